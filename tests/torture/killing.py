@@ -165,9 +165,12 @@ def write_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
 
 
 def left(run: Path) -> dict[str, Any]:
-    """Everything that must be the same: hashes of the last state and of the artifact, and what was reported."""
+    """Everything that must be the same: hashes of the last state, of the artifact and of what was drawn in each step,
+    and what was reported."""
     last = max((run / "checkpoints").glob("step-*"), key=lambda path: int(path.name.partition("-")[2]))
     files = [*sorted((last / "engine").iterdir()), *sorted((run / "artifact").iterdir())]
+    for folder in ("rollouts", "rounds"):  # which prompts came when, and what was said to them
+        files += sorted((run / folder).glob("*.jsonl"))
     hashes = {
         str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in files

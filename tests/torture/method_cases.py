@@ -23,12 +23,14 @@ class MethodCase:
         rows: `pairs`, `labels` or `steps`, see `write_method_data`; or `tasks`, made up, whose answers are drawn and
             scored by the reward `letters`.
         sections: of the recipe, in place of the usual ones.
+        inside: calls within the run at which it may be killed beside those of files, see `zygote.INSIDE`.
     """
 
     name: str
     method: Mapping[str, Any]
     rows: str = "pairs"
     sections: Mapping[str, Any] = field(default_factory=dict)
+    inside: tuple[str, ...] = ()
 
     def recipe(self, folder: Path, model: Path, output: Path) -> dict[str, Any]:
         """The recipe of the case.
@@ -65,10 +67,6 @@ class MethodCase:
 
 FULL: Mapping[str, Any] = {"adapter": "full", "optimizer": {"name": "adamw", "learning_rate": 1e-3}}
 
-ONLINE: Mapping[str, Any] = {"max_completion_length": 8, "num_generations": 4, "rewards": ["letters"]}
-DRAWN: Mapping[str, Any] = {"train": {
-    "batch_size": 2, "max_length": 256, "precision": "fp32", "max_steps": 6, "epochs": 10,
-}}  # fmt: skip
 REWARD = '''"""A reward that answers of a random model differ in."""
 from finetooth_hooks import NoOptions, Reward, hookimpl
 
@@ -77,7 +75,9 @@ def ft_rewards():
     yield Reward(name="letters", build=f"{__name__}:build")
 
 def build(options: NoOptions, context):
-    return lambda prompts, completions, columns: [float(sum(c in "aeiou" for c in text)) for text in completions]
+    def score(prompts, completions, columns):
+        return [float(sum(c in "aeiou" for c in text.lower())) for text in completions]
+    return score
 '''
 
 METHOD_CASES = (
@@ -117,10 +117,38 @@ METHOD_CASES = (
     MethodCase("dpo-streamed_layers", {"name": "dpo"}, sections={
         "backend": {"name": "torch", "layers": "disk", "layer_window": 1, "activations": "disk"},
     }),
-    MethodCase("grpo", {"name": "grpo", "num_iterations": 2, **ONLINE}, rows="tasks", sections=DRAWN),
-    MethodCase("grpo-ahead", {"name": "grpo", "prefetch": 2, **ONLINE}, rows="tasks", sections=DRAWN),
-    MethodCase("ppo", {"name": "ppo", "num_iterations": 2, **ONLINE}, rows="tasks", sections=DRAWN),
 )  # fmt: skip
+
+
+def online(
+    name: str, method: str, inside: tuple[str, ...] = ("sample", "token", "score"), *, batch: int = 2, **options: Any
+) -> MethodCase:
+    """A case that learns from rollouts."""
+    train = {"batch_size": batch, "max_length": 256, "precision": "fp32", "max_steps": 6, "epochs": 10}
+    given = {"name": method, "max_completion_length": 8, "num_generations": 4, "rewards": ["letters"], **options}
+    return MethodCase(name, given, rows="tasks", sections={"train": train}, inside=inside)
+
+
+STAND_IN = "address of the stand-in of a vLLM server"
+"""In a recipe, replaced by it."""
+VLLM: Mapping[str, Any] = {"sampler": {"name": "vllm", "url": STAND_IN}, "max_logp_difference": 100}
+"""The stand-in draws by numbers of its own, which the weights that are put in do not change."""
+PARTS: Mapping[str, Any] = {"prefetch": 2, "partial_rollouts": 3, "partial_groups": True, "max_staleness": 4}
+
+ONLINE_CASES = (
+    online("grpo", "grpo", num_iterations=2),
+    online("grpo-ahead", "grpo", prefetch=2),
+    online("grpo-ahead-parts", "grpo", **PARTS),
+    online("grpo-replay", "grpo", replay_groups=4, reroll_groups=1, reroll_start=0.2),
+    online("grpo-ahead-parts-replay", "grpo", **PARTS, replay_groups=4, reroll_groups=1, reroll_start=0.2),
+    online("grpo-dynamic-ahead", "grpo", dynamic_sampling=True, prefetch=1),
+    online("grpo-vllm", "grpo", ("sample", "score", "put", "post"), **VLLM),
+    online("grpo-vllm-ahead", "grpo", ("sample", "score", "put", "post"), **VLLM, prefetch=2),
+    online("ppo", "ppo", num_iterations=2),
+    online("ppo-ahead", "ppo", prefetch=1, mini_batches=2),
+    online("self_rewarding", "self_rewarding", ("sample", "token"), batch=8),
+)
+"""Those that learn from rollouts."""
 
 
 def write_method_data(folder: Path) -> None:

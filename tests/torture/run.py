@@ -1,7 +1,11 @@
 """`make torture`: kill runs a thousand times, and write the table in docs/torture.md. It can itself be interrupted and
-goes on where it was; what came of another commit is not counted. What the page has below EARLIER stays.
+goes on where it was; what came of another commit is not counted.
 
     python tests/torture/run.py [--kills 1000] [--folder .torture] [--jobs 2] [--cases grpo ppo]
+    python tests/torture/run.py --rollouts --kills 200
+
+With `--rollouts` it is those that learn from rollouts, and their section of the page is written; else what stands
+before that section. The other sections stay.
 """
 
 from __future__ import annotations
@@ -19,16 +23,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2] / "plugins/samplers/servers/tests"))
 
 from cases import write_data  # type: ignore[import-not-found]
 from killing import Zygote  # type: ignore[import-not-found]
-from method_cases import write_method_data  # type: ignore[import-not-found]
+from method_cases import ONLINE_CASES, write_method_data  # type: ignore[import-not-found]
 from s3 import server  # type: ignore[import-not-found]
 from trials import Arena, Result, Trial, cases, table, trials  # type: ignore[import-not-found]
+from vllm_stand_in import StandIn  # type: ignore[import-not-found]
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "torture.md"
-EARLIER = "## Earlier runs"
+SECTION = "## "
+ROLLOUTS = "## Learning from rollouts"
 KILLS_EACH = 4
 INSTRUMENTED_EACH = 2
 MOST_TRIALS = 100_000
@@ -41,6 +48,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=ROOT / ".torture")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at the same time, a thread each")
     parser.add_argument("--cases", nargs="+", default=[], metavar="NAME", help="of these alone; the kills are theirs")
+    parser.add_argument("--rollouts", action="store_true", help="of those alone that learn from rollouts")
     given = parser.parse_args()
     folder: Path = given.folder.absolute()
     folder.mkdir(exist_ok=True)
@@ -51,7 +59,7 @@ def main() -> int:
     names = sorted(case.name for case in cases())
     if unknown := set(given.cases) - set(names):
         parser.error(f"there are no cases {', '.join(sorted(unknown))}; there are {', '.join(names)}")
-    names = given.cases or names
+    names = given.cases or ([case.name for case in ONLINE_CASES] if given.rollouts else names)
     order = {name: place for place, name in enumerate(names)}
     writing = threading.Lock()
 
@@ -75,8 +83,9 @@ def main() -> int:
     with ThreadPoolExecutor(given.jobs) as pool:
         for ended in [pool.submit(work, folder, job, share(job), take) for job in range(given.jobs)]:
             ended.result()
-    _, mark, earlier = PAGE.read_text().partition(EARLIER)
-    PAGE.write_text(page(done, of) + (f"\n{mark}{earlier}" if mark else ""))
+    done = [result for result in done if result.case in order]
+    written = rollouts_section(done, of) if given.rollouts else page(done, of)
+    PAGE.write_text(with_section(PAGE.read_text(), written, ROLLOUTS if given.rollouts else ""))
     return int(any(result.different for result in done))
 
 
@@ -87,8 +96,8 @@ def work(folder: Path, job: int, share: Iterator[Trial], take: Callable[[Result]
     write_data(place)
     write_method_data(place)
     with server() as environment:
-        zygote = Zygote(environment)
-        arena = Arena(zygote, place, folder / "model")
+        zygote, stand_in = Zygote(environment), StandIn()
+        arena = Arena(zygote, place, folder / "model", stand_in.url)
         for trial in share:
             try:
                 take(arena.run(trial))
@@ -96,6 +105,7 @@ def work(folder: Path, job: int, share: Iterator[Trial], take: Callable[[Result]
                 why = (str(error)[-300:],)
                 take(Result(trial.number, trial.case.name, trial.remote, trial.points, 0, why, 0.0))
         zygote.close()
+        stand_in.close()
 
 
 def make_model(folder: Path) -> None:
@@ -163,6 +173,51 @@ def page(results: list[Result], of: str) -> str:
         *table(results),
     ]
     return "\n".join(lines) + "\n"
+
+
+def rollouts_section(results: list[Result], of: str) -> str:
+    """The section of those that learn from rollouts.
+
+    Args:
+        of: the commit that was killed.
+    """
+    bad = [result for result in results if result.different]
+    lines = [
+        ROLLOUTS,
+        "",
+        "Written by `python tests/torture/run.py --rollouts --kills 200`: grpo, ppo and self_rewarding, with answers",
+        "drawn ahead, in parts, kept for a replay and asked again, with the engine's own sampler and with the",
+        "stand-in of a vLLM server, which weights are put into. Beside saving, they are killed while answers are",
+        "drawn (`sample`), at a token in the middle of them (`token`), while they are scored (`score`), and while",
+        "weights are put into the server (`put`, `post`). What was drawn in each step is compared too: no prompt is",
+        "lost or comes again.",
+        "",
+        f"{time.strftime('%Y-%m-%d')}, commit {of}: {len(results)} runs over {len({r.case for r in results})} recipes;",
+        f"{sum(map(real_kills, results))} kills, {sum(result.resumed for result in results)} resumes, "
+        f"{sum(result.remote for result in results)} runs with object storage beside the disk.",
+        f"Runs that came out different: {len(bad)}.",
+        f"Python {platform.python_version()}, {platform.machine()}, one thread.",
+        "",
+        *table(results),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def with_section(text: str, written: str, head: str) -> str:
+    """A page with one of its sections written anew; one that is not there comes after the first.
+
+    Args:
+        head: the section's line; empty for what stands before all sections.
+    """
+    parts = [part.strip() for part in f"\n{text}".split(f"\n{SECTION}")]
+    sections = [parts[0], *(SECTION + part for part in parts[1:])]
+    if not head:
+        sections[0] = written.strip()
+    elif places := [i for i, one in enumerate(sections) if one.startswith(f"{head}\n")]:
+        sections[places[0]] = written.strip()
+    else:
+        sections.insert(1, written.strip())
+    return "\n\n".join(sections) + "\n"
 
 
 if __name__ == "__main__":

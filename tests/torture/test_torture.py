@@ -10,15 +10,19 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2] / "plugins/samplers/servers/tests"))
 
 from cases import CHOICES, pairs, pairwise, write_data  # type: ignore[import-not-found]
 from killing import Zygote  # type: ignore[import-not-found]
-from method_cases import write_method_data  # type: ignore[import-not-found]
+from method_cases import ONLINE_CASES, write_method_data  # type: ignore[import-not-found]
 from s3 import server  # type: ignore[import-not-found]
 from trials import Arena, Trial, cases, trials  # type: ignore[import-not-found]
+from vllm_stand_in import StandIn  # type: ignore[import-not-found]
 
 KILLS = 2
 INSTRUMENTED = 1
+ONLINE_KILLS, ONLINE_ROUNDS = 4, 5
+"""Of every case that learns from rollouts: kills in a trial, and trials; more than 200 in all."""
 
 
 def test_every_pair_of_choices_occurs() -> None:
@@ -39,9 +43,10 @@ def arena(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Iterato
     write_data(folder)
     write_method_data(folder)
     with server() as environment:
-        zygote = Zygote(environment)
-        yield Arena(zygote, folder, tiny_llama)
+        zygote, stand_in = Zygote(environment), StandIn()
+        yield Arena(zygote, folder, tiny_llama, stand_in.url)
         zygote.close()
+        stand_in.close()
 
 
 @pytest.mark.slow
@@ -49,4 +54,22 @@ def arena(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Iterato
     "trial", list(trials(len(cases()), KILLS, instrumented=INSTRUMENTED)), ids=lambda t: t.case.name
 )
 def test_a_run_that_is_killed_and_resumed_is_the_same_to_the_bit(arena: Arena, trial: Trial) -> None:
+    assert arena.run(trial).different == ()
+
+
+def rollout_trials() -> list[Trial]:
+    """As `make torture` tries them, two of the kills in calls and two at random moments."""
+    names, count = {case.name for case in ONLINE_CASES}, len(cases()) * ONLINE_ROUNDS
+    return [one for one in trials(count, ONLINE_KILLS, instrumented=2) if one.case.name in names]
+
+
+def test_rollouts_are_killed_two_hundred_times() -> None:
+    assert sum(trial.kills for trial in rollout_trials()) >= 200
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+@pytest.mark.parametrize("trial", rollout_trials(), ids=lambda t: f"{t.case.name}-{t.number}")
+def test_no_prompt_is_lost_or_repeated_however_often_it_is_killed(arena: Arena, trial: Trial) -> None:
+    """While answers are drawn and scored, weights are put into a server, and steps are saved."""
     assert arena.run(trial).different == ()

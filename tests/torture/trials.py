@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import time
@@ -11,12 +12,13 @@ from pathlib import Path
 
 from cases import CHOICES, Case, pairwise  # type: ignore[import-not-found]
 from killing import Ended, Zygote, differences, disturbed, left, undisturbed  # type: ignore[import-not-found]
-from method_cases import METHOD_CASES, MethodCase  # type: ignore[import-not-found]
+from method_cases import METHOD_CASES, ONLINE_CASES, STAND_IN, MethodCase  # type: ignore[import-not-found]
 from s3 import BUCKET  # type: ignore[import-not-found]
 
 MOST: dict[str, int] = {"rename": 6, "replace": 12, "fsync": 30, "unlink": 12}
 """Calls at which a process may be killed, and up to which of them."""
 MOST_SENT = 24
+MOST_INSIDE: dict[str, int] = {"sample": 6, "token": 40, "score": 6, "put": 6, "post": 24}
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def cases(seed: int = 0) -> list[Case | MethodCase]:
         kind: tuple(sorted(r.entry.name for r in catalog.all(kind) if r.distribution == "finetooth-standard"))
         for kind in ("schedule", "optimizer")
     }
-    return [*pairwise(seed, **{**CHOICES, **standard}), *METHOD_CASES]
+    return [*pairwise(seed, **{**CHOICES, **standard}), *METHOD_CASES, *ONLINE_CASES]
 
 
 def trials(count: int, kills: int, *, instrumented: int, seed: int = 0) -> Iterator[Trial]:
@@ -80,13 +82,16 @@ def trials(count: int, kills: int, *, instrumented: int, seed: int = 0) -> Itera
     for number in range(count):
         draw = random.Random(f"{seed}/{number}")
         remote = number % 4 == 3
+        case = every[number % len(every)]
         kinds = [*MOST, *(["send"] * 2 if remote else [])]
+        if isinstance(case, MethodCase):
+            kinds += [*case.inside] * 3  # as likely as those of files
         points = []
         for _ in range(instrumented):
             kind = draw.choice(kinds)
-            most = MOST.get(kind, MOST_SENT)
+            most = {**MOST, **MOST_INSIDE}.get(kind, MOST_SENT)
             points.append(f"{kind}:{draw.randint(1, most)}:{draw.choice(('before', 'after'))}")
-        yield Trial(number, every[number % len(every)], kills, tuple(points), remote)
+        yield Trial(number, case, kills, tuple(points), remote)
 
 
 class Arena:
@@ -95,10 +100,11 @@ class Arena:
     Args:
         folder: for everything that is written; holds the data.
         model: a folder with a tiny model.
+        vllm: address of the stand-in of a vLLM server.
     """
 
-    def __init__(self, zygote: Zygote, folder: Path, model: Path) -> None:
-        self._zygote, self._folder, self._model = zygote, folder, model
+    def __init__(self, zygote: Zygote, folder: Path, model: Path, vllm: str) -> None:
+        self._zygote, self._folder, self._model, self._vllm = zygote, folder, model, vllm
         self._undisturbed: dict[str, Ended] = {}
 
     def run(self, trial: Trial) -> Result:
@@ -108,7 +114,9 @@ class Arena:
         """
         begun = time.monotonic()
         case = trial.case
-        recipe = case.recipe(self._folder, self._model, Path("run"))
+        recipe = json.loads(
+            json.dumps(case.recipe(self._folder, self._model, Path("run"))).replace(STAND_IN, self._vllm)
+        )
         if case.name not in self._undisturbed:
             quiet = self._folder / "undisturbed" / case.name
             shutil.rmtree(quiet, ignore_errors=True)

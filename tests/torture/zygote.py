@@ -5,11 +5,13 @@ come while a run trains and saves.
                         answers {"pid"} when the child runs, {"status"} when it has ended
 
 A child kills itself at a point that the variable FT_KILL_AT names: `rename:3:before` is just before the third rename
-of the process, `send:2:after` just after the second request to a server.
+of the process, `send:2:after` just after the second request to object storage. Those of runs that learn from rollouts
+are `sample`, `token`, `score`, `put` and `post`, see INSIDE.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -30,6 +32,15 @@ MODULES = (
     "transformers.models.llama.modeling_llama",
 )
 """What a child would import, beside the plugins that its recipe picks."""
+INSIDE = {
+    "sample": ("finetooth_toolbox.rollouts.checked_sampler", "CheckedSampler", "sample"),
+    "token": ("finetooth_torch.generation.rows_in_progress", "Writing", "step"),
+    "score": ("finetooth_toolbox.rollouts.drawing", "Drawing", "_score"),
+    "put": ("finetooth_serversamplers.vllm", "VllmSampler", "_put"),
+    "post": ("finetooth_serversamplers.asking", "Server", "post"),
+}
+"""Calls of the product at which a child can kill itself: answers to a batch of prompts, the next token of all of them,
+their rewards, the weights on their way into a server, and a request to it."""
 KINDS = ("adapter", "family", "format", "loss", "method", "optimizer", "renderer", "schedule")
 
 
@@ -90,24 +101,38 @@ def arm(point: str) -> None:
 
         httpsession.URLLib3Session.send = at(httpsession.URLLib3Session.send, int(number), when)
         return
+    if what in INSIDE:
+        module, of, name = INSIDE[what]
+        owner = getattr(import_module(module), of)
+        setattr(owner, name, at(getattr(owner, name), int(number), when))
+        return
     setattr(os, what, at(getattr(os, what), int(number), when))
 
 
 def at(function: Callable[..., Any], number: int, when: str) -> Callable[..., Any]:
-    """The function, at whose call of that number the process is killed."""
+    """The function, or what is awaited of it, at whose call of that number the process is killed."""
     calls = 0
 
     def called(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == number and when == "before":
+        if calls != number:
+            return function(*arguments, **options)
+        if when == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         result = function(*arguments, **options)
-        if calls == number and when == "after":
-            os.kill(os.getpid(), signal.SIGKILL)
+        if inspect.isawaitable(result):
+            return killed_after(result)
+        os.kill(os.getpid(), signal.SIGKILL)
         return result
 
     return called
+
+
+async def killed_after(awaited: Any) -> None:
+    """Wait for it, and be killed."""
+    await awaited
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

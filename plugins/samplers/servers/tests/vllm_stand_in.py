@@ -1,0 +1,160 @@
+"""A stand-in for a vLLM server: its documented HTTP interface on the loopback, over numbers made from a seed."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from finetooth_serversamplers.worker import Weights
+
+VOCABULARY = 64
+STOP = 0
+
+
+class Model:
+    """Takes weights as vLLM's models do."""
+
+    def __init__(self) -> None:
+        self.has: dict[str, Any] = {}
+
+    def load_weights(self, weights: Any) -> None:
+        self.has = dict(weights)
+
+
+class Worker(Weights):
+    """A worker of vLLM's with the extension mixed in."""
+
+    def __init__(self) -> None:
+        self.model_runner = SimpleNamespace(model=Model())
+
+
+class StandIn:
+    """What the server does, and what it was asked. Attributes that begin with `lie` make it answer otherwise.
+
+    Attributes:
+        asked: paths and bodies, in order.
+        hangs: it takes a request for completions and never answers.
+        dies: requests for completions after which it is gone.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Any]] = []
+        self.adapters: dict[str, str] = {}
+        self.processed = True
+        self.hangs = False
+        self.lies: dict[str, Any] = {}
+        self.asleep = False
+        self.workers = [Worker(), Worker()]
+        self.released = threading.Event()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def handler(self) -> type[BaseHTTPRequestHandler]:
+        stand_in = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_: Any) -> None: ...
+
+            def do_GET(self) -> None:
+                self.respond(*stand_in.answer(self.path, None))
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                self.respond(*stand_in.answer(self.path, json.loads(body) if body else None))
+
+            def respond(self, status: int, content: Any) -> None:
+                data = b"" if content is None else json.dumps(content).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+        return Handler
+
+    def answer(self, path: str, body: Any) -> tuple[int, Any]:
+        self.asked.append((path, body))
+        if path == "/health":
+            return 200, None
+        if path == "/v1/models":
+            base = [{"id": "tiny", "parent": None}]
+            return 200, {
+                "data": base + [{"id": one, "parent": "tiny", "root": at} for one, at in self.adapters.items()]
+            }
+        if path == "/v1/load_lora_adapter":
+            if not (Path(body["lora_path"]) / "adapter_config.json").is_file():
+                return 404, {"message": f"No adapter found for {body['lora_path']}"}
+            if not self.lies.get("loads"):
+                self.adapters[body["lora_name"]] = body["lora_path"]
+            return 200, None
+        if path == "/v1/unload_lora_adapter":
+            del self.adapters[body["lora_name"]]
+            return 200, None
+        if path == "/is_sleeping":
+            return 200, {"is_sleeping": self.asleep}
+        if path in ("/sleep?level=1", "/wake_up"):
+            self.asleep = path != "/wake_up"
+            return 200, None
+        if path == "/collective_rpc":
+            said = [getattr(one, body["method"])(*body["args"]) for one in self.workers]
+            return 200, {"results": self.lies.get("results", said)}
+        if path == "/reset_prefix_cache":
+            return 200, None
+        if self.hangs or self.asleep:
+            self.released.wait()
+        if self.lies.get("status"):
+            return self.lies["status"], {"message": "out of memory"}
+        return 200, self.completions(body)
+
+    def completions(self, body: Any) -> Any:
+        choices = [self.choice(body, i) for i in range(body["n"])]
+        return {"model": body["model"], "choices": choices, **self.lies.get("answer", {})}
+
+    def choice(self, body: Any, index: int) -> Any:
+        """Tokens from the softmax of fixed numbers, as vLLM would say them."""
+        draws = random.Random(f"{body['seed']}/{index}/{body['prompt']}")
+        tokens: list[int] = []
+        logprobs, top = [], []
+        while len(tokens) < body["max_tokens"] and (not tokens or tokens[-1] != STOP):
+            table = self.table(body, processed=True)
+            kept = [one for one in table if table[one] > -9000]
+            tokens.append(draws.choices(kept, [math.exp(table[one]) for one in kept])[0])
+            said = self.table(body, processed=self.processed)
+            logprobs.append(said[tokens[-1]])
+            best = sorted(said, key=lambda one: -said[one])[: body["logprobs"] or 0]
+            top.append({f"token_id:{one}": said[one] for one in dict.fromkeys([tokens[-1], *best])})
+        return {
+            "index": index,
+            "text": "",
+            "token_ids": tokens,
+            "prompt_token_ids": body["prompt"],
+            "finish_reason": "stop" if tokens[-1] == STOP else "length",
+            "logprobs": {"token_logprobs": logprobs, "tokens": [f"token_id:{one}" for one in tokens],
+                         "top_logprobs": top},
+            **self.lies.get("choice", {}),
+        }  # fmt: skip
+
+    def table(self, body: Any, *, processed: bool) -> dict[int, float]:
+        """Log-probabilities; those of tokens that sampling leaves out are -9999, as vLLM writes them."""
+        logits = {token: 3.0 * math.sin(token + 1) for token in range(VOCABULARY)}
+        if processed:
+            logits = {token: value / body["temperature"] for token, value in logits.items()}
+        top_k = body.get("top_k", 0) if processed else 0
+        kept = sorted(logits, key=lambda one: -logits[one])[: top_k or None]
+        total = math.log(sum(math.exp(logits[one]) for one in kept))
+        return {token: logits[token] - total if token in kept else -9999.0 for token in logits}
+
+    def close(self) -> None:
+        self.released.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+    def paths(self) -> list[str]:
+        """What was asked, in order."""
+        return [path for path, _ in self.asked]
