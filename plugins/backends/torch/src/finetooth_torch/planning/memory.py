@@ -180,12 +180,21 @@ def _fixed(request: PlanRequest, precision: str, offload: Offload) -> dict[str, 
     weights += request.trains.adapter.held_bytes(facts, precision)
     weights -= layers_apart(request, offload, resident_bytes(request.base, precision), _outside(request, precision))
     roles = {"roles": _role_bytes(request, size)} if request.role_parameters else {}
+    experts = {"experts": dequantised_experts(request.base, precision)}
     return {
         **roles,
+        **{name: taken for name, taken in experts.items() if taken},
         "weights": int(weights + masters),
         "gradients": int(largest_gradient(request) if "in_backward" in words else 4 * trained + head_gradient),
         "optimizer": 0 if words & STATE_ELSEWHERE else optimizer_bytes(request),
     }
+
+
+def dequantised_experts(base: BasePart, precision: str) -> int:
+    """Experts of one layer as numbers, which a base that stores them in fewer bits makes while they compute."""
+    if base.quantizer is None:
+        return 0
+    return BYTES[precision] * base.model.expert_weights // max(1, base.facts.layers)
 
 
 def layers_bytes(request: PlanRequest, precision: str) -> int:
