@@ -158,6 +158,18 @@ def test_every_step_is_said_with_its_figure_and_what_it_gives_up() -> None:
     assert reasons == {"adapter": "auto: low over eight would take 4.5 GiB, this takes 3.0 GiB", "method": "default"}
 
 
+def test_bits_that_save_nothing_are_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small model, computed by other code once it is quantised, may take more than before."""
+    for name, takes in (("eight", 9.0), ("other_four", 8.5)):
+        monkeypatch.setitem(TAKES, ("low", name), takes)
+    job = chosen(5)
+    assert made(job) == {"adapter": "low", "quantization": None, "gradient_checkpointing": True}
+    assert "low over eight would take 9.0 GiB" in job.plan.notes[2]
+    assert job.plan.notes[2].endswith("passed over (no less than low)")
+    assert "low, activations recomputed is taken: 4.0 GiB" in job.plan.notes[4]
+    assert "rounded" not in job.plan.notes[4]
+
+
 def test_what_is_free_now_counts() -> None:
     assert made(chosen(32, available=9))["adapter"] == "low"
     assert "has 9.0 GiB of 32.0 GiB free now" in chosen(32, available=9).plan.notes[0]
@@ -200,6 +212,8 @@ def test_what_was_passed_over_is_named_where_nothing_fits() -> None:
         "low 8.0 GiB",
         "low over eight 4.5 GiB",
         "low over other_four 3.0 GiB",
+        "low, activations recomputed 4.0 GiB",
+        "low over eight, activations recomputed 2.2 GiB",
         "low over other_four, activations recomputed 1.5 GiB",
         "low over other_four, activations recomputed, near 0.8 GiB",
     )

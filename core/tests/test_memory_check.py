@@ -142,3 +142,18 @@ def test_a_base_that_is_stored_in_fewer_bits_is_not_stored_again() -> None:
     with pytest.raises(PlanError) as caught:
         check_memory(tight)
     assert "quantization" not in str(caught.value)
+
+
+def test_what_is_kept_on_a_disk_must_have_room_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside memory, which it does not take."""
+    from finetooth_core import memory_check
+
+    monkeypatch.setattr(memory_check.shutil, "disk_usage", lambda folder: SimpleNamespace(free=5 * GIB))
+    device = Device("gpu:0", "a GPU", 8 * GIB)
+    hardware = HardwareFacts("t:gpu", (device,), ("bf16",))
+    fits = MemoryEstimate({"weights": 4 * GIB}, disk={"activations": 4 * GIB})
+    assert memory_check.shortages(fits, hardware) == []
+    lacks = MemoryEstimate({"weights": 4 * GIB}, disk={"activations": 4 * GIB, "layers": 2 * GIB})
+    (said,) = memory_check.shortages(lacks, hardware)
+    assert said.startswith("would take 6.0 GiB at the peak (activations 4.0 GiB, layers 2.0 GiB), and the disk of ")
+    assert said.endswith("has 5.0 GiB free now")

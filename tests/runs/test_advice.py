@@ -47,7 +47,7 @@ PARAMETERS = {
 """As their publishers state them."""
 
 LETTERS = {"whole": "F", "adapter": "L", "8 bits": "8", "4 bits": "4", "recomputed": "R"}
-"""Of the table; `R` is 4 bits with activations recomputed. Behind it `A` has activations elsewhere too, and `S` frozen
+"""Of the table; `R` has activations recomputed, whatever the bits. Behind it `A` has activations elsewhere too, and `S` frozen
 layers streamed from there; `-` means that nothing fits."""
 
 TABLE = """
@@ -55,27 +55,27 @@ machine  135M 0.5B 3B 8B 14B 32B 70B 8x7B
 gpu-4    F    L    S  -  -   -   -   -
 gpu-6    F    L    R  S  -   -   -   -
 gpu-8    F    L    8  S  S   -   -   -
-gpu-10   F    L    8  R  S   -   -   -
-gpu-12   F    F    L  R  S   S   -   -
+gpu-10   F    L    8  R  S   -   -   S
+gpu-12   F    F    L  R  S   S   -   S
 gpu-16   F    F    L  8  R   S   S   S
 gpu-24   F    F    L  L  4   S   S   S
 gpu-32   F    F    L  L  8   R   S   S
-gpu-40   F    F    L  L  L   4   S   S
-gpu-48   F    F    L  L  L   4   S   S
-gpu-64   F    F    F  L  L   8   R   S
-gpu-80   F    F    F  L  L   8   4   S
-gpu-96   F    F    F  L  L   L   4   R
+gpu-40   F    F    L  L  L   4   S   4
+gpu-48   F    F    L  L  L   4   S   4
+gpu-64   F    F    F  L  L   8   R   8
+gpu-80   F    F    F  L  L   8   4   8
+gpu-96   F    F    F  L  L   L   4   8
 gpu-141  F    F    F  L  L   L   8   L
 gpu-192  F    F    F  F  L   L   L   L
 cpu-8    F    R    R  S  -   -   -   -
 cpu-16   F    L    R  R  S   -   -   -
-cpu-32   F    F    L  R  R   A   -   -
-cpu-64   F    F    L  L  R   R   A   -
+cpu-32   F    F    L  R  R   A   -   S
+cpu-64   F    F    L  L  R   R   A   R
 cpu-256  F    F    F  F  L   L   4   L
 """
 """GB of the device. Reviewed against what is known: all weights take 16 bytes each (weights, masters, gradients, two
-moments), a frozen base 2, in int4 0.56 and what embeds and predicts words 2; the experts of 8x7B are one weight of
-three dimensions, which no quantizer stores, so that fewer bits do not help there. On a CPU a micro-batch of 4,096
+moments), a frozen base 2, in int4 0.56 and what embeds and predicts words 2; the experts of 8x7B are stored
+like linear weights, and those of the layer that computes are 2.8 GB of numbers beside them. On a CPU a micro-batch of 4,096
 tokens is computed at once, whose activations are what is recomputed. Streamed, four layers are on the device beside
 what embeds and predicts words (4.2 GB of 70B); the host memory around an accelerator is not known here. A base that is
 quantised while it is loaded is in memory once as a whole before a CPU streams it from disk."""

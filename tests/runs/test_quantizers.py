@@ -21,7 +21,13 @@ PORTABLE: list[Any] = [
     "int8", "int4", {"name": "int4", "group": 32, "symmetric": True}, "mxfp4", {"name": "gptq", "group": 32, "rows": 8},
 ]  # fmt: skip
 BITSANDBYTES = ["nf4", {"name": "fp4", "double": False}, "bnb_int8"]
-ALL = [*PORTABLE, *[pytest.param(one, marks=ABSENT) for one in BITSANDBYTES]]
+LIBRARY = pytest.mark.skipif(find_spec("torchao") is None, reason="needs torchao: finetooth[torchao]")
+TORCHAO = ["torchao_int8", "torchao_int4", "torchao_fp8", "mxfp8", "nvfp4"]
+ALL = [
+    *PORTABLE,
+    *[pytest.param(one, marks=ABSENT) for one in BITSANDBYTES],
+    *[pytest.param(one, marks=[LIBRARY, pytest.mark.slow]) for one in TORCHAO],
+]
 
 
 def stored(engine: Any) -> dict[str, DequantisingLinear]:

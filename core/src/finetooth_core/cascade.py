@@ -1,7 +1,11 @@
 """`adapter: auto` and `quantization: auto`: what trains is the first step of a cascade that the memory has room for.
 
-    all weights -> an adapter -> over a base in 8 bits -> in 4 bits -> with activations recomputed
+    all weights -> an adapter -> over a base in 8 bits -> in 4 bits
+    -> the adapter with activations recomputed -> so over 8 bits -> so over 4 bits
     -> with what the backend can keep elsewhere (activations, frozen layers)
+
+Fewer bits are tried before activations are recomputed, and where they were not enough or saved nothing (a small model,
+whose activations take more than its weights) recomputing begins without them: no bits are given up in vain.
 
 Every step is the recipe with its choices made, and its figure the memory estimate of that recipe's own plan, held
 against what the device has and what of it is free. Nothing is chosen silently: each step that was tried is a note of
@@ -89,11 +93,14 @@ def steps(context: RunContext) -> list[Step]:
     kept = {CHECKPOINTING: False} if recipe.train.gradient_checkpointing == AUTO else {}
     found = [Step(kind, label, given, {**kept, **changes}) for kind, label, given, changes in _adapters(context)]
     last = found[-1]
+    over = [last]  # what the adapter trains over, the most bits first
     if recipe.quantization == AUTO:
         found = [replace(step, changes={**step.changes, "quantization": None}) for step in found]
+        last = found[-1]
+        over = [last]
         for bits, registered in _quantizers(context):
             name = _name(registered, context)
-            found.append(
+            over.append(
                 Step(
                     f"{bits} bits",
                     f"{last.label} over {name}",
@@ -101,11 +108,12 @@ def steps(context: RunContext) -> list[Step]:
                     {**last.changes, "quantization": name},
                 )
             )
+        found += over[1:]
     if kept:
-        last = found[-1]
-        label = f"{last.label}, activations recomputed"
-        lost = (*last.gives_up, "time: the layers compute their forward pass twice")
-        found.append(Step("recomputed", label, lost, {**last.changes, CHECKPOINTING: True}))
+        for step in over:
+            label = f"{step.label}, activations recomputed"
+            lost = (*step.gives_up, "time: the layers compute their forward pass twice")
+            found.append(Step("recomputed", label, lost, {**step.changes, CHECKPOINTING: True}))
     last = found[-1]
     for saving, backend in _savings(context):
         label, lost = f"{last.label}, {saving.label}", (*last.gives_up, saving.costs)
@@ -258,12 +266,26 @@ def _reason(taken: Tried, outcomes: list[Tried]) -> str:
 def _lines(recipe: Recipe, taken: Tried, outcomes: list[Tried]) -> Iterator[str]:
     """What became of each step, for the notes of the plan."""
     settings = _settings(recipe)
-    for one in outcomes:
+    for place, one in enumerate(outcomes):
         if one.job is None:
             yield f"{settings}: {one.step.label} cannot work: {one.obstacle}"
         elif one.obstacle and one is not taken:
-            yield f"{settings}: {one.step.label} {one.obstacle}: passed over"
+            yield f"{settings}: {one.step.label} {one.obstacle}: passed over{_in_vain(one, outcomes[:place])}"
         elif one is taken:
             fits = "does not fit either, and takes least" if one.obstacle else "is taken"
             lost = f"; given up: {', '.join(one.step.gives_up)}" if one.step.gives_up else ""
             yield f"{settings}: {one.step.label} {fits}: {one.figure} at the peak{lost}"
+
+
+def _in_vain(one: Tried, before: list[Tried]) -> str:
+    """That a step takes no less than one that gives up less, which one would not expect of it."""
+    able = [earlier for earlier in before if earlier.job is not None]
+    least = min(able, key=_total, default=None)
+    if least is None or _total(one) < _total(least):
+        return ""
+    return f" (no less than {least.step.label})"
+
+
+def _total(one: Tried) -> int:
+    assert one.job is not None
+    return one.job.plan.memory.total

@@ -6,6 +6,8 @@ is free then. Every figure is the backend's own estimate of a plan with one thin
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -62,11 +64,15 @@ class Pool:
 
 
 def pools(memory: MemoryEstimate, hardware: HardwareFacts) -> tuple[Pool, ...]:
-    """What an estimate takes of the first device and of the host around it."""
+    """What an estimate takes of the first device, of the host around it, and of the disk of temporary files."""
     first = hardware.devices[0]
     device = Pool(first.label, memory.parts, first.memory, first.available)
     host = Pool("the host", memory.host, hardware.host_memory, hardware.host_available)
-    return (device, host) if memory.host else (device,)
+    found = (device, host) if memory.host else (device,)
+    if not memory.disk:
+        return found
+    folder = tempfile.gettempdir()
+    return (*found, Pool(f"the disk of {folder} (TMPDIR names another)", memory.disk, 0, shutil.disk_usage(folder).free))
 
 
 def shortages(memory: MemoryEstimate, hardware: HardwareFacts) -> list[str]:
@@ -102,10 +108,11 @@ def _passed(job: Job) -> str:
 
 def _reduced(memory: MemoryEstimate, without: Collection[str]) -> MemoryEstimate:
     """The estimate without some of its parts."""
-    device, host = (
-        {part: size for part, size in pool.items() if part not in without} for pool in (memory.parts, memory.host)
+    device, host, disk = (
+        {part: size for part, size in pool.items() if part not in without}
+        for pool in (memory.parts, memory.host, memory.disk)
     )
-    return replace(memory, parts=device, host=host)
+    return replace(memory, parts=device, host=host, disk=disk)
 
 
 def _alone(hardware: HardwareFacts) -> HardwareFacts:

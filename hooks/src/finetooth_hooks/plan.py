@@ -28,19 +28,21 @@ class Decision:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Peak memory in bytes, in two pools.
+    """Peak memory in bytes, in two pools, and what is kept on a disk in place of them.
 
     Attributes:
         parts: of the device, by part (`weights`, `gradients`, `optimizer`, `activations`, `logits`, `overhead`). On a
             CPU the device's memory is the host's, and this is all there is.
         host: of the host, by part, where the device has memory of its own.
         device_has, host_has: total bytes of each pool, which the core fills in; 0: it is not known.
+        disk: of the disk that holds temporary files, by part: what a backend keeps there while it trains.
     """
 
     parts: Mapping[str, int]
     host: Mapping[str, int] = field(default_factory=dict)
     device_has: int = 0
     host_has: int = 0
+    disk: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -51,6 +53,11 @@ class MemoryEstimate:
     def host_total(self) -> int:
         """Sum of the host's parts, in bytes; 0 where the device's memory is the host's."""
         return sum(self.host.values())
+
+    @property
+    def disk_total(self) -> int:
+        """Sum of what is kept on a disk, in bytes."""
+        return sum(self.disk.values())
 
 
 @dataclass(frozen=True)

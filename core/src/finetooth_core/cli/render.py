@@ -112,7 +112,8 @@ def memory_line(memory: MemoryEstimate) -> RenderableType:
     largest = ", ".join(f"{part} {size(taken)}" for part, taken in parts if taken)
     device = _of(memory.total, memory.device_has) + (f" ({largest})" if largest else "")
     host = f"; of the host {_of(memory.host_total, memory.host_has)}" if memory.host else ""
-    return Text(f"memory at the peak, estimated: {device}{host}")
+    disk = f"; of a disk {size(memory.disk_total)}" if memory.disk else ""
+    return Text(f"memory at the peak, estimated: {device}{host}{disk}")
 
 
 def memory_table(console: Console, memory: MemoryEstimate) -> RenderableType:
@@ -122,6 +123,7 @@ def memory_table(console: Console, memory: MemoryEstimate) -> RenderableType:
     if memory.host:
         rows += [(f"host: {part}", size(taken)) for part, taken in memory.host.items() if taken]
         rows.append(("host: total", _of(memory.host_total, memory.host_has)))
+    rows += [(f"disk: {part}", size(taken)) for part, taken in memory.disk.items() if taken]
     return table(console, "Memory at the peak, estimated", ("part", "takes"), rows, numbers=1)
 
 

@@ -271,4 +271,8 @@ def test_a_base_of_another_precision_is_counted_whole_while_it_is_loaded(kit: Si
     as_it_is = estimate(request, "bf16", 64, checkpointing=False, stream=False, offload=offload)
     turned = estimate(request, "fp32", 64, checkpointing=False, stream=False, offload=offload)
     assert "loading" not in as_it_is.parts and as_it_is.parts["weights"] < 10**9
+    # layers of the run's precision stay in the files that they came from; turned into another they are written
+    assert as_it_is.disk == {} and turned.disk == {"layers": layers_bytes(request, "fp32")}
+    spilled = estimate(request, "bf16", 64, checkpointing=False, stream=False, offload=Offload(activations="disk"))
+    assert spilled.disk.keys() == {"activations"} and spilled.disk["activations"] > spilled.parts["activations"]
     assert turned.total > 4 * 10**9

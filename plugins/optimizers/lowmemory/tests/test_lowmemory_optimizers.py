@@ -135,6 +135,17 @@ def test_apollo_is_the_papers(mini):
     assert limited, "the limit on growth never mattered"
 
 
+def test_apollo_mini_scales_by_the_root_of_128():
+    """The authors' code takes the root of its `scale` of 128. In the first step Adam's direction of one row is its
+    signs, whose length is the root of their number."""
+    weight = torch.nn.Parameter(torch.zeros(4, 6, dtype=torch.float64))
+    weight.grad = torch.tensor(np.random.default_rng(0).normal(size=(4, 6)))
+    built.build_apollo_mini(built.ApolloMiniOptions(learning_rate=1.0), None).create([("layers.0.w", weight)]).step()
+    low = np.concatenate([apollo.projection(1, 4, (0, place, 0)).double().numpy() @ weight.grad.numpy() for place in (0, 1)])
+    wanted = np.sqrt(128) * np.sqrt(6) * np.linalg.norm(weight.grad) / np.linalg.norm(low, axis=1)
+    assert np.isclose(wanted, np.linalg.norm(weight.detach()), rtol=1e-4).any()
+
+
 def test_a_random_projection_keeps_lengths_on_average():
     rows = torch.stack([apollo.projection(8, 32, (0, 1, round_)) for round_ in range(200)])
     assert rows.square().sum(1).mean().item() == pytest.approx(1.0, abs=0.02)

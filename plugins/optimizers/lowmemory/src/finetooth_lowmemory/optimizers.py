@@ -48,8 +48,8 @@ class ApolloMiniOptions(OptimizerOptions):
     """Peak learning rate. Only whole models profit: matrices of a low-rank adapter are small."""
     update_every: int = Field(default=200, ge=1)
     """Steps after which the random projection is drawn anew."""
-    scale: float = Field(default=128.0, gt=0)
-    """What is made up for by the low rank: the root of alpha in the paper."""
+    scale: float = Field(default=11.3137, gt=0)
+    """What is made up for by the low rank: the root of alpha in the paper, whose 128 is alpha itself."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     """Decay of the first and second moment."""
     eps: float = Field(default=1e-8, gt=0)

@@ -21,7 +21,7 @@ from finetooth_torch.planning.layer_memory import (
     layer_bytes,
     stream_layer_bytes,
 )
-from finetooth_torch.planning.offload import DEVICE, HOST, ON_DEVICE, Offload, layers_apart
+from finetooth_torch.planning.offload import DEVICE, DISK, HOST, ON_DEVICE, Offload, layers_apart
 
 GENERATION_BATCHES = 4
 """Positions of a batch that is sampled, in micro-batches."""
@@ -155,6 +155,7 @@ def _on_accelerator(
             **lent,
             **spilled,
         },
+        disk=_on_disk(request, precision, offload, int(tokens * away)),
     )
 
 
@@ -180,12 +181,21 @@ def _fixed(request: PlanRequest, precision: str, offload: Offload) -> dict[str, 
     weights += request.trains.adapter.held_bytes(facts, precision)
     weights -= layers_apart(request, offload, resident_bytes(request.base, precision), _outside(request, precision))
     roles = {"roles": _role_bytes(request, size)} if request.role_parameters else {}
+    experts = {"experts": dequantised_experts(request.base, precision)}
     return {
         **roles,
+        **{name: taken for name, taken in experts.items() if taken},
         "weights": int(weights + masters),
         "gradients": int(largest_gradient(request) if "in_backward" in words else 4 * trained + head_gradient),
         "optimizer": 0 if words & STATE_ELSEWHERE else optimizer_bytes(request),
     }
+
+
+def dequantised_experts(base: BasePart, precision: str) -> int:
+    """Experts of one layer as numbers, which a base that stores them in fewer bits makes while they compute."""
+    if base.quantizer is None:
+        return 0
+    return BYTES[precision] * base.model.expert_weights // max(1, base.facts.layers)
 
 
 def layers_bytes(request: PlanRequest, precision: str) -> int:
@@ -264,9 +274,9 @@ def _on_host(
         else layer_bytes(request, precision, full=_trains_base(request))
     )
     between = max(4, size) if stream else size  # of the residual stream
-    layers, _ = _layers_held(
+    layers, away = _layers_held(
         facts.layers, between * facts.hidden_size, layer, offload, checkpointing=checkpointing
-    )  # fmt: skip
+    )
     fragments = 1.0 if stream else FRAGMENTATION[precision]  # the stream decoder cuts what it saves from blocks
     activations = tokens * layers * fragments
     if stream:
@@ -293,8 +303,16 @@ def _on_host(
             "activations": int(activations),
             "logits": min(DEFAULT_CHUNK_BYTES, 4 * tokens * facts.vocab_size),
             "overhead": host_overhead(),
-        }
+        },
+        disk=_on_disk(request, precision, offload, int(tokens * away)),
     )
+
+
+def _on_disk(request: PlanRequest, precision: str, offload: Offload, activations: int) -> dict[str, int]:
+    """What lies in temporary files; layers whose own files have the run's precision stay in those."""
+    spilled = {"activations": activations} if offload.activations == DISK else {}
+    copied = offload.layers == DISK and not _mapped(request, precision)
+    return {**spilled, "layers": layers_bytes(request, precision)} if copied else spilled
 
 
 def _mapped(request: PlanRequest, precision: str) -> bool:
