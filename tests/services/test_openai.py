@@ -172,7 +172,9 @@ def test_prompts_without_markup(client: Any, opened: Any) -> None:
 def test_what_is_not_offered_is_refused_by_its_name(client: Any) -> None:
     schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
     for wrong, field in (
-        ({"response_format": schema}, "response_format"),
+        ({"response_format": schema, "tools": [TOOL]}, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
         ({"logit_bias": {"5": 1.0}}, "logit_bias"),

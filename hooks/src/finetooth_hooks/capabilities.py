@@ -31,6 +31,7 @@ ENGINE: Mapping[str, str] = {
     "optimizers": "does what every capability of an optimizer asks for (`OPTIMIZER`)",
     "temperature": "log-probabilities and entropies are taken at the temperature of a loss (`LossSpec.temperature`)",
     "embedding_noise": "embeddings of what trains get noise (`TrainSettings.embedding_noise`)",
+    "schema": "completions can be held to a JSON schema (`Sampling.schema`)",
 }
 """Beyond forward, forward_backward, step, logprobs, save, load, export and restore. A backend's entry names what its
 engines can at most; an engine what it can as it was built."""

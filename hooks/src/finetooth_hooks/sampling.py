@@ -22,6 +22,9 @@ class Sampling:
         seed: owned seed; the same seed gives the same tokens whatever else is in the batch.
         drawn: say also what each token was drawn from: `Completion.drawn_logprobs` and `Completion.kept`. An engine
             that cannot leaves them empty.
+        schema: a JSON schema, as JSON, which a completion that ends by itself fits: tokens that could not lead there
+            are not chosen. Spaces are as Python's `json.dumps` writes them. None: any text. Capability `schema` of an
+            engine; not together with `drawn`.
     """
 
     max_tokens: int = 128
@@ -33,6 +36,7 @@ class Sampling:
     stop_ids: tuple[int, ...] | None = None
     seed: int = 0
     drawn: bool = False
+    schema: str | None = None
 
 
 @dataclass(frozen=True)

@@ -356,6 +356,7 @@ def encode_sampling(sampling: Sampling) -> Json:
         "stop": list(sampling.stop),
         "stop_ids": None if sampling.stop_ids is None else list(sampling.stop_ids),
         "seed": sampling.seed,
+        **({} if sampling.schema is None else {"schema": sampling.schema}),
     }
 
 

@@ -31,6 +31,7 @@ CAPABILITIES = frozenset(
         "temperature",
         "optimizers",
         "embedding_noise",
+        "schema",
     }
 )
 

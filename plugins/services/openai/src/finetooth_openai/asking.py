@@ -15,6 +15,7 @@ from finetooth_openai.faults import Fault
 from finetooth_openai.messages import messages_of
 from finetooth_openai.requests import LONGEST, ChatRequest, CompletionRequest, Request
 from finetooth_openai.served import Model, Models
+from finetooth_openai.thoughts import thinks
 
 HOLD = 2.0
 """Seconds after which it is looked whether the client is still there."""
@@ -74,6 +75,9 @@ def ask(service: FaceService, models: Models, caller: FaceCaller, body: Request)
     if not caller.may("sample"):
         raise Fault("the key lacks the scope sample", action="use another key", status=403)
     model = models.find(caller, body.model)
+    if body.schema_text is not None and thinks(model.context):
+        raise Fault("this model thinks aloud before it answers, which a schema leaves no room for",
+                    action="ask without response_format", param="response_format")  # fmt: skip
     prompts = _prompts(model, body)
     sampling = body.sampling(min(_room(model, prompt, body) for prompt in prompts))
     sampler = service.sampler(caller, base=model.base if model.checkpoint is None else "", checkpoint=model.checkpoint)

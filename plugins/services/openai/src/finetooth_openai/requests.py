@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from finetooth_hooks import Sampling
 from finetooth_toolbox.text.nearest import nearest
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from finetooth_openai.faults import Fault
 
 LONGEST = 1024
 """Tokens of an answer whose request names no bound."""
 
-NO_CHOICE = "the model is free in what it writes here; JSON schemas and calls that must be made are not offered"
+NO_CHOICE = "whether the model calls tools, and how often, is its own to choose here"
+
+LONGEST_SCHEMA = 65_536
+"""Characters of a JSON schema."""
 
 Body = TypeVar("Body", bound="Request")
 
@@ -61,6 +65,37 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool | None = None
 
 
+class Schema(BaseModel):
+    """`response_format.json_schema`."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    description: str | None = None
+    schema_: dict[str, Any] = Field(default_factory=lambda: {"type": "object"}, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(BaseModel):
+    """What shape an answer has."""
+
+    model_config = ConfigDict(extra="forbid")
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: Schema | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema goes with the type json_schema")
+        return self
+
+    @property
+    def schema_text(self) -> str | None:
+        """As JSON; None: any text."""
+        if self.type == "text":
+            return None
+        return json.dumps({"type": "object"} if self.json_schema is None else self.json_schema.schema_)
+
+
 class Request(BaseModel):
     """What both kinds of requests have."""
 
@@ -101,6 +136,11 @@ class Request(BaseModel):
         """A stream ends with what was used."""
         return self.stream_options is not None and self.stream_options.include_usage
 
+    @property
+    def schema_text(self) -> str | None:
+        """The JSON schema that an answer has to fit; None: any text."""
+        return None
+
     def sampling(self, max_tokens: int) -> Sampling:
         """How to sample."""
         return Sampling(
@@ -111,6 +151,7 @@ class Request(BaseModel):
             n=self.n or 1,
             stop=self.stops,
             seed=self.seed or 0,
+            schema=self.schema_text,
         )
 
     def check(self) -> None:
@@ -139,7 +180,7 @@ class ChatRequest(Request):
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
-    response_format: dict[str, Any] | None = None
+    response_format: ResponseFormat | None = None
     store: bool | None = None
     metadata: dict[str, Any] | None = None
 
@@ -151,10 +192,13 @@ class ChatRequest(Request):
     def top(self) -> int:
         return self.top_logprobs or 0
 
+    @property
+    def schema_text(self) -> str | None:
+        return None if self.response_format is None else self.response_format.schema_text
+
     def check(self) -> None:
         super().check()
-        if self.response_format is not None and self.response_format.get("type") != "text":
-            raise not_offered("response_format", NO_CHOICE)
+        self._check_format()
         if self.tool_choice not in (None, "auto", "none"):
             raise not_offered("tool_choice", NO_CHOICE)
         if self.parallel_tool_calls is False:
@@ -171,6 +215,18 @@ class ChatRequest(Request):
                     action="write it so",
                     param=f"tools[{n}]",
                 )
+
+
+    def _check_format(self) -> None:
+        wanted = self.schema_text
+        if wanted is None:
+            return
+        if len(wanted) > LONGEST_SCHEMA:
+            raise Fault(f"the schema has {len(wanted):,} characters, {LONGEST_SCHEMA:,} are taken",
+                        action="shorten it", param="response_format")  # fmt: skip
+        if self.tools and self.tool_choice != "none":
+            raise Fault("an answer is held to a schema, or may call tools; not both",
+                        action="leave out tools, or response_format", param="response_format")  # fmt: skip
 
 
 class CompletionRequest(Request):

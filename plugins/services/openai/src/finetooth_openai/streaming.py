@@ -9,7 +9,6 @@ from contextlib import aclosing
 from typing import Any
 
 from finetooth_hooks import FinetoothError
-from finetooth_hooks.context import Context
 from finetooth_hooks.faces import FacePiece
 
 from finetooth_openai.answers import (
@@ -25,19 +24,9 @@ from finetooth_openai.answers import (
 from finetooth_openai.asking import Asked, result_of
 from finetooth_openai.faults import Fault, error_body
 from finetooth_openai.requests import ChatRequest
+from finetooth_openai.thoughts import THOUGHT, thinks
 
 _BEGUN_TAG = re.compile(r"<[^\s>]*$")
-
-THOUGHT = "<think>", "</think>"
-"""What families write around what they think aloud."""
-
-
-def thinks(context: Context) -> bool:
-    """The renderer reads what comes before the end of a thought as one, whose begin is in the prompt: until that end
-    comes, nothing is known to be the answer."""
-    tokens = context.tokenizer.encode(f"a{THOUGHT[1]}b", special=True)
-    return bool(context.renderer.parse(tokens).message.reasoning)
-
 
 class Told:
     """How much of a text was told. What may still turn out to be no part of it waits: bytes of half a letter, what a

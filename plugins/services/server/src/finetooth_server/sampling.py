@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks import CommandContext, Completion, Engine
+from finetooth_hooks import CommandContext, Completion, Engine, EngineError
 from finetooth_hooks.continuous import RunningBatch
 from finetooth_hooks.held import HeldAdapter
 from finetooth_toolbox import wire
@@ -119,6 +119,8 @@ def begin(
     prompt, sampling = arguments["prompt"], wire.decode_sampling(arguments["sampling"])
     if not arguments.get("seeded"):
         sampling = replace(sampling, seed=int(call[:15], 16))
+    if sampling.schema is not None and "schema" not in engine.capabilities:
+        raise EngineError("the engine of this model holds no answer to a JSON schema", action="ask without one")
     result: dict[str, Any] = {"completions": []}
     number, count = -1, 0
     if sampling.max_tokens > 0:

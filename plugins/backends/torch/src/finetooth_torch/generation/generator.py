@@ -26,6 +26,7 @@ from finetooth_torch.generation.packed_layers import PackedLinear, can_pack
 from finetooth_torch.generation.row_adapters import Given, RowAdapters, TorchHeldAdapter, adapted_body, hold
 from finetooth_torch.generation.rows_in_progress import Row, Writing
 from finetooth_torch.generation.sampling import row_streams
+from finetooth_torch.generation.schema_masks import Schemas
 from finetooth_torch.network import Network
 from finetooth_torch.precision import result_dtype
 
@@ -66,6 +67,7 @@ class Generator:
     ) -> None:
         self._network, self._tokenizer = network, tokenizer
         self._stop_ids, self._device, self._tokens = frozenset(stop_ids), device, tokens
+        self._schemas = Schemas(tokenizer)
         self.check_asked: Callable[[], None] = lambda: None  # raises if whoever drives the engine wants it to stop
 
     def generate(
@@ -112,6 +114,12 @@ class Generator:
             )
         if not 0 <= sampling.temperature < float("inf"):
             raise EngineError(f"sampling.temperature is {sampling.temperature}", action="give a finite number >= 0")
+        if sampling.schema is not None:
+            if sampling.drawn:
+                raise EngineError(
+                    "sampling.drawn: what a schema leaves to draw from is not said", action="leave out the schema"
+                )
+            self._schemas.begin(sampling.schema, self._ends(sampling))
         longest, vocabulary = self._network.facts.max_positions, self._network.facts.vocab_size
         for index, prompt in enumerate(prompts):
             if len(prompt) == 0:
@@ -184,8 +192,12 @@ class Generator:
         self, prompt: int, sample: int, tokens: Sequence[int], sampling: Sampling, stream: np.random.Generator
     ) -> Row:
         """A completion of `tokens` that has not begun; `prompt` and `sample` say which it is."""
-        stop_ids = self._stop_ids if sampling.stop_ids is None else frozenset(sampling.stop_ids)
-        return Row(prompt, sample, sampling, stop_ids, stream, self.room(tokens, sampling))
+        stop_ids = self._ends(sampling)
+        schema = None if sampling.schema is None else self._schemas.begin(sampling.schema, stop_ids)
+        return Row(prompt, sample, sampling, stop_ids, stream, self.room(tokens, sampling), schema)
+
+    def _ends(self, sampling: Sampling) -> frozenset[int]:
+        return self._stop_ids if sampling.stop_ids is None else frozenset(sampling.stop_ids)
 
     def hold(self, path: Path | None) -> TorchHeldAdapter | None:
         """See `Engine.hold`."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from finetooth_torch.compute import TORCH, Compute
 from finetooth_torch.generation.cached_step import Decoding
 from finetooth_torch.generation.sampling import Chosen, choose
+from finetooth_torch.generation.schema_masks import SchemaState, masked
 from finetooth_torch.planning.flops import Computed
 
 BYTES_OF_LETTER = 4
@@ -32,6 +33,7 @@ class Row:
         prompt, sample: where it belongs in the result.
         room: tokens it may still get.
         stop_ids: end it.
+        schema: which tokens may come next; None: any.
         trailing: 1 once a stop token ended it, which its text leaves out.
     """
 
@@ -41,6 +43,7 @@ class Row:
     stop_ids: frozenset[int]
     stream: np.random.Generator
     room: int
+    schema: SchemaState | None = None
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     drawn: list[float] = field(default_factory=list)
@@ -62,6 +65,8 @@ class Row:
             self.stopped, self.trailing = True, 1
         elif self.sampling.stop:
             self._look_for_stop(tokenizer)
+        if self.schema is not None and not self.stopped:
+            self.stopped = self.schema.take(token)
 
     def _look_for_stop(self, tokenizer: Tokenizer) -> None:
         """End the row if its newest token completed a stop string: first among the last tokens, then in the text."""
@@ -165,15 +170,18 @@ class Writing:
 
 def _chosen(logits: Tensor, rows: Sequence[Row], compute: Compute) -> list[tuple[Sequence[int], Chosen]]:
     """The next token of each row; rows with the same settings are chosen for together. Which rows, and theirs."""
-    alike: dict[tuple[float, int, float, bool], list[int]] = {}
+    alike: dict[tuple[float, int, float, bool, bool], list[int]] = {}
     for i, row in enumerate(rows):
-        settings = row.sampling.temperature, row.sampling.top_k, row.sampling.top_p, row.sampling.drawn
+        of = row.sampling
+        settings = of.temperature, of.top_k, of.top_p, of.drawn, row.schema is not None
         alike.setdefault(settings, []).append(i)
-    if len(alike) == 1:
+    if len(alike) == 1 and rows[0].schema is None:
         return [(range(len(rows)), choose(logits, rows[0].sampling, [row.stream for row in rows], compute))]
     found: list[tuple[Sequence[int], Chosen]] = []
     for places in alike.values():
         index = torch.tensor(places, device=logits.device)
         streams = [rows[i].stream for i in places]
-        found.append((places, choose(logits[index], rows[places[0]].sampling, streams, compute)))
+        mine, first = logits[index], rows[places[0]]
+        among = None if first.schema is None else masked(mine, [rows[i].schema for i in places])
+        found.append((places, choose(mine, first.sampling, streams, compute, among=among)))
     return found

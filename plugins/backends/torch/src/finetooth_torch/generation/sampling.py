@@ -63,7 +63,12 @@ class Chosen:
 
 
 def choose(
-    logits: Tensor, sampling: Sampling, streams: Sequence[np.random.Generator], compute: Compute = TORCH
+    logits: Tensor,
+    sampling: Sampling,
+    streams: Sequence[np.random.Generator],
+    compute: Compute = TORCH,
+    *,
+    among: Tensor | None = None,
 ) -> Chosen:
     """The next token of each row.
 
@@ -76,20 +81,26 @@ def choose(
         logits: (B, V) of the unscaled model.
         streams: one per row; each advances by one number unless sampling is greedy.
         compute: computes the log-probabilities.
+        among: (B, V), the same logits with -inf where a token must not be chosen; None: any may. Log-probabilities are
+            those of `logits` all the same. What was drawn from (`Sampling.drawn`) is not said then.
     """
+    if among is not None:
+        chosen = among.argmax(-1) if sampling.temperature == 0 else _drawn(among, sampling, streams)[0]
+        found = compute.logits_statistics(logits, chosen)
+        return Chosen(found.ids, found.logprobs)
     if sampling.temperature == 0:
         found = compute.logits_statistics(logits, None)
         sure = torch.zeros(len(streams), dtype=torch.float64, device=logits.device) if sampling.drawn else None
         kept = tuple((token,) for token in found.ids.tolist()) if sampling.drawn else ()
         return Chosen(found.ids, found.logprobs, sure, kept)
-    tokens, among = _drawn(logits, sampling, streams)
+    tokens, left = _drawn(logits, sampling, streams)
     found = compute.logits_statistics(logits, tokens)
     if not sampling.drawn:
         return Chosen(found.ids, found.logprobs)
-    if among is None:
+    if left is None:
         tempered = torch.log_softmax(logits.double() / sampling.temperature, -1)
         return Chosen(found.ids, found.logprobs, tempered.gather(-1, tokens.unsqueeze(-1)).squeeze(-1))
-    weights, ids = among
+    weights, ids = left
     mine = torch.where(ids == tokens.unsqueeze(-1), weights, 0.0).sum(-1)
     kept = tuple(tuple(sorted(row[of > 0].tolist())) for row, of in zip(ids.cpu(), weights.cpu(), strict=True))
     return Chosen(found.ids, found.logprobs, (mine / weights.sum(-1)).log(), kept)
