@@ -111,7 +111,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "experimental.a2po.A2POTrainer": (
         "grpo",
         {"rewards": SAMPLES["rewards"][:1], "arguments": {"max_completion_length": 4}},
-    ),  # fmt: skip
+    ),
     "experimental.gmpo.GMPOTrainer": ("grpo", SAMPLES),
     "experimental.cpo.CPOTrainer": ("dpo", {}),
     "experimental.orpo.ORPOTrainer": ("dpo", {}),
@@ -123,7 +123,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "experimental.online_dpo.OnlineDPOTrainer": (
         "grpo",
         {"rewards": SAMPLES["rewards"][:1], "arguments": {"max_new_tokens": 4}},
-    ),  # fmt: skip
+    ),
     "experimental.sdft.SDFTTrainer": ("grpo", {"arguments": {"num_generations": 2, "max_completion_length": 4}}),
     "experimental.sdpo.SDPOTrainer": (
         "grpo",

@@ -109,7 +109,9 @@ class Schemas:
                 self._tokenizer.save(Path(folder))
                 file = Path(folder) / "tokenizer.json"
                 if not file.is_file():
-                    raise EngineError("sampling.schema: the tokenizer is not a fast one", action="sample without a schema")
+                    raise EngineError(
+                        "sampling.schema: the tokenizer is not a fast one", action="sample without a schema"
+                    )
                 content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             self._spellings = json.dumps({**content, "truncation": None, "padding": None})
         return self._spellings
