@@ -23,7 +23,8 @@ def test_the_first_run_runs(tiny_model, tmp_path, monkeypatch):
         book, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
     ).execute()
     outputs = ["".join(str(output) for output in cell.outputs) for cell in book.cells if cell.cell_type == "code"]
-    assert "('done', 4)" in outputs[1]
+    assert "('done', 4)" in outputs[1] and "image/svg+xml" in outputs[1], "no curve while it trains"
+    assert "loss, done after 4 steps" in outputs[1]
     assert "eval/loss" in outputs[2] and "image/svg+xml" in outputs[3] and "report.html" in outputs[4]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 import re
@@ -82,10 +83,15 @@ def test_what_an_assistants_settings_name_starts(tiny_llama: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_openais_client_in_a_script(serve: Any) -> None:
+def test_openais_client_in_scripts(serve: Any) -> None:
+    """All of the guide's scripts, one after the other as they are read."""
     pytest.importorskip("openai")
     served = serve("openai")
     served.service.settings.models["smollm2-135m"] = served.service.settings.models["tiny"]
-    said = run(block("serve-openai.md", "python"), served.url)
+    text = (GUIDES / "serve-openai.md").read_text(encoding="utf-8")
+    said = run("".join(re.findall(r"^```python\n(.*?)^```$", text, re.S | re.M)), served.url)
     assert said[0] == "['tiny', 'smollm2-135m']"
-    assert re.fullmatch(r"['\"].*['\"] \d+", said[1]) and len("".join(said[2:])) > 10
+    assert re.fullmatch(r"['\"].*['\"] \d+", said[1])
+    told, shape = re.fullmatch(r"(.*)(\{'kind'.*\})", "\n".join(said[2:]), re.S).groups()  # type: ignore[union-attr]
+    pet = ast.literal_eval(shape)
+    assert len(told) > 10 and pet["kind"] in ("cat", "dog") and 0 <= pet["age"] <= 30

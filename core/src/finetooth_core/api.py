@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from finetooth_hooks.errors import RecipeError, UserError
-from finetooth_hooks.reports import Outcome
 
 from finetooth_core.collector import paused_collector
 from finetooth_core.run_folder import (
@@ -20,6 +19,8 @@ from finetooth_core.session import Session, in_folder
 
 if TYPE_CHECKING:
     from finetooth_hooks.engine import Engine
+
+    from finetooth_core.notebook import Result
 
 
 @paused_collector()  # pydantic and every plugin's top-level module are imported here
@@ -104,17 +105,18 @@ def resume_session(
     return found
 
 
-def run(recipe: Path | str | Mapping[str, Any], *overrides: str, plugins: Sequence[str] = ()) -> Outcome:
-    """Train a recipe, as `ft run` does, without its output.
+def run(recipe: Path | str | Mapping[str, Any], *overrides: str, plugins: Sequence[str] = ()) -> Result:
+    """Train a recipe, as `ft run` does, without its output. In a notebook the losses are drawn as they come.
 
     Example:
-        >>> outcome = finetooth.run("recipe.yaml", "train.max_steps=10")  # doctest: +SKIP
+        >>> result = finetooth.run("recipe.yaml", "train.max_steps=10")  # doctest: +SKIP
+        >>> result.frame["loss"].plot()  # doctest: +SKIP
     """
-    return session(recipe, *overrides, plugins=plugins).run()
+    return _watched(session(recipe, *overrides, plugins=plugins))
 
 
-def resume(run: Path | str, *overrides: str, plugins: Sequence[str] = (), accept_changes: bool = False) -> Outcome:
-    """Go on with a run that was interrupted, as `ft resume` does, without its output.
+def resume(run: Path | str, *overrides: str, plugins: Sequence[str] = (), accept_changes: bool = False) -> Result:
+    """Go on with a run that was interrupted, as `ft resume` does, without its output. In a notebook as `run` does.
 
     Args:
         run: its folder, or the URL that its checkpoints were sent to.
@@ -122,7 +124,15 @@ def resume(run: Path | str, *overrides: str, plugins: Sequence[str] = (), accept
     Example:
         >>> outcome = finetooth.resume("runs/mine")  # doctest: +SKIP
     """
-    return resume_session(run, *overrides, plugins=plugins, accept_changes=accept_changes).run()
+    return _watched(resume_session(run, *overrides, plugins=plugins, accept_changes=accept_changes))
+
+
+def _watched(made: Session) -> Result:
+    """Run a session, with its curves where there is a notebook."""
+    from finetooth_core.notebook import Result, live_curves
+
+    made.beside = live_curves()
+    return Result.of(made.run())
 
 
 def engine(

@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, chdir, nullcontext
+from dataclasses import replace
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from finetooth_core.plan import Job
     from finetooth_core.recipe import Recipe
     from finetooth_core.record import Record
+    from finetooth_core.trackers import PickedTracker
 
 
 class Session:
@@ -73,6 +75,7 @@ class Session:
         self.folder = Path(recipe.output) if recipe.output else _unused(Path("runs") / f"{name}-{_now()}")
         self.resuming: Resuming | None = None
         self.memory = 0  # bytes that the device is taken to have; 0: those that it has
+        self.beside: tuple[PickedTracker, ...] = ()  # told as the recipe's trackers are, after them
         self.place: Path | None = None  # the folder that relative paths are of; None: the current one
         self.record: Record | None = None
         self.run_id = ""
@@ -330,6 +333,7 @@ class Session:
         from finetooth_core.plan import as_json
 
         job, engine = self.job, self.engine
+        job = replace(job, trackers=(*job.trackers, *self.beside)) if self.beside else job
         assert job.method is not None
         job.context.log.announce = self.say  # from now on notes come too late for the plan
         progress = Progress(self.folder.name, self.folder, job.plan, job.prepared.total_steps)

@@ -42,6 +42,8 @@ class TrlOptions(Options):
     rewards: list[Pick] = Field(default_factory=list)
     """For trainers that sample: what judges answers, names of rewards, or mappings with `name` and options. A `weight`
     is given to the trainer."""
+    teacher: str | None = None
+    """For trainers that distil: the model that is learned from, as transformers opens it: a folder or a hub id."""
     portion: int | None = Field(default=None, ge=1)
     """Rows that go through the model at once; left out, all of `train.batch_size`."""
 
@@ -73,7 +75,9 @@ class Trl(MethodBase):
             )
         self._portion = portion
         self._rewards = build_rewards(context, options.rewards, "method.rewards")
-        check_arguments(self._trainer, options.arguments, judged=bool(self._rewards))
+        check_arguments(
+            self._trainer, options.arguments, judged=bool(self._rewards), taught=options.teacher is not None
+        )
 
     def prepare(self) -> Prepared:
         """Read the rows.
@@ -107,6 +111,7 @@ class Trl(MethodBase):
             self._rows,
             arguments=self._options.arguments,
             rewards=self._rewards,
+            teacher=self._options.teacher,
             portion=self._portion,
             total=self._total,
         ):

@@ -43,6 +43,16 @@ OURS: Mapping[str, str] = {
 """Fields of TRL's configurations that the recipe says itself, and where."""
 
 
+REFUSED: Mapping[str, str] = {
+    "RewardTrainer": "it trains a head that this engine's model has not; take the method reward",
+    "TPOTrainer": "it needs a third answer, `reference`, which no shape of rows has; take the method dpo",
+    "AsyncGRPOTrainer": "it drives a vLLM server of its own; take the method grpo with the sampler vllm",
+    "AsyncDistillationTrainer": "it drives a vLLM server of its own; take the method distill",
+    "ServerDistillationTrainer": "its teacher answers at a server; take the method distill",
+}
+"""Trainers that cannot run here, with the reason and what can."""
+
+
 def trainer_class(name: str) -> type[Any]:
     """The class of a trainer.
 
@@ -72,6 +82,9 @@ def trainer_class(name: str) -> type[Any]:
             f"TRL has no trainer {name!r}" + (f"; did you mean {near}?" if near else ""),
             action=f"name one of {', '.join(known)}" if known else "name one by its module",
         )
+    if found in REFUSED:
+        why, action = REFUSED[found].rsplit("; ", 1)
+        raise RecipeError("method.trainer", f"{found} does not run here: {why}", action=action)
     return type_of(module, found)
 
 
@@ -101,14 +114,15 @@ def takes(trainer: type[Any], name: str) -> bool:
     return name in inspect.signature(trainer.__init__).parameters
 
 
-def check_arguments(trainer: type[Any], given: Mapping[str, Any], *, judged: bool) -> None:
+def check_arguments(trainer: type[Any], given: Mapping[str, Any], *, judged: bool, taught: bool = False) -> None:
     """
     Args:
         judged: the recipe names rewards.
+        taught: the recipe names a teacher.
 
     Raises:
-        RecipeError: an argument is the recipe's to say, or none of the configuration's; rewards for a trainer that
-            takes none, or none for one that does.
+        RecipeError: an argument is the recipe's to say, or none of the configuration's; rewards or a teacher for a
+            trainer that takes none, or none for one that does.
     """
     fields = {field.name for field in dataclasses.fields(config_class(trainer))}
     for name in given:
@@ -126,6 +140,9 @@ def check_arguments(trainer: type[Any], given: Mapping[str, Any], *, judged: boo
     if takes(trainer, "reward_funcs") != judged:
         problem = f"{trainer.__name__} takes none" if judged else f"{trainer.__name__} needs at least one"
         raise RecipeError("method.rewards", problem, action="ft plugins list --kind reward shows them")
+    if takes(trainer, "teacher_model") != taught:
+        problem = f"{trainer.__name__} takes none" if taught else f"{trainer.__name__} needs one"
+        raise RecipeError("method.teacher", problem, action="leave it out" if taught else "name a folder or a hub id")
 
 
-__all__ = ["OURS", "check_arguments", "config_class", "takes", "trainer_class"]
+__all__ = ["OURS", "REFUSED", "check_arguments", "config_class", "takes", "trainer_class"]

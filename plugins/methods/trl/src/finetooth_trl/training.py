@@ -20,7 +20,7 @@ import torch
 from datasets import Dataset  # type: ignore[import-untyped]
 from finetooth_hooks.context import Context
 from finetooth_hooks.engine import Engine, Stepped
-from finetooth_hooks.errors import EngineError, FinetoothError
+from finetooth_hooks.errors import EngineError, FinetoothError, PlanError
 from finetooth_hooks.reports import StepReport
 from finetooth_toolbox.rollouts.scoring import WeightedReward
 from torch import nn
@@ -121,6 +121,7 @@ def training(
     *,
     arguments: Mapping[str, Any],
     rewards: Sequence[WeightedReward],
+    teacher: str | None,
     portion: int,
     total: int,
 ) -> Iterator[StepReport]:
@@ -128,6 +129,7 @@ def training(
 
     Args:
         rows: with the trainer's columns.
+        teacher: what a trainer that distils learns from, as transformers opens it.
         portion: rows that go through the model at once.
         total: optimizer steps.
 
@@ -138,11 +140,18 @@ def training(
     optimizer = EngineOptimizer(engine, [one for one in model.parameters() if one.requires_grad])
     turns = Turns()
     with tempfile.TemporaryDirectory() as scratch:
-        made = _trainer(
-            context, trainer, model, optimizer, rows, turns,
-            arguments=_arguments(context, trainer, arguments, rewards, Path(scratch), model, portion, total),
-            rewards=rewards, scratch=Path(scratch),
-        )  # fmt: skip
+        try:
+            made = _trainer(
+                context, trainer, model, optimizer, rows, turns,
+                arguments=_arguments(context, trainer, arguments, rewards, Path(scratch), model, portion, total),
+                rewards=rewards, teacher=teacher, scratch=Path(scratch),
+            )  # fmt: skip
+        except Exception as error:  # its own checks of settings and columns, which raise whatever they like
+            said = " ".join(str(error).split())
+            raise PlanError(
+                f"{trainer.__name__} of TRL cannot be made: {type(error).__name__}: {said}",
+                action="see method.arguments and the rows' columns; ft --debug shows where",
+            ) from error
 
         def run() -> None:
             failure: BaseException | None = None
@@ -185,6 +194,7 @@ def _trainer(
     *,
     arguments: Any,
     rewards: Sequence[WeightedReward],
+    teacher: str | None,
     scratch: Path,
 ) -> Any:
     context.tokenizer.save(scratch / "tokenizer")
@@ -194,6 +204,8 @@ def _trainer(
     given: dict[str, Any] = {}
     if takes(trainer, "ref_model"):
         given["ref_model"] = copy.deepcopy(model).requires_grad_(False).eval()
+    if teacher is not None:
+        given["teacher_model"] = teacher
     if rewards:
         given["reward_funcs"] = [_function(one) for one in rewards]
     constant = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)

@@ -1,0 +1,123 @@
+"""A run in a notebook: its curves while it trains, and its numbers as a table."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from finetooth_hooks.bases import TrackerBase
+from finetooth_hooks.errors import UserError
+from finetooth_hooks.reports import Evaluation, Outcome, StepReport
+from finetooth_hooks.run import Run
+
+from finetooth_core.trackers import PickedTracker
+
+if TYPE_CHECKING:
+    import pandas
+
+PAUSE = 0.5
+"""Seconds between two drawings, at least."""
+
+Draw = Callable[[str], None]
+"""Shows SVG in place of what was shown before."""
+
+
+@dataclass(frozen=True)
+class Result(Outcome):
+    """What `finetooth.run` returns: the outcome, and its numbers as a table."""
+
+    @staticmethod
+    def of(outcome: Outcome) -> Result:
+        """The same outcome."""
+        return Result(**{one.name: getattr(outcome, one.name) for one in fields(Outcome)})
+
+    @property
+    def frame(self) -> pandas.DataFrame:
+        """Every step with its metrics as a pandas data frame, `rows()` by `step`. pandas is imported when this is asked
+        for.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise UserError("a data frame needs pandas", action="pip install pandas, or take rows()") from error
+        rows = self.rows()
+        return pandas.DataFrame(rows, columns=None if rows else ["step"]).set_index("step")
+
+
+class LiveCurves(TrackerBase):
+    """Draws the losses of a run as they come.
+
+    Args:
+        draw: shows them.
+        pause: seconds between two drawings, at least; the last one is always made.
+    """
+
+    capabilities = frozenset({"resume"})
+
+    def __init__(self, draw: Draw, *, pause: float = PAUSE) -> None:
+        self._draw, self._pause = draw, pause
+        self._drawn = -float("inf")
+        self._curves: dict[str, list[tuple[float, float]]] = {}
+
+    def start(self, run: Run) -> None:
+        self._curves = {"loss": [], "eval/loss": []}
+
+    def resume(self, run: Run, history: Sequence[StepReport | Evaluation]) -> None:
+        self.start(run)
+        for one in history:
+            self._take(one)
+
+    def step(self, run: Run, report: StepReport) -> None:
+        self._take(report)
+        if time.monotonic() - self._drawn >= self._pause:
+            self._show(f"step {run.step} of {run.total_steps}")
+
+    def evaluated(self, run: Run, evaluation: Evaluation) -> None:
+        self._take(evaluation)
+
+    def end(self, run: Run, outcome: Outcome) -> None:
+        self._show(f"{outcome.status} after {outcome.steps} steps")
+
+    def _take(self, one: StepReport | Evaluation) -> None:
+        if isinstance(one, StepReport):
+            self._curves["loss"].append((one.step, one.loss))
+        elif "loss" in one.metrics:
+            self._curves["eval/loss"].append((one.step, one.metrics["loss"]))
+
+    def _show(self, title: str) -> None:
+        from finetooth_toolbox.runs.chart import chart, svg
+
+        found = chart(f"loss, {title}", {name: points for name, points in self._curves.items() if points})
+        if found is not None:
+            self._draw(svg(found))
+        self._drawn = time.monotonic()
+
+
+def live_curves() -> tuple[PickedTracker, ...]:
+    """The tracker that draws below the present cell; none where no notebook is."""
+    found = sys.modules.get("IPython")
+    shell: Any = None if found is None else found.get_ipython()
+    if shell is None or not shell.has_trait("kernel"):
+        return ()
+    return (PickedTracker("finetooth:notebook", LiveCurves(_cell()), named_by_user=False),)
+
+
+def _cell() -> Draw:
+    from IPython.display import SVG, display
+
+    handle: Any = None
+
+    def draw(content: str) -> None:
+        nonlocal handle
+        if handle is None:
+            handle = display(SVG(content), display_id=True)
+        else:
+            handle.update(SVG(content))
+
+    return draw
