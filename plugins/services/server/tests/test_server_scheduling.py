@@ -369,5 +369,5 @@ def test_a_tenant_that_comes_back_at_once_is_waited_for_where_it_is_its_turn() -
 
 def test_who_did_not_come_is_not_waited_for_again_soon() -> None:
     fake, _ = beside_long_turns(True, 3 * AWAITED)
-    assert 0 < fake.waited <= AWAITED * (1 + 60 / IN_VAIN)
+    assert 0 < fake.waited <= AWAITED * (6 + 60 / IN_VAIN)
     fake.scheduler.leave()

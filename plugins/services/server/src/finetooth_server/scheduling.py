@@ -19,7 +19,8 @@ AWAITED = 0.03
 """Seconds for which a tenant is waited for whose call has just ended, where it would have the next turn."""
 
 IN_VAIN = 16
-"""Ends of calls of a tenant's after which it is waited for again, once it was in vain."""
+"""Ends of calls after which a tenant is waited for again, at most: none where it was in vain once, one where it was
+twice in a row, and then twice as many each time."""
 
 WAITING = "waiting"
 """What a tenant is given while it is waited for."""
@@ -93,7 +94,7 @@ class Scheduler:
         self._lanes, self._fair, self._clock = Lanes(), FairTurns(), clock
         self._pause = pause
         self._awaited: dict[str, float] = {}  # tenants whose call has just ended, and until when they are waited for
-        self._in_vain: dict[str, int] = {}  # those that did not come, and ends of calls until they are waited for again
+        self._in_vain: dict[str, tuple[int, int]] = {}  # who did not come: ends that are left, and how often in a row
 
     def __len__(self) -> int:
         """Queues with a call that is executed or may be."""
@@ -144,11 +145,14 @@ class Scheduler:
     def _expire(self, wanting: Collection[str]) -> None:
         """See who came, and who did not."""
         for tenant, until in list(self._awaited.items()):
-            if tenant in wanting:
+            late = until <= self._clock()
+            if late or tenant in wanting:
                 del self._awaited[tenant]
-            elif until <= self._clock():
-                del self._awaited[tenant]
-                self._in_vain[tenant] = IN_VAIN
+            if not late and tenant in wanting:
+                self._in_vain.pop(tenant, None)
+            elif late and tenant not in wanting:  # one that came late did so in somebody else's turn, and may be quick
+                times = self._in_vain.get(tenant, (0, 0))[1] + 1
+                self._in_vain[tenant] = min(IN_VAIN, 2**times // 4), min(times, IN_VAIN)
 
     def _await(self, tenant: str) -> None:
         """A call of a tenant's has ended. One that asks for one thing after the other is away for a moment only, and
@@ -156,9 +160,9 @@ class Scheduler:
         scheduling"). It bears the time for which it is waited for."""
         if self._pause is None:
             return
-        left = self._in_vain.pop(tenant, 0)
+        left, times = self._in_vain.get(tenant, (0, 0))
         if left:
-            self._in_vain[tenant] = left - 1
+            self._in_vain[tenant] = left - 1, times
         else:
             self._awaited[tenant] = self._clock() + AWAITED
 
