@@ -29,6 +29,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="default is docs/attacks.md, if all of them ran")
     given = parser.parse_args()
     attacks = campaign.chosen(given.short, given.only)
+    if not attacks:
+        parser.error(f"no attack is named by {given.only}")
     with tempfile.TemporaryDirectory(prefix="finetooth-attacks-") as folder:
         limits = judges.BUSY if given.busy else judges.QUIET
         found = campaign.run(

@@ -47,8 +47,8 @@ PARAMETERS = {
 """As their publishers state them."""
 
 LETTERS = {"whole": "F", "adapter": "L", "8 bits": "8", "4 bits": "4", "recomputed": "R"}
-"""Of the table; `R` has activations recomputed, whatever the bits. Behind it `A` has activations elsewhere too, and `S` frozen
-layers streamed from there; `-` means that nothing fits."""
+"""Of the table; `R` has activations recomputed, whatever the bits. Behind it `A` has activations elsewhere too, and `S`
+frozen layers streamed from there; `-` means that nothing fits."""
 
 TABLE = """
 machine  135M 0.5B 3B 8B 14B 32B 70B 8x7B
@@ -74,9 +74,9 @@ cpu-64   F    F    L  L  R   R   A   R
 cpu-256  F    F    F  F  L   L   4   L
 """
 """GB of the device. Reviewed against what is known: all weights take 16 bytes each (weights, masters, gradients, two
-moments), a frozen base 2, in int4 0.56 and what embeds and predicts words 2; the experts of 8x7B are stored
-like linear weights, and those of the layer that computes are 2.8 GB of numbers beside them. On a CPU a micro-batch of 4,096
-tokens is computed at once, whose activations are what is recomputed. Streamed, four layers are on the device beside
+moments), a frozen base 2, in int4 0.56 and what embeds and predicts words 2; the experts of 8x7B are stored like linear
+weights, and those of the layer that computes are 2.8 GB of numbers beside them. On a CPU a micro-batch of 4,096 tokens
+is computed at once, whose activations are what is recomputed. Streamed, four layers are on the device beside
 what embeds and predicts words (4.2 GB of 70B); the host memory around an accelerator is not known here. A base that is
 quantised while it is loaded is in memory once as a whole before a CPU streams it from disk."""
 

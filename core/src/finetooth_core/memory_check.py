@@ -72,7 +72,10 @@ def pools(memory: MemoryEstimate, hardware: HardwareFacts) -> tuple[Pool, ...]:
     if not memory.disk:
         return found
     folder = tempfile.gettempdir()
-    return (*found, Pool(f"the disk of {folder} (TMPDIR names another)", memory.disk, 0, shutil.disk_usage(folder).free))
+    return (
+        *found,
+        Pool(f"the disk of {folder} (TMPDIR names another)", memory.disk, 0, shutil.disk_usage(folder).free),
+    )
 
 
 def shortages(memory: MemoryEstimate, hardware: HardwareFacts) -> list[str]:

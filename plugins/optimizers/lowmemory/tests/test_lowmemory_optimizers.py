@@ -141,7 +141,9 @@ def test_apollo_mini_scales_by_the_root_of_128():
     weight = torch.nn.Parameter(torch.zeros(4, 6, dtype=torch.float64))
     weight.grad = torch.tensor(np.random.default_rng(0).normal(size=(4, 6)))
     built.build_apollo_mini(built.ApolloMiniOptions(learning_rate=1.0), None).create([("layers.0.w", weight)]).step()
-    low = np.concatenate([apollo.projection(1, 4, (0, place, 0)).double().numpy() @ weight.grad.numpy() for place in (0, 1)])
+    low = np.concatenate(
+        [apollo.projection(1, 4, (0, place, 0)).double().numpy() @ weight.grad.numpy() for place in (0, 1)]
+    )
     wanted = np.sqrt(128) * np.sqrt(6) * np.linalg.norm(weight.grad) / np.linalg.norm(low, axis=1)
     assert np.isclose(wanted, np.linalg.norm(weight.detach()), rtol=1e-4).any()
 

@@ -56,3 +56,17 @@ def test_a_call_of_another_tenant_is_unknown(log: Log) -> None:
     call = log.submit("vision", "m", 0, "step", {}, face="test")
     with pytest.raises(Unknown, match="no call"):
         log.fetch(Caller("search", "", frozenset({"admin"})), call.id)
+
+
+def test_sampling_calls_are_taken_one_of_each_tenant_in_turn(log: Log) -> None:
+    """Whoever has many, and came first, does not keep the others out."""
+    log._most = 100
+    for n in range(40):
+        log.submit("many", "sampler:a", None, "sample", {"n": n}, face="test", batch="k")
+    for name in ("one", "two"):
+        log.submit(name, f"sampler:{name}", None, "sample", {"n": 0}, face="test", batch="k")
+    found = log.waiting_in("k", [], before=float("inf"), most=5)
+    assert [call.tenant for call in found] == ["many", "one", "two", "many", "many"]
+    assert [call.seq for call in found if call.tenant == "many"] == [0, 1, 2]
+    again = log.waiting_in("k", [call.id for call in found], before=float("inf"), most=2)
+    assert [(call.tenant, call.seq) for call in again] == [("many", 3), ("many", 4)]

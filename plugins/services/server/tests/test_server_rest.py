@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from finetooth_hooks import Datum, Sampling
 from finetooth_hooks.engine import StepSettings
+from finetooth_server.records import calls
 from finetooth_server.settings import Limits, Settings
+from sqlalchemy import update
 
 CLIP = {"train": {"max_grad_norm": 0.5}}
 
@@ -297,3 +299,18 @@ def test_the_audit_record_names_every_call_and_no_content(
     assert verify(path).lines == len(text) - 1  # whoever rewrites both is found by a head noted elsewhere
     with pytest.raises(UserError, match="no line has the hash"):
         verify(path, head=whole.head)
+
+
+def test_an_answer_is_the_bytes_that_stand_in_the_log(served: Any, client: Any) -> None:
+    """Neither read nor written again, and handed over in parts: 1.5 MB in an odd, but right way to write JSON."""
+    session = client.session("tiny")
+    with httpx.Client(base_url=served.url, timeout=60) as http:
+        made = http.post(f"/v1/sessions/{session.id}/zero_grad", json={}).json()
+        odd = b'{ "x" : [1.50e0 , "%s"]}' % (b"y" * 1_500_000)
+        with served.service.records.write() as connection:
+            connection.execute(update(calls).where(calls.c.id == made["id"]).values(result=odd))
+        answer = http.get(f"/v1/calls/{made['id']}")
+        assert odd in answer.content and answer.json()["result"] == {"x": [1.5, "y" * 1_500_000]}
+        assert {**answer.json(), "result": {}} == made
+        again = http.post(f"/v1/sessions/{session.id}/zero_grad?seq={made['seq']}", json={})
+        assert odd in again.content

@@ -1,20 +1,22 @@
-"""Turns are fair by what they take: a small call waits for a part of each other tenant's, and everybody computes what they
-would compute alone."""
+"""Turns are fair by what they take: a small call waits for a part of each other tenant's, and everybody computes what
+they would compute alone."""
 
 from __future__ import annotations
 
 import itertools
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 from finetooth_hooks import Sampling
 from finetooth_server.fairness import Shares
 from finetooth_server.keys import Caller
-from finetooth_server.scheduling import Running, Scheduler
+from finetooth_server.scheduling import AWAITED, IN_VAIN, Running, Scheduler
 from finetooth_server.settings import Limits
+from finetooth_server.turns import BESIDE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,10 +31,12 @@ class Fake:
         self.sampling: Counter[str] = Counter()
         self.rows: dict[str, int] = {}  # of each who samples; one where nothing is said
         self._spent: Counter[str] = Counter()
-        self.waiting: dict[str, list[tuple[int, Sequence[int]]]] = {}
+        self.waiting: dict[str, list[tuple[int, Sequence[float]]]] = {}
         self.state: dict[str, float] = {}
-        self.ended: dict[int, int] = {}
-        self.clock = 0
+        self.ended: dict[int, float] = {}
+        self.clock = 0.0
+        self.later: tuple[float, Callable[[], None]] | None = None
+        self.waited = 0.0
         self.row = 1  # seconds that a row of a step takes
         self.scheduler = self.made(live=16)
 
@@ -40,7 +44,7 @@ class Fake:
         """A scheduler for which a token takes a second."""
         return Scheduler(Limits(live=live), self._execute, self, clock=lambda: self.clock)
 
-    def come(self, tenant: str, queue: str, id_: int, parts: Sequence[int]) -> None:
+    def come(self, tenant: str, queue: str, id_: int, parts: Sequence[float]) -> None:
         self.waiting.setdefault(queue, []).append((id_, parts))
         if not self.scheduler.running(queue):
             self.scheduler.offer(queue, (tenant, 0))
@@ -49,6 +53,21 @@ class Fake:
         ended = self.scheduler.turn()
         if ended is not None and self.waiting[ended.queue]:
             self.scheduler.offer(ended.queue, (ended.tenant, 0))
+
+    def pause(self, seconds: float) -> None:
+        """As the server's: until something comes."""
+        end = self.clock + seconds
+        if self.later is not None and self.later[0] <= end:
+            end = max(self.clock, self.later[0])
+        self.waited += end - self.clock
+        self.clock = end
+        self.arrive()
+
+    def arrive(self) -> None:
+        """What was to come by now."""
+        if self.later is not None and self.later[0] <= self.clock:
+            (_, come), self.later = self.later, None
+            come()
 
     def _execute(self, running: Running) -> None:
         id_, parts = self.waiting[running.queue].pop(0)
@@ -297,3 +316,58 @@ def test_a_long_sampling_call_leaves_room_for_a_small_one(small_parts: Any, ask:
     assert len(completions) == 300 and all(len(of["tokens"]) == 20 for of in completions)
     context = service.context.engine(service.settings.models["tiny"]).generate([[5]], many)
     assert [tuple(of["tokens"]) for of in completions] == [of.tokens for of in context.completions[0]]
+
+
+def test_a_tenant_with_many_sampling_calls_leaves_the_step_small_for_another(start: Any, ask: SimpleNamespace) -> None:
+    """A step takes as long as what is written in it: beside another tenant's call there are `BESIDE` of its own."""
+    service = start()
+    many, one = Caller("many", "", SCOPES), Caller("one", "", SCOPES)
+    for who in (many, one):
+        service.open_sampler(who, service.open_session(who), who.tenant, base="tiny")
+    turns, seen = service.writer._turns, list[Counter[str]]()
+    step = turns.step
+
+    def counting() -> None:
+        seen.append(Counter(one.call.tenant for one in turns._writing.values()))
+        step()
+
+    turns.step = counting
+    long, short = Sampling(max_tokens=200, seed=1, stop_ids=()), Sampling(max_tokens=4, seed=1, stop_ids=())
+    first = service.sample(one, "one", [5], long, seeded=True, face="test")
+    while not turns.count:
+        pass
+    others = [service.sample(many, "many", [5], short, seeded=True, face="test") for _ in range(3 * BESIDE)]
+    for who, call in [(one, first), *((many, call) for call in others)]:
+        assert ask.result(service, who, call)["completions"]
+    beside = [counts["many"] for counts in seen if counts["one"]]
+    assert max(beside) == BESIDE
+
+
+def beside_long_turns(pauses: bool, away: float, calls: int = 60) -> tuple[Fake, float]:
+    """A tenant that asks for one part of 0.1 s after the other, away for a while after each, beside one whose parts
+    take ten times as long; and when it was done."""
+    fake, last = Fake(), 0
+    pause = fake.pause if pauses else None
+    fake.scheduler = Scheduler(Limits(live=16), fake._execute, fake, clock=lambda: fake.clock, pause=pause)
+    fake.come("long", "long", 0, [1.0] * 200)
+    fake.come("small", "small", 1, [0.1])
+    for last in range(1, calls + 1):
+        while last not in fake.ended:
+            fake.turn()
+            fake.arrive()
+        fake.later = fake.ended[last] + away, partial(fake.come, "small", "small", last + 1, [0.1])
+    return fake, fake.ended[last]
+
+
+def test_a_tenant_that_comes_back_at_once_is_waited_for_where_it_is_its_turn() -> None:
+    """It has half of the time; where nobody is waited for, it finds a long turn begun each time."""
+    took = {pauses: beside_long_turns(pauses, AWAITED / 3) for pauses in (True, False)}
+    assert took[True][1] <= 2 * 60 * (0.1 + AWAITED / 3) + 2.0 < 60 * 1.0 <= took[False][1]
+    for fake, _ in took.values():
+        fake.scheduler.leave()
+
+
+def test_who_did_not_come_is_not_waited_for_again_soon() -> None:
+    fake, _ = beside_long_turns(True, 3 * AWAITED)
+    assert 0 < fake.waited <= AWAITED * (6 + 60 / IN_VAIN)
+    fake.scheduler.leave()

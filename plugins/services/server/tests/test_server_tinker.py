@@ -138,6 +138,61 @@ def test_training_equals_a_local_run(url: str, context: Any, recipe: dict[str, A
     assert said[-1]["loss"] != said[0]["loss"]
 
 
+CUSTOM = """
+import torch
+
+def likely(logprobs, weights):
+    loss = -(logprobs * weights).sum()
+    return loss, {"custom/likely:sum": loss}
+
+def curved(data, logprobs):
+    loss = sum((one.exp() * torch.linspace(-1, 1, len(one))).sum() + (one**2).mean() for one in logprobs)
+    return loss, {"curved": float(loss)}
+
+sent = [datum(row["tokens"], weights=row["weights"]) for row in given["rows"]]
+ranks = {"logprobs": 1, "weights": 1}
+ways = {
+    "built in": lambda training: training.forward_backward(sent, "cross_entropy"),
+    "made": lambda training: training.forward_backward_custom(
+        sent, service.create_custom_loss(likely, input_ranks=ranks).result()),
+    "curved": lambda training: training.forward_backward_custom(sent, curved),
+}
+for name, way in ways.items():
+    training = service.create_lora_training_client(base_model="tiny", rank=4, seed=11)
+    called = way(training)
+    stepped = training.optim_step(types.AdamParams(learning_rate=0.01))
+    metrics = {key: float(value) for key, value in called.result().metrics.items()}
+    again = training.forward(sent, "cross_entropy").result()
+    say(way=name, norm=stepped.result().metrics["grad_norm"], metrics=metrics,
+        logprobs=[one["logprobs"].tolist() for one in again.loss_fn_outputs])
+"""
+
+
+def test_losses_of_the_clients_own_train_as_built_in_ones(url: str, context: Any, recipe: dict[str, Any]) -> None:
+    """`create_custom_loss` and `forward_backward_custom`, which the unmodified client computes by itself: a step like
+    the built-in loss's where the formula is the same, and one like the engine's own from dL/dlogprob where not."""
+    of = rows(3)
+    built, made, curved = client(url, CUSTOM, rows=of)
+    assert made["norm"] == pytest.approx(built["norm"], rel=1e-6)
+    assert made["metrics"]["custom/likely:sum"] == pytest.approx(built["metrics"]["loss:sum"], rel=1e-5)
+    for have, want in zip(made["logprobs"], built["logprobs"], strict=True):
+        np.testing.assert_allclose(have, want, atol=1e-6)
+
+    local = {
+        **recipe,
+        "adapter": {"name": "lora", "rank": 4, "alpha": 32, "targets": PARTS},
+        "train": {**recipe["train"], "seed": 11, "max_grad_norm": 0.0},
+    }
+    engine = context.engine(local)
+    forward = engine.forward(data(of, "weights"))
+    logprobs = [np.asarray(one["logprobs"], np.float64) for one in forward.outputs]
+    slopes = [np.exp(p) * np.linspace(-1, 1, len(p)) + 2 * p / len(p) for p in logprobs]
+    engine.backward(forward.handle, [one.astype(np.float32) for one in slopes])
+    assert curved["norm"] == pytest.approx(engine.step().grad_norm, rel=1e-4)
+    want = sum((np.exp(p) * np.linspace(-1, 1, len(p))).sum() + (p**2).mean() for p in logprobs)
+    assert curved["metrics"]["curved"] == pytest.approx(want, rel=1e-5)
+
+
 LOSSES = """
 training = service.create_lora_training_client(base_model="tiny", rank=4, seed=11)
 names = {"cross_entropy": ("weights",)}

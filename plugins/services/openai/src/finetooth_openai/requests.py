@@ -227,7 +227,6 @@ class ChatRequest(Request):
             raise Fault("an answer is held to a schema, or may call tools; not both",
                         action="leave out tools, or response_format", param="response_format")  # fmt: skip
 
-
     def _check_format(self) -> None:
         wanted = self.schema_text
         if wanted is None:

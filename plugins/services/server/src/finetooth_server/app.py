@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from finetooth_server.faces import OWN, Desk, Endpoint, load, root_of
+from finetooth_server.fair_threads import FairThreads
 from finetooth_server.guard import Guard, problem
 from finetooth_server.rest.downloads import download_router
 from finetooth_server.rest.pages import pages_router
@@ -46,6 +48,7 @@ def make_app(service: Service, faces: Collection[str] = ("api",)) -> FastAPI:
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_default_executor(FairThreads())
         service.start()
         try:
             async with AsyncExitStack() as stack:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 REFUSED = "refused"
@@ -26,7 +28,7 @@ class Call:
         queue: a model's id, or `sampler:` and a sampling session's, as its client knows it.
         seq: its number there.
         state: `queued`, `done` or `failed`.
-        result: JSON, once done.
+        written: the result as JSON, as it was written down, once done.
         error, category: once failed.
     """
 
@@ -36,9 +38,14 @@ class Call:
     seq: int
     operation: str
     state: str
-    result: Any = None
+    written: bytes | None = None
     error: str = ""
     category: Category = ""
+
+    @cached_property
+    def result(self) -> Any:
+        """What `written` says: a large one takes its time, for which nothing else goes on."""
+        return None if self.written is None else json.loads(self.written)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
@@ -130,9 +131,9 @@ class Desk:
         return self._service.submit(_caller(caller), session, operation, arguments, face=self._face).id
 
     async def wait(self, caller: FaceCaller, call: str, seconds: float) -> Any:
-        from finetooth_server.rest.routes import call_json
+        from finetooth_server.rest.answers import call_json
 
-        return call_json(await self._service.wait(_caller(caller), call, seconds))
+        return await asyncio.to_thread(call_json, await self._service.wait(_caller(caller), call, seconds))
 
     def sampler(self, caller: FaceCaller, *, base: str = "", checkpoint: str | None = None) -> str:
         who = _caller(caller)
@@ -166,7 +167,7 @@ class Desk:
 
     async def follow(self, caller: FaceCaller, call: str) -> AsyncGenerator[FacePiece | Any | None, None]:
         from finetooth_server.log import Call
-        from finetooth_server.rest.routes import call_json
+        from finetooth_server.rest.answers import call_json
 
         who = _caller(caller)
         with self._service.streams.place(who):
@@ -175,7 +176,7 @@ class Desk:
                     if one is None:
                         yield None
                     elif isinstance(one, Call):
-                        yield call_json(one)
+                        yield await asyncio.to_thread(call_json, one)
                     else:
                         yield FacePiece(one.completion, one.index, one.tokens, one.logprobs)
 

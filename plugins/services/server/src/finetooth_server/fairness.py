@@ -1,9 +1,9 @@
 """Whose turn it is, by what everybody had: start-time fair queueing on a clock that counts what was given out.
 
-Goyal, Vin and Cheng, 1996, "Start-time Fair Queueing". Each name has an account of what it was given (of the
-server: seconds of computing); the one with the least is next. The clock stands at the least account of those who wait. Who comes, or comes back after
-having wanted nothing, begins where the clock is: nothing is saved up by being idle, nobody who comes overtakes one who
-waits there, and before it each of the others has one turn at most.
+Goyal, Vin and Cheng, 1996, "Start-time Fair Queueing". Each name has an account of what it was given (seconds of
+computing, on the server); the one with the least is next. The clock stands at the least account of those who wait. Who
+comes, or comes back after having wanted nothing, begins where the clock is: nothing is saved up by being idle, nobody
+who comes overtakes one who waits there, and before it each of the others has one turn at most.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from finetooth_hooks import FinetoothError, UserError
 from starlette.responses import JSONResponse, Response
 
 from finetooth_server.counted_log import Counted
+from finetooth_server.fair_threads import CLIENT
 from finetooth_server.faults import Busy, Forbidden, Refused, TooMuch
 from finetooth_server.keys import Caller
 from finetooth_server.service import Service
@@ -34,6 +35,9 @@ SLOWEST = 20.0
 
 LEAST_RATE = 64 * 2**10
 """Bytes a second at which a body has to come, at least."""
+
+KEY_BEGINS = 24
+"""Letters of a key by which requests are told apart before the key is looked up."""
 
 OPEN = ("/health", "/api/v1/healthz")
 """What anybody may ask, without a key."""
@@ -79,7 +83,8 @@ class Guard:
         try:
             self._check_origin(scope)
             if scope["path"] not in OPEN:
-                state["caller"] = await self._caller(scope)
+                state["caller"] = caller = await self._caller(scope)
+                CLIENT.set(caller.tenant)
             body = await self._body(scope, receive)
             received, whole = len(body), True
             await self._app(scope, _replayed(body, receive), counted)
@@ -112,6 +117,7 @@ class Guard:
         key = headers.get(b"x-api-key") or (bearer.strip() if kind.lower() == "bearer" else None)
         if key is None and scope["method"] == "GET" and (ticket := _ticket(scope)):
             return await asyncio.to_thread(self._service.tickets.caller, ticket, scope["path"])
+        CLIENT.set((key or "")[:KEY_BEGINS])  # until it is known whose it is
         keyless = self._service.settings.keyless
         return await asyncio.to_thread(self._service.keys.caller, key or None, keyless=keyless)
 

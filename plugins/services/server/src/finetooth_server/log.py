@@ -157,13 +157,19 @@ class Log:
             return {row[0]: row[1] for row in rows}
 
     def waiting_in(self, batch: str, besides: Collection[str], *, before: float, most: int) -> Sequence[Due]:
-        """Sampling calls of a batch that came before a moment, in the order of their coming."""
+        """Sampling calls of a batch that came before a moment: one of each tenant in turn, each one's in the order of
+        their coming."""
+        came = func.row_number().over(partition_by=calls.c.tenant, order_by=calls.c.created)
+        chosen = (
+            select(calls.c.id, came.label("place"))
+            .where(*_waiting(besides), calls.c.batch == batch, calls.c.created <= before)
+            .order_by("place", calls.c.created)
+            .limit(most)
+            .subquery()
+        )
         with self._records.read() as connection:
             rows = connection.execute(
-                _executable()
-                .where(*_waiting(besides), calls.c.batch == batch, calls.c.created <= before)
-                .order_by(calls.c.created)
-                .limit(most)
+                _executable().join(chosen, chosen.c.id == calls.c.id).order_by(chosen.c.place, calls.c.created)
             )
             return [self._due_call(row) for row in rows]
 
@@ -389,7 +395,7 @@ class Log:
             row.seq,
             row.operation,
             row.state,
-            None if result is None else json.loads(result),
+            None if result is None else bytes(result),
             row.error or "",
             row.category or "",
         )

@@ -15,6 +15,16 @@ from finetooth_server.fairness import FairTurns
 from finetooth_server.lanes import Lane, Lanes
 from finetooth_server.settings import Limits
 
+AWAITED = 0.03
+"""Seconds for which a tenant is waited for whose call has just ended, where it would have the next turn."""
+
+IN_VAIN = 16
+"""Ends of calls after which a tenant is waited for again, at most: none where it was in vain once, one where it was
+twice in a row, and then twice as many each time."""
+
+WAITING = "waiting"
+"""What a tenant is given while it is waited for."""
+
 SAMPLING = "sampling"
 """Beside a tenant's models, what it samples from saved weights."""
 
@@ -64,6 +74,7 @@ class Scheduler:
         sampled: what is sampled meanwhile.
         busy: names of queues with a call that is executed; kept up to date here.
         clock: seconds, for what a turn takes.
+        pause: waits for so many seconds, or until something comes; None never does.
     """
 
     def __init__(
@@ -73,6 +84,7 @@ class Scheduler:
         sampled: Sampled,
         busy: set[str] | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        pause: Callable[[float], None] | None = None,
     ) -> None:
         self._limits, self._execute, self._sampled = limits, execute, sampled
         self._busy = set() if busy is None else busy
@@ -80,6 +92,9 @@ class Scheduler:
         self._running: dict[str, Running] = {}
         self._at_work: Running | None = None
         self._lanes, self._fair, self._clock = Lanes(), FairTurns(), clock
+        self._pause = pause
+        self._awaited: dict[str, float] = {}  # tenants whose call has just ended, and until when they are waited for
+        self._in_vain: dict[str, tuple[int, int]] = {}  # who did not come: ends that are left, and how often in a row
 
     def __len__(self) -> int:
         """Queues with a call that is executed or may be."""
@@ -114,12 +129,48 @@ class Scheduler:
         for tenant in self._sampled.tenants:
             wanting.setdefault(tenant, []).append(SAMPLING)
         if not wanting:
+            self._awaited.clear()
             return None
-        _, flow = self._fair.next(wanting)
+        self._expire(wanting)
+        awaited = {name: [WAITING] for name in self._awaited}
+        tenant, flow = self._fair.next({**wanting, **awaited})
+        if flow == WAITING:
+            self._wait_for(tenant)
+            return None
         if flow != SAMPLING:
             return self._go_on(flow)
         self._sample()
         return None
+
+    def _expire(self, wanting: Collection[str]) -> None:
+        """See who came, and who did not."""
+        for tenant, until in list(self._awaited.items()):
+            late = until <= self._clock()
+            if late or tenant in wanting:
+                del self._awaited[tenant]
+            if not late and tenant in wanting:
+                self._in_vain.pop(tenant, None)
+            elif late and tenant not in wanting:  # one that came late did so in somebody else's turn, and may be quick
+                times = self._in_vain.get(tenant, (0, 0))[1] + 1
+                self._in_vain[tenant] = min(IN_VAIN, 2**times // 4), min(times, IN_VAIN)
+
+    def _await(self, tenant: str) -> None:
+        """A call of a tenant's has ended. One that asks for one thing after the other is away for a moment only, and
+        would find a turn of somebody else begun each time that it comes (Iyer and Druschel, 2001, "Anticipatory
+        scheduling"). It bears the time for which it is waited for."""
+        if self._pause is None:
+            return
+        left, times = self._in_vain.get(tenant, (0, 0))
+        if left:
+            self._in_vain[tenant] = left - 1, times
+        else:
+            self._awaited[tenant] = self._clock() + AWAITED
+
+    def _wait_for(self, tenant: str) -> None:
+        assert self._pause is not None
+        begun = self._clock()
+        self._pause(self._awaited[tenant] - begun)
+        self._fair.charge(tenant, WAITING, self._clock() - begun)
 
     def _sample(self) -> None:
         """A token for every call that is sampled. What it takes is borne by their tenants, by the tokens of each."""
@@ -130,6 +181,8 @@ class Scheduler:
         for tenant in spent or tenants:
             share = spent[tenant] / whole if whole else 1 / len(tenants)
             self._fair.charge(tenant, SAMPLING, took * share)
+        for tenant in set(tenants) - set(self._sampled.tenants):
+            self._await(tenant)
 
     def _has_place(self, tenant: str, memory: int) -> bool:
         """Whether a call may begin beside those that are executed. Each keeps its model in memory; half of the places
@@ -159,6 +212,7 @@ class Scheduler:
         del self._running[queue]
         self._busy.discard(queue)
         self._lanes.give_back(running.lane)
+        self._await(running.tenant)
         return running
 
     def _begun(self, running: Running) -> Callable[[], None]:

@@ -132,6 +132,7 @@ class Streams:
                     await asyncio.wait_for(event.wait(), HEARTBEAT)
                 except TimeoutError:
                     yield None
+            await asyncio.to_thread(lambda: call.result)  # read once, and not while others wait
             for piece in _whole(call, seen):
                 yield piece
             yield call

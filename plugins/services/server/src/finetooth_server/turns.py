@@ -36,6 +36,15 @@ from finetooth_server.streams import Streams
 
 LOGGER = logging.getLogger("finetooth.server")
 
+ALONE = 3 / 4
+"""Share of a batch that one tenant may have: who comes finds a place at once."""
+
+BESIDE = 8
+"""Calls of a tenant in a batch in which others sample, or did within `RECENT` steps."""
+
+RECENT = 512
+"""Steps for which a tenant counts as one that samples, after its last call."""
+
 MOST_KEYS = 4096
 """Sets of weights of which it is remembered whom they are written with."""
 
@@ -82,6 +91,8 @@ class SamplingTurns:
         self._writing: dict[int, _Writing] = {}
         self._alone: list[Due] = []  # to be written each by itself, after a step that failed
         self._spent = Counter[str]()
+        self._steps = 0
+        self._seen: dict[str, int] = {}  # tenants, by the step at which they had a call
 
     @property
     def busy(self) -> bool:
@@ -118,15 +129,34 @@ class SamplingTurns:
         if not self._writing:
             self._turn_to(turns[min(oldest, key=oldest.__getitem__)])
         end = min((came for key, came in oldest.items() if turns[key] != self._turn), default=float("inf"))
-        room = self._settings.limits.batch - len(self._writing)
+        most = self._settings.limits.batch
+        room = most - len(self._writing)
         if room > 0:
             before, mine = end + self._settings.limits.turn, [key for key in oldest if turns[key] == self._turn]
             mine.sort(key=oldest.__getitem__)
             waiting = [self._log.waiting_in(key, besides, before=before, most=room) for key in mine]
             # one of each in turn: who has many calls does not keep out who has few
             every = [call for calls in zip_longest(*waiting) for call in calls if call is not None]
-            self._join(every[:room])
+            self._join(self._shared_out(every)[:room])
         return True
+
+    def _shared_out(self, found: Sequence[Due]) -> list[Due]:
+        """Of calls in the order in which they would join, those that leave others their places: a tenant has `ALONE` of
+        the batch at most, and `BESIDE` calls as long as others sample too. A step takes the longer the more is written
+        in it, and everybody waits for it."""
+        counts = Counter(one.call.tenant for one in self._writing.values())
+        for tenant in {*counts, *(call.tenant for call in found)}:
+            self._seen.pop(tenant, None)
+            self._seen[tenant] = self._steps
+        for tenant in [tenant for tenant, step in self._seen.items() if self._steps - step > RECENT]:
+            del self._seen[tenant]
+        most = BESIDE if len(self._seen) > 1 else max(1, int(ALONE * self._settings.limits.batch))
+        chosen = []
+        for call in sorted(found, key=lambda call: bool(counts[call.tenant])):  # who has none in it comes first
+            counts[call.tenant] += 1
+            if counts[call.tenant] <= most:
+                chosen.append(call)
+        return chosen
 
     def _turn_of(self, key: str, besides: Collection[str]) -> str:
         """Whose calls are written in one batch with those of a key: equal for adapters of one base that the engine can
@@ -167,6 +197,7 @@ class SamplingTurns:
         if not self._writing:
             return
         assert self._batch is not None
+        self._steps += 1
         try:
             written = self._batch.step()
         except Exception as error:  # whose fault it is shows when each is written alone

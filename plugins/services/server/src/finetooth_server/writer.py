@@ -53,7 +53,7 @@ class Writer:
         self._models, self._pool, self._checkpoints, self._audit = registry, pool, checkpoints, audit
         self._streams = streams
         self._turns = SamplingTurns(settings, records, log, pool, checkpoints, audit, streams)
-        self._scheduler = Scheduler(settings.limits, self._execute_due, self._turns, registry.busy)
+        self._scheduler = Scheduler(settings.limits, self._execute_due, self._turns, registry.busy, pause=self._pause)
         registry.asked = self._scheduler.asked
         self._woken: dict[str, None] = {}  # queues to look into
         self._closed: set[str] = set()
@@ -141,10 +141,18 @@ class Writer:
             self.broken = f"{type(error).__name__}: {error}"
             raise
 
+    def _pause(self, seconds: float) -> None:
+        """Wait for something to do beside what there is."""
+        with self._bell:
+            self._bell.wait_for(lambda: self._news() or self._ending, seconds)
+
     def _anything(self) -> bool:
         """There is something to do."""
-        waits = self._woken or self._closed or self._cancelled or self._sampling
-        return bool(waits or len(self._scheduler) or self._turns.busy)
+        return bool(self._news() or len(self._scheduler) or self._turns.busy)
+
+    def _news(self) -> bool:
+        """There is something to look into."""
+        return bool(self._woken or self._closed or self._cancelled or self._sampling)
 
     def _look_into(self, woken: Collection[str]) -> None:
         """See what is due in queues that something came into."""

@@ -274,9 +274,7 @@ def _on_host(
         else layer_bytes(request, precision, full=_trains_base(request))
     )
     between = max(4, size) if stream else size  # of the residual stream
-    layers, away = _layers_held(
-        facts.layers, between * facts.hidden_size, layer, offload, checkpointing=checkpointing
-    )
+    layers, away = _layers_held(facts.layers, between * facts.hidden_size, layer, offload, checkpointing=checkpointing)
     fragments = 1.0 if stream else FRAGMENTATION[precision]  # the stream decoder cuts what it saves from blocks
     activations = tokens * layers * fragments
     if stream:

@@ -19,6 +19,7 @@ from finetooth_server.keys import Caller
 from finetooth_server.log import Call
 from finetooth_server.operations import prompts_of
 from finetooth_server.rest import bodies as b
+from finetooth_server.rest.answers import CallAnswer
 from finetooth_server.scores import Asked
 from finetooth_server.service import ModelInfo, Service
 
@@ -28,13 +29,13 @@ Seq = Annotated[int | None, Query(gt=0, lt=2**62, description="The call's place,
 Wait = Annotated[float, Query(ge=0, le=3600, description="Seconds to wait for the result.")]
 
 
-def service_of(request: Request) -> Service:
+async def service_of(request: Request) -> Service:  # a function that is none of the loop's would get a thread
     """The service that the app was made for."""
     service: Service = request.app.state.service
     return service
 
 
-def caller_of(request: Request) -> Caller:
+async def caller_of(request: Request) -> Caller:
     """Who calls, as the guard found out before it read the request."""
     caller: Caller = request.state.caller
     return caller
@@ -60,39 +61,16 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-async def _finished(service: Service, caller: Caller, call: Call, wait: float, response: Response) -> dict[str, Any]:
+async def _finished(service: Service, caller: Caller, call: Call, wait: float) -> Response:
     """The call as its client sees it, after at most `wait` seconds."""
-    call = await service.wait(caller, call.id, wait)
-    response.status_code = 202 if call.state == "queued" else 200
-    return call_json(call)
-
-
-def _rendered(call: Call) -> Response:
-    """A call as an answer, written beside the event loop: a result may have many megabytes."""
-    return JSONResponse(call_json(call), 202 if call.state == "queued" else 200)
-
-
-def call_json(call: Call) -> dict[str, Any]:
-    """A call as clients see it."""
-    failed = call.state == "failed"
-    return {
-        "id": call.id,
-        "session": call.queue.removeprefix("sampler:"),
-        "seq": call.seq,
-        "operation": call.operation,
-        "state": call.state,
-        "result": call.result,
-        "error": {"category": call.category or "server", "message": call.error} if failed else None,
-    }
+    return CallAnswer(await service.wait(caller, call.id, wait))
 
 
 # --- sessions ---------------------------------------------------------------------------------------------------------
 
 
 @router.post("/sessions", response_model=b.CallBody[b.MadeResult], responses=ANSWERS)
-async def new_session(
-    body: b.NewSession, caller: CallerOf, service: ServiceOf, response: Response, wait: Wait = 30.0
-) -> Any:
+async def new_session(body: b.NewSession, caller: CallerOf, service: ServiceOf, wait: Wait = 30.0) -> Any:
     """Make a model to train; its id is the session's."""
 
     def make() -> Call:
@@ -110,7 +88,7 @@ async def new_session(
             face=FACE,
         )
 
-    return await _finished(service, caller, await asyncio.to_thread(make), wait, response)
+    return await _finished(service, caller, await asyncio.to_thread(make), wait)
 
 
 @router.get("/sessions", responses=ANSWERS)
@@ -153,13 +131,12 @@ def _primitive(name: str, arguments: type[b.Body], result: Any, summary: str) ->
         body: Any,
         caller: CallerOf,
         service: ServiceOf,
-        response: Response,
         seq: Seq = None,
         wait: Wait = 30.0,
     ) -> Any:
         sent = body.model_dump(exclude_none=True)
         call = await asyncio.to_thread(service.submit, caller, session, name, sent, seq=seq, face=FACE)
-        return await _finished(service, caller, call, wait, response)
+        return await _finished(service, caller, call, wait)
 
     route.__name__ = name
     route.__doc__ = summary
@@ -181,15 +158,14 @@ _primitive("load", b.Load, b.LoadResult, "Take a checkpoint's state.")
 @router.get("/calls/{id}", response_model=b.CallBody[dict[str, Any]], responses=ANSWERS)
 async def one_call(id: str, caller: CallerOf, service: ServiceOf, wait: Wait = 30.0) -> Any:
     """A call that was made earlier; waits for its result."""
-    call = await service.wait(caller, id, wait)
-    return await asyncio.to_thread(_rendered, call)
+    return CallAnswer(await service.wait(caller, id, wait))
 
 
 @router.delete("/calls/{id}", response_model=b.CallBody[dict[str, Any]], responses=ANSWERS)
-async def cancel_call(id: str, caller: CallerOf, service: ServiceOf, response: Response, wait: Wait = 30.0) -> Any:
+async def cancel_call(id: str, caller: CallerOf, service: ServiceOf, wait: Wait = 30.0) -> Any:
     """Cancel a call; waits for its end. One that was finished before stays as it is."""
     call = await asyncio.to_thread(service.cancel, caller, id)
-    return await _finished(service, caller, call, wait, response)
+    return await _finished(service, caller, call, wait)
 
 
 async def refused_body(request: Request, error: Exception) -> Response:
@@ -207,12 +183,11 @@ async def refused_body(request: Request, error: Exception) -> Response:
     session, seq = request.path_params.get("session"), request.query_params.get("seq", "")
     operation = request.url.path.rpartition("/")[2]
     if session and seq.isascii() and seq.isdigit() and 0 < int(seq[:19]) < 2**62:
-        service, caller = service_of(request), request.state.caller
+        service, caller = await service_of(request), request.state.caller
         call = await asyncio.to_thread(
             service.submit, caller, session, operation, {}, seq=int(seq), face=FACE, error=message
         )
-        call = await service.wait(caller, call.id)
-        return JSONResponse(call_json(call), 202 if call.state == "queued" else 200)
+        return CallAnswer(await service.wait(caller, call.id))
     return JSONResponse({"error": message}, 422)
 
 
@@ -238,7 +213,6 @@ async def sample(
     body: b.Sample,
     caller: CallerOf,
     service: ServiceOf,
-    response: Response,
     seq: Seq = None,
     wait: Wait = 30.0,
 ) -> Any:
@@ -258,7 +232,7 @@ async def sample(
             face=FACE,
         )
 
-    return await _finished(service, caller, await asyncio.to_thread(submit), wait, response)
+    return await _finished(service, caller, await asyncio.to_thread(submit), wait)
 
 
 # --- facts ------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from fastapi.responses import StreamingResponse
 
 from finetooth_server.keys import Caller
 from finetooth_server.log import Call
-from finetooth_server.rest.routes import ANSWERS, KEYED, CallerOf, ServiceOf, call_json
+from finetooth_server.rest.answers import call_bytes
+from finetooth_server.rest.routes import ANSWERS, KEYED, CallerOf, ServiceOf
 from finetooth_server.service import Service
 from finetooth_server.streams import Piece
 
@@ -79,7 +80,7 @@ async def _events(
             if one is None:
                 yield ": still waiting\n\n"
             elif isinstance(one, Call):
-                yield _event("end", call_json(one))
+                yield f"event: end\ndata: {call_bytes(one).decode()}\n\n"
             else:
                 text = texts.setdefault(one.completion, TextSoFar(decode)).add(one.tokens)
                 yield _event("tokens", {**_piece_json(one), "text": text})

@@ -413,7 +413,7 @@ async def retrieve_future(request: Request) -> Response:
         return JSONResponse({"error": call.error, "category": call.category or "server"})
     if call.operation in ("forward", "forward_backward", "sample"):
         encode = convert.sample_result if call.operation == "sample" else convert.forward_backward_result
-        return Response(await asyncio.to_thread(encode, call.result), media_type="application/x-protobuf")
+        return Response(await asyncio.to_thread(lambda: encode(call.result)), media_type="application/x-protobuf")
     return JSONResponse(_answer(call))
 
 

@@ -1,0 +1,75 @@
+"""Threads beside the event loop that clients share: one with many requests at once does not keep another one waiting.
+
+What a request needs of the database is done in them, one transaction after the other: who is behind 16 requests of
+somebody else waits for 16 commits with every step of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
+
+CLIENT: ContextVar[str] = ContextVar("client", default="")
+"""For whom the present task works; empty is nobody in particular."""
+
+THREADS = 8
+EACH = 2
+"""Of them, at most for one client at a time."""
+
+
+class FairThreads(ThreadPoolExecutor):
+    """An event loop's executor. Clients have their turns one after the other, each client's work in its order."""
+
+    def __init__(self, threads: int = THREADS, each: int = EACH) -> None:
+        super().__init__(threads, thread_name_prefix="finetooth-request")
+        self._each = each
+        self._lock = threading.Lock()
+        self._asked: dict[str, deque[tuple[Future[Any], Callable[[], Any]]]] = {}  # the one served last stands last
+        self._at_work = Counter[str]()
+        self._idle = 0  # pieces of work whose thread found all who wait to have their share
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """See `Executor`; the client is the present task's."""
+        future: Future[Any] = Future()
+        with self._lock:
+            self._asked.setdefault(CLIENT.get(), deque()).append((future, partial(fn, *args, **kwargs)))
+        super().submit(self._work)
+        return future
+
+    def _work(self) -> None:
+        """Do a piece of work, and what was left because of it."""
+        again = True
+        while again:
+            with self._lock:
+                client = next((name for name in self._asked if self._at_work[name] < self._each), None)
+                if client is None:
+                    self._idle += 1
+                    return
+                waiting = self._asked.pop(client)
+                future, do = waiting.popleft()
+                if waiting:
+                    self._asked[client] = waiting
+                self._at_work[client] += 1
+            _do(future, do)
+            with self._lock:
+                self._at_work[client] -= 1
+                if not self._at_work[client]:
+                    del self._at_work[client]
+                again = self._idle > 0
+                self._idle -= again
+
+
+def _do(future: Future[Any], do: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        found = do()
+    except BaseException as error:
+        future.set_exception(error)
+    else:
+        future.set_result(found)

@@ -1,0 +1,59 @@
+"""A call as REST answers with it: its result is the bytes that stand in the log, which are neither read nor written
+again. A result may have many megabytes, and JSON is read and written in one go for which nothing else goes on."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastapi import Response
+from starlette.types import Receive, Scope, Send
+
+from finetooth_server.log import Call
+
+PART = 2**18
+"""Bytes that are handed to a connection at once; the next ones wait until it has taken these."""
+
+
+class CallAnswer(Response):
+    """200 once the call is finished, 202 before."""
+
+    media_type = "application/json"
+
+    def __init__(self, call: Call) -> None:
+        super().__init__(call_bytes(call), 202 if call.state == "queued" else 200)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it in parts."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        body = memoryview(self.body)
+        for begin in range(0, len(body), PART):
+            part = {"body": bytes(body[begin : begin + PART]), "more_body": begin + PART < len(body)}
+            await send({"type": "http.response.body", **part})
+
+
+def call_json(call: Call) -> dict[str, Any]:
+    """A call as clients see it."""
+    return {**_head(call), "result": call.result, "error": _error(call)}
+
+
+def call_bytes(call: Call) -> bytes:
+    """`call_json` as JSON, in one line."""
+    head, error = (json.dumps(part, separators=(",", ":")).encode() for part in (_head(call), _error(call)))
+    return b'%s,"result":%s,"error":%s}' % (head[:-1], call.written or b"null", error)
+
+
+def _head(call: Call) -> dict[str, Any]:
+    return {
+        "id": call.id,
+        "session": call.queue.removeprefix("sampler:"),
+        "seq": call.seq,
+        "operation": call.operation,
+        "state": call.state,
+    }
+
+
+def _error(call: Call) -> dict[str, str] | None:
+    if call.state != "failed":
+        return None
+    return {"category": call.category or "server", "message": call.error}
