@@ -16,7 +16,7 @@ from finetooth_hooks.run import Run
 from finetooth_core.trackers import PickedTracker
 
 if TYPE_CHECKING:
-    import pandas
+    import pandas  # type: ignore[import-untyped]
 
 PAUSE = 0.5
 """Seconds between two drawings, at least."""
@@ -109,15 +109,16 @@ def live_curves() -> tuple[PickedTracker, ...]:
 
 
 def _cell() -> Draw:
-    from IPython.display import SVG, display
+    from IPython import display
 
+    shown: Any = display  # IPython has no types
     handle: Any = None
 
     def draw(content: str) -> None:
         nonlocal handle
         if handle is None:
-            handle = display(SVG(content), display_id=True)
+            handle = shown.display(shown.SVG(content), display_id=True)
         else:
-            handle.update(SVG(content))
+            handle.update(shown.SVG(content))
 
     return draw

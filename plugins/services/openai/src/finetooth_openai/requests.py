@@ -227,17 +227,6 @@ class ChatRequest(Request):
             raise Fault("an answer is held to a schema, or may call tools; not both",
                         action="leave out tools, or response_format", param="response_format")  # fmt: skip
 
-    def _check_format(self) -> None:
-        wanted = self.schema_text
-        if wanted is None:
-            return
-        if len(wanted) > LONGEST_SCHEMA:
-            raise Fault(f"the schema has {len(wanted):,} characters, {LONGEST_SCHEMA:,} are taken",
-                        action="shorten it", param="response_format")  # fmt: skip
-        if self.tools and self.tool_choice != "none":
-            raise Fault("an answer is held to a schema, or may call tools; not both",
-                        action="leave out tools, or response_format", param="response_format")  # fmt: skip
-
 
 class CompletionRequest(Request):
     """`POST /completions`."""
