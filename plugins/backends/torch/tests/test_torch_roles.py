@@ -122,3 +122,23 @@ def test_another_model_is_a_role(kit: SimpleNamespace) -> None:
         moved(kit, engine)
     with pytest.raises(PlanError, match="'reference' is no copy"):
         engine.move_role("reference", 0.5)
+
+
+@pytest.mark.parametrize("forward_only", [False, True], ids=["backward", "scored"])
+def test_a_copy_drops_nothing_out_while_the_policy_does(kit: SimpleNamespace, forward_only: bool) -> None:
+    engine = kit.engine(adapter=kit.adapter(dropout=0.5), roles=COPY)
+    data, seen = kit.data(1), {}
+
+    def look(outputs: Any, data: Any, state: Any) -> LossResult:
+        seen.update({name: xp.to_numpy(values) for name, values in outputs.items()})
+        return apart(outputs, data, state)
+
+    spec = LossSpec("test:look", look, frozenset({"logprobs", "logprobs@reference"}))
+    if forward_only:
+        engine.backward(engine.forward(data, spec).handle, None)
+    else:
+        engine.forward_backward(data, spec)
+    (evaluated,) = engine.logprobs(data)
+    n = len(evaluated)
+    np.testing.assert_allclose(seen["logprobs@reference"][0, :n], evaluated, atol=1e-6)
+    assert not np.allclose(seen["logprobs"][0, :n], evaluated, atol=1e-3)
