@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 from finetooth_hooks import CommandContext, FinetoothError, UserError
@@ -162,10 +163,10 @@ class Models:
             )
         if "interrupt" in engine.capabilities:
             engine.interrupt_when(lambda: self.asked())
-        building = self._context.context(recipe)
+        building = cache(lambda: self._context.context(recipe))  # finds all plugins: not before a loss is asked for
 
         def make(pick: Any) -> LossSpec:
-            return building.loss(pick, setting="loss")
+            return building().loss(pick, setting="loss")
 
         return LiveModel(id_, engine, make, used=time.monotonic())
 
