@@ -235,8 +235,7 @@ class Client:
 
 
 class Rubric:
-    def has_group_rewards(self) -> bool:
-        return False
+    has_group_rewards = False
 
     async def score_rollout(self, state: dict[str, Any]) -> None:
         said = [one for one in state["completion"] if one["role"] == "assistant"]

@@ -49,7 +49,7 @@ class Verifiers(EnvironmentBase):
         Raises:
             DataError: the rubric scores groups, which are not known to one episode.
         """
-        if self._environment.rubric.has_group_rewards():
+        if self._environment.rubric.has_group_rewards:
             raise DataError("method.environment", "its rubric scores whole groups", action="take another")
         return VerifiersEpisode(task, self._environment, self._client, self._types, self._loop)
 
