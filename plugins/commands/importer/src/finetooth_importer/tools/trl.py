@@ -226,6 +226,13 @@ def _data(account: Account) -> None:
     if field not in (None, "text"):
         account.take("dataset_text_field", "data.format", value={"name": "text", "column": field})
     account.passes("dataset_text_field", "it is the default")
+    if account.get("dataset_streaming") and isinstance(name, str) and "." not in name.rpartition("/")[2]:
+        note = "training begins with the first row with method pretrain and its streaming; sft reads all rows first"
+        account.covered("dataset_streaming", "data.train.streaming", note)
+        train = account.recipe["data"]["train"]
+        if not isinstance(train, dict):
+            account.set("data.train", {"name": "datasets", "path": name})
+        account.set("data.train.streaming", True)
     account.passes("dataset_streaming", "rows are read as they are needed")
     if account.has("chat_template_path"):
         account.take(
