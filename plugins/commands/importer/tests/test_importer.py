@@ -333,3 +333,24 @@ def test_what_is_said_to_be_missing_is_missing() -> None:
         for key, said in tool.REFUSED.items():
             denied = "here" in said.split() and (said.startswith("no ") or "is not here" in said)
             assert not (denied and names & set(key.split("_")) - {"fp8"}), (key, said)
+
+
+def test_what_trains_is_decided_by_the_rows_of_trl(tmp_path: Path) -> None:
+    """Texts are read without markup, conversations train whole, one column of text is pre-training; unseen rows are
+    said to be unseen."""
+    given = {"trainer": "sft", "model": "m", "dataset_name": "rows.jsonl"}
+    said = {"role": "user", "content": "a"}
+    for row, data, method in (
+        ({"prompt": "a", "completion": "b"}, {"name": "prompt_completion", "style": "raw"}, ("sft", "assistant")),
+        ({"prompt": [said], "completion": [said]}, None, ("sft", "all")),
+        ({"messages": [said]}, None, ("sft", "all")),
+        ({"text": "a"}, None, ("pretrain", None)),
+    ):
+        (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+        made = taken(given, "trl", tmp_path / "train.py").recipe
+        assert made["data"].get("format") == data
+        assert (made["method"]["name"], made["method"].get("train_on")) == method
+    assert taken(given | {"completion_only_loss": True}, "trl").recipe["method"]["train_on"] == "assistant"
+    assert taken(given | {"assistant_only_loss": False}, "trl").recipe["method"]["train_on"] == "all"
+    (line,) = (line for line in taken(given, "trl") if line.setting == "method.train_on")
+    assert "the rows were not seen" in line.note

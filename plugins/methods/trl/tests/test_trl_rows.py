@@ -16,6 +16,7 @@ def test_columns_are_those_of_trl() -> None:
     said = [{"role": "assistant", "content": "4", "reasoning_content": "2 and 2"}]
     for example, row in (
         (Conversation((ASKED, SAID)), {"messages": asked + said}),
+        (Conversation((Message("user", "2+2?", train=False), SAID)), {"prompt": asked, "completion": said}),
         (PromptCompletion("a", "b"), {"prompt": "a", "completion": "b"}),
         (Pair((ASKED,), (SAID,), "5"), {"prompt": asked, "chosen": said, "rejected": "5"}),
         (Labelled("a", "b", True), {"prompt": "a", "completion": "b", "label": True}),

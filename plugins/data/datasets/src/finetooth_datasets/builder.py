@@ -21,6 +21,9 @@ class DatasetsOptions(Options):
     """The configuration of a hub dataset that has several."""
     revision: str | None = None
     """Branch, tag or commit of a hub dataset."""
+    streaming: bool = False
+    """Of a hub dataset: rows are read as they come over the network, and nothing is downloaded whole or kept; with
+    method pretrain and its `streaming`, training begins with the first of them. A split has no slice then."""
     field: str | None = None
     """For a .json file that is an object: the key under which its rows are."""
 

@@ -44,11 +44,13 @@ class DatasetsSource(SourceBase):
 
     def identity(self) -> str | None:
         """Of a hub dataset: the library's fingerprint, made of the repository's commit, the configuration and the
-        split, and the addresses of the files it read, which name the commit too.
+        split, and the addresses of the files it read, which name the commit too; None of one that is streamed.
 
         Raises:
             DataError: see `rows`.
         """
+        if self._options.streaming:
+            return None  # nothing of it is kept
         dataset = self._hub()
         fingerprint = getattr(dataset, "_fingerprint", None)
         if not fingerprint:
@@ -62,7 +64,9 @@ class DatasetsSource(SourceBase):
             DataError: a file is missing or broken, a split is unknown, or the hub cannot be reached.
         """
         options = self._options
-        if Path(options.path).suffix.lower() in ENDINGS:
+        if options.streaming:
+            yield from self._streamed()
+        elif Path(options.path).suffix.lower() in ENDINGS:
             # the library converts to Arrow on disk and maps that, so memory does not grow with the rows (but for .json,
             # which is read as a whole); a local file is converted quickly, and a cache of it would only grow
             with tempfile.TemporaryDirectory() as cache:
@@ -74,6 +78,26 @@ class DatasetsSource(SourceBase):
         name = f"{self._options.path}:{self._options.split}"
         for index, values in enumerate(dataset):
             yield Row(f"{name}:{index}", values)
+
+    def _streamed(self) -> Iterator[Row]:
+        """Rows as they come; a connection that breaks on the way is told as one that cannot be made."""
+        options = self._options
+        if Path(options.path).exists() or Path(options.path).suffix.lower() in ENDINGS:
+            raise DataError(options.path, "streaming is for a dataset of the hub", action="leave streaming out")
+        if "[" in options.split:
+            raise DataError(
+                options.path,
+                f"with streaming, split {options.split!r} cannot have a slice: how many rows there are is not known",
+                action="name the whole split, or leave streaming out",
+            )
+        try:
+            with without_retries():
+                dataset = datasets.load_dataset(
+                    options.path, options.config, split=options.split, revision=options.revision, streaming=True
+                )
+            yield from self._rows(dataset)
+        except Exception as error:  # as below, and the hub client's own
+            raise self._broken(error) from error
 
     def _file(self, cache: str) -> Any:
         path = Path(self._options.path)

@@ -10,6 +10,7 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.examples import TrainOn
 from finetooth_hooks.preparation import Limit, Rendering
 from finetooth_toolbox.methods.batched import BatchedMethod
+from pydantic import model_validator
 
 from finetooth_sft.rendering import BLANK, TRAILING
 
@@ -21,8 +22,17 @@ class SftOptions(Options):
     """Which messages train: every `assistant` message, only the `last` one of them, `all` messages, or with `custom`
     only what the rows mark. A message's own `train` overrides it. Prompts with completions train the completion, or
     with `all` the prompt too."""
+    train_markup: bool = False
+    """With `train_on: all`: whether every token of a conversation trains, its roles and markup too, as in trainers that
+    mask nothing. A conversation with marks of its own (`train`, weights) trains what they say."""
     loss: Pick = "cross_entropy"
     """The loss, a name or a mapping with `name` and its options."""
+
+    @model_validator(mode="after")
+    def _markup_of_all(self) -> SftOptions:
+        if self.train_markup and self.train_on != "all":
+            raise ValueError("train_markup needs train_on: all, since no markup trains around messages that do not")
+        return self
 
 
 def build(options: SftOptions, context: Context) -> Sft:
@@ -49,7 +59,10 @@ class Sft(BatchedMethod):
         Raises:
             DataError: a row is broken, is a plain text, or has nothing to train on.
         """
-        rendering = Rendering("finetooth_sft.rendering:build", {"train_on": self._options.train_on})
+        rendering = Rendering(
+            "finetooth_sft.rendering:build",
+            {"train_on": self._options.train_on, "train_markup": self._options.train_markup},
+        )
         preparation = self._context.prepare("train", rendering, Limit.of(self._context.train))
         batches = self.begin(preparation.data)
         notes = preparation.report.notes + _notes(preparation.remarks)

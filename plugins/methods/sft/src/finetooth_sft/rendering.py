@@ -22,13 +22,16 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
     """Tokens of an example.
 
     Args:
-        options: `train_on`, as in `SftOptions`.
+        options: `train_on`, and `train_markup` if it is on, as in `SftOptions`.
     """
     train_on: TrainOn = options["train_on"]
+    train_markup = bool(options.get("train_markup"))
 
     def render(example: Example) -> Rendered:
         if isinstance(example, Conversation):
             rendered = context.renderer.render(example, train_on=train_on)
+            if train_markup and not any(one.weights or one.train is not None for one in example.messages):
+                rendered = _unmasked(rendered)
             remarks = _remarks(example, train_on)
             return replace(rendered, remarks=(*rendered.remarks, *remarks)) if remarks else rendered
         if isinstance(example, PromptCompletion):
@@ -38,6 +41,12 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
         raise _refusal(example, context)
 
     return render
+
+
+def _unmasked(rendered: Rendered) -> Rendered:
+    """All of it trains, but for places of images, which have no tokens to be predicted."""
+    shown = {place for image in rendered.images for place in range(image.start, image.stop)}
+    return replace(rendered, weights=tuple(float(place not in shown) for place in range(len(rendered.tokens))))
 
 
 def _refusal(example: Example, context: Context) -> DataError:

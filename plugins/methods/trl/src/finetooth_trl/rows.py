@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,6 +43,11 @@ def columns_of(examples: Sequence[tuple[str, Example]]) -> list[dict[str, Any]]:
 def _row(id_: str, example: Example) -> dict[str, Any]:
     if isinstance(example, Conversation):
         tools = {"tools": [dict(tool) for tool in example.tools]} if example.tools else {}
+        begin = next((i for i, message in enumerate(example.messages) if message.train is not False), 0)
+        if begin:  # what does not train and comes first is a prompt
+            prompt = [dataclasses.replace(message, train=None) for message in example.messages[:begin]]
+            rest = example.messages[begin:]
+            return {"prompt": _messages(id_, prompt), "completion": _messages(id_, rest), **tools}
         return {"messages": _messages(id_, example.messages), **tools}
     if isinstance(example, Text):
         return {"text": example.text}

@@ -45,6 +45,20 @@ TEMPLATES: Mapping[str, str] = {
 }
 """Templates by the renderers that write the same markup."""
 
+BREAK = "there the line break behind an answer's end trains too, here not"
+OWN_SYSTEM = "there its own system message stands before rows that have none: set data.format.system for the same"
+PLAIN = f"{OWN_SYSTEM}; spaces and line breaks between turns differ: ft data preview shows ours"
+DIFFERENCES: Mapping[str, str] = {
+    "chatml": f"{BREAK}; a system message comes from the rows alone, here from the model's own template too",
+    "qwen": BREAK,
+    "qwen3": BREAK,
+    "smollm2": f"{BREAK}; its own system message ends with a full stop, the model's does not",
+    "vicuna": PLAIN,
+    "zephyr": PLAIN,
+    "alpaca": f"{BREAK}; {PLAIN}",
+}
+"""What renders or trains otherwise there, seen by the tokens and labels of LLaMA-Factory 0.9.5 beside ours."""
+
 NO_EFFECT: Mapping[str, str] = {
     "do_train": "ft run trains",
     "do_eval": "held-out rows are measured where there are any",
@@ -250,7 +264,8 @@ def _data(account: Account, folder: Path | None) -> None:
     account.passes("val_size", "no rows are held out")
     template = account.get("template")
     if template in TEMPLATES:
-        account.take("template", "data.renderer", value=TEMPLATES[str(template)])
+        note = DIFFERENCES.get(str(template), "")
+        account.take("template", "data.renderer", value=TEMPLATES[str(template)], note=note)
     else:
         account.passes("template", "the renderer of the model's family writes it; ft data preview shows it")
     if account.has("default_system"):

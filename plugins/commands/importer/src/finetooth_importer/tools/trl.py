@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from finetooth_importer.account import Account, number
+from finetooth_importer.first_row import first_row
 from finetooth_importer.tools import rollouts, shared
 
 METHODS: Mapping[str, str] = {
@@ -58,13 +60,32 @@ REFUSED: Mapping[str, str] = {
 }
 
 
+CONVERSATIONS = (
+    "of conversations TRL trains every token, and of a prompt with a completion the completion; there the line break "
+    "that a template writes behind the last answer trains too, here not"
+)
+UNSEEN = (
+    "; the rows were not seen: for texts named prompt and completion set method.train_on: assistant and data.format: "
+    "{name: prompt_completion, style: raw}; for one column of text, method: pretrain"
+)
+TEXTS = (
+    "whole texts are what pretrain trains: they share windows of train.max_length, so train.batch_size counts windows "
+    "in place of texts, each text's first token is predicted too, and method.separator closes texts where TRL sets the "
+    "tokenizer's own end"
+)
+
+
 def looks_like(given: Mapping[str, Any]) -> bool:
     """Whether a mapping is one of TRL's."""
     return METHOD in given or ("model_name_or_path" in given and "dataset_name" in given)
 
 
-def read(account: Account) -> None:
-    """Take the keys of a TRL configuration; `trainer` says which."""
+def read(account: Account, folder: Path | None = None) -> None:
+    """Take the keys of a TRL configuration; `trainer` says which.
+
+    Args:
+        folder: where a file with its rows is looked for: what TRL does with them depends on their columns.
+    """
     kind = str(account.get(METHOD, "sft"))
     method = METHODS.get(kind)
     if method is None:
@@ -102,21 +123,51 @@ def read(account: Account) -> None:
         for key in ("beta", "desirable_weight", "undesirable_weight"):
             account.take(key, f"method.{key}", number)
     _loss(account, method or "")
-    if method == "sft" and (account.get("assistant_only_loss") or account.get("completion_only_loss") is not False):
-        account.take("assistant_only_loss", "method.train_on", value="assistant")
-        account.take("completion_only_loss", "method.train_on", value="assistant")
-        if not account.get("assistant_only_loss") and not account.has("completion_only_loss"):
-            account.default(
-                "assistant_only_loss",
-                "method.train_on",
-                "all",
-                "of conversations TRL trains every message; rows of prompt and completion train the completion in both",
-            )
+    if method == "sft":
+        _trained(account, first_row(account.get("dataset_name"), folder))
     account.passes("assistant_only_loss", "it is off")
     account.covered("completion_only_loss", "method.train_on")
     shared.without_effect(account, NO_EFFECT)
     shared.machines(account)
     account.finish(REFUSED)
+
+
+def _trained(account: Account, row: Mapping[str, Any]) -> None:
+    """What trains, and in which markup: TRL decides it by the columns of the rows.
+
+    Args:
+        row: the first one; empty if it is not known.
+    """
+    field = str(account.get("dataset_text_field", "text"))
+    prompt, completion = row.get("prompt"), row.get("completion")
+    plain = isinstance(prompt, str) and isinstance(completion, str)
+    if plain:
+        account.inside(
+            "dataset_name",
+            "prompt and completion",
+            "default",
+            "data.format",
+            "texts are read there without chat markup, and the end-of-text token closes them",
+        )
+        account.set("data.format", {"name": "prompt_completion", "style": "raw"})
+    elif isinstance(row.get(field), str) and "messages" not in row:
+        account.inside("dataset_name", field, "otherwise", "method", TEXTS)
+        account.set("method.name", "pretrain")
+        account.passes("completion_only_loss", "whole texts train in both")
+        account.passes("assistant_only_loss", "whole texts train in both")
+        return
+    asked = account.get("completion_only_loss")
+    if account.get("assistant_only_loss"):
+        account.take("assistant_only_loss", "method.train_on", value="assistant")
+    elif asked is False:
+        account.take("completion_only_loss", "method.train_on", value="all")
+    elif plain or (asked and not row):  # such a setting is made for rows of prompt and completion
+        account.set("method.train_on", "assistant")
+    else:
+        account.set("method.train_on", "all")
+        account.set("method.train_markup", True)
+        note = CONVERSATIONS if row else CONVERSATIONS + UNSEEN
+        account.default("assistant_only_loss", "method.train_on", "all", note)
 
 
 def _loss(account: Account, method: str) -> None:
@@ -175,6 +226,13 @@ def _data(account: Account) -> None:
     if field not in (None, "text"):
         account.take("dataset_text_field", "data.format", value={"name": "text", "column": field})
     account.passes("dataset_text_field", "it is the default")
+    if account.get("dataset_streaming") and isinstance(name, str) and "." not in name.rpartition("/")[2]:
+        note = "training begins with the first row with method pretrain and its streaming; sft reads all rows first"
+        account.covered("dataset_streaming", "data.train.streaming", note)
+        train = account.recipe["data"]["train"]
+        if not isinstance(train, dict):
+            account.set("data.train", {"name": "datasets", "path": name})
+        account.set("data.train.streaming", True)
     account.passes("dataset_streaming", "rows are read as they are needed")
     if account.has("chat_template_path"):
         account.take(

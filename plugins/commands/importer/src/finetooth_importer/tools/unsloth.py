@@ -115,6 +115,7 @@ def read(account: Account) -> None:
     trl.read(inside)
     if given.get("train_on_responses_only") and kind == "sft":
         inside.set("method.train_on", "assistant")
+        inside.recipe["method"].pop("train_markup", None)
     names = {NAMES.get(key, key): key for key in account.given}
     for line in inside:
         if line.key == trl.METHOD and line.key not in account.given:

@@ -1,0 +1,211 @@
+"""Rows of a hub dataset as they come: the real clients against a stand-in on loopback."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from finetooth_datasets.builder import DatasetsOptions
+from finetooth_datasets.source import DatasetsSource
+from finetooth_hooks import DataError
+
+COMMIT = "a" * 40
+
+
+class HubStandIn:
+    """What it serves, and what was asked of it.
+
+    Attributes:
+        sent: bytes of files that went out.
+        asked: paths, in order.
+    """
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self.files = dict(files)
+        self.sent = 0
+        self.asked: list[str] = []
+        self.address = ""
+
+    def entries(self, folder: str = "", recursive: bool = True) -> list[dict[str, object]]:
+        """What is in a folder of the repository, as the hub lists it."""
+        inside = f"{folder}/" if folder else ""
+        found: dict[str, dict[str, object]] = {}
+        for name, body in sorted(self.files.items()):
+            if not name.startswith(inside):
+                continue
+            top, deeper, _ = name.removeprefix(inside).partition("/")
+            if deeper:
+                place = inside + top
+                found[place] = {"type": "directory", "path": place, "size": 0, "oid": _digest(place.encode())}
+            if not deeper or recursive:
+                found[name] = {"type": "file", "path": name, "size": len(body), "oid": _digest(body)}
+        return list(found.values())
+
+
+def _digest(body: bytes) -> str:
+    return hashlib.sha1(body).hexdigest()
+
+
+@contextmanager
+def serving(hub: HubStandIn) -> Iterator[HubStandIn]:
+    """The hub at a free port of loopback."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+        def _answer(self, status: int, body: bytes, **headers: str) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                try:
+                    self.wfile.write(body)
+                except (BrokenPipeError, ConnectionResetError):
+                    self.close_connection = True
+
+        def do_POST(self) -> None:
+            given = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
+            hub.asked.append(f"POST {self.path}")
+            wanted = given.get("paths", [])
+            found = [entry for entry in hub.entries() if entry["path"] in wanted]
+            self._answer(200, json.dumps(found).encode(), Content_Type="application/json")
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            path = unquote(urlsplit(self.path).path)
+            hub.asked.append(f"{self.command} {path}")
+            if file := re.fullmatch(r"/datasets/org/rows/resolve/[^/]+/(.+)", path):
+                self._file(file[1])
+            elif re.fullmatch(r"/api/datasets/org/rows(/revision/[^/]+)?", path):
+                names = [{"rfilename": name} for name in sorted(hub.files)]
+                told = {
+                    "id": "org/rows",
+                    "sha": COMMIT,
+                    "private": False,
+                    "siblings": names,
+                    "tags": [],
+                    "gated": False,
+                }
+                self._answer(200, json.dumps(told).encode(), Content_Type="application/json")
+            elif tree := re.fullmatch(r"/api/datasets/org/rows/tree/[^/]+(/(.*))?", path):
+                listed = hub.entries(tree[2] or "", "recursive=true" in self.path.lower())
+                self._answer(200, json.dumps(listed).encode(), Content_Type="application/json")
+            else:
+                self._answer(404, b"{}", X_Error_Code="EntryNotFound")
+
+        def _file(self, name: str) -> None:
+            body = hub.files.get(name)
+            if body is None:
+                self._answer(404, b"", X_Error_Code="EntryNotFound")
+                return
+            known = {"ETag": f'"{_digest(body)}"', "X_Repo_Commit": COMMIT, "Accept_Ranges": "bytes"}
+            part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            if part is None:
+                status, sent = 200, body
+            else:
+                start, stop = int(part[1]), int(part[2] or len(body) - 1) + 1
+                status, sent = 206, body[start:stop]
+                known["Content_Range"] = f"bytes {start}-{start + len(sent) - 1}/{len(body)}"
+            if self.command == "GET":
+                hub.sent += len(sent)
+            self._answer(status, sent, **known)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    hub.address = f"http://127.0.0.1:{server.server_address[1]}"
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+ROWS = 6_000
+CHILD = """
+import json, sys
+from itertools import islice
+from finetooth_datasets.builder import DatasetsOptions
+from finetooth_datasets.source import DatasetsSource
+rows = DatasetsSource(DatasetsOptions(path="org/rows", streaming=True)).rows()
+first = next(rows)
+print("first", flush=True)
+sys.stdin.readline()
+more = list(islice(rows, 2))
+ids = [first.id, *(row.id for row in more)]
+rest = DatasetsSource(DatasetsOptions(path="org/rows", streaming=True)).rows()
+at = next(islice(rest, 7_000, None))
+print(json.dumps({"ids": ids, "at": at.values["text"][:13]}), flush=True)
+"""
+
+
+def corpus() -> dict[str, bytes]:
+    """Two files of 24 MB, many times what a client reads ahead."""
+    made = {}
+    for file in range(2):
+        lines = (json.dumps({"text": f"file {file} row {row} {'x' * 4_000}"}) for row in range(ROWS))
+        made[f"data/train-{file:05d}.jsonl"] = "\n".join(lines).encode()
+    return made
+
+
+@pytest.mark.slow
+def test_rows_begin_before_the_files_are_whole(tmp_path: Path) -> None:
+    """A process of its own, since the clients take the hub's address when they are imported."""
+    hub = HubStandIn(corpus())
+    whole = sum(map(len, hub.files.values()))
+    with serving(hub):
+        environment = {"PATH": "", "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+        with subprocess.Popen(
+            [sys.executable, "-c", CHILD],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        ) as child:
+            assert child.stdin is not None and child.stdout is not None
+            assert child.stdout.readline() == "first\n"
+            sent = hub.sent
+            child.stdin.write("\n")
+            child.stdin.flush()
+            told = json.loads(child.stdout.readline())
+    assert 0 < sent < 0.8 * whole
+    assert not any("train-00001" in asked for asked in hub.asked[: hub.asked.index(_first_file(hub)) + 1])
+    assert told["ids"] == [f"org/rows:train:{row}" for row in range(3)]
+    assert told["at"] == "file 1 row 10"  # row 7,000 is the 1,000th of the second file
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()) < 1_000_000  # nothing was kept
+
+
+def _first_file(hub: HubStandIn) -> str:
+    return next(asked for asked in hub.asked if asked.endswith(".jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"path": "rows.json"}, "is for a dataset of the hub"), ({"path": "org/rows", "split": "train[:5]"}, "slice")],
+)
+def test_what_cannot_be_streamed_is_said(options: dict[str, Any], said: str) -> None:
+    source = DatasetsSource(DatasetsOptions(**options, streaming=True))
+    assert source.identity() is None
+    with pytest.raises(DataError, match=said):
+        list(islice(source.rows(), 1))
