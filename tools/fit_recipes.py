@@ -42,7 +42,10 @@ def recipe(cell: str, output: str) -> dict[str, Any]:
     tasks = {"name": "tasks", "task": "family"}
     made: dict[str, Any] = {
         "model": "smollm2-135m",
-        "data": {"train": {**tasks, "count": 240, "seed": 5}, "eval": {**tasks, "split": "eval", "count": 8, "seed": 1}},
+        "data": {
+            "train": {**tasks, "count": 240, "seed": 5},
+            "eval": {**tasks, "split": "eval", "count": 8, "seed": 1},
+        },
         "train": {"max_steps": STEPS[kind], "batch_size": 8, "precision": "fp32", "max_length": 256},
         "evaluate": {"evaluators": ["loss"], "every": STEPS[kind], "before": True},
         "checkpoint": {"every": STEPS[kind] // 2},
