@@ -7,15 +7,17 @@ import subprocess
 import sys
 
 import pytest
-from finetooth_torch.device.host_memory import keep_freed
+from finetooth_torch.device.host_memory import give_back_freed, keep_freed
 
 SCRIPT = """
 import sys
-from finetooth_torch.device.host_memory import keep_freed
+from finetooth_torch.device.host_memory import give_back_freed, keep_freed
 from finetooth_torch.planning.memory import host_memory
 import torch
 if sys.argv[1] == "keep":
     assert keep_freed()
+if sys.argv[1] == "back":
+    assert keep_freed() and give_back_freed()
 held = [torch.ones(4 * 2**20) for _ in range(12)]
 before = host_memory("VmRSS")
 del held
@@ -40,8 +42,9 @@ def test_what_is_let_go_of_is_kept() -> None:
         pytest.skip("malloc is not glibc's")
     assert given_back("leave") > 150
     assert given_back("keep") < 30
+    assert given_back("back") > 150
 
 
 @pytest.mark.parametrize("name", ["MALLOC_ARENA_MAX", "GLIBC_TUNABLES", "LD_PRELOAD"])
 def test_who_has_told_malloc_something_is_left_alone(name: str) -> None:
-    assert not keep_freed({name: "1"})
+    assert not keep_freed({name: "1"}) and not give_back_freed({name: "1"})

@@ -97,7 +97,7 @@ class TorchBackend:
 
         from finetooth_torch.attention.agreement import attend_as_asked
         from finetooth_torch.compute import DECODER, Compute
-        from finetooth_torch.device.host_memory import keep_freed
+        from finetooth_torch.device.host_memory import give_back_freed, keep_freed
         from finetooth_torch.engine import Parts, TorchEngine
         from finetooth_torch.network import Network
         from finetooth_torch.offload.saved_tensors import SavedTensors, putting
@@ -161,7 +161,7 @@ class TorchBackend:
         if found and self._packing is None and self._context and not obstacle(request.base.model.config, attention):
             self._context.note(f"backend.packing: rows are padded, not packed: {found}")  # the plan could not know
         if device.type == "cpu":  # only now: memory that loading released is back with the system
-            keep_freed()
+            give_back_freed() if self._offload.any else keep_freed()
         optimizer = request.updates.optimizer.create(parameters.named())
         split_by_rate(optimizer, parameters.named(), request.trains.adapter.rate_shares(parameters.names))
         changes = Changes(request.trains.adapter, model, parameters, request.place.seed)

@@ -275,7 +275,8 @@ def _on_host(
     )
     between = max(4, size) if stream else size  # of the residual stream
     layers, away = _layers_held(facts.layers, between * facts.hidden_size, layer, offload, checkpointing=checkpointing)
-    fragments = 1.0 if stream else FRAGMENTATION[precision]  # the stream decoder cuts what it saves from blocks
+    # the stream decoder cuts what it saves from blocks; where anything is elsewhere, tensors have pages of their own
+    fragments = 1.0 if stream or offload.any else FRAGMENTATION[precision]
     activations = tokens * layers * fragments
     if stream:
         activations += tokens * backward_bytes(request, precision)

@@ -1,0 +1,150 @@
+"""One cell of `measure_fit.py`, in a process of its own: `fit_cell.py measured|peer RECIPE CELL`."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+TEXT = (
+    "The sun is a star at the centre of the solar system. It gives light and heat to the planets around it, of which "
+    "the earth is the third. Water on the earth rises into the air as vapour, falls as rain, and flows back to the sea "
+    "in rivers. Plants take water from the ground and light from the sun."
+)
+MIB = 2**20
+
+
+def measured(recipe: dict[str, Any], cell: str) -> dict[str, Any]:
+    """Losses, memory against the plan, seconds of a step; of a run with checkpoints, whether one that is taken up from
+    its first ends with the same bytes."""
+    import finetooth
+    import numpy as np
+    from finetooth_hooks import Datum
+
+    session = finetooth.session(recipe)
+    found: dict[str, Any] = {"planned": session.plan.memory.total // MIB}
+    if cell.startswith("quantizer:"):
+        datum = Datum.from_tokens(session.job.context.tokenizer.encode(TEXT))
+        forward = np.asarray(session.engine.logprobs([datum])[0])
+        if cell != "quantizer:plain":
+            plain = finetooth.session({**recipe, "quantization": None, "output": recipe["output"] + "-plain"})
+            found["forward"] = float(np.abs(forward - np.asarray(plain.engine.logprobs([datum])[0])).mean())
+            del plain
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak begins again
+    session.run()
+    found["peak"] = session.engine.usage().peak_memory // MIB
+    folder = Path(recipe["output"])
+    events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    losses = [event["metrics"]["loss"] for event in events if event["event"] == "evaluation"]
+    found |= {"before": losses[0], "after": losses[-1]}
+    seconds = [event["seconds"] for event in events if event["event"] == "step" and "seconds" in event]
+    if len(seconds) > 1:
+        found["seconds"] = statistics.median(seconds[1:])
+    if "checkpoint" in recipe:
+        found["resumes"] = _resumes(recipe, folder)
+    return found
+
+
+def _resumes(recipe: dict[str, Any], folder: Path) -> bool:
+    """Whether a run that is stopped halfway and taken up again writes the same weights."""
+    import finetooth
+
+    other = {**recipe, "output": str(folder.with_name("stopped"))}
+    half = recipe["train"]["max_steps"] // 2
+    session = finetooth.session(other)
+    steps = session.job.method.steps(session.engine)
+    for _ in range(half):
+        next(steps)
+    state, method = folder.with_name("state"), session.job.method.state()
+    session.engine.save(state)
+    for _ in steps:
+        pass
+    wanted, found = folder.with_name("wanted"), folder.with_name("found")
+    session.engine.save(wanted)
+    again = finetooth.session({**other, "output": str(folder.with_name("again"))})
+    again.engine.load(state)
+    again.job.method.restore(method)
+    for _ in again.job.method.steps(again.engine):
+        pass
+    again.engine.save(found)
+    return all(file.read_bytes() == (found / file.name).read_bytes() for file in wanted.glob("*.safetensors"))
+
+
+def peer(recipe: dict[str, Any], cell: str) -> dict[str, Any]:
+    """TRL, peft and bitsandbytes, the same rows and sizes; empty where they have no such cell."""
+    import os
+
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    name = cell.partition(":")[2]
+    if name not in ("nf4", "fp4", "bnb_int8", "plain") or not cell.startswith("quantizer:"):
+        return {}
+    import finetooth
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    session = finetooth.session({**recipe, "quantization": None})
+    context = session.job.context
+    folder = Path(recipe["output"])
+    context.loader.load(context.model.reference, framework="torch", precision="fp32", device="cpu").save_pretrained(
+        folder / "model"
+    )
+    rows = [
+        {"input_ids": [int(token) for token in datum.tokens]} for datum in _first(session, recipe["train"]["max_steps"])
+    ]
+    tokenizer_folder = folder / "model"
+    context.tokenizer.save(tokenizer_folder)
+    del session
+    bits: dict[str, Any] = {}
+    if name != "plain":
+        four = {"load_in_4bit": True, "bnb_4bit_quant_type": name, "bnb_4bit_use_double_quant": True}
+        given = {"load_in_8bit": True} if name == "bnb_int8" else {**four, "bnb_4bit_compute_dtype": torch.float32}
+        bits = {"quantization_config": BitsAndBytesConfig(**given)}
+    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32, **bits)
+    took: list[float] = []
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, *given: Any, **named: Any) -> None:
+            took.append(time.perf_counter())
+
+        def on_step_end(self, *given: Any, **named: Any) -> None:
+            took[-1] = time.perf_counter() - took[-1]
+
+    settings = SFTConfig(
+        output_dir=str(folder / "trl"), per_device_train_batch_size=8, learning_rate=1e-3, max_steps=len(rows) // 8,
+        lr_scheduler_type="constant", save_strategy="no", report_to=[], use_cpu=True, bf16=False, max_length=256,
+    )  # fmt: skip
+    trainer = SFTTrainer(
+        model=model, args=settings, train_dataset=Dataset.from_list(rows), callbacks=[Clock()],
+        peft_config=LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"),
+    )  # fmt: skip
+    trainer.train()
+    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    return {"peer_seconds": statistics.median(took[1:]), "peer_peak": peak // 1024}
+
+
+def _first(session: Any, steps: int) -> list[Any]:
+    """Data of the first steps, as the method hands them to the engine."""
+    seen: list[Any] = []
+    engine = session.engine
+    real = engine.forward_backward
+
+    def noting(data: Any, *given: Any, **named: Any) -> Any:
+        seen.extend(data)
+        return real(data, *given, **named)
+
+    engine.forward_backward = noting
+    for _ in zip(session.job.method.steps(engine), range(steps), strict=False):
+        pass
+    return seen[: steps * 8]
+
+
+if __name__ == "__main__":
+    way, given, named = sys.argv[1:]
+    print("found", json.dumps({"measured": measured, "peer": peer}[way](json.loads(given), named)))

@@ -1,0 +1,77 @@
+"""The page of `measure_fit.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fit_recipes import CELLS
+
+START = """# What fits costs
+
+SmolLM2-135M in fp32 on a CPU, each line a process of its own, written by
+
+<!-- not run: it takes hours -->
+```sh
+python tools/measure_fit.py
+```
+
+Loss is that of 8 held-out rows, before the first step and after the last: 3 steps over quantised bases, 30 with
+adapters and optimizers. Memory is the peak of the process in MiB beside what the plan said. Seconds are of a step, the
+median, and only kept where the machine did nothing else (`--timed`).
+"""
+HEADS = {
+    "quantizer": (
+        "## Quantizers\n\nA LoRA of rank 8. The forward error is how far log-probabilities of a text move on average; "
+        "the peer is TRL with peft and bitsandbytes.",
+        ("quantizer", "forward error", "loss before", "after", "planned", "peak", "off by", "s/step", "peer s/step",
+         "peer peak"),
+    ),
+    "adapter": ("## Adapters", ("adapter", "loss before", "after", "planned", "peak", "off by", "resumes", "s/step")),
+    "optimizer": (
+        "## Optimizers\n\nAll weights train.",
+        ("optimizer", "loss before", "after", "planned", "peak", "off by", "resumes", "s/step"),
+    ),
+}  # fmt: skip
+
+
+def page(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown of all that was measured."""
+    parts = [START]
+    for kind, (text, columns) in HEADS.items():
+        rows = [_row(name, figures.get(name), columns) for name in CELLS if name.startswith(f"{kind}:")]
+        head = f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
+        parts.append("\n".join([_wrapped(text), "", head, *rows, ""]))
+    return "\n".join(parts)
+
+
+def _wrapped(text: str) -> str:
+    import textwrap
+
+    return "\n\n".join("\n".join(textwrap.wrap(one, 116)) for one in text.split("\n\n"))
+
+
+def _row(cell: str, found: Mapping[str, Any] | None, columns: tuple[str, ...]) -> str:
+    name = f"`{cell.partition(':')[2]}`"
+    if found is None:
+        return f"| {name} | {' | '.join(['not measured', *[''] * (len(columns) - 2)])} |"
+    if "failed" in found:
+        said = str(found["failed"]).replace("|", "/")[:60]
+        return f"| {name} | {' | '.join([said, *[''] * (len(columns) - 2)])} |"
+    known = {
+        "forward error": _number(found.get("forward"), 3),
+        "loss before": _number(found.get("before"), 3),
+        "after": _number(found.get("after"), 3),
+        "planned": str(found["planned"]),
+        "peak": str(found["peak"]),
+        "off by": f"{found['planned'] / found['peak'] - 1:+.0%}",
+        "resumes": {True: "bit for bit", False: "no", None: ""}[found.get("resumes")],
+        "s/step": _number(found.get("seconds"), 2),
+        "peer s/step": _number(found.get("peer_seconds"), 2),
+        "peer peak": str(found.get("peer_peak", "")),
+    }
+    return f"| {name} | {' | '.join(known[column] for column in columns[1:])} |"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

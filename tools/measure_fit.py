@@ -1,0 +1,78 @@
+"""What quantizers, adapters and optimizers cost a small model: each cell measured in a process of its own.
+
+    python tools/measure_fit.py [--only quantizer:int4 ...] [--timed] [--list] [--page]
+
+A cell is KIND:NAME and lands in docs/benchmarks/fit.json as soon as it is there; what is there is not measured again,
+so that an interrupted call can be repeated. Times are only kept with `--timed`, which measures cells that have none
+and a peer (TRL with peft and bitsandbytes) beside those quantizers that it has; run that on a machine that does
+nothing else. `--page` only writes docs/benchmarks/fit.md from what is there, as every call does at its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fit_page import page
+from fit_recipes import CELLS, recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+FIGURES, PAGE = ROOT / "docs/benchmarks/fit.json", ROOT / "docs/benchmarks/fit.md"
+LONGEST = 1800
+"""Seconds of a cell."""
+
+
+def measure(cell: str, timed: bool) -> dict[str, Any]:
+    """Run one cell; where it fails, the last line that it said."""
+    with tempfile.TemporaryDirectory(prefix="fit-") as folder:
+        found: dict[str, Any] = {}
+        for way in ("measured", *(("peer",) if timed else ())):
+            script = Path(__file__).with_name("fit_cell.py")
+            command = [sys.executable, str(script), way, json.dumps(recipe(cell, f"{folder}/{way}")), cell]
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, check=False, cwd=folder)
+            except subprocess.TimeoutExpired:
+                return {"failed": f"longer than {LONGEST} s"}
+            lines = [line for line in done.stdout.splitlines() if line.startswith("found ")]
+            if not lines:
+                said = (done.stderr.strip() or "it said nothing").splitlines()[-1].replace(folder, "")[:200]
+                return {**found, "failed": said}
+            found |= json.loads(lines[-1].removeprefix("found "))
+    return found if timed else {name: value for name, value in found.items() if name != "seconds"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what is missing, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", default=list(CELLS), help="cells by name; default all")
+    parser.add_argument("--timed", action="store_true", help="the machine does nothing else: keep times")
+    parser.add_argument("--again", action="store_true", help="measure what is there, too")
+    parser.add_argument("--list", action="store_true", help="print the cells")
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    told = parser.parse_args(arguments)
+    if unknown := sorted(set(told.only) - CELLS.keys()):
+        parser.error(f"no cell is named {', '.join(unknown)}")
+    if told.list:
+        print("\n".join(CELLS))
+        return 0
+    figures = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.is_file() else {}
+    for cell in [] if told.page else told.only:
+        have = figures.get(cell)
+        if have and not told.again and "failed" not in have and ("seconds" in have or not told.timed):
+            continue
+        figures[cell] = measure(cell, told.timed)
+        print(cell, figures[cell], flush=True)
+        ordered = {name: figures[name] for name in CELLS if name in figures}
+        FIGURES.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(page(figures), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
