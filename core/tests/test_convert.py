@@ -51,6 +51,19 @@ def test_pairs_become_labelled_rows(tmp_path: Path) -> None:
     assert [row["label"] for row in rows] == [True, False] and rows[0]["prompt"] == rows[1]["prompt"]
 
 
+def test_what_a_run_would_leave_out_is_counted_with_its_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = {"prompt": "1+1?", "chosen": "2", "rejected": "2"}
+    start = written(tmp_path / "p.jsonl", [*PAIRS, same, {**same, "prompt": "3+3?"}, PAIRS[0]])
+    source = json.dumps({"name": "jsonl", "path": str(start)})
+    assert convert(source, tmp_path / "k.jsonl", "--to", "preference") == 0
+    out = capsys.readouterr().out
+    assert len((tmp_path / "k.jsonl").read_text().splitlines()) == 2 and "4 rows read, 2 written" in out
+    (line,) = [line for line in out.splitlines() if line.startswith("left out")]
+    assert line.startswith("left out: 2, ") and line.endswith("p.jsonl:2")
+
+
 def test_a_table_of_one_question_each(tmp_path: Path) -> None:
     start = written(tmp_path / "d.jsonl", [{"instruction": "Add.", "context": "2, 2", "response": "4"}])
     assert convert(start, tmp_path / "t.csv", "--to", "prompt_completion") == 0

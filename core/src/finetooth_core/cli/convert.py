@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from finetooth_hooks.errors import DataError, UserError
 
+from finetooth_core.data.read_so_far import Reading
 from finetooth_core.data.shapes import SHAPES, Loses
+from finetooth_core.data.work import broken_rows_first
 
 if TYPE_CHECKING:
     from finetooth_core.cli.state import State
@@ -32,7 +34,8 @@ def convert(state: State, data: str, output: Path, shape: str, format_: str | No
     """Write the rows of DATA in another shape into OUTPUT (.jsonl, .json or .csv).
 
     DATA is what data.train may be: a file, a hub id, or a source as JSON. Rows are read as a run reads them. Where a
-    row says something that the shape has no place for, nothing is written (exit code 2).
+    row says something that the shape has no place for, nothing is written (exit code 2); rows that a run would leave
+    out are counted, with the reason.
     """
     if output.suffix not in ENDINGS:
         raise UserError(f"{output}: rows are written as {', '.join(ENDINGS)}", action="name OUTPUT with such an ending")
@@ -40,24 +43,30 @@ def convert(state: State, data: str, output: Path, shape: str, format_: str | No
         raise UserError(f"{output} exists", action="name another file; nothing was changed")
     section = {"train": _value(data, "DATA"), **({"format": _value(format_, "--format")} if format_ else {})}
     context = state.context(state.load({"model": "none", "data": section}))
+    split, reading = context.data.rows("train"), Reading()
     rows: list[dict[str, Any]] = []
     lost: Counter[str] = Counter()
     first = ""
-    examples = context.examples("train")
-    for id_, example in examples.rows:
-        try:
-            rows += SHAPES[shape](example)
-        except Loses as reason:
-            first = first or id_
-            lost[str(reason)] += 1
+    with broken_rows_first(split.sources, reading):
+        for id_, example in (one for work in split.work() for one in split.read(work, reading)):
+            try:
+                rows += SHAPES[shape](example)
+            except Loses as reason:
+                first = first or id_
+                lost[str(reason)] += 1
+    split.check(reading)
     if lost:
         said = "; ".join(f"{reason} ({count})" for reason, count in lost.most_common(3))
-        problem = f"{lost.total()} of {len(examples.rows)} rows say what shape {shape} has no place for: {said}"
+        problem = f"{lost.total()} of {reading.rows} rows say what shape {shape} has no place for: {said}"
         raise DataError(first, problem, action="choose another --to; nothing was written")
     if not rows:
         raise UserError(f"{data} gives no rows", action="name other data; nothing was written")
     _write(output, rows)
-    click.echo(f"{len(examples.rows)} rows read, {len(rows)} written to {output}")
+    click.echo(f"{reading.rows} rows read, {len(rows)} written to {output}")
+    for tally in (reading.left, split.dropped):
+        for why, count in tally.dropped.items():
+            setting = f" ({tally.settings[why]})" if why in tally.settings else ""
+            click.echo(f"left out: {count}, {why}{setting}; the first is {tally.dropped_ids[why][0]}")
 
 
 def _value(text: str, name: str) -> Any:

@@ -15,7 +15,6 @@ from finetooth_toolbox.text.controls import escape_controls
 from finetooth_core.cli.start_options import StartOptions
 
 if TYPE_CHECKING:
-    from finetooth_hooks.context import Context
     from finetooth_hooks.engine import Engine
     from finetooth_hooks.plan import Pick, Plan
     from finetooth_hooks.protocols import HardwareFacts
@@ -113,7 +112,7 @@ class State:
 
         return load(recipe, overrides).anchored()
 
-    def context(self, recipe: Mapping[str, Any]) -> Context:
+    def context(self, recipe: Mapping[str, Any]) -> RunContext:
         """A context for a recipe: builds entries, reads data."""
         return self.session(recipe).context
 
