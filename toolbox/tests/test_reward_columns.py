@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from finetooth_hooks import DataError, Message, RecipeError
 from finetooth_hooks.examples import Task
 from finetooth_hooks.rollouts import Rollout
 from finetooth_toolbox.rollouts.drawing import Drawn
+from finetooth_toolbox.rollouts.judging import WeightedEnvironment, judged
 from finetooth_toolbox.rollouts.scoring import WeightedReward, scored, weights_by_name
 
 TASKS = {
@@ -84,3 +86,18 @@ def test_what_is_left_out_is_counted() -> None:
         "left_out": 1.0,
     }
     assert set(Drawn().metrics()) == {"skipped_zero_adv_batches", "num_rollouts"}
+
+
+def test_a_required_reward_is_a_filter() -> None:
+    """What it leaves out has no reward, whatever others say; beside an environment too."""
+    right = WeightedReward("right", lambda prompts, answers, columns: [1.0, 1.0], 2.0)
+    clean = WeightedReward("clean", lambda prompts, answers, columns: [None, 0.5], 0.0, required=True)
+    answers = [rollout("rows:1", "4"), rollout("rows:2", "no")]
+    found = scored(answers, TASKS, iter([right, clean]))
+    assert [one.reward for one in found] == [None, 2.0]
+    assert [one.rewards for one in found] == [{"right": 1.0, "clean": None}, {"right": 1.0, "clean": 0.5}]
+    optional = scored(answers, TASKS, [right, replace(clean, required=False)])
+    assert [one.reward for one in optional] == [2.0, 2.0]
+    played = [(replace(one, reward=0.25),) for one in answers]
+    world: Any = WeightedEnvironment("world", None, 4.0)  # type: ignore[arg-type]
+    assert [one.reward for one in judged(played, TASKS, [right, clean], world, "leave_out")] == [None, 3.0]

@@ -74,6 +74,7 @@ def judged(
             other = next(said)
             parts |= other.rewards
             known = [one for one in (reward, other.reward) if one is not None]
-            reward = sum(known) if known else None
+            refused = any(one.refuses(other.rewards) for one in rewards)
+            reward = sum(known) if known and not refused else None
         found += [replace(one, rewards=parts, reward=reward) for one in episode]
     return found

@@ -15,9 +15,9 @@ class RolloutOptions(PolicyOptions):
     """What is sampled, how it is scored, and what a step makes of it."""
 
     rewards: list[Pick] = Field(default=["exact_match"], min_length=1)
-    """What judges answers: names of rewards, or mappings with `name`, its options and perhaps a `weight` (1) and a
-    `label` that metrics call it by. Their weighted sum is the reward; one that says None of an answer leaves it out
-    of that sum, and an answer that all leave out is not trained."""
+    """What judges answers: names of rewards, or mappings with `name`, its options and perhaps a `weight` (1), a
+    `label` that metrics call it by, and `required`. Their weighted sum is the reward; one that says None of an answer
+    leaves it out of that sum. An answer is not trained that all leave out, or one that has `required: true`."""
     environment: Pick | None = None
     """What answers the policy and scores it, over several turns: a name, or a mapping with `name`, its options and
     perhaps a `weight` (1). Left out, an answer is one turn. With it, `rewards` judge the last turn beside it if they

@@ -26,30 +26,41 @@ class WeightedReward:
     Attributes:
         name: among the rewards of the recipe: its label, else that of its entry, numbered where it comes twice.
         beside: it may score while the engine trains.
+        required: an answer that it leaves out does not train, whatever the others say.
     """
 
     name: str
     reward: Reward
     weight: float
     beside: bool = True
+    required: bool = False
+
+    def refuses(self, rewards: Mapping[str, float | None]) -> bool:
+        """Whether it keeps an answer with these rewards, by name, from being trained."""
+        return self.required and rewards[self.name] is None
 
 
 def build_rewards(context: Context, picks: Sequence[Pick], setting: str) -> tuple[WeightedReward, ...]:
     """
     Args:
-        picks: names, or mappings with `name`, options and perhaps a `weight` and a `label`.
+        picks: names, or mappings with `name`, options and perhaps a `weight`, a `label` and `required`.
 
     Raises:
-        RecipeError: a weight is no number.
+        RecipeError: a weight is no number, or `required` neither true nor false.
     """
     found: list[WeightedReward] = []
     for i, (pick, (name, weight)) in enumerate(zip(picks, weights_by_name(picks, setting).items(), strict=True)):
         given: dict[str, Any] = {"name": pick} if isinstance(pick, str) else dict(pick)
+        required = given.pop("required", False)
+        if not isinstance(required, bool):
+            raise RecipeError(
+                f"{setting}.{i}.required", f"{required!r} is not true or false", action="give one of them"
+            )
         given = {key: value for key, value in given.items() if key not in ("weight", "label")}
         reward = context.build("reward", given, setting=f"{setting}.{i}")
         entry = context.catalog.get("reward", str(given["name"]), setting=f"{setting}.{i}").entry
         beside = isinstance(entry, RewardEntry) and entry.beside
-        found.append(WeightedReward(name, reward, weight, beside))
+        found.append(WeightedReward(name, reward, weight, beside, required))
     return tuple(found)
 
 
@@ -77,7 +88,7 @@ def weights_by_name(picks: Sequence[Pick], setting: str = "method.rewards") -> d
 
 def scored(rollouts: Sequence[Rollout], tasks: Mapping[str, Task], rewards: Iterable[WeightedReward]) -> list[Rollout]:
     """The rollouts with their rewards. `reward` is the weighted sum of those that did not leave a rollout out, and None
-    where all did; 0 where nothing judges.
+    where all did, or one that is required; 0 where nothing judges.
 
     Args:
         tasks: by the rollouts' ids.
@@ -85,7 +96,7 @@ def scored(rollouts: Sequence[Rollout], tasks: Mapping[str, Task], rewards: Iter
     Raises:
         DataError: a row has a column by a name that rollouts need.
     """
-    asked = [tasks[rollout.id] for rollout in rollouts]
+    rewards, asked = tuple(rewards), [tasks[rollout.id] for rollout in rollouts]
     prompts, answers = [prompt_text(task) for task in asked], [rollout.text for rollout in rollouts]
     names = sorted({name for task in asked for name in task.columns})
     columns = {name: [task.columns.get(name) for task in asked] for name in names} | _sampled(rollouts, asked)
@@ -95,7 +106,8 @@ def scored(rollouts: Sequence[Rollout], tasks: Mapping[str, Task], rewards: Iter
     for i, rollout in enumerate(rollouts):
         of = {name: scores[i] for name, scores in parts.items()}
         known = [weights[name] * score for name, score in of.items() if score is not None]
-        found.append(replace(rollout, rewards=of, reward=sum(known) if known or not parts else None))
+        counts = (known or not parts) and not any(one.refuses(of) for one in rewards)
+        found.append(replace(rollout, rewards=of, reward=sum(known) if counts else None))
     return found
 
 
