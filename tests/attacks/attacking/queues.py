@@ -135,15 +135,17 @@ def nearly_the_same_names(g: Ground) -> str:
     """Ids are each tenant's own: what another one took is neither refused nor told, and makes a model of its own."""
     theirs, found = g.theirs.model, []
     for id_ in (theirs, theirs.upper(), theirs.replace("-", ":")):
-        before = g.get(f"/v1/sessions/{id_}").status_code
-        made = g.ended(g.post("/v1/sessions?wait=30", {"base": g.base, "adapter": LORA, "id": id_}))
+        before = g.get(f"/v1/sessions/{id_}", key="namesake").status_code
+        body = {"base": g.base, "adapter": LORA, "id": id_}
+        made = g.ended(g.post("/v1/sessions?wait=30", body, key="namesake"))
         found.append(str(made.get("state", made.get("error"))))
         if made.get("state") == "done":
             assert before == 404, f"{id_!r} was there: {before}"
-            assert g.get(f"/v1/sessions/{id_}").json()["metadata"] == {}, "the model is another tenant's"
-            g.close(id_)
+            mine = g.get(f"/v1/sessions/{id_}", key="namesake").json()
+            assert mine["metadata"] == {}, "the model is another tenant's"
+            g.send("DELETE", f"/v1/sessions/{id_}", key="namesake")
     for id_ in (theirs + ".", f" {theirs}", theirs + "\u200b", "../" + theirs):
-        answer = g.post("/v1/sessions?wait=5", {"base": g.base, "adapter": LORA, "id": id_})
+        answer = g.post("/v1/sessions?wait=5", {"base": g.base, "adapter": LORA, "id": id_}, key="namesake")
         assert 400 <= answer.status_code < 500, (id_, answer.text)
         found.append(str(answer.status_code))
     return str(found)  # that the other tenant's model goes on as it was is seen by its own turns
@@ -187,13 +189,15 @@ def many_streams(g: Ground) -> str:
 
 @attack("2,000 sessions, each left alone")
 def sessions_left_alone(g: Ground) -> str:
-    found = g.side_by_side(2000, lambda _: g.wire("create_session", {}).status_code, workers=4)
+    found = g.side_by_side(2000, lambda _: g.wire("create_session", {}, key="careless").status_code, workers=4)
     return f"{found.count(200)} made, {found.count(429)} refused"
 
 
 @attack("1,000 samplers, each left alone")
 def samplers_left_alone(g: Ground) -> str:
-    found = g.side_by_side(1000, lambda _: g.post("/v1/samplers", {"base": g.base}).status_code, workers=4)
+    found = g.side_by_side(
+        1000, lambda _: g.post("/v1/samplers", {"base": g.base}, key="careless").status_code, workers=4
+    )
     return f"{found.count(200)} made, {found.count(429)} refused"
 
 

@@ -18,7 +18,8 @@ MEMORY = 4 * 2**30
 """Bytes of data that the server's process may have."""
 FILES = 1024
 """Descriptors that it may have."""
-TENANTS = ("victim", "mallory")
+TENANTS = ("victim", "mallory", "namesake", "careless")
+"""Who is looked after, who attacks, and two more attackers: what these leave behind stands in no other attack's way."""
 SECONDS = 90.0
 """For a start."""
 
@@ -57,7 +58,7 @@ class Attacked:
         self._own_group: Path | None = None
 
     def prepare(self) -> None:
-        """The model, and keys of both tenants."""
+        """The model, and keys of all tenants."""
         from finetooth_server.keys import SCOPES, Keys
         from finetooth_server.records import Records
 
