@@ -23,6 +23,9 @@ from attacking.server import Attacked
 CANARY = "canary7f3a91"
 """In the other tenant's ids, names, metadata and rows, wherever a client chooses them."""
 
+FLOOD = 15.0
+"""Seconds for which a flood goes on that the server slows down."""
+
 LORA = {"name": "lora", "rank": 4}
 ROW = {"tokens": [5, 6, 7], "targets": [6, 7, 8]}
 
@@ -167,6 +170,13 @@ class Ground:
         """The same thing many times at once."""
         with ThreadPoolExecutor(workers) as pool:
             return list(pool.map(do, range(count)))
+
+    def flood(self, count: int, do: Callable[[int], Any], *, workers: int, seconds: float = FLOOD) -> list[Any]:
+        """The same thing again and again from so many workers, each of which waits for its answers: until it was done
+        so often, or for so long where the server makes who comes too often wait."""
+        end = time.monotonic() + seconds
+        found = self.side_by_side(count, lambda n: do(n) if time.monotonic() < end else None, workers=workers)
+        return [one for one in found if one is not None]
 
     # --- what the attacker has ----------------------------------------------------------------------------------------
 

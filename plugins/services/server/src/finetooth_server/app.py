@@ -13,6 +13,7 @@ from finetooth_hooks import FinetoothError
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
+from finetooth_server.connections import most_connections
 from finetooth_server.faces import OWN, Desk, Endpoint, load, root_of
 from finetooth_server.fair_threads import FairThreads
 from finetooth_server.guard import Guard, problem
@@ -94,7 +95,7 @@ def make_app(service: Service, faces: Collection[str] = ("api",)) -> FastAPI:
             taken.add((one.method, path))
     app.state.places = places
     app.add_exception_handler(FinetoothError, _refused)
-    app.add_middleware(Guard, service=service, shapes=shapes)
+    app.add_middleware(Guard, service=service, shapes=shapes, most=most_connections())
     return app
 
 

@@ -23,6 +23,9 @@ LONGEST_NAME = 200
 NOTED = 60.0
 """Seconds for which a session's use need not be written down again."""
 
+BEATS = 15.0
+"""The same for its heartbeats, where sessions may be silent for a minute or more."""
+
 
 class ClientSessions(Bases):
     """The part of the service that knows who is there."""
@@ -33,6 +36,8 @@ class ClientSessions(Bases):
     def __init__(self, context: CommandContext, settings: Settings) -> None:
         super().__init__(context, settings)
         self._used: dict[str, float] = {}  # the latest stands last
+        self._beats: dict[tuple[str, str], float] = {}  # by tenant and session, the latest stands last
+        self._beat_every = min(BEATS, settings.limits.silent / 4, settings.limits.left / 4)
 
     def open_session(
         self,
@@ -86,7 +91,7 @@ class ClientSessions(Bases):
             return connection.execute(select(sessions.c.id).where(mine)).first() is not None
 
     def note_contact(self, caller: Caller, session: str, *, heartbeat: bool = False) -> None:
-        """The session's client is there.
+        """The session's client is there. Of heartbeats one in `BEATS` seconds is written down.
 
         Args:
             heartbeat: it says so by itself, again and again: once it stops, its models are closed.
@@ -95,11 +100,26 @@ class ClientSessions(Bases):
             Unknown: there is none, it has ended, or it is another tenant's.
         """
         caller.must("train", "sample")
-        values: dict[str, Any] = {"seen": now(), **({"heartbeat": True} if heartbeat else {})}
+        moment = now()
+        if heartbeat and moment - self._beats.get((caller.tenant, session), -BEATS) < self._beat_every:
+            return
+        values: dict[str, Any] = {"seen": moment, **({"heartbeat": True} if heartbeat else {})}
         with self.records.write() as connection:
             mine = (sessions.c.id == session) & (sessions.c.tenant == caller.tenant) & sessions.c.closed.is_(False)
             if not connection.execute(update(sessions).where(mine).values(values)).rowcount:
                 raise Unknown(f"no session {session!r}", action="make one")
+        if heartbeat:
+            for name, seen in list(self._beats.items()):
+                if moment - seen < self._beat_every:
+                    break
+                self._beats.pop(name, None)
+            self._beats.pop((caller.tenant, session), None)
+            self._beats[caller.tenant, session] = moment
+
+    def forget_contact(self, session: str) -> None:
+        """The session was closed: its next heartbeat is told so."""
+        for name in [name for name in list(self._beats) if name[1] == session]:
+            self._beats.pop(name, None)
 
     def note_use(self, session: str) -> None:
         """A call was made on a model or a sampler of a session. It is written down once a minute at most."""

@@ -12,7 +12,9 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from finetooth_server.admission import HELD
 from finetooth_server.guard import SLOWEST
+from finetooth_server.rates import Rates, network_of
 
 MOST = 2048
 """Connections at once, unless the system allows the process fewer files."""
@@ -22,6 +24,9 @@ RESERVED = 128
 
 AT_ONCE = 128
 """Connections that are taken in one go, before any of them can be closed; the others wait at the system."""
+
+NOISE = 5.0
+"""Heads that are no HTTP, from one address, that are answered at once in a second; other answers are held back."""
 
 EVICTED = 32
 """Connections that are closed at a time when there are too many."""
@@ -47,6 +52,7 @@ class BoundedConnection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     most = most_connections()
     _numbers = itertools.count()
+    _noise = Rates(NOISE, 4 * NOISE)
 
     def connection_made(self, transport: Any) -> None:
         """Count the connection, and begin to wait for its first request."""
@@ -75,6 +81,19 @@ class BoundedConnection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         if silent is not None:
             silent.cancel()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP; who sends much of it waits for that."""
+        name = network_of(self.client[0]) if self.client else ""
+        if not self._noise.take(name):
+            super().send_400_response(msg)
+            return
+        self.flow.pause_reading()
+        asyncio.get_running_loop().call_later(HELD, self._answer_noise, msg)
+
+    def _answer_noise(self, msg: str) -> None:
+        if not self.transport.is_closing():
+            super().send_400_response(msg)
 
     def _close_if_silent(self) -> None:
         if self.silent:

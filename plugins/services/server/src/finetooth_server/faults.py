@@ -40,9 +40,17 @@ class Conflict(Refused):
 
 
 class TooMuch(Refused):
-    """A limit is reached; later there may be room."""
+    """A limit is reached; later there may be room.
+
+    Args:
+        after: seconds after which to ask again.
+    """
 
     status = 429
+
+    def __init__(self, problem: str, *, action: str = "", after: int = 1) -> None:
+        super().__init__(problem, action=action)
+        self.after = max(1, after)
 
 
 class Busy(Refused):

@@ -12,10 +12,12 @@ from urllib.parse import parse_qs, urlsplit
 from finetooth_hooks import FinetoothError, UserError
 from starlette.responses import JSONResponse, Response
 
+from finetooth_server.admission import Admission
 from finetooth_server.counted_log import Counted
 from finetooth_server.fair_threads import CLIENT
-from finetooth_server.faults import Busy, Forbidden, Refused, TooMuch
+from finetooth_server.faults import Busy, Forbidden, Refused, TooMuch, Unauthorised
 from finetooth_server.keys import Caller
+from finetooth_server.rates import network_of
 from finetooth_server.service import Service
 
 Message = MutableMapping[str, Any]
@@ -36,9 +38,6 @@ SLOWEST = 20.0
 LEAST_RATE = 64 * 2**10
 """Bytes a second at which a body has to come, at least."""
 
-KEY_BEGINS = 24
-"""Letters of a key by which requests are told apart before the key is looked up."""
-
 OPEN = ("/health", "/api/v1/healthz")
 """What anybody may ask, without a key."""
 
@@ -50,10 +49,12 @@ class Guard:
         app: what answers.
         service: whose limits hold, and whose record is written.
         shapes: how a face says that a request is refused, by what its paths begin with.
+        most: connections that there may be.
     """
 
-    def __init__(self, app: App, service: Service, shapes: Mapping[str, Shape] | None = None) -> None:
+    def __init__(self, app: App, service: Service, shapes: Mapping[str, Shape] | None = None, most: int = 2048) -> None:
         self._app, self._service, self._shapes = app, service, shapes or {}
+        self._admission = Admission(service.settings.limits, most)
         self._coming = 0  # bytes of bodies that are not whole yet
         self._failures = Counted(LOGGER)
 
@@ -64,7 +65,7 @@ class Guard:
         state = scope.setdefault("state", {})
         received = sent = status = 0
         begun = stalled = False
-        whole = not _has_body(scope)
+        whole, counts = not _has_body(scope), ""
 
         async def counted(message: Message) -> None:
             nonlocal sent, status, begun, stalled
@@ -83,8 +84,19 @@ class Guard:
         try:
             self._check_origin(scope)
             if scope["path"] not in OPEN:
-                state["caller"] = caller = await self._caller(scope)
+                key = _key(scope)
+                if key and (tenant := self._admission.tenant(key)):
+                    state["tenant"] = tenant
+                    CLIENT.set(tenant)
+                    delay = self._admission.begin(tenant)
+                    counts = tenant
+                    if delay:
+                        await asyncio.sleep(delay)
+                state["caller"] = caller = await self._caller(scope, key)
                 CLIENT.set(caller.tenant)
+                if not counts:
+                    self._admission.begin(caller.tenant)
+                    counts = caller.tenant
             body = await self._body(scope, receive)
             received, whole = len(body), True
             await self._app(scope, _replayed(body, receive), counted)
@@ -98,6 +110,8 @@ class Guard:
                 self._failures.error(f"{scope['method']} {_route(scope)} failed", error)
             await _answer(begun, problem(error, self._shape(scope)), scope, receive, counted)
         finally:
+            if counts:
+                self._admission.end(counts)
             if scope["path"] not in QUIET and status not in (202, 408):
                 self._record(scope, state, received, sent, status)
 
@@ -105,21 +119,40 @@ class Guard:
         """How errors of this request are said."""
         return next((shape for path, shape in self._shapes.items() if scope["path"].startswith(path)), plain)
 
-    async def _caller(self, scope: MutableMapping[str, Any]) -> Caller:
-        """Who calls, by `Authorization: Bearer KEY` or `X-API-Key: KEY`, or with a ticket for this one file: known
-        before a byte of the body is read.
+    async def _caller(self, scope: MutableMapping[str, Any], key: str) -> Caller:
+        """Who calls, with a key or a ticket for this one file: known before a byte of the body is read.
 
         Raises:
             Unauthorised: no valid key.
+            TooMuch: the same, from where too many such requests came lately.
         """
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        kind, _, bearer = headers.get(b"authorization", "").partition(" ")
-        key = headers.get(b"x-api-key") or (bearer.strip() if kind.lower() == "bearer" else None)
-        if key is None and scope["method"] == "GET" and (ticket := _ticket(scope)):
-            return await asyncio.to_thread(self._service.tickets.caller, ticket, scope["path"])
-        CLIENT.set((key or "")[:KEY_BEGINS])  # until it is known whose it is
-        keyless = self._service.settings.keyless
-        return await asyncio.to_thread(self._service.keys.caller, key or None, keyless=keyless)
+        ticket = _ticket(scope) if not key and scope["method"] == "GET" else ""
+        known = bool(key and self._admission.tenant(key))
+        name = network_of(scope["client"][0]) if scope.get("client") else ""
+        if not known:
+            CLIENT.set(name)  # until it is known whose it is
+            open_to_all = not key and self._service.settings.keyless
+            if not (ticket or open_to_all) and self._admission.suspects(name):
+                name = await asyncio.to_thread(self._service.keys.named_by, key) or name  # a key that there is has a
+                if self._admission.suspects(name):  # rate of its own
+                    raise await self._admission.refuse(name)
+        try:
+            caller = await asyncio.to_thread(self._look_up, key, ticket, scope["path"])
+        except Unauthorised:
+            self._admission.forget(key)
+            suspect = self._admission.suspects(name)
+            self._admission.note_stranger(name)
+            if suspect:
+                raise await self._admission.refuse(name) from None
+            raise
+        if key and not known:
+            self._admission.learn(key, caller.tenant)
+        return caller
+
+    def _look_up(self, key: str, ticket: str, path: str) -> Caller:
+        if ticket:
+            return self._service.tickets.caller(ticket, path)
+        return self._service.keys.caller(key or None, keyless=self._service.settings.keyless)
 
     def _check_origin(self, scope: MutableMapping[str, Any]) -> None:
         """Without keys, being on this machine is all that a request needs; a page in a browser here must not send one
@@ -169,6 +202,9 @@ class Guard:
     def _record(self, scope: MutableMapping[str, Any], state: Any, received: int, sent: int, status: int) -> None:
         route = _route(scope)
         caller = state.get("caller")
+        if caller is None and status in (401, 429):
+            self._service.refusals.add(f"{scope['method']} {route}", str(state.get("tenant", "")), str(status))
+            return
         self._service.audit.add(
             f"{scope['method']} {route}",
             tenant=caller.tenant if caller else "",
@@ -201,10 +237,11 @@ def plain(status: int, message: str) -> Any:
 
 def problem(error: Exception, shape: Shape = plain) -> Response:
     """An error as an answer: one line, no trace."""
-    status, message, headers = 500, "the server failed; its own log says why", None
+    status, message, headers = 500, "the server failed; its own log says why", {}
     if isinstance(error, UserError):
         status, message = (error.status if isinstance(error, Refused) else 400), str(error)
-        headers = {"Retry-After": "1"} if isinstance(error, TooMuch | Busy) else None
+        if isinstance(error, TooMuch | Busy):
+            headers = {"Retry-After": str(error.after if isinstance(error, TooMuch) else 1)}
     return JSONResponse(shape(status, message), status, headers=headers)
 
 
@@ -217,6 +254,13 @@ def _has_body(scope: MutableMapping[str, Any]) -> bool:
     """The request's head says that a body follows."""
     headers = dict(scope["headers"])
     return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
+
+
+def _key(scope: MutableMapping[str, Any]) -> str:
+    """The key of `Authorization: Bearer KEY` or `X-API-Key: KEY`; empty without one."""
+    headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+    kind, _, bearer = headers.get(b"authorization", "").partition(" ")
+    return headers.get(b"x-api-key") or (bearer.strip() if kind.lower() == "bearer" else "")
 
 
 def _ticket(scope: MutableMapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import hmac
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,9 @@ MOST_DAYS = 36500
 
 LOCAL = "local"
 """Tenant of a server without keys."""
+
+LISTED = 1.0
+"""Seconds for which it is remembered which ids there are."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -86,8 +89,10 @@ class KeyInfo:
 class Keys:
     """The keys of a server."""
 
-    def __init__(self, records: Records) -> None:
-        self._records = records
+    def __init__(self, records: Records, clock: Callable[[], float] = time.monotonic) -> None:
+        self._records, self._clock = records, clock
+        self._ids: frozenset[str] = frozenset()
+        self._listed = -LISTED
 
     def create(
         self,
@@ -202,6 +207,16 @@ class Keys:
         elif keyless and not self.exist():
             return Caller(LOCAL, "", frozenset({*USUAL, "download"}))
         raise Unauthorised("no valid API key", action="send one that `ft keys create` made")
+
+    def named_by(self, key: str) -> str:
+        """The id in a key, if there is one of that id, whatever else may be wrong with it; else empty. The database is
+        asked once a second at most: who makes keys up costs it nothing."""
+        if self._clock() - self._listed >= LISTED:
+            with self._records.read() as connection:
+                self._ids = frozenset(connection.scalars(select(keys.c.id)))
+            self._listed = self._clock()
+        id_ = key.removeprefix("tml-").removeprefix("ft_").partition("_")[0]
+        return id_ if id_ in self._ids else ""
 
     def holds(self, id_: str, *, keyless: bool) -> bool:
         """Whether a key is still valid.

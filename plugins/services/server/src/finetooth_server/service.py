@@ -32,6 +32,7 @@ from finetooth_server.models import CREATE, LOAD, SAVE, Models
 from finetooth_server.operations import OPERATIONS
 from finetooth_server.pruning import Pruner, end_sessions
 from finetooth_server.records import QUEUED, Records, calls, models, now, samplers, sessions
+from finetooth_server.refusals import Refusals
 from finetooth_server.sampling import Samplers, batch_key, open_sampler
 from finetooth_server.scores import NOTHING, Asked
 from finetooth_server.sections import STRATEGY, all_of, check_strategy, described, merged
@@ -67,6 +68,7 @@ class Service(ClientSessions):
         unsigned = not has_key(settings.folder)
         key = audit_key(settings.folder, settings.audit_key)
         self.audit = Audit(settings.folder / "audit.jsonl", key, LOGGER.warning, unsigned=unsigned)
+        self.refusals = Refusals(self.audit)
         values, limits = Values(self.records, settings.encryption), settings.limits
         self.log = Log(self.records, values, most=limits.queued, most_of_all=limits.waiting, kept=limits.results)
         self.streams = Streams(self.log, most=limits.streams)
@@ -84,6 +86,7 @@ class Service(ClientSessions):
     def _tidy(self) -> None:
         """From time to time, beside the calls."""
         self.keys.record(self.audit)
+        self.refusals.flush()
         self.checkpoints.expire()
 
     def start(self) -> None:
@@ -122,6 +125,7 @@ class Service(ClientSessions):
         self.note_contact(caller, session)
         with self.records.write() as connection:
             connection.execute(update(sessions).where(sessions.c.id == session).values(finish=described(how)))
+        self.forget_contact(session)
         self._ended(end_sessions(self.records, [session]))
 
     # --- models -------------------------------------------------------------------------------------------------------

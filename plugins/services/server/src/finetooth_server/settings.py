@@ -34,6 +34,9 @@ class Limits:
         turn: seconds for which calls may join others that read the same weights, while some wait for other weights.
         waiting: calls that wait, over all tenants; more are refused until some are done.
         streams: of a tenant at once.
+        requests: of a tenant that begin in a second, while others are at work; who has the server alone is not held up.
+        strangers: requests without a valid key that are looked at in a second, from one address.
+        connections: requests of a tenant that may be under way at once.
         device_memory: bytes that all calls together may take that are executed at a time, beside their models.
         samplers: engines held in memory that sample from saved weights.
         sampler_bytes: of their weights; a base that they share does not count.
@@ -64,6 +67,9 @@ class Limits:
     turn: float = 1.0
     waiting: int = 16384
     streams: int = 64
+    requests: float = 50.0
+    strangers: float = 5.0
+    connections: int = 1024
     silent: float = 3600.0
     gap: float = 3600.0
     samplers: int = 4

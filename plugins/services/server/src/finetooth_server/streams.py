@@ -18,6 +18,9 @@ from finetooth_server.keys import Caller
 from finetooth_server.log import Call, Log
 from finetooth_server.records import DONE, QUEUED
 
+LOOKS = 100.0
+"""Times in a second that a tenant's streams together look for new tokens: with many of them each has more at once."""
+
 HEARTBEAT = 10.0
 """Seconds after which a client that waits is told that the server still works."""
 
@@ -128,6 +131,8 @@ class Streams:
                     call = await asyncio.to_thread(self._log.fetch, caller, id_)
                     if call.state != QUEUED:
                         break
+                if (others := self._following.get(caller.tenant, 1) - 1) > 0:
+                    await asyncio.sleep(others / LOOKS)
                 try:
                     await asyncio.wait_for(event.wait(), HEARTBEAT)
                 except TimeoutError:

@@ -52,7 +52,7 @@ def sized(count: float) -> str:
     return f"{count:.0f}B"
 
 
-COUNT, SIZE, SECONDS = click.IntRange(1), Size(), click.FloatRange(0.001)
+COUNT, SIZE, SECONDS, RATE = click.IntRange(1), Size(), click.FloatRange(0.001), click.FloatRange(0.1)
 SIZE_OR_NONE = Size(least=0)
 
 OPTIONS: Mapping[str, tuple[str, Kind, str]] = {
@@ -65,6 +65,9 @@ OPTIONS: Mapping[str, tuple[str, Kind, str]] = {
     "sessions": ("--tenant-sessions", COUNT, "Open sessions of a tenant."),
     "queued": ("--queued", COUNT, "Calls of a tenant that may wait."),
     "streams": ("--tenant-streams", COUNT, "Streams that a tenant may follow at once."),
+    "requests": ("--tenant-requests", RATE, "Requests of a tenant in a second, while others are at work."),
+    "connections": ("--tenant-connections", COUNT, "Requests of a tenant that may be under way at once."),
+    "strangers": ("--address-requests", RATE, "Requests in a second from one address, without a valid key."),
     "checkpoint_bytes": ("--tenant-checkpoints", SIZE, "Room for a tenant's checkpoints."),
     "live": ("--live", COUNT, "Models held in memory."),
     "samplers": ("--samplers", COUNT, "Engines held in memory that sample from saved weights."),
