@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from contextlib import suppress
+from functools import partial
 
 from attacking.ground import ROW, Ground, attack
 
@@ -265,6 +266,24 @@ def noise_in_the_log(g: Ground) -> str:
     grown = g.server.log.stat().st_size - before
     assert grown < 2**16, f"the log grew by {grown} bytes"
     return f"{found.count(True)} of {len(found)} answered; the log grew by {grown} bytes"
+
+
+@attack("`/health`, which needs no key, asked for by 8 workers for 5 s")
+def asking_for_health(g: Ground) -> str:
+    found = g.flood(10**4, lambda _: g.get("/health", key=None).status_code, workers=8, seconds=5.0)
+    assert set(found) == {200}, set(found)
+    return f"{len(found)} answered"
+
+
+@attack("5 keys of one tenant, each of which asks as often as it is answered, for 10 s")
+def keys_of_one_tenant(g: Ground) -> str:
+    """They share their tenant's rate."""
+    names = ("mallory", *(name for name in g.server.keys if name.startswith("mallory:")))
+    ask = partial(g.get, "/v1/models")
+    found = g.flood(10**5, lambda n: ask(key=names[n % len(names)]).status_code, workers=10, seconds=10.0)
+    assert set(found) <= {200, 429}, set(found)
+    assert found.count(200) < 2000, f"{found.count(200)} answered: keys have rates of their own"
+    return f"{found.count(200)} answered, {found.count(429)} told to wait"
 
 
 @attack("paths out of the server: dots, encoded dots, zeros, double slashes, whole addresses")

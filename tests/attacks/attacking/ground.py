@@ -174,9 +174,14 @@ class Ground:
     def flood(self, count: int, do: Callable[[int], Any], *, workers: int, seconds: float = FLOOD) -> list[Any]:
         """The same thing again and again from so many workers, each of which waits for its answers: until it was done
         so often, or for so long where the server makes who comes too often wait."""
-        end = time.monotonic() + seconds
-        found = self.side_by_side(count, lambda n: do(n) if time.monotonic() < end else None, workers=workers)
-        return [one for one in found if one is not None]
+        end, numbers, found = time.monotonic() + seconds, iter(range(count)), list[Any]()
+
+        def work(_: int) -> None:
+            while time.monotonic() < end and (n := next(numbers, None)) is not None:
+                found.append(do(n))
+
+        self.side_by_side(workers, work, workers=workers)
+        return found
 
     # --- what the attacker has ----------------------------------------------------------------------------------------
 

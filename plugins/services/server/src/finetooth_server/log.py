@@ -25,6 +25,9 @@ from finetooth_server.records import DONE, FAILED, QUEUED, Records, calls, keys,
 
 __all__ = ["CANCELLED", "CRASHES", "REFUSED", "Call", "Category", "Due", "Log", "Waiting"]
 
+COUNTED = 0.5
+"""Seconds for which it is remembered how many calls wait."""
+
 
 class Log:
     """The calls of a server.
@@ -42,6 +45,7 @@ class Log:
         self._delivered: set[str] = set()
         self._waiting: dict[str, list[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = {}
         self._lock = threading.Lock()
+        self._counted = 0.0, 0
 
     # --- in -----------------------------------------------------------------------------------------------------------
 
@@ -265,6 +269,14 @@ class Log:
                 )
                 for row in rows
             ]  # fmt: skip
+
+    def count_waiting(self) -> int:
+        """How many calls wait. Who asks again and again, as anybody may, is told what was so half a second ago."""
+        if now() - self._counted[0] >= COUNTED:
+            with self._records.read() as connection:
+                count = connection.scalar(select(func.count()).select_from(calls).where(calls.c.state == QUEUED))
+            self._counted = now(), count or 0
+        return self._counted[1]
 
     def give_up_gaps(self, before: float) -> list[str]:
         """Let fail what waits for a number that did not come, where the oldest of it came before a moment.
