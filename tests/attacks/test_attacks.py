@@ -51,10 +51,11 @@ def test_on_a_busy_machine_what_is_slow_is_no_fault_but_what_hangs_is() -> None:
 
 
 def test_the_page_says_what_got_through() -> None:
-    held = Verdict("a", "what | a", "", "refused", 0.1, 1.0, 1.5, 0, 3.0)
+    held = Verdict("a", "what | a", "", "/tmp/f-1/tiny: refused", 0.1, 1.0, 1.5, 0, 3.0)
     broke = Verdict("b", "what b", "/health took 4.0 s", "", 4.0, 1.0, 9.0, 2**20, 3.0)
     page = render(Campaign([held, held, broke], bound="4 GiB"), {"processor": "p"}, "2026-01-02")
     assert "**1 of 3 attacks failed**" in page and "**/health took 4.0 s**" in page and "what \\| a" in page
+    assert "/tmp" not in page and "a folder: refused" in page
 
 
 @pytest.mark.parametrize("bound", ["memory.max", "memory.limit_in_bytes", ""])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from attacking.campaign import Campaign
@@ -55,6 +56,7 @@ def render(found: Campaign, machine: Mapping[str, object], day: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text for a cell of a table."""
+    """Text for a cell of a table, without the folders of the machine that it comes from."""
+    text = re.sub(r"(?<![\w.])/(?:home|root|work|tmp|Users|private|var)/[^\s'\"`,;:)\]]*", "a folder", text)
     flat = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
     return flat.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")[:400]
