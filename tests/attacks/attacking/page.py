@@ -39,8 +39,8 @@ def render(found: Campaign, machine: Mapping[str, object], day: str) -> str:
     failed = len(found.failed)
     lines = [
         OPENING,
-        f"On {day}, {machine.get('processor', 'an unknown processor')}, {found.bound}: **{failed} of "
-        f"{len(found.verdicts)} attacks failed**, {found.restarts} restarts, memory "
+        f"On {day}, {machine.get('processor', 'an unknown processor')}, {found.bound}:",
+        f"**{failed} of {len(found.verdicts)} attacks failed**, {found.restarts} restarts, memory "
         f"{found.level / 2**20:.0f} MiB before, {found.end / 2**20:.0f} MiB after, "
         f"{found.peak / 2**20:.0f} MiB at most.",
         "",
