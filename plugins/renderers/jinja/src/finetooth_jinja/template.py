@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import jinja2
@@ -83,7 +84,8 @@ class ChatTemplate:
         try:
             # two characters that the conversation does not hold mark the generation blocks while rendering
             held = json.dumps([messages, tools], ensure_ascii=False)
-            begin, end = [mark for code in _PRIVATE_USE if (mark := chr(code)) not in held][:2]
+            unheld = (mark for mark in map(chr, _PRIVATE_USE) if mark not in held)
+            begin, end = islice(unheld, 2)  # no further: each look reads the whole conversation
             marked = self._template.render(
                 messages=[dict(message) for message in messages],
                 tools=[dict(tool) for tool in tools] or None,
