@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 
@@ -62,6 +64,45 @@ def test_a_page_says_whether_a_goal_is_met_and_what_was_not_measured() -> None:
     assert list(drawings({"format": results})) == ["format"]
 
 
+def judged(step: int, scores: list[float]) -> dict[str, object]:
+    """An evaluation that shows every row."""
+    samples = [{"id": str(i), "score": score} for i, score in enumerate(scores)]
+    metrics = {"model": sum(scores) / len(scores), "unfinished": 0.25}
+    return {"event": "evaluation", "step": step, "metrics": metrics, "samples": samples, "rows": len(scores)}
+
+
+def test_rounds_are_means_of_scores_and_the_gain_is_row_by_row() -> None:
+    """Rows that differ much and all gain the same: the gain has no width, the means have one."""
+    from learning.online_page import render
+    from learning.online_running import measured
+    from learning.online_tasks import TASKS
+
+    task = TASKS["self-rewarding"]
+    first = [float(i % 7) for i in range(48)]
+    steps = [{"event": "step", "step": i, "metrics": {"judge/mean": 2.0}} for i in range(1, 9)]
+    told = [judged(0, first), *steps[:4], judged(4, first), *steps[4:], judged(8, [one + 0.5 for one in first])]
+    found = measured(task, told)
+    assert [one["step"] for one in found["rounds"]] == [0, 4, 8]
+    assert found["rounds"][2]["mean"] == pytest.approx(sum(first) / 48 + 0.5, abs=1e-4)
+    error = 1.96 * float(np.std(first)) / 48**0.5
+    assert found["rounds"][0]["high"] - found["rounds"][0]["low"] == pytest.approx(2 * error, rel=0.15)
+    assert (found["gain"]["mean"], found["gain"]["low"], found["gain"]["high"]) == (0.5, 0.5, 0.5)
+    run = {"seconds": 60.0, "cpu_seconds": 100.0, **found}
+    page = render({task.name: [{"task": task.name, "seed": 0, "runs": {"self_rewarding": run}}]})
+    assert "| +0.50 (+0.50 to +0.50; 48 rows) | 25 %, 25 % |" in page
+
+
+def test_a_run_that_was_ended_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import finetooth
+    from learning.online_running import learn
+    from learning.online_tasks import TASKS
+
+    ended = SimpleNamespace(run=lambda: SimpleNamespace(status="interrupted", reason="SIGTERM after step 3"))
+    monkeypatch.setattr(finetooth, "session", lambda *_: ended)
+    with pytest.raises(RuntimeError, match="format: run grpo ended as interrupted: SIGTERM after step 3"):
+        learn(TASKS["format"], 0, tmp_path, tmp_path / "runs", ())
+
+
 def test_every_recipe_of_the_tasks_is_one(tmp_path: Path) -> None:
     """Names and options are known, without a model's weights or rows being read."""
     import finetooth
@@ -71,6 +112,9 @@ def test_every_recipe_of_the_tasks_is_one(tmp_path: Path) -> None:
     (data / "rl").mkdir(parents=True)
     row = json.dumps({"prompt": "What is 2 + 3?", "answer": "5"}) + "\n"
     (data / "rl/gsm8k_prompts_500.jsonl").write_text(row * 500, encoding="utf-8")
+    (data / "preference").mkdir()
+    pairs = [{"prompt": f"Say {i}.", "chosen": "please", "rejected": "now"} for i in range(400)]
+    (data / "preference/polite_pref.jsonl").write_text("\n".join(map(json.dumps, pairs)), encoding="utf-8")
     for task in TASKS.values():
         recipes = task.runs(data, tmp_path / task.name, 0)
         assert set(task.measured) <= set(recipes)
@@ -104,10 +148,11 @@ def test_settings_of_the_command_line_reach_every_run(
             seen.append(overrides)
             self.output = Path(recipe["output"])
 
-        def run(self) -> None:
+        def run(self) -> SimpleNamespace:
             self.output.mkdir(parents=True)
             text = "".join(json.dumps(line) + "\n" for line in lines((0.0, 1.0), [0.5]))
             (self.output / "metrics.jsonl").write_text(text, encoding="utf-8")
+            return SimpleNamespace(status="done")
 
     monkeypatch.setattr(finetooth, "session", Run)
     found = learn(TASKS["format"], 0, tmp_path, tmp_path / "runs", told)

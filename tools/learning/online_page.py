@@ -35,7 +35,8 @@ python tools/learn_online.py SHARED docs/benchmarks/rl --seeds 3
 python tools/learn_online.py --page
 ```
 
-Seconds are of the machine that it ran on, with other work beside it; seconds of CPU are of all cores together.
+A mean of scores has its interval from drawing the rows anew. Seconds are of the machine that it ran on, with other work
+beside it; seconds of CPU are of all cores together.
 Written by hand beside it: [what was tried](notes-rewards.md).
 """
 
@@ -84,7 +85,7 @@ def section(task: OnlineTask, results: Sequence[Result]) -> list[str]:
             run = result["runs"][name]
             cells = [name, result["seed"], run["steps"], share(run, "before"), share(run, "after"), curve(task, run)]
             lines.append(f"| {' | '.join(map(str, cells))} | {run['seconds']:,.0f} ({run['cpu_seconds']:,.0f}) |")
-    lines += ["", *verdict(task, results)]
+    lines += ["", *rounds(task, results), *verdict(task, results)]
     return [*lines, *([f"![{task.name}]({FOLDER}/{task.name}.svg)", ""] if charted(task, results) else [])]
 
 
@@ -100,6 +101,30 @@ def curve(task: OnlineTask, run: Result) -> str:
     """Its two ends."""
     values = run["curves"].get(task.curve, ())
     return "{:.3f}, {:.3f}".format(*ends(values)) if values else ""
+
+
+def rounds(task: OnlineTask, results: Sequence[Result]) -> list[str]:
+    """What held-out scores came to, round by round."""
+    if not task.scored:
+        return []
+    runs = [(result["seed"], result["runs"][task.measured[-1]]) for result in results]
+    numbers = range(max(len(run["rounds"]) for _, run in runs))
+    lines = [
+        f"| Seed | {' | '.join(f'Round {i}' for i in numbers)} | Last less first | Cut off, first and last |",
+        f"|---:|{'---|' * len(numbers)}---|---|",
+    ]
+    for seed, run in runs:
+        cells = [between(one) for one in run["rounds"]]
+        cells += [""] * (len(numbers) - len(cells))
+        cut = [f"{100 * run['rounds'][i]['unfinished']:.0f} %" for i in (0, -1)]
+        lines.append(f"| {seed} | {' | '.join(cells)} | {between(run['gain'], '+')} | {', '.join(cut)} |")
+    return [*lines, ""]
+
+
+def between(one: Mapping[str, Any], sign: str = "") -> str:
+    """A mean with its interval."""
+    mean, low, high = (format(one[name], f"{sign}.2f") for name in ("mean", "low", "high"))
+    return f"{mean} ({low} to {high}; {one['rows']} rows)"
 
 
 def verdict(task: OnlineTask, results: Sequence[Result]) -> list[str]:

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetooth_toolbox.methods.intervals import wilson
+import numpy as np
+from finetooth_toolbox.methods.intervals import bootstrap, wilson
 from learning.online_tasks import OnlineTask
 
 FIRST, LAST = "before", "after"
@@ -37,7 +38,9 @@ def learn(task: OnlineTask, seed: int, data: Path, folder: Path, overrides: Sequ
     for name, recipe in recipes.items():
         began, cpu = time.monotonic(), _cpu()
         given = {**recipe, "trackers": ["jsonl"], "output": str(folder / name)}
-        finetooth.session(given, *overrides).run()
+        ended = finetooth.session(given, *overrides).run()
+        if ended.status not in ("done", "stopped"):
+            raise RuntimeError(f"{task.name}: run {name} ended as {ended.status}: {ended.reason}")
         if name in task.measured:
             lines = read(folder / name / "metrics.jsonl")
             took = {"seconds": round(time.monotonic() - began, 1), "cpu_seconds": round(_cpu() - cpu, 1)}
@@ -68,7 +71,8 @@ def measured(task: OnlineTask, lines: Sequence[Mapping[str, Any]]) -> dict[str, 
     Returns:
         `steps`, `curves` (lists of numbers by metric, one for each step; `curve` of the task, and what tells whether
         there was something to learn), and where the task has a `share`: `before` and `after`, each with `share`, `low`,
-        `high` and `rows`.
+        `high` and `rows`. Where it is `scored`: `rounds`, for each evaluation the `mean` of the rows' scores with its
+        interval, and `gain`, that of the last less the first, row by row.
     """
     steps = [line for line in lines if line.get("event") == "step"]
     names = dict.fromkeys((task.curve, "reward", "entropy", "frac_reward_zero_std", "completions/mean_length"))
@@ -86,7 +90,28 @@ def measured(task: OnlineTask, lines: Sequence[Mapping[str, Any]]) -> dict[str, 
             share, rows = line["metrics"][task.share], line["rows"]
             low, high = wilson(share, rows)
             found[name] = {"share": share, "low": low, "high": high, "rows": rows, "step": line["step"]}
+    if task.scored:
+        found |= scored([line for line in lines if line.get("event") == "evaluation"])
     return found
+
+
+def scored(judged: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means of scores, with intervals from drawing the rows anew; see `measured`."""
+    rounds, values = [], [[sample["score"] for sample in line["samples"]] for line in judged]
+    for line, scores in zip(judged, values, strict=True):
+        rounds.append({"step": line["step"], "unfinished": line["metrics"]["unfinished"], **mean_of(scores)})
+    return {"rounds": rounds, "gain": mean_of([b - a for a, b in zip(values[0], values[-1], strict=True)])}
+
+
+def mean_of(values: Sequence[float]) -> dict[str, Any]:
+    """A mean with its 95 % interval (percentile bootstrap)."""
+    low, high = bootstrap(values, statistics.fmean, np.random.default_rng(0))
+    return {
+        "mean": round(statistics.fmean(values), 4),
+        "low": round(low, 4),
+        "high": round(high, 4),
+        "rows": len(values),
+    }
 
 
 def ends(values: Sequence[float]) -> tuple[float, float]:

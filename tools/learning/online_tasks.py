@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from finetooth_basicenvironments.calculator import TOOL
+from learning.tasks import polite
 
 ROOT = Path(__file__).resolve().parents[2]
 Recipe = dict[str, Any]
@@ -28,6 +30,7 @@ class OnlineTask:
         measured: names of the runs whose held-out figures and curves are kept; each is a line of the page.
         share: the held-out metric, a share of the rows, which an evaluator calls by its reward; empty for the curve
             alone.
+        scored: the held-out metric, a mean of scores, of an evaluator that shows every row; in place of a share.
         curve: the metric of a step that is drawn.
         goal: the least that the last measured run reaches after training, for the page; None without one.
     """
@@ -37,6 +40,7 @@ class OnlineTask:
     runs: Callable[[Path, Path, int], Mapping[str, Recipe]]
     measured: Sequence[str]
     share: str = "exact_match"
+    scored: str = ""
     curve: str = "reward"
     goal: float | None = None
 
@@ -96,9 +100,30 @@ def number_format(data: Path, folder: Path, seed: int) -> Mapping[str, Recipe]:
     }
 
 
+START = {"rows": 96, "calling": 4, "steps": 12}
+"""Of the calculator's start: its rows, one in how many of which calls the tool, and its steps."""
+
+
 def calculator(data: Path, folder: Path, seed: int) -> Mapping[str, Recipe]:
-    """First a few conversations in which the tool is called, for the markup; then the environment's reward alone."""
-    rows = _sums(folder, 640)
+    """First a few conversations, of which one in four calls the tool and the others answer at once, so that both are
+    said; then the environment's reward alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = _products(START["rows"] + 480)
+    started, asked = pairs[: START["rows"]], pairs[START["rows"] :]
+    told = [_conversation(a, b, calls=i % START["calling"] == 0) for i, (a, b) in enumerate(started)]
+    rows = [{"prompt": _asked(a, b), "answer": str(a * b)} for a, b in asked]
+    for name, some in (("start", told), ("products", rows)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some), encoding="utf-8")
+    start = {
+        "model": MODEL,
+        "data": {"train": str(folder / "start.jsonl"), "renderer": "hermes"},
+        "method": "sft",
+        "adapter": dict(LORA),
+        "optimizer": {"name": "adamw", "learning_rate": 1e-3},
+        "schedule": {"name": "cosine", "warmup_ratio": 0.1},
+        "train": {"max_steps": START["steps"], "batch_size": 8, "max_length": 512, "seed": seed},
+        "evaluate": {"evaluators": []},
+    }
     method = {
         "name": "grpo",
         "environment": {"name": "calculator", "column": "answer"},
@@ -106,22 +131,34 @@ def calculator(data: Path, folder: Path, seed: int) -> Mapping[str, Recipe]:
         "max_completion_length": 48,
         "max_turns": 2,
         "scale_rewards": "none",
-        "beta": 0.05,
     }
-    given = {"train": str(rows), "format": "task", "renderer": "hermes"}
-    run = by_reward(given, method, {}, steps=40, batch=8, rate=3e-4, seed=seed)
-    return {"grpo": {**run, "evaluate": {"evaluators": []}}}
+    given = {"train": str(folder / "products.jsonl"), "format": "task", "renderer": "hermes"}
+    run = by_reward(given, method, {}, steps=14, batch=4, rate=5e-4, seed=seed)
+    return {"start": start, "grpo": {**run, "model": str(folder / "start"), "evaluate": {"evaluators": []}}}
 
 
-def _sums(folder: Path, count: int) -> Path:
-    """Products too large for a model of this size to know, with their values."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "sums.jsonl"
-    pairs = [(100 + 7 * i % 899, 11 + 13 * i % 89) for i in range(count)]
-    asked = "What is {} * {}? You may use the tool calculate."
-    rows = [{"prompt": f"{asked.format(a, b)}", "answer": str(a * b)} for a, b in dict.fromkeys(pairs)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return file
+def _products(count: int) -> list[tuple[int, int]]:
+    """Factors of products that are too large for a model of this size to know; no pair comes twice."""
+    return list(dict.fromkeys((100 + 7 * i % 899, 11 + 13 * i % 89) for i in range(count)))
+
+
+def _asked(a: int, b: int) -> str:
+    return f"What is {a} * {b}? You may use the tool calculate."
+
+
+def _conversation(a: int, b: int, *, calls: bool) -> Recipe:
+    """A row that answers, with a call of the tool before it or at once."""
+    call = {"name": TOOL.name, "arguments": {TOOL.argument: f"{a} * {b}"}}
+    between: list[Recipe] = [
+        {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call}]},
+        {"role": "tool", "name": TOOL.name, "content": str(a * b)},
+    ]
+    messages = [
+        {"role": "user", "content": _asked(a, b)},
+        *(between if calls else ()),
+        {"role": "assistant", "content": f"{a * b}"},
+    ]
+    return {"messages": messages, "tools": [TOOL.schema()]}
 
 
 TOKENS = {"steps": 30, "batch": 16}
@@ -155,6 +192,57 @@ def gsm8k(data: Path, folder: Path, seed: int) -> Mapping[str, Recipe]:
     method = {"name": "grpo", "rewards": [reward], "num_generations": 8, "max_completion_length": 128}
     judge = {"name": "exact_match", "max_tokens": 128, "reward": reward}
     return {"grpo": by_reward(rows, method, judge, steps=10, batch=4, rate=2e-4, seed=seed)}
+
+
+def reasoning(data: Path, folder: Path, seed: int) -> Mapping[str, Recipe]:
+    """A task of reasoning-gym, judged by its own score; the share that is right is what is held against the answer."""
+    task = {"name": "reasoning_gym", "dataset": "chain_sum", "parameters": {"max_terms": 2, "max_digits": 2}}
+    task["parameters"] |= {"min_terms": 2, "min_digits": 1}
+    rows = {
+        "train": {**task, "split": "train", "count": 640, "seed": 1},
+        "eval": {**task, "split": "eval", "count": 100, "seed": 1},
+        "format": "task",
+    }
+    method = {"name": "grpo", "rewards": ["reasoning_gym"], "num_generations": 16, "max_completion_length": 12}
+    judge = {"name": "exact_match", "column": "completion", "max_tokens": 12}
+    return {"grpo": by_reward(rows, method, judge, steps=24, batch=4, rate=5e-4, seed=seed)}
+
+
+ROUNDS = {"asked": 32, "held_out": 48, "batch": 8, "answer": 48}
+"""Of self-rewarding: prompts of a round, prompts that are held out, pairs of a step, tokens of an answer."""
+
+
+def self_rewarding(data: Path, folder: Path, seed: int) -> Mapping[str, Recipe]:
+    """A reward model learns from one half of the rows; the policy judges its own answers to prompts of the other, and
+    the reward model, which it never sees, those to prompts that neither has."""
+    folder.mkdir(parents=True, exist_ok=True)
+    train, held_out = polite(data)
+    parts = {
+        "pairs": train[::2],
+        "asked": [{"prompt": row["prompt"]} for row in train[1::2]][: ROUNDS["asked"]],
+        "held_out": [{"prompt": row["prompt"]} for row in held_out][: ROUNDS["held_out"]],
+    }
+    for name, rows in parts.items():
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    judge = {
+        "model": MODEL,
+        "data": {"train": str(folder / "pairs.jsonl")},
+        "method": "rm",
+        "adapter": dict(LORA),
+        "optimizer": {"name": "adamw", "learning_rate": 3e-4},
+        "train": {"batch_size": 16, "epochs": 1, "max_length": 256, "excess_length": "drop", "seed": seed},
+        "evaluate": {"evaluators": []},
+    }
+    asked = {"train": str(folder / "asked.jsonl"), "eval": str(folder / "held_out.jsonl"), "format": "task"}
+    method = {"name": "self_rewarding", "num_generations": 4, "max_completion_length": ROUNDS["answer"]}
+    held = {"name": "model", "path": str(folder / "judge")}
+    all_of = {"max_tokens": ROUNDS["answer"], "samples": ROUNDS["held_out"]}
+    evaluator = {"name": "exact_match", "reward": held, **all_of}
+    run = by_reward(asked, method, evaluator, steps=0, batch=ROUNDS["batch"], rate=2e-4, seed=seed)
+    run["train"] = {"epochs": 2, "batch_size": ROUNDS["batch"], "max_length": 512, "seed": seed}
+    run["evaluate"]["every"] = ROUNDS["asked"] // ROUNDS["batch"]
+    return {"judge": judge, "self_rewarding": run}
 
 
 TASKS: Mapping[str, OnlineTask] = {
@@ -198,6 +286,25 @@ TASKS: Mapping[str, OnlineTask] = {
             gsm8k,
             ("grpo",),
             share="number_match",
+        ),
+        OnlineTask(
+            "reasoning",
+            "Sums of two numbers as reasoning-gym asks and scores them (`chain_sum`): part of the reward for the right "
+            "number among other words. Held out is what says the number and nothing else. No examples.",
+            reasoning,
+            ("grpo",),
+        ),
+        OnlineTask(
+            "self-rewarding",
+            "Answers to short instructions (polite_pref), which the model itself judges and prefers, in two rounds of "
+            "32 prompts. Held out: 48 prompts, the greedy answers to which a reward model scores that was trained on "
+            "other rows and that the policy never sees. Round 0 is the base. The curve is what the model thinks of "
+            "its own answers, in points of 5.",
+            self_rewarding,
+            ("self_rewarding",),
+            share="",
+            scored="model",
+            curve="judge/mean",
         ),
     )
 }
