@@ -60,7 +60,10 @@ def test_what_examples_import_is_read_or_need_not_be(root, counting):
                 assert not unread, f"{reading.plugin}: {file} imports {sorted(unread)}"
 
 
-@pytest.mark.parametrize(("guide", "name"), [("write-an-attention", "tidy.py"), ("write-a-kernel", "acme_norm.py")])
+WRITTEN = [("write-an-attention", "tidy.py"), ("write-a-kernel", "acme_norm.py"), ("online-rl", "best_of_group.py")]
+
+
+@pytest.mark.parametrize(("guide", "name"), WRITTEN)
 def test_what_is_written_in_30_lines_has_no_more(root, guide, name):
     text = (root / f"docs/guides/{guide}.md").read_text(encoding="utf-8")
     found = re.search(rf"^<!-- file: {re.escape(name)} -->\n```python\n(.*?)^```$", text, re.M | re.S)

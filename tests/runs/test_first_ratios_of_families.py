@@ -106,6 +106,8 @@ BASES: dict[str, Mapping[str, Any]] = {
     "lora": {"adapter": {"name": "lora", "rank": 2, "targets": "all-linear"}},
     "int8": {"adapter": {"name": "lora", "rank": 2, "targets": "all-linear"}, "quantization": "int8"},
 }
+REFUSED = {("nemotron3", "int8")}
+"""Experts that are stored in fewer bits there take no adapter of peft's, which a recipe with all-linear is told."""
 DRAWN: dict[str, Mapping[str, Any]] = {
     "full": {"temperature": 0.7},
     "lora": {"temperature": 1.2, "top_k": 40},
@@ -150,8 +152,7 @@ def controls_of(reference: str) -> list[str]:
     return list(dict.fromkeys((*kind.controls, *kind.optional, *kind.stops)))
 
 
-@pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("renderer", RENDERERS)
+@pytest.mark.parametrize(("renderer", "base"), [(r, b) for r in RENDERERS for b in BASES if (r, b) not in REFUSED])
 def test_the_first_ratios_by_the_familys_own_renderer(
     recipe: Callable[..., Any], tmp_path: Path, renderer: str, base: str,
     metrics: Callable[[Path], list[dict[str, float]]],
@@ -162,7 +163,7 @@ def test_the_first_ratios_by_the_familys_own_renderer(
     model_type, own = FAMILIES[family]
     controls = controls_of(reference)
     tokenizer = template_tokenizer("", controls, eos=controls[-1], bos=controls[0])
-    sizes = {**TEXT, **own, "vocab_size": tokenizer.vocab_size}
+    sizes = {**TEXT, **own, "vocab_size": tokenizer.vocab_size, "max_position_embeddings": 2048}
     config = transformers.AutoConfig.for_model(
         model_type, **{name: value for name, value in sizes.items() if value is not None}
     )
@@ -178,7 +179,7 @@ def test_the_first_ratios_by_the_familys_own_renderer(
             "name": "grpo", "environment": "game", "num_generations": 4, "max_completion_length": 8, "max_turns": 3,
             "num_iterations": 2, "mini_batches": 2, **DRAWN[base],
         },
-        train={"batch_size": 2, "precision": "fp32", "max_length": 480, "max_steps": 2},
+        train={"batch_size": 2, "precision": "fp32", "max_length": 2000, "max_steps": 2},
         evaluate={"evaluators": []},
         plugins=[str(tmp_path / "game.py")],
         **BASES[base],

@@ -185,13 +185,13 @@ def distillation(data: Path, folder: Path, seed: int) -> Mapping[str, Recipe]:
 def gsm8k(data: Path, folder: Path, seed: int) -> Mapping[str, Recipe]:
     folder.mkdir(parents=True, exist_ok=True)
     lines = (data / "rl/gsm8k_prompts_500.jsonl").read_text(encoding="utf-8").splitlines()
-    for name, some in (("train", lines[:400]), ("eval", lines[400:460])):
+    for name, some in (("train", lines[:400]), ("eval", lines[400:440])):
         (folder / f"{name}.jsonl").write_text("\n".join(some) + "\n", encoding="utf-8")
     rows = {"train": str(folder / "train.jsonl"), "eval": str(folder / "eval.jsonl"), "format": "task"}
     reward = {"name": "number_match"}
     method = {"name": "grpo", "rewards": [reward], "num_generations": 8, "max_completion_length": 128}
     judge = {"name": "exact_match", "max_tokens": 128, "reward": reward}
-    return {"grpo": by_reward(rows, method, judge, steps=10, batch=4, rate=2e-4, seed=seed)}
+    return {"grpo": by_reward(rows, method, judge, steps=6, batch=4, rate=2e-4, seed=seed)}
 
 
 def reasoning(data: Path, folder: Path, seed: int) -> Mapping[str, Recipe]:

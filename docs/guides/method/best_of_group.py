@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from finetooth_hooks import Method, hookimpl
-from finetooth_hooks.context import Context
-from finetooth_hooks.rollouts import Rollout
+from finetooth_hooks import Context, Method, Rollout, hookimpl
 from finetooth_toolbox.rollouts.advantages import groups_of, rewards_of
 from finetooth_toolbox.rollouts.method import RolloutMethod
 from finetooth_toolbox.rollouts.options import RolloutOptions

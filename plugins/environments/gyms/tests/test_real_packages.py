@@ -1,14 +1,21 @@
 """The adapters beside the packages that they are for, where those are installed: environments as their own guides write
-them, and OpenEnv's own server on the loopback."""
+them, OpenEnv's own server on the loopback, and a resource server of NeMo Gym's examples in a Python that has it
+(`FT_NEMO_GYM`)."""
 
 from __future__ import annotations
 
+import json
+import os
 import socket
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from finetooth_gyms.nemogym import NemoGym, NemoGymOptions
 from finetooth_gyms.openenv import OpenEnvOptions
 from finetooth_gyms.openenv import build as build_openenv
 from finetooth_gyms.verifiers import VerifiersOptions
@@ -65,8 +72,26 @@ class Echo(Environment):
 """
 
 
-def turn(text: str) -> Turn:
-    return Turn(tuple(text.encode()), text, Message("assistant", text), stop="stop")
+COUNTER = """
+import sys
+from unittest.mock import MagicMock
+import uvicorn
+from nemo_gym.server_utils import ServerClient
+from resources_servers.example_session_state_mgmt import app as example
+
+port = int(sys.argv[1])
+config = example.StatefulCounterResourcesServerConfig(
+    host="127.0.0.1", port=port, entrypoint="", name="counter", domain="agent"
+)
+server = example.StatefulCounterResourcesServer(config=config, server_client=MagicMock(spec=ServerClient))
+uvicorn.run(server.setup_webserver(), host="127.0.0.1", port=port, log_level="error")
+"""
+"""NeMo Gym's own example with sessions, without the processes around it: tools that count, and a judge."""
+
+
+def turn(text: str, *calls: tuple[str, dict[str, Any]]) -> Turn:
+    made = tuple({"id": "", "function": {"name": name, "arguments": given}} for name, given in calls)
+    return Turn(tuple(text.encode()), text, Message("assistant", text, tool_calls=made), stop="stop")
 
 
 @pytest.mark.slow
@@ -121,5 +146,53 @@ def test_an_environment_of_openenv(served: str, tmp_path: Path) -> None:
     assert answer.observation.messages == (Message("user", "you said abc"),)
     ended = one.answer(turn("ab"))
     assert ended.observation is None and ended.reward == 2.0
+    one.close()
+    other.close()
+
+
+@pytest.fixture
+def counter() -> Iterator[str]:
+    """NeMo Gym's counter, in a Python that has it."""
+    python = os.environ.get("FT_NEMO_GYM", "")
+    if not python:
+        pytest.skip("FT_NEMO_GYM names no Python with nemo-gym")
+    with socket.socket() as probing:
+        probing.bind(("127.0.0.1", 0))
+        port = probing.getsockname()[1]
+    process = subprocess.Popen([python, "-c", COUNTER, str(port)])
+    try:
+        for _ in range(1200):
+            with socket.socket() as asking:
+                if process.poll() is not None or asking.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        assert process.poll() is None, "the server ended"
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_a_resource_server_of_nemo_gym(counter: str) -> None:
+    """Two sessions at a time, each from the row's own number; a call with wrong arguments is told to the policy."""
+    tools = [
+        {"type": "function", "name": name, "parameters": {}} for name in ("increment_counter", "get_counter_value")
+    ]
+    params = {"input": [{"role": "user", "content": "Add 1, then 2, then say the count."}], "tools": tools}
+    task = Task("Add.", {"responses_create_params": params, "initial_count": 3, "expected_count": 6})
+    environment = NemoGym(NemoGymOptions(url=counter))
+    one, other = environment.episode(task, 0), environment.episode(task, 0)
+    assert [tool["function"]["name"] for tool in one.begin().tools] == ["increment_counter", "get_counter_value"]
+    other.begin()
+    add, count = ("increment_counter", {"count": 1}), ("get_counter_value", dict[str, Any]())
+    answer = one.answer(turn("", add, ("increment_counter", {"count": 2}), ("increment_counter", {}), count))
+    assert answer.observation is not None
+    said = [json.loads(message.content) for message in answer.observation.messages]
+    assert said[:2] == [{"success": True}] * 2 and said[3] == {"count": 6}
+    assert said[2]["detail"][0]["loc"] == ["body", "count"]
+    answer = other.answer(turn("", add, count))
+    assert answer.observation is not None and answer.observation.messages[1].content == '{"count":4}'
+    assert (one.answer(turn("Six.")).reward, other.answer(turn("Four.")).reward) == (1.0, 0.0)
     one.close()
     other.close()

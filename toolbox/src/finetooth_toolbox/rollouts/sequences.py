@@ -135,16 +135,16 @@ class Sequences:
         """
         upto = self._renderer.render(Conversation(said, self._tools), train_on="last")
         whole = tuple(self._renderer.prompt(self._messages, self._tools))
-        if whole[: len(upto.tokens)] != tuple(upto.tokens):
-            raise DataError(
-                "data.renderer",
-                "it says that prompts extend the conversation before them, and this one does not",
-                action="choose another renderer",
-            )
         end = max((i for i, weight in enumerate(upto.weights) if weight), default=-1)
         if end < 0 or upto.tokens[end] not in self._renderer.stop_ids:
             raise DataError(
                 "data.renderer", "the end of a turn is no token in it, so turns have no bound", action="choose another"
+            )
+        if whole[: end + 1] != tuple(upto.tokens[: end + 1]):  # behind it may stand the end of the document
+            raise DataError(
+                "data.renderer",
+                "it says that prompts extend the conversation before them, and this one does not",
+                action="choose another renderer",
             )
         ended = self._done[-1].tokens[-1] in self._renderer.stop_ids
         return whole[end + 1 :] if ended else whole[end:]  # a string ended the turn: its bound is not the policy's word
