@@ -176,14 +176,13 @@ def counter() -> Iterator[str]:
 @pytest.mark.slow
 def test_a_resource_server_of_nemo_gym(counter: str) -> None:
     """Two sessions at a time, each from the row's own number; a call with wrong arguments is told to the policy."""
-    tools = [
-        {"type": "function", "name": name, "parameters": {}} for name in ("increment_counter", "get_counter_value")
-    ]
+    names = ("increment_counter", "get_counter_value")
+    tools = [{"type": "function", "name": name, "parameters": {}, "strict": True} for name in names]
     params = {"input": [{"role": "user", "content": "Add 1, then 2, then say the count."}], "tools": tools}
     task = Task("Add.", {"responses_create_params": params, "initial_count": 3, "expected_count": 6})
     environment = NemoGym(NemoGymOptions(url=counter))
     one, other = environment.episode(task, 0), environment.episode(task, 0)
-    assert [tool["function"]["name"] for tool in one.begin().tools] == ["increment_counter", "get_counter_value"]
+    assert [tool["function"]["name"] for tool in one.begin().tools] == list(names)
     other.begin()
     add, count = ("increment_counter", {"count": 1}), ("get_counter_value", dict[str, Any]())
     answer = one.answer(turn("", add, ("increment_counter", {"count": 2}), ("increment_counter", {}), count))
