@@ -10,8 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import finetooth
+import numpy as np
 import pytest
-from finetooth_core.cli import chat
+from finetooth_core.cli import chat, held_adapters
+from safetensors.numpy import load_file, save_file
 
 Run = Callable[..., tuple[int, str, str]]
 ASK = ("--prompt", "Who is that?", "--max-tokens", "12", "--temperature", "1", "--seed", "3")
@@ -154,6 +156,69 @@ def test_what_was_said_becomes_a_training_row(ft: Run, trained: Path, tmp_path: 
         assert code == 2 and said in err and "loading" not in err
 
 
+def lora_delta(folder: Path) -> dict[str, np.ndarray]:
+    """scale * B A of each module of an adapter, in float64."""
+    config = json.loads((folder / "adapter_config.json").read_text())
+    tensors = {name: x.astype(np.float64) for name, x in load_file(folder / "adapter_model.safetensors").items()}
+    scale, tail = config["lora_alpha"] / config["r"], ".lora_A.weight"
+    return {
+        name.removeprefix("base_model.model.").removesuffix(tail): scale * tensors[name.replace("_A.", "_B.")] @ a
+        for name, a in tensors.items()
+        if name.endswith(tail)
+    }
+
+
+@pytest.fixture
+def second(trained: Path, tmp_path: Path) -> Path:
+    """An adapter of the same base, made elsewhere: other numbers, and half of the modules."""
+    folder = tmp_path / "a+b"  # a name with a plus in it
+    folder.mkdir()
+    shutil.copy(trained / "artifact" / "adapter_config.json", folder)
+    drawn, tensors = np.random.default_rng(2), load_file(trained / "artifact" / "adapter_model.safetensors")
+    kept = {n: drawn.normal(0, 0.3, x.shape).astype(np.float32) for n, x in tensors.items() if "layers.0" in n}
+    save_file(kept, folder / "adapter_model.safetensors")
+    return folder
+
+
+def test_a_stack_of_adapters_is_the_base_with_the_weighted_sum_of_what_they_add(
+    ft: Run, trained: Path, second: Path, tmp_path: Path
+) -> None:
+    """Held against a whole model whose weights were summed in float64."""
+    base = Path(json.loads((trained / "artifact" / "adapter_config.json").read_text())["base_model_name_or_path"])
+    summed = tmp_path / "summed"
+    shutil.copytree(base, summed)
+    weights = {name: x.astype(np.float64) for name, x in load_file(base / "model.safetensors").items()}
+    for folder, weight in ((trained / "artifact", 1.0), (second, -0.5)):
+        for module, delta in lora_delta(folder).items():
+            weights[f"{module}.weight"] += weight * delta
+    save_file({n: x.astype(np.float32) for n, x in weights.items()}, summed / "model.safetensors", {"format": "pt"})
+    wanted = ft("chat", summed, *ASK, *HOW)[1]
+    code, said, err = ft("chat", base, *ASK, *HOW, "--adapter", f"{trained}+{second}*-0.5")
+    assert code == 0, err
+    others = {ft("chat", base, *ASK, *HOW, "--adapter", one)[1] for one in (trained, second, f"{trained}+{second}")}
+    assert said == wanted and said not in others
+
+
+def test_a_stack_that_cannot_be_is_refused(ft: Run, trained: Path, second: Path, tmp_path: Path) -> None:
+    base = json.loads((trained / "artifact" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    other = tmp_path / "other"
+    shutil.copytree(trained / "artifact", other)
+    made = json.loads((other / "manifest.json").read_text()) | {"base_revision": "0" * 64, "model": "another-base"}
+    (other / "manifest.json").write_text(json.dumps(made))
+    config = json.loads((second / "adapter_config.json").read_text()) | {"base_model_name_or_path": "acme/strange"}
+    for name, said in (
+        (f"{trained}+nobody", "+nobody: there is no adapter 'nobody'"),
+        (f"{trained}+{second}*0", f"the weight '0' of {second} is no number but 0"),
+        (f"{trained}+{trained}", f"it names {trained} twice"),
+        (f"{trained}+{other}", f"--adapter {other} was trained over "),
+        (f"{trained}+{second}", f"--adapter {second} was trained over acme/strange, and {base} is here"),
+    ):
+        (second / "adapter_config.json").write_text(json.dumps(config))
+        code, out, err = ft("chat", base, *ASK, *HOW, "--adapter", name)
+        last = err.splitlines()[-1]
+        assert (code, out) == (2, "") and said in last, err
+
+
 def test_what_cannot_be_held_is_refused(ft: Run, trained: Path, tmp_path: Path) -> None:
     code, out, err = ft("chat", trained, *ASK, "--adapter", tmp_path / "nothing")
     assert (code, out) == (2, "") and "is no adapter that can be read" in err
@@ -161,11 +226,11 @@ def test_what_cannot_be_held_is_refused(ft: Run, trained: Path, tmp_path: Path) 
 
 def test_words_swap_adapters(capsys: pytest.CaptureFixture[str]) -> None:
     talking: Any = SimpleNamespace(adapters={"a": 1, "b": 2}, adapter="a")
-    chat._swap("b", talking)
+    held_adapters.swap("b", talking)
     assert talking.adapter == "b" and "* b" in capsys.readouterr().err
-    chat._swap("c", talking)
+    held_adapters.swap("c", talking)
     assert talking.adapter == "b" and "there is no adapter c here" in capsys.readouterr().err
-    chat._swap("none", talking)
+    held_adapters.swap("none", talking)
     assert talking.adapter == "" and "* none" in capsys.readouterr().err
 
 

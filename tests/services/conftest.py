@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import finetooth
 import pytest
 import uvicorn
 from finetooth_core.cli.start_options import StartOptions
 from finetooth_core.cli.state import State
+from finetooth_hooks import Datum
 from finetooth_server.app import make_app
 from finetooth_server.service import Service
 from finetooth_server.settings import Settings
@@ -80,6 +82,21 @@ def serve(served_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> It
         server.end()
     for server in servers:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def learned_by_heart() -> Callable[..., None]:
+    """Trains an adapter of a served model on one rendered conversation until it says nothing else, and saves it."""
+
+    def learn(served: Served, rendered: Any, *, model: str, name: str, steps: int) -> None:
+        with finetooth.Client(served.url, patience=10) as owner:
+            session = owner.session(model, adapter={"name": "lora", "rank": 16})
+            for _ in range(steps):
+                session.forward_backward([Datum.from_tokens(rendered.tokens, rendered.weights)])
+                session.step()
+            session.save(name)
+
+    return learn
 
 
 @pytest.fixture(scope="session")

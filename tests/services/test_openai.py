@@ -293,7 +293,9 @@ TOOL = {
 
 
 @pytest.mark.slow
-def test_a_tool_is_called_and_answered(serve: Callable[..., Any], served_recipe: dict[str, Any]) -> None:
+def test_a_tool_is_called_and_answered(
+    serve: Callable[..., Any], served_recipe: dict[str, Any], learned_by_heart: Callable[..., None]
+) -> None:
     """An adapter that learned one call by heart: the client gets it as one, and its answer reaches the model."""
     served = serve("api", "openai")
     served.service.settings.models["caller"] = {**served_recipe, "data": {"renderer": "hermes"}}
@@ -301,12 +303,7 @@ def test_a_tool_is_called_and_answered(serve: Callable[..., Any], served_recipe:
     asked = Message("user", "Weather?")
     call = {"type": "function", "function": {"name": "weather", "arguments": {"place": "Rome"}}}
     rendered = context.renderer.render(Conversation((asked, Message("assistant", "", tool_calls=(call,))), (TOOL,)))
-    with finetooth.Client(served.url, patience=10) as owner:
-        session = owner.session("caller", adapter={"name": "lora", "rank": 16})
-        for _ in range(60):
-            session.forward_backward([Datum.from_tokens(rendered.tokens, rendered.weights)])
-            session.step()
-        session.save("weatherman")
+    learned_by_heart(served, rendered, model="caller", name="weatherman", steps=60)
     ask: dict[str, Any] = {
         "model": "weatherman", "messages": [{"role": "user", "content": "Weather?"}], "tools": [TOOL],
         "temperature": 0, "max_tokens": 60,

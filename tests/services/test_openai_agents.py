@@ -6,11 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import finetooth
 import pytest
 from finetooth_core.cli.start_options import StartOptions
 from finetooth_core.cli.state import State
-from finetooth_hooks import Conversation, Datum, Message
+from finetooth_hooks import Conversation, Message
 
 openai = pytest.importorskip("openai")
 agents = pytest.importorskip("agents", reason="openai-agents is not installed")
@@ -20,7 +19,9 @@ ASKED = "Weather in Rome?"
 SAID = "It is sunny."
 
 
-def test_an_agent_calls_its_tool_and_answers(serve: Callable[..., Any], served_recipe: dict[str, Any]) -> None:
+def test_an_agent_calls_its_tool_and_answers(
+    serve: Callable[..., Any], served_recipe: dict[str, Any], learned_by_heart: Callable[..., None]
+) -> None:
     from agents.models.chatcmpl_converter import Converter
 
     places: list[str] = []
@@ -42,12 +43,7 @@ def test_an_agent_calls_its_tool_and_answers(serve: Callable[..., Any], served_r
         Message("tool", "sunny", name="weather"),
     )
     learned = renderer.render(Conversation((*turns, Message("assistant", SAID)), (tool,)))
-    with finetooth.Client(served.url, patience=10) as owner:
-        session = owner.session("caller", adapter={"name": "lora", "rank": 16})
-        for _ in range(80):
-            session.forward_backward([Datum.from_tokens(learned.tokens, learned.weights)])
-            session.step()
-        session.save("weatherman")
+    learned_by_heart(served, learned, model="caller", name="weatherman", steps=80)
 
     agents.set_tracing_disabled(True)
     client = openai.AsyncOpenAI(base_url=f"{served.url}/openai/v1", api_key="none", max_retries=0)

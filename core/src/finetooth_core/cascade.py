@@ -92,12 +92,11 @@ def steps(context: RunContext) -> list[Step]:
     recipe = context.recipe
     kept = {CHECKPOINTING: False} if recipe.train.gradient_checkpointing == AUTO else {}
     found = [Step(kind, label, given, {**kept, **changes}) for kind, label, given, changes in _adapters(context)]
+    if recipe.quantization == AUTO:
+        found = [replace(step, changes={**step.changes, "quantization": None}) for step in found]
     last = found[-1]
     over = [last]  # what the adapter trains over, the most bits first
     if recipe.quantization == AUTO:
-        found = [replace(step, changes={**step.changes, "quantization": None}) for step in found]
-        last = found[-1]
-        over = [last]
         for bits, registered in _quantizers(context):
             name = _name(registered, context)
             over.append(

@@ -36,10 +36,15 @@ class TrainedRun:
     """
 
     def __init__(self, run: Path, context: Callable[[Mapping[str, Any]], Context], scratch: Path) -> None:
+        from finetooth_toolbox.peft.trained_over import check_base
+
+        from finetooth_core.artifact import verify_folder
+
         self.run, self.scratch, self._context = run, scratch, context
         self.artifact = artifact_of(run)
         self.adapter = not is_whole(self.artifact)
         self._recipe = recipe_of(run)
+        verify_folder(self.artifact)
         check_base(self.artifact, self.base)
 
     @cached_property
@@ -75,22 +80,6 @@ class TrainedRun:
             )
         write_model(context.loader, str(self.run), target, precision=precision)
         return target
-
-
-def check_base(artifact: Path, base: ModelInfo) -> None:
-    """
-    Raises:
-        UserError: an artifact was trained over another revision of its base than the one that is here.
-    """
-    from finetooth_core.artifact import verify_folder
-
-    trained_over = verify_folder(artifact).get("base_revision", "")
-    if trained_over and base.revision and trained_over != base.revision:
-        raise UserError(
-            f"{artifact} was trained over {base.reference} of revision {trained_over[:12]}, and "
-            f"{base.revision[:12]} is here",
-            action="get that revision of the base: what was trained means something else over another one",
-        )
 
 
 def export(commands: CommandContext, reference: str, pick: Pick, output: Path | None = None) -> tuple[Path, Exported]:

@@ -144,7 +144,7 @@ if TYPE_CHECKING:
         Weighted,
     )
     from finetooth_hooks.exporters import Exported, ExportSource
-    from finetooth_hooks.faces import Asgi, FaceCaller, FacePiece, FaceRoute, FaceService, Json
+    from finetooth_hooks.faces import Asgi, FaceCaller, FacePiece, FaceRoute, FaceService, Json, StackPart
     from finetooth_hooks.format_functions import row_format
     from finetooth_hooks.held import Addition, HeldAdapter
     from finetooth_hooks.kernels import ComputePart, PickedKernel, PickKernels, Wanted
@@ -211,7 +211,7 @@ _LAZY = {
             "Rendered RenderedImage Row Segments Side Stepwise Task Text TrainOn Weighted"
         ),
         "exporters": "ExportSource Exported",
-        "faces": "Asgi FaceCaller FacePiece FaceRoute FaceService Json",
+        "faces": "Asgi FaceCaller FacePiece FaceRoute FaceService Json StackPart",
         "format_functions": "row_format",
         "held": "Addition HeldAdapter",
         "kernels": "ComputePart PickKernels PickedKernel Wanted",
@@ -258,7 +258,7 @@ __all__ = [
     "Reward",
     "RoleModel", "RoleRequest", "Rollout", "Row", "Run", "RunningBatch", "STEP_SPAN", "Sample", "Sampled", "Sampler",
     "SamplerBase", "Sampling", "Saving", "ScalarHead", "Schedule", "Segments", "Serves", "Side", "Snapshot",
-    "SnapshotStore", "Source", "SourceBase", "Spans", "StepCost", "StepReport", "StepSettings", "Stepped", "Stepwise",
+    "SnapshotStore", "Source", "SourceBase", "Spans", "StackPart", "StepCost", "StepReport", "StepSettings", "Stepped", "Stepwise",
     "StopRun", "Store", "StoreError", "Stored", "Task", "Text", "TextPart", "Tier", "Together", "TokenChunk",
     "Tokenizer", "TokenizerBase", "Tracker", "TrackerBase", "TrainOn", "TrainSettings", "TrainsPart", "Turn",
     "UpdatesPart", "Usage", "UserError", "Wanted", "Weighted", "Written", "hookimpl", "hookspec", "row_format",

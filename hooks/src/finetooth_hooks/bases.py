@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from finetooth_hooks.examples import Row
     from finetooth_hooks.exporters import ExportSource
     from finetooth_hooks.faces import FaceRoute, FaceService, Json
-    from finetooth_hooks.held import Addition, HeldAdapter
+    from finetooth_hooks.held import Addition, HeldAdapter, Stack
     from finetooth_hooks.models import Loader, LowRank, ModelFacts, ModelInfo, Tokenizer
     from finetooth_hooks.problems import Problems
     from finetooth_hooks.reports import Evaluation, StepReport
@@ -87,7 +87,7 @@ class EngineBase(Capable):
     def running_batch(self) -> RunningBatch:
         raise self._cannot("let requests join a batch", "continuous")
 
-    def hold(self, path: Path | None) -> HeldAdapter | None:
+    def hold(self, path: Path | Stack | None) -> HeldAdapter | None:
         raise self._cannot("sample several adapters in one batch", "adapters")
 
     def snapshot(self) -> Snapshot:

@@ -22,7 +22,7 @@ from finetooth_hooks.sampling import Generated, Sampling
 
 if TYPE_CHECKING:
     from finetooth_hooks.continuous import RunningBatch
-    from finetooth_hooks.held import HeldAdapter
+    from finetooth_hooks.held import HeldAdapter, Stack
 
 Counts = Mapping[str, float]
 """Normalizers of a whole step by name (`weights`, `tokens`, `sequences`, `groups`)."""
@@ -340,10 +340,10 @@ class Engine(Protocol):
         Capability `continuous`."""
         ...
 
-    def hold(self, path: Path | None) -> HeldAdapter | None:
-        """An adapter on the same base, read from what `export` wrote; without a path the base alone. None where it is
-        more than a low-rank addition, to be `restore`d into an engine of its own. UserError: it is of another base.
-        Capability `adapters`."""
+    def hold(self, path: Path | Stack | None) -> HeldAdapter | None:
+        """An adapter on the same base, read from what `export` wrote; of several with weights, their sum; without a
+        path the base alone. None where one is more than a low-rank addition, to be `restore`d into an engine of its
+        own. UserError: it is of another base. Capability `adapters`."""
         ...
 
     def snapshot(self) -> Snapshot:

@@ -60,6 +60,20 @@ class FacePiece:
     logprobs: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class StackPart:
+    """One of several low-rank adapters on one base whose weighted sum is sampled.
+
+    Attributes:
+        adapter: name of one that the server was started with; empty: it is a checkpoint.
+        checkpoint: id of the caller's; empty: it is an adapter of the server.
+    """
+
+    adapter: str = ""
+    checkpoint: str = ""
+    weight: float = 1.0
+
+
 class FaceCaller(Protocol):
     """Who calls."""
 
@@ -86,6 +100,11 @@ class FaceService(Protocol):
     @property
     def served(self) -> Mapping[str, Mapping[str, Any]]:
         """The recipe of each base model, by the name under which it is served."""
+        ...
+
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        """Name of the base of each adapter that the server was started with, by the adapter's own name."""
         ...
 
     def caller(self, key: str | None) -> FaceCaller:
@@ -129,8 +148,14 @@ class FaceService(Protocol):
         waits for its end, at most `seconds`."""
         ...
 
-    def sampler(self, caller: FaceCaller, *, base: str = "", checkpoint: str | None = None) -> str:
-        """Id of the caller's sampler of a base model or a checkpoint; made when it is first asked for."""
+    def sampler(
+        self, caller: FaceCaller, *, base: str = "", checkpoint: str | None = None, stack: Sequence[StackPart] = ()
+    ) -> str:
+        """Id of the caller's sampler of a base model, a checkpoint or a stack; made when it is first asked for.
+
+        Raises:
+            UserError: there is no such thing, or a stack's parts have different bases.
+        """
         ...
 
     def sample(
@@ -238,4 +263,4 @@ class Face(Protocol):
         ...
 
 
-__all__ = ["Face", "FaceCaller", "FacePiece", "FaceRoute", "FaceService"]
+__all__ = ["Face", "FaceCaller", "FacePiece", "FaceRoute", "FaceService", "StackPart"]

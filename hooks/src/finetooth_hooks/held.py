@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+Stack = Sequence[tuple[Path, float]]
+"""Artifacts of adapters of one base, each with its weight: what is computed with is the base and the weighted sum of
+what they add."""
 
 
 @dataclass(frozen=True)

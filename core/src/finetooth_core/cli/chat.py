@@ -11,14 +11,14 @@ import click
 from finetooth_hooks.errors import EngineError, PlanError, UserError
 from finetooth_toolbox.text.controls import escape_controls
 
+from finetooth_core.cli.held_adapters import hold_adapters, swap
 from finetooth_core.cli.kept_talk import append_row, read_tools
 from finetooth_core.cli.recipe_arguments import accept_memory_option, accepting
 from finetooth_core.cli.streams import is_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from finetooth_hooks.engine import Engine
+    from finetooth_hooks.models import ModelInfo
 
     from finetooth_core.cli.conversation import Conversation
     from finetooth_core.cli.state import State
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 WORDS = {
     "/help": "show these words",
     "/reset": "begin anew, without what was said so far",
-    "/adapter": "list the adapters of --adapter; /adapter NAME lets that one answer, /adapter none the model itself",
+    "/adapter": "list the adapters of --adapter; /adapter NAME lets that one answer, /adapter A+B*0.5 a sum, /adapter "
+    "none the model itself",
     "/compare": "/compare TEXT asks the model itself and each adapter, side by side; the conversation stays as it was",
     "/save": "/save FILE adds the conversation to FILE as a training row",
     "/quit": "end; so do /exit and Ctrl-D",
@@ -65,7 +66,8 @@ WELCOME = "Type a message. Ctrl-C stops an answer, /reset begins anew, /help lis
     "adapters",
     multiple=True,
     metavar="RUN_OR_FOLDER",
-    help="An adapter of the same base that answers in place of RUN_OR_MODEL's own; of several, /adapter picks.",
+    help="An adapter of the same base that answers in place of RUN_OR_MODEL's own; of several, /adapter picks; A+B*0.5 "
+    "is the sum of what several add.",
 )
 @click.option("--compare", is_flag=True, help="With --prompt: the model itself and each adapter answer, side by side.")
 @click.option(
@@ -112,10 +114,11 @@ def command(
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
     context = session.job.context
     chat = Conversation(engine, context.renderer, sampling, system, longest=context.facts.max_positions, tools=offered)
-    hold_adapters(chat, adapters)
+    base = session.job.request.base.model
+    hold_adapters(chat, adapters, base)
     if asked is None:
         click.echo(WELCOME, err=True)
-        talk(chat)
+        talk(chat, base)
         return
     if compare:
         beside(chat, asked, model)
@@ -152,8 +155,12 @@ def beside(chat: Conversation, text: str, model: str = "the model itself") -> No
         click.echo(f"{click.style(name or model, bold=True)}:\n{escape_controls(answer.text)}\n")
 
 
-def talk(chat: Conversation) -> None:
-    """Read, answer, until the user leaves; what cannot be answered is said, and the conversation stays as it was."""
+def talk(chat: Conversation, base: ModelInfo | None = None) -> None:
+    """Read, answer, until the user leaves; what cannot be answered is said, and the conversation stays as it was.
+
+    Args:
+        base: of the adapters that `/adapter FIRST+SECOND` stacks; None: none can be.
+    """
     while True:
         try:
             text = click.prompt(click.style("you", bold=True), prompt_suffix="> ", err=True).strip()
@@ -163,7 +170,7 @@ def talk(chat: Conversation) -> None:
         if text in LEAVE:
             return
         if text.split()[:1] == ["/adapter"]:
-            _swap(text.partition(" ")[2].strip(), chat)
+            swap(text.partition(" ")[2].strip(), chat, base)
             continue
         if text.split()[:1] in (["/compare"], ["/save"]):
             _apart(text, chat)
@@ -207,47 +214,6 @@ def _obey(word: str, chat: Conversation) -> None:
     for known, meaning in WORDS.items():
         click.echo(f"  {known:<8} {meaning}", err=True)
     click.echo("  Ctrl-C   stop an answer; what was said until then is kept", err=True)
-
-
-def hold_adapters(chat: Conversation, references: Sequence[str]) -> None:
-    """Hold adapters beside the engine's own weights; the first answers.
-
-    Raises:
-        UserError: one of them is no adapter of this base, or more than a low-rank addition.
-        PlanError: the engine holds none.
-    """
-    from finetooth_core.run_folder import artifact_of, run_of
-
-    if references and not {"adapters", "continuous"} <= chat.engine.capabilities:
-        raise PlanError(
-            "--adapter: this model's weights cannot have another adapter beside them",
-            action="name the adapter, or its run, in place of the model",
-        )
-    for reference in references:
-        run = run_of(reference)
-        held = chat.engine.hold(Path(reference) if run is None else artifact_of(run))
-        if held is None:
-            raise UserError(
-                f"--adapter {reference}: it is more than a low-rank addition to linear modules",
-                action="name it in place of the model",
-            )
-        chat.adapters[reference] = held
-    chat.adapter = next(iter(chat.adapters), "")
-
-
-def _swap(name: str, chat: Conversation) -> None:
-    """List the adapters, or let another one answer from now on; what was said stays."""
-    from finetooth_toolbox.text.nearest import nearest
-
-    if name == "none":
-        chat.adapter = ""
-    elif name in chat.adapters:
-        chat.adapter = name
-    elif name:
-        near = nearest(name, chat.adapters)
-        click.echo(f"error: there is no adapter {name} here" + (f" (did you mean {near}?)" if near else ""), err=True)
-    for one in ("", *chat.adapters):
-        click.echo(f"{'*' if one == chat.adapter else ' '} {one or 'none'}", err=True)
 
 
 def _say(piece: str) -> None:

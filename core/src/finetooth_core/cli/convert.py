@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from finetooth_hooks.errors import DataError, UserError
 
+from finetooth_core.data.lazy_examples import read_examples
 from finetooth_core.data.read_so_far import Reading
 from finetooth_core.data.shapes import SHAPES, Loses
-from finetooth_core.data.work import broken_rows_first
 
 if TYPE_CHECKING:
     from finetooth_core.cli.state import State
@@ -47,14 +47,12 @@ def convert(state: State, data: str, output: Path, shape: str, format_: str | No
     rows: list[dict[str, Any]] = []
     lost: Counter[str] = Counter()
     first = ""
-    with broken_rows_first(split.sources, reading):
-        for id_, example in (one for work in split.work() for one in split.read(work, reading)):
-            try:
-                rows += SHAPES[shape](example)
-            except Loses as reason:
-                first = first or id_
-                lost[str(reason)] += 1
-    split.check(reading)
+    for id_, example in read_examples(split, reading):
+        try:
+            rows += SHAPES[shape](example)
+        except Loses as reason:
+            first = first or id_
+            lost[str(reason)] += 1
     if lost:
         said = "; ".join(f"{reason} ({count})" for reason, count in lost.most_common(3))
         problem = f"{lost.total()} of {reading.rows} rows say what shape {shape} has no place for: {said}"

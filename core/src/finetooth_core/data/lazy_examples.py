@@ -17,6 +17,19 @@ SMALL_ROWS = 2_000
 SMALL_CHARACTERS = 50_000_000
 
 
+def read_examples(rows: SplitRows, reading: Reading) -> Iterator[tuple[str, Example]]:
+    """All examples with their ids, one after the other; what is broken or left out is noted in `reading`, and raised at
+    the end.
+
+    Raises:
+        DataError: rows cannot be read.
+    """
+    with broken_rows_first(rows.sources, reading):
+        for work in rows.work():
+            yield from rows.read(work, reading)
+    rows.check(reading)
+
+
 class LazyExamples(Sequence[tuple[str, Example]]):
     """Examples that are read anew whenever they are gone through; errors come at the end."""
 
@@ -27,12 +40,9 @@ class LazyExamples(Sequence[tuple[str, Example]]):
     def __iter__(self) -> Iterator[tuple[str, Example]]:
         reading = Reading()
         count = 0
-        with broken_rows_first(self.rows.sources, reading):
-            for work in self.rows.work():
-                for one in self.rows.read(work, reading):
-                    count += 1
-                    yield one
-        self.rows.check(reading)
+        for one in read_examples(self.rows, reading):
+            count += 1
+            yield one
         self._length = count
 
     def __len__(self) -> int:

@@ -58,79 +58,91 @@ def _digest(body: bytes) -> str:
     return hashlib.sha1(body).hexdigest()
 
 
+class HubServer(ThreadingHTTPServer):
+    """A server at a free port of loopback, of one hub."""
+
+    daemon_threads = True
+
+    def __init__(self, hub: HubStandIn) -> None:
+        super().__init__(("127.0.0.1", 0), HubHandler)
+        self.hub = hub
+
+
+class HubHandler(BaseHTTPRequestHandler):
+    """What the hub answers; it is `hub` of the server."""
+
+    server: HubServer
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def _answer(self, status: int, body: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            try:
+                self.wfile.write(body)
+            except (BrokenPipeError, ConnectionResetError):
+                self.close_connection = True
+
+    def do_POST(self) -> None:
+        given = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
+        self.server.hub.asked.append(f"POST {self.path}")
+        wanted = given.get("paths", [])
+        found = [entry for entry in self.server.hub.entries() if entry["path"] in wanted]
+        self._answer(200, json.dumps(found).encode(), Content_Type="application/json")
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.server.hub.asked.append(f"{self.command} {path}")
+        if file := re.fullmatch(r"/datasets/org/rows/resolve/[^/]+/(.+)", path):
+            self._file(file[1])
+        elif re.fullmatch(r"/api/datasets/org/rows(/revision/[^/]+)?", path):
+            names = [{"rfilename": name} for name in sorted(self.server.hub.files)]
+            told = {
+                "id": "org/rows",
+                "sha": COMMIT,
+                "private": False,
+                "siblings": names,
+                "tags": [],
+                "gated": False,
+            }
+            self._answer(200, json.dumps(told).encode(), Content_Type="application/json")
+        elif tree := re.fullmatch(r"/api/datasets/org/rows/tree/[^/]+(/(.*))?", path):
+            listed = self.server.hub.entries(tree[2] or "", "recursive=true" in self.path.lower())
+            self._answer(200, json.dumps(listed).encode(), Content_Type="application/json")
+        else:
+            self._answer(404, b"{}", X_Error_Code="EntryNotFound")
+
+    def _file(self, name: str) -> None:
+        body = self.server.hub.files.get(name)
+        if body is None:
+            self._answer(404, b"", X_Error_Code="EntryNotFound")
+            return
+        known = {"ETag": f'"{_digest(body)}"', "X_Repo_Commit": COMMIT, "Accept_Ranges": "bytes"}
+        part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if part is None:
+            status, sent = 200, body
+        else:
+            start, stop = int(part[1]), int(part[2] or len(body) - 1) + 1
+            status, sent = 206, body[start:stop]
+            known["Content_Range"] = f"bytes {start}-{start + len(sent) - 1}/{len(body)}"
+        if self.command == "GET":
+            self.server.hub.sent += len(sent)
+        self._answer(status, sent, **known)
+
+
 @contextmanager
 def serving(hub: HubStandIn) -> Iterator[HubStandIn]:
     """The hub at a free port of loopback."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-        def _answer(self, status: int, body: bytes, **headers: str) -> None:
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name.replace("_", "-"), value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command != "HEAD":
-                try:
-                    self.wfile.write(body)
-                except (BrokenPipeError, ConnectionResetError):
-                    self.close_connection = True
-
-        def do_POST(self) -> None:
-            given = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
-            hub.asked.append(f"POST {self.path}")
-            wanted = given.get("paths", [])
-            found = [entry for entry in hub.entries() if entry["path"] in wanted]
-            self._answer(200, json.dumps(found).encode(), Content_Type="application/json")
-
-        def do_HEAD(self) -> None:
-            self.do_GET()
-
-        def do_GET(self) -> None:
-            path = unquote(urlsplit(self.path).path)
-            hub.asked.append(f"{self.command} {path}")
-            if file := re.fullmatch(r"/datasets/org/rows/resolve/[^/]+/(.+)", path):
-                self._file(file[1])
-            elif re.fullmatch(r"/api/datasets/org/rows(/revision/[^/]+)?", path):
-                names = [{"rfilename": name} for name in sorted(hub.files)]
-                told = {
-                    "id": "org/rows",
-                    "sha": COMMIT,
-                    "private": False,
-                    "siblings": names,
-                    "tags": [],
-                    "gated": False,
-                }
-                self._answer(200, json.dumps(told).encode(), Content_Type="application/json")
-            elif tree := re.fullmatch(r"/api/datasets/org/rows/tree/[^/]+(/(.*))?", path):
-                listed = hub.entries(tree[2] or "", "recursive=true" in self.path.lower())
-                self._answer(200, json.dumps(listed).encode(), Content_Type="application/json")
-            else:
-                self._answer(404, b"{}", X_Error_Code="EntryNotFound")
-
-        def _file(self, name: str) -> None:
-            body = hub.files.get(name)
-            if body is None:
-                self._answer(404, b"", X_Error_Code="EntryNotFound")
-                return
-            known = {"ETag": f'"{_digest(body)}"', "X_Repo_Commit": COMMIT, "Accept_Ranges": "bytes"}
-            part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-            if part is None:
-                status, sent = 200, body
-            else:
-                start, stop = int(part[1]), int(part[2] or len(body) - 1) + 1
-                status, sent = 206, body[start:stop]
-                known["Content_Range"] = f"bytes {start}-{start + len(sent) - 1}/{len(body)}"
-            if self.command == "GET":
-                hub.sent += len(sent)
-            self._answer(status, sent, **known)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = HubServer(hub)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     hub.address = f"http://127.0.0.1:{server.server_address[1]}"

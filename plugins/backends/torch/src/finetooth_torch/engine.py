@@ -28,7 +28,7 @@ from finetooth_hooks import (
 )
 from finetooth_hooks.bases import EngineBase
 from finetooth_hooks.engine import Counts, Snapshot, Spans, StepSettings, Usage
-from finetooth_hooks.held import HeldAdapter
+from finetooth_hooks.held import HeldAdapter, Stack
 from finetooth_hooks.protocols import EngineRequest
 from finetooth_steps.data_checks import check_data, check_fields, check_gradients
 from finetooth_steps.layout import lay_out
@@ -294,7 +294,7 @@ class TorchEngine(EngineBase):
         )  # fmt: skip
 
     @guarded("hold")
-    def hold(self, path: Path | None) -> HeldAdapter | None:
+    def hold(self, path: Path | Stack | None) -> HeldAdapter | None:
         return self._generator.hold(path) if "adapters" in self.capabilities else super().hold(path)
 
     # --- keep ---------------------------------------------------------------------------------------------------------

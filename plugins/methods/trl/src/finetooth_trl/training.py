@@ -157,7 +157,7 @@ def training(
             failure: BaseException | None = None
             try:
                 made.train()
-            except _Stopped:
+            except _Stopped:  # the run wants no further step: the way out of a trainer that knows no other
                 pass
             except BaseException as error:  # told to the run, which raises it in its own thread
                 failure = error

@@ -80,7 +80,8 @@ def ask(service: FaceService, models: Models, caller: FaceCaller, body: Request)
                     action="ask without response_format", param="response_format")  # fmt: skip
     prompts = _prompts(model, body)
     sampling = body.sampling(min(_room(model, prompt, body) for prompt in prompts))
-    sampler = service.sampler(caller, base=model.base if model.checkpoint is None else "", checkpoint=model.checkpoint)
+    base = "" if model.checkpoint or model.stack else model.base
+    sampler = service.sampler(caller, base=base, checkpoint=model.checkpoint, stack=model.stack)
     seeded, calls = body.seed is not None, list[str]()
     try:
         for prompt in prompts:

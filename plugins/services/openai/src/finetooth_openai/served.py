@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from finetooth_hooks.context import Context
-from finetooth_hooks.faces import FaceCaller, FaceService
+from finetooth_hooks.errors import UserError
+from finetooth_hooks.faces import FaceCaller, FaceService, StackPart
 from finetooth_toolbox.text.nearest import nearest
+from finetooth_toolbox.text.stacked_names import is_stack, parts_of
 
 from finetooth_openai.faults import Fault
 
@@ -22,6 +25,7 @@ class Model:
     Attributes:
         base: the base model or run that is served.
         checkpoint: id of the weights on top of it; None for none.
+        stack: adapters whose weighted sum is on top of it; empty for none.
         created: seconds since 1970.
         context: with tokenizer and renderer.
     """
@@ -31,6 +35,7 @@ class Model:
     checkpoint: str | None
     created: int
     context: Context
+    stack: tuple[StackPart, ...] = ()
 
     def json(self) -> dict[str, Any]:
         """As the list of models has it."""
@@ -46,26 +51,32 @@ class Models:
         self._lock = threading.Lock()
 
     def all(self, caller: FaceCaller) -> list[Model]:
-        """Bases first, then the caller's checkpoints, oldest first. A checkpoint's name is its own where no other has
-        it, else its id."""
+        """Bases first, then adapters of the command line, then the caller's checkpoints, oldest first. A checkpoint's
+        name is its own where no other has it, else its id."""
         found = [Model(base, base, None, self._begun, self._context(base)) for base in self._service.served]
+        for name, base in self._service.adapters.items():
+            found.append(Model(name, base, None, self._begun, self._context(base), (StackPart(adapter=name),)))
         known = [one for one in self._service.checkpoints(caller) if one["base"] in self._service.served]
-        names = Counter([*self._service.served, *(one["name"] for one in known)])
+        names = Counter([*self._service.served, *self._service.adapters, *(one["name"] for one in known)])
         for one in known:
             name = one["name"] if names[one["name"]] == 1 else one["id"]
             found.append(Model(name, one["base"], one["id"], int(one["created"]), self._context(one["base"])))
         return found
 
     def find(self, caller: FaceCaller, name: str) -> Model:
-        """What a name means to the caller; a checkpoint's id always is one of its names.
+        """What a name means to the caller; a checkpoint's id always is one of its names. `first+second*0.5` is a sum of
+        adapters and checkpoints on one base.
 
         Raises:
             Fault: nothing (404); says which name is near.
+            UserError: a sum that cannot be.
         """
         known = self.all(caller)
         for one in known:
             if name in (one.name, one.checkpoint):
                 return one
+        if is_stack(name):
+            return self._stack(name, known)
         near = nearest(name, [one.name for one in known])
         raise Fault(
             f"there is no model {name!r}",
@@ -74,6 +85,28 @@ class Models:
             param="model",
             code="model_not_found",
         )
+
+    def _stack(self, name: str, known: Sequence[Model]) -> Model:
+        """
+        Raises:
+            UserError: a part is not there, or is no adapter, or they have different bases.
+        """
+        by_name = {key: one for one in known for key in (one.name, one.checkpoint) if key}
+        found = [(by_name[part], weight) for part, weight in parts_of(name, by_name.__contains__, setting="model")]
+        first = found[0][0]
+        for one, _ in found:
+            if one.checkpoint is None and not one.stack:
+                raise UserError(f"model {name}: {one.name} is no adapter", action="stack adapters and checkpoints")
+            if one.base != first.base:
+                raise UserError(
+                    f"model {name}: {first.name} adds to {first.base}, and {one.name} to {one.base}",
+                    action="stack adapters of one base",
+                )
+        stack = tuple(
+            StackPart(adapter="" if one.checkpoint else one.name, checkpoint=one.checkpoint or "", weight=weight)
+            for one, weight in found
+        )
+        return Model(name, first.base, None, self._begun, first.context, stack)
 
     def _context(self, base: str) -> Context:
         with self._lock:

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from typing import Any
 
 from finetooth_hooks import CommandContext, FinetoothError, Sampling, UserError
-from finetooth_hooks.faces import Asgi, Face, FaceCaller, FacePiece
+from finetooth_hooks.faces import Asgi, Face, FaceCaller, FacePiece, StackPart
 from finetooth_toolbox.text.nearest import nearest
 
 from finetooth_server.keys import Caller
@@ -135,8 +135,16 @@ class Desk:
 
         return await asyncio.to_thread(call_json, await self._service.wait(_caller(caller), call, seconds))
 
-    def sampler(self, caller: FaceCaller, *, base: str = "", checkpoint: str | None = None) -> str:
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        return {name: one.base for name, one in self._service.settings.adapters.items()}
+
+    def sampler(
+        self, caller: FaceCaller, *, base: str = "", checkpoint: str | None = None, stack: Sequence[StackPart] = ()
+    ) -> str:
         who = _caller(caller)
+        if stack:
+            checkpoint = self._service.stacks.write(who.tenant, stack)
         named = json.dumps([self._face, who.tenant, base, checkpoint])
         id_ = f"sampler-{hashlib.sha256(named.encode()).hexdigest()[:32]}"
         if not self._service.has_sampler(who, id_):

@@ -9,11 +9,11 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Mapping
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 
 from finetooth_hooks import CommandContext, Engine
-from finetooth_hooks.held import HeldAdapter
+from finetooth_hooks.held import HeldAdapter, Stack
 
 from finetooth_server.encryption.vault import Vault
 
@@ -41,11 +41,11 @@ class Hosts:
         """Equal for recipes whose adapters may be sampled beside each other; empty if that one's may not."""
         return "" if self._most <= 0 or _shape(recipe) in self._alone else _base(recipe)
 
-    def hold(self, recipe: Mapping[str, Any], weights: Path | None) -> tuple[Engine, HeldAdapter] | None:
+    def hold(self, recipe: Mapping[str, Any], weights: Stack) -> tuple[Engine, HeldAdapter] | None:
         """The engine of a recipe's base, and the weights as it holds them; None where they have to be sampled alone.
 
         Args:
-            weights: an artifact; None is the base as it was.
+            weights: artifacts, whose weighted sum is wanted; none is the base as it was.
 
         Raises:
             FinetoothError: the engine cannot be built, or the weights cannot be read.
@@ -59,7 +59,7 @@ class Hosts:
                 self._alone.add(_shape(recipe))
                 return None
             self._engines[base] = engine
-        host, key = self._engines[base], (base, str(weights or ""))
+        host, key = self._engines[base], (base, json.dumps([[str(path), weight] for path, weight in weights]))
         if key not in self._held:
             held = self._read(host, weights)
             if held is None:
@@ -75,11 +75,11 @@ class Hosts:
         self._engines.clear()
         self._held.clear()
 
-    def _read(self, host: Engine, weights: Path | None) -> HeldAdapter | None:
-        if weights is None:
+    def _read(self, host: Engine, weights: Stack) -> HeldAdapter | None:
+        if not weights:
             return host.hold(None)
-        with self._vault.reading(weights) as folder:
-            return host.hold(folder)
+        with ExitStack() as opened:
+            return host.hold([(opened.enter_context(self._vault.reading(path)), weight) for path, weight in weights])
 
 
 def _base(recipe: Mapping[str, Any]) -> str:

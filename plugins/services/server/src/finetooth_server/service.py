@@ -37,6 +37,7 @@ from finetooth_server.sampling import Samplers, batch_key, open_sampler
 from finetooth_server.scores import NOTHING, Asked
 from finetooth_server.sections import STRATEGY, all_of, check_strategy, described, merged
 from finetooth_server.settings import Settings
+from finetooth_server.stacks import Stacks
 from finetooth_server.streams import Streams
 from finetooth_server.tickets import Tickets
 from finetooth_server.usage import Usage, usage, write_limits
@@ -76,6 +77,7 @@ class Service(ClientSessions):
         self.vault.sweep()
         self.vault.check()
         self.checkpoints = Checkpoints(self.records, self.vault, most_bytes=limits.checkpoint_bytes)
+        self.stacks = Stacks(settings, self.checkpoints)
         self.registry = Models(context, settings, self.records, self.log, self.checkpoints, self.vault)
         self.writer = Writer(
             settings, self.records, self.log, self.registry, Samplers(context, self.vault, limits), self.checkpoints,
@@ -358,7 +360,7 @@ class Service(ClientSessions):
         self._may(caller, "sample")
         self.note_contact(caller, session)
         if checkpoint is not None:
-            base = self.checkpoints.readable(caller.tenant, checkpoint).base
+            base = self.stacks.base(caller.tenant, checkpoint)
         else:
             self.recipe(base, {})
         open_sampler(self.records, id_, caller.tenant, session, base, checkpoint)

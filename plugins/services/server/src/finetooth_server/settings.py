@@ -83,6 +83,21 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class ServedAdapter:
+    """An adapter that everybody may sample from.
+
+    Attributes:
+        base: name of the model that it was trained over.
+        recipe: the base's, with the adapter's own section.
+        folder: its artifact.
+    """
+
+    base: str
+    recipe: Mapping[str, Any]
+    folder: Path
+
+
+@dataclass(frozen=True)
 class Settings:
     """A server.
 
@@ -95,6 +110,7 @@ class Settings:
         encryption: what checkpoints, snapshots and calls are encrypted with; None leaves them plain.
         audit_key: file with the key that signs the audit record's head; None is one in `folder`.
         scratch: where weights lie plain while they are written or read; None is a folder in `folder`.
+        adapters: by the name under which they are served beside the models.
         keyless: requests without a key are the tenant `local`'s; only for a server that nobody else can reach.
     """
 
@@ -105,6 +121,7 @@ class Settings:
     encryption: MasterKeys | None = None
     audit_key: Path | None = None
     scratch: Path | None = None
+    adapters: Mapping[str, ServedAdapter] = field(default_factory=dict)
     keyless: bool = False
     limits: Limits = field(default_factory=Limits)
 

@@ -13,9 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import Completion, Engine, FinetoothError
@@ -24,7 +22,7 @@ from finetooth_toolbox import wire
 from sqlalchemy import select
 
 from finetooth_server.audit import Audit
-from finetooth_server.checkpoints import WEIGHTS, Checkpoint, Checkpoints
+from finetooth_server.checkpoints import Checkpoints
 from finetooth_server.faults import Unknown
 from finetooth_server.log import CANCELLED, REFUSED, Due, Log
 from finetooth_server.model_ids import SAMPLERS
@@ -32,6 +30,7 @@ from finetooth_server.plain_batch import TenantsBatch, running_batch
 from finetooth_server.records import Records, samplers
 from finetooth_server.sampling import Samplers, begin, complete
 from finetooth_server.settings import Settings
+from finetooth_server.stacks import Stacks, Weights
 from finetooth_server.streams import Streams
 
 LOGGER = logging.getLogger("finetooth.server")
@@ -82,7 +81,7 @@ class SamplingTurns:
         streams: Streams,
     ) -> None:
         self._settings, self._records, self._log, self._pool = settings, records, log, pool
-        self._checkpoints, self._audit, self._streams = checkpoints, audit, streams
+        self._stacks, self._audit, self._streams = Stacks(settings, checkpoints), audit, streams
         self._turn = ""
         self._turns: dict[str, str] = {}
         self._hosts = pool.hosts(settings.limits.held)
@@ -167,11 +166,8 @@ class SamplingTurns:
             self._turns[key] = key
             for call in self._log.waiting_in(key, besides, before=float("inf"), most=1):
                 with suppress(FinetoothError):  # the call will fail by it
-                    self._turns[key] = self._hosts.together(self._weights(call)[0]) or key
+                    self._turns[key] = self._hosts.together(self._weights(call).recipe) or key
         return self._turns[key]
-
-    def _folder(self, checkpoint: Checkpoint | None) -> Path | None:
-        return None if checkpoint is None else self._checkpoints.folder(checkpoint, WEIGHTS)
 
     def _join(self, found: Sequence[Due]) -> None:
         """Take calls into the batch. One that was under way when a server ended is written alone, so that if it ends
@@ -293,18 +289,18 @@ class SamplingTurns:
             the weights if they are held beside others', and what gives an engine that has them as its own. None if they
             have to be sampled alone, and it is not their turn.
         """
-        recipe, checkpoint = self._weights(call)
-        folder = self._folder(checkpoint)
+        weights = self._weights(call)
+        recipe = weights.recipe
         if self._turn != call.batch:
-            found = self._hosts.hold(recipe, folder)
+            found = self._hosts.hold(recipe, weights.stack)
             if found is None:
                 return None
             if self._batch is None:
                 self._engine = found[0]
                 self._batch = running_batch(self._engine)
-            return found[1], partial(self._pool.engine, recipe, folder)
+            return found[1], lambda: self._pool.engine(recipe, weights.folder)
         if self._batch is None:
-            self._engine = self._pool.engine(recipe, folder)
+            self._engine = self._pool.engine(recipe, weights.folder)
             self._batch = running_batch(self._engine)
         return None, None
 
@@ -320,16 +316,13 @@ class SamplingTurns:
             else:
                 self._alone.append(call)
 
-    def _weights(self, call: Due) -> tuple[Mapping[str, Any], Checkpoint | None]:
-        """The recipe and the checkpoint that a sampling call reads."""
+    def _weights(self, call: Due) -> Weights:
+        """What a sampling call reads."""
         with self._records.read() as connection:
             row = connection.execute(select(samplers).where(samplers.c.id == call.queue.removeprefix(SAMPLERS))).first()
         if row is None:
             raise Unknown("the sampling session is gone", action="make another one")
-        if row.checkpoint is None:
-            return self._settings.models[row.base], None
-        checkpoint = self._checkpoints.readable(row.tenant, row.checkpoint)
-        return checkpoint.recipe, checkpoint
+        return self._stacks.weights(row)
 
     def _fail_with(self, call: Due, error: Exception) -> None:
         if isinstance(error, FinetoothError):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from finetooth_hooks import Completion, EngineError, Sampling
-from finetooth_hooks.held import HeldAdapter
+from finetooth_hooks.held import HeldAdapter, Stack
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_kernels.memory import BLOCKS
 from torch import Tensor, nn
@@ -199,7 +199,7 @@ class Generator:
     def _ends(self, sampling: Sampling) -> frozenset[int]:
         return self._stop_ids if sampling.stop_ids is None else frozenset(sampling.stop_ids)
 
-    def hold(self, path: Path | None) -> TorchHeldAdapter | None:
+    def hold(self, path: Path | Stack | None) -> TorchHeldAdapter | None:
         """See `Engine.hold`."""
         self._network.train(False)  # what drops at random is no low-rank addition
         return hold(self._network, self._network.adapter, path)

@@ -8,13 +8,13 @@ linear modules are exchanged for ones that know whose each row is.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from finetooth_hooks import UserError
-from finetooth_hooks.held import HeldAdapter
+from finetooth_hooks.held import HeldAdapter, Stack
 from finetooth_hooks.protocols import Adapter, Addition, LowRank
 from finetooth_kernels.decoder import GroupParts, PlainGroup
 from finetooth_toolbox.torch.plain_modules import is_plain
@@ -81,24 +81,21 @@ class RowAdapters:
         return self.runs is not None and len(self.runs) > 1
 
 
-def hold(network: Network, adapter: Adapter, path: Path | None) -> TorchHeldAdapter | None:
+def hold(network: Network, adapter: Adapter, path: Path | Stack | None) -> TorchHeldAdapter | None:
     """See `Engine.hold`; the network is in evaluation mode.
 
     Raises:
         UserError: as there.
     """
-    additions = {} if path is None else adapter.additions(path)
-    if additions is None:
-        return None
+    stack: Stack = () if path is None else [(path, 1.0)] if isinstance(path, Path) else path
     fitting: dict[str, LowRank] = {}
-    for name, addition in additions.items():
-        known = _known(network, adapter, name, path)
-        if known is None:
+    for folder, weight in stack:
+        own = _fitting(network, adapter, folder)
+        if own is None:
             return None
-        like = known.base.weight
-        a, b = (x.to(like.device, like.dtype) for x in (addition.a, addition.b))
-        fitting[name] = LowRank(known.base, a, b, addition.scale)
-    _check_shapes(fitting)
+        for name, one in own.items():
+            weighted = replace(one, scale=one.scale * weight)
+            fitting[name] = _sum(fitting[name], weighted) if name in fitting else weighted
     if isinstance(network.body, StreamBody):
         pairs = _pairs(network, network.body, fitting)
         return None if pairs is None else TorchHeldAdapter(network, pairs)
@@ -110,7 +107,35 @@ def hold(network: Network, adapter: Adapter, path: Path | None) -> TorchHeldAdap
     return TorchHeldAdapter(network, additions=found)
 
 
-def _known(network: Network, adapter: Adapter, name: str, path: Path | None) -> LowRank | None:
+def _fitting(network: Network, adapter: Adapter, folder: Path) -> dict[str, LowRank] | None:
+    """What an artifact adds, on the device of what it is added to; None if it is more than a low-rank addition.
+
+    Raises:
+        UserError: it is of another model.
+    """
+    additions = adapter.additions(folder)
+    if additions is None:
+        return None
+    found: dict[str, LowRank] = {}
+    for name, addition in additions.items():
+        known = _known(network, adapter, name, folder)
+        if known is None:
+            return None
+        like = known.base.weight
+        a, b = (x.to(like.device, like.dtype) for x in (addition.a, addition.b))
+        found[name] = LowRank(known.base, a, b, addition.scale)
+    _check_shapes(found)
+    return found
+
+
+def _sum(first: LowRank, second: LowRank) -> LowRank:
+    """Both additions as one of their ranks together; the scales go into `b`, in fp32."""
+    assert first.a is not None and first.b is not None and second.a is not None and second.b is not None
+    scaled = [(one.b.float() * one.scale).to(one.b.dtype) for one in (first, second)]
+    return LowRank(first.base, torch.cat([first.a, second.a]), torch.cat(scaled, dim=1), 1.0)
+
+
+def _known(network: Network, adapter: Adapter, name: str, path: Path) -> LowRank | None:
     """What is to be added to; None for a module that is no plain linear one.
 
     Raises:

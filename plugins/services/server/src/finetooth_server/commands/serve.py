@@ -38,6 +38,8 @@ def _complete(ctx: click.Context, param: click.Parameter, begun: str) -> list[st
 @click.command(name="serve")
 @click.argument("faces", nargs=-1, required=True, metavar="api|tinker|mcp|openai...|status", shell_complete=_complete)
 @click.option("--model", "models", multiple=True, metavar="NAME", help="A base model to serve; may be repeated.")
+@click.option("--adapter", "adapters", multiple=True, metavar="RUN_OR_FOLDER", help="An adapter over a served model, "
+              "beside it in one batch; may be repeated. `openai` also samples sums: A+B*0.5.")  # fmt: skip
 @click.option("--recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A recipe whose model, "
               "precision and other settings are served.")  # fmt: skip
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting of the served recipes.")
@@ -73,6 +75,7 @@ def command(
     /,
     faces: tuple[str, ...],
     models: tuple[str, ...],
+    adapters: tuple[str, ...],
     recipe: Path | None,
     overrides: tuple[str, ...],
     host: str,
@@ -106,6 +109,7 @@ def command(
         status(folder, database)
         return
     from finetooth_server.encryption.master import master_keys
+    from finetooth_server.served_adapters import served_adapters
     from finetooth_server.service import Service
 
     check(obj, faces)
@@ -125,6 +129,7 @@ def command(
         served,
         database=database_url(database),
         replay=replay,
+        adapters=served_adapters(obj, adapters, served),
         keyless=private,
         encryption=master_keys(encryption_key),
         scratch=None if scratch is None else scratch.absolute(),
@@ -140,7 +145,7 @@ def command(
         from finetooth_server.tinker.tokenizers import write_tokenizers
 
         write_tokenizers(obj, service)
-    _listen_and_serve(service, faces, host, port, shown, say=partial(_say, served, faces, shown, private=private))
+    _listen_and_serve(service, faces, host, port, shown, say=partial(_say, (*served, *adapters), faces, shown, private=private))
 
 
 def _listen_and_serve(

@@ -1,0 +1,58 @@
+"""Adapters that `ft serve --adapter` offers beside the base that they were trained over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks import CommandContext, UserError
+from finetooth_toolbox.peft.trained_over import check_base
+
+from finetooth_server.settings import ServedAdapter
+
+
+def served_adapters(
+    context: CommandContext, references: Sequence[str], served: Mapping[str, Mapping[str, Any]]
+) -> dict[str, ServedAdapter]:
+    """Each adapter by the name under which it is served, which is the one that was given.
+
+    Args:
+        references: runs, or folders of adapters.
+        served: recipe by name of each base model.
+
+    Raises:
+        UserError: there is no such adapter, or none of the models that are served is its base.
+    """
+    found: dict[str, ServedAdapter] = {}
+    for reference in references:
+        if reference in served or reference in found:
+            raise UserError(f"--adapter {reference}: it is served under this name already", action="name it once")
+        run = context.run_folder(reference)
+        folder = (Path(reference).expanduser() if run is None else run / "artifact").absolute()
+        if not (folder / "adapter_config.json").is_file():
+            whole = (folder / "config.json").is_file()
+            raise UserError(
+                f"--adapter {reference}: " + ("it holds whole weights" if whole else "there is no adapter"),
+                action="serve it by --model" if whole else "name a run with an adapter, or an adapter's folder",
+            )
+        base = _base(context, reference, folder, served)
+        own = {} if run is None else dict(context.load(run / "recipe.yaml"))
+        adapter = {"adapter": own["adapter"]} if "adapter" in own else {}
+        found[reference] = ServedAdapter(base, {**served[base], **adapter}, folder)
+    return found
+
+
+def _base(
+    context: CommandContext, reference: str, folder: Path, served: Mapping[str, Mapping[str, Any]]
+) -> str:
+    """Name of the model that an adapter was trained over."""
+    refusals = []
+    for name, recipe in served.items():
+        try:
+            check_base(folder, context.context(recipe).model, named=f"--adapter {reference}")
+        except UserError as error:
+            refusals.append(error)
+        else:
+            return name
+    raise refusals[0]

@@ -1,0 +1,142 @@
+"""Weights that are put together when somebody samples them: adapters of the command line, and sums of several."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks import UserError
+from finetooth_hooks.faces import StackPart
+from finetooth_hooks.held import Stack
+from sqlalchemy import Row
+
+from finetooth_server.checkpoints import WEIGHTS, Checkpoints
+from finetooth_server.faults import Unknown
+from finetooth_server.settings import Settings
+
+MARK = "stack:"
+"""What stands before the id of a stack, where a sampler has the id of a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a sampling call reads.
+
+    Attributes:
+        recipe: of an engine that holds them.
+        stack: artifacts with their weights; empty: the base as it was.
+    """
+
+    recipe: Mapping[str, Any]
+    stack: Stack
+
+    @property
+    def folder(self) -> Path | None:
+        """The artifact, for an engine that takes it as its own weights.
+
+        Raises:
+            UserError: it is a sum of several.
+        """
+        if not self.stack:
+            return None
+        ((folder, weight), *others) = self.stack
+        if others or weight != 1.0:
+            raise UserError(
+                "a sum of adapters: one of them is more than a low-rank addition to linear modules, or more is asked "
+                "than the completions and their log-probabilities",
+                action="ask each adapter by itself",
+            )
+        return folder
+
+
+class Stacks:
+    """The stacks that were asked for. Each is a file named by its content, so that a call that waits finds it after a
+    restart.
+
+    Args:
+        settings: the adapters of the command line, and the folder of the server.
+    """
+
+    def __init__(self, settings: Settings, checkpoints: Checkpoints) -> None:
+        self._settings, self._checkpoints = settings, checkpoints
+        self._folder = settings.folder / "stacks"
+
+    def write(self, tenant: str, parts: Sequence[StackPart]) -> str:
+        """The id of a stack; the same parts again give the same.
+
+        Raises:
+            Unknown: a part that there is not.
+            UserError: the parts have different bases.
+        """
+        self._base(tenant, parts)
+        text = json.dumps([[one.adapter, one.checkpoint, one.weight] for one in parts])
+        digest = hashlib.sha256(text.encode()).hexdigest()[:32]
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{digest}.json"
+        if not path.exists():
+            beside = path.with_suffix(".part")
+            beside.write_text(text, encoding="utf-8")
+            beside.replace(path)
+        return MARK + digest
+
+    def base(self, tenant: str, id_: str) -> str:
+        """Name of the base of a checkpoint or a stack.
+
+        Raises:
+            Unknown: there is no such thing for this tenant.
+        """
+        if not id_.startswith(MARK):
+            return self._checkpoints.readable(tenant, id_).base
+        return self._base(tenant, self._parts(id_))
+
+    def weights(self, row: Row[Any]) -> Weights:
+        """What a sampler reads.
+
+        Args:
+            row: of the table of samplers.
+
+        Raises:
+            FinetoothError: it is gone.
+        """
+        if row.checkpoint is None:
+            return Weights(self._settings.models[row.base], ())
+        if not row.checkpoint.startswith(MARK):
+            found = self._checkpoints.readable(row.tenant, row.checkpoint)
+            return Weights(found.recipe, ((self._checkpoints.folder(found, WEIGHTS), 1.0),))
+        parts = [self._part(row.tenant, one) for one in self._parts(row.checkpoint)]
+        folders = [(folder, one.weight) for (_, _, folder), one in zip(parts, self._parts(row.checkpoint), strict=True)]
+        return Weights(parts[0][1], tuple(folders))
+
+    def _base(self, tenant: str, parts: Sequence[StackPart]) -> str:
+        bases = {self._part(tenant, one)[0]: one for one in parts}
+        if len(bases) > 1:
+            (base, one), (other, another), *_ = bases.items()
+            raise UserError(
+                f"{_name(one)} adds to {base}, and {_name(another)} to {other}", action="stack adapters of one base"
+            )
+        return next(iter(bases))
+
+    def _part(self, tenant: str, one: StackPart) -> tuple[str, Mapping[str, Any], Path]:
+        """Base, recipe and artifact."""
+        if one.checkpoint:
+            found = self._checkpoints.readable(tenant, one.checkpoint)
+            return found.base, found.recipe, self._checkpoints.folder(found, WEIGHTS)
+        known = self._settings.adapters.get(one.adapter)
+        if known is None:
+            raise Unknown(f"no adapter {one.adapter!r} is served here", action="list the models that there are")
+        return known.base, known.recipe, known.folder
+
+    def _parts(self, id_: str) -> list[StackPart]:
+        try:
+            text = (self._folder / f"{Path(id_.removeprefix(MARK)).name}.json").read_text(encoding="utf-8")
+        except OSError as error:
+            raise Unknown(f"no checkpoint {id_!r}", action="list the checkpoints that there are") from error
+        return [StackPart(adapter, checkpoint, weight) for adapter, checkpoint, weight in json.loads(text)]
+
+
+def _name(one: StackPart) -> str:
+    return one.adapter or f"checkpoint {one.checkpoint}"

@@ -1,0 +1,69 @@
+"""Names of several adapters as one: `first+second*0.5` is the first and half of the second."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from finetooth_hooks.errors import UserError
+
+
+def is_stack(text: str) -> bool:
+    """Whether a name may stand for several adapters, or for one with a weight."""
+    return "+" in text or "*" in text
+
+
+def parts_of(text: str, known: Callable[[str], bool], *, setting: str) -> list[tuple[str, float]]:
+    """The names and weights that a text says, in its order; a name without a weight counts once.
+
+    A name may have a `+` or a `*` of its own: the longest that is known is taken.
+
+    Args:
+        known: whether there is an adapter of this name.
+        setting: what the text is given for, for the error.
+
+    Raises:
+        UserError: a part is no known name, its weight is no number, or two parts have one name.
+    """
+    found: list[tuple[str, float]] = []
+    pieces = text.split("+")
+    while pieces:
+        for length in range(len(pieces), 0, -1):
+            part = _part("+".join(pieces[:length]), known)
+            if part is not None:
+                break
+        else:
+            for length in range(len(pieces), 0, -1):
+                name, star, weight = "+".join(pieces[:length]).rpartition("*")
+                if star and known(name.strip()):
+                    raise UserError(
+                        f"{setting} {text}: the weight {weight.strip()!r} of {name.strip()} is no number but 0",
+                        action="write it as in first+second*0.5",
+                    )
+            raise UserError(
+                f"{setting} {text}: there is no adapter {pieces[0].strip()!r}",
+                action="name adapters that there are, with + between them and * before a weight",
+            )
+        found.append(part)
+        pieces = pieces[length:]
+    names = [name for name, _ in found]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{setting} {text}: it names {twice} twice", action=f"give it one weight: {twice}*2")
+    return found
+
+
+def _part(piece: str, known: Callable[[str], bool]) -> tuple[str, float] | None:
+    """A name with its weight; None if it is none."""
+    whole = piece.strip()
+    if whole and known(whole):
+        return whole, 1.0
+    name, star, text = whole.rpartition("*")
+    name = name.strip()
+    if not star or not name or not known(name):
+        return None
+    try:
+        weight = float(text)
+    except ValueError:
+        return None
+    return (name, weight) if math.isfinite(weight) and weight else None
