@@ -41,7 +41,7 @@ _CHOSEN = {
     "attention": "when attention of the backend is auto, if it serves the model and the device: the highest rank wins",
     "tracker": "in the list 'trackers'",
     "evaluator": "in the list evaluate.evaluators",
-    "exporter": "by name, when a run is exported",
+    "exporter": "in the list 'export', or by name when a run is exported",
     "face": "by name, when a server is started",
     "command": "as a command of ft",
     "loss": "by a method's option, or by a method that asks for it by name",
@@ -92,6 +92,8 @@ def _kind(setting: str) -> str:
     parts = [part for part in setting.split(".") if not part.isdigit()]
     if "attention" in parts:  # of one kind of layer
         return "attention"
+    if parts[0] == "export":
+        return "exporter"
     if parts[0] == "data" and parts[-1] in ("train", "eval"):
         return "source"
     return parts[-1].removesuffix("s") if parts[-1] in ("trackers", "evaluators") else parts[-1]

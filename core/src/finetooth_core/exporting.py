@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.context import CommandContext, Context
-from finetooth_hooks.errors import RecipeError, UserError
+from finetooth_hooks.errors import FinetoothError, RecipeError, UserError
 from finetooth_hooks.exporters import Exported
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import Exporter, ModelInfo
@@ -82,7 +82,9 @@ class TrainedRun:
         return target
 
 
-def export(commands: CommandContext, reference: str, pick: Pick, output: Path | None = None) -> tuple[Path, Exported]:
+def export(
+    commands: CommandContext, reference: str, pick: Pick, output: Path | None = None, *, replace: bool = False
+) -> tuple[Path, Exported]:
     """Write what a run trained, complete or not at all.
 
     Args:
@@ -90,6 +92,7 @@ def export(commands: CommandContext, reference: str, pick: Pick, output: Path | 
         reference: a run by its folder or its name.
         pick: which exporter, with its options.
         output: the folder to write; None: `exports/NAME` in the run folder.
+        replace: what is there gives way to it, once it is complete.
 
     Raises:
         UserError: no such run or exporter, the artifact is damaged, something is at `output` already, or the exporter
@@ -103,7 +106,7 @@ def export(commands: CommandContext, reference: str, pick: Pick, output: Path | 
         )
     exporter: Exporter = commands.build("exporter", pick, setting="--to")
     target = output or run / "exports" / name.rpartition(":")[2]
-    if target.exists():
+    if target.exists() and not replace:
         raise UserError(f"--output: {target} exists", action="name another folder with --output; nothing was changed")
     told: list[Exported] = []
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -116,9 +119,42 @@ def export(commands: CommandContext, reference: str, pick: Pick, output: Path | 
             (folder / CARD).write_text(source.card, encoding="utf-8")
 
         write_folder(
-            target, fill, {"kind": "export", "exporter": name, "run": run.name, "model": source.base.reference}
+            target,
+            fill,
+            {"kind": "export", "exporter": name, "run": run.name, "model": source.base.reference},
+            replace=replace,
         )
     return target, told[0]
+
+
+def export_all(commands: CommandContext, run: Path, picks: Sequence[Pick], say: Callable[[str], None]) -> None:
+    """What a recipe's `export` lists, once its run has ended. What an earlier end of the run left there is replaced.
+
+    Args:
+        run: its folder.
+        say: is told what was written, a line each.
+
+    Raises:
+        UserError, EngineError: the first one that failed, after all others were tried.
+    """
+    failed: FinetoothError | None = None
+    taken: set[str] = set()
+    for index, pick in enumerate(picks):
+        name = (pick if isinstance(pick, str) else str(pick["name"])).rpartition(":")[2]
+        place = name if name not in taken else f"{name}-{index + 1}"
+        taken.add(place)
+        target = run / "exports" / place
+        try:
+            _, told = export(commands, str(run), pick, target, replace=True)
+        except FinetoothError as error:
+            failed = failed or UserError(
+                f"export.{index}: training has ended well, and {name} cannot be written: {error}",
+                action=f"mend that, then: ft export {run} --to {name}",
+            )
+            continue
+        say(f"exported to {target}" + (f": {told.use.format(folder=target)}" if told.use else ""))
+    if failed is not None:
+        raise failed
 
 
 def with_options(name: str, options: tuple[str, ...]) -> Pick:

@@ -36,6 +36,7 @@ _TOKENS = "the tokenizer comes with the model; model.added_tokens and model.spec
 _COLUMNS = "give the format its columns, data.format: {name: ..., column: ...}; ft plugins explain NAME lists them"
 _GOES_ON = "ft resume RUN goes on with a run"
 _SORTED = "leave it out: rows of a step are laid out by their length anyway"
+_EXPORT = "list what to write once training has ended: export: [...]; ft plugins list --kind exporter"
 _TRACKERS = "name what shows or records the run in trackers: [...]; ft plugins list --kind tracker"
 _HELD_OUT = "set data.eval to a file, or to {fraction: 0.05} of the training rows"
 _PACKING = "rows are laid out without padding where the model allows it; see packing in backend"
@@ -317,6 +318,10 @@ SETTINGS: Mapping[str, Meant] = {
     "greater_is_better": Meant("checkpoint.keep_best.mode"),
     "resume_from_checkpoint": Meant("", _GOES_ON),
     "auto_resume_from_checkpoints": Meant("", _GOES_ON),
+    **dict.fromkeys(
+        ("merge_lora", "merge_adapter", "merge_precision", "merge_after_training", "export_dir", "save_method"),
+        Meant("export", _EXPORT),
+    ),
     "report_to": Meant("trackers", _TRACKERS),
     "logger": Meant("trackers", _TRACKERS),
     "logging": Meant("trackers", _TRACKERS),

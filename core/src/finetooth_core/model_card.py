@@ -17,7 +17,7 @@ from finetooth_hooks.protocols import ModelInfo
 from finetooth_core import yaml_text
 from finetooth_core.run_folder import RECIPE, RESULT, plan_of
 
-PRIVATE = frozenset({"output", "trackers", "plugins"})
+PRIVATE = frozenset({"output", "trackers", "plugins", "export"})
 """Sections of the recipe that a card does not show: they are of the machine, and may hold keys."""
 
 

@@ -22,7 +22,7 @@ from finetooth_core.yaml_text import plain, read_yaml
 DEFAULTED = frozenset({"method", "adapter", "optimizer", "schedule", "backend"})
 """Picks whose `auto` is the default entry of the kind, so that `{name: auto, ...}` may give it options."""
 
-_LISTS = frozenset({"trackers", "evaluate.evaluators", "plugins"})
+_LISTS = frozenset({"trackers", "export", "evaluate.evaluators", "plugins"})
 _REFERENCES = ("data.train", "data.eval")
 
 

@@ -48,6 +48,7 @@ def _picks(recipe: Recipe, *, data: bool) -> Iterator[tuple[str, str, Mapping[st
         for kind, setting, given in (
             ("evaluator", "evaluate.evaluators", recipe.evaluate.evaluators),
             ("tracker", "trackers", recipe.trackers),
+            ("exporter", "export", recipe.export),
         ):
             picks += [(kind, f"{setting}.{place}", pick) for place, pick in enumerate(given) if given != AUTO]
     for kind, setting, pick in picks:

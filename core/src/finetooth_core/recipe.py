@@ -191,6 +191,9 @@ class Recipe(Options):
         Literal["auto"] | list[Annotated[str | PickMapping, Checked, picks("tracker", auto=False)]]
     ] = "auto"
     """What shows or records steps and evaluations; `auto` takes the default trackers."""
+    export: Incidental[list[Annotated[str | PickMapping, Checked, picks("exporter", auto=False)]]] = []  # noqa: RUF012
+    """What is written for other tools once training has ended, beside the artifact and as `ft export` writes it: into
+    `exports/NAME` in the run folder. Merged weights in 16 bits, a GGUF file."""
     checkpoint: CheckpointSection = CheckpointSection()
     """When to save the state of a run."""
     profile: Incidental[ProfileSection] = ProfileSection()

@@ -17,6 +17,7 @@ from finetooth_core.run_folder import ALSO_FIXED, DECIDED, FIXED
 HARMLESS = (
     "output",
     "trackers",
+    "export",
     "checkpoint",
     "profile",
     "evaluate",

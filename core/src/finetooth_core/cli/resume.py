@@ -46,7 +46,7 @@ def command(
     detail = detail_of(verbose, quiet)
     overrides = accepting(overrides, accept_memory)
     session = state.resumed(run, overrides, at=at, accept_changes=accept_changes, strict=strict, output=output)
-    return carry_out(session, detail)
+    return carry_out(state, session, detail)
 
 
 for option in reversed(start_options()):

@@ -72,11 +72,11 @@ def command(
         from finetooth_core.cli.state import warn
 
         warn(f"no recipe was named; {session.folder / 'recipe.yaml'} will hold the one of this run")
-    return carry_out(session, detail)
+    return carry_out(state, session, detail)
 
 
-def carry_out(session: Session, detail: Detail = "choices") -> int:
-    """Show the plan, train, show what came of it; returns the exit code."""
+def carry_out(state: State, session: Session, detail: Detail = "choices") -> int:
+    """Show the plan, train, show what came of it, export what the recipe lists; returns the exit code."""
     from rich.console import Console
 
     from finetooth_core.cli import render, survey_text
@@ -94,6 +94,10 @@ def carry_out(session: Session, detail: Detail = "choices") -> int:
     console.print()
     render.show(console, *render.summary_parts(console, outcome, session.evaluations))
     console.print(render.next_steps(outcome, session.folder, suggestions(session, outcome)), soft_wrap=True)
+    if session.recipe.export and outcome.artifact is not None and outcome.status == "done":
+        from finetooth_core.exporting import export_all
+
+        export_all(state, session.folder, session.recipe.export, click.echo)
     return outcome.exit_code
 
 

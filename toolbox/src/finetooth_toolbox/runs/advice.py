@@ -25,6 +25,8 @@ PLATEAU = 0.01
 """Share by which the loss must fall over the second half of the steps, or it stands still."""
 LONG = 60
 """Steps before a plateau is one."""
+DECAY = 0.1
+"""Weight decay above which small adapters are held back."""
 
 
 def advice(run: Recorded) -> list[str]:
@@ -32,7 +34,7 @@ def advice(run: Recorded) -> list[str]:
     series = run.series()
     losses = series.get("loss", [])
     found = [*_not_finite(run), *_gradients(run), *_spikes(losses), *_overfits(series)]
-    return [*found, *([] if found else _plateau(losses))]
+    return [*found, *([] if found else _plateau(losses, _weight_decay(run)))]
 
 
 def _not_finite(run: Recorded) -> Iterator[str]:
@@ -90,7 +92,8 @@ def _spikes(losses: list[Point]) -> Iterator[str]:
         yield (
             f"step {step}: the loss jumped to {value:.3g} from about {usual:.3g}{others}: one bad or very long "
             "row, or too "
-            "high a learning rate; look at the rows with ft data check, or lower optimizer.learning_rate by 2 to 5"
+            "high a learning rate; look at the rows with ft data check, or lower optimizer.learning_rate by 2 to 5; if "
+            "it stays, try train.precision: fp32 and a smaller train.batch_size, and ft doctor weights MODEL"
         )
 
 
@@ -104,12 +107,19 @@ def _overfits(series: Mapping[str, list[Point]]) -> Iterator[str]:
     if len(worse) >= 2 and worse[-1] > best * 1.01 and fell:
         yield (
             f"eval/loss was best after step {at}, {best:.4g}, and is {worse[-1]:.4g} while the training loss fell: it "
-            "overfits; set train.early_stopping and checkpoint.select_on: eval/loss, train fewer epochs, or lower the "
-            "adapter's rank"
+            "overfits; set train.early_stopping and checkpoint.select_on: eval/loss, train fewer epochs, or give the "
+            "adapter a rank of 8 to 32 and a dropout of 0.05, and optimizer.weight_decay 0.01 to 0.1"
         )
 
 
-def _plateau(losses: list[Point]) -> Iterator[str]:
+def _weight_decay(run: Recorded) -> float:
+    """What the recipe sets; 0 if it sets none."""
+    optimizer = run.plan.get("recipe", {}).get("optimizer")
+    found = optimizer.get("weight_decay") if isinstance(optimizer, Mapping) else None
+    return float(found) if isinstance(found, int | float) else 0.0
+
+
+def _plateau(losses: list[Point], weight_decay: float) -> Iterator[str]:
     values = [value for _, value in losses]
     if len(values) < LONG:
         return
@@ -120,4 +130,5 @@ def _plateau(losses: list[Point]) -> Iterator[str]:
             f"the loss stands still at {late:.3g} over the second half of the steps: raise "
             "optimizer.learning_rate by 2 "
             "to 5, warm up over 5 to 10 % of the steps, and see which tokens train (ft data preview)"
+            + (f"; weight_decay {weight_decay:g} holds an adapter back, 0.01 will do" if weight_decay > DECAY else "")
         )

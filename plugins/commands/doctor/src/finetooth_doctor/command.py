@@ -13,6 +13,7 @@ from finetooth_toolbox.text.controls import escape_controls
 from finetooth_doctor.catalogue import in_log, of_code
 from finetooth_doctor.loss_check import command as loss_check
 from finetooth_doctor.model_check import command as model_check
+from finetooth_doctor.weights_check import command as weights_check
 
 MOST = 20_000_000
 """Bytes of a log, from its end, that are looked through."""
@@ -36,6 +37,7 @@ def command() -> None:
 
 command.add_command(loss_check)
 command.add_command(model_check)
+command.add_command(weights_check)
 
 
 @command.command("run")

@@ -21,6 +21,7 @@ ORDER = (
     "evaluate",
     "checkpoint",
     "trackers",
+    "export",
     "output",
 )
 
