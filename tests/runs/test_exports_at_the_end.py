@@ -60,13 +60,15 @@ def test_merged_weights_are_there_in_the_precision_that_was_asked_for(
     np.testing.assert_allclose(again, merged_in_float64(run, tiny_llama)[moved], rtol=2**-20, atol=1e-6)
 
 
-def test_what_cannot_be_exported_is_said_before_training(recipe: Recipe, ft: Callable[..., Any], tmp_path: Path) -> None:
+def test_what_cannot_be_exported_is_said_before_training(
+    recipe: Recipe, ft: Callable[..., Any], tmp_path: Path
+) -> None:
     import yaml
 
     path = tmp_path / "recipe.yaml"
     for export, said in (
         (["nowhere"], "export.0"),
-        ([{"name": "safetensors", "precison": "bf16"}], "did you mean precision?"),
+        ([{"name": "safetensors", "precison": "bf16"}], "did you mean export.0.precision?"),
         ([{"name": "safetensors", "precision": "int3"}], "export.0.precision"),
     ):
         path.write_text(yaml.safe_dump(recipe(train=SHORT, export=export)))

@@ -57,7 +57,9 @@ def driven_by(context: RunContext, backend: Backend, adapter: Adapter, head: Sca
     losses = [loss for one in (built, *evaluators) for loss in one.losses]
     trackers = _trackers(context)
     for index, pick in enumerate(context.recipe.export):
-        context.log.pick(f"export.{index}", context.builder.entry("exporter", pick, setting=f"export.{index}").full_name)
+        context.log.pick(
+            f"export.{index}", context.builder.entry("exporter", pick, setting=f"export.{index}").full_name
+        )
     needs = _check_capabilities(backend, entry, entries, adapter)
     brought = brought_roles(built.part, spared=_has_reference(backend, adapter))
     for setting, spec in losses:

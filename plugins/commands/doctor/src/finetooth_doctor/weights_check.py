@@ -59,9 +59,7 @@ class Outlier:
 @click.option("--output", type=click.Path(path_type=Path), help="Write a copy of the model in which such weights have "
               "their peers' scale; without it nothing is changed.")  # fmt: skip
 @click.pass_obj
-def command(
-    obj: CommandContext, model: str, patterns: tuple[str, ...], threshold: float, output: Path | None
-) -> int:
+def command(obj: CommandContext, model: str, patterns: tuple[str, ...], threshold: float, output: Path | None) -> int:
     """Look for weights of MODEL whose scale is far above that of their peers, which makes training over them unstable.
 
     MODEL is a folder, a name or a hub id with safetensors files. Exit code 1 if there are some and no --output.

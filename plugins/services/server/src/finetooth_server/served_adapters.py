@@ -43,9 +43,7 @@ def served_adapters(
     return found
 
 
-def _base(
-    context: CommandContext, reference: str, folder: Path, served: Mapping[str, Mapping[str, Any]]
-) -> str:
+def _base(context: CommandContext, reference: str, folder: Path, served: Mapping[str, Mapping[str, Any]]) -> str:
     """Name of the model that an adapter was trained over."""
     refusals = []
     for name, recipe in served.items():

@@ -131,7 +131,7 @@ def _fitting(network: Network, adapter: Adapter, folder: Path) -> dict[str, LowR
 def _sum(first: LowRank, second: LowRank) -> LowRank:
     """Both additions as one of their ranks together; the scales go into `b`, in fp32."""
     assert first.a is not None and first.b is not None and second.a is not None and second.b is not None
-    scaled = [(one.b.float() * one.scale).to(one.b.dtype) for one in (first, second)]
+    scaled = [(b.float() * scale).to(b.dtype) for b, scale in ((first.b, first.scale), (second.b, second.scale))]
     return LowRank(first.base, torch.cat([first.a, second.a]), torch.cat(scaled, dim=1), 1.0)
 
 

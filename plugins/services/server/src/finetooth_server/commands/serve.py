@@ -145,7 +145,9 @@ def command(
         from finetooth_server.tinker.tokenizers import write_tokenizers
 
         write_tokenizers(obj, service)
-    _listen_and_serve(service, faces, host, port, shown, say=partial(_say, (*served, *adapters), faces, shown, private=private))
+    _listen_and_serve(
+        service, faces, host, port, shown, say=partial(_say, (*served, *adapters), faces, shown, private=private)
+    )
 
 
 def _listen_and_serve(
