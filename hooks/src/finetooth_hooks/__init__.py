@@ -259,9 +259,9 @@ __all__ = [
     "RoleModel", "RoleRequest", "Rollout", "Row", "Run", "RunningBatch", "STEP_SPAN", "Sample", "Sampled", "Sampler",
     "SamplerBase", "Sampling", "Saving", "ScalarHead", "Schedule", "Segments", "Serves", "Side", "Snapshot",
     "SnapshotStore", "Source", "SourceBase", "Spans", "StackPart", "StepCost", "StepReport", "StepSettings", "Stepped",
-    "Stepwise", "StopRun", "Store", "StoreError", "Stored", "Task", "Text", "TextPart", "Tier", "Together", "TokenChunk",
-    "Tokenizer", "TokenizerBase", "Tracker", "TrackerBase", "TrainOn", "TrainSettings", "TrainsPart", "Turn",
-    "UpdatesPart", "Usage", "UserError", "Wanted", "Weighted", "Written", "hookimpl", "hookspec", "row_format",
+    "Stepwise", "StopRun", "Store", "StoreError", "Stored", "Task", "Text", "TextPart", "Tier", "Together",
+    "TokenChunk", "Tokenizer", "TokenizerBase", "Tracker", "TrackerBase", "TrainOn", "TrainSettings", "TrainsPart",
+    "Turn", "UpdatesPart", "Usage", "UserError", "Wanted", "Weighted", "Written", "hookimpl", "hookspec", "row_format",
 ]
 # fmt: on
 

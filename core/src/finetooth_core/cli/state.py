@@ -79,11 +79,11 @@ class State:
         """A session with the plugins of the recipe and of the command line; plugins that were left out are named."""
         from finetooth_hooks.errors import RecipeError
 
-        from finetooth_core import api
+        from finetooth_core import sessions
 
         options = self.start_options
         try:
-            session = api.session(
+            session = sessions.session(
                 recipe, *overrides, plugins=options.plugins, blocked=options.blocked, say=say or warn, data=data
             )
         except RecipeError as error:
@@ -97,8 +97,8 @@ class State:
         return session
 
     def resumed(self, run: str, overrides: Sequence[str] = (), **how: Any) -> Session:
-        """A session that goes on with a run; see `finetooth_core.api.resume_session`."""
-        from finetooth_core.api import resume_session
+        """A session that goes on with a run; see `finetooth_core.sessions.resume_session`."""
+        from finetooth_core.sessions import resume_session
 
         options = self.start_options
         session = resume_session(run, *overrides, plugins=options.plugins, blocked=options.blocked, say=warn, **how)

@@ -1,0 +1,117 @@
+"""Sessions from a recipe, or from a run that goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from finetooth_hooks.errors import RecipeError, UserError
+
+from finetooth_core.collector import paused_collector
+from finetooth_core.run_folder import (
+    RECIPE,
+    as_decided,
+    decided_so_far,
+    started_in,
+)
+from finetooth_core.session import Session, in_folder
+
+
+@paused_collector()  # pydantic and every plugin's top-level module are imported here
+def session(
+    recipe: Path | str | Mapping[str, Any],
+    *overrides: str,
+    plugins: Sequence[str] = (),
+    blocked: Sequence[str] = (),
+    say: Callable[[str], None] | None = None,
+    data: bool = True,
+) -> Session:
+    """Load a recipe and its plugins.
+
+    Example:
+        >>> finetooth.session("recipe.yaml", "train.max_steps=10").plan  # doctest: +SKIP
+
+    Args:
+        recipe: a file, or the recipe as a mapping.
+        overrides: `"section.key=value"`, each an argument of its own.
+        plugins: further local files or modules, as `--plugins` takes them.
+        blocked: distributions that must not be loaded.
+        data: see `Session`.
+
+    Raises:
+        RecipeError, PluginError: something is wrong with it.
+    """
+    from finetooth_core import manager
+    from finetooth_core.recipe import load
+
+    loaded = load(recipe, _texts(overrides))
+    name = "run" if isinstance(recipe, Mapping) else Path(recipe).stem
+    started = manager.start(files=[*loaded.plugins, *_absolute(plugins)], blocked=blocked, base=loaded.folder)
+    return Session(loaded, started, name=name, say=say, data=data)
+
+
+def resume_session(
+    run: Path | str,
+    *overrides: str,
+    recipe: Path | str | Mapping[str, Any] | None = None,
+    plugins: Sequence[str] = (),
+    blocked: Sequence[str] = (),
+    at: int | None = None,
+    accept_changes: bool = False,
+    strict: bool = False,
+    output: str | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Session:
+    """A session that goes on with a run.
+
+    Args:
+        run: its folder or its name under `runs/`, one of its checkpoints, or the URL that its checkpoints were sent to,
+            or of one of them. Relative paths in its recipe are of the folder that it was started in.
+        recipe: in place of the run's own.
+        output: the run folder for what comes from a URL.
+
+    Raises:
+        UserError: there is no such run, or it left nothing to go on from.
+    """
+    from finetooth_core.checkpoints.resuming import Resuming, begun_folder, from_url, split
+    from finetooth_core.recipe import load
+
+    say = say or (lambda line: None)
+    if "://" in str(run):
+        url, at = split(str(run), at)
+        folder = from_url(url, output, at=at, plugins=plugins, blocked=blocked, say=say)
+    else:
+        folder, at = begun_folder(Path(run), at)
+        if output is not None:
+            raise UserError(f"{folder}: a run on this machine goes on where it is", action="leave --output out")
+    place = started_in(folder) if recipe is None else None
+    if place is not None:
+        folder, plugins = folder.absolute(), _absolute(plugins)
+        say(f"relative paths are of {place}, where the run was started")
+    with in_folder(place):
+        own = load(folder / RECIPE if recipe is None else recipe, _texts(overrides))
+        given = as_decided(own.anchored(), decided_so_far(folder))
+        given["output"] = str(folder)
+        given["model"]["name"] = own.dump_model_name()
+        found = session(given, plugins=plugins, blocked=blocked, say=say)
+    found.place = place
+    found.resuming = Resuming(at, accept_changes, strict or found.recipe.checkpoint.strict)
+    return found
+
+
+def _texts(overrides: tuple[object, ...]) -> tuple[str, ...]:
+    """
+    Raises:
+        RecipeError: an override is no text, such as a list of several.
+    """
+    for override in overrides:
+        if not isinstance(override, str):
+            problem = f"an override is a text, section.key=value; this is {override!r}"
+            raise RecipeError("", problem, action="give each override as an argument of its own")
+    return cast(tuple[str, ...], overrides)
+
+
+def _absolute(plugins: Sequence[str]) -> list[str]:
+    """Plugins with the paths of local files made absolute."""
+    return [str(Path(name).absolute()) if name.endswith(".py") else name for name in plugins]
