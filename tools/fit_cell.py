@@ -1,4 +1,4 @@
-"""One cell of `measure_fit.py`, in a process of its own: `fit_cell.py measured|peer RECIPE CELL`."""
+"""One cell of `measure_fit.py`, in a process of its own: `fit_cell.py measured|rows|peer RECIPE CELL`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ TEXT = (
     "in rivers. Plants take water from the ground and light from the sun."
 )
 MIB = 2**20
+PEERS = ("quantizer:plain", "quantizer:nf4", "quantizer:fp4", "quantizer:bnb_int8")
+"""Cells that TRL, peft and bitsandbytes have, too."""
 
 
 def measured(recipe: dict[str, Any], cell: str) -> dict[str, Any]:
@@ -73,33 +75,39 @@ def _resumes(recipe: dict[str, Any], folder: Path) -> bool:
     return all(file.read_bytes() == (found / file.name).read_bytes() for file in wanted.glob("*.safetensors"))
 
 
+def rows(recipe: dict[str, Any], cell: str) -> dict[str, Any]:
+    """Write the plain model and the tokens of the steps for `peer`."""
+    if cell not in PEERS:
+        return {}
+    import finetooth
+
+    session = finetooth.session({**recipe, "quantization": None})
+    context, folder = session.job.context, Path(recipe["output"])
+    model = context.loader.load(context.model.reference, framework="torch", precision="fp32", device="cpu")
+    model.save_pretrained(folder / "model")
+    context.tokenizer.save(folder / "model")
+    taken = _first(session, recipe["train"]["max_steps"])
+    tokens = [{"input_ids": [int(token) for token in datum.tokens]} for datum in taken]
+    (folder / "rows.json").write_text(json.dumps(tokens), encoding="utf-8")
+    return {}
+
+
 def peer(recipe: dict[str, Any], cell: str) -> dict[str, Any]:
-    """TRL, peft and bitsandbytes, the same rows and sizes; empty where they have no such cell."""
+    """TRL, peft and bitsandbytes, on what `rows` wrote, so that the peak is theirs alone; empty without such a cell."""
     import os
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     name = cell.partition(":")[2]
-    if name not in ("nf4", "fp4", "bnb_int8", "plain") or not cell.startswith("quantizer:"):
+    if cell not in PEERS:
         return {}
-    import finetooth
     import torch
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    session = finetooth.session({**recipe, "quantization": None})
-    context = session.job.context
     folder = Path(recipe["output"])
-    context.loader.load(context.model.reference, framework="torch", precision="fp32", device="cpu").save_pretrained(
-        folder / "model"
-    )
-    rows = [
-        {"input_ids": [int(token) for token in datum.tokens]} for datum in _first(session, recipe["train"]["max_steps"])
-    ]
-    tokenizer_folder = folder / "model"
-    context.tokenizer.save(tokenizer_folder)
-    del session
+    rows = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
     bits: dict[str, Any] = {}
     if name != "plain":
         four = {"load_in_4bit": True, "bnb_4bit_quant_type": name, "bnb_4bit_use_double_quant": True}
@@ -147,4 +155,4 @@ def _first(session: Any, steps: int) -> list[Any]:
 
 if __name__ == "__main__":
     way, given, named = sys.argv[1:]
-    print("found", json.dumps({"measured": measured, "peer": peer}[way](json.loads(given), named)))
+    print("found", json.dumps({"measured": measured, "rows": rows, "peer": peer}[way](json.loads(given), named)))
