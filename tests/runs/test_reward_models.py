@@ -11,7 +11,7 @@ import finetooth
 import numpy as np
 import pytest
 from finetooth_hooks import Message
-from finetooth_toolbox.rendering.answers import answer_tokens, step_tokens, text_datum
+from finetooth_toolbox.rendering.answers import rendered_answer, step_tokens, text_datum
 
 Make = Callable[..., dict[str, Any]]
 TEXTS = [("2+2?", "4"), ("And the capital of France?", "Paris, of course."), ("2+2?", "No idea at all.")]
@@ -67,7 +67,7 @@ def test_transformers_scores_identically(recipe: Make, pairs: Any, tmp_path: Pat
 
     session = opened(folder)
     context = session.job.context
-    tokens = [answer_tokens((Message("user", q),), (Message("assistant", a),), context) for q, a in TEXTS]
+    tokens = [rendered_answer((Message("user", q),), (Message("assistant", a),), context).tokens for q, a in TEXTS]
     scores = ours(session, tokens)
     pad = context.tokenizer.pad_id
     if adapter == "lora":
@@ -168,7 +168,7 @@ def test_a_run_or_a_foreign_classifier_scores_files_and_answers(
         )
     foreign.save_pretrained("foreign")
     context.tokenizer.save(Path("foreign"))
-    tokens = [answer_tokens((Message("user", q),), (Message("assistant", a),), context) for q, a in TEXTS]
+    tokens = [rendered_answer((Message("user", q),), (Message("assistant", a),), context).tokens for q, a in TEXTS]
     wanted = {"rm-1": ours(session, tokens), "foreign": theirs(foreign, tokens, context.tokenizer.pad_id)}
     rows = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in TEXTS]
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

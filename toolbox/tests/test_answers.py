@@ -9,7 +9,7 @@ from finetooth_hooks import DataError, Message, RecipeError
 from finetooth_hooks.datum import Datum
 from finetooth_hooks.testing import ByteTokenizer, FakeContext
 from finetooth_toolbox.rendering.answers import (
-    answer_tokens,
+    rendered_answer,
     scored_at_end,
     separator_tokens,
     step_tokens,
@@ -28,16 +28,16 @@ class PadsWithEnd(ByteTokenizer):
 def test_padding_at_the_end_is_not_scored(tmp_path: Path) -> None:
     """transformers' classifiers score the last token that is no padding."""
     context = FakeContext(tmp_path, tokenizer=PadsWithEnd())
-    assert answer_tokens("p ", "a", context) == tuple(context.tokenizer.encode("p a"))
+    assert rendered_answer("p ", "a", context).tokens == tuple(context.tokenizer.encode("p a"))
     with pytest.raises(DataError, match="no token to be scored"):
-        answer_tokens("", "", context)
+        rendered_answer("", "", context)
 
 
 def test_messages_and_text_are_not_mixed(tmp_path: Path) -> None:
     context = FakeContext(tmp_path)
     assistant = (Message("assistant", "a"),)
     with pytest.raises(DataError, match="not both messages or both text"):
-        answer_tokens("p", assistant, context)
+        rendered_answer("p", assistant, context)
 
 
 def test_a_rendered_text_counts_where_a_datum_of_it_does() -> None:

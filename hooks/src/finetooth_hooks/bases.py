@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from finetooth_hooks.errors import EngineError, FinetoothError, PlanError
 
@@ -28,12 +28,13 @@ if TYPE_CHECKING:
     from finetooth_hooks.datum import Datum
     from finetooth_hooks.engine import Backward, Counts, Engine, Handle, RoleModel, Snapshot, Spans, Usage
     from finetooth_hooks.errors import DataError
-    from finetooth_hooks.examples import Row
+    from finetooth_hooks.examples import Message, Rendered, Row
     from finetooth_hooks.exporters import ExportSource
     from finetooth_hooks.faces import FaceRoute, FaceService, Json
     from finetooth_hooks.held import Addition, HeldAdapter, Stack
     from finetooth_hooks.models import Loader, LowRank, ModelFacts, ModelInfo, Tokenizer
     from finetooth_hooks.problems import Problems
+    from finetooth_hooks.renderers import Renderer
     from finetooth_hooks.reports import Evaluation, StepReport
     from finetooth_hooks.run import Run
     from finetooth_hooks.sampling import Generated, Sampling
@@ -286,6 +287,19 @@ class RendererBase(Capable):
 
     _contract = "renderer"
     extension: bool = False
+
+    def shown_prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Rendered:
+        from finetooth_hooks.errors import DataError
+        from finetooth_hooks.examples import Rendered
+
+        if any(message.images for message in messages):
+            raise DataError(
+                "messages",
+                "they hold an image, which the renderer cannot write",
+                action="set data.renderer to one that takes images, such as jinja with the model's own chat template",
+            )
+        tokens = cast("Renderer", self).prompt(messages, tools)
+        return Rendered(tuple(tokens), (0.0,) * len(tokens))
 
 
 class SamplerBase(Capable):

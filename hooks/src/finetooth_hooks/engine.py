@@ -288,7 +288,14 @@ class Engine(Protocol):
         ...
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Generated:
-        """Sample `sampling.n` completions for each prompt, batched, with a KV cache. Capability `generate`."""
+        """Sample `sampling.n` completions for each prompt, batched, with a KV cache. Capability `generate`.
+
+        Args:
+            prompts: token ids; one with images is a `finetooth_hooks.sampling.ShownPrompt`.
+
+        Raises:
+            EngineError: a prompt cannot be answered, or holds an image that the model cannot read.
+        """
         ...
 
     def logprobs(self, data: Sequence[Datum], *, role: str = "policy") -> list[NDArray[np.float32]]:

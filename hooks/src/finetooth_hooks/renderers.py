@@ -42,7 +42,19 @@ class Renderer(Protocol):
         ...
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[int, ...]:
-        """Tokens up to where the assistant begins to speak."""
+        """Tokens up to where the assistant begins to speak.
+
+        Raises:
+            DataError: a message holds an image, for which tokens alone do not stand.
+        """
+        ...
+
+    def shown_prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Rendered:
+        """As `prompt`, with the places of images; nothing trains.
+
+        Raises:
+            DataError: the family takes no images, or one of them cannot be used.
+        """
         ...
 
     def parse(self, tokens: Sequence[int]) -> Parsed:

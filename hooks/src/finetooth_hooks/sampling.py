@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
+
+if TYPE_CHECKING:
+    from finetooth_hooks.datum import ImageChunk
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,29 @@ class Sampling:
     seed: int = 0
     drawn: bool = False
     schema: str | None = None
+
+
+@dataclass(frozen=True)
+class ShownPrompt(Sequence[int]):
+    """A prompt with images: as a sequence its token ids, with the model's placeholders where the images stand.
+
+    Attributes:
+        tokens: the ids.
+        images: index of the first token that stands for each image, and the image, in order.
+    """
+
+    tokens: tuple[int, ...]
+    images: tuple[tuple[int, ImageChunk], ...]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[int, ...]: ...
+    def __getitem__(self, index: int | slice) -> int | tuple[int, ...]:
+        return self.tokens[index]
 
 
 @dataclass(frozen=True)

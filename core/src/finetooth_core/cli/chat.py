@@ -31,6 +31,7 @@ WORDS = {
     "none the model itself",
     "/compare": "/compare TEXT asks the model itself and each adapter, side by side; the conversation stays as it was",
     "/save": "/save FILE adds the conversation to FILE as a training row",
+    "/image": "/image FILE shows the model a picture with what you say next",
     "/quit": "end; so do /exit and Ctrl-D",
 }
 """What can be typed in place of a message, and what it does."""
@@ -76,6 +77,13 @@ WELCOME = "Type a message. Ctrl-C stops an answer, /reset begins anew, /help lis
 @click.option(
     "--tools", type=click.Path(path_type=Path), help="Tools the model may call, a JSON list; calls are shown."
 )
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    metavar="FILE",
+    help="A picture for the first message; may be repeated.",
+)
 @accept_memory_option
 @click.pass_obj
 def command(
@@ -92,6 +100,7 @@ def command(
     compare: bool,
     save: Path | None,
     tools: Path | None,
+    images: tuple[str, ...],
     accept_memory: bool,
 ) -> None:
     """Talk to RUN_OR_MODEL: a run by its folder or by its name under runs/, an adapter's folder, or anything that can
@@ -116,6 +125,8 @@ def command(
     chat = Conversation(engine, context.renderer, sampling, system, longest=context.facts.max_positions, tools=offered)
     base = session.job.request.base.model
     hold_adapters(chat, adapters, base)
+    for image in images:
+        chat.show(Path(image))
     if asked is None:
         click.echo(WELCOME, err=True)
         talk(chat, base)
@@ -172,7 +183,7 @@ def talk(chat: Conversation, base: ModelInfo | None = None) -> None:
         if text.split()[:1] == ["/adapter"]:
             swap(text.partition(" ")[2].strip(), chat, base)
             continue
-        if text.split()[:1] in (["/compare"], ["/save"]):
+        if text.split()[:1] in (["/compare"], ["/save"], ["/image"]):
             _apart(text, chat)
             continue
         if re.fullmatch(r"/[\w?]+", text):
@@ -186,13 +197,16 @@ def talk(chat: Conversation, base: ModelInfo | None = None) -> None:
 
 
 def _apart(text: str, chat: Conversation) -> None:
-    """`/compare TEXT` and `/save FILE`; what does not work is said."""
+    """`/compare TEXT`, `/save FILE` and `/image FILE`; what does not work is said."""
     word, _, rest = text.partition(" ")
     try:
         if not rest.strip():
             raise UserError(f"{word} needs {'a text' if word == '/compare' else 'a file'}", action="/help says how")
         if word == "/compare":
             beside(chat, _readable(rest.strip()))
+        elif word == "/image":
+            chat.show(Path(rest.strip()).expanduser())
+            click.echo(f"({rest.strip()} is shown with what you say next)", err=True)
         else:
             count = append_row(Path(rest.strip()).expanduser(), chat.messages, chat.tools)
             click.echo(f"({count} messages added to {rest.strip()})", err=True)

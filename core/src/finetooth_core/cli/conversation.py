@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.errors import UserError
-from finetooth_hooks.examples import Message
+from finetooth_hooks.examples import Image, Message, Placed
 from finetooth_hooks.held import HeldAdapter
 from finetooth_hooks.protocols import Renderer
-from finetooth_hooks.sampling import Completion, Sampling
+from finetooth_hooks.sampling import Completion, Sampling, ShownPrompt
+from finetooth_toolbox.rows.images import chunks
 
 UNFINISHED = "\ufffd"
 """What decoders write for bytes that are no whole letter, or not yet."""
@@ -48,6 +50,7 @@ class Conversation:
     Attributes:
         adapters: that the engine holds beside its own weights, by the names they have here.
         adapter: the name of the one that answers; empty: the engine's own weights do.
+        shown: images that stand before what is said next.
     """
 
     def __init__(
@@ -60,6 +63,17 @@ class Conversation:
         self.adapter = ""
         self.start = (Message("system", system),) if system else ()
         self.messages: list[Message] = list(self.start)
+        self.shown: list[Image] = []
+
+    def show(self, file: Path) -> None:
+        """Show an image with what is said next, before the words.
+
+        Raises:
+            UserError: it cannot be read, or the model takes none.
+        """
+        image = Image(str(file), path=file)
+        self.renderer.shown_prompt([Message("user", "?", images=(Placed(0, image),))])
+        self.shown.append(image)
 
     def answer(self, text: str, say: Say = lambda piece: None) -> Answer:
         """Say `text` and return the model's answer; both become part of the conversation, or neither on an error.
@@ -73,8 +87,8 @@ class Conversation:
             UserError: the conversation leaves the model no room to answer.
             EngineError: the engine cannot go on from it.
         """
-        asked = [*self.messages, Message("user", text)]
-        prompt = self.renderer.prompt(asked, self.tools)
+        asked = [*self.messages, Message("user", text, images=tuple(Placed(0, image) for image in self.shown))]
+        prompt = self._prompt(asked)
         if 0 < self.longest <= len(prompt):
             raise UserError(
                 f"the conversation is {len(prompt)} tokens long, and the model was made for {self.longest}: no room to "
@@ -88,14 +102,29 @@ class Conversation:
         message = self.renderer.parse(telling.tokens).message
         text = shown(message) or ("" if completion is None else completion.text.strip())
         telling.end(text)
-        self.messages = [*asked, message]
+        self.messages, self.shown = [*asked, message], []
         self.sampling = replace(self.sampling, seed=self.sampling.seed + 1)
         return Answer(text, "interrupted" if completion is None else completion.stop)
+
+    def _prompt(self, asked: Sequence[Message]) -> Sequence[int]:
+        """
+        Raises:
+            UserError: another adapter than the engine's own shall look at an image.
+        """
+        if not any(message.images for message in asked):
+            return self.renderer.prompt(asked, self.tools)
+        if self.adapter:
+            raise UserError(
+                f"adapter {self.adapter}: images are shown to the model's own weights alone",
+                action="name the adapter, or its run, in place of the model",
+            )
+        read = self.renderer.shown_prompt(asked, self.tools)
+        return ShownPrompt(read.tokens, tuple(chunks(read.images, "the conversation")))
 
     def _complete(self, prompt: Sequence[int], telling: Telling) -> Completion | None:
         """The whole completion; None if it was stopped. What there is of it is told, and kept in `telling.tokens`."""
         try:
-            if "continuous" not in self.engine.capabilities:
+            if "continuous" not in self.engine.capabilities or isinstance(prompt, ShownPrompt):
                 completion = self.engine.generate([prompt], self.sampling)[0][0]
                 telling.tokens = list(completion.tokens)
                 return completion
@@ -132,7 +161,7 @@ class Conversation:
 
     def reset(self) -> None:
         """Forget what was said."""
-        self.messages = list(self.start)
+        self.messages, self.shown = list(self.start), []
 
 
 def shown(message: Message) -> str:

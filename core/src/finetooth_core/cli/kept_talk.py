@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,11 @@ def append_row(file: Path, messages: Sequence[Message], tools: Sequence[Mapping[
 def as_json(message: Message) -> dict[str, Any]:
     """A message with what it holds, and nothing that is empty."""
     found: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.images:  # embedded, since a row names no files outside of its folder
+        found["content"] = [
+            *({"type": "image", "base64": b64encode(one.image.read()).decode()} for one in message.images),
+            {"type": "text", "text": message.content},
+        ]
     if message.reasoning:
         found["reasoning_content"] = message.reasoning
     if message.tool_calls:

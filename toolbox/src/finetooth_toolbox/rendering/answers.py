@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 from finetooth_hooks.context import Context
-from finetooth_hooks.datum import Datum, TokenChunk
+from finetooth_hooks.datum import Chunk, Datum, TokenChunk
 from finetooth_hooks.errors import DataError, RecipeError
-from finetooth_hooks.examples import Conversation, Rendered, Side
+from finetooth_hooks.examples import Conversation, Rendered, RenderedImage, Side
 from finetooth_hooks.protocols import Tokenizer
 
 from finetooth_toolbox.rendering.prompts import closed, encode_document
+from finetooth_toolbox.rows.images import chunks
 
 NO_WORDS = "is empty"
 
@@ -25,10 +26,8 @@ def has_words(side: Side) -> bool:
     return any(message.content.strip() or message.tool_calls or message.reasoning for message in side)
 
 
-def answer_tokens(
-    prompt: Side, answer: Side, context: Context, tools: Sequence[Mapping[str, Any]] = ()
-) -> tuple[int, ...]:
-    """The tokens of a prompt with its answer, as a scalar head reads them: it scores the last one.
+def rendered_answer(prompt: Side, answer: Side, context: Context, tools: Sequence[Mapping[str, Any]] = ()) -> Rendered:
+    """A prompt with its answer as a scalar head reads them, with the images among them: it scores the last token.
 
     Messages are rendered as the recipe's renderer writes them. Plain texts stand one behind the other with the
     end-of-text token after them. transformers' classifiers score the last token that is no padding; padding tokens at
@@ -38,24 +37,24 @@ def answer_tokens(
         DataError: one side is messages and the other text, or nothing is left to be scored.
     """
     tokenizer = context.tokenizer
+    images: tuple[RenderedImage, ...] = ()
     if isinstance(prompt, str) and isinstance(answer, str):
         tokens = list(encode_document(prompt + answer, tokenizer, context.markup))
         if tokenizer.eos_id is not None and not closed(tokens, tokenizer.eos_id, context.markup):
             tokens.append(tokenizer.eos_id)
-    elif isinstance(prompt, str) or isinstance(answer, str):
-        if prompt:
+    else:
+        if isinstance(answer, str) or (isinstance(prompt, str) and prompt):
             raise DataError(
                 "", "the prompt and the answer are not both messages or both text", action="write both in one way"
             )
-        assert not isinstance(answer, str)
-        tokens = list(context.renderer.render(Conversation(tuple(answer), tuple(tools))).tokens)
-    else:
-        tokens = list(context.renderer.render(Conversation((*prompt, *answer), tuple(tools))).tokens)
+        messages = (*(() if isinstance(prompt, str) else prompt), *answer)
+        rendered = context.renderer.render(Conversation(messages, tuple(tools)))
+        tokens, images = list(rendered.tokens), rendered.images
     while tokens and tokens[-1] == tokenizer.pad_id:
         tokens.pop()
     if not tokens:
         raise DataError("", "there is no token to be scored", action="remove the row")
-    return tuple(tokens)
+    return Rendered(tuple(tokens), (0.0,) * len(tokens), images=images)
 
 
 def scored_at_end(tokens: Sequence[int], **about: Any) -> Rendered:
@@ -76,16 +75,25 @@ def is_scored_at_end(rendered: Rendered) -> bool:
     return len(tokens) > 1 and tokens[-1] == tokens[-2] and bool(weights[-1]) and not any(weights[:-1])
 
 
-def text_datum(tokens: Sequence[int], counts: Sequence[int] = (), *, id: str = "") -> Datum:
+def text_datum(
+    tokens: Sequence[int], counts: Sequence[int] = (), *, id: str = "", images: Sequence[RenderedImage] = ()
+) -> Datum:
     """A datum that reads all tokens, for an engine's `scores` and `values`.
 
     Args:
         counts: positions that count; default: the last.
+        images: among the tokens.
+
+    Raises:
+        DataError: an image cannot be read.
     """
     ids = np.asarray(tokens, dtype=np.int64)
     mask = np.zeros(len(ids), dtype=np.bool_)
     mask[list(counts) or [-1]] = True
-    return Datum((TokenChunk(ids),), np.zeros_like(ids), mask=mask, id=id)
+    read: tuple[Chunk, ...] = (TokenChunk(ids),)
+    if images:
+        read = Datum.from_tokens((*tokens, tokens[-1]), images=chunks(images, id), id=id).input
+    return Datum(read, np.zeros_like(ids), mask=mask, id=id)
 
 
 def separator_tokens(separator: str, tokenizer: Tokenizer, setting: str) -> tuple[int, ...]:

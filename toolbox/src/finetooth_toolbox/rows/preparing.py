@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Conversation, Example, Rendered, RenderedImage, images_of
+from finetooth_hooks.examples import Conversation, Example, Pair, Rendered, RenderedImage, Side, images_of
 from finetooth_hooks.plan import TrainSettings
 from finetooth_hooks.preparation import Limit, Preparation, Render, Rendering
 from finetooth_hooks.protocols import Examples
 
 from finetooth_toolbox.rendering.markup import why_untrained
 from finetooth_toolbox.rows import images as row_images
-from finetooth_toolbox.rows.groups import kept_group
+from finetooth_toolbox.rows.groups import IMAGE_CUT, kept_group
 from finetooth_toolbox.rows.noticing import Noticing
 from finetooth_toolbox.rows.tally import IN_A_PIECE, LENGTH_SETTINGS, NOTHING_TRAINED, OCTAVE, TOO_LONG, Tally
 from finetooth_toolbox.rows.token_rows import TokenPortion, TokenRows, pack_about
@@ -25,8 +25,6 @@ from finetooth_toolbox.rows.trained_roles import count_roles
 
 if TYPE_CHECKING:
     from finetooth_hooks.context import Context
-
-IMAGE_CUT = "an image would be cut at train.max_length"
 
 
 def load_rendering(rendering: Rendering, context: Context) -> Render:
@@ -185,15 +183,24 @@ def _check_images(example: Example, rendered: Rendered) -> None:
     """
     if rendered.left_out:
         return
+    parts = (rendered, *rendered.others)
     given = len(images_of(example))
-    if given != len(rendered.images):
+    shown = sum(len(part.images) for part in parts)
+    if isinstance(example, Pair) and rendered.others:  # both answers stand behind the images of the prompt
+        shown -= images_in(example.prompt)
+    if given != shown:
         raise DataError(
             "",
             f"it has {given} image{'s' if given > 1 else ''}, which the renderer cannot write",
             action="set data.renderer to one that takes images, such as jinja with the model's own chat template",
         )
-    if rendered.images and rendered.images[-1].stop >= len(rendered.tokens):
+    if any(part.images and part.images[-1].stop >= len(part.tokens) for part in parts):
         raise DataError("", "an image is the last it has, and nothing is predicted from it", action="remove the row")
+
+
+def images_in(side: Side) -> int:
+    """How many images a side has."""
+    return 0 if isinstance(side, str) else sum(len(message.images) for message in side)
 
 
 Kept = list[tuple[str, int, int]]

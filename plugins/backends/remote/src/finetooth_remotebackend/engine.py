@@ -27,6 +27,7 @@ from finetooth_hooks import (
 from finetooth_hooks.bases import EngineBase
 from finetooth_hooks.engine import Counts, StepSettings
 from finetooth_hooks.protocols import EngineRequest
+from finetooth_hooks.sampling import ShownPrompt
 from finetooth_steps.data_checks import check_gradients
 from finetooth_toolbox import wire
 from numpy.typing import NDArray
@@ -196,6 +197,8 @@ class RemoteEngine(EngineBase):
     # --- sample -------------------------------------------------------------------------------------------------------
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Generated:
+        if any(isinstance(prompt, ShownPrompt) for prompt in prompts):
+            raise EngineError("generate: a prompt holds an image, which is not sent", action="ask in text")
         return self._trainer.generate(prompts, sampling, self._version)
 
     # --- keep ---------------------------------------------------------------------------------------------------------

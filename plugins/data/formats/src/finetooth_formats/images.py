@@ -10,6 +10,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
+from copy import copy
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -58,13 +59,30 @@ class RowImages:
             ]
         except ImageProblem as problem:
             raise DataError(row.id, str(problem), action=ACTION) from problem
-        self._taken = 0
+        self._at = self._from = 0
+        self._taken: set[int] = set()
         self._named: list[Image] = []
 
     @property
     def present(self) -> bool:
         """The row has a column with images."""
         return bool(self._given)
+
+    @property
+    def begun(self) -> bool:
+        """An image of the column was taken by this reading."""
+        return self._at > self._from
+
+    def reading(self, *, anew: bool) -> RowImages:
+        """The same images for another side of the row, such as the second answer to one prompt: what it places counts
+        as placed here too.
+
+        Args:
+            anew: from the first of the column on; else from where this reading stands.
+        """
+        other = copy(self)
+        other._at = other._from = 0 if anew else self._at
+        return other
 
     def part(self, path: str, part: Mapping[str, Any]) -> Image:
         """The image of a part of a message; one without a source is the next of the column.
@@ -86,11 +104,12 @@ class RowImages:
         Raises:
             ImageProblem: there is none.
         """
-        if self._taken == len(self._given):
+        if self._at == len(self._given):
             held = f"{self._column} has only {len(self._given)}" if self._given else "the row has no column images"
             raise ImageProblem(f"{path} is an image without a source, and {held}")
-        self._taken += 1
-        return self._given[self._taken - 1]
+        self._taken.add(self._at)
+        self._at += 1
+        return self._given[self._at - 1]
 
     def finish(self) -> None:
         """All messages were read.
@@ -98,7 +117,7 @@ class RowImages:
         Raises:
             DataError: an image of the column has no place in them.
         """
-        rest = list(self._given[self._taken :])
+        rest = [image for i, image in enumerate(self._given) if i not in self._taken]
         for image in self._named:
             if image in rest:
                 rest.remove(image)

@@ -45,6 +45,9 @@ class LabelledOptions(MessageOptions):
     """The column with a system message; may be missing."""
     tools: str = "tools"
     """The column with tool schemas; may be missing."""
+    images: str = ""
+    """The column with images, taken in order by `<image>` in a text and by parts `{type: image}` without a source;
+    empty finds `images` or `image`. Paths are relative to the folder of the data file."""
 
 
 def build(options: LabelledOptions, context: Context) -> LabelledFormat:
@@ -70,14 +73,14 @@ class LabelledFormat:
     def read(self, row: Row) -> Labelled | LeftOut:
         """
         Raises:
-            DataError: a column is missing or wrong, or there are images; with `unusable: raise`, the answer or the
+            DataError: a column is missing or wrong, or an image has no place; with `unusable: raise`, the answer or the
                 prompt is empty.
         """
         given = self._options
-        if RowImages(row).present:
-            raise DataError(
-                row.id, "it has images, and labelled answers with images cannot be read", action="remove it"
-            )
+        images = RowImages(row, given.images)
+        if images.present and not given.prompt:
+            raise DataError(row.id, "it has images, and a text without a prompt has no place for them",
+                            action="name the column with the prompt")  # fmt: skip
         label = spelled(found := columns.value(row.values, given.label))
         if label is None:
             raise self._missing(row, found)
@@ -93,8 +96,12 @@ class LabelledFormat:
         tools = self._reader.tools(row.id, columns.value(row.values, given.tools))
         prompt: Side = ""
         if given.prompt:
-            prompt = self._sides.messages(row, given.prompt, "user")
-            answer: Side = self._sides.messages(row, given.completion, "assistant")
+            prompt = self._sides.messages(row, given.prompt, "user", images)
+            value = columns.value(row.values, given.completion)
+            if value is None:
+                raise columns.missing(row, given.completion, "labelled")
+            answer: Side = self._sides.answer_of(row, given.completion, value, images)
+            images.finish()
         else:
             answer = self._sides.text(row, given.completion)
         if problem := NO_PROMPT if no_prompt(prompt) else answer_problem(answer, given.completion):

@@ -75,6 +75,9 @@ class PreferenceOptions(MessageOptions):
     """The column with a system message; may be missing."""
     tools: str = "tools"
     """The column with tool schemas; may be missing."""
+    images: str = ""
+    """The column with images, taken in order by `<image>` in a text and by parts `{type: image}` without a source;
+    empty finds `images` or `image`. Paths are relative to the folder of the data file."""
 
     @model_validator(mode="after")
     def _fits(self) -> PreferenceOptions:
@@ -119,21 +122,34 @@ class Preference:
     def read(self, row: Row) -> ReadRow:
         """
         Raises:
-            DataError: a column is missing or wrong, or there are images; with `unusable: raise`, a pair teaches
+            DataError: a column is missing or wrong, or an image has no place; with `unusable: raise`, a pair teaches
                 nothing.
         """
-        if RowImages(row).present:
-            raise DataError(row.id, "it has images, and pairs with images cannot be read", action="remove the row")
+        given = self._options
+        images = RowImages(row, given.images)
+        if images.present and given.style == "raw":
+            raise DataError(row.id, "it has images, and style raw reads texts", action="set style: chat")
+        column = self._prompt(row.values)
+        prompt = self._prompt_side(row, column, images) if column else None
+        made = self._made(row, prompt, images)
+        images.finish()
+        return self._unpaired(made)
+
+    def _made(self, row: Row, prompt: Side | None, images: RowImages) -> list[Pair | LeftOut]:
         given = self._options
         if (
             columns.present(row.values, given.chosen, given.rejected)
             or (judged := self._detect_judgements(row.values)) is None
         ):
-            chosen, rejected = self._side(row, given.chosen), self._side(row, given.rejected)
+            sides = []
+            for name in (given.chosen, given.rejected):
+                value = columns.value(row.values, name)
+                if value is None:
+                    raise columns.missing(row, name, "preference")
+                sides.append(self._answer(row, name, value, images))
             margin, problem = self._margin(row)
-            made = left_out(row, problem, given) if problem else self._pair(row, chosen, rejected, margin)
-            return self._unpaired([made])
-        return self._unpaired(list(self._pairs_by_rank(row, *judged)))
+            return [left_out(row, problem, given) if problem else self._pair(row, prompt, sides[0], sides[1], margin)]
+        return list(self._pairs_by_rank(row, prompt, images, *judged))
 
     def _margin(self, row: Row) -> tuple[float | None, str]:
         """By how much the first answer is better; and what is wrong with that."""
@@ -147,26 +163,32 @@ class Preference:
             return None, "rejected is rated higher than chosen" if apart else "chosen and rejected are rated the same"
         return apart if margin is None else margin, ""
 
-    def _pairs_by_rank(self, row: Row, judgements: str, order: ranked.Order) -> Iterator[Pair | LeftOut]:
+    def _pairs_by_rank(
+        self, row: Row, prompt: Side | None, images: RowImages, judgements: str, order: ranked.Order
+    ) -> Iterator[Pair | LeftOut]:
         given = self._options
         answers, numbers = ranked.read_ranking(row, given.responses, judgements)
-        read = [self._answer(row, f"{given.responses}[{i}]", answer) for i, answer in enumerate(answers)]
+        read = [self._answer(row, f"{given.responses}[{i}]", answer, images) for i, answer in enumerate(answers)]
         margin = number(row, given.margin) if given.pairs == "best-worst" else None
         for two in ranked.ranked_pairs(numbers, order, given.pairs):
             if not two.margin:
                 best_worst = given.pairs == "best-worst"
                 yield left_out(row, ranked.NO_BETTER if best_worst else ranked.TIE, given)
                 continue
-            yield self._pair(row, read[two.better], read[two.worse], two.margin if margin is None else margin)
+            yield self._pair(row, prompt, read[two.better], read[two.worse], two.margin if margin is None else margin)
 
-    def _pair(self, row: Row, chosen: Side, rejected: Side, margin: float | None) -> Pair | LeftOut:
-        """The two answers without the prompt, and the prompt."""
+    def _pair(
+        self, row: Row, prompt: Side | None, chosen: Side, rejected: Side, margin: float | None
+    ) -> Pair | LeftOut:
+        """The two answers without the prompt, and the prompt.
+
+        Args:
+            prompt: of the row's column; None: it has none.
+        """
         given = self._options
         if chosen == rejected:
             return left_out(row, SAME, given)
-        column = self._prompt(row.values)
-        if column:
-            prompt = self._side(row, column, "user")
+        if prompt is not None:
             chosen, rejected = _after(prompt, chosen), _after(prompt, rejected)
         else:
             prompt, chosen, rejected = _shared_prompt(chosen, rejected)
@@ -196,19 +218,19 @@ class Preference:
             found += [Labelled(one.prompt, answer, label, one.tools) for answer, label in sides]
         return found if len(found) > 1 else found[0]
 
-    def _side(self, row: Row, column: str, role: str = "assistant") -> Side:
+    def _prompt_side(self, row: Row, column: str, images: RowImages) -> Side:
         if self._options.style == "raw":
             return self._sides.text(row, column)
-        return self._sides.messages(row, column, role)
+        return self._sides.messages(row, column, "user", images)
 
-    def _answer(self, row: Row, path: str, value: Any) -> Side:
+    def _answer(self, row: Row, path: str, value: Any, images: RowImages) -> Side:
         if self._options.style == "raw":
             if not isinstance(value, str):
                 raise DataError(
                     row.id, f"{path} is {columns.kind(value)}, and style raw reads texts", action="set style: chat"
                 )
             return value
-        return self._sides.answer(row, path, value)
+        return self._sides.answer_of(row, path, value, images)
 
     def _prompt(self, values: Mapping[str, Any]) -> str:
         return next((name for name in self._prompts if columns.present(values, name)), "")

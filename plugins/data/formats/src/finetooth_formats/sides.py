@@ -71,6 +71,19 @@ class SideReader:
             )
         return self._reader.read(row.id, path, value, images)
 
+    def answer_of(self, row: Row, path: str, value: Any, images: RowImages) -> Messages:
+        """As `answer`, of a row whose prompt was read. An answer that repeats the prompt places the images of the
+        column from the first one on, another goes on where the prompt stopped.
+
+        Raises:
+            DataError: it is neither text nor messages, or an image cannot be used.
+        """
+        whole = images.reading(anew=True)
+        found = self.answer(row, path, value, images=whole)
+        if found and found[0].role == "assistant" and whole.begun:
+            return self.answer(row, path, value, images=images.reading(anew=False))
+        return found
+
     def with_system(self, row: Row, column: str, prompt: Messages) -> Messages:
         """The prompt after the system message of a column, if the row has one and the prompt has none.
 

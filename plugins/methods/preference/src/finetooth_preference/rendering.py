@@ -1,8 +1,8 @@
 """How preferences become tokens; also what a worker process builds.
 
 An answer is rendered as part of the whole conversation, and only the answer trains. That both answers of a pair are
-answers to the same prompt is proven on tokens: what the model reads when it is asked (`Renderer.prompt`) must be what
-the rendered conversation begins with, for each answer.
+answers to the same prompt is proven on tokens: what the model reads when it is asked (`Renderer.shown_prompt`) must be
+what the rendered conversation begins with, for each answer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from finetooth_hooks import Conversation, DataError, Example, Message, PromptCompletion, Rendered
 from finetooth_hooks.context import Context
-from finetooth_hooks.examples import Labelled, Pair, Side, images_of
+from finetooth_hooks.examples import Labelled, Pair, Side
 from finetooth_hooks.preparation import Render
 from finetooth_toolbox.rendering.prompts import encode_document, render_completion
 
@@ -37,7 +37,6 @@ def pairs(options: Mapping[str, Any], context: Context) -> Render:
     def render(example: Example) -> Rendered:
         if not isinstance(example, Pair):
             raise _refusal(example, "pairs of a chosen and a rejected answer", "chosen and rejected")
-        _refuse_images(example)
         if options["margins"] and example.margin is None:
             raise DataError("", "it has no margin", action="give every row one, or set the loss's margin_weight to 0")
         if not example.prompt:
@@ -50,7 +49,7 @@ def pairs(options: Mapping[str, Any], context: Context) -> Render:
             scalars = {"label": label, "margin": example.margin or 0.0}
             sides.append(replace(rendered, scalars=scalars, part=part))
         chosen, rejected = sides
-        if chosen.tokens == rejected.tokens:
+        if chosen.tokens == rejected.tokens and _shown(chosen) == _shown(rejected):
             raise Bad(SAME)
         return replace(chosen, others=(rejected,))
 
@@ -68,7 +67,6 @@ def labelled(options: Mapping[str, Any], context: Context) -> Render:
     def render(example: Example) -> Rendered:
         if not isinstance(example, Labelled):
             raise _refusal(example, "single answers with a label", "completion and label")
-        _refuse_images(example)
         if example.label not in (True, False):
             raise Bad("its label is a number, not true or false")
         if not example.prompt:
@@ -99,11 +97,6 @@ def _refusal(example: Example, wanted: str, columns: str) -> DataError:
         if isinstance(example, Pair)
         else f"set another method, or data.format to what reads {columns}",
     )
-
-
-def _refuse_images(example: Example) -> None:
-    if images_of(example):
-        raise DataError("", "it has images, which preferences are not learned from", action="remove the row")
 
 
 @dataclass(frozen=True)
@@ -148,7 +141,7 @@ class Answers:
         silent = tuple(replace(message, train=False, weights=(), reasoning_weights=()) for message in prompt)
         renderer = self.context.renderer
         rendered = renderer.render(Conversation((*silent, *answer), tools))
-        asked = renderer.prompt(prompt, tools)
+        asked = renderer.shown_prompt(prompt, tools).tokens
         if rendered.tokens[: len(asked)] == asked:
             return rendered
         at = next((i for i, (a, b) in enumerate(zip(asked, rendered.tokens, strict=False)) if a != b), 0)
@@ -159,6 +152,11 @@ class Answers:
             f"is {_shortened(text)!r}",
             action="give the answer as the renderer writes it (with its reasoning), or set data.renderer",
         )
+
+
+def _shown(rendered: Rendered) -> list[str]:
+    """Which images it has."""
+    return [image.image.sha256 for image in rendered.images]
 
 
 def _shortened(text: str, most: int = 60) -> str:

@@ -9,7 +9,7 @@ from finetooth_hooks import DataError, Example, Rendered, Text
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Labelled, Pair
 from finetooth_hooks.preparation import Render
-from finetooth_toolbox.rendering.answers import answer_tokens, has_words, scored_at_end
+from finetooth_toolbox.rendering.answers import has_words, rendered_answer, scored_at_end
 from finetooth_toolbox.rows.tally import TOO_LONG
 
 Kind = Literal["pairs", "labels"]
@@ -75,22 +75,22 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
         if not has_words(example.chosen) or not has_words(example.rejected):
             return refused(EMPTY, "fill it, or remove the row")
         sides = [
-            answer_tokens(example.prompt, side, context, example.tools) for side in (example.chosen, example.rejected)
+            rendered_answer(example.prompt, side, context, example.tools) for side in (example.chosen, example.rejected)
         ]
-        if sides[0] == sides[1]:
+        if _same(sides[0], sides[1]):
             return refused(SAME, "remove the row")
         margin = example.margin if options["margin"] and example.margin is not None else 0.0
         if margin < 0:
             return refused("the margin is below 0: the rejected answer is the better one", "swap the answers")
         about = {"margin": float(margin)}
-        rejected = scored_at_end(sides[1], part="rejected", scalars=about)
-        return scored_at_end(sides[0], part="chosen", scalars=about, others=(rejected,))
+        rejected = scored_at_end(sides[1].tokens, part="rejected", scalars=about, images=sides[1].images)
+        return scored_at_end(sides[0].tokens, part="chosen", scalars=about, images=sides[0].images, others=(rejected,))
 
     def labelled(example: Labelled) -> Rendered:
         if not has_words(example.completion):
             return refused(EMPTY, "fill it, or remove the row")
-        tokens = answer_tokens(example.prompt, example.completion, context, example.tools)
-        return scored_at_end(tokens, scalars={"label": float(example.label)})
+        read = rendered_answer(example.prompt, example.completion, context, example.tools)
+        return scored_at_end(read.tokens, scalars={"label": float(example.label)}, images=read.images)
 
     def render(example: Example) -> Rendered:
         found = kind_of(example)
@@ -101,3 +101,9 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
         return rendered if rendered.left_out else fitting(rendered)
 
     return render
+
+
+def _same(one: Rendered, other: Rendered) -> bool:
+    """They read the same tokens and the same images."""
+    shown = [[image.image.sha256 for image in side.images] for side in (one, other)]
+    return one.tokens == other.tokens and shown[0] == shown[1]

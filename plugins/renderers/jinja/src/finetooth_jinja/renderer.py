@@ -204,12 +204,21 @@ class JinjaRenderer(RendererBase):
             DataError: the template refuses the messages, or one has an image.
         """
         if any(message.images for message in messages):
-            raise DataError(
-                "messages", "they hold an image, and answers to images cannot be generated yet", action="ask in text"
-            )
-        text = self._rendered(messages, tools, prompt=True).text
-        check_kept(Conversation(tuple(messages), tuple(tools)), text, self._shaper, self._encoder, prompt=True)
-        return self._encoder.encode(text, self._plain(messages, tools, text, prompt=True)).ids
+            raise DataError("messages", "they hold an image, and what asks here reads text alone", action="ask in text")
+        return self.shown_prompt(messages, tools).tokens
+
+    def shown_prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Rendered:
+        """As `prompt`, with the places of the messages' images.
+
+        Raises:
+            DataError: the template refuses the messages, or an image cannot be used.
+        """
+        self._pictures.forget()
+        rendered = self._rendered(messages, tools, prompt=True)
+        check_kept(Conversation(tuple(messages), tuple(tools)), rendered.text, self._shaper, self._encoder, prompt=True)
+        encoded = self._encoder.encode(rendered.text, self._plain(messages, tools, rendered.text, prompt=True))
+        found = Rendered(encoded.ids, (0.0,) * len(encoded.ids))
+        return with_images(found, encoded, rendered.pictures)
 
     def parse(self, tokens: Sequence[int]) -> Parsed:
         """The assistant message that `tokens`, what came after a prompt, say: all up to the first stop token, without

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from finetooth_hooks.protocols import Processor
 from finetooth_kernels.decoder import Decoder, Stream
+from finetooth_steps.rectangles import PlacedImage
 from torch import Tensor, nn
 
 from finetooth_torch.attention.handing import handing
@@ -99,13 +100,12 @@ class TransformersBody:
             segments = tuple(n for row in packed.segments for n in row) if self._skips else (width,) * rows
             across = 0.0 if self._skips else rows * width * (width - 1) / 2  # a mask's other half is computed too
             return States(hidden.flatten(0, 1), packed.cells_st, Computed(segments, 0, across))
-        extra = self._images(rectangle) if rectangle.images else {}
+        extra = self.images(rectangle.tokens, rectangle.images) if rectangle.images else {}
         cells = torch.arange(rectangle.tokens.numel(), device=rectangle.tokens.device).view(rectangle.tokens.shape)
         with _noisy(self.noise, rectangle, cells, cells.numel()):
             hidden = self.hidden(rectangle.tokens, positions=rectangle.positions, **extra).last_hidden_state
-        if rectangle.images and hasattr(self._body, "rope_deltas"):
-            # of these rows; generation would take them for those of its own
-            setattr(self._body, "rope_deltas", None)  # noqa: B010 - to mypy a module holds only tensors
+        if rectangle.images:
+            self.take_shift()  # of these rows; generation would take them for those of its own
         rows, width = rectangle.tokens.shape
         return States(hidden.flatten(0, 1), cells, Computed((width,) * rows, 0))
 
@@ -123,20 +123,36 @@ class TransformersBody:
         extra.setdefault("use_cache", False)
         return self._body(input_ids=tokens, **extra)
 
-    def _images(self, rectangle: Rectangle) -> dict[str, Any]:
-        """What the model takes beside the tokens.
+    @property
+    def counts_images(self) -> bool:
+        """Positions behind an image depend on its size: the model finds them by itself, and keeps how far they lie
+        from the count of tokens."""
+        return hasattr(self._body, "rope_deltas")
+
+    def take_shift(self) -> Tensor | None:
+        """(S, 1) how far the positions of the rows that were read last lie from the count of their tokens; forgotten
+        here. None: not at all."""
+        found: Tensor | None = getattr(self._body, "rope_deltas", None)
+        if found is not None:
+            setattr(self._body, "rope_deltas", None)  # noqa: B010 - to mypy a module holds only tensors
+        return found
+
+    def images(self, tokens: Tensor, images: Sequence[PlacedImage]) -> dict[str, Any]:
+        """What the model takes beside (S, T) tokens.
+
+        Args:
+            images: row by row, in order.
 
         Raises:
             DataError: an image cannot be opened.
         """
         assert self._processor is not None  # the engine has refused the data otherwise
         processor = self._processor()
-        tokens = rectangle.tokens
         inside = torch.zeros_like(tokens, dtype=torch.bool)
-        for image in rectangle.images:
+        for image in images:
             inside[image.row, image.start : image.start + len(image.chunk)] = True
         features = torch.isin(tokens, torch.tensor(sorted(processor.token_ids), device=tokens.device))
-        made = processor.inputs([image.chunk.data for image in rectangle.images])
+        made = processor.inputs([image.chunk.data for image in images])
         dtype = next(parameter.dtype for tower in self._towers for parameter in tower.parameters())
         extra: dict[str, Any] = {self._types: (inside & features).to(tokens.dtype)} if self._types else {}
         for name, values in made.items():

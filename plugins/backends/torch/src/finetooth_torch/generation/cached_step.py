@@ -15,9 +15,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from finetooth_hooks.protocols import ModelFacts
+from finetooth_hooks.sampling import ShownPrompt
 from finetooth_kernels.capture import Repeated
 from finetooth_kernels.decoder import Decoder, Group, PlainGroup
 from finetooth_steps.micro_batches import MicroBatch
+from finetooth_steps.rectangles import PlacedImage
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -254,30 +256,50 @@ class TransformersDecoding:
         self._padding = [width - len(prompt) for prompt in prompts]
         starts = torch.tensor(self._padding, device=device)
         self._mask = (torch.arange(width, device=device) >= starts.unsqueeze(-1)).long()
+        self._shift = torch.zeros((len(prompts), 1), dtype=torch.int64, device=device)  # see `take_shift`
 
     def read(self) -> Tensor:
         width = self._mask.shape[1]
         self.computed = Computed((width,) * len(self._prompts), 0)
-        tokens = [[0] * (width - len(prompt)) + list(prompt) for prompt in self._prompts]
-        hidden = self._run(torch.tensor(tokens, device=self._device), (self._mask.cumsum(1) - 1).clamp_min(0))
+        padded = [[0] * (width - len(prompt)) + list(prompt) for prompt in self._prompts]
+        tokens, positions = torch.tensor(padded, device=self._device), (self._mask.cumsum(1) - 1).clamp_min(0)
+        images = [
+            PlacedImage(row, self._padding[row] + start, chunk)
+            for row, prompt in enumerate(self._prompts)
+            if isinstance(prompt, ShownPrompt)
+            for start, chunk in prompt.images
+        ]
+        hidden = self._show(tokens, positions, images) if images else self._run(tokens, positions)
         if self._samples > 1:  # a prompt is read once, whatever the number of its samples
             rows = torch.arange(len(self._prompts), device=self._device)
             self._take(rows.repeat_interleave(self._samples))
             self._mask = self._mask.repeat_interleave(self._samples, 0)
             self._padding = [n for n in self._padding for _ in range(self._samples)]
+            self._shift = self._shift.repeat_interleave(self._samples, 0)
             self._adapters = [one for one in self._adapters for _ in range(self._samples)]
         return hidden.repeat_interleave(self._samples, 0)
 
     def advance(self, tokens: Tensor) -> Tensor:
         self._mask = torch.cat([self._mask, self._mask.new_ones(self._mask.shape[0], 1)], 1)
-        return self._run(tokens.unsqueeze(1), self._mask.sum(1, keepdim=True) - 1)
+        return self._run(tokens.unsqueeze(1), self._mask.sum(1, keepdim=True) - 1 + self._shift)
+
+    def _show(self, tokens: Tensor, positions: Tensor, images: Sequence[PlacedImage]) -> Tensor:
+        """Read prompts with images among them."""
+        extra = self._body.images(tokens, images)
+        own = self._body.counts_images
+        self._body.take_shift()
+        hidden = self._run(tokens, None if own else positions, **extra)
+        shift = self._body.take_shift()
+        if shift is not None:
+            self._shift = shift.to(self._shift.dtype)
+        return hidden
 
     def _take(self, rows: Tensor) -> None:
         """Make these rows those of the cache; of keys and values, and of the states of convolutions and recurrences,
         which can be taken in no other way."""
         self._cache.reorder_cache(rows)  # type: ignore[arg-type]  # it asks for a type that nothing has
 
-    def _run(self, tokens: Tensor, positions: Tensor) -> Tensor:
+    def _run(self, tokens: Tensor, positions: Tensor | None, **extra: Any) -> Tensor:
         padded = not bool(self._mask.all())
         width = self._mask.shape[1]
         if self._rows is not None:
@@ -286,9 +308,10 @@ class TransformersDecoding:
             out = self._body.hidden(
                 tokens,
                 positions=positions,
-                attention_mask=self._mask if padded else None,
+                attention_mask=self._mask if padded or positions is None else None,
                 past_key_values=self._cache,
                 use_cache=True,
+                **extra,
             )
         last: Tensor = out.last_hidden_state[:, -1]
         return last
@@ -300,6 +323,7 @@ class TransformersDecoding:
             self._take(index)
         self._mask = self._mask[index]
         self._padding = [self._padding[row] for row in kept]
+        self._shift = self._shift[index]
         self._adapters = [self._adapters[row] for row in kept] if self._rows is not None else []
         return kept
 

@@ -12,6 +12,7 @@ import torch
 from finetooth_hooks import Completion, EngineError, Sampling
 from finetooth_hooks.held import HeldAdapter, Stack
 from finetooth_hooks.protocols import Tokenizer
+from finetooth_hooks.sampling import ShownPrompt
 from finetooth_kernels.memory import BLOCKS
 from torch import Tensor, nn
 
@@ -129,11 +130,24 @@ class Generator:
                     f"prompt {index} has {len(prompt)} tokens, and the model was made for {longest}: no room to answer",
                     action="shorten it",
                 )
+            if isinstance(prompt, ShownPrompt):
+                self._check_shown(index, prompt)
             if min(prompt) < 0 or max(prompt) >= vocabulary:
                 raise EngineError(
                     f"prompt {index} holds an id outside the vocabulary of {vocabulary}",
                     action="use the tokenizer that belongs to the model",
                 )
+
+    def _check_shown(self, index: int, prompt: ShownPrompt) -> None:
+        """
+        Raises:
+            EngineError: the model reads no images, or the prompt ends within one.
+        """
+        if not self._network.reads_images or not isinstance(self._network.body, TransformersBody):
+            raise EngineError(f"prompt {index} holds an image, which the model cannot read", action="ask in text")
+        start, chunk = prompt.images[-1]
+        if start + len(chunk) >= len(prompt):
+            raise EngineError(f"prompt {index} ends with an image", action="let text follow it")
 
     def room(self, prompt: Sequence[int], sampling: Sampling) -> int:
         """Tokens that a completion may get."""

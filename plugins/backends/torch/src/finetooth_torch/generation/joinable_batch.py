@@ -21,6 +21,7 @@ from finetooth_hooks import EngineError, Sampling
 from finetooth_hooks.continuous import Written
 from finetooth_hooks.held import HeldAdapter
 from finetooth_hooks.protocols import Tokenizer
+from finetooth_hooks.sampling import ShownPrompt
 
 from finetooth_torch.generation.generator import WORTH_PACKING, Generator, Weights
 from finetooth_torch.generation.row_adapters import Given
@@ -75,6 +76,10 @@ class TorchRunningBatch:
         self, prompt: Sequence[int], sampling: Sampling, *, first: int = 0, adapter: HeldAdapter | None = None
     ) -> int:
         held = self._generator.check_held(adapter)
+        if isinstance(prompt, ShownPrompt):
+            raise EngineError(
+                "a running batch: its prompts are tokens alone, and this one holds an image", action="call generate"
+            )
         prompt = [int(token) for token in prompt]
         self._generator.check([prompt], sampling)
         number, self._requests = self._requests, self._requests + 1
