@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 from finetooth_core.cli import main
-from finetooth_hooks import EngineError, Message, Sampling
+from finetooth_hooks import EngineError, Message, PlanError, Sampling
 from finetooth_hooks.examples import Image, Placed
 from finetooth_hooks.sampling import ShownPrompt
 from finetooth_toolbox.rows.images import chunks
@@ -90,7 +90,7 @@ def test_pairs_become_the_tokens_of_the_official_template(vision_model: Path, pa
 
 
 def test_the_first_loss_of_pairs_is_that_of_the_paper(vision_model: Path, pairs: Path, tmp_path: Path) -> None:
-    """Policy and reference are the same at first: -log sigmoid(0); what the policy says of an answer is transformers'."""
+    """Policy and reference are the same at first: -log sigmoid(0); the policy's log-probabilities are transformers'."""
     session = finetooth.session(recipe(vision_model, pairs, "dpo"))
     how = session.job.context.data.prepared_as["train"]
     data = list(session.job.context.prepare("train", how.rendering, how.limit).data)
@@ -108,11 +108,16 @@ def test_the_first_loss_of_pairs_is_that_of_the_paper(vision_model: Path, pairs:
     assert outcome.steps == 3 and losses[0] == pytest.approx(np.log(2), rel=1e-5) and losses[-1] < losses[0]
 
 
-def test_a_reward_model_learns_from_images(vision_model: Path, pairs: Path, tmp_path: Path) -> None:
-    finetooth.run(recipe(vision_model, pairs, "rm", tmp_path / "run"))
+def test_a_reward_model_learns_from_images(gemma3: Path, pairs: Path, tmp_path: Path) -> None:
+    finetooth.run(recipe(gemma3, pairs, "rm", tmp_path / "run"))
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert losses[-1] < losses[0]
+
+
+def test_a_reward_model_that_nothing_could_load_is_refused(qwen_vl: Path, pairs: Path, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="no sequence classifier"):
+        finetooth.run(recipe(qwen_vl, pairs, "rm", tmp_path / "run"))
 
 
 def shown(session: Any, image: Path, asked: str) -> ShownPrompt:
