@@ -127,7 +127,7 @@ def shown(session: Any, image: Path, asked: str) -> ShownPrompt:
 
 
 def test_greedy_answers_to_images_are_transformers_own(vision_model: Path, pairs: Path) -> None:
-    """Prompts of two lengths in one batch, one without an image; padding and positions behind an image must be right."""
+    """Prompts of two lengths in one batch, one without an image: padding, and positions behind an image."""
     session = finetooth.session(recipe(vision_model, pairs, "dpo"))
     asked = [shown(session, pairs.parent / image, question) for image, question, *_ in PAIRS]
     plain = session.job.context.renderer.prompt([Message("user", "Hello, what can you do?")])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import DataError, Row
-from finetooth_hooks.examples import LeftOut
+from finetooth_hooks.examples import LeftOut, images_of
 
 Make = Callable[..., Any]
 
@@ -76,10 +76,20 @@ def test_left_out_or_refused(format_of: Make, name: str, values: dict[str, Any],
         ("labelled", {"prompt": "q", "completion": "a", "label": True}),
     ],
 )
-def test_images_are_refused_and_not_forgotten(format_of: Make, name: str, values: dict[str, Any]) -> None:
-    with pytest.raises(DataError, match="f:1: it has images"):
+def test_images_without_a_place_are_refused(format_of: Make, name: str, values: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"f:1: images has 1 images, and the messages place 0"):
         format_of(name).read(Row("f:1", {**values, "images": [b"png"]}))
-    side = "chosen" if name == "preference" else "completion"
-    parts = [{"role": "assistant", "content": [{"type": "image", "image": "a.png"}]}]
-    with pytest.raises(DataError, match=r"only text can be read"):
-        format_of(name).read(Row("f:1", {**values, side: parts}))
+
+
+@pytest.mark.parametrize(("name", "side"), [("preference", "chosen"), ("labelled", "completion")])
+def test_images_stand_where_the_row_places_them(format_of: Make, name: str, side: str) -> None:
+    """Behind the prompt's, in an answer of its own; and from the first on, in an answer that repeats the prompt."""
+    values: dict[str, Any] = {"prompt": "<image>Which?", side: "This: <image>", "images": [b"one", b"two"]}
+    values |= {"rejected": "None."} if name == "preference" else {"label": True}
+    read = format_of(name).read(Row("f:1", values))
+    assert [one.read() for one in images_of(read)] == [b"one", b"two"]
+    whole = [{"role": "user", "content": "<image>Which?"}, {"role": "assistant", "content": "This: <image>"}]
+    again = format_of(name).read(Row("f:1", {**values, side: whole}))
+    assert again == read if name == "preference" else [one.read() for one in images_of(again)][-2:] == [b"one", b"two"]
+    with pytest.raises(DataError, match="images has only 1"):
+        format_of(name).read(Row("f:1", {**values, "images": [b"one"]}))
