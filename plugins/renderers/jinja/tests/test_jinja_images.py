@@ -170,6 +170,6 @@ def test_a_template_without_images_refuses_them(byte_level: Callable[..., FastTo
         renderer.render(look("a", 0))
 
 
-def test_answers_to_images_are_not_generated_yet(bench: Bench) -> None:
-    with pytest.raises(DataError, match="cannot be generated yet"):
+def test_tokens_alone_do_not_stand_for_an_image(bench: Bench) -> None:
+    with pytest.raises(DataError, match="reads text alone"):
         bench.renderer.prompt(look("a", 0).messages[:1])
