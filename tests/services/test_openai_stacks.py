@@ -4,6 +4,7 @@ float64."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +16,10 @@ import pytest
 from finetooth_core.cli.start_options import StartOptions
 from finetooth_core.cli.state import State
 from finetooth_hooks import Datum, Sampling, UserError
+from finetooth_hooks.faces import StackPart
 from finetooth_server.served_adapters import served_adapters
 from finetooth_server.settings import Limits, ServedAdapter
+from finetooth_server.stacks import MARK
 from safetensors.numpy import load_file, save_file
 
 openai = pytest.importorskip("openai")
@@ -131,6 +134,22 @@ def test_what_no_batch_can_hold_is_refused_and_others_answer(
         assert client.completions.create(model="tiny", **ASK).choices[0].text
         with pytest.raises(openai.BadRequestError, match="ask each adapter by itself"):
             client.completions.create(model="red+blue", **ASK)
+
+
+def test_a_stack_that_no_sampler_names_is_swept(serve: Callable[..., Any], adapters: dict[str, ServedAdapter]) -> None:
+    served = serve("openai", adapters=adapters)
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as client:
+        client.completions.create(model="red+blue", **ASK)
+    folder = served.service.settings.folder / "stacks"
+    (sampled,) = folder.glob("*.json")
+    parts = [StackPart(adapter="red"), StackPart(adapter="blue", weight=2.0)]
+    left, fresh = (served.service.stacks.write("local", parts[:count]) for count in (1, 2))
+    for path in folder.glob("*.json"):
+        if path.stem not in fresh:
+            os.utime(path, (1, 1))
+    served.service._tidy()
+    assert {path.stem for path in folder.glob("*.json")} == {sampled.stem, fresh.removeprefix(MARK)}
+    assert left.removeprefix(MARK) not in {sampled.stem, fresh.removeprefix(MARK)}
 
 
 @pytest.mark.slow

@@ -90,6 +90,9 @@ class Service(ClientSessions):
         self.keys.record(self.audit)
         self.refusals.flush()
         self.checkpoints.expire()
+        with self.records.read() as connection:
+            named = set(connection.scalars(select(samplers.c.checkpoint).distinct()))
+        self.stacks.sweep(named)
 
     def start(self) -> None:
         """Begin to work; calls that an earlier server left undone come first."""

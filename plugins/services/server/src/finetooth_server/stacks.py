@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from finetooth_server.settings import Settings
 
 MARK = "stack:"
 """What stands before the id of a stack, where a sampler has the id of a checkpoint."""
+
+UNUSED = 3600.0
+"""Seconds that a stack is kept which no sampler names: one may be about to."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +81,23 @@ class Stacks:
         digest = hashlib.sha256(text.encode()).hexdigest()[:32]
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{digest}.json"
-        if not path.exists():
+        if path.exists():
+            path.touch()
+        else:
             beside = path.with_suffix(".part")
             beside.write_text(text, encoding="utf-8")
             beside.replace(path)
         return MARK + digest
+
+    def sweep(self, named: Collection[str | None]) -> None:
+        """Remove the stacks that nobody samples any more.
+
+        Args:
+            named: what the samplers that there are have for a checkpoint.
+        """
+        for path in self._folder.glob("*.json"):
+            if MARK + path.stem not in named and time.time() - path.stat().st_mtime > UNUSED:
+                path.unlink(missing_ok=True)
 
     def base(self, tenant: str, id_: str) -> str:
         """Name of the base of a checkpoint or a stack.
