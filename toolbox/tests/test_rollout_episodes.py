@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import DataError, Message, Observation, RecipeError, Rollout, UserError
+from finetooth_hooks.examples import Conversation, Rendered, TrainOn
 from finetooth_hooks.testing import ByteTokenizer
 from finetooth_hooks.testing.fake_context import PlainRenderer
 from finetooth_toolbox.rollouts.advantages import for_each, group_relative, last_of_episodes, leave_one_out
@@ -106,6 +107,27 @@ def test_a_turn_that_a_text_ended_is_closed_by_the_markup(tokenizer: ByteTokeniz
     sequences.wrote(rollout(sequences.prompt, (67, *renderer.stop_ids)))
     (one,) = sequences.rollouts()
     assert one.tokens[2] == renderer.stop_ids[0] and not one.own[2]
+
+
+def test_the_end_of_the_document_is_no_part_of_the_next_prompt(tokenizer: ByteTokenizer) -> None:
+    """Phi-3 writes one behind the last turn, which a prompt that goes on does not have."""
+
+    class Ending(Extending):
+        def render(self, conversation: Conversation, *, train_on: TrainOn = "assistant") -> Rendered:
+            plain = super().render(conversation, train_on=train_on)
+            return Rendered((*plain.tokens, 299), (*plain.weights, 0.0), plain.spans)
+
+        def prompt(self, messages: Any, tools: Any = ()) -> tuple[int, ...]:
+            return Extending(tokenizer).prompt(messages, tools)
+
+    said = []
+    for kind in (Extending, Ending):
+        sequences = Sequences(kind(tokenizer))
+        sequences.see(user("Hi"))
+        sequences.wrote(rollout(sequences.prompt, (65, *kind(tokenizer).stop_ids)))
+        sequences.see(user("And?"))
+        said.append(sequences.prompt)
+    assert said[0] == said[1] and len(said[0]) > 20
 
 
 def test_turns_are_apart_where_the_conversation_is_written_anew(tokenizer: ByteTokenizer) -> None:
