@@ -58,11 +58,13 @@ def _adapters(found: Mapping[str, Any]) -> list[str]:
         "every adapter": f"a request of each of {found['adapters']} adapters",
     }
     rates = found["tokens_per_second"]
+    by = found.get("compared", "by_processor_time")
+    of = "of processor time on one thread" if by == "by_processor_time" else f"on {found['threads']} threads"
     wrong = found["other_tokens_than_alone"]
     return [
         f"LoRAs of rank {found['rank']} on one base ({found['model']}), {found['tokens']} tokens a request, sampled "
         f"through one server that writes them in one batch, and one that gives each adapter its turns; tokens a second "
-        f"of processor time on one thread, medians of {found['rounds']} rounds in turns. Other tokens than alone: "
+        f"{of}, medians of {found['rounds']} rounds in turns. Other tokens than alone: "
         f"{wrong or 'none'}. {found['adapters']} adapters get {found['times_one_request']:.1f} times the tokens of one "
         f"request (the goal is {found['goal']:g}), and {100 * found['share_of_one_adapter']:.0f} % of those of one "
         "adapter's requests.",
@@ -70,8 +72,7 @@ def _adapters(found: Mapping[str, Any]) -> list[str]:
         "| Sampled at once | In one batch | In turns |",
         "|---|---|---|",
         *(
-            f"| {text} | {rates['together'][case]['by_processor_time']:,.0f} | "
-            f"{rates['in turns'][case]['by_processor_time']:,.0f} |"
+            f"| {text} | {rates['together'][case][by]:,.0f} | {rates['in turns'][case][by]:,.0f} |"
             for case, text in cases.items()
         ),
     ]
