@@ -152,7 +152,9 @@ def test_only_the_end_of_the_prompt_is_scored(ask: Any, truth: Any) -> None:
 
 def test_what_cannot_be_had_is_named(ask: Any) -> None:
     assert "record_stability_info" in ask(record_stability_info=True)
-    assert "1024" in ask(topk_sample_logprobs=1025) and "1024" in ask(prompt_alt_tokens_k=10**9)
+    for name in ("topk_prompt_logprobs", "topk_sample_logprobs", "prompt_alt_tokens_k"):
+        said = ask(**{name: 1025})
+        assert name in said and "1024" in said, "the client's own name of it"
     image = {"type": "image", "data": "", "format": "png", "expected_tokens": 4}
     assert "image is not offered" in ask(prompt={"chunks": [image]})
     long = {"chunks": [{"type": "encoded_text", "tokens": PROMPT * 4000}]}

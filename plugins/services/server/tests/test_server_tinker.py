@@ -17,8 +17,11 @@ import numpy as np
 import pytest
 from finetooth_hooks import Datum
 from finetooth_hooks.engine import StepSettings
+from finetooth_server import admission
+from finetooth_server.admission import Admission
+from finetooth_server.faults import TooMuch
 from finetooth_server.operations import SUMS
-from finetooth_server.settings import Settings
+from finetooth_server.settings import Limits, Settings
 
 if find_spec("tinker") is None:
     pytest.skip("the package tinker is not installed", allow_module_level=True)
@@ -313,7 +316,11 @@ except tinker.TinkerError as error:
 
 def test_what_fails_fails_alone(url: str) -> None:
     said = client(url, FAILURES, rows=rows(3))
-    for line, words in zip(said, ("no loss 'gspo'", "weights has shape", "999", "old_logprobs"), strict=False):
+    for line, words in zip(
+        said,
+        ("loss 'gspo': not offered, its formula is not public", "weights has shape", "999", "old_logprobs"),
+        strict=False,
+    ):
         assert words in line["error"]
     assert said[4]["loss"] > 0
     assert "no base model 'huge' is served here" in said[5]["error"]
@@ -465,3 +472,26 @@ def test_sampling_tokenizers_shapes_and_refusals(url: str) -> None:
     names = ("record_stability_info", "age_encryption", "trace", "project", "audit", "billing")
     for error, name in zip(said["refused"], names, strict=True):
         assert name in error and "not offered" in error, error
+
+
+WAITS = """
+training = service.create_lora_training_client(base_model="tiny", rank=4)
+sampling = service.create_sampling_client(base_model="tiny")
+asked = [sampling.sample(types.ModelInput.from_ints([10, 20]), 1, types.SamplingParams(max_tokens=2)) for _ in range(8)]
+steps = [training.forward_backward([datum([5, 6], weights=[1.0])], "cross_entropy") for _ in range(4)]
+say(samples=[len(one.result().sequences) for one in asked], losses=[one.result().metrics["loss:sum"] for one in steps])
+"""
+
+
+def test_the_client_comes_again_when_it_was_told_to_wait(
+    serve: Any, recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(admission, "TooMuch", lambda *a, **k: told.append(k.get("after", 1)) or TooMuch(*a, **k))
+    monkeypatch.setattr(Admission, "others_at_work", lambda self, tenant: True)
+    monkeypatch.setattr(admission, "PATIENCE", 0.2)  # so that nobody is let in late instead
+    limits = Limits(requests=3)
+    server = serve(Settings(tmp_path / "server", {"tiny": recipe}, keyless=True, limits=limits), faces=("tinker",))
+    (said,) = client(server.url, WAITS)
+    assert told and min(told) >= 1, "nobody was told to wait"
+    assert said["samples"] == [1] * 8 and len(said["losses"]) == 4

@@ -283,6 +283,33 @@ def test_what_is_not_offered_says_so_and_why(tenants: tuple[Wire, Wire]) -> None
     model = ours.model(ours.session())
     save = {"model_id": model, "seq_id": 1, "sampling_session_seq_id": 0, "kind": "inflight"}
     assert "'inflight'" in ours.result(ours.post("save_weights_for_sampler", save))["error"]
+    body = {"session_id": ours.session(), "model_seq_id": 0, "base_model": "tiny", "lora_config": {"rank": 4}}
+    said = ours.post("create_model", {**body, "optimizer_config": {"type": "dimuon"}}, status=400)["error"]
+    assert "'dimuon': not offered, its formula is not public" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("route", ["save_weights", "save_weights_for_sampler", "save_weights_external"])
+def test_what_would_be_gone_at_once_is_not_saved(tenants: tuple[Wire, Wire], route: str) -> None:
+    ours, _ = tenants
+    model = ours.model(ours.session())
+    for seq, seconds in enumerate((5, SHORTEST - 1, LONGEST + 1), start=1):
+        body = {"model_id": model, "seq_id": seq, "path": f"short-{seq}", "ttl_seconds": seconds}
+        assert "ttl_seconds is" in ours.result(ours.post(route, body))["error"]
+    ours.save(model, 4, "long", route, ttl_seconds=SHORTEST)
+    names = [one["checkpoint_id"] for one in ours.get(f"training_runs/{model}/checkpoints")["checkpoints"]]
+    assert [name.rpartition("/")[2] for name in names] == ["long"]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_another_shape_is_refused_by_its_name(tenants: tuple[Wire, Wire]) -> None:
+    ours, _ = tenants
+    session = ours.session()
+    small, large = ours.model(session), ours.model(session, 1, rank=8)
+    path = ours.save(small, 1, "narrow")
+    said = ours.result(ours.post("load_weights", {"model_id": large, "seq_id": 1, "path": path}))["error"]
+    assert "checkpoint 'narrow'" in said and "rank is 4 there and 8 here" in said
+    assert str(ours.server.service.settings.folder) not in said, "it says where the server keeps its files"
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import json
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -175,13 +175,22 @@ class Checkpoints:
             )
         return place
 
-    def reading(self, checkpoint: Checkpoint, part: str) -> AbstractContextManager[Path]:
-        """The same, as an engine reads it.
+    @contextmanager
+    def reading(self, checkpoint: Checkpoint, part: str) -> Iterator[Path]:
+        """The same, as an engine reads it. What it refuses is told with the checkpoint's name: where the server keeps
+        its files is no client's business.
 
         Raises:
-            UserError: it has none, or it cannot be decrypted.
+            UserError: it has none, it cannot be decrypted, or who reads it refuses it.
         """
-        return self._vault.reading(self.folder(checkpoint, part))
+        with self._vault.reading(self.folder(checkpoint, part)) as folder:
+            try:
+                yield folder
+            except UserError as error:
+                if str(folder) not in error.problem:
+                    raise
+                problem = error.problem.replace(str(folder), f"checkpoint {checkpoint.name!r}")
+                raise UserError(problem, action=error.action) from error
 
     def get(self, tenant: str, id_: str) -> Checkpoint:
         """A tenant's checkpoint.

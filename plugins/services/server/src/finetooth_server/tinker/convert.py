@@ -28,6 +28,9 @@ _TYPES: Mapping[int, str] = {
 }
 
 
+UNKNOWN_LOSSES = frozenset({"gspo", "stable_reinforce"})
+"""Losses that the client names and nobody wrote down."""
+
 Opener = Callable[[bytes, str, int, str], ImageChunk]
 """From an image's bytes, format, expected tokens (0 is unknown) and place in the request to what the model reads."""
 
@@ -39,8 +42,14 @@ def forward_backward_call(message: Any, images: Opener) -> tuple[str, dict[str, 
         images: opens the images among the inputs.
 
     Raises:
-        DataError: a datum cannot be read.
+        DataError: a datum cannot be read, or the client knows the loss and it is not offered.
     """
+    if message.loss_fn in UNKNOWN_LOSSES:
+        raise DataError(
+            f"loss {message.loss_fn!r}",
+            "not offered, its formula is not public",
+            action="choose cross_entropy, importance_sampling, ppo, cispo or dro, or call forward_backward_custom",
+        )
     room = _Room()
     data = [wire.encode_datum(_datum(one, f"data[{n}]", room, images)) for n, one in enumerate(message.data)]
     config: dict[str, Any] = dict(message.loss_fn_config.items())

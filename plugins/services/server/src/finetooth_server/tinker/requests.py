@@ -23,6 +23,9 @@ LONGEST = 32768
 MOST_OF_ONE = 1024
 """Tokens whose log-probabilities may be asked for at one place."""
 
+UNKNOWN_OPTIMIZERS = frozenset({"dimuon"})
+"""Optimizers that the client names and nobody wrote down."""
+
 PARTS = ("train_attn", "train_mlp", "train_unembed")
 """Parts of a model that a client may let a LoRA add to; all of them where it says nothing."""
 
@@ -52,10 +55,19 @@ def sections(request: Mapping[str, Any], template: Mapping[str, Any], facts: Mod
 
 
 def optimizer(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The section `optimizer` that `optimizer_config` asks for; AdamW where it says nothing."""
+    """The section `optimizer` that `optimizer_config` asks for; AdamW where it says nothing.
+
+    Raises:
+        DataError: the client knows it, and it is not offered.
+    """
     given = wire.mapping(request.get("optimizer_config") or {"type": "adamw"}, "optimizer_config")
     options = {name: value for name, value in given.items() if name != "type"}
-    return {"name": str(given.get("type") or "adamw"), **options}
+    name = str(given.get("type") or "adamw")
+    if name in UNKNOWN_OPTIMIZERS:
+        raise DataError(
+            f"optimizer_config {name!r}", "not offered, its formula is not public", action="choose adamw, muon or dion"
+        )
+    return {"name": name, **options}
 
 
 def lora_parts(recipe: Mapping[str, Any], facts: ModelFacts) -> dict[str, bool | None]:
@@ -152,18 +164,16 @@ def asked(request: Mapping[str, Any], length: int) -> Asked:
     if request.get("record_stability_info"):
         raise DataError("record_stability_info", "not offered, nothing here reads it", action="leave it out")
     rows, ids = _targets(request.get("target_prompt_logprobs"), length)
-    numbers = {
-        ours: whole(request.get(name) or 0, name, 0)
-        for ours, name in (
-            ("top_prompt", "topk_prompt_logprobs"),
-            ("top_samples", "topk_sample_logprobs"),
-            ("alternatives", "prompt_alt_tokens_k"),
-            ("last", "prompt_logprobs_last_n"),
-        )
+    names = {
+        "top_prompt": "topk_prompt_logprobs",
+        "top_samples": "topk_sample_logprobs",
+        "alternatives": "prompt_alt_tokens_k",
+        "last": "prompt_logprobs_last_n",
     }
-    for name, value in numbers.items():
-        if name != "last" and value > MOST_OF_ONE:
-            raise DataError(name, f"{value} tokens for one place", action=f"ask for at most {MOST_OF_ONE}")
+    numbers = {ours: whole(request.get(name) or 0, name, 0) for ours, name in names.items()}
+    for ours, value in numbers.items():
+        if ours != "last" and value > MOST_OF_ONE:
+            raise DataError(names[ours], f"{value} tokens for one place", action=f"ask for at most {MOST_OF_ONE}")
     scored = bool(request.get("prompt_logprobs"))
     if request.get("prompt_logprobs_last_n") is not None and not (scored and 1 <= numbers["last"] < length):
         raise DataError(

@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse
 from finetooth_hooks import FinetoothError, ImageChunk, Sampling, UserError
 from finetooth_toolbox import wire
 
-from finetooth_server.checkpoints import EXTERNAL, STATE, WEIGHTS, Checkpoint
+from finetooth_server.checkpoints import EXTERNAL, STATE, WEIGHTS, Checkpoint, check_ttl
 from finetooth_server.faults import Refused
 from finetooth_server.keys import Caller
 from finetooth_server.log import Call
@@ -318,12 +318,13 @@ def save_weights_external(service: Service, caller: Caller, body: Json) -> Any:
 
 
 def _save(body: Json, kind: str, name: str) -> dict[str, Any]:
-    ttl = body.get("ttl_seconds")
+    ttl = None if body.get("ttl_seconds") is None else wire.number(body["ttl_seconds"], "ttl_seconds")
+    check_ttl(ttl)
     path = names.path_of(str(body.get("model_id")), kind, name)
     return {
         "kind": kind,
         "name": name,
-        "ttl": None if ttl is None else wire.number(ttl, "ttl_seconds"),
+        "ttl": ttl,
         "overwrite": bool(body.get("overwrite")),
         "metadata": wire.mapping(body.get("user_metadata") or {}, "user_metadata"),
         "echo": {"path": path},
