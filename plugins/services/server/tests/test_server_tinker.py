@@ -487,7 +487,13 @@ def test_the_client_comes_again_when_it_was_told_to_wait(
     serve: Any, recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[int] = []
-    monkeypatch.setattr(admission, "TooMuch", lambda *a, **k: told.append(k.get("after", 1)) or TooMuch(*a, **k))
+
+    class Noted(TooMuch):
+        def __init__(self, *about: Any, **more: Any) -> None:
+            super().__init__(*about, **more)
+            told.append(self.after)
+
+    monkeypatch.setattr(admission, "TooMuch", Noted)
     monkeypatch.setattr(Admission, "others_at_work", lambda self, tenant: True)
     monkeypatch.setattr(admission, "PATIENCE", 0.2)  # so that nobody is let in late instead
     limits = Limits(requests=3)
