@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from finetooth_hooks.datum import Chunk, Datum, ImageChunk, TokenChunk
@@ -19,7 +19,7 @@ from finetooth_hooks.engine import Backward, Forward, Handle, Stepped, StepSetti
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.loss_totals import LossTotals
 from finetooth_hooks.losses import Contribution, Metric
-from finetooth_hooks.sampling import Completion, Generated, Sampling
+from finetooth_hooks.sampling import Completion, Generated, Sampling, ShownPrompt
 from numpy.typing import NDArray
 
 Json = Any
@@ -175,6 +175,27 @@ def decode_datum(value: Json, where: str) -> Datum:
         )
     except ValueError as error:
         raise DataError(where, str(error), action="give every array a value for each position") from error
+
+
+def encode_prompt(prompt: Sequence[int]) -> dict[str, Json]:
+    """A prompt as JSON: its ids as `prompt`, and its images, if it shows some, as `images`."""
+    found: dict[str, Json] = {"prompt": [int(token) for token in prompt]}
+    if isinstance(prompt, ShownPrompt):
+        found["images"] = [[start, _encode_chunk(image)] for start, image in prompt.images]
+    return found
+
+
+def decode_prompt(value: Mapping[str, Json]) -> Sequence[int]:
+    """What `encode_prompt` wrote, among other things.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    ids, images = value["prompt"], value.get("images")
+    if not images:
+        return cast("Sequence[int]", ids)
+    found = [(start, _decode_chunk(one, f"images[{n}]")) for n, (start, one) in enumerate(images)]
+    return ShownPrompt(tuple(ids), tuple((start, one) for start, one in found if isinstance(one, ImageChunk)))
 
 
 def _encode_chunk(chunk: Chunk) -> Json:

@@ -66,6 +66,10 @@ def test_calls_go_round() -> None:
     ("message", "field"),
     [
         ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "messages[0].content[0]"),
+        ({"role": "system", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]},
+         "messages[0].content[0]"),
+        ({"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "input_audio"}]},
+         "messages[0].content[1]"),
         ({"role": "assistant", "content": ""}, "messages[0].content"),
         ({"role": "user", "content": "a", "tool_calls": [{"function": {"name": "a", "arguments": "{}"}}]},
          "messages[0].tool_calls"),
@@ -99,3 +103,35 @@ def test_fields_are_refused_by_their_names(kind: Any, content: dict[str, Any], f
     assert refused.value.param == field and "\n" not in str(refused.value)
     with pytest.raises(Fault, match="no JSON object"):
         read(kind, [])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"url": "https://example.org/cat.png"}, "addresses that begin with https: are not followed"),
+        ({"url": "file:///etc/passwd"}, "addresses that begin with file: are not followed"),
+        ({"url": "cat.png"}, "names of files are not followed"),
+        ({"url": "data:image/png,abc"}, "no image in base64"),
+        ({"url": "data:text/plain;base64,YQ=="}, "no image in base64"),
+        ({"url": "data:image/png;base64,a%"}, "base64 cannot be read"),
+        ({"url": "data:image/png;base64," + "A" * (28 * 2**20)}, "more than 20 MiB"),
+        ({"url": "data:image/png;base64,AA==", "detail": "high"}, "detail is the model's own"),
+        ({"url": "data:image/png;base64,AA==", "size": 3}, "size is not offered"),
+        ("data:image/png;base64,AA==", "not of the form"),
+    ],
+    ids=range(10),
+)
+def test_images_that_are_not_taken_are_named(given: Any, said: str) -> None:
+    content = [{"type": "text", "text": "What?"}, {"type": "image_url", "image_url": given}]
+    with pytest.raises(Fault) as refused:
+        messages_of([ChatMessage.model_validate({"role": "user", "content": content})])
+    assert said in str(refused.value) and "\n" not in str(refused.value)
+    assert (refused.value.param, refused.value.status) == ("messages[0].content[1]", 400)
+
+
+def test_images_stand_where_the_parts_place_them() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/PNG;base64,aGk=", "detail": "auto"}}
+    content = [{"type": "text", "text": "One"}, image, {"type": "text", "text": " two"}, image]
+    (message,) = messages_of([ChatMessage.model_validate({"role": "user", "content": content})])
+    assert message.content == "One two" and [one.at for one in message.images] == [3, 7]
+    assert {one.image.read() for one in message.images} == {b"hi"}

@@ -77,9 +77,10 @@ class Pictures:
         return RenderedText(text, generated, tuple(pictures))
 
     def _place(self, image: Image) -> ImagePlace:
-        if image not in self._places:
-            self._places[image] = self._processor().place(image)
-        return self._places[image]
+        places = self._places  # of this conversation, even if another one comes meanwhile in another thread
+        if image not in places:
+            places[image] = self._processor().place(image)
+        return places[image]
 
 
 def with_images(rendered: Rendered, encoded: Encoded, pictures: Sequence[Picture]) -> Rendered:

@@ -12,6 +12,7 @@ from finetooth_hooks.faces import FaceCaller, FaceService
 from finetooth_toolbox.rendering.prompts import encode_document
 
 from finetooth_openai.faults import Fault
+from finetooth_openai.images import shown_prompt
 from finetooth_openai.messages import messages_of
 from finetooth_openai.requests import LONGEST, ChatRequest, CompletionRequest, Request
 from finetooth_openai.served import Model, Models
@@ -117,16 +118,19 @@ def result_of(call: Mapping[str, Any]) -> Mapping[str, Any]:
     return result
 
 
-def _prompts(model: Model, body: Request) -> list[list[int]]:
+def _prompts(model: Model, body: Request) -> list[Sequence[int]]:
     context = model.context
     if isinstance(body, ChatRequest):
         tools = () if body.tool_choice == "none" else body.tools or ()
-        return [list(context.renderer.prompt(messages_of(body.messages), tools))]
+        messages = messages_of(body.messages)
+        if any(message.images for message in messages):
+            return [shown_prompt(context, model.name, messages, tools)]
+        return [list(context.renderer.prompt(messages, tools))]
     assert isinstance(body, CompletionRequest)
     given: list[Any] = [body.prompt] if isinstance(body.prompt, str) or isinstance(body.prompt[0], int) else [
         *body.prompt
     ]  # fmt: skip
-    found = []
+    found: list[Sequence[int]] = []
     for n, one in enumerate(given):
         ids = list(encode_document(one, context.tokenizer, context.markup) if isinstance(one, str) else one)
         if not ids:

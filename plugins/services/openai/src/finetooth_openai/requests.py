@@ -30,6 +30,7 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="allow")
     type: str
     text: str | None = None
+    image_url: Any = None
 
 
 class Call(BaseModel):

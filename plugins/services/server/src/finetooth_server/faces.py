@@ -166,7 +166,7 @@ class Desk:
         return self._service.sample(
             who,
             sampler,
-            list(prompt),
+            prompt,
             sampling,
             seeded=seeded,
             face=self._face,

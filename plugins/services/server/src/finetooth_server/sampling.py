@@ -15,6 +15,7 @@ from typing import Any
 from finetooth_hooks import CommandContext, Completion, Engine, EngineError
 from finetooth_hooks.continuous import RunningBatch
 from finetooth_hooks.held import HeldAdapter
+from finetooth_hooks.sampling import ShownPrompt
 from finetooth_toolbox import wire
 from sqlalchemy import insert, select, update
 
@@ -104,26 +105,30 @@ def begin(
 
     Args:
         engine: whose batch it is.
-        arguments: `prompt`, `sampling`, `seeded`, and optionally what `scores.Asked` encodes.
+        arguments: what `wire.encode_prompt` wrote, `sampling`, `seeded`, and optionally what `scores.Asked` encodes.
         call: its id, from which a seed is made if the client chose none.
         adapter: what the engine holds, whose weights are sampled; None: the engine's own.
         scoring: gives an engine with these weights as its own, to score prompts; None: `engine` has them.
 
     Returns:
         the call's result but for its completions; its number in the batch, and how many completions it waits for: none
-        if it asked for no tokens.
+        if it asked for no tokens, or its prompt shows images: those are answered whole, and the batch waits.
 
     Raises:
         FinetoothError: it cannot be sampled.
     """
-    prompt, sampling = arguments["prompt"], wire.decode_sampling(arguments["sampling"])
+    prompt, sampling = wire.decode_prompt(arguments), wire.decode_sampling(arguments["sampling"])
     if not arguments.get("seeded"):
         sampling = replace(sampling, seed=int(call[:15], 16))
     if sampling.schema is not None and "schema" not in engine.capabilities:
         raise EngineError("the engine of this model holds no answer to a JSON schema", action="ask without one")
     result: dict[str, Any] = {"completions": []}
     number, count = -1, 0
-    if sampling.max_tokens > 0:
+    if isinstance(prompt, ShownPrompt):  # a running batch takes tokens alone
+        own = engine if scoring is None else scoring()
+        result["completions"] = [wire.encode_completion(one) for one in own.generate([prompt], sampling)[0]]
+        complete(own, arguments, result["completions"])
+    elif sampling.max_tokens > 0:
         number, count = batch.add(prompt, sampling, adapter=adapter), sampling.n
     else:
         nothing = wire.encode_completion(Completion((), (), "", "length", engine.weights_version))
@@ -146,8 +151,9 @@ def complete(engine: Engine, arguments: Mapping[str, Any], completions: Sequence
     """Add to encoded completions what the call asks for beside their tokens."""
     top = scores.decoded(arguments).top_samples
     if top:
+        prompt = wire.decode_prompt(arguments)
         for one in completions:
-            one.update(scores.of_completion(engine, arguments["prompt"], one["tokens"], top))
+            one.update(scores.of_completion(engine, prompt, one["tokens"], top))
 
 
 def open_sampler(records: Records, id_: str, tenant: str, session: str, base: str, checkpoint: str | None) -> None:

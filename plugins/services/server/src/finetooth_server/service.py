@@ -395,7 +395,7 @@ class Service(ClientSessions):
         self,
         caller: Caller,
         sampler: str,
-        prompt: list[int],
+        prompt: Sequence[int],
         sampling: Sampling,
         *,
         seq: int | None = None,
@@ -416,7 +416,7 @@ class Service(ClientSessions):
         row = self._sampler(caller, sampler)
         base, checkpoint = row.base, row.checkpoint
         arguments: dict[str, Any] = {
-            "prompt": prompt,
+            **wire.encode_prompt(prompt),
             "sampling": wire.encode_sampling(sampling),
             "seeded": seeded,
             **asked.encoded(),

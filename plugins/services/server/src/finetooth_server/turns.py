@@ -279,6 +279,7 @@ class SamplingTurns:
         if count:
             self._writing[number] = _Writing(call, content, result, count, {}, scoring)
         else:
+            self._spent[call.tenant] += sum(len(one["tokens"]) for one in result["completions"])
             self._log.finish(call, result)
             self._ended(call, "done")
 
