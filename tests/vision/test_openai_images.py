@@ -64,9 +64,7 @@ def about(*images: bytes) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [*map(part, images), {"type": "text", "text": ASKED}]}]
 
 
-def test_answers_about_images_are_the_engines(
-    vision_model: Path, captions: Path, client: Callable[..., Any]
-) -> None:
+def test_answers_about_images_are_the_engines(vision_model: Path, captions: Path, client: Callable[..., Any]) -> None:
     asked = client({"eyes": recipe(vision_model)})
     state = State(StartOptions())
     engine, renderer = state.engine(recipe(vision_model)), state.context(recipe(vision_model)).renderer

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from finetooth_hooks import UserError
@@ -86,10 +87,15 @@ def test_llamafactory_reads_its_list_of_datasets(tmp_path: Path) -> None:
     listed = {
         "faq": {"file_name": "faq.json", "columns": {"prompt": "q", "response": "a"}},
         "talks": {"hf_hub_url": "org/talks", "formatting": "sharegpt", "columns": {"messages": "turns"}},
+        "seen": {
+            "file_name": "seen.json",
+            "formatting": "sharegpt",
+            "columns": {"messages": "turns", "images": "pictures", "tools": "calls", "videos": "films"},
+        },
         "pairs": {"file_name": "pairs.json", "ranking": True, "columns": {"chosen": "good", "rejected": "bad"}},
     }
     (tmp_path / "data/dataset_info.json").write_text(json.dumps(listed), encoding="utf-8")
-    given = {"model_name_or_path": "m", "stage": "sft", "dataset": "faq, talks, pairs, other", "lora_rank": 4}
+    given = {"model_name_or_path": "m", "stage": "sft", "dataset": "faq, talks, seen, pairs, other", "lora_rank": 4}
     account = taken(given, "llamafactory", tmp_path / "run.yaml")
     assert account.recipe["data"]["train"] == [
         {
@@ -105,6 +111,17 @@ def test_llamafactory_reads_its_list_of_datasets(tmp_path: Path) -> None:
         },
         {
             "name": "tables",
+            "path": str(tmp_path / "data/seen.json"),
+            "format": {
+                "name": "chat",
+                "column": "turns",
+                "tools": "calls",
+                "images": "pictures",
+                "fields": {"role": "from", "content": "value"},
+            },
+        },
+        {
+            "name": "tables",
             "path": str(tmp_path / "data/pairs.json"),
             "format": {"name": "preference", "chosen": "good", "rejected": "bad"},
         },
@@ -112,6 +129,8 @@ def test_llamafactory_reads_its_list_of_datasets(tmp_path: Path) -> None:
     ]
     (line,) = [line for line in account if line.key == "dataset"]
     assert line.outcome == "otherwise" and "other is not in dataset_info.json" in line.note
+    (films,) = [line for line in account if line.key == "dataset.seen.columns.videos"]
+    assert films.outcome == "not taken" and "no videos are read" in films.note
     assert account.recipe["adapter"] == {"name": "lora", "rank": 4, "alpha": 8}
     assert account.recipe["train"]["max_length"] == 2048 and account.recipe["train"]["epochs"] == 3.0
 
@@ -354,3 +373,54 @@ def test_what_trains_is_decided_by_the_rows_of_trl(tmp_path: Path) -> None:
     assert taken(given | {"assistant_only_loss": False}, "trl").recipe["method"]["train_on"] == "all"
     (line,) = (line for line in taken(given, "trl") if line.setting == "method.train_on")
     assert "the rows were not seen" in line.note
+
+
+def test_what_a_script_saves_is_exported_unless_it_is_idle(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(
+        "model, tokenizer = FastLanguageModel.from_pretrained('org/m')\n"
+        "model.save_pretrained_gguf('out', tokenizer, quantization_method=['q4_k_m', 'q8_0'])\n"
+        "model.save_pretrained_merged('out', tokenizer)\n"
+        "if False:\n    model.save_pretrained_gguf('out', tokenizer, quantization_method='f16')\n",
+        encoding="utf-8",
+    )
+    account = taken(dict(files.of_script(script.read_text(encoding="utf-8"), script)), "unsloth", script)
+    assert account.recipe["export"] == [
+        {"name": "gguf", "stored": "q4_k_m"},
+        {"name": "gguf", "stored": "q8_0"},
+        "safetensors",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tool", "given", "export"),
+    [
+        ("mud-puppy", {"mud_puppy": True, "model": "m", "merge_lora": True, "merge_precision": "fp16"},
+         [{"name": "safetensors", "precision": "fp16"}]),
+        ("mud-puppy", {"mud_puppy": True, "model": "m", "merge_precision": "fp16"}, None),
+        ("llamafactory", {"model_name_or_path": "m", "stage": "sft", "export_dir": "out"}, ["safetensors"]),
+        ("llamafactory", {"model_name_or_path": "m", "stage": "sft", "export_dir": "o", "export_quantization_bit": 4},
+         None),
+        ("unsloth", {"unsloth": True, "model_name": "m", "save_model": True, "save_path": "out"}, ["safetensors"]),
+        ("unsloth", {"unsloth": True, "model_name": "m", "save_method": "lora"}, None),
+        ("unsloth", {"unsloth": True, "model_name": "m", "save_method": "merged_4bit"}, None),
+        ("unsloth", {"unsloth": True, "model_name": "m", "save_model": True, "save_gguf": True,
+                     "quantization": ["q4_k_m", "q8_0"]},
+         [{"name": "gguf", "stored": "q4_k_m"}, {"name": "gguf", "stored": "q8_0"}]),
+        ("unsloth", {"unsloth": True, "model_name": "m", "quantization_method": "fast_quantized"},
+         [{"name": "gguf", "stored": "q8_0"}]),
+        ("unsloth", {"unsloth": True, "model_name": "m", "quantization_method": "iq2_xxs"}, None),
+        ("unsloth", {"unsloth": True, "model_name": "m", "save_gguf": True, "save_model": False}, None),
+    ],
+    ids=range(11),
+)  # fmt: skip
+def test_what_is_written_at_the_end_is_exported(tool: str, given: dict[str, Any], export: Any, tmp_path: Path) -> None:
+    account = taken(given, tool, tmp_path / "run.yaml")
+    assert account.recipe.get("export") == export
+    found = outcomes(account)
+    for key in given.keys() & {"save_model", "save_method", "export_dir", "merge_lora", "quantization_method"}:
+        assert found[key][1] == ("export" if export else ""), key
+    lost = {key for key, (outcome, _) in found.items() if outcome == "not taken"}
+    hopeless = {"merged_4bit": "save_method", "iq2_xxs": "quantization_method"}
+    wanted = {hopeless[str(one)] for one in given.values() if str(one) in hopeless}
+    assert lost == (wanted or lost & {"export_dir", "export_quantization_bit"})

@@ -215,6 +215,7 @@ def of_script(text: str, path: Path) -> Mapping[str, Any]:
             if not _names(node.value, name):  # `rows = rows.map(...)` says nothing new of where rows come from
                 names[name] = node.value
     given: dict[str, Any] = {}
+    idle = _idle(tree)
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
@@ -228,6 +229,12 @@ def of_script(text: str, path: Path) -> Mapping[str, Any]:
                 first
                 | {k.arg: _value(k.value, names) for k in node.keywords if k.arg not in (None, "model", "tokenizer")}
             )
+        elif called in _SAVES and node not in idle:
+            key, default = _SAVES[called]
+            saved = next((_value(k.value, names) for k in node.keywords if k.arg == key), default)
+            both = [one if isinstance(one, list) else [one] for one in (given.get(key, []), saved)]
+            every = dict.fromkeys(one for some in both for one in some)
+            given[key] = next(iter(every)) if len(every) == 1 else [str(COMPUTED if one is _UNKNOWN else one) for one in every]
         elif called == "train_on_responses_only":
             given["train_on_responses_only"] = True
         elif called in _TRAINERS:
@@ -257,6 +264,21 @@ def of_script(text: str, path: Path) -> Mapping[str, Any]:
 
 
 _UNKNOWN = object()
+
+_SAVES = {
+    "save_pretrained_merged": ("save_method", "merged_16bit"),
+    "save_pretrained_gguf": ("quantization_method", "fast_quantized"),
+}
+"""Calls of Unsloth that write a model: the argument that says how, and its default."""
+
+
+def _idle(tree: ast.AST) -> set[ast.AST]:
+    """What stands below `if False:`, as notebooks show what could be done."""
+    never = [
+        node for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Constant) and not node.test.value
+    ]  # fmt: skip
+    return {inside for node in never for one in node.body for inside in ast.walk(one)}
 
 
 def _of_trainer(node: ast.Call, names: Mapping[str, ast.expr]) -> dict[str, Any]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from finetooth_importer.account import Account, number
-from finetooth_importer.tools import shared
+from finetooth_importer.tools import exports, llamafactory_datasets, shared
 
 STAGES: Mapping[str, str] = {"sft": "sft", "pt": "pretrain", "rm": "rm", "dpo": "dpo", "kto": "kto"}
 LOSSES: Mapping[str, str] = {"sigmoid": "sigmoid", "hinge": "hinge", "ipo": "ipo", "kto_pair": "kto_pair"}
@@ -94,6 +93,7 @@ NO_EFFECT: Mapping[str, str] = {
     "moe_token_dispatcher_type": "kernels are chosen for the machine",
     "recompute_granularity": "memory decides what is computed again",
     "use_packed_sequences": "rows share a place in the batch where the model allows it",
+    "export_device": "what is merged is merged tensor by tensor",
     "export_hf_on_finish": "what is written is in Hugging Face's layout always",
 }
 
@@ -114,9 +114,8 @@ REFUSED: Mapping[str, str] = {
     "predict_with_generate": "ft score and the evaluator exact_match measure answers",
     "do_predict": "ft score and the evaluator exact_match measure answers",
     "max_new_tokens": "ft chat RUN samples answers",
-    "export_dir": "ft merge RUN writes a merged model",
+    "export_dir": "ft merge RUN --to int8|int4|mxfp4 writes fewer bits",
     "export_size": "ft merge RUN writes a merged model",
-    "export_device": "ft merge RUN writes a merged model",
     "export_legacy_format": "only safetensors are written",
     "export_quantization_bit": "ft merge RUN --to int8|int4|mxfp4",
     "export_quantization_dataset": "ft merge RUN --to int8|int4|mxfp4 needs no rows",
@@ -138,8 +137,6 @@ REFUSED: Mapping[str, str] = {
     "mca_config": shared.DEVICES,
     "reward_model": "see ft plugins explain METHOD",
 }
-
-HUB = "https://huggingface.co/datasets/"
 
 
 def looks_like(given: Mapping[str, Any]) -> bool:
@@ -179,6 +176,9 @@ def read(account: Account, folder: Path | None = None) -> None:
     shared.checkpointing(account)
     shared.saving(account)
     shared.records(account)
+    if account.has("export_dir") and not account.has("export_quantization_bit"):
+        where = exports.add(account, "safetensors")
+        account.covered("export_dir", "export", f"{where}, once training has ended; there a command of its own does it")
     shared.without_effect(account, NO_EFFECT)
     shared.machines(account)
     account.finish(REFUSED)
@@ -240,12 +240,12 @@ def _names(value: Any) -> list[str]:
 
 
 def _data(account: Account, folder: Path | None) -> None:
-    listed = _listed(account, folder)
+    listed = llamafactory_datasets.listed(account, folder)
     for key, setting in (("dataset", "data.train"), ("eval_dataset", "data.eval")):
         if not account.has(key):
             continue
         names = _names(account.get(key))
-        sources = [_source(account, f"{key}.{name}", name, listed) for name in names]
+        sources = [llamafactory_datasets.source(account, f"{key}.{name}", name, listed) for name in names]
         unknown = [name for name in names if listed is not None and name not in listed]
         note = ""
         if listed is None:
@@ -277,75 +277,6 @@ def _data(account: Account, folder: Path | None) -> None:
     account.passes("streaming", "rows are read as they are needed")
     account.refuse("mix_strategy", "data.mix says how much of each source is taken", unless="concat")
     account.refuse("interleave_probs", "data.mix says how much of each source is taken")
-
-
-def _listed(account: Account, folder: Path | None) -> Mapping[str, Any] | None:
-    """What `dataset_info.json` says, if it is there."""
-    inside = account.get("dataset_dir", "data")
-    if folder is None or not isinstance(inside, str):
-        return None
-    for place in (folder / inside, Path(inside), *(parent / inside for parent in folder.parents)):
-        file = place / "dataset_info.json"
-        if file.is_file():
-            found = json.loads(file.read_text(encoding="utf-8"))
-            return {name: {**entry, "folder": str(place)} for name, entry in found.items() if isinstance(entry, dict)}
-    return None
-
-
-def _source(account: Account, where: str, name: str, listed: Mapping[str, Any] | None) -> Any:
-    entry = (listed or {}).get(name)
-    if not isinstance(entry, Mapping):
-        return name
-    options: dict[str, Any] = {}
-    if entry.get("num_samples"):
-        options["max_rows"] = int(entry["num_samples"])
-    if entry.get("file_name"):
-        path = str(Path(str(entry["folder"])) / str(entry["file_name"]))
-    elif entry.get("hf_hub_url"):
-        path = str(entry["hf_hub_url"]).removeprefix(HUB)
-        options |= {
-            "split": entry.get("split", "train"),
-            **({"config": entry["subset"]} if entry.get("subset") else {}),
-        }
-    else:
-        account.inside(where, name, "not taken", note="neither file_name nor hf_hub_url: ft plugins explain datasets")
-        return name
-    columns = entry.get("columns") or {}
-    if entry.get("ranking"):
-        options["format"] = _renamed(
-            "preference", {"chosen": columns.get("chosen"), "rejected": columns.get("rejected")}
-        )
-    elif entry.get("formatting") in ("sharegpt", "openai"):
-        tags = entry.get("tags") or {}
-        fields = {
-            "role": tags.get("role_tag", "from" if entry["formatting"] == "sharegpt" else "role"),
-            "content": tags.get("content_tag", "value" if entry["formatting"] == "sharegpt" else "content"),
-        }
-        roles = {
-            str(tags[theirs]): ours
-            for theirs, ours in (("user_tag", "user"), ("assistant_tag", "assistant"), ("system_tag", "system"))
-            if theirs in tags and tags[theirs] != ours
-        }
-        options["format"] = _renamed(
-            "chat", {"column": columns.get("messages"), "fields": fields, **({"roles": roles} if roles else {})}
-        )
-    else:
-        options["format"] = _renamed(
-            "instruction",
-            {
-                "instruction": columns.get("prompt"),
-                "input": columns.get("query"),
-                "output": columns.get("response"),
-                "system_column": columns.get("system"),
-                "history": columns.get("history"),
-            },
-        )
-    return shared.source(path, **options)
-
-
-def _renamed(name: str, options: Mapping[str, Any]) -> Any:
-    given = {key: value for key, value in options.items() if value}
-    return {"name": name, **given} if given else name
 
 
 def _adapter(account: Account) -> None:

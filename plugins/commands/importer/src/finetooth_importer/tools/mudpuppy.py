@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetooth_importer.account import Account, number
-from finetooth_importer.tools import shared
+from finetooth_importer.tools import exports, shared
 
 MARK = "mud_puppy"
 """The key under which the reader of commands says that it is one."""
@@ -52,8 +52,6 @@ NO_EFFECT: Mapping[str, str] = {
     "preprocess_workers": shared.WORKERS,
     "device_map": "the recipe runs on one device",
     "prefetch_layers": "it is of --stream",
-    "merge_precision": "ft merge RUN writes the precision of the base",
-    "merge_lora": "ft merge RUN merges",
     "use_chat_template": "the renderer of the model's family writes it",
     "local_rank": "",
     "monitor": "ft watch RUN",
@@ -137,6 +135,7 @@ def _read(account: Account) -> None:
         shared.follow(account, str(account.get("log_with")))
         account.covered("log_with", "trackers")
     account.passes("log_with", "metrics are in metrics.jsonl of the run folder")
+    exports.merged_in(account, "merge_lora", "merge_precision")
     shared.without_effect(account, NO_EFFECT)
     account.finish(REFUSED)
 

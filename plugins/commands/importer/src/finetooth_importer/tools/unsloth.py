@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetooth_importer.account import Account
-from finetooth_importer.tools import trl
+from finetooth_importer.tools import exports, trl
 
 MARK = "unsloth"
 """The key under which the reader of scripts and commands says that it is one."""
@@ -54,12 +54,6 @@ REFUSED: Mapping[str, str] = {
     "load_in_16bit": "quantization: null is 16 bits",
     "load_in_fp8": "training in fp8 is not here; quantization: int8 is",
     "embedding_learning_rate": "all parameters have one rate, but for adapter.loraplus_ratio",
-    "save_model": "ft merge RUN and ft export write models",
-    "save_method": "ft merge RUN and ft export write models",
-    "save_path": "ft merge RUN and ft export write models",
-    "save_gguf": "ft export gguf RUN",
-    "quantization": "ft export gguf RUN --type q8_0",
-    "quantization_method": "ft export gguf RUN --type q8_0",
     "push_model": "ft push RUN",
     "hub_path": "ft push RUN",
     "hub_token": "ft push RUN",
@@ -110,6 +104,7 @@ def read(account: Account) -> None:
             inside.passes(key, "an adapter leaves what reads images as it is")
     if inside.get("train_on_responses_only"):
         inside.take("train_on_responses_only", "method.train_on", value="assistant")
+    exports.unsloth(inside)
     for key, note in REFUSED.items():
         inside.refuse(key, note)
     trl.read(inside)
