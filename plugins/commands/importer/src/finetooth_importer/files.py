@@ -234,7 +234,9 @@ def of_script(text: str, path: Path) -> Mapping[str, Any]:
             saved = next((_value(k.value, names) for k in node.keywords if k.arg == key), default)
             both = [one if isinstance(one, list) else [one] for one in (given.get(key, []), saved)]
             every = dict.fromkeys(one for some in both for one in some)
-            given[key] = next(iter(every)) if len(every) == 1 else [str(COMPUTED if one is _UNKNOWN else one) for one in every]
+            given[key] = (
+                next(iter(every)) if len(every) == 1 else [str(COMPUTED if one is _UNKNOWN else one) for one in every]
+            )
         elif called == "train_on_responses_only":
             given["train_on_responses_only"] = True
         elif called in _TRAINERS:

@@ -64,7 +64,7 @@ NO_EFFECT: Mapping[str, str] = {
     "wandb_run_id": "",
     "use_wandb": "",
     "lora_on_cpu": "what is merged is merged tensor by tensor",
-    "merge_lora": "it is of axolotl merge-lora; ft merge RUN merges, and export: [safetensors] does once training has ended",
+    "merge_lora": "it is of axolotl merge-lora; here ft merge RUN does it, or export: [safetensors]",
     "lora_fan_in_fan_out": "it is known from the module",
     "full_finetune": "it is what no adapter means",
     "hf_use_auth_token": "the hub's token is read from the environment",
