@@ -319,7 +319,7 @@ def test_what_fails_fails_alone(url: str) -> None:
     said = client(url, FAILURES, rows=rows(3))
     for line, words in zip(
         said,
-        ("loss 'gspo': not offered, its formula is not public", "weights has shape", "999", "old_logprobs"),
+        ("loss 'gspo': not offered, what it computes is not documented", "weights has shape", "999", "old_logprobs"),
         strict=False,
     ):
         assert words in line["error"]

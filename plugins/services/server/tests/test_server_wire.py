@@ -285,7 +285,7 @@ def test_what_is_not_offered_says_so_and_why(tenants: tuple[Wire, Wire]) -> None
     assert "'inflight'" in ours.result(ours.post("save_weights_for_sampler", save))["error"]
     body = {"session_id": ours.session(), "model_seq_id": 0, "base_model": "tiny", "lora_config": {"rank": 4}}
     said = ours.post("create_model", {**body, "optimizer_config": {"type": "dimuon"}}, status=400)["error"]
-    assert "'dimuon': not offered, its formula is not public" in said
+    assert "'dimuon': not offered, what it computes is not documented" in said
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ _TYPES: Mapping[int, str] = {
 
 
 UNKNOWN_LOSSES = frozenset({"gspo", "stable_reinforce"})
-"""Losses that the client names and nobody wrote down."""
+"""Losses that the client names, without a word of what they compute."""
 
 Opener = Callable[[bytes, str, int, str], ImageChunk]
 """From an image's bytes, format, expected tokens (0 is unknown) and place in the request to what the model reads."""
@@ -47,7 +47,7 @@ def forward_backward_call(message: Any, images: Opener) -> tuple[str, dict[str, 
     if message.loss_fn in UNKNOWN_LOSSES:
         raise DataError(
             f"loss {message.loss_fn!r}",
-            "not offered, its formula is not public",
+            "not offered, what it computes is not documented",
             action="choose cross_entropy, importance_sampling, ppo, cispo or dro, or call forward_backward_custom",
         )
     room = _Room()

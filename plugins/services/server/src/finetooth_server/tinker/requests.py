@@ -24,7 +24,7 @@ MOST_OF_ONE = 1024
 """Tokens whose log-probabilities may be asked for at one place."""
 
 UNKNOWN_OPTIMIZERS = frozenset({"dimuon"})
-"""Optimizers that the client names and nobody wrote down."""
+"""Optimizers that the client names, without a word of what they compute."""
 
 PARTS = ("train_attn", "train_mlp", "train_unembed")
 """Parts of a model that a client may let a LoRA add to; all of them where it says nothing."""
@@ -65,7 +65,9 @@ def optimizer(request: Mapping[str, Any]) -> dict[str, Any]:
     name = str(given.get("type") or "adamw")
     if name in UNKNOWN_OPTIMIZERS:
         raise DataError(
-            f"optimizer_config {name!r}", "not offered, its formula is not public", action="choose adamw, muon or dion"
+            f"optimizer_config {name!r}",
+            "not offered, what it computes is not documented",
+            action="choose adamw, muon or dion",
         )
     return {"name": name, **options}
 
