@@ -76,7 +76,7 @@ def test_what_cannot_be_exported_is_said_before_training(
         assert code == 2 and said in err and "\n" not in err.strip().removeprefix("note").split("error: ")[1], err
     path.write_text(yaml.safe_dump({**recipe(train=SHORT), "merge_lora": True}))
     code, _, err = ft("check", path)
-    assert code == 2 and "list what to write once training has ended in export" in err
+    assert code == 2 and "list what to write once training has ended: export: [...]" in err
 
 
 def test_an_export_that_fails_leaves_the_run_and_the_others(recipe: Recipe, tmp_path: Path) -> None:
