@@ -8,6 +8,7 @@ from finetooth_core.recipe import Recipe
 SETTINGS = frozenset(
     {
         "output",
+        "export",
         "trackers",
         "profile",
         "data.accept_dropped",
