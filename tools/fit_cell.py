@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import statistics
 import sys
 import time
@@ -46,33 +48,35 @@ def measured(recipe: dict[str, Any], cell: str) -> dict[str, Any]:
     if len(seconds) > 1:
         found["seconds"] = statistics.median(seconds[1:])
     if "checkpoint" in recipe:
-        found["resumes"] = _resumes(recipe, folder)
+        del session  # its memory is that of another run from here on
+        found["resumes"] = _resumes(folder, recipe["train"]["max_steps"])
     return found
 
 
-def _resumes(recipe: dict[str, Any], folder: Path) -> bool:
-    """Whether a run that is stopped halfway and taken up again writes the same weights."""
+def _resumes(folder: Path, steps: int) -> bool:
+    """Whether the run, taken up again from its first checkpoint, ends with the same bytes: its weights, and the state
+    of engine and optimizer after the last step.
+
+    Args:
+        folder: of the run that is done; what its second half left is taken away and made again.
+        steps: of the whole run.
+    """
     import finetooth
 
-    other = {**recipe, "output": str(folder.with_name("stopped"))}
-    half = recipe["train"]["max_steps"] // 2
-    session = finetooth.session(other)
-    steps = session.job.method.steps(session.engine)
-    for _ in range(half):
-        next(steps)
-    state, method = folder.with_name("state"), session.job.method.state()
-    session.engine.save(state)
-    for _ in steps:
-        pass
-    wanted, found = folder.with_name("wanted"), folder.with_name("found")
-    session.engine.save(wanted)
-    again = finetooth.session({**other, "output": str(folder.with_name("again"))})
-    again.engine.load(state)
-    again.job.method.restore(method)
-    for _ in again.job.method.steps(again.engine):
-        pass
-    again.engine.save(found)
-    return all(file.read_bytes() == (found / file.name).read_bytes() for file in wanted.glob("*.safetensors"))
+    last = folder / "checkpoints" / f"step-{steps}"
+    wanted = _hashes(folder, last)
+    assert any(last.name in name for name in wanted)
+    for made in (last, folder / "artifact"):
+        shutil.rmtree(made)
+    (folder / "result.json").unlink()
+    finetooth.resume(folder)
+    return wanted == _hashes(folder, last)
+
+
+def _hashes(folder: Path, last: Path) -> dict[str, str]:
+    """SHA-256 of every tensor file that the end of a run leaves, by its name."""
+    files = sorted(file for place in (folder / "artifact", last) for file in place.rglob("*.safetensors"))
+    return {str(file.relative_to(folder)): hashlib.file_digest(file.open("rb"), "sha256").hexdigest() for file in files}
 
 
 def rows(recipe: dict[str, Any], cell: str) -> dict[str, Any]:

@@ -28,7 +28,8 @@ from harness.machine import load, machine
 from harness.process import Finished, run
 from harness.turns import turns
 from harness.warmth import read_in
-from harness.workloads import Contender, Form, Workload, contenders, pick
+from harness.workload import Contender, Form, Workload
+from harness.workloads import contenders, pick
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs/benchmarks"
@@ -79,7 +80,7 @@ class Bench:
         """Bring what a home's contenders load into the system's memory: its libraries, our packages and the model."""
         python = self.pythons[home]
         if python.exists():
-            ours = [*ROOT.glob("*/src"), *ROOT.glob("plugins/*/*/src")] if home == "ours" else []
+            ours = [*ROOT.glob("*/src"), *ROOT.glob("plugins/*/*/src")] if home in ("ours", "tested") else []
             read_in(python.parent.parent / "lib", *ours, self.cache / "model", self.compiled)
 
     @property
@@ -168,6 +169,8 @@ def take(bench: Bench, workload: Workload, contender: Contender, index: int, spe
         print(f"failed: {done.failed}")
         return {**found, "failed": scrubbed(done.failed, bench)}
     found |= {"peak_rss_bytes": done.peak_rss_bytes, **done.result}
+    if done.others_cores is not None:
+        found["others_cores"] = round(done.others_cores, 2)
     found["peak_memory_bytes"] = found.get("device_memory_bytes") or done.peak_rss_bytes
     speed = found.get("tokens_per_second") or found.get("rows_per_second")
     print(f"{done.wall_s:.1f} s, {done.peak_rss_bytes / 2**30:.2f} GiB" + (f", {speed:.0f}/s" if speed else ""))
@@ -218,6 +221,7 @@ def bench_of(given: argparse.Namespace) -> Bench:
     alone = ROOT / ".venv-bench/bin/python"
     pythons = {
         "ours": alone if alone.exists() else Path(sys.executable),
+        "tested": Path(sys.executable),
         "peers": ROOT / ".venv-peers/bin/python",
         "llamafactory": ROOT / ".venv-llamafactory/bin/python",
     }

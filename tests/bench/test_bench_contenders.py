@@ -131,3 +131,31 @@ def test_native_kernels_are_reported_whether_they_are_there_or_not(monkeypatch):
     del package.build
     monkeypatch.delitem(sys.modules, "finetooth_native.build")
     assert native_compile.load() == {"reason": "this version has no native kernels"}
+
+
+def test_the_meter_tells_the_clock_from_the_processor(meter, tmp_path, monkeypatch):
+    """What comes before the first step counts in neither, nor does what comes after the last."""
+    import meter as module
+
+    now = {"clock": 100.0, "processor": 7.0}
+    monkeypatch.setattr(module.time, "monotonic", lambda: now["clock"])
+    monkeypatch.setattr(module, "processor_s", lambda: now["processor"])
+    meter.begin()
+    for _ in range(2):
+        now["clock"], now["processor"] = now["clock"] + 10.0, now["processor"] + 4.0
+        meter.step(1.0)
+    now["processor"] = 99.0
+    meter.trained(tokens=40, positions=40, head_positions=40, pairs=1.0)
+    told = json.loads((tmp_path / "result.json").read_text())
+    assert (told["train_s"], told["train_cpu_s"]) == (20.0, 8.0)
+    assert (told["tokens_per_second"], told["tokens_per_cpu_second"]) == (2.0, 5.0)
+
+
+def test_a_slow_reward_is_the_quick_one_later(monkeypatch):
+    import grpo_rows
+
+    slept = []
+    monkeypatch.setattr(grpo_rows.time, "sleep", slept.append)
+    texts = ["aeiou", "xyz", [{"role": "assistant", "content": "ab"}]]
+    assert grpo_rows.slow_vowels(texts) == grpo_rows.vowels(texts) == [1.0, 0.0, 0.5]
+    assert slept == [grpo_rows.SLOW_SECONDS]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from harness import compare, figures, goals, results
 from harness.turns import turns
-from harness.workloads import WORKLOADS, Contender, Workload, pick
+from harness.workload import Contender, Workload
+from harness.workloads import WORKLOADS, pick
 
 CONFIG = dict.fromkeys(
     (
@@ -54,6 +55,16 @@ def test_a_ratio_is_taken_within_an_invocation():
     runs = [run("a", 0, s=6.0, **morning), run("b", 0, s=3.0, **morning), run("b", 1, s=2.0, **morning)]
     assert figures.ratios([*runs, run("a", 1, s=9.0, **evening)], "a", "b", "s") == [2.0]
     assert figures.ratios([*runs, run("a", 1, s=9.0)], "a", "b", "s") == [2.0]
+
+
+def test_a_difference_is_taken_step_by_step():
+    """1 and 3 apart: 2 on average, with a standard deviation of the square root of 2."""
+    runs = [run("a", 0, r=[2.0, 5.0]), run("b", 0, r=[1.0, 2.0]), run("c", 0, r=[1.0])]
+    found = figures.difference(runs, "a", "b", "r")
+    assert (found.mean, found.count) == (2.0, 2)
+    assert (found.low, found.high) == pytest.approx((2 - 1.96, 2 + 1.96))
+    assert figures.difference(runs, "a", "c", "r") is None  # steps of other numbers
+    assert figures.difference(runs, "a", "d", "r") is None
 
 
 def test_a_share_is_that_of_the_rate_of_its_round():

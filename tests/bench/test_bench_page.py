@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 from harness import charts, floorpage, goals, page, results
+from harness.rollout_workloads import ASYNCHRONOUS, ONE_AFTER_THE_OTHER
 from harness.workloads import WORKLOADS
 
 PAGE = page.page_of(page.FOLDER)
@@ -114,6 +115,49 @@ def test_what_the_first_step_takes_is_told_by_part(lora):
     lora["runs"][1] |= {"ends_s": {"imports": 2.0, "engine": 3.5}, "first_step_s": 5.0}
     text = page.render({"lora": lora})[PAGE]
     assert "finetooth's time to the first step: imports 2.0 s, engine 1.5 s, first step 1.5 s." in text
+
+
+def rollouts(contender: str, index: int, **more: object) -> dict[str, object]:
+    """A run of GRPO: 48 answers to 6 questions of 600 tokens together."""
+    told = {"samples_per_second": 1.0, "samples_per_cpu_second": 2.0, "peak_memory_bytes": 2**30, "first_step_s": 9.0}
+    counts = {"prompt_tokens": 600, "read_positions": 600, "trained_positions": 1_500, "threads": 1}
+    return {"contender": contender, "round": index, "mean_length": 30.0, "others_cores": 1.25, **told, **counts, **more}
+
+
+def test_grpo_shows_samples_by_the_clock_and_the_processor_and_what_was_computed(lora):
+    slow = {"samples_per_second": 0.2, "samples_per_cpu_second": 0.25, "peak_memory_bytes": 4 * 2**30}
+    slow |= {"read_positions": 4_920, "trained_positions": 9_000}
+    runs = [rollouts("finetooth fp32", 0), rollouts("TRL fp32", 0, **slow)]
+    text = " ".join(page.render({"grpo": {**lora, "runs": runs}})[PAGE].split())
+    assert "| finetooth fp32 | 1.00 | 5.00x | 2.00 | 8.00x | 1.00 | 9.0 | 30.0 | 1 |" in text
+    assert "| TRL fp32 | 0.20 | 1 | 0.25 | 1 | 4.00 |" in text
+    assert "| (k) GRPO, samples a second of the processor | ≥ 4x TRL fp32 | 8.00x | met |" in text
+    assert "| (k) GRPO, peak memory | ≤ 0.4x TRL fp32 | 0.25x | met |" in text
+    assert "| finetooth fp32 | 600 | 600 | 1.00 | 1,500 |" in text
+    assert "| TRL fp32 | 600 | 4,920 | 8.20 | 9,000 |" in text
+    assert "Computed with 1 thread; others had 1.2 cores of the machine meanwhile (1.2 to 1.2)." in text
+
+
+@pytest.mark.parametrize(("less", "words"), [(0.0, "met"), (0.3, "**not met**")])
+def test_answering_ahead_is_judged_by_speed_and_by_reward(lora, less, words):
+    rewards = [0.2, 0.3, 0.25]
+    ahead = rollouts(ASYNCHRONOUS, 0, samples_per_second=1.7, rewards=[0.3 - less, 0.2 - less, 0.25 - less])
+    runs = [rollouts(ONE_AFTER_THE_OTHER, 0, rewards=rewards), ahead]
+    text = page.render({"slow-reward": {**lora, "runs": runs}})[PAGE]
+    assert "| (l) a slow reward, samples/s | ≥ 1.6x one after the other | 1.70x | met |" in text
+    line = next(one for one in text.splitlines() if one.startswith("| (l) a slow reward, reward of a step |"))
+    assert f"; 3 steps) | {words} |" in line
+
+
+def test_a_base_of_four_bits_is_held_against_the_same_in_trl(lora):
+    for run in lora["runs"]:
+        run["contender"] = {"finetooth bf16": "finetooth fp32", "TRL defaults": "TRL fp32"}.get(
+            run["contender"], run["contender"]
+        )
+    text = page.render({"nf4": lora})[PAGE]
+    assert "| (q) tokens/s | ≥ 2x TRL fp32 | 6.50x (6.00 to 7.00) | met |" in text
+    assert "| (q) peak memory | ≤ 0.5x TRL fp32 | 1.00x (1.00 to 1.00) | **not met** |" in text
+    assert "| (q) losses over the same 4 bits | ≤ 1e-3 a step | 0.0e+00 at most, 0.0e+00 on average | met |" in text
 
 
 def recording(name: str) -> dict[str, object]:

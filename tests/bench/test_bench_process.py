@@ -68,3 +68,26 @@ def test_memory_of_children_counts(tmp_path):
     )
     done = finished(tmp_path, f"{parent}\n{ANSWER}")
     assert 200 * MEBIBYTE < done.peak_rss_bytes < 300 * MEBIBYTE
+
+
+def test_what_others_had_is_what_the_contender_did_not(tmp_path, monkeypatch):
+    """The machine worked 7 seconds meanwhile, 4 of them for the contender."""
+    from harness import process
+
+    machine, own = iter([100.0, 107.0]), iter([20.0, 24.0])
+    monkeypatch.setattr(process, "busy_s", lambda: next(machine))
+    monkeypatch.setattr(process, "children_s", lambda: next(own))
+    done = finished(tmp_path, ANSWER)
+    assert done.others_cores == pytest.approx(3.0 / done.wall_s)
+
+
+def test_the_machines_work_is_read_without_what_was_idle(tmp_path, monkeypatch):
+    from harness import process
+
+    stat = tmp_path / "stat"
+    stat.write_text("cpu  100 20 30 9999 8888 4 6 40 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n")
+    monkeypatch.setattr(process, "Path", lambda _: stat)
+    monkeypatch.setattr(process.os, "sysconf", lambda _: 100)
+    assert process.busy_s() == 2.0
+    stat.unlink()
+    assert process.busy_s() is None

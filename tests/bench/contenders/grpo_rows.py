@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from meter import Meter
 
 SLOW_SECONDS = 3.0
 """About as long as a step takes two cores."""
@@ -33,7 +36,7 @@ def prompts(spec: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"prompt": json.loads(line)["prompt"]} for line in lines][: spec["steps"] * spec["batch_size"]]
 
 
-def drawn(lengths: list[int], seconds: float) -> dict[str, Any]:
+def drawn(lengths: list[int], meter: Meter) -> dict[str, Any]:
     """What both report of the rollouts of all steps.
 
     Args:
@@ -41,7 +44,8 @@ def drawn(lengths: list[int], seconds: float) -> dict[str, Any]:
     """
     return {
         "samples": len(lengths),
-        "samples_per_second": len(lengths) / seconds,
+        "samples_per_second": len(lengths) / meter.train_s,
+        "samples_per_cpu_second": len(lengths) / meter.train_cpu_s,
         "completion_tokens": sum(lengths),
         "mean_length": sum(lengths) / len(lengths),
     }

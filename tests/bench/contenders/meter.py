@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import resource
 import sys
 import time
@@ -28,6 +29,7 @@ class Meter:
     def __init__(self) -> None:
         self.spec: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
         self._began = 0.0
+        self._cpu = (0.0, 0.0)
         self._ends: list[float] = []
         self._losses: list[float] = []
 
@@ -37,11 +39,13 @@ class Meter:
 
     def begin(self) -> None:
         """The first step begins; later calls change nothing."""
-        self._began = self._began or self.now()
+        if not self._began:
+            self._began, self._cpu = self.now(), (processor_s(), 0.0)
 
     def step(self, loss: float | None) -> None:
         """A step ended."""
         self._ends.append(self.now())
+        self._cpu = (self._cpu[0], processor_s())
         if loss is not None:
             self._losses.append(float(loss))
 
@@ -49,6 +53,11 @@ class Meter:
     def train_s(self) -> float:
         """Seconds from the beginning of the first step to the end of the last."""
         return self._ends[-1] - self._began
+
+    @property
+    def train_cpu_s(self) -> float:
+        """The same in seconds of the processor, all threads together: others who want it too do not count."""
+        return self._cpu[1] - self._cpu[0]
 
     def trained(
         self, *, tokens: int, positions: int, head_positions: int, pairs: float, flops: float | None = None, **more: Any
@@ -65,9 +74,11 @@ class Meter:
         self.write(
             first_step_s=self._ends[0],
             train_s=seconds,
+            train_cpu_s=self.train_cpu_s,
             step_s=[round(b - a, 4) for a, b in pairwise(ends)],
             tokens=tokens,
             tokens_per_second=tokens / seconds,
+            tokens_per_cpu_second=tokens / self.train_cpu_s if self.train_cpu_s else None,
             losses=self._losses,
             positions=positions,
             head_positions=head_positions,
@@ -78,8 +89,21 @@ class Meter:
 
     def write(self, **result: Any) -> None:
         """Write the result, with the process's own peak of memory and the versions of what matters."""
-        found = {**result, "max_rss_bytes": max_rss(), "device_memory_bytes": device_memory(), "versions": versions()}
+        found = {**result, "max_rss_bytes": max_rss(), "device_memory_bytes": device_memory()}
+        found |= {"threads": threads(), "versions": versions()}
         Path(sys.argv[2]).write_text(json.dumps(found), encoding="utf-8")
+
+
+def processor_s() -> float:
+    """Seconds of the processor that this process and its children that ended have had."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def threads() -> int | None:
+    """How many torch computes with; None without torch."""
+    torch = sys.modules.get("torch")
+    return None if torch is None else int(torch.get_num_threads())
 
 
 def max_rss() -> int:

@@ -36,6 +36,7 @@ def recipe(spec: dict[str, Any]) -> dict[str, Any]:
         "optimizer": {"name": "adamw", "learning_rate": RATES[spec["adapter"]], "weight_decay": 0.0},
         "schedule": {"name": "constant", "warmup_ratio": 0.0},
         "train": train,
+        **({"quantization": spec["quantization"]} if spec.get("quantization") else {}),
         "trackers": [],
         "output": str(Path(spec["scratch"]) / "run"),
     }

@@ -45,6 +45,28 @@ def recipe(spec: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def counted() -> dict[str, int]:
+    """What the engine says that it computes, from now on: `read`, positions that went through the layers to read
+    prompts before answers are drawn, and `trained`, those of passes with gradients. Padding is counted."""
+    import torch
+    from finetooth_torch import network
+    from finetooth_torch.network import Network
+
+    found, sampled, count = {"read": 0, "trained": 0}, Network.sampled, network.count
+
+    def reading(self: Any, read: Any, written: Any) -> None:
+        found["read"] += read.positions
+        sampled(self, read, written)
+
+    def counting(model: Any, batches: Any, how: Any = None) -> Any:
+        if torch.is_grad_enabled():
+            found["trained"] += sum(batch.positions for batch in batches)
+        return count(model, batches, how)
+
+    Network.sampled, network.count = reading, counting  # type: ignore[method-assign,assignment]
+    return found
+
+
 def main() -> None:
     """Train and report."""
     meter = Meter()
@@ -53,23 +75,27 @@ def main() -> None:
 
     session = finetooth.session(recipe(spec))
     engine, reports = session.engine, []
+    positions = counted()
     meter.begin()
     for report in session.job.method.steps(engine):
         meter.step(report.loss)
         reports.append(report)
     lengths = [len(one.tokens) for report in reports for one in report.rollouts]
     sequences = [len(one.prompt) + len(one.tokens) for report in reports for one in report.rollouts]
-    counted = [report.flops for report in reports]
+    flops = [report.flops for report in reports]
     meter.trained(
         tokens=sum(sequences),
         positions=sum(sequences),
         head_positions=sum(lengths),
         pairs=sum(size**2 for size in sequences) / 2,
-        flops=sum(counted) if all(counted) else None,
+        flops=sum(flops) if all(flops) else None,
         rank=16,
         rewards=[report.metrics["reward"] for report in reports],
         settings={d.setting: d.value for d in session.job.plan.decisions if d.setting.startswith("train.")},
-        **drawn(lengths, meter.train_s),
+        prompt_tokens=sum(len(one.prompt) for report in reports for one in report.rollouts) // spec["generations"],
+        read_positions=positions["read"],
+        trained_positions=positions["trained"],
+        **drawn(lengths, meter),
     )
 
 

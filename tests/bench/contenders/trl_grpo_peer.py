@@ -21,6 +21,8 @@ def arguments(spec: dict[str, Any]) -> Any:
         tuned = dict(spec["tuned"])
         device_batch = tuned.pop("per_device_batch_size")
         chosen = {"model_init_kwargs": {"dtype": tuned.pop("dtype")}, **tuned}
+    elif spec["precision"] == "fp32":
+        chosen = {"bf16": False}
     device_batch = min(device_batch, rollouts)
     return GRPOConfig(
         output_dir=spec["scratch"] + "/trl",
@@ -76,6 +78,24 @@ def watched(meter: Meter) -> tuple[Any, Any, list[tuple[int, int, int]]]:
     return Watched, Steps(), rollouts
 
 
+def counted(model: Any) -> dict[str, int]:
+    """What goes into the model from now on: `read`, positions of prompts before answers are drawn, and `trained`, those
+    of passes with gradients. Padding is counted, single tokens of answers that are written are not."""
+    import torch
+
+    found = {"read": 0, "trained": 0}
+
+    def seen(_: Any, inputs: tuple[Any, ...]) -> None:
+        tokens = inputs[0]
+        if torch.is_grad_enabled():
+            found["trained"] += tokens.numel()
+        elif tokens.shape[-1] > 1:
+            found["read"] += tokens.numel()
+
+    model.get_input_embeddings().register_forward_pre_hook(seen)
+    return found
+
+
 def main() -> None:
     """Train and report."""
     meter = Meter()
@@ -94,6 +114,7 @@ def main() -> None:
         callbacks=[steps],
     )
     take_adapter(trainer.model, spec["adapter_folder"])
+    positions = counted(trainer.model)
     trainer.train()
     meter.trained(
         tokens=sum(asked + said for asked, said, _ in rollouts),
@@ -112,7 +133,10 @@ def main() -> None:
             "loss_type": args.loss_type,
             "attention": trainer.model.config._attn_implementation,
         },
-        **drawn([said for _, said, _ in rollouts], meter.train_s),
+        prompt_tokens=sum(asked for asked, _, _ in rollouts) // spec["generations"],
+        read_positions=positions["read"],
+        trained_positions=positions["trained"],
+        **drawn([said for _, said, _ in rollouts], meter),
     )
 
 

@@ -22,6 +22,8 @@ def arguments(spec: dict[str, Any]) -> Any:
         chosen = {"model_init_kwargs": {"dtype": tuned.pop("dtype")}, **tuned}
     elif spec["precision"] == "fp32":
         chosen = {"bf16": False}
+    if spec.get("quantization"):
+        chosen["model_init_kwargs"] = {**chosen.get("model_init_kwargs", {}), "quantization_config": bits(spec)}
     return SFTConfig(
         output_dir=spec["scratch"] + "/trl",
         per_device_train_batch_size=device_batch,
@@ -37,6 +39,19 @@ def arguments(spec: dict[str, Any]) -> Any:
         seed=0,
         use_cpu=not torch.cuda.is_available(),  # without it bf16 is refused on a CPU
         **chosen,
+    )
+
+
+def bits(spec: dict[str, Any]) -> Any:
+    """How a base of few bits is held: as QLoRA has it, computed in the workload's precision."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=spec["quantization"],
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32 if spec["precision"] == "fp32" else torch.bfloat16,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness import figures
-from harness.workloads import Workload
+from harness.workload import Workload
 
 Judge = Callable[[Mapping[str, Any]], Mapping[str, Any] | None]
 

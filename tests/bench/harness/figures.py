@@ -90,6 +90,34 @@ def losses(runs: Sequence[Run], first: str, second: str) -> list[LossDifference]
     return [LossDifference(tuple(a), tuple(b)) for a, b in pairs if a and b]
 
 
+@dataclass(frozen=True)
+class MeanDifference:
+    """How far two contenders are apart on average, with a 95 % interval (normal, of the differences of single steps).
+
+    Attributes:
+        count: of steps.
+    """
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+
+def difference(runs: Sequence[Run], first: str, second: str, field: str) -> MeanDifference | None:
+    """first - second of a list with a value for each step, step by step, in the first round that both have."""
+    left, right = of(runs, first), of(runs, second)
+    index = min(left.keys() & right.keys(), default=None)
+    if index is None:
+        return None
+    one, other = (run.get(field) or () for run in (left[index], right[index]))
+    if len(one) != len(other) or len(one) < 2:
+        return None
+    apart = [a - b for a, b in zip(one, other, strict=True)]
+    mean, half = statistics.fmean(apart), 1.96 * statistics.stdev(apart) / len(apart) ** 0.5
+    return MeanDifference(mean, mean - half, mean + half, len(apart))
+
+
 def executed(run: Run, shape: Shape) -> float | None:
     """FLOPs that a run executed: its own count, else by formula; None if it says neither."""
     if run.get("flops"):

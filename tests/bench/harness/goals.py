@@ -12,11 +12,13 @@ from harness import figures, fits
 from harness.fits import Fit
 from harness.flops import Shape
 from harness.results import Results
-from harness.workloads import ASYNCHRONOUS
+from harness.rollout_workloads import ASYNCHRONOUS, ONE_AFTER_THE_OTHER
+from harness.workload import TUNED_IN_FP32
 
 NOT_MEASURED = "not measured"
 NOT_COMPARABLE = "not comparable: they trained other tokens"
 MINE, DEFAULTS, TUNED = "finetooth bf16", "TRL defaults", "TRL tuned"
+MINE_FP32, DEFAULTS_FP32 = "finetooth fp32", "TRL fp32"
 KERNEL_SHAPES = ("16,384 x 248,320 x 2,048", "8,192 x 151,936 x 1,024")
 KERNEL, KERNEL_PEERS = "triton", ("cut-cross-entropy", "liger-kernel")
 """As tests/bench/kernels.py names them."""
@@ -58,7 +60,8 @@ def table(results: Results) -> list[Goal]:
         *_preferences("(i) DPO", results.get("dpo")),
         *_preferences("(j) reward model", results.get("rm")),
         *_rollouts(results.get("grpo")),
-        _slow_reward(results.get("slow-reward")),
+        *_slow_reward(results.get("slow-reward")),
+        *_four_bits(results.get("nf4")),
         *(_kernel(shape, results.get("kernels")) for shape in KERNEL_SHAPES),
         *(_estimate(key, results.get(name)) for key, name in (("(a)", "lora"), ("(b)", "full"), ("(c)", "pretrain"))),
     ]
@@ -136,21 +139,42 @@ def _training(key: str, file: Mapping[str, Any] | None) -> list[Goal]:
 
 def _rollouts(file: Mapping[str, Any] | None) -> list[Goal]:
     """Speed and memory of GRPO; answers are drawn by chance, so nobody's losses can be compared."""
+    pairs = ((MINE, DEFAULTS), (MINE, TUNED), (MINE_FP32, DEFAULTS_FP32), (MINE_FP32, TUNED_IN_FP32))
     found = []
-    for peer in (DEFAULTS, TUNED):
-        goal = f"≥ 4x {peer}"
-        found.append(_ratio("(k) GRPO, samples/s", goal, file, MINE, peer, "samples_per_second", 4, ""))
-        goal = f"≤ 0.4x {peer}"
-        found.append(_ratio("(k) GRPO, peak memory", goal, file, MINE, peer, "peak_memory_bytes", 0.4, ""))
+    for mine, peer in pairs:
+        for text, goal, field, bound in (
+            ("samples/s", f"≥ 4x {peer}", "samples_per_second", 4),
+            ("samples a second of the processor", f"≥ 4x {peer}", "samples_per_cpu_second", 4),
+            ("peak memory", f"≤ 0.4x {peer}", "peak_memory_bytes", 0.4),
+        ):
+            found.append(_ratio(f"(k) GRPO, {text}", goal, file, mine, peer, field, bound, ""))
     return found
 
 
-def _slow_reward(file: Mapping[str, Any] | None) -> Goal:
-    """What it is worth to answer ahead."""
-    sides = (ASYNCHRONOUS, MINE)
-    return _ratio(
-        "(l) a slow reward, samples/s", "≥ 1.6x one after the other", file, *sides, "samples_per_second", 1.6, ""
-    )
+def _slow_reward(file: Mapping[str, Any] | None) -> list[Goal]:
+    """What it is worth to answer ahead, and what it costs in reward."""
+    speed = _ratio(
+        "(l) a slow reward, samples/s", "≥ 1.6x one after the other", file, ASYNCHRONOUS, ONE_AFTER_THE_OTHER,
+        "samples_per_second", 1.6, "",
+    )  # fmt: skip
+    runs = file["runs"] if file else []
+    workload, goal = "(l) a slow reward, reward of a step", "that of one after the other, within the interval"
+    found = figures.difference(runs, ASYNCHRONOUS, ONE_AFTER_THE_OTHER, "rewards")
+    if found is None:
+        return [speed, Goal(workload, goal, NOT_MEASURED, None)]
+    text = f"{found.mean:+.4f} ({found.low:+.4f} to {found.high:+.4f}; {found.count} steps)"
+    return [speed, Goal(workload, goal, text, found.low <= 0 <= found.high)]
+
+
+def _four_bits(file: Mapping[str, Any] | None) -> list[Goal]:
+    """A base of four bits beside the same in TRL, peft and bitsandbytes."""
+    pair = (MINE_FP32, DEFAULTS_FP32)
+    return [
+        _ratio("(q) tokens/s", "≥ 2x TRL fp32", file, *pair, "tokens_per_second", 2, ""),
+        _ratio("(q) tokens a second of the processor", "≥ 2x TRL fp32", file, *pair, "tokens_per_cpu_second", 2, ""),
+        _ratio("(q) peak memory", "≤ 0.5x TRL fp32", file, *pair, "peak_memory_bytes", 0.5, ""),
+        _losses("(q) losses over the same 4 bits", "≤ 1e-3 a step", file, *pair, 1e-3, 1e-3),
+    ]
 
 
 def _preferences(key: str, file: Mapping[str, Any] | None) -> list[Goal]:

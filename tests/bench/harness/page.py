@@ -13,6 +13,7 @@ from typing import Any
 from harness import charts, figures, floorpage, goals, saving, service, tables
 from harness.goals import NOT_MEASURED
 from harness.results import Results
+from harness.rollout_workloads import ONE_AFTER_THE_OTHER
 from harness.workloads import WORKLOADS
 
 FOLDER = "benchmarks"
@@ -231,6 +232,7 @@ def workload_section(
     lines = [f"## {title}", "", about, ""]
     if file is None:
         return "\n".join([*lines, f"{NOT_MEASURED.capitalize()}.", ""])
+    measured = figures.of(file["runs"], goals.DEFAULTS)  # not on a processor without products of bf16
     kinds = {
         "scoring": tables.scoring_table,
         "generation": tables.generation_table,
@@ -238,8 +240,9 @@ def workload_section(
         "scaling": tables.scaling_tables,
         "overhead": tables.overhead_table,
         "saving": saving.table,
-        "grpo": tables.rollouts_table,
-        "slow-reward": partial(tables.rollouts_table, beside=goals.MINE),
+        "grpo": partial(tables.rollouts_table, beside=goals.DEFAULTS if measured else goals.DEFAULTS_FP32),
+        "slow-reward": partial(tables.rollouts_table, beside=ONE_AFTER_THE_OTHER),
+        "nf4": partial(tables.training_table, beside=goals.DEFAULTS_FP32),
     }
     lines += kinds.get(name, tables.training_table)(file)
     for chart in (chart for chart in drawn if chart.split("-")[0] == name):

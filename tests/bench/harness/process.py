@@ -29,12 +29,14 @@ class Finished:
         failed: the last line it printed, empty if it did not fail.
         wall_s: from start to end.
         peak_rss_bytes: the largest sum of resident memory over the process and its descendants.
+        others_cores: how many of the machine's cores others had meanwhile, on average; None where nobody says.
     """
 
     result: Mapping[str, Any]
     failed: str
     wall_s: float
     peak_rss_bytes: int
+    others_cores: float | None = None
 
 
 def run(
@@ -62,7 +64,7 @@ def run(
         if compiled is not None and compiled.exists():
             shutil.copytree(compiled, _empty_caches(folder)["FT_CACHE"])
         with log.open("w", encoding="utf-8") as output:
-            started = time.monotonic()
+            started, busy, own = time.monotonic(), busy_s(), children_s()
             told.write_text(json.dumps({**spec, "started": started, "scratch": folder}), encoding="utf-8")
             process = subprocess.Popen(
                 [*command, str(told), str(wrote)],
@@ -77,12 +79,32 @@ def run(
             late = _wait(process, timeout)
             wall = time.monotonic() - started
             watch.stop()
+        later = busy_s()
+        known = busy is not None and later is not None
+        others = max(0.0, later - busy - (children_s() - own)) / wall if known else None
         if late:
             return Finished({}, f"stopped after {timeout:.0f} s", wall, watch.peak)
         if process.returncode != 0 or not wrote.exists():
             return Finished({}, _last_line(log) or f"exit code {process.returncode}", wall, watch.peak)
         result = json.loads(wrote.read_text(encoding="utf-8"))
-        return Finished(result, "", wall, max(watch.peak, int(result.get("max_rss_bytes", 0))))
+        return Finished(result, "", wall, max(watch.peak, int(result.get("max_rss_bytes", 0))), others)
+
+
+def busy_s() -> float | None:
+    """Seconds that all cores together have worked, or were kept from it by another machine on the same host; None
+    where there is no /proc/stat."""
+    try:
+        times = [int(part) for part in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    except (OSError, ValueError):
+        return None
+    user, nice, system, _, _, irq, softirq, steal = times
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def children_s() -> float:
+    """Seconds of the processor that children of this process had, of those that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def _empty_caches(folder: str) -> dict[str, str]:

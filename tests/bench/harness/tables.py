@@ -11,11 +11,15 @@ from harness.flops import Shape
 from harness.goals import NOT_MEASURED
 
 
-def training_table(file: Mapping[str, Any]) -> list[str]:
-    """Speed, memory, first step, share, and losses against TRL."""
+def training_table(file: Mapping[str, Any], beside: str = goals.DEFAULTS) -> list[str]:
+    """Speed, memory, first step, share, and losses against TRL.
+
+    Args:
+        beside: the contender that the others are compared with.
+    """
     runs = file["runs"]
     lines = [
-        "| Contender | Tokens/s | Against TRL defaults | Peak memory, GiB | First step, s | Share of the GEMM rate |"
+        f"| Contender | Tokens/s | Against {beside} | Peak memory, GiB | First step, s | Share of the GEMM rate |"
         " Rounds |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -23,49 +27,83 @@ def training_table(file: Mapping[str, Any]) -> list[str]:
         done = figures.of(runs, name)
         if not done:
             continue
-        ratio = goals.ratio_text(figures.ratios(runs, name, goals.DEFAULTS, "tokens_per_second"))
-        if not figures.comparable(runs, name, goals.DEFAULTS):
+        ratio = goals.ratio_text(figures.ratios(runs, name, beside, "tokens_per_second"))
+        if not figures.comparable(runs, name, beside):
             ratio = "not comparable"
         cells = [
             name,
             number(figures.median(runs, name, "tokens_per_second"), 0),
-            "1" if name == goals.DEFAULTS else ratio,
+            "1" if name == beside else ratio,
             number(figures.median(runs, name, "peak_memory_bytes"), 2, 2**30),
             number(figures.median(runs, name, "first_step_s"), 1),
             share_text(file, name),
             str(len(done)),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, "", *losses_table(runs), *rows_text(file), *first_step_table(runs), *settings_text(runs)]
+    told = [*losses_table(runs), *rows_text(file), *first_step_table(runs), *company_text(runs), *settings_text(runs)]
+    return [*lines, "", *told]
 
 
 def rollouts_table(file: Mapping[str, Any], beside: str = goals.DEFAULTS) -> list[str]:
-    """Samples a second, and what was drawn.
+    """Samples a second, and what was drawn and computed for it.
 
     Args:
         beside: the contender that the others are compared with.
     """
     runs = file["runs"]
     lines = [
-        f"| Contender | Samples/s | Against {beside} | Peak memory, GiB | First step, s | Tokens of an answer |"
-        " Rounds |",
-        "|---|---|---|---|---|---|---|",
+        f"| Contender | Samples/s | Against {beside} | Samples a second of the processor | Against {beside} |"
+        " Peak memory, GiB | First step, s | Tokens of an answer | Rounds |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name in figures.contenders(runs):
         if not (done := figures.of(runs, name)):
             continue
-        ratio = goals.ratio_text(figures.ratios(runs, name, beside, "samples_per_second"))
+        speeds = []
+        for field in ("samples_per_second", "samples_per_cpu_second"):
+            ratio = goals.ratio_text(figures.ratios(runs, name, beside, field))
+            speeds += [number(figures.median(runs, name, field), 2), "1" if name == beside else ratio]
         cells = [
             name,
-            number(figures.median(runs, name, "samples_per_second"), 2),
-            "1" if name == beside else ratio,
+            *speeds,
             number(figures.median(runs, name, "peak_memory_bytes"), 2, 2**30),
             number(figures.median(runs, name, "first_step_s"), 1),
             number(figures.median(runs, name, "mean_length"), 1),
             str(len(done)),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, "", *settings_text(runs)]
+    return [*lines, "", *positions_table(runs), *company_text(runs), *settings_text(runs)]
+
+
+def positions_table(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What went through the model, counted: whether the prompt of a group is computed once, or for each answer."""
+    lines = [
+        "| Contender | Tokens of the questions | Positions to read them | for each token | Positions trained |",
+        "|---|---|---|---|---|",
+    ]
+    for name in figures.contenders(runs):
+        run = next((one for one in figures.of(runs, name).values() if "read_positions" in one), None)
+        if run is not None:
+            each = f"{run['read_positions'] / run['prompt_tokens']:.2f}"
+            told = (f"{run[field]:,}" for field in ("prompt_tokens", "read_positions", "trained_positions"))
+            asked, read, trained = told
+            lines.append(f"| {name} | {asked} | {read} | {each} | {trained} |")
+    return [*lines, ""] if len(lines) > 2 else []
+
+
+def company_text(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """With how many threads everybody computed, and how much of the machine others had meanwhile."""
+    threads = sorted({int(run["threads"]) for run in runs if run.get("threads")})
+    others = [run["others_cores"] for run in runs if "others_cores" in run]
+    if not threads or not others:
+        return []
+    counts = " or ".join(str(one) for one in threads)
+    middle = statistics.median(others)
+    return [
+        f"Computed with {counts} {'thread' if threads == [1] else 'threads'}; others had {middle:.1f} cores of the "
+        f"machine meanwhile ({min(others):.1f} to {max(others):.1f}).",
+        "",
+    ]
 
 
 def losses_table(runs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.workloads import Contender, Form, Workload
+from harness.workload import Contender, Form, Workload
 
 
 def turns(workload: Workload, form: Form, rounds: int | None = None) -> Iterator[tuple[int, Contender]]:

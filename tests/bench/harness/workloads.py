@@ -2,81 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
-Form = Literal["smoke", "quick", "full"]
-Home = Literal["ours", "peers", "llamafactory"]
-"""Whose Python runs a contender: this environment's, or one that `make bench-peers` makes."""
-
-
-@dataclass(frozen=True)
-class Contender:
-    """One process of a workload.
-
-    Attributes:
-        name: unique within the workload; shown on the page.
-        script: file in contenders/.
-        options: go into its spec.
-        home: whose Python runs it.
-        rounds: how often, by form; default 1 (smoke), 2 (quick), 3 (full).
-        forms: in which forms it takes part.
-    """
-
-    name: str
-    script: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    home: Home = "ours"
-    rounds: Mapping[str, int] = field(default_factory=dict)
-    forms: tuple[Form, ...] = ("smoke", "quick", "full")
-
-    def count(self, form: Form) -> int:
-        """Rounds in this form."""
-        return {"smoke": 1, "quick": 2, "full": 3, **self.rounds}[form] if form in self.forms else 0
-
-
-@dataclass(frozen=True)
-class Workload:
-    """One comparison.
-
-    Attributes:
-        key: letter of the issue, `a`.
-        name: of its JSON file.
-        title: on the page.
-        about: one sentence on the page: what runs and what is held equal.
-        sizes: by form, go into every spec.
-        contenders: in the order in which they take turns.
-    """
-
-    key: str
-    name: str
-    title: str
-    about: str
-    sizes: Mapping[Form, Mapping[str, Any]]
-    contenders: tuple[Contender, ...]
-
-
-ONCE = {"quick": 1, "full": 3}
-SINGLE = {"quick": 1, "full": 1}
-MACHINE = Contender("machine", "gemm.py", rounds=ONCE)
-"""The machine's own rate of matrix multiplication, in the same run."""
-
-ASYNCHRONOUS = "finetooth bf16, prefetch 1"
-
-LONG: tuple[Form, ...] = ("smoke", "full")
-"""Of workloads that the quick form, which must end within half an hour, has no time for."""
-
-TUNED = {"gradient_checkpointing": False, "dtype": "bfloat16", "bf16": True, "per_device_batch_size": 4}
-"""TRL as fast as its settings make it here, see the workload `tuning`: weights in bf16, no recomputation, a smaller
-device batch (less padding) with accumulation. The optimizer step is the same."""
-
-
-def training(name: str, script: str, precision: str, *, home: Home = "ours", **more: Any) -> Contender:
-    """A training contender."""
-    rounds, forms = more.pop("rounds", {}), more.pop("forms", ("smoke", "quick", "full"))
-    return Contender(name, script, {"precision": precision, **more}, home, rounds, forms)
-
+from harness.rollout_workloads import GRPO, SLOW_REWARD
+from harness.workload import (
+    LONG,
+    MACHINE,
+    ONCE,
+    SINGLE,
+    TUNED,
+    TUNED_FP32,
+    TUNED_IN_FP32,
+    Contender,
+    Form,
+    Workload,
+    training,
+)
 
 LORA = Workload(
     "a",
@@ -248,55 +190,29 @@ def _preferences(key: str, name: str, title: str, about: str) -> Workload:
 DPO = _preferences("i", "dpo", "(i) DPO", "dpo with the sigmoid loss at beta 0.1 against TRL's DPOTrainer")
 REWARD = _preferences("j", "rm", "(j) Reward model", "a reward model against TRL's RewardTrainer")
 
-GRPO = Workload(
-    "k",
-    "grpo",
-    "(k) GRPO",
-    "SmolLM2-135M, LoRA rank 16 and alpha 32 on every linear layer, questions of GSM8K in the model's own chat markup, "
-    "8 answers to each of 4 questions a step, of at most 32 tokens, sampled at temperature 1 and scored by their share "
-    "of vowels; one optimizer step on them with the loss of DAPO and no KL, AdamW at a constant 2e-4. Same questions, "
-    "same order, same initial adapter; each side draws answers of its own, and both learn from what they drew. A "
-    "sample is an answer that was drawn, scored and trained.",
+NF4 = Workload(
+    "q",
+    "nf4",
+    "(q) LoRA over NF4",
+    "The rows of (a) and its adapter over a base of 4 bits (NF4, double quantisation, by bitsandbytes on both sides), "
+    "in fp32. TRL has its defaults but for `bf16`; tuned it does not recompute.",
     {
-        "smoke": {"rows": 4, "batch_size": 2, "steps": 2, "generations": 2, "new_tokens": 4},
-        **{
-            form: {"rows": 16, "batch_size": 4, "steps": 4, "generations": 8, "new_tokens": 32}
-            for form in ("quick", "full")
-        },
+        "smoke": {"rows": 8, "batch_size": 4},
+        **{form: {"rows": 16, "batch_size": 8} for form in ("quick", "full")},
     },
     (
-        replace(MACHINE, forms=LONG),
-        training("finetooth bf16", "ours_grpo.py", "bf16", forms=LONG),
-        training("TRL defaults", "trl_grpo_peer.py", "bf16", home="peers", forms=LONG),
+        training("finetooth fp32", "ours.py", "fp32", home="tested", adapter="lora", quantization="nf4", forms=LONG),
+        training("TRL fp32", "trl_peer.py", "fp32", home="tested", adapter="lora", quantization="nf4", forms=LONG),
         training(
-            "TRL tuned",
-            "trl_grpo_peer.py",
-            "bf16",
-            home="peers",
-            tuned={**TUNED, "per_device_batch_size": 8},
-            rounds=ONCE,
+            TUNED_IN_FP32,
+            "trl_peer.py",
+            "fp32",
+            home="tested",
+            adapter="lora",
+            quantization="nf4",
+            tuned=TUNED_FP32,
             forms=LONG,
         ),
-    ),
-)
-
-SLOW_REWARD = Workload(
-    "l",
-    "slow-reward",
-    "(l) GRPO with a slow reward",
-    "The run of (k) in finetooth, with a reward that takes 3 seconds for each batch of answers without computing "
-    "anything, as a judge in another place does: one after the other, and with the next questions answered by the "
-    "weights of before while the reward judges (`prefetch: 1`).",
-    {
-        "smoke": {"rows": 4, "batch_size": 2, "steps": 2, "generations": 2, "new_tokens": 4},
-        **{
-            form: {"rows": 24, "batch_size": 2, "steps": 12, "generations": 8, "new_tokens": 32}
-            for form in ("quick", "full")
-        },
-    },
-    (
-        training("finetooth bf16", "ours_grpo.py", "bf16", reward="slow_vowels", forms=LONG),
-        training(ASYNCHRONOUS, "ours_grpo.py", "bf16", reward="slow_vowels", prefetch=1, forms=LONG),
     ),
 )
 
@@ -450,6 +366,7 @@ WORKLOADS: tuple[Workload, ...] = (
     REWARD,
     GRPO,
     SLOW_REWARD,
+    NF4,
     PROFILE,
     TUNING,
 )

@@ -210,3 +210,23 @@ def test_a_backward_reports_the_forward_that_it_makes_again(kit: SimpleNamespace
     assert engine.backward(first.handle).flops == engine.backward(second.handle).flops == whole > 2 * first.flops
     given = engine.forward(data)
     assert engine.backward(given.handle, [np.ones(d.targets.shape) for d in data]).flops == whole
+
+
+def test_a_groups_prompt_is_read_once(kit: SimpleNamespace) -> None:
+    """By torch's own count: eight answers of one token take seven rows of the head more than one answer, and nothing
+    else."""
+    from finetooth_hooks import Sampling
+    from torch.utils.flop_counter import FlopCounterMode
+
+    settings = kit.config(hidden_size=128, intermediate_size=384, vocab_size=4096)
+    engine = kit.engine(config=settings, micro_batch_tokens=10_000)
+    prompts = [list(range(2, 42)), list(range(50, 70))]
+
+    def counted(answers: int) -> int:
+        with FlopCounterMode(display=False) as counter:
+            engine.generate(prompts, Sampling(max_tokens=1, n=answers, stop_ids=()))
+        return counter.get_total_flops()
+
+    assert counted(8) - counted(1) == 2 * 7 * len(prompts) * 128 * 4096
+    layers = settings.num_hidden_layers * 3 * 2 * 128 * 384  # of a position, in the feed-forward blocks alone
+    assert counted(1) > (40 + 20) * layers / 2
