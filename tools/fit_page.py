@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fit_recipes import CELLS
+from fit_recipes import CELLS, ROWS, STEPS
 
 START = """# What fits costs
 
@@ -16,9 +16,11 @@ SmolLM2-135M in fp32 on a CPU, each line a process of its own, written by
 python tools/measure_fit.py
 ```
 
-Loss is that of 8 held-out rows, before the first step and after the last: 3 steps over quantised bases, 30 with
-adapters and optimizers. Memory is the peak of the process in MiB beside what the plan said. Seconds are of a step, the
-median, and only kept where the machine did nothing else (`--timed`).
+Loss is that of 8 held-out rows, before the first step and after the last: {steps} over quantised bases,
+{more} with adapters and optimizers. Memory is the peak of the process in MiB beside what the plan said.
+Seconds are of a step, the median, and only kept where the machine did nothing else (`--timed`). A run resumes bit for
+bit if it ends with the same bytes, of its weights and of the optimizer's state, when it is taken up again from the
+checkpoint of its middle.
 """
 HEADS = {
     "quantizer": (
@@ -45,7 +47,8 @@ HEADS = {
 
 def page(figures: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown of all that was measured."""
-    parts = [START]
+    steps, more = (f"{STEPS[kind]} steps of {ROWS[kind]} rows" for kind in ("quantizer", "adapter"))
+    parts = [START.format(steps=steps, more=more)]
     for kind, (text, columns) in HEADS.items():
         rows = [_row(name, figures.get(name), columns) for name in CELLS if name.startswith(f"{kind}:")]
         head = f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"

@@ -18,11 +18,13 @@ ADAPTERS: Mapping[str, Any] = {
     "vera": "vera", "ia3": "ia3",
 }  # fmt: skip
 OPTIMIZERS: tuple[str, ...] = (
-    "adamw", "adamw_8bit", "adamw_4bit", "paged_adamw", "adafactor", "lion", "lion_8bit", "sophia", "ademamix",
-    "adopt", "came", "prodigy", "galore", "galore_8bit", "apollo", "apollo_mini", "badam", "adalomo", "lomo", "muon",
-    "dion", "adam_mini", "schedule_free_adamw", "schedule_free_sgd", "sgd",
+    "adamw", "adamw_8bit", "adamw_4bit", "paged_adamw", "paged_adamw_8bit", "adafactor", "lion", "lion_8bit", "sophia",
+    "ademamix", "adopt", "came", "prodigy", "galore", "galore_8bit", "apollo", "apollo_mini", "badam", "adalomo",
+    "lomo", "muon", "dion", "adam_mini", "schedule_free_adamw", "schedule_free_sgd", "sgd",
 )  # fmt: skip
 STEPS = {"quantizer": 3, "adapter": 30, "optimizer": 30}
+ROWS = {"quantizer": 8, "adapter": 2, "optimizer": 2}
+"""Of a step."""
 CELLS: dict[str, tuple[str, Any]] = {
     "quantizer:plain": ("quantizer", None),
     **{f"quantizer:{name}": ("quantizer", name) for name in QUANTIZERS},
@@ -30,8 +32,9 @@ CELLS: dict[str, tuple[str, Any]] = {
     **{f"optimizer:{name}": ("optimizer", name) for name in OPTIMIZERS},
 }
 WHOLE_RATES = {
-    "adamw": 2e-5, "adamw_8bit": 2e-5, "adamw_4bit": 2e-5, "paged_adamw": 2e-5, "adopt": 2e-5, "adam_mini": 2e-5,
-    "ademamix": 2e-5, "came": 2e-5, "sophia": 2e-5, "lion": 5e-6, "lion_8bit": 5e-6, "schedule_free_adamw": 1e-4,
+    "adamw": 2e-5, "adamw_8bit": 2e-5, "adamw_4bit": 2e-5, "paged_adamw": 2e-5, "paged_adamw_8bit": 2e-5,
+    "adopt": 2e-5, "adam_mini": 2e-5, "ademamix": 2e-5, "came": 2e-5, "sophia": 2e-5, "lion": 5e-6,
+    "lion_8bit": 5e-6, "schedule_free_adamw": 1e-4,
 }  # fmt: skip
 """Learning rates of optimizers that train the whole model; the entry's own where none is given."""
 
@@ -46,7 +49,7 @@ def recipe(cell: str, output: str) -> dict[str, Any]:
             "train": {**tasks, "count": 240, "seed": 5},
             "eval": {**tasks, "split": "eval", "count": 8, "seed": 1},
         },
-        "train": {"max_steps": STEPS[kind], "batch_size": 8, "precision": "fp32", "max_length": 256},
+        "train": {"max_steps": STEPS[kind], "batch_size": ROWS[kind], "precision": "fp32", "max_length": 256},
         "evaluate": {"evaluators": ["loss"], "every": STEPS[kind], "before": True},
         "checkpoint": {"every": STEPS[kind] // 2},
         "adapter": {"name": "lora", "rank": 8},

@@ -93,7 +93,7 @@ class Bench:
 
         Python's bytecode too, of every environment, as pip leaves it and uv does not.
         """
-        for python in self.pythons.values():
+        for python in dict.fromkeys(self.pythons.values()):
             if python.exists():
                 where = "import sysconfig, compileall; compileall.compile_dir(sysconfig.get_path('purelib'), quiet=2)"
                 subprocess.run([str(python), "-c", where], check=False)
