@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
 from finetooth_hooks.testing.adapter_fixtures import tiny, tokens
+from finetooth_toolbox.peft.compilers import compilers_kept
 
 __all__ = ["tiny", "tokens"]
+
+
+@pytest.fixture(autouse=True)
+def compilers() -> Iterator[None]:
+    """What peft alone does to the environment stays in its test."""
+    with compilers_kept():
+        yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -90,6 +91,22 @@ def test_peft_loads_the_export_with_equal_logits_and_it_comes_back(
     other.restore(fresh.model, tmp_path / "artifact")
     assert torch.equal(logits(fresh.model, tokens), logits(made.model, tokens))
     assert json.loads((tmp_path / "artifact" / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny"
+
+
+@EACH
+@pytest.mark.parametrize("named", ["", "clang++"])
+def test_the_compilers_that_the_environment_names_stay(
+    kind: str, named: str, tiny: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """peft's BOFT leaves gcc there where it cannot compile for CUDA."""
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+        if named:
+            monkeypatch.setenv(name, named)
+    adapter, made = adapt(kind, tiny)
+    adapter.export(made.model, tmp_path / "artifact", made.info)
+    adapter.fold(tiny().model, tmp_path / "artifact", precision="fp32", device="cpu")
+    assert [os.environ.get(name, "") for name in ("CC", "CXX")] == [named, named]
 
 
 @EACH

@@ -9,6 +9,7 @@ from typing import Any
 
 from finetooth_hooks.errors import UserError
 
+from finetooth_toolbox.peft.compilers import compilers_kept
 from finetooth_toolbox.torch.classifiers import LABELS, PEFT_TASKS, as_classifier, as_language_model, kind_of
 
 CONFIG = "adapter_config.json"
@@ -70,7 +71,7 @@ def merged(model: Any, adapter: Path, pad_id: int | None = None) -> Any:
     from safetensors import SafetensorError
 
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), compilers_kept():
             warnings.filterwarnings("error", message="Found missing adapter keys")
             warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings")  # untied below
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft reads it
