@@ -103,7 +103,10 @@ def forks() -> Iterator[list[str]]:
         try:
             yield [sys.executable, "-IS", str(here / "client.py"), address]
         finally:
-            server.communicate()
+            try:
+                server.communicate(timeout=60)
+            finally:
+                server.kill()
 
 
 def write_weights(folder: Path, vocabulary: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -46,11 +48,19 @@ class Served:
         """Begin to stop, which takes a second and needs no waiting for."""
         self._server.should_exit = True
 
-    def stop(self) -> None:
-        """End it; what it was doing is finished first."""
+    def stop(self, until: float | None = None) -> None:
+        """End it; what it was doing is finished first.
+
+        Args:
+            until: a moment by `time.monotonic`, in 60 seconds by default. Who has not ended by then is named, with
+                what every thread does.
+        """
         self.end()
-        self._thread.join(60)
+        self._thread.join(60 if until is None else max(1.0, until - time.monotonic()))
         self.socket.close()
+        if self._thread.is_alive():
+            faulthandler.dump_traceback(sys.__stderr__)
+            warnings.warn(f"a server of {self.service.settings.folder.name} does not end", stacklevel=2)
 
 
 @pytest.fixture(scope="session")
@@ -80,8 +90,9 @@ def serve(served_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> It
     yield make
     for server in servers:
         server.end()
+    until = time.monotonic() + 120
     for server in servers:
-        server.stop()
+        server.stop(until)
 
 
 @pytest.fixture(scope="session")
@@ -117,4 +128,7 @@ def apart(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         found = re.search(r"at (http://\S+) \(", log.read_text())
     yield found[1]
     process.send_signal(signal.SIGINT)
-    process.wait(60)
+    try:
+        process.wait(60)
+    finally:
+        process.kill()
