@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,19 @@ def asked(recipe: Callable[..., Recipe], mixture: Path) -> Callable[..., Recipe]
     return make
 
 
+BITSANDBYTES = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
+TORCHAO = pytest.mark.skipif(find_spec("torchao") is None, reason="needs torchao")
+GPTQ = {"name": "gptq", "group": 32, "rows": 8}
+FORMS = [
+    "int8", "int4", "mxfp4", GPTQ, pytest.param("nf4", marks=BITSANDBYTES),
+    *(pytest.param(name, marks=[BITSANDBYTES, pytest.mark.slow]) for name in ("fp4", "bnb_int8")),
+    *(
+        pytest.param(name, marks=[TORCHAO, pytest.mark.slow])
+        for name in ("torchao_int8", "torchao_int4", "torchao_fp8", "mxfp8", "nvfp4")
+    ),
+]  # fmt: skip
+
+
 def held(model: Any) -> int:
     """Bytes of the base's parameters and buffers."""
     tensors = [tensor for name, tensor in model.named_parameters() if "lora_" not in name]
@@ -61,8 +75,8 @@ def held(model: Any) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-@pytest.mark.parametrize("form", ["int8", "int4", "mxfp4"])
-def test_what_is_planned_is_what_is_held(asked: Callable[..., Recipe], form: str) -> None:
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_what_is_planned_is_what_is_held(asked: Callable[..., Recipe], form: Any) -> None:
     session = finetooth.session(asked(form))
     planned = session.plan.memory.parts["weights"]
     adapter = sum(p.numel() * 4 for p in session.engine._parts.network.model.parameters() if p.requires_grad)
@@ -70,16 +84,16 @@ def test_what_is_planned_is_what_is_held(asked: Callable[..., Recipe], form: str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["int4", "mxfp4"])
+@pytest.mark.parametrize("form", FORMS[1:], ids=str)
 def test_a_lora_on_experts_is_merged_into_what_it_was_trained_over(
-    asked: Callable[..., Recipe], recipe: Callable[..., Recipe], ft: Callable[..., Any], tmp_path: Path, form: str
+    asked: Callable[..., Recipe], recipe: Callable[..., Recipe], ft: Callable[..., Any], tmp_path: Path, form: Any
 ) -> None:
     session = finetooth.session(asked(form))
     session.run()
     datum = Datum.from_tokens(list(range(20, 60)))
     wanted = session.engine.logprobs([datum])[0]
     code, out, err = ft("merge", tmp_path / "run")
-    assert code == 0, out + err
+    assert code == 0 and ("tensor by tensor" in out) == (form != GPTQ), out + err
     whole = recipe(model=str(tmp_path / "run/merged"), output=str(tmp_path / "next"), train={"precision": "fp32"})
     found = finetooth.session(whole).engine.logprobs([datum])[0]
     np.testing.assert_allclose(found, wanted, atol=2e-4)

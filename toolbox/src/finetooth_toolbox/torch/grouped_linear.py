@@ -63,12 +63,16 @@ class GroupedLinear(DequantisingLinear):
         self.register_buffer("groups", None if weight.groups is None else weight.groups.to(torch.int32))
 
     def dequantised(self, dtype: torch.dtype) -> Tensor:
-        codes = self.codes
+        return self.dequantised_rows(0, self.out_features, dtype)
+
+    def dequantised_rows(self, first: int, last: int, dtype: torch.dtype) -> Tensor:
+        """See `DequantisingLinear`; reads what is stored of these outputs alone."""
+        codes, scales = self.codes[first:last], self.scales[first:last]
         if self._bits == 4:
             codes = torch.stack((codes & 15, codes >> 4), -1).flatten(1)[:, : self.in_features]
         zeros, groups = self._buffers["zeros"], self._buffers["groups"]
-        middle = torch.full_like(self.scales, 1 << self._bits - 1) if zeros is None else zeros
-        return ((codes.float() - self._spread(middle, groups)).mul_(self._spread(self.scales, groups))).to(dtype)
+        middle = torch.full_like(scales, 1 << self._bits - 1) if zeros is None else zeros[first:last]
+        return ((codes.float() - self._spread(middle, groups)).mul_(self._spread(scales, groups))).to(dtype)
 
     def _spread(self, of_groups: Tensor, groups: Tensor | None) -> Tensor:
         """(outputs, inputs) fp32 of what each group has."""

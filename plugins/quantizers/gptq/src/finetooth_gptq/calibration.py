@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from finetooth_toolbox.torch.stored_experts import put_stored, weights_of_experts
 from torch import Tensor, nn
+
+from finetooth_gptq.expert_inputs import ExpertInputs
 
 Store = Callable[[str, nn.Linear, Tensor], nn.Module]
 """From a module's path, the module and its Hessian (inputs, inputs) fp32 to what stands in its place."""
+
+StoreExperts = Callable[[str, Tensor, Mapping[int, Tensor]], nn.Module]
+"""From a path, a weight (experts, outputs, inputs) and the Hessians of the experts that were reached, by their numbers,
+to what stands in its place: a `DequantisingLinear` of the weight as `stored_experts.as_linear` has it. No Hessian at
+all says that the model's code does not multiply as linear modules do."""
 
 
 class _Reached(Exception):
@@ -18,20 +27,30 @@ class _Reached(Exception):
 
 @torch.no_grad()
 def calibrate(
-    model: nn.Module, layers: str, rows: Sequence[Sequence[int]], takes: Callable[..., bool], store: Store
-) -> int:
-    """Store the linear modules of the layers, one layer after the other: each reads what those before it, already
-    stored, give.
+    model: nn.Module, layers: str, rows: Sequence[Sequence[int]], takes: Callable[..., bool], store: Store,
+    store_experts: StoreExperts,
+) -> int:  # fmt: skip
+    """Store the linear modules of the layers, and experts that are held as one weight, one layer after the other: each
+    reads what those before it, already stored, give.
 
     Args:
         layers: path of the list of decoder layers.
         rows: of token ids.
         takes: whether a module is stored, by its path and shape.
         store: see `Store`.
+        store_experts: see `StoreExperts`.
 
     Returns:
-        How many modules were stored.
+        How many modules and weights of experts were stored.
     """
+    with _one_by_one(model):
+        return _by_layer(model, layers, rows, takes, store, store_experts)
+
+
+def _by_layer(
+    model: nn.Module, layers: str, rows: Sequence[Sequence[int]], takes: Callable[..., bool], store: Store,
+    store_experts: StoreExperts,
+) -> int:  # fmt: skip
     stack: Any = model.get_submodule(layers)
     model.eval()
     given = [_inputs_of_first(model, stack[0], row) for row in rows]
@@ -42,13 +61,28 @@ def calibrate(
             for name, module in layer.named_modules()
             if isinstance(module, nn.Linear) and takes(f"{layers}.{index}.{name}", tuple(module.weight.shape))
         }
-        hessians = _hessians(layer, linear, given)
+        experts = {
+            f"{path}.{name}": (module, name, weight)
+            for path, module in layer.named_modules()
+            for name, weight in weights_of_experts(module).items()
+            if takes(f"{layers}.{index}.{path}.{name}", (weight.shape[0] * weight.shape[1], weight.shape[2]))
+        }
+        inputs = ExpertInputs({path: weight for path, (_, _, weight) in experts.items()})
+        hessians = _hessians(layer, linear, given, inputs)
         for name in list(linear):
             module = linear.pop(name)
             made = store(f"{layers}.{index}.{name}", module, hessians.pop(name))
             parent, _, last = name.rpartition(".")
             setattr(layer.get_submodule(parent), last, made)
             found += 1
+        places: dict[nn.Module, dict[str, nn.Module]] = {}
+        for path in list(experts):
+            holder, name, weight = experts.pop(path)
+            made = store_experts(f"{layers}.{index}.{path}", weight.detach(), inputs.taken(path))
+            places.setdefault(holder, {})[name] = made
+            found += 1
+        for holder, stored in places.items():
+            put_stored(holder, stored)
         for at, (args, kwargs) in enumerate(given):
             out = layer(*args, **kwargs)
             given[at] = ((out[0] if isinstance(out, tuple) else out, *args[1:]), kwargs)
@@ -75,8 +109,25 @@ def _inputs_of_first(model: Any, first: nn.Module, row: Sequence[int]) -> tuple[
     return seen[0]
 
 
-def _hessians(layer: nn.Module, linear: dict[str, nn.Linear], given: Sequence[Any]) -> dict[str, Tensor]:
-    """X X^T of what each module reads in all rows."""
+@contextmanager
+def _one_by_one(model: Any) -> Iterator[None]:
+    """While entered, experts compute one after the other, each with linear products, where the model's code can."""
+    settable = getattr(model, "_can_set_experts_implementation", None)
+    if settable is None or not settable():
+        yield
+        return
+    before = model.get_experts_implementation()
+    model.set_experts_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_experts_implementation(before)
+
+
+def _hessians(
+    layer: nn.Module, linear: dict[str, nn.Linear], given: Sequence[Any], inputs: ExpertInputs
+) -> dict[str, Tensor]:
+    """X X^T of what each module reads in all rows; those of experts are collected in `inputs`."""
     found = {name: torch.zeros(module.in_features, module.in_features) for name, module in linear.items()}
 
     def watch(name: str) -> Any:
@@ -88,8 +139,9 @@ def _hessians(layer: nn.Module, linear: dict[str, nn.Linear], given: Sequence[An
 
     handles = [module.register_forward_pre_hook(watch(name)) for name, module in linear.items()]
     try:
-        for args, kwargs in given:
-            layer(*args, **kwargs)
+        with inputs if inputs.any else nullcontext():
+            for args, kwargs in given:
+                layer(*args, **kwargs)
     finally:
         for handle in handles:
             handle.remove()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from finetooth_hooks import Context, Options, QuantizerBase, RecipeError
@@ -59,32 +60,47 @@ class Gptq(QuantizerBase):
         Raises:
             RecipeError: the recipe has no training data of rows that are tokens, or a Hessian cannot be inverted.
         """
+        import torch
         from finetooth_toolbox.rendering.calibration import calibration_rows
         from finetooth_toolbox.torch.grouped_linear import GroupedLinear
+        from finetooth_toolbox.torch.stored_experts import as_linear
 
         from finetooth_gptq.calibration import calibrate
-        from finetooth_gptq.rounding import rounded
+        from finetooth_gptq.rounding import joined, rounded
 
         options = self._options
 
-        def store(path: str, module: Any, hessian: Any) -> Any:
+        def made(path: str, weight: Any, hessian: Any) -> Any:
             try:
-                made = rounded(
-                    module.weight, hessian, options.group, options.bits, damping=options.damping,
-                    ordered=options.ordered,
-                )  # fmt: skip
+                return rounded(
+                    weight, hessian, options.group, options.bits, damping=options.damping, ordered=options.ordered
+                )
             except RuntimeError as error:  # torch.linalg.LinAlgError is one
                 raise RecipeError(
                     "quantization.damping",
                     f"what {path} reads cannot be inverted with {options.damping:g} of damping",
                     action="set more, or more quantization.rows",
                 ) from error
-            return GroupedLinear(made, module.bias).to(device)
+
+        def store(path: str, module: Any, hessian: Any) -> Any:
+            return GroupedLinear(made(path, module.weight, hessian), module.bias).to(device)
+
+        def store_experts(path: str, weight: Any, hessians: Mapping[int, Any]) -> Any:
+            if not hessians:
+                self._context.note(
+                    "quantization: experts of this model are rounded to the nearest, since its code does not multiply "
+                    "as linear modules do",
+                    topic="gptq-experts",
+                )
+                return self.linear(as_linear(weight), device=device)
+            nothing = torch.zeros(weight.shape[2], weight.shape[2])  # of an expert that no row reached
+            each = [made(path, part, hessians.get(expert, nothing)) for expert, part in enumerate(weight)]
+            return GroupedLinear(joined(each)).to(device)
 
         rows = calibration_rows(
             self._context, options.rows, "quantization", "gptq", instead="choose quantization: int4 or nf4"
         )
-        return calibrate(model, self._context.facts.layer_path, rows, self.takes, store)
+        return calibrate(model, self._context.facts.layer_path, rows, self.takes, store, store_experts)
 
 
 def build(options: GptqOptions, context: Context) -> Gptq:

@@ -7,6 +7,7 @@ are rounded."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -101,3 +102,10 @@ def rounded(weight: Tensor, hessian: Tensor, group: int, bits: Bits, *, damping:
     placed = torch.empty_like(codes)
     placed[:, order] = codes
     return Grouped(placed.to(torch.uint8), grid.scales, grid.zeros, None, bits, group)
+
+
+def joined(parts: Sequence[Grouped]) -> Grouped:
+    """Weights of the same inputs as one, the outputs of each after those of the one before it."""
+    codes, scales = torch.cat([part.codes for part in parts]), torch.cat([part.scales for part in parts])
+    zeros = torch.cat([part.zeros for part in parts if part.zeros is not None])
+    return Grouped(codes, scales, zeros, None, parts[0].bits, parts[0].group)
