@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from finetooth_hooks import Sampling
 
 SHARED = {"backend": {"name": "auto", "share_base": True}}
@@ -42,6 +43,24 @@ def test_engines_share_the_base_and_nothing_else(context: Any, recipe: dict[str,
     together.append(trained(engines[1], ask, loss, 10))
     assert together == alone
     assert all(bool((before[name] == p).all()) for name, p in first.items())
+
+
+@pytest.mark.parametrize("quantization", ["int4", "mxfp4"])
+def test_what_a_quantizer_stores_is_shared_too(
+    context: Any, recipe: dict[str, Any], ask: SimpleNamespace, quantization: str
+) -> None:
+    """Tenants over one base in few bits: its codes are there once, and each has the numbers that it has alone."""
+    recipe = {**recipe, "quantization": quantization}
+    loss = context.context(recipe).loss("cross_entropy")
+    other = {**recipe, "adapter": {"name": "lora", "rank": 2}}
+    alone = [trained(context.engine(one), ask, loss, seed) for one, seed in ((recipe, 0), (other, 10))]
+    engines = [context.engine({**one, **SHARED}) for one in (recipe, other)]
+    first, second = (dict(engine._parts.network.base.named_buffers()) for engine in engines)
+    codes = [name for name in first if name.endswith("codes")]
+    assert len(codes) == 14 and all(first[name] is second[name] for name in codes)
+    assert [trained(engine, ask, loss, seed) for engine, seed in zip(engines, (0, 10), strict=True)] == alone
+    plain = context.engine({**recipe, **SHARED, "quantization": None})
+    assert not any(name.endswith("codes") for name, _ in plain._parts.network.base.named_buffers())
 
 
 def test_a_whole_fine_tune_has_weights_of_its_own(context: Any, recipe: dict[str, Any], ask: SimpleNamespace) -> None:

@@ -27,6 +27,7 @@ def shared_base(request: EngineRequest, precision: str, load: Callable[[], nn.Mo
         model.reference,
         model.revision,
         model.loader,
+        repr(request.plan.options.get("loader")),
         precision,
         request.place.hardware.device,
         facts.vocab_size,
