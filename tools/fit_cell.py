@@ -1,4 +1,4 @@
-"""One cell of `measure_fit.py`, in a process of its own: `fit_cell.py measured|rows|peer RECIPE CELL`."""
+"""One cell of `measure_fit.py`, in a process of its own: `fit_cell.py measured|plain|rows|peer RECIPE CELL`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ TEXT = (
     "in rivers. Plants take water from the ground and light from the sun."
 )
 MIB = 2**20
+FORWARD = "forward.npy"
+"""Beside the run: log-probabilities of the text before its first step."""
 PEERS = ("quantizer:plain", "quantizer:nf4", "quantizer:fp4", "quantizer:bnb_int8")
 """Cells that TRL, peft and bitsandbytes have, too."""
 
@@ -26,18 +28,11 @@ def measured(recipe: dict[str, Any], cell: str) -> dict[str, Any]:
     its first ends with the same bytes."""
     import finetooth
     import numpy as np
-    from finetooth_hooks import Datum
 
     session = finetooth.session(recipe)
     found: dict[str, Any] = {"planned": session.plan.memory.total // MIB}
     if cell.startswith("quantizer:"):
-        datum = Datum.from_tokens(session.job.context.tokenizer.encode(TEXT))
-        forward = np.asarray(session.engine.logprobs([datum])[0])
-        if cell != "quantizer:plain":
-            plain = finetooth.session({**recipe, "quantization": None, "output": recipe["output"] + "-plain"})
-            found["forward"] = float(np.abs(forward - np.asarray(plain.engine.logprobs([datum])[0])).mean())
-            del plain
-            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak begins again
+        np.save(Path(recipe["output"]).with_name(FORWARD), _forward(session))
     session.run()
     found["peak"] = session.engine.usage().peak_memory // MIB
     folder = Path(recipe["output"])
@@ -51,6 +46,28 @@ def measured(recipe: dict[str, Any], cell: str) -> dict[str, Any]:
         del session  # its memory is that of another run from here on
         found["resumes"] = _resumes(folder, recipe["train"]["max_steps"])
     return found
+
+
+def plain(recipe: dict[str, Any], cell: str) -> dict[str, Any]:
+    """How far a quantizer moves log-probabilities, on average: those that `measured` kept, beside the plain base's. In
+    a process of its own, since what a second model leaves behind would be counted as the run's."""
+    import finetooth
+    import numpy as np
+
+    kept = Path(recipe["output"]).with_name(FORWARD)
+    if cell == "quantizer:plain" or not kept.is_file():
+        return {}
+    forward = _forward(finetooth.session({**recipe, "quantization": None}))
+    return {"forward": float(np.abs(np.load(kept) - forward).mean())}
+
+
+def _forward(session: Any) -> Any:
+    """Log-probabilities of the text."""
+    import numpy as np
+    from finetooth_hooks import Datum
+
+    datum = Datum.from_tokens(session.job.context.tokenizer.encode(TEXT))
+    return np.asarray(session.engine.logprobs([datum])[0])
 
 
 def _resumes(folder: Path, steps: int) -> bool:
@@ -159,4 +176,5 @@ def _first(session: Any, steps: int) -> list[Any]:
 
 if __name__ == "__main__":
     way, given, named = sys.argv[1:]
-    print("found", json.dumps({"measured": measured, "rows": rows, "peer": peer}[way](json.loads(given), named)))
+    ways = {"measured": measured, "plain": plain, "rows": rows, "peer": peer}
+    print("found", json.dumps(ways[way](json.loads(given), named)))

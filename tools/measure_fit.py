@@ -34,7 +34,7 @@ def measure(cell: str, timed: bool) -> dict[str, Any]:
     """Run one cell; where it fails, the last line that it said."""
     with tempfile.TemporaryDirectory(prefix="fit-") as folder:
         found: dict[str, Any] = {}
-        for way in ("measured", *(("rows", "peer") if timed else ())):
+        for way in ("measured", "plain", *(("rows", "peer") if timed else ())):
             script = Path(__file__).with_name("fit_cell.py")
             told = json.dumps(recipe(cell, f"{folder}/{PLACE.get(way, way)}"))
             command = [sys.executable, str(script), way, told, cell]
