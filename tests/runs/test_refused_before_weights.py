@@ -29,8 +29,9 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         def load(*given: Any, **options: Any) -> Any:
             raise AssertionError("weights were read")
 
-        monkeypatch.setattr(TransformersLoader, "load", load)
-        monkeypatch.setattr(GgufLoader, "load", load)
+        for loader in (TransformersLoader, GgufLoader):
+            for reads in ("load", "tensors"):
+                monkeypatch.setattr(loader, reads, load)
 
     return forbid
 

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,6 @@ class TrainedRun:
 
     def weights(self, precision: str, *, folder: Path | None = None) -> Path:
         """See `ExportSource.weights`."""
-        from finetooth_toolbox.torch.whole_weights import write_model
-
         target = folder or self.scratch / f"weights-{precision}"
         if (target / "config.json").is_file():
             return target
@@ -78,7 +77,8 @@ class TrainedRun:
                 f"{self.scratch.parent} has {free / 1e9:.2f} GB free, and the model takes {needed / 1e9:.2f} GB",
                 action="make room, or set --output to another disk",
             )
-        write_model(context.loader, str(self.run), target, precision=precision)
+        writing: Any = import_module("finetooth_toolbox.torch.model_tensors")  # of a framework
+        writing.write_model(context.loader, str(self.run), target, precision=precision)
         return target
 
 

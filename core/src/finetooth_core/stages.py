@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from finetooth_hooks.bases import LoaderBase
 from finetooth_hooks.errors import PlanError, RecipeError, UserError
-from finetooth_hooks.protocols import Loader, ModelInfo, Quantizer, Tokenizer
+from finetooth_hooks.protocols import Loader, ModelInfo, ModelTensors, Quantizer, Tokenizer
 from finetooth_toolbox.files.manifests import MANIFEST
 from finetooth_toolbox.text.nearest import nearest_path
 
@@ -194,6 +194,43 @@ class Trained(LoaderBase):
         base = loader.load(inner, framework=framework, precision="fp32", device=device)
         pad_id = loader.tokenizer(inner).pad_id
         return self._adapter.part.fold(base, self.artifact, precision=precision, device=device, pad_id=pad_id)
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Tensor by tensor where its loader gives them and its adapter is folded into them."""
+        apart = self._whole is not None or "fold_tensors" in self._adapter.part.capabilities
+        return self._inner[0].capabilities & {"tensors"} if apart else frozenset()
+
+    def tensors(
+        self, reference: str, *, framework: str, precision: str, quantizer: Quantizer | None = None
+    ) -> ModelTensors | None:
+        """What was trained, tensor by tensor; of an adapter over a base in fewer bits, the sums with the numbers that
+        the run computed with.
+
+        Raises:
+            PlanError: the model is to be quantised as it is read and only comes to be by folding.
+        """
+        loader, inner = self._inner
+        if self._whole is not None:
+            return loader.tensors(inner, framework=framework, precision=precision, quantizer=quantizer)
+        if quantizer is not None:
+            self._check_unquantised(quantizer)
+        parent, stores = self.parent, None
+        computed = "fp32"
+        if parent.recipe.quantization is not None:
+            pick = parent.recipe.quantization
+            stores = parent.builder.section("quantizer", pick, "quantization", framework=parent.framework).part
+        if stores is not None or loader.describe(inner).stored is not None:
+            computed = self._computed_in() or precision
+        base = loader.tensors(inner, framework=framework, precision=computed, quantizer=stores)
+        return None if base is None else self._adapter.part.fold_tensors(base, self.artifact)
+
+    def _computed_in(self) -> str:
+        """The precision of the run; empty if its plan does not say it."""
+        plan = self.folder / PLAN
+        if not plan.is_file():
+            return ""
+        return str(json.loads(plan.read_text(encoding="utf-8")).get("train", {}).get("precision") or "")
 
     def _check_unquantised(self, quantizer: Quantizer | None) -> None:
         pick = self.parent.recipe.quantization

@@ -161,7 +161,7 @@ if TYPE_CHECKING:
         Outputs,
         Per,
     )
-    from finetooth_hooks.models import Block, Head, LowRank, ModelFacts, ModelInfo, Tokenizer
+    from finetooth_hooks.models import Block, Head, LowRank, ModelFacts, ModelInfo, ModelTensors, Tokenizer
     from finetooth_hooks.options import NoOptions, Options
     from finetooth_hooks.plan import Decision, MemoryEstimate, Pick, Plan, TrainSettings
     from finetooth_hooks.preparation import Limit, Preparation, PreparedRows, Render, Rendering
@@ -217,7 +217,7 @@ _LAZY = {
         "kernels": "ComputePart PickKernels PickedKernel Wanted",
         "loss_totals": "LossTotals",
         "losses": "Array Contribution LossData LossFn LossResult LossSpec LossState Metric Outputs Per",
-        "models": "Block Head LowRank ModelFacts ModelInfo Tokenizer",
+        "models": "Block Head LowRank ModelFacts ModelInfo ModelTensors Tokenizer",
         "options": "NoOptions Options",
         "plan": "Decision MemoryEstimate Pick Plan TrainSettings",
         "preparation": "Limit Preparation PreparedRows Render Rendering",
@@ -249,8 +249,8 @@ __all__ = [
     "Json", "Kept", "Kernel", "Labelled",
     "LayerKind", "LeftOut", "Lengths", "Limit", "Loader", "LoaderBase", "Loss", "LossData", "LossFn", "LossResult",
     "LossSpec", "LossState", "LossTotals", "LowRank", "MemoryEstimate", "Message", "Method", "MethodBase", "Metric",
-    "ModelFacts", "ModelInfo", "NoOptions", "NotFinite", "OBSERVERS_SPAN", "Observation", "Opened", "Optimizer",
-    "OptimizerBase",
+    "ModelFacts", "ModelInfo", "ModelTensors", "NoOptions", "NotFinite", "OBSERVERS_SPAN", "Observation", "Opened",
+    "Optimizer", "OptimizerBase",
     "Options", "Outcome", "Outputs", "Pair", "Parsed", "Per", "Pick", "PickKernels", "PickedKernel", "PlacePart",
     "Placed", "Plan", "PlanError", "PlanRequest", "PluginError", "Portion", "Preparation", "Prepared", "PreparedRows",
     "Problems", "Processor", "Prompt", "PromptCompletion", "Quantizer", "QuantizerBase", "ROLES", "ReadRow",

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from finetooth_hooks.held import Addition
-from finetooth_hooks.models import LowRank, ModelFacts, ModelInfo
+from finetooth_hooks.models import LowRank, ModelFacts, ModelInfo, ModelTensors
 
 
 class Adapter(Protocol):
@@ -99,6 +99,15 @@ class Adapter(Protocol):
         Args:
             pad_id: of the tokenizer. Of an artifact with a scalar head the result is a language model that carries the
                 head as `score`.
+
+        Raises:
+            UserError: the artifact was made for another model, or its file is damaged.
+        """
+        ...
+
+    def fold_tensors(self, tensors: ModelTensors, folder: Path) -> ModelTensors | None:
+        """The same for a base that is read tensor by tensor; sums are in fp32. None where the artifact is more than
+        matrices beside linear modules, or reaches both ends of a tied pair. Capability `fold_tensors`.
 
         Raises:
             UserError: the artifact was made for another model, or its file is damaged.

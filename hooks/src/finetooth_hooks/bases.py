@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from finetooth_hooks.exporters import ExportSource
     from finetooth_hooks.faces import FaceRoute, FaceService, Json
     from finetooth_hooks.held import Addition, HeldAdapter, Stack
-    from finetooth_hooks.models import Loader, LowRank, ModelFacts, ModelInfo, Tokenizer
+    from finetooth_hooks.models import Loader, LowRank, ModelFacts, ModelInfo, ModelTensors, Tokenizer
     from finetooth_hooks.problems import Problems
+    from finetooth_hooks.quantizers import Quantizer
     from finetooth_hooks.renderers import Renderer
     from finetooth_hooks.reports import Evaluation, StepReport
     from finetooth_hooks.run import Run
@@ -189,6 +190,9 @@ class AdapterBase(Capable):
     def fold(self, model: Any, folder: Path, *, precision: str, device: str, pad_id: int | None = None) -> Any:
         raise self._cannot("be folded into its base", "fold")
 
+    def fold_tensors(self, tensors: ModelTensors, folder: Path) -> ModelTensors | None:
+        raise self._cannot("be folded into its base tensor by tensor", "fold_tensors")
+
     def folded_config(self, folder: Path) -> Mapping[str, Any]:
         """Nothing is otherwise than in the base's config."""
         return {}
@@ -264,6 +268,11 @@ class LoaderBase(Capable):
     def sketch(self: Loader, reference: str) -> ModelInfo:
         """Config and weights are not apart."""
         return self.describe(reference)
+
+    def tensors(
+        self, reference: str, *, framework: str, precision: str, quantizer: Quantizer | None = None
+    ) -> ModelTensors | None:
+        raise self._cannot("give a model tensor by tensor", "tensors")
 
 
 class TokenizerBase(Capable):

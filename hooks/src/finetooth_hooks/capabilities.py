@@ -49,6 +49,7 @@ ADAPTER: Mapping[str, str] = {
     "(`at_step`, `after_step`, `held`, `rate_factor`)",
     "rounds": "an artifact holds the trained weights as the model computed with them, rounded, not as they trained",
     "fold": "an artifact can be folded into its base (`fold`), so that a run can be the model of another",
+    "fold_tensors": "an artifact can be folded into a base that is read tensor by tensor (`fold_tensors`)",
 }
 """Beyond `trained_parameters`, `apply`, `export` and `restore`."""
 
@@ -96,6 +97,11 @@ QUANTIZER: Mapping[str, str] = {
 }
 """Beyond `takes` and `linear`."""
 
+LOADER: Mapping[str, str] = {
+    "tensors": "gives a model tensor by tensor (`tensors`), for whoever writes one that is larger than memory",
+}
+"""Beyond `describe`, `tokenizer` and `load`."""
+
 CAPABILITIES: Mapping[str, Mapping[str, str]] = {
     "engine": ENGINE,
     "source": SOURCE,
@@ -109,11 +115,11 @@ CAPABILITIES: Mapping[str, Mapping[str, str]] = {
     "method": {},
     "evaluator": {},
     "exporter": {},
-    "loader": {},
+    "loader": LOADER,
     "optimizer": OPTIMIZER,
     "renderer": {},
 }
-"""The words of each kind. Of methods, evaluators, exporters, loaders and renderers there are none yet."""
+"""The words of each kind. Of methods, evaluators, exporters and renderers there are none yet."""
 
 __all__ = [
     "ADAPTER",
@@ -121,6 +127,7 @@ __all__ = [
     "ENGINE",
     "ENVIRONMENT",
     "FACE",
+    "LOADER",
     "OPTIMIZER",
     "SAMPLER",
     "SOURCE",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -238,13 +238,31 @@ class ModelFacts:
     tower_parameters: int = 0
 
 
+@dataclass(frozen=True)
+class ModelTensors:
+    """A model whose tensors are read one by one, so that whoever writes it never holds it whole.
+
+    Attributes:
+        model: the framework's model without memory (for `torch` a transformers model on the device `meta`); its linear
+            modules are plain ones. By its `state_dict` the tensors are named.
+        files: of the tensors that files hold, each end of a tied pair once, the name of the file. Whoever writes the
+            model may write as many.
+        read: one of them by name, in host memory: plain numbers, of shape as in the model. What a file or a quantizer
+            stores in fewer bits is in fp32, all else in the precision that was asked for, or as the model keeps it.
+    """
+
+    model: Any
+    files: Mapping[str, str]
+    read: Callable[[str], Any]
+
+
 class Loader(Protocol):
     """Built from the recipe's `model` section (options: whatever the loader adds). A loader derives from
     `finetooth_hooks.LoaderBase`."""
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """Words of `finetooth_hooks.capabilities`; for loaders there are none yet."""
+        """What it can do beyond the least: words of `finetooth_hooks.capabilities.LOADER`."""
         ...
 
     def describe(self, reference: str) -> ModelInfo:
@@ -275,6 +293,18 @@ class Loader(Protocol):
             precision: of the weights, `fp32`, `bf16`, `fp16`.
             quantizer: stores the linear weights, one after the other while the model is loaded; None: they stay in
                 `precision`.
+        """
+        ...
+
+    def tensors(
+        self, reference: str, *, framework: str, precision: str, quantizer: Quantizer | None = None
+    ) -> ModelTensors | None:
+        """The numbers that `load` of the same arguments computes with, tensor by tensor. None where this model must be
+        loaded whole: its files name tensors otherwise than its modules do, or its quantizer asks for all of it.
+        Capability `tensors`.
+
+        Raises:
+            RecipeError: as `load`.
         """
         ...
 

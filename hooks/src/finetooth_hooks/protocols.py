@@ -45,6 +45,7 @@ from finetooth_hooks.models import (
     LowRank,
     ModelFacts,
     ModelInfo,
+    ModelTensors,
     Tokenizer,
 )
 from finetooth_hooks.quantizers import Quantizer, Stored
@@ -87,6 +88,7 @@ __all__ = [
     "Method",
     "ModelFacts",
     "ModelInfo",
+    "ModelTensors",
     "Optimizer",
     "PickKernels",
     "PickedKernel",

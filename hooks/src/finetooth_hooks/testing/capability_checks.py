@@ -27,6 +27,10 @@ _REFUSES: Mapping[str, Mapping[str, Callable[[Any, EntryCase], Any]]] = {
         "disable": lambda adapter, case: adapter.disabled(object()),
         "additions": lambda adapter, case: adapter.additions(case.folder),
         "fold": lambda adapter, case: adapter.fold(object(), case.folder, precision="fp32", device="cpu"),
+        "fold_tensors": lambda adapter, case: adapter.fold_tensors(object(), case.folder),
+    },
+    "loader": {
+        "tensors": lambda loader, case: loader.tensors(str(case.folder), framework="torch", precision="fp32"),
     },
 }
 """What must be refused where a word is not said."""

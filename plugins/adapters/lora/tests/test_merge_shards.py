@@ -1,24 +1,25 @@
-"""Merging tensor by tensor: the same weights as by peft's own merge, in the memory of two shards."""
+"""Merging tensor by tensor: to the bit the weights of peft's own merge, in the memory of two shards."""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from finetooth_hooks import QuantizerBase, UserError
+from finetooth_hooks import ModelTensors, QuantizerBase, UserError
 from finetooth_hooks.protocols import Stored
 from finetooth_lora.adapter import LoraAdapter, LoraOptions
-from finetooth_lora.shards import sharded
+from finetooth_lora.shards import fold_tensors
 from finetooth_toolbox.peft.folding import merged
+from finetooth_toolbox.torch.model_tensors import as_stored, write_model_tensors
 from finetooth_toolbox.torch.quantised import DequantisingLinear, dequantise, quantise
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 
 class RowsLinear(DequantisingLinear):
@@ -47,11 +48,36 @@ class Rows(QuantizerBase):
         return RowsLinear(module).to(device)
 
 
+def base_of(folder: Path) -> ModelTensors:
+    """A folder's tensors, in fp32."""
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    files = {}
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as opened:
+            files |= dict.fromkeys(opened.keys(), file.name)
+
+    def read(name: str) -> torch.Tensor:
+        with safe_open(folder / files[name], framework="pt") as opened:
+            tensor: torch.Tensor = opened.get_tensor(name)
+        return tensor.float()
+
+    return ModelTensors(model, files, read)
+
+
+def write(base: Path, adapter: Path, folder: Path, precision: str, quantizer: Any = None) -> None:
+    tensors: Any = base_of(base)
+    folded = fold_tensors(tensors if quantizer is None else as_stored(tensors, quantizer), adapter)  # type: ignore[arg-type]
+    assert folded is not None
+    folder.mkdir()
+    write_model_tensors(folded, folder, precision)
+
+
 @pytest.fixture
 def case(tiny: Any, tmp_path: Path) -> Any:
-    """Makes (info of a base in several files, folder of an adapter over it)."""
+    """Makes (a base in several files, folder of an adapter over it)."""
 
-    def make(tied: bool = False, **options: Any) -> tuple[Any, Path]:
+    def make(tied: bool = False, **options: Any) -> tuple[Path, Path]:
         made = tiny(tied=tied)
         base = tmp_path / "base"
         made.model.save_pretrained(base, max_shard_size="20KB")
@@ -61,9 +87,8 @@ def case(tiny: Any, tmp_path: Path) -> Any:
             if parameter.requires_grad:
                 parameter.data = parameter.data + 0.05 * torch.randn(parameter.shape, generator=generator)
         LoraAdapter(LoraOptions(rank=4, **options)).export(model, tmp_path / "adapter", made.info)
-        files = tuple(sorted(base.glob("*.safetensors")))
-        assert len(files) > 3
-        return SimpleNamespace(files=files, stored=None, published=str(base)), tmp_path / "adapter"
+        assert len(list(base.glob("*.safetensors"))) > 3
+        return base, tmp_path / "adapter"
 
     return make
 
@@ -75,6 +100,21 @@ def written(folder: Path) -> dict[str, torch.Tensor]:
     return found
 
 
+def test_large_files_are_written_as_several(case: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from finetooth_toolbox.torch import model_tensors
+
+    base, adapter = case()
+    write(base, adapter, tmp_path / "out", "fp32")
+    monkeypatch.setattr(model_tensors, "LARGEST", 10_000)
+    write(base, adapter, tmp_path / "more", "fp32")
+    found, wanted = written(tmp_path / "more"), written(tmp_path / "out")
+    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+    files = sorted(file.name for file in (tmp_path / "more").glob("*.safetensors"))
+    assert len(files) > len(list((tmp_path / "out").glob("*.safetensors")))
+    assert files[0] == f"model-00001-of-{len(files):05}.safetensors"
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "more").state_dict().keys() >= found.keys()
+
+
 @pytest.mark.parametrize(
     "options",
     [{}, {"dora": True}, {"rslora": True, "tied": True}, {"quantizer": Rows()}],
@@ -82,19 +122,16 @@ def written(folder: Path) -> dict[str, torch.Tensor]:
 )
 def test_the_weights_are_those_of_pefts_merge(case: Any, tmp_path: Path, options: dict[str, Any]) -> None:
     quantizer = options.pop("quantizer", None)
-    info, adapter = case(**options)
-    parts = sharded(info, adapter, None if quantizer is None else "fp32", quantizer)
-    assert parts is not None
-    (tmp_path / "out").mkdir()
-    parts.write(tmp_path / "out", "fp32")
-    base: Any = AutoModelForCausalLM.from_pretrained(info.published, dtype=torch.float32)
+    folder, adapter = case(**options)
+    write(folder, adapter, tmp_path / "out", "fp32", quantizer)
+    base: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     if quantizer is not None:
         base = dequantise(quantise(base, quantizer, "cpu"), torch.float32)
     whole = merged(base, adapter).state_dict()
     found = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
     assert found.keys() == whole.keys()
     for name, tensor in whole.items():
-        torch.testing.assert_close(found[name], tensor, atol=2e-6, rtol=1e-5)
+        assert torch.equal(found[name], tensor), name
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     assert set(index["weight_map"].values()) == {file.name for file in (tmp_path / "out").glob("*.safetensors")}
     assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in written(tmp_path / "out").values())
@@ -102,29 +139,26 @@ def test_the_weights_are_those_of_pefts_merge(case: Any, tmp_path: Path, options
 
 def test_precision_is_rounded_to_once(case: Any, tmp_path: Path) -> None:
     """A sum in float32, then bf16: nearer to the whole sum than the base in bf16 with the addition on top."""
-    info, adapter = case()
+    base, adapter = case()
     for precision in ("fp32", "bf16"):
-        (tmp_path / precision).mkdir()
-        sharded(info, adapter, None, None).write(tmp_path / precision, precision)  # type: ignore[union-attr]
+        write(base, adapter, tmp_path / precision, precision)
     exact, rounded = written(tmp_path / "fp32"), written(tmp_path / "bf16")
     assert all(torch.equal(rounded[name], exact[name].bfloat16()) for name in exact)
     assert json.loads((tmp_path / "bf16" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
 def test_what_is_no_sum_of_matrices_is_left_to_peft(case: Any) -> None:
-    info, adapter = case(targets=["lm_head", "q_proj"], tied=True)
-    assert sharded(info, adapter, None, None) is None
-    info.files = ()
-    assert sharded(info, adapter, None, None) is None
+    base, adapter = case(targets=["lm_head", "q_proj"], tied=True)
+    assert fold_tensors(base_of(base), adapter) is None
 
 
 def test_another_base_is_refused(case: Any) -> None:
-    info, adapter = case()
+    base, adapter = case()
     tensors = load_file(adapter / "adapter_model.safetensors")
     name = next(name for name in tensors if name.endswith("lora_B.weight"))
     save_file({**tensors, name: tensors[name][:-1].contiguous()}, adapter / "adapter_model.safetensors")
     with pytest.raises(UserError, match="does not fit its base model"):
-        sharded(info, adapter, None, None)
+        fold_tensors(base_of(base), adapter)
 
 
 def _peak() -> int:
@@ -158,13 +192,12 @@ def test_no_more_than_two_shards_are_held(tmp_path: Path) -> None:
     files = tuple(sorted((tmp_path / "base").glob("*.safetensors")))
     most = max(file.stat().st_size for file in files)
     assert len(files) >= 14 and size > 14 * most * 0.8
-    info: Any = SimpleNamespace(files=files, stored=None, published=str(tmp_path / "base"))
-    (tmp_path / "out").mkdir()
-    parts = sharded(info, tmp_path / "adapter", None, None)
+    parts = fold_tensors(base_of(tmp_path / "base"), tmp_path / "adapter")
     assert parts is not None
+    (tmp_path / "out").mkdir()
     torch.randn(1024, 1024) @ torch.randn(1024, 1024)  # what torch takes once
     Path("/proc/self/clear_refs").write_text("5")
     before = _peak()
-    parts.write(tmp_path / "out", "fp32")
+    write_model_tensors(parts, tmp_path / "out", "fp32")
     assert _peak() - before < 2.3 * most < size / 6
     assert len(list((tmp_path / "out").glob("*.safetensors"))) >= 14

@@ -44,17 +44,6 @@ def export_weights(model: Any, folder: Path, weights: Mapping[str, Any] | None =
         path.chmod((folder / "config.json").stat().st_mode)
 
 
-def write_model(loader: Any, reference: str, folder: Path, *, precision: str) -> None:
-    """Load a model into host memory and write it with its tokenizer in transformers' layout.
-
-    Args:
-        loader: a `finetooth_hooks.protocols.Loader`.
-    """
-    model = loader.load(reference, framework="torch", precision=precision, device="cpu")
-    export_weights(model, folder)
-    loader.tokenizer(reference).save(folder)
-
-
 def restore_weights(model: Any, folder: Path) -> None:
     """Take the parameters that train back from a folder; needs room for a second copy of the model meanwhile.
 

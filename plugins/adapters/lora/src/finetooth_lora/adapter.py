@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from finetooth_hooks import Context, Options, RecipeError
 from finetooth_hooks.bases import AdapterBase
-from finetooth_hooks.protocols import Addition, LowRank, ModelFacts, ModelInfo
+from finetooth_hooks.protocols import Addition, LowRank, ModelFacts, ModelInfo, ModelTensors
 from finetooth_toolbox.peft import resuming
 from pydantic import Field, model_validator
 
@@ -105,7 +105,7 @@ class LoraAdapter(AdapterBase):
     `model.layers.0` stay valid. The matrices are float32 whatever the base is held in.
     """
 
-    capabilities = frozenset({"disable", "fold", "additions"})
+    capabilities = frozenset({"disable", "fold", "fold_tensors", "additions"})
 
     options: LoraOptions
     tokens: tuple[int, ...] = ()
@@ -214,6 +214,16 @@ class LoraAdapter(AdapterBase):
         from finetooth_toolbox.peft.folding import fold
 
         return fold(model, folder, precision=precision, device=device, pad_id=pad_id)
+
+    def fold_tensors(self, tensors: ModelTensors, folder: Path) -> ModelTensors | None:
+        """See `protocols.Adapter`.
+
+        Raises:
+            UserError: the artifact was made for another model, or its file is damaged.
+        """
+        from finetooth_lora.shards import fold_tensors
+
+        return fold_tensors(tensors, folder)
 
     def folded_config(self, folder: Path) -> dict[str, Any]:
         """See `protocols.Adapter`: peft's `adapter_config.json` says whether there is a head."""

@@ -188,7 +188,7 @@ def trained_on(adapter: Path) -> str:
     return str(json.loads(read_manifest(adapter)).get("model_revision", ""))
 
 
-def plain_base(loader: Loader, merge: Merge, recipe: Mapping[str, Any], precision: Precision, quantizer: Any) -> Any:
+def plain_base(loader: Loader, merge: Merge, precision: Precision, quantizer: Any) -> Any:
     """The base as plain numbers: those that the adapter was trained over.
 
     Args:
@@ -204,8 +204,7 @@ def plain_base(loader: Loader, merge: Merge, recipe: Mapping[str, Any], precisio
     from finetooth_toolbox.torch.kept_in_fp32 import cast
     from finetooth_toolbox.torch.quantised import dequantise
 
-    # stored from the numbers that the run stored it from: those of another precision round to other codes
-    model = load(precision=recorded_precision(merge.recipe) or precision, quantizer=quantizer)
+    model = load(precision=base_precision(loader, merge, precision, quantizer, plain=precision), quantizer=quantizer)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     return cast(dequantise(model, torch.float32).float(), dtype, "cpu")
 
@@ -230,37 +229,49 @@ def copied(weights: Path, folder: Path) -> Any:
     return model
 
 
-def filler(
-    loader: Loader, merge: Merge, recipe: Mapping[str, Any], precision: Precision, quantizer: Any
-) -> Callable[[Path], Any]:
+def filler(loader: Loader, merge: Merge, precision: Precision, quantizer: Any) -> Callable[[Path], Any]:
     """What writes the merged weights: tensor by tensor where base and adapter allow it, else from memory.
 
     Raises:
         UserError: the adapter cannot be read, or does not fit.
     """
-    from finetooth_lora.shards import sharded
+    from finetooth_lora.shards import fold_tensors
 
-    model = recipe.get("model")
-    plain = not (isinstance(model, Mapping) and model.get("added_tokens"))
-    computed = None if quantizer is None else recorded_precision(merge.recipe) or precision
-    parts = sharded(loader.describe(merge.base), merge.adapter, computed, quantizer) if plain else None
-    if parts is not None:
+    base = None
+    if "tensors" in loader.capabilities:
+        computed = base_precision(loader, merge, precision, quantizer, plain="fp32")
+        base = loader.tensors(merge.base, framework="torch", precision=computed, quantizer=quantizer)
+    folded = None if base is None else fold_tensors(base, merge.adapter)
+    if folded is not None:
         click.echo(f"merging {merge.base} in {precision}, tensor by tensor")
 
         def by_tensor(folder: Path) -> Any:
-            parts.write(folder, precision)
-            return parts.model
+            from finetooth_toolbox.torch.model_tensors import write_model_tensors
+
+            write_model_tensors(folded, folder, precision)
+            return folded.model
 
         return by_tensor
     click.echo(f"loading {merge.base} in {precision}")
-    base = plain_base(loader, merge, recipe, precision, quantizer)
-    whole = merged(base, merge.adapter, loader.tokenizer(merge.base).pad_id)
+    whole = merged(plain_base(loader, merge, precision, quantizer), merge.adapter, loader.tokenizer(merge.base).pad_id)
 
     def from_memory(folder: Path) -> Any:
         export_weights(whole, folder)
         return whole
 
     return from_memory
+
+
+def base_precision(loader: Loader, merge: Merge, precision: Precision, quantizer: Any, plain: str) -> str:
+    """In which precision a base is read: one in fewer bits in that of the run, since the numbers of another are stored
+    in other codes.
+
+    Args:
+        plain: of one that is plain numbers.
+    """
+    if quantizer is None and loader.describe(merge.base).stored is None:
+        return plain
+    return recorded_precision(merge.recipe) or precision
 
 
 def recorded_precision(recipe: Path | Mapping[str, Any]) -> str:
@@ -330,7 +341,7 @@ def command(
     quantizer = None if pick is None else context.build("quantizer", pick, setting="quantization")
     if whole is None:
         check_base(merge, loader)
-        fill = filler(loader, merge, recipe, precision, quantizer)
+        fill = filler(loader, merge, precision, quantizer)
     else:
         fill = partial(copied, whole.adapter)
     packed = None if stored == "plain" else FORMATS[stored]

@@ -1,42 +1,28 @@
-"""Merging a base that lies in a folder, tensor by tensor: what is held is the file that is read from, as far as it was
-read, and a tensor of what is written, whatever the size of the model."""
+"""Merging a base that is read tensor by tensor: what is held is a tensor, whatever the size of the model."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from finetooth_hooks.errors import UserError
-from finetooth_hooks.protocols import ModelInfo, Quantizer
+from finetooth_hooks.protocols import ModelTensors
 from finetooth_toolbox.peft import artifact
-from finetooth_toolbox.torch.kept_in_fp32 import kept_in_fp32
-from finetooth_toolbox.torch.quantised import PRECISIONS, DequantisingLinear, stored_linear, stores_apart
-from finetooth_toolbox.torch.whole_weights import quiet_library
-from safetensors import safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from finetooth_lora.artifact import A, B
 
 MAGNITUDES = (".lora_magnitude_vector", ".lora_magnitude_vector.weight")
 """How names of DoRA's lengths end."""
 OTHERS = (
-    "modules_to_save", "trainable_token_indices", "rank_pattern", "alpha_pattern", "lora_bias", "target_parameters",
-    "layer_replication", "fan_in_fan_out",
+    "modules_to_save", "trainable_token_indices", "rank_pattern", "alpha_pattern", "lora_bias", "layer_replication",
+    "fan_in_fan_out",
 )  # fmt: skip
-"""Settings of peft's that say of more than matrices of linear modules."""
-INDEX = "model.safetensors.index.json"
-
-
-FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
-SAFETENSORS = {"fp32": "F32", "bf16": "BF16", "fp16": "F16"}
-"""Names of types in a safetensors file."""
-BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+"""Settings of peft's that say of more than matrices of linear modules and experts."""
 
 
 @dataclass(frozen=True)
@@ -53,178 +39,94 @@ class Change:
     scale: float
     lengths: Tensor | None = None
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the weight."""
+        return len(self.b), self.a.shape[1]
+
     def of(self, weight: Tensor) -> Tensor:
-        """W as it is merged, in float32.
+        """W as it is merged, in float32 and in the order in which peft adds, to the bit.
 
         Args:
             weight: (outputs, inputs), float32.
         """
-        summed: Tensor = torch.addmm(weight, self.b.float(), self.a.float(), alpha=self.scale)
+        summed = (self.b.float() @ self.a.float()).mul_(self.scale).add_(weight)
         if self.lengths is None:
             return summed
         norms: Tensor = torch.linalg.vector_norm(summed, dim=1)
-        return summed * (self.lengths.float() / norms).unsqueeze(1)
+        return summed.mul_((self.lengths.float() / norms).unsqueeze(1))
 
 
 @dataclass(frozen=True)
-class Sharded:
-    """A base in a folder, and what an adapter changes in it.
+class ExpertsChange:
+    """What an adapter makes of experts that are one weight: of each W + scale B A.
 
     Attributes:
-        model: the base's, without memory.
-        files: of the base, by tensor.
-        changes: by the name of a weight.
-        computed: what the base was computed with, `bf16`; None: what it is merged in.
-        quantizer: that stored it; None: none did.
+        a, b: (experts * rank, inputs) and (outputs, rank * experts), as peft lays them out.
+        experts: how many.
+        outputs_first: the weight is (experts, outputs, inputs), else (experts, inputs, outputs).
     """
 
-    model: Any
-    files: Mapping[str, Path]
-    changes: Mapping[str, Change]
-    computed: str | None
-    quantizer: Quantizer | None
+    a: Tensor
+    b: Tensor
+    scale: float
+    experts: int
+    outputs_first: bool
 
-    def write(self, folder: Path, precision: str) -> None:
-        """Write config and weights in transformers' layout, a file for each of the base's.
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the weight."""
+        sizes = (len(self.b), self.a.shape[1])
+        return (self.experts, *(sizes if self.outputs_first else sizes[::-1]))
 
-        Raises:
-            UserError: a sum is not finite.
-            OSError, SafetensorError: a file cannot be read or written.
-        """
-        dtype = PRECISIONS[precision]
-        tied = set(self.model.all_tied_weights_keys)
-        stays = kept_in_fp32(self.model, dtype)
-        files = sorted(set(self.files.values()))
-        places: dict[str, str] = {}
-        total = 0
-        for file in files:
-            names = sorted(name for name, place in self.files.items() if place == file and name not in tied)
-            target = file.name if len(files) > 1 else "model.safetensors"
-            with safe_open(file, framework="pt") as opened:
-                said = {}
-                for name in names:
-                    part = opened.get_slice(name)
-                    kind = part.get_dtype()
-                    if kind in FLOATS:
-                        kind = "F32" if name in stays else SAFETENSORS[precision]
-                    said[name] = (kind, tuple(part.get_shape()))
-                total += write_tensors(folder / target, said, partial(self._tensor, opened, stays, dtype))
-            places |= dict.fromkeys(names, target)
-        if len(files) > 1:
-            content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
-            (folder / INDEX).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        config = self.model.config
-        config.dtype, config.architectures = dtype, [type(self.model).__name__]
-        with quiet_library():
-            config.save_pretrained(str(folder))
-            if self.model.can_generate():
-                self.model.generation_config.save_pretrained(str(folder))
-
-    def _tensor(self, opened: Any, stays: frozenset[str], dtype: torch.dtype, name: str) -> Tensor:
-        """A tensor of the merged model."""
-        read: Tensor = opened.get_tensor(name)
-        if not read.is_floating_point():
-            return read
-        if self.computed is not None:
-            computed = PRECISIONS[self.computed]
-            read = read.to(torch.float32 if name in kept_in_fp32(self.model, computed) else computed)
-        return self._merged(name, read).to(torch.float32 if name in stays else dtype)
-
-    def _merged(self, name: str, read: Tensor) -> Tensor:
-        path = name.removesuffix(".weight")
-        if self.quantizer is not None and name.endswith(".weight") and self._stores(path, self.quantizer):
-            plain = nn.Linear(read.shape[1], read.shape[0], bias=False, device="meta")
-            plain.weight = nn.Parameter(read, requires_grad=False)
-            made: Any = stored_linear(path, plain, self.quantizer, "cpu")
-            read = made.dequantised(torch.float32)
-        change = self.changes.get(name)
-        if change is None:
-            return read
-        found = change.of(read.float())
-        if not found.isfinite().all():
-            raise UserError(f"merging {name} gives numbers that are not finite", action="train again with a lower rate")
-        return found
-
-    def _stores(self, path: str, quantizer: Quantizer) -> bool:
-        module = self.model.get_submodule(path)
-        linear = isinstance(module, nn.Linear) and module is not self.model.get_output_embeddings()
-        return linear and quantizer.takes(path, (module.out_features, module.in_features))
+    def of(self, weight: Tensor) -> Tensor:
+        """See `Change.of`."""
+        a = self.a.float().reshape(self.experts, -1, self.a.shape[1])
+        b = self.b.float().reshape(len(self.b), -1, self.experts)
+        form = "o r e, e r i -> e o i" if self.outputs_first else "o r e, e r i -> e i o"
+        made: Tensor = torch.einsum(form, b, a).mul_(self.scale).add_(weight)
+        return made
 
 
-def write_tensors(path: Path, said: Mapping[str, tuple[str, tuple[int, ...]]], tensor: Callable[[str], Tensor]) -> int:
-    """Write a safetensors file, one tensor in memory: the library's own writer takes all of them, and copies each.
-
-    Layout: https://github.com/huggingface/safetensors#format, version 0.8 and before: the header's length in 8 bytes,
-    the header, filled with blanks to whole 8 bytes, and the tensors.
-
-    Args:
-        said: type and shape of each.
-        tensor: one of them, of that type and shape.
-
-    Returns:
-        Bytes of all tensors.
-    """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    # tensors of large elements first, so that each lies at a multiple of its element's size
-    ordered = sorted(said, key=lambda name: (-BYTES[said[name][0]], name))
-    end = 0
-    for name in ordered:
-        kind, shape = said[name]
-        begin, end = end, end + math.prod(shape) * BYTES[kind]
-        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [begin, end]}
-    content = json.dumps(header, separators=(",", ":")).encode()
-    content += b" " * (-len(content) % 8)
-    with path.open("wb") as file:
-        file.write(len(content).to_bytes(8, "little"))
-        file.write(content)
-        for name in ordered:
-            made = tensor(name).contiguous()
-            file.write(made.reshape(-1).view(torch.uint8).numpy().data)
-            del made
-    return end
-
-
-def sharded(info: ModelInfo, adapter: Path, computed: str | None, quantizer: Quantizer | None) -> Sharded | None:
-    """A base and an adapter that can be merged tensor by tensor; None where they must be loaded whole: the base is no
-    folder, its files name tensors otherwise than its model does or hold packed bits, or the adapter trains more than
-    matrices beside linear modules.
-
-    Args:
-        computed: what the base was computed with in the run.
+def fold_tensors(tensors: ModelTensors, adapter: Path) -> ModelTensors | None:
+    """A base with an adapter in it; None where it must be merged whole: the adapter trains more than matrices beside
+    linear modules, or reaches both ends of a tied pair.
 
     Raises:
         UserError: the adapter cannot be read, or is of another model.
     """
-    if not info.files or info.stored is not None or not Path(info.published).is_dir():
+    changes = changes_of(adapter, tensors.model)
+    if changes is None:
         return None
-    if quantizer is not None and not (stores_apart(quantizer) and _reads_back(quantizer)):
-        return None
-    changes = changes_of(adapter)
-    model = without_memory(Path(info.published))
-    if changes is None or model is None:
-        return None
-    files: dict[str, Path] = {}
-    for file in info.files:
-        with safe_open(file, framework="pt") as opened:
-            files |= dict.fromkeys(list(opened.keys()), file)
-    wanted = model.state_dict()
-    tied = set(model.all_tied_weights_keys)
-    if wanted.keys() - tied != files.keys() - tied:
-        return None
-    if changes.keys() & (tied | set(model.all_tied_weights_keys.values())):
+    tied = tensors.model.all_tied_weights_keys
+    if changes.keys() & {*tied, *tied.values()}:
         return None  # a sum would reach both ends
+    shapes = tensors.model.state_dict()
     for name, change in changes.items():
-        shape = (change.b.shape[0], change.a.shape[1])
-        if name not in wanted or tuple(wanted[name].shape) != shape:
+        if name not in tensors.files or tuple(shapes[name].shape) != change.shape:
             raise UserError(
-                f"{adapter} does not fit its base model: {name} is {shape[0]} x {shape[1]} there",
+                f"{adapter} does not fit its base model: {name} is {' x '.join(map(str, change.shape))} there",
                 action="merge it into the model it was trained on",
             )
-    return Sharded(model, files, changes, computed, quantizer)
+
+    def read(name: str) -> Any:
+        numbers = tensors.read(name)
+        change = changes.get(name)
+        if change is None:
+            return numbers
+        found = change.of(numbers.float())
+        if not found.isfinite().all():
+            raise UserError(f"merging {name} gives numbers that are not finite", action="train again with a lower rate")
+        return found
+
+    return replace(tensors, read=read)
 
 
-def changes_of(adapter: Path) -> dict[str, Change] | None:
+def changes_of(adapter: Path, model: Any) -> dict[str, Change | ExpertsChange] | None:
     """What a LoRA or DoRA in peft's layout makes of weights, by their names; None if it trains anything else.
+
+    Args:
+        model: of its base, without memory.
 
     Raises:
         UserError: it is none that can be read.
@@ -235,7 +137,11 @@ def changes_of(adapter: Path) -> dict[str, Change] | None:
         return None
     rank = saved["r"]
     scale = saved["lora_alpha"] / (math.sqrt(rank) if saved.get("use_rslora") else rank)
-    found = {}
+    found: dict[str, Change | ExpertsChange] = {}
+    for path, weight, experts, outputs_first in _experts(saved, model):
+        if path + A not in tensors or path + B not in tensors or not experts:
+            return None
+        found[weight] = ExpertsChange(tensors.pop(path + A), tensors.pop(path + B), scale, experts, outputs_first)
     for name in [name for name in tensors if name.endswith(A)]:
         path = name.removesuffix(A)
         lengths = next((tensors.pop(path + end) for end in MAGNITUDES if path + end in tensors), None)
@@ -245,10 +151,33 @@ def changes_of(adapter: Path) -> dict[str, Change] | None:
     return None if tensors else found
 
 
-def _reads_back(quantizer: Quantizer) -> bool:
-    """Whether what it stores can be read as numbers."""
-    probe = nn.Linear(256, 8, bias=False)
-    return isinstance(quantizer.linear(probe, device="cpu"), DequantisingLinear)
+def _experts(saved: Mapping[str, Any], model: Any) -> list[tuple[str, str, int, bool]]:
+    """Of the weights of experts that an adapter adds to: the path of peft's layer, the weight's name, how many experts
+    it holds (0: it is none of experts), and whether an expert's outputs come before its inputs. peft itself says it,
+    put over a copy of the model.
+    """
+    if not saved.get("target_parameters"):
+        return []
+    import copy
+
+    from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.lora.layer import ParamWrapper
+
+    copied = copy.deepcopy(model)
+    config = LoraConfig(r=saved["r"], target_modules=[], target_parameters=list(saved["target_parameters"]))
+    with torch.device("meta"):
+        inject_adapter_in_model(config, copied)
+    found = []
+    for path, module in copied.named_modules():
+        if isinstance(module, ParamWrapper):
+            holder = path
+            while holder.endswith(".base_layer"):
+                holder = holder.removesuffix(".base_layer")
+            outputs_first = bool(module._did_swap_in_out_features)
+            weight = copied.get_submodule(path).get_param()
+            experts = int(module.num_experts) if weight.dim() == 3 else 0
+            found.append((path, f"{holder}.{module.parameter_name}", experts, outputs_first))
+    return found
 
 
 def without_memory(folder: Path) -> Any:

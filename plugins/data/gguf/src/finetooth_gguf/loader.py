@@ -10,7 +10,7 @@ from finetooth_hooks.bases import LoaderBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.options import Options
-from finetooth_hooks.protocols import ModelInfo, Quantizer
+from finetooth_hooks.protocols import ModelInfo, ModelTensors, Quantizer
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 from finetooth_gguf import container
@@ -31,6 +31,8 @@ class GgufOptions(Options):
 
 class GgufLoader(LoaderBase):
     """Loads a GGUF file; torch and transformers are imported with the first tokenizer or model."""
+
+    capabilities = frozenset({"tensors"})
 
     def __init__(self, options: GgufOptions | None = None) -> None:
         self._options = options or GgufOptions()
@@ -79,10 +81,7 @@ class GgufLoader(LoaderBase):
         Raises:
             RecipeError: as `describe`, or a tensor cannot be dequantised or has no place in the model.
         """
-        if framework != "torch":
-            raise RecipeError(
-                "model", f"the gguf loader loads for torch, not for {framework}", action="take the torch backend"
-            )
+        _check_framework(framework)
         import torch
 
         from finetooth_gguf.weights import build_config, build_model, build_quantised
@@ -95,6 +94,24 @@ class GgufLoader(LoaderBase):
         model: Any = build_model(file, build_config(file), dtype)
         return model.to(device) if quantizer is None else quantise(model, quantizer, device)
 
+    def tensors(
+        self, reference: str, *, framework: str, precision: str, quantizer: Quantizer | None = None
+    ) -> ModelTensors | None:
+        """See `protocols.Loader`.
+
+        Raises:
+            RecipeError: as `load`.
+        """
+        _check_framework(framework)
+        import torch
+        from finetooth_toolbox.torch.model_tensors import as_stored
+
+        from finetooth_gguf.weights import build_config, tensors
+
+        file, keep = self._container(find(reference).path), self._options.keep_quantised and quantizer is None
+        found = tensors(file, build_config(file), getattr(torch, PRECISIONS[precision]), keep_quantised=keep)
+        return found if quantizer is None else as_stored(found, quantizer)
+
     def _container(self, path: Path) -> container.Container:
         """The file's header, read once for all that a run asks for; again if the file has changed since."""
         status = path.stat()
@@ -102,6 +119,17 @@ class GgufLoader(LoaderBase):
         if self._read is None or self._read[0] != key:
             self._read = (key, container.read(path))
         return self._read[1]
+
+
+def _check_framework(framework: str) -> None:
+    """
+    Raises:
+        RecipeError: it is not torch.
+    """
+    if framework != "torch":
+        raise RecipeError(
+            "model", f"the gguf loader loads for torch, not for {framework}", action="take the torch backend"
+        )
 
 
 def build(options: GgufOptions, context: Context) -> GgufLoader:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from finetooth_hooks.errors import RecipeError
+from finetooth_hooks.protocols import ModelTensors
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.utils import logging
 
@@ -97,9 +98,7 @@ def build_quantised(
     """
     from finetooth_toolbox.torch.assembled import CannotAssemble, assembled
 
-    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    with torch.device("meta"):
-        model = model_class(config)
+    model = _without_memory(config)
     values = config_values(container)
     names = {parameter_name(container, name): name for name in container.tensors}
     kept = {} if quantizer is not None else stored_tensors(container)
@@ -128,6 +127,47 @@ def build_quantised(
     except CannotAssemble as error:
         raise RecipeError("model", f"{container.path}: {error}", action="fetch or convert it again") from error
     return made  # type: ignore[no-any-return]
+
+
+def tensors(
+    container: Container, config: PreTrainedConfig, dtype: torch.dtype, *, keep_quantised: bool
+) -> ModelTensors:
+    """The numbers of a file's model, one tensor in memory.
+
+    Args:
+        dtype: of what is not kept in blocks.
+        keep_quantised: linear weights are those that stay in blocks: in fp32.
+
+    Raises:
+        RecipeError: see `build_model`, and `stored_tensors`.
+    """
+    model, values = _without_memory(config), config_values(container)
+    names = {parameter_name(container, name): name for name in container.tensors}
+    blocks = {parameter_name(container, name) for name in (stored_tensors(container) if keep_quantised else ())}
+    tied = set(model.all_tied_weights_keys)
+    shapes = {name: of.shape for name, of in model.state_dict().items() if name not in tied}
+    for what, found in (
+        ("lacks", shapes.keys() - names.keys()),
+        ("holds beyond the model's parameters", names.keys() - tied - shapes.keys()),
+    ):
+        if found:
+            raise _misfit(container, what, found)
+    if odd := [name for name, shape in shapes.items() if container.tensors[names[name]].shape != tuple(shape)]:
+        raise _misfit(container, "holds, in another shape than the model's,", odd)
+
+    def read(name: str) -> torch.Tensor:
+        numbers = torch.empty(shapes[name], dtype=torch.float32 if name in blocks else dtype)
+        _fill(numbers, container, names[name], values)
+        return numbers
+
+    return ModelTensors(model, dict.fromkeys(shapes, container.path.name), read)
+
+
+def _without_memory(config: PreTrainedConfig) -> Any:
+    """The model of a config on torch's device `meta`."""
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    with torch.device("meta"):
+        return model_class(config)
 
 
 def _misfit(container: Container, what: str, names: Iterable[str]) -> RecipeError:

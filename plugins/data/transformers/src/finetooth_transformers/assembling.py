@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from finetooth_hooks.protocols import Quantizer
+from finetooth_hooks.protocols import ModelTensors, Quantizer
 from finetooth_toolbox.torch.assembled import CannotAssemble, assembled
+from finetooth_toolbox.torch.kept_in_fp32 import kept_in_fp32
 from finetooth_toolbox.torch.packed_files import Packing
-from finetooth_toolbox.torch.quantised import QuantisedLinear
+from finetooth_toolbox.torch.quantised import DequantisingLinear, QuantisedLinear
 from torch import Tensor, nn
 
 from finetooth_transformers import checkpoint
+from finetooth_transformers.converted import Made, made_of
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -65,6 +67,63 @@ class Tensors:
         }
 
 
+@dataclass(frozen=True)
+class Parts:
+    """A folder's tensors as a model of transformers has them.
+
+    Attributes:
+        model: without memory.
+        tensors: of the files.
+        made: what stays plain numbers is made of, by its name in the model.
+        packed: paths of the modules that the files hold packed.
+        packing: how; None: none is.
+    """
+
+    model: nn.Module
+    tensors: Tensors
+    made: Mapping[str, Made]
+    packed: Mapping[str, int]
+    packing: Packing | None
+
+    def number(self, name: str) -> Tensor:
+        """A tensor that stays plain numbers."""
+        return self.made[name].tensor(name, self.model, self.tensors.read)
+
+    def module(self, path: str) -> DequantisingLinear:
+        """A packed linear module.
+
+        Raises:
+            CannotAssemble: it is of another shape than the model's.
+        """
+        assert self.packing is not None
+        found = self.packing.module(lambda name: self.tensors.read(f"{path}.{name}"))
+        module: Any = self.model.get_submodule(path)
+        if (found.out_features, found.in_features) != (module.out_features, module.in_features):
+            raise CannotAssemble(f"{path} has another shape")
+        return found
+
+
+def parts_of(folder: Path, config: Any, made: Any, *, packing: Packing | None, trust_remote_code: bool) -> Parts:
+    """What a folder holds.
+
+    Args:
+        config: of its model; changed.
+        made: the auto class.
+
+    Raises:
+        RecipeError: see `checkpoint.read`.
+    """
+    tensors = Tensors.of(folder)
+    packed = {} if packing is None else tensors.packed(packing)
+    for holder in (config, getattr(config, "text_config", None)):
+        if holder is not None and hasattr(holder, "quantization_config"):
+            del holder.quantization_config  # what is made here is no library's
+    with torch.device("meta"):
+        model: nn.Module = made.from_config(config, trust_remote_code=trust_remote_code)
+    plain = [name for name in tensors.places if name.rpartition(".")[0] not in packed]
+    return Parts(model, tensors, made_of(model, plain), packed, packing)
+
+
 def assemble(
     folder: Path, config: Any, made: Any, *, dtype: torch.dtype, device: str, quantizer: Quantizer | None,
     packing: Packing | None, trust_remote_code: bool,
@@ -75,28 +134,57 @@ def assemble(
         made: the auto class.
 
     Raises:
-        CannotAssemble: its tensors are not the model's by name, as where transformers renames or joins them.
+        CannotAssemble: its tensors are not the model's, not even as transformers renames and joins them.
     """
-    tensors = Tensors.of(folder)
-    paths = {} if packing is None else tensors.packed(packing)
-    for holder in (config, getattr(config, "text_config", None)):
-        if holder is not None and hasattr(holder, "quantization_config"):
-            del holder.quantization_config  # what is made here is no library's
-    with torch.device("meta"):
-        model: nn.Module = made.from_config(config, trust_remote_code=trust_remote_code)
+    parts = parts_of(folder, config, made, packing=packing, trust_remote_code=trust_remote_code)
 
     def reader(path: str) -> Any:
         def make(module: nn.Linear) -> QuantisedLinear:
-            assert packing is not None
-            found = packing.module(lambda name: tensors.read(f"{path}.{name}"))
-            if (found.out_features, found.in_features) != (module.out_features, module.in_features):
-                raise CannotAssemble(f"{path} has another shape")
+            found = parts.module(path)
             if found.bias is not None:
                 found.bias = found.bias.to(dtype)
             return found
 
         return make
 
-    plain = [name for name in tensors.places if name.rpartition(".")[0] not in paths]
-    stored = {path: reader(path) for path in paths}
-    return assembled(model, plain, tensors.read, dtype=dtype, device=device, quantizer=quantizer, stored=stored)
+    stored = {path: reader(path) for path in parts.packed}
+    return assembled(
+        parts.model, parts.made, parts.number, dtype=dtype, device=device, quantizer=quantizer, stored=stored
+    )
+
+
+def by_tensor(
+    folder: Path, config: Any, made: Any, *, dtype: torch.dtype, packing: Packing | None, trust_remote_code: bool
+) -> ModelTensors | None:
+    """The numbers of a folder's model, one tensor in memory; None where its tensors are not the model's, not even as
+    transformers renames and joins them.
+
+    Args:
+        dtype: of what is not packed, but for what the model keeps in fp32.
+    """
+    parts = parts_of(folder, config, made, packing=packing, trust_remote_code=trust_remote_code)
+    places, model = parts.tensors.places, parts.model
+    if any(place.dtype not in DTYPES for place in places.values()):
+        return None
+    whole: Any = model
+    tied, kept = set(whole.all_tied_weights_keys), kept_in_fp32(model, dtype)
+    files = {name: places[one.parts[0][1]].file.name for name, one in parts.made.items()}
+    for path in parts.packed:
+        told = places[f"{path}.{packing.tells}"] if packing is not None else None
+        assert told is not None
+        files[f"{path}.weight"] = told.file.name
+        if f"{path}.bias" in places:
+            files[f"{path}.bias"] = places[f"{path}.bias"].file.name
+    if model.state_dict().keys() - tied != files.keys() - tied:
+        return None
+
+    def read(name: str) -> Tensor:
+        path, _, last = name.rpartition(".")
+        if path in parts.packed and last == "weight":
+            return parts.module(path).dequantised(torch.float32)
+        number = parts.tensors.read(name) if path in parts.packed else parts.number(name)
+        if not number.is_floating_point():
+            return number
+        return number.to(torch.float32 if name in kept else dtype)
+
+    return ModelTensors(model, {name: file for name, file in files.items() if name not in tied}, read)

@@ -12,16 +12,17 @@ import transformers
 from finetooth_hooks import RecipeError
 from finetooth_hooks.bases import LoaderBase
 from finetooth_hooks.context import Context
-from finetooth_hooks.protocols import ModelInfo, Quantizer
+from finetooth_hooks.protocols import ModelInfo, ModelTensors, Quantizer
 from finetooth_toolbox.files.hub import without_retries
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 from finetooth_toolbox.torch.assembled import CannotAssemble
 from finetooth_toolbox.torch.classifiers import as_language_model, classifier_class, head_of
+from finetooth_toolbox.torch.model_tensors import as_stored
 from finetooth_toolbox.torch.packed_files import Packing, packing_of
 from finetooth_toolbox.torch.quantised import quantise, stores_apart
 
 from finetooth_transformers import checkpoint
-from finetooth_transformers.assembling import Tensors, assemble
+from finetooth_transformers.assembling import Tensors, assemble, by_tensor
 from finetooth_transformers.builder import TransformersOptions
 from finetooth_transformers.failures import explained
 from finetooth_transformers.merge_dropout import without_dropout
@@ -36,6 +37,8 @@ BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 class TransformersLoader(LoaderBase):
     """Loads folders and hub ids."""
+
+    capabilities = frozenset({"tensors"})
 
     def __init__(self, options: TransformersOptions, context: Context) -> None:
         self._options, self._context = options, context
@@ -114,10 +117,7 @@ class TransformersLoader(LoaderBase):
             RecipeError: another framework than torch, weights that are missing from the files, or whatever
                 transformers cannot load.
         """
-        if framework != "torch":
-            raise RecipeError(
-                "model", f"loader transformers loads for torch, not for {framework}", action="set backend: torch"
-            )
+        _check_framework(framework)
         with self._reading(reference) as located, _quiet():
             config = transformers.AutoConfig.from_pretrained(located, **self._arguments())
             packing = packing_of(quantization_of(config.to_dict()), reference)
@@ -146,6 +146,42 @@ class TransformersLoader(LoaderBase):
             model = as_language_model(model, MODELS._model_mapping[type(config)])
         return (model.to(device) if quantizer is None else quantise(model, quantizer, device)).eval()
 
+    def tensors(
+        self, reference: str, *, framework: str, precision: str, quantizer: Quantizer | None = None
+    ) -> ModelTensors | None:
+        """See `protocols.Loader`; None for classifiers and for what only a library reads.
+
+        Raises:
+            RecipeError: as `load`.
+        """
+        import torch
+
+        _check_framework(framework)
+        with self._reading(reference) as located, _quiet():
+            config = transformers.AutoConfig.from_pretrained(located, **self._arguments())
+            given = quantization_of(config.to_dict())
+            packing = packing_of(given, reference)
+            if (given and packing is None) or head_of(config.to_dict()) is not None:
+                return None
+            folder = self._folder(located)
+            found = by_tensor(
+                folder, copy.deepcopy(config), _class(config), dtype=getattr(torch, PRECISIONS[precision]),
+                packing=packing, trust_remote_code=self._options.trust_remote_code,
+            )  # fmt: skip
+            if found is not None and (folder / "generation_config.json").is_file():
+                found.model.generation_config = transformers.GenerationConfig.from_pretrained(str(folder))
+        return found if found is None or quantizer is None else as_stored(found, quantizer)
+
+    def _folder(self, located: str) -> Path:
+        """Where the files are; those of a hub id are fetched."""
+        folder = Path(located)
+        if folder.is_dir():
+            return folder
+        from huggingface_hub import snapshot_download
+
+        wanted = ["*.safetensors", "*.safetensors.index.json", "*.json"]
+        return Path(snapshot_download(located, revision=self._options.revision, allow_patterns=wanted))
+
     def _assembled(
         self, located: str, config: Any, precision: str, device: str, quantizer: Quantizer | None,
         packing: Packing | None,
@@ -155,16 +191,10 @@ class TransformersLoader(LoaderBase):
 
         if head_of(config.to_dict()) is not None:
             return None
-        folder = Path(located)
-        if not folder.is_dir():
-            from huggingface_hub import snapshot_download
-
-            wanted = ["*.safetensors", "*.safetensors.index.json", "*.json"]
-            folder = Path(snapshot_download(located, revision=self._options.revision, allow_patterns=wanted))
         try:
             return assemble(
-                folder, copy.deepcopy(config), _class(config), dtype=getattr(torch, PRECISIONS[precision]),
-                device=device, quantizer=quantizer, packing=packing,
+                self._folder(located), copy.deepcopy(config), _class(config),
+                dtype=getattr(torch, PRECISIONS[precision]), device=device, quantizer=quantizer, packing=packing,
                 trust_remote_code=self._options.trust_remote_code,
             )  # fmt: skip
         except CannotAssemble as error:
@@ -214,6 +244,17 @@ def _class(config: Any) -> Any:
     known = WITH_IMAGES._model_mapping.get(type(config), None)
     named = (getattr(config, "architectures", None) or [getattr(known, "__name__", "")])[0]
     return WITH_IMAGES if known is not None and known.__name__ == named else MODELS
+
+
+def _check_framework(framework: str) -> None:
+    """
+    Raises:
+        RecipeError: it is not torch.
+    """
+    if framework != "torch":
+        raise RecipeError(
+            "model", f"loader transformers loads for torch, not for {framework}", action="set backend: torch"
+        )
 
 
 @contextmanager
