@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from finetooth_serversamplers.asking import ServerGone
 from finetooth_serversamplers.checksums import checksum
 from finetooth_serversamplers.openai import OpenAIOptions, OpenAISampler
 from finetooth_serversamplers.vllm import VllmOptions, VllmSampler
+from finetooth_serversamplers.worker import Weights
 from safetensors.torch import save_file
 
 PROMPTS = [Prompt("a:1", "a:1@1", (5, 6, 7)), Prompt("a:1", "a:1@2", (5, 6, 7)), Prompt("a:2", "a:2@1", (9,))]
@@ -75,6 +77,32 @@ def test_what_top_k_left_comes_with_each_token(stand_in: Any, tmp_path: Path) ->
     assert len(kept) == 4 and math.fsum(math.exp(table[token]) for token in kept) == pytest.approx(1)
     for one in found:
         assert set(one.kept) == {kept} and one.logprobs == pytest.approx([table[token] for token in one.tokens])
+
+
+def test_a_model_that_says_how_it_is_sampled_is_sampled_as_the_recipe_says(stand_in: Any, tmp_path: Path) -> None:
+    """vLLM takes from generation_config.json what a request leaves out, and ends answers where the model says."""
+    sampling = Sampling(6, n=3, seed=3)
+    plain = vllm(stand_in, tmp_path / "a").sample(Engine(), PROMPTS, sampling).rollouts  # type: ignore[arg-type]
+    stand_in.defaults = {"top_k": 2, "repetition_penalty": 3.0, "min_p": 0.5, "top_p": 0.1}
+    stand_in.ends = plain[0].tokens[0]
+    assert vllm(stand_in, tmp_path / "b").sample(Engine(), PROMPTS, sampling).rollouts == plain  # type: ignore[arg-type]
+
+
+def test_penalties_reach_the_server(stand_in: Any, tmp_path: Path) -> None:
+    """And what comes back is of the distribution with them: what stood there before is less likely, and the tokens that
+    `min_p` left are those that are trained."""
+    sampling = Sampling(6, 0.7, top_k=20, seed=3, min_p=0.5, repetition_penalty=2.0)
+    found = vllm(stand_in, tmp_path).sample(Engine(), PROMPTS, sampling).rollouts  # type: ignore[arg-type]
+    body = {"temperature": 0.7, "top_k": 20, "min_p": 0.5, "repetition_penalty": 2.0}
+    for one in found:
+        for place, (token, logprob, kept) in enumerate(zip(one.tokens, one.logprobs, one.kept, strict=True)):
+            read = [*one.prompt, *one.tokens[:place]]
+            table = stand_in.table(body, processed=True, read=read)
+            assert logprob == pytest.approx(table[token])
+            assert kept == tuple(sorted(name for name, value in table.items() if value > -9000)) and len(kept) < 20
+    stand_in.processed = False
+    with pytest.raises(PlanError, match=r"of the model as it is.*repetition_penalty 2"):
+        openai(stand_in, tmp_path).sample(Engine(), PROMPTS, Sampling(6, repetition_penalty=2.0))  # type: ignore[arg-type]
 
 
 def test_log_probabilities_of_another_distribution_are_refused(stand_in: Any, tmp_path: Path) -> None:
@@ -174,6 +202,7 @@ LIES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "vocabulary": ({"choice": {"token_ids": [9999], "logprobs": {"token_logprobs": [-1.0]}}}, "outside the vocabulary"),
     "not loaded": ({"loads": True}, r"said that it loaded ft-.*does not offer it"),
+    "breaks off": ({"choice": {"finish_reason": "abort"}}, r"broke an answer off \(abort\).*a server of its own"),
     "refuses": ({"status": 400}, r"answers /v1/completions with 400.*out of memory"),
     "breaks": ({"status": 500}, r"answers /v1/completions with 500.*ft resume RUN"),
 }
@@ -252,8 +281,71 @@ def test_it_sleeps_while_the_engine_trains(stand_in: Any, tmp_path: Path) -> Non
     for _ in range(2):
         assert len(sampler.sample(Engine(), PROMPTS, Sampling(4)).rollouts) == 3  # type: ignore[arg-type]
         assert stand_in.asleep
-    order = [path for path in stand_in.paths() if path in ("/is_sleeping", "/wake_up", "/sleep?level=1")]
-    assert order == ["/is_sleeping", "/sleep?level=1", "/is_sleeping", "/wake_up", "/sleep?level=1"]
+    order = [path for path in stand_in.paths() if path in ("/is_sleeping", "/wake_up", "/resume", "/sleep?level=1")]
+    assert order == ["/is_sleeping", "/sleep?level=1", "/is_sleeping", "/wake_up", "/resume", "/sleep?level=1"]
+
+
+def test_one_that_knows_no_pauses_sleeps_too(stand_in: Any, tmp_path: Path) -> None:
+    stand_in.older = True
+    sampler = vllm(stand_in, tmp_path, sleep=True)
+    for _ in range(2):
+        assert len(sampler.sample(Engine(), PROMPTS, Sampling(4)).rollouts) == 3  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "message"),
+    [
+        ("/v1/load_lora_adapter", {}, r"--enable-lora, and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"),
+        ("/collective_rpc", {"weights": "full"}, r"VLLM_SERVER_DEV_MODE=1"),
+        ("/is_sleeping", {"sleep": True}, r"--enable-sleep-mode and VLLM_SERVER_DEV_MODE=1"),
+    ],
+)
+def test_what_a_server_was_started_without_is_named(
+    stand_in: Any, tmp_path: Path, path: str, options: dict[str, Any], message: str
+) -> None:
+    stand_in.unknown = frozenset({path})
+    engine = WholeEngine() if options.get("weights") else Engine()
+    with pytest.raises(EngineError, match=message):
+        vllm(stand_in, tmp_path, **options).sample(engine, PROMPTS, Sampling(4))  # type: ignore[arg-type]
+
+
+def test_a_server_that_starts_later_is_waited_for(stand_in: Any, tmp_path: Path) -> None:
+    """Once, for as long as the recipe says; one that does not come is named."""
+    assert len(vllm(stand_in, tmp_path, wait=30).sample(Engine(), PROMPTS, Sampling(4)).rollouts) == 3  # type: ignore[arg-type]
+    assert stand_in.paths()[0] == "/health"
+    stand_in.close()
+    with pytest.raises(ServerGone, match=r"did not answer within 0\.3 s"):
+        vllm(stand_in, tmp_path, wait=0.3).sample(Engine(), PROMPTS, Sampling(4))  # type: ignore[arg-type]
+
+
+def test_a_server_of_its_own_is_told_what_it_needs(
+    stand_in: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its environment; what is set there stays."""
+    stand_in.close()
+    monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "0")
+    code = f"import os, json; json.dump(dict(os.environ), open({str(tmp_path / 'seen')!r}, 'w'))"
+    with pytest.raises(ServerGone):
+        vllm(stand_in, tmp_path, start=[sys.executable, "-c", code], restarts=0).sample(Engine(), PROMPTS, Sampling(4))  # type: ignore[arg-type]
+    seen = json.loads((tmp_path / "seen").read_text())
+    assert (seen["VLLM_ALLOW_RUNTIME_LORA_UPDATING"], seen["VLLM_SERVER_DEV_MODE"]) == ("True", "0")
+
+
+def test_weights_are_reloaded_where_vllm_can(tmp_path: Path) -> None:
+    """By its own `reload_weights`, which takes a folder; an older one has none."""
+
+    class Runner:
+        def __init__(self) -> None:
+            self.read: list[Any] = []
+
+        def reload_weights(self, weights_iterator: Any = None, weights_path: str | None = None) -> None:
+            self.read.append(weights_path)
+
+    worker = Weights()
+    worker.model_runner = Runner()
+    save_file({"head": torch.zeros(2)}, tmp_path / "model.safetensors")
+    name = f"ft-x-0-{checksum(tmp_path)[:12]}"
+    assert worker.finetooth_load(str(tmp_path), name) == name and worker.model_runner.read == [str(tmp_path)]
 
 
 def test_names_and_keys(stand_in: Any, tmp_path: Path) -> None:

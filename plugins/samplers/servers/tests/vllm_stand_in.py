@@ -1,4 +1,9 @@
-"""A stand-in for a vLLM server: its documented HTTP interface on the loopback, over numbers made from a seed."""
+"""A stand-in for a vLLM server: its documented HTTP interface on the loopback, over numbers made from a seed.
+
+As vLLM does, it answers texts where no JSON is promised, takes what a request leaves out from the model's
+generation_config.json, ends answers at the model's own end unless told not to, pauses before it sleeps, and puts
+penalties before the temperature and `min_p` before `top_k`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import json
 import math
 import random
 import threading
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +21,8 @@ from finetooth_serversamplers.worker import Weights
 
 VOCABULARY = 64
 STOP = 0
+NOTHING_ELSE = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
+"""What vLLM takes where neither the request nor the model says it."""
 
 
 class Model:
@@ -40,7 +48,10 @@ class StandIn:
     Attributes:
         asked: paths and bodies, in order.
         hangs: it takes a request for completions and never answers.
-        dies: requests for completions after which it is gone.
+        defaults: what the model's generation_config.json says of sampling.
+        ends: the model's own end.
+        unknown: paths that it does not know, since it was started without what they need.
+        older: it has neither `/is_paused` nor pauses.
     """
 
     def __init__(self) -> None:
@@ -49,7 +60,10 @@ class StandIn:
         self.processed = True
         self.hangs = False
         self.lies: dict[str, Any] = {}
-        self.asleep = False
+        self.asleep = self.paused = self.older = False
+        self.defaults: dict[str, Any] = {}
+        self.ends: int | None = None
+        self.unknown: frozenset[str] = frozenset()
         self.workers = [Worker(), Worker()]
         self.released = threading.Event()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
@@ -70,7 +84,8 @@ class StandIn:
                 self.respond(*stand_in.answer(self.path, json.loads(body) if body else None))
 
             def respond(self, status: int, content: Any) -> None:
-                data = b"" if content is None else json.dumps(content).encode()
+                text = content if isinstance(content, str) else "" if content is None else json.dumps(content)
+                data = text.encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
@@ -80,6 +95,8 @@ class StandIn:
 
     def answer(self, path: str, body: Any) -> tuple[int, Any]:
         self.asked.append((path, body))
+        if path in self.unknown or (self.older and path in ("/is_paused", "/resume")):
+            return 404, {"detail": "Not Found"}
         if path == "/health":
             return 200, None
         if path == "/v1/models":
@@ -89,24 +106,31 @@ class StandIn:
             }
         if path == "/v1/load_lora_adapter":
             if not (Path(body["lora_path"]) / "adapter_config.json").is_file():
-                return 404, {"message": f"No adapter found for {body['lora_path']}"}
+                error = {"message": f"No adapter found for {body['lora_path']}", "type": "NotFoundError", "code": 404}
+                return 404, {"error": error}
             if not self.lies.get("loads"):
                 self.adapters[body["lora_name"]] = body["lora_path"]
-            return 200, None
+            return 200, f"Success: LoRA adapter '{body['lora_name']}' added successfully."
         if path == "/v1/unload_lora_adapter":
             del self.adapters[body["lora_name"]]
-            return 200, None
+            return 200, f"Success: LoRA adapter '{body['lora_name']}' removed successfully."
         if path == "/is_sleeping":
             return 200, {"is_sleeping": self.asleep}
         if path in ("/sleep?level=1", "/wake_up"):
             self.asleep = path != "/wake_up"
+            self.paused |= self.asleep and not self.older
             return 200, None
+        if path == "/is_paused":
+            return 200, {"is_paused": self.paused}
+        if path == "/resume":
+            self.paused = False
+            return 200, {"status": "resumed"}
         if path == "/collective_rpc":
             said = [getattr(one, body["method"])(*body["args"]) for one in self.workers]
             return 200, {"results": self.lies.get("results", said)}
         if path == "/reset_prefix_cache":
             return 200, None
-        if self.hangs or self.asleep:
+        if self.hangs or self.asleep or self.paused:
             self.released.wait()
         if self.lies.get("status"):
             return self.lies["status"], {"message": "out of memory"}
@@ -121,11 +145,13 @@ class StandIn:
         draws = random.Random(f"{body['seed']}/{index}/{body['prompt']}")
         tokens: list[int] = []
         logprobs, top = [], []
-        while len(tokens) < body["max_tokens"] and (not tokens or tokens[-1] != STOP):
-            table = self.table(body, processed=True)
+        ends = {STOP, *([] if body.get("ignore_eos") or self.ends is None else [self.ends])}
+        while len(tokens) < body["max_tokens"] and not ends & set(tokens[-1:]):
+            read = [*body["prompt"], *tokens]
+            table = self.table(body, processed=True, read=read)
             kept = [one for one in table if table[one] > -9000]
             tokens.append(draws.choices(kept, [math.exp(table[one]) for one in kept])[0])
-            said = self.table(body, processed=self.processed)
+            said = self.table(body, processed=self.processed, read=read)
             logprobs.append(said[tokens[-1]])
             best = sorted(said, key=lambda one: -said[one])[: body["logprobs"] or 0]
             top.append({f"token_id:{one}": said[one] for one in dict.fromkeys([tokens[-1], *best])})
@@ -134,19 +160,24 @@ class StandIn:
             "text": "",
             "token_ids": tokens,
             "prompt_token_ids": body["prompt"],
-            "finish_reason": "stop" if tokens[-1] == STOP else "length",
+            "finish_reason": "stop" if tokens[-1] in ends else "length",
             "logprobs": {"token_logprobs": logprobs, "tokens": [f"token_id:{one}" for one in tokens],
                          "top_logprobs": top},
             **self.lies.get("choice", {}),
         }  # fmt: skip
 
-    def table(self, body: Any, *, processed: bool) -> dict[int, float]:
+    def table(self, body: Any, *, processed: bool, read: Sequence[int] = ()) -> dict[int, float]:
         """Log-probabilities; those of tokens that sampling leaves out are -9999, as vLLM writes them."""
+        asked = {**NOTHING_ELSE, **(self.defaults if processed else {}), **(body if processed else {})}
         logits = {token: 3.0 * math.sin(token + 1) for token in range(VOCABULARY)}
+        for token in set(read) & set(logits):
+            penalty = asked["repetition_penalty"]
+            logits[token] *= penalty if logits[token] < 0 else 1 / penalty
         if processed:
             logits = {token: value / body["temperature"] for token, value in logits.items()}
-        top_k = body.get("top_k", 0) if processed else 0
-        kept = sorted(logits, key=lambda one: -logits[one])[: top_k or None]
+        most = max(logits.values())
+        kept = [one for one in logits if math.exp(logits[one] - most) >= asked["min_p"]]
+        kept = sorted(kept, key=lambda one: -logits[one])[: asked["top_k"] or None]
         total = math.log(sum(math.exp(logits[one]) for one in kept))
         return {token: logits[token] - total if token in kept else -9999.0 for token in logits}
 

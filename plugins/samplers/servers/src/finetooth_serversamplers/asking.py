@@ -19,6 +19,19 @@ class ServerGone(EngineError):
     """The server is not there, does not answer in time, or ended in the middle: starting it again may help."""
 
 
+class NotThere(EngineError):
+    """The server does not know the path."""
+
+
+NEEDED: Mapping[str, str] = {
+    "/v1/load_lora_adapter": "start vLLM with --enable-lora, and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in its "
+    "environment",
+    "/collective_rpc": "start vLLM with VLLM_SERVER_DEV_MODE=1 in its environment",
+    "/is_sleeping": "start vLLM with --enable-sleep-mode and VLLM_SERVER_DEV_MODE=1 in its environment",
+}
+"""What makes a server know a path."""
+
+
 class Asking:
     """A server that is asked.
 
@@ -86,6 +99,13 @@ class Server:
         """JSON of an answer; None where there is none."""
         return await self._ask("POST", path, body)
 
+    async def get_if_there(self, path: str) -> Any:
+        """JSON of an answer; None where the server does not know the path."""
+        try:
+            return await self._ask("GET", path)
+        except NotThere:
+            return None
+
     async def up(self, path: str) -> bool:
         """Whether it answers, and well."""
         try:
@@ -107,6 +127,9 @@ class Server:
             answer = await self._client.request(method, path, json=body)
         if answer.status_code >= 500:
             raise ServerGone(f"{self.asking.called}: {self._said(path, answer)}", action=RESUME)
+        if answer.status_code == 404 and not _of_vllm(answer):
+            action = NEEDED.get(path, "see that it is a server of this kind")
+            raise NotThere(f"{self.asking.called}: {self._said(path, answer)}", action=action)
         if answer.status_code >= 400:
             raise self.asking.wrong(self._said(path, answer).removeprefix(f"{self.asking.url} "), "mend the setting")
         try:
@@ -116,6 +139,15 @@ class Server:
 
     def _said(self, path: str, answer: httpx.Response) -> str:
         return f"{self.asking.url} answers {path} with {answer.status_code}: {' '.join(answer.text[:300].split())}"
+
+
+def _of_vllm(answer: httpx.Response) -> bool:
+    """Whether a handler says that something is not there; else the path is not known."""
+    try:
+        said = answer.json()
+    except ValueError:
+        return False
+    return isinstance(said, Mapping) and said != {"detail": "Not Found"}
 
 
 async def _plain(work: Awaitable[T]) -> T:

@@ -61,15 +61,17 @@ class Completions:
             "prompt": list(tokens),
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
+            # all of them, always: vLLM takes what is left out from the model's generation_config.json
             "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            "min_p": sampling.min_p,
+            "repetition_penalty": sampling.repetition_penalty,
             "n": sampling.n,
             "seed": seed,
             "logprobs": sampling.top_k if self.kept else 0,
             "return_token_ids": True,
             **self.extra,
         }
-        if sampling.top_k:
-            found["top_k"] = sampling.top_k
         if sampling.stop:
             found["stop"] = list(sampling.stop)
         if sampling.stop_ids is not None:
@@ -87,6 +89,11 @@ class Completions:
 
     def _rollout(self, server: Server, prompt: Prompt, sampling: Sampling, choice: Mapping[str, Any]) -> Rollout:
         wrong, tokens = server.asking.wrong, choice.get("token_ids")
+        if choice["finish_reason"] not in ("stop", "length"):
+            raise wrong(
+                f"broke an answer off ({choice['finish_reason']}): it was put to sleep, paused, or another one uses it",
+                "give each run a server of its own, then ft resume RUN",
+            )
         if tokens is None:
             raise wrong(
                 "returns no token ids, so nothing that it samples can be trained",

@@ -31,7 +31,7 @@ class OpenAISampler(ServerSampler):
         """
 
         async def work(server: Server) -> Sampled:
-            kept = bool(sampling.top_k) or sampling.top_p < 1.0
+            kept = sampling.leaves_out
             extra = {"return_tokens_as_token_ids": True} if kept else {}
             how = Completions(self._context, await self.base(server), 0, extra, kept)
             await self.check(server, how, prompts, sampling)

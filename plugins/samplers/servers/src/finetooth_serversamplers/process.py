@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from finetooth_hooks import RecipeError
 
@@ -21,10 +22,15 @@ class Process:
     Args:
         command: word by word; empty: somebody else starts it.
         ready: seconds that it may take.
+        wait: seconds that one which somebody else starts may take; 0: it is there.
+        settings: of its environment, where they are not set.
     """
 
-    def __init__(self, command: Sequence[str], asking: Asking, ready: float) -> None:
-        self._command, self._asking, self._ready = command, asking, ready
+    def __init__(
+        self, command: Sequence[str], asking: Asking, ready: float, wait: float, settings: Mapping[str, str]
+    ) -> None:
+        self._command, self._asking, self._ready, self._wait = command, asking, ready, wait
+        self._settings = settings
         self._running: subprocess.Popen[bytes] | None = None
         atexit.register(self.end)
 
@@ -35,10 +41,16 @@ class Process:
             RecipeError: the command cannot be run.
             ServerGone: it is not there within the time.
         """
-        if not self._command or (self._running is not None and self._running.poll() is None):
+        if not self._command:
+            wait, self._wait = self._wait, 0.0
+            if wait:
+                self._asking.within(wait).run(self._healthy)
+            return
+        if self._running is not None and self._running.poll() is None:
             return
         try:
-            self._running = subprocess.Popen(list(self._command), stdin=subprocess.DEVNULL)
+            environment = {**self._settings, **os.environ}
+            self._running = subprocess.Popen(list(self._command), stdin=subprocess.DEVNULL, env=environment)
         except OSError as error:
             raise RecipeError(
                 "method.sampler.start", f"{self._command[0]}: {error.strerror}", action="mend it"

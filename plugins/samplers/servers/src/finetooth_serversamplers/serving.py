@@ -62,29 +62,30 @@ class ServerSampler(SamplerBase):
         """That the server says what it draws from.
 
         A server gives log-probabilities of the model as it is (`raw`), or of the distribution that tokens are drawn
-        from (`processed`: temperature, top_k and top_p applied). Which one is found out by asking for the same place at
-        two temperatures.
+        from (`processed`: temperature, top_k, top_p and the others applied). Which one is found out by asking for the
+        same place at two temperatures.
 
         Raises:
             PlanError: it gives raw ones, and they are not those of what it draws from; or it cannot name all tokens
                 that sampling keeps.
         """
-        if sampling.temperature == 1.0 and not sampling.top_k and sampling.top_p == 1.0:
+        if sampling.as_it_is:
             return
-        if (sampling.top_k or sampling.top_p < 1.0) and not 0 < sampling.top_k <= TOP:
+        if sampling.leaves_out and not 0 < sampling.top_k <= TOP:
             raise PlanError(
                 f"{self._asking.called}: servers name at most {TOP} tokens that sampling keeps",
-                action=f"set method.top_k from 1 to {TOP}, beside method.top_p too",
+                action=f"set method.top_k from 1 to {TOP}, beside method.top_p and method.min_p too",
             )
         if self._processed is None:
             self._processed = await _processed(server, how, prompts[0])
         if not self._processed:
             raise PlanError(
                 f"{self._asking.called}: {self._asking.url} gives log-probabilities of the model as it is, not of the "
-                f"distribution that it draws from at temperature {sampling.temperature:g}, top_k {sampling.top_k} and "
-                f"top_p {sampling.top_p:g}",
+                f"distribution that it draws from at temperature {sampling.temperature:g}, top_k {sampling.top_k}, "
+                f"top_p {sampling.top_p:g}, min_p {sampling.min_p:g} and repetition_penalty "
+                f"{sampling.repetition_penalty:g}",
                 action="start vLLM with --logprobs-mode processed_logprobs, or set method.temperature to 1 without "
-                "top_k and top_p",
+                "top_k, top_p, min_p and repetition_penalty",
             )
 
 

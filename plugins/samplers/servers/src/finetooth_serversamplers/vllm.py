@@ -3,7 +3,8 @@
 What is asked of vLLM, all of its documented HTTP interface (0.10.2 and later): `POST /v1/completions` with
 `return_token_ids`, `POST /v1/load_lora_adapter` and `/v1/unload_lora_adapter` (environment
 `VLLM_ALLOW_RUNTIME_LORA_UPDATING=True`), `GET /v1/models`, `GET /health`, and with `sleep` also `POST /sleep` and
-`/wake_up` (`VLLM_SERVER_DEV_MODE=1`).
+`/wake_up`, `GET /is_paused` and `POST /resume` (`VLLM_SERVER_DEV_MODE=1`). A server that is started here gets these
+settings.
 
 Whole weights (`weights: full`) are written into the run folder and read there by the server's workers, which have
 `worker.Weights` mixed in: `POST /collective_rpc` and `/reset_prefix_cache` (`VLLM_SERVER_DEV_MODE=1`). Each worker
@@ -37,6 +38,10 @@ FOLDER = "sampler"
 """In the run folder: the adapter that the server has."""
 
 
+SETTINGS = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_SERVER_DEV_MODE": "1"}
+"""Of the environment of a server that is started here, where they are not set."""
+
+
 class VllmOptions(ServerOptions):
     """Options of `vllm`."""
 
@@ -46,6 +51,8 @@ class VllmOptions(ServerOptions):
     """How often in a row a server that died or hangs is started again, with `start`."""
     ready: float = Field(default=300.0, gt=0)
     """Seconds that it may take to start."""
+    wait: float = Field(default=0.0, ge=0)
+    """Seconds that a server which somebody else starts is waited for, before the first batch."""
     weights: Literal["adapter", "full"] = "adapter"
     """What is put in: the adapter that trains, or the whole model where all of it does. For the whole model the server
     reads the run folder, and runs with `--worker-extension-cls finetooth_serversamplers.worker.Weights`."""
@@ -59,7 +66,7 @@ class VllmSampler(ServerSampler):
     def __init__(self, options: VllmOptions, context: Context) -> None:
         super().__init__(options, context, "sampler vllm")
         self._vllm = options
-        self._process = Process(options.start, self._asking, options.ready)
+        self._process = Process(options.start, self._asking, options.ready, options.wait, SETTINGS)
         self._epoch = secrets.token_hex(4)
         self._loaded = ""
         self._version = -1
@@ -83,8 +90,8 @@ class VllmSampler(ServerSampler):
         raise AssertionError("the loop returns or raises")
 
     async def _sample(self, server: Server, engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> Sampled:
-        if self._vllm.sleep and (await server.get("/is_sleeping"))["is_sleeping"]:
-            await server.post("/wake_up")
+        if self._vllm.sleep:
+            await _awake(server)
         if self._vllm.weights == "full":
             model = await self.base(server)
             if engine.weights_version != self._version or not await self._has(server):
@@ -93,10 +100,11 @@ class VllmSampler(ServerSampler):
             if engine.weights_version != self._version:
                 await self._put(server, engine)
             model = self._loaded
-        kept = bool(sampling.top_k) or sampling.top_p < 1.0
+        kept = sampling.leaves_out
         extra: dict[str, Any] = {"skip_special_tokens": False, "return_tokens_as_token_ids": True}
         if sampling.stop_ids is None:
             extra["stop_token_ids"] = list(self._context.renderer.stop_ids)
+        extra["ignore_eos"] = True  # what ends an answer is said in full; else the model's own end would be added
         how = Completions(self._context, model, self._version, extra, kept)
         await self.check(server, how, prompts, sampling)
         found = await how.rollouts(server, prompts, sampling)
@@ -204,6 +212,15 @@ class VllmSampler(ServerSampler):
             if old != new:
                 shutil.rmtree(old)
         self._loaded, self._version = name, version
+
+
+async def _awake(server: Server) -> None:
+    """Have its memory back, and requests answered: before they sleep servers pause, and not all of them go on by being
+    woken."""
+    if (await server.get("/is_sleeping"))["is_sleeping"]:
+        await server.post("/wake_up")
+    if ((await server.get_if_there("/is_paused")) or {}).get("is_paused"):
+        await server.post("/resume")
 
 
 def build(options: VllmOptions, context: Context) -> VllmSampler:

@@ -9,6 +9,7 @@ with texts as arguments.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ class Weights:
     """Weights that a trainer puts in.
 
     Attributes:
-        model_runner: vLLM's, whose `model.load_weights` takes pairs of names and tensors.
+        model_runner: vLLM's. Its `reload_weights` reads a folder, and brings weights into the form that layers keep
+            them in; where it is older and has none, `model.load_weights` takes pairs of names and tensors.
     """
 
     model_runner: Any
@@ -37,7 +39,11 @@ class Weights:
         if not name.endswith(f"-{checksum(Path(folder))[:12]}"):
             return ""
         self._finetooth = ""  # while some are new and some are old they have no name
-        self.model_runner.model.load_weights(_tensors(Path(folder)))
+        reload = getattr(self.model_runner, "reload_weights", None)
+        if reload is not None and "weights_path" in signature(reload).parameters:
+            reload(weights_path=folder)
+        else:
+            self.model_runner.model.load_weights(_tensors(Path(folder)))
         self._finetooth = name
         return name
 
