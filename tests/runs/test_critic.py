@@ -13,8 +13,9 @@ import finetooth
 import numpy as np
 import pytest
 import torch
-from finetooth_hooks import FinetoothError
+from finetooth_hooks import Datum, FinetoothError
 from finetooth_toolbox.rollouts.rollouts_file import read_rollouts
+from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))
 
@@ -108,14 +109,55 @@ def test_the_critic_starts_from_a_reward_model(
         np.testing.assert_allclose(
             one.fields["returns"][-1], one.reward or 0.0, atol=1e-4
         )  # of the last token what came is the reward
-    given = online(critic=given["output"])
+    sft = recipe(train={"batch_size": 4, "max_steps": 1, "precision": "fp32"}, output=str(tmp_path / "plain"))
+    finetooth.run(sft)
+    given = online(critic=sft["output"])
     given["output"] += "-none"
     with pytest.raises(FinetoothError, match=r"method\.critic: .* is no reward model"):
         finetooth.run(given)
 
 
+def test_the_critic_is_given_out_and_another_run_starts_from_it(online: Callable[..., Any]) -> None:
+    """The head in the artifact is the one that trained, in a folder that no loader of models reads. A run that starts
+    from it expects what it expected, and one that starts from that run what both say together."""
+    first = online(train={"max_steps": 2})
+    finetooth.run(first)
+    folder = Path(first["output"])
+    head = load_file(folder / "artifact" / "critic" / "head.safetensors")
+    manifest = json.loads((folder / "artifact" / "manifest.json").read_text())
+    assert "critic/head.safetensors" in json.dumps(manifest)
+    engine = finetooth.engine({**first, "output": f"{folder}-again"})
+    engine.restore(folder / "artifact")
+
+    def said(one: Any) -> np.ndarray:
+        datum = Datum.from_tokens([*one.prompt, *one.tokens], [0.0] * len(one.prompt) + [1.0] * len(one.tokens))
+        (outputs,) = engine.forward([datum], returns=("values", "hidden"), train=False).outputs
+        states = outputs["hidden"][datum.mask].astype(np.float64)
+        by_hand = states @ head["weight"].numpy()[0] + head["bias"].numpy()[0]
+        np.testing.assert_allclose(outputs["values"][datum.mask], by_hand, atol=1e-5)
+        return by_hand
+
+    for of in dict(read_rollouts(folder)).values():
+        assert all(np.ptp(said(one)) > 0 for one in of)
+    second = {**online(critic=str(folder), train={"max_steps": 1}), "output": f"{folder}-second"}
+    finetooth.run(second)
+    (of,) = dict(read_rollouts(Path(second["output"]))).values()
+    for one in of:
+        np.testing.assert_allclose(one.fields["value_offsets"], said(one), atol=1e-5)
+    third = {**online(critic=second["output"], train={"max_steps": 1}), "output": f"{folder}-third"}
+    finetooth.run(third)
+    (again,) = dict(read_rollouts(Path(third["output"]))).values()
+    own = load_file(Path(second["output"]) / "artifact" / "critic" / "head.safetensors")
+    assert not np.allclose(own["weight"], head["weight"])
+    for one in again:
+        assert np.abs(np.array(one.fields["value_offsets"]) - said(one)).max() > 1e-4
+    shutil.rmtree(folder / "artifact" / "critic")
+    with pytest.raises(FinetoothError, match=r"artifact"):
+        finetooth.run({**third, "output": f"{folder}-none", "method": {**third["method"], "critic": str(folder)}})
+
+
 def test_the_artifact_writes_text(online: Callable[..., Any], ft: Callable[..., tuple[int, str, str]]) -> None:
-    """The head is in checkpoints alone: what is left is a language model, and a run on it begins."""
+    """The head lies beside it: what is left is a language model, and a run on it begins."""
     given = online(train={"max_steps": 1})
     finetooth.run(given)
     folder = Path(given["output"])

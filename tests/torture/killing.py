@@ -168,7 +168,8 @@ def left(run: Path) -> dict[str, Any]:
     """Everything that must be the same: hashes of the last state, of the artifact and of what was drawn in each step,
     and what was reported."""
     last = max((run / "checkpoints").glob("step-*"), key=lambda path: int(path.name.partition("-")[2]))
-    files = [*sorted((last / "engine").iterdir()), *sorted((run / "artifact").iterdir())]
+    trained = (one for one in (run / "artifact").rglob("*") if one.is_file())
+    files = [*sorted((last / "engine").iterdir()), *sorted(trained)]
     for folder in ("rollouts", "rounds"):  # which prompts came when, and what was said to them
         files += sorted((run / folder).glob("*.jsonl"))
     hashes = {

@@ -55,12 +55,17 @@ class OpenedModel:
     @cached_property
     def engine(self) -> Engine:
         """With what the run trained."""
+        engine = self.session.engine
+        if self.artifact is not None:
+            engine.restore(self.artifact)
+        return engine
+
+    @cached_property
+    def artifact(self) -> Path | None:
+        """Folder with what it trained; None for a model."""
         from finetooth_core.run_folder import artifact_of
 
-        engine = self.session.engine
-        if self.folder is not None:
-            engine.restore(artifact_of(self.folder))
-        return engine
+        return None if self.folder is None else artifact_of(self.folder)
 
     @property
     def context(self) -> Context:

@@ -76,6 +76,15 @@ class Opened(Protocol):
         """Options of that method, defaults filled in."""
         ...
 
+    @property
+    def artifact(self) -> Path | None:
+        """Folder with what it trained; None for a model.
+
+        Raises:
+            UserError: the run kept none, or a file of it is damaged.
+        """
+        ...
+
 
 class Context(Protocol):
     """What a builder gets beside its options.

@@ -15,7 +15,7 @@ class ScalarHead:
         exported_as: the class of transformers that an artifact is loaded with: `sequence`, a sequence classifier with
             one label that scores a text at its last token, or `token`, a token classifier with two labels, bad and
             good, of which the number is the logit of the second. `none`: an artifact is the language model, and the
-            head is in checkpoints alone (a critic).
+            head lies beside it (a critic).
     """
 
     bias: bool = False

@@ -193,6 +193,7 @@ class FakeOpened:
     context: Any
     method: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    artifact: Path | None = None
 
 
 @dataclass

@@ -16,6 +16,9 @@ from finetooth_hooks.heads import ScalarHead
 
 HEAD = "score"
 """Name of a head's module, in transformers' classifiers and in a language model that carries one."""
+CRITIC_FILE = "critic/head.safetensors"
+"""A critic's head in the artifact of a language model: in a folder of its own, so that nobody takes it for a part of
+the model."""
 LABELS = {"sequence": 1, "token": 2}
 """Labels of a classifier that holds a scalar head."""
 _ENDINGS: Mapping[str, Literal["sequence", "token"]] = {

@@ -350,6 +350,8 @@ class TorchEngine(EngineBase):
             network = self._parts.network
             model = network.model if network.scalar is None else network.scalar.classifier(network.model)
             self._request.trains.adapter.export(model, path, self._request.base.model)
+            if network.scalar is not None:
+                network.scalar.export(path)
 
         if has_room(write, self._parts.device):
             return
@@ -362,9 +364,10 @@ class TorchEngine(EngineBase):
         self._pending.clear()
         self.zero_grad()
         network = self._parts.network
-        taking = nullcontext(network.model) if network.scalar is None else network.scalar.taking(network.model)
+        path, scalar = Path(path), network.scalar
+        taking = nullcontext(network.model) if scalar is None else scalar.taking(network.model, path)
         with self._parts.parameters.as_given(take=True), taking as model:
-            self._request.trains.adapter.restore(model, Path(path))
+            self._request.trains.adapter.restore(model, path)
 
     def interrupt_when(self, asked: Callable[[], bool]) -> None:
         self._runner.asked = asked

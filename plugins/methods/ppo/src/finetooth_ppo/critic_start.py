@@ -1,4 +1,4 @@
-"""What a reward model expects of the beginnings of answers: where a critic starts."""
+"""What a reward model, or the critic of another run, expects of the beginnings of answers: where a critic starts."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from finetooth_hooks.datum import Datum
 from finetooth_hooks.entries import Method
 from finetooth_hooks.errors import PlanError, RecipeError
 from finetooth_hooks.rollouts import Rollout
+from finetooth_toolbox.torch.classifiers import CRITIC_FILE
 
 from finetooth_ppo.gae import Floats
 
 
 class CriticStart:
-    """A reward model, opened with the first batch.
+    """A model with a head, opened with the first batch. The critic of a run that started from another one is both.
 
     Args:
-        reference: a run of method `rm`.
+        reference: a run of method `rm`, or of one with a critic.
 
     Raises:
         RecipeError: there is none.
+        UserError: the run kept no artifact.
         PlanError: it has no scalar head.
     """
 
@@ -30,8 +32,19 @@ class CriticStart:
         self._opened = context.open(reference)
         entry = context.catalog.get("method", self._opened.method).entry if self._opened.method else None
         head = entry.head if isinstance(entry, Method) else None
-        if head is None or head.exported_as != "sequence":
-            raise PlanError(f"method.critic: {reference} is no reward model", action="name a run of method rm")
+        if head is None or head.exported_as == "token":
+            raise PlanError(
+                f"method.critic: {reference} is no reward model, and has no critic",
+                action="name a run of method rm, or of ppo",
+            )
+        artifact = self._opened.artifact
+        if head.exported_as == "none" and not (artifact is not None and (artifact / CRITIC_FILE).is_file()):
+            raise PlanError(
+                f"method.critic: the artifact of {reference} has no critic beside it",
+                action="train it anew, or name a run of method rm",
+            )
+        before = str(self._opened.options.get("critic") or "") if head.exported_as == "none" else ""
+        self._before = CriticStart(before, context) if before else None
 
     def values(self, data: Sequence[Datum], rollouts: Sequence[Rollout]) -> list[Floats]:
         """(T,) what it says before each token of the policy's own.
@@ -52,4 +65,7 @@ class CriticStart:
                     action="train the reward model on the policy's model",
                 )
         said = self._opened.engine.forward(data, returns=("values",), train=False).outputs
-        return [np.asarray(of["values"][datum.mask], dtype=np.float64) for of, datum in zip(said, data, strict=True)]
+        found = [np.asarray(of["values"][datum.mask], dtype=np.float64) for of, datum in zip(said, data, strict=True)]
+        if self._before is None:
+            return found
+        return [mine + of for mine, of in zip(found, self._before.values(data, rollouts), strict=True)]

@@ -12,10 +12,11 @@ from finetooth_hooks.datum import Datum
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.rollouts import Rollout
 from finetooth_toolbox.methods.combined_losses import combined
+from finetooth_toolbox.methods.reference import ROLE as REFERENCE
 from finetooth_toolbox.rollouts.advantages import normalised_over_batch
-from finetooth_toolbox.rollouts.asking import said_of
+from finetooth_toolbox.rollouts.asking import as_drawn, said_of
 from finetooth_toolbox.rollouts.data import data_of, drawn_logprobs, for_every
-from finetooth_toolbox.rollouts.method import REFERENCE, RolloutMethod, surrogate_loss
+from finetooth_toolbox.rollouts.method import RolloutMethod, surrogate_loss
 from finetooth_toolbox.rollouts.options import RolloutOptions
 from finetooth_toolbox.rollouts.token_weights import LossType
 from pydantic import Field, model_validator
@@ -51,8 +52,9 @@ class PpoOptions(RolloutOptions):
     value_clip: float | None = Field(default=0.2, gt=0)
     """How far a value may move from that of the weights that sampled; null: at will."""
     critic: str = ""
-    """A reward model that the critic starts from, a run of method `rm` on the same model: what it says of the beginning
-    of an answer is what is expected, and the critic's head learns what is missing. Left out, it learns all."""
+    """What the critic starts from: a reward model, a run of method `rm` on the same model, or a run of `ppo`, whose
+    critic lies in its artifact. What it says of the beginning of an answer is what is expected, and the critic's head
+    learns what is missing. Left out, it learns all."""
     whiten_rewards: bool = False
     """Whether rewards of tokens are divided by their deviation over the batch."""
     whiten_advantages: bool = True
@@ -83,7 +85,7 @@ class PpoMethod(RolloutMethod):
         value = context.loss({"name": "clipped_value", "clip": options.value_clip}, setting="method")
         loss = combined([(policy, 1.0), (value, options.value_coef)])
         # REINFORCE++ is what this would be without a critic; with one, `with_advantages` says it
-        super().__init__(options, context, normalised_over_batch, loss=replace(loss, temperature=policy.temperature))
+        super().__init__(options, context, normalised_over_batch, loss=as_drawn(loss, options))
         self._ppo = options
         self._start = CriticStart(options.critic, context) if options.critic else None
         target = options.kl_target
@@ -92,7 +94,7 @@ class PpoMethod(RolloutMethod):
     def with_advantages(self, engine: Engine, rollouts: Sequence[Rollout]) -> tuple[list[Rollout], dict[str, float]]:
         """Of each token the advantage, and for the critic its value now and what came (`old_values`, `returns`)."""
         options, data = self._ppo, data_of(rollouts, [0.0] * len(rollouts))
-        own = said_of(engine, data, ("logprobs", "values"), temperature=options.temperature)
+        own = said_of(engine, data, ("logprobs", "values"), options)
         values = [np.asarray(of["values"][datum.mask], dtype=np.float64) for of, datum in zip(own, data, strict=True)]
         begun = None if self._start is None else self._start.values(data, rollouts)
         if begun is not None:
@@ -128,7 +130,7 @@ class PpoMethod(RolloutMethod):
         """(T,) log policy - log reference of each rollout; 0 where no reward pays for it."""
         if not (self._ppo.beta and self._ppo.kl_in == "reward"):
             return [np.zeros(int(datum.mask.sum())) for datum in data]
-        there = said_of(engine, data, ("logprobs",), temperature=self._ppo.temperature, role=REFERENCE)
+        there = said_of(engine, data, ("logprobs",), self._ppo, role=REFERENCE)
         return [
             np.asarray(drawn_logprobs(datum, here["logprobs"]) - drawn_logprobs(datum, of["logprobs"]), np.float64)
             for datum, here, of in zip(data, own, there, strict=True)

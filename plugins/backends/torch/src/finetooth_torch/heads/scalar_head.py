@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from finetooth_hooks.errors import UserError
 from finetooth_hooks.heads import ScalarHead
-from finetooth_toolbox.torch.classifiers import HEAD, as_classifier
+from finetooth_toolbox.torch.classifiers import CRITIC_FILE, HEAD, as_classifier
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from finetooth_torch.precision import result_dtype
@@ -67,11 +71,26 @@ class AddedHead:
         head = self.module if self.asked.exported_as == "sequence" else _two_labels(self.module)
         return as_classifier(model, self.asked.exported_as, head, self._pad_id)
 
+    def export(self, artifact: Path) -> None:
+        """Write a head that an artifact's model has no place for beside it: a critic's."""
+        if self.asked.exported_as != "none":
+            return
+        path = artifact / CRITIC_FILE
+        path.parent.mkdir(exist_ok=True)
+        save_file({n: t.detach().cpu().contiguous() for n, t in self.module.state_dict().items()}, path)
+
     @contextmanager
-    def taking(self, model: Any) -> Iterator[Any]:
-        """A classifier for an adapter to restore into; on leaving, the head is what the classifier's is."""
+    def taking(self, model: Any, artifact: Path) -> Iterator[Any]:
+        """A classifier for an adapter to restore into; on leaving, the head is what the classifier's is, or what lies
+        beside the model.
+
+        Raises:
+            UserError: what lies there is no head of this size.
+        """
         if self.asked.exported_as == "none":
             yield model
+            if (artifact / CRITIC_FILE).is_file():
+                self._take(artifact / CRITIC_FILE)
             return
         classifier = self.classifier(model)
         yield classifier
@@ -80,6 +99,18 @@ class AddedHead:
             self.module.weight.copy_(weight)
             if self.asked.bias:
                 self.module.bias.copy_(bias)
+
+    def _take(self, path: Path) -> None:
+        try:
+            found = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path} is no critic's head: {error}", action="name another run") from error
+        own = dict(self.module.named_parameters())
+        if {name: tensor.shape for name, tensor in found.items()} != {name: one.shape for name, one in own.items()}:
+            raise UserError(f"{path} is of a model of another size", action="name a run on the same model")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(found[name])
 
 
 def _empty(inputs: int, outputs: int, bias: bool, device: torch.device, dtype: torch.dtype) -> nn.Linear:
