@@ -195,7 +195,7 @@ def test_the_old_log_probability_of_a_token_is_that_of_its_own_version(online: C
     [
         ({"prefetch": 0, "partial_rollouts": 4}, "partial_rollouts is about what is answered ahead"),
         ({"partial_groups": True}, "set partial_rollouts too"),
-        ({"partial_rollouts": 4, "environment": "calculator"}, "partial_rollouts is for single answers"),
+        ({"streaming_groups": 1, "environment": "calculator"}, "streaming_groups is for single answers"),
         ({"dynamic_sampling": True, "replay_groups": 2}, "dynamic_sampling fills batches itself"),
         ({"reroll_groups": 1, "dynamic_sampling": True}, "dynamic_sampling fills batches itself"),
     ],

@@ -29,6 +29,10 @@ STOPS = (2, *range(5, 49152, 3))  # a random model ends a turn soon enough
 @hookimpl
 def ft_environments():
     yield Environment(name="game", build=f"{__name__}:build")
+    yield Environment(name="dice", build=f"{__name__}:build_dice")
+
+def build_dice(options: NoOptions, context):
+    return Unseeded()
 
 def build(options: NoOptions, context):
     return Game()
@@ -37,6 +41,9 @@ class Game(EnvironmentBase):
     capabilities = frozenset({"seeded", "concurrent"})
     def episode(self, task, seed):
         return Playing(task)
+
+class Unseeded(Game):
+    capabilities = frozenset({"concurrent"})
 
 class Playing(EpisodeBase):
     made = 0
@@ -240,3 +247,52 @@ def test_first_party_environments_train(
     found = metrics(Path(given["output"]))
     assert all(one[f"rewards/{name}/mean"] <= 1 for one in found if name != "single_turn")
     assert all(one["environment/errors"] == 0 and one["environment/turns"] >= 1 for one in found)
+
+
+PARTS = {"prefetch": 2, "partial_rollouts": 2, "max_completion_length": 6, "temperature": 0.9}
+
+
+def test_turns_go_on_under_the_weights_of_each_step(
+    played: Callable[..., Any], metrics: Callable[[Path], list[dict[str, float]]]
+) -> None:
+    """Two tokens of a turn a step: tokens of one episode have versions that rise, each with the log-probability that it
+    was drawn by, and staleness stays within its bound."""
+    given = played(**PARTS, num_generations=2, train={"max_steps": 5})
+    finetooth.run(given)
+    folder = Path(given["output"])
+    steps, found = dict(read_rollouts(folder)), metrics(folder)
+    drawn = [(step, one.of_policy(one.versions)) for step, of in steps.items() for one in of]
+    assert max(len(set(versions)) for _, versions in drawn) > 2
+    assert all(list(versions) == sorted(versions) and step - 1 - min(versions) <= 2 for step, versions in drawn)
+    assert max(one["staleness/max"] for one in found) == 2
+    assert found[0]["sampling/sampling_logp_difference/max"] < 1e-4  # the first batch is of the weights that train
+
+
+def test_an_environment_whose_episodes_are_not_the_same_again_plays_them_whole(played: Callable[..., Any]) -> None:
+    with pytest.raises(FinetoothError, match=r"method\.partial_rollouts: the environment dice.*capability seeded"):
+        finetooth.run(played(**PARTS, environment="dice"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("groups", [False, True])
+@pytest.mark.parametrize("at", [1, 2, 4])
+def test_a_killed_run_with_episodes_in_parts_goes_on_bit_for_bit(
+    played: Callable[..., Any], at: int, groups: bool
+) -> None:
+    """Killed while episodes wait in the middle of turns; with `partial_groups`, also while some are late."""
+    given = played(**PARTS, num_generations=2, partial_groups=groups, train={"max_steps": 6})
+    given |= {"checkpoint": {"every": 1, "keep_last": 9}}
+    finetooth.run(given)
+    folder = Path(given["output"])
+    steps = dict(read_rollouts(folder))
+    assert any(len(set(one.of_policy(one.versions))) > 2 for of in steps.values() for one in of)
+    whole = folder.with_name("whole")
+    shutil.copytree(folder, whole)
+    for kept in (folder / "checkpoints").iterdir():
+        if kept.is_dir() and kept.name.startswith("step-") and int(kept.name.partition("-")[2]) > at:
+            shutil.rmtree(kept)
+    shutil.rmtree(folder / "artifact")
+    (folder / "result.json").unlink()
+    assert finetooth.resume(folder).steps == 6
+    assert differences(left(whole), left(folder)) == []
+    assert dict(read_rollouts(folder)) == steps

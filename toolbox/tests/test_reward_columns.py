@@ -9,7 +9,7 @@ import pytest
 from finetooth_hooks import DataError, Message, RecipeError
 from finetooth_hooks.examples import Task
 from finetooth_hooks.rollouts import Rollout
-from finetooth_toolbox.rollouts.drawing import Drawn
+from finetooth_toolbox.rollouts.drawn import Drawn
 from finetooth_toolbox.rollouts.judging import WeightedEnvironment, judged
 from finetooth_toolbox.rollouts.scoring import WeightedReward, scored, weights_by_name
 

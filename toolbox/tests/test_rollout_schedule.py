@@ -18,9 +18,11 @@ from finetooth_hooks.rollouts import Prompt, Rollout, Sampled
 from finetooth_hooks.sampling import Sampling
 from finetooth_hooks.testing import draws
 from finetooth_toolbox.methods.batched import Batches
-from finetooth_toolbox.rollouts.drawing import Drawing, Drawn, Prompts
+from finetooth_toolbox.rollouts.drawing import Drawing
+from finetooth_toolbox.rollouts.drawn import Drawn
 from finetooth_toolbox.rollouts.draws import Draw, Scoring
 from finetooth_toolbox.rollouts.options import RolloutOptions
+from finetooth_toolbox.rollouts.prompts import Prompts
 from finetooth_toolbox.rollouts.schedule import Schedule
 from finetooth_toolbox.rollouts.scoring import WeightedReward
 from hypothesis import settings

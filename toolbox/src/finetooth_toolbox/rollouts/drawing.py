@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from finetooth_hooks.context import Context
 from finetooth_hooks.engine import Engine
-from finetooth_hooks.errors import DataError, EngineError
-from finetooth_hooks.examples import Message, Task
+from finetooth_hooks.errors import EngineError
 from finetooth_hooks.protocols import Sampler
 from finetooth_hooks.rollouts import Prompt, Rollout
 from finetooth_hooks.sampling import Sampling
 
 from finetooth_toolbox.methods.batched import Batches
 from finetooth_toolbox.rollouts.advantages import groups_of, last_of_episodes, rewards_of
+from finetooth_toolbox.rollouts.drawn import Drawn, NothingToLearn
 from finetooth_toolbox.rollouts.draws import Draw, Episode, Scoring
 from finetooth_toolbox.rollouts.episodes import Asked, Playing
 from finetooth_toolbox.rollouts.judging import WeightedEnvironment, judged
 from finetooth_toolbox.rollouts.options import RolloutOptions
+from finetooth_toolbox.rollouts.prompts import Prompts
 from finetooth_toolbox.rollouts.replay import Replay, Unsolved, differ
 from finetooth_toolbox.rollouts.schedule import Schedule
 from finetooth_toolbox.rollouts.scoring import WeightedReward, scored
@@ -29,102 +29,6 @@ from finetooth_toolbox.rollouts.stretches import asked_on, joined
 
 MOST_PASSED_OVER = 100
 """Batches in a row without anything to learn from, after which a run ends."""
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """What is asked in a run.
-
-    Attributes:
-        rows: read.
-        tasks: by id.
-        tokens: of each prompt, in the order of the rows.
-    """
-
-    rows: int
-    tasks: dict[str, Task]
-    tokens: list[tuple[str, tuple[int, ...]]]
-
-    @cached_property
-    def by_id(self) -> dict[str, tuple[int, ...]]:
-        """Tokens of each prompt by id."""
-        return dict(self.tokens)
-
-    @classmethod
-    def read(cls, context: Context) -> Prompts:
-        """
-        Raises:
-            DataError: a row has an answer already, or comes under the id of another.
-        """
-        rows = context.examples("train").rows
-        prompts = cls(len(rows), {}, [])
-        for id_, example in rows:
-            if not isinstance(example, Task):
-                raise DataError(id_, "the row has an answer already", action="set data.format: task")
-            if id_ in prompts.tasks:
-                raise DataError(id_, "another row has the same id", action="give every row an id of its own")
-            prompts.tasks[id_] = example
-            prompts.tokens.append((id_, tuple(context.renderer.prompt(messages_of(example), example.tools))))
-        return prompts
-
-
-def messages_of(task: Task) -> tuple[Message, ...]:
-    """The prompt of a task as messages."""
-    return (Message("user", task.prompt),) if isinstance(task.prompt, str) else tuple(task.prompt)
-
-
-class NothingToLearn(DataError):
-    """Batch after batch was passed over."""
-
-
-@dataclass
-class Drawn:
-    """A batch of rollouts with a reward.
-
-    Attributes:
-        rollouts: groups next to each other.
-        sampled: how many were sampled for it.
-        passed_over: batches of prompts that brought nothing before it.
-        left_out: by reward, how many of those sampled it left out; those that all left out by "".
-        flops: that sampling took.
-        errors, timeouts: episodes that ended so.
-        turns: of the policy, in all episodes.
-        replayed: groups of earlier batches among them.
-        late: groups that go on, and are not among them.
-        epoch: passes over the prompts done with them.
-        judged: mean reward of what was last sampled for it; None if nothing of that has a reward.
-    """
-
-    rollouts: list[Rollout] = field(default_factory=list)
-    sampled: int = 0
-    passed_over: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)
-    flops: float = 0.0
-    errors: int = 0
-    timeouts: int = 0
-    turns: int = 0
-    replayed: int | None = None
-    late: int | None = None
-    epoch: float = 0.0
-    judged: float | None = None
-
-    def count_left_out(self, rollouts: Iterable[Rollout]) -> None:
-        """Count which rewards left rollouts out."""
-        for one in rollouts:
-            self.left_out.update(name for name, score in one.rewards.items() if score is None)
-            self.left_out.update([""] if one.reward is None else [])
-
-    def metrics(self) -> dict[str, float]:
-        """What is reported of it. Of each reward that left rollouts out, how many; `left_out` is those that all did,
-        which are not trained."""
-        found = {"skipped_zero_adv_batches": float(self.passed_over), "num_rollouts": float(self.sampled)}
-        found |= {f"rewards/{name}/left_out" if name else "left_out": float(n) for name, n in self.left_out.items()}
-        for name, count in (("replayed_groups", self.replayed), ("late_groups", self.late)):
-            found |= {} if count is None else {name: float(count)}
-        if self.turns:
-            found |= {"environment/errors": float(self.errors), "environment/timeouts": float(self.timeouts)}
-            found["environment/turns"] = self.turns / self.sampled
-        return found
 
 
 class Drawing:
@@ -142,6 +46,10 @@ class Drawing:
         self._context, self._options, self._prompts = context, options, prompts
         self._batches, self._sampler, self._rewards = batches, sampler, rewards
         self._environment, self._schedule, self._waiting = environment, schedule, deque[Draw]()
+        self._playing = None if environment is None else Playing(
+            context, environment.environment, sampler, name=environment.name, most_turns=options.max_turns,
+            limit=options.environment_timeout,
+        )  # fmt: skip
         beside = schedule.ahead > 0 or options.streaming_groups > 0
         self._scoring = Scoring(self._score, beside=beside and all(one.beside for one in rewards))
         self._late: Draw | None = None
@@ -152,7 +60,7 @@ class Drawing:
         """Begin the draws whose time it is, before an optimizer step; see `Schedule.begins`. Answers that are written a
         stretch at a time go on before that."""
         stretch = self._options.partial_rollouts
-        for draw in [*([] if self._late is None else [self._late]), *self._waiting]:
+        for draw in self._begun():
             if draw.open:
                 self._go_on(engine, draw, stretch)
         while self._schedule.begins(left=left, waiting=len(self._waiting), remaining=remaining):
@@ -162,8 +70,11 @@ class Drawing:
             self._waiting.append(self._draw(engine, of, stretch))
 
     def stop(self) -> None:
-        """Nothing more is scored."""
+        """Nothing more is scored, and episodes are let go."""
         self._scoring.stop()
+        for draw in self._begun():
+            if draw.playing is not None and self._playing is not None:
+                self._playing.close(draw.playing.held)
 
     def state(self) -> dict[str, Any]:
         """The draws that wait, the groups that are late, those kept for a replay, and the prompts to ask again."""
@@ -176,14 +87,24 @@ class Drawing:
 
     def take(self, state: Mapping[str, Any]) -> None:
         """What `state` gave; what waits is scored again."""
-        self._waiting = deque(Draw.of(one) for one in state["waiting"])
-        self._late = None if state["late"] is None else Draw.of(state["late"])
-        for draw in [*([] if self._late is None else [self._late]), *self._waiting]:
+        self._waiting = deque(self._of(one) for one in state["waiting"])
+        self._late = None if state["late"] is None else self._of(state["late"])
+        for draw in self._begun():
             if not draw.open:
                 self._scoring.begin(draw)
         if self._replay is not None:
             self._replay.take(state["replay"])
         self._unsolved.take(state["unsolved"])
+
+    def _begun(self) -> list[Draw]:
+        """The draws that no batch has used, in their order."""
+        return [*([] if self._late is None else [self._late]), *self._waiting]
+
+    def _of(self, state: Mapping[str, Any]) -> Draw:
+        draw = Draw.of(state)
+        if "playing" in state and self._playing is not None:
+            draw.playing = self._playing.again(state["playing"], self._prompts.tasks)
+        return draw
 
     def batch(self, engine: Engine, indices: Iterator[list[int]], drawn: Drawn, *, remaining: int) -> bool:
         """Add the next batch to `drawn`; False where the prompts are used up.
@@ -240,7 +161,7 @@ class Drawing:
             draw = None if of is None else self._draw(engine, of)
         if draw is not None and self._options.partial_groups:
             self._late = self._left_late(engine, draw, remaining)
-            drawn.late = 0 if self._late is None else len(self._late.episodes) // self._options.num_generations
+            drawn.late = 0 if self._late is None else self._late.count // self._options.num_generations
         found = [one for one in (late, draw) if one is not None]
         for one in found:
             if one.open:
@@ -249,6 +170,16 @@ class Drawing:
 
     def _left_late(self, engine: Engine, draw: Draw, remaining: int) -> Draw | None:
         """Take the groups that go on out of a draw, if another batch comes before they are too stale."""
+        per_batch = self._schedule.per_batch
+        if draw.playing is not None:
+            done, going_on = draw.playing.parted()
+            oldest = engine.weights_version if draw.playing.oldest is None else draw.playing.oldest
+            stale = engine.weights_version + per_batch - oldest > self._schedule.bound
+            if not len(done) or not len(going_on) or remaining <= per_batch or stale:
+                return None
+            draw.playing = done
+            self._ended(draw)
+            return Draw(draw.epoch, (), number=draw.number, playing=going_on)
         groups = groups_of([episode[-1] for episode in draw.episodes])
         going = [any(draw.goes_on(episode) for episode in draw.episodes[group]) for group in groups]
         if all(going) or not any(going):
@@ -258,7 +189,6 @@ class Drawing:
             for late in (False, True)
         ]
         oldest = min(version for (one,) in parts[1] for version in one.versions)
-        per_batch = self._schedule.per_batch
         if remaining <= per_batch or engine.weights_version + per_batch - oldest > self._schedule.bound:
             return None
         draw.episodes = parts[0]
@@ -270,6 +200,9 @@ class Drawing:
         Args:
             stretch: so many tokens at most; 0 is to their end.
         """
+        if draw.playing is not None:
+            self._play_on(engine, draw, stretch)
+            return
         left = self._options.max_completion_length - draw.written
         sampling = self._sampling(draw.number, min(stretch or left, left), draw.written)
         places = [i for i, episode in enumerate(draw.episodes) if draw.goes_on(episode)]
@@ -325,6 +258,7 @@ class Drawing:
         return Sampling(
             most, options.temperature, options.top_k, options.top_p, options.num_generations,
             seed=int(self._context.generator(*keys).integers(2**31)),
+            min_p=options.min_p, repetition_penalty=options.repetition_penalty,
         )  # fmt: skip
 
     def _asked(self, indices: Sequence[int]) -> list[tuple[str, tuple[int, ...]]]:
@@ -345,11 +279,8 @@ class Drawing:
         longest, number = self._options.max_completion_length, self._batches.step
         asked = self._asked(indices)
         sampling = self._sampling(number, min(stretch or longest, longest))
-        if self._environment is not None:
-            draw = self._play(engine, self._environment, [id_ for id_, _ in asked], sampling)
-            if self._schedule.ahead:
-                self._scoring.begin(draw)
-            return draw
+        if self._playing is not None:
+            return self._play(engine, self._playing, [id_ for id_, _ in asked], stretch)
         written = 0 if sampling.max_tokens == longest else sampling.max_tokens
         draw = Draw(self._batches.epoch, (), number=number, written=written)
         at_once, seen = self._options.streaming_groups or len(asked), set[tuple[int, ...]]()
@@ -372,30 +303,75 @@ class Drawing:
             self._scoring.begin(draw)
         return draw
 
-    def _play(self, engine: Engine, environment: WeightedEnvironment, ids: Sequence[str], sampling: Sampling) -> Draw:
+    def _play(self, engine: Engine, playing: Playing, ids: Sequence[str], stretch: int) -> Draw:
         """Episodes of some rows.
+
+        Args:
+            stretch: tokens of a turn that are written now; 0 plays them to their end.
 
         Raises:
             EngineError: an episode failed, and the recipe says that this ends the run.
         """
-        options, number, context = self._options, self._batches.step, self._context
-        playing = Playing(
-            context, environment.environment, self._sampler, name=environment.name, most_turns=options.max_turns,
-            limit=options.environment_timeout,
-        )  # fmt: skip
+        number, context, n = self._batches.step, self._context, self._options.num_generations
         seeds = context.generator("environment", number).integers(2**31, size=len(ids))
         asked = [
             Asked(id_, f"{id_}@{number}", self._prompts.tasks[id_], int(seed))
             for id_, seed in zip(ids, seeds, strict=True)
         ]
+        if stretch:
+            draw = Draw(self._batches.epoch, (), number=number, playing=playing.open(asked, n))
+            self._play_on(engine, draw, stretch)
+            return draw
+        sampling = self._sampling(number, self._options.max_completion_length)
 
         def seed_of(turn: int) -> int:
             return int(context.generator("rollouts", number, turn).integers(2**31)) if turn else sampling.seed
 
         played = playing.play(engine, asked, sampling, seed_of)
-        if played.failures:
-            why = f"{len(played.failures)} of {len(played.episodes)} episodes failed, the first: {played.failures[0]}"
-            if options.environment_failure == "fail":
-                raise EngineError(f"method.environment: {why}", action="mend it, then ft resume RUN")
-            context.note(f"{why}; see environment/errors and environment/timeouts", topic="episodes failed")
-        return Draw(self._batches.epoch, tuple(map(tuple, played.episodes)), played.turns, played.flops)
+        self._tell(played.failures, len(played.episodes))
+        draw = Draw(self._batches.epoch, tuple(map(tuple, played.episodes)), played.turns, played.flops)
+        if self._schedule.ahead:
+            self._scoring.begin(draw)
+        return draw
+
+    def _play_on(self, engine: Engine, draw: Draw, stretch: int) -> None:
+        """Play a part of a draw's episodes.
+
+        Args:
+            stretch: tokens of a turn; 0 plays them to their end.
+        """
+        playing, episodes = self._playing, draw.playing
+        assert playing is not None and episodes is not None
+        sampling = self._sampling(draw.number, self._options.max_completion_length)
+
+        def seed_of(part: int, call: int) -> int:
+            generator = self._context.generator("rollouts", draw.number, "part", part, call)
+            return int(generator.integers(2**31))
+
+        while episodes.going:
+            draw.flops += playing.go_on(engine, episodes, sampling, stretch, seed_of)
+            if stretch:
+                break
+        if not episodes.going:
+            self._ended(draw)
+            self._scoring.begin(draw)
+
+    def _ended(self, draw: Draw) -> None:
+        """The episodes of a draw are at their end."""
+        playing, episodes = self._playing, draw.playing
+        assert playing is not None and episodes is not None
+        playing.close(episodes.held)
+        draw.episodes, draw.turns, draw.playing = episodes.episodes(), episodes.turns, None
+        self._tell(episodes.failures, len(draw.episodes))
+
+    def _tell(self, failures: Sequence[str], count: int) -> None:
+        """
+        Raises:
+            EngineError: an episode failed, and the recipe says that this ends the run.
+        """
+        if not failures:
+            return
+        why = f"{len(failures)} of {count} episodes failed, the first: {failures[0]}"
+        if self._options.environment_failure == "fail":
+            raise EngineError(f"method.environment: {why}", action="mend it, then ft resume RUN")
+        self._context.note(f"{why}; see environment/errors and environment/timeouts", topic="episodes failed")

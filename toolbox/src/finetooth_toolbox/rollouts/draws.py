@@ -9,6 +9,7 @@ from typing import Any
 
 from finetooth_hooks.rollouts import Rollout
 
+from finetooth_toolbox.rollouts.open_episodes import OpenEpisodes
 from finetooth_toolbox.rollouts.rollouts_file import as_json, from_json
 from finetooth_toolbox.rollouts.stretches import unfinished
 
@@ -28,6 +29,7 @@ class Draw:
         number: of the batch of prompts.
         written: tokens that answers could have by now, where they are written a stretch at a time; 0 where they are
             whole.
+        playing: its episodes, while they are played a part at a time; `episodes` is empty until they end.
     """
 
     epoch: float
@@ -36,11 +38,19 @@ class Draw:
     flops: float = 0.0
     number: int = 0
     written: int = 0
+    playing: OpenEpisodes | None = None
     _scores: list[Future[list[Rollout]]] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def count(self) -> int:
+        """Episodes."""
+        return len(self.episodes if self.playing is None else self.playing)
 
     @property
     def open(self) -> bool:
         """Whether an answer of it goes on."""
+        if self.playing is not None:
+            return bool(self.playing.going)
         return any(self.goes_on(episode) for episode in self.episodes)
 
     def goes_on(self, episode: Episode) -> bool:
@@ -51,11 +61,12 @@ class Draw:
         """JSON-able. Scores are not part of it: they are made again."""
         plain = {"epoch": self.epoch, "turns": self.turns, "flops": self.flops, "number": self.number}
         episodes = [[as_json(one) for one in episode] for episode in self.episodes]
-        return {**plain, "written": self.written, "episodes": episodes}
+        playing = {} if self.playing is None else {"playing": self.playing.state()}
+        return {**plain, "written": self.written, "episodes": episodes, **playing}
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Draw:
-        """What `state` gave."""
+        """What `state` gave, but for `playing`: that needs the environment."""
         episodes = tuple(tuple(from_json(one) for one in episode) for episode in state["episodes"])
         plain = float(state["epoch"]), episodes, int(state["turns"]), float(state["flops"])
         return cls(*plain, int(state["number"]), int(state["written"]))

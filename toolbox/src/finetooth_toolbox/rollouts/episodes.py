@@ -14,39 +14,27 @@ old reasoning, say), and turns whose tokens come out otherwise begin a sequence 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from finetooth_hooks.context import Context
 from finetooth_hooks.engine import Engine
-from finetooth_hooks.environments import Answer, Environment, Episode, Observation, Turn
-from finetooth_hooks.errors import DataError
+from finetooth_hooks.environments import Environment
+from finetooth_hooks.errors import EngineError
 from finetooth_hooks.examples import Task
-from finetooth_hooks.protocols import Renderer, Sampler
-from finetooth_hooks.rollouts import End, Prompt, Rollout
+from finetooth_hooks.protocols import Sampler
+from finetooth_hooks.rollouts import Prompt, Rollout
 from finetooth_hooks.sampling import Sampling
 
 from finetooth_toolbox.rollouts.calls import Failure, Given, call_all
-from finetooth_toolbox.rollouts.sequences import Sequences
+from finetooth_toolbox.rollouts.live_episode import Asked, EndedEpisode, LiveEpisode
+from finetooth_toolbox.rollouts.open_episodes import OpenEpisodes
+from finetooth_toolbox.rollouts.rollouts_file import from_json
+
+__all__ = ["Asked", "Played", "Playing"]
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What an episode is of.
-
-    Attributes:
-        id, group: see `Prompt`.
-        seed: of the episode.
-    """
-
-    id: str
-    group: str
-    task: Task
-    seed: int
 
 
 @dataclass
@@ -90,35 +78,143 @@ class Playing:
         Raises:
             DataError: the environment cannot use a row, or the family cannot say what it shows first.
         """
-        renderer, most = self._context.renderer, self._longest()
-        live = [
-            _Live(one, f"{one.group}#{k}", self._environment.episode(one.task, one.seed), renderer)
-            for one in asked
-            for k in range(sampling.n)
-        ]
+        live = self._made(asked, sampling.n)
         played = Played()
         try:
             self._begin(live)
             for turn in range(self._most):
-                going = [one for one in live if not one.ended and one.room(most, sampling.max_tokens)]
+                going = self._going(live, sampling.max_tokens)
                 if not going:
                     break
                 self._say(engine, going, replace(sampling, seed=seeds(turn)), played)
-                self._answer(going, last=turn + 1 == self._most)
+                self._answer(going)
                 played.turns += len(going)
         finally:
-            closing = [one.episode.close for one in live]
-            call_all(closing, self._limit, together="concurrent" in self._environment.capabilities)
-        played.episodes = [one.rollouts(self._context, self._name) for one in live]
+            self.close(live)
+        played.episodes = [list(one.rollouts(self._name)) for one in live]
         played.failures = [one.failure for one in live if one.failure]
         return played
+
+    def open(self, asked: Sequence[Asked], n: int) -> OpenEpisodes:
+        """Begin `n` episodes of each, to be played by `go_on`, and let go by `close`.
+
+        Raises:
+            DataError: as `play`.
+        """
+        live = self._made(asked, n)
+        try:
+            self._begin(live)
+        except BaseException:
+            self.close(live)
+            raise
+        return OpenEpisodes(self._name, live)
+
+    def go_on(
+        self, engine: Engine, episodes: OpenEpisodes, sampling: Sampling, stretch: int, seeds: Callable[[int, int], int]
+    ) -> float:
+        """Play a part of each that goes on: its turn is written further, and answered if it is at its end.
+
+        Args:
+            sampling: of a whole turn.
+            stretch: so many tokens of it are written; 0 is all.
+            seeds: from the number of the part, and of a call of the sampler in it, to the seed of its sampling.
+
+        Returns:
+            operations that sampling took.
+        """
+        longest, flops = sampling.max_tokens, 0.0
+        going = self._going(episodes.going, longest)
+        ways: dict[tuple[Any, ...], list[LiveEpisode]] = {}
+        for one in going:
+            most = min(stretch or longest, one.left(longest))
+            ways.setdefault((most, one.stop, one.stop_ids), []).append(one)
+        said: list[LiveEpisode] = []
+        for call, ((most, stop, stop_ids), of) in enumerate(ways.items()):
+            seed = seeds(episodes.parts, call)
+            now = replace(sampling, max_tokens=most, stop=stop, stop_ids=stop_ids, seed=seed)
+            asked, n = _shared([Prompt(one.asked.id, one.asked.group, one.prompt) for one in of], sampling.n)
+            drawn = self._sampler.sample(engine, asked, replace(now, n=n))
+            flops += drawn.flops
+            said += [one for one, rollout in zip(of, drawn.rollouts, strict=True)
+                     if one.wrote_on(rollout, most, longest)]  # fmt: skip
+        self._answer(said)
+        episodes.parts += 1
+        return flops
+
+    def close(self, live: Sequence[LiveEpisode]) -> None:
+        """Let go of what episodes hold."""
+        call_all([one.episode.close for one in live], self._limit, together=self._together)
+
+    def again(self, state: Mapping[str, Any], tasks: Mapping[str, Task]) -> OpenEpisodes:
+        """The episodes of a state: those that go on are played again up to where they were.
+
+        Raises:
+            EngineError: the environment says something else than it did.
+        """
+        found = [self._found(one, tasks) for one in state["episodes"]]
+        pairs = [(one, of) for one, of in zip(found, state["episodes"], strict=True) if isinstance(one, LiveEpisode)]
+        live = [one for one, _ in pairs]
+        try:
+            self._begin(live)
+            for turn in range(max((len(of["turns"]) for _, of in pairs), default=0)):
+                going = [(one, from_json(of["turns"][turn])) for one, of in pairs if len(of["turns"]) > turn]
+                for one, rollout in going:
+                    self._check(one, rollout.prompt)
+                    one.wrote(rollout)
+                self._answer([one for one, _ in going])
+            for one, of in pairs:
+                self._check(one, tuple(of["prompt"]))
+                one.begun = None if of["begun"] is None else from_json(of["begun"])
+        except BaseException:
+            self.close(live)
+            raise
+        return OpenEpisodes(self._name, found, int(state["parts"]))
+
+    def _found(self, state: Mapping[str, Any], tasks: Mapping[str, Task]) -> LiveEpisode | EndedEpisode:
+        if "found" in state:
+            return EndedEpisode(state["group"], tuple(from_json(one) for one in state["found"]), int(state["count"]))
+        asked = Asked(state["id"], state["group"], tasks[state["id"]], int(state["seed"]))
+        return LiveEpisode(self._context, asked, state["key"], self._environment.episode(asked.task, asked.seed))
+
+    def _check(self, one: LiveEpisode, prompt: tuple[int, ...]) -> None:
+        """
+        Raises:
+            EngineError: it is not asked now what it was asked then.
+        """
+        if one.ended or one.prompt != prompt:
+            why = one.failure or "it says something else than it did"
+            raise EngineError(
+                f"method.environment: {self._name}: an episode of {one.asked.id} cannot be played again up to where "
+                f"the run ended: {why}",
+                action="go on with ft resume RUN once it answers as before, or leave method.partial_rollouts out",
+            )
+
+    def _made(self, asked: Sequence[Asked], n: int) -> list[LiveEpisode]:
+        return [
+            LiveEpisode(self._context, one, f"{one.group}#{k}", self._environment.episode(one.task, one.seed))
+            for one in asked
+            for k in range(n)
+        ]
+
+    def _going(self, live: Sequence[LiveEpisode], turn: int) -> list[LiveEpisode]:
+        """Those that go on and have room.
+
+        Args:
+            turn: tokens of a turn.
+        """
+        most = self._longest()
+        return [one for one in live if one.room(most, turn)]
+
+    @property
+    def _together(self) -> bool:
+        return "concurrent" in self._environment.capabilities
 
     def _longest(self) -> int:
         """Tokens of a sequence at most."""
         bounds = (self._context.train.max_length + 1, self._context.facts.max_positions or 0)
         return min(bound for bound in bounds if bound)
 
-    def _begin(self, live: Sequence[_Live]) -> None:
+    def _begin(self, live: Sequence[LiveEpisode]) -> None:
         said = self._call([one.episode.begin for one in live])
         for one, found in zip(live, said, strict=True):
             if isinstance(found, Failure):
@@ -126,7 +222,7 @@ class Playing:
             else:
                 one.begin(found.value)
 
-    def _say(self, engine: Engine, going: Sequence[_Live], sampling: Sampling, played: Played) -> None:
+    def _say(self, engine: Engine, going: Sequence[LiveEpisode], sampling: Sampling, played: Played) -> None:
         """One turn of the policy in each."""
         ways = dict.fromkeys((one.stop, one.stop_ids) for one in going)
         for stop, stop_ids in ways:
@@ -137,123 +233,17 @@ class Playing:
             for one, rollout in zip(of, drawn.rollouts, strict=True):
                 one.wrote(rollout)
 
-    def _answer(self, going: Sequence[_Live], *, last: bool) -> None:
+    def _answer(self, going: Sequence[LiveEpisode]) -> None:
         """One answer of the environment to each."""
         said = self._call([one.answer for one in going])
         for one, found in zip(going, said, strict=True):
             if isinstance(found, Failure):
                 one.fail(found)
             else:
-                one.take(found.value, last=last)
+                one.take(found.value, last=len(one.turns) >= self._most)
 
     def _call(self, functions: Sequence[Callable[[], _T]]) -> list[Given[_T] | Failure]:
-        return call_all(functions, self._limit, together="concurrent" in self._environment.capabilities)
-
-
-class _Live:
-    """An episode that is being played."""
-
-    def __init__(self, asked: Asked, key: str, episode: Episode, renderer: Renderer) -> None:
-        self.asked, self.key, self.episode = asked, key, episode
-        self.stop: tuple[str, ...] = ()
-        self.stop_ids: tuple[int, ...] | None = None
-        self.failure = ""
-        self.outcome: End | None = None
-        self._sequences = Sequences(renderer)
-        self._turn: Turn | None = None
-        self._text = ""
-        self._reward: float | None = None
-        self._metrics: dict[str, float] = {}
-
-    @property
-    def ended(self) -> bool:
-        """There is an outcome."""
-        return self.outcome is not None
-
-    @property
-    def prompt(self) -> tuple[int, ...]:
-        """What the policy reads before its next turn."""
-        return self._sequences.prompt
-
-    def room(self, most: int, turn: int) -> bool:
-        """Whether another turn fits; else the episode ends.
-
-        Args:
-            most: tokens of a sequence.
-            turn: tokens of a turn at most.
-        """
-        if len(self.prompt) + turn > most:
-            self.outcome = "length"
-        return not self.ended
-
-    def begin(self, observation: Observation) -> None:
-        """What the policy sees first.
-
-        Raises:
-            DataError: the family has no words for it, which other rows would meet too.
-        """
-        self.stop, self.stop_ids = observation.stop, observation.stop_ids
-        self._sequences.see(observation)
-
-    def see(self, observation: Observation) -> None:
-        """What the policy sees next; that it cannot be written down is an error of the episode."""
-        try:
-            self.begin(observation)
-        except DataError as error:
-            self.fail(Failure("error", str(error)))
-
-    def wrote(self, rollout: Rollout) -> None:
-        """The policy's turn, as it was sampled."""
-        self._turn = self._sequences.wrote(rollout)
-        self._text = rollout.text
-
-    def answer(self) -> Answer:
-        """What the environment says to the turn."""
-        assert self._turn is not None
-        return self.episode.answer(self._turn)
-
-    def take(self, answer: Answer, *, last: bool) -> None:
-        """What the environment said.
-
-        Args:
-            last: there are no further turns.
-        """
-        assert self._turn is not None
-        if answer.reward is not None:
-            if not math.isfinite(answer.reward):
-                self.fail(Failure("error", f"its reward is {answer.reward}"))
-                return
-            self._reward = (self._reward or 0.0) + answer.reward
-        for name, value in answer.metrics.items():
-            self._metrics[name] = self._metrics.get(name, 0.0) + value
-        if self._turn.stop == "length":
-            self.outcome = "length"
-        elif answer.observation is None:
-            self.outcome = "stop"
-        elif last:
-            self.outcome = "turns"
-        else:
-            self.see(answer.observation)
-
-    def fail(self, failure: Failure) -> None:
-        """It ended otherwise."""
-        self.outcome, self.failure = failure.outcome, f"{self.asked.id}: {failure.reason}"
-
-    def rollouts(self, context: Context, name: str) -> list[Rollout]:
-        """Its sequences, in order. The reward of the environment stands under its name, and there is none of an episode
-        that failed."""
-        found = self._sequences.rollouts() or [
-            Rollout(self.asked.id, self.asked.group, self.prompt, (), (), (), "", "error")
-        ]
-        reward = None if self.failure else self._reward
-        return [
-            replace(
-                one, text=self._text, outcome=self.outcome or "length", rewards={name: reward}, reward=reward,
-                episode=self.key, transcript=context.tokenizer.decode(one.tokens, skip_special=False),
-                failure=self.failure, metrics=self._metrics,
-            )
-            for one in found
-        ]  # fmt: skip
+        return call_all(functions, self._limit, together=self._together)
 
 
 def _shared(prompts: Sequence[Prompt], n: int) -> tuple[list[Prompt], int]:

@@ -23,22 +23,36 @@ def asked_on(rollout: Rollout) -> Prompt:
     return Prompt(rollout.id, rollout.group, (*rollout.prompt, *rollout.tokens))
 
 
-def joined(context: Context, begun: Rollout, further: Rollout) -> Rollout:
+def joined(
+    context: Context, begun: Rollout, further: Rollout, *, stop: Sequence[str] = (),
+    stop_ids: Sequence[int] | None = None,
+) -> Rollout:  # fmt: skip
     """An answer and what follows it, as one: every token keeps its log-probability and its version.
 
     Args:
         further: the answer to `asked_on(begun)`.
+        stop: strings that end it. One that begins in the first and ends in the second was seen by neither: it ends the
+            answer here, and what was written behind it goes.
+        stop_ids: token ids that end it; None: the family's.
     """
     tokens = (*begun.tokens, *further.tokens)
-    ended = further.outcome == "stop" and tokens[-1] in context.renderer.stop_ids
+    ended = further.outcome == "stop" and tokens[-1] in (context.renderer.stop_ids if stop_ids is None else stop_ids)
+    text, outcome = context.tokenizer.decode(list(tokens[:-1] if ended else tokens)), further.outcome
+    at = min((place for one in stop if (place := text.find(one)) >= 0), default=None)
+    if at is not None:
+        said = context.tokenizer.decode
+        counts = range(len(begun.tokens) + 1, len(tokens))
+        whole = next((n for n in counts if any(one in said(list(tokens[:n])) for one in stop)), len(tokens))
+        tokens, text, outcome = tokens[:whole], text[:at], "stop"
+    count = len(tokens)
     return replace(
         begun,
         tokens=tokens,
-        logprobs=(*begun.logprobs, *further.logprobs),
-        versions=(*begun.versions, *further.versions),
-        text=context.tokenizer.decode(list(tokens[:-1] if ended else tokens)),
-        outcome=further.outcome,
-        kept=(*_kept(begun), *_kept(further)) if begun.kept or further.kept else (),
+        logprobs=(*begun.logprobs, *further.logprobs)[:count],
+        versions=(*begun.versions, *further.versions)[:count],
+        text=text,
+        outcome=outcome,
+        kept=(*_kept(begun), *_kept(further))[:count] if begun.kept or further.kept else (),
     )
 
 

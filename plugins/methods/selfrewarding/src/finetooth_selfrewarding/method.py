@@ -20,7 +20,7 @@ from finetooth_hooks.rollouts import Prompt, Rollout
 from finetooth_hooks.sampling import Sampling
 from finetooth_toolbox.methods.batched import train_step
 from finetooth_toolbox.rollouts.advantages import groups_of
-from finetooth_toolbox.rollouts.drawing import Prompts
+from finetooth_toolbox.rollouts.prompts import Prompts
 from finetooth_toolbox.rollouts.scoring import build_rewards, prompt_text, scored
 from pydantic import Field
 

@@ -1,0 +1,64 @@
+"""A batch of rollouts that is being filled, and what is counted meanwhile."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from finetooth_hooks.errors import DataError
+from finetooth_hooks.rollouts import Rollout
+
+
+class NothingToLearn(DataError):
+    """Batch after batch was passed over."""
+
+
+@dataclass
+class Drawn:
+    """A batch of rollouts with a reward.
+
+    Attributes:
+        rollouts: groups next to each other.
+        sampled: how many were sampled for it.
+        passed_over: batches of prompts that brought nothing before it.
+        left_out: by reward, how many of those sampled it left out; those that all left out by "".
+        flops: that sampling took.
+        errors, timeouts: episodes that ended so.
+        turns: of the policy, in all episodes.
+        replayed: groups of earlier batches among them.
+        late: groups that go on, and are not among them.
+        epoch: passes over the prompts done with them.
+        judged: mean reward of what was last sampled for it; None if nothing of that has a reward.
+    """
+
+    rollouts: list[Rollout] = field(default_factory=list)
+    sampled: int = 0
+    passed_over: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    flops: float = 0.0
+    errors: int = 0
+    timeouts: int = 0
+    turns: int = 0
+    replayed: int | None = None
+    late: int | None = None
+    epoch: float = 0.0
+    judged: float | None = None
+
+    def count_left_out(self, rollouts: Iterable[Rollout]) -> None:
+        """Count which rewards left rollouts out."""
+        for one in rollouts:
+            self.left_out.update(name for name, score in one.rewards.items() if score is None)
+            self.left_out.update([""] if one.reward is None else [])
+
+    def metrics(self) -> dict[str, float]:
+        """What is reported of it. Of each reward that left rollouts out, how many; `left_out` is those that all did,
+        which are not trained."""
+        found = {"skipped_zero_adv_batches": float(self.passed_over), "num_rollouts": float(self.sampled)}
+        found |= {f"rewards/{name}/left_out" if name else "left_out": float(n) for name, n in self.left_out.items()}
+        for name, count in (("replayed_groups", self.replayed), ("late_groups", self.late)):
+            found |= {} if count is None else {name: float(count)}
+        if self.turns:
+            found |= {"environment/errors": float(self.errors), "environment/timeouts": float(self.timeouts)}
+            found["environment/turns"] = self.turns / self.sampled
+        return found

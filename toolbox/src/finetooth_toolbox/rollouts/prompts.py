@@ -1,0 +1,52 @@
+"""What is asked in a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from finetooth_hooks.context import Context
+from finetooth_hooks.errors import DataError
+from finetooth_hooks.examples import Message, Task
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What is asked in a run.
+
+    Attributes:
+        rows: read.
+        tasks: by id.
+        tokens: of each prompt, in the order of the rows.
+    """
+
+    rows: int
+    tasks: dict[str, Task]
+    tokens: list[tuple[str, tuple[int, ...]]]
+
+    @cached_property
+    def by_id(self) -> dict[str, tuple[int, ...]]:
+        """Tokens of each prompt by id."""
+        return dict(self.tokens)
+
+    @classmethod
+    def read(cls, context: Context) -> Prompts:
+        """
+        Raises:
+            DataError: a row has an answer already, or comes under the id of another.
+        """
+        rows = context.examples("train").rows
+        prompts = cls(len(rows), {}, [])
+        for id_, example in rows:
+            if not isinstance(example, Task):
+                raise DataError(id_, "the row has an answer already", action="set data.format: task")
+            if id_ in prompts.tasks:
+                raise DataError(id_, "another row has the same id", action="give every row an id of its own")
+            prompts.tasks[id_] = example
+            prompts.tokens.append((id_, tuple(context.renderer.prompt(messages_of(example), example.tools))))
+        return prompts
+
+
+def messages_of(task: Task) -> tuple[Message, ...]:
+    """The prompt of a task as messages."""
+    return (Message("user", task.prompt),) if isinstance(task.prompt, str) else tuple(task.prompt)
