@@ -51,11 +51,16 @@ SAMPLINGS = [
     {"temperature": 1.3, "top_k": 5},
     {"top_p": 0.6},
     {"temperature": 0.8, "top_k": 40, "top_p": 0.9},
+    {"temperature": 1.2, "min_p": 0.3},
+    {"repetition_penalty": 1.3},
+    {"temperature": 0.9, "top_k": 40, "min_p": 0.1, "repetition_penalty": 0.8},
 ]
 
 
 @pytest.mark.parametrize("adapter", [{"name": "lora", "rank": 4}, "full"])
-@pytest.mark.parametrize("sampling", SAMPLINGS[2:3] + [pytest.param(one, marks=pytest.mark.slow) for one in SAMPLINGS])
+@pytest.mark.parametrize(
+    "sampling", SAMPLINGS[2:3] + SAMPLINGS[-1:] + [pytest.param(one, marks=pytest.mark.slow) for one in SAMPLINGS]
+)
 def test_the_first_ratios_are_one(
     online: Callable[..., Any],
     adapter: Any,

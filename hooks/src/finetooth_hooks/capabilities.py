@@ -30,6 +30,9 @@ ENGINE: Mapping[str, str] = {
     "release": "a handle can be given up (`release`)",
     "optimizers": "does what every capability of an optimizer asks for (`OPTIMIZER`)",
     "temperature": "log-probabilities and entropies are taken at the temperature of a loss (`LossSpec.temperature`)",
+    "min_p": "samples among tokens that are likely enough beside the likeliest (`Sampling.min_p`)",
+    "repetition_penalty": "samples with a repetition penalty, and takes log-probabilities and entropies with that of a "
+    "loss (`Sampling.repetition_penalty`, `LossSpec.repetition_penalty`)",
     "embedding_noise": "embeddings of what trains get noise (`TrainSettings.embedding_noise`)",
     "schema": "completions can be held to a JSON schema (`Sampling.schema`)",
 }

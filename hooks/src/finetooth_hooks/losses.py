@@ -112,7 +112,7 @@ class LossSpec:
         needs: outputs it reads.
         together: what it must see at once.
         proportional_to: field that its gradient with respect to `logprobs` is in proportion to; see `Loss`.
-        temperature: of sampling, for outputs of all roles; other than 1 only with the capability `temperature`.
+        temperature, repetition_penalty: of sampling, for all roles' outputs; not 1 only with the capability so called.
     """
 
     name: str
@@ -121,6 +121,7 @@ class LossSpec:
     together: Together = "sequence"
     proportional_to: str | None = None
     temperature: float = 1.0
+    repetition_penalty: float = 1.0
 
     @property
     def roles(self) -> frozenset[str]:

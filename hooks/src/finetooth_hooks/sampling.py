@@ -28,6 +28,11 @@ class Sampling:
         schema: a JSON schema, as JSON, which a completion that ends by itself fits: tokens that could not lead there
             are not chosen. Spaces are as Python's `json.dumps` writes them. None: any text. Capability `schema` of an
             engine; not together with `drawn`.
+        min_p: of what `top_k` and `top_p` left, tokens are drawn from that have at least this share of the likeliest
+            one's probability, at the temperature; 0 is off. Capability `min_p` of an engine.
+        repetition_penalty: of every token that the prompt or the completion has already, the logit is divided by it
+            where it is positive and multiplied with it elsewhere, before the temperature (Keskar et al., 2019,
+            arXiv:1909.05858, section 4.1); 1 is off. Capability `repetition_penalty` of an engine.
     """
 
     max_tokens: int = 128
@@ -40,6 +45,18 @@ class Sampling:
     seed: int = 0
     drawn: bool = False
     schema: str | None = None
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether tokens are drawn among some only."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
+    @property
+    def as_it_is(self) -> bool:
+        """Whether tokens are drawn from the distribution of the model as it is."""
+        return self.temperature == 1 and self.repetition_penalty == 1 and not self.leaves_out
 
 
 @dataclass(frozen=True)
@@ -76,7 +93,8 @@ class Completion:
         stop: why it ended.
         weights_version: optimizer steps done when it was sampled.
         drawn_logprobs: log-probabilities of the tokens under the distribution that they were drawn from, at the
-            sampling temperature and among what `top_k` and `top_p` left; empty unless `Sampling.drawn` asks for them.
+            sampling temperature, with the repetition penalty and among what `top_k`, `top_p` and `min_p` left; empty
+            unless `Sampling.drawn` asks for them.
         kept: for each token the ids that it was drawn among, ascending; empty unless `Sampling.drawn` asks for them,
             and where nothing is left out.
     """

@@ -378,6 +378,8 @@ def encode_sampling(sampling: Sampling) -> Json:
         "stop_ids": None if sampling.stop_ids is None else list(sampling.stop_ids),
         "seed": sampling.seed,
         **({} if sampling.schema is None else {"schema": sampling.schema}),
+        **({"min_p": sampling.min_p} if sampling.min_p else {}),
+        **({} if sampling.repetition_penalty == 1 else {"repetition_penalty": sampling.repetition_penalty}),
     }
 
 

@@ -61,6 +61,20 @@ WELCOME = "Type a message. Ctrl-C stops an answer, /reset begins anew, /help lis
     show_default=True,
     help="Sample from this share of the probability.",
 )
+@click.option(
+    "--min-p",
+    type=click.FloatRange(min=0, max=1),
+    default=0.0,
+    show_default=True,
+    help="Leave out tokens with less than this share of the likeliest one's probability.",
+)
+@click.option(
+    "--repetition-penalty",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Above 1, what was said already is less likely to be said again.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the sampling.")
 @click.option(
     "--adapter",
@@ -95,6 +109,8 @@ def command(
     max_tokens: int,
     temperature: float,
     top_p: float,
+    min_p: float,
+    repetition_penalty: float,
     seed: int,
     adapters: tuple[str, ...],
     compare: bool,
@@ -120,7 +136,9 @@ def command(
     asked = None if prompt is None else _readable(sys.stdin.read() if prompt == "-" else prompt)
     session, folder = open_session(state, model, accepting(overrides, accept_memory))
     engine = trained_engine(session, model, folder)
-    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    sampling = Sampling(
+        max_tokens, temperature, top_p=top_p, seed=seed, min_p=min_p, repetition_penalty=repetition_penalty
+    )
     context = session.job.context
     chat = Conversation(engine, context.renderer, sampling, system, longest=context.facts.max_positions, tools=offered)
     base = session.job.request.base.model

@@ -78,6 +78,30 @@ def top_k_one_is_greedy(case: EngineCase) -> None:
         expect(got == greedy, f"generate({name})", got, f"{greedy}, as at temperature 0")
 
 
+def min_p_one_is_greedy(case: EngineCase) -> None:
+    """`min_p=1` leaves only the likeliest token, where the engine names the capability."""
+    engine = case.engine("generate")
+    if "min_p" not in engine.capabilities:
+        return
+    greedy = _tokens(engine.generate(case.prompts(), _GREEDY))
+    got = _tokens(engine.generate(case.prompts(), replace(_SAMPLED, min_p=1.0, n=1)))
+    expect(got == greedy, "generate(min_p=1)", got, f"{greedy}, as at temperature 0")
+
+
+def a_repetition_penalty_parts_what_was_there(case: EngineCase) -> None:
+    """A penalty beyond all bounds lets no token come twice while others have a positive logit, and leaves the
+    log-probabilities those of the model as it is; where the engine names the capability."""
+    engine = case.engine("generate")
+    if "repetition_penalty" not in engine.capabilities:
+        return
+    for prompt, (completion,) in zip(
+        case.prompts(), engine.generate(case.prompts(), replace(_GREEDY, repetition_penalty=1e9)), strict=True
+    ):
+        twice = len(set(completion.tokens)) < len(completion.tokens) or set(completion.tokens) & set(prompt)
+        expect(not twice, "generate(repetition_penalty=1e9)", completion.tokens, "no token of the prompt, none twice")
+        _compare(engine, prompt, completion, "generate(repetition_penalty=1e9).logprobs")
+
+
 def stop_ids_end_a_completion(case: EngineCase) -> None:
     """A stop id ends its completion and is its last token; the others go on."""
     engine = case.engine("generate")
@@ -116,6 +140,8 @@ CHECKS = (
     completion_logprobs_are_logprobs,
     seed_alone_decides,
     top_k_one_is_greedy,
+    min_p_one_is_greedy,
+    a_repetition_penalty_parts_what_was_there,
     stop_ids_end_a_completion,
     completions_name_their_weights,
 )

@@ -16,7 +16,9 @@ def test_conforms(check: Any) -> None:
     check()
 
 
-@pytest.mark.parametrize("settings", [{"temperature": 0.7}, {"top_k": 3}, {"top_p": 0.5}])
+@pytest.mark.parametrize(
+    "settings", [{"temperature": 0.7}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.1}, {"repetition_penalty": 1.1}]
+)
 def test_an_engine_that_does_not_say_what_it_draws_from_is_refused(settings: dict[str, Any]) -> None:
     """Its log-probabilities would be those of another distribution."""
     engine = FakeEngine(ByteTokenizer())

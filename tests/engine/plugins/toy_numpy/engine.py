@@ -59,6 +59,7 @@ def _draw(logp: NDArray[np.float64], sampling: Sampling, random: np.random.Gener
     kept = np.cumsum(p) - p < sampling.top_p
     if sampling.top_k:
         kept &= np.arange(len(p)) < sampling.top_k
+    kept &= p >= sampling.min_p * p[0]
     p = np.where(kept, p, 0.0)
     return int(order[np.searchsorted(np.cumsum(p), random.random() * p.sum(), side="right")])
 

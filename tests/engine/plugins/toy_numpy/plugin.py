@@ -30,6 +30,7 @@ CAPABILITIES = frozenset(
         "reference",
         "head",
         "usage",
+        "min_p",
     }
 )
 """What its engine can do: `head` only if it was built with one."""

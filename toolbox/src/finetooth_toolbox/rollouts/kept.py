@@ -1,7 +1,7 @@
 """Log-probabilities among the tokens that sampling kept.
 
-`top_k` and `top_p` leave some tokens out, and what is drawn is drawn among the rest. A policy that is trained on it is
-asked for the same: among the same tokens, whatever it would leave out now (the sampling mask is kept, as in
+`top_k`, `top_p` and `min_p` leave some tokens out, and what is drawn is drawn among the rest. A policy that is trained
+on it is asked for the same: among the same tokens, whatever it would leave out now (the sampling mask is kept, as in
 DeepSeek-AI, 2025, arXiv:2512.02556).
 """
 

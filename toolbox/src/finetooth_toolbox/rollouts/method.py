@@ -21,13 +21,17 @@ from finetooth_hooks.reports import DataReport, Prepared, Sample, StepReport
 from finetooth_hooks.rollouts import Rollout
 
 from finetooth_toolbox.methods.batched import Batches, refuse_curriculum, stepped_report
+from finetooth_toolbox.methods.reference import ROLE as REFERENCE
+from finetooth_toolbox.methods.reference import ReferencePolicy
 from finetooth_toolbox.rollouts.advantages import AdvantagesFn, for_each, groups_of
+from finetooth_toolbox.rollouts.asking import as_drawn
 from finetooth_toolbox.rollouts.checked_sampler import CheckedSampler
 from finetooth_toolbox.rollouts.data import data_of, drawn_logprobs, with_logprobs, with_old
-from finetooth_toolbox.rollouts.drawing import MOST_PASSED_OVER, Drawing, Drawn, NothingToLearn, Prompts
+from finetooth_toolbox.rollouts.drawing import MOST_PASSED_OVER, Drawing
+from finetooth_toolbox.rollouts.drawn import Drawn, NothingToLearn
 from finetooth_toolbox.rollouts.flight import Flight, split
 from finetooth_toolbox.rollouts.health import Health
-from finetooth_toolbox.rollouts.judging import build_judges
+from finetooth_toolbox.rollouts.judging import WeightedEnvironment, build_judges
 from finetooth_toolbox.rollouts.metrics import (
     GAP,
     SMALL_IS_WORSE,
@@ -38,12 +42,12 @@ from finetooth_toolbox.rollouts.metrics import (
 )
 from finetooth_toolbox.rollouts.options import RolloutOptions
 from finetooth_toolbox.rollouts.policy_options import PolicyOptions
+from finetooth_toolbox.rollouts.prompts import Prompts
 from finetooth_toolbox.rollouts.rollouts_file import write_rollouts
 from finetooth_toolbox.rollouts.schedule import Schedule
 from finetooth_toolbox.rollouts.scoring import prompt_text
 from finetooth_toolbox.rollouts.token_weights import token_weights
 
-REFERENCE = "reference"
 BEHAVIOUR = "behaviour_logprobs"
 """Field of what tokens were drawn by, where other weights than those that train may have drawn them."""
 SAMPLES = 3
@@ -72,7 +76,10 @@ class RolloutMethod(MethodBase):
         self, options: RolloutOptions, context: Context, advantages: AdvantagesFn, *, loss: LossSpec | None = None
     ) -> None:
         self.options, self.context, self._advantages = options, context, advantages
+        self._reference = ReferencePolicy(options.reference)
         self._environment, self._rewards = build_judges(context, options)
+        if self._environment is not None and options.partial_rollouts:
+            _check_seeded(self._environment)
         sampler = options.sampler if isinstance(options.sampler, str) else str(options.sampler.get("name"))
         self.sampler = CheckedSampler(context.build("sampler", options.sampler, setting="method.sampler"), sampler)
         self.loss = surrogate_loss(options, context) if loss is None else loss
@@ -89,7 +96,7 @@ class RolloutMethod(MethodBase):
     @property
     def roles(self) -> Mapping[str, RoleModel | None]:
         """See `protocols.Method.roles`: the reference, if there is a KL to it."""
-        return {REFERENCE: RoleModel(only_if_needed=True)} if self.options.beta else {}
+        return self._reference.roles if self.options.beta else {}
 
     # --- before the run -----------------------------------------------------------------------------------------------
 
@@ -161,13 +168,15 @@ class RolloutMethod(MethodBase):
 
         Raises:
             DataError: batch after batch has nothing to learn from.
-            PlanError: the engine cannot train at the sampling temperature.
+            PlanError: the engine cannot train what is sampled so.
         """
-        if self.options.temperature != 1.0 and "temperature" not in engine.capabilities:
-            raise PlanError(
-                f"method.temperature={self.options.temperature}: the engine cannot train what is sampled at it",
-                action="set it to 1, or choose another backend",
-            )
+        for setting, off in (("temperature", 1.0), ("repetition_penalty", 1.0)):
+            value = getattr(self.options, setting)
+            if value != off and setting not in engine.capabilities:
+                raise PlanError(
+                    f"method.{setting}={value}: the engine cannot train what is sampled at it",
+                    action=f"set it to {off:g}, or choose another backend",
+                )
         indices = iter(self._begun())
         try:
             while self._steps < self._total:
@@ -224,6 +233,7 @@ class RolloutMethod(MethodBase):
             self._take_own(flight, place, trained, data, result)
         stepped = engine.step(metrics={"loss": result.loss or 0.0})
         report = stepped_report(result, stepped, len(data), flight.epoch)
+        self._reference.follow(engine, report.step)
         report = replace(report, metrics={**report.metrics, **flight.metrics})
         if first:
             report = self._with_rollouts(report, flight)
@@ -382,8 +392,22 @@ class RolloutMethod(MethodBase):
         return self._batches
 
 
+def _check_seeded(environment: WeightedEnvironment) -> None:
+    """
+    Raises:
+        RecipeError: its episodes cannot be played again, which a run that was killed between two parts does.
+    """
+    if "seeded" not in environment.environment.capabilities:
+        raise RecipeError(
+            "method.partial_rollouts",
+            f"the environment {environment.name} does not say the same again for the same turns, so its episodes are "
+            "played whole",
+            action="leave it out, or declare the capability seeded",
+        )
+
+
 def surrogate_loss(options: RolloutOptions, context: Context) -> LossSpec:
-    """The loss `surrogate` as the options say, at the sampling temperature."""
+    """The loss `surrogate` as the options say, of the distribution that is sampled from."""
     in_loss = options.beta if options.kl_in == "loss" else 0.0
     pick = {
         "name": "surrogate",
@@ -393,4 +417,4 @@ def surrogate_loss(options: RolloutOptions, context: Context) -> LossSpec:
     }
     spec = context.loss(pick, setting="method")
     needs = spec.needs | ({f"logprobs@{REFERENCE}"} if in_loss else set())
-    return replace(spec, needs=frozenset(needs), temperature=options.temperature)
+    return as_drawn(replace(spec, needs=frozenset(needs)), options)

@@ -7,6 +7,7 @@ from typing import Literal
 from finetooth_hooks.plan import Pick
 from pydantic import Field, model_validator
 
+from finetooth_toolbox.methods.reference import PRECOMPUTED, Reference, ReferenceOptions
 from finetooth_toolbox.rollouts.policy_options import PolicyOptions
 from finetooth_toolbox.rollouts.token_weights import LossType
 
@@ -45,12 +46,20 @@ class RolloutOptions(PolicyOptions):
     """The smallest set of tokens that reaches it is drawn from, and the policy is trained among them; 1 is all."""
     top_k: int = Field(default=0, ge=0)
     """So many of the likeliest tokens are drawn from, and the policy is trained among them; 0 is all."""
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    """Of these, those are drawn from that have at least this share of the likeliest one's probability, and the policy
+    is trained among them; 0 is all."""
+    repetition_penalty: float = Field(default=1.0, gt=0)
+    """Of every token that stands in the prompt or the answer already, the logit is divided by it where it is positive
+    and multiplied with it elsewhere, and so it is in training; 1 is off."""
     num_iterations: int = Field(default=1, ge=1)
     """How often a batch of rollouts is trained (mu)."""
     mini_batches: int = Field(default=1, ge=1)
     """Optimizer steps in which it is trained each time; groups stay whole."""
     loss_type: LossType = "grpo"
     """How tokens are weighted, and for `cispo`, `sapo` and `vespo` also what is made of the ratio."""
+    reference: Reference = Field(default_factory=ReferenceOptions)
+    """What the policy is held to by `beta`, and whether it follows; a mapping, or only its `policy`."""
     kl_in: Literal["loss", "reward"] = "loss"
     """Whether the KL is a part of the loss, or its sum over a rollout (k1) is taken from its reward."""
     mask_truncated_completions: bool = False
@@ -70,7 +79,8 @@ class RolloutOptions(PolicyOptions):
     partial_rollouts: int = Field(default=0, ge=0)
     """So many tokens of an answer are written at a time where prompts are answered ahead: before each step the answers
     that wait go on by as many, by the weights of then, and every token keeps the version and the log-probability that
-    it was drawn by. 0 writes answers whole."""
+    it was drawn by. So do the turns of an environment's episodes, and a turn that is at its end is answered; the
+    environment must be one whose episodes can be played again (`seeded`). 0 writes answers whole."""
     partial_groups: bool = False
     """With `partial_rollouts`, whether a batch is trained without those of its groups that are not written to their
     end, if `max_staleness` allows it: they go on, and are trained with the next batch."""
@@ -102,15 +112,18 @@ class RolloutOptions(PolicyOptions):
             raise ValueError("loss_type luspo is over sequences: set importance_sampling_level to sequence")
         if self.importance_sampling_level == "sequence" and self.loss_type in ("cispo", "vespo"):
             raise ValueError(f"loss_type {self.loss_type} is over tokens: leave importance_sampling_level out")
+        if self.reference.policy == PRECOMPUTED:
+            raise ValueError("reference precomputed is for rows that are there before the run, and answers are not")
+        if self.reference.sync_every is not None and not self.beta:
+            raise ValueError("reference.sync_every moves what beta holds the policy to: set beta too, or leave it out")
         if self.max_staleness is not None and not self.prefetch:
             raise ValueError("max_staleness bounds what is answered ahead: set prefetch too, or leave it out")
         if self.partial_rollouts and not self.prefetch:
             raise ValueError("partial_rollouts is about what is answered ahead: set prefetch too, or leave it out")
         if self.partial_groups and not self.partial_rollouts:
             raise ValueError("partial_groups is about answers that are written in parts: set partial_rollouts too")
-        whole = "partial_rollouts" if self.partial_rollouts else "streaming_groups" if self.streaming_groups else ""
-        if self.environment is not None and whole:
-            raise ValueError(f"{whole} is for single answers, and an environment plays episodes: leave it out")
+        if self.environment is not None and self.streaming_groups:
+            raise ValueError("streaming_groups is for single answers, and an environment plays episodes: leave it out")
         if self.dynamic_sampling and (self.replay_groups or self.reroll_groups):
             raise ValueError("dynamic_sampling fills batches itself: leave replay_groups and reroll_groups out")
         if self.replay_groups and self.num_generations < 2:

@@ -32,6 +32,8 @@ CAPABILITIES = frozenset(
         "optimizers",
         "embedding_noise",
         "schema",
+        "min_p",
+        "repetition_penalty",
     }
 )
 

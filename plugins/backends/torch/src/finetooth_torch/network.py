@@ -17,6 +17,7 @@ from finetooth_torch.decoder.agreement import check_decoder, check_head
 from finetooth_torch.decoder.bodies import Body, StreamBody, TransformersBody
 from finetooth_torch.embedding_noise import EmbeddingNoise
 from finetooth_torch.heads.head import Projection
+from finetooth_torch.heads.repetition import Repetition
 from finetooth_torch.heads.scalar_head import AddedHead
 from finetooth_torch.layout.rectangles import Rectangle
 from finetooth_torch.layout.shared_rows import Rows, find_rows
@@ -172,6 +173,7 @@ class Network:
         everywhere: bool = False,
         expected: Tensor | None = None,
         temperature: float = 1.0,
+        repetition_penalty: float = 1.0,
     ) -> dict[str, Tensor]:
         """What `needs` names, of the role that is entered.
 
@@ -181,15 +183,16 @@ class Network:
             everywhere: hidden and logits at every position, not only where the mask is true (0 elsewhere).
             expected: (S, T) or (S, T, K), what the gradient of `logprobs` will be in proportion to where the mask is
                 true, if that is known.
-            temperature: of `logprobs` and `entropy`; `logits` are as they are.
+            temperature, repetition_penalty: of `logprobs` and `entropy`; `logits` are as they are.
 
         Raises:
-            PlanError: something else is named.
+            PlanError: something else is named, or a penalty for what is no plain sequence of tokens.
         """
         if self._acting is not None:
             return self._acting.outputs(
-                rectangle, needs, everywhere=everywhere, expected=expected, temperature=temperature
-            )
+                rectangle, needs, everywhere=everywhere, expected=expected, temperature=temperature,
+                repetition_penalty=repetition_penalty,
+            )  # fmt: skip
         known = OUTPUTS if self.scalar is None else OUTPUTS + HEAD_OUTPUTS
         for need in needs:
             if need in known:
@@ -206,9 +209,10 @@ class Network:
         states = self.body.states(rectangle, everywhere=everywhere and bool({"hidden", "logits"} & set(needs)))
         mask_st = rectangle.mask
         words = bool({"logprobs", "entropy"} & set(needs))
+        repetition = _repetition(rectangle, repetition_penalty) if words and repetition_penalty != 1.0 else None
         head_rows = len(states.rows) if "logits" in needs else int(mask_st.sum()) if words else 0
-        if expected is not None and expected.shape != rectangle.targets.shape:
-            expected = None  # one weight for all targets of a position
+        if repetition is not None or (expected is not None and expected.shape != rectangle.targets.shape):
+            expected = None  # or there is one weight for all targets of a position
         once = expected is not None and self.head.foresees(rectangle.targets)
         self._count(replace(states.computed, head_rows=head_rows), relogits=not once)
         found: dict[str, Tensor] = {}
@@ -217,6 +221,7 @@ class Network:
             logprobs, entropy = self.head.scores(
                 states.rows.index_select(0, states.cells_st[mask_st]), targets, entropy="entropy" in needs,
                 expected=None if expected is None else expected[mask_st], temperature=temperature,
+                repetition=repetition,
             )  # fmt: skip
             if "logprobs" in needs:
                 wide = logprobs.new_zeros(rectangle.targets.shape)
@@ -238,6 +243,17 @@ class Network:
             cells = rows[states.cells_st]
             found[need] = cells if everywhere else torch.where(mask_st.unsqueeze(-1), cells, 0.0)
         return found
+
+
+def _repetition(rectangle: Rectangle, penalty: float) -> Repetition:
+    """
+    Raises:
+        PlanError: what a state has read is not all that stands before it.
+    """
+    if rectangle.starts is not None or rectangle.images:
+        what = "images" if rectangle.images else "segments of their own"
+        raise PlanError(f"repetition_penalty: the data have {what}", action="leave it at 1")
+    return Repetition.of(penalty, rectangle.tokens, rectangle.mask)
 
 
 def last_true(mask_st: Tensor) -> Tensor:

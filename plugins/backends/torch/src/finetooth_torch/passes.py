@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -205,10 +206,11 @@ class Runner:
             pull = {name: of[rows] if of.dim() == 1 else of[rows, : piece.width] for name, of in pulling.items()}
             expected = None if "entropy" in pull else pull.get("logprobs")  # another gradient through the logits
             with self._as(work, piece, work.role, train=True), torch.enable_grad():
-                temperature = evaluated.totals.spec.temperature
+                spec = evaluated.totals.spec
                 again = self._network.outputs(
-                    self._rectangle(work, piece), policy, expected=expected, temperature=temperature
-                )
+                    self._rectangle(work, piece), policy, expected=expected, temperature=spec.temperature,
+                    repetition_penalty=spec.repetition_penalty,
+                )  # fmt: skip
                 pulled = [(again[name] * of).sum() for name, of in pull.items()]
                 if pulled:
                     self._backward(torch.stack(pulled).sum())
@@ -224,15 +226,16 @@ class Runner:
             expected: see `Network.outputs`.
         """
         outputs: dict[str, Tensor] = {}
+        ask = partial(self._network.outputs, temperature=spec.temperature, repetition_penalty=spec.repetition_penalty)
         for role in sorted(spec.roles):
             needs = [need.split("@", 1)[0] for need in spec.needs if need.endswith(f"@{role}")]
             with torch.no_grad(), self._network.role(role):
                 self._network.train(False)
-                found = self._network.outputs(rectangle, needs, temperature=spec.temperature)
+                found = ask(rectangle, needs)
             outputs.update({f"{name}@{role}": values for name, values in found.items()})
         self._network.train(train)
         own = [need for need in spec.needs if "@" not in need]
-        outputs.update(self._network.outputs(rectangle, own, expected=expected, temperature=spec.temperature))
+        outputs.update(ask(rectangle, own, expected=expected))
         return outputs
 
     def _loss(

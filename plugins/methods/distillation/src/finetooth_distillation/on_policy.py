@@ -45,8 +45,10 @@ class OnPolicyOptions(RolloutOptions):
 
     @model_validator(mode="after")
     def _possible(self) -> OnPolicyOptions:
-        if self.teacher_top_k and (self.top_k or self.top_p < 1):
-            raise ValueError("teacher_top_k compares whole distributions: leave top_k and top_p out")
+        if self.teacher_top_k and (self.top_k or self.top_p < 1 or self.min_p or self.repetition_penalty != 1):
+            raise ValueError(
+                "teacher_top_k compares whole distributions: leave top_k, top_p, min_p and repetition_penalty out"
+            )
         if self.teacher_top_k and (self.beta or self.entropy_coef or self.prefetch):
             raise ValueError("teacher_top_k has a loss of its own: leave beta, entropy_coef and prefetch out")
         if self.replay_groups or self.reroll_groups:
@@ -82,7 +84,7 @@ class OnPolicyDistillation(RolloutMethod):
     def with_advantages(self, engine: Engine, rollouts: Sequence[Rollout]) -> tuple[list[Rollout], dict[str, float]]:
         """Of each token log teacher - log policy, whose mean over what the policy draws is minus the reverse KL."""
         data = data_of(rollouts, [0.0] * len(rollouts))
-        said = said_of(engine, data, ("logprobs",), temperature=self._opd.temperature, role=ROLE)
+        said = said_of(engine, data, ("logprobs",), self._opd, role=ROLE)
         found, total = [], 0.0
         for one, datum, of in zip(rollouts, data, said, strict=True):
             apart = np.asarray(drawn_logprobs(datum, of["logprobs"]), np.float64)

@@ -11,12 +11,12 @@ from finetooth_hooks.engine import RoleModel
 from finetooth_hooks.preparation import Limit, Rendering
 from finetooth_toolbox.methods.batched import BatchedMethod, train_step
 from finetooth_toolbox.methods.preference_health import Health
+from finetooth_toolbox.methods.reference import ReferencePolicy
 from finetooth_toolbox.rows.refusing import refuse_left_out
 
 from finetooth_preference.mismatched import kl_estimate
 from finetooth_preference.options import KtoOptions
 from finetooth_preference.precomputed import ReferenceLogprobs, known_reference
-from finetooth_preference.reference import ReferencePolicy
 
 MOST = 1.33
 """The paper's bound on how much more desirable answers should count than undesirable ones (section 4.2, eq. 8)."""

@@ -13,19 +13,17 @@ from finetooth_hooks.preparation import Limit, Rendering
 from finetooth_toolbox.methods.batched import BatchedMethod, train_step
 from finetooth_toolbox.methods.combined_losses import combined
 from finetooth_toolbox.methods.preference_health import Health
+from finetooth_toolbox.methods.reference import ADAPTER_OFF, ReferenceOptions, ReferencePolicy
 from finetooth_toolbox.rows.refusing import refuse_left_out
 
 from finetooth_preference.options import (
-    ADAPTER_OFF,
     CpoOptions,
     DpoOptions,
     OrpoOptions,
-    ReferenceOptions,
     SimpoOptions,
 )
 from finetooth_preference.pair_data import PairData, report_of
 from finetooth_preference.precomputed import known_reference
-from finetooth_preference.reference import ReferencePolicy
 
 NO_BETA = ("sft", "cross_entropy")
 """Losses without a beta."""

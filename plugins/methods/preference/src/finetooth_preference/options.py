@@ -2,34 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 from finetooth_hooks import Options, Pick
-from pydantic import BeforeValidator, Field
-
-AUTO, ADAPTER_OFF, FROZEN_COPY, PRECOMPUTED = "auto", "adapter-off", "frozen-copy", "precomputed"
-
-
-class ReferenceOptions(Options):
-    """The reference that the policy is held to."""
-
-    policy: str = Field(default=AUTO, min_length=1)
-    """`adapter-off` is the policy without its adapter and takes no memory; `frozen-copy` a copy of what trains, as it
-    is before the first step; `precomputed` has its numbers made once before training, and kept; anything else is
-    another model, by name, folder or hub id, with the same tokenizer. `auto` is `adapter-off` where the adapter can be
-    switched off, else `frozen-copy`."""
-    sync_every: int | None = Field(default=None, ge=1)
-    """Every how many steps the copy moves towards the policy (TR-DPO); left out, it never moves."""
-    mix: float = Field(default=0.6, gt=0, le=1)
-    """How far it moves: the share of the policy's weights; 1 replaces it."""
-
-
-def _as_mapping(value: Any) -> Any:
-    return {"policy": value} if isinstance(value, str) else value
-
-
-Reference = Annotated[ReferenceOptions, BeforeValidator(_as_mapping)]
-"""The section, or only its `policy`."""
+from finetooth_toolbox.methods.reference import Reference, ReferenceOptions
+from pydantic import Field
 
 
 class RowOptions(Options):

@@ -37,10 +37,11 @@ class EngineSampler(SamplerBase):
 def _rollout(prompt: Prompt, completion: Completion, sampling: Sampling) -> Rollout:
     logprobs = completion.drawn_logprobs
     if len(logprobs) != len(completion.tokens):
-        if sampling.temperature != 1.0 or sampling.top_k or sampling.top_p < 1.0:
+        if not sampling.as_it_is:
             raise EngineError(
                 "the engine does not say what it drew its tokens from, so no policy can be trained on them",
-                action="sample at temperature 1 without top_k and top_p, or choose another backend",
+                action="sample at temperature 1 without top_k, top_p, min_p and repetition_penalty, or choose another "
+                "backend",
             )
         logprobs = completion.logprobs
     return Rollout(

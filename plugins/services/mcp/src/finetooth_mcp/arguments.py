@@ -145,6 +145,10 @@ class Generate(OfSession):
     """0 takes the likeliest token always."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Sample among the likeliest tokens that hold this share together."""
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    """Of these, sample among those that have at least this share of the likeliest one's probability; 0 is all."""
+    repetition_penalty: float = Field(default=1.0, gt=0, le=100)
+    """Above 1, what stands in the prompt or the completion already is less likely to come again; 1 is off."""
     n: int = Field(default=1, ge=1, le=64)
     """Completions of each prompt."""
     seed: int = 0

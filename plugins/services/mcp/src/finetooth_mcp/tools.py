@@ -217,7 +217,9 @@ async def generate(desk: Desk, given: a.Generate) -> Json:
     for n, prompt in enumerate(prompts):
         if not prompt:
             raise DataError(f"prompts[{n}]", "it is empty", action="begin it with at least one token")
-    chosen = given.model_dump(include={"max_tokens", "temperature", "top_p", "n", "seed"})
+    chosen = given.model_dump(
+        include={"max_tokens", "temperature", "top_p", "min_p", "repetition_penalty", "n", "seed"}
+    )
     sampling = wire.encode_sampling(Sampling(**chosen, stop=tuple(given.stop)))
     return await desk.primitive(given.session, "generate", {"prompts": prompts, "sampling": sampling})
 

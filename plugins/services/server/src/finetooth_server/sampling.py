@@ -122,6 +122,9 @@ def begin(
         sampling = replace(sampling, seed=int(call[:15], 16))
     if sampling.schema is not None and "schema" not in engine.capabilities:
         raise EngineError("the engine of this model holds no answer to a JSON schema", action="ask without one")
+    for word, wanted in (("min_p", sampling.min_p > 0), ("repetition_penalty", sampling.repetition_penalty != 1)):
+        if wanted and word not in engine.capabilities:
+            raise EngineError(f"the engine of this model has no {word}", action="leave it out")
     result: dict[str, Any] = {"completions": []}
     number, count = -1, 0
     if isinstance(prompt, ShownPrompt):  # a running batch takes tokens alone

@@ -28,6 +28,7 @@ from finetooth_torch.generation.row_adapters import Given, RowAdapters, TorchHel
 from finetooth_torch.generation.rows_in_progress import Row, Writing
 from finetooth_torch.generation.sampling import row_streams
 from finetooth_torch.generation.schema_masks import Schemas
+from finetooth_torch.heads.repetition import Seen
 from finetooth_torch.network import Network
 from finetooth_torch.precision import result_dtype
 
@@ -115,6 +116,12 @@ class Generator:
             )
         if not 0 <= sampling.temperature < float("inf"):
             raise EngineError(f"sampling.temperature is {sampling.temperature}", action="give a finite number >= 0")
+        if not 0 <= sampling.min_p <= 1:
+            raise EngineError(f"sampling.min_p is {sampling.min_p}", action="give a number from 0 to 1")
+        if not 0 < sampling.repetition_penalty < float("inf"):
+            raise EngineError(
+                f"sampling.repetition_penalty is {sampling.repetition_penalty}", action="give a finite number > 0"
+            )
         if sampling.schema is not None:
             if sampling.drawn:
                 raise EngineError(
@@ -208,7 +215,8 @@ class Generator:
         """A completion of `tokens` that has not begun; `prompt` and `sample` say which it is."""
         stop_ids = self._ends(sampling)
         schema = None if sampling.schema is None else self._schemas.begin(sampling.schema, stop_ids)
-        return Row(prompt, sample, sampling, stop_ids, stream, self.room(tokens, sampling), schema)
+        seen = None if sampling.repetition_penalty == 1 else Seen(tokens)
+        return Row(prompt, sample, sampling, stop_ids, stream, self.room(tokens, sampling), schema, seen)
 
     def _ends(self, sampling: Sampling) -> frozenset[int]:
         return self._stop_ids if sampling.stop_ids is None else frozenset(sampling.stop_ids)

@@ -15,6 +15,7 @@ from finetooth_torch.compute import TORCH, Compute
 from finetooth_torch.generation.cached_step import Decoding
 from finetooth_torch.generation.sampling import Chosen, choose
 from finetooth_torch.generation.schema_masks import SchemaState, masked
+from finetooth_torch.heads.repetition import Seen, penalised
 from finetooth_torch.planning.flops import Computed
 
 BYTES_OF_LETTER = 4
@@ -34,6 +35,7 @@ class Row:
         room: tokens it may still get.
         stop_ids: end it.
         schema: which tokens may come next; None: any.
+        seen: what stands in the prompt and was written; None where no penalty asks for it.
         trailing: 1 once a stop token ended it, which its text leaves out.
     """
 
@@ -44,6 +46,7 @@ class Row:
     stream: np.random.Generator
     room: int
     schema: SchemaState | None = None
+    seen: Seen | None = None
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     drawn: list[float] = field(default_factory=list)
@@ -61,6 +64,8 @@ class Row:
         self.tokens.append(token)
         self.logprobs.append(logprob)
         self.room -= 1
+        if self.seen is not None:
+            self.seen.add(token)
         if token in self.stop_ids:
             self.stopped, self.trailing = True, 1
         elif self.sampling.stop:
@@ -170,18 +175,28 @@ class Writing:
 
 def _chosen(logits: Tensor, rows: Sequence[Row], compute: Compute) -> list[tuple[Sequence[int], Chosen]]:
     """The next token of each row; rows with the same settings are chosen for together. Which rows, and theirs."""
-    alike: dict[tuple[float, int, float, bool, bool], list[int]] = {}
+    alike: dict[tuple[float, int, float, float, float, bool, bool], list[int]] = {}
     for i, row in enumerate(rows):
         of = row.sampling
-        settings = of.temperature, of.top_k, of.top_p, of.drawn, row.schema is not None
+        penalty = of.repetition_penalty
+        settings = of.temperature, of.top_k, of.top_p, of.min_p, penalty, of.drawn, row.schema is not None
         alike.setdefault(settings, []).append(i)
     if len(alike) == 1 and rows[0].schema is None:
-        return [(range(len(rows)), choose(logits, rows[0].sampling, [row.stream for row in rows], compute))]
+        streams, source = [row.stream for row in rows], _source(logits, rows)
+        return [(range(len(rows)), choose(logits, rows[0].sampling, streams, compute, source=source))]
     found: list[tuple[Sequence[int], Chosen]] = []
     for places in alike.values():
         index = torch.tensor(places, device=logits.device)
         streams = [rows[i].stream for i in places]
         mine, first = logits[index], rows[places[0]]
-        among = None if first.schema is None else masked(mine, [rows[i].schema for i in places])
-        found.append((places, choose(mine, first.sampling, streams, compute, among=among)))
+        source = _source(mine, [rows[i] for i in places])
+        open_ = mine if source is None else source
+        among = None if first.schema is None else masked(open_, [rows[i].schema for i in places])
+        found.append((places, choose(mine, first.sampling, streams, compute, source=source, among=among)))
     return found
+
+
+def _source(logits: Tensor, rows: Sequence[Row]) -> Tensor | None:
+    """What rows with the same settings draw from; None where it is the logits themselves."""
+    seen = [row.seen for row in rows if row.seen is not None]
+    return penalised(logits, seen, rows[0].sampling.repetition_penalty) if seen else None

@@ -68,37 +68,41 @@ def choose(
     streams: Sequence[np.random.Generator],
     compute: Compute = TORCH,
     *,
+    source: Tensor | None = None,
     among: Tensor | None = None,
 ) -> Chosen:
     """The next token of each row.
 
     Temperature first, then the `top_k` most likely, then the smallest set of the most likely whose probability reaches
-    `top_p` (Holtzman et al., 2020, arXiv:1904.09751); of equally likely tokens the one with the lower id counts as more
-    likely. One uniform number per row picks by the inverse of the cumulative distribution, so a row's token depends on
-    its logits and its stream alone.
+    `top_p` (Holtzman et al., 2020, arXiv:1904.09751), and of these the ones that have at least the share `min_p` of the
+    likeliest one's probability (Nguyen et al., 2024, arXiv:2407.01082); of equally likely tokens the one with the lower
+    id counts as more likely. One uniform number per row picks by the inverse of the cumulative distribution, so a row's
+    token depends on its logits and its stream alone.
 
     Args:
         logits: (B, V) of the unscaled model.
         streams: one per row; each advances by one number unless sampling is greedy.
         compute: computes the log-probabilities.
-        among: (B, V), the same logits with -inf where a token must not be chosen; None: any may. Log-probabilities are
+        source: (B, V), what is drawn from, where a repetition penalty changed it; None: `logits`.
+        among: (B, V), that with -inf where a token must not be chosen; None: any may. Log-probabilities are
             those of `logits` all the same. What was drawn from (`Sampling.drawn`) is not said then.
     """
     if among is not None:
         chosen = among.argmax(-1) if sampling.temperature == 0 else _drawn(among, sampling, streams)[0]
         found = compute.logits_statistics(logits, chosen)
         return Chosen(found.ids, found.logprobs)
+    drawn_from = logits if source is None else source
     if sampling.temperature == 0:
-        found = compute.logits_statistics(logits, None)
+        found = compute.logits_statistics(logits, None if source is None else source.argmax(-1))
         sure = torch.zeros(len(streams), dtype=torch.float64, device=logits.device) if sampling.drawn else None
         kept = tuple((token,) for token in found.ids.tolist()) if sampling.drawn else ()
         return Chosen(found.ids, found.logprobs, sure, kept)
-    tokens, left = _drawn(logits, sampling, streams)
+    tokens, left = _drawn(drawn_from, sampling, streams)
     found = compute.logits_statistics(logits, tokens)
     if not sampling.drawn:
         return Chosen(found.ids, found.logprobs)
     if left is None:
-        tempered = torch.log_softmax(logits.double() / sampling.temperature, -1)
+        tempered = torch.log_softmax(drawn_from.double() / sampling.temperature, -1)
         return Chosen(found.ids, found.logprobs, tempered.gather(-1, tokens.unsqueeze(-1)).squeeze(-1))
     weights, ids = left
     mine = torch.where(ids == tokens.unsqueeze(-1), weights, 0.0).sum(-1)
@@ -113,9 +117,15 @@ def _drawn(
     draws = torch.tensor([stream.random() for stream in streams], dtype=torch.float64, device=logits.device)
     vocabulary = logits.shape[-1]
     top_k = sampling.top_k if 0 < sampling.top_k < vocabulary else 0
-    if not top_k and sampling.top_p >= 1:
+    if not top_k and sampling.top_p >= 1 and not sampling.min_p:
         return _invert_blocks(_weights(logits, sampling.temperature), draws), None
-    least = logits.topk(top_k).values[:, -1:] if top_k else _least_of_nucleus(logits, sampling)
+    if top_k:
+        least = logits.topk(top_k).values[:, -1:]
+    elif sampling.top_p < 1:
+        least = _least_of_nucleus(logits, sampling)
+    else:
+        enough = _weights(logits, sampling.temperature) >= sampling.min_p
+        least = torch.where(enough, logits, torch.inf).amin(-1, keepdim=True)
     values, ids = _at_least(logits, least)
     weights = _weights(values, sampling.temperature).double()
     if top_k:
@@ -125,6 +135,8 @@ def _drawn(
         total = whole.sum(-1, keepdim=True).double()
         before = weights.cumsum(-1) - weights  # the most likely token always stays
         weights = torch.where(before < sampling.top_p * total, weights, 0.0)
+    if sampling.min_p:
+        weights = torch.where(weights >= sampling.min_p, weights, 0.0)
     return ids.gather(-1, _invert(weights, draws).unsqueeze(-1)).squeeze(-1), (weights, ids)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from finetooth_hooks.protocols import Head
@@ -13,7 +14,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from finetooth_torch.compute import TORCH, Compute
+from finetooth_torch.heads.repetition import Repetition
 from finetooth_torch.precision import result_dtype
+
+BUFFERS_OF_REPETITION = 4
+"""Arrays of the size of a chunk's logits that a repetition penalty needs beside them."""
 
 
 class Projection:
@@ -21,7 +26,8 @@ class Projection:
 
     A plain linear head goes through `linear_logprob` with its weight. Any other module (wrapped by an adapter,
     quantised) is called as it is, a chunk of rows at a time, each chunk computed again in the backward pass: the same
-    numbers, and never the logits of more than one chunk.
+    numbers, and never the logits of more than one chunk. So is any head under a repetition penalty, in smaller chunks,
+    since what was read is looked up beside the logits.
 
     Args:
         find: returns the head's module; asked each time, since an adapter may be switched off in between.
@@ -83,6 +89,7 @@ class Projection:
         entropy: bool,
         expected: Tensor | None = None,
         temperature: float = 1.0,
+        repetition: Repetition | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities of the targets and the entropy.
 
@@ -92,12 +99,13 @@ class Projection:
             expected: in the shape of the targets, what the gradients of the log-probabilities will be in proportion to,
                 if that is known.
             temperature: the logits are divided by it.
+            repetition: a penalty on them, before that.
 
         Returns:
             logprobs in the shape of the targets, and the entropy (M,) if asked for; float32 (float64 stays).
         """
         module = self._find()
-        if is_plain(module):
+        if is_plain(module) and repetition is None:
             assert isinstance(module, nn.Linear)
             result = self._linear_logprob(
                 hidden_md.to(module.weight.dtype),
@@ -113,8 +121,10 @@ class Projection:
             )
             return result.logprobs, result.entropy
         parts = []
-        for start in range(0, hidden_md.shape[0], self._rows):
-            chunk = hidden_md[start : start + self._rows], targets[start : start + self._rows], temperature
+        rows = self._rows if repetition is None else max(1, self._rows // BUFFERS_OF_REPETITION)
+        for start in range(0, hidden_md.shape[0], rows):
+            repeated = None if repetition is None else partial(repetition.apply, start=start)
+            chunk = hidden_md[start : start + rows], targets[start : start + rows], temperature, repeated
             if torch.is_grad_enabled():
                 parts.append(checkpoint(self._score_chunk, *chunk, use_reentrant=False))
             else:
@@ -126,8 +136,12 @@ class Projection:
         logprobs = torch.cat([part[0] for part in parts])
         return logprobs, torch.cat([part[1] for part in parts]) if entropy else None
 
-    def _score_chunk(self, hidden_md: Tensor, targets_mk: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    def _score_chunk(
+        self, hidden_md: Tensor, targets_mk: Tensor, temperature: float, repeated: Callable[[Tensor], Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
         logits = self.logits(hidden_md)
+        if repeated is not None:
+            logits = repeated(logits)
         log_p = torch.log_softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
         columns = targets_mk if targets_mk.dim() == 2 else targets_mk.unsqueeze(1)
         taken = log_p.gather(1, columns)

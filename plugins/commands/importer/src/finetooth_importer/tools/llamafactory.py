@@ -225,6 +225,7 @@ def _method(account: Account) -> None:
         account.take("top_p", "method.top_p", number)
         account.take("top_k", "method.top_k", int)
         account.take("temperature", "method.temperature", number)
+        account.take("repetition_penalty", "method.repetition_penalty", number)
         account.take("ppo_target", "method.kl_target", number)
         account.take("ppo_whiten_rewards", "method.whiten_rewards")
         for key in ("ppo_buffer_size", "ppo_score_norm", "reward_model_type"):

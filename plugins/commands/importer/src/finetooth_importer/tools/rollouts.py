@@ -12,6 +12,8 @@ OPTIONS: Mapping[str, str] = {
     "max_completion_length": "max_completion_length",
     "temperature": "temperature",
     "top_p": "top_p",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
     "num_iterations": "num_iterations",
     "beta": "beta",
     "epsilon": "epsilon",
@@ -45,7 +47,6 @@ NO_EFFECT: Mapping[str, str] = {
     "num_completions_to_print": "rollouts are in the run folder: ft rollouts RUN",
     "use_liger_loss": "logits of all positions are never held at once",
     "max_prompt_length": "a prompt is cut only where it does not fit train.max_length",
-    "sync_ref_model": "it is off",
     "shuffle_dataset": "train.shuffle says it",
     "ds3_gather_for_generation": "the recipe runs on one device",
     "disable_dropout": "an adapter's dropout is adapter.dropout",
@@ -57,6 +58,9 @@ JUDGES: Mapping[str, Any] = {
     "reasoning_accuracy_reward": {"name": "math_verify"},
 }
 """Rewards that come with TRL, by what is like them here."""
+
+SYNC_STEPS = 512
+"""TRL's default of `ref_model_sync_steps`; that of `ref_model_mixup_alpha` is ours of `mix`, 0.6."""
 
 BOUNDED = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo")
 
@@ -88,8 +92,21 @@ def read(account: Account, method: str, prefix: str = "") -> None:
     _rewards(account, prefix)
     for key, note in NO_EFFECT.items():
         account.passes(prefix + key, note)
+    _reference(account, prefix)
     account.passes(f"{prefix}steps_per_generation", "one batch of rollouts is one step, or method.mini_batches steps")
     account.passes(f"{prefix}generation_batch_size", "train.batch_size counts prompts")
+
+
+def _reference(account: Account, prefix: str) -> None:
+    """Whether what `beta` holds the policy to follows it."""
+    keys = [prefix + one for one in ("sync_ref_model", "ref_model_sync_steps", "ref_model_mixup_alpha")]
+    if account.get(keys[0]):
+        account.take(keys[0], "method.reference.sync_every", value=account.get(keys[1]) or SYNC_STEPS, note="steps")
+        account.covered(keys[1], "method.reference.sync_every")
+        account.take(keys[2], "method.reference.mix", number)
+        return
+    for key in keys:
+        account.passes(key, "the reference stays as it is")
 
 
 def _rewards(account: Account, prefix: str) -> None:

@@ -157,6 +157,8 @@ class SamplingBody(Body):
     temperature: float = Field(default=1.0, ge=0)
     top_k: int = Field(default=0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    repetition_penalty: float = Field(default=1.0, gt=0, le=100)
     n: int = Field(default=1, ge=1, le=1024)
     stop: list[str] = Field(default_factory=list, max_length=64)
     stop_ids: list[int] | None = Field(default=None, max_length=4096)

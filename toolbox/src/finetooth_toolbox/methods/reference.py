@@ -3,14 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated, Any
 
-from finetooth_hooks import Engine, LossSpec, PlanError, RecipeError
-from finetooth_hooks.engine import RoleModel
+from finetooth_hooks.engine import Engine, RoleModel
+from finetooth_hooks.errors import PlanError, RecipeError
+from finetooth_hooks.losses import LossSpec
+from finetooth_hooks.options import Options
+from pydantic import BeforeValidator, Field
+
 from finetooth_toolbox.methods.combined_losses import with_known_role
 
-from finetooth_preference.options import ADAPTER_OFF, AUTO, FROZEN_COPY, PRECOMPUTED, ReferenceOptions
-
 ROLE = "reference"
+AUTO, ADAPTER_OFF, FROZEN_COPY, PRECOMPUTED = "auto", "adapter-off", "frozen-copy", "precomputed"
+
+
+class ReferenceOptions(Options):
+    """The reference that the policy is held to."""
+
+    policy: str = Field(default=AUTO, min_length=1)
+    """`adapter-off` is the policy without its adapter and takes no memory; `frozen-copy` a copy of what trains, as it
+    is before the first step; `precomputed` has its numbers made once before training, and kept; anything else is
+    another model, by name, folder or hub id, with the same tokenizer. `auto` is `adapter-off` where the adapter can be
+    switched off, else `frozen-copy`."""
+    sync_every: int | None = Field(default=None, ge=1)
+    """Every how many steps the copy moves towards the policy (TR-DPO); left out, it never moves."""
+    mix: float = Field(default=0.6, gt=0, le=1)
+    """How far it moves: the share of the policy's weights; 1 replaces it."""
+
+
+def _as_mapping(value: Any) -> Any:
+    return {"policy": value} if isinstance(value, str) else value
+
+
+Reference = Annotated[ReferenceOptions, BeforeValidator(_as_mapping)]
+"""The section, or only its `policy`."""
 
 
 class ReferencePolicy:

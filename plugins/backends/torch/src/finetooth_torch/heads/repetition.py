@@ -1,0 +1,83 @@
+"""A repetition penalty on logits: in sampling, and in training what was sampled so.
+
+Of every token that a sequence has already, the logit is divided by the penalty where it is positive and multiplied with
+it elsewhere (Keskar et al., 2019, arXiv:1909.05858, section 4.1, and by sign, as the field does since).
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Seen:
+    """The ids that a sequence has, each once."""
+
+    def __init__(self, tokens: Iterable[int]) -> None:
+        self._known = {int(token) for token in tokens}
+        self._ids = array("q", self._known)
+
+    def add(self, token: int) -> None:
+        """The next token."""
+        if token not in self._known:
+            self._known.add(token)
+            self._ids.append(token)
+
+    @property
+    def ids(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """(C,), in no order."""
+        return np.array(self._ids, dtype=np.int64)
+
+
+def penalise(logits: Tensor, penalty: float) -> Tensor:
+    """What becomes of the logits of tokens that were there."""
+    return torch.where(logits < 0, logits * penalty, logits / penalty)
+
+
+def penalised(logits: Tensor, seen: Sequence[Seen], penalty: float) -> Tensor:
+    """(B, V) with the penalty on what each row has seen."""
+    of = [one.ids for one in seen]
+    rows = torch.from_numpy(np.repeat(np.arange(len(of)), [len(ids) for ids in of])).to(logits.device)
+    index = rows, torch.from_numpy(np.concatenate(of)).to(logits.device)
+    found = logits.clone()
+    found[index] = penalise(logits[index], penalty)
+    return found
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """A penalty on the logits of M states, each behind the tokens of its row up to its own place.
+
+    Attributes:
+        penalty: its factor.
+        tokens_st: (S, T) what the rows read.
+        rows_m, columns_m: (M,) where each state stands.
+    """
+
+    penalty: float
+    tokens_st: Tensor
+    rows_m: Tensor
+    columns_m: Tensor
+
+    @classmethod
+    def of(cls, penalty: float, tokens_st: Tensor, mask_st: Tensor) -> Repetition:
+        """For the states where the mask is true, in its order."""
+        rows, columns = mask_st.nonzero(as_tuple=True)
+        return cls(penalty, tokens_st, rows, columns)
+
+    def apply(self, logits_mv: Tensor, start: int) -> Tensor:
+        """The logits of as many states from `start` on, with the penalty."""
+        chunk = slice(start, start + logits_mv.shape[0])
+        rows = self.rows_m[chunk]  # ascending
+        lowest = int(rows[0])
+        read = self.tokens_st[lowest : int(rows[-1]) + 1]
+        columns = torch.arange(read.shape[1], device=read.device)
+        first = torch.full((read.shape[0], logits_mv.shape[1]), read.shape[1], device=read.device)
+        first.scatter_reduce_(1, read, columns.expand_as(read), "amin")
+        seen = first[rows - lowest] <= self.columns_m[chunk].unsqueeze(1)
+        return torch.where(seen, penalise(logits_mv, self.penalty), logits_mv)
