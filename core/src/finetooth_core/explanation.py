@@ -36,7 +36,7 @@ _CHOSEN = {
     "format": "when data.format is auto, by the columns of each source's first row; formats are asked in order of rank",
     "family": "when model.family is auto, by the model's type; the default family takes the rest",
     "renderer": "when data.renderer is auto, by the model's family",
-    "processor": "in data.processor, when a row has an image",
+    "processor": "in data.processor, when a row has an image, sound or video",
     "hardware": "when hardware is auto, if it is there: the one with the highest rank wins",
     "attention": "when attention of the backend is auto, if it serves the model and the device: the highest rank wins",
     "tracker": "in the list 'trackers'",

@@ -132,7 +132,7 @@ SETTINGS: Mapping[str, Meant] = {
     "dataset_text_field": Meant("data.format.column", _COLUMNS),
     "text_column": Meant("data.format.column", _COLUMNS),
     "field_messages": Meant("data.format.column", _COLUMNS),
-    "processor_kwargs": Meant("data.processor", "set data.processor: {name: auto, arguments: {...}}"),
+    "processor_kwargs": Meant("data.processor", "set data.processor: {name: auto, image: {...}}"),
     "image_max_pixels": Meant("data.processor"),
     "preprocessing_num_workers": Meant("data.workers"),
     "dataloader_num_workers": Meant("data.workers"),

@@ -151,7 +151,7 @@ class DataSection(Options):
     (`<|im_start|>`): as `plain` characters, or as `special` tokens, as TRL and Unsloth read a column of rendered chats.
     Messages are always plain, segments always special."""
     processor: Annotated[str | PickMapping, CheckedOrAuto, picks("processor")] = AUTO
-    """What turns images into inputs of the model; asked for when the first row has one."""
+    """What turns images, sounds and videos into inputs of the model; asked for when the first row has one."""
     accept_dropped: Incidental[bool] = False
     """Whether to train although more than half of the training rows are left out, because they are too long or for
     another reason that `ft check` names; `ft run --accept-dropped` sets it."""

@@ -100,7 +100,18 @@ if TYPE_CHECKING:
     from finetooth_hooks.collectives import Collective
     from finetooth_hooks.context import Catalog, CommandContext, Context, Opened, Registered
     from finetooth_hooks.continuous import RunningBatch, Written
-    from finetooth_hooks.datum import BoolArray, Chunk, Datum, FloatArray, ImageChunk, IntArray, TokenChunk
+    from finetooth_hooks.datum import (
+        AudioChunk,
+        BoolArray,
+        Chunk,
+        Datum,
+        FloatArray,
+        ImageChunk,
+        IntArray,
+        MediumChunk,
+        TokenChunk,
+        VideoChunk,
+    )
     from finetooth_hooks.engine import (
         OBSERVERS_SPAN,
         STEP_SPAN,
@@ -121,11 +132,14 @@ if TYPE_CHECKING:
     from finetooth_hooks.environments import Answer, Episode, Observation, Turn
     from finetooth_hooks.examples import (
         ROLES,
+        Audio,
         Conversation,
         Example,
         Image,
         Labelled,
         LeftOut,
+        Medium,
+        MediumKind,
         Message,
         Pair,
         Parsed,
@@ -133,7 +147,7 @@ if TYPE_CHECKING:
         PromptCompletion,
         ReadRow,
         Rendered,
-        RenderedImage,
+        RenderedMedium,
         Row,
         Segments,
         Side,
@@ -141,6 +155,7 @@ if TYPE_CHECKING:
         Task,
         Text,
         TrainOn,
+        Video,
         Weighted,
     )
     from finetooth_hooks.exporters import Exported, ExportSource
@@ -167,7 +182,7 @@ if TYPE_CHECKING:
     from finetooth_hooks.preparation import Limit, Preparation, PreparedRows, Render, Rendering
     from finetooth_hooks.problems import Problems
     from finetooth_hooks.quantizers import Stored
-    from finetooth_hooks.renderers import ImagePlace
+    from finetooth_hooks.renderers import MediumPlace
     from finetooth_hooks.reports import DataReport, Evaluation, Outcome, Prepared, Sample, StepReport
     from finetooth_hooks.rollouts import Prompt, Rollout, Sampled
     from finetooth_hooks.run import Run
@@ -199,7 +214,7 @@ _LAZY = {
         "collectives": "Collective",
         "context": "Catalog CommandContext Context Opened Registered",
         "continuous": "RunningBatch Written",
-        "datum": "BoolArray Chunk Datum FloatArray ImageChunk IntArray TokenChunk",
+        "datum": "AudioChunk BoolArray Chunk Datum FloatArray ImageChunk IntArray MediumChunk TokenChunk VideoChunk",
         "engine": (
             "Backward Counts Engine EngineInfo Forward Handle OBSERVERS_SPAN RoleModel STEP_SPAN Snapshot Spans "
             "StepSettings Stepped Usage"
@@ -207,8 +222,9 @@ _LAZY = {
         "entries": "Tier Together",
         "environments": "Answer Episode Observation Turn",
         "examples": (
-            "Conversation Example Image Labelled LeftOut Message Pair Parsed Placed PromptCompletion ROLES ReadRow "
-            "Rendered RenderedImage Row Segments Side Stepwise Task Text TrainOn Weighted"
+            "Audio Conversation Example Image Labelled LeftOut Medium MediumKind Message Pair Parsed Placed "
+            "PromptCompletion ROLES ReadRow Rendered RenderedMedium Row Segments Side Stepwise Task Text TrainOn Video "
+            "Weighted"
         ),
         "exporters": "ExportSource Exported",
         "faces": "Asgi FaceCaller FacePiece FaceRoute FaceService Json StackPart",
@@ -223,7 +239,7 @@ _LAZY = {
         "preparation": "Limit Preparation PreparedRows Render Rendering",
         "problems": "Problems",
         "quantizers": "Stored",
-        "renderers": "ImagePlace",
+        "renderers": "MediumPlace",
         "reports": "DataReport Evaluation Outcome Prepared Sample StepReport",
         "rollouts": "Prompt Rollout Sampled",
         "run": "Run",
@@ -235,7 +251,7 @@ _LAZY = {
 """Where names are that are loaded on first use."""
 
 __all__ = [
-    "Adapter", "AdapterBase", "Addition", "Answer",
+    "Adapter", "AdapterBase", "Addition", "Answer", "Audio", "AudioChunk",
     "Array", "Asgi", "Attention", "AttentionNeeds", "AttentionServes", "BASES", "Backend",
     "BackendPlan", "Backward", "BasePart", "Block", "BoolArray", "CONTRACT_VERSION", "Candidate", "Capable", "Catalog",
     "Chunk", "Claim", "Collective", "Command", "CommandContext", "Completion", "ComputePart", "Context",
@@ -245,23 +261,25 @@ __all__ = [
     "ExportSource", "Exported", "Exporter", "ExporterBase",
     "Face", "FaceBase", "FaceCaller", "FacePiece", "FaceRoute",
     "FaceService", "Family", "FinetoothError", "FloatArray", "Format", "Forward", "Gate", "Generated", "Handle",
-    "Hardware", "HardwareFacts", "Head", "HeldAdapter", "Image", "ImageChunk", "ImagePlace", "IntArray", "Interrupted",
+    "Hardware", "HardwareFacts", "Head", "HeldAdapter", "Image", "ImageChunk", "IntArray", "Interrupted",
     "Json", "Kept", "Kernel", "Labelled",
     "LayerKind", "LeftOut", "Lengths", "Limit", "Loader", "LoaderBase", "Loss", "LossData", "LossFn", "LossResult",
-    "LossSpec", "LossState", "LossTotals", "LowRank", "MemoryEstimate", "Message", "Method", "MethodBase", "Metric",
+    "LossSpec", "LossState", "LossTotals", "LowRank", "Medium", "MediumChunk", "MediumKind", "MediumPlace",
+    "MemoryEstimate", "Message", "Method", "MethodBase", "Metric",
     "ModelFacts", "ModelInfo", "ModelTensors", "NoOptions", "NotFinite", "OBSERVERS_SPAN", "Observation", "Opened",
     "Optimizer", "OptimizerBase",
     "Options", "Outcome", "Outputs", "Pair", "Parsed", "Per", "Pick", "PickKernels", "PickedKernel", "PlacePart",
     "Placed", "Plan", "PlanError", "PlanRequest", "PluginError", "Portion", "Preparation", "Prepared", "PreparedRows",
     "Problems", "Processor", "Prompt", "PromptCompletion", "Quantizer", "QuantizerBase", "ROLES", "ReadRow",
-    "RecipeError", "Registered", "Render", "Rendered", "RenderedImage", "Renderer", "RendererBase", "Rendering",
+    "RecipeError", "Registered", "Render", "Rendered", "RenderedMedium", "Renderer", "RendererBase", "Rendering",
     "Reward",
     "RoleModel", "RoleRequest", "Rollout", "Row", "Run", "RunningBatch", "STEP_SPAN", "Sample", "Sampled", "Sampler",
     "SamplerBase", "Sampling", "Saving", "ScalarHead", "Schedule", "Segments", "Serves", "Side", "Snapshot",
     "SnapshotStore", "Source", "SourceBase", "Spans", "StackPart", "StepCost", "StepReport", "StepSettings", "Stepped",
     "Stepwise", "StopRun", "Store", "StoreError", "Stored", "Task", "Text", "TextPart", "Tier", "Together",
     "TokenChunk", "Tokenizer", "TokenizerBase", "Tracker", "TrackerBase", "TrainOn", "TrainSettings", "TrainsPart",
-    "Turn", "UpdatesPart", "Usage", "UserError", "Wanted", "Weighted", "Written", "hookimpl", "hookspec", "row_format",
+    "Turn", "UpdatesPart", "Usage", "UserError", "Video", "VideoChunk", "Wanted", "Weighted", "Written", "hookimpl",
+    "hookspec", "row_format",
 ]
 # fmt: on
 

@@ -174,11 +174,12 @@ class UpdatesPart:
 
 @dataclass(frozen=True)
 class TextPart:
-    """How tokens and images are read and written.
+    """How tokens, images and sounds are read and written.
 
     Attributes:
         stop_ids: token ids that end an answer, from the renderer.
-        processor: gives what turns images into inputs, built when the first image comes; None: there is none.
+        processor: gives what turns images, sounds and videos into inputs, built when the first one comes; None: there
+            is none.
     """
 
     tokenizer: Tokenizer

@@ -301,11 +301,11 @@ class RendererBase(Capable):
         from finetooth_hooks.errors import DataError
         from finetooth_hooks.examples import Rendered
 
-        if any(message.images for message in messages):
+        if any(message.media for message in messages):
             raise DataError(
                 "messages",
-                "they hold an image, which the renderer cannot write",
-                action="set data.renderer to one that takes images, such as jinja with the model's own chat template",
+                "they hold more than text, which the renderer cannot write",
+                action="set data.renderer to one that takes it, such as jinja with the model's own chat template",
             )
         tokens = cast("Renderer", self).prompt(messages, tools)
         return Rendered(tuple(tokens), (0.0,) * len(tokens))

@@ -143,10 +143,10 @@ class Context(Protocol):
 
     @property
     def processor(self) -> Processor:
-        """What turns images into inputs of the recipe's model; built on first use.
+        """What turns images, sounds and videos into inputs of the recipe's model; built on first use.
 
         Raises:
-            RecipeError: the model takes no images, or no processor is installed.
+            RecipeError: the model takes none, or no processor is installed.
         """
         ...
 

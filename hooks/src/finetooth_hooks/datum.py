@@ -7,11 +7,13 @@ should say after having read `input[: i + 1]`), so a remote client and a local m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from finetooth_hooks.examples import CALLED, MediumKind
 
 IntArray = NDArray[np.int64]
 """Ids and indices."""
@@ -35,8 +37,8 @@ class TokenChunk:
 
 
 @dataclass(frozen=True, eq=False)
-class ImageChunk:
-    """An encoded image that takes the place of `length` tokens.
+class MediumChunk:
+    """An encoded picture, sound or video that takes the place of `length` tokens. Use one of the three kinds.
 
     Attributes:
         data: its bytes, not decoded.
@@ -45,8 +47,9 @@ class ImageChunk:
             does not know them.
     """
 
+    kind: ClassVar[MediumKind]
     data: bytes
-    format: Literal["png", "jpeg", ""]
+    format: str
     length: int
     tokens: IntArray | None = None
 
@@ -54,13 +57,36 @@ class ImageChunk:
         if self.tokens is not None:
             object.__setattr__(self, "tokens", _frozen(np.asarray(self.tokens, dtype=np.int64)))
             if self.tokens.shape != (self.length,):
-                raise ValueError(f"an image of length {self.length} has {self.tokens.shape} placeholder tokens")
+                raise ValueError(
+                    f"{CALLED[self.kind]} of length {self.length} has {self.tokens.shape} placeholder tokens"
+                )
 
     def __len__(self) -> int:
         return self.length
 
 
-Chunk = TokenChunk | ImageChunk
+@dataclass(frozen=True, eq=False)
+class ImageChunk(MediumChunk):
+    """A picture; `format` is `png`, `jpeg` or empty."""
+
+    kind = "image"
+
+
+@dataclass(frozen=True, eq=False)
+class AudioChunk(MediumChunk):
+    """A sound; `format` is `wav` or empty."""
+
+    kind = "audio"
+
+
+@dataclass(frozen=True, eq=False)
+class VideoChunk(MediumChunk):
+    """A video: a file with frames, or `finetooth_hooks.frames.pack_frames` of pictures; `format` is empty."""
+
+    kind = "video"
+
+
+Chunk = TokenChunk | MediumChunk
 """A part of what a model reads."""
 
 
@@ -125,34 +151,36 @@ class Datum:
         """(N,) input token ids.
 
         Raises:
-            ValueError: the input holds an image.
+            ValueError: the input holds more than tokens.
         """
         if not all(isinstance(chunk, TokenChunk) for chunk in self.input):
-            raise ValueError(f"datum {self.id!r} holds an image; its input is not only tokens")
+            what = " and ".join(dict.fromkeys(CALLED[chunk.kind] for _, chunk in self.media))
+            raise ValueError(f"datum {self.id!r} holds {what}; its input is not only tokens")
         return np.concatenate(
             [chunk.tokens for chunk in self.input if isinstance(chunk, TokenChunk)] or [np.zeros(0, np.int64)]
         )
 
     @property
     def placeholder_tokens(self) -> IntArray:
-        """(N,) input token ids, an image's positions filled with the placeholders that its chunk brings.
+        """(N,) input token ids, the positions of a picture or sound filled with the placeholders that its chunk
+        brings.
 
         Raises:
-            ValueError: an image brings none.
+            ValueError: one brings none.
         """
         if all(isinstance(chunk, TokenChunk) for chunk in self.input):
             return self.tokens
         filled = [chunk.tokens for chunk in self.input]
         if any(tokens is None for tokens in filled):
-            raise ValueError(f"datum {self.id!r} holds an image without placeholder tokens")
+            raise ValueError(f"datum {self.id!r} holds {CALLED[self.media[0][1].kind]} without placeholder tokens")
         return np.concatenate([tokens for tokens in filled if tokens is not None])
 
     @property
-    def images(self) -> tuple[tuple[int, ImageChunk], ...]:
-        """The images with the position of their first token, in order."""
+    def media(self) -> tuple[tuple[int, MediumChunk], ...]:
+        """Pictures, sounds and videos with the position of their first token, in order."""
         found, at = [], 0
         for chunk in self.input:
-            if isinstance(chunk, ImageChunk):
+            if isinstance(chunk, MediumChunk):
                 found.append((at, chunk))
             at += len(chunk)
         return tuple(found)
@@ -166,18 +194,18 @@ class Datum:
         scalars: Mapping[str, float] | None = None,
         group: str | None = None,
         id: str = "",
-        images: Sequence[tuple[int, ImageChunk]] = (),
+        media: Sequence[tuple[int, MediumChunk]] = (),
     ) -> Datum:
         """A datum that reads `tokens[:-1]` and predicts `tokens[1:]`.
 
         Args:
             tokens: L token ids, L >= 2.
             weights: L loss weights; `weights[i]` says how much predicting `tokens[i]` counts. Default: all 1.
-            images: index of the first token that stands for each image, and the image; in order. The tokens there
-                are its placeholders.
+            media: index of the first token that stands for each picture, sound or video, and what it is; in order.
+                The tokens there are its placeholders.
 
         Raises:
-            ValueError: fewer than two tokens, another number of weights than tokens, or images that overlap or reach
+            ValueError: fewer than two tokens, another number of weights than tokens, or media that overlap or reach
                 the last token.
         """
         if len(tokens) < 2:
@@ -186,21 +214,21 @@ class Datum:
             raise ValueError(f"datum {id!r}: {len(weights)} weights for {len(tokens)} tokens")
         ids = np.asarray(tokens, dtype=np.int64)
         fields = {} if weights is None else {"weights": np.asarray(weights[1:], dtype=np.float32)}
-        chunks = _chunks(ids[:-1], images, id) if images else (TokenChunk(ids[:-1]),)
+        chunks = _chunks(ids[:-1], media, id) if media else (TokenChunk(ids[:-1]),)
         return cls(chunks, ids[1:], fields=fields, scalars=scalars or {}, group=group, id=id)
 
 
-def _chunks(ids: IntArray, images: Sequence[tuple[int, ImageChunk]], where: str) -> tuple[Chunk, ...]:
-    """Runs of tokens with the images between them."""
+def _chunks(ids: IntArray, media: Sequence[tuple[int, MediumChunk]], where: str) -> tuple[Chunk, ...]:
+    """Runs of tokens with the media between them."""
     chunks: list[Chunk] = []
     at = 0
-    for start, image in images:
-        stop = start + image.length
+    for start, medium in media:
+        stop = start + medium.length
         if start < at or stop > len(ids):
-            raise ValueError(f"datum {where!r}: an image at {start} to {stop} of {len(ids)} positions")
+            raise ValueError(f"datum {where!r}: {CALLED[medium.kind]} at {start} to {stop} of {len(ids)} positions")
         if start > at:
             chunks.append(TokenChunk(ids[at:start]))
-        chunks.append(ImageChunk(image.data, image.format, image.length, ids[start:stop]))
+        chunks.append(replace(medium, tokens=ids[start:stop]))
         at = stop
     if at < len(ids):
         chunks.append(TokenChunk(ids[at:]))

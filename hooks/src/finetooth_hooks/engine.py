@@ -291,10 +291,10 @@ class Engine(Protocol):
         """Sample `sampling.n` completions for each prompt, batched, with a KV cache. Capability `generate`.
 
         Args:
-            prompts: token ids; one with images is a `finetooth_hooks.sampling.ShownPrompt`.
+            prompts: token ids; one with images or sounds is a `finetooth_hooks.sampling.ShownPrompt`.
 
         Raises:
-            EngineError: a prompt cannot be answered, or holds an image that the model cannot read.
+            EngineError: a prompt cannot be answered, or holds what the model cannot read.
         """
         ...
 

@@ -119,7 +119,7 @@ class Renderer(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class Processor(Entry):
-    """Turns images into what a model reads: how many tokens they take, and their pixels."""
+    """Turns pictures, sounds and videos into what a model reads: how many tokens they take, and their numbers."""
 
     kind = "processor"
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 ROLES = ("system", "user", "assistant", "tool")
 """Roles a message may have."""
@@ -23,7 +23,7 @@ class Row:
     Attributes:
         id: file and line, or `source:split:index`; unique within a source; named in every error about the row.
         values: columns by name.
-        folder: where files lie that the row names, such as images; None if it may name none.
+        folder: where files lie that the row names, such as images or sounds; None if it may name none.
     """
 
     id: str
@@ -31,21 +31,39 @@ class Row:
     folder: Path | None = None
 
 
+MediumKind = Literal["image", "audio", "video"]
+"""What a message can hold beside text."""
+CALLED: Mapping[MediumKind, str] = {"image": "an image", "audio": "a sound", "video": "a video"}
+"""What messages call one of a kind."""
+PLURALS: Mapping[MediumKind, str] = {"image": "images", "audio": "sounds", "video": "videos"}
+"""What they call several."""
+
+
 @dataclass(frozen=True)
-class Image:
-    """An encoded picture (PNG, JPEG, ...), not opened yet.
+class Medium:
+    """A picture, a sound or a video, encoded, not opened yet. Use one of the three kinds.
 
     Attributes:
         name: as the row calls it, for messages.
         path: the file that holds it; None if `content` does.
         content: its bytes; empty if `path` names them.
-        sha256: of the bytes, once they were read; a file that says something else later is not the same image.
+        sha256: of the bytes, once they were read; a file that says something else later is not the same.
     """
 
+    kind: ClassVar[MediumKind]
     name: str
     path: Path | None = None
     content: bytes = b""
     sha256: str = ""
+
+    @property
+    def files(self) -> Mapping[Path, str]:
+        """The files that hold it, each with the SHA-256 of what was read there; empty where it was not read."""
+        return {} if self.path is None else {self.path: self.sha256}
+
+    def known(self, content: bytes) -> Self:
+        """The same, with the hash of what was read."""
+        return replace(self, sha256=sha256(content).hexdigest())
 
     def read(self) -> bytes:
         """The encoded bytes.
@@ -57,29 +75,74 @@ class Image:
 
         if self.path is None:
             return self.content
+        called = f"{self.kind} {self.name}"
         try:
             found = self.path.read_bytes()
         except OSError as error:
-            raise DataError(
-                "", f"image {self.name}: it cannot be read: {error.strerror or error}", action="check the path"
-            ) from error
+            problem = f"{called}: it cannot be read: {error.strerror or error}"
+            raise DataError("", problem, action="check the path") from error
         if self.sha256 and sha256(found).hexdigest() != self.sha256:
-            raise DataError(
-                "", f"image {self.name}: {self.path} changed since the row was prepared", action="start the run again"
-            )
+            problem = f"{called}: {self.path} changed since the row was prepared"
+            raise DataError("", problem, action="start the run again")
         return found
 
 
 @dataclass(frozen=True)
+class Image(Medium):
+    """An encoded picture (PNG, JPEG, ...)."""
+
+    kind = "image"
+
+
+@dataclass(frozen=True)
+class Audio(Medium):
+    """An encoded sound (WAV, FLAC, ...)."""
+
+    kind = "audio"
+
+
+@dataclass(frozen=True)
+class Video(Medium):
+    """A file with several frames, or pictures that are its frames.
+
+    Attributes:
+        frames: in order; empty where one file holds them. Then `path` and `content` are empty.
+        fps: frames a second; None where nobody said it.
+    """
+
+    kind = "video"
+    frames: tuple[Image, ...] = ()
+    fps: float | None = None
+
+    @property
+    def files(self) -> Mapping[Path, str]:
+        held = [super().files, *(frame.files for frame in self.frames)]
+        return {path: digest for files in held for path, digest in files.items()}
+
+    def known(self, content: bytes) -> Self:
+        return replace(super().known(content), frames=tuple(one.known(one.read()) for one in self.frames))
+
+    def read(self) -> bytes:
+        """The file; of frames a ZIP archive that holds them unchanged, in order.
+
+        Raises:
+            DataError: as `Medium.read`.
+        """
+        from finetooth_hooks.frames import pack_frames
+
+        return pack_frames([one.read() for one in self.frames], self.fps) if self.frames else super().read()
+
+
+@dataclass(frozen=True)
 class Placed:
-    """Where an image stands in a message.
+    """Where a medium stands in a message.
 
     Attributes:
         at: before this character of the content; several at one place stand in their order.
     """
 
     at: int
-    image: Image
+    medium: Medium
 
 
 @dataclass(frozen=True)
@@ -110,8 +173,8 @@ class Message:
         train: overrides `train_on` for this message.
         weights: ranges of the content with a weight of their own, in order, apart; the rest follows `train`.
         reasoning_weights: likewise of the reasoning.
-        images: pictures in the content, in order. The content is the text around them; a renderer that does not know
-            images leaves them out of `Rendered.images`, and the row is refused.
+        media: pictures, sounds and videos in the content, in order. The content is the text around them; a renderer
+            that does not know them leaves them out of `Rendered.media`, and the row is refused.
     """
 
     role: str
@@ -123,7 +186,7 @@ class Message:
     weights: tuple[Weighted, ...] = ()
     reasoning_weights: tuple[Weighted, ...] = ()
     tool_call_id: str = ""
-    images: tuple[Placed, ...] = ()
+    media: tuple[Placed, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -235,9 +298,9 @@ def messages_of(example: Example) -> tuple[Message, ...]:
     return tuple(message for side in sides if not isinstance(side, str) for message in side)
 
 
-def images_of(example: Example) -> tuple[Image, ...]:
-    """All images of an example, in order."""
-    return tuple(placed.image for message in messages_of(example) for placed in message.images)
+def media_of(example: Example) -> tuple[Medium, ...]:
+    """All pictures, sounds and videos of an example, in order."""
+    return tuple(placed.medium for message in messages_of(example) for placed in message.media)
 
 
 Example = Conversation | Text | PromptCompletion | Segments | Pair | Labelled | Stepwise | Task
@@ -271,21 +334,20 @@ def examples_in(read: ReadRow) -> tuple[Example | LeftOut, ...]:
 
 
 @dataclass(frozen=True)
-class RenderedImage:
-    """An image among tokens.
+class RenderedMedium:
+    """A picture, sound or video among tokens.
 
     Attributes:
         start: index of the first token that stands for it.
         length: how many do; none of them trains.
-        image: the picture, its `sha256` known.
-        width, height: in pixels, upright, before the processor resizes it.
+        medium: what it is, its `sha256` known.
+        size: before the processor changes it, for showing: `640x480`, `3.2 s`, `8 frames of 64x64`.
     """
 
     start: int
     length: int
-    image: Image
-    width: int = 0
-    height: int = 0
+    medium: Medium
+    size: str = ""
 
     @property
     def stop(self) -> int:
@@ -303,7 +365,7 @@ class Rendered:
         spans: half-open token ranges by message, for showing.
         remarks: what is true of this example and worth counting, `ends with a question`.
         notices: likewise, but told with the row's id by whatever method reads it: what may be wrong with the row.
-        images: in order; their places hold the model's placeholder tokens.
+        media: in order; their places hold the model's placeholder tokens.
         scalars: numbers of the sequence by name (`label`, `margin`); they become those of its `Datum`.
         part: what the sequence is among several of one example, `chosen`; ends the id of its datum, `ROW#chosen`.
         others: further sequences of the same example, each without others of its own. All of them are kept or left out
@@ -317,7 +379,7 @@ class Rendered:
     spans: tuple[tuple[int, int], ...] = field(default=())
     remarks: tuple[str, ...] = field(default=())
     notices: tuple[str, ...] = field(default=())
-    images: tuple[RenderedImage, ...] = field(default=())
+    media: tuple[RenderedMedium, ...] = field(default=())
     scalars: Mapping[str, float] = field(default_factory=dict)
     part: str = ""
     others: tuple[Rendered, ...] = field(default=())

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetooth_hooks.datum import Datum
-from finetooth_hooks.examples import Example, Rendered, RenderedImage
+from finetooth_hooks.examples import Example, Rendered, RenderedMedium
 from finetooth_hooks.plan import TrainSettings
 from finetooth_hooks.reports import DataReport
 
@@ -67,8 +67,8 @@ class PreparedRows(Sequence[Datum]):
 
     @property
     @abstractmethod
-    def images(self) -> Iterator[tuple[RenderedImage, ...]]:
-        """The images of each row that has any, not read."""
+    def media(self) -> Iterator[tuple[RenderedMedium, ...]]:
+        """Pictures, sounds and videos of each row that has any, not read."""
 
     @abstractmethod
     def span(self, begin: int, end: int) -> NDArray[np.int64]:

@@ -49,7 +49,7 @@ from finetooth_hooks.models import (
     Tokenizer,
 )
 from finetooth_hooks.quantizers import Quantizer, Stored
-from finetooth_hooks.renderers import ImagePlace, Processor, Renderer
+from finetooth_hooks.renderers import MediumPlace, Processor, Renderer
 from finetooth_hooks.rollouts import Sampler
 from finetooth_hooks.sources import Examples, Format, Portion, Source
 from finetooth_hooks.trackers import Tracker
@@ -81,7 +81,7 @@ __all__ = [
     "Hardware",
     "HardwareFacts",
     "Head",
-    "ImagePlace",
+    "MediumPlace",
     "Kernel",
     "Loader",
     "LowRank",

@@ -1,4 +1,5 @@
-"""Renderers turn messages into tokens; processors turn images into what a model reads."""
+"""Renderers turn messages into tokens; processors turn pictures, sounds and videos into what a
+model reads."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from finetooth_hooks.examples import Conversation, Image, Message, Parsed, Rendered, TrainOn
+from finetooth_hooks.datum import MediumChunk
+from finetooth_hooks.examples import Conversation, Medium, MediumKind, Message, Parsed, Rendered, TrainOn
 
 
 class Renderer(Protocol):
@@ -45,15 +47,15 @@ class Renderer(Protocol):
         """Tokens up to where the assistant begins to speak.
 
         Raises:
-            DataError: a message holds an image, for which tokens alone do not stand.
+            DataError: a message holds more than text, for which tokens alone do not stand.
         """
         ...
 
     def shown_prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Rendered:
-        """As `prompt`, with the places of images; nothing trains.
+        """As `prompt`, with the places of pictures, sounds and videos; nothing trains.
 
         Raises:
-            DataError: the family takes no images, or one of them cannot be used.
+            DataError: the family takes none of the kind, or one of them cannot be used.
         """
         ...
 
@@ -63,51 +65,62 @@ class Renderer(Protocol):
 
 
 @dataclass(frozen=True)
-class ImagePlace:
-    """How an image stands in text.
+class MediumPlace:
+    """How a picture, sound or video stands in text.
 
     Attributes:
         text: what takes the place of the chat template's placeholder, special tokens spelled.
-        start, stop: half-open range of its characters that stand for the image; the rest is markup around it.
-        image: as it was given, its `sha256` known.
-        width, height: in pixels, upright, before the processor resizes it.
+        start, stop: half-open range of its characters that stand for it; the rest is markup around it.
+        medium: as it was given, its `sha256` known.
+        size: before the processor changes it, for showing: `640x480`, `3.2 s`, `8 frames of 64x64`.
     """
 
     text: str
     start: int
     stop: int
-    image: Image
-    width: int
-    height: int
+    medium: Medium
+    size: str
 
 
 class Processor(Protocol):
-    """Images as one model was trained to see them; built for the recipe's model."""
+    """Pictures, sounds and videos as one model was trained to see and hear them; built for the recipe's model."""
 
     @property
-    def placeholder(self) -> str:
-        """What the model's chat template writes for an image, one special token."""
-        ...
-
-    @property
-    def token_ids(self) -> frozenset[int]:
-        """Ids of the tokens in whose place the model reads image features."""
-        ...
-
-    def place(self, image: Image) -> ImagePlace:
-        """Open an image, make sure that it is whole, and say what it becomes among the tokens.
+    def kinds(self) -> tuple[MediumKind, ...]:
+        """What the model takes beside text.
 
         Raises:
-            DataError: it is missing, broken, no image, or too large; names the image.
+            RecipeError: nothing.
         """
         ...
 
-    def inputs(self, images: Sequence[bytes]) -> Mapping[str, Any]:
-        """What the model's forward takes beside the tokens for images in this order, NumPy arrays by argument.
+    def placeholder(self, kind: MediumKind) -> str:
+        """What the model's chat template writes for one of a kind, one special token.
 
-        Args:
-            images: encoded, as `Image.read` gives them.
+        Raises:
+            DataError: the model takes none of the kind.
+            RecipeError: what comes with the model does not work here.
         """
+        ...
+
+    def token_ids(self, kind: MediumKind) -> frozenset[int]:
+        """Ids of the tokens in whose place the model reads features of one of a kind.
+
+        Raises:
+            DataError, RecipeError: as `placeholder`.
+        """
+        ...
+
+    def place(self, medium: Medium) -> MediumPlace:
+        """Open one, make sure that it is whole, and say what it becomes among the tokens.
+
+        Raises:
+            DataError: it is missing, broken, too large, or of a kind that the model does not take; names it.
+        """
+        ...
+
+    def inputs(self, media: Sequence[MediumChunk]) -> Mapping[str, Any]:
+        """What the model's forward takes beside the tokens for these, in this order: NumPy arrays by argument."""
         ...
 
     def save(self, folder: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, overload
 
 if TYPE_CHECKING:
-    from finetooth_hooks.datum import ImageChunk
+    from finetooth_hooks.datum import MediumChunk
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,16 @@ class Sampling:
 
 @dataclass(frozen=True)
 class ShownPrompt(Sequence[int]):
-    """A prompt with images: as a sequence its token ids, with the model's placeholders where the images stand.
+    """A prompt with pictures, sounds or videos: as a sequence its token ids, with the model's
+    placeholders where they stand.
 
     Attributes:
         tokens: the ids.
-        images: index of the first token that stands for each image, and the image, in order.
+        media: index of the first token that stands for each, and what it is, in order.
     """
 
     tokens: tuple[int, ...]
-    images: tuple[tuple[int, ImageChunk], ...]
+    media: tuple[tuple[int, MediumChunk], ...]
 
     def __len__(self) -> int:
         return len(self.tokens)

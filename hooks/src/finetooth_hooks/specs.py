@@ -97,7 +97,7 @@ def ft_renderers() -> Iterable[Renderer]:  # type: ignore[empty-body]
 
 @hookspec
 def ft_processors() -> Iterable[Processor]:  # type: ignore[empty-body]
-    """Yield processors: what turns images into tokens' places and pixels, as the model was trained to see them.
+    """Yield processors: what turns images, sounds and videos into tokens' places and numbers, as the model was trained.
 
     Example:
         @hookimpl

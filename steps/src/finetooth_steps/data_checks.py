@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import DataError, Datum, EngineError, ImageChunk
+from finetooth_hooks import DataError, Datum, EngineError, MediumChunk
+from finetooth_hooks.examples import CALLED
 from numpy.typing import NDArray
 
 from finetooth_steps.groups import group_indices
@@ -14,27 +15,27 @@ from finetooth_steps.segments import check_segments
 
 
 def check_data(
-    data: Sequence[Datum], *, vocab_size: int, max_positions: int, images: bool = False, obstacle: str = ""
+    data: Sequence[Datum], *, vocab_size: int, max_positions: int, media: bool = False, obstacle: str = ""
 ) -> None:
     """Refuse what the engine cannot compute, before anything is computed.
 
     Args:
         vocab_size: ids must lie below it.
         max_positions: longest sequence the model was made for; 0 is no bound.
-        images: the model takes them.
+        media: the model takes images, sounds or videos.
         obstacle: why segments of a datum cannot be kept apart; empty if they can.
 
     Raises:
-        DataError: no data, an empty datum, an image that cannot be read, segments that cannot be kept apart, an id
-            outside the vocabulary, a sequence too long, a group that is torn apart, or one target a position beside
-            several; names the datum.
+        DataError: no data, an empty datum, an image or sound that cannot be read, segments that cannot be kept apart,
+            an id outside the vocabulary, a sequence too long, a group that is torn apart, or one target a position
+            beside several; names the datum.
     """
     if not data:
         raise DataError("data", "the step holds no data", action="pass at least one datum")
     target_dims = data[0].targets.ndim, data[0].targets.shape[1:]
     for datum in data:
         where = datum.id or "a datum without id"
-        _check_images(datum, where, images)
+        _check_media(datum, where, media)
         if len(datum) == 0:
             raise DataError(where, "it has no positions", action="remove it")
         if max_positions and len(datum) > max_positions:
@@ -54,23 +55,24 @@ def check_data(
     group_indices(data)
 
 
-def _check_images(datum: Datum, where: str, images: bool) -> None:
+def _check_media(datum: Datum, where: str, media: bool) -> None:
     """
     Raises:
-        DataError: the datum holds an image that this model or this backend cannot read.
+        DataError: the datum holds an image, sound or video that this model or this backend cannot read.
     """
-    found = [chunk for chunk in datum.input if isinstance(chunk, ImageChunk)]
+    found = [chunk for chunk in datum.input if isinstance(chunk, MediumChunk)]
     if not found:
         return
-    if not images:
-        raise DataError(where, "it holds an image, which the model cannot read", action="remove it")
+    called = CALLED[found[0].kind]
+    if not media:
+        raise DataError(where, f"it holds {called}, which the model cannot read", action="remove it")
     if any(chunk.tokens is None for chunk in found):
         raise DataError(
-            where, "an image comes without the placeholder tokens of its place", action="give ImageChunk.tokens"
+            where, f"{called} comes without the placeholder tokens of its place", action="give MediumChunk.tokens"
         )
     if datum.positions is not None:
         raise DataError(
-            where, "it has an image and positions, which a model with images decides itself", action="leave them out"
+            where, f"it has {called} and positions, which such a model decides itself", action="leave them out"
         )
 
 

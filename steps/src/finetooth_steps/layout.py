@@ -90,7 +90,7 @@ def lay_out(
         shares: packed rows that begin alike share their beginning. Rows of a group then stay together as far as the
             budget allows.
         filling: how data may share rows, where that saves `LEAST_SAVED` of the positions; None for not at all. Groups
-            that must stay together, and data with images or position ids of their own, do not share.
+            that must stay together, and data with images, sounds or position ids of their own, do not share.
     """
     lengths = [len(datum) if whole else computed_length(datum) for datum in data]
     shares = packed and shares and all(datum.positions is None and datum.parents is None for datum in data)
@@ -99,7 +99,7 @@ def lay_out(
         starts = np.flatnonzero(np.diff(group_indices(data), prepend=-1))
         rows = [tuple(int(i) for i in unit) for unit in np.split(np.arange(len(data)), starts[1:])]
         units = [_Unit(of, tuple(lengths[i] for i in of), _common(data, of, lengths) if shares else 0) for of in rows]
-    alike = all(datum.positions is None and not datum.images for datum in data)
+    alike = all(datum.positions is None and not datum.media for datum in data)
     if filling is not None and together != "group" and alike:
         return filled(lengths, budget, filling)
     if together != "group":

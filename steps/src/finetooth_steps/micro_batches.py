@@ -55,11 +55,11 @@ class MicroBatch:
 
 
 def computed_length(datum: Datum) -> int:
-    """Positions up to the last target that counts, or to the end of an image that this falls into; at least 1, so that
-    the row exists."""
+    """Positions up to the last target that counts, or to the end of an image or sound that this falls into; at least 1,
+    so that the row exists."""
     counting = np.flatnonzero(datum.mask)
     length = int(counting[-1]) + 1 if counting.size else 1
-    return max([length, *(start + len(chunk) for start, chunk in datum.images if start < length)])
+    return max([length, *(start + len(chunk) for start, chunk in datum.media if start < length)])
 
 
 def one_batch(data: Sequence[Datum], *, whole: bool = False) -> MicroBatch:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-from finetooth_hooks import Datum, ImageChunk, LossData
+from finetooth_hooks import Datum, LossData, MediumChunk
 from numpy.typing import NDArray
 
 from finetooth_steps.groups import group_indices
@@ -22,12 +22,12 @@ Array = TypeVar("Array")
 
 
 @dataclass(frozen=True)
-class PlacedImage:
-    """An image in a rectangle: its row and the columns it takes."""
+class PlacedMedium:
+    """An image, sound or video in a rectangle: its row and the columns it takes."""
 
     row: int
     start: int
-    chunk: ImageChunk
+    chunk: MediumChunk
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Rectangle(Generic[Array]):
         mask: (S, T) targets that count.
         targets: (S, T) or (S, T, K), 0 where the mask is false.
         starts: of each row, where its segments begin; None if every row is one segment.
-        images: row by row, in order.
+        media: row by row, in order.
     """
 
     batch: MicroBatch
@@ -50,7 +50,7 @@ class Rectangle(Generic[Array]):
     mask: Array
     targets: Array
     starts: tuple[tuple[int, ...], ...] | None = None
-    images: tuple[PlacedImage, ...] = ()
+    media: tuple[PlacedMedium, ...] = ()
 
 
 def make_rectangle(
@@ -67,11 +67,11 @@ def make_rectangle(
     tokens = np.full(shape, pad_id, dtype=np.int64)
     positions = np.tile(np.arange(batch.width, dtype=np.int64), (shape[0], 1))
     given = False
-    images: list[PlacedImage] = []
+    media: list[PlacedMedium] = []
     for s, (index, n) in enumerate(zip(batch.rows, batch.lengths, strict=True)):
         datum = data[index]
         tokens[s, :n] = datum.placeholder_tokens[:n]
-        images += [PlacedImage(s, start, chunk) for start, chunk in datum.images if start < n]
+        media += [PlacedMedium(s, start, chunk) for start, chunk in datum.media if start < n]
         if datum.positions is not None:
             given = True
             positions[s, :n] = datum.positions[:n]
@@ -86,7 +86,7 @@ def make_rectangle(
         mask=convert(mask),
         targets=convert(targets),
         starts=starts if segmented else None,
-        images=tuple(images),
+        media=tuple(media),
     )
 
 

@@ -14,19 +14,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
-from finetooth_hooks.datum import Chunk, Datum, ImageChunk, TokenChunk
+from finetooth_hooks.datum import Chunk, Datum, MediumChunk, TokenChunk
 from finetooth_hooks.engine import Backward, Forward, Handle, Stepped, StepSettings
 from finetooth_hooks.errors import DataError
+from finetooth_hooks.examples import CALLED, MediumKind
 from finetooth_hooks.loss_totals import LossTotals
 from finetooth_hooks.losses import Contribution, Metric
 from finetooth_hooks.sampling import Completion, Generated, Sampling, ShownPrompt
 from numpy.typing import NDArray
+
+from finetooth_toolbox.rows.media import CHUNKS
 
 Json = Any
 """What `json` reads and writes."""
 
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "bool")
 """Types of arrays that may travel."""
+
+FORMATS: Mapping[MediumKind, tuple[str, ...]] = {"image": ("", "png", "jpeg"), "audio": ("", "wav"), "video": ("",)}
+"""What an encoded picture, sound or video may be called; empty leaves it to who decodes it."""
 
 Array = NDArray[Any]
 
@@ -178,10 +184,10 @@ def decode_datum(value: Json, where: str) -> Datum:
 
 
 def encode_prompt(prompt: Sequence[int]) -> dict[str, Json]:
-    """A prompt as JSON: its ids as `prompt`, and its images, if it shows some, as `images`."""
+    """A prompt as JSON: its ids as `prompt`, and its images, sounds and videos, if it shows some, as `media`."""
     found: dict[str, Json] = {"prompt": [int(token) for token in prompt]}
     if isinstance(prompt, ShownPrompt):
-        found["images"] = [[start, _encode_chunk(image)] for start, image in prompt.images]
+        found["media"] = [[start, _encode_chunk(one)] for start, one in prompt.media]
     return found
 
 
@@ -189,42 +195,44 @@ def decode_prompt(value: Mapping[str, Json]) -> Sequence[int]:
     """What `encode_prompt` wrote, among other things.
 
     Raises:
-        DataError: an image cannot be read.
+        DataError: an image, sound or video cannot be read.
     """
-    ids, images = value["prompt"], value.get("images")
-    if not images:
+    ids, media = value["prompt"], value.get("media")
+    if not media:
         return cast("Sequence[int]", ids)
-    found = [(start, _decode_chunk(one, f"images[{n}]")) for n, (start, one) in enumerate(images)]
-    return ShownPrompt(tuple(ids), tuple((start, one) for start, one in found if isinstance(one, ImageChunk)))
+    found = [(start, _decode_chunk(one, f"media[{n}]")) for n, (start, one) in enumerate(media)]
+    return ShownPrompt(tuple(ids), tuple((start, one) for start, one in found if isinstance(one, MediumChunk)))
 
 
 def _encode_chunk(chunk: Chunk) -> Json:
     if isinstance(chunk, TokenChunk):
         return {"tokens": encode_array(chunk.tokens)}
-    image: dict[str, Json] = {
-        "image": base64.b64encode(chunk.data).decode("ascii"),
+    medium: dict[str, Json] = {
+        chunk.kind: base64.b64encode(chunk.data).decode("ascii"),
         "format": chunk.format,
         "length": chunk.length,
     }
     if chunk.tokens is not None:
-        image["tokens"] = encode_array(chunk.tokens)
-    return image
+        medium["tokens"] = encode_array(chunk.tokens)
+    return medium
 
 
 def _decode_chunk(value: Json, where: str) -> Chunk:
     value = mapping(value, where)
-    if "image" not in value:
+    kind = next((name for name in CHUNKS if name in value), None)
+    if kind is None:
         return TokenChunk(_ids(value.get("tokens"), f"{where}.tokens"))
     try:
-        data = base64.b64decode(value["image"], validate=True)
+        data = base64.b64decode(value[kind], validate=True)
     except (binascii.Error, ValueError, TypeError) as error:
-        raise DataError(f"{where}.image", "its base64 cannot be read", action="send the image's bytes") from error
+        raise DataError(f"{where}.{kind}", "its base64 cannot be read", action="send the bytes of its file") from error
     format_, length = value.get("format", ""), value.get("length")
-    if format_ not in ("png", "jpeg", "") or not isinstance(length, int) or isinstance(length, bool) or length < 1:
-        raise DataError(where, "an image needs a format (png, jpeg) and a length in tokens", action="send both")
+    if format_ not in FORMATS[kind] or not isinstance(length, int) or isinstance(length, bool) or length < 1:
+        known = ", ".join(FORMATS[kind][1:]) or "empty"
+        raise DataError(where, f"{CALLED[kind]} needs a format ({known}) and a length in tokens", action="send both")
     tokens = None if value.get("tokens") is None else _ids(value["tokens"], f"{where}.tokens")
     try:
-        return ImageChunk(data, format_, length, tokens)
+        return CHUNKS[kind](data, format_, length, tokens)
     except ValueError as error:
         raise DataError(where, str(error), action="send one placeholder for each token of its length") from error
 

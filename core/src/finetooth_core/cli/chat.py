@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from finetooth_core.cli.streams import is_text
 
 if TYPE_CHECKING:
     from finetooth_hooks.engine import Engine
+    from finetooth_hooks.examples import MediumKind
     from finetooth_hooks.models import ModelInfo
 
     from finetooth_core.cli.conversation import Conversation
@@ -32,9 +34,13 @@ WORDS = {
     "/compare": "/compare TEXT asks the model itself and each adapter, side by side; the conversation stays as it was",
     "/save": "/save FILE adds the conversation to FILE as a training row",
     "/image": "/image FILE shows the model a picture with what you say next",
+    "/audio": "/audio FILE plays it a sound",
+    "/video": "/video FILE shows it a video",
     "/quit": "end; so do /exit and Ctrl-D",
 }
 """What can be typed in place of a message, and what it does."""
+SHOWING: Mapping[str, MediumKind] = {"/image": "image", "/audio": "audio", "/video": "video"}
+"""What shows the model something with what is said next."""
 LEAVE = ("/quit", "/exit", "/bye")
 WELCOME = "Type a message. Ctrl-C stops an answer, /reset begins anew, /help lists more, /quit or Ctrl-D ends."
 
@@ -98,6 +104,8 @@ WELCOME = "Type a message. Ctrl-C stops an answer, /reset begins anew, /help lis
     metavar="FILE",
     help="A picture for the first message; may be repeated.",
 )
+@click.option("--audio", "sounds", multiple=True, metavar="FILE", help="Likewise a sound.")
+@click.option("--video", "videos", multiple=True, metavar="FILE", help="Likewise a video: GIF, WebP, MP4, WebM or AVI.")
 @accept_memory_option
 @click.pass_obj
 def command(
@@ -117,6 +125,8 @@ def command(
     save: Path | None,
     tools: Path | None,
     images: tuple[str, ...],
+    sounds: tuple[str, ...],
+    videos: tuple[str, ...],
     accept_memory: bool,
 ) -> None:
     """Talk to RUN_OR_MODEL: a run by its folder or by its name under runs/, an adapter's folder, or anything that can
@@ -143,8 +153,10 @@ def command(
     chat = Conversation(engine, context.renderer, sampling, system, longest=context.facts.max_positions, tools=offered)
     base = session.job.request.base.model
     hold_adapters(chat, adapters, base)
-    for image in images:
-        chat.show(Path(image))
+    given: dict[MediumKind, tuple[str, ...]] = {"image": images, "audio": sounds, "video": videos}
+    for kind, files in given.items():
+        for file in files:
+            chat.show(Path(file), kind)
     if asked is None:
         click.echo(WELCOME, err=True)
         talk(chat, base)
@@ -201,7 +213,7 @@ def talk(chat: Conversation, base: ModelInfo | None = None) -> None:
         if text.split()[:1] == ["/adapter"]:
             swap(text.partition(" ")[2].strip(), chat, base)
             continue
-        if text.split()[:1] in (["/compare"], ["/save"], ["/image"]):
+        if text.split()[:1] in (["/compare"], ["/save"], *([name] for name in SHOWING)):
             _apart(text, chat)
             continue
         if re.fullmatch(r"/[\w?]+", text):
@@ -215,15 +227,15 @@ def talk(chat: Conversation, base: ModelInfo | None = None) -> None:
 
 
 def _apart(text: str, chat: Conversation) -> None:
-    """`/compare TEXT`, `/save FILE` and `/image FILE`; what does not work is said."""
+    """`/compare TEXT`, `/save FILE`, and `/image FILE` with those like it; what does not work is said."""
     word, _, rest = text.partition(" ")
     try:
         if not rest.strip():
             raise UserError(f"{word} needs {'a text' if word == '/compare' else 'a file'}", action="/help says how")
         if word == "/compare":
             beside(chat, _readable(rest.strip()))
-        elif word == "/image":
-            chat.show(Path(rest.strip()).expanduser())
+        elif word in SHOWING:
+            chat.show(Path(rest.strip()).expanduser(), SHOWING[word])
             click.echo(f"({rest.strip()} is shown with what you say next)", err=True)
         else:
             count = append_row(Path(rest.strip()).expanduser(), chat.messages, chat.tools)

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.errors import UserError
-from finetooth_hooks.examples import Image, Message, Placed
+from finetooth_hooks.examples import Medium, MediumKind, Message, Placed
 from finetooth_hooks.held import HeldAdapter
 from finetooth_hooks.protocols import Renderer
 from finetooth_hooks.sampling import Completion, Sampling, ShownPrompt
-from finetooth_toolbox.rows.images import chunks
+from finetooth_toolbox.rows.media import MEDIA, chunks
 
 UNFINISHED = "\ufffd"
 """What decoders write for bytes that are no whole letter, or not yet."""
@@ -50,7 +50,7 @@ class Conversation:
     Attributes:
         adapters: that the engine holds beside its own weights, by the names they have here.
         adapter: the name of the one that answers; empty: the engine's own weights do.
-        shown: images that stand before what is said next.
+        shown: images, sounds and videos that stand before what is said next.
     """
 
     def __init__(
@@ -63,17 +63,17 @@ class Conversation:
         self.adapter = ""
         self.start = (Message("system", system),) if system else ()
         self.messages: list[Message] = list(self.start)
-        self.shown: list[Image] = []
+        self.shown: list[Medium] = []
 
-    def show(self, file: Path) -> None:
-        """Show an image with what is said next, before the words.
+    def show(self, file: Path, kind: MediumKind = "image") -> None:
+        """Show an image, or play a sound or video, with what is said next, before the words.
 
         Raises:
             UserError: it cannot be read, or the model takes none.
         """
-        image = Image(str(file), path=file)
-        self.renderer.shown_prompt([Message("user", "?", images=(Placed(0, image),))])
-        self.shown.append(image)
+        medium = MEDIA[kind](str(file), path=file)
+        self.renderer.shown_prompt([Message("user", "?", media=(Placed(0, medium),))])
+        self.shown.append(medium)
 
     def answer(self, text: str, say: Say = lambda piece: None) -> Answer:
         """Say `text` and return the model's answer; both become part of the conversation, or neither on an error.
@@ -87,7 +87,7 @@ class Conversation:
             UserError: the conversation leaves the model no room to answer.
             EngineError: the engine cannot go on from it.
         """
-        asked = [*self.messages, Message("user", text, images=tuple(Placed(0, image) for image in self.shown))]
+        asked = [*self.messages, Message("user", text, media=tuple(Placed(0, medium) for medium in self.shown))]
         prompt = self._prompt(asked)
         if 0 < self.longest <= len(prompt):
             raise UserError(
@@ -109,17 +109,17 @@ class Conversation:
     def _prompt(self, asked: Sequence[Message]) -> Sequence[int]:
         """
         Raises:
-            UserError: another adapter than the engine's own shall look at an image.
+            UserError: another adapter than the engine's own shall look or listen.
         """
-        if not any(message.images for message in asked):
+        if not any(message.media for message in asked):
             return self.renderer.prompt(asked, self.tools)
         if self.adapter:
             raise UserError(
-                f"adapter {self.adapter}: images are shown to the model's own weights alone",
+                f"adapter {self.adapter}: images, sounds and videos are shown to the model's own weights alone",
                 action="name the adapter, or its run, in place of the model",
             )
         read = self.renderer.shown_prompt(asked, self.tools)
-        return ShownPrompt(read.tokens, tuple(chunks(read.images, "the conversation")))
+        return ShownPrompt(read.tokens, tuple(chunks(read.media, "the conversation")))
 
     def _complete(self, prompt: Sequence[int], telling: Telling) -> Completion | None:
         """The whole completion; None if it was stopped. What there is of it is told, and kept in `telling.tokens`."""

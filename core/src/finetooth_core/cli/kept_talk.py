@@ -33,9 +33,9 @@ def append_row(file: Path, messages: Sequence[Message], tools: Sequence[Mapping[
 def as_json(message: Message) -> dict[str, Any]:
     """A message with what it holds, and nothing that is empty."""
     found: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.images:  # embedded, since a row names no files outside of its folder
+    if message.media:  # embedded, since a row names no files outside of its folder
         found["content"] = [
-            *({"type": "image", "base64": b64encode(one.image.read()).decode()} for one in message.images),
+            *({"type": one.medium.kind, "base64": b64encode(one.medium.read()).decode()} for one in message.media),
             {"type": "text", "text": message.content},
         ]
     if message.reasoning:

@@ -78,10 +78,10 @@ def _span(piece: Piece, shown: str, targets: Sequence[Target], place: int) -> st
 
 
 def _title(piece: Piece, targets: Sequence[Target], place: int) -> list[str]:
-    """What is said of each token of a piece; of an image only of the first one, and what follows the last."""
+    """What is said of each token of a piece; of an image or sound only of the first one, and what follows the last."""
     by_position = {target.position: target for target in targets}
     lines: list[str] = []
-    for at in range(len(piece.ids)) if not piece.image else (0, len(piece.ids) - 1):
+    for at in range(len(piece.ids)) if not piece.medium else (0, len(piece.ids) - 1):
         position = place + at
         target, before = by_position.get(position), by_position.get(position - 1)
         itself = tokens(target)[0] if target is not None else tokens(before)[1] if before is not None else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from finetooth_hooks.examples import PLURALS
 from finetooth_hooks.plan import Decision
 from finetooth_toolbox.text.controls import escape_controls
 from rich.console import Console, RenderableType
@@ -48,9 +49,8 @@ def render(survey: Survey) -> Text:
     if survey.roles:
         by_role = ", ".join(f"{role} {count:,}" for role, count in survey.roles.items())
         lines.append(f"  trained tokens by role: {by_role}")
-    if survey.images[1]:
-        rows, images, tokens = survey.images
-        lines.append(f"  images: {images:,} in {_counted(rows, 'row')}, {tokens:,} tokens")
+    for kind, (rows, count, tokens) in survey.media.items():
+        lines.append(f"  {PLURALS[kind]}: {count:,} in {_counted(rows, 'row')}, {tokens:,} tokens")
     if padding := _padding(survey):
         lines.append(f"  padding: {padding}")
     return Text("\n".join(lines))

@@ -19,7 +19,7 @@ SCHEMA = pa.schema(
         ("tokens", pa.list_(pa.int32())),
         ("run_lengths", pa.list_(pa.int32())),
         ("run_weights", pa.list_(pa.float32())),
-        ("images", pa.binary()),
+        ("media", pa.binary()),
         ("about", pa.binary()),
     ]
 )
@@ -54,7 +54,7 @@ class ArrowWriter:
             pa.ListArray.from_arrays(runs, pa.array(portion.run_weights)),
             *(
                 pa.array(list(contents), pa.binary()) if contents else pa.nulls(len(portion), pa.binary())
-                for contents in (portion.images, portion.about)
+                for contents in (portion.media, portion.about)
             ),
         ]
         self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
@@ -120,7 +120,7 @@ class _MappedFile:
             Exception: what `damaged` makes, if it is not what was written.
         """
         batch = self._reader.get_batch(index)
-        ids, tokens, lengths, weights, images, about = batch.columns
+        ids, tokens, lengths, weights, media, about = batch.columns
         portion = TokenPortion(
             _Texts(ids),
             tokens.offsets.to_numpy().astype(np.int64),
@@ -128,7 +128,7 @@ class _MappedFile:
             lengths.offsets.to_numpy().astype(np.int64),
             lengths.values.to_numpy(),
             weights.values.to_numpy(),
-            *(() if column.null_count == len(column) else _Contents(column) for column in (images, about)),
+            *(() if column.null_count == len(column) else _Contents(column) for column in (media, about)),
         )
         if not self._checked[index]:
             rows, count, expected = self._facts[index]
@@ -182,7 +182,7 @@ class _Texts(Sequence[str]):
 def checksum(portion: TokenPortion) -> int:
     """CRC-32 of everything in a portion."""
     value = zlib.crc32(_bytes("\0".join(portion.ids)))
-    for content in (*portion.images, *portion.about):
+    for content in (*portion.media, *portion.about):
         value = zlib.crc32(content, value)
     for array in portion.arrays:
         value = zlib.crc32(np.ascontiguousarray(array).data, value)

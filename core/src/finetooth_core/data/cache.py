@@ -6,7 +6,7 @@ FT_CACHE/
   entries/.KEY-...             being written, and renamed when it is complete; or being removed
   files/...                    hashes of source files
   choices/KEY.npz              which rows of large data a recipe takes
-  images/KEY.json              where the images of rows lie whose other parts have that key
+  media/KEY.json               where the images and sounds of rows lie whose other parts have that key
   plugins/NAME/contents/...    what plugins have fetched; see `fetched`
 
 What a process reads is held (`in_use`) and never removed by `prune`.
@@ -143,15 +143,15 @@ class DataCache:
         found = [_read(folder) for folder in folders if not folder.name.startswith(".")]
         return sorted((entry for entry in found if entry is not None), key=lambda entry: -entry.used)
 
-    def image_files(self, key: str) -> list[str]:
-        """Files of the images that `keep_image_files` was told of."""
-        found = _unsealed(self.root / "images" / f"{key}.json")
+    def media_files(self, key: str) -> list[str]:
+        """Files of images, sounds and videos that `keep_media_files` was told of."""
+        found = _unsealed(self.root / "media" / f"{key}.json")
         return list(found["files"]) if found is not None else []
 
-    def keep_image_files(self, key: str, files: Sequence[str]) -> None:
-        """Remember them for `image_files`: rows must be read to know which images they have, and what is prepared is
+    def keep_media_files(self, key: str, files: Sequence[str]) -> None:
+        """Remember them for `media_files`: rows must be read to know what they hold, and what is prepared is
         found before they are read."""
-        write_whole(self.root / "images" / f"{key}.json", _sealed({"files": list(files)}))
+        write_whole(self.root / "media" / f"{key}.json", _sealed({"files": list(files)}))
 
     def find(self, key: str) -> CacheEntry | None:
         """The entry of a key, none for an empty one; one that is damaged is removed and not found."""

@@ -78,8 +78,8 @@ def _time(job: Job, survey: Survey | None) -> Time | str:
         return "the data are read while the run trains"
     if total is None:
         return "the number of steps is open"
-    if survey.images[1]:
-        return "what images take is not known ahead"
+    if survey.media:
+        return "what images and sounds take is not known ahead"
     if isinstance(job.cost, str):
         return job.cost
     data = job.method.data

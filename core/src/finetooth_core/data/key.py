@@ -124,23 +124,23 @@ def named_sources(picked_sources: Sequence[PickedSource], hashes: FileHashes) ->
     return sources, files
 
 
-def with_images(value: str, files: Sequence[str], hashes: FileHashes) -> str:
-    """The key of rows whose images lie in files: another one whenever one of them is.
+def with_media(value: str, files: Sequence[str], hashes: FileHashes) -> str:
+    """The key of rows whose images, sounds and videos lie in files: another one whenever one of them is.
 
     Args:
         value: the key of everything else.
-        files: of the images, as an earlier preparation under that key found them; none if there was none.
+        files: of these, as an earlier preparation under that key found them; none if there was none.
     """
     if not files:
         return value
     try:
-        return image_key(value, {name: hashes.sha256(Path(name)) for name in files})
+        return media_key(value, {name: hashes.sha256(Path(name)) for name in files})
     except DataError:
         return ""  # one is gone: nothing was prepared from what there is now
 
 
-def image_key(value: str, digests: Mapping[str, str]) -> str:
-    """See `with_images`; `digests` of the files."""
+def media_key(value: str, digests: Mapping[str, str]) -> str:
+    """See `with_media`; `digests` of the files."""
     return hashlib.sha256(json.dumps([value, sorted(digests.items())]).encode()).hexdigest()
 
 
@@ -152,7 +152,7 @@ def _offering(catalog: Catalog, build: str) -> list[Registered]:
 
 
 def _processor(catalog: Catalog, pick: Pick) -> list[Registered]:
-    """What would turn images into inputs; whether there are any is not known before the rows are read."""
+    """What would turn images and sounds into inputs; whether there are any is not known before the rows are read."""
     name = pick if isinstance(pick, str) else pick.get("name", AUTO)
     try:
         if name == AUTO:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import LeftOut, Row, examples_in, images_of
+from finetooth_hooks.examples import LeftOut, Row, examples_in, media_of
 from finetooth_hooks.protocols import Format
 
-PICTURES = ("image", "images")
-OTHERS = ("audio", "audios", "sound", "video", "videos")
+COLUMNS = {
+    "image": "image", "images": "image",
+    "audio": "audio", "audios": "audio", "sound": "audio",
+    "video": "video", "videos": "video",
+}  # fmt: skip
+"""What columns of these names hold."""
 
 
 def unread_media(row: Row, format: Format) -> str:
@@ -15,12 +19,12 @@ def unread_media(row: Row, format: Format) -> str:
 
     A row that is refused says itself what is wrong with it.
     """
-    filled = [name for name in (*PICTURES, *OTHERS) if row.values.get(name)]
+    filled = [name for name in COLUMNS if row.values.get(name)]
     if not filled:
         return ""
     try:
         read = examples_in(format.read(row))
-        pictured = any(bool(images_of(one)) for one in read if not isinstance(one, LeftOut))
+        kinds = {medium.kind for one in read if not isinstance(one, LeftOut) for medium in media_of(one)}
     except DataError:
         return ""
-    return next((name for name in filled if name in OTHERS or not pictured), "")
+    return next((name for name in filled if COLUMNS[name] not in kinds), "")

@@ -19,7 +19,7 @@ from typing import Any
 from finetooth_hooks.errors import UserError
 from finetooth_hooks.examples import Example
 from finetooth_hooks.preparation import Limit, Preparation, Rendering
-from finetooth_toolbox.rows import images as row_images
+from finetooth_toolbox.rows import media as row_media
 from finetooth_toolbox.rows.preparing import finish, load_rendering, render_rows
 from finetooth_toolbox.rows.tally import Tally
 from finetooth_toolbox.rows.token_rows import TokenPortion, TokenRows
@@ -27,7 +27,7 @@ from finetooth_toolbox.rows.token_rows import TokenPortion, TokenRows
 from finetooth_core.data import rendering as rendering_work
 from finetooth_core.data.cache import ROWS, CacheEntry, DataCache
 from finetooth_core.data.file_hashes import FileHashes
-from finetooth_core.data.key import DataKey, Unknowable, data_key, image_key, with_images
+from finetooth_core.data.key import DataKey, Unknowable, data_key, media_key, with_media
 from finetooth_core.data.lazy_examples import SMALL_ROWS, examples_of
 from finetooth_core.data.parts import DataParts
 from finetooth_core.data.progress import PreparationProgress
@@ -53,7 +53,7 @@ class Made:
     Attributes:
         workers: how many processes took part.
         alone: why only this one did.
-        images: files of the rows' images, and the SHA-256 of what was read of each.
+        media: files of the rows' images and sounds, and the SHA-256 of what was read of each.
     """
 
     tally: Tally = field(default_factory=Tally)
@@ -61,7 +61,7 @@ class Made:
     notes: dict[str, str] = field(default_factory=dict)
     workers: int = 0
     alone: str = ""
-    images: dict[str, str] = field(default_factory=dict)
+    media: dict[str, str] = field(default_factory=dict)
 
     @property
     def failed(self) -> bool:
@@ -109,7 +109,7 @@ def _many(parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Limit 
         key = data_key(parts, rows, rendering, limit, hashes)
     except Unknowable as reason:
         return _uncached(parts, rows, rendering, limit, str(reason))
-    entry = cache.find(with_images(key.value, cache.image_files(key.value), hashes))
+    entry = cache.find(with_media(key.value, cache.media_files(key.value), hashes))
     if entry is None:
         entry = _fill(parts, rows, rendering, limit, cache, key, hashes)
         told = "made now and kept"
@@ -138,9 +138,9 @@ def _fill(
             names = [picked.options.get("path") or picked.registered.full_name for picked in rows.sources]
             notes = list(made.notes.items())
             value = key.value
-            if made.images:
-                cache.keep_image_files(value, list(made.images))
-                value = image_key(value, made.images)
+            if made.media:
+                cache.keep_media_files(value, list(made.media))
+                value = media_key(value, made.media)
             entry = cache.keep(
                 value, folder, sources=list(map(str, names)), tally=made.tally, notes=notes, portions=portions
             )
@@ -214,7 +214,7 @@ def _write(
                 parts.log.note(text, topic=topic)
             if not made.failed:
                 writer.write(rendered.portion)
-                made.images.update(_image_files(rendered.portion))
+                made.media.update(_media_files(rendered.portion))
             progress.advance(sum(rendered.reading.good.values()), rendered.size)
     rows.check(made.reading)
     made.tally.check()
@@ -286,10 +286,10 @@ def _job(parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Limit |
     }
 
 
-def _image_files(portion: TokenPortion) -> dict[str, str]:
-    """Files of the images of some rows, with their hashes."""
-    found = [image.image for content in portion.images if content for image in row_images.unpack(content)]
-    return {str(image.path): image.sha256 for image in found if image.path is not None}
+def _media_files(portion: TokenPortion) -> dict[str, str]:
+    """Files of the images, sounds and videos of some rows, with their hashes."""
+    found = [one.medium for content in portion.media if content for one in row_media.unpack(content)]
+    return {str(path): digest for medium in found for path, digest in medium.files.items()}
 
 
 def _total(rows: SplitRows) -> int | None:

@@ -38,7 +38,7 @@ class Piece:
         special: it is markup, not text.
         opens: a message begins here.
         cut: behind what `train.max_length` keeps.
-        image: the tokens stand for an image, and the text says which size it has.
+        medium: the tokens stand for an image, sound or video, and the text says which size it has.
     """
 
     ids: tuple[int, ...]
@@ -47,7 +47,7 @@ class Piece:
     special: bool = False
     opens: bool = False
     cut: bool = False
-    image: bool = False
+    medium: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Target:
         weight: what predicting it counts; 0 is not at all.
         cut: behind what `train.max_length` keeps.
         special: whether the token that is read, and the one that is predicted, is markup and not text.
-        image: both stand for the same image.
+        medium: both stand for the same image, sound or video.
     """
 
     position: int
@@ -73,7 +73,7 @@ class Target:
     weight: float
     cut: bool
     special: tuple[bool, bool]
-    image: bool = False
+    medium: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class RowView:
                 next_.weights[its],
                 next_.cut,
                 (piece.special, next_.special),
-                piece is next_ and piece.image,
+                piece is next_ and piece.medium,
             )
             for position, ((piece, at), (next_, its)) in enumerate(itertools.pairwise(tokens))
         )
@@ -155,7 +155,7 @@ class RowView:
 def _part(piece: Piece, at: int) -> str:
     """What a token of a piece says."""
     whole = len(piece.ids)
-    return piece.text if whole == 1 or piece.image else f"{piece.text} ({at + 1} of {whole})"
+    return piece.text if whole == 1 or piece.medium else f"{piece.text} ({at + 1} of {whole})"
 
 
 def rendered_rows(context: RunContext, split: str, how: PreparedAs | None) -> Iterator[RenderedRow]:
@@ -238,13 +238,13 @@ def _fate(tally: Tally, kept: int) -> str:
 
 def _pieces(rendered: Rendered, kept: int, tokenizer: Tokenizer) -> Iterator[Piece]:
     opens = {start for start, _ in rendered.spans}
-    images = {image.start: image for image in rendered.images}
+    media = {one.start: one for one in rendered.media}
     at = 0
     while at < len(rendered.tokens):
-        if at in images:
-            found = images[at]
+        if at in media:
+            found = media[at]
             ids = tuple(rendered.tokens[at : found.stop])
-            text = f"[image {found.width}x{found.height} -> {found.length} tokens]"
+            text = f"[{found.medium.kind} {found.size} -> {found.length} tokens]"
             yield Piece(ids, text, rendered.weights[at : found.stop], True, at in opens, found.stop > kept, True)
             at = found.stop
             continue

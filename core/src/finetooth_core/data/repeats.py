@@ -34,7 +34,7 @@ class Repeats:
 
 
 def digests_of(rows: Iterable[Datum], cut: int | None = None) -> Digests:
-    """What tells rows apart by their tokens and images, with their ids. Data of one group are one row.
+    """What tells rows apart by their tokens, images and sounds, with their ids. Data of one group are one row.
 
     Args:
         cut: positions at which rows were split; None if none was. The pieces of a row are one row here.
@@ -45,8 +45,8 @@ def digests_of(rows: Iterable[Datum], cut: int | None = None) -> Digests:
         for number, datum in pieces:
             digest.update(f"{number}:{len(datum)}\0".encode())
             digest.update(np.append(datum.placeholder_tokens, datum.targets[-1:]).astype(np.int64).tobytes())
-            for _, image in datum.images:
-                digest.update(image.data)
+            for _, medium in datum.media:
+                digest.update(medium.data)
         found.append((digest.digest(), id_))
     return found
 

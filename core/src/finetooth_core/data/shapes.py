@@ -34,8 +34,8 @@ def messages(example: Example) -> list[dict[str, Any]]:
 
 
 def _message(message: Message) -> dict[str, Any]:
-    if message.images or message.weights or message.reasoning_weights:
-        raise Loses("images, or parts of a message that train otherwise than the rest")
+    if message.media or message.weights or message.reasoning_weights:
+        raise Loses("images or sounds, or parts of a message that train otherwise than the rest")
     made: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.reasoning:
         made["reasoning_content"] = message.reasoning

@@ -7,13 +7,14 @@ last token is only predicted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from finetooth_hooks.errors import DataError
+from finetooth_hooks.examples import MediumKind
 from finetooth_hooks.plan import TrainSettings
 from finetooth_hooks.preparation import Limit
 from finetooth_toolbox.methods.batched import Batches
@@ -77,7 +78,8 @@ class Survey:
         budgeted: the same in rectangles of `train.micro_batch_tokens`, data of a step by length.
         laid_out: the same as the backend will lay data out; None if it does not say.
         roles: trained tokens by whose words they are, of all data; empty where rows are no conversations.
-        images: in how many rows there are images, how many there are, and how many tokens they take.
+        media: of each kind that the rows hold (`image`, `audio`, `video`): how many rows have one, how many there are,
+            and how many tokens they take.
     """
 
     split: str
@@ -92,7 +94,7 @@ class Survey:
     budgeted: float | None = None
     laid_out: float | None = None
     roles: dict[str, int] = field(default_factory=dict)
-    images: tuple[int, int, int] = (0, 0, 0)
+    media: Mapping[MediumKind, tuple[int, int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ def _survey(job: Job, split: str, rows: PreparedRows, digests: Digests, report: 
         budgeted=padding(steps, budget) if trains else None,
         laid_out=None if job.padding is None else job.padding(steps),
         roles={} if report is None else dict(report.trained_by_role),
-        images=_images(rows),
+        media=_media(rows),
     )
 
 
@@ -198,10 +200,14 @@ def _as_trained(job: Job, known: dict[str, PreparedAs]) -> Digests | None:
     return digests_of(prepared.data, _cut(limit, prepared.report))
 
 
-def _images(rows: PreparedRows) -> tuple[int, int, int]:
-    found = list(rows.images)
-    lengths = [image.length for of_row in found for image in of_row]
-    return len(found), len(lengths), sum(lengths)
+def _media(rows: PreparedRows) -> dict[MediumKind, tuple[int, int, int]]:
+    found: dict[MediumKind, tuple[int, int, int]] = {}
+    for of_row in rows.media:
+        for kind in dict.fromkeys(one.medium.kind for one in of_row):
+            lengths = [one.length for one in of_row if one.medium.kind == kind]
+            rows_with, count, tokens = found.get(kind, (0, 0, 0))
+            found[kind] = (rows_with + 1, count + len(lengths), tokens + sum(lengths))
+    return found
 
 
 def quantiles(positions: Lengths) -> Quantiles:

@@ -57,7 +57,7 @@ def _whole(content: bytes, length: int) -> bytes:
 
 
 def pack_work(work: Work, render: bool) -> tuple[Header, bytes] | None:
-    """Work as a message; None for rows that JSON would not give back as they are (bytes, dates, images)."""
+    """Work as a message; None for rows that JSON would not give back as they are (bytes, dates, media)."""
     header: dict[str, Any] = {"source": work.source, "size": work.size, "render": render, "time": work.time}
     if isinstance(work.rows, Portion):
         return {**header, "place": list(work.rows.place), "places": work.places}, work.rows.content
@@ -87,7 +87,7 @@ def pack_rendered(rendered: Rendered) -> tuple[Header, list[bytes]]:
     header = {
         "ids": list(portion.ids),
         "lengths": [array.nbytes for array in portion.arrays],
-        "images": [len(content) for content in portion.images],
+        "media": [len(content) for content in portion.media],
         "about": [content.decode() for content in portion.about],
         "tally": rendered.tally.as_json(),
         "reading": rendered.reading.as_json(),
@@ -95,7 +95,7 @@ def pack_rendered(rendered: Rendered) -> tuple[Header, list[bytes]]:
         "size": rendered.size,
     }
     arrays = [array.astype(type_, copy=False) for array, type_ in zip(portion.arrays, _TYPES, strict=True)]
-    return header, [*(array.tobytes() for array in arrays), *portion.images, bytes(rendered.reading.digests)]
+    return header, [*(array.tobytes() for array in arrays), *portion.media, bytes(rendered.reading.digests)]
 
 
 def unpack_rendered(header: Header, body: bytes) -> Rendered:
@@ -105,13 +105,13 @@ def unpack_rendered(header: Header, body: bytes) -> Rendered:
     for length, type_ in zip(header["lengths"], _TYPES, strict=True):
         arrays.append(np.frombuffer(body, type_, length // np.dtype(type_).itemsize, begin))
         begin += length
-    images = []
-    for length in header["images"]:
-        images.append(body[begin : begin + length])
+    media = []
+    for length in header["media"]:
+        media.append(body[begin : begin + length])
         begin += length
     return Rendered(
         replace(
-            TokenPortion(header["ids"], *arrays), images=tuple(images), about=tuple(map(str.encode, header["about"]))
+            TokenPortion(header["ids"], *arrays), media=tuple(media), about=tuple(map(str.encode, header["about"]))
         ),
         Tally.from_json(header["tally"]),
         Reading.from_json(header["reading"], body[begin:]),

@@ -250,7 +250,7 @@ class FakeContext:
 
     @property
     def processor(self) -> Processor:
-        raise RecipeError("model", "the kit's model takes no images", action="give a processor of your own")
+        raise RecipeError("model", "the kit's model takes no images or sounds", action="give a processor of your own")
 
     @property
     def renderer(self) -> Renderer:

@@ -251,8 +251,8 @@ def test_roles_can_be_mapped(format_of: Make) -> None:
         ),
         ({"role": "user", "content": "a", "weight": 0.5}, r"messages\[0\]\.weight is 0\.5, accepted are 0 or 1"),
         (
-            {"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "aa", "format": "wav"}}]},
-            r"messages\[0\]\.content\[0\] is a part of type 'input_audio'; only text and images can be read",
+            {"role": "user", "content": [{"type": "file", "file": {"file_id": "a"}}]},
+            r"messages\[0\]\.content\[0\] is a part of type 'file'; only text, images, audio and video can be read",
         ),
         ({"rol": "user", "content": "a"}, r"messages\[0\]\.role is missing; did you mean 'rol'"),
     ],

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import DataError, Row
-from finetooth_hooks.examples import LeftOut, images_of
+from finetooth_hooks.examples import LeftOut, media_of
 
 Make = Callable[..., Any]
 
@@ -87,9 +87,9 @@ def test_images_stand_where_the_row_places_them(format_of: Make, name: str, side
     values: dict[str, Any] = {"prompt": "<image>Which?", side: "This: <image>", "images": [b"one", b"two"]}
     values |= {"rejected": "None."} if name == "preference" else {"label": True}
     read = format_of(name).read(Row("f:1", values))
-    assert [one.read() for one in images_of(read)] == [b"one", b"two"]
+    assert [one.read() for one in media_of(read)] == [b"one", b"two"]
     whole = [{"role": "user", "content": "<image>Which?"}, {"role": "assistant", "content": "This: <image>"}]
     again = format_of(name).read(Row("f:1", {**values, side: whole}))
-    assert again == read if name == "preference" else [one.read() for one in images_of(again)][-2:] == [b"one", b"two"]
+    assert again == read if name == "preference" else [one.read() for one in media_of(again)][-2:] == [b"one", b"two"]
     with pytest.raises(DataError, match="images has only 1"):
         format_of(name).read(Row("f:1", {**values, "images": [b"one"]}))

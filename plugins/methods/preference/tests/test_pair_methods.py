@@ -108,7 +108,7 @@ def test_rows_that_teach_nothing_are_counted_or_refused(make_context: Contexts, 
         prepared(context, bad_rows="raise")
 
 
-IMAGE = Message("user", "q", images=(Placed(0, Image("i.png", content=b"x")),))
+IMAGE = Message("user", "q", media=(Placed(0, Image("i.png", content=b"x")),))
 REFUSED = {
     "is a conversation": Conversation(say("user", "q")),
     "hold an image": Pair((IMAGE,), say("assistant", "a"), say("assistant", "b")),

@@ -133,5 +133,33 @@ def test_images_stand_where_the_parts_place_them() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/PNG;base64,aGk=", "detail": "auto"}}
     content = [{"type": "text", "text": "One"}, image, {"type": "text", "text": " two"}, image]
     (message,) = messages_of([ChatMessage.model_validate({"role": "user", "content": content})])
-    assert message.content == "One two" and [one.at for one in message.images] == [3, 7]
-    assert {one.image.read() for one in message.images} == {b"hi"}
+    assert message.content == "One two" and [one.at for one in message.media] == [3, 7]
+    assert {one.medium.read() for one in message.media} == {b"hi"}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("aGk=", "not of the form"),
+        ({"data": "aGk="}, "none of wav, mp3"),
+        ({"data": "aGk=", "format": "midi"}, "none of wav, mp3"),
+        ({"data": "a%", "format": "wav"}, "base64 cannot be read"),
+        ({"data": "A" * (28 * 2**20), "format": "wav"}, "more than 20 MiB"),
+        ({"data": "aGk=", "format": "wav", "rate": 3}, "rate is not offered"),
+    ],
+    ids=range(6),
+)
+def test_sounds_that_are_not_taken_are_named(given: Any, said: str) -> None:
+    content = [{"type": "text", "text": "What?"}, {"type": "input_audio", "input_audio": given}]
+    with pytest.raises(Fault) as refused:
+        messages_of([ChatMessage.model_validate({"role": "user", "content": content})])
+    assert said in str(refused.value) and "\n" not in str(refused.value)
+    assert (refused.value.param, refused.value.status) == ("messages[0].content[1]", 400)
+
+
+def test_a_sound_stands_where_its_part_places_it() -> None:
+    sound = {"type": "input_audio", "input_audio": {"data": "aGk=", "format": "wav"}}
+    content = [{"type": "text", "text": "One"}, sound, {"type": "text", "text": " two"}]
+    (message,) = messages_of([ChatMessage.model_validate({"role": "user", "content": content})])
+    assert message.content == "One two" and [(one.at, one.medium.kind) for one in message.media] == [(3, "audio")]
+    assert message.media[0].medium.read() == b"hi"

@@ -10,11 +10,11 @@ import numpy as np
 from finetooth_hooks.context import Context
 from finetooth_hooks.datum import Chunk, Datum, TokenChunk
 from finetooth_hooks.errors import DataError, RecipeError
-from finetooth_hooks.examples import Conversation, Rendered, RenderedImage, Side
+from finetooth_hooks.examples import Conversation, Rendered, RenderedMedium, Side
 from finetooth_hooks.protocols import Tokenizer
 
 from finetooth_toolbox.rendering.prompts import closed, encode_document
-from finetooth_toolbox.rows.images import chunks
+from finetooth_toolbox.rows.media import chunks
 
 NO_WORDS = "is empty"
 
@@ -27,7 +27,8 @@ def has_words(side: Side) -> bool:
 
 
 def rendered_answer(prompt: Side, answer: Side, context: Context, tools: Sequence[Mapping[str, Any]] = ()) -> Rendered:
-    """A prompt with its answer as a scalar head reads them, with the images among them: it scores the last token.
+    """A prompt with its answer as a scalar head reads them, with the images and sounds among them: it scores the last
+    token.
 
     Messages are rendered as the recipe's renderer writes them. Plain texts stand one behind the other with the
     end-of-text token after them. transformers' classifiers score the last token that is no padding; padding tokens at
@@ -37,7 +38,7 @@ def rendered_answer(prompt: Side, answer: Side, context: Context, tools: Sequenc
         DataError: one side is messages and the other text, or nothing is left to be scored.
     """
     tokenizer = context.tokenizer
-    images: tuple[RenderedImage, ...] = ()
+    media: tuple[RenderedMedium, ...] = ()
     if isinstance(prompt, str) and isinstance(answer, str):
         tokens = list(encode_document(prompt + answer, tokenizer, context.markup))
         if tokenizer.eos_id is not None and not closed(tokens, tokenizer.eos_id, context.markup):
@@ -49,12 +50,12 @@ def rendered_answer(prompt: Side, answer: Side, context: Context, tools: Sequenc
             )
         messages = (*(() if isinstance(prompt, str) else prompt), *answer)
         rendered = context.renderer.render(Conversation(messages, tuple(tools)))
-        tokens, images = list(rendered.tokens), rendered.images
+        tokens, media = list(rendered.tokens), rendered.media
     while tokens and tokens[-1] == tokenizer.pad_id:
         tokens.pop()
     if not tokens:
         raise DataError("", "there is no token to be scored", action="remove the row")
-    return Rendered(tuple(tokens), (0.0,) * len(tokens), images=images)
+    return Rendered(tuple(tokens), (0.0,) * len(tokens), media=media)
 
 
 def scored_at_end(tokens: Sequence[int], **about: Any) -> Rendered:
@@ -76,13 +77,13 @@ def is_scored_at_end(rendered: Rendered) -> bool:
 
 
 def text_datum(
-    tokens: Sequence[int], counts: Sequence[int] = (), *, id: str = "", images: Sequence[RenderedImage] = ()
+    tokens: Sequence[int], counts: Sequence[int] = (), *, id: str = "", media: Sequence[RenderedMedium] = ()
 ) -> Datum:
     """A datum that reads all tokens, for an engine's `scores` and `values`.
 
     Args:
         counts: positions that count; default: the last.
-        images: among the tokens.
+        media: among the tokens.
 
     Raises:
         DataError: an image cannot be read.
@@ -91,8 +92,8 @@ def text_datum(
     mask = np.zeros(len(ids), dtype=np.bool_)
     mask[list(counts) or [-1]] = True
     read: tuple[Chunk, ...] = (TokenChunk(ids),)
-    if images:
-        read = Datum.from_tokens((*tokens, tokens[-1]), images=chunks(images, id), id=id).input
+    if media:
+        read = Datum.from_tokens((*tokens, tokens[-1]), media=chunks(media, id), id=id).input
     return Datum(read, np.zeros_like(ids), mask=mask, id=id)
 
 

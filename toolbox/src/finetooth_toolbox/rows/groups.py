@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from finetooth_hooks.preparation import Limit
 
 PROMPT_TOO_LONG = "its prompt alone is longer than train.max_length"
-IMAGE_CUT = "an image would be cut at train.max_length"
+MEDIUM_CUT = "an image, sound or video would be cut at train.max_length"
 ONE_SIDED = "one answer would be truncated and the other not"
 
 
@@ -71,8 +71,8 @@ def _reason(parts: tuple[Rendered, ...], limit: Limit) -> str:
         return PROMPT_TOO_LONG
     if limit.excess_length == "drop":
         return TOO_LONG
-    if any(image.start < limit.max_length < image.stop for part in parts for image in part.images):
-        return IMAGE_CUT
+    if any(one.start < limit.max_length < one.stop for part in parts for one in part.media):
+        return MEDIUM_CUT
     if limit.excess_length == "truncate_answers":
         return ""
     return ONE_SIDED if any(len(part.tokens) - 1 <= limit.max_length for part in parts) else ""

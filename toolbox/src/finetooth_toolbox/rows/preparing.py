@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Conversation, Example, Pair, Rendered, RenderedImage, Side, images_of
+from finetooth_hooks.examples import CALLED, Conversation, Example, Pair, Rendered, RenderedMedium, Side, media_of
 from finetooth_hooks.plan import TrainSettings
 from finetooth_hooks.preparation import Limit, Preparation, Render, Rendering
 from finetooth_hooks.protocols import Examples
 
 from finetooth_toolbox.rendering.markup import why_untrained
-from finetooth_toolbox.rows import images as row_images
-from finetooth_toolbox.rows.groups import IMAGE_CUT, kept_group
+from finetooth_toolbox.rows import media as row_media
+from finetooth_toolbox.rows.groups import MEDIUM_CUT, kept_group
 from finetooth_toolbox.rows.noticing import Noticing
 from finetooth_toolbox.rows.tally import IN_A_PIECE, LENGTH_SETTINGS, NOTHING_TRAINED, OCTAVE, TOO_LONG, Tally
 from finetooth_toolbox.rows.token_rows import TokenPortion, TokenRows, pack_about
@@ -128,7 +128,7 @@ def render_rows(
     lengths: list[int] = []
     tokens: list[int] = []
     weights: list[float] = []
-    images: list[bytes] = []
+    media: list[bytes] = []
     about: list[bytes] = []
 
     def take(rendered: Rendered, name: str, start: int, stop: int, group: str | None = None) -> None:
@@ -136,7 +136,7 @@ def render_rows(
         lengths.append(stop - start)
         tokens.extend(rendered.tokens[start:stop])
         weights.extend(rendered.weights[start:stop])
-        images.append(row_images.pack(_images_within(rendered, start, stop)))
+        media.append(row_media.pack(_media_within(rendered, start, stop)))
         about.append(pack_about(rendered.scalars, group))
 
     for id_, example in items:
@@ -144,7 +144,7 @@ def render_rows(
         tally.examples += 1
         try:
             rendered = render(example)
-            _check_images(example, rendered)
+            _check_media(example, rendered)
         except DataError as error:
             tally.unusable.add(DataError(id_, error.problem, action=error.action))
             continue
@@ -165,42 +165,51 @@ def render_rows(
             count_roles(example, rendered, [(start, stop) for _, start, stop in kept], tally.trained_by_role)
         for name, start, stop in kept:
             take(rendered, name, start, stop)
-    portion = TokenPortion.pack(ids, lengths, tokens, weights, images, about)
+    portion = TokenPortion.pack(ids, lengths, tokens, weights, media, about)
     _count(portion, np.asarray(weights, np.float32), tally)
     return portion, tally
 
 
-def _images_within(rendered: Rendered, start: int, stop: int) -> list[RenderedImage]:
-    """The images of a piece of a row, their places counted from its beginning."""
-    found = (image for image in rendered.images if start <= image.start and image.stop < stop)
-    return [replace(image, start=image.start - start) for image in found]
+def _media_within(rendered: Rendered, start: int, stop: int) -> list[RenderedMedium]:
+    """The media of a piece of a row, their places counted from its beginning."""
+    found = (one for one in rendered.media if start <= one.start and one.stop < stop)
+    return [replace(one, start=one.start - start) for one in found]
 
 
-def _check_images(example: Example, rendered: Rendered) -> None:
+def _check_media(example: Example, rendered: Rendered) -> None:
     """
     Raises:
-        DataError: the renderer has left images out, or nothing comes after the last one.
+        DataError: the renderer has left some out, or nothing comes after the last one.
     """
     if rendered.left_out:
         return
     parts = (rendered, *rendered.others)
-    given = len(images_of(example))
-    shown = sum(len(part.images) for part in parts)
-    if isinstance(example, Pair) and rendered.others:  # both answers stand behind the images of the prompt
-        shown -= images_in(example.prompt)
+    given = len(media_of(example))
+    shown = sum(len(part.media) for part in parts)
+    if isinstance(example, Pair) and rendered.others:  # both answers stand behind those of the prompt
+        shown -= media_in(example.prompt)
     if given != shown:
         raise DataError(
             "",
-            f"it has {given} image{'s' if given > 1 else ''}, which the renderer cannot write",
-            action="set data.renderer to one that takes images, such as jinja with the model's own chat template",
+            f"it has {_counted(example)}, which the renderer cannot write",
+            action="set data.renderer to one that takes them, such as jinja with the model's own chat template",
         )
-    if any(part.images and part.images[-1].stop >= len(part.tokens) for part in parts):
-        raise DataError("", "an image is the last it has, and nothing is predicted from it", action="remove the row")
+    if any(part.media and part.media[-1].stop >= len(part.tokens) for part in parts):
+        last = next(part.media[-1] for part in parts if part.media and part.media[-1].stop >= len(part.tokens))
+        problem = f"{CALLED[last.medium.kind]} is the last it has, and nothing is predicted from it"
+        raise DataError("", problem, action="remove the row")
 
 
-def images_in(side: Side) -> int:
-    """How many images a side has."""
-    return 0 if isinstance(side, str) else sum(len(message.images) for message in side)
+def _counted(example: Example) -> str:
+    """`2 images, 1 sound`."""
+    kinds = [CALLED[medium.kind].split()[1] for medium in media_of(example)]
+    many = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+    return ", ".join(f"{n} {kind}{'s' if n > 1 else ''}" for kind, n in many.items())
+
+
+def media_in(side: Side) -> int:
+    """How many pictures, sounds and videos a side has."""
+    return 0 if isinstance(side, str) else sum(len(message.media) for message in side)
 
 
 Kept = list[tuple[str, int, int]]
@@ -231,13 +240,13 @@ def _apply_limit(id_: str, example: Example, rendered: Rendered, limit: Limit, t
         return []
     if limit.excess_length == "split":
         ends = range(limit.max_length, positions, limit.max_length)
-        if any(image.start < end < image.stop for image in rendered.images for end in ends):
-            tally.drop(IMAGE_CUT, id_, LENGTH_SETTINGS)
+        if any(one.start < end < one.stop for one in rendered.media for end in ends):
+            tally.drop(MEDIUM_CUT, id_, LENGTH_SETTINGS)
             return []
         tally.split += 1
         return _pieces(id_, rendered, limit.max_length, tally)
-    if any(image.start < limit.max_length < image.stop for image in rendered.images):
-        tally.drop(IMAGE_CUT, id_, LENGTH_SETTINGS)
+    if any(one.start < limit.max_length < one.stop for one in rendered.media):
+        tally.drop(MEDIUM_CUT, id_, LENGTH_SETTINGS)
         return []
     if not any(rendered.weights[1 : limit.max_length + 1]):
         tally.drop(f"{NOTHING_TRAINED} after truncation", id_, LENGTH_SETTINGS)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.reports import DataReport
 
-from finetooth_toolbox.rows.groups import IMAGE_CUT, ONE_SIDED, PROMPT_TOO_LONG
+from finetooth_toolbox.rows.groups import MEDIUM_CUT, ONE_SIDED, PROMPT_TOO_LONG
 from finetooth_toolbox.rows.tally import TOO_LONG
 
-BY_LENGTH = frozenset({TOO_LONG, PROMPT_TOO_LONG, ONE_SIDED, IMAGE_CUT})
+BY_LENGTH = frozenset({TOO_LONG, PROMPT_TOO_LONG, ONE_SIDED, MEDIUM_CUT})
 """Reasons that `train.excess_length` decides on."""
 
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 from finetooth_hooks.datum import Datum
-from finetooth_hooks.examples import RenderedImage
+from finetooth_hooks.examples import RenderedMedium
 from finetooth_hooks.preparation import PreparedRows
 from numpy.typing import NDArray
 
-from finetooth_toolbox.rows import images as row_images
+from finetooth_toolbox.rows import media as row_media
 from finetooth_toolbox.rows.lazy import LazySequence
 
 Int32Array = NDArray[np.int32]
@@ -38,7 +38,7 @@ class TokenPortion:
         run_starts: (R + 1,) row r has the runs `run_starts[r]` to `run_starts[r + 1]`.
         run_lengths: how many tokens each run has.
         run_weights: their weight, float32.
-        images: R, the images of each row as `row_images.pack` writes them; empty: no row has any.
+        media: R, the media of each row as `row_media.pack` writes them; empty: no row has any.
         about: R, the scalars and the group of each row as `pack_about` writes them; empty: no row has any.
     """
 
@@ -48,7 +48,7 @@ class TokenPortion:
     run_starts: Int64Array
     run_lengths: Int32Array
     run_weights: NDArray[np.float32]
-    images: Sequence[bytes] = ()
+    media: Sequence[bytes] = ()
     about: Sequence[bytes] = ()
 
     @classmethod
@@ -58,7 +58,7 @@ class TokenPortion:
         lengths: Sequence[int],
         tokens: Sequence[int],
         weights: Sequence[float],
-        images: Sequence[bytes] = (),
+        media: Sequence[bytes] = (),
         about: Sequence[bytes] = (),
     ) -> TokenPortion:
         """From rows laid end to end.
@@ -67,7 +67,7 @@ class TokenPortion:
             lengths: tokens of each row, at least 1.
             tokens: of all rows.
             weights: of all tokens.
-            images: of each row, packed.
+            media: of each row, packed.
             about: of each row, packed.
         """
         starts = np.zeros(len(lengths) + 1, np.int64)
@@ -84,7 +84,7 @@ class TokenPortion:
             run_starts=np.searchsorted(first, starts).astype(np.int64),
             run_lengths=np.diff(np.append(first, len(flat))).astype(np.int32),
             run_weights=flat[first],
-            images=tuple(images) if any(images) else (),
+            media=tuple(media) if any(media) else (),
             about=tuple(about) if any(about) else (),
         )
 
@@ -93,7 +93,7 @@ class TokenPortion:
 
     @property
     def arrays(self) -> tuple[NDArray[Any], ...]:
-        """All but ids, images and remarks, in the order of the fields."""
+        """All but ids, media and remarks, in the order of the fields."""
         return (self.starts, self.tokens, self.run_starts, self.run_lengths, self.run_weights)
 
 
@@ -137,7 +137,7 @@ class TokenRows(LazySequence[Datum], PreparedRows):
         number = int(np.searchsorted(self._row_ends, place, side="right"))
         portion = self._portions[number]
         row = place - (int(self._row_ends[number - 1]) if number else 0)
-        images = row_images.unpack(portion.images[row]) if portion.images else ()
+        media = row_media.unpack(portion.media[row]) if portion.media else ()
         scalars, group = unpack_about(portion.about[row]) if portion.about else ({}, None)
         runs = slice(int(portion.run_starts[row]), int(portion.run_starts[row + 1]))
         return Datum.from_tokens(
@@ -146,14 +146,14 @@ class TokenRows(LazySequence[Datum], PreparedRows):
             scalars=scalars,
             group=group,
             id=portion.ids[row],
-            images=row_images.chunks(images, portion.ids[row]),
+            media=row_media.chunks(media, portion.ids[row]),
         )
 
     @property
-    def images(self) -> Iterator[tuple[RenderedImage, ...]]:
-        """The images of each row that has any, not read."""
+    def media(self) -> Iterator[tuple[RenderedMedium, ...]]:
+        """The media of each row that has any, not read."""
         for portion in self._portions:
-            yield from (row_images.unpack(content) for content in portion.images if content)
+            yield from (row_media.unpack(content) for content in portion.media if content)
 
     def span(self, begin: int, end: int) -> Int64Array:
         """Tokens `begin` to `end` of all rows laid end to end, (end - begin,), shorter where they end."""

@@ -339,8 +339,8 @@ class TorchEngine(EngineBase):
         with self.averaged(), self._parts.parameters.as_given():
             self._write_weights(path)
         self._request.text.tokenizer.save(path)
-        if network.reads_images and self._request.text.processor is not None:
-            with suppress(UserError):  # no image was read, and none can be
+        if network.reads_media and self._request.text.processor is not None:
+            with suppress(UserError):  # nothing was seen or heard, and nothing can be
                 self._request.text.processor().save(path)
 
     def _write_weights(self, path: Path) -> None:
@@ -400,7 +400,7 @@ class TorchEngine(EngineBase):
         data = tuple(data)
         facts, network = self._request.base.facts, self._parts.network
         check_data(
-            data, vocab_size=facts.vocab_size, max_positions=facts.max_positions, images=network.reads_images,
+            data, vocab_size=facts.vocab_size, max_positions=facts.max_positions, media=network.reads_media,
             obstacle=network.rows.obstacle,
         )  # fmt: skip
         check_rows(data, self._budget)

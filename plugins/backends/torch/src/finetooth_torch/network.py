@@ -42,7 +42,7 @@ class Network:
         checkpointing: recompute activations in backward.
         stream: compute the layers with the stream decoder; the family's facts have a block.
         packing: whether data may share rows where the model's own code computes the layers; None if it can.
-        processor: of images, if the model has towers that read them.
+        processor: of images, sounds and videos, if the model has towers that read them.
         scalar: the head for `values` and `scores`, if there is one.
         attention: what computes it in the model's own code.
         compute: the operations.
@@ -68,7 +68,7 @@ class Network:
         self.adapter, self._can_disable = adapter, can_disable
         self.config: Any = base.config
         module = base.get_submodule(facts.body)
-        self.reads_images = bool(facts.towers) and processor is not None
+        self.reads_media = bool(facts.towers) and processor is not None
         towers = tuple(base.get_submodule(path) for path in facts.towers)
         self._fused = attention.fused
         self.rows = Rows() if stream else _rows(module, model, attention, packing)

@@ -11,7 +11,7 @@ from finetooth_hooks.examples import ROLES
 
 from finetooth_formats import columns
 from finetooth_formats.aliases import roles_by_name
-from finetooth_formats.images import RowImages
+from finetooth_formats.media import RowMedia
 from finetooth_formats.message_options import MessageOptions, Role
 from finetooth_formats.messages import SHAREGPT_ROLES, MessageReader
 
@@ -42,9 +42,6 @@ class ChatOptions(MessageOptions):
     `system_column`) comes first."""
     system_column: str = "system"
     """The column with a system message; may be missing."""
-    images: str = ""
-    """The column with images, taken in order by `<image>` in a text and by parts `{type: image}` without a source;
-    empty finds `images` or `image`. Paths are relative to the folder of the data file."""
     train_roles: list[Role] | None = None
     """Roles whose messages train, in place of `method.train_on`; a message's own flag comes first."""
     train_field: str = "train"
@@ -107,9 +104,9 @@ class Chat:
         column = self._column(row.values)
         if column is None:
             raise columns.missing(row, self._columns[0], "chat")
-        images = RowImages(row, self._options.images)
-        messages = self._reader.read(row.id, column, columns.value(row.values, column), images)
-        images.finish()
+        media = RowMedia(row, self._options.media_columns)
+        messages = self._reader.read(row.id, column, columns.value(row.values, column), media)
+        media.finish()
         messages = self._with_system(row, messages)
         return Conversation(messages, self._reader.tools(row.id, columns.value(row.values, self._options.tools)))
 

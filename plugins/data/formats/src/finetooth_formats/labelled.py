@@ -11,7 +11,7 @@ from finetooth_hooks.examples import Labelled, LeftOut, Side
 
 from finetooth_formats import columns
 from finetooth_formats.columns import kind, shown
-from finetooth_formats.images import RowImages
+from finetooth_formats.media import RowMedia
 from finetooth_formats.message_options import MessageOptions
 from finetooth_formats.messages import MessageReader
 from finetooth_formats.sides import SideReader, finite, spelled
@@ -45,9 +45,6 @@ class LabelledOptions(MessageOptions):
     """The column with a system message; may be missing."""
     tools: str = "tools"
     """The column with tool schemas; may be missing."""
-    images: str = ""
-    """The column with images, taken in order by `<image>` in a text and by parts `{type: image}` without a source;
-    empty finds `images` or `image`. Paths are relative to the folder of the data file."""
 
 
 def build(options: LabelledOptions, context: Context) -> LabelledFormat:
@@ -73,13 +70,13 @@ class LabelledFormat:
     def read(self, row: Row) -> Labelled | LeftOut:
         """
         Raises:
-            DataError: a column is missing or wrong, or an image has no place; with `unusable: raise`, the answer or the
-                prompt is empty.
+            DataError: a column is missing or wrong, or an image or sound has no place; with `unusable: raise`, the
+                answer or the prompt is empty.
         """
         given = self._options
-        images = RowImages(row, given.images)
-        if images.present and not given.prompt:
-            raise DataError(row.id, "it has images, and a text without a prompt has no place for them",
+        media = RowMedia(row, given.media_columns)
+        if media.present and not given.prompt:
+            raise DataError(row.id, "it has images or sounds, and a text without a prompt has no place for them",
                             action="name the column with the prompt")  # fmt: skip
         label = spelled(found := columns.value(row.values, given.label))
         if label is None:
@@ -96,12 +93,12 @@ class LabelledFormat:
         tools = self._reader.tools(row.id, columns.value(row.values, given.tools))
         prompt: Side = ""
         if given.prompt:
-            prompt = self._sides.messages(row, given.prompt, "user", images)
+            prompt = self._sides.messages(row, given.prompt, "user", media)
             value = columns.value(row.values, given.completion)
             if value is None:
                 raise columns.missing(row, given.completion, "labelled")
-            answer: Side = self._sides.answer_of(row, given.completion, value, images)
-            images.finish()
+            answer: Side = self._sides.answer_of(row, given.completion, value, media)
+            media.finish()
         else:
             answer = self._sides.text(row, given.completion)
         if problem := NO_PROMPT if no_prompt(prompt) else answer_problem(answer, given.completion):

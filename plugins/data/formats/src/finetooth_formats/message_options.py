@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
+from finetooth_hooks.examples import MediumKind
 from pydantic import BeforeValidator, Field
 
 from finetooth_formats.aliases import AliasedOptions, reasoning_key, roles_by_name
@@ -29,6 +30,21 @@ class MessageOptions(AliasedOptions):
     fields: Annotated[dict[Property, str], BeforeValidator(reasoning_key)] = Field(default_factory=dict)
     """Keys of a message that are called otherwise: `{role: from, content: value, reasoning: thinking}`. Without it,
     `role` and `content`, ShareGPT's `from` and `value`, and `reasoning_content`, `reasoning` or `thinking` are read."""
+
+    images: str = ""
+    """The column with images, taken in order by `<image>` in a text and by parts `{type: image}` without a source;
+    empty finds `images` or `image`. Paths are relative to the folder of the data file."""
+    audios: str = ""
+    """The column with sounds, taken in order by `<audio>` and by parts `{type: audio}`; empty finds `audios` or
+    `audio`."""
+    videos: str = ""
+    """The column with videos, taken in order by `<video>` and by parts `{type: video}`; empty finds `videos` or
+    `video`. A video is a file with frames, or the list of the files of its frames."""
+
+    @property
+    def media_columns(self) -> Mapping[MediumKind, str]:
+        """What a `RowMedia` takes."""
+        return {"image": self.images, "audio": self.audios, "video": self.videos}
 
     def about_messages(self) -> dict[str, Any]:
         """What a `MessageReader` takes."""

@@ -15,7 +15,7 @@ from finetooth_toolbox.text.strict_json import JsonProblem, decode
 
 from finetooth_formats.columns import key as key_shown
 from finetooth_formats.columns import kind, shown, unspeakable
-from finetooth_formats.images import ACTION, PLACEHOLDER, ImageProblem, RowImages
+from finetooth_formats.media import ACTION, PLACEHOLDERS, SPELLED, MediumProblem, RowMedia
 from finetooth_formats.parts import NOTHING, Content, read_flag, read_parts, read_ranges, split_thought
 from finetooth_formats.tools import ToolProblem, read_calls, read_tools
 
@@ -103,15 +103,15 @@ class MessageReader:
         self._split_thinking = split_thinking
         self._noted: set[str] = set()
         self._found: dict[tuple[str, ...], Keys] = {}
-        self._images: RowImages | None = None  # of the row that is being read
+        self._media: RowMedia | None = None  # of the row that is being read
 
-    def read(self, where: str, column: str, value: Any, images: RowImages | None = None) -> tuple[Message, ...]:
+    def read(self, where: str, column: str, value: Any, media: RowMedia | None = None) -> tuple[Message, ...]:
         """Messages of one column.
 
         Args:
             where: id of the row.
             column: name of the column, the root of the paths in errors.
-            images: of the row; without them a message may have none.
+            media: of the row; without them a message may have none.
 
         Raises:
             DataError: names every problem of the row with its path, `messages[0].content`.
@@ -124,23 +124,23 @@ class MessageReader:
         if not value:
             raise DataError(where, f"{column} is empty", action="remove the row")
         problems: list[str] = []
-        with self._reading(where, images):
+        with self._reading(where, media):
             messages = [self._message(f"{column}[{i}]", item, problems) for i, item in enumerate(value)]
         if problems:
             raise DataError(where, "; ".join(problems), action=self._remedy(value))
         return tuple(message for message in messages if message is not None)
 
-    def one(self, where: str, column: str, value: Mapping[str, Any], images: RowImages | None = None) -> Message:
+    def one(self, where: str, column: str, value: Mapping[str, Any], media: RowMedia | None = None) -> Message:
         """A message that stands alone in a column.
 
         Args:
-            images: of the row; without them it may have none.
+            media: of the row; without them it may have none.
 
         Raises:
             DataError: names every problem with its path.
         """
         problems: list[str] = []
-        with self._reading(where, images):
+        with self._reading(where, media):
             message = self._message(column, value, problems)
         if problems or message is None:
             raise DataError(where, "; ".join(problems), action=self._remedy([value]))
@@ -161,26 +161,26 @@ class MessageReader:
             raise DataError(where, "; ".join(problems), action=f"write {column} as a string")
         return content.text
 
-    def text_message(self, where: str, column: str, role: str, text: str, images: RowImages) -> Message:
-        """One message with the text of a column, in which `<image>` stands for images of the row.
+    def text_message(self, where: str, column: str, role: str, text: str, media: RowMedia) -> Message:
+        """One message with the text of a column, in which `<image>` (`<audio>`, `<video>`) stands for one of the row.
 
         Raises:
-            DataError: there are more places than images.
+            DataError: there are more places than it has.
         """
-        with self._reading(where, images):
-            content = self._with_images(column, Content(text))
-        return Message(role, content.text, images=content.images)
+        with self._reading(where, media):
+            content = self._with_media(column, Content(text))
+        return Message(role, content.text, media=content.media)
 
     @contextmanager
-    def _reading(self, where: str, images: RowImages | None) -> Iterator[None]:
-        """While entered, messages may have these images."""
-        self._images = images
+    def _reading(self, where: str, media: RowMedia | None) -> Iterator[None]:
+        """While entered, messages may have these images, sounds and videos."""
+        self._media = media
         try:
             yield
-        except ImageProblem as problem:
+        except MediumProblem as problem:
             raise DataError(where, str(problem), action=ACTION) from problem
         finally:
-            self._images = None
+            self._media = None
 
     def tools(self, where: str, value: Any) -> tuple[Mapping[str, Any], ...]:
         """Tool schemas: a list of objects, or the same as JSON text. Those without the level `function` are given it,
@@ -268,7 +268,7 @@ class MessageReader:
         content = self._content(f"{path}.{keys.content}", item, keys.content, problems, optional=optional)
         content = self._apply_ranges(path, item, content, problems)
         reasoning = self._reasoning(path, item, keys, problems)
-        said = content.text.strip() or content.images or reasoning.text.strip()
+        said = content.text.strip() or content.media or reasoning.text.strip()
         if content.text and not said and role == "assistant" and not optional and train is not False:
             problems.append(f"{path}.{keys.content} is nothing but blanks: the answer would end at once")
         if self._split_thinking and role == "assistant" and not reasoning.text:
@@ -283,7 +283,7 @@ class MessageReader:
             train=train,
             weights=content.weights,
             reasoning_weights=reasoning.weights,
-            images=content.images,
+            media=content.media,
         )
 
     def _note_unread(self, names: Sequence[str], keys: Keys) -> None:
@@ -321,16 +321,16 @@ class MessageReader:
                 problems.append(f"{path} is {'missing' if key not in item else 'null'}")
             return NOTHING
         if isinstance(value, list | tuple):
-            content = read_parts(path, value, problems, self._images)
+            content = read_parts(path, value, problems, self._media)
         else:
             content = Content(value) if isinstance(value, str) else None
             if content is None:
                 problems.append(f"{path} is {kind(value)}, not text")
             elif problem := unspeakable(content.text):
                 problems.append(f"{path} {problem}")
-        if content is not None and not content.text and not content.images and not optional:
+        if content is not None and not content.text and not content.media and not optional:
             problems.append(f"{path} is empty")
-        return NOTHING if content is None else self._with_images(path, content)
+        return NOTHING if content is None else self._with_media(path, content)
 
     def _apply_ranges(self, path: str, item: Mapping[str, Any], content: Content, problems: list[str]) -> Content:
         """The content with the weights that ranges of characters give it."""
@@ -341,17 +341,20 @@ class MessageReader:
             problems.append(f"{path} has {self._ranges_field} and parts with flags: give one of them")
         return replace(content, weights=read_ranges(f"{path}.{self._ranges_field}", ranges, content.text, problems))
 
-    def _with_images(self, path: str, content: Content) -> Content:
-        """A text in which `<image>` stands for the images of the row's column, if it has one."""
-        given = self._images
-        if given is None or not given.present or content.weights or content.images or PLACEHOLDER not in content.text:
+    def _with_media(self, path: str, content: Content) -> Content:
+        """A text in which `<image>`, `<audio>` and `<video>` stand for those of the row's columns, if it has them."""
+        given = self._media
+        if given is None or not given.present or content.weights or content.media:
             return content
-        texts = content.text.split(PLACEHOLDER)
-        found, at = [], 0
-        for text in texts[:-1]:
-            at += len(text)
-            found.append(Placed(at, given.next(path)))
-        return Content("".join(texts), (), tuple(found))
+        text, media, at = "", [], 0
+        for found in SPELLED.finditer(content.text):
+            kind = PLACEHOLDERS[found[0]]
+            if kind not in given.present:
+                continue
+            text += content.text[at : found.start()]
+            at = found.end()
+            media.append(Placed(len(text), given.next(kind, path)))
+        return Content(text + content.text[at:], (), tuple(media)) if media else content
 
     def _calls(self, path: str, value: Any, problems: list[str]) -> tuple[Mapping[str, Any], ...]:
         try:

@@ -10,7 +10,7 @@ from typing import Any
 from finetooth_hooks.examples import Placed, Weighted
 
 from finetooth_formats.columns import kind, shown, unspeakable
-from finetooth_formats.images import PART_TYPES, RowImages
+from finetooth_formats.media import PART_TYPES, RowMedia
 
 PART_TEXTS = ("text", "content", "value")
 """Where a part of a content has its text."""
@@ -21,20 +21,20 @@ THOUGHTS = (("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<reasoning
 
 @dataclass(frozen=True)
 class Content:
-    """A text, ranges of it with a weight of their own, and the images in it."""
+    """A text, ranges of it with a weight of their own, and the images, sounds and videos in it."""
 
     text: str
     weights: tuple[Weighted, ...] = ()
-    images: tuple[Placed, ...] = ()
+    media: tuple[Placed, ...] = ()
 
     def part(self, start: int, stop: int) -> Content:
-        """Some of its characters, with their ranges and the images between them; an image at an end
+        """Some of its characters, with their ranges and the media between them; one at an end
         belongs to what follows."""
         moved = [Weighted(max(w.start, start) - start, min(w.stop, stop) - start, w.weight) for w in self.weights]
         last = stop == len(self.text)
-        inside = (image for image in self.images if start <= image.at < stop or (last and image.at == stop))
-        images = tuple(replace(image, at=image.at - start) for image in inside)
-        return Content(self.text[start:stop], tuple(w for w in moved if w.start < w.stop), images)
+        inside = (one for one in self.media if start <= one.at < stop or (last and one.at == stop))
+        media = tuple(replace(one, at=one.at - start) for one in inside)
+        return Content(self.text[start:stop], tuple(w for w in moved if w.start < w.stop), media)
 
 
 NOTHING = Content("")
@@ -56,29 +56,29 @@ def read_flag(path: str, item: Mapping[str, Any], key: str, problems: list[str])
     return None
 
 
-def read_parts(path: str, parts: Sequence[Any], problems: list[str], given: RowImages | None = None) -> Content | None:
-    """Content given in parts of text, each with a flag of its own or none, and images between them; the texts are
-    joined as they are.
+def read_parts(path: str, parts: Sequence[Any], problems: list[str], given: RowMedia | None = None) -> Content | None:
+    """Content given in parts of text, each with a flag of its own or none, and images, sounds and videos between them;
+    the texts are joined as they are.
 
     Args:
-        given: the images of the row; without them there may be none.
+        given: those of the row; without them there may be none.
 
     Raises:
-        ImageProblem: an image cannot be used.
+        MediumProblem: one cannot be used.
     """
     text = ""
     weights: list[Weighted] = []
-    images: list[Placed] = []
+    media: list[Placed] = []
     for i, part in enumerate(parts):
         type_ = part.get("type") if isinstance(part, Mapping) else kind(part)
         if type_ in PART_TYPES and given is not None:
-            images.append(Placed(len(text), given.part(f"{path}[{i}]", part)))
+            media.append(Placed(len(text), given.part(f"{path}[{i}]", part)))
             continue
         found = [key for key in PART_TEXTS if isinstance(part, Mapping) and isinstance(part.get(key), str)]
         if type_ != "text" or not found:
-            readable = "only text and images can be read"
+            readable = "only text, images, audio and video can be read"
             if given is None:
-                readable = "in rows of this format only text can be read, images in conversations"
+                readable = "in rows of this format only text can be read, images and sounds in conversations"
             problems.append(f"{path}[{i}] is a part of type {shown(type_)}; {readable}")
             return None
         said = part[found[0]]
@@ -88,7 +88,7 @@ def read_parts(path: str, parts: Sequence[Any], problems: list[str], given: RowI
         if flag is not None and said:
             weights.append(Weighted(len(text), len(text) + len(said), float(flag)))
         text += said
-    return Content(text, tuple(weights), tuple(images))
+    return Content(text, tuple(weights), tuple(media))
 
 
 def read_ranges(path: str, ranges: Any, text: str, problems: list[str]) -> tuple[Weighted, ...]:

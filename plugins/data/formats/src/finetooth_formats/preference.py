@@ -11,7 +11,7 @@ from finetooth_hooks.examples import Labelled, LeftOut, Pair, ReadRow, Side
 from pydantic import model_validator
 
 from finetooth_formats import columns, ranked
-from finetooth_formats.images import RowImages
+from finetooth_formats.media import RowMedia
 from finetooth_formats.message_options import MessageOptions
 from finetooth_formats.messages import MessageReader
 from finetooth_formats.sides import SideReader, common, common_text, number
@@ -75,9 +75,6 @@ class PreferenceOptions(MessageOptions):
     """The column with a system message; may be missing."""
     tools: str = "tools"
     """The column with tool schemas; may be missing."""
-    images: str = ""
-    """The column with images, taken in order by `<image>` in a text and by parts `{type: image}` without a source;
-    empty finds `images` or `image`. Paths are relative to the folder of the data file."""
 
     @model_validator(mode="after")
     def _fits(self) -> PreferenceOptions:
@@ -122,20 +119,20 @@ class Preference:
     def read(self, row: Row) -> ReadRow:
         """
         Raises:
-            DataError: a column is missing or wrong, or an image has no place; with `unusable: raise`, a pair teaches
-                nothing.
+            DataError: a column is missing or wrong, or an image or sound has no place; with `unusable: raise`, a pair
+                teaches nothing.
         """
         given = self._options
-        images = RowImages(row, given.images)
-        if images.present and given.style == "raw":
-            raise DataError(row.id, "it has images, and style raw reads texts", action="set style: chat")
+        media = RowMedia(row, given.media_columns)
+        if media.present and given.style == "raw":
+            raise DataError(row.id, "it has images or sounds, and style raw reads texts", action="set style: chat")
         column = self._prompt(row.values)
-        prompt = self._prompt_side(row, column, images) if column else None
-        made = self._made(row, prompt, images)
-        images.finish()
+        prompt = self._prompt_side(row, column, media) if column else None
+        made = self._made(row, prompt, media)
+        media.finish()
         return self._unpaired(made)
 
-    def _made(self, row: Row, prompt: Side | None, images: RowImages) -> list[Pair | LeftOut]:
+    def _made(self, row: Row, prompt: Side | None, media: RowMedia) -> list[Pair | LeftOut]:
         given = self._options
         if (
             columns.present(row.values, given.chosen, given.rejected)
@@ -146,10 +143,10 @@ class Preference:
                 value = columns.value(row.values, name)
                 if value is None:
                     raise columns.missing(row, name, "preference")
-                sides.append(self._answer(row, name, value, images))
+                sides.append(self._answer(row, name, value, media))
             margin, problem = self._margin(row)
             return [left_out(row, problem, given) if problem else self._pair(row, prompt, sides[0], sides[1], margin)]
-        return list(self._pairs_by_rank(row, prompt, images, *judged))
+        return list(self._pairs_by_rank(row, prompt, media, *judged))
 
     def _margin(self, row: Row) -> tuple[float | None, str]:
         """By how much the first answer is better; and what is wrong with that."""
@@ -164,11 +161,11 @@ class Preference:
         return apart if margin is None else margin, ""
 
     def _pairs_by_rank(
-        self, row: Row, prompt: Side | None, images: RowImages, judgements: str, order: ranked.Order
+        self, row: Row, prompt: Side | None, media: RowMedia, judgements: str, order: ranked.Order
     ) -> Iterator[Pair | LeftOut]:
         given = self._options
         answers, numbers = ranked.read_ranking(row, given.responses, judgements)
-        read = [self._answer(row, f"{given.responses}[{i}]", answer, images) for i, answer in enumerate(answers)]
+        read = [self._answer(row, f"{given.responses}[{i}]", answer, media) for i, answer in enumerate(answers)]
         margin = number(row, given.margin) if given.pairs == "best-worst" else None
         for two in ranked.ranked_pairs(numbers, order, given.pairs):
             if not two.margin:
@@ -218,19 +215,19 @@ class Preference:
             found += [Labelled(one.prompt, answer, label, one.tools) for answer, label in sides]
         return found if len(found) > 1 else found[0]
 
-    def _prompt_side(self, row: Row, column: str, images: RowImages) -> Side:
+    def _prompt_side(self, row: Row, column: str, media: RowMedia) -> Side:
         if self._options.style == "raw":
             return self._sides.text(row, column)
-        return self._sides.messages(row, column, "user", images)
+        return self._sides.messages(row, column, "user", media)
 
-    def _answer(self, row: Row, path: str, value: Any, images: RowImages) -> Side:
+    def _answer(self, row: Row, path: str, value: Any, media: RowMedia) -> Side:
         if self._options.style == "raw":
             if not isinstance(value, str):
                 raise DataError(
                     row.id, f"{path} is {columns.kind(value)}, and style raw reads texts", action="set style: chat"
                 )
             return value
-        return self._sides.answer_of(row, path, value, images)
+        return self._sides.answer_of(row, path, value, media)
 
     def _prompt(self, values: Mapping[str, Any]) -> str:
         return next((name for name in self._prompts if columns.present(values, name)), "")

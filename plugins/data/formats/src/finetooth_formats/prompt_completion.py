@@ -12,7 +12,7 @@ from pydantic import model_validator
 
 from finetooth_formats import columns
 from finetooth_formats.history import read_history
-from finetooth_formats.images import RowImages
+from finetooth_formats.media import RowMedia
 from finetooth_formats.message_options import MessageOptions
 from finetooth_formats.messages import MessageReader
 
@@ -98,9 +98,9 @@ class PromptCompletionFormat:
             return PromptCompletion(ask, answer)
         system = self._system(row)
         before = read_history(row, self._options.history)
-        images = RowImages(row)
-        asked = self._reader.text_message(row.id, pair[0], "user", ask, images)
-        images.finish()
+        media = RowMedia(row, self._options.media_columns)
+        asked = self._reader.text_message(row.id, pair[0], "user", ask, media)
+        media.finish()
         return Conversation((*system, *before, asked, Message("assistant", answer)))
 
     def _system(self, row: Row) -> tuple[Message, ...]:
@@ -116,10 +116,10 @@ class PromptCompletionFormat:
             raise DataError(
                 row.id, f"{pair[0]} is a list of messages, which style raw cannot read", action="use style: chat"
             )
-        images = RowImages(row)
-        before = self._reader.read(row.id, pair[0], columns.value(row.values, pair[0]), images)
-        after = self._reader.read(row.id, pair[1], columns.value(row.values, pair[1]), images)
-        images.finish()
+        media = RowMedia(row, self._options.media_columns)
+        before = self._reader.read(row.id, pair[0], columns.value(row.values, pair[0]), media)
+        after = self._reader.read(row.id, pair[1], columns.value(row.values, pair[1]), media)
+        media.finish()
         prompt = tuple(dataclasses.replace(message, train=False) for message in before)
         tools = self._reader.tools(row.id, columns.value(row.values, self._options.tools))
         system = () if prompt[0].role == "system" else self._system(row)

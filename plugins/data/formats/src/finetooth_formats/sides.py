@@ -11,7 +11,7 @@ from finetooth_hooks import DataError, Message, Row
 
 from finetooth_formats import columns
 from finetooth_formats.columns import kind
-from finetooth_formats.images import RowImages
+from finetooth_formats.media import RowMedia
 from finetooth_formats.messages import MessageReader
 
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
@@ -34,25 +34,25 @@ class SideReader:
     def __init__(self, reader: MessageReader, format_: str) -> None:
         self._reader, self._format = reader, format_
 
-    def messages(self, row: Row, column: str, role: str, images: RowImages | None = None) -> Messages:
+    def messages(self, row: Row, column: str, role: str, media: RowMedia | None = None) -> Messages:
         """The column's messages; a text is one message of `role`.
 
         Args:
-            images: of the row; without them a message may have none.
+            media: of the row; without them a message may have none.
 
         Raises:
             DataError: the column is missing, null, or neither.
         """
-        return self.answer(row, column, self._value(row, column), role, images)
+        return self.answer(row, column, self._value(row, column), role, media)
 
     def answer(
-        self, row: Row, path: str, value: Any, role: str = "assistant", images: RowImages | None = None
+        self, row: Row, path: str, value: Any, role: str = "assistant", media: RowMedia | None = None
     ) -> Messages:
         """The messages that a value is, wherever it stands.
 
         Args:
             path: of the value, for errors.
-            images: of the row; without them a message may have none.
+            media: of the row; without them a message may have none.
 
         Raises:
             DataError: it is neither text nor messages.
@@ -60,28 +60,28 @@ class SideReader:
         if isinstance(value, str):
             if problem := columns.unspeakable(value):
                 raise DataError(row.id, f"{path} {problem}", action="write the whole character, or remove the row")
-            if images is not None and images.present and not transcript(value):
-                return (self._reader.text_message(row.id, path, role, value, images),)
+            if media is not None and media.present and not transcript(value):
+                return (self._reader.text_message(row.id, path, role, value, media),)
             return transcript(value) or (Message(role, value),)
         if isinstance(value, Mapping):
-            return (self._reader.one(row.id, path, value, images),)
+            return (self._reader.one(row.id, path, value, media),)
         if not isinstance(value, list | tuple):
             raise DataError(
                 row.id, f"{path} is {kind(value)}, not text and no list of messages", action="fix or remove the row"
             )
-        return self._reader.read(row.id, path, value, images)
+        return self._reader.read(row.id, path, value, media)
 
-    def answer_of(self, row: Row, path: str, value: Any, images: RowImages) -> Messages:
-        """As `answer`, of a row whose prompt was read. An answer that repeats the prompt places the images of the
+    def answer_of(self, row: Row, path: str, value: Any, media: RowMedia) -> Messages:
+        """As `answer`, of a row whose prompt was read. An answer that repeats the prompt places those of the
         column from the first one on, another goes on where the prompt stopped.
 
         Raises:
-            DataError: it is neither text nor messages, or an image cannot be used.
+            DataError: it is neither text nor messages, or an image or sound cannot be used.
         """
-        whole = images.reading(anew=True)
-        found = self.answer(row, path, value, images=whole)
+        whole = media.reading(anew=True)
+        found = self.answer(row, path, value, media=whole)
         if found and found[0].role == "assistant" and whole.begun:
-            return self.answer(row, path, value, images=images.reading(anew=False))
+            return self.answer(row, path, value, media=media.reading(anew=False))
         return found
 
     def with_system(self, row: Row, column: str, prompt: Messages) -> Messages:

@@ -10,7 +10,7 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Task
 
 from finetooth_formats import columns
-from finetooth_formats.images import RowImages
+from finetooth_formats.media import RowMedia
 from finetooth_formats.message_options import MessageOptions
 from finetooth_formats.messages import MessageReader
 from finetooth_formats.sides import SideReader
@@ -54,9 +54,9 @@ class TaskFormat:
             DataError: the prompt is missing or wrong.
         """
         given = self._options
-        images = RowImages(row)
-        prompt = self._sides.messages(row, given.prompt, "user", images)
-        images.finish()
+        media = RowMedia(row, given.media_columns)
+        prompt = self._sides.messages(row, given.prompt, "user", media)
+        media.finish()
         others = {name: value for name, value in row.values.items() if name not in (given.prompt, given.tools)}
         tools = self._reader.tools(row.id, columns.value(row.values, given.tools))
         return Task(prompt, others, tools, isinstance(columns.value(row.values, given.prompt), str))

@@ -40,7 +40,7 @@ def left_out(row: Row, reason: str, options: Judging, action: str = "remove the 
 
 def says_nothing(message: Message) -> bool:
     """Neither text nor a call."""
-    return not (message.content.strip() or message.reasoning.strip() or message.tool_calls or message.images)
+    return not (message.content.strip() or message.reasoning.strip() or message.tool_calls or message.media)
 
 
 def no_prompt(prompt: Sequence[Message] | str) -> bool:

@@ -31,7 +31,7 @@ from finetooth_transformers.quantised import check_readable, quantization_of, st
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 MODELS: Any = transformers.AutoModelForCausalLM
-WITH_IMAGES: Any = transformers.AutoModelForImageTextToText
+MULTIMODAL: Any = transformers.AutoModelForMultimodalLM
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -239,11 +239,11 @@ class TransformersLoader(LoaderBase):
 
 
 def _class(config: Any) -> Any:
-    """The auto class of the model that a config names: with images, if that is what it is. Where the config names none,
-    one that can be built with images is."""
-    known = WITH_IMAGES._model_mapping.get(type(config), None)
+    """The auto class of the model that a config names: one that sees or hears, if that is what it is. Where the config
+    names none, one that can be built so is."""
+    known = MULTIMODAL._model_mapping.get(type(config), None)
     named = (getattr(config, "architectures", None) or [getattr(known, "__name__", "")])[0]
-    return WITH_IMAGES if known is not None and known.__name__ == named else MODELS
+    return MULTIMODAL if known is not None and known.__name__ == named else MODELS
 
 
 def _check_framework(framework: str) -> None:

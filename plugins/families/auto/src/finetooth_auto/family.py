@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 ATTENTION_NAMES = ("attn", "attention")
 MODELS: Any = transformers.AutoModelForCausalLM
-WITH_IMAGES: Any = transformers.AutoModelForImageTextToText
+MULTIMODAL: Any = transformers.AutoModelForMultimodalLM
 LINEAR = (torch.nn.Linear, Conv1D)
 LOST = "out_proj"
 MULTIPLIES = ("hyperclovax",)
@@ -83,10 +83,10 @@ def _built(config: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def _class(settings: Any) -> Any:
-    """The auto class that builds the model its config names: with images, if that is what it is."""
-    known = WITH_IMAGES._model_mapping.get(type(settings), None)
+    """The auto class that builds the model its config names: one that sees or hears, if that is what it is."""
+    known = MULTIMODAL._model_mapping.get(type(settings), None)
     named = (getattr(settings, "architectures", None) or [getattr(known, "__name__", "")])[0]
-    return WITH_IMAGES if known is not None and known.__name__ == named else MODELS
+    return MULTIMODAL if known is not None and known.__name__ == named else MODELS
 
 
 def _towers(model: Any, body: str) -> tuple[str, ...]:

@@ -155,8 +155,8 @@ class Answers:
 
 
 def _shown(rendered: Rendered) -> list[str]:
-    """Which images it has."""
-    return [image.image.sha256 for image in rendered.images]
+    """Which images, sounds and videos it has."""
+    return [one.medium.sha256 for one in rendered.media]
 
 
 def _shortened(text: str, most: int = 60) -> str:

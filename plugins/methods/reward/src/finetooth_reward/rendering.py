@@ -83,14 +83,14 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
         if margin < 0:
             return refused("the margin is below 0: the rejected answer is the better one", "swap the answers")
         about = {"margin": float(margin)}
-        rejected = scored_at_end(sides[1].tokens, part="rejected", scalars=about, images=sides[1].images)
-        return scored_at_end(sides[0].tokens, part="chosen", scalars=about, images=sides[0].images, others=(rejected,))
+        rejected = scored_at_end(sides[1].tokens, part="rejected", scalars=about, media=sides[1].media)
+        return scored_at_end(sides[0].tokens, part="chosen", scalars=about, media=sides[0].media, others=(rejected,))
 
     def labelled(example: Labelled) -> Rendered:
         if not has_words(example.completion):
             return refused(EMPTY, "fill it, or remove the row")
         read = rendered_answer(example.prompt, example.completion, context, example.tools)
-        return scored_at_end(read.tokens, scalars={"label": float(example.label)}, images=read.images)
+        return scored_at_end(read.tokens, scalars={"label": float(example.label)}, media=read.media)
 
     def render(example: Example) -> Rendered:
         found = kind_of(example)
@@ -104,6 +104,6 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
 
 
 def _same(one: Rendered, other: Rendered) -> bool:
-    """They read the same tokens and the same images."""
-    shown = [[image.image.sha256 for image in side.images] for side in (one, other)]
-    return one.tokens == other.tokens and shown[0] == shown[1]
+    """They read the same tokens, images and sounds."""
+    media = [[shown.medium.sha256 for shown in side.media] for side in (one, other)]
+    return one.tokens == other.tokens and media[0] == media[1]

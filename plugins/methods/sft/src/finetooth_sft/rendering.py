@@ -44,8 +44,8 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
 
 
 def _unmasked(rendered: Rendered) -> Rendered:
-    """All of it trains, but for places of images, which have no tokens to be predicted."""
-    shown = {place for image in rendered.images for place in range(image.start, image.stop)}
+    """All of it trains, but for places of images and sounds, which have no tokens to be predicted."""
+    shown = {place for one in rendered.media for place in range(one.start, one.stop)}
     return replace(rendered, weights=tuple(float(place not in shown) for place in range(len(rendered.tokens))))
 
 

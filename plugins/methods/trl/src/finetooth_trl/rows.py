@@ -25,7 +25,8 @@ def columns_of(examples: Sequence[tuple[str, Example]]) -> list[dict[str, Any]]:
     """Rows of one kind, each with the same columns.
 
     Raises:
-        DataError: an example is of a kind that no trainer takes, holds images, or is of another kind than the first.
+        DataError: an example is of a kind that no trainer takes, holds images or sounds, or is of another kind than the
+            first.
     """
     rows: list[dict[str, Any]] = []
     for id_, example in examples:
@@ -75,10 +76,10 @@ def _side(id_: str, side: Side) -> Any:
 def _messages(id_: str, messages: Sequence[Message]) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
     for message in messages:
-        if message.images or message.weights or message.train is not None:
+        if message.media or message.weights or message.train is not None:
             raise DataError(
                 id_,
-                "images, and marks of what trains, do not reach a trainer of TRL",
+                "images, sounds, and marks of what trains, do not reach a trainer of TRL",
                 action="take a method of finetooth, or rows without them",
             )
         row: dict[str, Any] = {"role": message.role, "content": message.content}

@@ -103,7 +103,7 @@ def _with_marks(message: Message, i: int, marks: dict[str, int]) -> Message:
     if message.reasoning.strip():
         return replace(message, reasoning=mark())
     before, end, answer = message.content.rpartition(THINK[1])
-    if not end or message.images:
+    if not end or message.media:
         return message
     pieces = re.split(f"({THINK[0]}|{THINK[1]})", before)
     said = [mark() if piece.strip() and piece not in THINK else piece for piece in pieces]

@@ -25,8 +25,8 @@ from pydantic import Field
 
 from finetooth_jinja.calls import learned
 from finetooth_jinja.extension import extends
+from finetooth_jinja.media import Media, segments, with_media
 from finetooth_jinja.omissions import THINK, check_kept, remarks
-from finetooth_jinja.pictures import Pictures, segments, with_images
 from finetooth_jinja.probe import habits
 from finetooth_jinja.shapes import Shaper
 from finetooth_jinja.spans import Whole, left_behind, trained_spans
@@ -103,22 +103,24 @@ def _source(template: str) -> str:
 
 
 def _no_processor() -> Processor:
-    raise DataError("", "it has an image, and there is no processor of images", action="remove the row")
+    raise DataError(
+        "", "it has more than text, and there is no processor of images and sounds", action="remove the row"
+    )
 
 
 class JinjaRenderer(RendererBase):
     """Renders with one chat template.
 
     Args:
-        processor: turns images into text; asked for with the first image.
+        processor: turns images, sounds and videos into text; asked for with the first one.
     """
 
     def __init__(
         self, tokenizer: Tokenizer, template: ChatTemplate, processor: Callable[[], Processor] = _no_processor
     ) -> None:
         self._tokenizer = tokenizer
-        self._pictures = Pictures(processor)
-        self._shaper = Shaper(template, self._pictures)
+        self._media = Media(processor)
+        self._shaper = Shaper(template, self._media)
         self._encoder = Encoder(tokenizer)
         self._habits = habits(self._shaper, self._encoder, tokenizer.eos_id)
         self.leads_on = self._habits.leads_on
@@ -138,13 +140,14 @@ class JinjaRenderer(RendererBase):
         return self._calls.writes and not self.reads_calls
 
     def render(self, conversation: Conversation, *, train_on: TrainOn = "assistant") -> Rendered:
-        """Tokens of the conversation; what trained messages say and the token that ends them weigh 1, images never.
+        """Tokens of the conversation; what trained messages say and the token that ends them weigh 1, images and
+        sounds never.
 
         Raises:
-            DataError: the template refuses the conversation, an image cannot be used, or what trains cannot be
+            DataError: the template refuses the conversation, an image or sound cannot be used, or what trains cannot be
                 established.
         """
-        self._pictures.forget()
+        self._media.forget()
         rendered = self._rendered(conversation.messages, conversation.tools)
         check_kept(conversation, rendered.text, self._shaper, self._encoder)
         told = remarks(conversation, self._shaper)
@@ -157,7 +160,7 @@ class JinjaRenderer(RendererBase):
         half = not whole.generated and left_behind(whole, trained, spans, self._shaper)
         notices = (HALF,) * half
         found = Rendered(encoded.ids, weights, self._token_ranges(whole), remarks=told, notices=notices)
-        return with_images(found, encoded, rendered.pictures)
+        return with_media(found, encoded, rendered.media)
 
     def _weights(self, whole: Whole, spans: Sequence[Range]) -> tuple[float, ...]:
         """1 for tokens inside a trained span; where a message's own ranges say otherwise, the least of its characters.
@@ -201,24 +204,26 @@ class JinjaRenderer(RendererBase):
         """Tokens of the messages and of the template's prompt for an answer.
 
         Raises:
-            DataError: the template refuses the messages, or one has an image.
+            DataError: the template refuses the messages, or one has more than text.
         """
-        if any(message.images for message in messages):
-            raise DataError("messages", "they hold an image, and what asks here reads text alone", action="ask in text")
+        if any(message.media for message in messages):
+            raise DataError(
+                "messages", "they hold more than text, and what asks here reads text alone", action="ask in text"
+            )
         return self.shown_prompt(messages, tools).tokens
 
     def shown_prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Rendered:
-        """As `prompt`, with the places of the messages' images.
+        """As `prompt`, with the places of the messages' images, sounds and videos.
 
         Raises:
-            DataError: the template refuses the messages, or an image cannot be used.
+            DataError: the template refuses the messages, or an image or sound cannot be used.
         """
-        self._pictures.forget()
+        self._media.forget()
         rendered = self._rendered(messages, tools, prompt=True)
         check_kept(Conversation(tuple(messages), tuple(tools)), rendered.text, self._shaper, self._encoder, prompt=True)
         encoded = self._encoder.encode(rendered.text, self._plain(messages, tools, rendered.text, prompt=True))
         found = Rendered(encoded.ids, (0.0,) * len(encoded.ids))
-        return with_images(found, encoded, rendered.pictures)
+        return with_media(found, encoded, rendered.media)
 
     def parse(self, tokens: Sequence[int]) -> Parsed:
         """The assistant message that `tokens`, what came after a prompt, say: all up to the first stop token, without
@@ -291,8 +296,8 @@ class JinjaRenderer(RendererBase):
         field: str = "content", prompt: bool = False,
     ) -> list[tuple[int, int, Range]] | None:  # fmt: skip
         """Where the content (or reasoning) of the `wanted` messages stands in the text, as it is or without its outer
-        blanks, cut at images: the message, the character of the content that stands first, and the range; None if the
-        template does something else with it."""
+        blanks, cut at images and sounds: the message, the character of the content that stands first, and the range;
+        None if the template does something else with it."""
         if not wanted:
             return []
         stood, marks = list(messages), {}
@@ -325,7 +330,7 @@ class JinjaRenderer(RendererBase):
 
 
 def _stood(message: Message, field: str, marks: Mapping[str, tuple[int, int, int]]) -> Message:
-    """The message with marks in place of its text, between the same images."""
+    """The message with marks in place of its text, between the same images and sounds."""
     ends: dict[int, int] = {0: 0}
     text = ""
     for mark, (_, _, stop) in marks.items():
@@ -333,7 +338,7 @@ def _stood(message: Message, field: str, marks: Mapping[str, tuple[int, int, int
         ends[stop] = len(text)
     if field != "content":
         return replace(message, reasoning=text)
-    return replace(message, content=text, images=tuple(Placed(ends[one.at], one.image) for one in message.images))
+    return replace(message, content=text, media=tuple(Placed(ends[one.at], one.medium) for one in message.media))
 
 
 def _find_ranges(frame: str, contents: Mapping[str, str], text: str) -> list[Range] | None:

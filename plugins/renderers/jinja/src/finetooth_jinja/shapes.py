@@ -9,18 +9,20 @@ from finetooth_hooks import Message
 from finetooth_toolbox.rendering.chat_templates import shaped as shape_of
 from finetooth_toolbox.rendering.turns import json_text
 
-from finetooth_jinja.pictures import Pictures
+from finetooth_jinja.media import Media
 from finetooth_jinja.template import ChatTemplate, RenderedText, TemplateRefused
 
 
 def _parts(message: Message) -> list[dict[str, Any]]:
-    """Content with images: parts in order, the texts between them whole."""
+    """Content with images, sounds or videos: parts in order, the texts between them whole."""
     parts: list[dict[str, Any]] = []
     at = 0
-    for placed in message.images:
+    for placed in message.media:
         if placed.at > at:
             parts.append({"type": "text", "text": message.content[at : placed.at]})
-        parts.append({"type": "image"})
+        kind = placed.medium.kind
+        # some templates tell a sound by the key that would hold it
+        parts.append({"type": kind} if kind == "image" else {"type": kind, kind: ""})
         at = placed.at
     if at < len(message.content):
         parts.append({"type": "text", "text": message.content[at:]})
@@ -28,8 +30,8 @@ def _parts(message: Message) -> list[dict[str, Any]]:
 
 
 def _shaped(message: Message) -> dict[str, Any]:
-    """A message as templates know it, its images among its text."""
-    return {**shape_of(message), "content": _parts(message)} if message.images else shape_of(message)
+    """A message as templates know it, what it shows among its text."""
+    return {**shape_of(message), "content": _parts(message)} if message.media else shape_of(message)
 
 
 def _in_text(message: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -47,11 +49,11 @@ class Shaper:
     """Renders messages with one template.
 
     Args:
-        pictures: puts their images in.
+        media: puts their images, sounds and videos in.
     """
 
-    def __init__(self, template: ChatTemplate, pictures: Pictures) -> None:
-        self._template, self.pictures = template, pictures
+    def __init__(self, template: ChatTemplate, media: Media) -> None:
+        self._template, self.media = template, media
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), *, prompt: bool = False
@@ -60,7 +62,7 @@ class Shaper:
 
         Raises:
             TemplateRefused: the template cannot render them.
-            DataError: an image cannot be used.
+            DataError: an image, sound or video cannot be used.
         """
         shaped = [_shaped(message) for message in messages]
         try:
@@ -72,4 +74,4 @@ class Shaper:
                 rendered = self._template.render(list(map(_in_text, shaped)), tools, prompt=prompt)
             except TemplateRefused:
                 raise refused from None
-        return self.pictures.put(rendered, messages)
+        return self.media.put(rendered, messages)

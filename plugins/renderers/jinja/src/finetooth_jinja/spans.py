@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from finetooth_hooks import Conversation, DataError, Message
 from finetooth_toolbox.rendering.encoding import Encoded, Range
 
-from finetooth_jinja.pictures import segments
+from finetooth_jinja.media import segments
 from finetooth_jinja.shapes import Shaper
 from finetooth_jinja.template import TemplateRefused
 
@@ -67,7 +67,7 @@ def kept_text(said: str, within: str) -> str | None:
     it; None if neither is there.
 
     Args:
-        said: a content, or what stands in one between two images.
+        said: a content, or what stands in one between two images or sounds.
         within: text by the template.
     """
     return next((kept for kept in _alternatives(said) if kept in within), None)
@@ -81,7 +81,7 @@ def _alternatives(said: str) -> Iterator[str]:
 
 
 def _texts(message: Message) -> list[str]:
-    """A message's content, cut at its images."""
+    """A message's content, cut at its images and sounds."""
     return [message.content[start:stop] for start, stop in segments(message)] or [""]
 
 
@@ -192,7 +192,7 @@ def _changes(i: int, whole: Whole, shaper: Shaper, *, told: int) -> int:
         told: the message that an error names.
     """
     messages = list(whole.conversation.messages)
-    messages[i] = replace(messages[i], content=OTHER, images=())
+    messages[i] = replace(messages[i], content=OTHER, media=())
     try:
         other = shaper.render(messages, whole.conversation.tools).text
     except TemplateRefused as error:

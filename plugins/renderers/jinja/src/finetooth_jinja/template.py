@@ -21,7 +21,7 @@ import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 if TYPE_CHECKING:
-    from finetooth_jinja.pictures import Picture
+    from finetooth_jinja.media import Stood
 
 _PRIVATE_USE = range(0xE000, 0xF900)
 
@@ -37,12 +37,12 @@ class RenderedText:
     Attributes:
         text: the text.
         generated: half-open character ranges of the template's `{% generation %}` blocks; empty without any.
-        pictures: images in the text, in order.
+        media: images, sounds and videos in the text, in order.
     """
 
     text: str
     generated: tuple[tuple[int, int], ...] = ()
-    pictures: tuple[Picture, ...] = ()
+    media: tuple[Stood, ...] = ()
 
 
 class ChatTemplate:

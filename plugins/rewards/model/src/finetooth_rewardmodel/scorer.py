@@ -10,7 +10,7 @@ import numpy as np
 from finetooth_hooks import DataError, Datum, Message, PlanError
 from finetooth_hooks.context import Opened
 from finetooth_hooks.entries import Method
-from finetooth_hooks.examples import RenderedImage, Side
+from finetooth_hooks.examples import RenderedMedium, Side
 from finetooth_hooks.heads import ScalarHead
 from finetooth_toolbox.rendering.answers import has_words, rendered_answer, separator_tokens, step_tokens, text_datum
 from finetooth_toolbox.torch.classifiers import head_of
@@ -122,14 +122,14 @@ class Scorer:
         """
         if not has_words(text.answer) and not text.steps:
             raise DataError(text.id, "the answer is empty", action="fill it, or remove the row")
-        images: tuple[RenderedImage, ...] = ()
+        media: tuple[RenderedMedium, ...] = ()
         try:
             if self.of_steps:
                 tokens, ends = step_tokens(text.prompt, text.steps or self._steps(text), self.context, self._separator)
             else:
                 answer = text.answer if has_words(text.answer) else self._whole(text)
                 read = rendered_answer(text.prompt, answer, self.context, text.tools)
-                tokens, ends, images = read.tokens, (), read.images
+                tokens, ends, media = read.tokens, (), read.media
         except DataError as error:
             raise DataError(text.id or error.where, error.problem, action=error.action) from error
         longest = self.context.facts.max_positions
@@ -139,7 +139,7 @@ class Scorer:
                 f"{len(tokens)} tokens, and the model was made for {longest}",
                 action="shorten or remove the row",
             )
-        return text_datum(tokens, ends, id=text.id, images=images)
+        return text_datum(tokens, ends, id=text.id, media=media)
 
     def _whole(self, text: Text) -> Side:
         """An answer in steps as one."""

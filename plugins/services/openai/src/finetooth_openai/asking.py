@@ -12,7 +12,7 @@ from finetooth_hooks.faces import FaceCaller, FaceService
 from finetooth_toolbox.rendering.prompts import encode_document
 
 from finetooth_openai.faults import Fault
-from finetooth_openai.images import shown_prompt
+from finetooth_openai.media import shown_prompt
 from finetooth_openai.messages import messages_of
 from finetooth_openai.requests import LONGEST, ChatRequest, CompletionRequest, Request
 from finetooth_openai.served import Model, Models
@@ -123,7 +123,7 @@ def _prompts(model: Model, body: Request) -> list[Sequence[int]]:
     if isinstance(body, ChatRequest):
         tools = () if body.tool_choice == "none" else body.tools or ()
         messages = messages_of(body.messages)
-        if any(message.images for message in messages):
+        if any(message.media for message in messages):
             return [shown_prompt(context, model.name, messages, tools)]
         return [list(context.renderer.prompt(messages, tools))]
     assert isinstance(body, CompletionRequest)

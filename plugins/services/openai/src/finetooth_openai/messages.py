@@ -10,7 +10,7 @@ from finetooth_hooks import Message
 from finetooth_hooks.examples import Placed
 
 from finetooth_openai.faults import Fault
-from finetooth_openai.images import image_of
+from finetooth_openai.media import image_of, sound_of
 from finetooth_openai.requests import Call, ChatMessage
 
 
@@ -30,7 +30,7 @@ def messages_of(given: Sequence[ChatMessage]) -> tuple[Message, ...]:
         names |= {call["id"]: call["function"]["name"] for call in calls}
         if calls and one.role != "assistant":
             raise Fault("only the assistant calls tools", action="mend the role", param=f"{where}.tool_calls")
-        content, images = _parts(one, where)
+        content, media = _parts(one, where)
         if not content and not calls and one.role == "assistant" and not one.reasoning_content:
             raise Fault("the message says nothing", action="give its content", param=f"{where}.content")
         answers = one.tool_call_id or ""
@@ -46,7 +46,7 @@ def messages_of(given: Sequence[ChatMessage]) -> tuple[Message, ...]:
                 tool_calls=tuple(calls),
                 name=one.name or names.get(answers, "") if tool else "",
                 tool_call_id=answers if tool else "",
-                images=images,
+                media=media,
             )
         )
     return tuple(found)
@@ -72,22 +72,26 @@ def calls_json(calls: Sequence[Mapping[str, Any]], answer: str) -> list[dict[str
 
 
 def _parts(message: ChatMessage, where: str) -> tuple[str, tuple[Placed, ...]]:
-    """Text of a message, and the images in it."""
+    """Text of a message, and the images and sounds in it."""
     if message.content is None or isinstance(message.content, str):
         return message.content or "", ()
-    text, images = "", []
+    text: str = ""
+    media: list[Placed] = []
     for k, part in enumerate(message.content):
         at = f"{where}.content[{k}]"
         if part.type == "text" and part.text is not None:
             text += part.text
-        elif part.type == "image_url":
+        elif part.type in ("image_url", "input_audio"):
+            shown = part.type == "image_url"
             if message.role != "user":
-                raise Fault(f"a message of the role {message.role} holds an image", action="show it as the user",
+                held = "an image" if shown else "a sound"
+                raise Fault(f"a message of the role {message.role} holds {held}", action="send it as the user",
                             param=at)  # fmt: skip
-            images.append(Placed(len(text), image_of(part.image_url, at)))
+            medium = image_of(part.image_url, at) if shown else sound_of(part.input_audio, at)
+            media.append(Placed(len(text), medium))
         else:
             raise Fault(f"content of the type {part.type!r} is not offered here", action="send text", param=at)
-    return text, tuple(images)
+    return text, tuple(media)
 
 
 def _call(call: Call, where: str) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class Part(BaseModel):
     type: str
     text: str | None = None
     image_url: Any = None
+    input_audio: Any = None
 
 
 class Call(BaseModel):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import DataError, Datum, Engine, ImageChunk
+from finetooth_hooks import DataError, Datum, Engine, MediumChunk
 from finetooth_hooks.sampling import ShownPrompt
 from finetooth_toolbox import wire
 from numpy.typing import NDArray
@@ -120,23 +120,23 @@ def of_prompt(engine: Engine, prompt: Sequence[int], asked: Asked, *, temperatur
 def of_completion(engine: Engine, prompt: Sequence[int], tokens: Sequence[int], top: int) -> dict[str, Any]:
     """The `top` likeliest tokens where each of a completion's T tokens was written: `top_tokens` and `top_logprobs`,
     (T, top)."""
-    images = prompt.images if isinstance(prompt, ShownPrompt) else ()
-    nexts = next_logprobs(engine, [*prompt, *tokens], images)[len(prompt) - 1 :]
+    media = prompt.media if isinstance(prompt, ShownPrompt) else ()
+    nexts = next_logprobs(engine, [*prompt, *tokens], media)[len(prompt) - 1 :]
     found: tuple[NDArray[Any], ...] = likeliest(nexts, top)
     return {name: wire.encode_array(values) for name, values in zip(TOP, found, strict=True)}
 
 
 def next_logprobs(
-    engine: Engine, tokens: Sequence[int], images: Sequence[tuple[int, ImageChunk]] = ()
+    engine: Engine, tokens: Sequence[int], media: Sequence[tuple[int, MediumChunk]] = ()
 ) -> NDArray[np.float64]:
     """(N - 1, V) log-probabilities of what comes after each of N tokens but the last.
 
     Args:
-        images: among the tokens, as `Datum.from_tokens` takes them.
+        media: among the tokens, as `Datum.from_tokens` takes them.
     """
     if len(tokens) < 2:
         return np.zeros((0, 1))
-    result = engine.forward([Datum.from_tokens(list(tokens), images=images)], returns=("logits",))
+    result = engine.forward([Datum.from_tokens(list(tokens), media=media)], returns=("logits",))
     if result.handle is not None and "release" in engine.capabilities:
         engine.release(result.handle)
     logits = np.asarray(result.outputs[0]["logits"], dtype=np.float64)

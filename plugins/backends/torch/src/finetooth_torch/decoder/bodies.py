@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
+from finetooth_hooks.examples import MediumKind
 from finetooth_hooks.protocols import Processor
 from finetooth_kernels.decoder import Decoder, Stream
-from finetooth_steps.rectangles import PlacedImage
+from finetooth_steps.rectangles import PlacedMedium
 from torch import Tensor, nn
 
 from finetooth_torch.attention.handing import handing
@@ -20,6 +21,9 @@ from finetooth_torch.layout.rectangles import Rectangle
 from finetooth_torch.layout.shared_rows import Masks, pack, packed_states
 from finetooth_torch.layout.stream import make_stream
 from finetooth_torch.planning.flops import Computed
+
+TYPES: Mapping[MediumKind, int] = {"image": 1, "video": 2, "audio": 3}
+"""How transformers numbers what a token stands for (`ProcessorMixin.create_mm_token_type_ids`)."""
 
 
 @dataclass(frozen=True)
@@ -78,16 +82,16 @@ class TransformersBody:
     ) -> None:
         """
         Args:
-            body: of a model that reads images, the one that puts them among the tokens.
+            body: of a model that sees or hears, the one that puts that among the tokens.
             masks: how sequences that share a row are kept apart.
             skips: what is masked is not computed.
-            towers: its modules that read images.
-            processor: asked for with the first image.
+            towers: its modules that see or hear.
+            processor: asked for with the first image, sound or video.
         """
         self._body, self._masks, self._skips = body, masks, skips
         self._towers, self._processor = tuple(towers), processor
         takes = inspect.signature(body.forward).parameters if towers else ()
-        # such models tell images from text by it, and some want it for text alone
+        # such models tell what they see from text by it, and some want it for text alone
         self._types = next((name for name in ("mm_token_type_ids", "token_type_ids") if name in takes), "")
 
     def states(self, rectangle: Rectangle, *, everywhere: bool) -> States:
@@ -100,11 +104,11 @@ class TransformersBody:
             segments = tuple(n for row in packed.segments for n in row) if self._skips else (width,) * rows
             across = 0.0 if self._skips else rows * width * (width - 1) / 2  # a mask's other half is computed too
             return States(hidden.flatten(0, 1), packed.cells_st, Computed(segments, 0, across))
-        extra = self.images(rectangle.tokens, rectangle.images) if rectangle.images else {}
+        extra = self.media(rectangle.tokens, rectangle.media) if rectangle.media else {}
         cells = torch.arange(rectangle.tokens.numel(), device=rectangle.tokens.device).view(rectangle.tokens.shape)
         with _noisy(self.noise, rectangle, cells, cells.numel()):
             hidden = self.hidden(rectangle.tokens, positions=rectangle.positions, **extra).last_hidden_state
-        if rectangle.images:
+        if rectangle.media:
             self.take_shift()  # of these rows; generation would take them for those of its own
         rows, width = rectangle.tokens.shape
         return States(hidden.flatten(0, 1), cells, Computed((width,) * rows, 0))
@@ -124,9 +128,9 @@ class TransformersBody:
         return self._body(input_ids=tokens, **extra)
 
     @property
-    def counts_images(self) -> bool:
-        """Positions behind an image depend on its size: the model finds them by itself, and keeps how far they lie
-        from the count of tokens."""
+    def counts_media(self) -> bool:
+        """Positions behind an image or video depend on its size: the model finds them by itself, and keeps how far they
+        lie from the count of tokens."""
         return hasattr(self._body, "rope_deltas")
 
     def take_shift(self) -> Tensor | None:
@@ -137,28 +141,34 @@ class TransformersBody:
             setattr(self._body, "rope_deltas", None)  # noqa: B010 - to mypy a module holds only tensors
         return found
 
-    def images(self, tokens: Tensor, images: Sequence[PlacedImage]) -> dict[str, Any]:
+    def media(self, tokens: Tensor, media: Sequence[PlacedMedium]) -> dict[str, Any]:
         """What the model takes beside (S, T) tokens.
 
         Args:
-            images: row by row, in order.
+            media: row by row, in order.
 
         Raises:
-            DataError: an image cannot be opened.
+            DataError: one cannot be opened, or is of a kind that the model does not take.
         """
         assert self._processor is not None  # the engine has refused the data otherwise
         processor = self._processor()
-        inside = torch.zeros_like(tokens, dtype=torch.bool)
-        for image in images:
-            inside[image.row, image.start : image.start + len(image.chunk)] = True
-        features = torch.isin(tokens, torch.tensor(sorted(processor.token_ids), device=tokens.device))
-        made = processor.inputs([image.chunk.data for image in images])
+        made = processor.inputs([one.chunk for one in media])
         dtype = next(parameter.dtype for tower in self._towers for parameter in tower.parameters())
-        extra: dict[str, Any] = {self._types: (inside & features).to(tokens.dtype)} if self._types else {}
+        extra: dict[str, Any] = {self._types: _types(tokens, media, processor)} if self._types else {}
         for name, values in made.items():
             tensor = torch.from_numpy(values).to(tokens.device)
             extra[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
         return extra
+
+
+def _types(tokens: Tensor, media: Sequence[PlacedMedium], processor: Processor) -> Tensor:
+    """(S, T) 0 for text, and for what a feature takes the place of the number that transformers gives to its kind."""
+    found = torch.zeros_like(tokens)
+    for one in media:
+        place = (one.row, slice(one.start, one.start + len(one.chunk)))
+        ids = torch.tensor(sorted(processor.token_ids(one.chunk.kind)), device=tokens.device)
+        found[place] = torch.isin(tokens[place], ids).to(tokens.dtype) * TYPES[one.chunk.kind]
+    return found
 
 
 class StreamBody:

@@ -19,7 +19,7 @@ from finetooth_hooks.sampling import ShownPrompt
 from finetooth_kernels.capture import Repeated
 from finetooth_kernels.decoder import Decoder, Group, PlainGroup
 from finetooth_steps.micro_batches import MicroBatch
-from finetooth_steps.rectangles import PlacedImage
+from finetooth_steps.rectangles import PlacedMedium
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -263,13 +263,13 @@ class TransformersDecoding:
         self.computed = Computed((width,) * len(self._prompts), 0)
         padded = [[0] * (width - len(prompt)) + list(prompt) for prompt in self._prompts]
         tokens, positions = torch.tensor(padded, device=self._device), (self._mask.cumsum(1) - 1).clamp_min(0)
-        images = [
-            PlacedImage(row, self._padding[row] + start, chunk)
+        media = [
+            PlacedMedium(row, self._padding[row] + start, chunk)
             for row, prompt in enumerate(self._prompts)
             if isinstance(prompt, ShownPrompt)
-            for start, chunk in prompt.images
+            for start, chunk in prompt.media
         ]
-        hidden = self._show(tokens, positions, images) if images else self._run(tokens, positions)
+        hidden = self._show(tokens, positions, media) if media else self._run(tokens, positions)
         if self._samples > 1:  # a prompt is read once, whatever the number of its samples
             rows = torch.arange(len(self._prompts), device=self._device)
             self._take(rows.repeat_interleave(self._samples))
@@ -283,10 +283,10 @@ class TransformersDecoding:
         self._mask = torch.cat([self._mask, self._mask.new_ones(self._mask.shape[0], 1)], 1)
         return self._run(tokens.unsqueeze(1), self._mask.sum(1, keepdim=True) - 1 + self._shift)
 
-    def _show(self, tokens: Tensor, positions: Tensor, images: Sequence[PlacedImage]) -> Tensor:
-        """Read prompts with images among them."""
-        extra = self._body.images(tokens, images)
-        own = self._body.counts_images
+    def _show(self, tokens: Tensor, positions: Tensor, media: Sequence[PlacedMedium]) -> Tensor:
+        """Read prompts with images, sounds or videos among them."""
+        extra = self._body.media(tokens, media)
+        own = self._body.counts_media
         self._body.take_shift()
         hidden = self._run(tokens, None if own else positions, **extra)
         shift = self._body.take_shift()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from finetooth_hooks import Completion, EngineError, Sampling
+from finetooth_hooks.examples import CALLED
 from finetooth_hooks.held import HeldAdapter, Stack
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_hooks.sampling import ShownPrompt
@@ -148,13 +149,14 @@ class Generator:
     def _check_shown(self, index: int, prompt: ShownPrompt) -> None:
         """
         Raises:
-            EngineError: the model reads no images, or the prompt ends within one.
+            EngineError: the model reads nothing but text, or the prompt ends within an image or sound.
         """
-        if not self._network.reads_images or not isinstance(self._network.body, TransformersBody):
-            raise EngineError(f"prompt {index} holds an image, which the model cannot read", action="ask in text")
-        start, chunk = prompt.images[-1]
+        if not self._network.reads_media or not isinstance(self._network.body, TransformersBody):
+            kind = CALLED[prompt.media[0][1].kind]
+            raise EngineError(f"prompt {index} holds {kind}, which the model cannot read", action="ask in text")
+        start, chunk = prompt.media[-1]
         if start + len(chunk) >= len(prompt):
-            raise EngineError(f"prompt {index} ends with an image", action="let text follow it")
+            raise EngineError(f"prompt {index} ends with {CALLED[chunk.kind]}", action="let text follow it")
 
     def room(self, prompt: Sequence[int], sampling: Sampling) -> int:
         """Tokens that a completion may get."""

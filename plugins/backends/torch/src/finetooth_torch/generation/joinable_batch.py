@@ -78,7 +78,7 @@ class TorchRunningBatch:
         held = self._generator.check_held(adapter)
         if isinstance(prompt, ShownPrompt):
             raise EngineError(
-                "a running batch: its prompts are tokens alone, and this one holds an image", action="call generate"
+                "a running batch: its prompts are tokens alone, and this one holds more", action="call generate"
             )
         prompt = [int(token) for token in prompt]
         self._generator.check([prompt], sampling)

@@ -75,7 +75,7 @@ def choose_attention(
         context: has the entries; without one there are none.
         asked: `auto`, a name, a mapping with `name` and options, or one of these by kind of layer.
         config: of the model, in transformers' shape.
-        of_transformers: `auto` takes implementations of transformers alone. For a model that reads images it does so
+        of_transformers: `auto` takes implementations of transformers alone. For a model that sees or hears it does so
             anyway: its code makes masks of its own, which functions are not given.
 
     Raises:

@@ -38,7 +38,7 @@ def obstacle(config: Mapping[str, Any], attention: AttentionChoice) -> str:
     if attention.filling is None:
         return f"attention {attention.names} takes no mask that keeps sequences apart"
     if any(config.get(name) for name in WITH_TOWERS):
-        return "the model finds the places of images in a row by itself"
+        return "the model finds the places of images and sounds in a row by itself"
     for part in _parts(config):
         carrying = _carrying(part)
         if carrying:

@@ -1,4 +1,4 @@
-"""Images as the model's own processor reads them."""
+"""Images, sounds and videos as the model's own processor reads them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from finetooth_hooks import Processor, hookimpl
 def ft_processors() -> Iterator[Processor]:
     yield Processor(
         name="transformers",
-        build="finetooth_images.processor:build",
-        summary="the image processor that comes with the model; broken and huge images are refused by row",
+        build="finetooth_media.processor:build",
+        summary="the image, audio and video processor that comes with the model; broken files are refused by row",
         default=True,
     )

@@ -1,15 +1,20 @@
-"""Tiny random vision-language models with a real tokenizer, in folders as transformers writes them."""
+"""Tiny random models that see and hear with a real tokenizer, in folders as transformers writes them."""
 
 from __future__ import annotations
 
+import io
+import json
 import os
-from collections.abc import Iterator
+import wave
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 SHARED = Path(os.environ.get("FT_SHARED", Path(__file__).parents[3] / "shared"))
@@ -129,3 +134,113 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cache of its own for prepared data."""
     monkeypatch.setenv("FT_CACHE", str(tmp_path / "cache"))
     yield tmp_path / "cache"
+
+
+RATE = 16_000
+SECONDS = {"low.wav": 0.4, "high.wav": 0.9, "noise.wav": 1.6}
+
+
+def tone(pitch: float, seconds: float, rate: int = RATE) -> NDArray[np.float64]:
+    """A sine, (N,) between -0.5 and 0.5."""
+    return 0.5 * np.sin(2 * np.pi * pitch * np.arange(int(seconds * rate)) / rate)
+
+
+def wav(samples: NDArray[np.float64], rate: int = RATE, width: int = 2) -> bytes:
+    """A WAV file of (N,) or (N, channels) samples between -1 and 1."""
+    whole = np.round(samples * (2 ** (8 * width - 1) - 1)).astype(np.int64)
+    if width == 1:
+        whole += 128
+    content = whole.astype("<i8").reshape(-1, 1).view(np.uint8)[:, :width].tobytes()
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setnchannels(1 if samples.ndim == 1 else samples.shape[1])
+        out.setsampwidth(width)
+        out.setframerate(rate)
+        out.writeframes(content)
+    return file.getvalue()
+
+
+def part(name: str) -> dict[str, Any]:
+    return {"type": "audio", "audio": f"sounds/{name}"}
+
+
+def text(said: str) -> dict[str, Any]:
+    return {"type": "text", "text": said}
+
+
+ROWS: list[list[dict[str, Any]]] = [
+    [
+        {"role": "user", "content": [part("low.wav"), text("What do you hear?")]},
+        {"role": "assistant", "content": "A low tone."},
+    ],
+    [
+        {"role": "user", "content": [part("high.wav"), text("Higher than"), part("noise.wav"), text("this?")]},
+        {"role": "assistant", "content": "The second is noise."},
+    ],
+    [
+        {"role": "user", "content": [part("noise.wav"), text("And now?")]},
+        {"role": "assistant", "content": "Noise."},
+        {"role": "user", "content": [part("high.wav")]},
+        {"role": "assistant", "content": "A high tone."},
+    ],
+    [{"role": "user", "content": "Say yes."}, {"role": "assistant", "content": "Yes."}],
+]
+"""Conversations about the sounds: one, two in a turn, two turns, none."""
+
+
+def write_rows(folder: Path) -> Path:
+    """The rows with their sounds beside them."""
+    (folder / "sounds").mkdir(parents=True)
+    noise = np.random.default_rng(5).uniform(-0.3, 0.3, int(SECONDS["noise.wav"] * RATE))
+    made = {"low.wav": tone(220, SECONDS["low.wav"]), "high.wav": tone(1760, SECONDS["high.wav"]), "noise.wav": noise}
+    for name, samples in made.items():
+        (folder / "sounds" / name).write_bytes(wav(samples))
+    lines = [json.dumps({"messages": messages}) + "\n" for messages in ROWS]
+    (folder / "heard.jsonl").write_text("".join(lines), encoding="utf-8")
+    return folder / "heard.jsonl"
+
+
+AUDIO_TOKENS = ("<|im_start|>", "<|im_end|>", "<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>")
+
+
+@pytest.fixture(scope="session")
+def qwen_audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Qwen2-Audio, two layers and two in the audio tower, which hears two seconds."""
+    tokenizer = _tokenizer("chatml.jinja", AUDIO_TOKENS, eos_token="<|im_end|>")
+    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in AUDIO_TOKENS}
+    extractor = transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=2)
+    processor = transformers.Qwen2AudioProcessor(extractor, tokenizer)
+    tokenizer.chat_template = processor.chat_template
+    config = transformers.Qwen2AudioConfig(
+        text_config={
+            "model_type": "qwen2", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": len(tokenizer),
+            "max_position_embeddings": 1024, "eos_token_id": ids["<|im_end|>"], "bos_token_id": None,
+            "pad_token_id": tokenizer.pad_token_id, "tie_word_embeddings": False,
+        },
+        audio_config={
+            "num_mel_bins": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 48, "d_model": 32,
+            "max_source_positions": 100,
+        },
+        audio_token_index=ids["<|AUDIO|>"],
+    )  # fmt: skip
+    made = transformers.Qwen2AudioForConditionalGeneration
+    return _saved(tmp_path_factory, config, made, tokenizer, processor)
+
+
+@pytest.fixture(scope="session")
+def heard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Conversations about sounds."""
+    return write_rows(tmp_path_factory.mktemp("heard"))
+
+
+@pytest.fixture(scope="session")
+def heard_rows() -> list[list[dict[str, Any]]]:
+    """Their messages."""
+    return ROWS
+
+
+@pytest.fixture(scope="session")
+def make_sound() -> Callable[..., bytes]:
+    """A WAV file of a tone: pitch, seconds, and what `wav` takes."""
+    return lambda pitch, seconds, rate=RATE, **how: wav(tone(pitch, seconds, rate), rate, **how)

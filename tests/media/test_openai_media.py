@@ -1,4 +1,4 @@
-"""`ft serve openai` asked about images by OpenAI's own client, against the engine's own answers."""
+"""`ft serve openai` asked about images and sounds by OpenAI's own client, against the engine's own answers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import uvicorn
 from finetooth_core.cli.start_options import StartOptions
 from finetooth_core.cli.state import State
 from finetooth_hooks import Datum, Message, Sampling
-from finetooth_hooks.examples import Image, Placed
+from finetooth_hooks.examples import Audio, Image, Placed
 from finetooth_hooks.sampling import ShownPrompt
 from finetooth_server.app import make_app
 from finetooth_server.service import Service
 from finetooth_server.settings import Settings
-from finetooth_toolbox.rows.images import chunks
+from finetooth_toolbox.rows.media import chunks
 
 openai = pytest.importorskip("openai")
 
@@ -71,8 +71,8 @@ def test_answers_about_images_are_the_engines(vision_model: Path, captions: Path
     answers = []
     for name in ("chelsea.jpg", "coffee.jpg"):
         image = (captions.parent / "images" / name).read_bytes()
-        shown = renderer.shown_prompt([Message("user", ASKED, images=(Placed(0, Image(name, content=image)),))])
-        prompt = ShownPrompt(shown.tokens, tuple(chunks(shown.images, "here")))
+        shown = renderer.shown_prompt([Message("user", ASKED, media=(Placed(0, Image(name, content=image)),))])
+        prompt = ShownPrompt(shown.tokens, tuple(chunks(shown.media, "here")))
         greedy = {"model": "eyes", "messages": about(image), "temperature": 0, "max_tokens": 6, "logprobs": True}
         said = asked.chat.completions.create(**greedy, top_logprobs=2)
         ((wanted,),) = engine.generate([prompt], Sampling(max_tokens=6, temperature=0))
@@ -81,7 +81,7 @@ def test_answers_about_images_are_the_engines(vision_model: Path, captions: Path
         assert (said.usage.prompt_tokens, said.usage.completion_tokens) == (len(prompt), len(wanted.tokens))
         scores = [one.logprob for one in choice.logprobs.content]
         np.testing.assert_allclose(scores, wanted.logprobs[: len(scores)], atol=1e-5)
-        datum = Datum.from_tokens([*prompt, *wanted.tokens], images=prompt.images)
+        datum = Datum.from_tokens([*prompt, *wanted.tokens], media=prompt.media)
         np.testing.assert_allclose(scores, engine.logprobs([datum])[0][len(prompt) - 1 :][: len(scores)], atol=1e-4)
         for one in choice.logprobs.content:  # greedy: what was said is the likeliest, with the image in sight
             assert one.top_logprobs[0].logprob == pytest.approx(one.logprob, abs=1e-4)
@@ -119,3 +119,25 @@ def test_what_cannot_be_looked_at_is_refused_in_one_line(
     far = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://127.0.0.1:1/x.png"}}]}]
     assert "addresses that begin with http: are not followed" in refused(asked, far)
     assert asked.chat.completions.create(model="eyes", messages=about(image), max_tokens=2).choices  # and goes on
+
+
+def test_answers_about_a_sound_are_the_engines(
+    qwen_audio: Path, qwen_vl: Path, make_sound: Callable[..., bytes], client: Callable[..., Any]
+) -> None:
+    asked = client({"ears": recipe(qwen_audio), "eyes": recipe(qwen_vl)})
+    state = State(StartOptions())
+    engine, renderer = state.engine(recipe(qwen_audio)), state.context(recipe(qwen_audio)).renderer
+    sound = make_sound(440, 0.7)
+    message = Message("user", ASKED, media=(Placed(0, Audio("a.wav", content=sound)),))
+    shown = renderer.shown_prompt([message])
+    prompt = ShownPrompt(shown.tokens, tuple(chunks(shown.media, "here")))
+    ((wanted,),) = engine.generate([prompt], Sampling(max_tokens=6, temperature=0))
+    given = {"data": base64.b64encode(sound).decode(), "format": "wav"}
+    content = [{"type": "input_audio", "input_audio": given}, {"type": "text", "text": ASKED}]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+    said = asked.chat.completions.create(model="ears", messages=messages, temperature=0, max_tokens=6, logprobs=True)
+    assert said.choices[0].message.content == renderer.parse(wanted.tokens).message.content
+    assert said.usage.prompt_tokens == len(prompt)
+    scores = [one.logprob for one in said.choices[0].logprobs.content]
+    np.testing.assert_allclose(scores, wanted.logprobs[: len(scores)], atol=1e-5)
+    assert refused(asked, messages, "eyes").startswith("the model eyes takes no sounds")

@@ -1,4 +1,4 @@
-"""Images in rows: where they stand, how they may be named, and what is refused before anything is opened."""
+"""Images, sounds and videos in rows: where they stand, how they may be named, what is refused before it is opened."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Row
-from finetooth_hooks.examples import Task, images_of
+from finetooth_hooks.examples import Audio, Task, Video, media_of
 
 Make = Callable[..., Any]
 PNG = b"\x89PNG\r\n\x1a\n and so on"
@@ -26,7 +26,7 @@ def asked(*content: Any, folder: Path | None = Path("data"), **columns: Any) -> 
 
 def placed(example: Conversation) -> tuple[str, list[tuple[int, str]]]:
     message = example.messages[0]
-    return message.content, [(one.at, one.image.path.as_posix() if one.image.path else "") for one in message.images]
+    return message.content, [(one.at, one.medium.path.as_posix() if one.medium.path else "") for one in message.media]
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def placed(example: Conversation) -> tuple[str, list[tuple[int, str]]]:
 )
 def test_a_path_is_relative_to_the_data_file(format_of: Make, part: dict[str, Any], tmp_path: Path) -> None:
     example = format_of("chat").read(asked(part, {"type": "text", "text": "What?"}, folder=tmp_path))
-    assert images_of(example)[0].path.resolve() == (tmp_path / "a/b.png").resolve()
+    assert media_of(example)[0].path.resolve() == (tmp_path / "a/b.png").resolve()
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_path_is_relative_to_the_data_file(format_of: Make, part: dict[str, An
     ],
 )
 def test_content_in_the_row_needs_no_file(format_of: Make, part: dict[str, Any]) -> None:
-    (image,) = images_of(format_of("chat").read(asked(part, {"type": "text", "text": "What?"}, folder=None)))
+    (image,) = media_of(format_of("chat").read(asked(part, {"type": "text", "text": "What?"}, folder=None)))
     assert image.path is None and image.content == PNG
 
 
@@ -87,6 +87,56 @@ def test_a_column_fills_placeholders(format_of: Make, column: list[Any]) -> None
     assert placed(format_of("chat").read(asked(*with_nulls, images=column))) == ("Look here", wanted)
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "audio", "audio": "a/b.wav"},
+        {"type": "audio", "audio_url": "a/b.wav"},
+        {"type": "audio_url", "audio_url": {"url": "a/b.wav"}},
+        {"type": "audio", "path": "a/b.wav"},
+        {"type": "audio", "audio": {"path": "a/b.wav", "bytes": None}},
+    ],
+)
+def test_a_sound_is_a_file_beside_the_data(format_of: Make, part: dict[str, Any], tmp_path: Path) -> None:
+    (found,) = media_of(format_of("chat").read(asked(part, {"type": "text", "text": "What?"}, folder=tmp_path)))
+    assert isinstance(found, Audio) and found.path == tmp_path / "a/b.wav"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "input_audio", "input_audio": {"data": BASE64, "format": "wav"}},
+        {"type": "audio", "base64": BASE64},
+        {"type": "audio", "audio": f"data:audio/wav;base64,{BASE64}"},
+    ],
+)
+def test_a_sound_may_be_in_the_row(format_of: Make, part: dict[str, Any]) -> None:
+    (found,) = media_of(format_of("chat").read(asked(part, {"type": "text", "text": "What?"}, folder=None)))
+    assert isinstance(found, Audio) and found.content == PNG
+
+
+def test_a_video_is_a_file_or_its_frames(format_of: Make) -> None:
+    frames = {"type": "video", "video": ["1.png", "2.png"], "fps": 4}
+    row = asked(frames, {"type": "text", "text": "What?"}, {"type": "video", "video": "a.gif"})
+    first, second = media_of(format_of("chat").read(row))
+    assert isinstance(first, Video) and isinstance(second, Video)
+    assert [frame.path for frame in first.frames] == [Path("data/1.png"), Path("data/2.png")] and first.fps == 4.0
+    assert second.path == Path("data/a.gif") and second.frames == () and second.fps is None
+
+
+def test_columns_of_several_kinds_fill_their_own_placeholders(format_of: Make) -> None:
+    columns = {"images": ["1.png"], "audio": "1.wav", "videos": [["2.png", "3.png"]]}
+    (message, _) = format_of("chat").read(asked("<audio>a<image>b<video>", **columns)).messages
+    assert message.content == "ab" and [(one.at, one.medium.kind) for one in message.media] == [
+        (0, "audio"),
+        (1, "image"),
+        (2, "video"),
+    ]
+    sound = asked("<audio> or <image>?", audio="1.wav")  # the row has no images
+    (message, _) = format_of("chat").read(sound).messages
+    assert message.content == " or <image>?" and [one.medium.kind for one in message.media] == ["audio"]
+
+
 def test_the_placeholder_is_text_where_there_is_no_column(format_of: Make) -> None:
     assert placed(format_of("chat").read(asked("What is <image>?"))) == ("What is <image>?", [])
 
@@ -100,8 +150,15 @@ def test_the_placeholder_is_text_where_there_is_no_column(format_of: Make) -> No
         ({"type": "image", "image": 7}, {}, r"messages\[0\].content\[0\] is a number, not an image"),
         ({"type": "image", "base64": "%"}, {}, "is not base64"),
         ({"type": "image", "image": " "}, {}, "is empty"),
-        ({"type": "video", "video": "a.mp4"}, {}, "is a part of type 'video'; only text and images can be read"),
-        ({"type": "input_audio", "data": "aa"}, {}, "is a part of type 'input_audio'; only text and images can"),
+        ({"type": "file", "file": "a.pdf"}, {}, "is a part of type 'file'; only text, images, audio and video can be"),
+        ({"type": "audio"}, {}, "is a sound without a source, and the row has no column audios"),
+        ({"type": "audio", "audio": 7}, {}, r"messages\[0\].content\[0\] is a number, not a sound"),
+        ({"type": "input_audio", "input_audio": {"data": "%", "format": "wav"}}, {}, "is not base64"),
+        ("What?", {"audio": "1.wav"}, "audio has 1 sounds, and the messages place 0: 1.wav has no place"),
+        ("<video><video>", {"videos": [["1.png"]]}, "videos has only 1"),
+        ({"type": "video", "video": []}, {}, "is a video without frames"),
+        ({"type": "video", "video": ["1.png"], "fps": 0}, {}, r"fps is a number, not a number above 0"),
+        ({"type": "video", "video": ["1.png", 7]}, {}, r"content\[0\]\[1\] is a number, not an image"),
     ],
 )
 def test_what_cannot_be_placed_is_named(format_of: Make, content: Any, columns: dict[str, Any], problem: str) -> None:
@@ -137,6 +194,9 @@ def test_a_path_out_of_the_folder_is_refused_unopened(
         format_of("chat").read(asked({"type": "image", "image": path}))
     with pytest.raises(DataError, match=problem):
         format_of("chat").read(asked("<image>", images=[path]))
+    for part in ({"type": "audio", "audio": path}, {"type": "video", "video": [path]}):
+        with pytest.raises(DataError, match=problem):
+            format_of("chat").read(asked(part))
 
 
 def test_a_link_out_of_the_folder_is_refused(format_of: Make, tmp_path: Path) -> None:
@@ -157,7 +217,7 @@ def test_prompts_and_tasks_take_images_too(format_of: Make) -> None:
     row = Row("x:1", {**columns, "completion": "A cat."}, Path("data"))
     assert placed(format_of("prompt_completion").read(row)) == ("What is ?", [(8, "data/a.png")])
     task = format_of("task").read(Row("x:1", columns, Path("data")))
-    assert isinstance(task, Task) and [image.path for image in images_of(task)] == [Path("data/a.png")]
+    assert isinstance(task, Task) and [image.path for image in media_of(task)] == [Path("data/a.png")]
 
 
 def test_every_shared_path_that_leaves_the_folder_is_refused(format_of: Make, rows_of: Callable[..., Any]) -> None:

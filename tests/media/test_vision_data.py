@@ -58,16 +58,16 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_pixel_limits_change_the_number_of_tokens(recipe: Recipe) -> None:
     lengths = []
     for most in (28 * 28, 112 * 112, 224 * 224):
-        processor = {"name": "auto", "arguments": {"max_pixels": most}}
+        processor = {"name": "auto", "image": {"max_pixels": most}}
         _, rows = prepared(recipe(processor=processor, cache="off"))
-        lengths.append([image.length for of_row in rows.images for image in of_row])
+        lengths.append([image.length for of_row in rows.media for image in of_row])
         assert all(length * 28 * 28 <= most for length in lengths[-1])
     assert sum(lengths[0]) < sum(lengths[1]) < sum(lengths[2])
 
 
 def test_an_unknown_processor_argument_is_named(recipe: Recipe) -> None:
-    with pytest.raises(RecipeError, match=r"data.processor.arguments: .* knows no 'max_pixel'"):
-        prepared(recipe(processor={"name": "auto", "arguments": {"max_pixel": 100}}))
+    with pytest.raises(RecipeError, match=r"data.processor.image: .* knows no 'max_pixel'"):
+        prepared(recipe(processor={"name": "auto", "image": {"max_pixel": 100}}))
 
 
 def test_preview_and_check_show_images(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +121,7 @@ class TestCache:
     @pytest.mark.slow
     def test_another_image_is_another_key(self, recipe: Recipe, own: Path) -> None:
         _, rows = prepared(recipe(own))
-        before = rows[0].images[0][1].data
+        before = rows[0].media[0][1].data
         (entry,) = DataCache().entries()
         prepared(recipe(own))
         assert [one.key for one in DataCache().entries()] == [entry.key]
@@ -130,7 +130,7 @@ class TestCache:
         _, rows = prepared(recipe(own))
         keys = {one.key for one in DataCache().entries()}
         assert len(keys) == 2 and entry.key in keys
-        assert rows[0].images[0][1].data == image.read_bytes() != before
+        assert rows[0].media[0][1].data == image.read_bytes() != before
 
     def test_a_missing_image_is_told_by_its_row(self, recipe: Recipe, own: Path) -> None:
         prepared(recipe(own))
@@ -150,4 +150,4 @@ class TestCache:
         assert len(alone) == len(together) == 18
         for ours, theirs in zip(together, alone, strict=True):
             assert ours.id == theirs.id and ours.placeholder_tokens.tolist() == theirs.placeholder_tokens.tolist()
-            assert [(at, image.data) for at, image in ours.images] == [(at, image.data) for at, image in theirs.images]
+            assert [(at, image.data) for at, image in ours.media] == [(at, image.data) for at, image in theirs.media]

@@ -15,7 +15,7 @@ from finetooth_core.cli import main
 from finetooth_hooks import EngineError, Message, PlanError, Sampling
 from finetooth_hooks.examples import Image, Placed
 from finetooth_hooks.sampling import ShownPrompt
-from finetooth_toolbox.rows.images import chunks
+from finetooth_toolbox.rows.media import chunks
 from PIL import Image as Pictures
 from PIL import ImageOps
 
@@ -86,7 +86,7 @@ def test_pairs_become_the_tokens_of_the_official_template(vision_model: Path, pa
         image, asked, *answers = PAIRS[n // 2]
         whole = [*datum.placeholder_tokens.tolist(), int(datum.targets[-1])]
         assert whole == theirs(vision_model, pairs.parent / image, asked, answers[n % 2])["input_ids"][0].tolist()
-        assert len(datum.images) == 1 and datum.images[0][1].data == (pairs.parent / image).read_bytes()
+        assert len(datum.media) == 1 and datum.media[0][1].data == (pairs.parent / image).read_bytes()
 
 
 def test_the_first_loss_of_pairs_is_that_of_the_paper(vision_model: Path, pairs: Path, tmp_path: Path) -> None:
@@ -121,9 +121,9 @@ def test_a_reward_model_that_nothing_could_load_is_refused(qwen_vl: Path, pairs:
 
 
 def shown(session: Any, image: Path, asked: str) -> ShownPrompt:
-    message = Message("user", asked, images=(Placed(0, Image(image.name, path=image)),))
+    message = Message("user", asked, media=(Placed(0, Image(image.name, path=image)),))
     read = session.job.context.renderer.shown_prompt([message])
-    return ShownPrompt(read.tokens, tuple(chunks(read.images, "here")))
+    return ShownPrompt(read.tokens, tuple(chunks(read.media, "here")))
 
 
 def test_greedy_answers_to_images_are_transformers_own(vision_model: Path, pairs: Path) -> None:

@@ -90,7 +90,7 @@ def test_exactly_the_answers_train(data: list[Datum], judge: Judge, rows: list[d
         answers = [m["content"][0]["text"] for m in row["messages"] if m["role"] == "assistant"]
         end = "<end_of_turn>" if judge.gemma else "<|im_end|>"
         assert judge.tokenizer.decode(datum.targets[datum.mask]) == "".join(f"{answer}{end}" for answer in answers)
-        for start, image in datum.images:
+        for start, image in datum.media:
             assert not datum.mask[max(start - 1, 0) : start + image.length - 1].any()
 
 
@@ -142,8 +142,8 @@ def test_the_pixels_reach_the_model(recipe: dict[str, Any], data: list[Datum]) -
     engine = finetooth.session(recipe).engine
     datum = data[3]  # with two images
     inverted = io.BytesIO()
-    ImageOps.invert(Image.open(io.BytesIO(datum.images[1][1].data)).convert("RGB")).save(inverted, "PNG")
-    changed = replace(datum.images[1][1], data=inverted.getvalue())
-    chunks = tuple(changed if chunk is datum.images[1][1] else chunk for chunk in datum.input)
+    ImageOps.invert(Image.open(io.BytesIO(datum.media[1][1].data)).convert("RGB")).save(inverted, "PNG")
+    changed = replace(datum.media[1][1], data=inverted.getvalue())
+    chunks = tuple(changed if chunk is datum.media[1][1] else chunk for chunk in datum.input)
     first, second = engine.logprobs([datum, replace(datum, input=chunks)])
     assert np.abs(first - second)[datum.mask].max() > 1e-4

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from finetooth_hooks import DataError
-from finetooth_images.opening import open_image
+from finetooth_media.pictures import open_image
 from PIL import Image
 
 LARGEST = 10_000_000

@@ -54,17 +54,18 @@ def open_image(content: bytes, name: str, largest: int) -> Image.Image:
     try:
         frames = getattr(opened, "n_frames", 1)
         if frames > 1:
-            raise DataError("", f"image {name}: it has {frames} frames", action="save one of them")
+            raise DataError("", f"image {name}: it has {frames} frames", action="save one of them, or call it a video")
         opened.load()
-        return _rgb(ImageOps.exif_transpose(opened))
+        return upright(opened)
     except DataError:
         raise
     except Exception as error:  # decoders raise whatever broken bytes lead them to
         raise DataError("", f"image {name}: it is cut off or damaged: {error}", action=ACTION) from error
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """The same picture with three channels of 8 bits."""
+def upright(image: Image.Image) -> Image.Image:
+    """The same picture as a viewer shows it, with three channels of 8 bits."""
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:

@@ -1,0 +1,1 @@
+"""Images, sounds and videos for models that see and hear."""

@@ -1,0 +1,108 @@
+"""Images by the image processor that comes with a model.
+
+Resizing, cutting into patches and normalising are the library's. How many tokens an image takes follows from what the
+image processor makes of it: in models of Qwen's kind from its grid of patches, else the model's own processor class
+says what text stands for an image. It depends on the size of the picture alone, so it is computed once for each size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from finetooth_hooks.context import Context
+from finetooth_hooks.errors import DataError
+
+from finetooth_media.pictures import open_image
+from finetooth_media.reader import Placed, check_settings, explained, folder_of, stands
+
+
+def load(context: Context, settings: Mapping[str, Any], largest: int) -> ImageReader:
+    """The reader of the recipe's model.
+
+    Args:
+        settings: of the image processor, to change.
+        largest: pixels of an image.
+
+    Raises:
+        RecipeError: what comes with the model does not load here, or knows no such setting.
+    """
+    import transformers
+
+    info, classes = context.model, _any(transformers)
+    with explained(info, "image processor"):
+        processor = classes.AutoImageProcessor.from_pretrained(folder_of(info), backend="pil", **settings)
+    check_settings("image", settings, processor.valid_kwargs.__annotations__)
+    if hasattr(processor, "merge_size"):
+        token = int(info.config["image_token_id"])
+        return ImageReader(processor, Grid(context.tokenizer.decode([token]), token), largest)
+    with explained(info, "image processor"):
+        whole = classes.AutoProcessor.from_pretrained(folder_of(info))
+    return ImageReader(processor, ProcessorMarkup(whole), largest)
+
+
+def _any(module: Any) -> Any:
+    return module
+
+
+class Grid:
+    """One token repeated, as often as the grid of patches has cells when `merge_size` x `merge_size` are merged."""
+
+    unused: frozenset[str] = frozenset()
+
+    def __init__(self, placeholder: str, token: int) -> None:
+        self.placeholder, self.token_ids = placeholder, frozenset({token})
+
+    def place(self, processor: Any, made: Mapping[str, Any]) -> Placed:
+        return self.repeated(processor, made["image_grid_thw"][0])
+
+    def repeated(self, processor: Any, grid: Any) -> Placed:
+        """
+        Args:
+            grid: patches in time, height and width.
+        """
+        cells = int(np.prod(grid)) // processor.merge_size**2
+        return self.placeholder * cells, 0, len(self.placeholder) * cells
+
+
+class ProcessorMarkup:
+    """What the model's own processor class writes for an image."""
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+        self.placeholder = str(processor.image_token)
+        self.token_ids = frozenset(int(id_) for id_ in processor.image_token_ids)
+        self.unused = frozenset(processor.unused_input_names)
+        self._spelled = processor.tokenizer.convert_ids_to_tokens(sorted(self.token_ids))
+
+    def place(self, processor: Any, made: Mapping[str, Any]) -> Placed:
+        return stands(self._processor.replace_image_token(made, 0), self._spelled)
+
+
+class ImageReader:
+    """`Reader` over an image processor of transformers."""
+
+    def __init__(self, processor: Any, markup: Grid | ProcessorMarkup, largest: int) -> None:
+        self._processor, self._markup, self._largest = processor, markup, largest
+        self.placeholder, self.token_ids = markup.placeholder, markup.token_ids
+        self._places: dict[tuple[int, int], Placed] = {}
+
+    def place(self, content: bytes, name: str) -> tuple[Placed, str]:
+        opened = open_image(content, name, self._largest)
+        if opened.size not in self._places:
+            try:
+                made = self._processor(images=[opened], return_tensors="np")
+            except ValueError as error:  # a shape it cannot resize, such as one of 200 to 1
+                raise DataError("", f"image {name}: {error}", action="cut it to another shape") from error
+            self._places[opened.size] = self._markup.place(self._processor, made)
+        return self._places[opened.size], f"{opened.width}x{opened.height}"
+
+    def inputs(self, contents: Sequence[bytes]) -> Mapping[str, Any]:
+        opened = [open_image(one, f"{i + 1} of {len(contents)}", self._largest) for i, one in enumerate(contents)]
+        made = self._processor(images=opened, return_tensors="np")
+        return {name: np.asarray(value) for name, value in made.items() if name not in self._markup.unused}
+
+    def save(self, folder: Path) -> None:
+        self._processor.save_pretrained(folder)

@@ -1,0 +1,158 @@
+"""The processor `transformers`: what comes with a model to read images, sounds and videos, each loaded when the first
+of its kind comes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks import MediumChunk, Options, RecipeError
+from finetooth_hooks.context import Context
+from finetooth_hooks.errors import DataError
+from finetooth_hooks.examples import CALLED, Medium, MediumKind
+from finetooth_hooks.renderers import MediumPlace
+from pydantic import Field
+
+from finetooth_media.pictures import open_image
+from finetooth_media.reader import Reader
+from finetooth_media.sounds import open_sound
+from finetooth_media.videos import open_video
+
+KEYS: Mapping[MediumKind, Collection[str]] = {
+    "image": ("vision_config", "image_token_id", "image_token_index"),
+    "audio": ("audio_config", "audio_token_id", "audio_token_index"),
+    "video": ("video_token_id", "video_token_index"),
+}
+"""Keys of a config, at least one of which every model has that takes such a kind."""
+
+
+class ProcessorOptions(Options):
+    """Options of `transformers`."""
+
+    image: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the model's image processor to change, `{min_pixels: 3136, max_pixels: 200704}`: they decide how
+    large an image becomes and so how many tokens it takes."""
+    audio: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the model's feature extractor to change, `{chunk_length: 30}`. Sounds of another rate than its
+    `sampling_rate` are resampled to it."""
+    video: dict[str, Any] = Field(default_factory=dict)
+    """Settings for videos: `fps` or `num_frames` (which frames are kept; without either all of them), `min_frames`,
+    `max_frames`, and `min_pixels`, `max_pixels` of a frame."""
+    largest: int = Field(default=50_000_000, ge=1, le=178_000_000)
+    """Pixels above which an image or a frame is refused by its header, before memory is taken for it."""
+    longest: float = Field(default=600.0, gt=0, le=36_000)
+    """Seconds above which a sound is refused by its header."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How one kind is read.
+
+    Attributes:
+        check: told the content and the name of one; raises DataError if it cannot be opened, whatever the model is.
+        load: the model's reader.
+    """
+
+    check: Callable[[bytes, str], object]
+    load: Callable[[], Reader]
+
+
+def build(options: ProcessorOptions, context: Context) -> MediaProcessor:
+    """The processor; what comes with the model is read when the first image, sound or video comes."""
+    largest, longest = options.largest, options.longest
+
+    def image() -> Reader:
+        from finetooth_media import image_reader
+
+        return image_reader.load(context, options.image, largest)
+
+    def audio() -> Reader:
+        from finetooth_media import audio_reader
+
+        return audio_reader.load(context, options.audio, longest)
+
+    def video() -> Reader:
+        from finetooth_media import video_reader
+
+        return video_reader.load(context, options.video, largest)
+
+    ways: Mapping[MediumKind, Way] = {
+        "image": Way(lambda content, name: open_image(content, name, largest), image),
+        "audio": Way(lambda content, name: open_sound(content, name, None, longest), audio),
+        "video": Way(lambda content, name: open_video(content, name, largest, _first), video),
+    }
+    return MediaProcessor(context, ways)
+
+
+def _first(count: int, fps: float | None, name: str) -> list[int]:
+    return [0] if count else []
+
+
+class MediaProcessor:
+    """`protocols.Processor` over what transformers brings for a model.
+
+    Args:
+        ways: by kind, how it is read.
+    """
+
+    def __init__(self, context: Context, ways: Mapping[MediumKind, Way]) -> None:
+        self._context, self._ways = context, ways
+        self._readers: dict[MediumKind, Reader] = {}
+        self._loading = threading.Lock()
+
+    @property
+    def kinds(self) -> tuple[MediumKind, ...]:
+        config = self._context.model.config
+        found = tuple(kind for kind, keys in KEYS.items() if any(config.get(key) is not None for key in keys))
+        if not found:
+            raise RecipeError(
+                "model",
+                f"{self._context.model.reference} takes neither images nor sound: its config has no tower for them",
+                action="choose one that does",
+            )
+        return found
+
+    def _reader(self, kind: MediumKind) -> Reader:
+        """
+        Raises:
+            DataError: the model takes none of the kind.
+            RecipeError: what comes with it does not work here.
+        """
+        kinds = self.kinds
+        if kind not in kinds:
+            takes = " and ".join(kinds)
+            model = self._context.model.reference
+            raise DataError(
+                "", f"it has {CALLED[kind]}, and {model} takes {takes} alone", action="choose another model"
+            )
+        with self._loading:
+            if kind not in self._readers:
+                self._readers[kind] = self._ways[kind].load()
+            return self._readers[kind]
+
+    def placeholder(self, kind: MediumKind) -> str:
+        return self._reader(kind).placeholder
+
+    def token_ids(self, kind: MediumKind) -> frozenset[int]:
+        return self._reader(kind).token_ids
+
+    def place(self, medium: Medium) -> MediumPlace:
+        content = medium.read()
+        if medium.kind not in self._readers:  # a broken file is that of any model
+            self._ways[medium.kind].check(content, medium.name)
+        (text, start, stop), size = self._reader(medium.kind).place(content, medium.name)
+        return MediumPlace(text, start, stop, medium.known(content), size)
+
+    def inputs(self, media: Sequence[MediumChunk]) -> Mapping[str, Any]:
+        found: dict[str, Any] = {}
+        for kind in dict.fromkeys(chunk.kind for chunk in media):
+            found |= self._reader(kind).inputs([chunk.data for chunk in media if chunk.kind == kind])
+        return found
+
+    def save(self, folder: Path) -> None:
+        for kind in self.kinds:
+            if kind != "video" or kind in self._readers:
+                self._reader(kind).save(folder)

@@ -1,0 +1,92 @@
+"""Pictures, sounds and videos of a prepared row as bytes: where they stand, which they are, and their content where no
+file holds it.
+
+Numbers are never kept: what lies in a file is its path and the hash of its bytes, and is read again when the row is
+trained.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks.datum import AudioChunk, ImageChunk, MediumChunk, VideoChunk
+from finetooth_hooks.errors import DataError
+from finetooth_hooks.examples import Audio, Image, Medium, MediumKind, RenderedMedium, Video
+
+MEDIA: Mapping[MediumKind, type[Medium]] = {"image": Image, "audio": Audio, "video": Video}
+CHUNKS: Mapping[MediumKind, type[MediumChunk]] = {"image": ImageChunk, "audio": AudioChunk, "video": VideoChunk}
+_LENGTH = struct.Struct("<Q")
+_RIFF, _WAVE = b"RIFF", b"WAVE"
+
+
+def pack(media: Sequence[RenderedMedium]) -> bytes:
+    """The media of a row; nothing if it has none."""
+    if not media:
+        return b""
+    contents: list[bytes] = []
+    header = [[one.start, one.length, one.size, _said(one.medium, contents)] for one in media]
+    text = json.dumps(header).encode()
+    return b"".join([_LENGTH.pack(len(text)), text, *contents])
+
+
+def _said(medium: Medium, contents: list[bytes]) -> dict[str, Any]:
+    """A medium as JSON; its bytes go to `contents`."""
+    contents.append(medium.content)
+    said: dict[str, Any] = {
+        "kind": medium.kind,
+        "name": medium.name,
+        "path": None if medium.path is None else str(medium.path),
+        "bytes": len(medium.content),
+        "sha256": medium.sha256,
+    }
+    if isinstance(medium, Video):
+        said |= {"frames": [_said(frame, contents) for frame in medium.frames], "fps": medium.fps}
+    return said
+
+
+def unpack(content: bytes) -> tuple[RenderedMedium, ...]:
+    """From `pack`."""
+    if not content:
+        return ()
+    begin = _LENGTH.size + _LENGTH.unpack_from(content)[0]
+
+    def read(said: Mapping[str, Any]) -> Medium:
+        nonlocal begin
+        own = content[begin : begin + said["bytes"]]
+        begin += said["bytes"]
+        more = {"frames": tuple(map(read, said["frames"])), "fps": said["fps"]} if said["kind"] == "video" else {}
+        path = None if said["path"] is None else Path(said["path"])
+        return MEDIA[said["kind"]](said["name"], path, own, said["sha256"], **more)
+
+    header = json.loads(content[_LENGTH.size : begin])
+    return tuple(RenderedMedium(start, length, read(said), size) for start, length, size, said in header)
+
+
+def chunks(media: Sequence[RenderedMedium], row: str) -> list[tuple[int, MediumChunk]]:
+    """The media of a row, read, for `Datum.from_tokens`.
+
+    Raises:
+        DataError: a file is gone, or not the one that was prepared.
+    """
+    made = []
+    for found in media:
+        try:
+            content = found.medium.read()
+        except DataError as error:
+            raise DataError(row, error.problem, action=error.action) from error
+        kind = found.medium.kind
+        made.append((found.start, CHUNKS[kind](content, format_of(kind, content), found.length)))
+    return made
+
+
+def format_of(kind: MediumKind, content: bytes) -> str:
+    """What an encoded picture or sound is, by its first bytes; empty where that is left to who decodes it."""
+    if kind == "image":
+        if content.startswith(b"\x89PNG\r\n\x1a\n"):
+            return "png"
+        return "jpeg" if content.startswith(b"\xff\xd8\xff") else ""
+    return "wav" if kind == "audio" and content[:4] == _RIFF and content[8:12] == _WAVE else ""
