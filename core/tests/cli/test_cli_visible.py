@@ -109,7 +109,7 @@ def test_each_position_has_its_target() -> None:
     pieces = (
         piece("a"),
         Piece((7, 8), "\u00e9", (0.0, 1.0)),
-        Piece((9, 9, 9), "[image 2x2 -> 3 tokens]", (0.0, 0.0, 0.0), special=True, image=True),
+        Piece((9, 9, 9), "[image 2x2 -> 3 tokens]", (0.0, 0.0, 0.0), special=True, medium=True),
         Piece((5,), "\n", (0.5,), cut=True),
     )
     view = RowView(1, "id", pieces, "used")

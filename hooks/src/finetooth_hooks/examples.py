@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 ROLES = ("system", "user", "assistant", "tool")
 """Roles a message may have."""
@@ -61,7 +61,7 @@ class Medium:
         """The files that hold it, each with the SHA-256 of what was read there; empty where it was not read."""
         return {} if self.path is None else {self.path: self.sha256}
 
-    def known(self, content: bytes) -> Self:
+    def known(self, content: bytes) -> Medium:
         """The same, with the hash of what was read."""
         return replace(self, sha256=sha256(content).hexdigest())
 
@@ -119,8 +119,9 @@ class Video(Medium):
         held = [super().files, *(frame.files for frame in self.frames)]
         return {path: digest for files in held for path, digest in files.items()}
 
-    def known(self, content: bytes) -> Self:
-        return replace(super().known(content), frames=tuple(one.known(one.read()) for one in self.frames))
+    def known(self, content: bytes) -> Medium:
+        frames = tuple(replace(one, sha256=sha256(one.read()).hexdigest()) for one in self.frames)
+        return replace(self, sha256=sha256(content).hexdigest(), frames=frames)
 
     def read(self) -> bytes:
         """The file; of frames a ZIP archive that holds them unchanged, in order.

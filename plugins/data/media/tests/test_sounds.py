@@ -82,7 +82,7 @@ def test_another_rate_is_resampled() -> None:
 def test_without_the_extra_it_is_said_what_to_install(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     content = b"fLaC and so on" if library == "soundfile" else wav(np.zeros((100, 1)), rate=8000)
-    with pytest.raises(DataError, match=rf"audio a.wav: .*{library}.* is not installed.*finetooth\[audio\]"):
+    with pytest.raises(DataError, match=rf"audio a.wav: .*{library}.* is not installed.*finetooth\[media\]"):
         opened(content)
 
 

@@ -2,10 +2,10 @@
 the model's rate.
 
 - WAV files of whole numbers (8, 16, 24 or 32 bits) are read by the standard library. Everything else is soundfile's,
-  which the extra `audio` brings.
+  which the extra `media` brings.
 - The length is read from the header and bounded before samples are decoded.
 - Channels become one by their mean.
-- A sound of another rate than the model hears is resampled by soxr, which the extra `audio` brings as well.
+- A sound of another rate than the model hears is resampled by soxr, which the extra `media` brings as well.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Samples = NDArray[np.float32]
 """(N,) between -1 and 1."""
 
 ACTION = "replace the sound or remove the row"
-EXTRA = "install finetooth[audio]"
+EXTRA = "install finetooth[media]"
 
 
 def open_sound(content: bytes, name: str, rate: int | None, longest: float) -> Samples:

@@ -2,7 +2,7 @@
 
 - Frames that a row names one by one come as `finetooth_hooks.frames.pack_frames` packs them.
 - An animation (GIF, WebP, PNG) is opened by Pillow.
-- MP4, MOV, Matroska, WebM and AVI are opened by PyAV, which the extra `video` brings. The kind of container is told to
+- MP4, MOV, Matroska, WebM and AVI are opened by PyAV, which the extra `media` brings. The kind of container is told to
   it, so that no file can be taken for a playlist that names others.
 
 Which frames are kept is decided before any is decoded, from what the header says.
@@ -134,7 +134,7 @@ def _contained(content: bytes, container: str, name: str, largest: int, choose: 
         import av
     except ImportError as error:
         problem = f"video {name}: what reads {container} files (PyAV) is not installed"
-        action = "install finetooth[video], or save its frames as images and name them in a list"
+        action = "install finetooth[media], or save its frames as images and name them in a list"
         raise DataError("", problem, action=action) from error
     library: Any = av
     try:

@@ -26,7 +26,7 @@ LARGEST = 20 * 2**20
 EMBED = "send the image itself: data:image/png;base64,..."
 PLAY = "send the sound itself, in base64"
 SOUNDS = ("wav", "mp3", "flac", "ogg")
-"""Formats that `input_audio` may name; all but wav need finetooth[audio] where the server runs."""
+"""Formats that `input_audio` may name; all but wav need finetooth[media] where the server runs."""
 
 _OPENING = threading.Lock()
 """Images and sounds are opened for one request at a time: that bounds the memory they take, and a processor is
