@@ -83,7 +83,8 @@ def serve(served_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> It
 
     def make(*faces: str, **settings: Any) -> Served:
         folder = tmp_path_factory.mktemp("server")
-        chosen = Settings(folder, {"tiny": served_recipe}, **{"keyless": True, "replay": 1e9, **settings})
+        usual = {"models": {"tiny": served_recipe}, "keyless": True, "replay": 1e9}
+        chosen = Settings(folder, **{**usual, **settings})
         servers.append(Served(chosen, faces))
         return servers[-1]
 

@@ -211,6 +211,12 @@ def _check_loss(
         brought: roles that the method brings.
     """
     lacking = sorted({need.split("@", 1)[0] for need in spec.needs} - backend.outputs)
+    if lacking and not backend.outputs:
+        raise PlanError(
+            f"{setting}: loss {spec.name} cannot be computed by backend {backend.name}, which answers and trains "
+            "nothing",
+            action="leave backend out, or pick another one",
+        )
     if lacking:
         raise PlanError(
             f"{setting}: loss {spec.name} reads {', '.join(lacking)}, which backend {backend.name} does not have",

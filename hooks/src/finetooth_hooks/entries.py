@@ -309,8 +309,8 @@ class Backend(Entry):
     Attributes:
         framework: `torch`, `mlx`, `numpy`: what adapters, optimizers and loaders must speak.
         capabilities: see `finetooth_hooks.engine.CAPABILITIES`.
-        outputs: what a loss may need of it, without roles.
-        remote: its engines are at a server, which its option `url` names; `ft run --remote URL` picks it.
+        outputs: what a loss may need of it, without roles; none: its engines answer, and train nothing.
+        remote: its engines are at a server, which its option `url` names; `ft run --remote URL` picks it if it trains.
         savings: what `adapter: auto` and `quantization: auto` try where nothing else fits, what costs least first. One
             that can do nothing on a device is refused by the backend's plan.
     """

@@ -98,10 +98,15 @@ def test_an_old_run_gets_its_page_from_its_folder(ended):
     run, _ = ended
     lines = [{"event": "step", "step": step, "loss": 1.0 / step, "metrics": {}} for step in (1, 2)]
     (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + "nonsense\n")
-    (run.folder / "result.json").write_text('{"status": "failed", "reason": "broken", "steps": 2}')
+    counts = {"split": "train", "rows": 24, "used": 20, "tokens": 1234, "trained_tokens": 99, "longest": 31,
+              "dropped": {"too long": 4}}  # fmt: skip
+    result = {"status": "failed", "reason": "broken", "steps": 2, "rows": [counts],
+              "data": {"data.train.sha256": "fb"}}  # fmt: skip
+    (run.folder / "result.json").write_text(json.dumps(result))
     done = CliRunner().invoke(command, [str(run.folder)], standalone_mode=False, catch_exceptions=False)
     assert str(run.folder / "report.html") in done.output and "metrics.jsonl: 1 line" in done.output
-    assert "failed" in Page((run.folder / "report.html").read_text()).text
+    shown = Page((run.folder / "report.html").read_text()).text
+    assert "failed" in shown and "1,234" in shown and "4 left out: too long" in shown
     with pytest.raises(UserError, match="no run 'none'"):
         CliRunner().invoke(command, ["none"], standalone_mode=False, catch_exceptions=False)
 

@@ -145,7 +145,7 @@ def _answers(run: Recorded) -> str:
 
 def _data(run: Recorded) -> str:
     rows = []
-    for report in run.result.get("data") or ():
+    for report in run.result.get("rows") or ():
         dropped = [f"{count} left out: {reason}" for reason, count in (report.get("dropped") or {}).items()]
         changed = [f"{count} changed: {reason}" for reason, count in (report.get("changed") or {}).items()]
         rows.append(

@@ -39,6 +39,7 @@ def write_at_end(run: Run, outcome: Outcome) -> None:
     found = read_run(run.folder)
     told = {f.name: getattr(outcome, f.name) for f in dataclasses.fields(outcome)}
     history, evaluations = told.pop("history"), told.pop("evaluations")
+    told["rows"] = told.pop("data")  # as result.json has it
     result: Mapping[str, Any] = json.loads(json.dumps(_plain(told)))
     write(
         dataclasses.replace(

@@ -55,6 +55,10 @@ class Asking:
         other._limit = limit
         return other
 
+    def client(self, **more: Any) -> httpx.AsyncClient:
+        """For requests to it, with its key."""
+        return httpx.AsyncClient(base_url=self.url, headers=self._headers, **more)
+
     def run(self, work: Callable[[Server], Awaitable[T]]) -> T:
         """Do `work` with the server.
 
@@ -64,10 +68,7 @@ class Asking:
         """
 
         async def inside() -> T:
-            async with (
-                asyncio.timeout(self._limit),
-                httpx.AsyncClient(base_url=self.url, headers=self._headers, timeout=None) as client,
-            ):
+            async with asyncio.timeout(self._limit), self.client(timeout=None) as client:
                 return await work(Server(self, client, asyncio.Semaphore(self._together)))
 
         try:

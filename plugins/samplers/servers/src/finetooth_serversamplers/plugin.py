@@ -1,10 +1,26 @@
-"""Rollouts from servers: vLLM, or any that speaks OpenAI's protocol and returns token ids."""
+"""Rollouts and answers from servers: vLLM, or any that speaks OpenAI's protocol and returns token ids."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from finetooth_hooks import Sampler, hookimpl
+from finetooth_hooks import Backend, Sampler, hookimpl
+
+CAPABILITIES = frozenset({"generate", "continuous", "adapters", "schema", "min_p"})
+
+
+@hookimpl
+def ft_backends() -> Iterator[Backend]:
+    yield Backend(
+        name="vllm",
+        build="finetooth_serversamplers.backend:build",
+        summary="answers from a running vLLM server, for ft chat and ft serve openai; trains nothing (tested against "
+        "its documented HTTP interface, not against vLLM itself)",
+        framework="torch",
+        capabilities=CAPABILITIES,
+        outputs=frozenset(),
+        remote=True,
+    )
 
 
 @hookimpl

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from finetooth_hooks import Context, Options, PlanError, RecipeError, Sampling
 from finetooth_hooks.bases import SamplerBase
@@ -49,14 +50,7 @@ class ServerSampler(SamplerBase):
         Raises:
             EngineError: it does not offer it, or several and none is named.
         """
-        offered = [str(one["id"]) for one in (await server.get("/v1/models"))["data"] if not one.get("parent")]
-        wanted = self._options.model
-        if wanted in offered:
-            return wanted
-        if wanted or len(offered) != 1:
-            what = f"does not offer {wanted!r}" if wanted else "offers several models"
-            raise self._asking.wrong(f"{what}; it has {', '.join(offered) or 'none'}", "set model of the sampler")
-        return offered[0]
+        return await offered_base(server, self._options.model, "set model of the sampler")
 
     async def check(self, server: Server, how: Completions, prompts: Sequence[Prompt], sampling: Sampling) -> None:
         """That the server says what it draws from.
@@ -77,7 +71,7 @@ class ServerSampler(SamplerBase):
                 action=f"set method.top_k from 1 to {TOP}, beside method.top_p and method.min_p too",
             )
         if self._processed is None:
-            self._processed = await _processed(server, how, prompts[0])
+            self._processed = await scaled(server, how.body(prompts[0].tokens, Sampling(1), 0))
         if not self._processed:
             raise PlanError(
                 f"{self._asking.called}: {self._asking.url} gives log-probabilities of the model as it is, not of the "
@@ -89,18 +83,41 @@ class ServerSampler(SamplerBase):
             )
 
 
-async def _processed(server: Server, how: Completions, prompt: Prompt) -> bool:
-    """Whether log-probabilities follow the temperature."""
+async def offered_base(server: Server, wanted: str, action: str) -> str:
+    """Name of the model that a server offers; adapters are none.
+
+    Args:
+        wanted: the name; empty: the only one that there is.
+        action: what to do where it is not known.
+
+    Raises:
+        EngineError: it does not offer it, or several and none is named.
+    """
+    offered = [str(one["id"]) for one in (await server.get("/v1/models"))["data"] if not one.get("parent")]
+    if wanted in offered:
+        return wanted
+    if wanted or len(offered) != 1:
+        what = f"does not offer {wanted!r}" if wanted else "offers several models"
+        raise server.asking.wrong(f"{what}; it has {', '.join(offered) or 'none'}", action)
+    return offered[0]
+
+
+async def scaled(server: Server, body: Mapping[str, Any]) -> bool:
+    """Whether log-probabilities follow the temperature.
+
+    Args:
+        body: a request for completions.
+    """
     found = []
     for temperature in (1.0, 0.5):
-        body = how.body(prompt.tokens, Sampling(1, temperature), 0) | {"logprobs": 5}
-        answer = await server.post("/v1/completions", body)
+        asked = {**body, "max_tokens": 1, "n": 1, "temperature": temperature, "logprobs": 5}
+        answer = await server.post("/v1/completions", asked)
         found.append(answer["choices"][0]["logprobs"]["top_logprobs"][0])
     both = set(found[0]) & set(found[1])
     return any(abs(found[0][one] - found[1][one]) > 1e-3 for one in both)
 
 
-def key(variable: str) -> str:
+def key(variable: str, setting: str = "method.sampler.key_from") -> str:
     """A key from the environment.
 
     Raises:
@@ -109,5 +126,5 @@ def key(variable: str) -> str:
     if not variable:
         return ""
     if not os.environ.get(variable):
-        raise RecipeError("method.sampler.key_from", f"{variable} is not set", action="set it, or leave key_from out")
+        raise RecipeError(setting, f"{variable} is not set", action="set it, or leave key_from out")
     return os.environ[variable]

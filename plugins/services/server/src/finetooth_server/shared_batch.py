@@ -111,8 +111,9 @@ class SharedBatch:
         self._make_way()
         self._fill()
         written = self._batch.step()
-        for portion in self._inside.values():
-            portion.stood += 1
+        if self._batch.waiting:  # else what has not begun has room, and is on its way
+            for portion in self._inside.values():
+                portion.stood += 1
         return list(self._told(written))
 
     def __len__(self) -> int:

@@ -1,0 +1,48 @@
+"""Requests for completions, as vLLM takes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from finetooth_hooks import Sampling
+
+from finetooth_serversamplers.completions import seed_of
+
+
+def completion_body(
+    model: str, prompt: Sequence[int], sampling: Sampling, stop_ids: Sequence[int], sample: int
+) -> dict[str, Any]:
+    """One sample of a prompt of token ids. Everything that decides it is said, so that no default of the server or of
+    the model's `generation_config.json` does.
+
+    Args:
+        stop_ids: those that end an answer where `sampling` names none.
+        sample: its number, from which and the sampling's seed its own seed is made.
+    """
+    ends = stop_ids if sampling.stop_ids is None else sampling.stop_ids
+    found: dict[str, Any] = {
+        "model": model,
+        "prompt": list(prompt),
+        "n": 1,
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+        "min_p": sampling.min_p,
+        "repetition_penalty": sampling.repetition_penalty,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "seed": seed_of(sampling.seed, sample),
+        "stop": list(sampling.stop),
+        "stop_token_ids": list(ends),
+        "ignore_eos": True,  # what ends an answer stands above
+        "skip_special_tokens": False,
+        "logprobs": 0,
+        "return_token_ids": True,
+        "return_tokens_as_token_ids": True,
+    }
+    if sampling.schema is not None:
+        found["structured_outputs"] = {"json": json.loads(sampling.schema)}
+    return found

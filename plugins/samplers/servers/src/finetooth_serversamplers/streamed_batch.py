@@ -1,0 +1,197 @@
+"""A running batch at a server: each sample is a request of its own, whose tokens come as they are written."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from finetooth_hooks import Completion, EngineError, Sampling
+from finetooth_hooks.continuous import Written
+from finetooth_hooks.held import HeldAdapter
+from finetooth_hooks.models import Tokenizer
+from finetooth_hooks.sampling import ShownPrompt
+
+from finetooth_serversamplers.bodies import completion_body
+from finetooth_serversamplers.wire import AGAIN, Wire
+
+PATIENCE = 0.05
+"""Seconds that a step waits for a token: whose turn it is meanwhile waits with it."""
+
+
+@dataclass(frozen=True)
+class ServedText:
+    """How a server's answers are read.
+
+    Attributes:
+        stop_ids: of the renderer.
+        vocabulary: number of token ids.
+    """
+
+    tokenizer: Tokenizer
+    stop_ids: tuple[int, ...]
+    vocabulary: int
+
+
+class LoadedAdapter(HeldAdapter):
+    """An adapter that the server has, or its base.
+
+    Attributes:
+        name: under which the server has it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+@dataclass
+class _Answer:
+    """A sample that is being written."""
+
+    stop_ids: tuple[int, ...]
+    stops: tuple[str, ...]
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    ended: str = ""
+
+
+class StreamedBatch:
+    """See `finetooth_hooks.continuous.RunningBatch`. There is always room: the server has a queue of its own.
+
+    Args:
+        base: name of the model whose weights are the engine's own.
+    """
+
+    def __init__(self, wire: Wire, text: ServedText, base: str) -> None:
+        self._wire, self._text, self._base = wire, text, base
+        self._told: SimpleQueue[Written | Exception] = SimpleQueue()
+        self._writer = _Writer(wire, text, self._told)
+        self._under_way: dict[int, dict[int, Future[None]]] = {}
+        self._requests = 0
+        weakref.finalize(self, _give_up, self._under_way)  # also where the batch is left half written
+
+    def add(
+        self, prompt: Sequence[int], sampling: Sampling, *, first: int = 0, adapter: HeldAdapter | None = None
+    ) -> int:
+        if isinstance(prompt, ShownPrompt) and prompt.images:
+            raise EngineError("backend vllm: a prompt holds an image, which is not sent", action="ask in text")
+        if adapter is not None and not isinstance(adapter, LoadedAdapter):
+            raise EngineError("backend vllm: another engine holds this adapter", action="let this engine hold it")
+        number, self._requests = self._requests, self._requests + 1
+        name = self._base if adapter is None else adapter.name
+        begun = self._under_way[number] = {}
+        for sample in range(sampling.n):
+            body = completion_body(name, prompt, sampling, self._text.stop_ids, first + sample)
+            begun[sample] = self._wire.begin(self._writer.write(number, sample, body, sampling))
+        return number
+
+    def cancel(self, request: int) -> None:
+        for one in self._under_way.pop(request, {}).values():
+            one.cancel()
+
+    def __len__(self) -> int:
+        return len(self._under_way)
+
+    @property
+    def waiting(self) -> int:
+        return 0
+
+    def step(self) -> list[Written]:
+        """What came since the last step; nothing where for a moment nothing comes.
+
+        Raises:
+            EngineError: a request failed. All are given up.
+        """
+        found: list[Written] = []
+        while self._under_way:
+            try:
+                one = self._told.get(block=not found, timeout=PATIENCE)
+            except Empty:
+                break
+            if isinstance(one, Exception):
+                self.close()
+                raise one
+            begun = self._under_way.get(one.request)
+            if begun is None:
+                continue  # it was cancelled
+            found.append(one)
+            if one.completion is not None:
+                del begun[one.sample]
+                if not begun:
+                    del self._under_way[one.request]
+        return found
+
+    def close(self) -> None:
+        """Give up what is under way."""
+        _give_up(self._under_way)
+
+
+def _give_up(under_way: dict[int, dict[int, Future[None]]]) -> None:
+    for begun in under_way.values():
+        for one in begun.values():
+            one.cancel()
+    under_way.clear()
+
+
+class _Writer:
+    """Writes samples. It does not know the batch, which may go before they are done."""
+
+    def __init__(self, wire: Wire, text: ServedText, told: SimpleQueue[Written | Exception]) -> None:
+        self._wire, self._text, self._told = wire, text, told
+
+    async def write(self, request: int, sample: int, body: Mapping[str, Any], sampling: Sampling) -> None:
+        """Tell the tokens of a sample. The last one is told with the whole, so each waits for the next."""
+        stop_ids = self._text.stop_ids if sampling.stop_ids is None else sampling.stop_ids
+        answer, told = _Answer(stop_ids, sampling.stop), 0
+        try:
+            async for chunk in self._wire.chunks("/v1/completions", body):
+                self._take(answer, chunk, body)
+                while told < len(answer.tokens) - 1:
+                    self._told.put(Written(request, sample, answer.tokens[told], answer.logprobs[told]))
+                    told += 1
+            whole = self._whole(answer)
+            self._told.put(Written(request, sample, whole.tokens[-1], whole.logprobs[-1], whole))
+        except Exception as error:
+            self._told.put(error)
+
+    def _take(self, answer: _Answer, chunk: Any, body: Mapping[str, Any]) -> None:
+        wrong = self._wire.asking.wrong
+        try:
+            if chunk["model"] != body["model"]:
+                raise wrong(f"answered with the model {chunk['model']!r}, asked for {body['model']!r}", AGAIN)
+            for choice in chunk["choices"]:  # the last chunk has none where it says what was used
+                tokens = choice.get("token_ids")
+                if tokens is None and choice.get("text"):
+                    raise wrong("returns no token ids", "take vLLM 0.10.2 or later")
+                scores = (choice.get("logprobs") or {}).get("token_logprobs") or []
+                if len(scores) != len(tokens or ()):
+                    raise wrong(f"gave {len(scores)} log-probabilities for {len(tokens or ())} tokens", AGAIN)
+                answer.tokens += tokens or ()
+                answer.logprobs += (min(0.0, float(one)) for one in scores)
+                answer.ended = str(choice.get("finish_reason") or answer.ended)
+        except (KeyError, TypeError, ValueError) as error:
+            raise wrong(f"sent a chunk that cannot be read: {type(error).__name__}: {error}", AGAIN) from error
+        size = self._text.vocabulary
+        if any(not isinstance(one, int) or not 0 <= one < size for one in answer.tokens):
+            raise wrong(f"gave a token id outside the vocabulary of {size}: it has another model", "set backend.model")
+        if not all(map(math.isfinite, answer.logprobs)):
+            raise wrong("gave a log-probability that is none", AGAIN)
+
+    def _whole(self, answer: _Answer) -> Completion:
+        if answer.ended not in ("stop", "length") or not answer.tokens:
+            why = answer.ended or "without a word"
+            raise self._wire.asking.wrong(f"ended an answer of {len(answer.tokens)} tokens: {why}", AGAIN)
+        by_id = answer.ended == "stop" and answer.tokens[-1] in answer.stop_ids
+        text = self._text.tokenizer.decode(answer.tokens[:-1] if by_id else answer.tokens)
+        end = min((at for stop in answer.stops if (at := text.find(stop)) >= 0), default=len(text))
+        return Completion(
+            tuple(answer.tokens),
+            tuple(answer.logprobs),
+            text[:end],
+            "stop" if answer.ended == "stop" else "length",
+            weights_version=0,
+        )

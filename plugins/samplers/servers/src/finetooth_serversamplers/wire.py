@@ -1,0 +1,94 @@
+"""Answers that stream: many requests at a time, on a thread of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import weakref
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+import httpx2 as httpx
+
+from finetooth_serversamplers.asking import Asking, ServerGone
+
+AGAIN = "see that it runs, then ask again"
+
+
+class Wire:
+    """A thread with an event loop, which ends with this object.
+
+    Args:
+        asking: the server.
+        silence: seconds within which the next token has to come.
+        together: requests at a time; more wait here.
+    """
+
+    def __init__(self, asking: Asking, silence: float, together: int) -> None:
+        self.asking = asking
+        self._silence, self._together = silence, together
+        self._loop = asyncio.new_event_loop()
+        self._client: httpx.AsyncClient | None = None
+        threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True).start()
+        weakref.finalize(self, self._loop.call_soon_threadsafe, self._loop.stop)
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> Future[None]:
+        """Do it beside what is under way."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    async def chunks(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[Any]:
+        """The chunks of a request, in order.
+
+        Raises:
+            ServerGone: it cannot be reached, falls silent, or ends in the middle.
+            EngineError: it refuses.
+        """
+        try:
+            async with self._http().stream("POST", path, json={**body, "stream": True}) as answer:
+                if answer.status_code >= 400:
+                    text = (await answer.aread()).decode(errors="replace")
+                    raise self.asking.wrong(f"answers {path} with {answer.status_code}: {_said(text)}", AGAIN)
+                async for line in answer.aiter_lines():
+                    told = line.removeprefix("data:").strip() if line.startswith("data:") else ""
+                    if told == "[DONE]":
+                        return
+                    if told:
+                        yield self._read(told)
+        except httpx.ReadTimeout as error:
+            problem = f"{self.asking.called}: {self.asking.url} gave no token for {self._silence:g} s"
+            raise ServerGone(problem, action=AGAIN) from error
+        except (httpx.HTTPError, OSError) as error:
+            what = " ".join(str(error).split()) or type(error).__name__
+            problem = f"{self.asking.called}: {self.asking.url} cannot be reached: {what}"
+            raise ServerGone(problem, action=AGAIN) from error
+        raise ServerGone(f"{self.asking.called}: {self.asking.url} ended in the middle of an answer", action=AGAIN)
+
+    def _read(self, told: str) -> Any:
+        try:
+            found = json.loads(told)
+        except ValueError as error:
+            raise self.asking.wrong("sent a chunk that is no JSON", AGAIN) from error
+        if "error" in found:
+            raise self.asking.wrong(f"says: {_said(json.dumps(found['error']))}", AGAIN)
+        return found
+
+    def _http(self) -> httpx.AsyncClient:
+        """Made in the loop that uses it."""
+        if self._client is None:
+            limits = httpx.Limits(max_connections=self._together)
+            timeout = httpx.Timeout(10.0, read=self._silence, pool=None)
+            self._client = self.asking.client(timeout=timeout, limits=limits)
+        return self._client
+
+
+def _said(text: str) -> str:
+    """A refusal in one line; of vLLM's, the message."""
+    try:
+        found = json.loads(text)
+        inner = found.get("error", found)
+        text = str(inner.get("message", text)) if isinstance(inner, dict) else str(inner)
+    except (ValueError, AttributeError):
+        pass
+    return " ".join(text[:300].split())
