@@ -26,7 +26,7 @@ SITE := .venv-site
 # `make cookbook PAGE=` leaves docs/cookbook.md alone.
 PAGE ?= 1
 
-.PHONY: help install demo test tests slow thorough mutants lint types imports wheels dist docs index bench bench-quick bench-peers kernels-test cookbook cookbook-env torture load attacks site packages clean
+.PHONY: help install demo test tests slow thorough mutants lint types imports wheels dist docs index bench bench-quick bench-peers kernels-test cookbook cookbook-env time-tasks torture load attacks site packages clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -135,6 +135,9 @@ $(COOKBOOK)/.installed: constraints.txt requirements-cookbook.txt
 cookbook-env: $(COOKBOOK)/.installed  ## make the environment of the Tinker client and its cookbook, which judge `ft serve tinker`
 cookbook: $(TESTED) $(COOKBOOK)/.installed  ## run the cookbook's recipes against `ft serve tinker`: docs/cookbook.md
 	FT_TINKER_PYTHON=$(CURDIR)/$(COOKBOOK)/bin/python FT_WRITE_DOCS=$(PAGE) $(BIN)/python -m pytest tests/cookbook
+
+time-tasks: $(TESTED)  ## do the tasks of docs/guides/tasks.md with the models that they name, and write how long each took
+	$(BIN)/python tools/time_tasks.py
 
 bench: $(TESTED)  ## measure everything against the peers, at least three rounds: hours on two cores
 	$(BIN)/python tests/bench/run.py
