@@ -31,6 +31,7 @@ ELSEWHERE = {
     "watch.md#from-python": "tests/runs/test_example_notebooks.py",
     "your-data.md#answers-to-compare-to-judge-to-find": "tests/vision/test_vision_data.py",
     "tasks.md#send-it-to-ollama": "tests/runs/test_other_readers.py",
+    "quantised-bases.md#merging": "tests/runs/test_merge_quantised.py",
     "glossary.md": "tests/docs/test_docs_pages.py",
     "README.md": "tests/docs/test_docs_commands.py",
     "../../CONTRIBUTING.md": "tests/tools/test_site_pages.py",
@@ -43,8 +44,8 @@ def tables() -> dict[str, list[list[str]]]:
     found: dict[str, list[list[str]]] = {}
     for part in re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.M)[1:]:
         title, _, text = part.partition("\n")
-        rows = [[cell.strip() for cell in line.strip().strip("|").split(" | ")] for line in text.splitlines() if
-                line.startswith("|")]  # fmt: skip
+        lines = [line for line in text.splitlines() if line.startswith("|")]
+        rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
         found[title] = rows
     return found
 
