@@ -109,9 +109,9 @@ BASES: dict[str, Mapping[str, Any]] = {
 REFUSED = {("nemotron3", "int8")}
 """Experts that are stored in fewer bits there take no adapter of peft's, which a recipe with all-linear is told."""
 DRAWN: dict[str, Mapping[str, Any]] = {
-    "full": {"temperature": 0.7},
+    "full": {"temperature": 0.7, "repetition_penalty": 1.2},
     "lora": {"temperature": 1.2, "top_k": 40},
-    "int8": {"top_p": 0.8},
+    "int8": {"top_p": 0.8, "min_p": 0.02},
 }
 """What the tokens of each are drawn among."""
 GAME = '''
