@@ -44,10 +44,14 @@ def measure(cell: str, timed: bool) -> dict[str, Any]:
                 return {"failed": f"longer than {LONGEST} s"}
             lines = [line for line in done.stdout.splitlines() if line.startswith("found ")]
             if not lines:
-                said = (done.stderr.strip() or "it said nothing").splitlines()[-1].replace(folder, "")[:200]
-                return {**found, "failed": said}
+                return {**found, "failed": last_line(done.stderr, folder)}
             found |= json.loads(lines[-1].removeprefix("found "))
     return found if timed else {name: value for name, value in found.items() if name != "seconds"}
+
+
+def last_line(said: str, folder: str) -> str:
+    """What a cell that failed said last, without paths of this machine."""
+    return (said.strip() or "it said nothing").splitlines()[-1].replace(folder, "").replace(str(ROOT), "")[:200]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
