@@ -250,8 +250,8 @@ def _repetition(rectangle: Rectangle, penalty: float) -> Repetition:
     Raises:
         PlanError: what a state has read is not all that stands before it.
     """
-    if rectangle.starts is not None or rectangle.images:
-        what = "images" if rectangle.images else "segments of their own"
+    if rectangle.starts is not None or rectangle.media:
+        what = "images or sounds" if rectangle.media else "segments of their own"
         raise PlanError(f"repetition_penalty: the data have {what}", action="leave it at 1")
     return Repetition.of(penalty, rectangle.tokens, rectangle.mask)
 
