@@ -92,3 +92,25 @@ def test_without_compiled_kernels_it_is_within_a_tenth(shared_data, tmp_path):
     planned, peak, kernels, compiled = json.loads(done.stdout.splitlines()[-1])
     assert not compiled, kernels
     assert abs(planned / peak - 1) <= 0.1, f"planned {planned / 2**20:.0f} MiB, peak {peak / 2**20:.0f} MiB"
+
+
+@pytest.mark.parametrize("quantization", ["int4", "fp4", "nf4", "int8"])
+def test_over_a_quantised_base_it_is_within_a_tenth(quantization, tmp_path):
+    """The recipe of docs/benchmarks/fit.md, whose peak stands in the first backward pass."""
+    if quantization in ("fp4", "nf4"):
+        pytest.importorskip("bitsandbytes")
+    recipe = {
+        "model": "smollm2-135m",
+        "data": {"train": {"name": "tasks", "task": "family", "count": 24, "seed": 5}},
+        "quantization": quantization,
+        "adapter": {"name": "lora", "rank": 8},
+        "backend": {"name": "torch", "decoder": "transformers"},
+        "train": {"batch_size": 8, "max_length": 256, "max_steps": 3, "precision": "fp32"},
+        "trackers": [],
+        "output": str(tmp_path / "run"),
+    }
+    command = [sys.executable, "-c", RUN, json.dumps(recipe)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    planned, peak, *_ = json.loads(done.stdout.splitlines()[-1])
+    assert abs(planned / peak - 1) <= 0.1, f"planned {planned / 2**20:.0f} MiB, peak {peak / 2**20:.0f} MiB"

@@ -240,6 +240,12 @@ def test_a_path_that_is_mistyped_is_no_name_of_the_hub(
         loader_of().describe("models/another")
 
 
+def test_a_folder_has_no_revision(tmp_path: Path, write: Write, loader_of: Loaders) -> None:
+    write(tmp_path / "m")
+    with pytest.raises(RecipeError, match=r"model\.loader\.revision: .* is a folder, and only hub ids have revisions"):
+        loader_of(revision="v1").describe(str(tmp_path / "m"))
+
+
 def test_a_hub_model_is_counted_without_its_weights(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, write: Write, loader_of: Loaders
 ) -> None:

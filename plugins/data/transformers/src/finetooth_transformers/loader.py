@@ -66,6 +66,12 @@ class TransformersLoader(LoaderBase):
         described = config.to_dict()
         kind, stored = str(config.model_type), stored_as(described)
         folder = Path(_locate(reference))
+        if self._options.revision is not None and folder.is_dir():
+            raise RecipeError(
+                "model.loader.revision",
+                f"{reference} is a folder, and only hub ids have revisions",
+                action="leave it out, or name the hub id",
+            )
         if folder.is_dir() and weights:
             found = checkpoint.read(folder)
             parameters = found.parameters if stored is None else self._count(reference, config)[0]
