@@ -78,7 +78,9 @@ class StreamedBatch:
         self, prompt: Sequence[int], sampling: Sampling, *, first: int = 0, adapter: HeldAdapter | None = None
     ) -> int:
         if isinstance(prompt, ShownPrompt) and prompt.media:
-            raise EngineError("backend vllm: a prompt holds more than text, which is not sent", action="ask in text")
+            raise EngineError(
+                "backend vllm: a prompt holds a picture, a sound or a video, which is not sent", action="ask in text"
+            )
         if adapter is not None and not isinstance(adapter, LoadedAdapter):
             raise EngineError("backend vllm: another engine holds this adapter", action="let this engine hold it")
         number, self._requests = self._requests, self._requests + 1
