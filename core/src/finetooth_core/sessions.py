@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from finetooth_hooks.errors import RecipeError, UserError
 
@@ -17,6 +17,9 @@ from finetooth_core.run_folder import (
 )
 from finetooth_core.session import Session, in_folder
 
+if TYPE_CHECKING:
+    from finetooth_core.started import Started
+
 
 @paused_collector()  # pydantic and every plugin's top-level module are imported here
 def session(
@@ -26,6 +29,7 @@ def session(
     blocked: Sequence[str] = (),
     say: Callable[[str], None] | None = None,
     data: bool = True,
+    started: Started | None = None,
 ) -> Session:
     """Load a recipe and its plugins.
 
@@ -38,17 +42,19 @@ def session(
         plugins: further local files or modules, as `--plugins` takes them.
         blocked: distributions that must not be loaded.
         data: see `Session`.
+        started: plugins that this process has found already; None looks for them anew.
 
     Raises:
         RecipeError, PluginError: something is wrong with it.
     """
-    from finetooth_core import manager
     from finetooth_core.recipe import load
+    from finetooth_core.started import Started
 
     loaded = load(recipe, _texts(overrides))
     name = "run" if isinstance(recipe, Mapping) else Path(recipe).stem
-    started = manager.start(files=[*loaded.plugins, *_absolute(plugins)], blocked=blocked, base=loaded.folder)
-    return Session(loaded, started, name=name, say=say, data=data)
+    files = [*loaded.plugins, *_absolute(plugins)]
+    found = (started or Started()).start(files=files, blocked=blocked, base=loaded.folder)
+    return Session(loaded, found, name=name, say=say, data=data)
 
 
 def resume_session(

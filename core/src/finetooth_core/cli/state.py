@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from finetooth_core.manager import Plugins
     from finetooth_core.opened_model import OpenedModel
     from finetooth_core.session import Session
+    from finetooth_core.started import Started
 
 
 class State:
@@ -42,6 +43,7 @@ class State:
         self.start_options = start_options
         self.strict = True
         self.said_json = False
+        self._told: set[str] = set()
 
     @cached_property
     def plugins(self) -> Plugins:
@@ -50,6 +52,13 @@ class State:
 
         options = self.start_options
         return manager.start(files=options.plugins, blocked=options.blocked, strict=self.strict)
+
+    @cached_property
+    def _started(self) -> Started:
+        """What sessions found; `ft serve` makes one for each engine."""
+        from finetooth_core.started import Started
+
+        return Started()
 
     @property
     def catalog(self) -> Catalog:
@@ -84,7 +93,13 @@ class State:
         options = self.start_options
         try:
             session = sessions.session(
-                recipe, *overrides, plugins=options.plugins, blocked=options.blocked, say=say or warn, data=data
+                recipe,
+                *overrides,
+                plugins=options.plugins,
+                blocked=options.blocked,
+                say=say or warn,
+                data=data,
+                started=self._started,
             )
         except RecipeError as error:
             from finetooth_core.option_hints import with_option_hints
@@ -92,8 +107,7 @@ class State:
             raise with_option_hints(
                 error, recipe, overrides, plugins=options.plugins, blocked=options.blocked
             ) from error.__cause__
-        for fault in session.plugins.faults:
-            warn(f"left out {fault.line()}")
+        self._tell_faults(session)
         return session
 
     def resumed(self, run: str, overrides: Sequence[str] = (), **how: Any) -> Session:
@@ -102,9 +116,15 @@ class State:
 
         options = self.start_options
         session = resume_session(run, *overrides, plugins=options.plugins, blocked=options.blocked, say=warn, **how)
-        for fault in session.plugins.faults:
-            warn(f"left out {fault.line()}")
+        self._tell_faults(session)
         return session
+
+    def _tell_faults(self, session: Session) -> None:
+        """Name the plugins that were left out, each once."""
+        for line in [fault.line() for fault in session.plugins.faults]:
+            if line not in self._told:
+                self._told.add(line)
+                warn(f"left out {line}")
 
     def load(self, recipe: Path | str | Mapping[str, Any], overrides: tuple[str, ...] = ()) -> Mapping[str, Any]:
         """Read a recipe; local plugin files become absolute, so that it may be used from anywhere."""
