@@ -1,0 +1,199 @@
+"""JSON read and written in parts. Python's own reader and writer hold its lock from the first letter to the last one,
+and in a server everybody waits for that; here what takes long is Python's, which lets other threads go on, and the
+parts are the reader's and writer's own. Both give what `json` gives.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+PART = 2**17
+"""Letters of a list of plain values that are read in one go, and bytes of a text that is."""
+
+SIZES = (2**10, 2**14, PART)
+"""Letters among which the end of a list or an object is looked for."""
+
+VALUES = 2**14
+"""Values that are written in one go."""
+
+DEEPEST = 128
+"""Lists and objects within each other."""
+
+_BLANKS = re.compile(r"[ \t\n\r]*")
+_CONTAINERS = (dict, list, tuple)
+_KINDS = frozenset(_CONTAINERS)
+_READER = json.JSONDecoder()
+
+
+def loads(content: bytes) -> Any:
+    """What `json.loads` gives.
+
+    Raises:
+        ValueError: it is no JSON, or a number in it has too many digits.
+        RecursionError: it is nested too deeply.
+    """
+    if len(content) <= PART:
+        return json.loads(content)
+    text = content.decode(json.detect_encoding(content), "surrogatepass")
+    value, end = _value(text, _skip(text, 0), 0)
+    end = _skip(text, end)
+    if end != len(text):
+        raise json.JSONDecodeError("Extra data", text, end)
+    return value
+
+
+def dumps(value: Any, *, allow_nan: bool = True) -> bytes:
+    """`json.dumps` without blanks.
+
+    Args:
+        allow_nan: as there.
+
+    Raises:
+        TypeError: it holds something that is no JSON.
+        ValueError: it holds a number that is not finite, and none are allowed.
+    """
+    write = json.JSONEncoder(separators=(",", ":"), allow_nan=allow_nan).encode
+    return "".join(_pieces(value, write)).encode()
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def _skip(text: str, at: int) -> int:
+    found = _BLANKS.match(text, at)
+    return at if found is None else found.end()
+
+
+def _value(text: str, at: int, depth: int) -> tuple[Any, int]:
+    """The value that begins at a place, and where it ends."""
+    if text[at : at + 1] not in ("{", "["):
+        return _READER.raw_decode(text, at)
+    for size in SIZES:  # most lists and objects are short: those are read as they are
+        try:
+            found, length = _READER.raw_decode(text[at : at + size])
+        except ValueError:
+            if at + size >= len(text):
+                break
+        else:
+            return found, at + length
+    if depth > DEEPEST:
+        raise RecursionError(f"JSON of more than {DEEPEST} levels")
+    return _object(text, at, depth) if text[at] == "{" else _list(text, at, depth)
+
+
+def _object(text: str, at: int, depth: int) -> tuple[dict[str, Any], int]:
+    found: dict[str, Any] = {}
+    at = _skip(text, at + 1)
+    if text[at : at + 1] == "}":
+        return found, at + 1
+    while True:
+        if text[at : at + 1] != '"':
+            raise json.JSONDecodeError("Expecting property name enclosed in double quotes", text, at)
+        name, at = _READER.raw_decode(text, at)
+        at = _skip(text, at)
+        if text[at : at + 1] != ":":
+            raise json.JSONDecodeError("Expecting ':' delimiter", text, at)
+        found[name], at = _value(text, _skip(text, at + 1), depth + 1)
+        at = _skip(text, at)
+        if text[at : at + 1] == "}":
+            return found, at + 1
+        at = _after_comma(text, at)
+
+
+def _list(text: str, at: int, depth: int) -> tuple[list[Any], int]:
+    end = text.find("]", at)
+    if end > 0 and all(text.find(sign, at + 1, end) < 0 for sign in '[{"'):
+        return _plain_list(text, at + 1, end), end + 1
+    found: list[Any] = []
+    at = _skip(text, at + 1)
+    if text[at : at + 1] == "]":
+        return found, at + 1
+    while True:
+        value, at = _value(text, at, depth + 1)
+        found.append(value)
+        at = _skip(text, at)
+        if text[at : at + 1] == "]":
+            return found, at + 1
+        at = _after_comma(text, at)
+
+
+def _after_comma(text: str, at: int) -> int:
+    if text[at : at + 1] != ",":
+        raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
+    return _skip(text, at + 1)
+
+
+def _plain_list(text: str, begin: int, end: int) -> list[Any]:
+    """Values without texts, lists and objects among them, between two brackets."""
+    found: list[Any] = []
+    start = begin
+    while True:
+        cut = end if end - start <= PART else text.rfind(",", start, start + PART)
+        if cut < 0:  # one value of so many letters
+            cut = text.find(",", start, end)
+            cut = end if cut < 0 else cut
+        try:
+            part = json.loads(f"[{text[start:cut]}]")
+        except json.JSONDecodeError as error:
+            raise json.JSONDecodeError(error.msg, text, start + error.pos - 1) from error
+        if not part and (start > begin or cut < end):
+            raise json.JSONDecodeError("Expecting value", text, cut)
+        found += part
+        if cut == end:
+            return found
+        start = cut + 1
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def _count(value: Any) -> int:
+    """Values in a value, its names among them; one that has more than `VALUES` is not counted to its end."""
+    if not isinstance(value, _CONTAINERS):
+        return 1
+    inside: Iterable[Any] = value.values() if isinstance(value, dict) else value
+    count = len(value) * (2 if isinstance(value, dict) else 1)
+    if count <= VALUES:
+        for one in inside:
+            if isinstance(one, _CONTAINERS):
+                count += _count(one)
+                if count > VALUES:
+                    break
+    return count
+
+
+def _pieces(value: Any, write: Callable[[Any], str]) -> Iterator[str]:
+    if _count(value) <= VALUES or not isinstance(value, _CONTAINERS):
+        yield write(value)
+    elif isinstance(value, dict):
+        for n, (name, one) in enumerate(value.items()):
+            yield f"{',' if n else '{'}{write({name: 0})[1:-2]}"
+            yield from _pieces(one, write)
+        yield "}"
+    else:
+        yield "["
+        for n, part in enumerate(_parts(value)):
+            if n:
+                yield ","
+            if len(part) == 1:
+                yield from _pieces(part[0], write)
+            else:
+                yield write(part)[1:-1]
+        yield "]"
+
+
+def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Stretches of `VALUES` values, or one element that has more."""
+    for begin in range(0, len(values), VALUES):
+        part, start, count = values[begin : begin + VALUES], 0, 0
+        if not _KINDS.isdisjoint(map(type, part)):
+            for n, one in enumerate(part):
+                more = _count(one)
+                if n > start and count + more > VALUES:
+                    yield part[start:n]
+                    start, count = n, 0
+                count += more
+        yield part[start:]
