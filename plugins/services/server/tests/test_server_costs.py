@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finetooth_hooks import Sampling
+from finetooth_hooks import Sampling, UserError
 from finetooth_server.costs import Cost, cost_of, cost_of_sampling
 from finetooth_server.keys import Caller
 from finetooth_server.scores import Asked
+from finetooth_server.sections import MOST
 from finetooth_server.settings import Limits
 
 ME = Caller("local", "", frozenset({"train", "sample", "read"}))
@@ -113,6 +114,21 @@ def test_a_client_brings_no_patterns_and_no_paths(start: Any, targets: Any) -> N
         service.create_model(
             ME, service.open_session(ME), "tiny", {"adapter": {"name": "lora", "targets": targets}}, face="test"
         )
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        {"name": "lora", "targets": [f"q{n}" for n in range(MOST)]},
+        {"name": "lora", "ranks": {f"q{n}": 4 for n in range(MOST)}},
+        {"name": "lora", "more": [[[5]] * 600, {"x": [5] * 600}]},
+    ],
+)
+def test_a_section_has_a_bounded_number_of_names(start: Any, adapter: Any) -> None:
+    """Each is looked for among all modules, by the thread that everybody waits for."""
+    service = start()
+    with pytest.raises(UserError, match=r"^adapter: more than 1024 names and numbers \(send fewer\)"):
+        service.create_model(ME, service.open_session(ME), "tiny", {"adapter": adapter}, face="test")
 
 
 def test_names_of_modules_pass(start: Any, ask: SimpleNamespace) -> None:

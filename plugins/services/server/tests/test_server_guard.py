@@ -62,6 +62,15 @@ def test_no_body_is_read_without_a_key(wire: Any) -> None:
     assert answer(connection).startswith(b"HTTP/1.1 401 ")
 
 
+def test_who_announces_too_much_is_refused_before_the_first_byte(served: Any, wire: Any) -> None:
+    connection = wire()
+    connection.sendall(head("/v1/sessions", served.key, 2**20 + 1))  # and not a byte of it
+    found = answer(connection)
+    while part := answer(connection):
+        found += part
+    assert found.startswith(b"HTTP/1.1 413 ") and b"1048576 bytes" in found
+
+
 def test_what_was_cut_off_is_no_request(served: Any, wire: Any) -> None:
     with finetooth.Client(served.url, served.key) as client:
         session = client.session("tiny")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import mcp_types as types
-from finetooth_hooks import CommandContext, FaceBase, FinetoothError, NoOptions
+from finetooth_hooks import CommandContext, FaceBase, FinetoothError, NoOptions, UserError
 from finetooth_hooks.faces import Asgi, FaceCaller, FaceService
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
@@ -23,6 +23,9 @@ from finetooth_mcp.tools import INSTRUCTIONS, TOOLS, Desk, Tool
 LOGGER = logging.getLogger("finetooth.mcp")
 
 PATH = "/mcp"
+
+VALUES = 2**17
+"""In a request over HTTP, about: the protocol's library reads it in one go, and everybody waits for that."""
 
 KEY = "FT_API_KEY"
 """Variable with the caller's API key, for a client on standard input where the server has keys."""
@@ -38,13 +41,26 @@ class McpFace(FaceBase):
     def app(self, service: FaceService) -> tuple[Asgi, AbstractAsyncContextManager[Any]]:
         """Streamable HTTP. Bounds on bodies, keys, and who may call by which name are the server's to check."""
         manager = StreamableHTTPSessionManager(make_server(service), json_response=True, stateless=True)
-        return manager.handle_request, manager.run()
+
+        async def handle(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+            message = await receive()  # the whole body, as the server gives it
+            if message.get("body", b"").count(b",") >= VALUES:
+                raise UserError(f"a request of more than {VALUES} values", action="send fewer rows at once")
+            first: list[Any] = [message]
+            await manager.handle_request(scope, lambda: _given(first, receive), send)
+
+        return handle, manager.run()
 
     async def stdio(self, service: FaceService) -> None:
         """Standard input and output, until the input ends."""
         server = make_server(service)
         async with stdio_server() as (reading, writing):
             await server.run(reading, writing, server.create_initialization_options())
+
+
+async def _given(first: list[Any], receive: Any) -> Any:
+    """What was received already, then what comes."""
+    return first.pop() if first else await receive()
 
 
 def build(options: NoOptions, context: CommandContext) -> McpFace:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -11,6 +10,7 @@ from typing import Any
 
 from finetooth_hooks import CommandContext, FaceBase, NoOptions
 from finetooth_hooks.faces import Asgi, FaceCaller, FaceRoute, FaceService, Json
+from finetooth_toolbox.text import json_parts
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -76,21 +76,30 @@ async def respond(service: FaceService, models: Models, scope: MutableMapping[st
         one = await asyncio.to_thread(models.find, caller, path.removeprefix(f"{MODELS}/"))
         return JSONResponse(one.json())
     request = HttpRequest(scope, receive)
-    try:
-        content = json.loads(await request.body())
-    except (ValueError, RecursionError) as error:
-        raise Fault("the body is no JSON", action="send an object") from error
     kind: type[Request] = ChatRequest if path == CHAT else CompletionRequest
-    body = read(kind, content)
-    asked = await asyncio.to_thread(ask, service, models, caller, body)
+    content = await request.body()
+    asked = await asyncio.to_thread(lambda: ask(service, models, caller, _read(kind, content)))
     _record(service, caller, path, asked)
-    if body.stream:
+    if asked.body.stream:
         stream = await events(asked)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
     results = await asked.results(request.is_disconnected)
     if results is None:
         return Response(status_code=499)  # nobody is there to read it
     return JSONResponse(await asyncio.to_thread(chat if path == CHAT else completions, asked, results))
+
+
+def _read(kind: type[Request], content: bytes) -> Request:
+    """A request's body; how long that takes depends on its size, and is not for the event loop.
+
+    Raises:
+        Fault: it is no such request.
+    """
+    try:
+        found = json_parts.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise Fault("the body is no JSON", action="send an object") from error
+    return read(kind, found)
 
 
 def chat(asked: Asked, results: list[Mapping[str, Any]]) -> dict[str, Any]:

@@ -176,14 +176,17 @@ class Checkpoints:
         return place
 
     @contextmanager
-    def reading(self, checkpoint: Checkpoint, part: str) -> Iterator[Path]:
+    def reading(self, checkpoint: Checkpoint, part: str, *, links: bool = False) -> Iterator[Path]:
         """The same, as an engine reads it. What it refuses is told with the checkpoint's name: where the server keeps
         its files is no client's business.
 
+        Args:
+            links: see `Vault.reading`.
+
         Raises:
-            UserError: it has none, it cannot be decrypted, or who reads it refuses it.
+            UserError: it has none, it cannot be decrypted, there is a link in it, or who reads it refuses it.
         """
-        with self._vault.reading(self.folder(checkpoint, part)) as folder:
+        with self._vault.reading(self.folder(checkpoint, part), links=links) as folder:
             try:
                 yield folder
             except UserError as error:

@@ -76,7 +76,8 @@ class Guard:
                     message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
             sent += len(message.get("body", b""))
             try:
-                await asyncio.wait_for(send(message), SLOWEST)
+                async with asyncio.timeout(SLOWEST):
+                    await send(message)
             except TimeoutError as error:  # the answer stays as it is: cut off
                 stalled = True
                 raise Stalled("the client does not read its answer") from error
@@ -178,24 +179,30 @@ class Guard:
             TimeoutError: it comes too slowly.
         """
         limits = self._service.settings.limits
-        loop = asyncio.get_running_loop()
-        body, begun = bytearray(), loop.time()
+        too_large = TooLarge(f"a request of more than {limits.body} bytes", action="send less at once")
+        if _announced(scope) > limits.body:
+            raise too_large
+        body, values, begun = bytearray(), 0, asyncio.get_running_loop().time()
         try:
-            while True:
-                message = await asyncio.wait_for(receive(), begun + SLOWEST + len(body) / LEAST_RATE - loop.time())
-                if message["type"] != "http.request":
-                    raise ClientLeft("the client left before the end of its request")
-                part = message.get("body", b"")
-                body += part
-                self._coming += len(part)
-                if len(body) > limits.body:
-                    raise TooLarge(f"a request of more than {limits.body} bytes", action="send less at once")
-                if self._coming > limits.coming:
-                    raise Busy("too many large requests are coming in", action="try again later")
-                if not message.get("more_body", False):
-                    if body.count(b",") >= limits.values:  # Python reads JSON in one go, and everybody waits for it
-                        raise TooLarge(f"a request of more than {limits.values} values", action="send less at once")
-                    return bytes(body)
+            async with asyncio.timeout_at(begun + SLOWEST) as limit:
+                while True:
+                    message = await receive()
+                    if message["type"] != "http.request":
+                        raise ClientLeft("the client left before the end of its request")
+                    part = message.get("body", b"")
+                    body += part
+                    self._coming += len(part)
+                    values += part.count(b",")
+                    if len(body) > limits.body:
+                        raise too_large
+                    if self._coming > limits.coming:
+                        raise Busy("too many large requests are coming in", action="try again later")
+                    if not message.get("more_body", False):
+                        break
+                    limit.reschedule(begun + SLOWEST + len(body) / LEAST_RATE)
+            if values >= limits.values:
+                raise TooLarge(f"a request of more than {limits.values} values", action="send less at once")
+            return bytes(body)
         finally:
             self._coming -= len(body)
 
@@ -254,6 +261,12 @@ def _has_body(scope: MutableMapping[str, Any]) -> bool:
     """The request's head says that a body follows."""
     headers = dict(scope["headers"])
     return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
+
+
+def _announced(scope: MutableMapping[str, Any]) -> int:
+    """Bytes that the request's head says its body has; 0 where it does not say."""
+    length: bytes = dict(scope["headers"]).get(b"content-length", b"0")
+    return int(length) if length.isdigit() else 0
 
 
 def _key(scope: MutableMapping[str, Any]) -> str:

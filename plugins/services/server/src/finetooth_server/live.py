@@ -27,6 +27,7 @@ class LiveModel:
         computed: seconds of work since the last snapshot.
         written: told of every token that `generate` writes: the completion's number, the token, its log-probability.
         used: when it was called last; the one unused for longest makes room.
+        asked: before each part of a call that is none of the engine's: as `Engine.interrupt_when`.
     """
 
     id: str
@@ -38,6 +39,7 @@ class LiveModel:
     computed: float = 0.0
     written: Callable[[int, int, float], None] = lambda completion, token, logprob: None
     used: float = 0.0
+    asked: Callable[[], bool] = lambda: False
     _losses: dict[str, LossSpec] = field(default_factory=dict)
 
     def loss(self, pick: Any) -> LossSpec:

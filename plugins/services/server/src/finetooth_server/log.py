@@ -8,13 +8,13 @@ removed some time after its client has seen it, and the number then names a call
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import secrets
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from finetooth_toolbox.text import json_parts
 from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, select, update
 
 from finetooth_server.calls import CANCELLED, CRASHES, REFUSED, Call, Category, Due, Waiting
@@ -80,7 +80,7 @@ class Log:
             TooMuch: the tenant has too many calls waiting.
             Busy: all tenants together have.
         """
-        content = json.dumps({"arguments": arguments, "refused": error}, separators=(",", ":")).encode()
+        content = json_parts.dumps({"arguments": arguments, "refused": error})
         row: dict[str, Any] = {
             "id": secrets.token_hex(16),
             "tenant": tenant,
@@ -210,42 +210,38 @@ class Log:
             traceless: it failed without having been executed, or was undone: a replay leaves it out.
             marks: columns of the model: `applied`, `stepped`, `snapshot`.
         """
+        ending = self._ending(call, result, error, category)
         with self._records.write() as connection:
             if traceless:
                 connection.execute(update(calls).where(calls.c.id == call.id).values(begun=0))
-            if self._finish(connection, call, result, error, category) and marks:
+            if _finish(connection, call, ending) and marks:
                 connection.execute(update(models).where(models.c.id == call.queue).values(**marks))
         self._announce(call.id)
 
     def finish_all(self, ended: Sequence[tuple[Due, Any]]) -> None:
         """`finish` for sampling calls and their results, in one transaction."""
+        endings = [(call, self._ending(call, result, "", "")) for call, result in ended]
         with self._records.write() as connection:
-            for call, result in ended:
-                self._finish(connection, call, result, "", "")
+            for call, ending in endings:
+                _finish(connection, call, ending)
         for call, _ in ended:
             self._announce(call.id)
 
-    def _finish(self, connection: Connection, call: Due, result: Any, error: str, category: Category) -> bool:
-        """Whether the call had not been finished before."""
+    def _ending(self, call: Due, result: Any, error: str, category: Category) -> dict[str, Any]:
+        """What is written down of a call's end; made before the database is held, which everybody waits for."""
         text = None
         if not error:
             try:
-                content = json.dumps(result, separators=(",", ":"), allow_nan=False).encode()
-                text = self._values.seal(content, call.id, "result")
+                text = self._values.seal(json_parts.dumps(result, allow_nan=False), call.id, "result")
             except ValueError:
                 error, category = f"{call.operation}: the result holds a number that is not finite", "server"
-        done = connection.execute(
-            update(calls)
-            .where(calls.c.id == call.id, calls.c.state == QUEUED)
-            .values(
-                state=FAILED if error else DONE,
-                result=text,
-                error=error.replace("\x00", "\\0") or None,
-                category=category or None,
-                finished=now(),
-            )
-        )
-        return bool(done.rowcount)
+        return {
+            "state": FAILED if error else DONE,
+            "result": text,
+            "error": error.replace("\x00", "\\0") or None,
+            "category": category or None,
+            "finished": now(),
+        }
 
     def forget(self, queue: str, before: int) -> None:
         """Drop the arguments of calls that no replay needs any more; results stay."""
@@ -465,6 +461,12 @@ def _done_with(connection: Connection, queue: str, tenant: str | None = None) ->
     if row is None or row.mark is None or tenant not in (None, row.tenant):
         return -1
     return int(row.mark)
+
+
+def _finish(connection: Connection, call: Due, ending: Mapping[str, Any]) -> bool:
+    """Whether the call had not been finished before."""
+    done = connection.execute(update(calls).where(calls.c.id == call.id, calls.c.state == QUEUED).values(ending))
+    return bool(done.rowcount)
 
 
 def _executable() -> Select[Any]:

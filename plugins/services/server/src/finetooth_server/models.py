@@ -15,9 +15,11 @@ from typing import Any
 
 from finetooth_hooks import CommandContext, FinetoothError, UserError
 from finetooth_hooks.losses import LossSpec
+from finetooth_toolbox.text import json_parts
 from sqlalchemy import Row, select, update
 
 from finetooth_server.checkpoints import STATE, WEIGHTS, Checkpoints
+from finetooth_server.collector import collect
 from finetooth_server.encryption.vault import Vault
 from finetooth_server.live import LiveModel
 from finetooth_server.log import Due, Log
@@ -168,7 +170,7 @@ class Models:
         def make(pick: Any) -> LossSpec:
             return building().loss(pick, setting="loss")
 
-        return LiveModel(id_, engine, make, used=time.monotonic())
+        return LiveModel(id_, engine, make, used=time.monotonic(), asked=lambda: self.asked())
 
     def _brought_back(self, row: Row[Any]) -> LiveModel:
         """The model as it was after the last call that is marked as applied."""
@@ -187,10 +189,10 @@ class Models:
         covered = call.seq <= row.snapshot
         if call.operation == "step" and not covered and call.state == FAILED and call.begun and call.arguments:
             with suppress(FinetoothError):  # it fails again, and leaves behind what it did then
-                OPERATIONS["step"].run(model, json.loads(call.arguments)["arguments"], call.seq)
+                OPERATIONS["step"].run(model, json_parts.loads(call.arguments)["arguments"], call.seq)
         if call.state != DONE:
             return
-        arguments = json.loads(call.arguments)["arguments"] if call.arguments else {}
+        arguments = json_parts.loads(call.arguments)["arguments"] if call.arguments else {}
         if call.operation == "forward":
             if arguments.get("keep") is not False:
                 OPERATIONS["forward"].run(model, arguments, call.seq)
@@ -214,7 +216,8 @@ class Models:
             oldest = min((m for m in self._live.values() if m.id not in self.busy), key=lambda model: model.used)
             with suppress(FinetoothError):  # its state is not whole; the log has it
                 self.snapshot(oldest)
-            del self._live[oldest.id]
+            del self._live[oldest.id], oldest
+            collect()
 
     def _drop_old_handles(self, model: LiveModel) -> None:
         limit = time.monotonic() - self._settings.limits.handle

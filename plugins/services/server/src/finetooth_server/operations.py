@@ -12,7 +12,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import Completion, DataError, Datum, EngineError, Forward, Generated, Handle, Sampling, UserError
+from finetooth_hooks import (
+    Completion,
+    DataError,
+    Datum,
+    EngineError,
+    Forward,
+    Generated,
+    Handle,
+    Interrupted,
+    Sampling,
+    UserError,
+)
 from finetooth_hooks.continuous import RunningBatch
 from finetooth_hooks.losses import LossSpec
 from finetooth_toolbox import wire
@@ -24,6 +35,9 @@ Operation = Callable[[LiveModel, Arguments, int], Any]
 
 SUMS = {"weights": 1.0, "tokens": 1.0, "sequences": 1.0, "groups": 1.0, "none": 1.0}
 """Normalizers that make every loss a plain sum, as on the Tinker wire: `"normalizer": "sum"`."""
+
+ROWS_AT_ONCE = 512
+"""Rows of a call that are read before others have their turn."""
 
 ROWWISE = ("logits", "hidden")
 """Outputs that are returned at chosen positions only, if the client chose some."""
@@ -46,7 +60,7 @@ class Kind:
 
 def forward(model: LiveModel, arguments: Arguments, seq: int) -> Any:
     """Evaluate, and keep a handle for `backward` unless `keep` is false. Its id is the call's number."""
-    data, loss = data_of(arguments), _loss(model, arguments)
+    data, loss = data_of(arguments, model.asked), _loss(model, arguments)
     result = model.engine.forward(
         data,
         loss,
@@ -56,13 +70,13 @@ def forward(model: LiveModel, arguments: Arguments, seq: int) -> Any:
     )
     result = _at_positions(result, arguments.get("positions"))
     if result.handle is None:
-        return wire.encode_forward(result)
+        return encoded(result, model.asked)
     if arguments.get("keep") is False:
         if "release" in model.engine.capabilities:
             model.engine.release(result.handle)
-        return wire.encode_forward(replace(result, handle=None))
+        return encoded(replace(result, handle=None), model.asked)
     model.handles[seq] = result.handle
-    return wire.encode_forward(result, Handle(seq, result.handle.weights_version))
+    return encoded(result, model.asked, Handle(seq, result.handle.weights_version))
 
 
 def backward(model: LiveModel, arguments: Arguments, seq: int) -> Any:
@@ -85,10 +99,11 @@ def backward(model: LiveModel, arguments: Arguments, seq: int) -> Any:
 
 def forward_backward(model: LiveModel, arguments: Arguments, seq: int) -> Any:
     """Both at once, micro-batch by micro-batch."""
-    data, loss = data_of(arguments), _loss(model, arguments)
+    data, loss = data_of(arguments, model.asked), _loss(model, arguments)
     if loss is None:
         raise DataError("loss", "forward_backward needs one", action="name a loss")
-    return wire.encode_forward(model.engine.forward_backward(data, loss, normalizer=_normalizer(arguments)))
+    result = model.engine.forward_backward(data, loss, normalizer=_normalizer(arguments))
+    return encoded(result, model.asked)  # it is done: whether to break off is asked too late
 
 
 def step(model: LiveModel, arguments: Arguments, seq: int) -> Any:
@@ -145,7 +160,7 @@ def _generate_by_token(
 
 def logprobs(model: LiveModel, arguments: Arguments, seq: int) -> Any:
     """Score targets, and the likeliest tokens at each position if asked for."""
-    data, role, top = data_of(arguments), arguments.get("role") or "policy", arguments.get("top_k") or 0
+    data, role, top = data_of(arguments, model.asked), arguments.get("role") or "policy", arguments.get("top_k") or 0
     found: dict[str, Any] = {
         "logprobs": [wire.encode_array(one) for one in model.engine.logprobs(data, role=role)],
     }
@@ -205,14 +220,38 @@ def prompts_of(arguments: Arguments) -> list[list[int]]:
     return found
 
 
-def data_of(arguments: Arguments) -> list[Datum]:
+def data_of(arguments: Arguments, asked: Callable[[], bool] = lambda: False) -> list[Datum]:
     """Data of a call.
+
+    Args:
+        asked: after each `ROWS_AT_ONCE` rows: lets others have their turn, and says whether to break off.
 
     Raises:
         DataError: something else.
+        Interrupted: it was to break off.
     """
     given: Sequence[Any] = wire.sequence(arguments.get("data"), "data")
-    return [wire.decode_datum(one, f"data[{n}]") for n, one in enumerate(given)]
+    found = []
+    for n, one in enumerate(given):
+        if n and n % ROWS_AT_ONCE == 0 and asked():
+            raise Interrupted("the call was to stop; it has begun with nothing")
+        found.append(wire.decode_datum(one, f"data[{n}]"))
+    return found
+
+
+def encoded(result: Forward, asked: Callable[[], bool], handle: Handle | None = None) -> Any:
+    """A result as JSON.
+
+    Args:
+        asked: after each `ROWS_AT_ONCE` outputs: lets others have their turn; what is done is not broken off.
+        handle: what the client is to call it, in place of the engine's own.
+    """
+    found = wire.encode_forward(replace(result, outputs=()), handle)
+    for n, of in enumerate(result.outputs):
+        if n and n % ROWS_AT_ONCE == 0:
+            asked()
+        found["outputs"].append({name: wire.encode_array(values) for name, values in of.items()})
+    return found
 
 
 def _loss(model: LiveModel, arguments: Arguments) -> LossSpec | None:

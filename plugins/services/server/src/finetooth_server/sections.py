@@ -29,6 +29,9 @@ within a node only."""
 REFUSED = ("zero-3", "fsdp-full")
 """Strategies that do not: every parameter is in pieces on all ranks, and whole only inside a forward or backward."""
 
+MOST = 1024
+"""Texts and numbers of a section: each takes time of everybody's when the model is built."""
+
 _ABOUT = 16 * 1024
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{0,128}([.:][A-Za-z0-9_-]{1,128}){0,32}")
@@ -52,6 +55,8 @@ def merged(served: Mapping[str, Mapping[str, Any]], base: str, sections: Mapping
             continue
         if name not in SECTIONS:
             raise UserError(f"{name}: not a section that a client writes", action=f"it writes {all_of(SECTIONS)}")
+        if _count(section) > MOST:
+            raise UserError(f"{name}: more than {MOST} names and numbers", action="send fewer")
         if name == "train":
             for setting in sorted(set(wire.mapping(section, "train")) - TRAIN):
                 raise UserError(f"train.{setting}: the server's to choose", action=f"a client writes {all_of(TRAIN)}")
@@ -60,6 +65,22 @@ def merged(served: Mapping[str, Mapping[str, Any]], base: str, sections: Mapping
             _check_plain(section, name)
             recipe[name] = section
     return recipe
+
+
+def _count(value: Any) -> int:
+    """Texts and numbers in a value, the keys of its mappings too; it is looked at no longer than there are `MOST`."""
+    waiting, count = [value], 0
+    while waiting and count <= MOST:
+        one = waiting.pop()
+        if isinstance(one, Mapping):
+            count += len(one)
+            waiting += list(one.values())[: MOST + 1]
+        elif isinstance(one, list | tuple):
+            waiting += one[: MOST + 1]
+            count += max(0, len(one) - MOST - 1)
+        else:
+            count += 1
+    return count
 
 
 def _check_plain(value: Any, where: str) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy import func, insert, select, update
 from finetooth_server.audit import Audit, audit_key, has_key
 from finetooth_server.checkpoints import Checkpoint, Checkpoints
 from finetooth_server.client_sessions import ClientSessions, count_of_open
+from finetooth_server.collector import collect
 from finetooth_server.costs import Cost, cost_of, cost_of_sampling
 from finetooth_server.encryption.values import Values
 from finetooth_server.encryption.vault import Vault
@@ -93,6 +94,7 @@ class Service(ClientSessions):
         with self.records.read() as connection:
             named = set(connection.scalars(select(samplers.c.checkpoint).distinct()))
         self.stacks.sweep(named)
+        collect()
 
     def start(self) -> None:
         """Begin to work; calls that an earlier server left undone come first."""

@@ -19,6 +19,7 @@ from typing import Any
 from finetooth_hooks import Completion, Engine, FinetoothError
 from finetooth_hooks.held import HeldAdapter
 from finetooth_toolbox import wire
+from finetooth_toolbox.text import json_parts
 from sqlalchemy import select
 
 from finetooth_server.audit import Audit
@@ -269,7 +270,7 @@ class SamplingTurns:
                 return
             adapter, scoring = opened
             assert self._engine is not None and self._batch is not None
-            content = json.loads(call.arguments or b"")["arguments"]
+            content = json_parts.loads(call.arguments or b"")["arguments"]
             self._spent[call.tenant] += len(content["prompt"])
             self._batch.tenant = call.tenant
             result, number, count = begin(self._engine, self._batch, content, call.id, adapter, scoring)

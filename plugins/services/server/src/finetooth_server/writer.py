@@ -12,10 +12,12 @@ from functools import partial
 from typing import Any
 
 from finetooth_hooks import FinetoothError, Interrupted, UserError
+from finetooth_toolbox.text import json_parts
 from sqlalchemy import Row, select
 
 from finetooth_server.audit import Audit
 from finetooth_server.checkpoints import Checkpoints
+from finetooth_server.collector import collect
 from finetooth_server.live import LiveModel
 from finetooth_server.log import CANCELLED, Due, Log
 from finetooth_server.models import CREATE, LOAD, SAVE, Models, snapshot_marks
@@ -159,9 +161,13 @@ class Writer:
         for queue in woken:
             if not self._scheduler.running(queue):
                 self._scheduler.offer(queue, self._log.peek(queue))
-        for queue in [queue for queue in self._closed if queue not in self._scheduler]:
+        gone = [queue for queue in self._closed if queue not in self._scheduler]
+        held = self._models.held
+        for queue in gone:
             self._models.remove(queue)
             self._closed.discard(queue)
+        if self._models.held < held:
+            collect()
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -173,7 +179,7 @@ class Writer:
             return
         running.call = call.id
         begun = time.monotonic()
-        content = json.loads(call.arguments or b"")
+        content = json_parts.loads(call.arguments or b"")
         row = self._row(queue)
         error = category = ""
         result: Any = None

@@ -167,6 +167,7 @@ def _listen_and_serve(
     import uvicorn
 
     from finetooth_server.app import make_app
+    from finetooth_server.collector import settle
     from finetooth_server.connections import AT_ONCE, BoundedConnection, telling_server
     from finetooth_server.counted_log import count_lines_of_libraries
 
@@ -185,6 +186,7 @@ def _listen_and_serve(
         ssl_certfile=None if shown is None else str(shown.file),
         ssl_keyfile=None if shown is None else str(shown.key),
     )
+    settle()
     count_lines_of_libraries()  # after the configuration, which makes loggers anew
     telling_server(config, partial(say, app.state.places, url)).run(sockets=[listening])
 

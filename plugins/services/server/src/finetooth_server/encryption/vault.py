@@ -137,13 +137,19 @@ class Vault:
             raise
 
     @contextmanager
-    def reading(self, path: Path) -> Iterator[Path]:
+    def reading(self, path: Path, *, links: bool = False) -> Iterator[Path]:
         """A folder, or a part of one, as it was written; it must not be changed.
 
+        Args:
+            links: whoever reads looks out for links among the files, and follows none. A folder is never one.
+
         Raises:
-            UserError: it is encrypted and the key is not there, it is damaged, or it is plain where it must not be.
+            UserError: it is encrypted and the key is not there, it is damaged, it is plain where it must not be, or
+                there is a link in it, which nobody here made, and which may lead anywhere.
         """
         place = self._place(path)
+        if place is not None:
+            self._check_links(path, files=not links)
         if place is None or (self.keys is None and not (place / SEALED).exists()):
             yield path
             return
@@ -201,6 +207,19 @@ class Vault:
                 _sync(writing.fileno(), writing.flush)
         target.mkdir(parents=True, exist_ok=True)
         _write(target, keys, name, Sealed(streams.CHUNK, files))
+
+    def _check_links(self, path: Path, *, files: bool) -> None:
+        """
+        Raises:
+            UserError: the folder is a link, or there is one on the way to it; with `files`, or within it.
+        """
+        inside = [one for one in (path, *path.parents) if one != self.root and one.is_relative_to(self.root)]
+        found = [one for one in inside if one.is_symlink()]
+        if files and not found:
+            found = [one for one in path.rglob("*") if one.is_symlink()]
+        if found:
+            name = found[-1].relative_to(self.root).as_posix()
+            raise UserError(f"{name}: it is a link, and none is followed", action="restore the folder from a copy")
 
     def _open(self, place: Path, part: str, plain: Path) -> None:
         """Decrypt the files under `part`."""

@@ -54,7 +54,7 @@ def artifact(service: Service, caller: Caller, id_: str) -> list[FileBody]:
         Forbidden: the key may not take weights away.
         Unknown: the caller has no such checkpoint.
     """
-    with service.checkpoints.reading(service.downloadable(caller, id_), WEIGHTS) as folder:
+    with service.checkpoints.reading(service.downloadable(caller, id_), WEIGHTS, links=True) as folder:
         return [FileBody(name=name, size=file.stat().st_size) for name, file in _within(folder).items()]
 
 
@@ -63,7 +63,7 @@ def _open_file(service: Service, caller: Caller, id_: str, name: str) -> BinaryI
     Raises:
         Unknown: no such file.
     """
-    with service.checkpoints.reading(service.downloadable(caller, id_), WEIGHTS) as folder:
+    with service.checkpoints.reading(service.downloadable(caller, id_), WEIGHTS, links=True) as folder:
         found = _within(folder)
         if name not in found:
             raise Unknown(f"no file {name!r} in the checkpoint", action="list its files")

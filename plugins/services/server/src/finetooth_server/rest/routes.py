@@ -20,6 +20,7 @@ from finetooth_server.log import Call
 from finetooth_server.operations import prompts_of
 from finetooth_server.rest import bodies as b
 from finetooth_server.rest.answers import CallAnswer
+from finetooth_server.rest.reading import ReadRoute, WrongBody, told
 from finetooth_server.scores import Asked
 from finetooth_server.service import ModelInfo, Service
 
@@ -50,7 +51,12 @@ KEYED = [
 ]
 """For the OpenAPI document alone: the guard has looked at the key before any route is reached."""
 
-router = APIRouter(prefix="/v1", responses={401: {"description": "no valid key"}}, dependencies=KEYED)
+router = APIRouter(
+    prefix="/v1",
+    responses={401: {"description": "no valid key"}},
+    dependencies=KEYED,
+    route_class=ReadRoute,
+)
 ANSWERS: dict[int | str, dict[str, Any]] = {
     202: {"description": "accepted, not finished yet"},
     400: {"description": "not taken"},
@@ -134,9 +140,10 @@ def _primitive(name: str, arguments: type[b.Body], result: Any, summary: str) ->
         seq: Seq = None,
         wait: Wait = 30.0,
     ) -> Any:
-        sent = body.model_dump(exclude_none=True)
-        call = await asyncio.to_thread(service.submit, caller, session, name, sent, seq=seq, face=FACE)
-        return await _finished(service, caller, call, wait)
+        def submit() -> Call:
+            return service.submit(caller, session, name, body.model_dump(exclude_none=True), seq=seq, face=FACE)
+
+        return await _finished(service, caller, await asyncio.to_thread(submit), wait)
 
     route.__name__ = name
     route.__doc__ = summary
@@ -172,14 +179,12 @@ async def refused_body(request: Request, error: Exception) -> Response:
     """A request that is not what the route takes. One that has a place in a sequence fails there, so that what comes
     after it is not held up."""
     if isinstance(error, HTTPException):
-        if error.status_code != 400:
+        if error.status_code != 400 and not isinstance(error, WrongBody):
             return JSONResponse({"error": str(error.detail)}, error.status_code, headers=error.headers)
         message = str(error.detail)
     else:
         assert isinstance(error, RequestValidationError)
-        found = error.errors()[0]
-        where = ".".join(str(part) for part in found["loc"] if part != "body")
-        message = f"{where}: {found['msg']}" if where else str(found["msg"])
+        message = told(error.errors()[0])
     session, seq = request.path_params.get("session"), request.query_params.get("seq", "")
     operation = request.url.path.rpartition("/")[2]
     if session and seq.isascii() and seq.isdigit() and 0 < int(seq[:19]) < 2**62:

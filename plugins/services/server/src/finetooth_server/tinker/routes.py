@@ -17,12 +17,14 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from finetooth_hooks import FinetoothError, ImageChunk, Sampling, UserError
 from finetooth_toolbox import wire
+from finetooth_toolbox.text import json_parts
 
 from finetooth_server.checkpoints import EXTERNAL, STATE, WEIGHTS, Checkpoint, check_ttl
 from finetooth_server.faults import Refused
 from finetooth_server.keys import Caller
 from finetooth_server.log import Call
 from finetooth_server.rest.downloads import artifact_file
+from finetooth_server.rest.reading import beside
 from finetooth_server.sampling import join_sampler
 from finetooth_server.scores import Asked
 from finetooth_server.service import Service
@@ -92,7 +94,8 @@ def _json_route(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
     async def route(request: Request) -> Response:
         service, caller = _caller(request)
         body = await _json_of(request)
-        request.state.model = str(body.get("model_id") or body.get("session_id") or "")
+        named = body.get("model_id") or body.get("session_id")
+        request.state.model = named if isinstance(named, str) else ""
         return JSONResponse(await asyncio.to_thread(handler, service, caller, body))
 
     return route
@@ -104,8 +107,8 @@ def _named_route(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
     async def route(request: Request) -> Response:
         service, caller = _caller(request)
         body = await _json_of(request)
-        named = {**body, **request.query_params, **request.path_params, "origin": str(request.base_url)}
-        answer = await asyncio.to_thread(handler, service, caller, named)
+        about = {**request.query_params, **request.path_params, "origin": str(request.base_url)}
+        answer = await asyncio.to_thread(lambda: handler(service, caller, {**body, **about}))
         return Response(status_code=204) if answer is None else JSONResponse(answer)
 
     return route
@@ -124,7 +127,7 @@ async def _json_of(request: Request) -> Json:
         UserError: the body is no JSON object.
     """
     try:
-        body = json.loads(await request.body() or b"{}")
+        body = await beside(json_parts.loads, await request.body() or b"{}")
     except (ValueError, RecursionError) as error:
         raise UserError("the body is no JSON", action="send a JSON object") from error
     return wire.mapping(body, "the body")
@@ -404,7 +407,9 @@ async def retrieve_future(request: Request) -> Response:
 
     service, caller = _caller(request)
     try:
-        id_ = str(json.loads(await request.body())["request_id"])
+        id_ = (await beside(json_parts.loads, await request.body()))["request_id"]
+        if not isinstance(id_, str):
+            raise TypeError
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError("the body names no request_id", action="send {request_id}") from error
     call = await service.wait(caller, id_, HOLD)

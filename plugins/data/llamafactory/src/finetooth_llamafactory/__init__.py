@@ -1,1 +1,0 @@
-"""Datasets of LLaMA-Factory, as `dataset_info.json` lists them."""
