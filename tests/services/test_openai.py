@@ -88,6 +88,19 @@ def test_several_answers_and_a_seed(client: Any, opened: Any) -> None:
     assert unseeded[0] != unseeded[1]
 
 
+def test_penalties_are_the_engines(client: Any, opened: Any) -> None:
+    """With vLLM's names, which OpenAI's client sends as they are; log-probabilities stay the model's own."""
+    more = {"min_p": 0.2, "repetition_penalty": 3.0}
+    asked = {**GREEDY, "temperature": 1.0, "seed": 7}
+    (choice,) = client.chat.completions.create(**asked, logprobs=True, extra_body=more).choices
+    _, (wanted,) = ours(
+        opened, ASK, Sampling(max_tokens=12, temperature=1.0, seed=7, min_p=0.2, repetition_penalty=3.0)
+    )
+    assert choice.message.content == wanted.text
+    np.testing.assert_allclose([one.logprob for one in choice.logprobs.content], wanted.logprobs, atol=1e-6)
+    assert client.chat.completions.create(**asked).choices[0].message.content != wanted.text
+
+
 def test_a_stop_sequence_ends_the_answer_before_it(client: Any) -> None:
     whole = client.chat.completions.create(**GREEDY).choices[0].message.content
     stop = whole[len(whole) // 2 :][:3]

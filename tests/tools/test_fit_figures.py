@@ -26,6 +26,14 @@ def test_a_line_says_what_was_measured_and_what_was_not() -> None:
     assert any(line.startswith("| `sgd` | not measured |") for line in lines)
 
 
+def test_what_a_failed_cell_said_holds_no_path_of_this_machine() -> None:
+    from measure_fit import ROOT, last_line
+
+    said = f"a trace\nImportError: no name in {ROOT}/core/x.py, of /tmp/fit-1/run\n"
+    assert last_line(said, "/tmp/fit-1") == "ImportError: no name in /core/x.py, of /run"
+    assert last_line("", "/tmp/fit-1") == "it said nothing"
+
+
 def test_every_optimizer_that_is_installed_has_a_cell() -> None:
     from finetooth_core import manager
     from fit_recipes import CELLS

@@ -142,6 +142,10 @@ class SourceBase(Capable):
         """None: nobody says which rows they are."""
         return None
 
+    def stands_for(self) -> tuple[Mapping[str, Any], ...] | None:
+        """None: it gives rows of its own."""
+        return None
+
     def portions(self) -> Iterator[Portion]:
         raise self._cannot("cut its rows into portions", "portions")
 

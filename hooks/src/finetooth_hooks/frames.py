@@ -30,7 +30,7 @@ def pack_frames(frames: Sequence[bytes], fps: float | None) -> bytes:
 
 def is_packed(content: bytes) -> bool:
     """It is a ZIP archive, by its first bytes."""
-    return content.startswith(b"PK\x03\x04")
+    return content.startswith((b"PK\x03\x04", b"PK\x05\x06"))  # the second begins one that holds nothing
 
 
 def unpack_frames(content: bytes) -> tuple[list[bytes], float | None]:

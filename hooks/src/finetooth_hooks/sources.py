@@ -62,6 +62,15 @@ class Source(Protocol):
         """
         ...
 
+    def stands_for(self) -> tuple[Mapping[str, Any], ...] | None:
+        """Sources that are read in its place, each as a mapping that could stand in `data.train` (`{name: jsonl, path:
+        ..., format: ...}`): of one that only lists where rows lie and how they are read. None: the rows are its own.
+
+        Raises:
+            DataError: what it lists is wrong.
+        """
+        ...
+
     @property
     def relies_on(self) -> tuple[str, ...]:
         """Full names of the entries that read rows for it: their code and versions decide the rows too."""

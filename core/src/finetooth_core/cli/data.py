@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from finetooth_core.cli.state import State
     from finetooth_core.data.cache import Kept
 
-_ROWS = re.compile(r"data\.(train|eval)(\.\d+)?\.rows")
+_ROWS = re.compile(r"data\.(train|eval)(\.\d+)*\.rows")
 """Decisions about which rows are taken."""
 
 

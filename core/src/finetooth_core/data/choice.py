@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -27,6 +27,17 @@ class SourceChoice:
     slice: Slice | None = None
     max_rows: int | None = None
     weight: float = 1.0
+
+    def within(self, inner: SourceChoice | None) -> SourceChoice:
+        """What is asked of a source that another one stands for.
+
+        Args:
+            inner: what that one asks of it; its setting names it.
+        """
+        if inner is None:
+            return self
+        bounds = [one.max_rows for one in (self, inner) if one.max_rows is not None]
+        return replace(inner, slice=self.slice or inner.slice, max_rows=min(bounds, default=None), weight=self.weight)
 
 
 @dataclass(frozen=True)

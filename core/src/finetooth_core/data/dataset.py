@@ -14,7 +14,7 @@ from finetooth_hooks.protocols import Examples
 
 from finetooth_core.claims import claimed
 from finetooth_core.data.cache import DataCache
-from finetooth_core.data.formats import formats_of
+from finetooth_core.data.formats import AUTO, formats_of
 from finetooth_core.data.lazy_examples import examples_of
 from finetooth_core.data.parts import DataParts
 from finetooth_core.data.picked import PickedSource
@@ -136,17 +136,38 @@ class Dataset:
         given = getattr(self._parts.section, split)
         if given is None:
             raise RecipeError(setting, "no data are given", action=f"set {setting} to a file, a hub id or a source")
-        if not isinstance(given, list):
-            return [self._source(given, setting)]
-        return [self._source(item, f"{setting}.{index}") for index, item in enumerate(given)]
+        items = [(setting, given)]
+        if isinstance(given, list):
+            items = [(f"{setting}.{index}", item) for index, item in enumerate(given)]
+        return [one for place, item in items for one in self._stood_for(self._source(item, place))]
 
-    def _source(self, item: Any, setting: str) -> PickedSource:
+    def _stood_for(self, listing: PickedSource) -> list[PickedSource]:
+        """The sources that one stands for, or itself. What the recipe asks of its rows is asked of each of them; a
+        format that the recipe names comes before theirs."""
+        setting, items = listing.setting, listing.source.stands_for()
+        if items is None:
+            return [listing]
+        if listing.pin is not None and len(items) > 1:
+            raise RecipeError(
+                f"{setting}.sha256", f"it stands for {len(items)} sources", action="list them, each with its own sha256"
+            )
+        said = f"{listing.registered.full_name} says so"
+        own = self._parts.section.format == AUTO and listing.format is None
+        found = []
+        for index, item in enumerate(items):
+            one = self._source(item, f"{setting}.{index}" if len(items) > 1 else setting, said)
+            choice = one.choice if listing.choice is None else listing.choice.within(one.choice)
+            format_, why = (one.format, said) if own else (listing.format, listing.format_said)
+            found.append(replace(one, choice=choice, pin=listing.pin, format=format_, format_said=why))
+        return found
+
+    def _source(self, item: Any, setting: str, said: str = "the recipe says so") -> PickedSource:
         pick: Pick
         recipe, builder = self._parts.recipe, self._parts.builder
         item, choice, own = source_choice(item, setting, self._parts.section)
         if isinstance(item, Mapping):
             pick, registered = item, builder.entry("source", item, setting=setting)
-            builder.log.decide(setting, registered.full_name, "the recipe says so")
+            builder.log.decide(setting, registered.full_name, said)
         elif any(item in (r.entry.name, r.full_name) for r in builder.catalog.all("source")):
             pick, registered = item, builder.entry("source", item, setting=setting)
         else:

@@ -45,7 +45,7 @@ def _format_of(
     said_at = f"{picked.setting}.format"
     if own not in (None, AUTO):
         found = _built(builder, own, said_at)
-        builder.log.decide(said_at, found.registered.full_name, "the recipe says so")
+        builder.log.decide(said_at, found.registered.full_name, picked.format_said)
         return found
     if own is None and general != AUTO:
         if SETTING not in built:

@@ -38,12 +38,14 @@ class PickedSource(Picked):
         choice: which of them.
         pin: SHA-256 that its files must have: of all, or of each by name.
         format: the pick of what reads its rows, where its own mapping has one.
+        format_said: why it is that one, for the plan.
     """
 
     source: Source
     choice: SourceChoice | None = None
     pin: str | Mapping[str, str] | None = None
     format: str | Mapping[str, Any] | None = None
+    format_said: str = "the recipe says so"
 
     def files(self) -> tuple[Path, ...] | None:
         """What the rows are made of; None if no files decide them.

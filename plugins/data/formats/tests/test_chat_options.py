@@ -96,6 +96,10 @@ def test_tool_calls_of_every_shape(format_of: Make, context: FakeContext) -> Non
     for value in ('{"name": "f", "arguments": {"x": 1}}', '[{"name": "f", "arguments": {"x": 1}}]'):
         found = read(format_of, {"conversations": [{"from": "function_call", "value": value}]})
         assert found.messages == (Message("assistant", "", tool_calls=(call,)),)
+        turn = {"role": "function_call", "content": value}  # the same speaker by the other name of the key
+        assert read(format_of, {"messages": [turn]}) == found
+        spoken = read(format_of, {"messages": [turn]}, roles={"function_call": "assistant"})
+        assert spoken.messages == (Message("assistant", value),)
     for value, problem in (
         ("", "holds no call"),
         ("{", "is a string but not JSON"),
@@ -104,6 +108,21 @@ def test_tool_calls_of_every_shape(format_of: Make, context: FakeContext) -> Non
         with pytest.raises(DataError, match=problem):
             read(format_of, {"conversations": [{"from": "function_call", "value": value}]})
     assert context.notes == []
+
+
+def test_parts_that_are_thoughts_are_reasoning(format_of: Make) -> None:
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Six"}, {"type": "text", "text": "..."}]}
+    plain = {"type": "thinking", "thinking": "Six...", "train": False}
+    said = {"type": "text", "text": "6"}
+    for first in (thought, plain):
+        (message,) = read(format_of, {"messages": [{"role": "assistant", "content": [first, said]}]}).messages
+        assert (message.reasoning, message.content) == ("Six...", "6")
+    assert message.reasoning_weights == (Weighted(0, 6, 0.0),)
+    for parts in ([said, thought], [{"type": "thinking", "thinking": 3}, said]):
+        with pytest.raises(DataError, match=r"messages\[0\]\."):
+            read(format_of, {"messages": [{"role": "assistant", "content": parts}]})
+    with pytest.raises(DataError, match="a part of type 'thinking'"):
+        read(format_of, {"messages": [{"role": "user", "content": [plain, said]}]})
 
 
 @pytest.mark.parametrize("text", ['{"x": NaN}', '{"x": 1e999}', "[" * 100_000])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from finetooth_hooks.testing.shared_data import shared
+from finetooth_hooks.testing.shared_data import shared, trl_template
 from finetooth_hooks.testing.templates import template_tokenizer
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
@@ -40,4 +40,4 @@ def gemma_tokenizer(shared: Path) -> Callable[..., FastTokenizer]:
     return make
 
 
-__all__ = ["gemma_tokenizer", "shared"]
+__all__ = ["gemma_tokenizer", "shared", "trl_template"]

@@ -35,6 +35,8 @@ class InstructionOptions(AliasedOptions):
     that name, `context` (Dolly)."""
     output: str = "output"
     """The column with the right answer. Where this is not set and rows have none of that name, `response` (Dolly)."""
+    separator: str = "\n\n"
+    """What stands between the instruction and the input; LLaMA-Factory has one line break."""
     system: str = ""
     """A system message before every conversation; empty for none. The row's own (see `system_column`) comes first."""
     system_column: str = "system"
@@ -50,7 +52,7 @@ def build(options: InstructionOptions, context: Context) -> Instruction:
 
 
 class Instruction:
-    """Rows become a user message (instruction, blank line, input) and an assistant message (output)."""
+    """Rows become a user message (instruction, separator, input) and an assistant message (output)."""
 
     def __init__(self, options: InstructionOptions) -> None:
         self._options = options
@@ -77,7 +79,7 @@ class Instruction:
         given_in = self._column(row.values, "input")
         if columns.present(row.values, given_in):
             given = columns.text(row, given_in, "instruction", empty=True)
-            ask = f"{ask}\n\n{given}" if given else ask
+            ask = f"{ask}{options.separator}{given}" if given else ask
         answer = columns.text(row, self._column(row.values, "output"), "instruction", answer=True)
         said = columns.optional_text(row, options.system_column, "instruction") or options.system
         system = (Message("system", said),) if said else ()

@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 from finetooth_hooks import DataError, Row
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Labelled, LeftOut, Side
+from pydantic import model_validator
 
 from finetooth_formats import columns
 from finetooth_formats.columns import kind, shown
 from finetooth_formats.media import RowMedia
 from finetooth_formats.message_options import MessageOptions
 from finetooth_formats.messages import MessageReader
-from finetooth_formats.sides import SideReader, finite, spelled
+from finetooth_formats.sides import Messages, SideReader, finite, spelled
 from finetooth_formats.unusable import NO_PROMPT, Policy, answer_problem, left_out, no_prompt
 
 
@@ -32,8 +33,13 @@ class LabelledOptions(MessageOptions):
 
     prompt: str = "prompt"
     """The column with the prompt; empty for texts that have none."""
+    input: str = ""
+    """The column with what a prompt that is text is about, which is put behind it; empty for none. It may be missing in
+    a row."""
+    separator: str = "\n\n"
+    """What stands between a prompt and its `input`."""
     completion: str = "completion"
-    """The column with the answer, or with the whole text."""
+    """The column with the answer, or with the whole text; empty where the last message of `prompt` is the answer."""
     label: str = "label"
     """The column with the label: true or false, or a number."""
     threshold: float | None = None
@@ -45,6 +51,12 @@ class LabelledOptions(MessageOptions):
     """The column with a system message; may be missing."""
     tools: str = "tools"
     """The column with tool schemas; may be missing."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> LabelledOptions:
+        if not self.prompt and not self.completion:
+            raise ValueError("prompt and completion are both empty: name the column with the text")
+        return self
 
 
 def build(options: LabelledOptions, context: Context) -> LabelledFormat:
@@ -60,7 +72,7 @@ class LabelledFormat:
 
     def __init__(self, options: LabelledOptions, reader: MessageReader) -> None:
         self._options, self._reader = options, reader
-        self._sides = SideReader(reader, "labelled")
+        self._sides = SideReader(reader, "labelled", (options.input, options.separator))
 
     def detect(self, values: Mapping[str, Any]) -> str | None:
         given = self._options
@@ -92,20 +104,31 @@ class LabelledFormat:
             self._reader.once("text label", f"{said}; its words are read as true, false or numbers")
         tools = self._reader.tools(row.id, columns.value(row.values, given.tools))
         prompt: Side = ""
+        answer: Side
         if given.prompt:
-            prompt = self._sides.messages(row, given.prompt, "user", media)
-            value = columns.value(row.values, given.completion)
-            if value is None:
-                raise columns.missing(row, given.completion, "labelled")
-            answer: Side = self._sides.answer_of(row, given.completion, value, media)
+            prompt, answer = self._prompt_and_answer(row, media)
             media.finish()
         else:
             answer = self._sides.text(row, given.completion)
-        if problem := NO_PROMPT if no_prompt(prompt) else answer_problem(answer, given.completion):
+        if (
+            problem := NO_PROMPT
+            if no_prompt(prompt)
+            else answer_problem(answer, given.completion or "the last message")
+        ):
             return left_out(row, problem, given)
         if not isinstance(prompt, str):
             prompt = self._sides.with_system(row, given.system_column, prompt)
         return Labelled(prompt, answer, label, tools)
+
+    def _prompt_and_answer(self, row: Row, media: RowMedia) -> tuple[Messages, Messages]:
+        given = self._options
+        prompt = self._sides.messages(row, given.prompt, "user", media)
+        if not given.completion:
+            return prompt[:-1], prompt[-1:]
+        value = columns.value(row.values, given.completion)
+        if value is None:
+            raise columns.missing(row, given.completion, "labelled")
+        return prompt, self._sides.answer_of(row, given.completion, value, media)
 
     def _missing(self, row: Row, found: Any) -> DataError:
         """The error for a label that is not there, or blank text."""

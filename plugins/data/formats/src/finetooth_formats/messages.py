@@ -16,7 +16,7 @@ from finetooth_toolbox.text.strict_json import JsonProblem, decode
 from finetooth_formats.columns import key as key_shown
 from finetooth_formats.columns import kind, shown, unspeakable
 from finetooth_formats.media import ACTION, PLACEHOLDERS, SPELLED, MediumProblem, RowMedia
-from finetooth_formats.parts import NOTHING, Content, read_flag, read_parts, read_ranges, split_thought
+from finetooth_formats.parts import NOTHING, Content, read_flag, read_parts, read_ranges, split_thought, thoughts_apart
 from finetooth_formats.tools import ToolProblem, read_calls, read_tools
 
 SHAREGPT_ROLES: Mapping[str, str] = {
@@ -30,6 +30,9 @@ SHAREGPT_ROLES: Mapping[str, str] = {
     "function_call": "assistant",
 }
 """Speakers of ShareGPT conversations and the roles they have here; a function call is the assistant's."""
+
+CALLING: Mapping[str, str] = {"function_call": "assistant"}
+"""ShareGPT's function calls under `role`, as LLaMA-Factory's datasets may have them."""
 
 FOREIGN_ROLES: Mapping[str, str] = {
     "human": "user",
@@ -252,17 +255,19 @@ class MessageReader:
 
     def _read(self, path: str, item: Mapping[str, Any], keys: Keys, problems: list[str]) -> Message:
         sharegpt = keys.role == "from"
-        roles = {**SHAREGPT_ROLES, **self._roles} if sharegpt else self._roles
+        roles = {**(SHAREGPT_ROLES if sharegpt else CALLING), **self._roles}
         role = self._role(f"{path}.{keys.role}", item, keys.role, roles, problems)
         train = read_flag(path, item, self._train_field, problems)
         if train is None and self._train_roles is not None:
             train = role in self._train_roles
-        if sharegpt and item.get("from") == "function_call":
+        if item.get(keys.role) == "function_call" and (sharegpt or "function_call" not in self._roles):
             text = self._text(f"{path}.{keys.content}", item.get(keys.content), problems)
             calls = self._calls(f"{path}.{keys.content}", text, problems)
             if not calls and text.strip() in ("", "[]"):
                 problems.append(f"{path}.{keys.content} holds no call")
             return Message(role, "", tool_calls=calls, train=train)
+        if role == "assistant":
+            item = thoughts_apart(item, keys.content, keys.reasoning)
         calls = self._calls(f"{path}.{keys.tool_calls}", item.get(keys.tool_calls, ()), problems)
         optional = bool(calls) or role in self._may_be_empty
         content = self._content(f"{path}.{keys.content}", item, keys.content, problems, optional=optional)
@@ -304,7 +309,7 @@ class MessageReader:
         elif value in roles:
             return roles[value]
         elif value not in ROLES:
-            accepted = ", ".join(dict.fromkeys((*ROLES, *roles) if key != "from" else (*roles,)))
+            accepted = ", ".join(dict.fromkeys((*ROLES, *self._roles) if key != "from" else (*roles,)))
             problems.append(f"{path} is {shown(value)}, accepted are {accepted}")
         else:
             return value

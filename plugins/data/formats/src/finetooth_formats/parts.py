@@ -91,6 +91,32 @@ def read_parts(path: str, parts: Sequence[Any], problems: list[str], given: RowM
     return Content(text, tuple(weights), tuple(media))
 
 
+def thoughts_apart(item: Mapping[str, Any], content: str, reasoning: Sequence[str]) -> Mapping[str, Any]:
+    """A message whose content begins with parts `{type: thinking, thinking: ...}`, as Mistral's API has them, with
+    these as its reasoning; any other message as it is.
+
+    Args:
+        content, reasoning: keys; a message that has one of the latter keeps its parts.
+    """
+    parts = item.get(content)
+    if not isinstance(parts, list | tuple) or any(key in item for key in reasoning):
+        return item
+    thoughts: list[Any] = []
+    for part in parts:
+        if not isinstance(part, Mapping) or part.get("type") != "thinking":
+            break
+        thoughts.append(part)
+    if not thoughts:
+        return item
+    said: list[Any] = []
+    for part in thoughts:
+        inside = part.get("thinking")
+        flags = {key: part[key] for key in ("train", "weight") if key in part}
+        for one in inside if isinstance(inside, list | tuple) else [{"type": "text", "text": inside}]:
+            said.append({**flags, **one} if isinstance(one, Mapping) else one)
+    return {**item, content: parts[len(thoughts) :], reasoning[0]: said}
+
+
 def read_ranges(path: str, ranges: Any, text: str, problems: list[str]) -> tuple[Weighted, ...]:
     """Weights of a text from `[{begin_offset, end_offset, train}]`: both ends belong to a range, and what lies in none
     does not train."""

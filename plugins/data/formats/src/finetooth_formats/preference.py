@@ -38,6 +38,11 @@ class PreferenceOptions(MessageOptions):
     prompt: str = ""
     """The column with the prompt; empty finds `prompt`, `question`, `instruction`, `input` or `messages`. Where a row
     has none, the prompt is what both answers begin with, message by message."""
+    input: str = ""
+    """The column with what a prompt that is text is about, which is put behind it; empty for none. It may be missing in
+    a row."""
+    separator: str = "\n\n"
+    """What stands between a prompt and its `input`."""
     chosen: str = "chosen"
     """The column with the preferred answer: text, a message, messages, or a transcript of turns that begin with
     `Human:` and `Assistant:` after an empty line."""
@@ -78,6 +83,8 @@ class PreferenceOptions(MessageOptions):
 
     @model_validator(mode="after")
     def _fits(self) -> PreferenceOptions:
+        if self.input and self.style == "raw":
+            raise ValueError("input goes with style: chat; raw texts stay as they are")
         if self.unpair and self.pairs != "best-worst":
             raise ValueError("unpair goes with pairs: best-worst, or an answer would be true in one pair and false in "
                              "the next")  # fmt: skip
@@ -97,7 +104,7 @@ class Preference:
 
     def __init__(self, options: PreferenceOptions, reader: MessageReader) -> None:
         self._options, self._reader = options, reader
-        self._sides = SideReader(reader, "preference")
+        self._sides = SideReader(reader, "preference", (options.input, options.separator))
         self._prompts = (options.prompt,) if options.prompt else PROMPTS
 
     def detect(self, values: Mapping[str, Any]) -> str | None:

@@ -29,10 +29,11 @@ class SideReader:
 
     Args:
         format_: the format's name, for errors.
+        beside: the column with what a prompt that is text is about, empty for none; and what stands between the two.
     """
 
-    def __init__(self, reader: MessageReader, format_: str) -> None:
-        self._reader, self._format = reader, format_
+    def __init__(self, reader: MessageReader, format_: str, beside: tuple[str, str] = ("", "")) -> None:
+        self._reader, self._format, self._beside = reader, format_, beside
 
     def messages(self, row: Row, column: str, role: str, media: RowMedia | None = None) -> Messages:
         """The column's messages; a text is one message of `role`.
@@ -43,7 +44,10 @@ class SideReader:
         Raises:
             DataError: the column is missing, null, or neither.
         """
-        return self.answer(row, column, self._value(row, column), role, media)
+        value, (input_, separator) = self._value(row, column), self._beside
+        if isinstance(value, str) and (given := columns.optional_text(row, input_, self._format)):
+            value = f"{value}{separator}{given}"
+        return self.answer(row, column, value, role, media)
 
     def answer(
         self, row: Row, path: str, value: Any, role: str = "assistant", media: RowMedia | None = None

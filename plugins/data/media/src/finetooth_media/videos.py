@@ -142,6 +142,8 @@ def _contained(content: bytes, container: str, name: str, largest: int, choose: 
             if not file.streams.video:
                 raise DataError("", f"video {name}: it has no picture", action=ACTION)
             stream = file.streams.video[0]
+            if stream.codec_context is None:
+                raise DataError("", f"video {name}: it is cut off, or of a kind that PyAV does not know", action=ACTION)
             _check_size(stream.codec_context.width, stream.codec_context.height, name, largest)
             rate = stream.average_rate
             fps = float(rate) if rate else None

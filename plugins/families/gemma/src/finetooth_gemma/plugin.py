@@ -1,4 +1,4 @@
-"""The Gemma family and the renderer of Gemma 2 and 3."""
+"""The Gemma family and the renderers of Gemma 2 and 3, and of Gemma 4."""
 
 from __future__ import annotations
 
@@ -23,4 +23,9 @@ def ft_renderers() -> Iterator[Renderer]:
         name="gemma",
         build="finetooth_gemma.renderer:build",
         summary="<start_of_turn>user ... <end_of_turn>: Gemma 1 to 3",
+    )
+    yield Renderer(
+        name="gemma4",
+        build="finetooth_gemma.gemma4:build",
+        summary="<|turn>user ... <turn|>: Gemma 4, with reasoning and tools",
     )

@@ -25,6 +25,8 @@ class MistralTurns(TurnRenderer):
         roles: that it has.
         takes_tools: it has markup for tools, calls and results.
         alternates: questions and answers follow each other, calls and results left aside.
+        numbered: calls and results say their ids.
+        thinks: it has markup for reasoning, and contents may stand beside calls.
     """
 
     name = "mistral"
@@ -32,6 +34,8 @@ class MistralTurns(TurnRenderer):
     roles: ClassVar[tuple[str, ...]] = ("system", "user", "assistant")
     takes_tools: ClassVar[bool] = False
     alternates: ClassVar[bool] = True
+    numbered: ClassVar[bool] = True
+    thinks: ClassVar[bool] = False
 
     def check(self, conversation: Conversation) -> None:
         """
@@ -58,30 +62,31 @@ class MistralTurns(TurnRenderer):
     def _check_message(self, message: Message, where: str) -> None:
         if message.role not in self.roles:
             raise self.refuse(f"no role {message.role!r} in this version", where)
-        if message.reasoning:
-            raise self.refuse("no markup for reasoning", where)
+        if message.reasoning and not self.thinks:
+            raise self.refuse("no markup for reasoning in this version", where)
         ids = []
         if message.tool_calls:
             if not self.takes_tools:
                 raise self.refuse("no markup for tool calls in this version", where)
-            if message.content.strip():
+            if message.content.strip() and not self.thinks:
                 raise self.refuse("no place for content beside tool calls", where, "leave one of them out")
             for call in message.tool_calls:
                 function_call(call, where)
             ids = [str(call.get("id", "")) for call in message.tool_calls]
         elif message.role == "tool":
             ids = [message.tool_call_id]
-        for id_ in ids:
+        for id_ in ids if self.numbered else ():
             if len(id_) != ID_LENGTH:
                 raise self.refuse(
                     f"ids of tool calls of {ID_LENGTH} characters, not {id_!r}", where, "give calls such ids"
                 )
 
-    def offers(self, conversation: Conversation, message: Message) -> bool:
+    def offers(self, conversation: Conversation, index: int) -> bool:
         """Tools stand before this message of the user: the last one and, as in the chat templates, earlier ones of the
         same content."""
-        asked = next((one for one in reversed(conversation.messages) if one.role == "user"), None)
-        return bool(conversation.tools) and asked is not None and message.content == asked.content
+        messages = conversation.messages
+        asked = next((one for one in reversed(messages) if one.role == "user"), None)
+        return bool(conversation.tools) and asked is not None and messages[index].content == asked.content
 
     def answer(self, page: Page, message: Message, trains: bool, blank: str, cut: tuple[int, int]) -> None:
         """Write content and the end of the turn; a blank before it weighs what the content's first character does."""

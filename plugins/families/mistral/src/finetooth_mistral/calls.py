@@ -51,6 +51,11 @@ def read_apart(parts: Sequence[tuple[str, str, str]]) -> Calls | None:
     return _all([_call(id_, name, _json(arguments)) for name, id_, arguments in parts])
 
 
+def read_unnumbered(parts: Sequence[tuple[str, str]]) -> Calls | None:
+    """The calls that names and arguments in JSON say; None if one is broken."""
+    return _all([_call(None, name, _json(arguments)) for name, arguments in parts])
+
+
 def _json(text: str) -> Any:
     try:
         return json.loads(text)

@@ -101,7 +101,7 @@ class MistralV3(MistralTurns):
         for i, (message, trains) in enumerate(zip(messages, trained, strict=True)):
             page.message()
             if message.role == "user":
-                if self.offers(conversation, message):
+                if self.offers(conversation, i):
                     page.markup(TOOLS)
                     page.say(f"{blank}{offered(conversation.tools)}")
                     page.markup(TOOLS_END)

@@ -22,5 +22,5 @@ def ft_renderers() -> Iterator[Renderer]:
     yield Renderer(
         name="mistral",
         build="finetooth_mistral.renderer:build",
-        summary="[INST] ... [/INST]: Mistral v1, v3, v3-tekken (Nemo), v7-tekken, Small 3.2",
+        summary="[INST] ... [/INST]: Mistral v1, v3, v3-tekken (Nemo), v7-tekken, Small 3.2, v13 (thinking)",
     )

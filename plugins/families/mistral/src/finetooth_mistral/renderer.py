@@ -4,6 +4,7 @@
     v3            <s>[INST] Hello?[/INST] Yes.</s>
     v3-tekken     <s>[INST]Hello?[/INST]Yes.</s>
     v7-tekken     <s>[SYSTEM_PROMPT]Be brief.[/SYSTEM_PROMPT][INST]Hello?[/INST]Yes.</s>
+    v13           <s>[INST]Hello?[/INST][THINK]A greeting.[/THINK]Yes.</s>
 
 A trained message trains all that stands between the prompt and `</s>`, and `</s>`: also the blank that v1 and v3 put
 before an answer, which belongs to its first word. Text that spells a control token stays plain text.
@@ -23,8 +24,9 @@ from finetooth_toolbox.rendering.turns import TurnRenderer
 
 from finetooth_mistral.instruct import MistralV1, MistralV3
 from finetooth_mistral.system_prompt import MistralV7, Small32
+from finetooth_mistral.thinking import MistralV13
 
-Version = Literal["v1", "v3", "v3-tekken", "v7-tekken", "small-3.2"]
+Version = Literal["v1", "v3", "v3-tekken", "v7-tekken", "small-3.2", "v13"]
 
 _SYSTEM = re.compile(r"\[SYSTEM_PROMPT\](.*?)\[/SYSTEM_PROMPT\]", re.DOTALL)
 
@@ -34,13 +36,14 @@ class MistralOptions(Options):
 
     version: Version = "v3"
     """Which markup: `v1` (7B v0.1 and v0.2, Mixtral 8x7B), `v3` (7B v0.3, Mixtral 8x22B), `v3-tekken` (Nemo 2407,
-    Ministral 8B), `v7-tekken` (Small 2501), `small-3.2` (Small 2506)."""
+    Ministral 8B), `v7-tekken` (Small 2501), `small-3.2` (Small 2506), `v13` (Magistral since 2507, Ministral 3), which
+    writes reasoning between `[THINK]` and `[/THINK]`."""
     system: Literal["last", "asked"] = "last"
     """v3 and v3-tekken put the system message into the last user message. `last`: always. `asked`: only if the
     conversation ends with that message, as the models' chat templates do, which so leave it out of everything that ends
     with an answer."""
     default_system: str | None = "auto"
-    """v7-tekken and small-3.2: the system message of a conversation that has none. `auto` takes the one that the
+    """v7-tekken, small-3.2 and v13: the system message of a conversation that has none. `auto` takes the one that the
     model's own chat template adds; null adds none."""
     today: datetime.date = datetime.date(2026, 1, 15)
     """The date that a default system message states; fixed, so that a run gives the same tokens tomorrow."""
@@ -69,5 +72,5 @@ def _built(options: MistralOptions, tokenizer: Tokenizer) -> TurnRenderer:
     if default == "auto":
         strftime_now = options.today.strftime
         default = default_system(tokenizer.chat_template, _SYSTEM, bos_token="", strftime_now=strftime_now)
-    made = MistralV7 if options.version == "v7-tekken" else Small32
+    made = {"v7-tekken": MistralV7, "small-3.2": Small32, "v13": MistralV13}[options.version]
     return made(tokenizer, default or "")

@@ -57,26 +57,35 @@ class MistralV7(MistralTurns):
         page.markup(BEGIN)
         if self._default_system and (not messages or messages[0].role != "system"):
             page.markup(SYSTEM)
-            page.say(self._default_system)
+            self._default(page)
             page.markup(SYSTEM_END)
-        for message, trains in zip(messages, trained, strict=True):
+        for i, (message, trains) in enumerate(zip(messages, trained, strict=True)):
             page.message()
             if message.role == "system":
                 self._between(page, SYSTEM, message, trains, SYSTEM_END)
             elif message.role == "user":
-                if self.offers(conversation, message):
+                if self.offers(conversation, i):
                     page.markup(TOOLS)
                     page.say(json_text([dict(tool) for tool in conversation.tools]))
                     page.markup(TOOLS_END)
                 self._between(page, INST, message, trains, INST_END)
             elif message.role == "tool":
-                page.markup(RESULTS)
-                page.say(message.tool_call_id)
-                self._between(page, RESULT_CONTENT, message, trains, RESULTS_END)
+                self._result(page, message, trains)
             elif message.tool_calls:
                 self._calls(page, message, trains)
             else:
-                self.answer(page, message, trains, "", (0, len(message.content)))
+                self._answer(page, message, trains)
+
+    def _default(self, page: Page) -> None:
+        page.say(self._default_system)
+
+    def _result(self, page: Page, message: Message, trains: bool) -> None:
+        page.markup(RESULTS)
+        page.say(message.tool_call_id)
+        self._between(page, RESULT_CONTENT, message, trains, RESULTS_END)
+
+    def _answer(self, page: Page, message: Message, trains: bool) -> None:
+        self.answer(page, message, trains, "", (0, len(message.content)))
 
     def _between(self, page: Page, opening: str, message: Message, trains: bool, closing: str) -> None:
         page.markup(opening)

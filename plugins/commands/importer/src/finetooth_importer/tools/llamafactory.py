@@ -12,21 +12,22 @@ from finetooth_importer.tools import exports, llamafactory_datasets, shared
 STAGES: Mapping[str, str] = {"sft": "sft", "pt": "pretrain", "rm": "rm", "dpo": "dpo", "kto": "kto"}
 LOSSES: Mapping[str, str] = {"sigmoid": "sigmoid", "hinge": "hinge", "ipo": "ipo", "kto_pair": "kto_pair"}
 
-TEMPLATES: Mapping[str, str] = {
+TEMPLATES: Mapping[str, Any] = {
     "alpaca": "alpaca",
     "chatml": "chatml",
     "default": "auto",
     "qwen": "qwen",
-    "qwen3": "qwen3",
-    "qwen3_nothink": "qwen3",
+    "qwen3": {"name": "qwen3", "keep_reasoning": True},
+    "qwen3_nothink": "qwen3_instruct",
     "qwen2_vl": "qwen",
-    "qwen3_5": "qwen3_5",
-    "qwen3_5_nothink": "qwen3_5",
+    "qwen3_5": {"name": "qwen3_5", "keep_reasoning": True},
+    "qwen3_5_nothink": {"name": "qwen3_5", "thinking": False},
     "llama2": "llama2",
     "llama3": "llama3",
     "gemma": "gemma",
     "gemma2": "gemma",
     "gemma3": "gemma",
+    "gemma4": "gemma4",
     "mistral": "mistral",
     "phi": "phi3",
     "phi4": "phi4",
@@ -42,7 +43,8 @@ TEMPLATES: Mapping[str, str] = {
     "smollm2": "chatml",
     "lfm2": "lfm2",
 }
-"""Templates by the renderers that write the same markup."""
+"""Templates by the renderers that write the same markup, with the options under which they do: there answers of earlier
+turns keep their reasoning, or their empty think block."""
 
 BREAK = "there the line break behind an answer's end trains too, here not"
 OWN_SYSTEM = "there its own system message stands before rows that have none: set data.format.system for the same"
@@ -50,7 +52,18 @@ PLAIN = f"{OWN_SYSTEM}; spaces and line breaks between turns differ: ft data pre
 DIFFERENCES: Mapping[str, str] = {
     "chatml": f"{BREAK}; a system message comes from the rows alone, here from the model's own template too",
     "qwen": BREAK,
-    "qwen3": BREAK,
+    "qwen3": f"{BREAK}; two more stand before tools where there is no system message",
+    "qwen3_nothink": BREAK,
+    "qwen3_5": f"{BREAK}; the opening of a think block trains too, here the prompt holds it; tools lack 'function'",
+    "qwen3_5_nothink": f"{BREAK}; no think block stands before the last answer, here an empty one that does not train",
+    "gemma": BREAK,
+    "gemma2": BREAK,
+    "gemma3": BREAK,
+    "gemma4": f"{BREAK}; every system message asks to think and every answer has a channel of thoughts, here those "
+    "whose rows have reasoning",
+    "llama2": "there no blanks stand around answers, here one on each side, as in the model's own template",
+    "mistral": "there the system message stands in the user's first message, here in the last one",
+    "phi": f"{BREAK}; here <|endoftext|> stands behind the last answer and does not train",
     "smollm2": f"{BREAK}; its own system message ends with a full stop, the model's does not",
     "vicuna": PLAIN,
     "zephyr": PLAIN,
@@ -247,7 +260,7 @@ def _data(account: Account, folder: Path | None) -> None:
             continue
         names = _names(account.get(key))
         sources = [llamafactory_datasets.source(account, f"{key}.{name}", name, listed) for name in names]
-        unknown = [name for name in names if listed is not None and name not in listed]
+        unknown = [name for name in names if listed is not None and name not in listed[0]]
         note = ""
         if listed is None:
             note = "a name of dataset_info.json, which is not beside the file: put the rows' own path in its place"
@@ -272,6 +285,8 @@ def _data(account: Account, folder: Path | None) -> None:
     if account.has("default_system"):
         account.take("default_system", "data.format.system")
         account.set("data.format.name", "instruction")
+    if account.get("enable_thinking") is False and isinstance(TEMPLATES.get(str(template)), Mapping):
+        account.take("enable_thinking", "data.renderer.thinking", value=False)
     account.passes("enable_thinking", "thinking is written where rows have it")
     if account.get("streaming") and account.recipe.get("method") == "pretrain":
         account.take("streaming", "method.streaming")

@@ -1,0 +1,1 @@
+"""Datasets of LLaMA-Factory, as `dataset_info.json` lists them."""

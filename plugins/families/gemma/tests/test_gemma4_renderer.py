@@ -1,0 +1,183 @@
+"""`gemma4` against the official template, and by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+from finetooth_gemma.gemma4 import Gemma4, Gemma4Options, build
+from finetooth_hooks import Conversation, DataError, Message
+from finetooth_hooks.testing import ByteTokenizer, FakeContext, draws
+from finetooth_hooks.testing.templates import (
+    CLOCK,
+    assert_identical,
+    assert_reads_back,
+    assert_trains,
+    conversations,
+    official,
+    says_any,
+    spells_special,
+    template_tokenizer,
+)
+from finetooth_toolbox.text.tokenizers import FastTokenizer
+from hypothesis import given, settings
+
+SPECIAL = (
+    "<bos>", "<eos>", "<|turn>", "<turn|>", "<|think|>", "<|channel>", "<channel|>", "<|tool>", "<tool|>",
+    "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>',
+)  # fmt: skip
+Made = Callable[[bool], tuple[Gemma4, FastTokenizer]]
+SAID = conversations(tools=True, reasoning=True, any_values=True, content_with_calls=False).filter(
+    lambda one: not says_any(one, SPECIAL)
+)
+
+
+@pytest.fixture(scope="module")
+def made(trl_template: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Made:
+    @cache
+    def make(thinking: bool) -> tuple[Gemma4, FastTokenizer]:
+        tokenizer = template_tokenizer(trl_template("gemma4_v5"), SPECIAL, eos="<eos>", bos="<bos>")
+        context = FakeContext(tmp_path_factory.mktemp("context"), tokenizer=tokenizer)
+        renderer = build(Gemma4Options(thinking=thinking), context)
+        assert not context.notes  # it is the model's own template
+        return renderer, tokenizer
+
+    return make
+
+
+def value_text(value: Any) -> str:
+    if isinstance(value, str):
+        return f'<|"|>{value}<|"|>'
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, list):
+        return f"[{','.join(map(value_text, value))}]"
+    return f"{{{arguments_text(value)}}}" if isinstance(value, dict) else str(value)
+
+
+def arguments_text(values: dict[str, Any]) -> str:
+    return ",".join(f"{key}:{value_text(values[key])}" for key in sorted(values))
+
+
+def trained_texts(conversation: Conversation, thinking: bool) -> list[str]:
+    """What must train, from the messages alone."""
+    messages, texts = conversation.messages, []
+    asked = max(i for i, message in enumerate(messages) if message.role == "user")
+    for i, message in enumerate(messages):
+        if message.role != "assistant":
+            continue
+        text = ""
+        if message.reasoning and i > asked:
+            opened = thinking and messages[i - 1].role == "tool"
+            text = "<|channel>thought\n" * (not opened) + message.reasoning + "\n<channel|>"
+        for call in message.tool_calls:
+            function = call["function"]
+            text += f"<|tool_call>call:{function['name']}{{{arguments_text(function['arguments'])}}}<tool_call|>"
+        texts.append(text + ("<|tool_response>" if message.tool_calls else message.content.strip() + "<turn|>"))
+    return texts
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+def test_tokens_and_weights_are_the_templates(made: Made, thinking: bool) -> None:
+    renderer, tokenizer = made(thinking)
+
+    @settings(max_examples=draws(40), deadline=None)
+    @given(SAID)
+    def check(conversation: Conversation) -> None:
+        if spells_special(tokenizer, conversation):
+            return
+        assert_identical(renderer, tokenizer, conversation, enable_thinking=thinking)
+        assert_trains(renderer, tokenizer, conversation, trained_texts(conversation, thinking))
+
+    check()
+
+
+def test_answers_are_read_back(made: Made) -> None:
+    renderer, _ = made(False)
+
+    def normal(message: Message) -> Message:
+        calls = tuple({"type": "function", "function": call["function"]} for call in message.tool_calls)
+        return replace(message, content=message.content.strip(), tool_calls=calls)
+
+    @settings(max_examples=draws(40), deadline=None)
+    @given(SAID)
+    def check(conversation: Conversation) -> None:
+        asked = max(i for i, message in enumerate(conversation.messages) if message.role == "user")
+        for i, message in enumerate(conversation.messages):
+            if message.role == "assistant" and i > asked:
+                assert_reads_back(renderer, conversation, normal, i)
+
+    check()
+
+
+NESTED = {
+    "type": "function",
+    "function": {
+        "name": "book",
+        "description": "Book a trip",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "When": {"type": "string", "enum": ["now", "later"], "description": "Time", "nullable": True},
+                "stops": {
+                    "type": "array",
+                    "description": "Places",
+                    "items": {
+                        "type": "object",
+                        "properties": {"name": {"type": "string"}, "days": {"type": "number"}},
+                        "required": ["name"],
+                    },
+                },
+                "tags": {"type": "array", "items": {"type": "string", "enum": ["a", "b"]}},
+                "who": {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]},
+                "free": {"type": "object", "additionalProperties": {"type": "string"}},
+                "any": {"description": "Anything"},
+            },
+            "required": ["When", "stops"],
+        },
+        "response": {"type": "object", "description": "The ticket"},
+    },
+}
+
+
+@pytest.mark.parametrize("tool", [NESTED, CLOCK, {"type": "function", "function": {"name": "bare"}}], ids=str)
+def test_tools_are_declared_as_by_the_template(made: Made, tool: dict[str, Any]) -> None:
+    renderer, tokenizer = made(False)
+    if "description" not in tool["function"]:
+        tool = {**tool, "function": {**tool["function"], "description": ""}}
+    assert_identical(renderer, tokenizer, Conversation((Message("user", "Go"), Message("assistant", "Yes")), (tool,)))
+
+
+def test_a_call_at_the_end_and_results_before_a_question(made: Made) -> None:
+    renderer, tokenizer = made(False)
+    call = {"id": "1", "type": "function", "function": {"name": "clock", "arguments": {}}}
+    called = (Message("user", "Time?"), Message("assistant", "", tool_calls=(call,)))
+    answered = (*called, Message("tool", "12:00", name="clock", tool_call_id="1"))
+    for messages in (called, answered, (*answered, Message("user", "And?"), Message("assistant", "Noon."))):
+        conversation = Conversation(messages, (CLOCK,))
+        assert list(renderer.render(conversation).tokens) == official(tokenizer, conversation)[0]
+    assert tokenizer.decode(renderer.prompt(answered, (CLOCK,))[-1:]) == "<tool_response|>"
+
+
+def test_reasoning_of_earlier_turns_is_counted() -> None:
+    renderer = Gemma4(ByteTokenizer(special=SPECIAL))
+    turns = (Message("user", "a"), Message("assistant", "b", reasoning="c"))
+    assert renderer.render(Conversation(turns)).remarks == ()
+    more = (*turns, Message("user", "d"), Message("assistant", "e"))
+    assert renderer.render(Conversation(more)).remarks == ("reasoning left out",)
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        ((Message("user", "a"), Message("tool", "b")), "no result without a call"),
+        ((Message("user", "a"), Message("assistant", "b"), Message("assistant", "c")), "two answers"),
+        ((Message("user", "a", reasoning="c"), Message("assistant", "b")), "no place for reasoning of the role"),
+    ],
+)
+def test_what_it_cannot_say_is_refused(messages: tuple[Message, ...], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        Gemma4(ByteTokenizer(special=SPECIAL)).render(Conversation(messages))
