@@ -38,7 +38,8 @@ def engine(precision: str = "fp32", budget: int = 16, head: ScalarHead | None = 
     return TorchBackend(TorchOptions(), FakeContext(Path(), installed=True)).engine(made)
 
 
-@pytest.mark.slow  # the backend's own tests run the kit over an engine like this one
+@pytest.mark.slow
+@pytest.mark.thorough  # the backend's own tests run the kit over an engine like this one
 @parametrize_engine(engine, vocab_size=VOCABULARY, name="torch-fp32")
 def test_torch_engine_conforms(check: Callable[[], None]) -> None:
     check()
@@ -50,6 +51,7 @@ def test_torch_engine_with_a_head_conforms(check: Callable[[], None]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @parametrize_engine(
     partial(engine, head=ScalarHead(bias=True, exported_as="token")),
     vocab_size=VOCABULARY,

@@ -107,8 +107,11 @@ def _at_server(state: State, url: str) -> tuple[str, ...]:
     Raises:
         UserError: none is installed, or several are.
     """
-    backends = [one for one in state.catalog.all("backend") if isinstance(one.entry, Backend) and one.entry.remote]
-    found = [one for one in backends if one.entry.outputs]  # without any it only answers
+    found = [
+        one
+        for one in state.catalog.all("backend")
+        if isinstance(one.entry, Backend) and one.entry.remote and one.entry.outputs  # without any it only answers
+    ]
     if len(found) != 1:
         known = ", ".join(one.full_name for one in found)
         raise UserError(

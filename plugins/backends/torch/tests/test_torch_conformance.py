@@ -18,9 +18,11 @@ NAMES = [check.name for check in engine_checks(lambda: None, vocab_size=8)]  # t
         ("auto", "fp32"),
         ("auto", "bf16"),
         ("transformers", "fp32"),
+        pytest.param("transformers", "bf16", marks=pytest.mark.slow),
         *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in (("auto", "fp16"), ("auto", "fp64"), *(("transformers", p) for p in ("bf16", "fp16", "fp64")))
+            pytest.param(kit, precision, marks=[pytest.mark.slow, pytest.mark.thorough])
+            for kit in ("auto", "transformers")
+            for precision in ("fp16", "fp64")
         ),
     ],
     indirect=["kit"],
