@@ -75,7 +75,7 @@ def test_preview_and_check_show_images(recipe: Recipe, tmp_path: Path, capsys: p
     shown = said(capsys, "data", "preview", str(tmp_path / "recipe.json"), "--row", "4")
     assert re.search(r"\[image 320x213 -> \d+ tokens\]", " ".join(shown.split()))
     turned = said(capsys, "data", "preview", str(tmp_path / "recipe.json"), "--row", "14", "--json")
-    (image,) = [piece for piece in json.loads(turned[turned.index("[") :])[0]["pieces"] if piece["image"]]
+    (image,) = [piece for piece in json.loads(turned[turned.index("[") :])[0]["pieces"] if piece["medium"]]
     assert image["text"].startswith("[image 320x213 -> ") and not any(image["weights"])
     assert "images: 18 in 17 rows" in said(capsys, "data", "check", str(tmp_path / "recipe.json"))
 
@@ -106,7 +106,7 @@ def test_a_model_of_text_refuses_images_by_one_line(captions: Path, tmp_path: Pa
     )
     transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "text")
     tokenizer.save_pretrained(tmp_path / "text")
-    with pytest.raises(RecipeError, match="takes no images"):
+    with pytest.raises(RecipeError, match="takes neither images nor sound"):
         prepared({"model": str(tmp_path / "text"), "data": {"train": str(captions), "renderer": "jinja"}})
     with pytest.raises(DataError, match="has 1 image, which the renderer cannot write"):
         prepared({"model": str(tmp_path / "text"), "data": {"train": str(captions), "renderer": "chatml"}})

@@ -26,7 +26,18 @@ def paused_collector() -> Iterator[None]:
     try:
         yield
     finally:
-        if gc.get_freeze_count() == 0:  # the caller's own frozen objects stay frozen
+        if not _others_froze():  # the caller's own frozen objects stay frozen
             gc.freeze()
             gc.unfreeze()  # back from the permanent generation, not into the youngest but into the oldest
         gc.enable()
+
+
+_seen_frozen = False
+
+
+def _others_froze() -> bool:
+    """Whether the process has objects that somebody else froze. To count them walks over all of them, so once they are
+    seen it is not asked again: a server freezes what it imported, and builds hundreds of parts for every engine."""
+    global _seen_frozen
+    _seen_frozen = _seen_frozen or gc.get_freeze_count() > 0
+    return _seen_frozen

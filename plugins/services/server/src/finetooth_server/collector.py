@@ -11,12 +11,15 @@ NEVER = 2**30
 
 def settle() -> None:
     """Before clients come: what was imported so far is looked at no more, and full collections begin when asked for."""
-    collect()
+    gc.collect()
     gc.freeze()
     youngest, young, _ = gc.get_threshold()
     gc.set_threshold(youngest, young, NEVER)
 
 
 def collect() -> None:
-    """A full collection: models that were let go of, whose parts refer to each other, and what else is left."""
-    gc.collect()
+    """A full collection: models that were let go of, whose parts refer to each other, and what else is left. Where
+    nobody settled, Python's own collections come for them: a service is a guest in that process, which may hold
+    millions of objects."""
+    if gc.get_threshold()[2] == NEVER:
+        gc.collect()
