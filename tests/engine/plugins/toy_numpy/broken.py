@@ -189,6 +189,16 @@ class IgnoresTopK(NumpyEngine):
         return super().generate(prompts, replace(sampling, top_k=0))
 
 
+class IgnoresMinP(NumpyEngine):
+    def generate(self, prompts: Any, sampling: Sampling) -> Any:
+        return super().generate(prompts, replace(sampling, min_p=0.0))
+
+
+class IgnoresPenalty(NumpyEngine):
+    def generate(self, prompts: Any, sampling: Sampling) -> Any:
+        return super().generate(prompts, replace(sampling, repetition_penalty=1.0))
+
+
 class ForwardAccumulates(NumpyEngine):
     def forward(self, data: Any, loss: Any = None, **given: Any) -> Forward:
         if loss is not None:
@@ -449,6 +459,8 @@ BROKEN = {
     NamesNoVersion: "completions_name_their_weights",
     NeverGreedy: "greedy_takes_the_likeliest",
     IgnoresTopK: "top_k_one_is_greedy",
+    IgnoresMinP: "min_p_one_is_greedy",
+    IgnoresPenalty: "a_repetition_penalty_parts_what_was_there",
     ForwardAccumulates: "forward_changes_nothing",
     DoubledCallerGradients: "caller_gradients_equal_the_loss",
     HalvedBackward: "forward_then_backward_is_forward_backward",

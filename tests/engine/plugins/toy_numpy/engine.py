@@ -49,6 +49,15 @@ Grads = dict[str, NDArray[np.float64]]
 Outputs = dict[str, NDArray[np.float64]]
 
 
+def _parted(logits: NDArray[np.float64], there: Sequence[int], penalty: float) -> NDArray[np.float64]:
+    """Log-probabilities when the logits of what was there are divided by the penalty, those below 0 multiplied."""
+    parted = logits.copy()
+    of = np.unique(there)
+    parted[of] = np.where(parted[of] > 0, parted[of] / penalty, parted[of] * penalty)
+    parted -= parted.max()
+    return parted - np.log(np.exp(parted).sum())
+
+
 def _draw(logp: NDArray[np.float64], sampling: Sampling, random: np.random.Generator) -> int:
     if sampling.temperature == 0:
         return int(np.argmax(logp))
@@ -346,7 +355,7 @@ class NumpyEngine(EngineBase):
             logits = H @ hidden + model.base["c"]
             logp = logits - logits.max()
             logp -= np.log(np.exp(logp).sum())
-            last = _draw(logp, sampling, random)
+            last = _draw(_parted(logits, [*prompt, *tokens], sampling.repetition_penalty), sampling, random)
             tokens.append(last)
             scores.append(float(logp[last]))
             seen, count = seen + E[last], count + 1

@@ -31,6 +31,7 @@ CAPABILITIES = frozenset(
         "head",
         "usage",
         "min_p",
+        "repetition_penalty",
     }
 )
 """What its engine can do: `head` only if it was built with one."""
