@@ -14,7 +14,6 @@ import os
 import platform
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import tempfile
@@ -120,7 +119,7 @@ def _until_it_serves(text: str, folder: Path, environment: Mapping[str, str]) ->
             break
     else:
         raise SystemExit(f"{text}: it ended before it served\n{said}")
-    process.send_signal(signal.SIGINT)
+    process.terminate()  # Ctrl-C would not reach it where this was started without a terminal
     process.wait(60)
 
 

@@ -325,7 +325,7 @@ def test_a_format_that_reads_no_images_says_so_with_the_row(ft: Ft, tmp_path: Pa
     ("row", "column"),
     [
         ({"instruction": "q", "output": "a", "image": "x.png"}, "'image', which format instruction"),
-        ({"messages": TURNS, "audio": {"path": "x.wav"}}, "'audio', which format chat"),
+        ({"instruction": "q", "output": "a", "audio": {"path": "x.wav"}}, "'audio', which format instruction"),
         ({"messages": TURNS, "audio": None}, ""),
     ],
 )

@@ -71,7 +71,7 @@ def read_parts(path: str, parts: Sequence[Any], problems: list[str], given: RowM
     media: list[Placed] = []
     for i, part in enumerate(parts):
         type_ = part.get("type") if isinstance(part, Mapping) else kind(part)
-        if type_ in PART_TYPES and given is not None:
+        if isinstance(type_, str) and type_ in PART_TYPES and given is not None:
             media.append(Placed(len(text), given.part(f"{path}[{i}]", part)))
             continue
         found = [key for key in PART_TEXTS if isinstance(part, Mapping) and isinstance(part.get(key), str)]
