@@ -23,6 +23,8 @@ KERNELS := .venv-kernels
 COOKBOOK := .venv-cookbook
 # What builds the pages is no dependency of anything else.
 SITE := .venv-site
+# Of the cases of a slow test, which part `make slow` takes: every one.
+SHARE ?= 1
 # `make cookbook PAGE=` leaves docs/cookbook.md alone.
 PAGE ?= 1
 
@@ -73,8 +75,8 @@ test: $(TESTED) lint  ## ruff, mypy, import rules and the tests (neither slow no
 # its tests share; files come in the order of testpaths, the long ones first.
 tests: $(TESTED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --durations=15
-slow: $(TESTED)  ## the tests marked slow
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not thorough" -n 2 --dist worksteal --durations=15
+slow: $(TESTED)  ## the tests marked slow; SHARE=3 takes every third case of each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not thorough" --share $(SHARE) -n 2 --dist worksteal --durations=25
 thorough: $(TESTED)  ## before a release: the tests marked thorough, and all properties on ten times as many examples; hours
 	OMP_NUM_THREADS=1 FT_EXAMPLES=10 $(BIN)/python -m pytest -m "thorough or not slow" -n 2 --dist worksteal
 torture: $(TESTED)  ## kill runs a thousand times and compare them: docs/torture.md; goes on where it was

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections import Counter
 from collections.abc import Generator
 
 import pytest
@@ -16,6 +17,29 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any library that asks the
 settings.register_profile("repeatable", derandomize=True, deadline=None)  # no clock judges an example
 if not os.environ.get("FT_EXPLORE"):
     settings.load_profile("repeatable")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--share", type=int, default=1, metavar="N", help="of a slow test's cases every Nth, the first one too"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """`--share N` leaves out cases of slow tests. Those that are marked `each` are all run."""
+    share = config.getoption("--share")
+    if share < 2:
+        return
+    seen: Counter[str] = Counter()
+    kept: list[pytest.Item] = []
+    left: list[pytest.Item] = []
+    for item in items:
+        function = item.nodeid.partition("[")[0]
+        drops = item.get_closest_marker("slow") is not None and item.get_closest_marker("each") is None
+        (left if drops and seen[function] % share else kept).append(item)
+        seen[function] += drops
+    config.hook.pytest_deselected(items=left)
+    items[:] = kept
 
 
 @pytest.hookimpl(wrapper=True)

@@ -6,6 +6,7 @@ import pytest
 
 
 @pytest.mark.slow
+@pytest.mark.each
 def test_commands_run(tested_page, blocks, shell):
     """The blocks of a page, in order, in one folder: files are written, commands run, outputs compared."""
     printed = ""
