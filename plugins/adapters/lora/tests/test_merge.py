@@ -61,8 +61,9 @@ class Commands:
 
         described = SimpleNamespace(stored=None, revision="", files=())
         loader = SimpleNamespace(
-            load=load, tokenizer=lambda reference: Tokenizer(), describe=lambda reference: described
-        )
+            load=load, tokenizer=lambda reference: Tokenizer(), describe=lambda reference: described,
+            capabilities=frozenset(),
+        )  # fmt: skip
         return SimpleNamespace(loader=loader)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -188,8 +189,26 @@ def test_what_cannot_be_placed_is_named(format_of: Make, content: Any, columns: 
 def test_a_path_out_of_the_folder_is_refused_unopened(
     format_of: Make, path: str, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Path, "resolve", lambda *_, **__: pytest.fail("it was looked for"))
-    monkeypatch.setattr("builtins.open", lambda *_, **__: pytest.fail("it was opened"))
+    resolve, opened = Path.resolve, open
+
+    def only_others(real: Callable[..., Any]) -> Callable[..., Any]:
+        """Fails for whoever reads rows; other threads of this process have files of their own to look for."""
+        reading = threading.get_ident()
+
+        def called(*given: Any, **more: Any) -> Any:
+            assert threading.get_ident() != reading, f"it was looked for: {given}"
+            return real(*given, **more)
+
+        return called
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "resolve", only_others(resolve))
+        patched.setattr("builtins.open", only_others(opened))
+        refused(format_of, path, problem)
+
+
+def refused(format_of: Make, path: str, problem: str) -> None:
+    """By its name alone, wherever it stands."""
     with pytest.raises(DataError, match=problem):
         format_of("chat").read(asked({"type": "image", "image": path}))
     with pytest.raises(DataError, match=problem):
