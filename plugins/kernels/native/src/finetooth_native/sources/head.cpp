@@ -49,19 +49,31 @@ int64_t first_of(const T* row, int64_t vocabulary, float slope, float top) {
     return vocabulary - 1;
 }
 
+// Sums over a part of exp(shifted), and of that times shifted. One piece of code for logits of every type: a loop over
+// bfloat16 would be cut into other lanes than one over float, and equal logits would have other sums.
+template <bool ENTROPY>
+__attribute__((noinline)) void sum_part(const float* shifted, int64_t count, float* sum, float* of_logits) {
+    float part = 0, weighted = 0;
+#pragma omp simd reduction(+ : part, weighted)
+    for (int64_t v = 0; v < count; ++v) {
+        const float e = exp_of_negative(shifted[v]);
+        part += e;
+        // an entry switched off (-inf) adds 0, not 0 * inf
+        if (ENTROPY) weighted += e * (shifted[v] < -1000.0f ? -1000.0f : shifted[v]);
+    }
+    *sum = part;
+    *of_logits = weighted;
+}
+
 template <class T, bool ENTROPY>
 void sums(const T* row, int64_t vocabulary, float slope, float top, double* total, double* weighted) {
+    alignas(64) float shifted[PART];
     for (int64_t start = 0; start < vocabulary; start += PART) {
-        const int64_t stop = std::min(start + PART, vocabulary);
-        float part = 0, of_logits = 0;
-#pragma omp simd reduction(+ : part, of_logits)
-        for (int64_t v = start; v < stop; ++v) {
-            const float shifted = widened(row[v]) * slope - top;
-            const float e = exp_of_negative(shifted);
-            part += e;
-            // an entry switched off (-inf) adds 0, not 0 * inf
-            if (ENTROPY) of_logits += e * (shifted < -1000.0f ? -1000.0f : shifted);
-        }
+        const int64_t count = std::min(PART, vocabulary - start);
+#pragma omp simd
+        for (int64_t v = 0; v < count; ++v) shifted[v] = widened(row[start + v]) * slope - top;
+        float part, of_logits;
+        sum_part<ENTROPY>(shifted, count, &part, &of_logits);
         *total += part;
         if (ENTROPY) *weighted += of_logits;
     }
