@@ -121,12 +121,12 @@ def test_nothing_reaches_a_server_of_the_host(box: Sandbox) -> None:
 
 
 @pytest.fixture
-def untouched(tmp_path: Path) -> Iterator[None]:
-    """Neither processes nor files are left behind."""
-    folder = Path(tempfile.gettempdir())
-    before = set(folder.glob("ft-sandbox-*"))
-    yield
-    assert set(folder.glob("ft-sandbox-*")) == before
+def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Neither processes nor files are left behind. The folder is this test's alone: other tests run beside it."""
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield
+        assert not list(Path(folder).glob("ft-sandbox-*"))
     assert not [pid for pid in children() if "finetooth_code.jail" in command_of(pid)]
 
 
