@@ -12,7 +12,7 @@ from finetooth_hooks.engine import Engine
 from finetooth_hooks.sampling import Completion, Sampling
 from finetooth_hooks.testing.checks import expect
 from finetooth_hooks.testing.engine_cases import EngineCase, close
-from finetooth_hooks.testing.losses import WEIGHTED_NLL
+from finetooth_hooks.testing.losses import BEHIND_LIKELIEST, WEIGHTED_NLL
 
 _GREEDY = Sampling(max_tokens=6, temperature=0.0, stop_ids=())
 _SAMPLED = Sampling(max_tokens=6, temperature=1.0, stop_ids=(), n=2, seed=7)
@@ -89,17 +89,26 @@ def min_p_one_is_greedy(case: EngineCase) -> None:
 
 
 def a_repetition_penalty_parts_what_was_there(case: EngineCase) -> None:
-    """A penalty beyond all bounds lets no token come twice while others have a positive logit, and leaves the
-    log-probabilities those of the model as it is; where the engine names the capability."""
+    """Greedy tokens under a penalty are the likeliest ones of a loss with that penalty, whose log-probabilities are not
+    those of the model; those of the completion are. Where the engine names the capability."""
     engine = case.engine("generate")
     if "repetition_penalty" not in engine.capabilities:
         return
-    for prompt, (completion,) in zip(
-        case.prompts(), engine.generate(case.prompts(), replace(_GREEDY, repetition_penalty=1e9)), strict=True
-    ):
-        twice = len(set(completion.tokens)) < len(completion.tokens) or set(completion.tokens) & set(prompt)
-        expect(not twice, "generate(repetition_penalty=1e9)", completion.tokens, "no token of the prompt, none twice")
-        _compare(engine, prompt, completion, "generate(repetition_penalty=1e9).logprobs")
+    penalty = 1e3
+    greedy = replace(_GREEDY, repetition_penalty=penalty)
+    for prompt, (completion,) in zip(case.prompts(), engine.generate(case.prompts(), greedy), strict=True):
+        called = f"generate(repetition_penalty={penalty:g})"
+        _compare(engine, prompt, completion, f"{called}.logprobs")
+        read = [*prompt, *completion.tokens[:-1]]
+        every = case.every_target(read)
+        drawn = np.equal(every.targets, np.asarray([*prompt[1:], *completion.tokens])[:, None])
+        mask = np.arange(len(read)) >= len(prompt) - 1
+        marked = replace(every, mask=mask, fields={"weights": drawn * 1.0})
+        behind = engine.forward([marked], replace(BEHIND_LIKELIEST, repetition_penalty=penalty)).loss
+        close(engine, called, behind, 0.0, "the likeliest tokens of a loss with that penalty")
+        plain = case.engine().forward([marked], WEIGHTED_NLL).loss
+        parted = engine.forward([marked], replace(WEIGHTED_NLL, repetition_penalty=penalty)).loss
+        expect(abs(parted - plain) > 1e-3, "forward of a loss with a penalty", parted, f"not {plain}, as without one")
 
 
 def stop_ids_end_a_completion(case: EngineCase) -> None:

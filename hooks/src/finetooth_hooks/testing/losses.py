@@ -7,6 +7,7 @@ With l_s the sum of the log-probabilities of sequence s over its mask, and w the
     centred         sum (l_s - mean l)^2                per sequences, `together: step`, with a running mean as state
     score_pairs     -sum log_sigmoid(r_first - r_second)  per groups, r the scores of a scalar head
     value_distance  sum (v_t - 1)^2 over the mask       per tokens, v the values of a scalar head
+    behind_likeliest  sum over the mask of max_v logprob_v - logprob of the token that `weights` marks, no normalizer
     mixed           a component for every normalizer, a metric for every way to combine them
 """
 
@@ -94,6 +95,13 @@ def centred_scores(outputs: Outputs, data: LossData, state: LossState) -> LossRe
     )
 
 
+def behind_likeliest(outputs: Outputs, data: LossData, state: LossState) -> LossResult:
+    """How far the marked token of each position is behind the likeliest one; targets are all ids, (S, T, V)."""
+    logprobs, marked = outputs["logprobs"], data.fields["weights"]
+    behind = xp.max(logprobs, axis=-1) - xp.sum(xp.where(marked > 0, logprobs, 0.0), axis=-1)
+    return LossResult({"behind": Contribution(xp.sum(xp.where(data.mask, behind, 0.0)), per="none")}, state=state)
+
+
 def mixed(outputs: Outputs, data: LossData, state: LossState) -> LossResult:
     """A component for every normalizer, and a metric for every way to combine them."""
     logprobs, tokens = outputs["logprobs"], xp.astype_like(data.mask, outputs["logprobs"])
@@ -130,6 +138,7 @@ def smuggled_state(outputs: Outputs, data: LossData, state: LossState) -> LossRe
 WEIGHTED_NLL = LossSpec("kit:weighted_nll", weighted_nll)
 MIXED = LossSpec("kit:mixed", mixed, together="group")
 PLAIN_SUM = LossSpec("kit:plain_sum", plain_sum)
+BEHIND_LIKELIEST = LossSpec("kit:behind_likeliest", behind_likeliest)
 PAIR_MARGIN = LossSpec("kit:pair_margin", pair_margin, together="group")
 CENTRED = LossSpec("kit:centred", centred, together="step")
 AGAINST_REFERENCE = LossSpec("kit:against_reference", against_reference, frozenset({"logprobs", "logprobs@reference"}))

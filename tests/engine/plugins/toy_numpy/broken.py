@@ -199,6 +199,11 @@ class IgnoresPenalty(NumpyEngine):
         return super().generate(prompts, replace(sampling, repetition_penalty=1.0))
 
 
+class TrainsWithoutPenalty(NumpyEngine):
+    def _evaluate(self, data: Any, loss: Any, normalizer: Any) -> Any:
+        return super()._evaluate(data, replace(loss, repetition_penalty=1.0), normalizer)
+
+
 class ForwardAccumulates(NumpyEngine):
     def forward(self, data: Any, loss: Any = None, **given: Any) -> Forward:
         if loss is not None:
@@ -461,6 +466,7 @@ BROKEN = {
     IgnoresTopK: "top_k_one_is_greedy",
     IgnoresMinP: "min_p_one_is_greedy",
     IgnoresPenalty: "a_repetition_penalty_parts_what_was_there",
+    TrainsWithoutPenalty: "a_repetition_penalty_parts_what_was_there",
     ForwardAccumulates: "forward_changes_nothing",
     DoubledCallerGradients: "caller_gradients_equal_the_loss",
     HalvedBackward: "forward_then_backward_is_forward_backward",

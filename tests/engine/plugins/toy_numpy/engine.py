@@ -40,7 +40,17 @@ from finetooth_steps.totals import Totals
 from numpy.typing import NDArray
 
 from toy_numpy import state, tape
-from toy_numpy.model import Pass, Toy, entropy, gather, grad_of_entropy, grad_of_targets, head_output, last_true
+from toy_numpy.model import (
+    Pass,
+    Toy,
+    entropy,
+    gather,
+    grad_of_entropy,
+    grad_of_targets,
+    head_output,
+    last_true,
+    penalise,
+)
 from toy_numpy.plugin import CAPABILITIES
 from toy_numpy.running import RunningBatch
 
@@ -50,10 +60,10 @@ Outputs = dict[str, NDArray[np.float64]]
 
 
 def _parted(logits: NDArray[np.float64], there: Sequence[int], penalty: float) -> NDArray[np.float64]:
-    """Log-probabilities when the logits of what was there are divided by the penalty, those below 0 multiplied."""
-    parted = logits.copy()
-    of = np.unique(there)
-    parted[of] = np.where(parted[of] > 0, parted[of] / penalty, parted[of] * penalty)
+    """Log-probabilities (V,) of logits (V,) under a repetition penalty."""
+    factor = np.ones_like(logits)
+    penalise(factor, logits, there, penalty)
+    parted = logits * factor
     parted -= parted.max()
     return parted - np.log(np.exp(parted).sum())
 
@@ -134,9 +144,10 @@ class NumpyEngine(EngineBase):
 
     # --- evaluating ---------------------------------------------------------------------------------------------------
 
-    def _outputs(self, datum: Datum, needs: Collection[str]) -> tuple[Pass, Outputs]:
+    def _outputs(self, datum: Datum, needs: Collection[str], penalty: float = 1.0) -> tuple[Pass, Outputs]:
         """The policy's pass, and every output asked for, zero where the mask is false."""
-        passes = {role: self._pass(datum, role) for role in {need.partition("@")[2] or "policy" for need in needs}}
+        roles = {need.partition("@")[2] or "policy" for need in needs}
+        passes = {role: self._pass(datum, role, penalty) for role in roles}
         outputs: Outputs = {}
         for need in needs:
             name, _, role = need.partition("@")
@@ -148,12 +159,12 @@ class NumpyEngine(EngineBase):
                 raise PlanError(f"the NumPy engine has no output {name!r}", action="use logprobs or entropy")
             values = gather(done, datum.targets) if name == "logprobs" else entropy(done)
             outputs[need] = np.where(datum.mask.reshape(-1, *[1] * (values.ndim - 1)), values, 0.0)
-        return passes.get("policy") or self._pass(datum, "policy"), outputs
+        return passes.get("policy") or self._pass(datum, "policy", penalty), outputs
 
-    def _pass(self, datum: Datum, role: str) -> Pass:
+    def _pass(self, datum: Datum, role: str, penalty: float) -> Pass:
         if role not in ("policy", "reference"):
             raise PlanError(f"the NumPy engine has no role {role!r}", action="use policy or reference")
-        return self.model.forward(datum.tokens, reference=role == "reference")
+        return self.model.forward(datum.tokens, role == "reference", penalty)
 
     def _backpropagate(self, datum: Datum, done: Pass, slopes: Outputs) -> Grads:
         """Gradients of the weights from dL/d(outputs) of one datum."""
@@ -208,17 +219,17 @@ class NumpyEngine(EngineBase):
             outputs: dict[int, Outputs] = {}
             for batch in batches:
                 self._ask()
-                outputs |= {i: self._outputs(data[i], loss.needs)[1] for i in batch.rows}
+                outputs |= {i: self._outputs(data[i], loss.needs, loss.repetition_penalty)[1] for i in batch.rows}
             slopes = self._evaluate_loss(data, one_batch(data, whole=True), outputs, evaluated)
             for batch in batches:
                 self._ask()
                 for i in batch.rows:
-                    done, _ = self._outputs(data[i], ())
+                    done, _ = self._outputs(data[i], (), loss.repetition_penalty)
                     evaluated.add(self._backpropagate(data[i], done, slopes[i]))
             return evaluated
         for batch in batches:
             self._ask()
-            passes = {i: self._outputs(data[i], loss.needs) for i in batch.rows}
+            passes = {i: self._outputs(data[i], loss.needs, loss.repetition_penalty) for i in batch.rows}
             slopes = self._evaluate_loss(data, batch, {i: found for i, (_, found) in passes.items()}, evaluated)
             for i, (done, _) in passes.items():
                 evaluated.add(self._backpropagate(data[i], done, slopes[i]))

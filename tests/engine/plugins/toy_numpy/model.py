@@ -13,7 +13,7 @@ Every matrix is base + delta; only the deltas train, and the base alone is the r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,12 +25,17 @@ MATRICES = ("E", "W", "H")
 
 @dataclass(frozen=True)
 class Pass:
-    """What a forward pass keeps for its backward: one row per position."""
+    """What a forward pass keeps for its backward: one row per position.
+
+    Attributes:
+        factor: (N, V) by what the logits were multiplied before `logp` was taken of them.
+    """
 
     tokens: NDArray[np.int64]
     mixed: Array
     hidden: Array
     logp: Array
+    factor: Array
 
 
 @dataclass
@@ -57,15 +62,19 @@ class Toy:
         base = self.base[name]
         return base if reference or name not in self.delta else base + self.delta[name]
 
-    def forward(self, tokens: NDArray[np.int64], reference: bool = False) -> Pass:
-        """Log-probabilities (N, V) of the next token at each of N positions."""
+    def forward(self, tokens: NDArray[np.int64], reference: bool = False, penalty: float = 1.0) -> Pass:
+        """Log-probabilities (N, V) of the next token at each of N positions, under a repetition penalty."""
         embedded = self.weight("E", reference)[tokens]
         mixed = embedded + np.cumsum(embedded, axis=0) / np.arange(1, len(tokens) + 1)[:, None]
         hidden = np.tanh(mixed @ self.weight("W", reference).T + self.base["b"])
         logits = hidden @ self.weight("H", reference).T + self.base["c"]
+        factor = np.ones_like(logits)
+        for n in range(len(tokens)):
+            penalise(factor[n], logits[n], tokens[: n + 1], penalty)
+        logits = logits * factor
         peak = logits.max(axis=1, keepdims=True)
         logp = logits - peak - np.log(np.exp(logits - peak).sum(axis=1, keepdims=True))
-        return Pass(tokens, mixed, hidden, logp)
+        return Pass(tokens, mixed, hidden, logp, factor)
 
     def values(self, done: Pass) -> Array:
         """(N,) what the head says of each position."""
@@ -73,6 +82,7 @@ class Toy:
 
     def backward(self, done: Pass, grad_logits: Array, grad_values: Array | None = None) -> dict[str, Array]:
         """Gradients of the deltas from dL/dz (N, V), and dL/dvalue (N,) where there is a head."""
+        grad_logits = grad_logits * done.factor
         grads = {"H": grad_logits.T @ done.hidden}
         grad_hidden = grad_logits @ self.weight("H")
         if grad_values is not None:
@@ -86,6 +96,13 @@ class Toy:
         grads["E"] = np.zeros_like(self.base["E"])
         np.add.at(grads["E"], done.tokens, grad_embedded)
         return grads
+
+
+def penalise(factor: Array, logits: Array, there: Sequence[int] | NDArray[np.int64], penalty: float) -> None:
+    """Write to the factor (V,) of logits (V,): those of tokens that are there are divided by the penalty, those below 0
+    multiplied by it (Keskar et al. 2019, section 4.1)."""
+    of = np.unique(there)
+    factor[of] = np.where(logits[of] > 0, 1 / penalty, penalty)
 
 
 def gather(done: Pass, targets: NDArray[np.int64]) -> Array:
