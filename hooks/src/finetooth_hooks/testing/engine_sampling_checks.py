@@ -108,6 +108,7 @@ def a_repetition_penalty_parts_what_was_there(case: EngineCase) -> None:
         close(engine, called, behind, 0.0, "the likeliest tokens of a loss with that penalty")
         plain = case.engine().forward([marked], WEIGHTED_NLL).loss
         parted = engine.forward([marked], replace(WEIGHTED_NLL, repetition_penalty=penalty)).loss
+        assert parted is not None and plain is not None  # both are of a loss
         expect(abs(parted - plain) > 1e-3, "forward of a loss with a penalty", parted, f"not {plain}, as without one")
 
 
