@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections import Counter
 from collections.abc import Generator
 
@@ -40,6 +41,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         seen[function] += drops
     config.hook.pytest_deselected(items=left)
     items[:] = kept
+
+
+def pytest_collection_finish() -> None:
+    """Folders of tests that have no `__init__.py` are modules without a file. `inspect.getmodule` fails, once, where it
+    has seen a module of that name with one (`kernels`, which libraries look for), and pydantic calls it."""
+    for module in list(sys.modules.values()):
+        if vars(module).get("__file__", "") is None:
+            del module.__file__
 
 
 @pytest.hookimpl(wrapper=True)

@@ -46,14 +46,17 @@ class Tuned:
 
 
 def calling(client: Any) -> Call:
-    """Calls a tool; its result, or its error as an exception."""
+    """Calls a tool; its result, waited for as the server says, or its error as an exception."""
 
     async def call(tool: str, /, **arguments: Any) -> Any:
         result = await client.call_tool(tool, arguments)
         if result.is_error:
             raise RuntimeError(result.content[0].text)
-        assert json.loads(result.content[0].text) == result.structured_content
-        return result.structured_content
+        found = result.structured_content
+        assert json.loads(result.content[0].text) == found
+        if found.get("state") == "queued":
+            return await call("wait_for_call", call=found["call"])
+        return found
 
     return call
 
