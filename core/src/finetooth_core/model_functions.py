@@ -49,6 +49,7 @@ def quantize(model: Any, quantization: str | Mapping[str, Any], *, device: str |
     library = _library()
     if library.is_quantised(model):
         raise RecipeError(setting, "the model is quantised already", action="give the model as it was before")
+    library.check_skip(model, quantizer)
     return library.quantise(model, quantizer, device or str(next(model.parameters()).device))
 
 

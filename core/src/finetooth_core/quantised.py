@@ -19,10 +19,11 @@ def build_quantizer(context: RunContext) -> Built | None:
 
 
 def check_quantised(context: RunContext, adapter: Built, quantizer: Built | None) -> None:
-    """A base in fewer bits must be one that the adapter leaves alone.
+    """A base in fewer bits must be one that the adapter leaves alone, and a quantizer be there where the adapter begins
+    with what it loses.
 
     Raises:
-        PlanError: it trains or reads the weights, or the file is quantised already.
+        PlanError: it trains or reads the weights, or the file is quantised already; or there is no quantizer.
     """
     stored, entry = context.model.stored, adapter.registered.entry
     assert isinstance(entry, Adapter)
@@ -32,6 +33,8 @@ def check_quantised(context: RunContext, adapter: Built, quantizer: Built | None
             f"{stored.name} already",
             action="remove quantization, or name a model that is not quantised",
         )
+    if quantizer is None and "makes_up" in adapter.part.capabilities:
+        raise _nothing_lost(context, adapter, stored)
     if quantizer is not None:
         made: Stored = quantizer.part.stored
         which = f"quantization: {quantizer.registered.full_name} stores the base as {made.name}"
@@ -44,4 +47,14 @@ def check_quantised(context: RunContext, adapter: Built, quantizer: Built | None
     raise PlanError(
         f"{which}, and adapter: {adapter.registered.full_name} needs its weights as plain numbers",
         action="pick a low-rank adapter, or " + ("another model" if quantizer is None else "remove quantization"),
+    )
+
+
+def _nothing_lost(context: RunContext, adapter: Built, stored: Stored | None) -> PlanError:
+    name = context.recipe.model.name
+    base = "there is none" if stored is None else f"model: {name} is stored as {stored.name} already"
+    which = "pick one" if stored is None else "name the model as it was before, with quantization"
+    return PlanError(
+        f"adapter: {adapter.registered.full_name} as it is set begins with what quantization loses, and {base}",
+        action=f"{which}, or let the adapter begin otherwise",
     )

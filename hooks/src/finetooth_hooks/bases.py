@@ -373,9 +373,14 @@ class OptimizerBase(Capable):
 
 
 class QuantizerBase(Capable):
-    """Base of quantizers (`finetooth_hooks.protocols.Quantizer`)."""
+    """Base of quantizers (`finetooth_hooks.protocols.Quantizer`).
+
+    Attributes:
+        skip: nothing is left as it is but by `takes`.
+    """
 
     _contract = "quantizer"
+    skip: tuple[str, ...] = ()
 
     def calibrate(self, model: Any, *, device: str) -> int:
         raise self._cannot("store a model by what its modules read", "calibrate")

@@ -50,6 +50,7 @@ ADAPTER: Mapping[str, str] = {
     "additions": "an artifact can be read as low-rank additions to linear modules of the base (`additions`)",
     "changes": "it changes the model between steps: layers take turns, an addition is merged and begun anew "
     "(`at_step`, `after_step`, `held`, `rate_factor`)",
+    "makes_up": "begins with what a quantizer takes from the base, which a recipe's `quantization` must store",
     "rounds": "an artifact holds the trained weights as the model computed with them, rounded, not as they trained",
     "fold": "an artifact can be folded into its base (`fold`), so that a run can be the model of another",
     "fold_tensors": "an artifact can be folded into a base that is read tensor by tensor (`fold_tensors`)",

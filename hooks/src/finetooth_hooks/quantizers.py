@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,6 +36,12 @@ class Quantizer(Protocol):
     @property
     def stored(self) -> Stored:
         """What it makes of a weight; the memory estimate counts with that."""
+        ...
+
+    @property
+    def skip(self) -> Sequence[str]:
+        """Ends of paths that the recipe leaves as they are. Each must end the path of a weight of the model: one that
+        ends none is refused as soon as the names are known."""
         ...
 
     def takes(self, path: str, shape: tuple[int, int]) -> bool:

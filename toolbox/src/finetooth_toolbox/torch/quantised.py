@@ -10,6 +10,7 @@ from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.protocols import Quantizer
 from torch import Tensor, nn
 
+from finetooth_toolbox.text.nearest import nearest
 from finetooth_toolbox.torch.classifiers import HEAD
 from finetooth_toolbox.torch.stored_experts import (
     PLACES,
@@ -130,6 +131,40 @@ def quantise(model: nn.Module, quantizer: Quantizer, device: str) -> nn.Module:
         del module
     check_any(found, quantizer)
     return model.to(device)
+
+
+def storable(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """(outputs, inputs) of what a quantizer may store, and of the head, by path: linear modules of plain numbers, and
+    weights of experts held as one, whose outputs are those of all experts.
+
+    Args:
+        model: may be without memory.
+    """
+    found = {}
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            found[path] = (module.out_features, module.in_features)
+        for name, weight in weights_of_experts(module).items():
+            found[f"{path}.{name}"] = (weight.shape[0] * weight.shape[1], weight.shape[2])
+    return found
+
+
+def check_skip(model: nn.Module, quantizer: Quantizer) -> None:
+    """
+    Raises:
+        RecipeError: one of `Quantizer.skip` ends the path of nothing that could be stored.
+    """
+    names = storable(model)
+    lost = [end for end in quantizer.skip if not any(path.endswith(end) for path in names)]
+    if not lost:
+        return
+    ends = sorted({path.rpartition(".")[2] for path in names})
+    close = nearest(lost[0].rpartition(".")[2], ends)
+    raise RecipeError(
+        "quantization.skip",
+        f"no weight of this model that could be stored has a path that ends in {', '.join(map(repr, lost))}",
+        action=f"write {close}" if close else f"name the end of a path: {', '.join(ends[:12])}",
+    )
 
 
 def stores_apart(quantizer: Quantizer) -> bool:

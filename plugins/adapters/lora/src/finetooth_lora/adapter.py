@@ -19,6 +19,8 @@ from pydantic import Field, model_validator
 
 from finetooth_lora.sizes import Experts, added_parameters, experts_of
 
+CAPABILITIES = frozenset({"disable", "fold", "fold_tensors", "additions"})
+
 
 class LowRankOptions(Options):
     """What all low-rank adapters have."""
@@ -105,8 +107,6 @@ class LoraAdapter(AdapterBase):
     `model.layers.0` stay valid. The matrices are float32 whatever the base is held in.
     """
 
-    capabilities = frozenset({"disable", "fold", "fold_tensors", "additions"})
-
     options: LoraOptions
     tokens: tuple[int, ...] = ()
     """Ids of `train_tokens`."""
@@ -118,6 +118,11 @@ class LoraAdapter(AdapterBase):
     """With `init: loftq`, the weight of a module before it was quantised, by its path."""
     rows: Callable[[], list[list[int]]] | None = None
     """With `init: eva`, rows of token ids."""
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """See `protocols.Adapter`."""
+        return CAPABILITIES | {"makes_up"} if self.options.init == "loftq" else CAPABILITIES
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
         """Parameters of the addition; exact for layers built like Llama's."""

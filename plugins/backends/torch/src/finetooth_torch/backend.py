@@ -12,6 +12,7 @@ from pydantic import Field
 from finetooth_torch.planning.decisions import STREAM, choose_decoder, decide
 from finetooth_torch.planning.offload import DEVICE, Offload
 from finetooth_torch.planning.row_sharing import obstacle
+from finetooth_torch.planning.skipped import loaded
 
 if TYPE_CHECKING:
     import torch
@@ -122,7 +123,10 @@ class TorchBackend:
 
         def load() -> torch.nn.Module:
             place = "cpu" if lends else hardware.device
-            model: torch.nn.Module = request.base.load(framework="torch", precision=precision, device=place)
+            part = request.base
+            model: torch.nn.Module = loaded(
+                part, lambda: part.load(framework="torch", precision=precision, device=place)
+            )
             return model
 
         shares = self._options.share_base and request.trains.base_frozen

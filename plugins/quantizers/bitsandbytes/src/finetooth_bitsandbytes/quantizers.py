@@ -44,12 +44,12 @@ class Bitsandbytes(QuantizerBase):
     """
 
     def __init__(self, stored: Stored, make: Callable[[Any], Any], skip: list[str]) -> None:
-        self.stored, self._make, self._skip = stored, make, tuple(skip)
+        self.stored, self._make, self.skip = stored, make, tuple(skip)
 
     def takes(self, path: str, shape: tuple[int, int]) -> bool:
         """See `protocols.Quantizer`."""
         del shape
-        return not path.endswith(self._skip) if self._skip else True
+        return not path.endswith(self.skip) if self.skip else True
 
     def linear(self, module: Any, *, device: str) -> Any:
         """See `protocols.Quantizer`."""

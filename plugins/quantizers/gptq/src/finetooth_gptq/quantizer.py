@@ -36,14 +36,14 @@ class Gptq(QuantizerBase):
     capabilities = frozenset({"calibrate"})
 
     def __init__(self, options: GptqOptions, context: Context) -> None:
-        self._options, self._context = options, context
+        self._options, self._context, self.skip = options, context, tuple(options.skip)
         named = f"gptq of {options.bits} bits by groups of {options.group}"
         self.stored = Stored(named, options.bits / 8 + SCALE / options.group)
 
     def takes(self, path: str, shape: tuple[int, int]) -> bool:
         """See `protocols.Quantizer`."""
         del shape
-        return not path.endswith(tuple(self._options.skip)) if self._options.skip else True
+        return not path.endswith(self.skip) if self.skip else True
 
     def linear(self, module: Any, *, device: str) -> Any:
         """Without anything to calibrate with: every weight by itself."""

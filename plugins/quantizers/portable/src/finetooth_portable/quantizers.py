@@ -55,12 +55,12 @@ class Portable(QuantizerBase):
     """
 
     def __init__(self, stored: Stored, group: int, form: Form, skip: list[str]) -> None:
-        self.stored, self._group, self._form, self._skip = stored, group, form, tuple(skip)
+        self.stored, self._group, self._form, self.skip = stored, group, form, tuple(skip)
 
     def takes(self, path: str, shape: tuple[int, int]) -> bool:
         """See `protocols.Quantizer`."""
         del shape
-        return not path.endswith(self._skip) if self._skip else True
+        return not path.endswith(self.skip) if self.skip else True
 
     def linear(self, module: Any, *, device: str) -> Any:
         """See `protocols.Quantizer`."""

@@ -39,11 +39,11 @@ class Torchao(QuantizerBase):
     """
 
     def __init__(self, stored: Stored, make: Callable[[Any], Any], block: int, skip: list[str]) -> None:
-        self.stored, self._make, self._block, self._skip = stored, make, block, tuple(skip)
+        self.stored, self._make, self._block, self.skip = stored, make, block, tuple(skip)
 
     def takes(self, path: str, shape: tuple[int, int]) -> bool:
         """See `protocols.Quantizer`; inputs that blocks do not fill stay as they are."""
-        return shape[1] % self._block == 0 and not (self._skip and path.endswith(self._skip))
+        return shape[1] % self._block == 0 and not (self.skip and path.endswith(self.skip))
 
     def linear(self, module: Any, *, device: str) -> Any:
         """See `protocols.Quantizer`."""

@@ -27,6 +27,7 @@ from finetooth_torch.planning.offload import ON_DEVICE, Offload, check_offload
 from finetooth_torch.planning.offload import decisions as offloaded
 from finetooth_torch.planning.portions import choose_portions
 from finetooth_torch.planning.row_sharing import likely_steps, obstacle, padding
+from finetooth_torch.planning.skipped import without_skipped
 from finetooth_torch.planning.step_cost import step_cost
 from finetooth_torch.planning.updates import check_updates
 
@@ -52,6 +53,7 @@ def decide(
     if kind != "none" and not has_classifier(request.base.model.model_type, kind):
         raise no_classifier(request.base.model.model_type, kind)
     precision = _precision(request.train.precision, request.place.hardware)
+    request = replace(request, base=without_skipped(request.base))
     check_updates(request, str(precision.value))
     check_offload(request, offload)
     base = request.base

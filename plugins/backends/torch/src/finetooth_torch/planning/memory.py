@@ -341,11 +341,13 @@ def linear_weights(quantizer: Quantizer, facts: ModelFacts) -> int:
     the facts."""
     shapes = linear_shapes(facts)
     names = {name.rsplit(".", 1)[-1]: name for name in facts.linear_targets}
+    inside = {name.rsplit(".", 1)[-1] for name in facts.attention_targets}
     found = 0
     for layer in range(facts.layers):
-        for name, target in names.items():
+        for name in names:
             inputs, outputs = shapes.get(name, (0, 0))
-            if inputs and quantizer.takes(f"{facts.layer_path}.{layer}.{target}", (outputs, inputs)):
+            path = f"{facts.layer_path}.{layer}.{'self_attn' if name in inside else 'mlp'}.{name}"  # as Llama has it
+            if inputs and quantizer.takes(path, (outputs, inputs)):
                 found += inputs * outputs
     return found
 
