@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,9 @@ def test_gguf_is_read_by_another_reader(made: Any, ft: Any, tmp_path: Path) -> N
 
 
 def test_a_modelfile_writes_what_the_renderer_writes(made: Any, ft: Any, tmp_path: Path) -> None:
-    code, _, said = ft("export", made("full"), "--to", "ollama", "compare=false", "--output", tmp_path / "out")
-    assert code == 0, said
+    given = ("export", made("full"), "--to", "ollama", "compare=false", "--unmeasured", "--output", tmp_path / "out")
+    code, out, said = ft(*given)
+    assert code == 0 and "of what was written" not in out, said
     text = (tmp_path / "out" / "Modelfile").read_text()
     assert text.startswith("FROM ./model.gguf\n") and 'PARAMETER stop "<|im_end|>"\n' in text
     assert '{{ range .Messages }}{{ if eq .Role "system" }}<|im_start|>system\n{{ .Content }}<|im_end|>\n' in text
@@ -121,13 +123,36 @@ def test_a_whole_folder_is_the_run_folded(made: Any, ft: Any, tmp_path: Path, ex
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     run = made("lora")
-    code, _, said = ft("export", run, "--to", exporter, "precision=fp32", "--output", tmp_path / "out")
+    code, out, said = ft("export", run, "--to", exporter, "precision=fp32", "--output", tmp_path / "out")
     assert code == 0, said
+    scores = re.search(r"checked: loss: loss ([\d.]+) of the run, ([\d.]+) of what was written", out)
+    assert scores and float(scores[1]) == pytest.approx(float(scores[2]), abs=2e-4)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
     torch.testing.assert_close(logits(model), logits(trained(run)), atol=1e-4, rtol=1e-4)
     assert "im_start" in AutoTokenizer.from_pretrained(tmp_path / "out").chat_template
     with safe_open(tmp_path / "out" / "model.safetensors", framework="pt") as opened:
         assert opened.metadata()["format"] == ("mlx" if exporter == "mlx" else "pt")
+
+
+def test_what_lost_its_score_is_not_kept(made: Any, ft: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """An exporter that writes zeros: every token is as likely as any other then."""
+    from finetooth_folders.whole import WholeExporter
+    from safetensors.torch import load_file, save_file
+
+    whole = WholeExporter.export
+
+    def zeros(self: Any, source: Any, folder: Path) -> Any:
+        told = whole(self, source, folder)
+        weights = folder / "model.safetensors"
+        save_file({name: one * 0 for name, one in load_file(weights).items()}, weights, metadata={"format": "pt"})
+        return told
+
+    monkeypatch.setattr(WholeExporter, "export", zeros)
+    run = made("full")
+    code, _, said = ft("export", run, "--to", "safetensors", "--output", tmp_path / "out")
+    assert code == 2 and f"{np.log(4096):.4f} of what was written: worse by" in said and "raise --bound" in said, said
+    assert said.strip().count("\n") == 0 and not list(tmp_path.glob("*out*"))
+    assert ft("export", run, "--to", "safetensors", "--bound", "20", "--output", tmp_path / "out")[0] == 0
 
 
 def test_an_adapter_for_vllm_is_what_peft_loads(made: Any, ft: Any, tmp_path: Path) -> None:
@@ -138,6 +163,7 @@ def test_an_adapter_for_vllm_is_what_peft_loads(made: Any, ft: Any, tmp_path: Pa
     code, out, said = ft("export", run, "--to", "vllm-lora", "--output", tmp_path / "out")
     assert code == 0, said
     assert "--enable-lora --max-lora-rank 32 --lora-modules mine=" in out
+    assert "checked: not measured: what was written is no model by itself" in out
     base = yaml.safe_load((run / "recipe.yaml").read_text())["model"]
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(tmp_path / "out")).eval()
     torch.testing.assert_close(logits(model), logits(trained(run)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from finetooth_hooks.protocols import Exporter, ModelInfo
 
 from finetooth_core.artifact import write_folder
 from finetooth_core.model_card import model_card
-from finetooth_core.run_folder import artifact_of, is_whole, recipe_of
+from finetooth_core.run_folder import RECIPE, artifact_of, is_whole, recipe_of
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 CARD = "README.md"
@@ -83,8 +84,9 @@ class TrainedRun:
 
 
 def export(
-    commands: CommandContext, reference: str, pick: Pick, output: Path | None = None, *, replace: bool = False
-) -> tuple[Path, Exported]:
+    commands: CommandContext, reference: str, pick: Pick, output: Path | None = None, *, replace: bool = False,
+    bound: float | None = None,
+) -> tuple[Path, Exported]:  # fmt: skip
     """Write what a run trained, complete or not at all.
 
     Args:
@@ -93,10 +95,11 @@ def export(
         pick: which exporter, with its options.
         output: the folder to write; None: `exports/NAME` in the run folder.
         replace: what is there gives way to it, once it is complete.
+        bound: how much worse than the run its own evaluator may find what was written; None: it is not measured.
 
     Raises:
         UserError: no such run or exporter, the artifact is damaged, something is at `output` already, or the exporter
-            cannot say this model.
+            cannot say this model; or what it wrote is worse by more than the bound.
     """
     name = pick if isinstance(pick, str) else str(pick["name"])
     run = commands.run_folder(reference)
@@ -115,7 +118,10 @@ def export(
         exporter.check(source)
 
         def fill(folder: Path) -> None:
-            told.append(exporter.export(source, folder))
+            made = exporter.export(source, folder)
+            if bound is not None:
+                made = dataclasses.replace(made, checks=(*made.checks, _measured(commands, run, folder, made, bound)))
+            told.append(made)
             (folder / CARD).write_text(source.card, encoding="utf-8")
 
         write_folder(
@@ -125,6 +131,26 @@ def export(
             replace=replace,
         )
     return target, told[0]
+
+
+def _measured(commands: CommandContext, run: Path, folder: Path, made: Exported, bound: float) -> str:
+    """What the run's own evaluator finds.
+
+    Raises:
+        UserError: it is worse by more than the bound, or cannot be measured.
+    """
+    from finetooth_toolbox.runs.written_models import compare
+
+    if not made.model:
+        return "not measured: what was written is no model by itself"
+    written = folder if made.model == "." else folder / made.model
+    action = "choose an exporter or options that keep more, or raise --bound"
+    try:
+        return compare(commands, run, commands.load(run / RECIPE), written, bound, action=action)
+    except UserError:
+        raise
+    except FinetoothError as error:
+        raise UserError(f"what was written cannot be measured: {error}", action="leave it out: --unmeasured") from error
 
 
 def export_all(commands: CommandContext, run: Path, picks: Sequence[Pick], say: Callable[[str], None]) -> None:

@@ -57,10 +57,13 @@ class Exported:
     Attributes:
         use: one command line that uses it, `{folder}` standing for the folder; empty: none is known.
         checks: what was compared with the run, one clause each: `272 tensors read back`.
+        model: what of the folder can stand under `model:` in a recipe: a file in it, or `.` for the folder itself. It
+            is measured with the run's own evaluator. Empty: nothing, as of an adapter.
     """
 
     use: str = ""
     checks: tuple[str, ...] = ()
+    model: str = ""
 
 
 class Exporter(Protocol):

@@ -17,17 +17,28 @@ if TYPE_CHECKING:
 @click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--to", "exporter", required=True, metavar="EXPORTER", help="See: ft plugins list --kind exporter")
 @click.option("--output", type=click.Path(path_type=Path), help="The folder to write; default: in the run folder.")
+@click.option(
+    "--bound",
+    type=click.FloatRange(min=0),
+    default=0.05,
+    show_default=True,
+    help="How much worse than the run its own evaluator may find what was written.",
+)
+@click.option("--unmeasured", is_flag=True, help="Leave that out: neither the run nor what was written is evaluated.")
 @click.pass_obj
-def command(state: State, run: str, options: tuple[str, ...], exporter: str, output: Path | None) -> None:
+def command(
+    state: State, run: str, options: tuple[str, ...], exporter: str, output: Path | None, bound: float, unmeasured: bool
+) -> None:
     """Write what RUN trained for another tool, read it back and compare.
 
     RUN is the folder of a run or its name under runs/. KEY=VALUE sets an option of the exporter. The folder holds a
-    model card beside what the tool reads.
+    model card beside what the tool reads. The run's own evaluator measures the run and what was written, and what is
+    worse by more than --bound is not kept.
     """
     from finetooth_core.cli.render import size
     from finetooth_core.exporting import export, with_options
 
-    target, told = export(state, run, with_options(exporter, options), output)
+    target, told = export(state, run, with_options(exporter, options), output, bound=None if unmeasured else bound)
     for path in sorted(path for path in target.rglob("*") if path.is_file()):
         click.echo(f"  {path.relative_to(target).as_posix():<40} {size(path.stat().st_size)}")
     for check in told.checks:

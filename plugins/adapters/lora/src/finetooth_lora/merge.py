@@ -17,9 +17,9 @@ from finetooth_hooks.entries import Loader as LoaderEntry
 from finetooth_hooks.protocols import Loader
 from finetooth_toolbox.files.manifests import ManifestProblem, check_folder, listed_files, read_manifest
 from finetooth_toolbox.peft.folding import CONFIG, WEIGHTS, merged
+from finetooth_toolbox.runs.written_models import UNMEASURED, compare
 from finetooth_toolbox.torch.whole_weights import export_weights
 
-from finetooth_lora.merge_check import compare
 from finetooth_lora.packing import FORMATS, Format, pack_folder
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -349,8 +349,13 @@ def command(
     measured: list[str] = []
 
     def check(written: Path) -> None:
-        if changed:
-            measured.append(compare(obj, merge, recipe, written, bound))
+        if not changed:
+            return
+        if not isinstance(merge.recipe, Path):
+            measured.append(UNMEASURED)
+            return
+        action = "merge it --to plain, keep the adapter beside its base, or raise --bound"
+        measured.append(compare(obj, merge.recipe.parent, recipe, written, bound, action=action))
 
     write(fill, tokenizer, merge.output, packed, check)
     for line in measured:

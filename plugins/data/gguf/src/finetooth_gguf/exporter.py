@@ -86,7 +86,7 @@ class GgufExporter(ExporterBase):
         self._check_tensors(weights, target, config)
         if self.options.compare:
             checks.append(self._predictions(source, weights, target))
-        return Exported(use="ft chat {folder}/" + FILE, checks=tuple(checks))
+        return Exported(use="ft chat {folder}/" + FILE, checks=tuple(checks), model=FILE)
 
     def _write(self, source: ExportSource, weights: Path, spelling: writing.Spelling, target: Path) -> int:
         """Write it with the first way to cut text that is the tokenizer's own.

@@ -8,7 +8,7 @@ whole conversations.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finetooth_hooks import CommandContext, DataError, Exported, ExportSource, Message, UserError
@@ -44,7 +44,7 @@ class OllamaExporter(GgufExporter):
         stops = [context.tokenizer.decode([index]) for index in context.renderer.stop_ids]
         (folder / MODELFILE).write_text(modelfile(markup, stops), encoding="utf-8")
         checks = (*told.checks, "the template writes the renderer's text of a conversation of five messages")
-        return Exported(use="ollama create mine -f {folder}/" + MODELFILE, checks=checks)
+        return replace(told, use="ollama create mine -f {folder}/" + MODELFILE, checks=checks)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,8 @@ class WholeExporter(ExporterBase):
         count = sum(self._finish(file) for file in files)
         of = "a file" if len(files) == 1 else f"{len(files)} files"
         use = "python -m mlx_lm generate --model {folder} --prompt Hello" if self._mark == "mlx" else "ft chat {folder}"
-        return Exported(use=use, checks=(f"{count} tensors in {of} read back, finite and in {self._precision}",))
+        checks = (f"{count} tensors in {of} read back, finite and in {self._precision}",)
+        return Exported(use=use, checks=checks, model=".")
 
     def _finish(self, file: Path) -> int:
         """Look at the tensors of a file, and mark it; how many there are."""
