@@ -361,6 +361,7 @@ def _lengths(context: RunContext, train: DataReport, reports: Sequence[DataRepor
         length_deviation=train.length_deviation,
         lengths=train.lengths,
         segmented=train.segmented,
+        of_a_row=max(1.0, train.used / train.examples) if train.examples else 1.0,
     )
 
 

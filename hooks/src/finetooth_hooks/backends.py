@@ -212,6 +212,7 @@ class DataPart:
         length_deviation: standard deviation of the lengths.
         lengths: of the data at equal shares, shortest first; empty if they are not known.
         segmented: data hold several segments (`Datum.parents`), which must be kept apart.
+        of_a_row: data that a row gives, on average: two of a preference pair.
     """
 
     longest: int
@@ -220,6 +221,7 @@ class DataPart:
     length_deviation: float = 0.0
     lengths: tuple[int, ...] = ()
     segmented: bool = False
+    of_a_row: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,8 @@ def _packing(
 def _held(request: PlanRequest, attention: AttentionChoice, asked: bool | None) -> HeldByAttention:
     """What attention of the model's own code keeps for backward."""
     shares = asked is not False and not obstacle(request.base.model.config, attention)
-    return HeldByAttention(masked=shares and attention.filling == "rows", fused=attention.fused)
+    filling = attention.filling if shares else None
+    return HeldByAttention(masked=filling == "rows", fused=attention.fused, filling=filling)
 
 
 def _instead(steps: Sequence[Sequence[int]], before: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from finetooth_hooks.protocols import PlanRequest
+from finetooth_steps.row_filling import Filling
 
 from finetooth_torch.planning.step_cost import rank_of
 
@@ -23,10 +24,12 @@ class HeldByAttention:
         masked: sequences share rows under a dense mask, which each layer keeps as numbers to be added; keys and values
             are repeated for every query head.
         fused: scores are not held.
+        filling: how data share rows; None: rows are padded.
     """
 
     masked: bool = False
     fused: bool = True
+    filling: Filling | None = None
 
 
 def layer_bytes(request: PlanRequest, precision: str, *, full: bool) -> int:

@@ -22,6 +22,7 @@ from finetooth_torch.planning.layer_memory import (
     stream_layer_bytes,
 )
 from finetooth_torch.planning.offload import DEVICE, DISK, HOST, ON_DEVICE, Offload, layers_apart
+from finetooth_torch.planning.row_sharing import largest_positions
 
 GENERATION_BATCHES = 4
 """Positions of a batch that is sampled, in micro-batches."""
@@ -95,7 +96,9 @@ def estimate(
         return _on_accelerator(
             request, precision, micro_batch_tokens, offload, checkpointing=checkpointing, attention=held
         )
-    return _on_host(request, precision, micro_batch_tokens, offload, checkpointing=checkpointing, stream=stream)
+    return _on_host(
+        request, precision, micro_batch_tokens, offload, checkpointing=checkpointing, stream=stream, attention=attention
+    )
 
 
 def _layers_held(
@@ -262,12 +265,12 @@ def loading_bytes(request: PlanRequest, precision: str) -> int:
 
 def _on_host(
     request: PlanRequest, precision: str, micro_batch_tokens: int, offload: Offload, *, checkpointing: bool,
-    stream: bool,
+    stream: bool, attention: HeldByAttention | None,
 ) -> MemoryEstimate:  # fmt: skip
     from finetooth_kernels.contract import DEFAULT_CHUNK_BYTES
 
     facts, size = request.base.facts, BYTES[precision]
-    tokens = tokens_at_once(request, micro_batch_tokens, packed=stream)
+    tokens = tokens_at_once(request, micro_batch_tokens, packed=stream, held=attention)
     layer = (
         stream_layer_bytes(request, precision)
         if stream
@@ -352,15 +355,26 @@ def linear_weights(quantizer: Quantizer, facts: ModelFacts) -> int:
     return found
 
 
-def tokens_at_once(request: PlanRequest, micro_batch_tokens: int, *, packed: bool) -> int:
+def tokens_at_once(
+    request: PlanRequest, micro_batch_tokens: int, *, packed: bool, held: HeldByAttention | None = None
+) -> int:
     """Positions of the largest micro-batch.
 
     Packed, a micro-batch holds what its rows hold: at most the budget, and hardly more than a step whose rows are three
-    standard deviations above the average. Padded, it may fill the budget whatever the rows.
+    standard deviations above the average. In rows it may fill the budget; where lengths are known, as much of it as
+    the steps of a run do.
+
+    Args:
+        held: how rows are filled; None: no more than the budget is promised.
     """
     train, longest = request.train, request.data.longest
     if not packed or not request.data.mean_length:
-        return max(longest, min(micro_batch_tokens, train.batch_size * longest))
+        most = max(longest, min(micro_batch_tokens, train.batch_size * longest))
+        if packed or held is None or not request.data.lengths:
+            return most
+        data = math.ceil(train.batch_size * request.data.of_a_row)
+        found = largest_positions(request.data.lengths, data, micro_batch_tokens, held.filling, steps=train.max_steps)
+        return min(most, max(longest, found))
     step = train.batch_size * request.data.mean_length + 3 * math.sqrt(train.batch_size) * request.data.length_deviation
     step = min(step, train.batch_size * longest)
     parts = max(1, math.ceil(step / micro_batch_tokens))  # micro-batches of a step get equal shares

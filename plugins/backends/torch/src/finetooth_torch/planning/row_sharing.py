@@ -23,6 +23,8 @@ ANGLES = ("dynamic", "longrope")
 
 STEPS = 20
 """Steps whose layout is tried for the plan."""
+MOST_STEPS, MOST_DATA = 200, 4096
+"""Steps, and data in them, that are tried for the largest micro-batch of a run."""
 
 
 WITH_TOWERS = ("vision_config", "audio_config")
@@ -88,13 +90,30 @@ def padding(steps: Sequence[Sequence[int]], budget: int, filling: Filling | None
     return 1 - used / computed if computed else 0.0
 
 
-def likely_steps(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+def likely_steps(lengths: Sequence[int], batch_size: int, steps: int = STEPS) -> list[list[int]]:
     """Steps with data as long as those of the run.
 
     Args:
         lengths: positions of the data at equal shares, shortest first (`DataReport.lengths`).
+        steps: how many.
     """
     generator = np.random.default_rng(0)
     shares = np.linspace(0, 1, len(lengths))
-    drawn = np.interp(generator.random((STEPS, batch_size)), shares, lengths)
+    drawn = np.interp(generator.random((steps, batch_size)), shares, lengths)
     return [[max(1, math.floor(length)) for length in step] for step in drawn.tolist()]
+
+
+def largest_positions(
+    lengths: Sequence[int], batch_size: int, budget: int, filling: Filling | None, *, steps: int | None
+) -> int:
+    """Positions of the largest micro-batch of a run, padding included: what as many steps of such data come to, more
+    often than not.
+
+    Args:
+        lengths: see `likely_steps`.
+        budget: positions of a micro-batch.
+        steps: of the run; None: it has many.
+    """
+    drawn = likely_steps(lengths, batch_size, max(STEPS, min(MOST_STEPS, MOST_DATA // batch_size)))
+    largest = [max(batch.positions for batch in filled(step, budget, filling)) for step in drawn]
+    return math.ceil(max(largest) if steps is None else np.quantile(largest, steps / (steps + 1)))
