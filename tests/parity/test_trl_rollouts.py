@@ -13,6 +13,8 @@ from finetooth_hooks import LossData
 from finetooth_hooks.rollouts import Rollout
 from finetooth_policygradient.surrogate import SurrogateOptions, surrogate
 from finetooth_toolbox.rollouts.advantages import decoupled, group_relative
+from finetooth_toolbox.rollouts.entropy import EntropyBonus, highest
+from finetooth_toolbox.rollouts.options import RolloutOptions
 from finetooth_toolbox.rollouts.token_weights import token_weights
 
 pytestmark = pytest.mark.slow
@@ -24,6 +26,7 @@ MASK = np.arange(T)[None] < np.array(LENGTHS)[:, None]
 P = RANDOM.uniform(-4.0, -0.1, (S, T))
 OLD, REFERENCE = P + RANDOM.normal(0, 0.4, (S, T)), P + RANDOM.normal(0, 0.4, (S, T))
 ENTROPY, A = RANDOM.uniform(0.2, 2.0, (S, T)), RANDOM.normal(size=S)
+ENTROPY = ENTROPY.astype(np.float32).astype(np.float64)  # TRL takes quantiles in float32
 
 CASES = [
     {"loss_type": "grpo"},
@@ -36,6 +39,9 @@ CASES = [
     {"loss_type": "vespo"},
     {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 0.01, "beta": 0.1},
     {"loss_type": "luspo", "importance_sampling_level": "sequence"},
+    {"loss_type": "grpo", "top_entropy_quantile": 0.2},
+    {"loss_type": "dapo", "top_entropy_quantile": 0.5, "beta": 0.1, "entropy_coef": 0.03},
+    {"loss_type": "bnpo", "top_entropy_quantile": 0.0},
 ]
 
 
@@ -44,13 +50,15 @@ def theirs(case: dict[str, Any]) -> tuple[float, np.ndarray, dict[str, float]]:
     from trl.trainer.grpo_trainer import GRPOTrainer
 
     given = {"beta": 0.0, "epsilon": 0.2, "epsilon_high": None, "delta": None, "use_bias_correction_kl": False,
-             "entropy_coef": 0.0, "importance_sampling_level": "token", **case}  # fmt: skip
+             "entropy_coef": 0.0, "importance_sampling_level": "token", "top_entropy_quantile": 1.0,
+             **case}  # fmt: skip
     high = given["epsilon"] if given["epsilon_high"] is None else given["epsilon_high"]
     p = torch.tensor(P, requires_grad=True)
     entropy = torch.tensor(ENTROPY)
     trainer: Any = object.__new__(GRPOTrainer)
     trainer.__dict__.update(
-        aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None, use_vllm=False,
+        aux_loss_enabled=False, top_entropy_quantile=given["top_entropy_quantile"], use_vllm=False,
+        off_policy_mask_threshold=None,
         vllm_importance_sampling_correction=False, loss_type=given["loss_type"], beta=given["beta"],
         importance_sampling_level=given["importance_sampling_level"], epsilon_low=given["epsilon"],
         # TRL bounds the ratio of cispo itself, the paper and this house 1 plus a distance
@@ -65,6 +73,7 @@ def theirs(case: dict[str, Any]) -> tuple[float, np.ndarray, dict[str, float]]:
         ),
         accelerator=SimpleNamespace(
             num_processes=1, sync_gradients=True, gather=lambda x: x, reduce=lambda x, reduction: x,
+            pad_across_processes=lambda x, dim, pad_index: x,
         ),
         _get_per_token_logps_and_entropies=lambda *_, **__: (p, entropy, None),
     )  # fmt: skip
@@ -87,13 +96,20 @@ def test_loss_gradient_and_metrics_are_those_of_trl(case: dict[str, Any]) -> Non
     loss_type = case["loss_type"]
     weights = token_weights(loss_type, LENGTHS, longest=LONGEST)
     objective = loss_type if loss_type in ("cispo", "sapo", "vespo") else "clip"
-    options = SurrogateOptions(objective=objective, **{k: v for k, v in case.items() if k != "loss_type"})
+    of_method = "loss_type", "top_entropy_quantile"
+    options = SurrogateOptions(objective=objective, **{k: v for k, v in case.items() if k not in of_method})
     p = torch.tensor(P, requires_grad=True)
     fields = {
         "token_weights": torch.tensor(np.where(MASK, np.array(weights)[:, None], 0.0)),
         "advantages": torch.tensor(A)[:, None].expand(S, T),
         "old_logprobs": torch.tensor(OLD),
     }
+    if case.get("top_entropy_quantile", 1.0) < 1:
+        which = MASK.copy()
+        which[MASK] = np.concatenate(highest([of[mask] for of, mask in zip(ENTROPY, MASK, strict=True)],
+                                             case["top_entropy_quantile"]))  # fmt: skip
+        fields["policy_mask"] = torch.tensor(which.astype(float))
+        fields["entropy_weights"] = torch.tensor(which * case.get("entropy_coef", 0.0) / which.sum())
     data = LossData(torch.tensor(MASK), torch.zeros(S, T), fields, {}, torch.arange(S))
     outputs = {"logprobs": p, "entropy": torch.tensor(ENTROPY), "logprobs@reference": torch.tensor(REFERENCE)}
     found = surrogate(outputs, data, {}, options=options)
@@ -107,6 +123,43 @@ def test_loss_gradient_and_metrics_are_those_of_trl(case: dict[str, Any]) -> Non
         for name in {"kl", "entropy", "clip_ratio/low_mean", "clip_ratio/high_mean"} & set(metrics):
             own = found.metrics[name]
             assert float(own.total) / float(own.count) == pytest.approx(metrics[name], rel=1e-5), name
+
+
+def test_a_bonus_is_steered_as_by_trl() -> None:
+    """Step by step: what counts, and where the weight is afterwards."""
+    pytest.importorskip("trl")
+    from trl.trainer.grpo_trainer import GRPOTrainer
+
+    told = {"entropy_target": 0.6, "entropy_coef_delta": 0.01, "entropy_coef_min": 0.005, "entropy_coef_max": 0.04}
+    bonus = EntropyBonus(RolloutOptions.model_validate({"entropy_coef": 0.02, **told}))
+    trainer: Any = object.__new__(GRPOTrainer)
+    trainer.__dict__.update(
+        aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None, use_vllm=False, beta=0.0,
+        loss_type="grpo", importance_sampling_level="token", epsilon_low=0.2, epsilon_high=0.2,
+        current_gradient_accumulation_steps=1, use_adaptive_entropy=True, _entropy_bonus_enabled=True,
+        entropy_coef=0.02, _last_world_entropy=float("inf"), _entropy_window_stats=None,
+        model=SimpleNamespace(training=True), _metrics={"train": defaultdict(list)},
+        args=SimpleNamespace(delta=None, steps_per_generation=1, **told),
+        accelerator=SimpleNamespace(
+            num_processes=1, sync_gradients=True, gather=lambda x: x, reduce=lambda x, reduction: x,
+        ),
+    )  # fmt: skip
+    mask, p = torch.tensor(MASK).long(), torch.tensor(P)
+    inputs = {
+        "prompt_ids": torch.zeros(S, 1), "prompt_mask": torch.ones(S, 1), "completion_ids": torch.zeros(S, T),
+        "completion_mask": mask, "advantages": torch.zeros(S, dtype=torch.float64), "old_per_token_logps": p,
+        "num_items_in_batch": mask.sum(),
+    }  # fmt: skip
+    scales = [1.0, 0.3, 0.2, 0.2, 0.2, 0.2, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.4]
+    counted = []
+    for scale in scales:
+        entropy = torch.tensor(ENTROPY * scale)
+        trainer._get_per_token_logps_and_entropies = lambda *_, of=entropy, **__: (p, of, None)
+        mean = float(entropy[mask.bool()].mean())
+        counted.append(bonus.coef)
+        assert float(trainer._compute_loss(None, inputs)) == pytest.approx(-counted[-1] * mean, abs=1e-12)
+        assert bonus.see(mean)["entropy_coef"] == pytest.approx(trainer.entropy_coef, abs=1e-12)
+    assert counted[0] == 0.0 and max(counted) == 0.04 and 0.0 in counted[1:]
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none", "gdpo"])

@@ -345,6 +345,20 @@ def test_what_is_here_now_is_taken() -> None:
     assert (method["name"], method["num_generations"], method["loss_type"]) == ("grpo", 4, "dapo")
     assert method["rewards"] == [{"name": "python_function", "module": "rewards", "function": "length"}]
     assert outcomes(account)["trl.no_such"][0] == "not taken"
+    more = {"use_adaptive_entropy": True, "entropy_coef_max": 0.5, "top_entropy_quantile": 0.2,
+            "generation_kwargs": {"stop_token_ids": [7, 9], "stop": "</a>"},
+            "chat_template_kwargs": {"enable_thinking": False}}  # fmt: skip
+    account = taken(
+        {"base_model": "m", "datasets": [], "sequence_len": 8, "rl": "grpo", "trl": online | more}, "axolotl"
+    )
+    expected = {"entropy_target": 0.2, "entropy_coef_max": 0.5, "top_entropy_quantile": 0.2, "stop_ids": [7, 9]}
+    assert {name: account.recipe["method"][name] for name in expected} == expected
+    assert account.recipe["method"]["stop"] == ["</a>"]
+    assert account.recipe["data"]["renderer"] == {"name": "jinja", "arguments": {"enable_thinking": False}}
+    other = {**online, "entropy_target": 0.3, "generation_kwargs": {"seed": 3}}
+    account = taken({"base_model": "m", "datasets": [], "sequence_len": 8, "rl": "grpo", "trl": other}, "axolotl")
+    assert "entropy_target" not in account.recipe["method"]
+    assert outcomes(account)["trl.generation_kwargs"][0] == "not taken"
     given = {"base_model": "m", "datasets": [], "sequence_len": 8, "optimizer": "came_pytorch", "adam_beta1": 0.8,
              "lisa_n_layers": 2, "lisa_step_interval": 5, "wandb_project": "p", "wandb_mode": "offline",
              "early_stopping_patience": 3, "evals_per_epoch": 1}  # fmt: skip

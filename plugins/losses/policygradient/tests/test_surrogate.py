@@ -139,6 +139,24 @@ def test_the_entropy_bonus_is_a_mean_over_tokens() -> None:
     assert (part.per, part.weight) == ("tokens", 0.01) and part.total == pytest.approx(-ENTROPY[MASK].sum())
 
 
+def test_only_tokens_of_the_mask_move_the_policy_and_the_bonus_is_weighed_by_token() -> None:
+    """The KL is that of all tokens; the entropy is weighed by the field, whatever the option says."""
+    which, bonus = RANDOM.uniform(size=(S, T)) < 0.5, RANDOM.uniform(0.0, 0.1, (S, T))
+    options = SurrogateOptions(beta=0.1, entropy_coef=7.0)
+    outputs = {"logprobs": P, "entropy": ENTROPY, "logprobs@reference": REFERENCE}
+    given = data(policy_mask=which.astype(float), entropy_weights=bonus)
+    found = surrogate(outputs, given, {}, options=options)
+    total = entropy = 0.0
+    for i, t in zip(*np.nonzero(MASK), strict=True):
+        r = exp(P[i, t] - Q[i, t])
+        total -= WEIGHTS[i, t] * min(r * A[i, t], min(max(r, 0.8), 1.2) * A[i, t]) if which[i, t] else 0.0
+        entropy += bonus[i, t] * ENTROPY[i, t]
+    assert found.contributions["policy"].total == pytest.approx(total, rel=1e-12)
+    assert found.contributions["kl"].total == pytest.approx(by_hand(options)[1], rel=1e-12)
+    part = found.contributions["entropy"]
+    assert (part.per, part.weight) == ("none", 1.0) and part.total == pytest.approx(-entropy, rel=1e-12)
+
+
 def test_vespo_counts_what_drew_the_tokens_within_the_weight_of_the_sequence() -> None:
     """Its factor is phi(W), W with the weights of the tokens for what drew them; on policy it is 1 exactly."""
     behaviour = Q - 0.1

@@ -105,6 +105,18 @@ def test_penalties_reach_the_server(stand_in: Any, tmp_path: Path) -> None:
         openai(stand_in, tmp_path).sample(Engine(), PROMPTS, Sampling(6, repetition_penalty=2.0))  # type: ignore[arg-type]
 
 
+def test_what_ends_an_answer_reaches_the_server_and_its_text_ends_before(stand_in: Any, tmp_path: Path) -> None:
+    """As where the engine itself samples: tokens include the string, the text does not."""
+    plain = vllm(stand_in, tmp_path / "a").sample(Engine(), PROMPTS, Sampling(6, seed=3)).rollouts  # type: ignore[arg-type]
+    end = plain[0].text[2:4]
+    sampling = Sampling(6, seed=3, stop=("never said", end), stop_ids=(11, 12))
+    found = vllm(stand_in, tmp_path / "b").sample(Engine(), PROMPTS, sampling).rollouts  # type: ignore[arg-type]
+    body = next(body for path, body in reversed(stand_in.asked) if path == "/v1/completions")
+    assert (body["stop"], body["stop_token_ids"]) == (["never said", end], [11, 12])
+    assert end and found[0].text == plain[0].text[: plain[0].text.find(end)]
+    assert found[0].tokens == plain[0].tokens
+
+
 def test_log_probabilities_of_another_distribution_are_refused(stand_in: Any, tmp_path: Path) -> None:
     """A server that leaves temperature and top_k out of what it says is found out by asking."""
     stand_in.processed = False

@@ -8,7 +8,7 @@ from typing import Any
 
 from finetooth_hooks import arrays as xp
 from finetooth_hooks.datum import Datum
-from finetooth_hooks.engine import Engine
+from finetooth_hooks.engine import Engine, Forward
 from finetooth_hooks.losses import Contribution, LossData, LossResult, LossSpec, LossState, Outputs
 from numpy.typing import NDArray
 
@@ -23,7 +23,14 @@ def as_drawn(spec: LossSpec, options: RolloutOptions) -> LossSpec:
 def said_of(
     engine: Engine, data: Sequence[Datum], names: Collection[str], options: RolloutOptions, *, role: str = "policy"
 ) -> list[Mapping[str, NDArray[Any]]]:
-    """Outputs of each datum by name, as `Forward.outputs` has them.
+    """Outputs of each datum by name, as `Forward.outputs` has them; see `asked_of`."""
+    return list(asked_of(engine, data, names, options, role=role).outputs)
+
+
+def asked_of(
+    engine: Engine, data: Sequence[Datum], names: Collection[str], options: RolloutOptions, *, role: str = "policy"
+) -> Forward:
+    """A pass that asks for outputs and has no loss.
 
     Args:
         names: `logprobs`, `values`, ... of the role.
@@ -36,4 +43,4 @@ def said_of(
         return LossResult({"none": Contribution(xp.sum(xp.where(mask, some, 0.0)) * 0.0, per="none")})
 
     spec = as_drawn(LossSpec("asking", nothing, needs=frozenset({"logprobs", *names})), options)
-    return list(engine.forward(data, spec, role=role, returns=tuple(names), train=False).outputs)
+    return engine.forward(data, spec, role=role, returns=tuple(names), train=False)

@@ -210,7 +210,8 @@ class Drawing:
         further = self._sampler.sample(engine, asked, replace(sampling, n=1))
         episodes = list(draw.episodes)
         for i, rollout in zip(places, further.rollouts, strict=True):
-            episodes[i] = (joined(self._context, episodes[i][-1], rollout),)
+            begun, stop_ids = episodes[i][-1], sampling.stop_ids
+            episodes[i] = (joined(self._context, begun, rollout, stop=sampling.stop, stop_ids=stop_ids),)
         draw.episodes, draw.flops = tuple(episodes), draw.flops + further.flops
         draw.written = 0 if sampling.max_tokens == left else draw.written + sampling.max_tokens
         if not draw.open:
@@ -258,7 +259,8 @@ class Drawing:
         return Sampling(
             most, options.temperature, options.top_k, options.top_p, options.num_generations,
             seed=int(self._context.generator(*keys).integers(2**31)),
-            min_p=options.min_p, repetition_penalty=options.repetition_penalty,
+            min_p=options.min_p, repetition_penalty=options.repetition_penalty, stop=tuple(options.stop),
+            stop_ids=None if options.stop_ids is None else tuple(options.stop_ids),
         )  # fmt: skip
 
     def _asked(self, indices: Sequence[int]) -> list[tuple[str, tuple[int, ...]]]:

@@ -29,6 +29,7 @@ from finetooth_toolbox.rollouts.checked_sampler import CheckedSampler
 from finetooth_toolbox.rollouts.data import data_of, drawn_logprobs, with_logprobs, with_old
 from finetooth_toolbox.rollouts.drawing import MOST_PASSED_OVER, Drawing
 from finetooth_toolbox.rollouts.drawn import Drawn, NothingToLearn
+from finetooth_toolbox.rollouts.entropy import EntropyBonus, weighed
 from finetooth_toolbox.rollouts.flight import Flight, split
 from finetooth_toolbox.rollouts.health import Health
 from finetooth_toolbox.rollouts.judging import WeightedEnvironment, build_judges
@@ -87,7 +88,9 @@ class RolloutMethod(MethodBase):
             options.prefetch > 0 or options.replay_groups > 0 or "own_engine" not in self.sampler.capabilities
         )
         self._health = Health(context)
-        self._drops = options.skip_zero_advantage_batches and not (options.beta or options.entropy_coef)
+        self._bonus = EntropyBonus(options)
+        others = options.beta or options.entropy_coef or self._bonus.steered
+        self._drops = options.skip_zero_advantage_batches and not others
         self._batches: Batches | None = None
         self._restored: Mapping[str, Any] | None = None
         self._flight: Flight | None = None
@@ -117,6 +120,7 @@ class RolloutMethod(MethodBase):
         self._prompts = Prompts.read(self.context)
         if options.environment is None:
             self._check_lengths()
+        self._check_ends()
         count, per, bound = len(self._prompts.tokens), options.num_iterations * options.mini_batches, train.max_steps
         most = None if bound is None else math.ceil(bound / per)
         if most is not None and (self._drops or options.dynamic_sampling):
@@ -160,6 +164,20 @@ class RolloutMethod(MethodBase):
                 f"reads{others}",
                 action="shorten or remove the row, or lower method.max_completion_length",
             )
+
+    def _check_ends(self) -> None:
+        """
+        Raises:
+            RecipeError: the model has no such token.
+        """
+        size = self.context.facts.vocab_size
+        for place, one in enumerate(self.options.stop_ids or ()):
+            if one >= size:
+                raise RecipeError(
+                    f"method.stop_ids.{place}",
+                    f"{one} is no token of the model, which has {size}",
+                    action="give ids of its tokenizer, or the text that ends an answer in method.stop",
+                )
 
     # --- the run ------------------------------------------------------------------------------------------------------
 
@@ -228,17 +246,30 @@ class RolloutMethod(MethodBase):
         trained, data = self._data(engine, flight, place)
         if flight.old:
             data = with_old(data, flight.old[place])
+        now = weighed(engine, data, self.options, self._bonus)
+        data = now.data
         result = engine.forward_backward(data, self.loss)
         if not flight.old and self.own_ratios:
             self._take_own(flight, place, trained, data, result)
         stepped = engine.step(metrics={"loss": result.loss or 0.0})
         report = stepped_report(result, stepped, len(data), flight.epoch)
         self._reference.follow(engine, report.step)
-        report = replace(report, metrics={**report.metrics, **flight.metrics})
+        report = replace(report, metrics={**report.metrics, **flight.metrics}, flops=report.flops + now.flops)
+        report = self._with_entropy(report, now.entropy)
         if first:
             report = self._with_rollouts(report, flight)
         self._health.watch(report)
         return report
+
+    def _with_entropy(self, report: StepReport, of_trained: float | None) -> StepReport:
+        """The report with what steers the bonus, which sees the step.
+
+        Args:
+            of_trained: mean entropy of the tokens that train; None: of all.
+        """
+        found = {} if of_trained is None else {"entropy/trained": of_trained}
+        seen = of_trained if of_trained is not None else report.metrics.get("entropy")
+        return replace(report, metrics={**report.metrics, **found, **({} if seen is None else self._bonus.see(seen))})
 
     def _with_rollouts(self, report: StepReport, flight: Flight) -> StepReport:
         """The report of the first step that learns from them."""
@@ -316,7 +347,7 @@ class RolloutMethod(MethodBase):
         part = flight.parts[place]
         weights = self._weights(flight, place)
         trained = [i for i, weight in enumerate(weights) if weight]
-        if self._drops:
+        if self._drops and self.options.top_entropy_quantile == 1:
             trained = [i for i in trained if any(part[i].advantages)]
         trained = trained or [0]  # a step without a gradient, if nothing counts: steps stay what was planned
         return trained, self.training_data(engine, [part[i] for i in trained], [weights[i] for i in trained])
@@ -370,7 +401,8 @@ class RolloutMethod(MethodBase):
         """The prompts' cursor, the rollouts in flight, and those that wait: one state of one moment."""
         flight = None if self._flight is None else self._flight.state()
         waiting = self._drawing.state()
-        return {"batches": dict(self._begun().state()), "steps": self._steps, "flight": flight, "waiting": waiting}
+        plain = {"batches": dict(self._begun().state()), "steps": self._steps, "flight": flight, "waiting": waiting}
+        return {**plain, "entropy": dict(self._bonus.state())} if self._bonus.steered else plain
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on after the step at which `state` was taken; before or after `prepare`."""
@@ -385,6 +417,7 @@ class RolloutMethod(MethodBase):
         self._steps = int(state["steps"])
         self._flight = None if state["flight"] is None else Flight.of(state["flight"])
         self._drawing.take(state["waiting"])
+        self._bonus.restore(state.get("entropy", {}))
 
     def _begun(self) -> Batches:
         if self._batches is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from finetooth_hooks.plan import Pick
 from pydantic import Field, model_validator
@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 from finetooth_toolbox.methods.reference import PRECOMPUTED, Reference, ReferenceOptions
 from finetooth_toolbox.rollouts.policy_options import PolicyOptions
 from finetooth_toolbox.rollouts.token_weights import LossType
+
+ENTROPY_STEERING = frozenset({"entropy_coef_delta", "entropy_coef_min", "entropy_coef_max"})
 
 
 class RolloutOptions(PolicyOptions):
@@ -40,6 +42,12 @@ class RolloutOptions(PolicyOptions):
     """Rollouts of each prompt: a group. `train.batch_size` counts prompts."""
     max_completion_length: int = Field(default=256, ge=1)
     """Tokens of an answer at most; with an environment, of a turn."""
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+    """Strings that end an answer: its text ends before, and what it was trained on includes them. With an environment
+    left out, which says itself what ends a turn."""
+    stop_ids: list[Annotated[int, Field(ge=0)]] | None = None
+    """Token ids that end an answer and are its last token; left out, those of the model's family, and with an empty
+    list only `stop` and the length end it. Whoever wants more than the family's names these too."""
     temperature: float = Field(default=1.0, gt=0)
     """Of sampling; the policy is trained at the same one."""
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -60,14 +68,30 @@ class RolloutOptions(PolicyOptions):
     """How tokens are weighted, and for `cispo`, `sapo` and `vespo` also what is made of the ratio."""
     reference: Reference = Field(default_factory=ReferenceOptions)
     """What the policy is held to by `beta`, and whether it follows; a mapping, or only its `policy`."""
+    top_entropy_quantile: float = Field(default=1.0, ge=0, le=1)
+    """The share of a step's tokens that advantages move, those of the highest entropy (Wang et al., 2025, 2506.01939);
+    0.2 is the paper's, and 1 all. The KL holds every token, an entropy bonus those that are left. It takes one more
+    pass a step."""
+    entropy_target: float | None = Field(default=None, gt=0)
+    """Mean entropy of the tokens, in nats, below which a bonus holds it (He et al., 2025, 2505.22312): after a step
+    that is not above it the weight of the bonus grows by `entropy_coef_delta`, else it shrinks by as much, and it
+    counts only behind a step of the former kind. Begin a little below the `entropy` of the first steps. Left out,
+    `entropy_coef` stays."""
+    entropy_coef_delta: float = Field(default=0.005, gt=0)
+    """How much the weight moves in a step, with `entropy_target`."""
+    entropy_coef_min: float = Field(default=0.0, ge=0)
+    """The smallest weight, with `entropy_target`."""
+    entropy_coef_max: float = Field(default=1.0, gt=0)
+    """The largest weight, with `entropy_target`."""
     kl_in: Literal["loss", "reward"] = "loss"
     """Whether the KL is a part of the loss, or its sum over a rollout (k1) is taken from its reward."""
     mask_truncated_completions: bool = False
     """Whether answers that were cut off are left out of the loss; they count in their groups' advantages."""
     skip_zero_advantage_batches: bool = True
     """Whether a batch of rollouts that teaches nothing, since no advantage differs from 0, is passed over without a
-    step, and rollouts without an advantage are left out of the others; the gradients are the same. Not with `beta` or
-    `entropy_coef`, which such rollouts have a part in."""
+    step, and rollouts without an advantage are left out of the others; the gradients are the same. Not with `beta`,
+    `entropy_coef` or `entropy_target`, which such rollouts have a part in; with `top_entropy_quantile` only whole
+    batches are, since what the others say counts in its quantile."""
     dynamic_sampling: bool = False
     """Whether groups whose rewards are all equal are dropped, and more prompts sampled until a batch is full (DAPO)."""
     prefetch: int = Field(default=0, ge=0)
@@ -116,12 +140,24 @@ class RolloutOptions(PolicyOptions):
             raise ValueError("reference precomputed is for rows that are there before the run, and answers are not")
         if self.reference.sync_every is not None and not self.beta:
             raise ValueError("reference.sync_every moves what beta holds the policy to: set beta too, or leave it out")
+        if self.entropy_target is None and self.model_fields_set & ENTROPY_STEERING:
+            named = ", ".join(sorted(self.model_fields_set & ENTROPY_STEERING))
+            raise ValueError(f"{named}: of a bonus that is steered, so set entropy_target too, or leave it out")
+        if self.entropy_target is not None and not (
+            self.entropy_coef_min <= self.entropy_coef <= self.entropy_coef_max
+        ):
+            raise ValueError(
+                f"entropy_coef is {self.entropy_coef:g}, not between entropy_coef_min ({self.entropy_coef_min:g}) and "
+                f"entropy_coef_max ({self.entropy_coef_max:g})"
+            )
         if self.max_staleness is not None and not self.prefetch:
             raise ValueError("max_staleness bounds what is answered ahead: set prefetch too, or leave it out")
         if self.partial_rollouts and not self.prefetch:
             raise ValueError("partial_rollouts is about what is answered ahead: set prefetch too, or leave it out")
         if self.partial_groups and not self.partial_rollouts:
             raise ValueError("partial_groups is about answers that are written in parts: set partial_rollouts too")
+        if self.environment is not None and (self.stop or self.stop_ids is not None):
+            raise ValueError("stop and stop_ids end single answers, and an environment ends its turns: leave them out")
         if self.environment is not None and self.streaming_groups:
             raise ValueError("streaming_groups is for single answers, and an environment plays episodes: leave it out")
         if self.dynamic_sampling and (self.replay_groups or self.reroll_groups):

@@ -41,7 +41,7 @@ class PolicyOptions(Options):
     use_bias_correction_kl: bool = False
     """Whether the estimate in the loss is multiplied by the ratio."""
     entropy_coef: float = 0.0
-    """Weight of an entropy bonus, the mean over tokens."""
+    """Weight of an entropy bonus, the mean over tokens. A method with `entropy_target` begins with it."""
     importance_correction: Literal["none", "truncate", "mask"] = "truncate"
     """What becomes of the weight exp(trainer's - sampler's log-probability) of what other weights drew: it multiplies
     the loss, and beyond the cap it counts as the cap, or as 0. Rollouts of the weights that train need none."""

@@ -31,7 +31,9 @@ def ft_losses() -> Iterator[Loss]:
         build="finetooth_policygradient.surrogate:build",
         summary="what learns from rollouts: clipped, cispo or sapo, with weights for tokens, KL and entropy",
         needs=frozenset({"logprobs", "entropy"}),
-        fields=frozenset({"advantages", "token_weights", "old_logprobs", "behaviour_logprobs"}),
+        fields=frozenset(
+            {"advantages", "token_weights", "old_logprobs", "behaviour_logprobs", "policy_mask", "entropy_weights"}
+        ),
     )
     yield Loss(
         name="clipped_value",

@@ -16,7 +16,9 @@ eq. 7), the component `policy` is the weighted sum of
 
 With `beta` the component `kl` is the same weighted sum of an estimate of the KL to the reference (Schulman, 2020,
 "Approximating KL divergence"), with d = log of reference / policy: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - d - 1; with
-`use_bias_correction_kl` times r. With `entropy_coef` the component `entropy` is minus the mean entropy over tokens.
+`use_bias_correction_kl` times r. With `entropy_coef` the component `entropy` is minus the mean entropy over tokens;
+with the field `entropy_weights`, which a method that steers the bonus gives, minus the sum over tokens of that weight
+times the entropy. The field `policy_mask` is 1 for tokens that `policy` trains, and 0 for others; they count in `kl`.
 
 What other weights drew, as the field `behaviour_logprobs` b says, has its part in `policy` multiplied by the constant
 w = exp(q - b), by the product of a sequence's w, or by its geometric mean; `truncate` takes it between a floor and a
@@ -78,8 +80,8 @@ def surrogate(outputs: Outputs, data: LossData, state: LossState, *, options: Su
     """
     Args:
         outputs: `logprobs` (S, T) or (S, T, K), `entropy` (S, T); with `beta` also `logprobs@reference`.
-        data: fields `advantages` and `token_weights` (S, T), perhaps `behaviour_logprobs` (S, T), `old_logprobs`,
-            (S, T) or (S, T, K), and `kept`.
+        data: fields `advantages` and `token_weights` (S, T), perhaps `behaviour_logprobs`,
+            `policy_mask` and `entropy_weights` (S, T), `old_logprobs`, (S, T) or (S, T, K), and `kept`.
 
     Raises:
         DataError: a field is missing.
@@ -108,6 +110,8 @@ def surrogate(outputs: Outputs, data: LossData, state: LossState, *, options: Su
     else:
         trained = trained * corrected
     trained = trained * _on_policy(p, q, drawn, advantages, counts, options)
+    if "policy_mask" in data.fields:
+        trained = trained * data.fields["policy_mask"]
     total, tokens = -xp.sum(trained * _objective(factor, p, advantages, options)), xp.sum(counts)
     parts = {"policy": Contribution(total, per="none")}
     seen = xp.stop_gradient(ratio)
@@ -123,7 +127,11 @@ def surrogate(outputs: Outputs, data: LossData, state: LossState, *, options: Su
         kl = kl * ratio if options.use_bias_correction_kl else kl
         parts["kl"] = Contribution(xp.sum(weights * kl), per="none", weight=options.beta)
         metrics["kl"] = Metric(xp.sum(xp.stop_gradient(kl) * counts), tokens)
-    if options.entropy_coef:
+    bonus = data.fields.get("entropy_weights")
+    if bonus is not None:
+        entropy = xp.sum(xp.where(mask, outputs["entropy"] * bonus, 0.0))
+        parts["entropy"] = Contribution(-entropy, per="none")
+    elif options.entropy_coef:
         entropy = xp.sum(xp.where(mask, outputs["entropy"], 0.0))
         parts["entropy"] = Contribution(-entropy, per="tokens", weight=options.entropy_coef)
     return LossResult(parts, metrics)

@@ -51,6 +51,8 @@ class OnPolicyOptions(RolloutOptions):
             )
         if self.teacher_top_k and (self.beta or self.entropy_coef or self.prefetch):
             raise ValueError("teacher_top_k has a loss of its own: leave beta, entropy_coef and prefetch out")
+        if self.teacher_top_k and (self.entropy_target is not None or self.top_entropy_quantile < 1):
+            raise ValueError("teacher_top_k has a loss of its own: leave entropy_target and top_entropy_quantile out")
         if self.replay_groups or self.reroll_groups:
             raise ValueError("replay_groups and reroll_groups are about rewards, from which opd does not learn")
         if self.dynamic_sampling:

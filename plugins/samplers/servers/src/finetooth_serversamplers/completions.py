@@ -114,6 +114,8 @@ class Completions:
             raise wrong(f"gave a token id outside the vocabulary of {size}: it has another model")
         ends = self.context.renderer.stop_ids if sampling.stop_ids is None else sampling.stop_ids
         said = tokens[:-1] if tokens[-1] in ends else tokens
+        text = self.context.tokenizer.decode(list(said))
+        text = text[: min((place for one in sampling.stop if (place := text.find(one)) >= 0), default=len(text))]
         outcome: Literal["stop", "length"] = "length" if choice["finish_reason"] == "length" else "stop"
         return Rollout(
             id=prompt.id,
@@ -122,7 +124,7 @@ class Completions:
             tokens=tuple(tokens),
             logprobs=tuple(min(0.0, float(one)) for one in logprobs),
             versions=(self.version,) * len(tokens),
-            text=self.context.tokenizer.decode(list(said)),
+            text=text,
             outcome=outcome,
             kept=self._kept(server, tokens, choice) if self.kept else (),
         )

@@ -27,6 +27,7 @@ OPTIONS: Mapping[str, str] = {
     "use_bias_correction_kl": "use_bias_correction_kl",
     "off_policy_mask_threshold": "off_policy_mask_threshold",
     "multi_objective_aggregation": "multi_objective_aggregation",
+    "top_entropy_quantile": "top_entropy_quantile",
 }
 """Options that are called and mean the same here."""
 
@@ -80,6 +81,12 @@ def read(account: Account, method: str, prefix: str = "") -> None:
             account.take(key, f"method.{ours}", number)
     account.take(f"{prefix}top_k", "method.top_k", lambda value: max(0, int(value)))
     account.take(f"{prefix}entropy_coef", "method.entropy_coef", number)
+    _steered(account, prefix)
+    _ends(account, f"{prefix}generation_kwargs")
+    arguments = account.get(f"{prefix}chat_template_kwargs")
+    if isinstance(arguments, Mapping) and "renderer" not in account.recipe.get("data", {}):
+        account.set("data.renderer", {"name": "jinja", "arguments": dict(arguments)})
+        account.covered(f"{prefix}chat_template_kwargs", "data.renderer.arguments", "by the model's own template")
     scaled = account.get(f"{prefix}scale_rewards")
     if method == "grpo" and scaled is not None:
         words = {True: "group", "True": "group", "true": "group", False: "none", "False": "none", "false": "none"}
@@ -95,6 +102,37 @@ def read(account: Account, method: str, prefix: str = "") -> None:
     _reference(account, prefix)
     account.passes(f"{prefix}steps_per_generation", "one batch of rollouts is one step, or method.mini_batches steps")
     account.passes(f"{prefix}generation_batch_size", "train.batch_size counts prompts")
+
+
+def _steered(account: Account, prefix: str) -> None:
+    """Whether the entropy bonus is steered to a target, 0.2 nats where TRL is not told."""
+    names = "entropy_target", "entropy_coef_min", "entropy_coef_max", "entropy_coef_delta"
+    if str(account.get(f"{prefix}use_adaptive_entropy")).lower() != "true":
+        for name in ("use_adaptive_entropy", *names):
+            account.passes(prefix + name, "the bonus has the same weight all the time")
+        return
+    for name in names:
+        account.take(prefix + name, f"method.{name}", number)
+    account.default(f"{prefix}entropy_target", "method.entropy_target", 0.2)
+    account.covered(f"{prefix}use_adaptive_entropy", "method.entropy_target")
+
+
+def _ends(account: Account, key: str) -> None:
+    """What ends an answer, of the further arguments of generation."""
+    given = account.get(key)
+    if not isinstance(given, Mapping):
+        return
+    ids = given.get("stop_token_ids", given.get("eos_token_id"))
+    strings = given.get("stop", given.get("stop_strings"))
+    others = sorted(set(given) - {"stop_token_ids", "eos_token_id", "stop", "stop_strings"})
+    if ids is not None:
+        account.set("method.stop_ids", [ids] if isinstance(ids, int) else list(ids))
+    if strings:
+        account.set("method.stop", [strings] if isinstance(strings, str) else list(strings))
+    if others:
+        account.refuse(key, f"of it method.stop_ids and method.stop are taken, and not {', '.join(others)}")
+    else:
+        account.covered(key, "method.stop_ids" if ids is not None else "method.stop")
 
 
 def _reference(account: Account, prefix: str) -> None:
