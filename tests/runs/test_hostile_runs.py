@@ -18,6 +18,7 @@ import pytest
 from finetooth_hooks import EngineError, FinetoothError, Sampling
 from finetooth_hooks.rollouts import Prompt, Rollout, Sampled
 from finetooth_toolbox.rollouts.checked_sampler import CheckedSampler
+from finetooth_toolbox.rollouts.rollouts_file import read_rollouts
 
 REWARD = """
 from finetooth_hooks import NoOptions, Reward, hookimpl
@@ -73,8 +74,10 @@ def test_a_prompt_that_the_model_cannot_read_is_named(online: Callable[..., Any]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     given = online()
     given["data"]["train"] = str(tmp_path / "rows.jsonl")
-    with pytest.raises(FinetoothError, match=r"rows\.jsonl:2: \d+ tokens of the prompt and 1 of an answer are more"):
-        finetooth.run(given)
+    for method in ({}, {"name": "self_rewarding", "sampler": "engine"}):
+        given["method"] |= method
+        with pytest.raises(FinetoothError, match=r"rows\.jsonl:2: \d+ tokens of the prompt and 1 of an answer are mo"):
+            finetooth.run(given)
 
 
 TRUE = Rollout("a:1", "a:1@1", (3, 4), (5, 6), (-0.5, -1.0), (2, 2), "", "length", kept=((5, 7), (6, 9)))
@@ -91,6 +94,8 @@ LIES: dict[str, tuple[tuple[Rollout, ...], str]] = {
     "above 0": ((TRUE, replace(TRUE, logprobs=(0.5, -1.0))), "a log-probability that is none"),
     "weights to come": ((TRUE, replace(TRUE, versions=(2, 3))), "weights of 3 steps drew a token.*have 2"),
     "no weights": ((TRUE, replace(TRUE, versions=(-1, 2))), "weights of -1 steps drew a token"),
+    "a token to come": ((TRUE, replace(TRUE, tokens=(5, 64), kept=())), "gave the token 64, and the model has 64"),
+    "a token below 0": ((TRUE, replace(TRUE, tokens=(-1, 6), kept=())), "gave the token -1, and the model has 64"),
     "not kept": ((TRUE, replace(TRUE, kept=((7,), (6, 9)))), "not among those it was drawn from"),
 }
 
@@ -113,8 +118,27 @@ def test_a_sampler_that_lies_is_named(lie: str) -> None:
     rollouts, why = LIES[lie]
     given: Any = Given(rollouts)
     with pytest.raises(EngineError, match=f"method.sampler: mine .*{why}"):
-        CheckedSampler(given, "mine").sample(given, [Prompt("a:1", "a:1@1", (3, 4))], Sampling(2, n=2))
+        CheckedSampler(given, "mine", 64).sample(given, [Prompt("a:1", "a:1@1", (3, 4))], Sampling(2, n=2))
     told: Any = Given((TRUE, TRUE))
-    checked = CheckedSampler(told, "mine")
+    checked = CheckedSampler(told, "mine", 64)
     assert checked.sample(told, [Prompt("a:1", "a:1@1", (3, 4))], Sampling(2, n=2)).rollouts == (TRUE, TRUE)
     assert checked.capabilities == {"own_engine"}
+
+
+def test_a_sampler_that_gives_something_else_is_named() -> None:
+    given: Any = Given(())
+    given.sample = lambda *_: [TRUE, TRUE]
+    with pytest.raises(EngineError, match=r"method\.sampler: mine gave list, not what it sampled"):
+        CheckedSampler(given, "mine", 64).sample(given, [Prompt("a:1", "a:1@1", (3, 4))], Sampling(2, n=2))
+
+
+def test_empty_answers_are_scored_and_trained(online: Callable[..., Any], tmp_path: Path) -> None:
+    """Whatever comes first ends an answer here: its text is empty, its one token trains."""
+    (tmp_path / "letters.py").write_text(
+        REWARD.replace("BODY", "[float(i % 4 == 0 and not text) for i, text in enumerate(completions)]")
+    )
+    given = online(stop_ids=list(range(4096)), top_entropy_quantile=0.5, entropy_target=9.0)
+    assert finetooth.run(given).steps == 1
+    (found,) = dict(read_rollouts(Path(given["output"]))).values()
+    assert [(one.text, len(one.tokens), one.outcome) for one in found] == [("", 1, "stop")] * 8
+    assert [one.reward for one in found] == [1.0, 0.0, 0.0, 0.0] * 2 and all(one.advantages for one in found)

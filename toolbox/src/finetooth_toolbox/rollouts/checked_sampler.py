@@ -23,10 +23,12 @@ class CheckedSampler:
     Attributes:
         sampler: as its builder made it.
         name: as the recipe has it.
+        vocabulary: token ids of the model; 0 where nobody knows.
     """
 
     sampler: Sampler
     name: str
+    vocabulary: int = 0
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -39,14 +41,21 @@ class CheckedSampler:
             EngineError: as the sampler; or what it gives is not what was asked for.
         """
         sampled = self.sampler.sample(engine, prompts, sampling)
+        if not isinstance(sampled, Sampled):
+            raise self._wrong(f"gave {type(sampled).__name__}, not what it sampled (Sampled)")
         asked = [prompt for prompt in prompts for _ in range(sampling.n)]
         if len(sampled.rollouts) != len(asked):
             raise self._wrong(f"gave {len(sampled.rollouts)} rollouts, {len(asked)} were asked for")
         for prompt, rollout in zip(asked, sampled.rollouts, strict=True):
-            problem = _problem(prompt, rollout, sampling, engine.weights_version)
+            problem = _problem(prompt, rollout, sampling, engine.weights_version) or self._unknown(rollout)
             if problem:
                 raise self._wrong(f"{problem} (a rollout of {prompt.id})")
         return sampled
+
+    def _unknown(self, rollout: Rollout) -> str:
+        """Which token is none of the model's; empty if all are."""
+        wrong = [one for one in rollout.tokens if one < 0 or (self.vocabulary and one >= self.vocabulary)]
+        return f"gave the token {wrong[0]}, and the model has {self.vocabulary or 'none below 0'}" if wrong else ""
 
     def _wrong(self, problem: str) -> EngineError:
         return EngineError(

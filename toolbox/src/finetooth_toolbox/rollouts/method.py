@@ -15,7 +15,7 @@ from finetooth_hooks.bases import MethodBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.datum import Datum
 from finetooth_hooks.engine import Engine, Forward, RoleModel
-from finetooth_hooks.errors import DataError, EngineError, PlanError, RecipeError
+from finetooth_hooks.errors import EngineError, PlanError, RecipeError
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.reports import DataReport, Prepared, Sample, StepReport
 from finetooth_hooks.rollouts import Rollout
@@ -82,7 +82,8 @@ class RolloutMethod(MethodBase):
         if self._environment is not None and options.partial_rollouts:
             _check_seeded(self._environment)
         sampler = options.sampler if isinstance(options.sampler, str) else str(options.sampler.get("name"))
-        self.sampler = CheckedSampler(context.build("sampler", options.sampler, setting="method.sampler"), sampler)
+        built = context.build("sampler", options.sampler, setting="method.sampler")
+        self.sampler = CheckedSampler(built, sampler, context.facts.vocab_size)
         self.loss = surrogate_loss(options, context) if loss is None else loss
         self._others = (
             options.prefetch > 0 or options.replay_groups > 0 or "own_engine" not in self.sampler.capabilities
@@ -119,7 +120,8 @@ class RolloutMethod(MethodBase):
             )
         self._prompts = Prompts.read(self.context)
         if options.environment is None:
-            self._check_lengths()
+            # answers in parts need all of their room
+            self._prompts.check_room(self.context, options.max_completion_length if options.partial_rollouts else 1)
         self._check_ends()
         count, per, bound = len(self._prompts.tokens), options.num_iterations * options.mini_batches, train.max_steps
         most = None if bound is None else math.ceil(bound / per)
@@ -145,25 +147,6 @@ class RolloutMethod(MethodBase):
         lengths = [len(tokens) + options.max_completion_length for _, tokens in self._prompts.tokens]
         report = DataReport("train", self._prompts.rows, count, tokens=sum(lengths), longest=max(lengths))
         return Prepared(self._total, self._batches.steps_per_epoch * per, report)
-
-    def _check_lengths(self) -> None:
-        """
-        Raises:
-            DataError: behind a prompt the model has no room for an answer; names the row. Answers in parts need all
-                of it.
-        """
-        options, most = self.options, self.context.facts.max_positions
-        answer = options.max_completion_length if options.partial_rollouts else 1
-        long = [(id_, len(tokens)) for id_, tokens in self._prompts.tokens if most and len(tokens) + answer > most]
-        if long:
-            id_, count = long[0]
-            others = f", and {len(long) - 1} rows more" if len(long) > 1 else ""
-            raise DataError(
-                id_,
-                f"{count} tokens of the prompt and {answer} of an answer are more than the {most} that the model "
-                f"reads{others}",
-                action="shorten or remove the row, or lower method.max_completion_length",
-            )
 
     def _check_ends(self) -> None:
         """

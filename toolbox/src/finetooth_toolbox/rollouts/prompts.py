@@ -46,6 +46,26 @@ class Prompts:
             prompts.tokens.append((id_, tuple(context.renderer.prompt(messages_of(example), example.tools))))
         return prompts
 
+    def check_room(self, context: Context, answer: int) -> None:
+        """
+        Args:
+            answer: tokens that must have room behind a prompt.
+
+        Raises:
+            DataError: the model has no room for them; names the row.
+        """
+        most = context.facts.max_positions
+        long = [(id_, len(tokens)) for id_, tokens in self.tokens if most and len(tokens) + answer > most]
+        if long:
+            id_, count = long[0]
+            others = f", and {len(long) - 1} rows more" if len(long) > 1 else ""
+            raise DataError(
+                id_,
+                f"{count} tokens of the prompt and {answer} of an answer are more than the {most} that the model "
+                f"reads{others}",
+                action="shorten or remove the row, or lower method.max_completion_length",
+            )
+
 
 def messages_of(task: Task) -> tuple[Message, ...]:
     """The prompt of a task as messages."""

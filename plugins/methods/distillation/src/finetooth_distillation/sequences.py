@@ -35,10 +35,11 @@ def teacher_answers(
         temperature: of drawing.
 
     Raises:
-        DataError: a row has an answer already.
+        DataError: a row has an answer already, or is longer than the model reads.
         EngineError: the answers cannot be kept.
     """
     prompts = Prompts.read(context)
+    prompts.check_room(context, 1)
     path = context.folder / FILE
     said = _kept(path, len(prompts.tokens) * answers)
     if said is None:

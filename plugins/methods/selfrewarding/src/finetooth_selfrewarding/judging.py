@@ -7,6 +7,7 @@ sampled, so there is no answer of the judge that cannot be read, and two answers
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -68,7 +69,8 @@ class OwnJudge:
 
     def _datum(self, prompt: str, rollout: Rollout) -> Datum:
         """What the judge reads, with the digits as targets of its last position."""
-        text = self._rubric.replace("{prompt}", prompt).replace("{answer}", rollout.text)
+        shown = {"{prompt}": prompt, "{answer}": rollout.text}
+        text = re.sub(r"\{prompt\}|\{answer\}", lambda place: shown[place[0]], self._rubric)  # marks in them are text
         tokens = [
             *self._context.renderer.prompt((Message("user", text),)), *self._context.tokenizer.encode(BEGINNING)
         ]  # fmt: skip

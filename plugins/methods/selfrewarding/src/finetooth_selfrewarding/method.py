@@ -14,12 +14,12 @@ from finetooth_hooks.datum import Datum
 from finetooth_hooks.engine import Engine, RoleModel
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.plan import Pick
-from finetooth_hooks.protocols import Sampler
 from finetooth_hooks.reports import DataReport, Prepared, StepReport
 from finetooth_hooks.rollouts import Prompt, Rollout
 from finetooth_hooks.sampling import Sampling
 from finetooth_toolbox.methods.batched import train_step
 from finetooth_toolbox.rollouts.advantages import groups_of
+from finetooth_toolbox.rollouts.checked_sampler import CheckedSampler
 from finetooth_toolbox.rollouts.prompts import Prompts
 from finetooth_toolbox.rollouts.scoring import build_rewards, prompt_text, scored
 from pydantic import Field
@@ -103,7 +103,9 @@ class SelfRewarding(MethodBase):
         self._options, self._context = options, context
         given = {"name": options.loss} if isinstance(options.loss, str) else dict(options.loss)
         self._loss = context.loss({"beta": options.beta, **given}, setting="method.loss")
-        self._sampler: Sampler = context.build("sampler", options.sampler, setting="method.sampler")
+        sampler = options.sampler if isinstance(options.sampler, str) else str(options.sampler.get("name"))
+        built = context.build("sampler", options.sampler, setting="method.sampler")
+        self._sampler = CheckedSampler(built, sampler, context.facts.vocab_size)
         self._rewards = build_rewards(context, options.rewards, "method.rewards")
         self._judge = None if options.rewards else OwnJudge(context, options.rubric)
         self._round, self._steps = Round(), 0
@@ -117,9 +119,10 @@ class SelfRewarding(MethodBase):
         """Read and tokenise the prompts.
 
         Raises:
-            DataError: a row has an answer already, or comes under the id of another.
+            DataError: a row has an answer already, comes under the id of another, or is longer than the model reads.
         """
         self._prompts = Prompts.read(self._context)
+        self._prompts.check_room(self._context, 1)
         train, lengths = self._context.train, [len(tokens) for _, tokens in self._prompts.tokens]
         longest = max(lengths) + self._options.max_completion_length
         tokens = 2 * (sum(lengths) + len(lengths) * self._options.max_completion_length)
