@@ -80,6 +80,16 @@ def test_a_prompt_that_the_model_cannot_read_is_named(online: Callable[..., Any]
             finetooth.run(given)
 
 
+def test_a_row_with_arguments_for_the_template_is_named(online: Callable[..., Any], tmp_path: Path) -> None:
+    """Which TRL would take; here they were given to rewards, and to nothing else."""
+    rows = [{"prompt": "2+2?", "chat_template_kwargs": None}, {"prompt": "3?", "chat_template_kwargs": {"think": 0}}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = online()
+    given["data"]["train"] = str(tmp_path / "rows.jsonl")
+    with pytest.raises(FinetoothError, match=r"rows\.jsonl:2: the row has chat_template_kwargs.*name: jinja, argum"):
+        finetooth.run(given)
+
+
 TRUE = Rollout("a:1", "a:1@1", (3, 4), (5, 6), (-0.5, -1.0), (2, 2), "", "length", kept=((5, 7), (6, 9)))
 LIES: dict[str, tuple[tuple[Rollout, ...], str]] = {
     "too few": ((TRUE,), "gave 1 rollouts, 2 were asked for"),

@@ -33,7 +33,8 @@ class Prompts:
     def read(cls, context: Context) -> Prompts:
         """
         Raises:
-            DataError: a row has an answer already, or comes under the id of another.
+            DataError: a row has an answer already, comes under the id of another, or has arguments of its own for the
+                chat template.
         """
         rows = context.examples("train").rows
         prompts = cls(len(rows), {}, [])
@@ -42,6 +43,13 @@ class Prompts:
                 raise DataError(id_, "the row has an answer already", action="set data.format: task")
             if id_ in prompts.tasks:
                 raise DataError(id_, "another row has the same id", action="give every row an id of its own")
+            if example.columns.get("chat_template_kwargs"):
+                raise DataError(
+                    id_,
+                    "the row has chat_template_kwargs of its own, and all rows are written by one template",
+                    action="set data.renderer: {name: jinja, arguments: {...}} for all of them, split the rows over "
+                    "several runs, or take the column out",
+                )
             prompts.tasks[id_] = example
             prompts.tokens.append((id_, tuple(context.renderer.prompt(messages_of(example), example.tools))))
         return prompts
