@@ -77,6 +77,27 @@ def test_requests_that_cannot_be_written_down_are_not_logged(
     assert not holds(caplog.text, PROMPT), caplog.text
 
 
+@pytest.mark.parametrize("table", ["sessions", "checkpoints"])
+def test_names_and_notes_that_cannot_be_written_down_are_not_logged(
+    serve: Any, recipe: dict[str, Any], tmp_path: Any, caplog: pytest.LogCaptureFixture, table: str
+) -> None:
+    served = serve(Settings(tmp_path / "server", {"tiny": recipe}, keyless=True))
+    about = {"base": "tiny", "metadata": {"note": "private-note"}}
+    if table == "sessions":
+        refuse(served.service, "INSERT ON sessions")
+        answer = httpx.post(f"{served.url}/v1/sessions?wait=60", json=about)
+        assert answer.status_code == 500
+    else:
+        made = httpx.post(f"{served.url}/v1/sessions?wait=60", json=about, timeout=90).json()
+        refuse(served.service, "INSERT ON checkpoints")
+        place = f"{served.url}/v1/sessions/{made['session']}/save?wait=60"
+        answer = httpx.post(place, json={"name": "private-name"}, timeout=90)
+        assert answer.json()["error"]["category"] == "server"
+    assert "disk" not in answer.text
+    assert "the disk is full" in caplog.text, "nothing is said of it"
+    assert "private" not in caplog.text, caplog.text
+
+
 def running(fails: bool = False) -> tuple[uvicorn.Server, socket.socket, list[bool]]:
     """A server that notes, when it says that it serves, whether it takes connections; its end is waited for."""
     listening, said = _listen("127.0.0.1", 0), list[bool]()

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from finetooth_hooks import Sampling
+from finetooth_server.keys import Caller
+from safetensors.numpy import load_file, save_file
 
+ME = Caller("local", "", frozenset({"train", "sample", "read"}))
 SHARED = {"backend": {"name": "auto", "share_base": True}}
 
 
@@ -81,3 +86,38 @@ def test_the_base_goes_with_its_last_engine(context: Any, recipe: dict[str, Any]
     engines.pop()
     gc.collect()
     assert base() is None
+
+
+def test_several_bases_and_shapes_are_served_side_by_side(
+    start: Any, context: Any, recipe: dict[str, Any], tiny: Path, tmp_path: Path, ask: SimpleNamespace
+) -> None:
+    """Each model has the losses of an engine of its own, while calls of all of them stand beside each other."""
+    shutil.copytree(tiny, tmp_path / "other")
+    weights = load_file(tiny / "model.safetensors")
+    scaled = {name: 2 * values if "proj" in name else values for name, values in weights.items()}
+    save_file(scaled, tmp_path / "other" / "model.safetensors", metadata={"format": "pt"})
+    bases = {"tiny": recipe, "other": {**recipe, "model": str(tmp_path / "other")}}
+    shapes = [("tiny", 2), ("other", 2), ("other", 5), ("tiny", 5)]
+    service, data = start(models=bases), ask.data(0)
+    made = [
+        service.create_model(ME, service.open_session(ME), base, {"adapter": {"name": "lora", "rank": rank}}, face="t")
+        for base, rank in shapes
+    ]
+    trained_numbers = [ask.result(service, ME, call)["trained"] for call in made]
+    calls: list[list[Any]] = [[] for _ in made]
+    for _ in range(2):
+        for call, asked in zip(made, calls, strict=True):
+            arguments = {"data": ask.sent(data), "loss": "cross_entropy"}
+            asked.append(service.submit(ME, call.queue, "forward_backward", arguments, face="t"))
+            service.submit(ME, call.queue, "step", {}, face="t")
+    losses = [[ask.result(service, ME, call)["loss"] for call in asked] for asked in calls]
+    for (base, rank), found in zip(shapes, losses, strict=True):
+        engine = context.engine({**bases[base], "adapter": {"name": "lora", "rank": rank}})
+        loss = context.context(bases[base]).loss("cross_entropy")
+        alone = []
+        for _ in range(2):
+            alone.append(engine.forward_backward(data, loss).loss)
+            engine.step()
+        assert found == alone
+    assert len({tuple(one) for one in losses}) == len(shapes) and losses[0][0] == losses[3][0] != losses[1][0]
+    assert trained_numbers == [trained_numbers[0], trained_numbers[0], *[trained_numbers[0] * 5 // 2] * 2]
