@@ -19,7 +19,7 @@ import pytest
 from finetooth_hooks import Datum
 from finetooth_server import admission as admission_module
 from finetooth_server import client_sessions, streams
-from finetooth_server.admission import PATIENCE, RECENT, Admission
+from finetooth_server.admission import ASKED, LONGEST, PATIENCE, RECENT, Admission
 from finetooth_server.audit import Audit, audit_key, verify
 from finetooth_server.connections import BoundedConnection
 from finetooth_server.faults import TooMuch, Unknown
@@ -188,6 +188,19 @@ def test_strangers_of_an_address_are_suspected_after_some_and_forgiven_with_time
     assert asyncio.run(found.refuse("10.0.0.7")).after == 1
     clock.now += 0.5
     assert not found.suspects("10.0.0.7")
+
+
+def test_what_anybody_may_ask_is_answered_at_a_rate_and_never_late() -> None:
+    clock = Clock()
+    found = Admission(Limits(), 100, clock)
+    delays = [found.ask("10.0.0.7") for _ in range(1000)]
+    at_once, later = int(ASKED), [min(n / ASKED, LONGEST) for n in range(1, 1000 - int(ASKED) + 1)]
+    assert delays == pytest.approx([0.0] * at_once + later, abs=1e-6)
+    assert found.ask("10.0.0.8") == 0, "one address keeps another one waiting"
+    assert found.begin("one") == 0 and not found.suspects("10.0.0.7")
+    for _ in range(100):  # as often as who looks after a server asks
+        clock.now += 0.2
+        assert found.ask("10.0.0.9") == 0
 
 
 def test_answers_are_held_back_for_a_bounded_number_of_strangers() -> None:
@@ -375,6 +388,28 @@ def test_who_makes_keys_up_is_told_to_wait_and_nobody_else_of_that_address(serve
     refused = [one["outcome"] for one in record if one["outcome"][:3] in ("401", "429")]
     assert len(refused) <= 5 and sum("more" in one for one in refused) == 2, refused
     http.close()
+
+
+def test_who_asks_for_health_again_and_again_waits_and_reaches_no_thread(
+    served: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answers say that it works, also those that were held back; one count of calls serves them all."""
+    asked, counted, slept = [], [], []
+    monkeypatch.setattr(Admission, "ask", lambda self, name: asked.append(name) or (0.01 if len(asked) > 3 else 0.0))
+    real, rest = type(served.service.log).count_waiting, asyncio.sleep
+    monkeypatch.setattr(type(served.service.log), "count_waiting", lambda log: counted.append(1) or real(log))
+    monkeypatch.setattr("finetooth_server.log.now", lambda: 1.8e9)
+
+    async def sleep(seconds: float, *more: Any) -> None:
+        slept.append(seconds)
+        await rest(seconds, *more)
+
+    monkeypatch.setattr("finetooth_server.guard.asyncio.sleep", sleep)
+    for _ in range(6):
+        answer = httpx.get(f"{served.url}/health")
+        assert answer.status_code == 200 and answer.json()["status"] == "ok"
+    assert set(asked) == {"127.0.0.1"} and len(asked) == 6
+    assert slept.count(0.01) == 3 and len(counted) == 1
 
 
 def test_beside_others_a_tenant_is_told_when_to_come_again_and_clients_do(served: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import httpx2 as httpx
 import numpy as np
 import pytest
 from finetooth_hooks import Forward, Interrupted
+from finetooth_server.collector import NEVER, Collector
 from finetooth_server.operations import ROWS_AT_ONCE, data_of, encoded
 from finetooth_server.rest import bodies, reading
 from finetooth_server.settings import Settings
@@ -112,6 +114,19 @@ def test_a_large_request_is_no_reason_to_look_through_all_memory() -> None:
     """In a process of its own: the collector is the process'. Without `settle` the rows bring two full collections."""
     said = subprocess.run([sys.executable, "-c", SETTLED], capture_output=True, text=True, check=True).stdout
     assert said.split() == ["0", "1", "0", "True"]
+
+
+@pytest.mark.parametrize(("settled", "guest"), [(True, False), (False, False), (False, True)])
+def test_collections_that_are_asked_for_come_apart(monkeypatch: pytest.MonkeyPatch, settled: bool, guest: bool) -> None:
+    """Who opens and closes models stops everybody once in a while; what is put off is bounded too."""
+    clock, done = [0.0], list[float]()
+    monkeypatch.setattr(gc, "get_threshold", lambda: (700, 10, NEVER if settled else 10))
+    monkeypatch.setattr(gc, "collect", lambda: done.append(clock[0]))
+    collector = Collector(lambda: clock[0])
+    for clock[0] in (5, 6, 7, 16, 17, 18, 19, 20, 21, 90):
+        collector.collect(guest=guest)
+    every = [5, 6, 7, 16, 17, 18, 19, 20, 21, 90]
+    assert done == ([5, 16, 20, 90] if settled else every if guest else [])
 
 
 def test_rows_are_read_in_turns() -> None:

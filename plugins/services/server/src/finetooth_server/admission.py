@@ -5,6 +5,7 @@ steps are computed as well. So while others are at work a tenant's requests begi
 comes faster waits for its turn, what would wait for long is refused with 429 and the seconds after which to come again.
 Who has the server alone is not held up. Requests without a valid key have a rate for each address (`Limits.strangers`),
 which those with one do not share: a key that was valid before is known by its hash, without a look into the database.
+What anybody may ask is answered, for each address at a rate (`ASKED`).
 """
 
 from __future__ import annotations
@@ -35,6 +36,13 @@ HELD = 1.0
 HOLDS = 64
 """Answers that are held back for one address; more are given at once."""
 
+ASKED = 20.0
+"""Requests that need no key, such as for `/health`, that are answered at once in a second for one address; others wait
+for their turn."""
+
+LONGEST = 0.5
+"""Seconds for which they wait at most: who looks after a server has to learn in time that it works."""
+
 KEYS = 4096
 """Keys that are remembered."""
 
@@ -52,6 +60,7 @@ class Admission:
         self._clock = clock
         self._turns = Rates(limits.requests, BURST * limits.requests, clock)
         self._strange = Rates(limits.strangers, 4 * BURST * limits.strangers, clock)
+        self._open = Rates(ASKED, ASKED, clock)
         self._most = min(limits.connections, max(1, 2 * most // 3))
         self._known: OrderedDict[bytes, str] = OrderedDict()
         self._under_way = Counter[str]()
@@ -125,6 +134,10 @@ class Admission:
     def note_stranger(self, name: str) -> None:
         """A request came without a valid key."""
         self._strange.take(name)
+
+    def ask(self, name: str) -> float:
+        """A request came that needs no key; the seconds for which its answer has to wait."""
+        return min(self._open.take(name), LONGEST)
 
     async def refuse(self, name: str) -> TooMuch:
         """What a stranger is told who comes too often, after a while."""

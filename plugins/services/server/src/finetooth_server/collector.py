@@ -5,8 +5,17 @@ times while a large one is read. What requests make holds no cycles, and goes wi
 from __future__ import annotations
 
 import gc
+import time
+from collections.abc import Callable
 
 NEVER = 2**30
+
+APART = 10.0
+"""Seconds between two collections, unless `MANY` were asked for since: who opens and closes models one after the other
+does not stop everybody with each of them."""
+
+MANY = 4
+"""Collections that are asked for and put off, at most: what waits for one is as many models."""
 
 
 def settle() -> None:
@@ -17,9 +26,34 @@ def settle() -> None:
     gc.set_threshold(youngest, young, NEVER)
 
 
-def collect() -> None:
-    """A full collection: models that were let go of, whose parts refer to each other, and what else is left. Where
-    nobody settled, Python's own collections come for them: a service is a guest in that process, which may hold
-    millions of objects."""
-    if gc.get_threshold()[2] == NEVER:
+class Collector:
+    """Collections that are asked for.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._due, self._put_off = clock, float("-inf"), 0
+
+    def collect(self, *, guest: bool = False) -> None:
+        """A full collection: models that were let go of, whose parts refer to each other, and what else is left. One
+        that comes soon after another is put off: the next that is asked for does its work, which is a minute later at
+        most, or whoever has too little memory on a device. Where nobody settled, Python's own collections come for
+        them: a service is a guest in that process, which may hold millions of objects.
+
+        Args:
+            guest: collect there too.
+        """
+        if gc.get_threshold()[2] != NEVER:
+            if guest:
+                gc.collect()
+            return
+        if self._clock() < self._due and self._put_off + 1 < MANY:
+            self._put_off += 1
+            return
         gc.collect()
+        self._due, self._put_off = self._clock() + APART, 0
+
+
+collect = Collector().collect

@@ -84,7 +84,9 @@ class Guard:
 
         try:
             self._check_origin(scope)
-            if scope["path"] not in OPEN:
+            if scope["path"] in OPEN:
+                await asyncio.sleep(self._admission.ask(_network(scope)))
+            else:
                 key = _key(scope)
                 if key and (tenant := self._admission.tenant(key)):
                     state["tenant"] = tenant
@@ -129,7 +131,7 @@ class Guard:
         """
         ticket = _ticket(scope) if not key and scope["method"] == "GET" else ""
         known = bool(key and self._admission.tenant(key))
-        name = network_of(scope["client"][0]) if scope.get("client") else ""
+        name = _network(scope)
         if not known:
             CLIENT.set(name)  # until it is known whose it is
             open_to_all = not key and self._service.settings.keyless
@@ -274,6 +276,11 @@ def _key(scope: MutableMapping[str, Any]) -> str:
     headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
     kind, _, bearer = headers.get(b"authorization", "").partition(" ")
     return headers.get(b"x-api-key") or (bearer.strip() if kind.lower() == "bearer" else "")
+
+
+def _network(scope: MutableMapping[str, Any]) -> str:
+    """The name for the address that a request comes from."""
+    return network_of(scope["client"][0]) if scope.get("client") else ""
 
 
 def _ticket(scope: MutableMapping[str, Any]) -> str:

@@ -266,9 +266,13 @@ class Log:
                 for row in rows
             ]  # fmt: skip
 
+    def counted_lately(self) -> int | None:
+        """How many calls wait, as it was counted in the last half second; None: nobody has. It asks no database."""
+        return self._counted[1] if now() - self._counted[0] < COUNTED else None
+
     def count_waiting(self) -> int:
         """How many calls wait. Who asks again and again, as anybody may, is told what was so half a second ago."""
-        if now() - self._counted[0] >= COUNTED:
+        if self.counted_lately() is None:
             with self._records.read() as connection:
                 count = connection.scalar(select(func.count()).select_from(calls).where(calls.c.state == QUEUED))
             self._counted = now(), count or 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import secrets
@@ -20,6 +19,7 @@ from finetooth_toolbox import wire
 from sqlalchemy import insert, select, update
 
 from finetooth_server import scores
+from finetooth_server.collector import collect
 from finetooth_server.encryption.vault import Vault
 from finetooth_server.faults import Unknown
 from finetooth_server.hosts import Hosts
@@ -82,7 +82,7 @@ class Samplers:
             _, fresh = self._engines.pop(key)
             del self._bytes[key], self._holds[key], _
             shutil.rmtree(fresh, ignore_errors=True)
-            gc.collect()  # an engine's parts refer to each other
+            collect(guest=True)  # an engine's parts refer to each other
 
     def hosts(self, most: int) -> Hosts:
         """Engines that hold low-rank adapters beside each other, of so many bytes at most."""
