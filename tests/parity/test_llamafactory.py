@@ -156,6 +156,10 @@ def ours(recipe: dict[str, Any]) -> list[tuple[list[int], list[int]]]:
     return found
 
 
+def test_what_is_said_to_be_compared_is_what_was_recorded() -> None:
+    assert set(CASES["templates"]) == llamafactory.COMPARED
+
+
 @pytest.mark.parametrize("template", CASES["templates"])
 def test_masks_are_theirs_or_the_importer_says_what_differs(
     template: str, weights: Path, tmp_path: Path, request: pytest.FixtureRequest

@@ -12,7 +12,7 @@ import pytest
 from finetooth_hooks import UserError
 from finetooth_importer import files
 from finetooth_importer.account import Account
-from finetooth_importer.command import taken
+from finetooth_importer.command import taken, uncompared
 
 AXOLOTL = """
 base_model: NousResearch/Llama-3.2-1B
@@ -197,6 +197,82 @@ def test_a_command_line(tmp_path: Path) -> None:
     given, tool = files.read(tmp_path / "run.sh")
     made = taken(given, tool).recipe
     assert (tool, made["method"]["name"], made["method"]["beta"], made["adapter"]["rank"]) == ("trl", "dpo", 0.2, 16)
+
+
+SHELL = r"""#!/bin/bash
+export NAME=answers   # of the run
+MODEL="/models/$NAME"
+DAY=$(date +%F)
+cd <WHERE_IT_IS>
+CUDA_VISIBLE_DEVICES=0 llamafactory-cli train \
+    --model_name_or_path ${MODEL} \
+#    --template qwen \
+    --template llama3 \ # and not another
+    --stage sft --do_train --dataset ${ROWS:-faq} --finetuning_type full \
+    --output_dir 'saves/'$NAME --run_name $DAY --learning_rate ${RATE} \
+    --default_system "*be kind: always" --logging_dir 2026-01-02 2> err.log > out.log 2>&1 &
+"""
+
+
+def test_a_shell_script_is_read_and_never_run(tmp_path: Path) -> None:
+    """Variables, comments in continued lines, where output goes, values that are no YAML; what only a shell knows is
+    not taken."""
+    (tmp_path / "train.sh").write_text(SHELL, encoding="utf-8")
+    given, tool = files.read(tmp_path / "train.sh")
+    assert tool == "llamafactory" and given == {
+        "model_name_or_path": "/models/answers", "template": "llama3", "stage": "sft", "do_train": True,
+        "dataset": "faq", "finetuning_type": "full", "output_dir": "saves/answers", "run_name": "(computed)",
+        "learning_rate": "(computed)", "default_system": "*be kind: always", "logging_dir": "2026-01-02",
+    }  # fmt: skip
+    account = taken(given, tool, tmp_path / "train.sh")
+    assert outcomes(account)["learning_rate"] == ("not taken", "")
+    json.dumps(account.recipe)
+    (tmp_path / "open.sh").write_text("trl sft --model 'm\n", encoding="utf-8")
+    with pytest.raises(UserError, match="close the quotes"):
+        files.read(tmp_path / "open.sh")
+
+
+def test_a_tool_is_known_by_its_program(tmp_path: Path) -> None:
+    """However few of its flags are there."""
+    for line, tool in (
+        ("uv run mlx_lm.lora --model m --train --data d --fine-tune-type full", "mlx-lm"),
+        ("python -m mlx_lm.lora --model m --train --data d", "mlx-lm"),
+        ("autotrain llm --train --model m --data-path d", "autotrain"),
+        ("python src/train_bash.py --stage sft --model_name_or_path m", "llamafactory"),
+    ):
+        (tmp_path / "run.sh").write_text(line, encoding="utf-8")
+        assert files.read(tmp_path / "run.sh")[1] == tool, line
+    script = "from autotrain.params import LLMTrainingParams\n"
+    script += "LLMTrainingParams(model='m', data_path='d', project_name='p', trainer='sft', lr=1e-5)"
+    (tmp_path / "run.py").write_text(script, encoding="utf-8")
+    given, tool = files.read(tmp_path / "run.py")
+    assert (tool, given["lr"]) == ("autotrain", 1e-5)
+
+
+def test_days_are_texts(tmp_path: Path) -> None:
+    (tmp_path / "a.yml").write_text(f"{AXOLOTL}\noutput_dir: 2026-01-02\n", encoding="utf-8")
+    given, tool = files.read(tmp_path / "a.yml")
+    assert json.loads(json.dumps(taken(given, tool).recipe))["output"] == "2026-01-02"
+
+
+def test_defaults_are_those_of_the_arguments_class(tmp_path: Path) -> None:
+    """TRL turns transformers' own arguments into its own, which keeps their rate; rows by split are those of one."""
+    script = """
+rows = load_dataset("json", data_files={"test": "b.json", "train": "a.json"}, split="train")
+SFTTrainer(model="m", train_dataset=rows, args=ARGUMENTS(output_dir="out"))
+"""
+    for name, rate in (("TrainingArguments", 5e-5), ("SFTConfig", 2e-5)):
+        (tmp_path / "train.py").write_text(script.replace("ARGUMENTS", name), encoding="utf-8")
+        given, tool = files.read(tmp_path / "train.py")
+        made = taken(given, tool, tmp_path / "train.py").recipe
+        assert made["optimizer"]["learning_rate"] == rate and made["data"]["train"] == "a.json"
+        assert ("gradient_checkpointing" in made["train"]) == (name == "SFTConfig")
+
+
+def test_only_keys_that_are_known_are_proposed() -> None:
+    account = taken({"base_model": "m", "datasets": [], "my_own_uri": None, "my_own_url": 1}, "axolotl")
+    (line,) = [line for line in account if line.key == "my_own_url"]
+    assert line.note == "no key of the tool that is known"
 
 
 def test_a_value_that_is_none_is_named() -> None:
@@ -408,6 +484,24 @@ def test_what_trains_is_decided_by_the_rows_of_trl(tmp_path: Path) -> None:
     assert taken(given | {"assistant_only_loss": False}, "trl").recipe["method"]["train_on"] == "all"
     (line,) = (line for line in taken(given, "trl") if line.setting == "method.train_on")
     assert "the rows were not seen" in line.note
+
+
+def test_what_trains_and_was_compared_with_nobody_is_said(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": []}) + "\n", encoding="utf-8")
+    cases: list[tuple[str, dict[str, Any], bool]] = [
+        ("axolotl", {"base_model": "m", "datasets": [{"path": "rows.jsonl", "type": "alpaca"}]}, True),
+        ("axolotl", {"base_model": "m", "pretraining_dataset": "rows.jsonl"}, False),
+        ("llamafactory", {"model_name_or_path": "m", "dataset": "faq", "template": "qwen3"}, False),
+        ("llamafactory", {"model_name_or_path": "m", "dataset": "faq", "template": "bailing"}, True),
+        ("llamafactory", {"model_name_or_path": "m", "dataset": "faq"}, True),
+        ("trl", {"trainer": "sft", "model": "m", "dataset_name": "rows.jsonl"}, False),
+        ("trl", {"trainer": "sft", "model": "m", "dataset_name": "org/rows"}, True),
+        ("trl", {"trainer": "grpo", "model": "m", "dataset_name": "org/rows"}, False),
+    ]
+    for tool, given, doubted in cases:
+        said = uncompared(taken(given, tool, tmp_path / "run.py"), tool)
+        assert bool(said) == doubted, (tool, given, said)
+        assert not doubted or said == f"The tokens that train were not compared with those of {tool} for such rows"
 
 
 def test_what_a_script_saves_is_exported_unless_it_is_idle(tmp_path: Path) -> None:

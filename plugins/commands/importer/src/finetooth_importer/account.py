@@ -47,10 +47,14 @@ class Account:
 
     Args:
         given: the configuration, as it was read.
+
+    Attributes:
+        compared: which tokens train was held against the tool itself, for rows and a template like these.
     """
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         self.given = given
+        self.compared = False
         self.recipe: dict[str, Any] = {}
         self.lines: list[Line] = []
         self._seen: set[str] = set()
@@ -154,9 +158,10 @@ class Account:
         """
         for key, note in (known or {}).items():
             self.refuse(key, note)
+        names = [*self._seen]
         for key in self.given:
             if self._first(key):
-                found = nearest(str(key), [*self._seen - {key}])
+                found = nearest(str(key), names)
                 hint = f"; did you mean {found}?" if found else ""
                 self._write(Line(key, self.given[key], "not taken", note=f"no key of the tool that is known{hint}"))
 
@@ -175,7 +180,7 @@ class Account:
             self._write(Line(key, self.given[key], "no effect", note="it is empty"))
             return False
         if self.given[key] == COMPUTED:
-            self._write(Line(key, COMPUTED, "not taken", note="the script computes it: set it by hand"))
+            self._write(Line(key, COMPUTED, "not taken", note="the script computes it, or is told it: set it by hand"))
             return False
         return True
 

@@ -17,6 +17,9 @@ from finetooth_importer.written import as_yaml, shortened, tidied
 NESTED = ("torchtune", "autotrain", "mlx-lm")
 """Tools whose settings stand in mappings inside mappings; each is a key of the account, `optimizer.lr`."""
 
+ALL_OR_OWN = ("pretrain", "grpo", "rloo", "ppo", "reinforce_plus_plus")
+"""Methods that train whole documents, or what the model writes."""
+
 HEADINGS = {
     "otherwise": "Taken with another meaning",
     "default": "Left out there, with another default: set to theirs",
@@ -57,9 +60,8 @@ def command(obj: CommandContext, file: Path, tool: str | None, output: Path | No
     except UserError as error:
         problem = str(error)
     if as_json:
-        click.echo(
-            json.dumps({"tool": chosen, "recipe": recipe, "keys": [_row(line) for line in account], "problem": problem})
-        )
+        rows, doubt = [_row(line) for line in account], uncompared(account, chosen)
+        click.echo(json.dumps({"tool": chosen, "recipe": recipe, "keys": rows, "problem": problem, "doubt": doubt}))
         return
     place = output or Path("recipe.yaml")
     if place.exists():
@@ -69,7 +71,19 @@ def command(obj: CommandContext, file: Path, tool: str | None, output: Path | No
     _tell(account, all_)
     took, there = account.shares()
     click.echo(f"\n{took} of {there} keys of {chosen} were taken; the recipe is {place}")
+    if doubt := uncompared(account, chosen):
+        click.echo(f"{doubt}: look at them with ft data preview {place}")
     click.echo(f"It cannot run yet: {problem}" if problem else f"Next: ft check {place}")
+
+
+def uncompared(account: Account, tool: str) -> str:
+    """What is to be looked at, since nothing has held it against the tool; empty where something has, or where all
+    tokens train, or only those that the model writes itself."""
+    method = account.recipe.get("method")
+    name = method.get("name") if isinstance(method, dict) else method
+    if account.compared or name in ALL_OR_OWN:
+        return ""
+    return f"The tokens that train were not compared with those of {tool} for such rows"
 
 
 def taken(given: Any, tool: str, file: Path | None = None) -> Account:

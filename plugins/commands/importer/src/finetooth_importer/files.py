@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import re
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import yaml
 from finetooth_hooks import UserError
 
+from finetooth_importer import shell
 from finetooth_importer.account import COMPUTED
 from finetooth_importer.tools import (
     autotrain,
@@ -51,7 +51,16 @@ _TRAINERS = {
     "RLOOTrainer": "rloo",
     "UnslothTrainer": "sft",
 }
-_CONFIG = re.compile(r"(Config|TrainingArguments|Arguments)$")
+_PROGRAMS = {
+    "mlx_lm.lora": "mlx-lm",
+    "mlx_lm": "mlx-lm",
+    "autotrain": "autotrain",
+    "llamafactory-cli": "llamafactory",
+    "train_bash": "llamafactory",
+}
+"""Programs whose flags are their tool's, however few there are."""
+
+_CONFIG = re.compile(r"(Config|TrainingArguments|Arguments|LLMTrainingParams)$")
 _FLAG = re.compile(r"--?[A-Za-z][\w.-]*(=.*)?$")
 
 
@@ -79,7 +88,8 @@ def read(path: Path) -> tuple[Mapping[str, Any], str]:
     elif path.suffix in (".sh", ".bash", ".txt", ".cmd") or re.match(
         r"\s*(trl|llamafactory-cli|axolotl|accelerate|python3?|mud-puppy|autotrain|tune|unsloth|mlx_lm\.lora)\s", text
     ):
-        given = of_command(text, path)
+        given, program = of_command(text, path)
+        return given, program or tool_of(given)
     else:
         given = of_yaml(text, path)
     return given, tool_of(given)
@@ -97,7 +107,7 @@ def of_yaml(text: str, path: Path) -> Mapping[str, Any]:
         UserError: it is neither, or no mapping.
     """
     try:
-        found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        found = json.loads(text) if path.suffix == ".json" else yaml.load(text, shell.PlainLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}" if mark else ""
@@ -111,20 +121,14 @@ def of_yaml(text: str, path: Path) -> Mapping[str, Any]:
     return {str(key): value for key, value in found.items()}
 
 
-def of_command(text: str, path: Path) -> Mapping[str, Any]:
-    """Flags of the last command of a text whose lines may be continued.
+def of_command(text: str, path: Path) -> tuple[Mapping[str, Any], str]:
+    """Flags of the last command of a text whose lines may be continued, and the tool whose program it is; empty if its
+    flags have to show it.
 
     Raises:
         UserError: there are none.
     """
-    lines = [
-        line for line in text.replace("\\\n", " ").splitlines() if line.strip() and not line.lstrip().startswith("#")
-    ]
-    for line in reversed(lines):
-        try:
-            words = shlex.split(line, comments=True)
-        except ValueError as error:
-            raise UserError(f"{path}: {error}", action="close the quotes") from None
+    for words in reversed(shell.commands(text, path)):
         given: dict[str, Any] = {}
         for place, word in enumerate(words):
             if (
@@ -139,13 +143,18 @@ def of_command(text: str, path: Path) -> Mapping[str, Any]:
         given |= _marked(words)
         flags = _flags(words)
         if flags or mudpuppy.MARK in given:
-            return {**given, **flags}
+            return {**given, **flags}, next((_PROGRAMS[word] for word in map(_bare, words) if word in _PROGRAMS), "")
     raise UserError(f"{path}: no command with --settings", action="name a file with the command, or the tool's YAML")
+
+
+def _bare(word: str) -> str:
+    """A program's name without its folder."""
+    return word.rpartition("/")[2].removesuffix(".py")
 
 
 def _marked(words: list[str]) -> dict[str, Any]:
     """What words beside the flags say: whose command it is; mud-puppy's model and rows stand without a flag."""
-    plain = [word.rpartition("/")[2].removesuffix(".py") for word in words]
+    plain = [_bare(word) for word in words]
     if any(word in ("unsloth-cli", "unsloth") for word in plain):
         return {unsloth.MARK: True}
     start = next((place for place, word in enumerate(plain) if re.fullmatch(r"mud[-_]puppy(\.cli)?", word)), None)
@@ -177,7 +186,7 @@ def _flags(words: list[str]) -> dict[str, Any]:
         while not equals and not bare and place < len(words) and not words[place].startswith("--"):
             values.append(words[place])
             place += 1
-        made = [yaml.safe_load(one) if one.strip() else one for one in values]
+        made = [shell.value_of(one) for one in values]
         given[name.replace("-", "_")] = True if not made else made[0] if len(made) == 1 else made
     return given
 
@@ -215,7 +224,7 @@ def of_script(text: str, path: Path) -> Mapping[str, Any]:
             if not _names(node.value, name):  # `rows = rows.map(...)` says nothing new of where rows come from
                 names[name] = node.value
     given: dict[str, Any] = {}
-    idle = _idle(tree)
+    idle, own = _idle(tree), False
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
@@ -244,6 +253,9 @@ def of_script(text: str, path: Path) -> Mapping[str, Any]:
             given.update(_of_trainer(node, names))
         elif _CONFIG.search(called) and not called.startswith("BitsAndBytes"):
             given.update({keyword.arg: _value(keyword.value, names) for keyword in node.keywords if keyword.arg})
+            own = own or called.removesuffix("Config") + "Trainer" in _TRAINERS
+            if called == trl.PLAIN:
+                given[trl.ARGUMENTS] = called
         elif called == "BitsAndBytesConfig":
             given.update(
                 {k.arg: _value(k.value, names) for k in node.keywords if k.arg and k.arg.startswith("load_in")}
@@ -256,6 +268,8 @@ def of_script(text: str, path: Path) -> Mapping[str, Any]:
             and re.search(r"Model|CausalLM", owner.id)
         ):
             given["model"] = _value(node.args[0], names)
+    if own:  # the trainer has a configuration of its own
+        given.pop(trl.ARGUMENTS, None)
     found = {key: value for key, value in given.items() if value is not _UNKNOWN}
     if not found:
         raise UserError(
@@ -319,13 +333,17 @@ def _loaded(node: ast.expr, names: Mapping[str, ast.expr]) -> dict[str, Any]:
     found = {"dataset_name": words[0]} if words else {}
     if len(words) > 1:
         found["dataset_config"] = words[1]
-    for keyword in node.keywords:
+    for keyword in sorted(node.keywords, key=lambda one: one.arg != "split"):
         if keyword.arg == "split":
             split = _value(keyword.value, names)
         if keyword.arg == "name":
             found["dataset_config"] = _value(keyword.value, names)
         if keyword.arg == "data_files":
-            found["dataset_name"] = _value(keyword.value, names)
+            files = _value(keyword.value, names)
+            found["dataset_name"] = files
+            if isinstance(files, dict):  # by split
+                named = {str(name): one for name, one in files.items()}
+                found["dataset_name"] = named.get(str(split or "train"), next(iter(named.values()), _UNKNOWN))
     if isinstance(split, str):
         found["dataset_train_split"] = split
     return found

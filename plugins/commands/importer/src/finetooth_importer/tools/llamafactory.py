@@ -39,17 +39,22 @@ TEMPLATES: Mapping[str, Any] = {
     "vicuna": "vicuna",
     "zephyr": "zephyr",
     "cohere": "cohere2",
-    "kimi_k2": "kimi_k2",
     "smollm2": "chatml",
     "lfm2": "lfm2",
 }
 """Templates by the renderers that write the same markup, with the options under which they do: there answers of earlier
 turns keep their reasoning, or their empty think block."""
 
+COMPARED = frozenset(TEMPLATES) - {
+    "cohere", "deepseekr1", "default", "gemma2", "glm4_moe", "gpt", "gpt_oss", "lfm2", "qwen2_vl"
+}  # fmt: skip
+"""Templates whose tokens and labels were recorded with LLaMA-Factory 0.9.5 itself: a test holds ours against them."""
+
 BREAK = "there the line break behind an answer's end trains too, here not"
 OWN_SYSTEM = "there its own system message stands before rows that have none: set data.format.system for the same"
 PLAIN = f"{OWN_SYSTEM}; spaces and line breaks between turns differ: ft data preview shows ours"
 DIFFERENCES: Mapping[str, str] = {
+    "default": "there turns are 'Human: ...' and 'Assistant:...', whatever the model; here in the model's own markup",
     "chatml": f"{BREAK}; a system message comes from the rows alone, here from the model's own template too",
     "qwen": BREAK,
     "qwen3": f"{BREAK}; two more stand before tools where there is no system message",
@@ -280,6 +285,7 @@ def _data(account: Account, folder: Path | None) -> None:
     if template in TEMPLATES:
         note = DIFFERENCES.get(str(template), "")
         account.take("template", "data.renderer", value=TEMPLATES[str(template)], note=note)
+        account.compared = template in COMPARED
     else:
         account.passes("template", "the renderer of the model's family writes it; ft data preview shows it")
     if account.has("default_system"):

@@ -27,6 +27,10 @@ ONLINE = ("grpo", "rloo")
 METHOD = "trainer"
 """The key under which the reader of commands and scripts says which trainer it is."""
 
+ARGUMENTS, PLAIN = "arguments", "TrainingArguments"
+"""The key under which the reader of scripts says that a trainer got transformers' own arguments, whose defaults hold
+then; and their class."""
+
 NO_EFFECT: Mapping[str, str] = {
     "packing": "rows share a place in the batch where the model allows it, and never see each other",
     "packing_strategy": "how rows are packed is decided while training",
@@ -59,6 +63,9 @@ REFUSED: Mapping[str, str] = {
     "loftq_config": "set adapter.init: see ft plugins explain lora",
 }
 
+
+COMPARED = ("sft", "dpo", "kto")
+"""Methods whose first loss over rows of each kind is TRL's, which a test holds; the rows have to be seen."""
 
 CONVERSATIONS = (
     "of conversations TRL trains every token, and of a prompt with a completion the completion; there the line break "
@@ -108,12 +115,15 @@ def read(account: Account, folder: Path | None = None) -> None:
         account.default("max_length", "train.max_length", 1024)
     account.set("train.excess_length", "truncate")
     shared.extent(account)
-    account.default("learning_rate", "optimizer.learning_rate", RATES.get(method or "", 5e-5))
+    plain = account.passes(ARGUMENTS, "where it says nothing, the defaults of transformers hold")
+    rates = {} if plain else RATES
+    account.default("learning_rate", "optimizer.learning_rate", rates.get(method or "", 5e-5))
     shared.optimizer(account, "optim", "adamw_torch")
     shared.schedule(account, "lr_scheduler_type", "linear")
     shared.precision(account)
     shared.checkpointing(account)
-    account.default("gradient_checkpointing", "train.gradient_checkpointing", True)
+    if not plain:
+        account.default("gradient_checkpointing", "train.gradient_checkpointing", True)
     shared.saving(account)
     shared.records(account)
     _adapter(account)
@@ -123,8 +133,10 @@ def read(account: Account, folder: Path | None = None) -> None:
         for key in ("beta", "desirable_weight", "undesirable_weight"):
             account.take(key, f"method.{key}", number)
     _loss(account, method or "")
+    row = first_row(account.get("dataset_name"), folder)
+    account.compared = bool(row) and method in COMPARED
     if method == "sft":
-        _trained(account, first_row(account.get("dataset_name"), folder))
+        _trained(account, row)
     account.passes("assistant_only_loss", "it is off")
     account.covered("completion_only_loss", "method.train_on")
     shared.without_effect(account, NO_EFFECT)
