@@ -11,6 +11,7 @@ from finetooth_hooks import (
     PluginError,
     RecipeError,
     StopRun,
+    UpstreamError,
     UserError,
 )
 
@@ -37,6 +38,8 @@ def test_the_tree() -> None:
         assert issubclass(cls, UserError) and issubclass(cls, FinetoothError)
     assert EngineError("nan").exit_code == 1
     assert not issubclass(EngineError, UserError)
+    assert issubclass(UpstreamError, EngineError) and not UpstreamError("gone").late
+    assert UpstreamError("silent", late=True).late
     assert not issubclass(StopRun, FinetoothError)
     stop = StopRun("enough", exit_code=4)
     assert (str(stop), stop.reason, stop.exit_code) == ("enough", "enough", 4)

@@ -57,6 +57,7 @@ def wire(engine: Any) -> Iterator[VllmWire]:
 def mended(wire: VllmWire) -> None:
     wire.asked.clear()
     wire.dies, wire.refuses, wire.scales, wire.key, wire.pause = None, (0, ""), False, "", 0.0
+    wire.silent, wire.lies = False, {}
 
 
 @pytest.fixture(scope="module")
@@ -158,16 +159,92 @@ def test_an_adapter_is_loaded_once_and_asked_for_by_name(
 def test_what_goes_wrong_there_is_named_and_the_next_is_answered(
     clients: tuple[Any, Any], wire: VllmWire, stream: bool
 ) -> None:
+    """With HTTP's own words: 400 is the client's mistake; 502 and 504 say that it made none."""
     there, _ = clients
-    asked = {**GREEDY, "stream": stream}
+
+    def refused(status: int, said: str) -> None:
+        with pytest.raises(openai.APIStatusError, match=said) as caught:
+            list(there.chat.completions.create(**{**GREEDY, "stream": stream}))
+        assert caught.value.status_code == status
+        assert caught.value.body["type"] == ("server_error" if status >= 500 else "invalid_request_error")
+        assert "\n" not in caught.value.body["message"]
+
+    there.chat.completions.create(**GREEDY)  # what is looked at before the first answer is nobody's request
     wire.refuses = 400, "This model's maximum context length is 8 tokens"
-    with pytest.raises(openai.APIError, match=r"backend vllm.*maximum context length is 8 tokens"):
-        list(there.chat.completions.create(**asked))
-    wire.refuses, wire.dies = (0, ""), 2
-    with pytest.raises(openai.APIError, match=r"backend vllm: http://127\.0\.0\.1:\d+ (ended in the middle|cannot be)"):
-        list(there.chat.completions.create(**asked))
+    refused(400, r"backend vllm.*maximum context length is 8 tokens")
+    for status in (401, 404, 429, 500, 503):
+        wire.refuses = status, "not now"
+        refused(
+            502, rf"backend vllm.*answers /v1/completions with {status}: not now \(see that it runs, then ask again"
+        )
+    wire.refuses = 504, "a proxy's"
+    refused(504, "with 504")
+    wire.refuses, wire.dies = (0, ""), 0
+    refused(502, r"backend vllm: http://127\.0\.0\.1:\d+ (ended in the middle|cannot be)")
+    wire.dies, wire.lies = None, {"token_ids": [10**6] * 3}
+    refused(502, "outside the vocabulary")
+    wire.lies = {"logprobs": None}
+    refused(502, "gave 0 log-probabilities for 3 tokens")
+    wire.lies, wire.dies = {}, 2
+    if stream:  # what was told cannot be taken back: an error is the last event
+        with pytest.raises(openai.APIError, match=r"ended in the middle|cannot be") as caught:
+            list(there.chat.completions.create(**{**GREEDY, "stream": True}))
+        assert caught.value.body["type"] == "server_error"
+    else:
+        refused(502, "ended in the middle|cannot be")
     wire.dies = None
     assert there.chat.completions.create(**GREEDY).choices[0].message.content
+
+
+def test_who_waits_too_long_for_it_is_told_so_and_none_is_asked_twice(
+    serve: Callable[..., Any], recipe: dict[str, Any], wire: VllmWire
+) -> None:
+    served = serve("openai", models={"tiny": {**recipe, "backend": {**recipe["backend"], "timeout": 1.0}}})
+    found: dict[int, Any] = {}
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as client:
+        client.chat.completions.create(**GREEDY)
+        wire.silent = True
+        wire.asked.clear()
+
+        def ask(n: int) -> None:
+            try:
+                found[n] = client.chat.completions.create(**GREEDY, stream=n == 0)
+            except openai.APIStatusError as error:
+                found[n] = error
+
+        threads = [threading.Thread(target=ask, args=(n,)) for n in range(3)]
+        for one in threads:
+            one.start()
+        for one in threads:
+            one.join()
+        assert [found[n].status_code for n in range(3)] == [504] * 3
+        assert all("gave no token for 1 s (see that it runs" in str(one) for one in found.values())
+        assert len(wire.bodies()) == 3, "each would have waited as long again"
+        wire.silent = False
+        assert client.chat.completions.create(**GREEDY).choices[0].message.content
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_one_that_went_away_is_a_bad_gateway(
+    serve: Callable[..., Any], recipe: dict[str, Any], engine: Any, capsys: Any, begun: bool
+) -> None:
+    def words(model: str, body: Mapping[str, Any]) -> Any:
+        return [1, 2], [-1.0, -1.0], "length"
+
+    gone = VllmWire(words)
+    backend = {"name": "vllm", "url": gone.url}
+    served = serve("openai", models={"tiny": {**recipe, "backend": backend}})
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as client:
+        if begun:
+            client.completions.create(model="tiny", prompt="a", max_tokens=2)
+        gone.close()
+        with pytest.raises(openai.APIStatusError, match=rf"{gone.url} cannot be reached") as caught:
+            client.completions.create(model="tiny", prompt="a", max_tokens=2)
+        assert caught.value.status_code == 502
+    settings = ["data.renderer=chatml", "backend.name=vllm", f"backend.url={gone.url}"]
+    assert main(["chat", str(recipe["model"]), *settings, "--prompt", "Who?"]) == 2
+    said = capsys.readouterr().err
+    assert "cannot be reached" in said and "Traceback" not in said
 
 
 def test_a_client_that_leaves_ends_its_request(clients: tuple[Any, Any]) -> None:

@@ -28,6 +28,8 @@ class VllmWire:
         dies: chunks of a stream after which the connection ends.
         pause: seconds between chunks, so that what reads them has read each by itself.
         refuses: a status and a message for every request for completions.
+        silent: it takes a request for completions that streams, and gives no token until this is cleared.
+        lies: what its chunks say instead.
     """
 
     def __init__(self, words: Words, *, base: str = "served") -> None:
@@ -37,11 +39,14 @@ class VllmWire:
         self.scales, self.refuses = False, (0, "")
         self.dies: int | None = None
         self.key, self.pause = "", 0.0
+        self.silent = False
+        self.lies: dict[str, Any] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def close(self) -> None:
+        self.silent = False
         self._server.shutdown()
         self._server.server_close()
 
@@ -102,6 +107,8 @@ class VllmWire:
         to.send_header("Connection", "close")
         to.end_headers()
         to.close_connection = True
+        while self.silent:
+            time.sleep(0.02)
         starts = range(0, len(tokens), 3)
         for n, start in enumerate(starts):
             if n == self.dies:
@@ -113,7 +120,7 @@ class VllmWire:
             }  # fmt: skip
             if n == len(starts) - 1 and why == "length":  # vLLM says why with the last tokens, or after them
                 choice["finish_reason"] = why
-            self._event(to, {"model": body["model"], "choices": [choice]})
+            self._event(to, {"model": body["model"], "choices": [choice | self.lies]})
         if why != "length":
             last = {"index": 0, "text": "", "token_ids": [], "logprobs": None, "finish_reason": why}
             self._event(to, {"model": body["model"], "choices": [last]})

@@ -53,6 +53,7 @@ from finetooth_hooks.errors import (
     RecipeError,
     StopRun,
     StoreError,
+    UpstreamError,
     UserError,
 )
 from finetooth_hooks.heads import ScalarHead
@@ -453,6 +454,7 @@ __all__ = [
     "TrainsPart",
     "Turn",
     "UpdatesPart",
+    "UpstreamError",
     "Usage",
     "UserError",
     "Video",

@@ -11,7 +11,8 @@ command line prints that line and exits with `exit_code`; the traceback appears 
     │   └── PlanError        a combination that cannot work
     ├── EngineError          exit 1: the run failed while training
     │   ├── NotFinite        a loss or a gradient is not finite
-    │   └── Interrupted      a primitive was broken off because the run was asked to stop
+    │   ├── Interrupted      a primitive was broken off because the run was asked to stop
+    │   └── UpstreamError    another server, which the engine asks, failed
     ├── StoreError           exit 1: a store could not keep or give what it was asked for
     └── StopRun              a plugin ends a run cleanly, with its own exit code
 """
@@ -106,6 +107,19 @@ class NotFinite(EngineError):
 class Interrupted(EngineError):
     """A primitive was broken off between two micro-batches, because its caller asked for it
     (`Engine.interrupt_when`). What the call had accumulated was dropped."""
+
+
+class UpstreamError(EngineError):
+    """Another server, which the engine asks, cannot be reached, ended, or answered what it should not. Nobody who asked
+    for something did anything wrong: a service in front of it answers with HTTP's 502, or 504 where it was too late.
+
+    Args:
+        late: it did not answer in time.
+    """
+
+    def __init__(self, problem: str, *, action: str = "", late: bool = False) -> None:
+        super().__init__(problem, action=action)
+        self.late = late
 
 
 class StoreError(FinetoothError):

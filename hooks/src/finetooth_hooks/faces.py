@@ -145,7 +145,8 @@ class FaceService(Protocol):
 
     async def wait(self, caller: FaceCaller, call: str, seconds: float) -> Json:
         """The call: `id`, `session`, `seq`, `operation`, `state` (`queued`, `done`, `failed`), `result`, `error`;
-        waits for its end, at most `seconds`."""
+        waits for its end, at most `seconds`. An `error` has a `message` in one line, a `category` (`user`, `server`)
+        and a `status`: what HTTP calls it, 502 or 504 where another server failed that this one asks."""
         ...
 
     def sampler(

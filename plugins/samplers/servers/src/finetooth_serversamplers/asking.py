@@ -8,18 +8,25 @@ from copy import copy
 from typing import Any, TypeVar
 
 import httpx2 as httpx
-from finetooth_hooks import EngineError
+from finetooth_hooks import UpstreamError
 
 T = TypeVar("T")
 
 RESUME = "see that it runs, then go on with ft resume RUN"
 
 
-class ServerGone(EngineError):
+REQUEST_WRONG = (400, 413, 422)
+"""Statuses of an answer for which a request is at fault. Others are the server's affair, or that of the key with which
+it is asked."""
+
+GATEWAY_TIMEOUT = 504
+
+
+class ServerGone(UpstreamError):
     """The server is not there, does not answer in time, or ended in the middle: starting it again may help."""
 
 
-class NotThere(EngineError):
+class NotThere(UpstreamError):
     """The server does not know the path."""
 
 
@@ -75,15 +82,15 @@ class Asking:
             return asyncio.run(inside())
         except TimeoutError as error:
             raise ServerGone(
-                f"{self.called}: {self.url} did not answer within {self._limit:g} s", action=RESUME
+                f"{self.called}: {self.url} did not answer within {self._limit:g} s", action=RESUME, late=True
             ) from error
         except (httpx.HTTPError, OSError) as error:
             what = " ".join(str(error).split()) or type(error).__name__
             raise ServerGone(f"{self.called}: {self.url} cannot be reached: {what}", action=RESUME) from error
 
-    def wrong(self, problem: str, action: str = "") -> EngineError:
+    def wrong(self, problem: str, action: str = "") -> UpstreamError:
         """The error for an answer that is not what was asked for."""
-        return EngineError(f"{self.called}: {self.url} {problem}", action=action or RESUME)
+        return UpstreamError(f"{self.called}: {self.url} {problem}", action=action or RESUME)
 
 
 class Server:
@@ -127,7 +134,8 @@ class Server:
         async with self._room:
             answer = await self._client.request(method, path, json=body)
         if answer.status_code >= 500:
-            raise ServerGone(f"{self.asking.called}: {self._said(path, answer)}", action=RESUME)
+            said = f"{self.asking.called}: {self._said(path, answer)}"
+            raise ServerGone(said, action=RESUME, late=answer.status_code == GATEWAY_TIMEOUT)
         if answer.status_code == 404 and not _of_vllm(answer):
             action = NEEDED.get(path, "see that it is a server of this kind")
             raise NotThere(f"{self.asking.called}: {self._said(path, answer)}", action=action)

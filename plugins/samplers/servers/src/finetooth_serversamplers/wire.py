@@ -11,8 +11,9 @@ from concurrent.futures import Future
 from typing import Any
 
 import httpx2 as httpx
+from finetooth_hooks import EngineError
 
-from finetooth_serversamplers.asking import Asking, ServerGone
+from finetooth_serversamplers.asking import GATEWAY_TIMEOUT, REQUEST_WRONG, Asking, ServerGone
 
 AGAIN = "see that it runs, then ask again"
 
@@ -42,14 +43,14 @@ class Wire:
         """The chunks of a request, in order.
 
         Raises:
-            ServerGone: it cannot be reached, falls silent, or ends in the middle.
-            EngineError: it refuses.
+            UpstreamError: it cannot be reached, falls silent, ends in the middle, or fails.
+            EngineError: it refuses what was asked for.
         """
         try:
             async with self._http().stream("POST", path, json={**body, "stream": True}) as answer:
                 if answer.status_code >= 400:
                     text = (await answer.aread()).decode(errors="replace")
-                    raise self.asking.wrong(f"answers {path} with {answer.status_code}: {_said(text)}", AGAIN)
+                    raise self._refused(answer.status_code, f"answers {path} with {answer.status_code}: {_said(text)}")
                 async for line in answer.aiter_lines():
                     told = line.removeprefix("data:").strip() if line.startswith("data:") else ""
                     if told == "[DONE]":
@@ -58,7 +59,7 @@ class Wire:
                         yield self._read(told)
         except httpx.ReadTimeout as error:
             problem = f"{self.asking.called}: {self.asking.url} gave no token for {self._silence:g} s"
-            raise ServerGone(problem, action=AGAIN) from error
+            raise ServerGone(problem, action=AGAIN, late=True) from error
         except (httpx.HTTPError, OSError) as error:
             what = " ".join(str(error).split()) or type(error).__name__
             problem = f"{self.asking.called}: {self.asking.url} cannot be reached: {what}"
@@ -70,9 +71,18 @@ class Wire:
             found = json.loads(told)
         except ValueError as error:
             raise self.asking.wrong("sent a chunk that is no JSON", AGAIN) from error
-        if "error" in found:
-            raise self.asking.wrong(f"says: {_said(json.dumps(found['error']))}", AGAIN)
+        if isinstance(found, dict) and "error" in found:
+            said = found["error"]
+            status = said.get("code") if isinstance(said, dict) else None
+            raise self._refused(status, f"says: {_said(json.dumps(said))}")
         return found
+
+    def _refused(self, status: Any, problem: str) -> EngineError:
+        """The error for an answer with this status."""
+        called = f"{self.asking.called}: {self.asking.url} {problem}"
+        if status in REQUEST_WRONG:
+            return EngineError(called, action="mend the request")
+        return ServerGone(called, action=AGAIN, late=status == GATEWAY_TIMEOUT)
 
     def _http(self) -> httpx.AsyncClient:
         """Made in the loop that uses it."""

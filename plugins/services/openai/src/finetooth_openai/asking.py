@@ -113,7 +113,7 @@ def result_of(call: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     if call["state"] == "failed":
         wrong = call["error"]
-        raise Fault(str(wrong["message"]), status=400 if wrong["category"] == "user" else 500)
+        raise Fault(str(wrong["message"]), status=wrong["status"])
     result: Mapping[str, Any] = call["result"]
     return result
 

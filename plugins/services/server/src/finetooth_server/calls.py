@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+
+from finetooth_hooks import FinetoothError, UpstreamError
 
 REFUSED = "refused"
 """The batch of sampling calls that are known to be wrong: they read no weights."""
@@ -17,7 +20,21 @@ CANCELLED = "the call was cancelled, and changed nothing"
 """What has become of a call whose client wanted it no more."""
 
 Category = str
-"""`user`: the client can do something about it; `server`: it cannot."""
+"""`user`: the client can do something about it. It cannot: `server`, this one failed; `upstream`, another one that it
+asks did; `late`, that one did not answer in time."""
+
+STATUS: Mapping[Category, int] = {"user": 400, "upstream": 502, "late": 504}
+"""HTTP's status by category; of others 500."""
+
+
+def category_of(error: FinetoothError) -> Category:
+    """Whose fault an error is: of another server if that is what it, or what it came from, says."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UpstreamError):
+            return "late" if cause.late else "upstream"
+        cause = cause.__cause__
+    return "user"
 
 
 @dataclass(frozen=True)
@@ -41,6 +58,16 @@ class Call:
     written: bytes | None = None
     error: str = ""
     category: Category = ""
+
+    @property
+    def blame(self) -> str:
+        """Of a failed call: `user` or `server`, as clients are told."""
+        return "user" if self.category == "user" else "server"
+
+    @property
+    def status(self) -> int:
+        """HTTP's, of a failed call."""
+        return STATUS.get(self.category, 500)
 
     @cached_property
     def result(self) -> Any:

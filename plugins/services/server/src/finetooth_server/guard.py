@@ -13,6 +13,7 @@ from finetooth_hooks import FinetoothError, UserError
 from starlette.responses import JSONResponse, Response
 
 from finetooth_server.admission import Admission
+from finetooth_server.calls import STATUS, category_of
 from finetooth_server.counted_log import Counted
 from finetooth_server.fair_threads import CLIENT
 from finetooth_server.faults import Busy, Forbidden, Refused, TooMuch, Unauthorised
@@ -251,6 +252,8 @@ def problem(error: Exception, shape: Shape = plain) -> Response:
         status, message = (error.status if isinstance(error, Refused) else 400), str(error)
         if isinstance(error, TooMuch | Busy):
             headers = {"Retry-After": str(error.after if isinstance(error, TooMuch) else 1)}
+    if isinstance(error, FinetoothError) and (blame := category_of(error)) != "user":
+        status, message = STATUS[blame], str(error)
     return JSONResponse(shape(status, message), status, headers=headers)
 
 

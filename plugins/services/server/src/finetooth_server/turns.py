@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from finetooth_hooks import Completion, Engine, FinetoothError
+from finetooth_hooks import Completion, Engine, FinetoothError, UpstreamError
 from finetooth_hooks.held import HeldAdapter
 from finetooth_toolbox import wire
 from finetooth_toolbox.text import json_parts
 from sqlalchemy import select
 
 from finetooth_server.audit import Audit
+from finetooth_server.calls import category_of
 from finetooth_server.checkpoints import Checkpoints
 from finetooth_server.faults import Unknown
 from finetooth_server.log import CANCELLED, REFUSED, Due, Log
@@ -307,13 +308,14 @@ class SamplingTurns:
         return None, None
 
     def _part(self, error: Exception) -> None:
-        """A step failed: each call that was in it is written by itself from now on."""
+        """A step failed: each call that was in it is written by itself from now on. Not where another server was too
+        late: each would wait as long again."""
         calls = [one.call for one in self._writing.values()]
         self._writing.clear()
         self._batch = None
         for call in calls:
             self._streams.end(call.id)
-            if len(calls) == 1:
+            if len(calls) == 1 or (isinstance(error, UpstreamError) and error.late):
                 self._fail_with(call, error)
             else:
                 self._alone.append(call)
@@ -328,7 +330,7 @@ class SamplingTurns:
 
     def _fail_with(self, call: Due, error: Exception) -> None:
         if isinstance(error, FinetoothError):
-            self._fail(call, str(error), "user")
+            self._fail(call, str(error), category_of(error))
             return
         LOGGER.error("%s %s failed", call.operation, call.id, exc_info=error)
         self._fail(call, f"the server failed: {type(error).__name__}", "server")

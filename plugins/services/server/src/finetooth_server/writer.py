@@ -16,6 +16,7 @@ from finetooth_toolbox.text import json_parts
 from sqlalchemy import Row, select
 
 from finetooth_server.audit import Audit
+from finetooth_server.calls import category_of
 from finetooth_server.checkpoints import Checkpoints
 from finetooth_server.collector import collect
 from finetooth_server.live import LiveModel
@@ -211,7 +212,7 @@ class Writer:
             traceless = True
             error, category = CLOSED if self._row(queue).closed else CANCELLED, "user"
         except FinetoothError as caught:
-            error, category = str(caught), "user"
+            error, category = str(caught), category_of(caught)
         except Exception as caught:  # a mistake of ours: the model goes on from the log
             error, category = f"the server failed: {type(caught).__name__}", "server"
             self._report(call, caught)

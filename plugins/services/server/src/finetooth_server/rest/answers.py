@@ -53,7 +53,7 @@ def _head(call: Call) -> dict[str, Any]:
     }
 
 
-def _error(call: Call) -> dict[str, str] | None:
+def _error(call: Call) -> dict[str, Any] | None:
     if call.state != "failed":
         return None
-    return {"category": call.category or "server", "message": call.error}
+    return {"category": call.blame, "message": call.error, "status": call.status}

@@ -338,6 +338,9 @@ class Problem(BaseModel):
 
     category: Literal["user", "server"]
     message: str
+    status: int = 500
+    """What HTTP calls it: 400 the client's mistake, 500 this server failed, 502 and 504 another one that it asks failed
+    or was too late."""
 
 
 class CallBody(BaseModel, Generic[Result]):

@@ -416,7 +416,7 @@ async def retrieve_future(request: Request) -> Response:
     if call.state == "queued":
         return JSONResponse({"type": "try_again", "queue_state": "active"}, 408)
     if call.state == "failed":
-        return JSONResponse({"error": call.error, "category": call.category or "server"})
+        return JSONResponse({"error": call.error, "category": call.blame})
     if call.operation in ("forward", "forward_backward", "sample"):
         encode = convert.sample_result if call.operation == "sample" else convert.forward_backward_result
         return Response(await asyncio.to_thread(lambda: encode(call.result)), media_type="application/x-protobuf")
