@@ -107,7 +107,7 @@ def of_yaml(text: str, path: Path) -> Mapping[str, Any]:
         UserError: it is neither, or no mapping.
     """
     try:
-        found = json.loads(text) if path.suffix == ".json" else yaml.load(text, shell.PlainLoader)
+        found = json.loads(text) if path.suffix == ".json" else shell.read_yaml(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}" if mark else ""

@@ -90,15 +90,28 @@ PlainLoader.yaml_implicit_resolvers = {
 }
 
 
+def read_yaml(text: str) -> Any:
+    """What a YAML text holds, read as `PlainLoader` does.
+
+    Raises:
+        yaml.YAMLError: it is none.
+    """
+    loader = PlainLoader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
 def value_of(word: str) -> Any:
     """What stands behind a flag: a number, a truth value, a list, a mapping, or the text itself."""
     if not word.strip():
         return word
     try:
-        made = yaml.load(word, PlainLoader)  # a SafeLoader
+        made = read_yaml(word)
     except yaml.YAMLError:
         return word
     return word if made is None or (":" in word and isinstance(made, int | float)) else made
 
 
-__all__ = ["PlainLoader", "commands", "value_of"]
+__all__ = ["PlainLoader", "commands", "read_yaml", "value_of"]
