@@ -165,7 +165,8 @@ def test_the_command_reads_nothing_but_a_config(tmp_path: Path, ft: Any) -> None
     [
         ((), "no model is named"),
         (("nowhere/at/all",), "nowhere"),
-        (("CONFIG", "--memory", "much"), "--memory='much' is no number with a unit"),
+        (("CONFIG", "--memory", "much"), "--memory: 'much' is no size (write it as 24GB)"),
+        (("CONFIG", "--memory", "12"), "--memory: '12' is 12 bytes, which hold no model (name the unit: 12GB)"),
         (("CONFIG", "--cpu"), "--cpu goes with --memory"),
         (("CONFIG", "--memory", "8GB", "--length", "99999"), "--length: 99999 is more than the 8192 positions"),
     ],

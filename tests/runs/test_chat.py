@@ -247,7 +247,17 @@ def test_words_compare_and_save(tmp_path: Path, capsys: pytest.CaptureFixture[st
     chat._apart(f"/save {tmp_path / 'rows.jsonl'}", talking)
     assert "(2 messages added to " in capsys.readouterr().err
     assert json.loads((tmp_path / "rows.jsonl").read_text())["messages"][1] == {"role": "assistant", "content": "Hello"}
+    turns = (("user", "Hm?"), ("assistant", " \n"), ("user", "What is it?"), ("assistant", ""), ("user", "So?"))
+    talking.messages += [Message(role, text) for role, text in turns] + [Message("assistant", "", reasoning="Why?")]
+    chat._apart(f"/save {tmp_path / 'more.jsonl'}", talking)
+    assert "(4 messages added to" in (told := capsys.readouterr().err) and "2 blank answers left out" in told
+    (row,) = map(json.loads, (tmp_path / "more.jsonl").read_text().splitlines())
+    assert [one["content"] for one in row["messages"]] == ["Hi", "Hello", "So?", ""]
+    talking.messages = talking.messages[2:4]
+    chat._apart(f"/save {tmp_path / 'none.jsonl'}", talking)
+    assert "nothing added" in capsys.readouterr().err and not (tmp_path / "none.jsonl").exists()
     chat._apart("/save", talking)
+    talking.messages = [Message("user", "Hi"), Message("assistant", "Hello")]
     chat._apart(f"/save {tmp_path}", talking)
     told = capsys.readouterr().err.splitlines()
     assert told[0] == "error: /save needs a file (/help says how)" and "cannot be written" in told[1]

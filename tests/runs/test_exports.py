@@ -190,7 +190,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(made: Any, ft: Any, tmp_path: 
     usage = shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))
-        assert "0.00 GB free, and the model takes" in refused(run, "--to", "safetensors")
+        assert "has 10 B free, and the model takes " in refused(run, "--to", "safetensors")
     manifest = run / "artifact" / "manifest.json"
     weights = run / "artifact" / "adapter_model.safetensors"
     content = weights.read_bytes()

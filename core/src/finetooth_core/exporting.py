@@ -16,6 +16,7 @@ from finetooth_hooks.errors import FinetoothError, RecipeError, UserError
 from finetooth_hooks.exporters import Exported
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import Exporter, ModelInfo
+from finetooth_toolbox.text.measures import size
 
 from finetooth_core.artifact import write_folder
 from finetooth_core.model_card import model_card
@@ -75,7 +76,7 @@ class TrainedRun:
         needed, free = context.model.parameters * BYTES[precision], shutil.disk_usage(self.scratch).free
         if needed > free:
             raise UserError(
-                f"{self.scratch.parent} has {free / 1e9:.2f} GB free, and the model takes {needed / 1e9:.2f} GB",
+                f"{self.scratch.parent} has {size(free)} free, and the model takes {size(needed)}",
                 action="make room, or set --output to another disk",
             )
         writing: Any = import_module("finetooth_toolbox.torch.model_tensors")  # of a framework

@@ -137,7 +137,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     place = PlacePart(hardware, seed=int(context.generator("engine").integers(2**31)))
     if place.collective is not None:
         check_whole_steps((spec for _, spec in driven.losses), place.collective)
-    if context.hardware is None:  # the disks of a machine that is made up are not known
+    if context.hardware is None and data:  # the disks of a machine that is made up are not known; without data: no run
         check_room(
             context, keeping, trains, parameters=model.parameters, state_bytes=updates.state_bytes,
             copies=sum(role.model is None for role in roles.values()), total_steps=prepared.total_steps,

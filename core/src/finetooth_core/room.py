@@ -8,6 +8,7 @@ from pathlib import Path
 
 from finetooth_hooks.errors import PlanError
 from finetooth_hooks.protocols import TrainsPart
+from finetooth_toolbox.text.measures import size
 
 from finetooth_core.checkpoints import cadence
 from finetooth_core.checkpoints.keeper import Keeping
@@ -43,8 +44,9 @@ def check_room(
     needed: dict[Path, int] = defaultdict(int)
     needed[_existing(context.folder)] = WEIGHT_BYTES * exported
     if keeping is not None and keeping.disk is not None:
-        size = state_size(trains.parameters, state_bytes, copies)
-        needed[_existing(keeping.folder)] += size * _states(context, total_steps)
+        needed[_existing(keeping.folder)] += state_size(trains.parameters, state_bytes, copies) * _states(
+            context, total_steps
+        )
     by_disk: dict[int, list[Path]] = defaultdict(list)
     for folder in needed:
         by_disk[folder.stat().st_dev].append(folder)
@@ -54,7 +56,7 @@ def check_room(
             own = _existing(context.folder) in folders
             setting, place = ("output", context.folder) if own else ("checkpoint.stores", folders[0])
             raise PlanError(
-                f"{setting}: {place} has {free / 1e9:.2f} GB free, and the run may write {wanted / 1e9:.2f} GB",
+                f"{setting}: {place} has {size(free)} free, and the run may write {size(wanted)}",
                 action=f"make room, or set {setting} to another disk",
             )
 

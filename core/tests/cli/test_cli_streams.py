@@ -71,3 +71,13 @@ def test_errors_and_notes_that_quote_data_reach_no_terminal_as_escapes(
     warn(f"row {NASTY}")
     said = capsys.readouterr().err
     assert not set("\x1b\x07\r\x9b") & set(said) and said.count("\\x1b[2Jgone") == 2 and len(said.splitlines()) == 2
+
+
+@pytest.mark.parametrize("option", ["--prompt", "--system"])
+def test_what_is_said_in_bytes_that_are_no_text_is_refused_before_anything_is_loaded(
+    ft: Callable[..., Printed], option: str
+) -> None:
+    given = {"--prompt": "Hi"} | {option: "caf\udcc3\udca9"}
+    answer = ft("chat", "toy", *(word for pair in given.items() for word in pair))
+    assert answer.code == 2 and "loading" not in answer.err
+    assert answer.err.startswith(f"error: {option} is not ") and answer.err.endswith(" text (set PYTHONUTF8=1)\n")

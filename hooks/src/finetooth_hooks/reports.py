@@ -30,7 +30,8 @@ class DataReport:
         longest: positions of the longest datum.
         longest_id: its row; empty if no row is to be named.
         length_deviation: standard deviation of the data's positions.
-        lengths: positions of the data at equal shares, from the shortest to the longest; empty if they are not known.
+        lengths: positions of the data at equal shares, from the shortest to the longest, within 5 %; empty if they are
+            not known.
         segmented: data hold several segments (`Datum.parents`), which the backend must keep apart.
         notes: sentences for the user.
         examples: what the rows gave: as many, unless the format makes several of a row; 0 if it is not known.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from finetooth_hooks.errors import UserError
-from finetooth_toolbox.text.measures import SIZES, measured
+from finetooth_toolbox.text.measures import memory_of
 
 if TYPE_CHECKING:
     from finetooth_core.advice import Advice, Way
@@ -50,7 +50,7 @@ def command(
 
     from finetooth_core import advice
 
-    size = None if memory is None else int(measured(memory, SIZES, "--memory", "24GB"))
+    size = None if memory is None else memory_of(memory, "--memory")
     hardware = None if size is None else made_up.processor(size) if cpu else made_up.accelerator(size)
     context = state.sketch({"model": model, "adapter": "auto", "quantization": "auto"}, hardware)
     found = advice.advise(context, rows=rows, length=length, speed=None if tflops is None else tflops * 1e12)

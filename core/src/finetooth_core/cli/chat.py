@@ -137,13 +137,16 @@ def command(
     if prompt is None and (compare or save is not None):
         word = "compare TEXT" if compare else "save FILE"
         raise UserError(f"--{word.split()[0]} goes with --prompt", action=f"type /{word} in the conversation")
+    for option, text in (("--prompt", prompt), ("--system", system)):
+        if not is_text(text or ""):  # the system's encoding of arguments is not theirs
+            raise UserError(f"{option} is not {sys.getfilesystemencoding()} text", action="set PYTHONUTF8=1")
     offered = () if tools is None else read_tools(tools)
     click.echo(f"loading {model} ...", err=True)
     from finetooth_hooks.sampling import Sampling
 
     from finetooth_core.cli.conversation import Conversation
 
-    asked = None if prompt is None else _readable(sys.stdin.read() if prompt == "-" else prompt)
+    asked = _readable(sys.stdin.read()) if prompt == "-" else prompt
     session, folder = open_session(state, model, accepting(overrides, accept_memory))
     engine = trained_engine(session, model, folder)
     sampling = Sampling(
@@ -168,7 +171,9 @@ def command(
     if stopped:
         raise KeyboardInterrupt
     if save is not None:
-        append_row(save, chat.messages, chat.tools)
+        kept = append_row(save, chat.messages, chat.tools)
+        if kept.blank:
+            click.echo(kept.told(save), err=True)
 
 
 def whole(chat: Conversation, text: str) -> bool:
@@ -238,8 +243,8 @@ def _apart(text: str, chat: Conversation) -> None:
             chat.show(Path(rest.strip()).expanduser(), SHOWING[word])
             click.echo(f"({rest.strip()} is shown with what you say next)", err=True)
         else:
-            count = append_row(Path(rest.strip()).expanduser(), chat.messages, chat.tools)
-            click.echo(f"({count} messages added to {rest.strip()})", err=True)
+            kept = append_row(Path(rest.strip()).expanduser(), chat.messages, chat.tools)
+            click.echo(kept.told(rest.strip()), err=True)
     except (EngineError, UserError, RuntimeError) as error:
         click.echo(f"error: {escape_controls(str(error))}", err=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,64 @@ from finetooth_hooks.errors import UserError
 from finetooth_hooks.examples import Message
 
 
-def append_row(file: Path, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> int:
-    """Add a conversation to a file of JSON lines, as the format of conversations reads it; returns how many messages.
+@dataclass(frozen=True)
+class Kept:
+    """What became of a conversation.
+
+    Attributes:
+        messages: of the row that was written; 0: none was.
+        blank: answers that say nothing, left out with what they answer, since they would train an answer that ends at
+            once and no recipe reads such a row.
+    """
+
+    messages: int
+    blank: int
+
+    def told(self, file: Path | str) -> str:
+        """One line to show."""
+        added = f"{self.messages} messages added to {file}" if self.messages else f"nothing added to {file}"
+        one = self.blank == 1
+        left = f"; {self.blank} blank answer{'' if one else 's'} left out with {'its question' if one else 'questions'}"
+        return f"({added}{left if self.blank else ''})"
+
+
+def append_row(file: Path, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Kept:
+    """Add a conversation to a file of JSON lines, as the format of conversations reads it.
 
     Raises:
         UserError: nothing was answered yet, or the file cannot be written.
     """
     if not any(message.role == "assistant" for message in messages):
         raise UserError("there is no answer yet that could be kept", action="say something first")
-    row = {"messages": [as_json(message) for message in messages], **({"tools": list(tools)} if tools else {})}
+    said = without_blank_answers(messages)
+    blank = sum(map(is_blank_answer, messages))
+    if not any(message.role == "assistant" for message in said):
+        return Kept(0, blank)
+    row = {"messages": [as_json(message) for message in said], **({"tools": list(tools)} if tools else {})}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror}", action="name another file") from error
-    return len(messages)
+    return Kept(len(said), blank)
+
+
+def is_blank_answer(message: Message) -> bool:
+    """Whether an answer says, thinks and calls nothing."""
+    said = message.content.strip() or message.reasoning.strip() or message.tool_calls
+    return message.role == "assistant" and not said
+
+
+def without_blank_answers(messages: Sequence[Message]) -> list[Message]:
+    """The conversation without its blank answers and the questions right before them."""
+    found: list[Message] = []
+    for message in messages:
+        if not is_blank_answer(message):
+            found.append(message)
+        elif found and found[-1].role == "user":
+            found.pop()
+    return found
 
 
 def as_json(message: Message) -> dict[str, Any]:

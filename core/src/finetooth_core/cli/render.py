@@ -12,6 +12,7 @@ from typing import Any, Literal
 from finetooth_hooks.plan import Decision, MemoryEstimate, Plan
 from finetooth_hooks.reports import DataReport, Evaluation, Outcome, Sample
 from finetooth_toolbox.text.controls import escape_controls
+from finetooth_toolbox.text.measures import size as size
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -287,15 +288,6 @@ def value(decided: Any) -> str:
 def score(number: float, share: bool) -> str:
     """A metric: shares of one as percent."""
     return f"{100 * number:.1f} %" if share else f"{number:.3f}"
-
-
-def size(taken: float) -> str:
-    """Bytes, decimal units."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if taken < 1000:
-            return f"{taken:.0f} {unit}" if unit in ("B", "kB", "MB") else f"{taken:.2f} {unit}"
-        taken /= 1000
-    return f"{taken:.2f} TB"
 
 
 def duration(seconds: float) -> str:

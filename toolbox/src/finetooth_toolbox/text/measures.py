@@ -28,3 +28,27 @@ def measured(text: str, units: Mapping[str, int], option: str, example: str) -> 
         known = ", ".join(unit for unit in units if unit)
         raise UserError(f"{option}={text!r} is no number with a unit ({known})", action=f"write it as {example}")
     return found
+
+
+def memory_of(text: str, option: str) -> int:
+    """Bytes of a memory that is named, such as `24GB`.
+
+    Raises:
+        UserError: it is no size, or so small that the unit was left out.
+    """
+    found = number_with_unit(text, SIZES)
+    if found is None:
+        raise UserError(f"{option}: {text!r} is no size", action="write it as 24GB")
+    if found < SIZES["mb"]:
+        what = f"{int(found):,} bytes"
+        raise UserError(f"{option}: {text!r} is {what}, which hold no model", action=f"name the unit: {text.strip()}GB")
+    return int(found)
+
+
+def size(taken: float) -> str:
+    """Bytes, decimal units."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if taken < 1000:
+            return f"{taken:.0f} {unit}" if unit in ("B", "kB", "MB") else f"{taken:.2f} {unit}"
+        taken /= 1000
+    return f"{taken:.2f} TB"

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 from finetooth_hooks import CommandContext, UserError
-from finetooth_toolbox.text.measures import SIZES, number_with_unit
+from finetooth_toolbox.text.measures import memory_of
 
 from finetooth_init.goals import Goal, entry_of, goals_of
 from finetooth_init.proposal import Proposal, Wishes, as_lines, propose
@@ -108,14 +108,9 @@ def _goal(obj: CommandContext, ask: _Asker, rows: Any, wanted: str | None, model
 def _bytes(text: str) -> int:
     """
     Raises:
-        UserError: that is no size.
+        UserError: that is no size of a memory.
     """
-    if not text.strip():
-        return 0
-    found = number_with_unit(text, SIZES)
-    if found is None:
-        raise UserError(f"--memory: {text!r} is no size", action="write it as 24GB")
-    return int(found)
+    return memory_of(text, "--memory") if text.strip() else 0
 
 
 def as_yaml(proposal: Proposal) -> str:

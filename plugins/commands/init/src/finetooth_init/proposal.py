@@ -17,6 +17,8 @@ LONGEST = 2048
 """Rows are looked at up to so many tokens, or as many as the model takes."""
 SHARE = 0.98
 """Of the rows that fit; what is longer is left out, and said."""
+WITHIN = 0.05
+"""Share by which a length that is reported may be too small; see `DataReport.lengths`."""
 ROUND = 64
 FEW = 40
 """Rows of which none are held out."""
@@ -154,6 +156,8 @@ def _length(rows: DataReport) -> int:
     """Positions that hold nearly all rows, rounded up."""
     ordered = sorted(rows.lengths) or [rows.longest]
     enough = ordered[min(len(ordered) - 1, math.ceil(SHARE * len(ordered)) - 1)]
+    # lengths are known within a share, and the longest exactly
+    enough = rows.longest if enough == ordered[-1] else min(rows.longest, math.ceil(enough * (1 + WITHIN)))
     return max(ROUND, math.ceil(enough / ROUND) * ROUND)
 
 
