@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +14,8 @@ from typing import Any
 import finetooth
 import numpy as np
 import pytest
+import yaml
+from finetooth_core.cli import main
 from finetooth_hooks import FinetoothError
 
 pytest.importorskip("trl")
@@ -101,6 +107,87 @@ def test_what_the_recipe_says_is_refused(bridged: Callable[..., Any]) -> None:
     given["method"]["trainer"] = "dbo"
     with pytest.raises(FinetoothError, match="no trainer 'dbo'"):
         finetooth.run(given)
+
+
+RESUMED: dict[str, tuple[str, dict[str, Any]]] = {
+    "sft": ("sft", {"portion": 1}),
+    "dpo": ("dpo", {}),
+    "kto": ("kto", {}),
+    "experimental.cpo.CPOTrainer": ("dpo", {}),
+    "experimental.orpo.ORPOTrainer": ("dpo", {}),
+}
+"""Trainers that go on; in portions, so that a step is several batches of theirs."""
+
+KILLING = """
+import os, random, signal
+import numpy, torch
+from finetooth_hooks import hookimpl
+
+kept = []
+
+@hookimpl
+def ft_checkpoint_saved(run, path):
+    kept.append(path)
+
+@hookimpl
+def ft_step(run, report):
+    random.random(), numpy.random.random(), torch.rand(1)
+    if kept and "KILL" in os.environ:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+"""It ends the process in the first step after a checkpoint; and it draws, which is nothing to the trainer."""
+
+PROGRAM = "import json, sys, finetooth; finetooth.run(json.loads(sys.argv[1]))"
+
+
+@pytest.mark.parametrize("trainer", RESUMED)
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_a_killed_run_goes_on(
+    bridged: Callable[..., Any], losses: Callable[[Path], list[float]], tmp_path: Path, trainer: str, adapter: str
+) -> None:
+    """As if it had never been killed: through two epochs and a half, from a checkpoint in the middle of the second,
+    and, with all weights, from one between two."""
+    rows, method = RESUMED[trainer]
+    plugin = tmp_path / "killing_run.py"
+    plugin.write_text(KILLING, encoding="utf-8")
+    given = bridged(rows, trainer=trainer, **method)
+    given |= {
+        "adapter": {"name": "lora", "rank": 4, "dropout": 0.2} if adapter == "lora" else "full",
+        "optimizer": {"name": "adamw", "learning_rate": 1e-2 if adapter == "lora" else 1e-3},
+        "train": {**given["train"], "max_steps": 8},
+        "checkpoint": {"every": 4 if adapter == "lora" else 3},
+        "plugins": [str(plugin)],
+    }
+    whole, killed = ({**given, "output": str(tmp_path / name)} for name in ("whole", "killed"))
+    finetooth.run(whole)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(killed)], env={**os.environ, "KILL": "1"},
+        capture_output=True, text=True, check=False, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+    assert list((tmp_path / "killed" / "checkpoints").glob("step-*")) != []
+    finetooth.resume(tmp_path / "killed")
+    undisturbed, found = losses(tmp_path / "whole"), losses(tmp_path / "killed")
+    assert found == undisturbed and len(found) == 8
+    assert len(set(found)) > 4, "it learns, and reads other rows"
+
+
+def test_who_cannot_go_on_says_so_in_the_plan_and_when_asked(
+    bridged: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def planned(rows: str, **method: Any) -> str:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(bridged(rows, **method)), encoding="utf-8")
+        assert main(["check", str(path)]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "cannot go on, since GRPOTrainer holds a state of its own" in planned("grpo")
+    assert "the reference moves with the policy" in planned("dpo", arguments={"sync_ref_model": True})
+    assert "cannot go on" not in planned("dpo")
+    given = bridged("grpo") | {"checkpoint": {"every": 1}}
+    finetooth.run(given)
+    with pytest.raises(FinetoothError, match=r"this run cannot go on: GRPOTrainer holds .+\(begin a new run"):
+        finetooth.resume(given["output"], "train.max_steps=3")
 
 
 SAMPLES = MORE["grpo"]

@@ -24,10 +24,11 @@ LOST = (
     "where the trainer's does",
     "memory and speed are the trainer's own: what ft check plans for a step is a lower bound, and logits of whole "
     "portions are held",
-    "a run that is interrupted cannot go on: the trainer's order and state are not in a checkpoint; the weights of its "
-    "checkpoints can be used",
 )
 """What does not hold, as the plan says it."""
+
+ENDS = "a run that is interrupted cannot go on, since {}; the weights of its checkpoints can be used"
+"""The same of a trainer that cannot resume."""
 
 
 class TrlOptions(Options):
@@ -62,11 +63,12 @@ class Trl(MethodBase):
     """
 
     def __init__(self, options: TrlOptions, context: Context) -> None:
+        from finetooth_trl.resuming import Place, why_not
         from finetooth_trl.trainers import check_arguments, trainer_class
 
         self._options, self._context = options, context
         self._trainer = trainer_class(options.trainer)
-        self._done = 0
+        self._place: Place | None = None
         portion = options.portion or context.train.batch_size
         if context.train.batch_size % portion:
             raise PlanError(
@@ -78,6 +80,8 @@ class Trl(MethodBase):
         check_arguments(
             self._trainer, options.arguments, judged=bool(self._rewards), taught=options.teacher is not None
         )
+
+        self._ends = why_not(self._trainer, options.arguments)
 
     def prepare(self) -> Prepared:
         """Read the rows.
@@ -91,7 +95,8 @@ class Trl(MethodBase):
         a_epoch = max(1, -(-len(self._rows) // train.batch_size))
         planned = max(1, math.ceil(train.epochs * a_epoch - 1e-9)) if train.epochs else None  # 0: max_steps decides
         bounds = [bound for bound in (planned, train.max_steps) if bound is not None]
-        notes = tuple(f"method trl: {note}" for note in LOST)
+        lost = (*LOST, ENDS.format(self._ends)) if self._ends else LOST
+        notes = tuple(f"method trl: {note}" for note in lost)
         report = DataReport("train", len(rows), len(self._rows), notes=notes, examples=len(rows))
         self._total = min(bounds) if bounds else a_epoch
         return Prepared(self._total, a_epoch, report)
@@ -104,7 +109,7 @@ class Trl(MethodBase):
         """
         from finetooth_trl.training import training
 
-        for report in training(
+        for report, place in training(
             engine,
             self._context,
             self._trainer,
@@ -114,21 +119,28 @@ class Trl(MethodBase):
             teacher=self._options.teacher,
             portion=self._portion,
             total=self._total,
+            begin=self._place,
         ):
-            self._done = report.step
+            self._place = place
             yield report
 
     def state(self) -> Mapping[str, Any]:
-        """How many steps are done: what the trainer holds is not to be had."""
-        return {"steps": self._done}
+        """The place of the trainer."""
+        return {"steps": 0} if self._place is None else self._place.state()
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """
         Raises:
-            PlanError: steps were done, which the trainer would not know of.
+            PlanError: steps were done, and more of the trainer would have to be known than is kept.
         """
-        if int(state["steps"]):
+        from finetooth_trl.resuming import Place
+
+        if not int(state["steps"]):
+            self._place = None
+            return
+        if self._ends:
             raise PlanError(
-                "method trl: a run of a TRL trainer cannot go on, since the trainer's state is in no checkpoint",
+                f"method trl: this run cannot go on: {self._ends}",
                 action="begin a new run; model or adapter.resume_from takes the weights",
             )
+        self._place = Place.of(state)

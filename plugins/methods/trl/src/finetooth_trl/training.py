@@ -26,6 +26,7 @@ from finetooth_toolbox.rollouts.scoring import WeightedReward
 from torch import nn
 from transformers import AutoTokenizer, TrainerCallback
 
+from finetooth_trl.resuming import Place, draw_from, drawn_from, go_on, put_back, trained_weights
 from finetooth_trl.trainers import config_class, takes
 
 
@@ -38,21 +39,27 @@ class Turns:
 
     def __init__(self) -> None:
         self._run, self._trainer = threading.Semaphore(0), threading.Semaphore(0)
-        self.reports: list[StepReport] = []
+        self.reports: list[tuple[StepReport, Place]] = []
         self.failure: BaseException | None = None
         self.ended = self.stopping = False
+        self._run_draws = drawn_from()
 
-    def hand_over(self, report: StepReport) -> None:
-        """In the trainer's thread: a step is done; wait until the run wants another one."""
-        self.reports.append(report)
+    def hand_over(self, report: StepReport, place: Place) -> None:
+        """In the trainer's thread: a step is done; wait until the run wants another one. Each of the two draws from a
+        random state of its own."""
+        self.reports.append((report, place))
+        draw_from(self._run_draws)
         self._run.release()
         self._trainer.acquire()
+        self._run_draws = drawn_from()
+        draw_from(place.random)
         if self.stopping:
             raise _Stopped
 
     def end(self, failure: BaseException | None) -> None:
         """In the trainer's thread: nothing more comes."""
         self.failure, self.ended = failure, True
+        draw_from(self._run_draws)
         self._run.release()
 
     def wait(self) -> None:
@@ -83,8 +90,9 @@ class EngineOptimizer(torch.optim.Optimizer):
 class _Reporter(TrainerCallback):
     """Hands every step over once it is logged."""
 
-    def __init__(self, turns: Turns, optimizer: EngineOptimizer, batch: int) -> None:
+    def __init__(self, turns: Turns, optimizer: EngineOptimizer, batch: int, reference: Mapping[str, Any]) -> None:
         self._turns, self._optimizer, self._batch = turns, optimizer, batch
+        self._reference = reference
         self._tokens = 0.0
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **more: Any) -> None:
@@ -98,7 +106,7 @@ class _Reporter(TrainerCallback):
         for name in ("learning_rate", "grad_norm", "epoch"):
             numbers.pop(name, None)
         self._turns.hand_over(
-            StepReport(
+            report=StepReport(
                 step=stepped.step,
                 epoch=float(state.epoch or 0.0),
                 loss=loss,
@@ -109,7 +117,8 @@ class _Reporter(TrainerCallback):
                 grad_norm=stepped.grad_norm,
                 skipped=stepped.skipped,
                 metrics=numbers,
-            )
+            ),
+            place=Place(int(state.global_step), float(state.epoch or 0.0), drawn_from(), self._reference),
         )
 
 
@@ -124,14 +133,16 @@ def training(
     teacher: str | None,
     portion: int,
     total: int,
-) -> Iterator[StepReport]:
-    """Steps of a trainer over the engine's model.
+    begin: Place | None,
+) -> Iterator[tuple[StepReport, Place]]:
+    """Steps of a trainer over the engine's model, each with the place after it.
 
     Args:
         rows: with the trainer's columns.
         teacher: what a trainer that distils learns from, as transformers opens it.
         portion: rows that go through the model at once.
         total: optimizer steps.
+        begin: where to go on; None at the beginning.
 
     Raises:
         EngineError: the trainer failed.
@@ -144,7 +155,7 @@ def training(
             made = _trainer(
                 context, trainer, model, optimizer, rows, turns,
                 arguments=_arguments(context, trainer, arguments, rewards, Path(scratch), model, portion, total),
-                rewards=rewards, teacher=teacher, scratch=Path(scratch),
+                rewards=rewards, teacher=teacher, scratch=Path(scratch), begin=begin,
             )  # fmt: skip
         except Exception as error:  # its own checks of settings and columns, which raise whatever they like
             said = " ".join(str(error).split())
@@ -156,7 +167,10 @@ def training(
         def run() -> None:
             failure: BaseException | None = None
             try:
-                made.train()
+                if begin is None:
+                    made.train()
+                else:
+                    go_on(made, begin, Path(scratch) / "place")
             except _Stopped:  # the run wants no further step: the way out of a trainer that knows no other
                 pass
             except BaseException as error:  # told to the run, which raises it in its own thread
@@ -196,14 +210,19 @@ def _trainer(
     rewards: Sequence[WeightedReward],
     teacher: str | None,
     scratch: Path,
+    begin: Place | None,
 ) -> Any:
     context.tokenizer.save(scratch / "tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(scratch / "tokenizer")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     given: dict[str, Any] = {}
+    reference: Mapping[str, Any] = {}
     if takes(trainer, "ref_model"):
-        given["ref_model"] = copy.deepcopy(model).requires_grad_(False).eval()
+        reference = begin.reference if begin else trained_weights(model)
+        given["ref_model"] = copy.deepcopy(model)
+        put_back(given["ref_model"], reference)
+        given["ref_model"].requires_grad_(False).eval()
     if teacher is not None:
         given["teacher_model"] = teacher
     if rewards:
@@ -215,7 +234,7 @@ def _trainer(
         train_dataset=Dataset.from_list([dict(row) for row in rows]),
         processing_class=tokenizer,
         optimizers=(optimizer, constant),
-        callbacks=[_Reporter(turns, optimizer, context.train.batch_size)],
+        callbacks=[_Reporter(turns, optimizer, context.train.batch_size, reference)],
         **given,
     )
 

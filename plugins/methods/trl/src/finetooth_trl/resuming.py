@@ -1,0 +1,127 @@
+"""Where a trainer is between two steps: what a checkpoint keeps of it, and a trainer that goes on from there.
+
+Weights, optimizer and schedule are the engine's. Of the trainer remain the place in its data, which it finds again by
+the number of steps done; the random state that it draws from; and what the reference was that it got at the beginning.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import TrainerState
+
+GOES_ON = frozenset(
+    {"trl.trainer.sft_trainer", "trl.trainer.dpo_trainer", "trl.trainer.kto_trainer"}
+    | {f"trl.experimental.{name}.{name}_trainer" for name in ("cpo", "orpo")}
+)
+"""Modules of the trainers that hold nothing else: runs of each were killed, went on, and had the losses of one that was
+not, in a test."""
+
+HOLDS_MORE: Mapping[str, str] = {
+    "sync_ref_model": "the reference moves with the policy",
+    "ignore_data_skip": "rows that were read are not passed over",
+    "group_by_length": "the order of rows is drawn anew",
+    "train_sampling_strategy": "the order of rows is another one",
+}
+"""Arguments with which more would have to be kept."""
+
+
+def why_not(trainer: type[Any], arguments: Mapping[str, Any]) -> str:
+    """Why a run of this trainer cannot go on after it was interrupted; empty if it can."""
+    if trainer.__module__ not in GOES_ON:
+        return f"{trainer.__name__} holds a state of its own, which is in no checkpoint"
+    found = [f"with {name} {why}" for name, why in HOLDS_MORE.items() if arguments.get(name)]
+    return found[0] if found else ""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Between two steps of a trainer.
+
+    Attributes:
+        step, epoch: done.
+        random: see `drawn_from`.
+        reference: what the weights that train were before the first step, for a trainer with a reference model.
+    """
+
+    step: int
+    epoch: float
+    random: Mapping[str, Any]
+    reference: Mapping[str, Any] = field(default_factory=dict)
+
+    def state(self) -> dict[str, Any]:
+        """As a checkpoint keeps it."""
+        return {
+            "steps": self.step, "epoch": self.epoch, "random": dict(self.random), "reference": dict(self.reference)
+        }  # fmt: skip
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Place:
+        """Of a checkpoint."""
+        return cls(int(state["steps"]), float(state["epoch"]), state["random"], state["reference"])
+
+
+def drawn_from() -> dict[str, Any]:
+    """The process's random state: of Python, NumPy, torch and its devices."""
+    _, numbers, gauss = random.getstate()
+    kind, keys, at, has, cached = np.random.get_state(legacy=True)
+    found: dict[str, Any] = {
+        "python": np.asarray(numbers, np.uint32),
+        "python_gauss": gauss,
+        "numpy": np.asarray(keys, np.uint32),
+        "numpy_rest": [kind, int(at), int(has), float(cached)],
+        "torch": torch.get_rng_state().numpy().copy(),
+    }
+    if torch.cuda.is_available():
+        found["cuda"] = [one.numpy().copy() for one in torch.cuda.get_rng_state_all()]
+    return found
+
+
+def draw_from(found: Mapping[str, Any]) -> None:
+    """Make `drawn_from` what it was."""
+    gauss = found["python_gauss"]
+    random.setstate((3, tuple(int(one) for one in found["python"]), None if gauss is None else float(gauss)))
+    kind, at, has, cached = found["numpy_rest"]
+    np.random.set_state((str(kind), np.asarray(found["numpy"], np.uint32), int(at), int(has), float(cached)))
+    torch.set_rng_state(torch.from_numpy(np.array(found["torch"], np.uint8)))
+    if "cuda" in found and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([torch.from_numpy(np.array(one, np.uint8)) for one in found["cuda"]])
+
+
+def trained_weights(model: nn.Module) -> dict[str, Any]:
+    """What trains of a model, in float32, which holds bfloat16 and float16 without loss. Nobody writes to it."""
+    found = {
+        name: one.detach().to("cpu", torch.float32, copy=True).numpy()
+        for name, one in model.named_parameters()
+        if one.requires_grad
+    }
+    for one in found.values():
+        one.flags.writeable = False
+    return found
+
+
+def put_back(model: nn.Module, weights: Mapping[str, Any]) -> None:
+    """The other way round: into a model."""
+    named = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, value in weights.items():
+            named[name].copy_(torch.from_numpy(np.array(value)))
+
+
+def go_on(trainer: Any, place: Place, folder: Path) -> None:
+    """Train from a place, as transformers resumes from a checkpoint: it passes over the rows that were read, and asks
+    for the random state at the right moment. Weights and optimizer are the engine's, which has loaded them."""
+    folder.mkdir()
+    state: Any = TrainerState(global_step=place.step, epoch=place.epoch, train_batch_size=trainer._train_batch_size)
+    state.compute_steps(trainer.args, trainer.args.max_steps)
+    state.save_to_json(str(folder / "trainer_state.json"))
+    trainer._load_from_checkpoint = lambda *args, **more: None
+    trainer._load_rng_state = lambda checkpoint: draw_from(place.random)
+    trainer.train(resume_from_checkpoint=str(folder))
