@@ -256,6 +256,14 @@ def test_every_kind_has_a_template_whose_files_are_python(written: Written) -> N
         assert "def test_" in own
 
 
+def test_new_plugins_import_what_the_contract_has(written: Written) -> None:
+    for kind in SCAFFOLDS:
+        for file in (written.folder / kind).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("finetooth_hooks"):
+                    exec(ast.unparse(node), {})  # an ImportError names what is not there
+
+
 def test_new_plugins_say_what_they_import(written: Written) -> None:
     """Whatever a new plugin imports at the top of a module is among its dependencies, or the contract's own."""
     known = {"PIL": "pillow", "finetooth_hooks": "finetooth-hooks"}
