@@ -250,6 +250,16 @@ def test_rollouts_are_shown(online: Callable[..., Any], ft: Callable[..., tuple[
     assert code == 2 and "no rollouts were new then" in err
 
 
+def test_rollouts_of_one_answer_a_prompt_are_shown(
+    online: Callable[..., Any], ft: Callable[..., tuple[int, str, str]]
+) -> None:
+    """As `ppo` and `opd` draw them unless they are told otherwise."""
+    given = online(name="reinforce_plus_plus", num_generations=1, train={"max_steps": 1})
+    finetooth.run(given)
+    code, out, _ = ft("rollouts", given["output"])
+    assert code == 0 and " -  " in out and out.count("advantage") == 2
+
+
 @pytest.mark.parametrize("kl_in", ["loss", "reward"])
 def test_the_policy_is_held_to_where_it_began(
     online: Callable[..., Any], kl_in: str, metrics: Callable[[Path], list[dict[str, float]]]

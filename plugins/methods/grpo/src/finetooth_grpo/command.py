@@ -56,8 +56,9 @@ def _overview(steps: dict[int, list[Rollout]]) -> None:
     numbers = sorted(steps)
     for number in numbers if len(numbers) <= 20 else [*numbers[:: -(-len(numbers) // 20)], numbers[-1]]:
         found = batch_metrics(steps[number])
+        alike = found.get("frac_reward_zero_std")  # of one answer to a prompt nothing can be told
         click.echo(
-            f"{number:6}  {found['reward']:6.3f}  {found['frac_reward_zero_std']:12.0%}  "
+            f"{number:6}  {found['reward']:6.3f}  {'-' if alike is None else f'{alike:.0%}':>12}  "
             f"{found['completions/mean_length']:11.1f}  {found['completions/clipped_ratio']:7.0%}"
         )
 
