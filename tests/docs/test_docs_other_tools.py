@@ -23,7 +23,7 @@ ELSEWHERE = {
     "serve-openai.md#answers-from-vllm": "tests/services/test_openai_vllm.py",
     "serve-openai.md#several-adapters-on-one-base": "tests/services/test_openai_stacks.py",
     "serve-openai.md#images": "tests/media/test_openai_media.py",
-    "chat.md#pictures": "tests/media/test_vision_answers.py",
+    "chat.md#pictures-sounds-videos": "tests/media/test_vision_answers.py",
     "move-over.md#a-trainer-of-trl-run-from-here": "tests/runs/test_trl_bridge.py",
     "watch.md#while-it-trains": "plugins/commands/watch/tests",
     "watch.md#which-settings-are-best": "tests/runs/test_sweeps.py",
