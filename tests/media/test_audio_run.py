@@ -122,7 +122,7 @@ def test_chat_plays_a_sound_and_keeps_it(
     chat.show(tmp_path / "a.wav", "audio")
     chat.answer("What is it?")
     assert [placed.medium.kind for placed in chat.messages[0].media] == ["audio"] and chat.shown == []
-    assert append_row(tmp_path / "kept.jsonl", chat.messages) == 2
+    assert append_row(tmp_path / "kept.jsonl", chat.messages).messages == 2
     row = json.loads((tmp_path / "kept.jsonl").read_text())
     assert [part["type"] for part in row["messages"][0]["content"]] == ["audio", "text"]
     again = finetooth.session(recipe(qwen_audio, tmp_path / "kept.jsonl"))
