@@ -229,6 +229,42 @@ def qwen_audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def glm_asr(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """GLM-ASR, two layers and two in the audio tower, with a template of its own that writes sounds."""
+    sound = "<|pad|>"
+    tokenizer = _tokenizer("chatml.jinja", ("<|im_start|>", "<|im_end|>", sound), eos_token="<|im_end|>")
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
+        "{% for p in m.content %}{% if p.type == 'audio' %}" + sound + "{% else %}{{ p.text }}{% endif %}{% endfor %}"
+        "{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    extractor = transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=2)
+    processor = transformers.GlmAsrProcessor(extractor, tokenizer, chat_template=tokenizer.chat_template)
+    config = transformers.GlmAsrConfig(
+        text_config={
+            "model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": len(tokenizer),
+            "max_position_embeddings": 1024, "eos_token_id": tokenizer.convert_tokens_to_ids("<|im_end|>"),
+            "bos_token_id": None, "pad_token_id": tokenizer.pad_token_id, "tie_word_embeddings": False,
+        },
+        audio_config={
+            "hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "num_mel_bins": 16, "max_position_embeddings": 100,
+        },
+        audio_token_id=tokenizer.convert_tokens_to_ids(sound),
+    )  # fmt: skip
+    made = transformers.GlmAsrForConditionalGeneration
+    return _saved(tmp_path_factory, config, made, tokenizer, processor)
+
+
+@pytest.fixture(params=["qwen_audio", "glm_asr"])
+def audio_model(request: pytest.FixtureRequest) -> Path:
+    """Each model that hears."""
+    found: Path = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="session")
 def heard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Conversations about sounds."""
     return write_rows(tmp_path_factory.mktemp("heard"))

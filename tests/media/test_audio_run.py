@@ -38,8 +38,8 @@ def losses_of(run: Path) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
-def test_sft_on_sounds_and_an_artifact_that_hears(qwen_audio: Path, heard: Path, tmp_path: Path) -> None:
-    made = recipe(qwen_audio, heard, output=tmp_path / "run") | {"adapter": "full"}
+def test_sft_on_sounds_and_an_artifact_that_hears(audio_model: Path, heard: Path, tmp_path: Path) -> None:
+    made = recipe(audio_model, heard, output=tmp_path / "run") | {"adapter": "full"}
     outcome = finetooth.run(made)
     assert outcome.status == "done" and outcome.steps == 3
     losses = losses_of(tmp_path / "run")
@@ -64,9 +64,9 @@ def pairs(heard: Path) -> Path:
     return file
 
 
-def test_the_first_loss_of_pairs_is_that_of_the_paper(qwen_audio: Path, pairs: Path, tmp_path: Path) -> None:
+def test_the_first_loss_of_pairs_is_that_of_the_paper(audio_model: Path, pairs: Path, tmp_path: Path) -> None:
     """Policy and reference are the same at first: -log sigmoid(0)."""
-    made = recipe(qwen_audio, pairs, "dpo", tmp_path / "run")
+    made = recipe(audio_model, pairs, "dpo", tmp_path / "run")
     session = finetooth.session(made)
     how = session.job.context.data.prepared_as["train"]
     data = list(session.job.context.prepare("train", how.rendering, how.limit).data)
@@ -82,13 +82,13 @@ def test_a_reward_model_that_nothing_could_load_is_refused(qwen_audio: Path, pai
 
 
 def test_greedy_answers_to_sounds_are_transformers_own(
-    qwen_audio: Path, heard: Path, make_sound: Callable[..., bytes]
+    audio_model: Path, heard: Path, make_sound: Callable[..., bytes]
 ) -> None:
     """Prompts of two lengths in one batch, one without a sound."""
-    session = finetooth.session(recipe(qwen_audio, heard))
+    session = finetooth.session(recipe(audio_model, heard))
     renderer, engine = session.job.context.renderer, session.engine
-    processor: Any = transformers.AutoProcessor.from_pretrained(qwen_audio)
-    judge: Any = transformers.Qwen2AudioForConditionalGeneration.from_pretrained(qwen_audio).float().eval()
+    processor: Any = transformers.AutoProcessor.from_pretrained(audio_model)
+    judge: Any = transformers.AutoModelForMultimodalLM.from_pretrained(audio_model).float().eval()
     prompts, wanted = [], []
     for seconds in (0.5, 1.7, 0):
         content = make_sound(500, seconds) if seconds else b""
