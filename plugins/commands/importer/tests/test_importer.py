@@ -553,3 +553,22 @@ def test_what_is_written_at_the_end_is_exported(tool: str, given: dict[str, Any]
     hopeless = {"merged_4bit": "save_method", "iq2_xxs": "quantization_method"}
     wanted = {hopeless[str(one)] for one in given.values() if str(one) in hopeless}
     assert lost == (wanted or lost & {"export_dir", "export_quantization_bit"})
+
+
+@pytest.mark.parametrize(
+    ("path", "there", "train"),
+    [
+        (".", "train.jsonl", {"name": "jsonl", "path": "./train.jsonl"}),
+        ("./", "train.csv", {"name": "tables", "path": "./train.csv"}),
+        ("../mine", "", {"name": "jsonl", "path": "../mine/train.jsonl"}),
+        ("me/rows", "", {"name": "datasets", "path": "me/rows", "split": "train"}),
+    ],
+)
+def test_autotrain_reads_a_split_of_a_folder(
+    path: str, there: str, train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if there:
+        Path(there).touch()
+    given = {"task": "llm-sft", "base_model": "m", "project_name": "p", "data": {"path": path, "train_split": "train"}}
+    assert taken(given, "autotrain").recipe["data"]["train"] == train

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from finetooth_importer.account import Account, number
@@ -18,6 +20,8 @@ TRAINERS: Mapping[str, str] = {
     "reward": "rm",
     "grpo": "grpo",
 }
+FILE = re.compile(r"\.(jsonl?|csv|parquet)$")
+"""A path of a file, not of a folder."""
 PAIRS = ("dpo", "orpo", "rm")
 
 NAMES: Mapping[str, str] = {
@@ -140,6 +144,12 @@ def _read(account: Account) -> None:
     account.finish(REFUSED)
 
 
+def _file(folder: str, split: str) -> str:
+    """A split's file in a folder: AutoTrain reads CSV and JSONL, and takes JSONL where there is neither yet."""
+    file = f"{folder.rstrip('/')}/{split}"
+    return f"{file}.csv" if Path(f"{file}.csv").is_file() and not Path(f"{file}.jsonl").is_file() else f"{file}.jsonl"
+
+
 def _data(account: Account, method: str) -> None:
     path = str(account.get("data_path", ""))
     text = str(account.get("text_column", "text"))
@@ -165,8 +175,8 @@ def _data(account: Account, method: str) -> None:
         source = shared.source(path, **options)
         if source["name"] == "datasets":
             source["split"] = split
-        if path.startswith((".", "/", "data")) and "." not in path.rpartition("/")[2]:
-            source = {"name": "jsonl", "path": f"{path.rstrip('/')}/{split}.jsonl", **options}
+        if path.startswith((".", "/", "~", "data")) and not FILE.search(path):
+            source = shared.source(_file(path, str(split)), **options)
         account.set(setting, source)
         account.covered(key, setting)
     account.covered("data_path", "data.train")
