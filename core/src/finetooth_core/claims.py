@@ -28,6 +28,9 @@ _INSTEAD = {"file": "write the path alone", "hf": "write org/name"}
 _NO_PATH = re.compile(r"[:*?\[{]")
 """A scheme (`package:x.gguf`) or a pattern (`data/*.jsonl`, `{00..09}.tar`): only its plugin knows what it means."""
 
+NAMED = 5
+"""Of what a folder holds, so many names are said."""
+
 
 def unclaimed(catalog: Catalog, kind: str, reference: str, setting: str) -> RecipeError:
     """The error for a reference that no entry of `kind` knows."""
@@ -52,11 +55,25 @@ def unclaimed(catalog: Catalog, kind: str, reference: str, setting: str) -> Reci
     if not meant and not _exists(reference) and not _NO_PATH.search(reference) and nearest_path(path) is not None:
         meant = no_such_file(path)[1]
     installed = ", ".join(sorted(registered.full_name for registered in catalog.all(kind))) or "none"
+    if path.expanduser().is_dir():
+        problem = f"no installed {kind} reads the folder {reference!r}, {_contents(path.expanduser())}"
+        action = meant or "name the one that is meant, or the file in it"
+        return RecipeError(setting, f"{problem} (installed: {installed})", action=action)
     return RecipeError(
         setting,
         f"no installed {kind} knows what {reference!r} is (installed: {installed})",
         action=meant or "check the spelling, or give a mapping with name: NAME",
     )
+
+
+def _contents(folder: Path) -> str:
+    """What a folder holds, in a few words."""
+    try:
+        names = sorted(entry.name for entry in folder.iterdir())
+    except OSError as error:
+        return f"which cannot be read: {error.strerror or error}"
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"which holds {', '.join(names[:NAMED])}{more}" if names else "which is empty"
 
 
 def claimed(recipe: Recipe, catalog: Catalog, kind: str, setting: str, reference: str, framework: str = "") -> Claimed:

@@ -43,6 +43,11 @@ BAD = [
         ["recipe.yaml", "data.train=untrainable.toy"],
         "nothing to train on: its flags take every answer out (untrainable.toy:1)",
     ),
+    (
+        ["recipe.yaml", "model=folder"],
+        "no installed loader reads the folder 'folder', which holds a, b, c, d, e and 1 more",
+    ),
+    (["recipe.yaml", "model=nothing"], "no installed loader reads the folder 'nothing', which is empty"),
     (["recipe.yaml", "data.train=what is this?"], "knows what 'what is this?' is"),
     (
         ["recipe.yaml", "data.train=train.toy[abc]"],
@@ -78,6 +83,10 @@ def test_bad_input_gets_one_line_and_exit_code_2(
     ft: Any, folder: Path, command: str, arguments: list[str], said: str
 ) -> None:
     (folder / "empty.toy").touch()
+    (folder / "nothing").mkdir()
+    (folder / "folder").mkdir()
+    for name in "fedcba":
+        (folder / "folder" / name).touch()
     (folder / "bad.toy").write_text("a\tb\nc\n")
     (folder / "untrainable.toy").write_text("a\tb\n")
     (folder / "duplicate.yaml").write_text("model: a\nmodel: b\n")
