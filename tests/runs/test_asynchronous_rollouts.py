@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from finetooth_toolbox.rollouts.rollouts_file import read_rollouts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))
 
-from killing import differences, left  # type: ignore[import-not-found]
+from killing import differences, left, rewound  # type: ignore[import-not-found]
 
 REWARD = '''
 """A reward that answers of a random model differ in; it can wait until a step is done."""
@@ -82,13 +81,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
     assert [one["staleness/max"] for one in found] == [0, 1, 2, 2, 2]
     assert found[0]["sampling/kl"] < 1e-9 < 1e-6 < found[2]["sampling/kl"]
     assert found[0]["sampling/effective_sample_size"] > found[2]["sampling/effective_sample_size"] > 0
-    whole = folder.with_name("whole")
-    shutil.copytree(folder, whole)
-    for kept in (folder / "checkpoints").iterdir():
-        if kept.is_dir() and kept.name.startswith("step-") and int(kept.name.partition("-")[2]) > at:
-            shutil.rmtree(kept)
-    shutil.rmtree(folder / "artifact")
-    (folder / "result.json").unlink()
+    whole = rewound(folder, at)
     assert finetooth.resume(folder).steps == 5
     assert differences(left(whole), left(folder)) == []
     assert dict(read_rollouts(folder)) == steps
@@ -152,13 +145,7 @@ def test_a_killed_run_with_answers_in_parts_goes_on_bit_for_bit(
     steps, found = dict(read_rollouts(folder)), metrics(folder)
     assert any(len(set(one.versions)) > 2 for of in steps.values() for one in of)
     assert sum(one["replayed_groups"] for one in found) > 0
-    whole = folder.with_name("whole")
-    shutil.copytree(folder, whole)
-    for kept in (folder / "checkpoints").iterdir():
-        if kept.is_dir() and kept.name.startswith("step-") and int(kept.name.partition("-")[2]) > at:
-            shutil.rmtree(kept)
-    shutil.rmtree(folder / "artifact")
-    (folder / "result.json").unlink()
+    whole = rewound(folder, at)
     assert finetooth.resume(folder).steps == 6
     assert differences(left(whole), left(folder)) == []
     assert dict(read_rollouts(folder)) == steps

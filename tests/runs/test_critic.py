@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))
 
-from killing import differences, left  # type: ignore[import-not-found]
+from killing import differences, left, rewound  # type: ignore[import-not-found]
 
 
 @pytest.fixture
@@ -69,13 +69,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
     folder = Path(given["output"])
     found = metrics(folder)
     assert found[0]["kl_coef"] == 0.05 and found[2]["kl_coef"] != 0.05
-    whole = folder.with_name("whole")
-    shutil.copytree(folder, whole)
-    for kept in (folder / "checkpoints").iterdir():
-        if kept.is_dir() and kept.name.startswith("step-") and int(kept.name.partition("-")[2]) > at:
-            shutil.rmtree(kept)
-    shutil.rmtree(folder / "artifact")
-    (folder / "result.json").unlink()
+    whole = rewound(folder, at)
     assert finetooth.resume(folder).steps == 4
     assert differences(left(whole), left(folder)) == []
 

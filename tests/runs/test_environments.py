@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from finetooth_toolbox.rollouts.rollouts_file import read_rollouts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))
 
-from killing import differences, left  # type: ignore[import-not-found]
+from killing import differences, left, rewound  # type: ignore[import-not-found]
 
 PLUGIN = '''
 """A game that goes on for some turns, and fails as a row says."""
@@ -196,13 +195,7 @@ def test_a_killed_run_goes_on_bit_for_bit(played: Callable[..., Any], at: int) -
     given |= {"checkpoint": {"every": 1, "keep_last": 9}}
     finetooth.run(given)
     folder = Path(given["output"])
-    whole = folder.with_name("whole")
-    shutil.copytree(folder, whole)
-    for kept in (folder / "checkpoints").iterdir():
-        if kept.is_dir() and kept.name.startswith("step-") and int(kept.name.partition("-")[2]) > at:
-            shutil.rmtree(kept)
-    shutil.rmtree(folder / "artifact")
-    (folder / "result.json").unlink()
+    whole = rewound(folder, at)
     assert finetooth.resume(folder).steps == 3
     assert differences(left(whole), left(folder)) == []
     assert dict(read_rollouts(whole)) == dict(read_rollouts(folder))
@@ -286,13 +279,7 @@ def test_a_killed_run_with_episodes_in_parts_goes_on_bit_for_bit(
     folder = Path(given["output"])
     steps = dict(read_rollouts(folder))
     assert any(len(set(one.of_policy(one.versions))) > 2 for of in steps.values() for one in of)
-    whole = folder.with_name("whole")
-    shutil.copytree(folder, whole)
-    for kept in (folder / "checkpoints").iterdir():
-        if kept.is_dir() and kept.name.startswith("step-") and int(kept.name.partition("-")[2]) > at:
-            shutil.rmtree(kept)
-    shutil.rmtree(folder / "artifact")
-    (folder / "result.json").unlink()
+    whole = rewound(folder, at)
     assert finetooth.resume(folder).steps == 6
     assert differences(left(whole), left(folder)) == []
     assert dict(read_rollouts(folder)) == steps

@@ -3,7 +3,6 @@ checkpoints."""
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))
 
-from killing import differences, left  # type: ignore[import-not-found]
+from killing import differences, left, rewound  # type: ignore[import-not-found]
 
 
 @pytest.fixture
@@ -66,13 +65,7 @@ def test_the_reference_moves_as_trls_does(held: Callable[..., Any], adapter: Any
                 SyncRefModelCallback._sync_target_model(policy, copy, 0.3)
             torch.testing.assert_close(copies[step - 1][name], theirs.data, rtol=1e-6, atol=1e-8)
     assert any(not torch.equal(copies[0][name], copies[4][name]) for name in copies[0])
-    whole = folder.with_name("whole")
-    shutil.copytree(folder, whole)
-    for kept in (folder / "checkpoints").iterdir():
-        if kept.is_dir() and kept.name.startswith("step-") and int(kept.name.partition("-")[2]) > 3:
-            shutil.rmtree(kept)
-    shutil.rmtree(folder / "artifact")
-    (folder / "result.json").unlink()
+    whole = rewound(folder, 3)
     assert finetooth.resume(folder).steps == 5
     assert differences(left(whole), left(folder)) == []
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from finetooth_toolbox.rollouts.rollouts_file import read_rollouts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))
 
-from killing import differences, left  # type: ignore[import-not-found]
+from killing import differences, left, rewound  # type: ignore[import-not-found]
 
 PLUGIN = '''
 """A reward that answers of a random model differ in, and a look at what is scored."""
@@ -125,13 +124,7 @@ def test_a_killed_run_goes_on_bit_for_bit(online: Callable[..., Any], at: int) -
     given |= {"checkpoint": {"every": 1, "keep_last": 9}}
     finetooth.run(given)
     folder = Path(given["output"])
-    whole = folder.with_name("whole")
-    shutil.copytree(folder, whole)
-    for kept in (folder / "checkpoints").iterdir():
-        if kept.is_dir() and kept.name.startswith("step-") and int(kept.name.partition("-")[2]) > at:
-            shutil.rmtree(kept)
-    shutil.rmtree(folder / "artifact")
-    (folder / "result.json").unlink()
+    whole = rewound(folder, at)
     assert finetooth.resume(folder).steps == 4
     assert differences(left(whole), left(folder)) == []
     kept_before, kept_after = dict(read_rollouts(whole)), dict(read_rollouts(folder))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from safetensors.numpy import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))
 
-from killing import differences, left  # type: ignore[import-not-found]
+from killing import differences, left, rewound  # type: ignore[import-not-found]
 
 FREE = {"name": "schedule_free_adamw", "learning_rate": 1e-3}
 LENGTHS = {"batch_size": 8, "precision": "fp32", "max_length": 256}
@@ -60,13 +59,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
     )
     assert finetooth.run(given).status == "done"
     folder = Path(given["output"])
-    whole = folder.with_name("whole")
-    shutil.copytree(folder, whole)
-    for kept in (folder / "checkpoints").glob("step-*"):
-        if int(kept.name.partition("-")[2]) > 2:
-            shutil.rmtree(kept)
-    shutil.rmtree(folder / "artifact")
-    (folder / "result.json").unlink()
+    whole = rewound(folder, 2)
     assert finetooth.resume(folder).steps == 4
     assert differences(left(whole), left(folder)) == []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable
 from itertools import pairwise
@@ -17,7 +16,7 @@ from transformers import AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))
 
-from killing import differences, left  # type: ignore[import-not-found]
+from killing import differences, left, rewound  # type: ignore[import-not-found]
 
 
 @pytest.fixture
@@ -50,13 +49,7 @@ def test_a_steered_bonus_goes_on_bit_for_bit(
     assert [one["loss/entropy"] for one in found] == pytest.approx(expected, rel=1e-5)
     if share < 1:
         assert all(one["entropy/trained"] > one["entropy"] for one in found)
-    whole = folder.with_name("whole")
-    shutil.copytree(folder, whole)
-    for kept in (folder / "checkpoints").iterdir():
-        if kept.is_dir() and kept.name.startswith("step-") and int(kept.name.partition("-")[2]) > at:
-            shutil.rmtree(kept)
-    shutil.rmtree(folder / "artifact")
-    (folder / "result.json").unlink()
+    whole = rewound(folder, at)
     assert finetooth.resume(folder).steps == 4
     assert differences(left(whole), left(folder)) == []
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from finetooth_selfrewarding.judging import BEGINNING, RUBRIC
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))
 
-from killing import differences, left  # type: ignore[import-not-found]
+from killing import differences, left, rewound  # type: ignore[import-not-found]
 
 PROMPTS = [f"What is {n} + 3?" for n in range(6)]
 
@@ -84,13 +83,7 @@ def test_a_killed_run_goes_on_bit_for_bit(rounds: Callable[..., Any]) -> None:
     given = rounds() | {"checkpoint": {"every": 1, "keep_last": 9}}
     finetooth.run(given)
     folder = Path(given["output"])
-    whole = folder.with_name("whole")
-    shutil.copytree(folder, whole)
-    for kept in (folder / "checkpoints").iterdir():
-        if kept.is_dir() and kept.name.startswith("step-") and int(kept.name.partition("-")[2]) > 1:
-            shutil.rmtree(kept)
-    shutil.rmtree(folder / "artifact")
-    (folder / "result.json").unlink()
+    whole = rewound(folder, 1)
     assert finetooth.resume(folder).steps == 4
     assert differences(left(whole), left(folder)) == []
     assert files(whole) == files(folder)

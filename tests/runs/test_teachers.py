@@ -17,7 +17,7 @@ from finetooth_toolbox.rollouts.rollouts_file import read_rollouts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))
 
-from killing import differences, left  # type: ignore[import-not-found]
+from killing import differences, left, rewound  # type: ignore[import-not-found]
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +93,7 @@ def test_a_killed_run_goes_on_bit_for_bit(recipe: Callable[..., Any], teacher: P
     given = made(recipe, method, task=True, steps=4) | {"checkpoint": {"every": 1, "keep_last": 9}}
     finetooth.run(given)
     folder = Path(given["output"])
-    whole = folder.with_name("whole")
-    shutil.copytree(folder, whole)
-    for kept in (folder / "checkpoints").iterdir():
-        if kept.is_dir() and kept.name.startswith("step-") and int(kept.name.partition("-")[2]) > 1:
-            shutil.rmtree(kept)
-    shutil.rmtree(folder / "artifact")
-    (folder / "result.json").unlink()
+    whole = rewound(folder, 1)
     assert finetooth.resume(folder).steps == 4
     assert differences(left(whole), left(folder)) == []
 

@@ -184,6 +184,22 @@ def left(run: Path) -> dict[str, Any]:
     return {"hashes": hashes, "state": kept, "told": told}
 
 
+def rewound(run: Path, step: int) -> Path:
+    """Make a run that has ended what it was right behind the checkpoint of a step, to be resumed.
+
+    Returns:
+        A copy beside it, called `whole`, of what it was.
+    """
+    whole = run.with_name("whole")
+    shutil.copytree(run, whole)
+    for kept in (run / "checkpoints").iterdir():
+        if kept.is_dir() and kept.name.startswith("step-") and int(kept.name.partition("-")[2]) > step:
+            shutil.rmtree(kept)
+    shutil.rmtree(run / "artifact")
+    (run / "result.json").unlink()
+    return whole
+
+
 def plain(line: dict[str, Any]) -> dict[str, Any]:
     """A line of metrics without what was measured."""
     kept = {key: value for key, value in line.items() if key not in MEASURED}
