@@ -276,7 +276,7 @@ __all__ = [
     "StoreError", "Stored", "Task", "Text", "TextPart", "Tier", "Together", "TokenChunk", "Tokenizer", "TokenizerBase",
     "Tracker", "TrackerBase", "TrainOn", "TrainSettings", "TrainsPart", "Turn", "UpdatesPart", "UpstreamError", "Usage",
     "UserError", "Video", "VideoChunk", "Wanted", "Weighted", "Written", "hookimpl", "hookspec", "row_format",
-]  # fmt: skip
+]
 # fmt: on
 
 
