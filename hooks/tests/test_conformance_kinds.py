@@ -35,7 +35,8 @@ def build(options: NoOptions, context: Context):
 
 
 def _kind(write: Write, kind: str, parts: str) -> set[str]:
-    hooks = HOOKS.replace("KIND", kind).replace("CLASS", kind.capitalize())
+    several = kind if kind == "hardware" else f"{kind}s"
+    hooks = HOOKS.replace("KINDs", several).replace("CLASS", kind.capitalize())
     return _failed(_run(write(hooks, parts + TRIED)))
 
 
@@ -343,3 +344,28 @@ def test_methods_that_only_take_tasks(plugin: Write) -> None:
     assert _kind(plugin, "method", ON_POLICY.replace("SEED", "self.batches.step")) == set()
     dice = "import itertools\nDICE = itertools.count()\n" + ON_POLICY.replace("SEED", "next(DICE)")
     assert "restored_method_goes_on" in _kind(plugin, "method", dice)
+
+
+HARDWARE = """
+import itertools
+from finetooth_hooks.protocols import Device, HardwareFacts
+COUNT = itertools.count()
+class Tried:
+    def missing(self): return ""
+    def facts(self):
+        other = next(COUNT)
+        of = {"memory": 2**30, "available": 2**20, "label": "tried"} | {"CHANGES": OTHER}
+        return HardwareFacts("tried", (Device("tried", **of),), ("fp32",), host_available=2**20 + other)
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "other", "failed"),
+    [
+        ("available", "2**20 - other", set()),  # somebody else on the machine took a little
+        ("memory", "2**30 + other", {"facts_or_a_reason"}),
+        ("label", "str(other)", {"facts_or_a_reason"}),
+    ],
+)
+def test_what_hardware_says_of_itself(plugin: Write, changes: str, other: str, failed: set[str]) -> None:
+    assert _kind(plugin, "hardware", HARDWARE.replace("CHANGES", changes).replace("OTHER", other)) == failed
