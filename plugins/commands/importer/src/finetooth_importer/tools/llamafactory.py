@@ -32,27 +32,27 @@ TEMPLATES: Mapping[str, Any] = {
     "phi": "phi3",
     "phi4": "phi4",
     "deepseek3": "deepseek_v3",
-    "deepseekr1": "deepseek_r1",
-    "glm4_moe": "glm4_moe",
-    "gpt": "harmony",
-    "gpt_oss": "harmony",
+    "deepseekr1": {"name": "deepseek_r1", "thinking": True, "keep_reasoning": True},
+    "glm4_moe": {"name": "glm4_moe", "keep_reasoning": True},
+    "gpt_oss": {"name": "harmony", "keep_reasoning": True},
     "vicuna": "vicuna",
     "zephyr": "zephyr",
-    "cohere": "cohere2",
+    "cohere": "auto",
     "smollm2": "chatml",
     "lfm2": "lfm2",
 }
 """Templates by the renderers that write the same markup, with the options under which they do: there answers of earlier
 turns keep their reasoning, or their empty think block."""
 
-COMPARED = frozenset(TEMPLATES) - {
-    "cohere", "deepseekr1", "default", "gemma2", "glm4_moe", "gpt", "gpt_oss", "lfm2", "qwen2_vl"
-}  # fmt: skip
+COMPARED = frozenset(TEMPLATES)
 """Templates whose tokens and labels were recorded with LLaMA-Factory 0.9.5 itself: a test holds ours against them."""
 
 BREAK = "there the line break behind an answer's end trains too, here not"
 OWN_SYSTEM = "there its own system message stands before rows that have none: set data.format.system for the same"
 PLAIN = f"{OWN_SYSTEM}; spaces and line breaks between turns differ: ft data preview shows ours"
+FORMER_NAMES: Mapping[str, str] = {"gpt": "gpt_oss"}
+"""Templates by what they were called before LLaMA-Factory 0.9.5."""
+
 DIFFERENCES: Mapping[str, str] = {
     "default": "there turns are 'Human: ...' and 'Assistant:...', whatever the model; here in the model's own markup",
     "chatml": f"{BREAK}; a system message comes from the rows alone, here from the model's own template too",
@@ -62,10 +62,19 @@ DIFFERENCES: Mapping[str, str] = {
     "qwen3_5": f"{BREAK}; the opening of a think block trains too, here the prompt holds it; tools lack 'function'",
     "qwen3_5_nothink": f"{BREAK}; no think block stands before the last answer, here an empty one that does not train",
     "gemma": BREAK,
-    "gemma2": BREAK,
+    "gemma2": f"{BREAK}, and so does the token behind it; <eos> stands behind the last answer",
     "gemma3": BREAK,
     "gemma4": f"{BREAK}; every system message asks to think and every answer has a channel of thoughts, here those "
     "whose rows have reasoning",
+    "deepseekr1": "the opening of a think block trains there, here the prompt holds it; an empty block is a line break "
+    "longer there; there tools are told in words and calls are 'Action: ...', here in the model's own markup",
+    "glm4_moe": "think blocks have line breaks inside, here none, as in the model's own template; the last answer ends "
+    "with <|endoftext|>, here with <|user|>; what tools answer lacks its markup",
+    "gpt_oss": "an empty channel of analysis stands before every answer; the system message is the row's alone, here "
+    "the model's own with the row's as the developer's; tools are told in words; behind an earlier answer "
+    "<|start|> trains",
+    "qwen2_vl": BREAK,
+    "lfm2": f"{BREAK}; no <|startoftext|> begins a row; {OWN_SYSTEM}",
     "llama2": "there no blanks stand around answers, here one on each side, as in the model's own template",
     "mistral": "there the system message stands in the user's first message, here in the last one",
     "phi": f"{BREAK}; here <|endoftext|> stands behind the last answer and does not train",
@@ -88,9 +97,9 @@ NO_EFFECT: Mapping[str, str] = {
     "upcast_layernorm": "masters are kept in fp32",
     "image_max_pixels": "the processor's own bound; data.processor.image changes it",
     "image_min_pixels": "the processor's own bound; data.processor.image changes it",
-    "video_max_pixels": "no videos are read",
-    "video_fps": "no videos are read",
-    "video_maxlen": "no videos are read",
+    "video_max_pixels": "the processor's own; data.processor.video changes it",
+    "video_fps": "the processor's own; data.processor.video changes it",
+    "video_maxlen": "the processor's own; data.processor.video changes it",
     "sample_backend": "answers are sampled by the engine itself",
     "infer_backend": "answers are sampled by the engine itself",
     "ddp_timeout": "",
@@ -281,17 +290,20 @@ def _data(account: Account, folder: Path | None) -> None:
         else:
             account.refuse("val_size", "held-out rows are a share: data.eval: {fraction: 0.05}, or a file")
     account.passes("val_size", "no rows are held out")
-    template = account.get("template")
+    template = str(account.get("template"))
+    template = FORMER_NAMES.get(template, template)
     if template in TEMPLATES:
-        note = DIFFERENCES.get(str(template), "")
-        account.take("template", "data.renderer", value=TEMPLATES[str(template)], note=note)
+        note = DIFFERENCES.get(template, "")
+        account.take("template", "data.renderer", value=TEMPLATES[template], note=note)
         account.compared = template in COMPARED
     else:
         account.passes("template", "the renderer of the model's family writes it; ft data preview shows it")
     if account.has("default_system"):
         account.take("default_system", "data.format.system")
         account.set("data.format.name", "instruction")
-    if account.get("enable_thinking") is False and isinstance(TEMPLATES.get(str(template)), Mapping):
+    if template == "gpt_oss":
+        account.refuse("enable_thinking", "data.renderer.reasoning_effort: low is the least it thinks", unless=True)
+    elif account.get("enable_thinking") is False and isinstance(TEMPLATES.get(template), Mapping):
         account.take("enable_thinking", "data.renderer.thinking", value=False)
     account.passes("enable_thinking", "thinking is written where rows have it")
     if account.get("streaming") and account.recipe.get("method") == "pretrain":

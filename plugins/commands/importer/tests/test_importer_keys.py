@@ -1,0 +1,207 @@
+"""What becomes of the keys of each tool."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finetooth_importer import files
+from finetooth_importer.account import Account
+from finetooth_importer.command import taken
+
+Outcomes = Callable[[Account], dict[str, tuple[str, str]]]
+
+
+AXOLOTL = """
+base_model: NousResearch/Llama-3.2-1B
+datasets:
+  - path: teknium/GPT4-LLM-Cleaned
+    type: alpaca
+  - path: rows.jsonl
+    type: chat_template
+    field_messages: conversations
+    message_property_mappings: {role: from, content: value}
+    roles: {assistant: [gpt, model], user: [human]}
+val_set_size: 0.1
+adapter: qlora
+load_in_4bit: true
+lora_r: 16
+lora_alpha: 32
+lora_target_linear: true
+sequence_len: 2048
+micro_batch_size: 2
+gradient_accumulation_steps: 4
+num_epochs: 3
+learning_rate: 2e-4
+optimizer: paged_adamw_8bit
+warmup_steps: 10
+lisa_n_layers: 4
+lora_alhpa: 3
+wandb_project:
+"""
+
+
+def test_axolotl(outcomes: Outcomes) -> None:
+    account = taken(files.of_yaml(AXOLOTL, Path("a.yml")), "axolotl")
+    assert account.recipe["train"] == {
+        "max_length": 2048,
+        "batch_size": 8,
+        "epochs": 3,
+        "seed": 42,
+    }
+    assert account.recipe["data"]["train"] == [
+        {"name": "datasets", "path": "teknium/GPT4-LLM-Cleaned", "split": "train", "format": "instruction"},
+        {
+            "name": "jsonl",
+            "path": "rows.jsonl",
+            "format": {
+                "name": "chat",
+                "column": "conversations",
+                "fields": {"role": "from", "content": "value"},
+                "roles": {"gpt": "assistant", "model": "assistant", "human": "user"},
+            },
+        },
+    ]
+    assert account.recipe["data"]["eval"] == {"fraction": 0.1}
+    assert account.recipe["adapter"] == {"name": "lora", "rank": 16, "alpha": 32, "targets": "all-linear"}
+    assert account.recipe["quantization"] == "nf4"
+    assert account.recipe["optimizer"] == {"name": "paged_adamw_8bit", "learning_rate": 2e-4}
+    assert account.recipe["schedule"] == {"warmup_steps": 10, "name": "cosine"}
+    found = outcomes(account)
+    assert found["optimizer"] == ("taken", "optimizer")
+    assert found["lisa_n_layers"][0] == "not taken"
+    assert found["seed"] == ("default", "train.seed")
+    assert found["wandb_project"] == ("no effect", "")
+    (slip,) = [line for line in account if line.key == "lora_alhpa"]
+    assert slip.outcome == "not taken" and "did you mean lora_alpha" in slip.note
+
+
+def test_settings_that_stand_inside_others(outcomes: Outcomes) -> None:
+    """torchtune names other settings inside a text; mlx-lm's scale is ours times the rank."""
+    tune = """
+output_dir: /tmp/out
+model: {_component_: torchtune.models.llama3_2.qlora_llama3_2_1b, lora_attn_modules: [q_proj, output_proj],
+        apply_lora_to_mlp: false, lora_rank: 4, lora_alpha: 8}
+checkpointer: {_component_: torchtune.training.FullModelHFCheckpointer, checkpoint_dir: "${output_dir}/base"}
+dataset: {_component_: torchtune.datasets.alpaca_cleaned_dataset, train_on_input: false}
+optimizer: {_component_: torch.optim.AdamW, lr: 3e-4}
+loss: {_component_: torchtune.rlhf.loss.DPOLoss, beta: 0.2, label_smoothing: 0.1}
+seed: "${nowhere}"
+"""
+    account = taken(files.of_yaml(tune, Path("a.yaml")), "torchtune")
+    made = account.recipe
+    assert made["model"]["name"] == "/tmp/out/base" and made["quantization"] == "nf4"
+    assert made["adapter"] == {"name": "lora", "targets": ["q_proj", "o_proj"], "rank": 4, "alpha": 8}
+    assert made["method"] == {"name": "dpo", "beta": 0.2, "loss": {"name": "sigmoid", "label_smoothing": 0.1}}
+    assert made["optimizer"] == {"name": "adamw", "learning_rate": 3e-4, "weight_decay": 0.01}
+    assert made["schedule"] == "constant" and made["train"]["max_grad_norm"] == 0
+    assert outcomes(account)["seed"] == ("not taken", "")
+    mlx = {"model": "m", "iters": 10, "num_layers": -1, "lora_parameters": {"rank": 4, "scale": 5.0}}
+    made = taken(mlx, "mlx-lm").recipe
+    assert made["adapter"] == {"name": "lora", "rank": 4, "alpha": 20.0}
+    assert (made["train"]["max_steps"], made["optimizer"]["learning_rate"]) == (10, 1e-5)
+
+
+def test_what_is_here_now_is_taken(outcomes: Outcomes) -> None:
+    """Settings for which there is something of ours: adapters, losses, optimizers, trackers, online methods."""
+    online = {"num_generations": 4, "reward_funcs": ["rewards.length"], "loss_type": "dapo", "no_such": 1}
+    account = taken({"base_model": "m", "datasets": [], "sequence_len": 8, "rl": "grpo", "trl": online}, "axolotl")
+    method = account.recipe["method"]
+    assert (method["name"], method["num_generations"], method["loss_type"]) == ("grpo", 4, "dapo")
+    assert method["rewards"] == [{"name": "python_function", "module": "rewards", "function": "length"}]
+    assert outcomes(account)["trl.no_such"][0] == "not taken"
+    more = {"use_adaptive_entropy": True, "entropy_coef_max": 0.5, "top_entropy_quantile": 0.2,
+            "generation_kwargs": {"stop_token_ids": [7, 9], "stop": "</a>"},
+            "chat_template_kwargs": {"enable_thinking": False}}  # fmt: skip
+    account = taken(
+        {"base_model": "m", "datasets": [], "sequence_len": 8, "rl": "grpo", "trl": online | more}, "axolotl"
+    )
+    expected = {"entropy_target": 0.2, "entropy_coef_max": 0.5, "top_entropy_quantile": 0.2, "stop_ids": [7, 9]}
+    assert {name: account.recipe["method"][name] for name in expected} == expected
+    assert account.recipe["method"]["stop"] == ["</a>"]
+    assert account.recipe["data"]["renderer"] == {"name": "jinja", "arguments": {"enable_thinking": False}}
+    other = {**online, "entropy_target": 0.3, "generation_kwargs": {"seed": 3}}
+    account = taken({"base_model": "m", "datasets": [], "sequence_len": 8, "rl": "grpo", "trl": other}, "axolotl")
+    assert "entropy_target" not in account.recipe["method"]
+    assert outcomes(account)["trl.generation_kwargs"][0] == "not taken"
+    given = {"base_model": "m", "datasets": [], "sequence_len": 8, "optimizer": "came_pytorch", "adam_beta1": 0.8,
+             "lisa_n_layers": 2, "lisa_step_interval": 5, "wandb_project": "p", "wandb_mode": "offline",
+             "early_stopping_patience": 3, "evals_per_epoch": 1}  # fmt: skip
+    made = taken(given, "axolotl").recipe
+    assert made["optimizer"] == {"name": "came", "betas": [0.8, 0.999, 0.9999]}
+    assert made["adapter"] == {"name": "lisa", "layers": 2, "every": 5}
+    assert made["trackers"] == ["console", "jsonl", {"name": "wandb", "project": "p", "mode": "offline"}]
+    assert made["train"]["early_stopping"] == {"patience": 3, "metric": "eval/loss"}
+    given = {"model_name_or_path": "m", "stage": "sft", "finetuning_type": "oft", "oft_block_size": 16,
+             "use_badam": True, "badam_switch_interval": 9, "use_dft_loss": True}  # fmt: skip
+    made = taken(given, "llamafactory").recipe
+    assert made["adapter"] == {"name": "oft", "block_size": 16} and made["method"] == {"name": "sft", "loss": "dft"}
+    assert (made["optimizer"]["name"], made["optimizer"]["switch_every"]) == ("badam", 9)
+
+
+def test_what_is_said_to_be_missing_is_missing() -> None:
+    """A key that is named for an entry is not answered with there being none of that name."""
+    from finetooth_importer.tools import axolotl_keys, llamafactory, trl
+
+    index = Path(__file__).parents[4] / "core/src/finetooth_core/index.json"
+    kinds = ("adapter", "loss", "optimizer", "tracker", "method", "quantizer")
+    entries = json.loads(index.read_text(encoding="utf-8"))
+    names = {name for kind in kinds for name in entries[kind]}
+    assert {"qat", "badam", "dft", "wandb"} <= names
+    for tool in (axolotl_keys, llamafactory, trl):
+        for key, said in tool.REFUSED.items():
+            denied = "here" in said.split() and (said.startswith("no ") or "is not here" in said)
+            assert not (denied and names & set(key.split("_")) - {"fp8"}), (key, said)
+
+
+def test_only_keys_that_are_known_are_proposed() -> None:
+    account = taken({"base_model": "m", "datasets": [], "my_own_uri": None, "my_own_url": 1}, "axolotl")
+    (line,) = [line for line in account if line.key == "my_own_url"]
+    assert line.note == "no key of the tool that is known"
+
+
+def test_a_value_that_is_none_is_named() -> None:
+    account = taken({"base_model": "m", "sequence_len": "long", "micro_batch_size": "two", "datasets": []}, "axolotl")
+    lines = {line.key: line for line in account if line.outcome == "not taken"}
+    assert "no value for train.max_length" in lines["sequence_len"].note
+    assert "no whole number" in lines["micro_batch_size"].note
+
+
+def test_a_base_in_fewer_bits_is_one_that_a_package_brings() -> None:
+    """By its name and its options, as the two tools with keys of their own for them ask."""
+    from finetooth_core.catalog import INDEX
+
+    index = json.loads(INDEX.read_text(encoding="utf-8"))["quantizer"]
+    trl = {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4", "use_bnb_nested_quant": True}
+    factory = {"quantization_bit": 4, "quantization_type": "nf4", "double_quantization": False}
+    for given, tool, wanted in (
+        ({"model_name_or_path": "m", "use_peft": True, **trl}, "trl", {"name": "fp4", "double": True}),
+        ({"model_name_or_path": "m", "finetuning_type": "lora", **factory}, "llamafactory",
+         {"name": "nf4", "double": False}),
+        ({"model_name_or_path": "m", "finetuning_type": "lora", "quantization_bit": 8}, "llamafactory", "int8"),
+    ):  # fmt: skip
+        found = taken(given, tool).recipe["quantization"]
+        assert found == wanted
+        assert (found["name"] if isinstance(found, dict) else found) in index
+
+
+@pytest.mark.parametrize(
+    ("path", "there", "train"),
+    [
+        (".", "train.jsonl", {"name": "jsonl", "path": "./train.jsonl"}),
+        ("./", "train.csv", {"name": "tables", "path": "./train.csv"}),
+        ("../mine", "", {"name": "jsonl", "path": "../mine/train.jsonl"}),
+        ("me/rows", "", {"name": "datasets", "path": "me/rows", "split": "train"}),
+    ],
+)
+def test_autotrain_reads_a_split_of_a_folder(
+    path: str, there: str, train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if there:
+        Path(there).touch()
+    given = {"task": "llm-sft", "base_model": "m", "project_name": "p", "data": {"path": path, "train_split": "train"}}
+    assert taken(given, "autotrain").recipe["data"]["train"] == train

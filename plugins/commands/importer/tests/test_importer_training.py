@@ -1,0 +1,48 @@
+"""Which tokens train, and where that was compared with nobody."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from finetooth_importer.command import taken, uncompared
+
+
+def test_what_trains_is_decided_by_the_rows_of_trl(tmp_path: Path) -> None:
+    """Texts are read without markup, conversations train whole, one column of text is pre-training; unseen rows are
+    said to be unseen."""
+    given = {"trainer": "sft", "model": "m", "dataset_name": "rows.jsonl"}
+    said = {"role": "user", "content": "a"}
+    for row, data, method in (
+        ({"prompt": "a", "completion": "b"}, {"name": "prompt_completion", "style": "raw"}, ("sft", "assistant")),
+        ({"prompt": [said], "completion": [said]}, None, ("sft", "all")),
+        ({"messages": [said]}, None, ("sft", "all")),
+        ({"text": "a"}, None, ("pretrain", None)),
+    ):
+        (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+        made = taken(given, "trl", tmp_path / "train.py").recipe
+        assert made["data"].get("format") == data
+        assert (made["method"]["name"], made["method"].get("train_on")) == method
+    assert taken(given | {"completion_only_loss": True}, "trl").recipe["method"]["train_on"] == "assistant"
+    assert taken(given | {"assistant_only_loss": False}, "trl").recipe["method"]["train_on"] == "all"
+    (line,) = (line for line in taken(given, "trl") if line.setting == "method.train_on")
+    assert "the rows were not seen" in line.note
+
+
+def test_what_trains_and_was_compared_with_nobody_is_said(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": []}) + "\n", encoding="utf-8")
+    cases: list[tuple[str, dict[str, Any], bool]] = [
+        ("axolotl", {"base_model": "m", "datasets": [{"path": "rows.jsonl", "type": "alpaca"}]}, True),
+        ("axolotl", {"base_model": "m", "pretraining_dataset": "rows.jsonl"}, False),
+        ("llamafactory", {"model_name_or_path": "m", "dataset": "faq", "template": "qwen3"}, False),
+        ("llamafactory", {"model_name_or_path": "m", "dataset": "faq", "template": "bailing"}, True),
+        ("llamafactory", {"model_name_or_path": "m", "dataset": "faq"}, True),
+        ("trl", {"trainer": "sft", "model": "m", "dataset_name": "rows.jsonl"}, False),
+        ("trl", {"trainer": "sft", "model": "m", "dataset_name": "org/rows"}, True),
+        ("trl", {"trainer": "grpo", "model": "m", "dataset_name": "org/rows"}, False),
+    ]
+    for tool, given, doubted in cases:
+        said = uncompared(taken(given, tool, tmp_path / "run.py"), tool)
+        assert bool(said) == doubted, (tool, given, said)
+        assert not doubted or said == f"The tokens that train were not compared with those of {tool} for such rows"
