@@ -12,6 +12,7 @@ from typing import Any
 import finetooth
 import numpy as np
 import pytest
+from finetooth_core.cli import main
 from finetooth_hooks import Datum, FinetoothError
 from finetooth_selfrewarding.judging import BEGINNING, RUBRIC
 
@@ -45,12 +46,18 @@ def files(folder: Path) -> list[list[dict[str, Any]]]:
     ]
 
 
-def test_rounds_are_a_chain_and_the_judge_is_the_model(rounds: Callable[..., Any]) -> None:
+def test_rounds_are_a_chain_and_the_judge_is_the_model(
+    rounds: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     """Points of the first round by hand: the base model's distribution over the digits behind the judge's prompt."""
     given = rounds()
     assert finetooth.run(given).steps == 4
     folder = Path(given["output"])
     first, second = files(folder)
+    assert main(["rollouts", str(folder)]) == 2
+    assert f"read {folder / 'rounds' / '0002.jsonl'}" in capsys.readouterr().err, (
+        "ft rollouts says where its answers are"
+    )
     assert (first[0]["round"], first[0]["weights"], first[0]["parent"]) == (1, 0, "")
     assert (second[0]["round"], second[0]["weights"]) == (2, 2)
     assert second[0]["parent"] == hashlib.sha256((folder / "rounds" / "0001.jsonl").read_bytes()).hexdigest()

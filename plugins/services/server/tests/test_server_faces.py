@@ -112,6 +112,8 @@ def test_stdio_is_for_a_face_that_says_so(
 def test_a_face_that_is_not_there_is_named_with_the_remedy() -> None:
     with pytest.raises(PluginError, match=r"ft serve mpc: no face 'mpc'.*did you mean 'mcp'"):
         check(State(StartOptions()), ["mpc"])
+    with pytest.raises(UserError, match=r"installed: api, tinker, .*mcp.* \(a model is named with --model smollm2"):
+        check(State(StartOptions()), ["mcp", "smollm2"])
     with pytest.raises(UserError, match=r"ft serve apj: no face 'apj' \(did you mean api\?\)"):
         check(State(StartOptions()), ["apj"])
     blocked = State(StartOptions(blocked=("finetooth-mcp",)))

@@ -51,6 +51,46 @@ def test_a_held_folder_is_refused(tiny: Path, tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("words", ["list", "revoke some", "rotate some"])
+def test_keys_are_not_looked_for_where_no_server_was(words: str, tmp_path: Path) -> None:
+    from click.testing import CliRunner
+    from finetooth_server.commands.keys import command
+
+    for folder, said in ((tmp_path / "none" / "server", "no such folder"), (tmp_path, "no server has worked there")):
+        with pytest.raises(UserError, match=said):
+            CliRunner().invoke(command, [*words.split(), "--folder", str(folder)], catch_exceptions=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--port", "{taken}"], "Address already in use"),
+        (["--adapter", "nowhere"], "--adapter nowhere: there is no adapter"),
+        (["--host", "0.0.0.0"], "there is no API key"),
+        (["--certificate", "{file}"], "belong together"),
+        (["--model", "{folder}/no-model"], "no-model"),
+    ],
+    ids=["port", "adapter", "host", "certificate", "model"],
+)
+def test_a_server_that_is_refused_leaves_nothing(
+    words: list[str], said: str, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    import socket
+
+    from finetooth_core.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        given = {"taken": taken.getsockname()[1], "file": tiny / "config.json", "folder": tmp_path}
+        chosen = [word.format(**given) for word in words]
+        free = [] if "--port" in words else ["--port", "0"]
+        assert main(["serve", "api", "--model", str(tiny), *free, *chosen]) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_model_is_named_out_of_its_folder_or_into_another_ones(start: Any) -> None:
     service = start()
     for tenant, id_, said in (

@@ -62,7 +62,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_a_key_that_is_changed_ends_no_later_than_it_would_have(shell: Shell, clock: list[float]) -> None:
-    shell.run("list")
+    shell.folder.mkdir()
     brief = shell.keys.create("vision", days=1)
     new = shell.keys.rotate(brief.split("_")[1], grace_hours=1000)
     old_end, new_end = (shell.keys.list()[n].expires for n in (0, 1))
@@ -115,6 +115,7 @@ def test_a_key_is_shown_once_and_ends(shell: Shell, clock: list[float]) -> None:
     ],
 )
 def test_what_is_wrong_is_one_line(shell: Shell, arguments: tuple[str, ...], message: str) -> None:
+    shell.run("create", "--tenant", "other")
     with pytest.raises(UserError, match=message) as caught:
         shell.run(*arguments)
     assert "\n" not in str(caught.value) and caught.value.action
@@ -156,7 +157,8 @@ def test_others_are_not_let_in_without_a_key(context: Any, tiny: Path, tmp_path:
         arguments = ["api", "--model", str(tiny), "--host", host, "--folder", str(tmp_path / "server")]
         with pytest.raises(UserError, match=r"can be reached by others, and there is no API key \(run `ft keys create"):
             CliRunner().invoke(serve_command, arguments, obj=context, catch_exceptions=False)
-    assert not (tmp_path / "server" / "tls").exists()
+    assert not (tmp_path / "server").exists()
+    (tmp_path / "server").mkdir()
     Keys(Records(Settings(tmp_path / "server", {}).database_url)).create("vision")
     with pytest.raises(UserError, match=r"keys and data would travel in the clear .give --certificate"):
         CliRunner().invoke(serve_command, arguments, obj=context, catch_exceptions=False)
@@ -170,7 +172,7 @@ def test_a_model_that_cannot_fit_is_not_served(
 
     listened: list[Any] = []
     monkeypatch.setattr(module, "_listen_and_serve", lambda service, *given, say: listened.append(service))
-    arguments = ["api", "--model", str(tiny), "--folder", str(tmp_path / "server")]
+    arguments = ["api", "--model", str(tiny), "--port", "0", "--folder", str(tmp_path / "server")]
     for name in ("total_memory", "available_memory"):
         monkeypatch.setattr(machine, name, lambda: 2**20)
     with pytest.raises(PlanError, match=r"memory: the model would take .* and .* has 1\.0 MiB .*--accept-memory"):

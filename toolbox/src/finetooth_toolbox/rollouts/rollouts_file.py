@@ -17,6 +17,9 @@ from finetooth_hooks.rollouts import Rollout
 FOLDER = "rollouts"
 """In the run folder."""
 
+ROUNDS = "rounds"
+"""In the run folder, in its place: pairs by round, of a method that makes rollouts into pairs and learns from those."""
+
 
 def as_json(rollout: Rollout) -> dict[str, Any]:
     """JSON-able; numbers come back as they were."""

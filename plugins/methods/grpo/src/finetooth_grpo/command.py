@@ -10,7 +10,7 @@ from finetooth_hooks import CommandContext, UserError
 from finetooth_hooks.rollouts import Rollout
 from finetooth_toolbox.rollouts.advantages import groups_of
 from finetooth_toolbox.rollouts.metrics import batch_metrics
-from finetooth_toolbox.rollouts.rollouts_file import read_rollouts
+from finetooth_toolbox.rollouts.rollouts_file import ROUNDS, read_rollouts
 
 WIDTH = 72
 """Letters of an answer that are shown."""
@@ -36,6 +36,11 @@ def command(obj: CommandContext, run: str, step: int | None, groups: int, full: 
         raise UserError(f"RUN: {run} is no run", action="give the folder of a run, or its name under runs/")
     steps = dict(read_rollouts(folder))
     if not steps:
+        if rounds := sorted((folder / ROUNDS).glob("*.jsonl")):
+            raise UserError(
+                f"RUN: {folder} learned from pairs of its own answers, and keeps those",
+                action=f"read {rounds[-1]}, and the rounds before it: a pair a line, with what the model gave each",
+            )
         raise UserError(
             f"RUN: {folder} has no rollouts",
             action="give a run whose method samples, and leave method.keep_rollouts on",

@@ -16,9 +16,7 @@ from typing import Any
 
 from finetooth_hooks.errors import EngineError
 from finetooth_hooks.rollouts import Rollout
-
-FOLDER = "rounds"
-"""In the run folder."""
+from finetooth_toolbox.rollouts.rollouts_file import ROUNDS
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def write_round(
             )
         )  # fmt: skip
     content = ("\n".join(lines) + "\n").encode()
-    path = folder / FOLDER / f"{about['round']:04d}.jsonl"
+    path = folder / ROUNDS / f"{about['round']:04d}.jsonl"
     part = path.with_suffix(".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

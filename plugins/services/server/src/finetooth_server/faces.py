@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from finetooth_hooks import CommandContext, FinetoothError, Sampling, UserError
+from finetooth_hooks import CommandContext, FinetoothError, PluginError, Sampling, UserError
 from finetooth_hooks.faces import Asgi, Face, FaceCaller, FacePiece, StackPart
 from finetooth_toolbox.text.nearest import nearest
 
@@ -38,7 +38,16 @@ def check(context: CommandContext, faces: Collection[str]) -> None:
         near = nearest(name, OWN)
         if near and name not in names(context):
             raise UserError(f"ft serve {name}: no face {name!r}", action=f"did you mean {near}?")
-        context.catalog.get("face", name, setting=f"ft serve {name}")
+        try:
+            context.catalog.get("face", name, setting=f"ft serve {name}")
+        except PluginError as error:
+            if not error.action.startswith("see "):  # it says which one was meant, or which package brings it
+                raise
+            there = ", ".join(names(context))
+            raise UserError(
+                f"ft serve {name}: no face {name!r}; installed: {there}",
+                action=f"a model is named with --model {name}",
+            ) from None
 
 
 def load(context: CommandContext, name: str) -> Face:

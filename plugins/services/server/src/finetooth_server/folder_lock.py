@@ -9,6 +9,8 @@ from pathlib import Path
 from finetooth_hooks import UserError
 from finetooth_toolbox.files.locks import FILE, FolderHeldError, held_folder
 
+from finetooth_server.settings import DATABASE
+
 
 def make_folder(folder: Path) -> None:
     """Make a server's folder, which only its owner can read. One that others can read is closed to them, if nothing but
@@ -20,7 +22,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if os.name == "posix" and folder.stat().st_mode & 0o077:
-            own = (folder / "service.db").exists() or (folder / "audit.jsonl").exists()
+            own = (folder / DATABASE).exists() or (folder / "audit.jsonl").exists()
             if not own and any(one.name != FILE for one in folder.iterdir()):
                 raise UserError(
                     f"--folder {folder}: others can read it, and it holds more than a server's files",

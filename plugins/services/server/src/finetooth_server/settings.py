@@ -9,6 +9,9 @@ from typing import Any
 
 from finetooth_server.encryption.master import MasterKeys
 
+DATABASE = "service.db"
+"""In a server's folder, where no other database is named."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -128,4 +131,4 @@ class Settings:
     @property
     def database_url(self) -> str:
         """SQLAlchemy's URL."""
-        return self.database or f"sqlite:///{self.folder / 'service.db'}"
+        return self.database or f"sqlite:///{self.folder / DATABASE}"

@@ -12,8 +12,8 @@ from finetooth_server.commands.place import FOLDER, records_of
 from finetooth_server.keys import SCOPES, USUAL, Keys
 
 
-def _keys(folder: Path, database: str) -> Keys:
-    return Keys(records_of(folder, database, make=True))
+def _keys(folder: Path, database: str, *, make: bool = False) -> Keys:
+    return Keys(records_of(folder, database, make=make))
 
 
 def _place(function: Callable[..., None]) -> Callable[..., None]:
@@ -39,7 +39,7 @@ def command() -> None:
 def create(tenant: str, scopes: str, name: str, days: float | None, folder: Path, database: str) -> None:
     """Make a key. It is shown this once."""
     chosen = [scope.strip() for scope in scopes.split(",") if scope.strip()]
-    key = _keys(folder, database).create(tenant, chosen, name=name, days=days)
+    key = _keys(folder, database, make=True).create(tenant, chosen, name=name, days=days)
     click.echo(key)
     click.echo("this is the only time that it is shown; for tinker scripts put tml- before it", err=True)
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from finetooth_hooks import UserError
 
 from finetooth_server.records import Records
-from finetooth_server.settings import Settings
+from finetooth_server.settings import DATABASE, Settings
 
 FOLDER = Path("runs/server")
 
@@ -34,13 +34,19 @@ def records_of(folder: Path, database: str, *, make: bool = False) -> Records:
     """A server's database.
 
     Args:
-        make: make the folder if it is not there.
+        make: make it if it is not there.
 
     Raises:
         UserError: there is none.
     """
     if make:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    elif not folder.is_dir():
-        raise UserError(f"--folder {folder}: there is no such folder", action="name the folder of a server")
+    elif not is_there(folder, database):
+        missing = "no server has worked there" if folder.is_dir() else "there is no such folder"
+        raise UserError(f"--folder {folder}: {missing}", action="name the folder of a server")
     return Records(Settings(folder.absolute(), {}, database=database_url(database)).database_url)
+
+
+def is_there(folder: Path, database: str) -> bool:
+    """Whether a server's database can be looked at without making one; what an address names is taken to be there."""
+    return bool(database) or (folder / DATABASE).is_file()

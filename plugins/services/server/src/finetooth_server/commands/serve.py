@@ -14,7 +14,7 @@ from finetooth_hooks import Backend, CommandContext, UserError
 from finetooth_hooks.faces import Face
 
 from finetooth_server.commands.limits import STATUS, limit_options, limits_of, status
-from finetooth_server.commands.place import FOLDER, database_url, records_of
+from finetooth_server.commands.place import FOLDER, database_url, is_there, records_of
 from finetooth_server.faces import OWN, Desk, check, load, names
 from finetooth_server.folder_lock import folder_lock
 from finetooth_server.keys import Keys
@@ -115,23 +115,29 @@ def command(
     check(obj, faces)
     stdio_face = _stdio_face(obj, faces) if stdio else None
     private = stdio or _loopback(host)
-    click.get_current_context().with_resource(folder_lock(folder.absolute()))
     if not private:
         _need_key(host, folder, database)
         _need_tls(host, bool(tls or certificate or without_tls))
+    _check_certificate(certificate, certificate_key, tls)
+    if not stdio:
+        _listen(host, port).close()  # a port that is taken is told before anything is read, or made
     accepted = ("train.accept_memory=true",) if accept_memory else ()
     given = _served(obj, models, recipe, (*overrides, *accepted))
     served = {name: _one_base(obj, _in_parts(_as_long_as_the_model(obj, one))) for name, one in given.items()}
     for one in served.values():  # each by itself: how many are held at once is up to the clients, and to --live
         obj.check_memory(one)
+    beside = served_adapters(obj, adapters, served)
+    encryption = master_keys(encryption_key)
+    # what is refused leaves no folder, so it is made behind the last refusal
+    click.get_current_context().with_resource(folder_lock(folder.absolute()))
     settings = Settings(
         folder.absolute(),
         served,
         database=database_url(database),
         replay=replay,
-        adapters=served_adapters(obj, adapters, served),
+        adapters=beside,
         keyless=private,
-        encryption=master_keys(encryption_key),
+        encryption=encryption,
         scratch=None if scratch is None else scratch.absolute(),
         audit_key=None if audit_key is None else audit_key.absolute(),
         limits=Limits(results=results * 3600, **limits_of(limits)),
@@ -217,15 +223,17 @@ def _need_key(host: str, folder: Path, database: str) -> None:
     Raises:
         UserError: there is no API key, though others can reach the server.
     """
-    records = records_of(folder, database, make=True)
-    try:
-        if not Keys(records).exist():
-            raise UserError(
-                f"--host {host} can be reached by others, and there is no API key",
-                action=f"run `ft keys create --tenant NAME --folder {folder}` first, or listen on 127.0.0.1",
-            )
-    finally:
-        records.close()
+    if is_there(folder, database):
+        records = records_of(folder, database)
+        try:
+            if Keys(records).exist():
+                return
+        finally:
+            records.close()
+    raise UserError(
+        f"--host {host} can be reached by others, and there is no API key",
+        action=f"run `ft keys create --tenant NAME --folder {folder}` first, or listen on 127.0.0.1",
+    )
 
 
 def _need_tls(host: str, given: bool) -> None:
@@ -240,14 +248,21 @@ def _need_tls(host: str, given: bool) -> None:
         )
 
 
-def _certificate(
-    folder: Path, host: str, certificate: Path | None, key: Path | None, tls: str | None
-) -> Certificate | None:
-    """The server's certificate; None without TLS."""
+def _check_certificate(certificate: Path | None, key: Path | None, tls: str | None) -> None:
+    """
+    Raises:
+        UserError: two certificates, or half of one.
+    """
     if tls is not None and (certificate or key):
         raise UserError("--tls generated and --certificate: two certificates", action="give one of them")
     if (certificate is None) != (key is None):
         raise UserError("--certificate and --certificate-key belong together", action="give both")
+
+
+def _certificate(
+    folder: Path, host: str, certificate: Path | None, key: Path | None, tls: str | None
+) -> Certificate | None:
+    """The server's certificate; None without TLS."""
     if tls is not None:
         from finetooth_server.tls import generated
 
