@@ -6,18 +6,19 @@ import json
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from finetooth_hooks import Engine, UserError
-from sqlalchemy import ColumnElement, Select, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, Select, delete, func, insert, select, update
 
 from finetooth_server.encryption.vault import Vault
 from finetooth_server.faults import Unknown
 from finetooth_server.keys import Caller
+from finetooth_server.live import state_copied
 from finetooth_server.records import Records, checkpoints, models, now, samplers, sessions
 
 Kind = Literal["state", "weights", "external"]
@@ -89,14 +90,16 @@ class Checkpoints:
         overwrite: bool = False,
         ttl: float | None = None,
         metadata: Mapping[str, Any] | None = None,
+        copied: Callable[[], None] = lambda: None,
     ) -> Checkpoint:
-        """Write a model's checkpoint; it is there whole or not at all.
+        """Write a model's checkpoint; it is there whole or not at all, and outlives a power cut.
 
         Args:
             model_name: of the model, as its client knows it, where that is not its id.
             call: id of the call that asks. What the same call wrote before a crash is not written again.
             ttl: seconds until it may be removed; None is never.
             metadata: what its client writes to it.
+            copied: called when the engine is needed no more. Of a tenant's saves one goes on behind it at a time.
 
         Raises:
             UserError: the name cannot be one, or is taken, or the tenant has no room left.
@@ -111,15 +114,15 @@ class Checkpoints:
         if old is not None and not overwrite and not (old.expires and old.expires < now()):
             raise UserError(f"{model} has a checkpoint {name!r}", action="choose another name, or allow overwriting")
         id_ = secrets.token_hex(16)
-        replaced = 0 if old is None or self._sampled(old.id) else old.size
-        room = self._most_bytes - self.size(tenant) + replaced
-        self._check_room(0, room)
-        with self._vault.writing(self._folder / id_) as folder:
-            if kind == STATE:
-                engine.save(folder / STATE)
-            engine.export(folder / WEIGHTS)
+        self._check_room(0, self._room(tenant, old))
+        with self._vault.writing(self._folder / id_, flush=True) as folder:
+            write = state_copied(engine, folder / STATE) if kind == STATE else None
+            engine.export(folder / WEIGHTS)  # into the system's memory: that is its copy
+            copied()
+            if write is not None:
+                write()
             size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-            self._check_room(size, room)
+            self._check_room(size, self._room(tenant, old))  # others may have been made since
         row = {
             "id": id_,
             "tenant": tenant,
@@ -143,6 +146,11 @@ class Checkpoints:
             self._vault.remove(self._folder / old.id)
         return _checkpoint_of(row)
 
+    def _room(self, tenant: str, old: Row[Any] | None = None) -> int:
+        """Bytes that a tenant may write, in place of an old checkpoint unless somebody samples from that one."""
+        replaced = "" if old is None or self._sampled(old.id) else old.id
+        return self._most_bytes - self.size(tenant, besides=replaced)
+
     def _check_room(self, size: int, room: int) -> None:
         if room <= 0 or size > room:
             raise UserError(
@@ -151,10 +159,10 @@ class Checkpoints:
                 action="delete some, or let them expire",
             )
 
-    def size(self, tenant: str) -> int:
-        """Bytes that a tenant's checkpoints take."""
+    def size(self, tenant: str, *, besides: str = "") -> int:
+        """Bytes that a tenant's checkpoints take; those of one may be left out."""
         with self._records.read() as connection:
-            mine = checkpoints.c.tenant == tenant
+            mine = (checkpoints.c.tenant == tenant) & (checkpoints.c.id != besides)
             return int(connection.scalar(select(func.coalesce(func.sum(checkpoints.c.size), 0)).where(mine)) or 0)
 
     def _sampled(self, id_: str) -> bool:
@@ -270,7 +278,7 @@ class Checkpoints:
             known = connection.execute(select(checkpoints).where(same & (checkpoints.c.name == source.name))).first()
         if known is not None:
             return self._theirs(tenant, known, source.name)
-        self._check_room(source.size, self._most_bytes - self.size(tenant))
+        self._check_room(source.size, self._room(tenant))
         id_ = secrets.token_hex(16)
         with (
             self._vault.reading(self._folder / source.id) as old,

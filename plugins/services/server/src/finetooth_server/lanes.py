@@ -2,6 +2,8 @@
 
 What a call keeps between two parts is its thread's stack, so that an engine's primitive needs no other form to be
 paused. torch's modes (gradients on or off, autocast) belong to a thread: those of a call that rests touch nobody.
+
+A call that needs no engine for a while, because it writes to a disk, hands over and works on beside the others.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from collections.abc import Callable
 
 
 class Lane:
-    """A thread that executes one call after the other. `go_on` is for the writer; `rest` is for who is executed."""
+    """A thread that executes one call after the other. `go_on` is for the writer; the rest is for who is executed."""
 
     def __init__(self) -> None:
         self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
@@ -25,7 +27,8 @@ class Lane:
         self._work = work
 
     def go_on(self) -> bool:
-        """Let it work until it rests or ends; True if it has ended.
+        """Let it work until it hands over or ends; True if it has ended. One that works beside the others is waited
+        for.
 
         Raises:
             BaseException: what the work raised.
@@ -39,7 +42,15 @@ class Lane:
 
     def rest(self) -> None:
         """Hand over until the next `go_on`; from within the work."""
+        self.step_aside()
+        self.come_back()
+
+    def step_aside(self) -> None:
+        """Hand over, and work on beside whoever goes on; from within the work."""
         self._back.release()
+
+    def come_back(self) -> None:
+        """Wait for the next `go_on`, after `step_aside`."""
         self._go.acquire()
 
     def close(self) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import DataError, Engine, Handle
@@ -58,3 +61,17 @@ class LiveModel:
                 self._losses.clear()
             self._losses[key] = self.make_loss(pick)
         return self._losses[key]
+
+
+def state_copied(engine: Engine, folder: Path) -> Callable[[], None]:
+    """Copy everything that trains, as it is now; what is returned writes the copy into a folder, from any thread. Where
+    the engine makes no copies, or there is no room for one, it is written at once.
+
+    Raises:
+        FinetoothError: the state is not whole, after a failed step.
+    """
+    if "snapshots" in engine.capabilities:
+        with suppress(Exception):  # what is wrong with the state is told below
+            return partial(engine.snapshot().save, folder)
+    engine.save(folder)
+    return lambda: None

@@ -21,7 +21,7 @@ from sqlalchemy import Row, select, update
 from finetooth_server.checkpoints import STATE, WEIGHTS, Checkpoints
 from finetooth_server.collector import collect
 from finetooth_server.encryption.vault import Vault
-from finetooth_server.live import LiveModel
+from finetooth_server.live import LiveModel, state_copied
 from finetooth_server.log import Due, Log
 from finetooth_server.model_ids import folder_name
 from finetooth_server.operations import OPERATIONS, handle_number
@@ -96,22 +96,31 @@ class Models:
             if folder.name not in kept:
                 self._vault.remove(folder)
 
-    def snapshot(self, model: LiveModel) -> None:
-        """Write a model's state down, so that no replay goes further back than here."""
+    def snapshot(self, model: LiveModel, copied: Callable[[], None] | None = None) -> None:
+        """Write a model's state down, so that no replay goes further back than here.
+
+        Args:
+            copied: called when the engine is needed no more; None: nobody waits for it, and no copy is made.
+        """
         with self._records.read() as connection:
             row = connection.execute(select(models).where(models.c.id == model.id)).one()
         if row.snapshot >= model.applied:
             return
-        self.write_snapshot(model, model.applied)
+        self.write_snapshot(model, model.applied, copied)
         marks = snapshot_marks(model.applied, row.stepped)
         with self._records.write() as connection:
             connection.execute(update(models).where(models.c.id == model.id).values(marks))
         self.snapshot_stands(model, marks["replay"])
 
-    def write_snapshot(self, model: LiveModel, seq: int) -> None:
-        """The files of a snapshot that holds the effect of call `seq`."""
+    def write_snapshot(self, model: LiveModel, seq: int, copied: Callable[[], None] | None = None) -> None:
+        """The files of a snapshot that holds the effect of call `seq`; see `snapshot`."""
         with self._vault.writing(self._folder / folder_name(model.id) / str(seq)) as folder:
-            model.engine.save(folder)
+            if copied is None:
+                model.engine.save(folder)
+                return
+            write = state_copied(model.engine, folder)
+            copied()
+            write()
 
     def snapshot_stands(self, model: LiveModel, replay: int) -> None:
         """The database knows the snapshot at `model.applied`: what is older can go."""

@@ -3,10 +3,14 @@
 A call that begins keeps its place until it ends, since what it has computed so far is on its thread's stack and its
 model's gradients. Calls of one queue follow each other; calls of different queues share nothing that one could change
 for the other, so each computes what it would compute alone.
+
+A call that has all that it needs of its engine, and files to write, steps aside: others have their turns meanwhile, and
+its queue waits for it as for any call.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol
@@ -56,6 +60,7 @@ class Running:
         left: the server ends, and the next one executes it.
         rested: seconds for which others had their turns, by a clock that only goes on.
         begun: its first part has.
+        aside: it works beside the others and wants no turn.
     """
 
     def __init__(self, queue: str, tenant: str, memory: int, lane: Lane) -> None:
@@ -63,11 +68,11 @@ class Running:
         self.call = ""
         self.stopped = self.left = False
         self.rested = 0.0
-        self.begun = False
+        self.begun = self.aside = False
 
 
 class Scheduler:
-    """Only the writer's thread calls it, but for `asked`.
+    """Only the writer's thread calls it, but for `asked`, `step_aside` and `come_back`.
 
     Args:
         execute: does the call that is due in the queue of a `Running`; it is called in a thread of its own.
@@ -75,6 +80,7 @@ class Scheduler:
         busy: names of queues with a call that is executed; kept up to date here.
         clock: seconds, for what a turn takes.
         pause: waits for so many seconds, or until something comes; None never does.
+        ring: told that a call wants a turn which did not.
     """
 
     def __init__(
@@ -85,6 +91,7 @@ class Scheduler:
         busy: set[str] | None = None,
         clock: Callable[[], float] = time.perf_counter,
         pause: Callable[[float], None] | None = None,
+        ring: Callable[[], None] = lambda: None,
     ) -> None:
         self._limits, self._execute, self._sampled = limits, execute, sampled
         self._busy = set() if busy is None else busy
@@ -92,7 +99,8 @@ class Scheduler:
         self._running: dict[str, Running] = {}
         self._at_work: Running | None = None
         self._lanes, self._fair, self._clock = Lanes(), FairTurns(), clock
-        self._pause = pause
+        self._pause, self._ring = pause, ring
+        self._asides: dict[str, threading.Lock] = {}  # of tenants with a call that stepped aside
         self._awaited: dict[str, float] = {}  # tenants whose call has just ended, and until when they are waited for
         self._in_vain: dict[str, tuple[int, int]] = {}  # who did not come: ends that are left, and how often in a row
 
@@ -102,6 +110,11 @@ class Scheduler:
 
     def __contains__(self, queue: str) -> bool:
         return queue in self._ready or queue in self._running
+
+    @property
+    def wants(self) -> bool:
+        """Somebody wants a turn."""
+        return bool(self._wanting())
 
     def running(self, queue: str) -> bool:
         """A call of this queue is executed."""
@@ -120,14 +133,7 @@ class Scheduler:
 
     def turn(self) -> Running | None:
         """Let whoever is next have a part of its call; the call if that was its end."""
-        wanting: dict[str, list[str]] = {}
-        for queue, running in self._running.items():
-            wanting.setdefault(running.tenant, []).append(queue)
-        for queue, (tenant, memory) in self._ready.items():
-            if self._has_place(tenant, memory):
-                wanting.setdefault(tenant, []).append(queue)
-        for tenant in self._sampled.tenants:
-            wanting.setdefault(tenant, []).append(SAMPLING)
+        wanting = self._wanting()
         if not wanting:
             self._awaited.clear()
             return None
@@ -141,6 +147,19 @@ class Scheduler:
             return self._go_on(flow)
         self._sample()
         return None
+
+    def _wanting(self) -> dict[str, list[str]]:
+        """Flows that want a turn, by tenant."""
+        found: dict[str, list[str]] = {}
+        for queue, running in self._running.items():
+            if not running.aside:
+                found.setdefault(running.tenant, []).append(queue)
+        for queue, (tenant, memory) in self._ready.items():
+            if self._has_place(tenant, memory):
+                found.setdefault(tenant, []).append(queue)
+        for tenant in self._sampled.tenants:
+            found.setdefault(tenant, []).append(SAMPLING)
+        return found
 
     def _expire(self, wanting: Collection[str]) -> None:
         """See who came, and who did not."""
@@ -212,11 +231,19 @@ class Scheduler:
         del self._running[queue]
         self._busy.discard(queue)
         self._lanes.give_back(running.lane)
+        if not any(other.tenant == running.tenant for other in self._running.values()):
+            self._asides.pop(running.tenant, None)
         self._await(running.tenant)
         return running
 
     def _begun(self, running: Running) -> Callable[[], None]:
-        return lambda: self._execute(running)
+        def work() -> None:
+            try:
+                self._execute(running)
+            finally:
+                self.come_back(running)  # a call ends in its turn
+
+        return work
 
     def asked(self) -> bool:
         """Asked by an engine before each part of a call, from the call's own thread: let others have their turn. True
@@ -231,6 +258,26 @@ class Scheduler:
         running.lane.rest()
         running.rested += time.monotonic() - begun
         return running.stopped
+
+    def step_aside(self, running: Running) -> None:
+        """Let others have their turns while a call does what needs no engine; from the call's own thread, in its turn.
+        One call of a tenant at a time does so, the next one waits here: who saves many models at once has no more of
+        the machine than who saves one."""
+        alone = self._asides.setdefault(running.tenant, threading.Lock())
+        running.rested -= time.monotonic()
+        running.aside = True
+        running.lane.step_aside()
+        alone.acquire()
+
+    def come_back(self, running: Running) -> None:
+        """Wait for a turn again; nothing for a call that has not stepped aside."""
+        if not running.aside:
+            return
+        self._asides[running.tenant].release()
+        running.aside = False
+        self._ring()
+        running.lane.come_back()
+        running.rested += time.monotonic()
 
     def leave(self) -> Iterable[Running]:
         """Break off what is executed, and leave it to the next server. What cannot be broken off is finished."""

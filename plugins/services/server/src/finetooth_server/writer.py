@@ -56,13 +56,15 @@ class Writer:
         self._models, self._pool, self._checkpoints, self._audit = registry, pool, checkpoints, audit
         self._streams = streams
         self._turns = SamplingTurns(settings, records, log, pool, checkpoints, audit, streams)
-        self._scheduler = Scheduler(settings.limits, self._execute_due, self._turns, registry.busy, pause=self._pause)
+        self._bell = threading.Condition()
+        self._scheduler = Scheduler(
+            settings.limits, self._execute_due, self._turns, registry.busy, pause=self._pause, ring=self._ring
+        )
         registry.asked = self._scheduler.asked
         self._woken: dict[str, None] = {}  # queues to look into
         self._closed: set[str] = set()
         self._sampling = False
         self._ending = self._idle = False
-        self._bell = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="finetooth-writer", daemon=True)
         self._cancelled: set[str] = set()
         self.broken = ""
@@ -116,7 +118,7 @@ class Writer:
             while True:
                 with self._bell:
                     while not (self._anything() or self._ending):
-                        self._idle = True
+                        self._idle = not len(self._scheduler)
                         self._bell.notify_all()
                         self._bell.wait()
                     self._idle = False
@@ -149,9 +151,14 @@ class Writer:
         with self._bell:
             self._bell.wait_for(lambda: self._news() or self._ending, seconds)
 
+    def _ring(self) -> None:
+        """A call that had stepped aside wants a turn."""
+        with self._bell:
+            self._bell.notify_all()
+
     def _anything(self) -> bool:
         """There is something to do."""
-        return bool(self._news() or len(self._scheduler) or self._turns.busy)
+        return self._news() or self._scheduler.wants
 
     def _news(self) -> bool:
         """There is something to look into."""
@@ -196,7 +203,7 @@ class Writer:
                 raise UserError(call.hopeless)
             self._log.begin([call])
             traceless = False
-            model, result = self._execute(row, call, content["arguments"], running)
+            model, result = self._execute(row, call, content["arguments"], running)  # in its turn, but for a save
             if content["arguments"].get("echo"):
                 result = {**result, "echo": content["arguments"]["echo"]}
             if call.operation in ENDS_HANDLES:
@@ -216,6 +223,7 @@ class Writer:
         except Exception as caught:  # a mistake of ours: the model goes on from the log
             error, category = f"the server failed: {type(caught).__name__}", "server"
             self._report(call, caught)
+            self._scheduler.come_back(running)
             self._models.forget(queue)
             model = None
         if error and call.operation == CREATE:
@@ -229,6 +237,7 @@ class Writer:
             seq=call.seq,
             outcome="failed" if error else "done",
         )
+        self._scheduler.come_back(running)
         running.call = ""  # what follows is the server's own
         if model is not None:
             model.applied = call.seq
@@ -236,7 +245,7 @@ class Writer:
             if "snapshot" in marks:
                 self._models.snapshot_stands(model, marks["replay"])
             elif model.computed > self._settings.replay:
-                self._snapshot(model)
+                self._snapshot(model, running)
         elif error:
             self._applied(queue, call.seq)
 
@@ -257,7 +266,7 @@ class Writer:
             self._models.load(model, arguments, row.tenant, recipe)
             return model, {"checkpoint": arguments.get("checkpoint")}
         if call.operation == SAVE:
-            return model, self._save(row, recipe, model, arguments, call.id)
+            return model, self._save(row, recipe, model, arguments, call.id, running)
         model.written = partial(self._stream_token, running)
         result = OPERATIONS[call.operation].run(model, arguments, call.seq)
         if call.seq in model.handles:
@@ -269,8 +278,15 @@ class Writer:
         self._streams.ring(running.call)
 
     def _save(
-        self, row: Row[Any], recipe: Mapping[str, Any], model: LiveModel, arguments: Mapping[str, Any], call: str
+        self,
+        row: Row[Any],
+        recipe: Mapping[str, Any],
+        model: LiveModel,
+        arguments: Mapping[str, Any],
+        call: str,
+        running: Running,
     ) -> Any:
+        """Write a checkpoint: as soon as what it holds is copied, beside the calls of others."""
         saved = self._checkpoints.save(
             model.engine,
             tenant=row.tenant,
@@ -284,6 +300,7 @@ class Writer:
             overwrite=bool(arguments.get("overwrite")),
             ttl=arguments.get("ttl"),
             metadata=arguments.get("metadata"),
+            copied=partial(self._scheduler.step_aside, running),
         )
         sampler = arguments.get("sampler")
         if sampler:
@@ -296,11 +313,13 @@ class Writer:
         if model is not None:
             model.applied = seq
 
-    def _snapshot(self, model: LiveModel) -> None:
+    def _snapshot(self, model: LiveModel, running: Running) -> None:
         try:
-            self._models.snapshot(model)
+            self._models.snapshot(model, partial(self._scheduler.step_aside, running))
         except FinetoothError:
             model.computed = 0.0  # its state is not whole after a failed step; the log has what matters
+        finally:
+            self._scheduler.come_back(running)
 
     def _report(self, call: Due, error: Exception) -> None:
         """What went wrong on our side goes to the server's own log, never to the client."""

@@ -112,8 +112,11 @@ class Vault:
         shutil.rmtree(gone, ignore_errors=True)
 
     @contextmanager
-    def writing(self, place: Path) -> Iterator[Path]:
+    def writing(self, place: Path, *, flush: bool = False) -> Iterator[Path]:
         """An empty folder to write to; afterwards its content is at `place`, whole or not at all.
+
+        Args:
+            flush: what is written plain is on the disk then; what is encrypted always is.
 
         Raises:
             UserError: it cannot be encrypted.
@@ -125,6 +128,8 @@ class Vault:
             if self.keys is None:
                 staging.mkdir()
                 yield staging
+                if flush:
+                    _flush_all(staging)
             else:
                 with self._plain() as plain:
                     yield plain
@@ -316,6 +321,15 @@ def _write(place: Path, keys: MasterKeys, name: str, sealed: Sealed) -> None:
 def _sync(number: int, flush: Callable[[], None]) -> None:
     flush()
     os.fsync(number)
+
+
+def _flush_all(folder: Path) -> None:
+    """Files in a folder, and their names, outlive a power cut."""
+    for place, _, files in os.walk(folder):
+        for name in files:
+            with (Path(place) / name).open("rb+") as file:
+                os.fsync(file.fileno())
+        _flush(Path(place))
 
 
 def _flush(folder: Path) -> None:
