@@ -198,6 +198,8 @@ class Recipe(Options):
     """When to save the state of a run."""
     profile: Incidental[ProfileSection] = ProfileSection()
     """Steps to record: where their time and memory go."""
+    sweep: Incidental[dict[str, Any] | None] = None
+    """Settings that `ft sweep` tries: `metric`, `trials` and their `space`. A run passes the section over."""
     plugins: list[Annotated[str, Field(min_length=1)] | PluginUse] = []  # noqa: RUF012 - pydantic copies it
     """Plugins the run needs beside the installed ones: versions are checked, nothing is installed."""
     output: Incidental[Annotated[str, Field(min_length=1)] | None] = None
@@ -309,6 +311,8 @@ def load(recipe: Path | str | Mapping[str, Any], overrides: Sequence[str] = (), 
     raise_problems(problems)
     checked._given = given
     checked._notes = [f"{name} was read as {'.'.join(path)}" for name, path in renamed.items()]
+    if checked.sweep is not None:
+        checked._notes.append("sweep is passed over: ft sweep tries its settings")
     checked._source = source
     checked._model_path = _existing(checked.model.name)
     checked._folder = (base or (source.parent if source is not None else Path.cwd())).absolute()

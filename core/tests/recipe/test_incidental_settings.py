@@ -11,6 +11,7 @@ SETTINGS = frozenset(
         "export",
         "trackers",
         "profile",
+        "sweep",
         "data.accept_dropped",
         "data.cache",
         "data.cache_gb",

@@ -264,6 +264,14 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
     assert load(path).model.name == "m"
 
 
+def test_what_a_sweep_tries_is_passed_over_and_said(write: Any) -> None:
+    """A recipe with a search space is run like any other, and keeps it."""
+    space = {"space": {"adapter.rank": [4, 8]}}
+    found = load(write(f"model: m\nsweep: {json.dumps(space)}\n"))
+    assert found.notes == ("sweep is passed over: ft sweep tries its settings",)
+    assert found.as_dict() == {"model": "m", "sweep": space} and load({"model": "m"}).notes == ()
+
+
 def test_values_a_recipe_cannot_hold() -> None:
     with pytest.raises(RecipeError, match=r"data.train: is a set, which a recipe cannot hold"):
         load({"model": "m", "data": {"train": {"a"}}})

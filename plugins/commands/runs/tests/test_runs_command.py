@@ -55,6 +55,31 @@ def test_list_show_and_du(two):
     assert said("list", "--status", "failed") == "no run in runs is failed\n"
 
 
+def test_a_long_name_does_not_touch_its_value(two):
+    result = json.loads((two[0] / "result.json").read_text())
+    (two[0] / "result.json").write_text(json.dumps({**result, "best": {"eval/perplexity": 3.0}}))
+    assert "best eval/perplexity  3" in said("show", "one")
+
+
+def test_trials_of_a_sweep_are_told_of_and_named_below_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for trial in (0, 1):
+        make(f"lr-sweep/trial-{trial}", 2.0 + trial, batch_size=trial + 1)
+    hint = "lr-sweep holds 2 more: ft runs list --folder runs/lr-sweep\n"
+    assert said("list") == f"no run in runs\n{hint}"
+    make("one", 1.0)
+    assert said("list").endswith(hint)
+    assert "runs/lr-sweep/trial-1" in said("show", "lr-sweep/trial-1")
+    assert "train.batch_size" in said("compare", "lr-sweep/trial-0", "lr-sweep/trial-1")
+    taken = {row["run"]: row["bytes"] for row in json.loads(said("du", "--json"))}
+    below = sum(path.stat().st_size for path in Path("runs/lr-sweep").rglob("*") if path.is_file())
+    assert taken["runs/lr-sweep"] == below and set(taken) == {"runs/lr-sweep", "runs/one"}
+    with pytest.raises(UserError, match=r"'lr-sweep' is not one run, it holds 2 \(name one, such as lr-sweep/trial-"):
+        said("rm", "lr-sweep", "--yes")
+    with pytest.raises(UserError, match="no run"):
+        said("show", "../runs/lr-sweep")
+
+
 def test_compare_shows_settings_that_differ_and_results(two):
     found = json.loads(said("compare", "one", "two", "--json"))
     assert found["settings"] == {"train.batch_size": [None, 4]}  # not where they lie

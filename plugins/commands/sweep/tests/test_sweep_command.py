@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -74,7 +76,14 @@ def test_it_tries_settings_of_the_space_and_shows_the_best_first(tmp_path):
     told = json.loads((done.folder / "sweep.json").read_text())
     values = [row["value"] for row in told["trials"] if row["value"] is not None]
     assert values == sorted(values) and values[0] == pytest.approx(min(loss_of(given) for given, _ in obj.ran))
-    assert done.output.splitlines()[-7].split()[:2] == ["trial", "eval/loss"]
+    lines = done.output.splitlines()
+    assert lines[-10].split()[:2] == ["trial", "eval/loss"]
+    best = told["trials"][0]
+    assert f"the best is {done.folder}/trial-{best['trial']}, all of them drawn in {done.folder}/sweep.svg" in lines
+    given = dict(word.split("=") for word in lines[-1].partition("ft run ")[2].split()[1:])
+    assert {name: json.loads(value) for name, value in given.items()} == best["settings"]
+    said = [line for line in lines if line.startswith("trial ") and " of 6): " in line]
+    assert [line.partition(":")[0] for line in said] == [f"trial {n} ({n + 1} of 6)" for n in range(6)]
     assert (done.folder / "sweep.svg").read_text().startswith("<svg")
 
 
@@ -101,9 +110,62 @@ def test_settings_that_do_not_work_do_not_end_the_sweep_and_bad_ones_do(tmp_path
     done = sweep(tmp_path, Obj(at={2: EngineError("out of memory", action="less")}))
     failed = [row for row in json.loads((done.folder / "sweep.json").read_text())["trials"] if row["state"] == "fail"]
     assert done.code == 0 and "out of memory" in failed[0]["problem"]
+    assert "trial 1 failed: out of memory" in done.output
     (tmp_path / "s/study.log").unlink()
     with pytest.raises(UserError, match=r"trial 0: x\.y: unknown setting"):
         sweep(tmp_path, Obj(at={1: RecipeError("x.y", "unknown setting")}))
+
+
+@pytest.mark.parametrize(
+    "metric, held_out, said",
+    [
+        ("eval/losss", {"loss": 1.0}, r"nothing measures eval/losss \(did you mean eval/loss\?\)"),
+        ("eval/accuracy", {"loss": 1.0}, r"nothing measures eval/accuracy \(it measures eval/loss\)"),
+        ("eval/loss", {}, r"nothing measures eval/loss \(name held-out rows in data.eval\)"),
+    ],
+)
+def test_a_metric_that_nothing_measures_ends_the_sweep_with_its_first_trial(tmp_path, metric, held_out, said):
+    """And that one no later than at its first evaluation in training."""
+    steps = []
+
+    class Measured(Obj):
+        def run(self, recipe):
+            self.ran.append(recipe["output"])
+            status = "done"
+            try:
+                for step in (0, 1, 2):
+                    if held_out:
+                        plugin.ft_evaluated(None, Evaluation("loss", step, held_out))
+                    steps.append(step)
+            except StopRun:
+                status = "stopped"
+            last = {f"eval/{name}": value for name, value in held_out.items()}
+            return Outcome(status, 0, "", 2, {"loss": 1.0, **last}, {}, None, "", 0.0)
+
+    obj = Measured()
+    with pytest.raises(UserError, match=said):
+        sweep(tmp_path, obj, recipe=RECIPE.replace("trials: 6", f"trials: 6\n  metric: {metric}"))
+    assert len(obj.ran) == 1 and (steps == [0] or not held_out)
+
+
+def test_the_weights_of_a_trial_are_gone_before_the_next_one(tmp_path):
+    class Weights:
+        def __init__(self):
+            self.engine = self  # as modules and their hooks do
+
+    alive = []
+
+    class Heavy(Obj):
+        def run(self, recipe):
+            assert all(one() is None for one in alive)
+            alive.append(weakref.ref(Weights()))
+            return super().run(recipe)
+
+    gc.disable()
+    try:
+        assert sweep(tmp_path, Heavy()).code == 0 and len(alive) == 6
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(
@@ -114,7 +176,7 @@ def test_settings_that_do_not_work_do_not_end_the_sweep_and_bad_ones_do(tmp_path
         ("sweep: {space: {a: {low: 2, high: 1}}}", r"sweep\.space\.a.*low must be less than high"),
         ("sweep: {spaces: 1}", "sweep.spac"),
         ("- 1", "it is no mapping"),
-        ("a: [", "it is no YAML"),
+        ("a: [", r"r\.yaml:1: it is no YAML: expected"),
     ],
 )
 def test_what_is_wrong_with_the_recipe_is_said_before_anything_is_tried(tmp_path, recipe, problem):

@@ -142,6 +142,15 @@ def runs_below(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (_began(path), path.name))
 
 
+def groups_below(folder: Path) -> dict[Path, list[Path]]:
+    """Folders in a folder that are no run and hold some, as that of a sweep does, with these runs."""
+    try:
+        inside = sorted(path for path in folder.iterdir() if path.is_dir() and not is_run(path))
+    except OSError:
+        return {}
+    return {path: found for path in inside if (found := runs_below(path))}
+
+
 def read_run(folder: Path) -> Recorded:
     """All that the folder of a run says now."""
     problems: list[str] = []
@@ -259,11 +268,11 @@ def _lines(path: Path, problems: list[str]) -> Iterator[Mapping[str, Any]]:
 
 
 def found_run(reference: str, below: Path = Path("runs")) -> Path | None:
-    """The folder that a reference to a run means: a path, or a name under `runs/`; None if it means none. The run may
-    have been killed before its plan was written."""
+    """The folder that a reference to a run means: a path, or a name under `runs/`, such as that of a trial,
+    `recipe-sweep/trial-3`; None if it means none. The run may have been killed before its plan was written."""
     try:
         path = Path(reference).expanduser()
-        places = [path, below / path] if len(path.parts) == 1 else [path]
+        places = [path] if path.is_absolute() or ".." in path.parts else [path, below / path]
         return next((one for one in places if is_run(one)), None)
     except (OSError, RuntimeError, ValueError):  # too long for a path; ~ of nobody
         return None

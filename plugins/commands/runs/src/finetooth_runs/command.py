@@ -11,7 +11,16 @@ from typing import Any
 import click
 from finetooth_hooks.errors import UserError
 from finetooth_toolbox.files.locks import FolderHeldError, held_folder
-from finetooth_toolbox.runs.recorded import BEGUN, Recorded, found_run, is_running, read_run, runs_below, size_of
+from finetooth_toolbox.runs.recorded import (
+    BEGUN,
+    Recorded,
+    found_run,
+    groups_below,
+    is_running,
+    read_run,
+    runs_below,
+    size_of,
+)
 from finetooth_toolbox.text.controls import escape_controls
 from finetooth_toolbox.text.nearest import nearest
 
@@ -48,6 +57,7 @@ def list_(folder: Path, status: str | None, as_json: bool) -> int:
         return 0
     if not runs:
         click.echo(f"no run in {folder}" if status is None else f"no run in {folder} is {status}")
+        _tell_groups(folder)
         return 0
     rows = [
         (
@@ -62,6 +72,7 @@ def list_(folder: Path, status: str | None, as_json: bool) -> int:
         for run in runs
     ]
     click.echo(table(("run", "status", "steps", "best or last", "method", "model", "began"), rows, width()))
+    _tell_groups(folder)
     _tell_problems(runs)
     return 0
 
@@ -88,7 +99,8 @@ def show(run: str, as_json: bool) -> int:
         *((f"best {name}", number(value)) for name, value in sorted(found.best.items())),
         *((name, size(taken)) for name, taken in size_of(found.folder).items() if not name.startswith(".")),
     ]
-    click.echo("\n".join(f"{name:<16}{escape_controls(text)}" for name, text in lines))
+    wide = max(14, *(len(name) for name, _ in lines)) + 2
+    click.echo("\n".join(f"{name:<{wide}}{escape_controls(text)}" for name, text in lines))
     _tell_problems([found])
     return 0
 
@@ -123,8 +135,8 @@ def compare(runs: tuple[str, ...], as_json: bool) -> int:
 @folder_option
 @as_json_option
 def du(runs: tuple[str, ...], folder: Path, as_json: bool) -> int:
-    """Say what RUNS take on disk, by default all of them, the largest first."""
-    folders = [_folder(run) for run in runs] if runs else _folders(folder)
+    """Say what RUNS take on disk, by default all of them, the largest first; a sweep's trials are one line."""
+    folders = [_folder(run) for run in runs] if runs else [*_folders(folder), *groups_below(folder)]
     sizes = sorted(((path, size_of(path)) for path in folders), key=lambda one: -sum(one[1].values()))
     if as_json:
         content = [{"run": str(path), "bytes": sum(parts.values()), "parts": parts} for path, parts in sizes]
@@ -223,6 +235,11 @@ def _folder(reference: str) -> Path:
     found = found_run(reference)
     if found is not None:
         return found
+    if held := groups_below(RUNS).get(RUNS / reference):
+        raise UserError(
+            f"{reference!r} is not one run, it holds {len(held)}",
+            action=f"name one, such as {reference}/{held[-1].name}",
+        )
     meant = nearest(reference, [path.name for path in runs_below(RUNS)])
     raise UserError(f"no run {reference!r}", action=f"did you mean {meant}?" if meant else "see ft runs list")
 
@@ -240,6 +257,12 @@ def _headline(run: Recorded) -> str:
 
 def _value(value: Any) -> str:
     return "-" if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
+def _tell_groups(folder: Path) -> None:
+    """Where more runs are: those of sweeps lie a folder deeper."""
+    for path, runs in groups_below(folder).items():
+        click.echo(f"{path.name} holds {len(runs)} more: ft runs list --folder {path}")
 
 
 def _tell_problems(runs: list[Recorded]) -> None:

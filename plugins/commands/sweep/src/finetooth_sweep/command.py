@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from finetooth_hooks import CommandContext, Evaluation, UserError
 from finetooth_hooks.errors import EngineError, FinetoothError, StopRun
 from finetooth_hooks.reports import Outcome
 from finetooth_toolbox.runs.chart import chart, svg
+from finetooth_toolbox.text.nearest import nearest
 from optuna.storages.journal import JournalFileBackend
 
 from finetooth_sweep import plugin
@@ -47,14 +50,35 @@ def command(
     study = _study(sweep, folder)
     most = trials or sweep.trials
     while (number := _tried(study)) < most:
-        click.echo(f"trial {number + 1} of {most}")
-        if not _try(obj, study, sweep, given, overrides, folder):
+        if not _try(obj, study, sweep, given, overrides, folder, f"{number + 1} of {most}"):
             click.echo(f"interrupted; ft sweep {recipe} goes on")
             return 130
         _write(study, sweep, folder)
+        gc.collect()  # a run's weights hang in cycles: those of the next trial would come on top of them
     _write(study, sweep, folder)
     click.echo(_table(study, sweep))
-    return 0 if any(one.state == State.COMPLETE for one in study.trials) else 1
+    return _tell_best(study, sweep, recipe, folder)
+
+
+def _tell_best(study: optuna.Study, sweep: Sweep, recipe: Path, folder: Path) -> int:
+    """What failed and why, where the best is, and how to train with it; returns the exit code."""
+    rows = _rows(study, sweep)
+    for row in rows:
+        if "problem" in row:
+            click.echo(f"trial {row['trial']} failed: {row['problem']}")
+    best = rows[0] if rows and rows[0]["value"] is not None else None
+    if best is None:
+        return 1
+    settings = " ".join(f"{name}={json.dumps(value)}" for name, value in best["settings"].items())
+    drawn = f", all of them drawn in {folder / 'sweep.svg'}" if (folder / "sweep.svg").is_file() else ""
+    click.echo(f"\nthe best is {folder / _name(best['trial'])}{drawn}")
+    click.echo(f"the same settings again: ft run {recipe} {settings}")
+    return 0
+
+
+def _name(trial: int) -> str:
+    """Of the folder of a trial's run."""
+    return f"trial-{trial}"
 
 
 def _read(recipe: Path) -> dict[str, Any]:
@@ -67,7 +91,10 @@ def _read(recipe: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{recipe}: {error.strerror}", action="check the path") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{recipe}: it is no YAML: {' '.join(str(error).split())}", action="mend it") from error
+        mark = getattr(error, "problem_mark", None)
+        place = f"{recipe}:{mark.line + 1}" if mark else str(recipe)
+        said = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise UserError(f"{place}: it is no YAML: {said}", action="mend the line, or the one before it") from error
     if not isinstance(given, dict):
         raise UserError(f"{recipe}: it is no mapping", action="write settings, one a line")
     plugins = [
@@ -105,20 +132,32 @@ def _try(
     given: dict[str, Any],
     overrides: tuple[str, ...],
     folder: Path,
+    which: str,
 ) -> bool:
     """One trial; False if it was interrupted.
 
+    Args:
+        which: of how many, in words.
+
     Raises:
-        UserError: a setting of the space is wrong: it would be in every trial.
+        UserError: a setting of the space is wrong, or nothing measures the metric: it would be so in every trial.
     """
     trial = study.ask()
     settings = sweep.drawn(trial)
     trial.set_user_attr("settings", settings)
-    output = folder / f"trial-{trial.number}"
+    output = folder / _name(trial.number)
+    click.echo(f"trial {trial.number} ({which}): " + ", ".join(f"{k} {_short(v)}" for k, v in settings.items()))
     found: list[float] = []
+    measured: set[str] = set()
+    rounds: list[int] = []
 
     def tell(evaluation: Evaluation) -> None:
-        value = {f"eval/{name}": value for name, value in evaluation.metrics.items()}.get(sweep.metric)
+        values = {f"eval/{name}": value for name, value in evaluation.metrics.items()}
+        rounds.append(evaluation.step)
+        if sweep.metric.startswith("eval/") and rounds[0] < evaluation.step and sweep.metric not in measured:
+            raise StopRun(f"sweep: nothing measures {sweep.metric}")  # all evaluators have had their turn
+        measured.update(values)
+        value = values.get(sweep.metric)
         if value is None or not math.isfinite(value):
             return
         found.append(value)
@@ -139,7 +178,24 @@ def _try(
         raise UserError(f"trial {trial.number}: {error}", action="mend sweep.space or the recipe") from error
     finally:
         plugin.watching.remove(tell)
+    measured.update(outcome.metrics)
+    if outcome.status != "interrupted" and sweep.metric not in measured:
+        study.tell(trial, state=State.FAIL)
+        raise _unmeasured(sweep.metric, measured)
     return _end(study, trial, sweep, outcome, found)
+
+
+def _unmeasured(metric: str, measured: Collection[str]) -> UserError:
+    """The refusal of a metric that no trial will have."""
+    held_out = sorted(name for name in measured if name.startswith("eval/"))
+    near = nearest(metric, held_out)
+    if near:
+        action = f"did you mean {near}?"
+    elif held_out:
+        action = f"it measures {', '.join(held_out)}"
+    else:
+        action = "name held-out rows in data.eval"
+    return UserError(f"sweep.metric: nothing measures {metric}", action=action)
 
 
 def _end(study: optuna.Study, trial: optuna.Trial, sweep: Sweep, outcome: Outcome, found: list[float]) -> bool:

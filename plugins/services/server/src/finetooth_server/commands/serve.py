@@ -119,16 +119,13 @@ def command(
         _need_key(host, folder, database)
         _need_tls(host, bool(tls or certificate or without_tls))
     _check_certificate(certificate, certificate_key, tls)
-    if not stdio:
-        _listen(host, port).close()  # a port that is taken is told before anything is read, or made
-    accepted = ("train.accept_memory=true",) if accept_memory else ()
-    given = _served(obj, models, recipe, (*overrides, *accepted))
+    if not stdio:  # a port that is taken is told before anything is read, or made
+        _listen(host, port).close()
+    given = _served(obj, models, recipe, (*overrides, *(("train.accept_memory=true",) if accept_memory else ())))
     served = {name: _one_base(obj, _in_parts(_as_long_as_the_model(obj, one))) for name, one in given.items()}
-    for one in served.values():  # each by itself: how many are held at once is up to the clients, and to --live
-        obj.check_memory(one)
-    beside = served_adapters(obj, adapters, served)
-    encryption = master_keys(encryption_key)
-    # what is refused leaves no folder, so it is made behind the last refusal
+    _check_memory(obj, served)
+    beside, encryption = served_adapters(obj, adapters, served), master_keys(encryption_key)
+    # what is refused leaves no folder
     click.get_current_context().with_resource(folder_lock(folder.absolute()))
     settings = Settings(
         folder.absolute(),
@@ -145,8 +142,7 @@ def command(
     if stdio_face is not None:
         _serve_stdio(stdio_face, faces[0].rpartition(":")[2], Service(obj, settings))
         return
-    shown = _certificate(settings.folder, host, certificate, certificate_key, tls)
-    service = Service(obj, settings)
+    shown, service = _certificate(settings.folder, host, certificate, certificate_key, tls), Service(obj, settings)
     if "tinker" in faces:
         from finetooth_server.tinker.tokenizers import write_tokenizers
 
@@ -313,6 +309,16 @@ def _served(
         model = template["model"]
         found[str(model["name"] if isinstance(model, Mapping) else model)] = _without_data(template)
     return found
+
+
+def _check_memory(obj: CommandContext, served: Mapping[str, Mapping[str, Any]]) -> None:
+    """Each model by itself: how many are held at once is up to the clients, and to --live.
+
+    Raises:
+        PlanError: one will not fit into memory.
+    """
+    for one in served.values():
+        obj.check_memory(one)
 
 
 def _as_long_as_the_model(obj: CommandContext, recipe: Mapping[str, Any]) -> dict[str, Any]:
