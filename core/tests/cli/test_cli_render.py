@@ -267,3 +267,21 @@ def test_suggestions_come_from_the_catalog() -> None:
     assert suggestions(session, OUTCOME) == ["ft merge-it 'my runs/a' --all"]
     nothing = Outcome("failed", 1, "", 0, {}, {}, None, "", 1.0)
     assert suggestions(session, nothing) == []
+
+
+def test_a_table_that_a_narrow_terminal_has_no_room_for_is_paragraphs() -> None:
+    """No word is cut in two, and nothing that it says is lost."""
+    headers = ("split", "rows", "trained tokens", "left out or changed")
+    rows = [("train", "1,200", "34,567", "-"), ("eval", "12", "345", "3 rows were longer than train.max_length")]
+
+    def made(console: Console) -> Any:
+        return render.table(console, "Data", headers, rows, numbers=2)
+
+    title, *lines = shown(made, terminal=True, width=40).splitlines()
+    assert "Data" in title and [line.rstrip() for line in lines if line.strip()] == [
+        "train", "  rows: 1,200", "  trained tokens: 34,567",
+        "eval", "  rows: 12", "  trained tokens: 345",
+        "  left out or changed: 3 rows were", "  longer than train.max_length",
+    ]  # fmt: skip
+    assert "rows: " not in shown(made, terminal=True, width=80)
+    assert len(shown(made, width=40).strip().splitlines()) == 4, "a file has lines as long as they like"

@@ -14,6 +14,7 @@ from finetooth_hooks.reports import DataReport, Evaluation, Outcome, Sample
 from finetooth_toolbox.text.controls import escape_controls
 from finetooth_toolbox.text.measures import size as size
 from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -38,6 +39,9 @@ LARGEST = 3
 PROMPT_TAIL = 240
 """Characters of a question that are shown, counted from its end: the question stands there."""
 
+NARROW = 60
+"""Columns of a terminal below which a table that does not fit is written as paragraphs."""
+
 Row = Sequence[str]
 
 
@@ -55,7 +59,8 @@ def show(console: Console, *parts: RenderableType) -> None:
 
 
 def table(console: Console, title: str, headers: Row, rows: Iterable[Row], *, numbers: int = 0) -> RenderableType:
-    """A table; aligned lines where the output is no terminal, so that it can be searched and compared.
+    """A table; aligned lines where the output is no terminal, so that it can be searched and compared. In a terminal
+    where columns would be too narrow for words, each row is a paragraph.
 
     Args:
         numbers: how many columns, counted from the second, hold numbers.
@@ -63,12 +68,20 @@ def table(console: Console, title: str, headers: Row, rows: Iterable[Row], *, nu
     lines = [tuple(row) for row in rows]
     if not console.is_terminal:
         return Text("\n".join([title, *(f"  {line}" for line in _aligned([tuple(headers), *lines]))]))
+    if console.width < NARROW and max(map(len, _aligned([tuple(headers), *lines]))) > console.width:
+        return Group(Text(title, style="bold"), *(part for line in lines for part in _paragraph(headers, line)))
     made = Table(header_style="dim", box=None, pad_edge=False)
     for index, header in enumerate(headers):
         made.add_column(header, justify="right" if 0 < index <= numbers else "left", overflow="fold")
     for line in lines:
         made.add_row(*map(Text, line))
     return Group(Text(title, style="bold"), made)
+
+
+def _paragraph(headers: Row, row: Row) -> list[RenderableType]:
+    """The first cell of a row, and a line for each other one that says something."""
+    said = [f"{header}: {cell}" for header, cell in zip(headers[1:], row[1:], strict=True) if cell not in ("", "-")]
+    return [Text(row[0]), *(Padding(Text(one), (0, 0, 0, 2), expand=False) for one in said)]
 
 
 def plan_parts(

@@ -112,7 +112,7 @@ def test_a_resumed_run_goes_on_in_the_same_run(told, run, report, outcome):
     assert [step for step, _ in history(run.folder)] == [1, 2]
 
 
-def test_without_a_login_the_run_is_written_here_and_it_is_said_once(told, run, report, outcome):
+def test_without_a_login_the_run_is_written_here_and_it_is_said_once(told, run, report, outcome, capfd):
     tracker = build(WandbOptions(mode="online"), told)
     tracker.start(run)
     for step in (1, 2):
@@ -121,6 +121,7 @@ def test_without_a_login_the_run_is_written_here_and_it_is_said_once(told, run, 
     assert [step for step, _ in history(run.folder)] == [1, 2]
     (note,) = told.notes
     assert "nobody is logged in" in note and "wandb sync" in note
+    assert "deprecated" not in "".join(capfd.readouterr())
 
 
 def test_a_client_that_fails_is_told_of_once_without_secrets(told, run, report, outcome, monkeypatch):

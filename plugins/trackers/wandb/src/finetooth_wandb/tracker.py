@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -51,7 +53,7 @@ class WandbTracker(ServiceTracker):
 
         folder = run.folder / "wandb"
         mode = self._mode()
-        if mode == "online" and not wandb.api.api_key:  # asked here: the client would ask on the terminal, and wait
+        if mode == "online" and not _key(wandb):  # asked here: the client would ask on the terminal, and wait
             self._say(f"nobody is logged in; what is recorded lies in {folder}, and wandb sync sends it")
             mode = "offline"
         try:
@@ -108,6 +110,14 @@ class WandbTracker(ServiceTracker):
 
     def _say(self, text: str) -> None:
         self._context.note(f"tracker wandb: {text}")
+
+
+def _key(wandb: Any) -> str | None:
+    """Of who is logged in. The client's newer question, `login(prompt=False)`, talks of keys on the terminal, and the
+    one that all versions answer says that there is a newer one: neither is for who trains."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        key: str | None = wandb.api.api_key
+    return key
 
 
 def build(options: WandbOptions, context: Context) -> WandbTracker:
