@@ -82,6 +82,9 @@ def test_it_holds_still_and_fits_forty_columns(folder):
     async def watched():
         app = WatchApp(folder, every=3600.0)
         async with app.run_test(size=(40, 12)) as pilot:
+            await pilot.pause()
+            for table in app.query(DataTable):  # no value is outside of what is seen
+                assert 0 < table.virtual_size.width <= table.size.width
             await pilot.press("space")
             append(folder, step(2, 1.0))
             app.look()

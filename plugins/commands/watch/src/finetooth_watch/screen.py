@@ -34,7 +34,12 @@ class WatchApp(App[None]):
     #tables { height: 1fr; }
     #figures, #evaluations { width: 1fr; height: 100%; }
     #answers { height: 1fr; border-top: solid $primary; }
+    .-narrow #losses { height: 3; margin: 0; }
+    .-narrow #tables { layout: vertical; height: 2fr; }
+    .-narrow #figures, .-narrow #evaluations { width: 100%; height: 1fr; }
     """
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (60, "-wide")]  # noqa: RUF012 - no class variable for mypy
+    """In fewer columns the tables stand below each other: beside each other, neither had room for its values."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "quit", "Leave"),
         Binding("space", "hold", "Hold still"),
