@@ -179,7 +179,8 @@ class LowRank:
     """What an adapted linear module computes, if it is its base and a low-rank addition: base(x) + scale (x A^T) B^T.
 
     Attributes:
-        base: the framework's linear module, its weight as plain numbers: of a quantised one there is no `LowRank`.
+        base: the framework's linear module. Its weight is plain numbers, or stored by a quantizer in a module that
+            makes the numbers anew when asked; of one that can only be called there is no `LowRank`.
         a, b: (rank, inputs) and (outputs, rank); None while the adapter is switched off.
     """
 

@@ -13,7 +13,7 @@ from finetooth_hooks.protocols import LowRank, ModelFacts
 from finetooth_toolbox.peft.layers import NAME, chosen, inject, is_linear
 from finetooth_toolbox.peft.targets import Targets, peft_spelling
 from finetooth_toolbox.text.nearest import nearest_few
-from finetooth_toolbox.torch.quantised import QuantisedLinear, reads_as_numbers
+from finetooth_toolbox.torch.quantised import DequantisingLinear, QuantisedLinear, reads_as_numbers
 from finetooth_toolbox.torch.stored_experts import stored_in, with_shapes
 from peft import LoraConfig
 from peft.tuners.lora import Linear
@@ -89,8 +89,12 @@ def added_to_linear(model: Any) -> dict[str, Any]:
 
 
 def low_rank(options: LoraOptions, module: Any) -> LowRank | None:
-    """What a layer adds; None with DoRA, or while dropout is on, over a quantised base, or for any other layer."""
-    if type(module) not in LINEAR or options.dora or module.merged or not reads_as_numbers(module.base_layer):
+    """What a layer adds; None with DoRA, or while dropout is on, over a base that can only be called, or for any other
+    layer."""
+    if type(module) not in LINEAR or options.dora or module.merged:
+        return None
+    base: Any = module.base_layer
+    if not isinstance(base, DequantisingLinear) and not reads_as_numbers(base):
         return None
     if module.disable_adapters:
         return LowRank(module.base_layer)

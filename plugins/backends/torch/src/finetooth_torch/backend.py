@@ -134,7 +134,7 @@ class TorchBackend:
         _check_quantised(base, request)
         asked, decoder = self._options.attention, self._options.decoder
         chosen = choose_decoder(
-            request.base.facts, hardware, asked, decoder, self._packing, stored=request.base.stored,
+            request.base.facts, hardware, asked, decoder, self._packing,
             offload=self._offload, brought=DECODER in request.compute.kernels,
         )  # fmt: skip
         stream = chosen.value == STREAM

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,8 @@ from finetooth_toolbox.torch.plain_modules import is_hooked, is_plain
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from finetooth_native.stored_weights import is_stored, made, made_again
+
 __all__ = ["Group", "StreamDecoder"]
 
 
@@ -33,16 +36,21 @@ class Group:
 
     Their weights are moved into one buffer, of which each module's own weight becomes a view: no second copy, and what
     an optimizer or an adapter writes into a module's weight is in the buffer too. If a weight is ever replaced rather
-    than written to, by one that does not lie in such a buffer, another is made.
+    than written to, by one that does not lie in such a buffer, another is made. Where one is stored in fewer bits, the
+    numbers are made for each product.
 
     Args:
         modules: as they are in the model, with or without an adapter's wrapper.
         low_rank: what the adapter says of a wrapped one.
         compute: multiplies.
+        recomputed: the group is computed again in backward, so that nothing is kept for it.
     """
 
-    def __init__(self, modules: Sequence[nn.Module], low_rank: FindLowRank, compute: LayerOperations) -> None:
+    def __init__(
+        self, modules: Sequence[nn.Module], low_rank: FindLowRank, compute: LayerOperations, *, recomputed: bool = False
+    ) -> None:
         self._modules, self._low_rank, self._linear = tuple(modules), low_rank, compute.low_rank_linear
+        self._recomputed = recomputed
 
     def __call__(
         self, x_nd: Tensor, again: Again | None = None, base_no: Tensor | None = None, arena: Arena | None = None,
@@ -60,27 +68,29 @@ class Group:
             y_no = torch.cat([module(x_nd) for module in self._modules], -1)
             return y_no if base_no is None else base_no + y_no
         layers = [part.base for part in parts]
-        y: Tensor = self._linear(
-            x_nd,
-            _fused([layer.weight for layer in layers]),
-            _biases(layers),
-            [layer.out_features for layer in layers],
-            [None if part.a is None or part.b is None else (part.a, part.b, part.scale) for part in parts],
-            [layer.weight if layer.weight.requires_grad else None for layer in layers],
-            again,
-            base_no,
-            arena,
-            passing=passing,
-        )
+        sizes = [layer.out_features for layer in layers]
+        added = [None if part.a is None or part.b is None else (part.a, part.b, part.scale) for part in parts]
+        if any(map(is_stored, layers)):
+            make = partial(made, layers, x_nd.dtype)
+            weight, trained = make(), [None] * len(layers)
+            kept = nullcontext() if self._recomputed else made_again(weight, make)
+        else:
+            weight, kept = _fused([layer.weight for layer in layers]), nullcontext()
+            trained = [layer.weight if layer.weight.requires_grad else None for layer in layers]
+        with kept:
+            y: Tensor = self._linear(
+                x_nd, weight, _biases(layers, weight), sizes, added, trained, again, base_no, arena, passing=passing
+            )
         return y
 
     def parts(self, low_rank: FindLowRank | None = None) -> GroupParts | None:
         """See `finetooth_kernels.decoder.PlainGroup`."""
         parts = self._known() if low_rank is None else self._of(low_rank)
-        if parts is None:
+        if parts is None or any(is_stored(part.base) for part in parts):
             return None
         layers = [part.base for part in parts]
-        weight, bias = _fused([layer.weight for layer in layers]), _biases(layers)
+        weight = _fused([layer.weight for layer in layers])
+        bias = _biases(layers, weight)
         added = [(part.a.detach(), part.b.detach()) for part in parts if part.a is not None and part.b is not None]
         if not added:
             return GroupParts(weight, bias)
@@ -94,7 +104,7 @@ class Group:
     def lay_out(self) -> None:
         """Move the weights, if they are not there yet."""
         parts = self._known()
-        if parts is not None:
+        if parts is not None and not any(is_stored(part.base) for part in parts):
             _fused([part.base.weight for part in parts])
 
     def _known(self) -> list[LowRank] | None:
@@ -112,10 +122,12 @@ class Group:
         return [LowRank(part.base) if other is None else other for part, other in zip(own, found, strict=True)]
 
     def _plain(self, module: nn.Module) -> LowRank | None:
-        if is_plain(module):
+        if is_plain(module) or is_stored(module):
             return LowRank(module)
         found = self._low_rank(module)
-        return found if found is not None and is_plain(found.base) and not is_hooked(module) else None
+        if found is None or is_hooked(module):
+            return None
+        return found if is_plain(found.base) or is_stored(found.base) else None
 
 
 def _fused(weights: Sequence[Tensor]) -> Tensor:
@@ -138,19 +150,23 @@ def _fused(weights: Sequence[Tensor]) -> Tensor:
     return fused
 
 
-def _biases(layers: Sequence[nn.Linear]) -> Tensor | None:
+def _biases(layers: Sequence[Any], weight_od: Tensor) -> Tensor | None:
+    """Side by side, in the dtype of the weight; None without any."""
     if all(layer.bias is None for layer in layers):
         return None
-    first = layers[0].weight
-    return torch.cat([first.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers])
+    zeros = weight_od.new_zeros
+    return torch.cat(
+        [zeros(layer.out_features) if layer.bias is None else layer.bias.to(weight_od.dtype) for layer in layers]
+    )
 
 
 class _Layer:
     """One decoder layer: its groups, and its norms by module."""
 
     def __init__(
-        self, module: nn.Module, block: Block, facts: ModelFacts, low_rank: FindLowRank, compute: LayerOperations
-    ) -> None:
+        self, module: nn.Module, block: Block, facts: ModelFacts, low_rank: FindLowRank, compute: LayerOperations,
+        *, recomputed: bool,
+    ) -> None:  # fmt: skip
         find = module.get_submodule
         self._rms_norm, self._rotary = compute.rms_norm, compute.rotary
         self._norm_again = partial(compute.rms_norm, eps=block.eps)
@@ -158,10 +174,11 @@ class _Layer:
         self._facts, self._block = facts, block
         self.attention_norm, self.ffn_norm = find(block.attention_norm), find(block.ffn_norm)
         self.head_norms = (find(block.query_norm), find(block.key_norm)) if block.query_norm else None
-        self.qkv = Group([find(block.query), find(block.key), find(block.value)], low_rank, compute)
-        self.output = Group([find(block.output)], low_rank, compute)
-        self.gate_up = Group([find(block.gate), find(block.up)], low_rank, compute)
-        self.down = Group([find(block.down)], low_rank, compute)
+        group = partial(Group, low_rank=low_rank, compute=compute, recomputed=recomputed)
+        self.qkv = group([find(block.query), find(block.key), find(block.value)])
+        self.output = group([find(block.output)])
+        self.gate_up = group([find(block.gate), find(block.up)])
+        self.down = group([find(block.down)])
 
     def prepared(self, prepare: Callable[[Group], Any]) -> _Layer:
         """This layer with what `prepare` makes of its groups; it is called like them."""
@@ -222,7 +239,7 @@ class StreamDecoder:
         self._final_norm = body.get_submodule(block.final_norm)
         path = facts.layer_path.removeprefix(f"{facts.body}.")
         layers: Any = body.get_submodule(path)
-        self.layers = [_Layer(layer, block, facts, low_rank, compute) for layer in layers]
+        self.layers = [_Layer(layer, block, facts, low_rank, compute, recomputed=checkpointing) for layer in layers]
 
     def lay_out(self) -> None:
         """Lay the weights of each group side by side now, before activations fill the gaps that this leaves."""

@@ -147,7 +147,15 @@ def _known(network: Network, adapter: Adapter, name: str, path: Path) -> LowRank
         raise UserError(
             f"{path}: it adds to {name}, which the model does not have", action="use the model of the run it comes from"
         ) from error
-    return LowRank(module) if is_plain(module) else adapter.low_rank(module)
+    return plain_part(module, adapter)
+
+
+def plain_part(module: nn.Module, adapter: Adapter) -> LowRank | None:
+    """What a module computes, wrapped by an adapter or not, where its base's weight is plain numbers."""
+    if is_plain(module):
+        return LowRank(module)
+    found = adapter.low_rank(module)
+    return found if found is not None and is_plain(found.base) else None
 
 
 def _pairs(network: Network, body: StreamBody, fitting: Mapping[str, LowRank]) -> list[Pair | None] | None:
@@ -244,7 +252,7 @@ def _exchanged(network: Network, adapter: Adapter, make: Callable[[nn.Module, nn
     for path, module in body.named_modules():
         if any(path.startswith(f"{above}.") for above in found):
             continue
-        known = LowRank(module) if is_plain(module) else adapter.low_rank(module)
+        known = plain_part(module, adapter)
         if known is not None:
             found[path] = make(module, known.base, path)
     return exchanged(body, found)

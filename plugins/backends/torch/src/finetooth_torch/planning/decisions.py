@@ -15,7 +15,6 @@ from finetooth_hooks.protocols import (
     PickedKernel,
     PlanRequest,
     SnapshotsPart,
-    Stored,
 )
 from finetooth_steps.row_filling import Filling
 from finetooth_toolbox.torch.classifiers import has_classifier, no_classifier
@@ -58,7 +57,7 @@ def decide(
     check_offload(request, offload)
     base = request.base
     chosen = choose_decoder(
-        base.facts, request.place.hardware, attention, decoder, packing, stored=base.stored, offload=offload,
+        base.facts, request.place.hardware, attention, decoder, packing, offload=offload,
         brought=_decoder_brought(request, str(precision.value), decoder),
     )  # fmt: skip
     stream = chosen.value == STREAM
@@ -152,14 +151,12 @@ def choose_decoder(
     asked: str,
     packing: bool | None = None,
     *,
-    stored: Stored | None = None,
     offload: Offload = ON_DEVICE,
     brought: bool,
 ) -> Decision:
     """How decoder layers are computed; see `TorchOptions.decoder`.
 
     Args:
-        stored: how the base's linear weights are stored, if not as plain numbers.
         offload: what is kept elsewhere than on the device.
         brought: a provider of the operation `stream_decoder` was picked.
 
@@ -171,8 +168,6 @@ def choose_decoder(
         reason = "the model's family does not describe its layers"
     elif hardware.device != "cpu":
         reason = f"it is written for CPUs, not for {hardware.label}"
-    elif stored is not None:
-        reason = f"the base is stored as {stored.name}, with which only its own modules compute"
     elif offload.any:
         reason = offload.reason
     elif attention != AUTO:

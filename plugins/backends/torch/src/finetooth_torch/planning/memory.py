@@ -285,7 +285,8 @@ def _on_host(
         activations += tokens * backward_bytes(request, precision)
     if "generate" in request.needs:
         sampling = GENERATION_BATCHES * micro_batch_tokens * generation_bytes(request, precision, stream=stream)
-        packed = resident_bytes(request.base, precision) if stream else 0  # weights packed anew
+        # plain weights are packed anew
+        packed = resident_bytes(request.base, precision) if stream and request.base.stored is None else 0
         activations = max(activations, sampling + packed)
     snapshots = request.snapshots.device + max(0, request.snapshots.host - 1)  # one that is brought there is there
     fixed = _fixed(request, precision, offload)

@@ -69,11 +69,11 @@ def _other(request: EngineRequest, wanted: RoleRequest, options: TorchOptions, c
         wanted.model.reference, framework="torch", precision=precision, device=request.place.hardware.device,
         quantizer=quantizer,
     )  # fmt: skip
-    hardware, stored = request.place.hardware, wanted.model.stored if quantizer is None else quantizer.stored
+    hardware = request.place.hardware
     decoder = "auto" if options.decoder == STREAM else options.decoder
     compute = Compute.of(request.compute.kernels)
     brought = compute.stream_decoder is not None
-    chosen = choose_decoder(wanted.facts, hardware, options.attention, decoder, stored=stored, brought=brought)
+    chosen = choose_decoder(wanted.facts, hardware, options.attention, decoder, brought=brought)
     stream = chosen.value == STREAM
     attention = attend_as_asked(
         base, options.attention, wanted.facts, wanted.model.config, hardware, precision, context, stream=stream
