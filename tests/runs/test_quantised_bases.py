@@ -46,7 +46,7 @@ def test_a_lora_trains_over_int8(
     plan = json.loads((tmp_path / "run" / "plan.json").read_text(encoding="utf-8"))
     assert plan["picks"]["quantizer"].endswith(":int8_rows")
     decisions = {decision["setting"]: decision for decision in plan["decisions"]}
-    assert "stored as int8 by row" in decisions["backend.decoder"]["reason"]
+    assert decisions["backend.decoder"]["value"] == "stream"
     assert sorted(path.name for path in (tmp_path / "run" / "artifact").glob("adapter_*"))
     code, out, err = ft("merge", tmp_path / "run")  # as plain numbers: those that it was trained over
     assert code == 0 and (tmp_path / "run/merged/model.safetensors").is_file(), out + err
@@ -94,10 +94,26 @@ def test_an_adapter_that_trains_the_base_is_refused(asked: Callable[..., Recipe]
         _ = session.plan
 
 
-def test_the_stream_decoder_is_refused_over_it(asked: Callable[..., Recipe]) -> None:
-    session = finetooth.session(asked(backend={"name": "torch", "decoder": "stream"}))
-    with pytest.raises(PlanError, match=r"backend\.decoder=stream: the base is stored as int8 by row"):
-        _ = session.plan
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_stream_decoder_computes_over_it_what_the_models_own_code_does(
+    asked: Callable[..., Recipe], losses: Callable[[Path], list[float]], tmp_path: Path, checkpointing: bool
+) -> None:
+    """Losses, and, as plain descent adds them up, the slopes of three steps."""
+    found = {}
+    for decoder in ("transformers", "stream"):
+        train = {"max_steps": 3, "batch_size": 8, "precision": "fp32", "gradient_checkpointing": checkpointing}
+        backend, output = {"name": "torch", "decoder": decoder}, tmp_path / decoder
+        descent = {"name": "sgd", "learning_rate": 1.0}
+        session = finetooth.session(asked(backend=backend, train=train, optimizer=descent, output=str(output)))
+        session.run()
+        parameters = session.engine._parts.network.model.named_parameters()
+        trained = {name: weight.detach().numpy() for name, weight in parameters if weight.requires_grad}
+        found[decoder] = losses(output), trained
+    (own, weights), (streamed, same) = found.values()
+    np.testing.assert_allclose(streamed, own, rtol=1e-5)
+    assert weights.keys() == same.keys() and any(np.abs(weight).max() > 1e-2 for weight in weights.values())
+    for name, weight in weights.items():
+        np.testing.assert_allclose(same[name], weight, rtol=1e-3, atol=1e-6, err_msg=name)
 
 
 def test_a_run_over_it_is_no_base_to_fold_into(asked: Callable[..., Recipe], tmp_path: Path) -> None:
