@@ -160,11 +160,12 @@ def _tried(factory: Optimizer, name: str, master: Tensor) -> Tried | None:
 
 
 def _after_one_update(factory: Optimizer, name: str, parameter: nn.Parameter) -> Mapping[str, Any] | None:
+    """As a state dict has it, which is what is saved: some optimizers keep it otherwise themselves."""
     with suppress(Exception), torch.random.fork_rng(devices=[]), torch.enable_grad():
         optimizer = factory.create([(name, parameter)])
         parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
-        return dict(optimizer.state[parameter])
+        return dict(optimizer.state_dict()["state"].get(0, {}))
     return None
 
 
