@@ -93,8 +93,8 @@ CALLS = {
 
 
 LEAVE = {
-    "fetch": "recipes", "import": "recipe.yaml", "init": "recipe.yaml", "keys create": "runs", "keys list": "runs",
-    "keys revoke": "runs", "keys rotate": "runs", "plugins new": "acme-thing", "serve": "runs",
+    "fetch": "recipes", "import": "recipe.yaml", "init": "recipe.yaml", "keys create": "runs",
+    "plugins new": "acme-thing",
 }  # fmt: skip
 """What some leave where they stand, all others nothing."""
 

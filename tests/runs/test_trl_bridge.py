@@ -119,20 +119,17 @@ RESUMED: dict[str, tuple[str, dict[str, Any]]] = {
 """Trainers that go on; in portions, so that a step is several batches of theirs."""
 
 KILLING = """
-import os, random, signal
+import os, random, signal, time
 import numpy, torch
 from finetooth_hooks import hookimpl
-
-kept = []
-
-@hookimpl
-def ft_checkpoint_saved(run, path):
-    kept.append(path)
 
 @hookimpl
 def ft_step(run, report):
     random.random(), numpy.random.random(), torch.rand(1)
-    if kept and "KILL" in os.environ:
+    kept = int(os.environ.get("KILL", 0))
+    if kept and report.step > kept:
+        while not (run.folder / "checkpoints" / f"step-{kept}").is_dir():  # written beside the steps
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
 """
 """It ends the process in the first step after a checkpoint; and it draws, which is nothing to the trainer."""
@@ -155,13 +152,13 @@ def test_a_killed_run_goes_on(
         "adapter": {"name": "lora", "rank": 4, "dropout": 0.2} if adapter == "lora" else "full",
         "optimizer": {"name": "adamw", "learning_rate": 1e-2 if adapter == "lora" else 1e-3},
         "train": {**given["train"], "max_steps": 8},
-        "checkpoint": {"every": 4 if adapter == "lora" else 3},
+        "checkpoint": {"every": (every := 4 if adapter == "lora" else 3)},
         "plugins": [str(plugin)],
     }
     whole, killed = ({**given, "output": str(tmp_path / name)} for name in ("whole", "killed"))
     finetooth.run(whole)
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(killed)], env={**os.environ, "KILL": "1"},
+        [sys.executable, "-c", PROGRAM, json.dumps(killed)], env={**os.environ, "KILL": str(every)},
         capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
