@@ -96,7 +96,7 @@ def check_memory(job: Job, without: Collection[str] = ()) -> None:
     found = shortages(memory, hardware)
     if not found:
         return
-    would_fit = shortages(memory, _alone(hardware)) == []
+    would_fit = shortages(memory, hardware.lasting) == []
     wait = "end what else takes memory; " if would_fit else ""
     raise PlanError(
         f"memory: {'the model' if without else 'the run'} {'; it '.join(found)}{_passed(job)}",
@@ -116,12 +116,6 @@ def _reduced(memory: MemoryEstimate, without: Collection[str]) -> MemoryEstimate
         for pool in (memory.parts, memory.host, memory.disk)
     )
     return replace(memory, parts=device, host=host, disk=disk)
-
-
-def _alone(hardware: HardwareFacts) -> HardwareFacts:
-    """The same with all of its memory free."""
-    devices = tuple(replace(device, available=None) for device in hardware.devices)
-    return replace(hardware, devices=devices, host_available=None)
 
 
 # --- what would fit ---------------------------------------------------------------------------------------------------

@@ -92,6 +92,14 @@ class HardwareFacts:
         """What kernels for the first device are compiled for; empty if it is not known."""
         return self.devices[0].architecture
 
+    @property
+    def lasting(self) -> HardwareFacts:
+        """The same without what is free, which others on the machine take and return between two readings."""
+        devices, others = (
+            tuple(replace(device, available=None) for device in kind) for kind in (self.devices, self.others)
+        )
+        return replace(self, devices=devices, others=others, host_available=None)
+
     def only(self, place: int) -> HardwareFacts:
         """The same with one device, by its place in `devices`."""
         return replace(self, devices=(self.devices[place],))

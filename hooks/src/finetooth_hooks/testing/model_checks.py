@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -135,15 +134,7 @@ def facts_or_a_reason(case: EntryCase) -> None:
     both = set(facts.precisions) & set(facts.slow_precisions)
     expect(not both, "facts()", f"{sorted(both)} both native and slow", "one or the other")
     again = hardware.facts()
-    expect(_lasting(again) == _lasting(facts), "facts(), a second time", again, f"{facts}, but for what is free")
-
-
-def _lasting(facts: HardwareFacts) -> HardwareFacts:
-    """Without the memory that is free: others on the machine take and return it between two readings."""
-    devices, others = (
-        tuple(replace(device, available=None) for device in kind) for kind in (facts.devices, facts.others)
-    )
-    return replace(facts, devices=devices, others=others, host_available=None)
+    expect(again.lasting == facts.lasting, "facts(), a second time", again, f"{facts}, but for what is free")
 
 
 @check_for("backend")

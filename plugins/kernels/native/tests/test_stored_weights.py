@@ -35,12 +35,8 @@ def test_stored_and_plain_weights_stand_below_each_other() -> None:
     x = torch.randn(7, 6)
     own = torch.cat([layer(x) - layer.bias for layer in group], -1)
     torch.testing.assert_close(x @ weight.float().t(), own)
-    group[0].register_forward_hook(lambda *_: None)
-    assert [is_stored(layer) for layer in group] == [
-        False,
-        False,
-        True,
-    ]  # somebody wants to know of the first one's calls
+    group[0].register_forward_hook(lambda *_: None)  # somebody wants to know of its calls
+    assert [is_stored(layer) for layer in group] == [False, False, True]
 
 
 def test_backward_makes_the_weight_again_and_has_the_same_slopes() -> None:

@@ -122,12 +122,15 @@ class Group:
         return [LowRank(part.base) if other is None else other for part, other in zip(own, found, strict=True)]
 
     def _plain(self, module: nn.Module) -> LowRank | None:
-        if is_plain(module) or is_stored(module):
+        if _has_numbers(module):
             return LowRank(module)
         found = self._low_rank(module)
-        if found is None or is_hooked(module):
-            return None
-        return found if is_plain(found.base) or is_stored(found.base) else None
+        return found if found is not None and _has_numbers(found.base) and not is_hooked(module) else None
+
+
+def _has_numbers(module: nn.Module) -> bool:
+    """Whether a module is nothing but its weight, as it stands or stored, and a bias."""
+    return is_plain(module) or is_stored(module)
 
 
 def _fused(weights: Sequence[Tensor]) -> Tensor:

@@ -147,10 +147,10 @@ def _known(network: Network, adapter: Adapter, name: str, path: Path) -> LowRank
         raise UserError(
             f"{path}: it adds to {name}, which the model does not have", action="use the model of the run it comes from"
         ) from error
-    return plain_part(module, adapter)
+    return _plain_part(module, adapter)
 
 
-def plain_part(module: nn.Module, adapter: Adapter) -> LowRank | None:
+def _plain_part(module: nn.Module, adapter: Adapter) -> LowRank | None:
     """What a module computes, wrapped by an adapter or not, where its base's weight is plain numbers."""
     if is_plain(module):
         return LowRank(module)
@@ -252,7 +252,7 @@ def _exchanged(network: Network, adapter: Adapter, make: Callable[[nn.Module, nn
     for path, module in body.named_modules():
         if any(path.startswith(f"{above}.") for above in found):
             continue
-        known = plain_part(module, adapter)
+        known = _plain_part(module, adapter)
         if known is not None:
             found[path] = make(module, known.base, path)
     return exchanged(body, found)
