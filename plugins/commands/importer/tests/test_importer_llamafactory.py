@@ -98,6 +98,14 @@ def test_a_template_has_what_it_was_called_before() -> None:
     ]
 
 
+def test_what_one_file_switches_off_is_nothing_to_the_next() -> None:
+    given = {"model_name_or_path": "m", "stage": "sft", "dataset": "rows.jsonl", "template": "qwen3"}
+    first = taken(given, "llamafactory").recipe["data"]["renderer"]
+    off = taken({**given, "enable_thinking": False}, "llamafactory").recipe["data"]["renderer"]
+    assert off == {**first, "thinking": False} != first
+    assert taken(given, "llamafactory").recipe["data"]["renderer"] == first
+
+
 @pytest.mark.parametrize(
     ("template", "renderer", "outcome"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -77,7 +78,8 @@ class Account:
 
     def set(self, setting: str, value: Any) -> None:
         """Set a setting of the recipe, `train.max_length`; mappings are made on the way. A pick that stands as a bare
-        name becomes a mapping when an option comes to it."""
+        name becomes a mapping when an option comes to it. The value is copied: options that come to it are no business
+        of the table that it is from."""
         *way, last = setting.split(".")
         place = self.recipe
         for part in way:
@@ -88,7 +90,7 @@ class Account:
         if isinstance(place.get(last), dict) and not isinstance(value, dict):
             place[last] = {"name": value, **place[last]}  # options came before the name
         else:
-            place[last] = value
+            place[last] = deepcopy(value)
 
     def take(
         self, key: str, setting: str, convert: Callable[[Any], Any] | None = None, *, note: str = "", value: Any = None
