@@ -155,8 +155,10 @@ def test_what_a_model_does_not_take_is_refused_by_name(
     )
     image = rows(tmp_path / "b.jsonl", [{"type": "image", "base64": "aGk="}, {"type": "text", "text": "?"}])
     assert "it has an image" in refusal(recipe(qwen_audio, image))
-    blind = recipe(tiny_llama, sound, renderer="chatml")
-    assert "it has 1 sound, which the renderer cannot write" in refusal({**blind, "train": {"max_length": 256}})
+    deaf = recipe(tiny_llama, sound, renderer="chatml")
+    assert "it has 1 sound, and" in refusal({**deaf, "train": {"max_length": 256}})
+    unspoken = recipe(qwen_audio, sound, renderer="chatml")
+    assert "it has 1 sound, which the renderer cannot write" in refusal(unspoken)
 
 
 def test_a_sound_that_the_model_would_not_hear_to_its_end_is_refused(

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from finetooth_core.cli import main
+from finetooth_core.cli import chat, main
 from finetooth_hooks import EngineError, Message, PlanError, Sampling
 from finetooth_hooks.examples import Image, Placed
 from finetooth_hooks.sampling import ShownPrompt
+from finetooth_preference.mismatched import mismatched
 from finetooth_toolbox.rows.media import chunks
 from PIL import Image as Pictures
 from PIL import ImageOps
@@ -108,6 +109,47 @@ def test_the_first_loss_of_pairs_is_that_of_the_paper(vision_model: Path, pairs:
     assert outcome.steps == 3 and losses[0] == pytest.approx(np.log(2), rel=1e-5) and losses[-1] < losses[0]
 
 
+def test_a_reference_reckoned_before_training_sees_the_images(
+    qwen_vl: Path, pairs: Path, tmp_path: Path, cache: Path
+) -> None:
+    """The first loss is that of equal policy and reference; another image under the same name is scored anew."""
+
+    def first_loss(output: str) -> float:
+        method = {"name": "dpo", "reference": {"policy": "precomputed"}}
+        finetooth.run(recipe(qwen_vl, pairs, method, tmp_path / output))
+        lines = [json.loads(line) for line in (tmp_path / output / "metrics.jsonl").read_text().splitlines()]
+        return float(next(line["loss"] for line in lines if "loss" in line))
+
+    assert first_loss("one") == pytest.approx(np.log(2), rel=1e-5)
+    swapped = [(pairs.parent / image) for image, *_ in PAIRS]
+    first, second = (file.read_bytes() for file in swapped)
+    swapped[0].write_bytes(second)
+    swapped[1].write_bytes(first)
+    assert first_loss("two") == pytest.approx(np.log(2), rel=1e-5)
+
+
+def test_kto_estimates_its_kl_on_images(qwen_vl: Path, pairs: Path, tmp_path: Path) -> None:
+    """An answer to another prompt is one to that prompt's image: what transformers' own processors make of it."""
+    labelled = pairs.with_name("labelled.jsonl")
+    said = [(image, asked, answer) for image, asked, answer, _ in PAIRS]
+    rows = [{"images": [image], "prompt": [{"role": "user", "content": f"<image>{asked}"}],
+             "completion": [{"role": "assistant", "content": answer}], "label": not n}
+            for n, (image, asked, answer) in enumerate(said)]  # fmt: skip
+    labelled.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    session = finetooth.session(recipe(qwen_vl, labelled, "kto"))
+    how = session.job.context.data.prepared_as["train"]
+    data = list(session.job.context.prepare("train", how.rendering, how.limit).data)
+    for n, datum in enumerate(mismatched(data, 1024)):
+        image, asked, _ = said[n]
+        whole = [*datum.placeholder_tokens.tolist(), int(datum.targets[-1])]
+        assert whole == theirs(qwen_vl, pairs.parent / image, asked, said[n - 1][2])["input_ids"][0].tolist()
+        assert [one.data for _, one in datum.media] == [(pairs.parent / image).read_bytes()]
+    finetooth.run(recipe(qwen_vl, labelled, "kto", tmp_path / "run"))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < losses[0]
+
+
 def test_a_reward_model_learns_from_images(gemma3: Path, pairs: Path, tmp_path: Path) -> None:
     finetooth.run(recipe(gemma3, pairs, "rm", tmp_path / "run"))
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -181,3 +223,21 @@ def test_chat_shows_an_image_and_keeps_it_as_a_row(
     assert row["messages"][1]["content"].strip() in said
     assert main(["chat", str(qwen_vl), "--image", str(kept), "--prompt", "What?"]) == 2
     assert "it is no image" in capsys.readouterr().err
+
+
+def test_chat_refuses_an_image_before_weights_are_loaded(
+    tiny_llama: Path, qwen_vl: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def never(*_: object) -> None:
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr(chat, "trained_engine", never)
+    image, gone = str(pairs.parent / PAIRS[0][0]), str(tmp_path / "gone.png")
+    for model, file, problem in (
+        (tiny_llama, image, "takes neither images nor sound"),
+        (qwen_vl, gone, f"image {gone}: it cannot be read"),
+    ):
+        assert main(["chat", str(model), "--image", file, "--prompt", "What?"]) == 2
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert problem in said and "renderer" not in said

@@ -47,6 +47,8 @@ def test_rows_decide_what_is_proposed(ft: Run, rows: Callable[[str], str], metho
     assert made["adapter"] == ("full" if method == "pretrain" else {"name": "lora", "rank": 16})
     assert ("eval" in made["data"]) is (len(ROWS[method]) >= 40)
     assert "method        " in out and "Next: ft check recipe.yaml" in out
+    assert ("rows become tokens by the template chatml" in out) is (method != "pretrain")
+    assert "2. " not in out  # nothing was asked
     code, _, err = ft("check", "recipe.yaml", "-q")
     assert code == 0, err
 

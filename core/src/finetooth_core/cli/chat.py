@@ -143,20 +143,27 @@ def command(
     offered = () if tools is None else read_tools(tools)
     click.echo(f"loading {model} ...", err=True)
     from finetooth_hooks.sampling import Sampling
+    from finetooth_toolbox.rows.media import MEDIA
 
     from finetooth_core.cli.conversation import Conversation
 
     asked = _readable(sys.stdin.read()) if prompt == "-" else prompt
     session, folder = open_session(state, model, accepting(overrides, accept_memory))
+    context = session.job.context
+    given: dict[MediumKind, tuple[str, ...]] = {"image": images, "audio": sounds, "video": videos}
+    for kind, files in given.items():
+        for file in files:  # before weights are loaded
+            context.processor.place(MEDIA[kind](file, path=Path(file)))
     engine = trained_engine(session, model, folder)
     sampling = Sampling(
         max_tokens, temperature, top_p=top_p, seed=seed, min_p=min_p, repetition_penalty=repetition_penalty
     )
-    context = session.job.context
-    chat = Conversation(engine, context.renderer, sampling, system, longest=context.facts.max_positions, tools=offered)
+    chat = Conversation(
+        engine, context.renderer, sampling, system,
+        longest=context.facts.max_positions, look=lambda medium: context.processor.place(medium), tools=offered,
+    )  # fmt: skip
     base = session.job.request.base.model
     hold_adapters(chat, adapters, base)
-    given: dict[MediumKind, tuple[str, ...]] = {"image": images, "audio": sounds, "video": videos}
     for kind, files in given.items():
         for file in files:
             chat.show(Path(file), kind)

@@ -45,6 +45,8 @@ class Conversation:
         sampling: the seed moves on by one with each answer.
         system: the first message, None for none.
         longest: tokens the model was made for, question and answer together; 0 is no bound.
+        look: opens an image, sound or video, and refuses one that is broken or that the model does not take; None
+            leaves that to the renderer.
         tools: that the model may call, in OpenAI's shape; a call is shown and not made.
 
     Attributes:
@@ -55,8 +57,9 @@ class Conversation:
 
     def __init__(
         self, engine: Engine, renderer: Renderer, sampling: Sampling, system: str | None, *, longest: int = 0,
-        tools: Sequence[Mapping[str, Any]] = (),
+        look: Callable[[Medium], object] | None = None, tools: Sequence[Mapping[str, Any]] = (),
     ) -> None:  # fmt: skip
+        self.look = look
         self.engine, self.renderer, self.sampling, self.longest = engine, renderer, sampling, longest
         self.tools = tuple(tools)
         self.adapters: dict[str, HeldAdapter] = {}
@@ -72,6 +75,8 @@ class Conversation:
             UserError: it cannot be read, or the model takes none.
         """
         medium = MEDIA[kind](str(file), path=file)
+        if self.look is not None:
+            self.look(medium)
         self.renderer.shown_prompt([Message("user", "?", media=(Placed(0, medium),))])
         self.shown.append(medium)
 

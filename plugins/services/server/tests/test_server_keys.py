@@ -121,6 +121,13 @@ def test_what_is_wrong_is_one_line(shell: Shell, arguments: tuple[str, ...], mes
     assert "\n" not in str(caught.value) and caught.value.action
 
 
+@pytest.mark.parametrize("wrong", [("--tenant", "a/b"), ("--tenant", "a", "--scopes", "trian")])
+def test_a_key_that_is_refused_makes_no_folder(shell: Shell, wrong: tuple[str, ...]) -> None:
+    with pytest.raises(UserError):
+        shell.run("create", *wrong)
+    assert not shell.folder.exists()
+
+
 def test_a_scope_allows_what_it_says_and_no_more(serve: Any, recipe: dict[str, Any], tmp_path: Path) -> None:
     server = serve(Settings(tmp_path / "server", {"tiny": recipe}))
     keys = server.service.keys

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from finetooth_hooks.errors import DataError
+from finetooth_hooks.errors import DataError, RecipeError
 from finetooth_hooks.examples import CALLED, Conversation, Example, Pair, Rendered, RenderedMedium, Side, media_of
 from finetooth_hooks.plan import TrainSettings
 from finetooth_hooks.preparation import Limit, Preparation, Render, Rendering
@@ -32,11 +32,13 @@ def load_rendering(rendering: Rendering, context: Context) -> Render:
     row."""
     module, _, function = rendering.build.partition(":")
     built: Render = getattr(import_module(module), function)(rendering.options, context)
-    return partial(_watched, built, Noticing(context))
+    return partial(_watched, built, context, Noticing(context))
 
 
-def _watched(render: Render, noticing: Noticing, example: Example) -> Rendered:
+def _watched(render: Render, context: Context, noticing: Noticing, example: Example) -> Rendered:
     """Tokens, with what there is to tell of the row."""
+    if media_of(example):
+        _check_model(context, example)
     told = noticing.before(example)
     rendered = _refusing(render, example)
     told = (*rendered.notices, *told, *noticing.after(example, rendered))
@@ -198,6 +200,21 @@ def _check_media(example: Example, rendered: Rendered) -> None:
         last = next(part.media[-1] for part in parts if part.media and part.media[-1].stop >= len(part.tokens))
         problem = f"{CALLED[last.medium.kind]} is the last it has, and nothing is predicted from it"
         raise DataError("", problem, action="remove the row")
+
+
+def _check_model(context: Context, example: Example) -> None:
+    """
+    Raises:
+        DataError: the model takes text alone, which no other renderer would change.
+    """
+    try:
+        _ = context.processor.kinds
+    except RecipeError as error:
+        if error.setting != "model":
+            raise
+        why = error.problem.removeprefix("model: ")
+        action = "set model to one that takes them, or remove the rows"
+        raise DataError("", f"it has {_counted(example)}, and {why}", action=action) from error
 
 
 def _counted(example: Example) -> str:

@@ -70,7 +70,8 @@ def command(
     for section, reasons, _ in as_lines(proposal):
         for reason in reasons:
             click.echo(f"{section:<13} {reason}")
-    steps = f", {proposal.plan.total_steps:,} steps" if proposal.plan.total_steps else ""
+    count = proposal.plan.total_steps
+    steps = f", {count:,} step{'' if count == 1 else 's'}" if count else ""
     click.echo(f"\nThe recipe is {output}{steps}.")
     if run_ if yes else ask.agree(f"Train now, as `ft run {output}` would?"):
         root = click.get_current_context().find_root()
@@ -99,7 +100,9 @@ def _goal(obj: CommandContext, ask: _Asker, rows: Any, wanted: str | None, model
         names = ", ".join(one.name for one in found)
         raise UserError(f"--goal {wanted}: {where} has no rows for that", action=f"choose of {names}")
     if len(found) == 1:
-        click.echo(f"2. It can be learned from by {found[0].name}: {entry_of(obj.catalog, found[0]).summary}.")
+        number = "" if isinstance(ask, _Nobody) else "2. "  # of a question, where any are asked
+        summary = entry_of(obj.catalog, found[0]).summary
+        click.echo(f"{number}What they can teach is {found[0].name}: {summary}.")
         return found[0]
     chosen = ask.choice("2. What should it learn?", {one.name: entry_of(obj.catalog, one).summary for one in found})
     return next(one for one in found if one.name == chosen)

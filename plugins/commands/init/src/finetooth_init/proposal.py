@@ -89,6 +89,10 @@ def propose(context: CommandContext, goal: Goal, wishes: Wishes) -> Proposal:
     if goal.adapter == "lora" and stored is not None and stored.value is not None:
         recipe["quantization"] = stored.value
         reasons["quantization"] = [f"the base does not fit as it is: {tried}"]
+    template = decided.get("data.renderer")
+    if template is not None and goal.name != "pretrain":
+        name = str(template.value).rpartition(":")[2]
+        reasons["data"].append(f"rows become tokens by the template {name}: {template.reason}")
     if again:
         recipe["train"]["gradient_checkpointing"] = True
         why = decided.get("train.gradient_checkpointing")
@@ -115,7 +119,12 @@ def _described(
     recipe: dict[str, Any] = {"model": wishes.model, "data": {"train": wishes.data}, "method": goal.method}
     reasons = {
         "model": ["the base model, which stays as it is" if goal.adapter == "lora" else "the base model"],
-        "data": [f"{rows.rows:,} rows give {rows.used:,} to train on", *_left_out(rows)],
+        "data": [
+            f"{rows.rows:,} documents fill {rows.used:,} windows of at most {length} tokens"
+            if goal.name == "pretrain"
+            else f"{rows.rows:,} rows give {rows.used:,} to train on",
+            *_left_out(rows),
+        ],
         "method": [f"{entry.summary}; learns from {entry.learns_from}: {entry.rows}"],
         "adapter": [
             "a LoRA: small matrices beside the frozen weights; a hundredth of the memory for optimizer and gradients"

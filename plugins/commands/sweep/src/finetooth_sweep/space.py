@@ -9,6 +9,9 @@ from finetooth_hooks.errors import RecipeError
 from optuna import Trial
 from pydantic import Field, ValidationError, model_validator
 
+SPAN = "{low: 1.0e-5, high: 1.0e-3, log: true}"
+"""What stands for a setting that is a number."""
+
 
 class Span(Options):
     """Numbers between two bounds."""
@@ -90,9 +93,8 @@ def read(section: Any) -> Sweep:
         ]  # of a mapping, what is wrong with it as a span
         first = (spans or errors)[0]
         place = ".".join(str(part) for part in first["loc"] if "Span" not in str(part) and part != "list[any]")
-        raise RecipeError(
-            f"sweep.{place}".rstrip("."), first["msg"], action="see the README of finetooth-sweep"
-        ) from None
+        action = f"write {SPAN}, or a list of values" if place.startswith("space.") else "mend it, or leave it out"
+        raise RecipeError(f"sweep.{place}".rstrip("."), first["msg"], action=action) from None
     for name, values in made.space.items():
         if isinstance(values, list) and len(values) < 2:
             raise RecipeError(f"sweep.space.{name}", "one value is nothing to choose from", action="give two or more")

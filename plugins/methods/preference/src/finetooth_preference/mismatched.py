@@ -13,17 +13,22 @@ def mismatched(data: Sequence[Datum], max_length: int) -> list[Datum]:
     arXiv:2402.01306, section 4.1): the same answers, other prompts.
 
     Args:
-        max_length: positions; what is longer is cut, and left out if nothing of the answer remains.
+        max_length: positions; what is longer is cut, and left out if nothing of the answer remains or an image would be
+            cut in two.
     """
     found = []
     for place, datum in enumerate(data):
-        prompt = _tokens(datum)[: _answer(datum)]
+        end = _answer(datum)
+        prompt = _tokens(datum)[:end]
         other = data[place - 1]
         begin = _answer(other)
         tokens = np.concatenate([prompt, _tokens(other)[begin:]])[: max_length + 1]
         trained = np.concatenate([np.zeros(len(prompt)), other.mask[begin - 1 :].astype(np.float64)])[: len(tokens)]
-        if trained[1:].any():
-            found.append(Datum.from_tokens(tokens, trained, id=f"{datum.id}~{other.id}"))
+        media = [(start, one) for start, one in datum.media if start < end]  # what is asked about goes with the prompt
+        media += [(start + end - begin, one) for start, one in other.media if start >= begin]
+        whole = all(start + one.length < len(tokens) for start, one in media)  # none is cut in two
+        if trained[1:].any() and whole:
+            found.append(Datum.from_tokens(tokens, trained, id=f"{datum.id}~{other.id}", media=media))
     return found
 
 
@@ -40,7 +45,7 @@ def kl_estimate(engine: Engine, data: Sequence[Datum], max_length: int) -> float
 
 
 def _tokens(datum: Datum) -> np.ndarray:
-    return np.append(datum.tokens, datum.targets[-1])
+    return np.append(datum.placeholder_tokens, datum.targets[-1])
 
 
 def _answer(datum: Datum) -> int:

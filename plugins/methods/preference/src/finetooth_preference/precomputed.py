@@ -85,8 +85,10 @@ def _key(context: Context, engine: Engine, data: Sequence[Datum]) -> str:
         with Path(path).open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     for datum in data:
-        for array in (datum.tokens, datum.targets, datum.mask):
+        for array in (datum.placeholder_tokens, datum.targets, datum.mask):
             digest.update(np.ascontiguousarray(array).tobytes())
+        for place, medium in datum.media:  # two images stand for the same placeholders
+            digest.update(f"{place} {medium.kind} ".encode() + hashlib.sha256(medium.data).digest())
         digest.update(b"|")
     return digest.hexdigest()
 

@@ -86,6 +86,25 @@ class KeyInfo:
     revoked: float | None
 
 
+def check_wishes(tenant: str, scopes: Sequence[str], *, name: str = "", days: float | None = None) -> None:
+    """What a key shall be, looked at before there is a place to keep it.
+
+    Raises:
+        UserError: a name, a scope or a time that cannot be.
+    """
+    if not _NAME.fullmatch(tenant):
+        raise UserError(f"tenant {tenant!r}", action="use letters, digits, '.', '_' and '-'")
+    for scope in scopes:
+        if scope not in SCOPES:
+            raise UserError(f"there is no scope {scope!r}", action=f"choose among {', '.join(SCOPES)}")
+    if days is not None and not 0 < days < MOST_DAYS:
+        raise UserError(f"days is {days:g}", action=f"choose more than 0 and less than {MOST_DAYS}")
+    if len(name) > 128:
+        raise UserError(f"a note of {len(name)} letters", action="write at most 128")
+    if not scopes:
+        raise UserError("a key without scopes may do nothing", action=f"choose among {', '.join(SCOPES)}")
+
+
 class Keys:
     """The keys of a server."""
 
@@ -107,24 +126,12 @@ class Keys:
         Raises:
             UserError: a name or a scope that cannot be.
         """
-        if not _NAME.fullmatch(tenant):
-            raise UserError(f"tenant {tenant!r}", action="use letters, digits, '.', '_' and '-'")
-        for scope in scopes:
-            if scope not in SCOPES:
-                raise UserError(f"there is no scope {scope!r}", action=f"choose among {', '.join(SCOPES)}")
-        if days is not None and not 0 < days < MOST_DAYS:
-            raise UserError(f"days is {days:g}", action=f"choose more than 0 and less than {MOST_DAYS}")
-        if len(name) > 128:
-            raise UserError(f"a note of {len(name)} letters", action="write at most 128")
-        if not scopes:
-            raise UserError("a key without scopes may do nothing", action=f"choose among {', '.join(SCOPES)}")
-        if days is not None and not 0 < days < 36500:
-            raise UserError(f"a key cannot be valid for {days} days", action="give a positive number")
+        check_wishes(tenant, scopes, name=name, days=days)
         id_, secret = secrets.token_hex(6), secrets.token_hex(32)
         row = {
             "id": id_,
             "tenant": tenant,
-            "name": name[:128],
+            "name": name,
             "digest": _digest(secret),
             "scopes": ",".join(sorted(set(scopes))),
             "created": now(),

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from finetooth_server.commands.place import FOLDER, records_of
-from finetooth_server.keys import SCOPES, USUAL, Keys
+from finetooth_server.keys import SCOPES, USUAL, Keys, check_wishes
 
 
 def _keys(folder: Path, database: str, *, make: bool = False) -> Keys:
@@ -39,6 +39,7 @@ def command() -> None:
 def create(tenant: str, scopes: str, name: str, days: float | None, folder: Path, database: str) -> None:
     """Make a key. It is shown this once."""
     chosen = [scope.strip() for scope in scopes.split(",") if scope.strip()]
+    check_wishes(tenant, chosen, name=name, days=days)  # what is refused leaves no folder behind
     key = _keys(folder, database, make=True).create(tenant, chosen, name=name, days=days)
     click.echo(key)
     click.echo("this is the only time that it is shown; for tinker scripts put tml- before it", err=True)
