@@ -87,13 +87,27 @@ def test_a_whole_model_must_fit_on_the_disk(
     assert finetooth.session(recipe(model=str(tiny_smollm2), adapter="full"), data=False).plan.hash  # writes nothing
 
 
-@pytest.mark.parametrize(("optimizer", "kept"), [("adamw", 8.0), ("lion", 4.0)])
-def test_room_is_asked_for_what_a_state_holds(recipe: Callable[..., Any], optimizer: str, kept: float) -> None:
-    """As many bytes as the tensors of a checkpoint's state have, gradients not among them."""
+TOP = {"name": "freeze", "layers": 1}
+
+
+@pytest.mark.parametrize(
+    ("adapter", "optimizer", "kept"),
+    [
+        pytest.param(TOP, "adamw", 8.0, id="adamw"),
+        pytest.param(TOP, "lion", 4.0, id="lion"),
+        pytest.param({"name": "lisa", "layers": 1}, "adamw", 8.0, id="lisa"),  # layers that rest are in it
+        pytest.param({"name": "relora", "rank": 8}, "adamw", 8.0, id="relora"),  # what was merged is in it
+    ],
+)
+def test_room_is_asked_for_what_a_state_holds(
+    recipe: Callable[..., Any], tiny_smollm2: Path, adapter: Any, optimizer: str, kept: float
+) -> None:
+    """As many bytes as the tensors of a checkpoint's state have, gradients not among them; of disk and of memory."""
     from finetooth_core.room import state_size
 
     given = recipe(
-        adapter={"name": "freeze", "layers": 1},
+        model=str(tiny_smollm2),
+        adapter=adapter,
         optimizer={"name": optimizer, "learning_rate": 1e-3},
         train={"batch_size": 8, "precision": "fp32", "max_length": 256, "max_steps": 1},
         checkpoint={"every": 1},
@@ -104,7 +118,9 @@ def test_room_is_asked_for_what_a_state_holds(recipe: Callable[..., Any], optimi
     (state,) = (Path(given["output"]) / "checkpoints").glob("step-*")
     written = sum(file.stat().st_size for file in state.rglob("*.safetensors"))
     assert request.updates.state_bytes == kept
-    assert written == pytest.approx(state_size(request.trains.parameters, kept, copies=0), rel=0.05)
+    beside = request.trains.adapter.kept_bytes(request.base.facts, request.base.model.parameters)
+    assert written == pytest.approx(state_size(request.trains.parameters, kept, 0, beside), rel=0.05)
+    assert session.plan.memory.parts["snapshots"] == pytest.approx(written, rel=0.05)
 
 
 def test_checkpoints_in_memory_take_no_room_on_the_disk(

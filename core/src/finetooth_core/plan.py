@@ -140,7 +140,8 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     if context.hardware is None and data:  # the disks of a machine that is made up are not known; without data: no run
         check_room(
             context, keeping, trains, parameters=model.parameters, state_bytes=updates.state_bytes,
-            copies=sum(role.model is None for role in roles.values()), total_steps=prepared.total_steps,
+            copies=sum(role.model is None for role in roles.values()),
+            beside=trains.adapter.kept_bytes(facts, model.parameters), total_steps=prepared.total_steps,
         )  # fmt: skip
     kernels = KernelPicker(context, backend_built.registered.full_name, backend_entry.framework, hardware.device)
     asked = PlanRequest(

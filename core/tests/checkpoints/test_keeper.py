@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import threading
+import weakref
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -131,6 +133,25 @@ def test_a_checkpoint_is_whole_when_it_has_its_name_and_is_told_of_once(tmp_path
         "engine/state.json", "history.jsonl.gz", "plan.json", "recipe.yaml", "state.json"
     ]  # fmt: skip
     assert newest_good(one.keeping, "run", print).state.step == 5
+
+
+def test_what_was_written_is_let_go_of(tmp_path: Path) -> None:
+    """The copy of a state must not lie in memory until the next one: as large as all that trains."""
+
+    class Copying(Counting):
+        def snapshot(self) -> Copy:
+            found = super().snapshot()
+            copies.append(weakref.ref(found))
+            return found
+
+    copies: list[weakref.ref[Copy]] = []
+    one, _ = keeper(tmp_path)
+    one.save(Copying(1), state(1), (), {"step": 1, "run": "run"})  # type: ignore[arg-type]
+    for pending in one._pending:
+        pending.done.wait(20)
+    gc.collect()
+    assert [copy() for copy in copies] == [None]
+    one.settle()
 
 
 def test_training_goes_on_while_it_is_written(tmp_path: Path) -> None:

@@ -34,6 +34,11 @@ class Adapter(Protocol):
         matrices of its own, copies of weights that it changes between steps."""
         ...
 
+    def kept_bytes(self, facts: ModelFacts, parameters: int) -> int:
+        """Bytes of a saved state beside what trains at one time and its optimizer's state, for the estimates of memory
+        and disk: weights that rest, weights that it changes between steps; `parameters` is the size of the base."""
+        ...
+
     def rate_shares(self, names: Sequence[str]) -> Mapping[str, float]:
         """Of the parameters that train, those whose learning rate is not the optimizer's: the factor on it, by name."""
         ...

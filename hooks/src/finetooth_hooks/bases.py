@@ -172,6 +172,10 @@ class AdapterBase(Capable):
         """Nothing is held beside the base and what trains."""
         return 0
 
+    def kept_bytes(self, facts: ModelFacts, parameters: int) -> int:
+        """A state holds nothing beside what trains."""
+        return 0
+
     def rate_shares(self, names: Sequence[str]) -> Mapping[str, float]:
         """All have the optimizer's learning rate."""
         return {}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Pending:
-    """A job that was handed over.
+    """A job that was handed over; let go of as soon as it is done, with what it holds, such as a copy of all that trains.
 
     Attributes:
         error: what it raised.
@@ -27,7 +27,12 @@ class Pending:
         except Exception as error:
             self.error = error
         finally:
+            self.job = _nothing
             self.done.set()
+
+
+def _nothing() -> None:
+    """The job of what is done."""
 
 
 class Worker:

@@ -59,6 +59,10 @@ class LisaAdapter(AdapterBase):
         a_layer = sum(a * b for a, b in _matrices(facts))
         return 4 * a_layer * (facts.layers - self.options.layers)
 
+    def kept_bytes(self, facts: ModelFacts, parameters: int) -> int:
+        """The layers that rest, in fp32: their turn has been, or may come."""
+        return 4 * self._at_rest(facts, parameters - facts.tower_parameters)
+
     def apply(self, model: Any, facts: ModelFacts, generator: np.random.Generator) -> Any:
         """The model itself; all that will ever train requires gradients until the first turn begins.
 

@@ -83,6 +83,10 @@ class ReLoraAdapter(AdapterBase):
             return 4 * added
         return 2 * added + 4 * reached_weights(self.options.targets, facts)
 
+    def kept_bytes(self, facts: ModelFacts, parameters: int) -> int:
+        """The merged weights in fp32."""
+        return 4 * reached_weights(self.options.targets, facts)
+
     def rate_shares(self, names: Sequence[str]) -> Mapping[str, float]:
         """See `loraplus_ratio`."""
         return b_shares(self.options.loraplus_ratio, names)

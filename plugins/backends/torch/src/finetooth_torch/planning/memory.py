@@ -250,8 +250,10 @@ def _role_bytes(request: PlanRequest, size: int) -> int:
 
 
 def _snapshot_bytes(request: PlanRequest) -> int:
-    """Of one: parameters in fp32, and what the optimizer keeps."""
-    return int((4 + request.updates.state_bytes) * request.trains.parameters)
+    """Of one: parameters in fp32, what the optimizer keeps, copies of the policy, and what the adapter has beside."""
+    copies = sum(role.model is None for role in request.roles.values())
+    own = (4 * (1 + copies) + request.updates.state_bytes) * request.trains.parameters
+    return int(own) + request.trains.adapter.kept_bytes(request.base.facts, request.base.model.parameters)
 
 
 def loading_bytes(request: PlanRequest, precision: str) -> int:
