@@ -6,6 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from finetooth_toolbox.torch import few_bit_states  # noqa: E402
 from finetooth_toolbox.torch.few_bit_states import FewBits, dynamic_levels, even_levels  # noqa: E402
 
 
@@ -21,7 +22,12 @@ def test_dynamic_levels_are_those_of_bitsandbytes(bits: int, signed: bool) -> No
 
 @pytest.mark.parametrize("levels", [dynamic_levels(4, signed=True), dynamic_levels(8, signed=True)])
 @pytest.mark.parametrize("shape", [(4096,), (70, 61), (4099,)])
-def test_every_number_becomes_the_nearest_level(levels: torch.Tensor, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("piece", [2**20, 1024])
+def test_every_number_becomes_the_nearest_level(
+    levels: torch.Tensor, shape: tuple[int, ...], piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether all of them are turned at once or not."""
+    monkeypatch.setattr(few_bit_states, "PIECE", piece)
     numbers = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     few, state = FewBits(levels, block=128), {}
     few.write(state, "mean", numbers)

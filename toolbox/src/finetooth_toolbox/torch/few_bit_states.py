@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 
 import torch
@@ -39,6 +40,10 @@ def even_levels(bits: int) -> Tensor:
     return torch.arange(1, 2**bits + 1, dtype=torch.float64).div(2**bits).float()
 
 
+PIECE = 2**20
+"""Numbers that are turned into codes, or back, at once."""
+
+
 class FewBits:
     """Keeps tensors of numbers in a state, and gives them back.
 
@@ -60,23 +65,49 @@ class FewBits:
         kept: Tensor = state[name]
         if f"{name}_scale" not in state:
             return kept.clone()
-        if self._packs:
-            kept = torch.stack([kept & 15, kept >> 4], 1).flatten()
-        numbers = self._levels.to(kept.device)[kept.long()].view(-1, self._block)
-        numbers *= state[f"{name}_scale"].unsqueeze(1)
-        return numbers.flatten()[: like.numel()].view(like.shape)
+        found = torch.empty(like.shape, dtype=torch.float32, device=kept.device)
+        levels, whole = self._levels.to(kept.device), found.view(-1)
+        for blocks in self._pieces(len(state[f"{name}_scale"])):
+            codes = kept[self._codes(blocks)]
+            if self._packs:
+                codes = torch.stack([codes & 15, codes >> 4], 1).flatten()
+            numbers = levels[codes.int()].view(-1, self._block)
+            numbers *= state[f"{name}_scale"][blocks].unsqueeze(1)
+            piece = whole[self._numbers(blocks)]
+            piece.copy_(numbers.view(-1)[: len(piece)])
+        return found
 
     def write(self, state: Settings, name: str, numbers: Tensor) -> None:
         """Keep numbers under a name: codes there, scales under `NAME_scale`."""
         if numbers.numel() < self._smallest:
             state[name] = numbers
             return
-        flat = torch.nn.functional.pad(numbers.flatten(), (0, -numbers.numel() % self._block)).view(-1, self._block)
-        scale = flat.abs().amax(1)
-        ratio = flat / torch.where(scale > 0, scale, 1.0).unsqueeze(1)
-        codes = torch.bucketize(ratio, self._between.to(ratio.device)).to(torch.uint8).flatten()
-        state[name] = codes[::2] | codes[1::2] << 4 if self._packs else codes
-        state[f"{name}_scale"] = scale
+        whole, blocks_in_all = numbers.reshape(-1), -(-numbers.numel() // self._block)
+        between, device = self._between.to(whole.device), whole.device
+        kept = torch.empty(blocks_in_all * self._block // (2 if self._packs else 1), dtype=torch.uint8, device=device)
+        scales = torch.empty(blocks_in_all, dtype=whole.dtype, device=device)
+        for blocks in self._pieces(blocks_in_all):
+            piece = whole[self._numbers(blocks)]
+            flat = torch.nn.functional.pad(piece, (0, -len(piece) % self._block)).view(-1, self._block)
+            scale = flat.abs().amax(1)
+            ratio = flat / torch.where(scale > 0, scale, 1.0).unsqueeze(1)
+            codes = torch.bucketize(ratio, between, out_int32=True).to(torch.uint8).flatten()
+            kept[self._codes(blocks)] = codes[::2] | codes[1::2] << 4 if self._packs else codes
+            scales[blocks] = scale
+        state[name], state[f"{name}_scale"] = kept, scales
+
+    def _pieces(self, blocks: int) -> Iterator[slice]:
+        """Blocks that are turned at once: all of an embedding would take several times what is kept of it."""
+        at_once = PIECE // self._block
+        return (slice(start, min(start + at_once, blocks)) for start in range(0, blocks, at_once))
+
+    def _numbers(self, blocks: slice) -> slice:
+        return slice(blocks.start * self._block, blocks.stop * self._block)
+
+    def _codes(self, blocks: slice) -> slice:
+        """Where their codes are."""
+        found, share = self._numbers(blocks), 2 if self._packs else 1
+        return slice(found.start // share, found.stop // share)
 
     def bytes_of(self, numbers: int) -> float:
         """What a tensor of so many numbers takes."""

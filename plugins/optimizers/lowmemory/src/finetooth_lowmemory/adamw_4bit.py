@@ -28,10 +28,11 @@ class AdamW4bit(ByParameter):
         gradient = gradient.to(mean.dtype)
         mean.lerp_(gradient, 1 - beta1)
         square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        root = square.sqrt().div_(math.sqrt(1 - beta2**step)).add_(group["eps"])
-        weight.addcdiv_(mean, root, value=-group["lr"] / (1 - beta1**step))
-        MEAN.write(state, "mean", mean)
         SQUARE.write(state, "square", square)
+        # in its place, unless what is kept are these very numbers
+        root = (square.sqrt() if state["square"] is square else square.sqrt_()).div_(math.sqrt(1 - beta2**step))
+        weight.addcdiv_(mean, root.add_(group["eps"]), value=-group["lr"] / (1 - beta1**step))
+        MEAN.write(state, "mean", mean)
 
 
 def state_bytes(numbers: int) -> float:
