@@ -39,6 +39,16 @@ class Adapter(Protocol):
         and disk: weights that rest, weights that it changes between steps; `parameters` is the size of the base."""
         ...
 
+    def token_bytes(self, facts: ModelFacts, precision: str) -> float:
+        """Bytes for each token that its own modules keep in a decoder layer until backward, on average, where a backend
+        calls them as they are (`low_rank` is None), for the memory estimate."""
+        ...
+
+    def beginning_bytes(self, facts: ModelFacts) -> int:
+        """Bytes that `apply` holds for a moment beside the model, before anything trains, for the memory estimate: what
+        is summed over rows to begin with."""
+        ...
+
     def rate_shares(self, names: Sequence[str]) -> Mapping[str, float]:
         """Of the parameters that train, those whose learning rate is not the optimizer's: the factor on it, by name."""
         ...

@@ -176,6 +176,14 @@ class AdapterBase(Capable):
         """A state holds nothing beside what trains."""
         return 0
 
+    def token_bytes(self, facts: ModelFacts, precision: str) -> float:
+        """Its modules keep nothing of their own."""
+        return 0.0
+
+    def beginning_bytes(self, facts: ModelFacts) -> int:
+        """It begins with what it draws."""
+        return 0
+
     def rate_shares(self, names: Sequence[str]) -> Mapping[str, float]:
         """All have the optimizer's learning rate."""
         return {}

@@ -12,6 +12,7 @@ import torch
 from finetooth_hooks import RecipeError, UserError
 from finetooth_lora.adapter import LoraAdapter, LoraOptions
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from pydantic import ValidationError
 
 torch.set_num_threads(1)
@@ -215,6 +216,27 @@ def test_gradients_reach_only_the_addition(tiny, tokens):
     _, made = adapt(tiny, rank=4, dropout=0.1)
     made.model(tokens, labels=tokens).loss.backward()
     assert {n for n, p in made.model.named_parameters() if p.grad is not None} == set(trained(made.model))
+
+
+@pytest.mark.parametrize("options", [{"dora": True}, {"dropout": 0.5}, {"dora": True, "dropout": 0.5}], ids=str)
+def test_token_bytes_are_what_backward_keeps_for_each_more_token(tiny, options):
+    """Of the layers that replaced modules, one after the other; those of a block that read as much read the same."""
+    adapter, made = adapt(tiny, rank=3, **options)
+    layers = {path: of for path, of in made.model.named_modules() if isinstance(of, BaseTunerLayer)}
+
+    def kept(tokens: int) -> int:
+        found, read, alive = {}, {}, []
+        for path, layer in layers.items():
+            block = path.rpartition(".")[0], layer.get_base_layer().in_features
+            x = read.setdefault(block, torch.ones(1, tokens, block[1])).requires_grad_(True)
+            with torch.autograd.graph.saved_tensors_hooks(
+                lambda tensor: found.setdefault(tensor.untyped_storage().data_ptr(), tensor), lambda tensor: tensor
+            ):
+                alive.append(layer.train()(x))
+        return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
+
+    told = adapter.token_bytes(made.facts, "fp32") * made.facts.layers
+    assert told == pytest.approx((kept(96) - kept(32)) / 64, rel=0.02)
 
 
 @pytest.mark.parametrize("options", [{}, {"dora": True}, {"targets": ["lm_head", "embed_tokens", "q_proj"]}], ids=str)

@@ -62,7 +62,7 @@ def test_eva_begins_with_the_directions_of_the_inputs(tiny: Any, tokens: Any, mo
     found = []
     rows = [list(map(int, row)) for row in tokens]
     for room in (1 << 30, 1):
-        monkeypatch.setattr("finetooth_lora.inputs.ROOM", room)
+        monkeypatch.setattr("finetooth_lora.inputs.EVA_ROOM", room)
         made = tiny()
         seen: dict[str, list[np.ndarray]] = {}
         for path, module in made.model.named_modules():

@@ -16,6 +16,7 @@ from finetooth_peft.ia3 import Ia3Adapter, Ia3Options
 from finetooth_peft.orthogonal import BoftAdapter, BoftOptions, OftAdapter, OftOptions
 from finetooth_peft.vera import VeraAdapter, VeraOptions
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from pydantic import ValidationError
 
 torch.set_num_threads(1)
@@ -235,6 +236,32 @@ def test_held_bytes_are_those_of_the_shared_matrices(tiny: Any) -> None:
     held = layer.vera_A["default"].nbytes + layer.vera_B["default"].nbytes
     assert adapter.held_bytes(made.facts, "fp32") == held
     assert OftAdapter(OftOptions()).held_bytes(made.facts, "fp32") == 0
+
+
+@EACH
+def test_token_bytes_are_what_backward_keeps_for_each_more_token(kind: str, tiny: Any) -> None:
+    """Of the layers that replaced modules, one after the other; those of a block that read as much read the same."""
+    adapter, made = adapt(kind, tiny)
+    layers = {path: of for path, of in made.model.named_modules() if isinstance(of, BaseTunerLayer)}
+
+    def kept(tokens: int) -> int:
+        found: dict[int, torch.Tensor] = {}
+        read: dict[tuple[str, int], torch.Tensor] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            found[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        alive = []
+        for path, layer in layers.items():
+            block = path.rpartition(".")[0], layer.get_base_layer().in_features
+            x = read.setdefault(block, torch.ones(1, tokens, block[1]))
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                alive.append(layer(x.requires_grad_(True)))
+        return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
+
+    told = adapter.token_bytes(made.facts, "fp32") * made.facts.layers
+    assert told == pytest.approx((kept(96) - kept(32)) / 64)
 
 
 def test_whoever_only_reads_the_options_loads_neither_peft_nor_torch() -> None:

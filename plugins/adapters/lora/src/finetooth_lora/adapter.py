@@ -17,7 +17,7 @@ from finetooth_hooks.protocols import Addition, LowRank, ModelFacts, ModelInfo, 
 from finetooth_toolbox.peft import resuming
 from pydantic import Field, model_validator
 
-from finetooth_lora.sizes import Experts, added_parameters, experts_of
+from finetooth_lora.sizes import EVA_ROOM, Experts, added_parameters, experts_of, kept_numbers, summed_bytes
 
 CAPABILITIES = frozenset({"disable", "fold", "fold_tensors", "additions"})
 
@@ -136,6 +136,21 @@ class LoraAdapter(AdapterBase):
             return 0
         added = added_parameters(self.options.targets, facts, self.options.rank, dora=False)
         return added * (4 if precision == "fp32" else 2)
+
+    def token_bytes(self, facts: ModelFacts, precision: str) -> float:
+        """Nothing where a backend computes the addition itself; see `sizes.kept_numbers`."""
+        if not (self.options.dora or self.options.dropout) or not self.options.targets:
+            return 0.0
+        numbers = kept_numbers(
+            self.options.targets, facts, self.options.rank, dora=self.options.dora, dropout=self.options.dropout
+        )
+        return numbers * (4 if precision == "fp32" else 2)
+
+    def beginning_bytes(self, facts: ModelFacts) -> int:
+        """With `init: eva`, the sums."""
+        if self.options.init != "eva":
+            return 0
+        return summed_bytes(self.options.targets, facts, EVA_ROOM)
 
     def rate_shares(self, names: Sequence[str]) -> Mapping[str, float]:
         """See `loraplus_ratio`."""

@@ -13,8 +13,7 @@ import torch
 from finetooth_toolbox.peft.layers import NAME
 from torch import Tensor
 
-ROOM = 1 << 30
-"""Bytes of sums that are held at once; what does not fit is summed in another pass over the rows."""
+from finetooth_lora.sizes import EVA_ROOM
 
 
 @torch.no_grad()
@@ -66,12 +65,12 @@ def directions(moment: Tensor, rank: int) -> Tensor:
 
 
 def _groups(layers: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Layers whose sums fit into `ROOM`, in their order."""
+    """Layers whose sums fit into `EVA_ROOM`, in their order."""
     group: dict[str, Any] = {}
     size = 0
     for path, layer in layers.items():
         takes = 4 * layer.in_features**2
-        if group and size + takes > ROOM:
+        if group and size + takes > EVA_ROOM:
             yield group
             group, size = {}, 0
         group[path] = layer

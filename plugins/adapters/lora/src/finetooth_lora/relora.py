@@ -21,7 +21,7 @@ from finetooth_hooks.protocols import LowRank, ModelFacts, ModelInfo
 from pydantic import Field, model_validator
 
 from finetooth_lora.adapter import LoraOptions, LowRankOptions, b_shares
-from finetooth_lora.sizes import added_parameters, reached_weights
+from finetooth_lora.sizes import added_parameters, kept_numbers, reached_weights
 
 
 class ReLoraOptions(LowRankOptions):
@@ -86,6 +86,12 @@ class ReLoraAdapter(AdapterBase):
     def kept_bytes(self, facts: ModelFacts, parameters: int) -> int:
         """The merged weights in fp32."""
         return 4 * reached_weights(self.options.targets, facts)
+
+    def token_bytes(self, facts: ModelFacts, precision: str) -> float:
+        """With dropout, when layers are called; see `sizes.kept_numbers`."""
+        o = self.options
+        numbers = kept_numbers(o.targets, facts, o.rank, dora=False, dropout=o.dropout) if o.dropout else 0
+        return numbers * (4 if precision == "fp32" else 2)
 
     def rate_shares(self, names: Sequence[str]) -> Mapping[str, float]:
         """See `loraplus_ratio`."""

@@ -10,6 +10,9 @@ from finetooth_hooks.protocols import ModelFacts
 from finetooth_toolbox.peft.sizes import shapes
 from finetooth_toolbox.peft.targets import resolve
 
+EVA_ROOM = 1 << 30
+"""Bytes of sums that are held at once to begin with inputs; what does not fit is summed in another pass over them."""
+
 
 def added_parameters(targets: str | Sequence[str], facts: ModelFacts, rank: int, *, dora: bool) -> int:
     """Parameters of the adapter: `rank * (inputs + outputs)` a module, with DoRA one more per output.
@@ -30,6 +33,30 @@ def reached_weights(targets: str | Sequence[str], facts: ModelFacts) -> int:
     """Weights of the modules that carry the adapter."""
     sizes = shapes(facts)
     return sum(sizes[path][0] * sizes[path][1] for path in resolve(targets, facts, tuple(sizes)).modules)
+
+
+def kept_numbers(targets: str | Sequence[str], facts: ModelFacts, rank: int, *, dora: bool, dropout: float) -> float:
+    """Numbers for each token that peft's layers keep until backward in a decoder layer, on average, where they are
+    called as they are: with dropout, or DoRA.
+
+    A keeps what it reads and B what it reads; with dropout the first is each module's own, beside as many numbers that
+    it was multiplied by. DoRA scales the base's outputs and the addition's, and keeps both.
+    """
+    sizes = shapes(facts)
+    chosen = resolve(targets, facts, tuple(sizes)).modules
+    read = [2 * sizes[path][0] for path in chosen]
+    if not dropout:  # modules of a block that read as much read the same
+        read = [inputs for _, inputs in {(path.rpartition(".")[0], sizes[path][0]) for path in chosen}]
+    numbers = sum(read) + rank * len(chosen)
+    return (numbers + (2 * sum(sizes[path][1] for path in chosen) if dora else 0)) / facts.layers
+
+
+def summed_bytes(targets: str | Sequence[str], facts: ModelFacts, room: int) -> int:
+    """Bytes of X^T X of the inputs of all modules, in fp32, as many as there is room for; and of the largest in fp64,
+    with its eigenvectors and what finding them takes, twice as many numbers."""
+    sizes = shapes(facts)
+    read = [sizes[path][0] for path in resolve(targets, facts, tuple(sizes)).modules]
+    return min(room, sum(4 * inputs**2 for inputs in read)) + 8 * 4 * max(read, default=0) ** 2
 
 
 @dataclass(frozen=True)

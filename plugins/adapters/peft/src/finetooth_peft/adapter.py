@@ -56,6 +56,11 @@ class PeftAdapter(AdapterBase):
         """
 
     @abstractmethod
+    def kept(self, path: str, inputs: int, outputs: int) -> tuple[bool, int]:
+        """What peft's layer at a module keeps of each token until backward: whether that is what the module reads, and
+        how many numbers beside."""
+
+    @abstractmethod
     def settings(self) -> Mapping[str, Any]:
         """What peft's config says beside the modules; options by their names there, which an artifact must share."""
 
@@ -78,6 +83,17 @@ class PeftAdapter(AdapterBase):
         sizes = shapes(facts)
         chosen = resolve(self.targets, facts, tuple(sizes)).modules
         return sum(self.added(path, *sizes[path]) for path in chosen)
+
+    def token_bytes(self, facts: ModelFacts, precision: str) -> float:
+        """See `protocols.Adapter`; what several modules of a block read is kept once."""
+        sizes = shapes(facts)
+        numbers, read = 0, set()
+        for path in resolve(self.targets, facts, tuple(sizes)).modules:
+            reads, beside = self.kept(path, *sizes[path])
+            numbers += beside
+            if reads:
+                read.add((path.rpartition(".")[0], sizes[path][0]))
+        return (numbers + sum(inputs for _, inputs in read)) * (4 if precision == "fp32" else 2) / facts.layers
 
     def apply(self, model: Any, facts: ModelFacts, generator: np.random.Generator) -> Any:
         """See `layers.put_in`.

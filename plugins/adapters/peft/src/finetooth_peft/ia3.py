@@ -41,6 +41,11 @@ class Ia3Adapter(PeftAdapter):
         scaled = any(matching(name, (path,)) for name in self.options.feedforward)
         return inputs if scaled else outputs
 
+    def kept(self, path: str, inputs: int, outputs: int) -> tuple[bool, int]:
+        """What the factors multiply."""
+        scaled = any(matching(name, (path,)) for name in self.options.feedforward)
+        return scaled, 0 if scaled else outputs
+
     def settings(self) -> Mapping[str, Any]:
         return {"feedforward_modules": sorted(self.options.feedforward)}
 

@@ -52,6 +52,10 @@ class OftAdapter(PeftAdapter):
         size = int(self.options.block_size)
         return (1 if self.options.share_blocks else blocks) * size * (size - 1) // 2
 
+    def kept(self, path: str, inputs: int, outputs: int) -> tuple[bool, int]:
+        """What is turned."""
+        return True, 0
+
     def settings(self) -> Mapping[str, Any]:
         return {
             "oft_block_size": self.options.block_size,
@@ -70,6 +74,10 @@ class BoftAdapter(PeftAdapter):
 
     def added(self, path: str, inputs: int, outputs: int) -> int:
         return _blocks(self.options.block_size, path, inputs) * int(self.options.block_size) ** 2 + outputs
+
+    def kept(self, path: str, inputs: int, outputs: int) -> tuple[bool, int]:
+        """What is turned, and what the outputs' factors multiply."""
+        return True, outputs
 
     def settings(self) -> Mapping[str, Any]:
         return {

@@ -42,6 +42,10 @@ class VeraAdapter(PeftAdapter):
     def added(self, path: str, inputs: int, outputs: int) -> int:
         return int(self.options.rank) + outputs
 
+    def kept(self, path: str, inputs: int, outputs: int) -> tuple[bool, int]:
+        """What the two vectors multiply."""
+        return False, int(self.options.rank) + outputs
+
     def held_bytes(self, facts: ModelFacts, precision: str) -> int:
         """A and B, in the precision of the base."""
         sizes = shapes(facts)

@@ -127,6 +127,7 @@ def _on_accelerator(
     tokens = tokens_at_once(request, micro_batch_tokens, packed=False)
     layer = accelerator_layer_bytes(request, precision, full=full, attention=attention)
     between = size * facts.hidden_size
+    layer += request.trains.adapter.token_bytes(facts, precision)
     layers, away = _layers_held(facts.layers, between, layer, offload, checkpointing=checkpointing)
     mask = request.data.longest if attention.masked else 0  # one byte for each pair of positions in a row
     passing = accelerator_backward_bytes(request, precision) + mask
@@ -283,6 +284,13 @@ def _on_host(
     # the stream decoder cuts what it saves from blocks; where anything is elsewhere, tensors have pages of their own
     fragments = 1.0 if stream or offload.any else FRAGMENTATION[precision]
     activations = tokens * layers * fragments
+    # what an adapter's own modules keep is malloc's, whatever computes the layers
+    own = request.trains.adapter.token_bytes(facts, precision)
+    activations += (
+        tokens
+        * _layers_held(facts.layers, 0, own, offload, checkpointing=checkpointing)[0]
+        * (1.0 if offload.any else FRAGMENTATION[precision])
+    )
     if stream:
         activations += tokens * backward_bytes(request, precision)
     if "generate" in request.needs:
@@ -293,6 +301,8 @@ def _on_host(
     snapshots = request.snapshots.device + max(0, request.snapshots.host - 1)  # one that is brought there is there
     fixed = _fixed(request, precision, offload)
     whole = resident_bytes(request.base, precision)
+    later = sum(fixed.values()) - fixed["weights"] + snapshots * _snapshot_bytes(request) + int(activations)
+    beginning = request.trains.adapter.beginning_bytes(facts) - later
     # a file in the precision of the run is mapped and read layer by layer; another is turned into it as a whole first
     loading = (
         whole - sum(fixed.values()) - int(activations)
@@ -303,6 +313,7 @@ def _on_host(
         {
             **fixed,
             **({"loading": loading} if loading > 0 else {}),
+            **({"beginning": beginning} if beginning > 0 else {}),
             **_state_on_host(request),
             "snapshots": snapshots * _snapshot_bytes(request),
             "activations": int(activations),
