@@ -16,6 +16,7 @@ from finetooth_peft.ia3 import Ia3Adapter, Ia3Options
 from finetooth_peft.orthogonal import BoftAdapter, BoftOptions, OftAdapter, OftOptions
 from finetooth_peft.vera import VeraAdapter, VeraOptions
 from peft import PeftModel
+from peft.tuners.boft.layer import Linear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from pydantic import ValidationError
 
@@ -178,6 +179,25 @@ def test_boft_turns_and_scales(tiny: Any) -> None:
     x, found = outputs(layer)
     candidates = [(x @ one @ weight_of(layer).T) * scale for one in (turned, turned.T)]
     assert min(np.abs(found - expected).max() for expected in candidates) < 1e-5
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_boft_computes_by_blocks_what_peft_computes_by_whole_matrices(dropout: float, tiny: Any) -> None:
+    """Outputs and gradients, of peft's own forward pass over the same layer; no permutation is held."""
+    _, made = adapt("boft", tiny, dropout=dropout)
+    shake(made.model)
+    layer = made.model.model.layers[0].mlp.down_proj.train()
+    assert not dict(layer.named_buffers())
+    found = []
+    for forward in (type(layer).forward, Linear.forward):
+        layer.boft_P = torch.eye(layer.in_features).unsqueeze(0)
+        x = torch.randn(2, 5, layer.in_features, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
+        torch.manual_seed(1)
+        y = forward(layer, x)
+        wanted = [x, layer.boft_R["default"], layer.boft_s["default"]]
+        found.append([y.detach(), *torch.autograd.grad(y.square().sum(), wanted)])
+    for own, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(own, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_vera_scales_two_matrices_that_all_layers_share(tiny: Any) -> None:

@@ -16,6 +16,8 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.tuners.vera.layer import VeraLayer
 
+from finetooth_peft.blockwise import turn_by_blocks
+
 if TYPE_CHECKING:
     from finetooth_peft.adapter import PeftAdapter
 
@@ -36,6 +38,7 @@ def put_in(adapter: PeftAdapter, model: Any, facts: ModelFacts) -> Any:
     of_kind: Any = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(adapter.kind)]
     config: PeftConfig = of_kind(target_modules=peft_spelling(targets), task_type="CAUSAL_LM", **adapter.settings())
     model = inject(config, model, targets, facts)
+    turn_by_blocks(model)
     layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     for layer in layers:
         for name, parameter in layer.named_parameters():
