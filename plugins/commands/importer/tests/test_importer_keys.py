@@ -157,6 +157,15 @@ def test_what_is_said_to_be_missing_is_missing() -> None:
             assert not (denied and names & set(key.split("_")) - {"fp8"}), (key, said)
 
 
+def test_what_a_key_leaves_to_a_default_is_no_second_key() -> None:
+    """Rows that lie beside a TRL script decide a format, and its default is listed below the same key."""
+    account = Account({"path": "rows.jsonl", "mystery": 1})
+    account.take("path", "data.train")
+    account.inside("path", "texts", "default", "data.format")
+    account.finish()
+    assert account.shares() == (1, 2)
+
+
 def test_only_keys_that_are_known_are_proposed() -> None:
     account = taken({"base_model": "m", "datasets": [], "my_own_uri": None, "my_own_url": 1}, "axolotl")
     (line,) = [line for line in account if line.key == "my_own_url"]

@@ -6,11 +6,13 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 from finetooth_hooks import UserError
 from finetooth_runs import command as module
+from finetooth_runs.comparison import differences
 from finetooth_runs.tables import table
 from finetooth_toolbox.files.locks import held_folder
 
@@ -88,6 +90,23 @@ def test_compare_shows_settings_that_differ_and_results(two):
     assert "train.batch_size  -    4" in text
     with pytest.raises(UserError, match="one run is nothing to compare"):
         said("compare", "one")
+
+
+def test_what_recipes_say_in_two_ways_is_no_difference():
+    """A name alone, a mapping with a name, and nothing where the plan takes the same; seen in a first comparison."""
+    decided = [
+        {"setting": "adapter", "value": "finetooth-lora:lora"},
+        {"setting": "method", "value": "finetooth-sft:sft"},
+    ]
+    recipes = (
+        {"model": "m", "method": "sft"},
+        {"model": {"name": "m"}, "method": {"name": "sft"}, "adapter": {"name": "lora", "rank": 4}},
+        {"model": "m", "adapter": "lora"},
+    )
+    runs = [SimpleNamespace(plan={"recipe": recipe, "decisions": decided}) for recipe in recipes]
+    assert differences(runs) == {"adapter.rank": [None, 4, None]}
+    other = SimpleNamespace(plan={"recipe": {"model": "n", "adapter": "acme:lora"}, "decisions": decided})
+    assert differences([runs[0], other]) == {"model": ["m", "n"], "adapter": ["finetooth-lora:lora", "acme:lora"]}
 
 
 def test_rm_asks_and_refuses_what_runs(two):

@@ -168,8 +168,9 @@ class Account:
                 self._write(Line(key, self.given[key], "not taken", note=f"no key of the tool that is known{hint}"))
 
     def shares(self) -> tuple[int, int]:
-        """How many given keys were taken, and how many there are; those inside others are not counted."""
-        own = [line for line in self.lines if line.key in self.given]
+        """How many given keys were taken, and how many there are; those inside others, and what a given key
+        leaves to a default, are not counted."""
+        own = [line for line in self.lines if line.key in self.given and line.outcome != "default"]
         return sum(line.outcome in TAKEN for line in own), len(own)
 
     def _first(self, key: str) -> bool:

@@ -13,8 +13,9 @@ UNLIKE = ("output",)
 
 def differences(runs: Sequence[Recorded]) -> dict[str, list[Any]]:
     """Settings that are not the same in all runs, with the value of each run, None where it sets none. Beside what the
-    recipes set stand the decisions of the plans (`train.precision`)."""
-    each = [{**_decided(run.plan), **flat(run.plan.get("recipe", {}))} for run in runs]
+    recipes set stand the decisions of the plans (`train.precision`), and what is said in two ways is the same:
+    `adapter: lora`, `adapter: {name: lora}`, and nothing where the plan takes it by itself."""
+    each = [_settings(run.plan) for run in runs]
     names = sorted({name for one in each for name in one})
     rows = {name: [one.get(name) for one in each] for name in names if name.split(".")[0] not in UNLIKE}
     return {name: values for name, values in rows.items() if any(value != values[0] for value in values)}
@@ -32,12 +33,22 @@ def results(runs: Sequence[Recorded]) -> dict[str, list[float | None]]:
     return found
 
 
+def _settings(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """What the plan decided and the recipe set, by setting; of an entry that both name, the plan's name, which says
+    whose it is."""
+    decided, written = _decided(plan), flat(plan.get("recipe", {}))
+    named = {name for name, value in written.items() if str(decided.get(name)).rpartition(":")[2] == value}
+    return {**decided, **{name: value for name, value in written.items() if name not in named}}
+
+
 def flat(value: Any, path: str = "") -> dict[str, Any]:
-    """Nested settings by their path, `train.seed`; an item of a list by its index."""
+    """Nested settings by their path, `train.seed`; an item of a list by its index, and the name of what a section picks
+    by the section, as where nothing else of it is set."""
     if isinstance(value, Mapping):
-        return {
-            name: one for key, item in value.items() for name, one in flat(item, f"{path}.{key}".strip(".")).items()
-        }
+        found: dict[str, Any] = {}
+        for key, item in value.items():
+            found |= flat(item, path if key == "name" and path else f"{path}.{key}".strip("."))
+        return found
     if isinstance(value, list):
         return {name: one for index, item in enumerate(value) for name, one in flat(item, f"{path}.{index}").items()}
     return {path: value}
