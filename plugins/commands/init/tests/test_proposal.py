@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from finetooth_hooks import UserError
+from finetooth_hooks import Method, UserError
 from finetooth_hooks.examples import Labelled, PromptCompletion, Text
 from finetooth_hooks.reports import DataReport
 from finetooth_init.command import _bytes
 from finetooth_init.goals import GOALS, goals_of
-from finetooth_init.proposal import _length
+from finetooth_init.proposal import Wishes, _described, _length
 
 
 def test_rows_of_one_kind_teach_one_kind_of_thing() -> None:
@@ -44,6 +44,19 @@ def test_lengths_are_rounded_and_the_longest_row_is_held_all_the_same() -> None:
     """Rows of 66 tokens are reported as of 64, which is within the 5 % of such reports."""
     assert _length(DataReport("train", 8, 8, lengths=(64,) * 33, longest=66)) == 128
     assert _length(DataReport("train", 99, 99, lengths=(64,) * 99 + (900,), longest=910)) == 128
+
+
+@pytest.mark.parametrize(
+    ("rows", "extent", "passes"),
+    [(4, "auto", 10), (64, "auto", 10), (320, "auto", 2), (5000, "auto", 1), (4, "1", 1), (5000, "3", 3)],
+)
+def test_few_rows_are_passed_over_more_often_unless_it_is_said_how_long(rows: int, extent: str, passes: int) -> None:
+    """Four rows once are four steps, after which a model answered as before; 16 rows go into a step."""
+    entry = Method(name="sft", build="x:build", summary="s", learns_from="l", rows="r")
+    report = DataReport("train", rows, rows, lengths=(9,) * rows, longest=9)
+    recipe, reasons = _described(GOALS[PromptCompletion][0], entry, Wishes("rows.jsonl", "m", extent=extent), report)
+    assert recipe["train"]["epochs"] == passes
+    assert any("few steps teach little" in reason for reason in reasons["train"]) is (extent == "auto" and passes > 1)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from finetooth_hooks import CommandContext, UserError
 from finetooth_toolbox.text.measures import memory_of
 
 from finetooth_init.goals import Goal, entry_of, goals_of
-from finetooth_init.proposal import Proposal, Wishes, as_lines, propose
+from finetooth_init.proposal import AUTO, Proposal, Wishes, as_lines, propose
 
 MODEL = "smollm2-135m"
 """What is proposed where no model is named: it needs no download and trains on a CPU."""
@@ -21,6 +21,7 @@ EXAMPLE = {"name": "tasks", "task": "family", "split": "train", "count": 256, "s
 NOTHING = "nothing"
 LOOKED_AT = 200
 """Rows that tell what can be learned."""
+LONG = "How long: a look, or passes over the rows; with --yes one pass, and more over few rows."
 EXTENTS = {"look": "a look, 20 steps", "1": "one pass over the rows", "3": "three passes"}
 
 
@@ -31,7 +32,11 @@ EXTENTS = {"look": "a look, 20 steps", "1": "one pass over the rows", "3": "thre
 )
 @click.option("--model", metavar="MODEL", help=f"The base model; {MODEL} if nothing is asked.")
 @click.option("--memory", metavar="SIZE", help="Memory there is to take, such as 24GB; default: this machine's.")
-@click.option("--passes", type=click.Choice(tuple(EXTENTS)), help="How long: a look, or passes over the rows.")
+@click.option(
+    "--passes",
+    type=click.Choice(tuple(EXTENTS)),
+    help="How long: a look, or passes over the rows; with --yes one, and more over few rows.",
+)
 @click.option("--output", type=click.Path(path_type=Path), default=Path("recipe.yaml"), help="Write the recipe there.")
 @click.option("--yes", is_flag=True, help="Ask nothing; what no option says is proposed.")
 @click.option("--run", "run_", is_flag=True, help="With --yes: train at once.")
@@ -150,7 +155,7 @@ class _Nobody(_Asker):
         return default
 
     def choice(self, question: str, choices: dict[str, str]) -> str:
-        return "1" if choices is EXTENTS else next(iter(choices))
+        return AUTO if choices is EXTENTS else next(iter(choices))
 
     def agree(self, question: str) -> bool:
         return False

@@ -24,6 +24,9 @@ FEW = 40
 """Rows of which none are held out."""
 LOOK = 20
 """Steps of a first look."""
+ENOUGH = 40
+"""Steps below which hardly anything is learned: where nobody says how long, few rows are passed over more often."""
+MOST_PASSES = 10
 USED = 0.9
 """Share of the memory that is named which a proposal may take."""
 AUTO = "auto"
@@ -52,7 +55,7 @@ class Wishes:
         data: source of the rows.
         model: reference of the base model.
         memory: bytes there may be taken; 0 is what the machine has.
-        extent: `look`, or passes over the rows.
+        extent: `look`, passes over the rows, or `auto`: one pass, and more where the rows are few.
         output: the run folder; None leaves it to the run.
     """
 
@@ -148,9 +151,12 @@ def _described(
         recipe["train"]["max_steps"] = LOOK
         reasons["train"].append(f"{LOOK} steps, to see that it works")
     else:
-        recipe["train"]["epochs"] = float(wishes.extent)
-        passes = "one pass" if wishes.extent == "1" else f"{wishes.extent} passes"
-        reasons["train"].append(f"{passes} over the rows, {batch} in a step")
+        steps = max(1, rows.used // batch)
+        count = min(MOST_PASSES, math.ceil(ENOUGH / steps)) if wishes.extent == AUTO else int(wishes.extent)
+        recipe["train"]["epochs"] = float(count)
+        passes = "one pass" if count == 1 else f"{count} passes"
+        few = ", since few steps teach little" if wishes.extent == AUTO and count > 1 else ""
+        reasons["train"].append(f"{passes} over the rows, {batch} in a step{few}")
     if wishes.output is not None:
         recipe["output"] = wishes.output
     return recipe, reasons
