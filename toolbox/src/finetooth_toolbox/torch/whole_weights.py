@@ -1,6 +1,6 @@
 """Saving and reading back a whole transformers model: what every adapter without parameters of its own must do alike.
 
-The model is used through its own methods; this module imports no framework.
+The model is used through its own methods; this module imports no framework before one is saved.
 """
 
 from __future__ import annotations
@@ -37,11 +37,24 @@ def export_weights(model: Any, folder: Path, weights: Mapping[str, Any] | None =
         weights: by name, where they are not those that the model's modules hold.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    named = model.state_dict() if weights is None else weights
     with quiet_library():
-        model.save_pretrained(str(folder), **({} if weights is None else {"state_dict": dict(weights)}))
+        model.save_pretrained(str(folder), state_dict={name: _alone(tensor) for name, tensor in named.items()})
     # safetensors makes its files private; they are as public as those beside them
     for path in folder.glob("*.safetensors"):
         path.chmod((folder / "config.json").stat().st_mode)
+
+
+def _alone(tensor: Any) -> Any:
+    """The same memory as a tensor that begins where it does. transformers copies all weights that lie beside others in
+    one tensor, as queries, keys and values do in the stream decoder, before it writes the first."""
+    if not hasattr(tensor, "is_contiguous") or tensor.device.type != "cpu" or not tensor.is_contiguous():
+        return tensor
+    if tensor.nbytes == 0 or tensor.untyped_storage().nbytes() == tensor.nbytes:
+        return tensor
+    import torch
+
+    return torch.from_dlpack(tensor.detach())  # type: ignore[attr-defined]
 
 
 def restore_weights(model: Any, folder: Path) -> None:
