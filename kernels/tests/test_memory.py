@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
 from threading import Thread
 
 import pytest
 import torch
 from finetooth_kernels import memory
-from finetooth_kernels.memory import ALONE_BYTES, ARENA_BYTES, SMALLEST, Arena, Blocks, new_empty
+from finetooth_kernels.memory import ALONE_BYTES, ARENA_BYTES, SMALLEST, Arena, Blocks, lasting, new_empty, new_lasting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -136,3 +139,36 @@ def test_threads_never_share_a_block(blocks: Blocks) -> None:
 
 def test_blocks_are_larger_than_what_is_cut_from_them() -> None:
     assert SMALLEST < ALONE_BYTES < ARENA_BYTES
+
+
+def resident() -> int:
+    """Bytes of this process that lie in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="nothing says what lies in memory")
+@pytest.mark.parametrize("together", [False, True])
+def test_what_lasts_goes_back_to_the_system_whole(together: bool) -> None:
+    """Also when small tensors were made in between, which live on."""
+    like, size = torch.empty(0), 2**24
+    arena = Arena(Blocks(large_pages=True))
+    before = resident()
+    with lasting(arena) if together else nullcontext():
+        made = [(new_lasting(like, (size // 16, 4)).fill_(1.0), torch.ones(3)) for _ in range(16)]
+    held = resident()
+    small = [one for _, one in made]
+    del made, arena
+    assert held - before > 15 * size and resident() - before < size
+    assert all(bool((one == 1).all()) for one in small)
+
+
+def test_what_lasts_lies_in_the_arena_of_its_thread() -> None:
+    like, blocks = torch.empty(0, dtype=torch.bfloat16), Blocks()
+    with lasting(Arena(blocks)):
+        first, second = new_lasting(like, (SMALLEST,)), new_lasting(like, (2, SMALLEST))
+        few = new_lasting(like, (2,))
+    after = new_lasting(like, (SMALLEST,))
+    filled([first, second, few, after])
+    assert len(blocks) == 1 and second.data_ptr() - first.data_ptr() == 2 * SMALLEST
+    assert [float(one.amin()) for one in (first, second, few, after)] == [1, 2, 3, 4]
+    assert second.shape == (2, SMALLEST) and {first.dtype, second.dtype, after.dtype} == {torch.bfloat16}

@@ -13,7 +13,7 @@ import mmap
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-__all__ = ["BLOCKS", "Arena", "Blocks", "cut", "new_empty", "private"]
+__all__ = ["BLOCKS", "Arena", "Blocks", "cut", "lasting", "new_empty", "new_lasting", "private"]
 
 ARENA_BYTES = 2**28
 """A block that tensors are cut from. Pages that nothing was written to take no memory."""
@@ -55,9 +55,14 @@ class Blocks:
     """Blocks of memory; threads may share them.
 
     A block is in use while anything refers to the view of it that was given out, as each tensor in it does.
+
+    Args:
+        large_pages: the system is asked for pages of 2 MiB, where it has them: what is read from end to end, again and
+            again, comes a sixth faster.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, large_pages: bool = False) -> None:
+        self._large = large_pages
         self._lock = threading.Lock()
         self._blocks: dict[int, list[_Block]] = {}
         self.refused = False
@@ -78,12 +83,14 @@ class Blocks:
                     block.given = weakref.ref(view)
                     return view
             try:
-                mapped = memoryview(_mapped(size + _SHIFT * _SHIFTS))
+                mapped = _mapped(size + _SHIFT * _SHIFTS)
             except OSError:
                 self.refused = True
                 return None  # malloc is asked instead: it may have holes that do, and its error says how much is wanted
+            if self._large:
+                _ask_for_large_pages(mapped)
             start = _SHIFT * (len(blocks) % _SHIFTS)
-            pages = mapped[start : start + size]
+            pages = memoryview(mapped)[start : start + size]
             view = pages[:]
             blocks.append(_Block(pages, weakref.ref(view)))
             return view
@@ -103,6 +110,7 @@ class _OfThread(threading.local):
     """Where a thread's tensors lie."""
 
     blocks: Blocks | None = None
+    arena: Arena | None = None
 
 
 _OF_THREAD = _OfThread()
@@ -122,6 +130,12 @@ def _mapped(size: int) -> mmap.mmap:
     if not hasattr(mmap, "MAP_PRIVATE"):
         return mmap.mmap(-1, size)
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def _ask_for_large_pages(mapped: mmap.mmap) -> None:
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a system without them
+            mapped.madvise(mmap.MADV_HUGEPAGE)
 
 
 def _tensor(view: memoryview, start: int, shape: Sequence[int], count: int, dtype: torch.dtype) -> Tensor:
@@ -177,3 +191,29 @@ def new_empty(
         if view is not None:
             return _tensor(view, 0, shape, count, dtype)
     return like.new_empty(shape, dtype=dtype)
+
+
+@contextmanager
+def lasting(arena: Arena) -> Iterator[None]:
+    """What this thread makes with `new_lasting` is cut from this arena."""
+    before, _OF_THREAD.arena = _OF_THREAD.arena, arena
+    try:
+        yield
+    finally:
+        _OF_THREAD.arena = before
+
+
+def new_lasting(like: Tensor, shape: Sequence[int]) -> Tensor:
+    """A contiguous tensor on the device of `like`, of its dtype, with anything in it, for what lives long and is read
+    often, as packed weights are. On the host a large one is none of malloc's: it lies in the arena that `lasting` gave,
+    else in pages of its own, and goes back to the system whole, leaving no hole that something small may hold open."""
+    count = prod(shape)
+    size = count * like.element_size()
+    if not like.is_cpu or size < SMALLEST:
+        return like.new_empty(shape)
+    if _OF_THREAD.arena is not None:
+        return _OF_THREAD.arena.empty(shape, like.dtype)
+    try:
+        return _tensor(memoryview(_mapped(size)), 0, shape, count, like.dtype)
+    except OSError:
+        return like.new_empty(shape)  # malloc's error says how much is wanted

@@ -38,6 +38,7 @@ def recipe(spec: dict[str, Any]) -> dict[str, Any]:
             "max_length": 1024,
             "shuffle": False,
             "precision": spec["precision"],
+            "micro_batch_tokens": spec.get("micro_batch_tokens", "auto"),
             "seed": 0,
         },
         "trackers": [],

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from finetooth_kernels.memory import new_lasting
 from finetooth_kernels.mm import mm
 from finetooth_kernels.runs import Run, pieces
 from torch import Tensor, nn
@@ -45,8 +46,8 @@ class FewRows:
         # inputs that stand together are one number: torch transposes those faster than axes of two
         whole = whole.clone() if whole.storage_offset() % together else whole
         self._unit = _UNITS[together * weight_od.element_size()]
-        cut = whole.view(self._unit).view(-1, panel, self.inputs // together)
-        self._packed = cut.transpose(1, 2).contiguous().view(weight_od.dtype)
+        cut = whole.view(self._unit).view(-1, panel, self.inputs // together).transpose(1, 2)
+        self._packed = new_lasting(cut, cut.shape).copy_(cut).view(weight_od.dtype)
 
     @staticmethod
     def pack(weight_od: Tensor, bias_o: Tensor | None = None) -> FewRows | None:

@@ -14,7 +14,7 @@ from finetooth_hooks.examples import CALLED
 from finetooth_hooks.held import HeldAdapter, Stack
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_hooks.sampling import ShownPrompt
-from finetooth_kernels.memory import BLOCKS
+from finetooth_kernels.memory import BLOCKS, Arena, Blocks, lasting
 from torch import Tensor, nn
 
 from finetooth_torch.decoder.bodies import StreamBody, TransformersBody
@@ -245,6 +245,10 @@ class Generator:
             adapters: rows may have adapters that the engine holds.
         """
         BLOCKS.forget()  # training needs them again, sampling does not, and packed weights take room
+        with lasting(Arena(Blocks(large_pages=True))):
+            return self._packed_weights(most, adapters)
+
+    def _packed_weights(self, most: int, adapters: bool) -> Weights:
         body, head, compute = self._network.body, self._network.head.plain(), self._network.compute
         pack = adapters or most >= WORTH_PACKING
         packed = None if head is None else self._packed_head(head, pack)

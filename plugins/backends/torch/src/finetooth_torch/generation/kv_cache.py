@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from finetooth_kernels.contract import result_dtype
+from finetooth_kernels.memory import new_lasting
 from torch import Tensor
 
 from finetooth_torch.generation.cached_attention import attend_cached, attend_shared
@@ -58,13 +59,14 @@ class KeyValueCache:
         self._most = most
         self._capacity = min(most, (self.columns // BLOCK + 1) * BLOCK) if self._dense else most
         numbers = 2 * self.rows * kv_heads * most * size
-        self._memory = [like.new_empty(numbers) for _ in range(layers)]
+        self._memory = [new_lasting(like, (numbers,)) for _ in range(layers)]
         self._own = [self._laid_out(memory) for memory in self._memory]
         self._shared: list[Tensor] | None = None
         padding = _padding(lengths, self._width, like) if self._compiled is None else None
         self._above_mask, self._mask = None, padding
         if shared:
-            self._shared = [like.new_empty((2, self.prompts, kv_heads, self._width, size)) for _ in range(layers)]
+            own = (2, self.prompts, kv_heads, self._width, size)
+            self._shared = [new_lasting(like, own) for _ in range(layers)]
             self._above_mask, self._mask = padding, None
         if self._dense:
             self._hide_unwritten(most)
@@ -195,7 +197,7 @@ class KeyValueCache:
 
     def _lay_out_anew(self, index: Tensor | None) -> None:
         """For the present capacity and rows, `index` saying which rows they were (None: the first ones)."""
-        spare = torch.empty_like(self._memory[0])
+        spare = new_lasting(self._memory[0], self._memory[0].shape)
         for layer, memory in enumerate(self._memory):
             written = self._own[layer][:, :, :, : self.columns]
             fresh = self._laid_out(spare)

@@ -34,24 +34,30 @@ struct Stretch {
     int64_t inputs;
 };
 
-// sums[ROWS][2] (+)= rows of the stretch, `row` first. FETCH: ask for what lies behind it, which is next.
-template <class T, int ROWS, bool FETCH>
-void block(const Stretch<T>& stretch, int64_t row, bool add, float* kept) {
+// Bytes of a panel that are multiplied in a step.
+template <class T>
+constexpr int64_t STEP_BYTES = PANEL * TOGETHER<T> * sizeof(T);
+
+// sums[ROWS][2] (+)= rows of the stretch, `row` first.
+template <class T, int ROWS, int LINES>
+void block(const Stretch<T>& stretch, int64_t row, bool add, Ahead ahead, float* kept) {
     Vec sums[ROWS][2];
     for (int r = 0; r < ROWS; ++r)
         for (int half = 0; half < 2; ++half) sums[r][half] = add ? load(kept + (2 * r + half) * LANES) : Vec{};
     const Left<T>& left = stretch.left;
-    multiply<ROWS, FETCH>({left.at + row * left.row, left.row, left.step}, stretch.panel, stretch.inputs, sums);
+    multiply<ROWS, LINES>({left.at + row * left.row, left.row, left.step}, stretch.panel, stretch.inputs, sums, ahead);
     for (int r = 0; r < ROWS; ++r)
         for (int half = 0; half < 2; ++half) store(kept + (2 * r + half) * LANES, sums[r][half]);
 }
 
 // `count` rows, known only now, as a constant.
 template <class T, int ROWS = MOST_ROWS>
-FT_INLINE void any_block(const Stretch<T>& stretch, int64_t row, int64_t count, bool add, bool fetch, float* kept) {
+FT_INLINE void any_block(const Stretch<T>& stretch, int64_t row, int64_t count, bool add, Ahead ahead, float* kept) {
+    constexpr int LINES = (STEP_BYTES<T> + 63) / 64;
     if (count == ROWS)
-        return fetch ? block<T, ROWS, true>(stretch, row, add, kept) : block<T, ROWS, false>(stretch, row, add, kept);
-    if constexpr (ROWS > 1) any_block<T, ROWS - 1>(stretch, row, count, add, fetch, kept);
+        return LINES > 1 && ahead.bytes * TOGETHER<T> > 64 ? block<T, ROWS, LINES>(stretch, row, add, ahead, kept)
+                                                           : block<T, ROWS, 1>(stretch, row, add, ahead, kept);
+    if constexpr (ROWS > 1) any_block<T, ROWS - 1>(stretch, row, count, add, ahead, kept);
 }
 
 // Rows from `first` on that have a second term of their own, with as many outputs as its weight has.
@@ -82,9 +88,13 @@ void add_term(const Rows& term, int64_t row, int64_t rows, int64_t panel, bool a
     for (int64_t k = 0; k < term.inputs; k += MOST, add = true) {
         const Left<T> left{static_cast<const T*>(term.x) + row * term.x_stride + k, term.x_stride, TOGETHER<T>};
         const Stretch<T> stretch{left, packed + k * PANEL, std::min(MOST, term.inputs - k)};
+        // what lies behind is next; each block asks for its part of it, so that memory is never idle
+        const char* next = reinterpret_cast<const char*>(stretch.panel + stretch.inputs * PANEL);
+        const int64_t bytes = PANEL * sizeof(T) / blocks;
         for (int64_t b = 0; b < blocks; ++b) {  // blocks of nearly the same size
             const int64_t from = rows * b / blocks, count = rows * (b + 1) / blocks - from;
-            any_block(stretch, from, count, add, b == blocks - 1, kept + from * PANEL);
+            const Ahead ahead{next + b * bytes * stretch.inputs, bytes};
+            any_block(stretch, from, count, add, ahead, kept + from * PANEL);
         }
     }
 }

@@ -39,19 +39,25 @@ struct Left {
     int64_t row, step;
 };
 
-// Two vectors' bytes.
-FT_INLINE void fetch_pair(const void* at) {
-    __builtin_prefetch(at);
-    __builtin_prefetch(static_cast<const char*>(at) + LANES * sizeof(float));
-}
+// What to ask memory for while something is multiplied: so many bytes for each input.
+struct Ahead {
+    const char* at = nullptr;
+    int64_t bytes = 0;
 
-// sums[r] += left[r] . panel. FETCH: ask for as much of what lies behind the panel, which is next.
-template <int ROWS, bool FETCH = false, class T>
-FT_INLINE void multiply(Left<T> left, const T* panel, int64_t inputs, Vec (&sums)[ROWS][2]) {
+    // LINES of 64 bytes, as many as hold what `inputs` of them stand for.
+    template <int LINES>
+    FT_INLINE void fetch(int64_t input) const {
+        for (int line = 0; line < LINES; ++line) __builtin_prefetch(at + input * bytes + 64 * line);
+    }
+};
+
+// sums[r] += left[r] . panel. LINES: of what is `ahead` for each step; none: nothing is asked for.
+template <int ROWS, int LINES = 0, class T>
+FT_INLINE void multiply(Left<T> left, const T* panel, int64_t inputs, Vec (&sums)[ROWS][2], Ahead ahead = {}) {
     const T* x = left.at;
     for (int64_t d = 0; d < inputs; ++d, x += left.step) {
         const Vec first = load(panel + d * PANEL), second = load(panel + d * PANEL + LANES);
-        if (FETCH) fetch_pair(panel + (inputs + d) * PANEL);
+        ahead.fetch<LINES>(d);
 #pragma GCC unroll 16
         for (int r = 0; r < ROWS; ++r) {
             const Vec value = all(widened(x[r * left.row]));
@@ -62,14 +68,15 @@ FT_INLINE void multiply(Left<T> left, const T* panel, int64_t inputs, Vec (&sums
 }
 
 #if defined(__AVX512BF16__)
-template <int ROWS, bool FETCH = false>
-FT_INLINE void multiply(Left<BFloat16> left, const BFloat16* panel, int64_t inputs, Vec (&sums)[ROWS][2]) {
+template <int ROWS, int LINES = 0>
+FT_INLINE void multiply(Left<BFloat16> left, const BFloat16* panel, int64_t inputs, Vec (&sums)[ROWS][2],
+                        Ahead ahead = {}) {
     const BFloat16* x = left.at;
     const int64_t even = inputs & ~int64_t{1};
     for (int64_t d = 0; d < even; d += 2, x += left.step) {
         const __m512bh first = (__m512bh)_mm512_loadu_si512(panel + d * PANEL);
         const __m512bh second = (__m512bh)_mm512_loadu_si512(panel + d * PANEL + 2 * LANES);
-        if (FETCH) fetch_pair(panel + (inputs + d) * PANEL);
+        ahead.fetch<LINES>(d);
 #pragma GCC unroll 16
         for (int r = 0; r < ROWS; ++r) {
             int32_t pair;
