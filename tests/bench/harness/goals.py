@@ -59,7 +59,8 @@ def table(results: Results) -> list[Goal]:
         _overhead(results.get("overhead")),
         *_preferences("(i) DPO", results.get("dpo")),
         *_preferences("(j) reward model", results.get("rm")),
-        *_rollouts(results.get("grpo")),
+        *_rollouts("(k) GRPO", results.get("grpo")),
+        *_rollouts("(n) GRPO, long answers", results.get("grpo-long")),
         *_slow_reward(results.get("slow-reward")),
         *_four_bits(results.get("nf4")),
         *(_kernel(shape, results.get("kernels")) for shape in KERNEL_SHAPES),
@@ -137,7 +138,7 @@ def _training(key: str, file: Mapping[str, Any] | None) -> list[Goal]:
     return [speed, replace(losses, met=None)]
 
 
-def _rollouts(file: Mapping[str, Any] | None) -> list[Goal]:
+def _rollouts(workload: str, file: Mapping[str, Any] | None) -> list[Goal]:
     """Speed and memory of GRPO; answers are drawn by chance, so nobody's losses can be compared."""
     pairs = ((MINE, DEFAULTS), (MINE, TUNED), (MINE_FP32, DEFAULTS_FP32), (MINE_FP32, TUNED_IN_FP32))
     found = []
@@ -147,7 +148,7 @@ def _rollouts(file: Mapping[str, Any] | None) -> list[Goal]:
             ("samples a second of the processor", f"≥ 4x {peer}", "samples_per_cpu_second", 4),
             ("peak memory", f"≤ 0.4x {peer}", "peak_memory_bytes", 0.4),
         ):
-            found.append(_ratio(f"(k) GRPO, {text}", goal, file, mine, peer, field, bound, ""))
+            found.append(_ratio(f"{workload}, {text}", goal, file, mine, peer, field, bound, ""))
     return found
 
 

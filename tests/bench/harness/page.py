@@ -241,6 +241,7 @@ def workload_section(
         "overhead": tables.overhead_table,
         "saving": saving.table,
         "grpo": partial(tables.rollouts_table, beside=goals.DEFAULTS if measured else goals.DEFAULTS_FP32),
+        "grpo-long": partial(tables.rollouts_table, beside=goals.DEFAULTS if measured else goals.DEFAULTS_FP32),
         "slow-reward": partial(tables.rollouts_table, beside=ONE_AFTER_THE_OTHER),
         "nf4": partial(tables.training_table, beside=goals.DEFAULTS_FP32),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from harness.rollout_workloads import GRPO, SLOW_REWARD
+from harness.rollout_workloads import GRPO, LONG_ANSWERS, SLOW_REWARD
 from harness.workload import (
     LONG,
     MACHINE,
@@ -365,6 +365,7 @@ WORKLOADS: tuple[Workload, ...] = (
     DPO,
     REWARD,
     GRPO,
+    LONG_ANSWERS,
     SLOW_REWARD,
     NF4,
     PROFILE,
