@@ -111,7 +111,7 @@ def test_rows_that_teach_nothing_are_counted_or_refused(make_context: Contexts, 
 IMAGE = Message("user", "q", media=(Placed(0, Image("i.png", content=b"x")),))
 REFUSED = {
     "is a conversation": Conversation(say("user", "q")),
-    "hold more than text": Pair((IMAGE,), say("assistant", "a"), say("assistant", "b")),
+    "takes no images or sounds": Pair((IMAGE,), say("assistant", "a"), say("assistant", "b")),
     "its prompt ends with the assistant's": Pair(say("assistant", "q"), say("assistant", "a"), say("assistant", "b")),
     "its rejected answer does not begin with": Pair(say("user", "q"), say("assistant", "a"), say("user", "b")),
     "not both texts or both messages": Pair("q", say("assistant", "a"), "b"),
