@@ -13,7 +13,7 @@ import mmap
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
 
@@ -117,13 +117,23 @@ _OF_THREAD = _OfThread()
 
 
 @contextmanager
-def private(blocks: Blocks) -> Iterator[None]:
-    """What this thread makes with `new_empty` lies in these blocks, whatever its size."""
-    before, _OF_THREAD.blocks = _OF_THREAD.blocks, blocks
+def _meanwhile(name: str, place: Blocks | Arena) -> Iterator[None]:
+    before = getattr(_OF_THREAD, name)
+    setattr(_OF_THREAD, name, place)
     try:
         yield
     finally:
-        _OF_THREAD.blocks = before
+        setattr(_OF_THREAD, name, before)
+
+
+def private(blocks: Blocks) -> AbstractContextManager[None]:
+    """What this thread makes with `new_empty` lies in these blocks, whatever its size."""
+    return _meanwhile("blocks", blocks)
+
+
+def lasting(arena: Arena) -> AbstractContextManager[None]:
+    """What this thread makes with `new_lasting` is cut from this arena."""
+    return _meanwhile("arena", arena)
 
 
 def _mapped(size: int) -> mmap.mmap:
@@ -191,16 +201,6 @@ def new_empty(
         if view is not None:
             return _tensor(view, 0, shape, count, dtype)
     return like.new_empty(shape, dtype=dtype)
-
-
-@contextmanager
-def lasting(arena: Arena) -> Iterator[None]:
-    """What this thread makes with `new_lasting` is cut from this arena."""
-    before, _OF_THREAD.arena = _OF_THREAD.arena, arena
-    try:
-        yield
-    finally:
-        _OF_THREAD.arena = before
 
 
 def new_lasting(like: Tensor, shape: Sequence[int]) -> Tensor:

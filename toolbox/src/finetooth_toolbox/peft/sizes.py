@@ -3,6 +3,8 @@ is read."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from finetooth_hooks.protocols import ModelFacts
 
 from finetooth_toolbox.llama_shape import linear_shapes
@@ -24,3 +26,13 @@ def shapes(facts: ModelFacts) -> dict[str, tuple[int, int]]:
     found[facts.head.module] = (facts.hidden_size, facts.vocab_size)
     found[f"{facts.body}.embed_tokens"] = (facts.vocab_size, facts.hidden_size)
     return found
+
+
+def read_once(modules: Iterable[str], sizes: Mapping[str, tuple[int, int]]) -> int:
+    """Numbers for each token that modules read, where those of a block that read as many read the same.
+
+    Args:
+        modules: their paths.
+        sizes: see `shapes`.
+    """
+    return sum(inputs for _, inputs in {(path.rpartition(".")[0], sizes[path][0]) for path in modules})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetooth_hooks.protocols import ModelFacts
-from finetooth_toolbox.peft.sizes import shapes
+from finetooth_toolbox.peft.sizes import read_once, shapes
 from finetooth_toolbox.peft.targets import resolve
 
 EVA_ROOM = 1 << 30
@@ -44,10 +44,8 @@ def kept_numbers(targets: str | Sequence[str], facts: ModelFacts, rank: int, *, 
     """
     sizes = shapes(facts)
     chosen = resolve(targets, facts, tuple(sizes)).modules
-    read = [2 * sizes[path][0] for path in chosen]
-    if not dropout:  # modules of a block that read as much read the same
-        read = [inputs for _, inputs in {(path.rpartition(".")[0], sizes[path][0]) for path in chosen}]
-    numbers = sum(read) + rank * len(chosen)
+    read = sum(2 * sizes[path][0] for path in chosen) if dropout else read_once(chosen, sizes)
+    numbers = read + rank * len(chosen)
     return (numbers + (2 * sum(sizes[path][1] for path in chosen) if dora else 0)) / facts.layers
 
 

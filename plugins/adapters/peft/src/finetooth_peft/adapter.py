@@ -15,7 +15,7 @@ from finetooth_hooks import Context, Options, PlanError
 from finetooth_hooks.bases import AdapterBase
 from finetooth_hooks.protocols import ModelFacts, ModelInfo
 from finetooth_toolbox.peft import resuming
-from finetooth_toolbox.peft.sizes import shapes
+from finetooth_toolbox.peft.sizes import read_once, shapes
 from finetooth_toolbox.peft.targets import resolve
 
 
@@ -87,13 +87,11 @@ class PeftAdapter(AdapterBase):
     def token_bytes(self, facts: ModelFacts, precision: str) -> float:
         """See `protocols.Adapter`; what several modules of a block read is kept once."""
         sizes = shapes(facts)
-        numbers, read = 0, set()
-        for path in resolve(self.targets, facts, tuple(sizes)).modules:
-            reads, beside = self.kept(path, *sizes[path])
-            numbers += beside
-            if reads:
-                read.add((path.rpartition(".")[0], sizes[path][0]))
-        return (numbers + sum(inputs for _, inputs in read)) * (4 if precision == "fp32" else 2) / facts.layers
+        chosen = resolve(self.targets, facts, tuple(sizes)).modules
+        kept = {path: self.kept(path, *sizes[path]) for path in chosen}
+        read = read_once([path for path, (reads, _) in kept.items() if reads], sizes)
+        numbers = read + sum(beside for _, beside in kept.values())
+        return numbers * (4 if precision == "fp32" else 2) / facts.layers
 
     def apply(self, model: Any, facts: ModelFacts, generator: np.random.Generator) -> Any:
         """See `layers.put_in`.

@@ -21,7 +21,6 @@ EXAMPLE = {"name": "tasks", "task": "family", "split": "train", "count": 256, "s
 NOTHING = "nothing"
 LOOKED_AT = 200
 """Rows that tell what can be learned."""
-LONG = "How long: a look, or passes over the rows; with --yes one pass, and more over few rows."
 EXTENTS = {"look": "a look, 20 steps", "1": "one pass over the rows", "3": "three passes"}
 
 
