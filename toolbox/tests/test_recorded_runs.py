@@ -71,6 +71,11 @@ def test_ticks_are_round(low, high, wanted):
     assert ticks(low, high) == pytest.approx(wanted)
 
 
+def test_no_half_steps_below_a_short_run() -> None:
+    made = chart("loss", {"train": [(1, 3.0), (2, 2.5), (3, 2.0)]})
+    assert made is not None and [text for _, text in made.x_ticks] == ["1", "2", "3"]
+
+
 def test_a_curve_ends_at_the_edges_and_names_are_text():
     made = chart("<b>", {"</svg><script>": [(0, 0.0), (10, 1.0), (20, float("nan"))], "b": [(0, 1.0)]})
     first, last = made.curves["</svg><script>"]

@@ -197,7 +197,8 @@ class Catalog:
         if self.faults:
             broken = "; ".join(f"{fault.label} ({fault.problem})" for fault in self.faults)
             problem += f"; broken plugins that may bring it: {broken}"
-        return PluginError("", problem, action=self._remedy(kind, source, bare))
+        remedy = self._remedy(kind, source, bare)
+        return PluginError("", problem, action=remedy or "see ft plugins list", known=bool(remedy))
 
     def _remedy(self, kind: str, source: str, bare: str) -> str:
         actions = []
@@ -225,7 +226,7 @@ class Catalog:
             actions.append(f"{bare!r} is a {elsewhere[0].kind}, not a {kind}")
         if absent and not actions:
             actions.append(f"no package of finetooth brings {bare}: {absent}")
-        return "; ".join(actions) or "see ft plugins list"
+        return "; ".join(actions)
 
     def _known_elsewhere(self, kind: str, name: str) -> str:
         """How a recipe says what the field calls by another name: an entry's name, with the options that it implies.

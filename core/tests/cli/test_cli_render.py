@@ -248,7 +248,7 @@ def test_duration(seconds: float, text: str) -> None:
 
 
 def test_suggestions_come_from_the_catalog() -> None:
-    quiet = Command(name="quiet", build="a:b")
+    quiet = Command(name="score-it", build="a:b", after_scalar_run="{run} ROWS")
     entry = Command(name="merge-it", build="a:b", after_run="{run} --all")
     methods = {
         "a:words": Method(name="words", build="a:b"),
@@ -264,7 +264,7 @@ def test_suggestions_come_from_the_catalog() -> None:
     )
     assert suggestions(session, OUTCOME) == ["ft chat 'my runs/a'", "ft merge-it 'my runs/a' --all"]
     picks["method"] = "a:judge"  # there is nobody to talk to
-    assert suggestions(session, OUTCOME) == ["ft merge-it 'my runs/a' --all"]
+    assert suggestions(session, OUTCOME) == ["ft score-it 'my runs/a' ROWS", "ft merge-it 'my runs/a' --all"]
     nothing = Outcome("failed", 1, "", 0, {}, {}, None, "", 1.0)
     assert suggestions(session, nothing) == []
 

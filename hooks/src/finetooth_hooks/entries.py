@@ -484,6 +484,8 @@ class Command(Entry):
     after_run: str = ""
     """Arguments with which the end of a run suggests it, `{run}` stands for the run folder; empty: it is not
     suggested."""
+    after_scalar_run: str = ""
+    """The same, first of all, where the run trained a scalar head, such as a reward model's."""
 
 
 # fmt: off

@@ -76,11 +76,13 @@ class PluginError(UserError):
 
     Args:
         plugin: the distribution name, or the local file.
+        known: whether the action says what was meant, or which package brings it.
     """
 
-    def __init__(self, plugin: str, problem: str, *, action: str = "") -> None:
+    def __init__(self, plugin: str, problem: str, *, action: str = "", known: bool = True) -> None:
         super().__init__(f"{plugin}: {problem}" if plugin else problem, action=action)
         self.plugin = plugin
+        self.known = known
 
 
 class PlanError(UserError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -149,10 +150,11 @@ def suggestions(session: Session, outcome: Outcome) -> list[str]:
     quoted = folder if all(c.isalnum() or c in "-_./" for c in folder) else f"'{folder}'"
     if outcome.status == "interrupted":
         return [f"ft resume {quoted}", f"ft chat {quoted}"]
-    offered = [
-        (r.entry.name, r.entry.after_run if isinstance(r.entry, Command) else "")
-        for r in session.plugins.catalog.all("command")
-    ]
-    brought = [f"ft {name} {arguments.format(run=quoted)}" for name, arguments in offered if arguments]
-    own = [] if is_scalar(session.plan, session.plugins.catalog) else [f"ft chat {quoted}"]
-    return [*own, *brought][:SUGGESTIONS]
+    offered = [r.entry for r in session.plugins.catalog.all("command") if isinstance(r.entry, Command)]
+
+    def brought(arguments: Callable[[Command], str]) -> list[str]:
+        return [f"ft {entry.name} {arguments(entry).format(run=quoted)}" for entry in offered if arguments(entry)]
+
+    scalar = is_scalar(session.plan, session.plugins.catalog)
+    first = brought(lambda entry: entry.after_scalar_run) if scalar else [f"ft chat {quoted}"]
+    return [*first, *brought(lambda entry: entry.after_run)][:SUGGESTIONS]

@@ -48,7 +48,7 @@ def test_lengths_are_rounded_and_the_longest_row_is_held_all_the_same() -> None:
 
 @pytest.mark.parametrize(
     ("rows", "extent", "passes"),
-    [(4, "auto", 10), (64, "auto", 10), (320, "auto", 2), (5000, "auto", 1), (4, "1", 1), (5000, "3", 3)],
+    [(4, "auto", 15), (64, "auto", 15), (320, "auto", 3), (5000, "auto", 1), (4, "1", 1), (5000, "3", 3)],
 )
 def test_few_rows_are_passed_over_more_often_unless_it_is_said_how_long(rows: int, extent: str, passes: int) -> None:
     """Four rows once are four steps, after which a model answered as before; 16 rows go into a step."""

@@ -63,7 +63,8 @@ def chart(title: str, series: Mapping[str, Points], *, width: int = 460, height:
         return None
     xs = [x for points in finite.values() for x, _ in points]
     ys = [y for points in finite.values() for _, y in points]
-    x_ticks, y_ticks = ticks(min(xs), max(xs)), ticks(min(ys), max(ys))
+    least = 1.0 if all(x.is_integer() for x in xs) else 0.0  # there is no half step
+    x_ticks, y_ticks = ticks(min(xs), max(xs), least=least), ticks(min(ys), max(ys))
     x_low, x_high = _span(min(xs), max(xs))
     y_low, y_high = _span(min(*ys, *y_ticks), max(*ys, *y_ticks))
     left, top, right, bottom = 58, 26, width - 12, height - 26
@@ -130,11 +131,11 @@ def thinned(points: Points, most: int = MOST_POINTS) -> list[tuple[float, float]
     return kept
 
 
-def ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers between two values, about so many."""
+def ticks(low: float, high: float, about: int = 4, least: float = 0.0) -> list[float]:
+    """Round numbers between two values, about so many, each at least `least` from the next."""
     if not high > low:
         return [low]
-    raw = (high - low) / about
+    raw = max((high - low) / about, least)
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)

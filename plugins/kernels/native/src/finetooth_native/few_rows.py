@@ -130,7 +130,8 @@ class FewRows:
 
     def _unpacked(self) -> Tensor:
         """W, made again: it is not kept twice."""
-        units = self._packed.view(self._unit).transpose(1, 2).contiguous()
+        # a copy in any case: a single pair of bf16 is contiguous already, in strides that no other type takes
+        units = self._packed.view(self._unit).transpose(1, 2).clone(memory_format=torch.contiguous_format)
         return units.view(self._packed.dtype).view(-1, self.inputs)[: self.outputs]
 
 

@@ -25,4 +25,5 @@ def ft_commands() -> Iterator[Command]:
         build="finetooth_rewardmodel.command:command",
         summary="score the rows of a file with a reward model",
         section="Use",
+        after_scalar_run="{run} ROWS.jsonl",
     )

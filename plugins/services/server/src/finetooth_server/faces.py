@@ -41,7 +41,7 @@ def check(context: CommandContext, faces: Collection[str]) -> None:
         try:
             context.catalog.get("face", name, setting=f"ft serve {name}")
         except PluginError as error:
-            if not error.action.startswith("see "):  # it says which one was meant, or which package brings it
+            if error.known:
                 raise
             there = ", ".join(names(context))
             raise UserError(
