@@ -33,10 +33,7 @@ HEADS = {
         "table says: 0.490 with nf4 (0.489 without double quantisation, and the same with the paper's levels in plain "
         "torch), 0.871 with fp4. So do other formats of 4 bits: by groups of 32 without a least value 0.652, by "
         "groups of 64 with one 0.649. nf4 moves a weight matrix by 9.4 % of its norm, fp4 by 12.6 %, and 135M "
-        "parameters, rounded once before, bear that badly; read those lines as a second rounding beside none.\n\n"
-        "All lines are of the model's own code (`backend.decoder: transformers`), as the peer computes too. The stream "
-        "decoder, which the plan takes by itself, holds less: 2,670 tokens at once peak at 2,259 MiB over nf4 and "
-        "2,315 over int4, where the model's own code takes 9,200 and 9,534, and it needs 0.4 of the processor's time.",
+        "parameters, rounded once before, bear that badly; read those lines as a second rounding beside none.",
         ("quantizer", "forward error", "loss before", "after", "planned", "peak", "off by", "s/step", "peer s/step",
          "peer peak"),
     ),

@@ -59,7 +59,6 @@ def recipe(cell: str, output: str) -> dict[str, Any]:
     if kind == "quantizer":
         del made["checkpoint"]
         made["quantization"] = pick
-        made["backend"] = {"name": "torch", "decoder": "transformers"}
     elif kind == "adapter":
         made["adapter"] = pick
         if pick in ("full", "lisa") or "freeze" in cell:
