@@ -75,7 +75,7 @@ test: $(TESTED) lint  ## ruff, mypy, import rules and the tests (neither slow no
 # its tests share; files come in the order of testpaths, the long ones first.
 tests: $(TESTED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --durations=15
-slow: $(TESTED)  ## the tests marked slow; SHARE=3 takes every third case of each
+slow: $(TESTED)  ## the tests marked slow; SHARE=6 takes every sixth case of each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not thorough" --share $(SHARE) -n 2 --dist worksteal --durations=25
 thorough: $(TESTED)  ## before a release: the tests marked thorough, and all properties on ten times as many examples; hours
 	OMP_NUM_THREADS=1 FT_EXAMPLES=10 $(BIN)/python -m pytest -m "thorough or not slow" -n 2 --dist worksteal
