@@ -97,3 +97,20 @@ def test_a_lora_on_experts_is_merged_into_what_it_was_trained_over(
     whole = recipe(model=str(tmp_path / "run/merged"), output=str(tmp_path / "next"), train={"precision": "fp32"})
     found = finetooth.session(whole).engine.logprobs([datum])[0]
     np.testing.assert_allclose(found, wanted, atol=2e-4)
+
+
+def test_experts_that_are_skipped_stay_as_they_are(asked: Callable[..., Recipe], mixture: Path) -> None:
+    """Their plan counts them whole, and no other module is spared."""
+    from safetensors.torch import load_file
+
+    session = finetooth.session(asked({"name": "int8", "skip": ["experts.down_proj"]}))
+    model = session.engine._parts.network.model
+    adapter = sum(p.numel() * 4 for p in model.parameters() if p.requires_grad)
+    assert session.plan.memory.parts["weights"] - adapter == pytest.approx(held(model), rel=0.01)
+    files = load_file(mixture / "model.safetensors")
+    plain = {name: tensor for name, tensor in model.named_parameters() if tensor.dim() == 3 and not tensor.requires_grad}
+    assert plain and all("down_proj" in name or "lora" in name for name in plain)
+    for layer in range(2):
+        wanted = torch.stack([files[f"model.layers.{layer}.mlp.experts.{n}.down_proj.weight"] for n in range(4)])
+        assert any(torch.equal(wanted, tensor) for tensor in plain.values())
+    session.run()
