@@ -182,3 +182,28 @@ def test_a_token_that_the_model_lacks_is_refused() -> None:
     assert build(LoraOptions(train_tokens=["<a>"]), context).tokens == (4,)
     with pytest.raises(RecipeError, match=r"adapter\.train_tokens: '<b>' is no token of tiny"):
         build(LoraOptions(train_tokens=["<b>"]), context)
+
+
+def test_dora_is_what_peft_computes_and_its_slopes(tiny: Any, tokens: Any) -> None:
+    from peft.tuners.lora.dora import DoraLinearLayer
+
+    made = tiny()
+    model = LoraAdapter(LoraOptions(rank=2, dora=True)).apply(made.model, made.facts, np.random.default_rng(0)).eval()
+    shake(model)
+
+    def computed() -> tuple[torch.Tensor, list[torch.Tensor]]:
+        model.zero_grad()
+        found = model(tokens).logits
+        found.square().sum().backward()
+        return found.detach(), [p.grad.clone() for p in model.parameters() if p.requires_grad and p.grad is not None]
+
+    ours, slopes = computed()
+    changed = [module for module in model.modules() if isinstance(module, DoraLinearLayer)]
+    assert changed and all(type(module) is not DoraLinearLayer for module in changed)
+    for module in changed:
+        module.__class__ = DoraLinearLayer
+    theirs, wanted = computed()
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
+    assert slopes and len(slopes) == len(wanted)
+    for ours, theirs in zip(slopes, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)

@@ -17,10 +17,12 @@ from finetooth_toolbox.torch.quantised import DequantisingLinear, QuantisedLinea
 from finetooth_toolbox.torch.stored_experts import stored_in, with_shapes
 from peft import LoraConfig
 from peft.tuners.lora import Linear
+from peft.tuners.lora.dora import DoraLinearLayer
 from peft.tuners.lora.layer import ParamWrapper
 
 from finetooth_lora.added_to_stored import AddedToStored
 from finetooth_lora.beginnings import START, begin_from
+from finetooth_lora.dora import DoraLinear
 from finetooth_lora.rounded_once import RoundedOnce
 
 if TYPE_CHECKING:
@@ -66,6 +68,8 @@ def put_in(
         if type(layer) is Linear:
             layer.__class__ = RoundedOnce  # it has all that peft made, and computes in another order
         initialise(layer, generator)
+    for lengths in [module for module in model.modules() if type(module) is DoraLinearLayer]:
+        lengths.__class__ = DoraLinear
     for layer in [module for module in model.modules() if isinstance(module, ParamWrapper)]:
         if layer.parameter_name in stored_in(layer.get_base_layer()):
             layer.__class__ = AddedToStored
