@@ -14,7 +14,7 @@ class DoraLinear(DoraLinearLayer):
     paper's section 4.3 holds the length of W + s B A constant in backward."""
 
     @torch.no_grad()
-    def get_lora_weight(self, lora_A: Any, lora_B: Any, adapter_name: str | None = None) -> Tensor:  # noqa: N803
+    def get_lora_weight(self, lora_A: Any, lora_B: Any, adapter_name: str | None = None) -> Tensor:
         """(O, D), B A."""
         product: Tensor = lora_B.weight @ lora_A.weight
         return product
