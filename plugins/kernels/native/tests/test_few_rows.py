@@ -163,5 +163,29 @@ def test_a_weight_may_begin_anywhere_in_its_buffer(dtype: torch.dtype) -> None:
 def test_what_the_kernel_cannot_take_is_not_packed() -> None:
     assert FewRows.pack(torch.ones(4, 4, dtype=torch.float64)) is None
     assert FewRows.pack(torch.ones(4, 0)) is None
-    with mock.patch("finetooth_native.library.Library.few_rows_layout", return_value=(32, 2)):
+    with mock.patch("finetooth_native.library.Library.few_rows_layout", return_value=(32, 16, 2)):
         assert FewRows.pack(torch.ones(4, 3)) is None
+
+
+@pytest.mark.parametrize("dtype", list(ROUNDING))
+@pytest.mark.parametrize("outputs", [5, 16, 40, 96, 100])
+def test_zeros_at_the_ends_of_inputs_are_not_kept_and_change_no_bit(dtype: torch.dtype, outputs: int) -> None:
+    """As in B of several modules that are one matrix; a module whose B is all zeros among them."""
+    weight = torch.zeros(outputs, 48, dtype=dtype)
+    third = outputs // 3
+    for part in (0, 2):
+        rows, inputs = slice(part * third, (part + 1) * third), slice(16 * part, 16 * part + 16)
+        weight[rows, inputs] = normal(third, 16, dtype=dtype, seed=part)
+    x, base = normal(9, 48, dtype=dtype, seed=3), normal(9, outputs, dtype=dtype, seed=4)
+    kept = packed(weight)
+    with mock.patch("finetooth_native.packed_weight.NARROW", 0):
+        whole = packed(weight)
+    assert torch.equal(kept(x, base_no=base), whole(x, base_no=base))
+    assert torch.equal(kept._packed.unpacked(), weight) and torch.equal(whole._packed.unpacked(), weight)
+    if kept._packed.parts is not None:
+        assert kept._packed.numbers.numel() < whole._packed.numbers.numel()
+    nothing = packed(weight[:0])
+    for start in (0, 4):  # as what some rows have beside nothing, and beside a product of all
+        runs = [[Run(0, start, one), Run(start, 9, one)] for one in (kept, whole)]
+        assert torch.equal(nothing(x, own=(x, runs[0])), nothing(x, own=(x, runs[1])))
+        assert torch.equal(*(whole(x, base_no=base, own=(x, of)) for of in runs))

@@ -10,21 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from finetooth_kernels.memory import new_lasting
 from finetooth_kernels.mm import mm
 from finetooth_kernels.runs import Run, pieces
-from torch import Tensor, nn
+from torch import Tensor
 
 from finetooth_native.build import COMPILED, library_for
 from finetooth_native.library import Library
+from finetooth_native.packed_weight import PackedWeight, pack_weight
 
 __all__ = ["MOST_ROWS", "FewRows"]
 
-MOST_ROWS = 64
-"""From more rows than this on the plain product is as fast."""
-
-_UNITS = {2: torch.int16, 4: torch.int32}
-"""By bytes."""
+MOST_ROWS = 1024
+"""From more rows than this on the plain product is as fast, though the weight has to be made again for it."""
 
 
 class FewRows:
@@ -37,17 +34,7 @@ class FewRows:
     def __init__(self, library: Library, weight_od: Tensor, bias_o: Tensor | None) -> None:
         self._library, self.outputs, self.inputs = library, weight_od.shape[0], weight_od.shape[1]
         self._bias = None if bias_o is None else bias_o.detach().to(weight_od.dtype).contiguous()
-        panel, together = library.few_rows_layout(weight_od.dtype)
-        if not self.outputs:
-            self._packed = weight_od.new_empty(0)
-            return
-        missing = -self.outputs % panel
-        whole = nn.functional.pad(weight_od.detach(), (0, 0, 0, missing)) if missing else weight_od.detach()
-        # inputs that stand together are one number: torch transposes those faster than axes of two
-        whole = whole.clone() if whole.storage_offset() % together else whole
-        self._unit = _UNITS[together * weight_od.element_size()]
-        cut = whole.view(self._unit).view(-1, panel, self.inputs // together).transpose(1, 2)
-        self._packed = new_lasting(cut, cut.shape).copy_(cut).view(weight_od.dtype)
+        self._packed = pack_weight(weight_od, *library.few_rows_layout(weight_od.dtype)) if self.outputs else None
 
     @staticmethod
     def pack(weight_od: Tensor, bias_o: Tensor | None = None) -> FewRows | None:
@@ -57,7 +44,7 @@ class FewRows:
         library = library_for(weight_od)
         if library is None or not weight_od.shape[1]:
             return None
-        if weight_od.shape[1] % library.few_rows_layout(weight_od.dtype)[1]:
+        if weight_od.shape[1] % library.few_rows_layout(weight_od.dtype)[2]:
             return None
         return FewRows(library, weight_od, bias_o)
 
@@ -92,23 +79,21 @@ class FewRows:
 
     def _few(
         self, x_nd: Tensor, base_no: Tensor | None,
-        own: Sequence[tuple[int, int, Tensor, Tensor, int, int]], dtype: torch.dtype | None,
+        own: Sequence[tuple[int, int, Tensor, PackedWeight]], dtype: torch.dtype | None,
     ) -> Tensor:  # fmt: skip
-        packed, outputs = self._packed, self.outputs
-        if not outputs:
-            return self._library.few_rows(x_nd, None, max((one[5] for one in own), default=0), own=own, dtype=dtype)
+        if self._packed is None:
+            widest = max((one[3].outputs for one in own), default=0)
+            return self._library.few_rows(x_nd, None, widest, own=own, dtype=dtype)
         return self._library.few_rows(
-            x_nd, packed, outputs, own=own, bias_o=self._bias, base_no=base_no, dtype=dtype
-        )  # fmt: skip
+            x_nd, self._packed, self.outputs, own=own, bias_o=self._bias, base_no=base_no, dtype=dtype
+        )
 
     def _by_run(
         self, x_nd: Tensor, base_no: Tensor | None, of_nm: Tensor, runs: Sequence[Run], dtype: torch.dtype | None
     ) -> Tensor:
         """Rows that fit together in one pass over the weight; those of a long run in a product of their own."""
         if x_nd.shape[0] <= MOST_ROWS:
-            own = [
-                (run.start, run.stop, of_nm, run.weight._packed, run.weight.inputs, run.weight.outputs) for run in runs
-            ]
+            own = [(run.start, run.stop, of_nm, run.weight._packed) for run in runs if run.weight.outputs]
             return self._few(x_nd, base_no, own, dtype)
         width = self.outputs or max((run.weight.outputs for run in runs), default=0)
         dtype = dtype or (x_nd.dtype if base_no is None else base_no.dtype)
@@ -130,10 +115,9 @@ class FewRows:
 
     def _unpacked(self) -> Tensor:
         """W, made again: it is not kept twice."""
-        # a copy in any case: a single pair of bf16 is contiguous already, in strides that no other type takes
-        units = self._packed.view(self._unit).transpose(1, 2).clone(memory_format=torch.contiguous_format)
-        return units.view(self._packed.dtype).view(-1, self.inputs)[: self.outputs]
+        assert self._packed is not None
+        return self._packed.unpacked()
 
 
-def _every_row(of_nl: Tensor, weight: FewRows) -> tuple[tuple[int, int, Tensor, Tensor, int, int], ...]:
-    return ((0, of_nl.shape[0], of_nl, weight._packed, weight.inputs, weight.outputs),)
+def _every_row(of_nl: Tensor, weight: FewRows) -> tuple[tuple[int, int, Tensor, PackedWeight], ...]:
+    return () if weight._packed is None else ((0, of_nl.shape[0], of_nl, weight._packed),)

@@ -14,6 +14,8 @@ from finetooth_kernels.memory import new_empty
 from torch import Tensor, nn
 from torch.profiler import record_function
 
+from finetooth_native.packed_weight import PackedWeight
+
 __all__ = ["ACTIVATION_NUMBERS", "ALONE_UP_TO", "DTYPE_NUMBERS", "KERNEL_SPAN", "Library", "readable"]
 
 DTYPE_NUMBERS = {torch.float32: 0, torch.bfloat16: 1}
@@ -32,10 +34,10 @@ _SIGNATURES: dict[str, list[Any]] = {
     "ft_gated_backward": [c_int, c_int, *[c_void_p] * 3, c_int64, c_int64, c_int],
     "ft_head_rows": [c_int, c_int, *[c_void_p] * 6, *[c_int64] * 3, c_float, c_int, c_int],
     "ft_few_rows": [
-        *(c_int, c_int, c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_int64),
+        *(c_int, c_int, c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_void_p, c_int64),
         *(c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_int64, c_int),
     ],
-    "ft_few_rows_layout": [c_int, c_void_p, c_void_p],
+    "ft_few_rows_layout": [c_int, c_void_p, c_void_p, c_void_p],
     "ft_mm": [
         *(c_int, c_int, *(c_void_p, *[c_int64] * 2, c_void_p, *[c_int64] * 3) * 2),
         *(c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_int64, c_int),
@@ -207,23 +209,24 @@ class Library:
             vocabulary, targets_nk.shape[1], slope, gradient is not None, torch.get_num_threads(),
         )  # fmt: skip
 
-    def few_rows_layout(self, dtype: torch.dtype) -> tuple[int, int]:
-        """How a weight is packed for `few_rows`: outputs in a panel, and inputs that stand together."""
-        panel, together = c_int64(), c_int64()
-        self._c["ft_few_rows_layout"](DTYPE_NUMBERS[dtype], ctypes.byref(panel), ctypes.byref(together))
-        return panel.value, together.value
+    def few_rows_layout(self, dtype: torch.dtype) -> tuple[int, int, int]:
+        """How a weight is packed for `few_rows`: outputs in a panel, how many the last one has at least (as many as all
+        others: panels hold all inputs), and inputs that stand together."""
+        panel, least, together = c_int64(), c_int64(), c_int64()
+        numbers = (ctypes.byref(number) for number in (panel, least, together))
+        self._c["ft_few_rows_layout"](DTYPE_NUMBERS[dtype], *numbers)
+        return panel.value, least.value, together.value
 
     def few_rows(
-        self, x_nd: Tensor, packed: Tensor | None, outputs: int, *,
-        own: Sequence[tuple[int, int, Tensor, Tensor, int, int]] = (), bias_o: Tensor | None = None,
+        self, x_nd: Tensor, weight: PackedWeight | None, outputs: int, *,
+        own: Sequence[tuple[int, int, Tensor, PackedWeight]] = (), bias_o: Tensor | None = None,
         base_no: Tensor | None = None, dtype: torch.dtype | None = None,
     ) -> Tensor:  # fmt: skip
         """(N, D) to (N, O): x W^T + bias + base, and for some rows x2 W2^T of their own, summed in float32.
 
         Args:
-            packed: W, see `few_rows_layout`; None: there is none.
-            own: from which row up to which; x2, of all rows, of which the first columns count; W2, packed likewise, and
-                its inputs and outputs.
+            weight: W, see `few_rows_layout`; None: there is none.
+            own: from which row up to which; x2, of all rows, of which the first columns count; W2.
             base_no: of the result's dtype. Its rows may lie apart, as those of x and x2 may.
             dtype: of the result; that of `base_no`, else of x, if it is None.
         """
@@ -231,15 +234,17 @@ class Library:
         y_no = x_nd.new_empty((x_nd.shape[0], outputs), dtype=dtype)
         runs = [
             number
-            for start, stop, of, weight, inputs, width in own
+            for start, stop, of, added in own
             for number in (
                 start, stop - start, of.data_ptr() + start * of.stride(0) * of.element_size(), of.stride(0),
-                weight.data_ptr(), inputs, width,
+                added.numbers.data_ptr(), added.inputs, added.outputs,
+                0 if added.parts is None else added.parts.data_ptr(),
             )
         ]  # fmt: skip
         self._c["ft_few_rows"](
             DTYPE_NUMBERS[x_nd.dtype], DTYPE_NUMBERS[y_no.dtype], x_nd.data_ptr(), x_nd.stride(0),
-            None if packed is None else packed.data_ptr(), 0 if packed is None else x_nd.shape[1],
+            None if weight is None else weight.numbers.data_ptr(), 0 if weight is None else x_nd.shape[1],
+            None if weight is None or weight.parts is None else weight.parts.data_ptr(),
             (c_int64 * len(runs))(*runs), len(own), None if bias_o is None else bias_o.data_ptr(),
             None if base_no is None else base_no.data_ptr(), 0 if base_no is None else base_no.stride(0),
             y_no.data_ptr(), *y_no.shape, torch.get_num_threads(),

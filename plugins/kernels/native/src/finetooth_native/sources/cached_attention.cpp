@@ -38,18 +38,37 @@ struct Span {
     int64_t count;
 };
 
+// sums[h] = queries[h] * key, lane by lane
+template <class T, int HEADS>
+FT_INLINE void meet(const float* queries, const T* key, int64_t size, Vec (&sums)[HEADS]) {
+    for (int h = 0; h < HEADS; ++h) sums[h] = Vec{};
+    for (int64_t d = 0; d < size; d += LANES) {
+        const Vec part = load(key + d);
+#pragma GCC unroll 4
+        for (int h = 0; h < HEADS; ++h) sums[h] += load(queries + h * size + d) * part;
+    }
+}
+
 // scores[h][c] = scale queries[h] . key c, for HEADS heads
 template <class T, int HEADS>
 FT_INLINE void score(const float* queries, const Span<T>& span, int64_t size, float scale, float* scores,
                      int64_t stride) {
-    for (int64_t c = 0; c < span.count; ++c) {
-        const T* key = span.keys + c * size;
-        Vec sums[HEADS] = {};
-        for (int64_t d = 0; d < size; d += LANES) {
-            const Vec part = load(key + d);
+    Vec sums[HEADS];
+    int64_t c = 0;
+#if defined(__AVX512F__)
+    alignas(64) float kept[HEADS][LANES * LANES];
+    for (; c + LANES <= span.count; c += LANES) {
+        for (int i = 0; i < LANES; ++i) {
+            meet<T, HEADS>(queries, span.keys + (c + i) * size, size, sums);
 #pragma GCC unroll 4
-            for (int h = 0; h < HEADS; ++h) sums[h] += load(queries + h * size + d) * part;
+            for (int h = 0; h < HEADS; ++h) store(kept[h] + i * LANES, sums[h]);
         }
+#pragma GCC unroll 4
+        for (int h = 0; h < HEADS; ++h) store(scores + h * stride + c, scale * folded_each(kept[h]));
+    }
+#endif
+    for (; c < span.count; ++c) {
+        meet<T, HEADS>(queries, span.keys + c * size, size, sums);
 #pragma GCC unroll 4
         for (int h = 0; h < HEADS; ++h) scores[h * stride + c] = scale * folded(sums[h]);
     }

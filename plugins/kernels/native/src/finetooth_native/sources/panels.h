@@ -51,31 +51,34 @@ struct Ahead {
     }
 };
 
-// sums[r] += left[r] . panel. LINES: of what is `ahead` for each step; none: nothing is asked for.
-template <int ROWS, int LINES = 0, class T>
+// sums[r] += left[r] . panel. LINES: of what is `ahead` for each step; none: nothing is asked for. HALVES: of a panel's
+// outputs, which stand as close together as there are of them.
+template <int ROWS, int LINES = 0, int HALVES = 2, class T>
 FT_INLINE void multiply(Left<T> left, const T* panel, int64_t inputs, Vec (&sums)[ROWS][2], Ahead ahead = {}) {
     const T* x = left.at;
     for (int64_t d = 0; d < inputs; ++d, x += left.step) {
-        const Vec first = load(panel + d * PANEL), second = load(panel + d * PANEL + LANES);
+        const T* at = panel + d * HALVES * LANES;
+        const Vec first = load(at), second = load(HALVES > 1 ? at + LANES : at);
         ahead.fetch<LINES>(d);
 #pragma GCC unroll 16
         for (int r = 0; r < ROWS; ++r) {
             const Vec value = all(widened(x[r * left.row]));
             sums[r][0] += value * first;
-            sums[r][1] += value * second;
+            if constexpr (HALVES > 1) sums[r][1] += value * second;
         }
     }
 }
 
 #if defined(__AVX512BF16__)
-template <int ROWS, int LINES = 0>
+template <int ROWS, int LINES = 0, int HALVES = 2>
 FT_INLINE void multiply(Left<BFloat16> left, const BFloat16* panel, int64_t inputs, Vec (&sums)[ROWS][2],
                         Ahead ahead = {}) {
     const BFloat16* x = left.at;
     const int64_t even = inputs & ~int64_t{1};
     for (int64_t d = 0; d < even; d += 2, x += left.step) {
-        const __m512bh first = (__m512bh)_mm512_loadu_si512(panel + d * PANEL);
-        const __m512bh second = (__m512bh)_mm512_loadu_si512(panel + d * PANEL + 2 * LANES);
+        const BFloat16* at = panel + d * HALVES * LANES;
+        const __m512bh first = (__m512bh)_mm512_loadu_si512(at);
+        const __m512bh second = (__m512bh)_mm512_loadu_si512(HALVES > 1 ? at + 2 * LANES : at);
         ahead.fetch<LINES>(d);
 #pragma GCC unroll 16
         for (int r = 0; r < ROWS; ++r) {
@@ -83,16 +86,17 @@ FT_INLINE void multiply(Left<BFloat16> left, const BFloat16* panel, int64_t inpu
             std::memcpy(&pair, x + r * left.row, sizeof pair);
             const __m512bh value = (__m512bh)_mm512_set1_epi32(pair);
             sums[r][0] = (Vec)_mm512_dpbf16_ps((__m512)sums[r][0], value, first);
-            sums[r][1] = (Vec)_mm512_dpbf16_ps((__m512)sums[r][1], value, second);
+            if constexpr (HALVES > 1) sums[r][1] = (Vec)_mm512_dpbf16_ps((__m512)sums[r][1], value, second);
         }
     }
     if (even == inputs) return;
-    const __m512bh first = (__m512bh)_mm512_loadu_si512(panel + even * PANEL);
-    const __m512bh second = (__m512bh)_mm512_loadu_si512(panel + even * PANEL + 2 * LANES);
+    const BFloat16* last = panel + even * HALVES * LANES;
+    const __m512bh first = (__m512bh)_mm512_loadu_si512(last);
+    const __m512bh second = (__m512bh)_mm512_loadu_si512(HALVES > 1 ? last + 2 * LANES : last);
     for (int r = 0; r < ROWS; ++r) {  // what lies behind the last input is not the row's
         const __m512bh value = (__m512bh)_mm512_set1_epi32(x[r * left.row].bits);
         sums[r][0] = (Vec)_mm512_dpbf16_ps((__m512)sums[r][0], value, first);
-        sums[r][1] = (Vec)_mm512_dpbf16_ps((__m512)sums[r][1], value, second);
+        if constexpr (HALVES > 1) sums[r][1] = (Vec)_mm512_dpbf16_ps((__m512)sums[r][1], value, second);
     }
 }
 #endif

@@ -16,8 +16,12 @@ constexpr int64_t PARTS_A_THREAD = 4;
 // what must not change the result.
 template <class Body>
 inline void over_tasks(int64_t count, int threads, const Body& body) {
+    if (threads < 2 || count < 2) {  // OpenMP's own way to do so takes a microsecond
+        for (int64_t i = 0; i < count; ++i) body(i);
+        return;
+    }
 #ifdef _OPENMP
-#pragma omp parallel for num_threads(threads) if (threads > 1 && count > 1) schedule(dynamic)
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
 #endif
     for (int64_t i = 0; i < count; ++i) body(i);
 }

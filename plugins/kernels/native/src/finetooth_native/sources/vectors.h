@@ -129,9 +129,9 @@ inline Vec exponential(Vec x) {
 }
 
 #if defined(__AVX512F__)
-// to[column][row] = from[row][column], 32 bits each, for LANES rows and columns; rows are so many bytes apart.
-inline void transpose_block(const char* from, int64_t from_row, char* to, int64_t to_row) {
-    __m512i r[16], t[16];
+// r[column][row] = from[row][column], 32 bits each, for LANES rows and columns; rows are so many bytes apart.
+inline void transposed(const char* from, int64_t from_row, __m512i (&r)[16]) {
+    __m512i t[16];
     for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_si512(from + i * from_row);
     for (int i = 0; i < 16; i += 2) {
         t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
@@ -155,7 +155,26 @@ inline void transpose_block(const char* from, int64_t from_row, char* to, int64_
         r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
         r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
     }
+}
+
+// to[column][row] = from[row][column], likewise.
+inline void transpose_block(const char* from, int64_t from_row, char* to, int64_t to_row) {
+    __m512i r[16];
+    transposed(from, from_row, r);
     for (int i = 0; i < 16; ++i) _mm512_storeu_si512(to + i * to_row, r[i]);
+}
+
+// What `folded` makes of each of LANES vectors, by the same additions: all of them at once cost what two cost one by one.
+inline Vec folded_each(const float* vectors) {
+    __m512i lanes[16];
+    transposed(reinterpret_cast<const char*>(vectors), LANES * sizeof(float), lanes);
+#pragma GCC unroll 4
+    for (int width = LANES / 2; width > 0; width /= 2)
+#pragma GCC unroll 16
+        for (int i = 0; i < width; ++i)
+            lanes[i] = _mm512_castps_si512(
+                _mm512_add_ps(_mm512_castsi512_ps(lanes[i]), _mm512_castsi512_ps(lanes[i + width])));
+    return (Vec)_mm512_castsi512_ps(lanes[0]);
 }
 #endif
 
