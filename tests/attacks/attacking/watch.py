@@ -24,6 +24,8 @@ PAUSE = {"health": 0.2, "victim": 0.1}
 PATIENCE = 60.0
 ROWS, LENGTH, CALLS, TOKENS = 16, 64, 6, 48
 """Of a turn: rows of a call of training and their tokens, such calls, and tokens that are sampled."""
+TURN, MOST_ROWS = 1.0, 128
+"""Seconds that a turn takes about, with more rows than `ROWS` on a fast machine, up to so many."""
 
 
 def main() -> None:
@@ -60,7 +62,8 @@ def health(port: int) -> Callable[[], None]:
 def victim(port: int, key: str, model: str, sampler: str) -> Callable[[], None]:
     """Trains and samples."""
     tokens, targets = list(range(5, 5 + LENGTH)), list(range(6, 6 + LENGTH))
-    rows = [{"tokens": tokens, "targets": targets, "id": f"{model}-{n}"} for n in range(ROWS)]
+    rows = [{"tokens": tokens, "targets": targets, "id": f"{model}-{n}"} for n in range(MOST_ROWS)]
+    count = ROWS
 
     def post(path: str, body: Any) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
@@ -80,11 +83,15 @@ def victim(port: int, key: str, model: str, sampler: str) -> Callable[[], None]:
 
     def ask() -> None:
         for _ in range(CALLS):
-            post(f"/v1/sessions/{model}/forward_backward?wait=30", {"data": rows, "loss": "cross_entropy"})
+            post(f"/v1/sessions/{model}/forward_backward?wait=30", {"data": rows[:count], "loss": "cross_entropy"})
         post(f"/v1/sessions/{model}/step?wait=30", {})
         sampling = {"max_tokens": TOKENS, "stop_ids": []}
         post(f"/v1/samplers/{sampler}/generate?wait=30", {"prompt": [5, 6, 7], "sampling": sampling})
 
+    ask()  # the first is slower than others
+    begun = time.monotonic()
+    ask()
+    count = min(MOST_ROWS, max(ROWS, round(ROWS * TURN / (time.monotonic() - begun))))
     return ask
 
 

@@ -29,6 +29,9 @@ twice in a row, and then twice as many each time."""
 WAITING = "waiting"
 """What a tenant is given while it is waited for."""
 
+CLOSING = "closing"
+"""Beside a tenant's models, what it takes to let go of those that it closed."""
+
 SAMPLING = "sampling"
 """Beside a tenant's models, what it samples from saved weights."""
 
@@ -60,6 +63,7 @@ class Running:
         left: the server ends, and the next one executes it.
         rested: seconds for which others had their turns, by a clock that only goes on.
         begun: its first part has.
+        weight: how many times what its turns take is charged.
         aside: it works beside the others and wants no turn.
     """
 
@@ -69,6 +73,7 @@ class Running:
         self.stopped = self.left = False
         self.rested = 0.0
         self.begun = self.aside = False
+        self.weight = 1.0
 
 
 class Scheduler:
@@ -148,6 +153,10 @@ class Scheduler:
         self._sample()
         return None
 
+    def charge(self, tenant: str, seconds: float) -> None:
+        """The server did something for a tenant outside of turns: letting go of its models."""
+        self._fair.charge(tenant, CLOSING, seconds)
+
     def _wanting(self) -> dict[str, list[str]]:
         """Flows that want a turn, by tenant."""
         found: dict[str, list[str]] = {}
@@ -225,7 +234,7 @@ class Scheduler:
             ended = running.lane.go_on()
         finally:
             self._at_work = None
-        self._fair.charge(running.tenant, queue, self._clock() - begun)
+        self._fair.charge(running.tenant, queue, running.weight * (self._clock() - begun))
         if not ended:
             return None
         del self._running[queue]
