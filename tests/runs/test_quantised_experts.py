@@ -108,7 +108,9 @@ def test_experts_that_are_skipped_stay_as_they_are(asked: Callable[..., Recipe],
     adapter = sum(p.numel() * 4 for p in model.parameters() if p.requires_grad)
     assert session.plan.memory.parts["weights"] - adapter == pytest.approx(held(model), rel=0.01)
     files = load_file(mixture / "model.safetensors")
-    plain = {name: tensor for name, tensor in model.named_parameters() if tensor.dim() == 3 and not tensor.requires_grad}
+    plain = {
+        name: tensor for name, tensor in model.named_parameters() if tensor.dim() == 3 and not tensor.requires_grad
+    }
     assert plain and all("down_proj" in name or "lora" in name for name in plain)
     for layer in range(2):
         wanted = torch.stack([files[f"model.layers.{layer}.mlp.experts.{n}.down_proj.weight"] for n in range(4)])

@@ -14,7 +14,7 @@ import httpx2 as httpx
 import numpy as np
 import pytest
 from finetooth_hooks import Forward, Interrupted
-from finetooth_server.collector import NEVER, Collector
+from finetooth_server.collector import MUCH, NEVER, WHOLE, Collector
 from finetooth_server.operations import ROWS_AT_ONCE, data_of, encoded
 from finetooth_server.rest import bodies, reading
 from finetooth_server.settings import Settings
@@ -122,11 +122,28 @@ def test_collections_that_are_asked_for_come_apart(monkeypatch: pytest.MonkeyPat
     clock, done = [0.0], list[float]()
     monkeypatch.setattr(gc, "get_threshold", lambda: (700, 10, NEVER if settled else 10))
     monkeypatch.setattr(gc, "collect", lambda: done.append(clock[0]))
+    monkeypatch.setattr(gc, "get_objects", list)
     collector = Collector(lambda: clock[0])
     for clock[0] in (5, 6, 7, 16, 17, 18, 19, 20, 21, 90):
         collector.collect(guest=guest)
     every = [5, 6, 7, 16, 17, 18, 19, 20, 21, 90]
     assert done == ([5, 16, 20, 90] if settled else every if guest else [])
+
+
+def test_much_that_is_left_is_put_away_once_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what was put away is looked at again then: a model that was closed meanwhile goes with it."""
+    clock, done = [0.0], list[tuple[str, float]]()
+    monkeypatch.setattr(gc, "get_threshold", lambda: (700, 10, NEVER))
+    for name in ("collect", "freeze", "unfreeze"):
+        monkeypatch.setattr(gc, name, lambda name=name: done.append((name, clock[0])))
+    left = [MUCH]
+    monkeypatch.setattr(gc, "get_objects", lambda: range(left[0]))
+    collector = Collector(lambda: clock[0])
+    for clock[0], left[0] in ((0, 2_000), (20, MUCH + 1), (40, MUCH + 1), (20 + WHOLE, MUCH + 1)):
+        collector.collect()
+    whole = ["collect", "unfreeze", "collect", "freeze"]
+    wanted = [("collect", 0), *((name, 20) for name in whole), ("collect", 40), *((name, 20 + WHOLE) for name in whole)]
+    assert done == wanted
 
 
 def test_rows_are_read_in_turns() -> None:

@@ -30,6 +30,7 @@ class Fake:
     def __init__(self) -> None:
         self.sampling: Counter[str] = Counter()
         self.rows: dict[str, int] = {}  # of each who samples; one where nothing is said
+        self.weights: dict[str, float] = {}  # of each whose calls do not weigh 1
         self._spent: Counter[str] = Counter()
         self.waiting: dict[str, list[tuple[int, Sequence[float]]]] = {}
         self.state: dict[str, float] = {}
@@ -72,6 +73,7 @@ class Fake:
     def _execute(self, running: Running) -> None:
         id_, parts = self.waiting[running.queue].pop(0)
         running.call = str(id_)
+        running.weight = self.weights.get(running.tenant, 1.0)
         for tokens in parts:
             if self.scheduler.asked():
                 return
@@ -147,6 +149,30 @@ def test_tenants_share_by_what_calls_take_and_not_by_calls_or_models() -> None:
             if fake.state[queue] != before.get(queue):
                 had[queue[:-1]] += fake.clock - clock
     assert abs(had["many"] - had["one"]) <= 2 * QUANTUM
+    fake.scheduler.leave()
+
+
+def test_calls_that_weigh_twice_have_a_third_and_what_is_done_for_a_tenant_counts() -> None:
+    """As models that are made and let go of, one after the other."""
+    fake = Fake()
+    fake.weights["makes"] = 2.0
+    for n in range(200):
+        fake.come("makes", f"makes{n % 4}", n, [16])
+    fake.come("one", "one0", 1000, [16] * 100)
+
+    def had(seconds: float) -> float:
+        """Seconds of the one that makes, of so many."""
+        begun, found = fake.clock, 0.0
+        while fake.clock < begun + seconds:
+            before, clock = dict(fake.state), fake.clock
+            fake.turn()
+            changed = [queue for queue in fake.state if fake.state[queue] != before.get(queue)]
+            found += fake.clock - clock if changed and changed[0].startswith("makes") else 0
+        return found
+
+    assert abs(had(960) - 320) <= 32
+    fake.scheduler.charge("makes", 200)
+    assert had(192) <= 16  # the other one has what it was charged
     fake.scheduler.leave()
 
 
