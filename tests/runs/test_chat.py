@@ -132,6 +132,26 @@ def test_adapters_of_one_base_are_held_beside_each_other_and_swapped(
     assert out == "".join(f"{name}:\n{alone[place]}\n" for place, name in wanted.items())
 
 
+def test_a_run_and_the_one_that_went_on_from_it_answer_side_by_side(
+    ft: Run, recipe: Callable[..., dict[str, Any]], trained: Path, tmp_path: Path
+) -> None:
+    """The first is the base of the second, folded."""
+    train = {"batch_size": 8, "max_steps": 2, "precision": "fp32", "max_length": 256}
+    made = recipe(model=str(trained), train=train, trackers=[], output=str(tmp_path / "later"))
+    del made["data"]["renderer"]
+    finetooth.run({**made, "optimizer": {"name": "adamw", "learning_rate": 0.05}})
+    how = (*ASK, "train.precision=fp32")
+    alone = {place: ft("chat", place, *how)[1] for place in (trained, tmp_path / "later")}
+    assert len(set(alone.values())) == 2
+    for name in (tmp_path / "later", f"{tmp_path / 'later'}*1"):
+        code, out, err = ft("chat", trained, *how, "--adapter", name, "--compare")
+        assert code == 0, err
+        assert out == f"{trained}:\n{alone[trained]}\n{name}:\n{alone[tmp_path / 'later']}\n"
+    base = json.loads((trained / "artifact" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    code, out, err = ft("chat", base, *ASK, *HOW, "--adapter", tmp_path / "later")
+    assert (code, out) == (2, "") and f" was trained over {trained} of revision " in err, "a base that can be named"
+
+
 def test_what_was_said_becomes_a_training_row(ft: Run, trained: Path, tmp_path: Path) -> None:
     """The recipe's own reader takes the file."""
     rows = tmp_path / "kept.jsonl"

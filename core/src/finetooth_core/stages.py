@@ -81,6 +81,11 @@ def ancestor(folder: Path, named: str) -> Ancestor:
         ) from error
 
 
+def digest_of(artifact: Path) -> str:
+    """SHA-256 that stands for every file of an artifact: the revision of the base that a later run makes of it."""
+    return hashlib.sha256((artifact / MANIFEST).read_bytes()).hexdigest()
+
+
 def data_hashes(decisions: Any) -> dict[str, str]:
     """SHA-256 of the data by setting (`data.train.sha256`), from a plan's decisions as JSON."""
     return {
@@ -165,7 +170,7 @@ class Trained(LoaderBase):
 
     def digest(self) -> str:
         """SHA-256 that stands for every file of the artifact."""
-        return hashlib.sha256((self.artifact / MANIFEST).read_bytes()).hexdigest()
+        return digest_of(self.artifact)
 
     def tokenizer(self, reference: str) -> Tokenizer:
         """Of the model that was trained."""

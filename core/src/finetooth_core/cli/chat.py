@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import click
 from finetooth_hooks.errors import EngineError, PlanError, UserError
 from finetooth_toolbox.text.controls import escape_controls
 
-from finetooth_core.cli.held_adapters import hold_adapters, swap
+from finetooth_core.cli.held_adapters import hold_adapters, of_the_next_stage, swap
 from finetooth_core.cli.kept_talk import append_row, read_tools
 from finetooth_core.cli.recipe_arguments import accept_memory_option, accepting
 from finetooth_core.cli.streams import is_text
@@ -148,7 +148,7 @@ def command(
     from finetooth_core.cli.conversation import Conversation
 
     asked = _readable(sys.stdin.read()) if prompt == "-" else prompt
-    session, folder = open_session(state, model, accepting(overrides, accept_memory))
+    session, folder = open_session(state, model, accepting(overrides, accept_memory), adapters)
     context = session.job.context
     given: dict[MediumKind, tuple[str, ...]] = {"image": images, "audio": sounds, "video": videos}
     for kind, files in given.items():
@@ -288,15 +288,24 @@ def _readable(text: str) -> str:
     return text
 
 
-def open_session(state: State, model: str, overrides: tuple[str, ...]) -> tuple[Session, Path | None]:
-    """A session without data, of the run's own recipe or of one that names only the model; and the run's folder."""
+def open_session(
+    state: State, model: str, overrides: tuple[str, ...], adapters: Sequence[str] = ()
+) -> tuple[Session, Path | None]:
+    """A session without data, of the run's own recipe or of one that names only the model; and the run's folder.
+
+    Args:
+        adapters: what is held beside the model; those that were trained over a run need that run as their base.
+    """
     from finetooth_core.run_folder import artifact_of, recipe_of, run_of
 
     recipe: dict[str, Any] = {"model": model}
     folder = run_of(model)
     if folder is not None:
         artifact_of(folder)  # before the base is loaded
-        recipe = recipe_of(folder)
+        if of_the_next_stage(folder, adapters):
+            recipe, folder = {"model": str(folder)}, None
+        else:
+            recipe = recipe_of(folder)
     recipe |= {"trackers": [], "evaluate": {"evaluators": []}}
     return state.session(recipe, overrides, data=False), folder
 

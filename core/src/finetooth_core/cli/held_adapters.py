@@ -36,6 +36,33 @@ def hold_adapters(chat: Conversation, references: Sequence[str], base: ModelInfo
     chat.adapter = next(iter(chat.adapters), "")
 
 
+def of_the_next_stage(run: Path, references: Sequence[str]) -> bool:
+    """Whether one of these adapters was trained over what a run had become, which is their base then."""
+    from finetooth_toolbox.peft.trained_over import base_revision
+
+    from finetooth_core.run_folder import ARTIFACT, run_of
+    from finetooth_core.stages import digest_of
+
+    here = digest_of(run / ARTIFACT)
+    for reference in references:
+        for name, _ in _parts(reference, "--adapter"):
+            folder = run_of(name)
+            if base_revision(Path(name) if folder is None else folder / ARTIFACT) == here:
+                return True
+    return False
+
+
+def _parts(reference: str, setting: str) -> list[tuple[str, float]]:
+    """The adapters that a name stands for, each with its weight."""
+    from finetooth_toolbox.text.stacked_names import is_stack, parts_of
+
+    from finetooth_core.run_folder import run_of
+
+    if not is_stack(reference):
+        return [(reference, 1.0)]
+    return parts_of(reference, lambda name: run_of(name) is not None or Path(name).is_dir(), setting=setting)
+
+
 def hold(chat: Conversation, reference: str, base: ModelInfo, *, setting: str) -> None:
     """Hold one adapter, or the sum of a stack, by the name that was given.
 
@@ -43,15 +70,11 @@ def hold(chat: Conversation, reference: str, base: ModelInfo, *, setting: str) -
         UserError: as `hold_adapters`.
     """
     from finetooth_toolbox.peft.trained_over import check_base
-    from finetooth_toolbox.text.stacked_names import is_stack, parts_of
 
     from finetooth_core.run_folder import artifact_of, run_of
 
-    parts = [(reference, 1.0)]
-    if is_stack(reference):
-        parts = parts_of(reference, lambda name: run_of(name) is not None or Path(name).is_dir(), setting=setting)
     stack = []
-    for name, weight in parts:
+    for name, weight in _parts(reference, setting):
         run = run_of(name)
         folder = Path(name) if run is None else artifact_of(run)
         check_base(folder, base, named=f"{setting} {name}")

@@ -18,13 +18,14 @@ def said(*arguments):
 
 @pytest.fixture
 def make(tmp_path):
-    def made(losses, norms=None, evaluations=(), status="done", **result):
+    def made(losses, norms=None, evaluations=(), status="done", rate=2e-4, **result):
         (tmp_path / "run.json").write_text("{}")
         (tmp_path / "recipe.yaml").write_text("model: toy\n")
         lines = []
         for index, loss in enumerate(losses):
             norm = 0.5 if norms is None else norms[index]
-            lines.append({"event": "step", "step": index + 1, "loss": loss, "grad_norm": norm, "metrics": {}})
+            lines.append({"event": "step", "step": index + 1, "loss": loss, "grad_norm": norm})
+            lines[-1] |= {"learning_rate": rate, "metrics": {}}
             if loss is None:
                 lines[-1]["not_finite"] = ["loss"]
         lines += [
@@ -52,6 +53,10 @@ FALLING = [3.0 * 0.97**step for step in range(100)]
         ({"losses": [2.0] * 100}, "the loss stands still at 2"),
         ({"losses": [2.0, 1.9, None], "norms": [0.5, 0.6, 0.5]}, "loss is not finite; gradients were calm before"),
         ({"losses": [2.0, 1.9, None], "norms": [0.5, 60.0, 1.0]}, "gradients grew to 60 before: lower"),
+        ({"losses": [2.0, 8.0, None]}, "the loss grew to 8 before: lower optimizer.learning_rate"),
+        ({"losses": [2.0, None], "rate": 1e30}, "the learning rate was 1e+30, which is far too high: set"),
+        ({"losses": [2.0, None], "rate": 1.0}, "gradients were calm before"),  # of optimizers that find their own
+        ({"losses": [None]}, "no update came before it, so the learning rate is not why: see ft doctor weights"),
         ({"losses": FALLING, "evaluations": OVERFITS}, "after step 20, 1, and is 1.5"),
         ({"losses": FALLING[:5], "status": ""}, "ended without a word after step 5"),
         ({"losses": FALLING[:5], "status": "failed", "reason": "CUDA out of memory"}, "micro_batch_tokens"),

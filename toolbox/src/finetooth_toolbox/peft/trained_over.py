@@ -22,9 +22,9 @@ def check_base(artifact: Path, base: ModelInfo, *, named: str = "") -> None:
         UserError: it was trained over another base, or over another revision of it.
     """
     manifest, config = (_said(artifact, name) for name in ("manifest.json", "adapter_config.json"))
-    revision = str(manifest.get("base_revision") or "")
-    names = {str(manifest.get("model") or ""), str(config.get("base_model_name_or_path") or "")} - {""}
-    said = f"{named or artifact} was trained over {min(names) if names else 'another base'}"
+    revision = base_revision(artifact)
+    names = [str(one) for one in (manifest.get("model"), config.get("base_model_name_or_path")) if one]
+    said = f"{named or artifact} was trained over {names[0] if names else 'another base'}"
     if revision and base.revision:
         if revision != base.revision:
             raise UserError(
@@ -32,8 +32,13 @@ def check_base(artifact: Path, base: ModelInfo, *, named: str = "") -> None:
                 action="name that base: what was trained means something else over another one",
             )
         return
-    if names and not names & {base.reference, base.published}:
+    if names and not {*names} & {base.reference, base.published}:
         raise UserError(f"{said}, and {base.reference} is here", action="name the base that it was trained over")
+
+
+def base_revision(artifact: Path) -> str:
+    """Revision of the base that an adapter was trained over, as its manifest says; empty where none does."""
+    return str(_said(artifact, "manifest.json").get("base_revision") or "")
 
 
 def _said(folder: Path, name: str) -> dict[str, object]:

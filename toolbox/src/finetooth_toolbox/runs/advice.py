@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, median
+from typing import Any
 
 from finetooth_toolbox.runs.recorded import Point, Recorded
 
@@ -27,6 +28,8 @@ LONG = 60
 """Steps before a plateau is one."""
 DECAY = 0.1
 """Weight decay above which small adapters are held back."""
+HIGHEST_RATE = 1.0
+"""Learning rate that no optimizer is given to train with; those that find their own scale it by 1."""
 
 
 def advice(run: Recorded) -> list[str]:
@@ -43,16 +46,7 @@ def _not_finite(run: Recorded) -> Iterator[str]:
     broken += [(len(run.steps), int(ended[2]), ("loss",))] if ended else []
     for index, step, names in broken:
         if "loss" in names or "grad_norm" in names:
-            before = [float(one["grad_norm"]) for one in run.steps[max(0, index - 5) : index] if one.get("grad_norm")]
-            grew = len(before) > 1 and before[-1] > 10 * before[0]
-            where = (
-                f"gradients grew to {before[-1]:.3g} before: lower optimizer.learning_rate by 2 to 5, or "
-                "lengthen the warmup"
-                if grew
-                else "gradients were calm before: look at the step's rows for empty or extreme ones (ft data "
-                "check), and "
-                "try train.precision: fp32"
-            )
+            where = _why_not_finite(run.steps[:index])
             yield f"step {step}: {', '.join(names)} is not finite; {where}"
             break
     bad = run.result.get("bad_steps") or ()
@@ -61,6 +55,25 @@ def _not_finite(run: Recorded) -> Iterator[str]:
             f"{len(bad)} step{'s were' if len(bad) > 1 else ' was'} not finite, the first after step "
             f"{bad[0].get('step', '?')}; result.json names the rows"
         )
+
+
+def _why_not_finite(before: Sequence[Mapping[str, Any]]) -> str:
+    """What the steps before one that was not finite say of its cause, with the next action."""
+    rows = "look at the step's rows for empty or extreme ones (ft data check), and try train.precision: fp32"
+    if not before:
+        return f"no update came before it, so the learning rate is not why: see ft doctor weights MODEL, {rows}"
+    rate = max(float(one.get("learning_rate") or 0) for one in before)
+    if rate > HIGHEST_RATE:
+        return (
+            f"the learning rate was {rate:.3g}, which is far too high: set "
+            "optimizer.learning_rate to what ft init proposes, about 2e-4 for an adapter and 2e-5 for all weights"
+        )
+    lower = "lower optimizer.learning_rate by 2 to 5, or lengthen the warmup"
+    for name, what in (("grad_norm", "gradients"), ("loss", "the loss")):
+        values = [float(one[name]) for one in before[-5:] if one.get(name)]
+        if len(values) > 1 and values[-1] > (10 if name == "grad_norm" else SPIKE) * values[0] > 0:
+            return f"{what} grew to {values[-1]:.3g} before: {lower}"
+    return f"gradients were calm before: {rows}"
 
 
 def _gradients(run: Recorded) -> Iterator[str]:
