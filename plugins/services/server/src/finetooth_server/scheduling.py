@@ -29,8 +29,8 @@ twice in a row, and then twice as many each time."""
 WAITING = "waiting"
 """What a tenant is given while it is waited for."""
 
-CLOSING = "closing"
-"""Beside a tenant's models, what it takes to let go of those that it closed."""
+OUTSIDE = "outside"
+"""Beside a tenant's models, what the server does for it outside of turns."""
 
 SAMPLING = "sampling"
 """Beside a tenant's models, what it samples from saved weights."""
@@ -154,8 +154,9 @@ class Scheduler:
         return None
 
     def charge(self, tenant: str, seconds: float) -> None:
-        """The server did something for a tenant outside of turns: letting go of its models."""
-        self._fair.charge(tenant, CLOSING, seconds)
+        """The server did something for a tenant outside of turns: letting go of its models, letting its samplings
+        join."""
+        self._fair.charge(tenant, OUTSIDE, seconds)
 
     def _wanting(self) -> dict[str, list[str]]:
         """Flows that want a turn, by tenant."""

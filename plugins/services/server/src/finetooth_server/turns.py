@@ -101,9 +101,14 @@ class SamplingTurns:
         return bool(self._writing or self._alone)
 
     @property
+    def calls(self) -> Counter[str]:
+        """How many calls of each tenant are being written."""
+        return Counter(one.call.tenant for one in self._writing.values())
+
+    @property
     def tenants(self) -> set[str]:
         """Whose calls are being written."""
-        return {one.call.tenant for one in self._writing.values()} or {call.tenant for call in self._alone[:1]}
+        return {*self.calls} or {call.tenant for call in self._alone[:1]}
 
     def spent(self) -> Mapping[str, int]:
         """Tokens by tenant, read and written since this was last asked."""
@@ -145,7 +150,7 @@ class SamplingTurns:
         """Of calls in the order in which they would join, those that leave others their places: a tenant has `ALONE` of
         the batch at most, and `BESIDE` calls as long as others sample too. A step takes the longer the more is written
         in it, and everybody waits for it."""
-        counts = Counter(one.call.tenant for one in self._writing.values())
+        counts = self.calls
         for tenant in {*counts, *(call.tenant for call in found)}:
             self._seen.pop(tenant, None)
             self._seen[tenant] = self._steps

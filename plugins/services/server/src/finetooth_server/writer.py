@@ -135,7 +135,7 @@ class Writer:
                 self._turns.cancel(cancelled)
                 self._scheduler.stop(cancelled)
                 self._look_into(woken)
-                if look and self._turns.admit() and not self._turns.busy:
+                if look and self._admits() and not self._turns.busy:
                     self._sampling = True  # these could not be sampled; others wait
                 before = self._turns.count
                 ended = self._scheduler.turn()
@@ -150,6 +150,15 @@ class Writer:
         except BaseException as error:  # what is left in the log is done by the next server
             self.broken = f"{type(error).__name__}: {error}"
             raise
+
+    def _admits(self) -> bool:
+        """See `SamplingTurns.admit`; what that takes is borne by those whose calls are written, by how many they are."""
+        begun = time.perf_counter()
+        others_wait = self._turns.admit()
+        took, calls = time.perf_counter() - begun, self._turns.calls
+        for tenant, count in calls.items():
+            self._scheduler.charge(tenant, took * count / calls.total())
+        return others_wait
 
     def _pause(self, seconds: float) -> None:
         """Wait for something to do beside what there is."""
