@@ -152,7 +152,7 @@ class Writer:
             raise
 
     def _admits(self) -> bool:
-        """See `SamplingTurns.admit`; what that takes is borne by those whose calls are written, by how many they are."""
+        """See `SamplingTurns.admit`; that is borne by those whose calls are written, by how many they are."""
         begun = time.perf_counter()
         others_wait = self._turns.admit()
         took, calls = time.perf_counter() - begun, self._turns.calls
