@@ -34,7 +34,7 @@ _TABLE = re.compile(r"^\| task \|.*?(?=\n\n)(?:\n\nTimed [^\n]*(?=\n\n))?", re.M
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block, and the comment above it: `test`, `file: NAME`, `not run: WHY; timed by ...`."""
+    """A fenced block, and the comment above it: `test`, `file: NAME`, `output`, `not run: WHY; timed by ...`."""
 
     marker: str
     language: str
@@ -77,14 +77,18 @@ def run(task: Task, folder: Path, environment: Mapping[str, str]) -> float:
     """Do what a task says; seconds that its commands took.
 
     Raises:
-        SystemExit: one of them ends otherwise than the page says.
+        SystemExit: one of them ends otherwise than the page says, or says something else.
     """
-    taken = 0.0
+    taken, printed = 0.0, ""
     for block in task.blocks:
         kind, _, argument = block.marker.partition(":")
         if kind == "file":
             (folder / argument.strip()).write_text(block.text, encoding="utf-8")
             continue
+        if kind.startswith("output"):
+            for line in block.text.strip().splitlines():
+                if line not in printed:
+                    raise SystemExit(f"{task.title}: {line!r} is not in\n{printed}")
         if block.language != "sh":
             continue
         begun = time.monotonic()
@@ -102,7 +106,7 @@ def run(task: Task, folder: Path, environment: Mapping[str, str]) -> float:
                               stdin=subprocess.DEVNULL, check=False)  # fmt: skip
         if done.returncode != expected:
             raise SystemExit(f"{task.title}: exit code {done.returncode}\n{block.text}\n{done.stdout}{done.stderr}")
-        taken += time.monotonic() - begun
+        taken, printed = taken + time.monotonic() - begun, done.stdout + done.stderr
     return taken
 
 

@@ -65,7 +65,8 @@ class Block:
         page: relative to the root.
         language: `sh`, `python`, ...
         text: what is inside.
-        marker: `test`, `test: exit 2`, `file: NAME`, `output`, `not run: WHY`; empty without a comment.
+        marker: `test`, `test: exit 2`, `file: NAME`, `output`, `output of the real model` (which
+            only tools/time_tasks.py compares), `not run: WHY`; empty without a comment.
     """
 
     page: str

@@ -36,4 +36,6 @@ def test_every_command_is_run_or_says_why_not(page, blocks):
 
 def test_markers_are_known(page, blocks):
     for block in blocks(page):
-        assert re.match(r"(test|output|file: \S+|not run: .+|test: exit \d+)?$", block.marker), block.marker
+        assert re.match(r"(test|output( of the real model)?|file: \S+|not run: .+|test: exit \d+)?$", block.marker), (
+            block.marker
+        )

@@ -44,7 +44,8 @@ def test_each_task_is_short_and_the_table_is_of_this_page(timing: ModuleType) ->
 @pytest.mark.slow
 @pytest.mark.thorough
 def test_all_of_it_with_the_model_that_it_names(timing: ModuleType, tmp_path: Path, shared: Path) -> None:
-    """Also what the tests' tiny model cannot do: a GGUF file for Ollama, a server for others. The page is a copy."""
+    """Also what the tests' tiny model cannot do: answers that were learned, a run that stops early, a GGUF file for
+    Ollama, a server for others. The page is a copy."""
     page = tmp_path / "tasks.md"
     page.write_text(timing.PAGE.read_text(encoding="utf-8"))
     timing.main(["--page", str(page)])
@@ -70,6 +71,12 @@ hello
 ```sh
 grep -q hello said.txt
 sleep 1
+echo it slept
+```
+
+<!-- output of the real model -->
+```text
+it slept
 ```
 
 ## Fail, as it should
@@ -92,12 +99,15 @@ def test_the_tool_types_what_the_page_says_and_writes_how_long_it_took(timing: M
     timing.main(["--page", str(page)])
     written = page.read_text()
     (first, second) = re.findall(r"^\| \[.+?\]\((.+?)\) \| (\d+) \| (\d+) s \| (\d+) s \|", written, re.M)
-    assert first[:2] == ("#say-it", "2") and int(first[3]) >= 1, "it slept for a second"
+    assert first[:2] == ("#say-it", "3") and int(first[3]) >= 1, "it slept for a second"
     assert second[:2] == ("#fail-as-it-should", "2")
     assert "long ago" not in written and written.count("Timed on") == 1
     assert written[written.index("## Say it") :] == TOY[TOY.index("## Say it") :]
     page.write_text(TOY.replace("exit 3\n", "exit 4\n"))
     with pytest.raises(SystemExit, match="Fail, as it should: exit code 4"):
+        timing.main(["--page", str(page)])
+    page.write_text(TOY.replace("it slept\n```", "it woke up\n```", 1))
+    with pytest.raises(SystemExit, match="Say it: 'it slept' is not in"):
         timing.main(["--page", str(page)])
 
 

@@ -88,7 +88,8 @@ def _call(options: StartOptions, arguments: list[str], as_json: bool) -> int:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context is not None else ""
-        return _report(error, options.debug, error.format_message().rstrip(".") + hint, 2, as_json=as_json)
+        said = " ".join(error.format_message().split()).rstrip(".")  # click puts choices in lines of their own
+        return _report(error, options.debug, said + hint, 2, as_json=as_json)
     except FinetoothError as error:
         return _report(error, options.debug, str(error), error.exit_code, as_json=as_json and not state.said_json)
     except Exception as error:

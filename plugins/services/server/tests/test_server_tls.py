@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import socket
 import ssl
 import stat
 import subprocess
@@ -13,10 +14,11 @@ from typing import Any
 
 import finetooth
 import pytest
+from cryptography import x509
 from finetooth_client import ServerError
 from finetooth_hooks import UserError
 from finetooth_server.settings import Settings
-from finetooth_server.tls import Certificate, generated
+from finetooth_server.tls import Certificate, generated, reached_as
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,22 @@ def test_the_certificate_is_kept_and_its_fingerprint_is_the_standard_one(certifi
     certificate.file.with_name("other.pem").write_text("x")
     with pytest.raises(UserError, match="it holds no certificate"):
         _ = Certificate(certificate.file.with_name("other.pem"), certificate.key).fingerprint
+
+
+def test_a_server_on_every_address_is_called_as_others_can_reach_it(tmp_path: Path) -> None:
+    """`ip` says independently which addresses others see; a client that has the file trusts each of them."""
+    assert (reached_as("0.0.0.0"), reached_as("::")) == (socket.gethostname(),) * 2
+    assert reached_as("10.1.2.3") == "10.1.2.3"
+    made = generated(tmp_path, "0.0.0.0")
+    assert made.by_itself
+    names = x509.load_pem_x509_certificate(made.file.read_bytes()).extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    assert socket.gethostname() in names.value.get_values_for_type(x509.DNSName)
+    told = {str(one) for one in names.value.get_values_for_type(x509.IPAddress)}
+    route = subprocess.run(["ip", "-4", "route", "get", "192.0.2.1"], capture_output=True, text=True).stdout
+    for source in re.findall(r"src (\S+)", route):
+        assert source in told
 
 
 def test_a_pinned_client_reaches_the_server(served: Any, certificate: Certificate) -> None:

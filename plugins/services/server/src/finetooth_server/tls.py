@@ -17,6 +17,13 @@ from finetooth_hooks import UserError
 
 DAYS = 365
 """For which a generated certificate holds."""
+EVERYWHERE = ("0.0.0.0", "::")
+"""Hosts that mean every address of this machine, and that no client can be given."""
+
+
+def reached_as(host: str) -> str:
+    """What others call a server that listens on a host: this machine's name where that is every address."""
+    return socket.gethostname() if host in EVERYWHERE else host
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,12 @@ class Certificate:
             return x509.load_pem_x509_certificate(self.file.read_bytes()).fingerprint(hashes.SHA256()).hex()
         except (OSError, ValueError) as error:
             raise UserError(f"{self.file}: it holds no certificate", action="give a PEM file") from error
+
+    @property
+    def by_itself(self) -> bool:
+        """Whether it signs itself, so that nobody trusts it who was not given it."""
+        read = x509.load_pem_x509_certificate(self.file.read_bytes())
+        return read.issuer == read.subject
 
 
 def generated(folder: Path, host: str) -> Certificate:
@@ -93,9 +106,23 @@ def _make(certificate: Certificate, host: str) -> None:
 def _names(host: str) -> list[x509.GeneralName]:
     """What clients may call the server."""
     found: list[x509.GeneralName] = []
-    for name in dict.fromkeys(("localhost", "127.0.0.1", "::1", socket.gethostname(), host)):
+    others = _outwards() if host in EVERYWHERE else []
+    for name in dict.fromkeys(("localhost", "127.0.0.1", "::1", socket.gethostname(), host, *others)):
         try:
             found.append(x509.IPAddress(ipaddress.ip_address(name)))
         except ValueError:
             found.append(x509.DNSName(name))
+    return found
+
+
+def _outwards() -> list[str]:
+    """The addresses that this machine has towards others; nothing is sent to find them."""
+    found = []
+    for family, away in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):  # of nobody
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as asking:
+                asking.connect((away, 9))
+                found.append(str(asking.getsockname()[0]))
+        except OSError:  # no such network here
+            continue
     return found

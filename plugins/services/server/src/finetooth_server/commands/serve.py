@@ -172,10 +172,11 @@ def _listen_and_serve(
     from finetooth_server.collector import settle
     from finetooth_server.connections import AT_ONCE, BoundedConnection, telling_server
     from finetooth_server.counted_log import count_lines_of_libraries
+    from finetooth_server.tls import reached_as
 
     listening = _listen(host, port)
-    scheme = "https" if shown else "http"
-    url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+    name = reached_as(host)
+    url = f"{'https' if shown else 'http'}://{f'[{name}]' if ':' in name else name}:{listening.getsockname()[1]}"
     app = make_app(service, faces)
     config = uvicorn.Config(
         app,
@@ -206,6 +207,8 @@ def _say(
     click.echo(f"serving {', '.join(served)} at {url} ({', '.join(faces)}); Ctrl-C ends it")
     if shown is not None:
         click.echo(f"certificate {shown.file}, fingerprint {shown.fingerprint}")
+    if shown is not None and shown.by_itself:
+        click.echo("clients trust it by a copy of that file: SSL_CERT_FILE=certificate.pem, or curl --cacert")
     if "api" in faces:
         click.echo(f"pages: {url}/docs")
     for name, path in places.items():
