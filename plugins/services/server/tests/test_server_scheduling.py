@@ -85,6 +85,10 @@ class Fake:
     def tenants(self) -> set[str]:
         return set(+self.sampling)
 
+    @property
+    def calls(self) -> dict[str, int]:
+        return self.rows
+
     def step(self) -> None:
         for tenant in self.tenants:
             rows = self.rows.get(tenant, 1)
@@ -173,6 +177,21 @@ def test_calls_that_weigh_twice_have_a_third_and_what_is_done_for_a_tenant_count
     assert abs(had(960) - 320) <= 32
     fake.scheduler.charge("makes", 200)
     assert had(192) <= 16  # the other one has what it was charged
+    fake.scheduler.leave()
+
+
+def test_a_tenants_samplings_have_as_much_as_as_many_models_of_its_own() -> None:
+    """Three that are written together beside three models: half of the time; other tenants have no less."""
+    fake = Fake()
+    fake.rows["both"] = 3
+    fake.sampling["both"] = 10**6
+    for n in range(3):
+        fake.come("both", f"both{n}", n, [3] * 10**4)
+    fake.come("other", "other0", 9, [3] * 10**4)
+    while fake.clock < 3000:
+        fake.turn()
+    sampled, whole = 10**6 - fake.sampling["both"], fake.clock
+    assert abs(sampled - whole / 4) < 30, "half of what its tenant has, which is half"
     fake.scheduler.leave()
 
 

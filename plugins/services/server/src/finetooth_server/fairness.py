@@ -73,7 +73,11 @@ class FairTurns:
             del self._flows[gone]
         return tenant, self._flows.setdefault(tenant, Shares()).next(wanting[tenant])
 
-    def charge(self, tenant: str, flow: str, had: float) -> None:
-        """A flow of a tenant's had so much."""
+    def charge(self, tenant: str, flow: str, had: float, *, stands_for: int = 1) -> None:
+        """A flow of a tenant's had so much.
+
+        Args:
+            stands_for: so many that would each have a share within the tenant's.
+        """
         self._tenants.charge(tenant, had)
-        self._flows.setdefault(tenant, Shares()).charge(flow, had)
+        self._flows.setdefault(tenant, Shares()).charge(flow, had / stands_for)

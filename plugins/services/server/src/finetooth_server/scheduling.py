@@ -44,6 +44,11 @@ class Sampled(Protocol):
         """Whose calls are being written."""
         ...
 
+    @property
+    def calls(self) -> Mapping[str, int]:
+        """How many calls of each tenant are being written."""
+        ...
+
     def step(self) -> None:
         """Write a token for every call."""
         ...
@@ -202,14 +207,15 @@ class Scheduler:
         self._fair.charge(tenant, WAITING, self._clock() - begun)
 
     def _sample(self) -> None:
-        """A token for every call that is sampled. What it takes is borne by their tenants, by the tokens of each."""
-        tenants, begun = list(self._sampled.tenants), self._clock()
+        """A token for every call that is sampled. What it takes is borne by their tenants, by the tokens of each; among
+        what is a tenant's own, a call counts as much as a model."""
+        tenants, calls, begun = list(self._sampled.tenants), self._sampled.calls, self._clock()
         self._sampled.step()
         took, spent = self._clock() - begun, self._sampled.spent()
         whole = sum(spent.values())
         for tenant in spent or tenants:
             share = spent[tenant] / whole if whole else 1 / len(tenants)
-            self._fair.charge(tenant, SAMPLING, took * share)
+            self._fair.charge(tenant, SAMPLING, took * share, stands_for=max(1, calls.get(tenant, 1)))
         for tenant in set(tenants) - set(self._sampled.tenants):
             self._await(tenant)
 
