@@ -160,9 +160,13 @@ def tree(pid: int) -> list[int]:
     while open_:
         current = open_.pop()
         found.append(current)
-        for children in Path(f"/proc/{current}/task").glob("*/children"):
+        try:  # it may end at any moment, and so may each of its threads
+            threads = list(Path(f"/proc/{current}/task").iterdir())
+        except OSError:
+            continue
+        for thread in threads:
             try:
-                open_ += [int(child) for child in children.read_text().split()]
+                open_ += [int(child) for child in (thread / "children").read_text().split()]
             except OSError:
                 continue
     return found
