@@ -35,6 +35,10 @@ FT = """
             if f"{{split}}: {{{{name: tasks" in text and not any(a.startswith(f"data.{{split}}=") for a in arguments):
                 small.append(f"data.{{split}}.count=16")
         arguments += small
+    if arguments[:1] == ["chat"] and "{model}":
+        named = "smollm2-135m" in arguments
+        arguments = ["{model}" if one == "smollm2-135m" else one for one in arguments]
+        arguments += ["data.renderer=chatml"] if named else []
     os.execv("{python}", [*{forks}, *arguments])
 """
 
