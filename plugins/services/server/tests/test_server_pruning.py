@@ -149,3 +149,12 @@ def test_a_database_of_an_earlier_version_gets_its_new_columns(tmp_path: Path) -
         assert connection.exec_driver_sql("SELECT id, pruned FROM samplers").all() == [("s", None)]
         assert connection.exec_driver_sql("SELECT delivered FROM calls").all() == []
     records.close()
+
+
+def test_a_model_whose_record_was_pruned_before_it_was_let_go_of_ends_nobody(start: Any, ask: SimpleNamespace) -> None:
+    """Records go in a thread of their own."""
+    service = start()
+    service.writer.close_models(["pruned"])
+    service.writer.wait_idle()
+    made(service, ask)
+    assert service.writer.broken == ""

@@ -64,11 +64,9 @@ class PackedWeight:
 
     def unpacked(self) -> Tensor:
         """(O, D), made again."""
-        packed, rows = (
-            self.numbers.view(self.unit),
-            self.panels[-1].first + self.panels[-1].count * self.panels[-1].width,
-        )
-        whole = packed.new_zeros((rows, self.inputs * self.numbers.element_size() // self.unit.itemsize))
+        packed = self.numbers.view(self.unit)
+        units = self.inputs * self.numbers.element_size() // self.unit.itemsize
+        whole = packed.new_zeros((self.panels[-1].end, units))
         for at, group in _placed(self.panels):
             _cut(whole, group).copy_(packed[at : at + group.size].view(group.count, -1, group.width))
         return whole.view(self.numbers.dtype)[: self.outputs]

@@ -193,8 +193,8 @@ class Writer:
         if self._models.held < held:
             collect()
         took = (time.perf_counter() - begun) / len(gone)
-        for queue in gone:  # nobody else pays for it
-            self._scheduler.charge(self._row(queue).tenant, took)
+        for tenant in self._tenants_of(gone):  # nobody else pays for it
+            self._scheduler.charge(tenant, took)
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -268,6 +268,11 @@ class Writer:
                 self._snapshot(model, running)
         elif error:
             self._applied(queue, call.seq)
+
+    def _tenants_of(self, queues: Collection[str]) -> list[str]:
+        """The tenant of each, but for those of which no record is left: closed ones are pruned meanwhile."""
+        with self._records.read() as connection:
+            return list(connection.scalars(select(models.c.tenant).where(models.c.id.in_(queues))))
 
     def _row(self, queue: str) -> Row[Any]:
         with self._records.read() as connection:
