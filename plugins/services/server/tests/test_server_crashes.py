@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,12 +12,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from finetooth_hooks import Sampling
+from finetooth_server import writer
 from finetooth_server.commands.calls import command
 from finetooth_server.keys import Caller
 from finetooth_server.log import CRASHES, Due, Log
 from finetooth_server.service import Service
 from finetooth_server.settings import Settings
 
+BEGIN = Log.begin
 ME = Caller("local", "", frozenset({"train", "sample", "read"}))
 
 
@@ -39,17 +42,21 @@ def sample(service: Any, id_: str, token: int = 5, caller: Caller = ME, **more: 
     return service.sample(caller, id_, [token, 6], sampling, seeded=True, face="test")
 
 
-def crashed(service: Any, *calls: Any, times: int = 1) -> None:
-    """The server ended while these were executed."""
+def crashed(service: Any, *calls: Any, times: int = 1, alone: bool = False) -> None:
+    """The server ended while these were executed, beside others or alone."""
     due = [Due(call.id, call.tenant, call.queue, call.seq, call.operation, None, "queued", None) for call in calls]
-    for _ in range(times):
-        service.log.begin(due)
+    met = {call.id: call.begun for call in service.log.waiting()}
+    for n in range(times):
+        if alone:
+            service.log.isolate(replace(due[0], begun=met[due[0].id] + n), True)
+        BEGIN(service.log, due)
 
 
 def test_a_call_that_ended_the_server_twice_fails_and_the_queue_goes_on(stopped: Any, ask: SimpleNamespace) -> None:
     made = stopped.create_model(ME, stopped.open_session(ME), "tiny", {}, face="test")
     poison = stopped.submit(ME, made.queue, "forward_backward", _rows(ask), face="test")
-    crashed(stopped, poison, times=CRASHES)
+    crashed(stopped, poison)
+    crashed(stopped, poison, alone=True)
     good = stopped.submit(ME, made.queue, "forward_backward", _rows(ask), face="test")
     stopped.start()
     with pytest.raises(RuntimeError, match=r"the server ended 2 times while it was executed"):
@@ -57,40 +64,102 @@ def test_a_call_that_ended_the_server_twice_fails_and_the_queue_goes_on(stopped:
     assert ask.result(stopped, ME, good)["targets"] > 0
 
 
-def test_one_crash_alone_condemns_nobody(stopped: Any, ask: SimpleNamespace) -> None:
+@pytest.mark.parametrize("times", [1, 2, 5])
+def test_crashes_beside_others_condemn_nobody(stopped: Any, ask: SimpleNamespace, times: int) -> None:
     made = stopped.create_model(ME, stopped.open_session(ME), "tiny", {}, face="test")
     call = stopped.submit(ME, made.queue, "forward_backward", _rows(ask), face="test")
-    crashed(stopped, made, call)
+    sampled = sample(stopped, sampler(stopped))
+    crashed(stopped, made, call, sampled, times=times)
     stopped.start()
     assert ask.result(stopped, ME, call)["targets"] > 0
+    assert ask.result(stopped, ME, sampled)["completions"]
 
 
-def test_calls_of_a_crash_are_sampled_one_by_one(
-    stopped: Any, ask: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """At each beginning of calls: the numbers of those that are under way."""
+    found: list[tuple[int, ...]] = []
+    ways: dict[str, int] = {}
+    begin, finish, finish_all = Log.begin, Log.finish, Log.finish_all
+
+    def begun(log: Log, due: Sequence[Due]) -> None:
+        ways.update({call.id: call.seq for call in due})
+        found.append(tuple(sorted(ways.values())))
+        begin(log, due)
+
+    def finished(log: Log, call: Due, *args: Any, **more: Any) -> None:
+        ways.pop(call.id, None)
+        finish(log, call, *args, **more)
+
+    def all_finished(log: Log, ended: Sequence[tuple[Due, Any]]) -> None:
+        for call, _ in ended:
+            ways.pop(call.id, None)
+        finish_all(log, ended)
+
+    for name, seen in (("begin", begun), ("finish", finished), ("finish_all", all_finished)):
+        monkeypatch.setattr(Log, name, seen)
+    return found
+
+
+def test_calls_of_a_crash_are_executed_one_by_one(
+    stopped: Any, ask: SimpleNamespace, executed: list[tuple[int, ...]]
 ) -> None:
-    begun: list[int] = []
+    id_ = sampler(stopped)
+    suspects = [sample(stopped, id_, token) for token in (5, 7, 9)]
+    made = [stopped.create_model(ME, stopped.open_session(ME), "tiny", {}, face="test") for _ in range(2)]
+    crashed(stopped, *suspects, *made)
+    fresh = [sample(stopped, id_, token) for token in (11, 13)]
+    stopped.start()
+    for call in (*suspects, *fresh):
+        assert len(ask.result(stopped, ME, call)["completions"][0]["tokens"]) > 0
+    for call in made:
+        ask.result(stopped, ME, call)
+    assert [len(ways) for ways in executed[:5]] == [1] * 5
+    assert executed[5] == (3, 4)
 
-    def begin(log: Log, due: Sequence[Due]) -> None:
-        begun.append(len(due))
-        real(log, due)
 
-    real = Log.begin
+def test_what_a_crash_left_goes_on_with_all_after_some_seconds(
+    stopped: Any, ask: SimpleNamespace, executed: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "ALONE", 0.0)
     id_ = sampler(stopped)
     suspects = [sample(stopped, id_, token) for token in (5, 7, 9)]
     crashed(stopped, *suspects)
     fresh = [sample(stopped, id_, token) for token in (11, 13)]
-    monkeypatch.setattr(Log, "begin", begin)
     stopped.start()
     for call in (*suspects, *fresh):
         assert len(ask.result(stopped, ME, call)["completions"][0]["tokens"]) > 0
-    assert begun == [1, 1, 1, 2]
+    assert executed[0] == (0, 1, 2, 3, 4)
+
+
+def test_a_call_that_was_begun_alone_and_goes_on_with_all_is_not_condemned_by_the_next_crash(
+    stopped: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "ALONE", 0.05)
+    call = sample(stopped, sampler(stopped), max_tokens=200, n=4)
+    crashed(stopped, call)
+    stopped.start()
+    seen = set()
+    while stopped.log.fetch(ME, call.id).state == "queued":
+        seen |= {(waiting.begun, waiting.alone) for waiting in stopped.log.suspects()}
+    assert seen >= {(1, 2), (2, 0)}
+
+
+def test_the_suspect_that_met_most_crashes_comes_first_and_tenants_take_turns(stopped: Any) -> None:
+    other = stopped.keys.caller(stopped.keys.create("vision", ("sample",)), keyless=False)
+    mine, theirs = sampler(stopped), sampler(stopped, other)
+    calls = [sample(stopped, mine, token) for token in (5, 7)]
+    last, worst = sample(stopped, theirs, 9, other), sample(stopped, mine, 11)
+    crashed(stopped, *calls, last, worst)
+    crashed(stopped, worst)
+    assert [call.id for call in stopped.log.suspects()] == [worst.id, calls[0].id, last.id, calls[1].id]
 
 
 def test_the_one_that_ends_the_server_again_is_the_only_one_that_fails(stopped: Any, ask: SimpleNamespace) -> None:
     id_ = sampler(stopped)
     innocent, poison = sample(stopped, id_, 5), sample(stopped, id_, 7)
     crashed(stopped, innocent, poison)
-    crashed(stopped, poison)  # alone, as the test before shows
+    crashed(stopped, poison, alone=True)
     stopped.start()
     assert ask.result(stopped, ME, innocent)["completions"]
     with pytest.raises(RuntimeError, match="the server ended 2 times"):

@@ -14,7 +14,8 @@ REFUSED = "refused"
 """The batch of sampling calls that are known to be wrong: they read no weights."""
 
 CRASHES = 2
-"""So often a call may be under way when the server ends; then it fails instead of being executed once more."""
+"""So often a call may be under way when the server ends, if at one of these times nothing else was; then it fails
+instead of being executed once more."""
 
 CANCELLED = "the call was cancelled, and changed nothing"
 """What has become of a call whose client wanted it no more."""
@@ -83,6 +84,7 @@ class Due:
         batch: calls with the same text may be computed together.
         arguments: JSON; None once no replay needs it.
         begun: how often its execution began and no result came of it: so often the server ended meanwhile.
+        alone: the last time that nothing else was executed beside it, counted as `begun` is; 0 is never.
         dropped: whoever runs the server wants it to fail.
         cancelled: its client wants it to fail.
         revoked: the key that it came with is no longer valid.
@@ -103,6 +105,7 @@ class Due:
     revoked: bool = False
     tokens: int = 0
     memory: int = 0
+    alone: int = 0
 
     @property
     def hopeless(self) -> str:
@@ -113,7 +116,7 @@ class Due:
             return "the call was dropped by whoever runs the server (send another one)"
         if self.revoked:
             return "the key that it came with was revoked"
-        if self.begun >= CRASHES:
+        if self.begun >= CRASHES and 0 < self.alone <= self.begun:
             return f"the server ended {self.begun} times while it was executed (send less at once)"
         return ""
 

@@ -194,6 +194,25 @@ class Log:
             more = func.coalesce(calls.c.begun, 0) + 1
             connection.execute(update(calls).where(calls.c.id.in_(ids)).values(begun=more))
 
+    def suspects(self) -> Sequence[Due]:
+        """Calls that were under way when a server ended, and may be executed once more: those first that met the most
+        such ends, of each tenant one in turn."""
+        came = func.row_number().over(partition_by=(calls.c.tenant, calls.c.begun), order_by=calls.c.created)
+        chosen = select(calls.c.id, came.label("place")).where(calls.c.state == QUEUED, calls.c.begun > 0).subquery()
+        with self._records.read() as connection:
+            rows = connection.execute(
+                _executable()
+                .join(chosen, chosen.c.id == calls.c.id)
+                .order_by(calls.c.begun.desc(), chosen.c.place, calls.c.created)
+            )
+            return [call for call in map(self._due_call, rows) if not call.hopeless]
+
+    def isolate(self, call: Due, alone: bool) -> None:
+        """Note that nothing else is executed beside a call the next time, or that something is after all."""
+        with self._records.write() as connection:
+            chosen = update(calls).where(calls.c.id == call.id, calls.c.state == QUEUED)
+            connection.execute(chosen.values(alone=call.begun + 1 if alone else None))
+
     def leave(self, due: Sequence[Due]) -> None:
         """Note that calls are left to the next server on purpose: their execution counts as not begun."""
         with self._records.write() as connection:
@@ -430,6 +449,7 @@ class Log:
             about.get("key_revoked") is not None,
             row.tokens or 0,
             row.memory or 0,
+            row.alone or 0,
         )
 
     # --- what is no longer kept ---------------------------------------------------------------------------------------

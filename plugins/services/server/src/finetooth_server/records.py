@@ -115,6 +115,7 @@ calls = Table(
     Column("delivered", Float),
     Column("key", String(32)),
     Column("begun", Integer),
+    Column("alone", Integer),
     Column("dropped", Boolean),
     Column("cancelled", Boolean),
     Column("tokens", BigInteger),

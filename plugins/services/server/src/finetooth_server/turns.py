@@ -176,18 +176,17 @@ class SamplingTurns:
                     self._turns[key] = self._hosts.together(self._weights(call).recipe) or key
         return self._turns[key]
 
+    def admit_alone(self, call: Due) -> None:
+        """Let a call join that nothing is to be written beside."""
+        self._turn_to(self._turn_of(str(call.batch), ()))
+        self._join([call])
+
     def _join(self, found: Sequence[Due]) -> None:
-        """Take calls into the batch. One that was under way when a server ended is written alone, so that if it ends
-        this one too, no other call is suspected."""
+        """Take calls into the batch."""
         for call in found:
             if call.hopeless:
                 self._fail(call, call.hopeless, "user")
         found = [call for call in found if not call.hopeless]
-        suspects = [call for call in found if call.begun]
-        if self._writing and (suspects or any(one.call.begun for one in self._writing.values())):
-            return
-        if suspects:
-            found = suspects[:1]
         if found:
             self._log.begin(found)
         for call in found:

@@ -43,6 +43,11 @@ MAKING = 2.0
 caches and the interpreter to none of the others. So who opens and closes models one after the other has a third."""
 
 
+ALONE = 3.0
+"""Seconds at a server's start for calls that were under way when an earlier one ended: each is executed with nothing
+beside it, so that if it ends this one too, no other call is suspected. What is left of them then goes on with all."""
+
+
 class Writer:
     """Executes the log. `wake` it after every submission."""
 
@@ -120,6 +125,7 @@ class Writer:
 
     def _work(self) -> None:
         try:
+            self._try_suspects()
             while True:
                 with self._bell:
                     while not (self._anything() or self._ending):
@@ -130,10 +136,8 @@ class Writer:
                     if self._ending:
                         break
                     woken, self._woken = self._woken, {}
-                    cancelled, self._cancelled = self._cancelled, set()
                     look, self._sampling = self._sampling, False  # before looking: what comes now is seen next time
-                self._turns.cancel(cancelled)
-                self._scheduler.stop(cancelled)
+                self._break_off()
                 self._look_into(woken)
                 if look and self._admits() and not self._turns.busy:
                     self._sampling = True  # these could not be sampled; others wait
@@ -150,6 +154,36 @@ class Writer:
         except BaseException as error:  # what is left in the log is done by the next server
             self.broken = f"{type(error).__name__}: {error}"
             raise
+
+    def _try_suspects(self) -> None:
+        """See `ALONE`."""
+        end = time.monotonic() + ALONE
+        for call in self._log.suspects():
+            if self._ending or time.monotonic() > end:
+                return
+            if not call.batch and self._log.peek(call.queue) is None:
+                continue  # a call before it is to come first
+            self._log.isolate(call, True)
+            if call.batch:
+                self._turns.admit_alone(call)
+            else:
+                self._scheduler.offer(call.queue, self._log.peek(call.queue))
+            while not self._ending and time.monotonic() < end:
+                self._break_off()
+                self._scheduler.turn()  # once more after the end: for nobody is waited then
+                if not self._scheduler.wants:
+                    if not len(self._scheduler):
+                        break
+                    with self._bell:
+                        self._bell.wait(0.01)  # it writes files
+            self._log.isolate(call, False)
+
+    def _break_off(self) -> None:
+        """Stop what was cancelled."""
+        with self._bell:
+            cancelled, self._cancelled = self._cancelled, set()
+        self._turns.cancel(cancelled)
+        self._scheduler.stop(cancelled)
 
     def _admits(self) -> bool:
         """See `SamplingTurns.admit`; that is borne by those whose calls are written, by how many they are."""
