@@ -15,7 +15,7 @@ from finetooth_hooks import Adapter, Backend, MemoryEstimate, Plan, PlanError, Q
 from finetooth_hooks.plan import Decision
 from finetooth_hooks.protocols import Device, HardwareFacts, Stored
 
-GIB = 2**30
+GB = 10**9
 NOTHING: Any = None
 SAVINGS = (
     Saving(label="near", options={"near": True}, costs="time"),
@@ -34,7 +34,7 @@ ENTRIES = (
 STORED = {"eight": 1.0, "four": 0.56, "other_four": 0.52}
 TRAINED = {"low": 10, "whole": 1000, "top": 100}
 TAKES = {("whole", None): 16.0, ("low", None): 8.0, ("low", "eight"): 4.5, ("low", "other_four"): 3.0}
-"""GiB by adapter and quantizer; recomputing halves them, and each option of the backend once more."""
+"""GB by adapter and quantizer; recomputing halves them, and each option of the backend once more."""
 
 
 class Context:
@@ -83,9 +83,9 @@ class RequestOf:
 
 
 def decided(memory: float, available: float | None = None) -> Any:
-    """Plans on a device with so many GiB."""
-    free = None if available is None else int(available * GIB)
-    device = Device("gpu:0", "a GPU", int(memory * GIB), available=free)
+    """Plans on a device with so many GB."""
+    free = None if available is None else int(available * GB)
+    device = Device("gpu:0", "a GPU", int(memory * GB), available=free)
     place = SimpleNamespace(hardware=HardwareFacts("t:gpu", (device,), ("bf16",)))
 
     def decide(context: Any) -> Job:
@@ -100,7 +100,7 @@ def decided(memory: float, available: float | None = None) -> Any:
         decisions = [Decision("adapter", recipe.adapter, "the recipe says so"), Decision("method", "sft", "default")]
         plan = Plan(
             recipe.as_dict(), {}, {}, recipe.train.settings(), tuple(decisions),
-            MemoryEstimate({"weights": int(takes * GIB)}), notes=("what was said before",),
+            MemoryEstimate({"weights": int(takes * GB)}), notes=("what was said before",),
         )  # fmt: skip
         request: Any = RequestOf(place, plan)
         return Job(context, plan, None, NOTHING, NOTHING, request, NOTHING, (), (), ())
@@ -144,18 +144,18 @@ def test_the_first_step_that_fits_is_written_into_the_recipe(
 def test_every_step_is_said_with_its_figure_and_what_it_gives_up() -> None:
     job = chosen(4)
     assert job.plan.notes == (
-        "adapter: auto, quantization: auto: whole would take 16.0 GiB at the peak (weights 16.0 GiB), and a GPU has "
-        "4.0 GiB: passed over",
-        "adapter: auto, quantization: auto: low would take 8.0 GiB at the peak (weights 8.0 GiB), and a GPU has "
-        "4.0 GiB: passed over",
-        "adapter: auto, quantization: auto: low over eight would take 4.5 GiB at the peak (weights 4.5 GiB), and a GPU "
-        "has 4.0 GiB: passed over",
-        "adapter: auto, quantization: auto: low over other_four is taken: 3.0 GiB at the peak; given up: the weights "
+        "adapter: auto, quantization: auto: whole would take 16.00 GB at the peak (weights 16.00 GB), and a GPU has "
+        "4.00 GB: passed over",
+        "adapter: auto, quantization: auto: low would take 8.00 GB at the peak (weights 8.00 GB), and a GPU has "
+        "4.00 GB: passed over",
+        "adapter: auto, quantization: auto: low over eight would take 4.50 GB at the peak (weights 4.50 GB), and a GPU "
+        "has 4.00 GB: passed over",
+        "adapter: auto, quantization: auto: low over other_four is taken: 3.00 GB at the peak; given up: the weights "
         "of the base stay as they are, the linear weights of the base are rounded to 4 bits",
         "what was said before",
     )
     reasons = {one.setting: one.reason for one in job.plan.decisions}
-    assert reasons == {"adapter": "auto: low over eight would take 4.5 GiB, this takes 3.0 GiB", "method": "default"}
+    assert reasons == {"adapter": "auto: low over eight would take 4.50 GB, this takes 3.00 GB", "method": "default"}
 
 
 def test_bits_that_save_nothing_are_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,15 +164,15 @@ def test_bits_that_save_nothing_are_not_given_up(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setitem(TAKES, ("low", name), takes)
     job = chosen(5)
     assert made(job) == {"adapter": "low", "quantization": None, "gradient_checkpointing": True}
-    assert "low over eight would take 9.0 GiB" in job.plan.notes[2]
+    assert "low over eight would take 9.00 GB" in job.plan.notes[2]
     assert job.plan.notes[2].endswith("passed over (no less than low)")
-    assert "low, activations recomputed is taken: 4.0 GiB" in job.plan.notes[4]
+    assert "low, activations recomputed is taken: 4.00 GB" in job.plan.notes[4]
     assert "rounded" not in job.plan.notes[4]
 
 
 def test_what_is_free_now_counts() -> None:
     assert made(chosen(32, available=9))["adapter"] == "low"
-    assert "has 9.0 GiB of 32.0 GiB free now" in chosen(32, available=9).plan.notes[0]
+    assert "has 9.00 GB of 32.00 GB free now" in chosen(32, available=9).plan.notes[0]
 
 
 def test_only_what_is_left_open_is_chosen() -> None:
@@ -193,8 +193,8 @@ def test_what_the_backend_keeps_elsewhere_comes_last() -> None:
     job = chosen(1)
     assert job.context.recipe.backend == {"name": "plain", "near": True}
     *_, before, taken, _ = job.plan.notes
-    assert "low over other_four, activations recomputed would take 1.5 GiB" in before
-    assert "low over other_four, activations recomputed, near is taken: 0.8 GiB at the peak; given up: " in taken
+    assert "low over other_four, activations recomputed would take 1.50 GB" in before
+    assert "low over other_four, activations recomputed, near is taken: 750 MB at the peak; given up: " in taken
     assert taken.endswith("time: the layers compute their forward pass twice, time")
     assert chosen(0.5).context.recipe.backend == {"name": "plain", "near": True, "far": 2}
 
@@ -208,14 +208,14 @@ def test_what_the_recipe_says_of_the_backend_is_kept() -> None:
 
 def test_what_was_passed_over_is_named_where_nothing_fits() -> None:
     assert chosen(0.1).passed == (
-        "whole 16.0 GiB",
-        "low 8.0 GiB",
-        "low over eight 4.5 GiB",
-        "low over other_four 3.0 GiB",
-        "low, activations recomputed 4.0 GiB",
-        "low over eight, activations recomputed 2.2 GiB",
-        "low over other_four, activations recomputed 1.5 GiB",
-        "low over other_four, activations recomputed, near 0.8 GiB",
+        "whole 16.00 GB",
+        "low 8.00 GB",
+        "low over eight 4.50 GB",
+        "low over other_four 3.00 GB",
+        "low, activations recomputed 4.00 GB",
+        "low over eight, activations recomputed 2.25 GB",
+        "low over other_four, activations recomputed 1.50 GB",
+        "low over other_four, activations recomputed, near 750 MB",
     )
 
 

@@ -24,24 +24,24 @@ from finetooth_hooks.protocols import (
 )
 from finetooth_hooks.testing.fake_context import FACTS, TRAIN
 
-GIB = 2**30
+GB = 10**9
 NOTHING: Any = None
 
 
 class Estimator:
-    """Weights take 2 GiB, or what their quantizer says; what trains 4 and the optimizer's bytes a parameter; a token
-    1 MiB, a tenth of it with checkpointing. On the host a GiB."""
+    """Weights take 2 GB, or what their quantizer says; what trains 4 and the optimizer's bytes a parameter; a token
+    a 1,024th of a GB, a tenth of it with checkpointing. On the host a GB."""
 
     def plan(self, asked: PlanRequest) -> Any:
         train, stored = asked.train, asked.base.stored
         tokens = min(train.micro_batch_tokens or 4096, train.batch_size * asked.data.longest)
         assert asked.kernels is None  # a trial picks nothing
         parts = {
-            "weights": int(2 * GIB * (1.0 if stored is None else stored.bytes_per_weight / 2)),
+            "weights": int(2 * GB * (1.0 if stored is None else stored.bytes_per_weight / 2)),
             "trains": int((4 + asked.updates.state_bytes) * asked.trains.parameters),
-            "activations": tokens * 2**20 // (10 if train.gradient_checkpointing else 1),
+            "activations": tokens * GB // 1024 // (10 if train.gradient_checkpointing else 1),
         }
-        return SimpleNamespace(memory=MemoryEstimate(parts, host={"overhead": GIB}))
+        return SimpleNamespace(memory=MemoryEstimate(parts, host={"overhead": GB}))
 
 
 class LowRank:
@@ -59,14 +59,14 @@ ENTRIES = (
 
 
 def job(memory: float, available: float | None = None, host: float = 8, entries: Any = ENTRIES, **settings: Any) -> Any:
-    """Half a billion parameters of which all train (6 GiB), rows of 512 tokens."""
+    """Half a billion parameters of which all train (6 GB), rows of 512 tokens."""
     train = replace(TRAIN, **{"batch_size": 8, "micro_batch_tokens": 4096, "gradient_checkpointing": False, **settings})
-    free = None if available is None else int(available * GIB)
-    device = Device("gpu:0", "a GPU", int(memory * GIB), available=free)
-    hardware = HardwareFacts("t:gpu", (device,), ("bf16",), host_memory=int(host * GIB))
-    trains = TrainsPart(NOTHING, GIB // 2)
+    free = None if available is None else int(available * GB)
+    device = Device("gpu:0", "a GPU", int(memory * GB), available=free)
+    hardware = HardwareFacts("t:gpu", (device,), ("bf16",), host_memory=int(host * GB))
+    trains = TrainsPart(NOTHING, GB // 2)
     asked = PlanRequest(
-        train, BasePart(ModelInfo("m", "t:m", "llama", {}, GIB // 2, GIB), FACTS, NOTHING), trains,
+        train, BasePart(ModelInfo("m", "t:m", "llama", {}, GB // 2, GB), FACTS, NOTHING), trains,
         UpdatesPart(NOTHING, NOTHING, "t:wide", 8.0), PlacePart(hardware), DataPart(512, 300.0, "train:1"),
     )  # fmt: skip
     registered = [SimpleNamespace(entry=entry, full_name=f"t:{entry.name}") for entry in entries]
@@ -91,26 +91,26 @@ def refusal(**of: Any) -> str:
 
 
 def test_what_fits_is_not_touched() -> None:
-    check_memory(job(memory=12))  # 2 + 6 + 4 GiB
+    check_memory(job(memory=12))  # 2 + 6 + 4 GB
 
 
 def test_each_change_that_suffices_is_named_with_what_it_takes() -> None:
     said = refusal(memory=9)
-    assert "would take 12.0 GiB at the peak (trains 6.0 GiB, activations 4.0 GiB, weights 2.0 GiB)" in said
-    assert "a GPU has 9.0 GiB" in said
+    assert "would take 12.00 GB at the peak (trains 6.00 GB, activations 4.00 GB, weights 2.00 GB)" in said
+    assert "a GPU has 9.00 GB" in said
     assert (
-        "what would fit: train.micro_batch_tokens=1024 (9.0 GiB); train.gradient_checkpointing=true (8.4 GiB); "
-        "adapter=low (6.0 GiB); optimizer=lean (8.5 GiB); train.max_length=128 (9.0 GiB); or go on"
+        "what would fit: train.micro_batch_tokens=1024 (9.00 GB); train.gradient_checkpointing=true (8.40 GB); "
+        "adapter=low (6.01 GB); optimizer=lean (8.50 GB); train.max_length=128 (9.00 GB); or go on"
     ) in said
 
 
 def test_changes_that_suffice_only_together_are_named_together() -> None:
     said = refusal(memory=2.2)
     assert (
-        "what would fit: train.micro_batch_tokens=512 with train.gradient_checkpointing=true with adapter=low (2.1 GiB)"
+        "what would fit: train.micro_batch_tokens=512 with train.gradient_checkpointing=true with adapter=low (2.06 GB)"
     ) in said
     said = refusal(memory=0.7)
-    assert "adapter=low with quantization=four (0.6 GiB)" in said
+    assert "adapter=low with quantization=four (563 MB)" in said
 
 
 def test_where_nothing_helps_it_says_so() -> None:
@@ -122,12 +122,12 @@ def test_where_nothing_helps_it_says_so() -> None:
 
 def test_what_is_free_counts_only_against_the_start() -> None:
     said = refusal(memory=16, available=9)
-    assert "a GPU has 9.0 GiB of 16.0 GiB free now (end what else takes memory; what would fit: " in said
+    assert "a GPU has 9.00 GB of 16.00 GB free now (end what else takes memory; what would fit: " in said
 
 
 def test_the_hosts_memory_counts_too() -> None:
     said = refusal(memory=16, host=0.5)
-    assert "would take 1.0 GiB at the peak (overhead 1.0 GiB), and the host has 0.5 GiB" in said
+    assert "would take 1.00 GB at the peak (overhead 1.00 GB), and the host has 500 MB" in said
 
 
 def test_an_unknown_memory_refuses_nothing() -> None:
@@ -148,12 +148,12 @@ def test_what_is_kept_on_a_disk_must_have_room_there(monkeypatch: pytest.MonkeyP
     """Beside memory, which it does not take."""
     from finetooth_core import memory_check
 
-    monkeypatch.setattr(memory_check.shutil, "disk_usage", lambda folder: SimpleNamespace(free=5 * GIB))
-    device = Device("gpu:0", "a GPU", 8 * GIB)
+    monkeypatch.setattr(memory_check.shutil, "disk_usage", lambda folder: SimpleNamespace(free=5 * GB))
+    device = Device("gpu:0", "a GPU", 8 * GB)
     hardware = HardwareFacts("t:gpu", (device,), ("bf16",))
-    fits = MemoryEstimate({"weights": 4 * GIB}, disk={"activations": 4 * GIB})
+    fits = MemoryEstimate({"weights": 4 * GB}, disk={"activations": 4 * GB})
     assert memory_check.shortages(fits, hardware) == []
-    lacks = MemoryEstimate({"weights": 4 * GIB}, disk={"activations": 4 * GIB, "layers": 2 * GIB})
+    lacks = MemoryEstimate({"weights": 4 * GB}, disk={"activations": 4 * GB, "layers": 2 * GB})
     (said,) = memory_check.shortages(lacks, hardware)
-    assert said.startswith("would take 6.0 GiB at the peak (activations 4.0 GiB, layers 2.0 GiB), and the disk of ")
-    assert said.endswith("has 5.0 GiB free now")
+    assert said.startswith("would take 6.00 GB at the peak (activations 4.00 GB, layers 2.00 GB), and the disk of ")
+    assert said.endswith("has 5.00 GB free now")

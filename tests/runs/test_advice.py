@@ -160,6 +160,24 @@ def test_the_command_reads_nothing_but_a_config(tmp_path: Path, ft: Any) -> None
     assert code == 0 and "nothing fits: take a smaller model" in out
 
 
+def test_several_models_are_a_line_each(tmp_path: Path, ft: Any) -> None:
+    """Of each what the reviewed table has for it on such a machine."""
+    for name in ("0.5B", "8B", "70B"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(MODELS[name]), encoding="utf-8")
+    folders = [str(tmp_path / name) for name in ("0.5B", "8B", "70B")]
+    code, out, said = ft("advise", *folders, "--memory", "6GB", "--json")
+    assert code == 0, said
+    each = json.loads(out)
+    assert [one["model"] for one in each] == folders and [one["taken"] for one in each][::2] == ["lora", None]
+    code, out, _ = ft("advise", *folders, "--memory", "6GB")
+    lines = {Path(line.split()[0]).name: line for line in out.splitlines() if str(tmp_path) in line}
+    assert code == 0 and lines["0.5B"].endswith("  lora") and lines["8B"].endswith(each[1]["taken"])
+    assert "nothing; the least would take " in lines["70B"]
+    code, _, said = ft("advise", folders[0], "nowhere/at/all")
+    assert code == 2 and "nowhere" in said and said.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [

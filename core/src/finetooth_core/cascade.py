@@ -23,9 +23,10 @@ from finetooth_hooks.context import Registered
 from finetooth_hooks.entries import Adapter, Backend, Quantizer
 from finetooth_hooks.errors import FinetoothError, PlanError
 from finetooth_hooks.savings import Saving
+from finetooth_toolbox.text import measures
 
 from finetooth_core.context import RunContext
-from finetooth_core.memory_check import gib, shortages
+from finetooth_core.memory_check import shortages
 from finetooth_core.plan import Job
 from finetooth_core.recipe import AUTO, Recipe
 
@@ -71,7 +72,7 @@ class Tried:
     @property
     def figure(self) -> str:
         """What it takes of the device, or that nobody can say."""
-        return "cannot work" if self.job is None else gib(self.job.plan.memory.total)
+        return "cannot work" if self.job is None else measures.size(self.job.plan.memory.total)
 
 
 # --- which choices are open -------------------------------------------------------------------------------------------

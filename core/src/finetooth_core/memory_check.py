@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from finetooth_hooks.errors import FinetoothError, PlanError
 from finetooth_hooks.plan import MemoryEstimate
 from finetooth_hooks.protocols import HardwareFacts, PlanRequest
+from finetooth_toolbox.text.measures import size
 
 from finetooth_core.memory_ladder import Rung, ladder
 from finetooth_core.plan import Job
@@ -54,12 +55,12 @@ class Pool:
     def shortage(self) -> str:
         """What it lacks; empty if nothing."""
         largest = sorted(self.needed.items(), key=lambda part: -part[1])[:3]
-        takes = f"would take {gib(self.taken)} at the peak ({', '.join(f'{n} {gib(s)}' for n, s in largest if s)})"
+        takes = f"would take {size(self.taken)} at the peak ({', '.join(f'{n} {size(s)}' for n, s in largest if s)})"
         if self.total and self.taken > self.total:
-            return f"{takes}, and {self.where} has {gib(self.total)}"
+            return f"{takes}, and {self.where} has {size(self.total)}"
         if self.available is not None and self.taken > self.available:
-            of = f" of {gib(self.total)}" if self.total else ""
-            return f"{takes}, and {self.where} has {gib(self.available)}{of} free now"
+            of = f" of {size(self.total)}" if self.total else ""
+            return f"{takes}, and {self.where} has {size(self.available)}{of} free now"
         return ""
 
 
@@ -112,7 +113,7 @@ def _passed(job: Job) -> str:
 def _reduced(memory: MemoryEstimate, without: Collection[str]) -> MemoryEstimate:
     """The estimate without some of its parts."""
     device, host, disk = (
-        {part: size for part, size in pool.items() if part not in without}
+        {part: takes for part, takes in pool.items() if part not in without}
         for pool in (memory.parts, memory.host, memory.disk)
     )
     return replace(memory, parts=device, host=host, disk=disk)
@@ -127,7 +128,7 @@ def _advice(job: Job, without: Collection[str]) -> str:
     groups = ladder(job)
     alone = [found for found in (trial.mildest(job.asked, rungs) for rungs in groups) if found is not None]
     if alone:
-        return "what would fit: " + "; ".join(f"{rung.setting} ({gib(taken)})" for rung, taken in alone)
+        return "what would fit: " + "; ".join(f"{rung.setting} ({size(taken)})" for rung, taken in alone)
     asked, chosen, takes = job.asked, [], _reduced(job.plan.memory, without).total
     for rungs in groups:
         enough = trial.mildest(asked, rungs)
@@ -138,8 +139,8 @@ def _advice(job: Job, without: Collection[str]) -> str:
         asked = rung.change(asked)
         chosen.append(rung.setting)
         if enough is not None:
-            return f"what would fit: {' with '.join(chosen)} ({gib(takes)})"
-    with_all = f" (with {', '.join(chosen)} it would still take {gib(takes)})" if chosen else ""
+            return f"what would fit: {' with '.join(chosen)} ({size(takes)})"
+    with_all = f" (with {', '.join(chosen)} it would still take {size(takes)})" if chosen else ""
     return f"nothing that is installed makes it fit{with_all}: take a smaller model, or a device with more memory"
 
 
@@ -173,8 +174,3 @@ class _Trial:
         found = [(rung, memory.total) for rung in rungs if (memory := self.memory(asked, rung)) is not None]
         least = min(found, key=lambda one: one[1], default=None)
         return least if least is not None and least[1] < WORTHWHILE * takes else None
-
-
-def gib(size: float) -> str:
-    """A size, as a person reads it."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"

@@ -137,8 +137,8 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(ft: Any, folder
         answer = ft(command, "recipe.yaml", small)
         assert answer.code == 2 and len(answer.err.splitlines()) == 1
         assert answer.err.startswith(
-            "error: memory: the run would take 1.4 GiB at the peak (overhead 1.4 GiB, weights 3.8 MiB), and a toy "
-            "computer has 0.9 GiB (nothing that is installed makes it fit"
+            "error: memory: the run would take 1.50 GB at the peak (overhead 1.50 GB, weights 4 MB), and a toy "
+            "computer has 1.00 GB (nothing that is installed makes it fit"
         )
         assert "--accept-memory" in answer.err and "1.50 GB of 1.00 GB" in answer.out
         assert not (folder / "runs").exists()
@@ -157,7 +157,7 @@ def test_who_only_talks_to_a_model_needs_no_memory_for_training(ft: Any, folder:
     assert talks.code == 0, talks.err
     small = "hardware={name: toy, memory: 1000000000}"
     refused = ft("chat", "runs/mine", small, "--prompt", "hi")
-    assert refused.code == 2 and "error: memory: the model would take 1.4 GiB at the peak" in refused.err
+    assert refused.code == 2 and "error: memory: the model would take 1.50 GB at the peak" in refused.err
     assert ft("chat", "runs/mine", small, "--prompt", "hi", "--accept-memory").code == 0
 
 
@@ -165,7 +165,7 @@ def test_an_engine_of_python_is_refused_as_a_run_is(folder: Path) -> None:
     import finetooth
 
     small = "hardware={name: toy, memory: 1000000000}"
-    with pytest.raises(PlanError, match=r"the run would take 1\.4 GiB at the peak.*train\.accept_memory=true"):
+    with pytest.raises(PlanError, match=r"the run would take 1\.50 GB at the peak.*train\.accept_memory=true"):
         finetooth.engine("recipe.yaml", small)
     assert finetooth.engine("recipe.yaml", small, accept_memory=True).capabilities
     assert finetooth.engine("recipe.yaml", small, "train.accept_memory=true").capabilities
@@ -174,7 +174,7 @@ def test_an_engine_of_python_is_refused_as_a_run_is(folder: Path) -> None:
 def test_memory_that_something_else_has_taken_is_missed_at_the_start(ft: Any, folder: Path) -> None:
     busy = "hardware={name: toy, available: 500000000}"
     answer = ft("run", "recipe.yaml", busy)
-    assert answer.code == 2 and "a toy computer has 0.5 GiB of 9.3 GiB free now (end what else takes" in answer.err
+    assert answer.code == 2 and "a toy computer has 500 MB of 10.00 GB free now (end what else takes" in answer.err
     interrupted = "plugins=[{use: ./toy_plugin.py, options: {interrupt_at: 2}}]"
     assert ft("run", "recipe.yaml", interrupted, "checkpoint.every=1").code == 130
     refused = ft("resume", "runs/mine", busy)

@@ -55,6 +55,27 @@ def test_help_lists_commands_under_their_sections(ft: Any) -> None:
     assert "Exit codes: 0 done" in answer.out
 
 
+def test_a_usage_error_of_several_lines_is_one(ft: Any, folder: Path) -> None:
+    """click writes choices that it would have, and lines of a message, below each other."""
+    (folder / "picky.py").write_text(
+        "import click\n"
+        "from finetooth_hooks import Command, hookimpl\n"
+        "@hookimpl\n"
+        "def ft_commands():\n"
+        "    yield Command(name='pick', build=f'{__name__}:pick', summary='choose', section='Toys')\n"
+        "@click.command()\n"
+        "@click.argument('which', type=click.Choice(['red', 'blue']))\n"
+        "@click.option('--more')\n"
+        "def pick(which, more):\n"
+        "    raise click.UsageError('first line\\n\\n\\tsecond   line.')\n"
+    )
+    said = ft("pick", "red", "--plugins", "picky.py")
+    assert (said.code, said.err) == (2, "error: first line second line (see ft pick --help)\n")
+    missing = ft("pick", "--plugins", "picky.py")
+    assert missing.code == 2 and missing.err.count("\n") == 1
+    assert "Missing argument" in missing.err and "red, blue" in missing.err
+
+
 def test_train_is_run(ft: Any) -> None:
     options = ft("run", "--help").out.partition("\n")[2]
     train = ft("train", "--help")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command("advise")
-@click.argument("model", required=False)
+@click.argument("models", metavar="[MODEL]...", nargs=-1)
 @click.option("--memory", metavar="SIZE", help="Of the device, such as 24GB; default: the machine that this is.")
 @click.option("--cpu", is_flag=True, help="With --memory: a processor, not an accelerator.")
 @click.option("--rows", type=click.IntRange(min=1), default=1000, show_default=True, help="How many rows train.")
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 @click.pass_obj
 def command(
     state: State,
-    model: str | None,
+    models: tuple[str, ...],
     memory: str | None,
     cpu: bool,
     rows: int,
@@ -37,12 +38,13 @@ def command(
 ) -> None:
     """Show what of MODEL can be trained in a memory, how long it takes and what is known of the quality.
 
-    MODEL is what a recipe's `model` takes, or a folder with nothing but its config.json; no weights are read.
+    MODEL is what a recipe's `model` takes, or a folder with nothing but its config.json; no weights are read. Several
+    are compared: what of each fits, a line for each.
     """
     if goal:
         _show_goals(state, as_json)
         return
-    if model is None:
+    if not models:
         raise UserError("ft advise: no model is named", action="write ft advise MODEL, or ft advise --goal")
     if cpu and memory is None:
         raise UserError("--cpu goes with --memory", action="add --memory, such as 32GB")
@@ -52,15 +54,21 @@ def command(
 
     size = None if memory is None else memory_of(memory, "--memory")
     hardware = None if size is None else made_up.processor(size) if cpu else made_up.accelerator(size)
-    context = state.sketch({"model": model, "adapter": "auto", "quantization": "auto"}, hardware)
-    found = advice.advise(context, rows=rows, length=length, speed=None if tflops is None else tflops * 1e12)
+    speed = None if tflops is None else tflops * 1e12
+    found = {}
+    for model in models:
+        context = state.sketch({"model": model, "adapter": "auto", "quantization": "auto"}, hardware)
+        found[model] = advice.advise(context, rows=rows, length=length, speed=speed)
     if as_json:
         import json
 
-        click.echo(json.dumps(plain(found, model), indent=2, sort_keys=True))
+        made = [plain(one, model) for model, one in found.items()]
+        click.echo(json.dumps(made[0] if len(made) == 1 else made, indent=2, sort_keys=True))
         state.said_json = True
-        return
-    _show(found, model)
+    elif len(found) == 1:
+        _show(found[models[0]], models[0])
+    else:
+        _show_several(found)
 
 
 def plain(found: Advice, model: str) -> dict[str, Any]:
@@ -118,8 +126,7 @@ def _show(found: Advice, model: str) -> None:
         f"{model}, {found.parameters:,} parameters, on {found.hardware.label} ({render.size(found.hardware.memory)})"
     )
     lines = [
-        f"{found.rows:,} rows of {found.length} tokens, once; time at {found.speed / 1e12:.3g} TFLOP/s, "
-        f"{found.speed_from}",
+        _measured_by(found),
         "memory is the plan's estimate of the peak; time is of the products alone, without turning stored bits into "
         "numbers; what stands behind authors are numbers of arXiv",
     ]
@@ -129,6 +136,39 @@ def _show(found: Advice, model: str) -> None:
         settings = ", ".join(f"{name}: {_said(value)}" for name, value in found.taken.step.changes.items())
         lines.append(f"adapter: auto with quantization: auto takes {found.taken.step.label} ({settings})")
     render.show(console, render.table(console, title, headers, rows, numbers=2), "\n".join(lines))
+
+
+def _measured_by(found: Advice) -> str:
+    return (
+        f"{found.rows:,} rows of {found.length} tokens, once; time at {found.speed / 1e12:.3g} TFLOP/s, "
+        f"{found.speed_from}"
+    )
+
+
+def _show_several(found: Mapping[str, Advice]) -> None:
+    """A line for each model: the best way that fits, or what the smallest lacks."""
+    from rich.console import Console
+
+    from finetooth_core.cli import render
+
+    console = Console(highlight=False)
+    rows = []
+    for model, one in found.items():
+        way = one.taken
+        possible = [each.memory.total for each in one.ways if each.memory is not None]
+        least = f"nothing; the least would take {render.size(min(possible))}" if possible else "nothing"
+        memory = "-" if way is None or way.memory is None else render.size(way.memory.total)
+        time = "-" if way is None or way.seconds is None else render.duration(way.seconds)
+        rows.append((model, f"{one.parameters:,}", memory, time, least if way is None else way.step.label))
+    first = next(iter(found.values()))
+    lines = [
+        _measured_by(first),
+        "what fits is the first way that does, of those that `ft advise MODEL` lists; memory is the plan's estimate of "
+        "the peak",
+    ]
+    headers = ("model", "parameters", "memory", "time", "what fits")
+    title = f"On {first.hardware.label} ({render.size(first.hardware.memory)})"
+    render.show(console, render.table(console, title, headers, rows, numbers=3), "\n".join(lines))
 
 
 def _said(value: Any) -> str:

@@ -39,6 +39,9 @@ LARGEST = 3
 PROMPT_TAIL = 240
 """Characters of a question that are shown, counted from its end: the question stands there."""
 
+HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
+"""A SHA-256."""
+
 NARROW = 60
 """Columns of a terminal below which a table that does not fit is written as paragraphs."""
 
@@ -294,8 +297,8 @@ def next_steps(outcome: Outcome, folder: Path, commands: Sequence[str]) -> Rende
 
 
 def value(decided: Any) -> str:
-    """A decided value as YAML would spell it."""
-    return decided if isinstance(decided, str) else json.dumps(decided, default=str)
+    """A decided value as YAML would spell it; of a hash, the first digits."""
+    return HASH.sub(r"\1", decided if isinstance(decided, str) else json.dumps(decided, default=str))
 
 
 def score(number: float, share: bool) -> str:

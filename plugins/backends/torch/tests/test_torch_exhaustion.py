@@ -52,8 +52,8 @@ def test_the_line_has_the_figures_and_the_order() -> None:
     error = exhausted(RuntimeError(HOST), situation())
     assert error.exit_code == 1
     assert str(error) == (
-        "forward_backward ran out of memory at step 12, asking for 5.00 GiB more: the process held 7.00 GiB (peak 7.50 "
-        "GiB) of 8.00 GiB, planned were 4.00 GiB (activations 3.00 GiB, weights 1.00 GiB), longest row 400 tokens "
+        "forward_backward ran out of memory at step 12, asking for 5.37 GB more: the process held 7.52 GB (peak 8.05 "
+        "GB) of 8.59 GB, planned were 4.29 GB (activations 3.22 GB, weights 1.07 GB), longest row 400 tokens "
         "(train:3) (in this order: lower train.micro_batch_tokens from 2048 to 1024; set "
         "train.gradient_checkpointing=true; lower train.max_length from 512 to 200; give the process more memory)"
     )
@@ -85,7 +85,7 @@ def test_what_holds_all_that_trains_depends_on_no_portion(call: str) -> None:
     advice = "; ".join(ladder(situation(call=call)))
     assert "micro_batch" not in advice and "checkpointing" not in advice and "max_length" not in advice
     said = str(exhausted(RuntimeError(HOST), situation(call=call, step=0)))
-    assert said.startswith(f"{call} ran out of memory, asking for 5.00 GiB more: the process held")
+    assert said.startswith(f"{call} ran out of memory, asking for 5.37 GB more: the process held")
     assert f"{call} ran out of memory after step 11" in str(exhausted(RuntimeError(HOST), situation(call=call)))
 
 
@@ -94,7 +94,7 @@ def test_building_an_engine_that_finds_no_memory_names_it(kit: SimpleNamespace) 
     def full(model: Any) -> None:
         raise RuntimeError(HOST)
 
-    with pytest.raises(EngineError, match=r"building the engine ran out of memory, asking for 5\.00 GiB") as caught:
+    with pytest.raises(EngineError, match=r"building the engine ran out of memory, asking for 5\.37 GB") as caught:
         kit.engine(prepare=full)
     assert caught.value.exit_code == 1 and "micro_batch" not in str(caught.value)
 
@@ -149,7 +149,7 @@ def test_everything_that_takes_memory_is_guarded(
     monkeypatch.setattr(kit.adapter, "export", always)
     monkeypatch.setattr(kit.adapter, "restore", always)
     given = {"snapshot": (), "rollback": (state,), "load": (tmp_path / "state",), "restore": (tmp_path / "artifact",)}
-    with pytest.raises(EngineError, match=f"{call} ran out of memory after step 1, asking for 2.50 GiB more"):
+    with pytest.raises(EngineError, match=f"{call} ran out of memory after step 1, asking for 2.68 GB more"):
         getattr(engine, call)(*given.get(call, (path,)))
 
 
@@ -311,7 +311,7 @@ def test_a_running_batch_is_guarded_and_lets_go_of_what_is_half_written(
     assert places == [engine._parts.device] * 2
     advance = Writing.step
     monkeypatch.setattr(Writing, "step", Fails(None))
-    with pytest.raises(EngineError, match=r"generate ran out of memory at step 1, asking for 2\.50 GiB more") as caught:
+    with pytest.raises(EngineError, match=r"generate ran out of memory at step 1, asking for 2\.68 GB more") as caught:
         batch.step()
     assert "generate fewer prompts at once, or lower max_tokens" in str(caught.value)
     assert len(batch) == 0 and batch.waiting == 0 and batch.step() == []
@@ -343,7 +343,7 @@ def test_moving_a_role_is_guarded(kit: SimpleNamespace, monkeypatch: pytest.Monk
     engine = trained(kit)
     places.clear()
     monkeypatch.setattr(module, "move_copy", Fails(None))
-    with pytest.raises(EngineError, match=r"move_role ran out of memory after step 1, asking for 2\.50 GiB more"):
+    with pytest.raises(EngineError, match=r"move_role ran out of memory after step 1, asking for 2\.68 GB more"):
         engine.move_role("reference", 0.5)
     assert places == [engine._parts.device]
 

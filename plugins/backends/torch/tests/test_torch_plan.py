@@ -125,7 +125,7 @@ def test_every_reason_is_the_one_that_decided(request_for: Any) -> None:
 
     def figures(memory: int) -> str:
         made, _ = plan(request_for(model=big, memory=memory, train={"gradient_checkpointing": False}))
-        return f"{made.memory.total / 2**30:.1f} of {memory / 2**30:.1f} GiB"
+        return f"{made.memory.total / 1e9:.2f} GB of {memory / 1e9:.2f} GB"
 
     asked, large, small = "the recipe says so", 64 * 2**30, 5 * 2**30
     for setting, said, changes in (

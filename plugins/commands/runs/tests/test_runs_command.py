@@ -87,9 +87,21 @@ def test_compare_shows_settings_that_differ_and_results(two):
     assert found["settings"] == {"train.batch_size": [None, 4]}  # not where they lie
     assert found["results"]["last loss"] == [1.0, 1.5] and found["results"]["best eval/loss"] == [2.0, 3.0]
     text = said("compare", "one", "two")
-    assert "train.batch_size  -    4" in text
+    assert "train.batch_size  not set  4" in text
     with pytest.raises(UserError, match="one run is nothing to compare"):
         said("compare", "one")
+
+
+def test_a_hash_is_shown_by_its_first_digits_and_what_is_missing_in_words(two):
+    for folder, digest in zip(two, ("ab" * 32, None), strict=True):
+        plan = json.loads((folder / "plan.json").read_text())
+        plan["decisions"] = [
+            *plan.get("decisions", []),
+            *([{"setting": "model.parent", "value": digest}] if digest else []),
+        ]
+        (folder / "plan.json").write_text(json.dumps(plan))
+    assert "model.parent      abababababab  not set" in said("compare", "one", "two")
+    assert json.loads(said("compare", "one", "two", "--json"))["settings"]["model.parent"] == ["ab" * 32, None]
 
 
 def test_what_recipes_say_in_two_ways_is_no_difference():

@@ -36,7 +36,7 @@ def tracker(terminal=False, width=100, encoding="utf-8", headline=(), **options)
 
 def test_step_line_says_what_a_watcher_wants(report):
     line = step_line(report(12, loss=1.23456), 60, 2.0)
-    assert line == "step 12/60 · loss 1.2346 · 320 tok/s · ETA 1:36 · 2.00 GiB · lr 1.00e-03"
+    assert line == "step 12/60 · loss 1.2346 · 320 tok/s · ETA 1:36 · 2.15 GB · lr 1.00e-03"
     assert " · 320 tok/s (41% MFU) · ETA" in step_line(report(12, mfu=0.412), 60, 2.0)
     assert step_line(report(12, skipped=True, memory=0), None, 2.0) == (
         "step 12 · loss 1.5000 · 320 tok/s · lr 1.00e-03 · skipped (overflow)"

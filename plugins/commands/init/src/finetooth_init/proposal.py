@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from finetooth_hooks import CommandContext, Method, UserError
 from finetooth_hooks.plan import Plan
 from finetooth_hooks.reports import DataReport
+from finetooth_toolbox.text.measures import size
 
 from finetooth_init.goals import Goal, entry_of
 
@@ -78,14 +81,17 @@ def propose(context: CommandContext, goal: Goal, wishes: Wishes) -> Proposal:
     _, reports = context.planned({**first, "trackers": []})
     rows = next(report for report in reports if report.split == "train")
     recipe, reasons = _described(goal, entry_of(context.catalog, goal), wishes, rows)
-    left = {**recipe, "quantization": AUTO} if goal.adapter == "lora" else recipe
-    plan = context.plan(left, memory=int(USED * wishes.memory))
+    _hand_back()
+    plan = context.plan(recipe, memory=int(USED * wishes.memory))
     has = wishes.memory or plan.memory.device_has
+    if goal.adapter == "lora" and (plan.train.gradient_checkpointing or plan.memory.total > has > 0):
+        # only now, since trying quantizers imports them, and what a process holds is part of the estimate
+        plan = context.plan({**recipe, "quantization": AUTO}, memory=int(USED * wishes.memory))
     steps = [note for note in plan.notes if note.startswith(f"quantization: {AUTO}: ")]
     tried = "; ".join(note.removeprefix(f"quantization: {AUTO}: ") for note in steps)
     if has and plan.memory.total > (USED * has if wishes.memory else has):
         raise UserError(
-            f"{wishes.model} does not fit: {tried or f'it takes {_gb(plan.memory.total)} of {_gb(has)}'}",
+            f"{wishes.model} does not fit: {tried or f'it takes {size(plan.memory.total)} of {size(has)}'}",
             action="take a smaller model, or a machine with more memory",
         )
     decided = {one.setting: one for one in plan.decisions}
@@ -104,9 +110,16 @@ def propose(context: CommandContext, goal: Goal, wishes: Wishes) -> Proposal:
             f"activations are computed again in the backward pass{f': {why.reason}' if why else ''}"
         )
     reasons["train"].append(
-        f"by the plan's estimate the run takes {_gb(plan.memory.total)}" + (f" of {_gb(has)}" if has else "")
+        f"by the plan's estimate the run takes {size(plan.memory.total)}" + (f" of {size(has)}" if has else "")
     )
     return Proposal(recipe, reasons, plan)
+
+
+def _hand_back() -> None:
+    """Give freed memory back to the system: what a process holds is part of a plan's estimate, and `ft check`, which
+    has not looked at the rows before, holds less."""
+    with suppress(AttributeError, OSError, TypeError):  # a C library that has no such function
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _most(context: CommandContext, recipe: Mapping[str, Any]) -> int:
@@ -175,10 +188,6 @@ def _length(rows: DataReport) -> int:
     # lengths are known within a share, and the longest exactly
     enough = rows.longest if enough == ordered[-1] else min(rows.longest, math.ceil(enough * (1 + WITHIN)))
     return max(ROUND, math.ceil(enough / ROUND) * ROUND)
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.2f} GB"
 
 
 def as_lines(proposal: Proposal) -> Iterator[tuple[str, list[str], Any]]:

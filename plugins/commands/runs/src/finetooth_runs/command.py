@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -22,12 +23,15 @@ from finetooth_toolbox.runs.recorded import (
     size_of,
 )
 from finetooth_toolbox.text.controls import escape_controls
+from finetooth_toolbox.text.measures import size
 from finetooth_toolbox.text.nearest import nearest
 
 from finetooth_runs.comparison import differences, results
-from finetooth_runs.tables import duration, moment, number, size, table, width
+from finetooth_runs.tables import duration, moment, number, table, width
 
 RUNS = Path("runs")
+HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
+"""A SHA-256, of which tables show the first digits."""
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 folder_option = click.option(
@@ -124,7 +128,10 @@ def compare(runs: tuple[str, ...], as_json: bool) -> int:
     else:
         click.echo("their settings are the same")
     click.echo("")
-    shown = [(name, *(number(value) for value in values)) for name, values in outcomes.items()]
+    shown = [
+        (name, *("not measured" if value is None else number(value) for value in values))
+        for name, values in outcomes.items()
+    ]
     click.echo(table(("result", *headers[1:]), shown, width()))
     _tell_problems(found)
     return 0
@@ -256,7 +263,8 @@ def _headline(run: Recorded) -> str:
 
 
 def _value(value: Any) -> str:
-    return "-" if value is None else value if isinstance(value, str) else json.dumps(value)
+    """A setting as a table has it: a hash by its first digits, and in words that a run does not set it."""
+    return "not set" if value is None else HASH.sub(r"\1", value if isinstance(value, str) else json.dumps(value))
 
 
 def _tell_groups(folder: Path) -> None:

@@ -41,15 +41,6 @@ def shortened(text: str, columns: int) -> str:
     return text if len(text) <= columns else text[: max(0, columns - 3)] + "..."
 
 
-def size(taken: float) -> str:
-    """Bytes, in decimal units."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if taken < 1000:
-            return f"{taken:.0f} {unit}" if unit == "B" else f"{taken:.1f} {unit}"
-        taken /= 1000
-    return f"{taken:.2f} TB"
-
-
 def duration(seconds: float) -> str:
     """`48 s`, `3 min 20 s`, `2 h 5 min`."""
     minutes, rest = divmod(round(seconds), 60)

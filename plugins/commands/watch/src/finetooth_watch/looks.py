@@ -10,6 +10,7 @@ from typing import Any
 from finetooth_toolbox.runs.advice import advice
 from finetooth_toolbox.runs.recorded import Recorded
 from finetooth_toolbox.text.controls import escape_controls
+from finetooth_toolbox.text.measures import size
 
 FIGURES = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "epoch", "mfu")
 MOST_SAMPLES = 5
@@ -48,7 +49,7 @@ def look(run: Recorded) -> Look:
     figures = [(name, _number(last.get(name))) for name in FIGURES if name in last]
     figures += [(name, _number(value)) for name, value in (last.get("metrics") or {}).items()]
     if last.get("memory"):
-        figures.append(("memory", f"{last['memory'] / 1e9:.2f} GB"))
+        figures.append(("memory", size(last["memory"])))
     evaluations = [
         (str(one["step"]), f"eval/{name}", _number(value))
         for one in run.evaluations

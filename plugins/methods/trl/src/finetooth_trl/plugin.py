@@ -18,8 +18,8 @@ def ft_methods() -> Iterator[Method]:
         needs=frozenset({"module"}),
         headline=("reward", "rewards/accuracies", "mean_token_accuracy"),
         example={"trainer": "sft"},
-        learns_from="what the trainer takes",
-        rows="as for the method that is like it",
+        learns_from="rows for a trainer of the library TRL that no method here is like, named by method.trainer",
+        rows="as that trainer's own documentation says",
         expected_failures={
             "each_item_is_one_step": WITHOUT_A_MODEL,
             "restored_method_goes_on": WITHOUT_A_MODEL,

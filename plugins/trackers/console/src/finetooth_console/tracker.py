@@ -8,6 +8,7 @@ from typing import Any
 
 from finetooth_hooks import Context, Evaluation, Method, Options, Outcome, Run, StepReport
 from finetooth_hooks.bases import TrackerBase
+from finetooth_toolbox.text.measures import size
 from pydantic import Field
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -159,7 +160,7 @@ def step_line(report: StepReport, total: int | None, seconds: float, headline: S
     if total:
         parts.append(f"ETA {duration((total - report.step) * seconds)}")
     if report.memory:
-        parts.append(f"{report.memory / 2**30:.2f} GiB")
+        parts.append(size(report.memory))
     parts.append(f"lr {report.learning_rate:.2e}")
     if report.skipped:
         parts.append("skipped (overflow)")

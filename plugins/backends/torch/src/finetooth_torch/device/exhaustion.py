@@ -20,6 +20,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import torch
 from finetooth_hooks import Datum, EngineError, Plan
 from finetooth_hooks.protocols import EngineRequest
+from finetooth_toolbox.text.measures import size
 
 from finetooth_torch.device.accelerator import current
 from finetooth_torch.device.usage import usage
@@ -93,7 +94,7 @@ def exhausted(error: BaseException, now: Situation) -> EngineError:
     """The error in one line: which call, what was planned, what there is, and what to change in which order."""
     asked = asked_for(error)
     parts = sorted(now.plan.memory.parts.items(), key=lambda part: -part[1])
-    planned = ", ".join(f"{name} {_gib(size)}" for name, size in parts[:2])
+    planned = ", ".join(f"{name} {size(takes)}" for name, takes in parts[:2])
     rows = ""
     if now.longest:
         rows = f", longest row {now.longest} tokens" + (f" ({now.longest_id})" if now.longest_id else "")
@@ -101,9 +102,9 @@ def exhausted(error: BaseException, now: Situation) -> EngineError:
     return EngineError(
         f"{now.call} ran out of memory"
         + (f" {when}" if when else "")
-        + (f", asking for {_gib(asked)} more" if asked else "")
-        + f": {'the process' if now.host else 'the device'} held {_gib(now.used)} (peak {_gib(now.peak)}) of "
-        f"{_gib(now.total)}, planned were {_gib(now.plan.memory.total)}" + (f" ({planned})" if planned else "") + rows,
+        + (f", asking for {size(asked)} more" if asked else "")
+        + f": {'the process' if now.host else 'the device'} held {size(now.used)} (peak {size(now.peak)}) of "
+        f"{size(now.total)}, planned were {size(now.plan.memory.total)}" + (f" ({planned})" if planned else "") + rows,
         action="in this order: " + "; ".join(ladder(now)),
     )
 
@@ -136,14 +137,14 @@ def ladder(now: Situation) -> list[str]:
 
 def is_filled(now: Situation) -> bool:
     """What no portion changes leaves no room."""
-    fixed = sum(size for name, size in now.plan.memory.parts.items() if name not in PORTIONS)
+    fixed = sum(takes for name, takes in now.plan.memory.parts.items() if name not in PORTIONS)
     return now.total > 0 and fixed > FULL * now.total
 
 
 def _smaller(now: Situation) -> list[str]:
     """What makes the part smaller that takes most of what no portion changes."""
     parts = now.plan.memory.parts
-    fixed = {name: size for name, size in parts.items() if name not in PORTIONS}
+    fixed = {name: takes for name, takes in parts.items() if name not in PORTIONS}
     largest = max(fixed, key=lambda name: fixed[name], default="")
     said = {
         "optimizer": ["choose an optimizer that keeps less"],
@@ -274,7 +275,3 @@ def _limit(memory: int) -> int:
     except (ImportError, OSError, ValueError):
         return memory
     return memory if soft == resource.RLIM_INFINITY else min(memory, soft)
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB" if size >= 2**27 else f"{size / 2**20:.1f} MiB"

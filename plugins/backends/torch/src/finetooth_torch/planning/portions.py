@@ -11,6 +11,7 @@ from typing import Protocol
 
 from finetooth_hooks import Decision, MemoryEstimate, PlanError
 from finetooth_hooks.protocols import PlanRequest
+from finetooth_toolbox.text.measures import size
 
 RECIPE = "the recipe says so"
 TOKENS, CHECKPOINTING = "train.micro_batch_tokens", "train.gradient_checkpointing"
@@ -148,4 +149,4 @@ def _checkpointing(request: PlanRequest, needs: Needs, tokens: int) -> Decision:
 
 
 def _figures(takes: int, has: int) -> str:
-    return f"{takes / 2**30:.1f} of {has / 2**30:.1f} GiB"
+    return f"{size(takes)} of {size(has)}"
