@@ -43,7 +43,7 @@ def test_each_task_is_short_and_the_table_is_of_this_page(timing: ModuleType) ->
 
 @pytest.mark.slow
 @pytest.mark.thorough
-def test_all_of_it_with_the_model_that_it_names(timing: ModuleType, tmp_path: Path, shared: Path) -> None:
+def test_all_of_it_with_the_model_that_it_names(timing: ModuleType, tmp_path: Path) -> None:
     """Also what the tests' tiny model cannot do: answers that were learned, a run that stops early, a GGUF file for
     Ollama, a server for others. The page is a copy."""
     page = tmp_path / "tasks.md"

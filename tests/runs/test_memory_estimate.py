@@ -73,6 +73,29 @@ def test_the_estimate_is_within_a_fifth_of_the_peak(name, shared_data, tmp_path)
     pytest.fail(" | ".join(said))
 
 
+def test_a_run_on_top_of_a_run_is_planned_with_what_folding_takes(tmp_path):
+    """The base is held in fp32 while the adapter is folded into it: such runs took a quarter more than was planned."""
+    rows = [{"prompt": f"{i}+1?", "completion": f"{i + 1}"} for i in range(8)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    recipe = {
+        "model": "smollm2-135m",
+        "data": {"train": str(tmp_path / "rows.jsonl")},
+        "method": "sft",
+        "adapter": {"name": "lora", "rank": 8},
+        "train": {"batch_size": 2, "max_steps": 1},
+        "trackers": [],
+        "output": str(tmp_path / "first"),
+    }
+    train = "import json, sys, finetooth; finetooth.run(json.loads(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", train, json.dumps(recipe)], check=True, timeout=1800)
+    second = {**recipe, "model": str(tmp_path / "first"), "output": str(tmp_path / "second")}
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, json.dumps(second)], capture_output=True, text=True, timeout=1800, check=True
+    )
+    planned, peak, *_ = json.loads(done.stdout.splitlines()[-1])
+    assert 0.9 <= planned / peak <= 1.2, f"planned {planned / 1e9:.2f} GB, peak {peak / 1e9:.2f} GB"
+
+
 @pytest.mark.thorough  # where a CPU computes in float32 it is 11 %
 def test_without_compiled_kernels_it_is_within_a_tenth(shared_data, tmp_path):
     """Torch's operations compute the layers then; what they make in passing comes from malloc."""

@@ -166,7 +166,15 @@ class Trained(LoaderBase):
         # an adapter that is folded in is on no disk as a model, until it is merged
         published = self.artifact if self._whole is not None else self.folder / MERGED
         place = str(published.absolute())
-        return replace(info, reference=str(self.folder), revision=self.digest(), config=config, published=place)
+        return replace(
+            info,
+            reference=str(self.folder),
+            revision=self.digest(),
+            config=config,
+            published=place,
+            # of an adapter: the base in fp32, beside the file that it is read from, which stays mapped
+            loading_bytes=info.loading_bytes if self._whole is not None else 4 * info.parameters + info.weight_bytes,
+        )
 
     def digest(self) -> str:
         """SHA-256 that stands for every file of the artifact."""

@@ -106,6 +106,8 @@ class ModelInfo:
             adapter's artifact names its base by this. Empty: by its reference.
         expert_weights: how many weights belong to experts that the model holds as one weight of three axes, which a
             quantizer stores beside the linear ones.
+        loading_bytes: what loading takes of the host at its peak, where that is more than the weights once they are
+            loaded: a model that is folded together is held in fp32 first. None: no more.
     """
 
     reference: str
@@ -121,6 +123,7 @@ class ModelInfo:
     published: str = ""
     stored_weights: int = 0
     expert_weights: int = 0
+    loading_bytes: int | None = None
 
 
 @dataclass(frozen=True)

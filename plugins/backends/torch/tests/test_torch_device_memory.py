@@ -274,7 +274,7 @@ def test_fewer_tokens_at_once_come_before_recomputing(plan: Any) -> None:
     made = plan(asked())
     reasons = {decision.setting: decision.reason for decision in made.decisions}
     assert portions(made) == (8192, False)
-    assert reasons["train.micro_batch_tokens"].startswith("16384 would take 11")
+    assert reasons["train.micro_batch_tokens"].startswith("16384 would take 121")
     assert reasons["train.gradient_checkpointing"].startswith("activations fit: 6")
     assert portions(plan(asked(micro_batch_tokens=16384))) == (16384, True)  # the recipe wants so many
     assert portions(plan(asked(memory=141))) == (16384, False)

@@ -115,6 +115,17 @@ def test_checkpointing_comes_only_when_memory_runs_out(request_for: Any) -> None
         plan(request_for(updates={"checkpointing": False}, train={"gradient_checkpointing": True}))
 
 
+def test_what_is_folded_together_first_is_counted_where_it_is_the_peak(request_for: Any) -> None:
+    """A base in fp32 and its file, before anything else is there; nothing is added where training takes more."""
+    small = ModelInfo("m", "t:m", "llama", {}, 7_000_000_000, 0)
+    as_it_is = plan(request_for(model=small))[0].memory
+    folded = plan(request_for(model=replace(small, loading_bytes=42 * 10**9)))[0].memory
+    assert "loading" not in as_it_is.parts and folded.parts["loading"] > 0
+    assert 42 * 10**9 < folded.total - folded.parts["overhead"] < 42.5 * 10**9
+    less = plan(request_for(model=replace(small, loading_bytes=10**9)))[0].memory
+    assert less.parts.keys() == as_it_is.parts.keys()
+
+
 def test_every_reason_is_the_one_that_decided(request_for: Any) -> None:
     """Each way in which a setting is decided, with its reason in full, and figures that are the estimate's."""
 

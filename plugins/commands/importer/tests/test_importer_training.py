@@ -30,6 +30,20 @@ def test_what_trains_is_decided_by_the_rows_of_trl(tmp_path: Path) -> None:
     assert "the rows were not seen" in line.note
 
 
+def test_rows_of_axolotls_alpaca_keep_its_prompt() -> None:
+    """Alone they are written by the renderer that has it; beside others they are not, and the list says so."""
+    alpaca, chat = {"path": "rows.jsonl", "type": "alpaca"}, {"path": "chats.jsonl", "type": "chat_template"}
+    account = taken({"base_model": "m", "datasets": [alpaca], "chat_template": "chatml"}, "axolotl")
+    assert account.recipe["data"]["renderer"] == {"name": "alpaca", "preamble": True}
+    assert account.recipe["data"]["train"]["format"] == {"name": "instruction", "separator": "\n\n### Input:\n"}
+    (line,) = (line for line in account if line.key == "datasets[0].type")
+    assert (line.outcome, line.setting) == ("otherwise", "data.renderer")
+    mixed = taken({"base_model": "m", "datasets": [alpaca, chat], "chat_template": "chatml"}, "axolotl")
+    assert mixed.recipe["data"]["renderer"] == "chatml"
+    (line,) = (line for line in mixed if line.key == "datasets[0].type")
+    assert line.outcome == "otherwise" and "a prompt of Alpaca's" in line.note
+
+
 def test_what_trains_and_was_compared_with_nobody_is_said(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": []}) + "\n", encoding="utf-8")
     cases: list[tuple[str, dict[str, Any], bool]] = [

@@ -70,7 +70,7 @@ CASES = {
     ),
     "zephyr": Case("zephyr", classic.build_zephyr, classic.ClassicOptions(), joined=True, **LLAMA),
     "vicuna": Case("vicuna", classic.build_vicuna, classic.ClassicOptions(), joined=True, **LLAMA),
-    "alpaca": Case("alpaca", classic.build_alpaca, classic.ClassicOptions(), **LLAMA),
+    "alpaca": Case("alpaca", classic.build_alpaca, classic.AlpacaOptions(), **LLAMA),
 }
 Made = Callable[..., tuple[Any, FastTokenizer]]
 

@@ -139,10 +139,10 @@ def _described(
         "data": [
             f"{rows.rows:,} documents fill {rows.used:,} windows of at most {length} tokens"
             if goal.name == "pretrain"
-            else f"{rows.rows:,} rows give {rows.used:,} to train on",
+            else f"{rows.rows:,} {'row gives' if rows.rows == 1 else 'rows give'} {rows.used:,} to train on",
             *_left_out(rows),
         ],
-        "method": [f"{entry.summary}; learns from {entry.learns_from}: {entry.rows}"],
+        "method": [f"{entry.summary}; learns from {entry.learns_from}; usual are {entry.rows}"],
         "adapter": [
             "a LoRA: small matrices beside the frozen weights; a hundredth of the memory for optimizer and gradients"
             if goal.adapter == "lora"

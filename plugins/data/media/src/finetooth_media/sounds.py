@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 Samples = NDArray[np.float32]
 """(N,) between -1 and 1."""
 
-ACTION = "replace the sound or remove the row"
+ACTION = "take another sound, or leave out what holds it"
 EXTRA = "install finetooth[media]"
 
 

@@ -23,7 +23,7 @@ from PIL import Image, UnidentifiedImageError
 from finetooth_media.pictures import open_image, upright
 
 ANIMATED = ("GIF", "WEBP", "PNG")
-ACTION = "replace the video or remove the row"
+ACTION = "take another video, or leave out what holds it"
 SHOWN_ALIKE = 10
 """Milliseconds for which viewers show a frame of an animation that states less."""
 

@@ -20,9 +20,26 @@ from finetooth_hooks.protocols import Tokenizer
 from finetooth_toolbox.rendering.page import Page
 from finetooth_toolbox.rendering.turns import TurnRenderer, trimmed
 
+PREAMBLE = (
+    "Below is an instruction that describes a task{}. Write a response that appropriately completes the request.\n\n"
+)
+WITH_INPUT = ", paired with an input that provides further context"
+INPUT = "\n\n### Input:\n"
+"""What stands between an instruction and its input in Alpaca's own prompts (Taori et al., 2023, Stanford Alpaca)."""
+
 
 class ClassicOptions(Options):
     """No options."""
+
+
+class AlpacaOptions(Options):
+    """Options of `alpaca`."""
+
+    preamble: bool = False
+    """Whether a conversation without a system message begins with the sentences of Stanford Alpaca's prompts ("Below is
+    an instruction that describes a task."), as axolotl's type `alpaca` does: other ones where the question has an input
+    (`data.format: {name: instruction, separator: "\\n\\n### Input:\\n"}`), and a beginning-of-text token only where
+    the tokenizer itself puts one."""
 
 
 def build_zephyr(options: ClassicOptions, context: Context) -> Zephyr:
@@ -41,12 +58,12 @@ def build_vicuna(options: ClassicOptions, context: Context) -> Vicuna:
     return Vicuna(context.tokenizer)
 
 
-def build_alpaca(options: ClassicOptions, context: Context) -> Alpaca:
+def build_alpaca(options: AlpacaOptions, context: Context) -> Alpaca:
     """
     Raises:
         RecipeError: the tokenizer has no end-of-text token.
     """
-    return Alpaca(context.tokenizer)
+    return Alpaca(context.tokenizer, preamble=options.preamble)
 
 
 class Classic(TurnRenderer):
@@ -148,14 +165,21 @@ class Alpaca(Classic):
 
     name = "alpaca"
 
+    def __init__(self, tokenizer: Tokenizer, *, preamble: bool = False) -> None:
+        super().__init__(tokenizer)
+        self._preamble = preamble
+        self._opening = "" if preamble and not tokenizer.adds_bos else self.begin
+
     def write(self, page: Page, conversation: Conversation, trained: Sequence[bool], *, ask: bool) -> None:
         """
         Raises:
             DataError: tools, calls, reasoning, another role, or a system message that is not the first.
         """
         self.check_texts(conversation)
-        page.markup(self.begin)
+        page.markup(self._opening)
         messages = conversation.messages
+        if self._preamble and messages and messages[0].role != "system":
+            page.markup(PREAMBLE.format(WITH_INPUT if INPUT in messages[0].content else ""))
         for i, (message, trains) in enumerate(zip(messages, trained, strict=True)):
             if message.role == "system" and i:
                 raise self.refuse("no system message but the first", f"messages[{i}]")

@@ -228,7 +228,7 @@ def _held(request: PlanRequest, attention: AttentionChoice, asked: bool | None) 
 
 
 def _instead(steps: Sequence[Sequence[int]], before: float) -> str:
-    return f" instead of about {before:.0%}" if steps and before else ""
+    return f" instead of about {before:.0%}" if steps and before >= 0.005 else ""
 
 
 def _no_padding(steps: Sequence[Sequence[int]]) -> float:

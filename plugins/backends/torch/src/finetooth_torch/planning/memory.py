@@ -66,6 +66,9 @@ into them."""
 HOST_LATER = 120 * 2**20
 """Code, thread stacks and compiled GEMM kernels that the first step brings into a host process."""
 
+FOLDING = 150 * 2**20
+"""What folding an adapter into its base takes beside the base in fp32: peft, and copies of one weight at a time, as
+measured over SmolLM2-135M."""
 
 MODELING = 40 * 2**20
 """What the modules that build models, and peft, add to a process: 142 MiB to an empty one, 24 as measured where data
@@ -261,6 +264,8 @@ def loading_bytes(request: PlanRequest, precision: str) -> int:
     """What the base takes in host memory while it is loaded: loaders read it whole before it goes to the device. Where
     it trains it is read in fp32, which its masters are."""
     model = request.base.model
+    if model.loading_bytes is not None:
+        return model.loading_bytes
     if request.base.quantizer is None and model.resident_bytes is not None:
         return model.resident_bytes
     return model.parameters * (BYTES[precision] if request.trains.base_frozen else 4)
@@ -309,6 +314,10 @@ def _on_host(
         if offload.layers != DEVICE and not _mapped(request, precision)
         else 0
     )
+    limit = min(DEFAULT_CHUNK_BYTES, 4 * tokens * facts.vocab_size)
+    if request.base.model.loading_bytes is not None:  # all else comes when that is over
+        later += fixed["weights"] + limit
+        loading = max(loading, request.base.model.loading_bytes + FOLDING - later)
     return MemoryEstimate(
         {
             **fixed,
@@ -317,7 +326,7 @@ def _on_host(
             **_state_on_host(request),
             "snapshots": snapshots * _snapshot_bytes(request),
             "activations": int(activations),
-            "logits": min(DEFAULT_CHUNK_BYTES, 4 * tokens * facts.vocab_size),
+            "logits": limit,
             "overhead": host_overhead(),
         },
         disk=_on_disk(request, precision, offload, int(tokens * away)),

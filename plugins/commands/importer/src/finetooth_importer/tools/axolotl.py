@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetooth_importer.account import Account, number, says_nothing
-from finetooth_importer.tools import rollouts, shared
+from finetooth_importer.tools import axolotl_alpaca, rollouts, shared
 from finetooth_importer.tools.axolotl_keys import ATTENTION, NO_EFFECT, REFUSED
 
 METHODS: Mapping[str, str] = {
@@ -192,6 +192,7 @@ def _name(pick: Any) -> str:
 
 
 def _data(account: Account) -> None:
+    own_prompt = axolotl_alpaca.are_alpaca(account.get("datasets"))
     for key, setting in (
         ("datasets", "data.train"),
         ("pretraining_dataset", "data.train"),
@@ -201,7 +202,8 @@ def _data(account: Account) -> None:
         if given is None:
             continue
         given = [{"path": given}] if isinstance(given, str) else [given] if isinstance(given, dict) else given
-        sources = [_source(account, f"{key}[{place}]", one, key) for place, one in enumerate(given)]
+        sources = [_source(account, f"{key}[{place}]", one, key, own_prompt) for place, one in enumerate(given)]
+        axolotl_alpaca.prompts_of_alpaca(account, key, given, own_prompt)
         account.take(key, setting, value=sources if len(sources) > 1 else sources[0])
     share = number(account.get("val_set_size", 0))
     if share and share < 1:
@@ -210,7 +212,10 @@ def _data(account: Account) -> None:
         account.refuse("val_set_size", "held-out rows are a share: data.eval: {fraction: 0.05}, or a file")
     account.passes("val_set_size", "no rows are held out")
     template = account.get("chat_template")
-    if template in TEMPLATES:
+    if account.recipe.get("data", {}).get("renderer"):
+        account.passes("chat_template", "axolotl writes rows of type alpaca in Alpaca's prompt, whatever it says")
+        account.passes("chat_template_jinja", "axolotl writes rows of type alpaca in Alpaca's prompt, whatever it says")
+    elif template in TEMPLATES:
         account.take("chat_template", "data.renderer", value=TEMPLATES[str(template)])
     elif template in ("tokenizer_default", "tokenizer_default_fallback_chatml"):
         account.passes("chat_template", "the model's own markup is what is taken anyway")
@@ -232,8 +237,12 @@ def _data(account: Account) -> None:
     account.passes("streaming", "rows are read as they are needed")
 
 
-def _source(account: Account, where: str, given: Any, key: str) -> Any:
-    """A source of rows, with its format."""
+def _source(account: Account, where: str, given: Any, key: str, own_prompt: bool) -> Any:
+    """A source of rows, with its format.
+
+    Args:
+        own_prompt: all rows that train are written in Alpaca's prompt.
+    """
     if not isinstance(given, dict):
         return str(given)
     path, split = str(given.get("path", "")), given.get("split")
@@ -248,7 +257,7 @@ def _source(account: Account, where: str, given: Any, key: str) -> Any:
     for theirs, ours in (("name", "config"), ("revision", "revision")):
         if not local and not says_nothing(given.get(theirs)):
             options[ours] = given[theirs]
-    format_ = _format(given, key)
+    format_ = _format(given, key, own_prompt)
     if format_:
         options["format"] = format_
     for name, value in given.items():
@@ -288,7 +297,7 @@ def _source(account: Account, where: str, given: Any, key: str) -> Any:
     return shared.source(path, **options) if options else path
 
 
-def _format(given: Mapping[str, Any], key: str) -> Any:
+def _format(given: Mapping[str, Any], key: str, own_prompt: bool) -> Any:
     """The format by the type of a dataset of axolotl."""
     kind = given.get("type")
     if key == "pretraining_dataset" or kind in ("completion", "pretrain"):
@@ -298,7 +307,7 @@ def _format(given: Mapping[str, Any], key: str) -> Any:
         return _columns(kind)
     kind = str(kind or "")
     if kind.startswith("alpaca") or kind in ("gpteacher", "oasst"):
-        return "instruction"
+        return axolotl_alpaca.FORMAT if own_prompt and kind == "alpaca" else "instruction"
     if kind.startswith(("chat_template", "sharegpt")) and ".argilla" not in kind and ".intel" not in kind:
         return _chat(given)
     if kind.startswith("input_output"):

@@ -1,0 +1,31 @@
+"""axolotl's type `alpaca`: rows in the prompt of Stanford Alpaca, whatever the model's own markup is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finetooth_importer.account import Account
+
+FORMAT: Mapping[str, Any] = {"name": "instruction", "separator": "\n\n### Input:\n"}
+"""The format of rows that are written in Alpaca's own prompt, its input under a heading of its own."""
+
+
+def are_alpaca(datasets: Any) -> bool:
+    """Whether all datasets are of that type, and none of its relatives."""
+    each = datasets if isinstance(datasets, list) else [datasets]
+    return all(isinstance(one, dict) and one.get("type") == "alpaca" for one in each)
+
+
+def prompts_of_alpaca(account: Account, key: str, given: Sequence[Any], own_prompt: bool) -> None:
+    """What becomes of rows that axolotl writes in Alpaca's prompt: by the renderer of that name if no others lie
+    beside."""
+    note = "axolotl writes these rows in a prompt of Alpaca's; here they are written as all others are"
+    setting = "data.format"
+    if own_prompt:
+        note = "the same prompt; where a vocabulary begins a text with a blank (Llama 2), the answer begins without it"
+        setting = "data.renderer"
+        account.set(setting, {"name": "alpaca", "preamble": True})
+    for place, one in enumerate(given):
+        if isinstance(one, dict) and str(one.get("type")).startswith("alpaca"):
+            account.inside(f"{key}[{place}].type", one["type"], "otherwise", setting, note)
