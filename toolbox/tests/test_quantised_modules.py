@@ -16,6 +16,7 @@ from finetooth_hooks.protocols import Stored  # noqa: E402
 from finetooth_toolbox.torch.quantised import (  # noqa: E402
     DequantisingLinear,
     QuantisedLinear,
+    RowsApart,
     is_quantised,
     quantise,
     reads_as_numbers,
@@ -91,6 +92,19 @@ class Halved(DequantisingLinear):
         return self.codes.to(dtype)
 
 
+class Counted(RowsApart):
+    """Stores a weight as bf16, and says how many outputs are read at a time."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__(module.in_features, module.out_features, module.bias)
+        self.register_buffer("codes", module.weight.detach().bfloat16())
+        self.read: list[int] = []
+
+    def dequantised_rows(self, first: int, last: int, dtype: Any) -> Any:
+        self.read.append(last - first)
+        return self.codes[first:last].to(dtype)
+
+
 QUANTIZER: Any = SimpleNamespace(
     stored=Stored("bf16", 2.0),
     takes=lambda path, shape: True,
@@ -127,3 +141,18 @@ def test_the_weight_is_made_anew_for_each_pass_and_held_by_nobody() -> None:
     (twice,) = torch.autograd.grad(slope.sum(), rows)  # and a second time
     wanted = (-2 * inner * (1 - inner**2) * weights[1].sum(0) * weights[0].sum(1)) @ weights[0]
     torch.testing.assert_close(twice, wanted)
+
+
+def test_outputs_that_are_stored_apart_are_read_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetooth_toolbox.torch.quantised.PIECE", 60)
+    module = nn.Linear(20, 10)
+    stored, wanted = Counted(module), module.weight.detach().bfloat16().float()
+    assert torch.equal(stored.dequantised(torch.float32), wanted)
+    assert stored.read == [3, 3, 3, 1]
+    numbers = torch.zeros(12, 20)
+    stored.write(numbers[1:11])
+    assert torch.equal(numbers[1:11], wanted) and not numbers[0].any() and not numbers[11].any()
+    rows = torch.randn(4, 20)
+    torch.testing.assert_close(stored(rows), rows @ wanted.T + module.bias)
+    monkeypatch.setattr("finetooth_toolbox.torch.quantised.PIECE", 5)  # less than a row
+    assert torch.equal(stored.dequantised(torch.float32), wanted)

@@ -78,3 +78,19 @@ def gradients_reach_what_comes_before(case: EntryCase) -> None:
     wanted = slopes.double() @ weight.double()
     off = float((rows.grad.double() - wanted).abs().max() / wanted.abs().max())
     expect(off < 1e-2, "the gradient of the rows", f"{off:.2g} away", "that of the weight it computes with")
+
+
+@check_for("quantizer")
+def some_outputs_are_those_of_the_weight(case: EntryCase) -> None:
+    """Where some of the outputs can be read alone, and where the weight is written into memory that there is, the
+    numbers are those of the weight read as a whole, bit for bit."""
+    torch, _, _, made = _quantise(case)
+    if not (hasattr(made, "dequantised_rows") and hasattr(made, "write")):
+        raise CheckSkipped("it computes with its codes themselves")
+    whole, written = made.dequantised(torch.float32), torch.full((_OUTPUTS, _INPUTS), float("nan"))
+    made.write(written)
+    expect(torch.equal(written, whole), "linear(module).write(numbers)", "other numbers", "those of dequantised")
+    for first, last in ((0, 1), (5, 77), (_OUTPUTS - 1, _OUTPUTS)):
+        rows = made.dequantised_rows(first, last, torch.float32)
+        name = f"linear(module).dequantised_rows({first}, {last})"
+        expect(torch.equal(rows, whole[first:last]), name, "other numbers", "those of dequantised")

@@ -35,6 +35,7 @@ def test_stored_and_plain_weights_stand_below_each_other() -> None:
     x = torch.randn(7, 6)
     own = torch.cat([layer(x) - layer.bias for layer in group], -1)
     torch.testing.assert_close(x @ weight.float().t(), own)
+    assert torch.equal(weight[4:7], group[1].weight.double())
     group[0].register_forward_hook(lambda *_: None)  # somebody wants to know of its calls
     assert [is_stored(layer) for layer in group] == [False, False, True]
 

@@ -36,7 +36,9 @@ def four_bits(name, module, **chosen):
     return quantizer, quantizer.linear(module, device="cpu")
 
 
-@pytest.mark.parametrize("shape", [(48, 256), (5, 33), (1, 3)])
+@pytest.mark.parametrize(
+    "shape", [(48, 256), (12, 192), (5, 33), (1, 3)]
+)  # rows that blocks fill, and rows that they go on over
 @pytest.mark.parametrize("block", [64, 128])
 @pytest.mark.parametrize("name", BUILDERS)
 def test_a_weight_becomes_the_nearest_level(name, block, shape):
@@ -55,6 +57,16 @@ def test_scales_in_8_bits_change_little(name):
     module = linear(256, 512)
     plain, doubled = (four_bits(name, module, double=double)[1].dequantised(torch.float64) for double in (False, True))
     assert 0 < (plain - doubled).norm() / plain.norm() < 0.01
+
+
+@pytest.mark.parametrize("double", [True, False])
+@pytest.mark.parametrize("shape", [(40, 192), (700, 33), (24, 20)])
+@pytest.mark.parametrize("name", BUILDERS)
+def test_some_rows_are_those_of_the_weight(name, shape, double):
+    _, made = four_bits(name, linear(*shape), block=128, double=double)
+    whole = made.dequantised(torch.float32)
+    for first, last in ((0, 1), (3, 17), (shape[0] - 5, shape[0])):
+        assert torch.equal(made.dequantised_rows(first, last, torch.float32), whole[first:last])
 
 
 def test_int8_by_row():

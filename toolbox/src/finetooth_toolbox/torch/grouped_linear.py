@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from finetooth_toolbox.torch.quantised import DequantisingLinear
+from finetooth_toolbox.torch.quantised import RowsApart
 
 Bits = Literal[4, 8]
 
@@ -38,7 +38,7 @@ class Grouped:
     group: int = 0
 
 
-class GroupedLinear(DequantisingLinear):
+class GroupedLinear(RowsApart):
     """One that stores two codes of 4 bits in a byte, the first of a pair in the lower half, or codes of 8 bits.
 
     Args:
@@ -62,11 +62,8 @@ class GroupedLinear(DequantisingLinear):
         self.register_buffer("zeros", None if weight.zeros is None else weight.zeros.contiguous())
         self.register_buffer("groups", None if weight.groups is None else weight.groups.to(torch.int32))
 
-    def dequantised(self, dtype: torch.dtype) -> Tensor:
-        return self.dequantised_rows(0, self.out_features, dtype)
-
     def dequantised_rows(self, first: int, last: int, dtype: torch.dtype) -> Tensor:
-        """See `DequantisingLinear`; reads what is stored of these outputs alone."""
+        """See `RowsApart`."""
         codes, scales = self.codes[first:last], self.scales[first:last]
         if self._bits == 4:
             codes = torch.stack((codes & 15, codes >> 4), -1).flatten(1)[:, : self.in_features]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from finetooth_toolbox.torch.quantised import DequantisingLinear
+from finetooth_toolbox.torch.quantised import RowsApart
 
 BLOCK = 32
 """Numbers that share a scale."""
@@ -62,7 +62,7 @@ def power(exponents: Tensor) -> Tensor:
     return torch.where(bits == 0, torch.full_like(bits, 1 << 22), bits << 23).view(torch.float32)
 
 
-class PackedMxfp4Linear(DequantisingLinear):
+class PackedMxfp4Linear(RowsApart):
     """A linear module over what a file holds.
 
     Args:
@@ -79,6 +79,7 @@ class PackedMxfp4Linear(DequantisingLinear):
         self.register_buffer("codes", codes)
         self.register_buffer("scales", scales)
 
-    def dequantised(self, dtype: torch.dtype) -> Tensor:
-        blocks = self.codes.view(len(self.codes), -1, BLOCK // 2)
-        return decoded(blocks, self.scales.unsqueeze(-1)).to(dtype).flatten(1)
+    def dequantised_rows(self, first: int, last: int, dtype: torch.dtype) -> Tensor:
+        """See `RowsApart`."""
+        blocks = self.codes[first:last].unflatten(1, (-1, BLOCK // 2))
+        return decoded(blocks, self.scales[first:last].unsqueeze(-1)).to(dtype).flatten(1)

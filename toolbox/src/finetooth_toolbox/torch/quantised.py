@@ -24,6 +24,10 @@ from finetooth_toolbox.torch.stored_experts import (
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Of numbers that weights are turned back into, by their names in a recipe."""
 
+PIECE = 1 << 18
+"""Weights that are turned into numbers at once on a processor: what a format makes in between is several times as much,
+and as small as this it stays in the cache."""
+
 
 class QuantisedLinear(nn.Module):
     """A linear module without a weight that could be read: what a quantizer puts in the place of `torch.nn.Linear`.
@@ -61,6 +65,10 @@ class DequantisingLinear(QuantisedLinear):
         """(last - first, inputs) of the weight; formats whose outputs are stored apart read no others."""
         return self.dequantised(dtype)[first:last]
 
+    def write(self, numbers: Tensor) -> None:
+        """Put the weight into memory that there is, (outputs, inputs) floating point, where the buffers are."""
+        numbers.copy_(self.dequantised(numbers.dtype))
+
     def forward(self, hidden: Tensor) -> Tensor:
         """x W^T + b.
 
@@ -81,6 +89,30 @@ class DequantisingLinear(QuantisedLinear):
         """
         result: Tensor = _Multiply.apply(hidden, added, self)  # type: ignore[no-untyped-call]
         return result
+
+
+class RowsApart(DequantisingLinear):
+    """One whose outputs are stored apart. On a processor a few of them become numbers at a time, so that the weight as
+    numbers is all that is ever there of its size."""
+
+    @abstractmethod
+    def dequantised_rows(self, first: int, last: int, dtype: torch.dtype) -> Tensor: ...
+
+    def dequantised(self, dtype: torch.dtype) -> Tensor:
+        """See `DequantisingLinear`."""
+        device = self.qweight.device
+        if device.type != "cpu":  # there each operation costs as much as those on many rows
+            return self.dequantised_rows(0, self.out_features, dtype)
+        numbers = torch.empty(self.out_features, self.in_features, dtype=dtype)
+        self.write(numbers)
+        return numbers
+
+    def write(self, numbers: Tensor) -> None:
+        """See `DequantisingLinear`."""
+        rows = max(1, PIECE // max(1, self.in_features))
+        for first in range(0, self.out_features, rows):
+            last = min(first + rows, self.out_features)
+            numbers[first:last] = self.dequantised_rows(first, last, numbers.dtype)
 
 
 class _Multiply(torch.autograd.Function):

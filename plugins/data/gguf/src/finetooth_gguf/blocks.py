@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from finetooth_toolbox.torch.quantised import DequantisingLinear
+from finetooth_toolbox.torch.quantised import RowsApart
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from torch import Tensor
 
@@ -98,7 +98,7 @@ READERS: Mapping[GGMLQuantizationType, Callable[[Tensor], Tensor]] = {
 """From (N, bytes of a block) uint8 to (N, numbers of a block) fp32."""
 
 
-class BlocksLinear(DequantisingLinear):
+class BlocksLinear(RowsApart):
     """A module whose weight stays in the blocks of the file.
 
     Args:
@@ -115,6 +115,7 @@ class BlocksLinear(DequantisingLinear):
         self._read, self._size = READERS[ggml_type], size
         self.register_buffer("blocks", blocks)
 
-    def dequantised(self, dtype: torch.dtype) -> Tensor:
-        numbers = self._read(self.blocks.view(-1, self._size))
-        return numbers.to(dtype).view(self.out_features, self.in_features)
+    def dequantised_rows(self, first: int, last: int, dtype: torch.dtype) -> Tensor:
+        """See `RowsApart`."""
+        numbers = self._read(self.blocks[first:last].view(-1, self._size))
+        return numbers.to(dtype).view(last - first, self.in_features)

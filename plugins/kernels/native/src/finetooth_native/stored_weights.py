@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeGuard
 
 import torch
+from finetooth_kernels.memory import new_empty
 from finetooth_toolbox.torch.plain_modules import is_hooked
 from finetooth_toolbox.torch.quantised import DequantisingLinear
 from torch import Tensor
@@ -30,11 +31,20 @@ def made(layers: Sequence[Any], dtype: torch.dtype) -> Tensor:
         layers: stored or plain.
         dtype: of the result.
     """
-    weights = [
-        layer.dequantised(dtype) if isinstance(layer, DequantisingLinear) else layer.weight.detach().to(dtype)
-        for layer in layers
-    ]
-    return weights[0] if len(weights) == 1 else torch.cat(weights)
+    outputs = sum(layer.out_features for layer in layers)
+    weight = new_empty(_place(layers[0]), (outputs, layers[0].in_features), dtype)
+    for layer, rows in zip(layers, weight.split([layer.out_features for layer in layers]), strict=True):
+        if isinstance(layer, DequantisingLinear):
+            layer.write(rows)
+        else:
+            rows.copy_(layer.weight.detach())
+    return weight
+
+
+def _place(layer: Any) -> Tensor:
+    """A tensor that lies where the layer's weight does."""
+    found: Tensor = layer.qweight if isinstance(layer, DequantisingLinear) else layer.weight.detach()
+    return found
 
 
 def made_again(weight: Tensor, make: Callable[[], Tensor]) -> AbstractContextManager[None]:

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from finetooth_toolbox.torch.quantised import DequantisingLinear
+from finetooth_toolbox.torch.quantised import RowsApart
 from torch import Tensor, nn
 
 # isort: split
@@ -22,7 +22,7 @@ library: Any = bitsandbytes.functional
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-class FourBitLinear(DequantisingLinear):
+class FourBitLinear(RowsApart):
     """4 bits a weight, blocks of which share the greatest magnitude in fp32, or that in 8 bits.
 
     Args:
@@ -51,30 +51,38 @@ class FourBitLinear(DequantisingLinear):
             self.register_buffer("scales_of_scales", state.state2.absmax)
             self._scales_block = state.state2.blocksize
 
-    def dequantised(self, dtype: torch.dtype) -> Tensor:
-        made = dtype if dtype in _DTYPES else torch.float32
-        second: Any = None
-        if self._double:
-            second = library.QuantState(
-                absmax=self.scales_of_scales,
-                code=_levels(str(self.codes.device)),
-                blocksize=self._scales_block,
-                dtype=torch.float32,
-            )
+    def dequantised_rows(self, first: int, last: int, dtype: torch.dtype) -> Tensor:
+        """See `RowsApart`. Blocks go on over the ends of rows, so reading begins with the first that has a part."""
+        begin, end = first * self.in_features, last * self.in_features
+        block, blocks = begin // self._block, -(-end // self._block)
+        whole = block * self._block
         state = library.QuantState(
-            absmax=self.scales,
-            shape=torch.Size((self.out_features, self.in_features)),
+            absmax=self._scales_of(block, blocks),
+            shape=torch.Size((1, end - whole)),
             blocksize=self._block,
             quant_type=self._name,
-            dtype=made,
-            offset=self.mean if self._double else None,
-            state2=second,
+            dtype=dtype if dtype in _DTYPES else torch.float32,
         )
-        read: Tensor = library.dequantize_4bit(self.codes, state)
-        return read.reshape(self.out_features, self.in_features).to(dtype)
+        read: Tensor = library.dequantize_4bit(self.codes[whole // 2 : -(-end // 2)], state)
+        return read.flatten()[begin - whole :].reshape(last - first, self.in_features).to(dtype)
+
+    def _scales_of(self, first: int, last: int) -> Tensor:
+        """(last - first,) fp32, of these blocks."""
+        if not self._double:
+            return self.scales[first:last]
+        group = first // self._scales_block
+        whole = group * self._scales_block
+        second = library.QuantState(
+            absmax=self.scales_of_scales[group : -(-last // self._scales_block)],
+            code=_levels(str(self.codes.device)),
+            blocksize=self._scales_block,
+            dtype=torch.float32,
+        )
+        read: Tensor = library.dequantize_blockwise(self.scales[whole:last], second)
+        return read[first - whole :] + self.mean
 
 
-class Int8Linear(DequantisingLinear):
+class Int8Linear(RowsApart):
     """-127..127 with the greatest magnitude of a row in fp32."""
 
     codes: Tensor
@@ -86,8 +94,9 @@ class Int8Linear(DequantisingLinear):
         self.register_buffer("codes", codes)
         self.register_buffer("scales", scales[:, None] / 127)
 
-    def dequantised(self, dtype: torch.dtype) -> Tensor:
-        return (self.codes.float() * self.scales).to(dtype)
+    def dequantised_rows(self, first: int, last: int, dtype: torch.dtype) -> Tensor:
+        """See `RowsApart`."""
+        return (self.codes[first:last].float() * self.scales[first:last]).to(dtype)
 
 
 @cache

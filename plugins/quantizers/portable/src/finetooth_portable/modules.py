@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from finetooth_toolbox.torch import mxfp4
 from finetooth_toolbox.torch.mxfp4 import pairs, singles
-from finetooth_toolbox.torch.quantised import DequantisingLinear
+from finetooth_toolbox.torch.quantised import RowsApart
 from torch import Tensor, nn
 
 Form: TypeAlias = Literal["int8", "int4", "int4_symmetric", "mxfp4"]
@@ -31,7 +31,7 @@ def grouped(weight: Tensor, group: int) -> Tensor:
     return weight.reshape(len(weight), -1, group)
 
 
-class Grouped(DequantisingLinear):
+class Grouped(RowsApart):
     """A module whose weight is stored group by group.
 
     Args:
@@ -56,14 +56,11 @@ class Grouped(DequantisingLinear):
         """
 
     @abstractmethod
-    def decoded(self, rows: slice = slice(None)) -> Tensor:
+    def decoded(self, rows: slice) -> Tensor:
         """(outputs, groups, group) fp32 of what is stored of these outputs."""
 
-    def dequantised(self, dtype: torch.dtype) -> Tensor:
-        return self.decoded().to(dtype).flatten(1)[:, : self.in_features]
-
     def dequantised_rows(self, first: int, last: int, dtype: torch.dtype) -> Tensor:
-        """See `DequantisingLinear`; reads what is stored of these outputs alone."""
+        """See `RowsApart`."""
         return self.decoded(slice(first, last)).to(dtype).flatten(1)[:, : self.in_features]
 
 
@@ -78,7 +75,7 @@ class Int8Linear(Grouped):
         codes = (groups / scales.float()).round().clamp(-127, 127).to(torch.int8)
         return {"codes": codes, "scales": scales}
 
-    def decoded(self, rows: slice = slice(None)) -> Tensor:
+    def decoded(self, rows: slice) -> Tensor:
         return self.codes[rows].float() * self.scales[rows].float()
 
 
@@ -94,7 +91,7 @@ class SymmetricInt4Linear(Grouped):
         codes = (groups / scales.float()).round().clamp(-8, 7) + 8
         return {"codes": pairs(codes), "scales": scales}
 
-    def decoded(self, rows: slice = slice(None)) -> Tensor:
+    def decoded(self, rows: slice) -> Tensor:
         return (singles(self.codes[rows]).float() - 8) * self.scales[rows].float()
 
 
@@ -111,7 +108,7 @@ class Int4Linear(Grouped):
         codes = ((groups - minima.float()) / scales.float()).round().clamp(0, 15)
         return {"codes": pairs(codes), "scales": scales, "minima": minima}
 
-    def decoded(self, rows: slice = slice(None)) -> Tensor:
+    def decoded(self, rows: slice) -> Tensor:
         return torch.addcmul(self.minima[rows].float(), singles(self.codes[rows]).float(), self.scales[rows].float())
 
 
@@ -125,7 +122,7 @@ class Mxfp4Linear(Grouped):
         codes, exponents = mxfp4.encoded(groups)
         return {"codes": codes, "scales": exponents}
 
-    def decoded(self, rows: slice = slice(None)) -> Tensor:
+    def decoded(self, rows: slice) -> Tensor:
         return mxfp4.decoded(self.codes[rows], self.scales[rows])
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from finetooth_toolbox.torch.mxfp4 import pairs, singles
-from finetooth_toolbox.torch.quantised import DequantisingLinear
+from finetooth_toolbox.torch.quantised import RowsApart
 from torch import Tensor, nn
 
 
@@ -79,7 +79,7 @@ def library_tensor(weight: Tensor, form: str, group: int) -> Any:
     return makers[form](weight)
 
 
-class TorchaoLinear(DequantisingLinear):
+class TorchaoLinear(RowsApart):
     """A module whose weight is a tensor of torchao's.
 
     Args:
@@ -103,16 +103,19 @@ class TorchaoLinear(DequantisingLinear):
             floating = part.is_floating_point() and part.element_size() == 1
             self.register_buffer(name, part.view(torch.uint8) if floating else part)
 
-    def tensor(self) -> Any:
-        """The library's."""
+    def tensor(self, first: int = 0, last: int | None = None) -> Any:
+        """The library's, of all outputs or of these. A part with a row for each has none of the others."""
         parts = {}
         for name, dtype in self._dtypes.items():
             part: Tensor = getattr(self, name)
+            if part.dim() and len(part) == self.out_features:
+                part = part[first:last]
             if name == "qdata" and self._halves:
                 part = singles(part).to(torch.int8) - 8
             parts[name] = part.view(dtype) if part.dtype == torch.uint8 and dtype != torch.uint8 else part.to(dtype)
         return self._kind.__tensor_unflatten__(parts, self._about, None, None)
 
-    def dequantised(self, dtype: torch.dtype) -> Tensor:
-        numbers: Tensor = self.tensor().dequantize()
+    def dequantised_rows(self, first: int, last: int, dtype: torch.dtype) -> Tensor:
+        """See `RowsApart`."""
+        numbers: Tensor = self.tensor(first, last).dequantize()
         return numbers.to(dtype)
