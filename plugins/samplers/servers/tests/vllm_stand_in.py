@@ -34,6 +34,9 @@ class Model:
     def load_weights(self, weights: Any) -> None:
         self.has = dict(weights)
 
+    def modules(self) -> list[Any]:
+        return []
+
 
 class Worker(Weights):
     """A worker of vLLM's with the extension mixed in."""

@@ -44,12 +44,30 @@ class Weights:
             reload(weights_path=folder)
         else:
             self.model_runner.model.load_weights(_tensors(Path(folder)))
+        _pack_shared(self.model_runner.model)
         self._finetooth = name
         return name
 
     def finetooth_weights(self) -> str:
         """The name of the weights; empty for those that the server began with."""
         return self._finetooth
+
+
+def _pack_shared(model: Any) -> None:
+    """Pack weights that several layers share, such as those of a head that is tied to the embedding, for each of them.
+
+    On CPUs every layer computes with a packed copy of its own, and vLLM (0.32.0) renews it only for the layer under
+    whose name the file has the weights: a tied head went on with the old ones.
+    """
+    sharing: dict[int, list[Any]] = {}
+    for layer in model.modules():
+        weight = layer.__dict__.get("_parameters", {}).get("weight")
+        if weight is not None and weight.numel():
+            sharing.setdefault(weight.data_ptr(), []).append(layer)
+    for layers in sharing.values():
+        for layer in layers if len(layers) > 1 else ():
+            if hasattr(layer, "cpu_linear"):
+                layer.quant_method.process_weights_after_loading(layer)
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Any]]:
