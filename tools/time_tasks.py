@@ -83,7 +83,9 @@ def run(task: Task, folder: Path, environment: Mapping[str, str]) -> float:
     for block in task.blocks:
         kind, _, argument = block.marker.partition(":")
         if kind == "file":
-            (folder / argument.strip()).write_text(block.text, encoding="utf-8")
+            file = folder / argument.strip()
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(block.text, encoding="utf-8")
             continue
         if kind.startswith("output"):
             for line in block.text.strip().splitlines():

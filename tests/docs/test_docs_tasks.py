@@ -62,14 +62,14 @@ Timed long ago.
 
 ## Say it
 
-<!-- file: said.txt -->
+<!-- file: words/said.txt -->
 ```text
 hello
 ```
 
 <!-- test -->
 ```sh
-grep -q hello said.txt
+grep -q hello words/said.txt
 sleep 1
 echo it slept
 ```

@@ -84,12 +84,13 @@ def propose(context: CommandContext, goal: Goal, wishes: Wishes) -> Proposal:
     _hand_back()
     plan = context.plan(recipe, memory=int(USED * wishes.memory))
     has = wishes.memory or plan.memory.device_has
-    if goal.adapter == "lora" and (plan.train.gradient_checkpointing or plan.memory.total > has > 0):
+    bound = USED * has if wishes.memory else has
+    if goal.adapter == "lora" and (plan.train.gradient_checkpointing or plan.memory.total > bound > 0):
         # only now, since trying quantizers imports them, and what a process holds is part of the estimate
         plan = context.plan({**recipe, "quantization": AUTO}, memory=int(USED * wishes.memory))
     steps = [note for note in plan.notes if note.startswith(f"quantization: {AUTO}: ")]
     tried = "; ".join(note.removeprefix(f"quantization: {AUTO}: ") for note in steps)
-    if has and plan.memory.total > (USED * has if wishes.memory else has):
+    if plan.memory.total > bound > 0:
         raise UserError(
             f"{wishes.model} does not fit: {tried or f'it takes {size(plan.memory.total)} of {size(has)}'}",
             action="take a smaller model, or a machine with more memory",
