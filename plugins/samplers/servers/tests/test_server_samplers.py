@@ -15,7 +15,7 @@ from finetooth_hooks import EngineError, PlanError, RecipeError, Sampling
 from finetooth_hooks.rollouts import Prompt
 from finetooth_hooks.testing import parametrize_with_checks
 from finetooth_hooks.testing.fake_context import FakeContext
-from finetooth_serversamplers.asking import ServerGone
+from finetooth_serversamplers.asking import NotThere, ServerGone
 from finetooth_serversamplers.checksums import checksum
 from finetooth_serversamplers.openai import OpenAIOptions, OpenAISampler
 from finetooth_serversamplers.vllm import VllmOptions, VllmSampler
@@ -319,6 +319,13 @@ def test_what_a_server_was_started_without_is_named(
     engine = WholeEngine() if options.get("weights") else Engine()
     with pytest.raises(EngineError, match=message):
         vllm(stand_in, tmp_path, **options).sample(engine, PROMPTS, Sampling(4))  # type: ignore[arg-type]
+
+
+def test_a_server_without_lora_is_named(stand_in: Any, tmp_path: Path) -> None:
+    """vLLM answers with 500, which is no reason to start it again."""
+    stand_in.without_lora = True
+    with pytest.raises(NotThere, match=r"start vLLM with --enable-lora"):
+        vllm(stand_in, tmp_path).sample(Engine(), PROMPTS, Sampling(4))  # type: ignore[arg-type]
 
 
 def test_a_server_that_starts_later_is_waited_for(stand_in: Any, tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ class StandIn:
         defaults: what the model's generation_config.json says of sampling.
         ends: the model's own end.
         unknown: paths that it does not know, since it was started without what they need.
+        without_lora: it may load adapters, and was started without --enable-lora.
         older: it has neither `/is_paused` nor pauses.
     """
 
@@ -63,7 +64,7 @@ class StandIn:
         self.processed = True
         self.hangs = False
         self.lies: dict[str, Any] = {}
-        self.asleep = self.paused = self.older = False
+        self.asleep = self.paused = self.older = self.without_lora = False
         self.defaults: dict[str, Any] = {}
         self.ends: int | None = None
         self.unknown: frozenset[str] = frozenset()
@@ -111,6 +112,10 @@ class StandIn:
             if not (Path(body["lora_path"]) / "adapter_config.json").is_file():
                 error = {"message": f"No adapter found for {body['lora_path']}", "type": "NotFoundError", "code": 404}
                 return 404, {"error": error}
+            if self.without_lora:
+                message = "Call to add_lora method failed: Worker failed with error 'LoRA is not enabled. ...'"
+                error = {"message": message, "type": "InternalServerError", "code": 500}
+                return 500, {"error": error}
             if not self.lies.get("loads"):
                 self.adapters[body["lora_name"]] = body["lora_path"]
             return 200, f"Success: LoRA adapter '{body['lora_name']}' added successfully."

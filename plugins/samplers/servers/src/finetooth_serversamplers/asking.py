@@ -21,6 +21,9 @@ it is asked."""
 
 GATEWAY_TIMEOUT = 504
 
+LORA_OFF = "LoRA is not enabled"
+"""What vLLM says with status 500 where it may load adapters and was started without --enable-lora."""
+
 
 class ServerGone(UpstreamError):
     """The server is not there, does not answer in time, or ended in the middle: starting it again may help."""
@@ -133,6 +136,8 @@ class Server:
     async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         async with self._room:
             answer = await self._client.request(method, path, json=body)
+        if answer.status_code >= 500 and LORA_OFF in answer.text:
+            raise NotThere(f"{self.asking.called}: {self._said(path, answer)}", action=NEEDED[path])
         if answer.status_code >= 500:
             said = f"{self.asking.called}: {self._said(path, answer)}"
             raise ServerGone(said, action=RESUME, late=answer.status_code == GATEWAY_TIMEOUT)

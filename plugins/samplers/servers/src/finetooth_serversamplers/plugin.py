@@ -14,8 +14,7 @@ def ft_backends() -> Iterator[Backend]:
     yield Backend(
         name="vllm",
         build="finetooth_serversamplers.backend:build",
-        summary="answers from a running vLLM server, for ft chat and ft serve openai; trains nothing (tested against "
-        "its documented HTTP interface, not against vLLM itself)",
+        summary="answers from a running vLLM server, for ft chat and ft serve openai; trains nothing",
         framework="torch",
         capabilities=CAPABILITIES,
         outputs=frozenset(),
@@ -34,7 +33,6 @@ def ft_samplers() -> Iterator[Sampler]:
     yield Sampler(
         name="vllm",
         build="finetooth_serversamplers.vllm:build",
-        summary="a vLLM server, given the adapter or the model that trains before every batch (tested against its "
-        "documented HTTP interface, not against vLLM itself)",
+        summary="a vLLM server, given the adapter or the model that trains before every batch",
         remote=True,
     )
