@@ -363,6 +363,7 @@ def _lengths(context: RunContext, train: DataReport, reports: Sequence[DataRepor
         lengths=train.lengths,
         segmented=train.segmented,
         of_a_row=max(1.0, train.used / train.examples) if train.examples else 1.0,
+        trained_share=min(1.0, train.trained_tokens / train.tokens) if train.trained_tokens else 1.0,
     )
 
 

@@ -221,6 +221,7 @@ class DataPart:
         lengths: of the data at equal shares, shortest first; empty if they are not known.
         segmented: data hold several segments (`Datum.parents`), which must be kept apart.
         of_a_row: data that a row gives, on average: two of a preference pair.
+        trained_share: targets that count, as a share of the positions; 1 if it is not known.
     """
 
     longest: int
@@ -230,6 +231,7 @@ class DataPart:
     lengths: tuple[int, ...] = ()
     segmented: bool = False
     of_a_row: float = 1.0
+    trained_share: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from finetooth_hooks import MemoryEstimate
@@ -63,17 +64,23 @@ SLACK = 1.05
 """Memory that torch's allocator holds on an accelerator per byte of activations: blocks are larger than what is put
 into them."""
 
-HOST_LATER = 120 * 2**20
-"""Code, thread stacks and compiled GEMM kernels that the first step brings into a host process."""
+HOST_LATER = 104 * 2**20
+"""What an engine and its first steps bring into a host process beside tensors: code of kernels and of small libraries,
+objects of Python and autograd, thread stacks, and holes of malloc's that such small things hold open. Measured as 44
+MiB until the engine is there and 60 after it, on SmolLM2-135M over mxfp4."""
 
 FOLDING = 150 * 2**20
 """What folding an adapter into its base takes beside the base in fp32: peft, and copies of one weight at a time, as
 measured over SmolLM2-135M."""
 
-MODELING = 40 * 2**20
-"""What the modules that build models, and peft, add to a process: 142 MiB to an empty one, 24 as measured where data
-and weights that were read before have left memory free. Loading them to measure them takes seconds of each `ft check`.
-"""
+MODULES = {
+    "torch._dynamo": 43 * 2**20,
+    "bitsandbytes": 40 * 2**20,
+    "transformers.modeling_utils": 77 * 2**20,
+}
+"""What modules take that building a model and an adapter imports, one after the other; peft and transformers import
+those of libraries that are installed. A quantizer's library may have brought some before the plan is made, which are
+measured with the process then. Loading all of them to measure them takes seconds of each `ft check`."""
 
 
 def estimate(
@@ -205,6 +212,14 @@ def dequantised_experts(base: BasePart, precision: str) -> int:
     return BYTES[precision] * base.model.expert_weights // max(1, base.facts.layers)
 
 
+def dequantised_weight(base: BasePart, precision: str, *, stream: bool) -> int:
+    """The largest weight as numbers, which a base that stores it in fewer bits makes for each product; in the stream
+    decoder gate and up are one."""
+    if base.quantizer is None and base.model.stored is None:
+        return 0
+    return BYTES[precision] * (2 if stream else 1) * base.facts.ffn_size * base.facts.hidden_size
+
+
 def layers_bytes(request: PlanRequest, precision: str) -> int:
     """Of the base, what its decoder layers take."""
     return max(0, resident_bytes(request.base, precision) - _outside(request, precision))
@@ -305,6 +320,8 @@ def _on_host(
         activations = max(activations, sampling + packed)
     snapshots = request.snapshots.device + max(0, request.snapshots.host - 1)  # one that is brought there is there
     fixed = _fixed(request, precision, offload)
+    if numbers := dequantised_weight(request.base, precision, stream=stream):
+        fixed["dequantised"] = numbers
     whole = resident_bytes(request.base, precision)
     later = sum(fixed.values()) - fixed["weights"] + snapshots * _snapshot_bytes(request) + int(activations)
     beginning = request.trains.adapter.beginning_bytes(facts) - later
@@ -314,7 +331,7 @@ def _on_host(
         if offload.layers != DEVICE and not _mapped(request, precision)
         else 0
     )
-    limit = min(DEFAULT_CHUNK_BYTES, 4 * tokens * facts.vocab_size)
+    limit = min(DEFAULT_CHUNK_BYTES, 4 * _scored(request, tokens) * facts.vocab_size)
     if request.base.model.loading_bytes is not None:  # all else comes when that is over
         later += fixed["weights"] + limit
         loading = max(loading, request.base.model.loading_bytes + FOLDING - later)
@@ -331,6 +348,13 @@ def _on_host(
         },
         disk=_on_disk(request, precision, offload, int(tokens * away)),
     )
+
+
+def _scored(request: PlanRequest, tokens: int) -> int:
+    """Positions of a micro-batch that go through the head. Training takes those whose targets count; what a method or
+    an evaluator asks for besides, or another model is asked for, may be of every position."""
+    alone = not request.needs and not request.roles
+    return math.ceil(tokens * request.data.trained_share) if alone else tokens
 
 
 def _on_disk(request: PlanRequest, precision: str, offload: Offload, activations: int) -> dict[str, int]:
@@ -408,5 +432,5 @@ def host_overhead() -> int:
     """Bytes this process takes with the framework loaded, which is measured, and what the first step will add."""
     import torch  # noqa: F401
 
-    later = 0 if "transformers.modeling_utils" in sys.modules else MODELING
-    return host_memory("VmRSS") + later + HOST_LATER
+    missing = [name for name in MODULES if name not in sys.modules and find_spec(name.partition(".")[0])]
+    return host_memory("VmRSS") + sum(MODULES[name] for name in missing) + HOST_LATER
