@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from finetooth_hooks import Sampling
 from finetooth_server import writer
+from finetooth_server.calls import in_turn
 from finetooth_server.commands.calls import command
 from finetooth_server.keys import Caller
 from finetooth_server.log import CRASHES, Due, Log
@@ -152,7 +153,7 @@ def test_the_suspect_that_met_most_crashes_comes_first_and_tenants_take_turns(st
     last, worst = sample(stopped, theirs, 9, other), sample(stopped, mine, 11)
     crashed(stopped, *calls, last, worst)
     crashed(stopped, worst)
-    assert [call.id for call in stopped.log.suspects()] == [worst.id, calls[0].id, last.id, calls[1].id]
+    assert [call.id for call in in_turn(stopped.log.suspects())] == [worst.id, calls[0].id, last.id, calls[1].id]
 
 
 def test_the_one_that_ends_the_server_again_is_the_only_one_that_fails(stopped: Any, ask: SimpleNamespace) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -119,6 +120,16 @@ class Due:
         if self.begun >= CRASHES and 0 < self.alone <= self.begun:
             return f"the server ended {self.begun} times while it was executed (send less at once)"
         return ""
+
+
+def in_turn(found: Iterable[Due]) -> list[Due]:
+    """Those first that met the most ends of a server, and of each tenant one in turn."""
+    places: Counter[tuple[str, int]] = Counter()
+    placed = []
+    for call in found:
+        placed.append((-call.begun, places[call.tenant, call.begun], call))
+        places[call.tenant, call.begun] += 1
+    return [call for *_, call in sorted(placed, key=lambda one: one[:2])]
 
 
 @dataclass(frozen=True)

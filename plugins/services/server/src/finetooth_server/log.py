@@ -108,12 +108,11 @@ class Log:
             done = _done_with(connection, queue)
             if seq is not None and seq <= done:
                 return self._expired_call(tenant, queue, seq)
-            waiting = connection.scalar(
-                select(func.count()).select_from(calls).where(calls.c.tenant == tenant, calls.c.state == QUEUED)
-            )
+            queued = select(func.count()).select_from(calls).where(calls.c.state == QUEUED)
+            waiting = connection.scalar(queued.where(calls.c.tenant == tenant))
             if waiting and waiting >= self._most:
                 raise TooMuch(f"{waiting} calls are waiting", action="wait for some of them")
-            of_all = connection.scalar(select(func.count()).select_from(calls).where(calls.c.state == QUEUED))
+            of_all = connection.scalar(queued)
             if of_all and of_all >= self._most_of_all:
                 raise Busy(f"{of_all} calls are waiting, of all clients together", action="try again later")
             if seq is None:
@@ -190,35 +189,28 @@ class Log:
     def begin(self, due: Sequence[Due]) -> None:
         """Note that the execution of calls begins: where no result follows, the server ended."""
         with self._records.write() as connection:
-            ids = [call.id for call in due]
-            more = func.coalesce(calls.c.begun, 0) + 1
-            connection.execute(update(calls).where(calls.c.id.in_(ids)).values(begun=more))
+            chosen = update(calls).where(calls.c.id.in_([call.id for call in due]))
+            connection.execute(chosen.values(begun=func.coalesce(calls.c.begun, 0) + 1))
 
-    def suspects(self) -> Sequence[Due]:
-        """Calls that were under way when a server ended, and may be executed once more: those first that met the most
-        such ends, of each tenant one in turn."""
-        came = func.row_number().over(partition_by=(calls.c.tenant, calls.c.begun), order_by=calls.c.created)
-        chosen = select(calls.c.id, came.label("place")).where(calls.c.state == QUEUED, calls.c.begun > 0).subquery()
+    def suspects(self) -> list[Due]:
+        """Calls that were under way when a server ended and may be executed once more, in the order they came in."""
+        begun = _executable().where(calls.c.state == QUEUED, calls.c.begun > 0)
         with self._records.read() as connection:
-            rows = connection.execute(
-                _executable()
-                .join(chosen, chosen.c.id == calls.c.id)
-                .order_by(calls.c.begun.desc(), chosen.c.place, calls.c.created)
-            )
-            return [call for call in map(self._due_call, rows) if not call.hopeless]
+            rows = connection.execute(begun.order_by(calls.c.created))
+            return [call for row in rows if not (call := self._due_call(row)).hopeless]
 
     def isolate(self, call: Due, alone: bool) -> None:
         """Note that nothing else is executed beside a call the next time, or that something is after all."""
         with self._records.write() as connection:
-            chosen = update(calls).where(calls.c.id == call.id, calls.c.state == QUEUED)
-            connection.execute(chosen.values(alone=call.begun + 1 if alone else None))
+            connection.execute(
+                update(calls).values(alone=call.begun + 1 if alone else None).where(calls.c.id == call.id)
+            )
 
     def leave(self, due: Sequence[Due]) -> None:
         """Note that calls are left to the next server on purpose: their execution counts as not begun."""
         with self._records.write() as connection:
-            ids = [call.id for call in due]
-            less = func.coalesce(calls.c.begun, 1) - 1
-            connection.execute(update(calls).where(calls.c.id.in_(ids), calls.c.state == QUEUED).values(begun=less))
+            chosen = update(calls).where(calls.c.id.in_([call.id for call in due]), calls.c.state == QUEUED)
+            connection.execute(chosen.values(begun=func.coalesce(calls.c.begun, 1) - 1))
 
     def finish(
         self, call: Due, result: Any, *, error: str = "", category: Category = "", traceless: bool = False, **marks: int

@@ -16,7 +16,7 @@ from finetooth_toolbox.text import json_parts
 from sqlalchemy import Row, select
 
 from finetooth_server.audit import Audit
-from finetooth_server.calls import category_of
+from finetooth_server.calls import category_of, in_turn
 from finetooth_server.checkpoints import Checkpoints
 from finetooth_server.collector import collect
 from finetooth_server.live import LiveModel
@@ -158,7 +158,7 @@ class Writer:
     def _try_suspects(self) -> None:
         """See `ALONE`."""
         end = time.monotonic() + ALONE
-        for call in self._log.suspects():
+        for call in in_turn(self._log.suspects()):
             if self._ending or time.monotonic() > end:
                 return
             if not call.batch and self._log.peek(call.queue) is None:
