@@ -34,6 +34,8 @@ class FourBitLinear(RowsApart):
 
     codes: Tensor
     scales: Tensor
+    mean: Tensor
+    scales_of_scales: Tensor
 
     def __init__(self, module: nn.Linear, name: str, block: int, *, double: bool) -> None:
         super().__init__(module.in_features, module.out_features, module.bias)
