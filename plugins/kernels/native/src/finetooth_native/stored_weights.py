@@ -33,7 +33,8 @@ def made(layers: Sequence[Any], dtype: torch.dtype) -> Tensor:
     """
     outputs = sum(layer.out_features for layer in layers)
     weight = new_empty(_place(layers[0]), (outputs, layers[0].in_features), dtype)
-    for layer, rows in zip(layers, torch.split(weight, [layer.out_features for layer in layers]), strict=True):
+    parts: Any = weight.split([layer.out_features for layer in layers])  # type: ignore[no-untyped-call]
+    for layer, rows in zip(layers, parts, strict=True):
         if isinstance(layer, DequantisingLinear):
             layer.write(rows)
         else:
