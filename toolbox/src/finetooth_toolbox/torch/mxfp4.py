@@ -81,5 +81,5 @@ class PackedMxfp4Linear(RowsApart):
 
     def dequantised_rows(self, first: int, last: int, dtype: torch.dtype) -> Tensor:
         """See `RowsApart`."""
-        blocks = self.codes[first:last].unflatten(1, (-1, BLOCK // 2))
+        blocks = self.codes[first:last].view(last - first, -1, BLOCK // 2)
         return decoded(blocks, self.scales[first:last].unsqueeze(-1)).to(dtype).flatten(1)
