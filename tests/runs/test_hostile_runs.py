@@ -41,7 +41,7 @@ REWARDS = {
     "no list": ("1.0", r"returned .*1\.0.* for 8 completions"),
     "nothing": ("None", r"returned .*None.* for 8 completions"),
     "all equal": ("[0.5] * len(completions)", r"method\.rewards.*nothing to learn from"),
-    "all left out": ("[None] * len(completions)", r"nothing to learn from"),
+    "all left out": ("[None] * len(completions)", r"all 80 answers so far were left out \(letters 80\), so there is n"),
 }
 
 
@@ -66,6 +66,18 @@ def test_a_reward_that_gives_what_is_none_ends_the_run_with_a_line(
     assert "\n" not in str(caught.value) and caught.value.exit_code in (1, 2)
     steps = (Path(given["output"]) / "metrics.jsonl").read_text()
     assert '"event": "step"' not in steps.replace('"event":"step"', '"event": "step"')
+
+
+def test_a_run_whose_prompts_are_used_up_without_a_step_fails(online: Callable[..., Any], tmp_path: Path) -> None:
+    """Few rows, and a reward that says nothing of any: it ended as if it were done, without an artifact."""
+    given = online()
+    (tmp_path / "letters.py").write_text(REWARD.replace("BODY", "[None] * len(completions)"), encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "2+2?", "answer": "4"}\n' * 2)
+    given["data"]["train"] = str(tmp_path / "rows.jsonl")
+    given["train"] = {**given["train"], "max_steps": None, "epochs": 1}
+    with pytest.raises(FinetoothError, match=r"all 8 answers so far were left out \(letters 8\)") as caught:
+        finetooth.run(given)
+    assert caught.value.exit_code == 2
 
 
 def test_a_prompt_that_the_model_cannot_read_is_named(online: Callable[..., Any], tmp_path: Path) -> None:

@@ -72,6 +72,9 @@ def odd(completions, **kwargs):
 def short(completions, **kwargs):
     return [1.0] * (len(completions) - 1)
 
+def single(completions, **kwargs):
+    return [1.0]
+
 def number(completions, **kwargs):
     return 1.0
 
@@ -147,8 +150,9 @@ def test_workers_divide_rows_and_keep_groups(score: Any) -> None:
         ("odd", "inf", "rows.jsonl:2: the function returned inf"),
         ("odd", "text", "rows.jsonl:2: the function returned '0.5', which is no number"),
         ("odd", "list", "rows.jsonl:2: the function returned [1.0], which is no number"),
-        ("short", "", "rows.jsonl:1: the function returned 0 scores for 1 completion"),
-        ("number", "", "rows.jsonl:1: the function returned 1.0 for 1 completion"),
+        ("short", "", "rows.jsonl:1: the function returned 2 scores for 3 completions"),
+        ("single", "", "rows.jsonl:1: the function returned 1 scores for 3 completions"),
+        ("number", "", "rows.jsonl:1: the function returned 1.0 for 3 completions"),
     ],
 )
 def test_a_row_that_fails_is_named(score: Any, function: str, bad: str, says: str) -> None:

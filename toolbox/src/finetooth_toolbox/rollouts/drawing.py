@@ -30,6 +30,9 @@ from finetooth_toolbox.rollouts.stretches import asked_on, joined
 MOST_PASSED_OVER = 100
 """Batches in a row without anything to learn from, after which a run ends."""
 
+MOST_LEFT_OUT = 10
+"""The same for batches of which no answer has a reward: each may take as long as a reward may take to fail."""
+
 
 class Drawing:
     """Draws rollouts, some of them before they are wanted.
@@ -142,13 +145,9 @@ class Drawing:
             NothingToLearn: there were too many in a row.
         """
         drawn.passed_over += 1
-        if drawn.passed_over >= MOST_PASSED_OVER:
-            raise NothingToLearn(
-                "method.rewards",
-                f"in the last {drawn.passed_over} batches no group has rewards that differ, so there is nothing to "
-                "learn from",
-                action="look at the answers and try the rewards on them, or begin from a model that is right sometimes",
-            )
+        without_any = drawn.left_out[""] == drawn.sampled
+        if drawn.passed_over >= (MOST_LEFT_OUT if without_any else MOST_PASSED_OVER):
+            raise NothingToLearn(drawn)
 
     def _next(self, engine: Engine, indices: Iterator[list[int]], drawn: Drawn, remaining: int) -> list[Draw]:
         """What was late, and what was begun first; where nothing waits, it begins now. Nothing where the prompts are

@@ -11,7 +11,28 @@ from finetooth_hooks.rollouts import Rollout
 
 
 class NothingToLearn(DataError):
-    """Batch after batch was passed over."""
+    """Batch after batch was passed over.
+
+    Args:
+        drawn: what was sampled.
+    """
+
+    def __init__(self, drawn: Drawn) -> None:
+        without, batches = drawn.left_out[""], drawn.passed_over
+        if drawn.sampled and without == drawn.sampled:
+            by = ", ".join(f"{name} {count}" for name, count in drawn.left_out.items() if name)
+            super().__init__(
+                "method.rewards",
+                f"all {without} answers so far were left out ({by or 'no reward scores them'}), so there is nothing to "
+                "learn from",
+                action="read what the notes say of the first ones, and try the rewards on them",
+            )
+            return
+        super().__init__(
+            "method.rewards",
+            f"in the last {batches} batches no group has rewards that differ, so there is nothing to learn from",
+            action="look at the answers and try the rewards on them, or begin from a model that is right sometimes",
+        )
 
 
 @dataclass

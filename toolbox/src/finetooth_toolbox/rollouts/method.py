@@ -199,7 +199,10 @@ class RolloutMethod(MethodBase):
         """
         drawn = Drawn()
         try:
-            return self._next_of(engine, indices, drawn)
+            found = self._next_of(engine, indices, drawn)
+            if found is None and not self._steps:  # a run without a step is no run
+                raise NothingToLearn(drawn)
+            return found
         except NothingToLearn:
             if not self._steps or drawn.judged is None:
                 raise

@@ -35,7 +35,8 @@ class FunctionOptions(Options):
     where the rows' prompts are messages, as in TRL."""
     failed: Answer = "raise"
     """What a row scores for which the function raises, or returns what is no finite number: the run ends (`raise`), or
-    the row is left out (`none`) or gets 0 (`zero`)."""
+    the row is left out (`none`) or gets 0 (`zero`). A call that returns more or fewer scores than it had completions
+    fails for all of its rows."""
     timed_out: Answer = "none"
     """The same for a row that takes longer than `time_limit`, or ends the process."""
     time_limit: float = Field(default=60.0, gt=0)
@@ -156,9 +157,9 @@ class FunctionReward:
         scores = result["scores"]
         if not isinstance(scores, list) or len(scores) != len(part):
             what = f"{len(scores)} scores" if isinstance(scores, list) else repr(scores)
-            if len(part) > 1:
-                return None
-            return [self._failed(part.ids[0], f"returned {what} for 1 completion")]
+            many = f"{len(part)} completions" if len(part) > 1 else "1 completion"
+            # nobody can say which score is whose, and what it says of a single row would hide that
+            return [self._failed(part.ids[0], f"returned {what} for {many}")] * len(part)
         self._keep(part, result)
         return [self._checked(row, score) for row, score in zip(part.ids, scores, strict=True)]
 
