@@ -10,7 +10,8 @@ from collections.abc import Mapping
 ONE_AMONG_OTHERS: Mapping[str, tuple[str, ...]] = {
     "a call that ended the server twice fails, and the queue goes on": (
         "test_server_crashes::test_a_call_that_ended_the_server_twice_fails_and_the_queue_goes_on",
-        "test_server_crashes::test_one_crash_alone_condemns_nobody",
+        "test_server_crashes::test_crashes_beside_others_condemn_nobody",
+        "test_server_crashes::test_calls_of_a_crash_are_executed_one_by_one",
         "test_server_crashes::test_the_one_that_ends_the_server_again_is_the_only_one_that_fails",
     ),
     "calls are listed and dropped by `ft calls`, those of revoked keys are not executed": (

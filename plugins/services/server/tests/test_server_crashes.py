@@ -184,7 +184,7 @@ def test_what_a_stop_left_counts_as_not_begun(stopped: Any, ask: SimpleNamespace
     made = stopped.create_model(ME, stopped.open_session(ME), "tiny", {}, face="test")
     call = stopped.submit(ME, made.queue, "forward_backward", _rows(ask), face="test")
     for _ in range(CRASHES + 1):
-        crashed(stopped, call)
+        crashed(stopped, call, alone=True)
         stopped.log.leave([Due(call.id, call.tenant, call.queue, call.seq, call.operation, None, "queued", None)])
     stopped.start()
     assert ask.result(stopped, ME, call)["targets"] > 0
