@@ -220,6 +220,7 @@ NOT_HERE = (
     "keeps no snapshots",
     "the engine does not claim",
     "the entry does not say can_disable",
+    "it reads no part of its weight alone",
 )
 """Why a check may be skipped for a new plugin."""
 

@@ -86,7 +86,7 @@ def some_outputs_are_those_of_the_weight(case: EntryCase) -> None:
     numbers are those of the weight read as a whole, bit for bit."""
     torch, _, _, made = _quantise(case)
     if not (hasattr(made, "dequantised_rows") and hasattr(made, "write")):
-        raise CheckSkipped("it computes with its codes themselves")
+        raise CheckSkipped("it reads no part of its weight alone")
     whole, written = made.dequantised(torch.float32), torch.full((_OUTPUTS, _INPUTS), float("nan"))
     made.write(written)
     expect(torch.equal(written, whole), "linear(module).write(numbers)", "other numbers", "those of dequantised")
