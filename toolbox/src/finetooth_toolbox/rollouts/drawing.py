@@ -145,8 +145,7 @@ class Drawing:
             NothingToLearn: there were too many in a row.
         """
         drawn.passed_over += 1
-        without_any = drawn.left_out[""] == drawn.sampled
-        if drawn.passed_over >= (MOST_LEFT_OUT if without_any else MOST_PASSED_OVER):
+        if drawn.passed_over >= (MOST_LEFT_OUT if drawn.all_left_out else MOST_PASSED_OVER):
             raise NothingToLearn(drawn)
 
     def _next(self, engine: Engine, indices: Iterator[list[int]], drawn: Drawn, remaining: int) -> list[Draw]:

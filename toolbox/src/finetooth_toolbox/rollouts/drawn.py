@@ -18,19 +18,19 @@ class NothingToLearn(DataError):
     """
 
     def __init__(self, drawn: Drawn) -> None:
-        without, batches = drawn.left_out[""], drawn.passed_over
-        if drawn.sampled and without == drawn.sampled:
+        if drawn.all_left_out:
             by = ", ".join(f"{name} {count}" for name, count in drawn.left_out.items() if name)
             super().__init__(
                 "method.rewards",
-                f"all {without} answers so far were left out ({by or 'no reward scores them'}), so there is nothing to "
-                "learn from",
+                f"all {drawn.sampled} answers so far were left out ({by or 'no reward scores them'}), so there is "
+                "nothing to learn from",
                 action="read what the notes say of the first ones, and try the rewards on them",
             )
             return
         super().__init__(
             "method.rewards",
-            f"in the last {batches} batches no group has rewards that differ, so there is nothing to learn from",
+            f"in the last {drawn.passed_over} batches no group has rewards that differ, so there is nothing to "
+            "learn from",
             action="look at the answers and try the rewards on them, or begin from a model that is right sometimes",
         )
 
@@ -65,6 +65,11 @@ class Drawn:
     late: int | None = None
     epoch: float = 0.0
     judged: float | None = None
+
+    @property
+    def all_left_out(self) -> bool:
+        """Something was sampled, and no reward scored any of it."""
+        return 0 < self.sampled == self.left_out[""]
 
     def count_left_out(self, rollouts: Iterable[Rollout]) -> None:
         """Count which rewards left rollouts out."""

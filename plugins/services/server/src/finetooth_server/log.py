@@ -202,7 +202,7 @@ class Log:
     def isolate(self, call: Due, alone: bool) -> None:
         """Note that nothing else is executed beside a call the next time, or that something is after all."""
         with self._records.write() as connection:
-            connection.execute(update(calls).where(calls.c.id == call.id).values(alone=alone and call.begun + 1))
+            connection.execute(update(calls).where(calls.c.id == call.id).values(alone=alone * (call.begun + 1)))
 
     def leave(self, due: Sequence[Due]) -> None:
         """Note that calls are left to the next server on purpose: their execution counts as not begun."""

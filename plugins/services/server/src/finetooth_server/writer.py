@@ -161,13 +161,14 @@ class Writer:
         for call in in_turn(self._log.suspects()):
             if self._ending or time.monotonic() > end:
                 return
-            if not call.batch and self._log.peek(call.queue) is None:
+            due = None if call.batch else self._log.peek(call.queue)
+            if not call.batch and due is None:
                 continue  # a call before it is to come first
             self._log.isolate(call, True)
             if call.batch:
                 self._turns.admit_alone(call)
             else:
-                self._scheduler.offer(call.queue, self._log.peek(call.queue))
+                self._scheduler.offer(call.queue, due)
             while not self._ending and time.monotonic() < end:
                 self._break_off()
                 self._scheduler.turn()  # once more after the end: for nobody is waited then
