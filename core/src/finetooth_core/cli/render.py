@@ -12,6 +12,7 @@ from typing import Any, Literal
 from finetooth_hooks.plan import Decision, MemoryEstimate, Plan
 from finetooth_hooks.reports import DataReport, Evaluation, Outcome, Sample
 from finetooth_toolbox.text.controls import escape_controls
+from finetooth_toolbox.text.measures import short_hashes
 from finetooth_toolbox.text.measures import size as size
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -38,9 +39,6 @@ LARGEST = 3
 
 PROMPT_TAIL = 240
 """Characters of a question that are shown, counted from its end: the question stands there."""
-
-HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
-"""A SHA-256."""
 
 NARROW = 60
 """Columns of a terminal below which a table that does not fit is written as paragraphs."""
@@ -298,7 +296,7 @@ def next_steps(outcome: Outcome, folder: Path, commands: Sequence[str]) -> Rende
 
 def value(decided: Any) -> str:
     """A decided value as YAML would spell it; of a hash, the first digits."""
-    return HASH.sub(r"\1", decided if isinstance(decided, str) else json.dumps(decided, default=str))
+    return short_hashes(decided if isinstance(decided, str) else json.dumps(decided, default=str))
 
 
 def score(number: float, share: bool) -> str:

@@ -134,16 +134,22 @@ def test_what_a_crash_left_goes_on_with_all_after_some_seconds(
 
 
 def test_a_call_that_was_begun_alone_and_goes_on_with_all_is_not_condemned_by_the_next_crash(
-    stopped: Any, monkeypatch: pytest.MonkeyPatch
+    stopped: Any, ask: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "ALONE", 0.05)
+    told: list[tuple[bool, list[tuple[int, int]]]] = []
+    real = Log.isolate
+
+    def isolate(log: Log, call: Due, alone: bool) -> None:
+        real(log, call, alone)
+        told.append((alone, [(one.begun, one.alone) for one in log.suspects()]))
+
+    monkeypatch.setattr(Log, "isolate", isolate)
     call = sample(stopped, sampler(stopped), max_tokens=200, n=4)
     crashed(stopped, call)
     stopped.start()
-    seen = set()
-    while stopped.log.fetch(ME, call.id).state == "queued":
-        seen |= {(waiting.begun, waiting.alone) for waiting in stopped.log.suspects()}
-    assert seen >= {(1, 2), (2, 0)}
+    assert ask.result(stopped, ME, call)["completions"]
+    assert told == [(True, [(1, 2)]), (False, [(2, 0)])]  # the second time it is under way, and not alone any more
 
 
 def test_the_suspect_that_met_most_crashes_comes_first_and_tenants_take_turns(stopped: Any) -> None:

@@ -1,4 +1,4 @@
-"""Numbers with units on the command line."""
+"""Numbers with units on the command line, and hashes."""
 
 from __future__ import annotations
 
@@ -43,6 +43,11 @@ def memory_of(text: str, option: str) -> int:
         what = f"{int(found):,} bytes"
         raise UserError(f"{option}: {text!r} is {what}, which hold no model", action=f"name the unit: {text.strip()}GB")
     return int(found)
+
+
+def short_hashes(text: str) -> str:
+    """The text with the first twelve digits of each SHA-256 in it."""
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1", text)
 
 
 def size(taken: float) -> str:

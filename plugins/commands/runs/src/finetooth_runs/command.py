@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -23,15 +22,13 @@ from finetooth_toolbox.runs.recorded import (
     size_of,
 )
 from finetooth_toolbox.text.controls import escape_controls
-from finetooth_toolbox.text.measures import size
+from finetooth_toolbox.text.measures import short_hashes, size
 from finetooth_toolbox.text.nearest import nearest
 
 from finetooth_runs.comparison import differences, results
 from finetooth_runs.tables import duration, moment, number, table, width
 
 RUNS = Path("runs")
-HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
-"""A SHA-256, of which tables show the first digits."""
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 folder_option = click.option(
@@ -264,7 +261,7 @@ def _headline(run: Recorded) -> str:
 
 def _value(value: Any) -> str:
     """A setting as a table has it: a hash by its first digits, and in words that a run does not set it."""
-    return "not set" if value is None else HASH.sub(r"\1", value if isinstance(value, str) else json.dumps(value))
+    return "not set" if value is None else short_hashes(value if isinstance(value, str) else json.dumps(value))
 
 
 def _tell_groups(folder: Path) -> None:
