@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -84,11 +85,14 @@ quantised while it is loaded is in memory once as a whole before a CPU streams i
 FRESH = 700 * 2**20
 """Bytes of a process that has imported what a run imports."""
 
+ROOMY = SimpleNamespace(free=10**12)
+"""A disk of a made-up machine: whether a model fits must not hang on the disk of the machine that tests."""
+
 
 @pytest.fixture(scope="module")
 def contexts(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A context of each model for a machine; a folder of each holds nothing but its config. What this process holds
-    already, more the more tests it ran, counts as in a fresh one."""
+    already, more the more tests it ran, counts as in a fresh one; its disk has room for what is streamed from it."""
     folder = tmp_path_factory.mktemp("configs")
     state, known = State(StartOptions(blocked=("finetooth-bitsandbytes",))), {}
     for name, config in MODELS.items():
@@ -104,6 +108,7 @@ def contexts(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("finetooth_torch.planning.memory.host_overhead", lambda: FRESH)
+        patch.setattr("finetooth_core.memory_check.shutil", SimpleNamespace(disk_usage=lambda _: ROOMY))
         yield context
 
 
