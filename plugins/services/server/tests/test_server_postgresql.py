@@ -12,7 +12,10 @@ from finetooth_server.commands.place import database_url
 from finetooth_server.encryption.master import new_key, parsed
 from finetooth_server.faults import Unauthorised
 from finetooth_server.keys import Caller
+from finetooth_server.log import Due
 from finetooth_server.records import Records
+from finetooth_server.service import Service
+from finetooth_server.settings import Settings
 
 ME = Caller("local", "", frozenset({"train", "sample", "read"}))
 
@@ -73,3 +76,25 @@ def test_an_address_that_leads_nowhere_is_one_line(databases: Any, monkeypatch: 
         with pytest.raises(UserError, match=message) as caught:
             Records(database_url(address))
         assert "\n" not in str(caught.value) and "w:@x" not in str(caught.value)
+
+
+def test_what_ended_the_server_alone_is_not_tried_again(
+    context: Any, recipe: dict[str, Any], ask: SimpleNamespace, databases: Any, tmp_path: Any
+) -> None:
+    settings = Settings(tmp_path, {"tiny": recipe}, keyless=True, database=databases.url(databases.new()))
+    service = Service(context, settings)
+    made = service.create_model(ME, service.open_session(ME), "tiny", {}, face="test")
+    data = {"data": ask.sent(ask.data(1)), "loss": "cross_entropy"}
+    guilty = service.submit(ME, made.queue, "forward_backward", data, face="test")
+
+    def suspects() -> dict[str, Due]:
+        return {due.id: due for due in service.log.suspects()}
+
+    assert not suspects()
+    service.log.begin(service.log.waiting())
+    assert suspects().keys() == {made.id, guilty.id}
+    for id_, alone in ((made.id, True), (made.id, False), (guilty.id, True)):
+        service.log.isolate(suspects()[id_], alone)
+    service.log.begin(list(suspects().values()))
+    assert suspects().keys() == {made.id}  # it was beside another one after all
+    service.stop()
