@@ -39,7 +39,7 @@ HEADS = {
     ),
     "adapter": ("## Adapters", ("adapter", "loss before", "after", "planned", "peak", "off by", "resumes", "s/step")),
     "optimizer": (
-        "## Optimizers\n\nAll weights train.",
+        "## Optimizers\n\nAll weights train. The paged optimizers of bitsandbytes run on CUDA only.",
         ("optimizer", "loss before", "after", "planned", "peak", "off by", "resumes", "s/step"),
     ),
 }  # fmt: skip

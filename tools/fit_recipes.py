@@ -18,10 +18,13 @@ ADAPTERS: Mapping[str, Any] = {
     "vera": "vera", "ia3": "ia3",
 }  # fmt: skip
 OPTIMIZERS: tuple[str, ...] = (
-    "adamw", "adamw_8bit", "adamw_4bit", "paged_adamw", "paged_adamw_8bit", "adafactor", "lion", "lion_8bit", "sophia",
-    "ademamix", "adopt", "came", "prodigy", "galore", "galore_8bit", "apollo", "apollo_mini", "badam", "adalomo",
-    "lomo", "muon", "dion", "adam_mini", "schedule_free_adamw", "schedule_free_sgd", "sgd",
+    "adamw", "adamw_8bit", "adamw_4bit", "adafactor", "lion", "lion_8bit", "sophia", "ademamix", "adopt", "came",
+    "prodigy", "galore", "galore_8bit", "apollo", "apollo_mini", "badam", "adalomo", "lomo", "muon", "dion",
+    "adam_mini", "schedule_free_adamw", "schedule_free_sgd", "sgd",
 )  # fmt: skip
+"""That a CPU has: the paged ones are CUDA's."""
+BLOCKS = {"switch_every": 5, "order": "ascending"}
+"""Of `badam`: its turns begin with the largest block, the embedding."""
 STEPS = {"quantizer": 3, "adapter": 30, "optimizer": 30}
 ROWS = {"quantizer": 8, "adapter": 2, "optimizer": 2}
 """Of a step."""
@@ -65,5 +68,8 @@ def recipe(cell: str, output: str) -> dict[str, Any]:
             made["optimizer"] = {"name": "adamw", "learning_rate": 2e-5}
     else:
         rate = {"learning_rate": WHOLE_RATES[pick]} if pick in WHOLE_RATES else {}
-        made |= {"adapter": "full", "optimizer": {"name": pick, **rate}}
+        more = BLOCKS if pick == "badam" else {}
+        made |= {"adapter": "full", "optimizer": {"name": pick, **rate, **more}}
+        if pick in ("lomo", "adalomo"):  # no norm of all gradients is known inside backward
+            made["train"]["max_grad_norm"] = 0
     return made

@@ -104,7 +104,7 @@ def _optimizers(job: Job) -> Iterator[Rung]:
     for registered, entry in sorted(smaller, key=lambda pair: -pair[1].state_bytes):
         part = replace(
             now, name=registered.full_name, state_bytes=entry.state_bytes, accumulation=entry.accumulation,
-            checkpointing=entry.checkpointing, update_bytes=entry.update_bytes,
+            checkpointing=entry.checkpointing, update_bytes=entry.update_bytes, tensor_bytes=entry.tensor_bytes,
         )  # fmt: skip
         yield Rung(f"optimizer={_name(registered, job)}", _with(updates=part))
 

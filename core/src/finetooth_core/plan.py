@@ -207,8 +207,9 @@ def updates_of(context: RunContext, optimizer: Built, entry: Optimizer, data: bo
     said = optimizer.part.state_bytes(context.facts) if whole else None
     state = entry.state_bytes if said is None else said
     return UpdatesPart(
-        optimizer.part, scheduled.part, name, state, entry.accumulation, entry.checkpointing, entry.update_bytes
-    )
+        optimizer.part, scheduled.part, name, state, entry.accumulation, entry.checkpointing, entry.update_bytes,
+        entry.tensor_bytes,
+    )  # fmt: skip
 
 
 def _check_optimizer(

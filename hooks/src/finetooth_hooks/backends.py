@@ -168,7 +168,7 @@ class UpdatesPart:
 
     Attributes:
         name: full name of the optimizer, for messages.
-        state_bytes, accumulation, checkpointing, update_bytes: what the optimizer's entry says of it.
+        state_bytes, accumulation, checkpointing, update_bytes, tensor_bytes: what the optimizer's entry says of it.
     """
 
     optimizer: Optimizer
@@ -178,6 +178,7 @@ class UpdatesPart:
     accumulation: bool = True
     checkpointing: bool = True
     update_bytes: float = 0.0
+    tensor_bytes: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -278,6 +278,8 @@ class Optimizer(Entry):
         state_bytes: bytes of optimizer state per trained parameter, for the memory estimate.
         update_bytes: bytes per trained parameter that an update holds for a moment beside that, on an accelerator,
             where updates of many tensors at once make temporaries of all of them.
+        tensor_bytes: bytes per number of a parameter that its update holds for a moment beside that on a host, where
+            parameters are updated one after the other; the memory estimate counts those of the largest.
         devices: types of devices that it runs on (`cuda`); empty: on all.
     """
 
@@ -287,6 +289,7 @@ class Optimizer(Entry):
     frameworks: frozenset[str] = frozenset({"torch"})
     state_bytes: float = 8.0
     update_bytes: float = 0.0
+    tensor_bytes: float = 0.0
     devices: frozenset[str] = frozenset()
 
 

@@ -236,3 +236,11 @@ def test_adamw_is_fused_where_torch_has_a_kernel_for_the_device():
     from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
     assert set(_get_fused_kernels_supported_devices()) >= built.ONE_PASS >= {"cpu", "cuda"}
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_keeps_a_number_for_each_weight_only_with_momentum(momentum: float) -> None:
+    optimizer = built.build_sgd(built.SgdOptions(momentum=momentum), None)
+    _, made = train(optimizer)
+    kept = sum(t.numel() for state in made.state.values() for t in state.values() if isinstance(t, torch.Tensor))
+    assert optimizer.state_bytes(None) == 4 * kept / sum(values.size for values in start())

@@ -18,6 +18,7 @@ def ft_optimizers() -> Iterable[Optimizer]:
         summary="AdamW with a second, slow momentum",
         state_bytes=12.0,
         update_bytes=4.0,
+        tensor_bytes=8.0,
     )
     yield Optimizer(
         name="adopt",
@@ -25,6 +26,7 @@ def ft_optimizers() -> Iterable[Optimizer]:
         summary="Adam that converges for any beta2",
         state_bytes=8.0,
         update_bytes=4.0,
+        tensor_bytes=8.0,
         elsewhere={"adopt_adamw": {}},
     )
     yield Optimizer(
@@ -33,6 +35,7 @@ def ft_optimizers() -> Iterable[Optimizer]:
         summary="Adafactor with a momentum and its confidence",
         state_bytes=5.0,
         update_bytes=4.0,
+        tensor_bytes=20.0,
         elsewhere={"came_pytorch": {}},
     )
     yield Optimizer(
@@ -41,6 +44,7 @@ def ft_optimizers() -> Iterable[Optimizer]:
         summary="AdamW that finds its rate by itself",
         state_bytes=16.0,
         update_bytes=4.0,
+        tensor_bytes=8.0,
     )
     yield Optimizer(
         name="sophia",
@@ -48,5 +52,6 @@ def ft_optimizers() -> Iterable[Optimizer]:
         summary="momentum over curvature, cut off at 1",
         state_bytes=8.0,
         update_bytes=4.0,
+        tensor_bytes=8.0,
         elsewhere={"sophia_g": {}, "sophiag": {}},
     )

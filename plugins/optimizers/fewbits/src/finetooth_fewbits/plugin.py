@@ -19,6 +19,7 @@ def ft_optimizers() -> Iterable[Optimizer]:
         build=f"{_BUILDERS}:build_adamw_8bit",
         summary="AdamW with moments in 8 bits",
         state_bytes=8.0,
+        tensor_bytes=20.0,
         elsewhere={"adamw_bnb_8bit": {}, "adam8bit": {}, "adamw8bit": {}},
     )
     yield Optimizer(
@@ -26,6 +27,7 @@ def ft_optimizers() -> Iterable[Optimizer]:
         build=f"{_BUILDERS}:build_lion_8bit",
         summary="Lion with a momentum in 8 bits",
         state_bytes=4.0,
+        tensor_bytes=20.0,
         elsewhere={"lion8bit": {}},
     )
     yield Optimizer(

@@ -32,5 +32,6 @@ def ft_optimizers() -> Iterable[Optimizer]:
         build=f"{_BUILDERS}:build_badam",
         summary="Adam over one layer at a time",
         state_bytes=8.0,
+        tensor_bytes=4.0,
         elsewhere={"block_adam": {}},
     )

@@ -17,6 +17,7 @@ def ft_optimizers() -> Iterable[Optimizer]:
         summary="Adam in a subspace of each gradient",
         state_bytes=12.0,
         update_bytes=4.0,
+        tensor_bytes=8.0,
         elsewhere={"galore_adamw": {}, "galore_adamw_layerwise": {}},
     )
     yield Optimizer(
@@ -25,6 +26,7 @@ def ft_optimizers() -> Iterable[Optimizer]:
         summary="Adam in a subspace of each gradient, with moments in 8 bits",
         state_bytes=12.0,
         update_bytes=8.0,
+        tensor_bytes=16.0,
         elsewhere={"galore_adamw_8bit": {}, "galore_adamw_8bit_layerwise": {}},
     )
     yield Optimizer(
@@ -33,6 +35,7 @@ def ft_optimizers() -> Iterable[Optimizer]:
         summary="gradients scaled by what Adam does to a random projection of them",
         state_bytes=8.0,
         update_bytes=4.0,
+        tensor_bytes=8.0,
         elsewhere={"apollo_adamw": {}},
     )
     yield Optimizer(
@@ -41,6 +44,7 @@ def ft_optimizers() -> Iterable[Optimizer]:
         summary="APOLLO of rank 1: about the memory of SGD",
         state_bytes=8.0,
         update_bytes=4.0,
+        tensor_bytes=8.0,
     )
     yield Optimizer(
         name="adam_mini",
@@ -48,6 +52,7 @@ def ft_optimizers() -> Iterable[Optimizer]:
         summary="Adam with one second moment for each output of a layer",
         state_bytes=5.0,
         update_bytes=4.0,
+        tensor_bytes=4.0,
     )
     yield Optimizer(
         name="adamw_4bit",
@@ -55,5 +60,6 @@ def ft_optimizers() -> Iterable[Optimizer]:
         summary="AdamW with moments in 4 bits",
         state_bytes=8.0,
         update_bytes=8.0,
+        tensor_bytes=9.0,
         elsewhere={"adamw4bit": {}},
     )

@@ -16,6 +16,7 @@ def ft_optimizers() -> Iterable[Optimizer]:
         build="finetooth_muon.optimizers:build_muon",
         summary="orthonormal steps along a momentum; half of AdamW's state",
         update_bytes=4.0,
+        tensor_bytes=8.0,
         elsewhere={"muon_adamw": {}},
     )
     yield Optimizer(
@@ -23,4 +24,5 @@ def ft_optimizers() -> Iterable[Optimizer]:
         build="finetooth_muon.optimizers:build_dion",
         summary="orthonormal steps of low rank, the rest is fed back",
         update_bytes=4.0,
+        tensor_bytes=8.0,
     )

@@ -18,6 +18,7 @@ def ft_optimizers() -> Iterable[Optimizer]:
         summary="AdamW whose weights are averaged instead of its rate lowered",
         state_bytes=8.0,
         update_bytes=4.0,
+        tensor_bytes=8.0,
         elsewhere={"schedule_free_radam": {}, "adamw_schedule_free": {}},
     )
     yield Optimizer(

@@ -77,8 +77,15 @@ def _lay_alike(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None
                 p.grad = torch.empty_like(p).copy_(p.grad)
 
 
-def _optimizer(options: Any, make: Callable[[list[dict[str, Any]]], torch.optim.Optimizer]) -> TorchOptimizer:
-    return TorchOptimizer(options=options, learning_rate=options.learning_rate, make=make)
+def _optimizer(
+    options: Any, make: Callable[[list[dict[str, Any]]], torch.optim.Optimizer], keeps: float | None = None
+) -> TorchOptimizer:
+    """
+    Args:
+        keeps: bytes of state per parameter; None: what the entry says.
+    """
+    kept = None if keeps is None else lambda _: keeps
+    return TorchOptimizer(options=options, learning_rate=options.learning_rate, make=make, keeps=kept)
 
 
 def build_adamw(options: AdamWOptions, context: Context) -> TorchOptimizer:
@@ -116,6 +123,7 @@ def build_sgd(options: SgdOptions, context: Context) -> TorchOptimizer:
             nesterov=options.nesterov,
             foreach=_together(groups),
         ),
+        keeps=4.0 if options.momentum else 0.0,
     )
 
 

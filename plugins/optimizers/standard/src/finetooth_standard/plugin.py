@@ -35,9 +35,14 @@ def ft_optimizers() -> Iterable[Optimizer]:
         summary="Adafactor: second moments by row and column",
         state_bytes=0.5,
         update_bytes=4.0,
+        tensor_bytes=4.0,
     )
     yield Optimizer(
-        name="lion", build=f"{_OPTIMIZERS}:build_lion", summary="Lion: the sign of a momentum", state_bytes=4.0
+        name="lion",
+        build=f"{_OPTIMIZERS}:build_lion",
+        summary="Lion: the sign of a momentum",
+        state_bytes=4.0,
+        tensor_bytes=4.0,
     )
 
 

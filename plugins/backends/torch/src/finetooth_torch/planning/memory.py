@@ -9,7 +9,7 @@ from pathlib import Path
 
 from finetooth_hooks import MemoryEstimate
 from finetooth_hooks.protocols import BasePart, ModelFacts, PlanRequest, Quantizer, RoleRequest
-from finetooth_toolbox.llama_shape import linear_shapes
+from finetooth_toolbox.llama_shape import layer_matrices, linear_shapes
 from finetooth_toolbox.torch.gpus import CONTEXT
 
 from finetooth_torch.planning.layer_memory import (
@@ -190,6 +190,7 @@ def _fixed(request: PlanRequest, precision: str, offload: Offload) -> dict[str, 
     facts = request.base.facts
     head_gradient = (4 + size) * facts.vocab_size * facts.hidden_size if _trains_base(request) else 0
     words = request.updates.optimizer.capabilities
+    at_once = min(trained, _largest_block(request)) if "in_turn" in words else trained
     masters = 4 * trained if precision in ("bf16", "fp16") and "masterless" not in words else 0
     weights = resident_bytes(request.base, precision) + (trained * size if request.trains.base_frozen else 0)
     weights += request.trains.adapter.held_bytes(facts, precision)
@@ -200,7 +201,7 @@ def _fixed(request: PlanRequest, precision: str, offload: Offload) -> dict[str, 
         **roles,
         **{name: taken for name, taken in experts.items() if taken},
         "weights": int(weights + masters),
-        "gradients": int(largest_gradient(request) if "in_backward" in words else 4 * trained + head_gradient),
+        "gradients": int(largest_gradient(request) if "in_backward" in words else 4 * at_once + head_gradient),
         "optimizer": 0 if words & STATE_ELSEWHERE else optimizer_bytes(request),
     }
 
@@ -242,11 +243,21 @@ def optimizer_bytes(request: PlanRequest) -> int:
 
 
 def largest_gradient(request: PlanRequest) -> int:
-    """Of one parameter, where each is dropped as soon as it was used: that of the embedding, or of a layer's largest
-    matrix where the base is frozen."""
+    """Of one parameter, where each is dropped as soon as it was used."""
+    return 4 * largest_parameter(request)
+
+
+def largest_parameter(request: PlanRequest) -> int:
+    """Numbers of one that trains: of the embedding, or of a layer's largest matrix where the base is frozen."""
     facts = request.base.facts
     largest = max(facts.ffn_size, facts.hidden_size)
-    return 4 * facts.hidden_size * (max(largest, facts.vocab_size) if _trains_base(request) else largest)
+    return facts.hidden_size * (max(largest, facts.vocab_size) if _trains_base(request) else largest)
+
+
+def _largest_block(request: PlanRequest) -> int:
+    """Parameters of what an optimizer trains in turn: a decoder layer, or the embedding."""
+    layer = sum(inputs * outputs for inputs, outputs in layer_matrices(request.base.facts)) // request.base.facts.layers
+    return max(layer, largest_parameter(request))
 
 
 def role_quantizer(base: BasePart, role: RoleRequest) -> Quantizer | None:
@@ -335,11 +346,15 @@ def _on_host(
     if request.base.model.loading_bytes is not None:  # all else comes when that is over
         later += fixed["weights"] + limit
         loading = max(loading, request.base.model.loading_bytes + FOLDING - later)
+    # when activations are gone
+    largest = min(largest_parameter(request), request.trains.parameters)
+    update = int(request.updates.tensor_bytes * largest) - int(activations) - limit
     return MemoryEstimate(
         {
             **fixed,
             **({"loading": loading} if loading > 0 else {}),
             **({"beginning": beginning} if beginning > 0 else {}),
+            **({"update": update} if update > 0 else {}),
             **_state_on_host(request),
             "snapshots": snapshots * _snapshot_bytes(request),
             "activations": int(activations),

@@ -1,0 +1,70 @@
+"""What the update of one parameter holds for a moment on a host: each optimizer's entry against its process's peak."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from finetooth_core import manager
+from finetooth_hooks import Optimizer
+
+SCRIPT = """
+import gc, json, sys, warnings
+from pathlib import Path
+
+warnings.filterwarnings("ignore")
+import torch
+from finetooth_hooks.testing.fake_context import FakeContext
+
+OUTPUTS, INPUTS = 9216, 1024  # 36 MiB: malloc gives such blocks pages of their own, and takes them back at once
+
+
+def memory(field):
+    found = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field + ":")]
+    return 1024 * int(found[0].split()[1])
+
+
+def held(name):
+    made = FakeContext(Path(), installed=True).build("optimizer", {"name": name})
+    weight = torch.nn.Parameter(torch.randn(OUTPUTS, INPUTS, generator=torch.Generator().manual_seed(0)))
+    optimizer, most = made.create([("model.embed_tokens.weight", weight)]), 0
+    for step in range(2):
+        weight.grad = torch.full_like(weight, 0.1)
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew (proc(5))
+        before = memory("VmRSS")
+        optimizer.step()
+        if step:  # the first makes the state
+            most = max(most, memory("VmHWM") - before)
+    return most / weight.numel()
+
+
+print(json.dumps({name: held(name) for name in sys.argv[1:]}))
+"""
+
+IN_BACKWARD = ("lomo", "adalomo")
+"""Whose updates are not made by a step."""
+ENTRIES = {
+    one.entry.name: one.entry
+    for one in manager.start(files=[]).catalog.all("optimizer")
+    if isinstance(one.entry, Optimizer) and not one.entry.devices and one.entry.name not in IN_BACKWARD
+}
+
+
+@pytest.fixture(scope="module")
+def held() -> dict[str, float]:
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("a process's peak can only be measured anew on Linux")
+    done = subprocess.run([sys.executable, "-c", SCRIPT, *ENTRIES], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENTRIES)
+def test_an_update_of_one_tensor_holds_what_the_entry_says(name: str, held: dict[str, float]) -> None:
+    assert held[name] == pytest.approx(ENTRIES[name].tensor_bytes, abs=2.5)
