@@ -23,8 +23,8 @@ OPTIMIZERS: tuple[str, ...] = (
     "adam_mini", "schedule_free_adamw", "schedule_free_sgd", "sgd",
 )  # fmt: skip
 """That a CPU has: the paged ones are CUDA's."""
-BLOCKS = {"switch_every": 5, "order": "ascending"}
-"""Of `badam`: its turns begin with the largest block, the embedding."""
+BLOCKS = {"switch_every": 16, "order": "ascending"}
+"""Of `badam`: its turns begin with the largest block, the embedding, which lasts until the checkpoint."""
 STEPS = {"quantizer": 3, "adapter": 30, "optimizer": 30}
 ROWS = {"quantizer": 8, "adapter": 2, "optimizer": 2}
 """Of a step."""

@@ -1,4 +1,5 @@
-"""What a report says of lengths, against NumPy; and where rows begin among tokens laid end to end."""
+"""What a report says of lengths, against NumPy, and of what all rows begin with; and where rows begin among tokens laid
+end to end."""
 
 from __future__ import annotations
 
@@ -32,6 +33,25 @@ def test_lengths_at_equal_shares_whatever_the_portions(first: list[int], second:
     found = np.array(tally.lengths)
     assert (np.abs(found - expected) <= 0.05 * expected + 0.5).all()
     assert found.max() <= max(lengths)
+
+
+TOKENS = st.lists(st.integers(1, 2), max_size=6)
+
+
+@given(TOKENS, st.lists(TOKENS, max_size=9), st.integers(0, 9))
+def test_what_all_rows_begin_with_whatever_the_portions(begin: list[int], ends: list[list[int]], cut: int) -> None:
+    """The last token of a row is no position."""
+    rows = [[*begin, *end, 0] for end in ends]
+
+    def read(some: list[list[int]]) -> Tally:
+        rendered = iter([Rendered(tuple(row), (1.0,) * len(row)) for row in some])
+        return render_rows([(f"row:{i}", Text("")) for i in range(len(some))], lambda _: next(rendered), None)[1]
+
+    tally = read(rows[:cut])
+    tally.merge(read(rows[cut:]))
+    positions = [row[:-1] for row in rows]
+    alike = [n for n in range(13) if len({tuple(row[:n]) for row in positions}) == 1 and min(map(len, positions)) >= n]
+    assert Tally.from_json(tally.as_json()).report("train").beginning == max(alike, default=0)
 
 
 @given(st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=4), min_size=1, max_size=4), st.data())

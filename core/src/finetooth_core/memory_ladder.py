@@ -149,6 +149,7 @@ def _shortened(longest: int) -> Change:
             mean_length=min(asked.data.mean_length, longest),
             length_deviation=min(asked.data.length_deviation, longest / 2),
             lengths=tuple(min(length, longest) for length in asked.data.lengths),
+            beginning=min(asked.data.beginning, longest),
         )
         return replace(asked, train=replace(asked.train, max_length=longest), data=data)
 

@@ -362,6 +362,7 @@ def _lengths(context: RunContext, train: DataReport, reports: Sequence[DataRepor
         mean_length=train.tokens / max(1, train.used),
         length_deviation=train.length_deviation,
         lengths=train.lengths,
+        beginning=train.beginning,
         segmented=train.segmented,
         of_a_row=max(1.0, train.used / train.examples) if train.examples else 1.0,
         trained_share=min(1.0, train.trained_tokens / train.tokens) if train.trained_tokens else 1.0,

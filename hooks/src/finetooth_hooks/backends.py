@@ -221,6 +221,7 @@ class DataPart:
         length_deviation: standard deviation of the lengths.
         lengths: of the data at equal shares, shortest first; empty if they are not known.
         segmented: data hold several segments (`Datum.parents`), which must be kept apart.
+        beginning: positions that all data have in common at their start; 0 if that is not known.
         of_a_row: data that a row gives, on average: two of a preference pair.
         trained_share: targets that count, as a share of the positions; 1 if it is not known.
     """
@@ -232,6 +233,7 @@ class DataPart:
     lengths: tuple[int, ...] = ()
     segmented: bool = False
     of_a_row: float = 1.0
+    beginning: int = 0
     trained_share: float = 1.0
 
 

@@ -52,6 +52,7 @@ ADAPTER: Mapping[str, str] = {
     "(`at_step`, `after_step`, `held`, `rate_factor`)",
     "makes_up": "begins with what a quantizer takes from the base, which a recipe's `quantization` must store",
     "rounds": "an artifact holds the trained weights as the model computed with them, rounded, not as they trained",
+    "draws": "its modules draw anew for every row, as dropout does: rows that begin alike are computed apart",
     "fold": "an artifact can be folded into its base (`fold`), so that a run can be the model of another",
     "fold_tensors": "an artifact can be folded into a base that is read tensor by tensor (`fold_tensors`)",
 }

@@ -32,6 +32,8 @@ class DataReport:
         length_deviation: standard deviation of the data's positions.
         lengths: positions of the data at equal shares, from the shortest to the longest, within 5 %; empty if they are
             not known.
+        beginning: positions that all data have in common at their start, as far as they are compared; 0 if that is not
+            known.
         segmented: data hold several segments (`Datum.parents`), which the backend must keep apart.
         notes: sentences for the user.
         examples: what the rows gave: as many, unless the format makes several of a row; 0 if it is not known.
@@ -51,6 +53,7 @@ class DataReport:
     longest_id: str = ""
     length_deviation: float = 0.0
     lengths: tuple[int, ...] = ()
+    beginning: int = 0
     segmented: bool = False
     notes: tuple[str, ...] = ()
     examples: int = 0

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from finetooth_hooks import RecipeError, UserError
+from finetooth_hooks.testing.fake_context import FakeContext
 from finetooth_lora.adapter import LoraAdapter, LoraOptions
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -285,3 +287,10 @@ def test_whoever_only_reads_its_options_loads_neither_peft_nor_torch():
     code = "import sys, finetooth_lora.adapter; print(sorted({'peft', 'torch', 'transformers'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["lora", "relora"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_dropout_is_said_to_draw(name: str, dropout: float, tmp_path: Path) -> None:
+    made = FakeContext(tmp_path, installed=True).build("adapter", {"name": name, "dropout": dropout})
+    assert ("draws" in made.capabilities) is (dropout > 0)

@@ -20,11 +20,14 @@ from finetooth_toolbox.rows import media as row_media
 from finetooth_toolbox.rows.groups import MEDIUM_CUT, kept_group
 from finetooth_toolbox.rows.noticing import Noticing
 from finetooth_toolbox.rows.tally import IN_A_PIECE, LENGTH_SETTINGS, NOTHING_TRAINED, OCTAVE, TOO_LONG, Tally
-from finetooth_toolbox.rows.token_rows import TokenPortion, TokenRows, pack_about
+from finetooth_toolbox.rows.token_rows import Int32Array, TokenPortion, TokenRows, pack_about
 from finetooth_toolbox.rows.trained_roles import count_roles
 
 if TYPE_CHECKING:
     from finetooth_hooks.context import Context
+
+COMPARED = 1024
+"""Tokens at the start of rows up to which they are compared."""
 
 
 def load_rendering(rendering: Rendering, context: Context) -> Render:
@@ -296,5 +299,20 @@ def _count(portion: TokenPortion, weights: np.ndarray[Any, np.dtype[np.float32]]
     tally.trained_tokens = int(np.count_nonzero(weights)) - int(np.count_nonzero(weights[portion.starts[:-1]]))
     steps = np.rint(OCTAVE * np.log2(np.maximum(lengths - 1, 1))).astype(np.int64)
     tally.by_length = np.bincount(steps).tolist()
+    tally.beginning = _beginning(portion).tolist()
     longest = int(np.argmax(lengths))
     tally.longest, tally.longest_id = int(lengths[longest]) - 1, portion.ids[longest]
+
+
+def _beginning(portion: TokenPortion) -> Int32Array:
+    """Tokens that all rows of a portion have in common at their start, all of them positions; none where rows have
+    media, whose places have the same token whatever they show."""
+    lengths = np.diff(portion.starts)
+    width = 0 if any(portion.media) else min(COMPARED, int(lengths.min()) - 1)
+    common = portion.tokens[portion.starts[0] :][:width]
+    for start in portion.starts[1:-1]:
+        differs = np.flatnonzero(portion.tokens[start : start + len(common)] != common)
+        common = common[: differs[0]] if differs.size else common
+        if not len(common):
+            break
+    return common

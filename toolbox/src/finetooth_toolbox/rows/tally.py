@@ -6,7 +6,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import accumulate, zip_longest
+from itertools import accumulate, takewhile, zip_longest
 from typing import Any
 
 from finetooth_hooks.errors import DataError
@@ -48,6 +48,7 @@ class Tally:
         tokens: input positions.
         squares: sum of the squares of each datum's positions, for their deviation.
         by_length: data by the logarithm of their positions, in steps of an eighth of an octave.
+        beginning: tokens that all data have in common at their start, as far as they are compared; None before any.
         trained_tokens: targets that count.
         trained_by_role: of those of conversations, how many are in messages of each role; `NO_MESSAGE` for the others.
         longest: positions of the longest datum.
@@ -88,6 +89,7 @@ class Tally:
     noticed_ids: dict[str, list[str]] = field(default_factory=dict)
     settled: list[str] = field(default_factory=list)
     by_length: list[int] = field(default_factory=list)
+    beginning: list[int] | None = None
     trained_by_role: dict[str, int] = field(default_factory=dict)
     unusable: Problems = field(default_factory=Problems)
     refused: Problems = field(default_factory=Problems)
@@ -119,6 +121,10 @@ class Tally:
         if later.longest > self.longest:
             self.longest, self.longest_id = later.longest, later.longest_id
         self.by_length = [a + b for a, b in zip_longest(self.by_length, later.by_length, fillvalue=0)]
+        if later.beginning is not None:
+            before = later.beginning if self.beginning is None else self.beginning
+            pairs = zip(before, later.beginning, strict=False)
+            self.beginning = [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
         self.shortest = min(filter(None, (self.shortest, later.shortest)), default=0)
         for counts, more in (
             (self.dropped, later.dropped),
@@ -182,6 +188,7 @@ class Tally:
             longest_id=self.longest_id,
             length_deviation=self.deviation,
             lengths=self.lengths,
+            beginning=len(self.beginning or ()),
             notes=(*self._examples_note(), *self.notes, *self._notices()),
             settled=tuple(self.settled),
         )

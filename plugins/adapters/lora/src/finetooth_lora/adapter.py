@@ -122,7 +122,8 @@ class LoraAdapter(AdapterBase):
     @property
     def capabilities(self) -> frozenset[str]:
         """See `protocols.Adapter`."""
-        return CAPABILITIES | {"makes_up"} if self.options.init == "loftq" else CAPABILITIES
+        asked = {"makes_up": self.options.init == "loftq", "draws": self.options.dropout > 0}
+        return CAPABILITIES | {word for word, is_so in asked.items() if is_so}
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
         """Parameters of the addition; exact for layers built like Llama's."""

@@ -59,9 +59,12 @@ class ReLoraAdapter(AdapterBase):
     away.
     """
 
-    capabilities = frozenset({"changes"})
-
     options: ReLoraOptions
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """See `protocols.Adapter`."""
+        return frozenset({"changes", "draws"} if self.options.dropout else {"changes"})
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
         """Parameters of the addition; exact for layers built like Llama's.

@@ -129,6 +129,8 @@ class TorchBackend:
             )
             return model
 
+        if device.type == "cpu" and request.base.stored is not None:
+            give_back_freed()  # what a weight is stored from would leave a hole between what is kept
         shares = self._options.share_base and request.trains.base_frozen
         base: Any = shared_base(request, precision, load) if shares else load()
         _check_quantised(base, request)

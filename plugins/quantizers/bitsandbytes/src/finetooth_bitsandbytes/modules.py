@@ -32,6 +32,7 @@ class FourBitLinear(RowsApart):
         double: quantise the scales, less their mean, by blocks of 256.
     """
 
+    at_once = 4
     codes: Tensor
     scales: Tensor
     mean: Tensor

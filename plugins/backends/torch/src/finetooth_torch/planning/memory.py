@@ -9,6 +9,7 @@ from pathlib import Path
 
 from finetooth_hooks import MemoryEstimate
 from finetooth_hooks.protocols import BasePart, ModelFacts, PlanRequest, Quantizer, RoleRequest
+from finetooth_steps.layout import SHORTEST_SHARED
 from finetooth_toolbox.llama_shape import layer_matrices, linear_shapes
 from finetooth_toolbox.torch.gpus import CONTEXT
 
@@ -201,7 +202,7 @@ def _fixed(request: PlanRequest, precision: str, offload: Offload) -> dict[str, 
         **roles,
         **{name: taken for name, taken in experts.items() if taken},
         "weights": int(weights + masters),
-        "gradients": int(largest_gradient(request) if "in_backward" in words else 4 * at_once + head_gradient),
+        "gradients": (largest_gradient(request) if "in_backward" in words else 4 * at_once) + head_gradient,
         "optimizer": 0 if words & STATE_ELSEWHERE else optimizer_bytes(request),
     }
 
@@ -422,9 +423,9 @@ def tokens_at_once(
 ) -> int:
     """Positions of the largest micro-batch.
 
-    Packed, a micro-batch holds what its rows hold: at most the budget, and hardly more than a step whose rows are three
-    standard deviations above the average. In rows it may fill the budget; where lengths are known, as much of it as
-    the steps of a run do.
+    Packed, a micro-batch holds what its rows hold, and once what all begin with: at most the budget, and hardly more
+    than a step whose rows are three standard deviations above the average. In rows it may fill the budget; where
+    lengths are known, as much of it as the steps of a run do.
 
     Args:
         held: how rows are filled; None: no more than the budget is promised.
@@ -440,7 +441,15 @@ def tokens_at_once(
     step = train.batch_size * request.data.mean_length + 3 * math.sqrt(train.batch_size) * request.data.length_deviation
     step = min(step, train.batch_size * longest)
     parts = max(1, math.ceil(step / micro_batch_tokens))  # micro-batches of a step get equal shares
-    return max(longest, math.ceil(step / parts))
+    again = max(0.0, train.batch_size / parts - 1) * _computed_once(request)
+    return max(longest, math.ceil(step / parts - again))
+
+
+def _computed_once(request: PlanRequest) -> int:
+    """Positions at the start of all data that the stream decoder computes once for a micro-batch."""
+    data = request.data
+    apart = data.segmented or request.train.embedding_noise or "draws" in request.trains.adapter.capabilities
+    return 0 if apart or data.beginning < SHORTEST_SHARED else data.beginning
 
 
 def host_overhead() -> int:
