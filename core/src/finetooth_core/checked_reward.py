@@ -18,6 +18,8 @@ from finetooth_hooks.protocols import Reward
 
 from finetooth_core.blame import said
 
+LARGEST = 1e100
+"""A score may be: advantages are made of squares and sums."""
 ACTION = "it must return a list with one number, or None, for each completion"
 
 
@@ -47,7 +49,7 @@ class CheckedReward:
                 found = _awaited(found)
         except FinetoothError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._wrong(f"raised {said(error)}", "see the traceback with --debug") from error
         count = len(completions)
         if isinstance(found, np.ndarray) and found.ndim == 1:
@@ -71,6 +73,11 @@ class CheckedReward:
             raise self._wrong(
                 f"returned {float(score)} as the score of completion {index + 1}{row}",
                 "return None for a completion that cannot be scored",
+            )
+        if abs(score) > LARGEST:
+            raise self._wrong(
+                f"returned {float(score):g} as the score of completion {index + 1}{row}, whose square is no number",
+                "return smaller scores, or None for a completion that cannot be scored",
             )
         return float(score)
 
