@@ -69,17 +69,19 @@ class CheckedReward:
             score = score.item()
         if not isinstance(score, Real):
             raise self._wrong(f"returned {_shown(score)} as the score of completion {index + 1}{row}")
-        if not math.isfinite(score):
+        try:
+            value = float(score)
+        except OverflowError:
+            value = math.inf
+        whose = f"as the score of completion {index + 1}{row}"
+        if not math.isfinite(value):
+            raise self._wrong(f"returned {value} {whose}", "return None for a completion that cannot be scored")
+        if abs(value) > LARGEST:
             raise self._wrong(
-                f"returned {float(score)} as the score of completion {index + 1}{row}",
-                "return None for a completion that cannot be scored",
-            )
-        if abs(score) > LARGEST:
-            raise self._wrong(
-                f"returned {float(score):g} as the score of completion {index + 1}{row}, whose square is no number",
+                f"returned {value:g} {whose}, whose square is no number",
                 "return smaller scores, or None for a completion that cannot be scored",
             )
-        return float(score)
+        return value
 
     def _wrong(self, problem: str, action: str = ACTION) -> PluginError:
         entry = self.registered.entry
