@@ -34,10 +34,11 @@ class RolloutOptions(PolicyOptions):
     or it is trained with this reward."""
     sampler: Pick = "engine"
     """Where rollouts come from."""
-    max_logp_difference: float = Field(default=1.0, gt=0)
+    max_logp_difference: float | None = Field(default=None, gt=0)
     """By how much, on average over the tokens of a step, the sampler's log-probabilities may differ from the trainer's;
-    beyond it, the sampler has other weights or another distribution, and the run ends before the step. Below 0.1 is
-    healthy."""
+    beyond it, the sampler has other weights or another distribution, and the run ends before the step. Left out, 0.2
+    where the weights that train drew every token, and 1 where earlier ones drew some (`prefetch`, `replay_groups`, a
+    sampler whose weights stay as they are, kept rollouts). Below 0.1 is healthy."""
     num_generations: int = Field(default=8, ge=1)
     """Rollouts of each prompt: a group. `train.batch_size` counts prompts."""
     max_completion_length: int = Field(default=256, ge=1)
