@@ -53,7 +53,7 @@ BEHAVIOUR = "behaviour_logprobs"
 """Field of what tokens were drawn by, where other weights than those that train may have drawn them."""
 FRESH, STALE = 0.2, 1.0
 """How far sampler and trainer may be apart, where the recipe does not say it: over tokens that the weights of this
-moment drew (bf16 makes 0.01), and over those of which earlier ones drew some."""
+moment drew (bf16 makes 0.01 to 0.07), and over those of which earlier ones drew some."""
 SAMPLES = 3
 """Rollouts shown in the report of a step."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from finetooth_hooks.plan import Pick
 from pydantic import Field, model_validator
@@ -11,6 +11,15 @@ from finetooth_toolbox.methods.reference import PRECOMPUTED, Reference, Referenc
 from finetooth_toolbox.rollouts.policy_options import PolicyOptions
 from finetooth_toolbox.rollouts.token_weights import LossType
 
+GUIDED = (
+    "guided_decoding_regex",
+    "structured_outputs_regex",
+    "guided_regex",
+    "guided_json",
+    "guided_grammar",
+    "schema",
+)
+"""What others call an answer that is held to a form while it is written; TRL and axolotl say `vllm_` before it."""
 ENTROPY_STEERING = frozenset({"entropy_coef_delta", "entropy_coef_min", "entropy_coef_max"})
 
 
@@ -130,6 +139,18 @@ class RolloutOptions(PolicyOptions):
         if self.environment is None:
             return list(self.rewards)
         return [self.environment, *(self.rewards if "rewards" in self.model_fields_set else ())]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unguided(cls, given: Any) -> Any:
+        guided = [one for one in given if str(one).removeprefix("vllm_") in GUIDED] if isinstance(given, dict) else []
+        if guided:
+            raise ValueError(
+                f"{guided[0]}: answers of a policy are not held to a form while they are written, as training has no "
+                "part in what a grammar forbids; give the reward regex_match or json_schema, and say in "
+                "method.stop where they end"
+            )
+        return given
 
     @model_validator(mode="after")
     def _together(self) -> RolloutOptions:
