@@ -85,6 +85,8 @@ def test_an_array_passes() -> None:
         ([1.0, "0.5", 1.0, 1.0], "returned a str, '0.5', as the score of completion 2"),
         ([1.0, 1.0, [1.0], 1.0], "returned a list, [1.0], as the score of completion 3"),
         ([1.0, 1.0, 1.0, float("nan")], "returned nan as the score of completion 4"),
+        ([1.0, 1.0, 10**400, 1.0], "returned inf as the score of completion 3"),
+        ([1.0, 1e200, 1.0, 1.0], "returned 1e+200 as the score of completion 2, whose square is no number"),
     ],
 )
 def test_anything_else_names_the_plugin(value: Any, says: str) -> None:
@@ -100,8 +102,14 @@ def test_what_it_raises_is_its_own_or_names_it(monkeypatch: pytest.MonkeyPatch) 
     def fails(*given: Any) -> Any:
         raise KeyError("answer")
 
+    def leaves(*given: Any) -> Any:
+        raise SystemExit(0)
+
     def refuses(*given: Any) -> Any:
         raise DataError("rows.jsonl:3", "has no answer")
+
+    with pytest.raises(PluginError, match="acme-rewards: reward 'polite' raised SystemExit: 0"):
+        asked(leaves)
 
     with pytest.raises(PluginError, match="acme-rewards: reward 'polite' raised KeyError: 'answer'") as error:
         asked(fails)

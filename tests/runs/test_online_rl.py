@@ -170,6 +170,45 @@ def test_a_sampler_that_is_too_far_off_ends_the_run(
     assert found["sampling/sampling_logp_difference/mean"] == pytest.approx(0.25, abs=1e-3)
 
 
+BEHIND = LIAR.replace("logprobs=", "versions=(0,) * len(one.tokens), logprobs=")
+KEPT = LIAR.replace("    def __init__", "    capabilities = frozenset({'other_weights'})\n    def __init__")
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [(LIAR, 0), (BEHIND, 0), (KEPT, 2)], ids=["now", "behind", "kept"])
+def test_the_bound_is_narrow_where_the_weights_that_train_drew(
+    online: Callable[..., Any],
+    tmp_path: Path,
+    sampler: str,
+    steps: int,
+    metrics: Callable[[Path], list[dict[str, float]]],
+) -> None:
+    """0.25 away is too far for weights of this moment, and no fault of others."""
+    (tmp_path / "liar.py").write_text(sampler, encoding="utf-8")
+    given = online(sampler="liar", train={"max_steps": 2})
+    given["plugins"].append(str(tmp_path / "liar.py"))
+    try:
+        finetooth.run(given)
+    except FinetoothError as error:
+        assert "0.25 away" in str(error) and "at most 0.2 is allowed" in str(error)
+    assert len(metrics(Path(given["output"]))) == steps
+
+
+def test_tokens_of_earlier_weights_may_be_further_off(
+    online: Callable[..., Any], tmp_path: Path, metrics: Callable[[Path], list[dict[str, float]]]
+) -> None:
+    """0.25 away once they are behind, what the recipe says holds there too."""
+    late = BEHIND.replace("v - 0.25", "v - 0.25 * (engine.weights_version > 0)")
+    (tmp_path / "liar.py").write_text(late, encoding="utf-8")
+    given = online(sampler="liar", train={"max_steps": 2})
+    given["plugins"].append(str(tmp_path / "liar.py"))
+    finetooth.run(given)
+    assert metrics(Path(given["output"]))[1]["sampling/sampling_logp_difference/mean"] > 0.2
+    given["output"] += "-narrow"
+    given["method"]["max_logp_difference"] = 0.2
+    with pytest.raises(FinetoothError, match=r"at most 0\.2 is allowed"):
+        finetooth.run(given)
+
+
 BREAKING = (
     LIAR.replace('"liar"', '"breaking"')
     .replace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,11 @@ def build(word):
             raise KeyError("x")
         if request == "hang":
             time.sleep(600)
+        if str(request).endswith("/pid"):
+            import subprocess
+            started = subprocess.Popen(["sleep", "600"])
+            open(request, "w").write(str(started.pid))
+            started.wait()
         if request == "die":
             os._exit(7)
         if request == "leave":
@@ -76,3 +82,14 @@ def test_workers_end_with_who_asks(workers: Any) -> None:
     one.end()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_what_a_late_function_started_ends_with_it(workers: Any, tmp_path: Path) -> None:
+    """A compiler, say, that it waits for."""
+    (late,) = workers(time_limit=1.0)([str(tmp_path / "pid")])
+    assert late.kind == "time"
+    started = Path("/proc") / (tmp_path / "pid").read_text()
+    deadline = time.monotonic() + 30
+    while started.exists() and "Z" not in (started / "stat").read_text().rpartition(")")[2][:3]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

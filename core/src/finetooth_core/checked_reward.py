@@ -18,6 +18,8 @@ from finetooth_hooks.protocols import Reward
 
 from finetooth_core.blame import said
 
+LARGEST = 1e100
+"""A score may be: advantages are made of squares and sums."""
 ACTION = "it must return a list with one number, or None, for each completion"
 
 
@@ -47,7 +49,7 @@ class CheckedReward:
                 found = _awaited(found)
         except FinetoothError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._wrong(f"raised {said(error)}", "see the traceback with --debug") from error
         count = len(completions)
         if isinstance(found, np.ndarray) and found.ndim == 1:
@@ -67,12 +69,19 @@ class CheckedReward:
             score = score.item()
         if not isinstance(score, Real):
             raise self._wrong(f"returned {_shown(score)} as the score of completion {index + 1}{row}")
-        if not math.isfinite(score):
+        try:
+            value = float(score)
+        except OverflowError:
+            value = math.inf
+        whose = f"as the score of completion {index + 1}{row}"
+        if not math.isfinite(value):
+            raise self._wrong(f"returned {value} {whose}", "return None for a completion that cannot be scored")
+        if abs(value) > LARGEST:
             raise self._wrong(
-                f"returned {float(score)} as the score of completion {index + 1}{row}",
-                "return None for a completion that cannot be scored",
+                f"returned {value:g} {whose}, whose square is no number",
+                "return smaller scores, or None for a completion that cannot be scored",
             )
-        return float(score)
+        return value
 
     def _wrong(self, problem: str, action: str = ACTION) -> PluginError:
         entry = self.registered.entry

@@ -16,10 +16,12 @@ from finetooth_hooks.engine import OBSERVERS_SPAN, STEP_SPAN
 from finetooth_hooks.errors import Interrupted, NotFinite, StopRun
 from finetooth_hooks.reports import Outcome, StepReport
 
+from finetooth_core import blame
 from finetooth_core.bad_steps import BadSteps
 from finetooth_core.checkpoints.run_state import random_state, restore_random, seed_random
 from finetooth_core.checkpoints.state_arrays import held
 from finetooth_core.evaluations import Evaluations
+from finetooth_core.events import PluginFailed
 from finetooth_core.finish import Finish
 from finetooth_core.interrupts import interrupts
 from finetooth_core.live_run import LiveRun
@@ -62,6 +64,9 @@ class Loop(LiveRun):
                 ending = Ending("stopped", stop.reason, stop.exit_code)
             except KeyboardInterrupt:
                 ending = LEFT
+            except SystemExit as error:  # of a plugin or a library: its code would end the command as if all were well
+                what, action = blame.problem(error)
+                ending = failed(PluginFailed(what, action=action))
             except Exception as error:
                 ending = failed(error)
             if "interrupt" in self.engine.capabilities:

@@ -17,6 +17,7 @@ from finetooth_core.checkpoints.resume import read
 from finetooth_core.checkpoints.run_state import Resumed
 from finetooth_hooks import (
     EngineError,
+    FinetoothError,
     StepReport,
     StopRun,
 )
@@ -75,6 +76,16 @@ def test_a_second_interrupt_leaves_at_once(kit: SimpleNamespace, tmp_path: Path)
     outcome = kit.make(tmp_path, kit.Method(at={2: twice})).run()
     assert (outcome.status, outcome.exit_code, outcome.steps) == ("interrupted", 130, 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["result.json"]
+
+
+def test_who_calls_exit_in_a_step_ends_no_run_as_if_it_were_done(kit: SimpleNamespace, tmp_path: Path) -> None:
+    def leave() -> None:
+        raise SystemExit(0)
+
+    with pytest.raises(FinetoothError, match="SystemExit: 0") as caught:
+        kit.make(tmp_path, kit.Method(at={2: leave})).run()
+    found = kit.result(tmp_path)
+    assert (found["status"], found["exit_code"], caught.value.exit_code, found["steps"]) == ("failed", 1, 1, 1)
 
 
 def test_a_failed_step_keeps_the_steps_before_it(kit: SimpleNamespace, tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ TOKENIZER: Mapping[str, str] = {
 SAMPLER: Mapping[str, str] = {
     "own_engine": "draws from the engine that trains, whose own pass over the same data then says, bit for bit, the "
     "log-probabilities of what was drawn",
+    "other_weights": "gives what other weights than this run's may have drawn, whatever version it says: how far they "
+    "are from the trainer's is no fault",
 }
 """Beyond `sample`."""
 

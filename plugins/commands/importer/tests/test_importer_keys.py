@@ -107,12 +107,15 @@ seed: "${nowhere}"
 
 def test_what_is_here_now_is_taken(outcomes: Outcomes) -> None:
     """Settings for which there is something of ours: adapters, losses, optimizers, trackers, online methods."""
-    online = {"num_generations": 4, "reward_funcs": ["rewards.length"], "loss_type": "dapo", "no_such": 1}
+    online = {"num_generations": 4, "reward_funcs": ["rewards.length"], "loss_type": "dapo", "no_such": 1,
+              "vllm_guided_decoding_regex": "[0-9]+"}  # fmt: skip
     account = taken({"base_model": "m", "datasets": [], "sequence_len": 8, "rl": "grpo", "trl": online}, "axolotl")
     method = account.recipe["method"]
     assert (method["name"], method["num_generations"], method["loss_type"]) == ("grpo", 4, "dapo")
     assert method["rewards"] == [{"name": "python_function", "module": "rewards", "function": "length"}]
     assert outcomes(account)["trl.no_such"][0] == "not taken"
+    (guided,) = (one for one in account if one.key == "trl.vllm_guided_decoding_regex")
+    assert guided.outcome == "not taken" and "give the reward regex_match" in guided.note
     more = {"use_adaptive_entropy": True, "entropy_coef_max": 0.5, "top_entropy_quantile": 0.2,
             "generation_kwargs": {"stop_token_ids": [7, 9], "stop": "</a>"},
             "chat_template_kwargs": {"enable_thinking": False}}  # fmt: skip

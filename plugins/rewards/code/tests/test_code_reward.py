@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +94,10 @@ def test_columns_are_named(tmp_path: Path) -> None:
 )
 def test_the_code_of_an_answer(completion: str, prompt: str, name: str, source: str) -> None:
     assert source_of(completion, prompt, name) == source
+
+
+def test_a_long_line_of_spaces_is_looked_through_once() -> None:
+    """A quadratic search would take minutes."""
+    began = time.process_time()
+    assert source_of("```" + " " * 300_000 + "x").startswith("```")
+    assert time.process_time() - began < 10

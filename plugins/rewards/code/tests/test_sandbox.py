@@ -203,6 +203,28 @@ def test_cheats_do_not_pass(box: Sandbox, name: str) -> None:
     assert box.run(CHEATS[name], ["def check(c):\n    assert c() == 3"], entry_point="f").passed == 0
 
 
+@pytest.mark.parametrize(
+    ("answer", "test"),
+    [
+        ("def f(): return 9\ndef abs(x): return 0", "assert abs(f() - 3) < 1e-6"),
+        ("def f(): return 9\ndef all(x): return True", "assert all([f() == 3])"),
+        ("def f(): return 9\ndef isinstance(x, kind): return True", "assert isinstance(f(), str)"),
+        ("def f(x): raise StopIteration", "assert all(map(lambda x: f(x) == x, [1, 2]))"),
+    ],
+)
+def test_a_test_keeps_its_own_names(box: Sandbox, answer: str, test: str) -> None:
+    assert box.run(answer, [test]).passed == 0
+    assert box.run(answer, [test], entry_point="f").passed == 0
+
+
+def test_a_function_may_be_asked_for_by_a_name_that_is_built_in(box: Sandbox) -> None:
+    """As in MBPP, which has no entry points."""
+    answer = "def half(x): return x / 2\ndef sum(a, b): return a + b"
+    assert box.run(answer, ["assert sum(1, 2) == 3", "assert half(4) == 2"]).passed == 2
+    assert box.run(answer, ["assert sum(1, 2) == 3"], entry_point="sum").passed == 1
+    assert box.run(answer, ["assert sum([half(4), half(2)]) == 3"]).passed == 1
+
+
 @pytest.mark.parametrize("answer", ["x = '\0'", "\ud800", "\0", "é = 1", "", "#" * 300_000, "(" * 3000, "1" * 5000])
 def test_any_text_is_an_answer(box: Sandbox, answer: str) -> None:
     assert box.run(answer, ["assert f() == 1"]).passed == 0

@@ -151,7 +151,7 @@ def test_workers_divide_rows_and_keep_groups(score: Any) -> None:
         ("odd", "text", "rows.jsonl:2: the function returned '0.5', which is no number"),
         ("odd", "list", "rows.jsonl:2: the function returned [1.0], which is no number"),
         ("short", "", "rows.jsonl:1: the function returned 2 scores for 3 completions"),
-        ("single", "", "rows.jsonl:1: the function returned 1 scores for 3 completions"),
+        ("single", "", "rows.jsonl:1: the function returned 1 score for 3 completions"),
         ("number", "", "rows.jsonl:1: the function returned 1.0 for 3 completions"),
     ],
 )

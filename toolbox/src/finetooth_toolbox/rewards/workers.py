@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import time
@@ -56,7 +57,9 @@ class _Worker:
             self.process.stdin.flush()
 
     def end(self) -> None:
-        """Kill it."""
+        """Kill it, and what it started."""
+        with suppress(ProcessLookupError, AttributeError):  # Windows has no groups
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
@@ -124,7 +127,8 @@ class Workers:
 
     def _started(self) -> _Worker:
         command = [sys.executable, "-m", "finetooth_toolbox.rewards.worker"]
-        worker = _Worker(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        worker = _Worker(process)
         worker.deadline = time.monotonic() + START_LIMIT
         worker.send({"build": self.build, "options": dict(self.options)})
         return worker

@@ -51,6 +51,9 @@ from finetooth_toolbox.rollouts.token_weights import token_weights
 
 BEHAVIOUR = "behaviour_logprobs"
 """Field of what tokens were drawn by, where other weights than those that train may have drawn them."""
+FRESH, STALE = 0.2, 1.0
+"""How far sampler and trainer may be apart, where the recipe does not say it: over tokens that the weights of this
+moment drew (bf16 makes 0.01 to 0.07), and over those of which earlier ones drew some."""
 SAMPLES = 3
 """Rollouts shown in the report of a step."""
 
@@ -236,7 +239,7 @@ class RolloutMethod(MethodBase):
         data = now.data
         result = engine.forward_backward(data, self.loss)
         if not flight.old and self.own_ratios:
-            self._take_own(flight, place, trained, data, result)
+            self._take_own(engine, flight, place, trained, data, result)
         stepped = engine.step(metrics={"loss": result.loss or 0.0})
         report = stepped_report(result, stepped, len(data), flight.epoch)
         self._reference.follow(engine, report.step)
@@ -325,7 +328,7 @@ class RolloutMethod(MethodBase):
                 result = engine.forward(data, self.loss, returns=("logprobs",), train=False)
                 flight.old.append([outputs["logprobs"] for outputs in result.outputs])
                 flight.flops += result.flops
-                self._take_own(flight, place, trained, data, result)
+                self._take_own(engine, flight, place, trained, data, result)
         return flight
 
     def _data(self, engine: Engine, flight: Flight, place: int) -> tuple[list[int], list[Datum]]:
@@ -351,7 +354,7 @@ class RolloutMethod(MethodBase):
         return token_weights(options.loss_type, lengths(flight.parts[place]), longest=longest, whole=whole)
 
     def _take_own(
-        self, flight: Flight, place: int, trained: Sequence[int], data: Sequence[Datum], result: Forward
+        self, engine: Engine, flight: Flight, place: int, trained: Sequence[int], data: Sequence[Datum], result: Forward
     ) -> None:
         """Compare what tokens were drawn by with the trainer's own pass, and take its log-probabilities where the
         sampler is the engine that trains: the same distribution, without what another order of sums rounds."""
@@ -363,16 +366,18 @@ class RolloutMethod(MethodBase):
                 part[i] = with_logprobs(part[i], found)
         if own:
             gap = gap_metrics(drawn, own) | (ratio_metrics(drawn, own) if self._others else {})
-            self._check_gap(gap)
+            self._check_gap(gap, [part[i] for i in trained], engine.weights_version)
             worst = {name: min if name in SMALL_IS_WORSE else max for name in gap}
             flight.metrics |= {name: worst[name](value, flight.metrics.get(name, value)) for name, value in gap.items()}
 
-    def _check_gap(self, gap: Mapping[str, float]) -> None:
+    def _check_gap(self, gap: Mapping[str, float], trained: Sequence[Rollout], version: int) -> None:
         """
         Raises:
             EngineError: sampler and trainer are too far apart.
         """
-        mean, most = gap[GAP], self.options.max_logp_difference
+        fresh = all(of == version for one in trained for of in one.of_policy(one.versions))
+        fresh = fresh and "other_weights" not in self.sampler.capabilities
+        mean, most = gap[GAP], self.options.max_logp_difference or (FRESH if fresh else STALE)
         if not mean <= most:
             raise EngineError(
                 f"method.sampler: its log-probabilities are {mean:.3g} away from the trainer's on average over the "

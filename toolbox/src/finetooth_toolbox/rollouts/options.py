@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from finetooth_hooks.plan import Pick
 from pydantic import Field, model_validator
@@ -11,6 +11,15 @@ from finetooth_toolbox.methods.reference import PRECOMPUTED, Reference, Referenc
 from finetooth_toolbox.rollouts.policy_options import PolicyOptions
 from finetooth_toolbox.rollouts.token_weights import LossType
 
+GUIDED = (
+    "guided_decoding_regex",
+    "structured_outputs_regex",
+    "guided_regex",
+    "guided_json",
+    "guided_grammar",
+    "schema",
+)
+"""What others call an answer that is held to a form while it is written; TRL and axolotl say `vllm_` before it."""
 ENTROPY_STEERING = frozenset({"entropy_coef_delta", "entropy_coef_min", "entropy_coef_max"})
 
 
@@ -34,10 +43,11 @@ class RolloutOptions(PolicyOptions):
     or it is trained with this reward."""
     sampler: Pick = "engine"
     """Where rollouts come from."""
-    max_logp_difference: float = Field(default=1.0, gt=0)
+    max_logp_difference: float | None = Field(default=None, gt=0)
     """By how much, on average over the tokens of a step, the sampler's log-probabilities may differ from the trainer's;
-    beyond it, the sampler has other weights or another distribution, and the run ends before the step. Below 0.1 is
-    healthy."""
+    beyond it, the sampler has other weights or another distribution, and the run ends before the step. Left out, 0.2
+    where the weights that train drew every token, and 1 where earlier ones drew some (`prefetch`, `replay_groups`, a
+    sampler whose weights stay as they are, kept rollouts). Below 0.1 is healthy."""
     num_generations: int = Field(default=8, ge=1)
     """Rollouts of each prompt: a group. `train.batch_size` counts prompts."""
     max_completion_length: int = Field(default=256, ge=1)
@@ -129,6 +139,18 @@ class RolloutOptions(PolicyOptions):
         if self.environment is None:
             return list(self.rewards)
         return [self.environment, *(self.rewards if "rewards" in self.model_fields_set else ())]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unguided(cls, given: Any) -> Any:
+        guided = [one for one in given if str(one).removeprefix("vllm_") in GUIDED] if isinstance(given, dict) else []
+        if guided:
+            raise ValueError(
+                f"{guided[0]}: answers of a policy are not held to a form while they are written, as training has no "
+                "part in what a grammar forbids; give the reward regex_match or json_schema, and say in "
+                "method.stop where they end"
+            )
+        return given
 
     @model_validator(mode="after")
     def _together(self) -> RolloutOptions:

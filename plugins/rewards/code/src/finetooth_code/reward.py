@@ -14,7 +14,7 @@ from pydantic import Field
 
 from finetooth_code.sandbox import Limits, Ran, Sandbox
 
-FENCED = re.compile(r"^```[ \t]*(?:python|py|python3)?[ \t]*\n(.*?)^```", re.M | re.S | re.I)
+FENCED = re.compile(r"^```[ \t]*(?:(?:python|py|python3)[ \t]*)?\n(.*?)^```", re.M | re.S | re.I)
 MB = 1 << 20
 
 

@@ -156,7 +156,7 @@ class FunctionReward:
             return [self._failed(row, result.text if slow else f"raised {result.text}", slow=slow) for row in part.ids]
         scores = result["scores"]
         if not isinstance(scores, list) or len(scores) != len(part):
-            what = f"{len(scores)} scores" if isinstance(scores, list) else repr(scores)
+            what = f"{len(scores)} score{'' if len(scores) == 1 else 's'}" if isinstance(scores, list) else repr(scores)
             many = f"{len(part)} completions" if len(part) > 1 else "1 completion"
             # nobody can say which score is whose, and what it says of a single row would hide that
             return [self._failed(part.ids[0], f"returned {what} for {many}")] * len(part)

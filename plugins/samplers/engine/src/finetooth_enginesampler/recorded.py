@@ -26,7 +26,7 @@ class RecordedOptions(Options):
 class RecordedSampler(SamplerBase):
     """See `finetooth_hooks.protocols.Sampler`. Log-probabilities and versions are those that were kept."""
 
-    capabilities = frozenset[str]()
+    capabilities = frozenset({"other_weights"})
 
     def __init__(self, options: RecordedOptions, context: Context) -> None:
         self._run = options.run

@@ -53,6 +53,9 @@ NO_EFFECT: Mapping[str, str] = {
     "disable_dropout": "an adapter's dropout is adapter.dropout",
 }
 
+GUIDED = ("vllm_guided_decoding_regex", "vllm_structured_outputs_regex")
+UNGUIDED = "answers are not held to a form while they are written: give the reward regex_match"
+
 JUDGES: Mapping[str, Any] = {
     "accuracy_reward": {"name": "math_verify"},
     "think_format_reward": {"name": "tag_format"},
@@ -97,6 +100,8 @@ def read(account: Account, method: str, prefix: str = "") -> None:
     if method == "grpo" and not account.has(f"{prefix}loss_type"):
         account.default(f"{prefix}loss_type", "method.loss_type", "dapo")
     _rewards(account, prefix)
+    for key in GUIDED:
+        account.refuse(prefix + key, UNGUIDED)
     for key, note in NO_EFFECT.items():
         account.passes(prefix + key, note)
     _reference(account, prefix)
