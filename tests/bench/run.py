@@ -173,7 +173,7 @@ def take(bench: Bench, workload: Workload, contender: Contender, index: int, spe
         found["others_cores"] = round(done.others_cores, 2)
     found["peak_memory_bytes"] = found.get("device_memory_bytes") or done.peak_rss_bytes
     speed = found.get("tokens_per_second") or found.get("rows_per_second")
-    print(f"{done.wall_s:.1f} s, {done.peak_rss_bytes / 2**30:.2f} GiB" + (f", {speed:.0f}/s" if speed else ""))
+    print(f"{done.wall_s:.1f} s, {done.peak_rss_bytes / 1e9:.2f} GB" + (f", {speed:.0f}/s" if speed else ""))
     return found
 
 

@@ -78,7 +78,7 @@ def lora() -> dict[str, object]:
                     "tokens_per_second": 600 / seconds,
                     "first_step_s": seconds,
                     "losses": [1.5, 1.25],
-                    "peak_memory_bytes": 2**30,
+                    "peak_memory_bytes": 10**9,
                     "positions": 600,
                     "head_positions": 200,
                     "pairs": 9e4,
@@ -119,13 +119,13 @@ def test_what_the_first_step_takes_is_told_by_part(lora):
 
 def rollouts(contender: str, index: int, **more: object) -> dict[str, object]:
     """A run of GRPO: 48 answers to 6 questions of 600 tokens together."""
-    told = {"samples_per_second": 1.0, "samples_per_cpu_second": 2.0, "peak_memory_bytes": 2**30, "first_step_s": 9.0}
+    told = {"samples_per_second": 1.0, "samples_per_cpu_second": 2.0, "peak_memory_bytes": 10**9, "first_step_s": 9.0}
     counts = {"prompt_tokens": 600, "read_positions": 600, "trained_positions": 1_500, "threads": 1}
     return {"contender": contender, "round": index, "mean_length": 30.0, "others_cores": 1.25, **told, **counts, **more}
 
 
 def test_grpo_shows_samples_by_the_clock_and_the_processor_and_what_was_computed(lora):
-    slow = {"samples_per_second": 0.2, "samples_per_cpu_second": 0.25, "peak_memory_bytes": 4 * 2**30}
+    slow = {"samples_per_second": 0.2, "samples_per_cpu_second": 0.25, "peak_memory_bytes": 4 * 10**9}
     slow |= {"read_positions": 4_920, "trained_positions": 9_000}
     runs = [rollouts("finetooth fp32", 0), rollouts("TRL fp32", 0, **slow)]
     text = " ".join(page.render({"grpo": {**lora, "runs": runs}})[PAGE].split())

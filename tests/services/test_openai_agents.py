@@ -1,9 +1,11 @@
-"""An agent of OpenAI's Agents SDK, as its users write one, over a served model: it calls its tool, reads what the tool
-says, and answers."""
+"""The guide's agent of OpenAI's Agents SDK over a served model: it calls its tool, reads what the tool says, and
+answers."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,20 +21,24 @@ ASKED = "Weather in Rome?"
 SAID = "It is sunny."
 
 
+def guide() -> str:
+    """The script of the guide's section."""
+    text = (Path(__file__).parents[2] / "docs/guides/serve-openai.md").read_text(encoding="utf-8")
+    found = re.search(r"^## Agents\n.*?^```text\n(.*?)^```$", text, re.S | re.M)
+    assert found is not None
+    return found[1]
+
+
 def test_an_agent_calls_its_tool_and_answers(
-    serve: Callable[..., Any], served_recipe: dict[str, Any], learned_by_heart: Callable[..., None]
-) -> None:
+    serve: Callable[..., Any], served_recipe: dict[str, Any], learned_by_heart: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     from agents.models.chatcmpl_converter import Converter
 
-    places: list[str] = []
-
-    @agents.function_tool  # type: ignore[untyped-decorator]
-    def weather(place: str) -> str:
-        """The weather of a place."""
-        places.append(place)
-        return "sunny"
-
-    tool = dict(Converter.tool_to_openai(weather))
+    tells, asks = guide().split("\nclient = ")
+    told: dict[str, Any] = {}
+    exec(tells, told)  # what is in the guide, up to where it asks a server
+    tool = dict(Converter.tool_to_openai(told["weather"]))
     served = serve("api", "openai")
     served.service.settings.models["caller"] = {**served_recipe, "data": {"renderer": "hermes"}}
     renderer = State(StartOptions()).context(served.service.settings.models["caller"]).renderer
@@ -45,10 +51,8 @@ def test_an_agent_calls_its_tool_and_answers(
     learned = renderer.render(Conversation((*turns, Message("assistant", SAID)), (tool,)))
     learned_by_heart(served, learned, model="caller", name="weatherman", steps=80)
 
-    agents.set_tracing_disabled(True)
-    client = openai.AsyncOpenAI(base_url=f"{served.url}/openai/v1", api_key="none", max_retries=0)
-    model = agents.OpenAIChatCompletionsModel(model="weatherman", openai_client=client)
-    settings = agents.ModelSettings(temperature=0)
-    agent = agents.Agent(name="reporter", model=model, tools=[weather], model_settings=settings)
-    result = agents.Runner.run_sync(agent, ASKED, max_turns=4)
-    assert places == ["Rome"] and result.final_output == SAID
+    asks = asks.replace("http://server:8420/v1", f"{served.url}/openai/v1").replace("runs/mine", "weatherman")
+    exec(f"client = {asks}", told)
+    assert capsys.readouterr().out.splitlines()[-1] == SAID
+    (_, called, *_) = agents.Runner.run_sync(told["agent"], ASKED).to_input_list()
+    assert (called["name"], called["arguments"]) == ("weather", '{"place": "Rome"}')

@@ -113,6 +113,19 @@ def test_adapters_are_listed_and_what_cannot_be_is_refused_by_name(client: Any) 
         assert said in str(refused.value) and "\n" not in refused.value.body["message"]
 
 
+@pytest.mark.parametrize("model", ["red+blue*-0.5", "red*0.25"])
+def test_likeliest_tokens_of_a_sum_are_refused_by_the_field_that_asks(client: Any, model: str) -> None:
+    chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, "logprobs": True}
+    for field, create, given in (
+        ("logprobs", client.completions.create, {**ASK, "logprobs": 2}),
+        ("top_logprobs", client.chat.completions.create, {**chat, "top_logprobs": 2}),
+    ):
+        assert create(model=model, **{**given, field: 0}).choices[0].logprobs, "what is drawn is known of a sum"
+        with pytest.raises(openai.BadRequestError, match="sum of adapters") as refused:
+            create(model=model, **given)
+        assert refused.value.body["param"] == field and "ask one adapter by itself" in refused.value.body["message"]
+
+
 def test_a_stack_of_two_bases_is_refused(
     serve: Callable[..., Any], adapters: dict[str, ServedAdapter], served_recipe: dict[str, Any]
 ) -> None:

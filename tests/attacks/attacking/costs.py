@@ -67,21 +67,21 @@ def odd_numbers_of_the_wire(g: Ground) -> str:
 def all_the_logits(g: Ground) -> str:
     row = {"tokens": [5] * 4096, "targets": [6] * 4096}
     with g.a_model() as model:
-        return g.refused(g.post(f"/v1/sessions/{model}/forward", {"data": [row] * 128, "returns": ["logits"]}), "MiB")
+        return g.refused(g.post(f"/v1/sessions/{model}/forward", {"data": [row] * 128, "returns": ["logits"]}), "MB")
 
 
 @attack("the 1,024 likeliest tokens at each of 2^18 positions")
 def the_likeliest_everywhere(g: Ground) -> str:
     row = {"tokens": [5] * 4096, "targets": [6] * 4096}
     with g.a_model() as model:
-        return g.refused(g.post(f"/v1/sessions/{model}/logprobs", {"data": [row] * 64, "top_k": 1024}), "MiB")
+        return g.refused(g.post(f"/v1/sessions/{model}/logprobs", {"data": [row] * 64, "top_k": 1024}), "MB")
 
 
 @attack("one position, asked for a million times")
 def the_same_position(g: Ground) -> str:
     body = {"data": [ROW], "returns": ["logits"], "positions": [[0] * 10**6]}
     with g.a_model() as model:
-        return g.refused(g.post(f"/v1/sessions/{model}/forward", body), "MiB")
+        return g.refused(g.post(f"/v1/sessions/{model}/forward", body), "MB")
 
 
 @attack("an array whose shape says 2^40 numbers, and that holds none")

@@ -200,7 +200,7 @@ def _scoring(file: Mapping[str, Any] | None) -> list[Goal]:
     large = figures.median(file["runs"], f"{MINE}, vocabulary x4", "working_bytes") if file else None
     if not small or large is None:
         return [*found, Goal(workload, goal, NOT_MEASURED, None)]
-    text = f"{large / small:.2f}x ({small / 2**20:.0f} to {large / 2**20:.0f} MiB)"
+    text = f"{large / small:.2f}x ({small / 1e6:.0f} to {large / 1e6:.0f} MB)"
     return [*found, Goal(workload, goal, text, large / small <= 1.1)]
 
 

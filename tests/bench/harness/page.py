@@ -183,7 +183,7 @@ def machine_section(results: Results) -> str:
     ]
     for name, file in files.items():
         runs, machine = file.get("runs", []), file["machine"]
-        text = f"{machine['processor']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB"
+        text = f"{machine['processor']}, {machine['cores']} cores, {machine['memory_bytes'] / 1e9:.0f} GB"
         text += f", {machine['accelerator']}" if machine.get("accelerator") else ", no accelerator"
         dates = sorted({run["date"] for run in runs if "date" in run}) or [file.get("date", "")]
         span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
@@ -264,7 +264,7 @@ def kernels_section(results: Results) -> str:
     lines = ["## The log-probability kernel on a GPU", ""]
     lines += [f"Measured on {file['device']}, {file.get('date', '')}.", ""] if file.get("device") else []
     lines += ["Rows x vocabulary x hidden size, bf16. `triton` and `chunked` are finetooth's.", ""]
-    lines += ["| Shape | Kernel | Forward, ms | Backward, ms | Memory, MiB |", "|---|---|---|---|---|"]
+    lines += ["| Shape | Kernel | Forward, ms | Backward, ms | Memory, MB |", "|---|---|---|---|---|"]
     for shape in shapes:
         for kernel in [*KERNELS, *sorted({k for s, k in rows if s == shape} - set(KERNELS))]:
             row = rows.get((shape, kernel))
@@ -273,7 +273,7 @@ def kernels_section(results: Results) -> str:
                 figures_ = [
                     f"{row['forward_ms']:.2f}",
                     f"{row['backward_ms']:.2f}",
-                    f"{row['memory_bytes'] / 2**20:,.0f}",
+                    f"{row['memory_bytes'] / 1e6:,.0f}",
                 ]
             lines.append(f"| {' | '.join([shape, kernel, *figures_])} |")
     return "\n".join([*lines, ""])

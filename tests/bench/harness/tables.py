@@ -19,7 +19,7 @@ def training_table(file: Mapping[str, Any], beside: str = goals.DEFAULTS) -> lis
     """
     runs = file["runs"]
     lines = [
-        f"| Contender | Tokens/s | Against {beside} | Peak memory, GiB | First step, s | Share of the GEMM rate |"
+        f"| Contender | Tokens/s | Against {beside} | Peak memory, GB | First step, s | Share of the GEMM rate |"
         " Rounds |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -34,7 +34,7 @@ def training_table(file: Mapping[str, Any], beside: str = goals.DEFAULTS) -> lis
             name,
             number(figures.median(runs, name, "tokens_per_second"), 0),
             "1" if name == beside else ratio,
-            number(figures.median(runs, name, "peak_memory_bytes"), 2, 2**30),
+            number(figures.median(runs, name, "peak_memory_bytes"), 2, 1e9),
             number(figures.median(runs, name, "first_step_s"), 1),
             share_text(file, name),
             str(len(done)),
@@ -53,7 +53,7 @@ def rollouts_table(file: Mapping[str, Any], beside: str = goals.DEFAULTS) -> lis
     runs = file["runs"]
     lines = [
         f"| Contender | Samples/s | Against {beside} | Samples a second of the processor | Against {beside} |"
-        " Peak memory, GiB | First step, s | Tokens of an answer | Rounds |",
+        " Peak memory, GB | First step, s | Tokens of an answer | Rounds |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name in figures.contenders(runs):
@@ -66,7 +66,7 @@ def rollouts_table(file: Mapping[str, Any], beside: str = goals.DEFAULTS) -> lis
         cells = [
             name,
             *speeds,
-            number(figures.median(runs, name, "peak_memory_bytes"), 2, 2**30),
+            number(figures.median(runs, name, "peak_memory_bytes"), 2, 1e9),
             number(figures.median(runs, name, "first_step_s"), 1),
             number(figures.median(runs, name, "mean_length"), 1),
             str(len(done)),
@@ -175,7 +175,7 @@ def scoring_table(file: Mapping[str, Any]) -> list[str]:
     runs = file["runs"]
     near = file.get("comparisons", {}).get("answers", {})
     lines = [
-        "| Contender | Tokens/s | Share of the GEMM rate | Peak memory, GiB | Working memory, MiB |"
+        "| Contender | Tokens/s | Share of the GEMM rate | Peak memory, GB | Working memory, MB |"
         " Off transformers in fp32: largest, mean |",
         "|---|---|---|---|---|---|",
     ]
@@ -188,8 +188,8 @@ def scoring_table(file: Mapping[str, Any]) -> list[str]:
             number(figures.median(runs, name, "tokens_per_second"), 0),
             # with another vocabulary the formulas would not hold
             NOT_MEASURED if "vocabulary" in name else share_text(file, name),
-            number(figures.median(runs, name, "peak_memory_bytes"), 2, 2**30),
-            number(figures.median(runs, name, "working_bytes"), 0, 2**20),
+            number(figures.median(runs, name, "peak_memory_bytes"), 2, 1e9),
+            number(figures.median(runs, name, "working_bytes"), 0, 1e6),
             difference,
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -201,12 +201,12 @@ def generation_table(file: Mapping[str, Any]) -> list[str]:
     runs = file["runs"]
     lines = [
         "| Contender | Greedy, new tokens/s | Sampled, new tokens/s | Share of the GEMM rate, greedy |"
-        " Peak memory, GiB |",
+        " Peak memory, GB |",
         "|---|---|---|---|---|",
     ]
     for name in figures.contenders(runs):
         speeds = [number(figures.median(runs, name, f"modes.{m}.tokens_per_second"), 0) for m in ("greedy", "sampled")]
-        memory = number(figures.median(runs, name, "peak_memory_bytes"), 2, 2**30)
+        memory = number(figures.median(runs, name, "peak_memory_bytes"), 2, 1e9)
         if figures.of(runs, name):
             lines.append(f"| {' | '.join([name, *speeds, share_text(file, name), memory])} |")
     for precision, found in file.get("comparisons", {}).items():
@@ -267,11 +267,11 @@ def scaling_tables(file: Mapping[str, Any]) -> list[str]:
         points = goals.curve(file, curve)
         if not points:
             continue
-        lines += [f"| {title} | Tokens/s | Executed FLOPs, GFLOP/s | Peak memory, GiB |", "|---|---|---|---|"]
+        lines += [f"| {title} | Tokens/s | Executed FLOPs, GFLOP/s | Peak memory, GB |", "|---|---|---|---|"]
         for run in points:
             done = figures.executed(run, shape)
             rate = number(None if done is None else done / run["train_s"], 0, 1e9)
-            memory = number(run["peak_memory_bytes"], 2, 2**30)
+            memory = number(run["peak_memory_bytes"], 2, 1e9)
             lines.append(f"| {run['x']:,} | {run['tokens_per_second']:,.0f} | {rate} | {memory} |")
         lines.append("")
     for fit, what in ((goals.steps_fit(file), "steps"), (goals.rows_fit(file), "preparing rows")):
@@ -284,13 +284,13 @@ def scaling_tables(file: Mapping[str, Any]) -> list[str]:
         return lines
     lines += [
         "| Rows prepared | Seconds | Rows/s | Processor time, s | From the cache, s | of that the data, s "
-        "| Peak memory, GiB |",
+        "| Peak memory, GB |",
         "|---|---|---|---|---|---|---|",
     ]
     for run in rows:
         cells = [run["contender"], f"{run['seconds']:.1f}", f"{run['rows_per_second']:,.0f}"]
         cells += [number(run.get("cpu_s"), 1), f"{run['warm_s']:.1f}"]
-        cells += [number(run.get("warm_data_s"), 2), number(run["peak_memory_bytes"], 2, 2**30)]
+        cells += [number(run.get("warm_data_s"), 2), number(run["peak_memory_bytes"], 2, 1e9)]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

@@ -112,4 +112,4 @@ def labels(batch: int, length: int, vocabulary: int, layout: str, what: str) -> 
 
 def skipped(about: Row, size: int, limit: int) -> Row:
     """The row of a shape that is too large for naive torch."""
-    return {**about, "not measured": f"{size / 2**30:.1f} GiB of float32 logits, more than {limit / 2**30:.0f}"}
+    return {**about, "not measured": f"{size / 1e9:.1f} GB of float32 logits, more than {limit / 1e9:.0f}"}

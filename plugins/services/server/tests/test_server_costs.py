@@ -63,7 +63,7 @@ def test_wide_answers_are_counted(facts: Any, ask: SimpleNamespace, more: Any, l
     [
         (Cost(samples=1025), "1025 samples in one call, 1024 are allowed"),
         (Cost(tokens=2**20 + 1), "tokens in one call"),
-        (Cost(memory=2**31 + 2**20), "MiB are allowed"),
+        (Cost(memory=2**31 + 2**20), "MB are allowed"),
         (Cost(2**20, 1024, 2**31), ""),
     ],
 )
@@ -84,7 +84,7 @@ def test_dear_calls_are_refused_before_they_are_executed(start: Any, ask: Simple
     top = service.sample(
         ME, "s", [5] * 200, Sampling(max_tokens=1), seeded=True, face="test", asked=Asked(top_prompt=1024)
     )
-    for call, word in ((many, "1000000 samples"), (wide, "MiB"), (top, "MiB")):
+    for call, word in ((many, "1000000 samples"), (wide, "MB"), (top, "MB")):
         with pytest.raises(RuntimeError, match=word):
             ask.result(service, ME, call)
 

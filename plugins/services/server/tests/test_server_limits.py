@@ -85,7 +85,7 @@ def test_checkpoints_have_a_quota(start: Any, ask: SimpleNamespace) -> None:
     service.stop()
     service = start(limits={"checkpoint_bytes": int(2.5 * size)})
     saved(service, ask, model, "b")
-    with pytest.raises(RuntimeError, match="MiB are allowed"):
+    with pytest.raises(RuntimeError, match="MB are allowed"):
         saved(service, ask, model, "c")
     assert len(list((service.settings.folder / "checkpoints").iterdir())) == 2
     saved(service, ask, model, "b", overwrite=True)  # takes the place of what it writes over
@@ -241,3 +241,10 @@ def test_every_flag_is_a_limit_and_takes_its_own_default() -> None:
     for name, (_, kind, _) in OPTIONS.items():
         default = getattr(Limits(), name)
         assert kind.convert(sized(default) if isinstance(kind, Size) else str(default), None, None) == default
+
+
+def test_sizes_are_taken_in_both_units() -> None:
+    from finetooth_server.commands.limits import Size
+
+    said = {text: Size().convert(text, None, None) for text in ("3GB", "1.5 gib", "512M", "7kB", "2TiB", "12", "12B")}
+    assert list(said.values()) == [3 * 10**9, 3 * 2**29, 512 * 10**6, 7000, 2**41, 12, 12]

@@ -124,7 +124,7 @@ def test_a_quota_holds_for_saves_that_wait_for_each_other(start: Any, ask: Simpl
         assert disk.reached.acquire(timeout=60)
     disk.free.set()
     ask.result(service, ME, saves[0])
-    with pytest.raises(RuntimeError, match="MiB are allowed"):
+    with pytest.raises(RuntimeError, match="MB are allowed"):
         ask.result(service, ME, saves[1])
     assert len(list((service.settings.folder / "checkpoints").iterdir())) == 2
 

@@ -158,7 +158,7 @@ def test_what_cannot_be_had_is_named(ask: Any) -> None:
     image = {"type": "image", "data": "", "format": "png", "expected_tokens": 4}
     assert "image is not offered" in ask(prompt={"chunks": [image]})
     long = {"chunks": [{"type": "encoded_text", "tokens": PROMPT * 4000}]}
-    assert "MiB are allowed" in ask(prompt=long, topk_prompt_logprobs=1000), "no memory is set aside for it"
+    assert "MB are allowed" in ask(prompt=long, topk_prompt_logprobs=1000), "no memory is set aside for it"
 
 
 @pytest.mark.parametrize(

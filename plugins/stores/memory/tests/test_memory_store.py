@@ -14,7 +14,7 @@ from pydantic import ValidationError
 class Snapshot:
     """A state that knows where it lies."""
 
-    nbytes = 3 * 2**20
+    nbytes = 3 * 10**6
 
     def __init__(self, place: str = "device", error: Exception | None = None) -> None:
         self.place, self.error = place, error
@@ -70,7 +70,7 @@ def test_what_was_undone_goes():
 def test_a_copy_that_fails_leaves_what_was_kept(error):
     store = build_host(MemoryOptions(), None)
     store.put(kept(1))
-    with pytest.raises(StoreError, match=r"host memory: the state of step 2 \(3 MiB\) could not be copied"):
+    with pytest.raises(StoreError, match=r"host memory: the state of step 2 \(3 MB\) could not be copied"):
         store.put(kept(2, error=error))
     assert steps(store) == [1]
 

@@ -79,6 +79,12 @@ def ask(service: FaceService, models: Models, caller: FaceCaller, body: Request)
     if body.schema_text is not None and thinks(model.context):
         raise Fault("this model thinks aloud before it answers, which a schema leaves no room for",
                     action="ask without response_format", param="response_format")  # fmt: skip
+    if body.top and model.summed:
+        field, fewer = (
+            ("top_logprobs", "leave it out") if isinstance(body, ChatRequest) else ("logprobs", "set it to 0")
+        )
+        raise Fault(f"{field}: of a sum of adapters the likeliest tokens are not known", param=field,
+                    action=f"{fewer}, or ask one adapter by itself, without a weight")  # fmt: skip
     prompts = _prompts(model, body)
     sampling = body.sampling(min(_room(model, prompt, body) for prompt in prompts))
     base = "" if model.checkpoint or model.stack else model.base

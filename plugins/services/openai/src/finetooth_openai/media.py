@@ -20,7 +20,7 @@ from finetooth_openai.faults import Fault
 MOST = 16
 """Images and sounds of a request."""
 
-LARGEST = 20 * 2**20
+LARGEST = 20 * 10**6
 """Bytes of an image or sound, as a file holds it."""
 
 EMBED = "send the image itself: data:image/png;base64,..."
@@ -58,7 +58,7 @@ def image_of(given: Any, where: str) -> Image:
     if not comma or not kind.startswith("image/") or more[-1:] != ["base64"]:
         raise Fault("image_url: the data URL holds no image in base64", action=EMBED, param=where)
     if len(text) * 3 // 4 > LARGEST + 2:
-        raise Fault(f"an image has more than {LARGEST >> 20} MiB", action="scale it down", param=where)
+        raise Fault(f"an image has more than {LARGEST // 10**6} MB", action="scale it down", param=where)
     return Image(where, content=_decoded(text, "image_url", EMBED, where))
 
 
@@ -80,7 +80,7 @@ def sound_of(given: Any, where: str) -> Audio:
         known = ", ".join(SOUNDS)
         raise Fault(f"input_audio: the format is none of {known}", action="convert it", param=where)
     if len(given["data"]) * 3 // 4 > LARGEST + 2:
-        raise Fault(f"a sound has more than {LARGEST >> 20} MiB", action="cut it", param=where)
+        raise Fault(f"a sound has more than {LARGEST // 10**6} MB", action="cut it", param=where)
     return Audio(where, content=_decoded(given["data"], "input_audio", PLAY, where))
 
 

@@ -37,6 +37,11 @@ class Model:
     context: Context
     stack: tuple[StackPart, ...] = ()
 
+    @property
+    def summed(self) -> bool:
+        """Whether it is more than the base and one whole adapter."""
+        return len(self.stack) > 1 or any(part.weight != 1.0 for part in self.stack)
+
     def json(self) -> dict[str, Any]:
         """As the list of models has it."""
         return {"id": self.name, "object": "model", "created": self.created, "owned_by": "finetooth", "root": self.base}

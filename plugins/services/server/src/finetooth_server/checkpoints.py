@@ -154,8 +154,8 @@ class Checkpoints:
     def _check_room(self, size: int, room: int) -> None:
         if room <= 0 or size > room:
             raise UserError(
-                f"checkpoints: they take {(self._most_bytes - room) / 2**20:,.1f} MiB, this one "
-                f"{size / 2**20:,.1f} MiB, and {self._most_bytes / 2**20:,.1f} MiB are allowed",
+                f"checkpoints: they take {(self._most_bytes - room) / 1e6:,.1f} MB, this one "
+                f"{size / 1e6:,.1f} MB, and {self._most_bytes / 1e6:,.1f} MB are allowed",
                 action="delete some, or let them expire",
             )
 

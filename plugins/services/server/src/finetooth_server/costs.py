@@ -52,8 +52,8 @@ class Cost:
             return f"{operation}: {self.tokens} tokens in one call, {limits.tokens} are allowed (send fewer)"
         if self.memory > limits.memory:
             return (
-                f"{operation}: it would take about {self.memory / 2**20:,.0f} MiB, and {limits.memory / 2**20:,.0f} "
-                "MiB are allowed (send less at once, or ask for less)"
+                f"{operation}: it would take about {self.memory / 1e6:,.0f} MB, and {limits.memory / 1e6:,.0f} "
+                "MB are allowed (send less at once, or ask for less)"
             )
         return ""
 

@@ -62,7 +62,7 @@ class MemoryStore:
         except Exception as error:  # each framework says in its own way that memory is short
             raise StoreError(
                 "host memory",
-                f"the state of step {kept.step} ({kept.snapshot.nbytes / 2**20:.0f} MiB) could not be copied: "
+                f"the state of step {kept.step} ({kept.snapshot.nbytes / 1e6:.0f} MB) could not be copied: "
                 f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}",
                 action="keep fewer states with `count`, or leave the store `host` out of checkpoint.stores",
             ) from error

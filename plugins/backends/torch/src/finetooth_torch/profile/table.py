@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from finetooth_toolbox.text.measures import size
+
 from finetooth_torch.profile.trace import (
     ATTENTION,
     COPIES,
@@ -133,7 +135,7 @@ def _launches(found: Breakdown) -> str:
 
 def _memory(memory: Mapping[str, Any]) -> str:
     peak, points = memory["peak"], memory["points"]
-    text = f"At the peak, {peak / 2**20:,.1f} MiB were allocated on the {memory['device']}"
+    text = f"At the peak, {size(peak)} were allocated on the {memory['device']}"
     if memory["device"] == "host":
         text += " since the recording began"
     at = next((point[0] for point in points if point[1] == peak), None)

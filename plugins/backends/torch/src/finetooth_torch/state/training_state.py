@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from finetooth_hooks import EngineError, UserError
 from finetooth_hooks.protocols import EngineRequest
+from finetooth_toolbox.text.measures import size
 from torch import Tensor
 
 from finetooth_torch.device.accelerator import current
@@ -92,7 +93,7 @@ class State:
             if not is_exhaustion(error):
                 raise
             raise EngineError(
-                f"host memory does not suffice for a copy of all that trains ({self.nbytes / 2**20:.0f} MiB)",
+                f"host memory does not suffice for a copy of all that trains ({size(self.nbytes)})",
                 action="keep fewer snapshots (checkpoint.stores), train fewer parameters, or give it more memory",
             ) from error
         return State(copied, self.content, own=True)

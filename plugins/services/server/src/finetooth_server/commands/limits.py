@@ -20,12 +20,12 @@ else:
 STATUS = "status"
 """What stands in the place of a face to show them."""
 
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]i)?B?", re.IGNORECASE)
-_UNITS = {"": 1, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]i?)?B?", re.IGNORECASE)
+_UNITS = {f"{unit}{i}": (1024 if i else 1000) ** n for n, unit in enumerate("kmgt", 1) for i in ("", "i")}
 
 
 class Size(Kind):
-    """Bytes: a number, or one with KiB, MiB, GiB or TiB.
+    """Bytes: a number, or one with kB, MB, GB or TB, or with KiB, MiB, GiB or TiB.
 
     Args:
         least: that it may be.
@@ -38,9 +38,9 @@ class Size(Kind):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         found = _SIZE.fullmatch(str(value).strip())
-        bytes_ = int(float(found[1]) * _UNITS[(found[2] or "").lower()]) if found else -1
+        bytes_ = int(float(found[1]) * (_UNITS[found[2].lower()] if found[2] else 1)) if found else -1
         if bytes_ < self._least:
-            self.fail(f"{value!r} is no size: write 512MiB, or 8GiB", param, ctx)
+            self.fail(f"{value!r} is no size: write 512MB, or 8GB", param, ctx)
         return bytes_
 
 
