@@ -1,4 +1,5 @@
-"""One cell of `measure_fit.py`, in a process of its own: `fit_cell.py measured|plain|rows|peer RECIPE CELL`."""
+"""One cell of `measure_fit.py`, in a process of its own: `fit_cell.py measured|plain|timed|rows|peer RECIPE
+CELL`."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ PEERS = ("quantizer:plain", "quantizer:nf4", "quantizer:fp4", "quantizer:bnb_int
 
 
 def measured(recipe: dict[str, Any], cell: str) -> dict[str, Any]:
-    """Losses, memory against the plan, seconds of a step; of a run with checkpoints, whether one that is taken up from
-    its first ends with the same bytes."""
+    """Losses, memory against the plan; of a run with checkpoints, whether one that is taken up from its first ends with
+    the same bytes."""
     import finetooth
     import numpy as np
 
@@ -39,13 +40,20 @@ def measured(recipe: dict[str, Any], cell: str) -> dict[str, Any]:
     events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     losses = [event["metrics"]["loss"] for event in events if event["event"] == "evaluation"]
     found |= {"before": losses[0], "after": losses[-1]}
-    seconds = [event["seconds"] for event in events if event["event"] == "step" and "seconds" in event]
-    if len(seconds) > 1:
-        found["seconds"] = statistics.median(seconds[1:])
     if "checkpoint" in recipe:
         del session  # its memory is that of another run from here on
         found["resumes"] = _resumes(folder, recipe["train"]["max_steps"])
     return found
+
+
+def timed(recipe: dict[str, Any], cell: str) -> dict[str, Any]:
+    """Seconds of a step, the median of all but the first."""
+    import finetooth
+
+    finetooth.session(recipe).run()
+    lines = (Path(recipe["output"]) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    events = [json.loads(line) for line in lines]
+    return {"seconds": statistics.median([event["seconds"] for event in events if event["event"] == "step"][1:])}
 
 
 def plain(recipe: dict[str, Any], cell: str) -> dict[str, Any]:
@@ -176,5 +184,5 @@ def _first(session: Any, steps: int) -> list[Any]:
 
 if __name__ == "__main__":
     way, given, named = sys.argv[1:]
-    ways = {"measured": measured, "plain": plain, "rows": rows, "peer": peer}
+    ways = {"measured": measured, "plain": plain, "timed": timed, "rows": rows, "peer": peer}
     print("found", json.dumps(ways[way](json.loads(given), named)))

@@ -17,8 +17,8 @@ python tools/measure_fit.py
 ```
 
 Loss is that of 8 held-out rows, before the first step and after the last: {steps} over quantised bases,
-{more} with adapters and optimizers. Memory is the peak of the process in MiB beside what the plan said.
-Seconds are of a step, the median, and only kept where the machine did nothing else (`--timed`). A run resumes bit for
+{more} with adapters and optimizers. Memory is the peak of the process in MB beside what the plan said.
+Seconds are of a step, the median of seven, on a machine that did nothing else (`--timed`). A run resumes bit for
 bit if it ends with the same bytes, of its weights and of the optimizer's state, when it is taken up again from the
 checkpoint of its middle.
 """
@@ -73,15 +73,19 @@ def _row(cell: str, found: Mapping[str, Any] | None, columns: tuple[str, ...]) -
         "forward error": _number(found.get("forward"), 3),
         "loss before": _number(found.get("before"), 3),
         "after": _number(found.get("after"), 3),
-        "planned": str(found["planned"]),
-        "peak": str(found["peak"]),
+        "planned": _megabytes(found["planned"]),
+        "peak": _megabytes(found["peak"]),
         "off by": f"{found['planned'] / found['peak'] - 1:+.0%}",
         "resumes": {True: "bit for bit", False: "no", None: ""}[found.get("resumes")],
         "s/step": _number(found.get("seconds"), 2),
         "peer s/step": _number(found.get("peer_seconds"), 2),
-        "peer peak": str(found.get("peer_peak", "")),
+        "peer peak": _megabytes(found.get("peer_peak")),
     }
     return f"| {name} | {' | '.join(known[column] for column in columns[1:])} |"
+
+
+def _megabytes(mebibytes: int | None) -> str:
+    return "" if mebibytes is None else str(round(mebibytes * 2**20 / 1e6))
 
 
 def _number(value: float | None, digits: int) -> str:

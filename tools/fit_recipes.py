@@ -25,6 +25,7 @@ OPTIMIZERS: tuple[str, ...] = (
 """That a CPU has: the paged ones are CUDA's."""
 BLOCKS = {"switch_every": 16, "order": "ascending"}
 """Of `badam`: its turns begin with the largest block, the embedding, which lasts until the checkpoint."""
+TIMED_STEPS = 8
 STEPS = {"quantizer": 3, "adapter": 30, "optimizer": 30}
 ROWS = {"quantizer": 8, "adapter": 2, "optimizer": 2}
 """Of a step."""
@@ -73,3 +74,10 @@ def recipe(cell: str, output: str) -> dict[str, Any]:
         if pick in ("lomo", "adalomo"):  # no norm of all gradients is known inside backward
             made["train"]["max_grad_norm"] = 0
     return made
+
+
+def timed_recipe(cell: str, output: str) -> dict[str, Any]:
+    """The same, a few steps and nothing between them."""
+    made = recipe(cell, output)
+    train = {**made["train"], "max_steps": TIMED_STEPS}
+    return {name: value for name, value in made.items() if name not in ("evaluate", "checkpoint")} | {"train": train}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +96,5 @@ def test_the_code_of_an_answer(completion: str, prompt: str, name: str, source: 
 
 
 def test_a_long_line_of_spaces_is_looked_through_once() -> None:
-    """A quadratic search would take minutes."""
-    began = time.process_time()
-    assert source_of("```" + " " * 300_000 + "x").startswith("```")
-    assert time.process_time() - began < 10
+    """A quadratic search would take the time limit of all tests."""
+    assert source_of("```" + " " * 1_000_000 + "x").startswith("```")
