@@ -276,10 +276,8 @@ class Optimizer(Entry):
         checkpointing: works with gradient checkpointing.
         frameworks: whose parameters it takes.
         state_bytes: bytes of optimizer state per trained parameter, for the memory estimate.
-        update_bytes: bytes per trained parameter that an update holds for a moment beside that, on an accelerator,
-            where updates of many tensors at once make temporaries of all of them.
-        tensor_bytes: bytes per number of a parameter that its update holds for a moment beside that on a host, where
-            parameters are updated one after the other; the memory estimate counts those of the largest.
+        update_bytes: the same of what an update of all tensors at once, as on an accelerator, holds for a moment.
+        tensor_bytes: the same of one tensor after the other, as on a host: bytes per number of the largest.
         devices: types of devices that it runs on (`cuda`); empty: on all.
     """
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetooth_hooks import Context, Options, PlanError
-from finetooth_hooks.protocols import BackendPlan, EngineRequest, PlanRequest
+from finetooth_hooks.protocols import BackendPlan, BasePart, EngineRequest, PlanRequest
 from pydantic import Field
 
 from finetooth_torch.planning.decisions import STREAM, choose_decoder, decide
@@ -120,17 +121,7 @@ class TorchBackend:
         precision = "fp32" if rounds else train.precision
 
         lends = self._offload.layers != DEVICE
-
-        def load() -> torch.nn.Module:
-            place = "cpu" if lends else hardware.device
-            part = request.base
-            model: torch.nn.Module = loaded(
-                part, lambda: part.load(framework="torch", precision=precision, device=place)
-            )
-            return model
-
-        if device.type == "cpu" and request.base.stored is not None:
-            give_back_freed()  # what a weight is stored from would leave a hole between what is kept
+        load = partial(_load, request.base, precision, "cpu" if lends else hardware.device)
         shares = self._options.share_base and request.trains.base_frozen
         base: Any = shared_base(request, precision, load) if shares else load()
         _check_quantised(base, request)
@@ -174,6 +165,15 @@ class TorchBackend:
         saved = SavedTensors(model, putting(self._offload.activations, device), window)
         parts = Parts(network, parameters, optimizer, scaler, device, dtype, group_options(optimizer), changes, saved)
         return TorchEngine(request, parts)
+
+
+def _load(base: BasePart, precision: str, place: str) -> torch.nn.Module:
+    from finetooth_torch.device.host_memory import give_back_freed
+
+    if place == "cpu" and base.stored is not None:
+        give_back_freed()  # what a weight is stored from would leave a hole between what is kept
+    model: torch.nn.Module = loaded(base, lambda: base.load(framework="torch", precision=precision, device=place))
+    return model
 
 
 def _window(

@@ -255,6 +255,11 @@ def largest_parameter(request: PlanRequest) -> int:
     return facts.hidden_size * (max(largest, facts.vocab_size) if _trains_base(request) else largest)
 
 
+def _update_bytes(request: PlanRequest) -> int:
+    """What the update of the largest tensor holds for a moment, where one is updated after the other."""
+    return int(request.updates.tensor_bytes * min(largest_parameter(request), request.trains.parameters))
+
+
 def _largest_block(request: PlanRequest) -> int:
     """Parameters of what an optimizer trains in turn: a decoder layer, or the embedding."""
     layer = sum(inputs * outputs for inputs, outputs in layer_matrices(request.base.facts)) // request.base.facts.layers
@@ -347,9 +352,7 @@ def _on_host(
     if request.base.model.loading_bytes is not None:  # all else comes when that is over
         later += fixed["weights"] + limit
         loading = max(loading, request.base.model.loading_bytes + FOLDING - later)
-    # when activations are gone
-    largest = min(largest_parameter(request), request.trains.parameters)
-    update = int(request.updates.tensor_bytes * largest) - int(activations) - limit
+    update = _update_bytes(request) - int(activations) - limit  # those are gone by then
     return MemoryEstimate(
         {
             **fixed,
