@@ -247,6 +247,12 @@ def test_one_that_went_away_is_a_bad_gateway(
     assert "cannot be reached" in said and "Traceback" not in said
 
 
+def test_what_it_does_not_say_is_refused_by_its_name(clients: tuple[Any, Any]) -> None:
+    there, _ = clients
+    with pytest.raises(openai.BadRequestError, match="which top_logprobs needs"):
+        there.chat.completions.create(**GREEDY, logprobs=True, top_logprobs=2)
+
+
 def test_a_client_that_leaves_ends_its_request(clients: tuple[Any, Any]) -> None:
     there, _ = clients
     with pytest.raises(openai.APITimeoutError):

@@ -131,6 +131,21 @@ def test_trl_itself_gives_the_same(score: Any, tmp_path: Path) -> None:
     assert score("right", ["is 4", "is 5"], {"answer": ["4", "4"], "completion_ids": [[1], [2]]}) == theirs
 
 
+def test_a_function_that_never_answers_ends_the_run(tmp_path: Path) -> None:
+    """Once it was in time, it may be late as often as it likes."""
+    (tmp_path / "rewards.py").write_text(FILE, encoding="utf-8")
+    options = FunctionOptions(function="hangs", file=str(tmp_path / "rewards.py"), time_limit=0.3, timed_out="zero")
+    never, once = build(options, FakeContext(tmp_path)), build(options, FakeContext(tmp_path))
+    late, within = (["?"], ["hang"], {}), (["?"], ["fine"], {})
+    assert [never(*late), never(*late)] == [[0.0], [0.0]]
+    with pytest.raises(PluginError, match=r"answered nothing within 0\.3 seconds in the first 3 batches.*time_limit"):
+        never(*late)
+    assert once(*within) == [1.0]
+    assert [once(*late) for _ in range(4)] == [[0.0]] * 4
+    never.workers.end()
+    once.workers.end()
+
+
 def test_alarms_ring_in_a_worker(score: Any) -> None:
     assert score("alarm", ["x"]) == [1.0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,23 @@ SCHEMA = {"type": "object", "properties": {"age": {"type": "integer", "minimum":
 )
 def test_json_schema(score: Any, said: str, right: float) -> None:
     assert score(schema, schema.JsonSchemaOptions(schema=SCHEMA), said) == right
+
+
+@pytest.mark.parametrize(
+    ("keeps", "said"),
+    [
+        ({"multipleOf": 0.01}, "1e999"),
+        ({"multipleOf": 0.01}, "1" * 400),
+        ({"pattern": "^(a+)+$"}, '"' + "a" * 5000 + '!"'),
+        ({"type": "object"}, "```" + " " * 200_000 + "x"),
+    ],
+    ids=["infinite", "large", "pattern", "spaces"],
+)
+def test_what_takes_for_ever_or_has_no_number_keeps_no_schema(score: Any, keeps: Any, said: str) -> None:
+    began = time.process_time()
+    assert score(schema, schema.JsonSchemaOptions(schema=keeps), said) == 0.0
+    assert time.process_time() - began < 10
+    assert score(schema, schema.JsonSchemaOptions(schema={"pattern": "^(a+)+$", "multipleOf": 0.5}), '"aa"') == 1.0
 
 
 def test_json_schemas_of_rows(score: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -275,6 +276,37 @@ def test_a_server_of_its_own_is_started_again(stand_in: Any, tmp_path: Path, men
         with pytest.raises(ServerGone, match="503"):
             sampler.sample(Engine(), PROMPTS, sampling)  # type: ignore[arg-type]
     assert (process.begun, process.ended) == (2, 1)
+
+
+SERVER_WITH_A_WORKER = """
+import subprocess, sys, time
+worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+open(sys.argv[1] + ".new", "w").write(str(worker.pid))
+import os; os.rename(sys.argv[1] + ".new", sys.argv[1])
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("killed", [True, False])
+def test_workers_of_a_server_end_with_it(stand_in: Any, tmp_path: Path, killed: bool) -> None:
+    """Those of vLLM live on where it is killed, and keep the device's memory from the server that is started next."""
+    noted = tmp_path / "worker"
+    process = vllm(stand_in, tmp_path, start=[sys.executable, "-c", SERVER_WITH_A_WORKER, str(noted)])._process
+    process.begin()
+    until = time.monotonic() + 60
+    while not noted.exists():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    worker = Path("/proc") / noted.read_text()
+    assert process._running is not None
+    if killed:
+        process._running.kill()
+        process._running.wait()
+    process.end()
+    while worker.exists() and worker.joinpath("stat").read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 def test_a_command_that_ends_is_named(stand_in: Any, tmp_path: Path) -> None:

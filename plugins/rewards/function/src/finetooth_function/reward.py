@@ -17,6 +17,8 @@ from pydantic import Field, model_validator
 Answer = Literal["raise", "none", "zero"]
 MOST_LATE = 8
 """Calls of a batch that may run into the time limit before what is left of it counts as late too."""
+NEVER = 3
+"""Batches without any answer in time, before there was one, after which the run ends: it would go on so for hours."""
 INSTEAD: Mapping[str, float | None] = {"none": None, "zero": 0.0}
 
 
@@ -82,6 +84,7 @@ class FunctionReward:
     context: Context
     workers: Workers
     _late: int = field(default=0, init=False)
+    _never: int | None = field(default=0, init=False)
 
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]
@@ -106,7 +109,24 @@ class FunctionReward:
                 else:
                     found[low:high] = scores
             parts = halves
+        self._watch(len(rows))
         return found
+
+    def _watch(self, rows: int) -> None:
+        """
+        Raises:
+            PluginError: the function has answered no call of the run's first batches in time.
+        """
+        if self._never is None or not rows:
+            return
+        self._never += 1
+        if self._never == NEVER:
+            raise PluginError(
+                self.name,
+                f"the function answered nothing within {self.options.time_limit:g} seconds in the first {NEVER} "
+                "batches",
+                action="mend it, or raise the reward's time_limit",
+            )
 
     def _rows(self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> Rows:
         count = len(completions)
@@ -150,10 +170,13 @@ class FunctionReward:
         """The scores of a part; None if it is to be called in halves, to find the row that fails."""
         if isinstance(result, Failure):
             self._late += result.kind == "time"
+            if result.kind != "time":
+                self._never = None
             if len(part) > 1 and (result.kind != "time" or self._late < MOST_LATE):
                 return None
             slow = result.kind != "raised"
             return [self._failed(row, result.text if slow else f"raised {result.text}", slow=slow) for row in part.ids]
+        self._never = None
         scores = result["scores"]
         if not isinstance(scores, list) or len(scores) != len(part):
             what = f"{len(scores)} score{'' if len(scores) == 1 else 's'}" if isinstance(scores, list) else repr(scores)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from functools import lru_cache, partial
 from typing import Any
 
+import regex
 from finetooth_hooks import Context, DataError, Options
-from jsonschema import SchemaError, validators
+from jsonschema import SchemaError, ValidationError, validators
 from jsonschema.protocols import Validator
 from pydantic import Field, field_validator, model_validator
 from referencing import Registry
@@ -16,7 +18,10 @@ from referencing.exceptions import Unresolvable
 
 from finetooth_rules.each import Each, EachWith
 
-FENCED = re.compile(r"^```[ \t]*(?:json)?[ \t]*\n(.*?)^```", re.M | re.S | re.I)
+FENCED = re.compile(r"^```[ \t]*(?:json[ \t]*)?\n(.*?)^```", re.M | re.S | re.I)
+
+PATTERN_SECONDS = 1.0
+"""In which a text of an answer matches a pattern of the schema, or does not."""
 
 
 class JsonSchemaOptions(Options):
@@ -68,8 +73,18 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def validator(schema: Any) -> Validator:
-    """What checks; it fetches nothing."""
-    return validators.validator_for(schema)(schema, registry=Registry())
+    """What checks; it fetches nothing, and a pattern that takes for ever on some answers is stopped."""
+    checks = validators.extend(validators.validator_for(schema), {"pattern": _pattern})
+    found: Validator = checks(schema, registry=Registry())
+    return found
+
+
+def _pattern(checks: Validator, pattern: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    try:
+        if checks.is_type(instance, "string") and not regex.search(pattern, instance, timeout=PATTERN_SECONDS):
+            yield ValidationError(f"does not match {pattern}")
+    except TimeoutError:
+        yield ValidationError(f"{pattern} takes too long on it")
 
 
 def score(completion: str, *, checks: Validator, whole: bool) -> float:
@@ -83,7 +98,7 @@ def score(completion: str, *, checks: Validator, whole: bool) -> float:
         return 0.0
     try:
         return float(checks.is_valid(value))
-    except RecursionError:
+    except (RecursionError, ArithmeticError):  # as deep, or as large a number, as nothing can compare
         return 0.0
     except Unresolvable as error:
         action = "put it into the schema's $defs; nothing is fetched"

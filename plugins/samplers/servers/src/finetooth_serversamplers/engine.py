@@ -157,7 +157,7 @@ class VllmEngine(EngineBase):
         normalizer: Counts | None = None,
         train: bool = True,
     ) -> Forward:
-        raise self._only_answers("evaluate data")
+        raise self._only_answers("evaluate data, which top_logprobs needs too")
 
     def forward_backward(self, data: Sequence[Datum], loss: LossSpec, *, normalizer: Counts | None = None) -> Forward:
         raise self._only_answers("train")

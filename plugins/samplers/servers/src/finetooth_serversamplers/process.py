@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from finetooth_hooks import RecipeError
 
@@ -48,9 +50,12 @@ class Process:
             return
         if self._running is not None and self._running.poll() is None:
             return
+        self.end()
         try:
             environment = {**self._settings, **os.environ}
-            self._running = subprocess.Popen(list(self._command), stdin=subprocess.DEVNULL, env=environment)
+            self._running = subprocess.Popen(
+                list(self._command), stdin=subprocess.DEVNULL, env=environment, start_new_session=True
+            )
         except OSError as error:
             raise RecipeError(
                 "method.sampler.start", f"{self._command[0]}: {error.strerror}", action="mend it"
@@ -69,13 +74,16 @@ class Process:
             await asyncio.sleep(BETWEEN)
 
     def end(self) -> None:
-        """End it, if it was started here."""
+        """End it, if it was started here, and what it started: workers of a server that was killed live on, and keep
+        the device's memory."""
         running, self._running = self._running, None
-        if running is None or running.poll() is not None:
+        if running is None:
             return
-        running.terminate()
-        try:
-            running.wait(10)
-        except subprocess.TimeoutExpired:
-            running.kill()
-            running.wait()
+        if running.poll() is None:
+            running.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                running.wait(10)
+        with suppress(ProcessLookupError, AttributeError):  # Windows has no groups
+            os.killpg(running.pid, signal.SIGKILL)
+        running.kill()
+        running.wait()
