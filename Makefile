@@ -67,6 +67,7 @@ $(TESTED): $(STAMP) requirements-test.txt
 
 demo: install  ## fine-tune SmolLM2-135M on this CPU: before, after, and what to try next
 	$(BIN)/ft run docs/recipes/quickstart.yaml
+	@command -v ft > /dev/null || echo "            ft is $(BIN)/ft here; '. $(BIN)/activate' lets you type it as it stands above"
 
 test: $(TESTED) lint  ## ruff, mypy, import rules and the tests (neither slow nor thorough), at most 8 minutes
 # side by side: mypy keeps one core busy for as long as the tests are collected

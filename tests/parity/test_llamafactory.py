@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Iterator
@@ -109,29 +108,6 @@ BREAK_ID, BYTES = 198, 256
 CASES = json.loads((HERE / "cases.json").read_text(encoding="utf-8"))
 
 
-def byte_tokenizer() -> Any:
-    spec = importlib.util.spec_from_file_location("llamafactory_byte_tokenizer", HERE / "byte_tokenizer.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of a few hundred weights, whatever tokenizer stands beside it."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    folder = tmp_path_factory.mktemp("weights")
-    config = transformers.LlamaConfig(
-        vocab_size=320, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=4096,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        transformers.LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
-
-
 def imported(model: Path, template: str, dataset: str) -> tuple[Account, dict[str, Any]]:
     """The recipe that `ft import` makes of a configuration of theirs, and the account of its keys."""
     given = {
@@ -162,12 +138,12 @@ def test_what_is_said_to_be_compared_is_what_was_recorded() -> None:
 
 @pytest.mark.parametrize("template", CASES["templates"])
 def test_masks_are_theirs_or_the_importer_says_what_differs(
-    template: str, weights: Path, tmp_path: Path, request: pytest.FixtureRequest
+    template: str, weights: Path, byte_tokenizer: Any, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     case = CASES["templates"][template]
     model = tmp_path / "model"
     shutil.copytree(weights, model)
-    byte_tokenizer().write_tokenizer(model, case)
+    byte_tokenizer.write_tokenizer(model, case)
     if "own_template" in case:  # written here, after what the model's own says
         shutil.copy(HERE / f"{case['own_template']}.jinja", model / "chat_template.jinja")
     if "chat_template" in case:

@@ -8,7 +8,7 @@ from typing import Any
 
 from finetooth_importer.account import Account, number, says_nothing
 from finetooth_importer.tools import axolotl_alpaca, rollouts, shared
-from finetooth_importer.tools.axolotl_keys import ATTENTION, NO_EFFECT, REFUSED
+from finetooth_importer.tools.axolotl_keys import ATTENTION, NO_EFFECT, REFUSED, UNTAKEN
 
 METHODS: Mapping[str, str] = {
     "dpo": "dpo",
@@ -287,9 +287,8 @@ def _source(account: Account, where: str, given: Any, key: str, own_prompt: bool
             "trust_remote_code",
         }
         if name not in known and not says_nothing(value):
-            account.inside(
-                f"{where}.{name}", value, "not taken", note="options of a source: ft plugins explain datasets"
-            )
+            note = UNTAKEN.get(name, "options of a source: ft plugins explain datasets")
+            account.inside(f"{where}.{name}", value, "not taken", note=note)
         elif name == "train_on_eos" and value not in ("turn", "last"):
             account.inside(f"{where}.{name}", value, "otherwise", note="the end of an answer that trains always trains")
     if files and not local:

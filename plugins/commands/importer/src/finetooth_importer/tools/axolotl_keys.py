@@ -137,3 +137,6 @@ REFUSED: Mapping[str, str] = {
     "lora_modules_to_save": "a low-rank adapter trains no whole modules but the embeddings of added tokens",
 }
 """Keys that nothing here can do, and what to do."""
+
+UNTAKEN = {"drop_system_message": "system messages are read, too: take them out of the rows"}
+"""What becomes of settings of a dataset that have no like here."""
