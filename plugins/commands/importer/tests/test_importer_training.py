@@ -46,9 +46,13 @@ def test_rows_of_axolotls_alpaca_keep_its_prompt() -> None:
 
 def test_what_trains_and_was_compared_with_nobody_is_said(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": []}) + "\n", encoding="utf-8")
+    talks, alpaca = ({"path": "rows.jsonl", "type": kind} for kind in ("chat_template", "alpaca"))
     cases: list[tuple[str, dict[str, Any], bool]] = [
         ("axolotl", {"base_model": "m", "datasets": [{"path": "rows.jsonl", "type": "alpaca"}]}, True),
         ("axolotl", {"base_model": "m", "pretraining_dataset": "rows.jsonl"}, False),
+        ("axolotl", {"base_model": "m", "datasets": [talks], "chat_template": "llama3"}, False),
+        ("axolotl", {"base_model": "m", "datasets": [talks], "chat_template": "phi_4"}, True),
+        ("axolotl", {"base_model": "m", "datasets": [talks, alpaca], "chat_template": "llama3"}, True),
         ("llamafactory", {"model_name_or_path": "m", "dataset": "faq", "template": "qwen3"}, False),
         ("llamafactory", {"model_name_or_path": "m", "dataset": "faq", "template": "bailing"}, True),
         ("llamafactory", {"model_name_or_path": "m", "dataset": "faq"}, True),

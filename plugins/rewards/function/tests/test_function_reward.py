@@ -12,6 +12,12 @@ from finetooth_function.reward import FunctionOptions, build
 from finetooth_hooks import PluginError, RecipeError
 from finetooth_hooks.testing import FakeContext, parametrize_with_checks
 
+MAKES = """
+def _of(completions, **kwargs):
+    return [2.0 for _ in completions]
+
+globals()["ma" + "de"] = _of
+"""
 FILE = '''
 import asyncio, os, signal, time
 
@@ -198,8 +204,16 @@ def test_a_function_that_ends_its_process_is_named(score: Any) -> None:
 
 
 def test_what_cannot_be_called_is_refused(score: Any, tmp_path: Path) -> None:
-    with pytest.raises(PluginError, match=r"no function 'lengh'; there are: length, chat_length, right"):
+    with pytest.raises(RecipeError, match=r"no function 'lengh'; there are: length, chat_length, right"):
         score("lengh", ["x"])
+    (tmp_path / "makes.py").write_text(MAKES, encoding="utf-8")
+    made = build(FunctionOptions(function="made", file=str(tmp_path / "makes.py")), FakeContext(tmp_path))
+    assert made(["?"], ["a"], {}) == [2.0]
+    with pytest.raises(PluginError, match=r"no function 'maed'; there are: made"):  # only running it tells
+        build(FunctionOptions(function="maed", file=str(tmp_path / "makes.py")), FakeContext(tmp_path))(["?"], ["a"], {})
+    (tmp_path / "half.py").write_text("x = 1\ndef f(:\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"python_function: half\.py:2: invalid syntax"):
+        build(FunctionOptions(function="f", file=str(tmp_path / "half.py")), FakeContext(tmp_path))
     with pytest.raises(
         PluginError, match=r"takes 'answer', which is no column; there are: completion_ids, completions"
     ):

@@ -148,6 +148,11 @@ class RolloutMethod(MethodBase):
         if self._restored is not None:
             self.take(self._restored)
         lengths = [len(tokens) + options.max_completion_length for _, tokens in self._prompts.tokens]
+        if options.environment is None and max(lengths) > train.max_length + 1:
+            self.context.note(
+                f"train.max_length={train.max_length} cuts nothing off: prompts and answers train whole, up to "
+                f"{max(lengths)} tokens (method.max_completion_length bounds answers)"
+            )
         report = DataReport("train", self._prompts.rows, count, tokens=sum(lengths), longest=max(lengths))
         return Prepared(self._total, self._batches.steps_per_epoch * per, report)
 

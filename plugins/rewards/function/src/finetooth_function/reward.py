@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,8 @@ MOST_LATE = 8
 """Calls of a batch that may run into the time limit before what is left of it counts as late too."""
 NEVER = 3
 """Batches without any answer in time, before there was one, after which the run ends: it would go on so for hours."""
+MAKING_NAMES = frozenset({"exec", "eval", "globals", "vars", "setattr", "__getattr__", "modules"})
+"""With which a file may make names that do not stand in it."""
 INSTEAD: Mapping[str, float | None] = {"none": None, "zero": 0.0}
 
 
@@ -231,17 +234,46 @@ def _middle(ids: Sequence[str], low: int, high: int) -> int:
     return min(between or range(low + 1, high), key=lambda i: abs(2 * i - low - high))
 
 
+def _check_names(file: Path, function: str) -> None:
+    """Look for the function without running the file, so that a plan tells what a run would only find out once its
+    model is loaded. A name that the file may make is left to the run.
+
+    Raises:
+        RecipeError: the file is no Python, or does not have the name.
+    """
+    try:
+        source = file.read_bytes()
+        tree = ast.parse(source, str(file))
+    except (OSError, SyntaxError, ValueError) as error:
+        where = f"{file.name}:{error.lineno}" if isinstance(error, SyntaxError) else file.name
+        said = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise RecipeError("method.rewards", f"python_function: {where}: {said}", action="mend the file") from None
+    nodes = list(ast.walk(tree))
+    named = {value for node in nodes for value in vars(node).values() if isinstance(value, str)}
+    if function in named or any(isinstance(node, ast.alias) and node.name == "*" for node in nodes):
+        return
+    if named & MAKING_NAMES:
+        return
+    made = [one.name for one in tree.body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
+    there = ", ".join(name for name in made if not name.startswith("_")) or "none"
+    raise RecipeError(
+        "method.rewards", f"python_function: {file.name} has no function {function!r}; there are: {there}",
+        action="check its name",
+    )  # fmt: skip
+
+
 def build(options: FunctionOptions, context: Context) -> FunctionReward:
     """Builder of the reward `python_function`.
 
     Raises:
-        RecipeError: the file is not there.
+        RecipeError: the file is not there, is no Python, or does not have the function.
     """
     file = None
     if options.file is not None:
         file = Path(options.file).expanduser().resolve()
         if not file.is_file():
             raise RecipeError("method.rewards", f"python_function: no file {options.file}", action="check the path")
+        _check_names(file, options.function)
     given = {"file": None if file is None else str(file), "module": options.module, "function": options.function}
     workers = Workers("finetooth_function.calling:serve", given, options.workers, options.time_limit)
     return FunctionReward(options, context, workers)
