@@ -1,6 +1,6 @@
 """What it takes to sample many adapters of one base at once: a server that writes them in one batch, beside one that
-gives each its turns, and beside many requests of a single adapter. Adds `adapters` to docs/benchmarks/service.json;
-exit code 1 if a request gets other tokens than alone.
+gives each its turns, and beside many requests of a single adapter. Adds `adapters`, or `adapters_on_one_thread`, to
+docs/benchmarks/service.json; exit code 1 if a request gets other tokens than alone.
 
     python tests/load/adapters.py [--model NAME] [--adapters 8] [--rank 16] [--tokens 64] [--rounds 5] [--threads 1]
         [--output FILE]
@@ -81,7 +81,8 @@ def main() -> int:
         **measured,
     }
     whole = json.loads(given.output.read_text()) if given.output.exists() else {}
-    given.output.write_text(json.dumps({**whole, "adapters": found}, indent=1) + "\n")
+    key = "adapters_on_one_thread" if given.threads == 1 else "adapters"
+    given.output.write_text(json.dumps({**whole, key: found}, indent=1) + "\n")
     print(json.dumps(found, indent=1))
     return int(measured["other_tokens_than_alone"] > 0)
 

@@ -45,9 +45,9 @@ def section(file: Mapping[str, Any] | None) -> str:
             for name, one in file["overhead"].items()
         ]
         lines += [""]
-    if "adapters" in file:
-        lines += _adapters(file["adapters"])
-    return "\n".join([*lines, ""])
+    for key in ("adapters", "adapters_on_one_thread"):
+        lines += [*_adapters(file[key]), ""] if key in file else []
+    return "\n".join(lines if not lines[-1] else [*lines, ""])
 
 
 def _adapters(found: Mapping[str, Any]) -> list[str]:
