@@ -8,7 +8,7 @@ from typing import Any
 
 from finetooth_importer.account import Account, number, says_nothing
 from finetooth_importer.tools import axolotl_alpaca, rollouts, shared
-from finetooth_importer.tools.axolotl_keys import ATTENTION, NO_EFFECT, REFUSED, UNTAKEN
+from finetooth_importer.tools.axolotl_keys import ATTENTION, COMPARED, NO_EFFECT, REFUSED, UNTAKEN, plain_chat
 
 METHODS: Mapping[str, str] = {
     "dpo": "dpo",
@@ -20,12 +20,6 @@ METHODS: Mapping[str, str] = {
     "gdpo": "grpo",
 }
 
-COMPARED = frozenset({"llama3", "gemma", "gemma3", "qwen_25"})
-"""Templates whose masks were held against the tool's: `tests/parity/axolotl`."""
-PLAIN = frozenset(
-    {"path", "type", "split", "name", "ds_type", "data_files", "field_messages", "message_property_mappings"}
-)
-"""Of a source: none of them says which turns train."""
 TEMPLATES: Mapping[str, str] = {
     "chatml": "chatml",
     "llama3": "llama3",
@@ -223,7 +217,7 @@ def _data(account: Account) -> None:
         account.passes("chat_template_jinja", "axolotl writes rows of type alpaca in Alpaca's prompt, whatever it says")
     elif template in TEMPLATES:
         account.take("chat_template", "data.renderer", value=TEMPLATES[str(template)])
-        account.compared = template in COMPARED and all(map(_plain_chat, account.get("datasets") or ()))
+        account.compared = template in COMPARED and all(map(plain_chat, account.get("datasets") or ()))
     elif template in ("tokenizer_default", "tokenizer_default_fallback_chatml"):
         account.passes("chat_template", "the model's own markup is what is taken anyway")
     elif template is not None:
@@ -242,11 +236,6 @@ def _data(account: Account) -> None:
     if account.get("streaming") and _name(account.recipe.get("method")) == "pretrain":
         account.take("streaming", "method.streaming")
     account.passes("streaming", "rows are read as they are needed")
-
-
-def _plain_chat(source: Any) -> bool:
-    """Whether rows are conversations, of which the model's own turns train and nothing else is said."""
-    return isinstance(source, dict) and source.get("type") == "chat_template" and source.keys() <= PLAIN
 
 
 def _source(account: Account, where: str, given: Any, key: str, own_prompt: bool) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from finetooth_importer.tools import shared
 
@@ -140,3 +141,15 @@ REFUSED: Mapping[str, str] = {
 
 UNTAKEN = {"drop_system_message": "system messages are read, too: take them out of the rows"}
 """What becomes of settings of a dataset that have no like here."""
+
+COMPARED = frozenset({"llama3", "gemma", "gemma3", "qwen_25"})
+"""Templates whose masks were held against the tool's: `tests/parity/axolotl`."""
+PLAIN = frozenset(
+    {"path", "type", "split", "name", "ds_type", "data_files", "field_messages", "message_property_mappings"}
+)
+"""Of a source: none of them says which turns train."""
+
+
+def plain_chat(source: Any) -> bool:
+    """Whether rows are conversations, of which the model's own turns train and nothing else is said."""
+    return isinstance(source, dict) and source.get("type") == "chat_template" and source.keys() <= PLAIN
