@@ -113,6 +113,17 @@ def test_adapters_are_listed_and_what_cannot_be_is_refused_by_name(client: Any) 
         assert said in str(refused.value) and "\n" not in refused.value.body["message"]
 
 
+def test_likeliest_tokens_of_a_folder_by_itself(
+    client: Any, added: Any, tiny_llama: Path, served_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    """Its rank is not that of the served recipe, and its config is older than rsLoRA and DoRA."""
+    wanted = summed(added, tiny_llama, tmp_path / "whole", served_recipe, {"red": 1.0})
+    said = client.completions.create(model="red", **{**ASK, "logprobs": 2}).choices[0].logprobs
+    np.testing.assert_allclose(said.token_logprobs, wanted.logprobs, atol=1e-4)
+    assert all(len(top) == 2 for top in said.top_logprobs)
+    np.testing.assert_allclose([max(top.values()) for top in said.top_logprobs], wanted.logprobs, atol=1e-4)
+
+
 @pytest.mark.parametrize("model", ["red+blue*-0.5", "red*0.25"])
 def test_likeliest_tokens_of_a_sum_are_refused_by_the_field_that_asks(client: Any, model: str) -> None:
     chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, "logprobs": True}

@@ -102,7 +102,8 @@ def take(
 
 
 def check_settings(saved: Mapping[str, Any], wanted: Mapping[str, tuple[str, Any]], folder: Path) -> None:
-    """Whether an artifact's config is that of the adapter at hand.
+    """Whether an artifact's config is that of the adapter at hand. A choice that it does not name was not made: files
+    of earlier releases of peft lack the later ones.
 
     Args:
         wanted: option and value by the name of peft's setting.
@@ -111,9 +112,10 @@ def check_settings(saved: Mapping[str, Any], wanted: Mapping[str, tuple[str, Any
         UserError: a setting differs; names the option.
     """
     for setting, (option, value) in wanted.items():
-        if saved.get(setting) != value:
+        found = saved.get(setting, False if isinstance(value, bool) else None)
+        if found != value:
             raise UserError(
-                f"{folder}: {option} is {saved.get(setting)} there and {value} here",
+                f"{folder}: {option} is {found} there and {value} here",
                 action=f"set adapter.{option} as it was",
             )
 

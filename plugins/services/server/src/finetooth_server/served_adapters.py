@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,21 @@ def served_adapters(
                 action="serve it by --model" if whole else "name a run with an adapter, or an adapter's folder",
             )
         base = _base(context, reference, folder, served)
-        own = {} if run is None else dict(context.load(run / "recipe.yaml"))
+        own = _like(folder) if run is None else dict(context.load(run / "recipe.yaml"))
         adapter = {"adapter": own["adapter"]} if "adapter" in own else {}
         found[reference] = ServedAdapter(base, {**served[base], **adapter}, folder)
     return found
+
+
+def _like(folder: Path) -> dict[str, Any]:
+    """What a recipe says of a LoRA that comes without its run, for an engine that holds it as its own weights."""
+    saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    targets = saved.get("target_modules")
+    if saved.get("peft_type") != "LORA" or not isinstance(targets, list):
+        return {}
+    scaled = {name: saved[of] for name, of in (("rank", "r"), ("alpha", "lora_alpha")) if of in saved}
+    ways = {name: True for name, of in (("rslora", "use_rslora"), ("dora", "use_dora")) if saved.get(of)}
+    return {"adapter": {"name": "lora", **scaled, **ways, "targets": sorted(targets)}}
 
 
 def _base(context: CommandContext, reference: str, folder: Path, served: Mapping[str, Mapping[str, Any]]) -> str:
