@@ -202,6 +202,7 @@ def test_a_tenant_sees_its_limits_and_what_it_takes(serve: Any, recipe: dict[str
     shown = CliRunner().invoke(command, ["status", "--folder", str(tmp_path / "server")])
     assert shown.exit_code == 0, shown.output
     assert "--tenant-models 3 " in shown.output and "--tenant-checkpoints 1MiB" in shown.output
+    assert "--call-tokens 1048576 " in shown.output  # as the flag takes it
     assert "one: 1 models, 1 sessions, 0 calls waiting, 0B of checkpoints" in shown.output
 
 

@@ -110,7 +110,8 @@ def status(folder: Path, database: str) -> None:
     for name, value in read_limits(folder).items():
         if name in OPTIONS:
             flag, kind, help_ = OPTIONS[name]
-            click.echo(f"{flag} {sized(value) if isinstance(kind, Size) else f'{value:g}':<10} {help_}")
+            shown = sized(value) if isinstance(kind, Size) else f"{value:g}" if isinstance(value, float) else str(value)
+            click.echo(f"{flag} {shown:<10} {help_}")
     for tenant, used in found.items():
         click.echo(
             f"{tenant}: {used.models} models, {used.sessions} sessions, {used.queued} calls waiting, "
