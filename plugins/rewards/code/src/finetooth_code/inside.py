@@ -288,7 +288,7 @@ def _as_program(source: str) -> None:
     try:
         exec(compile(source, "answer.py", "exec"), {"__name__": "__main__"})
     except BaseException:
-        pass
+        pass  # however it ends, what it has printed by then is judged, and what it raises is nobody's to read
     finally:
         try:
             sys.stdout.flush()
