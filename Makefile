@@ -5,7 +5,7 @@ VENV   ?= .venv
 TORCH  ?= $(shell grep '^torch==' constraints.txt)
 BIN    := $(VENV)/bin
 UV     := $(BIN)/uv pip install --quiet --python $(BIN)/python -c $(VENV)/.constraints
-PACKAGES := $(patsubst %/pyproject.toml,%,$(wildcard hooks/pyproject.toml toolbox/pyproject.toml steps/pyproject.toml core/pyproject.toml kernels/pyproject.toml plugins/*/*/pyproject.toml contrib/*/pyproject.toml))
+PACKAGES := $(patsubst %/pyproject.toml,%,$(wildcard hooks/*/pyproject.toml core/*/pyproject.toml kernels/*/pyproject.toml plugins/*/*/pyproject.toml contrib/*/pyproject.toml))
 # A package whose own dependencies need a compiler, or are large, is installed by who wants it: CONTRIBUTING.md, "Optional
 # plugins".
 OPTIONAL := plugins/data/reasoninggym plugins/quantizers/bitsandbytes plugins/quantizers/torchao plugins/trackers/wandb plugins/trackers/mlflow plugins/trackers/trackio plugins/optimizers/fewbits plugins/methods/trl
@@ -95,7 +95,8 @@ dist: $(TESTED)  ## every wheel and a lock in dist/, tried in a fresh environmen
 wheels: $(TESTED)  ## build every wheel and import it beside nothing but what it declares
 	$(BIN)/python tools/check_wheels.py
 imports: $(TESTED)
-	$(BIN)/lint-imports
+	@$(BIN)/python tools/make_importlinter.py $(VENV)/import-rules.ini
+	$(BIN)/lint-imports --config $(VENV)/import-rules.ini
 lint: $(TESTED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -116,14 +117,14 @@ $(SITE)/.installed: requirements-site.txt
 site: $(SITE)/.installed  ## the pages of docs/ as a site in site/, with a search; a broken link fails it
 	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --quiet
 
-$(KERNELS)/.installed: constraints.txt kernels/pyproject.toml plugins/kernels/triton/pyproject.toml
+$(KERNELS)/.installed: constraints.txt kernels/operations/pyproject.toml plugins/kernels/triton/pyproject.toml
 	@echo "Making $(KERNELS). Downloads torch (about 200 MB as a CPU build) and Triton (about 200 MB)."
 	@$(PYTHON) -m venv $(KERNELS)
 # torch by pip and first, as above: nothing after it replaces it
 	@$(KERNELS)/bin/python -m pip install --quiet $(TORCH)
 	@grep -v '^torch==' constraints.txt > $(KERNELS)/.constraints
 	@$(KERNELS)/bin/python -m pip install --quiet -c $(KERNELS)/.constraints triton numpy pydantic pluggy pytest pytest-xdist hypothesis hatchling editables
-	@$(KERNELS)/bin/python -m pip install --quiet --no-build-isolation --no-deps -e hooks -e toolbox -e steps -e kernels -e plugins/kernels/triton
+	@$(KERNELS)/bin/python -m pip install --quiet --no-build-isolation --no-deps -e hooks/contract -e hooks/kit -e core/toolbox -e core/rows -e kernels/steps -e kernels/operations -e plugins/kernels/triton
 	@touch $@
 kernels-test: $(KERNELS)/.installed  ## the Triton kernels' tests: interpreted on the CPU, compiled for GPUs that are not here
 	OMP_NUM_THREADS=1 $(KERNELS)/bin/python -m pytest plugins/kernels/triton/tests -n 2 -p no:cacheprovider

@@ -19,7 +19,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
-PATTERNS = ("hooks", "toolbox", "steps", "core", "kernels", "plugins/*/*", "contrib/*")
+PATTERNS = ("hooks/*", "core/*", "kernels/*", "plugins/*/*", "contrib/*")
 GUARD = """
 import importlib, pkgutil, sys
 allowed, package, known, optional = set(sys.argv[1].split(",")), sys.argv[2], set(sys.argv[3].split(",")), sys.argv[4]

@@ -55,10 +55,10 @@ def _of(folder: str, *names: str) -> tuple[str, ...]:
     return tuple(f"{folder}/{name}" for name in names)
 
 
-GUIDES, HOOKS, STEPS = "docs/guides", "hooks/src/finetooth_hooks", "steps/src/finetooth_steps"
+GUIDES, HOOKS, STEPS = "docs/guides", "hooks/contract/src/finetooth_hooks", "kernels/steps/src/finetooth_steps"
 TOY, TORCH = "tests/engine/plugins/toy_numpy", "plugins/backends/torch/src/finetooth_torch"
 LORA, CROSS = "plugins/adapters/lora/src/finetooth_lora", "plugins/losses/crossentropy/src/finetooth_crossentropy"
-BATCHED = "toolbox/src/finetooth_toolbox/methods"
+BATCHED = "core/toolbox/src/finetooth_toolbox/methods"
 
 READINGS = (
     Reading(
@@ -87,7 +87,7 @@ READINGS = (
         (
             *_of(GUIDES, "write-a-quantizer.md", "quantizer/int8.py", "write-a-plugin.md"),
             *_of(HOOKS, "quantizers.py", "models.py"),
-            "toolbox/src/finetooth_toolbox/torch/quantised.py",
+            "plugins/shared/torchshared/src/finetooth_torchshared/quantised.py",
             *_of(LORA, "adapter.py", "layers.py"),
             *_of("plugins/data/transformers/src/finetooth_transformers", "loader.py"),
             *_of(TORCH, "planning/memory.py"),

@@ -23,7 +23,7 @@ from pathlib import Path
 from try_guides import try_guides
 
 ROOT = Path(__file__).resolve().parents[1]
-PATTERNS = ("hooks", "toolbox", "steps", "core", "kernels", "plugins/*/*", "contrib/*")
+PATTERNS = ("hooks/*", "core/*", "kernels/*", "plugins/*/*", "contrib/*")
 TRIED = (
     ("--version",),
     ("plugins", "list", "--kind", "method"),

@@ -1,11 +1,17 @@
-"""Write .importlinter: which rooms may import which, over every package of the workspace.
+"""Write import-linter's configuration: which rooms may import which, over every package of the workspace.
 
-hooks   imports no room and no framework; its conformance kit imports toolbox, steps and the kernels' references
-toolbox imports hooks
-steps   imports hooks
-core    imports hooks and toolbox
-kernels imports hooks
-plugins import hooks, toolbox, steps and kernels, never core and never each other
+    python tools/make_importlinter.py FILE
+
+contract    imports no room and no framework
+toolbox     imports the contract
+steps       imports the contract
+operations  imports the contract
+rows        imports the contract and toolbox
+saving      imports the contract and toolbox
+kernel      imports the contract, toolbox, rows and saving
+kit         imports the contract, toolbox, rows, operations and steps
+shared      imports the contract, toolbox, rows, operations and steps, and of its own kind
+plugins     import all of these but the kernel, and never each other
 """
 
 from __future__ import annotations
@@ -16,18 +22,44 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 FRAMEWORKS = ("torch", "transformers", "datasets", "mlx", "peft", "trl")
 
-KIT = [
-    "finetooth_hooks.testing.** -> finetooth_steps.**",
-    "finetooth_hooks.testing.** -> finetooth_toolbox.**",
-    "finetooth_hooks.testing.templates -> transformers",
-    "finetooth_hooks.testing.kernel_checks -> finetooth_kernels.**",
-    "finetooth_hooks.testing.kernel_checks -> torch",
-]
-"""What the conformance kit alone may import: what engines and methods share, and a peer that it compares with."""
+ROOMS = {
+    "contract": "hooks/contract",
+    "toolbox": "core/toolbox",
+    "steps": "kernels/steps",
+    "operations": "kernels/operations",
+    "rows": "core/rows",
+    "saving": "core/saving",
+    "kernel": "core/kernel",
+    "kit": "hooks/kit",
+    "shared": "plugins/shared/*",
+}
+"""The folder of each room that is no plugin."""
 
+MAY = {
+    "contract": (),
+    "toolbox": ("contract",),
+    "steps": ("contract",),
+    "operations": ("contract",),
+    "rows": ("contract", "toolbox"),
+    "saving": ("contract", "toolbox"),
+    "kernel": ("contract", "toolbox", "rows", "saving"),
+    "kit": ("contract", "toolbox", "rows", "steps", "operations"),
+    "shared": ("contract", "toolbox", "rows", "steps", "operations"),
+}
+"""What each room may import."""
 
-DOCTOR = ["finetooth_core.doctor -> finetooth_hooks.testing.**", "finetooth_core.doctor -> finetooth_hooks.testing"]
-"""`ft plugins doctor` runs the conformance kit, and the kit's engine needs steps."""
+NO_FRAMEWORK = ("contract", "toolbox", "steps", "rows", "saving", "kernel")
+
+IGNORED = {
+    "kit": [
+        "finetooth_kit.templates -> transformers",
+        "finetooth_kit.kernel_checks -> torch",
+    ],
+    "shared": ["finetooth_torchshared.model_functions -> finetooth_core.*"],
+    "kernel": ["finetooth_core.doctor -> finetooth_kit", "finetooth_core.doctor -> finetooth_kit.**"],
+}
+"""Imports that stand inside functions for a reason: `ft plugins doctor` runs the kit, the kit compares with peers,
+`finetooth.quantize` builds a quantizer by its name."""
 
 
 def packages(pattern: str) -> list[str]:
@@ -45,59 +77,36 @@ def block(name: str, title: str, **settings: list[str] | str) -> str:
 
 def render() -> str:
     """The whole file."""
-    hooks, core, kernels = packages("hooks"), packages("core"), packages("kernels")
-    toolbox, steps = packages("toolbox"), packages("steps")
-    plugins = packages("plugins/*/*") + packages("contrib/*")
+    rooms = {room: packages(folder) for room, folder in ROOMS.items()}
+    rooms = {room: modules for room, modules in rooms.items() if modules}
+    shared = rooms["shared"]
+    plugins = [name for name in packages("plugins/*/*") if name not in shared] + packages("contrib/*")
+    everything = [module for modules in rooms.values() for module in modules] + plugins
     forbidden = {"type": "forbidden", "allow_indirect_imports": "False"}
     parts = [
-        "# Written by tools/make_importlinter.py; do not edit.\n"
-        "[importlinter]\ninclude_external_packages = True\nroot_packages =\n    "
-        + "\n    ".join([*hooks, *toolbox, *steps, *core, *kernels, *plugins]),
+        "[importlinter]\ninclude_external_packages = True\nroot_packages =\n    " + "\n    ".join(everything),
+    ]
+    for room, modules in rooms.items():
+        allowed = {module for other in MAY[room] for module in rooms.get(other, ())} | {*modules}
+        banned = [module for module in everything if module not in allowed]
+        banned += [*FRAMEWORKS] if room in NO_FRAMEWORK else []
+        ignored = {"ignore_imports": IGNORED[room]} if room in IGNORED else {}
+        title = f"{room} imports {', '.join(MAY[room]) or 'no room'}"
+        parts.append(block(room, title, **forbidden, source_modules=modules, forbidden_modules=banned, **ignored))
+    parts += [
         block(
-            "hooks",
-            "hooks imports no room and no framework",
+            "plugins",
+            "plugins never import the kernel",
             **forbidden,
-            source_modules=hooks,
-            forbidden_modules=[*toolbox, *steps, *core, *kernels, *plugins, *FRAMEWORKS],
-            ignore_imports=KIT,
+            source_modules=plugins,
+            forbidden_modules=rooms["kernel"],
         ),
-        block(
-            "toolbox",
-            "toolbox imports hooks",
-            **forbidden,
-            source_modules=toolbox,
-            forbidden_modules=[*steps, *core, *kernels, *plugins],
-        ),
-        block(
-            "steps",
-            "steps imports hooks, and no framework",
-            **forbidden,
-            source_modules=steps,
-            forbidden_modules=[*toolbox, *core, *kernels, *plugins, *FRAMEWORKS],
-        ),
-        block(
-            "core",
-            "core imports hooks and toolbox, and no framework",
-            **forbidden,
-            source_modules=core,
-            forbidden_modules=[*steps, *kernels, *plugins, *FRAMEWORKS],
-            ignore_imports=DOCTOR,
-        ),
-        block(
-            "kernels",
-            "kernels imports hooks at most",
-            **forbidden,
-            source_modules=kernels,
-            forbidden_modules=[*toolbox, *steps, *core, *plugins],
-        ),
-        block("plugins", "plugins never import core", **forbidden, source_modules=plugins, forbidden_modules=core),
         block("siblings", "plugins never import each other", type="independence", modules=plugins),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":
-    target = ROOT / ".importlinter"
-    if "--check" in sys.argv:
-        sys.exit(target.read_text() != render())
-    target.write_text(render())
+    if len(sys.argv) != 2:
+        sys.exit("usage: python tools/make_importlinter.py FILE")
+    Path(sys.argv[1]).write_text(render(), encoding="utf-8")

@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-INDEX = ROOT / "core/src/finetooth_core/index.json"
+INDEX = ROOT / "core/kernel/src/finetooth_core/index.json"
 WORKSPACE = ("plugins/*/*/pyproject.toml",)
 """First-party packages only: contrib is kept by others, and may break."""
 

@@ -3,8 +3,7 @@
     python tools/make_rooms.py [--check]
 
 A room is a folder of the workspace; an arrow says that its code imports the other's. A room stands above all that it
-imports, so an arrow that leads up, or a circle, would be seen at once: a circle is an error. Imports of the conformance
-kit (`finetooth_hooks.testing`) are drawn apart from those of the contract, since the contract itself imports no room.
+imports, so an arrow that leads up, or a circle, would be seen at once: a circle is an error.
 """
 
 from __future__ import annotations
@@ -19,17 +18,18 @@ ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs/images/rooms.svg"
 
 ROOMS: Mapping[str, tuple[str, str]] = {
-    "hooks": ("hooks", "the contract: hookspecs, entries, protocols"),
-    "kit": ("", "finetooth_hooks.testing: the conformance kit"),
-    "toolbox": ("toolbox", "what plugins share and no contract names"),
-    "steps": ("steps", "what makes a step correct, for any array library"),
-    "kernels": ("kernels", "named operations and their plain references"),
-    "core": ("core", "plugin manager, recipe, plan, loop, command line"),
+    "contract": ("hooks/contract", "hookspecs, entries, protocols"),
+    "kit": ("hooks/kit", "the conformance kit"),
+    "toolbox": ("core/toolbox", "messages, text, files, command-line helpers"),
+    "rows": ("core/rows", "from a row to its datum"),
+    "steps": ("kernels/steps", "what makes a step correct, for any array library"),
+    "operations": ("kernels/operations", "named operations and their plain references"),
+    "kernel": ("core/kernel", "plugin manager, recipe, plan, loop"),
+    "shared": ("plugins/shared/*", "what only plugins share: rollouts, rendering, torch, peft's files"),
     "plugins": ("plugins/*/*", ""),
     "contrib": ("contrib/*", "plugins kept by others"),
 }
 """For each room the pattern of its folders, and what it holds."""
-KIT = "finetooth_hooks.testing"
 
 WIDTH, HEIGHT, GAP, RISE, MARGIN = 250, 62, 26, 74, 24
 """Sizes of a box and of the space around it, in pixels."""
@@ -47,7 +47,8 @@ class Room:
 
 def modules_of(pattern: str) -> list[Path]:
     """Import packages in the folders of a room."""
-    return sorted(path.parent for path in ROOT.glob(f"{pattern}/src/*/__init__.py")) if pattern else []
+    found = sorted(path.parent for path in ROOT.glob(f"{pattern}/src/*/__init__.py"))
+    return [path for path in found if "shared" in pattern or path.parents[2].name != "shared"]
 
 
 def imported(file: Path) -> Iterator[str]:
@@ -64,7 +65,7 @@ def read_rooms() -> dict[str, Room]:
     owners = {path.name: name for name, (pattern, _) in ROOMS.items() for path in modules_of(pattern)}
 
     def room_of(module: str) -> str | None:
-        return "kit" if module == KIT or module.startswith(f"{KIT}.") else owners.get(module.partition(".")[0])
+        return owners.get(module.partition(".")[0])
 
     found: dict[str, set[str]] = {name: set() for name in ROOMS}
     for pattern, _ in ROOMS.values():

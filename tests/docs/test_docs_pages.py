@@ -18,9 +18,8 @@ PLACEHOLDER = re.compile(r"\b[A-Z]{2,}[A-Z_]*\b")
 
 
 def all_pages(root: Path) -> list[Path]:
-    packages = [
-        p for room in ("hooks", "core", "kernels", "plugins/*/*", "contrib/*") for p in root.glob(f"{room}/README.md")
-    ]
+    rooms = ("hooks/*", "core/*", "kernels/*", "plugins/*/*", "contrib/*")
+    packages = [page for room in rooms for page in root.glob(f"{room}/README.md")]
     return sorted([*root.glob("*.md"), *(root / "docs").rglob("*.md"), *packages])
 
 

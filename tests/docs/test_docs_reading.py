@@ -17,7 +17,7 @@ NOT_READ = {
     "finetooth_hooks.sampling": "the guide says what is given and what comes back; who writes an engine reads it",
     "finetooth_hooks.quantizers": "a field of a request that a backend may refuse",
     "finetooth_hooks.continuous": "a capability that one can do without",
-    "finetooth_hooks.testing": "made for tests",
+    "finetooth_kit": "made for tests",
     "finetooth_steps.data_checks": "called as the example calls it",
     "finetooth_steps.loss_state": "called as the example calls it",
     "finetooth_steps.not_finite": "called as the example calls it",

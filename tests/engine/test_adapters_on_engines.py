@@ -11,8 +11,8 @@ import pytest
 from finetooth_hooks import Datum, LossSpec
 from finetooth_hooks import arrays as xp
 from finetooth_hooks.losses import Contribution, LossResult
-from finetooth_hooks.testing import FakeContext, entries_of
-from finetooth_hooks.testing.torch_request import FACTS, TinyLlamaLoader
+from finetooth_kit import FakeContext, entries_of
+from finetooth_kit.torch_request import FACTS, TinyLlamaLoader
 from toy_numpy.making import request
 
 pytest.importorskip("finetooth_torch")

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from finetooth_hooks import MethodBase, TrackerBase
 from finetooth_hooks.bases import BASES
-from finetooth_hooks.testing import declared, delegating, engine_checks, run_check
-from finetooth_hooks.testing.delegating import CONTRACTS
+from finetooth_kit import declared, delegating, engine_checks, run_check
+from finetooth_kit.delegating import CONTRACTS
 from toy_numpy.making import engine
 
 PLUGINS = Path(__file__).parent / "plugins"
@@ -53,7 +53,7 @@ import finetooth
 from finetooth_core import base_model, builders, part_builder
 from finetooth_hooks import NotFinite
 from finetooth_hooks.bases import BASES
-from finetooth_hooks.testing import delegating
+from finetooth_kit import delegating
 from toy_numpy.engine import NumpyEngine
 
 WRAPPED, CALLS, OWN = set(), [], NumpyEngine.forward_backward

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from finetooth_hooks.testing import CheckResult, engine_checks, run_check
+from finetooth_kit import CheckResult, engine_checks, run_check
 from toy_numpy.broken import BROKEN, IgnoresTotals, LooksAtNeighbours, MeanOfMeans
 from toy_numpy.engine import NumpyEngine
 from toy_numpy.making import engine
@@ -69,7 +69,7 @@ def test_every_check_is_documented_and_unique() -> None:
     from importlib import import_module
 
     for part in ("scoring", "gradients", "losses", "sampling", "state"):
-        for function in import_module(f"finetooth_hooks.testing.engine_{part}_checks").CHECKS:
+        for function in import_module(f"finetooth_kit.engine_{part}_checks").CHECKS:
             assert function.__doc__
     names = [check.name for check in engine_checks(engine)]
     assert len(set(names)) == len(names)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from finetooth_hooks import Datum
-from finetooth_hooks.testing import FakeContext, entries_of
-from finetooth_hooks.testing.losses import CENTRED, WEIGHTED_NLL
-from finetooth_hooks.testing.torch_request import FACTS, VOCABULARY, TinyLlamaLoader
+from finetooth_kit import FakeContext, entries_of
+from finetooth_kit.losses import CENTRED, WEIGHTED_NLL
+from finetooth_kit.torch_request import FACTS, VOCABULARY, TinyLlamaLoader
 from toy_numpy.making import request
 
 pytest.importorskip("finetooth_torch")

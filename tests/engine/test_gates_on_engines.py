@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from finetooth_hooks import Candidate, Datum, Engine, LossSpec
-from finetooth_hooks.testing import FakeContext, entries_of
-from finetooth_hooks.testing.fake_context import TRAIN
-from finetooth_hooks.testing.losses import weighted_nll
+from finetooth_kit import FakeContext, entries_of
+from finetooth_kit.fake_context import TRAIN
+from finetooth_kit.losses import weighted_nll
 from toy_numpy.making import engine as numpy_engine
 from toy_numpy.making import request
 

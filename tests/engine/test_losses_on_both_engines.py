@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from finetooth_hooks import Datum, Entry, LossSpec
-from finetooth_hooks.testing import FakeContext, entries_of, parametrize_with_checks
-from finetooth_hooks.testing.losses import CENTRED, PAIR_MARGIN
+from finetooth_kit import FakeContext, entries_of, parametrize_with_checks
+from finetooth_kit.losses import CENTRED, PAIR_MARGIN
 from toy_numpy.making import engine as numpy_engine
 from toy_numpy.making import request
 from toy_numpy.model import MATRICES

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from finetooth_hooks.testing import parametrize_engine, parametrize_with_checks
+from finetooth_kit import parametrize_engine, parametrize_with_checks
 from toy_numpy.making import engine
 from toy_numpy.model import MATRICES, Toy, entropy, gather, grad_of_entropy, grad_of_targets, new_head
 from toy_numpy.parts import Adam, Factory

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from finetooth_hooks import Datum, EngineError, NotFinite, PlanError
 from finetooth_hooks.engine import StepSettings
-from finetooth_hooks.testing import FakeContext, entries_of
-from finetooth_hooks.testing.losses import WEIGHTED_NLL
-from finetooth_hooks.testing.torch_request import FACTS, VOCABULARY, TinyLlamaLoader
+from finetooth_kit import FakeContext, entries_of
+from finetooth_kit.losses import WEIGHTED_NLL
+from finetooth_kit.torch_request import FACTS, VOCABULARY, TinyLlamaLoader
 from toy_numpy.making import request
 
 torch = pytest.importorskip("torch")

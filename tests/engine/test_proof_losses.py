@@ -12,7 +12,7 @@ import pytest
 import torch
 from finetooth_hooks import LossData, LossFn
 from finetooth_hooks import arrays as xp
-from finetooth_hooks.testing import FakeContext, entries_of
+from finetooth_kit import FakeContext, entries_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_numpy import tape

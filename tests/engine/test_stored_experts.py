@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from finetooth_hooks.testing.fake_context import FACTS, FakeContext
+from finetooth_kit.fake_context import FACTS, FakeContext
 from finetooth_lora.adapter import LoraAdapter, LoraOptions
 from finetooth_portable.quantizers import Int4Options, Int8Options, Mxfp4Options, build_int4, build_int8, build_mxfp4
-from finetooth_toolbox.torch.quantised import dequantise, is_quantised, quantise, stored_weights
+from finetooth_torchshared.quantised import dequantise, is_quantised, quantise, stored_weights
 from transformers import GptOssConfig, GptOssForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 SIZES: dict[str, Any] = {

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import ScalarHead
-from finetooth_hooks.testing import FakeContext, entries_of, parametrize_engine
-from finetooth_hooks.testing.torch_request import FACTS, VOCABULARY, TinyLlamaLoader
+from finetooth_kit import FakeContext, entries_of, parametrize_engine
+from finetooth_kit.torch_request import FACTS, VOCABULARY, TinyLlamaLoader
 from toy_numpy.making import request
 
 pytest.importorskip("finetooth_torch")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("hooks", "toolbox", "steps", "core", "kernels", "plugins/*/*", "contrib/*")
+ROOMS = ("hooks/*", "core/*", "kernels/*", "plugins/*/*", "contrib/*")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Package:
 
     @property
     def is_plugin(self) -> bool:
-        return self.place.startswith(("plugins/", "contrib/"))
+        return self.place.startswith(("plugins/", "contrib/")) and not self.place.startswith("plugins/shared/")
 
     @property
     def modules(self) -> list[Path]:

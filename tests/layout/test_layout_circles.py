@@ -12,9 +12,9 @@ from circles import circles, imports_of
 
 ROOT = Path(__file__).parents[2]
 ROOMS = {
-    "core/src/finetooth_core": (),
-    "steps/src/finetooth_steps": (),
-    "hooks/src/finetooth_hooks": ("finetooth_hooks.testing",),
+    "core/kernel/src/finetooth_core": (),
+    "kernels/steps/src/finetooth_steps": (),
+    "hooks/contract/src/finetooth_hooks": ("finetooth_kit",),
 }
 
 

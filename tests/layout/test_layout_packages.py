@@ -3,6 +3,13 @@
 import ast
 import re
 import tomllib
+from pathlib import Path
+
+SHARED = {
+    tomllib.loads(path.read_text(encoding="utf-8"))["project"]["name"]
+    for path in Path(__file__).parents[2].glob("plugins/shared/*/pyproject.toml")
+}
+"""Distributions that only plugins share."""
 
 
 def test_files(package):
@@ -30,7 +37,7 @@ def test_project(package):
 def test_versions_are_in_lockstep(package, root):
     own = package.project["version"]
     meta = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
-    if package.place == "hooks":
+    if package.place == "hooks/contract":
         assert f'CONTRACT_VERSION = "{own}"' in (package.modules[0] / "__init__.py").read_text(encoding="utf-8")
     elif not package.place.startswith("contrib/"):
         assert own == meta
@@ -56,7 +63,14 @@ def test_plugin_entry_point(plugin):
 
 def test_plugins_depend_on_shared_rooms_only(plugin):
     ours = {re.split(r"[<>=!~\[ ]", d)[0] for d in plugin.project["dependencies"] if d.startswith("finetooth")}
-    assert ours <= {"finetooth-hooks", "finetooth-toolbox", "finetooth-steps", "finetooth-kernels"}
+    assert ours <= {
+        "finetooth-hooks",
+        "finetooth-toolbox",
+        "finetooth-rows",
+        "finetooth-steps",
+        "finetooth-kernels",
+        *SHARED,
+    }
 
 
 def test_dependencies_are_ranges(package):
@@ -68,7 +82,7 @@ def test_dependencies_are_ranges(package):
 def test_meta_distribution_brings_the_base(root, workspace):
     """`pip install finetooth` brings core and every first-party plugin that is no extra; each extra is one of ours."""
     meta = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    first_party = {p.name for p in workspace if p.place.startswith("plugins/")}
+    first_party = {p.name for p in workspace if p.is_plugin and p.place.startswith("plugins/")}
     version = meta["version"]
     base = [requirement.partition("==") for requirement in meta["dependencies"]]
     extras = [r.partition("==") for group in meta["optional-dependencies"].values() for r in group]

@@ -70,14 +70,11 @@ def run_python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, check=False)
 
 
-def test_import_rules_are_up_to_date(root):
-    done = run_python("tools/make_importlinter.py", "--check", cwd=root)
-    assert done.returncode == 0, "run python tools/make_importlinter.py"
-
-
-def test_import_rules_hold(root):
+def test_import_rules_hold(root, tmp_path):
+    rules = tmp_path / "rules.ini"
+    assert run_python("tools/make_importlinter.py", str(rules), cwd=root).returncode == 0
     done = subprocess.run(
-        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache", "--config", rules],
         capture_output=True,
         text=True,
         cwd=root,
@@ -103,7 +100,7 @@ def test_index_is_up_to_date(root):
 
 @pytest.fixture(scope="module")
 def entry_names(root) -> set[str]:
-    index = json.loads((root / "core/src/finetooth_core/index.json").read_text(encoding="utf-8"))
+    index = json.loads((root / "core/kernel/src/finetooth_core/index.json").read_text(encoding="utf-8"))
     return {name for kind in index.values() for name in kind}
 
 
@@ -121,7 +118,7 @@ def test_core_names_no_entry(root, entry_names):
 
 def test_templates_of_core_name_no_entry(root, entry_names):
     """A new plugin begins with entries that are installed, whatever their names."""
-    for file in (root / "core/src/finetooth_core/templates").rglob("*.tmpl"):
+    for file in (root / "core/kernel/src/finetooth_core/templates").rglob("*.tmpl"):
         words = set(re.findall(r"[\"']([\w-]+)[\"']", file.read_text(encoding="utf-8")))
         assert not words & (entry_names - WORDS - DEVICES), f"{file.name}: {words & entry_names}"
 
@@ -140,7 +137,7 @@ def named(text: str, names: set[str]) -> bool:
 
 def core_strings(root: Path):
     """Every string of core that is no docstring, with its place."""
-    for file in sorted((root / "core/src").rglob("*.py")):
+    for file in sorted((root / "core/kernel/src").rglob("*.py")):
         tree = ast.parse(file.read_text(encoding="utf-8"))
         blocks = [b for n in ast.walk(tree) if isinstance(b := getattr(n, "body", None), list)]
         docstrings = {id(part.value) for block in blocks for part in block if isinstance(part, ast.Expr)}

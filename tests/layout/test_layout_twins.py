@@ -8,7 +8,7 @@ TWIN_LINES = 6
 
 
 def test_no_two_plugins_test_with_the_same_function(root):
-    """What the tests of several plugins need is in `finetooth_hooks.testing`, from which they import it."""
+    """What the tests of several plugins need is in `finetooth_kit`, from which they import it."""
     places = defaultdict(set)
     for file in (*root.glob("plugins/*/*/tests/**/*.py"), *root.glob("contrib/*/tests/**/*.py")):
         for node in ast.parse(file.read_text(encoding="utf-8")).body:

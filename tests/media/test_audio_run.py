@@ -16,7 +16,7 @@ from finetooth_core.cli.conversation import Conversation
 from finetooth_hooks import DataError, Message, PlanError, RecipeError, Sampling
 from finetooth_hooks.examples import Audio, Placed
 from finetooth_hooks.sampling import ShownPrompt
-from finetooth_toolbox.rows.media import chunks
+from finetooth_toolbox.messages.media import chunks
 
 RATE = 16_000
 

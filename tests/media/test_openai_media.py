@@ -20,7 +20,7 @@ from finetooth_hooks.sampling import ShownPrompt
 from finetooth_server.app import make_app
 from finetooth_server.service import Service
 from finetooth_server.settings import Settings
-from finetooth_toolbox.rows.media import chunks
+from finetooth_toolbox.messages.media import chunks
 
 openai = pytest.importorskip("openai")
 

@@ -16,7 +16,7 @@ from finetooth_hooks import EngineError, Message, PlanError, Sampling
 from finetooth_hooks.examples import Image, Placed
 from finetooth_hooks.sampling import ShownPrompt
 from finetooth_preference.mismatched import mismatched
-from finetooth_toolbox.rows.media import chunks
+from finetooth_toolbox.messages.media import chunks
 from PIL import Image as Pictures
 from PIL import ImageOps
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_hooks.testing.shared_data import shared
+from finetooth_kit.shared_data import shared
 
 __all__ = ["shared"]
 

@@ -12,10 +12,10 @@ import torch
 from finetooth_hooks import LossData
 from finetooth_hooks.rollouts import Rollout
 from finetooth_policygradient.surrogate import SurrogateOptions, surrogate
-from finetooth_toolbox.rollouts.advantages import decoupled, group_relative
-from finetooth_toolbox.rollouts.entropy import EntropyBonus, highest
-from finetooth_toolbox.rollouts.options import RolloutOptions
-from finetooth_toolbox.rollouts.token_weights import token_weights
+from finetooth_rollouts.advantages import decoupled, group_relative
+from finetooth_rollouts.entropy import EntropyBonus, highest
+from finetooth_rollouts.options import RolloutOptions
+from finetooth_rollouts.token_weights import token_weights
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from finetooth_core.advice import Advice, advise
 from finetooth_core.cli.start_options import StartOptions
 from finetooth_core.cli.state import State
 from finetooth_hooks.protocols import HardwareFacts
-from finetooth_toolbox.torch.made_up import accelerator, processor
+from finetooth_toolbox.made_up_machines import accelerator, processor
 
 
 def llama(hidden: int, ffn: int, layers: int, heads: int, groups: int, words: int, **more: Any) -> dict[str, Any]:

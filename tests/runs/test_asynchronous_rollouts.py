@@ -12,7 +12,7 @@ import finetooth
 import numpy as np
 import pytest
 from finetooth_hooks import Datum, FinetoothError
-from finetooth_toolbox.rollouts.rollouts_file import read_rollouts
+from finetooth_rollouts.rollouts_file import read_rollouts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))
 

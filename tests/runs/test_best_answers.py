@@ -10,7 +10,7 @@ from typing import Any
 import finetooth
 import numpy as np
 import pytest
-from finetooth_toolbox.rollouts.rollouts_file import read_rollouts
+from finetooth_rollouts.rollouts_file import read_rollouts
 
 
 def test_the_loss_is_cross_entropy_of_what_is_kept(online_recipe: Callable[..., Any]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from finetooth_hooks import Datum, FinetoothError
-from finetooth_toolbox.rollouts.rollouts_file import read_rollouts
+from finetooth_rollouts.rollouts_file import read_rollouts
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))

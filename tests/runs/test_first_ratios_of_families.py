@@ -13,8 +13,8 @@ from typing import Any
 import finetooth
 import pytest
 import transformers
-from finetooth_hooks.testing.families import EXPERTS, LATENT, MAMBA, SIZES, tiny_model
-from finetooth_hooks.testing.templates import template_tokenizer
+from finetooth_kit.families import EXPERTS, LATENT, MAMBA, SIZES, tiny_model
+from finetooth_kit.templates import template_tokenizer
 
 pytestmark = pytest.mark.slow
 

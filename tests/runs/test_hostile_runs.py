@@ -17,8 +17,8 @@ import finetooth
 import pytest
 from finetooth_hooks import EngineError, FinetoothError, Sampling
 from finetooth_hooks.rollouts import Prompt, Rollout, Sampled
-from finetooth_toolbox.rollouts.checked_sampler import CheckedSampler
-from finetooth_toolbox.rollouts.rollouts_file import read_rollouts
+from finetooth_rollouts.checked_sampler import CheckedSampler
+from finetooth_rollouts.rollouts_file import read_rollouts
 
 REWARD = """
 from finetooth_hooks import NoOptions, Reward, hookimpl

@@ -27,7 +27,7 @@ from finetooth_hooks.protocols import (
     TrainsPart,
     UpdatesPart,
 )
-from finetooth_hooks.testing.fake_context import FakeContext
+from finetooth_kit.fake_context import FakeContext
 from finetooth_toolbox.llama_shape import llama_facts
 from finetooth_torch.backend import TorchBackend, TorchOptions
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from finetooth_hooks import Datum, PluginError, RecipeError
-from finetooth_toolbox.torch.quantised import is_quantised
+from finetooth_torchshared.quantised import is_quantised
 from transformers import AutoModelForCausalLM
 
 

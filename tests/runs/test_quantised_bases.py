@@ -184,6 +184,6 @@ def test_a_lora_trains_over_a_folder_that_is_quantised_already(
 
 @pytest.mark.filterwarnings("ignore")
 def test_it_conforms() -> None:
-    from finetooth_hooks.testing import run_checks
+    from finetooth_kit import run_checks
 
     assert run_checks(str(INT8))

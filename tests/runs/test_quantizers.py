@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from finetooth_hooks import Datum
-from finetooth_toolbox.torch.quantised import DequantisingLinear
+from finetooth_torchshared.quantised import DequantisingLinear
 
 Recipe = dict[str, Any]
 ABSENT = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes: finetooth[bitsandbytes]")

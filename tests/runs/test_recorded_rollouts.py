@@ -13,7 +13,7 @@ import pytest
 import torch
 from finetooth_hooks import FinetoothError
 from finetooth_hooks.rollouts import Rollout
-from finetooth_toolbox.rollouts.rollouts_file import read_rollouts
+from finetooth_rollouts.rollouts_file import read_rollouts
 from torch import Tensor
 
 pytestmark = pytest.mark.slow

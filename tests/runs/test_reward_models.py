@@ -11,7 +11,7 @@ import finetooth
 import numpy as np
 import pytest
 from finetooth_hooks import Message
-from finetooth_toolbox.rendering.answers import rendered_answer, step_tokens, text_datum
+from finetooth_toolbox.messages.answers import rendered_answer, step_tokens, text_datum
 
 Make = Callable[..., dict[str, Any]]
 TEXTS = [("2+2?", "4"), ("And the capital of France?", "Paris, of course."), ("2+2?", "No idea at all.")]

@@ -10,7 +10,7 @@ from typing import Any
 import finetooth
 import pytest
 from finetooth_hooks import FinetoothError
-from finetooth_toolbox.rollouts.rollouts_file import read_rollouts
+from finetooth_rollouts.rollouts_file import read_rollouts
 
 FUNCTIONS = """
 def letters(completions, **kwargs):

@@ -11,7 +11,7 @@ from typing import Any
 import finetooth
 import pytest
 from finetooth_hooks import FinetoothError
-from finetooth_toolbox.rollouts.rollouts_file import read_rollouts
+from finetooth_rollouts.rollouts_file import read_rollouts
 from transformers import AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))

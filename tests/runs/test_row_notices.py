@@ -12,8 +12,8 @@ import finetooth
 import pytest
 import yaml
 from finetooth_hooks import DataError
-from finetooth_hooks.testing.families import SIZES, tiny_model
-from finetooth_hooks.testing.templates import template_tokenizer
+from finetooth_kit.families import SIZES, tiny_model
+from finetooth_kit.templates import template_tokenizer
 
 Run = Callable[..., tuple[int, str, str]]
 Make = Callable[..., dict[str, Any]]

@@ -148,7 +148,7 @@ def pairs(tmp_path: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("adapter", ["lora", "full"])
 def test_a_reward_model_goes_on_with_its_head(recipe: Make, first: Any, pairs: Any, adapter: str) -> None:
     from finetooth_core.run_folder import artifact_of, recipe_of
-    from finetooth_toolbox.rendering.answers import text_datum
+    from finetooth_toolbox.messages.answers import text_datum
 
     folder = first(method="rm", data=pairs, adapter=LORA if adapter == "lora" else "full")
     texts = [text_datum([5, 9, 200, 31]), text_datum([5, 700])]

@@ -14,7 +14,7 @@ import finetooth
 import numpy as np
 import pytest
 from finetooth_hooks import Datum, PlanError
-from finetooth_toolbox.torch.quantised import stored_weights
+from finetooth_torchshared.quantised import stored_weights
 
 Recipe = dict[str, Any]
 KEPT = {"name": "smollm2-135m", "loader": {"name": "gguf", "keep_quantised": True}}
@@ -74,7 +74,7 @@ PEAK = """
 import sys
 from pathlib import Path
 import torch, transformers
-from finetooth_hooks.testing.fake_context import FakeContext
+from finetooth_kit.fake_context import FakeContext
 from finetooth_portable import modules, quantizers
 from finetooth_torch.planning.memory import host_memory
 from finetooth_transformers.builder import TransformersOptions

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_hooks.testing.hub_stand_in import HubStandIn, serving
+from finetooth_kit.hub_stand_in import HubStandIn, serving
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))
 

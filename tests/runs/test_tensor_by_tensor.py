@@ -16,14 +16,14 @@ import pytest
 import torch
 from finetooth_gguf.loader import GgufLoader, GgufOptions
 from finetooth_hooks import Datum
-from finetooth_hooks.testing.fake_context import FakeContext
+from finetooth_kit.fake_context import FakeContext
 from finetooth_lora.packing import FORMATS, pack_folder
 from finetooth_lora.shards import fold_tensors
+from finetooth_peftfiles.folding import merged
 from finetooth_portable.quantizers import Int4Options, build_int4
-from finetooth_toolbox.peft.folding import merged
-from finetooth_toolbox.torch.model_tensors import write_model_tensors
-from finetooth_toolbox.torch.quantised import dequantise, stored_weights
-from finetooth_toolbox.torch.whole_weights import export_weights
+from finetooth_torchshared.model_tensors import write_model_tensors
+from finetooth_torchshared.quantised import dequantise, stored_weights
+from finetooth_torchshared.whole_weights import export_weights
 from finetooth_transformers.builder import TransformersOptions
 from finetooth_transformers.loader import TransformersLoader
 from safetensors.torch import load_file, save_file
@@ -146,7 +146,7 @@ def test_what_is_written_is_what_the_whole_model_gives(
 
 def test_experts_in_files_of_their_own_are_stored_as_they_are_read(mixture: Path, tmp_path: Path) -> None:
     """The same codes as of the whole model, stored after it was loaded."""
-    from finetooth_toolbox.torch.quantised import quantise
+    from finetooth_torchshared.quantised import quantise
     from finetooth_transformers.assembling import parts_of
 
     quantizer: Any = build_int4(Int4Options(), None)  # type: ignore[arg-type]
@@ -189,10 +189,10 @@ import resource, sys
 from pathlib import Path
 import torch, transformers
 from finetooth_gguf.loader import GgufLoader, GgufOptions
-from finetooth_hooks.testing.fake_context import FakeContext
+from finetooth_kit.fake_context import FakeContext
 from finetooth_lora.shards import fold_tensors
 from finetooth_portable import modules, quantizers
-from finetooth_toolbox.torch.model_tensors import write_model_tensors
+from finetooth_torchshared.model_tensors import write_model_tensors
 from finetooth_transformers.builder import TransformersOptions
 from finetooth_transformers.loader import TransformersLoader
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_hooks.testing import FakeContext
 from finetooth_judge import asking
 from finetooth_judge.reward import JudgeOptions, build
+from finetooth_kit import FakeContext
 
 openai = pytest.importorskip("openai")
 

@@ -33,9 +33,9 @@ MODULES = (
 )
 """What a child would import, beside the plugins that its recipe picks."""
 INSIDE = {
-    "sample": ("finetooth_toolbox.rollouts.checked_sampler", "CheckedSampler", "sample"),
+    "sample": ("finetooth_rollouts.checked_sampler", "CheckedSampler", "sample"),
     "token": ("finetooth_torch.generation.rows_in_progress", "Writing", "step"),
-    "score": ("finetooth_toolbox.rollouts.drawing", "Drawing", "_score"),
+    "score": ("finetooth_rollouts.drawing", "Drawing", "_score"),
     "put": ("finetooth_serversamplers.vllm", "VllmSampler", "_put"),
     "post": ("finetooth_serversamplers.asking", "Server", "post"),
 }

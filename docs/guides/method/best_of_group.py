@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from finetooth_hooks import Context, Method, Rollout, hookimpl
-from finetooth_toolbox.rollouts.advantages import groups_of, rewards_of
-from finetooth_toolbox.rollouts.method import RolloutMethod
-from finetooth_toolbox.rollouts.options import RolloutOptions
+from finetooth_rollouts.advantages import groups_of, rewards_of
+from finetooth_rollouts.method import RolloutMethod
+from finetooth_rollouts.options import RolloutOptions
 
 
 def best_of_group(rollouts: Sequence[Rollout]) -> np.ndarray:

@@ -35,7 +35,7 @@ class Int8(QuantizerBase):
 def _classes() -> Any:
     """The module's class; torch is imported when it is first asked for."""
     import torch
-    from finetooth_toolbox.torch.quantised import DequantisingLinear
+    from finetooth_torchshared.quantised import DequantisingLinear
 
     class Int8Linear(DequantisingLinear):
         def __init__(self, module: torch.nn.Linear) -> None:

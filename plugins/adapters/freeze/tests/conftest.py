@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from finetooth_hooks.testing.adapter_fixtures import tiny, tokens
+from finetooth_kit.adapter_fixtures import tiny, tokens
 
 __all__ = ["tiny", "tokens"]

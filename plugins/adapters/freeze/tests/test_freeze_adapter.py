@@ -12,7 +12,7 @@ import torch
 from finetooth_freeze.adapter import FreezeAdapter, FreezeOptions
 from finetooth_hooks import PlanError, RecipeError
 from finetooth_hooks.protocols import Block
-from finetooth_hooks.testing.whole_weights import (
+from finetooth_kit.whole_weights import (
     assert_equally_public,
     assert_others_are_refused,
     assert_restored,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from finetooth_full.adapter import FullAdapter
 from finetooth_hooks import PlanError
-from finetooth_hooks.testing.whole_weights import (
+from finetooth_kit.whole_weights import (
     assert_equally_public,
     assert_others_are_refused,
     assert_restored,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from finetooth_hooks import RecipeError, UserError
-from finetooth_hooks.testing.fake_context import FakeContext
+from finetooth_kit.fake_context import FakeContext
 from finetooth_lora.adapter import LoraAdapter, LoraOptions
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer

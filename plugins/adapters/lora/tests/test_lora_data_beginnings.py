@@ -10,7 +10,7 @@ import torch
 from finetooth_hooks import RecipeError
 from finetooth_lora.adapter import LoraAdapter, LoraOptions
 from finetooth_lora.originals import originals
-from finetooth_toolbox.torch.quantised import DequantisingLinear
+from finetooth_torchshared.quantised import DequantisingLinear
 from pydantic import ValidationError
 
 torch.set_num_threads(1)

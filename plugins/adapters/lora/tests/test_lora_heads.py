@@ -13,7 +13,7 @@ import torch
 from finetooth_hooks import UserError
 from finetooth_lora.adapter import LoraAdapter, LoraOptions
 from finetooth_lora.merge import merged
-from finetooth_toolbox.torch.classifiers import as_classifier
+from finetooth_torchshared.classifiers import as_classifier
 from peft import AutoPeftModelForSequenceClassification, AutoPeftModelForTokenClassification
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 

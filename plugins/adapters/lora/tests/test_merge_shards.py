@@ -14,9 +14,9 @@ from finetooth_hooks import ModelTensors, QuantizerBase, UserError
 from finetooth_hooks.protocols import Stored
 from finetooth_lora.adapter import LoraAdapter, LoraOptions
 from finetooth_lora.shards import fold_tensors
-from finetooth_toolbox.peft.folding import merged
-from finetooth_toolbox.torch.model_tensors import as_stored, write_model_tensors
-from finetooth_toolbox.torch.quantised import DequantisingLinear, dequantise, quantise
+from finetooth_peftfiles.folding import merged
+from finetooth_torchshared.model_tensors import as_stored, write_model_tensors
+from finetooth_torchshared.quantised import DequantisingLinear, dequantise, quantise
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -101,7 +101,7 @@ def written(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_large_files_are_written_as_several(case: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from finetooth_toolbox.torch import model_tensors
+    from finetooth_torchshared import model_tensors
 
     base, adapter = case()
     write(base, adapter, tmp_path / "out", "fp32")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from finetooth_lora.adapter import LoraAdapter, LoraOptions
 from finetooth_lora.rounded_once import RoundedOnce
-from finetooth_toolbox.torch.quantised import DequantisingLinear
+from finetooth_torchshared.quantised import DequantisingLinear
 from peft.tuners.lora import Linear
 from torch import nn
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from finetooth_hooks.testing.adapter_fixtures import tiny, tokens
-from finetooth_toolbox.peft.compilers import compilers_kept
+from finetooth_kit.adapter_fixtures import tiny, tokens
+from finetooth_peftfiles.compilers import compilers_kept
 
 __all__ = ["tiny", "tokens"]
 

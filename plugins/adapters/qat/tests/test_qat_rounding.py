@@ -10,7 +10,7 @@ import torch
 from finetooth_hooks import QuantizerBase, RecipeError
 from finetooth_hooks.protocols import Stored
 from finetooth_qat.rounding import RoundedLinear, converted, round_weights
-from finetooth_toolbox.torch.quantised import DequantisingLinear
+from finetooth_torchshared.quantised import DequantisingLinear
 from torch import nn
 
 

@@ -44,7 +44,7 @@ from finetooth_hooks.protocols import (
     TrainsPart,
     UpdatesPart,
 )
-from finetooth_hooks.testing.fake_context import TRAIN, FakeContext
+from finetooth_kit.fake_context import TRAIN, FakeContext
 from finetooth_toolbox.llama_shape import llama_block
 from finetooth_torch.compute import DECODER
 from torch import Tensor, nn

@@ -12,7 +12,7 @@ import pytest
 import torch
 from finetooth_hooks import Attention
 from finetooth_hooks.protocols import Device
-from finetooth_hooks.testing.fake_context import FakeContext
+from finetooth_kit.fake_context import FakeContext
 from finetooth_torch.device.accelerator import current, suit_allocator
 from finetooth_torch.planning.attention import choose_attention
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from finetooth_hooks import Attention, AttentionServes, NoOptions, PlanError, Sampling
 from finetooth_hooks.protocols import AttentionNeeds
-from finetooth_hooks.testing import FakeContext, entries_of
+from finetooth_kit import FakeContext, entries_of
 from finetooth_toolbox.attention_choice import missing_packages
 from finetooth_torch.attention.handing import handed, handing, newest
 from finetooth_torch.planning.attention import choose_attention

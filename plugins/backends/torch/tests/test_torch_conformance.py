@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import ScalarHead
-from finetooth_hooks.testing import engine_checks, parametrize_with_checks
+from finetooth_kit import engine_checks, parametrize_with_checks
 
 NAMES = [check.name for check in engine_checks(lambda: None, vocab_size=8)]  # type: ignore[arg-type, return-value]
 

@@ -17,8 +17,8 @@ import pytest
 import torch
 from finetooth_hooks import Datum, Sampling
 from finetooth_hooks.protocols import LowRank
-from finetooth_hooks.testing import draws
 from finetooth_kernels import capture
+from finetooth_kit import draws
 from finetooth_native.operations import sums_wide
 from finetooth_native.stream_decoder import Group
 from finetooth_torch.compute import TORCH

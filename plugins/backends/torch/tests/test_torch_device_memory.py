@@ -25,8 +25,8 @@ from finetooth_hooks.protocols import (
     TrainsPart,
     UpdatesPart,
 )
-from finetooth_hooks.testing import entries_of
-from finetooth_hooks.testing.fake_context import TRAIN, FakeContext
+from finetooth_kit import entries_of
+from finetooth_kit.fake_context import TRAIN, FakeContext
 from finetooth_toolbox.llama_shape import linear_shapes, llama_facts
 from finetooth_torch.planning.decisions import decide
 from finetooth_torch.planning.layer_memory import (

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from finetooth_hooks import EngineError, MemoryEstimate, Plan, Sampling
-from finetooth_hooks.testing.fake_context import TRAIN
+from finetooth_kit.fake_context import TRAIN
 from finetooth_torch.device.exhaustion import Situation, asked_for, exhausted, guarded, is_exhaustion, ladder
 from finetooth_torch.generation.rows_in_progress import Writing
 

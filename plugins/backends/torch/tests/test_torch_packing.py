@@ -13,8 +13,8 @@ import pytest
 import torch
 from finetooth_hooks import DataError, Datum, PlanError, Sampling
 from finetooth_hooks.protocols import DataPart, Head, ModelInfo
-from finetooth_hooks.testing import FakeContext, entries_of
-from finetooth_hooks.testing.fake_context import TRAIN
+from finetooth_kit import FakeContext, entries_of
+from finetooth_kit.fake_context import TRAIN
 from finetooth_torch.backend import TorchBackend, TorchOptions
 from finetooth_torch.layout.shared_rows import find_rows
 from finetooth_torch.planning.attention import AttentionChoice

@@ -13,8 +13,8 @@ import pytest
 from finetooth_hooks import PlanError
 from finetooth_hooks.bases import AdapterBase, OptimizerBase
 from finetooth_hooks.protocols import AttentionNeeds, DataPart, ModelInfo, PlanRequest, TrainsPart
-from finetooth_hooks.testing import entries_of
-from finetooth_hooks.testing.fake_context import TRAIN, FakeContext
+from finetooth_kit import entries_of
+from finetooth_kit.fake_context import TRAIN, FakeContext
 from finetooth_torch.backend import TorchBackend, TorchOptions
 from finetooth_torch.planning.memory import estimate, host_memory, peak_memory
 from hypothesis import given

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from finetooth_hooks import NotFinite
-from finetooth_toolbox.torch.kept_in_fp32 import kept_in_fp32
 from finetooth_torch.updates.parameters import TrainedParameters, round_frozen
 from finetooth_torch.updates.scaler import LossScaler
+from finetooth_torchshared.kept_in_fp32 import kept_in_fp32
 
 
 def test_the_scale_starts_at_1024_and_follows_the_rule() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from finetooth_hooks import Completion, EngineError, Sampling, UserError
-from finetooth_hooks.testing.losses import WEIGHTED_NLL
+from finetooth_kit.losses import WEIGHTED_NLL
 from finetooth_native.operations import sums_wide
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

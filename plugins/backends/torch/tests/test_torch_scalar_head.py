@@ -12,7 +12,8 @@ import torch
 from finetooth_hooks import Datum, LossData, LossSpec, PlanError, ScalarHead, TokenChunk, UserError
 from finetooth_hooks import arrays as xp
 from finetooth_hooks.losses import Contribution, LossResult
-from finetooth_toolbox.torch.classifiers import as_classifier, head_of
+from finetooth_toolbox.saved_heads import head_of
+from finetooth_torchshared.classifiers import as_classifier
 from torch import nn
 
 SEQUENCE, TOKEN = ScalarHead(), ScalarHead(bias=True, exported_as="token")
@@ -153,7 +154,7 @@ def test_an_engine_without_a_head_says_so(kit: SimpleNamespace) -> None:
 
 
 def test_a_model_without_a_classifier_is_refused_by_name() -> None:
-    from finetooth_toolbox.torch.classifiers import has_classifier
+    from finetooth_torchshared.classifiers import has_classifier
     from transformers import BloomConfig, BloomForCausalLM, MambaConfig, MambaForCausalLM
 
     assert has_classifier("llama", "sequence") and not has_classifier("mamba", "sequence")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks.protocols import DataPart, ModelInfo, PlacePart, PlanRequest, StepCost
-from finetooth_hooks.testing.fake_context import TRAIN
+from finetooth_kit.fake_context import TRAIN
 from finetooth_torch.backend import TorchBackend, TorchOptions
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 warnings.filterwarnings("ignore")
 import torch
-from finetooth_hooks.testing.fake_context import FakeContext
+from finetooth_kit.fake_context import FakeContext
 
 OUTPUTS, INPUTS = 9216, 1024  # 36 MiB: malloc gives such blocks pages of their own, and takes them back at once
 

@@ -149,7 +149,7 @@ def test_what_is_said_to_be_missing_is_missing() -> None:
     """A key that is named for an entry is not answered with there being none of that name."""
     from finetooth_importer.tools import axolotl_keys, llamafactory, trl
 
-    index = Path(__file__).parents[4] / "core/src/finetooth_core/index.json"
+    index = Path(__file__).parents[4] / "core/kernel/src/finetooth_core/index.json"
     kinds = ("adapter", "loss", "optimizer", "tracker", "method", "quantizer")
     entries = json.loads(index.read_text(encoding="utf-8"))
     names = {name for kind in kinds for name in entries[kind]}

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from finetooth_hooks.testing.run_fixtures import evaluation, outcome, report, run
+from finetooth_kit.run_fixtures import evaluation, outcome, report, run
 
 __all__ = ["evaluation", "outcome", "report", "run"]

@@ -19,7 +19,7 @@ from finetooth_datasets.builder import DatasetsOptions
 from finetooth_datasets.plugin import claims
 from finetooth_datasets.source import DatasetsSource
 from finetooth_hooks import DataError, Row
-from finetooth_hooks.testing import entries_of, parametrize_with_checks
+from finetooth_kit import entries_of, parametrize_with_checks
 
 SMALL = Path(__file__).parent / "small.csv"
 ENTRIES = [dataclasses.replace(e, example={"path": str(SMALL)}) for e in entries_of("finetooth_datasets.plugin")]

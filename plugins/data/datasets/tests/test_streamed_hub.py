@@ -13,7 +13,7 @@ import pytest
 from finetooth_datasets.builder import DatasetsOptions
 from finetooth_datasets.source import DatasetsSource
 from finetooth_hooks import DataError
-from finetooth_hooks.testing.hub_stand_in import HubStandIn, serving
+from finetooth_kit.hub_stand_in import HubStandIn, serving
 
 ROWS = 6_000
 CHILD = """

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Row
-from finetooth_hooks.testing import FakeContext, entries_of
-from finetooth_hooks.testing.shared_data import shared
+from finetooth_kit import FakeContext, entries_of
+from finetooth_kit.shared_data import shared
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from finetooth_formats.sides import transcript
 from finetooth_hooks import DataError, Message, Row
 from finetooth_hooks.examples import Labelled, LeftOut, Pair, Stepwise, Task
-from finetooth_hooks.testing import draws
+from finetooth_kit import draws
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from finetooth_hooks import Conversation, DataError, Message, PromptCompletion, RecipeError, Row, Text
 from finetooth_hooks.examples import Segments, Weighted
-from finetooth_hooks.testing import FakeContext, entries_of, parametrize_with_checks
+from finetooth_kit import FakeContext, entries_of, parametrize_with_checks
 
 Make = Callable[..., Any]
 Rows = Callable[[str], Iterator[Row]]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from finetooth_hooks import DataError, Row
 from finetooth_hooks.examples import LeftOut
-from finetooth_hooks.testing import FakeContext, entries_of
+from finetooth_kit import FakeContext, entries_of
 
 Make = Callable[..., Any]
 Rows = Callable[[str], Iterator[Row]]

@@ -15,7 +15,7 @@ from finetooth_gguf.loader import GgufLoader
 from finetooth_gguf.plugin import claims
 from finetooth_gguf.reference import ALIASES, find, published
 from finetooth_hooks.errors import RecipeError
-from finetooth_hooks.testing import parametrize_with_checks
+from finetooth_kit import parametrize_with_checks
 
 
 @parametrize_with_checks("finetooth_gguf.plugin")

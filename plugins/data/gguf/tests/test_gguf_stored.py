@@ -14,7 +14,7 @@ from finetooth_gguf.loader import GgufLoader, GgufOptions
 from finetooth_gguf.stored import READ
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.protocols import Stored
-from finetooth_toolbox.torch.quantised import DequantisingLinear, dequantise, stored_weights
+from finetooth_torchshared.quantised import DequantisingLinear, dequantise, stored_weights
 from gguf import GGMLQuantizationType, dequantize
 from gguf.constants import GGML_QUANT_SIZES
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM

@@ -16,7 +16,7 @@ from finetooth_gguf.container import Container
 from finetooth_gguf.special_tokens import special_tokens
 from finetooth_gguf.tokenizer import SPLITTINGS, build_tokenizer
 from finetooth_hooks.errors import RecipeError
-from finetooth_hooks.testing import draws
+from finetooth_kit import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast

@@ -14,11 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from finetooth_hooks import DataError, Row
-from finetooth_hooks.testing import entries_of, parametrize_with_checks
 from finetooth_jsonlines import source
 from finetooth_jsonlines.lines import BrokenLine, parse
 from finetooth_jsonlines.plugin import claims
 from finetooth_jsonlines.source import JsonLines
+from finetooth_kit import entries_of, parametrize_with_checks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

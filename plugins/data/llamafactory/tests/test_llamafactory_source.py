@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import DataError, RecipeError
-from finetooth_hooks.testing import FakeContext, parametrize_with_checks
+from finetooth_kit import FakeContext, parametrize_with_checks
 from finetooth_llamafactory.plugin import claims
 from finetooth_llamafactory.source import LlamaFactoryOptions, build
 

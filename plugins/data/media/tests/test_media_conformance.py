@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from finetooth_hooks import RecipeError
-from finetooth_hooks.testing import FakeContext, entries_of, parametrize_with_checks
+from finetooth_kit import FakeContext, entries_of, parametrize_with_checks
 
 
 @parametrize_with_checks("finetooth_media.plugin")

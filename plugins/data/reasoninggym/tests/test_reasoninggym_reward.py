@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import DataError, PluginError
-from finetooth_hooks.testing import FakeContext
+from finetooth_kit import FakeContext
 from finetooth_reasoninggym.reward import Scored, ScoreOptions, build
 from finetooth_reasoninggym.scoring import as_json, from_json
 from finetooth_reasoninggym.source import ReasoningGym, ReasoningGymOptions

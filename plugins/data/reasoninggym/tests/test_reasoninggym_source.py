@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import DataError, PluginError, RecipeError, Row
-from finetooth_hooks.testing import entries_of, parametrize_with_checks
+from finetooth_kit import entries_of, parametrize_with_checks
 from finetooth_reasoninggym.source import ReasoningGym, ReasoningGymOptions, base_seed, split_of
 from hypothesis import given
 from hypothesis import strategies as st

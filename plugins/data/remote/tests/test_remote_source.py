@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import DataError, PluginError, RecipeError
-from finetooth_hooks.testing import FakeContext, parametrize_with_checks
+from finetooth_kit import FakeContext, parametrize_with_checks
 from finetooth_remote import download
 from finetooth_remote.address import read_address
 from finetooth_remote.plugin import claims

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from finetooth_hooks import DataError
-from finetooth_hooks.testing import FakeContext
+from finetooth_kit import FakeContext
 from finetooth_remote import download
 from finetooth_remote.source import RemoteOptions, build
 

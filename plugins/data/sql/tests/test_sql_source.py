@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import DataError, RecipeError
-from finetooth_hooks.testing import FakeContext, entries_of, parametrize_with_checks
+from finetooth_kit import FakeContext, entries_of, parametrize_with_checks
 from finetooth_sql.database import Database
 from finetooth_sql.plugin import claims
 from finetooth_sql.source import SqlOptions, build

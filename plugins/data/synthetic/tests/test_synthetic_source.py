@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import DataError, RecipeError
-from finetooth_hooks.testing import FakeContext, parametrize_with_checks
+from finetooth_kit import FakeContext, parametrize_with_checks
 from finetooth_synthetic.source import SyntheticOptions, build
 from hypothesis import given, settings
 from hypothesis import strategies as st

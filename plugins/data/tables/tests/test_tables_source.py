@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from finetooth_hooks import DataError, RecipeError, Row
 from finetooth_hooks.protocols import Source
-from finetooth_hooks.testing import FakeContext, entries_of, parametrize_with_checks
+from finetooth_kit import FakeContext, entries_of, parametrize_with_checks
 from finetooth_tables import columnar, delimited, json_rows
 from finetooth_tables.plugin import claims
 from finetooth_tables.source import TablesOptions, build

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from finetooth_hooks import DataError, Row
-from finetooth_hooks.testing import entries_of, parametrize_with_checks
+from finetooth_kit import entries_of, parametrize_with_checks
 from finetooth_text.plugin import claims
 from finetooth_text.source import TextFiles
 from hypothesis import given, settings

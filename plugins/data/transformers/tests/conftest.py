@@ -10,7 +10,7 @@ import pytest
 import tokenizers
 import torch
 import transformers
-from finetooth_hooks.testing import FakeContext
+from finetooth_kit import FakeContext
 from finetooth_transformers.builder import TransformersOptions
 from finetooth_transformers.loader import TransformersLoader
 

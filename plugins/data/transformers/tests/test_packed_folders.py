@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from finetooth_hooks import RecipeError
-from finetooth_toolbox.torch.grouped_linear import GroupedLinear
-from finetooth_toolbox.torch.quantised import stored_weights
+from finetooth_torchshared.grouped_linear import GroupedLinear
+from finetooth_torchshared.quantised import stored_weights
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 

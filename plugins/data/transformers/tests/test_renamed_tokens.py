@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from finetooth_hooks.models import TokenChanges
 from finetooth_toolbox.text.tokenizers import FastTokenizer
-from finetooth_toolbox.torch.vocabulary import TokenChanges
 from tokenizers import Tokenizer, models, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 

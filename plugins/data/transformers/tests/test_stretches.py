@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from finetooth_hooks.testing import draws
+from finetooth_kit import draws
 from finetooth_toolbox.text.ascii_words import ascii_words
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 from hypothesis import given, settings

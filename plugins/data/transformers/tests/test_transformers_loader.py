@@ -12,8 +12,8 @@ import pytest
 import torch
 import transformers
 from finetooth_hooks import RecipeError
-from finetooth_hooks.testing import FakeContext, parametrize_with_checks
-from finetooth_toolbox.torch.vocabulary import NewToken, TokenChanges
+from finetooth_hooks.models import NewToken, TokenChanges
+from finetooth_kit import FakeContext, parametrize_with_checks
 from finetooth_transformers import checkpoint
 from finetooth_transformers.failures import explained
 from finetooth_transformers.loader import TransformersLoader

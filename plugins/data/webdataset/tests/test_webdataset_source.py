@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import DataError, Row
-from finetooth_hooks.testing import entries_of, parametrize_with_checks
+from finetooth_kit import entries_of, parametrize_with_checks
 from finetooth_webdataset import source as source_module
 from finetooth_webdataset.plugin import claims
 from finetooth_webdataset.shards import shards

@@ -11,7 +11,7 @@ from finetooth_basicenvironments.calculator import Calculator, CalculatorOptions
 from finetooth_basicenvironments.guess import Guess, GuessOptions
 from finetooth_basicenvironments.search import Index, Search, SearchOptions, passages
 from finetooth_hooks import DataError, Message, RecipeError, Task, Turn
-from finetooth_hooks.testing import parametrize_with_checks
+from finetooth_kit import parametrize_with_checks
 from hypothesis import given
 from hypothesis import strategies as st
 

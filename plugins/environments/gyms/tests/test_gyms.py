@@ -23,8 +23,8 @@ from finetooth_gyms.openenv import build as build_openenv
 from finetooth_gyms.verifiers import VerifiersOptions
 from finetooth_gyms.verifiers import build as build_verifiers
 from finetooth_hooks import DataError, Message, RecipeError, Task, Turn
-from finetooth_hooks.testing import parametrize_with_checks
-from finetooth_hooks.testing.fake_context import FakeContext
+from finetooth_kit import parametrize_with_checks
+from finetooth_kit.fake_context import FakeContext
 
 
 @parametrize_with_checks("finetooth_gyms.plugin")

@@ -21,7 +21,7 @@ from finetooth_gyms.openenv import build as build_openenv
 from finetooth_gyms.verifiers import VerifiersOptions
 from finetooth_gyms.verifiers import build as build_verifiers
 from finetooth_hooks import Message, Task, Turn
-from finetooth_hooks.testing.fake_context import FakeContext
+from finetooth_kit.fake_context import FakeContext
 
 SUMS = '''
 import verifiers as vf

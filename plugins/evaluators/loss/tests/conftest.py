@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from finetooth_hooks.testing.evaluator_fixtures import make_context
+from finetooth_kit.evaluator_fixtures import make_context
 
 __all__ = ["make_context"]

@@ -9,8 +9,8 @@ import torch
 import transformers
 from finetooth_auto.family import Auto
 from finetooth_hooks import RecipeError
-from finetooth_hooks.testing import parametrize_with_checks
-from finetooth_hooks.testing.families import SIZES, assert_logits, tiny_model
+from finetooth_kit import parametrize_with_checks
+from finetooth_kit.families import SIZES, assert_logits, tiny_model
 from transformers.pytorch_utils import Conv1D
 
 OWN = {**SIZES, "hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 48}

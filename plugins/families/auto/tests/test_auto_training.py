@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import transformers
-from finetooth_hooks.testing.byte_tokenizer import CHAT_TEMPLATE
-from finetooth_hooks.testing.families import MAMBA, SIZES, train_two_steps
-from finetooth_hooks.testing.templates import template_tokenizer
+from finetooth_kit.byte_tokenizer import CHAT_TEMPLATE
+from finetooth_kit.families import MAMBA, SIZES, train_two_steps
+from finetooth_kit.templates import template_tokenizer
 
 OWN = {**SIZES, "hidden_size": 32, "intermediate_size": 48, "max_position_embeddings": 512}
 KINDS: dict[str, dict[str, Any]] = {

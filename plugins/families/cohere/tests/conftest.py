@@ -7,8 +7,8 @@ from functools import cache
 
 import pytest
 from finetooth_cohere.renderer import Cohere2
-from finetooth_hooks.testing.shared_data import trl_template
-from finetooth_hooks.testing.templates import template_tokenizer
+from finetooth_kit.shared_data import trl_template
+from finetooth_kit.templates import template_tokenizer
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 TURN, OVER = "<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>"

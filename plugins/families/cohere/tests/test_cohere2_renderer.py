@@ -12,8 +12,8 @@ import pytest
 from finetooth_cohere.renderer import Cohere2, build
 from finetooth_hooks import Conversation, DataError, Message, NoOptions, RecipeError
 from finetooth_hooks.examples import Weighted
-from finetooth_hooks.testing import ByteTokenizer, FakeContext, draws
-from finetooth_hooks.testing.templates import (
+from finetooth_kit import ByteTokenizer, FakeContext, draws
+from finetooth_kit.templates import (
     Golden,
     assert_reads_back,
     assert_trains,
@@ -23,7 +23,7 @@ from finetooth_hooks.testing.templates import (
     official,
     spells_special,
 )
-from finetooth_toolbox.rendering.turns import json_text
+from finetooth_rendering.turns import json_text
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 from hypothesis import given, settings
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import transformers
 from finetooth_cohere.family import Cohere
-from finetooth_hooks.testing import parametrize_with_checks
-from finetooth_hooks.testing.families import SIZES, assert_facts, assert_widths
+from finetooth_kit import parametrize_with_checks
+from finetooth_kit.families import SIZES, assert_facts, assert_widths
 
 
 @parametrize_with_checks("finetooth_cohere.plugin")

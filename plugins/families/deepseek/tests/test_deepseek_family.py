@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import transformers
 from finetooth_deepseek.family import DeepSeek
-from finetooth_hooks.testing.families import EXPERTS, LATENT, SIZES, assert_facts, linear_names, train_two_steps
+from finetooth_kit.families import EXPERTS, LATENT, SIZES, assert_facts, linear_names, train_two_steps
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 SMALL: dict[str, Any] = {**LATENT, **EXPERTS, "first_k_dense_replace": 1}

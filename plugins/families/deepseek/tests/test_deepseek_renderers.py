@@ -17,8 +17,8 @@ from finetooth_deepseek.fenced import DeepSeekR1, DeepSeekV3, FencedOptions
 from finetooth_deepseek.hybrid import DeepSeekV31, DeepSeekV31Options
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
 from finetooth_hooks.examples import Weighted
-from finetooth_hooks.testing import ByteTokenizer, draws, parametrize_with_checks
-from finetooth_hooks.testing.templates import (
+from finetooth_kit import ByteTokenizer, draws, parametrize_with_checks
+from finetooth_kit.templates import (
     NOON,
     assert_reads_back,
     assert_trains,
@@ -28,7 +28,7 @@ from finetooth_hooks.testing.templates import (
     shaped,
     spells_special,
 )  # fmt: skip
-from finetooth_toolbox.rendering.turns import json_text
+from finetooth_rendering.turns import json_text
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st

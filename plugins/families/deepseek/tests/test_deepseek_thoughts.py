@@ -11,8 +11,8 @@ from finetooth_deepseek import markup as m
 from finetooth_deepseek.fenced import DeepSeekR1, DeepSeekV3, FencedOptions
 from finetooth_deepseek.hybrid import DeepSeekV31, DeepSeekV31Options
 from finetooth_hooks import Conversation, DataError, Message
-from finetooth_hooks.testing import ByteTokenizer
-from finetooth_hooks.testing.templates import assert_reads_back, assert_trains, official
+from finetooth_kit import ByteTokenizer
+from finetooth_kit.templates import assert_reads_back, assert_trains, official
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 Tokenizers = Callable[..., FastTokenizer]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import transformers
 from finetooth_gemma.family import Gemma
-from finetooth_hooks.testing.families import SIZES, assert_facts, assert_widths, train_two_steps
+from finetooth_kit.families import SIZES, assert_facts, assert_widths, train_two_steps
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 OWN = {**SIZES, "head_dim": 10}

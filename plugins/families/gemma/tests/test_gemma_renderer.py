@@ -11,8 +11,8 @@ import pytest
 from finetooth_gemma.renderer import Gemma, GemmaOptions, build
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
 from finetooth_hooks.examples import Weighted
-from finetooth_hooks.testing import ByteTokenizer, FakeContext, draws, parametrize_with_checks
-from finetooth_hooks.testing.templates import (
+from finetooth_kit import ByteTokenizer, FakeContext, draws, parametrize_with_checks
+from finetooth_kit.templates import (
     assert_identical,
     assert_reads_back,
     assert_trains,

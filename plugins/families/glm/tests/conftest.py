@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from finetooth_glm.renderer import GLM4Moe
-from finetooth_hooks.testing.shared_data import shared
-from finetooth_hooks.testing.templates import template_tokenizer
+from finetooth_kit.shared_data import shared
+from finetooth_kit.templates import template_tokenizer
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 SPECIAL = (*GLM4Moe.controls, "<|endoftext|>")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from finetooth_glm.renderer import GLM47, GLM47Options, GLMOptions, build, build_4_7
 from finetooth_hooks import Conversation, DataError, Message
-from finetooth_hooks.testing import ByteTokenizer, FakeContext, draws
-from finetooth_hooks.testing.templates import assert_reads_back, conversations, extends
+from finetooth_kit import ByteTokenizer, FakeContext, draws
+from finetooth_kit.templates import assert_reads_back, conversations, extends
 from hypothesis import given, settings
 
 CALL: dict[str, Any] = {"type": "function", "function": {"name": "clock", "arguments": {"zone": "UTC", "days": 2}}}

@@ -13,8 +13,8 @@ import pytest
 from finetooth_glm.renderer import GLM4Moe, GLMOptions
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
 from finetooth_hooks.examples import Weighted
-from finetooth_hooks.testing import ByteTokenizer, draws, parametrize_with_checks
-from finetooth_hooks.testing.templates import (
+from finetooth_kit import ByteTokenizer, draws, parametrize_with_checks
+from finetooth_kit.templates import (
     assert_identical,
     assert_reads_back,
     assert_trains,
@@ -23,7 +23,7 @@ from finetooth_hooks.testing.templates import (
     official,
     spells_special,
 )  # fmt: skip
-from finetooth_toolbox.rendering.turns import json_text
+from finetooth_rendering.turns import json_text
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st

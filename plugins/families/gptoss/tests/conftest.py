@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from finetooth_gptoss.renderer import Harmony
-from finetooth_hooks.testing.shared_data import shared
-from finetooth_hooks.testing.templates import template_tokenizer
+from finetooth_kit.shared_data import shared
+from finetooth_kit.templates import template_tokenizer
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 SPECIAL = ("<|startoftext|>", "<|endoftext|>", *Harmony.controls, *Harmony.optional)

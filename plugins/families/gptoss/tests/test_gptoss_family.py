@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import transformers
 from finetooth_gptoss.family import GPTOSS
-from finetooth_hooks.testing.families import SIZES, assert_facts, linear_names, train_two_steps
+from finetooth_kit.families import SIZES, assert_facts, linear_names, train_two_steps
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import transformers
 from finetooth_granite.family import Granite
-from finetooth_hooks.testing import parametrize_with_checks
-from finetooth_hooks.testing.families import MAMBA, SIZES, assert_facts
+from finetooth_kit import parametrize_with_checks
+from finetooth_kit.families import MAMBA, SIZES, assert_facts
 
 OWN = {**SIZES, "hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 48}
 KINDS: dict[str, dict[str, Any]] = {

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import cache
 
 import pytest
-from finetooth_hooks.testing.templates import template_tokenizer
 from finetooth_kimi.renderer import KimiK2
+from finetooth_kit.templates import template_tokenizer
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 HEAD = """{% if tools %}{{ turn('system', 'tool_declare', tools | tojson(separators=SEPARATORS)) }}{% endif %}

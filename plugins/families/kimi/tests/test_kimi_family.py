@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import transformers
-from finetooth_hooks.testing import parametrize_with_checks
-from finetooth_hooks.testing.families import EXPERTS, LATENT, SIZES, assert_facts, train_two_steps
 from finetooth_kimi.family import Kimi
+from finetooth_kit import parametrize_with_checks
+from finetooth_kit.families import EXPERTS, LATENT, SIZES, assert_facts, train_two_steps
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 SMALL: dict[str, Any] = {**LATENT, **EXPERTS, "first_k_dense_replace": 1}

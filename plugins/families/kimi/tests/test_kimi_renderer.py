@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
 from finetooth_hooks.examples import Weighted
-from finetooth_hooks.testing import ByteTokenizer, FakeContext, draws
-from finetooth_hooks.testing.templates import (
+from finetooth_kimi.renderer import KimiK2, KimiOptions, build
+from finetooth_kit import ByteTokenizer, FakeContext, draws
+from finetooth_kit.templates import (
     assert_identical,
     assert_reads_back,
     assert_trains,
@@ -22,9 +23,8 @@ from finetooth_hooks.testing.templates import (
     official,
     spells_special,
 )
-from finetooth_kimi.renderer import KimiK2, KimiOptions, build
-from finetooth_toolbox.rendering.tool_calls import call_of
-from finetooth_toolbox.rendering.turns import json_text
+from finetooth_rendering.tool_calls import call_of
+from finetooth_rendering.turns import json_text
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st

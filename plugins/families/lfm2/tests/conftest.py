@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import cache
 
 import pytest
-from finetooth_hooks.testing.shared_data import trl_template
-from finetooth_hooks.testing.templates import template_tokenizer
+from finetooth_kit.shared_data import trl_template
+from finetooth_kit.templates import template_tokenizer
 from finetooth_lfm2.renderer import LFM2Renderer
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 

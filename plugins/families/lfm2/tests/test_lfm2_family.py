@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import transformers
-from finetooth_hooks.testing import parametrize_with_checks
-from finetooth_hooks.testing.families import SIZES, assert_facts
+from finetooth_kit import parametrize_with_checks
+from finetooth_kit.families import SIZES, assert_facts
 from finetooth_lfm2.family import LFM2
 
 LAYERS = {"layer_types": ["conv", "full_attention"]}

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from finetooth_hooks import Conversation, DataError, Message
 from finetooth_hooks.examples import Weighted
-from finetooth_hooks.testing import ByteTokenizer, FakeContext, draws
-from finetooth_hooks.testing.templates import (
+from finetooth_kit import ByteTokenizer, FakeContext, draws
+from finetooth_kit.templates import (
     assert_identical,
     assert_reads_back,
     assert_trains,
@@ -21,7 +21,7 @@ from finetooth_hooks.testing.templates import (
 )
 from finetooth_lfm2.calls import read_calls, written
 from finetooth_lfm2.renderer import LFM2Options, LFM2Renderer, build
-from finetooth_toolbox.rendering.tool_calls import FunctionCall, call_of
+from finetooth_rendering.tool_calls import FunctionCall, call_of
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st

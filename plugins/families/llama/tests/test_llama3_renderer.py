@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from finetooth_hooks import Conversation, Message, RecipeError
 from finetooth_hooks.examples import Weighted
-from finetooth_hooks.testing import ByteTokenizer, FakeContext, draws
+from finetooth_kit import ByteTokenizer, FakeContext, draws
 from finetooth_llama.renderer import Llama3Options, build
 from hypothesis import given, settings
 from hypothesis import strategies as st

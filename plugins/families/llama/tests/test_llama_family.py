@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from finetooth_hooks.testing import parametrize_with_checks
-from finetooth_hooks.testing.families import SIZES, assert_facts, assert_widths, linear_names
+from finetooth_kit import parametrize_with_checks
+from finetooth_kit.families import SIZES, assert_facts, assert_widths, linear_names
 from finetooth_llama.family import Llama
 from transformers import LlamaConfig
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Message
-from finetooth_hooks.testing import ByteTokenizer, FakeContext
-from finetooth_hooks.testing.templates import CLOCK
+from finetooth_kit import ByteTokenizer, FakeContext
+from finetooth_kit.templates import CLOCK
 from finetooth_llama import llama2, renderer, smollm3
 
 BUILDS: dict[str, tuple[Any, Any]] = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import transformers
-from finetooth_hooks.testing.families import SIZES, assert_facts, assert_widths, train_two_steps
+from finetooth_kit.families import SIZES, assert_facts, assert_widths, train_two_steps
 from finetooth_mistral.family import Mistral
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 

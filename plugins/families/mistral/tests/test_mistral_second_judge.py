@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Message
-from finetooth_hooks.testing import FakeContext
-from finetooth_hooks.testing.templates import (
+from finetooth_kit import FakeContext
+from finetooth_kit.templates import (
     CLOCK,
     WEATHER,
     assert_reads_back,

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import transformers
-from finetooth_hooks.testing import parametrize_with_checks
-from finetooth_hooks.testing.families import SIZES, assert_facts
+from finetooth_kit import parametrize_with_checks
+from finetooth_kit.families import SIZES, assert_facts
 from finetooth_olmo.family import OLMo
 
 OWN = {**SIZES, "hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 48}

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from finetooth_hooks.testing.shared_data import shared
-from finetooth_hooks.testing.templates import template_tokenizer
+from finetooth_kit.shared_data import shared
+from finetooth_kit.templates import template_tokenizer
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 PHI3 = ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|endoftext|>", "<s>"]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
 from finetooth_hooks.examples import Weighted
-from finetooth_hooks.testing import ByteTokenizer, FakeContext, draws, parametrize_with_checks
-from finetooth_hooks.testing.templates import (
+from finetooth_kit import ByteTokenizer, FakeContext, draws, parametrize_with_checks
+from finetooth_kit.templates import (
     assert_identical,
     assert_reads_back,
     assert_trains,
@@ -21,7 +21,7 @@ from finetooth_hooks.testing.templates import (
     spells_special,
 )
 from finetooth_phi import phi3, phi4
-from finetooth_toolbox.rendering.turns import TurnRenderer
+from finetooth_rendering.turns import TurnRenderer
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from finetooth_hooks.testing.shared_data import byte_level, shared, smollm2, template, trl_template
+from finetooth_kit.shared_data import byte_level, shared, smollm2, template, trl_template
 
 __all__ = ["byte_level", "shared", "smollm2", "template", "trl_template"]

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from finetooth_hooks import Conversation, DataError, Message
 from finetooth_hooks.examples import Weighted
-from finetooth_hooks.testing import ByteTokenizer, FakeContext, draws
-from finetooth_hooks.testing.templates import (
+from finetooth_kit import ByteTokenizer, FakeContext, draws
+from finetooth_kit.templates import (
     CLOCK,
     assert_identical,
     assert_reads_back,

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from finetooth_hooks.testing import parametrize_with_checks
-from finetooth_hooks.testing.families import SIZES, assert_facts, assert_widths, linear_names
+from finetooth_kit import parametrize_with_checks
+from finetooth_kit.families import SIZES, assert_facts, assert_widths, linear_names
 from finetooth_qwen.family import Qwen
 
 OWN = {**SIZES, "num_hidden_layers": 3}

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Message
-from finetooth_hooks.testing import FakeContext, draws
-from finetooth_hooks.testing.templates import (
+from finetooth_kit import FakeContext, draws
+from finetooth_kit.templates import (
     CLOCK,
     assert_identical,
     assert_reads_back,

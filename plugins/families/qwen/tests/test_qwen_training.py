@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import transformers
-from finetooth_hooks.testing.families import SIZES, train_two_steps
-from finetooth_hooks.testing.templates import template_tokenizer
+from finetooth_kit.families import SIZES, train_two_steps
+from finetooth_kit.templates import template_tokenizer
 
 finetooth = pytest.importorskip("finetooth")
 safetensors = pytest.importorskip("safetensors.numpy")

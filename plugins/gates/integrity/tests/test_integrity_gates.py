@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from finetooth_hooks import Candidate, EngineError, NoOptions, RecipeError, UserError
-from finetooth_hooks.testing import ByteTokenizer, FakeContext, FakeEngine
-from finetooth_hooks.testing.fake_context import FACTS, TRAIN
-from finetooth_hooks.testing.store_checks import whole_checkpoint
 from finetooth_integrity import bound, finite, probe, readback
+from finetooth_kit import ByteTokenizer, FakeContext, FakeEngine
+from finetooth_kit.fake_context import FACTS, TRAIN
+from finetooth_kit.store_checks import whole_checkpoint
 from safetensors.numpy import save
 
 

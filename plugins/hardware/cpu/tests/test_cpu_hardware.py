@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from finetooth_cpu.hardware import CpuHardware, cpu_flags, total_memory, usable_cores
-from finetooth_hooks.testing import parametrize_with_checks
+from finetooth_kit import parametrize_with_checks
 
 
 def hardware(*flags: str, cores: int = 2, available: int | None = 2**30) -> CpuHardware:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from finetooth_cuda.cards import in_machine
 from finetooth_cuda.hardware import CudaHardware, allocator
-from finetooth_hooks.testing import parametrize_with_checks
-from finetooth_toolbox.torch.gpus import CONTEXT
+from finetooth_kit import parametrize_with_checks
+from finetooth_torchshared.gpus import CONTEXT
 
 
 def fake_torch(

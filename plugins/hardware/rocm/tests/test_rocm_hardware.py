@@ -7,10 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from finetooth_hooks.testing import parametrize_with_checks
+from finetooth_kit import parametrize_with_checks
 from finetooth_rocm.cards import in_machine
 from finetooth_rocm.hardware import RocmHardware
-from finetooth_toolbox.torch.gpus import CONTEXT
+from finetooth_torchshared.gpus import CONTEXT
 
 GIB = 2**30
 MI300X = ("AMD Instinct MI300X", "gfx942:sramecc+:xnack-", 304)

@@ -7,7 +7,7 @@ import weakref
 import torch
 from finetooth_kernels.low_rank_linear import low_rank_linear
 from finetooth_native.stored_weights import is_stored, made, made_again
-from finetooth_toolbox.torch.quantised import DequantisingLinear
+from finetooth_torchshared.quantised import DequantisingLinear
 from torch import Tensor, nn
 
 

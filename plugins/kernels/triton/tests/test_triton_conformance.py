@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from finetooth_hooks.testing import parametrize_with_checks
+from finetooth_kit import parametrize_with_checks
 
 
 @parametrize_with_checks("finetooth_triton.plugin")

@@ -9,8 +9,8 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
-from finetooth_hooks.testing import collect
-from finetooth_hooks.testing.parametrize import parametrize
+from finetooth_kit import collect
+from finetooth_kit.parametrize import parametrize
 from finetooth_triton import gpu, launch, logits
 
 assert os.environ.get("TRITON_INTERPRET") == "1", "run by test_triton_interpreter.py"

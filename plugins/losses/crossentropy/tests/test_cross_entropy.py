@@ -9,7 +9,7 @@ import pytest
 from finetooth_crossentropy import plugin
 from finetooth_crossentropy.loss import cross_entropy
 from finetooth_hooks import LossData
-from finetooth_hooks.testing import parametrize_with_checks
+from finetooth_kit import parametrize_with_checks
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from finetooth_hooks import DataError, LossData
-from finetooth_hooks.testing import parametrize_with_checks
+from finetooth_kit import parametrize_with_checks
 from finetooth_policygradient import loss as module
 from hypothesis import given
 from hypothesis import strategies as st

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from finetooth_hooks import LossData, LossResult
-from finetooth_hooks.testing import FakeContext, entries_of, parametrize_with_checks
+from finetooth_kit import FakeContext, entries_of, parametrize_with_checks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

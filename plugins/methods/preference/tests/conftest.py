@@ -11,7 +11,7 @@ import pytest
 from finetooth_hooks import Example, Message
 from finetooth_hooks.examples import Labelled, Pair
 from finetooth_hooks.protocols import Examples
-from finetooth_hooks.testing import FakeContext
+from finetooth_kit import FakeContext
 
 
 def say(role: str, text: str) -> tuple[Message, ...]:

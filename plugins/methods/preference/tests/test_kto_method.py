@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from finetooth_hooks import DataError, Datum, Message, RecipeError
 from finetooth_hooks.examples import Labelled, Pair
-from finetooth_hooks.testing import FakeEngine
+from finetooth_kit import FakeEngine
 from finetooth_preference.mismatched import kl_estimate, mismatched
 
 Contexts = Callable[..., Any]

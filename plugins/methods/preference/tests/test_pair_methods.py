@@ -11,7 +11,7 @@ import pytest
 from finetooth_hooks import DataError, Message, RecipeError
 from finetooth_hooks.engine import RoleModel
 from finetooth_hooks.examples import Conversation, Image, Pair, Placed
-from finetooth_hooks.testing import ByteTokenizer, FakeEngine, PlainRenderer, parametrize_with_checks
+from finetooth_kit import ByteTokenizer, FakeEngine, PlainRenderer, parametrize_with_checks
 from finetooth_preference.method import PairMethod
 
 Contexts = Callable[..., Any]

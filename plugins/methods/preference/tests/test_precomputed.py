@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from finetooth_hooks import EngineError
 from finetooth_hooks.examples import Pair
-from finetooth_hooks.testing import FakeEngine
+from finetooth_kit import FakeEngine
 
 Contexts = Callable[..., Any]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from finetooth_hooks import EngineError, MemoryEstimate, Plan
 from finetooth_hooks.examples import Labelled, Pair
-from finetooth_hooks.testing import FakeEngine
+from finetooth_kit import FakeEngine
 from finetooth_preference.labels_evaluator import area
 from finetooth_preference.scoring import wilson
 

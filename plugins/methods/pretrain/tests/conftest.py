@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from finetooth_hooks.testing.shared_data import shared
+from finetooth_kit.shared_data import shared
 
 __all__ = ["shared"]

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from finetooth_hooks import Conversation, DataError, Message, RecipeError, Text
 from finetooth_hooks.protocols import Examples
-from finetooth_hooks.testing import ByteTokenizer, FakeContext, FakeEngine, parametrize_with_checks
+from finetooth_kit import ByteTokenizer, FakeContext, FakeEngine, parametrize_with_checks
 from finetooth_pretrain.method import Pretrain, PretrainOptions
 from finetooth_pretrain.windows import Windows, build, separator_id
-from finetooth_toolbox.rows.preparing import prepare_examples
+from finetooth_rows.preparing import prepare_examples
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from finetooth_hooks import Conversation, DataError, Datum, Message, NotFinite, RecipeError, Rendered, Text
 from finetooth_hooks.protocols import Examples
-from finetooth_hooks.testing import ByteTokenizer, FakeContext, FakeEngine
+from finetooth_kit import ByteTokenizer, FakeContext, FakeEngine
 from finetooth_pretrain.method import PretrainOptions, build
 from finetooth_pretrain.streaming import Cursor, DocumentStream, Shape
 from finetooth_pretrain.windows import Windows
 from finetooth_pretrain.windows import build as rendering
-from finetooth_toolbox.rows.preparing import prepare_examples
+from finetooth_rows.preparing import prepare_examples
 from hypothesis import given
 from hypothesis import strategies as st
 

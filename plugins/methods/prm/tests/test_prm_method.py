@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from finetooth_hooks import DataError, LossData, Message, RecipeError, Text
 from finetooth_hooks.examples import Stepwise
-from finetooth_hooks.testing import FakeContext, FakeEngine, parametrize_with_checks
+from finetooth_kit import FakeContext, FakeEngine, parametrize_with_checks
 from finetooth_prm.evaluator import StepsEvaluator, StepsOptions, balanced_accuracy, step_metrics
 from finetooth_prm.loss import step_cross_entropy
 from finetooth_prm.method import Prm, PrmOptions

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from finetooth_hooks import DataError, Message, RecipeError, Text
 from finetooth_hooks.examples import Labelled, Pair
-from finetooth_hooks.testing import FakeContext, FakeEngine
+from finetooth_kit import FakeContext, FakeEngine
 from finetooth_reward.evaluator import RewardEvaluator, RewardOptions, pair_metrics, regression_metrics
 from finetooth_reward.method import Rm, RmOptions
 from finetooth_reward.plugin import ft_losses

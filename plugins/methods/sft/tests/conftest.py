@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from finetooth_hooks import Example
 from finetooth_hooks.protocols import Examples
-from finetooth_hooks.testing import FakeContext
+from finetooth_kit import FakeContext
 
 
 @pytest.fixture

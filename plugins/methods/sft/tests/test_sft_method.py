@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from finetooth_hooks import Conversation, DataError, Message, PromptCompletion, Rendered, Text
 from finetooth_hooks.examples import Labelled, Pair, Segments, Stepwise, Task, Weighted
-from finetooth_hooks.testing import ByteTokenizer, FakeContext, FakeEngine, parametrize_with_checks
-from finetooth_hooks.testing.byte_tokenizer import EndlessTokenizer
+from finetooth_kit import ByteTokenizer, FakeContext, FakeEngine, parametrize_with_checks
+from finetooth_kit.byte_tokenizer import EndlessTokenizer
 from finetooth_sft.method import Sft, SftOptions
-from finetooth_toolbox.rendering.prompts import render_completion
+from finetooth_toolbox.messages.prompts import render_completion
 from hypothesis import given
 from hypothesis import strategies as st
 

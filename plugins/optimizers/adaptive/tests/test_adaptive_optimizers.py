@@ -9,7 +9,7 @@ import pytest
 import torch
 from finetooth_adaptive import optimizers as built
 from finetooth_hooks import RecipeError
-from finetooth_hooks.testing.fake_context import FACTS
+from finetooth_kit.fake_context import FACTS
 
 STEPS, RATE, DECAY = 8, 0.03, 0.1
 SHAPES = {"layers.0.q_proj.weight": (4, 6), "layers.0.down_proj.weight": (8, 5), "norm.weight": (4,)}

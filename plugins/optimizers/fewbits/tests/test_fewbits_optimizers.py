@@ -9,8 +9,8 @@ import pytest
 import torch
 from finetooth_fewbits import optimizers as built
 from finetooth_hooks import RecipeError
-from finetooth_hooks.testing import entries_of
-from finetooth_hooks.testing.fake_context import FACTS
+from finetooth_kit import entries_of
+from finetooth_kit.fake_context import FACTS
 
 SHAPE = (96, 128)
 

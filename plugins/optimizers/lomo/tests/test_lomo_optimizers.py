@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from finetooth_hooks import RecipeError
-from finetooth_hooks.testing.fake_context import FACTS
+from finetooth_kit.fake_context import FACTS
 from finetooth_lomo import optimizers as built
 from finetooth_lomo.badam import block_of
 

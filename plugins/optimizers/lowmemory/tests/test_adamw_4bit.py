@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from finetooth_hooks.testing.fake_context import FACTS
+from finetooth_kit.fake_context import FACTS
 from finetooth_lowmemory import optimizers as built
 
 SHAPE = (96, 128)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from finetooth_hooks.testing.fake_context import FACTS
+from finetooth_kit.fake_context import FACTS
 from finetooth_lowmemory import apollo
 from finetooth_lowmemory import optimizers as built
 
@@ -209,7 +209,7 @@ def test_the_plan_counts_what_is_kept(optimizer):
 
 def test_galore_8bit_is_galore_with_moments_rounded_to_8_bits():
     """Three updates of a matrix in float64, the moments rounded between them as the paper's section 5 has it."""
-    from finetooth_toolbox.torch.few_bit_states import dynamic_levels
+    from finetooth_torchshared.few_bit_states import dynamic_levels
 
     rank, shape, rng = 64, (96, 128), np.random.default_rng(5)
     options = built.Galore8bitOptions(**COMMON, rank=rank, update_every=2, scale=0.5)

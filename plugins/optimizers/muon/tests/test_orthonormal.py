@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from finetooth_hooks.testing.fake_context import FACTS
+from finetooth_kit.fake_context import FACTS
 from finetooth_muon import optimizers as built
 
 STEPS, RATE, DECAY = 5, 0.03, 0.1

@@ -112,7 +112,7 @@ def test_before_the_first_step_the_average_is_the_weight():
 def test_rounding_by_chance_is_refused_and_others_average_nothing():
     with pytest.raises(RecipeError, match=r"optimizer.rounding.*averages"):
         built.build_sgd(built.ScheduleFreeSgdOptions(rounding="stochastic"), None)
-    from finetooth_toolbox.torch.optimizers import TorchOptimizer
+    from finetooth_torchshared.optimizers import TorchOptimizer
 
     plain = TorchOptimizer(options=built.ScheduleFreeSgdOptions(), learning_rate=1.0, make=torch.optim.SGD)
     with pytest.raises(PlanError, match="averages"):

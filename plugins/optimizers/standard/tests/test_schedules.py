@@ -13,7 +13,7 @@ from typing import get_type_hints
 import pytest
 import torch
 from finetooth_hooks import RecipeError
-from finetooth_hooks.testing import FakeContext
+from finetooth_kit import FakeContext
 from finetooth_standard import plateau, plugin, schedules
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetooth_hooks.testing import parametrize_with_checks
+from finetooth_kit import parametrize_with_checks
 
 
 @parametrize_with_checks("finetooth_standard.plugin")

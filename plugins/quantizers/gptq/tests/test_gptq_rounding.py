@@ -9,7 +9,7 @@ import pytest
 import torch
 from finetooth_gptq.calibration import calibrate
 from finetooth_gptq.rounding import grid_of, nearest, rounded
-from finetooth_toolbox.torch.grouped_linear import GroupedLinear
+from finetooth_torchshared.grouped_linear import GroupedLinear
 from torch import nn
 
 

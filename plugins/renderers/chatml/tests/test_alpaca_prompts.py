@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from finetooth_chatml.classic import AlpacaOptions, build_alpaca
 from finetooth_hooks import Conversation, Message
-from finetooth_hooks.testing import FakeContext
+from finetooth_kit import FakeContext
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 from tokenizers.processors import TemplateProcessing
 

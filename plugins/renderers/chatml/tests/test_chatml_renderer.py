@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from finetooth_chatml.renderer import ChatML, ChatMLOptions, build
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
-from finetooth_hooks.testing import ByteTokenizer, FakeContext, parametrize_with_checks
-from finetooth_toolbox.rendering.chat_templates import chatml_system
+from finetooth_kit import ByteTokenizer, FakeContext, parametrize_with_checks
+from finetooth_toolbox.messages.chat_templates import chatml_system
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st

@@ -13,9 +13,9 @@ from finetooth_chatml import classic, hermes
 from finetooth_chatml import renderer as chatml
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
 from finetooth_hooks.examples import Weighted
-from finetooth_hooks.testing import ByteTokenizer, FakeContext, draws
-from finetooth_hooks.testing.byte_tokenizer import EndlessTokenizer
-from finetooth_hooks.testing.templates import (
+from finetooth_kit import ByteTokenizer, FakeContext, draws
+from finetooth_kit.byte_tokenizer import EndlessTokenizer
+from finetooth_kit.templates import (
     CLOCK,
     assert_identical,
     assert_reads_back,

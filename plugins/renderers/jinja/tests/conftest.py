@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_hooks.testing import FakeContext
-from finetooth_hooks.testing.shared_data import shared, smollm2
 from finetooth_jinja.renderer import JinjaOptions, JinjaRenderer, build
+from finetooth_kit import FakeContext
+from finetooth_kit.shared_data import shared, smollm2
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Message
-from finetooth_hooks.testing import FakeContext, draws
-from finetooth_hooks.testing.templates import CLOCK, WEATHER
 from finetooth_jinja.renderer import JinjaOptions, JinjaRenderer, build
+from finetooth_kit import FakeContext, draws
+from finetooth_kit.templates import CLOCK, WEATHER
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -106,7 +106,7 @@ def test_calls_of_official_templates_are_read(shared: Path, tmp_path: Path, name
 
 
 def official_renderer(shared: Path, folder: Path, name: str) -> tuple[FastTokenizer, JinjaRenderer, FakeContext]:
-    from finetooth_hooks.testing.templates import template_tokenizer
+    from finetooth_kit.templates import template_tokenizer
 
     source = (shared / f"templates/{name}.jinja").read_text(encoding="utf-8")
     ends = {"llama": "<|eot_id|>", "mistral": "</s>", "deepseek": "<\uff5cend▁of▁sentence\uff5c>", "glm": "<|user|>"}

@@ -12,9 +12,9 @@ import pytest
 from finetooth_hooks import Conversation, DataError, MediumChunk, Message
 from finetooth_hooks.examples import Image, Medium, MediumKind, Placed, Video, Weighted, media_of
 from finetooth_hooks.protocols import MediumPlace
-from finetooth_hooks.testing import draws
 from finetooth_jinja.renderer import JinjaRenderer
 from finetooth_jinja.template import ChatTemplate
+from finetooth_kit import draws
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
-from finetooth_hooks.testing import ByteTokenizer
 from finetooth_jinja.renderer import JinjaRenderer
+from finetooth_kit import ByteTokenizer
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 CHAT = Conversation(

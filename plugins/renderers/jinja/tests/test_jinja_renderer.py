@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from finetooth_hooks import Conversation, DataError, Message
 from finetooth_hooks.examples import Weighted
-from finetooth_hooks.testing import FakeContext, parametrize_with_checks
 from finetooth_jinja.renderer import JinjaOptions, JinjaRenderer, build
+from finetooth_kit import FakeContext, parametrize_with_checks
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Message
-from finetooth_hooks.testing import draws
-from finetooth_hooks.testing.templates import CLOCK, conversations
 from finetooth_jinja.renderer import JinjaRenderer
 from finetooth_jinja.shapes import Shaper
 from finetooth_jinja.spans import Whole
+from finetooth_kit import draws
+from finetooth_kit.templates import CLOCK, conversations
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 from hypothesis import given, settings
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import jinja2
 import pytest
 from finetooth_hooks import Conversation, DataError, Message
-from finetooth_hooks.testing import FakeContext, draws
-from finetooth_hooks.testing.templates import (
+from finetooth_jinja.renderer import JinjaOptions, JinjaRenderer, build
+from finetooth_kit import FakeContext, draws
+from finetooth_kit.templates import (
     assert_trains,
     conversations,
     extends,
@@ -18,7 +19,6 @@ from finetooth_hooks.testing.templates import (
     spells_special,
     template_tokenizer,
 )
-from finetooth_jinja.renderer import JinjaOptions, JinjaRenderer, build
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 from hypothesis import given, settings
 

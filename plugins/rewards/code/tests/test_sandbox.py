@@ -18,7 +18,7 @@ from finetooth_code.confine import LANDLOCK_CREATE, LIBC
 from finetooth_code.reward import CodeOptions, build
 from finetooth_code.sandbox import Limits, Ran, Sandbox
 from finetooth_hooks import PlanError
-from finetooth_hooks.testing import FakeContext
+from finetooth_kit import FakeContext
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from finetooth_function.reward import FunctionOptions, build
 from finetooth_hooks import PluginError, RecipeError
-from finetooth_hooks.testing import FakeContext, parametrize_with_checks
+from finetooth_kit import FakeContext, parametrize_with_checks
 
 MAKES = """
 def _of(completions, **kwargs):

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import DataError, PluginError, RecipeError
-from finetooth_hooks.testing import FakeContext, parametrize_with_checks
 from finetooth_judge.asking import better_of, score_of, to_score
 from finetooth_judge.reward import JudgeOptions, build
+from finetooth_kit import FakeContext, parametrize_with_checks
 
 
 @parametrize_with_checks("finetooth_judge.plugin")

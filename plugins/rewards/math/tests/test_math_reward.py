@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import DataError
-from finetooth_hooks.testing import FakeContext, parametrize_with_checks
+from finetooth_kit import FakeContext, parametrize_with_checks
 from finetooth_math.reward import Math, MathOptions, build
 
 SHARED = Path(os.environ.get("FT_SHARED", Path(__file__).parents[5] / "shared")) / "data" / "rl"

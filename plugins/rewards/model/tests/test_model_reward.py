@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from finetooth_hooks import DataError, Example, Message, Method, PlanError, ScalarHead, UserError
 from finetooth_hooks.examples import Conversation, Labelled, Pair, Stepwise, Task, Text
 from finetooth_hooks.protocols import Examples
-from finetooth_hooks.testing import FakeContext, FakeEngine, parametrize_with_checks
-from finetooth_hooks.testing.fake_context import MODEL, FakeOpened
+from finetooth_kit import FakeContext, FakeEngine, parametrize_with_checks
+from finetooth_kit.fake_context import MODEL, FakeOpened
 from finetooth_rewardmodel import command
 from finetooth_rewardmodel.scorer import Scorer
 from finetooth_rewardmodel.scorer import Text as Scorable

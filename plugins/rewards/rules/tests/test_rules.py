@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from finetooth_hooks import DataError
-from finetooth_hooks.testing import FakeContext, parametrize_with_checks
+from finetooth_kit import FakeContext, parametrize_with_checks
 from finetooth_rules import length, number, overlong, pattern, schema, tags
 from pydantic import ValidationError
 

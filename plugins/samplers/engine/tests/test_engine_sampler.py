@@ -8,7 +8,7 @@ import pytest
 from finetooth_enginesampler.sampler import EngineSampler
 from finetooth_hooks import EngineError, Sampling
 from finetooth_hooks.rollouts import Prompt
-from finetooth_hooks.testing import ByteTokenizer, FakeEngine, parametrize_with_checks
+from finetooth_kit import ByteTokenizer, FakeEngine, parametrize_with_checks
 
 
 @parametrize_with_checks("finetooth_enginesampler.plugin")

@@ -14,8 +14,8 @@ import pytest
 import torch
 from finetooth_hooks import EngineError, PlanError, RecipeError, Sampling
 from finetooth_hooks.rollouts import Prompt
-from finetooth_hooks.testing import parametrize_with_checks
-from finetooth_hooks.testing.fake_context import FakeContext
+from finetooth_kit import parametrize_with_checks
+from finetooth_kit.fake_context import FakeContext
 from finetooth_serversamplers.asking import NotThere, ServerGone
 from finetooth_serversamplers.checksums import checksum
 from finetooth_serversamplers.openai import OpenAIOptions, OpenAISampler

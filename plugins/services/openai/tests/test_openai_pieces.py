@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from finetooth_core.cli.start_options import StartOptions
 from finetooth_core.cli.state import State
-from finetooth_hooks.testing import run_checks
+from finetooth_kit import run_checks
 from finetooth_openai.answers import before_stop
 from finetooth_openai.faults import Fault
 from finetooth_openai.messages import calls_json, messages_of

@@ -68,7 +68,7 @@ def test_a_strangers_face_answers_at_its_path(stranger: State, recipe: dict[str,
 
 
 def test_a_strangers_face_passes_the_kit(stranger: State) -> None:
-    from finetooth_hooks.testing import run_checks
+    from finetooth_kit import run_checks
 
     (face,) = (found.entry for found in stranger.catalog.all("face") if found.entry.name == "bases")
     results = run_checks(face)
@@ -77,7 +77,7 @@ def test_a_strangers_face_passes_the_kit(stranger: State) -> None:
 
 
 def test_the_kit_names_a_face_without_a_path(stranger: State, tmp_path: Path) -> None:
-    from finetooth_hooks.testing import run_checks
+    from finetooth_kit import run_checks
 
     (tmp_path / "bases.py").write_text(PLUGIN.replace('path = "/bases"', 'path = "bases"'))
     (face,) = (found.entry for found in stranger.catalog.all("face") if found.entry.name == "bases")
@@ -94,7 +94,7 @@ def test_a_face_without_the_base_is_refused_with_its_name(tmp_path: Path) -> Non
 def test_stdio_is_for_a_face_that_says_so(
     stranger: State, recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from finetooth_hooks.testing import run_checks
+    from finetooth_kit import run_checks
     from finetooth_server.commands.serve import command
 
     options = ["--stdio", "--model", recipe["model"], "--folder", str(tmp_path / "server")]

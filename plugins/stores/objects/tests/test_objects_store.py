@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from finetooth_hooks import RecipeError, StoreError
-from finetooth_hooks.testing import run_checks
+from finetooth_kit import run_checks
 from finetooth_objects.checksums import digests, part_size
 from finetooth_objects.options import address, checked_endpoint
 from finetooth_objects.upload import _is_same

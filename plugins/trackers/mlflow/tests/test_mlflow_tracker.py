@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("mlflow", reason="mlflow is not installed")
 pytest.importorskip("alembic", reason="alembic is not installed")
 
-from finetooth_hooks.testing.run_fixtures import Told
+from finetooth_kit.run_fixtures import Told
 from finetooth_mlflow.tracker import MlflowOptions, build
 from mlflow import MlflowClient
 

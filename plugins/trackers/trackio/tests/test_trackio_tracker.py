@@ -8,7 +8,7 @@ import pytest
 
 trackio = pytest.importorskip("trackio", reason="trackio is not installed; it asks for pillow below 13")
 
-from finetooth_hooks.testing.run_fixtures import Told  # noqa: E402
+from finetooth_kit.run_fixtures import Told  # noqa: E402
 from finetooth_trackio.tracker import TrackioOptions, build  # noqa: E402
 from trackio import sqlite_storage  # noqa: E402
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from finetooth_hooks.testing import parametrize_with_checks
+from finetooth_kit import parametrize_with_checks
 
 pytest.importorskip("wandb", reason="wandb is not installed")
 

@@ -10,7 +10,7 @@ import pytest
 
 wandb = pytest.importorskip("wandb", reason="wandb is not installed")
 
-from finetooth_hooks.testing.run_fixtures import Told  # noqa: E402
+from finetooth_kit.run_fixtures import Told  # noqa: E402
 from finetooth_wandb.tracker import WandbOptions, build  # noqa: E402
 from wandb.proto import wandb_internal_pb2  # noqa: E402
 

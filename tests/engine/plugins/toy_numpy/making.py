@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from finetooth_hooks.protocols import BasePart, EngineRequest, Optimizer, PlacePart, TextPart, TrainsPart, UpdatesPart
-from finetooth_hooks.testing import ByteTokenizer, plan_of
+from finetooth_kit import ByteTokenizer, plan_of
 
 from toy_numpy.engine import NumpyEngine
 from toy_numpy.model import Toy, new_head

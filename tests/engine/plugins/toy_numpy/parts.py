@@ -25,7 +25,7 @@ from finetooth_hooks.protocols import (
     Renderer,
     Tokenizer,
 )
-from finetooth_hooks.testing import ByteTokenizer, PlainRenderer
+from finetooth_kit import ByteTokenizer, PlainRenderer
 from numpy.typing import NDArray
 from pydantic import Field
 from safetensors.numpy import load_file, save_file

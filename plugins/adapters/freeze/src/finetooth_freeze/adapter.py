@@ -12,7 +12,7 @@ import numpy as np
 from finetooth_hooks import Context, Options, PlanError, RecipeError
 from finetooth_hooks.bases import AdapterBase
 from finetooth_hooks.protocols import ModelFacts, ModelInfo
-from finetooth_toolbox.torch.whole_weights import export_weights, restore_weights
+from finetooth_torchshared.whole_weights import export_weights, restore_weights
 from pydantic import Field, model_validator
 
 

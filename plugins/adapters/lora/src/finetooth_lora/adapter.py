@@ -14,7 +14,7 @@ import numpy as np
 from finetooth_hooks import Context, Options, RecipeError
 from finetooth_hooks.bases import AdapterBase
 from finetooth_hooks.protocols import Addition, LowRank, ModelFacts, ModelInfo, ModelTensors
-from finetooth_toolbox.peft import resuming
+from finetooth_peftfiles import resuming
 from pydantic import Field, model_validator
 
 from finetooth_lora.sizes import EVA_ROOM, Experts, added_parameters, experts_of, kept_numbers, summed_bytes
@@ -199,7 +199,7 @@ class LoraAdapter(AdapterBase):
     @contextmanager
     def disabled(self, model: Any) -> Iterator[None]:
         """While entered, the model computes as its base."""
-        from finetooth_toolbox.peft.layers import switched_off
+        from finetooth_peftfiles.layers import switched_off
 
         with switched_off(model):
             yield
@@ -232,7 +232,7 @@ class LoraAdapter(AdapterBase):
         Raises:
             UserError: the artifact was made for another model, or its file is damaged.
         """
-        from finetooth_toolbox.peft.folding import fold
+        from finetooth_peftfiles.folding import fold
 
         return fold(model, folder, precision=precision, device=device, pad_id=pad_id)
 
@@ -248,7 +248,7 @@ class LoraAdapter(AdapterBase):
 
     def folded_config(self, folder: Path) -> dict[str, Any]:
         """See `protocols.Adapter`: peft's `adapter_config.json` says whether there is a head."""
-        from finetooth_toolbox.peft.folding import folded_config
+        from finetooth_peftfiles.folding import folded_config
 
         return folded_config(folder)
 
@@ -311,7 +311,7 @@ def _rows_of(options: LoraOptions, context: Context) -> list[list[int]]:
     Raises:
         RecipeError: there are none.
     """
-    from finetooth_toolbox.rendering.calibration import calibration_rows
+    from finetooth_rendering.calibration import calibration_rows
 
     return calibration_rows(context, options.init_rows or 64, "adapter.init", "eva", instead="leave adapter.init out")
 

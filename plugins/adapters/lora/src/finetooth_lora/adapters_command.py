@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import click
 from finetooth_hooks import CommandContext, EngineError, UserError
-from finetooth_toolbox.peft.resuming import place
+from finetooth_peftfiles.resuming import place
 
 Method = Literal["linear", "ties", "dare_linear", "dare_ties", "cat"]
 SAMPLES = ("ties", "dare_linear", "dare_ties")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from finetooth_toolbox.torch.stored_experts import stored_in
+from finetooth_torchshared.stored_experts import stored_in
 from peft.tuners.lora.layer import ParamWrapper
 from torch import Tensor
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.protocols import Addition, ModelInfo
-from finetooth_toolbox.peft import artifact
-from finetooth_toolbox.peft.layers import NAME
+from finetooth_peftfiles import artifact
+from finetooth_peftfiles.layers import NAME
 
 from finetooth_lora.beginnings import doubled, halved, started, trained_of
 

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from finetooth_hooks import RecipeError
-from finetooth_toolbox.peft.layers import NAME
-from finetooth_toolbox.torch.quantised import DequantisingLinear, reads_as_numbers
+from finetooth_peftfiles.layers import NAME
+from finetooth_torchshared.quantised import DequantisingLinear, reads_as_numbers
 from torch import Tensor
 
 START = "start"

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from finetooth_hooks import UserError
-from finetooth_toolbox.peft.artifact import PREFIX, read, save
-from finetooth_toolbox.peft.resuming import base_names
+from finetooth_peftfiles.artifact import PREFIX, read, save
+from finetooth_peftfiles.resuming import base_names
 from peft import LoraConfig
 from peft.tuners.lora import LoraModel
 from torch import Tensor, nn

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from finetooth_toolbox.peft.artifact import read
+from finetooth_peftfiles.artifact import read
 from torch import Tensor
 
 A, B = ".lora_A.weight", ".lora_B.weight"

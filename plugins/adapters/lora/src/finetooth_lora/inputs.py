@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from finetooth_toolbox.peft.layers import NAME
+from finetooth_peftfiles.layers import NAME
 from torch import Tensor
 
 from finetooth_lora.sizes import EVA_ROOM

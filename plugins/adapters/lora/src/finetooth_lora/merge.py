@@ -15,10 +15,10 @@ import click
 from finetooth_hooks import CommandContext, EngineError, UserError
 from finetooth_hooks.entries import Loader as LoaderEntry
 from finetooth_hooks.protocols import Loader
+from finetooth_peftfiles.folding import CONFIG, WEIGHTS, merged
 from finetooth_toolbox.files.manifests import ManifestProblem, check_folder, listed_files, read_manifest
-from finetooth_toolbox.peft.folding import CONFIG, WEIGHTS, merged
 from finetooth_toolbox.runs.written_models import UNMEASURED, compare
-from finetooth_toolbox.torch.whole_weights import export_weights
+from finetooth_torchshared.whole_weights import export_weights
 
 from finetooth_lora.packing import FORMATS, Format, pack_folder
 
@@ -201,8 +201,8 @@ def plain_base(loader: Loader, merge: Merge, precision: Precision, quantizer: An
     if quantizer is None and loader.describe(merge.base).stored is None:
         return load(precision=precision)
     import torch
-    from finetooth_toolbox.torch.kept_in_fp32 import cast
-    from finetooth_toolbox.torch.quantised import dequantise
+    from finetooth_torchshared.kept_in_fp32 import cast
+    from finetooth_torchshared.quantised import dequantise
 
     model = load(precision=base_precision(loader, merge, precision, quantizer, plain=precision), quantizer=quantizer)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
@@ -246,7 +246,7 @@ def filler(loader: Loader, merge: Merge, precision: Precision, quantizer: Any) -
         click.echo(f"merging {merge.base} in {precision}, tensor by tensor")
 
         def by_tensor(folder: Path) -> Any:
-            from finetooth_toolbox.torch.model_tensors import write_model_tensors
+            from finetooth_torchshared.model_tensors import write_model_tensors
 
             write_model_tensors(folded, folder, precision)
             return folded.model

@@ -20,7 +20,7 @@ def originals(info: ModelInfo, loader: Loader, precision: str | None) -> Callabl
     whole: list[Any] = []
 
     def read(path: str) -> Tensor:
-        from finetooth_toolbox.torch.quantised import PRECISIONS
+        from finetooth_torchshared.quantised import PRECISIONS
         from safetensors import safe_open
 
         name = f"{path}.weight"

@@ -32,7 +32,7 @@ FORMATS = {"int8": Format(8, 64), "int4": Format(4, 32), "mxfp4": Format(4, 32, 
 
 def packed(weight: Any, form: Format, name: str) -> dict[str, Any]:
     """The tensors that stand for a weight (outputs, inputs): q = round(w / s) with s = max|w| / (2^(bits - 1) - 0.5) of
-    a group, between -2^(bits - 1) and 2^(bits - 1) - 1; of MXFP4 see `finetooth_toolbox.torch.mxfp4`.
+    a group, between -2^(bits - 1) and 2^(bits - 1) - 1; of MXFP4 see `finetooth_torchshared.mxfp4`.
 
     Args:
         name: of the weight, for messages.
@@ -50,7 +50,7 @@ def packed(weight: Any, form: Format, name: str) -> dict[str, Any]:
         )
     groups = weight.float().reshape(outputs, -1, form.group)
     if form.floating:
-        from finetooth_toolbox.torch.mxfp4 import encoded
+        from finetooth_torchshared.mxfp4 import encoded
 
         elements, powers = encoded(groups)
         return {"weight_packed": elements.flatten(1), "weight_scale": powers.flatten(1)}

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from finetooth_hooks import RecipeError
-from finetooth_toolbox.peft.layers import NAME
-from finetooth_toolbox.torch.whole_weights import export_weights, read_weights
+from finetooth_peftfiles.layers import NAME
+from finetooth_torchshared.whole_weights import export_weights, read_weights
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from finetooth_toolbox.torch.plain_modules import is_plain
-from finetooth_toolbox.torch.quantised import DequantisingLinear
+from finetooth_torchshared.plain_modules import is_plain
+from finetooth_torchshared.quantised import DequantisingLinear
 from peft.tuners.lora import Linear
 from torch import Tensor
 

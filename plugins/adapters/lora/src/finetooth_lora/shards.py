@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from finetooth_hooks.errors import UserError
 from finetooth_hooks.protocols import ModelTensors
-from finetooth_toolbox.peft import artifact
+from finetooth_peftfiles import artifact
 from torch import Tensor
 
 from finetooth_lora.artifact import A, B

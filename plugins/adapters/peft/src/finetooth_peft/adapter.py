@@ -14,9 +14,9 @@ import numpy as np
 from finetooth_hooks import Context, Options, PlanError
 from finetooth_hooks.bases import AdapterBase
 from finetooth_hooks.protocols import ModelFacts, ModelInfo
-from finetooth_toolbox.peft import resuming
-from finetooth_toolbox.peft.sizes import read_once, shapes
-from finetooth_toolbox.peft.targets import resolve
+from finetooth_peftfiles import resuming
+from finetooth_peftfiles.sizes import read_once, shapes
+from finetooth_peftfiles.targets import resolve
 
 
 class TargetOptions(Options):
@@ -107,14 +107,14 @@ class PeftAdapter(AdapterBase):
     @contextmanager
     def disabled(self, model: Any) -> Iterator[None]:
         """While entered, the model computes as its base."""
-        from finetooth_toolbox.peft.layers import switched_off
+        from finetooth_peftfiles.layers import switched_off
 
         with switched_off(model):
             yield
 
     def export(self, model: Any, folder: Path, info: ModelInfo) -> None:
         """Write `adapter_model.safetensors` and `adapter_config.json`; the base is named as other tools can load it."""
-        from finetooth_toolbox.peft.artifact import write
+        from finetooth_peftfiles.artifact import write
 
         from finetooth_peft.layers import tensors_of
 
@@ -126,13 +126,13 @@ class PeftAdapter(AdapterBase):
         Raises:
             UserError: the artifact was made for another model, or its file is damaged.
         """
-        from finetooth_toolbox.peft.folding import fold
+        from finetooth_peftfiles.folding import fold
 
         return fold(model, folder, precision=precision, device=device, pad_id=pad_id)
 
     def folded_config(self, folder: Path) -> dict[str, Any]:
         """See `protocols.Adapter`."""
-        from finetooth_toolbox.peft.folding import folded_config
+        from finetooth_peftfiles.folding import folded_config
 
         return folded_config(folder)
 

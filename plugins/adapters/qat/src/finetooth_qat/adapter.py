@@ -12,7 +12,7 @@ import numpy as np
 from finetooth_hooks import Context, Options, PlanError
 from finetooth_hooks.bases import AdapterBase
 from finetooth_hooks.protocols import ModelFacts, ModelInfo, Quantizer
-from finetooth_toolbox.torch.whole_weights import export_weights, restore_weights
+from finetooth_torchshared.whole_weights import export_weights, restore_weights
 
 
 class QatOptions(Options):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from finetooth_hooks.protocols import Quantizer
-from finetooth_toolbox.torch.quantised import DequantisingLinear, check_any, stored_linear
+from finetooth_torchshared.quantised import DequantisingLinear, check_any, stored_linear
 from torch import Tensor, nn
 
 

@@ -8,7 +8,7 @@ from finetooth_hooks.protocols import Attention
 
 def build(options: NoOptions, context: Context) -> Attention:
     """Compiled when it is first called."""
-    from finetooth_toolbox.torch.attention import by_name  # with torch, which who asks for the options does not need
+    from finetooth_torchshared.attention import by_name  # with torch, which who asks for the options does not need
 
     del options, context
     return by_name("flex_attention")

@@ -95,7 +95,7 @@ class TorchBackend:
 
     def _engine(self, request: EngineRequest) -> TorchEngine:
         import torch
-        from finetooth_toolbox.torch.kept_in_fp32 import kept_in_fp32
+        from finetooth_torchshared.kept_in_fp32 import kept_in_fp32
 
         from finetooth_torch.attention.agreement import attend_as_asked
         from finetooth_torch.compute import DECODER, Compute
@@ -204,7 +204,7 @@ def _check_quantised(base: Any, request: EngineRequest) -> None:
     Raises:
         PlanError: the base is in fewer bits, and the adapter needs plain numbers.
     """
-    from finetooth_toolbox.torch.quantised import is_quantised
+    from finetooth_torchshared.quantised import is_quantised
 
     if is_quantised(base) and not request.trains.accepts_quantised:
         raise PlanError(

@@ -34,7 +34,7 @@ from finetooth_steps.data_checks import check_data, check_fields, check_gradient
 from finetooth_steps.layout import lay_out
 from finetooth_steps.normalizers import count_normalizers
 from finetooth_steps.row_budget import check_rows
-from finetooth_toolbox.torch.quantised import stored_weights
+from finetooth_torchshared.quantised import stored_weights
 from numpy.typing import NDArray
 
 from finetooth_torch.capabilities import capabilities

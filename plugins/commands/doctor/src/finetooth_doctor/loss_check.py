@@ -9,7 +9,7 @@ import click
 import numpy as np
 from finetooth_hooks import CommandContext, Context, Conversation, Example, PromptCompletion, Rendered, UserError
 from finetooth_hooks.examples import Text
-from finetooth_toolbox.rendering.prompts import render_completion
+from finetooth_toolbox.messages.prompts import render_completion
 
 from finetooth_doctor.plain_forward import datum_of, plain_logprobs
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from finetooth_hooks import DataError, Message
 from finetooth_hooks.examples import ROLES, Placed
-from finetooth_toolbox.rendering.tool_schemas import is_bare, wrapped
+from finetooth_toolbox.messages.tool_schemas import is_bare, wrapped
 from finetooth_toolbox.text.nearest import nearest
 from finetooth_toolbox.text.strict_json import JsonProblem, decode
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from finetooth_toolbox.torch.quantised import RowsApart
+from finetooth_torchshared.quantised import RowsApart
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from torch import Tensor
 

@@ -10,7 +10,7 @@ import numpy as np
 from finetooth_hooks import CommandContext, Exported, ExporterBase, ExportSource, Message, Options, UserError
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_toolbox.text.tokenizers import FastTokenizer
-from finetooth_toolbox.torch.whole_weights import quiet_library
+from finetooth_torchshared.whole_weights import quiet_library
 from gguf import dequantize
 from gguf.constants import GGML_QUANT_SIZES
 from pydantic import Field

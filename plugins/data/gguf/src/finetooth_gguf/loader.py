@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from finetooth_hooks.bases import LoaderBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.options import Options
-from finetooth_hooks.protocols import ModelInfo, ModelTensors, Quantizer
+from finetooth_hooks.protocols import Loader, ModelInfo, ModelTensors, Quantizer
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 from finetooth_gguf import container
@@ -32,7 +33,7 @@ class GgufOptions(Options):
 class GgufLoader(LoaderBase):
     """Loads a GGUF file; torch and transformers are imported with the first tokenizer or model."""
 
-    capabilities = frozenset({"tensors"})
+    capabilities = frozenset({"tensors", "widen", "write"})
 
     def __init__(self, options: GgufOptions | None = None) -> None:
         self._options = options or GgufOptions()
@@ -87,12 +88,24 @@ class GgufLoader(LoaderBase):
         from finetooth_gguf.weights import build_config, build_model, build_quantised
 
         file, dtype = self._container(find(reference).path), getattr(torch, PRECISIONS[precision])
-        from finetooth_toolbox.torch.quantised import quantise, stores_apart
+        from finetooth_torchshared.quantised import quantise, stores_apart
 
         if self._options.keep_quantised or (quantizer is not None and stores_apart(quantizer)):
             return build_quantised(file, build_config(file), dtype, device, quantizer)
         model: Any = build_model(file, build_config(file), dtype)
         return model.to(device) if quantizer is None else quantise(model, quantizer, device)
+
+    def widen(self, model: Any, size: int, new: Sequence[int]) -> None:
+        """Give a loaded model a row for every token."""
+        from finetooth_torchshared.vocabulary import widen
+
+        widen(model, size, new)
+
+    def write(self, reference: str, folder: Path, *, precision: str, of: Loader | None = None) -> None:
+        """Write a model with its tokenizer in transformers' layout."""
+        from finetooth_torchshared.model_tensors import write_model
+
+        write_model(of or self, reference, folder, precision=precision)
 
     def tensors(
         self, reference: str, *, framework: str, precision: str, quantizer: Quantizer | None = None
@@ -104,7 +117,7 @@ class GgufLoader(LoaderBase):
         """
         _check_framework(framework)
         import torch
-        from finetooth_toolbox.torch.model_tensors import as_stored
+        from finetooth_torchshared.model_tensors import as_stored
 
         from finetooth_gguf.weights import build_config, tensors
 

@@ -96,7 +96,7 @@ def build_quantised(
     Raises:
         RecipeError: see `build_model`, and `stored_tensors`.
     """
-    from finetooth_toolbox.torch.assembled import CannotAssemble, assembled
+    from finetooth_torchshared.assembled import CannotAssemble, assembled
 
     model = _without_memory(config)
     values = config_values(container)

@@ -9,8 +9,8 @@ from typing import BinaryIO
 from finetooth_hooks import DataError, Options, Row
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Portion
+from finetooth_rows.portions import PortionedRows
 from finetooth_toolbox.files.packed import open_bytes, without_mark
-from finetooth_toolbox.rows.portions import PortionedRows
 
 from finetooth_jsonlines.lines import BrokenLine, parse
 

@@ -18,7 +18,7 @@ def parted(reference: str) -> tuple[str, str]:
 
 def claims(reference: str) -> Claim | None:
     """A folder with a `dataset_info.json` that lists datasets, or that file, with names behind it or without."""
-    from finetooth_toolbox.rows.dataset_info import listing
+    from finetooth_rows.dataset_info import listing
 
     if not reference or "://" in reference or "\0" in reference:
         return None

@@ -10,7 +10,7 @@ from finetooth_hooks import DataError, Options, RecipeError, Row
 from finetooth_hooks.bases import SourceBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Source
-from finetooth_toolbox.rows import dataset_info
+from finetooth_rows import dataset_info
 
 from finetooth_llamafactory.plugin import parted
 

@@ -12,8 +12,8 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from finetooth_hooks import DataError, Row
 from finetooth_hooks.protocols import Portion
+from finetooth_rows.portions import PortionedRows
 from finetooth_toolbox.files.missing import MissingFile
-from finetooth_toolbox.rows.portions import PortionedRows
 
 PORTION_BYTES = 300_000
 PORTION_ROWS = 4_000

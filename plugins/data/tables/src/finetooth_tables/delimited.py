@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 
 from finetooth_hooks import DataError, Row
 from finetooth_hooks.protocols import Portion
+from finetooth_rows.portions import PortionedRows
 from finetooth_toolbox.files.packed import open_bytes, without_mark
-from finetooth_toolbox.rows.portions import PortionedRows
 
 PORTION_BYTES = 300_000
 FIELD_LIMIT = 1 << 26

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,15 @@ import transformers
 from finetooth_hooks import RecipeError
 from finetooth_hooks.bases import LoaderBase
 from finetooth_hooks.context import Context
-from finetooth_hooks.protocols import ModelInfo, ModelTensors, Quantizer
+from finetooth_hooks.protocols import Loader, ModelInfo, ModelTensors, Quantizer
 from finetooth_toolbox.files.hub import without_retries
+from finetooth_toolbox.saved_heads import head_of
 from finetooth_toolbox.text.tokenizers import FastTokenizer
-from finetooth_toolbox.torch.assembled import CannotAssemble
-from finetooth_toolbox.torch.classifiers import as_language_model, classifier_class, head_of
-from finetooth_toolbox.torch.model_tensors import as_stored
-from finetooth_toolbox.torch.packed_files import Packing, packing_of
-from finetooth_toolbox.torch.quantised import quantise, stores_apart
+from finetooth_torchshared.assembled import CannotAssemble
+from finetooth_torchshared.classifiers import as_language_model, classifier_class
+from finetooth_torchshared.model_tensors import as_stored
+from finetooth_torchshared.packed_files import Packing, packing_of
+from finetooth_torchshared.quantised import quantise, stores_apart
 
 from finetooth_transformers import checkpoint
 from finetooth_transformers.assembling import Tensors, assemble, by_tensor
@@ -38,7 +39,7 @@ BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 class TransformersLoader(LoaderBase):
     """Loads folders and hub ids."""
 
-    capabilities = frozenset({"tensors"})
+    capabilities = frozenset({"tensors", "widen", "write"})
 
     def __init__(self, options: TransformersOptions, context: Context) -> None:
         self._options, self._context = options, context
@@ -152,6 +153,18 @@ class TransformersLoader(LoaderBase):
             model = as_language_model(model, MODELS._model_mapping[type(config)])
         return (model.to(device) if quantizer is None else quantise(model, quantizer, device)).eval()
 
+    def widen(self, model: Any, size: int, new: Sequence[int]) -> None:
+        """Give a loaded model a row for every token."""
+        from finetooth_torchshared.vocabulary import widen
+
+        widen(model, size, new)
+
+    def write(self, reference: str, folder: Path, *, precision: str, of: Loader | None = None) -> None:
+        """Write a model with its tokenizer in transformers' layout."""
+        from finetooth_torchshared.model_tensors import write_model
+
+        write_model(of or self, reference, folder, precision=precision)
+
     def tensors(
         self, reference: str, *, framework: str, precision: str, quantizer: Quantizer | None = None
     ) -> ModelTensors | None:
@@ -233,7 +246,7 @@ class TransformersLoader(LoaderBase):
     def _count(self, reference: str, config: Any) -> tuple[int, int]:
         """Parameters, and how many of them are of experts that are held as one weight."""
         import torch
-        from finetooth_toolbox.torch.stored_experts import weights_of_experts
+        from finetooth_torchshared.stored_experts import weights_of_experts
 
         plain = copy.deepcopy(config)
         if quantization_of(plain.to_dict()):

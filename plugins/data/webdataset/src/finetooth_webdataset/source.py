@@ -11,8 +11,8 @@ from typing import Any
 from finetooth_hooks import DataError, Options, Row
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Portion
+from finetooth_rows.portions import PortionedRows
 from finetooth_toolbox.files.packed import open_bytes
-from finetooth_toolbox.rows.portions import PortionedRows
 from finetooth_toolbox.text.strict_json import JsonProblem, decode
 
 from finetooth_webdataset.archive import Member, members

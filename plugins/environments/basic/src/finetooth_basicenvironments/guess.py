@@ -10,7 +10,7 @@ from finetooth_hooks.bases import EnvironmentBase, EpisodeBase
 from finetooth_hooks.environments import Answer, Observation, Turn
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Message, Task
-from finetooth_toolbox.rollouts.prompts import messages_of
+from finetooth_rollouts.prompts import messages_of
 from pydantic import Field, model_validator
 
 _NUMBER = re.compile(r"(?<!\d)-?\d{1,9}(?!\d)")

@@ -6,7 +6,7 @@ from finetooth_hooks import Context, NoOptions
 from finetooth_hooks.bases import EnvironmentBase, EpisodeBase
 from finetooth_hooks.environments import Answer, Observation, Turn
 from finetooth_hooks.examples import Task
-from finetooth_toolbox.rollouts.prompts import messages_of
+from finetooth_rollouts.prompts import messages_of
 
 
 class SingleTurn(EnvironmentBase):

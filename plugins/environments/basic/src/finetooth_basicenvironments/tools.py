@@ -9,7 +9,7 @@ from typing import Any
 from finetooth_hooks.bases import EpisodeBase
 from finetooth_hooks.environments import Answer, Observation, Turn
 from finetooth_hooks.examples import Message, Task
-from finetooth_toolbox.rollouts.prompts import messages_of
+from finetooth_rollouts.prompts import messages_of
 
 
 class ToolRefused(Exception):

@@ -14,7 +14,7 @@ from finetooth_hooks import Context, DataError, Options
 from finetooth_hooks.bases import EnvironmentBase, EpisodeBase
 from finetooth_hooks.environments import Answer, Observation, Turn
 from finetooth_hooks.examples import Task
-from finetooth_toolbox.rollouts.prompts import messages_of
+from finetooth_rollouts.prompts import messages_of
 
 from finetooth_gyms.loading import load
 from finetooth_gyms.loops import Loop

@@ -19,7 +19,7 @@ from finetooth_hooks import Context, DataError, Options
 from finetooth_hooks.bases import EnvironmentBase, EpisodeBase
 from finetooth_hooks.environments import Answer, Observation, Turn
 from finetooth_hooks.examples import Message, Task
-from finetooth_toolbox.rollouts.prompts import messages_of
+from finetooth_rollouts.prompts import messages_of
 from pydantic import Field
 
 from finetooth_gyms.messages import calls_with_ids

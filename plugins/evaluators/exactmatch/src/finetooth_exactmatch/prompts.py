@@ -9,7 +9,7 @@ from finetooth_hooks import Conversation, Example, PromptCompletion, Rendered
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Task
 from finetooth_hooks.preparation import Render
-from finetooth_toolbox.rendering.prompts import encode_document
+from finetooth_toolbox.messages.prompts import encode_document
 
 
 def build(options: Mapping[str, Any], context: Context) -> Render:

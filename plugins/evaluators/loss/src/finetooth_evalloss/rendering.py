@@ -9,7 +9,7 @@ from finetooth_hooks import Conversation, DataError, Example, PromptCompletion, 
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Segments, TrainOn
 from finetooth_hooks.preparation import Render
-from finetooth_toolbox.rendering.prompts import encode_document, render_completion, render_segments
+from finetooth_toolbox.messages.prompts import encode_document, render_completion, render_segments
 
 ONE_KIND = "give data.eval rows of one kind"
 

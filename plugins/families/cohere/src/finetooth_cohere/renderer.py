@@ -21,10 +21,10 @@ from typing import Any
 from finetooth_hooks import Conversation, Message, NoOptions
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_toolbox.rendering.chat_templates import PROBES, render_template
-from finetooth_toolbox.rendering.page import Page
-from finetooth_toolbox.rendering.tool_calls import call_of, function_call
-from finetooth_toolbox.rendering.turns import TurnRenderer, json_string, json_text
+from finetooth_rendering.page import Page
+from finetooth_rendering.tool_calls import call_of, function_call
+from finetooth_rendering.turns import TurnRenderer, json_string, json_text
+from finetooth_toolbox.messages.chat_templates import PROBES, render_template
 
 from finetooth_cohere.preamble import (
     CHATBOT,

@@ -22,8 +22,8 @@ from typing import ClassVar
 from finetooth_hooks import Conversation, Message
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_toolbox.rendering.page import Page
-from finetooth_toolbox.rendering.turns import json_text, trimmed
+from finetooth_rendering.page import Page
+from finetooth_rendering.turns import json_text, trimmed
 
 from finetooth_deepseek import markup as m
 from finetooth_deepseek.thinking import ThinkingOptions, ThinkingTurns, last_question

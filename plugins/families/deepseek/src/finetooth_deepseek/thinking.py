@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 from finetooth_hooks import Conversation, Message, Options
 from finetooth_hooks.examples import Rendered, TrainOn, Weighted
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_toolbox.rendering.turns import TurnRenderer
+from finetooth_rendering.turns import TurnRenderer
 
 from finetooth_deepseek.markup import CONTROLS, END, OPTIONAL, THINK, THOUGHT
 

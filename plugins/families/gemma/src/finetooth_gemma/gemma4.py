@@ -25,10 +25,10 @@ from finetooth_hooks import Conversation, Message, Options, Rendered
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import TrainOn
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_toolbox.rendering.chat_templates import foreign_template
-from finetooth_toolbox.rendering.page import Page
-from finetooth_toolbox.rendering.tool_calls import call_of, function_call
-from finetooth_toolbox.rendering.turns import TurnRenderer, trimmed
+from finetooth_rendering.page import Page
+from finetooth_rendering.tool_calls import call_of, function_call
+from finetooth_rendering.turns import TurnRenderer, trimmed
+from finetooth_toolbox.messages.chat_templates import foreign_template
 
 from finetooth_gemma.gemma4_values import QUOTE, Pieces, arguments, declaration, read_arguments
 

@@ -26,9 +26,9 @@ from finetooth_hooks import Conversation, Message, Options
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Rendered, TrainOn
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_toolbox.rendering.page import Page
-from finetooth_toolbox.rendering.tool_calls import call_of, function_call
-from finetooth_toolbox.rendering.turns import TurnRenderer, json_string, json_text
+from finetooth_rendering.page import Page
+from finetooth_rendering.tool_calls import call_of, function_call
+from finetooth_rendering.turns import TurnRenderer, json_string, json_text
 
 from finetooth_gptoss import schemas
 from finetooth_gptoss.builtin import BUILTIN

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetooth_toolbox.rendering.turns import json_text
+from finetooth_rendering.turns import json_text
 
 Schema = Mapping[str, Any]
 

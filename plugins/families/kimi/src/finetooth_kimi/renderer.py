@@ -25,10 +25,10 @@ from finetooth_hooks import Conversation, Message, Options
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Rendered, TrainOn
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_toolbox.rendering.chat_templates import default_system, foreign_template, render_template
-from finetooth_toolbox.rendering.page import Page
-from finetooth_toolbox.rendering.tool_calls import call_of, function_call
-from finetooth_toolbox.rendering.turns import TurnRenderer, json_text
+from finetooth_rendering.page import Page
+from finetooth_rendering.tool_calls import call_of, function_call
+from finetooth_rendering.turns import TurnRenderer, json_text
+from finetooth_toolbox.messages.chat_templates import default_system, foreign_template, render_template
 
 SYSTEM, USER, ASSISTANT = "<|im_system|>", "<|im_user|>", "<|im_assistant|>"
 MIDDLE, END = "<|im_middle|>", "<|im_end|>"

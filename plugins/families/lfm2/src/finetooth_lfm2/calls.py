@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from finetooth_toolbox.rendering.tool_calls import FunctionCall, call_of
-from finetooth_toolbox.rendering.turns import json_text
+from finetooth_rendering.tool_calls import FunctionCall, call_of
+from finetooth_rendering.turns import json_text
 
 ESCAPES = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r"}
 OPENING, CLOSING = "([{", ")]}"

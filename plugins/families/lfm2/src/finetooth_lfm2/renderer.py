@@ -24,10 +24,10 @@ from finetooth_hooks import Conversation, Message, Options
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Rendered, TrainOn
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_toolbox.rendering.chat_templates import foreign_template, render_template
-from finetooth_toolbox.rendering.page import Page
-from finetooth_toolbox.rendering.tool_calls import call_of, function_call
-from finetooth_toolbox.rendering.turns import TurnRenderer, json_text, trimmed
+from finetooth_rendering.page import Page
+from finetooth_rendering.tool_calls import call_of, function_call
+from finetooth_rendering.turns import TurnRenderer, json_text, trimmed
+from finetooth_toolbox.messages.chat_templates import foreign_template, render_template
 
 from finetooth_lfm2.calls import read_calls, written
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetooth_hooks import DataError
-from finetooth_toolbox.rendering.tool_calls import call_of, json_call
+from finetooth_rendering.tool_calls import call_of, json_call
 
 PYTHON = "<|python_tag|>"
 

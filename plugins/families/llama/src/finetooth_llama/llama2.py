@@ -16,9 +16,9 @@ from collections.abc import Sequence
 
 from finetooth_hooks import Conversation, Message, Options
 from finetooth_hooks.context import Context
-from finetooth_toolbox.rendering.chat_templates import foreign_template
-from finetooth_toolbox.rendering.page import Page
-from finetooth_toolbox.rendering.turns import TurnRenderer, trimmed
+from finetooth_rendering.page import Page
+from finetooth_rendering.turns import TurnRenderer, trimmed
+from finetooth_toolbox.messages.chat_templates import foreign_template
 
 BEGIN, END = "<s>", "</s>"
 SPEAKERS = ("system", "user", "assistant", "tool")

@@ -31,9 +31,9 @@ from itertools import groupby
 from finetooth_hooks import Conversation, Message, Options
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_toolbox.rendering.chat_templates import foreign_template
-from finetooth_toolbox.rendering.page import Page
-from finetooth_toolbox.rendering.turns import TurnRenderer, split_thought
+from finetooth_rendering.page import Page
+from finetooth_rendering.turns import TurnRenderer, split_thought
+from finetooth_toolbox.messages.chat_templates import foreign_template
 
 START, END, DOCUMENT_END = "<|im_start|>", "<|im_end|>", "<|end_of_text|>"
 THINK, THINK_END = "<think>", "</think>"

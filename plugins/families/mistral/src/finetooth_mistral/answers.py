@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from finetooth_hooks import Message
 from finetooth_hooks.examples import Conversation, Weighted
-from finetooth_toolbox.rendering.page import Page
-from finetooth_toolbox.rendering.tool_calls import function_call
-from finetooth_toolbox.rendering.turns import TurnRenderer
+from finetooth_rendering.page import Page
+from finetooth_rendering.tool_calls import function_call
+from finetooth_rendering.turns import TurnRenderer
 
 from finetooth_mistral.calls import ID_LENGTH
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetooth_toolbox.rendering.turns import json_text
+from finetooth_rendering.turns import json_text
 
 ID_LENGTH = 9
 """Characters of the id of a call."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from finetooth_hooks import Message
 from finetooth_hooks.examples import Conversation
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_toolbox.rendering.page import Page
-from finetooth_toolbox.rendering.turns import trimmed
+from finetooth_rendering.page import Page
+from finetooth_rendering.turns import trimmed
 
 from finetooth_mistral.answers import (
     BEGIN,

@@ -19,8 +19,8 @@ from typing import Literal
 from finetooth_hooks import Options
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_toolbox.rendering.chat_templates import default_system, foreign_template
-from finetooth_toolbox.rendering.turns import TurnRenderer
+from finetooth_rendering.turns import TurnRenderer
+from finetooth_toolbox.messages.chat_templates import default_system, foreign_template
 
 from finetooth_mistral.instruct import MistralV1, MistralV3
 from finetooth_mistral.system_prompt import MistralV7, Small32

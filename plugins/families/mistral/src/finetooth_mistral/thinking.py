@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from finetooth_hooks import Message
 from finetooth_hooks.examples import Conversation
-from finetooth_toolbox.rendering.page import Page
-from finetooth_toolbox.rendering.turns import json_text
+from finetooth_rendering.page import Page
+from finetooth_rendering.turns import json_text
 
 from finetooth_mistral.answers import (
     BEGIN,

@@ -38,9 +38,8 @@ from finetooth_hooks import Conversation, Message, Options, Rendered
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import TrainOn
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_toolbox.rendering.chat_templates import foreign_template, render_template
-from finetooth_toolbox.rendering.page import Page
-from finetooth_toolbox.rendering.parameter_calls import (
+from finetooth_rendering.page import Page
+from finetooth_rendering.parameter_calls import (
     CALL,
     CALL_END,
     INSTRUCTIONS,
@@ -49,8 +48,9 @@ from finetooth_toolbox.rendering.parameter_calls import (
     split_calls,
     write_call,
 )
-from finetooth_toolbox.rendering.tool_calls import function_call
-from finetooth_toolbox.rendering.turns import TurnRenderer, json_text, split_thought, trimmed
+from finetooth_rendering.tool_calls import function_call
+from finetooth_rendering.turns import TurnRenderer, json_text, split_thought, trimmed
+from finetooth_toolbox.messages.chat_templates import foreign_template, render_template
 
 START, END, DOCUMENT_END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 THINK, THINK_END = "<think>", "</think>"

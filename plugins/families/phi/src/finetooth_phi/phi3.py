@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from finetooth_hooks import Conversation, Options
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_toolbox.rendering.chat_templates import foreign_template
-from finetooth_toolbox.rendering.page import Page
-from finetooth_toolbox.rendering.turns import TurnRenderer
+from finetooth_rendering.page import Page
+from finetooth_rendering.turns import TurnRenderer
+from finetooth_toolbox.messages.chat_templates import foreign_template
 
 END, DOCUMENT_END = "<|end|>", "<|endoftext|>"
 

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from finetooth_hooks import Conversation, Message, Options
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_toolbox.rendering.chat_templates import default_system, foreign_template
-from finetooth_toolbox.rendering.page import Page
-from finetooth_toolbox.rendering.turns import TurnRenderer
+from finetooth_rendering.page import Page
+from finetooth_rendering.turns import TurnRenderer
+from finetooth_toolbox.messages.chat_templates import default_system, foreign_template
 
 START, SEPARATOR, END, DOCUMENT_END = "<|im_start|>", "<|im_sep|>", "<|im_end|>", "<|endoftext|>"
 THINK, THINK_END = "<think>", "</think>"

@@ -34,9 +34,8 @@ from typing import Any, Literal
 from finetooth_hooks import Conversation, Message, Options
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_toolbox.rendering.chat_templates import render_template
-from finetooth_toolbox.rendering.page import Page
-from finetooth_toolbox.rendering.parameter_calls import (
+from finetooth_rendering.page import Page
+from finetooth_rendering.parameter_calls import (
     INSTRUCTIONS,
     json_value,
     plain_value,
@@ -44,8 +43,9 @@ from finetooth_toolbox.rendering.parameter_calls import (
     split_calls,
     write_call,
 )
-from finetooth_toolbox.rendering.tool_calls import function_call
-from finetooth_toolbox.rendering.turns import json_text, split_thought, trimmed
+from finetooth_rendering.tool_calls import function_call
+from finetooth_rendering.turns import json_text, split_thought, trimmed
+from finetooth_toolbox.messages.chat_templates import render_template
 
 from finetooth_qwen.renderer import END, START, THINK, THINK_END, Qwen3, with_note
 from finetooth_qwen.thinking import Thought, last_query, trimmed_thought

@@ -35,10 +35,10 @@ from finetooth_hooks import Conversation, Message, Options, Rendered
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import TrainOn
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_toolbox.rendering.chat_templates import chatml_system, foreign_template
-from finetooth_toolbox.rendering.page import Page
-from finetooth_toolbox.rendering.tool_calls import function_call, tagged_calls
-from finetooth_toolbox.rendering.turns import TurnRenderer, json_text, split_thought
+from finetooth_rendering.page import Page
+from finetooth_rendering.tool_calls import function_call, tagged_calls
+from finetooth_rendering.turns import TurnRenderer, json_text, split_thought
+from finetooth_toolbox.messages.chat_templates import chatml_system, foreign_template
 
 from finetooth_qwen.thinking import Thought, last_query, thought_of
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from finetooth_hooks import Message
-from finetooth_toolbox.rendering.turns import trimmed
+from finetooth_rendering.turns import trimmed
 
 BEGIN, END = "<think>", "</think>"
 

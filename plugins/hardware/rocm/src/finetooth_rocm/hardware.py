@@ -7,7 +7,7 @@ from typing import Any
 from finetooth_hooks import Context, Options
 from finetooth_hooks.protocols import Device, HardwareFacts
 from finetooth_toolbox.host_memory import available_memory, total_memory
-from finetooth_toolbox.torch.gpus import split_devices
+from finetooth_torchshared.gpus import split_devices
 from pydantic import Field
 
 from finetooth_rocm.peaks import peak_flops

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from finetooth_hooks import Hardware, hookimpl
-from finetooth_toolbox.torch.build import built_for
+from finetooth_torchshared.build import built_for
 
 from finetooth_rocm.cards import in_machine
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from finetooth_hooks.attention import Lengths
 from finetooth_kernels.segments import Segment
-from finetooth_toolbox.torch.attention import visible
+from finetooth_torchshared.attention import visible
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 

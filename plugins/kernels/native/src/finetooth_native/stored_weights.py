@@ -12,8 +12,8 @@ from typing import Any, TypeGuard
 
 import torch
 from finetooth_kernels.memory import new_empty
-from finetooth_toolbox.torch.plain_modules import is_hooked
-from finetooth_toolbox.torch.quantised import DequantisingLinear
+from finetooth_torchshared.plain_modules import is_hooked
+from finetooth_torchshared.quantised import DequantisingLinear
 from torch import Tensor
 
 __all__ = ["is_stored", "made", "made_again"]

@@ -22,7 +22,7 @@ from finetooth_kernels.decoder import FindLowRank, GroupParts, LayerOperations, 
 from finetooth_kernels.low_rank_linear import Again, diagonal
 from finetooth_kernels.memory import Arena
 from finetooth_kernels.segments import Segment
-from finetooth_toolbox.torch.plain_modules import is_hooked, is_plain
+from finetooth_torchshared.plain_modules import is_hooked, is_plain
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 

@@ -40,8 +40,8 @@ from finetooth_hooks import Contribution, DataError, LossData, LossFn, LossResul
 from finetooth_hooks import arrays as xp
 from finetooth_hooks.arrays import Array
 from finetooth_hooks.context import Context
-from finetooth_toolbox.rollouts.kept import among_kept
-from finetooth_toolbox.rollouts.policy_options import Kl, PolicyOptions
+from finetooth_rollouts.kept import among_kept
+from finetooth_rollouts.policy_options import Kl, PolicyOptions
 from pydantic import model_validator
 
 LEAST, MOST = 1e-8, 20.0

@@ -10,11 +10,11 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.datum import Datum
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.rollouts import Rollout
-from finetooth_toolbox.rollouts.advantages import Floats, groups_of, rewards_of
-from finetooth_toolbox.rollouts.data import for_every
-from finetooth_toolbox.rollouts.method import RolloutMethod
-from finetooth_toolbox.rollouts.options import RolloutOptions
-from finetooth_toolbox.rollouts.token_weights import LossType
+from finetooth_rollouts.advantages import Floats, groups_of, rewards_of
+from finetooth_rollouts.data import for_every
+from finetooth_rollouts.method import RolloutMethod
+from finetooth_rollouts.options import RolloutOptions
+from finetooth_rollouts.token_weights import LossType
 from pydantic import Field, model_validator
 
 

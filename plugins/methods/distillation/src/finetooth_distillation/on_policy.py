@@ -11,12 +11,12 @@ from finetooth_hooks.datum import Datum
 from finetooth_hooks.engine import Engine, RoleModel
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.rollouts import Rollout
-from finetooth_toolbox.rollouts.advantages import rewards_of
-from finetooth_toolbox.rollouts.asking import said_of
-from finetooth_toolbox.rollouts.data import data_of, drawn_logprobs, for_every
-from finetooth_toolbox.rollouts.method import RolloutMethod
-from finetooth_toolbox.rollouts.options import RolloutOptions
-from finetooth_toolbox.rollouts.token_weights import LossType
+from finetooth_rollouts.advantages import rewards_of
+from finetooth_rollouts.asking import said_of
+from finetooth_rollouts.data import data_of, drawn_logprobs, for_every
+from finetooth_rollouts.method import RolloutMethod
+from finetooth_rollouts.options import RolloutOptions
+from finetooth_rollouts.token_weights import LossType
 from pydantic import Field, model_validator
 
 from finetooth_distillation.loss import Divergence

@@ -13,7 +13,7 @@ from pathlib import Path
 from finetooth_hooks import EngineError, Sampling
 from finetooth_hooks.context import Context
 from finetooth_hooks.datum import Datum
-from finetooth_toolbox.rollouts.prompts import Prompts, messages_of
+from finetooth_rollouts.prompts import Prompts, messages_of
 
 FILE = Path("teacher") / "answers.jsonl"
 Answer = tuple[str, bool]

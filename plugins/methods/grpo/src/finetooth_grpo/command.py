@@ -8,9 +8,9 @@ from textwrap import shorten
 import click
 from finetooth_hooks import CommandContext, UserError
 from finetooth_hooks.rollouts import Rollout
-from finetooth_toolbox.rollouts.advantages import groups_of
-from finetooth_toolbox.rollouts.metrics import batch_metrics
-from finetooth_toolbox.rollouts.rollouts_file import ROUNDS, read_rollouts
+from finetooth_rollouts.advantages import groups_of
+from finetooth_rollouts.metrics import batch_metrics
+from finetooth_rollouts.rollouts_file import ROUNDS, read_rollouts
 
 WIDTH = 72
 """Letters of an answer that are shown."""

@@ -6,10 +6,10 @@ from functools import partial
 from typing import Literal
 
 from finetooth_hooks.context import Context
-from finetooth_toolbox.rollouts.advantages import decoupled, group_relative, leave_one_out, normalised_over_batch
-from finetooth_toolbox.rollouts.method import RolloutMethod
-from finetooth_toolbox.rollouts.options import RolloutOptions
-from finetooth_toolbox.rollouts.scoring import weights_by_name
+from finetooth_rollouts.advantages import decoupled, group_relative, leave_one_out, normalised_over_batch
+from finetooth_rollouts.method import RolloutMethod
+from finetooth_rollouts.options import RolloutOptions
+from finetooth_rollouts.scoring import weights_by_name
 from pydantic import model_validator
 
 

@@ -15,7 +15,7 @@ from finetooth_hooks import Conversation, DataError, Example, Message, PromptCom
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Labelled, Pair, Side
 from finetooth_hooks.preparation import Render
-from finetooth_toolbox.rendering.prompts import encode_document, render_completion
+from finetooth_toolbox.messages.prompts import encode_document, render_completion
 
 SAME = "chosen and rejected are the same"
 NO_PROMPT = "it has no prompt"

@@ -12,8 +12,8 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Segments
 from finetooth_hooks.preparation import PreparedRows, Render
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_toolbox.rendering.prompts import closed, encode_document
-from finetooth_toolbox.rows.lazy import LazySequence
+from finetooth_rows.lazy import LazySequence
+from finetooth_toolbox.messages.prompts import closed, encode_document
 from numpy.typing import NDArray
 
 SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "</s>")

@@ -9,8 +9,8 @@ from finetooth_hooks import DataError, Example, Rendered, Text
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Labelled, Pair
 from finetooth_hooks.preparation import Render
-from finetooth_toolbox.rendering.answers import has_words, rendered_answer, scored_at_end
-from finetooth_toolbox.rows.tally import TOO_LONG
+from finetooth_rows.tally import TOO_LONG
+from finetooth_toolbox.messages.answers import has_words, rendered_answer, scored_at_end
 
 Kind = Literal["pairs", "labels"]
 PAIRS, LABELS = "pairs of answers", "answers with a number"

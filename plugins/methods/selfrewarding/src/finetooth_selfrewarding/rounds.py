@@ -16,7 +16,7 @@ from typing import Any
 
 from finetooth_hooks.errors import EngineError
 from finetooth_hooks.rollouts import Rollout
-from finetooth_toolbox.rollouts.rollouts_file import ROUNDS
+from finetooth_rollouts.rollouts_file import ROUNDS
 
 
 @dataclass(frozen=True)

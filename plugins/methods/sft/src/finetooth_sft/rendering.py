@@ -10,9 +10,9 @@ from finetooth_hooks import Conversation, DataError, Example, Message, PromptCom
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Segments, Text, TrainOn
 from finetooth_hooks.preparation import Render
-from finetooth_toolbox.rendering.markup import trained_messages
-from finetooth_toolbox.rendering.plain_markup import PlainMarkup
-from finetooth_toolbox.rendering.prompts import render_completion, render_segments
+from finetooth_toolbox.messages.markup import trained_messages
+from finetooth_toolbox.messages.plain_markup import PlainMarkup
+from finetooth_toolbox.messages.prompts import render_completion, render_segments
 
 TRAILING = "ends with a message that is not the assistant's"
 BLANK = "what trains and what does not meet behind a blank"

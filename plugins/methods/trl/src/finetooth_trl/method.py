@@ -13,7 +13,7 @@ from finetooth_hooks.engine import Engine
 from finetooth_hooks.errors import PlanError
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.reports import DataReport, Prepared, StepReport
-from finetooth_toolbox.rollouts.scoring import build_rewards
+from finetooth_rollouts.scoring import build_rewards
 from pydantic import Field
 
 from finetooth_trl.rows import columns_of

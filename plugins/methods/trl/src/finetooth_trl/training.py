@@ -22,7 +22,7 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.engine import Engine, Stepped
 from finetooth_hooks.errors import EngineError, FinetoothError, PlanError
 from finetooth_hooks.reports import StepReport
-from finetooth_toolbox.rollouts.scoring import WeightedReward
+from finetooth_rollouts.scoring import WeightedReward
 from torch import nn
 from transformers import AutoTokenizer, TrainerCallback
 

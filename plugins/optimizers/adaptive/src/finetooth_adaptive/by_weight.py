@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from finetooth_toolbox.torch.by_parameter import ByParameter, Settings, counted, decay
+from finetooth_torchshared.by_parameter import ByParameter, Settings, counted, decay
 from torch import Tensor
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from finetooth_toolbox.torch.by_parameter import Settings, decay, loss_of
+from finetooth_torchshared.by_parameter import Settings, decay, loss_of
 from torch import Tensor
 
 

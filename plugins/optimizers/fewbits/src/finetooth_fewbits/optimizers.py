@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from finetooth_hooks import Context
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_toolbox.llama_shape import layer_matrices
-from finetooth_toolbox.torch.optimizers import Beta, Groups, OptimizerOptions, TorchOptimizer
+from finetooth_torchshared.optimizers import Beta, Groups, OptimizerOptions, TorchOptimizer
 from pydantic import Field
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from finetooth_toolbox.torch.by_parameter import ByParameter, Settings, counted, decay
+from finetooth_torchshared.by_parameter import ByParameter, Settings, counted, decay
 from torch import Tensor
 
 LAYER = re.compile(r"\.(\d+)\.")

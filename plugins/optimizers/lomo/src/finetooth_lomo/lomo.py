@@ -5,7 +5,7 @@ arXiv:2310.10195, algorithm 1)."""
 from __future__ import annotations
 
 import torch
-from finetooth_toolbox.torch.by_parameter import ByParameter, Settings, counted, decay
+from finetooth_torchshared.by_parameter import ByParameter, Settings, counted, decay
 from torch import Tensor
 
 SMALLEST_ROOT = 1e-3

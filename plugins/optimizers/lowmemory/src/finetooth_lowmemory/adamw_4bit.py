@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from finetooth_toolbox.torch.by_parameter import ByParameter, Settings, counted, decay
-from finetooth_toolbox.torch.few_bit_states import FewBits, dynamic_levels, even_levels
+from finetooth_torchshared.by_parameter import ByParameter, Settings, counted, decay
+from finetooth_torchshared.few_bit_states import FewBits, dynamic_levels, even_levels
 from torch import Tensor
 
 BLOCK = 128

@@ -4,7 +4,7 @@ arXiv:2403.03507, algorithm 2)."""
 from __future__ import annotations
 
 import torch
-from finetooth_toolbox.torch.by_parameter import ByParameter, Settings, counted, decay
+from finetooth_torchshared.by_parameter import ByParameter, Settings, counted, decay
 from torch import Tensor
 
 from finetooth_lowmemory.moments import adam_direction, adam_direction_8bit

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import torch
-from finetooth_toolbox.torch.by_parameter import Settings
-from finetooth_toolbox.torch.few_bit_states import FewBits, dynamic_levels
+from finetooth_torchshared.by_parameter import Settings
+from finetooth_torchshared.few_bit_states import FewBits, dynamic_levels
 from torch import Tensor
 
 BLOCK = 256

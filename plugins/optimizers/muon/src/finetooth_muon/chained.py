@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from finetooth_toolbox.torch.by_parameter import loss_of
+from finetooth_torchshared.by_parameter import loss_of
 
 
 class Chained(torch.optim.Optimizer):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from finetooth_toolbox.torch.by_parameter import ByParameter, Settings, decay
+from finetooth_torchshared.by_parameter import ByParameter, Settings, decay
 from torch import Tensor
 
 from finetooth_muon.optimizers import rank_of

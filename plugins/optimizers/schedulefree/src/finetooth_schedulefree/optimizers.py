@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from finetooth_hooks import Context
-from finetooth_toolbox.torch.optimizers import Beta, Groups, OptimizerOptions, TorchOptimizer
+from finetooth_torchshared.optimizers import Beta, Groups, OptimizerOptions, TorchOptimizer
 from pydantic import Field
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from finetooth_toolbox.torch.by_parameter import ByParameter, Settings, counted
+from finetooth_torchshared.by_parameter import ByParameter, Settings, counted
 from torch import Tensor
 
 

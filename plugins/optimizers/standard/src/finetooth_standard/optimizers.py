@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks import Context, RecipeError
-from finetooth_toolbox.torch.optimizers import Beta, OptimizerOptions, TorchOptimizer
+from finetooth_torchshared.optimizers import Beta, OptimizerOptions, TorchOptimizer
 from pydantic import Field
 
 if TYPE_CHECKING:

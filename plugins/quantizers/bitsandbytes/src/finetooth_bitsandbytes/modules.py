@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from finetooth_toolbox.torch.quantised import RowsApart
+from finetooth_torchshared.quantised import RowsApart
 from torch import Tensor, nn
 
 # isort: split

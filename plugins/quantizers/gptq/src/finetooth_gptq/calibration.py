@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from finetooth_toolbox.torch.stored_experts import put_stored, weights_of_experts
+from finetooth_torchshared.stored_experts import put_stored, weights_of_experts
 from torch import Tensor, nn
 
 from finetooth_gptq.expert_inputs import ExpertInputs

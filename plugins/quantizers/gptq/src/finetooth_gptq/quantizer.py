@@ -47,7 +47,7 @@ class Gptq(QuantizerBase):
 
     def linear(self, module: Any, *, device: str) -> Any:
         """Without anything to calibrate with: every weight by itself."""
-        from finetooth_toolbox.torch.grouped_linear import GroupedLinear
+        from finetooth_torchshared.grouped_linear import GroupedLinear
 
         from finetooth_gptq.rounding import nearest
 
@@ -61,9 +61,9 @@ class Gptq(QuantizerBase):
             RecipeError: the recipe has no training data of rows that are tokens, or a Hessian cannot be inverted.
         """
         import torch
-        from finetooth_toolbox.rendering.calibration import calibration_rows
-        from finetooth_toolbox.torch.grouped_linear import GroupedLinear
-        from finetooth_toolbox.torch.stored_experts import as_linear
+        from finetooth_rendering.calibration import calibration_rows
+        from finetooth_torchshared.grouped_linear import GroupedLinear
+        from finetooth_torchshared.stored_experts import as_linear
 
         from finetooth_gptq.calibration import calibrate
         from finetooth_gptq.rounding import joined, rounded

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from finetooth_toolbox.torch.grouped_linear import Bits, Grouped
+from finetooth_torchshared.grouped_linear import Bits, Grouped
 from torch import Tensor
 
 BLOCK = 128

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 import torch
-from finetooth_toolbox.torch import mxfp4
-from finetooth_toolbox.torch.mxfp4 import pairs, singles
-from finetooth_toolbox.torch.quantised import RowsApart
+from finetooth_torchshared import mxfp4
+from finetooth_torchshared.mxfp4 import pairs, singles
+from finetooth_torchshared.quantised import RowsApart
 from torch import Tensor, nn
 
 Form: TypeAlias = Literal["int8", "int4", "int4_symmetric", "mxfp4"]
@@ -113,7 +113,7 @@ class Int4Linear(Grouped):
 
 
 class Mxfp4Linear(Grouped):
-    """See `finetooth_toolbox.torch.mxfp4`."""
+    """See `finetooth_torchshared.mxfp4`."""
 
     codes: Tensor
     scales: Tensor

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from finetooth_toolbox.torch.mxfp4 import pairs, singles
-from finetooth_toolbox.torch.quantised import RowsApart
+from finetooth_torchshared.mxfp4 import pairs, singles
+from finetooth_torchshared.quantised import RowsApart
 from torch import Tensor, nn
 
 

@@ -26,9 +26,9 @@ from typing import Any, ClassVar
 from finetooth_hooks import Conversation, DataError, Message, Options
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_toolbox.rendering.page import Page
-from finetooth_toolbox.rendering.tool_calls import function_call, tagged_calls
-from finetooth_toolbox.rendering.turns import TurnRenderer, json_text
+from finetooth_rendering.page import Page
+from finetooth_rendering.tool_calls import function_call, tagged_calls
+from finetooth_rendering.turns import TurnRenderer, json_text
 
 from finetooth_chatml.renderer import DOCUMENT_END, END, START
 

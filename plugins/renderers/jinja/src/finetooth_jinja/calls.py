@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetooth_hooks import Message
-from finetooth_toolbox.rendering.tool_calls import call_of, tagged_calls
+from finetooth_rendering.tool_calls import call_of, tagged_calls
 
 from finetooth_jinja.shapes import Shaper
 from finetooth_jinja.template import TemplateRefused

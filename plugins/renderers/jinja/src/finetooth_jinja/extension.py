@@ -7,8 +7,8 @@ from itertools import pairwise
 from typing import Any
 
 from finetooth_hooks import Conversation, Message
-from finetooth_toolbox.rendering.encoding import Encoder
-from finetooth_toolbox.rendering.tool_calls import call_of
+from finetooth_rendering.tool_calls import call_of
+from finetooth_toolbox.messages.encoding import Encoder
 
 from finetooth_jinja.shapes import Shaper
 from finetooth_jinja.template import TemplateRefused

@@ -11,7 +11,7 @@ from itertools import pairwise
 from finetooth_hooks import Message, Rendered
 from finetooth_hooks.examples import PLURALS, Medium, RenderedMedium
 from finetooth_hooks.protocols import MediumPlace, Processor
-from finetooth_toolbox.rendering.encoding import Encoded
+from finetooth_toolbox.messages.encoding import Encoded
 
 from finetooth_jinja.template import RenderedText, TemplateRefused
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from finetooth_hooks import Conversation, DataError, Message
-from finetooth_toolbox.rendering.encoding import Encoder
+from finetooth_toolbox.messages.encoding import Encoder
 
 from finetooth_jinja.shapes import Shaper
 from finetooth_jinja.template import TemplateRefused

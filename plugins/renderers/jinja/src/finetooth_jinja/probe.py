@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from finetooth_hooks import Message
-from finetooth_toolbox.rendering.encoding import Encoded, Encoder
+from finetooth_toolbox.messages.encoding import Encoded, Encoder
 
 from finetooth_jinja.extension import TOOL, TOOLS
 from finetooth_jinja.shapes import Shaper

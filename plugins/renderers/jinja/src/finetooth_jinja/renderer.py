@@ -19,8 +19,8 @@ from finetooth_hooks.bases import RendererBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Placed, TrainOn
 from finetooth_hooks.protocols import Processor, Tokenizer
-from finetooth_toolbox.rendering.encoding import Encoder, Range
-from finetooth_toolbox.rendering.markup import token_weights, trained_messages
+from finetooth_toolbox.messages.encoding import Encoder, Range
+from finetooth_toolbox.messages.markup import token_weights, trained_messages
 from pydantic import Field
 
 from finetooth_jinja.calls import learned

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetooth_hooks import Message
-from finetooth_toolbox.rendering.chat_templates import shaped as shape_of
-from finetooth_toolbox.rendering.turns import json_text
+from finetooth_rendering.turns import json_text
+from finetooth_toolbox.messages.chat_templates import shaped as shape_of
 
 from finetooth_jinja.media import Media
 from finetooth_jinja.template import ChatTemplate, RenderedText, TemplateRefused

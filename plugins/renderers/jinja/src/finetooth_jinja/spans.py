@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from finetooth_hooks import Conversation, DataError, Message
-from finetooth_toolbox.rendering.encoding import Encoded, Range
+from finetooth_toolbox.messages.encoding import Encoded, Range
 
 from finetooth_jinja.media import segments
 from finetooth_jinja.shapes import Shaper

@@ -12,8 +12,8 @@ from finetooth_hooks.context import Opened
 from finetooth_hooks.entries import Method
 from finetooth_hooks.examples import RenderedMedium, Side
 from finetooth_hooks.heads import ScalarHead
-from finetooth_toolbox.rendering.answers import has_words, rendered_answer, separator_tokens, step_tokens, text_datum
-from finetooth_toolbox.torch.classifiers import head_of
+from finetooth_toolbox.messages.answers import has_words, rendered_answer, separator_tokens, step_tokens, text_datum
+from finetooth_toolbox.saved_heads import head_of
 
 Steps = Literal["product", "min", "last", "mean"]
 JOINED: Mapping[Steps, Callable[[Any], Any]] = {

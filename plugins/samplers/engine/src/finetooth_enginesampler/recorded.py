@@ -10,8 +10,8 @@ from pathlib import Path
 from finetooth_hooks import Context, Engine, EngineError, Options, RecipeError, Sampling
 from finetooth_hooks.bases import SamplerBase
 from finetooth_hooks.rollouts import Prompt, Rollout, Sampled
-from finetooth_toolbox.rollouts.advantages import groups_of
-from finetooth_toolbox.rollouts.rollouts_file import read_rollouts
+from finetooth_rollouts.advantages import groups_of
+from finetooth_rollouts.rollouts_file import read_rollouts
 from pydantic import Field
 
 

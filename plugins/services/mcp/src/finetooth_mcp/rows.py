@@ -11,7 +11,7 @@ import numpy as np
 from finetooth_hooks import Conversation, DataError, Datum, Message, PromptCompletion, Rendered
 from finetooth_hooks.context import Context
 from finetooth_hooks.faces import FaceService
-from finetooth_toolbox.rendering.prompts import render_completion, text_opening
+from finetooth_toolbox.messages.prompts import render_completion, text_opening
 
 from finetooth_mcp.arguments import Prompt, Row
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from finetooth_hooks import FinetoothError, Sampling
 from finetooth_hooks.faces import FaceCaller, FaceService
-from finetooth_toolbox.rendering.prompts import encode_document
+from finetooth_toolbox.messages.prompts import encode_document
 
 from finetooth_openai.faults import Fault
 from finetooth_openai.media import shown_prompt

@@ -13,7 +13,7 @@ from finetooth_hooks import FinetoothError, Message
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import PLURALS, Audio, Image
 from finetooth_hooks.sampling import ShownPrompt
-from finetooth_toolbox.rows.media import chunks
+from finetooth_toolbox.messages.media import chunks
 
 from finetooth_openai.faults import Fault
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import CommandContext, UserError
-from finetooth_toolbox.peft.trained_over import check_base
+from finetooth_toolbox.files.trained_over import check_base
 
 from finetooth_server.settings import ServedAdapter
 

@@ -17,7 +17,7 @@ from finetooth_hooks import UserError
 from finetooth_hooks.held import HeldAdapter, Stack
 from finetooth_hooks.protocols import Adapter, Addition, LowRank
 from finetooth_kernels.decoder import GroupParts, PlainGroup
-from finetooth_toolbox.torch.plain_modules import is_plain
+from finetooth_torchshared.plain_modules import is_plain
 from torch import Tensor, nn
 
 from finetooth_torch.decoder.bodies import StreamBody, TransformersBody

@@ -9,7 +9,7 @@ import torch
 from finetooth_hooks.protocols import Head
 from finetooth_kernels.contract import DEFAULT_CHUNK_BYTES
 from finetooth_kernels.linear_logprob import foresees
-from finetooth_toolbox.torch.plain_modules import is_plain
+from finetooth_torchshared.plain_modules import is_plain
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 

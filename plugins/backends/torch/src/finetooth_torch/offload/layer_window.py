@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from finetooth_hooks import EngineError
-from finetooth_toolbox.torch.kept_elsewhere import in_host_memory
-from finetooth_toolbox.torch.quantised import QuantisedLinear
+from finetooth_torchshared.kept_elsewhere import in_host_memory
+from finetooth_torchshared.quantised import QuantisedLinear
 from torch import Tensor, nn
 
 from finetooth_torch.offload.copies import Shape

@@ -17,7 +17,7 @@ from finetooth_hooks.protocols import (
     SnapshotsPart,
 )
 from finetooth_steps.row_filling import Filling
-from finetooth_toolbox.torch.classifiers import has_classifier, no_classifier
+from finetooth_torchshared.classifiers import has_classifier, no_classifier
 
 from finetooth_torch.planning.attention import AUTO, AttentionChoice, choose_attention
 from finetooth_torch.planning.layer_memory import HeldByAttention

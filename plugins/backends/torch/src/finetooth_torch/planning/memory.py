@@ -11,7 +11,7 @@ from finetooth_hooks import MemoryEstimate
 from finetooth_hooks.protocols import BasePart, ModelFacts, PlanRequest, Quantizer, RoleRequest
 from finetooth_steps.layout import SHORTEST_SHARED
 from finetooth_toolbox.llama_shape import layer_matrices, linear_shapes
-from finetooth_toolbox.torch.gpus import CONTEXT
+from finetooth_torchshared.gpus import CONTEXT
 
 from finetooth_torch.planning.layer_memory import (
     BYTES,

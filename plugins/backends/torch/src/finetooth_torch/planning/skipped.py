@@ -31,7 +31,7 @@ def loaded(base: BasePart, load: Callable[[], Any]) -> Any:
     if not base.model.files:  # now they are fetched anyway
         _counted(base)
     model = load()
-    from finetooth_toolbox.torch.quantised import check_skip
+    from finetooth_torchshared.quantised import check_skip
 
     check_skip(model, quantizer)
     return model
@@ -44,7 +44,7 @@ def _counted(base: BasePart) -> BasePart:
     tensors = base.loader.tensors(base.model.reference, framework="torch", precision="fp32")
     if tensors is None:
         return base
-    from finetooth_toolbox.torch.quantised import check_skip, storable
+    from finetooth_torchshared.quantised import check_skip, storable
 
     check_skip(tensors.model, quantizer)
     if not base.model.expert_weights:

@@ -38,7 +38,7 @@ class TrainedParameters:
         dtype: what the model computes in.
         scaler: gradients are divided by its scale.
         compute: adds gradients up.
-        kept: identities of those parameters of the base that stay in fp32, see `finetooth_toolbox.torch.kept_in_fp32`.
+        kept: identities of those parameters of the base that stay in fp32, see `finetooth_torchshared.kept_in_fp32`.
         words: capabilities of the optimizer. With `masterless`, what trains is in the precision of the model, and the
             optimizer sees that, with gradients in fp32.
 

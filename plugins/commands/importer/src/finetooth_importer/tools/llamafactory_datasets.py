@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finetooth_toolbox.rows import dataset_info
+from finetooth_rows import dataset_info
 
 from finetooth_importer.account import Account, Outcome
 

@@ -1,0 +1,38 @@
+"""finetooth: fine-tune language models.
+
+`finetooth.run(recipe)` trains, `finetooth.resume(run)` goes on with a run that was interrupted, and
+`finetooth.engine(recipe)` gives the engine to drive step by step. `finetooth.quantize(model, "int4")` and
+`finetooth.dequantize(model)` change a transformers model without a recipe, `finetooth.offload(optimizer)` keeps a torch
+optimizer's state elsewhere.
+
+Importing this package is cheap; frameworks are
+imported when a recipe needs them.
+
+Other distributions may add names, by an entry point in the group `finetooth.names`; each is imported when it is asked
+for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetooth_core.api import engine, resume, run, session
+from finetooth_core.session import Session
+
+__all__ = ["Session", "engine", "resume", "run", "session"]
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__"):  # what tools ask of any module; to ask every distribution takes 20 ms
+        raise AttributeError(f"module 'finetooth' has no attribute {name!r}")
+
+    from importlib.metadata import entry_points
+
+    found = sorted(entry_points(group="finetooth.names", name=name), key=lambda entry: entry.value)
+    if not found:
+        raise AttributeError(f"module 'finetooth' has no attribute {name!r}, and no installed package adds one")
+    if len(found) > 1:
+        owners = ", ".join(entry.value for entry in found)
+        raise AttributeError(f"finetooth.{name} is offered by several packages: {owners}")
+    globals()[name] = found[0].load()
+    return globals()[name]

@@ -1,0 +1,201 @@
+"""`ft advise`: what of a model fits which memory, and which method fits what one has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+from finetooth_hooks.errors import UserError
+from finetooth_toolbox.text.measures import memory_of
+
+if TYPE_CHECKING:
+    from finetooth_core.advice import Advice, Way
+    from finetooth_core.cli.state import State
+
+
+@click.command("advise")
+@click.argument("models", metavar="[MODEL]...", nargs=-1)
+@click.option("--memory", metavar="SIZE", help="Of the device, such as 24GB; default: the machine that this is.")
+@click.option("--cpu", is_flag=True, help="With --memory: a processor, not an accelerator.")
+@click.option("--rows", type=click.IntRange(min=1), default=1000, show_default=True, help="How many rows train.")
+@click.option("--length", type=click.IntRange(min=2), help="Tokens of a row; default: 512.")
+@click.option("--tflops", type=click.FloatRange(min=0, min_open=True), help="TFLOP/s that training reaches there.")
+@click.option("--goal", is_flag=True, help="Show which method goes with what one has.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.pass_obj
+def command(
+    state: State,
+    models: tuple[str, ...],
+    memory: str | None,
+    cpu: bool,
+    rows: int,
+    length: int | None,
+    tflops: float | None,
+    goal: bool,
+    as_json: bool,
+) -> None:
+    """Show what of MODEL can be trained in a memory, how long it takes and what is known of the quality.
+
+    MODEL is what a recipe's `model` takes, or a folder with nothing but its config.json; no weights are read. Several
+    are compared: what of each fits, a line for each.
+    """
+    if goal:
+        _show_goals(state, as_json)
+        return
+    if not models:
+        raise UserError("ft advise: no model is named", action="write ft advise MODEL, or ft advise --goal")
+    if cpu and memory is None:
+        raise UserError("--cpu goes with --memory", action="add --memory, such as 32GB")
+    from finetooth_toolbox import made_up_machines as made_up
+
+    from finetooth_core import advice
+
+    size = None if memory is None else memory_of(memory, "--memory")
+    hardware = None if size is None else made_up.processor(size) if cpu else made_up.accelerator(size)
+    speed = None if tflops is None else tflops * 1e12
+    found = {}
+    for model in models:
+        context = state.sketch({"model": model, "adapter": "auto", "quantization": "auto"}, hardware)
+        found[model] = advice.advise(context, rows=rows, length=length, speed=speed)
+    if as_json:
+        import json
+
+        made = [plain(one, model) for model, one in found.items()]
+        click.echo(json.dumps(made[0] if len(made) == 1 else made, indent=2, sort_keys=True))
+        state.said_json = True
+    elif len(found) == 1:
+        _show(found[models[0]], models[0])
+    else:
+        _show_several(found)
+
+
+def plain(found: Advice, model: str) -> dict[str, Any]:
+    """Advice as JSON has it."""
+    from finetooth_core.advice import QUALITY
+
+    taken = found.taken
+    return {
+        "model": model,
+        "parameters": found.parameters,
+        "device": found.hardware.label,
+        "memory": found.hardware.memory,
+        "rows": found.rows,
+        "length": found.length,
+        "speed": found.speed,
+        "speed_from": found.speed_from,
+        "taken": None if taken is None else taken.step.label,
+        "ways": [
+            {
+                "way": way.step.label,
+                "kind": way.step.kind,
+                "recipe": dict(way.step.changes),
+                "fits": way.fits,
+                "memory": None if way.memory is None else asdict(way.memory),
+                "lacks": way.lacks,
+                "seconds": way.seconds,
+                "gives_up": list(way.step.gives_up),
+                "quality": QUALITY[way.step.kind][0],
+                "source": QUALITY[way.step.kind][1],
+            }
+            for way in found.ways
+        ],
+    }
+
+
+def _show(found: Advice, model: str) -> None:
+    from rich.console import Console
+
+    from finetooth_core.advice import QUALITY
+    from finetooth_core.cli import render
+
+    console = Console(highlight=False)
+    headers = ("way", "memory", "time", "fits", "quality, as published")
+    rows = [
+        (
+            way.step.label,
+            "-" if way.memory is None else render.size(way.memory.total),
+            "-" if way.seconds is None else render.duration(way.seconds),
+            _fits(found, way),
+            f"{QUALITY[way.step.kind][0]} [{QUALITY[way.step.kind][1]}]",
+        )
+        for way in found.ways
+    ]
+    title = (
+        f"{model}, {found.parameters:,} parameters, on {found.hardware.label} ({render.size(found.hardware.memory)})"
+    )
+    lines = [
+        _measured_by(found),
+        "memory is the plan's estimate of the peak; time is of the products alone, without turning stored bits into "
+        "numbers; what stands behind authors are numbers of arXiv",
+    ]
+    if found.taken is None:
+        lines.append("nothing fits: take a smaller model, shorter rows, or a device with more memory")
+    else:
+        settings = ", ".join(f"{name}: {_said(value)}" for name, value in found.taken.step.changes.items())
+        lines.append(f"adapter: auto with quantization: auto takes {found.taken.step.label} ({settings})")
+    render.show(console, render.table(console, title, headers, rows, numbers=2), "\n".join(lines))
+
+
+def _measured_by(found: Advice) -> str:
+    return (
+        f"{found.rows:,} rows of {found.length} tokens, once; time at {found.speed / 1e12:.3g} TFLOP/s, "
+        f"{found.speed_from}"
+    )
+
+
+def _show_several(found: Mapping[str, Advice]) -> None:
+    """A line for each model: the best way that fits, or what the smallest lacks."""
+    from rich.console import Console
+
+    from finetooth_core.cli import render
+
+    console = Console(highlight=False)
+    rows = []
+    for model, one in found.items():
+        way = one.taken
+        possible = [each.memory.total for each in one.ways if each.memory is not None]
+        least = f"nothing; the least would take {render.size(min(possible))}" if possible else "nothing"
+        memory = "-" if way is None or way.memory is None else render.size(way.memory.total)
+        time = "-" if way is None or way.seconds is None else render.duration(way.seconds)
+        rows.append((model, f"{one.parameters:,}", memory, time, least if way is None else way.step.label))
+    first = next(iter(found.values()))
+    lines = [
+        _measured_by(first),
+        "what fits is the first way that does, of those that `ft advise MODEL` lists; memory is the plan's estimate of "
+        "the peak",
+    ]
+    headers = ("model", "parameters", "memory", "time", "what fits")
+    title = f"On {first.hardware.label} ({render.size(first.hardware.memory)})"
+    render.show(console, render.table(console, title, headers, rows, numbers=3), "\n".join(lines))
+
+
+def _said(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _fits(found: Advice, way: Way) -> str:
+    if way is found.taken:
+        return "yes, taken"
+    return "yes" if way.fits else "no" if way.memory is not None else f"cannot work: {way.lacks}"
+
+
+def _show_goals(state: State, as_json: bool) -> None:
+    from finetooth_hooks.entries import Method
+    from rich.console import Console
+
+    from finetooth_core.cli import render
+
+    entries = [one.entry for one in state.catalog.all("method")]
+    goals = [(e.learns_from, e.rows, e.name, e.summary) for e in entries if isinstance(e, Method) and e.learns_from]
+    if as_json:
+        import json
+
+        names = ("learns_from", "rows", "method", "summary")
+        click.echo(json.dumps([dict(zip(names, goal, strict=True)) for goal in goals], indent=2))
+        state.said_json = True
+        return
+    console = Console(highlight=False)
+    headers = ("what you have", "how much of it", "method", "what it does")
+    render.show(console, render.table(console, "Which method", headers, goals))

@@ -1,0 +1,337 @@
+"""`ft chat`: talk to a trained run or to a model."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from finetooth_hooks.errors import EngineError, PlanError, UserError
+from finetooth_toolbox.text.controls import escape_controls
+
+from finetooth_core.cli.held_adapters import hold_adapters, of_the_next_stage, swap
+from finetooth_core.cli.kept_talk import append_row, read_tools
+from finetooth_core.cli.recipe_arguments import accept_memory_option, accepting
+from finetooth_core.cli.streams import is_text
+
+if TYPE_CHECKING:
+    from finetooth_hooks.engine import Engine
+    from finetooth_hooks.examples import MediumKind
+    from finetooth_hooks.models import ModelInfo
+
+    from finetooth_core.cli.conversation import Conversation
+    from finetooth_core.cli.state import State
+    from finetooth_core.session import Session
+
+WORDS = {
+    "/help": "show these words",
+    "/reset": "begin anew, without what was said so far",
+    "/adapter": "list the adapters of --adapter; /adapter NAME lets that one answer, /adapter A+B*0.5 a sum, /adapter "
+    "none the model itself",
+    "/compare": "/compare TEXT asks the model itself and each adapter, side by side; the conversation stays as it was",
+    "/save": "/save FILE adds the conversation to FILE as a training row",
+    "/image": "/image FILE shows the model a picture with what you say next",
+    "/audio": "/audio FILE plays it a sound",
+    "/video": "/video FILE shows it a video",
+    "/quit": "end; so do /exit and Ctrl-D",
+}
+"""What can be typed in place of a message, and what it does."""
+SHOWING: Mapping[str, MediumKind] = {"/image": "image", "/audio": "audio", "/video": "video"}
+"""What shows the model something with what is said next."""
+LEAVE = ("/quit", "/exit", "/bye")
+WELCOME = "Type a message. Ctrl-C stops an answer, /reset begins anew, /help lists more, /quit or Ctrl-D ends."
+
+
+@click.command("chat")
+@click.argument("model", metavar="RUN_OR_MODEL", type=click.Path())
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--prompt", help="Say this, print the answer and end; - reads it from standard input.")
+@click.option("--system", help="A system message to begin with.")
+@click.option(
+    "--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Longest answer, in tokens."
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="0 always takes the likeliest token.",
+)
+@click.option(
+    "--top-p",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Sample from this share of the probability.",
+)
+@click.option(
+    "--min-p",
+    type=click.FloatRange(min=0, max=1),
+    default=0.0,
+    show_default=True,
+    help="Leave out tokens with less than this share of the likeliest one's probability.",
+)
+@click.option(
+    "--repetition-penalty",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Above 1, what was said already is less likely to be said again.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the sampling.")
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="RUN_OR_FOLDER",
+    help="An adapter of the same base that answers in place of RUN_OR_MODEL's own; of several, /adapter picks; A+B*0.5 "
+    "is the sum of what several add.",
+)
+@click.option("--compare", is_flag=True, help="With --prompt: the model itself and each adapter answer, side by side.")
+@click.option(
+    "--save", type=click.Path(path_type=Path), help="With --prompt: add it with its answer to this file, as a row."
+)
+@click.option(
+    "--tools", type=click.Path(path_type=Path), help="Tools the model may call, a JSON list; calls are shown."
+)
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    metavar="FILE",
+    help="A picture for the first message; may be repeated.",
+)
+@click.option("--audio", "sounds", multiple=True, metavar="FILE", help="Likewise a sound.")
+@click.option("--video", "videos", multiple=True, metavar="FILE", help="Likewise a video: GIF, WebP, MP4, WebM or AVI.")
+@accept_memory_option
+@click.pass_obj
+def command(
+    state: State,
+    model: str,
+    overrides: tuple[str, ...],
+    prompt: str | None,
+    system: str | None,
+    max_tokens: int,
+    temperature: float,
+    top_p: float,
+    min_p: float,
+    repetition_penalty: float,
+    seed: int,
+    adapters: tuple[str, ...],
+    compare: bool,
+    save: Path | None,
+    tools: Path | None,
+    images: tuple[str, ...],
+    sounds: tuple[str, ...],
+    videos: tuple[str, ...],
+    accept_memory: bool,
+) -> None:
+    """Talk to RUN_OR_MODEL: a run by its folder or by its name under runs/, an adapter's folder, or anything that can
+    stand under model: in a recipe.
+
+    The answer is shown as it is written; Ctrl-C stops it and leaves the conversation open.
+    """
+    if prompt is None and (compare or save is not None):
+        word = "compare TEXT" if compare else "save FILE"
+        raise UserError(f"--{word.split()[0]} goes with --prompt", action=f"type /{word} in the conversation")
+    for option, text in (("--prompt", prompt), ("--system", system)):
+        if not is_text(text or ""):  # the system's encoding of arguments is not theirs
+            raise UserError(f"{option} is not {sys.getfilesystemencoding()} text", action="set PYTHONUTF8=1")
+    offered = () if tools is None else read_tools(tools)
+    click.echo(f"loading {model} ...", err=True)
+    from finetooth_hooks.sampling import Sampling
+    from finetooth_toolbox.messages.media import MEDIA
+
+    from finetooth_core.cli.conversation import Conversation
+
+    asked = _readable(sys.stdin.read()) if prompt == "-" else prompt
+    session, folder = open_session(state, model, accepting(overrides, accept_memory), adapters)
+    context = session.job.context
+    given: dict[MediumKind, tuple[str, ...]] = {"image": images, "audio": sounds, "video": videos}
+    for kind, files in given.items():
+        for file in files:  # before weights are loaded
+            context.processor.place(MEDIA[kind](file, path=Path(file)))
+    engine = trained_engine(session, model, folder)
+    sampling = Sampling(
+        max_tokens, temperature, top_p=top_p, seed=seed, min_p=min_p, repetition_penalty=repetition_penalty
+    )
+    chat = Conversation(
+        engine, context.renderer, sampling, system,
+        longest=context.facts.max_positions, look=lambda medium: context.processor.place(medium), tools=offered,
+    )  # fmt: skip
+    base = session.job.request.base.model
+    hold_adapters(chat, adapters, base)
+    for kind, files in given.items():
+        for file in files:
+            chat.show(Path(file), kind)
+    if asked is None:
+        click.echo(WELCOME, err=True)
+        talk(chat, base)
+        return
+    if compare:
+        beside(chat, asked, model)
+        return
+    stopped = show(chat, asked) if sys.stdout.isatty() else whole(chat, asked)
+    if stopped:
+        raise KeyboardInterrupt
+    if save is not None:
+        kept = append_row(save, chat.messages, chat.tools)
+        if kept.blank:
+            click.echo(kept.told(save), err=True)
+
+
+def whole(chat: Conversation, text: str) -> bool:
+    """Say `text` and print the answer, and nothing but the answer; returns whether it was stopped."""
+    answer = chat.answer(text)
+    click.echo(answer.text)
+    return answer.stop == "interrupted"
+
+
+def show(chat: Conversation, text: str) -> bool:
+    """Say `text` and show the answer as it comes; returns whether it was stopped."""
+    answer = chat.answer(text, _say)
+    click.echo()
+    if answer.stop == "interrupted":
+        kept = "what was said is kept" if answer.text else "nothing was said"
+        click.echo(f"(stopped; {kept})", err=True)
+    elif answer.stop == "length":
+        click.echo(f"(cut at --max-tokens {chat.sampling.max_tokens})", err=True)
+    return answer.stop == "interrupted"
+
+
+def beside(chat: Conversation, text: str, model: str = "the model itself") -> None:
+    """Ask the model and each adapter the same, and print the answers below their names."""
+    for name, answer in chat.side_by_side(text).items():
+        click.echo(f"{click.style(name or model, bold=True)}:\n{escape_controls(answer.text)}\n")
+
+
+def talk(chat: Conversation, base: ModelInfo | None = None) -> None:
+    """Read, answer, until the user leaves; what cannot be answered is said, and the conversation stays as it was.
+
+    Args:
+        base: of the adapters that `/adapter FIRST+SECOND` stacks; None: none can be.
+    """
+    while True:
+        try:
+            text = click.prompt(click.style("you", bold=True), prompt_suffix="> ", err=True).strip()
+        except click.Abort:  # Ctrl-D, or Ctrl-C where nothing is being answered
+            click.echo()
+            return
+        if text in LEAVE:
+            return
+        if text.split()[:1] == ["/adapter"]:
+            swap(text.partition(" ")[2].strip(), chat, base)
+            continue
+        if text.split()[:1] in (["/compare"], ["/save"], *([name] for name in SHOWING)):
+            _apart(text, chat)
+            continue
+        if re.fullmatch(r"/[\w?]+", text):
+            _obey(text, chat)
+        elif text:
+            try:
+                show(chat, _readable(text))
+            except (EngineError, UserError) as error:
+                problem = escape_controls(str(error))
+                click.echo(f"error: {problem}; /reset begins anew without what was said so far", err=True)
+
+
+def _apart(text: str, chat: Conversation) -> None:
+    """`/compare TEXT`, `/save FILE`, and `/image FILE` with those like it; what does not work is said."""
+    word, _, rest = text.partition(" ")
+    try:
+        if not rest.strip():
+            raise UserError(f"{word} needs {'a text' if word == '/compare' else 'a file'}", action="/help says how")
+        if word == "/compare":
+            beside(chat, _readable(rest.strip()))
+        elif word in SHOWING:
+            chat.show(Path(rest.strip()).expanduser(), SHOWING[word])
+            click.echo(f"({rest.strip()} is shown with what you say next)", err=True)
+        else:
+            kept = append_row(Path(rest.strip()).expanduser(), chat.messages, chat.tools)
+            click.echo(kept.told(rest.strip()), err=True)
+    except (EngineError, UserError, RuntimeError) as error:
+        click.echo(f"error: {escape_controls(str(error))}", err=True)
+
+
+def _obey(word: str, chat: Conversation) -> None:
+    """Do what a word with a slash asks for; one that is unknown is said, and never sent to the model."""
+    from finetooth_toolbox.text.nearest import nearest
+
+    if word == "/reset":
+        chat.reset()
+        click.echo("(begun anew)", err=True)
+        return
+    if word not in ("/help", "/?"):
+        near = nearest(word, WORDS)
+        click.echo(f"error: there is no {word} here" + (f" (did you mean {near}?)" if near else ""), err=True)
+    for known, meaning in WORDS.items():
+        click.echo(f"  {known:<8} {meaning}", err=True)
+    click.echo("  Ctrl-C   stop an answer; what was said until then is kept", err=True)
+
+
+def _say(piece: str) -> None:
+    click.echo(escape_controls(piece), nl=False)  # which flushes
+
+
+def _readable(text: str) -> str:
+    """
+    Raises:
+        UserError: some of it is not in the encoding of the terminal.
+    """
+    if not is_text(text):
+        raise UserError(
+            f"the message is not {sys.stdin.encoding or 'valid'} text", action="set PYTHONIOENCODING to its encoding"
+        )
+    return text
+
+
+def open_session(
+    state: State, model: str, overrides: tuple[str, ...], adapters: Sequence[str] = ()
+) -> tuple[Session, Path | None]:
+    """A session without data, of the run's own recipe or of one that names only the model; and the run's folder.
+
+    Args:
+        adapters: what is held beside the model; those that were trained over a run need that run as their base.
+    """
+    from finetooth_core.run_folder import artifact_of, recipe_of, run_of
+
+    recipe: dict[str, Any] = {"model": model}
+    folder = run_of(model)
+    if folder is not None:
+        artifact_of(folder)  # before the base is loaded
+        if of_the_next_stage(folder, adapters):
+            recipe, folder = {"model": str(folder)}, None
+        else:
+            recipe = recipe_of(folder)
+    recipe |= {"trackers": [], "evaluate": {"evaluators": []}}
+    return state.session(recipe, overrides, data=False), folder
+
+
+def trained_engine(session: Session, model: str, folder: Path | None) -> Engine:
+    """The engine, with what the run trained.
+
+    Args:
+        folder: of the run; None for a model.
+
+    Raises:
+        PlanError: the backend cannot generate, the model gives scores and no text, or it does not fit into memory.
+    """
+    from finetooth_core.memory_check import OF_TRAINING
+    from finetooth_core.run_folder import artifact_of
+
+    head = session.job.request.trains.head
+    if head is not None and head.exported_as != "none":
+        raise PlanError(
+            f"model: {model} is a reward model: it gives scores and no answers",
+            action="name a run or a model that writes text; ft --help lists what scores with it",
+        )
+    session.check_memory(OF_TRAINING)
+    engine = session.engine
+    if "generate" not in engine.capabilities:
+        raise PlanError(f"backend: {session.plan.picks['backend']} cannot generate", action="pick another backend")
+    if folder is not None:
+        engine.restore(artifact_of(folder))
+    return engine

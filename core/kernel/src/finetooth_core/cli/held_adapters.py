@@ -1,0 +1,111 @@
+"""Adapters that a conversation holds beside its model: by name, and stacked (`first+second*0.5`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from finetooth_hooks.errors import FinetoothError, PlanError, UserError
+
+if TYPE_CHECKING:
+    from finetooth_hooks.models import ModelInfo
+
+    from finetooth_core.cli.conversation import Conversation
+
+
+def hold_adapters(chat: Conversation, references: Sequence[str], base: ModelInfo) -> None:
+    """Hold adapters beside the engine's own weights; the first answers.
+
+    Args:
+        references: runs, folders of adapters, and stacks of them.
+        base: what they must have been trained over.
+
+    Raises:
+        UserError: one of them is no adapter of this base, or more than a low-rank addition.
+        PlanError: the engine holds none.
+    """
+    if references and not {"adapters", "continuous"} <= chat.engine.capabilities:
+        raise PlanError(
+            "--adapter: this model's weights cannot have another adapter beside them",
+            action="name the adapter, or its run, in place of the model",
+        )
+    for reference in references:
+        hold(chat, reference, base, setting="--adapter")
+    chat.adapter = next(iter(chat.adapters), "")
+
+
+def of_the_next_stage(run: Path, references: Sequence[str]) -> bool:
+    """Whether one of these adapters was trained over what a run had become, which is their base then."""
+    from finetooth_toolbox.files.trained_over import base_revision
+
+    from finetooth_core.run_folder import ARTIFACT, run_of
+    from finetooth_core.stages import digest_of
+
+    here = digest_of(run / ARTIFACT)
+    for reference in references:
+        for name, _ in _parts(reference, "--adapter"):
+            folder = run_of(name)
+            if base_revision(Path(name) if folder is None else folder / ARTIFACT) == here:
+                return True
+    return False
+
+
+def _parts(reference: str, setting: str) -> list[tuple[str, float]]:
+    """The adapters that a name stands for, each with its weight."""
+    from finetooth_toolbox.text.stacked_names import is_stack, parts_of
+
+    from finetooth_core.run_folder import run_of
+
+    if not is_stack(reference):
+        return [(reference, 1.0)]
+    return parts_of(reference, lambda name: run_of(name) is not None or Path(name).is_dir(), setting=setting)
+
+
+def hold(chat: Conversation, reference: str, base: ModelInfo, *, setting: str) -> None:
+    """Hold one adapter, or the sum of a stack, by the name that was given.
+
+    Raises:
+        UserError: as `hold_adapters`.
+    """
+    from finetooth_toolbox.files.trained_over import check_base
+
+    from finetooth_core.run_folder import artifact_of, run_of
+
+    stack = []
+    for name, weight in _parts(reference, setting):
+        run = run_of(name)
+        folder = Path(name) if run is None else artifact_of(run)
+        check_base(folder, base, named=f"{setting} {name}")
+        stack.append((folder, weight))
+    held = chat.engine.hold(stack)
+    if held is None:
+        raise UserError(
+            f"{setting} {reference}: it is more than a low-rank addition to linear modules",
+            action="name it in place of the model",
+        )
+    chat.adapters[reference] = held
+
+
+def swap(name: str, chat: Conversation, base: ModelInfo | None = None) -> None:
+    """List the adapters, or let another one answer from now on; what was said stays. A stack of those that are held is
+    held from then on too."""
+    from finetooth_toolbox.text.nearest import nearest
+    from finetooth_toolbox.text.stacked_names import is_stack
+
+    if name == "none":
+        chat.adapter = ""
+    elif name in chat.adapters:
+        chat.adapter = name
+    elif base is not None and is_stack(name):
+        try:
+            hold(chat, name, base, setting="/adapter")
+            chat.adapter = name
+        except FinetoothError as error:
+            click.echo(f"error: {error}", err=True)
+    elif name:
+        near = nearest(name, chat.adapters)
+        click.echo(f"error: there is no adapter {name} here" + (f" (did you mean {near}?)" if near else ""), err=True)
+    for one in ("", *chat.adapters):
+        click.echo(f"{'*' if one == chat.adapter else ' '} {one or 'none'}", err=True)

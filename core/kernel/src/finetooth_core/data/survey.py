@@ -1,0 +1,269 @@
+"""What prepared data are like as a whole: lengths, repetitions, padding, and whose words train.
+
+Lengths are positions: what the engine reads, and what `train.max_length` counts. A row of N + 1 tokens has N, since its
+last token is only predicted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from finetooth_hooks.errors import DataError
+from finetooth_hooks.examples import MediumKind
+from finetooth_hooks.plan import TrainSettings
+from finetooth_hooks.preparation import Limit
+from finetooth_rows.tally import SPLIT
+from finetooth_rows.token_rows import positions_of
+from finetooth_toolbox.methods.batched import Batches
+
+from finetooth_core.data.repeats import Digests, Repeats, digests_of, repeats, shared
+
+if TYPE_CHECKING:
+    from finetooth_hooks.datum import Datum
+    from finetooth_hooks.preparation import PreparedRows
+    from finetooth_hooks.reports import DataReport
+
+    from finetooth_core.data.prepared_as import PreparedAs
+    from finetooth_core.plan import Job
+
+Lengths = np.ndarray[Any, np.dtype[np.int64]]
+Quantiles = tuple[int, int, int, int]
+"""Positions of the shortest, the median, the 95th percentile and the longest."""
+Steps = Sequence[Sequence[int]]
+"""Positions of the data of each step."""
+LayOut = Callable[[Steps], float]
+
+BINS = 10
+"""Bars of the histogram."""
+COMPARED = 50_000
+"""Rows that are compared before a run begins, which takes a second or two."""
+
+
+@dataclass(frozen=True)
+class NotCompared:
+    """Held-out rows were not looked for among those that train.
+
+    Attributes:
+        reason: `there are 80,000 rows, more than 50,000`.
+        later: `ft data check` looks for them, and takes its time.
+    """
+
+    reason: str
+    later: bool = True
+
+
+SAMPLED = 1000
+"""Steps that are laid out, evenly spread over the first epoch."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The data of one split.
+
+    Attributes:
+        split: `train` or `eval`.
+        noun: what a datum is: `row`, `window`.
+        data: how many train, or are scored.
+        quantiles, histogram: their positions; the second is (from, to, data) for equal ranges of length.
+        rows: rows they were made of; a row that was split is one.
+        documents: positions of these rows, where data are windows over them; else None.
+        repeats: rows that are there twice.
+        padded: share of positions that would be padding if every step were one rectangle; None for held-out data,
+            which are scored all at once.
+        budgeted: the same in rectangles of `train.micro_batch_tokens`, data of a step by length.
+        laid_out: the same as the backend will lay data out; None if it does not say.
+        roles: trained tokens by whose words they are, of all data; empty where rows are no conversations.
+        media: of each kind that the rows hold (`image`, `audio`, `video`): how many rows have one, how many there are,
+            and how many tokens they take.
+    """
+
+    split: str
+    noun: str
+    data: int
+    quantiles: Quantiles
+    histogram: tuple[tuple[int, int, int], ...]
+    rows: int
+    documents: Quantiles | None = None
+    repeats: Repeats = field(default_factory=Repeats)
+    padded: float | None = None
+    budgeted: float | None = None
+    laid_out: float | None = None
+    roles: dict[str, int] = field(default_factory=dict)
+    media: Mapping[MediumKind, tuple[int, int, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that is found.
+
+    Attributes:
+        surveys: of each split whose data are known ahead.
+        in_both: held-out rows that are in training too.
+        unread: splits whose rows are read while the run trains.
+    """
+
+    surveys: tuple[Survey, ...]
+    in_both: Repeats
+    unread: tuple[str, ...]
+
+
+def survey(job: Job) -> Findings:
+    """Look at all data of a run as they will train."""
+    known = {split: how for split, how in job.context.data.prepared_as.items() if not how.streamed}
+    digests: dict[str, Digests] = {}
+    surveys: list[Survey] = []
+    for split, how in known.items():
+        rows = job.context.prepare(split, how.rendering, how.limit, first=how.first).data
+        report = next((report for report in job.reports if report.split == split), None)
+        digests[split] = digests_of(rows, _cut(how.limit, report))
+        surveys.append(_survey(job, split, rows, digests[split], report))
+    if "train" in known and "eval" in known:
+        digests["eval"] = _as_trained(job, known) or digests["eval"]
+    unread = tuple(split for split in job.context.data.prepared_as if split not in known)
+    return Findings(tuple(surveys), shared(digests), unread)
+
+
+def overlap(job: Job) -> Repeats | NotCompared:
+    """Held-out rows that a run also trains; not looked for where rows are read while it trains, or where looking would
+    take noticeable time: more than `COMPARED` rows, or rows that are kept nowhere and would be made again."""
+    given = job.context.data.prepared_as
+    if not {"train", "eval"} <= given.keys():
+        return Repeats()
+    known = {split: how for split, how in given.items() if not how.streamed}
+    rows = sum(report.rows for report in job.reports)
+    anew = any(one.setting.startswith("data.cache.") and one.value == "off" for one in job.plan.decisions)
+    if len(known) < len(given):
+        return NotCompared("rows are read while the run trains", later=False)
+    if rows > COMPARED:
+        return NotCompared(f"there are {rows:,} rows, more than {COMPARED:,}")
+    if anew:
+        return NotCompared("their tokens are kept nowhere")
+    how = known["train"]
+    report = next((report for report in job.reports if report.split == "train"), None)
+    with job.context.unheard():
+        train = job.context.prepare("train", how.rendering, how.limit, first=how.first).data
+    held_out = _as_trained(job, known)
+    return shared({"train": digests_of(train, _cut(how.limit, report)), "eval": held_out or ()})
+
+
+def _survey(job: Job, split: str, rows: PreparedRows, digests: Digests, report: DataReport | None) -> Survey:
+    data, noun = _data(job, split, rows)
+    positions = positions_of(data)
+    train, trains = job.plan.train, split == "train"
+    budget = int(train.micro_batch_tokens or 0)
+    steps = training_steps(positions, train, data_of_row(data)) if trains else [positions.tolist()]
+    windows = data is not rows and len(data) != len(rows)
+    return Survey(
+        split=split,
+        noun=noun,
+        data=len(data),
+        quantiles=quantiles(positions),
+        histogram=histogram(positions),
+        rows=len(digests),
+        documents=quantiles(rows.positions) if windows else None,
+        repeats=repeats(digests),
+        padded=padding(steps) if trains else None,
+        budgeted=padding(steps, budget) if trains else None,
+        laid_out=None if job.padding is None else job.padding(steps),
+        roles={} if report is None else dict(report.trained_by_role),
+        media=_media(rows),
+    )
+
+
+def _data(job: Job, split: str, rows: PreparedRows) -> tuple[Sequence[Datum], str]:
+    """What of a split trains or is scored, and what one of it is called."""
+    holders: Sequence[Any] = (job.method,) if split == "train" else job.evaluators
+    return next(((holder.data, holder.noun) for holder in holders if len(holder.data)), (rows, "row"))
+
+
+def _cut(limit: Limit | None, report: DataReport | None) -> int | None:
+    """Positions at which rows were split, None if none was."""
+    return limit.max_length if limit is not None and report is not None and report.changed.get(SPLIT) else None
+
+
+def _as_trained(job: Job, known: dict[str, PreparedAs]) -> Digests | None:
+    """Held-out rows as they would train, since an evaluator may write them otherwise; None if they could not."""
+    how, first = known["train"], known["eval"].first
+    limit = how.limit
+    if limit is not None and limit.excess_length == "raise":
+        limit = Limit(limit.max_length, "drop")
+    with job.context.unheard():
+        try:
+            prepared = job.context.prepare("eval", how.rendering, limit, first=first)
+        except DataError:
+            return None
+    return digests_of(prepared.data, _cut(limit, prepared.report))
+
+
+def _media(rows: PreparedRows) -> dict[MediumKind, tuple[int, int, int]]:
+    found: dict[MediumKind, tuple[int, int, int]] = {}
+    for of_row in rows.media:
+        for kind in dict.fromkeys(one.medium.kind for one in of_row):
+            lengths = [one.length for one in of_row if one.medium.kind == kind]
+            rows_with, count, tokens = found.get(kind, (0, 0, 0))
+            found[kind] = (rows_with + 1, count + len(lengths), tokens + sum(lengths))
+    return found
+
+
+def quantiles(positions: Lengths) -> Quantiles:
+    """Of at least one length."""
+    low, median, high, most = (int(q) for q in np.quantile(positions, [0, 0.5, 0.95, 1.0], method="higher"))
+    return low, median, high, most
+
+
+def histogram(positions: Lengths) -> tuple[tuple[int, int, int], ...]:
+    """Data by length, in at most `BINS` ranges of whole numbers."""
+    low, high = int(positions.min()), int(positions.max())
+    width = max(1, -(-(high - low + 1) // BINS))
+    counts = Counter(((positions - low) // width).tolist())
+    return tuple((low + i * width, min(low + (i + 1) * width - 1, high), counts[i]) for i in range(max(counts) + 1))
+
+
+def data_of_row(data: Sequence[Datum]) -> int:
+    """How many data one row is, such as the two answers of a pair; `train.batch_size` counts rows."""
+    group = data[0].group if len(data) else None
+    if group is None:
+        return 1
+    return next((i for i in range(1, len(data)) if data[i].group != group), len(data))
+
+
+def training_steps(positions: Lengths, train: TrainSettings, of_row: int = 1) -> list[list[int]]:
+    """Positions of the data of each step in the first epoch, in the order in which they train; of many steps `SAMPLED`,
+    evenly spread.
+
+    Args:
+        of_row: so many data that follow each other are one row.
+    """
+    if len(positions) < of_row:
+        return []
+    rows = positions[: len(positions) // of_row * of_row].reshape(-1, of_row)
+    batches = Batches.of(len(rows), train)
+    taken = list(islice(batches, batches.steps_per_epoch))
+    every = max(1, -(-len(taken) // SAMPLED))
+    return [rows[batch].ravel().tolist() for batch in taken[::every]]
+
+
+def padding(steps: Steps, budget: int | None = None) -> float:
+    """Share of positions that are padding.
+
+    Args:
+        budget: positions of a micro-batch; data go into them by length, shortest first. None: a step is one rectangle.
+    """
+    computed = sum(len(step) * max(step) if budget is None else _within(sorted(step), budget) for step in steps)
+    return 1 - sum(map(sum, steps)) / computed if computed else 0.0
+
+
+def _within(ascending: Sequence[int], budget: int) -> int:
+    """Positions of rows cut into rectangles within a budget."""
+    positions, rows = 0, 0
+    for i, length in enumerate(ascending):
+        if rows and (rows + 1) * length > budget:
+            positions += rows * ascending[i - 1]
+            rows = 0
+        rows += 1
+    return positions + rows * ascending[-1]

@@ -1,0 +1,201 @@
+"""Writing what a run trained for another tool: the source that exporters read, and the folder that they fill."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks.context import CommandContext, Context
+from finetooth_hooks.errors import FinetoothError, RecipeError, UserError
+from finetooth_hooks.exporters import Exported
+from finetooth_hooks.plan import Pick
+from finetooth_hooks.protocols import Exporter, ModelInfo
+from finetooth_toolbox.text.measures import size
+
+from finetooth_core.artifact import write_folder
+from finetooth_core.model_card import model_card
+from finetooth_core.run_folder import RECIPE, artifact_of, is_whole, recipe_of
+
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+CARD = "README.md"
+
+
+class TrainedRun:
+    """Implements `finetooth_hooks.ExportSource`.
+
+    Args:
+        run: its folder.
+        context: makes a context of a recipe.
+        scratch: an empty folder on the disk of the export.
+
+    Raises:
+        UserError: the run kept no artifact, a file of it is damaged, or its base is another one now.
+    """
+
+    def __init__(self, run: Path, context: Callable[[Mapping[str, Any]], Context], scratch: Path) -> None:
+        from finetooth_toolbox.files.trained_over import check_base
+
+        from finetooth_core.artifact import verify_folder
+
+        self.run, self.scratch, self._context = run, scratch, context
+        self.artifact = artifact_of(run)
+        self.adapter = not is_whole(self.artifact)
+        self._recipe = recipe_of(run)
+        verify_folder(self.artifact)
+        check_base(self.artifact, self.base)
+
+    @cached_property
+    def context(self) -> Context:
+        """Of a recipe whose model is the run."""
+        kept = {"renderer": self._recipe.get("data", {}).get("renderer", "auto")}
+        plugins = {"plugins": self._recipe["plugins"]} if "plugins" in self._recipe else {}
+        return self._context({"model": str(self.run), "data": kept, **plugins})
+
+    @cached_property
+    def base(self) -> ModelInfo:
+        """The model that the run began with."""
+        return self._context({**self._recipe, "trackers": [], "evaluate": {"evaluators": []}}).model
+
+    @cached_property
+    def card(self) -> str:
+        """The model card."""
+        return model_card(self.run, self.base, adapter=self.adapter)
+
+    def weights(self, precision: str, *, folder: Path | None = None) -> Path:
+        """See `ExportSource.weights`."""
+        target = folder or self.scratch / f"weights-{precision}"
+        if (target / "config.json").is_file():
+            return target
+        context = self.context
+        needed, free = context.model.parameters * BYTES[precision], shutil.disk_usage(self.scratch).free
+        if needed > free:
+            raise UserError(
+                f"{self.scratch.parent} has {size(free)} free, and the model takes {size(needed)}",
+                action="make room, or set --output to another disk",
+            )
+        context.loader.write(str(self.run), target, precision=precision)
+        return target
+
+
+def export(
+    commands: CommandContext, reference: str, pick: Pick, output: Path | None = None, *, replace: bool = False,
+    bound: float | None = None,
+) -> tuple[Path, Exported]:  # fmt: skip
+    """Write what a run trained, complete or not at all.
+
+    Args:
+        commands: builds the exporter, and contexts.
+        reference: a run by its folder or its name.
+        pick: which exporter, with its options.
+        output: the folder to write; None: `exports/NAME` in the run folder.
+        replace: what is there gives way to it, once it is complete.
+        bound: how much worse than the run its own evaluator may find what was written; None: it is not measured.
+
+    Raises:
+        UserError: no such run or exporter, the artifact is damaged, something is at `output` already, or the exporter
+            cannot say this model; or what it wrote is worse by more than the bound.
+    """
+    name = pick if isinstance(pick, str) else str(pick["name"])
+    run = commands.run_folder(reference)
+    if run is None:
+        raise UserError(
+            f"{reference}: there is no such run", action="name the folder of a run, or its name under runs/"
+        )
+    exporter: Exporter = commands.build("exporter", pick, setting="--to")
+    target = output or run / "exports" / name.rpartition(":")[2]
+    if target.exists() and not replace:
+        raise UserError(f"--output: {target} exists", action="name another folder with --output; nothing was changed")
+    told: list[Exported] = []
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
+        source = TrainedRun(run, commands.context, Path(scratch))
+        exporter.check(source)
+
+        def fill(folder: Path) -> None:
+            made = exporter.export(source, folder)
+            if bound is not None:
+                made = dataclasses.replace(made, checks=(*made.checks, _measured(commands, run, folder, made, bound)))
+            told.append(made)
+            (folder / CARD).write_text(source.card, encoding="utf-8")
+
+        write_folder(
+            target,
+            fill,
+            {"kind": "export", "exporter": name, "run": run.name, "model": source.base.reference},
+            replace=replace,
+        )
+    return target, told[0]
+
+
+def _measured(commands: CommandContext, run: Path, folder: Path, made: Exported, bound: float) -> str:
+    """What the run's own evaluator finds.
+
+    Raises:
+        UserError: it is worse by more than the bound, or cannot be measured.
+    """
+    from finetooth_toolbox.runs.written_models import compare
+
+    if not made.model:
+        return "not measured: what was written is no model by itself"
+    written = folder if made.model == "." else folder / made.model
+    action = "choose an exporter or options that keep more, or raise --bound"
+    try:
+        return compare(commands, run, commands.load(run / RECIPE), written, bound, action=action)
+    except UserError:
+        raise
+    except FinetoothError as error:
+        raise UserError(f"what was written cannot be measured: {error}", action="leave it out: --unmeasured") from error
+
+
+def export_all(commands: CommandContext, run: Path, picks: Sequence[Pick], say: Callable[[str], None]) -> None:
+    """What a recipe's `export` lists, once its run has ended. What an earlier end of the run left there is replaced.
+
+    Args:
+        run: its folder.
+        say: is told what was written, a line each.
+
+    Raises:
+        UserError, EngineError: the first one that failed, after all others were tried.
+    """
+    failed: FinetoothError | None = None
+    taken: set[str] = set()
+    for index, pick in enumerate(picks):
+        name = (pick if isinstance(pick, str) else str(pick["name"])).rpartition(":")[2]
+        place = name if name not in taken else f"{name}-{index + 1}"
+        taken.add(place)
+        target = run / "exports" / place
+        try:
+            _, told = export(commands, str(run), pick, target, replace=True)
+        except FinetoothError as error:
+            failed = failed or UserError(
+                f"export.{index}: training has ended well, and {name} cannot be written: {error}",
+                action=f"mend that, then: ft export {run} --to {name}",
+            )
+            continue
+        say(f"exported to {target}" + (f": {told.use.format(folder=target)}" if told.use else ""))
+    if failed is not None:
+        raise failed
+
+
+def with_options(name: str, options: tuple[str, ...]) -> Pick:
+    """A pick from a name and `KEY=VALUE` on the command line.
+
+    Raises:
+        RecipeError: one is no such pair.
+    """
+    from finetooth_core.overrides import parse_override
+
+    source, colon, bare = name.rpartition(":")
+    name = source + colon + bare.replace("-", "_")  # as one writes it on a command line
+    given: dict[str, Any] = {}
+    for option in options:
+        keys, value = parse_override(option)
+        if len(keys) != 1 or keys[0] == "name":
+            raise RecipeError("", f"{option!r} is no option of an exporter", action="write key=value")
+        given[keys[0]] = value
+    return {"name": name, **given} if given else name

@@ -1,0 +1,78 @@
+"""Several sequences of one row, such as the two answers of a pair: kept or left out together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from finetooth_hooks.errors import DataError
+from finetooth_hooks.examples import Rendered
+
+from finetooth_rows.tally import LENGTH_SETTINGS, NOTHING_TRAINED, TOO_LONG, Tally
+
+if TYPE_CHECKING:
+    from finetooth_hooks.preparation import Limit
+
+PROMPT_TOO_LONG = "its prompt alone is longer than train.max_length"
+MEDIUM_CUT = "an image, sound or video would be cut at train.max_length"
+ONE_SIDED = "one answer would be truncated and the other not"
+
+
+def kept_group(id_: str, rendered: Rendered, limit: Limit | None, tally: Tally) -> list[tuple[Rendered, int]]:
+    """The sequences of a row with the number of tokens kept of each, none if the row is left out; counted.
+
+    A sequence that is cut is no match for one that is whole: `truncate` keeps a row only if it cuts all of them.
+    `truncate_answers` cuts each that is too long, and counts the rows in which another stays whole.
+
+    Args:
+        limit: None keeps every row whole.
+    """
+    parts = (rendered, *rendered.others)
+    untrained = [part for part in parts if not any(part.weights[1:])]
+    if untrained:
+        problem = f"{NOTHING_TRAINED} in its {untrained[0].part} answer"
+        tally.unusable.add(DataError(id_, problem, action="remove the row"))
+        return []
+    positions = [len(part.tokens) - 1 for part in parts]
+    if limit is None or max(positions) <= limit.max_length:
+        return [(part, len(part.tokens)) for part in parts]
+    if limit.excess_length == "raise":
+        worst = parts[positions.index(max(positions))].part
+        tally.refused.add(
+            DataError(
+                id_,
+                f"its {worst} answer ends at {max(positions)} tokens, more than train.max_length={limit.max_length}",
+                action="raise train.max_length, or set train.excess_length to drop, truncate or truncate_answers",
+            )
+        )
+        return []
+    if limit.excess_length == "split":
+        tally.refused.add(
+            DataError(
+                id_,
+                f"its longest answer ends at {max(positions)} tokens, and answers that are compared cannot be split",
+                action="set train.excess_length to drop, truncate, truncate_answers or raise",
+            )
+        )
+        return []
+    reason = _reason(parts, limit)
+    if reason:
+        tally.drop(reason, id_, LENGTH_SETTINGS)
+        tally.shortest = min(tally.shortest or max(positions), max(positions))
+        return []
+    tally.truncated += 1
+    tally.one_sided += min(positions) <= limit.max_length
+    return [(part, min(len(part.tokens), limit.max_length + 1)) for part in parts]
+
+
+def _reason(parts: tuple[Rendered, ...], limit: Limit) -> str:
+    """Why a row with a sequence that is too long is left out; empty if all are cut."""
+    first = min(next(i for i, weight in enumerate(part.weights) if i and weight) for part in parts)
+    if first > limit.max_length:
+        return PROMPT_TOO_LONG
+    if limit.excess_length == "drop":
+        return TOO_LONG
+    if any(one.start < limit.max_length < one.stop for part in parts for one in part.media):
+        return MEDIUM_CUT
+    if limit.excess_length == "truncate_answers":
+        return ""
+    return ONE_SIDED if any(len(part.tokens) - 1 <= limit.max_length for part in parts) else ""

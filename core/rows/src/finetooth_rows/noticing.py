@@ -1,0 +1,137 @@
+"""What is looked at in every row before and after it is rendered, whatever the method: schemas and calls of tools,
+markup in plain text, ends that do not train."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from finetooth_hooks.context import Context
+from finetooth_hooks.examples import (
+    Conversation,
+    Example,
+    Labelled,
+    Message,
+    Pair,
+    Rendered,
+    Segments,
+    Side,
+    Stepwise,
+    Task,
+    messages_of,
+)
+from finetooth_toolbox.messages.answers import is_scored_at_end
+from finetooth_toolbox.messages.encoding import Encoder
+from finetooth_toolbox.messages.plain_markup import PlainMarkup
+from finetooth_toolbox.messages.tool_links import check_links
+from finetooth_toolbox.messages.tool_schemas import check_tools
+
+ASSISTANT_FIRST = "begins with the assistant's message, which the model learns to say unasked"
+ENDLESS = "the last answer trains without the token that ends it: the model does not learn to stop"
+ENDLESS_EARLIER = "an answer before the last trains without the token that ends it"
+ENDLESS_SEGMENT = (
+    "the last segment trains up to the end of the text, which is no control token: the model does not learn to stop; "
+    "spell the token that ends an answer, segments read it as one"
+)
+
+
+class Noticing:
+    """Looks at rows for one run.
+
+    Args:
+        context: gives tokenizer, renderer and `data.markup`.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    @cached_property
+    def _markup(self) -> PlainMarkup:
+        return PlainMarkup(self._context.tokenizer)
+
+    def before(self, example: Example) -> tuple[str, ...]:
+        """What there is to tell of an example, in words that are the same for all such rows.
+
+        Raises:
+            DataError: schemas of tools are malformed, or results belong to no call.
+        """
+        found: dict[str, None] = {}
+        tools = _tools(example)
+        check_tools(tools)
+        for messages in _conversations(example):
+            found |= dict.fromkeys(check_links(messages, tools))
+        if isinstance(example, Conversation):
+            first = next((message.role for message in example.messages if message.role != "system"), "")
+            if first == "assistant":
+                found[ASSISTANT_FIRST] = None
+        if not messages_of(example) and self._context.markup == "plain" and (told := self._markup.notice(example)):
+            found[told] = None
+        return tuple(found)
+
+    def after(self, example: Example, rendered: Rendered) -> tuple[str, ...]:
+        """What there is to tell of its tokens: answers that train, but not what ends them.
+
+        Scored texts end where they end. A message whose parts have weights of their own says itself what trains.
+        """
+        found: dict[str, None] = {}
+        parts = [one for one in (rendered, *rendered.others) if any(one.weights) and not is_scored_at_end(one)]
+        if isinstance(example, Segments):
+            endless = any(one.weights[-1] and not self._encoder.is_special(one.tokens[-1]) for one in parts)
+            return (ENDLESS_SEGMENT,) * endless
+        for messages, one in zip(_conversations(example), parts, strict=False):
+            found |= dict.fromkeys(self._endless(messages, one))
+        return tuple(found)
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder(self._context.tokenizer)
+
+    def _endless(self, messages: Sequence[Message], rendered: Rendered) -> Iterator[str]:
+        """
+        Args:
+            messages: of which the sequence was made.
+        """
+        answers = [i for i, message in enumerate(messages) if message.role == "assistant"]
+        if len(rendered.spans) != len(messages):  # then only the last one's end is known
+            told = rendered.weights if answers and answers[-1] == len(messages) - 1 else ()
+            answers, ranges = answers[-1:], [(0, len(told))] * len(messages)
+        else:
+            ranges = [*rendered.spans]
+        for i in answers:
+            begin, end = ranges[i]
+            if not any(rendered.weights[begin:end]) or messages[i].weights or messages[i].reasoning_weights:
+                continue
+            # of some markups it is the token that opens the next message
+            end += end < len(rendered.tokens) and bool(rendered.weights[end])
+            if not self._ends(rendered, begin, end):
+                yield ENDLESS if i == answers[-1] else ENDLESS_EARLIER
+
+    def _ends(self, rendered: Rendered, begin: int, end: int) -> bool:
+        """What trains between two tokens ends with one that stops the model, and blanks or control tokens behind it."""
+        trained = [token for token, weight in zip(rendered.tokens[begin:end], rendered.weights[begin:end], strict=True)
+                   if weight]  # fmt: skip
+        stops = [k for k, token in enumerate(trained) if token in self._context.renderer.stop_ids]
+        behind = trained[stops[-1] + 1 :] if stops else []
+        return bool(stops) and not self._context.tokenizer.decode(behind, skip_special=True).strip()
+
+
+def _tools(example: Example) -> Sequence[Mapping[str, Any]]:
+    return example.tools if isinstance(example, Conversation | Pair | Labelled | Task) else ()
+
+
+def _conversations(example: Example) -> Iterator[tuple[Message, ...]]:
+    """Each as it is rendered: a prompt with each of its answers."""
+    if isinstance(example, Conversation):
+        yield example.messages
+    elif isinstance(example, Pair):
+        for answer in (example.chosen, example.rejected):
+            yield _joined(example.prompt, answer)
+    elif isinstance(example, Labelled):
+        yield _joined(example.prompt, example.completion)
+    elif isinstance(example, Stepwise | Task):
+        yield _joined(example.prompt, ())
+
+
+def _joined(prompt: Side, answer: Side) -> tuple[Message, ...]:
+    return tuple(message for side in (prompt, answer) if not isinstance(side, str) for message in side)

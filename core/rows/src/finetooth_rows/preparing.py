@@ -1,0 +1,318 @@
+"""From examples to data with nothing lost unseen: rendered, limited in length, and counted by what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import is_dataclass, replace
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from finetooth_hooks.errors import DataError, RecipeError
+from finetooth_hooks.examples import CALLED, Conversation, Example, Pair, Rendered, RenderedMedium, Side, media_of
+from finetooth_hooks.plan import TrainSettings
+from finetooth_hooks.preparation import Limit, Preparation, Render, Rendering
+from finetooth_hooks.protocols import Examples
+from finetooth_toolbox.messages import media as row_media
+from finetooth_toolbox.messages.markup import why_untrained
+
+from finetooth_rows.groups import MEDIUM_CUT, kept_group
+from finetooth_rows.noticing import Noticing
+from finetooth_rows.tally import IN_A_PIECE, LENGTH_SETTINGS, NOTHING_TRAINED, OCTAVE, TOO_LONG, Tally
+from finetooth_rows.token_rows import Int32Array, TokenPortion, TokenRows, pack_about
+from finetooth_rows.trained_roles import count_roles
+
+if TYPE_CHECKING:
+    from finetooth_hooks.context import Context
+
+COMPARED = 1024
+"""Tokens at the start of rows up to which they are compared."""
+
+
+def load_rendering(rendering: Rendering, context: Context) -> Render:
+    """Build a rendering. What libraries raise of rows that they cannot walk through or encode is a refusal of the
+    row."""
+    module, _, function = rendering.build.partition(":")
+    built: Render = getattr(import_module(module), function)(rendering.options, context)
+    return partial(_watched, built, context, Noticing(context))
+
+
+def _watched(render: Render, context: Context, noticing: Noticing, example: Example) -> Rendered:
+    """Tokens, with what there is to tell of the row."""
+    if media_of(example):
+        _check_model(context, example)
+    told = noticing.before(example)
+    rendered = _refusing(render, example)
+    told = (*rendered.notices, *told, *noticing.after(example, rendered))
+    return replace(rendered, notices=told) if told else rendered
+
+
+def _refusing(render: Render, example: Example) -> Rendered:
+    try:
+        return render(example)
+    except RecursionError as error:
+        raise DataError("", "objects are nested too deep to be written", action="flatten or remove the row") from error
+    except (UnicodeEncodeError, TypeError) as error:  # tokenizers say that such a text is no text
+        half = _half_character(example)
+        if not half:
+            raise
+        raise DataError(
+            "", f"a text holds half a character (U+{ord(half):04X})", action="mend or remove the row"
+        ) from error
+
+
+def _half_character(example: Example) -> str:
+    """The first half of a surrogate pair in any text of an example, which JSON can say and no tokenizer can read."""
+    rest: list[Any] = [example]
+    while rest:
+        value = rest.pop()
+        if isinstance(value, str):
+            half = next((character for character in value if "\ud800" <= character <= "\udfff"), "")
+            if half:
+                return half
+        elif isinstance(value, Mapping):
+            rest += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple):
+            rest += value
+        elif is_dataclass(value):
+            rest += vars(value).values()
+    return ""
+
+
+def prepare(examples: Examples, render: Render, train: TrainSettings) -> Preparation:
+    """Render examples to data in this process. A row that cannot be used is counted by reason, never dropped unseen.
+
+    A method that calls `Context.prepare` gets the same from as many rows as a disk holds.
+
+    Args:
+        render: tokens and weights of one example.
+        train: gives `max_length` and `excess_length`.
+
+    Raises:
+        DataError: rows are longer than `max_length` and `excess_length` is `raise`; a row has no answer that could
+            train; or no row is left.
+    """
+    return prepare_examples(examples, render, Limit.of(train))
+
+
+def prepare_examples(examples: Examples, render: Render, limit: Limit | None) -> Preparation:
+    """As `prepare`; without a limit every row stays whole, whatever it trains."""
+    portion, tally = render_rows(examples.rows, render, limit)
+    return finish(TokenRows([portion]), tally, examples.split, limit)
+
+
+def first_examples(examples: Examples, count: int | None) -> Examples:
+    """The first few; all of them if the count is None."""
+    return examples if count is None else replace(examples, rows=examples.rows[:count])
+
+
+def finish(rows: TokenRows, tally: Tally, split: str, limit: Limit | None) -> Preparation:
+    """
+    Raises:
+        DataError: see `prepare`.
+    """
+    tally.check()
+    if limit is not None and not tally.used:
+        raise tally.nothing_left(split, limit.max_length)
+    return Preparation(rows, tally.report(split), dict(tally.remarks))
+
+
+def render_rows(
+    items: Iterable[tuple[str, Example]], render: Render, limit: Limit | None
+) -> tuple[TokenPortion, Tally]:
+    """Render some rows; nothing is raised for what is wrong with one, it is counted. Rows that are split
+    (`excess_length: split`) become `ROW#1`, `ROW#2`, ...; their pieces train what the row would.
+
+    Args:
+        items: row ids and examples; read to the end in any case.
+        limit: None keeps every row whole.
+    """
+    tally = Tally()
+    ids: list[str] = []
+    lengths: list[int] = []
+    tokens: list[int] = []
+    weights: list[float] = []
+    media: list[bytes] = []
+    about: list[bytes] = []
+
+    def take(rendered: Rendered, name: str, start: int, stop: int, group: str | None = None) -> None:
+        ids.append(name)
+        lengths.append(stop - start)
+        tokens.extend(rendered.tokens[start:stop])
+        weights.extend(rendered.weights[start:stop])
+        media.append(row_media.pack(_media_within(rendered, start, stop)))
+        about.append(pack_about(rendered.scalars, group))
+
+    for id_, example in items:
+        tally.rows += 1
+        tally.examples += 1
+        try:
+            rendered = render(example)
+            _check_media(example, rendered)
+        except DataError as error:
+            tally.unusable.add(DataError(id_, error.problem, action=error.action))
+            continue
+        for remark in rendered.remarks:
+            tally.remarks[remark] = tally.remarks.get(remark, 0) + 1
+        for notice in rendered.notices:
+            tally.notice(notice, id_)
+        if rendered.left_out:
+            tally.drop(rendered.left_out, id_)
+            continue
+        if rendered.others:
+            for part, stop in kept_group(id_, rendered, limit, tally):
+                take(part, f"{id_}#{part.part}", 0, stop, id_)
+            continue
+        whole = [(id_, 0, len(rendered.tokens))] if rendered.tokens else []
+        kept = whole if limit is None else _apply_limit(id_, example, rendered, limit, tally)
+        if kept and isinstance(example, Conversation):
+            count_roles(example, rendered, [(start, stop) for _, start, stop in kept], tally.trained_by_role)
+        for name, start, stop in kept:
+            take(rendered, name, start, stop)
+    portion = TokenPortion.pack(ids, lengths, tokens, weights, media, about)
+    _count(portion, np.asarray(weights, np.float32), tally)
+    return portion, tally
+
+
+def _media_within(rendered: Rendered, start: int, stop: int) -> list[RenderedMedium]:
+    """The media of a piece of a row, their places counted from its beginning."""
+    found = (one for one in rendered.media if start <= one.start and one.stop < stop)
+    return [replace(one, start=one.start - start) for one in found]
+
+
+def _check_media(example: Example, rendered: Rendered) -> None:
+    """
+    Raises:
+        DataError: the renderer has left some out, or nothing comes after the last one.
+    """
+    if rendered.left_out:
+        return
+    parts = (rendered, *rendered.others)
+    given = len(media_of(example))
+    shown = sum(len(part.media) for part in parts)
+    if isinstance(example, Pair) and rendered.others:  # both answers stand behind those of the prompt
+        shown -= media_in(example.prompt)
+    if given != shown:
+        raise DataError(
+            "",
+            f"it has {_counted(example)}, which the renderer cannot write",
+            action="set data.renderer to one that takes them, such as jinja with the model's own chat template",
+        )
+    if any(part.media and part.media[-1].stop >= len(part.tokens) for part in parts):
+        last = next(part.media[-1] for part in parts if part.media and part.media[-1].stop >= len(part.tokens))
+        problem = f"{CALLED[last.medium.kind]} is the last it has, and nothing is predicted from it"
+        raise DataError("", problem, action="remove the row")
+
+
+def _check_model(context: Context, example: Example) -> None:
+    """
+    Raises:
+        DataError: the model takes text alone, which no other renderer would change.
+    """
+    try:
+        _ = context.processor.kinds
+    except RecipeError as error:
+        if error.setting != "model":
+            raise
+        why = error.problem.removeprefix("model: ")
+        action = "set model to one that takes them, or remove the rows"
+        raise DataError("", f"it has {_counted(example)}, and {why}", action=action) from error
+
+
+def _counted(example: Example) -> str:
+    """`2 images, 1 sound`."""
+    kinds = [CALLED[medium.kind].split()[1] for medium in media_of(example)]
+    many = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+    return ", ".join(f"{n} {kind}{'s' if n > 1 else ''}" for kind, n in many.items())
+
+
+def media_in(side: Side) -> int:
+    """How many pictures, sounds and videos a side has."""
+    return 0 if isinstance(side, str) else sum(len(message.media) for message in side)
+
+
+Kept = list[tuple[str, int, int]]
+"""Id, first token and end of what is kept of a row."""
+
+
+def _apply_limit(id_: str, example: Example, rendered: Rendered, limit: Limit, tally: Tally) -> Kept:
+    """What is kept of a row, nothing if it is left out; counted."""
+    if not any(rendered.weights[1:]):
+        if reason := why_untrained(example):
+            tally.drop(f"{NOTHING_TRAINED}: {reason}", id_)
+            return []
+        problem = f"{NOTHING_TRAINED}: no assistant message or completion with text"
+        action = "remove the row, or choose what trains with method.train_on"
+        tally.unusable.add(DataError(id_, problem, action=action))
+        return []
+    positions = len(rendered.tokens) - 1  # a datum of N positions is made of N + 1 tokens
+    if positions <= limit.max_length:
+        return [(id_, 0, positions + 1)]
+    if limit.excess_length == "raise":
+        problem = f"{positions} tokens, more than train.max_length={limit.max_length}"
+        action = "raise train.max_length, or set train.excess_length to drop, truncate or split"
+        tally.refused.add(DataError(id_, problem, action=action))
+        return []
+    if limit.excess_length == "drop":
+        tally.drop(TOO_LONG, id_, LENGTH_SETTINGS)
+        tally.shortest = min(tally.shortest or positions, positions)
+        return []
+    if limit.excess_length == "split":
+        ends = range(limit.max_length, positions, limit.max_length)
+        if any(one.start < end < one.stop for one in rendered.media for end in ends):
+            tally.drop(MEDIUM_CUT, id_, LENGTH_SETTINGS)
+            return []
+        tally.split += 1
+        return _pieces(id_, rendered, limit.max_length, tally)
+    if any(one.start < limit.max_length < one.stop for one in rendered.media):
+        tally.drop(MEDIUM_CUT, id_, LENGTH_SETTINGS)
+        return []
+    if not any(rendered.weights[1 : limit.max_length + 1]):
+        tally.drop(f"{NOTHING_TRAINED} after truncation", id_, LENGTH_SETTINGS)
+        return []
+    tally.truncated += 1
+    return [(id_, 0, limit.max_length + 1)]
+
+
+def _pieces(id_: str, rendered: Rendered, max_length: int, tally: Tally) -> Kept:
+    """A row cut into `id_#1`, `id_#2`, ...: each begins with the token that the one before predicts last, so that every
+    token is predicted once. A piece that trains nothing is left out and counted, and keeps its number."""
+    found: Kept = []
+    for number, start in enumerate(range(0, len(rendered.tokens) - 1, max_length), start=1):
+        stop = min(start + max_length + 1, len(rendered.tokens))
+        if any(rendered.weights[start + 1 : stop]):
+            found.append((f"{id_}#{number}", start, stop))
+        else:
+            tally.drop(IN_A_PIECE, f"{id_}#{number}", LENGTH_SETTINGS)
+    return found
+
+
+def _count(portion: TokenPortion, weights: np.ndarray[Any, np.dtype[np.float32]], tally: Tally) -> None:
+    """What the rows of a portion add up to."""
+    lengths = np.diff(portion.starts)
+    tally.used = len(portion)
+    if not tally.used:
+        return
+    tally.tokens = int(lengths.sum()) - len(lengths)
+    tally.squares = int(((lengths - 1).astype(np.int64) ** 2).sum())
+    tally.trained_tokens = int(np.count_nonzero(weights)) - int(np.count_nonzero(weights[portion.starts[:-1]]))
+    steps = np.rint(OCTAVE * np.log2(np.maximum(lengths - 1, 1))).astype(np.int64)
+    tally.by_length = np.bincount(steps).tolist()
+    tally.beginning = _beginning(portion).tolist()
+    longest = int(np.argmax(lengths))
+    tally.longest, tally.longest_id = int(lengths[longest]) - 1, portion.ids[longest]
+
+
+def _beginning(portion: TokenPortion) -> Int32Array:
+    """Tokens that all rows of a portion have in common at their start, all of them positions; none where rows have
+    media, whose places have the same token whatever they show."""
+    lengths = np.diff(portion.starts)
+    width = 0 if any(portion.media) else min(COMPARED, int(lengths.min()) - 1)
+    common = portion.tokens[portion.starts[0] :][:width]
+    for start in portion.starts[1:-1]:
+        differs = np.flatnonzero(portion.tokens[start : start + len(common)] != common)
+        common = common[: differs[0]] if differs.size else common
+        if not len(common):
+            break
+    return common

@@ -1,0 +1,35 @@
+"""Rows that a format left out, for a method whose unusable rows are an error."""
+
+from __future__ import annotations
+
+from finetooth_hooks.errors import DataError
+from finetooth_hooks.reports import DataReport
+
+from finetooth_rows.groups import MEDIUM_CUT, ONE_SIDED, PROMPT_TOO_LONG
+from finetooth_rows.tally import TOO_LONG
+
+BY_LENGTH = frozenset({TOO_LONG, PROMPT_TOO_LONG, ONE_SIDED, MEDIUM_CUT})
+"""Reasons that `train.excess_length` decides on."""
+
+
+def refuse_left_out(report: DataReport, setting: str) -> None:
+    """A format leaves rows out that teach nothing; a method that is told to refuse such rows must not pass them over.
+
+    Args:
+        setting: what tells it so, `method.bad_rows`.
+
+    Raises:
+        DataError: rows were left out for another reason than their length, and the recipe does not say itself that
+            they are (`data.format.unusable: drop`); names the first of them.
+    """
+    passed = BY_LENGTH | set(report.settled)
+    found = {reason: count for reason, count in report.dropped.items() if reason not in passed}
+    if not found:
+        return
+    named = {reason: ", ".join(report.dropped_ids.get(reason, ())) for reason in found}
+    action = f"remove the row, or set {setting} to drop"
+    if sum(found.values()) == 1:
+        (reason,) = found
+        raise DataError(named[reason], reason, action=action)
+    told = "; ".join(f"{count} {reason} ({named[reason]})" for reason, count in found.items())
+    raise DataError(f"data.{report.split}", f"rows cannot be used: {told}", action=action.replace("row,", "rows,"))

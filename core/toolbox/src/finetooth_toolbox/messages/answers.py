@@ -1,0 +1,136 @@
+"""Texts that a scalar head scores: a prompt with an answer, or an answer in steps. What methods, rewards and evaluators
+must agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from finetooth_hooks.context import Context
+from finetooth_hooks.datum import Chunk, Datum, TokenChunk
+from finetooth_hooks.errors import DataError, RecipeError
+from finetooth_hooks.examples import Conversation, Rendered, RenderedMedium, Side
+from finetooth_hooks.protocols import Tokenizer
+from finetooth_toolbox.messages.media import chunks
+from finetooth_toolbox.messages.prompts import closed, encode_document
+
+NO_WORDS = "is empty"
+
+
+def has_words(side: Side) -> bool:
+    """Whether a side says anything."""
+    if isinstance(side, str):
+        return bool(side.strip())
+    return any(message.content.strip() or message.tool_calls or message.reasoning for message in side)
+
+
+def rendered_answer(prompt: Side, answer: Side, context: Context, tools: Sequence[Mapping[str, Any]] = ()) -> Rendered:
+    """A prompt with its answer as a scalar head reads them, with the images and sounds among them: it scores the last
+    token.
+
+    Messages are rendered as the recipe's renderer writes them. Plain texts stand one behind the other with the
+    end-of-text token after them. transformers' classifiers score the last token that is no padding; padding tokens at
+    the end (a model may end texts with the one it pads with) are therefore left out.
+
+    Raises:
+        DataError: one side is messages and the other text, or nothing is left to be scored.
+    """
+    tokenizer = context.tokenizer
+    media: tuple[RenderedMedium, ...] = ()
+    if isinstance(prompt, str) and isinstance(answer, str):
+        tokens = list(encode_document(prompt + answer, tokenizer, context.markup))
+        if tokenizer.eos_id is not None and not closed(tokens, tokenizer.eos_id, context.markup):
+            tokens.append(tokenizer.eos_id)
+    else:
+        if isinstance(answer, str) or (isinstance(prompt, str) and prompt):
+            raise DataError(
+                "", "the prompt and the answer are not both messages or both text", action="write both in one way"
+            )
+        messages = (*(() if isinstance(prompt, str) else prompt), *answer)
+        rendered = context.renderer.render(Conversation(messages, tuple(tools)))
+        tokens, media = list(rendered.tokens), rendered.media
+    while tokens and tokens[-1] == tokenizer.pad_id:
+        tokens.pop()
+    if not tokens:
+        raise DataError("", "there is no token to be scored", action="remove the row")
+    return Rendered(tuple(tokens), (0.0,) * len(tokens), media=media)
+
+
+def scored_at_end(tokens: Sequence[int], **about: Any) -> Rendered:
+    """Tokens whose last position counts.
+
+    A datum reads all tokens but the last and counts what predicts a token of weight 1; so one more token follows, which
+    nobody reads.
+
+    Args:
+        about: fields of `Rendered`.
+    """
+    return Rendered((*tokens, tokens[-1]), (*(0.0 for _ in tokens), 1.0), **about)
+
+
+def is_scored_at_end(rendered: Rendered) -> bool:
+    """Made by `scored_at_end`: nothing counts but a last token that stands there twice."""
+    tokens, weights = rendered.tokens, rendered.weights
+    return len(tokens) > 1 and tokens[-1] == tokens[-2] and bool(weights[-1]) and not any(weights[:-1])
+
+
+def text_datum(
+    tokens: Sequence[int], counts: Sequence[int] = (), *, id: str = "", media: Sequence[RenderedMedium] = ()
+) -> Datum:
+    """A datum that reads all tokens, for an engine's `scores` and `values`.
+
+    Args:
+        counts: positions that count; default: the last.
+        media: among the tokens.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    ids = np.asarray(tokens, dtype=np.int64)
+    mask = np.zeros(len(ids), dtype=np.bool_)
+    mask[list(counts) or [-1]] = True
+    read: tuple[Chunk, ...] = (TokenChunk(ids),)
+    if media:
+        read = Datum.from_tokens((*tokens, tokens[-1]), media=chunks(media, id), id=id).input
+    return Datum(read, np.zeros_like(ids), mask=mask, id=id)
+
+
+def separator_tokens(separator: str, tokenizer: Tokenizer, setting: str) -> tuple[int, ...]:
+    """The tokens that end a step: one token where the separator is the spelling of one, else those of its text.
+
+    Raises:
+        RecipeError: it has no tokens.
+    """
+    known = tokenizer.token_id(separator)
+    tokens = (known,) if known is not None else tuple(tokenizer.encode(separator))
+    if not tokens:
+        raise RecipeError(setting, f"{separator!r} has no tokens", action='set it to "\\n", or to a special token')
+    return tokens
+
+
+def step_tokens(
+    prompt: Side, steps: Sequence[str], context: Context, separator: Sequence[int]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The tokens of a prompt with an answer in steps, and the position where each step ends: that of the separator's
+    last token.
+
+    Prompt, steps and separator are each encoded on their own, so that the ends are exact. A prompt in messages is
+    followed by what begins an answer. Steps behind a prompt that is plain text are read as it is, by `data.markup`.
+
+    Raises:
+        DataError: a step has no tokens.
+    """
+    tokenizer, raw = context.tokenizer, isinstance(prompt, str)
+    if isinstance(prompt, str):
+        tokens = list(encode_document(prompt, tokenizer, context.markup))
+    else:
+        tokens = list(context.renderer.prompt(prompt))
+    ends = []
+    for number, step in enumerate(steps, start=1):
+        own = tokenizer.encode(step, special=raw and context.markup == "special")
+        if not own:
+            raise DataError("", f"step {number} {NO_WORDS}", action="remove the step and its label")
+        tokens += [*own, *separator]
+        ends.append(len(tokens) - 1)
+    return tuple(tokens), tuple(ends)

@@ -1,0 +1,95 @@
+"""Tokens of a raw prompt with its completion: what methods and evaluators must agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from finetooth_hooks.errors import DataError
+from finetooth_hooks.examples import PromptCompletion, Rendered, Segments
+from finetooth_hooks.protocols import Tokenizer
+from finetooth_toolbox.messages.markup import token_weights
+
+Markup = Literal["plain", "special"]
+"""How text outside of messages is read where it spells control tokens: `data.markup`."""
+
+
+def encode_text(text: str, tokenizer: Tokenizer, markup: Markup = "plain") -> tuple[list[int], list[tuple[int, int]]]:
+    """Tokens of a text outside of messages behind what opens every text, and the characters of each, half-open.
+
+    Args:
+        markup: `data.markup`; with `special`, what spells a control token is one, and a text that begins with the
+            beginning-of-text token is not given another.
+    """
+    ids, offsets = tokenizer.encode_with_offsets(text, special=markup == "special")
+    opening = text_opening(tokenizer)
+    if opening and markup == "special" and tuple(ids[:1]) == opening:
+        opening = ()
+    return [*opening, *ids], [*((0, 0) for _ in opening), *offsets]
+
+
+def encode_document(text: str, tokenizer: Tokenizer, markup: Markup = "plain") -> tuple[int, ...]:
+    """As `encode_text`, the tokens alone."""
+    ids = tokenizer.encode(text, special=markup == "special")
+    opening = text_opening(tokenizer)
+    return tuple(ids) if opening and markup == "special" and tuple(ids[:1]) == opening else (*opening, *ids)
+
+
+def closed(ids: Sequence[int], end: int, markup: Markup = "plain") -> bool:
+    """The tokens of a text end with a token, because the text spells it."""
+    return markup == "special" and bool(ids) and ids[-1] == end
+
+
+def render_completion(
+    example: PromptCompletion, tokenizer: Tokenizer, *, train_prompt: bool = False, markup: Markup = "plain"
+) -> Rendered:
+    """`[bos] prompt completion eos`; the completion and the end-of-text token weigh 1.
+
+    Prompt and completion are encoded as one text, so the tokens are those of the text; a token that holds characters
+    of both weighs 0. The beginning-of-text token stands first if the model was trained with it before every text.
+
+    Args:
+        train_prompt: the prompt weighs 1 too.
+        markup: `data.markup`; see `encode_text`. A completion that spells the end-of-text token is given no other.
+
+    Raises:
+        DataError: the tokenizer has no end-of-text token.
+    """
+    if tokenizer.eos_id is None:
+        raise DataError(
+            "tokenizer",
+            "it has no end-of-text token, so a completion cannot end",
+            action="use a chat format, or another tokenizer",
+        )
+    begin = len(example.prompt)
+    ids, offsets = encode_text(example.prompt + example.completion, tokenizer, markup)
+    trained = [end > start and (train_prompt or start >= begin) for start, end in offsets]
+    split = next((i for i, (start, end) in enumerate(offsets) if start >= begin and end > start), len(ids))
+    ends = example.completion and closed(ids, tokenizer.eos_id, markup)
+    tokens = tuple(ids) if ends else (*ids, tokenizer.eos_id)
+    weights = (*map(float, trained), *(() if ends else (1.0 if example.completion else 0.0,)))
+    return Rendered(tokens, weights, ((0, split), (split, len(tokens))))
+
+
+def render_segments(example: Segments, tokenizer: Tokenizer) -> Rendered:
+    """The tokens of the pieces, read as one text; those of pieces that train weigh 1.
+
+    Nothing is added: where a beginning- or end-of-text token is wanted, the text spells it, and it is read as one. A
+    token that holds characters of a piece that trains and of one that does not weighs 0.
+    """
+    text = "".join(piece for piece, _ in example.pieces)
+    of_characters = [float(trains) for piece, trains in example.pieces for _ in piece]
+    ids, offsets = tokenizer.encode_with_offsets(text, special=True)
+    weights = tuple(token_weights(offsets, of_characters))
+    spans, at, end = [], 0, 0
+    for piece, _ in example.pieces:
+        end += len(piece)
+        until = next((i for i in range(at, len(offsets)) if offsets[i][0] >= end), len(offsets))
+        spans.append((at, until))
+        at = until
+    return Rendered(tuple(ids), weights, tuple(spans))
+
+
+def text_opening(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """What stands before every text: the beginning-of-text token, if the model was trained with it, or nothing."""
+    return (tokenizer.bos_id,) if tokenizer.adds_bos and tokenizer.bos_id is not None else ()

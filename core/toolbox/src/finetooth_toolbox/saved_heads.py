@@ -1,0 +1,29 @@
+"""Which scalar head a saved model has, by its config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from finetooth_hooks.heads import ScalarHead
+
+LABELS = {"sequence": 1, "token": 2}
+"""Labels of a classifier that holds a scalar head."""
+_ENDINGS: Mapping[str, Literal["sequence", "token"]] = {
+    "ForSequenceClassification": "sequence",
+    "ForTokenClassification": "token",
+}
+
+
+def kind_of(name: str) -> Literal["sequence", "token"] | None:
+    """What a class of this name classifies; None if it is no classifier."""
+    return next((kind for ending, kind in _ENDINGS.items() if name.endswith(ending)), None)
+
+
+def head_of(config: Mapping[str, Any]) -> ScalarHead | None:
+    """The scalar head that a saved model has, by its config; None if it is no classifier, or one with other labels."""
+    kind = kind_of(str((config.get("architectures") or [""])[0]))
+    labels = len(config.get("id2label") or {0: "", 1: ""})
+    if kind is None or labels != LABELS[kind]:
+        return None
+    return ScalarHead(bias=kind == "token", exported_as=kind)

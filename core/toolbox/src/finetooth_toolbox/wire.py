@@ -1,0 +1,499 @@
+"""The engine's data and results as JSON: what a server and its clients send each other.
+
+Every value comes back as it was, to the bit: arrays travel as base64 of their bytes, little-endian, with their type and
+shape. A person may write an array as nested lists instead.
+
+    {"dtype": "float32", "shape": [3], "base64": "..."}     or     [0.5, 1.0, 0.0]
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+from finetooth_hooks.datum import Chunk, Datum, MediumChunk, TokenChunk
+from finetooth_hooks.engine import Backward, Forward, Handle, Stepped, StepSettings
+from finetooth_hooks.errors import DataError
+from finetooth_hooks.examples import CALLED, MediumKind
+from finetooth_hooks.loss_totals import LossTotals
+from finetooth_hooks.losses import Contribution, Metric
+from finetooth_hooks.sampling import Completion, Generated, Sampling, ShownPrompt
+from numpy.typing import NDArray
+
+from finetooth_toolbox.messages.media import CHUNKS
+
+Json = Any
+"""What `json` reads and writes."""
+
+DTYPES = ("float32", "float64", "float16", "int64", "int32", "bool")
+"""Types of arrays that may travel."""
+
+FORMATS: Mapping[MediumKind, tuple[str, ...]] = {"image": ("", "png", "jpeg"), "audio": ("", "wav"), "video": ("",)}
+"""What an encoded picture, sound or video may be called; empty leaves it to who decodes it."""
+
+Array = NDArray[Any]
+
+
+# --- arrays -----------------------------------------------------------------------------------------------------------
+
+
+def encode_array(values: Array) -> Json:
+    """An array as JSON.
+
+    Raises:
+        ValueError: its type is none of `DTYPES`.
+    """
+    values = np.asarray(values)
+    if values.dtype.name not in DTYPES:
+        raise ValueError(f"arrays of {values.dtype} do not travel; allowed are {', '.join(DTYPES)}")
+    content = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).tobytes()
+    return {
+        "dtype": values.dtype.name,
+        "shape": list(values.shape),
+        "base64": base64.b64encode(content).decode("ascii"),
+    }
+
+
+def decode_array(value: Json, where: str, *, dtype: str | None = None) -> Array:
+    """What `encode_array` wrote, or nested lists of numbers.
+
+    Args:
+        where: the field, for messages.
+        dtype: the type that nested lists, and arrays of another type, become.
+
+    Raises:
+        DataError: it is neither, or its bytes do not fill its shape.
+    """
+    if isinstance(value, Mapping):
+        array = _from_bytes(value, where)
+    elif isinstance(value, list):
+        try:
+            array = np.asarray(value)
+        except ValueError as error:
+            raise DataError(where, "its lists are not of one length", action="send a rectangle of numbers") from error
+        if array.size == 0:
+            array = array.astype(dtype or "float64")
+    else:
+        raise DataError(where, f"{type(value).__name__} is no array", action="send a list of numbers")
+    if array.dtype.kind not in "fibu":
+        raise DataError(where, "it holds something that is no number", action="send numbers")
+    if dtype is None:
+        return array
+    if dtype.startswith("int") and array.dtype.kind == "f":
+        raise DataError(where, "it holds numbers that are not whole", action="send whole numbers")
+    return array.astype(dtype)
+
+
+def _from_bytes(value: Mapping[str, Any], where: str) -> Array:
+    name, shape, text = value.get("dtype"), value.get("shape"), value.get("base64")
+    if name not in DTYPES:
+        raise DataError(where, f"dtype is {name!r}", action=f"use one of {', '.join(DTYPES)}")
+    whole = isinstance(shape, list) and all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape)
+    if not whole:
+        raise DataError(where, f"shape is {shape!r}", action="give a list of whole numbers")
+    assert isinstance(shape, list)
+    try:
+        content = base64.b64decode(text if isinstance(text, str) else "!", validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise DataError(where, "its base64 cannot be read", action="send the bytes in base64") from error
+    dtype = np.dtype(name).newbyteorder("<")
+    expected = dtype.itemsize
+    for n in shape:
+        expected *= n
+    if len(content) != expected:
+        raise DataError(
+            where, f"{len(content)} bytes for {name} of shape {shape}", action=f"send {expected} bytes for it"
+        )
+    if name == "bool" and not set(content) <= {0, 1}:
+        raise DataError(where, "bytes of bools are 0 or 1", action="send such")
+    return np.frombuffer(content, dtype).reshape(shape).astype(np.dtype(name))
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def encode_datum(datum: Datum) -> Json:
+    """A datum as JSON; what is left to its default is left out."""
+    found: dict[str, Json] = {
+        "input": [_encode_chunk(chunk) for chunk in datum.input],
+        "targets": encode_array(datum.targets),
+        "mask": encode_array(datum.mask),
+    }
+    if datum.fields:
+        found["fields"] = {name: encode_array(values) for name, values in datum.fields.items()}
+    if datum.scalars:
+        found["scalars"] = {name: float(value) for name, value in datum.scalars.items()}
+    for name in ("positions", "parents"):
+        values = getattr(datum, name)
+        if values is not None:
+            found[name] = encode_array(values)
+    if datum.group is not None:
+        found["group"] = datum.group
+    if datum.id:
+        found["id"] = datum.id
+    return found
+
+
+def decode_datum(value: Json, where: str) -> Datum:
+    """What `encode_datum` wrote. Instead of `input` it may hold `tokens`, a list of ids.
+
+    Args:
+        where: names the datum in messages, `data[3]`.
+
+    Raises:
+        DataError: it is no datum, or its lengths disagree.
+    """
+    value = mapping(value, where)
+    known = {"input", "tokens", "targets", "mask", "fields", "scalars", "positions", "parents", "group", "id"}
+    for name in sorted(set(value) - known):
+        raise DataError(where, f"unknown key {name!r}", action=f"a datum has {', '.join(sorted(known))}")
+    if ("input" in value) == ("tokens" in value):
+        raise DataError(where, "it needs one of 'input' and 'tokens'", action="send tokens, a list of token ids")
+    if "tokens" in value:
+        chunks: tuple[Chunk, ...] = (TokenChunk(_ids(value["tokens"], f"{where}.tokens")),)
+    else:
+        given = sequence(value["input"], f"{where}.input")
+        chunks = tuple(_decode_chunk(chunk, f"{where}.input[{n}]") for n, chunk in enumerate(given))
+    if "targets" not in value:
+        raise DataError(where, "it has no 'targets'", action="send targets, a token id for each input position")
+    optional: dict[str, Any] = {
+        name: decode_array(value[name], f"{where}.{name}", dtype=dtype)
+        for name, dtype in (("mask", "bool"), ("positions", "int64"), ("parents", "int64"))
+        if value.get(name) is not None
+    }
+    fields = mapping(value.get("fields") or {}, f"{where}.fields")
+    scalars = mapping(value.get("scalars") or {}, f"{where}.scalars")
+    group, name = value.get("group"), value.get("id", "")
+    if not (group is None or isinstance(group, str)) or not isinstance(name, str):
+        raise DataError(where, "group and id are texts", action="send texts")
+    try:
+        return Datum(
+            chunks,
+            decode_array(value["targets"], f"{where}.targets", dtype="int64"),
+            fields={key: _floats(array, f"{where}.fields.{key}") for key, array in fields.items()},
+            scalars={key: number(one, f"{where}.scalars.{key}") for key, one in scalars.items()},
+            group=group,
+            id=name,
+            **optional,
+        )
+    except ValueError as error:
+        raise DataError(where, str(error), action="give every array a value for each position") from error
+
+
+def encode_prompt(prompt: Sequence[int]) -> dict[str, Json]:
+    """A prompt as JSON: its ids as `prompt`, and its images, sounds and videos, if it shows some, as `media`."""
+    found: dict[str, Json] = {"prompt": [int(token) for token in prompt]}
+    if isinstance(prompt, ShownPrompt):
+        found["media"] = [[start, _encode_chunk(one)] for start, one in prompt.media]
+    return found
+
+
+def decode_prompt(value: Mapping[str, Json]) -> Sequence[int]:
+    """What `encode_prompt` wrote, among other things.
+
+    Raises:
+        DataError: an image, sound or video cannot be read.
+    """
+    ids, media = value["prompt"], value.get("media")
+    if not media:
+        return cast("Sequence[int]", ids)
+    found = [(start, _decode_chunk(one, f"media[{n}]")) for n, (start, one) in enumerate(media)]
+    return ShownPrompt(tuple(ids), tuple((start, one) for start, one in found if isinstance(one, MediumChunk)))
+
+
+def _encode_chunk(chunk: Chunk) -> Json:
+    if isinstance(chunk, TokenChunk):
+        return {"tokens": encode_array(chunk.tokens)}
+    medium: dict[str, Json] = {
+        chunk.kind: base64.b64encode(chunk.data).decode("ascii"),
+        "format": chunk.format,
+        "length": chunk.length,
+    }
+    if chunk.tokens is not None:
+        medium["tokens"] = encode_array(chunk.tokens)
+    return medium
+
+
+def _decode_chunk(value: Json, where: str) -> Chunk:
+    value = mapping(value, where)
+    kind = next((name for name in CHUNKS if name in value), None)
+    if kind is None:
+        return TokenChunk(_ids(value.get("tokens"), f"{where}.tokens"))
+    try:
+        data = base64.b64decode(value[kind], validate=True)
+    except (binascii.Error, ValueError, TypeError) as error:
+        raise DataError(f"{where}.{kind}", "its base64 cannot be read", action="send the bytes of its file") from error
+    format_, length = value.get("format", ""), value.get("length")
+    if format_ not in FORMATS[kind] or not isinstance(length, int) or isinstance(length, bool) or length < 1:
+        known = ", ".join(FORMATS[kind][1:]) or "empty"
+        raise DataError(where, f"{CALLED[kind]} needs a format ({known}) and a length in tokens", action="send both")
+    tokens = None if value.get("tokens") is None else _ids(value["tokens"], f"{where}.tokens")
+    try:
+        return CHUNKS[kind](data, format_, length, tokens)
+    except ValueError as error:
+        raise DataError(where, str(error), action="send one placeholder for each token of its length") from error
+
+
+def _ids(value: Json, where: str) -> Array:
+    ids = decode_array(value, where, dtype="int64")
+    if ids.ndim != 1:
+        raise DataError(where, f"token ids have shape {list(ids.shape)}", action="send one list of ids")
+    return ids
+
+
+def _floats(value: Json, where: str) -> Array:
+    array = decode_array(value, where)
+    array = array if array.dtype.kind == "f" else array.astype("float32")
+    if not np.isfinite(array).all():
+        raise DataError(where, "it holds a number that is not finite", action="send finite numbers")
+    # lists are float64 to NumPy; losses compute in float32, as for data that a method makes
+    return array.astype("float32") if isinstance(value, list) else array
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+def encode_forward(result: Forward, handle: Handle | None = None) -> Json:
+    """Result of `forward` or `forward_backward`.
+
+    Args:
+        handle: what the client is to call it, in place of the engine's own.
+    """
+    handle = handle or result.handle
+    return {
+        "outputs": [{name: encode_array(values) for name, values in of.items()} for of in result.outputs],
+        "loss": result.loss,
+        "components": dict(result.components),
+        "metrics": dict(result.metrics),
+        "tokens": result.tokens,
+        "padded": result.padded,
+        "targets": result.targets,
+        "micro_batches": result.micro_batches,
+        "handle": None if handle is None else {"id": handle.id, "weights_version": handle.weights_version},
+        "flops": result.flops,
+        "totals": None if result.totals is None else _encode_totals(result.totals),
+    }
+
+
+def decode_forward(value: Json) -> Forward:
+    """What `encode_forward` wrote."""
+    outputs = tuple({k: decode_array(a, f"outputs.{k}") for k, a in of.items()} for of in value["outputs"])
+    handle = value.get("handle")
+    rest = {k: value[k] for k in ("loss", "components", "metrics", "tokens", "padded", "targets", "micro_batches")}
+    return Forward(
+        outputs,
+        **rest,
+        handle=None if handle is None else Handle(**handle),
+        flops=value["flops"],
+        totals=None if value["totals"] is None else _decode_totals(value["totals"]),
+    )
+
+
+def _encode_totals(totals: LossTotals) -> Json:
+    return {
+        "loss": totals.loss,
+        "contributions": {
+            name: {"total": _real(part.total), "per": part.per, "weight": part.weight}
+            for name, part in totals.contributions.items()
+        },
+        "metrics": {
+            name: {"total": _real(metric.total), "count": _real(float(metric.count)), "reduce": metric.reduce}
+            for name, metric in totals.metrics.items()
+        },
+    }
+
+
+def _decode_totals(value: Json) -> LossTotals:
+    contributions = {
+        name: Contribution(float(part["total"]), part["per"], part["weight"])
+        for name, part in value["contributions"].items()
+    }
+    metrics = {
+        name: Metric(float(one["total"]), float(one["count"]), one["reduce"]) for name, one in value["metrics"].items()
+    }
+    return LossTotals(value["loss"], contributions, metrics)
+
+
+def encode_backward(result: Backward) -> Json:
+    """Result of `backward`; a norm that is not finite is a text."""
+    return {"grad_norm": _real(result.grad_norm), "overflow": result.overflow, "flops": result.flops}
+
+
+def decode_backward(value: Json) -> Backward:
+    """What `encode_backward` wrote."""
+    return Backward(float(value["grad_norm"]), value["overflow"], value["flops"])
+
+
+def encode_stepped(result: Stepped) -> Json:
+    """Result of `step`."""
+    return {
+        "step": result.step,
+        "learning_rate": result.learning_rate,
+        "grad_norm": _real(result.grad_norm),
+        "skipped": result.skipped,
+    }
+
+
+def decode_stepped(value: Json) -> Stepped:
+    """What `encode_stepped` wrote."""
+    return Stepped(value["step"], value["learning_rate"], float(value["grad_norm"]), value["skipped"])
+
+
+def encode_completion(result: Completion) -> Json:
+    """A completion."""
+    return {
+        "tokens": list(result.tokens),
+        "logprobs": list(result.logprobs),
+        "text": result.text,
+        "stop": result.stop,
+        "weights_version": result.weights_version,
+    }
+
+
+def encode_generated(result: Generated) -> Json:
+    """The completions of several prompts."""
+    return {"completions": [[encode_completion(one) for one in of] for of in result], "flops": result.flops}
+
+
+def decode_generated(value: Json) -> Generated:
+    """What `encode_generated` wrote."""
+    found = [[decode_completion(one) for one in of] for of in value["completions"]]
+    return Generated(found, float(value.get("flops", 0.0)))
+
+
+def decode_completion(value: Json) -> Completion:
+    """What `encode_completion` wrote."""
+    return Completion(
+        tuple(value["tokens"]), tuple(value["logprobs"]), value["text"], value["stop"], value["weights_version"]
+    )
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def encode_sampling(sampling: Sampling) -> Json:
+    """How to sample."""
+    return {
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+        "n": sampling.n,
+        "stop": list(sampling.stop),
+        "stop_ids": None if sampling.stop_ids is None else list(sampling.stop_ids),
+        "seed": sampling.seed,
+        **({} if sampling.schema is None else {"schema": sampling.schema}),
+        **({"min_p": sampling.min_p} if sampling.min_p else {}),
+        **({} if sampling.repetition_penalty == 1 else {"repetition_penalty": sampling.repetition_penalty}),
+    }
+
+
+def decode_sampling(value: Json) -> Sampling:
+    """What `encode_sampling` wrote; what is left out has its default."""
+    given = dict(mapping(value, "sampling"))
+    for name, convert in (("stop", tuple), ("stop_ids", tuple)):
+        if given.get(name) is not None:
+            given[name] = convert(given[name])
+    try:
+        return Sampling(**given)
+    except TypeError as error:
+        raise DataError("sampling", str(error), action="use the settings of the reference") from error
+
+
+def encode_step_settings(settings: StepSettings) -> Json:
+    """Numbers of one step."""
+    return {
+        "learning_rate": settings.learning_rate,
+        "max_grad_norm": settings.max_grad_norm,
+        "optimizer": {k: list(v) if isinstance(v, tuple) else v for k, v in settings.optimizer.items()},
+    }
+
+
+_BOUNDS: Mapping[str, tuple[float, float | None]] = {
+    "learning_rate": (0.0, None),
+    "max_grad_norm": (0.0, None),
+    "eps": (0.0, None),
+    "weight_decay": (0.0, None),
+    "betas": (0.0, 1.0),
+}
+"""Least value of a step's numbers, and what they must stay below."""
+
+
+def _check_bounds(value: Json, name: str, low: float, high: float | None) -> None:
+    """
+    Raises:
+        DataError: no finite number, or one that no optimizer can step with.
+    """
+    for one in value if isinstance(value, list | tuple) else (value,):
+        found = number(one, name)
+        if found < low:
+            raise DataError(name, f"{found:g} is below {low:g}", action=f"choose {low:g} or more")
+        if high is not None and found >= high:
+            raise DataError(name, f"{found:g} is not below {high:g}", action=f"choose less than {high:g}")
+
+
+def decode_step_settings(value: Json) -> StepSettings:
+    """What `encode_step_settings` wrote.
+
+    Raises:
+        DataError: something else, or numbers that no optimizer can step with.
+    """
+    given = mapping(value, "settings")
+    for name in sorted(set(given) - {"learning_rate", "max_grad_norm", "optimizer"}):
+        raise DataError("settings", f"unknown key {name!r}", action="give learning_rate, max_grad_norm, optimizer")
+    options = mapping(given.get("optimizer") or {}, "settings.optimizer")
+    for name, value in (*given.items(), *options.items()):
+        low, high = _BOUNDS.get(name, (None, None))
+        if low is not None and value is not None:
+            _check_bounds(value, name, low, high)
+    return StepSettings(
+        **{k: None if given.get(k) is None else number(given[k], k) for k in ("learning_rate", "max_grad_norm")},
+        optimizer={
+            k: tuple(number(one, k) for one in v) if isinstance(v, list | tuple) else number(v, k)
+            for k, v in options.items()
+        },
+    )
+
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+
+def mapping(value: Json, where: str) -> Mapping[str, Any]:
+    """The value, a mapping by names.
+
+    Raises:
+        DataError: it is none.
+    """
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise DataError(where, f"{type(value).__name__} is no mapping", action="send a JSON object")
+    return value
+
+
+def sequence(value: Json, where: str) -> Sequence[Any]:
+    """The value, a list.
+
+    Raises:
+        DataError: it is none.
+    """
+    if not isinstance(value, list | tuple):
+        raise DataError(where, f"{type(value).__name__} is no list", action="send a JSON list")
+    return value
+
+
+def number(value: Json, where: str) -> float:
+    """The value, a finite number.
+
+    Raises:
+        DataError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
+        raise DataError(where, f"{value!r} is no finite number", action="send one")
+    return float(value)
+
+
+def _real(value: float) -> float | str:
+    """JSON has no infinity; `float` reads the text."""
+    return value if abs(value) < float("inf") else str(value)

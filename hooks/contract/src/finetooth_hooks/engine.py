@@ -1,0 +1,405 @@
+"""The engine: trains one set of parameters on a frozen base and offers the eight primitives.
+
+A local run, a REST service and a remote wire are callers of the same object. Data go in as `Datum`, results come back
+as NumPy arrays and plain numbers, so no caller needs the framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetooth_hooks.datum import Datum
+from finetooth_hooks.loss_totals import LossTotals
+from finetooth_hooks.losses import LossSpec
+from finetooth_hooks.sampling import Generated, Sampling
+
+if TYPE_CHECKING:
+    from finetooth_hooks.continuous import RunningBatch
+    from finetooth_hooks.held import HeldAdapter, Stack
+
+Counts = Mapping[str, float]
+"""Normalizers of a whole step by name (`weights`, `tokens`, `sequences`, `groups`)."""
+
+
+@dataclass(frozen=True)
+class Handle:
+    """Names a forward whose backward may still come: its data, random state and weights version."""
+
+    id: int
+    weights_version: int
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Result of `forward` and `forward_backward`.
+
+    Attributes:
+        outputs: per datum, arrays by name; `logprobs` (N,) or (N, K), float32, 0 where the mask is false; of a scalar
+            head `values` (N,), likewise, and `scores` (), the value at the last position where the mask is true.
+        loss: the loss, normalised over the step; None without a loss.
+        components: the normalised components, before their weights.
+        metrics: as the loss reported them, combined over micro-batches.
+        tokens: input positions that are not padding.
+        padded: input positions computed, padding included.
+        targets: targets that counted.
+        micro_batches: into how many the data were cut.
+        handle: for `backward`; None after `forward_backward` and without the capability `handles`.
+        flops: floating-point operations that were executed, padding and recomputation included; 0 if not counted.
+        totals: what the loss added up to before it was divided, to be merged with that of other calls of the step;
+            None without a loss.
+    """
+
+    outputs: tuple[Mapping[str, NDArray[Any]], ...] = ()
+    loss: float | None = None
+    components: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tokens: int = 0
+    padded: int = 0
+    targets: int = 0
+    micro_batches: int = 1
+    handle: Handle | None = None
+    flops: float = 0.0
+    totals: LossTotals | None = None
+
+
+@dataclass(frozen=True)
+class Backward:
+    """Result of `backward`.
+
+    Attributes:
+        grad_norm: global L2 norm of all accumulated gradients, unscaled.
+        overflow: it is not finite.
+        flops: floating-point operations that were executed, those of a forward pass made again included; 0 if not
+            counted.
+    """
+
+    grad_norm: float
+    overflow: bool
+    flops: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """Result of `step`.
+
+    Attributes:
+        step: number of optimizer steps done, this one included (skipped ones too).
+        learning_rate: the one that was applied.
+        grad_norm: global L2 norm before clipping.
+        skipped: nothing was applied (fp16 overflow); the scale was lowered.
+    """
+
+    step: int
+    learning_rate: float
+    grad_norm: float
+    skipped: bool = False
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """Numbers for one optimizer step in place of the recipe's, for a caller that keeps a schedule of its own.
+
+    Attributes:
+        learning_rate: applied as it is, the schedule's factor left out; None is the recipe's.
+        max_grad_norm: global L2 norm to clip to, 0 is off; None is the recipe's.
+        optimizer: options of the optimizer by their names in a recipe (`betas`, `eps`, `weight_decay`); the recipe's
+            stand for those left out. `weight_decay` is that of what decays: norms and biases keep theirs.
+    """
+
+    learning_rate: float | None = None
+    max_grad_norm: float | None = None
+    optimizer: Mapping[str, float | tuple[float, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """Facts of a built engine.
+
+    Attributes:
+        framework: `torch`, `mlx`, `numpy`.
+        device: where it computes.
+        precision: `fp32`, `bf16`, `fp16`, `fp64`.
+        parameters: all parameters.
+        trained: parameters that train.
+        max_length: longest sequence, in tokens; 0 if unbounded.
+        environment: what its numbers depend on beside the plan, by name (`torch`: its version, `threads`): where one of
+            them differs, a resumed run is the same only within float tolerance.
+    """
+
+    framework: str
+    device: str
+    precision: str
+    parameters: int
+    trained: int
+    max_length: int = 0
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What an engine takes of its device.
+
+    Attributes:
+        memory: bytes now.
+        peak_memory: bytes at the peak, since the engine was built.
+        metrics: more of it, by name (`memory/max_reserved`, bytes).
+    """
+
+    memory: int
+    peak_memory: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RoleModel:
+    """A frozen model that an engine holds beside the policy, known by the name of its role.
+
+    Attributes:
+        reference: the model, as a recipe names one; empty: a copy of the policy as it is when the engine is built.
+        only_if_needed: not held where the policy without its adapter can take the role.
+    """
+
+    reference: str = ""
+    only_if_needed: bool = False
+
+
+class Snapshot(Protocol):
+    """Everything that trains, as `Engine.save` would have written it at one moment; it stays what it is while the
+    engine goes on."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        ...
+
+    def to_host(self) -> Snapshot:
+        """The same in host memory, itself if it lies there already; for another thread to make while the engine goes
+        on."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write what `Engine.load` reads; from any thread."""
+        ...
+
+
+STEP_SPAN = "step"
+"""The span that the run loop puts around every recorded step."""
+OBSERVERS_SPAN = "trackers and hooks"
+"""The span around what trackers and event hooks do with a recorded step."""
+
+
+class Spans(Protocol):
+    """A recording under way."""
+
+    def span(self, name: str) -> AbstractContextManager[Any]:
+        """While entered, what happens is recorded as part of `name`."""
+        ...
+
+
+class Engine(Protocol):
+    """The eight primitives, and what is needed around them. See `finetooth_kit` for the checks every engine
+    passes.
+
+    An engine derives from `finetooth_hooks.EngineBase`, where every method with a capability of its own refuses.
+    """
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What it can do beyond the least: words of `finetooth_hooks.capabilities.ENGINE`."""
+        ...
+
+    @property
+    def weights_version(self) -> int:
+        """Optimizer steps done."""
+        ...
+
+    def forward(
+        self,
+        data: Sequence[Datum],
+        loss: LossSpec | None = None,
+        *,
+        role: str = "policy",
+        returns: Collection[str] = ("logprobs",),
+        normalizer: Counts | None = None,
+        train: bool = True,
+    ) -> Forward:
+        """Evaluate. With the policy role and the capability `handles`, keep what `backward` needs and return its
+        handle.
+
+        Args:
+            train: False to measure: the policy computes without dropout, as other roles always do, and there is no
+                handle.
+        """
+        ...
+
+    def backward(
+        self,
+        handle: Handle,
+        grads: Sequence[NDArray[np.floating[Any]]] | None = None,
+        *,
+        normalizer: Counts | None = None,
+    ) -> Backward:
+        """Accumulate gradients of the loss given to `forward`, or from dL/dlogprob per datum. Capability `handles`;
+        gradients from the caller also need `gradients`.
+
+        Raises:
+            EngineError: the handle is unknown, used up, or from before a `step`.
+        """
+        ...
+
+    def forward_backward(self, data: Sequence[Datum], loss: LossSpec, *, normalizer: Counts | None = None) -> Forward:
+        """forward and backward, micro-batch by micro-batch; gradients accumulate until `step` or `zero_grad`.
+
+        Args:
+            normalizer: totals of the whole step, when the caller splits it over several calls. Default: counted over
+                `data`.
+
+        Raises:
+            NotFinite: the loss is not finite; it names the data.
+        """
+        ...
+
+    def step(self, *, metrics: Mapping[str, float] | None = None, settings: StepSettings | None = None) -> Stepped:
+        """Unscale, clip, optimizer, schedule; gradients are dropped afterwards.
+
+        Args:
+            metrics: what a schedule that watches a metric may read.
+            settings: numbers for this step alone; given only to an engine with the capability `step_settings`.
+
+        Raises:
+            EngineError: the optimizer has no option of a name in `settings`, or a number makes no sense.
+            NotFinite: a gradient is not finite (and no loss scale is there to be lowered); nothing was changed but that
+                the gradients are dropped.
+        """
+        ...
+
+    def zero_grad(self) -> None:
+        """Drop accumulated gradients. Capability `zero_grad`."""
+        ...
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Generated:
+        """Sample `sampling.n` completions for each prompt, batched, with a KV cache. Capability `generate`.
+
+        Args:
+            prompts: token ids; one with images or sounds is a `finetooth_hooks.sampling.ShownPrompt`.
+
+        Raises:
+            EngineError: a prompt cannot be answered, or holds what the model cannot read.
+        """
+        ...
+
+    def logprobs(self, data: Sequence[Datum], *, role: str = "policy") -> list[NDArray[np.float32]]:
+        """Score targets without a graph: per datum (N,) or (N, K), 0 where the mask is false."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write everything that trains into the folder `path` (made if missing): weights, optimizer, schedule,
+        scaler, random state, accumulated gradients and their count, loss states. safetensors and JSON, no pickle."""
+        ...
+
+    def load(self, path: Path) -> None:
+        """Restore what `save` wrote.
+
+        Raises:
+            UserError: not a state of this model and adapter.
+        """
+        ...
+
+    def export(self, path: Path) -> None:
+        """Write the artifact into the folder `path` in the layout of peft or transformers: what other tools load."""
+        ...
+
+    def restore(self, path: Path) -> None:
+        """Take the trained weights of an artifact that `export` wrote; optimizer and schedule stay as they are.
+
+        Raises:
+            UserError: the artifact does not fit this model and adapter.
+        """
+        ...
+
+    def set_total_steps(self, total: int | None) -> None:
+        """Tell the schedule how many optimizer steps are planned."""
+        ...
+
+    def release(self, handle: Handle) -> None:
+        """Drop what `forward` kept for a backward that will not come; nothing happens if it is gone already. Capability
+        `release`."""
+        ...
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside, the policy has the weights to evaluate and to keep, where they are others than those at which
+        gradients are taken (an optimizer with the capability `averages`); nothing is trained or saved meanwhile.
+        `export` enters it by itself."""
+        ...
+
+    def running_batch(self) -> RunningBatch:
+        """An empty batch that samples the weights as they are now. Several may be open; their steps are apart.
+        Capability `continuous`."""
+        ...
+
+    def hold(self, path: Path | Stack | None) -> HeldAdapter | None:
+        """An adapter on the same base, read from what `export` wrote; of several with weights, their sum; without a
+        path the base alone. None where one is more than a low-rank addition, to be `restore`d into an engine of its
+        own. UserError: it is of another base. Capability `adapters`."""
+        ...
+
+    def snapshot(self) -> Snapshot:
+        """Copy the state in memory, at the price of one copy on the device. Capability `snapshots`.
+
+        Raises:
+            EngineError: the state is not whole, after a failed step.
+        """
+        ...
+
+    def rollback(self, snapshot: Snapshot) -> None:
+        """Take a state back; the snapshot can be used again. Capability `snapshots`.
+
+        Raises:
+            EngineError: it is not of this kind of engine.
+        """
+        ...
+
+    def interrupt_when(self, asked: Callable[[], bool]) -> None:
+        """From now on ask before every micro-batch; once the answer is yes, the primitive raises `Interrupted`, and
+        what it had accumulated is dropped. Capability `interrupt`."""
+        ...
+
+    def move_role(self, role: str, mix: float) -> None:
+        """Move a frozen copy towards the policy: `mix` times the policy's weights and 1 - `mix` times its own. Copies
+        are part of what `save` writes. Capability `roles`.
+
+        Raises:
+            PlanError: the role is no copy.
+        """
+        ...
+
+    def module(self) -> Any:
+        """The framework's own model that trains, for a trainer that computes with it itself: in torch an `nn.Module`
+        that takes `input_ids` and gives `logits`. What a backward through it leaves in the parameters that require
+        gradients is what the next `step` applies; whoever holds it changes no weight. Capability `module`."""
+        ...
+
+    def usage(self) -> Usage:
+        """Memory now and at the peak; cheap, since the run loop asks after every step. Capability `usage`."""
+        ...
+
+    def peak_flops(self) -> float:
+        """FLOP/s that the device does at most in the engine's precision: known, or measured once (0.2 s at most); 0 if
+        unknown. Capability `usage`."""
+        ...
+
+    def profile(self, folder: Path) -> AbstractContextManager[Spans]:
+        """While entered, record. On leaving, write into `folder` (made if missing): `trace.json`, a Chrome trace,
+        `memory.json`, a timeline of allocated memory, and `table.md`, in words where the time went. Capability
+        `profile`."""
+        ...

@@ -1,0 +1,117 @@
+"""An adapter folded into its base, by peft's own merge."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks.errors import UserError
+from finetooth_toolbox.saved_heads import LABELS, kind_of
+from finetooth_torchshared.classifiers import PEFT_TASKS, as_classifier, as_language_model
+
+from finetooth_peftfiles.compilers import compilers_kept
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+
+
+def fold(model: Any, folder: Path, *, precision: str, device: str, pad_id: int | None = None) -> Any:
+    """See `protocols.Adapter.fold`: the base with what the artifact adds folded in.
+
+    Raises:
+        UserError: the artifact was made for another model, or its file is damaged.
+    """
+    import torch
+    from finetooth_torchshared.kept_in_fp32 import cast
+
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
+    made = type(model)
+    whole = merged(model, folder, pad_id)
+    if kind_of(type(whole).__name__):
+        whole = as_language_model(whole, made)
+    return cast(whole.requires_grad_(False), dtypes[precision], device).eval()
+
+
+def folded_config(folder: Path) -> dict[str, Any]:
+    """See `protocols.Adapter`: peft's `adapter_config.json` says whether there is a head."""
+    kind = classifier_kind(folder)
+    if kind is None:
+        return {}
+    labels = {str(index): f"LABEL_{index}" for index in range(LABELS[kind])}
+    return {"architectures": [f"For{kind.capitalize()}Classification"], "id2label": labels}
+
+
+def merged(model: Any, adapter: Path, pad_id: int | None = None) -> Any:
+    """The base with the adapter folded in by peft's own merge; `model` is changed in place. Of an adapter with a scalar
+    head the result is transformers' classifier.
+
+    A head that shares its weight with the embedding is given one of its own first if the adapter touches either, since
+    the sum would reach both.
+
+    Args:
+        pad_id: for the config of a classifier.
+
+    Raises:
+        UserError: the adapter was made for another model, its file is damaged, or the base is quantised.
+    """
+    from finetooth_torchshared.quantised import is_quantised
+
+    if is_quantised(model):
+        raise UserError(
+            f"{adapter}: its base is quantised, and a sum cannot be stored in its bits",
+            action="keep the adapter beside its base",
+        )
+    kind = classifier_kind(adapter)
+    if kind is not None:
+        model = as_classifier(model, kind, pad_id=pad_id)
+    from peft import PeftModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from safetensors import SafetensorError
+
+    try:
+        with warnings.catch_warnings(), compilers_kept():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings")  # untied below
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft reads it
+            adapted = PeftModel.from_pretrained(model, str(adapter), torch_device="cpu").eval()
+    except SafetensorError as error:
+        raise UserError(
+            f"{adapter / WEIGHTS} cannot be read: {error}", action="the file is damaged: get it again from its source"
+        ) from error
+    except (RuntimeError, ValueError, UserWarning) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{adapter} does not fit its base model: {reason}", action="merge it into the model it was trained on"
+        ) from error
+    base: Any = adapted.get_base_model()
+    ends = (base.get_input_embeddings(), base.get_output_embeddings())
+    if (
+        kind is None
+        and getattr(base.config, "tie_word_embeddings", False)
+        and any(isinstance(end, BaseTunerLayer) for end in ends)
+    ):
+        _untie(base)
+    try:
+        return adapted.merge_and_unload(safe_merge=True)
+    except ValueError as error:
+        raise UserError(
+            f"merging {adapter} gives numbers that are not finite: {error}", action="use --precision fp32"
+        ) from error
+
+
+def classifier_kind(adapter: Path) -> str | None:
+    """What an adapter with a head classifies, `sequence` or `token`; None if it has no head."""
+    task = json.loads((adapter / CONFIG).read_text(encoding="utf-8")).get("task_type")
+    return next((kind for kind, name in PEFT_TASKS.items() if name == task), None)
+
+
+def _untie(base: Any) -> None:
+    """Give the head a copy of the weight it shares with the embedding."""
+    import torch
+
+    head = base.get_output_embeddings()
+    head = getattr(head, "base_layer", head)
+    head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    base.config.tie_word_embeddings = False

@@ -1,0 +1,37 @@
+"""Shapes of the modules that an adapter can reach, from a family's facts alone: the plan needs them before any weight
+is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from finetooth_hooks.protocols import ModelFacts
+from finetooth_toolbox.llama_shape import linear_shapes
+
+
+def shapes(facts: ModelFacts) -> dict[str, tuple[int, int]]:
+    """(inputs, outputs) by path of the linear modules of the decoder layers, the head and the embedding.
+
+    Exact for layers built like Llama's; a linear module of another name counts as hidden to hidden.
+    """
+    known = linear_shapes(facts)
+    found: dict[str, tuple[int, int]] = {}
+    for layer in range(facts.layers):
+        for target in facts.linear_targets:
+            name = target.rsplit(".", 1)[-1]
+            inside = "." if "." in target else ".self_attn." if target in facts.attention_targets else ".mlp."
+            path = f"{facts.layer_path}.{layer}{inside}{target}"
+            found[path] = known.get(name, (facts.hidden_size, facts.hidden_size))
+    found[facts.head.module] = (facts.hidden_size, facts.vocab_size)
+    found[f"{facts.body}.embed_tokens"] = (facts.vocab_size, facts.hidden_size)
+    return found
+
+
+def read_once(modules: Iterable[str], sizes: Mapping[str, tuple[int, int]]) -> int:
+    """Numbers for each token that modules read, where those of a block that read as many read the same.
+
+    Args:
+        modules: their paths.
+        sizes: see `shapes`.
+    """
+    return sum(inputs for _, inputs in {(path.rpartition(".")[0], sizes[path][0]) for path in modules})

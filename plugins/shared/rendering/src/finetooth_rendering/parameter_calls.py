@@ -1,0 +1,113 @@
+"""Calls of tools with a tag for each argument, as Qwen3-Coder, Qwen3.5 and Nemotron 3 write them.
+
+<tool_call>
+<function=clock>
+<parameter=zone>
+UTC
+</parameter>
+</function>
+</tool_call>
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from finetooth_rendering.page import Page
+from finetooth_rendering.tool_calls import FunctionCall, call_of
+from finetooth_rendering.turns import json_text
+
+CALL, CALL_END = "<tool_call>", "</tool_call>"
+INSTRUCTIONS = (
+    "\n\nIf you choose to call a function ONLY reply in the following format with NO suffix:\n\n"
+    "<tool_call>\n<function=example_function_name>\n<parameter=example_parameter_1>\nvalue_1\n</parameter>\n"
+    "<parameter=example_parameter_2>\nThis is the value for the second parameter\nthat can span\nmultiple lines\n"
+    "</parameter>\n</function>\n</tool_call>\n\n<IMPORTANT>\nReminder:\n"
+    "- Function calls MUST follow the specified format: an inner <function=...></function> block must be nested within "
+    "<tool_call></tool_call> XML tags\n"
+    "- Required parameters MUST be specified\n"
+    "- You may provide optional reasoning for your function call in natural language BEFORE the function call, but NOT "
+    "after\n"
+    "- If there is no function call available, answer the question like normal with your current knowledge and do not "
+    "tell the user about function calls\n</IMPORTANT>"
+)
+"""What such models are told of calls, behind the list of their tools."""
+
+Value = Callable[[Any], str]
+"""How the value of an argument is written."""
+
+_ARGUMENT = re.compile(r"<parameter=([^>\n]+)>\n(.*?)\n</parameter>\n", re.DOTALL)
+_CALL = re.compile(
+    rf"{CALL}\n<function=([^>\n]+)>\n((?:{_ARGUMENT.pattern})*?)</function>\n{CALL_END}", re.DOTALL
+)  # fmt: skip
+_WORDS: Mapping[str, bool | None] = {"True": True, "False": False, "None": None}
+
+
+def json_value(value: Any) -> str:
+    """A text as it is, another value as JSON."""
+    return value if isinstance(value, str) else json_text(value)
+
+
+def plain_value(value: Any) -> str:
+    """A list or an object as JSON, anything else as Python prints it: `True`, `None`."""
+    return json_text(value) if isinstance(value, Mapping | list | tuple) else str(value)
+
+
+def write_call(page: Page, call: FunctionCall, value: Value, trains: bool) -> None:
+    """Write a call from its first tag to its last."""
+    page.markup(f"{CALL}\n<function=", trains)
+    page.say(call.name, trains)
+    page.markup(">\n", trains)
+    for key, given in call.arguments.items():
+        page.markup("<parameter=", trains)
+        page.say(str(key), trains)
+        page.markup(">\n", trains)
+        page.say(value(given), trains)
+        page.markup("\n</parameter>\n", trains)
+    page.markup(f"</function>\n{CALL_END}", trains)
+
+
+def reads_back(call: FunctionCall, value: Value) -> bool:
+    """Name, keys and texts of a call are read as they are: none of them spells the markup and ends it early."""
+    said = [(str(key), value(given)) for key, given in call.arguments.items()]
+    text = "".join(f"<parameter={key}>\n{given}\n</parameter>\n" for key, given in said)
+    found = _CALL.fullmatch(f"{CALL}\n<function={call.name}>\n{text}</function>\n{CALL_END}")
+    tagged = any(CALL in part for part in (call.name, *(part for pair in said for part in pair)))
+    return not tagged and found is not None and found[1] == call.name and _ARGUMENT.findall(found[2]) == said
+
+
+def split_calls(text: str, *, words: bool = False) -> tuple[str, tuple[Mapping[str, Any], ...]]:
+    """What stands before the calls with which a text ends, and those calls.
+
+    The value of an argument that reads as JSON of another kind than text is that value.
+
+    Args:
+        words: `True`, `False` and `None` are values, too (`plain_value`).
+    """
+    rest, calls = text.rstrip(), list[Mapping[str, Any]]()
+    while rest.endswith(CALL_END):
+        begin = rest.rfind(CALL)
+        found = _CALL.fullmatch(rest, begin) if begin >= 0 else None
+        if found is None:
+            break
+        arguments = {key: _read(given, words) for key, given in _ARGUMENT.findall(found[2])}
+        calls.insert(0, call_of(found[1], arguments))
+        rest = rest[:begin].rstrip()
+    return (rest if calls else text), tuple(calls)
+
+
+def _read(text: str, words: bool) -> Any:
+    if words and text in _WORDS:
+        return _WORDS[text]
+    try:
+        value = json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return text
+    return text if isinstance(value, str) else value
+
+
+def _refuse(spelling: str) -> float:
+    raise ValueError(spelling)

@@ -1,0 +1,78 @@
+"""From rollouts to data: what was sampled, with a weight and an advantage for each token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from finetooth_hooks.datum import Datum, TokenChunk
+from finetooth_hooks.rollouts import Rollout
+from numpy.typing import NDArray
+
+from finetooth_rollouts.kept import among_kept
+
+
+def data_of(rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum]:
+    """A datum for each rollout, masked but for the tokens that the policy wrote: fields `advantages` and
+    `token_weights`, and those of the rollout, (N,).
+
+    Where tokens were drawn among some that sampling kept, targets are (N, K), the drawn token first, and the field
+    `kept` (N, K) says which of them are no filling.
+
+    Args:
+        weights: of a token, for each rollout.
+    """
+    most = max((len(kept) for rollout in rollouts for kept in rollout.kept), default=0)
+    return [_datum(rollout, weight, most) for rollout, weight in zip(rollouts, weights, strict=True)]
+
+
+def _datum(rollout: Rollout, weight: float, most: int) -> Datum:
+    tokens = np.array([*rollout.prompt, *rollout.tokens], dtype=np.int64)
+    before, count = len(rollout.prompt) - 1, len(rollout.tokens)
+    own = np.array(rollout.own, dtype=np.bool_) if rollout.own else np.ones(count, dtype=np.bool_)
+    mask = np.concatenate([np.zeros(before, dtype=np.bool_), own])
+    advantages = rollout.advantages or (0.0,) * count
+    fields = {
+        "advantages": np.concatenate([np.zeros(before), np.array(advantages)]),
+        "token_weights": np.where(mask, weight, 0.0),
+        **{name: np.concatenate([np.zeros(before), np.array(of)]) for name, of in rollout.fields.items()},
+    }
+    targets = tokens[1:]
+    if most:
+        targets = np.repeat(targets[:, None], most, axis=1)
+        kept = np.zeros((before + count, most))
+        for row, (token, ids) in enumerate(zip(rollout.tokens, rollout.kept or [()] * count, strict=True), before):
+            others = [one for one in ids if one != token]
+            targets[row, 1 : 1 + len(others)] = others
+            kept[row, : 1 + len(others)] = 1.0
+        fields["kept"] = kept
+    return Datum((TokenChunk(tokens[:-1]),), targets, mask=mask, fields=fields, group=rollout.group, id=rollout.id)
+
+
+def with_old(data: Sequence[Datum], old: Sequence[NDArray[np.float32]]) -> list[Datum]:
+    """The data with the log-probabilities of the weights that sampled them, in the shape of their targets."""
+    pairs = zip(data, old, strict=True)
+    return [replace(datum, fields={**datum.fields, "old_logprobs": of}) for datum, of in pairs]
+
+
+def drawn_logprobs(datum: Datum, logprobs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of the tokens that the policy wrote, among those that sampling kept.
+
+    Args:
+        logprobs: (N,) or (N, K), as an engine gives them for the datum.
+    """
+    kept = datum.fields.get("kept")
+    found = among_kept(logprobs[datum.mask], None if kept is None else kept[datum.mask])
+    return np.asarray(found, dtype=np.float32)
+
+
+def for_every(rollout: Rollout, found: Iterable[float]) -> tuple[float, ...]:
+    """(T,) of all tokens from numbers of those that the policy wrote; 0 for the others."""
+    values = iter(found)
+    return tuple(float(next(values)) if own else 0.0 for own in rollout.own or (True,) * len(rollout.tokens))
+
+
+def with_logprobs(rollout: Rollout, found: Sequence[float]) -> Rollout:
+    """The rollout with other log-probabilities of the tokens that the policy wrote."""
+    return replace(rollout, logprobs=for_every(rollout, found))

@@ -1,0 +1,255 @@
+"""Rollouts of an environment: episodes of several turns, played side by side.
+
+Turn by turn the policy is asked for all episodes that go on, and the environment for its answers. What becomes a
+sequence of tokens is exactly what the policy read and wrote:
+
+    prompt | turn 1 | what follows it | turn 2 | ...        one sequence, the turns are trained
+    prompt 1 | turn 1,   prompt 2 | turn 2,   ...           each turn its own
+
+The first where the prompt of a turn begins with the tokens of the prompt and the turn before it. A renderer with the
+property `extension` writes every conversation so; then what stands between two turns is all that is ever tokenised
+after the first prompt. Without it the conversation is written anew for each turn, as the family's markup asks (it drops
+old reasoning, say), and turns whose tokens come out otherwise begin a sequence of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from finetooth_hooks.context import Context
+from finetooth_hooks.engine import Engine
+from finetooth_hooks.environments import Environment
+from finetooth_hooks.errors import EngineError
+from finetooth_hooks.examples import Task
+from finetooth_hooks.protocols import Sampler
+from finetooth_hooks.rollouts import Prompt, Rollout
+from finetooth_hooks.sampling import Sampling
+
+from finetooth_rollouts.calls import Failure, Given, call_all
+from finetooth_rollouts.live_episode import Asked, EndedEpisode, LiveEpisode
+from finetooth_rollouts.open_episodes import OpenEpisodes
+from finetooth_rollouts.rollouts_file import from_json
+
+__all__ = ["Asked", "Played", "Playing"]
+
+_T = TypeVar("_T")
+
+
+@dataclass
+class Played:
+    """What was played.
+
+    Attributes:
+        episodes: for each that was asked for its rollouts: one, or one for each stretch of turns.
+        failures: reasons of those that an error or a time limit ended.
+        turns: of the policy.
+        flops: that sampling took.
+    """
+
+    episodes: list[list[Rollout]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    turns: int = 0
+    flops: float = 0.0
+
+
+class Playing:
+    """Plays episodes.
+
+    Args:
+        name: of the environment among the rewards.
+        most_turns: of the policy in an episode.
+        limit: seconds for a call of the environment.
+    """
+
+    def __init__(
+        self, context: Context, environment: Environment, sampler: Sampler, *, name: str, most_turns: int, limit: float
+    ) -> None:
+        self._context, self._environment, self._sampler = context, environment, sampler
+        self._name, self._most, self._limit = name, most_turns, limit
+
+    def play(self, engine: Engine, asked: Sequence[Asked], sampling: Sampling, seeds: Callable[[int], int]) -> Played:
+        """Play `sampling.n` episodes of each.
+
+        Args:
+            seeds: from the number of a turn, from 0, to the seed of its sampling.
+
+        Raises:
+            DataError: the environment cannot use a row, or the family cannot say what it shows first.
+        """
+        live = self._made(asked, sampling.n)
+        played = Played()
+        try:
+            self._begin(live)
+            for turn in range(self._most):
+                going = self._going(live, sampling.max_tokens)
+                if not going:
+                    break
+                self._say(engine, going, replace(sampling, seed=seeds(turn)), played)
+                self._answer(going)
+                played.turns += len(going)
+        finally:
+            self.close(live)
+        played.episodes = [list(one.rollouts(self._name)) for one in live]
+        played.failures = [one.failure for one in live if one.failure]
+        return played
+
+    def open(self, asked: Sequence[Asked], n: int) -> OpenEpisodes:
+        """Begin `n` episodes of each, to be played by `go_on`, and let go by `close`.
+
+        Raises:
+            DataError: as `play`.
+        """
+        live = self._made(asked, n)
+        try:
+            self._begin(live)
+        except BaseException:
+            self.close(live)
+            raise
+        return OpenEpisodes(self._name, live)
+
+    def go_on(
+        self, engine: Engine, episodes: OpenEpisodes, sampling: Sampling, stretch: int, seeds: Callable[[int, int], int]
+    ) -> float:
+        """Play a part of each that goes on: its turn is written further, and answered if it is at its end.
+
+        Args:
+            sampling: of a whole turn.
+            stretch: so many tokens of it are written; 0 is all.
+            seeds: from the number of the part, and of a call of the sampler in it, to the seed of its sampling.
+
+        Returns:
+            operations that sampling took.
+        """
+        longest, flops = sampling.max_tokens, 0.0
+        going = self._going(episodes.going, longest)
+        ways: dict[tuple[Any, ...], list[LiveEpisode]] = {}
+        for one in going:
+            most = min(stretch or longest, one.left(longest))
+            ways.setdefault((most, one.stop, one.stop_ids), []).append(one)
+        said: list[LiveEpisode] = []
+        for call, ((most, stop, stop_ids), of) in enumerate(ways.items()):
+            seed = seeds(episodes.parts, call)
+            now = replace(sampling, max_tokens=most, stop=stop, stop_ids=stop_ids, seed=seed)
+            asked, n = _shared([Prompt(one.asked.id, one.asked.group, one.prompt) for one in of], sampling.n)
+            drawn = self._sampler.sample(engine, asked, replace(now, n=n))
+            flops += drawn.flops
+            said += [one for one, rollout in zip(of, drawn.rollouts, strict=True)
+                     if one.wrote_on(rollout, most, longest)]  # fmt: skip
+        self._answer(said)
+        episodes.parts += 1
+        return flops
+
+    def close(self, live: Sequence[LiveEpisode]) -> None:
+        """Let go of what episodes hold."""
+        call_all([one.episode.close for one in live], self._limit, together=self._together)
+
+    def again(self, state: Mapping[str, Any], tasks: Mapping[str, Task]) -> OpenEpisodes:
+        """The episodes of a state: those that go on are played again up to where they were.
+
+        Raises:
+            EngineError: the environment says something else than it did.
+        """
+        found = [self._found(one, tasks) for one in state["episodes"]]
+        pairs = [(one, of) for one, of in zip(found, state["episodes"], strict=True) if isinstance(one, LiveEpisode)]
+        live = [one for one, _ in pairs]
+        try:
+            self._begin(live)
+            for turn in range(max((len(of["turns"]) for _, of in pairs), default=0)):
+                going = [(one, from_json(of["turns"][turn])) for one, of in pairs if len(of["turns"]) > turn]
+                for one, rollout in going:
+                    self._check(one, rollout.prompt)
+                    one.wrote(rollout)
+                self._answer([one for one, _ in going])
+            for one, of in pairs:
+                self._check(one, tuple(of["prompt"]))
+                one.begun = None if of["begun"] is None else from_json(of["begun"])
+        except BaseException:
+            self.close(live)
+            raise
+        return OpenEpisodes(self._name, found, int(state["parts"]))
+
+    def _found(self, state: Mapping[str, Any], tasks: Mapping[str, Task]) -> LiveEpisode | EndedEpisode:
+        if "found" in state:
+            return EndedEpisode(state["group"], tuple(from_json(one) for one in state["found"]), int(state["count"]))
+        asked = Asked(state["id"], state["group"], tasks[state["id"]], int(state["seed"]))
+        return LiveEpisode(self._context, asked, state["key"], self._environment.episode(asked.task, asked.seed))
+
+    def _check(self, one: LiveEpisode, prompt: tuple[int, ...]) -> None:
+        """
+        Raises:
+            EngineError: it is not asked now what it was asked then.
+        """
+        if one.ended or one.prompt != prompt:
+            why = one.failure or "it says something else than it did"
+            raise EngineError(
+                f"method.environment: {self._name}: an episode of {one.asked.id} cannot be played again up to where "
+                f"the run ended: {why}",
+                action="go on with ft resume RUN once it answers as before, or leave method.partial_rollouts out",
+            )
+
+    def _made(self, asked: Sequence[Asked], n: int) -> list[LiveEpisode]:
+        return [
+            LiveEpisode(self._context, one, f"{one.group}#{k}", self._environment.episode(one.task, one.seed))
+            for one in asked
+            for k in range(n)
+        ]
+
+    def _going(self, live: Sequence[LiveEpisode], turn: int) -> list[LiveEpisode]:
+        """Those that go on and have room.
+
+        Args:
+            turn: tokens of a turn.
+        """
+        most = self._longest()
+        return [one for one in live if one.room(most, turn)]
+
+    @property
+    def _together(self) -> bool:
+        return "concurrent" in self._environment.capabilities
+
+    def _longest(self) -> int:
+        """Tokens of a sequence at most."""
+        bounds = (self._context.train.max_length + 1, self._context.facts.max_positions or 0)
+        return min(bound for bound in bounds if bound)
+
+    def _begin(self, live: Sequence[LiveEpisode]) -> None:
+        said = self._call([one.episode.begin for one in live])
+        for one, found in zip(live, said, strict=True):
+            if isinstance(found, Failure):
+                one.fail(found)
+            else:
+                one.begin(found.value)
+
+    def _say(self, engine: Engine, going: Sequence[LiveEpisode], sampling: Sampling, played: Played) -> None:
+        """One turn of the policy in each."""
+        ways = dict.fromkeys((one.stop, one.stop_ids) for one in going)
+        for stop, stop_ids in ways:
+            of = [one for one in going if (one.stop, one.stop_ids) == (stop, stop_ids)]
+            asked, n = _shared([Prompt(one.asked.id, one.asked.group, one.prompt) for one in of], sampling.n)
+            drawn = self._sampler.sample(engine, asked, replace(sampling, n=n, stop=stop, stop_ids=stop_ids))
+            played.flops += drawn.flops
+            for one, rollout in zip(of, drawn.rollouts, strict=True):
+                one.wrote(rollout)
+
+    def _answer(self, going: Sequence[LiveEpisode]) -> None:
+        """One answer of the environment to each."""
+        said = self._call([one.answer for one in going])
+        for one, found in zip(going, said, strict=True):
+            if isinstance(found, Failure):
+                one.fail(found)
+            else:
+                one.take(found.value, last=len(one.turns) >= self._most)
+
+    def _call(self, functions: Sequence[Callable[[], _T]]) -> list[Given[_T] | Failure]:
+        return call_all(functions, self._limit, together=self._together)
+
+
+def _shared(prompts: Sequence[Prompt], n: int) -> tuple[list[Prompt], int]:
+    """Prompts to sample, and how often each: once for a group whose episodes all begin alike."""
+    if len(prompts) % n == 0:
+        blocks = [prompts[i : i + n] for i in range(0, len(prompts), n)]
+        if all(one == block[0] for block in blocks for one in block):
+            return [block[0] for block in blocks], n
+    return list(prompts), 1

@@ -1,0 +1,79 @@
+"""Episodes that are played a part at a time, each part by the weights of its moment.
+
+Where a run is killed between two parts, an episode is played again up to where it was: the same task and seed, and the
+turns that were written. So its environment has to say the same again (capability `seeded`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finetooth_hooks.rollouts import Rollout
+
+from finetooth_rollouts.live_episode import EndedEpisode, LiveEpisode
+from finetooth_rollouts.rollouts_file import as_json
+
+
+class OpenEpisodes:
+    """Episodes, those of a group next to each other.
+
+    Args:
+        name: of the environment among the rewards.
+        parts: that were played.
+    """
+
+    def __init__(self, name: str, played: Sequence[LiveEpisode | EndedEpisode], parts: int = 0) -> None:
+        self._name, self._played, self.parts = name, list(played), parts
+
+    def __len__(self) -> int:
+        return len(self._played)
+
+    @property
+    def going(self) -> list[LiveEpisode]:
+        """Those that go on."""
+        return [one for one in self._played if isinstance(one, LiveEpisode) and not one.ended]
+
+    @property
+    def held(self) -> list[LiveEpisode]:
+        """Those that hold something of the environment's."""
+        return [one for one in self._played if isinstance(one, LiveEpisode)]
+
+    @property
+    def turns(self) -> int:
+        """Of the policy."""
+        return sum(len(one.turns) if isinstance(one, LiveEpisode) else one.count for one in self._played)
+
+    @property
+    def oldest(self) -> int | None:
+        """The oldest weights that wrote something of those that go on."""
+        return min((version for one in self.going for version in one.versions), default=None)
+
+    def episodes(self) -> tuple[tuple[Rollout, ...], ...]:
+        """Their rollouts."""
+        return tuple(tuple(one.rollouts(self._name)) for one in self._played)
+
+    @property
+    def failures(self) -> list[str]:
+        """Reasons of those that an error or a time limit ended."""
+        return [found[-1].failure for found in self.episodes() if found[-1].failure]
+
+    def parted(self) -> tuple[OpenEpisodes, OpenEpisodes]:
+        """The groups that are at their end, and those of which an episode goes on."""
+        open_ = {one.asked.group for one in self.going}
+        sides: tuple[list[LiveEpisode | EndedEpisode], ...] = [], []
+        for one in self._played:
+            sides[(one.asked.group if isinstance(one, LiveEpisode) else one.group) in open_].append(one)
+        done, going = (OpenEpisodes(self._name, side, self.parts) for side in sides)
+        return done, going
+
+    def state(self) -> Mapping[str, Any]:
+        """JSON."""
+        return {"parts": self.parts, "episodes": [self._state(one) for one in self._played]}
+
+    def _state(self, one: LiveEpisode | EndedEpisode) -> Mapping[str, Any]:
+        if isinstance(one, LiveEpisode) and not one.ended:
+            return one.state()
+        group = one.asked.group if isinstance(one, LiveEpisode) else one.group
+        count = len(one.turns) if isinstance(one, LiveEpisode) else one.count
+        return {"group": group, "count": count, "found": [as_json(rollout) for rollout in one.rollouts(self._name)]}

@@ -1,0 +1,138 @@
+"""A model put together tensor by tensor, so that no more than a layer of it is ever held in full precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch
+from finetooth_hooks.protocols import Quantizer
+from torch import Tensor, nn
+
+from finetooth_torchshared.kept_in_fp32 import kept_in_fp32
+from finetooth_torchshared.quantised import QuantisedLinear, check_any, store_experts, stored_linear
+
+ReadModule = Callable[[nn.Linear], QuantisedLinear]
+"""From a linear module without memory to what stands in its place, read as the file stores it."""
+
+
+class CannotAssemble(Exception):
+    """The tensors are not the model's by their names, or the model computes with numbers that no file has."""
+
+
+def assembled(
+    model: nn.Module,
+    names: Collection[str],
+    read: Callable[[str], Tensor],
+    *,
+    dtype: torch.dtype,
+    device: str,
+    quantizer: Quantizer | None = None,
+    stored: Mapping[str, ReadModule] | None = None,
+) -> nn.Module:
+    """Fill a transformers model that was made without memory (on torch's device `meta`).
+
+    Args:
+        model: changed in place.
+        names: of the tensors that there are as plain numbers.
+        read: one of them; called once for each, and not held.
+        dtype: of what stays plain numbers, but for what the model keeps in fp32.
+        quantizer: stores linear modules, one after the other.
+        stored: linear modules that are stored already, by path.
+
+    Raises:
+        CannotAssemble: names or shapes differ; the model is of no use then.
+        RecipeError: see `quantised.quantise`.
+    """
+    whole: Any = model
+    head, kept, ready = whole.get_output_embeddings(), kept_in_fp32(model, dtype), stored or {}
+    tied = set(whole.all_tied_weights_keys)
+    wanted = _names(model, skipped=ready) - tied
+    if differing := wanted.symmetric_difference(set(names) - tied):
+        raise CannotAssemble(f"{len(differing)} tensors have other names, such as {min(differing)}")
+    _make_buffers(whole)
+
+    def number(name: str) -> Tensor:
+        tensor = read(name)
+        if not tensor.is_floating_point():
+            return tensor
+        return tensor.to(dtype=torch.float32 if name in kept else dtype)
+
+    found = 0
+    for path in [path for path, _ in model.named_modules()]:
+        module: Any = model.get_submodule(path)
+        if path in ready:
+            _put(model, path, ready[path](module).to(device))
+            continue
+        for name, parameter in list(module._parameters.items()):
+            full = f"{path}.{name}" if path else name
+            if parameter is not None and full not in tied:
+                numbers = number(full)
+                if numbers.shape != parameter.shape:
+                    raise CannotAssemble(f"{full} has another shape")
+                module._parameters[name] = nn.Parameter(numbers, requires_grad=parameter.requires_grad)
+                del numbers
+        for name, buffer in list(module._buffers.items()):
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                module._buffers[name] = number(f"{path}.{name}" if path else name)
+        if quantizer:
+            found += store_experts(path, module, quantizer, device)
+        linear = isinstance(module, nn.Linear) and module is not head
+        if quantizer and linear and quantizer.takes(path, (module.out_features, module.in_features)):
+            _put(model, path, stored_linear(path, module, quantizer, device))
+            found += 1
+            continue
+        if device != "cpu":
+            _move(module, device)
+    if quantizer is not None:
+        check_any(found, quantizer)
+    whole.tie_weights()
+    return model.eval()
+
+
+def _names(model: nn.Module, skipped: Collection[str]) -> set[str]:
+    """Names of all tensors that files hold, but for those of some modules."""
+    found = set()
+    for path, module in model.named_modules():
+        if path in skipped:
+            continue
+        buffers = {name for name in module._buffers if name not in module._non_persistent_buffers_set}
+        held = {name: of for name, of in (*module._parameters.items(), *module._buffers.items()) if of is not None}
+        found |= {f"{path}.{name}" if path else name for name in held if name in module._parameters or name in buffers}
+    return found
+
+
+def _make_buffers(model: Any) -> None:
+    """Give what no file has its numbers: tables of rotary embeddings and the like.
+
+    Raises:
+        CannotAssemble: the model does not make them when it is asked to initialise the module.
+    """
+    for path, module in model.named_modules():
+        names = [name for name in module._non_persistent_buffers_set if module._buffers[name] is not None]
+        for name in names:
+            buffer = module._buffers[name]
+            if not buffer.is_floating_point():
+                raise CannotAssemble(f"{path}.{name} is no floating-point buffer")
+            module._buffers[name] = torch.full(buffer.shape, math.nan, dtype=buffer.dtype)
+        if names:
+            model._init_weights(module)
+        for name in names:
+            if not bool(module._buffers[name].isfinite().all()):
+                raise CannotAssemble(f"nothing makes {path}.{name}")
+
+
+def _put(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
+
+
+def _move(module: nn.Module, device: str) -> None:
+    """A module's own tensors, not those of modules inside it."""
+    for name, parameter in module._parameters.items():
+        if parameter is not None and parameter.device.type != "meta":
+            module._parameters[name] = nn.Parameter(parameter.to(device), requires_grad=parameter.requires_grad)
+    for name, buffer in module._buffers.items():
+        if buffer is not None:
+            module._buffers[name] = buffer.to(device)

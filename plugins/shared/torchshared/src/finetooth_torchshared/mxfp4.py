@@ -1,0 +1,85 @@
+"""MXFP4 of the OCP Microscaling Formats (MX) Specification, version 1.0, sections 5.3 and 6.3: 32 numbers of 4 bits,
+E2M1, that share a power of two, E8M0."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from finetooth_torchshared.quantised import RowsApart
+
+BLOCK = 32
+"""Numbers that share a scale."""
+E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+"""Magnitudes of a 4-bit float with two bits of exponent and one of mantissa, by their codes; bit 3 is the sign."""
+_BIAS, _LARGEST_EXPONENT, _MOST = 127, 2, 254
+"""Of E8M0, the exponent of E2M1's largest power of two, and E8M0's largest code that is a number."""
+
+
+def pairs(codes: Tensor) -> Tensor:
+    """Codes 0..15, an even number of them in the last dimension, two to a byte, the first in the lower half."""
+    codes = codes.to(torch.uint8)
+    return codes[..., ::2] | codes[..., 1::2] << 4
+
+
+def singles(pairs: Tensor) -> Tensor:
+    """The inverse of `pairs`."""
+    return torch.stack((pairs & 15, pairs >> 4), -1).flatten(-2)
+
+
+def encoded(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """Elements and scales. The power of two is of the exponent of the largest magnitude less E2M1's own; what would be
+    more than 6 times that becomes 6 times that. Rounding is to the nearest, of two equally near to the even code.
+
+    Args:
+        blocks: (..., 32) fp32.
+
+    Returns:
+        (..., 16) uint8, two elements to a byte, and (..., 1) uint8 of E8M0.
+    """
+    largest = blocks.abs().amax(-1, keepdim=True)
+    exponents = torch.frexp(largest).exponent - 1 - _LARGEST_EXPONENT
+    exponents = torch.where(largest > 0, exponents + _BIAS, 0).clamp(0, _MOST).to(torch.uint8)
+    scaled = blocks.abs() / power(exponents)
+    levels = torch.tensor(E2M1, device=blocks.device)
+    # how many of the bounds between levels are passed; on a bound it is the even of the two codes
+    bounds, below = (levels[1:] + levels[:-1]) / 2, torch.zeros_like(scaled)
+    for lower, bound in enumerate(bounds.tolist()):
+        below += (scaled > bound) if lower % 2 == 0 else (scaled >= bound)
+    codes = below.to(torch.uint8) | torch.signbit(blocks).to(torch.uint8) << 3
+    return pairs(codes), exponents
+
+
+def decoded(codes: Tensor, exponents: Tensor) -> Tensor:
+    """The inverse of `encoded`: (..., 32) fp32."""
+    table = torch.tensor((*E2M1, *(-level for level in E2M1)), device=codes.device)
+    return table[singles(codes).int()] * power(exponents)
+
+
+def power(exponents: Tensor) -> Tensor:
+    """2^(e - 127) of E8M0 codes, exactly, by the bits of an fp32: 2^-127 is a subnormal one."""
+    bits = exponents.int()
+    return torch.where(bits == 0, torch.full_like(bits, 1 << 22), bits << 23).view(torch.float32)
+
+
+class PackedMxfp4Linear(RowsApart):
+    """A linear module over what a file holds.
+
+    Args:
+        codes: (outputs, inputs / 2) uint8, two elements to a byte.
+        scales: (outputs, inputs / 32) uint8 of E8M0.
+        bias: (outputs,), or None.
+    """
+
+    codes: Tensor
+    scales: Tensor
+
+    def __init__(self, codes: Tensor, scales: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__(2 * codes.shape[1], len(codes), bias)
+        self.register_buffer("codes", codes)
+        self.register_buffer("scales", scales)
+
+    def dequantised_rows(self, first: int, last: int, dtype: torch.dtype) -> Tensor:
+        """See `RowsApart`."""
+        blocks = self.codes[first:last].view(last - first, -1, BLOCK // 2)
+        return decoded(blocks, self.scales[first:last].unsqueeze(-1)).to(dtype).flatten(1)

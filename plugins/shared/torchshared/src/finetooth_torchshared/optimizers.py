@@ -1,0 +1,152 @@
+"""What makes a torch optimizer for a recipe: the options all of them take, and which parameters decay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from finetooth_hooks import OptimizerBase, Options, RecipeError
+from finetooth_hooks.protocols import ModelFacts
+from pydantic import Field
+
+if TYPE_CHECKING:
+    import torch
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+"""How much a running mean keeps of itself in a step."""
+Groups = list[dict[str, Any]]
+Named = tuple[str, Any]
+
+
+class OptimizerOptions(Options):
+    """What all of them take."""
+
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Each update shrinks a weight by learning_rate * weight_decay of itself, apart from the gradient. (`sgd` adds
+    weight_decay times the weight to the gradient, which without momentum is the same.)"""
+    decay_norms: bool = False
+    """Decay norms and biases (everything with fewer than two dimensions) too."""
+    rounding: Literal["nearest", "stochastic"] = "nearest"
+    """How weights get into bf16. `nearest` rounds them from a copy in fp32 that is kept beside them; `stochastic` keeps
+    none (4 bytes less for each weight that trains) and rounds each new weight up or down by chance, so that updates too
+    small for bf16 still count on average."""
+    rounding_seed: int = Field(default=0, ge=0)
+    """Of that chance."""
+    offload: Literal["none", "cpu", "disk"] = "none"
+    """Where the optimizer's state is between updates. `none`: beside the weights; `cpu`: in host memory; `disk`: in
+    files of the system's temporary folder (TMPDIR). The numbers are the same; an update takes longer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchOptimizer(OptimizerBase):
+    """`protocols.Optimizer` that makes a torch optimizer.
+
+    Attributes:
+        options: what the recipe says of every optimizer.
+        learning_rate: the base rate.
+        make: from parameter groups to the optimizer.
+        apart: by a parameter's name and itself, a group it belongs to; parameters of different groups are never in
+            one, and each group has what `apart` said as its `kind`. None: nothing else divides them.
+        keeps: bytes of state for each weight of a model that trains whole, by its facts; None: as the entry says.
+        words: capabilities beside those that follow from the options.
+        average: inside, the parameters of the optimizer are averages (`averages`).
+        turn: the parameters that its next update trains (`in_turn`).
+        obstacle: why it cannot be stepped for one parameter after the other, as its state elsewhere and weights
+            without copies would need; empty: it can.
+
+    Raises:
+        RecipeError: options that do not go together.
+    """
+
+    options: OptimizerOptions
+    learning_rate: float
+    make: Callable[[Groups], torch.optim.Optimizer]
+    apart: Callable[[str, Any], str] | None = None
+    keeps: Callable[[ModelFacts], float] | None = None
+    words: frozenset[str] = frozenset()
+    average: Callable[[torch.optim.Optimizer], AbstractContextManager[None]] | None = None
+    turn: Callable[[torch.optim.Optimizer], Sequence[Any]] | None = None
+    obstacle: str = ""
+
+    def __post_init__(self) -> None:
+        for option, plain in (("rounding", "nearest"), ("offload", "none")):
+            value = getattr(self.options, option)
+            if self.obstacle and value != plain:
+                raise RecipeError(
+                    f"optimizer.{option}", f"{value} cannot be: {self.obstacle}",
+                    action=f"leave it out ({plain}), or pick another optimizer",
+                )  # fmt: skip
+        if self.options.rounding == "stochastic" and self.average is not None:
+            raise RecipeError(
+                "optimizer.rounding", "stochastic cannot be: averages of weights in bf16 would lose what they average",
+                action="leave it out (nearest), or pick another optimizer",
+            )  # fmt: skip
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        words = {"cpu": {"host_state"}, "disk": {"disk_state"}}.get(self.options.offload, set())
+        words |= {"masterless"} if self.options.rounding == "stochastic" else set()
+        words |= {"averages"} if self.average is not None else set()
+        words |= {"in_turn"} if self.turn is not None else set()
+        return self.words | words
+
+    def averaged(self, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
+        return super().averaged(optimizer) if self.average is None else self.average(optimizer)
+
+    def active(self, optimizer: torch.optim.Optimizer) -> Sequence[Any]:
+        return super().active(optimizer) if self.turn is None else self.turn(optimizer)
+
+    def state_bytes(self, facts: ModelFacts) -> float | None:
+        return None if self.keeps is None else self.keeps(facts)
+
+    def create(self, named_parameters: Sequence[Named]) -> torch.optim.Optimizer:
+        """Group the parameters (by kind; decayed ones, then norms and biases; empty groups left out) and make the
+        optimizer.
+
+        Raises:
+            ValueError: nothing trains.
+        """
+        kinds: dict[str, list[Named]] = {}
+        for name, parameter in named_parameters:
+            kinds.setdefault(self.apart(name, parameter) if self.apart else "", []).append((name, parameter))
+        groups: Groups = []
+        for kind, members in sorted(kinds.items()):
+            decayed = [p for _, p in members if self.options.decay_norms or p.ndim >= 2]
+            rest = [p for _, p in members if not (self.options.decay_norms or p.ndim >= 2)]
+            for parameters, decay in ((decayed, self.options.weight_decay), (rest, 0.0)):
+                if parameters:
+                    made = {"params": parameters, "weight_decay": decay}
+                    groups.append({**made, "kind": kind} if self.apart else made)
+        if not groups:
+            raise ValueError("no parameter trains")
+        return self._surrounded(self.make(groups))
+
+    def _surrounded(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """The optimizer itself, or, where its state or its weights need it, one parameter at a time."""
+        options = self.options
+        if options.rounding == "nearest" and options.offload == "none":
+            return optimizer
+        from finetooth_torchshared.offloaded import PLACES
+        from finetooth_torchshared.one_by_one import Around, OneByOne, lent, rounded_by_chance
+
+        around: list[Around] = []
+        keep = None
+        if options.offload != "none":
+            keep = PLACES[options.offload]()
+            around.append(lent(keep))
+        if options.rounding == "stochastic":
+            around.append(rounded_by_chance(options.rounding_seed))
+        return OneByOne(optimizer, around, keep)
+
+
+def is_hidden_matrix(name: str, parameter: Any) -> bool:
+    """Whether a parameter is a matrix inside a layer: neither a norm or a bias, nor an embedding or a head, whose rows
+    belong to tokens."""
+    if parameter.ndim != 2:
+        return False
+    return not any(word in part for part in name.split(".") for word in ("embed", "wte", "wpe", "head"))
+
+
+__all__ = ["Beta", "OptimizerOptions", "TorchOptimizer", "is_hidden_matrix"]
