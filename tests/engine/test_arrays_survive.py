@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from finetooth_core.checkpoints import run_state
+from finetooth_saving import run_state
 
 PLUGINS = Path(__file__).parent / "plugins"
 PROGRAM = """

@@ -11,9 +11,9 @@ from typing import Any
 
 import finetooth
 import pytest
-from finetooth_core.data import lazy_examples
-from finetooth_core.data.cache import DataCache
 from finetooth_hooks import DataError, RecipeError
+from finetooth_rows import lazy_examples
+from finetooth_rows.cache import DataCache
 from PIL import Image
 
 Recipe = Callable[..., dict[str, Any]]

@@ -23,7 +23,7 @@ def test_a_file_is_hashed_for_the_manifest_and_once_more_where_it_is_read_back(
     recipe: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gates: list[str], times: int
 ) -> None:
     import finetooth
-    from finetooth_core.artifact import verify_folder
+    from finetooth_saving.artifact import verify_folder
 
     monkeypatch.setenv("FT_CACHE", str(tmp_path / "cache"))
     hashed: Counter[str] = Counter()

@@ -101,7 +101,7 @@ def test_every_format_is_found_again_in_the_cache(
         path = written(method, format_, workers=0)
         shown = [ft("data", *command, path, "--json") for command in (["check"], ["preview"])]
         with monkeypatch.context() as patched:
-            patched.setattr("finetooth_core.data.lazy_examples.SMALL_ROWS", 1)
+            patched.setattr("finetooth_rows.lazy_examples.SMALL_ROWS", 1)
             for told in ("made now and kept", "from the cache"):
                 code, out, err = ft("data", "prepare", path)
                 assert code == 0 and told in out, (format_, out, err)

@@ -416,7 +416,7 @@ def test_a_run_says_that_it_did_not_look_for_them(
         monkeypatch.setattr("finetooth_core.data.survey.COMPARED", 3)
         said = "there are 4 rows, more than 3; ft data check compares them"
     elif why == "kept nowhere":
-        monkeypatch.setattr("finetooth_core.data.lazy_examples.SMALL_ROWS", 1)
+        monkeypatch.setattr("finetooth_rows.lazy_examples.SMALL_ROWS", 1)
         data["cache"] = "off"
         said = "their tokens are kept nowhere; ft data check compares them"
     else:

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finetooth_core import blame
 from finetooth_core.builders import derived
 from finetooth_core.catalog import Registered
 from finetooth_core.cli import main
 from finetooth_hooks import DataError, PluginError, Reward
+from finetooth_toolbox import blame
 
 
 def asked(reward: Any, count: int = 4) -> Any:

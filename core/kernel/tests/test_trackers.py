@@ -9,11 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from finetooth_core import blame
 from finetooth_core.driven import _trackers
 from finetooth_core.events import PluginFailed, Progress
 from finetooth_core.trackers import PickedTracker, Trackers
 from finetooth_hooks import MemoryEstimate, Outcome, Plan, StepReport, StopRun, TrackerBase, UserError
+from finetooth_toolbox import blame
 
 PLAN = Plan({}, {}, {}, None, (), MemoryEstimate({}), 4, "hash")  # type: ignore[arg-type]
 OUTCOME = Outcome("done", 0, "", 1, {}, {}, None, "hash", 1.0)

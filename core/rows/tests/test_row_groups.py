@@ -96,10 +96,10 @@ def test_what_is_said_about_rows_is_packed(about: Any) -> None:
 
 
 def test_it_outlives_a_file_and_another_process(tmp_path: Path) -> None:
-    arrow = pytest.importorskip("finetooth_core.data.arrow_rows")
-    from finetooth_core.data.reading import Reading
-    from finetooth_core.data.rendering import Rendered as Work
-    from finetooth_core.data.wire import pack_rendered, unpack_rendered
+    arrow = pytest.importorskip("finetooth_rows.arrow_rows")
+    from finetooth_rows.reading import Reading
+    from finetooth_rows.rendering_work import Rendered as Work
+    from finetooth_rows.worker_wire import pack_rendered, unpack_rendered
 
     portion, tally = render_rows([("r:0", Text("0"))], lambda _: pair(2, 3, 1), None)
     header, bodies = pack_rendered(Work(portion, tally, Reading(), (), 1))

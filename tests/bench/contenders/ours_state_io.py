@@ -21,7 +21,7 @@ def main() -> None:
     spec = {**meter.spec, "adapter": "full", "precision": "bf16"}
     import finetooth
     import torch
-    from finetooth_core.artifact import stage_folder
+    from finetooth_saving.artifact import stage_folder
     from finetooth_torch.state.training_state import read_state
 
     session = finetooth.session(recipe(spec))

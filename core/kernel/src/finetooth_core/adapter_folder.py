@@ -11,8 +11,8 @@ from pathlib import Path
 from finetooth_hooks.entries import Adapter
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.protocols import ModelInfo
+from finetooth_toolbox.decisions import Decisions
 
-from finetooth_core.decisions import Decisions
 from finetooth_core.part_builder import Builder
 from finetooth_core.recipe import Recipe, load
 from finetooth_core.stages import Parent, ParentOf, Trained

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from finetooth_hooks.errors import EngineError, NotFinite
 from finetooth_hooks.reports import StepReport
+from finetooth_saving.run_state import BadStep, as_state
+from finetooth_saving.state_arrays import held
 
-from finetooth_core.checkpoints.run_state import BadStep, as_state
-from finetooth_core.checkpoints.state_arrays import held
 from finetooth_core.live_run import LiveRun
 
 BAD_IN_A_ROW = 10

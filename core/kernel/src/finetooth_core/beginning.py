@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from finetooth_saving.run_folder import PLAN, RECIPE, RUN
 from finetooth_toolbox.files.locks import FILE as LOCK
-
-from finetooth_core.run_folder import PLAN, RECIPE, RUN
 
 
 def make_folder(folder: Path) -> Sequence[Path]:

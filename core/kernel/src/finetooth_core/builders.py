@@ -15,8 +15,7 @@ from finetooth_hooks.context import Registered
 from finetooth_hooks.entries import Entry
 from finetooth_hooks.errors import PluginError
 from finetooth_hooks.options import Options
-
-from finetooth_core.blame import MEND, said
+from finetooth_toolbox.blame import MEND, said
 
 
 def load_builder(registered: Registered) -> Callable[..., Any]:

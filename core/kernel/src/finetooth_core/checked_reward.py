@@ -15,8 +15,7 @@ import numpy as np
 from finetooth_hooks.context import Registered
 from finetooth_hooks.errors import FinetoothError, PluginError
 from finetooth_hooks.protocols import Reward
-
-from finetooth_core.blame import said
+from finetooth_toolbox.blame import said
 
 LARGEST = 1e100
 """A score may be: advantages are made of squares and sums."""

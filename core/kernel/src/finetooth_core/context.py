@@ -28,12 +28,13 @@ from finetooth_hooks.protocols import (
     Renderer,
     Tokenizer,
 )
+from finetooth_rows.parts import SpokenModel
+from finetooth_toolbox.decisions import Decisions
 
 from finetooth_core.base_model import BaseModel, base_model, renderer_of
 from finetooth_core.catalog import Catalog
 from finetooth_core.collector import paused_collector
-from finetooth_core.data.parts import DataParts, SpokenModel
-from finetooth_core.decisions import Decisions
+from finetooth_core.data.run_parts import RunParts
 from finetooth_core.framework import framework_of
 from finetooth_core.part_builder import Builder, Built
 from finetooth_core.recipe import Recipe
@@ -45,6 +46,10 @@ if TYPE_CHECKING:
 
 OpenModel = Callable[[str, Mapping[str, Any] | None, Callable[[str], None]], Opened]
 """Opens a model by its reference, with sections of its recipe replaced; and who is told one line."""
+
+
+WORKER = "finetooth_core.data.worker"
+"""Renders rows in another process."""
 
 
 class RunContext:
@@ -145,9 +150,9 @@ class RunContext:
         return Dataset(self.data_parts)
 
     @cached_property
-    def data_parts(self) -> DataParts:
+    def data_parts(self) -> RunParts:
         """What the data are made with."""
-        return DataParts(self.recipe, self.builder, self.folder, self.plugins, self._spoken_model)
+        return RunParts(self.recipe, self.builder, self.folder, self.plugins, self._spoken_model, WORKER)
 
     def _spoken_model(self) -> SpokenModel:
         base, renderer = self.base, self.renderer_built
@@ -249,12 +254,12 @@ class RunContext:
 
     @property
     def cache(self) -> Path:
-        from finetooth_core.data.folders import cache_folder
+        from finetooth_rows.cache_folder import cache_folder
 
         return cache_folder() / "plugins"
 
     def hold(self, path: Path) -> None:
-        from finetooth_core.data.in_use import hold
+        from finetooth_rows.in_use import hold
 
         weakref.finalize(self, os.close, hold(path))
         with suppress(OSError):  # a cache that may only be read

@@ -17,8 +17,8 @@ from finetooth_hooks.protocols import (
     RoleRequest,
 )
 from finetooth_hooks.reports import DataReport, Prepared
+from finetooth_toolbox.blame import said
 
-from finetooth_core.blame import said
 from finetooth_core.context import RunContext
 from finetooth_core.heads import check_head_is_there
 from finetooth_core.part_builder import Built, is_auto

@@ -7,9 +7,9 @@ import time
 
 from finetooth_hooks.errors import Interrupted, StopRun
 from finetooth_hooks.reports import Evaluation, StepReport
+from finetooth_saving import cadence
+from finetooth_saving.cadence import Clock
 
-from finetooth_core.checkpoints import cadence
-from finetooth_core.checkpoints.cadence import Clock
 from finetooth_core.live_run import LiveRun
 
 

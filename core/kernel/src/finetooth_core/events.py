@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks.errors import FinetoothError, StopRun
 from finetooth_hooks.plan import Plan
-
-from finetooth_core.blame import said
+from finetooth_toolbox.blame import said
 
 if TYPE_CHECKING:
     from finetooth_hooks.checkpoints import Candidate

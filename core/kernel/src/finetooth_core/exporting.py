@@ -15,11 +15,12 @@ from finetooth_hooks.errors import FinetoothError, RecipeError, UserError
 from finetooth_hooks.exporters import Exported
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import Exporter, ModelInfo
+from finetooth_saving.artifact import write_folder
+from finetooth_saving.run_folder import RECIPE, artifact_of, is_whole
 from finetooth_toolbox.text.measures import size
 
-from finetooth_core.artifact import write_folder
 from finetooth_core.model_card import model_card
-from finetooth_core.run_folder import RECIPE, artifact_of, is_whole, recipe_of
+from finetooth_core.run_recipe import recipe_of
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 CARD = "README.md"
@@ -38,9 +39,8 @@ class TrainedRun:
     """
 
     def __init__(self, run: Path, context: Callable[[Mapping[str, Any]], Context], scratch: Path) -> None:
+        from finetooth_saving.artifact import verify_folder
         from finetooth_toolbox.files.trained_over import check_base
-
-        from finetooth_core.artifact import verify_folder
 
         self.run, self.scratch, self._context = run, scratch, context
         self.artifact = artifact_of(run)
@@ -138,7 +138,7 @@ def _measured(commands: CommandContext, run: Path, folder: Path, made: Exported,
     Raises:
         UserError: it is worse by more than the bound, or cannot be measured.
     """
-    from finetooth_toolbox.runs.written_models import compare
+    from finetooth_saving.runs.written_models import compare
 
     if not made.model:
         return "not measured: what was written is no model by itself"

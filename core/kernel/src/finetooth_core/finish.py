@@ -8,11 +8,11 @@ from typing import Any
 
 from finetooth_hooks.errors import EngineError, FinetoothError, StopRun
 from finetooth_hooks.reports import DataReport, Outcome
+from finetooth_saving.artifact import write_folder, write_json
+from finetooth_saving.keeper import BestKept
+from finetooth_saving.names import newest_first
+from finetooth_saving.retention import Best, is_better
 
-from finetooth_core.artifact import write_folder, write_json
-from finetooth_core.checkpoints.keeper import BestKept
-from finetooth_core.checkpoints.names import newest_first
-from finetooth_core.checkpoints.retention import Best, is_better
 from finetooth_core.live_run import LiveRun
 from finetooth_core.run_ending import Ending, failed, result
 

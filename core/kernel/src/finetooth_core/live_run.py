@@ -11,14 +11,14 @@ from typing import Any
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.protocols import Method
 from finetooth_hooks.reports import Outcome
+from finetooth_saving.found_checkpoints import Found
+from finetooth_saving.keeper import Keeper
+from finetooth_saving.names import name_of
+from finetooth_saving.retention import MEASURED
+from finetooth_saving.run_state import Resumed, RunState, random_state, restore_random
+from finetooth_saving.state_arrays import held
 
-from finetooth_core.checkpoints.keeper import Keeper
 from finetooth_core.checkpoints.keeping import not_measured
-from finetooth_core.checkpoints.names import name_of
-from finetooth_core.checkpoints.resume import Found
-from finetooth_core.checkpoints.retention import MEASURED
-from finetooth_core.checkpoints.run_state import Resumed, RunState, random_state, restore_random
-from finetooth_core.checkpoints.state_arrays import held
 from finetooth_core.events import Events, Progress
 from finetooth_core.interrupts import Interrupt
 from finetooth_core.plan import Job

@@ -15,11 +15,11 @@ from pathlib import Path
 from finetooth_hooks.engine import OBSERVERS_SPAN, STEP_SPAN
 from finetooth_hooks.errors import Interrupted, NotFinite, StopRun
 from finetooth_hooks.reports import Outcome, StepReport
+from finetooth_saving.run_state import random_state, restore_random, seed_random
+from finetooth_saving.state_arrays import held
+from finetooth_toolbox import blame
 
-from finetooth_core import blame
 from finetooth_core.bad_steps import BadSteps
-from finetooth_core.checkpoints.run_state import random_state, restore_random, seed_random
-from finetooth_core.checkpoints.state_arrays import held
 from finetooth_core.evaluations import Evaluations
 from finetooth_core.events import PluginFailed
 from finetooth_core.finish import Finish

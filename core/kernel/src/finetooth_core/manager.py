@@ -17,9 +17,10 @@ from types import ModuleType
 from typing import Any
 
 from finetooth_hooks import CONTRACT_VERSION, PluginError
+from finetooth_toolbox import blame
 from finetooth_toolbox.text.nearest import PLUGIN_PREFIX, nearest
 
-from finetooth_core import blame, local_files, registration, versions
+from finetooth_core import local_files, registration, versions
 from finetooth_core.catalog import Catalog, Registered
 from finetooth_core.distributions import Installed, discover
 from finetooth_core.faults import Fault
@@ -295,8 +296,8 @@ def _contract_problem(installed: Installed) -> Problem | None:
 
 def _import_problem(error: BaseException, module: str, name: str, requires: Sequence[str], file: str = "") -> Problem:
     """What went wrong while a plugin was imported, with the remedy."""
-    text = f"it cannot be imported: {registration.describe(error)}"
-    where = registration.origin(error, file) or file or _source_of(module)
+    text = f"it cannot be imported: {blame.describe(error)}"
+    where = blame.origin(error, file) or file or _source_of(module)
     if isinstance(error, ImportError):
         missing = versions.unmet(requires)
         if missing:

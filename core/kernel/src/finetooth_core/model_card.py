@@ -13,9 +13,9 @@ from typing import Any
 
 from finetooth_hooks.errors import UserError
 from finetooth_hooks.protocols import ModelInfo
+from finetooth_saving.run_folder import RECIPE, RESULT, plan_of
 
 from finetooth_core import yaml_text
-from finetooth_core.run_folder import RECIPE, RESULT, plan_of
 
 PRIVATE = frozenset({"output", "trackers", "plugins", "export"})
 """Sections of the recipe that a card does not show: they are of the machine, and may hold keys."""

@@ -91,7 +91,7 @@ class LiveCurves(TrackerBase):
             self._curves["eval/loss"].append((one.step, one.metrics["loss"]))
 
     def _show(self, title: str) -> None:
-        from finetooth_toolbox.runs.chart import chart, svg
+        from finetooth_saving.runs.chart import chart, svg
 
         found = chart(f"loss, {title}", {name: points for name, points in self._curves.items() if points})
         if found is not None:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from finetooth_hooks.entries import Method
-
-from finetooth_core.run_folder import FIXED, run_of
+from finetooth_saving.run_folder import FIXED, run_of
 
 if TYPE_CHECKING:
     from finetooth_hooks.context import Catalog, Context
@@ -63,7 +62,7 @@ class OpenedModel:
     @cached_property
     def artifact(self) -> Path | None:
         """Folder with what it trained; None for a model."""
-        from finetooth_core.run_folder import artifact_of
+        from finetooth_saving.run_folder import artifact_of
 
         return None if self.folder is None else artifact_of(self.folder)
 
@@ -88,7 +87,7 @@ class OpenedModel:
     @cached_property
     def _plan(self) -> Mapping[str, Any]:
         """What the run decided; its recipe may have left the choice open."""
-        from finetooth_core.run_folder import plan_of
+        from finetooth_saving.run_folder import plan_of
 
         assert self.folder is not None
         return plan_of(self.folder)
@@ -106,7 +105,9 @@ def open_model(reference: str, session: OpenSession, changes: Mapping[str, Any] 
         UserError: the run kept no artifact, or a file of it is damaged.
         RecipeError: nothing is there.
     """
-    from finetooth_core.run_folder import artifact_of, recipe_of
+    from finetooth_saving.run_folder import artifact_of
+
+    from finetooth_core.run_recipe import recipe_of
 
     folder = run_of(reference)
     recipe: dict[str, Any] = {"model": reference}

@@ -12,11 +12,11 @@ from finetooth_hooks.errors import PluginError, RecipeError
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.options import Options
 from finetooth_hooks.plan import Pick
+from finetooth_toolbox.decisions import Decisions
 
 from finetooth_core.builders import derived, import_failure, load_builder
 from finetooth_core.catalog import Catalog, Registered
 from finetooth_core.collector import paused_collector
-from finetooth_core.decisions import Decisions
 from finetooth_core.recipe import AUTO, validate_options
 
 

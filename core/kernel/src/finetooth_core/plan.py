@@ -36,9 +36,9 @@ from finetooth_hooks.protocols import Evaluator as BuiltEvaluator
 from finetooth_hooks.protocols import Hardware as BuiltHardware
 from finetooth_hooks.protocols import Method as BuiltMethod
 from finetooth_hooks.reports import DataReport, Prepared
+from finetooth_saving.keeper import Keeping
 from finetooth_toolbox.methods.combined_losses import common_field
 
-from finetooth_core.checkpoints.keeper import Keeping
 from finetooth_core.checkpoints.keeping import check_measured, keeping_of
 from finetooth_core.collector import paused_collector
 from finetooth_core.context import RunContext

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from finetooth_hooks.reports import Evaluation, StepReport
-
-from finetooth_core.checkpoints.history import History
-from finetooth_core.checkpoints.run_state import BadStep, Resumed
+from finetooth_saving.history import History
+from finetooth_saving.run_state import BadStep, Resumed
 
 
 @dataclass

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.engine import Engine, Spans
-
-from finetooth_core.blame import said
+from finetooth_toolbox.blame import said
 
 FOLDER = "profile"
 """Inside the run folder."""

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any
 
 from finetooth_hooks import Entry, specs
 from finetooth_hooks.markers import Implementation, implementation
+from finetooth_toolbox.blame import describe, origin
 from finetooth_toolbox.text.nearest import nearest
 
 NAME = re.compile(r"[a-z][a-z0-9_-]*\Z")
@@ -249,42 +249,6 @@ def _check_entry(item: object, expected: type[Entry], hook: str) -> str:
 
 
 # --- where ------------------------------------------------------------------------------------------------------------
-
-
-def describe(error: BaseException) -> str:
-    """Type and message of an exception, in one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def origin(error: BaseException, file: str = "") -> str:
-    """`file:line` of the deepest frame in the plugin's own code: in the package of `file`, or of the first frame that
-    is neither ours nor the import system's."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}"
-    package, found = _package(file), ""
-    for name, line in _frames(error.__traceback__):
-        if name.startswith(("<", _OUR_FOLDER)) or "/importlib/" in name:
-            continue
-        package = package or _package(name)
-        if name.startswith(package):
-            found = f"{name}:{line}"
-    return found
-
-
-def _package(file: str) -> str:
-    """The folder of a module inside a package, the file itself of a top-level module."""
-    folder = file.rpartition("/")[0]
-    return file if folder in sys.path else folder and f"{folder}/"
-
-
-_OUR_FOLDER = __file__.replace("\\", "/").rpartition("/")[0] + "/"
-
-
-def _frames(traceback: TracebackType | None) -> Iterator[tuple[str, int]]:
-    while traceback is not None:
-        yield traceback.tb_frame.f_code.co_filename.replace("\\", "/"), traceback.tb_lineno
-        traceback = traceback.tb_next
 
 
 def _position(value: object) -> str:

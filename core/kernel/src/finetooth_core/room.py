@@ -8,10 +8,10 @@ from pathlib import Path
 
 from finetooth_hooks.errors import PlanError
 from finetooth_hooks.protocols import TrainsPart
+from finetooth_saving import cadence
+from finetooth_saving.keeper import Keeping
 from finetooth_toolbox.text.measures import size
 
-from finetooth_core.checkpoints import cadence
-from finetooth_core.checkpoints.keeper import Keeping
 from finetooth_core.context import RunContext
 
 WEIGHT_BYTES = 4

@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 from finetooth_hooks.errors import FinetoothError, StopRun
 from finetooth_hooks.reports import Outcome
-
-from finetooth_core import blame
+from finetooth_toolbox import blame
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,12 @@ class Scaffold:
     dependencies: tuple[str, ...] = ()
 
 
+ROWS = "finetooth-rows>=0.1,<0.2"
 TOOLBOX = "finetooth-toolbox>=0.1,<0.2"
+
 PYDANTIC = "pydantic>=2.8,<3"
 TORCH = "torch>=2.9"
+TORCH_PARTS = (TORCH, "finetooth-torchshared>=0.1,<0.2")
 TRANSFORMERS = "transformers>=5.0"
 
 SCAFFOLDS: Mapping[str, Scaffold] = {
@@ -53,7 +56,9 @@ SCAFFOLDS: Mapping[str, Scaffold] = {
     ),
     "source": Scaffold("Name a file in a recipe: `data: {train: rows.$entry}`.", "source"),
     "format": Scaffold("Its format is detected, or picked: `data: {format: $entry}`.", "format"),
-    "loader": Scaffold("Name a folder in a recipe: `model: $entry:FOLDER`.", "loader", (TOOLBOX, TORCH, TRANSFORMERS)),
+    "loader": Scaffold(
+        "Name a folder in a recipe: `model: $entry:FOLDER`.", "loader", (*TORCH_PARTS, TOOLBOX, TRANSFORMERS)
+    ),
     "processor": Scaffold(
         "Pick its processor in a recipe: `data: {processor: $entry}`.",
         "processor",
@@ -61,7 +66,7 @@ SCAFFOLDS: Mapping[str, Scaffold] = {
     ),
     "renderer": Scaffold("Pick its renderer in a recipe: `data: {renderer: $entry}`.", "renderer"),
     "family": Scaffold("Its family is chosen by the model's type, or picked: `model: {family: $entry}`.", "family"),
-    "method": Scaffold("Pick its method in a recipe: `method: $entry`.", "method", (TOOLBOX,)),
+    "method": Scaffold("Pick its method in a recipe: `method: $entry`.", "method", (ROWS, TOOLBOX)),
     "sampler": Scaffold(
         "Pick its sampler where a method learns from its own answers: `method: {sampler: $entry}`.", "sampler"
     ),
@@ -69,8 +74,8 @@ SCAFFOLDS: Mapping[str, Scaffold] = {
         "Pick its environment where a method learns from its own answers: `method: {environment: $entry}`.",
         "environment",
     ),
-    "adapter": Scaffold("Pick its adapter in a recipe: `adapter: $entry`.", "adapter", ("numpy>=1.26", TOOLBOX, TORCH)),
-    "quantizer": Scaffold("Pick its quantizer in a recipe: `quantization: $entry`.", "quantizer", (TOOLBOX, TORCH)),
+    "adapter": Scaffold("Pick its adapter in a recipe: `adapter: $entry`.", "adapter", ("numpy>=1.26", *TORCH_PARTS)),
+    "quantizer": Scaffold("Pick its quantizer in a recipe: `quantization: $entry`.", "quantizer", TORCH_PARTS),
     "optimizer": Scaffold("Pick its optimizer in a recipe: `optimizer: $entry`.", "optimizer", (TORCH,)),
     "schedule": Scaffold("Pick its schedule in a recipe: `schedule: $entry`.", "schedule"),
     "backend": Scaffold(
@@ -83,9 +88,7 @@ SCAFFOLDS: Mapping[str, Scaffold] = {
         "Pick its attention in a recipe: `backend: {name: torch, attention: $entry}`.", "attention", (TORCH,)
     ),
     "kernel": Scaffold("Pick its kernel for an operation: `kernels: {rms_norm: $entry}`.", "kernels", (TORCH,)),
-    "evaluator": Scaffold(
-        "Pick its evaluator in a recipe: `evaluate: {evaluators: [$entry]}`.", "evaluator", (TOOLBOX,)
-    ),
+    "evaluator": Scaffold("Pick its evaluator in a recipe: `evaluate: {evaluators: [$entry]}`.", "evaluator", (ROWS,)),
     "tracker": Scaffold("Pick its tracker in a recipe: `trackers: [$entry]`.", "tracker"),
     "store": Scaffold("Name a place in a recipe: `checkpoint: {stores: [$entry:///FOLDER]}`.", "store", (TOOLBOX,)),
     "gate": Scaffold("Pick its gate in a recipe: `checkpoint: {gates: [$entry]}`.", "gate", (PYDANTIC,)),

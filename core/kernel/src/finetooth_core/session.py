@@ -18,11 +18,8 @@ from typing import TYPE_CHECKING, Any
 from finetooth_hooks.errors import UserError
 from finetooth_hooks.plan import Plan
 from finetooth_hooks.reports import DataReport, Evaluation, Outcome
-
-from finetooth_core.artifact import write_json, write_text
-from finetooth_core.beginning import make_folder, withdraw
-from finetooth_core.collector import paused_collector
-from finetooth_core.run_folder import (
+from finetooth_saving.artifact import write_json, write_text
+from finetooth_saving.run_folder import (
     PLAN,
     RECIPE,
     RESULT,
@@ -32,6 +29,9 @@ from finetooth_core.run_folder import (
     plan_of,
     run_id,
 )
+
+from finetooth_core.beginning import make_folder, withdraw
+from finetooth_core.collector import paused_collector
 
 if TYPE_CHECKING:
     from finetooth_hooks.context import Opened
@@ -214,7 +214,7 @@ class Session:
         Raises:
             FinetoothError: bad input (exit code 2), or the run failed (1).
         """
-        from finetooth_core.run_lock import run_lock
+        from finetooth_saving.run_lock import run_lock
 
         self.check_output()
         if not self.data:
@@ -243,7 +243,7 @@ class Session:
             FinetoothError: something is wrong, most of the training rows are left out, or memory does not suffice, and
                 nobody has accepted it.
         """
-        from finetooth_core.data.left_out import refuse_most
+        from finetooth_rows.left_out import refuse_most
 
         self.run_id = secrets.token_hex(8)
         self._write_beginning()
@@ -256,7 +256,8 @@ class Session:
         self.build()
 
     def _go_on(self, resuming: Resuming) -> Outcome:
-        from finetooth_core.checkpoints.resume import NoCheckpoint
+        from finetooth_saving.found_checkpoints import NoCheckpoint
+
         from finetooth_core.checkpoints.resuming import check, find
 
         self.run_id = run_id(self.folder)
@@ -292,8 +293,8 @@ class Session:
         Raises:
             UserError: it is done and shall be longer now, or was stopped and its state was not kept.
         """
-        from finetooth_core.checkpoints import quarantine
-        from finetooth_core.data.left_out import refuse_most
+        from finetooth_rows.left_out import refuse_most
+        from finetooth_saving import quarantine
 
         ended = outcome_of(self.folder)
         if ended is not None and ended.steps and ended.status in ("done", "stopped"):
@@ -327,7 +328,8 @@ class Session:
         self._write_beginning()  # where the model is may have been found meanwhile
 
     def _loop(self, epoch: float = 0.0) -> Loop:
-        from finetooth_core.checkpoints.keeper import Keeper
+        from finetooth_saving.keeper import Keeper
+
         from finetooth_core.events import Events, Progress
         from finetooth_core.loop import Loop
         from finetooth_core.plan import as_json
@@ -348,7 +350,7 @@ class Session:
 
     def stands_on(self) -> dict[str, Any]:
         """Hashes of the files of the base model, and of the data as the plan says them."""
-        from finetooth_core.data.cache import DataCache
+        from finetooth_rows.cache import DataCache
 
         hashes = DataCache().hashes
         data = {d.setting: d.value for d in self.plan.decisions if d.setting.endswith("sha256")}

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from finetooth_hooks.errors import RecipeError, UserError
-
-from finetooth_core.collector import paused_collector
-from finetooth_core.run_folder import (
+from finetooth_saving.run_folder import (
     RECIPE,
     as_decided,
     decided_so_far,
     started_in,
 )
+
+from finetooth_core.collector import paused_collector
 from finetooth_core.session import Session, in_folder
 
 if TYPE_CHECKING:

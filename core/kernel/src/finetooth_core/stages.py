@@ -13,15 +13,16 @@ from typing import Any, Protocol
 from finetooth_hooks.bases import LoaderBase
 from finetooth_hooks.errors import PlanError, RecipeError, UserError
 from finetooth_hooks.protocols import Loader, ModelInfo, ModelTensors, Quantizer, Tokenizer
+from finetooth_saving.run_folder import MERGED, PLAN, RUNS, artifact_of, is_run_folder, is_whole, run_of
+from finetooth_toolbox.decisions import Decisions
 from finetooth_toolbox.files.manifests import MANIFEST
 from finetooth_toolbox.text.nearest import nearest_path
 
 from finetooth_core.catalog import Registered
 from finetooth_core.claims import claimed
-from finetooth_core.decisions import Decisions
 from finetooth_core.part_builder import Builder, Built
 from finetooth_core.recipe import AUTO, Recipe, load
-from finetooth_core.run_folder import MERGED, PLAN, RUNS, artifact_of, is_run_folder, is_whole, recipe_of, run_of
+from finetooth_core.run_recipe import recipe_of
 
 SHOWN = 5
 """Runs that an error names."""

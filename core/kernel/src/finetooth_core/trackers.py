@@ -9,8 +9,8 @@ from typing import Any
 from finetooth_hooks.errors import FinetoothError, StopRun
 from finetooth_hooks.protocols import Tracker
 from finetooth_hooks.reports import Evaluation, Outcome, StepReport
+from finetooth_toolbox.blame import said
 
-from finetooth_core.blame import said
 from finetooth_core.events import PluginFailed, Progress, RunView, kept_states, take_states
 
 PREFIX = "tracker:"

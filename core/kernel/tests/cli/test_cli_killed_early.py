@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_core.run_folder import RECIPE, RUN, is_begun
+from finetooth_saving.run_folder import RECIPE, RUN, is_begun
 
 POINTS = ("rows", "plan", "engine")
 """Where the toys can be killed: while rows are read, while the plan is made, while the weights are loaded."""

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from finetooth_core import api
 from finetooth_core.context import RunContext
-from finetooth_core.data import lazy_examples, work
 from finetooth_hooks.preparation import Limit, Preparation, Rendering
+from finetooth_rows import lazy_examples, work
 
 WIDE = Limit(100, "drop")
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finetooth_core.data import lazy_examples
-from finetooth_core.data.cache import list_cache
 from finetooth_hooks import Completion, DataError
+from finetooth_rows import lazy_examples
+from finetooth_rows.cache import list_cache
 
 Make = Callable[..., Any]
 SETTING = "data.cache.eval"

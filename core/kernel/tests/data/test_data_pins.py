@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_core.data.pins import corpus_sha256
 from finetooth_hooks import DataError, FinetoothError
+from finetooth_rows.pins import corpus_sha256
 
 Prepare = Callable[..., Any]
 Write = Callable[..., Path]

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finetooth_core.data import preparing, workers
-from finetooth_core.data.cache import DataCache
 from finetooth_hooks import FinetoothError
 from finetooth_hooks.preparation import Limit
+from finetooth_rows import splits as preparing
+from finetooth_rows import workers
+from finetooth_rows.cache import DataCache
 
 Prepare = Callable[..., Any]
 Write = Callable[..., Path]
@@ -263,7 +264,13 @@ def test_a_worker_that_dies_is_named_and_all_are_gone(
 
 
 def test_a_worker_that_cannot_begin_says_why(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = {"recipe": {"model": "toy"}, "plugins": ["./none.py"], "blocked": [], "base": str(folder)}
+    job = {
+        "worker": "finetooth_core.data.worker",
+        "recipe": {"model": "toy"},
+        "plugins": ["./none.py"],
+        "blocked": [],
+        "base": str(folder),
+    }
     with (
         pytest.raises(FinetoothError, match=r"none\.py"),
         workers.Workers(1, job, lambda *a, **k: None, lambda note: None),  # type: ignore[arg-type, return-value]
@@ -281,7 +288,7 @@ def test_ctrl_c_ends_everything_at_once(folder: Path, write: Write, monkeypatch:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
         from finetooth_core import api
         from finetooth_core.context import RunContext
-        from finetooth_core.data import lazy_examples
+        from finetooth_rows import lazy_examples
         from finetooth_hooks.preparation import Rendering
         from pathlib import Path
         lazy_examples.SMALL_ROWS = 4
@@ -313,6 +320,7 @@ MEMORY = """
 import resource, sys
 from pathlib import Path
 from finetooth_core import api
+from finetooth_core.context import WORKER
 from finetooth_core.context import RunContext
 from finetooth_hooks.preparation import Rendering
 workers, plugin, path = sys.argv[1:]

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from finetooth_core.data.repeats import digests_of, repeats, shared
 from finetooth_core.data.survey import histogram, padding, quantiles, training_steps
 from finetooth_hooks.examples import Rendered, Text
 from finetooth_hooks.preparation import Limit
 from finetooth_kit.fake_context import TRAIN
 from finetooth_rows.preparing import render_rows
+from finetooth_rows.repeats import digests_of, repeats, shared
 from finetooth_rows.token_rows import TokenPortion, TokenRows
 from finetooth_toolbox.methods.batched import Batches
 from hypothesis import given

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from finetooth_core.cli import main
-from finetooth_core.data import in_use
-from finetooth_core.data.cache import DataCache, list_cache, list_kept, prune_cache
-from finetooth_core.data.folders import ABANDONED
+from finetooth_rows import in_use
+from finetooth_rows.cache import DataCache, list_cache, list_kept, prune_cache
+from finetooth_rows.cache_folder import ABANDONED
 
 
 @pytest.fixture

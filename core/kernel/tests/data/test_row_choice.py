@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_core.data import content, selection
-from finetooth_core.data.cache import DataCache
+from finetooth_core.data import selection
 from finetooth_hooks import Conversation, DataError, FinetoothError, Message, RecipeError, Text
+from finetooth_rows import content
+from finetooth_rows.cache import DataCache
 
 Prepare = Callable[..., Any]
 Write = Callable[..., Path]
@@ -92,7 +93,7 @@ def test_max_rows_of_the_section_is_for_training_sources_that_say_nothing(
 @pytest.mark.parametrize("small", [True, False])
 def test_duplicates_are_never_parted(small: bool, both: Callable[..., Any], write: Write, monkeypatch: Any) -> None:
     if small:
-        from finetooth_core.data import lazy_examples
+        from finetooth_rows import lazy_examples
 
         monkeypatch.setattr(lazy_examples, "SMALL_ROWS", 1000)
     lines = [f"content {i % 40}" for i in range(200)]

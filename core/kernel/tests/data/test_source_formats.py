@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from finetooth_core.context import RunContext
-from finetooth_core.data.cache import DataCache
-from finetooth_core.data.columns import WatchedColumns
 from finetooth_hooks import DataError, Rendered
 from finetooth_hooks.preparation import Limit, Preparation, Rendering
+from finetooth_rows.cache import DataCache
+from finetooth_rows.columns import WatchedColumns
 
 PLUGIN = '''
 import json

@@ -13,11 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finetooth_core.checkpoints.cadence import Cadence
-from finetooth_core.checkpoints.keeper import Keeper, Keeping
-from finetooth_core.checkpoints.resume import read
-from finetooth_core.checkpoints.retention import Best, mode_of
-from finetooth_core.checkpoints.run_state import Resumed
 from finetooth_core.early_stopping import EarlyStopping
 from finetooth_core.events import Events, Progress
 from finetooth_core.loop import Loop
@@ -30,6 +25,11 @@ from finetooth_hooks import (
 )
 from finetooth_hooks.bases import EngineBase, EvaluatorBase, MethodBase, TrackerBase
 from finetooth_hooks.reports import DataReport, Prepared
+from finetooth_saving.cadence import Cadence
+from finetooth_saving.found_checkpoints import read
+from finetooth_saving.keeper import Keeper, Keeping
+from finetooth_saving.retention import Best, mode_of
+from finetooth_saving.run_state import Resumed
 
 
 class CountingEngine(EngineBase):

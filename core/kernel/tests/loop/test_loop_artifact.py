@@ -10,13 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from finetooth_core.artifact import verify_folder
 from finetooth_hooks import (
     EngineError,
     Evaluation,
     UserError,
 )
 from finetooth_hooks.bases import EvaluatorBase
+from finetooth_saving.artifact import verify_folder
 
 
 def test_the_best_checkpoint_is_the_artifact_and_its_step_and_value_are_said(

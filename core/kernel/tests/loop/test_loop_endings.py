@@ -12,15 +12,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from finetooth_core.artifact import verify_folder
-from finetooth_core.checkpoints.resume import read
-from finetooth_core.checkpoints.run_state import Resumed
 from finetooth_hooks import (
     EngineError,
     FinetoothError,
     StepReport,
     StopRun,
 )
+from finetooth_saving.artifact import verify_folder
+from finetooth_saving.found_checkpoints import read
+from finetooth_saving.run_state import Resumed
 
 
 def test_the_time_of_earlier_processes_counts(kit: SimpleNamespace, tmp_path: Path) -> None:

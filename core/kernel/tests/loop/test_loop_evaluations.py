@@ -11,13 +11,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from finetooth_core.artifact import verify_folder
-from finetooth_core.run_folder import outcome_of
 from finetooth_hooks import (
     Evaluation,
     RecipeError,
     StopRun,
 )
+from finetooth_saving.artifact import verify_folder
+from finetooth_saving.run_folder import outcome_of
 
 
 def test_a_run_to_the_end_evaluates_before_and_after_and_keeps_the_artifact(

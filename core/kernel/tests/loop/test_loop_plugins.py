@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finetooth_core import blame
-from finetooth_core.checkpoints.resume import read
-from finetooth_core.checkpoints.run_state import Resumed
 from finetooth_core.events import PluginFailed
 from finetooth_core.trackers import PickedTracker
 from finetooth_hooks import (
     Interrupted,
 )
+from finetooth_saving.found_checkpoints import read
+from finetooth_saving.run_state import Resumed
+from finetooth_toolbox import blame
 
 
 @pytest.mark.parametrize("interrupted", [False, True])

@@ -52,6 +52,14 @@ class Catalog(Protocol):
 
     def all(self, kind: str) -> tuple[Registered, ...]: ...
 
+    def default(self, kind: str, *, setting: str = "", framework: str = "") -> Registered:
+        """The one entry of a kind that is taken when the recipe leaves the choice open.
+
+        Raises:
+            PluginError: none or several say they are the default.
+        """
+        ...
+
 
 class Opened(Protocol):
     """A trained run or a model, ready for use."""

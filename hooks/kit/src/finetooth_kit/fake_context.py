@@ -170,6 +170,12 @@ class FakeCatalog:
     def all(self, kind: str) -> tuple[FakeRegistered, ...]:
         return tuple(registered for registered in self._registered if registered.entry.kind == kind)
 
+    def default(self, kind: str, *, setting: str = "", framework: str = "") -> FakeRegistered:
+        for registered in self.all(kind):
+            if registered.entry.default:
+                return registered
+        raise PluginError("", f"{setting or kind}: no {kind} is the default", action="name one")
+
 
 @cache
 def _installed_entries() -> tuple[FakeRegistered, ...]:

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from finetooth_hooks import DataReport, Sample, UserError
 from finetooth_report.command import command
 from finetooth_report.plugin import ft_run_end
-from finetooth_toolbox.runs.chart import chart, svg
+from finetooth_saving.runs.chart import chart, svg
 
 HOSTILE = '</td><script>alert("x")</script><img src=x onerror=alert(1)>\x1b[2J&amp;'
 

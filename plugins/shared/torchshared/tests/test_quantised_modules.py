@@ -81,7 +81,7 @@ def test_plain() -> None:
     assert not is_quantised(nn.ModuleList(modules))
 
 
-class Halved(DequantisingLinear):
+class StoredAsBf16(DequantisingLinear):
     """Stores a weight as bf16."""
 
     def __init__(self, module: Any) -> None:
@@ -108,7 +108,7 @@ class Counted(RowsApart):
 QUANTIZER: Any = SimpleNamespace(
     stored=Stored("bf16", 2.0),
     takes=lambda path, shape: True,
-    linear=lambda module, device: Halved(module).to(device),
+    linear=lambda module, device: StoredAsBf16(module).to(device),
     capabilities=frozenset(),
 )
 

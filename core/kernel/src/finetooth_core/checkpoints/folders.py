@@ -11,14 +11,14 @@ from typing import Any
 
 from finetooth_hooks.checkpoints import Store
 from finetooth_hooks.errors import FinetoothError, StoreError, UserError
+from finetooth_saving import quarantine, run_state
+from finetooth_saving.artifact import read_manifest, verify_folder
+from finetooth_saving.names import name_of, newest_first, step_of
+from finetooth_saving.run_folder import found_run, is_begun
 from finetooth_toolbox.files.manifests import MANIFEST, listed_files
 
-from finetooth_core.artifact import read_manifest, verify_folder
-from finetooth_core.checkpoints import quarantine, run_state
 from finetooth_core.checkpoints.keeping import FOLDER
-from finetooth_core.checkpoints.names import name_of, newest_first, step_of
 from finetooth_core.checkpoints.resuming import disk_of, open_store, split
-from finetooth_core.run_folder import found_run, is_begun
 
 
 @dataclass(frozen=True)

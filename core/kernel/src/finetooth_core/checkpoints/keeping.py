@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from finetooth_hooks.entries import Gate as GateEntry
 from finetooth_hooks.entries import Store as StoreEntry
 from finetooth_hooks.errors import PlanError, RecipeError
+from finetooth_saving import cadence
+from finetooth_saving.keeper import Keeping
+from finetooth_saving.retention import MEASURED, Best, mode_of
 from finetooth_toolbox.text.nearest import nearest
 
-from finetooth_core.checkpoints import cadence
-from finetooth_core.checkpoints.keeper import Keeping
-from finetooth_core.checkpoints.retention import MEASURED, Best, mode_of
 from finetooth_core.recipe_picks import AUTO
 
 if TYPE_CHECKING:

@@ -9,13 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks.errors import FinetoothError, RecipeError, UserError
-from finetooth_toolbox.text.nearest import nearest_path
-
-from finetooth_core.artifact import write_json, write_text
-from finetooth_core.checkpoints import comparison
-from finetooth_core.checkpoints.keeping import FOLDER, keeping_of, store_of
-from finetooth_core.checkpoints.names import name_of, newest_first, step_of
-from finetooth_core.checkpoints.resume import (
+from finetooth_saving.artifact import write_json, write_text
+from finetooth_saving.found_checkpoints import (
     Found,
     NoCheckpoint,
     base_changes,
@@ -26,13 +21,18 @@ from finetooth_core.checkpoints.resume import (
     read,
     versions,
 )
-from finetooth_core.checkpoints.run_state import Resumed
-from finetooth_core.run_folder import PLAN, RECIPE, RUN, RUNS, found_run, is_begun, is_unused, started_in
+from finetooth_saving.names import name_of, newest_first, step_of
+from finetooth_saving.run_folder import PLAN, RECIPE, RUN, RUNS, found_run, is_begun, is_unused, started_in
+from finetooth_saving.run_state import Resumed
+from finetooth_toolbox.text.nearest import nearest_path
+
+from finetooth_core.checkpoints import comparison
+from finetooth_core.checkpoints.keeping import FOLDER, keeping_of, store_of
 
 if TYPE_CHECKING:
     from finetooth_hooks.plan import Plan
+    from finetooth_saving.keeper import Keeping
 
-    from finetooth_core.checkpoints.keeper import Keeping
     from finetooth_core.context import RunContext
     from finetooth_core.manager import Plugins
     from finetooth_core.recipe import Recipe

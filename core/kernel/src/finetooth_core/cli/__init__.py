@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        from finetooth_core import blame
+        from finetooth_toolbox import blame
 
         code = 2 if blame.is_of_the_disk(error) else 1
         return _report(error, options.debug, blame.line(error), code, as_json=as_json)
@@ -93,7 +93,7 @@ def _call(options: StartOptions, arguments: list[str], as_json: bool) -> int:
     except FinetoothError as error:
         return _report(error, options.debug, str(error), error.exit_code, as_json=as_json and not state.said_json)
     except Exception as error:
-        from finetooth_core import blame
+        from finetooth_toolbox import blame
 
         if not state.said_json or isinstance(error, BrokenPipeError):
             raise

@@ -296,7 +296,9 @@ def open_session(
     Args:
         adapters: what is held beside the model; those that were trained over a run need that run as their base.
     """
-    from finetooth_core.run_folder import artifact_of, recipe_of, run_of
+    from finetooth_saving.run_folder import artifact_of, run_of
+
+    from finetooth_core.run_recipe import recipe_of
 
     recipe: dict[str, Any] = {"model": model}
     folder = run_of(model)
@@ -319,8 +321,9 @@ def trained_engine(session: Session, model: str, folder: Path | None) -> Engine:
     Raises:
         PlanError: the backend cannot generate, the model gives scores and no text, or it does not fit into memory.
     """
+    from finetooth_saving.run_folder import artifact_of
+
     from finetooth_core.memory_check import OF_TRAINING
-    from finetooth_core.run_folder import artifact_of
 
     head = session.job.request.trains.head
     if head is not None and head.exported_as != "none":

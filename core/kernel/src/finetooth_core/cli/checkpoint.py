@@ -126,8 +126,8 @@ def prune(state: State, place: str, keep_last: int, keep_best: int | None, metri
 
     One that is damaged stays: it may be all there is.
     """
-    from finetooth_core.checkpoints.names import name_of, step_of
-    from finetooth_core.checkpoints.retention import Best, mode_of, superfluous
+    from finetooth_saving.names import name_of, step_of
+    from finetooth_saving.retention import Best, mode_of, superfluous
 
     found = _place(state, place)
     if found.only:

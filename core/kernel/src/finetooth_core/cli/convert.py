@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from finetooth_hooks.errors import DataError, UserError
+from finetooth_rows.lazy_examples import read_examples
+from finetooth_rows.read_so_far import Reading
 
-from finetooth_core.data.lazy_examples import read_examples
-from finetooth_core.data.read_so_far import Reading
 from finetooth_core.data.shapes import SHAPES, Loses
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from finetooth_core.cli.convert import convert
 from finetooth_core.cli.recipe_arguments import Described, recipe_arguments, with_output
 
 if TYPE_CHECKING:
+    from finetooth_rows.cache import Kept
+
     from finetooth_core.cli.state import State
-    from finetooth_core.data.cache import Kept
 
 _ROWS = re.compile(r"data\.(train|eval)(\.\d+)*\.rows")
 """Decisions about which rows are taken."""
@@ -166,8 +167,8 @@ def list_entries(as_json: bool) -> None:
     """What is kept, last used first."""
     from datetime import datetime
 
-    from finetooth_core.data.cache import CacheEntry, list_kept
-    from finetooth_core.data.folders import cache_folder
+    from finetooth_rows.cache import CacheEntry, list_kept
+    from finetooth_rows.cache_folder import cache_folder
 
     entries = list_kept()
     if as_json:
@@ -206,8 +207,9 @@ def _kind(kept: Kept) -> str:
 @click.option("--all", "everything", is_flag=True, help="Everything.")
 def prune(keep: str | None, older_than: str | None, everything: bool) -> None:
     """Remove prepared data and fetched files, those used longest ago first; never what a run is using."""
+    from finetooth_rows.cache import prune_cache
+
     from finetooth_core.cli.render import size
-    from finetooth_core.data.cache import prune_cache
 
     if (keep is not None) + (older_than is not None) + everything != 1:
         raise UserError("one of --keep, --older-than and --all says what is removed", action="give one of them")

@@ -38,9 +38,9 @@ def hold_adapters(chat: Conversation, references: Sequence[str], base: ModelInfo
 
 def of_the_next_stage(run: Path, references: Sequence[str]) -> bool:
     """Whether one of these adapters was trained over what a run had become, which is their base then."""
+    from finetooth_saving.run_folder import ARTIFACT, run_of
     from finetooth_toolbox.files.trained_over import base_revision
 
-    from finetooth_core.run_folder import ARTIFACT, run_of
     from finetooth_core.stages import digest_of
 
     here = digest_of(run / ARTIFACT)
@@ -54,9 +54,8 @@ def of_the_next_stage(run: Path, references: Sequence[str]) -> bool:
 
 def _parts(reference: str, setting: str) -> list[tuple[str, float]]:
     """The adapters that a name stands for, each with its weight."""
+    from finetooth_saving.run_folder import run_of
     from finetooth_toolbox.text.stacked_names import is_stack, parts_of
-
-    from finetooth_core.run_folder import run_of
 
     if not is_stack(reference):
         return [(reference, 1.0)]
@@ -69,9 +68,8 @@ def hold(chat: Conversation, reference: str, base: ModelInfo, *, setting: str) -
     Raises:
         UserError: as `hold_adapters`.
     """
+    from finetooth_saving.run_folder import artifact_of, run_of
     from finetooth_toolbox.files.trained_over import check_base
-
-    from finetooth_core.run_folder import artifact_of, run_of
 
     stack = []
     for name, weight in _parts(reference, setting):

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from finetooth_saving.run_folder import PLAN, RECIPE, run_of
 
 from finetooth_core.cli.state import State
-from finetooth_core.run_folder import PLAN, RECIPE, run_of
 
 if TYPE_CHECKING:
     from finetooth_core.manager import Plugins

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from finetooth_hooks.plan import Decision, MemoryEstimate, Plan
 from finetooth_hooks.reports import DataReport, Evaluation, Outcome, Sample
+from finetooth_rows import left_out
 from finetooth_toolbox.text.controls import escape_controls
 from finetooth_toolbox.text.measures import short_hashes
 from finetooth_toolbox.text.measures import size as size
@@ -18,8 +19,6 @@ from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
-
-from finetooth_core.data import left_out
 
 SAMPLES = 3
 """Answers shown side by side."""

@@ -130,7 +130,7 @@ def _resumed(
     state: State, session: Session, recipe: Described, overrides: tuple[str, ...], accept_changes: bool
 ) -> Session:
     """The session that goes on with the run in the recipe's output; the session itself if there is none yet."""
-    from finetooth_core.run_folder import is_begun
+    from finetooth_saving.run_folder import is_begun
 
     if not session.recipe.output:
         raise UserError("--resume: the recipe names no output", action="add output: DIR, or use ft resume DIR")

@@ -166,7 +166,7 @@ class State:
 
     def run_folder(self, reference: str) -> Path | None:
         """The folder of the run that a reference means; None if it means none."""
-        from finetooth_core.run_folder import run_of
+        from finetooth_saving.run_folder import run_of
 
         return run_of(reference)
 

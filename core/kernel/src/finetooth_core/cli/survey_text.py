@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from finetooth_hooks.examples import PLURALS
 from finetooth_hooks.plan import Decision
+from finetooth_rows.repeats import Repeats
 from finetooth_toolbox.text.controls import escape_controls
 from rich.console import Console, RenderableType
 from rich.text import Text
 
 from finetooth_core.cli.render import duration, table, value
 from finetooth_core.data.expectation import Expectation, Time
-from finetooth_core.data.repeats import Repeats
 from finetooth_core.data.survey import Findings, NotCompared, Survey
 
 BAR = 40

@@ -11,20 +11,20 @@ from finetooth_hooks.examples import Rendered
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.preparation import Limit, Preparation, Rendering
 from finetooth_hooks.protocols import Examples
+from finetooth_rows.cache import DataCache
+from finetooth_rows.lazy_examples import examples_of
+from finetooth_rows.picked import PickedSource
+from finetooth_rows.pins import check_snapshot, show_files
+from finetooth_rows.prepared_as import PreparedAs
+from finetooth_rows.reading import SplitRows
+from finetooth_rows.splits import prepare
+from finetooth_rows.streaming import stream
+from finetooth_rows.work import read_all
 
 from finetooth_core.claims import claimed
-from finetooth_core.data.cache import DataCache
 from finetooth_core.data.formats import AUTO, formats_of
-from finetooth_core.data.lazy_examples import examples_of
-from finetooth_core.data.parts import DataParts
-from finetooth_core.data.picked import PickedSource
-from finetooth_core.data.pins import check_snapshot, show_files
-from finetooth_core.data.prepared_as import PreparedAs
-from finetooth_core.data.preparing import prepare
-from finetooth_core.data.reading import SplitRows
+from finetooth_core.data.run_parts import RunParts
 from finetooth_core.data.selection import Selection, choice_of, source_choice
-from finetooth_core.data.streaming import stream
-from finetooth_core.data.work import read_all
 
 
 class Dataset:
@@ -38,7 +38,7 @@ class Dataset:
         not_kept: why tokens of a split are not kept, where the recipe has no say.
     """
 
-    def __init__(self, parts: DataParts) -> None:
+    def __init__(self, parts: RunParts) -> None:
         self._parts = parts
         self._examples: dict[str, Examples] = {}
         self._rows: dict[str, SplitRows] = {}

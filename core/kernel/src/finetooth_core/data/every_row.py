@@ -13,14 +13,15 @@ from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Example, LeftOut
 from finetooth_hooks.problems import Problems
 from finetooth_hooks.protocols import Examples
+from finetooth_rows.read_so_far import Reading
+from finetooth_rows.reading import SplitRows
 
 from finetooth_core.context import RunContext
 from finetooth_core.data.dataset import Dataset
-from finetooth_core.data.read_so_far import Reading
-from finetooth_core.data.reading import SplitRows
 
 if TYPE_CHECKING:
-    from finetooth_core.data.prepared_as import PreparedAs
+    from finetooth_rows.prepared_as import PreparedAs
+
     from finetooth_core.session import Session
 
 

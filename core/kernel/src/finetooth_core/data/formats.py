@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetooth_hooks.examples import Row
+from finetooth_rows.medium_files import unread_media
+from finetooth_rows.picked import PickedFormat, PickedSource
+from finetooth_rows.work import first_row
 
 from finetooth_core.claims import unread
-from finetooth_core.data.media import unread_media
-from finetooth_core.data.picked import PickedFormat, PickedSource
-from finetooth_core.data.work import first_row
 from finetooth_core.part_builder import Builder
 
 AUTO = "auto"

@@ -18,9 +18,9 @@ from finetooth_core.data.every_row import every_row
 
 if TYPE_CHECKING:
     from finetooth_hooks.protocols import Tokenizer
+    from finetooth_rows.prepared_as import PreparedAs
 
     from finetooth_core.context import RunContext
-    from finetooth_core.data.prepared_as import PreparedAs
 
 LONGEST_CHARACTER = 4
 """Tokens that a character may be cut into, one a byte."""

@@ -17,18 +17,17 @@ from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import MediumKind
 from finetooth_hooks.plan import TrainSettings
 from finetooth_hooks.preparation import Limit
+from finetooth_rows.repeats import Digests, Repeats, digests_of, repeats, shared
 from finetooth_rows.tally import SPLIT
 from finetooth_rows.token_rows import positions_of
 from finetooth_toolbox.methods.batched import Batches
-
-from finetooth_core.data.repeats import Digests, Repeats, digests_of, repeats, shared
 
 if TYPE_CHECKING:
     from finetooth_hooks.datum import Datum
     from finetooth_hooks.preparation import PreparedRows
     from finetooth_hooks.reports import DataReport
+    from finetooth_rows.prepared_as import PreparedAs
 
-    from finetooth_core.data.prepared_as import PreparedAs
     from finetooth_core.plan import Job
 
 Lengths = np.ndarray[Any, np.dtype[np.int64]]

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from finetooth_core.data import wire
+from finetooth_rows import worker_wire as wire
+from finetooth_toolbox import blame
 
 
 def main() -> None:
@@ -37,7 +38,7 @@ def serve(incoming: BinaryIO, outgoing: BinaryIO) -> None:
     try:
         rendering, notes = _build(first[0])
     except Exception as error:
-        wire.send(outgoing, wire.pack_failure(error, traceback.format_exc()))
+        wire.send(outgoing, wire.pack_failure(error, traceback.format_exc(), blame.problem))
         return
     wire.send(outgoing, {"notes": notes})
     while (message := wire.receive(incoming)) is not None:
@@ -46,7 +47,7 @@ def serve(incoming: BinaryIO, outgoing: BinaryIO) -> None:
             done = rendering(wire.unpack_work(header, body), render=header["render"])
             answer, parts = wire.pack_rendered(done)
         except Exception as error:
-            wire.send(outgoing, wire.pack_failure(error, traceback.format_exc()))
+            wire.send(outgoing, wire.pack_failure(error, traceback.format_exc(), blame.problem))
             continue
         wire.send(outgoing, answer, *parts)
 
@@ -56,10 +57,10 @@ def _build(job: Mapping[str, Any]) -> tuple[Any, list[tuple[str, str]]]:
     from finetooth_hooks.preparation import Limit
     from finetooth_hooks.preparation import Rendering as HowToRender
     from finetooth_rows.preparing import load_rendering
+    from finetooth_rows.rendering_work import Rendering
 
     from finetooth_core import manager
     from finetooth_core.context import RunContext
-    from finetooth_core.data.rendering import Rendering
     from finetooth_core.recipe import load
     from finetooth_core.session import opener
 

@@ -16,8 +16,8 @@ from finetooth_hooks import CommandContext, EngineError, UserError
 from finetooth_hooks.entries import Loader as LoaderEntry
 from finetooth_hooks.protocols import Loader
 from finetooth_peftfiles.folding import CONFIG, WEIGHTS, merged
+from finetooth_saving.runs.written_models import UNMEASURED, compare
 from finetooth_toolbox.files.manifests import ManifestProblem, check_folder, listed_files, read_manifest
-from finetooth_toolbox.runs.written_models import UNMEASURED, compare
 from finetooth_torchshared.whole_weights import export_weights
 
 from finetooth_lora.packing import FORMATS, Format, pack_folder

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 from finetooth_hooks.errors import UserError
-from finetooth_toolbox.runs.advice import advice
-from finetooth_toolbox.runs.recorded import Recorded, found_run, read_run
+from finetooth_saving.runs.advice import advice
+from finetooth_saving.runs.recorded import Recorded, found_run, read_run
 from finetooth_toolbox.text.controls import escape_controls
 
 from finetooth_doctor.catalogue import in_log, of_code

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 from finetooth_hooks.errors import UserError
-from finetooth_toolbox.runs.recorded import found_run, read_run
+from finetooth_saving.runs.recorded import found_run, read_run
 
 from finetooth_report.written import PAGE, write
 

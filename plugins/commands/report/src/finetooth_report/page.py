@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from finetooth_toolbox.runs.advice import advice
-from finetooth_toolbox.runs.chart import Chart, chart, svg
-from finetooth_toolbox.runs.recorded import Point, Recorded
+from finetooth_saving.runs.advice import advice
+from finetooth_saving.runs.chart import Chart, chart, svg
+from finetooth_saving.runs.recorded import Point, Recorded
 from finetooth_toolbox.text.controls import escape_controls
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from finetooth_toolbox.runs.chart import COLOURS, Chart
+from finetooth_saving.runs.chart import COLOURS, Chart
 from PIL import Image, ImageDraw, ImageFont
 
 SCALE = 2

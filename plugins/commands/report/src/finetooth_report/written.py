@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import Outcome, Run
-from finetooth_toolbox.runs.recorded import Recorded, read_run
+from finetooth_saving.runs.recorded import Recorded, read_run
 
 from finetooth_report.page import page, pictures
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import click
 from finetooth_hooks.errors import UserError
-from finetooth_toolbox.files.locks import FolderHeldError, held_folder
-from finetooth_toolbox.runs.recorded import (
+from finetooth_saving.runs.recorded import (
     BEGUN,
     Recorded,
     found_run,
@@ -21,6 +20,7 @@ from finetooth_toolbox.runs.recorded import (
     runs_below,
     size_of,
 )
+from finetooth_toolbox.files.locks import FolderHeldError, held_folder
 from finetooth_toolbox.text.controls import escape_controls
 from finetooth_toolbox.text.measures import short_hashes, size
 from finetooth_toolbox.text.nearest import nearest

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetooth_toolbox.runs.recorded import Recorded
+from finetooth_saving.runs.recorded import Recorded
 
 UNLIKE = ("output",)
 """Settings that always differ and change nothing."""

@@ -15,7 +15,7 @@ import yaml
 from finetooth_hooks import CommandContext, Evaluation, UserError
 from finetooth_hooks.errors import EngineError, FinetoothError, StopRun
 from finetooth_hooks.reports import Outcome
-from finetooth_toolbox.runs.chart import chart, svg
+from finetooth_saving.runs.chart import chart, svg
 from finetooth_toolbox.text.nearest import nearest
 from optuna.storages.journal import JournalFileBackend
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 from finetooth_hooks.errors import UserError
-from finetooth_toolbox.runs.recorded import found_run, runs_below
+from finetooth_saving.runs.recorded import found_run, runs_below
 
 
 @click.command("watch")

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from finetooth_toolbox.runs.advice import advice
-from finetooth_toolbox.runs.recorded import Recorded
+from finetooth_saving.runs.advice import advice
+from finetooth_saving.runs.recorded import Recorded
 from finetooth_toolbox.text.controls import escape_controls
 from finetooth_toolbox.text.measures import size
 

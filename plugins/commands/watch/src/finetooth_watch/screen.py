@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from finetooth_toolbox.runs.recorded import METRICS, read_run
+from finetooth_saving.runs.recorded import METRICS, read_run
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType

@@ -18,9 +18,9 @@ from typing import Any
 
 from finetooth_hooks import UserError
 from finetooth_hooks.faces import FaceCaller
+from finetooth_saving.runs.advice import advice
+from finetooth_saving.runs.recorded import Recorded, is_run, is_running, read_run, runs_below
 from finetooth_toolbox.files.locks import FILE as LOCK
-from finetooth_toolbox.runs.advice import advice
-from finetooth_toolbox.runs.recorded import Recorded, is_run, is_running, read_run, runs_below
 
 RUNS = Path("runs")
 NAME = re.compile(r"[\w][\w.+-]*")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetooth_hooks import Context, Options, Outcome, Run
-from finetooth_toolbox.runs.service import ServiceTracker, shown_recipe
+from finetooth_saving.runs.service import ServiceTracker, shown_recipe
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",

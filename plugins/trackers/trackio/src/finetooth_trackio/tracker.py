@@ -8,7 +8,7 @@ from contextlib import redirect_stdout
 from typing import Any
 
 from finetooth_hooks import Context, Options, Outcome, Run
-from finetooth_toolbox.runs.service import ServiceTracker, shown_recipe
+from finetooth_saving.runs.service import ServiceTracker, shown_recipe
 
 
 class TrackioOptions(Options):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from finetooth_hooks import Context, Options, Outcome, Run
-from finetooth_toolbox.runs.service import ServiceTracker, plain, shown_recipe
+from finetooth_saving.runs.service import ServiceTracker, plain, shown_recipe
 
 PATIENCE = 30
 """Seconds given to the service to answer when a run begins."""

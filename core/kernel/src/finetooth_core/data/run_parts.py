@@ -1,0 +1,24 @@
+"""What the data of a run are made with, in the kernel's own types."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from finetooth_rows.parts import DataParts
+
+from finetooth_core.part_builder import Builder
+from finetooth_core.recipe import Recipe
+from finetooth_core.recipe_data import DataSection
+
+
+@dataclass(frozen=True)
+class RunParts(DataParts):
+    """`DataParts` of a run."""
+
+    recipe: Recipe
+    builder: Builder
+
+    @property
+    def section(self) -> DataSection:
+        """`data` of the recipe."""
+        return self.recipe.data

@@ -1,0 +1,244 @@
+"""Which rows are taken, and how often: slices, duplicates, held-out rows, and how much of each source an epoch takes.
+
+The rows of all sources are gone through once, in this process: first each source is sliced, then rows that repeat an
+earlier one are left out, then some are held out, and what is left is mixed. The outcome is a number for each row.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from finetooth_hooks.errors import DataError, RecipeError
+from finetooth_hooks.examples import LeftOut, Row, examples_in
+from finetooth_hooks.problems import Problems
+from numpy.typing import NDArray
+
+from finetooth_rows.choice import Choice, Chosen, SourceChoice
+from finetooth_rows.content import NearRows, digest, is_held_out
+from finetooth_rows.picked import PickedFormat, PickedSource
+from finetooth_rows.read_so_far import Reading
+from finetooth_rows.slices import Slice
+from finetooth_rows.tally import Tally
+from finetooth_rows.work import broken_rows_first, no_rows, rows_of, work_of_source
+
+DEDUPLICATE = "data.deduplicate"
+REPEATED = "the same as an earlier row"
+NEARLY_REPEATED = "nearly the same as an earlier row"
+
+_LEFT, _TRAIN, _EVAL = 0, 1, 2
+
+
+@dataclass
+class _Source:
+    """What was found in one source; `size` is all its rows, if they had to be counted."""
+
+    size: int | None = None
+    sizes: array[int] = field(default_factory=lambda: array("q"))
+    kinds: bytearray = field(default_factory=bytearray)
+    repeated: int = 0
+    near: int = 0
+
+    def count(self, kind: int) -> int:
+        return self.kinds.count(kind)
+
+
+class _Pass:
+    """Goes through the rows and says of each whether it is left, trained or held out."""
+
+    def __init__(self, choice: Choice, formats: Sequence[PickedFormat]) -> None:
+        self._choice, self._formats = choice, formats
+        self._seen: set[bytes] = set()
+        self._near = _near(choice)
+        self.dropped = Tally()
+
+    def read(
+        self, one: SourceChoice, index: int, sources: Sequence[PickedSource], broken: dict[int, Problems]
+    ) -> _Source:
+        size = _size(index, sources) if one.slice is not None and one.slice.needs_size else None
+        wanted = _wanted(one, size)
+        if size and not wanted:
+            raise _takes_none(one, size)
+        found = _Source(size)
+        for work in work_of_source(index, sources[index]):
+            begin = len(found.kinds)
+            for item in rows_of(sources, work):
+                place = len(found.kinds)
+                if place >= wanted.stop:
+                    break
+                if not isinstance(item, Row) and place in wanted:
+                    broken.setdefault(index, Problems()).add(item)
+                found.kinds.append(self._kind(item, found, index) if place in wanted else _LEFT)
+            found.sizes.append(len(found.kinds) - begin)
+            if len(found.kinds) >= wanted.stop:
+                break
+        if not found.kinds:
+            raise no_rows(sources[index])
+        if not any(found.kinds) and not found.repeated + found.near:
+            raise _takes_none(one, len(found.kinds))  # all of them: the slice begins behind the last
+        return found
+
+    def _kind(self, item: Row | DataError, found: _Source, source: int) -> int:
+        """A row that cannot be read, or gives no example, stays, so that it is told where rows are read for good."""
+        if not self._choice.by_content or not isinstance(item, Row):
+            return _TRAIN
+        try:
+            read = examples_in(self._formats[source].format.read(item))
+        except DataError:
+            return _TRAIN
+        examples = [one for one in read if not isinstance(one, LeftOut)]
+        if not examples:
+            return _TRAIN
+        content = digest(*examples)
+        if self._choice.deduplicate != "off":
+            if content in self._seen:
+                found.repeated += 1
+                self._drop(REPEATED, item)
+                return _LEFT
+            self._seen.add(content)
+        if self._near is not None and self._near.seen(*examples):
+            found.near += 1
+            self._drop(NEARLY_REPEATED, item)
+            return _LEFT
+        held = self._choice.fraction and is_held_out(content, self._choice.fraction, self._choice.fraction_seed)
+        return _EVAL if held else _TRAIN
+
+    def _drop(self, reason: str, row: Row) -> None:
+        self.dropped.rows += 1
+        self.dropped.examples += 1
+        self.dropped.drop(reason, row.id, DEDUPLICATE)
+
+
+def choose(choice: Choice, sources: Sequence[PickedSource], formats: Sequence[PickedFormat]) -> Chosen:
+    """Go through the rows.
+
+    Args:
+        formats: of each source.
+
+    Raises:
+        DataError: a source is missing or has no rows, a slice or a split is empty; or a row of a slice cannot be read.
+        RecipeError: the library for near duplicates is missing.
+    """
+    going = _Pass(choice, formats)
+    reading = Reading()
+    with broken_rows_first(sources, reading):
+        found = []
+        for index, one in enumerate(choice.sources):
+            found.append(going.read(one, index, sources, reading.broken))
+            reading.good[index] = len(found[-1].kinds) - (reading.broken[index].count if index in reading.broken else 0)
+    kinds = [np.frombuffer(bytes(one.kinds), np.uint8) for one in found]
+    trained = [(kind == _TRAIN).astype(np.uint32) for kind in kinds]
+    held = [(kind == _EVAL).astype(np.uint32) for kind in kinds]
+    if choice.fraction:
+        _check_split(choice, trained, held)
+    times = mixed(choice, trained)
+    said = [_said(*facts) for facts in zip(choice.sources, found, trained, times, strict=True)]
+    if choice.fraction:
+        share = f"about {100 * choice.fraction:g} % of the training rows, by a hash of what they say"
+        count = sum(int(one.sum()) for one in held)
+        said.append(("data.eval.rows", count, f"{share} (seed {choice.fraction_seed}); equal rows stay together"))
+    sizes = tuple(np.asarray(one.sizes, np.int64) for one in found)
+    return Chosen(sizes, tuple(times), tuple(held), going.dropped, tuple(said))
+
+
+def mixed(choice: Choice, available: Sequence[NDArray[np.uint32]]) -> list[NDArray[np.uint32]]:
+    """How often an epoch takes each row: all rows of a source a whole number of times, and some of them, drawn from the
+    seed, once more.
+
+    Args:
+        available: by source, 1 for each row that may be taken.
+
+    Raises:
+        DataError: a source would not be taken at all.
+    """
+    counts = [int(one.sum()) for one in available]
+    taken = epoch_rows(choice, counts)
+    times = []
+    for index, (rows, count, wanted) in enumerate(zip(available, counts, taken, strict=True)):
+        one = choice.sources[index]
+        if count and not wanted:
+            raise DataError(
+                one.setting, f"of its {count:,} rows an epoch would take none",
+                action=f"raise {one.setting}.weight or data.mix.rows",
+            )  # fmt: skip
+        whole, rest = divmod(wanted, count) if count else (0, 0)
+        result = rows * np.uint32(whole)
+        places = np.flatnonzero(rows)
+        drawn = np.random.default_rng([choice.mix_seed, index]).choice(len(places), rest, replace=False)
+        result[places[drawn]] += 1
+        times.append(result)
+    return times
+
+
+def epoch_rows(choice: Choice, counts: Sequence[int]) -> list[int]:
+    """Rows an epoch takes of each source, in proportion to weight * n^(1/T); without `mix_rows` the largest source is
+    taken `weight` times."""
+    power = 0.0 if choice.temperature is None else 1 / choice.temperature
+    largest = max(counts, default=0)
+    shares = [
+        one.weight * largest * (count / largest) ** power if count else 0.0
+        for one, count in zip(choice.sources, counts, strict=True)
+    ]
+    if choice.mix_rows is None:
+        return [int(share + 0.5) for share in shares]
+    scaled = [choice.mix_rows * share / sum(shares) for share in shares]
+    whole = [int(share) for share in scaled]
+    by_rest = sorted(range(len(scaled)), key=lambda i: (whole[i] - scaled[i], i))
+    for i in by_rest[: choice.mix_rows - sum(whole)]:
+        whole[i] += 1
+    return whole
+
+
+def _takes_none(one: SourceChoice, rows: int) -> DataError:
+    text = one.slice.text if one.slice is not None else "[:]"
+    of = "its only row" if rows == 1 else f"its {rows:,} rows"
+    return DataError(one.setting, f"the slice {text} takes none of {of}", action="change the slice")
+
+
+def _near(choice: Choice) -> NearRows | None:
+    if choice.deduplicate != "near":
+        return None
+    try:
+        return NearRows(choice.near_threshold)
+    except ImportError as error:
+        raise RecipeError(
+            "data.deduplicate", f"'near' needs the package datasketch, which cannot be imported ({error})",
+            action="pip install 'finetooth-core[near]', or set data.deduplicate: exact",
+        ) from error  # fmt: skip
+
+
+def _wanted(one: SourceChoice, size: int | None) -> range:
+    """Places of the rows that the slice takes."""
+    wanted = (one.slice or Slice("[:]", None, None)).of(size)
+    return wanted if one.max_rows is None else wanted[: one.max_rows]
+
+
+def _size(index: int, sources: Sequence[PickedSource]) -> int:
+    return sum(1 for work in work_of_source(index, sources[index]) for _ in rows_of(sources, work))
+
+
+def _check_split(choice: Choice, trained: Sequence[NDArray[np.uint32]], held: Sequence[NDArray[np.uint32]]) -> None:
+    counts = {what: sum(int(one.sum()) for one in of) for what, of in (("held out", held), ("left to train", trained))}
+    for what, count in counts.items():
+        if not count:
+            problem = f"of {sum(counts.values()):,} rows none is {what} by fraction {choice.fraction:g}"
+            raise DataError("data.eval.fraction", problem, action="give more rows, or another fraction or seed")
+
+
+def _said(one: SourceChoice, found: _Source, trained: NDArray[np.uint32], times: NDArray[np.uint32]) -> Any:
+    """What the plan says of a source: a setting, the rows an epoch takes, and why."""
+    available, taken = int(trained.sum()), int(times.sum())
+    sliced = len(found.kinds) - found.count(_LEFT) + found.repeated + found.near
+    limits = [one.slice.text if one.slice is not None else "", f"max_rows {one.max_rows:,}" if one.max_rows else ""]
+    of = "" if found.size is None else f" of {found.size:,}"
+    parts = [f"{' and '.join(filter(None, limits))} {'take' if all(limits) else 'takes'} {sliced:,}{of} rows"]
+    parts = parts if any(limits) else [f"{sliced:,} rows"]
+    for count, how in ((found.repeated, ""), (found.near, "nearly ")):
+        parts += [f"{count:,} {how}{'repeats' if count == 1 else 'repeat'} an earlier one"] if count else []
+    parts += [f"{found.count(_EVAL):,} held out"] if found.count(_EVAL) else []
+    if taken != available:
+        parts.append(f"the {available:,} left are taken {taken / available:.3g} times an epoch")
+    return f"{one.setting}.rows", taken, "; ".join(parts)

@@ -1,0 +1,229 @@
+"""The key of prepared data: SHA-256 over everything that decides them, so that a stale cache cannot be.
+
+It covers the bytes of every source file (where the rows lie elsewhere, what names them), the options of every entry
+that takes part, the code of their packages and the versions of all they depend on, the tokenizer's content, the model's
+config and the limits. What another process or another day may change without changing a token is left out: where the
+run writes, how it trains.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks.context import Catalog, Registered
+from finetooth_hooks.errors import DataError, PluginError
+from finetooth_hooks.plan import Pick
+from finetooth_hooks.preparation import Limit, Rendering
+from finetooth_hooks.protocols import Tokenizer
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from finetooth_rows.file_hashes import FileHashes
+from finetooth_rows.parts import DataParts
+from finetooth_rows.picked import PickedSource
+from finetooth_rows.reading import SplitRows
+
+AUTO = "auto"
+LAYOUT = 3
+"""Of the files in the cache."""
+OWN_PACKAGES = ("finetooth_hooks", "finetooth_core")
+
+
+class Unknowable(Exception):
+    """Why no key can be made."""
+
+
+@dataclass(frozen=True)
+class DataKey:
+    """What prepared data are found by.
+
+    Attributes:
+        value: 64 hexadecimal digits.
+        files: the source files and their SHA-256.
+    """
+
+    value: str
+    files: Mapping[Path, str]
+
+
+def data_key(
+    parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Limit | None, hashes: FileHashes
+) -> DataKey:
+    """
+    Raises:
+        Unknowable: a source does not say what its rows are made of.
+        DataError: a source file is missing.
+    """
+    sources, files = named_sources(rows.sources, hashes)
+    model, catalog, processor = parts.model(), parts.builder.catalog, parts.section.processor
+    taking_part: list[Registered] = [registered for registered, _ in model.entries.values()]
+    taking_part += [picked.registered for picked in (*rows.sources, *rows.formats)]
+    relied_on = {name for picked in rows.sources for name in picked.source.relies_on}
+    taking_part += [catalog.get("source", name) for name in sorted(relied_on)]
+    taking_part += _offering(catalog, rendering.build)
+    taking_part += _processor(catalog, processor)
+    options = {
+        "formats": [[picked.registered.full_name, picked.options] for picked in rows.formats],
+        "rendering": [rendering.build, dict(rendering.options)],
+        "markup": parts.section.markup,
+        "processor": processor,
+        **{kind: [registered.full_name, chosen] for kind, (registered, chosen) in model.entries.items()},
+    }
+    modules = {part.entry.build for part in taking_part} | {rendering.build, *OWN_PACKAGES}
+    content = {
+        "layout": LAYOUT,
+        "python": list(sys.version_info[:3]),
+        "sources": sources,
+        "options": options,
+        "option_files": _option_files(options, hashes),
+        "first": rows.count,
+        "choice": None if rows.selection is None else rows.selection.choice.as_json(),
+        "held_out": rows.held_out,
+        "limit": None if limit is None else asdict(limit),
+        "model": dict(model.config),
+        "tokenizer": _tokenizer(model.tokenizer),
+        "code": {
+            name: code_hash(name) for name in sorted({module.partition(".")[0].partition(":")[0] for module in modules})
+        },
+        "versions": versions(part.distribution for part in taking_part),
+    }
+    text = json.dumps(content, sort_keys=True, default=str)
+    return DataKey(hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(), files)
+
+
+def named_sources(picked_sources: Sequence[PickedSource], hashes: FileHashes) -> tuple[list[Any], dict[Path, str]]:
+    """Sources with their options and what their rows are made of; and the files among that.
+
+    Raises:
+        Unknowable: a source does not say it.
+        DataError: a source file is missing.
+    """
+    files: dict[Path, str] = {}
+    sources: list[Any] = []
+    for picked in picked_sources:
+        made_of = picked.files()
+        named: dict[str, str] | str | None = None
+        if made_of is not None:
+            digests = {path: hashes.sha256(path) for path in made_of}
+            files |= digests
+            named = {path.as_posix(): digest for path, digest in digests.items()}
+        else:
+            named = picked.source.identity()
+        if named is None:
+            raise Unknowable(f"{picked.registered.full_name} does not say what its rows are made of")
+        sources.append([picked.registered.full_name, picked.options, named])
+    return sources, files
+
+
+def with_media(value: str, files: Sequence[str], hashes: FileHashes) -> str:
+    """The key of rows whose images, sounds and videos lie in files: another one whenever one of them is.
+
+    Args:
+        value: the key of everything else.
+        files: of these, as an earlier preparation under that key found them; none if there was none.
+    """
+    if not files:
+        return value
+    try:
+        return media_key(value, {name: hashes.sha256(Path(name)) for name in files})
+    except DataError:
+        return ""  # one is gone: nothing was prepared from what there is now
+
+
+def media_key(value: str, digests: Mapping[str, str]) -> str:
+    """See `with_media`; `digests` of the files."""
+    return hashlib.sha256(json.dumps([value, sorted(digests.items())]).encode()).hexdigest()
+
+
+def _offering(catalog: Catalog, build: str) -> list[Registered]:
+    """Entries of the package that a builder is in."""
+    package = build.partition(".")[0]
+    kinds = ("method", "evaluator")
+    return [r for kind in kinds for r in catalog.all(kind) if r.entry.build.partition(".")[0] == package]
+
+
+def _processor(catalog: Catalog, pick: Pick) -> list[Registered]:
+    """What would turn images and sounds into inputs; whether there are any is not known before the rows are read."""
+    name = pick if isinstance(pick, str) else pick.get("name", AUTO)
+    try:
+        if name == AUTO:
+            return [catalog.default("processor", setting="data.processor")]
+        return [catalog.get("processor", name, setting="data.processor")]
+    except PluginError:
+        return []  # told when an image comes
+
+
+def _option_files(value: Any, hashes: FileHashes) -> dict[str, str]:
+    """Content of every file that an option names."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        return {name: digest for item in value for name, digest in _option_files(item, hashes).items()}
+    if not isinstance(value, str) or not value or "\0" in value or len(value) > 1000:
+        return {}
+    path = Path(value)
+    try:
+        return {value: hashes.sha256(path)} if path.is_file() else {}
+    except OSError:  # a name that no file can have
+        return {}
+
+
+def _tokenizer(tokenizer: Tokenizer) -> str:
+    """SHA-256 over the tokenizer's own files, as it writes them."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save(Path(folder))
+        return tree_hash(Path(folder), "*")
+
+
+def code_hash(package: str) -> str:
+    """SHA-256 over the source files of a loaded package or module."""
+    module = sys.modules.get(package)
+    file = getattr(module, "__file__", None)
+    if file is None:
+        return ""
+    path = Path(file)
+    return (
+        tree_hash(path.parent, "*.py") if hasattr(module, "__path__") else hashlib.sha256(path.read_bytes()).hexdigest()
+    )
+
+
+def tree_hash(folder: Path, pattern: str) -> str:
+    """SHA-256 over the names and contents of the files below a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob(pattern) if path.is_file()):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def versions(distributions: Iterable[str]) -> dict[str, str]:
+    """Versions of distributions and of everything they require, directly or not; extras are left out."""
+    found: dict[str, str] = {}
+    open_ = list(distributions)
+    while open_:
+        name = canonicalize_name(open_.pop())
+        if name in found:
+            continue
+        try:
+            distribution = importlib.metadata.distribution(name)
+        except (importlib.metadata.PackageNotFoundError, ValueError):
+            continue  # a local file, or not installed
+        metadata = distribution.metadata
+        found[name] = metadata["Version"]
+        for text in metadata.get_all("Requires-Dist") or ():
+            try:
+                requirement = Requirement(text)
+            except InvalidRequirement:
+                continue
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                open_.append(requirement.name)
+    return found

@@ -1,0 +1,92 @@
+"""Rows that are left out: from which share on a person is told of them, and asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from finetooth_hooks.errors import DataError
+from finetooth_hooks.reports import DataReport
+
+from finetooth_rows.choosing import DEDUPLICATE
+from finetooth_rows.tally import IN_A_PIECE, LENGTH_SETTINGS
+
+SAID = 0.1
+"""A larger share of a split is a line of its own."""
+ASKED = 0.5
+"""Above this share of the training rows the user is asked."""
+SETTING = "data.accept_dropped"
+
+_MEND = {LENGTH_SETTINGS: "raise train.max_length, or set train.excess_length to truncate or split"}
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Rows of a split that are left out.
+
+    Attributes:
+        rows: of the split; examples, where the format makes several of a row.
+        reasons: how many, by reason.
+        settings: what decides about them, by reason, where a setting does.
+    """
+
+    split: str
+    rows: int
+    reasons: dict[str, int]
+    settings: dict[str, str]
+
+    @property
+    def count(self) -> int:
+        """How many in all."""
+        return sum(self.reasons.values())
+
+    @property
+    def share(self) -> float:
+        """Of all rows, 0 to 1."""
+        return min(1.0, self.count / self.rows) if self.rows else 0.0
+
+    @property
+    def line(self) -> str:
+        """How many, why, and by which settings."""
+        told = (
+            f"{count:,} {reason}" + (f" ({self.settings[reason]})" if reason in self.settings else "")
+            for reason, count in sorted(self.reasons.items(), key=lambda one: -one[1])
+        )
+        return (
+            f"data.{self.split}: {100 * self.share:.0f} % of the rows are left out, {self.count:,} of {self.rows:,}: "
+            f"{'; '.join(told)}"
+        )
+
+
+def left_out(report: DataReport, *, unasked: bool = False) -> LeftOut:
+    """What a report says of rows left out.
+
+    Args:
+        unasked: only those that no setting of the recipe asks to leave out, as `data.deduplicate` does.
+    """
+    reasons = {
+        reason: count
+        for reason, count in report.dropped.items()
+        if reason != IN_A_PIECE and not (unasked and report.settings.get(reason) == DEDUPLICATE)
+    }
+    return LeftOut(report.split, max(report.rows, report.examples), reasons, dict(report.settings))
+
+
+def lines(reports: Sequence[DataReport]) -> list[str]:
+    """A line for every split of which many rows are left out."""
+    found = (left_out(report) for report in reports)
+    return [one.line for one in found if one.share > SAID]
+
+
+def refuse_most(reports: Sequence[DataReport]) -> None:
+    """
+    Raises:
+        DataError: most of the training rows are left out; says why, and how it can be accepted.
+    """
+    for report in reports:
+        found = left_out(report, unasked=True)
+        if report.split != "train" or found.share <= ASKED:
+            continue
+        mends = [_MEND[setting] for setting in dict.fromkeys(found.settings.values()) if setting in _MEND]
+        accept = f"if that is meant, say so with --accept-dropped or {SETTING}=true"
+        raise DataError("", found.line, action="; ".join([*mends, accept]))

@@ -1,0 +1,124 @@
+"""Hashes of the data files: shown in the plan, and compared with those that the recipe pins."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
+from typing import Protocol
+
+from finetooth_hooks.errors import DataError
+from finetooth_toolbox.decisions import Decisions
+
+from finetooth_rows.file_hashes import FileHashes
+from finetooth_rows.picked import PickedSource
+
+SHOWN = 5
+"""Files that are named."""
+
+
+def corpus_sha256(files: Iterable[tuple[str, str]]) -> str:
+    """SHA-256 of several files, by name and hash: over the lines `HASH  NAME`, sorted."""
+    return sha256("".join(sorted(f"{digest}  {name}\n" for name, digest in files)).encode(errors="replace")).hexdigest()
+
+
+class Snapshot(Protocol):
+    """What `data.snapshot` of a recipe pins."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def sha256(self) -> str | None: ...
+
+
+def show_files(log: Decisions, sources: Sequence[PickedSource], hashes: FileHashes) -> None:
+    """Say the hash of each source in the plan.
+
+    Raises:
+        DataError: a file is not what the recipe pins, or a pinned source has no files to go by.
+    """
+    for picked in sources:
+        setting = f"{picked.setting}.sha256"
+        files = _files(picked, hashes, identity=picked.pin is not None)
+        if not files:
+            if picked.pin is not None:
+                raise _unknowable(setting, picked)
+            continue
+        found = next(iter(files.values())) if len(files) == 1 else corpus_sha256(files.items())
+        if isinstance(picked.pin, Mapping):
+            _check_each(setting, picked.pin, files)
+        elif picked.pin is not None and picked.pin.lower() != found:
+            raise DataError(
+                setting, f"{_described(files)} changed: the recipe pins {picked.pin.lower()}, found is {found}",
+                action=f"restore the data, or set {setting} to what was found",
+            )  # fmt: skip
+        log.decide(setting, found, _described(files) + (", as the recipe pins it" if picked.pin else ""))
+
+
+def check_snapshot(log: Decisions, snapshot: Snapshot, sources: Sequence[PickedSource], hashes: FileHashes) -> None:
+    """Compare all data files with what `data.snapshot` pins.
+
+    Raises:
+        DataError: they are not what it pins, or a source has no files to go by.
+    """
+    everything: list[tuple[str, str]] = []
+    for picked in sources:
+        files = _files(picked, hashes, identity=True)
+        if not files:
+            raise _unknowable("data.snapshot", picked)
+        everything += files.items()
+    found = corpus_sha256(everything)
+    if snapshot.sha256 is not None and snapshot.sha256.lower() != found:
+        shown = ", ".join(f"{name} {digest}" for name, digest in everything[:SHOWN])
+        raise DataError(
+            "data.snapshot",
+            f"the data files are not {snapshot.name}: pinned is {snapshot.sha256.lower()}, found is {found} "
+            f"({shown}{', ...' if len(everything) > SHOWN else ''})",
+            action="restore the data, or set data.snapshot.sha256 to what was found",
+        )
+    count = f"{len(everything)} {'file' if len(everything) == 1 else 'files'}"
+    pinned = "as the recipe pins it" if snapshot.sha256 else "not pinned: add data.snapshot.sha256"
+    log.decide("data.snapshot", found, f"{snapshot.name}: {count}, {pinned}")
+
+
+def _files(picked: PickedSource, hashes: FileHashes, *, identity: bool) -> dict[str, str]:
+    """Hashes by name, without the folder that all files are in.
+
+    Args:
+        identity: of rows that lie elsewhere, the hash of what names them.
+    """
+    made_of = picked.files()
+    if made_of is not None:
+        folder = os.path.commonpath([path.parent for path in made_of]) if made_of else ""
+        return {path.relative_to(folder or ".").as_posix(): hashes.sha256(path) for path in made_of}
+    named = picked.source.identity() if identity else None
+    return {} if named is None else {str(picked.options.get("path", "rows")): sha256(named.encode()).hexdigest()}
+
+
+def _check_each(setting: str, pins: Mapping[str, str], files: Mapping[str, str]) -> None:
+    for name, pin in pins.items():
+        if name not in files:
+            raise DataError(setting, f"{name} is pinned and not there", action=f"files: {', '.join(sorted(files))}")
+        if pin.lower() != files[name]:
+            raise DataError(
+                setting, f"{name} changed: the recipe pins {pin.lower()}, found is {files[name]}",
+                action=f"restore the file, or set {setting} to what was found",
+            )  # fmt: skip
+    new = sorted(set(files) - set(pins))
+    if new:
+        raise DataError(setting, f"{new[0]} is there and not pinned", action=f"pin it: {files[new[0]]}")
+
+
+def _described(files: Mapping[str, str]) -> str:
+    """`rows.jsonl`, or the number of files and the first of them with their hashes."""
+    if len(files) == 1:
+        return next(iter(files))
+    shown = ", ".join(f"{name} {digest[:12]}" for name, digest in list(files.items())[:SHOWN])
+    return f"{len(files)} files: {shown}{', ...' if len(files) > SHOWN else ''}"
+
+
+def _unknowable(setting: str, picked: PickedSource) -> DataError:
+    return DataError(
+        setting, f"{picked.registered.full_name} does not say what its rows are made of, so they cannot be pinned",
+        action="remove it, or save the rows to a file",
+    )  # fmt: skip

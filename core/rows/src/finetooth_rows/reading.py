@@ -1,0 +1,152 @@
+"""Rows of one split, read portion by portion: in this process or, by the same code, in several."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from finetooth_hooks.errors import DataError
+from finetooth_hooks.examples import Example, LeftOut, Row, examples_in
+from finetooth_hooks.problems import Problems, raise_together
+
+from finetooth_rows.choice import Chosen, Selected
+from finetooth_rows.columns import ColumnWatch, unread
+from finetooth_rows.picked import PickedFormat, PickedSource
+from finetooth_rows.read_so_far import Reading
+from finetooth_rows.tally import Tally
+from finetooth_rows.work import Work, first_of, passes, refusals, rows_of, taken_work, work_of, work_of_source
+
+DIGEST_BYTES = 8
+
+
+class SplitRows:
+    """The rows of one split, through sources and formats; may be gone through as often as needed.
+
+    Args:
+        split: `train` or `eval`.
+        sources: in the recipe's order.
+        formats: read the rows of each.
+        selection: which of the rows; None is each once.
+        held_out: those that the selection holds out, not those it takes.
+        count: only the first so many rows; None is all of them.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        sources: Sequence[PickedSource],
+        formats: Sequence[PickedFormat],
+        selection: Selected | None = None,
+        *,
+        held_out: bool = False,
+        count: int | None = None,
+    ) -> None:
+        self.split, self.sources, self.formats, self.count = split, tuple(sources), tuple(formats), count
+        self.selection, self.held_out = selection, held_out
+        self.read_to_end: Reading | None = None
+        self._watches = tuple(ColumnWatch() for _ in formats)
+
+    def first(self, count: int | None) -> SplitRows:
+        """The first so many rows; all of them for None."""
+        if count is None:
+            return self
+        count = count if self.count is None else min(count, self.count)
+        return SplitRows(self.split, self.sources, self.formats, self.selection, held_out=self.held_out, count=count)
+
+    @property
+    def dropped(self) -> Tally:
+        """Rows that are left out before they are read for good, since they repeat others; those held out never do."""
+        if self.selection is None or self.held_out or self.count is not None:
+            return Tally()
+        return self.selection.chosen.dropped
+
+    def work(self) -> Iterator[Work]:
+        """Everything to be read, in order; see `work_of`."""
+        work = work_of(self.sources) if self.selection is None else self._taken(self.selection.chosen)
+        return work if self.count is None else first_of(self.sources, work, self.count)
+
+    def _taken(self, chosen: Chosen) -> Iterator[Work]:
+        times = chosen.held if self.held_out else chosen.taken
+        for index, picked in enumerate(self.sources):
+            for number, taken in enumerate(passes(times[index], chosen.sizes[index])):
+                yield from taken_work(work_of_source(index, picked), taken, number)
+
+    def read(self, work: Work, reading: Reading) -> Iterator[tuple[str, Example]]:
+        """Ids and examples of some rows; what cannot be read, and what is left out, is told to `reading`."""
+        for id_, found in self.outcomes(work, reading):
+            if isinstance(found, DataError):
+                reading.malformed.add(found)
+            elif isinstance(found, LeftOut):
+                reading.left.drop(found.reason, id_, settled=found.settled)
+            else:
+                yield id_, found
+
+    def outcomes(self, work: Work, reading: Reading) -> Iterator[tuple[str, Example | LeftOut | DataError]]:
+        """What the formats make of some rows, in order, with the ids: of a row that gives several examples `ROW#1`,
+        `ROW#2`, ...; of one that an epoch takes again, with `~2`, `~3`, ... behind it."""
+        format_ = self.formats[work.source].format
+        again = f"~{work.time + 1}" if work.time else ""
+        good = 0
+        with self._watches[work.source].over(reading.columns.setdefault(work.source, {})) as watching:
+            for row in self._rows(work, reading):
+                good += 1
+                if not work.time:
+                    id_ = row.id.encode("utf-8", "surrogatepass")
+                    reading.digests += hashlib.blake2b(id_, digest_size=DIGEST_BYTES).digest()
+                try:
+                    given = examples_in(format_.read(watching.row(row)))
+                except DataError as error:
+                    yield f"{row.id}{again}", error
+                    continue
+                watching.was_read()
+                left = sum(isinstance(one, LeftOut) for one in given)
+                reading.left.rows += 1 - (len(given) - left)  # each of the others will count as a row and an example
+                reading.left.examples += left
+                for number, one in enumerate(given, start=1):
+                    yield f"{row.id}{f'#{number}' if len(given) > 1 else ''}{again}", one
+        reading.good[work.source] = reading.good.get(work.source, 0) + good
+
+    def unread(self, reading: Reading) -> str:
+        """A sentence about the columns that no format has looked up; empty if there are none."""
+        return unread(reading.columns, {index: picked.setting for index, picked in enumerate(self.sources)})
+
+    def _rows(self, work: Work, reading: Reading) -> Iterator[Row]:
+        folder = _folder(self.sources[work.source])
+        for item in rows_of(self.sources, work):
+            if isinstance(item, Row):
+                yield item if folder is None or item.folder is not None else Row(item.id, item.values, folder)
+            else:
+                reading.broken.setdefault(work.source, Problems()).add(item)
+
+    def check(self, reading: Reading) -> None:
+        """After all rows were read.
+
+        Raises:
+            DataError: rows cannot be read or are not of the format (all that is wrong at once), or two have one id.
+        """
+        malformed = reading.malformed.error(reading.rows)
+        raise_together([*refusals(self.sources, reading), *([] if malformed is None else [malformed])])
+        found = np.frombuffer(bytes(reading.digests), np.uint64)
+        values, counts = np.unique(found, return_counts=True)
+        if (counts > 1).any():
+            self._refuse_twins(found, frozenset(values[counts > 1].tolist()))
+
+    def _refuse_twins(self, digests: np.ndarray[Any, np.dtype[np.uint64]], twice: frozenset[int]) -> None:
+        """Read again, to tell two rows with one id from two ids with one digest."""
+        seen: set[str] = set()
+        firsts = (work for work in self.work() if not work.time)
+        ids = (item.id for work in firsts for item in rows_of(self.sources, work) if isinstance(item, Row))
+        for id_, digest in zip(ids, digests.tolist(), strict=False):
+            if digest in twice:
+                if id_ in seen:
+                    raise DataError(id_, "two rows have this id", action="name each file or source once")
+                seen.add(id_)
+
+
+def _folder(picked: PickedSource) -> Path | None:
+    """Where files lie that rows name: the folder of the source's files, if they have one."""
+    folders = {path.parent for path in picked.files() or ()}
+    return folders.pop() if len(folders) == 1 else None

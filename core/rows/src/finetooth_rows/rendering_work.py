@@ -1,0 +1,65 @@
+"""Some rows to tokens: what this process does, and every worker by the same code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from finetooth_hooks.preparation import Limit, Render
+from finetooth_toolbox.decisions import Decisions, Note
+
+from finetooth_rows.preparing import render_rows
+from finetooth_rows.read_so_far import Reading
+from finetooth_rows.reading import SplitRows
+from finetooth_rows.tally import Tally
+from finetooth_rows.token_rows import TokenPortion
+from finetooth_rows.work import Work
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What became of some work.
+
+    Attributes:
+        portion: the rows that became data.
+        tally: what became of the others.
+        reading: what could not be read.
+        notes: told while it was done.
+        size: of the work.
+    """
+
+    portion: TokenPortion
+    tally: Tally
+    reading: Reading
+    notes: tuple[Note, ...]
+    size: int
+
+
+class Rendering:
+    """Reads and renders work.
+
+    Args:
+        log: where notes are told.
+        rows: of the split.
+        render: tokens of one example.
+        limit: see `render_rows`.
+    """
+
+    def __init__(self, log: Decisions, rows: SplitRows, render: Render, limit: Limit | None) -> None:
+        self._log, self._rows, self._render, self._limit = log, rows, render, limit
+
+    def __call__(self, work: Work, *, render: bool = True) -> Rendered:
+        """
+        Args:
+            render: False only reads, which is enough when nothing can come of the rows any more.
+        """
+        told = len(self._log.told)
+        reading = Reading()
+        examples = self._rows.read(work, reading)
+        if render:
+            portion, tally = render_rows(examples, self._render, self._limit)
+        else:
+            for _ in examples:
+                pass
+            portion, tally = render_rows((), self._render, self._limit)
+        tally.merge(reading.left)
+        return Rendered(portion, tally, reading, tuple(self._log.told[told:]), work.size)

@@ -1,0 +1,315 @@
+"""Data of a split: found in the cache, or made by all cores in one pass over the rows.
+
+Few rows are rendered in this process and held in memory. Many are rendered portion by portion and written to a file
+that is mapped, so that memory does not grow with them. Whoever renders, the results are taken in the order of the rows:
+report, dropped rows, errors and notes are the same.
+"""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks.errors import UserError
+from finetooth_hooks.examples import Example
+from finetooth_hooks.preparation import Limit, Preparation, Rendering
+from finetooth_toolbox.decisions import Note
+from finetooth_toolbox.messages import media as row_media
+
+from finetooth_rows import rendering_work
+from finetooth_rows.cache import ROWS, CacheEntry, DataCache
+from finetooth_rows.file_hashes import FileHashes
+from finetooth_rows.key import DataKey, Unknowable, data_key, media_key, with_media
+from finetooth_rows.lazy_examples import SMALL_ROWS, examples_of
+from finetooth_rows.parts import DataParts
+from finetooth_rows.preparing import finish, load_rendering, render_rows
+from finetooth_rows.progress import PreparationProgress
+from finetooth_rows.read_so_far import Reading
+from finetooth_rows.reading import SplitRows
+from finetooth_rows.rendering_work import Rendered
+from finetooth_rows.tally import Tally
+from finetooth_rows.token_rows import TokenPortion, TokenRows
+from finetooth_rows.work import broken_rows_first
+from finetooth_rows.workers import Workers, usable_cores
+
+STARTUP = 3.0
+"""Seconds: about what starting workers takes. `auto` starts them when the work has taken as long, so that it never
+takes more than twice the time of the better choice."""
+
+
+GIGABYTE = 10**9
+
+
+@dataclass
+class Made:
+    """What one pass over the rows has made.
+
+    Attributes:
+        workers: how many processes took part.
+        alone: why only this one did.
+        media: files of the rows' images and sounds, and the SHA-256 of what was read of each.
+    """
+
+    tally: Tally = field(default_factory=Tally)
+    reading: Reading = field(default_factory=Reading)
+    notes: dict[str, str] = field(default_factory=dict)
+    workers: int = 0
+    alone: str = ""
+    media: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> bool:
+        """Nothing can come of the rows any more."""
+        return self.reading.failed
+
+
+def prepare(
+    parts: DataParts,
+    whole: Sequence[tuple[str, Example]],
+    all_rows: SplitRows,
+    rendering: Rendering,
+    limit: Limit | None,
+    first: int | None = None,
+) -> tuple[Preparation, str]:
+    """See `finetooth_hooks.Context.prepare`.
+
+    Args:
+        whole: all examples of the split; a tuple if they are few.
+        all_rows: the rows that they come from.
+
+    Returns:
+        the preparation, and why the tokens are not kept where the recipe has no say.
+    """
+    split, rows = all_rows.split, all_rows.first(first)
+    if isinstance(whole, tuple):
+        found = whole if first is None else examples_of(rows)
+        portion, tally = render_rows(found, load_rendering(rendering, parts.context), limit)
+        if rows.read_to_end is not None:
+            tally.merge(rows.read_to_end.left)
+            _count_unrendered(rows, rows.read_to_end, tally)
+        few = f"{tally.rows:,} {'row is' if tally.rows == 1 else 'rows are'} made anew in a moment"
+        return finish(TokenRows([portion]), tally, split, limit), f"{few}; more than {SMALL_ROWS:,} are kept"
+    return _many(parts, rows, rendering, limit), ""
+
+
+def _many(parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Limit | None) -> Preparation:
+    """More rows than are held in memory."""
+    split = rows.split
+    if parts.section.cache == "off":
+        return _uncached(parts, rows, rendering, limit, "the recipe says so")
+    cache = DataCache()
+    hashes = cache.hashes
+    try:
+        key = data_key(parts, rows, rendering, limit, hashes)
+    except Unknowable as reason:
+        return _uncached(parts, rows, rendering, limit, str(reason))
+    entry = cache.find(with_media(key.value, cache.media_files(key.value), hashes))
+    if entry is None:
+        entry = _fill(parts, rows, rendering, limit, cache, key, hashes)
+        told = "made now and kept"
+    else:
+        told = f"from the cache, prepared {datetime.fromtimestamp(entry.made):%Y-%m-%d %H:%M}"
+    parts.log.decide(f"data.cache.{split}", key.value[:12], f"{entry.rows:,} rows {told}")
+    for topic, text in entry.notes:
+        parts.log.note(text, topic=topic)
+    return finish(entry.data(), entry.tally, split, limit)
+
+
+def _fill(
+    parts: DataParts,
+    rows: SplitRows,
+    rendering: Rendering,
+    limit: Limit | None,
+    cache: DataCache,
+    key: DataKey,
+    hashes: FileHashes,
+) -> CacheEntry:
+    """Make an entry."""
+    try:
+        with cache.writing(key.value) as folder:
+            made, portions = _write(parts, rows, rendering, limit, folder)
+            hashes.check_unchanged()
+            names = [picked.options.get("path") or picked.registered.full_name for picked in rows.sources]
+            notes = list(made.notes.items())
+            value = key.value
+            if made.media:
+                cache.keep_media_files(value, list(made.media))
+                value = media_key(value, made.media)
+            entry = cache.keep(
+                value, folder, sources=list(map(str, names)), tally=made.tally, notes=notes, portions=portions
+            )
+    except OSError as error:
+        raise _no_room(cache.root, error) from error
+    _bound(parts, cache)
+    return entry
+
+
+def _bound(parts: DataParts, cache: DataCache) -> None:
+    """Keep the cache within `data.cache_gb`, and say so."""
+    bound = parts.section.cache_gb
+    pruned = cache.prune(keep_bytes=int(bound * GIGABYTE))
+    if pruned.removed:
+        size = sum(entry.bytes for entry in pruned.removed) / GIGABYTE
+        parts.log.note(
+            f"prepared data of {len(pruned.removed)} earlier "
+            f"{'run' if len(pruned.removed) == 1 else 'runs'} removed ({size:.3g} GB, those used longest ago) to keep "
+            f"data.cache_gb: {bound:g}; {pruned.bytes / GIGABYTE:.3g} GB are left",
+            topic="data.cache_gb",
+        )
+    elif pruned.bytes > bound * GIGABYTE:
+        parts.log.note(
+            f"prepared data take {pruned.bytes / GIGABYTE:.3g} GB, more than data.cache_gb: {bound:g}, and all of them "
+            "are in use",
+            topic="data.cache_gb",
+        )
+
+
+def _uncached(parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Limit | None, reason: str) -> Preparation:
+    """Data in a file that is gone when the process ends."""
+    from finetooth_rows.arrow_rows import ArrowPortions
+
+    parts.log.decide(f"data.cache.{rows.split}", "off", reason)
+    scratch = tempfile.TemporaryDirectory(prefix="finetooth-data-")  # removed with the context, or at the end
+    parts.scratch.append(scratch)
+    folder = Path(scratch.name)
+    try:
+        made, portions = _write(parts, rows, rendering, limit, folder)
+    except OSError as error:
+        raise _no_room(folder, error) from error
+
+    def damaged() -> UserError:
+        return UserError(f"{folder}: the prepared data changed while the run used them", action="start it again")
+
+    sizes = [(count, tokens) for count, tokens, _ in portions]
+    return finish(TokenRows(ArrowPortions(folder / ROWS, portions, damaged), sizes), made.tally, rows.split, limit)
+
+
+def _write(
+    parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Limit | None, folder: Path
+) -> tuple[Made, list[tuple[int, int, int]]]:
+    """Render every row into a file.
+
+    Raises:
+        DataError: what is wrong with the rows.
+    """
+    from finetooth_rows.arrow_rows import ArrowWriter
+
+    made = Made()
+    with (
+        broken_rows_first(rows.sources, made.reading),
+        ArrowWriter(folder / ROWS) as writer,
+        PreparationProgress(f"data.{rows.split}", _total(rows)) as progress,
+    ):
+        for rendered in _rendered(parts, rows, rendering, limit, made):
+            made.reading.merge(rendered.reading)
+            made.tally.merge(rendered.tally)
+            for topic, text in rendered.notes:
+                made.notes.setdefault(topic, text)
+                parts.log.note(text, topic=topic)
+            if not made.failed:
+                writer.write(rendered.portion)
+                made.media.update(_media_files(rendered.portion))
+            progress.advance(sum(rendered.reading.good.values()), rendered.size)
+    rows.check(made.reading)
+    made.tally.check()
+    _count_unrendered(rows, made.reading, made.tally)
+    if limit is not None and not made.tally.used:
+        raise made.tally.nothing_left(rows.split, limit.max_length)
+    reason = made.alone or f"{made.reading.rows:,} rows of data.{rows.split}"
+    parts.log.decide(f"data.workers.{rows.split}", made.workers, reason)
+    return made, writer.portions
+
+
+def _count_unrendered(rows: SplitRows, reading: Reading, tally: Tally) -> None:
+    """Rows that were left out before any was read for good, and columns that nothing reads."""
+    tally.merge(rows.dropped)
+    if unread := rows.unread(reading):
+        tally.notes.append(unread)
+
+
+def _rendered(
+    parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Limit | None, made: Made
+) -> Iterator[Rendered]:
+    """All results in order: by this process first, and by workers if there is enough to do."""
+    wanted = parts.section.workers
+    here = rendering_work.Rendering(parts.log, rows, load_rendering(rendering, parts.context), limit)
+    work = rows.work()
+    count = usable_cores() if wanted == "auto" else int(wanted)
+    if parts.plugins is None:
+        count, made.alone = 0, "the plugins of this process cannot be started in another"
+    elif wanted == 0:
+        made.alone = "the recipe says so"
+    elif wanted == "auto" and count == 1:
+        count, made.alone = 0, "there is one core"
+    elif wanted == "auto":
+        began = time.monotonic()
+        for item in work:
+            yield here(item, render=not made.failed)
+            if time.monotonic() - began > STARTUP:
+                break
+        else:
+            made.alone = f"prepared in {time.monotonic() - began:.1f} s, before others would have been ready"
+            return
+    if not count:
+        for item in work:
+            yield here(item, render=not made.failed)
+        return
+
+    def note(told: Note) -> None:
+        made.notes.setdefault(*told)
+        parts.log.note(told[1], topic=told[0])
+
+    made.workers = count
+    with Workers(count, _job(parts, rows, rendering, limit), here, note) as workers:
+        yield from workers.render(work, lambda: not made.failed)
+
+
+def _job(parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Limit | None) -> dict[str, Any]:
+    """What a worker needs to build the same."""
+    assert parts.plugins is not None
+    return {
+        "worker": parts.worker,
+        "recipe": parts.recipe.as_dict(),
+        "plugins": list(parts.plugins.files),
+        "blocked": list(parts.plugins.blocked),
+        "base": str(parts.plugins.base or Path.cwd()),
+        "folder": str(parts.folder),
+        "split": rows.split,
+        "formats": [picked.registered.full_name for picked in rows.formats],
+        "rendering": [rendering.build, dict(rendering.options)],
+        "limit": None if limit is None else [limit.max_length, limit.excess_length],
+    }
+
+
+def _media_files(portion: TokenPortion) -> dict[str, str]:
+    """Files of the images, sounds and videos of some rows, with their hashes."""
+    found = [one.medium for content in portion.media if content for one in row_media.unpack(content)]
+    return {str(path): digest for medium in found for path, digest in medium.files.items()}
+
+
+def _total(rows: SplitRows) -> int | None:
+    """Bytes of the source files, None if they say little about the rows."""
+    if rows.count is not None or rows.selection is not None:
+        return None
+    total = 0
+    for picked in rows.sources:
+        files = picked.files()
+        if not files or any(path.suffix in (".gz", ".zst", ".parquet") for path in files):
+            return None
+        total += sum(path.stat().st_size for path in files)
+    return total
+
+
+def _no_room(folder: Path, error: OSError) -> Exception:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+        return error
+    return UserError(
+        f"{folder}: prepared data cannot be written: {error.strerror}",
+        action="make room, or set FT_CACHE to a folder on another disk",
+    )

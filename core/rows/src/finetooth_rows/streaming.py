@@ -1,0 +1,70 @@
+"""Rows as they come: read portion by portion and rendered one by one, nothing is held.
+
+What the rows are like as a whole is not known, so a row that is not of the format does not end the run as it would
+before one: it is an error in its place, which the method counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks.context import Context
+from finetooth_hooks.errors import DataError, RecipeError
+from finetooth_hooks.examples import Example, LeftOut, Rendered
+from finetooth_hooks.preparation import Render, Rendering
+
+from finetooth_rows.preparing import load_rendering
+from finetooth_rows.read_so_far import Reading
+from finetooth_rows.reading import SplitRows
+from finetooth_rows.work import broken_rows_first
+
+
+def stream(
+    context: Context, rows: SplitRows, rendering: Rendering, skip: int
+) -> Iterator[tuple[str, Rendered | DataError]]:
+    """See `Context.stream`.
+
+    Raises:
+        RecipeError: which rows are taken is only known when all are read.
+    """
+    if rows.selection is not None:
+        raise RecipeError(
+            f"data.{rows.split}",
+            "the rows are to be trained as they come, and choosing among them (shares, weights, held-out or repeated "
+            "rows) takes reading all of them first",
+            action="leave the choice out, or do not stream",
+        )
+    return _rendered(context, rows, load_rendering(rendering, context), skip)
+
+
+def _rendered(
+    context: Context, rows: SplitRows, render: Render, skip: int
+) -> Iterator[tuple[str, Rendered | DataError]]:
+    passed = 0
+    for work in rows.work():
+        reading = Reading()  # of this portion alone, so that nothing grows
+        with broken_rows_first(rows.sources, reading):
+            for id_, found in rows.outcomes(work, reading):
+                passed += 1
+                if passed > skip:
+                    made = _told(id_, found) if isinstance(found, DataError | LeftOut) else _tokens(id_, found, render)
+                    for notice in () if isinstance(made, DataError) else made.notices:
+                        context.note(f"{id_}, and maybe other rows: {notice}", topic=f"{rows.split}: {notice}")
+                    yield id_, made
+        rows.check(reading)
+        if unread := rows.unread(reading):
+            context.note(unread, topic=f"{rows.split}: columns not read")
+
+
+def _tokens(id_: str, example: Example, render: Render) -> Rendered | DataError:
+    try:
+        return render(example)
+    except DataError as error:
+        return _told(id_, error)
+
+
+def _told(id_: str, found: DataError | LeftOut) -> DataError:
+    """Why a row gives no tokens, with its id."""
+    if isinstance(found, LeftOut):
+        return DataError(id_, found.reason, action="remove the row")
+    problem = found.problem.removeprefix(f"{found.where}: ") if found.where == id_ else found.problem
+    return DataError(id_, problem, action=found.action)

@@ -1,0 +1,242 @@
+"""Where a run goes on: the newest checkpoint that is whole, and what is different now."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks.checkpoints import Store
+from finetooth_hooks.errors import FinetoothError, UserError
+from finetooth_hooks.plan import Plan
+
+from finetooth_saving import history, run_state
+from finetooth_saving.artifact import read_manifest, verify_folder
+from finetooth_saving.history import History
+from finetooth_saving.keeper import Keeping
+from finetooth_saving.names import name_of, newest_first, step_of
+from finetooth_saving.quarantine import set_aside
+from finetooth_saving.run_state import RunState
+
+STAGED = ".step-*"
+"""Hidden folders that a killed process may have left."""
+
+
+class NoCheckpoint(UserError):
+    """A run has not saved anything."""
+
+
+class OtherRun(UserError):
+    """A checkpoint is of another run."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint to go on from, every file checked.
+
+    Attributes:
+        folder: where it is.
+        plan: the content of its `plan.json`.
+        recipe: its `recipe.yaml`.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    state: RunState
+    history: History
+    plan: Mapping[str, Any]
+
+    @property
+    def recipe(self) -> Path:
+        return self.folder / "recipe.yaml"
+
+
+def newest_good(
+    keeping: Keeping, run: str, say: Callable[[str], None], at: int | None = None, *, sends: bool = True
+) -> Found:
+    """The newest whole checkpoint of a run, from the disk, else from a remote store. One that is damaged is set aside
+    and named, one of another run is named.
+
+    Args:
+        run: id of the run; empty if it is not known.
+        at: the step it must be of; None is the newest. What is newer than that is set aside: it is no longer what the
+            run comes to.
+        sends: the run sends what comes now to these remote stores.
+
+    Raises:
+        NoCheckpoint: there is none.
+        UserError: there is none that is whole, or a remote store has newer ones than `at`.
+    """
+    keeping.folder.mkdir(parents=True, exist_ok=True)
+    for left in keeping.folder.glob(STAGED):  # half of a checkpoint, from a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    if at is not None and sends:
+        _check_remote_ends_at(keeping, at)
+    passed = 0
+    for name, stores in _candidates(keeping, at):
+        for store in stores:
+            try:
+                folder = keeping.folder / name if store is None else fetch(store, name, keeping.folder)
+                found = read(folder, run)
+            except FinetoothError as error:
+                passed += 1
+                stays = store is not None or isinstance(error, OtherRun)
+                where = "" if stays else _set_aside(keeping.folder / name, str(error))
+                say(f"{name} cannot be used: {error.problem}{where}")
+                continue
+            if at is not None:
+                _set_newer_aside(keeping.folder, at, say)
+            return found
+    wanted = "" if at is None else f" after step {at}"
+    if not passed:
+        raise NoCheckpoint(f"{keeping.folder}: there is no checkpoint{wanted}", action="see: ft checkpoint list")
+    raise UserError(
+        f"{keeping.folder}: no checkpoint{wanted} is whole, {passed} cannot be used",
+        action="start a new run with another output",
+    )
+
+
+def newest_step(keeping: Keeping) -> int:
+    """The step of the newest checkpoint, whole or not; -1 if there is none, or nobody says."""
+    try:
+        names = [name for name, _ in _candidates(keeping, None)] if keeping.folder.is_dir() or keeping.remote else []
+    except FinetoothError:
+        names = []
+    return max((step_of(name) or 0 for name in names), default=-1)
+
+
+def read(folder: Path, run: str = "") -> Found:
+    """A checkpoint, every file checked.
+
+    Raises:
+        UserError: it is damaged, or of another run.
+    """
+    manifest = verify_folder(folder)
+    if manifest.get("kind") != "checkpoint":
+        raise UserError(f"{folder} is no checkpoint", action="give a run folder or a folder in its checkpoints")
+    if run and manifest.get("run") != run:
+        raise OtherRun(f"{folder} is a checkpoint of another run", action="move it away")
+    state = run_state.read(folder / run_state.FILE)
+    if state.step != manifest.get("step") or name_of(state.step) != folder.name:
+        raise UserError(f"{folder} holds step {state.step}, which its name does not say", action="remove it")
+    try:
+        plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'plan.json'} cannot be read: {error}", action="use another checkpoint") from error
+    return Found(folder, manifest, state, history.read(folder / history.FILE), plan)
+
+
+def fetch(store: Store, name: str, folder: Path) -> Path:
+    """Bring a checkpoint from a remote store; nothing has its name before it is whole.
+
+    Raises:
+        FinetoothError: it could not be fetched, or came damaged.
+    """
+    target = folder / name
+    folder.mkdir(parents=True, exist_ok=True)
+    read_manifest(store.manifest(name), f"{store.place}/{name}")  # before anything large is fetched
+    beside = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=folder))
+    try:
+        store.fetch(name, beside)
+        verify_folder(beside)
+        if target.exists():
+            set_aside(target, name, f"replaced by the one from {store.place}")
+        beside.chmod(0o755)
+        beside.rename(target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return target
+
+
+def differences(before: Mapping[str, Any], now: Plan) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What was decided otherwise than in the plan of a checkpoint: data that are not the same, and parts that compute
+    otherwise, both as `setting: before -> now`."""
+    old = {decision["setting"]: decision["value"] for decision in before.get("decisions", ())}
+    new = {decision.setting: json.loads(json.dumps(decision.value, default=str)) for decision in now.decisions}
+    data, parts = [], []
+    for setting in sorted(old.keys() & new.keys()):
+        if old[setting] == new[setting]:
+            continue
+        change = f"{setting}: {old[setting]} -> {new[setting]}"
+        if (setting.startswith("data.train") and setting.endswith("sha256")) or setting == "data.snapshot":
+            data.append(change)
+        elif setting.startswith("backend.") or setting == "hardware":
+            parts.append(change)
+    return tuple(data), tuple(parts)
+
+
+def versions(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
+    """Versions and surroundings that are not what they were, `torch: 2.12.0 -> 2.13.0`.
+
+    Args:
+        before: of the manifest: `plugins`, `environment`.
+        now: the same for this process.
+    """
+    found = []
+    for group in ("environment", "plugins"):
+        old, new = before.get(group, {}), now.get(group, {})
+        found += [
+            f"{name}: {old[name]} -> {new[name]}" for name in sorted(old) if name in new and old[name] != new[name]
+        ]
+    return tuple(found)
+
+
+def base_changes(before: Mapping[str, Any], now: Mapping[str, str]) -> tuple[str, ...]:
+    """Files of the base model that are not what they were."""
+    old: Mapping[str, str] = before.get("base", {})
+    return tuple(f"base model, {name}: {old[name][:12]} -> {now.get(name, 'not there')[:12]}" for name in sorted(old)
+                 if now.get(name) != old[name])  # fmt: skip
+
+
+def _candidates(keeping: Keeping, at: int | None) -> Iterator[tuple[str, list[Store | None]]]:
+    """Names of checkpoints, newest first, each with where it may be had; None is the disk."""
+    places: dict[str, list[Store | None]] = {}
+    for path in keeping.folder.iterdir() if keeping.folder.is_dir() else ():
+        if path.is_dir() and step_of(path.name) is not None:
+            places.setdefault(path.name, []).append(None)
+    for store in keeping.remote:
+        try:
+            names = store.names()
+        except FinetoothError:
+            if not places:
+                raise
+            continue  # what is on disk will do
+        for name in names:
+            places.setdefault(name, []).append(store)
+    for name in newest_first(places):
+        if at is None or step_of(name) == at:
+            yield name, places[name]
+
+
+def _check_remote_ends_at(keeping: Keeping, at: int) -> None:
+    """
+    Raises:
+        UserError: a remote store has newer checkpoints: whoever goes on from its URL would take them for what came
+            after `at`.
+        StoreError: it does not say what it has.
+    """
+    for store in keeping.remote:
+        newer = [name for name in newest_first(store.names()) if (step_of(name) or 0) > at]
+        if newer:
+            raise UserError(
+                f"{store.place} holds {', '.join(newer)}, which a run that goes on from step {at} does not come from",
+                action="send what comes now elsewhere, checkpoint.stores='[disk, URL]', or remove them there",
+            )
+
+
+def _set_newer_aside(folder: Path, at: int, say: Callable[[str], None]) -> None:
+    """Move newer checkpoints away, lest they be taken for what comes after `at`."""
+    for name in newest_first(path.name for path in folder.iterdir() if path.is_dir()):
+        if (step_of(name) or 0) > at:
+            say(f"{name} is in {set_aside(folder / name, name, f'the run went on from step {at}')}")
+
+
+def _set_aside(folder: Path, reason: str) -> str:
+    try:
+        return f"; it is in {set_aside(folder, folder.name, reason)}"
+    except OSError:
+        return ""

@@ -1,0 +1,409 @@
+"""Saves a run while it goes on.
+
+`Keeper.save` copies the engine's state, which is all that training waits for; a thread then brings the copy to the
+host, writes a complete folder under a hidden name, asks the gates, moves it into its place, and lets go of what is
+superfluous. Another thread sends it to the remote stores. What has its name is whole and has passed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks.checkpoints import Candidate, Gate, Kept, SnapshotStore, Store
+from finetooth_hooks.engine import Engine, Snapshot
+from finetooth_hooks.errors import FinetoothError, StoreError
+from finetooth_toolbox.blame import said
+from finetooth_toolbox.files.manifests import MANIFEST, hashes_remembered
+
+from finetooth_saving import history
+from finetooth_saving.artifact import read_manifest, settle_folder, stage_folder, write_text
+from finetooth_saving.cadence import Cadence, Clock
+from finetooth_saving.names import name_of, step_of
+from finetooth_saving.quarantine import set_aside
+from finetooth_saving.retention import Best, ranked, superfluous
+from finetooth_saving.run_state import RunState
+from finetooth_saving.writer_thread import Pending, Worker
+
+NEVER = Cadence()
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What the recipe says of keeping checkpoints.
+
+    Attributes:
+        folder: where folders are written: the disk store's place, or `checkpoints` in the run folder.
+        cadence: when to save.
+        last: so many of the newest stay; 0 is all.
+        best: those stay too.
+        disk: keeps folders in `folder`; None if the recipe has none, and they go once they were sent.
+        remote: stores that folders are sent to.
+        device, host: stores that keep snapshots.
+        gates: by name, called from the thread that saves.
+        engine_gates: by name, called between two steps.
+    """
+
+    folder: Path
+    cadence: Cadence = NEVER
+    last: int = 0
+    best: Best | None = None
+    disk: Store | None = None
+    remote: tuple[Store, ...] = ()
+    device: tuple[SnapshotStore, ...] = ()
+    host: tuple[SnapshotStore, ...] = ()
+    gates: Mapping[str, Gate] = field(default_factory=dict)
+    engine_gates: Mapping[str, Gate] = field(default_factory=dict)
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether folders are written when it is time."""
+        return self.disk is not None or bool(self.remote)
+
+
+@dataclass(frozen=True)
+class BestKept:
+    """The best checkpoint by a metric: its step, its folder, and the metric's value."""
+
+    step: int
+    folder: Path
+    value: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """One checkpoint on its way."""
+
+    state: RunState
+    lines: Sequence[bytes]
+    snapshot: Snapshot | None
+    engine: Engine
+    about: Mapping[str, Any]
+    folder: bool
+
+    @property
+    def name(self) -> str:
+        return name_of(self.state.step)
+
+
+class Keeper:
+    """Keeps the checkpoints of one run.
+
+    Args:
+        keeping: where, when and how many.
+        texts: files that go into every checkpoint, by name: recipe and plan.
+        promote: asks the plugins; returns why one must not count.
+        say: tells the user one line.
+        known: hashes of what the run stands on, asked for once, from the thread that saves.
+        epoch: passes over the data done already.
+    """
+
+    def __init__(
+        self,
+        keeping: Keeping,
+        texts: Mapping[str, str],
+        promote: Callable[[Candidate], str],
+        say: Callable[[str], None],
+        *,
+        known: Callable[[], Mapping[str, Any]] = dict,
+        epoch: float = 0.0,
+    ) -> None:
+        self.keeping, self.stalled, self.saved = keeping, 0.0, 0
+        self._texts, self._promote, self._say, self._known = texts, promote, say, known
+        self._clock = Clock(keeping.cadence, time.monotonic(), epoch)
+        self._local, self._sending = Worker("checkpoints"), Worker("uploads")
+        self._pending: list[Pending] = []
+        self._uploads: list[tuple[str, Pending]] = []
+        self._in_place: list[Path] = []
+        self._metrics: dict[tuple[int, str], Mapping[str, float]] = {}
+        self._stands_on: Mapping[str, Any] | None = None
+        self._unsent = ""
+        self._newest = -1
+        self._left = False
+        self._placing = threading.Lock()
+
+    def due(self, step: int, epoch: float) -> bool:
+        """Whether it is time to save after this step."""
+        return self._clock.due(step, epoch, time.monotonic())
+
+    # --- saving -------------------------------------------------------------------------------------------------------
+
+    def save(
+        self, engine: Engine, state: RunState, lines: Sequence[bytes], about: Mapping[str, Any], *, folder: bool = False
+    ) -> None:
+        """Begin to save; training waits for the copy of the engine's state, for a save that is still under way, and
+        for gates that need the engine.
+
+        Args:
+            lines: the history up to now.
+            about: goes into the manifest.
+            folder: write one even if no store asks for it.
+
+        Raises:
+            EngineError: the save before could not be written.
+        """
+        begun = time.perf_counter()
+        self.settle()
+        snapshot = engine.snapshot() if "snapshots" in engine.capabilities else None
+        work = Work(state, lines, snapshot, engine, about, folder or self.keeping.on_disk)
+        if snapshot is not None:
+            for store in self.keeping.device:
+                store.put(Kept(state.step, snapshot, state.as_kept()))
+        pending = Pending(lambda: self._keep(work), work.name)
+        if snapshot is None or self.keeping.engine_gates:
+            pending.run()
+        else:
+            pending = self._local.hand(work.name, lambda: self._keep(work))
+        self._pending.append(pending)
+        self.stalled += time.perf_counter() - begun
+
+    def hold(self, engine: Engine, state: RunState) -> None:
+        """Keep a snapshot in memory only.
+
+        Raises:
+            EngineError: the engine makes none.
+        """
+        kept = Kept(state.step, engine.snapshot(), state.as_kept())
+        for store in (*self.keeping.device, *self.keeping.host):
+            store.put(kept)
+
+    def arrived(self) -> list[Path]:
+        """Folders that are in their place since this was last asked.
+
+        Raises:
+            EngineError: one could not be written.
+        """
+        while self._pending and self._pending[0].done.is_set():
+            error = self._pending.pop(0).error
+            if error is not None:
+                raise error
+        found, self._in_place = self._in_place, []
+        return found
+
+    def settle(self) -> None:
+        """Wait until what was begun is written.
+
+        Raises:
+            EngineError: it could not be.
+        """
+        for pending in self._pending:
+            pending.done.wait()
+        while self._pending:
+            error = self._pending.pop(0).error
+            if error is not None:
+                raise error
+
+    def close(self) -> str:
+        """Wait until everything is written and sent; what could not be sent is tried once more.
+
+        Returns:
+            why the newest checkpoint is not in a remote store; empty if it is, or there is none.
+
+        Raises:
+            EngineError: it could not be written.
+        """
+        self.settle()
+        self._wait_for_uploads()
+        if self._unsent:
+            self._send(self._unsent)
+            self._wait_for_uploads()
+        self._tidy(self.keeping.disk, self._newest)  # what had to stay until it was sent
+        problem = next((f"{pending.error}" for _, pending in self._uploads if pending.error is not None), "")
+        return problem if self._unsent else ""
+
+    def leave(self) -> None:
+        """Do not wait for what is being written: it gets no place any more, so that nothing appears in the folder of a
+        run that has ended."""
+        for pending in (*self._local.withdraw(), *self._sending.withdraw()):
+            pending.done.set()
+        with self._placing:  # at most the rename that is under way
+            self._left = True
+
+    def latest_snapshot(self) -> Kept | None:
+        """The newest snapshot in memory, from the nearest tier that has one."""
+        with suppress(FinetoothError):
+            self.settle()
+        kept = [one for store in (*self.keeping.device, *self.keeping.host) for one in store.kept()]
+        return max(kept, key=lambda one: one.step, default=None)
+
+    def best_kept(self, best: Best) -> BestKept | None:
+        """The best checkpoint on disk; None if none has the metric."""
+        self.settle()
+        found = self._found(self.keeping.disk) if self.keeping.disk else {}
+        order = ranked(found, best.metric, best.mode)
+        if not order:
+            return None
+        return BestKept(order[0], self.keeping.folder / name_of(order[0]), found[order[0]][best.metric])
+
+    # --- in the thread that saves -------------------------------------------------------------------------------------
+
+    @hashes_remembered()
+    def _keep(self, work: Work) -> None:
+        snapshot = work.snapshot.to_host() if work.snapshot is not None else None
+        if snapshot is not None:
+            for store in self.keeping.host:
+                store.put(Kept(work.state.step, snapshot, work.state.as_kept()))
+        if not work.folder:
+            return
+        self._make_known()
+        target = self.keeping.folder / work.name
+
+        def fill(folder: Path) -> None:
+            if snapshot is not None:
+                snapshot.save(folder / "engine")
+            else:
+                work.engine.save(folder / "engine")
+            work.state.write(folder)
+            history.write(folder / history.FILE, work.lines)
+            for name, text in self._texts.items():
+                write_text(folder / name, text)
+
+        about = {**work.about, **(self._stands_on or {}), "kind": "checkpoint", "metrics": work.state.measured_here()}
+        staged = stage_folder(target, fill, about)
+        try:
+            reason = self._judge(Candidate(work.state.step, staged, work.state.metrics), work.engine)
+            if reason:
+                self._say(f"{work.name} does not count: {reason}; it is in {set_aside(staged, work.name, reason)}")
+                return
+            with self._placing:
+                if self._left:
+                    return
+                self._place(work.name, staged)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+        self.saved += 1
+        self._newest = work.state.step
+        self._in_place.append(target)
+        self._send(work.name)
+        self._tidy(self.keeping.disk, work.state.step)
+
+    def _place(self, name: str, staged: Path) -> None:
+        target = self.keeping.folder / name
+        if target.exists():
+            set_aside(target, name, "a run that was resumed from an earlier checkpoint came here again")
+        if self.keeping.disk is not None:
+            self.keeping.disk.put(name, staged)
+        else:
+            settle_folder(staged, target)
+
+    def _judge(self, candidate: Candidate, engine: Engine) -> str:
+        """Why a checkpoint must not count; empty if it may."""
+        for name, gate in {**self.keeping.gates, **self.keeping.engine_gates}.items():
+            needs = name in self.keeping.engine_gates
+            asked = Candidate(candidate.step, candidate.folder, candidate.metrics, engine if needs else None)
+            try:
+                reason = gate.check(asked)
+            except Exception as error:
+                reason = said(error)
+            if reason:
+                return f"gate {name}: {reason}"
+        return self._promote(candidate)
+
+    def _make_known(self) -> None:
+        if self._stands_on is None:
+            self._stands_on = self._known()
+
+    # --- in the thread that sends -------------------------------------------------------------------------------------
+
+    def _send(self, name: str) -> None:
+        """Send a folder to the remote stores; one that waits for its turn gives way to it."""
+        if not self.keeping.remote:
+            return
+        waiting = {id(pending) for pending in self._sending.withdraw()}
+        for passed, pending in self._uploads:
+            if id(pending) in waiting:
+                pending.done.set()
+                self._say(f"{passed} is not sent, {name} is newer: checkpoints come faster than they can be sent")
+        self._uploads = [one for one in self._uploads if not one[1].done.is_set()]
+        self._unsent = name
+        self._uploads = [*self._uploads, (name, self._sending.hand(name, lambda: self._upload(name)))]
+
+    def _upload(self, name: str) -> None:
+        problems = []
+        for store in self.keeping.remote:
+            try:
+                self._put(store, name)
+            except Exception as error:
+                problem = error if isinstance(error, StoreError) else StoreError(store.place, said(error))
+                problems.append(str(problem))
+                continue
+            try:
+                self._tidy(store, step_of(name) or 0)
+            except Exception as error:
+                self._say(f"{store.place}: what is superfluous could not be removed: {said(error)}")
+        if problems:
+            self._say(f"{name} could not be sent: {'; '.join(problems)}; it is in {self.keeping.folder}")
+            raise StoreError("", f"{name} could not be sent: {'; '.join(problems)}")
+        if self._unsent == name:
+            self._unsent = ""
+        if self.keeping.disk is None:
+            shutil.rmtree(self.keeping.folder / name, ignore_errors=True)
+
+    def _put(self, store: Store, name: str) -> None:
+        """Send a folder. What is there under its name from the same run gives way: it was damaged, or the run could not
+        go on from it and comes here again.
+
+        Raises:
+            StoreError: it could not be sent.
+        """
+        folder = self.keeping.folder / name
+        try:
+            store.put(name, folder)
+        except StoreError:
+            if not _is_of_same_run(store, name, folder):
+                raise
+            store.remove(name)
+            store.put(name, folder)
+
+    def _wait_for_uploads(self) -> None:
+        for _, pending in self._uploads:
+            pending.done.wait()
+
+    # --- what is kept -------------------------------------------------------------------------------------------------
+
+    def _found(self, store: Store) -> dict[int, Mapping[str, float]]:
+        """Metrics of what a store keeps, by step."""
+        found: dict[int, Mapping[str, float]] = {}
+        for name in store.names():
+            step = step_of(name)
+            if step is None:
+                continue
+            key = (id(store), name)
+            if key not in self._metrics:
+                with suppress(FinetoothError):
+                    manifest = read_manifest(store.manifest(name), f"{store.place}/{name}")
+                    self._metrics[key] = manifest.get("metrics", {})
+            found[step] = self._metrics.get(key, {})
+        return found
+
+    def _tidy(self, store: Store | None, now: int) -> None:
+        """Let go of what is superfluous; not of what is being sent. What says it is of a later step than `now` is
+        nothing that this run has come to: it does not count, and stays."""
+        if store is None:
+            return
+        busy = {name for name, pending in self._uploads if not pending.done.is_set()}
+        mine = store is self.keeping.disk
+        found = {step: metrics for step, metrics in self._found(store).items() if step <= now}
+        for step in superfluous(found, self.keeping.last, self.keeping.best):
+            name = name_of(step)
+            if mine and (name in busy or name == self._unsent):
+                continue
+            store.remove(name)
+            self._metrics.pop((id(store), name), None)
+
+
+def _is_of_same_run(store: Store, name: str, folder: Path) -> bool:
+    """Whether a store keeps another checkpoint of this name and run."""
+    try:
+        there, here = store.manifest(name), (folder / MANIFEST).read_bytes()
+        run = json.loads(here).get("run")
+        return there != here and bool(run) and json.loads(there).get("run") == run
+    except (FinetoothError, OSError, ValueError, AttributeError):
+        return False

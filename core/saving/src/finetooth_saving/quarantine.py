@@ -1,0 +1,34 @@
+"""Where checkpoints go that do not count: a folder beside them, each with the reason in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import count
+from pathlib import Path
+
+from finetooth_saving.artifact import write_text
+
+FOLDER = "quarantine"
+REASON = "reason.txt"
+
+
+def set_aside(folder: Path, name: str, reason: str) -> Path:
+    """Move a folder into `quarantine` beside it, with the reason in a file; returns where it is."""
+    place = folder.parent / FOLDER
+    place.mkdir(exist_ok=True)
+    target = next(path for path in (place / (name if n == 1 else f"{name}-{n}") for n in count(1)) if not path.exists())
+    folder.rename(target)
+    write_text(target / REASON, reason + "\n")
+    return target
+
+
+def reasons(folder: Path) -> Mapping[str, str]:
+    """What was set aside beside the checkpoints of `folder`, and why, by name."""
+    place = folder / FOLDER
+    found: dict[str, str] = {}
+    for path in sorted(place.iterdir()) if place.is_dir() else ():
+        try:
+            found[path.name] = (path / REASON).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError):
+            found[path.name] = "no reason is kept"
+    return found

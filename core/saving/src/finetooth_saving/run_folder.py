@@ -1,0 +1,263 @@
+"""What a run folder says of its run: enough to build its engine again, with every choice as it was."""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks.errors import UserError
+from finetooth_hooks.reports import Outcome
+from finetooth_toolbox.files.locks import FILE as LOCK
+
+ARTIFACT = "artifact"
+MERGED = "merged"
+"""Where a command that folds an adapter into its base puts the model, unless it is told otherwise."""
+PLAN = "plan.json"
+RECIPE = "recipe.yaml"
+RESULT = "result.json"
+RUN = "run.json"
+
+OF_THE_PROCESS = ("history", "evaluations", "data")
+"""What an outcome says of a run that is told of as it ends, and not of one that had ended before."""
+
+RUNS = Path("runs")
+"""Where runs are that are named without a folder."""
+
+FIXED = {
+    "loader": ("model", "loader"),
+    "family": ("model", "family"),
+    "renderer": ("data", "renderer"),
+    "processor": ("data", "processor"),
+    "adapter": ("adapter",),
+    "quantizer": ("quantization",),
+}
+"""Where in a recipe the picks stand that decide what the trained weights mean."""
+
+ALSO_FIXED = {
+    "method": ("method",),
+    "optimizer": ("optimizer",),
+    "schedule": ("schedule",),
+    "backend": ("backend",),
+}
+"""Where those stand that decide how it is trained: a run that goes on keeps them."""
+
+DECIDED = ("precision", "micro_batch_tokens", "gradient_checkpointing")
+"""Settings of `train` that a run which goes on takes as its plan decided them."""
+
+
+def is_run_folder(path: Path) -> bool:
+    """Whether a run has written its recipe and its plan there."""
+    return (path / RECIPE).is_file() and (path / PLAN).is_file()
+
+
+def is_begun(path: Path) -> bool:
+    """Whether a run has begun there: it has written who it is, and then its recipe. That is the first thing it does;
+    the plan comes once the data are read, so it may be missing in the folder of a run that was killed."""
+    return is_run_folder(path) or ((path / RECIPE).is_file() and (path / RUN).is_file())
+
+
+def found_run(reference: str, is_there: Callable[[Path], bool] = is_run_folder) -> Path | None:
+    """The folder that a reference to a run means: a path, or a name under `runs/`; None if it means none.
+
+    Args:
+        is_there: whether a folder counts.
+    """
+    try:
+        path = Path(reference).expanduser()
+        return next((one for one in ([path] if len(path.parts) != 1 else [path, RUNS / path]) if is_there(one)), None)
+    except (OSError, RuntimeError, ValueError):  # too long for a path; ~ of nobody
+        return None
+
+
+def run_of(reference: str) -> Path | None:
+    """The folder of a run with recipe and plan that a reference means, absolute; None if it means none. Its adapter in
+    `artifact` means the run, which knows more of it."""
+    found = found_run(reference)
+    if found is None and Path(reference).name == ARTIFACT:
+        found = found_run(str(Path(reference).parent), lambda run: is_run_folder(run) and not is_whole(run / ARTIFACT))
+    return None if found is None else found.absolute()
+
+
+def is_whole(artifact: Path) -> bool:
+    """Whether an artifact holds whole weights, and no adapter."""
+    return (artifact / "config.json").is_file()
+
+
+def started_in(folder: Path) -> Path | None:
+    """Where a run was started, which relative paths in its recipe are of; None if that is the current folder, is not
+    known, or is not there any more."""
+    try:
+        place = Path(json.loads((folder / RUN).read_text(encoding="utf-8"))["started_in"])
+        return place if place.is_dir() and not place.samefile(Path.cwd()) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def decided_so_far(folder: Path) -> Mapping[str, Any]:
+    """The plan of a run that has begun; one without decisions if it was killed before it had decided anything.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    return plan_of(folder) if (folder / PLAN).exists() else {"picks": {}, "options": {}, "train": {}}
+
+
+def plan_of(folder: Path) -> Mapping[str, Any]:
+    """The plan that a run wrote.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        plan: Mapping[str, Any] = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        _ = plan["picks"].items(), plan["options"].items(), plan["train"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder / PLAN}: cannot be read: {error}", action="the run folder is damaged") from error
+    return plan
+
+
+def as_decided(recipe: dict[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe for a run that goes on: whatever it leaves open is what the plan decided, so that `auto` never decides
+    twice."""
+    recipe = json.loads(json.dumps(recipe, default=str))
+    if isinstance(recipe.get("model"), str):
+        recipe["model"] = {"name": recipe["model"]}
+    for kind, path in (FIXED | ALSO_FIXED).items():
+        if kind in plan["picks"] and _left_open(recipe, path):
+            fix_pick(recipe, path, plan["picks"][kind], plan["options"].get(kind, {}))
+    if recipe.get("quantization") == "auto" and plan["picks"]:  # it was decided, and nothing was picked
+        recipe["quantization"] = None
+    train = recipe.setdefault("train", {})
+    for name in DECIDED:
+        if train.get(name, "auto") == "auto" and plan["train"].get(name) is not None:
+            train[name] = plan["train"][name]
+    return recipe
+
+
+def run_id(folder: Path) -> str:
+    """The id of a run, the same over all its resumes; empty for a folder that does not say.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    if not (folder / RUN).exists():
+        return ""
+    try:
+        return str(json.loads((folder / RUN).read_text(encoding="utf-8"))["id"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / RUN}: cannot be read: {error}", action="remove it") from error
+
+
+def status_of(folder: Path) -> str:
+    """How a run ended: as result.json says, `unfinished` without one."""
+    try:
+        return str(json.loads((folder / RESULT).read_text(encoding="utf-8"))["status"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "unfinished"
+
+
+def outcome_of(folder: Path) -> Outcome | None:
+    """How a run ended, as result.json says; None without one, or if it cannot be read."""
+    try:
+        content = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        told = {
+            field.name: content[field.name]
+            for field in fields(Outcome)
+            if field.name not in OF_THE_PROCESS and (_is_required(field) or field.name in content)
+        }
+        numbers = {
+            group: {name: math.nan if value is None else float(value) for name, value in told[group].items()}
+            for group in ("metrics", "best")
+        }
+        artifact = folder / told["artifact"] if told["artifact"] else None
+        return Outcome(**{**told, **numbers, "artifact": artifact})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _is_required(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+def check_unused(folder: Path) -> None:
+    """
+    Raises:
+        UserError: the folder holds something already, or cannot be made.
+    """
+    if folder.exists() and not is_unused(folder):
+        if not is_begun(folder):
+            raise UserError(
+                f"output: {folder} exists and is not an empty folder",
+                action="choose another output; nothing was changed",
+            )
+        status = status_of(folder)
+        if status in ("done", "stopped"):
+            raise UserError(
+                f"output: {folder} already holds a run that is {status}",
+                action="choose another output; nothing was changed",
+            )
+        raise UserError(
+            f"output: {folder} already holds a run that is {status}",
+            action=f"go on with it: ft resume {folder}; or choose another output; nothing was changed",
+        )
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    probe = existing / f".finetooth-{secrets.token_hex(4)}"
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise UserError(
+            f"output: {existing} cannot be written: {error.strerror}", action="choose another output"
+        ) from error
+
+
+def is_unused(folder: Path) -> bool:
+    """Whether a folder holds nothing, or nothing but what a run wrote that was killed before it had begun."""
+    return folder.is_dir() and all(_is_beginning(path) for path in folder.iterdir())
+
+
+def _is_beginning(path: Path) -> bool:
+    """Whether a run that was killed before it had begun left this: of what it writes at first, the recipe, without
+    which there is no run, comes last."""
+    return path.name in (PLAN, RUN, LOCK) or path.name.startswith((f".{PLAN}.", f".{RUN}.", f".{RECIPE}."))
+
+
+def _left_open(recipe: Mapping[str, Any], path: tuple[str, ...]) -> bool:
+    """Whether a pick leaves its choice to the plan."""
+    value: Any = recipe
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value is None or (value if isinstance(value, str) else value.get("name")) == "auto"
+
+
+def artifact_of(folder: Path) -> Path:
+    """The trained weights of a run, every file checked against the manifest.
+
+    Raises:
+        UserError: the run kept none, or a file is damaged.
+    """
+    from finetooth_saving.artifact import verify_folder
+
+    artifact = folder / ARTIFACT
+    if not artifact.is_dir():
+        raise UserError(f"{folder}: the run kept no artifact", action=f"see {folder / 'result.json'} for how it ended")
+    verify_folder(artifact)
+    return artifact
+
+
+def fix_pick(recipe: dict[str, Any], path: tuple[str, ...], full_name: str, options: Mapping[str, Any]) -> None:
+    """Put a pick with all its options in its place; a name that the user gave stays."""
+    holder = recipe
+    for key in path[:-1]:
+        holder = holder.setdefault(key, {})
+    given = holder.get(path[-1], "auto")
+    name = given if isinstance(given, str) else given["name"]
+    if name == "auto":
+        source, _, bare = full_name.rpartition(":")
+        name = bare if source.endswith(".py") else full_name  # a local file's name depends on where the recipe is
+    holder[path[-1]] = {"name": name, **options}

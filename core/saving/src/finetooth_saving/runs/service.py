@@ -1,0 +1,143 @@
+"""Trackers that write to a service of somebody else's: one that is away, or refuses, never ends a run.
+
+What trains is worth more than a record of it. So whatever a service raises is told once, in one line without the
+values of secrets, and the tracker is silent from then on; `metrics.jsonl` in the run folder has everything.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from finetooth_hooks.bases import TrackerBase
+from finetooth_hooks.context import Context
+from finetooth_hooks.errors import UserError
+from finetooth_hooks.reports import Evaluation, Outcome, StepReport
+from finetooth_hooks.run import Run
+from finetooth_toolbox.text.controls import escape_controls
+
+from finetooth_saving.runs.values import evaluation_values, step_values
+
+SECRET = re.compile(r"(?i)(secret|token|password|passwd|api_?key|credential)")
+"""In the name of an environment variable or of a setting: its value is never shown nor sent."""
+
+LONGEST = 300
+"""Characters of a service's complaint that are shown."""
+
+STATE = "run"
+"""Where a tracker's state keeps which run of the service it writes to."""
+
+
+class ServiceTracker(TrackerBase):
+    """A tracker over a service's client: a subclass says how to open, write and close.
+
+    Args:
+        context: the builder's; it is told what went wrong.
+    """
+
+    service: ClassVar[str]
+    """How messages call it."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._open = False
+
+    # --- what a service's client does ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def open(self, run: Run, known: str | None) -> str:
+        """Begin a run of the service, or go on with the one that is known.
+
+        Args:
+            known: what an earlier call returned for this run; None: it begins.
+
+        Returns:
+            What finds the service's run again.
+        """
+
+    @abstractmethod
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Record numbers of a step."""
+
+    @abstractmethod
+    def close(self, outcome: Outcome) -> None:
+        """End the service's run."""
+
+    # --- what a tracker does ------------------------------------------------------------------------------------------
+
+    def start(self, run: Run) -> None:
+        """Open the service's run; that of an earlier process of the same run is gone on with."""
+
+        def opened() -> None:
+            run.state[STATE] = self.open(run, run.state.get(STATE))
+            self._open = True
+
+        self._try("cannot be opened", opened)
+
+    def step(self, run: Run, report: StepReport) -> None:
+        """The step's figures as `train/NAME`."""
+        self._write(report.step, step_values(report))
+
+    def evaluated(self, run: Run, evaluation: Evaluation) -> None:
+        """The evaluation's metrics as `eval/NAME`, its baselines as `baseline/NAME`."""
+        self._write(evaluation.step, evaluation_values(evaluation))
+
+    def end(self, run: Run, outcome: Outcome) -> None:
+        """Close the service's run."""
+        if self._open:
+            self._try("could not be closed", lambda: self.close(outcome))
+        self._open = False
+
+    def _write(self, step: int, values: Mapping[str, float]) -> None:
+        if self._open:
+            self._try("took no more", lambda: self.write(step, values))
+
+    def _try(self, problem: str, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except UserError:
+            raise  # of a setting, which the user can mend before anything trains
+        except Exception as error:
+            self._open = False
+            self._context.note(
+                f"tracker {self.service} {problem}: {plain(error)}; the run goes on without it, and the trackers in "
+                "the run folder have every step"
+            )
+
+
+def plain(error: BaseException) -> str:
+    """What an error says, in one line, without control characters and without the value of any secret that the
+    environment holds."""
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    for name, value in os.environ.items():
+        if SECRET.search(name) and len(value) >= 6:
+            said = said.replace(value, "***")
+    said = escape_controls(said)
+    return said if len(said) <= LONGEST else said[: LONGEST - 3] + "..."
+
+
+def shown_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe as it is sent to a service: nested settings as `section.key`, and no value under a name that is one of
+    a secret, nor the password in an address."""
+    found: dict[str, Any] = {}
+
+    def walk(value: Any, path: str) -> None:
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                walk(item, f"{path}.{key}" if path else str(key))
+        elif isinstance(value, list | tuple):
+            for index, item in enumerate(value):
+                walk(item, f"{path}.{index}")
+        elif SECRET.search(path.rpartition(".")[2]) and isinstance(value, str):
+            found[path] = "***"
+        else:
+            found[path] = _PASSWORD.sub(r"\1***@", value) if isinstance(value, str) else value
+
+    walk(recipe, "")
+    return found
+
+
+_PASSWORD = re.compile(r"(://[^/\s:@]*:)[^/\s@]*@")

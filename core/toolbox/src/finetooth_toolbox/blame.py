@@ -1,0 +1,184 @@
+"""Which plugin an exception came out of: the one whose code its traceback was in last, whatever kind of thing it is.
+
+The table of whose code lies where is of the process, as `sys.modules` is: a plugin that was loaded once can raise
+through anybody.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from types import TracebackType
+from typing import Any, Protocol
+
+from finetooth_hooks.errors import FinetoothError
+
+MEND = "mend it, or report it to the plugin's author; --debug shows the whole traceback"
+BUG = "a bug; --debug shows where"
+DISK = "check the disk and the rights of that file"
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
+"""What writing raises without a word of which file it was."""
+
+_owners: dict[str, str] = {}
+"""Label of a plugin by the module that its entry point names: the whole package around it is its own."""
+_builders: dict[str, str] = {}
+"""Label of a plugin by a module that one of its entries names: the module may lie in a package of somebody else."""
+
+
+_NOT_A_PLUGIN = ("/importlib/", "/finetooth_core/", "/finetooth_toolbox/")
+"""Folders of frames that are never a plugin's own."""
+
+
+class PluginInUse(Protocol):
+    """What is remembered of a plugin."""
+
+    @property
+    def distribution(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def module(self) -> str: ...
+    @property
+    def entries(self) -> Iterable[Any]: ...
+
+
+@dataclass(frozen=True)
+class Blamed:
+    """A plugin in a traceback.
+
+    Attributes:
+        plugin: distribution and version, or the local file or module as the user named it.
+        where: `file:line` of the deepest frame in its code.
+    """
+
+    plugin: str
+    where: str
+
+
+def remember(loaded: Iterable[PluginInUse]) -> None:
+    """Told of every plugin that comes into use."""
+    for plugin in loaded:
+        label = f"{plugin.distribution} {plugin.version}".rstrip()
+        _owners[plugin.module] = label
+        for registered in plugin.entries:
+            _builders.setdefault(registered.entry.build.partition(":")[0], label)
+
+
+def blamed(error: BaseException) -> Blamed | None:
+    """The plugin in whose code an exception was raised, or which called what raised it; else of what caused it; None if
+    no plugin had to do with it."""
+    places = _places()
+    seen: BaseException | None = error
+    while seen is not None:
+        found = None
+        for file, line in _frames(seen.__traceback__):
+            owner = max((place for place in places if _within(file, place)), key=len, default=None)
+            found = found if owner is None else Blamed(places[owner], f"{file}:{line}")
+        if found is not None:
+            return found
+        seen = seen.__cause__
+    return None
+
+
+def is_of_the_disk(error: BaseException) -> bool:
+    """Whether an exception says that a file could not be read or written. Many an OSError says something else: that a
+    server does not answer, for instance."""
+    if not isinstance(error, OSError) or isinstance(error, ConnectionError | TimeoutError):
+        return False
+    return error.errno in _FULL or (error.errno is not None and error.filename is not None)
+
+
+def problem(error: BaseException) -> tuple[str, str]:
+    """What to say of an exception that nobody meant to raise: the problem with the plugin it came out of, and the next
+    action."""
+    found = blamed(error)
+    if isinstance(error, OSError) and is_of_the_disk(error):
+        place = f"{error.filename}: " if error.filename else ""
+        whose = f"; plugin {found.plugin} wanted it" if found else ""
+        return f"{place}{error.strerror or error}", DISK + whose
+    if found is None:
+        return describe(error), BUG
+    return f"plugin {found.plugin}: {describe(error)} [{found.where}]", MEND
+
+
+def line(error: BaseException) -> str:
+    """`problem` in one line."""
+    what, action = problem(error)
+    return f"{what} ({action})"
+
+
+def said(error: BaseException, *, importing: bool = False) -> str:
+    """What a plugin that is known by name has raised, in one line: what it says to the user itself, or type, message
+    and `[file:line]` of the deepest frame in a plugin's code.
+
+    Args:
+        importing: it was raised by an import, of a module that nobody may know as a plugin's.
+    """
+    if isinstance(error, FinetoothError):
+        return " ".join(str(error).split())
+    found = blamed(error)
+    where = found.where if found else origin(error) if importing else ""
+    if isinstance(error, SyntaxError):
+        where = origin(error)
+    return f"{describe(error)} [{where}]" if where else describe(error)
+
+
+def describe(error: BaseException) -> str:
+    """Type and message of an exception, in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def origin(error: BaseException, file: str = "") -> str:
+    """`file:line` of the deepest frame in the plugin's own code: in the package of `file`, or of the first frame that
+    is neither ours nor the import system's."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    package, found = _package(file), ""
+    for name, line in _frames(error.__traceback__):
+        if name.startswith("<") or any(folder in name for folder in _NOT_A_PLUGIN):
+            continue
+        package = package or _package(name)
+        if name.startswith(package):
+            found = f"{name}:{line}"
+    return found
+
+
+def _package(file: str) -> str:
+    """The folder of a module inside a package, the file itself of a top-level module."""
+    folder = file.rpartition("/")[0]
+    return file if folder in sys.path else folder and f"{folder}/"
+
+
+def _places() -> Mapping[str, str]:
+    """Labels by folder of a package (which ends with `/`) or by file, of the modules imported so far."""
+    found: dict[str, str] = {}
+    for module, label in _owners.items():
+        for name in accumulate(module.split("."), lambda package, part: f"{package}.{part}"):
+            file = _file(name)
+            if file:  # else it is a namespace that several distributions may share
+                folder = file.removesuffix("__init__.py")
+                found[folder if folder.endswith("/") else file] = label
+                break
+    for module, label in _builders.items():
+        found.setdefault(_file(module), label)
+    found.pop("", None)
+    return found
+
+
+def _file(module: str) -> str:
+    return (getattr(sys.modules.get(module), "__file__", None) or "").replace("\\", "/")
+
+
+def _within(file: str, place: str) -> bool:
+    return file.startswith(place) if place.endswith("/") else file == place
+
+
+def _frames(traceback: TracebackType | None) -> Iterator[tuple[str, int]]:
+    while traceback is not None:
+        yield traceback.tb_frame.f_code.co_filename.replace("\\", "/"), traceback.tb_lineno
+        traceback = traceback.tb_next

@@ -1,0 +1,33 @@
+"""Names of targets mean the modules that peft would wrap for them."""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from finetooth_hooks.errors import RecipeError
+from finetooth_peftfiles.targets import matching, resolve
+
+PATHS = [f"model.layers.{n}.{block}" for n in range(3) for block in ("attn.q_proj", "attn.v_proj", "mlp.up_proj")]
+FACTS: Any = SimpleNamespace(
+    linear_targets=("q_proj", "v_proj", "up_proj"), attention_targets=("q_proj", "v_proj"), layer_path="model.layers",
+    towers=(),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("target", ["q_proj", "attn.q_proj", r"model\.layers\.[01]\.attn\.(q|v)_proj", "up_proj"])
+def test_a_target_matches_what_peft_matches(target: str) -> None:
+    """peft takes a list of names by the end of a path and a string as a pattern for the whole path."""
+    by_end = [path for path in PATHS if path == target or path.endswith(f".{target}")]
+    assert matching(target, PATHS) == (by_end or [path for path in PATHS if re.fullmatch(target, path)])
+
+
+def test_attention_leaves_the_mlp_out() -> None:
+    assert resolve("attention", FACTS, PATHS).modules == tuple(path for path in PATHS if ".attn." in path)
+
+
+def test_a_misspelt_target_names_the_nearest_module() -> None:
+    with pytest.raises(RecipeError, match="q_proj"):
+        resolve(["q_porj"], FACTS, PATHS)
