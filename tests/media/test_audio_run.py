@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from finetooth_core.cli.conversation import Conversation
+from finetooth_chat.conversation import Conversation
 from finetooth_hooks import DataError, Message, PlanError, RecipeError, Sampling
 from finetooth_hooks.examples import Audio, Placed
 from finetooth_hooks.sampling import ShownPrompt
@@ -114,7 +114,7 @@ def test_greedy_answers_to_sounds_are_transformers_own(
 def test_chat_plays_a_sound_and_keeps_it(
     qwen_audio: Path, heard: Path, tmp_path: Path, make_sound: Callable[..., bytes]
 ) -> None:
-    from finetooth_core.cli.kept_talk import append_row
+    from finetooth_chat.kept_talk import append_row
 
     session = finetooth.session(recipe(qwen_audio, heard))
     chat = Conversation(session.engine, session.job.context.renderer, Sampling(max_tokens=3, temperature=0.0), None)

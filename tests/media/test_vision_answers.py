@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from finetooth_core.cli import chat, main
+from finetooth_chat import command as chat
+from finetooth_chat import main
 from finetooth_hooks import EngineError, Message, PlanError, Sampling
 from finetooth_hooks.examples import Image, Placed
 from finetooth_hooks.sampling import ShownPrompt

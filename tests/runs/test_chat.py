@@ -12,7 +12,8 @@ from typing import Any
 import finetooth
 import numpy as np
 import pytest
-from finetooth_core.cli import chat, held_adapters
+from finetooth_chat import command as chat
+from finetooth_chat import held_adapters
 from safetensors.numpy import load_file, save_file
 
 Run = Callable[..., tuple[int, str, str]]
@@ -255,7 +256,7 @@ def test_words_swap_adapters(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_words_compare_and_save(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from finetooth_core.cli.conversation import Answer
+    from finetooth_chat.conversation import Answer
     from finetooth_hooks import Message
 
     talking: Any = SimpleNamespace(

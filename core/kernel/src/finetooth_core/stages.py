@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from finetooth_hooks.bases import LoaderBase
 from finetooth_hooks.errors import PlanError, RecipeError, UserError
 from finetooth_hooks.protocols import Loader, ModelInfo, ModelTensors, Quantizer, Tokenizer
+from finetooth_saving.artifact import digest_of
 from finetooth_saving.run_folder import MERGED, PLAN, RUNS, artifact_of, is_run_folder, is_whole, run_of
 from finetooth_toolbox.decisions import Decisions
 from finetooth_toolbox.files.manifests import MANIFEST
@@ -80,11 +81,6 @@ def ancestor(folder: Path, named: str) -> Ancestor:
         raise UserError(
             f"model: {folder}: its manifest or plan cannot be read: {error}", action="train it again"
         ) from error
-
-
-def digest_of(artifact: Path) -> str:
-    """SHA-256 that stands for every file of an artifact: the revision of the base that a later run makes of it."""
-    return hashlib.sha256((artifact / MANIFEST).read_bytes()).hexdigest()
 
 
 def data_hashes(decisions: Any) -> dict[str, str]:

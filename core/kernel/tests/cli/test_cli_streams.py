@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from finetooth_core.cli import chat, main
+from finetooth_chat import command as chat
+from finetooth_chat import main
 from finetooth_core.cli.state import warn
 
 

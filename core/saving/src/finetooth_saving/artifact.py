@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -146,6 +147,11 @@ def verify_folder(folder: Path) -> Mapping[str, Any]:
     except ManifestProblem as error:
         raise UserError(f"{folder}: {error}", action=DAMAGED) from error
     return manifest
+
+
+def digest_of(artifact: Path) -> str:
+    """SHA-256 that stands for every file of an artifact: the revision of the base that a later run makes of it."""
+    return hashlib.sha256((artifact / MANIFEST).read_bytes()).hexdigest()
 
 
 def write_json(path: Path, content: Any, *, strict: bool = False) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -303,6 +303,19 @@ class CommandContext(Protocol):
 
     def open(self, reference: str, changes: Mapping[str, Any] | None = None) -> Opened:
         """See `Context.open`."""
+        ...
+
+    def talk(self, reference: str, overrides: Sequence[str] = (), *, as_base: bool = False) -> Opened:
+        """A run or a model that is talked to: like `open`, and its engine is checked for memory and generates.
+
+        Args:
+            overrides: settings `KEY=VALUE` of its recipe.
+            as_base: take the model that a run has become as a base, for adapters that were trained over it.
+
+        Raises:
+            PlanError: when the engine is asked for: the backend cannot generate, the model gives scores and no text, or
+                it does not fit into memory.
+        """
         ...
 
     def run_folder(self, reference: str) -> Path | None:

@@ -38,8 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    from finetooth_toolbox.cli.streams import accept_all
+
     from finetooth_core.cli.start_options import StartOptions, read_start_options
-    from finetooth_core.cli.streams import accept_all
 
     accept_all()
     if arguments is None:
@@ -108,7 +109,7 @@ def _report(error: BaseException | None, debug: bool, text: str, exit_code: int,
         as_json: print it to stdout too, `{"error": {"message": ..., "problem": ..., "action": ..., "exit_code": 2}}`.
     """
     if as_json:
-        from finetooth_core.cli.streams import json_text
+        from finetooth_toolbox.cli.streams import json_text
 
         known = error if isinstance(error, FinetoothError) else None
         told = {

@@ -5,16 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
+from finetooth_toolbox.cli.options import accept_memory_option, accepting
 
-from finetooth_core.cli.recipe_arguments import (
-    Described,
-    accept_memory_option,
-    accepting,
-    detail_of,
-    plan_detail,
-    recipe_arguments,
-    with_output,
-)
+from finetooth_core.cli.recipe_arguments import Described, detail_of, plan_detail, recipe_arguments, with_output
 
 if TYPE_CHECKING:
     from finetooth_core.cli.state import State

@@ -43,7 +43,6 @@ OWN = (
     ),
     Own("data", "finetooth_core.cli.data:command", "Train", "see rows as the model will, prepare them, keep the cache"),
     Own("checkpoint", "finetooth_core.cli.checkpoint:command", "Use", "list, check, compare and remove checkpoints"),
-    Own("chat", "finetooth_core.cli.chat:command", "Use", "talk to a trained run or to a model"),
     Own("export", "finetooth_core.cli.export:command", "Use", "write what was trained for another tool"),
     Own("plugins", "finetooth_core.cli.plugins:command", "Extend", "list, explain, check and make plugins"),
     Own(

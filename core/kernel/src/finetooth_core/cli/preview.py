@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import click
 from finetooth_hooks.errors import DataError, UserError
+from finetooth_toolbox.cli.streams import json_text
 from finetooth_toolbox.text.controls import escape_controls
 
-from finetooth_core.cli.streams import json_text
 from finetooth_core.data.preview import RenderedRow, RowView
 
 if TYPE_CHECKING:

@@ -65,18 +65,6 @@ def _described(recipe: str | None, overrides: tuple[str, ...], flags: bool) -> t
     return {}, overrides if recipe is None else (recipe, *overrides)
 
 
-def accept_memory_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds `--accept-memory`."""
-    text = "Begin although the plan says that memory will not suffice."
-    made: Callable[..., Any] = click.option("--accept-memory", is_flag=True, help=text)(function)
-    return made
-
-
-def accepting(overrides: Sequence[str], accepted: bool) -> tuple[str, ...]:
-    """The overrides, and `--accept-memory` as one of them."""
-    return (*overrides, "train.accept_memory=true") if accepted else tuple(overrides)
-
-
 def plan_detail(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds `--verbose` and `--quiet`, which say how much of the plan is shown; see `detail_of`."""
     verbose = click.option("-v", "--verbose", is_flag=True, help="Show every decision, and the memory by part.")

@@ -9,16 +9,9 @@ from typing import TYPE_CHECKING
 import click
 from finetooth_hooks.entries import Backend, Command
 from finetooth_hooks.errors import UserError
+from finetooth_toolbox.cli.options import accept_memory_option, accepting
 
-from finetooth_core.cli.recipe_arguments import (
-    Described,
-    accept_memory_option,
-    accepting,
-    detail_of,
-    plan_detail,
-    recipe_arguments,
-    with_output,
-)
+from finetooth_core.cli.recipe_arguments import Described, detail_of, plan_detail, recipe_arguments, with_output
 
 if TYPE_CHECKING:
     from finetooth_hooks.reports import Outcome

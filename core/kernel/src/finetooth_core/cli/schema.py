@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
-
-from finetooth_core.cli.streams import json_text
+from finetooth_toolbox.cli.streams import json_text
 
 if TYPE_CHECKING:
     from finetooth_core.cli.state import State

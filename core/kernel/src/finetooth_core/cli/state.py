@@ -15,6 +15,7 @@ from finetooth_toolbox.text.controls import escape_controls
 from finetooth_core.cli.start_options import StartOptions
 
 if TYPE_CHECKING:
+    from finetooth_hooks.context import Opened
     from finetooth_hooks.engine import Engine
     from finetooth_hooks.plan import Pick, Plan
     from finetooth_hooks.protocols import HardwareFacts
@@ -163,6 +164,12 @@ class State:
         from finetooth_core.opened_model import open_model
 
         return open_model(reference, lambda recipe: self.session(recipe, data=False), changes)
+
+    def talk(self, reference: str, overrides: Sequence[str] = (), *, as_base: bool = False) -> Opened:
+        """A run or a model that is talked to."""
+        from finetooth_core.talk import talk_to
+
+        return talk_to(reference, lambda recipe: self.session(recipe, overrides, data=False), as_base=as_base)
 
     def run_folder(self, reference: str) -> Path | None:
         """The folder of the run that a reference means; None if it means none."""

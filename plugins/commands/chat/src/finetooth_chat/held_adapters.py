@@ -12,7 +12,7 @@ from finetooth_hooks.errors import FinetoothError, PlanError, UserError
 if TYPE_CHECKING:
     from finetooth_hooks.models import ModelInfo
 
-    from finetooth_core.cli.conversation import Conversation
+    from finetooth_chat.conversation import Conversation
 
 
 def hold_adapters(chat: Conversation, references: Sequence[str], base: ModelInfo) -> None:
@@ -38,10 +38,9 @@ def hold_adapters(chat: Conversation, references: Sequence[str], base: ModelInfo
 
 def of_the_next_stage(run: Path, references: Sequence[str]) -> bool:
     """Whether one of these adapters was trained over what a run had become, which is their base then."""
+    from finetooth_saving.artifact import digest_of
     from finetooth_saving.run_folder import ARTIFACT, run_of
     from finetooth_toolbox.files.trained_over import base_revision
-
-    from finetooth_core.stages import digest_of
 
     here = digest_of(run / ARTIFACT)
     for reference in references:

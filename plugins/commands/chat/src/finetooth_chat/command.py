@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
-from finetooth_hooks.errors import EngineError, PlanError, UserError
+from finetooth_hooks.errors import EngineError, UserError
+from finetooth_toolbox.cli.options import accept_memory_option, accepting
+from finetooth_toolbox.cli.streams import is_text
 from finetooth_toolbox.text.controls import escape_controls
 
-from finetooth_core.cli.held_adapters import hold_adapters, of_the_next_stage, swap
-from finetooth_core.cli.kept_talk import append_row, read_tools
-from finetooth_core.cli.recipe_arguments import accept_memory_option, accepting
-from finetooth_core.cli.streams import is_text
+from finetooth_chat.held_adapters import hold_adapters, of_the_next_stage, swap
+from finetooth_chat.kept_talk import append_row, read_tools
 
 if TYPE_CHECKING:
-    from finetooth_hooks.engine import Engine
+    from finetooth_hooks.context import CommandContext
     from finetooth_hooks.examples import MediumKind
     from finetooth_hooks.models import ModelInfo
 
-    from finetooth_core.cli.conversation import Conversation
-    from finetooth_core.cli.state import State
-    from finetooth_core.session import Session
+    from finetooth_chat.conversation import Conversation
 
 WORDS = {
     "/help": "show these words",
@@ -109,7 +107,7 @@ WELCOME = "Type a message. Ctrl-C stops an answer, /reset begins anew, /help lis
 @accept_memory_option
 @click.pass_obj
 def command(
-    state: State,
+    commands: CommandContext,
     model: str,
     overrides: tuple[str, ...],
     prompt: str | None,
@@ -143,18 +141,23 @@ def command(
     offered = () if tools is None else read_tools(tools)
     click.echo(f"loading {model} ...", err=True)
     from finetooth_hooks.sampling import Sampling
+    from finetooth_saving.run_folder import artifact_of, run_of
     from finetooth_toolbox.messages.media import MEDIA
 
-    from finetooth_core.cli.conversation import Conversation
+    from finetooth_chat.conversation import Conversation
 
     asked = _readable(sys.stdin.read()) if prompt == "-" else prompt
-    session, folder = open_session(state, model, accepting(overrides, accept_memory), adapters)
-    context = session.job.context
+    run = run_of(model)
+    if run is not None:
+        artifact_of(run)  # before the base is loaded
+    as_base = run is not None and of_the_next_stage(run, adapters)
+    talk = commands.talk(model, accepting(overrides, accept_memory), as_base=as_base)
+    context = talk.context
     given: dict[MediumKind, tuple[str, ...]] = {"image": images, "audio": sounds, "video": videos}
     for kind, files in given.items():
         for file in files:  # before weights are loaded
             context.processor.place(MEDIA[kind](file, path=Path(file)))
-    engine = trained_engine(session, model, folder)
+    engine = talk.engine
     sampling = Sampling(
         max_tokens, temperature, top_p=top_p, seed=seed, min_p=min_p, repetition_penalty=repetition_penalty
     )
@@ -162,14 +165,14 @@ def command(
         engine, context.renderer, sampling, system,
         longest=context.facts.max_positions, look=lambda medium: context.processor.place(medium), tools=offered,
     )  # fmt: skip
-    base = session.job.request.base.model
+    base = context.model
     hold_adapters(chat, adapters, base)
     for kind, files in given.items():
         for file in files:
             chat.show(Path(file), kind)
     if asked is None:
         click.echo(WELCOME, err=True)
-        talk(chat, base)
+        converse(chat, base)
         return
     if compare:
         beside(chat, asked, model)
@@ -208,7 +211,7 @@ def beside(chat: Conversation, text: str, model: str = "the model itself") -> No
         click.echo(f"{click.style(name or model, bold=True)}:\n{escape_controls(answer.text)}\n")
 
 
-def talk(chat: Conversation, base: ModelInfo | None = None) -> None:
+def converse(chat: Conversation, base: ModelInfo | None = None) -> None:
     """Read, answer, until the user leaves; what cannot be answered is said, and the conversation stays as it was.
 
     Args:
@@ -286,55 +289,3 @@ def _readable(text: str) -> str:
             f"the message is not {sys.stdin.encoding or 'valid'} text", action="set PYTHONIOENCODING to its encoding"
         )
     return text
-
-
-def open_session(
-    state: State, model: str, overrides: tuple[str, ...], adapters: Sequence[str] = ()
-) -> tuple[Session, Path | None]:
-    """A session without data, of the run's own recipe or of one that names only the model; and the run's folder.
-
-    Args:
-        adapters: what is held beside the model; those that were trained over a run need that run as their base.
-    """
-    from finetooth_saving.run_folder import artifact_of, run_of
-
-    from finetooth_core.run_recipe import recipe_of
-
-    recipe: dict[str, Any] = {"model": model}
-    folder = run_of(model)
-    if folder is not None:
-        artifact_of(folder)  # before the base is loaded
-        if of_the_next_stage(folder, adapters):
-            recipe, folder = {"model": str(folder)}, None
-        else:
-            recipe = recipe_of(folder)
-    recipe |= {"trackers": [], "evaluate": {"evaluators": []}}
-    return state.session(recipe, overrides, data=False), folder
-
-
-def trained_engine(session: Session, model: str, folder: Path | None) -> Engine:
-    """The engine, with what the run trained.
-
-    Args:
-        folder: of the run; None for a model.
-
-    Raises:
-        PlanError: the backend cannot generate, the model gives scores and no text, or it does not fit into memory.
-    """
-    from finetooth_saving.run_folder import artifact_of
-
-    from finetooth_core.memory_check import OF_TRAINING
-
-    head = session.job.request.trains.head
-    if head is not None and head.exported_as != "none":
-        raise PlanError(
-            f"model: {model} is a reward model: it gives scores and no answers",
-            action="name a run or a model that writes text; ft --help lists what scores with it",
-        )
-    session.check_memory(OF_TRAINING)
-    engine = session.engine
-    if "generate" not in engine.capabilities:
-        raise PlanError(f"backend: {session.plan.picks['backend']} cannot generate", action="pick another backend")
-    if folder is not None:
-        engine.restore(artifact_of(folder))
-    return engine

@@ -1,0 +1,52 @@
+"""A run or a model that is talked to: its engine has what the run trained, writes text, and fits into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from finetooth_hooks.errors import PlanError
+from finetooth_saving.run_folder import artifact_of, run_of
+
+from finetooth_core.memory_check import OF_TRAINING
+from finetooth_core.opened_model import OpenedModel
+from finetooth_core.run_recipe import recipe_of
+from finetooth_core.session import Session
+
+
+class TalkedTo(OpenedModel):
+    """An opened model whose engine generates."""
+
+    session: Session
+
+    @property
+    def engine(self) -> Any:
+        """
+        Raises:
+            PlanError: the backend cannot generate, the model gives scores and no text, or it does not fit into memory.
+        """
+        session = self.session
+        head = session.job.request.trains.head
+        if head is not None and head.exported_as != "none":
+            raise PlanError(
+                f"model: {self.reference} is a reward model: it gives scores and no answers",
+                action="name a run or a model that writes text; ft --help lists what scores with it",
+            )
+        session.check_memory(OF_TRAINING)
+        if "generate" not in session.engine.capabilities:
+            raise PlanError(f"backend: {session.plan.picks['backend']} cannot generate", action="pick another backend")
+        return super().engine
+
+
+def talk_to(reference: str, session: Callable[[Mapping[str, Any]], Session], *, as_base: bool) -> TalkedTo:
+    """
+    Args:
+        as_base: take the model that the run has become, without its adapter's own recipe.
+    """
+    folder = run_of(reference)
+    recipe: dict[str, Any] = {"model": reference}
+    if folder is not None:
+        artifact_of(folder)  # before the base is loaded
+        recipe = {"model": str(folder)} if as_base else recipe_of(folder)
+    recipe |= {"trackers": [], "evaluate": {"evaluators": []}}
+    return TalkedTo(reference, None if as_base else folder, session(recipe))

@@ -1,0 +1,1 @@
+"""`ft chat`: talk to a trained run or to a model."""
