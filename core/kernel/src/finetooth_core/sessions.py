@@ -80,12 +80,12 @@ def resume_session(
     Raises:
         UserError: there is no such run, or it left nothing to go on from.
     """
-    from finetooth_core.checkpoints.resuming import Resuming, begun_folder, from_url, split
+    from finetooth_core.checkpoints.resuming import Resuming, begun_folder, from_url
     from finetooth_core.recipe import load
 
     say = say or (lambda line: None)
     if "://" in str(run):
-        url, at = split(str(run), at)
+        url, at = split_url(str(run), at)
         folder = from_url(url, output, at=at, plugins=plugins, blocked=blocked, say=say)
     else:
         folder, at = begun_folder(Path(run), at)

@@ -8,6 +8,10 @@ from collections.abc import Iterable
 _NAME = re.compile(r"step-(\d+)")
 
 
+FOLDER = "checkpoints"
+"""Folder of a run that holds its checkpoints."""
+
+
 def name_of(step: int) -> str:
     """The name of the checkpoint after so many steps."""
     return f"step-{step}"
@@ -23,3 +27,10 @@ def newest_first(names: Iterable[str]) -> list[str]:
     """Names of checkpoints, the highest step first; other names are left out."""
     steps = {name: step for name in names if (step := step_of(name)) is not None}
     return sorted(steps, key=lambda name: -steps[name])
+
+
+def split_url(url: str, at: int | None = None) -> tuple[str, int | None]:
+    """The URL of a run and a step, from the URL of the run or of one of its checkpoints."""
+    head, _, last = url.rstrip("/").rpartition("/")
+    step = step_of(last)
+    return (url, at) if step is None else (head, step)

@@ -17,6 +17,7 @@ whole and passed. Stores keep checkpoints in one of four tiers: `device` and `ho
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -144,3 +145,60 @@ __all__ = [
     "SnapshotStore",
     "Store",
 ]
+
+
+class CheckpointPlace(Protocol):
+    """Checkpoints of a run, in a folder, or elsewhere.
+
+    Attributes:
+        name: for people.
+        only: the one checkpoint that was named; empty: all of them.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def only(self) -> str: ...
+
+    def names(self, *, none: bool = False) -> list[str]:
+        """Names of checkpoints, newest first.
+
+        Args:
+            none: allow that there is none.
+
+        Raises:
+            UserError: there is none.
+        """
+        ...
+
+    def set_aside(self) -> Mapping[str, str]:
+        """Checkpoints in quarantine, by name, with the reason."""
+        ...
+
+    def manifest(self, name: str) -> Mapping[str, Any]:
+        """The manifest of a checkpoint, its own SHA-256 checked.
+
+        Raises:
+            FinetoothError: it cannot be read, or was changed.
+        """
+        ...
+
+    def whole(self, name: str) -> AbstractContextManager[Path]:
+        """A folder with the files of a checkpoint; from elsewhere they are fetched for as long as it is used.
+
+        Raises:
+            FinetoothError: they cannot be fetched.
+        """
+        ...
+
+    def verify(self, name: str) -> str:
+        """What is wrong with a checkpoint; empty if every file is as it was written."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a checkpoint.
+
+        Raises:
+            StoreError: it cannot be removed.
+        """
+        ...

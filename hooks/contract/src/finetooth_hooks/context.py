@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from finetooth_hooks.checkpoints import CheckpointPlace
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.entries import Entry
 from finetooth_hooks.errors import DataError
@@ -17,7 +18,7 @@ from finetooth_hooks.models import Loader, ModelFacts, ModelInfo, Tokenizer
 from finetooth_hooks.plan import Pick, Plan, TrainSettings
 from finetooth_hooks.preparation import Limit, Preparation, Rendering
 from finetooth_hooks.renderers import Processor, Renderer
-from finetooth_hooks.reports import DataReport, Outcome
+from finetooth_hooks.reports import DataReport, Evaluation, Outcome
 from finetooth_hooks.sources import Examples
 
 
@@ -315,6 +316,49 @@ class CommandContext(Protocol):
         Raises:
             PlanError: when the engine is asked for: the backend cannot generate, the model gives scores and no text, or
                 it does not fit into memory.
+        """
+        ...
+
+    def checkpoints(self, reference: str) -> CheckpointPlace:
+        """Where checkpoints are: of a run by its folder or name, in a folder, or at a URL.
+
+        Raises:
+            UserError: nothing of the kind is there.
+        """
+        ...
+
+    def schema(self, setting: str = "") -> Mapping[str, Any]:
+        """JSON Schema of the recipe, with the options of everything that is installed.
+
+        Args:
+            setting: only this one, such as `train.batch_size`; empty: the whole recipe.
+
+        Raises:
+            RecipeError: there is no such setting.
+        """
+        ...
+
+    def evaluate(
+        self,
+        reference: str,
+        evaluators: Sequence[Pick] = (),
+        data: Pick | None = None,
+        overrides: Sequence[str] = (),
+        *,
+        answers: bool = False,
+    ) -> tuple[Evaluation, ...]:
+        """Measure a run or a model.
+
+        Args:
+            reference: as for `open`.
+            evaluators: which; empty: those of the run, or the defaults.
+            data: the rows to measure on; None: the held-out rows of the run.
+            overrides: settings `KEY=VALUE` of its recipe.
+            answers: keep every answer, of evaluators that keep some (`samples`).
+
+        Raises:
+            RecipeError: nothing says which rows.
+            UserError: nothing is there, or it is damaged.
         """
         ...
 

@@ -11,6 +11,7 @@ from finetooth_hooks.entries import Store as StoreEntry
 from finetooth_hooks.errors import PlanError, RecipeError
 from finetooth_saving import cadence
 from finetooth_saving.keeper import Keeping
+from finetooth_saving.names import FOLDER
 from finetooth_saving.retention import MEASURED, Best, mode_of
 from finetooth_toolbox.text.nearest import nearest
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from finetooth_hooks.protocols import Evaluator
 
     from finetooth_core.context import RunContext
-
-FOLDER = "checkpoints"
 
 
 def keeping_of(context: RunContext) -> Keeping:
@@ -190,4 +189,4 @@ def _gates(context: RunContext) -> tuple[dict[str, Any], dict[str, Any]]:
     return threaded, standing
 
 
-__all__ = ["FOLDER", "MEASURED", "best_of", "check_measured", "keeping_of", "not_measured", "store_of"]
+__all__ = ["MEASURED", "best_of", "check_measured", "keeping_of", "not_measured", "store_of"]

@@ -21,13 +21,13 @@ from finetooth_saving.found_checkpoints import (
     read,
     versions,
 )
-from finetooth_saving.names import name_of, newest_first, step_of
+from finetooth_saving.names import FOLDER, name_of, newest_first, step_of
 from finetooth_saving.run_folder import PLAN, RECIPE, RUN, RUNS, found_run, is_begun, is_unused, started_in
 from finetooth_saving.run_state import Resumed
 from finetooth_toolbox.text.nearest import nearest_path
 
 from finetooth_core.checkpoints import comparison
-from finetooth_core.checkpoints.keeping import FOLDER, keeping_of, store_of
+from finetooth_core.checkpoints.keeping import keeping_of, store_of
 
 if TYPE_CHECKING:
     from finetooth_hooks.plan import Plan
@@ -159,13 +159,6 @@ def disk_of(run: Path, *, plugins: Sequence[str] = (), blocked: Sequence[str] = 
             if entry.tier == "disk":
                 return Path(store.place).absolute()
     return None
-
-
-def split(url: str, at: int | None = None) -> tuple[str, int | None]:
-    """The URL of a run and a step, from the URL of the run or of one of its checkpoints."""
-    head, _, last = url.rstrip("/").rpartition("/")
-    step = step_of(last)
-    return (url, at) if step is None else (head, step)
 
 
 def _claims(context: RunContext) -> Iterator[Callable[[str], object] | None]:

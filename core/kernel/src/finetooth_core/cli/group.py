@@ -42,13 +42,8 @@ OWN = (
         "what of a model fits which memory, and which method fits what you have",
     ),
     Own("data", "finetooth_core.cli.data:command", "Train", "see rows as the model will, prepare them, keep the cache"),
-    Own("checkpoint", "finetooth_core.cli.checkpoint:command", "Use", "list, check, compare and remove checkpoints"),
     Own("export", "finetooth_core.cli.export:command", "Use", "write what was trained for another tool"),
     Own("plugins", "finetooth_core.cli.plugins:command", "Extend", "list, explain, check and make plugins"),
-    Own(
-        "schema", "finetooth_core.cli.schema:command", "Extend", "JSON Schema of the recipe, with all installed options"
-    ),
-    Own("completion", "finetooth_core.cli.completion:command", "Extend", "print the completion script of a shell"),
 )
 
 ALSO = {"train": "run"}

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from finetooth_hooks.plan import Decision, MemoryEstimate, Plan
 from finetooth_hooks.reports import DataReport, Evaluation, Outcome, Sample
 from finetooth_rows import left_out
+from finetooth_toolbox.cli.tables import Row, coloured, duration, show, table, value
 from finetooth_toolbox.text.controls import escape_controls
-from finetooth_toolbox.text.measures import short_hashes
 from finetooth_toolbox.text.measures import size as size
 from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -38,50 +36,6 @@ LARGEST = 3
 
 PROMPT_TAIL = 240
 """Characters of a question that are shown, counted from its end: the question stands there."""
-
-NARROW = 60
-"""Columns of a terminal below which a table that does not fit is written as paragraphs."""
-
-Row = Sequence[str]
-
-
-def coloured(console: Console) -> bool:
-    """Whether colour shows: not in a pipe, not on a terminal that has none, and not against the user's will
-    (`NO_COLOR`)."""
-    return console.color_system is not None and not console.no_color
-
-
-def show(console: Console, *parts: RenderableType) -> None:
-    """Print parts with an empty line between them."""
-    for part in parts:
-        console.print(part, soft_wrap=not console.is_terminal)
-        console.print()
-
-
-def table(console: Console, title: str, headers: Row, rows: Iterable[Row], *, numbers: int = 0) -> RenderableType:
-    """A table; aligned lines where the output is no terminal, so that it can be searched and compared. In a terminal
-    where columns would be too narrow for words, each row is a paragraph.
-
-    Args:
-        numbers: how many columns, counted from the second, hold numbers.
-    """
-    lines = [tuple(row) for row in rows]
-    if not console.is_terminal:
-        return Text("\n".join([title, *(f"  {line}" for line in _aligned([tuple(headers), *lines]))]))
-    if console.width < NARROW and max(map(len, _aligned([tuple(headers), *lines]))) > console.width:
-        return Group(Text(title, style="bold"), *(part for line in lines for part in _paragraph(headers, line)))
-    made = Table(header_style="dim", box=None, pad_edge=False)
-    for index, header in enumerate(headers):
-        made.add_column(header, justify="right" if 0 < index <= numbers else "left", overflow="fold")
-    for line in lines:
-        made.add_row(*map(Text, line))
-    return Group(Text(title, style="bold"), made)
-
-
-def _paragraph(headers: Row, row: Row) -> list[RenderableType]:
-    """The first cell of a row, and a line for each other one that says something."""
-    said = [f"{header}: {cell}" for header, cell in zip(headers[1:], row[1:], strict=True) if cell not in ("", "-")]
-    return [Text(row[0]), *(Padding(Text(one), (0, 0, 0, 2), expand=False) for one in said)]
 
 
 def plan_parts(
@@ -293,29 +247,9 @@ def next_steps(outcome: Outcome, folder: Path, commands: Sequence[str]) -> Rende
     return Text("\n".join(lines))
 
 
-def value(decided: Any) -> str:
-    """A decided value as YAML would spell it; of a hash, the first digits."""
-    return short_hashes(decided if isinstance(decided, str) else json.dumps(decided, default=str))
-
-
 def score(number: float, share: bool) -> str:
     """A metric: shares of one as percent."""
     return f"{100 * number:.1f} %" if share else f"{number:.3f}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
-
-
-def _aligned(rows: Sequence[Row]) -> list[str]:
-    """Rows with columns padded to the widest cell; the last one is left ragged."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _tail(text: str) -> str:
@@ -332,6 +266,8 @@ def _one_line(text: str) -> str:
 
 
 __all__ = [
+    "coloured",
+    "value",
     "data_table",
     "duration",
     "memory_table",

@@ -15,11 +15,12 @@ from finetooth_toolbox.text.controls import escape_controls
 from finetooth_core.cli.start_options import StartOptions
 
 if TYPE_CHECKING:
+    from finetooth_hooks.checkpoints import CheckpointPlace
     from finetooth_hooks.context import Opened
     from finetooth_hooks.engine import Engine
     from finetooth_hooks.plan import Pick, Plan
     from finetooth_hooks.protocols import HardwareFacts
-    from finetooth_hooks.reports import DataReport, Outcome
+    from finetooth_hooks.reports import DataReport, Evaluation, Outcome
 
     from finetooth_core.catalog import Catalog
     from finetooth_core.context import RunContext
@@ -170,6 +171,37 @@ class State:
         from finetooth_core.talk import talk_to
 
         return talk_to(reference, lambda recipe: self.session(recipe, overrides, data=False), as_base=as_base)
+
+    def checkpoints(self, reference: str) -> CheckpointPlace:
+        """Where a run, a folder or a URL keeps checkpoints."""
+        from finetooth_saving.places import place_of
+
+        from finetooth_core.checkpoints.resuming import disk_of, open_store
+
+        said = {"plugins": self.start_options.plugins, "blocked": self.start_options.blocked}
+        return place_of(reference, lambda url: open_store(url, **said), lambda run: disk_of(run, **said))
+
+    def schema(self, setting: str = "") -> Mapping[str, Any]:
+        """JSON Schema of the recipe, or of one setting."""
+        from finetooth_core.schema import field_schema, recipe_schema
+
+        return field_schema(self.catalog, setting) if setting else recipe_schema(self.catalog)
+
+    def evaluate(
+        self,
+        reference: str,
+        evaluators: Sequence[Pick] = (),
+        data: Pick | None = None,
+        overrides: Sequence[str] = (),
+        *,
+        answers: bool = False,
+    ) -> tuple[Evaluation, ...]:
+        """Measure a run or a model."""
+        from finetooth_core.evaluating import evaluate
+
+        return evaluate(
+            reference, lambda recipe: self.session(recipe, overrides, data=False), evaluators, data, answers=answers
+        )
 
     def run_folder(self, reference: str) -> Path | None:
         """The folder of the run that a reference means; None if it means none."""

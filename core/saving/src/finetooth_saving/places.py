@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,14 +11,12 @@ from typing import Any
 
 from finetooth_hooks.checkpoints import Store
 from finetooth_hooks.errors import FinetoothError, StoreError, UserError
-from finetooth_saving import quarantine, run_state
-from finetooth_saving.artifact import read_manifest, verify_folder
-from finetooth_saving.names import name_of, newest_first, step_of
-from finetooth_saving.run_folder import found_run, is_begun
 from finetooth_toolbox.files.manifests import MANIFEST, listed_files
 
-from finetooth_core.checkpoints.keeping import FOLDER
-from finetooth_core.checkpoints.resuming import disk_of, open_store, split
+from finetooth_saving import quarantine, run_state
+from finetooth_saving.artifact import read_manifest, verify_folder
+from finetooth_saving.names import FOLDER, name_of, newest_first, split_url, step_of
+from finetooth_saving.run_folder import found_run, is_begun
 
 
 @dataclass(frozen=True)
@@ -129,15 +127,19 @@ class Place:
             raise StoreError(str(self.folder), f"{name} cannot be removed: {error.strerror}") from error
 
 
-def place_of(reference: str, *, plugins: Sequence[str] = (), blocked: Sequence[str] = ()) -> Place:
+def place_of(reference: str, opened: Callable[[str], Store], disk: Callable[[Path], Path | None]) -> Place:
     """A run folder or a run's name under `runs/`, its `checkpoints`, one checkpoint in them, or a URL.
+
+    Args:
+        opened: the store of a URL.
+        disk: the folder where the recipe of a run keeps its checkpoints; None if it does not say.
 
     Raises:
         UserError: there is nothing of the kind.
     """
     if "://" in reference:
-        url, step = split(reference)
-        store = open_store(url, plugins=plugins, blocked=blocked)
+        url, step = split_url(reference)
+        store = opened(url)
         if step is not None and name_of(step) not in (there := newest_first(store.names())):
             action = f"there are: {', '.join(there)}" if there else "check the URL: it is the one in checkpoint.stores"
             raise UserError(f"{url}: there is no {name_of(step)}", action=action)
@@ -149,7 +151,7 @@ def place_of(reference: str, *, plugins: Sequence[str] = (), blocked: Sequence[s
     if (path / FOLDER).is_dir():
         return Place(reference, folder=path / FOLDER)
     if is_begun(path) and step_of(path.name) is None:
-        folder = disk_of(path, plugins=plugins, blocked=blocked)
+        folder = disk(path)
         if folder is not None and folder.is_dir():
             return Place(str(folder), folder=folder)
     if (path / MANIFEST).is_file() or (path.is_dir() and step_of(path.name) is not None):

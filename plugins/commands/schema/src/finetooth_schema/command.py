@@ -8,19 +8,16 @@ import click
 from finetooth_toolbox.cli.streams import json_text
 
 if TYPE_CHECKING:
-    from finetooth_core.cli.state import State
+    from finetooth_hooks.context import CommandContext
 
 
 @click.command("schema")
 @click.option("--field", metavar="KEY", help="Only this setting, such as train.batch_size or adapter.rank.")
 @click.pass_obj
-def command(state: State, field: str | None) -> None:
+def command(commands: CommandContext, field: str | None) -> None:
     """Print the JSON Schema of the recipe, with the options of everything that is installed.
 
     Editors complete and check recipes with it: write it to a file and name that in the recipe's first line,
     "# yaml-language-server: $schema=recipe.schema.json".
     """
-    from finetooth_core.schema import field_schema, recipe_schema
-
-    schema = field_schema(state.catalog, field) if field else recipe_schema(state.catalog)
-    click.echo(json_text(schema))
+    click.echo(json_text(commands.schema(field or "")))

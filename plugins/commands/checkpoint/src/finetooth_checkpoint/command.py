@@ -10,8 +10,7 @@ import click
 from finetooth_hooks.errors import FinetoothError, UserError
 
 if TYPE_CHECKING:
-    from finetooth_core.checkpoints.folders import Place
-    from finetooth_core.cli.state import State
+    from finetooth_hooks.context import CommandContext
 
 
 @click.group("checkpoint")
@@ -27,13 +26,14 @@ def command() -> None:
 @click.argument("place")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def list_(state: State, place: str, as_json: bool) -> int:
+def list_(commands: CommandContext, place: str, as_json: bool) -> int:
     """List the checkpoints of PLACE, newest first, with their metrics."""
+    from finetooth_toolbox.cli.tables import show as print_parts
+    from finetooth_toolbox.cli.tables import table
+    from finetooth_toolbox.text.measures import size as readable
     from rich.console import Console
 
-    from finetooth_core.cli import render
-
-    found = _place(state, place)
+    found = commands.checkpoints(place)
     aside = found.set_aside()
     rows, problems = [], 0
     for name in found.names(none=bool(aside)):
@@ -49,11 +49,11 @@ def list_(state: State, place: str, as_json: bool) -> int:
     cells = []
     for row in rows:
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in sorted(row.get("metrics", {}).items()))
-        size = render.size(row["bytes"]) if "bytes" in row else "-"
+        size = readable(row["bytes"]) if "bytes" in row else "-"
         cells.append([row["name"], size, str(row.get("problem", metrics))])
     console = Console(highlight=False)
     if cells:
-        render.show(console, render.table(console, "Checkpoints", ["name", "size", "metrics"], cells, numbers=1))
+        print_parts(console, table(console, "Checkpoints", ["name", "size", "metrics"], cells, numbers=1))
     else:
         click.echo("no checkpoint counts")
     for name, reason in aside.items():
@@ -65,9 +65,9 @@ def list_(state: State, place: str, as_json: bool) -> int:
 @click.argument("place")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest.")
 @click.pass_obj
-def show(state: State, place: str, as_json: bool) -> int:
+def show(commands: CommandContext, place: str, as_json: bool) -> int:
     """Show one checkpoint: PLACE, or the newest one there."""
-    found = _place(state, place)
+    found = commands.checkpoints(place)
     name = found.names()[0]
     manifest = found.manifest(name)
     if as_json:
@@ -85,9 +85,9 @@ def show(state: State, place: str, as_json: bool) -> int:
 @command.command("verify")
 @click.argument("place")
 @click.pass_obj
-def verify(state: State, place: str) -> int:
+def verify(commands: CommandContext, place: str) -> int:
     """Check every file of every checkpoint of PLACE against its SHA-256."""
-    found = _place(state, place)
+    found = commands.checkpoints(place)
     bad = 0
     for name in found.names():
         problem = found.verify(name)
@@ -100,11 +100,11 @@ def verify(state: State, place: str) -> int:
 @click.argument("first")
 @click.argument("second")
 @click.pass_obj
-def diff(state: State, first: str, second: str) -> int:
+def diff(commands: CommandContext, first: str, second: str) -> int:
     """Compare two checkpoints: which files differ, and what their manifests say. Exit code 1 if they do."""
-    from finetooth_core.checkpoints.folders import difference
+    from finetooth_saving.places import difference
 
-    one, other = _place(state, first), _place(state, second)
+    one, other = commands.checkpoints(first), commands.checkpoints(second)
     found = difference(one.manifest(one.names()[0]), other.manifest(other.names()[0]))
     for line in (*found.files, *found.facts):
         click.echo(line)
@@ -121,7 +121,9 @@ def diff(state: State, first: str, second: str) -> int:
 @click.option("--mode", type=click.Choice(["auto", "min", "max"]), default="auto", show_default=True)
 @click.option("--yes", is_flag=True, help="Remove them; without it they are only named.")
 @click.pass_obj
-def prune(state: State, place: str, keep_last: int, keep_best: int | None, metric: str, mode: str, yes: bool) -> int:
+def prune(
+    commands: CommandContext, place: str, keep_last: int, keep_best: int | None, metric: str, mode: str, yes: bool
+) -> int:
     """Remove all but the newest and the best checkpoints of PLACE.
 
     One that is damaged stays: it may be all there is.
@@ -129,7 +131,7 @@ def prune(state: State, place: str, keep_last: int, keep_best: int | None, metri
     from finetooth_saving.names import name_of, step_of
     from finetooth_saving.retention import Best, mode_of, superfluous
 
-    found = _place(state, place)
+    found = commands.checkpoints(place)
     if found.only:
         raise UserError(f"{place} is one checkpoint", action="give the folder or URL that holds them")
     metrics: dict[int, Mapping[str, float]] = {}
@@ -155,13 +157,6 @@ def prune(state: State, place: str, keep_last: int, keep_best: int | None, metri
     elif not yes:
         click.echo("nothing was removed; add --yes")
     return 0
-
-
-def _place(state: State, reference: str) -> Place:
-    from finetooth_core.checkpoints.folders import place_of
-
-    options = state.start_options
-    return place_of(reference, plugins=options.plugins, blocked=options.blocked)
 
 
 def _summary(manifest: Mapping[str, Any]) -> dict[str, Any]:

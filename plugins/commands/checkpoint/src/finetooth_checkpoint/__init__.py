@@ -1,0 +1,1 @@
+"""`ft checkpoint`: list, check, compare and remove checkpoints."""

@@ -1,0 +1,1 @@
+"""`ft completion`: print the completion script of a shell."""

@@ -1,0 +1,1 @@
+"""`ft eval`: measure runs and models on any rows, side by side."""

@@ -1,0 +1,98 @@
+"""`ft eval`: measure runs and models on any rows, side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from finetooth_hooks.errors import UserError
+
+if TYPE_CHECKING:
+    from finetooth_hooks.context import CommandContext
+    from finetooth_hooks.reports import Evaluation
+
+
+@click.command("eval")
+@click.argument("references", nargs=-1, required=True, metavar="RUN_OR_MODEL...")
+@click.option("--data", metavar="DATA", help="Rows to measure on; default: the held-out rows of each run.")
+@click.option(
+    "--evaluator",
+    "evaluators",
+    multiple=True,
+    metavar="NAME",
+    help="What to measure, a name or JSON with options; may be repeated. Default: what the run measured.",
+)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting of the recipe.")
+@click.option("--answers", type=click.Path(path_type=Path), help="Write every question with its answer to this file.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def command(
+    commands: CommandContext,
+    references: tuple[str, ...],
+    data: str | None,
+    evaluators: tuple[str, ...],
+    overrides: tuple[str, ...],
+    answers: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure each RUN_OR_MODEL: a run by its folder or name, a model's folder, or a hub id.
+
+    All are measured on the same rows when --data names them, and shown side by side.
+    """
+    if answers is not None and answers.exists():
+        raise UserError(f"--answers {answers} exists", action="choose another file")
+    picks = [_pick(text) for text in evaluators]
+    every = answers is not None
+    found = {name: commands.evaluate(name, picks, data, overrides, answers=every) for name in references}
+    if answers is not None:
+        answers.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(found)), "utf-8")
+    if as_json:
+        click.echo(json.dumps({name: [asdict(one) for one in made] for name, made in found.items()}, indent=2))
+        return
+    from finetooth_toolbox.cli.tables import show, table
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    show(console, table(console, "Measured", ("metric", "rows", *references), _cells(found), numbers=1 + len(found)))
+
+
+def _pick(text: str) -> Any:
+    """An evaluator as a recipe names it.
+
+    Raises:
+        UserError: it begins like JSON and is none.
+    """
+    if not text.startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UserError(f"--evaluator {text!r} is no JSON: {error}", action="check quotes and commas") from error
+
+
+def _cells(found: dict[str, tuple[Evaluation, ...]]) -> list[list[str]]:
+    """A row for each metric, a column for each model; a dash where a model was not measured so."""
+    names = dict.fromkeys((one.name, metric) for made in found.values() for one in made for metric in one.metrics)
+    cells = []
+    for evaluator, metric in names:
+        values, rows = [], set()
+        for made in found.values():
+            one = next((one for one in made if one.name == evaluator and metric in one.metrics), None)
+            values.append("-" if one is None else f"{one.metrics[metric]:.4f}")
+            rows |= set() if one is None else {one.rows}
+        cells.append([f"{evaluator} {metric}", "/".join(map(str, sorted(rows))), *values])
+    return cells
+
+
+def _rows(found: dict[str, Sequence[Evaluation]] | dict[str, tuple[Evaluation, ...]]) -> list[dict[str, Any]]:
+    """Every kept answer, with the model that gave it."""
+    return [
+        {"model": name, "evaluator": one.name, **asdict(sample)}
+        for name, made in found.items()
+        for one in made
+        for sample in one.samples
+    ]

@@ -1,0 +1,59 @@
+"""`ft eval` shows what each model measured, side by side, and keeps every answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from finetooth_eval.command import command
+from finetooth_hooks import Evaluation, UserError
+from finetooth_hooks.reports import Sample
+
+
+def evaluation(value: float) -> Evaluation:
+    samples = (Sample("1", "2+2", "4", "4", value), Sample("2", "3+3", "6", "5", 0.0))
+    return Evaluation("exact_match", 0, {"exact_match": value}, samples=samples, rows=2)
+
+
+def ft(*arguments: str) -> tuple[Any, list[Any]]:
+    asked: list[Any] = []
+
+    def evaluate(reference: str, evaluators: Any, data: Any, overrides: Any, *, answers: bool) -> Any:
+        asked.append((reference, evaluators, data, overrides, answers))
+        return (evaluation(0.5 if reference == "a" else 0.75),)
+
+    done = CliRunner().invoke(command, arguments, obj=SimpleNamespace(evaluate=evaluate))
+    return done, asked
+
+
+def test_models_stand_side_by_side() -> None:
+    done, asked = ft("a", "b", "--data", "rows.jsonl", "--set", "train.seed=1")
+    assert [line.split() for line in done.output.splitlines() if "0.5000" in line] == [
+        ["exact_match", "exact_match", "2", "0.5000", "0.7500"]
+    ]
+    assert asked == [(name, [], "rows.jsonl", ("train.seed=1",), False) for name in ("a", "b")]
+
+
+def test_every_answer_is_kept_with_its_model(tmp_path: Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    done, asked = ft("a", "--answers", str(file), "--evaluator", '{"name": "exact_match", "samples": 1}')
+    assert done.exit_code == 0
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(row["model"], row["evaluator"]) for row in rows] == [("a", "exact_match")] * 2
+    assert asked[0][1] == [{"name": "exact_match", "samples": 1}] and asked[0][4]
+
+
+def test_a_file_of_answers_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "answers.jsonl").touch()
+    done, asked = ft("a", "--answers", str(tmp_path / "answers.jsonl"))
+    assert isinstance(done.exception, UserError) and not asked
+
+
+def test_broken_json_is_named() -> None:
+    done, _ = ft("a", "--evaluator", "{name: x}")
+    with pytest.raises(UserError, match="is no JSON"):
+        raise done.exception

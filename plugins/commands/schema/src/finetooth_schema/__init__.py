@@ -1,0 +1,1 @@
+"""`ft schema`: JSON Schema of the recipe."""

@@ -1,0 +1,17 @@
+"""`ft schema`: JSON Schema of the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Command, hookimpl
+
+
+@hookimpl
+def ft_commands() -> Iterator[Command]:
+    yield Command(
+        name="schema",
+        build="finetooth_schema.command:command",
+        summary="JSON Schema of the recipe, with all installed options",
+        section="Extend",
+    )
