@@ -1,6 +1,7 @@
 """For every test: the model hub is not asked, and property tests draw the same examples every time, so that what passed
 passes again; `FT_EXPLORE=1` draws others. And little time goes into looking for cycles among what lives as long as the
-process: the libraries and thousands of collected tests."""
+process: the libraries and thousands of collected tests. What the machine computes with stands at the beginning, and in
+the report of each test that failed."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Generator
+from functools import cache
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -18,6 +21,43 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any library that asks the
 settings.register_profile("repeatable", derandomize=True, deadline=None)  # no clock judges an example
 if not os.environ.get("FT_EXPLORE"):
     settings.load_profile("repeatable")
+
+
+@cache
+def capability() -> str:
+    """What sums are computed with, and so in which order: the CPU, torch, oneDNN and MKL below it, our kernels."""
+    try:
+        import torch
+
+        torch_uses = torch.backends.cpu.get_cpu_capability()
+    except ImportError:
+        torch_uses = "not installed"
+    said = [f"CPU {_widest()}", f"torch {torch_uses}"]
+    for name, variable in (
+        ("oneDNN", "ONEDNN_MAX_CPU_ISA"), ("MKL", "MKL_ENABLE_INSTRUCTIONS"), ("native kernels", "FT_NATIVE_ISA"),
+    ):  # fmt: skip
+        said.append(f"{name} {os.environ.get(variable) or 'not limited'}")
+    return ", ".join(said)
+
+
+def _widest() -> str:
+    """The widest vectors of the CPU, as Linux names them."""
+    about = Path("/proc/cpuinfo")
+    flags = about.read_text(errors="replace").split() if about.is_file() else []
+    known = ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "sve", "asimd")
+    return next((flag for flag in known if flag in flags), "of unknown vectors")
+
+
+def pytest_report_header() -> str:
+    return f"capability: {capability()}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        report.sections.append(("capability", capability()))
+    return report
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

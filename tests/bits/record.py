@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -36,7 +37,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from cases import CASES
-from running import CommandFailed, Found, environment, run_case
+from running import LIMITS, CommandFailed, Found, environment, run_case
 from serving import run_service
 from tiny import write_model, write_rows
 
@@ -122,6 +123,7 @@ def machine() -> dict[str, str]:
             facts["cpu"] = value.strip()
         elif name.strip() in ("flags", "Features"):
             facts["vectors"] = " ".join(sorted(flag for flag in value.split() if flag.startswith(VECTORS)))
+    facts |= {name: os.environ.get(name, "not set") for name in LIMITS}
     facts["threads"] = environment(Path())["OMP_NUM_THREADS"]
     compiler = shutil.which("c++")
     said = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False) if compiler else None

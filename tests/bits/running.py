@@ -18,6 +18,8 @@ from cases import Case
 
 MEASURED = re.compile(r"seconds|_per_second|memory|^mfu$")
 """Values that no two runs share."""
+LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "FT_NATIVE_ISA")
+"""Variables that keep torch, what it calls, and compiled kernels from instructions that the CPU has."""
 LONGEST = 600
 """Seconds that one command may take."""
 
@@ -36,8 +38,9 @@ def ft() -> list[str]:
 
 
 def environment(scratch: Path) -> dict[str, str]:
-    """This one without settings of finetooth's, one thread, no network, and a cache that begins empty."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("FT_")}
+    """This one without settings of finetooth's but what it is compiled for, one thread, no network, and a cache that
+    begins empty."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("FT_") or name in LIMITS}
     fixed = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     return {**kept, **fixed, "FT_CACHE": str(scratch / "cache")}
 

@@ -14,7 +14,10 @@ HEAVY = ("torch", "transformers", "datasets", "mlx", "pydantic", "numpy", "peft"
 WHOLE = {
     "adapters": "a command, an engine's capability, and what a chat holds beside its model",
     "auto": "the recipe's word for a choice left to the plan",
-    "chat": "a command of the core itself",
+    "checkpoint": "a section of the recipe",
+    "completion": "what a row has behind its prompt",
+    "eval": "a split of the data, and the beginning of a metric's name",
+    "schema": "a field of what samples under a JSON schema",
     "device": "a tier of stores",
     "disk": "a tier of stores",
     "engine": "what trains, a part of every run",
@@ -36,6 +39,7 @@ WORDS = {
     "safetensors",  # a format of files
     *WHOLE,
     "calls",
+    "chat",
     "came",
     "console",
     "constant",

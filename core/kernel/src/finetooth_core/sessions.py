@@ -80,6 +80,8 @@ def resume_session(
     Raises:
         UserError: there is no such run, or it left nothing to go on from.
     """
+    from finetooth_saving.names import split_url
+
     from finetooth_core.checkpoints.resuming import Resuming, begun_folder, from_url
     from finetooth_core.recipe import load
 

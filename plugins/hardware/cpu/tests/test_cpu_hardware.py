@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 import pytest
-from finetooth_cpu.hardware import CpuHardware, cpu_flags, total_memory, usable_cores
+from finetooth_cpu.hardware import CpuHardware, cpu_flags, total_memory, usable_cores, usable_flags
 from finetooth_kit import parametrize_with_checks
 
 
@@ -29,6 +29,25 @@ def hardware(*flags: str, cores: int = 2, available: int | None = 2**30) -> CpuH
 def test_precisions_follow_the_instruction_sets(flags: Any, precisions: Any, slow: Any) -> None:
     facts = hardware(*flags).facts()
     assert (facts.precisions, facts.slow_precisions) == (precisions, slow)
+
+
+@pytest.mark.parametrize(
+    ("limit", "kept"),
+    [
+        ("", {"fma", "avx2", "avx512f", "avx512_bf16", "amx_bf16"}),
+        ("all", {"fma", "avx2", "avx512f", "avx512_bf16", "amx_bf16"}),
+        ("AVX512_CORE", {"fma", "avx2", "avx512f"}),
+        ("avx2", {"fma", "avx2"}),
+    ],
+)
+def test_what_torch_is_told_to_leave_alone_does_not_count(
+    limit: str, kept: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = frozenset({"fma", "avx2", "avx512f", "avx512_bf16", "amx_bf16"})
+    monkeypatch.setattr("finetooth_cpu.hardware.cpu_flags", lambda: every)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert usable_flags() == kept
+    assert ("bf16" in CpuHardware().facts().precisions) is ("avx512_bf16" in kept)
 
 
 def test_label_names_cores_and_what_matters() -> None:

@@ -6,15 +6,18 @@ The sources are replaced by functions that do nothing, which compile at once.
 from __future__ import annotations
 
 import os
+import platform
 import stat
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
-from finetooth_native import build
+from finetooth_hooks import Context, NoOptions, PlanError
+from finetooth_native import build, provider
 from finetooth_native.library import _SIGNATURES
 
 pytestmark = pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="no native kernels on this platform")
@@ -43,6 +46,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], None]
     monkeypatch.setattr(build, "SOURCES", sources)
     monkeypatch.setenv("FT_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv(build.SWITCH, raising=False)
+    monkeypatch.delenv(build.NARROW, raising=False)
     monkeypatch.setattr(build, "_outcome", None)
     return lambda: setattr(build, "_outcome", None)
 
@@ -187,6 +191,51 @@ def test_switched_off(
     monkeypatch.setenv("FT_NATIVE", word)
     assert build.library() is None and calls() == 0
     assert build.available().reason == f"native kernels are off: FT_NATIVE is {word}"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="for x86-64")
+def test_narrower_than_the_cpu(
+    fresh: Callable[[], None], calls: Callable[[], int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another file, compiled by other flags; the plan says so."""
+    assert build.library() is not None
+    fresh()
+    monkeypatch.setenv("FT_NATIVE_ISA", "generic")
+    assert build.library() is not None
+    assert "for generic (FT_NATIVE_ISA)" in build.available().reason
+    assert calls() == 2 and len(kept()) == 2
+    assert "-march=x86-64 " in (tmp_path / "calls").read_text()
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "name", "said"),
+    [
+        ("x86_64", "avx2 bmi2 fma", "avx3", "FT_NATIVE_ISA is 'avx3', which is none of generic, avx2, avx512"),
+        ("x86_64", "avx2 bmi2", "avx2", "FT_NATIVE_ISA is avx2, which needs fma of the CPU"),
+        ("aarch64", "asimd", "avx2", "FT_NATIVE_ISA is avx2, which is for x86-64, and this is aarch64"),
+    ],
+)
+def test_what_the_cpu_cannot_do_is_refused(
+    machine: str, flags: str, name: str, said: str, fresh: Callable[[], None], calls: Callable[[], int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(build.platform, "machine", lambda: machine)
+    monkeypatch.setattr(build, "_processor", lambda: f"{machine} {flags}")
+    monkeypatch.setenv("FT_NATIVE_ISA", name)
+    assert build.library() is None and build.available().reason.endswith(said) and calls() == 0
+    with pytest.raises(PlanError) as refused:
+        provider.build(NoOptions(), cast(Context, None))
+    assert str(refused.value).startswith(said) and "\n" not in str(refused.value)
+
+
+def test_where_there_is_a_compiler_the_sources_compile() -> None:
+    """Tests of compiled kernels skip where there are none."""
+    try:
+        build._compiler()
+    except build._Unavailable as why:
+        pytest.skip(str(why))
+    answer = build.available()
+    assert answer.available or f"{build.SWITCH} is " in answer.reason, answer.reason
 
 
 def test_no_compiler(fresh: Callable[[], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -23,6 +23,10 @@ WIDEST = (("avx512f", "avx512"), ("avx2", "avx2"), ("asimd", "neon"))
 """The widest vectors of a CPU by the flag that says so, and what kernels for them are called."""
 
 
+BEYOND = {"AVX2": ("avx512", "amx"), "AVX512_CORE": ("avx512_bf16", "avx512_fp16", "amx")}
+"""What oneDNN, which multiplies for torch, leaves alone where `ONEDNN_MAX_CPU_ISA` says so: beginnings of flags."""
+
+
 def build(options: NoOptions, context: Context) -> CpuHardware:
     """The host CPU."""
     del options, context
@@ -46,7 +50,7 @@ class CpuHardware:
         cores: Callable[[], int] | None = None,
         available: Callable[[], int | None] | None = None,
     ) -> None:
-        self._flags, self._memory, self._cores = flags or cpu_flags, memory or total_memory, cores or usable_cores
+        self._flags, self._memory, self._cores = flags or usable_flags, memory or total_memory, cores or usable_cores
         self._available = available or available_memory
 
     def missing(self) -> str:
@@ -70,6 +74,12 @@ class CpuHardware:
             precisions=(*(("bf16",) if bf16 else ()), "fp32", *(("fp16",) if fp16 else ())),
             slow_precisions=(*(() if bf16 else ("bf16",)), *(() if fp16 else ("fp16",))),
         )
+
+
+def usable_flags() -> frozenset[str]:
+    """Those of `cpu_flags` that products may use."""
+    beyond = BEYOND.get(os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper(), ())
+    return frozenset(flag for flag in cpu_flags() if not flag.startswith(beyond))
 
 
 def cpu_flags() -> frozenset[str]:

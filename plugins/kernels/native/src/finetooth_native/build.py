@@ -36,10 +36,23 @@ from torch import Tensor
 
 from finetooth_native.library import ALONE_UP_TO, Library, readable
 
-__all__ = ["COMPILED", "SWITCH", "available", "library", "library_for"]
+__all__ = ["COMPILED", "NARROW", "NARROWER", "SWITCH", "available", "library", "library_for", "wrong_isa"]
 
 SWITCH = "FT_NATIVE"
 """Set to 0, this variable turns the compiled kernels off."""
+
+NARROW = "FT_NATIVE_ISA"
+"""Set to a name in `NARROWER`, this variable compiles for CPUs that can do less than this one."""
+
+NARROWER = {
+    "generic": (("-march=x86-64",), frozenset()),
+    # tuned for CPUs that end there, where compilers fuse fewer products with sums
+    "avx2": (("-march=haswell", "-mtune=znver2"), frozenset({"avx2", "bmi2", "fma"})),
+    "avx512": (
+        ("-march=skylake-avx512",), frozenset({"avx512bw", "avx512dq", "avx512f", "avx512vl", "bmi2", "fma"}),
+    ),
+}  # fmt: skip
+"""The compiler's flags by name, and the processor's flags that such code needs."""
 
 VARIABLE = "FT_CACHE"
 """The folder where finetooth keeps what it can make again."""
@@ -141,18 +154,22 @@ def _build_outcome() -> _Outcome:
         return _Outcome(None, f"native kernels are off: {SWITCH} is {os.environ[SWITCH]}")
     if sys.platform not in ("linux", "darwin"):
         return _Outcome(None, f"native kernels are for Linux and macOS, this is {sys.platform}")
+    if wrong := wrong_isa():
+        raise _Unavailable(f"native kernels cannot be compiled: {wrong}")
     compiler = _compiler()
     runtime = _openmp_library()
     threads = _thread_flags(compiler, runtime)
     name = f"{_key(compiler, threads, runtime)}.so"
+    narrow = os.environ.get(NARROW)
+    made = f"compiled by {compiler.version}{f' for {narrow} ({NARROW})' if narrow else ''}"
     try:
         folder = _cache_folder()
     except _Unavailable as why:  # still worth compiling, for this process alone
         with tempfile.TemporaryDirectory(prefix="finetooth-native-") as scratch:
             path = Path(scratch) / name
             _compile(compiler, threads, runtime, path)
-            return _Outcome(_loaded(path), f"compiled by {compiler.version}, for this process only: {why}")
-    path, reason = folder / name, f"compiled by {compiler.version}, kept in {folder}"
+            return _Outcome(_loaded(path), f"{made}, for this process only: {why}")
+    path, reason = folder / name, f"{made}, kept in {folder}"
     if _is_private(path, stat.S_ISREG):
         with suppress(_Unavailable):  # a damaged file is made again
             kernels = _loaded(path)
@@ -226,15 +243,30 @@ def _thread_flags(compiler: _Compiler, runtime: Path | None) -> tuple[str, ...]:
     return ("-fopenmp",) if asked.returncode == 0 else ()
 
 
+def wrong_isa() -> str:
+    """What is wrong with `FT_NATIVE_ISA`, in one line; empty where nothing is."""
+    name = os.environ.get(NARROW, "")
+    if not name:
+        return ""
+    if name not in NARROWER:
+        return f"{NARROW} is {name!r}, which is none of {', '.join(NARROWER)}"
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return f"{NARROW} is {name}, which is for x86-64, and this is {platform.machine()}"
+    lacking = NARROWER[name][1].difference(_processor().split())
+    return f"{NARROW} is {name}, which needs {', '.join(sorted(lacking))} of the CPU" if lacking else ""
+
+
 def _flags() -> tuple[str, ...]:
-    """How every source is compiled. Not `-ffast-math`: NaN and infinity must come through."""
+    """How every source is compiled. Not `-ffast-math`: NaN and infinity must come through. What is fused, the sources
+    say themselves."""
+    narrow = os.environ.get(NARROW)
     cpu = ["-mcpu=native"]
     if platform.machine() not in ("arm64", "aarch64"):
         # compilers would use half of the widest registers, which our products fill anyway
-        cpu = ["-march=native", "-mprefer-vector-width=512"]
+        cpu = [*(NARROWER[narrow][0] if narrow else ["-march=native"]), "-mprefer-vector-width=512"]
     return (
         *cpu, "-std=c++17", "-fPIC", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math",
-        "-ffp-contract=fast", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti",
+        "-ffp-contract=off", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti",
     )  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 reads it.
 
 A number does not depend on how many rows there are: what a row gets alone it gets among others, bit for bit. So it is
-where runs of rows have second products of their own (see `finetooth_kernels.runs`).
+where runs of rows have second products of their own (see `finetooth_kernels.runs`). A library's products have no part
+in it: how they sum depends on the number of rows.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from finetooth_native.packed_weight import PackedWeight, pack_weight
 __all__ = ["MOST_ROWS", "FewRows"]
 
 MOST_ROWS = 1024
-"""From more rows than this on the plain product is as fast, though the weight has to be made again for it."""
+"""From more rows than this on `mm` is as fast, though the weight has to be made again for it. Where `mm` is torch's
+product, this kernel is as fast for any number of rows, and takes so many at a time: they stay in a cache."""
 
 
 class FewRows:
@@ -71,10 +73,25 @@ class FewRows:
             return self._by_run(x_nd, base_no, own[0].contiguous(), own[1], dtype)
         if x_nd.shape[0] <= MOST_ROWS:
             return self._few(x_nd, base_no, () if more is None else _every_row(more[0].contiguous(), more[1]), dtype)
+        if not self._library.multiplies_fast(x_nd.dtype):
+            return self._in_parts(x_nd, base_no, more)
         added = None if more is None else (more[0], more[1]._unpacked().t())
         out = None if dtype is None else x_nd.new_empty((x_nd.shape[0], self.outputs), dtype=dtype)
         return mm(
             x_nd, self._unpacked().t(), more=added, bias_o=self._bias, base_no=base_no, out=out, compiled=COMPILED
+        )
+
+    def _in_parts(self, x_nd: Tensor, base_no: Tensor | None, more: tuple[Tensor, FewRows] | None) -> Tensor:
+        bounds = [slice(start, start + MOST_ROWS) for start in range(0, x_nd.shape[0], MOST_ROWS)]
+        return torch.cat(
+            [
+                self(
+                    x_nd[rows],
+                    base_no=None if base_no is None else base_no[rows],
+                    more=None if more is None else (more[0][rows], more[1]),
+                )
+                for rows in bounds
+            ]
         )
 
     def _few(

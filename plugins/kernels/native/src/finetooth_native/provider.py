@@ -11,10 +11,16 @@ from finetooth_hooks.protocols import Kernel
 
 
 def build(options: NoOptions, context: Context) -> Kernel:
-    """The compiled kernels, which are compiled now if they were never on this machine."""
-    from finetooth_native import operations
-    from finetooth_native.build import available
+    """The compiled kernels, which are compiled now if they were never on this machine.
 
+    Raises:
+        PlanError: `FT_NATIVE_ISA` names what this machine cannot run.
+    """
+    from finetooth_native import operations
+    from finetooth_native.build import NARROW, NARROWER, available, wrong_isa
+
+    if wrong := wrong_isa():
+        raise PlanError(wrong, action=f"set {NARROW} to one of {', '.join(NARROWER)} that the CPU can do, or unset it")
     answer = available()
     missing = "" if answer.available else answer.reason
     return Kernel(

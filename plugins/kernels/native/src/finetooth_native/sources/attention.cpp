@@ -34,7 +34,7 @@ struct Floats {
     static constexpr int64_t EACH = 1;
     static constexpr int64_t ROWS = TILE, COLUMNS = LANES;  // what rows and columns are multiples of
     struct Ready {};
-    static Vec add(Vec sum, Unit a, const Unit* b) { return sum + a * load(b); }
+    static Vec add(Vec sum, Unit a, const Unit* b) { return fused(all(a), load(b), sum); }
     template <class T>
     static Unit pack(const T* a, const T*) { return widened(*a); }
     static void round(Vec values, Unit* to) { store(to, values); }
@@ -449,7 +449,7 @@ void Attention<C, T>::forward_unit(const Unit& unit, T* out, float* lse, std::ve
                 }
             }
             divisors[r] = folded(total);
-            lse[(unit.kv_head * group + r / count) * shape_.rows + start + q] = highest * scale_ + std::log(divisors[r]);
+            lse[(unit.kv_head * group + r / count) * shape_.rows + start + q] = fused(highest, scale_, std::log(divisors[r]));
         }
         bool add = false;
         for (const Run& run : runs)
@@ -555,7 +555,7 @@ struct Attention<C, T>::Room {
                 FT_UNROLL for (int e = 0; e < C::EACH; ++e) {
                     const int64_t r = first + e, at = r * CHUNK + c;
                     if (c < can_see[e]) {
-                        weight[e] = leading(exponential(load(scores + at) * of.scale_ - lse[r]), can_see[e] - c, 0.0f);
+                        weight[e] = leading(exponential(fused(load(scores + at), all(of.scale_), all(-lse[r]))), can_see[e] - c, 0.0f);
                         d_score[e] = leading(weight[e] * (load(d_weights + at) - delta[r]), can_see[e] - c, 0.0f);
                     }
                     C::round(d_score[e], d_scores + at / C::EACH);
@@ -645,7 +645,7 @@ bool Attention<C, T>::backward(const T* out, const float* lse, const T* grad, T*
         for (int64_t h = 0; h < heads; ++h) {
             const T *o = out + (row * heads + h) * size, *g = grad + (row * heads + h) * size;
             Vec total{};
-            for (int64_t d = 0; d < size; d += LANES) total += load(o + d) * load(g + d);
+            for (int64_t d = 0; d < size; d += LANES) total = fused(load(o + d), load(g + d), total);
             delta_[h * shape_.rows + row] = folded(total);
         }
     std::vector<Unit> own, above;

@@ -45,7 +45,7 @@ FT_INLINE void meet(const float* queries, const T* key, int64_t size, Vec (&sums
     for (int64_t d = 0; d < size; d += LANES) {
         const Vec part = load(key + d);
 #pragma GCC unroll 4
-        for (int h = 0; h < HEADS; ++h) sums[h] += load(queries + h * size + d) * part;
+        for (int h = 0; h < HEADS; ++h) sums[h] = fused(load(queries + h * size + d), part, sums[h]);
     }
 }
 
@@ -87,7 +87,7 @@ FT_INLINE void weigh(const float* weights, int64_t stride, const Span<T>& span, 
         for (int h = 0; h < HEADS; ++h) {
             const Vec weight = all(weights[h * stride + c]);
 #pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; ++v) sums[h][v] += weight * parts[v];
+            for (int v = 0; v < VECTORS; ++v) sums[h][v] = fused(weight, parts[v], sums[h][v]);
         }
     }
 }

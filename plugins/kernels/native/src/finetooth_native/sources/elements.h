@@ -39,17 +39,17 @@ FT_INLINE float float_of(uint32_t bits) {
 // (1.9e-9); 2^n goes into the exponent bits. Adding and taking away 1.5 * 2^23 rounds to a whole number and leaves that
 // number in the lowest bits, without a conversion that NaN would make undefined.
 FT_INLINE float exp_of_negative(float x) {
-    const float shifted = x * 1.44269504f + 12582912.0f;
+    const float shifted = fused(x, 1.44269504f, 12582912.0f);
     const float n = shifted - 12582912.0f;
-    float r = x - n * 0.693359375f;  // ln 2 in two parts; the first has few bits, so n times it is exact
-    r = r + n * 2.12194440e-4f;
+    float r = fused(n, -0.693359375f, x);  // ln 2 in two parts; the first has few bits, so n times it is exact
+    r = fused(n, 2.12194440e-4f, r);
     float p = 0.00138367934f;
-    p = p * r + 0.00837485678f;
-    p = p * r + 0.0416682288f;
-    p = p * r + 0.166664198f;
-    p = p * r + 0.499999911f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
+    p = fused(p, r, 0.00837485678f);
+    p = fused(p, r, 0.0416682288f);
+    p = fused(p, r, 0.166664198f);
+    p = fused(p, r, 0.499999911f);
+    p = fused(p, r, 1.0f);
+    p = fused(p, r, 1.0f);
     const float power = float_of((bits_of(shifted) + 127u) << 23);
     const float product = p * power;
     return x < -87.33654f ? 0.0f : product;
@@ -78,16 +78,16 @@ struct Normal {
 FT_INLINE Normal normal(float x) {
     const float z = __builtin_fabsf(x) * 0.707106781f;
     const float e = exp_of_negative(-0.5f * x * x);
-    const float t = 1.0f / (1.0f + 0.4f * z);
+    const float t = 1.0f / fused(0.4f, z, 1.0f);
     float p = 0.0416132957f;
-    p = p * t - 0.142083749f;
-    p = p * t + 0.0876612216f;
-    p = p * t + 0.0837283283f;
-    p = p * t + 0.0827063054f;
-    p = p * t + 0.192126498f;
-    p = p * t + 0.202214241f;
-    p = p * t + 0.226396978f;
-    p = p * t + 0.225636959f;
+    p = fused(p, t, -0.142083749f);
+    p = fused(p, t, 0.0876612216f);
+    p = fused(p, t, 0.0837283283f);
+    p = fused(p, t, 0.0827063054f);
+    p = fused(p, t, 0.192126498f);
+    p = fused(p, t, 0.202214241f);
+    p = fused(p, t, 0.226396978f);
+    p = fused(p, t, 0.225636959f);
     const float tail = 0.5f * e * t * p;
     return Normal{x < 0.0f ? tail : 1.0f - tail, e * 0.398942280f};
 }

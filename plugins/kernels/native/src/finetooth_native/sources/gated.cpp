@@ -24,13 +24,13 @@ struct Silu {
 
 // x (1 + tanh u) / 2 = x s(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3) (Hendrycks and Gimpel, 2016, arXiv:1606.08415).
 struct GeluTanh {
-    static FT_INLINE float twice_u(float x) { return 1.59576912f * (x + 0.044715f * x * x * x); }
+    static FT_INLINE float twice_u(float x) { return 1.59576912f * fused(0.044715f * x * x, x, x); }
     static FT_INLINE float value(float x) { return x * sigmoid(twice_u(x)).value; }
     static FT_INLINE Curve curve(float x) {
         const Sigmoid s = sigmoid(twice_u(x));
-        const float inner = 1.59576912f * (1.0f + 0.134145f * x * x);
+        const float inner = 1.59576912f * fused(0.134145f * x, x, 1.0f);
         // 0 before `inner`, which may be beyond float32, wherever the curve is straight
-        return Curve{x * s.value, s.value + x * (s.value * s.complement) * inner};
+        return Curve{x * s.value, fused(x * (s.value * s.complement), inner, s.value)};
     }
 };
 
@@ -39,7 +39,7 @@ struct Gelu {
     static FT_INLINE float value(float x) { return x * normal(x).cumulative; }
     static FT_INLINE Curve curve(float x) {
         const Normal n = normal(x);
-        return Curve{x * n.cumulative, n.cumulative + x * n.density};
+        return Curve{x * n.cumulative, fused(x, n.density, n.cumulative)};
     }
 };
 

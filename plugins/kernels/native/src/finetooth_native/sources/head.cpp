@@ -59,7 +59,7 @@ __attribute__((noinline)) void sum_part(const float* shifted, int64_t count, flo
         const float e = exp_of_negative(shifted[v]);
         part += e;
         // an entry switched off (-inf) adds 0, not 0 * inf
-        if (ENTROPY) weighted += e * (shifted[v] < -1000.0f ? -1000.0f : shifted[v]);
+        if (ENTROPY) weighted = fused(e, shifted[v] < -1000.0f ? -1000.0f : shifted[v], weighted);
     }
     *sum = part;
     *of_logits = weighted;
@@ -71,7 +71,7 @@ void sums(const T* row, int64_t vocabulary, float slope, float top, double* tota
     for (int64_t start = 0; start < vocabulary; start += PART) {
         const int64_t count = std::min(PART, vocabulary - start);
 #pragma omp simd
-        for (int64_t v = 0; v < count; ++v) shifted[v] = widened(row[start + v]) * slope - top;
+        for (int64_t v = 0; v < count; ++v) shifted[v] = fused(widened(row[start + v]), slope, -top);
         float part, of_logits;
         sum_part<ENTROPY>(shifted, count, &part, &of_logits);
         *total += part;
@@ -90,10 +90,10 @@ void replace(T* row, int64_t vocabulary, int64_t wanted, float slope, float top,
         Gradient part[PART];
 #pragma omp simd
         for (int64_t v = 0; v < count; ++v)
-            part[v] = narrowed<Gradient>(-exp_of_negative(widened(row[start + v]) * slope - top) * inverse);
+            part[v] = narrowed<Gradient>(-exp_of_negative(fused(widened(row[start + v]), slope, -top)) * inverse);
         std::memcpy(to + start * sizeof(Gradient), part, count * sizeof(Gradient));
     }
-    const Gradient at_target = narrowed<Gradient>(1.0f - exp_of_negative(target - top) * inverse);
+    const Gradient at_target = narrowed<Gradient>(fused(-exp_of_negative(target - top), inverse, 1.0f));
     std::memcpy(to + wanted * sizeof(Gradient), &at_target, sizeof(Gradient));
 }
 
@@ -115,7 +115,7 @@ void score(T* logits, int64_t rows, int64_t vocabulary, Targets targets, Scores 
             out.log_normalizer[n] = normalizer;
             const int64_t* wanted = targets.ids + n * targets.each;
             for (int64_t k = 0; k < targets.each; ++k)
-                out.logprobs[n * targets.each + k] = static_cast<float>(widened(row[wanted[k]]) * slope - top - log_total);
+                out.logprobs[n * targets.each + k] = static_cast<float>(fused(widened(row[wanted[k]]), slope, -top) - log_total);
             if (out.entropy != nullptr) out.entropy[n] = static_cast<float>(log_total - weighted / total);
             if (!gradient) continue;
             replace<T, Gradient>(row, vocabulary, wanted[0], slope, top, static_cast<float>(1.0 / total));

@@ -63,8 +63,8 @@ FT_INLINE void multiply(Left<T> left, const T* panel, int64_t inputs, Vec (&sums
 #pragma GCC unroll 16
         for (int r = 0; r < ROWS; ++r) {
             const Vec value = all(widened(x[r * left.row]));
-            sums[r][0] += value * first;
-            if constexpr (HALVES > 1) sums[r][1] += value * second;
+            sums[r][0] = fused(value, first, sums[r][0]);
+            if constexpr (HALVES > 1) sums[r][1] = fused(value, second, sums[r][1]);
         }
     }
 }

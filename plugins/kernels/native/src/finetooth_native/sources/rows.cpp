@@ -16,7 +16,7 @@ float inverse_root(const T* __restrict x, int64_t width, float eps) {
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = 0; i < width; ++i) {
         const float value = widened(x[i]);
-        sum += value * value;
+        sum = fused(value, value, sum);
     }
     return 1.0f / __builtin_sqrtf(sum / static_cast<float>(width) + eps);
 }
@@ -48,14 +48,13 @@ void row_backward(const U* __restrict grad, const T* __restrict beside, const T*
                   const U* __restrict weight, T* __restrict d_x, int64_t width, float inverse) {
     float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < width; ++i) sum += widened(grad[i]) * widened(weight[i]) * (widened(x[i]) * inverse);
+    for (int64_t i = 0; i < width; ++i)
+        sum = fused(widened(grad[i]) * widened(weight[i]), widened(x[i]) * inverse, sum);
     const float mean = sum / static_cast<float>(width);
 #pragma omp simd
     for (int64_t i = 0; i < width; ++i) {
-        const float scaled = widened(grad[i]) * widened(weight[i]);
-        float value = (scaled - widened(x[i]) * inverse * mean) * inverse;
-        if (ADD) value += widened(beside[i]);
-        d_x[i] = narrowed<T>(value);
+        const float value = fused(widened(grad[i]), widened(weight[i]), -(widened(x[i]) * inverse * mean));
+        d_x[i] = narrowed<T>(ADD ? fused(value, inverse, widened(beside[i])) : value * inverse);
     }
 }
 
@@ -89,7 +88,7 @@ void weight_backward(const U* grad, const T* x, const float* inverse, float* par
                 const T* __restrict value = x + n * width;
                 const float r = inverse[n];
 #pragma omp simd
-                for (int64_t i = 0; i < width; ++i) sum[i] += widened(value[i]) * r * widened(g[i]);
+                for (int64_t i = 0; i < width; ++i) sum[i] = fused(widened(value[i]) * r, widened(g[i]), sum[i]);
             }
         }
     });
@@ -117,8 +116,8 @@ void rotate_rows(const T* x, const float* cosine, const float* sine, T* out, int
 #pragma omp simd
                 for (int64_t i = 0; i < half; ++i) {
                     const float a = widened(in[i]), b = widened(in[half + i]), angle_sine = sign * s[i];
-                    turned[i] = narrowed<T>(a * c[i] - b * angle_sine);
-                    turned[half + i] = narrowed<T>(b * c[i] + a * angle_sine);
+                    turned[i] = narrowed<T>(fused(a, c[i], -(b * angle_sine)));
+                    turned[half + i] = narrowed<T>(fused(b, c[i], a * angle_sine));
                 }
                 std::memcpy(turned + 2 * half, in + 2 * half, (size - 2 * half) * sizeof(T));
             }

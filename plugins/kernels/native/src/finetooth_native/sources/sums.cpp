@@ -12,8 +12,8 @@ void scaled(const From* from, To* to, float factor, int64_t count, int threads) 
         To* __restrict y = to;
 #pragma omp simd
         for (int64_t i = first; i < last; ++i) {
-            const float part = widened(x[i]) * factor;
-            y[i] = narrowed<To>(ADD ? widened(y[i]) + part : part);
+            const float value = widened(x[i]);
+            y[i] = narrowed<To>(ADD ? fused(value, factor, widened(y[i])) : value * factor);
         }
     });
 }

@@ -6,8 +6,10 @@
 #include <cstdlib>
 #include <cstring>
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(__FMA__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace ft {
@@ -32,6 +34,28 @@ struct BFloat16 {
 inline Vec load(const float* at) { return *reinterpret_cast<const VecUnaligned*>(at); }
 inline void store(float* at, Vec value) { *reinterpret_cast<VecUnaligned*>(at) = value; }
 inline Vec all(float value) { return value - Vec{}; }  // x - 0 is x, which compilers know; -0 + 0 is not -0
+
+// a b + c, rounded once where the machine has an instruction for it. Said wherever it is meant, and compilers fuse
+// nothing else (-ffp-contract=off): by their own lights they fuse in one copy of a loop and not in another, and what is
+// computed with rows beside it would have other bits than what is computed alone.
+inline float fused(float a, float b, float c) {
+#if defined(__FMA__) || defined(__aarch64__)
+    return __builtin_fmaf(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+inline Vec fused(Vec a, Vec b, Vec c) {
+#if defined(__AVX512F__)
+    return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+    return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+    return (Vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
 
 inline float widened(float value) { return value; }
 inline float widened(BFloat16 value) {
@@ -113,17 +137,13 @@ inline float largest(Vec value) {
 // exp to 2 ulp for x <= 88, at least exp(-87); NaN stays NaN. 2^n e^r with |r| <= ln2 / 2, e^r by its series.
 inline Vec exponential(Vec x) {
     x = x < -87.0f ? all(-87.0f) : x;
-    const Vec shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the sum's low bits are round(x log2 e)
+    const Vec shifted = fused(x, all(1.44269504f), all(12582912.0f));  // 1.5 * 2^23: low bits are round(x log2 e)
     const Vec n = shifted - 12582912.0f;
-    const Vec r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
+    const Vec r = fused(n, all(-1.42860677e-6f), fused(n, all(-0.693145752f), x));
+    constexpr float SERIES[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
     Vec p = all(1.0f / 5040);
-    p = p * r + 1.0f / 720;
-    p = p * r + 1.0f / 120;
-    p = p * r + 1.0f / 24;
-    p = p * r + 1.0f / 6;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
+#pragma GCC unroll 7
+    for (const float next : SERIES) p = fused(p, r, all(next));
     const Ints power = ((Ints)shifted + (127 - 0x4b400000)) << 23;
     return p * (Vec)power;
 }
