@@ -194,6 +194,11 @@ class Account:
         return iter(self.lines)
 
 
+def name_of(pick: Any) -> str:
+    """The name of a pick, which stands alone or in a mapping with its options; empty if there is none."""
+    return str(pick.get("name", "")) if isinstance(pick, Mapping) else str(pick or "")
+
+
 def flattened(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Keys of mappings inside mappings as `a.b`; each is one key of an account then. Lists stay."""
     made: dict[str, Any] = {}
@@ -216,4 +221,4 @@ def number(value: Any) -> Any:
     return value
 
 
-__all__ = ["COMPUTED", "Account", "Line", "Outcome", "TAKEN", "flattened", "number", "says_nothing"]
+__all__ = ["COMPUTED", "Account", "Line", "Outcome", "TAKEN", "flattened", "name_of", "number", "says_nothing"]

@@ -20,6 +20,7 @@ from finetooth_importer.tools import (
     llamafactory,
     mlxlm,
     mudpuppy,
+    rows,
     torchtune,
     trl,
     unsloth,
@@ -340,10 +341,11 @@ def _loaded(node: ast.expr, names: Mapping[str, ast.expr]) -> dict[str, Any]:
             found["dataset_config"] = _value(keyword.value, names)
         if keyword.arg == "data_files":
             files = _value(keyword.value, names)
-            found["dataset_name"] = files
-            if isinstance(files, dict):  # by split
-                named = {str(name): one for name, one in files.items()}
-                found["dataset_name"] = named.get(str(split or "train"), next(iter(named.values()), _UNKNOWN))
+            paths = [] if files is _UNKNOWN or not words else rows.named(str(words[0]), files, str(split or "train"))
+            if paths:
+                found["dataset_name"] = paths if len(paths) > 1 else paths[0]
+            else:
+                found["data_files"] = files
     if isinstance(split, str):
         found["dataset_train_split"] = split
     return found

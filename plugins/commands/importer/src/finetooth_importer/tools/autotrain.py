@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_importer.account import Account, number
-from finetooth_importer.tools import shared
-from finetooth_importer.tools.axolotl import TEMPLATES
+from finetooth_importer.tools import rows, shared
+from finetooth_importer.tools.axolotl_datasets import TEMPLATES
 
 TRAINERS: Mapping[str, str] = {
     "sft": "sft",
@@ -172,11 +172,11 @@ def _data(account: Account, method: str) -> None:
         if not path or not split:
             account.passes(key, "no rows are held out")
             continue
-        source = shared.source(path, **options)
+        source = rows.source(path, **options)
         if source["name"] == "datasets":
             source["split"] = split
         if path.startswith((".", "/", "~", "data")) and not FILE.search(path):
-            source = shared.source(_file(path, str(split)), **options)
+            source = rows.source(_file(path, str(split)), **options)
         account.set(setting, source)
         account.covered(key, setting)
     account.covered("data_path", "data.train")

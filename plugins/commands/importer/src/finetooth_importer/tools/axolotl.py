@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from finetooth_importer.account import Account, number, says_nothing
-from finetooth_importer.tools import axolotl_alpaca, rollouts, shared
-from finetooth_importer.tools.axolotl_keys import ATTENTION, COMPARED, NO_EFFECT, REFUSED, UNTAKEN, plain_chat
+from finetooth_importer.account import Account, name_of, number
+from finetooth_importer.tools import axolotl_datasets, rollouts, shared
+from finetooth_importer.tools.axolotl_keys import ATTENTION, NO_EFFECT, REFUSED
 
 METHODS: Mapping[str, str] = {
     "dpo": "dpo",
@@ -18,31 +18,6 @@ METHODS: Mapping[str, str] = {
     "simpo": "simpo",
     "grpo": "grpo",
     "gdpo": "grpo",
-}
-
-TEMPLATES: Mapping[str, str] = {
-    "chatml": "chatml",
-    "llama3": "llama3",
-    "gemma": "gemma",
-    "gemma3": "gemma",
-    "alpaca": "alpaca",
-    "phi_3": "phi3",
-    "phi_4": "phi4",
-    "qwen_25": "qwen",
-    "qwen2_vl": "qwen",
-    "qwen3": "qwen3",
-    "qwen3_5": "qwen3_5",
-    "cohere": "cohere2",
-    "command_a": "cohere2",
-    "gemma3n": "gemma",
-    "qwen3_instruct": "qwen3_instruct",
-    "deepseek_v3_1": "deepseek_v3_1",
-    "mistral_v7_tekken": "mistral",
-    "mistral_v3_tekken": "mistral",
-    "mistral_v2v3": "mistral",
-    "mistral_v1": "mistral",
-    "deepseek_v2": "deepseek_v3",
-    "deepseek_v3": "deepseek_v3",
 }
 
 
@@ -57,7 +32,7 @@ def read(account: Account) -> None:
     """Take the keys of an axolotl configuration."""
     _model(account)
     _method(account)
-    _data(account)
+    axolotl_datasets.read(account, name_of(account.recipe.get("method")))
     _adapter(account)
     account.take("sequence_len", "train.max_length", int)
     account.default("sequence_len", "train.max_length", 512)
@@ -168,9 +143,9 @@ def _method(account: Account) -> None:
     account.take("kto_desirable_weight", "method.desirable_weight", number)
     account.take("kto_undesirable_weight", "method.undesirable_weight", number)
     account.take("center_rewards_coefficient", "method.center_rewards_coefficient", number)
-    if isinstance(account.get("trl"), dict) and _name(account.recipe.get("method")) == "grpo":
+    if isinstance(account.get("trl"), dict) and name_of(account.recipe.get("method")) == "grpo":
         _online(account, account.get("trl"))
-    if account.get("train_on_inputs") and _name(account.recipe.get("method")) == "sft":
+    if account.get("train_on_inputs") and name_of(account.recipe.get("method")) == "sft":
         account.take("train_on_inputs", "method.train_on", value="all")
     account.passes("train_on_inputs", "only answers train")
 
@@ -185,175 +160,6 @@ def _online(account: Account, block: Mapping[str, Any]) -> None:
         account.inside(line.key, line.value, line.outcome, line.setting, line.note)
     left = any(line.outcome == "not taken" for line in inside)
     account.covered("trl", "method", "not all of it: see its keys" if left else "")
-
-
-def _name(pick: Any) -> str:
-    return str(pick.get("name", "")) if isinstance(pick, dict) else str(pick)
-
-
-def _data(account: Account) -> None:
-    own_prompt = axolotl_alpaca.are_alpaca(account.get("datasets"))
-    for key, setting in (
-        ("datasets", "data.train"),
-        ("pretraining_dataset", "data.train"),
-        ("test_datasets", "data.eval"),
-    ):
-        given = account.get(key)
-        if given is None:
-            continue
-        given = [{"path": given}] if isinstance(given, str) else [given] if isinstance(given, dict) else given
-        sources = [_source(account, f"{key}[{place}]", one, key, own_prompt) for place, one in enumerate(given)]
-        axolotl_alpaca.prompts_of_alpaca(account, key, given, own_prompt)
-        account.take(key, setting, value=sources if len(sources) > 1 else sources[0])
-    share = number(account.get("val_set_size", 0))
-    if share and share < 1:
-        account.take("val_set_size", "data.eval", value={"fraction": share})
-    elif share:
-        account.refuse("val_set_size", "held-out rows are a share: data.eval: {fraction: 0.05}, or a file")
-    account.passes("val_set_size", "no rows are held out")
-    template = account.get("chat_template")
-    if account.recipe.get("data", {}).get("renderer"):
-        account.passes("chat_template", "axolotl writes rows of type alpaca in Alpaca's prompt, whatever it says")
-        account.passes("chat_template_jinja", "axolotl writes rows of type alpaca in Alpaca's prompt, whatever it says")
-    elif template in TEMPLATES:
-        account.take("chat_template", "data.renderer", value=TEMPLATES[str(template)])
-        account.compared = template in COMPARED and all(map(plain_chat, account.get("datasets") or ()))
-    elif template in ("tokenizer_default", "tokenizer_default_fallback_chatml"):
-        account.passes("chat_template", "the model's own markup is what is taken anyway")
-    elif template is not None:
-        account.refuse("chat_template", "the renderer of the model's family is taken; data.renderer names another")
-    if account.has("chat_template_jinja"):
-        account.take(
-            "chat_template_jinja",
-            "data.renderer",
-            value={"name": "jinja", "template": account.get("chat_template_jinja")},
-        )
-    if account.has("default_system_message"):
-        account.take("default_system_message", "data.format.system")
-        account.set("data.format.name", "chat")
-    exact = account.get("dataset_exact_deduplication")
-    account.take("dataset_exact_deduplication", "data.deduplicate", value="exact" if exact else "off")
-    if account.get("streaming") and _name(account.recipe.get("method")) == "pretrain":
-        account.take("streaming", "method.streaming")
-    account.passes("streaming", "rows are read as they are needed")
-
-
-def _source(account: Account, where: str, given: Any, key: str, own_prompt: bool) -> Any:
-    """A source of rows, with its format.
-
-    Args:
-        own_prompt: all rows that train are written in Alpaca's prompt.
-    """
-    if not isinstance(given, dict):
-        return str(given)
-    path, split = str(given.get("path", "")), given.get("split")
-    files = given.get("data_files")
-    if path in ("json", "csv", "text", "parquet") and files:
-        path = files[0] if isinstance(files, list) else str(files)
-        files = None
-    local = (
-        path.startswith((".", "/", "~")) or re.search(r"\.(jsonl?|csv|tsv|parquet|txt|md)(\.gz)?$", path) is not None
-    )
-    options = {} if local or not split else {"split": split}
-    for theirs, ours in (("name", "config"), ("revision", "revision")):
-        if not local and not says_nothing(given.get(theirs)):
-            options[ours] = given[theirs]
-    format_ = _format(given, key, own_prompt)
-    if format_:
-        options["format"] = format_
-    for name, value in given.items():
-        known = {
-            "path",
-            "split",
-            "name",
-            "revision",
-            "type",
-            "ds_type",
-            "data_files",
-            "field_messages",
-            "conversation",
-            "message_property_mappings",
-            "message_field_role",
-            "message_field_content",
-            "roles",
-            "field",
-            "roles_to_train",
-            "train_on_eos",
-            "message_field_training",
-            "message_field_training_detail",
-            "text_column",
-            "chat_template",
-            "field_prompt",
-            "field_completion",
-            "trust_remote_code",
-        }
-        if name not in known and not says_nothing(value):
-            note = UNTAKEN.get(name, "options of a source: ft plugins explain datasets")
-            account.inside(f"{where}.{name}", value, "not taken", note=note)
-        elif name == "train_on_eos" and value not in ("turn", "last"):
-            account.inside(f"{where}.{name}", value, "otherwise", note="the end of an answer that trains always trains")
-    if files and not local:
-        account.inside(f"{where}.data_files", files, "not taken", note="name the file itself, or a split")
-    return shared.source(path, **options) if options else path
-
-
-def _format(given: Mapping[str, Any], key: str, own_prompt: bool) -> Any:
-    """The format by the type of a dataset of axolotl."""
-    kind = given.get("type")
-    if key == "pretraining_dataset" or kind in ("completion", "pretrain"):
-        column = given.get("field") or given.get("text_column")
-        return {"name": "text", "column": column} if column and column != "text" else "text"
-    if isinstance(kind, dict):
-        return _columns(kind)
-    kind = str(kind or "")
-    if kind.startswith("alpaca") or kind in ("gpteacher", "oasst"):
-        return axolotl_alpaca.FORMAT if own_prompt and kind == "alpaca" else "instruction"
-    if kind.startswith(("chat_template", "sharegpt")) and ".argilla" not in kind and ".intel" not in kind:
-        return _chat(given)
-    if kind.startswith("input_output"):
-        return "segments"
-    if kind.startswith("stepwise"):
-        return "stepwise"
-    return None
-
-
-def _chat(given: Mapping[str, Any]) -> Any:
-    found: dict[str, Any] = {}
-    if given.get("field_messages"):
-        found["column"] = given["field_messages"]
-    mapped = given.get("message_property_mappings") or {}
-    names = {
-        "role": mapped.get("role") or given.get("message_field_role"),
-        "content": mapped.get("content") or given.get("message_field_content"),
-        "reasoning": mapped.get("reasoning_content"),
-    }
-    fields = {name: value for name, value in names.items() if value and value != name}
-    if fields:
-        found["fields"] = fields
-    roles = {
-        str(theirs): role
-        for role, all_of_it in (given.get("roles") or {}).items()
-        for theirs in (all_of_it if isinstance(all_of_it, list) else [all_of_it])
-        if theirs != role and role in ("system", "user", "assistant", "tool")
-    }
-    if roles:
-        found["roles"] = roles
-    if given.get("roles_to_train") not in (None, ["assistant"], ["gpt", "assistant"]):
-        found["train_roles"] = given["roles_to_train"]
-    if given.get("message_field_training"):
-        found["train_field"] = given["message_field_training"]
-    if given.get("message_field_training_detail"):
-        found["ranges_field"] = given["message_field_training_detail"]
-    return {"name": "chat", **found} if found else "chat"
-
-
-def _columns(kind: Mapping[str, Any]) -> Any:
-    columns = {
-        ours: kind[theirs]
-        for ours, theirs in (("instruction", "field_instruction"), ("input", "field_input"), ("output", "field_output"))
-        if kind.get(theirs)
-    }
-    return {"name": "instruction", **columns} if columns else None
 
 
 def _adapter(account: Account) -> None:
@@ -403,7 +209,7 @@ def _adapter(account: Account) -> None:
         for key in LOW_RANK:
             account.passes(key, "no adapter is asked for")
     qat = account.get("qat")
-    if isinstance(qat, dict) and _name(account.recipe.get("adapter")) == "qat":
+    if isinstance(qat, dict) and name_of(account.recipe.get("adapter")) == "qat":
         words = {"int4": "int4", "int8": "int8", "mxfp4": "mxfp4", "torch.int4": "int4", "torch.int8": "int8"}
         weights = str(qat.get("weight_dtype", "int8")).lower()
         if weights in words:
@@ -412,7 +218,7 @@ def _adapter(account: Account) -> None:
             account.take("qat", "adapter.format", value=made, note="activations keep their precision")
     account.refuse("qat", "set adapter: {name: qat, format: int4|int8|mxfp4}, without another adapter")
     if account.get("freeze_mm_modules"):
-        if _name(account.recipe.get("adapter")) == "full":
+        if name_of(account.recipe.get("adapter")) == "full":
             account.take("freeze_mm_modules", "adapter.freeze_mm_modules")
         account.passes("freeze_mm_modules", "an adapter leaves what reads images as it is")
     account.passes("unfrozen_parameters", "the adapter says what trains")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -83,19 +82,6 @@ SCHEDULES: Mapping[str, str] = {
 DEVICES = "the recipe runs on one device; ft check says what that takes"
 HUB = "nothing is sent to a hub; the artifact in the run folder is what you can send"
 WORKERS = "the result is the same with any number; data.workers sets one"
-
-
-def source(path: str, **options: Any) -> dict[str, Any]:
-    """The pick of a source by a path or a hub id, for where its rows need options of their own."""
-    found = re.search(r"\.(\w+)(\.gz|\.zst)?$", path)
-    ending = found[1] if found else ""
-    if ending in ("jsonl", "ndjson"):
-        return {"name": "jsonl", "path": path, **options}
-    if ending in ("json", "csv", "tsv"):
-        return {"name": "tables", "path": path, **options}
-    if ending in ("txt", "md"):
-        return {"name": "text", "path": path, **options}
-    return {"name": "datasets", "path": path, "split": "train", **options}
 
 
 def optimizer(account: Account, key: str, default: str = "adamw") -> None:
@@ -455,7 +441,6 @@ __all__ = [
     "saving",
     "schedule",
     "schedule_options",
-    "source",
     "tracked",
     "without_effect",
 ]

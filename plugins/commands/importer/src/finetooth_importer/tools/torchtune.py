@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from finetooth_importer.account import COMPUTED, Account, number
-from finetooth_importer.tools import shared
+from finetooth_importer.account import COMPUTED, Account, flattened, number
+from finetooth_importer.tools import rows, shared
 
 OPTIMIZERS: Mapping[str, str] = {
     "AdamW": "adamw",
@@ -23,9 +23,12 @@ OPTIMIZERS: Mapping[str, str] = {
 DECAY = {"AdamW": 0.01, "PagedAdamW": 0.01, "PagedAdamW8bit": 0.01, "PagedAdamW32bit": 0.01, "AdamW8bit": 0.01}
 """Weight decay of those that were given none; of the others it is 0."""
 
+ALPACA = {"name": "instruction", "alpaca": True}
+"""Rows in Alpaca's own prompt, which stands inside the model's markup."""
+
 DATASETS: Mapping[str, tuple[str, Any, bool]] = {
-    "alpaca_dataset": ("tatsu-lab/alpaca", "instruction", True),
-    "alpaca_cleaned_dataset": ("yahma/alpaca-cleaned", "instruction", True),
+    "alpaca_dataset": ("tatsu-lab/alpaca", ALPACA, True),
+    "alpaca_cleaned_dataset": ("yahma/alpaca-cleaned", ALPACA, True),
     "slimorca_dataset": (
         "Open-Orca/SlimOrca-Dedup",
         {"name": "chat", "column": "conversations", "fields": {"role": "from", "content": "value"}},
@@ -256,6 +259,8 @@ def _distilled(account: Account) -> None:
 
 def _data(account: Account) -> None:
     for part, setting in (("dataset", "data.train"), ("dataset_val", "data.eval")):
+        if isinstance(account.get(part), list):
+            _several(account, part, setting)
         key = f"{part}._component_"
         if not account.has(key):
             continue
@@ -263,27 +268,31 @@ def _data(account: Account) -> None:
         files, split = account.get(f"{part}.data_files"), account.get(f"{part}.split", "train")
         if name in DATASETS:
             path, format_, all_ = DATASETS[name]
-            path = account.get(f"{part}.source", path)
         elif name in GENERIC:
-            format_, all_ = GENERIC[name]
-            path = account.get(f"{part}.source", "")
-            if path in ("json", "csv", "text", "parquet") and files:
-                path = files[0] if isinstance(files, list) else files
+            path, (format_, all_) = "", GENERIC[name]
         else:
             account.refuse(key, f"name the rows in {setting}, and their columns in its format")
             continue
+        path = str(account.get(f"{part}.source", path))
+        paths = (rows.named(path, files) if files else []) or [path]
         format_ = _columns(account, part, format_)
         if account.get(f"{part}.train_on_input", all_) and part == "dataset":
             _train_all(account, part, all_)
-        options: dict[str, Any] = {"format": format_}
-        source = shared.source(str(path), **options)
-        if source["name"] == "datasets":
-            source["split"] = split
-            account.covered(f"{part}.split", setting)
-            if account.has(f"{part}.subset") or account.has(f"{part}.name"):
-                source["config"] = account.get(f"{part}.subset", account.get(f"{part}.name"))
-        account.take(key, setting, value=source)
-        for inside in ("source", "data_files", "column_map", "column", "subset", "name", "split"):
+        found = [_source(account, part, one, str(split), format_) for one in paths]
+        if files and path not in rows.BUILDERS and not rows.is_local(path):
+            found[0]["data_files"] = rows.listed(files)
+        account.take(key, setting, value=found if len(found) > 1 else found[0])
+        account.covered(f"{part}.split", setting)
+        for inside in (
+            "source",
+            "data_files",
+            "column_map",
+            "column",
+            "conversation_column",
+            "subset",
+            "name",
+            "split",
+        ):
             for given in [
                 g for g in account.given if g == f"{part}.{inside}" or str(g).startswith(f"{part}.{inside}.")
             ]:
@@ -295,6 +304,35 @@ def _data(account: Account) -> None:
         account.passes(f"{part}.template", "the renderer of the model's family writes it")
         account.refuse(f"{part}.partition", "a slice behind the split says which rows: split: train[:10%]")
     account.take("run_val_every_n_steps", "evaluate.every", int)
+
+
+def _several(account: Account, part: str, setting: str) -> None:
+    """A list of data sets, whose rows are one after the other: each has keys of its own, `dataset[0].source`."""
+    found: list[Any] = []
+    for place, one in enumerate(account.get(part)):
+        inside = Account(flattened({part: one}))
+        inside.recipe = {**account.recipe, "data": {}}
+        _data(inside)
+        inside.finish()
+        made = inside.recipe.pop("data").get(setting.partition(".")[2], [])
+        found += made if isinstance(made, list) else [made]
+        account.recipe |= inside.recipe
+        for line in inside:
+            name = line.key.replace(part, f"{part}[{place}]", 1)
+            account.inside(name, line.value, line.outcome, line.setting, line.note)
+    account.take(part, setting, value=found)
+
+
+def _source(account: Account, part: str, path: str, split: str, format_: Any) -> dict[str, Any]:
+    """A source with its split: a file has one, of which a slice is taken."""
+    made = rows.source(path, format=format_)
+    if made["name"] == "datasets":
+        made["split"] = split
+        if account.has(f"{part}.subset") or account.has(f"{part}.name"):
+            made["config"] = account.get(f"{part}.subset", account.get(f"{part}.name"))
+    elif "[" in split:
+        made["slice"] = "[" + split.partition("[")[2]
+    return made
 
 
 def _train_all(account: Account, part: str, by_default: bool) -> None:
@@ -322,8 +360,9 @@ def _columns(account: Account, part: str, format_: Any) -> Any:
         value = account.get(f"{part}.column_map.{theirs}")
         if value:
             made[theirs if made["name"] == "instruction" else ours] = value
-    if account.has(f"{part}.column"):
-        made["column"] = account.get(f"{part}.column")
+    for named in ("column", "conversation_column"):
+        if account.has(f"{part}.{named}"):
+            made["column"] = account.get(f"{part}.{named}")
     if account.get(f"{part}.conversation_style") == "sharegpt":
         made["fields"] = {"role": "from", "content": "value"}
     return made if len(made) > 1 else made["name"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from finetooth_importer.account import Account, number
 from finetooth_importer.first_row import first_row
-from finetooth_importer.tools import rollouts, shared
+from finetooth_importer.tools import rollouts, rows, shared
 
 METHODS: Mapping[str, str] = {
     "sft": "sft",
@@ -216,22 +217,18 @@ def _picked(pick: Any) -> str:
 def _data(account: Account) -> None:
     split, config = account.get("dataset_train_split", "train"), account.get("dataset_config")
     name = account.get("dataset_name")
-    if name is not None and (split != "train" or config):
-        source = {"name": "datasets", "path": name, "split": split, **({"config": config} if config else {})}
-        account.take("dataset_name", "data.train", value=source)
-    account.take("dataset_name", "data.train")
+    source = _source(account, name, split, config)
+    account.take("dataset_name", "data.train", value=source)
+    account.covered("data_files", "data.train")
+    if isinstance(name, list) and "[" in str(split):
+        account.refuse("dataset_train_split", "it is a part of several files together: slice each, FILE[:100]")
     account.covered("dataset_train_split", "data.train.split")
     account.covered("dataset_config", "data.train.config")
     if account.has("dataset_test_split") and account.get("eval_strategy", "no") != "no" and name is not None:
         account.take(
             "dataset_test_split",
             "data.eval",
-            value={
-                "name": "datasets",
-                "path": name,
-                "split": account.get("dataset_test_split"),
-                **({"config": config} if config else {}),
-            },
+            value=_source(account, name, account.get("dataset_test_split"), config),
         )
     account.passes("dataset_test_split", "no rows are measured while training")
     field = account.get("dataset_text_field")
@@ -252,6 +249,18 @@ def _data(account: Account) -> None:
             "data.renderer",
             value={"name": "jinja", "template": account.get("chat_template_path")},
         )
+
+
+def _source(account: Account, name: Any, split: Any, config: Any) -> Any:
+    """A dataset, with its split where that is not the one that is read anyway; a file has one, of which a slice is."""
+    if not isinstance(name, str):
+        return name
+    files = {"data_files": rows.listed(account.get("data_files"))} if account.has("data_files") else {}
+    if not files and rows.is_local(name) and re.fullmatch(r"train(\[.*\])?", str(split)):
+        return name + str(split).removeprefix("train")
+    if split == "train" and not config and not files:
+        return name
+    return {"name": "datasets", "path": name, "split": split, **({"config": config} if config else {}), **files}
 
 
 def _adapter(account: Account) -> None:
