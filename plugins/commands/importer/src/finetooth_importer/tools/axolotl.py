@@ -39,9 +39,11 @@ def read(account: Account) -> None:
     account.take("excess_length_strategy", "train.excess_length")
     shared.batch(account, "micro_batch_size", 1, "batch_size")
     account.take("num_epochs", "train.epochs", number)
-    account.take("max_steps", "train.max_steps", int)
+    if number(account.get("max_steps", -1)) > 0:
+        account.take("max_steps", "train.max_steps", int)
+    account.passes("max_steps", "no bound")
     shared.optimizer(account, "optimizer")
-    shared.schedule(account, "lr_scheduler", "cosine")
+    shared.schedule(account, "lr_scheduler", "cosine", warm_up=0.03)
     account.take("cosine_min_lr_ratio", "schedule.min_ratio", number)
     if account.has("cosine_min_lr_ratio"):
         account.set("schedule.name", "cosine_with_min")
@@ -288,15 +290,12 @@ def _low_rank_more(account: Account) -> None:
 
 def _saving(account: Account) -> None:
     for key, setting in (("saves_per_epoch", "checkpoint.every"), ("evals_per_epoch", "evaluate.every")):
-        count = account.get(key)
-        if count is None or not count:
-            account.passes(key, "only at the end")
-        elif count == 1:
-            account.take(key, setting, value="epoch")
-        else:
-            account.take(key, setting, value="epoch", note=f"once an epoch, not {count} times: set a number of steps")
-    if account.has("early_stopping_patience") and not account.recipe.get("evaluate", {}).get("every"):
-        account.passes("early_stopping_patience", "nothing is measured while training")
+        if number(account.get(key, 0)):
+            account.take(key, setting, lambda count: shared.epochs(1 / number(count)))
+        account.passes(key, "only at the end")
+    asked = any(map(account.has, ("evals_per_epoch", "eval_steps", "eval_strategy", "evaluation_strategy")))
+    if account.recipe.get("data", {}).get("eval") and not asked:
+        account.default("eval_strategy", "evaluate.every", "epoch")
     shared.saving(account)
     account.passes("eval_batch_size", "held-out rows are laid out by memory too")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import ceil, floor
 from typing import Any
 
 from finetooth_importer.account import Account, number
@@ -118,22 +119,52 @@ def optimizer(account: Account, key: str, default: str = "adamw") -> None:
         account.recipe.pop("optimizer", None)
 
 
-def schedule(account: Account, key: str, default: str) -> None:
-    """The schedule and its warm-up; theirs may differ from our default."""
+def schedule(account: Account, key: str, default: str, warm_up: float = 0.0) -> None:
+    """The schedule and its warm-up; theirs may differ from our default.
+
+    Args:
+        default: their schedule where none is named.
+        warm_up: their share of the run, of at most 100 steps, where none is named.
+    """
     given = str(account.get(key, default))
     if given in SCHEDULES:
         if not account.take(key, "schedule.name", value=SCHEDULES[given]) and default != "cosine":
             account.default(key, "schedule.name", SCHEDULES[default])
     else:
         account.refuse(key, f"no schedule {given!r} here; ft plugins list --kind schedule shows them", unless=None)
-    if account.has("warmup_steps") and number(account.get("warmup_steps")):
-        account.take("warmup_steps", "schedule.warmup_steps", lambda value: int(number(value)))
-        account.passes("warmup_ratio", "warmup_steps comes first")
-    else:
-        account.passes("warmup_steps", "it is 0")
-        account.take("warmup_ratio", "schedule.warmup_ratio", number)
+    _warm_up(account, given, warm_up)
     if isinstance(account.recipe.get("schedule"), dict) and "name" not in account.recipe["schedule"]:
         account.set("schedule.name", SCHEDULES[default])
+
+
+def _warm_up(account: Account, schedule: str, default: float) -> None:
+    """How the rate rises: a number of steps, or below 1 a share of the run."""
+    keys = ("warmup_steps", "warmup_ratio")
+    if schedule in ("constant", "reduce_lr_on_plateau"):
+        for key in keys:
+            account.passes(key, f"{schedule} has no warm-up there")
+        return
+    steps = number(account.get("warmup_steps", 0))
+    if isinstance(steps, float) and 0 < steps < 1:
+        account.take("warmup_steps", "schedule.warmup_ratio", number)
+        account.passes("warmup_ratio", "warmup_steps comes first")
+    elif steps:
+        account.take("warmup_steps", "schedule.warmup_steps", lambda value: int(number(value)))
+        account.passes("warmup_ratio", "warmup_steps comes first")
+    elif number(account.get("warmup_ratio", 0)):
+        account.passes("warmup_steps", "it is 0")
+        account.take("warmup_ratio", "schedule.warmup_ratio", number)
+    elif any(map(account.has, keys)) or not default:
+        if SCHEDULES.get(schedule) == "cosine":  # ours warms up where nothing is said
+            account.set("schedule.warmup_steps", 0)
+            if not any(map(account.has, keys)):
+                account.default("warmup_steps", "schedule.warmup_steps", 0)
+        for key in keys:
+            account.covered(key, "schedule.warmup_steps")
+    elif bound := account.recipe.get("train", {}).get("max_steps"):
+        account.default("warmup_steps", "schedule.warmup_steps", min(int(default * bound), 100))
+    else:
+        account.default("warmup_ratio", "schedule.warmup_ratio", default, "of at most 100 steps there")
 
 
 def schedule_options(account: Account) -> None:
@@ -230,7 +261,7 @@ def saving(account: Account) -> None:
         account.passes("save_strategy", "only the end is saved, as it always is")
         account.passes("save_steps", "save_strategy is no")
     elif steps is not None:
-        account.take("save_steps", "checkpoint.every", _often)
+        account.take("save_steps", "checkpoint.every", lambda value: often(account, value))
         account.covered("save_strategy", "checkpoint.every")
     else:
         account.passes("save_strategy", "save_steps says how often")
@@ -239,7 +270,7 @@ def saving(account: Account) -> None:
     if strategy == "epoch":
         account.set("evaluate.every", "epoch")
     if strategy == "steps" and account.has("eval_steps"):
-        account.take("eval_steps", "evaluate.every", _often)
+        account.take("eval_steps", "evaluate.every", lambda value: often(account, value))
     account.passes("eval_steps", f"the evaluation strategy is {strategy}")
     for key in ("eval_strategy", "evaluation_strategy"):
         account.covered(key, "evaluate.every")
@@ -253,10 +284,20 @@ def saving(account: Account) -> None:
     account.passes("greater_is_better", "the metric's name says which way is better")
 
 
-def _often(value: Any) -> Any:
-    """A number of steps; a share of the run has no word here."""
+def often(account: Account, value: Any) -> int | str:
+    """A number of steps; below 1 it is a share of the run, whose length must be in the recipe already."""
     found = number(value)
-    return int(found) if found >= 1 else 1
+    if found >= 1:
+        return int(found)
+    train = account.recipe.get("train", {})
+    if train.get("max_steps"):
+        return max(1, ceil(int(train["max_steps"]) * float(found)))
+    return epochs(found * (train.get("epochs") or 1))
+
+
+def epochs(count: float) -> str:
+    """So many passes over the rows, as a recipe says how often something happens."""
+    return "epoch" if count == 1 else f"{floor(count * 1e6) / 1e6:.6f}".rstrip("0").rstrip(".") + " epochs"
 
 
 def records(account: Account) -> None:
@@ -313,7 +354,9 @@ def tracked(account: Account, tracker: str, keys: Mapping[str, str]) -> None:
 
 def early_stopping(account: Account, key: str) -> None:
     """Patience, in evaluations, after which a run ends; 0 is off."""
-    if number(account.get(key, 0)):
+    if number(account.get(key, 0)) and not account.recipe.get("evaluate", {}).get("every"):
+        account.passes(key, "nothing is measured while training")
+    elif number(account.get(key, 0)):
         account.take(key, "train.early_stopping.patience", int)
         metric = str(account.get("metric_for_best_model", "loss")).removeprefix("eval_")
         account.set("train.early_stopping.metric", f"eval/{metric}")
@@ -429,11 +472,13 @@ __all__ = [
     "batch",
     "checkpointing",
     "early_stopping",
+    "epochs",
     "extent",
     "follow",
     "low_rank",
     "low_rank_defaults",
     "machines",
+    "often",
     "optimizer",
     "precision",
     "quantised",

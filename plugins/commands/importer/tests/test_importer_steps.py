@@ -1,0 +1,77 @@
+"""How many steps there are, what one is made of, and when something happens: as the tool counts them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from finetooth_importer.account import Account
+from finetooth_importer.command import taken
+
+Outcomes = Callable[[Account], dict[str, tuple[str, str]]]
+
+TOOLS: dict[str, dict[str, Any]] = {
+    "axolotl": {"base_model": "m", "datasets": [{"path": "a.jsonl"}], "val_set_size": 0.1, "sequence_len": 64},
+    "llamafactory": {"model_name_or_path": "m", "stage": "sft", "dataset": "a.jsonl", "val_size": 0.1,
+                     "eval_strategy": "steps"},
+    "trl": {"trainer": "sft", "model": "m", "dataset_name": "a.jsonl", "eval_strategy": "steps"},
+}  # fmt: skip
+"""The least of each tool that hands these keys on to transformers."""
+EPOCHS = {"axolotl": "num_epochs", "llamafactory": "num_train_epochs", "trl": "num_train_epochs"}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_below_one_a_number_of_steps_is_a_share_of_the_run(tool: str) -> None:
+    """As transformers reads it: rounded up to whole steps where the run has so many, else a part of its epochs."""
+    shares = {"eval_steps": 0.1, "save_steps": "0.25", "warmup_steps": 0.1}
+    made = taken({**TOOLS[tool], **shares, "max_steps": 33}, tool).recipe
+    assert (made["evaluate"]["every"], made["checkpoint"]["every"]) == (4, 9)
+    assert made["schedule"]["warmup_ratio"] == 0.1 and "warmup_steps" not in made["schedule"]
+    made = taken({**TOOLS[tool], **shares, EPOCHS[tool]: 4}, tool).recipe
+    assert (made["evaluate"]["every"], made["checkpoint"]["every"]) == ("0.4 epochs", "epoch")
+    made = taken({**TOOLS[tool], "eval_steps": 5, "warmup_steps": 3.0}, tool).recipe
+    assert (made["evaluate"]["every"], made["schedule"]["warmup_steps"]) == (5, 3)
+
+
+@pytest.mark.parametrize("tool", ["llamafactory", "trl"])
+def test_no_warm_up_is_none(tool: str) -> None:
+    """transformers warms up only where it is told to; our cosine does by itself, and its constant never does."""
+    key = "lr_scheduler_type"
+    made = taken({**TOOLS[tool], key: "cosine"}, tool)
+    assert made.recipe["schedule"] == {"name": "cosine", "warmup_steps": 0}
+    assert [line.outcome for line in made if line.key == "warmup_steps"] == ["default"]
+    for none in ({"warmup_steps": 0}, {"warmup_ratio": 0.0}):
+        assert taken({**TOOLS[tool], key: "cosine", **none}, tool).recipe["schedule"]["warmup_steps"] == 0
+    assert taken({**TOOLS[tool], key: "constant", "warmup_steps": 9}, tool).recipe["schedule"] == {"name": "constant"}
+    made = taken({**TOOLS[tool], key: "constant_with_warmup", "warmup_steps": 9}, tool).recipe
+    assert made["schedule"] == {"name": "constant", "warmup_steps": 9}
+
+
+def test_axolotl_warms_up_by_itself() -> None:
+    """3 % of the steps, 100 at most (core/builders/base.py)."""
+    for more, wanted in (
+        ({"max_steps": 200}, {"warmup_steps": 6}),
+        ({"max_steps": 9000}, {"warmup_steps": 100}),
+        ({"num_epochs": 2, "max_steps": -1}, {"warmup_ratio": 0.03}),
+        ({"warmup_ratio": 0.1}, {"warmup_ratio": 0.1}),
+        ({"warmup_steps": 0}, {"warmup_steps": 0}),
+    ):
+        account = taken({**TOOLS["axolotl"], **more}, "axolotl")
+        assert account.recipe["schedule"] == {"name": "cosine", **wanted}, more
+        assert not [line for line in account if line.outcome == "not taken"]
+
+
+def test_several_times_an_epoch_and_how_long_to_wait(outcomes: Outcomes) -> None:
+    given = {**TOOLS["axolotl"], "evals_per_epoch": 4, "saves_per_epoch": 3, "early_stopping_patience": 3}
+    made = taken(given, "axolotl").recipe
+    assert (made["evaluate"]["every"], made["checkpoint"]["every"]) == ("0.25 epochs", "0.333333 epochs")
+    assert made["train"]["early_stopping"] == {"patience": 3, "metric": "eval/loss"}
+    steps = {**TOOLS["axolotl"], "eval_steps": 10, "early_stopping_patience": 3}
+    assert taken(steps, "axolotl").recipe["train"]["early_stopping"]["patience"] == 3
+    assert taken(TOOLS["axolotl"], "axolotl").recipe["evaluate"]["every"] == "epoch"  # theirs where nothing is said
+    without = taken({**given, "val_set_size": 0, "evals_per_epoch": 0}, "axolotl")
+    assert (
+        outcomes(without)["early_stopping_patience"][0] == "no effect"
+        and "early_stopping" not in without.recipe["train"]
+    )
