@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from finetooth_hooks import DataReport, UserError
+from finetooth_importer import packing
 from finetooth_importer.account import Account
 from finetooth_importer.command import taken
 
@@ -75,3 +78,63 @@ def test_several_times_an_epoch_and_how_long_to_wait(outcomes: Outcomes) -> None
         outcomes(without)["early_stopping_patience"][0] == "no effect"
         and "early_stopping" not in without.recipe["train"]
     )
+
+
+def packs(tool: str, given: dict[str, Any]) -> Account:
+    (Path("a.jsonl")).write_text('{"text": "a"}\n', encoding="utf-8")
+    return taken(given, tool)
+
+
+@pytest.mark.parametrize(
+    ("tool", "more"),
+    [
+        ("axolotl", {"sample_packing": True, "micro_batch_size": 2, "gradient_accumulation_steps": 4,
+                     "sequence_len": 2048}),
+        ("llamafactory", {"packing": True, "gradient_accumulation_steps": 1, "cutoff_len": 2048}),
+        ("llamafactory", {"neat_packing": True, "gradient_accumulation_steps": 1, "cutoff_len": 2048}),
+        ("trl", {"packing": True, "max_length": 2048}),
+        ("torchtune", {"dataset": {"_component_": "torchtune.datasets.chat_dataset", "source": "json", "packed": True,
+                                   "data_files": "a.jsonl"}, "batch_size": 8, "tokenizer": {"max_seq_len": 2048}}),
+        ("mud-puppy", {"mud_puppy": True, "model": "m", "dataset": "a.jsonl", "pack_sequences": True, "batch_size": 8,
+                       "max_seq_length": 2048}),
+        ("autotrain", {"model": "m", "data_path": "a.jsonl", "project_name": "p", "trainer": "sft",
+                       "block_size": 2048}),
+        ("unsloth", {"unsloth": True, "model_name": "m", "dataset_name": "a.jsonl", "packing": True,
+                     "max_length": 2048}),
+    ],
+)  # fmt: skip
+def test_a_step_of_packs_has_as_many_rows(
+    tool: str, more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """8 packs of 2,048 tokens are 16,384 tokens; 352 rows of 25,349 tokens are 72 each, so 228 rows have as many."""
+    monkeypatch.chdir(tmp_path)
+    account = packs(tool, {**TOOLS.get(tool, {}), **more})
+    (line,) = [line for line in account if "packs of 2048 tokens" in line.note]
+    assert line.outcome == "not taken" and "16,384 tokens" in line.note and account.recipe["train"]["batch_size"] == 8
+    asked: list[Any] = []
+
+    def planned(recipe: Any) -> list[DataReport]:
+        asked.append(recipe)
+        return [DataReport("train", 352, 352, tokens=25_349)]
+
+    packing.fit(account, planned)
+    assert account.recipe["train"]["batch_size"] == 228 and asked[0]["train"]["max_length"] == 2048
+    (line,) = [line for line in account if "packs of 2048 tokens" in line.note]
+    assert (line.outcome, line.setting) == ("otherwise", "train.batch_size")
+
+
+def test_packs_whose_rows_cannot_be_counted_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(recipe: Any) -> Any:
+        raise UserError("no model m")
+
+    monkeypatch.chdir(tmp_path)
+    given = {**TOOLS["trl"], "packing": True}
+    account = packs("trl", given)
+    packing.fit(account, refused)
+    away = taken({**given, "dataset_name": "org/rows"}, "trl")
+    packing.fit(away, lambda recipe: pytest.fail("rows of a hub are not fetched to be counted"))
+    for one in (account, away):
+        assert [line.outcome for line in one if line.key == "packing"] == ["not taken"]
+    for method in ({"trainer": "dpo"}, {"packing": False}):
+        (line,) = [line for line in taken({**given, **method}, "trl") if line.key == "packing"]
+        assert line.outcome == "no effect"

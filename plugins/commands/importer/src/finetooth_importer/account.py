@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from finetooth_toolbox.text.nearest import nearest
@@ -18,6 +18,26 @@ COMPUTED = "(computed)"
 
 TAKEN = frozenset({"taken", "otherwise", "no effect"})
 """Outcomes of given keys that lose nothing."""
+
+
+@dataclass(frozen=True)
+class Packs:
+    """What an optimizer step of the tool is made of, where it is not rows.
+
+    Attributes:
+        count: packs of a step.
+        length: tokens of a pack.
+        note: what its line in the account says, for as long as nobody has counted the rows.
+    """
+
+    count: int
+    length: int
+    note: str
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a step."""
+        return self.count * self.length
 
 
 @dataclass(frozen=True)
@@ -51,11 +71,13 @@ class Account:
 
     Attributes:
         compared: which tokens train was held against the tool itself, for rows and a template like these.
+        packs: what a step of the tool is made of, where it is not rows.
     """
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         self.given = given
         self.compared = False
+        self.packs: Packs | None = None
         self.recipe: dict[str, Any] = {}
         self.lines: list[Line] = []
         self._seen: set[str] = set()
@@ -146,6 +168,15 @@ class Account:
         """What became of a key inside another one's value."""
         self._write(Line(key, value, outcome, setting, note))
 
+    def continued(self, other: Account, names: Mapping[str, str]) -> None:
+        """Take over what another account says of the same recipe.
+
+        Args:
+            names: keys here by those there, where they differ.
+        """
+        self.compared, self.packs = other.compared, other.packs
+        self.lines += [replace(line, key=names.get(line.key, line.key)) for line in other]
+
     def default(self, key: str, setting: str, value: Any, note: str = "") -> None:
         """Their default for a key that was left out differs from ours: it is set."""
         if not self.has(key):
@@ -221,4 +252,4 @@ def number(value: Any) -> Any:
     return value
 
 
-__all__ = ["COMPUTED", "Account", "Line", "Outcome", "TAKEN", "flattened", "name_of", "number", "says_nothing"]
+__all__ = ["COMPUTED", "Account", "Line", "Outcome", "Packs", "TAKEN", "flattened", "name_of", "number", "says_nothing"]

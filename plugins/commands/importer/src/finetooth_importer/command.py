@@ -9,7 +9,7 @@ from typing import Any
 import click
 from finetooth_hooks import CommandContext, UserError
 
-from finetooth_importer import files
+from finetooth_importer import files, packing
 from finetooth_importer.account import Account, Line, flattened
 from finetooth_importer.tools import llamafactory, torchtune, trl
 from finetooth_importer.written import as_yaml, shortened, tidied
@@ -56,7 +56,8 @@ def command(obj: CommandContext, file: Path, tool: str | None, output: Path | No
     recipe = tidied(account.recipe)
     try:
         obj.load(recipe)
-        problem = ""
+        packing.fit(account, lambda rows: obj.planned(obj.load(rows))[1])
+        recipe, problem = tidied(account.recipe), ""
     except UserError as error:
         problem = str(error)
     if as_json:

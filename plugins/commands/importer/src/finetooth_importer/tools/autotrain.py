@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from finetooth_importer import packing
 from finetooth_importer.account import Account, number
 from finetooth_importer.tools import rows, shared
 from finetooth_importer.tools.axolotl_datasets import TEMPLATES
@@ -80,8 +81,7 @@ def read(account: Account) -> None:
     inside.recipe = account.recipe
     _read(inside)
     names = {_flag(key): key for key in account.given}
-    for line in inside:
-        account.inside(names.get(line.key, line.key), line.value, line.outcome, line.setting, line.note)
+    account.continued(inside, names)
 
 
 def _flag(key: str) -> str:
@@ -110,6 +110,8 @@ def _read(account: Account) -> None:
         account.default("block_size", "train.max_length", account.whole("model_max_length", 2048))
     account.set("train.excess_length", "truncate")
     shared.batch(account, "batch_size", 2, "train_batch_size", steps="gradient_accumulation", times=4)
+    if method == "sft":
+        packing.always(account, "packing", "its trainer sft packs rows: ")
     account.take("epochs", "train.epochs", number)
     account.default("epochs", "train.epochs", 1)
     account.take("max_grad_norm", "train.max_grad_norm", number)

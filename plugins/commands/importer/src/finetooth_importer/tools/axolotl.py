@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from finetooth_importer import packing
 from finetooth_importer.account import Account, name_of, number
 from finetooth_importer.tools import axolotl_datasets, rollouts, shared
-from finetooth_importer.tools.axolotl_keys import ATTENTION, NO_EFFECT, REFUSED
+from finetooth_importer.tools.axolotl_keys import ATTENTION, NO_EFFECT, PACKING, REFUSED
 
 METHODS: Mapping[str, str] = {
     "dpo": "dpo",
@@ -38,6 +39,7 @@ def read(account: Account) -> None:
     account.default("sequence_len", "train.max_length", 512)
     account.take("excess_length_strategy", "train.excess_length")
     shared.batch(account, "micro_batch_size", 1, "batch_size")
+    packing.packed(account, "sample_packing", *PACKING)
     account.take("num_epochs", "train.epochs", number)
     if number(account.get("max_steps", -1)) > 0:
         account.take("max_steps", "train.max_steps", int)

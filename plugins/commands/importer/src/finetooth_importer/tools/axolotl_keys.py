@@ -39,14 +39,6 @@ NO_EFFECT: Mapping[str, str] = {
     "eot_tokens": "the renderer knows what ends a turn, and trains it",
     "pad_to_sequence_len": "padding never changes the result",
     "max_packed_sequence_len": "sequence_len is the bound",
-    "sample_packing": "rows share a place in the batch where the model allows it, and never see each other",
-    "sample_packing_eff_est": "how rows are packed is decided while training",
-    "sample_packing_seq_len_multiplier": "how rows are packed is decided while training",
-    "sample_packing_group_size": "how rows are packed is decided while training",
-    "sample_packing_bin_size": "how rows are packed is decided while training",
-    "sample_packing_sequentially": "how rows are packed is decided while training",
-    "multipack_real_batches": "how rows are packed is decided while training",
-    "streaming_multipack_buffer_size": "how rows are packed is decided while training",
     "eval_sample_packing": "held-out rows are laid out as training rows are",
     "pretrain_multipack_attn": "documents never see each other",
     "total_num_tokens": "it is counted",
@@ -138,6 +130,17 @@ REFUSED: Mapping[str, str] = {
     "lora_modules_to_save": "a low-rank adapter trains no whole modules but the embeddings of added tokens",
 }
 """Keys that nothing here can do, and what to do."""
+
+PACKING = (
+    "sample_packing_eff_est",
+    "sample_packing_seq_len_multiplier",
+    "sample_packing_group_size",
+    "sample_packing_bin_size",
+    "sample_packing_sequentially",
+    "multipack_real_batches",
+    "streaming_multipack_buffer_size",
+)
+"""How `sample_packing` fills its packs."""
 
 UNTAKEN = {"drop_system_message": "system messages are read, too: take them out of the rows"}
 """What becomes of settings of a dataset that have no like here."""

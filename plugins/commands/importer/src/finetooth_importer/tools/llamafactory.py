@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from finetooth_importer import packing
 from finetooth_importer.account import Account, number
 from finetooth_importer.tools import exports, llamafactory_datasets, shared
 
@@ -88,8 +89,6 @@ NO_EFFECT: Mapping[str, str] = {
     "do_eval": "held-out rows are measured where there are any",
     "overwrite_cache": "prepared data are kept by what they are made of",
     "tokenized_path": "prepared data are kept in the folder FT_CACHE",
-    "packing": "rows share a place in the batch where the model allows it, and never see each other",
-    "neat_packing": "rows share a place in the batch where the model allows it, and never see each other",
     "flash_attn": "the plan takes what is fastest on the machine; backend.attention names another",
     "resize_vocab": "model.added_tokens says what is added",
     "upcast_layernorm": "masters are kept in fp32",
@@ -190,6 +189,7 @@ def read(account: Account, folder: Path | None = None) -> None:
     account.default("cutoff_len", "train.max_length", 2048)
     account.set("train.excess_length", "truncate")
     shared.extent(account)
+    packing.packed(account, "neat_packing" if account.get("neat_packing") else "packing", "neat_packing", "packing")
     account.passes("data_seed", "one seed decides everything random")
     _optimizer(account)
     shared.schedule(account, "lr_scheduler_type", "linear")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from finetooth_importer import packing
 from finetooth_importer.account import Account, number
 from finetooth_importer.tools import exports, shared
 
@@ -46,7 +47,6 @@ NO_EFFECT: Mapping[str, str] = {
     MARK: "",
     "compile": "kernels are chosen for the machine",
     "compile_mode": "kernels are chosen for the machine",
-    "pack_sequences": "rows share a place in the batch where the model allows it",
     "tokens_per_batch": "memory decides; train.micro_batch_tokens bounds it",
     "num_workers": shared.WORKERS,
     "preprocess_workers": shared.WORKERS,
@@ -91,8 +91,7 @@ def read(account: Account) -> None:
     inside.recipe = account.recipe
     _read(inside)
     names = {NAMES.get(key, key): key for key in account.given}
-    for line in inside:
-        account.inside(names.get(line.key, line.key), line.value, line.outcome, line.setting, line.note)
+    account.continued(inside, names)
 
 
 def _read(account: Account) -> None:
@@ -123,6 +122,7 @@ def _read(account: Account) -> None:
         account.set("train.max_length", 2048)
         account.inside("max_seq_length", 2048, "default", "train.max_length", "the model's own bound, at most 2048")
     account.set("train.excess_length", "truncate")
+    packing.packed(account, "pack_sequences")
     if account.get("no_gradient_checkpointing") or account.get("use_gradient_checkpointing") is False:
         account.set("train.gradient_checkpointing", False)
         account.covered("no_gradient_checkpointing", "train.gradient_checkpointing")

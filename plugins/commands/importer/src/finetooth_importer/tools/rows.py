@@ -35,6 +35,11 @@ def is_local(path: str) -> bool:
     )
 
 
+def exists(path: str) -> bool:
+    """Whether a path, or what stands before a slice behind it, is on this machine."""
+    return Path(path).exists() or Path(re.sub(r"\[[^\[\]]*\]$", "", path)).exists()
+
+
 def listed(files: Any, split: str = "train") -> list[str]:
     """The files of a `data_files`: one, several, or those of a split."""
     if isinstance(files, Mapping):
@@ -56,4 +61,4 @@ def named(path: str, files: Any, split: str = "train") -> list[str]:
     return [one for path in paths for one in (sorted(glob(path, recursive=True)) or [path])]  # noqa: PTH207 - a user's
 
 
-__all__ = ["BUILDERS", "is_local", "listed", "named", "source"]
+__all__ = ["BUILDERS", "exists", "is_local", "listed", "named", "source"]

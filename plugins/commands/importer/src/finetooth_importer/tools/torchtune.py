@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from finetooth_importer import packing
 from finetooth_importer.account import COMPUTED, Account, flattened, number
 from finetooth_importer.tools import rows, shared
 
@@ -82,7 +83,6 @@ NO_EFFECT: Mapping[str, str] = {
     "tokenizer.image_size": "the processor is that of the model",
     "tokenizer.max_num_tiles": "the processor is that of the model",
     "model.image_size": "the processor is that of the model",
-    "dataset.packed": "rows share a place in the batch where the model allows it, and never see each other",
     "dataset_val.packed": "rows share a place in the batch where the model allows it, and never see each other",
     "dataset.image_tag": "images are read from the rows",
     "batch_size_val": "held-out rows are laid out by memory",
@@ -169,6 +169,7 @@ def read(account: Account) -> None:
     account.default("tokenizer.max_seq_len", "train.max_length", 8192, "there is no bound there: longer rows are cut")
     account.set("train.excess_length", "truncate")
     shared.batch(account, "batch_size", 1)
+    packing.packed(account, "dataset.packed")
     account.take("epochs", "train.epochs", number)
     account.default("epochs", "train.epochs", 1)
     if account.has("max_steps_per_epoch"):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from finetooth_importer import packing
 from finetooth_importer.account import Account, number
 from finetooth_importer.first_row import first_row
 from finetooth_importer.tools import rollouts, rows, shared
@@ -33,8 +34,6 @@ ARGUMENTS, PLAIN = "arguments", "TrainingArguments"
 then; and their class."""
 
 NO_EFFECT: Mapping[str, str] = {
-    "packing": "rows share a place in the batch where the model allows it, and never see each other",
-    "packing_strategy": "how rows are packed is decided while training",
     "padding_free": "how rows are packed is decided while training",
     "eval_packing": "rows are laid out by memory",
     "pad_to_multiple_of": "padding never changes the result",
@@ -116,6 +115,7 @@ def read(account: Account, folder: Path | None = None) -> None:
         account.default("max_length", "train.max_length", 1024)
     account.set("train.excess_length", "truncate")
     shared.extent(account)
+    packing.packed(account, "packing", "packing_strategy")
     plain = account.passes(ARGUMENTS, "where it says nothing, the defaults of transformers hold")
     rates = {} if plain else RATES
     account.default("learning_rate", "optimizer.learning_rate", rates.get(method or "", 5e-5))

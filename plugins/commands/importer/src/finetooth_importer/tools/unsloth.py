@@ -112,10 +112,8 @@ def read(account: Account) -> None:
         inside.set("method.train_on", "assistant")
         inside.recipe["method"].pop("train_markup", None)
     names = {NAMES.get(key, key): key for key in account.given}
-    for line in inside:
-        if line.key == trl.METHOD and line.key not in account.given:
-            continue
-        account.inside(names.get(line.key, line.key), line.value, line.outcome, line.setting, line.note)
+    inside.lines = [line for line in inside if line.key != trl.METHOD or line.key in account.given]
+    account.continued(inside, names)
     for key in set(account.given) - {line.key for line in account}:
         account.inside(key, account.given[key], "no effect", note="another key of the script says the same")
 
