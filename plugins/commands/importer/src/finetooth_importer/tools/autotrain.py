@@ -197,8 +197,8 @@ def _adapter(account: Account) -> None:
     if account.get("peft") or account.get("use_peft"):
         account.set("adapter", "lora")
         shared.low_rank_defaults(account, rank=16, alpha=32, dropout=0.05)
-        targets = account.get("target_modules", "all-linear")
-        split = targets if targets == "all-linear" else [one.strip() for one in str(targets).split(",")]
+        named = account.get("target_modules", "all-linear")
+        split = named if named == "all-linear" else [one.strip() for one in str(named).split(",")]
         account.take("target_modules", "adapter.targets", value=split)
         bits = {"int4": 4, "int8": 8, "4": 4, "8": 8}.get(str(account.get("quantization")))
         if "quantization" not in account.given and account.recipe["adapter"]:

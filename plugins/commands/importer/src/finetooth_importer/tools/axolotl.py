@@ -8,7 +8,7 @@ from typing import Any
 
 from finetooth_importer import packing
 from finetooth_importer.account import Account, name_of, number
-from finetooth_importer.tools import axolotl_datasets, rollouts, shared
+from finetooth_importer.tools import axolotl_datasets, rollouts, shared, targets
 from finetooth_importer.tools.axolotl_keys import ATTENTION, NO_EFFECT, PACKING, REFUSED
 
 METHODS: Mapping[str, str] = {
@@ -180,19 +180,10 @@ def _adapter(account: Account) -> None:
                 "dora": "peft_use_dora",
             },
         )
-        modules = account.get("lora_target_modules")
         if account.get("lora_target_linear"):
             account.take("lora_target_linear", "adapter.targets", value="all-linear")
             account.passes("lora_target_modules", "lora_target_linear takes all of them")
-        elif isinstance(modules, str) and not re.fullmatch(r"[\w.]+", modules):
-            found = re.search(r"\(([a-z_|]+)\)_proj", modules)
-            if found:
-                names = [f"{name}_proj" for name in found[1].split("|")]
-                account.take("lora_target_modules", "adapter.targets", value=names, note="by the modules' names")
-        elif modules is not None:
-            account.take(
-                "lora_target_modules", "adapter.targets", value=[modules] if isinstance(modules, str) else modules
-            )
+        targets.take(account, "lora_target_modules", layers="peft_layers_to_transform", pattern="peft_layers_pattern")
         account.refuse("lora_target_modules", "name the modules: adapter.targets: [q_proj, v_proj]")
         account.passes("lora_target_linear", "lora_target_modules says which")
         _low_rank_more(account)
@@ -249,6 +240,8 @@ LOW_RANK = (
     "lora_dropout",
     "lora_target_linear",
     "lora_target_modules",
+    "peft_layers_to_transform",
+    "peft_layers_pattern",
     "peft_use_rslora",
     "peft_use_dora",
     "peft",

@@ -38,6 +38,9 @@ REFUSED: Mapping[str, str] = {
 }
 
 
+LAST = "the last {} layers carry the adapter there, here every one: name theirs, adapter.targets: [pattern of a path]"
+
+
 def looks_like(given: Mapping[str, Any]) -> bool:
     """Whether a mapping is one of mlx-lm's."""
     names = {str(key).partition(".")[0] for key in given}
@@ -167,9 +170,9 @@ def _adapter(account: Account) -> None:
         if account.get(key) == -1:
             account.covered(key, "adapter.targets")
         else:
-            account.covered(key, "adapter.targets", "every layer carries the adapter, not the last ones alone")
+            account.refuse(key, LAST.format(account.get(key)))
     if not account.has("num_layers") and not account.has("lora_layers"):
-        account.inside("num_layers", 16, "not taken", note="their default trains the last 16 layers; here all")
+        account.inside("num_layers", 16, "not taken", note="it is the default there: " + LAST.format(16))
 
 
 def _updates(account: Account) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from finetooth_importer import packing
 from finetooth_importer.account import Account, number
 from finetooth_importer.first_row import first_row
-from finetooth_importer.tools import rollouts, rows, shared
+from finetooth_importer.tools import rollouts, rows, shared, targets
 
 METHODS: Mapping[str, str] = {
     "sft": "sft",
@@ -60,6 +60,9 @@ REFUSED: Mapping[str, str] = {
     "compute_metrics": "ft plugins new --kind evaluator",
     "callbacks": "ft plugins new --kind events",
     "reward_funcs": "method.rewards: [{name: python_function, file: FILE, function: NAME}] calls one as TRL does",
+    "exclude_modules": "name those that are left: adapter.targets takes patterns of paths",
+    "rank_pattern": "one rank for all modules",
+    "alpha_pattern": "one alpha for all modules",
     "loftq_config": "set adapter.init: see ft plugins explain lora",
 }
 
@@ -274,9 +277,7 @@ def _adapter(account: Account) -> None:
         for option, keys in low.items():
             for key in keys:
                 account.take(key, f"adapter.{option}", number)
-        for key in ("lora_target_modules", "target_modules"):
-            value = account.get(key)
-            account.take(key, "adapter.targets", value="all-linear" if value == "all-linear" else value)
+        targets.take(account, "lora_target_modules", "target_modules")
         for key in ("use_rslora", "use_dora"):
             account.take(key, f"adapter.{key.removeprefix('use_')}")
         start = account.get("init_lora_weights")

@@ -31,11 +31,6 @@ NO_EFFECT: Mapping[str, str] = {
     "disable_log_stats": "",
     "bias": "biases stay as they are",
     "random_state": "train.seed decides what the adapter begins with",
-    "layers_to_transform": "",
-    "layers_pattern": "",
-    "finetune_language_layers": "adapter.targets says which layers",
-    "finetune_attention_modules": "adapter.targets says which layers",
-    "finetune_mlp_modules": "adapter.targets says which layers",
     "temporary_location": "ft merge and ft export write what is asked for",
     "maximum_memory_usage": "ft merge and ft export write what is asked for",
     "fix_tokenizer": "the tokenizer is that of the model",
@@ -99,6 +94,7 @@ def read(account: Account) -> None:
     inside.passes("full_finetuning", "it is off")
     if "load_in_4bit" not in given and not inside.get("load_in_8bit") and not inside.get("full_finetuning"):
         inside.default("load_in_4bit", "quantization", "nf4")
+    _parts(inside)
     for key in ("finetune_vision_layers",):
         if inside.get(key) is False:
             inside.passes(key, "an adapter leaves what reads images as it is")
@@ -116,6 +112,18 @@ def read(account: Account) -> None:
     account.continued(inside, names)
     for key in set(account.given) - {line.key for line in account}:
         account.inside(key, account.given[key], "no effect", note="another key of the script says the same")
+
+
+def _parts(account: Account) -> None:
+    """Parts of a layer that are left out, as get_peft_model of FastVisionModel names them."""
+    for key, others in (
+        ("finetune_attention_modules", ["gate_proj", "up_proj", "down_proj"]),
+        ("finetune_mlp_modules", "attention"),
+    ):
+        if account.get(key) is False:
+            account.take(key, "adapter.targets", value=others, note="the other part's modules")
+        account.passes(key, "adapter.targets says which modules")
+    account.refuse("finetune_language_layers", "the layers of the language model are what trains here", unless=True)
 
 
 __all__ = ["MARK", "looks_like", "read"]
