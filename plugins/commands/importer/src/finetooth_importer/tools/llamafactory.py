@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from finetooth_importer import packing
 from finetooth_importer.account import Account, number
-from finetooth_importer.tools import exports, llamafactory_datasets, shared
+from finetooth_importer.tools import exports, llamafactory_datasets, low_memory, shared
 
 STAGES: Mapping[str, str] = {"sft": "sft", "pt": "pretrain", "rm": "rm", "dpo": "dpo", "kto": "kto"}
 LOSSES: Mapping[str, str] = {"sigmoid": "sigmoid", "hinge": "hinge", "ipo": "ipo", "kto_pair": "kto_pair"}
@@ -345,6 +346,7 @@ def _adapter(account: Account) -> None:
     elif kind == "freeze":
         account.take("finetuning_type", "adapter", value="freeze")
         account.take("freeze_trainable_layers", "adapter.layers", int)
+        account.default("freeze_trainable_layers", "adapter.layers", 2)
         account.refuse("freeze_trainable_modules", "name them: adapter.unfrozen_parameters", unless="all")
     elif kind == "full":
         account.take("finetuning_type", "adapter", value="full")
@@ -383,26 +385,33 @@ def _one(value: Any) -> str:
     return names[0]
 
 
+OWN_OPTIMIZERS: Mapping[str, tuple[str, Mapping[str, tuple[str, Any]]]] = {
+    "use_galore": (
+        "galore",
+        {"galore_rank": ("rank", 16), "galore_scale": ("scale", 2.0), "galore_update_interval": ("update_every", 200)},
+    ),
+    "use_apollo": (
+        "apollo",
+        {"apollo_rank": ("rank", 16), "apollo_scale": ("scale", 32.0), "apollo_update_interval": ("update_every", 200)},
+    ),
+    "use_muon": ("muon", {}),
+    "use_adam_mini": ("adam_mini", {}),
+    "use_badam": ("badam", {"badam_switch_interval": ("switch_every", 50)}),
+}
+"""Optimizers that a switch of their own picks, as they are called here, with the options and their defaults there."""
+
+
 def _optimizer(account: Account) -> None:
-    for key, name, options in (
-        (
-            "use_galore",
-            "galore",
-            {"galore_rank": "rank", "galore_scale": "scale", "galore_update_interval": "update_every"},
-        ),
-        (
-            "use_apollo",
-            "apollo",
-            {"apollo_rank": "rank", "apollo_scale": "scale", "apollo_update_interval": "update_every"},
-        ),
-        ("use_muon", "muon", {}),
-        ("use_adam_mini", "adam_mini", {}),
-        ("use_badam", "badam", {"badam_switch_interval": "switch_every"}),
-    ):
+    for key, (name, options) in OWN_OPTIMIZERS.items():
         if account.get(key):
             account.take(key, "optimizer.name", value=name)
-            for theirs, ours in options.items():
-                account.take(theirs, f"optimizer.{ours}", number)
+            for theirs, (ours, default) in options.items():
+                convert = partial(low_memory.scale_of, name) if ours == "scale" else number
+                note = "the root of theirs" if ours == "scale" and name == "apollo" else ""
+                account.take(theirs, f"optimizer.{ours}", convert, note=note)
+                if not account.has(theirs):
+                    account.set(f"optimizer.{ours}", convert(default))
+                    account.inside(theirs, default, "default", f"optimizer.{ours}", note)
             account.take("learning_rate", "optimizer.learning_rate", number)
             account.take("weight_decay", "optimizer.weight_decay", number)
             account.passes("optim", f"{key} comes first")
@@ -419,8 +428,11 @@ def _optimizer(account: Account) -> None:
     if account.get("use_badam"):
         if account.get("badam_switch_mode") in ("ascending", "descending", "random"):
             account.take("badam_switch_mode", "optimizer.order")
+        account.default("badam_switch_mode", "optimizer.order", "ascending")
         account.refuse("badam_switch_mode", "optimizer.order is ascending, descending or random", unless="fixed")
-        account.refuse("badam_mode", "blocks are whole layers", unless="layer")
+        if account.get("badam_mode") == "layer":
+            account.passes("badam_mode", "blocks are whole layers")
+        account.refuse("badam_mode", "blocks are whole layers")
     for key in ("badam_mode", "badam_switch_mode", "badam_switch_interval", "badam_verbose"):
         account.passes(key, "use_badam is off, or it is about what is shown")
     account.default("learning_rate", "optimizer.learning_rate", 5e-5)

@@ -7,6 +7,7 @@ from math import ceil, floor
 from typing import Any
 
 from finetooth_importer.account import Account, number
+from finetooth_importer.tools import low_memory
 
 OPTIMIZERS: Mapping[str, str] = {
     "adamw": "adamw",
@@ -113,6 +114,7 @@ def optimizer(account: Account, key: str, default: str = "adamw") -> None:
             account.passes(name, f"{chosen} has none")
         else:
             account.take(name, "optimizer.eps", number)
+    low_memory.arguments(account, chosen)
     if isinstance(account.recipe.get("optimizer"), dict) and chosen:
         account.set("optimizer.name", chosen)
     if not chosen:
