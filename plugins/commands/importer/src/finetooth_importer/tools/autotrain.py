@@ -9,7 +9,7 @@ from typing import Any
 
 from finetooth_importer import packing
 from finetooth_importer.account import Account, number
-from finetooth_importer.tools import rows, shared
+from finetooth_importer.tools import rows, shared, watched
 from finetooth_importer.tools.axolotl_datasets import TEMPLATES
 
 TRAINERS: Mapping[str, str] = {
@@ -108,7 +108,7 @@ def _read(account: Account) -> None:
     account.take("block_size", "train.max_length", lambda size: int(size[0] if isinstance(size, list) else size))
     if not account.has("block_size"):
         account.default("block_size", "train.max_length", account.whole("model_max_length", 2048))
-    account.set("train.excess_length", "truncate")
+    shared.cut(account)
     shared.batch(account, "batch_size", 2, "train_batch_size", steps="gradient_accumulation", times=4)
     if method == "sft":
         packing.always(account, "packing", "its trainer sft packs rows: ")
@@ -134,8 +134,8 @@ def _read(account: Account) -> None:
         account.default("eval_strategy", "evaluate.every", "epoch")
     account.passes("eval_strategy", "no rows are held out")
     account.take("save_total_limit", "checkpoint.keep_last", int)
-    if account.get("log") in shared.TRACKERS:
-        shared.follow(account, str(account.get("log")))
+    if account.get("log") in watched.TRACKERS:
+        watched.follow(account, str(account.get("log")))
         account.covered("log", "trackers")
     account.passes("log", "metrics are in metrics.jsonl of the run folder")
     account.take("project_name", "output", lambda name: f"runs/{name}")

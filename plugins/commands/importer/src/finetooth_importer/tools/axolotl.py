@@ -8,7 +8,7 @@ from typing import Any
 
 from finetooth_importer import packing
 from finetooth_importer.account import Account, name_of, number
-from finetooth_importer.tools import axolotl_datasets, rollouts, shared, targets
+from finetooth_importer.tools import axolotl_datasets, rollouts, shared, targets, watched
 from finetooth_importer.tools.axolotl_keys import ATTENTION, NO_EFFECT, PACKING, REFUSED
 
 METHODS: Mapping[str, str] = {
@@ -61,25 +61,25 @@ def read(account: Account) -> None:
     shared.precision(account)
     shared.checkpointing(account)
     _saving(account)
-    shared.records(account)
+    watched.records(account)
     if account.get("use_tensorboard"):
-        shared.follow(account, "tensorboard")
+        watched.follow(account, "tensorboard")
         account.covered("use_tensorboard", "trackers")
     account.passes("use_tensorboard", "it is off")
     if account.get("use_wandb") is not False:
-        shared.tracked(
+        watched.tracked(
             account,
             "wandb",
             {"wandb_project": "project", "wandb_entity": "entity", "wandb_name": "name", "wandb_run_name": "name"},
         )
         if account.get("wandb_mode") in ("offline", "online"):
-            shared.tracked(account, "wandb", {"wandb_mode": "mode"})
+            watched.tracked(account, "wandb", {"wandb_mode": "mode"})
     for key in ("use_wandb", "wandb_project", "wandb_entity", "wandb_name", "wandb_run_name", "wandb_mode"):
         account.passes(key, "no tracker wandb is asked for")
     names = {"trackio_project_name": "project", "trackio_run_name": "name", "trackio_space_id": "space"}
-    shared.tracked(account, "trackio", names)
+    watched.tracked(account, "trackio", names)
     names = {"mlflow_tracking_uri": "uri", "mlflow_experiment_name": "experiment", "mlflow_run_name": "name"}
-    shared.tracked(account, "mlflow", names)
+    watched.tracked(account, "mlflow", names)
     if account.get("curriculum_sampling"):
         account.take("curriculum_sampling", "train.shuffle", value=False)
     account.passes("curriculum_sampling", "it is off")
@@ -286,12 +286,12 @@ def _low_rank_more(account: Account) -> None:
 def _saving(account: Account) -> None:
     for key, setting in (("saves_per_epoch", "checkpoint.every"), ("evals_per_epoch", "evaluate.every")):
         if number(account.get(key, 0)):
-            account.take(key, setting, lambda count: shared.epochs(1 / number(count)))
+            account.take(key, setting, lambda count: watched.epochs(1 / number(count)))
         account.passes(key, "only at the end")
     asked = any(map(account.has, ("evals_per_epoch", "eval_steps", "eval_strategy", "evaluation_strategy")))
     if account.recipe.get("data", {}).get("eval") and not asked:
         account.default("eval_strategy", "evaluate.every", "epoch")
-    shared.saving(account)
+    watched.saving(account)
     account.passes("eval_batch_size", "held-out rows are laid out by memory too")
 
 

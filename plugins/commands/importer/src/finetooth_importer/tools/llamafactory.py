@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -9,9 +10,13 @@ from typing import Any
 
 from finetooth_importer import packing
 from finetooth_importer.account import Account, number
-from finetooth_importer.tools import exports, llamafactory_datasets, low_memory, shared
+from finetooth_importer.tools import exports, llamafactory_datasets, low_memory, shared, watched
 
 STAGES: Mapping[str, str] = {"sft": "sft", "pt": "pretrain", "rm": "rm", "dpo": "dpo", "kto": "kto"}
+CUT = (
+    "of a row that is too long the prompt is cut first there, so that its answer trains; here the end is cut: ft check "
+    "counts the rows of which nothing is left to train"
+)
 LOSSES: Mapping[str, str] = {"sigmoid": "sigmoid", "hinge": "hinge", "ipo": "ipo", "kto_pair": "kto_pair"}
 
 TEMPLATES: Mapping[str, Any] = {
@@ -91,13 +96,7 @@ NO_EFFECT: Mapping[str, str] = {
     "overwrite_cache": "prepared data are kept by what they are made of",
     "tokenized_path": "prepared data are kept in the folder FT_CACHE",
     "flash_attn": "the plan takes what is fastest on the machine; backend.attention names another",
-    "resize_vocab": "model.added_tokens says what is added",
     "upcast_layernorm": "masters are kept in fp32",
-    "image_max_pixels": "the processor's own bound; data.processor.image changes it",
-    "image_min_pixels": "the processor's own bound; data.processor.image changes it",
-    "video_max_pixels": "the processor's own; data.processor.video changes it",
-    "video_fps": "the processor's own; data.processor.video changes it",
-    "video_maxlen": "the processor's own; data.processor.video changes it",
     "sample_backend": "answers are sampled by the engine itself",
     "infer_backend": "answers are sampled by the engine itself",
     "ddp_timeout": "",
@@ -184,11 +183,13 @@ def read(account: Account, folder: Path | None = None) -> None:
         "trust_remote_code", "code of a repository does not run unless model.loader.trust_remote_code says so"
     )
     _method(account)
+    _tokens(account)
     _data(account, folder)
+    _media(account)
     _adapter(account)
-    account.take("cutoff_len", "train.max_length", int)
-    account.default("cutoff_len", "train.max_length", 2048)
-    account.set("train.excess_length", "truncate")
+    note = shared.cut(account) or CUT if account.get("stage") != "pt" else ""
+    account.take("cutoff_len", "train.max_length", int, note=note)
+    account.default("cutoff_len", "train.max_length", 2048, note)
     shared.extent(account)
     packing.packed(account, "neat_packing" if account.get("neat_packing") else "packing", "neat_packing", "packing")
     account.passes("data_seed", "one seed decides everything random")
@@ -200,8 +201,8 @@ def read(account: Account, folder: Path | None = None) -> None:
         account.take("disable_gradient_checkpointing", "train.gradient_checkpointing", value=False)
     account.passes("disable_gradient_checkpointing", "memory decides; train.gradient_checkpointing says otherwise")
     shared.checkpointing(account)
-    shared.saving(account)
-    shared.records(account)
+    watched.saving(account)
+    watched.records(account)
     if account.has("export_dir") and not account.has("export_quantization_bit"):
         where = exports.add(account, "safetensors")
         account.covered("export_dir", "export", f"{where}, once training has ended; there a command of its own does it")
@@ -258,6 +259,44 @@ def _method(account: Account) -> None:
             account.passes(key, "a batch of rollouts is a step's prompts; see ft plugins explain ppo")
     else:
         account.refuse("stage", f"no method for {stage!r} here; ft plugins list --kind method shows them")
+
+
+PIXELS: Mapping[str, tuple[str, Any]] = {
+    "image_max_pixels": ("image.max_pixels", 768 * 768),
+    "image_min_pixels": ("image.min_pixels", 32 * 32),
+    "video_max_pixels": ("video.max_pixels", 256 * 256),
+    "video_min_pixels": ("video.min_pixels", 16 * 16),
+    "video_fps": ("video.fps", 2.0),
+    "video_maxlen": ("video.max_frames", 128),
+}
+"""Bounds of what is seen: ours, and the default there."""
+
+
+def _media(account: Account) -> None:
+    """How large pictures become; processors of Qwen's kind have such bounds, and where none is said LLaMA-Factory's
+    are smaller than theirs."""
+    template = str(account.get("template"))
+    bounded = re.match(r"qwen.*(vl|omni)", template) or (template[:7] == "qwen3_5" and any(map(account.has, PIXELS)))
+    for key, (setting, default) in PIXELS.items():
+        if bounded:
+            account.take(key, f"data.processor.{setting}", number)
+            account.default(key, f"data.processor.{setting}", default)
+        account.refuse(key, f"set data.processor.{setting.partition('.')[0]} by the names of the model's own processor")
+    if bounded:
+        account.set("data.processor.name", "transformers")
+
+
+def _tokens(account: Account) -> None:
+    """Tokens that the vocabulary lacks."""
+    added = [
+        *({"token": token, "special": False} for token in _names(account.get("add_tokens"))),
+        *_names(account.get("add_special_tokens")),
+    ]
+    if added:
+        account.set("model.added_tokens", added)
+    for key in ("add_tokens", "add_special_tokens"):
+        account.covered(key, "model.added_tokens")
+    account.passes("resize_vocab", "model.added_tokens has its embeddings; each is trained")
 
 
 def _names(value: Any) -> list[str]:

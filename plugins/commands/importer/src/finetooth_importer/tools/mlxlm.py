@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetooth_importer.account import Account, number
-from finetooth_importer.tools import shared
+from finetooth_importer.tools import shared, watched
 
 OPTIMIZERS: Mapping[str, str] = {
     "adam": "adamw",
@@ -86,9 +86,9 @@ def read(account: Account) -> None:
     told = account.get("report_to")
     names = [one.strip() for one in told.split(",")] if isinstance(told, str) else list(told or [])
     if "wandb" in names or (account.has("wandb") and not told):
-        shared.follow(account, "wandb")
+        watched.follow(account, "wandb")
         account.covered("report_to", "trackers", "no tracker swanlab here" if "swanlab" in names else "")
-        shared.tracked(account, "wandb", {"wandb": "project", "project_name": "project"})
+        watched.tracked(account, "wandb", {"wandb": "project", "project_name": "project"})
     account.refuse("report_to", "no tracker of that name here; metrics are in metrics.jsonl of the run folder")
     account.passes("project_name", "no tracker asks for it")
     shared.without_effect(account, NO_EFFECT)

@@ -7,7 +7,7 @@ from typing import Any
 
 from finetooth_importer import packing
 from finetooth_importer.account import Account, number
-from finetooth_importer.tools import exports, shared
+from finetooth_importer.tools import exports, shared, watched
 
 MARK = "mud_puppy"
 """The key under which the reader of commands says that it is one."""
@@ -121,7 +121,7 @@ def _read(account: Account) -> None:
         account.passes("max_seq_length", "the model's own bound, at most 2048")
         account.set("train.max_length", 2048)
         account.inside("max_seq_length", 2048, "default", "train.max_length", "the model's own bound, at most 2048")
-    account.set("train.excess_length", "truncate")
+    shared.cut(account)
     packing.packed(account, "pack_sequences")
     if account.get("no_gradient_checkpointing") or account.get("use_gradient_checkpointing") is False:
         account.set("train.gradient_checkpointing", False)
@@ -130,9 +130,9 @@ def _read(account: Account) -> None:
     else:
         account.take("use_gradient_checkpointing", "train.gradient_checkpointing")
         account.default("use_gradient_checkpointing", "train.gradient_checkpointing", True)
-    shared.early_stopping(account, "early_stopping")
-    if account.get("log_with") in shared.TRACKERS:
-        shared.follow(account, str(account.get("log_with")))
+    watched.early_stopping(account, "early_stopping")
+    if account.get("log_with") in watched.TRACKERS:
+        watched.follow(account, str(account.get("log_with")))
         account.covered("log_with", "trackers")
     account.passes("log_with", "metrics are in metrics.jsonl of the run folder")
     exports.merged_in(account, "merge_lora", "merge_precision")

@@ -8,7 +8,7 @@ from typing import Any
 
 from finetooth_importer import packing
 from finetooth_importer.account import COMPUTED, Account, flattened, number
-from finetooth_importer.tools import rows, shared
+from finetooth_importer.tools import rows, shared, watched
 
 OPTIMIZERS: Mapping[str, str] = {
     "AdamW": "adamw",
@@ -451,9 +451,9 @@ def _rest(account: Account) -> None:
     logger = _called(account, "metric_logger._component_")
     tracker = {"WandBLogger": "wandb", "TensorBoardLogger": "tensorboard"}.get(logger)
     if tracker:
-        shared.follow(account, tracker)
+        watched.follow(account, tracker)
         account.covered("metric_logger._component_", "trackers")
-        shared.tracked(account, tracker, {"metric_logger.project": "project", "metric_logger.entity": "entity"})
+        watched.tracked(account, tracker, {"metric_logger.project": "project", "metric_logger.entity": "entity"})
     account.passes("metric_logger._component_", "metrics are in metrics.jsonl of the run folder")
     if account.has("save_every_n_steps"):
         account.take("save_every_n_steps", "checkpoint.every", int)

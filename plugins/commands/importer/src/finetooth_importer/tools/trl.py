@@ -10,7 +10,7 @@ from typing import Any
 from finetooth_importer import packing
 from finetooth_importer.account import Account, number
 from finetooth_importer.first_row import first_row
-from finetooth_importer.tools import rollouts, rows, shared, targets
+from finetooth_importer.tools import rollouts, rows, shared, targets, watched
 
 METHODS: Mapping[str, str] = {
     "sft": "sft",
@@ -46,7 +46,6 @@ NO_EFFECT: Mapping[str, str] = {
     "dataset_kwargs": "",
     "max_prompt_length": "rows are cut as one",
     "max_completion_length": "rows are cut as one",
-    "truncation_mode": "rows that are too long are cut at their end",
     "task_type": "",
     "bias": "",
     "lora_task_type": "",
@@ -116,7 +115,8 @@ def read(account: Account, folder: Path | None = None) -> None:
     account.take("max_seq_length", "train.max_length", int)
     if not account.has("max_seq_length"):
         account.default("max_length", "train.max_length", 1024)
-    account.set("train.excess_length", "truncate")
+    shared.cut(account)
+    account.refuse("truncation_mode", "rows that are too long are cut at their end", unless="keep_start")
     shared.extent(account)
     packing.packed(account, "packing", "packing_strategy")
     plain = account.passes(ARGUMENTS, "where it says nothing, the defaults of transformers hold")
@@ -128,8 +128,8 @@ def read(account: Account, folder: Path | None = None) -> None:
     shared.checkpointing(account)
     if not plain:
         account.default("gradient_checkpointing", "train.gradient_checkpointing", True)
-    shared.saving(account)
-    shared.records(account)
+    watched.saving(account)
+    watched.records(account)
     _adapter(account)
     if method in ONLINE:
         rollouts.read(account, method)
