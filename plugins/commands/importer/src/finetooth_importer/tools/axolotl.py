@@ -70,15 +70,20 @@ def read(account: Account) -> None:
         watched.tracked(
             account,
             "wandb",
-            {"wandb_project": "project", "wandb_entity": "entity", "wandb_name": "name", "wandb_run_name": "name"},
+            {
+                "wandb_project": "project",
+                "wandb_entity": "entity",
+                "wandb_name": "run_name",
+                "wandb_run_name": "run_name",
+            },
         )
         if account.get("wandb_mode") in ("offline", "online"):
             watched.tracked(account, "wandb", {"wandb_mode": "mode"})
     for key in ("use_wandb", "wandb_project", "wandb_entity", "wandb_name", "wandb_run_name", "wandb_mode"):
         account.passes(key, "no tracker wandb is asked for")
-    names = {"trackio_project_name": "project", "trackio_run_name": "name", "trackio_space_id": "space"}
+    names = {"trackio_project_name": "project", "trackio_run_name": "run_name", "trackio_space_id": "space"}
     watched.tracked(account, "trackio", names)
-    names = {"mlflow_tracking_uri": "uri", "mlflow_experiment_name": "experiment", "mlflow_run_name": "name"}
+    names = {"mlflow_tracking_uri": "uri", "mlflow_experiment_name": "experiment", "mlflow_run_name": "run_name"}
     watched.tracked(account, "mlflow", names)
     if account.get("curriculum_sampling"):
         account.take("curriculum_sampling", "train.shuffle", value=False)

@@ -12,6 +12,10 @@ TRACKERS = ("wandb", "mlflow", "trackio", "tensorboard")
 """Trackers that have the same name here."""
 
 
+NAMED = ("wandb", "mlflow", "trackio")
+"""Those of them to which a run's name can be given."""
+
+
 def saving(account: Account) -> None:
     """When checkpoints are made and rows held out are measured."""
     steps = account.get("save_steps")
@@ -81,7 +85,15 @@ def records(account: Account) -> None:
     account.passes("logging_first_step", "every step is written to metrics.jsonl")
     account.passes("plot_loss", "the console shows the curve")
     account.passes("overwrite_output_dir", "a run never writes over another")
+    named = [name for name in known if name in NAMED]
+    if named and account.has("run_name"):
+        follow(account, *named, run_name=str(account.get("run_name")))
+        account.covered("run_name", "trackers")
     account.passes("run_name", "runs are known by their folder")
+    if "trackio" in known:
+        tracked(account, "trackio", {"project": "project", "trackio_space_id": "space"})
+    for key in ("project", "trackio_space_id"):
+        account.passes(key, "no tracker trackio is asked for")
     account.refuse("resume_from_checkpoint", "ft resume RUN goes on with a run")
     account.refuse("auto_resume_from_checkpoints", "ft resume RUN goes on with a run")
     account.passes("save_only_model", "a checkpoint holds what a run needs to go on")
