@@ -45,7 +45,7 @@ def test_a_script_is_read_and_never_run(tmp_path: Path, monkeypatch: pytest.Monk
     assert made["data"]["train"] == {"name": "datasets", "path": "trl-lib/Capybara", "split": "train[:100]"}
     assert made["optimizer"] == {"learning_rate": 2e-4, "name": "adamw"}
     assert made["train"]["batch_size"] == 8 and made["method"] == {"name": "sft", "train_on": "assistant"}
-    assert made["adapter"] == {"name": "lora", "rank": 8, "alpha": 16}
+    assert made["adapter"] == {"name": "lora", "rank": 8, "alpha": 16, "targets": ["q_proj", "v_proj"]}
 
 
 def test_defaults_are_those_of_the_arguments_class(tmp_path: Path) -> None:

@@ -138,3 +138,39 @@ def test_packs_whose_rows_cannot_be_counted_are_not_taken(tmp_path: Path, monkey
     for method in ({"trainer": "dpo"}, {"packing": False}):
         (line,) = [line for line in taken({**given, **method}, "trl") if line.key == "packing"]
         assert line.outcome == "no effect"
+
+
+@pytest.mark.parametrize(
+    ("tool", "more", "wanted"),
+    [
+        ("llamafactory", {"stage": "rm"}, "drop"),
+        ("llamafactory", {"stage": "dpo"}, "truncate_answers"),
+        ("llamafactory", {}, "truncate"),
+        ("trl", {"trainer": "reward"}, "drop"),
+        ("trl", {"trainer": "dpo"}, "truncate_answers"),
+        ("trl", {"trainer": "kto"}, "truncate"),
+    ],
+)
+def test_what_is_too_long_is_cut_as_there(tool: str, more: dict[str, Any], wanted: str) -> None:
+    """TRL cuts each answer of a pair by itself, and leaves out what is scored; a method rm here refuses to cut."""
+    account = taken({**TOOLS[tool], **more}, tool)
+    assert account.recipe["train"]["excess_length"] == wanted
+    if tool == "llamafactory":
+        (line,) = [line for line in account if line.key == "cutoff_len"]
+        assert ("left out" if wanted == "drop" else "the prompt is cut first there") in line.note
+    end = taken({**TOOLS["trl"], "truncation_mode": "keep_end"}, "trl")
+    assert [line.outcome for line in end if line.key == "truncation_mode"] == ["not taken"]
+
+
+def test_how_large_pictures_are_and_which_tokens_are_new(outcomes: Outcomes) -> None:
+    given = {**TOOLS["llamafactory"], "image_max_pixels": 262144, "video_fps": 1.0}
+    made = taken({**given, "template": "qwen2_vl"}, "llamafactory").recipe["data"]["processor"]
+    assert made["image"] == {"max_pixels": 262144, "min_pixels": 1024} and made["name"] == "transformers"
+    assert made["video"] == {"max_pixels": 65536, "min_pixels": 256, "fps": 1.0, "max_frames": 128}
+    other = taken({**given, "template": "llava"}, "llamafactory")
+    assert outcomes(other)["image_max_pixels"][0] == "not taken" and "processor" not in other.recipe["data"]
+    plain = taken({**TOOLS["llamafactory"], "template": "llama3"}, "llamafactory")
+    assert "processor" not in plain.recipe["data"] and "image_max_pixels" not in outcomes(plain)
+    added = {"add_tokens": "<a>,<b>", "add_special_tokens": "<c>", "resize_vocab": True}
+    made = taken({**TOOLS["llamafactory"], **added}, "llamafactory").recipe["model"]["added_tokens"]
+    assert made == [{"token": "<a>", "special": False}, {"token": "<b>", "special": False}, "<c>"]

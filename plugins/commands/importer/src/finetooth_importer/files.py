@@ -253,6 +253,8 @@ def of_script(text: str, path: Path) -> Mapping[str, Any]:
             given[trl.METHOD] = _TRAINERS[called]
             given.update(_of_trainer(node, names))
         elif _CONFIG.search(called) and not called.startswith("BitsAndBytes"):
+            if called == "LoraConfig":
+                given[trl.PEFT] = called
             given.update({keyword.arg: _value(keyword.value, names) for keyword in node.keywords if keyword.arg})
             own = own or called.removesuffix("Config") + "Trainer" in _TRAINERS
             if called == trl.PLAIN:

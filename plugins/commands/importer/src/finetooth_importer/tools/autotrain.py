@@ -96,7 +96,7 @@ def _read(account: Account) -> None:
     if method is None:
         key = "trainer" if account.has("trainer") else "task"
         account.refuse(key, f"no method for {kind!r}; ft plugins list --kind method shows them", unless=None)
-        method = "sft"
+        method = kind  # never another one in its place
     account.set("method", method)
     account.covered("trainer", "method")
     account.covered("task", "method")

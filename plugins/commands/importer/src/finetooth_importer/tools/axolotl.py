@@ -38,7 +38,8 @@ def read(account: Account) -> None:
     account.take("sequence_len", "train.max_length", int)
     account.default("sequence_len", "train.max_length", 512)
     account.take("excess_length_strategy", "train.excess_length")
-    shared.batch(account, "micro_batch_size", 1, "batch_size")
+    if name_of(account.recipe.get("method")) != "grpo":
+        shared.batch(account, "micro_batch_size", 1, "batch_size")
     packing.packed(account, "sample_packing", *PACKING)
     account.take("num_epochs", "train.epochs", number)
     if number(account.get("max_steps", -1)) > 0:
@@ -62,10 +63,11 @@ def read(account: Account) -> None:
     shared.checkpointing(account)
     _saving(account)
     watched.records(account)
-    if account.get("use_tensorboard"):
-        watched.follow(account, "tensorboard")
-        account.covered("use_tensorboard", "trackers")
-    account.passes("use_tensorboard", "it is off")
+    for name in ("tensorboard", "mlflow", "trackio"):
+        if account.get(f"use_{name}"):
+            watched.follow(account, name)
+            account.covered(f"use_{name}", "trackers")
+        account.passes(f"use_{name}", "it is off")
     if account.get("use_wandb") is not False:
         watched.tracked(
             account,
@@ -88,6 +90,20 @@ def read(account: Account) -> None:
     if account.get("curriculum_sampling"):
         account.take("curriculum_sampling", "train.shuffle", value=False)
     account.passes("curriculum_sampling", "it is off")
+    account.take("profiler_steps", "profile.steps", int)
+    account.take("profiler_steps_start", "profile.start", int)
+    if account.get("float32"):
+        account.take("float32", "train.precision", value="fp32")
+    arguments = account.get("chat_template_kwargs")
+    if isinstance(arguments, dict) and "renderer" not in account.recipe.get("data", {}):
+        account.take("chat_template_kwargs", "data.renderer", value={"name": "jinja", "arguments": arguments})
+    if account.get("eval_sequence_len") == account.get("sequence_len"):
+        account.passes("eval_sequence_len", "held-out rows have the same bound")
+    if name_of(account.recipe.get("optimizer")) == "dion":
+        for key, option in (("dion_lr", "learning_rate"), ("dion_momentum", "momentum"),
+                            ("dion_rank_fraction", "rank_ratio")):  # fmt: skip
+            account.take(key, f"optimizer.{option}", number)
+        account.set("optimizer.name", "dion")
     for key in ATTENTION:
         account.passes(key, "the plan takes what is fastest on the machine; backend.attention names another")
     for key in [key for key in account.given if re.match(r"liger_|lora_(mlp|qkv|o|embedding)_kernel", str(key))]:
@@ -139,24 +155,58 @@ def _method(account: Account) -> None:
         account.set("method", "pretrain")
     elif rl in METHODS:
         account.take("rl", "method", value=METHODS[str(rl)])
-        if rl == "ipo":
-            account.set("method.loss", "ipo")
+        if rl == "gdpo":
+            account.set("method.multi_objective_aggregation", "normalize_then_sum")
     elif rl is not None:
-        account.refuse("rl", f"no method {rl!r} here; ft plugins list --kind method shows them")
+        account.set("method", str(rl))  # never another method in its place
+        account.refuse("rl", f"no method {rl!r} is installed; ft plugins list --kind method shows them")
     else:
         account.set("method", "sft")
+    _preference(account, name_of(account.recipe.get("method")))
     account.passes("num_labels", "a reward model has one score")
-    for key in ("rl_beta", "dpo_beta"):
-        account.take(key, "method.beta", number)
-    account.take("orpo_alpha", "method.beta", number)
-    account.take("kto_desirable_weight", "method.desirable_weight", number)
-    account.take("kto_undesirable_weight", "method.undesirable_weight", number)
     account.take("center_rewards_coefficient", "method.center_rewards_coefficient", number)
-    if isinstance(account.get("trl"), dict) and name_of(account.recipe.get("method")) == "grpo":
-        _online(account, account.get("trl"))
+    if name_of(account.recipe.get("method")) == "grpo":
+        _online(account, account.get("trl") or {})
+    elif isinstance(account.get("trl"), dict) and "beta" in account.get("trl"):
+        account.take(
+            "trl", "method.beta", value=number(account.get("trl")["beta"]), note="of it beta alone counts there"
+        )
+    account.passes("trl", "the method has no such block")
     if account.get("train_on_inputs") and name_of(account.recipe.get("method")) == "sft":
         account.take("train_on_inputs", "method.train_on", value="all")
     account.passes("train_on_inputs", "only answers train")
+
+
+def _preference(account: Account, method: str) -> None:
+    """Losses of preference training, with TRL's defaults of them."""
+    for key in ("rl_beta", "dpo_beta", "orpo_alpha"):
+        account.take(key, "method.beta", number)
+    account.take("kto_desirable_weight", "method.desirable_weight", number)
+    account.take("kto_undesirable_weight", "method.undesirable_weight", number)
+    losses = account.get("dpo_loss_type", ["ipo"] if account.get("rl") == "ipo" else [])
+    losses = [losses] if isinstance(losses, str) else list(losses)
+    weights = [*map(number, account.get("dpo_loss_weights") or []), *([1.0] * len(losses))]
+    smoothing = number(account.get("dpo_label_smoothing", 0))
+    more = {"label_smoothing": smoothing} if smoothing else {}
+    if method == "dpo" and len(losses) > 1:
+        made = [{"name": str(name), "weight": weights[place], **more} for place, name in enumerate(losses)]
+        account.set("method.losses", made)
+    elif method == "dpo" and (losses or more):
+        account.set("method.loss", {"name": str(losses[0]) if losses else "sigmoid", **more})
+    for key in ("dpo_loss_type", "dpo_loss_weights", "dpo_label_smoothing"):
+        if method == "dpo":
+            account.covered(key, "method.losses" if len(losses) > 1 else "method.loss")
+        account.passes(key, "it is of rl: dpo")
+    if account.get("precompute_ref_log_probs") and method in ("dpo", "kto"):
+        account.take("precompute_ref_log_probs", "method.reference.policy", value="precomputed")
+    account.passes("precompute_ref_log_probs", "it is off, or the method has no reference")
+    if method == "simpo":
+        account.default("rl_beta", "method.beta", 0.1)
+        account.take("simpo_gamma", "method.gamma", number)
+        account.take("cpo_alpha", "method.sft_weight", number)
+        account.default("cpo_alpha", "method.sft_weight", 1.0)
+    for key in ("simpo_gamma", "cpo_alpha"):
+        account.passes(key, "it is of rl: simpo")
 
 
 def _online(account: Account, block: Mapping[str, Any]) -> None:
@@ -164,9 +214,10 @@ def _online(account: Account, block: Mapping[str, Any]) -> None:
     inside = Account({f"trl.{key}": value for key, value in block.items()})
     inside.recipe = account.recipe
     rollouts.read(inside, "grpo", "trl.")
+    shared.batch(account, "micro_batch_size", 1, "batch_size")
+    rollouts.prompts(account, inside, "trl.", "micro_batch_size")
     inside.finish()
-    for line in inside:
-        account.inside(line.key, line.value, line.outcome, line.setting, line.note)
+    account.continued(inside, {})
     left = any(line.outcome == "not taken" for line in inside)
     account.covered("trl", "method", "not all of it: see its keys" if left else "")
 
@@ -185,6 +236,7 @@ def _adapter(account: Account) -> None:
                 "dora": "peft_use_dora",
             },
         )
+        targets.defaults(account, "peft")
         if account.get("lora_target_linear"):
             account.take("lora_target_linear", "adapter.targets", value="all-linear")
             account.passes("lora_target_modules", "lora_target_linear takes all of them")
@@ -265,6 +317,10 @@ def _low_rank_more(account: Account) -> None:
             account.set("adapter.init", "pissa")
         elif start in ("pissa", "olora", "loftq", "eva"):
             account.take("peft", "adapter.init", value=start)
+    start = account.get("peft_init_lora_weights")
+    if start in ("pissa", "olora", "loftq", "eva"):
+        account.take("peft_init_lora_weights", "adapter.init")
+    account.refuse("peft_init_lora_weights", "set adapter.init: see ft plugins explain lora", unless=True)
     account.refuse("peft", "set adapter.init: see ft plugins explain lora")
     account.take("lora_target_parameters", "adapter.target_parameters")
     account.take("loraplus_lr_ratio", "adapter.loraplus_ratio", number)

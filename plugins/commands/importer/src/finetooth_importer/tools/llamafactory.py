@@ -223,7 +223,10 @@ def _method(account: Account) -> None:
         account.default("stage", "method", method)
         if method == "dpo" and loss in LOSSES:
             account.take("pref_loss", "method.loss", value=LOSSES[str(loss)])
-            account.take("dpo_label_smoothing", "method.label_smoothing", number)
+            if number(account.get("dpo_label_smoothing", 0)):
+                account.set("method.loss.name", LOSSES[str(loss)])
+                account.take("dpo_label_smoothing", "method.loss.label_smoothing", number)
+            account.passes("dpo_label_smoothing", "it is 0")
         account.passes("pref_loss", f"method {method} has its own")
         account.take("pref_beta", "method.beta", number)
         account.take("simpo_gamma", "method.gamma", number)
@@ -258,6 +261,7 @@ def _method(account: Account) -> None:
         for key in ("ppo_buffer_size", "ppo_score_norm", "reward_model_type"):
             account.passes(key, "a batch of rollouts is a step's prompts; see ft plugins explain ppo")
     else:
+        account.set("method", stage)  # never another one in its place
         account.refuse("stage", f"no method for {stage!r} here; ft plugins list --kind method shows them")
 
 

@@ -142,7 +142,7 @@ def _read(account: Account) -> None:
 
 def _method(account: Account, kind: str) -> None:
     methods = {"rl": "grpo", "rm": "rm", "prm": "prm", "multimodal": "sft", "gptq": "sft", "preference": ""}
-    method = methods.get(kind, "sft")
+    method = methods.get(kind, "sft" if kind in ("full", "lora", "qlora", "qat") else kind)
     if kind == "preference":
         words = {"dpo": "dpo", "ipo": "dpo", "kto": "kto", "orpo": "orpo"}
         named = str(account.get("preference", "dpo"))

@@ -3,11 +3,45 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from finetooth_importer.account import Account
 
 ALL = ("all-linear", "all")
+
+
+USUAL = ["q_proj", "v_proj"]
+DEFAULTS: Mapping[str, tuple[int, int, float, Any]] = {
+    "peft": (8, 8, 0.0, USUAL),
+    "trl": (16, 32, 0.05, USUAL),
+    "unsloth": (16, 16, 0.0, "all-linear"),
+}
+"""Rank, alpha, dropout and modules where they are left out: of LoraConfig, of TRL's command line, of get_peft_model."""
+USUAL_NOTE = "peft's own choice for most families"
+
+
+def defaults(account: Account, whose: str) -> None:
+    """What a low-rank adapter is where keys are left out.
+
+    Args:
+        whose: of `DEFAULTS`.
+    """
+    rank, alpha, dropout, modules = DEFAULTS[whose]
+    for setting, keys, value in (("rank", ("lora_r", "r"), rank), ("alpha", ("lora_alpha",), alpha)):
+        if not any(map(account.has, keys)):
+            account.default(keys[-1], f"adapter.{setting}", value)
+    if dropout:
+        account.default("lora_dropout", "adapter.dropout", dropout)
+    said = (
+        "lora_target_modules",
+        "target_modules",
+        "target_parameters",
+        "lora_target_parameters",
+        "lora_target_linear",
+    )
+    if not any(map(account.has, said)) and modules != "all-linear":
+        account.default("lora_target_modules", "adapter.targets", modules, USUAL_NOTE)
 
 
 def take(account: Account, *keys: str, layers: str = "layers_to_transform", pattern: str = "layers_pattern") -> None:
@@ -49,4 +83,4 @@ def in_layers(targets: Any, layers: list[int], before: Any = None) -> list[str]:
     return [rf"{place}(?:{numbers})\.(?:.+\.)?{end}" for end in ends]
 
 
-__all__ = ["in_layers", "take"]
+__all__ = ["defaults", "in_layers", "take"]

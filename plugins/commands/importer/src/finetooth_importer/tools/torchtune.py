@@ -232,6 +232,9 @@ def _method(account: Account) -> None:
     elif "text_completion" in _called(account, "dataset._component_"):
         account.set("method", "pretrain")
         account.covered("loss._component_", "method")
+    elif loss and not re.search(r"CrossEntropy|CEWith", loss):
+        account.set("method", loss)  # never another one in its place
+        account.refuse("loss._component_", "ft plugins list --kind method shows the methods, --kind loss their losses")
     else:
         account.set("method", "sft")
         account.passes("loss.ignore_index", "what is masked never counts")

@@ -23,7 +23,8 @@ METHODS: Mapping[str, str] = {
     "grpo": "grpo",
     "rloo": "rloo",
 }
-RATES: Mapping[str, float] = {"sft": 2e-5, "dpo": 1e-6, "kto": 1e-6, "rm": 1e-4, "orpo": 1e-6, "cpo": 1e-6}
+RATES: Mapping[str, float] = {"sft": 2e-5, "dpo": 1e-6, "kto": 1e-6, "rm": 1e-4, "orpo": 1e-6, "cpo": 1e-6,
+                             "grpo": 1e-6, "rloo": 1e-6}  # fmt: skip
 """Learning rates that the trainers' configurations have in place of transformers' 5e-5."""
 ONLINE = ("grpo", "rloo")
 METHOD = "trainer"
@@ -32,6 +33,9 @@ METHOD = "trainer"
 ARGUMENTS, PLAIN = "arguments", "TrainingArguments"
 """The key under which the reader of scripts says that a trainer got transformers' own arguments, whose defaults hold
 then; and their class."""
+
+PEFT = "peft_config"
+"""The key under which the reader of scripts says that there is a LoraConfig, whatever it was given."""
 
 NO_EFFECT: Mapping[str, str] = {
     "padding_free": "how rows are packed is decided while training",
@@ -98,6 +102,7 @@ def read(account: Account, folder: Path | None = None) -> None:
     kind = str(account.get(METHOD, "sft"))
     method = METHODS.get(kind)
     if method is None:
+        account.set("method", kind)  # never another one in its place
         account.refuse(METHOD, f"no method for the trainer {kind!r} here; ft plugins list --kind method shows them")
     else:
         account.take(METHOD, "method", value=method)
@@ -133,6 +138,7 @@ def read(account: Account, folder: Path | None = None) -> None:
     _adapter(account)
     if method in ONLINE:
         rollouts.read(account, method)
+        rollouts.prompts(account, account, "", "per_device_train_batch_size")
     else:
         for key in ("beta", "desirable_weight", "undesirable_weight"):
             account.take(key, f"method.{key}", number)
@@ -268,12 +274,11 @@ def _source(account: Account, name: Any, split: Any, config: Any) -> Any:
 
 def _adapter(account: Account) -> None:
     low = {"rank": ("lora_r", "r"), "alpha": ("lora_alpha",), "dropout": ("lora_dropout",)}
-    if account.get("use_peft") or any(account.has(key) for keys in low.values() for key in keys):
+    named = (*(key for keys in low.values() for key in keys), "lora_target_modules", "target_modules")
+    if account.get("use_peft") or account.has(PEFT) or any(map(account.has, named)):
         account.set("adapter", "lora")
-        if not account.has("lora_r") and not account.has("r"):
-            account.default("lora_r", "adapter.rank", 16)
-        if not account.has("lora_alpha"):
-            account.default("lora_alpha", "adapter.alpha", 32)
+        account.covered(PEFT, "adapter")
+        targets.defaults(account, "unsloth" if account.has("unsloth") else "trl" if account.get("use_peft") else "peft")
         for option, keys in low.items():
             for key in keys:
                 account.take(key, f"adapter.{option}", number)

@@ -72,6 +72,8 @@ def read(account: Account) -> None:
     }
     if "max_length" in given and "max_seq_length" in given:
         given.pop("max_seq_length")
+    if not given.get("full_finetuning"):
+        given[trl.PEFT] = "get_peft_model"
     inside = Account(given)
     inside.recipe = account.recipe
     kind = str(inside.get(trl.METHOD, "sft"))
@@ -88,9 +90,6 @@ def read(account: Account) -> None:
         inside.default("max_seq_length", "train.max_length", 2048)
     if inside.get("full_finetuning"):
         inside.take("full_finetuning", "adapter", value="full")
-    elif not inside.has("r") and not inside.has("lora_r"):
-        inside.default("r", "adapter.rank", 16, "of get_peft_model")
-        inside.set("adapter.name", "lora")
     inside.passes("full_finetuning", "it is off")
     if "load_in_4bit" not in given and not inside.get("load_in_8bit") and not inside.get("full_finetuning"):
         inside.default("load_in_4bit", "quantization", "nf4")
@@ -108,7 +107,7 @@ def read(account: Account) -> None:
         inside.set("method.train_on", "assistant")
         inside.recipe["method"].pop("train_markup", None)
     names = {NAMES.get(key, key): key for key in account.given}
-    inside.lines = [line for line in inside if line.key != trl.METHOD or line.key in account.given]
+    inside.lines = [line for line in inside if line.key not in (trl.METHOD, trl.PEFT) or line.key in account.given]
     account.continued(inside, names)
     for key in set(account.given) - {line.key for line in account}:
         account.inside(key, account.given[key], "no effect", note="another key of the script says the same")
