@@ -32,6 +32,17 @@ def packed(account: Account, key: str, *others: str) -> None:
         account.passes(other, "train.batch_size says how many rows a step has")
 
 
+def by_tokens(account: Account, key: str, times: int) -> None:
+    """A key with the tokens that go through at once, whatever rows they are; 0 is off.
+
+    Args:
+        times: how often gradients are added up.
+    """
+    if account.whole(key, 0) > 0 and name_of(account.recipe.get("method")) == "sft":
+        account.refuse(key, _pack(account, packs=(times, account.whole(key, 0))), unless=None)
+    account.passes(key, "it is off, or the method has batches of its own")
+
+
 def always(account: Account, key: str, why: str) -> None:
     """The packs of a tool that nothing asks for.
 
@@ -42,13 +53,17 @@ def always(account: Account, key: str, why: str) -> None:
     account.inside(key, account.get(key), "not taken", note=_pack(account, why))
 
 
-def _pack(account: Account, why: str = "") -> str:
-    """Note that a step has packs; what is to be said of them."""
+def _pack(account: Account, why: str = "", packs: tuple[int, int] | None = None) -> str:
+    """Note that a step has packs; what is to be said of them.
+
+    Args:
+        packs: how many, and their tokens; None: as many as the batch has, of the longest row.
+    """
     train = account.recipe["train"]
-    count, length = train["batch_size"], train["max_length"]
+    count, length = packs or (train["batch_size"], train["max_length"])
     note = (
-        f"{why}a step there has {count} packs of {length} tokens, here {count} rows: set train.batch_size to "
-        f"{count * length:,} tokens by the length of a row, which ft data check shows"
+        f"{why}a step there has {count} packs of {length} tokens, here {train['batch_size']} rows: set "
+        f"train.batch_size to {count * length:,} tokens by the length of a row, which ft data check shows"
     )
     account.packs = Packs(count, length, note)
     return note

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from finetooth_importer.account import Account
@@ -63,8 +64,12 @@ def looks_like(given: Mapping[str, Any]) -> bool:
     return MARK in given
 
 
-def read(account: Account) -> None:
-    """Take what an Unsloth script gives to models, adapters and trainers; trainers are TRL's."""
+def read(account: Account, folder: Path | None = None) -> None:
+    """Take what an Unsloth script gives to models, adapters and trainers; trainers are TRL's.
+
+    Args:
+        folder: where a file with its rows is looked for.
+    """
     given = {
         NAMES.get(key, key): value
         for key, value in account.given.items()
@@ -102,7 +107,7 @@ def read(account: Account) -> None:
     exports.unsloth(inside)
     for key, note in REFUSED.items():
         inside.refuse(key, note)
-    trl.read(inside)
+    trl.read(inside, folder)
     if given.get("train_on_responses_only") and kind == "sft":
         inside.set("method.train_on", "assistant")
         inside.recipe["method"].pop("train_markup", None)
