@@ -11,6 +11,7 @@ from finetooth_hooks import UserError
 from finetooth_importer import files
 from finetooth_importer.account import Account
 from finetooth_importer.command import taken
+from finetooth_importer.script import of_script
 
 Outcomes = Callable[[Account], dict[str, tuple[str, str]]]
 
@@ -76,10 +77,10 @@ SFTTrainer(model="m", args=SFTConfig(max_steps=2), train_dataset=rows, eval_data
 
 def test_names_that_are_made_of_themselves_end() -> None:
     """`rows = rows.map(...)` is followed to where the rows come from, and two names of one another to nowhere."""
-    given = files.of_script(LOOPED, Path("a.py"))
+    given = of_script(LOOPED, Path("a.py"))
     assert (given["dataset_name"], given["dataset_train_split"], given["max_steps"]) == ("a/b", "train", 2)
     looped = LOOPED.replace("train_dataset=rows", "train_dataset=two")
-    assert "dataset_name" not in files.of_script(looped, Path("a.py"))
+    assert "dataset_name" not in of_script(looped, Path("a.py"))
 
 
 NOTEBOOK = [

@@ -199,10 +199,13 @@ class Account:
                 self._write(Line(key, self.given[key], "not taken", note=f"no key of the tool that is known{hint}"))
 
     def shares(self) -> tuple[int, int]:
-        """How many given keys were taken, and how many there are; those inside others, and what a given key
-        leaves to a default, are not counted."""
-        own = [line for line in self.lines if line.key in self.given and line.outcome != "default"]
-        return sum(line.outcome in TAKEN for line in own), len(own)
+        """How many keys were taken, and how many there are: those inside others count as they do. One of which a part
+        is not taken is not; what is left to a default is no key."""
+        found: dict[str, bool] = {}
+        for line in self.lines:
+            if line.outcome != "default":
+                found[line.key] = found.get(line.key, True) and line.outcome in TAKEN
+        return sum(found.values()), len(found)
 
     def _first(self, key: str) -> bool:
         """Whether a key is asked for the first time and says something; one that says nothing is written down so."""

@@ -145,22 +145,21 @@ REFUSED: Mapping[str, str] = {
     "export_quantization_dataset": "ft merge RUN --to int8|int4|mxfp4 needs no rows",
     "freeze_extra_modules": "name them: adapter.unfrozen_parameters",
     "additional_target": "name them: adapter.unfrozen_parameters",
-    **dict.fromkeys(
-        (
-            "tensor_model_parallel_size",
-            "pipeline_model_parallel_size",
-            "expert_model_parallel_size",
-            "sequence_parallel",
-            "use_distributed_optimizer",
-            "overlap_param_gather",
-            "overlap_grad_reduce",
-        ),
-        shared.DEVICES,
-    ),
     "dist_config": shared.DEVICES,
     "mca_config": shared.DEVICES,
     "reward_model": "see ft plugins explain METHOD",
 }
+
+
+PARALLEL = (
+    "tensor_model_parallel_size",
+    "pipeline_model_parallel_size",
+    "expert_model_parallel_size",
+    "sequence_parallel",
+    "use_distributed_optimizer",
+    "overlap_param_gather",
+    "overlap_grad_reduce",
+)
 
 
 def looks_like(given: Mapping[str, Any]) -> bool:
@@ -207,6 +206,11 @@ def read(account: Account, folder: Path | None = None) -> None:
         where = exports.add(account, "safetensors")
         account.covered("export_dir", "export", f"{where}, once training has ended; there a command of its own does it")
     shared.without_effect(account, NO_EFFECT)
+    for key in PARALLEL:
+        account.refuse(key, shared.DEVICES, unless=1)
+    if account.get("mixed_precision") in ("bf16", "fp16"):
+        account.take("mixed_precision", "train.precision")
+    account.passes("mixed_precision", "it is off")
     shared.machines(account)
     account.finish(REFUSED)
 
@@ -229,6 +233,14 @@ def _method(account: Account) -> None:
             account.passes("dpo_label_smoothing", "it is 0")
         account.passes("pref_loss", f"method {method} has its own")
         account.take("pref_beta", "method.beta", number)
+        weight = number(account.get("pref_ftx", 0))
+        if method == "dpo" and weight:
+            named = account.recipe["method"]
+            chosen = named.pop("loss", "sigmoid") if isinstance(named, dict) else "sigmoid"
+            account.set("method.losses", [chosen, {"name": "sft", "weight": weight}])
+            account.covered("pref_ftx", "method.losses")
+        account.refuse("pref_ftx", "a supervised loss beside is of method dpo: method.losses", unless=0)
+        account.take("ref_model", "method.reference.policy", str)
         account.take("simpo_gamma", "method.gamma", number)
         account.take("kto_chosen_weight", "method.desirable_weight", number)
         account.take("kto_rejected_weight", "method.undesirable_weight", number)
@@ -244,7 +256,7 @@ def _method(account: Account) -> None:
         if stage == "sft" and account.get("mask_history"):
             account.take("mask_history", "method.train_on", value="last")
         account.passes("train_on_prompt", "it is off")
-        account.passes("mask_history", "it is off")
+        account.passes("mask_history", f"method {method} trains answers alone")
     elif stage == "ppo":
         account.take("stage", "method", value="ppo")
         if account.has("reward_model"):
@@ -352,6 +364,8 @@ def _data(account: Account, folder: Path | None) -> None:
         account.take("streaming", "method.streaming")
     account.passes("streaming", "rows are read as they are needed")
     account.refuse("mix_strategy", "data.mix says how much of each source is taken", unless="concat")
+    account.passes("buffer_size", "rows are read as they are needed")
+    account.refuse("rope_scaling", "positions are those of the model's config")
     account.refuse("interleave_probs", "data.mix says how much of each source is taken")
 
 
@@ -398,7 +412,7 @@ def _adapter(account: Account) -> None:
     if kind == "full" and account.get("freeze_vision_tower", True) and account.has("freeze_vision_tower"):
         account.take("freeze_vision_tower", "adapter.freeze_mm_modules", value=True)
     for key in ("freeze_vision_tower", "freeze_multi_modal_projector", "freeze_language_model"):
-        account.passes(key, "an adapter trains the decoder's layers")
+        account.passes(key, "what reads images is frozen" if kind == "full" else "an adapter trains decoder layers")
     if kind in ("lora", "oft"):
         account.take("adapter_name_or_path", "adapter.resume_from", _one)
     else:

@@ -10,6 +10,7 @@ from typing import Any
 from finetooth_importer import packing
 from finetooth_importer.account import Account, number
 from finetooth_importer.first_row import first_row
+from finetooth_importer.script_rows import HARMLESS, SPLIT
 from finetooth_importer.tools import rollouts, rows, shared, targets, watched
 
 METHODS: Mapping[str, str] = {
@@ -62,6 +63,7 @@ REFUSED: Mapping[str, str] = {
     "formatting_func": "code does not run: name the columns in data.format",
     "compute_metrics": "ft plugins new --kind evaluator",
     "callbacks": "ft plugins new --kind events",
+    "data_collator": "rows are laid out by the engine",
     "reward_funcs": "method.rewards: [{name: python_function, file: FILE, function: NAME}] calls one as TRL does",
     "exclude_modules": "name those that are left: adapter.targets takes patterns of paths",
     "rank_pattern": "one rank for all modules",
@@ -143,7 +145,7 @@ def read(account: Account, folder: Path | None = None) -> None:
         for key in ("beta", "desirable_weight", "undesirable_weight"):
             account.take(key, f"method.{key}", number)
     _loss(account, method or "")
-    row = first_row(account.get("dataset_name"), folder)
+    row = _mapped(account).get("row") or first_row(account.get("dataset_name"), folder)
     account.compared = bool(row) and method in COMPARED
     if method == "sft":
         _trained(account, row)
@@ -171,7 +173,8 @@ def _trained(account: Account, row: Mapping[str, Any]) -> None:
             "data.format",
             "texts are read there without chat markup, and the end-of-text token closes them",
         )
-        account.set("data.format", {"name": "prompt_completion", "style": "raw"})
+        if "format" not in account.recipe.get("data", {}):
+            account.set("data.format", {"name": "prompt_completion", "style": "raw"})
     elif isinstance(row.get(field), str) and "messages" not in row:
         account.inside("dataset_name", field, "otherwise", "method", TEXTS)
         account.set("method.name", "pretrain")
@@ -233,6 +236,7 @@ def _data(account: Account) -> None:
         account.refuse("dataset_train_split", "it is a part of several files together: slice each, FILE[:100]")
     account.covered("dataset_train_split", "data.train.split")
     account.covered("dataset_config", "data.train.config")
+    _on_the_way(account)
     if account.has("dataset_test_split") and account.get("eval_strategy", "no") != "no" and name is not None:
         account.take(
             "dataset_test_split",
@@ -258,6 +262,39 @@ def _data(account: Account) -> None:
             "data.renderer",
             value={"name": "jinja", "template": account.get("chat_template_path")},
         )
+
+
+def _mapped(account: Account) -> Mapping[str, Any]:
+    """What the function of a script's `map` was seen to do."""
+    made = account.get("train_dataset.map")
+    return made if isinstance(made, Mapping) else {}
+
+
+def _on_the_way(account: Account) -> None:
+    """What a script does with its rows between loading and training."""
+    if "format" in _mapped(account):
+        note = "what its function makes of these columns is what this format does"
+        account.take("train_dataset.map", "data.format", value=_mapped(account)["format"], note=note)
+    account.refuse("train_dataset.map", "code does not run: write the rows as it returns them, or name their columns "
+                   "in data.format")  # fmt: skip
+    for name in HARMLESS:
+        account.passes(f"train_dataset.{name}", "columns that are not read change nothing; train.shuffle orders rows")
+    part = str(account.get("train_dataset.select", ""))
+    if part.startswith("[") and isinstance(account.recipe.get("data", {}).get("train"), str):
+        account.take("train_dataset.select", "data.train", value=account.recipe["data"]["train"] + part)
+    elif part.startswith("[") and isinstance(account.recipe.get("data", {}).get("train"), dict):
+        account.take("train_dataset.select", "data.train.slice", value=part)
+    size = (account.get(SPLIT) or {}).get("test_size", 0.25)
+    if account.has(SPLIT) and isinstance(size, float):
+        note = "a share of the rows; which ones they are is decided otherwise"
+        account.take(SPLIT, "data.eval", value={"fraction": size}, note=note)
+    account.refuse(SPLIT, "held-out rows are a share: data.eval: {fraction: 0.05}, or a file")
+    if account.has("eval_dataset"):
+        name, split = account.get("eval_dataset"), account.get("dataset_test_split", "train")
+        account.take("eval_dataset", "data.eval", value=_source(account, name, split, account.get("dataset_config")))
+        account.covered("dataset_test_split", "data.eval")
+    for key in [key for key in account.given if str(key).startswith("train_dataset")]:
+        account.refuse(str(key), "write the rows as they are after it: ft data convert, or a script of your own")
 
 
 def _source(account: Account, name: Any, split: Any, config: Any) -> Any:
