@@ -160,11 +160,11 @@ def test_entry_faults(plugin: Write) -> None:
 
 OPTIONS = """
 class Choices(Options):
-    weight: float = 1.0
+    strength: float = 1.0
     {doc}
 
 def build(options: Choices, context: Context):
-    return lambda prompts, completions, columns: [options.weight for _ in completions]
+    return lambda prompts, completions, columns: [options.strength for _ in completions]
 """
 
 
@@ -175,6 +175,13 @@ def test_options_must_be_documented(plugin: Write) -> None:
     assert "options_refuse_unknown_keys_and_change" in _reward(plugin, loose)
 
 
+@pytest.mark.parametrize("name", ["name", "weight", "label"])
+def test_an_option_that_no_recipe_can_set_is_refused(plugin: Write, name: str) -> None:
+    """`name` picks the entry, and a reward's weight and label stand in the same mapping."""
+    parts = OPTIONS.replace("strength", name).replace("{doc}", '"""How much it counts."""')
+    assert _reward(plugin, parts) == {"options_can_be_set"}
+
+
 REQUIRED = OPTIONS.replace("float = 1.0", "float").replace("{doc}", '"""How much it counts."""')
 
 
@@ -182,8 +189,8 @@ def test_required_options_need_an_example_or_are_skipped(plugin: Write) -> None:
     hooks = REWARD.replace("NAME", "kind").replace("SUMMARY", "polite")
     results = _run(plugin(hooks.replace("EXAMPLE", "{}"), REQUIRED))
     assert not failures(results)
-    assert any(r.status == "skipped" and "weight" in r.message for r in results)
-    results = _run(plugin(hooks.replace("EXAMPLE", "{'weight': 2.0}"), REQUIRED))
+    assert any(r.status == "skipped" and "strength" in r.message for r in results)
+    results = _run(plugin(hooks.replace("EXAMPLE", "{'strength': 2.0}"), REQUIRED))
     assert {r.status for r in results} == {"passed"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from collections.abc import Mapping
 
 import numpy as np
 from finetooth_hooks.entries import ENTRY_TYPES
@@ -72,6 +73,32 @@ def options_are_documented(case: EntryCase) -> None:
     for name, field in model.model_fields.items():
         documented = field.description and field.description.strip()
         expect(documented, f"{model.__name__}.{name}", "no docstring under the field", "one sentence that documents it")
+
+
+PICKED: Mapping[str, frozenset[str]] = {
+    "source": frozenset({"slice", "max_rows", "weight", "sha256", "format"}),
+    "reward": frozenset({"weight", "label"}),
+    "loss": frozenset({"weight"}),
+}
+"""Keys beside `name` that a recipe reads itself in a mapping that picks an entry of a kind."""
+
+
+@check_for(ANY)
+def options_can_be_set(case: EntryCase) -> None:
+    """No option is called as a key that the recipe reads itself in the mapping that picks the entry: `name` says which
+    entry it is, so that no recipe could set an option of that name."""
+    if case.entry.kind == "command":
+        return
+    taken = {"name"} | PICKED.get(case.entry.kind, frozenset())
+    names = {
+        spelled for name, field in options_model(case.entry).model_fields.items() for spelled in (name, field.alias)
+    }
+    expect(
+        not taken & names,
+        f"options of {case.entry.build}",
+        f"an option {', '.join(sorted(map(str, taken & names)))!r}, which no recipe can set",
+        "another name, such as `run_name`",
+    )
 
 
 @check_for(ANY)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_importer import files
 from finetooth_importer.account import Account
 from finetooth_importer.command import taken
+from finetooth_importer.script import of_script
 
 Outcomes = Callable[[Account], dict[str, tuple[str, str]]]
 
@@ -23,7 +23,7 @@ def test_what_a_script_saves_is_exported_unless_it_is_idle(tmp_path: Path) -> No
         "if False:\n    model.save_pretrained_gguf('out', tokenizer, quantization_method='f16')\n",
         encoding="utf-8",
     )
-    account = taken(dict(files.of_script(script.read_text(encoding="utf-8"), script)), "unsloth", script)
+    account = taken(dict(of_script(script.read_text(encoding="utf-8"), script)), "unsloth", script)
     assert account.recipe["export"] == [
         {"name": "gguf", "stored": "q4_k_m"},
         {"name": "gguf", "stored": "q8_0"},

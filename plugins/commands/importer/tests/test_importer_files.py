@@ -11,6 +11,7 @@ from finetooth_hooks import UserError
 from finetooth_importer import files
 from finetooth_importer.account import Account
 from finetooth_importer.command import taken
+from finetooth_importer.script import of_script
 
 Outcomes = Callable[[Account], dict[str, tuple[str, str]]]
 
@@ -45,7 +46,7 @@ def test_a_script_is_read_and_never_run(tmp_path: Path, monkeypatch: pytest.Monk
     assert made["data"]["train"] == {"name": "datasets", "path": "trl-lib/Capybara", "split": "train[:100]"}
     assert made["optimizer"] == {"learning_rate": 2e-4, "name": "adamw"}
     assert made["train"]["batch_size"] == 8 and made["method"] == {"name": "sft", "train_on": "assistant"}
-    assert made["adapter"] == {"name": "lora", "rank": 8, "alpha": 16}
+    assert made["adapter"] == {"name": "lora", "rank": 8, "alpha": 16, "targets": ["q_proj", "v_proj"]}
 
 
 def test_defaults_are_those_of_the_arguments_class(tmp_path: Path) -> None:
@@ -76,10 +77,10 @@ SFTTrainer(model="m", args=SFTConfig(max_steps=2), train_dataset=rows, eval_data
 
 def test_names_that_are_made_of_themselves_end() -> None:
     """`rows = rows.map(...)` is followed to where the rows come from, and two names of one another to nowhere."""
-    given = files.of_script(LOOPED, Path("a.py"))
+    given = of_script(LOOPED, Path("a.py"))
     assert (given["dataset_name"], given["dataset_train_split"], given["max_steps"]) == ("a/b", "train", 2)
     looped = LOOPED.replace("train_dataset=rows", "train_dataset=two")
-    assert "dataset_name" not in files.of_script(looped, Path("a.py"))
+    assert "dataset_name" not in of_script(looped, Path("a.py"))
 
 
 NOTEBOOK = [

@@ -205,8 +205,9 @@ def test_the_hub_gets_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
         return [{"a": 1}]
 
     monkeypatch.setattr(source.datasets, "load_dataset", load)
-    assert rows("org/name", config="main", split="test[:1%]", revision="v1") == [Row("org/name:test[:1%]:0", {"a": 1})]
-    assert seen == [(("org/name", "main"), {"split": "test[:1%]", "revision": "v1"})]
+    about = {"split": "test[:1%]", "revision": "v1", "data_files": ["a.jsonl"]}
+    assert rows("org/name", config="main", **about) == [Row("org/name:test[:1%]:0", {"a": 1})]
+    assert seen == [(("org/name", "main"), about)]
 
 
 @pytest.mark.parametrize(

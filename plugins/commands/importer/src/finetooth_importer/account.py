@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from finetooth_toolbox.text.nearest import nearest
@@ -18,6 +18,26 @@ COMPUTED = "(computed)"
 
 TAKEN = frozenset({"taken", "otherwise", "no effect"})
 """Outcomes of given keys that lose nothing."""
+
+
+@dataclass(frozen=True)
+class Packs:
+    """What an optimizer step of the tool is made of, where it is not rows.
+
+    Attributes:
+        count: packs of a step.
+        length: tokens of a pack.
+        note: what its line in the account says, for as long as nobody has counted the rows.
+    """
+
+    count: int
+    length: int
+    note: str
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a step."""
+        return self.count * self.length
 
 
 @dataclass(frozen=True)
@@ -51,11 +71,13 @@ class Account:
 
     Attributes:
         compared: which tokens train was held against the tool itself, for rows and a template like these.
+        packs: what a step of the tool is made of, where it is not rows.
     """
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         self.given = given
         self.compared = False
+        self.packs: Packs | None = None
         self.recipe: dict[str, Any] = {}
         self.lines: list[Line] = []
         self._seen: set[str] = set()
@@ -146,6 +168,15 @@ class Account:
         """What became of a key inside another one's value."""
         self._write(Line(key, value, outcome, setting, note))
 
+    def continued(self, other: Account, names: Mapping[str, str]) -> None:
+        """Take over what another account says of the same recipe.
+
+        Args:
+            names: keys here by those there, where they differ.
+        """
+        self.compared, self.packs = other.compared, other.packs
+        self.lines += [replace(line, key=names.get(line.key, line.key)) for line in other]
+
     def default(self, key: str, setting: str, value: Any, note: str = "") -> None:
         """Their default for a key that was left out differs from ours: it is set."""
         if not self.has(key):
@@ -168,10 +199,13 @@ class Account:
                 self._write(Line(key, self.given[key], "not taken", note=f"no key of the tool that is known{hint}"))
 
     def shares(self) -> tuple[int, int]:
-        """How many given keys were taken, and how many there are; those inside others, and what a given key
-        leaves to a default, are not counted."""
-        own = [line for line in self.lines if line.key in self.given and line.outcome != "default"]
-        return sum(line.outcome in TAKEN for line in own), len(own)
+        """How many keys were taken, and how many there are: those inside others count as they do. One of which a part
+        is not taken is not; what is left to a default is no key."""
+        found: dict[str, bool] = {}
+        for line in self.lines:
+            if line.outcome != "default":
+                found[line.key] = found.get(line.key, True) and line.outcome in TAKEN
+        return sum(found.values()), len(found)
 
     def _first(self, key: str) -> bool:
         """Whether a key is asked for the first time and says something; one that says nothing is written down so."""
@@ -192,6 +226,11 @@ class Account:
 
     def __iter__(self) -> Iterator[Line]:
         return iter(self.lines)
+
+
+def name_of(pick: Any) -> str:
+    """The name of a pick, which stands alone or in a mapping with its options; empty if there is none."""
+    return str(pick.get("name", "")) if isinstance(pick, Mapping) else str(pick or "")
 
 
 def flattened(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -216,4 +255,4 @@ def number(value: Any) -> Any:
     return value
 
 
-__all__ = ["COMPUTED", "Account", "Line", "Outcome", "TAKEN", "flattened", "number", "says_nothing"]
+__all__ = ["COMPUTED", "Account", "Line", "Outcome", "Packs", "TAKEN", "flattened", "name_of", "number", "says_nothing"]

@@ -9,9 +9,9 @@ from typing import Any
 import click
 from finetooth_hooks import CommandContext, UserError
 
-from finetooth_importer import files
+from finetooth_importer import files, packing
 from finetooth_importer.account import Account, Line, flattened
-from finetooth_importer.tools import llamafactory, torchtune, trl
+from finetooth_importer.tools import llamafactory, mudpuppy, torchtune, trl, unsloth
 from finetooth_importer.written import as_yaml, shortened, tidied
 
 NESTED = ("torchtune", "autotrain", "mlx-lm")
@@ -56,7 +56,8 @@ def command(obj: CommandContext, file: Path, tool: str | None, output: Path | No
     recipe = tidied(account.recipe)
     try:
         obj.load(recipe)
-        problem = ""
+        packing.fit(account, lambda rows: obj.planned(obj.load(rows))[1])
+        recipe, problem = tidied(account.recipe), ""
     except UserError as error:
         problem = str(error)
     if as_json:
@@ -90,16 +91,16 @@ def taken(given: Any, tool: str, file: Path | None = None) -> Account:
     """What became of a tool's keys.
 
     Args:
-        file: where they stood; LLaMA-Factory's list of datasets, and the rows of TRL's, are looked for beside it.
+        file: where they stood; LLaMA-Factory's list of datasets, and rows of others, are looked for beside it.
     """
     if tool in NESTED:
         given = flattened(given)
     if tool == "torchtune":
         given = torchtune.resolved(given)
     account = Account(given)
-    if tool in ("llamafactory", "trl"):
-        reader = llamafactory.read if tool == "llamafactory" else trl.read
-        reader(account, None if file is None else file.resolve().parent)
+    beside = {"llamafactory": llamafactory.read, "trl": trl.read, "mud-puppy": mudpuppy.read, "unsloth": unsloth.read}
+    if tool in beside:
+        beside[tool](account, None if file is None else file.resolve().parent)
     else:
         files.READERS[tool].read(account)
     return account

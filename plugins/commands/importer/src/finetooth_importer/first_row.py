@@ -16,9 +16,10 @@ def first_row(named: Any, folder: Path | None) -> Mapping[str, Any]:
     """The first row of a file; empty where the rows are elsewhere, or the file cannot be read.
 
     Args:
-        named: what the configuration says, a path or something else.
+        named: what the configuration says, a path, several of which the first one is read, or something else.
         folder: where the configuration lies; relative paths are looked for there, and where one stands.
     """
+    named = named[0] if isinstance(named, list) and named else named
     if not isinstance(named, str) or folder is None:
         return {}
     for place in (folder / named, Path(named)):

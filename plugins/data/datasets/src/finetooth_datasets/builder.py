@@ -19,6 +19,9 @@ class DatasetsOptions(Options):
     saved dataset without splits."""
     config: str | None = None
     """The configuration of a hub dataset that has several."""
+    data_files: str | list[str] | None = None
+    """Of a hub dataset or a folder: files of it, or patterns, that are read in place of all; they are one split,
+    `train`."""
     revision: str | None = None
     """Branch, tag or commit of a hub dataset."""
     streaming: bool = False

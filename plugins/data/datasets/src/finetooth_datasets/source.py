@@ -92,9 +92,7 @@ class DatasetsSource(SourceBase):
             )
         try:
             with without_retries():
-                dataset = datasets.load_dataset(
-                    options.path, options.config, split=options.split, revision=options.revision, streaming=True
-                )
+                dataset = self._asked(streaming=True)
             yield from self._rows(dataset)
         except Exception as error:  # as below, and the hub client's own
             raise self._broken(error) from error
@@ -131,12 +129,16 @@ class DatasetsSource(SourceBase):
         if self._loaded is None:
             try:
                 with nullcontext() if Path(options.path).is_dir() else without_retries():
-                    self._loaded = datasets.load_dataset(
-                        options.path, options.config, split=options.split, revision=options.revision
-                    )
+                    self._loaded = self._asked()
             except Exception as error:  # as above, and the hub client's own
                 raise self._broken(error) from error
         return self._loaded
+
+    def _asked(self, **more: Any) -> Any:
+        """What the library makes of the path and the options that name a part of it."""
+        given = self._options
+        about = {"split": given.split, "revision": given.revision, "data_files": given.data_files, **more}
+        return datasets.load_dataset(given.path, given.config, **about)
 
     def _saved(self) -> Any:
         """A dataset that `save_to_disk` wrote."""

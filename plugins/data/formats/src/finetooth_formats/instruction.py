@@ -37,6 +37,9 @@ class InstructionOptions(AliasedOptions):
     """The column with the right answer. Where this is not set and rows have none of that name, `response` (Dolly)."""
     separator: str = "\n\n"
     """What stands between the instruction and the input; LLaMA-Factory has one line break."""
+    alpaca: bool = False
+    """Whether the question is written as Stanford Alpaca's prompt ("Below is an instruction that describes a task."),
+    headings included, inside the model's own markup, as torchtune's `alpaca_dataset` does."""
     system: str = ""
     """A system message before every conversation; empty for none. The row's own (see `system_column`) comes first."""
     system_column: str = "system"
@@ -77,11 +80,26 @@ class Instruction:
         options = self._options
         ask = columns.text(row, options.instruction, "instruction")
         given_in = self._column(row.values, "input")
-        if columns.present(row.values, given_in):
-            given = columns.text(row, given_in, "instruction", empty=True)
-            ask = f"{ask}{options.separator}{given}" if given else ask
+        has_input = columns.present(row.values, given_in)
+        given = columns.text(row, given_in, "instruction", empty=True) if has_input else ""
+        if options.alpaca:
+            ask = alpaca_prompt(ask, given)
+        elif given:
+            ask = f"{ask}{options.separator}{given}"
         answer = columns.text(row, self._column(row.values, "output"), "instruction", answer=True)
         said = columns.optional_text(row, options.system_column, "instruction") or options.system
         system = (Message("system", said),) if said else ()
         before = read_history(row, options.history)
         return Conversation((*system, *before, Message("user", ask), Message("assistant", answer)))
+
+
+def alpaca_prompt(instruction: str, given: str) -> str:
+    """The prompt of Stanford Alpaca (Taori et al., 2023), up to where the answer begins.
+
+    Args:
+        given: the input; empty for none.
+    """
+    paired = ", paired with an input that provides further context" if given else ""
+    told = f"Below is an instruction that describes a task{paired}. Write a response that appropriately completes the "
+    told += f"request.\n\n### Instruction:\n{instruction}\n\n"
+    return told + (f"### Input:\n{given}\n\n" if given else "") + "### Response:\n"

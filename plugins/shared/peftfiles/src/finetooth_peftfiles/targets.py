@@ -27,15 +27,22 @@ class Targets:
 
 
 def matching(target: str, paths: Iterable[str]) -> list[str]:
-    """Paths that `target` means: those that end in it, else those that it matches whole as a regular expression."""
+    """Paths that `target` means: those that end in it, else those that it matches whole as a regular expression.
+
+    Raises:
+        RecipeError: it ends none, and is no regular expression.
+    """
     paths = list(paths)
     named = [path for path in paths if path == target or path.endswith(f".{target}")]
     if named:
         return named
     try:
         pattern = re.compile(target)
-    except re.error:
-        return []
+    except re.error as error:
+        raise RecipeError(
+            SETTING, f"{target!r} is no name of a module, and no regular expression either: {error}",
+            action="mend the expression, or name modules as their paths end",
+        ) from None  # fmt: skip
     return [path for path in paths if pattern.fullmatch(path)]
 
 

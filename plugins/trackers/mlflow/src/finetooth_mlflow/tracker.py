@@ -33,7 +33,7 @@ class MlflowOptions(Options):
     without that `mlflow.db` beside the run folder. Passwords belong into MLFLOW_TRACKING_PASSWORD."""
     experiment: str = "finetooth"
     """The experiment that the run is in; made if it is not there."""
-    name: str | None = None
+    run_name: str | None = None
     """How the run is called there; left out, as its folder."""
 
 
@@ -72,7 +72,7 @@ class MlflowTracker(ServiceTracker):
                 self._context.note("tracker mlflow: the run that it went on with is gone there; it begins another one")
         found = self._client.get_experiment_by_name(self._options.experiment)
         experiment = found.experiment_id if found else self._client.create_experiment(self._options.experiment)
-        self._id = str(self._client.create_run(experiment, run_name=self._options.name or run.id).info.run_id)
+        self._id = str(self._client.create_run(experiment, run_name=self._options.run_name or run.id).info.run_id)
         params = [Param(key, str(value)[:LONGEST_PARAM]) for key, value in shown_recipe(run.plan.recipe).items()]
         for begin in range(0, len(params), MOST_PARAMS):
             self._client.log_batch(self._id, params=params[begin : begin + MOST_PARAMS])

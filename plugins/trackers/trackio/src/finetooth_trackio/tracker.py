@@ -16,7 +16,7 @@ class TrackioOptions(Options):
 
     project: str = "finetooth"
     """The project that the run is in; made if it is not there. `trackio show --project NAME` opens its dashboard."""
-    name: str | None = None
+    run_name: str | None = None
     """How the run is called there; left out, as its folder."""
     space: str | None = None
     """A Space, `USER/NAME`, that keeps and shows the project; left out, this machine does (TRACKIO_DIR)."""
@@ -40,7 +40,7 @@ class TrackioTracker(ServiceTracker):
         """Begin a run of the project, or go on with the known one."""
         import trackio
 
-        name = known or self._options.name or run.id
+        name = known or self._options.run_name or run.id
         with redirect_stdout(io.StringIO()):  # it prints what to do next; `ft` says it in its own guide
             self._run = trackio.init(
                 project=self._options.project,

@@ -22,7 +22,7 @@ class WandbOptions(Options):
     """The project that the run is in; made if it is not there."""
     entity: str | None = None
     """Whose project: a user or a team; left out, your default."""
-    name: str | None = None
+    run_name: str | None = None
     """How the run is called there; left out, as its folder."""
     group: str | None = None
     """Runs that belong together."""
@@ -97,7 +97,7 @@ class WandbTracker(ServiceTracker):
         return wandb.init(
             project=options.project,
             entity=options.entity,
-            name=options.name or run.id,
+            name=options.run_name or run.id,
             group=options.group,
             tags=options.tags or None,
             id=known,

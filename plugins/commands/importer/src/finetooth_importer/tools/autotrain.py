@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from finetooth_importer import packing
 from finetooth_importer.account import Account, number
-from finetooth_importer.tools import shared
-from finetooth_importer.tools.axolotl import TEMPLATES
+from finetooth_importer.tools import rows, shared, watched
+from finetooth_importer.tools.axolotl_datasets import TEMPLATES
 
 TRAINERS: Mapping[str, str] = {
     "sft": "sft",
@@ -80,8 +81,7 @@ def read(account: Account) -> None:
     inside.recipe = account.recipe
     _read(inside)
     names = {_flag(key): key for key in account.given}
-    for line in inside:
-        account.inside(names.get(line.key, line.key), line.value, line.outcome, line.setting, line.note)
+    account.continued(inside, names)
 
 
 def _flag(key: str) -> str:
@@ -96,7 +96,7 @@ def _read(account: Account) -> None:
     if method is None:
         key = "trainer" if account.has("trainer") else "task"
         account.refuse(key, f"no method for {kind!r}; ft plugins list --kind method shows them", unless=None)
-        method = "sft"
+        method = kind  # never another one in its place
     account.set("method", method)
     account.covered("trainer", "method")
     account.covered("task", "method")
@@ -108,8 +108,10 @@ def _read(account: Account) -> None:
     account.take("block_size", "train.max_length", lambda size: int(size[0] if isinstance(size, list) else size))
     if not account.has("block_size"):
         account.default("block_size", "train.max_length", account.whole("model_max_length", 2048))
-    account.set("train.excess_length", "truncate")
+    shared.cut(account)
     shared.batch(account, "batch_size", 2, "train_batch_size", steps="gradient_accumulation", times=4)
+    if method == "sft":
+        packing.always(account, "packing", "its trainer sft packs rows: ")
     account.take("epochs", "train.epochs", number)
     account.default("epochs", "train.epochs", 1)
     account.take("max_grad_norm", "train.max_grad_norm", number)
@@ -132,8 +134,8 @@ def _read(account: Account) -> None:
         account.default("eval_strategy", "evaluate.every", "epoch")
     account.passes("eval_strategy", "no rows are held out")
     account.take("save_total_limit", "checkpoint.keep_last", int)
-    if account.get("log") in shared.TRACKERS:
-        shared.follow(account, str(account.get("log")))
+    if account.get("log") in watched.TRACKERS:
+        watched.follow(account, str(account.get("log")))
         account.covered("log", "trackers")
     account.passes("log", "metrics are in metrics.jsonl of the run folder")
     account.take("project_name", "output", lambda name: f"runs/{name}")
@@ -172,11 +174,11 @@ def _data(account: Account, method: str) -> None:
         if not path or not split:
             account.passes(key, "no rows are held out")
             continue
-        source = shared.source(path, **options)
+        source = rows.source(path, **options)
         if source["name"] == "datasets":
             source["split"] = split
         if path.startswith((".", "/", "~", "data")) and not FILE.search(path):
-            source = shared.source(_file(path, str(split)), **options)
+            source = rows.source(_file(path, str(split)), **options)
         account.set(setting, source)
         account.covered(key, setting)
     account.covered("data_path", "data.train")
@@ -195,8 +197,8 @@ def _adapter(account: Account) -> None:
     if account.get("peft") or account.get("use_peft"):
         account.set("adapter", "lora")
         shared.low_rank_defaults(account, rank=16, alpha=32, dropout=0.05)
-        targets = account.get("target_modules", "all-linear")
-        split = targets if targets == "all-linear" else [one.strip() for one in str(targets).split(",")]
+        named = account.get("target_modules", "all-linear")
+        split = named if named == "all-linear" else [one.strip() for one in str(named).split(",")]
         account.take("target_modules", "adapter.targets", value=split)
         bits = {"int4": 4, "int8": 8, "4": 4, "8": 8}.get(str(account.get("quantization")))
         if "quantization" not in account.given and account.recipe["adapter"]:

@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from finetooth_importer.account import Account, number, says_nothing
-from finetooth_importer.tools import axolotl_alpaca, rollouts, shared
-from finetooth_importer.tools.axolotl_keys import ATTENTION, COMPARED, NO_EFFECT, REFUSED, UNTAKEN, plain_chat
+from finetooth_importer import packing
+from finetooth_importer.account import Account, name_of, number
+from finetooth_importer.tools import axolotl_datasets, rollouts, shared, targets, watched
+from finetooth_importer.tools.axolotl_keys import ATTENTION, NO_EFFECT, PACKING, REFUSED
 
 METHODS: Mapping[str, str] = {
     "dpo": "dpo",
@@ -18,31 +19,6 @@ METHODS: Mapping[str, str] = {
     "simpo": "simpo",
     "grpo": "grpo",
     "gdpo": "grpo",
-}
-
-TEMPLATES: Mapping[str, str] = {
-    "chatml": "chatml",
-    "llama3": "llama3",
-    "gemma": "gemma",
-    "gemma3": "gemma",
-    "alpaca": "alpaca",
-    "phi_3": "phi3",
-    "phi_4": "phi4",
-    "qwen_25": "qwen",
-    "qwen2_vl": "qwen",
-    "qwen3": "qwen3",
-    "qwen3_5": "qwen3_5",
-    "cohere": "cohere2",
-    "command_a": "cohere2",
-    "gemma3n": "gemma",
-    "qwen3_instruct": "qwen3_instruct",
-    "deepseek_v3_1": "deepseek_v3_1",
-    "mistral_v7_tekken": "mistral",
-    "mistral_v3_tekken": "mistral",
-    "mistral_v2v3": "mistral",
-    "mistral_v1": "mistral",
-    "deepseek_v2": "deepseek_v3",
-    "deepseek_v3": "deepseek_v3",
 }
 
 
@@ -57,16 +33,20 @@ def read(account: Account) -> None:
     """Take the keys of an axolotl configuration."""
     _model(account)
     _method(account)
-    _data(account)
+    axolotl_datasets.read(account, name_of(account.recipe.get("method")))
     _adapter(account)
     account.take("sequence_len", "train.max_length", int)
     account.default("sequence_len", "train.max_length", 512)
     account.take("excess_length_strategy", "train.excess_length")
-    shared.batch(account, "micro_batch_size", 1, "batch_size")
+    if name_of(account.recipe.get("method")) != "grpo":
+        shared.batch(account, "micro_batch_size", 1, "batch_size")
+    packing.packed(account, "sample_packing", *PACKING)
     account.take("num_epochs", "train.epochs", number)
-    account.take("max_steps", "train.max_steps", int)
+    if number(account.get("max_steps", -1)) > 0:
+        account.take("max_steps", "train.max_steps", int)
+    account.passes("max_steps", "no bound")
     shared.optimizer(account, "optimizer")
-    shared.schedule(account, "lr_scheduler", "cosine")
+    shared.schedule(account, "lr_scheduler", "cosine", warm_up=0.03)
     account.take("cosine_min_lr_ratio", "schedule.min_ratio", number)
     if account.has("cosine_min_lr_ratio"):
         account.set("schedule.name", "cosine_with_min")
@@ -82,28 +62,48 @@ def read(account: Account) -> None:
     shared.precision(account)
     shared.checkpointing(account)
     _saving(account)
-    shared.records(account)
-    if account.get("use_tensorboard"):
-        shared.follow(account, "tensorboard")
-        account.covered("use_tensorboard", "trackers")
-    account.passes("use_tensorboard", "it is off")
+    watched.records(account)
+    for name in ("tensorboard", "mlflow", "trackio"):
+        if account.get(f"use_{name}"):
+            watched.follow(account, name)
+            account.covered(f"use_{name}", "trackers")
+        account.passes(f"use_{name}", "it is off")
     if account.get("use_wandb") is not False:
-        shared.tracked(
+        watched.tracked(
             account,
             "wandb",
-            {"wandb_project": "project", "wandb_entity": "entity", "wandb_name": "name", "wandb_run_name": "name"},
+            {
+                "wandb_project": "project",
+                "wandb_entity": "entity",
+                "wandb_name": "run_name",
+                "wandb_run_name": "run_name",
+            },
         )
         if account.get("wandb_mode") in ("offline", "online"):
-            shared.tracked(account, "wandb", {"wandb_mode": "mode"})
+            watched.tracked(account, "wandb", {"wandb_mode": "mode"})
     for key in ("use_wandb", "wandb_project", "wandb_entity", "wandb_name", "wandb_run_name", "wandb_mode"):
         account.passes(key, "no tracker wandb is asked for")
-    names = {"trackio_project_name": "project", "trackio_run_name": "name", "trackio_space_id": "space"}
-    shared.tracked(account, "trackio", names)
-    names = {"mlflow_tracking_uri": "uri", "mlflow_experiment_name": "experiment", "mlflow_run_name": "name"}
-    shared.tracked(account, "mlflow", names)
+    names = {"trackio_project_name": "project", "trackio_run_name": "run_name", "trackio_space_id": "space"}
+    watched.tracked(account, "trackio", names)
+    names = {"mlflow_tracking_uri": "uri", "mlflow_experiment_name": "experiment", "mlflow_run_name": "run_name"}
+    watched.tracked(account, "mlflow", names)
     if account.get("curriculum_sampling"):
         account.take("curriculum_sampling", "train.shuffle", value=False)
     account.passes("curriculum_sampling", "it is off")
+    account.take("profiler_steps", "profile.steps", int)
+    account.take("profiler_steps_start", "profile.start", int)
+    if account.get("float32"):
+        account.take("float32", "train.precision", value="fp32")
+    arguments = account.get("chat_template_kwargs")
+    if isinstance(arguments, dict) and "renderer" not in account.recipe.get("data", {}):
+        account.take("chat_template_kwargs", "data.renderer", value={"name": "jinja", "arguments": arguments})
+    if account.get("eval_sequence_len") == account.get("sequence_len"):
+        account.passes("eval_sequence_len", "held-out rows have the same bound")
+    if name_of(account.recipe.get("optimizer")) == "dion":
+        for key, option in (("dion_lr", "learning_rate"), ("dion_momentum", "momentum"),
+                            ("dion_rank_fraction", "rank_ratio")):  # fmt: skip
+            account.take(key, f"optimizer.{option}", number)
+        account.set("optimizer.name", "dion")
     for key in ATTENTION:
         account.passes(key, "the plan takes what is fastest on the machine; backend.attention names another")
     for key in [key for key in account.given if re.match(r"liger_|lora_(mlp|qkv|o|embedding)_kernel", str(key))]:
@@ -155,24 +155,58 @@ def _method(account: Account) -> None:
         account.set("method", "pretrain")
     elif rl in METHODS:
         account.take("rl", "method", value=METHODS[str(rl)])
-        if rl == "ipo":
-            account.set("method.loss", "ipo")
+        if rl == "gdpo":
+            account.set("method.multi_objective_aggregation", "normalize_then_sum")
     elif rl is not None:
-        account.refuse("rl", f"no method {rl!r} here; ft plugins list --kind method shows them")
+        account.set("method", str(rl))  # never another method in its place
+        account.refuse("rl", f"no method {rl!r} is installed; ft plugins list --kind method shows them")
     else:
         account.set("method", "sft")
+    _preference(account, name_of(account.recipe.get("method")))
     account.passes("num_labels", "a reward model has one score")
-    for key in ("rl_beta", "dpo_beta"):
-        account.take(key, "method.beta", number)
-    account.take("orpo_alpha", "method.beta", number)
-    account.take("kto_desirable_weight", "method.desirable_weight", number)
-    account.take("kto_undesirable_weight", "method.undesirable_weight", number)
     account.take("center_rewards_coefficient", "method.center_rewards_coefficient", number)
-    if isinstance(account.get("trl"), dict) and _name(account.recipe.get("method")) == "grpo":
-        _online(account, account.get("trl"))
-    if account.get("train_on_inputs") and _name(account.recipe.get("method")) == "sft":
+    if name_of(account.recipe.get("method")) == "grpo":
+        _online(account, account.get("trl") or {})
+    elif isinstance(account.get("trl"), dict) and "beta" in account.get("trl"):
+        account.take(
+            "trl", "method.beta", value=number(account.get("trl")["beta"]), note="of it beta alone counts there"
+        )
+    account.passes("trl", "the method has no such block")
+    if account.get("train_on_inputs") and name_of(account.recipe.get("method")) == "sft":
         account.take("train_on_inputs", "method.train_on", value="all")
     account.passes("train_on_inputs", "only answers train")
+
+
+def _preference(account: Account, method: str) -> None:
+    """Losses of preference training, with TRL's defaults of them."""
+    for key in ("rl_beta", "dpo_beta", "orpo_alpha"):
+        account.take(key, "method.beta", number)
+    account.take("kto_desirable_weight", "method.desirable_weight", number)
+    account.take("kto_undesirable_weight", "method.undesirable_weight", number)
+    losses = account.get("dpo_loss_type", ["ipo"] if account.get("rl") == "ipo" else [])
+    losses = [losses] if isinstance(losses, str) else list(losses)
+    weights = [*map(number, account.get("dpo_loss_weights") or []), *([1.0] * len(losses))]
+    smoothing = number(account.get("dpo_label_smoothing", 0))
+    more = {"label_smoothing": smoothing} if smoothing else {}
+    if method == "dpo" and len(losses) > 1:
+        made = [{"name": str(name), "weight": weights[place], **more} for place, name in enumerate(losses)]
+        account.set("method.losses", made)
+    elif method == "dpo" and (losses or more):
+        account.set("method.loss", {"name": str(losses[0]) if losses else "sigmoid", **more})
+    for key in ("dpo_loss_type", "dpo_loss_weights", "dpo_label_smoothing"):
+        if method == "dpo":
+            account.covered(key, "method.losses" if len(losses) > 1 else "method.loss")
+        account.passes(key, "it is of rl: dpo")
+    if account.get("precompute_ref_log_probs") and method in ("dpo", "kto"):
+        account.take("precompute_ref_log_probs", "method.reference.policy", value="precomputed")
+    account.passes("precompute_ref_log_probs", "it is off, or the method has no reference")
+    if method == "simpo":
+        account.default("rl_beta", "method.beta", 0.1)
+        account.take("simpo_gamma", "method.gamma", number)
+        account.take("cpo_alpha", "method.sft_weight", number)
+        account.default("cpo_alpha", "method.sft_weight", 1.0)
+    for key in ("simpo_gamma", "cpo_alpha"):
+        account.passes(key, "it is of rl: simpo")
 
 
 def _online(account: Account, block: Mapping[str, Any]) -> None:
@@ -180,180 +214,12 @@ def _online(account: Account, block: Mapping[str, Any]) -> None:
     inside = Account({f"trl.{key}": value for key, value in block.items()})
     inside.recipe = account.recipe
     rollouts.read(inside, "grpo", "trl.")
+    shared.batch(account, "micro_batch_size", 1, "batch_size")
+    rollouts.prompts(account, inside, "trl.", "micro_batch_size")
     inside.finish()
-    for line in inside:
-        account.inside(line.key, line.value, line.outcome, line.setting, line.note)
+    account.continued(inside, {})
     left = any(line.outcome == "not taken" for line in inside)
     account.covered("trl", "method", "not all of it: see its keys" if left else "")
-
-
-def _name(pick: Any) -> str:
-    return str(pick.get("name", "")) if isinstance(pick, dict) else str(pick)
-
-
-def _data(account: Account) -> None:
-    own_prompt = axolotl_alpaca.are_alpaca(account.get("datasets"))
-    for key, setting in (
-        ("datasets", "data.train"),
-        ("pretraining_dataset", "data.train"),
-        ("test_datasets", "data.eval"),
-    ):
-        given = account.get(key)
-        if given is None:
-            continue
-        given = [{"path": given}] if isinstance(given, str) else [given] if isinstance(given, dict) else given
-        sources = [_source(account, f"{key}[{place}]", one, key, own_prompt) for place, one in enumerate(given)]
-        axolotl_alpaca.prompts_of_alpaca(account, key, given, own_prompt)
-        account.take(key, setting, value=sources if len(sources) > 1 else sources[0])
-    share = number(account.get("val_set_size", 0))
-    if share and share < 1:
-        account.take("val_set_size", "data.eval", value={"fraction": share})
-    elif share:
-        account.refuse("val_set_size", "held-out rows are a share: data.eval: {fraction: 0.05}, or a file")
-    account.passes("val_set_size", "no rows are held out")
-    template = account.get("chat_template")
-    if account.recipe.get("data", {}).get("renderer"):
-        account.passes("chat_template", "axolotl writes rows of type alpaca in Alpaca's prompt, whatever it says")
-        account.passes("chat_template_jinja", "axolotl writes rows of type alpaca in Alpaca's prompt, whatever it says")
-    elif template in TEMPLATES:
-        account.take("chat_template", "data.renderer", value=TEMPLATES[str(template)])
-        account.compared = template in COMPARED and all(map(plain_chat, account.get("datasets") or ()))
-    elif template in ("tokenizer_default", "tokenizer_default_fallback_chatml"):
-        account.passes("chat_template", "the model's own markup is what is taken anyway")
-    elif template is not None:
-        account.refuse("chat_template", "the renderer of the model's family is taken; data.renderer names another")
-    if account.has("chat_template_jinja"):
-        account.take(
-            "chat_template_jinja",
-            "data.renderer",
-            value={"name": "jinja", "template": account.get("chat_template_jinja")},
-        )
-    if account.has("default_system_message"):
-        account.take("default_system_message", "data.format.system")
-        account.set("data.format.name", "chat")
-    exact = account.get("dataset_exact_deduplication")
-    account.take("dataset_exact_deduplication", "data.deduplicate", value="exact" if exact else "off")
-    if account.get("streaming") and _name(account.recipe.get("method")) == "pretrain":
-        account.take("streaming", "method.streaming")
-    account.passes("streaming", "rows are read as they are needed")
-
-
-def _source(account: Account, where: str, given: Any, key: str, own_prompt: bool) -> Any:
-    """A source of rows, with its format.
-
-    Args:
-        own_prompt: all rows that train are written in Alpaca's prompt.
-    """
-    if not isinstance(given, dict):
-        return str(given)
-    path, split = str(given.get("path", "")), given.get("split")
-    files = given.get("data_files")
-    if path in ("json", "csv", "text", "parquet") and files:
-        path = files[0] if isinstance(files, list) else str(files)
-        files = None
-    local = (
-        path.startswith((".", "/", "~")) or re.search(r"\.(jsonl?|csv|tsv|parquet|txt|md)(\.gz)?$", path) is not None
-    )
-    options = {} if local or not split else {"split": split}
-    for theirs, ours in (("name", "config"), ("revision", "revision")):
-        if not local and not says_nothing(given.get(theirs)):
-            options[ours] = given[theirs]
-    format_ = _format(given, key, own_prompt)
-    if format_:
-        options["format"] = format_
-    for name, value in given.items():
-        known = {
-            "path",
-            "split",
-            "name",
-            "revision",
-            "type",
-            "ds_type",
-            "data_files",
-            "field_messages",
-            "conversation",
-            "message_property_mappings",
-            "message_field_role",
-            "message_field_content",
-            "roles",
-            "field",
-            "roles_to_train",
-            "train_on_eos",
-            "message_field_training",
-            "message_field_training_detail",
-            "text_column",
-            "chat_template",
-            "field_prompt",
-            "field_completion",
-            "trust_remote_code",
-        }
-        if name not in known and not says_nothing(value):
-            note = UNTAKEN.get(name, "options of a source: ft plugins explain datasets")
-            account.inside(f"{where}.{name}", value, "not taken", note=note)
-        elif name == "train_on_eos" and value not in ("turn", "last"):
-            account.inside(f"{where}.{name}", value, "otherwise", note="the end of an answer that trains always trains")
-    if files and not local:
-        account.inside(f"{where}.data_files", files, "not taken", note="name the file itself, or a split")
-    return shared.source(path, **options) if options else path
-
-
-def _format(given: Mapping[str, Any], key: str, own_prompt: bool) -> Any:
-    """The format by the type of a dataset of axolotl."""
-    kind = given.get("type")
-    if key == "pretraining_dataset" or kind in ("completion", "pretrain"):
-        column = given.get("field") or given.get("text_column")
-        return {"name": "text", "column": column} if column and column != "text" else "text"
-    if isinstance(kind, dict):
-        return _columns(kind)
-    kind = str(kind or "")
-    if kind.startswith("alpaca") or kind in ("gpteacher", "oasst"):
-        return axolotl_alpaca.FORMAT if own_prompt and kind == "alpaca" else "instruction"
-    if kind.startswith(("chat_template", "sharegpt")) and ".argilla" not in kind and ".intel" not in kind:
-        return _chat(given)
-    if kind.startswith("input_output"):
-        return "segments"
-    if kind.startswith("stepwise"):
-        return "stepwise"
-    return None
-
-
-def _chat(given: Mapping[str, Any]) -> Any:
-    found: dict[str, Any] = {}
-    if given.get("field_messages"):
-        found["column"] = given["field_messages"]
-    mapped = given.get("message_property_mappings") or {}
-    names = {
-        "role": mapped.get("role") or given.get("message_field_role"),
-        "content": mapped.get("content") or given.get("message_field_content"),
-        "reasoning": mapped.get("reasoning_content"),
-    }
-    fields = {name: value for name, value in names.items() if value and value != name}
-    if fields:
-        found["fields"] = fields
-    roles = {
-        str(theirs): role
-        for role, all_of_it in (given.get("roles") or {}).items()
-        for theirs in (all_of_it if isinstance(all_of_it, list) else [all_of_it])
-        if theirs != role and role in ("system", "user", "assistant", "tool")
-    }
-    if roles:
-        found["roles"] = roles
-    if given.get("roles_to_train") not in (None, ["assistant"], ["gpt", "assistant"]):
-        found["train_roles"] = given["roles_to_train"]
-    if given.get("message_field_training"):
-        found["train_field"] = given["message_field_training"]
-    if given.get("message_field_training_detail"):
-        found["ranges_field"] = given["message_field_training_detail"]
-    return {"name": "chat", **found} if found else "chat"
-
-
-def _columns(kind: Mapping[str, Any]) -> Any:
-    columns = {
-        ours: kind[theirs]
-        for ours, theirs in (("instruction", "field_instruction"), ("input", "field_input"), ("output", "field_output"))
-        if kind.get(theirs)
-    }
-    return {"name": "instruction", **columns} if columns else None
 
 
 def _adapter(account: Account) -> None:
@@ -370,19 +236,11 @@ def _adapter(account: Account) -> None:
                 "dora": "peft_use_dora",
             },
         )
-        modules = account.get("lora_target_modules")
+        targets.defaults(account, "peft")
         if account.get("lora_target_linear"):
             account.take("lora_target_linear", "adapter.targets", value="all-linear")
             account.passes("lora_target_modules", "lora_target_linear takes all of them")
-        elif isinstance(modules, str) and not re.fullmatch(r"[\w.]+", modules):
-            found = re.search(r"\(([a-z_|]+)\)_proj", modules)
-            if found:
-                names = [f"{name}_proj" for name in found[1].split("|")]
-                account.take("lora_target_modules", "adapter.targets", value=names, note="by the modules' names")
-        elif modules is not None:
-            account.take(
-                "lora_target_modules", "adapter.targets", value=[modules] if isinstance(modules, str) else modules
-            )
+        targets.take(account, "lora_target_modules", layers="peft_layers_to_transform", pattern="peft_layers_pattern")
         account.refuse("lora_target_modules", "name the modules: adapter.targets: [q_proj, v_proj]")
         account.passes("lora_target_linear", "lora_target_modules says which")
         _low_rank_more(account)
@@ -403,7 +261,7 @@ def _adapter(account: Account) -> None:
         for key in LOW_RANK:
             account.passes(key, "no adapter is asked for")
     qat = account.get("qat")
-    if isinstance(qat, dict) and _name(account.recipe.get("adapter")) == "qat":
+    if isinstance(qat, dict) and name_of(account.recipe.get("adapter")) == "qat":
         words = {"int4": "int4", "int8": "int8", "mxfp4": "mxfp4", "torch.int4": "int4", "torch.int8": "int8"}
         weights = str(qat.get("weight_dtype", "int8")).lower()
         if weights in words:
@@ -412,7 +270,7 @@ def _adapter(account: Account) -> None:
             account.take("qat", "adapter.format", value=made, note="activations keep their precision")
     account.refuse("qat", "set adapter: {name: qat, format: int4|int8|mxfp4}, without another adapter")
     if account.get("freeze_mm_modules"):
-        if _name(account.recipe.get("adapter")) == "full":
+        if name_of(account.recipe.get("adapter")) == "full":
             account.take("freeze_mm_modules", "adapter.freeze_mm_modules")
         account.passes("freeze_mm_modules", "an adapter leaves what reads images as it is")
     account.passes("unfrozen_parameters", "the adapter says what trains")
@@ -439,6 +297,8 @@ LOW_RANK = (
     "lora_dropout",
     "lora_target_linear",
     "lora_target_modules",
+    "peft_layers_to_transform",
+    "peft_layers_pattern",
     "peft_use_rslora",
     "peft_use_dora",
     "peft",
@@ -457,6 +317,10 @@ def _low_rank_more(account: Account) -> None:
             account.set("adapter.init", "pissa")
         elif start in ("pissa", "olora", "loftq", "eva"):
             account.take("peft", "adapter.init", value=start)
+    start = account.get("peft_init_lora_weights")
+    if start in ("pissa", "olora", "loftq", "eva"):
+        account.take("peft_init_lora_weights", "adapter.init")
+    account.refuse("peft_init_lora_weights", "set adapter.init: see ft plugins explain lora", unless=True)
     account.refuse("peft", "set adapter.init: see ft plugins explain lora")
     account.take("lora_target_parameters", "adapter.target_parameters")
     account.take("loraplus_lr_ratio", "adapter.loraplus_ratio", number)
@@ -482,16 +346,13 @@ def _low_rank_more(account: Account) -> None:
 
 def _saving(account: Account) -> None:
     for key, setting in (("saves_per_epoch", "checkpoint.every"), ("evals_per_epoch", "evaluate.every")):
-        count = account.get(key)
-        if count is None or not count:
-            account.passes(key, "only at the end")
-        elif count == 1:
-            account.take(key, setting, value="epoch")
-        else:
-            account.take(key, setting, value="epoch", note=f"once an epoch, not {count} times: set a number of steps")
-    if account.has("early_stopping_patience") and not account.recipe.get("evaluate", {}).get("every"):
-        account.passes("early_stopping_patience", "nothing is measured while training")
-    shared.saving(account)
+        if number(account.get(key, 0)):
+            account.take(key, setting, lambda count: watched.epochs(1 / number(count)))
+        account.passes(key, "only at the end")
+    asked = any(map(account.has, ("evals_per_epoch", "eval_steps", "eval_strategy", "evaluation_strategy")))
+    if account.recipe.get("data", {}).get("eval") and not asked:
+        account.default("eval_strategy", "evaluate.every", "epoch")
+    watched.saving(account)
     account.passes("eval_batch_size", "held-out rows are laid out by memory too")
 
 

@@ -7,6 +7,12 @@ from typing import Any
 
 from finetooth_importer.tools import shared
 
+
+def each(names: str, note: str) -> dict[str, str]:
+    """The same note for each of some names, which stand with spaces between them."""
+    return dict.fromkeys(names.split(), note)
+
+
 ATTENTION = (
     "attn_implementation",
     "flash_attention",
@@ -39,14 +45,6 @@ NO_EFFECT: Mapping[str, str] = {
     "eot_tokens": "the renderer knows what ends a turn, and trains it",
     "pad_to_sequence_len": "padding never changes the result",
     "max_packed_sequence_len": "sequence_len is the bound",
-    "sample_packing": "rows share a place in the batch where the model allows it, and never see each other",
-    "sample_packing_eff_est": "how rows are packed is decided while training",
-    "sample_packing_seq_len_multiplier": "how rows are packed is decided while training",
-    "sample_packing_group_size": "how rows are packed is decided while training",
-    "sample_packing_bin_size": "how rows are packed is decided while training",
-    "sample_packing_sequentially": "how rows are packed is decided while training",
-    "multipack_real_batches": "how rows are packed is decided while training",
-    "streaming_multipack_buffer_size": "how rows are packed is decided while training",
     "eval_sample_packing": "held-out rows are laid out as training rows are",
     "pretrain_multipack_attn": "documents never see each other",
     "total_num_tokens": "it is counted",
@@ -85,6 +83,47 @@ NO_EFFECT: Mapping[str, str] = {
     "expert_parallel_token_capacity": "it is of several devices",
     "save_strategy": "",
     "hub_strategy": "",
+    **each("dpo_use_liger_kernel dpo_padding_free batch_flattening", "rows are laid out by memory"),
+    **each(
+        """
+        sage_attention large_head_attention flash_attn_d512 sdpa_varlen ring_attn_func heads_k_stride
+        chunked_cross_entropy_num_chunks tiled_mlp_num_shards tiled_mlp_use_original_mlp expert_backend
+        torch_compile_options moe_grouped_backend moe_dequant_chunk_size moe_bnb_fast deepcompile gc_steps
+        gc_collect_steps torch_empty_cache_steps
+        """,
+        "kernels and loading are chosen for the machine; ft check says which",
+    ),
+    "pad_to_multiple_of": "padding never changes the result",
+    "dataset_keep_in_memory": "rows are read as they are needed",
+    "num_dataset_shards_to_save": "prepared data are kept in the folder FT_CACHE",
+    "is_preprocess": "prepared data are kept in the folder FT_CACHE",
+    "sample_packing_mp_start_method": shared.WORKERS,
+    "pretrain_multipack_buffer_size": "windows of train.max_length are what pretrain trains",
+    "pretraining_sample_concatenation": "windows of train.max_length are what pretrain trains",
+    "auto_find_batch_size": "how many rows go through at once is decided by memory",
+    "selective_checkpointing": "memory decides what is computed again",
+    "embeddings_skip_upcast": "masters are kept in fp32",
+    "fp32_norms": "masters are kept in fp32",
+    "fp32_norm_classes": "masters are kept in fp32",
+    "device": "hardware: auto takes the best device that is here",
+    "max_memory": "memory is planned: ft check",
+    "gpu_memory_limit": "memory is planned: ft check",
+    "include_tokens_per_second": "metrics.jsonl has it",
+    "include_tkps": "metrics.jsonl has it",
+    "save_first_step": "",
+    "total_supervised_tokens": "",
+    "axolotl_config_path": "",
+    "hf_mlflow_log_artifacts": "the artifact is in the run folder",
+    "is_falcon_derived_model": "the family is known from the model's config",
+    "is_qwen_derived_model": "the family is known from the model's config",
+    "tokenizer_save_jinja_files": "the tokenizer is that of the model",
+    "peft_autocast_adapter_dtype": "an adapter's masters are kept in fp32",
+    "peft_ensure_weight_tying": "weights that are one stay one",
+    "qlora_sharded_model_loading": "weights are read tensor by tensor",
+    "merge_method": "ft merge RUN merges",
+    "qgalore_proj_type": "it is of another optimizer",
+    "dion_rank_multiple_of": "ranks are rounded up to whole numbers",
+    **each("dion_lr dion_momentum dion_rank_fraction", "it is of the optimizer dion"),
 }
 """Keys that change nothing here, and why."""
 
@@ -135,9 +174,129 @@ REFUSED: Mapping[str, str] = {
     "eval_causal_lm_metrics": "ft plugins list --kind evaluator shows what measures",
     "tensor_parallel_size": shared.DEVICES,
     "bnb_config_kwargs": "give the quantizer its options: quantization: {name: ..., ...}",
+    "dpo_use_weighting": "no loss weighs pairs by how likely the policy finds them",
+    "trainer_cls": "code of the user's own does not run: a plugin brings a method, ft plugins new",
+    "normalize_weight_scales": "weights stay as the model has them",
+    "dynamic_checkpoint": "checkpoint.every says how often; Ctrl-C saves too",
+    "shuffle_before_merging_datasets": "train.shuffle orders the rows of all sources together",
+    **each("dataset_shard_num dataset_shard_idx", "a slice behind a path: rows.jsonl[:10%]"),
+    **each("do_bench_eval bench_dataset bench_split", "ft plugins list --kind evaluator shows what measures"),
+    **each(
+        """
+        lm_eval_tasks lm_eval_batch_size lm_eval_post_train lm_eval_model
+        """,
+        "ft plugins list --kind evaluator shows what measures",
+    ),
+    **each("use_pose pose_split_on_token_ids pose_max_context_len pose_num_chunks", "positions are those of the rows"),
+    **each(
+        """
+        scaling_softmax scaling_softmax_factor scaling_softmax_bias
+        """,
+        "attention is computed as the model's config says",
+    ),
+    **each(
+        """
+        embedding_lr embedding_lr_scale lr_groups loraplus_lr_embedding lr_div_factor
+        """,
+        "all parameters have one rate, but for adapter.loraplus_ratio",
+    ),
+    **each("grokfast_alpha grokfast_lamb", "gradients are not filtered"),
+    **each("lora_rank_pattern lora_alpha_pattern", "one rank and one alpha for all modules"),
+    "peft_layer_replication": "layers stay as the model has them",
+    "peft_trainable_token_indices": "adapter.train_tokens names tokens by their spelling",
+    "relora_prune_method": "adapter.keep_state says how much of the optimizer's state stays",
+    **each("mora use_mora mora_type", "no adapter of that kind; ft plugins list --kind adapter"),
+    **each(
+        """
+        kd_trainer kd_ce_alpha kd_alpha kd_temperature kd_beta kd_normalize_topk kd_online_server_base_url
+        kd_online_topk kd_online_server kd_online_timeout kd_temperature_min
+        """,
+        "method distill learns from a teacher: ft plugins explain distill",
+    ),
+    **each(
+        """
+        nemo_gym_enabled nemo_gym_dir nemo_gym_auto_clone nemo_gym_config_paths nemo_gym_head_port
+        nemo_gym_server_timeout nemo_gym_verify_timeout nemo_gym_datasets nemo_gym_run_timeout
+        nemo_gym_auto_start nemo_gym_model_name nemo_gym_multi_turn nemo_gym_max_turns
+        """,
+        "set method.environment: {name: nemogym, url: HOST:PORT}, over a server that runs",
+    ),
+    **each(
+        """
+        hatchery quantization save_compressed recipe
+        """,
+        "ft merge RUN --to FORMAT writes fewer bits; other services have no place here",
+    ),
+    **each(
+        """
+        use_comet comet_api_key comet_workspace comet_project_name comet_experiment_key comet_mode comet_online
+        comet_experiment_config swanlab_api_key swanlab_web_host swanlab_api_host swanlab_lark_webhook_url
+        swanlab_lark_secret
+        """,
+        "no tracker of that name here",
+    ),
+    **each(
+        """
+        generation_max_new_tokens generation_top_p generation_top_k generation_prompt_ratio generation_do_sample
+        """,
+        "ft chat RUN samples answers",
+    ),
+    **each(
+        """
+        gradio_title gradio_share gradio_server_name gradio_server_port gradio_max_new_tokens gradio_temperature
+        """,
+        "ft chat RUN samples answers",
+    ),
+    **each(
+        """
+        world_size ddp_broadcast_buffers fsdp_final_state_dict_type ray_run_name resources_per_worker
+        expert_parallel_backend expert_parallel_num_rdma_bytes expert_parallel_fallback_on_unsupported
+        """,
+        shared.DEVICES,
+    ),
+    **each(
+        """
+        qgalore_rank qgalore_update_proj_gap qgalore_scale qgalore_proj_quant qgalore_proj_bits
+        qgalore_proj_group_size qgalore_cos_threshold qgalore_gamma_proj qgalore_queue_size
+        """,
+        "optimizer: galore or galore_8bit has rank, scale and update_every",
+    ),
+    **each(
+        """
+        nonexpert_quantization dsv4_fp8_nonexpert_mode dsv4_fp8_lora_kernel dsv4_shared_mlp_lora_kernel
+        dsv4_bf16_all gemma4_fp8_nonexpert gemma4_nf4_nonexpert nvfp4_merge_aware_start_step dense_mixer
+        """,
+        "weights are stored as quantization says, all linear ones alike",
+    ),
+    "mean_resizing_embeddings": "embeddings of added tokens begin as the mean of all others",
+    "shrink_embeddings": "the vocabulary keeps its size",
+    "fix_untrained_tokens": "the vocabulary's embeddings stay as they are",
+    "eval_sequence_len": "held-out rows have the bound train.max_length",
+    "max_prompt_len": "a prompt is cut only where it does not fit train.max_length",
+    "dataloader_drop_last": "the last rows of an epoch make a smaller step",
+    "chat_template_kwargs": "data.renderer: {name: jinja, arguments: {...}}",
+    "processor_kwargs": "data.processor: {name: transformers, image: {...}}",
+    "image_size": "data.processor: {name: transformers, image: {...}}",
+    "image_resize_algorithm": "data.processor: {name: transformers, image: {...}}",
+    "role_boundaries": "the renderer knows where turns begin",
+    "spectrum_top_fraction": "name them: adapter: {name: freeze, unfrozen_parameters: [...]}",
+    "spectrum_model_name": "name them: adapter: {name: freeze, unfrozen_parameters: [...]}",
+    "hub_revision": shared.HUB,
+    "preprocess_iterable": "rows are read as they are needed",
     "lora_modules_to_save": "a low-rank adapter trains no whole modules but the embeddings of added tokens",
 }
 """Keys that nothing here can do, and what to do."""
+
+PACKING = (
+    "sample_packing_eff_est",
+    "sample_packing_seq_len_multiplier",
+    "sample_packing_group_size",
+    "sample_packing_bin_size",
+    "sample_packing_sequentially",
+    "multipack_real_batches",
+    "streaming_multipack_buffer_size",
+)
+"""How `sample_packing` fills its packs."""
 
 UNTAKEN = {"drop_system_message": "system messages are read, too: take them out of the rows"}
 """What becomes of settings of a dataset that have no like here."""

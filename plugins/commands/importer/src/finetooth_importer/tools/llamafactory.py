@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from finetooth_importer import packing
 from finetooth_importer.account import Account, number
-from finetooth_importer.tools import exports, llamafactory_datasets, shared
+from finetooth_importer.tools import exports, llamafactory_datasets, low_memory, shared, watched
 
 STAGES: Mapping[str, str] = {"sft": "sft", "pt": "pretrain", "rm": "rm", "dpo": "dpo", "kto": "kto"}
+CUT = (
+    "of a row that is too long the prompt is cut first there, so that its answer trains; here the end is cut: ft check "
+    "counts the rows of which nothing is left to train"
+)
 LOSSES: Mapping[str, str] = {"sigmoid": "sigmoid", "hinge": "hinge", "ipo": "ipo", "kto_pair": "kto_pair"}
 
 TEMPLATES: Mapping[str, Any] = {
@@ -88,16 +95,8 @@ NO_EFFECT: Mapping[str, str] = {
     "do_eval": "held-out rows are measured where there are any",
     "overwrite_cache": "prepared data are kept by what they are made of",
     "tokenized_path": "prepared data are kept in the folder FT_CACHE",
-    "packing": "rows share a place in the batch where the model allows it, and never see each other",
-    "neat_packing": "rows share a place in the batch where the model allows it, and never see each other",
     "flash_attn": "the plan takes what is fastest on the machine; backend.attention names another",
-    "resize_vocab": "model.added_tokens says what is added",
     "upcast_layernorm": "masters are kept in fp32",
-    "image_max_pixels": "the processor's own bound; data.processor.image changes it",
-    "image_min_pixels": "the processor's own bound; data.processor.image changes it",
-    "video_max_pixels": "the processor's own; data.processor.video changes it",
-    "video_fps": "the processor's own; data.processor.video changes it",
-    "video_maxlen": "the processor's own; data.processor.video changes it",
     "sample_backend": "answers are sampled by the engine itself",
     "infer_backend": "answers are sampled by the engine itself",
     "ddp_timeout": "",
@@ -146,22 +145,21 @@ REFUSED: Mapping[str, str] = {
     "export_quantization_dataset": "ft merge RUN --to int8|int4|mxfp4 needs no rows",
     "freeze_extra_modules": "name them: adapter.unfrozen_parameters",
     "additional_target": "name them: adapter.unfrozen_parameters",
-    **dict.fromkeys(
-        (
-            "tensor_model_parallel_size",
-            "pipeline_model_parallel_size",
-            "expert_model_parallel_size",
-            "sequence_parallel",
-            "use_distributed_optimizer",
-            "overlap_param_gather",
-            "overlap_grad_reduce",
-        ),
-        shared.DEVICES,
-    ),
     "dist_config": shared.DEVICES,
     "mca_config": shared.DEVICES,
     "reward_model": "see ft plugins explain METHOD",
 }
+
+
+PARALLEL = (
+    "tensor_model_parallel_size",
+    "pipeline_model_parallel_size",
+    "expert_model_parallel_size",
+    "sequence_parallel",
+    "use_distributed_optimizer",
+    "overlap_param_gather",
+    "overlap_grad_reduce",
+)
 
 
 def looks_like(given: Mapping[str, Any]) -> bool:
@@ -184,12 +182,15 @@ def read(account: Account, folder: Path | None = None) -> None:
         "trust_remote_code", "code of a repository does not run unless model.loader.trust_remote_code says so"
     )
     _method(account)
+    _tokens(account)
     _data(account, folder)
+    _media(account)
     _adapter(account)
-    account.take("cutoff_len", "train.max_length", int)
-    account.default("cutoff_len", "train.max_length", 2048)
-    account.set("train.excess_length", "truncate")
+    note = shared.cut(account) or CUT if account.get("stage") != "pt" else ""
+    account.take("cutoff_len", "train.max_length", int, note=note)
+    account.default("cutoff_len", "train.max_length", 2048, note)
     shared.extent(account)
+    packing.packed(account, "neat_packing" if account.get("neat_packing") else "packing", "neat_packing", "packing")
     account.passes("data_seed", "one seed decides everything random")
     _optimizer(account)
     shared.schedule(account, "lr_scheduler_type", "linear")
@@ -199,12 +200,17 @@ def read(account: Account, folder: Path | None = None) -> None:
         account.take("disable_gradient_checkpointing", "train.gradient_checkpointing", value=False)
     account.passes("disable_gradient_checkpointing", "memory decides; train.gradient_checkpointing says otherwise")
     shared.checkpointing(account)
-    shared.saving(account)
-    shared.records(account)
+    watched.saving(account)
+    watched.records(account)
     if account.has("export_dir") and not account.has("export_quantization_bit"):
         where = exports.add(account, "safetensors")
         account.covered("export_dir", "export", f"{where}, once training has ended; there a command of its own does it")
     shared.without_effect(account, NO_EFFECT)
+    for key in PARALLEL:
+        account.refuse(key, shared.DEVICES, unless=1)
+    if account.get("mixed_precision") in ("bf16", "fp16"):
+        account.take("mixed_precision", "train.precision")
+    account.passes("mixed_precision", "it is off")
     shared.machines(account)
     account.finish(REFUSED)
 
@@ -221,9 +227,20 @@ def _method(account: Account) -> None:
         account.default("stage", "method", method)
         if method == "dpo" and loss in LOSSES:
             account.take("pref_loss", "method.loss", value=LOSSES[str(loss)])
-            account.take("dpo_label_smoothing", "method.label_smoothing", number)
+            if number(account.get("dpo_label_smoothing", 0)):
+                account.set("method.loss.name", LOSSES[str(loss)])
+                account.take("dpo_label_smoothing", "method.loss.label_smoothing", number)
+            account.passes("dpo_label_smoothing", "it is 0")
         account.passes("pref_loss", f"method {method} has its own")
         account.take("pref_beta", "method.beta", number)
+        weight = number(account.get("pref_ftx", 0))
+        if method == "dpo" and weight:
+            named = account.recipe["method"]
+            chosen = named.pop("loss", "sigmoid") if isinstance(named, dict) else "sigmoid"
+            account.set("method.losses", [chosen, {"name": "sft", "weight": weight}])
+            account.covered("pref_ftx", "method.losses")
+        account.refuse("pref_ftx", "a supervised loss beside is of method dpo: method.losses", unless=0)
+        account.take("ref_model", "method.reference.policy", str)
         account.take("simpo_gamma", "method.gamma", number)
         account.take("kto_chosen_weight", "method.desirable_weight", number)
         account.take("kto_rejected_weight", "method.undesirable_weight", number)
@@ -239,7 +256,7 @@ def _method(account: Account) -> None:
         if stage == "sft" and account.get("mask_history"):
             account.take("mask_history", "method.train_on", value="last")
         account.passes("train_on_prompt", "it is off")
-        account.passes("mask_history", "it is off")
+        account.passes("mask_history", f"method {method} trains answers alone")
     elif stage == "ppo":
         account.take("stage", "method", value="ppo")
         if account.has("reward_model"):
@@ -256,7 +273,46 @@ def _method(account: Account) -> None:
         for key in ("ppo_buffer_size", "ppo_score_norm", "reward_model_type"):
             account.passes(key, "a batch of rollouts is a step's prompts; see ft plugins explain ppo")
     else:
+        account.set("method", stage)  # never another one in its place
         account.refuse("stage", f"no method for {stage!r} here; ft plugins list --kind method shows them")
+
+
+PIXELS: Mapping[str, tuple[str, Any]] = {
+    "image_max_pixels": ("image.max_pixels", 768 * 768),
+    "image_min_pixels": ("image.min_pixels", 32 * 32),
+    "video_max_pixels": ("video.max_pixels", 256 * 256),
+    "video_min_pixels": ("video.min_pixels", 16 * 16),
+    "video_fps": ("video.fps", 2.0),
+    "video_maxlen": ("video.max_frames", 128),
+}
+"""Bounds of what is seen: ours, and the default there."""
+
+
+def _media(account: Account) -> None:
+    """How large pictures become; processors of Qwen's kind have such bounds, and where none is said LLaMA-Factory's
+    are smaller than theirs."""
+    template = str(account.get("template"))
+    bounded = re.match(r"qwen.*(vl|omni)", template) or (template[:7] == "qwen3_5" and any(map(account.has, PIXELS)))
+    for key, (setting, default) in PIXELS.items():
+        if bounded:
+            account.take(key, f"data.processor.{setting}", number)
+            account.default(key, f"data.processor.{setting}", default)
+        account.refuse(key, f"set data.processor.{setting.partition('.')[0]} by the names of the model's own processor")
+    if bounded:
+        account.set("data.processor.name", "transformers")
+
+
+def _tokens(account: Account) -> None:
+    """Tokens that the vocabulary lacks."""
+    added = [
+        *({"token": token, "special": False} for token in _names(account.get("add_tokens"))),
+        *_names(account.get("add_special_tokens")),
+    ]
+    if added:
+        account.set("model.added_tokens", added)
+    for key in ("add_tokens", "add_special_tokens"):
+        account.covered(key, "model.added_tokens")
+    account.passes("resize_vocab", "model.added_tokens has its embeddings; each is trained")
 
 
 def _names(value: Any) -> list[str]:
@@ -308,6 +364,8 @@ def _data(account: Account, folder: Path | None) -> None:
         account.take("streaming", "method.streaming")
     account.passes("streaming", "rows are read as they are needed")
     account.refuse("mix_strategy", "data.mix says how much of each source is taken", unless="concat")
+    account.passes("buffer_size", "rows are read as they are needed")
+    account.refuse("rope_scaling", "positions are those of the model's config")
     account.refuse("interleave_probs", "data.mix says how much of each source is taken")
 
 
@@ -345,6 +403,7 @@ def _adapter(account: Account) -> None:
     elif kind == "freeze":
         account.take("finetuning_type", "adapter", value="freeze")
         account.take("freeze_trainable_layers", "adapter.layers", int)
+        account.default("freeze_trainable_layers", "adapter.layers", 2)
         account.refuse("freeze_trainable_modules", "name them: adapter.unfrozen_parameters", unless="all")
     elif kind == "full":
         account.take("finetuning_type", "adapter", value="full")
@@ -353,7 +412,7 @@ def _adapter(account: Account) -> None:
     if kind == "full" and account.get("freeze_vision_tower", True) and account.has("freeze_vision_tower"):
         account.take("freeze_vision_tower", "adapter.freeze_mm_modules", value=True)
     for key in ("freeze_vision_tower", "freeze_multi_modal_projector", "freeze_language_model"):
-        account.passes(key, "an adapter trains the decoder's layers")
+        account.passes(key, "what reads images is frozen" if kind == "full" else "an adapter trains decoder layers")
     if kind in ("lora", "oft"):
         account.take("adapter_name_or_path", "adapter.resume_from", _one)
     else:
@@ -383,26 +442,33 @@ def _one(value: Any) -> str:
     return names[0]
 
 
+OWN_OPTIMIZERS: Mapping[str, tuple[str, Mapping[str, tuple[str, Any]]]] = {
+    "use_galore": (
+        "galore",
+        {"galore_rank": ("rank", 16), "galore_scale": ("scale", 2.0), "galore_update_interval": ("update_every", 200)},
+    ),
+    "use_apollo": (
+        "apollo",
+        {"apollo_rank": ("rank", 16), "apollo_scale": ("scale", 32.0), "apollo_update_interval": ("update_every", 200)},
+    ),
+    "use_muon": ("muon", {}),
+    "use_adam_mini": ("adam_mini", {}),
+    "use_badam": ("badam", {"badam_switch_interval": ("switch_every", 50)}),
+}
+"""Optimizers that a switch of their own picks, as they are called here, with the options and their defaults there."""
+
+
 def _optimizer(account: Account) -> None:
-    for key, name, options in (
-        (
-            "use_galore",
-            "galore",
-            {"galore_rank": "rank", "galore_scale": "scale", "galore_update_interval": "update_every"},
-        ),
-        (
-            "use_apollo",
-            "apollo",
-            {"apollo_rank": "rank", "apollo_scale": "scale", "apollo_update_interval": "update_every"},
-        ),
-        ("use_muon", "muon", {}),
-        ("use_adam_mini", "adam_mini", {}),
-        ("use_badam", "badam", {"badam_switch_interval": "switch_every"}),
-    ):
+    for key, (name, options) in OWN_OPTIMIZERS.items():
         if account.get(key):
             account.take(key, "optimizer.name", value=name)
-            for theirs, ours in options.items():
-                account.take(theirs, f"optimizer.{ours}", number)
+            for theirs, (ours, default) in options.items():
+                convert = partial(low_memory.scale_of, name) if ours == "scale" else number
+                note = "the root of theirs" if ours == "scale" and name == "apollo" else ""
+                account.take(theirs, f"optimizer.{ours}", convert, note=note)
+                if not account.has(theirs):
+                    account.set(f"optimizer.{ours}", convert(default))
+                    account.inside(theirs, default, "default", f"optimizer.{ours}", note)
             account.take("learning_rate", "optimizer.learning_rate", number)
             account.take("weight_decay", "optimizer.weight_decay", number)
             account.passes("optim", f"{key} comes first")
@@ -419,8 +485,11 @@ def _optimizer(account: Account) -> None:
     if account.get("use_badam"):
         if account.get("badam_switch_mode") in ("ascending", "descending", "random"):
             account.take("badam_switch_mode", "optimizer.order")
+        account.default("badam_switch_mode", "optimizer.order", "ascending")
         account.refuse("badam_switch_mode", "optimizer.order is ascending, descending or random", unless="fixed")
-        account.refuse("badam_mode", "blocks are whole layers", unless="layer")
+        if account.get("badam_mode") == "layer":
+            account.passes("badam_mode", "blocks are whole layers")
+        account.refuse("badam_mode", "blocks are whole layers")
     for key in ("badam_mode", "badam_switch_mode", "badam_switch_interval", "badam_verbose"):
         account.passes(key, "use_badam is off, or it is about what is shown")
     account.default("learning_rate", "optimizer.learning_rate", 5e-5)

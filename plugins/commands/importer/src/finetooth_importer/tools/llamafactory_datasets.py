@@ -20,7 +20,8 @@ def listed(account: Account, folder: Path | None) -> tuple[Mapping[str, Any], Pa
     inside = account.get("dataset_dir", "data")
     if folder is None or not isinstance(inside, str):
         return None
-    for place in (folder / inside, Path(inside), *(parent / inside for parent in folder.parents)):
+    beside = () if account.has("dataset_dir") else (folder,)
+    for place in (folder / inside, Path(inside), *beside, *(parent / inside for parent in folder.parents)):
         file = place / dataset_info.FILE
         if file.is_file():
             return dataset_info.read_listing(file), place

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetooth_importer.account import Account, number
-from finetooth_importer.tools import shared
+from finetooth_importer.tools import shared, watched
 
 OPTIMIZERS: Mapping[str, str] = {
     "adam": "adamw",
@@ -36,6 +36,9 @@ REFUSED: Mapping[str, str] = {
     "lr_schedule": "ft plugins list --kind schedule shows them",
     "test_dataset": "data.eval has one source for all that is held out",
 }
+
+
+LAST = "the last {} layers carry the adapter there, here every one: name theirs, adapter.targets: [pattern of a path]"
 
 
 def looks_like(given: Mapping[str, Any]) -> bool:
@@ -83,9 +86,9 @@ def read(account: Account) -> None:
     told = account.get("report_to")
     names = [one.strip() for one in told.split(",")] if isinstance(told, str) else list(told or [])
     if "wandb" in names or (account.has("wandb") and not told):
-        shared.follow(account, "wandb")
+        watched.follow(account, "wandb")
         account.covered("report_to", "trackers", "no tracker swanlab here" if "swanlab" in names else "")
-        shared.tracked(account, "wandb", {"wandb": "project", "project_name": "project"})
+        watched.tracked(account, "wandb", {"wandb": "project", "project_name": "project"})
     account.refuse("report_to", "no tracker of that name here; metrics are in metrics.jsonl of the run folder")
     account.passes("project_name", "no tracker asks for it")
     shared.without_effect(account, NO_EFFECT)
@@ -167,9 +170,9 @@ def _adapter(account: Account) -> None:
         if account.get(key) == -1:
             account.covered(key, "adapter.targets")
         else:
-            account.covered(key, "adapter.targets", "every layer carries the adapter, not the last ones alone")
+            account.refuse(key, LAST.format(account.get(key)))
     if not account.has("num_layers") and not account.has("lora_layers"):
-        account.inside("num_layers", 16, "not taken", note="their default trains the last 16 layers; here all")
+        account.inside("num_layers", 16, "not taken", note="it is the default there: " + LAST.format(16))
 
 
 def _updates(account: Account) -> None:

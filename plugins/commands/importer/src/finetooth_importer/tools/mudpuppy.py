@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from finetooth_importer.account import Account, number
-from finetooth_importer.tools import exports, shared
+from finetooth_importer import packing
+from finetooth_importer.account import Account, name_of, number
+from finetooth_importer.first_row import first_row
+from finetooth_importer.tools import exports, rollouts, shared, watched
 
 MARK = "mud_puppy"
 """The key under which the reader of commands says that it is one."""
@@ -46,8 +50,6 @@ NO_EFFECT: Mapping[str, str] = {
     MARK: "",
     "compile": "kernels are chosen for the machine",
     "compile_mode": "kernels are chosen for the machine",
-    "pack_sequences": "rows share a place in the batch where the model allows it",
-    "tokens_per_batch": "memory decides; train.micro_batch_tokens bounds it",
     "num_workers": shared.WORKERS,
     "preprocess_workers": shared.WORKERS,
     "device_map": "the recipe runs on one device",
@@ -85,23 +87,27 @@ def looks_like(given: Mapping[str, Any]) -> bool:
     return MARK in given or "finetuning_method" in given
 
 
-def read(account: Account) -> None:
-    """Take the flags of mud-puppy, or the fields of its TrainingConfig."""
+def read(account: Account, folder: Path | None = None) -> None:
+    """Take the flags of mud-puppy, or the fields of its TrainingConfig.
+
+    Args:
+        folder: where a file with its rows is looked for: what it does with them depends on their columns.
+    """
     inside = Account({NAMES.get(key, key): value for key, value in account.given.items()})
     inside.recipe = account.recipe
-    _read(inside)
+    _read(inside, folder)
     names = {NAMES.get(key, key): key for key in account.given}
-    for line in inside:
-        account.inside(names.get(line.key, line.key), line.value, line.outcome, line.setting, line.note)
+    account.continued(inside, names)
 
 
-def _read(account: Account) -> None:
+def _read(account: Account, folder: Path | None) -> None:
     account.take("model", "model.name", str)
     account.take("dataset", "data.train", str)
     account.take("output", "output", str)
     account.default("output", "output", "./outputs")
     kind = str(account.get("method", "full"))
     _method(account, kind)
+    _rows(account, first_row(account.get("dataset"), folder))
     _adapter(account, kind)
     precision = str(account.get("precision", "bf16"))
     if precision in ("bf16", "fp16", "fp32"):
@@ -109,6 +115,12 @@ def _read(account: Account) -> None:
         account.default("precision", "train.precision", "bf16")
     account.refuse("precision", "training in fp8 is not here: bf16, fp16 or fp32")
     shared.batch(account, "batch_size", 1, steps="gradient_accumulation")
+    method = name_of(account.recipe["method"])
+    if method == "grpo":
+        rollouts.prompts(account, account, "", "batch_size")
+    elif method == "kto" and account.recipe["train"]["batch_size"] == 1:
+        account.set("train.batch_size", 2)
+        account.inside("batch_size", 1, "otherwise", "train.batch_size", "kto compares answers to two prompts at least")
     account.set("optimizer.name", "adamw")
     account.take("learning_rate", "optimizer.learning_rate", number)
     account.default("learning_rate", "optimizer.learning_rate", 2e-5)
@@ -122,7 +134,9 @@ def _read(account: Account) -> None:
         account.passes("max_seq_length", "the model's own bound, at most 2048")
         account.set("train.max_length", 2048)
         account.inside("max_seq_length", 2048, "default", "train.max_length", "the model's own bound, at most 2048")
-    account.set("train.excess_length", "truncate")
+    shared.cut(account)
+    account.passes("pack_sequences", "a step has batch_size rows in both; they never see each other")
+    packing.by_tokens(account, "tokens_per_batch", account.whole("gradient_accumulation", 1))
     if account.get("no_gradient_checkpointing") or account.get("use_gradient_checkpointing") is False:
         account.set("train.gradient_checkpointing", False)
         account.covered("no_gradient_checkpointing", "train.gradient_checkpointing")
@@ -130,9 +144,14 @@ def _read(account: Account) -> None:
     else:
         account.take("use_gradient_checkpointing", "train.gradient_checkpointing")
         account.default("use_gradient_checkpointing", "train.gradient_checkpointing", True)
-    shared.early_stopping(account, "early_stopping")
-    if account.get("log_with") in shared.TRACKERS:
-        shared.follow(account, str(account.get("log_with")))
+    if number(account.get("early_stopping", 0)):
+        account.set("data.eval", {"fraction": 0.1})
+        account.set("evaluate.every", "epoch")
+        account.set("checkpoint.every", "epoch")
+        account.set("checkpoint.select_on", "eval/loss")
+    watched.early_stopping(account, "early_stopping")
+    if account.get("log_with") in watched.TRACKERS:
+        watched.follow(account, str(account.get("log_with")))
         account.covered("log_with", "trackers")
     account.passes("log_with", "metrics are in metrics.jsonl of the run folder")
     exports.merged_in(account, "merge_lora", "merge_precision")
@@ -142,7 +161,7 @@ def _read(account: Account) -> None:
 
 def _method(account: Account, kind: str) -> None:
     methods = {"rl": "grpo", "rm": "rm", "prm": "prm", "multimodal": "sft", "gptq": "sft", "preference": ""}
-    method = methods.get(kind, "sft")
+    method = methods.get(kind, "sft" if kind in ("full", "lora", "qlora", "qat") else kind)
     if kind == "preference":
         words = {"dpo": "dpo", "ipo": "dpo", "kto": "kto", "orpo": "orpo"}
         named = str(account.get("preference", "dpo"))
@@ -156,9 +175,36 @@ def _method(account: Account, kind: str) -> None:
     else:
         account.set("method", method)
     account.passes("preference", "method is not preference")
+    if method == "grpo":
+        account.set("method.num_generations", 4)
+        account.set("method.max_completion_length", 128)
+        account.set("method.rewards", [{"name": "answer_length", "least": 4, "most": 512}])
+        account.inside("rewards", "4 to 512 words", "default", "method.rewards", "it has no other reward")
     if method == "sft" and account.get("response_only") is False:
         account.take("response_only", "method.train_on", value="all")
-    account.passes("response_only", "only answers train")
+    account.passes("response_only", "only answers train; its collator trains prompts too, whatever it says")
+
+
+def _rows(account: Account, row: Mapping[str, Any]) -> None:
+    """How rows are read: by their columns, as its loaders do.
+
+    Args:
+        row: the first one; empty if it is not known.
+    """
+    method = name_of(account.recipe["method"])
+    said = partial(account.inside, "dataset", ", ".join(row), "otherwise")
+    if method == "sft" and isinstance(row.get("text"), str) and "messages" not in row:
+        account.set("method", "pretrain")
+        said("method", "whole texts are what pretrain trains, in windows of train.max_length")
+    elif method == "sft" and isinstance(row.get("prompt"), str) and isinstance(row.get("completion"), str):
+        account.set("data.format", {"name": "prompt_completion", "style": "raw"})
+        said("data.format", "texts are read there without chat markup")
+    elif method == "kto" and {"chosen", "rejected"} <= row.keys():
+        account.set("data.format", {"name": "preference", "unpair": True})
+        said("data.format", "each pair becomes two answers with a label; there such rows are refused")
+    elif method == "rm" and {"text", "label"} <= row.keys():
+        account.set("data.format", {"name": "labelled", "prompt": "", "completion": "text"})
+        said("data.format", "texts with a number")
 
 
 def _adapter(account: Account, kind: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from finetooth_importer.account import Account, number
@@ -28,6 +29,11 @@ OPTIONS: Mapping[str, str] = {
     "off_policy_mask_threshold": "off_policy_mask_threshold",
     "multi_objective_aggregation": "multi_objective_aggregation",
     "top_entropy_quantile": "top_entropy_quantile",
+    "vespo_k_pos": "vespo_k_pos",
+    "vespo_lambda_pos": "vespo_lambda_pos",
+    "vespo_k_neg": "vespo_k_neg",
+    "vespo_lambda_neg": "vespo_lambda_neg",
+    "skip_zero_advantage_batches": "skip_zero_advantage_batches",
 }
 """Options that are called and mean the same here."""
 
@@ -41,6 +47,18 @@ NO_EFFECT: Mapping[str, str] = {
     "vllm_server_port": SERVER,
     "vllm_server_timeout": SERVER,
     "vllm_max_model_length": SERVER,
+    "vllm_model_impl": SERVER,
+    "vllm_server_base_url": SERVER,
+    "vllm_group_port": SERVER,
+    "vllm_lora_sync": SERVER,
+    "reward_num_workers": "rewards that take long are called beside each other anyway",
+    "use_data_producer": "prompts are answered ahead where method.prefetch says so",
+    "cache_implementation": "answers are sampled by the engine itself",
+    "use_transformers_continuous_batching": "answers are sampled by the engine itself",
+    "use_transformers_paged": "answers are sampled by the engine itself",
+    "log_multimodal": "rollouts are in the run folder: ft rollouts RUN",
+    "log_unique_prompts": "rollouts are in the run folder: ft rollouts RUN",
+    "num_generations_eval": "evaluators say how often they ask",
     "vllm_enable_sleep_mode": SERVER,
     "vllm_sampling_params": SERVER,
     "fast_inference": SERVER,
@@ -63,10 +81,23 @@ JUDGES: Mapping[str, Any] = {
 }
 """Rewards that come with TRL, by what is like them here."""
 
+REFUSED: Mapping[str, str] = {
+    "rollout_func": "code of the user's own does not run: an environment answers and scores, method.environment",
+    "vllm_sync_interval": "the engine's own weights draw; with prefetch, method.max_staleness bounds how old they are",
+    "reward_processing_classes": "a reward that is a model brings its own tokenizer",
+    "max_tool_calling_iterations": "method.environment has tools, and method.max_turns bounds them",
+    "log_completions_hub_repo": "rollouts are in the run folder: ft rollouts RUN",
+    "normalize_advantages": "method.scale_rewards says whose deviation divides them",
+    "reward_clip_range": "rewards count as they are",
+}
+
 SYNC_STEPS = 512
 """TRL's default of `ref_model_sync_steps`; that of `ref_model_mixup_alpha` is ours of `mix`, 0.6."""
 
-BOUNDED = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo")
+BOUNDED = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo")
+CORRECTIONS = {"token_truncate": ("truncate", "token"), "token_mask": ("mask", "token"),
+               "sequence_truncate": ("truncate", "sequence"), "sequence_mask": ("mask", "sequence")}  # fmt: skip
+"""How the sampler's own log-probabilities are corrected for: ours of both, and of how much at a time."""
 
 
 def read(account: Account, method: str, prefix: str = "") -> None:
@@ -96,17 +127,97 @@ def read(account: Account, method: str, prefix: str = "") -> None:
         account.take(f"{prefix}scale_rewards", "method.scale_rewards", value=words.get(scaled, scaled))
     account.passes(f"{prefix}scale_rewards", f"method {method} has its own")
     account.default(f"{prefix}num_generations", "method.num_generations", 2 if method == "rloo" else 8)
-    account.default(f"{prefix}max_completion_length", "method.max_completion_length", 256)
+    account.default(f"{prefix}max_completion_length", "method.max_completion_length", 512)
+    if method == "rloo":
+        account.default(f"{prefix}beta", "method.beta", 0.05)
+    elif number(account.get(f"{prefix}beta", 0)):
+        account.default(f"{prefix}use_bias_correction_kl", "method.use_bias_correction_kl", True)
     if method == "grpo" and not account.has(f"{prefix}loss_type"):
         account.default(f"{prefix}loss_type", "method.loss_type", "dapo")
     _rewards(account, prefix)
     for key in GUIDED:
         account.refuse(prefix + key, UNGUIDED)
+    _ahead(account, prefix)
+    _correction(account, prefix)
     for key, note in NO_EFFECT.items():
         account.passes(prefix + key, note)
+    for key, note in REFUSED.items():
+        account.refuse(prefix + key, note)
     _reference(account, prefix)
-    account.passes(f"{prefix}steps_per_generation", "one batch of rollouts is one step, or method.mini_batches steps")
-    account.passes(f"{prefix}generation_batch_size", "train.batch_size counts prompts")
+
+
+def prompts(account: Account, block: Account, prefix: str, each: str) -> None:
+    """Turn a batch that counts completions into one of prompts, once it is set: each prompt has a group of them.
+
+    Args:
+        block: holds the options of the method, which `account` or a block in it has.
+        each: the key with the completions that go through at once, to which a note is written.
+    """
+    group = block.whole(f"{prefix}num_generations", account.recipe["method"].get("num_generations", 8))
+    step = account.recipe["train"]["batch_size"]
+    drawn = step
+    if block.has(f"{prefix}generation_batch_size"):
+        drawn = block.whole(f"{prefix}generation_batch_size", step)
+    elif block.has(f"{prefix}steps_per_generation"):
+        drawn = account.whole(each, step) * block.whole(f"{prefix}steps_per_generation", 1)
+    for key in ("steps_per_generation", "generation_batch_size"):
+        block.covered(prefix + key, "method.mini_batches")
+    if drawn > step and drawn % step == 0:
+        account.set("method.mini_batches", drawn // step)
+    account.set("train.batch_size", max(1, drawn // group))
+    note = f"prompts, each with {group} completions: there a step counts {step} completions"
+    if drawn % group:
+        note += ", which is no whole number of groups"
+    account.lines = [
+        replace(line, note=note) if line.setting == "train.batch_size" and line.key == each else line
+        for line in account.lines
+    ]
+
+
+def _ahead(account: Account, prefix: str) -> None:
+    """Rollouts that are drawn ahead, kept and asked for once more, as axolotl names it."""
+    if account.get(f"{prefix}async_prefetch"):
+        account.set("method.prefetch", account.whole(f"{prefix}prefetch_depth", 1))
+        for key in ("async_prefetch", "prefetch_depth"):
+            account.covered(prefix + key, "method.prefetch")
+    if account.get(f"{prefix}streaming_partial_batch"):
+        account.set("method.streaming_groups", account.whole(f"{prefix}streaming_min_groups", 1))
+        for key in ("streaming_partial_batch", "streaming_min_groups"):
+            account.covered(prefix + key, "method.streaming_groups")
+    if account.whole(f"{prefix}replay_buffer_size", 0):
+        account.take(f"{prefix}replay_buffer_size", "method.replay_groups", int)
+        account.refuse(
+            f"{prefix}replay_recompute_logps",
+            "a group that is trained again is corrected by the log-probabilities that it was drawn with",
+        )
+    if number(account.get(f"{prefix}reroll_start_fraction", 1)) < 1:
+        account.take(f"{prefix}reroll_start_fraction", "method.reroll_start", number)
+        account.set("method.reroll_groups", account.whole(f"{prefix}reroll_max_groups", 1))
+        account.covered(f"{prefix}reroll_max_groups", "method.reroll_groups")
+    for key in ("async_prefetch", "prefetch_depth", "streaming_partial_batch", "streaming_min_groups",
+                "replay_buffer_size", "replay_recompute_logps", "reroll_start_fraction",
+                "reroll_max_groups"):  # fmt: skip
+        account.passes(prefix + key, "it is off")
+
+
+def _correction(account: Account, prefix: str) -> None:
+    """What corrects for a sampler with other weights or another arithmetic; TRL masks whole sequences by itself."""
+    mode = f"{prefix}vllm_importance_sampling_mode"
+    switch = f"{prefix}vllm_importance_sampling_correction"
+    if account.get(switch) is False:
+        account.take(switch, "method.importance_correction", value="none")
+    elif account.get(mode) in CORRECTIONS:
+        how, level = CORRECTIONS[str(account.get(mode))]
+        account.take(mode, "method.importance_correction", value=how)
+        account.set("method.importance_correction_level", level)
+    elif account.get(f"{prefix}use_vllm") or account.get(f"{prefix}async_prefetch"):
+        account.default(mode, "method.importance_correction", "mask", "of whole sequences")
+        account.set("method.importance_correction_level", "sequence")
+    for name in ("cap", "clip_max"):
+        account.take(f"{prefix}vllm_importance_sampling_{name}", "method.importance_correction_cap", number)
+    account.take(f"{prefix}vllm_importance_sampling_clip_min", "method.importance_correction_floor", number)
+    account.covered(switch, "method.importance_correction")
+    account.refuse(mode, f"method.importance_correction: one of {', '.join(CORRECTIONS)} there")
 
 
 def _steered(account: Account, prefix: str) -> None:
@@ -174,4 +285,4 @@ def _rewards(account: Account, prefix: str) -> None:
     account.covered(f"{prefix}reward_weights", "method.rewards")
 
 
-__all__ = ["read"]
+__all__ = ["prompts", "read"]

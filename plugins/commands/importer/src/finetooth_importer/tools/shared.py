@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetooth_importer.account import Account, number
+from finetooth_importer.account import Account, name_of, number
+from finetooth_importer.tools import low_memory
 
 OPTIMIZERS: Mapping[str, str] = {
     "adamw": "adamw",
@@ -59,9 +59,6 @@ OTHERWISE: Mapping[str, tuple[str, str]] = {
 }
 """Those whose update is here with another store of its state: ours, and what differs."""
 
-TRACKERS = ("wandb", "mlflow", "trackio", "tensorboard")
-"""Trackers that have the same name here."""
-
 WITHOUT_BETAS = ("sgd", "adafactor", "lomo", "adalomo", "schedule_free_adamw", "schedule_free_sgd")
 WITHOUT_EPS = ("adafactor", "sgd", "lion", "lion_8bit", "lomo", "adalomo", "schedule_free_sgd", "came")
 
@@ -80,22 +77,12 @@ SCHEDULES: Mapping[str, str] = {
 }
 """Schedules by the names of transformers."""
 
+PAIRS = ("dpo", "orpo", "simpo", "cpo")
+"""Methods that compare two answers to a prompt."""
+
 DEVICES = "the recipe runs on one device; ft check says what that takes"
 HUB = "nothing is sent to a hub; the artifact in the run folder is what you can send"
 WORKERS = "the result is the same with any number; data.workers sets one"
-
-
-def source(path: str, **options: Any) -> dict[str, Any]:
-    """The pick of a source by a path or a hub id, for where its rows need options of their own."""
-    found = re.search(r"\.(\w+)(\.gz|\.zst)?$", path)
-    ending = found[1] if found else ""
-    if ending in ("jsonl", "ndjson"):
-        return {"name": "jsonl", "path": path, **options}
-    if ending in ("json", "csv", "tsv"):
-        return {"name": "tables", "path": path, **options}
-    if ending in ("txt", "md"):
-        return {"name": "text", "path": path, **options}
-    return {"name": "datasets", "path": path, "split": "train", **options}
 
 
 def optimizer(account: Account, key: str, default: str = "adamw") -> None:
@@ -126,28 +113,59 @@ def optimizer(account: Account, key: str, default: str = "adamw") -> None:
             account.passes(name, f"{chosen} has none")
         else:
             account.take(name, "optimizer.eps", number)
+    low_memory.arguments(account, chosen)
     if isinstance(account.recipe.get("optimizer"), dict) and chosen:
         account.set("optimizer.name", chosen)
     if not chosen:
         account.recipe.pop("optimizer", None)
 
 
-def schedule(account: Account, key: str, default: str) -> None:
-    """The schedule and its warm-up; theirs may differ from our default."""
+def schedule(account: Account, key: str, default: str, warm_up: float = 0.0) -> None:
+    """The schedule and its warm-up; theirs may differ from our default.
+
+    Args:
+        default: their schedule where none is named.
+        warm_up: their share of the run, of at most 100 steps, where none is named.
+    """
     given = str(account.get(key, default))
     if given in SCHEDULES:
         if not account.take(key, "schedule.name", value=SCHEDULES[given]) and default != "cosine":
             account.default(key, "schedule.name", SCHEDULES[default])
     else:
         account.refuse(key, f"no schedule {given!r} here; ft plugins list --kind schedule shows them", unless=None)
-    if account.has("warmup_steps") and number(account.get("warmup_steps")):
-        account.take("warmup_steps", "schedule.warmup_steps", lambda value: int(number(value)))
-        account.passes("warmup_ratio", "warmup_steps comes first")
-    else:
-        account.passes("warmup_steps", "it is 0")
-        account.take("warmup_ratio", "schedule.warmup_ratio", number)
+    _warm_up(account, given, warm_up)
     if isinstance(account.recipe.get("schedule"), dict) and "name" not in account.recipe["schedule"]:
         account.set("schedule.name", SCHEDULES[default])
+
+
+def _warm_up(account: Account, schedule: str, default: float) -> None:
+    """How the rate rises: a number of steps, or below 1 a share of the run."""
+    keys = ("warmup_steps", "warmup_ratio")
+    if schedule in ("constant", "reduce_lr_on_plateau"):
+        for key in keys:
+            account.passes(key, f"{schedule} has no warm-up there")
+        return
+    steps = number(account.get("warmup_steps", 0))
+    if isinstance(steps, float) and 0 < steps < 1:
+        account.take("warmup_steps", "schedule.warmup_ratio", number)
+        account.passes("warmup_ratio", "warmup_steps comes first")
+    elif steps:
+        account.take("warmup_steps", "schedule.warmup_steps", lambda value: int(number(value)))
+        account.passes("warmup_ratio", "warmup_steps comes first")
+    elif number(account.get("warmup_ratio", 0)):
+        account.passes("warmup_steps", "it is 0")
+        account.take("warmup_ratio", "schedule.warmup_ratio", number)
+    elif any(map(account.has, keys)) or not default:
+        if SCHEDULES.get(schedule) == "cosine":  # ours warms up where nothing is said
+            account.set("schedule.warmup_steps", 0)
+            if not any(map(account.has, keys)):
+                account.default("warmup_steps", "schedule.warmup_steps", 0)
+        for key in keys:
+            account.covered(key, "schedule.warmup_steps")
+    elif bound := account.recipe.get("train", {}).get("max_steps"):
+        account.default("warmup_steps", "schedule.warmup_steps", min(int(default * bound), 100))
+    else:
+        account.default("warmup_ratio", "schedule.warmup_ratio", default, "of at most 100 steps there")
 
 
 def schedule_options(account: Account) -> None:
@@ -197,6 +215,15 @@ def extent(account: Account) -> None:
     account.default("seed", "train.seed", 42)
 
 
+def cut(account: Account) -> str:
+    """What becomes of rows that are too long, as trainers of TRL have it: cut at their end, each answer of a pair by
+    itself; a pair that is scored is left out. What is to be said of it."""
+    method = name_of(account.recipe.get("method"))
+    how = "drop" if method == "rm" else "truncate_answers" if method in PAIRS else "truncate"
+    account.set("train.excess_length", how)
+    return "rows that are too long are left out, since a score of a part says nothing" if how == "drop" else ""
+
+
 def without_effect(account: Account, notes: Mapping[str, str]) -> None:
     """Keys that change nothing here, with why; an empty note: they are about what is shown."""
     for key, note in notes.items():
@@ -231,107 +258,6 @@ def checkpointing(account: Account, key: str = "gradient_checkpointing") -> None
         account.take(key, "train.gradient_checkpointing")
     for name in ("gradient_checkpointing_kwargs", "use_reentrant_gc"):
         account.passes(name, "how it is done does not change the result")
-
-
-def saving(account: Account) -> None:
-    """When checkpoints are made and rows held out are measured."""
-    steps = account.get("save_steps")
-    strategy = account.get("save_strategy", "steps")
-    if strategy == "epoch":
-        account.take("save_strategy", "checkpoint.every", value="epoch")
-        account.passes("save_steps", "save_strategy is epoch")
-    elif strategy in ("no", False):
-        account.passes("save_strategy", "only the end is saved, as it always is")
-        account.passes("save_steps", "save_strategy is no")
-    elif steps is not None:
-        account.take("save_steps", "checkpoint.every", _often)
-        account.covered("save_strategy", "checkpoint.every")
-    else:
-        account.passes("save_strategy", "save_steps says how often")
-    account.take("save_total_limit", "checkpoint.keep_last")
-    strategy = account.get("eval_strategy", account.get("evaluation_strategy", "steps"))
-    if strategy == "epoch":
-        account.set("evaluate.every", "epoch")
-    if strategy == "steps" and account.has("eval_steps"):
-        account.take("eval_steps", "evaluate.every", _often)
-    account.passes("eval_steps", f"the evaluation strategy is {strategy}")
-    for key in ("eval_strategy", "evaluation_strategy"):
-        account.covered(key, "evaluate.every")
-    if account.get("load_best_model_at_end") and account.recipe.get("checkpoint", {}).get("every"):
-        metric = str(account.get("metric_for_best_model", "loss")).removeprefix("eval_")
-        account.take("load_best_model_at_end", "checkpoint.select_on", value=f"eval/{metric}")
-        account.covered("metric_for_best_model", "checkpoint.select_on")
-    early_stopping(account, "early_stopping_patience")
-    account.passes("load_best_model_at_end", "no checkpoints are made between")
-    account.passes("metric_for_best_model", "the last step is what is kept")
-    account.passes("greater_is_better", "the metric's name says which way is better")
-
-
-def _often(value: Any) -> Any:
-    """A number of steps; a share of the run has no word here."""
-    found = number(value)
-    return int(found) if found >= 1 else 1
-
-
-def records(account: Account) -> None:
-    """Where a run is written, and who is told."""
-    account.take("output_dir", "output")
-    told = account.get("report_to")
-    names = [told] if isinstance(told, str) else list(told or [])
-    known = [name for name in TRACKERS if name in names]
-    others = sorted({"comet_ml", "swanlab", "all", "clearml", "neptune", "dvclive"} & set(names))
-    if known:
-        follow(account, *known)
-        left = f"no tracker {', '.join(others)} here; ft plugins new --kind tracker begins one" if others else ""
-        account.covered("report_to", "trackers", left)
-    elif others:
-        account.refuse("report_to", "no tracker of that name here; metrics are in metrics.jsonl of the run folder")
-    account.passes("report_to", "metrics are in metrics.jsonl of the run folder")
-    account.passes("logging_steps", "every step is written to metrics.jsonl")
-    account.passes("logging_strategy", "every step is written to metrics.jsonl")
-    account.passes("logging_first_step", "every step is written to metrics.jsonl")
-    account.passes("plot_loss", "the console shows the curve")
-    account.passes("overwrite_output_dir", "a run never writes over another")
-    account.passes("run_name", "runs are known by their folder")
-    account.refuse("resume_from_checkpoint", "ft resume RUN goes on with a run")
-    account.refuse("auto_resume_from_checkpoints", "ft resume RUN goes on with a run")
-    account.passes("save_only_model", "a checkpoint holds what a run needs to go on")
-    account.passes("save_safetensors", "weights are always safetensors")
-    for key in ("logging_dir", "include_num_input_tokens_seen", "disable_tqdm", "remove_unused_columns", "log_level"):
-        account.passes(key, "there is nothing like it to be set")
-
-
-def follow(account: Account, *names: str, **options: Any) -> None:
-    """Trackers beside those that every run has.
-
-    Args:
-        options: of the one that is named, or of all that are named.
-    """
-    listed = account.recipe.setdefault("trackers", ["console", "jsonl"])
-    for name in names:
-        there = next((one for one in listed if one == name or (isinstance(one, dict) and one["name"] == name)), None)
-        made = {"name": name, **(there if isinstance(there, dict) else {}), **options}
-        if there is not None:
-            listed[listed.index(there)] = made if len(made) > 1 else name
-        else:
-            listed.append(made if len(made) > 1 else name)
-
-
-def tracked(account: Account, tracker: str, keys: Mapping[str, str]) -> None:
-    """Keys of the tool that are options of a tracker, by the option's name."""
-    for key, option in keys.items():
-        if account.has(key):
-            follow(account, tracker, **{option: str(account.get(key))})
-        account.covered(key, "trackers")
-
-
-def early_stopping(account: Account, key: str) -> None:
-    """Patience, in evaluations, after which a run ends; 0 is off."""
-    if number(account.get(key, 0)):
-        account.take(key, "train.early_stopping.patience", int)
-        metric = str(account.get("metric_for_best_model", "loss")).removeprefix("eval_")
-        account.set("train.early_stopping.metric", f"eval/{metric}")
-    account.passes(key, "it is off")
 
 
 def machines(account: Account) -> None:
@@ -438,24 +364,18 @@ __all__ = [
     "OPTIMIZERS",
     "OTHERWISE",
     "SCHEDULES",
-    "TRACKERS",
     "WORKERS",
     "batch",
     "checkpointing",
-    "early_stopping",
+    "cut",
     "extent",
-    "follow",
     "low_rank",
     "low_rank_defaults",
     "machines",
     "optimizer",
     "precision",
     "quantised",
-    "records",
-    "saving",
     "schedule",
     "schedule_options",
-    "source",
-    "tracked",
     "without_effect",
 ]

@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from finetooth_importer.account import COMPUTED, Account, number
-from finetooth_importer.tools import shared
+from finetooth_importer import packing
+from finetooth_importer.account import COMPUTED, Account, flattened, number
+from finetooth_importer.tools import rows, shared, watched
 
 OPTIMIZERS: Mapping[str, str] = {
     "AdamW": "adamw",
@@ -23,9 +24,12 @@ OPTIMIZERS: Mapping[str, str] = {
 DECAY = {"AdamW": 0.01, "PagedAdamW": 0.01, "PagedAdamW8bit": 0.01, "PagedAdamW32bit": 0.01, "AdamW8bit": 0.01}
 """Weight decay of those that were given none; of the others it is 0."""
 
+ALPACA = {"name": "instruction", "alpaca": True}
+"""Rows in Alpaca's own prompt, which stands inside the model's markup."""
+
 DATASETS: Mapping[str, tuple[str, Any, bool]] = {
-    "alpaca_dataset": ("tatsu-lab/alpaca", "instruction", True),
-    "alpaca_cleaned_dataset": ("yahma/alpaca-cleaned", "instruction", True),
+    "alpaca_dataset": ("tatsu-lab/alpaca", ALPACA, True),
+    "alpaca_cleaned_dataset": ("yahma/alpaca-cleaned", ALPACA, True),
     "slimorca_dataset": (
         "Open-Orca/SlimOrca-Dedup",
         {"name": "chat", "column": "conversations", "fields": {"role": "from", "content": "value"}},
@@ -79,7 +83,6 @@ NO_EFFECT: Mapping[str, str] = {
     "tokenizer.image_size": "the processor is that of the model",
     "tokenizer.max_num_tiles": "the processor is that of the model",
     "model.image_size": "the processor is that of the model",
-    "dataset.packed": "rows share a place in the batch where the model allows it, and never see each other",
     "dataset_val.packed": "rows share a place in the batch where the model allows it, and never see each other",
     "dataset.image_tag": "images are read from the rows",
     "batch_size_val": "held-out rows are laid out by memory",
@@ -166,6 +169,7 @@ def read(account: Account) -> None:
     account.default("tokenizer.max_seq_len", "train.max_length", 8192, "there is no bound there: longer rows are cut")
     account.set("train.excess_length", "truncate")
     shared.batch(account, "batch_size", 1)
+    packing.packed(account, "dataset.packed")
     account.take("epochs", "train.epochs", number)
     account.default("epochs", "train.epochs", 1)
     if account.has("max_steps_per_epoch"):
@@ -228,6 +232,9 @@ def _method(account: Account) -> None:
     elif "text_completion" in _called(account, "dataset._component_"):
         account.set("method", "pretrain")
         account.covered("loss._component_", "method")
+    elif loss and not re.search(r"CrossEntropy|CEWith", loss):
+        account.set("method", loss)  # never another one in its place
+        account.refuse("loss._component_", "ft plugins list --kind method shows the methods, --kind loss their losses")
     else:
         account.set("method", "sft")
         account.passes("loss.ignore_index", "what is masked never counts")
@@ -256,6 +263,8 @@ def _distilled(account: Account) -> None:
 
 def _data(account: Account) -> None:
     for part, setting in (("dataset", "data.train"), ("dataset_val", "data.eval")):
+        if isinstance(account.get(part), list):
+            _several(account, part, setting)
         key = f"{part}._component_"
         if not account.has(key):
             continue
@@ -263,27 +272,31 @@ def _data(account: Account) -> None:
         files, split = account.get(f"{part}.data_files"), account.get(f"{part}.split", "train")
         if name in DATASETS:
             path, format_, all_ = DATASETS[name]
-            path = account.get(f"{part}.source", path)
         elif name in GENERIC:
-            format_, all_ = GENERIC[name]
-            path = account.get(f"{part}.source", "")
-            if path in ("json", "csv", "text", "parquet") and files:
-                path = files[0] if isinstance(files, list) else files
+            path, (format_, all_) = "", GENERIC[name]
         else:
             account.refuse(key, f"name the rows in {setting}, and their columns in its format")
             continue
+        path = str(account.get(f"{part}.source", path))
+        paths = (rows.named(path, files) if files else []) or [path]
         format_ = _columns(account, part, format_)
         if account.get(f"{part}.train_on_input", all_) and part == "dataset":
             _train_all(account, part, all_)
-        options: dict[str, Any] = {"format": format_}
-        source = shared.source(str(path), **options)
-        if source["name"] == "datasets":
-            source["split"] = split
-            account.covered(f"{part}.split", setting)
-            if account.has(f"{part}.subset") or account.has(f"{part}.name"):
-                source["config"] = account.get(f"{part}.subset", account.get(f"{part}.name"))
-        account.take(key, setting, value=source)
-        for inside in ("source", "data_files", "column_map", "column", "subset", "name", "split"):
+        found = [_source(account, part, one, str(split), format_) for one in paths]
+        if files and path not in rows.BUILDERS and not rows.is_local(path):
+            found[0]["data_files"] = rows.listed(files)
+        account.take(key, setting, value=found if len(found) > 1 else found[0])
+        account.covered(f"{part}.split", setting)
+        for inside in (
+            "source",
+            "data_files",
+            "column_map",
+            "column",
+            "conversation_column",
+            "subset",
+            "name",
+            "split",
+        ):
             for given in [
                 g for g in account.given if g == f"{part}.{inside}" or str(g).startswith(f"{part}.{inside}.")
             ]:
@@ -295,6 +308,35 @@ def _data(account: Account) -> None:
         account.passes(f"{part}.template", "the renderer of the model's family writes it")
         account.refuse(f"{part}.partition", "a slice behind the split says which rows: split: train[:10%]")
     account.take("run_val_every_n_steps", "evaluate.every", int)
+
+
+def _several(account: Account, part: str, setting: str) -> None:
+    """A list of data sets, whose rows are one after the other: each has keys of its own, `dataset[0].source`."""
+    found: list[Any] = []
+    for place, one in enumerate(account.get(part)):
+        inside = Account(flattened({part: one}))
+        inside.recipe = {**account.recipe, "data": {}}
+        _data(inside)
+        inside.finish()
+        made = inside.recipe.pop("data").get(setting.partition(".")[2], [])
+        found += made if isinstance(made, list) else [made]
+        account.recipe |= inside.recipe
+        for line in inside:
+            name = line.key.replace(part, f"{part}[{place}]", 1)
+            account.inside(name, line.value, line.outcome, line.setting, line.note)
+    account.take(part, setting, value=found)
+
+
+def _source(account: Account, part: str, path: str, split: str, format_: Any) -> dict[str, Any]:
+    """A source with its split: a file has one, of which a slice is taken."""
+    made = rows.source(path, format=format_)
+    if made["name"] == "datasets":
+        made["split"] = split
+        if account.has(f"{part}.subset") or account.has(f"{part}.name"):
+            made["config"] = account.get(f"{part}.subset", account.get(f"{part}.name"))
+    elif "[" in split:
+        made["slice"] = "[" + split.partition("[")[2]
+    return made
 
 
 def _train_all(account: Account, part: str, by_default: bool) -> None:
@@ -322,8 +364,9 @@ def _columns(account: Account, part: str, format_: Any) -> Any:
         value = account.get(f"{part}.column_map.{theirs}")
         if value:
             made[theirs if made["name"] == "instruction" else ours] = value
-    if account.has(f"{part}.column"):
-        made["column"] = account.get(f"{part}.column")
+    for named in ("column", "conversation_column"):
+        if account.has(f"{part}.{named}"):
+            made["column"] = account.get(f"{part}.{named}")
     if account.get(f"{part}.conversation_style") == "sharegpt":
         made["fields"] = {"role": "from", "content": "value"}
     return made if len(made) > 1 else made["name"]
@@ -411,9 +454,9 @@ def _rest(account: Account) -> None:
     logger = _called(account, "metric_logger._component_")
     tracker = {"WandBLogger": "wandb", "TensorBoardLogger": "tensorboard"}.get(logger)
     if tracker:
-        shared.follow(account, tracker)
+        watched.follow(account, tracker)
         account.covered("metric_logger._component_", "trackers")
-        shared.tracked(account, tracker, {"metric_logger.project": "project", "metric_logger.entity": "entity"})
+        watched.tracked(account, tracker, {"metric_logger.project": "project", "metric_logger.entity": "entity"})
     account.passes("metric_logger._component_", "metrics are in metrics.jsonl of the run folder")
     if account.has("save_every_n_steps"):
         account.take("save_every_n_steps", "checkpoint.every", int)

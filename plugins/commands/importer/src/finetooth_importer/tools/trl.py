@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from finetooth_importer import packing
 from finetooth_importer.account import Account, number
 from finetooth_importer.first_row import first_row
-from finetooth_importer.tools import rollouts, shared
+from finetooth_importer.script_rows import HARMLESS, SPLIT
+from finetooth_importer.tools import rollouts, rows, shared, targets, watched
 
 METHODS: Mapping[str, str] = {
     "sft": "sft",
@@ -21,7 +24,8 @@ METHODS: Mapping[str, str] = {
     "grpo": "grpo",
     "rloo": "rloo",
 }
-RATES: Mapping[str, float] = {"sft": 2e-5, "dpo": 1e-6, "kto": 1e-6, "rm": 1e-4, "orpo": 1e-6, "cpo": 1e-6}
+RATES: Mapping[str, float] = {"sft": 2e-5, "dpo": 1e-6, "kto": 1e-6, "rm": 1e-4, "orpo": 1e-6, "cpo": 1e-6,
+                             "grpo": 1e-6, "rloo": 1e-6}  # fmt: skip
 """Learning rates that the trainers' configurations have in place of transformers' 5e-5."""
 ONLINE = ("grpo", "rloo")
 METHOD = "trainer"
@@ -31,9 +35,10 @@ ARGUMENTS, PLAIN = "arguments", "TrainingArguments"
 """The key under which the reader of scripts says that a trainer got transformers' own arguments, whose defaults hold
 then; and their class."""
 
+PEFT = "peft_config"
+"""The key under which the reader of scripts says that there is a LoraConfig, whatever it was given."""
+
 NO_EFFECT: Mapping[str, str] = {
-    "packing": "rows share a place in the batch where the model allows it, and never see each other",
-    "packing_strategy": "how rows are packed is decided while training",
     "padding_free": "how rows are packed is decided while training",
     "eval_packing": "rows are laid out by memory",
     "pad_to_multiple_of": "padding never changes the result",
@@ -46,7 +51,6 @@ NO_EFFECT: Mapping[str, str] = {
     "dataset_kwargs": "",
     "max_prompt_length": "rows are cut as one",
     "max_completion_length": "rows are cut as one",
-    "truncation_mode": "rows that are too long are cut at their end",
     "task_type": "",
     "bias": "",
     "lora_task_type": "",
@@ -59,7 +63,11 @@ REFUSED: Mapping[str, str] = {
     "formatting_func": "code does not run: name the columns in data.format",
     "compute_metrics": "ft plugins new --kind evaluator",
     "callbacks": "ft plugins new --kind events",
+    "data_collator": "rows are laid out by the engine",
     "reward_funcs": "method.rewards: [{name: python_function, file: FILE, function: NAME}] calls one as TRL does",
+    "exclude_modules": "name those that are left: adapter.targets takes patterns of paths",
+    "rank_pattern": "one rank for all modules",
+    "alpha_pattern": "one alpha for all modules",
     "loftq_config": "set adapter.init: see ft plugins explain lora",
 }
 
@@ -96,6 +104,7 @@ def read(account: Account, folder: Path | None = None) -> None:
     kind = str(account.get(METHOD, "sft"))
     method = METHODS.get(kind)
     if method is None:
+        account.set("method", kind)  # never another one in its place
         account.refuse(METHOD, f"no method for the trainer {kind!r} here; ft plugins list --kind method shows them")
     else:
         account.take(METHOD, "method", value=method)
@@ -113,8 +122,10 @@ def read(account: Account, folder: Path | None = None) -> None:
     account.take("max_seq_length", "train.max_length", int)
     if not account.has("max_seq_length"):
         account.default("max_length", "train.max_length", 1024)
-    account.set("train.excess_length", "truncate")
+    shared.cut(account)
+    account.refuse("truncation_mode", "rows that are too long are cut at their end", unless="keep_start")
     shared.extent(account)
+    packing.packed(account, "packing", "packing_strategy")
     plain = account.passes(ARGUMENTS, "where it says nothing, the defaults of transformers hold")
     rates = {} if plain else RATES
     account.default("learning_rate", "optimizer.learning_rate", rates.get(method or "", 5e-5))
@@ -124,16 +135,17 @@ def read(account: Account, folder: Path | None = None) -> None:
     shared.checkpointing(account)
     if not plain:
         account.default("gradient_checkpointing", "train.gradient_checkpointing", True)
-    shared.saving(account)
-    shared.records(account)
+    watched.saving(account)
+    watched.records(account)
     _adapter(account)
     if method in ONLINE:
         rollouts.read(account, method)
+        rollouts.prompts(account, account, "", "per_device_train_batch_size")
     else:
         for key in ("beta", "desirable_weight", "undesirable_weight"):
             account.take(key, f"method.{key}", number)
     _loss(account, method or "")
-    row = first_row(account.get("dataset_name"), folder)
+    row = _mapped(account).get("row") or first_row(account.get("dataset_name"), folder)
     account.compared = bool(row) and method in COMPARED
     if method == "sft":
         _trained(account, row)
@@ -161,7 +173,8 @@ def _trained(account: Account, row: Mapping[str, Any]) -> None:
             "data.format",
             "texts are read there without chat markup, and the end-of-text token closes them",
         )
-        account.set("data.format", {"name": "prompt_completion", "style": "raw"})
+        if "format" not in account.recipe.get("data", {}):
+            account.set("data.format", {"name": "prompt_completion", "style": "raw"})
     elif isinstance(row.get(field), str) and "messages" not in row:
         account.inside("dataset_name", field, "otherwise", "method", TEXTS)
         account.set("method.name", "pretrain")
@@ -216,22 +229,19 @@ def _picked(pick: Any) -> str:
 def _data(account: Account) -> None:
     split, config = account.get("dataset_train_split", "train"), account.get("dataset_config")
     name = account.get("dataset_name")
-    if name is not None and (split != "train" or config):
-        source = {"name": "datasets", "path": name, "split": split, **({"config": config} if config else {})}
-        account.take("dataset_name", "data.train", value=source)
-    account.take("dataset_name", "data.train")
+    source = _source(account, name, split, config)
+    account.take("dataset_name", "data.train", value=source)
+    account.covered("data_files", "data.train")
+    if isinstance(name, list) and "[" in str(split):
+        account.refuse("dataset_train_split", "it is a part of several files together: slice each, FILE[:100]")
     account.covered("dataset_train_split", "data.train.split")
     account.covered("dataset_config", "data.train.config")
+    _on_the_way(account)
     if account.has("dataset_test_split") and account.get("eval_strategy", "no") != "no" and name is not None:
         account.take(
             "dataset_test_split",
             "data.eval",
-            value={
-                "name": "datasets",
-                "path": name,
-                "split": account.get("dataset_test_split"),
-                **({"config": config} if config else {}),
-            },
+            value=_source(account, name, account.get("dataset_test_split"), config),
         )
     account.passes("dataset_test_split", "no rows are measured while training")
     field = account.get("dataset_text_field")
@@ -254,20 +264,62 @@ def _data(account: Account) -> None:
         )
 
 
+def _mapped(account: Account) -> Mapping[str, Any]:
+    """What the function of a script's `map` was seen to do."""
+    made = account.get("train_dataset.map")
+    return made if isinstance(made, Mapping) else {}
+
+
+def _on_the_way(account: Account) -> None:
+    """What a script does with its rows between loading and training."""
+    if "format" in _mapped(account):
+        note = "what its function makes of these columns is what this format does"
+        account.take("train_dataset.map", "data.format", value=_mapped(account)["format"], note=note)
+    account.refuse("train_dataset.map", "code does not run: write the rows as it returns them, or name their columns "
+                   "in data.format")  # fmt: skip
+    for name in HARMLESS:
+        account.passes(f"train_dataset.{name}", "columns that are not read change nothing; train.shuffle orders rows")
+    part = str(account.get("train_dataset.select", ""))
+    if part.startswith("[") and isinstance(account.recipe.get("data", {}).get("train"), str):
+        account.take("train_dataset.select", "data.train", value=account.recipe["data"]["train"] + part)
+    elif part.startswith("[") and isinstance(account.recipe.get("data", {}).get("train"), dict):
+        account.take("train_dataset.select", "data.train.slice", value=part)
+    size = (account.get(SPLIT) or {}).get("test_size", 0.25)
+    if account.has(SPLIT) and isinstance(size, float):
+        note = "a share of the rows; which ones they are is decided otherwise"
+        account.take(SPLIT, "data.eval", value={"fraction": size}, note=note)
+    account.refuse(SPLIT, "held-out rows are a share: data.eval: {fraction: 0.05}, or a file")
+    if account.has("eval_dataset"):
+        name, split = account.get("eval_dataset"), account.get("dataset_test_split", "train")
+        account.take("eval_dataset", "data.eval", value=_source(account, name, split, account.get("dataset_config")))
+        account.covered("dataset_test_split", "data.eval")
+    for key in [key for key in account.given if str(key).startswith("train_dataset")]:
+        account.refuse(str(key), "write the rows as they are after it: ft data convert, or a script of your own")
+
+
+def _source(account: Account, name: Any, split: Any, config: Any) -> Any:
+    """A dataset, with its split where that is not the one that is read anyway; a file has one, of which a slice is."""
+    if not isinstance(name, str):
+        return name
+    files = {"data_files": rows.listed(account.get("data_files"))} if account.has("data_files") else {}
+    if not files and rows.is_local(name) and re.fullmatch(r"train(\[.*\])?", str(split)):
+        return name + str(split).removeprefix("train")
+    if split == "train" and not config and not files:
+        return name
+    return {"name": "datasets", "path": name, "split": split, **({"config": config} if config else {}), **files}
+
+
 def _adapter(account: Account) -> None:
     low = {"rank": ("lora_r", "r"), "alpha": ("lora_alpha",), "dropout": ("lora_dropout",)}
-    if account.get("use_peft") or any(account.has(key) for keys in low.values() for key in keys):
+    named = (*(key for keys in low.values() for key in keys), "lora_target_modules", "target_modules")
+    if account.get("use_peft") or account.has(PEFT) or any(map(account.has, named)):
         account.set("adapter", "lora")
-        if not account.has("lora_r") and not account.has("r"):
-            account.default("lora_r", "adapter.rank", 16)
-        if not account.has("lora_alpha"):
-            account.default("lora_alpha", "adapter.alpha", 32)
+        account.covered(PEFT, "adapter")
+        targets.defaults(account, "unsloth" if account.has("unsloth") else "trl" if account.get("use_peft") else "peft")
         for option, keys in low.items():
             for key in keys:
                 account.take(key, f"adapter.{option}", number)
-        for key in ("lora_target_modules", "target_modules"):
-            value = account.get(key)
-            account.take(key, "adapter.targets", value="all-linear" if value == "all-linear" else value)
+        targets.take(account, "lora_target_modules", "target_modules")
         for key in ("use_rslora", "use_dora"):
             account.take(key, f"adapter.{key.removeprefix('use_')}")
         start = account.get("init_lora_weights")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from finetooth_importer.account import Account
@@ -31,11 +32,6 @@ NO_EFFECT: Mapping[str, str] = {
     "disable_log_stats": "",
     "bias": "biases stay as they are",
     "random_state": "train.seed decides what the adapter begins with",
-    "layers_to_transform": "",
-    "layers_pattern": "",
-    "finetune_language_layers": "adapter.targets says which layers",
-    "finetune_attention_modules": "adapter.targets says which layers",
-    "finetune_mlp_modules": "adapter.targets says which layers",
     "temporary_location": "ft merge and ft export write what is asked for",
     "maximum_memory_usage": "ft merge and ft export write what is asked for",
     "fix_tokenizer": "the tokenizer is that of the model",
@@ -68,8 +64,12 @@ def looks_like(given: Mapping[str, Any]) -> bool:
     return MARK in given
 
 
-def read(account: Account) -> None:
-    """Take what an Unsloth script gives to models, adapters and trainers; trainers are TRL's."""
+def read(account: Account, folder: Path | None = None) -> None:
+    """Take what an Unsloth script gives to models, adapters and trainers; trainers are TRL's.
+
+    Args:
+        folder: where a file with its rows is looked for.
+    """
     given = {
         NAMES.get(key, key): value
         for key, value in account.given.items()
@@ -77,6 +77,8 @@ def read(account: Account) -> None:
     }
     if "max_length" in given and "max_seq_length" in given:
         given.pop("max_seq_length")
+    if not given.get("full_finetuning"):
+        given[trl.PEFT] = "get_peft_model"
     inside = Account(given)
     inside.recipe = account.recipe
     kind = str(inside.get(trl.METHOD, "sft"))
@@ -93,12 +95,10 @@ def read(account: Account) -> None:
         inside.default("max_seq_length", "train.max_length", 2048)
     if inside.get("full_finetuning"):
         inside.take("full_finetuning", "adapter", value="full")
-    elif not inside.has("r") and not inside.has("lora_r"):
-        inside.default("r", "adapter.rank", 16, "of get_peft_model")
-        inside.set("adapter.name", "lora")
     inside.passes("full_finetuning", "it is off")
     if "load_in_4bit" not in given and not inside.get("load_in_8bit") and not inside.get("full_finetuning"):
         inside.default("load_in_4bit", "quantization", "nf4")
+    _parts(inside)
     for key in ("finetune_vision_layers",):
         if inside.get(key) is False:
             inside.passes(key, "an adapter leaves what reads images as it is")
@@ -107,17 +107,27 @@ def read(account: Account) -> None:
     exports.unsloth(inside)
     for key, note in REFUSED.items():
         inside.refuse(key, note)
-    trl.read(inside)
+    trl.read(inside, folder)
     if given.get("train_on_responses_only") and kind == "sft":
         inside.set("method.train_on", "assistant")
         inside.recipe["method"].pop("train_markup", None)
     names = {NAMES.get(key, key): key for key in account.given}
-    for line in inside:
-        if line.key == trl.METHOD and line.key not in account.given:
-            continue
-        account.inside(names.get(line.key, line.key), line.value, line.outcome, line.setting, line.note)
+    inside.lines = [line for line in inside if line.key not in (trl.METHOD, trl.PEFT) or line.key in account.given]
+    account.continued(inside, names)
     for key in set(account.given) - {line.key for line in account}:
         account.inside(key, account.given[key], "no effect", note="another key of the script says the same")
+
+
+def _parts(account: Account) -> None:
+    """Parts of a layer that are left out, as get_peft_model of FastVisionModel names them."""
+    for key, others in (
+        ("finetune_attention_modules", ["gate_proj", "up_proj", "down_proj"]),
+        ("finetune_mlp_modules", "attention"),
+    ):
+        if account.get(key) is False:
+            account.take(key, "adapter.targets", value=others, note="the other part's modules")
+        account.passes(key, "adapter.targets says which modules")
+    account.refuse("finetune_language_layers", "the layers of the language model are what trains here", unless=True)
 
 
 __all__ = ["MARK", "looks_like", "read"]

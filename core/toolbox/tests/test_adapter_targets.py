@@ -1,0 +1,20 @@
+"""Names and patterns of modules."""
+
+from __future__ import annotations
+
+import pytest
+from finetooth_hooks import RecipeError
+from finetooth_peftfiles.targets import matching
+
+PATHS = ["model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"]
+
+
+def test_a_name_ends_a_path_and_a_pattern_is_a_whole_one() -> None:
+    assert matching("q_proj", PATHS) == PATHS
+    assert matching(r"model\.layers\.(0|7)\..*", PATHS) == PATHS[:1]
+    assert matching("layers", PATHS) == []
+
+
+def test_a_pattern_that_does_not_compile_is_said_to_be_none() -> None:
+    with pytest.raises(RecipeError, match=r"no regular expression either: missing \), unterminated subpattern"):
+        matching("model.layers.(0|1", PATHS)

@@ -1,0 +1,139 @@
+"""A Python script that trains: read by its syntax tree, and never run."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks import UserError
+
+from finetooth_importer.account import COMPUTED
+from finetooth_importer.expressions import UNKNOWN, Assigned, assigned, called_of, value_of
+from finetooth_importer.script_rows import rows_of
+from finetooth_importer.tools import trl, unsloth
+
+_TRAINERS = {
+    "SFTTrainer": "sft",
+    "DPOTrainer": "dpo",
+    "KTOTrainer": "kto",
+    "ORPOTrainer": "orpo",
+    "CPOTrainer": "cpo",
+    "RewardTrainer": "reward",
+    "PRMTrainer": "prm",
+    "GRPOTrainer": "grpo",
+    "RLOOTrainer": "rloo",
+    "UnslothTrainer": "sft",
+}
+_CONFIG = re.compile(r"(Config|TrainingArguments|Arguments|LLMTrainingParams)$")
+
+
+def of_script(text: str, path: Path) -> Mapping[str, Any]:
+    """What a Python script gives to configurations and trainers, as far as it stands there as plain values. Nothing of
+    it runs.
+
+    Raises:
+        UserError: it is no Python, or has no configuration.
+    """
+    plain = "\n".join(re.sub(r"^(\s*)[!%].*", r"\1pass", line) for line in text.splitlines())
+    try:
+        tree = ast.parse(plain)
+    except SyntaxError as error:
+        raise UserError(f"{path}:{error.lineno}: {error.msg}", action="mend the line") from None
+    names = assigned(tree)
+    given: dict[str, Any] = {}
+    idle, own = _idle(tree), False
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = called_of(node)
+        owner = node.func.value if isinstance(node.func, ast.Attribute) else None
+        ours = isinstance(owner, ast.Name) and re.fullmatch(r"Fast\w*Model", owner.id)
+        if ours and called in ("from_pretrained", "get_peft_model"):
+            given[unsloth.MARK] = True
+            first = {"model_name": value_of(node.args[0], names)} if node.args and called == "from_pretrained" else {}
+            given.update(
+                first
+                | {k.arg: value_of(k.value, names) for k in node.keywords if k.arg not in (None, "model", "tokenizer")}
+            )
+        elif called in _SAVES and node not in idle:
+            key, default = _SAVES[called]
+            saved = next((value_of(k.value, names) for k in node.keywords if k.arg == key), default)
+            both = [one if isinstance(one, list) else [one] for one in (given.get(key, []), saved)]
+            every = dict.fromkeys(one for some in both for one in some)
+            given[key] = (
+                next(iter(every)) if len(every) == 1 else [str(COMPUTED if one is UNKNOWN else one) for one in every]
+            )
+        elif called == "train_on_responses_only":
+            given["train_on_responses_only"] = True
+        elif called in _TRAINERS:
+            given[trl.METHOD] = _TRAINERS[called]
+            given.update(_of_trainer(node, names, tree))
+        elif _CONFIG.search(called) and not called.startswith("BitsAndBytes"):
+            if called == "LoraConfig":
+                given[trl.PEFT] = called
+            given.update({keyword.arg: value_of(keyword.value, names) for keyword in node.keywords if keyword.arg})
+            own = own or called.removesuffix("Config") + "Trainer" in _TRAINERS
+            if called == trl.PLAIN:
+                given[trl.ARGUMENTS] = called
+        elif called == "BitsAndBytesConfig":
+            about = {k.arg: value_of(k.value, names) for k in node.keywords if k.arg}
+            given.update({key: value for key, value in about.items() if key.startswith(("load_in", "bnb_4bit"))})
+            if about.get("load_in_4bit"):
+                given.setdefault("bnb_4bit_quant_type", "fp4")  # the default of that class
+        elif (
+            called == "from_pretrained"
+            and node.args
+            and "model" not in given
+            and isinstance(owner, ast.Name)
+            and re.search(r"Model|CausalLM", owner.id)
+        ):
+            given["model"] = value_of(node.args[0], names)
+    if own:  # the trainer has a configuration of its own
+        given.pop(trl.ARGUMENTS, None)
+    found = {key: value for key, value in given.items() if value is not UNKNOWN}
+    if not found:
+        raise UserError(
+            f"{path}: no configuration of a trainer", action="name a script with SFTConfig(...) or its like"
+        )
+    # what is computed stands in the account as its own text
+    return {**found, **{key: COMPUTED for key, value in given.items() if value is UNKNOWN}}
+
+
+_SAVES = {
+    "save_pretrained_merged": ("save_method", "merged_16bit"),
+    "save_pretrained_gguf": ("quantization_method", "fast_quantized"),
+}
+"""Calls of Unsloth that write a model: the argument that says how, and its default."""
+
+
+def _idle(tree: ast.AST) -> set[ast.AST]:
+    """What stands below `if False:`, as notebooks show what could be done."""
+    never = [
+        node for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Constant) and not node.test.value
+    ]  # fmt: skip
+    return {inside for node in never for one in node.body for inside in ast.walk(one)}
+
+
+def _of_trainer(node: ast.Call, names: Assigned, tree: ast.AST) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    keywords = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
+    for name in ("max_seq_length", "dataset_text_field", "packing", "dataset_num_proc", "beta", "max_length"):
+        if name in keywords:
+            found[name] = value_of(keywords[name], names)
+    for name in ("formatting_func", "compute_metrics", "callbacks", "data_collator", "rollout_func"):
+        if name in keywords:
+            found[name] = ast.unparse(keywords[name])
+    if "reward_funcs" in keywords:
+        judges = keywords["reward_funcs"]
+        listed = judges.elts if isinstance(judges, ast.List | ast.Tuple) else [judges]
+        found["reward_funcs"] = [ast.unparse(one) for one in listed]
+    if "model" in keywords and isinstance(model := value_of(keywords["model"], names), str):
+        found["model"] = model
+    return {**found, **rows_of(keywords, names, tree)}
+
+
+__all__ = ["of_script"]

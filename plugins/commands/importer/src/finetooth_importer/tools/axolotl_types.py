@@ -1,0 +1,184 @@
+"""What axolotl reads out of a dataset's rows and how it writes them, by its `type` and the kind of training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from finetooth_importer.tools import axolotl_alpaca
+
+PAIRS = ("dpo", "orpo", "simpo", "cpo", "rm")
+ROLES = ("system", "user", "assistant", "tool")
+MARKUP: Mapping[str, str] = {"chatml": "chatml", "llama3": "llama3"}
+"""Types that write their own markup, whatever that of the model is, by the renderer with the same."""
+
+PAIR_PROMPTS: Mapping[str, str] = {
+    "argilla": "",
+    "argilla_chat": "",
+    "icr": "input",
+    "intel": "question",
+    "prompt_pairs": "prompt",
+    "ultra": "prompt",
+}
+"""The column with the prompt of a pair, by the second word of the type; empty for the one that the row has."""
+LABELLED_PROMPTS: Mapping[str, str] = {
+    "argilla": "instruction",
+    "argilla_chat": "completion",
+    "intel": "question",
+    "prompt_pairs": "prompt",
+    "ultra": "prompt",
+}
+"""The same of an answer with a label."""
+
+INSTRUCTIONS: Mapping[str, Mapping[str, str]] = {
+    "alpaca_chat.load_qa": {"instruction": "question", "input": "", "output": "answer"},
+    "alpaca_chat.load_camel_ai": {"instruction": "message_1", "input": "", "output": "message_2"},
+    "alpaca_w_system.load_open_orca": {
+        "instruction": "question",
+        "input": "",
+        "output": "response",
+        "system_column": "system_prompt",
+    },
+}
+"""Columns of types whose rows are instructions by other names."""
+
+BY_HAND = "no format here reads such rows by itself: name their columns in data.format, ft plugins list --kind format"
+PATTERN = "there the texts are put into this pattern; here they are read as they are: write it into the rows"
+FUNCTION = "a function of the user's own does not run: write the rows as it returns them"
+OWN_MARKUP = "axolotl writes rows of this type in this markup, whatever the model's own is"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How rows are read.
+
+    Attributes:
+        format: the pick; None where the rows' own columns show it.
+        renderer: what writes them, where the type says so.
+        lost: why the type is not taken; empty if it is.
+        patterns: keys of the type with a pattern that texts are put into.
+    """
+
+    format: Any = None
+    renderer: str = ""
+    lost: str = ""
+    patterns: tuple[str, ...] = ()
+
+
+def reading(given: Mapping[str, Any], method: str, key: str, own_prompt: bool) -> Reading:
+    """How the rows of a dataset are read.
+
+    Args:
+        given: the dataset, with `type`.
+        method: as it is called here.
+        key: of the configuration, `datasets`.
+        own_prompt: all rows that train are written in Alpaca's prompt.
+    """
+    kind = given.get("type")
+    if key == "pretraining_dataset" or kind in ("completion", "pretrain"):
+        column = given.get("field") or given.get("text_column")
+        return Reading({"name": "text", "column": column} if column and column != "text" else "text")
+    if kind is None or kind == "":
+        return Reading()
+    if method in PAIRS or method == "kto":
+        return _judged(given, kind, method)
+    if isinstance(kind, dict):
+        return _columns(kind)
+    return _supervised(given, str(kind), own_prompt)
+
+
+def _supervised(given: Mapping[str, Any], kind: str, own_prompt: bool) -> Reading:
+    plain = kind.partition(":")[0]
+    if plain in INSTRUCTIONS:
+        return Reading({"name": "instruction", **INSTRUCTIONS[plain]})
+    if plain in ("alpaca", "alpaca_chat", "alpaca_chat.load_concise", "alpaca_instruct", "gpteacher", "oasst"):
+        return Reading(axolotl_alpaca.FORMAT if own_prompt and kind == "alpaca" else "instruction")
+    if plain.startswith(("chat_template", "sharegpt", "messages.chat")):
+        return Reading(chat(given))
+    if plain.startswith("input_output"):
+        return Reading("segments")
+    if plain.startswith("stepwise"):
+        return Reading("stepwise")
+    return Reading(lost=FUNCTION if plain.endswith(".transform") else BY_HAND)
+
+
+def _judged(given: Mapping[str, Any], kind: Any, method: str) -> Reading:
+    """Of pairs, and of answers with a label."""
+    name = "labelled" if method == "kto" else "preference"
+    own = ("prompt", "completion", "label") if method == "kto" else ("prompt", "chosen", "rejected")
+    if isinstance(kind, dict) or kind == "user_defined.default":
+        fields = {**given, **(kind if isinstance(kind, dict) else {})}
+        columns = {column: str(fields.get(f"field_{column}") or column) for column in own}
+        patterns = tuple(key for key in ("prompt", *own[1:]) if fields.get(f"{key}_format"))
+        return Reading({"name": name, **columns, "style": "raw"}, patterns=tuple(f"{key}_format" for key in patterns))
+    markup, _, shape = str(kind).removeprefix("bradley_terry.").rpartition(".")
+    if shape in ("chat_template", "default") and (markup == "chat_template" or not markup):
+        return Reading({"name": name, **_said(given, own, prompt="" if method == "rm" else "messages")})
+    prompts = LABELLED_PROMPTS if method == "kto" else PAIR_PROMPTS
+    if markup not in (*MARKUP, "chat_template") or shape not in prompts:
+        return Reading(lost=BY_HAND)
+    columns = {"prompt": prompts[shape]} if prompts[shape] else {}
+    if method == "kto" and shape == "argilla_chat":
+        columns["completion"] = ""
+    named = _said(given, own, prompt="") if markup == "chat_template" else {}
+    return Reading({"name": name, **columns, **named}, renderer=MARKUP.get(markup, ""))
+
+
+def _said(given: Mapping[str, Any], own: tuple[str, ...], prompt: str) -> dict[str, Any]:
+    """Columns and keys of messages as a dataset names them."""
+    found = {column: given[f"field_{column}"] for column in own if given.get(f"field_{column}")}
+    column = given.get("field_messages") or prompt
+    about = chat({key: value for key, value in given.items() if key != "field_messages"})
+    return {
+        **({"prompt": column} if column else {}),
+        **found,
+        **({key: value for key, value in about.items() if key in ("fields", "roles")} if about != "chat" else {}),
+    }
+
+
+def chat(given: Mapping[str, Any]) -> Any:
+    """The format of conversations, with what a dataset says of their messages."""
+    found: dict[str, Any] = {}
+    if given.get("field_messages"):
+        found["column"] = given["field_messages"]
+    mapped = given.get("message_property_mappings") or {}
+    names = {
+        "role": mapped.get("role") or given.get("message_field_role"),
+        "content": mapped.get("content") or given.get("message_field_content"),
+        "reasoning": mapped.get("reasoning_content") or given.get("field_thinking"),
+    }
+    known = ("role", "content", "reasoning", "reasoning_content", "thinking")  # read by themselves
+    fields = {name: value for name, value in names.items() if value and value not in known}
+    if fields:
+        found["fields"] = fields
+    roles = {
+        str(theirs): role
+        for role, all_of_it in (given.get("roles") or {}).items()
+        for theirs in (all_of_it if isinstance(all_of_it, list) else [all_of_it])
+        if theirs != role and role in ROLES
+    }
+    if roles:
+        found["roles"] = roles
+    if given.get("roles_to_train") not in (None, ["assistant"], ["gpt", "assistant"]):
+        found["train_roles"] = given["roles_to_train"]
+    if given.get("message_field_training"):
+        found["train_field"] = given["message_field_training"]
+    if given.get("message_field_training_detail"):
+        found["ranges_field"] = given["message_field_training_detail"]
+    return {"name": "chat", **found} if found else "chat"
+
+
+def _columns(kind: Mapping[str, Any]) -> Reading:
+    """Of a type that names the columns itself."""
+    names = {"instruction": "field_instruction", "input": "field_input", "output": "field_output"}
+    columns = {ours: kind[theirs] for ours, theirs in names.items() if kind.get(theirs)}
+    if kind.get("field_system"):
+        columns["system_column"] = kind["field_system"]
+    if kind.get("system_prompt"):
+        columns["system"] = kind["system_prompt"]
+    patterns = tuple(key for key in ("format", "no_input_format", "system_format") if kind.get(key))
+    return Reading({"name": "instruction", **columns} if columns else "instruction", patterns=patterns)
+
+
+__all__ = ["OWN_MARKUP", "PATTERN", "Reading", "chat", "reading"]

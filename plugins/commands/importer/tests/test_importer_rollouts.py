@@ -1,0 +1,112 @@
+"""Online methods and preference training: prompts of a step, defaults, and keys under other names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from finetooth_importer.account import Account
+from finetooth_importer.command import taken
+
+Outcomes = Callable[[Account], dict[str, tuple[str, str]]]
+
+TRL = {"trainer": "grpo", "model": "m", "dataset_name": "a.jsonl", "learning_rate": 1e-6}
+AXOLOTL = {"base_model": "m", "datasets": [{"path": "a.jsonl"}], "sequence_len": 64}
+
+
+@pytest.mark.parametrize(
+    ("given", "prompts", "steps"),
+    [
+        ({"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "num_generations": 8}, 4, 1),
+        ({"per_device_train_batch_size": 16}, 2, 1),
+        ({"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "num_generations": 4,
+          "steps_per_generation": 8}, 16, 4),
+        ({"per_device_train_batch_size": 8, "num_generations": 4, "generation_batch_size": 24}, 6, 3),
+        ({"per_device_train_batch_size": 4, "trainer": "rloo"}, 2, 1),
+    ],
+)  # fmt: skip
+def test_a_batch_of_completions_is_one_of_prompts(given: dict[str, Any], prompts: int, steps: int) -> None:
+    """TRL's batch counts completions: a step of 8 x 4 with groups of 8 has 4 prompts."""
+    account = taken({**TRL, **given}, "trl")
+    assert account.recipe["train"]["batch_size"] == prompts
+    assert account.recipe["method"].get("mini_batches", 1) == steps
+    (line,) = [line for line in account if line.key == "per_device_train_batch_size"]
+    assert "prompts, each with" in line.note
+
+
+def test_axolotls_batch_counts_completions_too() -> None:
+    given = {**AXOLOTL, "rl": "grpo", "micro_batch_size": 4, "gradient_accumulation_steps": 4}
+    account = taken({**given, "trl": {"num_generations": 4}}, "axolotl")
+    assert account.recipe["train"]["batch_size"] == 4
+    assert taken(given, "axolotl").recipe["train"]["batch_size"] == 2
+    gdpo = taken({**given, "rl": "gdpo"}, "axolotl").recipe["method"]
+    assert (gdpo["name"], gdpo["multi_objective_aggregation"]) == ("grpo", "normalize_then_sum")
+
+
+@pytest.mark.slow  # importing it takes seconds
+def test_defaults_are_those_of_trl() -> None:
+    """Of trl 1.16's own configurations, where it is here."""
+    trl = pytest.importorskip("trl")
+    for kind, name in (("grpo", "GRPOConfig"), ("rloo", "RLOOConfig")):
+        theirs = {key: field.default for key, field in getattr(trl, name).__dataclass_fields__.items()}
+        made = taken({"trainer": kind, "model": "m", "dataset_name": "a.jsonl"}, "trl").recipe
+        assert made["optimizer"]["learning_rate"] == theirs["learning_rate"]
+        for key in ("num_generations", "max_completion_length", *(["beta"] if kind == "rloo" else ["loss_type"])):
+            assert made["method"][key] == theirs[key], key
+
+
+def test_what_runs_ahead_is_named_otherwise(outcomes: Outcomes) -> None:
+    """axolotl's keys of asynchronous training, and ours."""
+    block = {
+        "num_generations": 4, "async_prefetch": True, "prefetch_depth": 2, "use_data_producer": True,
+        "streaming_partial_batch": True, "streaming_min_groups": 3, "replay_buffer_size": 8,
+        "reroll_start_fraction": 0.4, "reroll_max_groups": 2, "reward_num_workers": 2, "vllm_lora_sync": True,
+        "vllm_importance_sampling_correction": True, "vllm_importance_sampling_mode": "token_mask",
+        "vllm_importance_sampling_cap": 2.5, "skip_zero_advantage_batches": False,
+    }  # fmt: skip
+    account = taken({**AXOLOTL, "rl": "grpo", "trl": block}, "axolotl")
+    wanted = {
+        "prefetch": 2, "streaming_groups": 3, "replay_groups": 8, "reroll_start": 0.4, "reroll_groups": 2,
+        "importance_correction": "mask", "importance_correction_level": "token", "importance_correction_cap": 2.5,
+        "skip_zero_advantage_batches": False,
+    }  # fmt: skip
+    assert account.recipe["method"] == account.recipe["method"] | wanted
+    assert not [line for line in account if line.outcome == "not taken"]
+    block |= {"replay_recompute_logps": True, "vllm_sync_interval": 3, "rollout_func": "my.rollout"}
+    found = outcomes(taken({**AXOLOTL, "rl": "grpo", "trl": block}, "axolotl"))
+    for key in ("replay_recompute_logps", "vllm_sync_interval", "rollout_func"):
+        assert found[f"trl.{key}"][0] == "not taken"
+    default = taken({**AXOLOTL, "rl": "grpo", "trl": {"async_prefetch": True}}, "axolotl").recipe["method"]
+    assert (default["importance_correction"], default["importance_correction_level"]) == ("mask", "sequence")
+
+
+def test_losses_of_preference_training() -> None:
+    dpo = {**AXOLOTL, "rl": "dpo", "precompute_ref_log_probs": True}
+    made = taken({**dpo, "dpo_loss_type": ["sigmoid", "sft"], "dpo_loss_weights": [1.0, 0.2]}, "axolotl").recipe
+    assert made["method"]["losses"] == [{"name": "sigmoid", "weight": 1.0}, {"name": "sft", "weight": 0.2}]
+    assert made["method"]["reference"] == {"policy": "precomputed"}
+    made = taken({**dpo, "dpo_label_smoothing": 0.1}, "axolotl").recipe
+    assert made["method"]["loss"] == {"name": "sigmoid", "label_smoothing": 0.1}
+    assert taken({**dpo, "dpo_loss_type": ["hinge"]}, "axolotl").recipe["method"]["loss"] == {"name": "hinge"}
+    made = taken({**AXOLOTL, "rl": "simpo", "simpo_gamma": 1.0}, "axolotl").recipe
+    assert made["method"] == {"name": "simpo", "gamma": 1.0, "beta": 0.1, "sft_weight": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("tool", "given", "method"),
+    [
+        ("axolotl", {**AXOLOTL, "rl": "ebft"}, "ebft"),
+        ("trl", {**TRL, "trainer": "nash_md"}, "nash_md"),
+        ("llamafactory", {"model_name_or_path": "m", "stage": "mca", "dataset": "a.jsonl"}, "mca"),
+        ("autotrain", {"model": "m", "data_path": "a.jsonl", "project_name": "p", "trainer": "ppo2"}, "ppo2"),
+        ("torchtune", {"loss": {"_component_": "torchtune.rlhf.loss.PPOLoss"}, "epochs": 1}, "PPOLoss"),
+        ("mud-puppy", {"mud_puppy": True, "model": "m", "dataset": "a.jsonl", "method": "tbd"}, "tbd"),
+    ],
+)
+def test_a_method_that_is_not_here_becomes_no_other(tool: str, given: dict[str, Any], method: str) -> None:
+    """The recipe names it, so that its check refuses it and nothing else is trained."""
+    account = taken(given, tool)
+    named = account.recipe["method"]
+    assert (named["name"] if isinstance(named, dict) else named) == method
+    assert tool == "mud-puppy" or "not taken" in {line.outcome for line in account}

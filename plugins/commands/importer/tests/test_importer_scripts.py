@@ -1,0 +1,91 @@
+"""What a script does with its rows between loading and training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finetooth_importer.account import Account
+from finetooth_importer.command import taken
+from finetooth_importer.script import of_script
+
+Outcomes = Callable[[Account], dict[str, tuple[str, str]]]
+
+TALK = """
+def to_chat(row):
+    return {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": row["q"]},
+                         {"role": "assistant", "content": row["a"]}]}
+"""
+
+
+def imported(rows: str, *, train: str = "rows", held: str = "", more: str = "") -> Account:
+    held = f", eval_dataset={held}" if held else ""
+    text = f"{more}\n{rows}\nSFTTrainer(model='m', args=SFTConfig(eval_strategy='epoch'), train_dataset={train}{held})"
+    return taken(of_script(text, Path("a.py")), "trl")
+
+
+def test_a_function_that_names_columns_is_a_format(read_as: Callable[[Any, dict[str, Any]], Any]) -> None:
+    """The rows that `map` makes, run here, and those that the format makes of the same row."""
+    account = imported("rows = load_dataset('csv', data_files='a.csv')\nrows = rows.map(to_chat)", more=TALK)
+    space: dict[str, Any] = {}
+    exec(TALK, space)
+    row = {"q": "2 + 2?", "a": "4"}
+    made = read_as(account.recipe["data"]["format"], row)
+    said = [{"role": message.role, "content": message.content} for message in made.messages]
+    assert said == space["to_chat"](row)["messages"]
+    raw = imported("rows = load_dataset('a/b').map(lambda r: {'prompt': r['q'], 'completion': r['a']})")
+    assert raw.recipe["data"]["format"] == {
+        "name": "prompt_completion", "prompt": "q", "completion": "a", "style": "raw",
+    }  # fmt: skip
+    assert raw.recipe["method"]["train_on"] == "assistant"
+
+
+@pytest.mark.parametrize(
+    ("step", "key"),
+    [
+        (".map(lambda row: {'text': row['q'] + row['a']})", "train_dataset.map"),
+        (".filter(lambda row: len(row['q']) > 3)", "train_dataset.filter"),
+        (".rename_column('q', 'prompt')", "train_dataset.rename_column"),
+        (".select(ids)", "train_dataset.select"),
+        (".train_test_split(test_size=100)['train']", "train_test_split"),
+    ],
+)
+def test_what_cannot_be_read_off_is_listed(step: str, key: str, outcomes: Outcomes) -> None:
+    held = "rows" if "split" in step else ""
+    account = imported(f"rows = load_dataset('a/b', split='train')\nrows = rows{step}", held=held)
+    assert outcomes(account)[key][0] == "not taken"
+    took, there = account.shares()
+    assert took < there
+
+
+def test_parts_of_rows(outcomes: Outcomes) -> None:
+    halves = "rows = load_dataset('a.jsonl').shuffle(seed=1).train_test_split(test_size=0.2)"
+    account = imported(halves, train="rows['train']", held="rows['test']")
+    assert account.recipe["data"]["eval"] == {"fraction": 0.2}
+    assert outcomes(account)["train_dataset.shuffle"][0] == "no effect"
+    both = "train = load_dataset('a/b', split='train')\ntest = load_dataset('c/d', 'main', split='test')"
+    data = imported(both, train="train", held="test").recipe["data"]
+    assert (
+        data["eval"] == {"name": "datasets", "path": "c/d", "split": "test"} | data["eval"] and data["train"] == "a/b"
+    )
+    parts = imported("rows = load_dataset('a/b')", train="rows['train']", held="rows['validation']").recipe["data"]
+    assert parts["eval"]["split"] == "validation"
+    some = imported("rows = load_dataset('json', data_files='a.jsonl', split='train').select(range(100))")
+    assert some.recipe["data"]["train"] == "a.jsonl[:100]"
+    made = imported("rows = concatenate_datasets([one, two])")
+    assert outcomes(made)["train_dataset"][0] == "not taken"
+
+
+def test_what_a_trainer_is_given_beside_is_listed(outcomes: Outcomes) -> None:
+    text = "rows = load_dataset('a/b')\nSFTTrainer(model='m', train_dataset=rows, formatting_func=f, callbacks=[c])"
+    found = outcomes(taken(of_script(text, Path("a.py")), "trl"))
+    assert found["formatting_func"][0] == found["callbacks"][0] == "not taken"
+
+
+def test_parts_of_a_key_that_are_not_taken_count() -> None:
+    given = {"base_model": "m", "datasets": [], "sequence_len": 8, "rl": "grpo", "trl": {"beta": 0.1, "no_such": 1}}
+    account = taken(given, "axolotl")
+    took, there = account.shares()
+    assert (took, there) == (len(given) + 1, len(given) + 2)

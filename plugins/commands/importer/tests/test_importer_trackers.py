@@ -1,0 +1,38 @@
+"""Trackers with the run's name: a recipe that a catalog takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from finetooth_importer.command import taken
+
+AXOLOTL = {"base_model": "m", "datasets": [{"path": "a.jsonl"}], "sequence_len": 64}
+TRL = {"trainer": "sft", "model": "m", "dataset_name": "a.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("tool", "given", "wanted"),
+    [
+        ("axolotl", {**AXOLOTL, "wandb_project": "p", "wandb_name": "mine"},
+         {"name": "wandb", "project": "p", "run_name": "mine"}),
+        ("axolotl", {**AXOLOTL, "trackio_run_name": "mine"}, {"name": "trackio", "run_name": "mine"}),
+        ("axolotl", {**AXOLOTL, "mlflow_run_name": "mine"}, {"name": "mlflow", "run_name": "mine"}),
+        ("trl", {**TRL, "report_to": "wandb", "run_name": "mine"}, {"name": "wandb", "run_name": "mine"}),
+        ("trl", {**TRL, "report_to": ["tensorboard", "trackio"], "run_name": "mine", "project": "p"},
+         {"name": "trackio", "run_name": "mine", "project": "p"}),
+    ],
+)  # fmt: skip
+def test_a_runs_name_goes_to_its_tracker(tool: str, given: dict[str, Any], wanted: dict[str, Any]) -> None:
+    name = wanted["name"]
+    pytest.importorskip(f"finetooth_{name}")
+    from finetooth_kit import entries_of
+    from finetooth_kit.builders import options_model
+
+    account = taken(given, tool)
+    assert wanted in account.recipe["trackers"]
+    assert not [line for line in account if line.outcome == "not taken"]
+    (entry,) = entries_of(f"finetooth_{name}.plugin")
+    assert entry.name == name
+    fields = options_model(entry).model_fields
+    assert set(wanted) - {"name"} <= set(fields)
