@@ -97,6 +97,9 @@ def read(account: Account, method: str, prefix: str = "") -> None:
     account.passes(f"{prefix}scale_rewards", f"method {method} has its own")
     account.default(f"{prefix}num_generations", "method.num_generations", 2 if method == "rloo" else 8)
     account.default(f"{prefix}max_completion_length", "method.max_completion_length", 256)
+    if method == "rloo" and account.get(f"{prefix}beta") != 0:
+        account.default(f"{prefix}beta", "method.beta", 0.05)
+        account.set("method.kl_in", "reward")  # where theirs takes it from
     if method == "grpo" and not account.has(f"{prefix}loss_type"):
         account.default(f"{prefix}loss_type", "method.loss_type", "dapo")
     _rewards(account, prefix)
