@@ -28,16 +28,23 @@ OLD, REFERENCE = P + RANDOM.normal(0, 0.4, (S, T)), P + RANDOM.normal(0, 0.4, (S
 ENTROPY, A = RANDOM.uniform(0.2, 2.0, (S, T)), RANDOM.normal(size=S)
 ENTROPY = ENTROPY.astype(np.float32).astype(np.float64)  # TRL takes quantiles in float32
 
-CASES = [
+CASES: list[dict[str, Any]] = [
     {"loss_type": "grpo"},
     {"loss_type": "grpo", "beta": 0.1, "epsilon_high": 0.3},
     {"loss_type": "bnpo", "delta": 1.7},
-    {"loss_type": "dr_grpo", "beta": 0.05, "use_bias_correction_kl": True},
+    {"loss_type": "dr_grpo", "beta": 0.05, "use_bias_correction_kl": False},
     {"loss_type": "dapo", "epsilon_high": 0.28, "entropy_coef": 0.01},
     {"loss_type": "cispo", "epsilon_high": 0.5},
     {"loss_type": "sapo"},
     {"loss_type": "vespo"},
-    {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 0.01, "beta": 0.1},
+    # with the correction TRL takes the ratio of the sequence for the KL, which is biased; this house each token's own
+    {
+        "loss_type": "grpo",
+        "importance_sampling_level": "sequence",
+        "epsilon": 0.01,
+        "beta": 0.1,
+        "use_bias_correction_kl": False,
+    },
     {"loss_type": "luspo", "importance_sampling_level": "sequence"},
     {"loss_type": "grpo", "top_entropy_quantile": 0.2},
     {"loss_type": "dapo", "top_entropy_quantile": 0.5, "beta": 0.1, "entropy_coef": 0.03},
@@ -49,7 +56,7 @@ def theirs(case: dict[str, Any]) -> tuple[float, np.ndarray, dict[str, float]]:
     """TRL's loss, its gradient by the log-probabilities, and metrics."""
     from trl.trainer.grpo_trainer import GRPOTrainer
 
-    given = {"beta": 0.0, "epsilon": 0.2, "epsilon_high": None, "delta": None, "use_bias_correction_kl": False,
+    given = {"beta": 0.0, "epsilon": 0.2, "epsilon_high": None, "delta": None, "use_bias_correction_kl": True,
              "entropy_coef": 0.0, "importance_sampling_level": "token", "top_entropy_quantile": 1.0,
              **case}  # fmt: skip
     high = given["epsilon"] if given["epsilon_high"] is None else given["epsilon_high"]

@@ -71,6 +71,18 @@ CASES = (
     AttentionCase("keys of a cache", ((2, 6), (8,)), positions=1, kv_heads=2),
     AttentionCase("several queries, keys of a cache", ((2, 6), (8,)), positions=3, window=5),
 )
+AWKWARD: tuple[AttentionCase, ...] = (
+    AttentionCase("127, 128 and 129 positions in a row", ((127, 128, 129),), kv_heads=2),
+    AttentionCase("128 positions alone", ((128,),)),
+    AttentionCase("129 positions alone, both directions", ((129,),), causal=False),
+    AttentionCase("1,025 positions", ((1025,),), heads=2, kv_heads=1),
+    AttentionCase("1,025 positions, a window of 129", ((900, 125),), heads=2, kv_heads=2, window=129),
+    AttentionCase("1,025 positions, capped scores", ((1025,),), heads=2, kv_heads=2, softcap=1.5),
+    AttentionCase("1,025 positions, sinks", ((1025,),), heads=2, kv_heads=2, sinks=True),
+    AttentionCase("1,025 keys of a cache", ((1025,),), positions=1, kv_heads=2),
+    AttentionCase("65,792 heads in 257 rows", ((2,),) * 257, heads=256, kv_heads=256),
+)
+"""Around the borders of blocks, and more heads than fit the second number of a GPU's grid."""
 
 
 @check_for("attention")
@@ -105,12 +117,27 @@ def value_and_gradients_are_the_reference(case: EntryCase) -> None:
     """In every declared precision: results and gradients of queries, keys, values and sinks, for incoming gradients
     that differ everywhere, equal those computed in float64."""
     torch, device, compute = _function_on_device(case)
+    for precision in sorted(_entry(case).serves.precisions & VALUES.keys()):
+        _compare(case, torch, device, compute, precision, CASES)
+
+
+@check_for("attention")
+def awkward_lengths_are_the_reference(case: EntryCase) -> None:
+    """So they do at 127, 128, 129 and 1,025 positions and with many heads, in the first of fp32, bf16 and fp16 that is
+    declared."""
+    torch, device, compute = _function_on_device(case)
+    precision = next((one for one in VALUES if one in _entry(case).serves.precisions), None)
+    if precision is not None:
+        _compare(case, torch, device, compute, precision, AWKWARD)
+
+
+def _compare(
+    case: EntryCase, torch: Any, device: str, compute: Any, precision: str, cases: tuple[AttentionCase, ...]
+) -> None:
     serves = _entry(case).serves
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    for precision in sorted(serves.precisions & dtypes.keys()):
-        for one in CASES:
-            if not one.served(serves):
-                continue
+    for one in cases:
+        if one.served(serves):
             inputs = _inputs(torch, one, serves, dtypes[precision], device)
             called = f"attention in {precision}: {one.name}"
             found = _call(compute, one, inputs)
@@ -222,29 +249,31 @@ def _call(compute: Any, one: AttentionCase, inputs: list[Any]) -> Any:
 
 
 def _reference(torch: Any, one: AttentionCase, inputs: list[Any]) -> Any:
-    """The same in float64, from the formula, sequence by sequence and position by position."""
+    """The same in float64, from the formula, sequence by sequence."""
     query, key, value, sinks = inputs
     group = one.heads // one.kv_heads
+    key, value = (x.repeat_interleave(group, 1) for x in (key, value))
     rows: list[Any] = []
     for row, lengths in enumerate(one.lengths):
-        keys, positions = sum(lengths), query.shape[2]
+        behind = sum(lengths) - query.shape[2]  # keys that only a cache holds
         outputs: list[Any] = []
-        for position in range(keys - positions, keys):
-            begin = max(start for start in np.cumsum([0, *lengths[:-1]]) if start <= position)
-            end = position + 1 if one.causal else begin + lengths[list(np.cumsum([0, *lengths[:-1]])).index(begin)]
-            first = begin if one.window is None else max(begin, position - one.window + 1)
-            heads: list[Any] = []
-            for head in range(one.heads):
-                q = query[row, head, position - (keys - positions)]
-                k, v = key[row, head // group, first:end], value[row, head // group, first:end]
-                scores = k @ q * query.shape[-1] ** -0.5
-                if one.softcap is not None:
-                    scores = one.softcap * torch.tanh(scores / one.softcap)
-                if sinks is not None:
-                    scores = torch.cat([scores, sinks[head : head + 1]])
-                heads.append(scores.softmax(0)[: end - first] @ v)
-            outputs.append(torch.stack(heads))
-        rows.append(torch.stack(outputs, 1))
+        for begin, length in zip(np.cumsum([0, *lengths[:-1]]), lengths, strict=True):
+            first, end = max(begin, behind), begin + length
+            if first >= end:
+                continue
+            q, k, v = query[row, :, first - behind : end - behind], key[row, :, begin:end], value[row, :, begin:end]
+            scores = q @ k.transpose(1, 2) * query.shape[-1] ** -0.5
+            if one.softcap is not None:
+                scores = one.softcap * torch.tanh(scores / one.softcap)
+            ahead = torch.arange(begin, end)[None] - torch.arange(first, end)[:, None]
+            unseen = (ahead > 0) & one.causal
+            if one.window is not None:
+                unseen = unseen | (ahead <= -one.window)
+            scores = scores.masked_fill(unseen.to(scores.device), -torch.inf)
+            if sinks is not None:
+                scores = torch.cat([scores, sinks[:, None, None].expand(-1, end - first, 1)], -1)
+            outputs.append(scores.softmax(-1)[..., :length] @ v)
+        rows.append(torch.cat(outputs, 1))
     return torch.stack(rows)
 
 

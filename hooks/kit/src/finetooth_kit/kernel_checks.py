@@ -27,10 +27,10 @@ class _Tried:
     dtype: str
     device: str
 
-    def trials(self, rows: int = ROWS) -> Iterator[Any]:
+    def trials(self, **sizes: int) -> Iterator[Any]:
         from finetooth_kernels.trials import trials
 
-        yield from trials(self.serves.operation, _dtypes()[self.dtype], self.device, rows)
+        yield from trials(self.serves.operation, _dtypes()[self.dtype], self.device, **sizes)
 
     def called(self, trial: Any) -> str:
         return f"{self.serves.operation} in {self.dtype} on {self.device} ({trial.name})"
@@ -58,7 +58,7 @@ def _trials(case: EntryCase) -> list[_Tried]:
     if "torch" not in entry.frameworks:
         raise CheckSkipped(f"for {', '.join(sorted(entry.frameworks))}; the kit tries torch only")
     here = {"cuda"} if torch.cuda.is_available() else set[str]()
-    if os.environ.get("TRITON_INTERPRET") != "1":
+    if not _interpreted():
         wanted = [(one, sorted(one.devices & {"cpu", *here})[:1] if one.devices else ["cpu"]) for one in entry.serves]
     else:  # what is interpreted runs on a CPU
         wanted = [(one, ["cpu"]) for one in entry.serves]
@@ -78,6 +78,10 @@ def _trials(case: EntryCase) -> list[_Tried]:
     return found
 
 
+def _interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
 def _results(function: Callable[..., Any], trial: Any, given: dict[str, Any], backward: bool) -> tuple[Any, Any] | None:
     """Outputs, and gradients for incoming ones that differ from number to number; None where it says it cannot."""
     import torch
@@ -87,6 +91,8 @@ def _results(function: Callable[..., Any], trial: Any, given: dict[str, Any], ba
         outputs = trial.call(function, leaves)
     if outputs is None:
         return None
+    for place, out in enumerate(outputs):
+        expect_instance(out, torch.Tensor, f"{trial.name}: result {place}")
     followed = [out for out in outputs if out.requires_grad]
     if not backward or not followed:
         return outputs, []
@@ -148,6 +154,23 @@ def kernels_agree_with_the_reference(case: EntryCase) -> None:
     for tried in _trials(case):
         for trial in tried.trials():
             _agrees(tried, trial, dict(trial.given), "")
+
+
+@check_for("kernel")
+def kernels_agree_at_awkward_sizes(case: EntryCase) -> None:
+    """So they do at the borders of blocks: 127, 128, 129, 1,025 and 4,097 rows or columns, and one row more than fits
+    the second number of a GPU's grid. In the widest dtype that is declared."""
+    from finetooth_kernels.trials import awkward
+
+    widest: dict[tuple[str, str], _Tried] = {}
+    for tried in _trials(case):
+        key = tried.serves.operation, tried.device
+        if key not in widest or TOLERANCE[tried.dtype] < TOLERANCE[widest[key].dtype]:
+            widest[key] = tried
+    for tried in widest.values():
+        for rows, columns in awkward(tried.serves.operation, few=_interpreted()):
+            for trial in tried.trials(rows=rows, columns=columns):
+                _agrees(tried, trial, dict(trial.given), f", {rows:,} rows of {columns:,}")
 
 
 @check_for("kernel")

@@ -16,7 +16,7 @@ from finetooth_kernels.decoder import Stream
 from finetooth_kernels.reference_decoder import FACTS, OPERATIONS, TrialBody
 from finetooth_kernels.segments import Segment
 
-__all__ = ["TRIALS", "Trial"]
+__all__ = ["TRIALS", "Trial", "awkward", "trials"]
 
 Tensors = Mapping[str, Tensor]
 
@@ -40,10 +40,20 @@ class Trial:
 
 
 class _Draw:
-    """Draws inputs; ids are the same for every dtype."""
+    """Draws inputs; ids are the same for every dtype.
 
-    def __init__(self, dtype: torch.dtype, device: str) -> None:
+    Attributes:
+        columns: numbers of a row, from which each operation makes its own sizes.
+    """
+
+    def __init__(self, dtype: torch.dtype, device: str, columns: int) -> None:
         self._generator, self._dtype, self._device = torch.Generator().manual_seed(7), dtype, device
+        self.columns = columns
+
+    @property
+    def head(self) -> int:
+        """Numbers of a head of attention: a multiple of 16, up to 256."""
+        return max(16, min(256, self.columns // 16 * 16))
 
     def normal(self, *shape: int) -> Tensor:
         drawn = torch.randn(shape, generator=self._generator)
@@ -54,8 +64,10 @@ class _Draw:
 
 
 def _linear_logprob(draw: _Draw, rows: int) -> Iterator[Trial]:
-    given = {"hidden": draw.normal(rows, 24), "weight": draw.normal(37, 24) / 4, "bias": draw.normal(37)}
-    one, several = draw.ids(37, rows), draw.ids(37, rows, 3)
+    width, vocabulary = draw.columns, min(draw.columns + 13, 1038)
+    weight = draw.normal(vocabulary, width) / (width / 1.5) ** 0.5
+    given = {"hidden": draw.normal(rows, width), "weight": weight, "bias": draw.normal(vocabulary)}
+    one, several = draw.ids(vocabulary, rows), draw.ids(vocabulary, rows, 3)
     mask = torch.arange(rows, device=one.device) % 3 != 1
 
     def plain(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
@@ -70,33 +82,44 @@ def _linear_logprob(draw: _Draw, rows: int) -> Iterator[Trial]:
         return (compute(t["hidden"], t["weight"], one, expected=torch.ones(rows, device=one.device)).logprobs,)
 
     yield Trial("one target", {name: given[name] for name in ("hidden", "weight")}, plain)
+
+    def shifted(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
+        return (compute(t["hidden"], t["weight"], one, bias_v=t["bias"]).logprobs,)
+
+    yield Trial("logits of a hundred", {**given, "bias": given["bias"] + 100}, shifted)  # exp of which is no number
     yield Trial("three targets, a mask, a bias, a softcap, the entropy", given, masked)
     yield Trial("other gradients than expected", {name: given[name] for name in ("hidden", "weight")}, expecting)
 
 
 def _logits_statistics(draw: _Draw, rows: int) -> Iterator[Trial]:
-    given, several = {"logits": 4 * draw.normal(rows, 37)}, draw.ids(37, rows, 3)
+    vocabulary = draw.columns + 13
+    given, several = {"logits": 4 * draw.normal(rows, vocabulary)}, draw.ids(vocabulary, rows, 3)
 
     def likeliest(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
         found = compute(t["logits"].detach(), entropy=True)
         return found.logprobs, found.entropy
 
+    large = {"logits": given["logits"] + 100}  # exp of which is no number
+    yield Trial("logits of a hundred", large, lambda compute, t: (compute(t["logits"], several).logprobs,))
     yield Trial("three ids", given, lambda compute, t: (compute(t["logits"], several).logprobs,))
     yield Trial("the likeliest and the entropy", given, likeliest)
 
 
 def _rms_norm(draw: _Draw, rows: int) -> Iterator[Trial]:
-    given = {"x": draw.normal(rows, 24), "weight": draw.normal(24)}
+    given = {"x": draw.normal(rows, draw.columns), "weight": draw.normal(draw.columns)}
     small = {**given, "x": given["x"] / 512}
     yield Trial("rows", given, lambda compute, t: (compute(t["x"], t["weight"], 1e-5),))
+    large = {**given, "x": given["x"] * 1024}
+    yield Trial("rows of thousands", large, lambda compute, t: (compute(t["x"], t["weight"], 1e-5),))
     yield Trial("rows so small that eps counts", small, lambda compute, t: (compute(t["x"], t["weight"], 1e-5),))
     yield Trial("with the rows", given, lambda compute, t: tuple(compute(t["x"], t["weight"], 1e-5, residual=True)))
 
 
 def _rotary(draw: _Draw, rows: int) -> Iterator[Trial]:
-    angles = torch.arange(rows, device=draw.ids(2, 1).device)[:, None] * torch.linspace(0.1, 1.0, 6)[None]
+    places = torch.arange(rows, device=draw.ids(2, 1).device)[:, None] % 1024
+    angles = places * torch.linspace(0.1, 1.0, draw.head * 3 // 8)[None]
     cos, sin = angles.cos(), angles.sin()
-    yield Trial("three of five heads", {"x": draw.normal(rows, 5, 16)}, lambda f, t: (f(t["x"], cos, sin, 3),))
+    yield Trial("three of five heads", {"x": draw.normal(rows, 5, draw.head)}, lambda f, t: (f(t["x"], cos, sin, 3),))
 
 
 def _gated_mlp(draw: _Draw, rows: int) -> Iterator[Trial]:
@@ -104,28 +127,32 @@ def _gated_mlp(draw: _Draw, rows: int) -> Iterator[Trial]:
         return (compute(t["gate_up"], activation),)
 
     for activation in ("silu", "gelu_tanh", "gelu"):
-        yield Trial(activation, {"gate_up": draw.normal(rows, 40)}, partial(call, activation=activation))
+        yield Trial(
+            activation, {"gate_up": draw.normal(rows, 2 * (draw.columns - 4))}, partial(call, activation=activation)
+        )
 
 
 def _low_rank_linear(draw: _Draw, rows: int) -> Iterator[Trial]:
+    width, second = draw.columns, min(draw.columns - 4, 1025)
     given = {
-        "x": draw.normal(rows, 24),
-        "a": draw.normal(3, 24),
+        "x": draw.normal(rows, width),
+        "a": draw.normal(3, width),
         "b": draw.normal(10, 3),
-        "base": draw.normal(rows, 30),
+        "base": draw.normal(rows, 10 + second),
     }
-    weight, bias = draw.normal(30, 24) / 4, draw.normal(30)
+    weight, bias = draw.normal(10 + second, width) / (width / 1.5) ** 0.5, draw.normal(10 + second)
 
     def call(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
         dtype = t["x"].dtype
         additions = [(t["a"], t["b"], 0.5), None]
-        return (compute(t["x"], weight.to(dtype), bias.to(dtype), (10, 20), additions, base_no=t["base"]),)
+        return (compute(t["x"], weight.to(dtype), bias.to(dtype), (10, second), additions, base_no=t["base"]),)
 
     yield Trial("two layers, one with an addition", given, call)
 
 
 def _matmul_rounded_once(draw: _Draw, rows: int) -> Iterator[Trial]:
-    given = {"left": draw.normal(rows, 24), "right": draw.normal(24, 10), "base": draw.normal(rows, 10)}
+    width = draw.columns
+    given = {"left": draw.normal(rows, width), "right": draw.normal(width, 10), "base": draw.normal(rows, 10)}
     more = {"h": draw.normal(rows, 3), "b": draw.normal(3, 10)}
     yield Trial("one product", given, lambda compute, t: (compute(t["left"], t["right"]),))
     yield Trial(
@@ -135,7 +162,8 @@ def _matmul_rounded_once(draw: _Draw, rows: int) -> Iterator[Trial]:
 
 
 def _accumulate(draw: _Draw, rows: int) -> Iterator[Trial]:
-    given, total = {"part": draw.normal(rows, 9)}, draw.normal(rows, 9)
+    width = draw.columns * 3 // 8
+    given, total = {"part": draw.normal(rows, width)}, draw.normal(rows, width)
 
     def onto(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
         wide = result_dtype(t["part"].dtype)
@@ -151,15 +179,16 @@ def _segment_attention(draw: _Draw, rows: int) -> Iterator[Trial]:
     def call(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
         return (compute(t["qkv"], tree, heads=4, kv_heads=2, scale=0.25),)
 
-    yield Trial("a tree of segments", {"qkv": draw.normal(rows, 8, 16)}, call)
+    yield Trial("a tree of segments", {"qkv": draw.normal(rows, 8, draw.head)}, call)
 
 
 def _cached_attention(draw: _Draw, rows: int) -> Iterator[Trial]:
-    given, cache = {"qkv": draw.normal(rows, 8, 16)}, draw.normal(2, rows, 2, 7, 16)
-    starts, columns = draw.ids(3, rows), torch.tensor([5])
+    size, room = draw.head, max(7, draw.columns // 3)
+    given, cache = {"qkv": draw.normal(rows, 8, size)}, draw.normal(2, rows, 2, room, size)
+    starts, columns = draw.ids(3, rows), torch.tensor([room - 2])
 
     def call(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...] | None:
-        attend = compute(t["qkv"], 16)
+        attend = compute(t["qkv"], size)
         own = cache.to(t["qkv"].dtype, copy=True)
         return None if attend is None else (attend(t["qkv"], own, columns, 0.25, starts_p=starts),)
 
@@ -167,7 +196,8 @@ def _cached_attention(draw: _Draw, rows: int) -> Iterator[Trial]:
 
 
 def _packed_linear(draw: _Draw, rows: int) -> Iterator[Trial]:
-    given = {"x": draw.normal(rows, 24), "weight": draw.normal(30, 24), "bias": draw.normal(30)}
+    width = draw.columns
+    given = {"x": draw.normal(rows, width), "weight": draw.normal(30, width), "bias": draw.normal(30)}
 
     def call(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...] | None:
         multiply = compute(t["weight"], t["bias"])
@@ -213,6 +243,25 @@ TRIALS: Mapping[str, Callable[[_Draw, int], Iterator[Trial]]] = MappingProxyType
 )
 
 
-def trials(operation: str, dtype: torch.dtype, device: str, rows: int) -> list[Trial]:
+ROWS, COLUMNS = 13, 24
+"""Sizes that show most mistakes in no time."""
+AWKWARD = ((127, 127), (128, 128), (129, 129), (1025, 16), (ROWS, 1025), (ROWS, 4097), (65_537, 8))
+"""Rows and columns around the borders of blocks: powers of two, one less and one more, and one row more than the second
+and third number of a GPU's grid can be."""
+QUADRATIC = frozenset({"segment_attention", "cached_attention", "stream_decoder"})
+"""Operations whose rows see each other, or cost much each: they are not tried with the most rows."""
+
+
+def awkward(operation: str, *, few: bool) -> list[tuple[int, int]]:
+    """Rows and columns that an operation is tried with beyond the ordinary ones.
+
+    Args:
+        few: one small pair, for what is interpreted.
+    """
+    most = 4097 if operation in QUADRATIC else max(map(max, AWKWARD))
+    return [(33, 65)] if few else [sizes for sizes in AWKWARD if max(sizes) <= most]
+
+
+def trials(operation: str, dtype: torch.dtype, device: str, rows: int = ROWS, columns: int = COLUMNS) -> list[Trial]:
     """What an operation is tried with; none for one that is not of `finetooth_kernels.operations`."""
-    return list(TRIALS[operation](_Draw(dtype, device), rows)) if operation in TRIALS else []
+    return list(TRIALS[operation](_Draw(dtype, device, columns), rows)) if operation in TRIALS else []

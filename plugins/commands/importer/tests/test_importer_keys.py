@@ -145,6 +145,14 @@ def test_what_is_here_now_is_taken(outcomes: Outcomes) -> None:
     assert (made["optimizer"]["name"], made["optimizer"]["switch_every"]) == ("badam", 9)
 
 
+def test_rloo_of_trl_pays_for_the_kl_in_its_reward() -> None:
+    """Its trainer takes beta times the KL from the reward, and beta is 0.05 where it is left out."""
+    given = {"model_name_or_path": "m", "dataset_name": "d", "trainer": "rloo"}
+    for beta, expected in (({}, (0.05, "reward")), ({"beta": 0.2}, (0.2, "reward")), ({"beta": 0.0}, (0.0, None))):
+        method = taken({**given, **beta}, "trl").recipe["method"]
+        assert (method["name"], method["beta"], method.get("kl_in")) == ("rloo", *expected)
+
+
 def test_what_is_said_to_be_missing_is_missing() -> None:
     """A key that is named for an entry is not answered with there being none of that name."""
     from finetooth_importer.tools import axolotl_keys, llamafactory, trl

@@ -49,7 +49,7 @@ def by_hand(o: SurrogateOptions, p: Any = P) -> tuple[float, float]:
                 policy -= w * 4 / tau / (1 + exp(-tau * (r - 1))) * a
             d = REFERENCE[i, t] - p[i, t]
             estimate = {"k1": -d, "k2": d * d / 2, "k3": exp(d) - d - 1}[o.kl]
-            kl += w * estimate * (r if o.use_bias_correction_kl else 1.0)
+            kl += w * estimate * (exp(p[i, t] - Q[i, t]) if o.use_bias_correction_kl else 1.0)
     return policy, kl
 
 
@@ -63,8 +63,9 @@ CASES = [
     {"objective": "vespo"},
     {"objective": "vespo", "vespo_k_pos": 1.0, "vespo_lambda_neg": 0.5},
     {"beta": 0.1, "kl": "k1"},
-    {"beta": 0.1, "kl": "k2", "use_bias_correction_kl": True},
+    {"beta": 0.1, "kl": "k2", "use_bias_correction_kl": False},
     {"beta": 0.1, "kl": "k3", "importance_sampling_level": "sequence"},
+    {"beta": 0.1, "kl": "k3", "use_bias_correction_kl": False},
 ]
 
 

@@ -100,6 +100,21 @@ def shaped(message: Message) -> dict[str, Any]:
     return shape
 
 
+def chat_opening(tokenizer: Tokenizer) -> str:
+    """The beginning-of-text token, for a markup that is of no family: where the tokenizer itself puts one before a
+    text, or the model's own chat template writes it first. A tokenizer may have one that its model never saw there:
+    that of SmolLM2 is `<|im_start|>`, with which a turn begins.
+    """
+    if tokenizer.bos_id is None:
+        return ""
+    begin, template = tokenizer.decode([tokenizer.bos_id]), tokenizer.chat_template
+    if tokenizer.adds_bos or template is None:
+        return begin if tokenizer.adds_bos else ""
+    eos = "" if tokenizer.eos_id is None else tokenizer.decode([tokenizer.eos_id])
+    said = render_template(template, PROBES[0], tools=[], bos_token=begin, eos_token=eos) or ""
+    return begin if said.startswith(begin) and begin not in said[len(begin) :] else ""
+
+
 def foreign_template(renderer: Renderer, name: str, tokenizer: Tokenizer, **variables: Any) -> str:
     """In words how the tokenizer's chat template differs from a renderer, empty if it does not, or there is none.
 

@@ -15,8 +15,13 @@ eq. 7), the component `policy` is the weighted sum of
              of the weights w below, which count nowhere else            arXiv:2602.10693
 
 With `beta` the component `kl` is the same weighted sum of an estimate of the KL to the reference (Schulman, 2020,
-"Approximating KL divergence"), with d = log of reference / policy: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - d - 1; with
-`use_bias_correction_kl` times r. With `entropy_coef` the component `entropy` is minus the mean entropy over tokens;
+"Approximating KL divergence"), with d = log of reference / policy: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - d - 1. With
+`use_bias_correction_kl` it is multiplied by the token's own exp(p - q), at every `importance_sampling_level`, and by w
+below: then the mean of its gradient over what was drawn is the gradient of the KL itself (DeepSeek-AI, 2025,
+arXiv:2512.02556, section 3.1, for k3). The factor of k2 is held constant, since the slope of k2 is that gradient
+already. Without the factor the slope of k1 does not contain the reference, which is refused.
+
+With `entropy_coef` the component `entropy` is minus the mean entropy over tokens;
 with the field `entropy_weights`, which a method that steers the bonus gives, minus the sum over tokens of that weight
 times the entropy. The field `policy_mask` is 1 for tokens that `policy` trains, and 0 for others; they count in `kl`.
 
@@ -124,7 +129,9 @@ def surrogate(outputs: Outputs, data: LossData, state: LossState, *, options: Su
     if options.beta:
         reference = xp.where(mask, among_kept(outputs["logprobs@reference"], kept), 0.0)
         kl = kl_estimate(reference - p, options.kl)
-        kl = kl * ratio if options.use_bias_correction_kl else kl
+        if options.use_bias_correction_kl:
+            of_token = xp.exp(p - q)
+            kl = kl * corrected * (xp.stop_gradient(of_token) if options.kl == "k2" else of_token)
         parts["kl"] = Contribution(xp.sum(weights * kl), per="none", weight=options.beta)
         metrics["kl"] = Metric(xp.sum(xp.stop_gradient(kl) * counts), tokens)
     bonus = data.fields.get("entropy_weights")

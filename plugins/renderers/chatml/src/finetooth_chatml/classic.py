@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from finetooth_hooks import Conversation, Message, Options, RecipeError
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
+from finetooth_toolbox.messages.chat_templates import chat_opening
 from finetooth_rendering.page import Page
 from finetooth_rendering.turns import TurnRenderer, trimmed
 
@@ -83,7 +84,7 @@ class Classic(TurnRenderer):
                 action="set data.renderer: jinja, or another renderer of `ft plugins list`",
             )
         self.end = tokenizer.decode([tokenizer.eos_id])
-        self.begin = "" if tokenizer.bos_id is None else tokenizer.decode([tokenizer.bos_id])
+        self.begin = chat_opening(tokenizer)
         # controls are this tokenizer's own
         self.controls = tuple(filter(None, (self.begin, self.end)))  # type: ignore[misc]
         self.stops = (self.end,)  # type: ignore[misc]

@@ -26,6 +26,7 @@ from typing import Any, ClassVar
 from finetooth_hooks import Conversation, DataError, Message, Options
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
+from finetooth_toolbox.messages.chat_templates import chat_opening
 from finetooth_rendering.page import Page
 from finetooth_rendering.tool_calls import function_call, tagged_calls
 from finetooth_rendering.turns import TurnRenderer, json_text
@@ -82,7 +83,7 @@ class Hermes(TurnRenderer):
     extension = False
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._begin = "" if tokenizer.bos_id is None else tokenizer.decode([tokenizer.bos_id])
+        self._begin = chat_opening(tokenizer)
         if self._begin:
             self.optional = (*type(self).optional, self._begin)  # type: ignore[misc]
         super().__init__(tokenizer)

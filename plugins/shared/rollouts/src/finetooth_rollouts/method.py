@@ -437,13 +437,12 @@ def _check_seeded(environment: WeightedEnvironment) -> None:
 
 def surrogate_loss(options: RolloutOptions, context: Context) -> LossSpec:
     """The loss `surrogate` as the options say, of the distribution that is sampled from."""
-    in_loss = options.beta if options.kl_in == "loss" else 0.0
     pick = {
         "name": "surrogate",
         "objective": options.loss_type if options.loss_type in ("cispo", "sapo", "vespo") else "clip",
         **{name: getattr(options, name) for name in PolicyOptions.model_fields},
-        "beta": in_loss,
+        "beta": options.beta_of_loss,
     }
     spec = context.loss(pick, setting="method")
-    needs = spec.needs | ({f"logprobs@{REFERENCE}"} if in_loss else set())
+    needs = spec.needs | ({f"logprobs@{REFERENCE}"} if options.beta_of_loss else set())
     return as_drawn(replace(spec, needs=frozenset(needs)), options)

@@ -134,6 +134,10 @@ class RolloutOptions(PolicyOptions):
     """Whether they are written into the run folder, for `ft rollouts`."""
 
     @property
+    def beta_of_loss(self) -> float:
+        return self.beta if self.kl_in == "loss" else 0.0
+
+    @property
     def judges(self) -> list[Pick]:
         """What gives the reward: the environment first, if there is one, then the rewards."""
         if self.environment is None:
@@ -158,6 +162,12 @@ class RolloutOptions(PolicyOptions):
             raise ValueError("loss_type luspo is over sequences: set importance_sampling_level to sequence")
         if self.importance_sampling_level == "sequence" and self.loss_type in ("cispo", "vespo"):
             raise ValueError(f"loss_type {self.loss_type} is over tokens: leave importance_sampling_level out")
+        of_loss = {name for name in ("kl", "use_bias_correction_kl") if name in self.model_fields_set}
+        if self.beta and self.kl_in == "reward" and of_loss and (self.kl != "k1" or "kl" not in of_loss):
+            raise ValueError(
+                f"{', '.join(sorted(of_loss))}: the KL is taken from the reward as k1 (kl_in: reward), so leave "
+                f"{'them' if len(of_loss) > 1 else 'it'} out, or set kl_in to loss"
+            )
         if self.reference.policy == PRECOMPUTED:
             raise ValueError("reference precomputed is for rows that are there before the run, and answers are not")
         if self.reference.sync_every is not None and not self.beta:

@@ -37,9 +37,11 @@ class PolicyOptions(Options):
     beta: float = Field(default=0.0, ge=0)
     """Weight of the KL to the reference, the policy as it was before the run; 0 needs none."""
     kl: Kl = "k3"
-    """Estimate of the KL."""
-    use_bias_correction_kl: bool = False
-    """Whether the estimate in the loss is multiplied by the ratio."""
+    """Estimate of the KL in the loss; in the reward it is always k1."""
+    use_bias_correction_kl: bool = True
+    """Whether the estimate in the loss is multiplied by each token's own ratio, and by `importance_correction`. Then
+    the mean of its gradient is the gradient of the KL. Without it k3 holds the policy too little where the reference
+    finds a token unlikely, and k1 holds it to nothing."""
     entropy_coef: float = 0.0
     """Weight of an entropy bonus, the mean over tokens. A method with `entropy_target` begins with it."""
     importance_correction: Literal["none", "truncate", "mask"] = "truncate"
@@ -54,6 +56,20 @@ class PolicyOptions(Options):
     off_policy_mask_threshold: float | None = Field(default=None, gt=0)
     """Answers with a negative advantage that the policy finds less likely than who drew them, by more than so many
     nats a token, are left out of the loss (OPSM); 0.5 is a beginning. Left out, none are."""
+
+    @property
+    def beta_of_loss(self) -> float:
+        """The weight of the KL in the loss."""
+        return self.beta
+
+    @model_validator(mode="after")
+    def _kl_has_a_gradient(self) -> PolicyOptions:
+        if self.beta_of_loss and self.kl == "k1" and not self.use_bias_correction_kl:
+            raise ValueError(
+                "kl k1 without use_bias_correction_kl does nothing: its gradient does not contain the reference; "
+                "leave use_bias_correction_kl on, or set kl to k2 or k3"
+            )
+        return self
 
     @model_validator(mode="after")
     def _floor_below_cap(self) -> PolicyOptions:

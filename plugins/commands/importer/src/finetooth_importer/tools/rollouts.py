@@ -129,7 +129,9 @@ def read(account: Account, method: str, prefix: str = "") -> None:
     account.default(f"{prefix}num_generations", "method.num_generations", 2 if method == "rloo" else 8)
     account.default(f"{prefix}max_completion_length", "method.max_completion_length", 512)
     if method == "rloo":
-        account.default(f"{prefix}beta", "method.beta", 0.05)
+        if account.get(f"{prefix}beta") != 0:
+            account.default(f"{prefix}beta", "method.beta", 0.05)
+            account.set("method.kl_in", "reward")  # where theirs takes it from
     elif number(account.get(f"{prefix}beta", 0)):
         account.default(f"{prefix}use_bias_correction_kl", "method.use_bias_correction_kl", True)
     if method == "grpo" and not account.has(f"{prefix}loss_type"):
