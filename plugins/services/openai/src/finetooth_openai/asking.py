@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from finetooth_hooks import FinetoothError, Sampling
 from finetooth_hooks.faces import FaceCaller, FaceService
 from finetooth_toolbox.rendering.prompts import encode_document
+from finetooth_toolbox.text.bounds import texts_in, too_long
 
 from finetooth_openai.faults import Fault
 from finetooth_openai.media import shown_prompt
@@ -21,6 +23,15 @@ from finetooth_openai.thoughts import thinks
 HOLD = 2.0
 """Seconds after which it is looked whether the client is still there."""
 
+AT_ONCE = 16
+"""Calls that are written down until that is looked for again."""
+
+COMPLETIONS = 2048
+"""Prompts of a request, and completions of all of them."""
+
+Left = Callable[[], Awaitable[bool]]
+"""Says whether the client went away."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -29,8 +40,9 @@ class Asked:
     Attributes:
         body: as it came.
         prompts: token ids of each.
-        calls: id of the call of each prompt.
+        sampler: of the model's weights.
         sampling: of all of them.
+        calls: id of the call of each prompt; those of `begun` alone are there.
     """
 
     service: FaceService
@@ -38,15 +50,46 @@ class Asked:
     body: Request
     model: Model
     prompts: Sequence[Sequence[int]]
-    calls: Sequence[str]
+    sampler: str
     sampling: Sampling
+    calls: tuple[str, ...] = ()
 
-    async def results(self, left: Callable[[], Awaitable[bool]]) -> list[Mapping[str, Any]] | None:
-        """The result of each prompt's call; None, and the calls cancelled, where the client went away.
+    async def begun(self, left: Left) -> Asked | None:
+        """The same with its calls written down, a few at a time; None, and none of them left, where the client went
+        away.
 
-        Args:
-            left: says whether it did.
+        Raises:
+            FinetoothError: the service refuses one.
         """
+        found = self
+        for at in range(0, len(self.prompts), AT_ONCE):
+            try:
+                calls = await asyncio.to_thread(self._submit, self.prompts[at : at + AT_ONCE])
+            except BaseException:
+                await found.cancel()
+                raise
+            found = replace(found, calls=found.calls + calls)
+            if len(found.calls) < len(self.prompts) and await left():
+                await found.cancel()
+                return None
+        return found
+
+    def _submit(self, prompts: Sequence[Sequence[int]]) -> tuple[str, ...]:
+        """Calls of some prompts, or none of them."""
+        calls: list[str] = []
+        seeded, top = self.body.seed is not None, self.body.top
+        try:
+            for prompt in prompts:
+                calls.append(self.service.sample(self.caller, self.sampler, prompt, self.sampling, seeded=seeded,
+                                                 top_logprobs=top))  # fmt: skip
+        except FinetoothError:
+            for call in calls:
+                self.service.cancel(self.caller, call)
+            raise
+        return tuple(calls)
+
+    async def results(self, left: Left) -> list[Mapping[str, Any]] | None:
+        """The result of each prompt's call; None, and the calls cancelled, where the client went away."""
         found: list[Mapping[str, Any]] = []
         for call in self.calls:
             result = await finished(self.service, self.caller, call, left)
@@ -67,7 +110,7 @@ class Asked:
 
 
 def ask(service: FaceService, models: Models, caller: FaceCaller, body: Request) -> Asked:
-    """Write a request's calls down. Waits for a disk.
+    """Read a request, as far as nothing of it is computed. Waits for a disk.
 
     Raises:
         Fault: the key may not sample, there is no such model, or the prompt leaves no room.
@@ -89,19 +132,11 @@ def ask(service: FaceService, models: Models, caller: FaceCaller, body: Request)
     sampling = body.sampling(min(_room(model, prompt, body) for prompt in prompts))
     base = "" if model.checkpoint or model.stack else model.base
     sampler = service.sampler(caller, base=base, checkpoint=model.checkpoint, stack=model.stack)
-    seeded, calls = body.seed is not None, list[str]()
-    try:
-        for prompt in prompts:
-            calls.append(service.sample(caller, sampler, prompt, sampling, seeded=seeded, top_logprobs=body.top))
-    except FinetoothError:
-        for call in calls:
-            service.cancel(caller, call)
-        raise
-    return Asked(service, caller, body, model, prompts, calls, sampling)
+    return Asked(service, caller, body, model, prompts, sampler, sampling)
 
 
 async def finished(
-    service: FaceService, caller: FaceCaller, call: str, left: Callable[[], Awaitable[bool]] | None = None
+    service: FaceService, caller: FaceCaller, call: str, left: Left | None = None
 ) -> Mapping[str, Any] | None:
     """A call's result; None if the client left before it."""
     while True:
@@ -128,6 +163,7 @@ def _prompts(model: Model, body: Request) -> list[Sequence[int]]:
     context = model.context
     if isinstance(body, ChatRequest):
         tools = () if body.tool_choice == "none" else body.tools or ()
+        _check_length(model, chain(_texts_of(body), texts_in(tools)), "messages")
         messages = messages_of(body.messages)
         if any(message.media for message in messages):
             return [shown_prompt(context, model.name, messages, tools)]
@@ -136,13 +172,42 @@ def _prompts(model: Model, body: Request) -> list[Sequence[int]]:
     given: list[Any] = [body.prompt] if isinstance(body.prompt, str) or isinstance(body.prompt[0], int) else [
         *body.prompt
     ]  # fmt: skip
+    if len(given) * (body.n or 1) > COMPLETIONS:
+        raise Fault(f"{len(given):,} prompts, {body.n or 1} completions of each, {COMPLETIONS:,} completions are taken",
+                    action="send fewer at once", param="prompt")  # fmt: skip
+    if too_long((one for one in given if isinstance(one, str)), None):
+        raise Fault("the prompts together are too long", action="send fewer at once", param="prompt")
     found: list[Sequence[int]] = []
     for n, one in enumerate(given):
+        if isinstance(one, str):
+            _check_length(model, [one], "prompt" if one is body.prompt else f"prompt[{n}]")
         ids = list(encode_document(one, context.tokenizer, context.markup) if isinstance(one, str) else one)
         if not ids:
             raise Fault("a prompt has no tokens", action="give a text", param=f"prompt[{n}]")
         found.append(ids)
     return found
+
+
+def _texts_of(body: ChatRequest) -> Iterator[str]:
+    """What of a request's messages goes into the prompt as text."""
+    for message in body.messages:
+        if isinstance(message.content, str):
+            yield message.content
+        else:
+            yield from (part.text or "" for part in message.content or ())
+        yield from (message.reasoning_content or "", message.name or "")
+        for call in message.tool_calls or ():
+            yield from texts_in(call.function)
+
+
+def _check_length(model: Model, texts: Iterable[str], param: str) -> None:
+    """
+    Raises:
+        Fault: the texts have more characters than all the tokens that the model reads at once could hold.
+    """
+    if most := too_long(texts, model.context.facts.max_positions):
+        raise Fault(f"{param}: more than {most:,} characters, which the model does not read at once",
+                    action="shorten it", param=param, code="context_length_exceeded")  # fmt: skip
 
 
 def _room(model: Model, prompt: Sequence[int], body: Request) -> int:

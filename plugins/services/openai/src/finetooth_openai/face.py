@@ -78,7 +78,10 @@ async def respond(service: FaceService, models: Models, scope: MutableMapping[st
     request = HttpRequest(scope, receive)
     kind: type[Request] = ChatRequest if path == CHAT else CompletionRequest
     content = await request.body()
-    asked = await asyncio.to_thread(lambda: ask(service, models, caller, _read(kind, content)))
+    read_ = await asyncio.to_thread(lambda: ask(service, models, caller, _read(kind, content)))
+    asked = await read_.begun(request.is_disconnected)
+    if asked is None:
+        return Response(status_code=499)  # nobody is there to read it
     _record(service, caller, path, asked)
     if asked.body.stream:
         stream = await events(asked)

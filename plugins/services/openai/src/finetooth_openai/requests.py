@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from finetooth_hooks import Sampling
+from finetooth_toolbox.text.bounds import brief
 from finetooth_toolbox.text.nearest import nearest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -20,6 +21,18 @@ NO_CHOICE = "whether the model calls tools, and how often, is its own to choose 
 
 LONGEST_SCHEMA = 65_536
 """Characters of a JSON schema."""
+
+LONGEST_NAME = 1000
+"""Characters of a model's name: a sum of adapters names each."""
+
+LONGEST_STOP = 1000
+"""Characters of a text that ends an answer."""
+
+MOST_MESSAGES = 2**14
+"""Messages of a chat."""
+
+MOST_TOOLS = 1024
+"""Tools of a chat."""
 
 Body = TypeVar("Body", bound="Request")
 
@@ -102,7 +115,7 @@ class Request(BaseModel):
     """What both kinds of requests have."""
 
     model_config = ConfigDict(extra="forbid")
-    model: str
+    model: str = Field(max_length=LONGEST_NAME)
     max_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0)
     top_p: float | None = Field(default=None, gt=0, le=1)
@@ -167,6 +180,8 @@ class Request(BaseModel):
         """
         if any(not one for one in self.stops):
             raise Fault("stop: an empty text ends nothing", action="leave it out", param="stop")
+        if any(len(one) > LONGEST_STOP for one in self.stops):
+            raise Fault(f"stop: a text of more than {LONGEST_STOP} characters", action="shorten it", param="stop")
         for name in ("frequency_penalty", "presence_penalty", "logit_bias"):
             if getattr(self, name):
                 raise not_offered(name)
@@ -179,11 +194,11 @@ class Request(BaseModel):
 class ChatRequest(Request):
     """`POST /chat/completions`."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    tools: list[dict[str, Any]] | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=MOST_TOOLS)] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
@@ -291,9 +306,9 @@ def read(kind: type[Body], content: Any) -> Body:
 def _fault(kind: type[BaseModel], error: ValidationError) -> Fault:
     found = error.errors()[0]
     fields = [str(part) for part in found["loc"]]
-    place = ".".join(fields)
+    place = brief(".".join(fields), 100)
     if found["type"] != "extra_forbidden":
         return Fault(f"{place}: {found['msg']}", action="mend it", param=place)
-    near = nearest(fields[-1], kind.model_fields) if len(fields) == 1 else None
+    near = nearest(place, kind.model_fields) if len(fields) == 1 else None
     meant = f"did you mean {near}?" if near else "leave it out"
     return Fault(f"{place} is not offered here", action=meant, param=place, code="unsupported_parameter")

@@ -29,6 +29,14 @@ from finetooth_openai.thoughts import THOUGHT, thinks
 _BEGUN_TAG = re.compile(r"<[^\s>]*$")
 
 
+def begun(stop: str, text: str) -> int:
+    """How many characters at the end of a text are the beginning of a string that ends it; not all of that string."""
+    at = text.find(stop[0], max(0, len(text) - len(stop) + 1))
+    while at >= 0 and not stop.startswith(text[at:]):
+        at = text.find(stop[0], at + 1)
+    return len(text) - at if at >= 0 else 0
+
+
 class Told:
     """How much of a text was told. What may still turn out to be no part of it waits: bytes of half a letter, what a
     string that ends it could begin with, a tag that is not whole."""
@@ -45,8 +53,7 @@ class Told:
         """
         if not whole:
             text = text.rstrip(UNFINISHED)
-            held = [n for stop in self._stops for n in range(1, len(stop)) if text.endswith(stop[:n])]
-            text = _BEGUN_TAG.sub("", text[: len(text) - max(held, default=0)])
+            text = _BEGUN_TAG.sub("", text[: len(text) - max((begun(stop, text) for stop in self._stops), default=0)])
         if not text.startswith(self._told):
             if whole:
                 raise Fault("what was told turned out to be no part of the answer", action="ask without stream",

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from finetooth_hooks import FinetoothError, UserError
+from finetooth_toolbox.text.bounds import brief
 from starlette.responses import JSONResponse, Response
 
 from finetooth_server.admission import Admission
@@ -254,7 +255,7 @@ def problem(error: Exception, shape: Shape = plain) -> Response:
             headers = {"Retry-After": str(error.after if isinstance(error, TooMuch) else 1)}
     if isinstance(error, FinetoothError) and (blame := category_of(error)) != "user":
         status, message = STATUS[blame], str(error)
-    return JSONResponse(shape(status, message), status, headers=headers)
+    return JSONResponse(shape(status, brief(message)), status, headers=headers)
 
 
 def _route(scope: MutableMapping[str, Any]) -> str:
