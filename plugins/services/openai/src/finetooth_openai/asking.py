@@ -16,7 +16,7 @@ from finetooth_toolbox.text.bounds import texts_in, too_long
 from finetooth_openai.faults import Fault
 from finetooth_openai.media import shown_prompt
 from finetooth_openai.messages import messages_of
-from finetooth_openai.requests import LONGEST, ChatRequest, CompletionRequest, Request
+from finetooth_openai.requests import LONGEST, ChatRequest, CompletionRequest, Request, not_offered
 from finetooth_openai.served import Model, Models
 from finetooth_openai.thoughts import thinks
 
@@ -116,12 +116,14 @@ def ask(service: FaceService, models: Models, caller: FaceCaller, body: Request)
         Fault: the key may not sample, there is no such model, or the prompt leaves no room.
         UserError: the service refuses it.
     """
-    if not caller.may("sample"):
-        raise Fault("the key lacks the scope sample", action="use another key", status=403)
+    check_scope(caller)
     model = models.find(caller, body.model)
-    if body.schema_text is not None and thinks(model.context):
-        raise Fault("this model thinks aloud before it answers, which a schema leaves no room for",
-                    action="ask without response_format", param="response_format")  # fmt: skip
+    if isinstance(body, ChatRequest) and thinks(model.context):
+        _check_thinking(body)
+    for token in body.logit_bias or ():
+        if not 0 <= token < model.context.facts.vocab_size:
+            raise Fault(f"logit_bias: the model has no token {token}", param="logit_bias",
+                        action=f"name ids below {model.context.facts.vocab_size}")  # fmt: skip
     if body.top and model.summed:
         field, fewer = (
             ("top_logprobs", "leave it out") if isinstance(body, ChatRequest) else ("logprobs", "set it to 0")
@@ -133,6 +135,28 @@ def ask(service: FaceService, models: Models, caller: FaceCaller, body: Request)
     base = "" if model.checkpoint or model.stack else model.base
     sampler = service.sampler(caller, base=base, checkpoint=model.checkpoint, stack=model.stack)
     return Asked(service, caller, body, model, prompts, sampler, sampling)
+
+
+def check_scope(caller: FaceCaller) -> None:
+    """
+    Raises:
+        Fault: the key may not sample.
+    """
+    if not caller.may("sample"):
+        raise Fault("the key lacks the scope sample", action="use another key", status=403)
+
+
+def _check_thinking(body: ChatRequest) -> None:
+    """
+    Raises:
+        Fault: a model that thinks aloud cannot answer so.
+    """
+    if body.schema_text is not None:
+        field = "tool_choice" if body.must_call else "response_format"
+        raise Fault("this model thinks aloud before it answers, which a schema leaves no room for",
+                    action=f"ask without {field}", param=field)  # fmt: skip
+    if body.reasoning_effort not in (None, "medium"):
+        raise not_offered("reasoning_effort", "how long this model thinks is its own choice")
 
 
 async def finished(
