@@ -189,8 +189,15 @@ def test_what_is_not_offered_is_refused_by_its_name(client: Any) -> None:
         ({"response_format": {"type": "json_schema"}}, "response_format"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"tool_choice": "required"}, "tool_choice"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty"),
-        ({"logit_bias": {"5": 1.0}}, "logit_bias"),
+        ({"tool_choice": {"type": "function", "function": {"name": "b"}}, "tools": [TOOL]}, "tool_choice"),
+        ({"tool_choice": "any", "tools": [TOOL]}, "tool_choice"),
+        ({"tool_choice": "required", "tools": [TOOL], "response_format": schema}, "response_format"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty"),
+        ({"logit_bias": {"5": 101}}, "logit_bias.5"),
+        ({"logit_bias": {"123456789": 1.0}}, "logit_bias"),
+        ({"service_tier": "priority"}, "service_tier"),
+        ({"verbosity": "high"}, "verbosity"),
+        ({"modalities": ["text", "audio"]}, "modalities"),
         ({"temperature": -1}, "temperature"),
         ({"max_tokens": 100_000}, "messages"),
         ({"top_logprobs": 2}, "top_logprobs"),
@@ -206,6 +213,81 @@ def test_what_is_not_offered_is_refused_by_its_name(client: Any) -> None:
     with pytest.raises(openai.NotFoundError, match="did you mean tiny") as unknown:
         client.chat.completions.create(**{**GREEDY, "model": "tinny"})
     assert unknown.value.code == "model_not_found"
+
+
+def test_what_asks_for_nothing_is_taken(client: Any) -> None:
+    """What chat windows send as it stands by default; the answer is the one without it."""
+    usual = {"presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "service_tier": "auto", "store": False,
+             "tool_choice": "none", "parallel_tool_calls": True, "reasoning_effort": "high", "verbosity": "medium",
+             "modalities": ["text"], "prompt_cache_key": "a", "safety_identifier": "b", "user": "c"}  # fmt: skip
+    said = [client.chat.completions.create(**GREEDY, **more).choices[0].message.content for more in ({}, usual)]
+    assert said[0] == said[1]
+
+
+def test_what_is_no_route_here_says_what_to_do(served: Any, client: Any) -> None:
+    with pytest.raises(openai.NotFoundError, match="none of them was trained to give embeddings"):
+        client.embeddings.create(model="tiny", input="a")
+    with pytest.raises(openai.NotFoundError, match="/v1/chat/completions"):
+        client.responses.create(model="tiny", input="a")
+
+
+def test_logits_are_added_to_as_asked(client: Any, opened: Any) -> None:
+    whole = ours(opened, ASK, Sampling(max_tokens=12, temperature=0.0))[1][0].tokens
+    asked = {"presence_penalty": 2.0, "frequency_penalty": -1.5, "logit_bias": {str(whole[0]): -100, "65": 3.5}}
+    more = {"presence_penalty": 2.0, "frequency_penalty": -1.5, "logit_bias": ((whole[0], -100.0), (65, 3.5))}
+    _, (wanted,) = ours(opened, ASK, Sampling(max_tokens=12, temperature=0.0, **more))
+    said = client.chat.completions.create(**GREEDY, **asked, logprobs=True).choices[0]
+    assert said.message.content == wanted.text and whole[0] not in wanted.tokens
+    np.testing.assert_allclose([one.logprob for one in said.logprobs.content], wanted.logprobs, atol=1e-6)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
+def test_a_tool_that_has_to_be_called_is_called(
+    served: Any, served_recipe: dict[str, Any], client: Any, choice: Any, stream: bool
+) -> None:
+    """By a model that knows nothing of tools: the name is one of them, and the arguments fit its schema."""
+    letters = {"enum": [{"a": "x"}, {"a": "y"}]}
+    tools = [
+        {"type": "function", "function": {"name": name, "description": "b", "parameters": letters}}
+        for name in ("weather", "time")
+    ]
+    served.service.settings.models["caller"] = {**served_recipe, "data": {"renderer": "hermes"}}
+    asked = {
+        **GREEDY,
+        "model": "caller",
+        "max_tokens": 60,
+        "tools": tools,
+        "tool_choice": choice,
+        "parallel_tool_calls": False,
+    }
+    if stream:
+        parts = [part.choices[0] for part in client.chat.completions.create(**asked, stream=True)]
+        calls = [call for part in parts for call in part.delta.tool_calls or ()]
+        content, finish = "".join(part.delta.content or "" for part in parts), parts[-1].finish_reason
+    else:
+        (found,) = client.chat.completions.create(**asked).choices
+        calls, content, finish = found.message.tool_calls, found.message.content or "", found.finish_reason
+    (call,) = calls
+    assert finish == "tool_calls" and not content
+    assert call.function.name in ("weather", "time") and json.loads(call.function.arguments)["a"] in ("x", "y")
+    assert choice == "required" or call.function.name == "weather"
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_the_likeliest_tokens_come_in_a_stream_as_they_come_without(client: Any, chat: bool) -> None:
+    if chat:
+        create, asked = client.chat.completions.create, {**GREEDY, "logprobs": True, "top_logprobs": 3}
+    else:
+        create = client.completions.create
+        asked = {"model": "tiny", "prompt": "Who", "temperature": 0, "max_tokens": 12, "logprobs": 3}
+    (whole,) = create(**asked).choices
+    parts = [part.choices[0].logprobs for part in create(**asked, stream=True)]
+    if chat:
+        found = [one for part in parts if part is not None for one in part.content]
+        assert found == whole.logprobs.content and len(found[0].top_logprobs) == 3
+    else:
+        assert [one for part in parts if part is not None for one in part.top_logprobs] == whole.logprobs.top_logprobs
 
 
 def test_a_key_is_asked_for_and_limits_hold(serve: Callable[..., Any]) -> None:

@@ -88,6 +88,13 @@ def test_answers_are_those_of_the_same_model_served_here(clients: tuple[Any, Any
     assert (body["top_k"], body["top_p"], body["min_p"]) == (0, 1.0, 0.0), "nothing is left to generation_config.json"
 
 
+def test_what_is_added_to_logits_is_passed_on(clients: tuple[Any, Any], wire: VllmWire) -> None:
+    added = {"presence_penalty": 0.5, "frequency_penalty": -0.25, "logit_bias": {"65": 3.5}}
+    clients[0].chat.completions.create(**GREEDY, **added)
+    (body,) = wire.bodies()
+    assert {name: body[name] for name in added} == added
+
+
 def test_streams_and_strings_that_end_answers(clients: tuple[Any, Any], wire: VllmWire) -> None:
     there, here = clients
     whole = here.chat.completions.create(**GREEDY).choices[0].message.content

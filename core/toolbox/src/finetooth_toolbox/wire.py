@@ -34,6 +34,7 @@ DTYPES = ("float32", "float64", "float16", "int64", "int32", "bool")
 FORMATS: Mapping[MediumKind, tuple[str, ...]] = {"image": ("", "png", "jpeg"), "audio": ("", "wav"), "video": ("",)}
 """What an encoded picture, sound or video may be called; empty leaves it to who decodes it."""
 
+OFF_AT_ZERO = ("min_p", "presence_penalty", "frequency_penalty", "logit_bias")
 Array = NDArray[Any]
 
 
@@ -386,15 +387,15 @@ def encode_sampling(sampling: Sampling) -> Json:
         "stop_ids": None if sampling.stop_ids is None else list(sampling.stop_ids),
         "seed": sampling.seed,
         **({} if sampling.schema is None else {"schema": sampling.schema}),
-        **({"min_p": sampling.min_p} if sampling.min_p else {}),
         **({} if sampling.repetition_penalty == 1 else {"repetition_penalty": sampling.repetition_penalty}),
+        **{name: value for name in OFF_AT_ZERO if (value := getattr(sampling, name))},
     }
 
 
 def decode_sampling(value: Json) -> Sampling:
     """What `encode_sampling` wrote; what is left out has its default."""
     given = dict(mapping(value, "sampling"))
-    for name, convert in (("stop", tuple), ("stop_ids", tuple)):
+    for name, convert in (("stop", tuple), ("stop_ids", tuple), ("logit_bias", lambda all_: tuple(map(tuple, all_)))):
         if given.get(name) is not None:
             given[name] = convert(given[name])
     try:

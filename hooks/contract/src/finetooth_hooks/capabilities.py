@@ -33,6 +33,8 @@ ENGINE: Mapping[str, str] = {
     "min_p": "samples among tokens that are likely enough beside the likeliest (`Sampling.min_p`)",
     "repetition_penalty": "samples with a repetition penalty, and takes log-probabilities and entropies with that of a "
     "loss (`Sampling.repetition_penalty`, `LossSpec.repetition_penalty`)",
+    "additions": "samples with additions to logits (`Sampling.presence_penalty`, `Sampling.frequency_penalty`, "
+    "`Sampling.logit_bias`)",
     "embedding_noise": "embeddings of what trains get noise (`TrainSettings.embedding_noise`)",
     "schema": "completions can be held to a JSON schema (`Sampling.schema`)",
 }

@@ -33,6 +33,10 @@ class Sampling:
         repetition_penalty: of every token that the prompt or the completion has already, the logit is divided by it
             where it is positive and multiplied with it elsewhere, before the temperature (Keskar et al., 2019,
             arXiv:1909.05858, section 4.1); 1 is off. Capability `repetition_penalty` of an engine.
+        presence_penalty: subtracted from the logit of every token that the completion has already; 0 is off.
+            Capability `additions` of an engine, as for the two that follow.
+        frequency_penalty: the same for each time that the completion has it; 0 is off.
+        logit_bias: token ids, each once, with what is added to their logits at every token.
     """
 
     max_tokens: int = 128
@@ -47,6 +51,14 @@ class Sampling:
     schema: str | None = None
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def adds(self) -> bool:
+        """Whether something is added to logits."""
+        return bool(self.presence_penalty or self.frequency_penalty or self.logit_bias)
 
     @property
     def leaves_out(self) -> bool:
@@ -56,7 +68,7 @@ class Sampling:
     @property
     def as_it_is(self) -> bool:
         """Whether tokens are drawn from the distribution of the model as it is."""
-        return self.temperature == 1 and self.repetition_penalty == 1 and not self.leaves_out
+        return self.temperature == 1 and self.repetition_penalty == 1 and not self.leaves_out and not self.adds
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,32 @@ def a_repetition_penalty_parts_what_was_there(case: EngineCase) -> None:
         expect(abs(parted - plain) > 1e-3, "forward of a loss with a penalty", parted, f"not {plain}, as without one")
 
 
+def _without_repeats(tokens: Sequence[int]) -> bool:
+    return len(set(tokens)) == len(tokens)
+
+
+def additions_are_to_logits(case: EngineCase) -> None:
+    """What is banned does not come, what is wanted comes alone, and under a large penalty nothing comes twice; the
+    log-probabilities stay the model's own. Where the engine names the capability."""
+    engine = case.engine("generate")
+    if "additions" not in engine.capabilities:
+        return
+    prompts = case.prompts()
+    plain = [of[0].tokens for of in engine.generate(prompts, _GREEDY)]
+    first = plain[0][0]
+    greedy = replace(_GREEDY, stop_ids=())
+    for called, asked, holds in (
+        ("a logit_bias of -1e4", replace(greedy, logit_bias=((first, -1e4),)), lambda one: first not in one),
+        ("a logit_bias of 1e4", replace(greedy, logit_bias=((first, 1e4),)), lambda one: set(one) == {first}),
+        ("presence_penalty=1e4", replace(greedy, presence_penalty=1e4), _without_repeats),
+        ("frequency_penalty=1e4", replace(greedy, frequency_penalty=1e4), _without_repeats),
+    ):
+        for prompt, (completion,) in zip(prompts, engine.generate(prompts, asked), strict=True):
+            fits: bool = holds(completion.tokens)
+            expect(fits, f"generate({called})", completion.tokens, f"other ones than {plain}")
+            _compare(engine, prompt, completion, f"generate({called}).logprobs")
+
+
 def stop_ids_end_a_completion(case: EngineCase) -> None:
     """A stop id ends its completion and is its last token; the others go on."""
     engine = case.engine("generate")
@@ -152,6 +178,7 @@ CHECKS = (
     top_k_one_is_greedy,
     min_p_one_is_greedy,
     a_repetition_penalty_parts_what_was_there,
+    additions_are_to_logits,
     stop_ids_end_a_completion,
     completions_name_their_weights,
 )

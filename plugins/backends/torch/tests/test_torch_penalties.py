@@ -101,7 +101,30 @@ SAMPLED = Sampling(
 )
 
 
-@pytest.mark.parametrize("sampling", [SAMPLED, replace(SAMPLED, top_k=0, min_p=0.0), replace(SAMPLED, temperature=0.0)])
+ADDED = replace(SAMPLED, presence_penalty=0.7, frequency_penalty=0.4, logit_bias=((5, 2.5), (9, -3.0)))
+
+
+def added_by_definition(logits: Any, written: Any, sampling: Sampling) -> Any:
+    """OpenAI's: mu[j] - c[j] * frequency - (c[j] > 0) * presence + bias[j], c counting the completion's tokens."""
+    found = np.array(logits, dtype=np.float64)
+    for token in set(written):
+        found[token] -= written.count(token) * sampling.frequency_penalty + sampling.presence_penalty
+    for token, bias in sampling.logit_bias:
+        found[token] += bias
+    return found
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        SAMPLED,
+        replace(SAMPLED, top_k=0, min_p=0.0),
+        replace(SAMPLED, temperature=0.0),
+        ADDED,
+        replace(ADDED, repetition_penalty=1.0, temperature=0.0, max_tokens=30),
+        replace(SAMPLED, repetition_penalty=1.0, frequency_penalty=-0.5),
+    ],
+)
 def test_a_completion_says_what_it_was_drawn_from(kit: SimpleNamespace, sampling: Sampling) -> None:
     """The engine's own logits in float64, penalised for the prompt and what was written before each token."""
     engine = kit.engine()
@@ -113,6 +136,7 @@ def test_a_completion_says_what_it_was_drawn_from(kit: SimpleNamespace, sampling
             for i, token in enumerate(one.tokens):
                 read = tokens[: len(prompt) + i]
                 z = penalised_by_definition(logits[i], read, sampling.repetition_penalty)
+                z = added_by_definition(z, list(one.tokens[:i]), sampling)
                 if sampling.temperature == 0:
                     assert one.drawn_logprobs[i] == 0 and z[token] >= z.max() - 1e-4
                     continue
@@ -127,7 +151,8 @@ def test_a_completion_says_what_it_was_drawn_from(kit: SimpleNamespace, sampling
 def test_a_penalty_is_told_apart_in_one_batch(kit: SimpleNamespace) -> None:
     """Requests with and without it share a running batch, and each gets what it gets alone."""
     engine = kit.engine()
-    settings = [replace(SAMPLED, drawn=False, n=1), replace(SAMPLED, drawn=False, n=1, repetition_penalty=1.0)]
+    alike = replace(SAMPLED, drawn=False, n=1)
+    settings = [alike, replace(alike, repetition_penalty=1.0), replace(alike, logit_bias=((5, 99.0),))]
     alone = [engine.generate([PROMPTS[0]], one)[0][0].tokens for one in settings]
     batch = engine.running_batch()
     numbers = [batch.add(PROMPTS[0], one) for one in settings]
@@ -137,8 +162,10 @@ def test_a_penalty_is_told_apart_in_one_batch(kit: SimpleNamespace) -> None:
     assert [done[number] for number in numbers] == alone and alone[0] != alone[1]
 
 
-@pytest.mark.parametrize("settings", [{"min_p": 1.5}, {"min_p": -0.1}, {"repetition_penalty": 0.0}])
-def test_what_means_nothing_is_refused(kit: SimpleNamespace, settings: dict[str, float]) -> None:
+@pytest.mark.parametrize("settings", [{"min_p": 1.5}, {"min_p": -0.1}, {"repetition_penalty": 0.0},
+                                      {"presence_penalty": float("nan")}, {"logit_bias": ((10**6, 1.0),)},
+                                      {"logit_bias": ((5, 1.0), (5, 2.0))}])  # fmt: skip
+def test_what_means_nothing_is_refused(kit: SimpleNamespace, settings: dict[str, Any]) -> None:
     with pytest.raises(EngineError, match=next(iter(settings))):
         kit.engine().generate(PROMPTS, Sampling(**settings))
 

@@ -91,7 +91,6 @@ def test_messages_that_no_renderer_is_given(message: dict[str, Any], field: str)
         (CompletionRequest, {"prompt": []}, "prompt"),
         (CompletionRequest, {"prompt": "a", "stop": ["x", ""]}, "stop"),
         (CompletionRequest, {"prompt": "a", "seed": -1}, "seed"),
-        (CompletionRequest, {"prompt": "a", "logprobs": 2, "stream": True}, "stream"),
         (ChatRequest, {"messages": [{"role": "user", "content": "a"}], "tools": [{"name": "x"}]}, "tools[0]"),
         (ChatRequest, {"messages": []}, "messages"),
         (ChatRequest, {"messages": [{"role": "user", "content": "a"}], "store": True}, "store"),

@@ -44,6 +44,20 @@ def test_new_tokens_end_where_the_model_does(facts: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(stop=("a",) * 65),
+        Sampling(stop=("a" * 1001,)),
+        Sampling(stop=("a", "")),
+        Sampling(stop_ids=(5,) * 4097),
+    ],
+)
+def test_ends_of_a_completion_are_bounded_on_every_face(facts: Any, sampling: Sampling) -> None:
+    with pytest.raises(UserError, match="stop"):
+        cost_of_sampling([[5]], sampling, facts)
+
+
+@pytest.mark.parametrize(
     "more,least",
     [
         ({"returns": ["logits"]}, lambda n, f: 4 * n * f.vocab_size),

@@ -252,8 +252,21 @@ def test_a_page_in_a_browser_here_cannot_call_for_a_stranger(served: Any) -> Non
         ("Origin", "https://evil.example", 403),
         ("Origin", "null", 403),
         ("Origin", served.url, 200),
+        ("X-Forwarded-For", "203.0.113.9", 403),
+        ("Forwarded", "for=203.0.113.9", 403),
     ):
         assert httpx.get(f"{served.url}/v1/models", headers={name: value}).status_code == status, (name, value)
+
+
+def test_a_proxy_passes_on_what_comes_with_a_key(serve: Any, recipe: dict[str, Any], tmp_path: Path) -> None:
+    """On loopback, behind a proxy that has the certificate and keeps the name by which it was called."""
+    server = serve(Settings(tmp_path / "server", {"tiny": recipe}, keyless=True))
+    key = server.service.keys.create("team")
+    through = {"Host": "ft.example", "Origin": "https://ft.example", "X-Forwarded-For": "203.0.113.9"}
+    for more, status in (({"X-API-Key": key}, 200), ({"X-API-Key": key[:-1]}, 401), ({}, 401)):
+        assert httpx.get(f"{server.url}/v1/models", headers={**through, **more}).status_code == status
+    assert httpx.get(f"{server.url}/health", headers=through).status_code == 200
+    server.stop()
 
 
 def test_the_audit_record_names_every_call_and_no_content(

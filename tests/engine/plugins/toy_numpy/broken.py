@@ -199,6 +199,11 @@ class IgnoresPenalty(NumpyEngine):
         return super().generate(prompts, replace(sampling, repetition_penalty=1.0))
 
 
+class IgnoresAdditions(NumpyEngine):
+    def generate(self, prompts: Any, sampling: Sampling) -> Any:
+        return super().generate(prompts, replace(sampling, frequency_penalty=0.0))
+
+
 class TrainsWithoutPenalty(NumpyEngine):
     def _evaluate(self, data: Any, loss: Any, normalizer: Any) -> Any:
         return super()._evaluate(data, replace(loss, repetition_penalty=1.0), normalizer)
@@ -466,6 +471,7 @@ BROKEN = {
     IgnoresTopK: "top_k_one_is_greedy",
     IgnoresMinP: "min_p_one_is_greedy",
     IgnoresPenalty: "a_repetition_penalty_parts_what_was_there",
+    IgnoresAdditions: "additions_are_to_logits",
     TrainsWithoutPenalty: "a_repetition_penalty_parts_what_was_there",
     ForwardAccumulates: "forward_changes_nothing",
     DoubledCallerGradients: "caller_gradients_equal_the_loss",

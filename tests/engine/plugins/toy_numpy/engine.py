@@ -68,6 +68,15 @@ def _parted(logits: NDArray[np.float64], there: Sequence[int], penalty: float) -
     return parted - np.log(np.exp(parted).sum())
 
 
+def _added(written: Sequence[int], sampling: Sampling, width: int) -> NDArray[np.float64]:
+    """What is added to logits (V,) behind what was written."""
+    counts = np.bincount(np.array(written, dtype=np.int64), minlength=width)
+    found = -sampling.frequency_penalty * counts - sampling.presence_penalty * (counts > 0)
+    for token, added in sampling.logit_bias:
+        found[token] += added
+    return found
+
+
 def _draw(logp: NDArray[np.float64], sampling: Sampling, random: np.random.Generator) -> int:
     if sampling.temperature == 0:
         return int(np.argmax(logp))
@@ -366,7 +375,8 @@ class NumpyEngine(EngineBase):
             logits = H @ hidden + model.base["c"]
             logp = logits - logits.max()
             logp -= np.log(np.exp(logp).sum())
-            last = _draw(_parted(logits, [*prompt, *tokens], sampling.repetition_penalty), sampling, random)
+            parted = _parted(logits, [*prompt, *tokens], sampling.repetition_penalty)
+            last = _draw(parted + _added(tokens, sampling, len(logits)), sampling, random)
             tokens.append(last)
             scores.append(float(logp[last]))
             seen, count = seen + E[last], count + 1

@@ -31,6 +31,7 @@ CAPABILITIES = frozenset(
         "head",
         "usage",
         "min_p",
+        "additions",
         "repetition_penalty",
     }
 )

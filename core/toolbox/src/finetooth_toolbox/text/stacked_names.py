@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 from finetooth_hooks.errors import UserError
 
+MOST = 64
+"""Pieces of a text between `+`: each is tried with those that follow it, so their number counts twice."""
+
 
 def is_stack(text: str) -> bool:
     """Whether a name may stand for several adapters, or for one with a weight."""
@@ -23,10 +26,12 @@ def parts_of(text: str, known: Callable[[str], bool], *, setting: str) -> list[t
         setting: what the text is given for, for the error.
 
     Raises:
-        UserError: a part is no known name, its weight is no number, or two parts have one name.
+        UserError: a part is no known name, its weight is no number, two parts have one name, or there are too many.
     """
     found: list[tuple[str, float]] = []
     pieces = text.split("+")
+    if len(pieces) > MOST:
+        raise UserError(f"{setting}: a sum of {len(pieces):,} parts", action=f"name at most {MOST}")
     while pieces:
         for length in range(len(pieces), 0, -1):
             part = _part("+".join(pieces[:length]), known)

@@ -112,7 +112,12 @@ class TinkerTrainer:
         stops: list[Any] = list(sampling.stop)
         if sampling.stop_ids is not None and stops:
             raise EngineError("the Tinker protocol takes stop texts or stop ids, not both", action="give one of them")
-        for name, given in (("min_p", sampling.min_p > 0), ("repetition_penalty", sampling.repetition_penalty != 1)):
+        repeats = sampling.repetition_penalty != 1
+        for name, given in (
+            ("min_p", sampling.min_p > 0),
+            ("repetition_penalty", repeats),
+            ("additions", sampling.adds),
+        ):
             if given:
                 raise EngineError(f"the Tinker protocol has no {name}", action="leave it out")
         ids = list(self._request.text.stop_ids if sampling.stop_ids is None else sampling.stop_ids)

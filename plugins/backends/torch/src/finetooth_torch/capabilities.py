@@ -34,6 +34,7 @@ CAPABILITIES = frozenset(
         "schema",
         "min_p",
         "repetition_penalty",
+        "additions",
     }
 )
 

@@ -32,8 +32,8 @@ def completion_body(
         "top_p": sampling.top_p,
         "min_p": sampling.min_p,
         "repetition_penalty": sampling.repetition_penalty,
-        "presence_penalty": 0.0,
-        "frequency_penalty": 0.0,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
         "seed": seed_of(sampling.seed, sample),
         "stop": list(sampling.stop),
         "stop_token_ids": list(ends),
@@ -43,6 +43,8 @@ def completion_body(
         "return_token_ids": True,
         "return_tokens_as_token_ids": True,
     }
+    if sampling.logit_bias:
+        found["logit_bias"] = {str(token): added for token, added in sampling.logit_bias}
     if sampling.schema is not None:
         found["structured_outputs"] = {"json": json.loads(sampling.schema)}
     return found

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from finetooth_hooks import Backend, Sampler, hookimpl
 
-CAPABILITIES = frozenset({"generate", "continuous", "adapters", "schema", "min_p"})
+CAPABILITIES = frozenset({"generate", "continuous", "adapters", "schema", "min_p", "additions"})
 
 
 @hookimpl

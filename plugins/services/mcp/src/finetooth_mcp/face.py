@@ -12,6 +12,7 @@ from typing import Any
 import mcp_types as types
 from finetooth_hooks import CommandContext, FaceBase, FinetoothError, NoOptions, UserError
 from finetooth_hooks.faces import Asgi, FaceCaller, FaceService
+from finetooth_toolbox.text.bounds import brief
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
@@ -131,7 +132,7 @@ def record(service: FaceService, caller: FaceCaller, name: str, arguments: Mappi
 
 def error_result(message: str) -> types.CallToolResult:
     """An error of one line."""
-    text = " ".join(message.split())
+    text = brief(" ".join(message.split()))
     return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from finetooth_hooks import Conversation, DataError, Datum, Message, PromptCompl
 from finetooth_hooks.context import Context
 from finetooth_hooks.faces import FaceService
 from finetooth_toolbox.messages.prompts import render_completion, text_opening
+from finetooth_toolbox.text.bounds import too_long
 
 from finetooth_mcp.arguments import Prompt, Row
 
@@ -27,6 +29,16 @@ class Reader:
 
     context: Context
     longest: int | None
+
+    def all_rendered(self, rows: Sequence[Row]) -> list[Rendered]:
+        """Tokens and weights of a call's rows.
+
+        Raises:
+            DataError: one of them cannot be read, or their text is more than is read at once.
+        """
+        texts = [(row.prompt or "", row.completion or "", *_contents(row.messages)) for row in rows]
+        _check_length(texts, self.longest, "rows")
+        return [self.rendered(row, f"rows[{n}]") for n, row in enumerate(rows)]
 
     def rendered(self, row: Row, where: str) -> Rendered:
         """Tokens and weights of a row.
@@ -70,29 +82,42 @@ class Reader:
     def data(self, rows: Sequence[Row]) -> list[Datum]:
         """Data of rows, one for each."""
         found = []
-        for n, row in enumerate(rows):
+        for n, (row, rendered) in enumerate(zip(rows, self.all_rendered(rows), strict=True)):
             where = f"rows[{n}]"
-            rendered = self.rendered(row, where)
             datum = Datum.from_tokens(rendered.tokens, rendered.weights, id=where)
             found.append(_with_fields(datum, row.fields or {}, where))
         return found
+
+    def prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Token ids of a call's prompts.
+
+        Raises:
+            DataError: one of them cannot be read, or their text is more than is read at once.
+        """
+        texts = [(prompt.text or "", *_contents(prompt.messages)) for prompt in prompts]
+        _check_length(texts, self.context.facts.max_positions, "prompts")
+        return [self.prompt(prompt, f"prompts[{n}]") for n, prompt in enumerate(prompts)]
 
     def prompt(self, prompt: Prompt, where: str) -> list[int]:
         """Token ids of a prompt.
 
         Raises:
-            DataError: it has no form, or two.
+            DataError: it has no form, or two, or no tokens.
         """
         given = [name for name in ("messages", "text", "tokens") if getattr(prompt, name) is not None]
         if len(given) != 1:
             raise DataError(where, f"it has {' and '.join(given) or 'none'} of messages, text and tokens",
                             action="give one of them")  # fmt: skip
         if prompt.messages is not None:
-            return list(self.context.renderer.prompt(_messages(prompt.messages)))
-        if prompt.text is not None:
+            found = list(self.context.renderer.prompt(_messages(prompt.messages)))
+        elif prompt.text is not None:
             tokenizer = self.context.tokenizer
-            return [*text_opening(tokenizer), *tokenizer.encode(prompt.text)]
-        return list(prompt.tokens or ())
+            found = [*text_opening(tokenizer), *tokenizer.encode(prompt.text)]
+        else:
+            found = list(prompt.tokens or ())
+        if not found:
+            raise DataError(where, "it is empty", action="begin it with at least one token")
+        return found
 
     def text(self, tokens: Sequence[int]) -> str:
         """Of token ids, special ones spelled."""
@@ -116,6 +141,27 @@ class Readers:
                 _ = context.tokenizer, context.renderer  # read here, so that two calls do not read it at once
                 self._contexts[base] = context
         return Reader(self._contexts[base], (session["recipe"].get("train") or {}).get("max_length"))
+
+
+def _contents(messages: Sequence[Any] | None) -> list[str]:
+    return [message.content for message in messages or ()]
+
+
+def _check_length(texts: Sequence[Sequence[str]], positions: int | None, where: str) -> None:
+    """Before a tokenizer reads them.
+
+    Args:
+        texts: of each row.
+        positions: tokens that a row may have.
+
+    Raises:
+        DataError: those of a row have surely more, or all of them are more than is read at once.
+    """
+    for n, of_row in enumerate(texts):
+        if most := too_long(of_row, positions):
+            raise DataError(f"{where}[{n}]", f"more than {most:,} characters", action="shorten it")
+    if most := too_long(chain.from_iterable(texts), None):
+        raise DataError(where, f"more than {most:,} characters together", action="send fewer at once")
 
 
 def _messages(given: Sequence[Any]) -> tuple[Message, ...]:

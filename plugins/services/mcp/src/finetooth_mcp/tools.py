@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import DataError, Sampling, UserError
+from finetooth_hooks import Sampling, UserError
 from finetooth_hooks.faces import FaceCaller, FaceService
 from finetooth_toolbox import wire
 
@@ -158,8 +158,7 @@ async def show_rows(desk: Desk, given: a.Rows) -> Json:
 
     def show() -> Json:
         rows = []
-        for n, row in enumerate(given.rows):
-            rendered = reader.rendered(row, f"rows[{n}]")
+        for rendered in reader.all_rendered(given.rows):
             trained = [token for token, weight in zip(rendered.tokens, rendered.weights, strict=True) if weight]
             rows.append(
                 {
@@ -213,10 +212,7 @@ async def logprobs(desk: Desk, given: a.Logprobs) -> Json:
 
 async def generate(desk: Desk, given: a.Generate) -> Json:
     reader = await desk.reader(given.session)
-    prompts = await asyncio.to_thread(lambda: [reader.prompt(p, f"prompts[{n}]") for n, p in enumerate(given.prompts)])
-    for n, prompt in enumerate(prompts):
-        if not prompt:
-            raise DataError(f"prompts[{n}]", "it is empty", action="begin it with at least one token")
+    prompts = await asyncio.to_thread(reader.prompts, given.prompts)
     chosen = given.model_dump(
         include={"max_tokens", "temperature", "top_p", "min_p", "repetition_penalty", "n", "seed"}
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,9 @@ def before_stop(text: str, stops: Sequence[str]) -> str:
 class ChatAnswer:
     """What the tokens of an answer say, as far as they go.
 
+    Args:
+        must_call: it is a call of a tool and nothing else, as `requests.call_schema` has it.
+
     Attributes:
         content: up to the first string that ends it.
         reasoning: what was thought aloud before.
@@ -48,11 +52,16 @@ class ChatAnswer:
         shown: tokens of it but the one that ends it.
     """
 
-    def __init__(self, context: Context, tokens: Sequence[int], stops: Sequence[str], id_: str) -> None:
+    def __init__(
+        self, context: Context, tokens: Sequence[int], stops: Sequence[str], id_: str, *, must_call: bool = False
+    ) -> None:
         parsed = context.renderer.parse(tokens)
         self.content = before_stop(parsed.message.content, stops)
         self.reasoning = parsed.message.reasoning
-        self.calls = calls_json(parsed.message.tool_calls, id_)
+        calls: Sequence[Mapping[str, Any]] = parsed.message.tool_calls
+        if must_call and (made := _call_in(parsed.message.content)):
+            self.content, calls = "", [made]
+        self.calls = calls_json(calls, id_)
         self.shown = len(tokens) - (1 if parsed.stop == "stop" else 0)
 
     def message(self) -> dict[str, Any]:
@@ -67,6 +76,14 @@ class ChatAnswer:
     def finish(self, completion: Mapping[str, Any]) -> str:
         """Why it ends."""
         return "tool_calls" if self.calls else str(completion["stop"])
+
+
+def _call_in(text: str) -> Mapping[str, Any] | None:
+    """The call that a text is; None if the text was cut before its end."""
+    try:
+        return {"function": json.loads(text)}
+    except (ValueError, RecursionError):
+        return None
 
 
 def chat_logprobs(

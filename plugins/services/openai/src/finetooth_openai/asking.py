@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from finetooth_hooks import FinetoothError, Sampling
 from finetooth_hooks.faces import FaceCaller, FaceService
 from finetooth_toolbox.messages.prompts import encode_document
+from finetooth_toolbox.text.bounds import texts_in, too_long
 
 from finetooth_openai.faults import Fault
 from finetooth_openai.media import shown_prompt
 from finetooth_openai.messages import messages_of
-from finetooth_openai.requests import LONGEST, ChatRequest, CompletionRequest, Request
+from finetooth_openai.requests import LONGEST, ChatRequest, CompletionRequest, Request, not_offered
 from finetooth_openai.served import Model, Models
 from finetooth_openai.thoughts import thinks
 
 HOLD = 2.0
 """Seconds after which it is looked whether the client is still there."""
+
+AT_ONCE = 16
+"""Calls that are written down until that is looked for again."""
+
+COMPLETIONS = 2048
+"""Prompts of a request, and completions of all of them."""
+
+Left = Callable[[], Awaitable[bool]]
+"""Says whether the client went away."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +40,9 @@ class Asked:
     Attributes:
         body: as it came.
         prompts: token ids of each.
-        calls: id of the call of each prompt.
+        sampler: of the model's weights.
         sampling: of all of them.
+        calls: id of the call of each prompt; those of `begun` alone are there.
     """
 
     service: FaceService
@@ -38,15 +50,46 @@ class Asked:
     body: Request
     model: Model
     prompts: Sequence[Sequence[int]]
-    calls: Sequence[str]
+    sampler: str
     sampling: Sampling
+    calls: tuple[str, ...] = ()
 
-    async def results(self, left: Callable[[], Awaitable[bool]]) -> list[Mapping[str, Any]] | None:
-        """The result of each prompt's call; None, and the calls cancelled, where the client went away.
+    async def begun(self, left: Left) -> Asked | None:
+        """The same with its calls written down, a few at a time; None, and none of them left, where the client went
+        away.
 
-        Args:
-            left: says whether it did.
+        Raises:
+            FinetoothError: the service refuses one.
         """
+        found = self
+        for at in range(0, len(self.prompts), AT_ONCE):
+            try:
+                calls = await asyncio.to_thread(self._submit, self.prompts[at : at + AT_ONCE])
+            except BaseException:
+                await found.cancel()
+                raise
+            found = replace(found, calls=found.calls + calls)
+            if len(found.calls) < len(self.prompts) and await left():
+                await found.cancel()
+                return None
+        return found
+
+    def _submit(self, prompts: Sequence[Sequence[int]]) -> tuple[str, ...]:
+        """Calls of some prompts, or none of them."""
+        calls: list[str] = []
+        seeded, top = self.body.seed is not None, self.body.top
+        try:
+            for prompt in prompts:
+                calls.append(self.service.sample(self.caller, self.sampler, prompt, self.sampling, seeded=seeded,
+                                                 top_logprobs=top))  # fmt: skip
+        except FinetoothError:
+            for call in calls:
+                self.service.cancel(self.caller, call)
+            raise
+        return tuple(calls)
+
+    async def results(self, left: Left) -> list[Mapping[str, Any]] | None:
+        """The result of each prompt's call; None, and the calls cancelled, where the client went away."""
         found: list[Mapping[str, Any]] = []
         for call in self.calls:
             result = await finished(self.service, self.caller, call, left)
@@ -67,18 +110,20 @@ class Asked:
 
 
 def ask(service: FaceService, models: Models, caller: FaceCaller, body: Request) -> Asked:
-    """Write a request's calls down. Waits for a disk.
+    """Read a request, as far as nothing of it is computed. Waits for a disk.
 
     Raises:
         Fault: the key may not sample, there is no such model, or the prompt leaves no room.
         UserError: the service refuses it.
     """
-    if not caller.may("sample"):
-        raise Fault("the key lacks the scope sample", action="use another key", status=403)
+    check_scope(caller)
     model = models.find(caller, body.model)
-    if body.schema_text is not None and thinks(model.context):
-        raise Fault("this model thinks aloud before it answers, which a schema leaves no room for",
-                    action="ask without response_format", param="response_format")  # fmt: skip
+    if isinstance(body, ChatRequest) and thinks(model.context):
+        _check_thinking(body)
+    for token in body.logit_bias or ():
+        if not 0 <= token < model.context.facts.vocab_size:
+            raise Fault(f"logit_bias: the model has no token {token}", param="logit_bias",
+                        action=f"name ids below {model.context.facts.vocab_size}")  # fmt: skip
     if body.top and model.summed:
         field, fewer = (
             ("top_logprobs", "leave it out") if isinstance(body, ChatRequest) else ("logprobs", "set it to 0")
@@ -89,19 +134,33 @@ def ask(service: FaceService, models: Models, caller: FaceCaller, body: Request)
     sampling = body.sampling(min(_room(model, prompt, body) for prompt in prompts))
     base = "" if model.checkpoint or model.stack else model.base
     sampler = service.sampler(caller, base=base, checkpoint=model.checkpoint, stack=model.stack)
-    seeded, calls = body.seed is not None, list[str]()
-    try:
-        for prompt in prompts:
-            calls.append(service.sample(caller, sampler, prompt, sampling, seeded=seeded, top_logprobs=body.top))
-    except FinetoothError:
-        for call in calls:
-            service.cancel(caller, call)
-        raise
-    return Asked(service, caller, body, model, prompts, calls, sampling)
+    return Asked(service, caller, body, model, prompts, sampler, sampling)
+
+
+def check_scope(caller: FaceCaller) -> None:
+    """
+    Raises:
+        Fault: the key may not sample.
+    """
+    if not caller.may("sample"):
+        raise Fault("the key lacks the scope sample", action="use another key", status=403)
+
+
+def _check_thinking(body: ChatRequest) -> None:
+    """
+    Raises:
+        Fault: a model that thinks aloud cannot answer so.
+    """
+    if body.schema_text is not None:
+        field = "tool_choice" if body.must_call else "response_format"
+        raise Fault("this model thinks aloud before it answers, which a schema leaves no room for",
+                    action=f"ask without {field}", param=field)  # fmt: skip
+    if body.reasoning_effort not in (None, "medium"):
+        raise not_offered("reasoning_effort", "how long this model thinks is its own choice")
 
 
 async def finished(
-    service: FaceService, caller: FaceCaller, call: str, left: Callable[[], Awaitable[bool]] | None = None
+    service: FaceService, caller: FaceCaller, call: str, left: Left | None = None
 ) -> Mapping[str, Any] | None:
     """A call's result; None if the client left before it."""
     while True:
@@ -128,6 +187,7 @@ def _prompts(model: Model, body: Request) -> list[Sequence[int]]:
     context = model.context
     if isinstance(body, ChatRequest):
         tools = () if body.tool_choice == "none" else body.tools or ()
+        _check_length(model, chain(_texts_of(body), texts_in(tools)), "messages")
         messages = messages_of(body.messages)
         if any(message.media for message in messages):
             return [shown_prompt(context, model.name, messages, tools)]
@@ -136,13 +196,42 @@ def _prompts(model: Model, body: Request) -> list[Sequence[int]]:
     given: list[Any] = [body.prompt] if isinstance(body.prompt, str) or isinstance(body.prompt[0], int) else [
         *body.prompt
     ]  # fmt: skip
+    if len(given) * (body.n or 1) > COMPLETIONS:
+        raise Fault(f"{len(given):,} prompts, {body.n or 1} completions of each, {COMPLETIONS:,} completions are taken",
+                    action="send fewer at once", param="prompt")  # fmt: skip
+    if too_long((one for one in given if isinstance(one, str)), None):
+        raise Fault("the prompts together are too long", action="send fewer at once", param="prompt")
     found: list[Sequence[int]] = []
     for n, one in enumerate(given):
+        if isinstance(one, str):
+            _check_length(model, [one], "prompt" if one is body.prompt else f"prompt[{n}]")
         ids = list(encode_document(one, context.tokenizer, context.markup) if isinstance(one, str) else one)
         if not ids:
             raise Fault("a prompt has no tokens", action="give a text", param=f"prompt[{n}]")
         found.append(ids)
     return found
+
+
+def _texts_of(body: ChatRequest) -> Iterator[str]:
+    """What of a request's messages goes into the prompt as text."""
+    for message in body.messages:
+        if isinstance(message.content, str):
+            yield message.content
+        else:
+            yield from (part.text or "" for part in message.content or ())
+        yield from (message.reasoning_content or "", message.name or "")
+        for call in message.tool_calls or ():
+            yield from texts_in(call.function)
+
+
+def _check_length(model: Model, texts: Iterable[str], param: str) -> None:
+    """
+    Raises:
+        Fault: the texts have more characters than all the tokens that the model reads at once could hold.
+    """
+    if most := too_long(texts, model.context.facts.max_positions):
+        raise Fault(f"{param}: more than {most:,} characters, which the model does not read at once",
+                    action="shorten it", param=param, code="context_length_exceeded")  # fmt: skip
 
 
 def _room(model: Model, prompt: Sequence[int], body: Request) -> int:

@@ -15,7 +15,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from finetooth_openai.answers import ChatAnswer, Scored, chat_logprobs, envelope, shown_of_text, text_logprobs, usage
-from finetooth_openai.asking import Asked, ask
+from finetooth_openai.asking import Asked, ask, check_scope
 from finetooth_openai.faults import Fault, error_body
 from finetooth_openai.requests import ChatRequest, CompletionRequest, Request, read
 from finetooth_openai.served import Models
@@ -26,6 +26,12 @@ LOGGER = logging.getLogger("finetooth.openai")
 PATH = "/v1"
 
 CHAT, COMPLETIONS, MODELS = "/chat/completions", "/completions", "/models"
+
+NOT_OFFERED = {
+    "/responses": "answers are given by /v1/chat/completions",
+    "/embeddings": "these models write text, and none of them was trained to give embeddings",
+}
+"""Routes of the protocol that are not there, and why."""
 
 SAMPLE, LOOK = ("sample",), ("read", "train", "sample")
 
@@ -38,6 +44,7 @@ class OpenAIFace(FaceBase):
     routes = (
         FaceRoute("POST", CHAT, SAMPLE),
         FaceRoute("POST", COMPLETIONS, SAMPLE),
+        *(FaceRoute("POST", path, SAMPLE) for path in NOT_OFFERED),
         FaceRoute("GET", MODELS, LOOK),
         FaceRoute("GET", f"{MODELS}/{{model:path}}", LOOK),
     )
@@ -69,6 +76,9 @@ async def respond(service: FaceService, models: Models, scope: MutableMapping[st
     """The answer to a request."""
     caller: FaceCaller = scope["state"]["caller"]
     path = scope["path"].removeprefix(scope.get("root_path", "")).removeprefix(PATH)
+    if path in NOT_OFFERED:
+        check_scope(caller)
+        raise Fault(f"{PATH}{path} is not offered here: {NOT_OFFERED[path]}", status=404, code="unsupported_endpoint")
     if path == MODELS:
         found = await asyncio.to_thread(models.all, caller)
         return JSONResponse({"object": "list", "data": [one.json() for one in found]})
@@ -78,7 +88,10 @@ async def respond(service: FaceService, models: Models, scope: MutableMapping[st
     request = HttpRequest(scope, receive)
     kind: type[Request] = ChatRequest if path == CHAT else CompletionRequest
     content = await request.body()
-    asked = await asyncio.to_thread(lambda: ask(service, models, caller, _read(kind, content)))
+    read_ = await asyncio.to_thread(lambda: ask(service, models, caller, _read(kind, content)))
+    asked = await read_.begun(request.is_disconnected)
+    if asked is None:
+        return Response(status_code=499)  # nobody is there to read it
     _record(service, caller, path, asked)
     if asked.body.stream:
         stream = await events(asked)
@@ -108,7 +121,8 @@ def chat(asked: Asked, results: list[Mapping[str, Any]]) -> dict[str, Any]:
     assert isinstance(body, ChatRequest)
     choices = []
     for n, completion in enumerate(results[0]["completions"]):
-        said = ChatAnswer(context, completion["tokens"], body.stops, f"{asked.calls[0]}_{n}")
+        id_ = f"{asked.calls[0]}_{n}"
+        said = ChatAnswer(context, completion["tokens"], body.stops, id_, must_call=bool(body.must_call))
         choice = {"index": n, "message": said.message(), "logprobs": None, "finish_reason": said.finish(completion)}
         if body.logprobs:
             tokens = completion["tokens"][: said.shown]

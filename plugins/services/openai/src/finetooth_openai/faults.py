@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetooth_hooks import UserError
+from finetooth_toolbox.text.bounds import brief
 
 TYPES = {
     401: "authentication_error",
@@ -36,7 +37,7 @@ def error_body(status: int, message: str, param: str | None = None, code: str | 
     """The body of a refusal.
 
     Args:
-        message: one line.
+        message: one line; what it repeats of the request is cut where it is long, and so is `param`.
     """
     kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return {"error": {"message": brief(message), "type": kind, "param": brief(param) if param else None, "code": code}}

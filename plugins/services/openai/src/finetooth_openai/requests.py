@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from finetooth_hooks import Sampling
+from finetooth_toolbox.text.bounds import brief
 from finetooth_toolbox.text.nearest import nearest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -16,12 +17,29 @@ from finetooth_openai.faults import Fault
 LONGEST = 1024
 """Tokens of an answer whose request names no bound."""
 
-NO_CHOICE = "whether the model calls tools, and how often, is its own to choose here"
+NO_CHOICE = "how often the model calls tools is its own to choose here"
 
 LONGEST_SCHEMA = 65_536
 """Characters of a JSON schema."""
 
+LONGEST_NAME = 1000
+"""Characters of a model's name: a sum of adapters names each."""
+
+LONGEST_STOP = 1000
+"""Characters of a text that ends an answer."""
+
+MOST_BIASES = 1024
+"""Tokens whose logits a request adds to."""
+
+MOST_MESSAGES = 2**14
+"""Messages of a chat."""
+
+MOST_TOOLS = 1024
+"""Tools of a chat."""
+
 Body = TypeVar("Body", bound="Request")
+
+Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 class Part(BaseModel):
@@ -102,7 +120,7 @@ class Request(BaseModel):
     """What both kinds of requests have."""
 
     model_config = ConfigDict(extra="forbid")
-    model: str
+    model: str = Field(max_length=LONGEST_NAME)
     max_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0)
     top_p: float | None = Field(default=None, gt=0, le=1)
@@ -114,10 +132,11 @@ class Request(BaseModel):
     seed: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    logit_bias: Annotated[dict[int, Bias], Field(max_length=MOST_BIASES)] | None = None
     user: str | None = None
+    service_tier: str | None = None
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -158,6 +177,9 @@ class Request(BaseModel):
             stop=self.stops,
             seed=self.seed or 0,
             schema=self.schema_text,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            logit_bias=tuple((self.logit_bias or {}).items()),
         )
 
     def check(self) -> None:
@@ -167,28 +189,32 @@ class Request(BaseModel):
         """
         if any(not one for one in self.stops):
             raise Fault("stop: an empty text ends nothing", action="leave it out", param="stop")
-        for name in ("frequency_penalty", "presence_penalty", "logit_bias"):
-            if getattr(self, name):
-                raise not_offered(name)
+        if any(len(one) > LONGEST_STOP for one in self.stops):
+            raise Fault(f"stop: a text of more than {LONGEST_STOP} characters", action="shorten it", param="stop")
+        if self.service_tier not in (None, "auto", "default"):
+            raise not_offered("service_tier", "all requests are served alike")
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise Fault(f"seed: {self.seed} is not in 0 to 2^63 - 1", action="choose another one", param="seed")
-        if self.stream and self.top:
-            raise Fault("likeliest tokens are not offered in a stream", action="ask without stream", param="stream")
 
 
 class ChatRequest(Request):
     """`POST /chat/completions`."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    tools: list[dict[str, Any]] | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=MOST_TOOLS)] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     store: bool | None = None
     metadata: dict[str, Any] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+    modalities: list[str] | None = None
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
 
     @property
     def longest(self) -> int | None:
@@ -200,15 +226,38 @@ class ChatRequest(Request):
 
     @property
     def schema_text(self) -> str | None:
+        """Of the format, or of the call that has to be made."""
+        if self.must_call:
+            return json.dumps({"anyOf": [call_schema(tool["function"]) for tool in self.must_call]})
         return None if self.response_format is None else self.response_format.schema_text
+
+    @property
+    def must_call(self) -> list[dict[str, Any]]:
+        """Tools of which the answer has to call one; none where that is the model's own to choose."""
+        choice = self.tool_choice
+        if choice in (None, "auto", "none"):
+            return []
+        named = choice.get("function") if isinstance(choice, dict) and choice.get("type") == "function" else None
+        if choice != "required" and not isinstance(named, dict):
+            raise Fault("tool_choice is none, auto, required, or {type: function, function: {name: TEXT}}",
+                        action="write it so", param="tool_choice")  # fmt: skip
+        found = [
+            tool
+            for tool in self.tools or ()
+            if named is None or tool.get("function", {}).get("name") == named.get("name")
+        ]
+        if not found:
+            raise Fault("tool_choice: there is no such tool", action="name one of tools", param="tool_choice")
+        return found
 
     def check(self) -> None:
         super().check()
-        self._check_format()
-        if self.tool_choice not in (None, "auto", "none"):
-            raise not_offered("tool_choice", NO_CHOICE)
-        if self.parallel_tool_calls is False:
+        if self.parallel_tool_calls is False and self.tools and self.tool_choice != "none" and not self.must_call:
             raise not_offered("parallel_tool_calls", NO_CHOICE)
+        if self.verbosity not in (None, "medium"):
+            raise not_offered("verbosity", "how much it says is the model's own choice")
+        if self.modalities not in (None, ["text"]):
+            raise not_offered("modalities", "answers are text")
         if self.store:
             raise not_offered("store")
         if self.top and not self.logprobs:
@@ -221,15 +270,19 @@ class ChatRequest(Request):
                     action="write it so",
                     param=f"tools[{n}]",
                 )
+        self._check_format()
 
     def _check_format(self) -> None:
         wanted = self.schema_text
         if wanted is None:
             return
+        if self.must_call and self.response_format is not None and self.response_format.type != "text":
+            raise Fault("an answer is held to a schema, or calls a tool; not both",
+                        action="leave out tool_choice, or response_format", param="response_format")  # fmt: skip
         if len(wanted) > LONGEST_SCHEMA:
             raise Fault(f"the schema has {len(wanted):,} characters, {LONGEST_SCHEMA:,} are taken",
-                        action="shorten it", param="response_format")  # fmt: skip
-        if self.tools and self.tool_choice != "none":
+                        action="shorten it", param="tools" if self.must_call else "response_format")  # fmt: skip
+        if self.tools and self.tool_choice != "none" and not self.must_call:
             raise Fault("an answer is held to a schema, or may call tools; not both",
                         action="leave out tools, or response_format", param="response_format")  # fmt: skip
 
@@ -266,6 +319,17 @@ class CompletionRequest(Request):
             raise Fault("prompt: there is none", action="give a text", param="prompt")
 
 
+def call_schema(function: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON schema of a call of a tool."""
+    arguments = function.get("parameters") or {"type": "object"}
+    return {
+        "type": "object",
+        "properties": {"name": {"const": function["name"]}, "arguments": arguments},
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
+
+
 def not_offered(name: str, why: str = "") -> Fault:
     """A field that asks for what is not there."""
     return Fault(f"{name} is not offered here{f': {why}' if why else ''}", action="leave it out", param=name,
@@ -291,9 +355,9 @@ def read(kind: type[Body], content: Any) -> Body:
 def _fault(kind: type[BaseModel], error: ValidationError) -> Fault:
     found = error.errors()[0]
     fields = [str(part) for part in found["loc"]]
-    place = ".".join(fields)
+    place = brief(".".join(fields), 100)
     if found["type"] != "extra_forbidden":
         return Fault(f"{place}: {found['msg']}", action="mend it", param=place)
-    near = nearest(fields[-1], kind.model_fields) if len(fields) == 1 else None
+    near = nearest(place, kind.model_fields) if len(fields) == 1 else None
     meant = f"did you mean {near}?" if near else "leave it out"
     return Fault(f"{place} is not offered here", action=meant, param=place, code="unsupported_parameter")

@@ -14,6 +14,7 @@ from finetooth_hooks.faces import FacePiece
 from finetooth_openai.answers import (
     UNFINISHED,
     ChatAnswer,
+    Scored,
     before_stop,
     chat_logprobs,
     envelope,
@@ -27,6 +28,14 @@ from finetooth_openai.requests import ChatRequest
 from finetooth_openai.thoughts import THOUGHT, thinks
 
 _BEGUN_TAG = re.compile(r"<[^\s>]*$")
+
+
+def begun(stop: str, text: str) -> int:
+    """How many characters at the end of a text are the beginning of a string that ends it; not all of that string."""
+    at = text.find(stop[0], max(0, len(text) - len(stop) + 1))
+    while at >= 0 and not stop.startswith(text[at:]):
+        at = text.find(stop[0], at + 1)
+    return len(text) - at if at >= 0 else 0
 
 
 class Told:
@@ -45,8 +54,7 @@ class Told:
         """
         if not whole:
             text = text.rstrip(UNFINISHED)
-            held = [n for stop in self._stops for n in range(1, len(stop)) if text.endswith(stop[:n])]
-            text = _BEGUN_TAG.sub("", text[: len(text) - max(held, default=0)])
+            text = _BEGUN_TAG.sub("", text[: len(text) - max((begun(stop, text) for stop in self._stops), default=0)])
         if not text.startswith(self._told):
             if whole:
                 raise Fault("what was told turned out to be no part of the answer", action="ask without stream",
@@ -88,15 +96,15 @@ class _Choice:
         if isinstance(self._asked.body, ChatRequest):
             return self._chat(completion)
         tokenizer, stops = self._asked.model.context.tokenizer, self._asked.body.stops
-        found = self._text(
-            self._content.more(completion["text"], whole=True), shown_of_text(tokenizer, completion, stops)
-        )
+        text, shown = self._content.more(completion["text"], whole=True), shown_of_text(tokenizer, completion, stops)
+        found = self._text(text, shown, Scored.of(completion))
         return [*found, {"index": self._index, "text": "", "logprobs": None, "finish_reason": completion["stop"]}]
 
     def _chat(self, completion: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         body, whole = self._asked.body, completion is not None
         assert isinstance(body, ChatRequest)
-        said = ChatAnswer(self._asked.model.context, self._tokens, body.stops, self._answer)
+        context, must_call = self._asked.model.context, bool(body.must_call)
+        said = ChatAnswer(context, self._tokens, body.stops, self._answer, must_call=must_call)
         delta: dict[str, Any] = {}
         if not self._begun:
             delta["role"] = "assistant"
@@ -109,7 +117,8 @@ class _Choice:
         if whole and said.calls:
             delta["tool_calls"] = [{"index": n, **call} for n, call in enumerate(said.calls)]
         found = []
-        logprobs = self._new_chat_logprobs(said.shown if whole else min(said.shown, len(self._tokens) - 1))
+        shown = said.shown if whole else min(said.shown, len(self._tokens) - 1)
+        logprobs = self._new_chat_logprobs(shown, None if completion is None else Scored.of(completion))
         if delta or logprobs:
             self._begun = True
             found.append({"index": self._index, "delta": delta, "logprobs": logprobs, "finish_reason": None})
@@ -119,21 +128,23 @@ class _Choice:
             )
         return found
 
-    def _new_chat_logprobs(self, shown: int) -> dict[str, Any] | None:
+    def _new_chat_logprobs(self, shown: int, top: Scored | None) -> dict[str, Any] | None:
+        """Of tokens that have none yet; with the likeliest ones, which are known once the answer is whole, of all."""
         body = self._asked.body
         assert isinstance(body, ChatRequest)
-        if not body.logprobs or shown <= self._scored:
+        if not body.logprobs or shown <= self._scored or (body.top and top is None):
             return None
         chosen = slice(self._scored, shown)
         self._scored = shown
-        return chat_logprobs(self._asked.model.context.tokenizer, self._tokens[chosen], self._logprobs[chosen])
+        return chat_logprobs(self._asked.model.context.tokenizer, self._tokens[chosen], self._logprobs[chosen], top)
 
-    def _text(self, text: str, shown: int) -> list[dict[str, Any]]:
+    def _text(self, text: str, shown: int, top: Scored | None = None) -> list[dict[str, Any]]:
         logprobs, wanted = None, getattr(self._asked.body, "logprobs", None) is not None
-        if wanted and shown > self._scored:
+        if wanted and shown > self._scored and (top is not None or not self._asked.body.top):
             chosen = slice(self._scored, shown)
             tokenizer = self._asked.model.context.tokenizer
-            logprobs = text_logprobs(tokenizer, self._tokens[chosen], self._logprobs[chosen], begin=self._offset)
+            tokens, scores = self._tokens[chosen], self._logprobs[chosen]
+            logprobs = text_logprobs(tokenizer, tokens, scores, top, begin=self._offset)
             self._offset += sum(map(len, logprobs["tokens"]))
             self._scored = shown
         if not text and logprobs is None:

@@ -30,6 +30,16 @@ LIKELIEST = 3 * 8
 """Bytes for a token of the vocabulary while the likeliest are looked for: three arrays in float64."""
 
 
+STOPS = 64
+"""Texts that end a completion."""
+
+LONGEST_STOP = 1000
+"""Characters of one."""
+
+STOP_IDS = 4096
+"""Token ids that end a completion."""
+
+
 @dataclass(frozen=True)
 class Cost:
     """What a call takes.
@@ -103,7 +113,11 @@ def cost_of_sampling(
     Args:
         top: tokens asked for at each place of a prompt beside its own.
         top_samples: likeliest tokens asked for at each place of a completion.
+
+    Raises:
+        DataError: more ends of a completion than can be looked for, or longer ones.
     """
+    check_stops(sampling)
     given = sum(len(prompt) for prompt in prompts)
     samples = sampling.n * len(prompts)
     room = facts.max_positions or given + sampling.max_tokens
@@ -118,6 +132,21 @@ def cost_of_sampling(
         longest = max((min(room, len(prompt) + sampling.max_tokens) for prompt in prompts), default=0)
         memory += _top(written, longest, top_samples, facts)
     return Cost(given + samples * sampling.max_tokens, samples, memory)
+
+
+def check_stops(sampling: Sampling) -> None:
+    """What ends a completion is looked for at each of its tokens.
+
+    Raises:
+        DataError: there are too many texts or ids, or a text is empty or too long.
+    """
+    if len(sampling.stop) > STOPS or len(sampling.stop_ids or ()) > STOP_IDS:
+        raise DataError("stop", f"{len(sampling.stop)} texts, {len(sampling.stop_ids or ())} ids",
+                        action=f"send at most {STOPS} texts, {STOP_IDS} ids")  # fmt: skip
+    lengths = [len(text) for text in sampling.stop]
+    if lengths and not 0 < min(lengths) <= max(lengths) <= LONGEST_STOP:
+        raise DataError("stop", f"a text of {min(lengths) and max(lengths)} characters",
+                        action=f"send 1 to {LONGEST_STOP}")  # fmt: skip
 
 
 def _cache(facts: ModelFacts) -> int:

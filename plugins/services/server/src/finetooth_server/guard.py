@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from finetooth_hooks import FinetoothError, UserError
+from finetooth_toolbox.text.bounds import brief
 from starlette.responses import JSONResponse, Response
 
 from finetooth_server.admission import Admission
@@ -38,6 +39,9 @@ SLOWEST = 20.0
 
 LEAST_RATE = 64 * 2**10
 """Bytes a second at which a body has to come, at least."""
+
+FORWARDED = {b"forwarded", b"x-forwarded-for", b"x-forwarded-host"}
+"""Headers by which a proxy says that a request is another machine's."""
 
 OPEN = ("/health", "/api/v1/healthz")
 """What anybody may ask, without a key."""
@@ -84,7 +88,6 @@ class Guard:
                 raise Stalled("the client does not read its answer") from error
 
         try:
-            self._check_origin(scope)
             if scope["path"] in OPEN:
                 await asyncio.sleep(self._admission.ask(_network(scope)))
             else:
@@ -97,6 +100,8 @@ class Guard:
                     if delay:
                         await asyncio.sleep(delay)
                 state["caller"] = caller = await self._caller(scope, key)
+                if not caller.key:
+                    _check_origin(scope)
                 CLIENT.set(caller.tenant)
                 if not counts:
                     self._admission.begin(caller.tenant)
@@ -157,20 +162,6 @@ class Guard:
         if ticket:
             return self._service.tickets.caller(ticket, path)
         return self._service.keys.caller(key or None, keyless=self._service.settings.keyless)
-
-    def _check_origin(self, scope: MutableMapping[str, Any]) -> None:
-        """Without keys, being on this machine is all that a request needs; a page in a browser here must not send one
-        for a stranger, nor reach this server under a name of its own.
-
-        Raises:
-            Forbidden: it comes from such a page.
-        """
-        if not self._service.settings.keyless:
-            return
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"] if name in (b"host", b"origin")}
-        for name, prefix in ((b"host", "//"), (b"origin", "")):
-            if name in headers and not _here(prefix + headers[name]):
-                raise Forbidden("this server is for this machine alone", action="call it by its address, or make a key")
 
     async def _body(self, scope: MutableMapping[str, Any], receive: Receive) -> bytes:
         """The whole body, before anything looks at it.
@@ -254,7 +245,7 @@ def problem(error: Exception, shape: Shape = plain) -> Response:
             headers = {"Retry-After": str(error.after if isinstance(error, TooMuch) else 1)}
     if isinstance(error, FinetoothError) and (blame := category_of(error)) != "user":
         status, message = STATUS[blame], str(error)
-    return JSONResponse(shape(status, message), status, headers=headers)
+    return JSONResponse(shape(status, brief(message)), status, headers=headers)
 
 
 def _route(scope: MutableMapping[str, Any]) -> str:
@@ -290,6 +281,19 @@ def _ticket(scope: MutableMapping[str, Any]) -> str:
     """The `ticket` of the query; empty if there is none."""
     query: bytes = scope["query_string"]
     return parse_qs(query.decode("latin-1")).get("ticket", [""])[0]
+
+
+def _check_origin(scope: MutableMapping[str, Any]) -> None:
+    """Without a key, being on this machine is all that a request needs; a page in a browser here must not send one for
+    a stranger, nor reach this server under a name of its own, nor a proxy here pass on what comes from elsewhere.
+
+    Raises:
+        Forbidden: it comes from such a page, or through a proxy.
+    """
+    headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+    urls = [prefix + headers[name] for name, prefix in ((b"host", "//"), (b"origin", "")) if name in headers]
+    if FORWARDED & headers.keys() or not all(map(_here, urls)):
+        raise Forbidden("this server is for this machine alone", action="call it by its address, or make a key")
 
 
 def _here(url: str) -> bool:

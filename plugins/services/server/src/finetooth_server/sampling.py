@@ -122,9 +122,13 @@ def begin(
         sampling = replace(sampling, seed=int(call[:15], 16))
     if sampling.schema is not None and "schema" not in engine.capabilities:
         raise EngineError("the engine of this model holds no answer to a JSON schema", action="ask without one")
-    for word, wanted in (("min_p", sampling.min_p > 0), ("repetition_penalty", sampling.repetition_penalty != 1)):
+    for word, names, wanted in (
+        ("min_p", "min_p", sampling.min_p > 0),
+        ("repetition_penalty", "repetition_penalty", sampling.repetition_penalty != 1),
+        ("additions", "presence_penalty, frequency_penalty and logit_bias", sampling.adds),
+    ):
         if wanted and word not in engine.capabilities:
-            raise EngineError(f"the engine of this model has no {word}", action="leave it out")
+            raise EngineError(f"the engine of this model has no {names}", action="leave it out")
     result: dict[str, Any] = {"completions": []}
     number, count = -1, 0
     if isinstance(prompt, ShownPrompt):  # a running batch takes tokens alone

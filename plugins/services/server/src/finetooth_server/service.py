@@ -12,6 +12,7 @@ from typing import Any
 
 from finetooth_hooks import CommandContext, FinetoothError, Sampling, UserError
 from finetooth_toolbox import wire
+from finetooth_toolbox.text.bounds import brief
 from sqlalchemy import func, insert, select, update
 
 from finetooth_server.audit import Audit, audit_key, has_key
@@ -350,7 +351,7 @@ class Service(ClientSessions):
             error = str(caught)
         except (ValueError, TypeError, KeyError, OverflowError, AttributeError) as caught:
             error = f"{operation}: its arguments cannot be read: {type(caught).__name__}"
-        return (Cost(), error) if error else (cost, "")
+        return (Cost(), brief(error)) if error else (cost, "")
 
     # --- sampling -----------------------------------------------------------------------------------------------------
 

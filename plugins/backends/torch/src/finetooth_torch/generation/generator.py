@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +30,7 @@ from finetooth_torch.generation.row_adapters import Given, RowAdapters, TorchHel
 from finetooth_torch.generation.rows_in_progress import Row, Writing
 from finetooth_torch.generation.sampling import row_streams
 from finetooth_torch.generation.schema_masks import Schemas
-from finetooth_torch.heads.repetition import Seen
+from finetooth_torch.heads.repetition import Additions, Seen
 from finetooth_torch.network import Network
 from finetooth_torch.precision import result_dtype
 
@@ -123,6 +124,7 @@ class Generator:
             raise EngineError(
                 f"sampling.repetition_penalty is {sampling.repetition_penalty}", action="give a finite number > 0"
             )
+        self._check_additions(sampling)
         if sampling.schema is not None:
             if sampling.drawn:
                 raise EngineError(
@@ -200,6 +202,22 @@ class Generator:
                 return batches
             count += 1
 
+    def _check_additions(self, sampling: Sampling) -> None:
+        """
+        Raises:
+            EngineError: one is not finite, or to a token that there is not, or twice to one.
+        """
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not math.isfinite(getattr(sampling, name)):
+                raise EngineError(f"sampling.{name} is {getattr(sampling, name)}", action="give a finite number")
+        ids, vocabulary = dict(sampling.logit_bias), self._network.facts.vocab_size
+        wrong = [
+            token for token, added in sampling.logit_bias if not (0 <= token < vocabulary and math.isfinite(added))
+        ]
+        if wrong or len(ids) < len(sampling.logit_bias):
+            what = f"of {wrong[0]}" if wrong else "has an id twice"
+            raise EngineError(f"sampling.logit_bias {what}", action=f"give ids below {vocabulary} and finite numbers")
+
     def cells(self, prompt: Sequence[int], sampling: Sampling) -> int:
         """Positions that the prompt and its completions may take."""
         return len(prompt) + sampling.n * self.room(prompt, sampling)
@@ -218,7 +236,9 @@ class Generator:
         stop_ids = self._ends(sampling)
         schema = None if sampling.schema is None else self._schemas.begin(sampling.schema, stop_ids)
         seen = None if sampling.repetition_penalty == 1 else Seen(tokens)
-        return Row(prompt, sample, sampling, stop_ids, stream, self.room(tokens, sampling), schema, seen)
+        bias, once, each = sampling.logit_bias, sampling.presence_penalty, sampling.frequency_penalty
+        additions = Additions(bias, once, each) if sampling.adds else None
+        return Row(prompt, sample, sampling, stop_ids, stream, self.room(tokens, sampling), schema, seen, additions)
 
     def _ends(self, sampling: Sampling) -> frozenset[int]:
         return self._stop_ids if sampling.stop_ids is None else frozenset(sampling.stop_ids)

@@ -15,7 +15,7 @@ from finetooth_torch.compute import TORCH, Compute
 from finetooth_torch.generation.cached_step import Decoding
 from finetooth_torch.generation.sampling import Chosen, choose
 from finetooth_torch.generation.schema_masks import SchemaState, masked
-from finetooth_torch.heads.repetition import Seen, penalised
+from finetooth_torch.heads.repetition import Additions, Seen, penalised, with_additions
 from finetooth_torch.planning.flops import Computed
 
 BYTES_OF_LETTER = 4
@@ -36,6 +36,7 @@ class Row:
         stop_ids: end it.
         schema: which tokens may come next; None: any.
         seen: what stands in the prompt and was written; None where no penalty asks for it.
+        additions: to its logits; None: none.
         trailing: 1 once a stop token ended it, which its text leaves out.
     """
 
@@ -47,6 +48,7 @@ class Row:
     room: int
     schema: SchemaState | None = None
     seen: Seen | None = None
+    additions: Additions | None = None
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     drawn: list[float] = field(default_factory=list)
@@ -66,6 +68,8 @@ class Row:
         self.room -= 1
         if self.seen is not None:
             self.seen.add(token)
+        if self.additions is not None:
+            self.additions.add(token)
         if token in self.stop_ids:
             self.stopped, self.trailing = True, 1
         elif self.sampling.stop:
@@ -199,4 +203,7 @@ def _chosen(logits: Tensor, rows: Sequence[Row], compute: Compute) -> list[tuple
 def _source(logits: Tensor, rows: Sequence[Row]) -> Tensor | None:
     """What rows with the same settings draw from; None where it is the logits themselves."""
     seen = [row.seen for row in rows if row.seen is not None]
-    return penalised(logits, seen, rows[0].sampling.repetition_penalty) if seen else None
+    source = penalised(logits, seen, rows[0].sampling.repetition_penalty) if seen else None
+    if all(row.additions is None for row in rows):
+        return source
+    return with_additions(logits if source is None else source, [row.additions for row in rows])

@@ -83,7 +83,7 @@ def choose(
         logits: (B, V) of the unscaled model.
         streams: one per row; each advances by one number unless sampling is greedy.
         compute: computes the log-probabilities.
-        source: (B, V), what is drawn from, where a repetition penalty changed it; None: `logits`.
+        source: (B, V), what is drawn from, where a penalty or an addition changed it; None: `logits`.
         among: (B, V), that with -inf where a token must not be chosen; None: any may. Log-probabilities are
             those of `logits` all the same. What was drawn from (`Sampling.drawn`) is not said then.
     """

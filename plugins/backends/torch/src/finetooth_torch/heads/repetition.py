@@ -49,6 +49,39 @@ def penalised(logits: Tensor, seen: Sequence[Seen], penalty: float) -> Tensor:
     return found
 
 
+class Additions:
+    """What is added to a completion's logits: a bias of each token's own, less what it pays for having come before.
+
+    Args:
+        bias: token ids with what is added to their logits from the beginning.
+        presence, frequency: what a token pays once, and for each time that it came.
+    """
+
+    def __init__(self, bias: Iterable[tuple[int, float]], presence: float, frequency: float) -> None:
+        self._once, self._each, self._there = presence, frequency, set[int]()
+        self.of = dict(bias)
+
+    def add(self, token: int) -> None:
+        """The next token."""
+        if self._once or self._each:
+            paid = self._each + (0.0 if token in self._there else self._once)
+            self.of[token] = self.of.get(token, 0.0) - paid
+            self._there.add(token)
+
+
+def with_additions(logits: Tensor, rows: Sequence[Additions | None]) -> Tensor:
+    """(B, V) with what is added to each row."""
+    places = [row for row, one in enumerate(rows) if one is not None for _ in one.of]
+    if not places:
+        return logits
+    ids = [token for one in rows if one is not None for token in one.of]
+    values = [value for one in rows if one is not None for value in one.of.values()]
+    index = torch.tensor(places, device=logits.device), torch.tensor(ids, device=logits.device)
+    found = logits.clone()
+    found[index] += torch.tensor(values, dtype=logits.dtype, device=logits.device)
+    return found
+
+
 @dataclass(frozen=True)
 class Repetition:
     """A penalty on the logits of M states, each behind the tokens of its row up to its own place.

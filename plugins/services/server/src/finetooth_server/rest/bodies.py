@@ -159,6 +159,9 @@ class SamplingBody(Body):
     top_p: float = Field(default=1.0, gt=0, le=1)
     min_p: float = Field(default=0.0, ge=0, le=1)
     repetition_penalty: float = Field(default=1.0, gt=0, le=100)
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: list[tuple[int, float]] = Field(default_factory=list, max_length=1024)
     n: int = Field(default=1, ge=1, le=1024)
     stop: list[str] = Field(default_factory=list, max_length=64)
     stop_ids: list[int] | None = Field(default=None, max_length=4096)

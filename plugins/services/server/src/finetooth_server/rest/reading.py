@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
 from finetooth_toolbox.text import json_parts
+from finetooth_toolbox.text.bounds import brief
 
 SMALL = 2**14
 """Bytes of a body that is read at once: a thread would take longer to get."""
@@ -25,7 +26,7 @@ class WrongBody(HTTPException):
 def told(fault: Mapping[str, Any]) -> str:
     """A fault of a body, as pydantic tells it, in one line."""
     where = ".".join(str(part) for part in fault["loc"] if part != "body")
-    return f"{where}: {fault['msg']}" if where else str(fault["msg"])
+    return brief(f"{where}: {fault['msg']}" if where else str(fault["msg"]))
 
 
 async def beside(read: Callable[[bytes], Any], content: bytes) -> Any:

@@ -1,0 +1,50 @@
+"""Bounds on text from outside, judged by its characters: tokenizers and templates are asked only after that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+LONGEST_TOKEN = 256
+"""Characters of the longest token of any vocabulary, with room: those that are known have tokens of 128 spaces."""
+
+MOST = 2**22
+"""Characters that are read at once, whatever the model's context: a million tokens of ordinary text."""
+
+SHOWN = 1000
+"""Characters of an error that a client is sent back."""
+
+
+def too_long(texts: Iterable[str], positions: int | None) -> int:
+    """The characters that there may be, where texts have more; 0 where they have not.
+
+    Args:
+        positions: tokens that the model reads at once; None or 0: it is not known.
+    """
+    most = min(MOST, positions * LONGEST_TOKEN) if positions else MOST
+    count = 0
+    for text in texts:
+        count += len(text)
+        if count > most:
+            return most
+    return 0
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Every text of a JSON value, names included, and every number as it is written; however deeply it is nested."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            waiting += [*one, *one.values()]
+        elif isinstance(one, list | tuple):
+            waiting += one
+        else:
+            yield one if isinstance(one, str) else repr(one)
+
+
+def brief(message: str, most: int = SHOWN) -> str:
+    """A line for a client that may repeat what the client sent: of a long one its beginning, and how long it is."""
+    if len(message) <= most:
+        return message
+    return f"{message[:most]}... ({len(message):,} characters)"
