@@ -37,3 +37,7 @@ def test_what_tools_ask_of_any_module_looks_through_no_distribution(monkeypatch:
     assert asked == []
     assert not hasattr(finetooth, "nobody_offers_this")
     assert asked == [{"group": "finetooth.names", "name": "nobody_offers_this"}]
+
+
+def test_a_reader_sees_what_the_package_offers_and_nothing_else() -> None:
+    assert dir(finetooth) == sorted(finetooth.__all__)

@@ -1,15 +1,13 @@
 """finetooth: fine-tune language models.
 
-`finetooth.run(recipe)` trains, `finetooth.resume(run)` goes on with a run that was interrupted, and
-`finetooth.engine(recipe)` gives the engine to drive step by step. `finetooth.quantize(model, "int4")` and
-`finetooth.dequantize(model)` change a transformers model without a recipe, `finetooth.offload(optimizer)` keeps a torch
-optimizer's state elsewhere.
+`finetooth.run(recipe)` trains, `finetooth.resume(run)` continues a run that was interrupted, and
+`finetooth.engine(recipe)` returns the engine to drive step by step. `finetooth.session(recipe)` does the same for a whole
+run: its plan, its method and its engine. `finetooth.quantize(model, "int4")` and `finetooth.dequantize(model)` change a
+transformers model without a recipe; `finetooth.offload(optimizer)` keeps a torch optimizer's state elsewhere.
 
-Importing this package is cheap; frameworks are
-imported when a recipe needs them.
+Importing this package is cheap: frameworks are imported when a recipe needs them.
 
-Other distributions may add names, by an entry point in the group `finetooth.names`; each is imported when it is asked
-for.
+Other distributions may add names by an entry point in the group `finetooth.names`; each is imported on first use.
 """
 
 from __future__ import annotations
@@ -36,3 +34,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"finetooth.{name} is offered by several packages: {owners}")
     globals()[name] = found[0].load()
     return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return [*__all__]
