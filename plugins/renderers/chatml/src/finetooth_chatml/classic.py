@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 from finetooth_hooks import Conversation, Message, Options, RecipeError
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_toolbox.messages.chat_templates import chat_opening
 from finetooth_rendering.page import Page
 from finetooth_rendering.turns import TurnRenderer, trimmed
+from finetooth_toolbox.messages.chat_templates import chat_opening
 
 PREAMBLE = (
     "Below is an instruction that describes a task{}. Write a response that appropriately completes the request.\n\n"

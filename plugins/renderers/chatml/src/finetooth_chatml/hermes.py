@@ -26,10 +26,10 @@ from typing import Any, ClassVar
 from finetooth_hooks import Conversation, DataError, Message, Options
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_toolbox.messages.chat_templates import chat_opening
 from finetooth_rendering.page import Page
 from finetooth_rendering.tool_calls import function_call, tagged_calls
 from finetooth_rendering.turns import TurnRenderer, json_text
+from finetooth_toolbox.messages.chat_templates import chat_opening
 
 from finetooth_chatml.renderer import DOCUMENT_END, END, START
 
