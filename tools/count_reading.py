@@ -91,7 +91,7 @@ READINGS = (
             *_of(LORA, "adapter.py", "layers.py"),
             *_of("plugins/data/transformers/src/finetooth_transformers", "loader.py"),
             *_of(TORCH, "planning/memory.py"),
-            *_of(HOOKS, "testing/quantizer_checks.py"),
+            *_of("hooks/kit/src/finetooth_kit", "quantizer_checks.py"),
         ),
     ),
     Reading(

@@ -17,7 +17,6 @@ ELSEWHERE = {
     "arrays": "has a page of its own",
     "protocols": "gathers what is written down in other modules",
     "specs": "the hooks, each with a page",
-    "testing": "the conformance kit",
 }
 """Modules whose classes are on no page, and why."""
 INTERNAL = {

@@ -14,6 +14,7 @@ HEAVY = ("torch", "transformers", "datasets", "mlx", "pydantic", "numpy", "peft"
 WHOLE = {
     "adapters": "a command, an engine's capability, and what a chat holds beside its model",
     "auto": "the recipe's word for a choice left to the plan",
+    "chat": "what other tools call otherwise, and the core suggests",
     "checkpoint": "a section of the recipe",
     "completion": "what a row has behind its prompt",
     "eval": "a split of the data, and the beginning of a metric's name",

@@ -1,9 +1,10 @@
 """finetooth: fine-tune language models.
 
 `finetooth.run(recipe)` trains, `finetooth.resume(run)` continues a run that was interrupted, and
-`finetooth.engine(recipe)` returns the engine to drive step by step. `finetooth.session(recipe)` does the same for a whole
-run: its plan, its method and its engine. `finetooth.quantize(model, "int4")` and `finetooth.dequantize(model)` change a
-transformers model without a recipe; `finetooth.offload(optimizer)` keeps a torch optimizer's state elsewhere.
+`finetooth.engine(recipe)` returns the engine to drive step by step. `finetooth.session(recipe)` does the same for a
+whole run: its plan, its method and its engine. `finetooth.quantize(model, "int4")` and
+`finetooth.dequantize(model)` change a transformers model without a recipe; `finetooth.offload(optimizer)` keeps a torch
+optimizer's state elsewhere.
 
 Importing this package is cheap: frameworks are imported when a recipe needs them.
 

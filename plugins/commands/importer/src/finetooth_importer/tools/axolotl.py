@@ -63,30 +63,7 @@ def read(account: Account) -> None:
     shared.checkpointing(account)
     _saving(account)
     watched.records(account)
-    for name in ("tensorboard", "mlflow", "trackio"):
-        if account.get(f"use_{name}"):
-            watched.follow(account, name)
-            account.covered(f"use_{name}", "trackers")
-        account.passes(f"use_{name}", "it is off")
-    if account.get("use_wandb") is not False:
-        watched.tracked(
-            account,
-            "wandb",
-            {
-                "wandb_project": "project",
-                "wandb_entity": "entity",
-                "wandb_name": "run_name",
-                "wandb_run_name": "run_name",
-            },
-        )
-        if account.get("wandb_mode") in ("offline", "online"):
-            watched.tracked(account, "wandb", {"wandb_mode": "mode"})
-    for key in ("use_wandb", "wandb_project", "wandb_entity", "wandb_name", "wandb_run_name", "wandb_mode"):
-        account.passes(key, "no tracker wandb is asked for")
-    names = {"trackio_project_name": "project", "trackio_run_name": "run_name", "trackio_space_id": "space"}
-    watched.tracked(account, "trackio", names)
-    names = {"mlflow_tracking_uri": "uri", "mlflow_experiment_name": "experiment", "mlflow_run_name": "run_name"}
-    watched.tracked(account, "mlflow", names)
+    _trackers(account)
     if account.get("curriculum_sampling"):
         account.take("curriculum_sampling", "train.shuffle", value=False)
     account.passes("curriculum_sampling", "it is off")
@@ -115,6 +92,34 @@ def read(account: Account) -> None:
     shared.without_effect(account, NO_EFFECT)
     shared.machines(account)
     account.finish(REFUSED)
+
+
+def _trackers(account: Account) -> None:
+    """Take the keys of trackers."""
+    for name in ("tensorboard", "mlflow", "trackio"):
+        if account.get(f"use_{name}"):
+            watched.follow(account, name)
+            account.covered(f"use_{name}", "trackers")
+        account.passes(f"use_{name}", "it is off")
+    if account.get("use_wandb") is not False:
+        watched.tracked(
+            account,
+            "wandb",
+            {
+                "wandb_project": "project",
+                "wandb_entity": "entity",
+                "wandb_name": "run_name",
+                "wandb_run_name": "run_name",
+            },
+        )
+        if account.get("wandb_mode") in ("offline", "online"):
+            watched.tracked(account, "wandb", {"wandb_mode": "mode"})
+    for key in ("use_wandb", "wandb_project", "wandb_entity", "wandb_name", "wandb_run_name", "wandb_mode"):
+        account.passes(key, "no tracker wandb is asked for")
+    names = {"trackio_project_name": "project", "trackio_run_name": "run_name", "trackio_space_id": "space"}
+    watched.tracked(account, "trackio", names)
+    names = {"mlflow_tracking_uri": "uri", "mlflow_experiment_name": "experiment", "mlflow_run_name": "run_name"}
+    watched.tracked(account, "mlflow", names)
 
 
 def _model(account: Account) -> None:
