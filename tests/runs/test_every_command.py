@@ -45,6 +45,7 @@ CALLS = {
     "checkpoint show": "{artifact}",
     "checkpoint verify": "{artifact}",
     "chat": "{run} --prompt {word} --max-tokens 4",
+    "eval": "{model} --data {rows} --evaluator loss",
     "export": "{run} --to safetensors --output {new}",
     "plugins doctor": "--fast finetooth-jsonl",
     "plugins explain": "lora {recipe}",
