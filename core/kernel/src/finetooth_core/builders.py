@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from finetooth_hooks.context import Registered
 from finetooth_hooks.entries import Entry
 from finetooth_hooks.errors import PluginError
-from finetooth_hooks.options import Options
 from finetooth_toolbox.blame import MEND, said
+
+if TYPE_CHECKING:
+    from finetooth_hooks.context import Registered
+    from finetooth_hooks.options import Options
 
 
 def load_builder(registered: Registered) -> Callable[..., Any]:
@@ -38,6 +40,8 @@ def options_model(entry: Entry, distribution: str = "") -> type[Options]:
     Raises:
         PluginError: the builder cannot be imported, or its annotation is not a subclass of `Options`.
     """
+    from finetooth_hooks.options import Options
+
     builder = _load(entry, distribution)
     function = inspect.unwrap(builder)
     blame = distribution or entry.build
