@@ -40,9 +40,10 @@ def matching(target: str, paths: Iterable[str]) -> list[str]:
         pattern = re.compile(target)
     except re.error as error:
         raise RecipeError(
-            SETTING, f"{target!r} is no name of a module, and no regular expression either: {error}",
-            action="mend the expression, or name modules as their paths end",
-        ) from None  # fmt: skip
+            SETTING,
+            f"{target!r} is no name of a module, and no regular expression either: {error}",
+            action=f"mend the expression, or name modules as their paths end: {_alike(target, paths)}",
+        ) from None
     return [path for path in paths if pattern.fullmatch(path)]
 
 
@@ -95,10 +96,14 @@ def _spelling(names: Sequence[str], chosen: set[str], paths: Sequence[str]) -> t
 
 
 def _nothing(target: str, paths: Sequence[str]) -> RecipeError:
-    names = sorted({path.rsplit(".", 1)[-1] for path in paths})
-    alike = nearest_few(target, names, 3) or names[:8]
     return RecipeError(
         SETTING,
-        f"{target!r} matches no linear module of the model; nearest: {', '.join(alike) or 'none'}",
+        f"{target!r} matches no linear module of the model; nearest: {_alike(target, paths)}",
         action="give names that end a module's path, or regular expressions of whole paths",
     )
+
+
+def _alike(target: str, paths: Sequence[str]) -> str:
+    """The names of modules that are nearest to a target, or some of all."""
+    names = sorted({path.rsplit(".", 1)[-1] for path in paths})
+    return ", ".join(nearest_few(target, names, 3) or names[:8]) or "none"
