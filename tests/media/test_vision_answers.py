@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from finetooth_chat import command as chat
-from finetooth_chat import main
+from finetooth_core.cli import main
+from finetooth_core.talk import TalkedTo
 from finetooth_hooks import EngineError, Message, PlanError, Sampling
 from finetooth_hooks.examples import Image, Placed
 from finetooth_hooks.sampling import ShownPrompt
@@ -233,7 +233,7 @@ def test_chat_refuses_an_image_before_weights_are_loaded(
     def never(*_: object) -> None:
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr(chat, "trained_engine", never)
+    monkeypatch.setattr(TalkedTo, "engine", property(never))
     image, gone = str(pairs.parent / PAIRS[0][0]), str(tmp_path / "gone.png")
     for model, file, problem in (
         (tiny_llama, image, "takes neither images nor sound"),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from finetooth_chat import command as chat
-from finetooth_chat import main
+from finetooth_core.cli import main
 from finetooth_core.cli.state import warn
 
 

@@ -86,7 +86,10 @@ def _linear_logprob(draw: _Draw, rows: int) -> Iterator[Trial]:
     def shifted(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
         return (compute(t["hidden"], t["weight"], one, bias_v=t["bias"]).logprobs,)
 
-    yield Trial("logits of a hundred", {**given, "bias": given["bias"] + 100}, shifted)  # exp of which is no number
+    # exp of a hundred is no number; multiples of a half, since a provider may round logits to the inputs' dtype
+    halves = {name: (2 * given[name]).round() / 2 for name in ("weight", "bias")}
+    large = {"hidden": given["hidden"].round().clamp(-1, 1), "weight": halves["weight"], "bias": halves["bias"] + 100}
+    yield Trial("logits of a hundred", large, shifted)
     yield Trial("three targets, a mask, a bias, a softcap, the entropy", given, masked)
     yield Trial("other gradients than expected", {name: given[name] for name in ("hidden", "weight")}, expecting)
 
