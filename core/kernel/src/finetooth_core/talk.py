@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 from finetooth_hooks.errors import PlanError
 from finetooth_saving.run_folder import artifact_of, run_of
 
 from finetooth_core.memory_check import OF_TRAINING
-from finetooth_core.opened_model import OpenedModel
-from finetooth_core.run_recipe import recipe_of
+from finetooth_core.opened_model import OpenedModel, open_model
 from finetooth_core.session import Session
 
 
@@ -19,7 +19,7 @@ class TalkedTo(OpenedModel):
 
     session: Session
 
-    @property
+    @cached_property
     def engine(self) -> Any:
         """
         Raises:
@@ -39,14 +39,20 @@ class TalkedTo(OpenedModel):
 
 
 def talk_to(reference: str, session: Callable[[Mapping[str, Any]], Session], *, as_base: bool) -> TalkedTo:
-    """
+    """Open a run or a model to talk to it.
+
     Args:
+        session: makes one for a recipe, without training data.
         as_base: take the model that the run has become, without its adapter's own recipe.
+
+    Raises:
+        UserError: the run kept no artifact, or a file of it is damaged.
     """
-    folder = run_of(reference)
-    recipe: dict[str, Any] = {"model": reference}
-    if folder is not None:
-        artifact_of(folder)  # before the base is loaded
-        recipe = {"model": str(folder)} if as_base else recipe_of(folder)
-    recipe |= {"trackers": [], "evaluate": {"evaluators": []}}
-    return TalkedTo(reference, None if as_base else folder, session(recipe))
+    run = run_of(reference) if as_base else None
+    if run is not None:
+        artifact_of(run)  # before the base is loaded
+        reference = str(run)
+        recipe = {"model": reference, "trackers": [], "evaluate": {"evaluators": []}}
+        return TalkedTo(reference, None, session(recipe))
+    opened = open_model(reference, session)
+    return TalkedTo(opened.reference, opened.folder, opened.session)

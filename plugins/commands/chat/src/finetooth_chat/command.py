@@ -141,15 +141,13 @@ def command(
     offered = () if tools is None else read_tools(tools)
     click.echo(f"loading {model} ...", err=True)
     from finetooth_hooks.sampling import Sampling
-    from finetooth_saving.run_folder import artifact_of, run_of
+    from finetooth_saving.run_folder import run_of
     from finetooth_toolbox.messages.media import MEDIA
 
     from finetooth_chat.conversation import Conversation
 
     asked = _readable(sys.stdin.read()) if prompt == "-" else prompt
     run = run_of(model)
-    if run is not None:
-        artifact_of(run)  # before the base is loaded
     as_base = run is not None and of_the_next_stage(run, adapters)
     talk = commands.talk(model, accepting(overrides, accept_memory), as_base=as_base)
     context = talk.context

@@ -40,8 +40,11 @@ def of_the_next_stage(run: Path, references: Sequence[str]) -> bool:
     """Whether one of these adapters was trained over what a run had become, which is their base then."""
     from finetooth_saving.artifact import digest_of
     from finetooth_saving.run_folder import ARTIFACT, run_of
+    from finetooth_toolbox.files.manifests import MANIFEST
     from finetooth_toolbox.files.trained_over import base_revision
 
+    if not references or not (run / ARTIFACT / MANIFEST).is_file():  # whoever opens the run says that it is missing
+        return False
     here = digest_of(run / ARTIFACT)
     for reference in references:
         for name, _ in _parts(reference, "--adapter"):
