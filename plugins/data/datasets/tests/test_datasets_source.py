@@ -319,3 +319,25 @@ def test_an_existing_path_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "org/name").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert claims("org/name") is None
+
+
+CALLS = [{"call": {"name": "weather", "arguments": {"city": "Rome"}}}, {"call": {"name": "add", "arguments": {"a": 1}}}]
+
+
+def test_nulls_that_structs_are_padded_with_are_absent(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(CALLS), tmp_path / "x.parquet")
+    datasets.Dataset.from_parquet(str(tmp_path / "x.parquet")).save_to_disk(tmp_path / "saved")
+    notes: list[str] = []
+    for path in (tmp_path / "x.parquet", tmp_path / "saved"):
+        read = DatasetsSource(DatasetsOptions(path=str(path)), notes.append).rows()
+        assert [dict(row.values) for row in read] == CALLS
+    assert [note.split(":")[0] for note in notes] == [f"{tmp_path}/x.parquet", f"{tmp_path}/saved"]
+
+
+def test_a_null_that_the_library_keeps_as_json_stays(tmp_path: Path) -> None:
+    features = datasets.Features(
+        {"calls": datasets.List({"arguments": datasets.Json(), "id": datasets.Value("string")})}
+    )
+    written = [{"calls": [{"arguments": {"city": None}, "id": None}]}]
+    datasets.Dataset.from_list(written, features=features).save_to_disk(tmp_path / "saved")
+    assert values(tmp_path / "saved") == [{"calls": [{"arguments": {"city": None}}]}]

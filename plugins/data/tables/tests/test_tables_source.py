@@ -182,7 +182,7 @@ def test_a_long_field_is_read(tmp_path: Path) -> None:
 # --- columns ----------------------------------------------------------------------------------------------------------
 
 TYPED = [
-    {"text": "é😀", "n": 1, "x": 0.5, "raw": b"\xff\x00", "on": date(2024, 2, 29), "deep": [{"a": 1, "b": None}]},
+    {"text": "é😀", "n": 1, "x": 0.5, "raw": b"\xff\x00", "on": date(2024, 2, 29), "deep": [{"a": 1, "b": 2}]},
     {"text": None, "n": 2**40, "x": None, "raw": b"", "on": None, "deep": []},
 ]
 
@@ -444,3 +444,50 @@ def test_options_that_mean_nothing(tmp_path: Path, name: str, options: dict[str,
 def test_claims(reference: str, mine: bool) -> None:
     claim = claims(reference)
     assert (claim is not None and claim.strength == 2) is mine
+
+
+# --- nulls that structs are padded with -------------------------------------------------------------------------------
+
+KEYS = st.sampled_from(["city", "a", "b", "enum"])
+STRUCTS = st.recursive(
+    st.dictionaries(KEYS, st.integers(0, 9), min_size=1, max_size=3),
+    lambda inner: st.fixed_dictionaries({}, optional={"of": inner, "items": st.lists(inner, max_size=2)}).filter(bool),
+    max_leaves=4,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.fixed_dictionaries({"n": st.integers(0, 9), "of": STRUCTS}), min_size=1, max_size=5))
+def test_structs_are_read_as_they_were_before_arrow_padded_them(
+    tmp_path_factory: pytest.TempPathFactory, written: list[dict[str, Any]]
+) -> None:
+    table, folder = pa.Table.from_pylist(written), tmp_path_factory.getbasetemp()
+    pq.write_table(table, folder / "padded.parquet")
+    feather.write_feather(table, str(folder / "padded.arrow"))
+    notes: list[str] = []
+    for path in (folder / "padded.parquet", folder / "padded.arrow"):
+        assert [dict(row.values) for row in rows(path, notes)] == written
+    padded = table.to_pylist() != written
+    assert len(notes) == 2 * padded
+    assert all("nulls inside column 'of' are read as absent" in note for note in notes)
+
+
+def test_nulls_in_lists_and_in_json_stay(tmp_path: Path) -> None:
+    of_lists = pa.array([[1, None], [None]], pa.list_(pa.int64()))
+    text = ['{"city": null}', None]
+    pq.write_table(pa.table({"lists": of_lists, "text": text}), tmp_path / "x.parquet")
+    notes: list[str] = []
+    assert [dict(r.values) for r in rows(tmp_path / "x.parquet", notes)] == [
+        {"lists": [1, None], "text": '{"city": null}'},
+        {"lists": [None], "text": None},
+    ]
+    assert notes == []
+    (tmp_path / "x.json").write_text('[{"call": {"city": null}}]')
+    assert values(tmp_path / "x.json") == [{"call": {"city": None}}]
+
+
+def test_structs_inside_maps_are_padded_too(tmp_path: Path) -> None:
+    struct = pa.struct([("a", pa.int64()), ("b", pa.int64())])
+    maps = pa.array([[("k", {"a": 1, "b": 2})], [("k", {"a": 1, "b": None})]], pa.map_(pa.string(), struct))
+    pq.write_table(pa.table({"m": maps}), tmp_path / "x.parquet")
+    assert values(tmp_path / "x.parquet") == [{"m": [("k", {"a": 1, "b": 2})]}, {"m": [("k", {"a": 1})]}]

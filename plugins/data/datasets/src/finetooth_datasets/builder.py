@@ -35,4 +35,4 @@ def build(options: DatasetsOptions, context: Context) -> Source:
     """Builder of the source `datasets`."""
     from finetooth_datasets.source import DatasetsSource
 
-    return DatasetsSource(options)
+    return DatasetsSource(options, context.note)

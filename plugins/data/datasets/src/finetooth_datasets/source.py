@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import datasets  # type: ignore[import-untyped]
 from finetooth_hooks import DataError, Row
 from finetooth_hooks.bases import SourceBase
 from finetooth_toolbox.files.hub import why_unreachable, without_retries
+from finetooth_toolbox.struct_padding import padding_note, without_padding
 from finetooth_toolbox.text.nearest import is_in_folder, nearest_path
 
 from finetooth_datasets import tables
@@ -26,10 +27,15 @@ SLICE = re.compile(r"(?P<name>[^\[\]]+)(\[.*\])?")
 
 
 class DatasetsSource(SourceBase):
-    """Rows by the datasets library. Tables fill absent values with null; formats read null as absent."""
+    """Rows by the datasets library. Tables fill absent values with null: formats read that of a column as absent, and
+    those inside structs are left out here, see `finetooth_toolbox.struct_padding`.
 
-    def __init__(self, options: DatasetsOptions) -> None:
-        self._options = options
+    Args:
+        note: told once if there are such nulls.
+    """
+
+    def __init__(self, options: DatasetsOptions, note: Callable[[str], None] = lambda text: None) -> None:
+        self._options, self._note = options, note
         self._loaded: Any = None
 
     def files(self) -> tuple[Path, ...] | None:
@@ -76,8 +82,14 @@ class DatasetsSource(SourceBase):
 
     def _rows(self, dataset: Any) -> Iterator[Row]:
         name = f"{self._options.path}:{self._options.split}"
+        features = getattr(dataset, "features", None) or {}
+        padded = False
         for index, values in enumerate(dataset):
-            yield Row(f"{name}:{index}", values)
+            unpadded = {key: _without_padding(value, features.get(key)) for key, value in values.items()}
+            if not padded and (columns := [key for key in values if unpadded[key] != values[key]]):
+                self._note(padding_note(name, columns[0]))
+                padded = True
+            yield Row(f"{name}:{index}", unpadded)
 
     def _streamed(self) -> Iterator[Row]:
         """Rows as they come; a connection that breaks on the way is told as one that cannot be made."""
@@ -182,6 +194,18 @@ class DatasetsSource(SourceBase):
             return DataError(path, f"it has no split {named!r}: {text[:200]}", action="set split to one of them")
         said = " ".join(str(root).split())[:200] or type(root).__name__
         return DataError(path, f"it cannot be read: {said}", action="check the file")
+
+
+def _without_padding(value: Any, feature: Any) -> Any:
+    """A value without the nulls of its structs; what the library keeps as JSON stays as it was written."""
+    if feature is None:
+        return without_padding(value)
+    if isinstance(feature, dict) and isinstance(value, dict):
+        return {key: _without_padding(item, feature.get(key)) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        each = feature[0] if isinstance(feature, list) else getattr(feature, "feature", feature)
+        return value if each is feature else [_without_padding(item, each) for item in value]
+    return value
 
 
 @contextmanager

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from finetooth_hooks import DataError, Row
 from finetooth_hooks.protocols import Portion
 from finetooth_rows.portions import PortionedRows
 from finetooth_toolbox.files.missing import MissingFile
+from finetooth_toolbox.struct_padding import padding_note, without_padding
 
 PORTION_BYTES = 300_000
 PORTION_ROWS = 4_000
@@ -29,11 +31,15 @@ WRITTEN = "check that it was written to the end"
 class ColumnarTable(PortionedRows):
     """Rows of a file of columns; the id of a row is `FILE:row NUMBER`, from 1.
 
-    A portion is a small Arrow stream, so that values of any type (bytes, dates, nested) reach whoever reads it.
+    A portion is a small Arrow stream, so that values of any type (bytes, dates, nested) reach whoever reads it. Nulls
+    inside structs are absent, see `finetooth_toolbox.struct_padding`.
+
+    Args:
+        note: told once if there are such nulls, and of an Arrow stream without an end.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, note: Callable[[str], None] = lambda text: None) -> None:
+        self._path, self._note = path, note
         self.name = path.as_posix()
 
     def files(self) -> tuple[Path, ...]:
@@ -52,9 +58,12 @@ class ColumnarTable(PortionedRows):
             raise DataError(self.name, "it is a folder", action="name a file in it")
         if self._path.stat().st_size == 0:
             raise DataError(self.name, "the file is empty", action=WRITTEN)
-        first = 1
+        first, padded = 1, False
         with self._naming_faults(lambda: first):
             for batch in self._batches():
+                if not padded and (columns := _padded(batch)):
+                    self._note(padding_note(self.name, columns[0]))
+                    padded = True
                 yield Portion(_pack(batch), (first,))
                 first += batch.num_rows
         if first == 1:
@@ -68,12 +77,13 @@ class ColumnarTable(PortionedRows):
             rows: Iterable[Any] = table.to_pylist()
         except UnicodeDecodeError:
             rows = (_row(table, index) for index in range(table.num_rows))
+        padded = _padded(table)
         for index, values in enumerate(rows):
             id_ = f"{self.name}:row {first + index}"
             if isinstance(values, str):
                 yield DataError(id_, values, action="write the file's text as UTF-8")
             else:
-                yield Row(id_, values)
+                yield Row(id_, values | {name: without_padding(values[name]) for name in padded})
 
     @abstractmethod
     def _batches(self) -> Iterator[pa.RecordBatch]:
@@ -125,15 +135,7 @@ class ParquetTable(ColumnarTable):
 
 
 class ArrowTable(ColumnarTable):
-    """An Arrow file (also called Feather) or stream; which of the two, its first bytes say.
-
-    Args:
-        note: told about a stream without an end.
-    """
-
-    def __init__(self, path: Path, note: Callable[[str], None] = lambda text: None) -> None:
-        super().__init__(path)
-        self._note = note
+    """An Arrow file (also called Feather) or stream; which of the two, its first bytes say."""
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         with pa.memory_map(str(self._path)) as file:
@@ -177,6 +179,24 @@ def _pack(batch: pa.RecordBatch) -> bytes:
         stream.write_batch(batch)
     content: bytes = sink.getvalue().to_pybytes()
     return content
+
+
+def _padded(table: pa.Table | pa.RecordBatch) -> list[str]:
+    """The columns with a null in a struct."""
+    return [name for name in table.column_names if _has_padding(table.column(name))]
+
+
+def _has_padding(column: Any) -> bool:
+    if isinstance(column, pa.ChunkedArray):
+        return any(map(_has_padding, column.chunks))
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    if pa.types.is_struct(column.type):
+        fields = pc.drop_null(column).flatten()
+        return any(field.null_count or _has_padding(field) for field in fields)
+    if pa.types.is_map(column.type):
+        return _has_padding(column.items)
+    return hasattr(column, "flatten") and pa.types.is_nested(column.type) and _has_padding(column.flatten())
 
 
 def _row(table: pa.Table, index: int) -> dict[str, Any] | str:

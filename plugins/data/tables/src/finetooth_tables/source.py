@@ -54,4 +54,4 @@ def build(options: TablesOptions, context: Context) -> Source:
     if ending in ARROW:
         return ArrowTable(path, context.note)
     assert ending in PARQUET
-    return ParquetTable(path)
+    return ParquetTable(path, context.note)
