@@ -20,7 +20,7 @@ from finetooth_saving.run_folder import RECIPE, artifact_of, is_whole
 from finetooth_toolbox.text.measures import size
 
 from finetooth_core.model_card import model_card
-from finetooth_core.run_recipe import recipe_of
+from finetooth_core.run_recipe import recipe_of, without_training
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 CARD = "README.md"
@@ -59,7 +59,7 @@ class TrainedRun:
     @cached_property
     def base(self) -> ModelInfo:
         """The model that the run began with."""
-        return self._context({**self._recipe, "trackers": [], "evaluate": {"evaluators": []}}).model
+        return self._context(without_training(self._recipe)).model
 
     @cached_property
     def card(self) -> str:

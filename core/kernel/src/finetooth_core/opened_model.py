@@ -107,14 +107,14 @@ def open_model(reference: str, session: OpenSession, changes: Mapping[str, Any] 
     """
     from finetooth_saving.run_folder import artifact_of
 
-    from finetooth_core.run_recipe import recipe_of
+    from finetooth_core.run_recipe import recipe_of, without_training
 
     folder = run_of(reference)
     recipe: dict[str, Any] = {"model": reference}
     if folder is not None:
         artifact_of(folder)  # before the base is loaded
         recipe = recipe_of(folder)
-    recipe = {**recipe, "trackers": [], "evaluate": {"evaluators": []}, **kept_meaning(recipe, changes or {})}
+    recipe = without_training({**recipe, **kept_meaning(recipe, changes or {})})
     return OpenedModel(reference, folder, session(recipe))
 
 

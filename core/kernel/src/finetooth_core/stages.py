@@ -23,7 +23,7 @@ from finetooth_core.catalog import Registered
 from finetooth_core.claims import claimed
 from finetooth_core.part_builder import Builder, Built
 from finetooth_core.recipe import AUTO, Recipe, load
-from finetooth_core.run_recipe import recipe_of
+from finetooth_core.run_recipe import recipe_of, without_training
 
 SHOWN = 5
 """Runs that an error names."""
@@ -372,7 +372,7 @@ def from_run(recipe: Recipe, builder: Builder, framework: Callable[[], str], par
         whole = builder.recorded(registered, registered.full_name, "model.loader")
 
     def parent() -> Parent:
-        return parent_of(load(recipe_of(folder), base=folder), folder)
+        return parent_of(load(without_training(recipe_of(folder)), base=folder), folder)
 
     found = FromRun(folder, parent, whole)
     found.decide(builder.log, name)

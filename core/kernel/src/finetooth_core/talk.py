@@ -11,6 +11,7 @@ from finetooth_saving.run_folder import artifact_of, run_of
 
 from finetooth_core.memory_check import OF_TRAINING
 from finetooth_core.opened_model import OpenedModel, open_model
+from finetooth_core.run_recipe import without_training
 from finetooth_core.session import Session
 
 
@@ -52,7 +53,6 @@ def talk_to(reference: str, session: Callable[[Mapping[str, Any]], Session], *, 
     if run is not None:
         artifact_of(run)  # before the base is loaded
         reference = str(run)
-        recipe = {"model": reference, "trackers": [], "evaluate": {"evaluators": []}}
-        return TalkedTo(reference, None, session(recipe))
+        return TalkedTo(reference, None, session(without_training({"model": reference})))
     opened = open_model(reference, session)
     return TalkedTo(opened.reference, opened.folder, opened.session)
