@@ -28,7 +28,7 @@ SHARE ?= 1
 # `make cookbook PAGE=` leaves docs/cookbook.md alone.
 PAGE ?= 1
 
-.PHONY: help install demo test tests slow thorough mutants lint types imports wheels dist docs index bench bench-quick bench-peers kernels-test cookbook cookbook-env time-tasks torture load attacks site packages clean
+.PHONY: help install demo test tests slow narrow thorough mutants lint types imports wheels dist docs index bench bench-quick bench-peers kernels-test cookbook cookbook-env time-tasks torture load attacks site packages clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -78,6 +78,13 @@ tests: $(TESTED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 slow: $(TESTED)  ## the tests marked slow; SHARE=6 takes every sixth case of each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not thorough" --share $(SHARE) -n 2 --dist worksteal --durations=25
+# Switches for torch, oneDNN, MKL and the compiled kernels: a CPU with AVX2 and nothing more.
+NARROW := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 FT_NATIVE_ISA=avx2
+narrow: $(TESTED)  ## the tests of bits, kernels, sampling and service as a CPU with AVX2 alone computes them
+	$(NARROW) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile tests/engine kernels \
+	  plugins/kernels/native plugins/attention plugins/samplers tests/services/test_openai_stacks.py \
+	  $(addprefix plugins/backends/torch/tests/test_torch_,$(addsuffix .py,decoding packing resume row_adapters steps stream)) \
+	  $(addprefix plugins/services/server/tests/test_server_,$(addsuffix .py,sampling shared_base shared_batch))
 thorough: $(TESTED)  ## before a release: the tests marked thorough, and all properties on ten times as many examples; hours
 	OMP_NUM_THREADS=1 FT_EXAMPLES=10 $(BIN)/python -m pytest -m "thorough or not slow" -n 2 --dist worksteal
 torture: $(TESTED)  ## kill runs a thousand times and compare them: docs/torture.md; goes on where it was

@@ -1,5 +1,5 @@
-"""Write the reference: docs/hooks/ from the hookspecs, docs/hooks/types/ from the contract's classes, docs/recipe/ from
-the options models, and the table of plugins in README.md.
+"""Write the reference: docs/hooks/ from the hookspecs, docs/hooks/types/ from the contract's classes, and docs/recipe/
+from the options models.
 
     python tools/make_reference.py [--check]
 
@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 
 from reference.pages import hook_pages
-from reference.plugin_table import with_table
 from reference.recipe_pages import recipe_pages
 from reference.type_pages import type_pages
 from reference.workspace import ROOT, Workspace
@@ -24,7 +23,6 @@ TYPES = HOOKS / "types"
 RECIPE = Path("docs/recipe")
 FOLDERS = (HOOKS, TYPES, RECIPE)
 """Folders that hold nothing but what this script writes."""
-README = Path("README.md")
 
 
 def pages() -> dict[Path, str]:
@@ -33,7 +31,6 @@ def pages() -> dict[Path, str]:
     found = {HOOKS / name: text for name, text in hook_pages(workspace)}
     found |= {TYPES / name: text for name, text in type_pages()}
     found |= {RECIPE / name: text for name, text in recipe_pages(workspace)}
-    found[README] = with_table((ROOT / README).read_text(encoding="utf-8"), workspace)
     return found
 
 

@@ -42,6 +42,16 @@ def test_hook_is_implemented(hook, root):
     assert any(hook in implemented(file.read_text(encoding="utf-8")) for file in files)
 
 
+def test_no_generated_page_is_larger_than_60_kb(root):
+    pages = [page for folder in ("docs/recipe", "docs/hooks") for page in (root / folder).rglob("*.md")]
+    assert pages
+    assert [page.name for page in pages if page.stat().st_size > 60_000] == []
+
+
+def test_readme_is_at_most_150_lines(root):
+    assert (root / "README.md").read_text(encoding="utf-8").count("\n") <= 150
+
+
 def test_every_page_is_short_and_its_headings_are_what_it_lists(root):
     """A page for each kind of entry and for each module of the contract; the index names them all."""
     for folder in (root / "docs/recipe", root / "docs/hooks/types"):

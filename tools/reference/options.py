@@ -21,11 +21,20 @@ _NAMES = {"string": "text", "boolean": "true or false", "null": "null", "object"
 
 def options_table(entry: Entry) -> list[str]:
     """Lines of the table of one entry's options."""
+    return model_table(_model(entry), "It has no options.")
+
+
+def option_rows(entry: Entry) -> list[tuple[str, ...]]:
+    """Option, value, default and meaning of everything that one entry takes."""
+    schema = _model(entry).model_json_schema()
+    return list(schema_rows(schema, schema))
+
+
+def _model(entry: Entry) -> type[Options]:
     try:
-        model = options_model(entry)
+        return options_model(entry)
     except PluginError as error:
         raise SystemExit(f"{entry.kind} {entry.name}: {error}") from error
-    return model_table(model, "It has no options.")
 
 
 def model_table(model: type[Options], empty: str = "") -> list[str]:

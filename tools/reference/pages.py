@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from finetooth_hooks import arrays, losses, protocols, specs
@@ -22,11 +22,15 @@ from reference.members import (
     type_classes,
     type_links,
 )
-from reference.options import options_table, table
+from reference.options import cell, options_table, table
 from reference.workspace import Offer, Workspace
 
 HOOKS = cast(Mapping[str, type[Entry]], specs.REGISTRATION_HOOKS)
 """Registration hooks and what they yield."""
+
+
+WITHOUT_RECIPE = ("face", "exporter", "command")
+"""Kinds that no recipe picks: the options of their entries stand on the hook's page."""
 
 
 def hook_pages(workspace: Workspace) -> Iterator[tuple[str, str]]:
@@ -81,8 +85,11 @@ def registration_page(hook: str, workspace: Workspace) -> str:
     offers = workspace.of_kind(cls.kind)
     if not offers:
         lines.append("There is none yet.")
-    for offer in offers:
-        lines += offer_lines(offer, "###")
+    elif cls.kind in WITHOUT_RECIPE:
+        for offer in offers:
+            lines += offer_lines(offer, "###")
+    else:
+        lines.append("\n".join(offers_table(offers)))
     return page(lines)
 
 
@@ -148,19 +155,34 @@ def builder_lines(cls: type[Entry]) -> list[str]:
     return [*lines, described.doc.text, *attribute_lines(described), *method_lines(described)]
 
 
-def offer_lines(offer: Offer, heading: str, *, up: str = "../..") -> list[str]:
-    """One first-party entry with its options; `up` is the way from the page to the root."""
+def offers_table(offers: Sequence[Offer]) -> list[str]:
+    """First-party entries, each with a link to its options in the recipe reference."""
+    rows = []
+    for offer in offers:
+        name = f"[`{offer.entry.name}`](../recipe/{offer.entry.kind}.md#{offer.entry.name})"
+        name += " (the default)" if offer.entry.default else ""
+        rows.append((name, cell(offer.entry.summary), f"[{offer.distribution}](../../{offer.folder})"))
+    return plain_table(("entry and its options", "what it is", "package"), rows)
+
+
+def offer_lines(offer: Offer, heading: str, options: Sequence[str] | None = None) -> list[str]:
+    """One first-party entry with its options.
+
+    Args:
+        offer: the entry and where it comes from.
+        heading: the marks of its heading, `##`.
+        options: the lines about its options, if they are not its whole table.
+    """
     entry = offer.entry
-    marks = ["the default"] if entry.default else []
     if entry.kind == "command":
         summary = f"`ft {entry.name}`: {entry.summary}."
-        options_lines: list[str] = []
+        options = []
     else:
         summary = f"{entry.summary[:1].upper()}{entry.summary[1:]}." if entry.summary else ""
         summary = f"\\{summary}" if summary.startswith("#") else summary  # markup that is described is no heading
-        options_lines = ["\n".join(options_table(entry))]
-    source = f"From [{offer.distribution}]({up}/{offer.folder})" + (f"; {marks[0]}" if marks else "") + "."
-    return [f"{heading} {entry.name}", f"{summary} {source}".strip(), *options_lines]
+        options = ["\n".join(options_table(entry))] if options is None else options
+    source = f"From [{offer.distribution}](../../{offer.folder})" + ("; the default." if entry.default else ".")
+    return [f"{heading} {entry.name}", f"{summary} {source}".strip(), *options]
 
 
 def arrays_page() -> str:

@@ -11,8 +11,8 @@ from finetooth_core.recipe_data import HeldOut, SourceRows
 from finetooth_hooks import ENTRY_TYPES
 
 from reference.layout import WRITTEN, page, plain_table
-from reference.options import model_table, resolved, schema_rows, table, value_text
-from reference.pages import HOOKS, offer_lines
+from reference.options import model_table, option_rows, resolved, schema_rows, table, value_text
+from reference.pages import HOOKS, WITHOUT_RECIPE, offer_lines
 from reference.workspace import ROOT, Workspace
 
 EXAMPLE = Path("docs/recipes/quickstart.yaml")
@@ -43,9 +43,13 @@ Each of them stands in its place by its name, or as a mapping with `name` and th
 options are errors."""
 
 
+LEAST_SHARED = 12
+"""Entries that share fewer options are each written whole."""
+
+
 def recipe_pages(workspace: Workspace) -> Iterator[tuple[str, str]]:
     """Name and text of every page, the index first."""
-    kinds = [kind for kind in ENTRY_TYPES if kind not in ("face", "exporter", "command") and workspace.of_kind(kind)]
+    kinds = [kind for kind in ENTRY_TYPES if kind not in WITHOUT_RECIPE and workspace.of_kind(kind)]
     yield "README.md", index_page(workspace, kinds)
     for kind in kinds:
         yield f"{kind}.md", kind_page(kind, workspace)
@@ -80,9 +84,39 @@ def kind_page(kind: str, workspace: Workspace) -> str:
     if kind == "source":
         lines += ["Every source also takes these keys, beside its own options:", "\n".join(model_table(SourceRows))]
         lines += ["In `data.eval`, instead of a source:", "\n".join(model_table(HeldOut))]
+    earlier: dict[str, list[tuple[str, ...]]] = {}
     for offer in workspace.of_kind(kind):
-        lines += offer_lines(offer, "##")
+        rows = option_rows(offer.entry)
+        lines += offer_lines(offer, "##", differences(rows, earlier))
+        earlier[offer.entry.name] = rows
     return page(lines)
+
+
+def differences(rows: Sequence[tuple[str, ...]], earlier: Mapping[str, Sequence[tuple[str, ...]]]) -> list[str] | None:
+    """Where most of an entry's options are those of an entry above it: only what differs.
+
+    Args:
+        rows: the options of the entry.
+        earlier: the options of the entries above it on the page, by name.
+
+    Returns:
+        Lines for the page; None if no entry above shares more than half of the options, or too few to be worth it.
+    """
+    if not earlier:
+        return None
+    name, nearest = max(earlier.items(), key=lambda item: (len(set(item[1]) & set(rows)), -len(item[1])))
+    shared = set(nearest) & set(rows)
+    if len(shared) < LEAST_SHARED or 2 * len(shared) < max(len(rows), len(nearest)):
+        return None
+    own = [row for row in rows if row not in shared]
+    names = {row[0] for row in rows}
+    missing = [f"`{row[0]}`" for row in nearest if row[0] not in names]
+    text = f"It takes the {len(shared)} options of [{name}](#{name})" if not missing else (
+        f"It takes {len(shared)} options of [{name}](#{name}), but not {', '.join(missing)}"
+    )  # fmt: skip
+    if not own:
+        return [f"{text}."]
+    return [f"{text}. These are its own, or differ:", "\n".join(table(("option", "value", "default", "meaning"), own))]
 
 
 def place(kind: str) -> str:
