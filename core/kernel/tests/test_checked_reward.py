@@ -78,7 +78,7 @@ def test_an_array_passes() -> None:
         ([1.0], "returned 1 score for 4 completions"),
         ([1.0] * 5, "returned 5 scores for 4 completions"),
         (1.0, "returned a float, 1.0, for 4 completions"),
-        (None, "returned a NoneType, None, for 4 completions"),
+        (None, "returned None, for 4 completions"),
         ("good", "returned a str, 'good', for 4 completions"),
         ({0: 1.0}, "returned a dict, {0: 1.0}, for 4 completions"),
         (np.ones((4, 1)), "returned a ndarray, array"),

@@ -217,6 +217,19 @@ def test_a_gate_that_fails_is_a_refusal(tmp_path: Path) -> None:
     assert "gate broken: ZeroDivisionError: of course" in said[0]
 
 
+@pytest.mark.parametrize(("answer", "said_of_it"), [(None, "None,"), (3, "an int, 3,"), (True, "a bool, True,")])
+def test_a_gate_that_answers_no_text_lets_nothing_pass(tmp_path: Path, answer: Any, said_of_it: str) -> None:
+    class Forgetful:
+        def check(self, candidate: Candidate) -> Any:
+            return answer
+
+    one, said = keeper(tmp_path, gates={"forgetful": Forgetful()})
+    save(one, 1)
+    one.close()
+    assert f"gate forgetful: check() returned {said_of_it} not text: return '' to let" in said[0]
+    assert f"{__file__}:" in said[0] and not (tmp_path / "checkpoints" / "step-1").exists()
+
+
 def test_a_gate_that_needs_the_engine_gets_it_in_the_state_that_was_saved(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
 

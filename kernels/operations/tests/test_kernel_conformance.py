@@ -12,6 +12,7 @@ import torch
 from finetooth_hooks import Context, Kernel, NoOptions, Serves
 from finetooth_hooks.protocols import Kernel as Built
 from finetooth_kernels.operations import OPERATIONS
+from finetooth_kernels.trials import TRIALS
 from finetooth_kit import run_checks
 from torch import Tensor
 
@@ -101,3 +102,7 @@ def test_a_mistake_is_noticed(mistake: tuple[Kernel, str]) -> None:
     entry, check = mistake
     failed = {result.check for result in run_checks(entry) if result.status == "failed"}
     assert (check in failed) if check else not failed, failed
+
+
+def test_every_operation_is_tried() -> None:
+    assert OPERATIONS.keys() == TRIALS.keys()

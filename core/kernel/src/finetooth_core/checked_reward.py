@@ -15,7 +15,7 @@ import numpy as np
 from finetooth_hooks.context import Registered
 from finetooth_hooks.errors import FinetoothError, PluginError
 from finetooth_hooks.protocols import Reward
-from finetooth_toolbox.blame import said
+from finetooth_toolbox.blame import said, shown
 
 LARGEST = 1e100
 """A score may be: advantages are made of squares and sums."""
@@ -54,7 +54,7 @@ class CheckedReward:
         if isinstance(found, np.ndarray) and found.ndim == 1:
             found = found.tolist()
         if not isinstance(found, list | tuple):
-            raise self._wrong(f"returned {_shown(found)} for {_completions(count)}")
+            raise self._wrong(f"returned {shown(found)} for {_completions(count)}")
         if len(found) != count:
             scores = f"{len(found)} score{'' if len(found) == 1 else 's'}"
             raise self._wrong(f"returned {scores} for {_completions(count)}")
@@ -67,7 +67,7 @@ class CheckedReward:
         if isinstance(score, np.generic):
             score = score.item()
         if not isinstance(score, Real):
-            raise self._wrong(f"returned {_shown(score)} as the score of completion {index + 1}{row}")
+            raise self._wrong(f"returned {shown(score)} as the score of completion {index + 1}{row}")
         try:
             value = float(score)
         except OverflowError:
@@ -95,12 +95,6 @@ def _awaited(found: Awaitable[Any]) -> Any:
 
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, wait()).result()
-
-
-def _shown(value: Any) -> str:
-    """A value of the wrong type, briefly."""
-    text = repr(value)
-    return f"a {type(value).__name__}, {text if len(text) <= 60 else f'{text[:57]}...'},"
 
 
 def _completions(count: int) -> str:

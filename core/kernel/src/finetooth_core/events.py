@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks.errors import FinetoothError, StopRun
 from finetooth_hooks.plan import Plan
-from finetooth_toolbox.blame import said
+from finetooth_toolbox.blame import said, shown
 
 if TYPE_CHECKING:
     from finetooth_hooks.checkpoints import Candidate
@@ -167,6 +167,8 @@ class Events:
                     self._silenced.add(plugin.name)
                     self.warn(f"plugin {plugin.name}: {reason}; it is not called again in this run")
                     continue
+            if reason is not None and not isinstance(reason, str):
+                reason = f"ft_promote returned {shown(reason)} not a reason: return text, or None to let it pass"
             if reason:
                 return f"plugin {plugin.name}: {reason}"
         return ""

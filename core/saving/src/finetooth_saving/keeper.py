@@ -20,7 +20,7 @@ from typing import Any
 from finetooth_hooks.checkpoints import Candidate, Gate, Kept, SnapshotStore, Store
 from finetooth_hooks.engine import Engine, Snapshot
 from finetooth_hooks.errors import FinetoothError, StoreError
-from finetooth_toolbox.blame import said
+from finetooth_toolbox.blame import named, reason_of, said
 from finetooth_toolbox.files.manifests import MANIFEST, hashes_remembered
 
 from finetooth_saving import history
@@ -299,9 +299,9 @@ class Keeper:
             needs = name in self.keeping.engine_gates
             asked = Candidate(candidate.step, candidate.folder, candidate.metrics, engine if needs else None)
             try:
-                reason = gate.check(asked)
+                reason = reason_of(gate.check(asked), gate.check)
             except Exception as error:
-                reason = said(error)
+                reason = named(error)
             if reason:
                 return f"gate {name}: {reason}"
         return self._promote(candidate)

@@ -7,9 +7,11 @@ through anybody.
 from __future__ import annotations
 
 import errno
+import inspect
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from types import TracebackType
 from typing import Any, Protocol
@@ -84,6 +86,60 @@ def blamed(error: BaseException) -> Blamed | None:
     return None
 
 
+def place_of(thing: Any) -> str:
+    """`file:line` where a function, or the class of anything else, is written; empty for what is no Python."""
+    while isinstance(thing, partial):
+        thing = thing.func
+    thing = inspect.unwrap(getattr(thing, "__func__", thing)) if callable(thing) else thing
+    code = getattr(thing, "__code__", None)
+    if code is not None:
+        return f"{code.co_filename}:{code.co_firstlineno}"
+    made = thing if isinstance(thing, type) else type(thing)
+    try:
+        return f"{inspect.getsourcefile(made)}:{inspect.getsourcelines(made)[1]}"
+    except (OSError, TypeError):
+        return ""
+
+
+def owner_of(thing: Any) -> str:
+    """The plugin in whose code a function, or the class of anything else, is written; empty if it is no plugin's."""
+    file, places = place_of(thing).rpartition(":")[0].replace("\\", "/"), _places()
+    owner = max((place for place in places if _within(file, place)), key=len, default=None)
+    return places[owner] if owner else ""
+
+
+def whose(thing: Any) -> str:
+    """The beginning of a line that blames whoever wrote a function or a class: `plugin acme-x 0.1.0: `, or nothing."""
+    owner = owner_of(thing)
+    return f"plugin {owner}: " if owner else ""
+
+
+def where(thing: Any) -> str:
+    """The end of such a line: ` [file:line]`, or nothing."""
+    place = place_of(thing)
+    return f" [{place}]" if place else ""
+
+
+def shown(value: Any) -> str:
+    """A value of the wrong type, briefly: `a str, 'good',`."""
+    if value is None:
+        return "None,"
+    text, kind = " ".join(repr(value).split()), type(value).__name__
+    return f"a{'n' * (kind[0] in 'aeiou')} {kind}, {text if len(text) <= 60 else f'{text[:57]}...'},"
+
+
+def reason_of(answer: Any, check: Any) -> str:
+    """What a gate answered; a reason of ours where it answered no text, which would let everything pass.
+
+    Args:
+        check: what answered.
+    """
+    if isinstance(answer, str):
+        return answer
+    wanted = "not text: return '' to let a checkpoint pass, or why it must not count"
+    return f"{whose(check)}check() returned {shown(answer)} {wanted}{where(check)}"
+
+
 def is_of_the_disk(error: BaseException) -> bool:
     """Whether an exception says that a file could not be read or written. Many an OSError says something else: that a
     server does not answer, for instance."""
@@ -125,6 +181,12 @@ def said(error: BaseException, *, importing: bool = False) -> str:
     if isinstance(error, SyntaxError):
         where = origin(error)
     return f"{describe(error)} [{where}]" if where else describe(error)
+
+
+def named(error: BaseException) -> str:
+    """What a plugin's code has raised, in one line that names the plugin, unless it says to the user itself what to
+    say."""
+    return said(error) if isinstance(error, FinetoothError) else problem(error)[0]
 
 
 def describe(error: BaseException) -> str:

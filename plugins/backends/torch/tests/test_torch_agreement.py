@@ -12,8 +12,9 @@ import finetooth_torch.decoder.agreement as agreement
 import pytest
 import torch
 from finetooth_hooks import PlanError
-from finetooth_hooks.protocols import Block, Head, LowRank
-from finetooth_torch.compute import Compute
+from finetooth_hooks.protocols import Block, Head, LowRank, PickedKernel
+from finetooth_kernels.operations import OPERATIONS
+from finetooth_torch.compute import STREAM, Compute
 from finetooth_torch.decoder.agreement import ALLOWED, compare_decoder, compare_head
 from finetooth_torch.decoder.trial_layers import one_of_each_kind
 from torch import nn
@@ -229,8 +230,73 @@ def test_rows_that_see_their_neighbours_are_refused(build: Callable[..., Any], m
         return of({}).segment_attention(qkv, (Segment(0, qkv.shape[0], qkv.shape[0]),), **more)
 
     monkeypatch.setattr(Compute, "of", lambda kernels: replace(of(kernels), segment_attention=joined))
-    with pytest.raises(PlanError, match=REFUSED):
+    with pytest.raises(PlanError, match=r"kernels\.segment_attention=.*set kernels\.segment_attention to torch"):
         build()
+
+
+# --- sabotage: a kernel -----------------------------------------------------------------------------------------------
+
+
+class NoMean(torch.autograd.Function):
+    """RMSNorm whose gradient lacks its second term."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, weight: Any, eps: float) -> Any:
+        factor = (x.pow(2).mean(-1, keepdim=True) + eps).rsqrt()
+        ctx.save_for_backward(x, weight, factor)
+        return x * factor * weight
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        x, weight, factor = ctx.saved_tensors
+        return grad * weight * factor, (grad * x * factor).flatten(0, -2).sum(0), None
+
+
+def wrong_norm(fault: str) -> Callable[..., Any]:
+    """RMSNorm as a plugin brings it, with one mistake."""
+
+    def norm(x: Any, weight: Any, eps: float, arena: Any = None, *, residual: bool = False) -> Any:
+        if fault == "raises":
+            raise ZeroDivisionError("no norm today")
+        if fault == "none":
+            return None
+        out = NoMean.apply(x, weight, eps) if fault == "no mean" else OPERATIONS["rms_norm"].torch(x, weight, eps)
+        out = {"nan": out * float("nan"), "shape": out[..., :-1], "detached": out.detach()}.get(fault, out)
+        return (x, out) if residual else out
+
+    return norm
+
+
+@pytest.mark.parametrize("fault", ["raises", "none", "nan", "shape", "no mean", "detached"])
+@pytest.mark.parametrize("full", [False, True])
+def test_a_wrong_kernel_is_refused_by_name_file_and_line(kit: SimpleNamespace, fault: str, full: bool) -> None:
+    kernels = {**kit.kernels(), "rms_norm": PickedKernel("acme-norm:acme", wrong_norm(fault))}
+    with pytest.raises(PlanError) as refused:
+        kit.engine(config=kit.config("qwen3"), adapter=kit.adapter(full=full), kernels=kernels)
+    line = str(refused.value)
+    assert line.startswith("kernels.rms_norm=acme-norm:acme: ") and "test_torch_agreement.py:" in line
+    assert "finetooth" not in line.replace("/finetooth", "") and "report the model" not in line
+    assert "no norm today" in line or fault != "raises"
+    assert "gradient" in line or fault not in ("no mean", "detached")
+
+
+def test_a_head_with_a_wrong_gradient_is_refused_by_name(kit: SimpleNamespace) -> None:
+    def head(hidden: Any, weight: Any, targets: Any, **named: Any) -> Any:
+        return OPERATIONS["linear_logprob"].torch(2 * hidden.detach() - hidden, weight, targets, **named)
+
+    with pytest.raises(PlanError, match=r"kernels\.linear_logprob=acme-head:acme: .*test_torch_agreement\.py"):
+        kit.engine(kernels={**kit.kernels(), "linear_logprob": PickedKernel("acme-head:acme", head)})
+
+
+@pytest.mark.parametrize("operation", sorted({*STREAM, "linear_logprob"}))
+def test_every_operation_that_raises_is_named(kit: SimpleNamespace, operation: str) -> None:
+    def broken(*given: Any, **named: Any) -> Any:
+        raise IndexError("no block 7")
+
+    with pytest.raises(
+        PlanError, match=rf"kernels\.{operation}=acme-x:acme: .*no block 7.*set kernels\.{operation} to"
+    ):
+        kit.engine(kernels={**kit.kernels(), operation: PickedKernel("acme-x:acme", broken)})
 
 
 # --- the head ---------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -32,6 +32,7 @@ class Compute:
         low_rank_linear: with the products of `matmul_rounded_once` where that was picked.
         runs: `packed_linear` takes runs of rows with products of their own.
         stream_decoder: makes one; None where the model's own code computes its layers.
+        providers: full names of the entries that the plan picked, by operation.
     """
 
     linear_logprob: Operation
@@ -48,6 +49,7 @@ class Compute:
     packed_head: Operation | None = None
     stream_decoder: MakeDecoder | None = None
     runs: bool = False
+    providers: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
     def of(kernels: Mapping[str, PickedKernel]) -> Compute:
@@ -67,6 +69,7 @@ class Compute:
             **found, expects="expected" in _features(kernels, "linear_logprob"),
             packed_head=packs.function if packs and alike else None, stream_decoder=decoder,
             runs=packs is not None and "runs" in packs.features,
+            providers={name: picked.provider for name, picked in kernels.items()},
         )  # fmt: skip
 
 

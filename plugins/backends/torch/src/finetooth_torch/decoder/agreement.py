@@ -4,7 +4,11 @@ What is compared is the computation, not the weights. Of every kind of layer one
 in float32 whatever the model computes in, and the model's own forward and ours run over the same states, twice through
 the layer, every other layer doing nothing. So rounding leaves about 1e-6 and a difference of 1e-4 means another
 computation, whatever the model's weights are: biases and low-rank matrices that begin at zero count, and sharp
-attention of trained weights does not magnify rounding. It costs one layer in float32 and reads no weight.
+attention of trained weights does not magnify rounding. Gradients are compared too: those of the states, and of what
+trains in the layer. It costs one layer in float32, forward and backward, and reads no weight.
+
+Where they differ, each kernel that the plan picked is exchanged for torch's way in turn: the one without which all
+agrees is refused by its name, and the model is blamed only where there is none.
 
 The states are chosen to show what ordinary ones hide. Some are so small that a norm's eps matters, and the layer is
 tried again with small attention, whose norms then see small numbers too; positions lie far apart, so that slow
@@ -17,7 +21,7 @@ windows under other names than `WINDOWS`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,11 +32,13 @@ from finetooth_hooks import PlanError
 from finetooth_hooks.protocols import Block, ModelFacts
 from finetooth_kernels.decoder import Decoder, FindLowRank, Stream
 from finetooth_steps.micro_batches import MicroBatch
+from finetooth_toolbox import blame
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from finetooth_torch.compute import TORCH, Compute
+from finetooth_torch.compute import STREAM, TORCH, Compute
 from finetooth_torch.decoder.bodies import TransformersBody
+from finetooth_torch.decoder.suspects import HEAD, broken_part, wrong_kernel
 from finetooth_torch.decoder.trial_layers import (
     Place,
     drawn,
@@ -93,19 +99,24 @@ def check_decoder(
         PlanError: the stream decoder computes something else than the model's own forward, or they cannot be compared.
     """
     setting, action = "backend.decoder", "set backend.decoder: transformers, and report the model"
-    try:
+
+    def compare(compute: Compute) -> Disagreement:
         with _evaluating(model):
-            found = compare_decoder(body, facts, low_rank, compute)
+            return compare_decoder(body, facts, low_rank, compute)
+
+    def refused(problem: str) -> PlanError:
+        kernel = wrong_kernel(lambda other: compare(other).share <= ALLOWED, compute, STREAM, problem)
+        return kernel or PlanError(f"{setting}: {problem}", action=action)
+
+    try:
+        found = compare(compute)
     except Exception as error:  # of the model's own code, too
-        reason = f"{type(error).__name__}: {error}"
-        raise PlanError(
-            f"{setting}: the stream decoder cannot be compared with the model: {reason}", action=action
-        ) from error
+        problem = f"the stream decoder cannot be compared with the model: {blame.said(error)}"
+        raise broken_part(error, compute) or refused(problem) from error
     if found.share > ALLOWED:
-        raise PlanError(
-            f"{setting}: {found.where} of the stream decoder computes something else than the model's own: "
-            f"{found.share:.1e} apart, and {ALLOWED:.0e} is allowed",
-            action=action,
+        raise refused(
+            f"{found.where} of the stream decoder computes something else than the model's own: "
+            f"{found.share:.1e} apart, and {ALLOWED:.0e} is allowed"
         )
 
 
@@ -119,13 +130,24 @@ def check_head(base: nn.Module, model: nn.Module, facts: ModelFacts, compute: Co
     Raises:
         PlanError: the model makes other logits of its final states than its family says.
     """
-    try:
+
+    def compare(compute: Compute) -> Disagreement:
         with _evaluating(model):
-            found = compare_head(base, facts, compute)
-    except Exception:  # no model's code knows that its parts are exchanged, and not all of it bears it
+            return compare_head(base, facts, compute)
+
+    def wrong(problem: str) -> PlanError | None:
+        return wrong_kernel(lambda other: compare(other).share <= ALLOWED, compute, HEAD, problem)
+
+    try:
+        found = compare(compute)
+    except Exception as error:  # no model's code knows that its parts are exchanged, and not all of it bears it
+        if kernel := wrong(f"it cannot be compared with the model's head: {blame.said(error)}"):
+            raise kernel from error
         return
     if found.share > ALLOWED:
         head = facts.head
+        if kernel := wrong(f"{found.where} is {found.share:.1e} apart from the model's, {ALLOWED:.0e} is allowed"):
+            raise kernel
         raise PlanError(
             f"model.family: the model makes other logits than its family's head {head.module!r} with scale "
             f"{head.scale:g} and softcap {head.softcap}: {found.share:.1e} apart, and {ALLOWED:.0e} is allowed",
@@ -179,17 +201,25 @@ def compare_head(base: nn.Module, facts: ModelFacts, compute: Compute = TORCH) -
     bias = getattr(original, "bias", None) is not None
     empty = nn.Linear(facts.hidden_size, TOKENS, bias=bias, device="meta")  # draws nothing from torch's own stream
     head = drawn(empty.to_empty(device=device), generator)
-    states = LARGE * _states(TOKENS, facts.hidden_size, generator)
-    given = BaseModelOutputWithPast(last_hidden_state=states.unsqueeze(0))
-    body = Place(base.get_submodule(facts.body), lambda *_, **__: given)
-    model = exchanged(base, {facts.body: body, facts.head.module: head})
+    states = (LARGE * _states(TOKENS, facts.hidden_size, generator)).requires_grad_()
     ids = torch.arange(TOKENS, device=device)
-    expected = model(input_ids=ids.unsqueeze(0), use_cache=False).logits[0].float()
     here = next(base.parameters()).device == device  # else it was picked for another device than the trial's
     ours = Projection(lambda: head, facts.head, TOKENS, compute if here else TORCH)
-    logprobs, _ = ours.scores(states, ids, entropy=False)
-    exact = torch.log_softmax(expected, -1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
-    shares = _share(ours.logits(states), expected), _share(logprobs.unsqueeze(0), exact.unsqueeze(0))
+    with torch.enable_grad():
+        given = BaseModelOutputWithPast(last_hidden_state=states.unsqueeze(0))
+        body = Place(base.get_submodule(facts.body), lambda *_, **__: given)
+        model = exchanged(base, {facts.body: body, facts.head.module: head})
+        expected = model(input_ids=ids.unsqueeze(0), use_cache=False).logits[0].float()
+        logprobs, _ = ours.scores(states, ids, entropy=False)
+        exact = torch.log_softmax(expected, -1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+        incoming = torch.randn(exact.shape, generator=generator)
+        both = [
+            torch.autograd.grad(x, states, incoming, retain_graph=True, allow_unused=True, materialize_grads=True)[
+                0
+            ].view(1, -1)
+            for x in (logprobs, exact)
+        ]
+    shares = _share(ours.logits(states), expected), _share(logprobs.unsqueeze(0), exact.unsqueeze(0)), _share(*both)
     return Disagreement("the head", max(shares))
 
 
@@ -221,7 +251,7 @@ class _Trial:
         """Without any layer: embedding and final norm."""
         decoder = self._decoder(layers[0])
         found = decoder.normed(decoder.embedded(self._stream.tokens))
-        return Disagreement("the final norm", self._share(found, [Place(layer, hand_on) for layer in layers]))
+        return Disagreement("the final norm", self._share(found, self._with([Place(one, hand_on) for one in layers])))
 
     def layer(self, layers: Sequence[nn.Module], place: int) -> list[Disagreement]:
         """Twice through the layer, so that a factor on its output shows."""
@@ -232,15 +262,37 @@ class _Trial:
 
         decoder = self._decoder(layer)
         places = [Place(one, twice if i == place else hand_on) for i, one in enumerate(layers)]
-        found = []
-        for small in (False, True):
-            if small:
-                for path in (self._block.query, self._block.key, self._block.output):
-                    for parameter in filter(is_plain_tensor, layer.get_submodule(path).parameters()):
-                        parameter.mul_(SMALL)
-            ours = decoder.hidden(self._stream, layers=[*decoder.layers, *decoder.layers])
-            found.append(Disagreement(f"layer {place}", self._share(ours, places)))
-        return found
+        body, again = self._with(places), [*decoder.layers, *decoder.layers]
+        found = [*self._gradients(layer, place, lambda: decoder.hidden(self._stream, layers=again), body)]
+        for path in (self._block.query, self._block.key, self._block.output):
+            for parameter in filter(is_plain_tensor, layer.get_submodule(path).parameters()):
+                parameter.mul_(SMALL)
+        ours = decoder.hidden(self._stream, layers=again)
+        return [*found, Disagreement(f"layer {place}", self._share(ours, body))]
+
+    def _gradients(
+        self, layer: nn.Module, place: int, decode: Callable[[], Tensor], body: nn.Module
+    ) -> Iterator[Disagreement]:
+        """Of the states, of the gradients that the embedding gets, and of those of what trains in the layer."""
+        with torch.enable_grad():
+            ours, theirs = self._cells(decode()), self._theirs(body)
+        yield Disagreement(f"layer {place}", _share(ours.detach(), theirs.detach()))
+        if not (ours.requires_grad and theirs.requires_grad):
+            yield Disagreement(f"a gradient in layer {place}", 0.0 if ours.requires_grad else float("inf"))
+            return
+        leaves = {"the states": self._body.get_submodule(self._block.embedding).weight}
+        leaves |= {name: p for name, p in layer.named_parameters() if p.requires_grad and is_plain_tensor(p)}
+        incoming = torch.randn(theirs.shape, generator=self._generator, device=theirs.device)
+        got, exact = (
+            torch.autograd.grad(
+                states, list(leaves.values()), incoming.to(states.dtype), allow_unused=True, materialize_grads=True
+            )
+            for states in (ours, theirs)
+        )
+        for name, x, y in zip(leaves, got, exact, strict=True):
+            if x.count_nonzero() or y.count_nonzero():
+                share = _share(x.reshape(1, -1), y.reshape(1, -1))
+                yield Disagreement(f"the gradient of {name} in layer {place}", share)
 
     def _decoder(self, layer: nn.Module) -> Decoder:
         body = exchanged(self._body, {self._path: nn.ModuleList([layer])})
@@ -248,10 +300,21 @@ class _Trial:
         assert make is not None
         return make(body, self._facts, self._low_rank, checkpointing=False, compute=self._compute)
 
-    def _share(self, ours_nd: Tensor, places: Sequence[nn.Module]) -> float:
-        body, rectangle = exchanged(self._body, {self._path: nn.ModuleList(places)}), self._rectangle
-        theirs = TransformersBody(body).hidden(rectangle.tokens, positions=rectangle.positions).last_hidden_state
-        return _share(ours_nd[self._stream.cells_st[rectangle.mask]], theirs[rectangle.mask])
+    def _with(self, places: Sequence[nn.Module]) -> nn.Module:
+        body: nn.Module = exchanged(self._body, {self._path: nn.ModuleList(places)})
+        return body
+
+    def _share(self, ours_nd: Tensor, body: nn.Module) -> float:
+        return _share(self._cells(ours_nd), self._theirs(body))
+
+    def _cells(self, ours_nd: Tensor) -> Tensor:
+        return ours_nd[self._stream.cells_st[self._rectangle.mask]]
+
+    def _theirs(self, body: nn.Module) -> Tensor:
+        rectangle = self._rectangle
+        read = TransformersBody(body).hidden(rectangle.tokens, positions=rectangle.positions)
+        states: Tensor = read.last_hidden_state[rectangle.mask]
+        return states
 
 
 def _rectangle(width: int, stride: int, device: torch.device) -> Rectangle:
@@ -279,6 +342,7 @@ def _states(count: int, width: int, generator: torch.Generator) -> Tensor:
 def _share(found_nd: Tensor, expected_nd: Tensor) -> float:
     if found_nd.shape != expected_nd.shape:
         return float("inf")
-    differences = (found_nd.double() - expected_nd.double()).norm(dim=-1) / expected_nd.double().norm(dim=-1)
+    found_nd, expected_nd = found_nd.detach().double(), expected_nd.detach().double()
+    differences = (found_nd - expected_nd).norm(dim=-1) / expected_nd.norm(dim=-1)
     worst = float(np.max(differences.cpu().numpy()))
     return worst if np.isfinite(worst) else float("inf")

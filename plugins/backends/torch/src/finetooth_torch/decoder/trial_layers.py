@@ -145,7 +145,7 @@ def _copied(module: nn.Module, config: Any, known: dict[int, nn.Module]) -> nn.M
     if config is not None and "config" in own:
         own["config"] = config
     own["_parameters"] = {
-        name: nn.Parameter(torch.empty(p.shape, dtype=torch.float32, device=p.device), requires_grad=False)
+        name: nn.Parameter(torch.empty(p.shape, dtype=torch.float32, device=p.device), requires_grad=p.requires_grad)
         if p is not None and is_plain_tensor(p)
         else p
         for name, p in module._parameters.items()

@@ -1,0 +1,55 @@
+"""Which part to name where the decoder or the head does not agree with the model: looked for once that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from finetooth_hooks import PlanError
+from finetooth_toolbox import blame
+
+from finetooth_torch.compute import TORCH, Compute
+
+HEAD = ("linear_logprob",)
+"""What the head is computed with; the decoder's operations are `compute.STREAM`."""
+
+Agrees = Callable[[Compute], bool]
+
+
+def wrong_kernel(agrees: Agrees, compute: Compute, operations: Sequence[str], problem: str) -> PlanError | None:
+    """The refusal of the one operation without which everything agrees, else of all that the plan picked.
+
+    None if torch's way of them does no better.
+
+    Args:
+        agrees: whether the model and what stands in for it agree with some operations; it may raise.
+        operations: that were used.
+        problem: what does not agree, or what was raised.
+    """
+    picked = [name for name in operations if name in compute.providers]
+    for suspects in (*([name] for name in picked), picked):
+        torchs = {name: getattr(TORCH, name) for name in suspects}
+        try:
+            mended = agrees(replace(compute, **torchs))
+        except Exception:
+            continue
+        if mended and suspects:
+            named = " or ".join(f"kernels.{name}={compute.providers[name]}" for name in suspects)
+            places = [blame.place_of(getattr(compute, name)) for name in suspects]
+            where = f" [{', '.join(filter(None, places))}]" if any(places) else ""
+            settings = ", ".join(f"kernels.{name} to torch" for name in suspects)
+            return PlanError(
+                f"{named}: {problem}; with torch's way of it everything agrees{where}",
+                action=f"set {settings}, or mend what computes it",
+            )
+    return None
+
+
+def broken_part(error: BaseException, compute: Compute) -> PlanError | None:
+    """The refusal of the plugin that an error came out of; None if that is this backend, or what brings the decoder."""
+    found = blame.blamed(error)
+    ours = {blame.owner_of(broken_part), blame.owner_of(compute.stream_decoder)}
+    if found is None or found.plugin in ours:
+        return None
+    problem, action = blame.problem(error)
+    return PlanError(problem, action=action)
