@@ -150,7 +150,9 @@ def test_a_run_and_the_one_that_went_on_from_it_answer_side_by_side(
         assert out == f"{trained}:\n{alone[trained]}\n{name}:\n{alone[tmp_path / 'later']}\n"
     base = json.loads((trained / "artifact" / "adapter_config.json").read_text())["base_model_name_or_path"]
     code, out, err = ft("chat", base, *ASK, *HOW, "--adapter", tmp_path / "later")
-    assert (code, out) == (2, "") and f" was trained over {trained} of revision " in err, "a base that can be named"
+    assert (code, out) == (2, "") and f" was trained over {trained}, and {base} is here" in err, (
+        "a base that can be named"
+    )
 
 
 def test_what_was_said_becomes_a_training_row(ft: Run, trained: Path, tmp_path: Path) -> None:
@@ -224,7 +226,8 @@ def test_a_stack_that_cannot_be_is_refused(ft: Run, trained: Path, second: Path,
     base = json.loads((trained / "artifact" / "adapter_config.json").read_text())["base_model_name_or_path"]
     other = tmp_path / "other"
     shutil.copytree(trained / "artifact", other)
-    made = json.loads((other / "manifest.json").read_text()) | {"base_revision": "0" * 64, "model": "another-base"}
+    made = json.loads((other / "manifest.json").read_text())
+    made |= {"base": {"model.safetensors": "0" * 64}, "model": "another-base"}
     (other / "manifest.json").write_text(json.dumps(made))
     config = json.loads((second / "adapter_config.json").read_text()) | {"base_model_name_or_path": "acme/strange"}
     for name, said in (

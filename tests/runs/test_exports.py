@@ -200,7 +200,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(made: Any, ft: Any, tmp_path: 
     from finetooth_toolbox.files.manifests import sealed
 
     about = json.loads(manifest.read_text())
-    assert about["base_revision"]
+    assert about["base"]["model.safetensors"]
     about.pop("sha256")
-    manifest.write_text(json.dumps(sealed({**about, "base_revision": "0" * 64})))
-    assert "of revision 000000000000" in refused(run, "--to", "safetensors")
+    manifest.write_text(json.dumps(sealed({**about, "base": {**about["base"], "model.safetensors": "0" * 64}})))
+    assert "model.safetensors has another content" in refused(run, "--to", "safetensors")

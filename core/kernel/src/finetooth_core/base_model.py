@@ -10,6 +10,7 @@ from finetooth_hooks.entries import Family as FamilyEntry
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import Family, Loader, ModelFacts, ModelInfo, Tokenizer
+from finetooth_toolbox.files.contents import FileContents
 
 from finetooth_core.adapter_folder import from_adapter
 from finetooth_core.builders import derived
@@ -71,6 +72,8 @@ def base_model(
     loader = ChangedTokens(own, changes) if changes else own
     described = loader.sketch(name) if sketched else loader.describe(name)
     info = replace(described, loader=loading[0].full_name)
+    if not info.contents and info.files:
+        info = replace(info, contents=FileContents({path.name: path.absolute() for path in info.files}))
     family, facts = _facts(recipe, builder, info, loader)
     tokenizer = None if sketched else derived(loader.tokenizer(name), "tokenizer", loading[0])
     return BaseModel(loader, info, facts, tokenizer, {"loader": loading, "family": family}, run)

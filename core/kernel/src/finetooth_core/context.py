@@ -254,7 +254,7 @@ class RunContext:
 
     @property
     def cache(self) -> Path:
-        from finetooth_rows.cache_folder import cache_folder
+        from finetooth_toolbox.files.cache_folder import cache_folder
 
         return cache_folder() / "plugins"
 

@@ -47,7 +47,8 @@ class TrainedRun:
         self.adapter = not is_whole(self.artifact)
         self._recipe = recipe_of(run)
         verify_folder(self.artifact)
-        check_base(self.artifact, self.base)
+        if self.adapter:
+            check_base(self.artifact, self.base, own=True)
 
     @cached_property
     def context(self) -> Context:

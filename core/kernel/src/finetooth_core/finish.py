@@ -162,7 +162,9 @@ class Finish:
                 if step != self.run.progress.step:
                     self.selected = found.folder
                     self.run.engine.load(found.folder / "engine")
-        about = {**self.run.manifest, "step": step, "kind": "artifact"}
+        base = self.run.job.request.base.model
+        stood_on = {"base": dict(base.contents), "base_digest": base.digest}
+        about = {**self.run.manifest, **stood_on, "step": step, "kind": "artifact"}
         write_folder(target, self.run.engine.export, about, replace=self.run.again)
         self.run.artifact_step = step
         self.run.events.fire("ft_checkpoint_saved", path=target)

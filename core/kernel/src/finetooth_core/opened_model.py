@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from finetooth_hooks.entries import Method
-from finetooth_saving.run_folder import FIXED, run_of
+from finetooth_saving.run_folder import FIXED, is_whole, run_of
+from finetooth_toolbox.files.trained_over import check_base
 
 if TYPE_CHECKING:
     from finetooth_hooks.context import Catalog, Context
@@ -56,6 +57,8 @@ class OpenedModel:
         """With what the run trained."""
         engine = self.session.engine
         if self.artifact is not None:
+            if not is_whole(self.artifact):
+                check_base(self.artifact, self.context.model, own=True)
             engine.restore(self.artifact)
         return engine
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import count
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks.errors import UserError
@@ -170,6 +171,8 @@ class Session:
 
         if self._engine is None:
             job = self.decide()
+            if self.data:  # while its files are read anyway; what has no digest yet is hashed when it is asked for
+                Thread(target=lambda: job.request.base.model.digest, daemon=True).start()
             with paused_collector(), in_folder(self.place):
                 built = job.backend.engine(job.request)
             backend = job.context.catalog.get("backend", job.plan.picks["backend"])
@@ -350,11 +353,9 @@ class Session:
 
     def stands_on(self) -> dict[str, Any]:
         """Hashes of the files of the base model, and of the data as the plan says them."""
-        from finetooth_rows.cache import DataCache
-
-        hashes = DataCache().hashes
         data = {d.setting: d.value for d in self.plan.decisions if d.setting.endswith("sha256")}
-        return {"base": {path.name: hashes.sha256(path) for path in self.job.request.base.model.files}, "data": data}
+        base = self.job.request.base.model
+        return {"base": dict(base.contents), "base_digest": base.digest, "data": data}
 
     @property
     def environment(self) -> dict[str, str]:

@@ -16,7 +16,9 @@ from finetooth_hooks.protocols import Loader, ModelInfo, ModelTensors, Quantizer
 from finetooth_saving.artifact import digest_of
 from finetooth_saving.run_folder import MERGED, PLAN, RUNS, artifact_of, is_run_folder, is_whole, run_of
 from finetooth_toolbox.decisions import Decisions
+from finetooth_toolbox.files.contents import FileContents
 from finetooth_toolbox.files.manifests import MANIFEST
+from finetooth_toolbox.files.trained_over import check_base
 from finetooth_toolbox.text.nearest import nearest_path
 
 from finetooth_core.catalog import Registered
@@ -25,6 +27,8 @@ from finetooth_core.part_builder import Builder, Built
 from finetooth_core.recipe import AUTO, Recipe, load
 from finetooth_core.run_recipe import recipe_of, without_training
 
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+"""Files that an adapter consists of."""
 SHOWN = 5
 """Runs that an error names."""
 
@@ -157,8 +161,11 @@ class Trained(LoaderBase):
         """The model by whoever loads it, with the run's folder as its reference."""
         loader, inner = self._inner
         info = loader.describe(inner)
-        config = dict(info.config)
+        config, contents = dict(info.config), info.contents
         if self._whole is None:
+            check_base(self.artifact, info, own=True)
+            added = {f"adapter/{name}": self.artifact / name for name in ADAPTER if (self.artifact / name).is_file()}
+            contents = FileContents(added, also=info.contents)
             config |= self._adapter.part.folded_config(self.artifact)
         # an adapter that is folded in is on no disk as a model, until it is merged
         published = self.artifact if self._whole is not None else self.folder / MERGED
@@ -168,6 +175,7 @@ class Trained(LoaderBase):
             reference=str(self.folder),
             revision=self.digest(),
             config=config,
+            contents=contents,
             published=place,
             # of an adapter: the base in fp32, beside the file that it is read from, which stays mapped
             loading_bytes=info.loading_bytes if self._whole is not None else 4 * info.parameters + info.weight_bytes,

@@ -15,8 +15,8 @@ from finetooth_hooks.preparation import Limit
 from finetooth_kit import ByteTokenizer
 from finetooth_rows import cache as cache_module
 from finetooth_rows.cache import MANIFEST, ROWS, DataCache
-from finetooth_rows.file_hashes import FileHashes, file_sha256
 from finetooth_rows.key import data_key
+from finetooth_toolbox.files.file_hashes import FileHashes, file_sha256
 
 Prepare = Callable[..., Any]
 Write = Callable[..., Path]
@@ -175,7 +175,7 @@ def test_hashes_are_remembered_only_of_settled_files(tmp_path: Path, monkeypatch
     hashes = FileHashes(tmp_path / "hashes")
     first = hashes.sha256(path)
     assert first == file_sha256(path) and not (tmp_path / "hashes").exists()  # just written: it may change unseen
-    monkeypatch.setattr("finetooth_rows.file_hashes.SETTLED", 0)
+    monkeypatch.setattr("finetooth_toolbox.files.file_hashes.SETTLED", 0)
     assert hashes.sha256(path) == first
     (remembered,) = (tmp_path / "hashes").iterdir()
     content = json.loads(remembered.read_text())

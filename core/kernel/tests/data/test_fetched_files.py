@@ -13,7 +13,7 @@ import pytest
 from finetooth_core.cli import main
 from finetooth_rows import in_use
 from finetooth_rows.cache import DataCache, list_cache, list_kept, prune_cache
-from finetooth_rows.cache_folder import ABANDONED
+from finetooth_toolbox.files.cache_folder import ABANDONED
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetooth_rows.cache_folder import ABANDONED
+from finetooth_toolbox.files.cache_folder import ABANDONED
 
 PLUGINS = "plugins"
 CONTENTS = "contents"

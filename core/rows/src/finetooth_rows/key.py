@@ -23,10 +23,10 @@ from finetooth_hooks.errors import DataError, PluginError
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.preparation import Limit, Rendering
 from finetooth_hooks.protocols import Tokenizer
+from finetooth_toolbox.files.file_hashes import FileHashes
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from finetooth_rows.file_hashes import FileHashes
 from finetooth_rows.parts import DataParts
 from finetooth_rows.picked import PickedSource
 from finetooth_rows.reading import SplitRows

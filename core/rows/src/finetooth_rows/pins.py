@@ -9,8 +9,8 @@ from typing import Protocol
 
 from finetooth_hooks.errors import DataError
 from finetooth_toolbox.decisions import Decisions
+from finetooth_toolbox.files.file_hashes import FileHashes
 
-from finetooth_rows.file_hashes import FileHashes
 from finetooth_rows.picked import PickedSource
 
 SHOWN = 5

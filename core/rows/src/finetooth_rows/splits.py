@@ -20,11 +20,11 @@ from finetooth_hooks.errors import UserError
 from finetooth_hooks.examples import Example
 from finetooth_hooks.preparation import Limit, Preparation, Rendering
 from finetooth_toolbox.decisions import Note
+from finetooth_toolbox.files.file_hashes import FileHashes
 from finetooth_toolbox.messages import media as row_media
 
 from finetooth_rows import rendering_work
 from finetooth_rows.cache import ROWS, CacheEntry, DataCache
-from finetooth_rows.file_hashes import FileHashes
 from finetooth_rows.key import DataKey, Unknowable, data_key, media_key, with_media
 from finetooth_rows.lazy_examples import SMALL_ROWS, examples_of
 from finetooth_rows.parts import DataParts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,6 +129,8 @@ class ModelInfo:
         weight_bytes: on disk.
         files: what it is made of.
         revision: hub revision or content hash, as far as known.
+        contents: SHA-256 of every file that decides what the model computes and how it reads text (weights, config,
+            tokenizer, template), by name; may be read when somebody first asks. Empty: it is not known.
         resident_bytes: what its weights take in memory once they are loaded, where that does not follow from their
             number and the precision of the run; None: it does.
         stored: how the file stores its linear weights, if not as plain numbers; what would change them is refused, also
@@ -155,6 +159,17 @@ class ModelInfo:
     stored_weights: int = 0
     expert_weights: int = 0
     loading_bytes: int | None = None
+    contents: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 that stands for `contents`, hexadecimal; empty where they are not known.
+
+        Files may be read for the first time: seconds for each gigabyte.
+        """
+        if not self.contents:
+            return ""
+        return hashlib.sha256(json.dumps(sorted(self.contents.items())).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,6 @@ import transformers
 from finetooth_hooks import RecipeError
 from finetooth_hooks.models import NewToken, TokenChanges
 from finetooth_kit import FakeContext, parametrize_with_checks
-from finetooth_transformers import checkpoint
 from finetooth_transformers.failures import explained
 from finetooth_transformers.loader import TransformersLoader
 from finetooth_transformers.plugin import claims
@@ -39,7 +39,7 @@ def test_describe_counts_what_the_model_has(
     assert info.weight_bytes == sum(path.stat().st_size for path in (tmp_path / "m").glob("*.safetensors"))
     assert (len(info.files) > 1) == (shards == "8KB")
     assert (info.model_type, info.config["hidden_size"], info.config["tie_word_embeddings"]) == ("llama", 16, tied)
-    assert len(info.revision) == 64
+    assert {*(path.name for path in info.files), "config.json"} <= info.contents.keys() and len(info.digest) == 64
 
 
 @pytest.mark.parametrize(
@@ -146,11 +146,15 @@ def test_weights_that_are_missing_are_not_made_up(tmp_path: Path, write: Write, 
         loader_of().load(str(tmp_path / "m"), framework="torch", precision="fp32", device="cpu")
 
 
-def test_the_digest_is_of_the_weights_layout(tmp_path: Path, write: Write) -> None:
+def test_the_digest_is_of_the_contents(tmp_path: Path, write: Write, loader_of: Loaders) -> None:
     write(tmp_path / "a")
-    write(tmp_path / "b", tied=True)
-    assert checkpoint.read(tmp_path / "a").digest == checkpoint.read(tmp_path / "a").digest
-    assert checkpoint.read(tmp_path / "a").digest != checkpoint.read(tmp_path / "b").digest
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    before = loader_of().describe(str(tmp_path / "b")).digest
+    assert before == loader_of().describe(str(tmp_path / "a")).digest
+    (tmp_path / "b" / "README.md").write_text("says nothing of what is computed")
+    assert loader_of().describe(str(tmp_path / "b")).digest == before
+    (tmp_path / "b" / "chat_template.jinja").write_text("{{ messages }}")
+    assert loader_of().describe(str(tmp_path / "b")).digest != before
 
 
 def test_another_framework(loader_of: Loaders) -> None:

@@ -168,7 +168,7 @@ def list_entries(as_json: bool) -> None:
     from datetime import datetime
 
     from finetooth_rows.cache import CacheEntry, list_kept
-    from finetooth_rows.cache_folder import cache_folder
+    from finetooth_toolbox.files.cache_folder import cache_folder
 
     entries = list_kept()
     if as_json:

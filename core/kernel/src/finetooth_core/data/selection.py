@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from finetooth_hooks.errors import RecipeError
 from finetooth_rows.cache import CHOICES, DataCache
-from finetooth_rows.cache_folder import write_whole
 from finetooth_rows.choice import Choice, Chosen, SourceChoice
 from finetooth_rows.choosing import choose
 from finetooth_rows.key import OWN_PACKAGES, Unknowable, code_hash, named_sources, versions
@@ -23,6 +22,7 @@ from finetooth_rows.picked import PickedFormat, PickedSource
 from finetooth_rows.slices import Slice, split_reference
 from finetooth_rows.tally import Tally
 from finetooth_toolbox.decisions import Decisions
+from finetooth_toolbox.files.cache_folder import write_whole
 
 from finetooth_core.problems import plain_data, validate
 from finetooth_core.recipe_data import DataSection, HeldOut, SourceRows

@@ -1,8 +1,9 @@
-"""What an adapter's artifact was trained over: its manifest says the base and its revision, its config the base."""
+"""What an adapter's artifact was trained over: its manifest holds the SHA-256 of every file of the base."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from finetooth_hooks.errors import UserError
@@ -10,21 +11,43 @@ from finetooth_hooks.models import ModelInfo
 
 from finetooth_toolbox.files.manifests import ManifestProblem, read_manifest
 
+SHOWN = 3
+"""Files that an error names."""
 
-def check_base(artifact: Path, base: ModelInfo, *, named: str = "") -> None:
-    """See that an adapter was trained over a base: by its revision where both are known, else by its names.
+
+def check_base(artifact: Path, base: ModelInfo, *, named: str = "", own: bool = False) -> None:
+    """See that an adapter was trained over a base: by the content of its files where both are known, wherever they lie
+    now; else by its revision, else by its names.
 
     Args:
         artifact: its folder, also one made elsewhere, without a manifest.
         named: what the user called it; empty: its path.
+        own: the base is the one that the run's own recipe names, which may be written in another way there.
 
     Raises:
-        UserError: it was trained over another base, or over another revision of it.
+        UserError: it was trained over another base, or files of the base have changed since; names them.
+        DataError: a file of the base cannot be read.
     """
     manifest, config = (_said(artifact, name) for name in ("manifest.json", "adapter_config.json"))
     revision = base_revision(artifact)
-    names = [str(one) for one in (manifest.get("model"), config.get("base_model_name_or_path")) if one]
+    names = [str(name) for name in (manifest.get("model"), config.get("base_model_name_or_path")) if name]
     said = f"{named or artifact} was trained over {names[0] if names else 'another base'}"
+    same_name = own or bool({*names} & {base.reference, base.published})
+    recorded = recorded_base(artifact)
+    if recorded and base.contents:
+        changes = changed_files(recorded, base.contents, partly=bool(revision) and revision == base.revision)
+        if not changes:
+            return
+        listed = ", ".join(changes[:SHOWN]) + (f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else "")
+        if same_name:
+            raise UserError(
+                f"{said}, which has changed since: {listed}",
+                action="put those files back as they were, or train again over what is there now",
+            )
+        raise UserError(
+            f"{said}, and {base.reference} is here, which is another one: {listed}",
+            action="name the base that it was trained over",
+        )
     if revision and base.revision:
         if revision != base.revision:
             raise UserError(
@@ -32,8 +55,33 @@ def check_base(artifact: Path, base: ModelInfo, *, named: str = "") -> None:
                 action="name that base: what was trained means something else over another one",
             )
         return
-    if names and not {*names} & {base.reference, base.published}:
+    if names and not same_name:
         raise UserError(f"{said}, and {base.reference} is here", action="name the base that it was trained over")
+
+
+def changed_files(before: Mapping[str, str], now: Mapping[str, str], *, partly: bool = False) -> tuple[str, ...]:
+    """What differs between the files of two models, one entry a file; empty if they hold the same.
+
+    Args:
+        before, now: SHA-256 by name. Files of other names with the same contents are the same model.
+        partly: only files that both have count: a hub's cache holds those that somebody has asked for.
+    """
+    if sorted(before.values()) == sorted(now.values()):
+        return ()
+    changes = []
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name), now.get(name)
+        if old == new or (partly and None in (old, new)):
+            continue
+        how = "is missing" if new is None else "is new" if old is None else "has another content"
+        changes.append(f"{name} {how}")
+    return tuple(changes)
+
+
+def recorded_base(artifact: Path) -> Mapping[str, str]:
+    """SHA-256 of the files of the base that an artifact was trained over, by name; empty where it is not recorded."""
+    base = _said(artifact, "manifest.json").get("base")
+    return {str(name): str(value) for name, value in base.items()} if isinstance(base, Mapping) else {}
 
 
 def base_revision(artifact: Path) -> str:
@@ -44,7 +92,7 @@ def base_revision(artifact: Path) -> str:
 def _said(folder: Path, name: str) -> dict[str, object]:
     try:
         text = read_manifest(folder) if name == "manifest.json" else (folder / name).read_bytes()
-        found = json.loads(text)
+        content = json.loads(text)
     except (ManifestProblem, OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}

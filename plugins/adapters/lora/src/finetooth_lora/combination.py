@@ -15,6 +15,7 @@ import torch
 from finetooth_hooks import UserError
 from finetooth_peftfiles.artifact import PREFIX, read, save
 from finetooth_peftfiles.resuming import base_names
+from finetooth_toolbox.files.trained_over import changed_files, recorded_base
 from peft import LoraConfig
 from peft.tuners.lora import LoraModel
 from torch import Tensor, nn
@@ -124,8 +125,15 @@ def _check_bases(folders: Sequence[Path]) -> None:
     first, *others = [
         base_names(json.loads((folder / "adapter_config.json").read_text()), folder) for folder in folders
     ]
+    contents = recorded_base(folders[0])
     for folder, names in zip(folders[1:], others, strict=True):
-        if first and names and not first & names:
+        if contents and (recorded := recorded_base(folder)):
+            if changes := changed_files(contents, recorded):
+                raise UserError(
+                    f"{folder} was not trained over the base of {folders[0]}: {changes[0]}",
+                    action="name adapters of one base",
+                )
+        elif first and names and not first & names:
             raise UserError(
                 f"{folder} was trained on {sorted(names)[0]}, and {folders[0]} on {sorted(first)[0]}",
                 action="name adapters of one base",

@@ -18,6 +18,7 @@ from finetooth_hooks.protocols import Loader
 from finetooth_peftfiles.folding import CONFIG, WEIGHTS, merged
 from finetooth_saving.runs.written_models import UNMEASURED, compare
 from finetooth_toolbox.files.manifests import ManifestProblem, check_folder, listed_files, read_manifest
+from finetooth_toolbox.files.trained_over import check_base
 from finetooth_torchshared.whole_weights import export_weights
 
 from finetooth_lora.packing import FORMATS, Format, pack_folder
@@ -160,11 +161,11 @@ def write(
             shutil.rmtree(beside, ignore_errors=True)
 
 
-def check_base(merge: Merge, loader: Loader) -> None:
+def check_mergeable(merge: Merge, loader: Loader) -> None:
     """
     Raises:
         UserError: the base's file stores it in bits that only its library reads, or it is another one than the adapter
-            was trained on.
+            was trained over.
     """
     info = loader.describe(merge.base)
     if info.stored is not None and not info.stored_weights:
@@ -172,20 +173,7 @@ def check_base(merge: Merge, loader: Loader) -> None:
             f"model: {merge.base} is stored as {info.stored.name}, and a sum cannot be stored in its bits",
             action="keep the adapter beside its base",
         )
-    trained = trained_on(merge.adapter)
-    if trained and info.revision and trained != info.revision:
-        raise UserError(
-            f"{merge.adapter} was trained on revision {trained[:20]} of {merge.base}, and what is there now is "
-            f"{info.revision[:20]}",
-            action="merge it into what it was trained on, or train again",
-        )
-
-
-def trained_on(adapter: Path) -> str:
-    """The revision of the base that an artifact's manifest names; empty if it names none."""
-    if not (adapter / MANIFEST).is_file():
-        return ""
-    return str(json.loads(read_manifest(adapter)).get("model_revision", ""))
+    check_base(merge.adapter, info, own=True)
 
 
 def plain_base(loader: Loader, merge: Merge, precision: Precision, quantizer: Any) -> Any:
@@ -340,7 +328,7 @@ def command(
     pick = recipe.get("quantization")
     quantizer = None if pick is None else context.build("quantizer", pick, setting="quantization")
     if whole is None:
-        check_base(merge, loader)
+        check_mergeable(merge, loader)
         fill = filler(loader, merge, precision, quantizer)
     else:
         fill = partial(copied, whole.adapter)

@@ -12,6 +12,7 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.options import Options
 from finetooth_hooks.protocols import Loader, ModelInfo, ModelTensors, Quantizer
+from finetooth_toolbox.files.contents import FileContents
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 from finetooth_gguf import container
@@ -62,6 +63,7 @@ class GgufLoader(LoaderBase):
             stored=stored,
             stored_weights=weights,
             published=published(reference),
+            contents=FileContents({found.path.name: found.path.absolute()}),
         )
 
     def tokenizer(self, reference: str) -> FastTokenizer:

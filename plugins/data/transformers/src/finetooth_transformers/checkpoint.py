@@ -6,7 +6,6 @@ dtype, shape and data offsets of every tensor, the data.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
 from dataclasses import dataclass
@@ -18,6 +17,13 @@ from finetooth_hooks import RecipeError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+BESIDE = (
+    *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "chat_template.json", "chat_template.jinja"),
+    *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "tekken.json"),
+    *("*.model", "*.tiktoken", "*.py", "additional_chat_templates/*.jinja"),
+)
+"""Files beside the weights that decide what a model computes and how it reads text, as patterns."""
 LARGEST_HEADER = 100_000_000
 """Bytes; the format's own limit."""
 
@@ -30,14 +36,12 @@ class Checkpoint:
         files: its safetensors files, in the order of their names.
         parameters: elements of all tensors.
         bytes: on disk.
-        digest: SHA-256 over the headers: names, types, shapes and places of all tensors.
         experts: elements of the matrices of routed experts, whether a file holds them one by one or as one tensor.
     """
 
     files: tuple[Path, ...]
     parameters: int
     bytes: int
-    digest: str
     experts: int = 0
 
 
@@ -83,7 +87,6 @@ def read(folder: Path) -> Checkpoint:
         RecipeError: there are none, a file is missing or cut off, or they are pickled.
     """
     parameters = size = experts = 0
-    digest = hashlib.sha256()
     files = _files(folder)
     for file in files:
         header = _header(file)
@@ -91,8 +94,18 @@ def read(folder: Path) -> Checkpoint:
         parameters += sum(prod(tensor["shape"]) for tensor in tensors.values())
         experts += sum(prod(tensor["shape"]) for name, tensor in tensors.items() if _of_experts(name, tensor["shape"]))
         size += file.stat().st_size
-        digest.update(json.dumps(tensors, sort_keys=True).encode())
-    return Checkpoint(files, parameters, size, digest.hexdigest(), experts)
+    return Checkpoint(files, parameters, size, experts)
+
+
+def contents(folder: Path) -> dict[str, Path]:
+    """The files of a folder that decide what its model computes and how it reads text, by name.
+
+    Raises:
+        RecipeError: see `read`.
+    """
+    beside = (path for pattern in BESIDE for path in folder.glob(pattern) if path.is_file())
+    index = (folder / INDEX,) if (folder / INDEX).is_file() else ()
+    return {path.relative_to(folder).as_posix(): path.absolute() for path in (*_files(folder), *index, *beside)}
 
 
 def _of_experts(name: str, shape: list[int]) -> bool:

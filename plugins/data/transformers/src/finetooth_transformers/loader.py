@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from finetooth_hooks import RecipeError
 from finetooth_hooks.bases import LoaderBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Loader, ModelInfo, ModelTensors, Quantizer
+from finetooth_toolbox.files.contents import FileContents
 from finetooth_toolbox.files.hub import without_retries
 from finetooth_toolbox.saved_heads import head_of
 from finetooth_toolbox.text.tokenizers import FastTokenizer
@@ -76,12 +78,14 @@ class TransformersLoader(LoaderBase):
         if folder.is_dir() and weights:
             found = checkpoint.read(folder)
             parameters = found.parameters if stored is None else self._count(reference, config)[0]
-            size, files, revision, experts = found.bytes, found.files, found.digest, found.experts
+            size, files, revision, experts = found.bytes, found.files, "", found.experts
+            contents = FileContents(checkpoint.contents(folder))
         else:
             parameters, experts = self._count(reference, config)
             each = BYTES.get(str(config.dtype).removeprefix("torch."), 4) if stored is None else stored.bytes_per_weight
             size = int(parameters * each)
             files, revision = (), str(getattr(config, "_commit_hash", None) or self._options.revision or "")
+            contents = FileContents({} if folder.is_dir() else partial(self._fetched, reference))
         resident = size if stored is not None and not turned_back(described) else None
         packing = packing_of(quantization_of(described), reference)
         if stored is not None and packing is None:
@@ -90,8 +94,18 @@ class TransformersLoader(LoaderBase):
         published = str(folder.absolute()) if folder.is_dir() else reference
         return ModelInfo(
             reference, "transformers", kind, described, parameters, size, files, revision, resident, stored, published,
-            sum(packed), experts if stored is None else 0,
+            sum(packed), experts if stored is None else 0, contents=contents,
         )  # fmt: skip
+
+    def _fetched(self, reference: str) -> dict[str, Path]:
+        """The files of a hub id that are on this machine, by name; none before they are fetched."""
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(reference, revision=self._options.revision, local_files_only=True))
+            return checkpoint.contents(folder)
+        except (OSError, ValueError, RecipeError):
+            return {}
 
     def tokenizer(self, reference: str) -> FastTokenizer:
         """The model's tokenizer; one without a pad token gets one that text does not produce, and one that draws at

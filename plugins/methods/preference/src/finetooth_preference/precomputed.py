@@ -80,10 +80,9 @@ def _make(engine: Engine, data: Sequence[Datum]) -> NDArray[np.float32]:
 
 
 def _key(context: Context, engine: Engine, data: Sequence[Datum]) -> str:
-    digest = hashlib.sha256(f"1 {context.model.reference} {context.model.revision} {engine.info.precision}".encode())
-    for path in context.model.files:
-        with Path(path).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+    model = context.model
+    about = f"1 {model.reference} {model.revision} {model.digest} {engine.info.precision}"
+    digest = hashlib.sha256(about.encode())
     for datum in data:
         for array in (datum.placeholder_tokens, datum.targets, datum.mask):
             digest.update(np.ascontiguousarray(array).tobytes())

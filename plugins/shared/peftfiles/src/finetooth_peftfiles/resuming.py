@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.context import Context
-from finetooth_hooks.errors import RecipeError
-from finetooth_hooks.protocols import ModelFacts, ModelInfo
+from finetooth_hooks.errors import RecipeError, UserError
+from finetooth_hooks.protocols import ModelFacts
 from finetooth_toolbox.files.manifests import MANIFEST, ManifestProblem, check_folder, read_manifest
+from finetooth_toolbox.files.trained_over import check_base
 
 from finetooth_peftfiles.targets import resolve
 
@@ -34,7 +35,10 @@ def begin(reference: str, context: Context, kind: str, settings: Mapping[str, An
     """
     folder = place(reference)
     about = _about(folder, reference)
-    check_base(about, folder, context.model, reference)
+    try:
+        check_base(folder, context.model, named=reference)
+    except UserError as error:
+        raise RecipeError(RESUME, error.problem, action=error.action) from error
     if about.get("peft_type") != kind:
         raise RecipeError(RESUME, f"{reference} holds an adapter of the kind {about.get('peft_type')}", action=ANOTHER)
     for name, value in settings.items():
@@ -74,20 +78,6 @@ def place(reference: str) -> Path:
                 RESUME, f"{folder}/{error}", action="the artifact is damaged: export it again from a checkpoint"
             ) from error
     return folder
-
-
-def check_base(about: Mapping[str, Any], folder: Path, model: ModelInfo, reference: str) -> None:
-    """
-    Raises:
-        RecipeError: the adapter was made for another base than the recipe's.
-    """
-    named = base_names(about, folder)
-    if named and not named & {model.reference, model.published}:
-        raise RecipeError(
-            RESUME,
-            f"{reference} was trained on {sorted(named)[0]}, and the model here is {model.reference}",
-            action="name the base that it was trained on as the model",
-        )
 
 
 def base_names(about: Mapping[str, Any], folder: Path) -> set[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from finetooth_hooks.errors import DataError
 
-from finetooth_rows.cache_folder import write_whole
+from finetooth_toolbox.files.cache_folder import write_whole
 
 SETTLED = 2 * 10**9
 """Nanoseconds after its last change from which on a file is remembered: before, it could change again within one tick

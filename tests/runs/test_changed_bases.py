@@ -1,0 +1,111 @@
+"""A base that has changed since a run was trained over it: every use says so, and names the file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import finetooth
+import pytest
+from finetooth_hooks import FinetoothError
+
+Make = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a base, and a run over it that can be resumed."""
+    place = tmp_path_factory.mktemp("changed")
+    base = Path(shutil.copytree(tiny_model, place / "base"))
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    (place / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    finetooth.run(
+        {
+            "model": str(base),
+            "data": {"train": {"name": "tasks", "task": "family", "count": 8, "seed": 5}, "renderer": "chatml"},
+            "method": "sft",
+            "adapter": {"name": "lora", "rank": 2},
+            "train": {"batch_size": 8, "precision": "fp32", "max_length": 256, "max_steps": 1},
+            "checkpoint": {"every": 1},
+            "trackers": [],
+            "output": str(place / "run"),
+        }
+    )
+    return place
+
+
+def change(base: Path, name: str) -> None:
+    """Another content of the same length: headers and sizes stay as they were."""
+    if name == "model.safetensors":
+        from safetensors.torch import load_file, save_file
+
+        tensors = load_file(base / name)
+        tensors["model.norm.weight"][0] += 0.1
+        save_file(tensors, base / name, {"format": "pt"})
+    else:
+        text = (base / name).read_text()
+        (base / name).write_text(text.replace("max_position_embeddings", "max_position_embeddingz"))
+
+
+USES: dict[str, Callable[[Path, Path], list[str]]] = {
+    "merge": lambda run, to: ["merge", str(run), "--output", str(to)],
+    "export": lambda run, to: ["export", str(run), "--to", "safetensors", "--output", str(to)],
+    "chat": lambda run, to: ["chat", str(run), "--prompt", "Hello", "--max-tokens", "1"],
+    "eval": lambda run, to: ["eval", str(run), "--evaluator", "loss", "--data", str(run.parent / "rows.jsonl")],
+    "resume": lambda run, to: ["resume", str(run), "train.max_steps=2"],
+    "push": lambda run, to: ["push", str(run), "--to", "hf:a/b", "--dry-run"],
+    "artifact": lambda run, to: ["merge", str(run / "artifact"), "--output", str(to)],
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_every_command_names_the_file_that_changed(trained: Path, ft: Any, tmp_path: Path, use: str) -> None:
+    place = Path(shutil.copytree(trained, tmp_path / "copy"))
+    recipe = place / "run" / "recipe.yaml"
+    base = trained / "base"  # recipes name it by its absolute path
+    before = (base / "model.safetensors").read_bytes()
+    change(base, "model.safetensors")
+    try:
+        code, out, err = ft(*USES[use](recipe.parent, tmp_path / "out"))
+    finally:
+        (base / "model.safetensors").write_bytes(before)
+    assert code == 2, (out, err)
+    assert "model.safetensors" in err and not (tmp_path / "out").exists()
+
+
+def test_the_next_stage_and_another_beginning_refuse_it_too(trained: Path, recipe: Make, tmp_path: Path) -> None:
+    base = trained / "base"
+    before = (base / "config.json").read_bytes()
+    change(base, "config.json")
+    adapter = {"name": "lora", "rank": 2, "resume_from": str(trained / "run")}
+    try:
+        for sections in ({"model": str(trained / "run")}, {"model": str(base), "adapter": adapter}):
+            with pytest.raises(FinetoothError, match=r"config\.json has another content") as told:
+                finetooth.session(recipe(**sections), data=False).plan  # noqa: B018
+            assert told.value.exit_code == 2 and told.value.action
+    finally:
+        (base / "config.json").write_bytes(before)
+
+
+def test_the_same_content_elsewhere_is_the_same_base(trained: Path, recipe: Make, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(trained / "base", tmp_path / "moved"))
+    adapter = {"name": "lora", "rank": 2, "resume_from": str(trained / "run")}
+    session = finetooth.session(recipe(model=str(moved), adapter=adapter), data=False)
+    assert session.plan.picks["adapter"] == "finetooth-lora:lora"
+    change(moved, "model.safetensors")
+    with pytest.raises(FinetoothError, match=r"another one: model\.safetensors has another content"):
+        finetooth.session(recipe(model=str(moved), adapter=adapter), data=False).plan  # noqa: B018
+
+
+def test_the_artifact_and_the_checkpoint_keep_the_sha256_of_every_file_that_matters(trained: Path) -> None:
+    base = trained / "base"
+    kept = [json.loads(path.read_text()) for path in sorted((trained / "run").rglob("manifest.json"))]
+    for manifest in kept:
+        assert {"model.safetensors", "config.json", "tokenizer.json"} <= manifest["base"].keys()
+        for name, digest in manifest["base"].items():
+            assert digest == sha256((base / name).read_bytes()).hexdigest()
+    assert len({manifest["base_digest"] for manifest in kept}) == 1 and len(kept) == 2
