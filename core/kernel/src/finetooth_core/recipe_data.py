@@ -42,7 +42,8 @@ class HeldOut(Options):
     """Held-out rows taken from the training rows, by a hash of their content: equal rows are never parted."""
 
     fraction: float = Field(gt=0, lt=1)
-    """About which share of the different rows is held out, 0.05 is 5 %; adding rows moves no other."""
+    """Which share of the different rows is held out, 0.05 is 5 %: rounded, at least one row and not all. Adding rows
+    moves few others."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Another seed holds out others."""
 

@@ -18,7 +18,7 @@ from finetooth_hooks.problems import Problems
 from numpy.typing import NDArray
 
 from finetooth_rows.choice import Choice, Chosen, SourceChoice
-from finetooth_rows.content import NearRows, digest, is_held_out
+from finetooth_rows.content import NearRows, digest, lot
 from finetooth_rows.picked import PickedFormat, PickedSource
 from finetooth_rows.read_so_far import Reading
 from finetooth_rows.slices import Slice
@@ -29,16 +29,19 @@ DEDUPLICATE = "data.deduplicate"
 REPEATED = "the same as an earlier row"
 NEARLY_REPEATED = "nearly the same as an earlier row"
 
-_LEFT, _TRAIN, _EVAL = 0, 1, 2
+_LEFT, _TRAIN, _EVAL, _DRAWN = 0, 1, 2, 3
+"""What becomes of a row; one that has drawn a lot is decided when all have."""
 
 
 @dataclass
 class _Source:
-    """What was found in one source; `size` is all its rows, if they had to be counted."""
+    """What was found in one source; `size` is all its rows, if they had to be counted, and `lots` are of its rows that
+    may be held out."""
 
     size: int | None = None
     sizes: array[int] = field(default_factory=lambda: array("q"))
     kinds: bytearray = field(default_factory=bytearray)
+    lots: array[int] = field(default_factory=lambda: array("Q"))
     repeated: int = 0
     near: int = 0
 
@@ -103,8 +106,10 @@ class _Pass:
             found.near += 1
             self._drop(NEARLY_REPEATED, item)
             return _LEFT
-        held = self._choice.fraction and is_held_out(content, self._choice.fraction, self._choice.fraction_seed)
-        return _EVAL if held else _TRAIN
+        if not self._choice.fraction:
+            return _TRAIN
+        found.lots.append(lot(content, self._choice.fraction_seed))
+        return _DRAWN
 
     def _drop(self, reason: str, row: Row) -> None:
         self.dropped.rows += 1
@@ -129,19 +134,38 @@ def choose(choice: Choice, sources: Sequence[PickedSource], formats: Sequence[Pi
         for index, one in enumerate(choice.sources):
             found.append(going.read(one, index, sources, reading.broken))
             reading.good[index] = len(found[-1].kinds) - (reading.broken[index].count if index in reading.broken else 0)
+    if choice.fraction:
+        _hold_out(choice.fraction, found)
     kinds = [np.frombuffer(bytes(one.kinds), np.uint8) for one in found]
     trained = [(kind == _TRAIN).astype(np.uint32) for kind in kinds]
     held = [(kind == _EVAL).astype(np.uint32) for kind in kinds]
-    if choice.fraction:
-        _check_split(choice, trained, held)
     times = mixed(choice, trained)
     said = [_said(*facts) for facts in zip(choice.sources, found, trained, times, strict=True)]
     if choice.fraction:
-        share = f"about {100 * choice.fraction:g} % of the training rows, by a hash of what they say"
+        share = f"{100 * choice.fraction:g} % of the different training rows, by a hash of what they say"
         count = sum(int(one.sum()) for one in held)
         said.append(("data.eval.rows", count, f"{share} (seed {choice.fraction_seed}); equal rows stay together"))
     sizes = tuple(np.asarray(one.sizes, np.int64) for one in found)
     return Chosen(sizes, tuple(times), tuple(held), going.dropped, tuple(said))
+
+
+def _hold_out(fraction: float, found: Sequence[_Source]) -> None:
+    """Decide which rows are held out: of the different lots the lowest, the fraction of them rounded to the nearest, at
+    least one and not all. Rows that are added later move the bound a little, and with it few rows.
+
+    Raises:
+        DataError: there are no two different rows.
+    """
+    lots = [np.array(one.lots, np.uint64) for one in found]
+    different = np.unique(np.concatenate(lots))
+    if len(different) < 2:
+        raise DataError(
+            "data.eval.fraction", "no two training rows differ, so none can be held out", action="give more rows"
+        )
+    count = min(max(1, int(fraction * len(different) + 0.5)), len(different) - 1)
+    for one, drawn in zip(found, lots, strict=True):
+        kinds = np.frombuffer(one.kinds, np.uint8)  # of the bytes themselves
+        kinds[kinds == _DRAWN] = np.where(drawn < different[count], _EVAL, _TRAIN)
 
 
 def mixed(choice: Choice, available: Sequence[NDArray[np.uint32]]) -> list[NDArray[np.uint32]]:
@@ -218,14 +242,6 @@ def _wanted(one: SourceChoice, size: int | None) -> range:
 
 def _size(index: int, sources: Sequence[PickedSource]) -> int:
     return sum(1 for work in work_of_source(index, sources[index]) for _ in rows_of(sources, work))
-
-
-def _check_split(choice: Choice, trained: Sequence[NDArray[np.uint32]], held: Sequence[NDArray[np.uint32]]) -> None:
-    counts = {what: sum(int(one.sum()) for one in of) for what, of in (("held out", held), ("left to train", trained))}
-    for what, count in counts.items():
-        if not count:
-            problem = f"of {sum(counts.values()):,} rows none is {what} by fraction {choice.fraction:g}"
-            raise DataError("data.eval.fraction", problem, action="give more rows, or another fraction or seed")
 
 
 def _said(one: SourceChoice, found: _Source, trained: NDArray[np.uint32], times: NDArray[np.uint32]) -> Any:

@@ -44,10 +44,10 @@ def _plain(value: Any) -> Any:
     return repr(value) if fields is None else {FIRST_NAMED.get(name, name): getattr(value, name) for name in fields}
 
 
-def is_held_out(content: bytes, fraction: float, seed: int) -> bool:
-    """Whether rows of this content are held out; it depends on nothing else."""
+def lot(content: bytes, seed: int) -> int:
+    """A number of 64 bits that rows of this content draw; those that draw the lowest are held out."""
     drawn = hashlib.blake2b(content, digest_size=8, key=seed.to_bytes(8, "little")).digest()
-    return int.from_bytes(drawn, "little") < fraction * 2**64
+    return int.from_bytes(drawn, "little")
 
 
 def shingles(*examples: Example) -> set[str]:

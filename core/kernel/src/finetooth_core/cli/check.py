@@ -49,8 +49,11 @@ def command(
         return
     from rich.console import Console
 
-    from finetooth_core.cli import render
+    from finetooth_core.cli import render, survey_text
+    from finetooth_core.data.survey import overlap
 
     console = Console(highlight=False)
     render.show(console, *render.plan_parts(console, plan, session.reports, detail, every=session.every_report))
+    if both := survey_text.overlap(overlap(session.job)):
+        console.print(both, markup=False)
     session.check_memory()

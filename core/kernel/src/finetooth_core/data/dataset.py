@@ -26,6 +26,9 @@ from finetooth_core.data.formats import AUTO, formats_of
 from finetooth_core.data.run_parts import RunParts
 from finetooth_core.data.selection import Selection, choice_of, source_choice
 
+FEW_HELD_OUT = 20
+"""Held-out rows below which a note says that a score is mostly chance: of 20 rows, one is 5 %."""
+
 
 class Dataset:
     """Rows, examples and tokens of each split, each made when it is first asked for and then kept.
@@ -63,7 +66,12 @@ class Dataset:
             ", ".join(dict.fromkeys(one.registered.full_name for one in picked))
             for picked in (rows.formats, rows.sources)
         )
-        return Examples(split, examples_of(rows), formats, names)
+        examples = examples_of(rows)
+        if split == "eval" and isinstance(examples, tuple) and len(examples) < FEW_HELD_OUT:
+            said = f"data.eval has {len(examples)} {'row' if len(examples) == 1 else 'rows'}"
+            more = "raise data.eval.fraction, or give more rows" if rows.held_out else "give more rows"
+            self._parts.log.note(f"{said}: a score on so few is mostly chance ({more})", topic="data.eval.rows")
+        return Examples(split, examples, formats, names)
 
     def prepare(
         self, split: str, rendering: Rendering, limit: Limit | None, *, first: int | None = None

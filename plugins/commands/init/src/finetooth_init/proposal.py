@@ -25,6 +25,9 @@ WITHIN = 0.05
 ROUND = 64
 FEW = 40
 """Rows of which none are held out."""
+HELD_OUT = 20
+"""Rows held out of a small file, so that a score on them means something; of more, `LEAST_HELD_OUT` is more."""
+LEAST_HELD_OUT, MOST_HELD_OUT = 0.05, 0.2
 LOOK = 20
 """Steps of a first look."""
 ENOUGH = 60
@@ -154,8 +157,9 @@ def _described(
         "train": [f"{length} tokens hold {'all rows' if not longer else f'{1 - longer:.0%} of the rows'}"],
     }
     if rows.rows >= FEW:
-        recipe["data"]["eval"] = {"fraction": 0.05}
-        reasons["data"].append("one in twenty is held out, so that learning can be told from memorising")
+        share = min(MOST_HELD_OUT, max(LEAST_HELD_OUT, round(HELD_OUT / rows.rows, 2)))
+        recipe["data"]["eval"] = {"fraction": share}
+        reasons["data"].append(f"{share:.0%} of the rows are held out, to measure on rows that are not trained")
     else:
         reasons["data"].append(f"none is held out of fewer than {FEW}")
     recipe["adapter"] = {"name": "lora", "rank": 16} if goal.adapter == "lora" else "full"
