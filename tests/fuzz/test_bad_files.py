@@ -23,7 +23,6 @@ REFUSED: dict[str, Sequence[str]] = {
     "mixed_line_endings.jsonl": ("line 3: a carriage return inside the line",),
     "invalid_utf8.jsonl": ("line 2: not UTF-8: byte 0xe9 at offset ", "2 good"),
     "empty.jsonl": ("the file is empty",),
-    "array_instead_of_lines.jsonl": ("this is a JSON array, not JSON lines", "rename it to .json"),
     "duplicate_keys.jsonl": ("line 2: the key 'messages' occurs twice", "line 3: the key 'role' occurs twice"),
     "null_content.jsonl": (
         "jsonl:2: messages[0].content is null",
@@ -70,6 +69,7 @@ REFUSED: dict[str, Sequence[str]] = {
 READ: dict[str, Sequence[str]] = {
     # file: what is said beside the counts
     "bom.jsonl": ("begins with a byte order mark",),
+    "array_instead_of_lines.jsonl": ("holds a JSON array, whatever its name says",),
     "blank_lines.jsonl": (),
     "messages_as_string.jsonl": ("jsonl:2 and maybe other rows; it was decoded",),
 }

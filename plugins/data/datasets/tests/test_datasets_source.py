@@ -69,6 +69,8 @@ def test_parquet_and_arrow_and_json(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(json.dumps(TEXTS))
     for ending in ("parquet", "arrow", "json"):
         assert values(tmp_path / f"x.{ending}") == TEXTS, ending
+    (tmp_path / "x.json").write_text("\n".join(map(json.dumps, TEXTS)))  # lines, which the library reads too
+    assert values(tmp_path / "x.json") == TEXTS
 
 
 def test_splits_and_slices(tmp_path: Path) -> None:
@@ -131,7 +133,7 @@ def text(content: str) -> Callable[[Path], Any]:
         ("x.parquet", lambda path: path.write_bytes(b"PAR1" + b"\0" * 20 + b"PAR1"), "it cannot be read"),
         ("x.arrow", text("not arrow"), "it cannot be read"),
         ("x.json", text('[{"a": 1},\n {"a": }]'), r"x\.json:2: not JSON: "),
-        ("x.json", text('{"a": 1}\n{"a": 2}\n'), r"this is JSON lines under a \.json name \(rename it to \.jsonl\)"),
+        ("x.json", text('{"a": 1}\n{"a": 2}\n{"a": }\n'), r"x\.json:3: not JSON: expecting value"),
         ("x.json", text('[{"a": 1}, [2]]'), "it cannot be read"),
     ],
 )

@@ -18,7 +18,7 @@ from finetooth_jsonlines import source
 from finetooth_jsonlines.lines import BrokenLine, parse
 from finetooth_jsonlines.plugin import claims
 from finetooth_jsonlines.source import JsonLines
-from finetooth_kit import entries_of, parametrize_with_checks
+from finetooth_kit import FakeContext, entries_of, parametrize_with_checks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,7 +47,6 @@ def rows(path: Path, notes: list[str] | None = None) -> list[Row]:
         ("mixed_line_endings.jsonl", "line 3: a carriage return inside the line"),
         ("invalid_utf8.jsonl", "line 2: not UTF-8: byte 0xe9 at offset 148"),
         ("empty.jsonl", "the file is empty"),
-        ("array_instead_of_lines.jsonl", r"this is a JSON array, not JSON lines \(rename it to \.json"),
         (
             "duplicate_keys.jsonl",
             "line 2: the key 'messages' occurs twice in one object; line 3: the key 'role' occurs twice",
@@ -251,3 +250,34 @@ def test_claims_its_files(name: str) -> None:
 @pytest.mark.parametrize("name", ["a.json", "a.txt", "a.gz", "org/name", "https://example.org/a.jsonl", ""])
 def test_leaves_other_files(name: str) -> None:
     assert claims(name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "source"), [("x.jsonl", "jsonl"), ("x.jsonl.gz", "jsonl"), ("x.json", "tables"), ("x.json.gz", "tables")]
+)
+@pytest.mark.parametrize(
+    "content",
+    [
+        '[{"a": 1},\n {"a": 2}]\n',
+        '[{"a": 1}, {"a": 2}]',
+        '[\n{"a": 1},\n{"a": 2}]',
+        '\ufeff\n{"a": 1}\n\n{"a": 2}\n',
+        '{"a": 1}\r\n{"a": 2}',
+    ],
+)
+def test_lines_and_arrays_are_read_under_either_name(tmp_path: Path, name: str, source: str, content: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
+    notes: list[str] = []
+    context = FakeContext(tmp_path, notes=notes, installed=True)
+    found = context.build("source", {"name": source, "path": str(path)})
+    assert [dict(row.values) for row in found.rows()] == [{"a": 1}, {"a": 2}]
+    odd = ("[" in content) == (".jsonl" in name)
+    assert [note for note in notes if "whatever its name says" in note] == notes[: int(odd)]
+
+
+def test_a_first_line_that_is_an_array_is_a_broken_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text('[1, 2]\n{"a": 1}\n')
+    with pytest.raises(DataError, match="1 broken line, 1 good: line 1: an array, not an object"):
+        list(FakeContext(tmp_path, installed=True).build("source", {"name": "jsonl", "path": str(path)}).rows())

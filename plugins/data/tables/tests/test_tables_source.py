@@ -381,8 +381,6 @@ def test_a_large_array_is_never_all_in_memory(tmp_path: Path) -> None:
         ("x.json", b'[{"a": 1}\n {"a": 2}]', r"x\.json:2: not JSON: , or \] expected"),
         ("x.json", b'[{"a": 1, "a": 2}]', "the key 'a' occurs twice"),
         ("x.json", b'[{"a": NaN}]', "'a' is NaN, not a finite number"),
-        ("x.json", b'{"a": 1}\n{"a": 2}\n', r"this is JSON lines under a \.json name \(rename it to \.jsonl\)"),
-        ("x.json", b'{"a": [{"b": 1}]}\n{"a": 2}\n', r"this is JSON lines under a \.json name"),
         ("x.json", b'[{"a": 1}, [2], "c"]', "row 2 is an array, not an object; row 3 is a string"),
         ("x.json", b'{"a": 1}', r"an object without a list of rows \(its keys: a\)"),
         ("x.json", b"[]", "its list is empty"),

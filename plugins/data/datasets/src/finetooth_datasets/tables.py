@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 from finetooth_hooks import DataError
+from finetooth_toolbox.files.json_layout import is_lines
 from finetooth_toolbox.files.missing import MissingFile
 
 SHOWN = 5
@@ -123,18 +123,19 @@ def _check_json(path: Path) -> None:
     try:
         json.loads(text)
     except json.JSONDecodeError as error:
-        lines = [line for line in islice(text.splitlines(), 2) if line.strip()]
-        if len(lines) == 2 and _is_object(lines[0]) and _is_object(lines[1]):
-            raise DataError(
-                path.as_posix(), "this is JSON lines under a .json name", action="rename it to .jsonl"
-            ) from error
+        if is_lines(path):  # which the library reads under this name too
+            return _check_lines(path, text)
         raise DataError(
             f"{path.as_posix()}:{error.lineno}", f"not JSON: {error.msg.lower()}", action="fix the file"
         ) from error
 
 
-def _is_object(line: str) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except json.JSONDecodeError:
-        return False
+def _check_lines(path: Path, text: str) -> None:
+    for number, line in enumerate(text.split("\n"), start=1):
+        try:
+            found = json.loads(line) if line.strip() else {}
+        except json.JSONDecodeError as error:
+            where = f"{path.as_posix()}:{number}"
+            raise DataError(where, f"not JSON: {error.msg.lower()}", action="fix the line") from error
+        if not isinstance(found, dict):
+            raise DataError(f"{path.as_posix()}:{number}", "no JSON object", action="write one JSON object a line")

@@ -8,8 +8,9 @@ from typing import BinaryIO
 
 from finetooth_hooks import DataError, Options, Row
 from finetooth_hooks.context import Context
-from finetooth_hooks.protocols import Portion
+from finetooth_hooks.protocols import Portion, Source
 from finetooth_rows.portions import PortionedRows
+from finetooth_toolbox.files.json_layout import is_array
 from finetooth_toolbox.files.packed import open_bytes, without_mark
 
 from finetooth_jsonlines.lines import BrokenLine, parse
@@ -25,8 +26,13 @@ class JsonLinesOptions(Options):
     """The file, relative to the current directory; unpacked if its name ends with `.gz` or `.zst`."""
 
 
-def build(options: JsonLinesOptions, context: Context) -> JsonLines:
-    return JsonLines(Path(options.path), context.note)
+def build(options: JsonLinesOptions, context: Context) -> Source:
+    path = Path(options.path)
+    if path.suffix != ".json" and is_array(path):
+        context.note(f"{path.as_posix()} holds a JSON array, whatever its name says, and is read so")
+        array: Source = context.build("source", {"name": "tables", "path": options.path})
+        return array
+    return JsonLines(path, context.note)
 
 
 class JsonLines(PortionedRows):
@@ -95,18 +101,12 @@ class JsonLines(PortionedRows):
 
 
 def _check_first(content: bytes, name: str) -> None:
-    """Refuse the two other ways to lay out JSON in a file, which would fail on every line.
+    """Refuse another way to lay out JSON in a file, which would fail on every line.
 
     Raises:
-        DataError: the file is one array, or one object spread over lines.
+        DataError: objects are spread over lines.
     """
     start = content.strip()
-    if start.startswith(b"["):
-        raise DataError(
-            name,
-            "this is a JSON array, not JSON lines",
-            action="rename it to .json, or write one object a line",
-        )
     if start == b"{":
         raise DataError(
             name,

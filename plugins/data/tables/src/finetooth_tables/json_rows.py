@@ -110,8 +110,6 @@ class JsonTable(SourceBase):
     def _check_end(self, text: _Text) -> None:
         if not text.peek():
             return
-        if text.peek() == "{":
-            raise DataError(self.name, "this is JSON lines under a .json name", action="rename it to .jsonl")
         raise DataError(f"{self.name}:{text.line}", "text after the end of the JSON", action="remove it")
 
 

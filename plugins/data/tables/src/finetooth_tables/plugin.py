@@ -9,6 +9,8 @@ from finetooth_toolbox.files.packed import claim_file
 
 DELIMITED = tuple(f".{name}{packed}" for name in ("csv", "tsv") for packed in ("", ".gz", ".zst"))
 JSON = (".json", ".json.gz", ".json.zst")
+LINES = (".jsonl", ".ndjson")
+"""Endings of JSON lines, which a file with an array may have too."""
 ARROW = (".arrow", ".feather", ".ipc")
 PARQUET = (".parquet",)
 ENDINGS = (*DELIMITED, *JSON, *ARROW, *PARQUET)

@@ -7,10 +7,11 @@ from pathlib import Path
 from finetooth_hooks import Options, RecipeError
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Source
+from finetooth_toolbox.files.json_layout import is_array, is_lines
 from finetooth_toolbox.files.packed import unpacked_name
 from pydantic import Field
 
-from finetooth_tables.plugin import ARROW, ENDINGS, PARQUET
+from finetooth_tables.plugin import ARROW, ENDINGS, LINES, PARQUET
 
 
 class TablesOptions(Options):
@@ -18,7 +19,7 @@ class TablesOptions(Options):
 
     path: str
     """The file, relative to the current directory. Its name says what it is: `.csv`, `.tsv` and `.json` (also with
-    `.gz` or `.zst`), `.parquet`, `.arrow`, `.feather`, `.ipc`."""
+    `.gz` or `.zst`), `.parquet`, `.arrow`, `.feather`, `.ipc`; JSON lines under `.json` are read as such."""
     delimiter: str | None = Field(None, min_length=1, max_length=1)
     """What stands between the fields of a line; default: a comma in `.csv`, a tab in `.tsv`."""
     field: str | None = None
@@ -29,6 +30,8 @@ def build(options: TablesOptions, context: Context) -> Source:
     path = Path(options.path)
     name = unpacked_name(path.name).lower()
     ending = Path(name).suffix
+    if ending in LINES and is_array(path):
+        ending = ".json"
     if ending not in ENDINGS:
         known = ", ".join(e for e in ENDINGS if e.count(".") == 1)
         raise RecipeError(
@@ -45,6 +48,10 @@ def build(options: TablesOptions, context: Context) -> Source:
         from finetooth_tables.delimited import DelimitedTable
 
         return DelimitedTable(path, options.delimiter or {".csv": ",", ".tsv": "\t"}[ending], context.note)
+    if ending == ".json" and options.field is None and is_lines(path):
+        context.note(f"{path.as_posix()} holds JSON lines, whatever its name says, and is read so")
+        lines: Source = context.build("source", {"name": "jsonl", "path": options.path})
+        return lines
     if ending == ".json":
         from finetooth_tables.json_rows import JsonTable
 
