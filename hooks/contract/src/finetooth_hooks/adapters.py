@@ -30,13 +30,14 @@ class Adapter(Protocol):
         ...
 
     def held_bytes(self, facts: ModelFacts, precision: str) -> int:
-        """Bytes that it holds beside the base and what trains, in a run of a precision, for the memory estimate: frozen
-        matrices of its own, copies of weights that it changes between steps."""
+        """Bytes that it holds in addition to the base and what trains, in a run of a precision, for the memory
+        estimate: frozen matrices of its own, copies of weights that it changes between steps."""
         ...
 
     def kept_bytes(self, facts: ModelFacts, parameters: int) -> int:
-        """Bytes of a saved state beside what trains at one time and its optimizer's state, for the estimates of memory
-        and disk: weights that rest, weights that it changes between steps; `parameters` is the size of the base."""
+        """Bytes of a saved state in addition to what trains at one time and its optimizer's state, for the estimates
+        of memory and disk: weights that rest, weights that it changes between steps; `parameters` is the size of the
+        base."""
         ...
 
     def token_bytes(self, facts: ModelFacts, precision: str) -> float:
@@ -45,8 +46,8 @@ class Adapter(Protocol):
         ...
 
     def beginning_bytes(self, facts: ModelFacts) -> int:
-        """Bytes that `apply` holds for a moment beside the model, before anything trains, for the memory estimate: what
-        is summed over rows to begin with."""
+        """Bytes that `apply` holds for a moment in addition to the model, before anything trains, for the memory
+        estimate: what is summed over rows to begin with."""
         ...
 
     def rate_shares(self, names: Sequence[str]) -> Mapping[str, float]:
@@ -67,13 +68,13 @@ class Adapter(Protocol):
         Capability `changes`.
 
         Returns:
-            Parameters, by name, whose optimizer state does not go on as it is: the share of its numbers that stay,
+            Parameters, by name, whose optimizer state changes: the share of its numbers that stay,
             those largest in magnitude; 0 forgets all of it.
         """
         ...
 
     def held(self, model: Any) -> Mapping[str, Any]:
-        """Tensors beside what trains that `after_step` changes: they belong to every state. Capability `changes`."""
+        """Tensors that `after_step` changes and that do not train: they belong to every state. Capability `changes`."""
         ...
 
     def rate_factor(self, step: int) -> float:
@@ -122,7 +123,7 @@ class Adapter(Protocol):
 
     def fold_tensors(self, tensors: ModelTensors, folder: Path) -> ModelTensors | None:
         """The same for a base that is read tensor by tensor; sums are in fp32. None where the artifact is more than
-        matrices beside linear modules, or reaches both ends of a tied pair. Capability `fold_tensors`.
+        matrices other than linear modules, or reaches both ends of a tied pair. Capability `fold_tensors`.
 
         Raises:
             UserError: the artifact was made for another model, or its file is damaged.
@@ -138,8 +139,8 @@ class Adapter(Protocol):
         """Write the artifact: peft's layout for an adapter, transformers' for whole weights.
 
         Args:
-            model: what `apply` made; of an engine with a scalar head, a classifier of the same modules with the head
-                beside them (`finetooth_torchshared.classifiers`).
+            model: what `apply` made; of an engine with a scalar head, a classifier of the same modules and the head
+                (`finetooth_torchshared.classifiers`).
         """
         ...
 

@@ -7,8 +7,8 @@
         return LossResult({"hinge": Contribution(xp.sum(margins), per="sequences")})
 
 Every function looks at its arguments, finds the library whose arrays they are, and calls that library's own function,
-so gradients flow as the library has them. A Python number may stand wherever an array may; beside arrays of another
-library, NumPy arrays are converted (floats to that array's type), so a state of NumPy arrays can be used as it is.
+so gradients flow as the library has them. A Python number may stand wherever an array may; together with arrays of
+another library, NumPy arrays are converted (floats to that array's type), so a state of NumPy arrays needs no change.
 Arithmetic (`+ - * / ** @`), comparison and basic slicing are the arrays' own operators. Nothing is imported: the
 library of an array is already loaded.
 
@@ -61,14 +61,14 @@ def _of_type(cls: type) -> ArrayLibrary | None:
             return _LIBRARIES[prefix]
         if prefix == "numpy":
             return None
-    raise TypeError(f"{cls.__module__}.{cls.__qualname__} is no array that finetooth_hooks.arrays knows")
+    raise TypeError(f"{cls.__module__}.{cls.__qualname__} is not an array that finetooth_hooks.arrays knows")
 
 
 def library(*values: Any) -> ArrayLibrary:
     """The functions of the library whose arrays `values` are; NumPy's if all are numbers or NumPy arrays.
 
     Raises:
-        TypeError: a value is no array and no number, or two libraries are mixed.
+        TypeError: a value is neither an array nor a number, or two libraries are mixed.
     """
     found: ArrayLibrary | None = None
     for value in values:
@@ -169,7 +169,7 @@ def minimum(a: Array, b: Array) -> Array:
 
 
 def clip(x: Array, low: Array | None = None, high: Array | None = None) -> Array:
-    """x held between `low` and `high`; None is no bound. The gradient is zero outside."""
+    """x held between `low` and `high`; None: no bound. The gradient is zero outside."""
     return library(x, low, high).clip(x, low, high)
 
 

@@ -65,7 +65,7 @@ class AttentionServes:
 
 @dataclass(frozen=True)
 class AttentionNeeds:
-    """What a model's layers need of attention beside products and a softmax; the family's facts hold it.
+    """What a model's layers need of attention in addition to products and a softmax; the family's facts hold it.
 
     Attributes:
         softcap: largest score, which `cap * tanh(score / cap)` approaches; None: scores are not capped.

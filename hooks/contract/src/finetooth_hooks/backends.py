@@ -270,10 +270,10 @@ class PlanRequest:
     Attributes:
         train: the `train` section; None fields are `auto`.
         needs: engine capabilities that the method and the evaluators rely on.
-        roles: frozen models beside the policy, by role; see the capability `roles`.
+        roles: frozen models other than the policy, by role; see the capability `roles`.
         opened: models that parts of the run opened for themselves, such as a reward model: each has an engine of its
             own in the same memory.
-        proportional_to: what the loss says of its gradient; see `Loss`. None: nothing, or there is no loss.
+        proportional_to: what the loss says of its gradient; see `Loss`. None: nothing, or no loss.
         kernels: picks providers for the operations that the engine will compute; what it picks reaches the engine's
             request. None: nobody does.
         snapshots: how many the run will hold.
@@ -294,7 +294,7 @@ class PlanRequest:
 
     @property
     def role_parameters(self) -> int:
-        """Parameters of all frozen models that are held beside the policy."""
+        """Parameters of all frozen models that are held in addition to the policy."""
         held = (self.trains.parameters if r.model is None else r.model.parameters for r in self.roles.values())
         return sum(held) + sum(model.parameters for model in self.opened)
 
@@ -336,7 +336,7 @@ class EngineRequest:
     """The parts an engine is made of.
 
     Attributes:
-        roles: frozen models beside the policy, by role; see the capability `roles`.
+        roles: frozen models other than the policy, by role; see the capability `roles`.
         compute: the kernels that were picked.
     """
 

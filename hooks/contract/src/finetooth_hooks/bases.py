@@ -169,11 +169,11 @@ class AdapterBase(Capable):
         return None
 
     def held_bytes(self, facts: ModelFacts, precision: str) -> int:
-        """Nothing is held beside the base and what trains."""
+        """Nothing is held but the base and what trains."""
         return 0
 
     def kept_bytes(self, facts: ModelFacts, parameters: int) -> int:
-        """A state holds nothing beside what trains."""
+        """A state holds nothing but what trains."""
         return 0
 
     def token_bytes(self, facts: ModelFacts, precision: str) -> float:

@@ -15,7 +15,7 @@ ENGINE: Mapping[str, str] = {
     "zero_grad": "accumulated gradients can be dropped (`zero_grad`)",
     "generate": "samples with a KV cache (`generate`)",
     "continuous": "requests join and leave a batch that is being sampled (`running_batch`)",
-    "adapters": "rows of one running batch may sample adapters that the engine holds beside its own (`hold`)",
+    "adapters": "rows of one running batch may sample adapters that the engine holds in addition to its own (`hold`)",
     "full_state": "save and load carry everything that trains, bit for bit",
     "snapshots": "its state can be copied in memory and taken back (`snapshot`, `rollback`)",
     "interrupt": "a primitive can be broken off between two micro-batches (`interrupt_when`)",
@@ -30,7 +30,7 @@ ENGINE: Mapping[str, str] = {
     "release": "a handle can be given up (`release`)",
     "optimizers": "does what every capability of an optimizer asks for (`OPTIMIZER`)",
     "temperature": "log-probabilities and entropies are taken at the temperature of a loss (`LossSpec.temperature`)",
-    "min_p": "samples among tokens that are likely enough beside the likeliest (`Sampling.min_p`)",
+    "min_p": "samples among tokens that are likely enough compared with the likeliest (`Sampling.min_p`)",
     "repetition_penalty": "samples with a repetition penalty, and takes log-probabilities and entropies with that of a "
     "loss (`Sampling.repetition_penalty`, `LossSpec.repetition_penalty`)",
     "additions": "samples with additions to logits (`Sampling.presence_penalty`, `Sampling.frequency_penalty`, "
@@ -61,7 +61,7 @@ ADAPTER: Mapping[str, str] = {
 """Beyond `trained_parameters`, `apply`, `export` and `restore`."""
 
 TRACKER: Mapping[str, str] = {
-    "resume": "takes back what lies beyond the step at which a run goes on (`resume`); others are started again",
+    "resume": "takes back what lies beyond the step at which a run resumes (`resume`); others are started again",
 }
 """Beyond `start`, `step`, `evaluated` and `end`."""
 
@@ -75,7 +75,7 @@ SAMPLER: Mapping[str, str] = {
     "own_engine": "draws from the engine that trains, whose own pass over the same data then says, bit for bit, the "
     "log-probabilities of what was drawn",
     "other_weights": "gives what other weights than this run's may have drawn, whatever version it says: how far they "
-    "are from the trainer's is no fault",
+    "are from the trainer's is allowed",
 }
 """Beyond `sample`."""
 

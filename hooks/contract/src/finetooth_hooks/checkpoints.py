@@ -9,7 +9,7 @@ A checkpoint is a folder with a manifest, named `step-N`:
     plan.json        what was decided
     manifest.json    the size and SHA-256 of each file, versions, hashes of data and base model, and its own SHA-256
 
-It is written beside its place, checked by gates, and only then moved into it: what has its name and its manifest is
+It is written next to its final place, checked by gates, and only then moved: what has its name and its manifest is
 whole and passed. Stores keep checkpoints in one of four tiers: `device` and `host` hold snapshots in memory
 (`SnapshotStore`), `disk` and `remote` hold folders (`Store`).
 """
@@ -48,7 +48,7 @@ class Gate(Protocol):
     def check(self, candidate: Candidate) -> str:
         """Why it must not count, in one line; empty if it passes. What is raised counts as a reason too.
 
-        Called from the thread that saves, while training goes on; a gate that needs the engine is called between two
+        Called from the thread that saves, while training continues; a gate that needs the engine is called between two
         steps.
         """
         ...
@@ -107,7 +107,7 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class Kept:
-    """A snapshot with what the core saves beside it.
+    """A snapshot with what the core saves with it.
 
     Attributes:
         step: optimizer steps done.

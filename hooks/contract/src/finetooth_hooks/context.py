@@ -96,7 +96,7 @@ class Opened(Protocol):
 
 
 class Context(Protocol):
-    """What a builder gets beside its options.
+    """What a builder gets in addition to its options.
 
     Attributes:
         folder: the run folder; exists while a run trains, a scratch folder otherwise.
@@ -334,7 +334,7 @@ class CommandContext(Protocol):
             setting: only this one, such as `train.batch_size`; empty: the whole recipe.
 
         Raises:
-            RecipeError: there is no such setting.
+            RecipeError: no setting has this name.
         """
         ...
 

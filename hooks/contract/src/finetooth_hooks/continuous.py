@@ -34,7 +34,7 @@ class RunningBatch(Protocol):
     gets depends on its prompt, its sampling and the weights, never on who else is in the batch.
 
     It samples the weights as they were when it was made: after `step`, `load`, `restore` or `rollback` of the engine it
-    is refused. What it holds beside the engine (caches, packed weights) goes with the object.
+    is refused. What it holds of its own (caches, packed weights) is freed with the object.
     """
 
     def add(
@@ -58,7 +58,7 @@ class RunningBatch(Protocol):
         ...
 
     def cancel(self, request: int) -> None:
-        """Drop a request, whether it waits or is being written; one that is finished or unknown is no error."""
+        """Drop a request, whether it waits or is being written; a finished or unknown one raises nothing."""
         ...
 
     def step(self) -> list[Written]:

@@ -129,8 +129,8 @@ class EngineInfo:
         parameters: all parameters.
         trained: parameters that train.
         max_length: longest sequence, in tokens; 0 if unbounded.
-        environment: what its numbers depend on beside the plan, by name (`torch`: its version, `threads`): where one of
-            them differs, a resumed run is the same only within float tolerance.
+        environment: what its numbers depend on, other than the plan, by name (`torch`: its version, `threads`). Where
+            one of them differs, a resumed run is the same only within float tolerance.
     """
 
     framework: str
@@ -159,7 +159,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class RoleModel:
-    """A frozen model that an engine holds beside the policy, known by the name of its role.
+    """A frozen model that an engine holds in addition to the policy, known by the name of its role.
 
     Attributes:
         reference: the model, as a recipe names one; empty: a copy of the policy as it is when the engine is built.
@@ -171,8 +171,8 @@ class RoleModel:
 
 
 class Snapshot(Protocol):
-    """Everything that trains, as `Engine.save` would have written it at one moment; it stays what it is while the
-    engine goes on."""
+    """Everything that trains, as `Engine.save` would have written it at one moment. It stays the same while the engine
+    continues."""
 
     @property
     def nbytes(self) -> int:
@@ -180,8 +180,8 @@ class Snapshot(Protocol):
         ...
 
     def to_host(self) -> Snapshot:
-        """The same in host memory, itself if it lies there already; for another thread to make while the engine goes
-        on."""
+        """The same in host memory, itself if it lies there already. Another thread may call it while the engine
+        continues."""
         ...
 
     def save(self, path: Path) -> None:
@@ -237,7 +237,7 @@ class Engine(Protocol):
         handle.
 
         Args:
-            train: False to measure: the policy computes without dropout, as other roles always do, and there is no
+            train: False to measure: the policy computes without dropout, as other roles always do, and returns no
                 handle.
         """
         ...
@@ -379,7 +379,7 @@ class Engine(Protocol):
         are part of what `save` writes. Capability `roles`.
 
         Raises:
-            PlanError: the role is no copy.
+            PlanError: the role is not a copy.
         """
         ...
 

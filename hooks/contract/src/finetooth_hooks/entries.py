@@ -78,7 +78,7 @@ class Loader(Entry):
     Attributes:
         claims: light function (no heavy import) that says whether a reference is its own.
         frameworks: what it can load for: `torch`, `mlx`, `numpy`.
-        names: fixed names it knows, which are no paths (`smollm2-135m`); offered to who misspells one.
+        names: fixed names it knows, not paths (`smollm2-135m`); suggested where one is misspelt.
     """
 
     kind = "loader"
@@ -143,13 +143,13 @@ class Method(Entry):
 
     Attributes:
         needs: engine capabilities the method relies on, checked by the plan.
-        roles: models it needs beside the policy (`reference`, ...). A method whose options decide that says it itself:
-            `protocols.Method.roles`.
+        roles: models it needs in addition to the policy (`reference`, ...). Where its options decide, the method says
+            it itself: `protocols.Method.roles`.
         head: a scalar head that the engine is built with, so that losses can read `scores` and `values`.
         evaluators: names of evaluators that measure what it learns, taken when the recipe leaves the choice open;
             empty: the defaults.
         headline: names of metrics of its steps by which a person sees how it goes, such as `reward`, the most telling
-            one first; trackers show the first that a step has beside the loss. Empty: the loss says it.
+            one first; trackers show the loss and the first of these that a step has. Empty: the loss says it.
         learns_from, rows: what it learns from and how much of it is usual, as `ft advise --goal` says; empty: unsaid.
     """
 
@@ -170,7 +170,7 @@ class Loss(Entry):
     Attributes:
         needs: outputs it reads: `logprobs`, `entropy`, `logprobs@reference`, `scores`, `values`, `hidden`, `logits`.
         together: what it must see at once. A loss that carries state needs `step`.
-        fields: of the data, one number for each target, that it reads beside `weights`, which are always there:
+        fields: of the data, one number for each target, that it reads in addition to `weights`, which are always there:
             `advantages`, `old_logprobs`.
         scalars: of the data, one number for each sequence, that it reads: `label`, `margin`.
         proportional_to: field of the data that its gradient with respect to `logprobs` is in proportion to wherever
@@ -196,12 +196,12 @@ class Reward(Entry):
     """Scores completions.
 
     Attributes:
-        beside: it may score in a thread of its own while the engine trains. Not one that computes with a framework in
-            this process, whose random state the engine's would be mixed up with.
+        concurrent: it may score in a thread of its own while the engine trains. False for one that computes with a
+            framework in this process: its random numbers would mix with the engine's.
     """
 
     kind = "reward"
-    beside: bool = True
+    concurrent: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +209,7 @@ class Sampler(Entry):
     """Where rollouts come from.
 
     Attributes:
-        remote: it asks a server, so that it can only be tested beside one.
+        remote: it calls a server, so tests need one.
     """
 
     kind = "sampler"
@@ -222,7 +222,7 @@ class Environment(Entry):
 
     Attributes:
         example_task: a row that it can use, for its tests: `prompt`, and columns.
-        remote: it asks a server, so that it can only be tested beside one.
+        remote: it calls a server, so tests need one.
     """
 
     kind = "environment"
@@ -236,7 +236,7 @@ class Adapter(Entry):
 
     Attributes:
         can_disable: the base can be evaluated without it, so it can serve as its own reference.
-        base_frozen: the base's own weights stay as they are; what trains is added beside them.
+        base_frozen: the base's own weights stay as they are; what trains is added to them.
         accepts_quantised: it can be put over a base whose linear weights are stored in fewer bits, which only
             multiply; not one that trains, reads or writes those weights.
         frameworks: what it adapts.
@@ -350,7 +350,7 @@ class Attention(Entry):
     """Computes attention for layers of a model.
 
     What only this machine can tell (no compiler, an old library) the builder says, by a `PlanError`: plans build a
-    function before they pick it, and `auto` then goes on to the next.
+    function before they pick it, and `auto` then tries the next.
 
     Attributes:
         serves: devices, types and shapes that it is for; the plan refuses it for anything else.
@@ -381,7 +381,7 @@ class Serves:
         backward: whether gradients go through it.
         result: the dtype of what it returns, in training and in scoring alike: that of what it is given (`input`), or
             `full`, which is fp32, and fp64 for fp64.
-        rank: `auto` takes the highest that can serve; None: only who asks for it by name gets it.
+        rank: `auto` takes the highest that can serve; None: it must be picked by name.
         features: what it makes use of that the operation leaves open; see the operation.
     """
 

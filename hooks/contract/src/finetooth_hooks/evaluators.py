@@ -10,12 +10,12 @@ from finetooth_hooks.engine import Engine
 from finetooth_hooks.reports import DataReport, Evaluation
 
 SAMPLED_COLUMNS = ("row_id", "conversation", "completion_ids", "outcome", "version")
-"""Columns that rewards get beside those of the rows, where a method samples."""
+"""Columns that rewards get in addition to those of the rows, where a method samples."""
 
 
 class Reward(Protocol):
     """Scores completions: one finite float a completion, or None to leave it out. Whoever builds one through the
-    context gets it with a check around it: another number of scores, or anything that is no number, ends the run and
+    context gets it with a check around it: another number of scores, or anything but a number, ends the run and
     names the plugin and the row; and a reward whose call is a coroutine (`async def`) is awaited."""
 
     def __call__(

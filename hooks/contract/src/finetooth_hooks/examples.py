@@ -32,7 +32,7 @@ class Row:
 
 
 MediumKind = Literal["image", "audio", "video"]
-"""What a message can hold beside text."""
+"""What a message can hold in addition to text."""
 CALLED: Mapping[MediumKind, str] = {"image": "an image", "audio": "a sound", "video": "a video"}
 """What messages call one of a kind."""
 PLURALS: Mapping[MediumKind, str] = {"image": "images", "audio": "sounds", "video": "videos"}

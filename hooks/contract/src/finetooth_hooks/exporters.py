@@ -37,7 +37,7 @@ class ExportSource(Protocol):
 
     def weights(self, precision: str, *, folder: Path | None = None) -> Path:
         """A folder in transformers' layout with the whole model, an adapter folded in: config and safetensors files,
-        the tokenizer beside them.
+        the tokenizer in the same folder.
 
         Args:
             precision: of the numbers, `fp32`, `bf16` or `fp16`.

@@ -155,7 +155,7 @@ class FaceService(Protocol):
         """Id of the caller's sampler of a base model, a checkpoint or a stack; made when it is first asked for.
 
         Raises:
-            UserError: there is no such thing, or a stack's parts have different bases.
+            UserError: nothing has this name, or the parts of a stack have different bases.
         """
         ...
 

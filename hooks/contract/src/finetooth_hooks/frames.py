@@ -37,7 +37,7 @@ def unpack_frames(content: bytes) -> tuple[list[bytes], float | None]:
     """What `pack_frames` was given.
 
     Raises:
-        ValueError: it is no such archive.
+        ValueError: it is not such an archive.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:

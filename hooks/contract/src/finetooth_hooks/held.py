@@ -1,4 +1,4 @@
-"""Adapters that an engine holds beside its own weights, to be sampled beside each other (`Engine.hold`)."""
+"""Adapters that an engine holds in addition to its own weights, sampled in one batch (`Engine.hold`)."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ class Addition:
 
 
 class HeldAdapter:
-    """Weights of an adapter beside an engine's own, made by `Engine.hold` for its running batches. They stay what they
-    were read as, whatever becomes of the folder, and the engine's own stay what they are. Engines that hold some derive
-    from it.
+    """Weights of an adapter in addition to an engine's own, made by `Engine.hold` for its running batches.
+
+    They stay as they were read, even if the folder changes, and the engine's own stay the same. Engines that hold
+    adapters derive from it.
 
     Attributes:
         size: bytes that they take.

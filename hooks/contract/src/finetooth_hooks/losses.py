@@ -125,5 +125,5 @@ class LossSpec:
 
     @property
     def roles(self) -> frozenset[str]:
-        """Roles beside the policy whose outputs the loss reads."""
+        """Roles other than the policy whose outputs the loss reads."""
         return frozenset(need.split("@", 1)[1] for need in self.needs if "@" in need)

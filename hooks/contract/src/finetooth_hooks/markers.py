@@ -21,7 +21,7 @@ class Implementation:
 
     Attributes:
         specname: the hook that the function implements; empty: the one of the function's own name.
-        optionalhook: it is no fault if the installed contract has no such hook.
+        optionalhook: the installed contract may lack this hook.
         unsupported: options that `hookimpl` does not have, such as pluggy's `tryfirst`; a fault of the plugin.
     """
 

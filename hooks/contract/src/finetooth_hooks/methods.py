@@ -63,7 +63,7 @@ class Method(Protocol):
     def read_beginning(self, engine: Engine) -> None:
         """Take what is needed from the weights as they are before the first step of a run, which is in no checkpoint.
 
-        Called when a run goes on, after `prepare` and before the saved state is loaded; not in a run that begins,
+        Called when a run resumes, after `prepare` and before the saved state is loaded; not in a run that begins,
         whose first step or evaluation finds the weights as they are.
 
         Raises:

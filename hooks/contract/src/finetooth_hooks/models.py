@@ -140,7 +140,7 @@ class ModelInfo:
         published: by what other tools load the model: its hub id, or an absolute folder in transformers' layout. An
             adapter's artifact names its base by this. Empty: by its reference.
         expert_weights: how many weights belong to experts that the model holds as one weight of three axes, which a
-            quantizer stores beside the linear ones.
+            quantizer stores in addition to the linear ones.
         loading_bytes: what loading takes of the host at its peak, where that is more than the weights once they are
             loaded: a model that is folded together is held in fp32 first. None: no more.
     """
@@ -189,7 +189,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Block:
-    """A decoder of the usual kind, which a backend may compute with code of its own. Layer by layer
+    """A decoder of the usual kind, which a backend may compute with code of its own. Layer by layer:
 
         h = h + output(attend(rotate(query(n)), rotate(key(n)), value(n)))    n = attention_norm(h), root-mean-square
         h = h + down(activation(gate(n)) * up(n))                             n = ffn_norm(h)
@@ -229,7 +229,7 @@ class LowRank:
 
     Attributes:
         base: the framework's linear module. Its weight is plain numbers, or stored by a quantizer in a module that
-            makes the numbers anew when asked; of one that can only be called there is no `LowRank`.
+            computes the numbers when asked; a module that can only be called has no `LowRank`.
         a, b: (rank, inputs) and (outputs, rank); None while the adapter is switched off.
     """
 
@@ -259,7 +259,7 @@ class ModelFacts:
             family's to say.
         untargeted: names of linear modules that adapters leave alone unless a recipe names them: those that cannot be
             merged or served with one, such as the projections of linear attention.
-        attention: what its layers ask of attention beside products and a softmax.
+        attention: what its layers need of attention in addition to products and a softmax.
         towers: module paths of what reads images or sound and hands it to the decoder, the modules between included.
         tower_parameters: how many parameters those have.
     """

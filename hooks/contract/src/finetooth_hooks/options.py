@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict
 class Options(BaseModel):
     """Options of one entry: validates that entry's part of the recipe.
 
-    Unknown keys are errors, values are checked strictly enough that `"3"` is no number and NaN is no float, instances
-    are frozen, and the docstring under a field is its documentation, from which the JSON Schema and the reference pages
-    are generated.
+    Unknown keys are errors. Values are checked strictly: `"3"` is not a number and NaN is not a float. Instances are
+    frozen. The docstring under a field is its documentation; the JSON Schema and the reference pages are generated
+    from it.
     """
 
     model_config = ConfigDict(

@@ -66,7 +66,7 @@ class TrainSettings:
 
     Attributes:
         epochs: passes over the training data; 0 is as many as `max_steps` takes.
-        max_steps: optimizer steps; ends the run before `epochs` do; None is no bound.
+        max_steps: optimizer steps; ends the run before `epochs` do; None: no bound.
         batch_size: data in one optimizer step, over all ranks.
         max_length: longest sequence in tokens.
         excess_length: what happens to a longer one, counted: `drop`, `truncate`, `split` into several; or `raise`.

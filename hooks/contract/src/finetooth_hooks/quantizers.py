@@ -57,7 +57,7 @@ class Quantizer(Protocol):
         """A module in its place, on `device`, that gives what the stored weight gives, and a gradient for its input.
 
         For torch it has `in_features`, `out_features` and `bias`, keeps what it stores in buffers, has nothing that
-        trains, and is no `torch.nn.Linear`: whoever reads the weight of one would read something else.
+        trains, and not a `torch.nn.Linear`: code that reads the weight of one would read something else.
 
         Args:
             module: the framework's linear module with its weight in the precision of the run; dropped afterwards.

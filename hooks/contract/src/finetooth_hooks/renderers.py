@@ -87,7 +87,7 @@ class Processor(Protocol):
 
     @property
     def kinds(self) -> tuple[MediumKind, ...]:
-        """What the model takes beside text.
+        """What the model takes in addition to text.
 
         Raises:
             RecipeError: nothing.
@@ -120,9 +120,9 @@ class Processor(Protocol):
         ...
 
     def inputs(self, media: Sequence[MediumChunk]) -> Mapping[str, Any]:
-        """What the model's forward takes beside the tokens for these, in this order: NumPy arrays by argument."""
+        """What the model's forward takes for these in addition to tokens, in this order: NumPy arrays by argument."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Write its settings beside a model that goes with it."""
+        """Write its settings into the folder of a model."""
         ...

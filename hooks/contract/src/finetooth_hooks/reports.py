@@ -173,8 +173,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended; result.json is this. Of a run that had ended before, and is only told of, nothing but that is
-    known: `history` and `evaluations` are empty.
+    """How a run ended; result.json holds this. `history` and `evaluations` are empty for a run that had ended before.
 
     Attributes:
         status: `done`, `stopped` (StopRun), `interrupted` (Ctrl-C) or `failed`.
@@ -191,7 +190,7 @@ class Outcome:
         history: every step that was reported, also by earlier processes of the run; result.json leaves it out.
         evaluations: likewise every evaluation.
         data: what became of the rows, those that train first.
-        environment: what the numbers depend on beside the plan: versions, the device.
+        environment: what the numbers depend on, other than the plan: versions, the device.
     """
 
     status: Literal["done", "stopped", "interrupted", "failed"]

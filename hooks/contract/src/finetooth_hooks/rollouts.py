@@ -53,7 +53,7 @@ class Rollout:
         versions: (T,) weights version (optimizer steps done) that drew each token; -1 for those that no policy drew.
         text: the tokens decoded, without the stop token; of an episode its last turn.
         outcome: how it ended: `stop` by itself, `length` where it was cut off, `turns` where an episode had as many as
-            it may, `error` and `timeout` where the environment failed, which is no judgement of the policy.
+            it may, `error` and `timeout` where the environment failed, which says nothing about the policy.
         kept: (T,) for each token the ids that it was drawn among, if `top_k`, `top_p` or `min_p` left some out; else
             empty.
         rewards: by the name of the reward; None where that one leaves it out.
@@ -62,7 +62,7 @@ class Rollout:
         fields: (T,) numbers of each token by name, for a loss that reads more than advantages: a critic's values.
         own: (T,) whether the policy wrote the token; only such tokens are trained. Empty: it wrote them all.
         episode: key of the episode that it is of, alike in its rollouts, which stand next to each other and have the
-            same reward; empty where there is no environment.
+            same reward; empty without an environment.
         transcript: all tokens decoded, of an episode.
         failure: why the environment failed.
         metrics: what the environment counted.

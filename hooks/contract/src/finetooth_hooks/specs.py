@@ -391,7 +391,7 @@ def ft_promote(run: Run, candidate: Candidate) -> str | None:
     """Decide whether a checkpoint counts, after every gate has let it pass: None for yes, or the reason why not. One
     that does not is put into quarantine with the reason, and is neither the latest nor the best.
 
-    Called from the thread that saves, while training goes on: look at the files and metrics of the candidate, not at
+    Called from the thread that saves, while training continues: look at the files and metrics of the candidate, not at
     the engine.
 
     Example:

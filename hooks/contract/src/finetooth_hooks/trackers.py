@@ -23,7 +23,7 @@ class Tracker(Protocol):
     def start(self, run: Run) -> None: ...
 
     def resume(self, run: Run, history: Sequence[StepReport | Evaluation]) -> None:
-        """Called in place of `start`, when a run goes on after `run.step`. With the capability `resume`, what an
+        """Called in place of `start`, when a run resumes after `run.step`. With the capability `resume`, what an
         earlier process wrote beyond it goes, and what is missing is in `history`, so that no step is there twice and
         none is missing; such a tracker is also called when a run goes back to an earlier step. Without it: `start`.
 

@@ -21,10 +21,10 @@ def builder(entry: Entry) -> Callable[..., Any]:
     """The function (or command) that `entry.build` names.
 
     Raises:
-        PluginError: the reference is no `package.module:function`, its module cannot be imported, or lacks the name.
+        PluginError: the reference is not `package.module:function`, its module cannot be imported, or lacks the name.
     """
     if not REFERENCE.fullmatch(entry.build):
-        raise PluginError("", f"{entry.kind} {entry.name!r}: build={entry.build!r} is no 'package.module:function'")
+        raise PluginError("", f"{entry.kind} {entry.name!r}: build={entry.build!r} is not 'package.module:function'")
     module_name, _, attribute = entry.build.partition(":")
     try:
         module = import_module(module_name)
@@ -39,7 +39,7 @@ def options_model(entry: Entry) -> type[Options]:
     """The annotation of the builder's parameter `options`.
 
     Raises:
-        PluginError: there is none, or it is no subclass of `Options`.
+        PluginError: there is none, or it is not a subclass of `Options`.
     """
     function = builder(entry)
     hints = typing.get_type_hints(function)

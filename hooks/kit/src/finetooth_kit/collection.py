@@ -44,8 +44,8 @@ HEAVY = (
 
 
 def _hook_functions(module: ModuleType) -> dict[str, Any]:
-    """Functions by the hook they are for: those named `ft_*`, where an imported package of such a name is no hook, and
-    those whose decorator names one (`@hookimpl(specname=...)`)."""
+    """Functions by the hook they are for: those named `ft_*` that are not an imported package, and those whose
+    decorator names one (`@hookimpl(specname=...)`)."""
     found: dict[str, Any] = {}
     for name, value in vars(module).items():
         marked = implementation(value)
@@ -208,7 +208,7 @@ def _entry_checks(entries: tuple[Entry, ...], installed: bool) -> list[Check]:
 
 
 def _declaration_check(entry: Entry, problem: str) -> Check:
-    """A check that fails: the entry expects failures of what is no check, or gives no reason."""
+    """A check that fails: the entry expects failures of something that is not a check, or gives no reason."""
 
     def expected_failures_name_checks() -> None:
         fail("entry.expected_failures", problem, "names of checks of the kit, each with a reason")

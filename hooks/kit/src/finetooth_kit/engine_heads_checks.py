@@ -109,7 +109,7 @@ def a_head_is_kept(case: EngineCase) -> None:
     third.restore(case.folder / "exported")
     all_close(engine, "values after export and restore", _outputs(third, data)[0], wanted, "those that were exported")
     result = third.forward_backward(data, WEIGHTED_NLL)
-    expect(result.loss is not None, "forward_backward(data, cross entropy) beside a head", None, "a loss")
+    expect(result.loss is not None, "forward_backward(data, cross entropy) with a head", None, "a loss")
 
 
 CHECKS = (

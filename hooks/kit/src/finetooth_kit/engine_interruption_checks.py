@@ -75,9 +75,9 @@ def asked_before_every_micro_batch(case: EngineCase) -> None:
 
 
 def an_interrupted_call_leaves_no_trace(case: EngineCase) -> None:
-    """Broken off at its first, a middle and its last question, a primitive raises Interrupted; afterwards the engine
-    goes on bit for bit as one that never was: gradients accumulated before stay, those of the call are gone, handles
-    and states of losses are as they were."""
+    """Interrupted at its first, a middle and its last question, a primitive raises Interrupted. Afterwards the engine
+    continues bit for bit as one that was never interrupted: gradients accumulated before stay, those of the call are
+    gone, handles and states of losses are as they were."""
     for name in _possible(case.engine("interrupt")):
         wanted, count = _story(name, case, 0)
         for stop_at in sorted({1, (count + 1) // 2, count}):

@@ -83,7 +83,7 @@ def _expect_rows_named(called: str, error: NotFinite, needed: Sequence[Datum], p
 
 def a_loss_of_nan_names_its_rows(case: EngineCase) -> None:
     """A loss that one datum makes NaN raises NotFinite with its id; what was accumulated before stays, and the engine
-    goes on as if the call had not been made: weights, optimizer, counters and states of losses."""
+    continues as if the call had not been made: weights, optimizer, counters and states of losses."""
     with np.errstate(all="ignore"):
         undisturbed = _engine_after_a_step(case)
         undisturbed.forward_backward(_data(case, "kept"), WEIGHTED_NLL)

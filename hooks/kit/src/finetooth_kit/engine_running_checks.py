@@ -84,7 +84,7 @@ def equal_prompts_count_on(case: EngineCase) -> None:
 
 
 def a_cancelled_request_leaves(case: EngineCase) -> None:
-    """What is cancelled is written no more, and the others do not notice; an unknown number is no error."""
+    """A cancelled request gets no more tokens, and the others do not notice; an unknown number raises nothing."""
     engine, asked = case.engine("generate", "continuous"), _requests(case)[:3]
     batch = engine.running_batch()
     numbers = [batch.add(*request) for request in asked]
@@ -98,7 +98,7 @@ def a_cancelled_request_leaves(case: EngineCase) -> None:
         written += step
     for number, (prompt, sampling) in list(zip(numbers, asked, strict=True))[1:]:
         mine = [one for one in written if one.request == number]
-        _same(engine, f"request {number} beside a cancelled one", mine, engine.generate([prompt], sampling)[0])
+        _same(engine, f"request {number} next to a cancelled one", mine, engine.generate([prompt], sampling)[0])
 
 
 def changed_weights_end_a_running_batch(case: EngineCase) -> None:
@@ -120,7 +120,7 @@ def changed_weights_end_a_running_batch(case: EngineCase) -> None:
 
 
 def an_empty_prompt_is_refused_by_a_running_batch(case: EngineCase) -> None:
-    """As `generate` refuses it; the batch goes on."""
+    """Refused as `generate` refuses it; the batch continues."""
     engine, (prompt, sampling) = case.engine("generate", "continuous"), _requests(case)[0]
     batch = engine.running_batch()
     try:
@@ -161,7 +161,7 @@ def held_adapters_are_sampled_beside_each_other(case: EngineCase) -> None:
         for number, (of, prompt, sampling) in wanted.items():
             if of is adapter:
                 mine = [one for one in written if one.request == number]
-                _same(engine, f"request {number} beside other adapters", mine, engine.generate([prompt], sampling)[0])
+                _same(engine, f"request {number} next to other adapters", mine, engine.generate([prompt], sampling)[0])
 
 
 CHECKS = (

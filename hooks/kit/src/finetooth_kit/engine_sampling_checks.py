@@ -139,7 +139,7 @@ def additions_are_to_logits(case: EngineCase) -> None:
 
 
 def stop_ids_end_a_completion(case: EngineCase) -> None:
-    """A stop id ends its completion and is its last token; the others go on."""
+    """A stop id ends its completion and is its last token; the others continue."""
     engine = case.engine("generate")
     prompts = case.prompts()
     plain = engine.generate(prompts, _GREEDY)

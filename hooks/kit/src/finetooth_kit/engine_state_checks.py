@@ -78,8 +78,8 @@ def accumulated_gradients_are_saved(case: EngineCase) -> None:
 
 
 def a_snapshot_stays_what_it_was(case: EngineCase) -> None:
-    """What a snapshot copied, between forward_backward and step, does not change while the engine goes on; rolled back
-    twice and read from disk once, the engine trains on with the same bits."""
+    """A snapshot taken between forward_backward and step does not change while the engine continues. Rolled back twice
+    and read from disk once, the engine trains on with the same bits."""
     engine, data = case.engine("full_state", "snapshots"), case.data()
     engine.set_total_steps(6)
     _train(engine, case, range(2))
@@ -134,7 +134,7 @@ def foreign_state_is_refused(case: EngineCase) -> None:
             engine.load(path)
         except UserError:
             continue
-        fail(f"load({path.name!r}, which is no state)", "no error", "a UserError")
+        fail(f"load({path.name!r}, which is not a state)", "no error", "a UserError")
 
 
 def export_writes_an_artifact(case: EngineCase) -> None:

@@ -80,7 +80,7 @@ PICKED: Mapping[str, frozenset[str]] = {
     "reward": frozenset({"weight", "label"}),
     "loss": frozenset({"weight"}),
 }
-"""Keys beside `name` that a recipe reads itself in a mapping that picks an entry of a kind."""
+"""Keys other than `name` that a recipe reads itself in a mapping that picks an entry of a kind."""
 
 
 @check_for(ANY)

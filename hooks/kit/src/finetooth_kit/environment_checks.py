@@ -22,7 +22,7 @@ def _built(case: EntryCase) -> Environment:
         CheckSkipped: it asks a server.
     """
     if cast(Entry, case.entry).remote:
-        raise CheckSkipped("it asks a server: test it beside one")
+        raise CheckSkipped("it calls a server: test it together with one")
     found: Environment = case.build()
     return found
 

@@ -122,7 +122,7 @@ MODEL = ModelInfo(
 
 @dataclass(frozen=True)
 class FakeLoader(LoaderBase):
-    """Describes the toy; there are no weights to load."""
+    """Describe the toy; it has no weights to load."""
 
     bytes: Tokenizer
 
@@ -185,7 +185,7 @@ def _installed_entries() -> tuple[FakeRegistered, ...]:
     for point in sorted(entry_points(group="finetooth"), key=lambda point: point.value):
         distribution = point.dist
         name, version = (distribution.name, distribution.version) if distribution else (point.name, "0")
-        # a broken plugin is no fault of the one under test
+        # another broken plugin is not the fault of the one under test
         with suppress(Exception):
             found += [FakeRegistered(entry, name, version) for entry in entries_of(point.value)]
     return tuple(found)

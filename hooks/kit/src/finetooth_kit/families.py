@@ -121,7 +121,7 @@ def assert_widths(facts: ModelFacts, layer: Any, *, feed_forward: bool = True) -
     """Heads and sizes of the facts are those of the weights of a layer with Llama's module names.
 
     Args:
-        feed_forward: it has one that is no mixture.
+        feed_forward: it has one that is not a mixture.
     """
     attention = layer.self_attn
     assert attention.q_proj.weight.shape == (facts.heads * facts.head_dim, facts.hidden_size)

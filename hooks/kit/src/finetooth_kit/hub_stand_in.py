@@ -3,7 +3,7 @@
     with serving(HubStandIn({"data/train-00000.jsonl": b"..."})) as hub:
         environment = {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0", ...}
 
-Clients take the hub's address when they are imported, so what asks it is a process of its own.
+Clients take the hub's address when they are imported, so the client is a process of its own.
 """
 
 from __future__ import annotations

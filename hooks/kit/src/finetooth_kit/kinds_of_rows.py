@@ -52,7 +52,7 @@ def stepwise(split: str) -> Examples:
 
 
 def tasks(split: str) -> Examples:
-    """Questions that the model answers itself, with the right answer beside them for rewards."""
+    """Questions that the model answers itself, with the right answers for rewards."""
     rows = [Task(_sides(i)[0], {"answer": f"{i + i % 7}"}) for i in range(10)]
     return _examples(split, rows)
 

@@ -154,7 +154,7 @@ class LossCase:
         return {need: convert(self.output(need)) for need in sorted(self.needs)}
 
     def data(self, convert: Convert = numpy_array) -> LossData:
-        """What the loss sees beside the outputs."""
+        """What the loss sees in addition to the outputs."""
         return LossData(
             mask=convert(self.mask()),
             targets=convert(self.targets()),

@@ -1,4 +1,4 @@
-"""Losses the kit tries engines with, each beside its hand-derived gradient, so that an engine is judged by a formula.
+"""Losses the kit tries engines with, each with its hand-derived gradient: a formula judges the engine.
 
 With l_s the sum of the log-probabilities of sequence s over its mask, and w the weights:
 

@@ -74,7 +74,7 @@ def tracker_continues_a_resumed_run(case: EntryCase) -> None:
 @check_for("tracker")
 def tracker_goes_on_from_a_history(case: EntryCase) -> None:
     """`resume` in a folder with files of steps that do not count, in an empty one, and while the tracker is open, as
-    when a run rolls back: no exception, and steps go on."""
+    when a run rolls back: no exception, and steps continue."""
     history = (_EVALUATION, _STEP, replace(_STEP, step=2))
     for name in ("used", "empty"):
         folder = case.folder / name

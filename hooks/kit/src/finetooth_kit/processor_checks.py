@@ -18,7 +18,7 @@ _CUT: dict[type[Medium], bytes] = {
 
 @check_for("processor")
 def broken_media_are_refused(case: EntryCase) -> None:
-    """What is no image, sound or video is a DataError with its name, before anything is asked of the model."""
+    """A file that is not an image, sound or video is a DataError with its name, before the model is called."""
     processor = case.build()
     for made, cut in _CUT.items():
         for what, content in {**_BROKEN, "a cut header": cut}.items():

@@ -17,7 +17,7 @@ from finetooth_kit.fake_engine import FakeEngine
 def samples_each_prompt_as_often_as_asked(case: EntryCase) -> None:
     """`sampling.n` rollouts of each prompt, in the prompts' order, not yet scored; the same again for the same seed."""
     if cast(Entry, case.entry).remote:
-        raise CheckSkipped("it asks a server: test it beside one")
+        raise CheckSkipped("it calls a server: test it together with one")
     context = case.context()
     sampler: Sampler = case.build(context)
     tokens = tuple(context.tokenizer.encode("What is 2 plus 2?"))

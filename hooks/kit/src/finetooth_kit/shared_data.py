@@ -1,7 +1,7 @@
 """Public data, templates and tokenizers that tests read where they are at hand, and SmolLM2's own tokenizer.
 
-They lie in `$FT_SHARED/data`, by default `../shared/data` beside the repository; tests that need them are skipped where
-they are not. A conftest names the fixtures it wants:
+They lie in `$FT_SHARED/data`, by default `../shared/data`; tests that need them are skipped where they are missing.
+A conftest names the fixtures it wants:
 
     from finetooth_kit.shared_data import shared, smollm2
 """

@@ -153,7 +153,7 @@ def store_never_names_half_a_checkpoint(case: EntryCase) -> None:
 
 @check_for("store")
 def store_refuses_odd_names(case: EntryCase) -> None:
-    """A name that is no single path part, or hidden, is refused; a checkpoint that is not there is said to be so."""
+    """A hidden name or one of several path parts is refused; a missing checkpoint is reported as missing."""
     store = _folder_store(case)
     folder = whole_checkpoint(case.folder / "made")
     before = {path for path in case.folder.rglob("*") if "fetched" not in path.parts}

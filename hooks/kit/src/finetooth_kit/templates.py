@@ -263,7 +263,7 @@ def conversations(
         any_values: some calls have an argument `own` of any kind, see `json_values`.
         reasoning: some answers have reasoning.
         empty: contents may be empty.
-        content_with_calls: a message with calls may say something beside.
+        content_with_calls: a message with calls may also hold text.
         turns: at most.
     """
     from hypothesis import strategies as st
@@ -288,7 +288,7 @@ def conversations(
         arguments,
         numbers,
     )
-    beside = said if content_with_calls else st.just("")
+    with_calls = said if content_with_calls else st.just("")
 
     @st.composite
     def drawn(draw: Any) -> Conversation:
@@ -298,7 +298,7 @@ def conversations(
             messages.append(Message("user", draw(said)))
             while offered and draw(st.booleans()):
                 made = draw(st.lists(call, min_size=1, max_size=calls, unique_by=lambda made: made["id"]))
-                messages.append(Message("assistant", draw(beside), reasoning=draw(thought), tool_calls=tuple(made)))
+                messages.append(Message("assistant", draw(with_calls), reasoning=draw(thought), tool_calls=tuple(made)))
                 for one in made:
                     name, id_ = one["function"]["name"], one["id"]
                     messages.append(Message("tool", draw(said), name=name, tool_call_id=id_))

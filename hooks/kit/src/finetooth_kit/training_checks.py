@@ -157,7 +157,7 @@ def restored_optimizer_continues(case: EntryCase) -> None:
 
 @check_for("optimizer")
 def state_bytes_is_not_too_low(case: EntryCase) -> None:
-    """The state it keeps is no larger than `state_bytes` a parameter, which the memory estimate relies on."""
+    """The state it keeps is at most `state_bytes` a parameter, which the memory estimate relies on."""
     _for_torch(case)
     assert isinstance(case.entry, Optimizer)
     (torch,) = _need("torch")

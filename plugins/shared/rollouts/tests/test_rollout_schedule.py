@@ -103,7 +103,7 @@ class Trainer:
             renderer=SimpleNamespace(stop_ids=frozenset({STOP})),
         )
         self.batches = Batches(ROWS, PER_DRAW, 0, 100 * TOTAL, 3)
-        reward: Any = WeightedReward("one", rewarded, 1.0, beside=False)
+        reward: Any = WeightedReward("one", rewarded, 1.0, concurrent=False)
         self.drawing = Drawing(context, self.options, prompts, self.batches, self.sampler, [reward], self.schedule)
         self.indices = iter(self.batches)
 
@@ -309,7 +309,7 @@ def test_nothing_is_drawn_for_after_the_end() -> None:
 def test_rewards_that_were_not_begun_when_a_run_stopped_are_made_when_asked_for() -> None:
     """Cancelled with the thread; a run that goes on in the same process asks again."""
     one = Rollout("a", "a", (1,), (5,), (-1.0,), (0,), "", "stop")
-    scoring = Scoring(lambda episodes: [*episodes[0]], beside=True)
+    scoring = Scoring(lambda episodes: [*episodes[0]], concurrent=True)
     draw = Draw(0.0, ((one,),))
     draw._scores = [Future()]
     draw._scores[0].cancel()

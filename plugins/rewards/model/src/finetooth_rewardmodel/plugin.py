@@ -14,7 +14,7 @@ def ft_rewards() -> Iterator[Reward]:
         build="finetooth_rewardmodel.reward:build",
         summary="what a trained reward model says of an answer",
         example={"path": "runs/rm-1"},
-        beside=False,
+        concurrent=False,
     )
 
 

@@ -53,8 +53,8 @@ class Drawing:
             context, environment.environment, sampler, name=environment.name, most_turns=options.max_turns,
             limit=options.environment_timeout,
         )  # fmt: skip
-        beside = schedule.ahead > 0 or options.streaming_groups > 0
-        self._scoring = Scoring(self._score, beside=beside and all(one.beside for one in rewards))
+        concurrent = schedule.ahead > 0 or options.streaming_groups > 0
+        self._scoring = Scoring(self._score, concurrent=concurrent and all(one.concurrent for one in rewards))
         self._late: Draw | None = None
         self._replay = Replay(options.replay_groups, options.replay_staleness) if options.replay_groups else None
         self._unsolved = Unsolved()

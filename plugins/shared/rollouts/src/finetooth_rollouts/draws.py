@@ -80,20 +80,20 @@ class Scoring:
     """Scores draws one after the other, in a thread of its own if they may be scored while the engine trains.
 
     Args:
-        beside: whether they may.
+        concurrent: whether they may.
     """
 
-    def __init__(self, score: Score, *, beside: bool) -> None:
-        self._score, self._beside = score, beside
+    def __init__(self, score: Score, *, concurrent: bool) -> None:
+        self._score, self._concurrent = score, concurrent
         self._thread: ThreadPoolExecutor | None = None
 
     def begin(self, draw: Draw, episodes: Sequence[Episode] | None = None) -> None:
-        """Begin to score a draw, if that may go on beside the engine.
+        """Begin to score a draw, if that may run while the engine trains.
 
         Args:
             episodes: those that come next of it; default: all.
         """
-        if self._beside:
+        if self._concurrent:
             self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="rewards")
             draw._scores.append(self._thread.submit(self._score, draw.episodes if episodes is None else episodes))
 

@@ -25,14 +25,14 @@ class WeightedReward:
 
     Attributes:
         name: among the rewards of the recipe: its label, else that of its entry, numbered where it comes twice.
-        beside: it may score while the engine trains.
+        concurrent: it may score while the engine trains.
         required: an answer that it leaves out does not train, whatever the others say.
     """
 
     name: str
     reward: Reward
     weight: float
-    beside: bool = True
+    concurrent: bool = True
     required: bool = False
 
     def refuses(self, rewards: Mapping[str, float | None]) -> bool:
@@ -59,8 +59,8 @@ def build_rewards(context: Context, picks: Sequence[Pick], setting: str) -> tupl
         given = {key: value for key, value in given.items() if key not in ("weight", "label")}
         reward = context.build("reward", given, setting=f"{setting}.{i}")
         entry = context.catalog.get("reward", str(given["name"]), setting=f"{setting}.{i}").entry
-        beside = isinstance(entry, RewardEntry) and entry.beside
-        found.append(WeightedReward(name, reward, weight, beside, required))
+        concurrent = isinstance(entry, RewardEntry) and entry.concurrent
+        found.append(WeightedReward(name, reward, weight, concurrent, required))
     return tuple(found)
 
 
