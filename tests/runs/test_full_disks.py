@@ -82,7 +82,8 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 def written(recipe: Mapping[str, Any], folder: Path, output: Path) -> Path:
     folder.mkdir(exist_ok=True)
-    content = {**recipe, "train": STEPS, "checkpoint": {"every": 2, "keep_last": 2}, "output": str(output)}
+    checkpoint = {"every": 2, "keep_last": 2, "wait_for_room": 0}
+    content = {**recipe, "train": STEPS, "checkpoint": checkpoint, "output": str(output)}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(content))
     return folder / "recipe.yaml"
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,13 @@ from finetooth_saving.artifact import write_folder, write_json
 from finetooth_saving.keeper import BestKept
 from finetooth_saving.names import newest_first
 from finetooth_saving.retention import Best, is_better
+from finetooth_toolbox import blame
 
 from finetooth_core.live_run import LiveRun
 from finetooth_core.run_ending import Ending, failed, result
+
+PAUSE = 1.0
+"""Seconds between two attempts to save where the disk is full."""
 
 
 class Finish:
@@ -32,10 +39,14 @@ class Finish:
         """Save the last state and the artifact, however the steps ended: a failed step has not touched the weights."""
         if not self.run.progress.step:
             return None, ending
-        ending = self.keep_state(ending)
-        target = self.run.job.context.folder / "artifact"
+        trained, target = ending, self.run.job.context.folder / "artifact"
+        ending = self.keep_state(trained)
+        waits = ending.error is not None and blame.is_full(ending.error)
+        if waits and trained.error is None:
+            ending = trained
         try:
-            ending = self.save_artifact(target, ending)
+            ending = self.once_there_is_room(partial(self.save_artifact, target, ending))
+            ending = self.keep_state(ending) if waits else ending
         except StopRun as stop:  # raised by a hook that was told of the artifact: it is in place
             return target, ending.stopped(stop)
         except Exception as error:
@@ -45,6 +56,23 @@ class Finish:
             kept = target if target.exists() else None
             return kept, ending if ending.error else failed(error)
         return target, ending
+
+    def once_there_is_room(self, save: Callable[[], Ending]) -> Ending:
+        """What saving gives, tried again and again while the disk is full, until the time for that is over or the user
+        wants no more of it."""
+        asked, end = self.run.interrupt.signal, time.monotonic() + self.run.job.context.recipe.checkpoint.wait_for_room
+        told = False
+        while True:
+            try:
+                return save()
+            except FinetoothError as error:
+                over = time.monotonic() >= end or self.run.interrupt.signal != asked
+                if over or not blame.is_full(error):
+                    raise
+                if not told:
+                    self.run.say(f"{error}; the run waits for room, up to checkpoint.wait_for_room, and then saves it")
+                told = True
+                time.sleep(PAUSE)
 
     def keep_state(self, ending: Ending) -> Ending:
         """A checkpoint of the last whole step: if checkpoints are kept, and in any case after an interrupt, a stop or a

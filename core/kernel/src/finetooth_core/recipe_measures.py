@@ -68,6 +68,9 @@ class CheckpointSection(Options):
     """What a checkpoint must pass before it counts; `auto` takes the default ones."""
     select_on: str | None = Field(default=None, min_length=1)
     """Make the trained model from the best checkpoint by this metric, and not from the last step."""
+    wait_for_room: float = Field(default=600.0, ge=0)
+    """So many seconds a run whose disk is full when it ends waits for room, rather than lose what it trained; Ctrl-C
+    ends the waiting."""
     strict: bool = False
     """Whether a run may only go on with the same versions of everything that its numbers depend on; otherwise a
     difference is said."""

@@ -1,9 +1,10 @@
-"""Room on the disks that a run writes to: for the artifact and for the states of its checkpoints."""
+"""Room on the disks that a run writes to: for the artifact with its tokenizer, and for states of its checkpoints."""
 
 from __future__ import annotations
 
 import shutil
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from finetooth_hooks.errors import PlanError
@@ -16,6 +17,12 @@ from finetooth_core.context import RunContext
 
 WEIGHT_BYTES = 4
 """Of a weight in an artifact or a state: trained weights are kept in fp32."""
+
+DESCRIBED = ("tokenizer*", "vocab*", "merges*", "chat_template*", "*processor*")
+"""Files that stand with a model's weights, and in an artifact."""
+
+RECORDS = 2**19
+"""Bytes for the plan, the metrics, the manifests and the log of a run."""
 
 
 def check_room(
@@ -44,7 +51,7 @@ def check_room(
     """
     exported = trains.parameters if trains.base_frozen else parameters
     needed: dict[Path, int] = defaultdict(int)
-    needed[_existing(context.folder)] = WEIGHT_BYTES * exported
+    needed[_existing(context.folder)] = WEIGHT_BYTES * exported + _described(context.model.files) + RECORDS
     if keeping is not None and keeping.disk is not None:
         size_of_one = state_size(trains.parameters, state_bytes, copies, beside)
         needed[_existing(keeping.folder)] += size_of_one * _states(context, total_steps)
@@ -71,6 +78,12 @@ def state_size(trained: int, state_bytes: float, copies: int, beside: int = 0) -
         beside: bytes of what the adapter keeps beside them.
     """
     return int((WEIGHT_BYTES * (1 + copies) + state_bytes) * trained) + beside
+
+
+def _described(files: Sequence[Path]) -> int:
+    """Bytes of the tokenizer and whatever else of a model comes into an artifact."""
+    beside = {file for folder in {file.parent for file in files} for name in DESCRIBED for file in folder.glob(name)}
+    return sum(file.stat().st_size for file in beside if file.is_file())
 
 
 def _states(context: RunContext, total_steps: int | None) -> int:

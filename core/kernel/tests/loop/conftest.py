@@ -168,11 +168,11 @@ class Folders:
 def make(
     tmp_path: Path, method: CountingMethod, *listeners: Listener, before: bool = True, every: int | str = 0,
     save: int = 0, best: str | None = None, trackers: tuple[PickedTracker, ...] = (),
-    stopping: EarlyStopping | None = None,
+    stopping: EarlyStopping | None = None, wait_for_room: float = 0.0,
 ) -> Loop:  # fmt: skip
     recipe = SimpleNamespace(
         evaluate=SimpleNamespace(before=before, every=every),
-        checkpoint=SimpleNamespace(select_on=best),
+        checkpoint=SimpleNamespace(select_on=best, wait_for_room=wait_for_room),
         train=SimpleNamespace(on_bad_step="stop", early_stopping=stopping),
         profile=SimpleNamespace(start=5, steps=0),
     )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from finetooth_core import finish
 from finetooth_hooks import (
     EngineError,
     Evaluation,
@@ -83,6 +85,56 @@ def test_a_full_disk_names_the_folder_and_leaves_nothing_half_written(
         kit.make(tmp_path, kit.Method()).run()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "result.json"]
     assert kit.result(tmp_path)["status"] == "failed"
+
+
+@pytest.mark.parametrize("save", [0, 2])
+@pytest.mark.parametrize("full", [("export",), ("save",), ("export", "save")], ids=str)
+def test_a_run_whose_disk_is_full_at_its_end_waits_for_room(
+    kit: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: int, full: tuple[str, ...]
+) -> None:
+    """What fails is the artifact, the last state, or both; an older checkpoint may be there."""
+    monkeypatch.setattr(finish, "PAUSE", 0.0)
+    left = dict.fromkeys(full, 3)
+    loop = kit.make(tmp_path, kit.Method(), save=save, wait_for_room=60.0)
+
+    def until_there_is_room(name: str) -> Any:
+        write = getattr(kit.Engine, name)
+
+        def writing(self: Any, path: Path) -> None:
+            if left[name] and loop.progress.step == 4:
+                left[name] -= 1
+                raise OSError(28, "No space left on device")
+            write(self, path)
+
+        return writing
+
+    for name in full:
+        monkeypatch.setattr(kit.Engine, name, until_there_is_room(name))
+    if "save" in full and save:  # the checkpoint that was due ended the run; what was trained is kept all the same
+        with pytest.raises(EngineError, match="step-4 cannot be written"):
+            loop.run()
+    else:
+        assert loop.run().status == "done"
+    assert verify_folder(tmp_path / "artifact")["step"] == 4
+    assert ("export" in full) == any("waits for room" in line for line in loop.said)
+
+
+@pytest.mark.parametrize("ends", ["time", "user"])
+def test_the_wait_for_room_ends(
+    kit: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    loop = kit.make(tmp_path, kit.Method(), wait_for_room=0.0 if ends == "time" else 1e9)
+
+    def full(self: Any, path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    def ask_to_stop(seconds: float) -> None:
+        loop.interrupt.signal = 2
+
+    monkeypatch.setattr(kit.Engine, "export", full)
+    monkeypatch.setattr(finish, "time", SimpleNamespace(sleep=ask_to_stop, monotonic=time.monotonic))
+    with pytest.raises(EngineError, match="No space left on device"):
+        loop.run()
 
 
 @pytest.mark.parametrize("save", [0, 2])

@@ -148,6 +148,18 @@ def is_of_the_disk(error: BaseException) -> bool:
     return error.errno in _FULL or (error.errno is not None and error.filename is not None)
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether an exception, or what it came from, says that a disk has no room."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if f"(os error {errno.ENOSPC})" in str(cause):  # as libraries written in Rust say it
+            return True
+        cause = cause.__cause__
+    return False
+
+
 def problem(error: BaseException) -> tuple[str, str]:
     """What to say of an exception that nobody meant to raise: the problem with the plugin it came out of, and the next
     action."""

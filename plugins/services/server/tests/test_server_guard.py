@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import socket
@@ -247,3 +248,32 @@ def test_what_a_library_writes_is_counted_too(caplog: pytest.LogCaptureFixture) 
 
 def test_the_files_that_a_process_may_open_bound_the_connections(tmp_path: Path) -> None:
     assert 16 <= connections.most_connections() <= connections.MOST
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_the_answer_to_a_key_ends_when_it_is_revoked(served: Any, monkeypatch: pytest.MonkeyPatch, begun: bool) -> None:
+    """A stream is cut off; what has not begun is answered 401."""
+    monkeypatch.setattr(guard, "RECHECKED", -1.0)
+    keys = served.service.keys
+    key, sent = keys.create("vision"), []
+
+    async def streams(scope: Any, receive: Any, send: Any) -> None:
+        if begun:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        keys.revoke(key.split("_")[1])
+        if not begun:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"b"})
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b""}
+
+    headers = [(b"x-api-key", key.encode())]
+    scope = {"type": "http", "method": "GET", "path": "/v1/x", "query_string": b"", "headers": headers, "client": None}
+    asyncio.run(guard.Guard(streams, served.service)(scope, receive, send))
+    told = [message.get("body", message.get("status")) for message in sent]
+    assert told == [200, b"a"] if begun else (told[0] == 401 and b"no longer valid" in told[1])

@@ -74,6 +74,21 @@ def test_a_key_that_is_changed_ends_no_later_than_it_would_have(shell: Shell, cl
     assert shell.valid(newer) and not shell.valid(new) and shell.valid(brief)
 
 
+@pytest.mark.parametrize("days", [None, 30.0])
+def test_a_key_that_is_changed_twice_in_its_grace_gives_the_same_lifetime_again(
+    shell: Shell, clock: list[float], days: float | None
+) -> None:
+    shell.folder.mkdir()
+    key = shell.keys.create("vision", days=days)
+    for _ in range(2):
+        shell.keys.rotate(key.split("_")[1])
+        clock[0] += 3600
+    ends = [one.expires for one in shell.keys.list()][1:]
+    assert ends == (
+        [None, None] if days is None else pytest.approx([clock[0] + days * 86400 - n for n in (7200, 3600)])
+    )
+
+
 def test_a_key_is_shown_once_and_ends(shell: Shell, clock: list[float]) -> None:
     key, said = shell.run("create", "--tenant", "vision", "--scopes", "train, read", "--name", "laptop")
     assert re.fullmatch(r"ft_[0-9a-f]+_[0-9a-f]{64}", key) and "only time" in said

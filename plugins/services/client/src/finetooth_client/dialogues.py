@@ -110,7 +110,7 @@ class ServerDialogues:
 
         Args:
             base: name of a base model that the server offers.
-            strategy: over several devices (`ddp`, `zero-2`, ...); one that a session cannot have is refused.
+            strategy: over several devices; a server that trains each model on one refuses it.
             checkpoint: begin with this one, and with the recipe that it was made with.
 
         Raises:

@@ -14,12 +14,14 @@ import json
 import os
 import secrets
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import UserError
+from finetooth_toolbox import blame
 
 from finetooth_server.records import now
 
@@ -51,11 +53,13 @@ class Audit:
     def __init__(
         self, path: Path, key: bytes, say: Callable[[str], None] = lambda line: None, *, unsigned: bool = False
     ) -> None:
-        self._path, self._key, self._lock = path, key, threading.Lock()
+        self._path, self._key, self._say, self._lock = path, key, say, threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         torn = _set_torn_line_aside(path)
         self._lines, self._last = _end(path)
         missing = self._missing(unsigned)
+        self._unwritten: deque[dict[str, Any]] = deque()  # while the disk is full
+        self._signs = False  # the head lacks the last line
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._head = os.open(_head_of(path), os.O_RDWR | os.O_CREAT, 0o600)
         if torn:
@@ -76,7 +80,8 @@ class Audit:
         received: int = 0,
         outcome: str,
     ) -> None:
-        """Append one line, and note where the record ends now.
+        """Append one line, and note where the record ends now. Where the disk has no room, the line waits in memory and
+        is written before every later one: `behind` says so.
 
         Args:
             event: what was called.
@@ -95,15 +100,41 @@ class Audit:
             "outcome": outcome,
         }
         with self._lock:
-            content["number"] = self._lines + 1
-            hash_ = _hash(self._last, content)
-            os.write(self._file, (_text({**content, "hash": hash_}) + "\n").encode())
-            self._lines, self._last = self._lines + 1, hash_
-            os.pwrite(self._head, _signed(self._key, self._lines, hash_).encode(), 0)
+            self._unwritten.append(content)
+            self._catch_up()
+
+    @property
+    def behind(self) -> int:
+        """Lines that could not be written yet, after another attempt."""
+        with self._lock:
+            self._catch_up()
+            return len(self._unwritten) + self._signs
+
+    def _catch_up(self) -> None:
+        """Write what waits, as far as there is room: whole lines, in their order. The head is never more than one line
+        behind, which a start takes for a crash between the two."""
+        try:
+            while self._signs or self._unwritten:
+                if not self._signs:
+                    content = {**self._unwritten[0], "number": self._lines + 1}
+                    hash_ = _hash(self._last, content)
+                    _append(self._file, (_text({**content, "hash": hash_}) + "\n").encode())
+                    self._lines, self._last, self._signs = self._lines + 1, hash_, True
+                    self._unwritten.popleft()
+                head = _signed(self._key, self._lines, self._last).encode()
+                if os.pwrite(self._head, head, 0) != len(head):
+                    return
+                self._signs = False
+        except OSError as error:
+            if not blame.is_of_the_disk(error):
+                raise
 
     def close(self) -> None:
         """Let go of the files."""
         with self._lock:
+            self._catch_up()
+            if self._unwritten:
+                self._say(f"{self._path}: the disk is full: {len(self._unwritten)} lines were not written")
             for file in (self._file, self._head):
                 os.fsync(file)
                 os.close(file)
@@ -210,6 +241,22 @@ _ACTION = "compare with a copy kept elsewhere"
 
 def _changed(path: Path, number: int, what: str) -> UserError:
     return UserError(f"{path}:{number}: {what}: the record was changed here or before", action=_ACTION)
+
+
+def _append(file: int, line: bytes) -> None:
+    """Append a whole line, or nothing.
+
+    Raises:
+        OSError: there is no room.
+    """
+    before = os.fstat(file).st_size
+    try:
+        written = 0
+        while written < len(line):  # a short count is no error: the next write says what is the matter
+            written += os.write(file, line[written:])
+    except OSError:
+        os.ftruncate(file, before)
+        raise
 
 
 def _text(content: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from finetooth_hooks import FinetoothError, UpstreamError
+from finetooth_toolbox import blame
 
 REFUSED = "refused"
 """The batch of sampling calls that are known to be wrong: they read no weights."""
@@ -23,14 +24,16 @@ CANCELLED = "the call was cancelled, and changed nothing"
 
 Category = str
 """`user`: the client can do something about it. It cannot: `server`, this one failed; `upstream`, another one that it
-asks did; `late`, that one did not answer in time."""
+asks did; `late`, that one did not answer in time; `full`, this one's disk has no room."""
 
-STATUS: Mapping[Category, int] = {"user": 400, "upstream": 502, "late": 504}
+STATUS: Mapping[Category, int] = {"user": 400, "upstream": 502, "late": 504, "full": 507}
 """HTTP's status by category; of others 500."""
 
 
 def category_of(error: FinetoothError) -> Category:
-    """Whose fault an error is: of another server if that is what it, or what it came from, says."""
+    """Whose fault an error is: of another server or of a full disk if that is what it, or what it came from, says."""
+    if blame.is_full(error):
+        return "full"
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, UpstreamError):

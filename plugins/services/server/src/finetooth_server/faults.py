@@ -57,3 +57,10 @@ class Busy(Refused):
     """The server as a whole has too much to do; later there may be room."""
 
     status = 503
+
+
+class DiskFull(Busy):
+    """The disk of the server's folder has no room for a record."""
+
+    def __init__(self) -> None:
+        super().__init__("the server's disk is full", action="try again later; whoever runs the server must make room")

@@ -17,9 +17,10 @@ from finetooth_server.admission import Admission
 from finetooth_server.calls import STATUS, category_of
 from finetooth_server.counted_log import Counted
 from finetooth_server.fair_threads import CLIENT
-from finetooth_server.faults import Busy, Forbidden, Refused, TooMuch, Unauthorised
+from finetooth_server.faults import Busy, DiskFull, Forbidden, Refused, TooMuch, Unauthorised
 from finetooth_server.keys import Caller
 from finetooth_server.rates import network_of
+from finetooth_server.room import check_room
 from finetooth_server.service import Service
 
 Message = MutableMapping[str, Any]
@@ -36,6 +37,9 @@ QUIET = ("/health", "/metrics", "/api/v1/healthz")
 
 SLOWEST = 20.0
 """Seconds that a request's body may take beyond what its length explains, and for taking a part of an answer."""
+
+RECHECKED = 1.0
+"""Seconds after which the key of a request that still is answered is looked at again."""
 
 LEAST_RATE = 64 * 2**10
 """Bytes a second at which a body has to come, at least."""
@@ -69,11 +73,16 @@ class Guard:
             return
         state = scope.setdefault("state", {})
         received = sent = status = 0
-        begun = stalled = False
+        begun = stalled = ended = False
         whole, counts = not _has_body(scope), ""
 
+        checked = asyncio.get_running_loop().time()
+
         async def counted(message: Message) -> None:
-            nonlocal sent, status, begun, stalled
+            nonlocal sent, status, begun, stalled, checked
+            if asyncio.get_running_loop().time() - checked > RECHECKED and not ended:
+                await self._check_still(state)
+                checked = asyncio.get_running_loop().time()
             begun = True
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -91,6 +100,7 @@ class Guard:
             if scope["path"] in OPEN:
                 await asyncio.sleep(self._admission.ask(_network(scope)))
             else:
+                self._check_disk()
                 key = _key(scope)
                 if key and (tenant := self._admission.tenant(key)):
                     state["tenant"] = tenant
@@ -115,6 +125,7 @@ class Guard:
             slow = JSONResponse(self._shape(scope)(408, "the request came too slowly"), 408)
             await _answer(begun, slow, scope, receive, counted)
         except Exception as error:
+            ended = True  # what is answered now needs no key
             if not isinstance(error, FinetoothError) and not stalled:
                 self._failures.error(f"{scope['method']} {_route(scope)} failed", error)
             await _answer(begun, problem(error, self._shape(scope)), scope, receive, counted)
@@ -123,6 +134,15 @@ class Guard:
                 self._admission.end(counts)
             if scope["path"] not in QUIET and status not in (202, 408):
                 self._record(scope, state, received, sent, status)
+
+    def _check_disk(self) -> None:
+        """
+        Raises:
+            DiskFull: this request could not be recorded.
+        """
+        check_room(self._service.settings.folder)
+        if self._service.audit.behind:
+            raise DiskFull
 
     def _shape(self, scope: MutableMapping[str, Any]) -> Shape:
         """How errors of this request are said."""
@@ -162,6 +182,19 @@ class Guard:
         if ticket:
             return self._service.tickets.caller(ticket, path)
         return self._service.keys.caller(key or None, keyless=self._service.settings.keyless)
+
+    async def _check_still(self, state: Any) -> None:
+        """See that the key of a request that takes long is valid still: else its answer ends here.
+
+        Raises:
+            Unauthorised: it was revoked, or has expired.
+        """
+        caller = state.get("caller")
+        if caller is None:
+            return
+        keyless = self._service.settings.keyless
+        if not await asyncio.to_thread(self._service.keys.holds, caller.key, keyless=keyless):
+            raise Unauthorised("the API key is no longer valid", action="send one that `ft keys create` made")
 
     async def _body(self, scope: MutableMapping[str, Any], receive: Receive) -> bytes:
         """The whole body, before anything looks at it.
@@ -203,7 +236,7 @@ class Guard:
     def _record(self, scope: MutableMapping[str, Any], state: Any, received: int, sent: int, status: int) -> None:
         route = _route(scope)
         caller = state.get("caller")
-        if caller is None and status in (401, 429):
+        if caller is None and status in (401, 429, 503):
             self._service.refusals.add(f"{scope['method']} {route}", str(state.get("tenant", "")), str(status))
             return
         self._service.audit.add(

@@ -15,13 +15,15 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from finetooth_toolbox.text import json_parts
-from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 
 from finetooth_server.calls import CANCELLED, CRASHES, REFUSED, Call, Category, Due, Waiting
+from finetooth_server.due_calls import due_in, executable, waiting_besides
 from finetooth_server.encryption.values import Values
 from finetooth_server.faults import Busy, Conflict, TooMuch, Unknown
 from finetooth_server.keys import Caller
-from finetooth_server.records import DONE, FAILED, QUEUED, Records, calls, keys, models, now, samplers
+from finetooth_server.records import DONE, FAILED, QUEUED, Records, calls, models, now, samplers
+from finetooth_server.room import until_room
 
 __all__ = ["CANCELLED", "CRASHES", "REFUSED", "Call", "Category", "Due", "Log", "Waiting"]
 
@@ -46,6 +48,7 @@ class Log:
         self._waiting: dict[str, list[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = {}
         self._lock = threading.Lock()
         self._counted = 0.0, 0
+        self.ended = threading.Event()  # the server ends: nothing waits for room on the disk any more
 
     # --- in -----------------------------------------------------------------------------------------------------------
 
@@ -138,13 +141,13 @@ class Log:
         """The call that is due in a model's queue; None while its number has not come. Where the model is closed no
         number is waited for."""
         with self._records.read() as connection:
-            row = connection.execute(_due(_executable(), queue)).first()
+            row = connection.execute(due_in(executable(), queue)).first()
         return None if row is None else self._due_call(row)
 
     def peek(self, queue: str) -> tuple[str, int] | None:
         """Tenant and memory of the call that is due in a model's queue, without what it carries."""
         with self._records.read() as connection:
-            row = connection.execute(_due(select(calls.c.tenant, calls.c.memory), queue)).first()
+            row = connection.execute(due_in(select(calls.c.tenant, calls.c.memory), queue)).first()
         return None if row is None else (row.tenant, row.memory or 0)
 
     def oldest_waiting(self, besides: Collection[str]) -> dict[str, float]:
@@ -155,7 +158,9 @@ class Log:
         """
         with self._records.read() as connection:
             rows = connection.execute(
-                select(calls.c.batch, func.min(calls.c.created)).where(*_waiting(besides)).group_by(calls.c.batch)
+                select(calls.c.batch, func.min(calls.c.created))
+                .where(*waiting_besides(besides))
+                .group_by(calls.c.batch)
             )
             return {row[0]: row[1] for row in rows}
 
@@ -165,14 +170,14 @@ class Log:
         came = func.row_number().over(partition_by=calls.c.tenant, order_by=calls.c.created)
         chosen = (
             select(calls.c.id, came.label("place"))
-            .where(*_waiting(besides), calls.c.batch == batch, calls.c.created <= before)
+            .where(*waiting_besides(besides), calls.c.batch == batch, calls.c.created <= before)
             .order_by("place", calls.c.created)
             .limit(most)
             .subquery()
         )
         with self._records.read() as connection:
             rows = connection.execute(
-                _executable().join(chosen, chosen.c.id == calls.c.id).order_by(chosen.c.place, calls.c.created)
+                executable().join(chosen, chosen.c.id == calls.c.id).order_by(chosen.c.place, calls.c.created)
             )
             return [self._due_call(row) for row in rows]
 
@@ -186,6 +191,7 @@ class Log:
             )
             return [self._due_call(row) for row in rows]
 
+    @until_room
     def begin(self, due: Sequence[Due]) -> None:
         """Note that the execution of calls begins: where no result follows, the server ended."""
         with self._records.write() as connection:
@@ -194,22 +200,25 @@ class Log:
 
     def suspects(self) -> list[Due]:
         """Calls that were under way when a server ended and may be executed once more, in the order they came in."""
-        begun = _executable().where(calls.c.state == QUEUED, calls.c.begun > 0)
+        begun = executable().where(calls.c.state == QUEUED, calls.c.begun > 0)
         with self._records.read() as connection:
             rows = connection.execute(begun.order_by(calls.c.created))
             return [call for row in rows if not (call := self._due_call(row)).hopeless]
 
+    @until_room
     def isolate(self, call: Due, alone: bool) -> None:
         """Note that nothing else is executed beside a call the next time, or that something is after all."""
         with self._records.write() as connection:
             connection.execute(update(calls).where(calls.c.id == call.id).values(alone=alone * (call.begun + 1)))
 
+    @until_room
     def leave(self, due: Sequence[Due]) -> None:
         """Note that calls are left to the next server on purpose: their execution counts as not begun."""
         with self._records.write() as connection:
             chosen = update(calls).where(calls.c.id.in_([call.id for call in due]), calls.c.state == QUEUED)
             connection.execute(chosen.values(begun=func.coalesce(calls.c.begun, 1) - 1))
 
+    @until_room
     def finish(
         self, call: Due, result: Any, *, error: str = "", category: Category = "", traceless: bool = False, **marks: int
     ) -> None:
@@ -227,6 +236,7 @@ class Log:
                 connection.execute(update(models).where(models.c.id == call.queue).values(**marks))
         self._announce(call.id)
 
+    @until_room
     def finish_all(self, ended: Sequence[tuple[Due, Any]]) -> None:
         """`finish` for sampling calls and their results, in one transaction."""
         endings = [(call, self._ending(call, result, "", "")) for call, result in ended]
@@ -252,6 +262,7 @@ class Log:
             "finished": now(),
         }
 
+    @until_room
     def forget(self, queue: str, before: int) -> None:
         """Drop the arguments of calls that no replay needs any more; results stay."""
         with self._records.write() as connection:
@@ -265,7 +276,7 @@ class Log:
         """Calls that wait, oldest first, without what they carry."""
         with self._records.read() as connection:
             rows = connection.execute(
-                _executable().where(calls.c.state == QUEUED).order_by(calls.c.created, calls.c.queue, calls.c.seq)
+                executable().where(calls.c.state == QUEUED).order_by(calls.c.created, calls.c.queue, calls.c.seq)
             )
             return [
                 Waiting(
@@ -481,20 +492,3 @@ def _finish(connection: Connection, call: Due, ending: Mapping[str, Any]) -> boo
     """Whether the call had not been finished before."""
     done = connection.execute(update(calls).where(calls.c.id == call.id, calls.c.state == QUEUED).values(ending))
     return bool(done.rowcount)
-
-
-def _executable() -> Select[Any]:
-    """Calls, each with the moment at which its key was revoked."""
-    return select(calls, keys.c.revoked.label("key_revoked")).outerjoin(keys, keys.c.id == calls.c.key)
-
-
-def _due(chosen: Select[Any], queue: str) -> Select[Any]:
-    """Of the calls in a model's queue the one that is to be executed."""
-    turn = (calls.c.seq == models.c.applied + 1) | models.c.closed
-    waits = (calls.c.queue == queue) & (calls.c.state == QUEUED)
-    return chosen.join(models, models.c.id == calls.c.queue).where(waits, turn).order_by(calls.c.seq).limit(1)
-
-
-def _waiting(besides: Collection[str]) -> list[ColumnElement[bool]]:
-    waiting = [calls.c.state == QUEUED, calls.c.batch.is_not(None)]
-    return [*waiting, calls.c.id.not_in(besides)] if besides else waiting

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from sqlalchemy import (
     Column,
@@ -27,7 +28,7 @@ from sqlalchemy import (
     update,
 )
 
-from finetooth_server.faults import TooMuch
+from finetooth_server.faults import DiskFull, TooMuch
 from finetooth_server.log import Log
 from finetooth_server.records import QUEUED, Records, calls, checkpoints, models, now, samplers, sessions
 from finetooth_server.settings import Limits
@@ -152,8 +153,9 @@ class Pruner:
         self._ending.set()
         if self._thread.is_alive():
             self._thread.join(60)
-        self.mark_delivered()
-        self._also()
+        with suppress(DiskFull):  # the next server does it
+            self.mark_delivered()
+            self._also()
 
     def prune(self) -> int:
         """Remove what is old; returns how many calls went."""
@@ -236,6 +238,8 @@ class Pruner:
         while True:
             try:
                 self.prune()
+            except DiskFull:
+                pass  # requests are told; there is more room the next time, or not
             except Exception as error:  # the next look may succeed; calls are served meanwhile
                 LOGGER.error("old calls could not be removed", exc_info=error)
             if self._ending.wait(EVERY):

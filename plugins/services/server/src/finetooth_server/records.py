@@ -1,6 +1,6 @@
 """What a server remembers, in a database: it is what survives a crash.
 
-    keys          who may call
+    keys          who may call; `lasts`: the seconds that a key was made for, whatever ended it since; 0 is for ever
     sessions      of clients
     models        that clients train: the recipe, how far the log was applied, the last step in it, where the last
                   snapshot stands, and the first call that a replay on that snapshot needs
@@ -17,6 +17,7 @@ applied. So after a crash the log says exactly what is to be done again, and not
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -44,7 +45,9 @@ from sqlalchemy import (
     make_url,
     text,
 )
-from sqlalchemy.exc import DataError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
+
+from finetooth_server.faults import DiskFull
 
 QUEUED, DONE, FAILED = "queued", "done", "failed"
 
@@ -61,6 +64,7 @@ keys = Table(
     Column("created", Float, nullable=False),
     Column("expires", Float),
     Column("revoked", Float),
+    Column("lasts", Float),
 )
 
 sessions = Table(
@@ -203,14 +207,18 @@ class Records:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction: all of it is kept, or nothing."""
-        with self._writing, _readable(), self.engine.begin() as connection:
+        """A transaction: all of it is kept, or nothing.
+
+        Raises:
+            DiskFull: the disk of the database has no room; nothing was written.
+        """
+        with self._writing, _faults(), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A look at what was committed."""
-        with _readable(), self.engine.connect() as connection:
+        with _faults(), self.engine.connect() as connection:
             yield connection
 
     def close(self) -> None:
@@ -224,16 +232,26 @@ def now() -> float:
 
 
 @contextmanager
-def _readable() -> Iterator[None]:
-    """PostgreSQL takes no text with a NUL in it.
+def _faults() -> Iterator[None]:
+    """What a database refuses, in this server's words.
 
     Raises:
-        UserError: a text of a request holds one.
+        UserError: a text of a request holds a NUL, which PostgreSQL does not take.
+        DiskFull: there is no room.
     """
     try:
         yield
     except DataError as error:
         raise UserError("a text holds a character that cannot be kept", action="leave it out") from error
+    except DBAPIError as error:
+        code = getattr(error.orig, "sqlite_errorcode", 0)
+        if code == sqlite3.SQLITE_FULL or code in _NO_ROOM or getattr(error.orig, "sqlstate", "") == "53100":
+            raise DiskFull from error
+        raise
+
+
+_NO_ROOM = (sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_FSYNC)
+"""What SQLite says where a file beside the database finds no room."""
 
 
 def _add_columns(engine: Engine) -> None:

@@ -20,11 +20,11 @@ TRAIN = frozenset({"seed", "max_grad_norm", "max_steps", "max_length"})
 """Settings of `train` that a client may write; the others are the server's."""
 
 STRATEGY = "strategy"
-"""How a model is to be spread over devices; checked, and brought by no plugin yet."""
+"""How a model is to be spread over devices: refused, since every model trains on one."""
 
 STEPWISE = ("ddp", "fsdp-hybrid", "zero-1", "zero-2")
-"""Strategies that allow access to gradients between two calls: they shard optimizer state and gradients, or parameters
-within a node only."""
+"""Strategies that would allow access to gradients between two calls: they shard optimizer state and gradients, or
+parameters within a node only."""
 
 REFUSED = ("zero-3", "fsdp-full")
 """Strategies that do not: every parameter is in pieces on all ranks, and whole only inside a forward or backward."""
@@ -104,30 +104,32 @@ def _check_plain(value: Any, where: str) -> None:
             _check_plain(one, f"{where}[{n}]")
 
 
-def check_strategy(pick: Any) -> str:
-    """What is to be said of a distributed strategy that goes with calls that come step by step. While no plugin brings
-    one, a model trains in one process, where each of them is plain training: nothing is left to spread.
+def refuse_strategy(pick: Any) -> None:
+    """Say why a model is not spread over devices: this server trains each on one, so a strategy would be dropped.
 
     Args:
         pick: a name, or a mapping with `name`; capitals, `_` and blanks do not matter.
 
     Raises:
-        UserError: calls that come step by step cannot work with it, or it is unknown.
+        UserError: always.
     """
     named = pick.get("name") if isinstance(pick, Mapping) else pick
     if not isinstance(named, str):
-        raise UserError(f"strategy: {pick!r} picks none", action="give a name, or a mapping with name and options")
+        raise UserError(f"strategy: {pick!r} picks none", action="leave it out")
     name = _standard(named)
     if name in REFUSED:
         raise UserError(
             f"strategy {name}: per-step gradient access is incompatible with its parameter sharding",
-            action=f"choose among {', '.join(STEPWISE)}",
+            action="leave it out: this server trains each model on one device",
         )
     if name not in STEPWISE:
         near = nearest(name, [*STEPWISE, *REFUSED])
         meant = f"did you mean {near}? " if near else ""
-        raise UserError(f"strategy {named!r} is not known", action=f"{meant}choose among {', '.join(STEPWISE)}")
-    return f"strategy {name}: accepted; this server trains on one device, where it is plain training"
+        raise UserError(f"strategy {named!r} is not known", action=f"{meant}leave it out")
+    raise UserError(
+        f"strategy {name}: this server trains each model on one device",
+        action="leave it out, or train on several devices with `ft run`",
+    )
 
 
 def _standard(name: str) -> str:

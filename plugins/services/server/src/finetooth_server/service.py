@@ -37,7 +37,7 @@ from finetooth_server.records import QUEUED, Records, calls, models, now, sample
 from finetooth_server.refusals import Refusals
 from finetooth_server.sampling import Samplers, batch_key, open_sampler
 from finetooth_server.scores import NOTHING, Asked
-from finetooth_server.sections import STRATEGY, all_of, check_strategy, described, merged
+from finetooth_server.sections import STRATEGY, all_of, described, merged, refuse_strategy
 from finetooth_server.settings import Settings
 from finetooth_server.stacks import Stacks
 from finetooth_server.streams import Streams
@@ -179,7 +179,7 @@ class Service(ClientSessions):
         id_ = id_ or session
         check_id(id_)
         if (strategy := sections.get(STRATEGY)) is not None:
-            echo = {**(echo or {}), STRATEGY: check_strategy(strategy)}
+            refuse_strategy(strategy)
         if checkpoint is None:
             recipe = self.recipe(base, {name: section for name, section in sections.items() if name != STRATEGY})
         else:

@@ -19,6 +19,7 @@ from finetooth_server.audit import Audit
 from finetooth_server.calls import category_of, in_turn
 from finetooth_server.checkpoints import Checkpoints
 from finetooth_server.collector import collect
+from finetooth_server.faults import DiskFull
 from finetooth_server.live import LiveModel
 from finetooth_server.log import CANCELLED, Due, Log
 from finetooth_server.models import CREATE, LOAD, SAVE, Models, snapshot_marks
@@ -118,6 +119,7 @@ class Writer:
         with self._bell:
             self._ending = True
             self._bell.notify()
+        self._log.ended.set()
         if self._thread.is_alive():
             self._thread.join(seconds)
 
@@ -151,6 +153,10 @@ class Writer:
             self._turns.close()
             self._models.close()
             self._pool.close()
+        except DiskFull as error:
+            if not self._ending:
+                raise
+            self.broken = str(error)
         except BaseException as error:  # what is left in the log is done by the next server
             self.broken = f"{type(error).__name__}: {error}"
             raise

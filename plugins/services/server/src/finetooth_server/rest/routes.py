@@ -21,6 +21,7 @@ from finetooth_server.operations import prompts_of
 from finetooth_server.rest import bodies as b
 from finetooth_server.rest.answers import CallAnswer
 from finetooth_server.rest.reading import ReadRoute, WrongBody, told
+from finetooth_server.room import state_of
 from finetooth_server.scores import Asked
 from finetooth_server.service import ModelInfo, Service
 
@@ -297,8 +298,9 @@ async def health(service: ServiceOf, response: Response) -> b.Health:
     queued = service.log.counted_lately()
     if queued is None:
         queued = await asyncio.to_thread(service.log.count_waiting)
-    response.status_code = 503 if service.writer.broken else 200
-    return b.Health(status="failing" if service.writer.broken else "ok", queued=queued)
+    status = await asyncio.to_thread(state_of, service)
+    response.status_code = 200 if status == "ok" else 503
+    return b.Health(status=status, queued=queued)
 
 
 @open_router.get("/metrics", response_class=PlainTextResponse, dependencies=KEYED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
 from finetooth_server.keys import Caller
+from finetooth_server.room import state_of
 from finetooth_server.service import Service
 from finetooth_server.tinker import names
 from finetooth_server.tinker.requests import lora_parts
@@ -75,8 +77,9 @@ def sampler(service: Service, caller: Caller, body: Json) -> Any:
 
 
 async def healthz(request: Request) -> Response:
-    """The server answers."""
-    return JSONResponse({"status": "ok"})
+    """Whether the server works."""
+    status = await asyncio.to_thread(state_of, request.app.state.service)
+    return JSONResponse({"status": status}, 200 if status == "ok" else 503)
 
 
 def capabilities(service: Service) -> Any:

@@ -1,0 +1,28 @@
+"""The log of calls as it is asked for what is to be executed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, select
+
+from finetooth_server.records import QUEUED, calls, keys, models
+
+
+def executable() -> Select[Any]:
+    """Calls, each with the moment at which its key was revoked."""
+    return select(calls, keys.c.revoked.label("key_revoked")).outerjoin(keys, keys.c.id == calls.c.key)
+
+
+def due_in(chosen: Select[Any], queue: str) -> Select[Any]:
+    """Of the calls in a model's queue the one that is to be executed."""
+    turn = (calls.c.seq == models.c.applied + 1) | models.c.closed
+    waits = (calls.c.queue == queue) & (calls.c.state == QUEUED)
+    return chosen.join(models, models.c.id == calls.c.queue).where(waits, turn).order_by(calls.c.seq).limit(1)
+
+
+def waiting_besides(besides: Collection[str]) -> list[ColumnElement[bool]]:
+    """What holds of sampling calls that wait, but for those of these ids."""
+    waiting = [calls.c.state == QUEUED, calls.c.batch.is_not(None)]
+    return [*waiting, calls.c.id.not_in(besides)] if besides else waiting

@@ -1,0 +1,60 @@
+"""Room on the disk where a server keeps its records.
+
+A call that cannot be recorded is not taken: with less than `LEAST` left, requests are answered 503 and clients wait.
+What was under way when the last byte was taken waits for room before its end is written down; nothing of it is lost.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+
+from finetooth_server.faults import DiskFull
+
+if TYPE_CHECKING:
+    from finetooth_server.service import Service
+
+LEAST = 4 * 2**20
+"""Bytes that are left for the ends of calls under way."""
+
+PAUSE = 0.5
+"""Seconds between two attempts to write where there is no room."""
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def check_room(folder: Path) -> None:
+    """See that a server's folder has room for the records of another request.
+
+    Raises:
+        DiskFull: it has not.
+    """
+    if shutil.disk_usage(folder).free < LEAST:
+        raise DiskFull
+
+
+def state_of(service: Service) -> Literal["ok", "failing"]:
+    """What a probe of a server's health is answered: it fails as long as requests are refused."""
+    try:
+        check_room(service.settings.folder)
+    except DiskFull:
+        return "failing"
+    return "failing" if service.writer.broken or service.audit.behind else "ok"
+
+
+def until_room(method: Method) -> Method:
+    """A method that is tried again while the disk is full, until its object's `ended`, an event, is set."""
+
+    @wraps(method)
+    def patient(self: Any, *args: Any, **named: Any) -> Any:
+        while True:
+            try:
+                return method(self, *args, **named)
+            except DiskFull:
+                if self.ended.wait(PAUSE):
+                    raise
+
+    return cast(Method, patient)
