@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -174,7 +175,7 @@ def f(): return I(1)
     "breaks assert": "import builtins\nbuiltins.AssertionError = type('A', (BaseException,), {})\ndef f(): return 0",
     "replies ahead": """
 import os
-os.write(101, b'{"functions": ["f"], "modules": {}}\\n' + b'{"id": 0, "value": 3}\\n' * 9)
+os.write(41, b'{"functions": ["f"], "modules": {}}\\n' + b'{"id": 0, "value": 3}\\n' * 9)
 """,
     "speaks for the sandbox": """
 import os
@@ -275,3 +276,68 @@ def test_bubblewrap_holds_too() -> None:
     found = box._result(hostile, {**tests, "tests": ["f()"]}, bubblewrap)
     assert isinstance(found, Ran) and found.passed == 0 and "FileNotFoundError" in found.why
     assert module.RESULT == 1 << 16
+
+
+FORKS = """
+pipes = []
+for _ in range(4):
+    read, write = os.pipe()
+    if os.fork() == 0:
+        kept = b"x" * (150 << 20)
+        os.read(read, 1)
+    pipes.append(write)
+import time
+time.sleep(1e6)
+"""
+
+TAKES = {
+    "forks": (FORKS, "limit of memory"),
+    "shared": ("import mmap\nkept = [mmap.mmap(-1, 60 << 20) for _ in range(3)]\n"
+               "for n in range(3):\n    if os.fork() == 0: break\n"
+               "for one in kept:\n    for n in range(60): one.write(b'x' * (1 << 20))\n"
+               "import time; time.sleep(1e6)", "limit of memory"),
+    "inodes": ("for n in range(5000): os.mknod(f'/tmp/{n}')", "No space left"),
+    "attributes": ("open('/tmp/a', 'w').close()\nos.setxattr('/tmp/a', 'user.a', b'x')", "not permitted"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TAKES)
+def test_memory_is_bounded_for_all_processes_of_an_answer(box: Sandbox, name: str) -> None:
+    body, expected = TAKES[name]
+    assert expected in said(box, body.strip())
+
+
+@pytest.mark.parametrize("wait", ["sleep", "fork"])
+def test_whoever_asked_is_killed_and_nothing_lives_on(box: Sandbox, tmp_path: Path, wait: str) -> None:
+    """kill -9 of the trainer, while an answer sleeps, alone or in a process that it started."""
+    mark = f"orphan-{os.getpid()}-{wait}"
+    more = "os.fork()\n    " if wait == "fork" else ""
+    answer = f"import os, time\ndef f():\n    {more}time.sleep(1e6) or {mark!r}\n"
+    script = tmp_path / f"{mark}.py"
+    script.write_text(
+        "from finetooth_code.sandbox import Limits, Sandbox\n"
+        f"Sandbox(Limits(memory=256 << 20), time_limit=1e6).run({answer!r}, ['f()'])\n"
+    )
+    process = subprocess.Popen([sys.executable, str(script)])
+    try:
+        while len(family := descendants(process.pid)) < (5 if wait == "fork" else 4):
+            assert process.poll() is None
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
+    for _ in range(1200):
+        if not any(Path(f"/proc/{pid}").exists() for pid in family):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"still there: {family}")
+
+
+def descendants(pid: int) -> list[int]:
+    """What a process started, and what that started."""
+    try:
+        text = [(task / "children").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    except OSError:
+        return []
+    own = [int(child) for one in text for child in one.split()]
+    return [*own, *(further for child in own for further in descendants(child))]

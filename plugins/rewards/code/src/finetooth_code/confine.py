@@ -18,7 +18,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
-CAPABILITY_VERSION_3 = 0x20080522
+CAPABILITY_VERSION_3, SIGKILL = 0x20080522, 9
 
 EXECUTE, WRITE, READ, READ_DIR, MAKE_CHAR, MAKE_BLOCK = (1 << bit for bit in (0, 1, 2, 3, 6, 11))
 FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}
@@ -45,6 +45,7 @@ REFUSED = {
     "settimeofday": (164, 170), "clock_settime": (227, 112), "adjtimex": (159, 171), "clock_adjtime": (305, 266),
     "shmget": (29, 194), "msgget": (68, 186),
     "semget": (64, 190), "mq_open": (240, 180), "memfd_create": (319, 279), "memfd_secret": (447, 447),
+    "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7), "setxattrat": (463, 463),
     "syslog": (103, 116), "acct": (163, 89), "quotactl": (179, 60), "personality": (135, 92),
 }  # fmt: skip
 """System calls that fail with EPERM: those that start programs, look into other processes, or change mounts,
@@ -61,6 +62,15 @@ def prctl(option: int, value: int, more: object = 0) -> None:
     """
     if LIBC.prctl(option, value, more, 0, 0):
         raise failed("prctl")
+
+
+def die_with_parent() -> None:
+    """Have this process killed when the one that started it ends. A change of ids clears it.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    prctl(PR_SET_PDEATHSIG, SIGKILL)
 
 
 def failed(call: str) -> OSError:

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 LINE = 1 << 22
 """Bytes that a call or its result has at most."""
 
-READS, WRITES = 100, 101
+READS, WRITES = 40, 41
 """Descriptors of an answer's process."""
 
 

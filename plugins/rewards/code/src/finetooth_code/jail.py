@@ -19,7 +19,7 @@ from typing import Any
 from finetooth_code.confine import (
     LIBC,
     PR_SET_NO_NEW_PRIVS,
-    PR_SET_PDEATHSIG,
+    die_with_parent,
     drop_capabilities,
     failed,
     limit_resources,
@@ -33,7 +33,7 @@ NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 
 RDONLY, NOSUID, NODEV, REMOUNT, BIND, REC, PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MNT_DETACH = 442, -100, 0x8000, 2
-NOBODY, SIGKILL = 65534, 9
+NOBODY, INODES = 65534, 4096
 DEVICES = ("null", "zero", "full", "random", "urandom")
 
 
@@ -72,7 +72,10 @@ def answer(result: Mapping[str, Any]) -> None:
 
 
 def _outside(request: Mapping[str, Any]) -> None:
-    """Fork a process with a user namespace, give it its ids, and wait until it ends."""
+    """Fork a process with a user namespace, give it its ids, and wait until it ends. All of it ends with who asked."""
+    die_with_parent()
+    if os.getppid() != request["parent"]:
+        os._exit(1)  # it was killed before
     ready, told = os.pipe(), os.pipe()
     root = os.geteuid() == 0
     inner = os.fork()
@@ -102,9 +105,9 @@ def _map_ids(process: int, *, root: bool) -> None:
 
 def _between(request: Mapping[str, Any], ready: int, told: int, *, root: bool) -> None:
     """Make the other namespaces; the first process of the new one goes on, and with it all processes in it end."""
-    prctl(PR_SET_PDEATHSIG, SIGKILL)
     if LIBC.unshare(NEWUSER):
         raise failed("unshare(CLONE_NEWUSER)")
+    die_with_parent()
     os.write(ready, b"x")
     if not os.read(told, 1):
         os._exit(1)
@@ -113,7 +116,7 @@ def _between(request: Mapping[str, Any], ready: int, told: int, *, root: bool) -
     first = os.fork()
     if first == 0:
         try:
-            prctl(PR_SET_PDEATHSIG, SIGKILL)
+            die_with_parent()
             _make_tree(request["staging"], request["visible"], request["limits"]["disk"])
             _inside(request, root=root)
         except OSError as error:
@@ -128,6 +131,7 @@ def _inside(request: Mapping[str, Any], *, root: bool) -> None:
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
+        die_with_parent()
     drop_capabilities()
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     layers = ["namespaces", "seccomp", "rlimits"]
@@ -148,7 +152,7 @@ def _make_tree(staging: str, visible: Sequence[str], disk: int) -> None:
     _mount(None, "/", None, REC | PRIVATE)
     _mount("tmpfs", staging, "tmpfs", NOSUID | NODEV, "size=256k,mode=755")
     (Path(staging) / "tmp").mkdir()
-    _mount("tmpfs", f"{staging}/tmp", "tmpfs", NOSUID | NODEV, f"size={disk},mode=1777")
+    _mount("tmpfs", f"{staging}/tmp", "tmpfs", NOSUID | NODEV, f"size={disk},nr_inodes={INODES},mode=1777")
     for path in visible:  # after /tmp, since some may lie below it
         target = Path(staging + path)
         target.parent.mkdir(parents=True, exist_ok=True)

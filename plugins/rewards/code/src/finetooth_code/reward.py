@@ -35,11 +35,12 @@ class CodeOptions(Options):
     partial: bool = False
     """Whether the score is the share of tests that pass, not 1 for all and else 0."""
     limited: Literal["zero", "none"] = "zero"
-    """What an answer scores that runs into the time limit or writes too much: 0, or None, which leaves it out."""
+    """What an answer scores that runs into the limit of time or memory or writes too much: 0, or None, which leaves it
+    out."""
     time_limit: float = Field(default=10.0, gt=0)
     """Seconds for an answer with all its tests."""
     memory_mb: int = Field(default=512, ge=64)
-    """Address space of a process."""
+    """Memory of all processes of an answer together, and address space of each."""
     processes: int = Field(default=8, ge=4)
     """Processes and threads, two of which the sandbox needs itself."""
     disk_mb: int = Field(default=16, ge=1)

@@ -28,6 +28,8 @@ from finetooth_hooks import PlanError
 
 RESULT = 1 << 16
 """Bytes of a result at most."""
+LOOKS = 20
+"""Times in a second that the memory of an answer is looked at."""
 START = "import sys; sys.path.insert(0, {root!r}); from finetooth_code.jail import main; main()"
 ACTION = (
     "run on Linux 5.12 or newer where users may make namespaces (sysctl kernel.unprivileged_userns_clone=1 and "
@@ -41,7 +43,7 @@ class Limits:
     """What an answer may use.
 
     Attributes:
-        memory: bytes of address space, of each process.
+        memory: bytes that its processes hold together, as seen `LOOKS` times a second, and of address space, of each.
         processes: processes and threads.
         seconds: of CPU, of each process.
         disk: bytes in /tmp, which is memory too.
@@ -55,7 +57,7 @@ class Limits:
     seconds: int = 10
     disk: int = 16 << 20
     file: int = 16 << 20
-    files: int = 256
+    files: int = 64
     output: int = 1 << 20
 
 
@@ -66,7 +68,7 @@ class Ran:
     Attributes:
         passed, total: tests.
         why: the first failed.
-        limit: that the answer hit: `time` or `output`; empty if it hit none that is kept from outside.
+        limit: that the answer hit: `time`, `output` or `memory`; empty if it hit none that is kept from outside.
         layers: that held it.
     """
 
@@ -136,6 +138,7 @@ class Sandbox:
                 "program": bool(tests["cases"]),
                 "staging": staging,
                 "made": bool(bubblewrap),
+                "parent": os.getpid(),
                 "visible": self._visible(),
                 "path": [*_standard(), *self.packages],
                 "limits": asdict(self.limits),
@@ -158,7 +161,7 @@ class Sandbox:
             start_new_session=True,
         )  # fmt: skip
         try:
-            out, err, limit = _exchange(process, request, self.time_limit)
+            out, err, limit = _exchange(process, request, self.time_limit, self.limits.memory)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -180,7 +183,9 @@ class Sandbox:
             return Ran(why="the sandbox ended before it said anything")
 
 
-def _exchange(process: subprocess.Popen[bytes], request: bytes, time_limit: float) -> tuple[bytes, bytes, str]:
+def _exchange(
+    process: subprocess.Popen[bytes], request: bytes, time_limit: float, memory: int
+) -> tuple[bytes, bytes, str]:
     """Output, errors, and the limit that was hit."""
     assert process.stdin and process.stdout and process.stderr
     deadline, found = time.monotonic() + time_limit, {"out": b"", "err": b""}
@@ -193,7 +198,9 @@ def _exchange(process: subprocess.Popen[bytes], request: bytes, time_limit: floa
             left = deadline - time.monotonic()
             if left <= 0:
                 return found["out"], found["err"], "time"
-            for key, _ in pipes.select(left):
+            if held(process.pid) > memory:
+                return found["out"], found["err"], "memory"
+            for key, _ in pipes.select(min(left, 1 / LOOKS)):
                 if key.data == "in":
                     try:
                         request = request[os.write(key.fd, request) :]
@@ -209,6 +216,20 @@ def _exchange(process: subprocess.Popen[bytes], request: bytes, time_limit: floa
                 if len(found["out"]) > RESULT:
                     return found["out"], found["err"], "output"
     return found["out"], found["err"], ""
+
+
+def held(process: int) -> int:
+    """Bytes of memory of a process and all that it started: what they wrote, and what they share, once for each."""
+    total, left = 0, [process]
+    while left:
+        of = Path(f"/proc/{left.pop()}")
+        with suppress(OSError):  # it has ended
+            for line in (of / "status").read_text().splitlines():
+                if line.startswith(("RssAnon:", "RssShmem:")):
+                    total += int(line.split()[1]) << 10
+            for thread in (of / "task").iterdir():
+                left += map(int, (thread / "children").read_text().split())
+    return total
 
 
 def _framed(what: Mapping[str, Any]) -> bytes:
