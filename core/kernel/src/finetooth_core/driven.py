@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetooth_hooks.engine import RoleModel
-from finetooth_hooks.entries import Adapter, Backend, Evaluator, Method
+from finetooth_hooks.entries import Backend, Evaluator, Method
 from finetooth_hooks.errors import PlanError, RecipeError
 from finetooth_hooks.heads import ScalarHead
 from finetooth_hooks.losses import LossSpec
@@ -50,8 +50,12 @@ class Driven:
     roles: Mapping[str, RoleRequest] = field(default_factory=dict)
 
 
-def driven_by(context: RunContext, backend: Backend, adapter: Adapter, head: ScalarHead | None) -> Driven:
-    """Method, evaluators and trackers, built and checked; the data are read."""
+def driven_by(context: RunContext, backend: Backend, no_reference: str, head: ScalarHead | None) -> Driven:
+    """Method, evaluators and trackers, built and checked; the data are read.
+
+    Args:
+        no_reference: why the policy without its adapter cannot be the reference; empty if it can.
+    """
     built, entry = single(context, "method", context.recipe.method, Method)
     evaluators, entries = _evaluators(context, entry)
     losses = [loss for one in (built, *evaluators) for loss in one.losses]
@@ -60,10 +64,10 @@ def driven_by(context: RunContext, backend: Backend, adapter: Adapter, head: Sca
         context.log.pick(
             f"export.{index}", context.builder.entry("exporter", pick, setting=f"export.{index}").full_name
         )
-    needs = _check_capabilities(backend, entry, entries, adapter)
-    brought = brought_roles(built.part, spared=_has_reference(backend, adapter))
+    needs = _check_capabilities(backend, entry, entries, no_reference)
+    brought = brought_roles(built.part, spared=not no_reference)
     for setting, spec in losses:
-        _check_loss(setting, spec, backend, adapter, brought)
+        _check_loss(setting, spec, backend, no_reference, brought)
         check_head_is_there(setting, spec, head)
     roles = held_roles(context, [spec for _, spec in losses], brought, backend)
     prepared = built.part.prepare()
@@ -150,7 +154,7 @@ def _trackers(context: RunContext) -> list[PickedTracker]:
 
 
 def _check_capabilities(
-    backend: Backend, method: Method, evaluators: list[Evaluator], adapter: Adapter
+    backend: Backend, method: Method, evaluators: list[Evaluator], no_reference: str
 ) -> frozenset[str]:
     """What method and evaluators need of the engine, all of which the backend has."""
     asking: list[Method | Evaluator] = [method, *evaluators]
@@ -161,10 +165,10 @@ def _check_capabilities(
                 f"{entry.kind}: {entry.name} needs {', '.join(lacking)}, which backend {backend.name} cannot do",
                 action=f"pick another {entry.kind} or backend",
             )
-    if "reference" in method.roles and not _has_reference(backend, adapter):
+    if "reference" in method.roles and no_reference:
         raise PlanError(
-            f"method: {method.name} needs a reference model, and adapter {adapter.name} cannot be switched off",
-            action="pick an adapter that can, such as a low-rank one",
+            f"method: {method.name} needs a reference model, and {no_reference}",
+            action="pick a low-rank adapter that begins anew, over the run as the model",
         )
     return method.needs.union(*(entry.needs for entry in evaluators))
 
@@ -203,7 +207,7 @@ def _count(steps: int) -> str:
 
 
 def _check_loss(
-    setting: str, spec: LossSpec, backend: Backend, adapter: Adapter, brought: Mapping[str, RoleModel | None]
+    setting: str, spec: LossSpec, backend: Backend, no_reference: str, brought: Mapping[str, RoleModel | None]
 ) -> None:
     """What a loss reads must be something the backend has, and the reference a model there is.
 
@@ -228,13 +232,8 @@ def _check_loss(
             f"{setting}: loss {spec.name} needs the role {unknown[0]}, which nothing here brings",
             action="choose another loss",
         )
-    if "reference" in spec.roles - brought.keys() and not _has_reference(backend, adapter):
+    if "reference" in spec.roles - brought.keys() and no_reference:
         raise PlanError(
-            f"{setting}: loss {spec.name} needs a reference model, and adapter {adapter.name} cannot be switched off",
-            action="pick an adapter that can, such as a low-rank one, or another reference of the method",
+            f"{setting}: loss {spec.name} needs a reference model, and {no_reference}",
+            action="set method.reference to frozen-copy, or pick a low-rank adapter that begins anew",
         )
-
-
-def _has_reference(backend: Backend, adapter: Adapter) -> bool:
-    """Whether the policy without its adapter can serve as the reference."""
-    return adapter.can_disable and "reference" in backend.capabilities

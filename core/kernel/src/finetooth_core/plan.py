@@ -52,6 +52,7 @@ from finetooth_core.part_builder import Built
 from finetooth_core.picked_options import check_picked_options
 from finetooth_core.quantised import build_quantizer, check_quantised
 from finetooth_core.recipe import AUTO, Recipe
+from finetooth_core.roles import no_reference
 from finetooth_core.room import check_room
 from finetooth_core.trackers import PickedTracker
 
@@ -125,7 +126,8 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     check_quantised(context, adapter_built, quantizer_built)
     _check_length(context, facts.max_positions)
     head = decide_head(context, backend_entry, data=data)
-    driven = driven_by(context, backend_entry, adapter_entry, head) if data else Driven()
+    reason = no_reference(backend_entry, adapter_entry, adapter_built.part)
+    driven = driven_by(context, backend_entry, reason, head) if data else Driven()
     prepared, roles = driven.prepared, driven.roles
     keeping = keeping_of(context) if data else None
     if data:
@@ -263,7 +265,7 @@ def trains_of(context: RunContext, adapter: BuiltAdapter, entry: Adapter, head: 
     return TrainsPart(
         adapter,
         trained,
-        can_disable=entry.can_disable,
+        can_disable=entry.can_disable and "begins_apart" not in adapter.capabilities,
         base_frozen=entry.base_frozen,
         accepts_quantised=entry.accepts_quantised,
         head=head,

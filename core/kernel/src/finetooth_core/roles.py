@@ -5,15 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from finetooth_hooks.engine import RoleModel
-from finetooth_hooks.entries import Backend
+from finetooth_hooks.entries import Adapter, Backend
 from finetooth_hooks.errors import PlanError, RecipeError
 from finetooth_hooks.losses import LossSpec
+from finetooth_hooks.protocols import Adapter as BuiltAdapter
 from finetooth_hooks.protocols import Method, RoleRequest, Tokenizer
 
 from finetooth_core.context import RunContext
 
 PROBE = "Two  words, 3.14159 km/h:\n\tif x != y:\n        return 'ñ — 日本語 👩‍🚀' + \"ok\"  # done"
 """A text that tokenizers of one vocabulary still cut differently."""
+
+
+def no_reference(backend: Backend, entry: Adapter, adapter: BuiltAdapter) -> str:
+    """Why the policy without its adapter cannot be the reference; empty if it can."""
+    if "reference" not in backend.capabilities:
+        return f"backend {backend.name} evaluates no reference"
+    if not entry.can_disable:
+        return f"adapter {entry.name} cannot be switched off"
+    if "begins_apart" in adapter.capabilities:
+        return (
+            f"adapter {entry.name} as it is set (resume_from, init) does not begin as its base, so that the policy "
+            "without it is not what the run began with"
+        )
+    return ""
 
 
 def brought_roles(method: Method, *, spared: bool) -> dict[str, RoleModel | None]:

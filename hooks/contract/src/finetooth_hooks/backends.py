@@ -146,7 +146,8 @@ class TrainsPart:
 
     Attributes:
         parameters: how many, those of the head included.
-        can_disable, base_frozen, accepts_quantised: what the adapter's entry says of it.
+        can_disable, base_frozen, accepts_quantised: what the adapter's entry says of it; one that does not begin as its
+            base cannot be disabled.
         head: a scalar head to build; one that the model brings is continued, else it is new.
         generator: draws the adapter's new parameters.
         head_generator: draws a new head's weights.

@@ -54,7 +54,7 @@ def test_it_is_made_once_and_found_again(make_context: Contexts, pairs: list[Pai
     assert "logprobs reference" in third.calls
 
 
-def test_other_data_or_another_model_are_not_found(make_context: Contexts, pairs: list[Pair], tmp_path: Path) -> None:
+def test_other_data_or_another_model_are_not_found(make_context: Contexts, pairs: list[Pair]) -> None:
     from dataclasses import replace
 
     context = make_context(pairs, batch_size=4, epochs=1)
@@ -63,8 +63,7 @@ def test_other_data_or_another_model_are_not_found(make_context: Contexts, pairs
         same_size = [replace(pairs[0], chosen=(replace(pairs[0].chosen[0], content="It is 7."),)), *pairs[1:]]
         other = make_context(same_size if change == "data" else pairs, batch_size=4, epochs=1)
         if change == "weights":
-            (tmp_path / "model.bin").write_bytes(b"1")
-            other.model = replace(other.model, files=(tmp_path / "model.bin",))
+            other.model = replace(other.model, contents={"model.bin": "1" * 64})
         engine = Drifting(other.tokenizer)
         losses(other, engine, "precomputed")
         assert "logprobs reference" in engine.calls, change

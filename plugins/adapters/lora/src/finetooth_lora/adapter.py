@@ -122,7 +122,9 @@ class LoraAdapter(AdapterBase):
     @property
     def capabilities(self) -> frozenset[str]:
         """See `protocols.Adapter`."""
-        asked = {"makes_up": self.options.init == "loftq", "draws": self.options.dropout > 0}
+        loftq = self.options.init == "loftq"
+        apart = loftq or self.begins is not None
+        asked = {"makes_up": loftq, "draws": self.options.dropout > 0, "begins_apart": apart}
         return CAPABILITIES | {word for word, is_so in asked.items() if is_so}
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:

@@ -39,13 +39,18 @@ class PeftAdapter(AdapterBase):
     `model.layers.0` stay valid. What trains is float32 whatever the base is held in.
     """
 
-    capabilities = frozenset({"disable", "fold"})
     kind: ClassVar[str]
     """peft's name of it, `OFT`."""
 
     options: Any
     begins: Path | None = None
     """The artifact that it goes on with."""
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """See `protocols.Adapter`."""
+        apart = set() if self.begins is None else {"begins_apart"}
+        return frozenset({"disable", "fold", *apart})
 
     @abstractmethod
     def added(self, path: str, inputs: int, outputs: int) -> int:

@@ -7,6 +7,7 @@ and the precision. A later run with the same finds it.
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
@@ -83,6 +84,11 @@ def _key(context: Context, engine: Engine, data: Sequence[Datum]) -> str:
     model = context.model
     about = f"1 {model.reference} {model.revision} {model.digest} {engine.info.precision}"
     digest = hashlib.sha256(about.encode())
+    plan = context.plan
+    if "reference" not in engine.capabilities and plan is not None:  # the policy as it begins, which may be trained
+        begun = [note for note in plan.notes if note.startswith("adapter.resume_from:")]  # with the SHA-256 of what
+        stored = {kind: plan.options.get(kind) for kind in ("adapter", "quantizer")}
+        digest.update(json.dumps([begun, stored], sort_keys=True, default=str).encode())
     for datum in data:
         for array in (datum.placeholder_tokens, datum.targets, datum.mask):
             digest.update(np.ascontiguousarray(array).tobytes())

@@ -52,7 +52,8 @@ class Rewards:
 
     def read_beginning(self, engine: Engine, data: Sequence[Datum]) -> None:
         """Have the reference's numbers, where the policy before its first step is the reference."""
-        if self._chosen()[0] == "reward" and self._is_precomputed() and self._known is None:
+        precomputed = self._is_precomputed() or "reference" not in engine.capabilities
+        if self._chosen()[0] == "reward" and precomputed and self._known is None:
             self._known = known_reference(self._context, engine, data)
 
     def _reference(self, engine: Engine, data: Sequence[Datum]) -> NDArray[np.float64]:
