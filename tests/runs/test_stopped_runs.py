@@ -66,3 +66,20 @@ def test_it_goes_on_with_a_lower_floor(recipe: Callable[..., Any], ft: Ft, tmp_p
     code, _, said = ft("resume", tmp_path / "run", "plugins.0.options.lowest=-99")
     assert code == 0 and f"going on after step {abs(at) if at > 0 else 3}" in said, said
     assert ended(tmp_path / "run") == ended(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("fewer", [["train.max_steps=1"], ["train.epochs=0.4"]])
+def test_fewer_steps_than_were_done_are_refused_and_nothing_is_written(
+    recipe: Callable[..., Any], ft: Ft, tmp_path: Path, fewer: list[str]
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe(checkpoint={"every": 1})))
+    assert ft("run", tmp_path / "recipe.yaml")[0] == 0
+
+    def content() -> dict[str, bytes]:
+        files = (path for path in (tmp_path / "run").rglob("*") if path.is_file())
+        return {str(path): path.read_bytes() for path in files}
+
+    before = content()
+    code, _, said = ft("resume", tmp_path / "run", *fewer)
+    assert code == 2 and "steps in all" in said and "--at STEP" in said, said
+    assert content() == before

@@ -202,8 +202,8 @@ def check(
         environment: what the numbers depend on beside the plan.
 
     Raises:
-        UserError: something changed that alters what was done, and was not accepted; or versions differ and the run is
-            strict.
+        UserError: something changed that alters what was done, and was not accepted; versions differ and the run is
+            strict; or the run has done more steps than it is to have.
     """
     from finetooth_core.recipe import load
 
@@ -231,6 +231,12 @@ def check(
     if others:
         present.say(f"not as before, so the run is the same only within float tolerance: {'; '.join(others)}")
     total, planned = present.plan.total_steps, found.plan.get("total_steps")
+    if total is not None and total < found.state.step:
+        raise UserError(
+            f"{present.folder}: train.max_steps and train.epochs make {total} steps in all, and the run has done "
+            f"{found.state.step}; nothing was changed",
+            action="set more steps, or go on from an earlier checkpoint with --at STEP: ft checkpoint list",
+        )
     if total != planned and planned is not None:
         present.say(
             f"the run has {total} steps now, it had {planned}; a schedule over the whole run follows the new number"
