@@ -41,7 +41,7 @@ QUICK = [
     ("lora", "sft", "lora", "dpo"),
     ("qlora", "sft", "resume_from", "dpo"),
 ]
-REWARD = '''
+REWARD = """
 from finetooth_hooks import NoOptions, Reward, hookimpl
 
 @hookimpl
@@ -50,7 +50,7 @@ def ft_rewards():
 
 def build(options: NoOptions, context):
     return lambda prompts, completions, columns: [float(sum(c in "aeiou" for c in text)) for text in completions]
-'''
+"""
 
 
 @pytest.fixture(scope="module")
