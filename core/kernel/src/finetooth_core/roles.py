@@ -25,7 +25,7 @@ def no_reference(backend: Backend, entry: Adapter, adapter: BuiltAdapter) -> str
         return f"adapter {entry.name} cannot be switched off"
     if "begins_apart" in adapter.capabilities:
         return (
-            f"adapter {entry.name} as it is set (resume_from, init) does not begin as its base, so that the policy "
+            f"adapter {entry.name} as it is set does not begin as its base, so that the policy "
             "without it is not what the run began with"
         )
     return ""
