@@ -9,6 +9,8 @@ from finetooth_hooks import DataError, Row
 from finetooth_toolbox.text.nearest import nearest
 
 SHAPES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("preference", ("messages", "rejected_response")),
+    ("preference", ("query", "response", "rejected_response")),
     ("chat", ("messages",)),
     ("chat", ("conversations",)),
     ("segments", ("segments",)),
@@ -20,6 +22,7 @@ SHAPES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("prompt_completion", ("prompt", "completion")),
     ("prompt_completion", ("question", "answer")),
     ("prompt_completion", ("problem", "solution")),
+    ("prompt_completion", ("query", "response")),
     ("prompt_completion", ("input", "output")),
     ("text", ("text",)),
 )

@@ -10,7 +10,7 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Labelled, LeftOut, Pair, ReadRow, Side
 from pydantic import model_validator
 
-from finetooth_formats import columns, ranked
+from finetooth_formats import columns, ranked, swift
 from finetooth_formats.media import RowMedia
 from finetooth_formats.message_options import MessageOptions
 from finetooth_formats.messages import MessageReader
@@ -108,6 +108,8 @@ class Preference:
         self._prompts = (options.prompt,) if options.prompt else PROMPTS
 
     def detect(self, values: Mapping[str, Any]) -> str | None:
+        if self._as_pair(values) is not values:
+            return f"has the column {swift.REJECTED!r} beside the preferred answer (as ms-swift has it)"
         chosen, rejected = self._options.chosen, self._options.rejected
         if columns.present(values, chosen, rejected):
             prompt = "" if self._prompt(values) else "; the prompt is what both begin with"
@@ -130,6 +132,7 @@ class Preference:
                 teaches nothing.
         """
         given = self._options
+        row = Row(row.id, self._as_pair(row.values), row.folder)
         media = RowMedia(row, given.media_columns)
         if media.present and given.style == "raw":
             raise DataError(row.id, "it has images or sounds, and style raw reads texts", action="set style: chat")
@@ -235,6 +238,10 @@ class Preference:
                 )
             return value
         return self._sides.answer_of(row, path, value, media)
+
+    def _as_pair(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        named = self._options.model_fields_set & {"prompt", "chosen", "rejected"}
+        return values if named else swift.as_pair(values)
 
     def _prompt(self, values: Mapping[str, Any]) -> str:
         return next((name for name in self._prompts if columns.present(values, name)), "")

@@ -16,7 +16,13 @@ from finetooth_formats.media import RowMedia
 from finetooth_formats.message_options import MessageOptions
 from finetooth_formats.messages import MessageReader
 
-PAIRS = (("prompt", "completion"), ("question", "answer"), ("problem", "solution"), ("input", "output"))
+PAIRS = (
+    ("prompt", "completion"),
+    ("question", "answer"),
+    ("problem", "solution"),
+    ("query", "response"),
+    ("input", "output"),
+)
 """Column names that are found by themselves, in this order."""
 
 STYLES = {"chat": "one user and one assistant message", "raw": "plain prompt and completion"}
@@ -36,7 +42,7 @@ class PromptCompletionOptions(MessageOptions):
 
     prompt: str = ""
     """The column with the prompt; empty finds a known pair (prompt/completion, question/answer, problem/solution,
-    input/output)."""
+    query/response, input/output)."""
     completion: str = ""
     """The column with the completion; given together with `prompt`."""
     style: Literal["chat", "raw"] = "chat"
