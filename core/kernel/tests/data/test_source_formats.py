@@ -118,7 +118,7 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_each_source_has_the_format_of_its_first_row(prepared: Callable[..., Any], workers: int) -> None:
+def test_each_source_has_the_format_of_its_rows(prepared: Callable[..., Any], workers: int) -> None:
     preparation, context = prepared(FILES, workers=workers, cache="off")
     assert texts(preparation) == EXPECTED
     said = {name: (one.value, one.reason) for name, one in context.decisions.items() if name.endswith("format")}
@@ -218,3 +218,15 @@ def test_a_stream_gives_refusals_in_their_place(context_over: Make, rendering_of
 def test_what_counts_as_looking_a_column_up(look: Callable[[Any], Any], read: set[str]) -> None:
     values = WatchedColumns({"a": 1, "b": 2})
     assert look(values) == look({"a": 1, "b": 2}) and values.read == read
+
+
+def test_a_broken_first_row_does_not_decide_the_format(context_over: Make) -> None:
+    rows = [{"ask": "one?"}, *({"words": "b", "loud": True} for _ in range(4))]
+    context = context_over({"b.jsonl": rows})
+    with pytest.raises(DataError, match=r"b\.jsonl:1: words is missing"):
+        context.examples("train")
+    said = context.decisions["data.train.0.format"]
+    assert said.value.endswith(":words")
+    assert said.reason == "row b.jsonl:2 has the column 'words'"
+    (note,) = context.notes
+    assert note == "row b.jsonl:1 looks like asks, and 2 of the first 3 like words: all are read as words"

@@ -170,20 +170,30 @@ def broken_rows_first(sources: Sequence[PickedSource], reading: Reading) -> Iter
         raise
 
 
-def first_row(sources: Sequence[PickedSource]) -> Row:
-    """The first row that can be read, by which the format is found.
+def first_rows(picked: PickedSource, count: int) -> tuple[Row, ...]:
+    """Rows at the beginning of a source, of those that can be read, by which the format is found: at least one, and no
+    more than a first piece of it has.
+
+    Args:
+        count: at most so many.
 
     Raises:
         DataError: there is none.
     """
     reading = Reading()
-    for work in work_of(sources):
-        for item in rows_of(sources, work):
+    for work in work_of([picked]):
+        rows: list[Row] = []
+        for item in rows_of([picked], work):
             if isinstance(item, Row):
-                return item
-            reading.broken.setdefault(work.source, Problems()).add(item)
-    check_sources(sources, reading)
-    raise DataError(sources[0].setting, "it has no rows", action="check the path")
+                rows.append(item)
+                if len(rows) == count:
+                    break
+            else:
+                reading.broken.setdefault(work.source, Problems()).add(item)
+        if rows:
+            return tuple(rows)
+    check_sources([picked], reading)
+    raise DataError(picked.setting, "it has no rows", action="check the path")
 
 
 def read_all(sources: Sequence[PickedSource]) -> None:

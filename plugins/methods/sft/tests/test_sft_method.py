@@ -51,9 +51,17 @@ def test_targets_are_the_answers(context_of: Contexts) -> None:
     assert everything == ["q<|im_end|>one<|im_end|>r<|im_end|>two<|im_end|>", " three<|im_end|>"]
 
 
-def test_a_text_row_points_to_pretrain(context_of: Contexts) -> None:
-    with pytest.raises(DataError, match=r"rows\.jsonl:2: .*plain text.*set method: pretrain"):
-        trained(context_of(chat("q", "a"), Text("once")))
+def test_all_of_a_plain_text_trains_and_that_is_said(context_of: Contexts) -> None:
+    context = context_of(Text("once upon"), Text("a time"), chat("q", "a"))
+    whole = context.tokenizer.encode("once upon")
+    method = Sft(SftOptions(), context)
+    assert method.prepare().report.notes == (
+        "2 rows are plain texts, which train whole, each by itself (method: pretrain trains them in full windows)",
+    )
+    datum = method._data[0]
+    assert [int(t) for t in datum.targets] == [*whole[1:], context.tokenizer.eos_id] and datum.mask.all()
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: the text is empty"):
+        trained(context_of(Text(" ")))
 
 
 def test_a_row_without_an_answer_is_named(context_of: Contexts) -> None:

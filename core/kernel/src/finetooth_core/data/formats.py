@@ -1,21 +1,24 @@
-"""Which format reads the rows of each source: the one the recipe names, or the first that knows the source's first
-row."""
+"""Which format reads the rows of each source: the one that the recipe names, or that knows most of its first rows."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from finetooth_hooks.context import Registered
 from finetooth_hooks.examples import Row
 from finetooth_rows.medium_files import unread_media
 from finetooth_rows.picked import PickedFormat, PickedSource
-from finetooth_rows.work import first_row
+from finetooth_rows.work import first_rows
 
 from finetooth_core.claims import unread
 from finetooth_core.part_builder import Builder
 
 AUTO = "auto"
 SETTING = "data.format"
+LOOKED_AT = 20
+"""Rows at the beginning of a source that decide its format: a first row that is broken does not."""
 
 
 def formats_of(
@@ -28,7 +31,7 @@ def formats_of(
         known: full names of the formats that would be found, where somebody has found them already.
 
     Raises:
-        DataError: a source is missing or has no rows, or no format knows its first row.
+        DataError: a source is missing or has no rows, or no format knows its first rows.
         RecipeError: the options of one are wrong.
     """
     built: dict[str, PickedFormat] = {}
@@ -54,8 +57,7 @@ def _format_of(
         return built[SETTING]
     if known:
         return _built(builder, known, SETTING)
-    first = first_row([picked])
-    found, reason = _detected(builder, first, built)
+    first, found, reason = _detected(builder, first_rows(picked, LOOKED_AT), built)
     alone = picked.setting == "data.train"  # one source: the format of the data
     builder.log.decide(SETTING if alone else said_at, found.registered.full_name, f"row {first.id} {reason}")
     return found
@@ -66,18 +68,37 @@ def _built(builder: Builder, pick: Any, setting: str) -> PickedFormat:
     return PickedFormat(setting, built.registered, built.plain_options, built.part)
 
 
-def _detected(builder: Builder, first: Row, built: dict[str, PickedFormat]) -> tuple[PickedFormat, str]:
+def _detected(builder: Builder, rows: Sequence[Row], built: dict[str, PickedFormat]) -> tuple[Row, PickedFormat, str]:
+    """The format that knows most of the rows, the first of these rows, and what it knows it by."""
     formats = sorted(builder.catalog.all("format"), key=lambda r: (getattr(r.entry, "rank", 100), r.full_name))
+    known = [(row, *knows) for row in rows if (knows := _knows(builder, formats, row, built)) is not None]
+    if not known:
+        raise unread(formats, rows[0], lambda registered, pick: _built(builder, pick, SETTING).format)
+    counts = Counter(name for _, name, _ in known)  # of equal ones the first that was met
+    (best, count), *_ = counts.most_common(1)
+    first, name, reason = next(one for one in known if one[1] == best)
+    registered = built[name].registered
+    if first is not rows[0]:
+        like = f"looks like {known[0][1].partition(':')[2]}" if known[0][0] is rows[0] else "is like none that is known"
+        builder.log.note(
+            f"row {rows[0].id} {like}, and {count} of the first {len(rows)} like {registered.entry.name}: "
+            f"all are read as {registered.entry.name}"
+        )
+    if column := unread_media(first, built[name].format):
+        short = registered.entry.name
+        builder.log.note(f"row {first.id} has {column!r}, which format {short} does not read: the text alone trains")
+    return first, built[name], reason
+
+
+def _knows(
+    builder: Builder, formats: Sequence[Registered], row: Row, built: dict[str, PickedFormat]
+) -> tuple[str, str] | None:
+    """The first format that knows a row, and what it knows it by."""
     for registered in formats:
         name = registered.full_name
         if name not in built:
             built[name] = _built(builder, name, SETTING)
-        reason = built[name].format.detect(first.values)
+        reason = built[name].format.detect(row.values)
         if reason is not None:
-            if column := unread_media(first, built[name].format):
-                short = registered.entry.name
-                builder.log.note(
-                    f"row {first.id} has {column!r}, which format {short} does not read: the text alone trains"
-                )
-            return built[name], reason
-    raise unread(formats, first, lambda registered, pick: _built(builder, pick, SETTING).format)
+            return name, reason
+    return None

@@ -12,7 +12,7 @@ from finetooth_hooks.preparation import Limit, Rendering
 from finetooth_toolbox.methods.batched import BatchedMethod
 from pydantic import model_validator
 
-from finetooth_sft.rendering import BLANK, TRAILING
+from finetooth_sft.rendering import BLANK, DOCUMENT, TRAILING
 
 
 class SftOptions(Options):
@@ -43,7 +43,8 @@ class Sft(BatchedMethod):
     """Supervised fine-tuning.
 
     Conversations are rendered by the recipe's renderer. A `PromptCompletion` is the tokens of prompt and completion
-    with the end-of-text token after them, without chat markup; only the completion and that token train.
+    with the end-of-text token after them, without chat markup; only the completion and that token train. Of a `Text`
+    everything trains, and that token.
     """
 
     first_loss_high = "a wrong renderer or tokenizer"
@@ -57,7 +58,7 @@ class Sft(BatchedMethod):
         """Read and tokenise the training rows.
 
         Raises:
-            DataError: a row is broken, is a plain text, or has nothing to train on.
+            DataError: a row is broken, is a text of chat markup, or has nothing to train on.
         """
         rendering = Rendering(
             "finetooth_sft.rendering:build",
@@ -89,6 +90,9 @@ def _notes(remarks: Mapping[str, int]) -> tuple[str, ...]:
             f"{blank} {verb} parts of which one trains and the other does not, and that meet behind a blank: it often "
             "belongs to the token of the next word, which then does not train; put it at the beginning of the next part"
         )
-    others = ((remark, count) for remark, count in sorted(remarks.items()) if remark not in (TRAILING, BLANK))
+    if texts := remarks.get(DOCUMENT, 0):
+        rows = "row is a plain text, which trains" if texts == 1 else "rows are plain texts, which train"
+        notes.append(f"{texts} {rows} whole, each by itself (method: pretrain trains them in full windows)")
+    others = ((remark, count) for remark, count in sorted(remarks.items()) if remark not in (TRAILING, BLANK, DOCUMENT))
     notes += [f"{count} row{'s' if count != 1 else ''}: {remark}" for remark, count in others]
     return tuple(notes)

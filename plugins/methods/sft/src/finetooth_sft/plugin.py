@@ -13,7 +13,7 @@ def ft_methods() -> Iterator[Method]:
         name="sft",
         build="finetooth_sft.method:build",
         summary="supervised fine-tuning on conversations or prompts with completions",
-        learns_from="rows with answers: prompts with completions, or conversations",
+        learns_from="rows with answers: prompts with completions, conversations, or texts of which all trains",
         rows="200 to 100,000 rows; 1,000 good ones carry far (Zhou et al., 2023, 2305.11206)",
         default=True,
         elsewhere={"supervised": {}, "instruction_tuning": {}, "finetune": {}},

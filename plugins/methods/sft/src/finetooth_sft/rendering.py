@@ -15,6 +15,7 @@ from finetooth_toolbox.messages.plain_markup import PlainMarkup
 from finetooth_toolbox.messages.prompts import render_completion, render_segments
 
 TRAILING = "ends with a message that is not the assistant's"
+DOCUMENT = "is a plain text"
 BLANK = "what trains and what does not meet behind a blank"
 
 
@@ -38,9 +39,19 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
             return render_completion(example, context.tokenizer, train_prompt=train_on == "all", markup=context.markup)
         if isinstance(example, Segments):
             return render_segments(example, context.tokenizer)
+        if isinstance(example, Text) and not PlainMarkup(context.tokenizer).first(example.text):
+            return _document(example, context)
         raise _refusal(example, context)
 
     return render
+
+
+def _document(example: Text, context: Context) -> Rendered:
+    """All of a text, and the end-of-text token."""
+    if not example.text.strip():
+        raise DataError("", "the text is empty", action="remove the row")
+    rendered = render_completion(PromptCompletion("", example.text), context.tokenizer, markup=context.markup)
+    return replace(rendered, remarks=(DOCUMENT,))
 
 
 def _unmasked(rendered: Rendered) -> Rendered:
@@ -57,12 +68,6 @@ def _refusal(example: Example, context: Context) -> DataError:
             "prompts with completions",
             action="give the `messages` that it was made of, or `segments` that say what trains; method: pretrain with "
             "data.markup: special trains all of it",
-        )
-    if isinstance(example, Text):
-        return DataError(
-            "",
-            "the row is a plain text, and method sft learns from conversations or prompts with completions",
-            action="set method: pretrain, or data.format to the columns that hold prompt and completion",
         )
     return DataError(
         "",
