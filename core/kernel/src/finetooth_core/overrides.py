@@ -7,6 +7,7 @@
 * A number in the path is the index of a list item; the index after the last appends.
 * A path into a section that only names its pick makes a mapping of it: `adapter: x` with `adapter.rank=8` becomes
   `adapter: {name: x, rank: 8}`; a pick that the recipe leaves open keeps its choice: `{name: auto, rank: 8}`.
+* A name of another tool that is read as a setting (`num_train_epochs=3`) replaces that setting.
 * Overrides apply from left to right.
 """
 
@@ -17,6 +18,7 @@ from typing import Any
 
 from finetooth_hooks.errors import RecipeError
 
+from finetooth_core.aliases import ALIASES
 from finetooth_core.yaml_text import plain, read_yaml
 
 DEFAULTED = frozenset({"method", "adapter", "optimizer", "schedule", "backend"})
@@ -34,7 +36,19 @@ def apply_overrides(recipe: dict[str, Any], overrides: Sequence[str]) -> None:
     """
     for override in overrides:
         keys, value = parse_override(override)
-        _assign(recipe, keys, value)
+        _assign(recipe, _in_place(recipe, keys), value)
+
+
+def _in_place(recipe: dict[str, Any], keys: list[str]) -> list[str]:
+    """The path of an override; where the recipe has the setting under another name (see `aliases`), it is replaced."""
+    setting = ALIASES.get(".".join(keys), tuple(keys))
+    for name, other in ALIASES.items():
+        if other == setting and name != keys[0]:
+            recipe.pop(name, None)
+    holder: Any = recipe
+    for key in setting:
+        holder = holder.get(key) if isinstance(holder, dict) else None
+    return keys if holder is None else list(setting)
 
 
 def parse_override(override: str) -> tuple[list[str], Any]:

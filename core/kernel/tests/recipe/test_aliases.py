@@ -40,6 +40,16 @@ def test_an_override_may_have_their_name() -> None:
     assert load({"model": "tiny"}, ["sequence_len=64"]).train.max_length == 64
 
 
+@pytest.mark.parametrize("given", [{"train": {"epochs": 1, "seed": 4}}, {"num_epochs": 1, "train": {"seed": 4}}])
+@pytest.mark.parametrize("name", ["train.epochs", "num_epochs", "num_train_epochs"])
+def test_an_override_replaces_the_setting_under_whatever_name_the_recipe_has_it(
+    given: dict[str, Any], name: str
+) -> None:
+    found = load({"model": "tiny", **given}, [f"{name}=3"])
+    assert (found.train.epochs, found.train.seed) == (3, 4)
+    assert load({"base_model": "tiny"}, ["model=other"]).as_dict() == {"model": "other"}
+
+
 @pytest.mark.parametrize(
     ("given", "line"),
     [

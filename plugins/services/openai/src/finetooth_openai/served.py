@@ -69,8 +69,9 @@ class Models:
         return found
 
     def find(self, caller: FaceCaller, name: str) -> Model:
-        """What a name means to the caller; a checkpoint's id always is one of its names. `first+second*0.5` is a sum of
-        adapters and checkpoints on one base.
+        """What a name means to the caller; a checkpoint's id always is one of its names, and the last part of a path
+        where only one ends so: `mine` is the run `runs/mine`, as for commands. `first+second*0.5` is a sum of adapters
+        and checkpoints on one base.
 
         Raises:
             Fault: nothing (404); says which name is near.
@@ -82,6 +83,9 @@ class Models:
                 return one
         if is_stack(name):
             return self._stack(name, known)
+        ending = [one for one in known if one.name.rstrip("/").rpartition("/")[2] == name]
+        if len(ending) == 1:
+            return ending[0]
         near = nearest(name, [one.name for one in known])
         raise Fault(
             f"there is no model {name!r}",
