@@ -16,6 +16,7 @@ WHOLE = {
     "auto": "the recipe's word for a choice left to the plan",
     "chat": "what other tools call otherwise, and the core suggests",
     "checkpoint": "a section of the recipe",
+    "data": "a section of the recipe",
     "completion": "what a row has behind its prompt",
     "eval": "a split of the data, and the beginning of a metric's name",
     "schema": "a field of what samples under a JSON schema",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from finetooth_hooks.entries import Adapter, Backend, Hardware, Loader, Optimize
 from finetooth_hooks.errors import PlanError, RecipeError
 from finetooth_hooks.heads import ScalarHead
 from finetooth_hooks.plan import Plan
+from finetooth_hooks.preparation import Limit, Preparation, PreparedAs, Rendering
 from finetooth_hooks.protocols import Adapter as BuiltAdapter
 from finetooth_hooks.protocols import Backend as BuiltBackend
 from finetooth_hooks.protocols import (
@@ -93,6 +95,23 @@ class Job:
     cost: StepCost | str = ""
     every_report: tuple[DataReport, ...] = ()
     passed: tuple[str, ...] = ()
+
+    @property
+    def prepared_as(self) -> Mapping[str, PreparedAs]:
+        """How the rows of each split become tokens."""
+        return self.context.data.prepared_as
+
+    @property
+    def not_kept(self) -> Mapping[str, str]:
+        """Why the tokens of a split are not kept on disk, where the recipe has no say."""
+        return self.context.data.not_kept
+
+    def prepare(
+        self, split: str, rendering: Rendering, limit: Limit | None, *, first: int | None = None, quiet: bool = False
+    ) -> Preparation:
+        """See `Decided.prepare`."""
+        with self.context.unheard() if quiet else nullcontext():
+            return self.context.prepare(split, rendering, limit, first=first)
 
 
 def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = True) -> Job:

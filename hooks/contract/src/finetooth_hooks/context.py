@@ -17,6 +17,7 @@ from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.models import Loader, ModelFacts, ModelInfo, Tokenizer
 from finetooth_hooks.plan import Pick, Plan, TrainSettings
 from finetooth_hooks.preparation import Limit, Preparation, Rendering
+from finetooth_hooks.recipe_rows import RecipeRows
 from finetooth_hooks.renderers import Processor, Renderer
 from finetooth_hooks.reports import DataReport, Evaluation, Outcome
 from finetooth_hooks.sources import Examples
@@ -265,7 +266,13 @@ class Context(Protocol):
 
 
 class CommandContext(Protocol):
-    """What a command of a plugin gets (`click.Context.obj`)."""
+    """What a command of a plugin gets (`click.Context.obj`).
+
+    Attributes:
+        said_json: what `--json` asks for is printed: an error that follows is not printed as JSON too.
+    """
+
+    said_json: bool
 
     @property
     def catalog(self) -> Catalog: ...
@@ -300,6 +307,14 @@ class CommandContext(Protocol):
 
     def planned(self, recipe: Mapping[str, Any]) -> tuple[Plan, tuple[DataReport, ...]]:
         """The plan, and what became of the rows of each split that the method reads."""
+        ...
+
+    def rows(self, recipe: Path | str | Mapping[str, Any], overrides: Sequence[str] = ()) -> RecipeRows:
+        """The rows of a recipe as a run trains them: to preview, to count, to write."""
+        ...
+
+    def setting_names(self) -> Sequence[str]:
+        """Settings of a recipe that need no plugin, such as `train.batch_size`."""
         ...
 
     def open(self, reference: str, changes: Mapping[str, Any] | None = None) -> Opened:

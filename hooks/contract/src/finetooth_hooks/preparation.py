@@ -47,6 +47,21 @@ class Limit:
         return cls(train.max_length, train.excess_length)
 
 
+@dataclass(frozen=True)
+class PreparedAs:
+    """How rows of a split become tokens.
+
+    Attributes:
+        rendering, limit, first: see `Context.prepare`.
+        streamed: they do so while the run trains; nothing is read ahead.
+    """
+
+    rendering: Rendering
+    limit: Limit | None
+    first: int | None = None
+    streamed: bool = False
+
+
 class PreparedRows(Sequence[Datum]):
     """Prepared rows in the order of their source, as data and as one long sequence of tokens."""
 

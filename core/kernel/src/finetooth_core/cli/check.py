@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 from finetooth_toolbox.cli.options import accept_memory_option, accepting
+from finetooth_toolbox.cli.recipe_arguments import Described, recipe_arguments, with_output
 
-from finetooth_core.cli.recipe_arguments import Described, detail_of, plan_detail, recipe_arguments, with_output
+from finetooth_core.cli.detail import detail_of, plan_detail
 
 if TYPE_CHECKING:
     from finetooth_core.cli.state import State
@@ -47,13 +48,13 @@ def command(
         state.said_json = True
         session.check_memory()
         return
+    from finetooth_rows.overlap import overlap, overlap_line
     from rich.console import Console
 
-    from finetooth_core.cli import render, survey_text
-    from finetooth_core.data.survey import overlap
+    from finetooth_core.cli import render
 
     console = Console(highlight=False)
     render.show(console, *render.plan_parts(console, plan, session.reports, detail, every=session.every_report))
-    if both := survey_text.overlap(overlap(session.job)):
+    if both := overlap_line(overlap(session.job)):
         console.print(both, markup=False)
     session.check_memory()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 from finetooth_hooks.entries import Command
 from finetooth_hooks.errors import PluginError, UserError
+from finetooth_toolbox.cli.options import start_options
 from finetooth_toolbox.text.nearest import nearest
 
 from finetooth_core.cli.state import State
@@ -41,7 +42,6 @@ OWN = (
         "Train",
         "what of a model fits which memory, and which method fits what you have",
     ),
-    Own("data", "finetooth_core.cli.data:command", "Train", "see rows as the model will, prepare them, keep the cache"),
     Own("export", "finetooth_core.cli.export:command", "Use", "write what was trained for another tool"),
     Own("plugins", "finetooth_core.cli.plugins:command", "Extend", "list, explain, check and make plugins"),
 )
@@ -137,33 +137,6 @@ def make_group() -> click.Group:
         ],
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-
-
-def start_options() -> list[click.Parameter]:
-    """The options that are read before parsing, for the help text: they may stand anywhere on the line."""
-    return [
-        click.Option(
-            ["--plugins"],
-            multiple=True,
-            expose_value=False,
-            metavar="FILE_OR_MODULE",
-            help="Also load this plugin; may be repeated. The variable FT_PLUGINS does the same.",
-        ),
-        click.Option(
-            ["-p"],
-            multiple=True,
-            expose_value=False,
-            metavar="no:DIST",
-            callback=_only_blocks,
-            help="Leave an installed plugin out.",
-        ),
-        click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error."),
-    ]
-
-
-def _only_blocks(ctx: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> None:
-    if value:
-        raise click.BadParameter(f"{value[0]!r} does not start with no:; use --plugins to load a plugin", ctx)
 
 
 def _version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:

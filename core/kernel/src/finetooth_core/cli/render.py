@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from finetooth_hooks.plan import Decision, MemoryEstimate, Plan
 from finetooth_hooks.reports import DataReport, Evaluation, Outcome, Sample
-from finetooth_rows import left_out
+from finetooth_rows.report_table import data_table
 from finetooth_toolbox.cli.tables import Row, coloured, duration, show, table, value
 from finetooth_toolbox.text.controls import escape_controls
 from finetooth_toolbox.text.measures import size as size
@@ -18,11 +17,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from finetooth_core.cli.detail import Detail
+
 SAMPLES = 3
 """Answers shown side by side."""
-
-Detail = Literal["line", "choices", "all"]
-"""How much of a plan is shown."""
 
 CHOICES = re.compile(
     r"model|model\.(head|added_tokens|parent)|quantization|adapter|method|method\..+|optimizer|schedule|"
@@ -97,39 +95,6 @@ def memory_table(console: Console, memory: MemoryEstimate) -> RenderableType:
 
 def _of(taken: int, has: int) -> str:
     return f"{size(taken)} of {size(has)}" if has else size(taken)
-
-
-def data_table(console: Console, reports: Iterable[DataReport], every: Iterable[DataReport] = ()) -> RenderableType:
-    """What became of the rows of every split; where many are left out, a line says so.
-
-    Args:
-        every: reports of all that read the rows, where several read those of one split.
-    """
-    reports = list(reports)
-    headers = ("split", "rows", "used", "tokens", "trained tokens", "longest", "left out or changed")
-    rows = [
-        (
-            report.split,
-            *(
-                f"{number:,}"
-                for number in (report.rows, report.used, report.tokens, report.trained_tokens, report.longest)
-            ),
-            "; ".join(_remarks(report)) or "-",
-        )
-        for report in reports
-    ]
-    made = table(console, "Data", headers, rows, numbers=5)
-    many = list(dict.fromkeys(left_out.lines([*reports, *every])))
-    return Group(made, *(Text(line, style="bold") for line in many)) if many else made
-
-
-def _remarks(report: DataReport) -> list[str]:
-    dropped = []
-    for reason, count in report.dropped.items():
-        ids = ", ".join(report.dropped_ids.get(reason, ()))
-        dropped.append(f"{count:,} left out: {reason}" + (f" ({ids}{', ...' if count > 5 else ''})" if ids else ""))
-    changed = [f"{count:,} changed: {reason}" for reason, count in report.changed.items()]
-    return [escape_controls(line) for line in (*dropped, *changed, *report.notes)]
 
 
 def summary_parts(console: Console, outcome: Outcome, evaluations: Sequence[Evaluation]) -> list[RenderableType]:
@@ -268,7 +233,6 @@ def _one_line(text: str) -> str:
 __all__ = [
     "coloured",
     "value",
-    "data_table",
     "duration",
     "memory_table",
     "next_steps",

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
-from finetooth_toolbox.cli.options import accept_memory_option, accepting
+from finetooth_toolbox.cli.options import accept_memory_option, accepting, start_options
 
-from finetooth_core.cli.group import start_options
-from finetooth_core.cli.recipe_arguments import detail_of, plan_detail
+from finetooth_core.cli.detail import detail_of, plan_detail
 
 if TYPE_CHECKING:
     from finetooth_core.cli.state import State

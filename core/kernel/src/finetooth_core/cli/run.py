@@ -10,13 +10,13 @@ import click
 from finetooth_hooks.entries import Backend, Command
 from finetooth_hooks.errors import UserError
 from finetooth_toolbox.cli.options import accept_memory_option, accepting
+from finetooth_toolbox.cli.recipe_arguments import Described, recipe_arguments, with_output
 
-from finetooth_core.cli.recipe_arguments import Described, detail_of, plan_detail, recipe_arguments, with_output
+from finetooth_core.cli.detail import Detail, detail_of, plan_detail
 
 if TYPE_CHECKING:
     from finetooth_hooks.reports import Outcome
 
-    from finetooth_core.cli.render import Detail
     from finetooth_core.cli.state import State
     from finetooth_core.session import Session
 
@@ -71,17 +71,17 @@ def command(
 
 def carry_out(state: State, session: Session, detail: Detail = "choices") -> int:
     """Show the plan, train, show what came of it, export what the recipe lists; returns the exit code."""
+    from finetooth_rows.overlap import overlap, overlap_line
     from rich.console import Console
 
-    from finetooth_core.cli import render, survey_text
-    from finetooth_core.data.survey import overlap
+    from finetooth_core.cli import render
 
     console = Console(highlight=False)
 
     def show_plan() -> None:
         parts = render.plan_parts(console, session.plan, session.reports, detail, every=session.every_report)
         render.show(console, *parts)
-        if both := survey_text.overlap(overlap(session.job)):
+        if both := overlap_line(overlap(session.job)):
             console.print(both, markup=False)
 
     outcome = session.run(show_plan)

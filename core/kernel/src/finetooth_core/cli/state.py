@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from finetooth_core.catalog import Catalog
     from finetooth_core.context import RunContext
+    from finetooth_core.data.session_rows import SessionRows
     from finetooth_core.manager import Plugins
     from finetooth_core.opened_model import OpenedModel
     from finetooth_core.session import Session
@@ -159,6 +160,18 @@ class State:
         """The plan and what became of the rows."""
         session = self.session(recipe)
         return session.plan, session.reports
+
+    def rows(self, recipe: Path | str | Mapping[str, Any], overrides: Sequence[str] = ()) -> SessionRows:
+        """The rows of a recipe as a run trains them."""
+        from finetooth_core.data.session_rows import SessionRows
+
+        return SessionRows(self.session(recipe, overrides))
+
+    def setting_names(self) -> Sequence[str]:
+        """Settings that need no plugin."""
+        from finetooth_core.recipe import setting_names
+
+        return setting_names()
 
     def open(self, reference: str, changes: Mapping[str, Any] | None = None) -> OpenedModel:
         """A trained run or a model, ready for use."""

@@ -18,3 +18,30 @@ def accept_memory_option(function: Callable[..., Any]) -> Callable[..., Any]:
 def accepting(overrides: Sequence[str], accepted: bool) -> tuple[str, ...]:
     """The overrides, and `--accept-memory` as one of them."""
     return (*overrides, "train.accept_memory=true") if accepted else tuple(overrides)
+
+
+def start_options() -> list[click.Parameter]:
+    """The options that are read before parsing, for the help text: they may stand anywhere on the line."""
+    return [
+        click.Option(
+            ["--plugins"],
+            multiple=True,
+            expose_value=False,
+            metavar="FILE_OR_MODULE",
+            help="Also load this plugin; may be repeated. The variable FT_PLUGINS does the same.",
+        ),
+        click.Option(
+            ["-p"],
+            multiple=True,
+            expose_value=False,
+            metavar="no:DIST",
+            callback=_only_blocks,
+            help="Leave an installed plugin out.",
+        ),
+        click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error."),
+    ]
+
+
+def _only_blocks(ctx: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> None:
+    if value:
+        raise click.BadParameter(f"{value[0]!r} does not start with no:; use --plugins to load a plugin", ctx)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from finetooth_hooks.recipe_rows import Decided
 from finetooth_rows.token_rows import positions_of
 
-from finetooth_core.data.survey import data_of_row, training_steps
-
-if TYPE_CHECKING:
-    from finetooth_core.data.survey import Survey
-    from finetooth_core.plan import Job
+from finetooth_data.survey import Survey, data_of_row, training_steps
 
 UTILISATION = 0.4
 """Share of the device's peak for which the time is given: what well-laid-out training reaches, small models on large
@@ -57,7 +53,7 @@ class Expectation:
     reason: str = ""
 
 
-def expectation(job: Job, survey: Survey | None) -> Expectation:
+def expectation(job: Decided, survey: Survey | None) -> Expectation:
     """What is ahead of a job.
 
     Args:
@@ -71,7 +67,7 @@ def expectation(job: Job, survey: Survey | None) -> Expectation:
     return Expectation(steps, epochs, prepared.report.tokens, found, reason)
 
 
-def _time(job: Job, survey: Survey | None) -> Time | str:
+def _time(job: Decided, survey: Survey | None) -> Time | str:
     """The estimate, or why there is none."""
     report, total = job.prepared.report, job.prepared.total_steps
     if survey is None or job.method is None or not len(job.method.data):

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from finetooth_hooks.examples import PLURALS
 from finetooth_hooks.plan import Decision
-from finetooth_rows.repeats import Repeats
+from finetooth_rows.overlap import named, overlap_line, rows_of
+from finetooth_toolbox.cli.tables import duration, table, value
 from finetooth_toolbox.text.controls import escape_controls
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from finetooth_core.cli.render import duration, table, value
-from finetooth_core.data.expectation import Expectation, Time
-from finetooth_core.data.survey import Findings, NotCompared, Survey
+from finetooth_data.expectation import Expectation, Time
+from finetooth_data.survey import Findings, Survey
 
 BAR = 40
 """Width of the longest bar, in characters."""
@@ -82,23 +82,13 @@ def verdict(findings: Findings, ahead: Expectation, notes: Sequence[str], device
     for survey in findings.surveys:
         if survey.repeats.count:
             lines.append(
-                f"note: {_rows(survey.repeats.count, survey.split, 'repeats', 'repeat')} an earlier one"
-                f"{_named(survey.repeats)}"
+                f"note: {rows_of(survey.repeats.count, survey.split, 'repeats', 'repeat')} an earlier one"
+                f"{named(survey.repeats)}"
             )
     if findings.in_both.count:
-        lines.append(overlap(findings.in_both))
+        lines.append(overlap_line(findings.in_both))
     lines += [f"note: data.{split} is read while the run trains, so it is not counted" for split in findings.unread]
     return Text("\n".join([*lines, *(f"note: {escape_controls(note)}" for note in notes)]))
-
-
-def overlap(both: Repeats | NotCompared) -> str:
-    """That held-out rows are in training too, or were not looked for there; empty if there is nothing to say."""
-    if isinstance(both, NotCompared):
-        look = "; ft data check compares them" if both.later else ""
-        return f"note: whether rows of eval are in train too was not looked for: {both.reason}{look}"
-    if not both.count:
-        return ""
-    return f"note: {_rows(both.count, 'eval', 'is', 'are')} in train too{_named(both)}; its score says little"
 
 
 def _ahead(ahead: Expectation, device: str) -> list[str]:
@@ -127,15 +117,6 @@ def _time(time: Time, device: str) -> str:
 
 def _rate(flops: float) -> str:
     return f"{flops / 1e12:.3g} TFLOP/s" if flops >= 1e12 else f"{flops / 1e9:.3g} GFLOP/s"
-
-
-def _named(repeats: Repeats) -> str:
-    shown = ", ".join(f"{id_} = {earlier}" for id_, earlier in repeats.first)
-    return f" ({shown}{', ...' if repeats.count > len(repeats.first) else ''})"
-
-
-def _rows(count: int, split: str, one: str, several: str) -> str:
-    return f"1 row of {split} {one}" if count == 1 else f"{count:,} rows of {split} {several}"
 
 
 def _counted(count: int, noun: str) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from finetooth_core.cli.row_text import facts, tokens
-from finetooth_core.cli.visible import visible
-from finetooth_core.data.preview import Piece, RowView, Target
+from finetooth_data.row_text import facts, tokens
+from finetooth_data.views import Piece, RowView, Target
+from finetooth_data.visible import visible
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1c1c1c; --back: #fff; --quiet: #6b6b6b; --line: #d6d6d6;

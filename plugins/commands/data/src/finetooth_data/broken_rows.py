@@ -6,21 +6,12 @@ no renderer can write. Who mends a file wants to know all of them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from finetooth_hooks.errors import DataError, UserError
 from finetooth_hooks.problems import Problems, raise_together
-
-from finetooth_core.data.every_row import prepared_as
-from finetooth_core.data.preview import rendered_rows
-
-if TYPE_CHECKING:
-    from finetooth_core.session import Session
-
-SPLITS = ("train", "eval")
+from finetooth_hooks.recipe_rows import RecipeRows
 
 
-def check_all(session: Session, error: DataError) -> None:
+def check_all(given: RecipeRows, error: DataError) -> None:
     """Raise what is wrong with all rows of all splits.
 
     Args:
@@ -31,9 +22,9 @@ def check_all(session: Session, error: DataError) -> None:
     """
     told: list[DataError] = []
     more = False
-    for split in SPLITS:
+    for split in given.splits:
         try:
-            found, stages, rows = _broken(session, split)
+            found, stages, rows = _broken(given, split)
         except UserError:  # a source cannot be read to its end
             raise error from None
         problem = found.error(rows)
@@ -45,13 +36,10 @@ def check_all(session: Session, error: DataError) -> None:
     raise_together(told)
 
 
-def _broken(session: Session, split: str) -> tuple[Problems, int, int]:
+def _broken(given: RecipeRows, split: str) -> tuple[Problems, int, int]:
     """The broken rows of a split, at how many stages they break, and how many rows there are."""
     found, stages, rows = Problems(), set[bool](), 0
-    if not session.context.data.has(split):
-        return found, 0, 0
-    how = prepared_as(session, split)
-    for row in rendered_rows(session.context, split, how) if how is not None else ():
+    for row in given.preview(split):
         rows += 1
         if row.error is None:
             continue

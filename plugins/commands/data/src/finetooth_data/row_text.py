@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+from finetooth_hooks.recipe_rows import PreviewRow
+from finetooth_toolbox.cli.tables import table
 from finetooth_toolbox.text.controls import escape_controls
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from finetooth_core.cli.render import table
-from finetooth_core.cli.visible import BEGIN, CLOSE, END, FEED, OPEN, trains, visible
-from finetooth_core.data.preview import Piece, RenderedRow, RowView, Target
+from finetooth_data.views import Piece, RowView, Target
+from finetooth_data.visible import BEGIN, CLOSE, END, FEED, OPEN, trains, visible
 
 TRAINED, PARTLY, PLAIN, MARKUP, CUT = "bold green", "bold yellow", "", "cyan", "red strike"
 BORDER = "\u2502"  # before the first token of a message
@@ -72,7 +73,7 @@ def _token(text: str, *, special: bool) -> str:
     return shown if special else f"'{shown}'"
 
 
-def broken(rows: Sequence[RenderedRow], count: int) -> Text:
+def broken(rows: Sequence[PreviewRow], count: int) -> Text:
     """Rows that cannot be used.
 
     Args:

@@ -6,15 +6,13 @@ import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 from finetooth_hooks.errors import UserError
 
-if TYPE_CHECKING:
-    from finetooth_core.cli.render import Detail
-
+from finetooth_toolbox.cli.options import start_options
 
 Described = str | Mapping[str, Any]
 """The path of a recipe, or a recipe."""
@@ -29,7 +27,6 @@ def recipe_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
     The command gets `recipe`, the path or an empty mapping, and `overrides`, in which the options come first. The start
     options are added for the help text.
     """
-    from finetooth_core.cli.group import start_options
 
     @functools.wraps(function)
     def described(*arguments: Any, recipe: str | None, overrides: tuple[str, ...], **options: Any) -> Any:
@@ -65,23 +62,6 @@ def _described(recipe: str | None, overrides: tuple[str, ...], flags: bool) -> t
     return {}, overrides if recipe is None else (recipe, *overrides)
 
 
-def plan_detail(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds `--verbose` and `--quiet`, which say how much of the plan is shown; see `detail_of`."""
-    verbose = click.option("-v", "--verbose", is_flag=True, help="Show every decision, and the memory by part.")
-    quiet = click.option("-q", "--quiet", is_flag=True, help="Show the plan as one line.")
-    return verbose(quiet(function))
-
-
-def detail_of(verbose: bool, quiet: bool) -> Detail:
-    """
-    Raises:
-        UserError: both are asked for.
-    """
-    if verbose and quiet:
-        raise UserError("--verbose and --quiet ask for opposite things", action="give one of them")
-    return "all" if verbose else "line" if quiet else "choices"
-
-
 def with_output(overrides: Sequence[str], output: str | None) -> tuple[str, ...]:
     """The overrides, and `--output` as one of them; its text is never read as a number."""
     return tuple(overrides) if output is None else (*overrides, f"output={json.dumps(output, ensure_ascii=False)}")
@@ -89,7 +69,5 @@ def with_output(overrides: Sequence[str], output: str | None) -> tuple[str, ...]
 
 def complete_override(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Settings of the core that begin with what is typed; options of entries are not known without the recipe."""
-    from finetooth_core.recipe import setting_names
-
-    names = [f"{name}=" for name in setting_names() if name.startswith(incomplete)]
+    names = [f"{name}=" for name in ctx.find_root().obj.setting_names() if name.startswith(incomplete)]
     return [CompletionItem(name) for name in names] if "=" not in incomplete else []

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from finetooth_toolbox.text.controls import escaped
 
-from finetooth_core.data.preview import Piece
+from finetooth_data.views import Piece
 
 OPEN, CLOSE = "\u27e8", "\u27e9"
 """Stand around a control token; where text has them, they are written as escapes."""

@@ -8,17 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 from finetooth_hooks.errors import DataError, UserError
+from finetooth_hooks.recipe_rows import PreviewRow, RecipeRows
 from finetooth_toolbox.cli.streams import json_text
 from finetooth_toolbox.text.controls import escape_controls
 
-from finetooth_core.data.preview import RenderedRow, RowView
-
-if TYPE_CHECKING:
-    from finetooth_core.session import Session
+from finetooth_data.views import RowView, view
 
 NAMED = 50
 """Broken rows that are named; the others are counted."""
@@ -51,12 +48,12 @@ class Chosen:
         count: how many there are.
     """
 
-    rows: list[RenderedRow] = field(default_factory=list)
-    broken: list[RenderedRow] = field(default_factory=list)
+    rows: list[PreviewRow] = field(default_factory=list)
+    broken: list[PreviewRow] = field(default_factory=list)
     count: int = 0
 
 
-def choose(rows: Iterator[RenderedRow], choice: Choice, error: DataError | None) -> Chosen:
+def choose(rows: Iterator[PreviewRow], choice: Choice, error: DataError | None) -> Chosen:
     """The rows that are asked for.
 
     Args:
@@ -79,7 +76,7 @@ def choose(rows: Iterator[RenderedRow], choice: Choice, error: DataError | None)
     return chosen
 
 
-def _heard(rows: Iterator[RenderedRow], chosen: Chosen) -> Iterator[RenderedRow]:
+def _heard(rows: Iterator[PreviewRow], chosen: Chosen) -> Iterator[PreviewRow]:
     for row in rows:
         if row.broken:
             chosen.count += 1
@@ -87,7 +84,7 @@ def _heard(rows: Iterator[RenderedRow], chosen: Chosen) -> Iterator[RenderedRow]
         yield row
 
 
-def _asked(rows: Iterator[RenderedRow], choice: Choice, *, skip_broken: bool) -> list[RenderedRow]:
+def _asked(rows: Iterator[PreviewRow], choice: Choice, *, skip_broken: bool) -> list[PreviewRow]:
     if choice.wanted is not None:
         found = next((row for row in rows if choice.wanted in (row.id, str(row.number))), None)
         if found is None:
@@ -103,7 +100,7 @@ def _asked(rows: Iterator[RenderedRow], choice: Choice, *, skip_broken: bool) ->
 
 
 def show(
-    session: Session,
+    rows: RecipeRows,
     split: str,
     chosen: Chosen,
     *,
@@ -116,32 +113,32 @@ def show(
     Args:
         targets: list what is predicted at each position too; the page always does.
     """
-    tokenizer = session.context.tokenizer
-    views = [row.view(tokenizer) for row in chosen.rows]
+    tokenizer = rows.tokenizer
+    views = [view(row, tokenizer) for row in chosen.rows]
     if page is not None or as_json:
-        named = {view.id for view in views}
-        views += [row.view(tokenizer) for row in chosen.broken if row.id not in named]
-    told = _told(session, split)
+        named = {one.id for one in views}
+        views += [view(row, tokenizer) for row in chosen.broken if row.id not in named]
+    told = rows.remarks(split)
     if page is not None:
-        from finetooth_core.cli import row_page
+        from finetooth_data import row_page
 
-        page.write_text(row_page.render(views, split, session.recipe.model.name, told), encoding="utf-8")
+        page.write_text(row_page.render(views, split, str(rows.recipe["model"]["name"]), told), encoding="utf-8")
         click.echo(f"{len(views)} rows: {page}")
     elif as_json:
-        found = [dataclasses.asdict(view) for view in views]
+        found = [dataclasses.asdict(one) for one in views]
         if targets:
-            for view, content in zip(views, found, strict=True):
-                content["targets"] = [dataclasses.asdict(target) for target in view.targets]
+            for one, content in zip(views, found, strict=True):
+                content["targets"] = [dataclasses.asdict(target) for target in one.targets]
         click.echo(json_text(found))
     else:
         _print(views, chosen, told, targets=targets)
 
 
 def _print(views: Sequence[RowView], chosen: Chosen, told: Sequence[tuple[str, str]], *, targets: bool) -> None:
+    from finetooth_toolbox.cli.tables import coloured
     from rich.console import Console
 
-    from finetooth_core.cli import row_text
-    from finetooth_core.cli.render import coloured
+    from finetooth_data import row_text
 
     console = Console(highlight=False)
     color = coloured(console)
@@ -150,23 +147,12 @@ def _print(views: Sequence[RowView], chosen: Chosen, told: Sequence[tuple[str, s
     console.print()
     if not views and not chosen.broken:
         console.print("no such rows")
-    for view in views:
-        console.print(row_text.render(view, color=color), soft_wrap=not console.is_terminal)
-        if targets and view.pieces:
-            console.print(row_text.targets(console, view), soft_wrap=not console.is_terminal)
+    for one in views:
+        console.print(row_text.render(one, color=color), soft_wrap=not console.is_terminal)
+        if targets and one.pieces:
+            console.print(row_text.targets(console, one), soft_wrap=not console.is_terminal)
             console.print()
-    if any(view.pieces for view in views):
+    if any(one.pieces for one in views):
         console.print(row_text.legend(color=color), soft_wrap=not console.is_terminal)
     if chosen.broken:
         console.print(row_text.broken(chosen.broken, chosen.count), soft_wrap=not console.is_terminal)
-
-
-def _told(session: Session, split: str) -> list[tuple[str, str]]:
-    """How the rows are read, and what else is to be said of them."""
-    context = session.context
-    decisions = (context.decisions.get(f"data.{name}") for name in ("format", "renderer"))
-    told = [(one.setting, f"{one.value} ({one.reason})") for one in decisions if one is not None]
-    notes = list(context.notes)
-    if session.decided:  # not where rows are broken
-        notes += [note for report in session.reports if report.split == split for note in report.notes]
-    return [*told, *(("note", note) for note in dict.fromkeys(notes))]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from finetooth_core.data.survey import histogram, padding, quantiles, training_steps
+from finetooth_data.survey import histogram, padding, quantiles, training_steps
 from finetooth_hooks.examples import Rendered, Text
 from finetooth_hooks.preparation import Limit
 from finetooth_kit.fake_context import TRAIN

@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from finetooth_hooks.context import CommandContext
 from finetooth_hooks.errors import UserError
+from finetooth_toolbox.cli.recipe_arguments import Described, recipe_arguments, with_output
 from finetooth_toolbox.text.measures import AGES, SIZES, measured
 
-from finetooth_core.cli.convert import convert
-from finetooth_core.cli.recipe_arguments import Described, recipe_arguments, with_output
+from finetooth_data.convert import convert
 
 if TYPE_CHECKING:
     from finetooth_rows.cache import Kept
-
-    from finetooth_core.cli.state import State
 
 _ROWS = re.compile(r"data\.(train|eval)(\.\d+)*\.rows")
 """Decisions about which rows are taken."""
@@ -39,7 +38,7 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
 @click.pass_obj
 def preview(
-    state: State, recipe: Described, overrides: tuple[str, ...], output: str | None, split: str, count: int,
+    context: CommandContext, recipe: Described, overrides: tuple[str, ...], output: str | None, split: str, count: int,
     wanted: str | None, by_length: bool, dropped: bool, targets: bool, page: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Show rows of RECIPE token by token: what trains, what is markup, where messages begin, what is cut or left out.
@@ -49,22 +48,19 @@ def preview(
     """
     from finetooth_hooks.errors import DataError
 
-    from finetooth_core.cli.preview import Choice, choose, show
-    from finetooth_core.data.every_row import prepared_as
-    from finetooth_core.data.preview import rendered_rows
+    from finetooth_data.chosen_rows import Choice, choose, show
 
     if (wanted is not None) + by_length + dropped > 1:
         raise UserError("--row, --longest and --dropped each choose rows", action="give one of them")
-    session = state.session(recipe, with_output(overrides, output))
+    rows = context.rows(recipe, with_output(overrides, output))
     error: DataError | None = None
     try:
-        how = session.job.context.data.prepared_as.get(split)
+        _ = rows.decided  # reads all rows
     except DataError as found:  # some rows are broken: the others can be seen
         error = found
-        how = prepared_as(session, split)
-    chosen = choose(rendered_rows(session.context, split, how), Choice(count, wanted, by_length, dropped), error)
-    show(session, split, chosen, page=page, as_json=as_json, targets=targets)
-    state.said_json = as_json
+    chosen = choose(rows.preview(split), Choice(count, wanted, by_length, dropped), error)
+    show(rows, split, chosen, page=page, as_json=as_json, targets=targets)
+    context.said_json = as_json
     if error is not None:
         raise error
 
@@ -73,7 +69,9 @@ def preview(
 @recipe_arguments
 @click.option("--json", "as_json", is_flag=True, help="Print what is found as JSON.")
 @click.pass_obj
-def check(state: State, recipe: Described, overrides: tuple[str, ...], output: str | None, as_json: bool) -> None:
+def check(
+    context: CommandContext, recipe: Described, overrides: tuple[str, ...], output: str | None, as_json: bool
+) -> None:
     """Read all data of RECIPE and say what they are like: what is left out and why, lengths, repeated rows, rows that
     are in both splits, padding, whose words train.
 
@@ -83,15 +81,15 @@ def check(state: State, recipe: Described, overrides: tuple[str, ...], output: s
 
     from finetooth_hooks.errors import DataError
 
-    from finetooth_core.data.broken_rows import check_all
-    from finetooth_core.data.expectation import expectation
-    from finetooth_core.data.survey import survey
+    from finetooth_data.broken_rows import check_all
+    from finetooth_data.expectation import expectation
+    from finetooth_data.survey import survey
 
-    session = state.session(recipe, with_output(overrides, output))
+    rows = context.rows(recipe, with_output(overrides, output))
     try:
-        job = session.job
+        job = rows.decided
     except DataError as error:
-        check_all(session, error)
+        check_all(rows, error)
         raise
     findings = survey(job)
     ahead = expectation(job, next((one for one in findings.surveys if one.split == "train"), None))
@@ -104,7 +102,7 @@ def check(state: State, recipe: Described, overrides: tuple[str, ...], output: s
         found = {
             "decisions": [dataclasses.asdict(one) for one in others],
             "chosen": [dataclasses.asdict(one) for one in chosen],
-            "reports": [dataclasses.asdict(report) for report in session.reports],
+            "reports": [dataclasses.asdict(report) for report in job.reports],
             "surveys": [dataclasses.asdict(one) for one in findings.surveys],
             "in_both": dataclasses.asdict(findings.in_both),
             "unread": findings.unread,
@@ -114,15 +112,17 @@ def check(state: State, recipe: Described, overrides: tuple[str, ...], output: s
         }
         click.echo(json.dumps(found, indent=2, default=str))
         return
+    from finetooth_rows.report_table import data_table
+    from finetooth_toolbox.cli.tables import show
     from rich.console import Console
 
-    from finetooth_core.cli import render, survey_text
+    from finetooth_data import survey_text
 
     console = Console(highlight=False)
-    render.show(
+    show(
         console,
         survey_text.settled(console, others),
-        render.data_table(console, session.reports, session.every_report),
+        data_table(console, job.reports, job.every_report),
         *([survey_text.choice(chosen)] if chosen else []),
         *(survey_text.render(one) for one in findings.surveys),
         survey_text.verdict(
@@ -134,22 +134,22 @@ def check(state: State, recipe: Described, overrides: tuple[str, ...], output: s
 @command.command()
 @recipe_arguments
 @click.pass_obj
-def prepare(state: State, recipe: Described, overrides: tuple[str, ...], output: str | None) -> None:
+def prepare(context: CommandContext, recipe: Described, overrides: tuple[str, ...], output: str | None) -> None:
     """Make the tokens of RECIPE's data ahead, on all cores, and keep them: a run after this starts at once.
 
     Loads no weights and makes no run folder.
     """
+    from finetooth_rows.report_table import data_table
+    from finetooth_toolbox.cli.tables import show
     from rich.console import Console
 
-    from finetooth_core.cli import render
-
-    session = state.session(recipe, with_output(overrides, output))
+    job = context.rows(recipe, with_output(overrides, output)).decided
     console = Console(highlight=False)
-    decisions = [decision for decision in session.plan.decisions if decision.setting.startswith("data.cache.")]
-    render.show(console, render.data_table(console, session.reports, session.every_report))
+    decisions = [decision for decision in job.plan.decisions if decision.setting.startswith("data.cache.")]
+    show(console, data_table(console, job.reports, job.every_report))
     for decision in decisions:
         click.echo(f"{decision.setting}  {decision.value}  {decision.reason}")
-    for split, reason in session.job.context.data.not_kept.items():
+    for split, reason in job.not_kept.items():
         click.echo(f"data.{split}: nothing is kept: {reason}")
 
 
@@ -178,9 +178,9 @@ def list_entries(as_json: bool) -> None:
         found = [{"kind": _kind(entry), **{name: getattr(entry, name, None) for name in names}} for entry in entries]
         click.echo(json.dumps(found, indent=2))
         return
+    from finetooth_toolbox.cli.tables import table
+    from finetooth_toolbox.text.measures import size
     from rich.console import Console
-
-    from finetooth_core.cli.render import size, table
 
     if not entries:
         click.echo(f"nothing is kept in {cache_folder()}")
@@ -208,8 +208,7 @@ def _kind(kept: Kept) -> str:
 def prune(keep: str | None, older_than: str | None, everything: bool) -> None:
     """Remove prepared data and fetched files, those used longest ago first; never what a run is using."""
     from finetooth_rows.cache import prune_cache
-
-    from finetooth_core.cli.render import size
+    from finetooth_toolbox.text.measures import size
 
     if (keep is not None) + (older_than is not None) + everything != 1:
         raise UserError("one of --keep, --older-than and --all says what is removed", action="give one of them")

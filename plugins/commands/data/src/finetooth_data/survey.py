@@ -10,25 +10,19 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from finetooth_hooks.errors import DataError
+from finetooth_hooks.datum import Datum
 from finetooth_hooks.examples import MediumKind
 from finetooth_hooks.plan import TrainSettings
-from finetooth_hooks.preparation import Limit
+from finetooth_hooks.preparation import PreparedRows
+from finetooth_hooks.recipe_rows import Decided
+from finetooth_hooks.reports import DataReport
+from finetooth_rows.overlap import cut_at, held_out_as_trained
 from finetooth_rows.repeats import Digests, Repeats, digests_of, repeats, shared
-from finetooth_rows.tally import SPLIT
 from finetooth_rows.token_rows import positions_of
 from finetooth_toolbox.methods.batched import Batches
-
-if TYPE_CHECKING:
-    from finetooth_hooks.datum import Datum
-    from finetooth_hooks.preparation import PreparedRows
-    from finetooth_hooks.reports import DataReport
-    from finetooth_rows.prepared_as import PreparedAs
-
-    from finetooth_core.plan import Job
 
 Lengths = np.ndarray[Any, np.dtype[np.int64]]
 Quantiles = tuple[int, int, int, int]
@@ -39,21 +33,6 @@ LayOut = Callable[[Steps], float]
 
 BINS = 10
 """Bars of the histogram."""
-COMPARED = 50_000
-"""Rows that are compared before a run begins, which takes a second or two."""
-
-
-@dataclass(frozen=True)
-class NotCompared:
-    """Held-out rows were not looked for among those that train.
-
-    Attributes:
-        reason: `there are 80,000 rows, more than 50,000`.
-        later: `ft data check` looks for them, and takes its time.
-    """
-
-    reason: str
-    later: bool = True
 
 
 SAMPLED = 1000
@@ -111,46 +90,23 @@ class Findings:
     unread: tuple[str, ...]
 
 
-def survey(job: Job) -> Findings:
+def survey(job: Decided) -> Findings:
     """Look at all data of a run as they will train."""
-    known = {split: how for split, how in job.context.data.prepared_as.items() if not how.streamed}
+    known = {split: how for split, how in job.prepared_as.items() if not how.streamed}
     digests: dict[str, Digests] = {}
     surveys: list[Survey] = []
     for split, how in known.items():
-        rows = job.context.prepare(split, how.rendering, how.limit, first=how.first).data
+        rows = job.prepare(split, how.rendering, how.limit, first=how.first).data
         report = next((report for report in job.reports if report.split == split), None)
-        digests[split] = digests_of(rows, _cut(how.limit, report))
+        digests[split] = digests_of(rows, cut_at(how.limit, report))
         surveys.append(_survey(job, split, rows, digests[split], report))
     if "train" in known and "eval" in known:
-        digests["eval"] = _as_trained(job, known) or digests["eval"]
-    unread = tuple(split for split in job.context.data.prepared_as if split not in known)
+        digests["eval"] = held_out_as_trained(job, known) or digests["eval"]
+    unread = tuple(split for split in job.prepared_as if split not in known)
     return Findings(tuple(surveys), shared(digests), unread)
 
 
-def overlap(job: Job) -> Repeats | NotCompared:
-    """Held-out rows that a run also trains; not looked for where rows are read while it trains, or where looking would
-    take noticeable time: more than `COMPARED` rows, or rows that are kept nowhere and would be made again."""
-    given = job.context.data.prepared_as
-    if not {"train", "eval"} <= given.keys():
-        return Repeats()
-    known = {split: how for split, how in given.items() if not how.streamed}
-    rows = sum(report.rows for report in job.reports)
-    anew = any(one.setting.startswith("data.cache.") and one.value == "off" for one in job.plan.decisions)
-    if len(known) < len(given):
-        return NotCompared("rows are read while the run trains", later=False)
-    if rows > COMPARED:
-        return NotCompared(f"there are {rows:,} rows, more than {COMPARED:,}")
-    if anew:
-        return NotCompared("their tokens are kept nowhere")
-    how = known["train"]
-    report = next((report for report in job.reports if report.split == "train"), None)
-    with job.context.unheard():
-        train = job.context.prepare("train", how.rendering, how.limit, first=how.first).data
-    held_out = _as_trained(job, known)
-    return shared({"train": digests_of(train, _cut(how.limit, report)), "eval": held_out or ()})
-
-
-def _survey(job: Job, split: str, rows: PreparedRows, digests: Digests, report: DataReport | None) -> Survey:
+def _survey(job: Decided, split: str, rows: PreparedRows, digests: Digests, report: DataReport | None) -> Survey:
     data, noun = _data(job, split, rows)
     positions = positions_of(data)
     train, trains = job.plan.train, split == "train"
@@ -174,29 +130,10 @@ def _survey(job: Job, split: str, rows: PreparedRows, digests: Digests, report: 
     )
 
 
-def _data(job: Job, split: str, rows: PreparedRows) -> tuple[Sequence[Datum], str]:
+def _data(job: Decided, split: str, rows: PreparedRows) -> tuple[Sequence[Datum], str]:
     """What of a split trains or is scored, and what one of it is called."""
     holders: Sequence[Any] = (job.method,) if split == "train" else job.evaluators
     return next(((holder.data, holder.noun) for holder in holders if len(holder.data)), (rows, "row"))
-
-
-def _cut(limit: Limit | None, report: DataReport | None) -> int | None:
-    """Positions at which rows were split, None if none was."""
-    return limit.max_length if limit is not None and report is not None and report.changed.get(SPLIT) else None
-
-
-def _as_trained(job: Job, known: dict[str, PreparedAs]) -> Digests | None:
-    """Held-out rows as they would train, since an evaluator may write them otherwise; None if they could not."""
-    how, first = known["train"], known["eval"].first
-    limit = how.limit
-    if limit is not None and limit.excess_length == "raise":
-        limit = Limit(limit.max_length, "drop")
-    with job.context.unheard():
-        try:
-            prepared = job.context.prepare("eval", how.rendering, limit, first=first)
-        except DataError:
-            return None
-    return digests_of(prepared.data, _cut(limit, prepared.report))
 
 
 def _media(rows: PreparedRows) -> dict[MediumKind, tuple[int, int, int]]:

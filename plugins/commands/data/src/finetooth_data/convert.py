@@ -7,17 +7,13 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+from finetooth_hooks.context import CommandContext
 from finetooth_hooks.errors import DataError, UserError
-from finetooth_rows.lazy_examples import read_examples
-from finetooth_rows.read_so_far import Reading
 
-from finetooth_core.data.shapes import SHAPES, Loses
-
-if TYPE_CHECKING:
-    from finetooth_core.cli.state import State
+from finetooth_data.shapes import SHAPES, Loses
 
 ENDINGS = (".jsonl", ".json", ".csv")
 
@@ -30,7 +26,7 @@ ENDINGS = (".jsonl", ".json", ".csv")
     "--format", "format_", metavar="FORMAT", help="How DATA is read, as data.format; default: by its columns."
 )
 @click.pass_obj
-def convert(state: State, data: str, output: Path, shape: str, format_: str | None) -> None:
+def convert(context: CommandContext, data: str, output: Path, shape: str, format_: str | None) -> None:
     """Write the rows of DATA in another shape into OUTPUT (.jsonl, .json or .csv).
 
     DATA is what data.train may be: a file, a hub id, or a source as JSON. Rows are read as a run reads them. Where a
@@ -42,12 +38,11 @@ def convert(state: State, data: str, output: Path, shape: str, format_: str | No
     if output.exists():
         raise UserError(f"{output} exists", action="name another file; nothing was changed")
     section = {"train": _value(data, "DATA"), **({"format": _value(format_, "--format")} if format_ else {})}
-    context = state.context(state.load({"model": "none", "data": section}))
-    split, reading = context.data.rows("train"), Reading()
+    examples, report = context.rows({"model": "none", "data": section}).read("train")
     rows: list[dict[str, Any]] = []
     lost: Counter[str] = Counter()
     first = ""
-    for id_, example in read_examples(split, reading):
+    for id_, example in examples:
         try:
             rows += SHAPES[shape](example)
         except Loses as reason:
@@ -55,16 +50,15 @@ def convert(state: State, data: str, output: Path, shape: str, format_: str | No
             lost[str(reason)] += 1
     if lost:
         said = "; ".join(f"{reason} ({count})" for reason, count in lost.most_common(3))
-        problem = f"{lost.total()} of {reading.rows} rows say what shape {shape} has no place for: {said}"
+        problem = f"{lost.total()} of {report.rows} rows say what shape {shape} has no place for: {said}"
         raise DataError(first, problem, action="choose another --to; nothing was written")
     if not rows:
         raise UserError(f"{data} gives no rows", action="name other data; nothing was written")
     _write(output, rows)
-    click.echo(f"{reading.rows} rows read, {len(rows)} written to {output}")
-    for tally in (reading.left, split.dropped):
-        for why, count in tally.dropped.items():
-            setting = f" ({tally.settings[why]})" if why in tally.settings else ""
-            click.echo(f"left out: {count}, {why}{setting}; the first is {tally.dropped_ids[why][0]}")
+    click.echo(f"{report.rows} rows read, {len(rows)} written to {output}")
+    for why, count in report.dropped.items():
+        setting = f" ({report.settings[why]})" if why in report.settings else ""
+        click.echo(f"left out: {count}, {why}{setting}; the first is {report.dropped_ids[why][0]}")
 
 
 def _value(text: str, name: str) -> Any:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from finetooth_core.cli import row_text
-from finetooth_core.cli.visible import visible
-from finetooth_core.data.preview import Piece, RowView
+from finetooth_data import row_text
+from finetooth_data.views import Piece, RowView
+from finetooth_data.visible import visible
 from hypothesis import given
 from hypothesis import strategies as st
 

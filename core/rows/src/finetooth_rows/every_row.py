@@ -1,0 +1,44 @@
+"""Rows one after the other, among them the broken ones, with the first of which a run would end, and those that their
+format leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from finetooth_hooks.errors import DataError
+from finetooth_hooks.examples import Example, LeftOut
+from finetooth_hooks.problems import Problems
+
+from finetooth_rows.read_so_far import Reading
+from finetooth_rows.reading import SplitRows
+
+
+@dataclass
+class _Heard(Problems):
+    """Hands on each error when its row is passed, instead of counting it."""
+
+    waiting: list[DataError] = field(default_factory=list)
+
+    def add(self, error: DataError) -> None:
+        self.waiting.append(error)
+
+    def taken(self) -> Iterator[DataError]:
+        """Those not yet taken."""
+        yield from self.waiting
+        self.waiting.clear()
+
+
+def every_row(rows: SplitRows) -> Iterator[tuple[str, Example | LeftOut] | DataError]:
+    """Ids and examples in order, or why the format leaves one out; and an error in place of each row that cannot be
+    read or is not of the format.
+
+    Raises:
+        DataError: a source is missing, or cannot be read any further.
+    """
+    for work in rows.work():
+        heard = _Heard()
+        for id_, found in rows.outcomes(work, Reading(broken={work.source: heard})):
+            yield from heard.taken()
+            yield found if isinstance(found, DataError) else (id_, found)
+        yield from heard.taken()

@@ -1,0 +1,88 @@
+"""Rows rendered one by one, and what happens to each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+from finetooth_hooks.context import Context
+from finetooth_hooks.errors import DataError
+from finetooth_hooks.examples import Example, LeftOut, Rendered
+from finetooth_hooks.preparation import Limit, PreparedAs
+from finetooth_hooks.recipe_rows import PreviewRow
+
+from finetooth_rows.every_row import every_row
+from finetooth_rows.preparing import load_rendering, render_rows
+from finetooth_rows.reading import SplitRows
+from finetooth_rows.tally import Tally
+
+
+def rendered_rows(context: Context, rows: SplitRows, how: PreparedAs) -> Iterator[PreviewRow]:
+    """Rows as a run renders them, one after the other, the broken ones among them.
+
+    Args:
+        how: they become tokens.
+
+    Raises:
+        DataError: a source is missing or cannot be read any further.
+    """
+    render = load_rendering(how.rendering, context)
+    for number, item in enumerate(every_row(rows), start=1):
+        if isinstance(item, DataError):
+            yield replace(_broken(number, item.where, item), read=False)
+            continue
+        id_, example = item
+        if isinstance(example, LeftOut):
+            yield PreviewRow(number, id_, Rendered((), ()), 0, f"left out: {example.reason}", used=False)
+            continue
+        try:
+            rendered = render(example)
+        except DataError as error:
+            yield _broken(number, id_, error)
+            continue
+        if rendered.others:
+            yield from _together(number, id_, example, rendered, how.limit)
+        else:
+            yield _row(number, id_, example, rendered, how.limit)
+
+
+def _row(number: int, id_: str, example: Example, rendered: Rendered, limit: Limit | None) -> PreviewRow:
+    portion, tally = render_rows([(id_, example)], partial(_same, rendered), limit)
+    whole = tally.split or not len(portion)
+    kept = len(rendered.tokens) if whole else int(portion.starts[1])
+    refused = next(iter((*tally.refused.first, *tally.unusable.first)), None)
+    fate = _fate(tally, kept) if refused is None else _refusal(id_, refused)
+    return PreviewRow(number, id_, rendered, kept, fate, used=tally.used > 0, error=refused)
+
+
+def _broken(number: int, id_: str, error: DataError) -> PreviewRow:
+    return PreviewRow(number, id_, Rendered((), ()), 0, _refusal(id_, error), used=False, error=error)
+
+
+def _refusal(id_: str, error: DataError) -> str:
+    """The error without the row's id, which stands beside it."""
+    return f"refused: {error.problem.removeprefix(f'{id_}: ')}"
+
+
+def _together(number: int, id_: str, example: Example, rendered: Rendered, limit: Limit | None) -> Iterator[PreviewRow]:
+    """The sequences of a row that are kept or left out together, one after the other."""
+    portion, tally = render_rows([(id_, example)], partial(_same, rendered), limit)
+    refused = next(iter((*tally.refused.first, *tally.unusable.first)), None)
+    for place, part in enumerate((rendered, *rendered.others)):
+        kept = int(portion.starts[place + 1] - portion.starts[place]) if len(portion) else len(part.tokens)
+        fate = _fate(tally, kept) if refused is None else _refusal(id_, refused)
+        name = f"{id_}#{part.part}"
+        yield PreviewRow(number, name, part, kept, fate, used=tally.used > 0, error=refused)
+
+
+def _same(rendered: Rendered, example: Example) -> Rendered:
+    return rendered
+
+
+def _fate(tally: Tally, kept: int) -> str:
+    if tally.split:
+        return f"split into {tally.used} rows"
+    if tally.dropped:
+        return f"left out: {next(iter(tally.dropped))}"
+    return f"cut to {kept - 1} tokens" if tally.truncated else "used"
