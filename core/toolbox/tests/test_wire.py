@@ -54,6 +54,7 @@ def test_a_datum_comes_back_whole() -> None:
         group="g",
         positions=np.array([0, 1, 2, 3]),
         parents=np.array([0, 0, 1, 1]),
+        place=3,
         id="train.jsonl:17",
     )
     back = wire.decode_datum(there_and_back(wire.encode_datum(datum)), "data[0]")
@@ -62,7 +63,7 @@ def test_a_datum_comes_back_whole() -> None:
     assert back.fields.keys() == datum.fields.keys()
     for name, values in datum.fields.items():
         assert back.fields[name].dtype == values.dtype and np.array_equal(back.fields[name], values)
-    assert (back.scalars, back.group, back.id) == (datum.scalars, datum.group, datum.id)
+    assert (back.scalars, back.group, back.id, back.place) == (datum.scalars, datum.group, datum.id, 3)
     image = back.input[1]
     assert isinstance(image, ImageChunk) and (image.data, image.format, image.length) == (b"\x89PNG", "png", 2)
     assert np.array_equal(back.placeholder_tokens, datum.placeholder_tokens)
@@ -117,6 +118,7 @@ def test_results_come_back_whole() -> None:
         ([], "no mapping"),
         ({"targets": [1]}, "needs one of 'input' and 'tokens'"),
         ({"tokens": [1], "targets": [1], "wieghts": [1]}, "unknown key 'wieghts'"),
+        ({"tokens": [1], "targets": [1], "place": -1}, "place is -1"),
         ({"tokens": [1]}, "no 'targets'"),
         ({"tokens": [1.5], "targets": [1]}, "not whole"),
         ({"tokens": [[1]], "targets": [1]}, "one list"),

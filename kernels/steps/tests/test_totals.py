@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from finetooth_hooks import Contribution, Datum, EngineError, LossResult, LossSpec, LossTotals, Metric
+from finetooth_hooks import arrays as xp
 from finetooth_kit.losses import MIXED, mixed_by_hand
 from finetooth_steps.layout import lay_out
 from finetooth_steps.normalizers import count_normalizers
@@ -140,3 +141,23 @@ def test_what_cannot_be_added_up_is_refused() -> None:
             merge_totals(several, counts)
     with pytest.raises(EngineError, match="'a:b' returned no contribution"):
         Totals(LossSpec("a:b", MIXED.fn), counts).add(LossResult({}), np.zeros(()))
+
+
+def test_totals_come_to_the_host_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many micro-batches there were: a read waits for the device."""
+    reads: list[int] = []
+    to_numpy, item = xp.to_numpy, xp.item
+    monkeypatch.setattr(xp, "to_numpy", lambda x: reads.append(1) or to_numpy(x))
+    monkeypatch.setattr(xp, "item", lambda x: reads.append(1) or item(x))
+    totals = Totals(LossSpec("l", lambda *_: None), {"tokens": 4.0})  # type: ignore[arg-type, return-value]
+    for number in (0.1, 0.2, float("inf")):
+        total = torch.tensor(number, requires_grad=True)
+        result = LossResult({"l": Contribution(total, "tokens")}, {"m": Metric(total * 2, 1, "mean")})
+        assert totals.add(result, total).requires_grad
+        if number == 0.2:
+            assert reads == []
+            assert totals.loss == float(np.float32(0.1) / 4) + float(np.float32(0.2) / 4)
+            assert totals.metrics["m"] == pytest.approx(0.3)
+            assert totals.finite and totals.plain.contributions["l"].total == pytest.approx(0.3)
+            assert reads == [1]
+    assert not totals.finite and reads == [1, 1]

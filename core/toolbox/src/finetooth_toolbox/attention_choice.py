@@ -107,7 +107,7 @@ def obstacle(entry: Attention, demand: Demand, hardware: HardwareFacts, precisio
         (demand.softcap is not None and not serves.softcap, "the model caps its scores, and it does not"),
         (demand.sinks and not serves.sinks, "the model's heads have sinks, and it has none"),
         (demand.grouped and not serves.grouped, "heads share keys and values, and it takes one of each a head"),
-        (demand.dropout and not serves.dropout, "the model drops weights of attention, and it does not"),
+        (demand.dropout and not serves.dropout, "the model drops weights of attention, which it cannot key by datum"),
         (not serves.backward, "it has no gradients"),
     )
     return next((reason for holds, reason in reasons if holds), "") or missing_packages(serves.packages)

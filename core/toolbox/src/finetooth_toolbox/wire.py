@@ -135,6 +135,8 @@ def encode_datum(datum: Datum) -> Json:
         found["group"] = datum.group
     if datum.id:
         found["id"] = datum.id
+    if datum.place is not None:
+        found["place"] = datum.place
     return found
 
 
@@ -148,7 +150,7 @@ def decode_datum(value: Json, where: str) -> Datum:
         DataError: it is no datum, or its lengths disagree.
     """
     value = mapping(value, where)
-    known = {"input", "tokens", "targets", "mask", "fields", "scalars", "positions", "parents", "group", "id"}
+    known = {"input", "tokens", "targets", "mask", "fields", "scalars", "positions", "parents", "group", "id", "place"}
     for name in sorted(set(value) - known):
         raise DataError(where, f"unknown key {name!r}", action=f"a datum has {', '.join(sorted(known))}")
     if ("input" in value) == ("tokens" in value):
@@ -170,6 +172,9 @@ def decode_datum(value: Json, where: str) -> Datum:
     group, name = value.get("group"), value.get("id", "")
     if not (group is None or isinstance(group, str)) or not isinstance(name, str):
         raise DataError(where, "group and id are texts", action="send texts")
+    place = value.get("place")
+    if not (place is None or (type(place) is int and place >= 0)):
+        raise DataError(where, f"place is {place!r}", action="send the number of the datum in its step, from 0")
     try:
         return Datum(
             chunks,
@@ -178,6 +183,7 @@ def decode_datum(value: Json, where: str) -> Datum:
             scalars={key: number(one, f"{where}.scalars.{key}") for key, one in scalars.items()},
             group=group,
             id=name,
+            place=place,
             **optional,
         )
     except ValueError as error:

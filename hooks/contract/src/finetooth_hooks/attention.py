@@ -39,7 +39,8 @@ class AttentionServes:
         grouped: keys and values may have fewer heads than queries.
         chunks: a position may see only the beginning of its own chunk of positions; and any other pattern that the
             model's code makes a mask of.
-        dropout: weights may be dropped at random.
+        dropout: weights may be dropped at random, by `torch.nn.functional.dropout`, which the backend keys by datum. A
+            kernel that draws inside cannot say this.
         backward: it has gradients.
         fused: scores are never held whole: what comes after a position is not computed, and gradients form the scores
             again. The plan counts operations by it.

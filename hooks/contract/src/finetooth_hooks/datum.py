@@ -105,7 +105,10 @@ class Datum:
         parents: (N,) for each position the index of the segment it belongs to, for packing and shared prefixes;
             default one segment. A segment attends to itself alone, with positions from 0; a backend refuses data whose
             segments it cannot keep apart.
-        id: where it came from, `train.jsonl:17`; named in errors, keys dropout.
+        id: where it came from, `train.jsonl:17`; named in errors.
+        place: which datum of its optimizer step it is, from 0; keys dropout, so that no layout, order or rank changes
+            what is dropped. None: the engine counts the data of a step as they come. Who splits a step among ranks says
+            it.
 
     Raises:
         ValueError: lengths disagree; the message names the datum and the field.
@@ -120,6 +123,7 @@ class Datum:
     positions: IntArray | None = None
     parents: IntArray | None = None
     id: str = ""
+    place: int | None = None
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__

@@ -365,7 +365,7 @@ def test_the_plan_says_when_the_compiled_one_serves(
     for changes, reason in (
         ({"precision": "fp16"}, "it computes bf16 and fp32, not fp16"),
         ({"head_dim": 24}, "heads have 24 elements, and it takes multiples of 16"),
-        ({"config": {"attention_dropout": 0.1}}, "the model drops weights of attention, and it does not"),
+        ({"config": {"attention_dropout": 0.1}}, "the model drops weights of attention, which it cannot key by datum"),
     ):
         with pytest.raises(PlanError, match=rf"backend\.attention='native': {reason}"):
             chosen(**changes)

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from finetooth_torch.draws import Draws
 from finetooth_torch.embedding_noise import EmbeddingNoise
 
 ALPHA, WIDTH = 5.0, 64
@@ -19,9 +20,12 @@ def embedding() -> torch.nn.Embedding:
     return made
 
 
+DRAWS = Draws(torch.device("cpu"))
+
+
 def added(embedding: torch.nn.Embedding, noise: EmbeddingNoise, cells: torch.Tensor, shape: tuple[int, ...]):
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
+    with DRAWS.entered(3, 0, (0, 1)):
+        DRAWS.lay_out(cells, LENGTHS, shape)
         with noise.over(cells, LENGTHS, math.prod(shape)):
             return embedding(torch.zeros(shape, dtype=torch.long)).detach().flatten(0, -2)
 
@@ -33,7 +37,7 @@ def test_the_noise_is_uniform_within_the_papers_bound(embedding: torch.nn.Embedd
     cells[0, :100] = torch.arange(100) + (400 if packed else 0)
     cells[1] = torch.arange(400) + (0 if packed else 400)
     shape = (500,) if packed else (2, 400)
-    found = added(embedding, EmbeddingNoise(embedding, ALPHA), cells, shape)
+    found = added(embedding, EmbeddingNoise(embedding, ALPHA, DRAWS), cells, shape)
     for row, length in enumerate(LENGTHS):
         bound = ALPHA / math.sqrt(length * WIDTH)
         values = found[cells[row, :length]].double()
@@ -43,7 +47,7 @@ def test_the_noise_is_uniform_within_the_papers_bound(embedding: torch.nn.Embedd
 
 
 def test_nothing_is_added_where_nothing_trains(embedding: torch.nn.Embedding) -> None:
-    noise = EmbeddingNoise(embedding, ALPHA)
+    noise = EmbeddingNoise(embedding, ALPHA, DRAWS)
     assert not embedding(torch.zeros(3, dtype=torch.long)).any()  # generation, for one
     embedding.eval()
     cells = torch.arange(800).view(2, 400)

@@ -27,7 +27,7 @@ def ft_attention() -> Iterator[Attention]:
             transformers=name,
             serves=AttentionServes(
                 devices=frozenset({"cuda"}), architectures=architectures, precisions=HALF, largest_head=256,
-                head_multiple=8, segments="lengths", window=True, softcap=True, sinks=sinks, dropout=version == 2,
+                head_multiple=8, segments="lengths", window=True, softcap=True, sinks=sinks,
                 packages=(package,),
             ),
         )  # fmt: skip

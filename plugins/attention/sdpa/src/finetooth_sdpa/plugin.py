@@ -23,6 +23,5 @@ def ft_attention() -> Iterator[Attention]:
             segments="mask",
             window=True,
             chunks=True,
-            dropout=True,
         ),
     )

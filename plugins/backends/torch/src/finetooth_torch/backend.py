@@ -150,6 +150,7 @@ class TorchBackend:
             base, model, request.base.facts, request.trains.adapter, can_disable=request.trains.can_disable,
             checkpointing=bool(train.gradient_checkpointing), stream=stream, packing=self._packing,
             processor=request.text.processor, scalar=scalar, attention=attention, compute=compute,
+            strict=request.place.collective is not None,
         )  # fmt: skip
         if train.embedding_noise:
             network.add_noise(train.embedding_noise)

@@ -1,8 +1,8 @@
 """NEFTune: uniform noise on the embeddings of what trains (Jain et al., 2023, arXiv:2310.05914, algorithm 1).
 
 Every number of a sequence's embeddings gets noise from the uniform distribution over +-alpha / sqrt(L D), with L the
-length of the sequence and D the width of the model. It is drawn from the stream of its micro-batch, as dropout is
-(decision 0007), so a pass that is repeated sees the same noise, and so does a run that was killed and resumed.
+length of the sequence and D the width of the model. It is keyed by the datum, as dropout is (decision 0007), so a pass
+that is repeated sees the same noise, and so does one whose data are cut in another way.
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetooth_torch.draws import Draws
+
+SITE = "embedding noise"
+
 
 class EmbeddingNoise:
     """Adds the noise while `over` is entered and the embedding is in training mode; nothing otherwise.
@@ -21,10 +25,11 @@ class EmbeddingNoise:
     Args:
         embedding: from ids to vectors; the noise is added to what it gives.
         alpha: how strong it is; the paper takes 5 to 15.
+        draws: what it is drawn from; knows which position is which.
     """
 
-    def __init__(self, embedding: nn.Module, alpha: float) -> None:
-        self._alpha = alpha
+    def __init__(self, embedding: nn.Module, alpha: float, draws: Draws) -> None:
+        self._alpha, self._draws = alpha, draws
         self._lengths: Tensor | None = None
         embedding.register_forward_hook(self._add)
 
@@ -50,7 +55,7 @@ class EmbeddingNoise:
         if lengths is None or not module.training:
             return None
         bound = self._alpha / (lengths * embedded.shape[-1]).sqrt()
-        noise = torch.empty_like(embedded, dtype=torch.float32).uniform_(-1.0, 1.0)
+        noise = self._draws.uniform(embedded, SITE)
         noise *= bound.view(*embedded.shape[:-1], 1)
         return (embedded.float() + noise).to(embedded.dtype)
 

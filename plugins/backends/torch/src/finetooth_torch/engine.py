@@ -31,6 +31,7 @@ from finetooth_hooks.engine import Counts, Snapshot, Spans, StepSettings, Usage
 from finetooth_hooks.held import HeldAdapter, Stack
 from finetooth_hooks.protocols import EngineRequest
 from finetooth_steps.data_checks import check_data, check_fields, check_gradients
+from finetooth_steps.draws import places_of
 from finetooth_steps.layout import lay_out
 from finetooth_steps.normalizers import count_normalizers
 from finetooth_steps.row_budget import check_rows
@@ -418,6 +419,7 @@ class TorchEngine(EngineBase):
                 shares=network.body.shares,
                 filling=network.rows.filling,
             ),
+            places=places_of(data, len(self._counters.rows)),
             step=self._counters.step,
             role=role,
             spec=loss,
@@ -449,7 +451,8 @@ class TorchEngine(EngineBase):
         """Evaluate the loss of `work` and accumulate its gradients."""
         assert work.spec is not None
         with self._accumulating(work):
-            evaluated = self._runner.evaluate(work, train=True, backward=True, returns=returns)
+            at_once = self._updater.in_backward  # an update cannot be taken back
+            evaluated = self._runner.evaluate(work, train=True, backward=True, returns=returns, at_once=at_once)
         self._counters.rows += [str(datum.id or row) for row, datum in enumerate(work.data)]
         assert evaluated.totals is not None
         if evaluated.state:

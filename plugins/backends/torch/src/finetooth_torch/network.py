@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from finetooth_torch.compute import TORCH, Compute
 from finetooth_torch.decoder.agreement import check_decoder, check_head
 from finetooth_torch.decoder.bodies import Body, StreamBody, TransformersBody
+from finetooth_torch.draws import Draws
 from finetooth_torch.embedding_noise import EmbeddingNoise
 from finetooth_torch.heads.head import Projection
 from finetooth_torch.heads.repetition import Repetition
@@ -46,8 +47,10 @@ class Network:
         scalar: the head for `values` and `scores`, if there is one.
         attention: what computes it in the model's own code.
         compute: the operations.
+        strict: refuse what draws at random without a key of its datum; see `Draws`.
 
     Attributes:
+        draws: what dropout and noise are drawn from.
         rows: how data share rows there, and whether segments of a datum can be kept apart.
         holders: what computes a role that is not the policy without its adapter.
 
@@ -60,9 +63,10 @@ class Network:
         self, base: nn.Module, model: nn.Module, facts: ModelFacts, adapter: Adapter, *, can_disable: bool,
         checkpointing: bool, stream: bool, packing: bool | None = None,
         processor: Callable[[], Processor] | None = None, scalar: AddedHead | None = None,
-        attention: AttentionChoice, compute: Compute = TORCH,
+        attention: AttentionChoice, compute: Compute = TORCH, strict: bool = False,
     ) -> None:  # fmt: skip
         self.compute = compute
+        self.draws = Draws(next(base.parameters()).device, strict=strict)
         self.base, self.model, self.facts = base, model, facts
         self.scalar = scalar
         self.adapter, self._can_disable = adapter, can_disable
@@ -100,10 +104,11 @@ class Network:
             named = hasattr(base, "activation_checkpointing_enable")
             enable: Any = getattr(base, "activation_checkpointing_enable" if named else "gradient_checkpointing_enable")
             enable({"use_reentrant": False})
+        self.transformers.draws = self.body.draws = self.draws
 
     def add_noise(self, alpha: float) -> None:
         """From now on, the embeddings of what trains get noise; see `EmbeddingNoise`."""
-        noise = EmbeddingNoise(self.base.get_input_embeddings(), alpha)  # type: ignore[operator]
+        noise = EmbeddingNoise(self.base.get_input_embeddings(), alpha, self.draws)  # type: ignore[operator]
         self.transformers.noise = self.body.noise = noise
 
     def executed(self) -> float:
@@ -130,6 +135,8 @@ class Network:
         """Dropout and checkpointing on or off; walking the modules costs, so only when it changes."""
         if self._training is not mode:
             self.model.train(mode)
+            if mode:
+                self.draws.attach(self.model)
             self._training = mode
 
     def role(self, role: str) -> AbstractContextManager[Any]:

@@ -1,8 +1,9 @@
 """Running a step's data through the model: forward, and backward, micro-batch by micro-batch.
 
-Dropout is keyed by seed, step and the first datum of a micro-batch (its place in the call and its targets, not its id,
-which names the file it came from), so a pass that is repeated (a backward that recomputes its forward, the second half
-of a loss that sees more than a micro-batch) sees the same masks, and so does a run whose data were moved.
+Dropout is keyed by seed, step, datum and position (`finetooth_torch.draws`), so a pass that is repeated (a backward
+that recomputes its forward, the second half of a loss that sees more than a micro-batch) sees the same masks, and so
+does one whose data are cut in another way. What a loss or a module of the user draws from torch's generators comes from
+a stream of the micro-batch, keyed by the place of its first datum.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from finetooth_hooks import Datum, Interrupted, LossData, LossSpec, PlanError
+from finetooth_hooks import Datum, Interrupted, LossData, LossSpec, NotFinite, PlanError
 from finetooth_hooks.engine import Counts
 from finetooth_steps.loss_state import checked_state
 from finetooth_steps.micro_batches import MicroBatch, one_batch
@@ -40,6 +41,7 @@ class Pass:
     Attributes:
         data: of one call.
         batches: how they are cut.
+        places: of the data among those of the step; key dropout.
         step: optimizer steps done, keys dropout.
         role: whose outputs count as the policy's.
         spec: the loss, None to score only.
@@ -49,6 +51,7 @@ class Pass:
 
     data: tuple[Datum, ...]
     batches: tuple[MicroBatch, ...]
+    places: tuple[int, ...]
     step: int
     role: str = "policy"
     spec: LossSpec | None = None
@@ -93,6 +96,7 @@ class Runner:
         self._saved = saved
         self._network, self._device, self._dtype = network, device, result_dtype(dtype)
         self._pad_id, self._seed, self._scale = pad_id, seed, scale
+        self._at_once = False  # see `evaluate`
         self.asked: Callable[[], bool] = _never  # whether whoever drives the engine wants it to stop
 
     def check_asked(self) -> None:
@@ -120,19 +124,40 @@ class Runner:
             self._keep(outputs, work, batch, found)
         return outputs
 
-    def evaluate(self, work: Pass, *, train: bool, backward: bool = False, returns: Collection[str] = ()) -> Evaluated:
+    def evaluate(
+        self, work: Pass, *, train: bool, backward: bool = False, returns: Collection[str] = (), at_once: bool = False
+    ) -> Evaluated:
         """Evaluate the loss of `work`, and its gradients with `backward`.
+
+        Whether the loss is finite is read once, at the end. Where it is not, the pass is made again to find the data.
 
         Args:
             train: with dropout.
             returns: outputs to hand back per datum, of those that the loss needs.
+            at_once: read it before each micro-batch's backward pass, which waits for the device.
 
         Raises:
             NotFinite: the loss is not finite; names the data.
         """
+        evaluated = self._evaluate(work, train=train, backward=backward, returns=returns, at_once=at_once)
+        assert evaluated.totals is not None
+        if not at_once and not evaluated.totals.finite:
+            self._evaluate(work, train=train, backward=False, returns=(), at_once=True)
+            raise NotFinite(
+                f"loss {evaluated.totals.spec.name!r} was not finite at step {work.step + 1}, and is finite when it is "
+                "computed again",
+                action="look for what is not deterministic in the loss",
+                rows=tuple(str(datum.id or row) for row, datum in enumerate(work.data)),
+            )
+        return evaluated
+
+    def _evaluate(
+        self, work: Pass, *, train: bool, backward: bool, returns: Collection[str], at_once: bool
+    ) -> Evaluated:
         spec = work.spec
         assert spec is not None
         totals = Totals(spec, work.counts)
+        self._at_once = at_once
         evaluated = Evaluated([{} for _ in work.data], totals, dict(work.state))
         batches = work.batches
         if spec.together == "step" and len(batches) > 1:
@@ -245,15 +270,11 @@ class Runner:
         spec = totals.spec
         result = spec.fn(outputs, data, {name: self._array(value) for name, value in work.state.items()})
         objective: Tensor = totals.add(result, rectangle.mask.new_zeros((), dtype=self._dtype))
-        check_finite(
-            objective,
-            spec,
-            data=work.data,
-            batch=rectangle.batch,
-            outputs=outputs,
-            step=work.step,
-            action="look at these rows, lower optimizer.learning_rate, or set train.precision to fp32",
-        )
+        if self._at_once:
+            check_finite(
+                objective, spec, data=work.data, batch=rectangle.batch, outputs=outputs, step=work.step,
+                action="look at these rows, lower optimizer.learning_rate, or set train.precision to fp32",
+            )  # fmt: skip
         evaluated.state = checked_state(spec, work.state, result.state)
         return objective
 
@@ -286,21 +307,23 @@ class _Entered:
     """The model as a role, in training or evaluation mode, with the micro-batch's own random streams."""
 
     def __init__(self, runner: Runner, work: Pass, batch: MicroBatch, role: str, train: bool) -> None:
-        first = batch.rows[0]
-        targets = np.ascontiguousarray(work.data[first].targets, dtype="<i8")
+        places = [work.places[row] for row in batch.rows]
         self._runner, self._train = runner, train
-        self._streams = seeded(runner._device, runner._seed, work.step, first, targets.tobytes().hex())
+        self._streams = seeded(runner._device, runner._seed, work.step, places[0])
+        self._draws = runner._network.draws.entered(runner._seed, work.step, places)
         self._role, self._saved = runner._network.role(role), runner._saved.entered()
 
     def __enter__(self) -> None:
         self._runner.check_asked()
         self._role.__enter__()
         self._streams.__enter__()
+        self._draws.__enter__()
         self._saved.__enter__()
         self._runner._network.train(self._train)
 
     def __exit__(self, *error: Any) -> None:
         self._saved.__exit__(*error)
+        self._draws.__exit__(*error)
         self._streams.__exit__(*error)
         self._role.__exit__(*error)
 

@@ -60,7 +60,7 @@ def attend_with(base: nn.Module, body: nn.Module, choice: AttentionChoice, conte
         PlanError: with them the model does not compute what it computes with its own attention.
     """
     model: Any = base
-    computes = _built(choice, context, model)
+    computes = _built(choice, context)
     if len(set(computes.values())) == 1 and choice.implementation:
         install(base, computes)
         return
@@ -79,16 +79,15 @@ def attend_with(base: nn.Module, body: nn.Module, choice: AttentionChoice, conte
         )
 
 
-def _built(choice: AttentionChoice, context: Context | None, model: Any) -> Mapping[str, Computes]:
+def _built(choice: AttentionChoice, context: Context | None) -> Mapping[str, Computes]:
     """By kind of layer. Beside another attention the functions of entries that take lengths are built, and are handed
-    them: their implementation in transformers would look for lengths in the positions of all layers. Not where weights
-    are dropped at random, which only implementations of transformers do."""
+    them: their implementation in transformers would look for lengths in the positions of all layers."""
     computes: dict[str, Computes] = {}
     built: dict[str, Computes] = {}
     for kind, entry in choice.entries.items():
         pick = choice.picks[kind]
         looks = entry.serves.segments == "lengths" and not choice.implementation
-        if entry.transformers and not (looks and not _drops(model)):
+        if entry.transformers and not looks:
             computes[kind] = entry.transformers
             continue
         assert context is not None  # it gave the entry
@@ -96,10 +95,6 @@ def _built(choice: AttentionChoice, context: Context | None, model: Any) -> Mapp
             built[repr(pick)] = context.build("attention", pick, setting=f"{SETTING}.{kind}")
         computes[kind] = built[repr(pick)]
     return computes
-
-
-def _drops(model: Any) -> bool:
-    return float(getattr(model.config.get_text_config(), "attention_dropout", None) or 0.0) > 0
 
 
 @torch.no_grad()

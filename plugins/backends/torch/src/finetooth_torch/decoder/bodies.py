@@ -16,6 +16,7 @@ from finetooth_steps.rectangles import PlacedMedium
 from torch import Tensor, nn
 
 from finetooth_torch.attention.handing import handing
+from finetooth_torch.draws import Draws
 from finetooth_torch.embedding_noise import EmbeddingNoise, no_noise
 from finetooth_torch.layout.rectangles import Rectangle
 from finetooth_torch.layout.shared_rows import Masks, pack, packed_states
@@ -49,11 +50,13 @@ class Body(Protocol):
         packed: padding is left out.
         shares: always computes once what rows begin with in common.
         noise: on the embeddings of what trains; None: there is none.
+        draws: told which position is which; None: nothing trains.
     """
 
     packed: bool
     shares: bool
     noise: EmbeddingNoise | None
+    draws: Draws | None
 
     def states(self, rectangle: Rectangle, *, everywhere: bool) -> States:
         """Of every cell, or at least of those where the mask is true."""
@@ -70,6 +73,7 @@ class TransformersBody:
 
     packed = shares = False
     noise: EmbeddingNoise | None = None
+    draws: Draws | None = None
 
     def __init__(
         self,
@@ -98,6 +102,7 @@ class TransformersBody:
         del everywhere
         if rectangle.batch.filled or rectangle.starts is not None:
             packed = pack(rectangle)
+            _lay_out(self.draws, rectangle, packed.cells_st, packed.tokens.shape)
             with _noisy(self.noise, rectangle, packed.cells_st, packed.tokens.numel()):
                 hidden = packed_states(self._body, packed, self._masks)
             rows, width = packed.tokens.shape
@@ -106,6 +111,7 @@ class TransformersBody:
             return States(hidden.flatten(0, 1), packed.cells_st, Computed(segments, 0, across))
         extra = self.media(rectangle.tokens, rectangle.media) if rectangle.media else {}
         cells = torch.arange(rectangle.tokens.numel(), device=rectangle.tokens.device).view(rectangle.tokens.shape)
+        _lay_out(self.draws, rectangle, cells, cells.shape)
         with _noisy(self.noise, rectangle, cells, cells.numel()):
             hidden = self.hidden(rectangle.tokens, positions=rectangle.positions, **extra).last_hidden_state
         if rectangle.media:
@@ -181,6 +187,7 @@ class StreamBody:
 
     packed = True
     noise: EmbeddingNoise | None = None
+    draws: Draws | None = None
 
     def __init__(self, decoder: Decoder, model: nn.Module) -> None:
         self.decoder, self._model = decoder, model
@@ -189,6 +196,7 @@ class StreamBody:
     def states(self, rectangle: Rectangle, *, everywhere: bool) -> States:
         stream = make_stream(rectangle, share=(self.shares and self.noise is None) or not self._model.training)
         computed = computed_of(stream)
+        _lay_out(self.draws, rectangle, stream.cells_st, (len(stream),))
         if everywhere:
             with _noisy(self.noise, rectangle, stream.cells_st, len(stream)):
                 return States(self.decoder.hidden(stream), stream.cells_st, computed)
@@ -197,8 +205,15 @@ class StreamBody:
         cells[rectangle.mask] = inverse
         if len(wanted) == 0:  # a row that trains nothing still has a graph
             wanted = wanted.new_zeros(1)
+        if self.draws is not None:
+            self.draws.narrow(wanted)
         with _noisy(self.noise, rectangle, stream.cells_st, len(stream)):
             return States(self.decoder.hidden(stream, wanted), cells, replace(computed, last_rows=len(wanted)))
+
+
+def _lay_out(draws: Draws | None, rectangle: Rectangle, cells_st: Tensor, shape: Sequence[int]) -> None:
+    if draws is not None:
+        draws.lay_out(cells_st, rectangle.batch.lengths, shape)
 
 
 def _noisy(

@@ -1,0 +1,256 @@
+"""Dropout and noise that are keyed by the datum: the same in every layout, order and rank (decision 0007).
+
+`Draws` takes the place of torch's generators in what drops at random: modules `nn.Dropout`, and `dropout` as a
+function in the code of a module that has a share of its own (attention weights of transformers' eager code). The
+numbers are those of `finetooth_steps.draws`. What is drawn for weights and not for rows (a rotation's blocks) is keyed
+by seed, step and module. Rows that are no positions of the micro-batch (patches of a tower, tokens sorted by experts,
+chunks of an adapted head) have no key; they draw from the stream of their micro-batch, and are refused where several
+ranks train.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache, partial, wraps
+from typing import Any
+
+import numpy as np
+import torch
+from finetooth_hooks import EngineError
+from finetooth_steps.draws import FIRST, GOLDEN, SECOND, position_keys, threshold, words_of
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from finetooth_torch.randomness import seeded
+
+ATTENTION_DIMENSIONS = 4
+"""Of attention weights: rows, heads, queries, keys."""
+BLOCKS = "MultiplicativeDropoutLayer"
+"""peft's class that replaces blocks of a rotation at random."""
+
+
+class Draws:
+    """What a model's modules draw from.
+
+    Args:
+        device: of the model.
+        strict: what has no key is refused.
+    """
+
+    def __init__(self, device: torch.device, *, strict: bool = False) -> None:
+        self._device, self._strict = device, strict
+        self._seed, self._step, self._places = 0, 0, tuple[int, ...]()
+        self._layout: tuple[Tensor, tuple[int, ...], tuple[int, ...]] | None = None  # see `lay_out`
+        self._made: Tensor | None = None  # its keys, (P, 2), once something has drawn
+        self._wanted: Tensor | None = None  # of these, those behind the last layer's attention
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Draws:
+        return self  # a copy of a model draws from what the model draws from
+
+    @contextmanager
+    def entered(self, seed: int, step: int, places: Sequence[int]) -> Iterator[None]:
+        """While entered, rows of a rectangle are those of the data at these places of the step."""
+        before = self._seed, self._step, self._places
+        self._seed, self._step, self._places = seed, step, tuple(places)
+        try:
+            yield
+        finally:
+            self._seed, self._step, self._places = before
+            self._layout = self._made = self._wanted = None
+
+    def lay_out(self, cells_st: Tensor, lengths: Sequence[int], shape: Sequence[int]) -> None:
+        """From now on the model computes these positions; until the micro-batch is left, since its backward pass may
+        compute layers again.
+
+        Args:
+            cells_st: (S, T) which of the computed positions each cell of the rectangle is.
+            lengths: (S,) of the sequences.
+            shape: of what the model computes: rows and positions of each, or positions alone.
+        """
+        self._layout, self._made, self._wanted = (cells_st, tuple(lengths), tuple(shape)), None, None
+
+    def narrow(self, wanted: Tensor) -> None:
+        """Behind the last layer's attention only these positions are computed, (M,) indices."""
+        self._wanted = wanted
+
+    def attach(self, model: nn.Module) -> None:
+        """Let all that drops in `model` draw from here; again where modules may have been added."""
+        for path, module in model.named_modules():
+            if isinstance(module, Keyed):
+                continue
+            if type(module) is nn.Dropout:
+                module.__class__ = KeyedDropout
+            elif type(module).__name__ == BLOCKS:
+                module.__class__ = _keyed(type(module), _once)
+            elif any("drop" in name and _is_share(value) for name, value in vars(module).items()):
+                module.__class__ = _keyed(type(module), _watched)
+            else:
+                continue
+            vars(module).update(draws=self, site=path)
+
+    def drop(self, given: Tensor, share: float, site: str, *, inplace: bool = False) -> Tensor:
+        """`given` with a share of its numbers set to 0 and the others scaled to the same mean.
+
+        Raises:
+            EngineError: its rows have no key, and they need one.
+        """
+        words = self._words(given, site)
+        if words is None:
+            if self._strict:
+                raise EngineError(
+                    f"dropout: the module {site!r} drops from rows that are not the positions of the data "
+                    f"{tuple(given.shape)}, which ranks cannot do alike",
+                    action="set its dropout to 0, or train on one rank",
+                )
+            return functional.dropout(given, share, training=True, inplace=inplace)
+        kept = (words >= threshold(share)).to(given.dtype)
+        return given * kept.mul_(1.0 / (1.0 - share))
+
+    def uniform(self, given: Tensor, site: str) -> Tensor:
+        """fp32, shaped as `given`, from the uniform distribution over -1 to 1; its rows are the positions."""
+        words = self._words(given, site)
+        if words is None:
+            return torch.empty_like(given, dtype=torch.float32).uniform_(-1.0, 1.0)
+        return words.to(torch.float32).mul_(2.0**-31)
+
+    def _words(self, given: Tensor, site: str) -> Tensor | None:
+        """Uniform words shaped as `given`, int32; None where its rows have no keys."""
+        keys = self._keys()
+        if keys is None or given.dim() == 0:
+            return None
+        site_words = words_of("site", site)
+        if given.dim() == ATTENTION_DIMENSIONS and self._is_attention(given.shape):
+            rows, heads, queries, seen = given.shape
+            of = keys.view(rows, queries, 2)
+            words = torch.stack([_drawn(of, words_of("site", f"{site}#{head}")) for head in range(heads)], 1)
+            # a column is the key's own position, so that what stands in front of a datum changes nothing
+            columns = _drawn(of, words_of("site", f"{site}#columns"))[:, None, None, :seen]
+            return _mixed(words[..., None] ^ columns)
+        count = given.numel() // given.shape[-1] if given.numel() else 0
+        if self._wanted is not None and count == len(self._wanted) != len(keys):
+            keys = keys[self._wanted]
+        if count != len(keys):
+            return None
+        first = _drawn(keys, site_words)
+        at = torch.arange(given.shape[-1], dtype=torch.int32, device=keys.device)
+        columns = _mixed(at * _signed(GOLDEN) + _signed(site_words[1]))
+        return _mixed(first[:, None] ^ columns).view(given.shape)
+
+    def _keys(self) -> Tensor | None:
+        """(P, 2) int32, those of padding 0; None where no micro-batch is computed."""
+        if self._made is None and self._layout is not None:
+            cells_st, lengths, shape = self._layout
+            keys = torch.zeros((math.prod(shape), 2), dtype=torch.int32, device=cells_st.device)
+            for row, (place, length) in enumerate(zip(self._places, lengths, strict=True)):
+                words = position_keys(self._seed, self._step, place, length).view(np.int32)
+                keys[cells_st[row, :length]] = torch.from_numpy(words).to(keys.device)
+            self._made = keys
+        return self._made
+
+    def _is_attention(self, shape: torch.Size) -> bool:
+        assert self._layout is not None
+        whole = self._layout[2]
+        rows, positions = whole if len(whole) > 1 else (1, whole[0])
+        return (shape[0], shape[2], shape[3]) == (rows, positions, positions)
+
+    def stream(self, site: str) -> AbstractContextManager[None]:
+        """torch's generators as they are for what a module draws once a step."""
+        return seeded(self._device, self._seed, self._step, site)
+
+
+class Keyed:
+    """What `Draws.attach` makes of a module: of the same class otherwise.
+
+    Attributes:
+        draws: what it draws from.
+        site: its path in the model.
+    """
+
+    draws: Draws
+    site: str
+
+
+def _once(module: Any, forward: Callable[..., Any], args: Any, more: Any) -> Any:
+    with module.draws.stream(module.site):
+        return forward(*args, **more)
+
+
+def _watched(module: Any, forward: Callable[..., Any], args: Any, more: Any) -> Any:
+    with _Watching(module.draws, module.site):
+        return forward(*args, **more)
+
+
+@cache
+def _keyed(kind: type[nn.Module], around: Callable[..., Any]) -> type[nn.Module]:
+    """A class like `kind` whose forward in training goes through `around`."""
+
+    @wraps(kind.forward)
+    def forward(self: Any, *args: Any, **more: Any) -> Any:
+        own = partial(kind.forward, self)
+        return around(self, own, args, more) if self.training else own(*args, **more)
+
+    return type(kind.__name__, (Keyed, kind), {"forward": forward, "__module__": kind.__module__})
+
+
+class KeyedDropout(Keyed, nn.Dropout):
+    """`nn.Dropout` whose numbers `Draws` gives."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As `nn.Dropout` does."""
+        if not self.training or self.p == 0.0:
+            return input
+        if self.p == 1.0:
+            return super().forward(input)
+        return self.draws.drop(input, self.p, self.site, inplace=self.inplace)
+
+
+class _Watching(TorchFunctionMode):
+    """While entered, `torch.nn.functional.dropout` draws from `Draws`."""
+
+    def __init__(self, draws: Draws, path: str) -> None:
+        super().__init__()
+        self._draws, self._path, self._calls = draws, path, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not functional.dropout:
+            return func(*args, **kwargs)
+        given, share, training = _of_dropout(*args, **kwargs)
+        if not training or share in (0.0, 1.0):
+            return func(*args, **kwargs)
+        self._calls += 1
+        return self._draws.drop(given, share, f"{self._path}#{self._calls}")
+
+
+def _of_dropout(
+    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> tuple[Tensor, float, bool]:
+    del inplace
+    return input, p, training
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, float) and 0.0 < value < 1.0
+
+
+def _drawn(keys: Tensor, site: tuple[int, int]) -> Tensor:
+    """A word for each key, (..., 2) to (...): the rows of `finetooth_steps.draws.drawn`."""
+    first, second = _signed(site[0]), _signed(site[1])
+    return _mixed((_mixed(keys[..., 0] ^ first) + keys[..., 1]) ^ second)
+
+
+def _mixed(words: Tensor) -> Tensor:
+    """`finetooth_steps.draws.mixed` of int32, in place: products wrap around, shifts are of unsigned words."""
+    words ^= (words >> 16) & 0xFFFF
+    words *= _signed(FIRST)
+    words ^= (words >> 13) & 0x7FFFF
+    words *= _signed(SECOND)
+    words ^= (words >> 16) & 0xFFFF
+    return words
+
+
+def _signed(word: int) -> int:
+    return word - 2**32 if word >= 2**31 else word
