@@ -131,13 +131,8 @@ def encode_datum(datum: Datum) -> Json:
         values = getattr(datum, name)
         if values is not None:
             found[name] = encode_array(values)
-    if datum.group is not None:
-        found["group"] = datum.group
-    if datum.id:
-        found["id"] = datum.id
-    if datum.place is not None:
-        found["place"] = datum.place
-    return found
+    plain = {"group": datum.group, "id": datum.id or None, "place": datum.place}
+    return {**found, **{name: value for name, value in plain.items() if value is not None}}
 
 
 def decode_datum(value: Json, where: str) -> Datum:
@@ -172,8 +167,7 @@ def decode_datum(value: Json, where: str) -> Datum:
     group, name = value.get("group"), value.get("id", "")
     if not (group is None or isinstance(group, str)) or not isinstance(name, str):
         raise DataError(where, "group and id are texts", action="send texts")
-    place = value.get("place")
-    if not (place is None or (type(place) is int and place >= 0)):
+    if not ((place := value.get("place")) is None or (type(place) is int and place >= 0)):
         raise DataError(where, f"place is {place!r}", action="send the number of the datum in its step, from 0")
     try:
         return Datum(
