@@ -84,9 +84,9 @@ class Draws:
             if type(module) is nn.Dropout:
                 module.__class__ = KeyedDropout
             elif type(module).__name__ == BLOCKS:
-                module.__class__ = _keyed(type(module), _once)
+                module.__class__ = _keyed(type(module), _once)  # type: ignore[arg-type]
             elif any("drop" in name and _is_share(value) for name, value in vars(module).items()):
-                module.__class__ = _keyed(type(module), _watched)
+                module.__class__ = _keyed(type(module), _watched)  # type: ignore[arg-type]
             else:
                 continue
             vars(module).update(draws=self, site=path)
