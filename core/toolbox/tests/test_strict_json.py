@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
-from finetooth_toolbox.text.strict_json import JsonProblem, decode, decode_from, type_name
+from finetooth_toolbox.text import json_parts
+from finetooth_toolbox.text.strict_json import JsonProblem, decode, decode_from, received, type_name
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -54,3 +56,30 @@ def test_what_is_refused(text: str, said: str) -> None:
 def test_names_of_types() -> None:
     names = [type_name(value) for value in ({}, [], "", True, 1, 0.5, None)]
     assert names == ["an object", "an array", "a string", "true or false", "a number", "a number", "null"]
+
+
+def in_bytes(text: str) -> Any:
+    return json_parts.received(text.encode("utf-8", "surrogatepass"))
+
+
+@pytest.mark.parametrize("read", [decode, received, in_bytes])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[" * 100_000, "nested too deep"),
+        ("[" * 100_000 + "]" * 100_000, "nested too deep"),
+        ('{"a": ["\\ud83d"]}', "half a character"),
+        ('{"\\uDE00": 1}', "half a character"),
+        ('"\ud83d"', "half a character"),
+        ("1" * 5000, "digits"),
+        ('{"a" 1}', "':' delimiter"),
+    ],
+)
+def test_what_comes_from_outside_has_one_kind_of_error(read: Any, text: str, said: str) -> None:
+    with pytest.raises(JsonProblem, match=said):
+        read(text)
+
+
+def test_whole_characters_are_read_however_they_are_written() -> None:
+    for text in ('"\\ud83d\\ude00"', '"\U0001f600"', '"\\\\ud83d"'):
+        assert decode(text) == received(text) == json_parts.received(text.encode()) == json.loads(text)

@@ -489,3 +489,18 @@ def test_structs_inside_maps_are_padded_too(tmp_path: Path) -> None:
     maps = pa.array([[("k", {"a": 1, "b": 2})], [("k", {"a": 1, "b": None})]], pa.map_(pa.string(), struct))
     pq.write_table(pa.table({"m": maps}), tmp_path / "x.parquet")
     assert values(tmp_path / "x.parquet") == [{"m": [("k", {"a": 1, "b": 2})]}, {"m": [("k", {"a": 1})]}]
+
+
+def test_texts_that_a_small_file_repeats_unfold_a_portion_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, long = tmp_path / "x.parquet", "x" * 100_000
+    table = pa.table({"n": list(range(500)), "text": [None, *[long] * 499], "few": ["a", "b"] * 250})
+    pq.write_table(table, path)
+    assert path.stat().st_size < 500_000 < table.nbytes
+    portions = list(source(path).portions())
+    assert len(portions) > 100  # three rows each
+    assert [row.values for row in rows(path)] == table.to_pylist()
+    monkeypatch.setattr(columnar, "LARGEST_ROW", 50_000)
+    with pytest.raises(DataError, match=r"x\.parquet.*row 2 has 100,001 bytes of text"):
+        rows(path)

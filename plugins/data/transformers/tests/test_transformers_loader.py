@@ -315,3 +315,52 @@ def test_nothing_is_shown_while_a_model_loads(
     loader_of().load(str(tmp_path / "m"), framework="torch", precision="fp32", device="cpu")
     assert capfd.readouterr() == ("", "")
     assert transformers.utils.logging.is_progress_bar_enabled()  # the caller's own choice is back
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("num_hidden_layers", 10**9), ("vocab_size", 10**12), ("rope_theta", 0), ("max_position_embeddings", 0),
+        ("hidden_size", -1),
+    ],
+)  # fmt: skip
+def test_a_config_of_no_model_is_refused_by_name(
+    tmp_path: Path, write: Write, loader_of: Loaders, setting: str, value: int
+) -> None:
+    write(tmp_path / "m")
+    config = json.loads((tmp_path / "m/config.json").read_text())
+    (tmp_path / "m/config.json").write_text(json.dumps({**config, setting: value}))
+    with pytest.raises(RecipeError, match=rf"config\.json has {setting}: "):
+        loader_of().describe(str(tmp_path / "m"))
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/tmp/outside.safetensors", 7, ["x"]])
+def test_an_index_of_weights_names_files_of_its_folder(
+    tmp_path: Path, write: Write, loader_of: Loaders, name: Any
+) -> None:
+    write(tmp_path / "m", shards="8KB")
+    index = tmp_path / "m/model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    shutil.copy(next((tmp_path / "m").glob("*.safetensors")), tmp_path / "outside.safetensors")
+    content["weight_map"] = dict.fromkeys(content["weight_map"], name)
+    index.write_text(json.dumps(content))
+    with pytest.raises(RecipeError, match=r"no file of its folder|weight files are missing|not an index"):
+        loader_of().describe(str(tmp_path / "m"))
+
+
+@pytest.mark.parametrize("bomb", ["normalizer", "regex"])
+def test_a_tokenizer_that_takes_all_memory_or_time_is_named(
+    tmp_path: Path, write: Write, loader_of: Loaders, bomb: str
+) -> None:
+    write(tmp_path / "m")
+    path = tmp_path / "m/tokenizer.json"
+    content = json.loads(path.read_text())
+    grows = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
+    if bomb == "normalizer":
+        content["normalizer"] = {"type": "Sequence", "normalizers": [grows] * 3}
+    else:
+        split = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+        content["pre_tokenizer"] = split
+    path.write_text(json.dumps(content))
+    with pytest.raises(RecipeError, match=r"tokenizer\.json"):
+        loader_of().tokenizer(str(tmp_path / "m")).encode("a" * 40 + "b")

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 from finetooth_jinja.template import ChatTemplate, TemplateRefused
+from finetooth_toolbox.messages import bounded_jinja
+from finetooth_toolbox.messages.chat_templates import render_template
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 NOW = datetime(2026, 1, 15, 12)
 REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -81,3 +84,35 @@ def test_the_sandbox_holds(source: str) -> None:
 def test_failures_are_refusals(source: str) -> None:
     with pytest.raises(TemplateRefused):
         ChatTemplate(source, NOW, {}).render([{"role": "user", "content": "a"}])
+
+
+BOMBS = {
+    "division": "{{ 1/0 }}",
+    "macro": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "calls": "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    "loops": "{% set l = range(100000)|list %}{% for a in l %}{% for b in l %}{% endfor %}{% endfor %}",
+    "text": "{{ 'x' * 5000000000 }}",
+    "doubled": "{% set n = namespace(x='x') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+    "list": "{% set n = namespace(x=['x']) %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
+    "wide": "{{ 'x'.rjust(10000000000) }}",
+    "power": "{{ 9 ** 9 ** 9 }}",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_template_that_does_not_end_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded_jinja, "MOST_STEPS", 200_000)
+    with pytest.raises(TemplateRefused):
+        ChatTemplate(BOMBS[name], datetime(2020, 1, 1), {}).render([{"role": "user", "content": "a"}])
+    assert render_template(BOMBS[name], [{"role": "user", "content": "a"}]) is None
+
+
+def test_bounds_change_nothing_of_what_ends() -> None:
+    source = (
+        "{% for m in messages if m.role != 'system' %}{{ loop.index ~ '/' ~ loop.length ~ m.role ~ loop.last }}"
+        "{% else %}none{% endfor %}{% for x in nowhere %}{% endfor %}{% for k, v in {'a': 1}.items() %}{{ k ~ v }}"
+        "{% endfor %}{{ ['b'] + ['c'] }}{{ '-' * 3 }}{{ 7 % 4 }}{{ '%s' % 'd' }}"
+    )
+    messages = [{"role": role, "content": "x"} for role in ("system", "user", "assistant")]
+    plain = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(source)
+    assert ChatTemplate(source, datetime(2020, 1, 1), {}).render(messages).text == plain.render(messages=messages)

@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("mcp")
 
+from finetooth_mcp import runs
 from finetooth_mcp.face import call_tool_result
 from finetooth_mcp.rows import Readers
 from finetooth_mcp.tools import Desk
@@ -71,3 +72,15 @@ def test_runs_are_for_who_runs_the_server(stalled: Path, name: str) -> None:
     arguments = {"list_runs": {}, "start_run": {"recipe": "recipe.yaml", "name": "new"}}.get(name, {"run": "mine"})
     result = call(name, scopes=("read", "train", "sample"), **arguments)
     assert result.is_error and "need a key with the scope admin" in result.content[0].text
+
+
+def test_a_run_that_an_assistant_starts_has_no_secret_of_the_server(
+    stalled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    for name in runs.OWN:
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setattr(runs.subprocess, "Popen", lambda command, **how: given.update(how))
+    monkeypatch.setattr(runs, "PROCESSES", {})
+    runs.start("recipe.yaml", "another", [])
+    assert given["env"]["PATH"] and "secret" not in given["env"].values()

@@ -10,6 +10,7 @@ from finetooth_core.cli.start_options import StartOptions
 from finetooth_core.cli.state import State
 from finetooth_kit import run_checks
 from finetooth_openai.answers import before_stop
+from finetooth_openai.face import _read
 from finetooth_openai.faults import Fault
 from finetooth_openai.messages import calls_json, messages_of
 from finetooth_openai.requests import ChatMessage, ChatRequest, CompletionRequest, read
@@ -162,3 +163,18 @@ def test_a_sound_stands_where_its_part_places_it() -> None:
     (message,) = messages_of([ChatMessage.model_validate({"role": "user", "content": content})])
     assert message.content == "One two" and [(one.at, one.medium.kind) for one in message.media] == [(3, "audio")]
     assert message.media[0].medium.read() == b"hi"
+
+
+@pytest.mark.parametrize("arguments", ["[" * 100_000, '{"a": ' * 100_000, '{"a": "\\ud83d"}', "{"])
+def test_arguments_of_calls_that_nobody_can_read_are_named(arguments: str) -> None:
+    call = {"id": "1", "function": {"name": "f", "arguments": arguments}}
+    with pytest.raises(Fault, match="JSON object") as caught:
+        messages_of([ChatMessage.model_validate({"role": "assistant", "tool_calls": [call]})])
+    assert caught.value.status == 400 and caught.value.param == "messages[0].tool_calls[0].function"
+
+
+@pytest.mark.parametrize("body", [b'{"model": "\\ud83d"}', b"[" * 300_000, b'{"a":"\xed\xa0\xbd"}', b"{"])
+def test_a_body_that_no_model_can_be_given_is_a_fault_of_the_client(body: bytes) -> None:
+    with pytest.raises(Fault, match="the body cannot be read") as caught:
+        _read(ChatRequest, body)
+    assert caught.value.status == 400

@@ -63,7 +63,7 @@ def test_a_large_body_is_read_beside_the_event_loop(served: Any, threads: dict[s
     assert inside["state"] == "failed" and inside["error"]["message"].startswith("loss.")
     lost = httpx.post(f"{served.url}{path}", content=b'{"data":[' + b" " * 2**16 + b"}",
                       headers={"Content-Type": "application/json"})  # fmt: skip
-    assert (lost.status_code, lost.json()) == (422, {"error": f"{9 + 2**16}: JSON decode error"})
+    assert lost.status_code == 422 and lost.json()["error"].startswith("the body cannot be read: Expecting value")
     assert threads["checked"] == threads["plain"] == {"finetooth-request"}
     assert threads["read"] == {"finetooth-request", "finetooth-call"}  # the second reads it from the log
 

@@ -42,18 +42,15 @@ def render_template(
         prompt: end where the assistant begins to speak.
         variables: what else the template reads, `bos_token="<s>"`.
     """
-    from jinja2 import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from finetooth_toolbox.messages.bounded_jinja import FAILURES, BoundedEnvironment, counted
 
     # the two trim settings are the ones chat templates are written for
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
+    environment = BoundedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
     environment.filters["tojson"] = _json  # Jinja's own escapes for web pages, and sorts keys
     values = {"messages": list(messages), "add_generation_prompt": prompt, "tools": None, **variables}
     try:
-        return str(environment.from_string(_GENERATION.sub("", template)).render(values))
-    except (TemplateError, TypeError, ValueError, LookupError):
+        return str(counted(environment.from_string(_GENERATION.sub("", template)).render, **values))
+    except FAILURES:
         return None
 
 

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from finetooth_toolbox.text.strict_json import TOO_DEEP, JsonProblem, check_characters
+
 PART = 2**17
 """Letters of a list of plain values that are read in one go, and bytes of a text that is."""
 
@@ -42,6 +44,23 @@ def loads(content: bytes) -> Any:
     end = _skip(text, end)
     if end != len(text):
         raise json.JSONDecodeError("Extra data", text, end)
+    return value
+
+
+def received(content: bytes) -> Any:
+    """`loads` of what a client sent.
+
+    Raises:
+        JsonProblem: it is no JSON, a number in it has too many digits, it is nested too deep, or it holds half a
+            character.
+    """
+    try:
+        value = loads(content)
+    except RecursionError as error:
+        raise JsonProblem(TOO_DEEP) from error
+    except ValueError as error:
+        raise JsonProblem(str(error)) from error
+    check_characters(content, value)
     return value
 
 

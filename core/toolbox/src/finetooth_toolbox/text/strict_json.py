@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +17,13 @@ _TYPES: Mapping[type, str] = {
     float: "a number",
     type(None): "null",
 }
+
+
+TOO_DEEP = "objects are nested too deep"
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_HALF = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
+_HALF_IN_BYTES = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
 
 
 class JsonProblem(ValueError):
@@ -55,6 +63,49 @@ def decode_from(text: str, start: int) -> tuple[Any, int]:
     return found
 
 
+def received(text: str | bytes, **how: Any) -> Any:
+    """What `json.loads` gives of a text that came from outside: a client, a model's answer, a file.
+
+    Args:
+        how: the hooks of `json.loads`.
+
+    Raises:
+        JsonProblem: it is no JSON, nested too deep, or holds half a character (a surrogate without its other half),
+            which no tokenizer and no file takes.
+    """
+    try:
+        value = json.loads(text, **how)
+    except RecursionError as error:
+        raise JsonProblem(TOO_DEEP) from error
+    except JsonProblem:
+        raise
+    except ValueError as error:
+        raise JsonProblem(str(error)) from error
+    check_characters(text, value)
+    return value
+
+
+def check_characters(text: str | bytes, value: Any) -> None:
+    """See that no text in a value holds half a character.
+
+    Args:
+        text: that the value was read from: without an escape that could be one, nothing is looked at.
+
+    Raises:
+        JsonProblem: one does.
+    """
+    may = _HALF_IN_BYTES.search(text) if isinstance(text, bytes) else _HALF.search(text)
+    waiting = [value] if may else []
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            waiting += [*part, *part.values()]
+        elif isinstance(part, list):
+            waiting += part
+        elif isinstance(part, str) and _SURROGATE.search(part):
+            raise JsonProblem("a text holds half a character (a surrogate without its other half)")
+
+
 def _strictly(read: Callable[[json.JSONDecoder], Any], text: str) -> Any:
     strict = _Strict()
     decoder = json.JSONDecoder(
@@ -67,9 +118,10 @@ def _strictly(read: Callable[[json.JSONDecoder], Any], text: str) -> Any:
         unfinished = error.msg.startswith("Unterminated string") or error.pos >= len(text) - 12
         raise JsonProblem(_syntax(text, error), error.pos, unfinished) from error
     except RecursionError as error:
-        raise JsonProblem("objects are nested too deep") from error
+        raise JsonProblem(TOO_DEEP) from error
     except ValueError as error:  # Python reads no whole number of more than 4,300 digits
         raise JsonProblem("a whole number with thousands of digits") from error
+    check_characters(text, value)
     if strict.problems:
         raise JsonProblem("; ".join(strict.problems))
     return value

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from finetooth_toolbox.text.ascii_words import WordMemory
 
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """What transformers' tokenizers call the tokens that have a part of their own, by their spelling."""
+LONGEST_GROWTH = 4096
+"""Letters that a tokenizer may make of one letter, as a bound on what a file can ask for."""
 REMEMBERED = 4096
 """How many beginnings of texts are remembered with their ids."""
 
@@ -30,6 +33,7 @@ class FastTokenizer(TokenizerBase):
     capabilities = frozenset({"stretches", "changes"})
 
     def __init__(self, tokenizer: Any) -> None:
+        check_growth(tokenizer)
         self.wrapped = tokenizer
         self._starts: dict[str, tuple[int, ...] | None] = {}
         self._words = WordMemory(self._ids)
@@ -65,14 +69,16 @@ class FastTokenizer(TokenizerBase):
         if backend is None:
             return self.encode_with_offsets(text, special=special)[0]
         if special:
-            return list(backend.encode(text, add_special_tokens=False).ids)
+            with _named_panics():
+                return list(backend.encode(text, add_special_tokens=False).ids)
         words = self._words.of(backend, len(text)) if text.isascii() else None
         return self._ids(text) if words is None else words.ids(text)
 
     def encode_with_offsets(self, text: str, *, special: bool = False) -> tuple[list[int], list[tuple[int, int]]]:
         backend = self._backend(special=special)
         if backend is not None:
-            encoding = backend.encode(text, add_special_tokens=False)
+            with _named_panics():
+                encoding = backend.encode(text, add_special_tokens=False)
             return encoding.ids, encoding.offsets
         encoded = self.wrapped(
             text,
@@ -126,7 +132,8 @@ class FastTokenizer(TokenizerBase):
 
     def _ids(self, text: str) -> list[int]:
         """Ids of a text by the Rust tokenizer, which `_backend` has set."""
-        encoding = self.wrapped.backend_tokenizer.encode_batch_fast([text], add_special_tokens=False)[0]
+        with _named_panics():
+            encoding = self.wrapped.backend_tokenizer.encode_batch_fast([text], add_special_tokens=False)[0]
         return list(encoding.ids)
 
     def _backend(self, *, special: bool) -> Any:
@@ -187,6 +194,58 @@ class FastTokenizer(TokenizerBase):
                 )
             setattr(wrapped, role, spelling)
         return result
+
+
+def check_growth(tokenizer: Any) -> None:
+    """See that no text grows without bound before it is cut into tokens: a file may tell a normalizer to put a thousand
+    letters in the place of each, three times, and what that takes of memory ends the process.
+
+    Raises:
+        RecipeError: the parts of `tokenizer.json` that write text make a letter longer than `LONGEST_GROWTH`.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    for name in ("normalizer", "decoder"):
+        part = getattr(backend, name, None)
+        if part is None:
+            continue
+        growth = _growth(json.loads(part.__getstate__()))
+        if growth > LONGEST_GROWTH:
+            raise RecipeError(
+                "model",
+                f"tokenizer.json: its {name} makes {growth:,} letters of one",
+                action="use the tokenizer of the model's own publisher",
+            )
+
+
+def _growth(part: Mapping[str, Any]) -> int:
+    """How many letters the parts of a normalizer or decoder make of one, at most."""
+    growth = 1
+    for inner in (*part.get("normalizers", ()), *part.get("decoders", ())):
+        growth *= _growth(inner)
+    if part.get("type") == "Replace":
+        pattern = part.get("pattern", {}).get("String") or " "
+        growth *= max(1, -(-len(part.get("content", "")) // len(pattern)))
+    if part.get("type") == "Prepend":
+        growth *= 1 + len(part.get("prepend", ""))
+    return growth
+
+
+@contextmanager
+def _named_panics() -> Iterator[None]:
+    """The Rust library's panics, which no `except Exception` catches, as errors that name the file.
+
+    Raises:
+        RecipeError: an expression of `tokenizer.json` takes too long on a text, or the library is at fault.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise RecipeError(
+            "model", f"tokenizer.json cannot cut a text into tokens: {' '.join(str(error).split())[:120]}",
+            action="use the tokenizer of the model's own publisher",
+        ) from error  # fmt: skip
 
 
 def _added_token(token: NewToken) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from finetooth_hooks import DataError
 from finetooth_toolbox.files.json_layout import is_lines
 from finetooth_toolbox.files.missing import MissingFile
+from finetooth_toolbox.text.strict_json import JsonProblem, received
 
 SHOWN = 5
 """How many broken lines an error spells out before it only counts."""
@@ -121,8 +122,11 @@ def _check_json(path: Path) -> None:
     """One JSON value, or JSON lines; what the values are is the library's to say."""
     text = "".join(_lines(path))
     try:
-        json.loads(text)
-    except json.JSONDecodeError as error:
+        received(text)
+    except JsonProblem as problem:
+        error = problem.__cause__
+        if not isinstance(error, json.JSONDecodeError):
+            raise DataError(path.as_posix(), str(problem), action="fix the file") from problem
         if is_lines(path):  # which the library reads under this name too
             return _check_lines(path, text)
         raise DataError(
@@ -133,9 +137,10 @@ def _check_json(path: Path) -> None:
 def _check_lines(path: Path, text: str) -> None:
     for number, line in enumerate(text.split("\n"), start=1):
         try:
-            found = json.loads(line) if line.strip() else {}
-        except json.JSONDecodeError as error:
-            where = f"{path.as_posix()}:{number}"
-            raise DataError(where, f"not JSON: {error.msg.lower()}", action="fix the line") from error
+            found = received(line) if line.strip() else {}
+        except JsonProblem as problem:
+            error, where = problem.__cause__, f"{path.as_posix()}:{number}"
+            said = f"not JSON: {error.msg.lower()}" if isinstance(error, json.JSONDecodeError) else str(problem)
+            raise DataError(where, said, action="fix the line") from problem
         if not isinstance(found, dict):
             raise DataError(f"{path.as_posix()}:{number}", "no JSON object", action="write one JSON object a line")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
@@ -19,6 +21,12 @@ from finetooth_toolbox.struct_padding import padding_note, without_padding
 
 PORTION_BYTES = 300_000
 PORTION_ROWS = 4_000
+LARGEST_ROW = 1 << 27
+"""Bytes of text in a row."""
+LARGEST_PORTION = 1 << 30
+"""Bytes that rows which are read at once may come to, whatever a file's dictionaries hold."""
+SMALL = 1 << 21
+"""Bytes of a dictionary that is held beside the rows, so that its texts are not unfolded before they are looked at."""
 BUFFER_BYTES = 1 << 18
 PARQUET_MAGIC = b"PAR1"
 ENCRYPTED_MAGIC = b"PARE"
@@ -115,11 +123,19 @@ class ParquetTable(ColumnarTable):
     def _batches(self) -> Iterator[pa.RecordBatch]:
         self._check_frame()
         # buffer_size streams the pages of a column; pre_buffer would read whole row groups ahead
-        with pq.ParquetFile(self._path, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
-            self._check_columns(file.schema_arrow)
-            about = file.metadata
+        schema = pq.read_schema(self._path)
+        self._check_columns(schema)
+        about = pq.read_metadata(self._path)
+        largest = _dictionaries(about)
+        texts = [field.name for field in schema if _holds_text(field.type) and 0 < largest[field.name] <= SMALL]
+        with pq.ParquetFile(self._path, read_dictionary=texts, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
             size = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
-            yield from file.iter_batches(batch_size=_portion_rows(size, about.num_rows), use_threads=False)
+            unfolds = max((size for name, size in largest.items() if name not in texts), default=0)
+            rows = min(_portion_rows(size, about.num_rows), max(1, LARGEST_PORTION // max(1, unfolds)))
+            first = 1
+            for batch in file.iter_batches(batch_size=rows, use_threads=False):
+                yield from _unfolded(batch, schema, self.name, first)
+                first += batch.num_rows
 
     def _check_frame(self) -> None:
         with self._path.open("rb") as file:
@@ -170,6 +186,48 @@ def _file_batches(file: Any) -> Iterator[pa.RecordBatch]:
 def _portion_rows(size: int, rows: int) -> int:
     """How many rows make a portion, by the size of the average one."""
     return max(1, min(PORTION_ROWS, PORTION_BYTES * rows // size if size else PORTION_ROWS))
+
+
+def _dictionaries(about: pq.FileMetaData) -> Counter[str]:
+    """By column, the bytes of its largest chunk that has a dictionary: no value in it is longer."""
+    largest: Counter[str] = Counter()
+    for group in map(about.row_group, range(about.num_row_groups)):
+        for chunk in map(group.column, range(about.num_columns)):
+            name = chunk.path_in_schema.partition(".")[0]
+            if chunk.has_dictionary_page:
+                largest[name] = max(largest[name], chunk.total_uncompressed_size)
+    return largest
+
+
+def _holds_text(kind: pa.DataType) -> bool:
+    return any(test(kind) for test in (pa.types.is_string, pa.types.is_binary))
+
+
+def _unfolded(batch: pa.RecordBatch, schema: pa.Schema, name: str, first: int) -> Iterator[pa.RecordBatch]:
+    """A batch whose texts may stand in dictionaries, in portions with the texts in their rows: a file of a megabyte may
+    say one text of ten megabytes a thousand times, so the size of what comes out is looked at before it is made.
+
+    Raises:
+        DataError: a row is larger than any that can be trained.
+    """
+    sizes = np.zeros(batch.num_rows, dtype=np.int64)
+    for column in batch.columns:
+        if pa.types.is_dictionary(column.type):
+            lengths = pc.binary_length(column.dictionary).fill_null(0)
+            sizes += pc.take(lengths, column.indices).fill_null(0).to_numpy(zero_copy_only=False)
+    if batch.num_rows and sizes.max() > LARGEST_ROW:
+        where = f"row {first + int(sizes.argmax())}"
+        raise DataError(name, f"{where} has {sizes.max():,} bytes of text", action="split it")
+    begin = 0
+    while begin < batch.num_rows:
+        count = max(1, int(np.searchsorted(np.cumsum(sizes[begin:]), PORTION_BYTES, side="right")))
+        part = batch.slice(begin, count)
+        plain = [
+            column.dictionary_decode().cast(field.type) if column.type != field.type else column
+            for column, field in zip(part.columns, schema, strict=True)
+        ]
+        yield pa.RecordBatch.from_arrays(plain, schema=schema)
+        begin += count
 
 
 def _pack(batch: pa.RecordBatch) -> bytes:

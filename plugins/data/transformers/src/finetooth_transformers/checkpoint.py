@@ -6,7 +6,6 @@ dtype, shape and data offsets of every tensor, the data.
 
 from __future__ import annotations
 
-import json
 import struct
 from dataclasses import dataclass
 from math import prod
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import RecipeError
+from finetooth_toolbox.text.strict_json import received
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -115,11 +115,14 @@ def _of_experts(name: str, shape: list[int]) -> bool:
 def _files(folder: Path) -> tuple[Path, ...]:
     if (folder / INDEX).is_file():
         try:
-            names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
+            names = sorted({str(name) for name in received((folder / INDEX).read_bytes())["weight_map"].values()})
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise RecipeError(
                 "model", f"{folder / INDEX} is not an index of weights", action="fetch it again"
             ) from error
+        if out := [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]:
+            problem = f"{folder / INDEX} names {out[0]!r:.100}, which is no file of its folder"
+            raise RecipeError("model", problem, action="fetch it again")
         files = tuple(folder / name for name in names)
         if lost := [file.name for file in files if not file.is_file()]:
             raise RecipeError(
@@ -147,7 +150,7 @@ def _header(file: Path) -> dict[str, Any]:
         if length > min(size - 8, LARGEST_HEADER):
             raise RecipeError("model", f"{file} is cut off or no safetensors file", action="fetch it again")
         try:
-            header = json.loads(opened.read(length))
+            header = received(opened.read(length))
             end = max(
                 (tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"), default=0
             )

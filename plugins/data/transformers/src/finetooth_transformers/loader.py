@@ -17,6 +17,7 @@ from finetooth_hooks.protocols import Loader, ModelInfo, ModelTensors, Quantizer
 from finetooth_toolbox.files.contents import FileContents
 from finetooth_toolbox.files.hub import without_retries
 from finetooth_toolbox.saved_heads import head_of
+from finetooth_toolbox.text.strict_json import received
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 from finetooth_torchshared.assembled import CannotAssemble
 from finetooth_torchshared.classifiers import as_language_model, classifier_class
@@ -27,6 +28,7 @@ from finetooth_torchshared.quantised import quantise, stores_apart
 from finetooth_transformers import checkpoint
 from finetooth_transformers.assembling import Tensors, assemble, by_tensor
 from finetooth_transformers.builder import TransformersOptions
+from finetooth_transformers.config_bounds import check_config
 from finetooth_transformers.failures import explained
 from finetooth_transformers.merge_dropout import without_dropout
 from finetooth_transformers.padding import choose_pad
@@ -65,8 +67,11 @@ class TransformersLoader(LoaderBase):
 
     def _described(self, reference: str, *, weights: bool) -> ModelInfo:
         with self._reading(reference) as located:
+            if (raw := Path(located) / "config.json").is_file():
+                check_config(received(raw.read_bytes()), reference)
             config = transformers.AutoConfig.from_pretrained(located, **self._arguments())
         described = config.to_dict()
+        check_config(described, reference)
         kind, stored = str(config.model_type), stored_as(described)
         folder = Path(_locate(reference))
         if self._options.revision is not None and folder.is_dir():

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetooth_hooks.examples import Message
+from finetooth_toolbox.text.strict_json import received
 
 
 def message_of(given: Any) -> Message:
@@ -38,7 +39,7 @@ def _text(content: Any) -> str:
 def _call(call: Mapping[str, Any]) -> dict[str, Any]:
     function = call.get("function") or call  # verifiers writes name and arguments beside the id
     arguments = function["arguments"]
-    arguments = json.loads(arguments) if isinstance(arguments, str) else dict(arguments)
+    arguments = received(arguments) if isinstance(arguments, str) else dict(arguments)
     return {"id": str(call.get("id") or ""), "type": "function",
             "function": {"name": str(function["name"]), "arguments": arguments}}  # fmt: skip
 

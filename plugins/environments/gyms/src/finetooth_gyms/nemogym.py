@@ -20,6 +20,7 @@ from finetooth_hooks.bases import EnvironmentBase, EpisodeBase
 from finetooth_hooks.environments import Answer, Observation, Turn
 from finetooth_hooks.examples import Message, Task
 from finetooth_rollouts.prompts import messages_of
+from finetooth_toolbox.text.strict_json import received
 from pydantic import Field
 
 from finetooth_gyms.messages import calls_with_ids
@@ -114,7 +115,7 @@ class NemoGymEpisode(EpisodeBase):
         offered = {one.get("name") for one in self._params.get("tools") or ()}
         if name not in offered:
             return json.dumps({"error": f"there is no tool {name}"})
-        answer = self._client.post(f"/{name}", json=json.loads(arguments))
+        answer = self._client.post(f"/{name}", json=received(arguments))
         if answer.status_code >= 500:
             raise OSError(f"/{name} answers {answer.status_code}: {answer.text[:200]}")
         return answer.text

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from finetooth_toolbox.text.strict_json import received
+
 QUOTE = '<|"|>'
 NOT_PROPERTIES = ("description", "type", "properties", "required", "nullable")
 """Keys of an object's schema that are not taken for its properties where it has no `properties`."""
@@ -73,7 +75,7 @@ def read_arguments(pieces: Sequence[str]) -> Mapping[str, Any] | None:
     """
     parts = [json.dumps(one) if i % 2 else _KEY.sub(r'\1"\2":', one) for i, one in enumerate(pieces)]
     try:
-        found = json.loads("".join(parts))
+        found = received("".join(parts))
     except ValueError:
         return None
     return found if isinstance(found, dict) and len(pieces) % 2 else None

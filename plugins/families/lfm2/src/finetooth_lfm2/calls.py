@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from finetooth_rendering.tool_calls import FunctionCall, call_of
 from finetooth_rendering.turns import json_text
+from finetooth_toolbox.text.strict_json import received
 
 ESCAPES = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r"}
 OPENING, CLOSING = "([{", ")]}"
@@ -61,9 +61,12 @@ def _read(text: str) -> Any:
         ValueError, SyntaxError: it is neither.
     """
     try:
-        return json.loads(text)
+        return received(text)
     except ValueError:
-        return ast.literal_eval(text)
+        try:
+            return ast.literal_eval(text)
+        except (MemoryError, RecursionError) as error:  # it is nested too deep for Python's own parser
+            raise ValueError("nested too deep") from error
 
 
 def _split(text: str) -> Iterator[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetooth_rendering.turns import json_text
+from finetooth_toolbox.text.strict_json import received
 
 ID_LENGTH = 9
 """Characters of the id of a call."""
@@ -58,7 +58,7 @@ def read_unnumbered(parts: Sequence[tuple[str, str]]) -> Calls | None:
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text)
+        return received(text)
     except ValueError:
         return None
 

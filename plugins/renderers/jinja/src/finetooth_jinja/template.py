@@ -18,7 +18,7 @@ import jinja2
 import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from finetooth_toolbox.messages.bounded_jinja import FAILURES, BoundedEnvironment, counted
 
 if TYPE_CHECKING:
     from finetooth_jinja.media import Stood
@@ -58,7 +58,7 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, now: datetime, variables: Mapping[str, Any]) -> None:
-        environment = ImmutableSandboxedEnvironment(
+        environment = BoundedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
         )
         environment.filters["tojson"] = _to_json
@@ -69,6 +69,8 @@ class ChatTemplate:
             self._template = environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise TemplateRefused(f"line {error.lineno}: {error.message}") from error
+        except RecursionError as error:
+            raise TemplateRefused("the template is nested too deep") from error
 
     def render(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = (), *, prompt: bool = False
@@ -86,7 +88,8 @@ class ChatTemplate:
             held = json.dumps([messages, tools], ensure_ascii=False)
             unheld = (mark for mark in map(chr, _PRIVATE_USE) if mark not in held)
             begin, end = islice(unheld, 2)  # no further: each look reads the whole conversation
-            marked = self._template.render(
+            marked = counted(
+                self._template.render,
                 messages=[dict(message) for message in messages],
                 tools=[dict(tool) for tool in tools] or None,
                 documents=None,
@@ -94,7 +97,7 @@ class ChatTemplate:
                 _generation_marks=(begin, end),
                 **self._variables,
             )
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+        except FAILURES as error:
             raise TemplateRefused(" ".join(str(error).split()) or type(error).__name__) from error
         return _unmarked(marked, begin, end)
 

@@ -128,7 +128,7 @@ class Child:
         line = self._said.readline(LINE)
         try:
             found = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
             raise AnswerError("the answer ended" if not line else "the answer wrote what is no result")

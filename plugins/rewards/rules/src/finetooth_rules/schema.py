@@ -10,6 +10,7 @@ from typing import Any
 
 import regex
 from finetooth_hooks import Context, DataError, Options
+from finetooth_toolbox.text.strict_json import received
 from jsonschema import SchemaError, ValidationError, validators
 from jsonschema.protocols import Validator
 from pydantic import Field, field_validator, model_validator
@@ -58,7 +59,7 @@ def parsed(completion: str, *, whole: bool) -> Any:
         ValueError: it is none, has a key twice, or NaN, which JSON has not.
     """
     blocks = [] if whole else FENCED.findall(completion)
-    return json.loads(blocks[-1] if blocks else completion, parse_constant=_refuse, object_pairs_hook=_once)
+    return received(blocks[-1] if blocks else completion, parse_constant=_refuse, object_pairs_hook=_once)
 
 
 def _refuse(name: str) -> Any:
@@ -108,7 +109,7 @@ def score(completion: str, *, checks: Validator, whole: bool) -> float:
 @lru_cache(maxsize=512)
 def _of_text(schema: str) -> Validator:
     try:
-        found = json.loads(schema)
+        found = received(schema)
         validators.validator_for(found).check_schema(found)
     except (ValueError, SchemaError) as error:
         problem = f"the column holds no JSON schema: {' '.join(str(error).split())[:100]}"

@@ -26,6 +26,8 @@ RUNS = Path("runs")
 NAME = re.compile(r"[\w][\w.+-]*")
 OVERRIDE = re.compile(r"(train|optimizer|schedule|adapter|evaluate)\.\w+=[\w.+-]+")
 """Numbers and words of the training; nothing that names a file or a plugin."""
+OWN = ("FT_ENCRYPTION_KEY", "FT_API_KEY")
+"""Secrets of this server, which no run that it starts needs."""
 CURVE = 50
 """Points of a curve that are told, at equal distances."""
 TAIL = 2_000
@@ -90,7 +92,12 @@ def start(recipe: str, name: str, overrides: list[str]) -> Json:
     command = [sys.executable, "-m", "finetooth", "run", str(file), *overrides, "--output", str(folder)]
     with _log(name).open("wb") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={name: value for name, value in os.environ.items() if name not in OWN},
         )
     PROCESSES[name] = process
     return {"run": name, "status": "starting", "next": "show_run with this name, until its status is done"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 from finetooth_hooks.context import Context
 from finetooth_hooks.models import Tokenizer
 from finetooth_toolbox import wire
+from finetooth_toolbox.text.strict_json import received
 
 from finetooth_openai.messages import calls_json
 
@@ -81,8 +81,8 @@ class ChatAnswer:
 def _call_in(text: str) -> Mapping[str, Any] | None:
     """The call that a text is; None if the text was cut before its end."""
     try:
-        return {"function": json.loads(text)}
-    except (ValueError, RecursionError):
+        return {"function": received(text)}
+    except ValueError:
         return None
 
 

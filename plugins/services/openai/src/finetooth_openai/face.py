@@ -109,9 +109,9 @@ def _read(kind: type[Request], content: bytes) -> Request:
         Fault: it is no such request.
     """
     try:
-        found = json_parts.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise Fault("the body is no JSON", action="send an object") from error
+        found = json_parts.received(content)
+    except ValueError as error:
+        raise Fault(f"the body cannot be read: {error}", action="send a JSON object") from error
     return read(kind, found)
 
 

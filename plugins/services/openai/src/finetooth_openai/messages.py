@@ -8,6 +8,7 @@ from typing import Any
 
 from finetooth_hooks import Message
 from finetooth_hooks.examples import Placed
+from finetooth_toolbox.text.strict_json import received
 
 from finetooth_openai.faults import Fault
 from finetooth_openai.media import image_of, sound_of
@@ -98,7 +99,7 @@ def _call(call: Call, where: str) -> dict[str, Any]:
     """A call as renderers take it, its arguments an object."""
     name, arguments = call.function.get("name"), call.function.get("arguments")
     try:
-        read = json.loads(arguments) if isinstance(arguments, str) else arguments
+        read = received(arguments) if isinstance(arguments, str) else arguments
     except ValueError:
         read = None
     if not isinstance(name, str) or not isinstance(read, dict):

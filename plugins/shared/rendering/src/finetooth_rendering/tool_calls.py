@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from finetooth_hooks.errors import DataError
+from finetooth_toolbox.text.strict_json import received
 
 
 class FunctionCall(NamedTuple):
@@ -67,7 +68,7 @@ def json_call(text: str, *, arguments: str = "arguments") -> Mapping[str, Any] |
         arguments: what the markup calls them.
     """
     try:
-        value = json.loads(text)
+        value = received(text)
     except ValueError:
         return None
     return _call(value, arguments)

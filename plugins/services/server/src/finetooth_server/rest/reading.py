@@ -43,7 +43,11 @@ class ReadRoute(APIRoute):
         handle, field = super().get_route_handler(), self.body_field
 
         def checked(content: bytes) -> Any:
-            value, faults = field.validate(json_parts.loads(content), {}, loc=("body",))  # type: ignore[union-attr]
+            try:
+                body = json_parts.received(content)
+            except ValueError as error:
+                raise HTTPException(422, f"the body cannot be read: {error}") from error
+            value, faults = field.validate(body, {}, loc=("body",))  # type: ignore[union-attr]
             if faults:
                 raise WrongBody(faults[0] if isinstance(faults, list) else faults)
             return value

@@ -127,9 +127,9 @@ async def _json_of(request: Request) -> Json:
         UserError: the body is no JSON object.
     """
     try:
-        body = await beside(json_parts.loads, await request.body() or b"{}")
-    except (ValueError, RecursionError) as error:
-        raise UserError("the body is no JSON", action="send a JSON object") from error
+        body = await beside(json_parts.received, await request.body() or b"{}")
+    except ValueError as error:
+        raise UserError(f"the body cannot be read: {error}", action="send a JSON object") from error
     return wire.mapping(body, "the body")
 
 
@@ -407,7 +407,7 @@ async def retrieve_future(request: Request) -> Response:
 
     service, caller = _caller(request)
     try:
-        id_ = (await beside(json_parts.loads, await request.body()))["request_id"]
+        id_ = (await beside(json_parts.received, await request.body()))["request_id"]
         if not isinstance(id_, str):
             raise TypeError
     except (ValueError, KeyError, TypeError, RecursionError) as error:
