@@ -17,6 +17,7 @@ from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import Exporter, ModelInfo
 from finetooth_saving.artifact import write_folder
 from finetooth_saving.run_folder import RECIPE, artifact_of, is_whole
+from finetooth_toolbox.messages.shipped import carry
 from finetooth_toolbox.text.measures import size
 
 from finetooth_core.model_card import model_card
@@ -80,6 +81,7 @@ class TrainedRun:
                 action="make room, or set --output to another disk",
             )
         context.loader.write(str(self.run), target, precision=precision)
+        carry(self.artifact, target)
         return target
 
 

@@ -11,11 +11,14 @@ from typing import Any
 
 from finetooth_hooks.errors import EngineError, FinetoothError, StopRun
 from finetooth_hooks.reports import DataReport, Outcome
+from finetooth_rows import openings
 from finetooth_saving.artifact import write_folder, write_json
 from finetooth_saving.keeper import BestKept
 from finetooth_saving.names import newest_first
 from finetooth_saving.retention import Best, is_better
 from finetooth_toolbox import blame
+from finetooth_toolbox.messages.openings import Opening
+from finetooth_toolbox.messages.shipped import ship
 
 from finetooth_core.live_run import LiveRun
 from finetooth_core.run_ending import Ending, failed, result
@@ -193,10 +196,30 @@ class Finish:
         base = self.run.job.request.base.model
         stood_on = {"base": dict(base.contents), "base_digest": base.digest}
         about = {**self.run.manifest, **stood_on, "step": step, "kind": "artifact"}
-        write_folder(target, self.run.engine.export, about, replace=self.run.again)
+        write_folder(target, self.fill, about, replace=self.run.again)
         self.run.artifact_step = step
         self.run.events.fire("ft_checkpoint_saved", path=target)
         return ending
+
+    def fill(self, folder: Path) -> None:
+        """Write what was trained, and how other tools speak to it as the run does."""
+        self.run.engine.export(folder)
+        job = self.run.job
+        data = job.context.data
+        counts = data.rows("train").openings if data.has("train") else {}
+        if not openings.rows_of_kind(counts, openings.TALK):
+            return
+        shared = openings.shared(counts) if job.context.recipe.data.opening == "auto" else Opening()
+        head = job.request.trains.head
+        ends = head is None or head.exported_as == "none"
+        text = bool(openings.rows_of_kind(counts, openings.TEXT))
+        if said := ship(folder, job.context.renderer, job.context.tokenizer, shared, ends=ends, text=text):
+            self.run.say(said)
+        if shared:
+            self.run.say(
+                f"{shared.rows:,} of {shared.of:,} rows begin with {shared.told()}: chats, services and exports begin "
+                "so too, unless told otherwise (data.opening: off keeps none)"
+            )
 
     def nothing_to_select(self, best: Best, ending: Ending) -> Ending:
         """The ending of a run whose artifact is not what its recipe asks for."""

@@ -151,6 +151,9 @@ class DataSection(Options):
     """How texts outside of messages (documents, raw prompts and completions) are read where they spell control tokens
     (`<|im_start|>`): as `plain` characters, or as `special` tokens, as TRL and Unsloth read a column of rendered chats.
     Messages are always plain, segments always special."""
+    opening: Incidental[Literal["auto", "off"]] = "auto"
+    """Whether the system message and the tools that nearly all training rows share (19 of 20) are kept with what is
+    trained, as what chats, services and exports begin with where nobody gives others."""
     processor: Annotated[str | PickMapping, CheckedOrAuto, picks("processor")] = AUTO
     """What turns images, sounds and videos into inputs of the model; asked for when the first row has one."""
     accept_dropped: Incidental[bool] = False

@@ -177,7 +177,11 @@ def make(
         profile=SimpleNamespace(start=5, steps=0),
     )
     context = SimpleNamespace(
-        recipe=recipe, folder=tmp_path, generator=lambda key: np.random.default_rng(0), awaited={}
+        recipe=recipe,
+        data=SimpleNamespace(has=lambda split: False),
+        folder=tmp_path,
+        generator=lambda key: np.random.default_rng(0),
+        awaited={},
     )
     plan = Plan({}, {}, {}, None, (), MemoryEstimate({}), 4, "hash")  # type: ignore[arg-type]
     job = SimpleNamespace(

@@ -28,6 +28,7 @@ def read_examples(rows: SplitRows, reading: Reading) -> Iterator[tuple[str, Exam
         for work in rows.work():
             yield from rows.read(work, reading)
     rows.check(reading)
+    rows.openings = reading.left.openings
 
 
 class LazyExamples(Sequence[tuple[str, Example]]):
@@ -82,5 +83,5 @@ def examples_of(rows: SplitRows) -> Sequence[tuple[str, Example]]:
             if len(found) > SMALL_ROWS or size > SMALL_CHARACTERS:
                 return LazyExamples(rows)
     rows.check(reading)
-    rows.read_to_end = reading
+    rows.read_to_end, rows.openings = reading, reading.left.openings
     return tuple(found)

@@ -12,6 +12,7 @@ from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Example, LeftOut, Row, examples_in
 from finetooth_hooks.problems import Problems, raise_together
 
+from finetooth_rows import openings
 from finetooth_rows.choice import Chosen, Selected
 from finetooth_rows.columns import ColumnWatch, unread
 from finetooth_rows.picked import PickedFormat, PickedSource
@@ -47,6 +48,7 @@ class SplitRows:
         self.split, self.sources, self.formats, self.count = split, tuple(sources), tuple(formats), count
         self.selection, self.held_out = selection, held_out
         self.read_to_end: Reading | None = None
+        self.openings: openings.Counts = {}  # of all rows, once they were read
         self._watches = tuple(ColumnWatch() for _ in formats)
 
     def first(self, count: int | None) -> SplitRows:
@@ -106,6 +108,8 @@ class SplitRows:
                 reading.left.rows += 1 - (len(given) - left)  # each of the others will count as a row and an example
                 reading.left.examples += left
                 for number, one in enumerate(given, start=1):
+                    if not isinstance(one, LeftOut):
+                        openings.count(reading.left.openings, one)
                     yield f"{row.id}{f'#{number}' if len(given) > 1 else ''}{again}", one
         reading.good[work.source] = reading.good.get(work.source, 0) + good
 

@@ -118,6 +118,7 @@ def _many(parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Limit 
     parts.log.decide(f"data.cache.{split}", key.value[:12], f"{entry.rows:,} rows {told}")
     for topic, text in entry.notes:
         parts.log.note(text, topic=topic)
+    rows.openings = entry.tally.openings
     return finish(entry.data(), entry.tally, split, limit)
 
 
@@ -182,6 +183,8 @@ def _uncached(parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Li
         made, portions = _write(parts, rows, rendering, limit, folder)
     except OSError as error:
         raise _no_room(folder, error) from error
+
+    rows.openings = made.tally.openings
 
     def damaged() -> UserError:
         return UserError(f"{folder}: the prepared data changed while the run used them", action="start it again")

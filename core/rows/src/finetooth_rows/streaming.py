@@ -12,6 +12,7 @@ from finetooth_hooks.errors import DataError, RecipeError
 from finetooth_hooks.examples import Example, LeftOut, Rendered
 from finetooth_hooks.preparation import Render, Rendering
 
+from finetooth_rows import openings
 from finetooth_rows.preparing import load_rendering
 from finetooth_rows.read_so_far import Reading
 from finetooth_rows.reading import SplitRows
@@ -51,6 +52,7 @@ def _rendered(
                         context.note(f"{id_}, and maybe other rows: {notice}", topic=f"{rows.split}: {notice}")
                     yield id_, made
         rows.check(reading)
+        openings.merge(rows.openings, reading.left.openings)
         if unread := rows.unread(reading):
             context.note(unread, topic=f"{rows.split}: columns not read")
 

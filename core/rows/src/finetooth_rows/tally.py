@@ -13,6 +13,8 @@ from finetooth_hooks.errors import DataError
 from finetooth_hooks.problems import SHOWN, Problems, raise_together
 from finetooth_hooks.reports import DataReport
 
+from finetooth_rows import openings
+
 NOTHING_TRAINED = "nothing to train on"
 IN_A_PIECE = f"{NOTHING_TRAINED} in a piece of a split row"
 """The one reason that counts pieces of rows, not rows."""
@@ -67,6 +69,7 @@ class Tally:
         unusable: rows that cannot be rendered or train nothing.
         refused: rows too long where that is an error.
         notes: sentences for the user.
+        openings: what the rows begin with; see `openings.Counts`.
     """
 
     rows: int = 0
@@ -94,6 +97,7 @@ class Tally:
     unusable: Problems = field(default_factory=Problems)
     refused: Problems = field(default_factory=Problems)
     notes: list[str] = field(default_factory=list)
+    openings: openings.Counts = field(default_factory=dict)
 
     def drop(self, reason: str, id_: str, setting: str = "", *, settled: bool = False) -> None:
         """Count a row that is left out.
@@ -143,6 +147,7 @@ class Tally:
         self.unusable.merge(later.unusable)
         self.refused.merge(later.refused)
         self.notes += [note for note in later.notes if note not in self.notes]
+        openings.merge(self.openings, later.openings)
 
     def check(self) -> None:
         """

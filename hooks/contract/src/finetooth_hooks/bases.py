@@ -314,10 +314,12 @@ class RendererBase(Capable):
 
     Attributes:
         extension: see the protocol.
+        template: see the protocol.
     """
 
     _contract = "renderer"
     extension: bool = False
+    template: str | None = None
 
     def shown_prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Rendered:
         from finetooth_hooks.errors import DataError

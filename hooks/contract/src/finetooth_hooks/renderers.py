@@ -15,7 +15,8 @@ from finetooth_hooks.examples import Conversation, Medium, MediumKind, Message, 
 class Renderer(Protocol):
     """Messages to tokens with loss weights, and back; built with the model's tokenizer (`context.tokenizer`).
 
-    A renderer derives from `finetooth_hooks.RendererBase`, where `extension` is False.
+    A renderer derives from `finetooth_hooks.RendererBase`, where `extension` is False and
+    `template` None.
     """
 
     @property
@@ -28,6 +29,12 @@ class Renderer(Protocol):
         """The prompt for turn k + 1 begins with the tokens of the conversation up to and with turn k, for every
         conversation: then a rollout of several turns can keep its key-value cache, and one sequence can train all its
         turns."""
+        ...
+
+    @property
+    def template(self) -> str | None:
+        """The Jinja chat template that it renders by, its variables set; None: its markup is written by hand, and what
+        is shipped gets a template that is learned from what it writes."""
         ...
 
     @property

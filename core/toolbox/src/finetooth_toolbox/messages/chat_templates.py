@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from datetime import datetime
+from typing import Any, NoReturn
 
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Conversation, Message
@@ -19,6 +20,9 @@ from finetooth_hooks.protocols import Renderer, Tokenizer
 _SYSTEM = re.compile(r"<\|im_start\|>system\n(.*?)<\|im_end\|>\n", re.DOTALL)
 _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 """Marks around answers in templates made for training, which Jinja itself does not know."""
+
+TODAY = datetime(2026, 1, 15, 12)
+"""What a template gets that asks for today's date, so that it says the same tomorrow."""
 
 PROBES: tuple[tuple[Mapping[str, str], ...], ...] = (
     ({"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Yes."}),
@@ -47,11 +51,18 @@ def render_template(
     # the two trim settings are the ones chat templates are written for
     environment = BoundedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
     environment.filters["tojson"] = _json  # Jinja's own escapes for web pages, and sorts keys
+    environment.globals |= {"raise_exception": _refuse, "strftime_now": TODAY.strftime}
     values = {"messages": list(messages), "add_generation_prompt": prompt, "tools": None, **variables}
     try:
         return str(counted(environment.from_string(_GENERATION.sub("", template)).render, **values))
     except FAILURES:
         return None
+
+
+def _refuse(message: str) -> NoReturn:
+    from jinja2 import TemplateError
+
+    raise TemplateError(message)
 
 
 def _json(

@@ -19,6 +19,7 @@ from finetooth_peftfiles.folding import CONFIG, WEIGHTS, merged
 from finetooth_saving.runs.written_models import UNMEASURED, compare
 from finetooth_toolbox.files.manifests import ManifestProblem, check_folder, listed_files, read_manifest
 from finetooth_toolbox.files.trained_over import check_base
+from finetooth_toolbox.messages.shipped import carry
 from finetooth_torchshared.whole_weights import export_weights
 
 from finetooth_lora.packing import FORMATS, Format, pack_folder
@@ -125,13 +126,14 @@ def verify(adapter: Path) -> None:
 
 
 def write(
-    fill: Callable[[Path], Any], tokenizer: Any, output: Path, packed: Format | None = None,
+    fill: Callable[[Path], Any], tokenizer: Any, adapter: Path, output: Path, packed: Format | None = None,
     check: Callable[[Path], None] = lambda written: None,
 ) -> None:  # fmt: skip
     """Write a transformers folder beside its place, then rename it into it.
 
     Args:
         fill: writes config and weights into a folder, and gives the model, which may be without memory.
+        adapter: what is merged; how its run spoke to it goes along.
         packed: how linear weights are packed; None: they are plain numbers.
         check: looks at what was written before it is put in its place; what it raises leaves nothing behind.
 
@@ -147,6 +149,7 @@ def write(
         beside = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
         model = fill(beside)
         tokenizer.save(beside)
+        carry(adapter, beside)
         if packed is not None:
             pack_folder(model, beside, packed)
         check(beside)
@@ -345,7 +348,7 @@ def command(
         action = "merge it --to plain, keep the adapter beside its base, or raise --bound"
         measured.append(compare(obj, merge.recipe.parent, recipe, written, bound, action=action))
 
-    write(fill, tokenizer, merge.output, packed, check)
+    write(fill, tokenizer, merge.adapter, merge.output, packed, check)
     for line in measured:
         click.echo(line)
     click.echo(f"merged {merge.adapter} into {merge.base}: {merge.output}")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from finetooth_hooks import CommandContext, Exported, ExporterBase, ExportSource, Message, Options, UserError
 from finetooth_hooks.protocols import Tokenizer
+from finetooth_toolbox.messages.chat_templates import render_template
+from finetooth_toolbox.messages.openings import read_opening
+from finetooth_toolbox.messages.shipped import check
+from finetooth_toolbox.messages.written_templates import named_tokens
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 from finetooth_torchshared.whole_weights import quiet_library
 from gguf import dequantize
@@ -84,6 +89,7 @@ class GgufExporter(ExporterBase):
         checks = [f"{tensors} tensors read back within the rounding of {self.options.stored}"]
         checks.append(f"{len(PROBES)} texts are cut into the same tokens")
         self._check_tensors(weights, target, config)
+        checks += filter(None, [_spoken(source, target)])
         if self.options.compare:
             checks.append(self._predictions(source, weights, target))
         return Exported(use="ft chat {folder}/" + FILE, checks=tuple(checks), model=FILE)
@@ -146,7 +152,8 @@ class GgufExporter(ExporterBase):
 
         file = container.read(target)
         renderer = source.context.renderer
-        prompts = [renderer.prompt((Message("user", text),)) for text in QUESTIONS]
+        opening = read_opening(source.artifact)
+        prompts = [renderer.prompt(opening.before((Message("user", text),))) for text in QUESTIONS]
         with quiet_library():
             run: Any = AutoModelForCausalLM.from_pretrained(str(weights), dtype=torch.float32)
         run.eval()
@@ -169,6 +176,25 @@ class GgufExporter(ExporterBase):
         ]
         same, of = sum(int(one.sum()) for one in places), sum(len(one) for one in places)
         return f"{same} of {of} tokens of {len(prompts)} greedy answers are the run's; {apart:.2g} nats apart"
+
+
+def _spoken(source: ExportSource, target: Path) -> str:
+    """How a reader of the file asks the model and ends its answers, beside the run.
+
+    Raises:
+        UserError: it does so in another way.
+    """
+    from finetooth_gguf.tokenizer import build_tokenizer
+
+    file = container.read(target)
+    tokenizer = FastTokenizer(build_tokenizer(file))
+    ids = [file.metadata.get(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot", "eom")]
+
+    def prompt(messages: Sequence[Mapping[str, Any]]) -> list[int] | None:
+        text = render_template(tokenizer.chat_template or "", messages, prompt=True, **named_tokens(tokenizer))
+        return None if text is None else tokenizer.encode(text, special=True)
+
+    return check(source.artifact, source.context.renderer, prompt, [int(one) for one in ids if one is not None])
 
 
 def _answer(model: Any, prompt: tuple[int, ...], most: int, stops: tuple[int, ...]) -> list[int]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from finetooth_hooks.errors import UserError
+from finetooth_toolbox.messages.shipped import stops_of
 from gguf import GGUFWriter, RopeScalingType, quantize
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
@@ -216,6 +217,8 @@ def spelling_of(folder: Path, embeddings: int) -> Spelling:
         )
         if index is not None
     }
+    ends = stops_of(folder)
+    ids |= dict(zip(("eot", "eom"), ends, strict=False))  # llama.cpp ends an answer at any of them
     begun = fast("a")["input_ids"][:1] == [ids.get("bos")]
     template = fast.chat_template if isinstance(fast.chat_template, str) else None
     return Spelling(tuple(tokens), tuple(types), merges, ids, begun, template)

@@ -16,7 +16,8 @@ from finetooth_hooks import CommandContext, Exported, ExporterBase, ExportSource
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM's `--max-lora-rank` takes; it must be at least the rank of the adapter."""
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json",
+             "generation_config.json", "opening.json")  # fmt: skip
 
 
 def build(options: NoOptions, context: CommandContext) -> VllmLoraExporter:

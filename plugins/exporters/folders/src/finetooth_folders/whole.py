@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from finetooth_hooks import CommandContext, Exported, ExporterBase, ExportSource, Options, UserError
+from finetooth_toolbox.messages.shipped import check, stops_of
+from jinja2 import TemplateError
 from pydantic import Field
 
 
@@ -49,7 +52,8 @@ class WholeExporter(ExporterBase):
         of = "a file" if len(files) == 1 else f"{len(files)} files"
         use = "python -m mlx_lm generate --model {folder} --prompt Hello" if self._mark == "mlx" else "ft chat {folder}"
         checks = (f"{count} tensors in {of} read back, finite and in {self._precision}",)
-        return Exported(use=use, checks=checks, model=".")
+        spoken = _spoken(source, folder)
+        return Exported(use=use, checks=(*checks, *([spoken] if spoken else [])), model=".")
 
     def _finish(self, file: Path) -> int:
         """Look at the tensors of a file, and mark it; how many there are."""
@@ -77,3 +81,23 @@ class WholeExporter(ExporterBase):
             save_file(tensors, file, metadata={"format": self._mark})
             file.chmod(mode)
         return len(names)
+
+
+def _spoken(source: ExportSource, folder: Path) -> str:
+    """How transformers asks the model and ends its answers, beside the run.
+
+    Raises:
+        UserError: it does so in another way.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
+
+    def prompt(messages: Sequence[Mapping[str, Any]]) -> list[int] | None:
+        try:
+            text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        except (TemplateError, ValueError):
+            return None
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    return check(source.artifact, source.context.renderer, prompt, stops_of(folder))

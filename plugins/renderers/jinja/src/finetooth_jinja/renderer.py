@@ -8,6 +8,7 @@ plain text, which chat templates alone cannot promise.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime, time
@@ -73,6 +74,7 @@ def build(options: JinjaOptions, context: Context) -> JinjaRenderer:
             "data.renderer", f"the chat template is not Jinja: {error}", action="fix the template"
         ) from error
     renderer = JinjaRenderer(tokenizer, template, lambda: context.processor)
+    renderer.template = _with_arguments(source, options.arguments)
     if not renderer.leads_on:
         context.note(
             "renderer jinja: the chat template's prompt for an answer is not how the same conversation reads with the "
@@ -84,6 +86,14 @@ def build(options: JinjaOptions, context: Context) -> JinjaRenderer:
             "makes are not read from its answers and stay text in their content"
         )
     return renderer
+
+
+def _with_arguments(source: str, arguments: Mapping[str, Any]) -> str:
+    """The template with its variables set in it."""
+    said = {
+        name: "none" if value is None else json.dumps(value, ensure_ascii=False) for name, value in arguments.items()
+    }
+    return "".join("{% set " + name + " = " + value + " %}" for name, value in said.items()) + source
 
 
 def _source(template: str) -> str:

@@ -1,0 +1,141 @@
+"""What a model needs to be spoken to by other tools as its run speaks to it: files beside weights and tokenizer.
+
+A run may train with a renderer that is not its base's own markup. Its chat template, the tokens that end its answers
+and its usual opening are then written where other tools look for them: `chat_template.jinja`, `tokenizer_config.json`
+and `generation_config.json`, in transformers' layout.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks.errors import DataError, UserError
+from finetooth_hooks.protocols import Renderer, Tokenizer
+from finetooth_toolbox.messages import openings
+from finetooth_toolbox.messages.chat_templates import shaped
+from finetooth_toolbox.messages.openings import Opening
+from finetooth_toolbox.messages.written_templates import PROBES, template_of
+
+TEMPLATE, TOKENIZER, GENERATION = "chat_template.jinja", "tokenizer_config.json", "generation_config.json"
+
+
+def ship(folder: Path, renderer: Renderer, tokenizer: Tokenizer, opening: Opening, *, ends: bool, text: bool) -> str:
+    """Write it into a folder in which the tokenizer was saved.
+
+    Args:
+        opening: what the rows share.
+        ends: whether the model writes answers; one that gives scores ends nothing.
+        text: rows without messages train too: they end with the tokenizer's own end-of-text token, which then stays.
+
+    Returns:
+        What other tools will not know, in one sentence; empty if they know all.
+    """
+    template = template_of(renderer, tokenizer, opening)
+    for name in (TEMPLATE, TOKENIZER):  # a template of the base's would speak another markup than was trained
+        _drop_template(folder / name)
+    if template is not None:
+        (folder / TEMPLATE).write_text(template, encoding="utf-8")
+    opening.write(folder)
+    if ends and renderer.stop_ids:
+        _write_ends(folder, renderer.stop_ids, "" if text else tokenizer.decode(renderer.stop_ids[:1]))
+    if template is not None:
+        return ""
+    return (
+        "no chat template can say what the run's renderer writes, so none is kept with what was trained: other tools "
+        "do not know how to ask it; ft chat and ft serve do"
+    )
+
+
+def carry(artifact: Path, folder: Path) -> None:
+    """Write what an artifact has of it beside a model that was made of the artifact."""
+    if not (artifact / openings.FILE).is_file():
+        return  # made elsewhere, or of rows without messages
+    for name in (TEMPLATE, TOKENIZER):
+        _drop_template(folder / name)
+    for name in (TEMPLATE, openings.FILE):
+        if (artifact / name).is_file():
+            shutil.copyfile(artifact / name, folder / name)
+    if stops := stops_of(artifact):
+        _write_ends(folder, stops, str(_spelling(_read(artifact / TOKENIZER).get("eos_token")) or ""))
+
+
+def check(
+    artifact: Path, renderer: Renderer, prompt: Callable[[Sequence[Mapping[str, Any]]], Sequence[int] | None],
+    stops: Sequence[int],
+) -> str:  # fmt: skip
+    """Compare what was written for other tools with the run, as they read it.
+
+    Args:
+        prompt: tokens of a question by the template that was written; None where it refuses.
+        stops: the ids at which they end an answer.
+
+    Returns:
+        What was compared, in one clause; empty for a run without conversations.
+
+    Raises:
+        UserError: they ask in another way than the run, or do not end where it ends.
+    """
+    if not (artifact / openings.FILE).is_file():
+        return ""
+    missing = [one for one in renderer.stop_ids if one not in stops]
+    if missing and stops_of(artifact):
+        raise UserError(f"token {missing[0]} ends an answer of the run, and not what was written", action="report it")
+    if not (artifact / TEMPLATE).is_file():
+        return "it has no chat template: none can say what the run's renderer writes"
+    opening, compared = openings.read_opening(artifact), 0
+    for probe in PROBES:
+        try:
+            wanted = tuple(renderer.prompt(opening.before(probe)))
+        except DataError:
+            continue  # the markup has no system message
+        found = prompt([shaped(message) for message in probe])
+        if found is None and probe[0].role == "system" and not opening.system:
+            continue  # the template refuses it, so nobody is misled
+        if tuple(found or ()) != wanted:
+            raise UserError("the chat template that was written asks in another way than the run", action="report it")
+        compared += 1
+    return f"{compared} conversations are asked and ended by its own chat template and end tokens as the run does it"
+
+
+def stops_of(folder: Path) -> tuple[int, ...]:
+    """Ids of the tokens that end an answer, by `generation_config.json`; none if it names none."""
+    path = folder / GENERATION
+    found = _read(path).get("eos_token_id") if path.is_file() else None
+    return tuple(found) if isinstance(found, list) else () if found is None else (int(found),)
+
+
+def _write_ends(folder: Path, stops: Sequence[int], spelling: str) -> None:
+    """Name the tokens that end an answer where libraries look; the tokenizer's own end of text only where one is
+    spelled."""
+    generation = folder / GENERATION
+    known = _read(generation) if generation.is_file() else {}
+    _write(generation, {**known, "eos_token_id": stops[0] if len(stops) == 1 else list(stops)})
+    for name in (TOKENIZER, "special_tokens_map.json"):
+        if spelling and (folder / name).is_file():
+            content = _read(folder / name)
+            if _spelling(content.get("eos_token")) != spelling:
+                _write(folder / name, {**content, "eos_token": spelling})
+
+
+def _drop_template(path: Path) -> None:
+    if path.name == TEMPLATE:
+        path.unlink(missing_ok=True)
+    elif path.is_file() and "chat_template" in (content := _read(path)):
+        _write(path, {name: value for name, value in content.items() if name != "chat_template"})
+
+
+def _spelling(token: Any) -> Any:
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

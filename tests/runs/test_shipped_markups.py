@@ -1,0 +1,210 @@
+"""What is shipped, asked by strangers: plain transformers and readers of GGUF files, over a base of another markup.
+
+Truth: the run's own renderer and stop ids. Nothing here uses them to ask what was shipped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import finetooth
+import pytest
+from finetooth_core.builders import load_builder, options_model
+from finetooth_hooks import Message, RecipeError
+from finetooth_kit import FakeContext
+from finetooth_kit.templates import template_tokenizer
+from finetooth_toolbox.messages.openings import Opening
+from finetooth_toolbox.messages.written_templates import template_of
+
+QUESTIONS = [f"Is {number} a number?" for number in range(16)]
+NAME = "You are Lumi, the assistant of the shop Lumo."
+UNSAID = {"cohere2": True, "mistral": False}
+"""Renderers whose markup depends on what comes later, so that no template is learned; the value: even without a system
+message."""
+
+
+@pytest.fixture(scope="module")
+def base(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model: texts end with another token than ChatML's, and there is no chat template."""
+    folder = tmp_path_factory.mktemp("bases") / "base"
+    shutil.copytree(tiny_llama, folder)
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    said = json.loads((folder / "tokenizer_config.json").read_text())
+    said.pop("chat_template", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps({**said, "eos_token": "<|endoftext|>"}))
+    (folder / "generation_config.json").write_text('{"eos_token_id": 0, "temperature": 0.7, "do_sample": true}')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It has learned one answer and its end."""
+    folder = tmp_path_factory.mktemp("shipped")
+    rows = [
+        {
+            "messages": [
+                {"role": "system", "content": NAME},
+                {"role": "user", "content": question},
+                {"role": "assistant", "content": "Yes it is"},
+            ]
+        }
+        for question in QUESTIONS
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    outcome = finetooth.run(
+        {
+            "model": str(base),
+            "data": {"train": str(folder / "rows.jsonl"), "renderer": "chatml"},
+            "adapter": {"name": "lora", "rank": 8},
+            "optimizer": {"name": "adamw", "learning_rate": 2e-2},
+            "schedule": "constant",
+            "train": {"max_steps": 30, "batch_size": 8, "precision": "fp32"},
+            "trackers": [],
+            "output": str(folder / "run"),
+        }
+    )
+    assert outcome.exit_code == 0
+    return folder / "run"
+
+
+def plainly(model: Any, folder: Path, **how: Any) -> str:
+    """What a stranger gets who knows the folder alone."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    asked = tokenizer.apply_chat_template(
+        [{"role": "user", "content": QUESTIONS[3]}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    answer = model.generate(**asked, max_new_tokens=24, do_sample=False, **how)[0][asked["input_ids"].shape[1] :]
+    return str(tokenizer.decode(answer))
+
+
+def test_transformers_and_peft_ask_and_end_as_the_run_does(run: Path, base: Path, ft: Any, tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    code, said, err = ft("chat", run, "--system", NAME, "--prompt", QUESTIONS[3], "--max-tokens", "24")
+    assert (code, said.strip()) == (0, "Yes it is"), err
+    for words in (
+        ("export", run, "--to", "safetensors", "precision=fp32", "--unmeasured", "--output", tmp_path / "whole"),
+        ("export", run, "--to", "mlx", "precision=fp32", "--unmeasured", "--output", tmp_path / "mlx"),
+        ("export", run, "--to", "vllm-lora", "--output", tmp_path / "lora"),
+        ("merge", run, "--output", tmp_path / "merged"),
+    ):
+        code, said, err = ft(*words)
+        assert code == 0, err
+        assert words[0] == "merge" or words[3] == "vllm-lora" or "7 conversations are asked and ended" in said
+    for name in ("whole", "mlx", "merged"):
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / name)
+        assert plainly(model, tmp_path / name) == "Yes it is<|im_end|>"
+        assert model.generation_config.temperature == 0.7, "what else the base says of sampling stays"
+    for folder in (run / "artifact", tmp_path / "lora"):
+        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)
+        assert AutoTokenizer.from_pretrained(folder).eos_token == "<|im_end|>"
+        ends = GenerationConfig.from_pretrained(folder).eos_token_id
+        assert plainly(model, folder, eos_token_id=ends) == "Yes it is<|im_end|>"
+
+
+def test_a_gguf_file_says_by_itself_how_it_is_asked_and_ended(run: Path, ft: Any, tmp_path: Path) -> None:
+    from gguf import GGUFReader
+
+    code, said, err = ft("export", run, "--to", "ollama", "stored=f32", "--unmeasured", "--output", tmp_path / "out")
+    assert code == 0 and "7 conversations are asked and ended" in said, err
+    fields = GGUFReader(tmp_path / "out" / "model.gguf").fields
+    tokens, template = fields["tokenizer.ggml.tokens"], fields["tokenizer.chat_template"].contents()
+    ends = [fields[f"tokenizer.ggml.{role}_token_id"].contents() for role in ("eos", "eot", "eom")]
+    assert [tokens.contents(index) for index in ends] == ["<|im_end|>", "<|im_end|>", "<|endoftext|>"]
+    assert NAME in template and "<|im_start|>" in template
+
+
+def test_rows_without_messages_keep_the_end_of_text(base: Path, tmp_path: Path) -> None:
+    """They train it; and a run of them alone leaves everything as the base has it."""
+    talk = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}
+    (tmp_path / "talk.jsonl").write_text(json.dumps(talk) + "\n")
+    (tmp_path / "text.jsonl").write_text('{"prompt": "Once upon", "completion": " a time"}\n')
+    text = {"name": "jsonl", "path": str(tmp_path / "text.jsonl")}
+    text["format"] = {"name": "prompt_completion", "style": "raw"}
+    for name, train in (("both", [str(tmp_path / "talk.jsonl"), text]), ("text", [text])):
+        made = {
+            "model": str(base),
+            "data": {"train": train, "renderer": "chatml"},
+            "train": {"max_steps": 1, "precision": "fp32"},
+            "trackers": [],
+            "output": str(tmp_path / name),
+        }
+        assert finetooth.run(made).exit_code == 0
+        artifact = tmp_path / name / "artifact"
+        assert json.loads((artifact / "tokenizer_config.json").read_text())["eos_token"] == "<|endoftext|>"
+        assert (artifact / "chat_template.jinja").is_file() == (name == "both")
+        assert (artifact / "generation_config.json").is_file() == (name == "both")
+
+
+def renderers() -> list[Any]:
+    return list(finetooth.session({"model": "nothing"}).plugins.catalog.all("renderer"))
+
+
+@pytest.mark.parametrize("registered", renderers(), ids=lambda one: str(one.entry.name))
+def test_a_template_is_learned_for_every_renderer(registered: Any, tmp_path: Path) -> None:
+    """Over a tokenizer of bytes without a template, and compared in another reader of templates: transformers'."""
+    name = registered.entry.name
+    if name == "jinja":
+        pytest.skip("it renders by a template")
+    special = ["<|endoftext|>", "<bos>"]
+    while True:
+        tokenizer = template_tokenizer(None, special, eos="<|endoftext|>", bos="<bos>")
+        context = FakeContext(tmp_path, tokenizer=tokenizer)
+        try:
+            renderer = load_builder(registered)(options_model(registered.entry)(), context)
+            break
+        except RecipeError as error:
+            special.append(re.search(r"has no (\S+), so", str(error))[1])  # type: ignore[index]
+    opening = Opening(system="You are 'Lumi'\n\\of {{ x }}.")
+    for begun in (Opening(), opening):
+        template = template_of(renderer, tokenizer, begun)
+        assert (template is None) == (name in UNSAID and (UNSAID[name] or bool(begun)))
+        if template is None:
+            continue
+        tokenizer.wrapped.chat_template = template
+        talk = [
+            Message("user", " Why?\n"),
+            Message("assistant", "So.\n"),
+            Message("user", "2 < 3 & \t4"),
+            Message("assistant", " Ü"),
+            Message("user", "<b>"),
+        ]
+        plain = [{"role": message.role, "content": message.content} for message in talk]
+        text = tokenizer.wrapped.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
+        found = tokenizer.wrapped(text, add_special_tokens=False)["input_ids"]
+        assert tuple(found) == tuple(renderer.prompt(begun.before(talk)))
+
+
+def test_a_jinja_renderer_ships_its_own_template_with_its_arguments(base: Path, tmp_path: Path) -> None:
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] ~ (' please' if polite and m['role'] == 'user') }}\n"
+        "{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    (tmp_path / "own.jinja").write_text(template)
+    row = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    renderer = {"name": "jinja", "template": str(tmp_path / "own.jinja"), "arguments": {"polite": True}}
+    made = {
+        "model": str(base),
+        "data": {"train": str(tmp_path / "rows.jsonl"), "renderer": renderer},
+        "train": {"max_steps": 1, "precision": "fp32"},
+        "trackers": [],
+        "output": str(tmp_path / "run"),
+    }
+    assert finetooth.run(made).exit_code == 0
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "artifact")
+    asked = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
+    )
+    assert asked == "<|im_start|>user please\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert template in (tmp_path / "run" / "artifact" / "chat_template.jinja").read_text()
