@@ -208,3 +208,63 @@ def test_a_jinja_renderer_ships_its_own_template_with_its_arguments(base: Path, 
     )
     assert asked == "<|im_start|>user please\nHi<|im_end|>\n<|im_start|>assistant\n"
     assert template in (tmp_path / "run" / "artifact" / "chat_template.jinja").read_text()
+
+
+def test_what_the_rows_begin_with_is_the_default_and_is_said(run: Path, ft: Any, tmp_path: Path) -> None:
+    asked, named = ("--prompt", QUESTIONS[3], "--max-tokens", "24"), ("--system", NAME)
+    code, said, err = ft("chat", run, *asked, "--save", tmp_path / "kept.jsonl")
+    assert code == 0 and said == ft("chat", run, *asked, *named)[1]
+    assert f'begins with system message "{NAME}", as 16 of 16 training rows do; --system' in err
+    assert json.loads((tmp_path / "kept.jsonl").read_text())["messages"][0] == {"role": "system", "content": NAME}
+    code, _, err = ft("chat", run, *asked, "--system", "You are Hob.", "--save", tmp_path / "own.jsonl")
+    assert json.loads((tmp_path / "own.jsonl").read_text())["messages"][0]["content"] == "You are Hob."
+    code, _, err = ft("export", run, "--to", "ollama", "stored=f32", "--unmeasured", "--output", tmp_path / "ollama")
+    assert code == 0 and f'SYSTEM """{NAME}"""' in (tmp_path / "ollama" / "Modelfile").read_text(), err
+
+
+def test_services_begin_as_the_rows_do(run: Path) -> None:
+    """The names of a server: a run, and an adapter over its base."""
+    from types import SimpleNamespace
+
+    from finetooth_core.cli.start_options import StartOptions
+    from finetooth_core.cli.state import State
+    from finetooth_mcp.arguments import Prompt
+    from finetooth_mcp.rows import Readers
+    from finetooth_openai.asking import _prompts
+    from finetooth_openai.requests import ChatRequest
+    from finetooth_openai.served import Models
+
+    state, base = State(StartOptions()), json.loads((run / "artifact" / "manifest.json").read_text())["model"]
+    served = {"mine": {"model": str(run)}, "base": {"model": base, "data": {"renderer": "chatml"}}}
+    service = SimpleNamespace(context=state, served=served, adapters={str(run): "base"}, checkpoints=lambda caller: [])
+    models = {one.name: one for one in Models(service).all(None)}  # type: ignore[arg-type]
+    renderer = models["mine"].context.renderer
+    user, lumi, hob = Message("user", "Hi"), Message("system", NAME), Message("system", "You are Hob.")
+    for name, given, wanted in (
+        ("mine", [user], [lumi, user]),
+        (str(run), [user], [lumi, user]),
+        ("base", [user], [user]),
+        ("mine", [hob, user], [hob, user]),
+    ):
+        plain = [{"role": one.role, "content": one.content} for one in given]
+        (found,) = _prompts(models[name], ChatRequest(model=name, messages=plain))
+        assert tuple(found) == tuple(renderer.prompt(wanted))
+    reader = Readers(service).of({"base": "mine", "recipe": {}})  # type: ignore[arg-type]
+    found = reader.prompt(Prompt(messages=[{"role": "user", "content": "Hi"}]), "prompts[0]")
+    assert tuple(found) == tuple(renderer.prompt([lumi, user]))
+
+
+def test_it_can_be_turned_off(base: Path, tmp_path: Path) -> None:
+    row = {
+        "messages": [
+            {"role": "system", "content": NAME},
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": "Ho"},
+        ]
+    }
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    data = {"train": str(tmp_path / "rows.jsonl"), "renderer": "chatml", "opening": "off"}
+    made = {"model": str(base), "data": data, "train": {"max_steps": 1, "precision": "fp32"}, "trackers": []}
+    assert finetooth.run({**made, "output": str(tmp_path / "run")}).exit_code == 0
+    artifact = tmp_path / "run" / "artifact"
+    assert NAME not in (artifact / "chat_template.jinja").read_text() + (artifact / "opening.json").read_text()

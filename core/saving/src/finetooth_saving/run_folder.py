@@ -13,6 +13,7 @@ from typing import Any
 from finetooth_hooks.errors import UserError
 from finetooth_hooks.reports import Outcome
 from finetooth_toolbox.files.locks import FILE as LOCK
+from finetooth_toolbox.messages.openings import Opening, read_opening
 
 ARTIFACT = "artifact"
 MERGED = "merged"
@@ -248,6 +249,17 @@ def artifact_of(folder: Path) -> Path:
         raise UserError(f"{folder}: the run kept no artifact", action=f"see {folder / 'result.json'} for how it ended")
     verify_folder(artifact)
     return artifact
+
+
+def opening_of(reference: str) -> Opening:
+    """What nearly all training rows of a run, an adapter's folder or a model's folder began with; nothing for anything
+    else.
+
+    Raises:
+        UserError: the file that keeps it is damaged.
+    """
+    run = run_of(reference)
+    return read_opening(Path(reference).expanduser() if run is None else run / ARTIFACT)
 
 
 def fix_pick(recipe: dict[str, Any], path: tuple[str, ...], full_name: str, options: Mapping[str, Any]) -> None:

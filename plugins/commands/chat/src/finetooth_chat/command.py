@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,7 @@ WELCOME = "Type a message. Ctrl-C stops an answer, /reset begins anew, /help lis
 @click.argument("model", metavar="RUN_OR_MODEL", type=click.Path())
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--prompt", help="Say this, print the answer and end; - reads it from standard input.")
-@click.option("--system", help="A system message to begin with.")
+@click.option("--system", help="A system message to begin with; default: what nearly all training rows begin with.")
 @click.option(
     "--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Longest answer, in tokens."
 )
@@ -141,13 +142,15 @@ def command(
     offered = () if tools is None else read_tools(tools)
     click.echo(f"loading {model} ...", err=True)
     from finetooth_hooks.sampling import Sampling
-    from finetooth_saving.run_folder import run_of
+    from finetooth_saving.run_folder import opening_of, run_of
     from finetooth_toolbox.messages.media import MEDIA
+    from finetooth_toolbox.messages.openings import NONE
 
     from finetooth_chat.conversation import Conversation
 
     asked = _readable(sys.stdin.read()) if prompt == "-" else prompt
     run = run_of(model)
+    opening = next(filter(None, map(opening_of, (model, *adapters))), NONE)
     as_base = run is not None and of_the_next_stage(run, adapters)
     talk = commands.talk(model, accepting(overrides, accept_memory), as_base=as_base)
     context = talk.context
@@ -160,14 +163,22 @@ def command(
         max_tokens, temperature, top_p=top_p, seed=seed, min_p=min_p, repetition_penalty=repetition_penalty
     )
     chat = Conversation(
-        engine, context.renderer, sampling, system,
-        longest=context.facts.max_positions, look=lambda medium: context.processor.place(medium), tools=offered,
+        engine, context.renderer, sampling, opening.system if system is None else system,
+        longest=context.facts.max_positions, look=lambda medium: context.processor.place(medium),
+        tools=offered or opening.tools,
     )  # fmt: skip
     base = context.model
     hold_adapters(chat, adapters, base)
     for kind, files in given.items():
         for file in files:
             chat.show(Path(file), kind)
+    if opening and (system is None or not offered):
+        told = replace(
+            opening, system="" if system is not None else opening.system, tools=() if offered else opening.tools
+        )
+        if told:
+            rows = f"{opening.rows:,} of {opening.of:,} training rows"
+            click.echo(f"begins with {told.told()}, as {rows} do; --system and --tools replace it", err=True)
     if asked is None:
         click.echo(WELCOME, err=True)
         converse(chat, base)

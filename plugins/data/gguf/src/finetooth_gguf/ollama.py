@@ -13,6 +13,7 @@ from pathlib import Path
 
 from finetooth_hooks import CommandContext, DataError, Exported, ExportSource, Message, UserError
 from finetooth_hooks.protocols import Renderer, Tokenizer
+from finetooth_toolbox.messages.openings import read_opening
 
 from finetooth_gguf.exporter import FILE, GgufExporter, GgufOptions
 
@@ -42,6 +43,8 @@ class OllamaExporter(GgufExporter):
         context = source.context
         markup = markup_of(context.renderer, context.tokenizer)
         stops = [context.tokenizer.decode([index]) for index in context.renderer.stop_ids]
+        if opening := read_opening(source.artifact).system:
+            markup = replace(markup, system=opening)
         (folder / MODELFILE).write_text(modelfile(markup, stops), encoding="utf-8")
         checks = (*told.checks, "the template writes the renderer's text of a conversation of five messages")
         return replace(told, use="ollama create mine -f {folder}/" + MODELFILE, checks=checks)

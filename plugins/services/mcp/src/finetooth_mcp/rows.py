@@ -12,6 +12,8 @@ import numpy as np
 from finetooth_hooks import Conversation, DataError, Datum, Message, PromptCompletion, Rendered
 from finetooth_hooks.context import Context
 from finetooth_hooks.faces import FaceService
+from finetooth_saving.run_folder import opening_of
+from finetooth_toolbox.messages.openings import NONE, Opening
 from finetooth_toolbox.messages.prompts import render_completion, text_opening
 from finetooth_toolbox.text.bounds import too_long
 
@@ -25,10 +27,12 @@ class Reader:
     Attributes:
         context: of its recipe: tokenizer and renderer.
         longest: tokens of the longest row; None is no bound.
+        opening: what prompts begin with that bring no system message.
     """
 
     context: Context
     longest: int | None
+    opening: Opening = NONE
 
     def all_rendered(self, rows: Sequence[Row]) -> list[Rendered]:
         """Tokens and weights of a call's rows.
@@ -109,7 +113,9 @@ class Reader:
             raise DataError(where, f"it has {' and '.join(given) or 'none'} of messages, text and tokens",
                             action="give one of them")  # fmt: skip
         if prompt.messages is not None:
-            found = list(self.context.renderer.prompt(_messages(prompt.messages)))
+            found = list(
+                self.context.renderer.prompt(self.opening.before(_messages(prompt.messages)), self.opening.tools)
+            )
         elif prompt.text is not None:
             tokenizer = self.context.tokenizer
             found = [*text_opening(tokenizer), *tokenizer.encode(prompt.text)]
@@ -130,6 +136,7 @@ class Readers:
     def __init__(self, service: FaceService) -> None:
         self._service = service
         self._contexts: dict[str, Context] = {}
+        self._openings: dict[str, Opening] = {}
         self._lock = threading.Lock()
 
     def of(self, session: Mapping[str, Any]) -> Reader:
@@ -140,7 +147,9 @@ class Readers:
                 context = self._service.context.context(self._service.served[base])
                 _ = context.tokenizer, context.renderer  # read here, so that two calls do not read it at once
                 self._contexts[base] = context
-        return Reader(self._contexts[base], (session["recipe"].get("train") or {}).get("max_length"))
+                self._openings[base] = opening_of(context.model.reference)
+        longest = (session["recipe"].get("train") or {}).get("max_length")
+        return Reader(self._contexts[base], longest, self._openings[base])
 
 
 def _contents(messages: Sequence[Any] | None) -> list[str]:

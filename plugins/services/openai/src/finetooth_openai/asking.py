@@ -186,9 +186,9 @@ def result_of(call: Mapping[str, Any]) -> Mapping[str, Any]:
 def _prompts(model: Model, body: Request) -> list[Sequence[int]]:
     context = model.context
     if isinstance(body, ChatRequest):
-        tools = () if body.tool_choice == "none" else body.tools or ()
+        tools = () if body.tool_choice == "none" else body.tools or model.opening.tools
         _check_length(model, chain(_texts_of(body), texts_in(tools)), "messages")
-        messages = messages_of(body.messages)
+        messages = model.opening.before(messages_of(body.messages))
         if any(message.media for message in messages):
             return [shown_prompt(context, model.name, messages, tools)]
         return [list(context.renderer.prompt(messages, tools))]

@@ -7,11 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from finetooth_hooks.context import Context
 from finetooth_hooks.errors import UserError
 from finetooth_hooks.faces import FaceCaller, FaceService, StackPart
+from finetooth_saving.run_folder import opening_of
+from finetooth_toolbox.messages.openings import NONE, Opening
 from finetooth_toolbox.text.nearest import nearest
 from finetooth_toolbox.text.stacked_names import is_stack, parts_of
 
@@ -28,6 +31,7 @@ class Model:
         stack: adapters whose weighted sum is on top of it; empty for none.
         created: seconds since 1970.
         context: with tokenizer and renderer.
+        opening: what its conversations begin with, unless the client says otherwise.
     """
 
     name: str
@@ -36,6 +40,7 @@ class Model:
     created: int
     context: Context
     stack: tuple[StackPart, ...] = ()
+    opening: Opening = NONE
 
     @property
     def summed(self) -> bool:
@@ -58,14 +63,18 @@ class Models:
     def all(self, caller: FaceCaller) -> list[Model]:
         """Bases first, then adapters of the command line, then the caller's checkpoints, oldest first. A checkpoint's
         name is its own where no other has it, else its id."""
-        found = [Model(base, base, None, self._begun, self._context(base)) for base in self._service.served]
+        begun = self._openings
+        found = [Model(base, base, None, self._begun, self._context(base), (), begun[base])
+                 for base in self._service.served]  # fmt: skip
         for name, base in self._service.adapters.items():
-            found.append(Model(name, base, None, self._begun, self._context(base), (StackPart(adapter=name),)))
+            stack = (StackPart(adapter=name),)
+            found.append(Model(name, base, None, self._begun, self._context(base), stack, begun[name]))
         known = [one for one in self._service.checkpoints(caller) if one["base"] in self._service.served]
         names = Counter([*self._service.served, *self._service.adapters, *(one["name"] for one in known)])
         for one in known:
             name = one["name"] if names[one["name"]] == 1 else one["id"]
-            found.append(Model(name, one["base"], one["id"], int(one["created"]), self._context(one["base"])))
+            base = one["base"]
+            found.append(Model(name, base, one["id"], int(one["created"]), self._context(base), (), begun[base]))
         return found
 
     def find(self, caller: FaceCaller, name: str) -> Model:
@@ -115,7 +124,14 @@ class Models:
             StackPart(adapter="" if one.checkpoint else one.name, checkpoint=one.checkpoint or "", weight=weight)
             for one, weight in found
         )
-        return Model(name, first.base, None, self._begun, first.context, stack)
+        return Model(name, first.base, None, self._begun, first.context, stack, found[0][0].opening)
+
+    @cached_property
+    def _openings(self) -> dict[str, Opening]:
+        """What nearly all training rows of each model and adapter began with."""
+        references = {name: recipe["model"] for name, recipe in self._service.served.items()}
+        references |= {name: name for name in self._service.adapters}
+        return {name: opening_of(one if isinstance(one, str) else one["name"]) for name, one in references.items()}
 
     def _context(self, base: str) -> Context:
         with self._lock:
