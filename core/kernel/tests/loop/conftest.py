@@ -165,6 +165,10 @@ class Folders:
         shutil.rmtree(self.root / name)
 
 
+MODEL = SimpleNamespace(contents={}, digest="")
+"""A base of no file."""
+
+
 def make(
     tmp_path: Path, method: CountingMethod, *listeners: Listener, before: bool = True, every: int | str = 0,
     save: int = 0, best: str | None = None, trackers: tuple[PickedTracker, ...] = (),
@@ -189,7 +193,7 @@ def make(
         plan=plan,
         evaluators=(Score(),),
         trackers=trackers,
-        request=SimpleNamespace(updates=SimpleNamespace(schedule=Watching())),
+        request=SimpleNamespace(updates=SimpleNamespace(schedule=Watching()), base=SimpleNamespace(model=MODEL)),
         reports=(),
         prepared=Prepared(4, 4, DataReport("train", 8, 8)),
     )
