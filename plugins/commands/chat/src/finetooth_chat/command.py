@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from finetooth_hooks.errors import EngineError, UserError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from finetooth_hooks.context import CommandContext
     from finetooth_hooks.examples import MediumKind
     from finetooth_hooks.models import ModelInfo
+    from finetooth_toolbox.messages.openings import Opening
 
     from finetooth_chat.conversation import Conversation
 
@@ -142,15 +143,14 @@ def command(
     offered = () if tools is None else read_tools(tools)
     click.echo(f"loading {model} ...", err=True)
     from finetooth_hooks.sampling import Sampling
-    from finetooth_saving.run_folder import opening_of, run_of
+    from finetooth_saving.run_folder import run_of
     from finetooth_toolbox.messages.media import MEDIA
-    from finetooth_toolbox.messages.openings import NONE
 
     from finetooth_chat.conversation import Conversation
 
     asked = _readable(sys.stdin.read()) if prompt == "-" else prompt
     run = run_of(model)
-    opening = next(filter(None, map(opening_of, (model, *adapters))), NONE)
+    opening = begun((model, *adapters), system, offered)
     as_base = run is not None and of_the_next_stage(run, adapters)
     talk = commands.talk(model, accepting(overrides, accept_memory), as_base=as_base)
     context = talk.context
@@ -163,22 +163,15 @@ def command(
         max_tokens, temperature, top_p=top_p, seed=seed, min_p=min_p, repetition_penalty=repetition_penalty
     )
     chat = Conversation(
-        engine, context.renderer, sampling, opening.system if system is None else system,
+        engine, context.renderer, sampling, opening.system,
         longest=context.facts.max_positions, look=lambda medium: context.processor.place(medium),
-        tools=offered or opening.tools,
+        tools=opening.tools,
     )  # fmt: skip
     base = context.model
     hold_adapters(chat, adapters, base)
     for kind, files in given.items():
         for file in files:
             chat.show(Path(file), kind)
-    if opening and (system is None or not offered):
-        told = replace(
-            opening, system="" if system is not None else opening.system, tools=() if offered else opening.tools
-        )
-        if told:
-            rows = f"{opening.rows:,} of {opening.of:,} training rows"
-            click.echo(f"begins with {told.told()}, as {rows} do; --system and --tools replace it", err=True)
     if asked is None:
         click.echo(WELCOME, err=True)
         converse(chat, base)
@@ -193,6 +186,20 @@ def command(
         kept = append_row(save, chat.messages, chat.tools)
         if kept.blank:
             click.echo(kept.told(save), err=True)
+
+
+def begun(references: Sequence[str], system: str | None, tools: Sequence[Mapping[str, Any]]) -> Opening:
+    """What a conversation begins with: what the user gives, else what nearly all training rows of the first model or
+    adapter that keeps it begin with, which is said."""
+    from finetooth_saving.run_folder import opening_of
+    from finetooth_toolbox.messages.openings import NONE
+
+    kept = next(filter(None, map(opening_of, references)), NONE)
+    own = replace(kept, system=kept.system if system is None else "", tools=() if tools else kept.tools)
+    if own:
+        rows = f"{own.rows:,} of {own.of:,} training rows"
+        click.echo(f"begins with {own.told()}, as {rows} do; --system and --tools replace it", err=True)
+    return replace(own, system=own.system if system is None else system, tools=tuple(tools) or own.tools)
 
 
 def whole(chat: Conversation, text: str) -> bool:
