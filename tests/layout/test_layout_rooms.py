@@ -24,6 +24,7 @@ WHOLE = {
     "disk": "a tier of stores",
     "engine": "what trains, a part of every run",
     "host": "a tier of stores",
+    "registry": "where versions are kept, whatever keeps them",
     "loss": "a kind of entry, and the metric of every step",
     "model": "a section of the recipe",
     "profile": "a section of the recipe, its folder in the run folder, and an engine's capability",

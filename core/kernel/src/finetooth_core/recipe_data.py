@@ -121,6 +121,17 @@ def _placed(place: Callable[[Path], str], prefix: Path, path: Path) -> str:
     return place((*prefix, *path))
 
 
+class Classification(Options):
+    """What the rows are, as far as that decides where a model that learnt them may go."""
+
+    customer_data: bool | None = None
+    """Whether any row came from a customer; null: it is not said, and a registry may then refuse the run."""
+    licence: str = ""
+    """The licence of the rows, such as `CC-BY-4.0`."""
+    pii: Literal["none", "removed", "present"] | None = None
+    """Whether rows hold personal data; null: it is not said."""
+
+
 class DataSection(Options):
     """Rows to train on and rows held out."""
 
@@ -142,6 +153,8 @@ class DataSection(Options):
     """How much an epoch takes of each of several training sources: `{temperature: 2}`, `{temperature: even}`."""
     snapshot: Snapshot | None = None
     """Pins all data files at once: `{name: NAME, sha256: ...}`; a file that has changed is refused."""
+    classification: Classification | None = None
+    """What the rows are: customer data, licence, personal data. It trains nothing; a registry's policy reads it."""
     format: Annotated[str | PickMapping, Checked, picks("format")] = AUTO
     """How a row becomes an example; `auto` goes by the columns of the first row of each source, so that a list may hold
     sources of several formats."""

@@ -94,6 +94,7 @@ SCAFFOLDS: Mapping[str, Scaffold] = {
     "gate": Scaffold("Pick its gate in a recipe: `checkpoint: {gates: [$entry]}`.", "gate", (PYDANTIC,)),
     "exporter": Scaffold("Export a run with it: `ft export RUN --to $entry`.", "exporter"),
     "face": Scaffold("Start a server with it: `ft serve $entry`.", "face"),
+    "release_gate": Scaffold("Name it in a registry's policy: `channels: {production: {gates: [$entry]}}`.", "release"),
     "command": Scaffold("It brings the command `ft $entry`.", "command", ("click>=8.1",)),
     "events": Scaffold("It watches every run; options: `plugins: [{use: $distribution, options: {...}}]`.", "options"),
 }

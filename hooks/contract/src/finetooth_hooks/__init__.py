@@ -33,6 +33,7 @@ from finetooth_hooks.entries import (
     Optimizer,
     Processor,
     Quantizer,
+    ReleaseGate,
     Renderer,
     Reward,
     Sampler,
@@ -183,6 +184,7 @@ if TYPE_CHECKING:
     from finetooth_hooks.preparation import Limit, Preparation, PreparedRows, Render, Rendering
     from finetooth_hooks.problems import Problems
     from finetooth_hooks.quantizers import Stored
+    from finetooth_hooks.releases import ReleaseVersion, Verdict
     from finetooth_hooks.renderers import MediumPlace
     from finetooth_hooks.reports import DataReport, Evaluation, Outcome, Prepared, Sample, StepReport
     from finetooth_hooks.rollouts import Prompt, Rollout, Sampled
@@ -240,6 +242,7 @@ _LAZY = {
         "preparation": "Limit Preparation PreparedRows Render Rendering",
         "problems": "Problems",
         "quantizers": "Stored",
+        "releases": "ReleaseVersion Verdict",
         "renderers": "MediumPlace",
         "reports": "DataReport Evaluation Outcome Prepared Sample StepReport",
         "rollouts": "Prompt Rollout Sampled",
@@ -268,14 +271,15 @@ __all__ = [
     "Observation", "Opened", "Optimizer", "OptimizerBase", "Options", "Outcome", "Outputs", "Pair", "Parsed", "Per",
     "Pick", "PickKernels", "PickedKernel", "PlacePart", "Placed", "Plan", "PlanError", "PlanRequest", "PluginError",
     "Portion", "Preparation", "Prepared", "PreparedRows", "Problems", "Processor", "Prompt", "PromptCompletion",
-    "Quantizer", "QuantizerBase", "ROLES", "ReadRow", "RecipeError", "Registered", "Render", "Rendered",
-    "RenderedMedium", "Renderer", "RendererBase", "Rendering", "Reward", "RoleModel", "RoleRequest", "Rollout", "Row",
-    "Run", "RunningBatch", "STEP_SPAN", "Sample", "Sampled", "Sampler", "SamplerBase", "Sampling", "Saving",
-    "ScalarHead", "Schedule", "Segments", "Serves", "Side", "Snapshot", "SnapshotStore", "Source", "SourceBase",
-    "Spans", "StackPart", "StepCost", "StepReport", "StepSettings", "Stepped", "Stepwise", "StopRun", "Store",
-    "StoreError", "Stored", "Task", "Text", "TextPart", "Tier", "Together", "TokenChunk", "Tokenizer", "TokenizerBase",
-    "Tracker", "TrackerBase", "TrainOn", "TrainSettings", "TrainsPart", "Turn", "UpdatesPart", "UpstreamError", "Usage",
-    "UserError", "Video", "VideoChunk", "Wanted", "Weighted", "Written", "hookimpl", "hookspec", "row_format",
+    "Quantizer", "QuantizerBase", "ROLES", "ReadRow", "RecipeError", "Registered", "ReleaseGate", "ReleaseVersion",
+    "Render", "Rendered", "RenderedMedium", "Renderer", "RendererBase", "Rendering", "Reward", "RoleModel",
+    "RoleRequest", "Rollout", "Row", "Run", "RunningBatch", "STEP_SPAN", "Sample", "Sampled", "Sampler", "SamplerBase",
+    "Sampling", "Saving", "ScalarHead", "Schedule", "Segments", "Serves", "Side", "Snapshot", "SnapshotStore", "Source",
+    "SourceBase", "Spans", "StackPart", "StepCost", "StepReport", "StepSettings", "Stepped", "Stepwise", "StopRun",
+    "Store", "StoreError", "Stored", "Task", "Text", "TextPart", "Tier", "Together", "TokenChunk", "Tokenizer",
+    "TokenizerBase", "Tracker", "TrackerBase", "TrainOn", "TrainSettings", "TrainsPart", "Turn", "UpdatesPart",
+    "UpstreamError", "Usage", "UserError", "Verdict", "Video", "VideoChunk", "Wanted", "Weighted", "Written",
+    "hookimpl", "hookspec", "row_format",
 ]
 # fmt: on
 

@@ -476,6 +476,14 @@ class Face(Entry):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReleaseGate(Entry):
+    """Decides whether a version may enter a channel of a registry; the registry's policy picks it, no recipe does. Its
+    builder gets the command's `CommandContext` as its context."""
+
+    kind = "release_gate"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Command(Entry):
     """A command of `ft`; `build` names a click command, imported when it is called."""
 
@@ -493,7 +501,7 @@ class Command(Entry):
 _TYPES: tuple[type[Entry], ...] = (
     Loader, Source, Format, Renderer, Processor, Family, Method, Loss, Reward, Sampler, Environment, Adapter, Quantizer,
     Optimizer, Schedule, Backend, Hardware, Attention, Kernel, Tracker, Evaluator, Exporter, Store, Gate, Face,
-    Command,
+    ReleaseGate, Command,
 )
 # fmt: on
 ENTRY_TYPES: Mapping[str, type[Entry]] = MappingProxyType({cls.kind: cls for cls in _TYPES})

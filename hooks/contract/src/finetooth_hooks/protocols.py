@@ -49,6 +49,7 @@ from finetooth_hooks.models import (
     Tokenizer,
 )
 from finetooth_hooks.quantizers import Quantizer, Stored
+from finetooth_hooks.releases import ReleaseGate
 from finetooth_hooks.renderers import MediumPlace, Processor, Renderer
 from finetooth_hooks.rollouts import Sampler
 from finetooth_hooks.sources import Examples, Format, Portion, Source
@@ -97,6 +98,7 @@ __all__ = [
     "Portion",
     "Processor",
     "Quantizer",
+    "ReleaseGate",
     "Renderer",
     "Reward",
     "RoleRequest",

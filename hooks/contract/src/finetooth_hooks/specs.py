@@ -31,6 +31,7 @@ from finetooth_hooks.entries import (
     Optimizer,
     Processor,
     Quantizer,
+    ReleaseGate,
     Renderer,
     Reward,
     Sampler,
@@ -329,6 +330,17 @@ def ft_faces() -> Iterable[Face]:  # type: ignore[empty-body]
 
 
 @hookspec
+def ft_release_gates() -> Iterable[ReleaseGate]:  # type: ignore[empty-body]
+    """Yield release gates: checks that a version must pass before it enters a channel of a registry.
+
+    Example:
+        @hookimpl
+        def ft_release_gates():
+            yield ReleaseGate(name="polite", build="acme.release:build", summary="answers say please as before")
+    """
+
+
+@hookspec
 def ft_commands() -> Iterable[Command]:  # type: ignore[empty-body]
     """Yield commands of `ft`.
 
@@ -452,6 +464,7 @@ REGISTRATION_HOOKS = {
     "ft_stores": Store,
     "ft_gates": Gate,
     "ft_faces": Face,
+    "ft_release_gates": ReleaseGate,
     "ft_commands": Command,
 }
 """Registration hooks and the entry type each must yield."""

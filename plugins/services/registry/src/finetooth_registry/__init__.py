@@ -1,0 +1,1 @@
+"""A registry of trained models: signed records, release gates and channels."""

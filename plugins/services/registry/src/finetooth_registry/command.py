@@ -1,0 +1,348 @@
+"""`ft registry`: register runs, measure, sign, verify, release."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from finetooth_hooks.errors import UserError
+
+if TYPE_CHECKING:
+    from finetooth_hooks import CommandContext, ReleaseVersion, Verdict
+
+    from finetooth_registry.registry import Registry, Version
+    from finetooth_registry.verifying import Link
+
+_HERE = click.option(
+    "--registry", "folder", type=click.Path(path_type=Path), default=Path("registry"), envvar="FT_REGISTRY",
+    show_default=True, help="The registry's folder; FT_REGISTRY sets it too.",
+)  # fmt: skip
+_KEY = click.option(
+    "--key", type=click.Path(path_type=Path), envvar="FT_REGISTRY_KEY", help="Private key to sign with."
+)
+
+
+@click.group("registry")
+def registry() -> None:
+    """Keep versions of models with signed records, and release them through gates."""
+
+
+@registry.command("init")
+@click.argument("folder", type=click.Path(path_type=Path), default=Path("registry"))
+def init(folder: Path) -> None:
+    """Make an empty registry in FOLDER. Its policy.yaml says what may be registered and released."""
+    from finetooth_registry.registry import Registry
+
+    Registry.create(folder)
+    click.echo(f"made {folder}; edit {folder / 'policy.yaml'} to change what it accepts")
+
+
+@registry.command("key")
+@click.argument("file", type=click.Path(path_type=Path))
+def key(file: Path) -> None:
+    """Write a new private key to FILE and its public key to FILE.pub."""
+    from finetooth_registry import records
+
+    public = file.with_name(file.name + ".pub")
+    if public.exists():
+        raise UserError(f"{public} exists", action="choose another file")
+    public.write_text(records.key_to_json(records.make_key(file)), encoding="utf-8")
+    click.echo(f"wrote {file} (keep it secret) and {public} (for ft registry trust)")
+
+
+@registry.command("trust")
+@click.argument("name")
+@click.argument("public", type=click.Path(path_type=Path, exists=True))
+@_HERE
+def trust(name: str, public: Path, folder: Path) -> None:
+    """Trust the public key in the file PUBLIC under NAME."""
+    from finetooth_registry import records
+
+    _open(folder).trust(name, records.key_from_json(public.read_text(encoding="utf-8"), str(public)))
+
+
+@registry.command("revoke")
+@click.argument("name")
+@_HERE
+def revoke(name: str, folder: Path) -> None:
+    """Trust the key NAME no longer."""
+    _open(folder).revoke(name)
+
+
+@registry.command("add")
+@click.argument("run")
+@click.option("--name", required=True, help="Name of the model.")
+@_KEY
+@_HERE
+@click.pass_obj
+def add(commands: CommandContext, run: str, name: str, key: Path | None, folder: Path) -> None:
+    """Register what RUN trained as the next version of a model. A failed run is registered with its reason."""
+    from finetooth_registry import from_run, records
+
+    place = commands.run_folder(run)
+    if place is None:
+        raise UserError(f"{run}: no such run", action="give the folder of a run, or its name under runs/")
+    made = from_run.read(place)
+    signer = records.load_signer(key) if key else None
+    version = _open(folder).add(name, made.files, made.about, signer, metrics=made.metrics, failed=made.failed)
+    click.echo(f"{version.called} {version.status}" + ("" if signer else ", not signed (--key FILE signs it)"))
+
+
+@registry.command("list")
+@click.argument("model", default="")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_HERE
+def list_versions(model: str, as_json: bool, folder: Path) -> None:
+    """List versions, of one MODEL or of all."""
+    from finetooth_registry import records
+
+    opened = _open(folder)
+    trusted = opened.trusted()
+    rows = [
+        {
+            "version": one.called, "status": one.status, "channels": ", ".join(one.channels),
+            "signed by": ", ".join(records.signers_of(opened.record(one), trusted)), "added": one.added,
+            "reason": one.reason,
+        }
+        for one in opened.versions(model)
+    ]  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    header = ("version", "status", "channels", "signed by", "added")
+    _table("Versions", header, [[row[name] for name in header] for row in rows])
+
+
+@registry.command("show")
+@click.argument("version")
+@_HERE
+def show(version: str, folder: Path) -> None:
+    """Print the record and the measurements of VERSION (NAME, NAME@v3 or NAME@CHANNEL) as JSON."""
+    from finetooth_registry import records
+
+    opened = _open(folder)
+    made = opened.version(version)
+    metrics, _ = opened.metrics(made)
+    content = records.read(opened.record(made))
+    about = {"version": made.called, "status": made.status, "reason": made.reason, "channels": list(made.channels)}
+    click.echo(json.dumps({**about, "metrics": metrics, "record": content}, indent=2))
+
+
+@registry.command("get")
+@click.argument("version")
+@click.argument("output", type=click.Path(path_type=Path))
+@_HERE
+def get(version: str, output: Path, folder: Path) -> None:
+    """Write the files of VERSION and its record to the folder OUTPUT, every file checked."""
+    opened = _open(folder)
+    made = opened.version(version)
+    _write(opened, made, output)
+    click.echo(f"wrote {made.called} to {output}")
+
+
+@registry.command("measure")
+@click.argument("version")
+@click.option("--evaluator", "evaluators", multiple=True, required=True, metavar="NAME", help="May be repeated.")
+@click.option("--data", required=True, metavar="DATA", help="Rows to measure on.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting of the recipe.")
+@_HERE
+@click.pass_obj
+def measure(
+    commands: CommandContext, version: str, evaluators: tuple[str, ...], data: str, overrides: tuple[str, ...],
+    folder: Path,
+) -> None:  # fmt: skip
+    """Measure VERSION on rows, and keep the numbers and every answer."""
+    import tempfile
+    from dataclasses import asdict
+
+    opened = _open(folder)
+    made = opened.version(version)
+    picks = [json.loads(text) if text.startswith("{") else text for text in evaluators]
+    with tempfile.TemporaryDirectory() as place:
+        _write(opened, made, Path(place) / "model")
+        found = commands.evaluate(str(Path(place) / "model"), picks, data, overrides, answers=True)
+    metrics = {f"{done.name}/{name}": value for done in found for name, value in done.metrics.items()}
+    answers = {done.name: [asdict(sample) for sample in done.samples] for done in found if done.samples}
+    opened.measure(made, metrics, answers)
+    _table(made.called, ("metric", "value"), [[name, f"{value:.6g}"] for name, value in metrics.items()])
+
+
+@registry.command("sign")
+@click.argument("version")
+@click.option("--key", type=click.Path(path_type=Path), envvar="FT_REGISTRY_KEY", required=True, help="Private key.")
+@_HERE
+def sign(version: str, key: Path, folder: Path) -> None:
+    """Add a signature to the record of VERSION: an approval."""
+    from finetooth_registry import records
+
+    opened = _open(folder)
+    made = opened.version(version)
+    click.echo(
+        f"{made.called} is signed by {', '.join(opened.countersign(made, records.load_signer(key))) or 'nobody'}"
+    )
+
+
+@registry.command("promote")
+@click.argument("version")
+@click.option("--to", "channel", required=True, metavar="CHANNEL", help="A channel of the policy.")
+@click.option("--dry-run", is_flag=True, help="Ask the gates, and change and record nothing.")
+@_HERE
+@click.pass_obj
+def promote(commands: CommandContext, version: str, channel: str, dry_run: bool, folder: Path) -> None:
+    """Ask the channel's gates about VERSION, record the decision, and move the channel if all pass.
+
+    Exit code 1: a gate held the version back.
+    """
+    import tempfile
+
+    opened = _open(folder)
+    channels = opened.policy.channels
+    if channel not in channels:
+        raise UserError(f"the policy has no channel {channel!r}", action=f"it has {', '.join(channels) or 'none'}")
+    made, before = opened.version(version), None
+    before = opened.in_channel(made.model, channel)
+    with tempfile.TemporaryDirectory() as place:
+        candidate = _released(opened, made, Path(place) / "candidate")
+        predecessor = None if before is None else _released(opened, before, Path(place) / "predecessor")
+        verdicts: dict[str, Verdict] = {}
+        for pick in channels[channel].gates:
+            name = str(pick if isinstance(pick, str) else pick.get("name"))
+            gate = commands.build("release_gate", pick, setting=f"channels.{channel}.gates")
+            verdicts[f"{len(verdicts) + 1} {name}"] = gate.judge(candidate, predecessor)
+    passed = all(verdict.passed for verdict in verdicts.values())
+    if not dry_run:
+        passed = opened.decide(made, channel, verdicts, before)
+    cells = [[name, "pass" if said.passed else "hold", said.reason] for name, said in verdicts.items()]
+    _table(f"{made.called} to {channel}: {'PROMOTE' if passed else 'HOLD'}", ("gate", "says", "why"), cells)
+    if not passed:
+        raise click.exceptions.Exit(1)
+
+
+@registry.command("rollback")
+@click.argument("model")
+@click.option("--channel", required=True, help="The channel.")
+@click.option("--why", required=True, help="The reason, for the log.")
+@_HERE
+def rollback(model: str, channel: str, why: str, folder: Path) -> None:
+    """Give a channel the version of MODEL that it held before."""
+    version = _open(folder).roll_back(model, channel, why)
+    click.echo(f"{channel} holds {version.called} again")
+
+
+@registry.command("revert")
+@click.argument("version")
+@click.option("--why", required=True, help="The reason, for the log.")
+@_HERE
+def revert(version: str, why: str, folder: Path) -> None:
+    """Mark VERSION as reverted: it is kept, and no channel may hold it."""
+    opened = _open(folder)
+    opened.revert(opened.version(version), why)
+
+
+@registry.command("verify")
+@click.argument("what")
+@click.option(
+    "--trust", "keys", multiple=True, type=click.Path(path_type=Path, exists=True), help="Public key; for a folder."
+)
+@_HERE
+def verify(what: str, keys: tuple[Path, ...], folder: Path) -> None:
+    """Check a version, or a folder that `ft registry get` wrote, link by link. Exit code 1: a link does not hold."""
+    from finetooth_registry import records
+    from finetooth_registry.verifying import verify_folder, verify_version
+
+    if Path(what).is_dir():
+        trusted = {path.stem: records.key_from_json(path.read_text(encoding="utf-8"), str(path)) for path in keys}
+        links = list(verify_folder(Path(what), trusted or _open(folder).trusted()))
+    else:
+        opened = _open(folder)
+        links = list(verify_version(opened, opened.version(what)))
+    _show_links(what, links)
+    if not all(link.holds for link in links):
+        raise click.exceptions.Exit(1)
+
+
+@registry.command("log")
+@click.option("--json", "as_json", is_flag=True, help="Print every event whole, one JSON object a line.")
+@_HERE
+def log(as_json: bool, folder: Path) -> None:
+    """Show what happened, oldest first; the chain is checked."""
+    opened = _open(folder)
+    opened.check_log()
+    if as_json:
+        from dataclasses import asdict
+
+        for event in opened.events():
+            click.echo(json.dumps(asdict(event)))
+        return
+    cells = [[str(one.sequence), one.at, one.kind, _brief(one.detail)] for one in opened.events()]
+    _table("Log", ("event", "at", "what", "about"), cells)
+
+
+@registry.command("collect")
+@click.option("--delete", is_flag=True, help="Delete them; without it they are only listed.")
+@_HERE
+def collect(delete: bool, folder: Path) -> None:
+    """List the blobs that no version names."""
+    opened = _open(folder)
+    sizes = opened.blobs.remove_unnamed(opened.named_blobs(), dry_run=not delete)
+    done = "deleted" if delete else "would be deleted"
+    click.echo(f"{len(sizes)} blobs of {sum(size for _, size in sizes) / 1e6:.1f} MB {done}")
+
+
+def _open(folder: Path) -> Registry:
+    from finetooth_registry.registry import Registry
+
+    return Registry(folder)
+
+
+def _write(opened: Registry, version: Version, output: Path) -> None:
+    """The files of a version and its record in a new folder."""
+    from finetooth_registry import records
+    from finetooth_registry.registry import files_of
+    from finetooth_registry.verifying import RECORD
+
+    if output.exists():
+        raise UserError(f"{output} exists", action="choose another folder")
+    record = opened.record(version)
+    for name, sha256 in files_of(records.read(record)).items():
+        target = output / name
+        if not target.resolve().is_relative_to(output.resolve()):
+            raise UserError(f"{version.called}: {name!r} leaves the folder", action="the record is not one of ours")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        opened.blobs.copy(sha256, target)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / RECORD).write_bytes(record)
+
+
+def _released(opened: Registry, version: Version, place: Path) -> ReleaseVersion:
+    from finetooth_hooks import ReleaseVersion
+
+    from finetooth_registry import records
+
+    _write(opened, version, place)
+    record = opened.record(version)
+    metrics, answers = opened.metrics(version)
+    signers = records.signers_of(record, opened.trusted())
+    return ReleaseVersion(version.model, version.number, place, records.read(record), metrics, answers, signers)
+
+
+def _show_links(what: str, links: Sequence[Link]) -> None:
+    _table(
+        what, ("link", "holds", "what was found"), [[one.what, "yes" if one.holds else "NO", one.said] for one in links]
+    )
+
+
+def _brief(detail: Mapping[str, Any]) -> str:
+    short = {name: value for name, value in detail.items() if not isinstance(value, dict) and name != "record"}
+    return ", ".join(f"{name}: {value}" for name, value in short.items() if value is not None)
+
+
+def _table(title: str, header: Sequence[str], cells: Iterable[Sequence[str]]) -> None:
+    from finetooth_toolbox.cli.tables import show, table
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    show(console, table(console, title, tuple(header), [list(row) for row in cells]))

@@ -1,0 +1,79 @@
+"""What a run folder says of its run, for the record of a version."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from finetooth_hooks.errors import UserError
+from finetooth_saving.artifact import verify_folder
+from finetooth_saving.run_folder import ARTIFACT, PLAN, RECIPE, RESULT, RUN
+from finetooth_saving.runs.recorded import read_run
+from finetooth_toolbox.files.manifests import MANIFEST
+
+_KEPT = (RECIPE, PLAN, RESULT, RUN)
+"""Files of a run that are stored with its artifact."""
+_FROM_MANIFEST = ("base", "base_digest", "base_revision", "model", "data", "plugins", "picks", "environment")
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """A run that can be registered.
+
+    Attributes:
+        files: what is stored, by name: the artifact's files, and the run's own below `run/`.
+        about: the predicate of the record.
+        metrics: what the run measured.
+        failed: why it failed; empty: it ended well.
+    """
+
+    files: Mapping[str, Path]
+    about: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    failed: str = ""
+
+
+def read(folder: Path) -> RunFiles:
+    """Read a run, and check its artifact against the manifest.
+
+    Raises:
+        UserError: it has not ended, or its artifact is damaged.
+    """
+    result = read_run(folder).result
+    if not result:
+        raise UserError(f"{folder}: the run has not ended", action="wait for it, or end it with ft resume")
+    status, reason = str(result.get("status", "")), str(result.get("reason", ""))
+    artifact = folder / ARTIFACT
+    manifest: Mapping[str, Any] = verify_folder(artifact) if artifact.is_dir() else {}
+    if not manifest and status != "failed":
+        raise UserError(f"{folder}: the run has no artifact", action="register a run that saved one")
+    files = {name: artifact / name for name in (*manifest.get("files", ()), *([MANIFEST] if manifest else []))}
+    files |= {f"run/{name}": folder / name for name in _KEPT if (folder / name).is_file()}
+    recipe = _recipe(folder / RECIPE)
+    about = {name: manifest[name] for name in _FROM_MANIFEST if name in manifest}
+    about |= {
+        "run": str(result.get("run_id") or folder.name),
+        "recipe_sha256": hashlib.sha256((folder / RECIPE).read_bytes()).hexdigest(),
+        "method": _name(recipe.get("method")),
+        "classification": (recipe.get("data") or {}).get("classification") or {},
+    }
+    metrics = {name: float(value) for name, value in (result.get("metrics") or {}).items() if math.isfinite(value)}
+    failed = (reason or "the run failed") if status == "failed" else ""
+    return RunFiles(files, about, metrics, failed)
+
+
+def _recipe(path: Path) -> dict[str, Any]:
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read: {error}", action="the run folder is damaged") from error
+    return recipe if isinstance(recipe, dict) else {}
+
+
+def _name(pick: Any) -> str:
+    return str(pick.get("name", "")) if isinstance(pick, Mapping) else str(pick or "")

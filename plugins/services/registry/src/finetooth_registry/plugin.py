@@ -1,0 +1,38 @@
+"""`ft registry`, and the release gates `at_least`, `not_worse` and `signed`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Command, ReleaseGate, hookimpl
+
+
+@hookimpl
+def ft_commands() -> Iterator[Command]:
+    yield Command(
+        name="registry",
+        build="finetooth_registry.command:registry",
+        summary="keep versions of models with signed records, and release them through gates",
+        section="Serve",
+    )
+
+
+@hookimpl
+def ft_release_gates() -> Iterator[ReleaseGate]:
+    yield ReleaseGate(
+        name="at_least",
+        build="finetooth_registry.release_gates:build_at_least",
+        summary="a metric reaches a bound",
+        example={"metric": "eval/loss", "max": 3.0},
+    )
+    yield ReleaseGate(
+        name="not_worse",
+        build="finetooth_registry.release_gates:build_not_worse",
+        summary="a metric is not worse than that of the version in the channel",
+        example={"metric": "exact_match/accuracy"},
+    )
+    yield ReleaseGate(
+        name="signed",
+        build="finetooth_registry.release_gates:build_signed",
+        summary="enough trusted keys signed the record",
+    )

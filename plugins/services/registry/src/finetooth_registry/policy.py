@@ -1,0 +1,77 @@
+"""The policy of a registry: what may be registered, and what a version must pass to enter a channel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from finetooth_hooks.errors import UserError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+FILE = "policy.yaml"
+START = """\
+# What this registry accepts, and what a version must pass to enter a channel.
+data:
+  customer_data: false   # a run must say in data.classification that it used none
+channels:
+  candidate: {gates: []}
+  staging: {gates: [signed]}
+  production: {gates: [signed]}
+"""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataPolicy(_Strict):
+    """What the data of a run must say of itself."""
+
+    customer_data: bool | None = None
+    """False: runs must say that they used no customer data. Null: nothing is required."""
+    licences: list[str] | None = None
+    """Licences that are accepted; null: any, and none."""
+
+
+class ChannelPolicy(_Strict):
+    """What a version must pass to enter a channel."""
+
+    gates: list[str | dict[str, Any]] = []
+
+
+class Policy(_Strict):
+    """A registry's policy."""
+
+    data: DataPolicy = DataPolicy()
+    channels: dict[str, ChannelPolicy] = Field(default_factory=dict)
+
+    def refusal(self, classification: dict[str, Any]) -> str:
+        """Why data may not be registered; empty if they may."""
+        wanted = self.data.customer_data
+        if wanted is False and classification.get("customer_data") is not False:
+            said = "says nothing" if classification.get("customer_data") is None else "says true"
+            return f"the policy accepts no customer data, and data.classification.customer_data {said}"
+        licence = classification.get("licence")
+        if self.data.licences is not None and licence not in self.data.licences:
+            return f"the policy accepts the licences {', '.join(self.data.licences)}, and the data say {licence!r}"
+        return ""
+
+
+def load_policy(folder: Path) -> Policy:
+    """The policy of the registry in a folder.
+
+    Raises:
+        UserError: the file cannot be read or holds an unknown setting.
+    """
+    path = folder / FILE
+    try:
+        return Policy.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}", action="write the file again, or restore it") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}", action="mend the file") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: {place}: {first['msg']}", action="mend the file") from error

@@ -1,0 +1,431 @@
+"""A registry in a folder: `registry.db`, `blobs/`, `policy.yaml`.
+
+Everything that happens is an event in an append-only log. Each event holds the SHA-256 of the one before it, so a
+changed, missing or reordered event shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks import Verdict
+from finetooth_hooks.errors import UserError
+from finetooth_toolbox.files.locks import FolderHeldError, held_folder
+from securesystemslib.signer import CryptoSigner, Key  # type: ignore[attr-defined]
+from sqlalchemy import Connection, Engine, create_engine, delete, func, insert, select, update
+from sqlalchemy.exc import DatabaseError
+
+from finetooth_registry import policy, records
+from finetooth_registry.blobs import Blobs
+from finetooth_registry.tables import CHANNELS, EVENTS, KEYS, MEASUREMENTS, METADATA, VERSIONS
+
+DATABASE = "registry.db"
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+PATIENCE = 60
+"""Seconds to wait for another process that writes."""
+FIRST = "0" * 64
+"""What the first event names as the one before it."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version as it was registered.
+
+    Attributes:
+        record: SHA-256 of the signed record.
+        status: `registered`, `failed` (the run failed) or `reverted`.
+        reason: why it failed or was reverted.
+        channels: channels that hold it now.
+    """
+
+    model: str
+    number: int
+    record: str
+    status: str
+    reason: str
+    added: str
+    channels: tuple[str, ...] = ()
+
+    @property
+    def called(self) -> str:
+        """`bot@v3`."""
+        return f"{self.model}@v{self.number}"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of the log."""
+
+    sequence: int
+    at: str
+    kind: str
+    detail: Mapping[str, Any]
+    previous: str
+    sha256: str
+
+    def expected(self) -> str:
+        """The SHA-256 that it must have."""
+        content = [self.sequence, self.at, self.kind, dict(self.detail), self.previous]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+class Registry:
+    """Versions of models, their records, channels and the log.
+
+    Args:
+        folder: of the registry.
+        clock: the time now; UTC.
+    """
+
+    def __init__(self, folder: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        if not (folder / DATABASE).is_file():
+            raise UserError(f"{folder} holds no registry", action=f"make one with ft registry init {folder}")
+        self.folder, self.blobs, self._clock = folder, Blobs(folder / "blobs"), clock
+        self._database: Engine = create_engine(f"sqlite:///{folder / DATABASE}")
+
+    @classmethod
+    def create(cls, folder: Path) -> Registry:
+        """Make an empty registry.
+
+        Raises:
+            UserError: the folder holds something.
+        """
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder} is not empty", action="choose another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / policy.FILE).write_text(policy.START, encoding="utf-8")
+        database = create_engine(f"sqlite:///{folder / DATABASE}")
+        METADATA.create_all(database)
+        database.dispose()
+        return cls(folder)
+
+    @property
+    def policy(self) -> policy.Policy:
+        """What may be registered and released."""
+        return policy.load_policy(self.folder)
+
+    # --- keys ---------------------------------------------------------------------------------------------------------
+
+    def trust(self, name: str, key: Key) -> None:
+        """Trust a public key under a name.
+
+        Raises:
+            UserError: the name is taken or is not a name.
+        """
+        _check_name(name, "key")
+        with self._changing() as connection:
+            if connection.execute(select(KEYS.c.name).where(KEYS.c.name == name)).first():
+                raise UserError(f"key {name!r} exists", action="take another name; revoked names stay taken")
+            row = {"name": name, "public": records.key_to_json(key), "added": self._now()}
+            connection.execute(insert(KEYS).values(row))
+            self._log(connection, "key trusted", {"name": name, "keyid": key.keyid})
+
+    def revoke(self, name: str) -> None:
+        """Trust a key no longer: its signatures count for nothing from now on.
+
+        Raises:
+            UserError: no trusted key has this name.
+        """
+        with self._changing() as connection:
+            open_ = (KEYS.c.name == name) & KEYS.c.revoked.is_(None)
+            if connection.execute(update(KEYS).where(open_).values(revoked=self._now())).rowcount != 1:
+                raise UserError(f"no trusted key is called {name!r}", action="ft registry keys lists them")
+            self._log(connection, "key revoked", {"name": name})
+
+    def trusted(self) -> dict[str, Key]:
+        """Trusted keys by name."""
+        with self._reading() as connection:
+            rows = connection.execute(select(KEYS.c.name, KEYS.c.public).where(KEYS.c.revoked.is_(None))).all()
+        return {name: records.key_from_json(public, f"key {name}") for name, public in rows}
+
+    # --- versions -----------------------------------------------------------------------------------------------------
+
+    def add(
+        self, model: str, files: Mapping[str, Path], about: Mapping[str, Any], signer: CryptoSigner | None,
+        *, metrics: Mapping[str, float], failed: str = "",
+    ) -> Version:  # fmt: skip
+        """Register a version.
+
+        Args:
+            files: by name; their content is stored.
+            about: what the record says: base, recipe, data, plugins, environment, parents.
+            signer: None: the record is not signed.
+            metrics: measurements of the run.
+            failed: why the run failed; empty: it did not.
+
+        Raises:
+            UserError: the policy refuses the data, or the name is not a name. A refusal is logged.
+        """
+        _check_name(model, "model")
+        refusal = self.policy.refusal(about.get("classification") or {})
+        if refusal:
+            with self._changing() as connection:
+                self._log(connection, "refused", {"model": model, "why": refusal, "run": about.get("run", "")})
+            raise UserError(f"{model}: {refusal}", action="set data.classification in the recipe, and train again")
+        stored = {name: self.blobs.put(path) for name, path in files.items()}
+        with self._changing() as connection:
+            last = connection.execute(select(func.max(VERSIONS.c.number)).where(VERSIONS.c.model == model)).scalar()
+            number = 0 if last is None else last + 1
+            content = records.statement(stored, {"name": model, "number": number, "registered": self._now(), **about})
+            record = self._store_record(content, signer)
+            status = "failed" if failed else "registered"
+            version = Version(model, number, record, status, failed, self._now())
+            row = asdict(version)
+            del row["channels"]
+            connection.execute(insert(VERSIONS).values(row))
+            self._measure(connection, model, number, metrics, {})
+            self._log(connection, "registered", {"model": model, "number": number, "record": record})
+        return version
+
+    def measure(
+        self, version: Version, metrics: Mapping[str, float], answers: Mapping[str, Sequence[Mapping[str, Any]]]
+    ) -> None:
+        """Add measurements of a version.
+
+        Args:
+            metrics: by name.
+            answers: kept answers by evaluator.
+        """
+        kept = {name: self.blobs.put_bytes(json.dumps(list(rows)).encode()) for name, rows in answers.items()}
+        with self._changing() as connection:
+            self._measure(connection, version.model, version.number, metrics, kept)
+            detail = {"model": version.model, "number": version.number, "metrics": dict(metrics), "answers": kept}
+            self._log(connection, "measured", detail)
+
+    def versions(self, model: str = "") -> list[Version]:
+        """Versions of one model or of all, the newest last."""
+        with self._reading() as connection:
+            query = select(VERSIONS).order_by(VERSIONS.c.model, VERSIONS.c.number)
+            rows = connection.execute(query.where(VERSIONS.c.model == model) if model else query).mappings().all()
+            held: dict[tuple[str, int], list[str]] = {}
+            for held_model, channel, number in connection.execute(select(CHANNELS)).all():
+                held.setdefault((held_model, number), []).append(channel)
+        return [Version(**row, channels=tuple(sorted(held.get((row["model"], row["number"]), ())))) for row in rows]
+
+    def version(self, reference: str) -> Version:
+        """The version that `NAME`, `NAME@v3` or `NAME@production` means; a name alone means the newest.
+
+        Raises:
+            UserError: no version is meant.
+        """
+        model, _, where = reference.removeprefix("registry:").partition("@")
+        made = self.versions(model) if model else []
+        if not made:
+            raise UserError(f"no model is called {model!r} here", action="ft registry list shows them")
+        if not where:
+            return made[-1]
+        number = where[1:] if where.startswith("v") and where[1:].isdigit() else ""
+        for version in made:
+            if where in version.channels or (number and version.number == int(number)):
+                return version
+        raise UserError(f"{model} has neither a version nor a channel {where!r}", action="ft registry list shows them")
+
+    def in_channel(self, model: str, channel: str) -> Version | None:
+        """The version that a channel holds."""
+        return next((version for version in self.versions(model) if channel in version.channels), None)
+
+    def metrics(self, version: Version) -> tuple[dict[str, float], dict[str, tuple[Mapping[str, Any], ...]]]:
+        """The latest measurement of each metric, and the latest kept answers of each evaluator."""
+        with self._reading() as connection:
+            mine = (MEASUREMENTS.c.model == version.model) & (MEASUREMENTS.c.number == version.number)
+            rows = connection.execute(select(MEASUREMENTS).where(mine).order_by(MEASUREMENTS.c.id)).mappings().all()
+        values = {row["metric"]: row["value"] for row in rows if row["value"] is not None}
+        blobs = {row["metric"]: row["answers"] for row in rows if row["answers"]}
+        return values, {name: tuple(json.loads(self.blobs.read(sha256))) for name, sha256 in blobs.items()}
+
+    def record(self, version: Version) -> bytes:
+        """The signed record of a version."""
+        return self.blobs.read(version.record)
+
+    def countersign(self, version: Version, signer: CryptoSigner) -> tuple[str, ...]:
+        """Add a signature to a record; returns the names of the trusted keys that signed it."""
+        record = records.add_signature(self.record(version), signer)
+        sha256 = self.blobs.put_bytes(record)
+        with self._changing() as connection:
+            mine = (VERSIONS.c.model == version.model) & (VERSIONS.c.number == version.number)
+            connection.execute(update(VERSIONS).where(mine).values(record=sha256))
+            detail = {"model": version.model, "number": version.number, "record": sha256}
+            self._log(connection, "signed", {**detail, "keyid": signer.public_key.keyid})
+        return records.signers_of(record, self.trusted())
+
+    def revert(self, version: Version, reason: str) -> None:
+        """Mark a version as reverted; it stays, and no channel may hold it.
+
+        Raises:
+            UserError: a channel holds it.
+        """
+        if version.channels:
+            held = ", ".join(version.channels)
+            raise UserError(f"{version.called} is in {held}", action="roll the channel back first")
+        with self._changing() as connection:
+            mine = (VERSIONS.c.model == version.model) & (VERSIONS.c.number == version.number)
+            connection.execute(update(VERSIONS).where(mine).values(status="reverted", reason=reason))
+            self._log(connection, "reverted", {"model": version.model, "number": version.number, "why": reason})
+
+    # --- channels and the log -----------------------------------------------------------------------------------------
+
+    def decide(
+        self, version: Version, channel: str, verdicts: Mapping[str, Verdict], predecessor: Version | None
+    ) -> bool:
+        """Record a decision, and move the channel if every gate passed.
+
+        Raises:
+            UserError: the version failed or was reverted.
+        """
+        if version.status != "registered":
+            raise UserError(f"{version.called} is {version.status}: {version.reason}", action="take another version")
+        passed = all(verdict.passed for verdict in verdicts.values())
+        detail = {
+            "model": version.model, "number": version.number, "channel": channel,
+            "decision": "PROMOTE" if passed else "HOLD", "before": None if predecessor is None else predecessor.number,
+            "gates": {
+                name: {"passed": verdict.passed, "reason": verdict.reason, "evidence": dict(verdict.evidence)}
+                for name, verdict in verdicts.items()
+            },
+        }  # fmt: skip
+        with self._changing() as connection:
+            if passed:
+                self._move(connection, version.model, channel, version.number)
+            self._log(connection, "decided", detail)
+        return passed
+
+    def roll_back(self, model: str, channel: str, reason: str) -> Version:
+        """Give a channel the version that it held before.
+
+        Raises:
+            UserError: it held none before.
+        """
+        now = self.in_channel(model, channel)
+        if now is None:
+            raise UserError(f"{model} has no version in {channel}", action="ft registry list shows them")
+        moves = [event.detail for event in self.events() if event.kind in ("decided", "rolled back")]
+        mine = [
+            move for move in moves
+            if move["model"] == model and move["channel"] == channel and move.get("decision") != "HOLD"
+        ]  # fmt: skip
+        before = next((move["before"] for move in reversed(mine) if move["number"] == now.number), None)
+        if before is None:
+            raise UserError(f"{channel} held no version of {model} before v{now.number}", action="promote another one")
+        with self._changing() as connection:
+            self._move(connection, model, channel, before)
+            earlier = [move["before"] for move in mine if move["number"] == before]
+            detail = {"model": model, "channel": channel, "number": before, "from": now.number, "why": reason}
+            self._log(connection, "rolled back", {**detail, "before": earlier[-1] if earlier else None})
+        return self.version(f"{model}@v{before}")
+
+    def events(self) -> list[Event]:
+        """The log, oldest first."""
+        with self._reading() as connection:
+            rows = connection.execute(select(EVENTS).order_by(EVENTS.c.sequence)).mappings().all()
+        return [Event(**row) for row in rows]
+
+    def check_log(self) -> int:
+        """Check the chain of the log; returns how many events it has.
+
+        Raises:
+            UserError: an event was changed, cut out or reordered.
+        """
+        previous = FIRST
+        events = self.events()
+        for place, event in enumerate(events, 1):
+            if event.sequence != place or event.previous != previous or event.sha256 != event.expected():
+                raise UserError(f"the log was changed at event {place}", action="restore the registry from a copy")
+            previous = event.sha256
+        return len(events)
+
+    def named_blobs(self) -> set[str]:
+        """SHA-256 of every blob that a version or a measurement names."""
+        named: set[str] = set()
+        for version in self.versions():
+            named.add(version.record)
+            named |= set(files_of(records.read(self.record(version))).values())
+        with self._reading() as connection:
+            named |= {sha256 for (sha256,) in connection.execute(select(MEASUREMENTS.c.answers)) if sha256}
+        for event in self.events():
+            named |= {event.detail["record"]} if "record" in event.detail else set()
+        return named
+
+    def _move(self, connection: Connection, model: str, channel: str, number: int) -> None:
+        mine = (CHANNELS.c.model == model) & (CHANNELS.c.channel == channel)
+        connection.execute(delete(CHANNELS).where(mine))
+        connection.execute(insert(CHANNELS).values(model=model, channel=channel, number=number))
+
+    def _measure(
+        self, connection: Connection, model: str, number: int, metrics: Mapping[str, float], answers: Mapping[str, str]
+    ) -> None:
+        at = self._now()
+        rows = [{"metric": name, "value": value, "answers": None} for name, value in metrics.items()]
+        rows += [{"metric": name, "value": None, "answers": sha256} for name, sha256 in answers.items()]
+        if rows:
+            connection.execute(insert(MEASUREMENTS), [{"model": model, "number": number, "at": at, **r} for r in rows])
+
+    def _store_record(self, content: Mapping[str, Any], signer: CryptoSigner | None) -> str:
+        record = records.sign(content, signer) if signer else records.unsigned(content)
+        return self.blobs.put_bytes(record)
+
+    def _log(self, connection: Connection, kind: str, detail: Mapping[str, Any]) -> None:
+        last = connection.execute(
+            select(EVENTS.c.sequence, EVENTS.c.sha256).order_by(EVENTS.c.sequence.desc()).limit(1)
+        ).first()
+        sequence, previous = (last[0] + 1, last[1]) if last else (1, FIRST)
+        event = Event(sequence, self._now(), kind, json.loads(json.dumps(detail)), previous, "")
+        connection.execute(insert(EVENTS).values(
+            sequence=sequence, at=event.at, kind=kind, detail=event.detail, previous=previous, sha256=event.expected()
+        ))  # fmt: skip
+
+    def _now(self) -> str:
+        return self._clock().strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    @contextmanager
+    def _changing(self) -> Iterator[Connection]:
+        """One writer at a time, everything or nothing."""
+        try:
+            with self._held(), self._database.begin() as connection:
+                yield connection
+        except DatabaseError as error:
+            raise UserError(f"{self.folder / DATABASE}: {error.orig}", action="restore the registry") from error
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """The only writer; waits for another one."""
+        last = time.monotonic() + PATIENCE
+        with ExitStack() as stack:
+            while True:
+                try:
+                    stack.enter_context(held_folder(self.folder))
+                    break
+                except FolderHeldError as error:
+                    if time.monotonic() > last:
+                        text = f"{self.folder}: process {error.who} has been changing the registry for {PATIENCE} s"
+                        raise UserError(text, action="try again, or end that process") from None
+                    time.sleep(0.02)
+            yield
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        try:
+            with self._database.connect() as connection:
+                yield connection
+        except DatabaseError as error:
+            raise UserError(f"{self.folder / DATABASE}: {error.orig}", action="restore the registry") from error
+
+
+def files_of(content: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of every file of a statement, by name."""
+    return {item["name"]: item["digest"]["sha256"] for item in content["subject"]}
+
+
+def _check_name(name: str, what: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"{name!r} cannot name a {what}", action="take lower case letters, digits, '.', '_' and '-', at most 64"
+        )

@@ -1,0 +1,54 @@
+"""The tables of a registry."""
+
+from __future__ import annotations
+
+from sqlalchemy import JSON, Column, Float, Integer, MetaData, String, Table, Text
+
+METADATA = MetaData()
+
+KEYS = Table(
+    "keys",
+    METADATA,
+    Column("name", String(64), primary_key=True),
+    Column("public", Text, nullable=False),
+    Column("added", String(32), nullable=False),
+    Column("revoked", String(32)),
+)
+VERSIONS = Table(
+    "versions",
+    METADATA,
+    Column("model", String(128), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("record", String(64), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("added", String(32), nullable=False),
+)
+CHANNELS = Table(
+    "channels",
+    METADATA,
+    Column("model", String(128), primary_key=True),
+    Column("channel", String(64), primary_key=True),
+    Column("number", Integer, nullable=False),
+)
+MEASUREMENTS = Table(
+    "measurements",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("model", String(128), nullable=False, index=True),
+    Column("number", Integer, nullable=False),
+    Column("metric", String(256), nullable=False),
+    Column("value", Float),
+    Column("answers", String(64)),
+    Column("at", String(32), nullable=False),
+)
+EVENTS = Table(
+    "events",
+    METADATA,
+    Column("sequence", Integer, primary_key=True),
+    Column("at", String(32), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("detail", JSON, nullable=False),
+    Column("previous", String(64), nullable=False),
+    Column("sha256", String(64), nullable=False),
+)

@@ -1,0 +1,99 @@
+"""Verification: from what is served back to what it was made of, link by link, without a network."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from finetooth_hooks.errors import UserError
+from securesystemslib.signer import Key  # type: ignore[attr-defined]
+
+from finetooth_registry import records
+from finetooth_registry.registry import Registry, Version, files_of
+
+RECORD = "record.dsse.json"
+"""The name of the record in a folder that a registry wrote."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """One thing that was checked, and what was found."""
+
+    what: str
+    holds: bool
+    said: str
+
+
+def verify_version(registry: Registry, version: Version) -> Iterator[Link]:
+    """Check the log, the record's signatures and number, and every file of a version."""
+    yield _checked("log", lambda: f"{registry.check_log()} events in one chain")
+    record = registry.record(version)
+    content = records.read(record)
+    signers = records.signers_of(record, registry.trusted())
+    yield Link("signature", bool(signers), f"by {', '.join(signers)}" if signers else "by no trusted key")
+    named = (content["predicate"]["name"], content["predicate"]["number"])
+    yield Link("version", named == (version.model, version.number), f"the record is of {named[0]}@v{named[1]}")
+    logged = [
+        event.detail["record"] for event in registry.events()
+        if event.kind in ("registered", "signed") and event.detail["model"] == version.model
+        and event.detail["number"] == version.number
+    ]  # fmt: skip
+    yield Link("registered", logged[-1:] == [version.record], "the log names this record")
+    for name, sha256 in files_of(content).items():
+        yield _checked(name, partial(_blob, registry, sha256))
+    yield from _provenance(content["predicate"])
+
+
+def verify_folder(folder: Path, trusted: Mapping[str, Key]) -> Iterator[Link]:
+    """Check a folder that a registry wrote: its record's signatures, and that it holds just what the record lists.
+
+    Args:
+        trusted: keys by name.
+
+    Raises:
+        UserError: the folder has no record.
+    """
+    path = folder / RECORD
+    if path.is_symlink() or not path.is_file():
+        raise UserError(f"{folder} has no {RECORD}", action="take a folder that ft registry get wrote")
+    record = path.read_bytes()
+    content = records.read(record)
+    signers = records.signers_of(record, trusted)
+    yield Link("signature", bool(signers), f"by {', '.join(signers)}" if signers else "by no trusted key")
+    listed = files_of(content)
+    there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_symlink() or file.is_file()}
+    for name in sorted(there - listed.keys() - {RECORD}):
+        yield Link(name, False, "the record does not list this file")
+    for name, sha256 in listed.items():
+        file = folder / name
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            yield Link(name, False, "the name leaves the folder")
+        elif file.is_symlink() or not file.is_file():
+            yield Link(name, False, "missing, or a link")
+        else:
+            with file.open("rb") as reader:
+                found = hashlib.file_digest(reader, "sha256").hexdigest()
+            yield Link(name, found == sha256, found[:12] if found == sha256 else "the file was changed")
+    yield from _provenance(content["predicate"])
+
+
+def _provenance(about: Mapping[str, object]) -> Iterator[Link]:
+    """What it was made of; every record must say it."""
+    for name in ("base_digest", "recipe_sha256", "data"):
+        said = about.get(name)
+        yield Link(name, bool(said), str(said)[:80] if said else "the record does not say it")
+
+
+def _blob(registry: Registry, sha256: str) -> str:
+    registry.blobs.check(sha256)
+    return sha256[:12]
+
+
+def _checked(what: str, check: Callable[[], str]) -> Link:
+    try:
+        return Link(what, True, check())
+    except UserError as error:
+        return Link(what, False, str(error))

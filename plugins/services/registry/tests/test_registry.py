@@ -1,0 +1,362 @@
+"""A registry keeps what runs trained, refuses what was tampered with, and releases through gates."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from finetooth_hooks import ReleaseVersion, UserError
+from finetooth_registry import records, release_gates
+from finetooth_registry.command import registry as command
+from finetooth_registry.registry import Registry
+from finetooth_registry.verifying import RECORD, verify_folder, verify_version
+from finetooth_saving.artifact import write_folder
+from securesystemslib.signer import CryptoSigner
+
+GATES = {
+    "at_least": (release_gates.build_at_least, release_gates.AtLeastOptions),
+    "not_worse": (release_gates.build_not_worse, release_gates.NotWorseOptions),
+    "signed": (release_gates.build_signed, release_gates.SignedOptions),
+}
+
+
+def write_run(
+    folder: Path, content: str, *, loss: float = 1.0, customer_data: bool | None = False, **more: Any
+) -> Path:
+    """A run folder as a run leaves it."""
+    about = {"base_digest": "b" * 64, "model": "tiny", "data": {"data.train.sha256": "d" * 64}, "plugins": {}}
+    write_folder(folder / "artifact", lambda place: (place / "weights").write_text(content) and None, about)
+    said = "" if customer_data is None else f", classification: {{customer_data: {str(customer_data).lower()}}}"
+    (folder / "recipe.yaml").write_text(f"model: tiny\nmethod: sft\ndata: {{train: rows.jsonl{said}}}\n")
+    (folder / "plan.json").write_text('{"recipe": {}}')
+    (folder / "run.json").write_text('{"id": "1"}')
+    result = {"status": "done", "exit_code": 0, "reason": "", "metrics": {"eval/loss": loss}, **more}
+    (folder / "result.json").write_text(json.dumps(result))
+    return folder
+
+
+def build(kind: str, pick: Any, *, setting: str) -> Any:
+    options = {} if isinstance(pick, str) else {name: value for name, value in pick.items() if name != "name"}
+    make, model = GATES[pick if isinstance(pick, str) else pick["name"]]
+    return make(model(**options), None)  # type: ignore[operator, arg-type]
+
+
+class Place:
+    """A registry with one trusted key, and its commands."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.key = folder / "registry", folder / "ci.pem"
+        self.runs = folder
+        assert self("init", str(self.folder), bare=True).exit_code == 0
+        assert self("key", str(self.key), bare=True).exit_code == 0
+        assert self("trust", "ci", f"{self.key}.pub").exit_code == 0
+
+    def __call__(self, *arguments: str, bare: bool = False) -> Result:
+        context = SimpleNamespace(run_folder=lambda text: Path(text) if Path(text).is_dir() else None, build=build)
+        where = () if bare else ("--registry", str(self.folder))
+        return CliRunner().invoke(command, [*arguments, *where], obj=context)
+
+    def add(self, content: str, *, sign: bool = True, **about: Any) -> Result:
+        run = write_run(self.runs / f"run-{len(list(self.runs.glob('run-*')))}", content, **about)
+        return self("add", str(run), "--name", "bot", *(("--key", str(self.key)) if sign else ()))
+
+    @property
+    def registry(self) -> Registry:
+        return Registry(self.folder)
+
+    def policy(self, text: str) -> None:
+        (self.folder / "policy.yaml").write_text(text)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def holds(links: Iterator[Any]) -> dict[str, bool]:
+    return {link.what: link.holds for link in links}
+
+
+def test_a_version_is_registered_verified_released_and_read_back(place: Place, tmp_path: Path) -> None:
+    assert place.add("one", loss=2.0).output == "bot@v0 registered\n"
+    assert place.add("two", loss=1.5).output == "bot@v1 registered\n"
+    place.policy(
+        "channels: {production: {gates: [signed, {name: not_worse, metric: eval/loss, higher_is_better: no}]}}"
+    )
+    assert place("promote", "bot@v0", "--to", "production").exit_code == 0
+    assert place("promote", "bot", "--to", "production").exit_code == 0
+    assert place("get", "bot@production", str(tmp_path / "out")).exit_code == 0
+    assert (tmp_path / "out/weights").read_text() == "two"
+    assert all(holds(verify_folder(tmp_path / "out", place.registry.trusted())).values())
+    assert place("verify", "bot@v1").exit_code == 0
+    assert place("rollback", "bot", "--channel", "production", "--why", "complaints").output.endswith("bot@v0 again\n")
+    assert place.registry.version("bot@production").number == 0
+    kinds = [event.kind for event in place.registry.events()]
+    assert kinds == ["key trusted", "registered", "registered", "decided", "decided", "rolled back"]
+
+
+def test_a_worse_version_is_held_with_its_evidence(place: Place) -> None:
+    place.add("one", loss=1.0)
+    place.add("two", loss=1.25)
+    place.policy("channels: {production: {gates: [{name: not_worse, metric: eval/loss, higher_is_better: false}]}}")
+    place("promote", "bot@v0", "--to", "production")
+    held = place("promote", "bot@v1", "--to", "production")
+    assert held.exit_code == 1 and "HOLD" in held.output
+    assert place("promote", "bot@v1", "--to", "production", "--dry-run").output == held.output
+    assert place.registry.version("bot@production").number == 0
+    (detail,) = [event.detail for event in place.registry.events() if event.detail.get("decision") == "HOLD"]
+    assert detail["gates"]["1 not_worse"]["evidence"] == {"metric": "eval/loss", "value": 1.25, "before": 1.0}
+
+
+@pytest.mark.parametrize("said, why", [(None, "says nothing"), (True, "says true")])
+def test_customer_data_are_refused_and_the_refusal_is_logged(place: Place, said: bool | None, why: str) -> None:
+    refused = place.add("one", customer_data=said)
+    assert isinstance(refused.exception, UserError) and why in str(refused.exception)
+    assert place.registry.versions() == []
+    assert place.registry.events()[-1].kind == "refused"
+
+
+def test_a_failed_run_is_kept_and_not_released(place: Place) -> None:
+    assert "failed" in place.add("one", status="failed", reason="out of memory").output
+    refused = place("promote", "bot@v0", "--to", "candidate")
+    assert isinstance(refused.exception, UserError) and "out of memory" in str(refused.exception)
+
+
+def test_a_reverted_version_is_kept_and_not_released(place: Place) -> None:
+    place.add("one")
+    place("revert", "bot@v0", "--why", "the full fine-tune forgot everything")
+    assert isinstance(place("promote", "bot@v0", "--to", "staging").exception, UserError)
+    assert place.registry.version("bot@v0").status == "reverted"
+
+
+def test_a_revoked_key_signs_nothing(place: Place) -> None:
+    place.add("one")
+    assert place("promote", "bot@v0", "--to", "staging").exit_code == 0
+    place("revoke", "ci")
+    assert place("promote", "bot@v0", "--to", "staging").exit_code == 1
+    assert not holds(verify_version(place.registry, place.registry.version("bot")))["signature"]
+
+
+def test_a_threshold_of_signers(place: Place, tmp_path: Path) -> None:
+    place.policy("channels: {production: {gates: [{name: signed, by: [ci, boss]}]}}")
+    place.add("one")
+    place("key", str(tmp_path / "boss.pem"), bare=True)
+    place("trust", "boss", str(tmp_path / "boss.pem.pub"))
+    assert place("promote", "bot", "--to", "production").exit_code == 1
+    assert "boss, ci" in place("sign", "bot", "--key", str(tmp_path / "boss.pem")).output
+    assert place("promote", "bot", "--to", "production").exit_code == 0
+
+
+def test_what_is_stored_once_is_stored_once(place: Place) -> None:
+    place.add("same")
+    before = len(list((place.folder / "blobs").rglob("*")))
+    place.add("same")
+    # of the second run only its record, and its manifest with another time, are new
+    assert len([path for path in (place.folder / "blobs").rglob("*") if path.is_file()]) <= before + 3
+    assert "0 blobs" in place("collect").output
+
+
+# --- tampering --------------------------------------------------------------------------------------------------------
+
+
+def tampered_blob(place: Place) -> None:
+    sha256 = next(f["digest"]["sha256"] for f in statement_of(place)["subject"] if f["name"] == "weights")
+    place.registry.blobs.path(sha256).write_text("evil")
+
+
+def missing_blob(place: Place) -> None:
+    sha256 = next(f["digest"]["sha256"] for f in statement_of(place)["subject"] if f["name"] == "weights")
+    place.registry.blobs.path(sha256).unlink()
+
+
+def swapped_records(place: Place) -> None:
+    first, second = place.registry.versions("bot")
+    sql(place, f"update versions set record = '{second.record}' where number = {first.number}")
+
+
+def edited_event(place: Place) -> None:
+    sql(place, "update events set detail = replace(detail, 'bot', 'bat') where kind = 'registered'")
+
+
+def cut_log(place: Place) -> None:
+    sql(place, "delete from events where sequence = 2")
+
+
+def reordered_log(place: Place) -> None:
+    sql(place, "update events set sequence = 99 where sequence = 2")
+    sql(place, "update events set sequence = 2 where sequence = 3")
+    sql(place, "update events set sequence = 3 where sequence = 99")
+
+
+def forged_record(place: Place) -> None:
+    """The same statement with another base, signed by a key that nobody trusts."""
+    content = statement_of(place)
+    content["predicate"]["base_digest"] = "e" * 64
+    forged = records.sign(content, CryptoSigner(Ed25519PrivateKey.generate()))
+    sql(place, f"update versions set record = '{place.registry.blobs.put_bytes(forged)}' where number = 0")
+
+
+def edited_payload(place: Place) -> None:
+    """The statement is changed under the old signature."""
+    record = json.loads(place.registry.record(place.registry.version("bot@v0")))
+    import base64
+
+    payload = json.loads(base64.b64decode(record["payload"]))
+    payload["predicate"]["model"] = "another"
+    record["payload"] = base64.b64encode(json.dumps(payload).encode()).decode()
+    sha256 = place.registry.blobs.put_bytes(json.dumps(record).encode())
+    sql(place, f"update versions set record = '{sha256}' where number = 0")
+
+
+def statement_of(place: Place) -> dict[str, Any]:
+    return records.read(place.registry.record(place.registry.version("bot@v0")))
+
+
+def sql(place: Place, text: str) -> None:
+    with sqlite3.connect(place.folder / "registry.db") as database:
+        database.execute(text)
+    database.close()
+
+
+TAMPERED = {
+    tampered_blob: "weights", missing_blob: "weights", swapped_records: "version", edited_event: "log", cut_log: "log",
+    reordered_log: "log", forged_record: "signature", edited_payload: "signature",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tamper", TAMPERED, ids=lambda one: one.__name__)
+def test_tampering_is_named(place: Place, tamper: Any) -> None:
+    place.add("one")
+    place.add("two")
+    assert all(holds(verify_version(place.registry, place.registry.version("bot@v0"))).values())
+    tamper(place)
+    found = holds(verify_version(place.registry, place.registry.version("bot@v0")))
+    assert not found[TAMPERED[tamper]], found
+    assert place("verify", "bot@v0").exit_code == 1
+
+
+def added_file(folder: Path) -> str:
+    (folder / "extra").write_text("x")
+    return "extra"
+
+
+def changed_file(folder: Path) -> str:
+    (folder / "weights").write_text("evil")
+    return "weights"
+
+
+def linked_file(folder: Path) -> str:
+    (folder / "weights").rename(folder.parent / "weights")
+    (folder / "weights").symlink_to(folder.parent / "weights")
+    return "weights"
+
+
+def removed_file(folder: Path) -> str:
+    (folder / "weights").unlink()
+    return "weights"
+
+
+@pytest.mark.parametrize("tamper", [added_file, changed_file, linked_file, removed_file], ids=lambda one: one.__name__)
+def test_a_folder_that_was_changed_is_named(place: Place, tmp_path: Path, tamper: Any) -> None:
+    place.add("one")
+    place("get", "bot", str(tmp_path / "out"))
+    name = tamper(tmp_path / "out")
+    found = holds(verify_folder(tmp_path / "out", place.registry.trusted()))
+    assert [what for what, fine in found.items() if not fine] == [name]
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[" * 100_000, b'{"payload": 1}', b"x" * (17 * 2**20)])
+def test_a_record_of_a_stranger_is_refused(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / RECORD).write_bytes(text)
+    with pytest.raises(UserError):
+        list(verify_folder(tmp_path, {}))
+
+
+@pytest.mark.parametrize("name", ["../out", "/etc/x", "Bot", "b\u043et", "", "a" * 65])
+def test_a_name_that_could_mislead_is_refused(place: Place, tmp_path: Path, name: str) -> None:
+    run = write_run(tmp_path / "run-x", "one")
+    assert isinstance(place("add", str(run), "--name", name).exception, UserError)
+    assert place.registry.versions() == []
+
+
+# --- gates ------------------------------------------------------------------------------------------------------------
+
+
+def version(number: int, right: Mapping[str, bool]) -> ReleaseVersion:
+    answers = tuple({"id": name, "score": float(fine)} for name, fine in right.items())
+    return ReleaseVersion("bot", number, Path(), {}, {"m": sum(right.values()) / len(right)}, {"exact": answers})
+
+
+@pytest.mark.parametrize("lost, gained", [(1, 0), (4, 0), (5, 0), (8, 1), (7, 3), (3, 3), (0, 5)])
+def test_pairs_of_answers_are_judged_by_the_exact_test(lost: int, gained: int) -> None:
+    """Against SciPy's binomial test."""
+    from scipy.stats import binomtest
+
+    before = {str(i): i < lost for i in range(20)} | {"z": True}
+    after = {str(i): lost <= i < lost + gained for i in range(20)} | {"z": True}
+    options = release_gates.NotWorseOptions(metric="m", answers="exact")
+    said = release_gates.NotWorse(options).judge(version(1, after), version(0, before))
+    chance = binomtest(lost, lost + gained, alternative="greater").pvalue
+    assert said.evidence["p"] == pytest.approx(chance)
+    assert said.passed == (chance >= 0.05 or lost <= gained)
+
+
+def test_answers_to_other_rows_are_not_compared() -> None:
+    gate = release_gates.NotWorse(release_gates.NotWorseOptions(metric="m", answers="exact"))
+    assert not gate.judge(version(1, {"a": True}), version(0, {"b": True})).passed
+
+
+def test_nan_never_passes() -> None:
+    gate = release_gates.NotWorse(release_gates.NotWorseOptions(metric="m", tolerance=9))
+    nan = ReleaseVersion("bot", 1, Path(), {}, {"m": float("nan")})
+    assert not gate.judge(nan, ReleaseVersion("bot", 0, Path(), {}, {"m": 0.5})).passed
+    bound = release_gates.AtLeast(release_gates.AtLeastOptions(metric="m", min=0, max=1))
+    assert not bound.judge(nan, None).passed
+
+
+# --- several writers, and a kill --------------------------------------------------------------------------------------
+
+
+def test_concurrent_writers_each_get_a_number(place: Place) -> None:
+    runs = [write_run(place.runs / f"run-{i}", str(i)) for i in range(8)]
+    from finetooth_registry import from_run
+
+    def add(run: Path) -> None:
+        made = from_run.read(run)
+        Registry(place.folder).add("bot", made.files, made.about, None, metrics=made.metrics)
+
+    threads = [threading.Thread(target=add, args=(run,)) for run in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [one.number for one in place.registry.versions("bot")] == list(range(8))
+    assert place.registry.check_log() == 9
+
+
+def test_a_killed_writer_registers_nothing_by_halves(place: Place) -> None:
+    """Killed after the files were stored and before the transaction ends."""
+    run = write_run(place.runs / "run-0", "one")
+    script = f"""
+import os
+from pathlib import Path
+from finetooth_registry import from_run
+from finetooth_registry.registry import Registry
+Registry._log = lambda *a: os._exit(9)
+made = from_run.read(Path({str(run)!r}))
+Registry(Path({str(place.folder)!r})).add("bot", made.files, made.about, None, metrics=made.metrics)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
+    assert place.registry.versions() == []
+    assert place.add("two").output == "bot@v0 registered\n"
+    place.registry.check_log()
