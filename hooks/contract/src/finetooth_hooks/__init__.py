@@ -38,7 +38,6 @@ from finetooth_hooks.entries import (
     Reward,
     Sampler,
     Schedule,
-    Serves,
     Source,
     Store,
     Tracker,
@@ -60,6 +59,7 @@ from finetooth_hooks.errors import (
 from finetooth_hooks.heads import ScalarHead
 from finetooth_hooks.markers import hookimpl, hookspec
 from finetooth_hooks.savings import Saving
+from finetooth_hooks.serves import Serves
 
 if TYPE_CHECKING:
     from finetooth_hooks.attention import AttentionNeeds, LayerKind, Lengths

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from finetooth_hooks.entries import Kernel, Serves
+from finetooth_hooks.entries import Kernel
 from finetooth_hooks.protocols import Kernel as BuiltKernel
+from finetooth_hooks.serves import Serves
 
 from finetooth_kit.checks import CheckSkipped, EntryCase, check_for, expect, expect_instance
 
