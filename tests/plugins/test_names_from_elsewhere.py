@@ -70,6 +70,12 @@ MEANT = [
     ("max_seq_length", "train.max_length"),
     ("method.dpo_beta", "method.beta"),
     ("save_total_limit", "checkpoint.keep_last"),
+    ("base", "model"),
+    ("gpu", "hardware"),
+    ("lerning_rate", "optimizer.learning_rate"),
+    ("train.learningrat", "optimizer.learning_rate"),
+    ("cutof_len", "train.max_length"),
+    ("method.max_tokens", "method.max_completion_length"),
 ]
 
 
@@ -83,9 +89,16 @@ def test_a_setting_of_theirs_names_ours(catalog: Catalog, written: str, setting:
                 validate_options(catalog, kind, {**pick, "name": catalog.default(kind).full_name}, kind)
 
 
+def test_an_option_of_another_entry_is_not_named_as_what_is_meant(catalog: Catalog) -> None:
+    with pytest.raises(RecipeError, match=r"adapter\.unfrozen_parameters: .*\(it is an option of another adapter"):
+        validate_options(catalog, "adapter", {"name": "lora", "unfrozen_parameters": ["x"]}, "adapter")
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "said"),
     [
+        ("adapter", "qlora", "did you mean 'lora' and the quantizer 'nf4'?"),
+        ("quantizer", "bnb_4bit", "did you mean 'nf4'?"),
         ("adapter", "dora", "did you mean {name: lora, dora: true}?"),
         ("format", "sharegpt", "did you mean 'chat'?"),
         ("hardware", "nvidia", "did you mean 'cuda'?"),

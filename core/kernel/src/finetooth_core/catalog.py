@@ -210,7 +210,9 @@ class Catalog:
         if same_name:
             actions.append(f"did you mean {same_name[0].full_name}?")
         elif same_thing:
-            actions.append(f"did you mean {same_thing}?")
+            others = ((other, self._known_elsewhere(other, bare)) for other in self._entries if other != kind)
+            parts = [same_thing, *(f"the {other} {said}" for other, said in others if said)]
+            actions.append(f"did you mean {' and '.join(parts)}?")
         elif near:
             actions.append(f"did you mean {near!r}?")
         packages = [p for p in self.index.get(kind, {}).get(bare, ()) if not source or _same(p, source)]

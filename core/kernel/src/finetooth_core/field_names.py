@@ -52,6 +52,7 @@ SETTINGS: Mapping[str, Meant] = {
     # the model
     "model_name_or_path": Meant("model"),
     "model_name": Meant("model"),
+    "base": Meant("model"),
     "model_id": Meant("model"),
     "pretrained_model_name_or_path": Meant("model"),
     "base_model_config": Meant("model"),
@@ -87,6 +88,7 @@ SETTINGS: Mapping[str, Meant] = {
     "sdp_attention": Meant("backend.attention"),
     "eager_attention": Meant("backend.attention"),
     "device": Meant("hardware"),
+    "gpu": Meant("hardware"),
     "device_map": Meant("hardware"),
     "accelerator": Meant("hardware"),
     "use_cpu": Meant("hardware"),
@@ -288,6 +290,10 @@ SETTINGS: Mapping[str, Meant] = {
     "orpo_alpha": Meant("method.beta"),
     "loss_type": Meant("method.loss"),
     "pref_loss": Meant("method.loss"),
+    **dict.fromkeys(
+        ("max_tokens", "max_new_tokens", "max_response_length", "response_length"),
+        Meant("method.max_completion_length"),
+    ),
     "simpo_gamma": Meant("method.gamma"),
     "dpo_label_smoothing": Meant("method.label_smoothing"),
     "kto_chosen_weight": Meant("method.desirable_weight"),
@@ -364,5 +370,16 @@ def meant(key: str) -> Meant | None:
     """What a key stands for that no section has; None if it is no known name."""
     return _BY_FORM.get(form(key))
 
+
+def almost(key: str) -> Meant | None:
+    """What a key stands for that is a known name with a slip of the pen."""
+    from difflib import get_close_matches  # here: a start without mistakes does not need it
+
+    close = get_close_matches(form(key), _BY_FORM, n=1, cutoff=SLIP)
+    return _BY_FORM[close[0]] if close else None
+
+
+SLIP = 0.88
+"""Likeness from which on a name that belongs elsewhere is meant: a letter that is missing, doubled or swapped."""
 
 _BY_FORM = {form(name): found for name, found in SETTINGS.items()}

@@ -15,7 +15,7 @@ from finetooth_toolbox.text.nearest import form, nearest
 from pydantic import BaseModel, ValidationError
 from typing_extensions import is_typeddict
 
-from finetooth_core.field_names import meant
+from finetooth_core.field_names import almost, meant
 from finetooth_core.yaml_slips import instead
 from finetooth_core.yaml_text import Path, dotted, plain
 
@@ -280,12 +280,16 @@ class _Translator:
         close = nearest(key, here)
         found = meant(key)
         if found is not None and not (close and form(close) == form(key)):  # known elsewhere: no misspelling
+            if found.setting == self._setting(path):
+                return f"it is an option of another {found.setting.partition('.')[0]}: pick that one by name"
             return found.action
         if close:
             return f"did you mean {self._setting((*path[:-1], close))}?"
         far = nearest(key, self.elsewhere)
         if far and form(far) == form(key):
             return f"did you mean {self.elsewhere[far]}?"
+        if slip := almost(key):
+            return slip.action
         return f"known: {', '.join(sorted(here))}" if here else "it takes none; remove it"
 
     def _keys(self, path: Path) -> tuple[str, ...]:

@@ -44,6 +44,7 @@ def ft_adapters() -> Iterable[Adapter]:
             "lora_plus": {"loraplus_ratio": 16},
             "peft": {},
             "low_rank": {},
+            "qlora": {},
         },
     )
     yield Adapter(

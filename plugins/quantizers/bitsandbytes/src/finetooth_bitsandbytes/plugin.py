@@ -17,7 +17,9 @@ def ft_quantizers() -> Iterable[Quantizer]:
         build=f"{_BUILDERS}:build_nf4",
         summary="4 bits by bitsandbytes, 16 levels for normally distributed weights: QLoRA's",
         rank=1,  # its levels follow what weights are like: of 4 bits what `quantization: auto` takes
-        elsewhere={"4bit": {}, "load_in_4bit": {}, "bnb": {}, "qlora": {}},
+        elsewhere={
+            name: {} for name in ("4bit", "load_in_4bit", "bnb", "bnb_4bit", "bnb_nf4", "bitsandbytes", "qlora")
+        },
     )
     yield Quantizer(
         name="fp4",
@@ -30,5 +32,5 @@ def ft_quantizers() -> Iterable[Quantizer]:
         build=f"{_BUILDERS}:build_int8",
         summary="8 bits by bitsandbytes, a scale a row, as LLM.int8() stores weights",
         rank=-1,  # one scale for a row is coarser than one for each group
-        elsewhere={"llm_int8": {}},
+        elsewhere={"llm_int8": {}, "bnb_8bit": {}},
     )
