@@ -65,8 +65,9 @@ def options_model(entry: Entry, distribution: str = "") -> type[Options]:
 
 
 def derived(built: Any, kind: str, registered: Registered) -> Any:
-    """What a builder returned, once it is sure that it has every method and property of its contract. A reward comes
-    with a check around it, since what it returns is trained on.
+    """What a builder returned, once it is sure that it has every method and property of its contract.
+
+    There are checks around what it returns in turn.
 
     Raises:
         PluginError: it does not derive from the base class of its kind, or is a reward that cannot be called.
@@ -93,7 +94,10 @@ def derived(built: Any, kind: str, registered: Registered) -> Any:
             f"{what}{who} is a {type(built).__name__}, which lacks what is optional in its contract",
             action=f"derive it from finetooth_hooks.{base.__name__}",
         )
-    return built
+    from finetooth_core.returned import METHODS, checked
+
+    methods = {} if getattr(registered.entry, "transformers", "") else METHODS.get(kind, {})  # else no function
+    return checked(built, methods, registered)
 
 
 def _load(entry: Entry, distribution: str) -> Callable[..., Any]:

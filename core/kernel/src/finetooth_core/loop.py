@@ -28,6 +28,7 @@ from finetooth_core.live_run import LiveRun
 from finetooth_core.meter import Meter
 from finetooth_core.recording import Recorder
 from finetooth_core.run_ending import LEFT, Ending, failed
+from finetooth_core.suspects import with_suspects
 
 
 @dataclass
@@ -68,7 +69,7 @@ class Loop(LiveRun):
                 what, action = blame.problem(error)
                 ending = failed(PluginFailed(what, action=action))
             except Exception as error:
-                ending = failed(error)
+                ending = failed(with_suspects(error, self.job.context))
             if "interrupt" in self.engine.capabilities:
                 self.engine.interrupt_when(lambda: False)
             self.recorder.close(self.progress.step)

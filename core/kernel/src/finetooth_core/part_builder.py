@@ -53,6 +53,7 @@ class Builder:
 
     def __init__(self, catalog: Catalog, log: Decisions, context: Context) -> None:
         self.catalog, self.log, self.context = catalog, log, context
+        self.used: list[Registered] = []  # what was built, in order
         self._losses: list[tuple[str, LossSpec]] = []  # of the builders that are at work, in order
 
     def entry(self, kind: str, pick: Pick, *, setting: str = "", framework: str = "") -> Registered:
@@ -111,6 +112,7 @@ class Builder:
         except ImportError as error:
             what = f"{registered.entry.kind} {registered.entry.name!r}"
             raise import_failure(error, what, registered.distribution) from error
+        self.used.append(registered)
         return Built(registered, part, options, tuple(self._losses[before:]))
 
     def loss(self, pick: Pick, *, setting: str = "") -> LossSpec:

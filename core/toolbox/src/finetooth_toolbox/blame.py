@@ -88,9 +88,9 @@ def blamed(error: BaseException) -> Blamed | None:
 
 def place_of(thing: Any) -> str:
     """`file:line` where a function, or the class of anything else, is written; empty for what is no Python."""
-    while isinstance(thing, partial):
-        thing = thing.func
-    thing = inspect.unwrap(getattr(thing, "__func__", thing)) if callable(thing) else thing
+    while isinstance(thing, partial) or hasattr(thing, "__wrapped__"):
+        thing = thing.func if isinstance(thing, partial) else thing.__wrapped__
+    thing = getattr(thing, "__func__", thing)
     code = getattr(thing, "__code__", None)
     if code is not None:
         return f"{code.co_filename}:{code.co_firstlineno}"

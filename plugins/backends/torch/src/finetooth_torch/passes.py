@@ -271,12 +271,28 @@ class Runner:
         result = spec.fn(outputs, data, {name: self._array(value) for name, value in work.state.items()})
         objective: Tensor = totals.add(result, rectangle.mask.new_zeros((), dtype=self._dtype))
         if self._at_once:
-            check_finite(
-                objective, spec, data=work.data, batch=rectangle.batch, outputs=outputs, step=work.step,
-                action="look at these rows, lower optimizer.learning_rate, or set train.precision to fp32",
-            )  # fmt: skip
+            try:
+                check_finite(
+                    objective, spec, data=work.data, batch=rectangle.batch, outputs=outputs, step=work.step,
+                    action="look at these rows, lower optimizer.learning_rate, or set train.precision to fp32",
+                )  # fmt: skip
+            except NotFinite as error:
+                self._check_weights(spec, work.step, error)
+                raise
         evaluated.state = checked_state(spec, work.state, result.state)
         return objective
+
+    def _check_weights(self, spec: LossSpec, step: int, error: NotFinite) -> None:
+        """
+        Raises:
+            NotFinite: weights are not finite themselves, so that no row is at fault.
+        """
+        if not all(bool(p.isfinite().all()) for p in self._network.model.parameters() if p.requires_grad):
+            raise NotFinite(
+                f"loss {spec.name!r} is not finite at step {step + 1}: weights are not since the update before",
+                action="look at the optimizer, and lower optimizer.learning_rate; the rows are not at fault",
+                rows=error.rows,
+            ) from None
 
     def _backward(self, objective: Tensor) -> None:
         if objective.requires_grad:

@@ -7,11 +7,12 @@ An algorithm is such a function. It is given the rollouts of a batch, those of a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from finetooth_hooks.errors import RecipeError
+from finetooth_hooks.errors import PluginError, RecipeError
 from finetooth_hooks.rollouts import Rollout
+from finetooth_toolbox import blame
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -30,6 +31,8 @@ def rewards_of(rollouts: Sequence[Rollout]) -> Floats:
 
 def groups_of(rollouts: Sequence[Rollout]) -> list[slice]:
     """Where each group stands."""
+    if not rollouts:
+        return []
     starts = [i for i, rollout in enumerate(rollouts) if i == 0 or rollout.group != rollouts[i - 1].group]
     return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], len(rollouts)], strict=True)]
 
@@ -49,7 +52,7 @@ def for_each(algorithm: AdvantagesFn, rollouts: Sequence[Rollout]) -> list[float
         RecipeError: the algorithm gives each token an advantage of its own, and turns are in several rollouts.
     """
     ends = last_of_episodes(rollouts)
-    said = list(algorithm(ends))
+    said = _checked(algorithm, algorithm(ends), ends)
     if len(ends) == len(rollouts):
         return said
     if any(np.ndim(one) for one in said):
@@ -60,6 +63,33 @@ def for_each(algorithm: AdvantagesFn, rollouts: Sequence[Rollout]) -> list[float
         )
     of = {one.episode: advantage for one, advantage in zip(ends, said, strict=True)}
     return [of[one.episode] for one in rollouts]
+
+
+def _checked(algorithm: AdvantagesFn, answer: Any, rollouts: Sequence[Rollout]) -> list[Any]:
+    """
+    Raises:
+        PluginError: an algorithm gives something else than a finite number for each rollout, or for each of its tokens.
+    """
+    owner, place = blame.owner_of(algorithm), blame.where(algorithm)
+    wanted = "return a finite number for each rollout, or one for each of its tokens"
+
+    def wrong(problem: str) -> PluginError:
+        return PluginError(owner, f"the advantages of method: {problem}{place}", action=wanted)
+
+    if not isinstance(answer, Sequence | np.ndarray) or isinstance(answer, str):
+        raise wrong(f"returned {blame.shown(answer)} not numbers")
+    if len(answer) != len(rollouts):
+        raise wrong(f"returned {len(answer)} numbers for {len(rollouts)} rollouts")
+    for one, said in zip(rollouts, answer, strict=True):
+        try:
+            numbers = np.asarray(said, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise wrong(f"gave {one.id!r} {blame.shown(said)} no number") from None
+        if numbers.shape not in ((), (len(one.tokens),)):
+            raise wrong(f"gave {one.id!r} an array of shape {numbers.shape}; it has {len(one.tokens)} tokens")
+        if not np.isfinite(numbers).all():
+            raise wrong(f"gave {one.id!r} {'NaN' if np.isnan(numbers).any() else 'an infinite number'}")
+    return list(answer)
 
 
 def deviation(values: Floats) -> float:

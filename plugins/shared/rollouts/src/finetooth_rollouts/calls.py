@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Generic, Literal, TypeVar
 
 from finetooth_hooks.errors import UserError
+from finetooth_toolbox import blame
 
 T = TypeVar("T")
 
@@ -81,5 +82,4 @@ def _outcome(future: Future[T], until: float, limit: float) -> Given[T] | Failur
             return Failure("error", "TimeoutError: the environment's own time limit")
         return Failure("timeout", f"no answer within {limit:g} s")
     except Exception as error:
-        text = " ".join(str(error).split())
-        return Failure("error", f"{type(error).__name__}: {text}" if text else type(error).__name__)
+        return Failure("error", blame.named(error))

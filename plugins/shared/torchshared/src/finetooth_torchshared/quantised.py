@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.protocols import Quantizer
+from finetooth_toolbox import blame
 from finetooth_toolbox.text.nearest import nearest
 from torch import Tensor, nn
 
@@ -233,7 +234,31 @@ def stored_linear(path: str, module: nn.Linear, quantizer: Quantizer, device: st
             f"the quantizer of {quantizer.stored.name} gave a {type(made).__name__} for {path}",
             action="its `linear` must give a finetooth_torchshared.quantised.QuantisedLinear",
         )
+    if (key := (type(made), id(quantizer))) not in _tried:
+        _tried.add(key)
+        if problem := _wrong_product(made, module, device):
+            raise RecipeError(
+                "quantization",
+                f"{blame.whose(type(made))}{type(made).__name__} {problem} for {path}{blame.where(type(made))}",
+                action="choose another quantizer, or mend this one",
+            )
     return made
+
+
+_tried: set[tuple[type, int]] = set()
+"""Of each quantizer the classes whose product was looked at: one module of a class shows what all compute."""
+
+
+def _wrong_product(made: QuantisedLinear, module: nn.Linear, device: str) -> str:
+    """What is wrong with what a stored module computes of two rows; empty: nothing."""
+    rows = torch.ones(2, module.in_features, dtype=module.weight.dtype, device=device)
+    with torch.no_grad():
+        out: Any = made(rows)
+    if not isinstance(out, Tensor):
+        return f"gave {blame.shown(out)} no tensor,"
+    if out.shape != (2, module.out_features):
+        return f"gave shape {tuple(out.shape)} in place of {(2, module.out_features)}"
+    return "" if out.isfinite().all() else "gave NaN or infinity of finite numbers"
 
 
 def store_experts(path: str, module: nn.Module, quantizer: Quantizer, device: str) -> int:

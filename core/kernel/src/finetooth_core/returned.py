@@ -1,0 +1,273 @@
+"""What plugins return is checked where it crosses to us: type, shape, count, finite numbers.
+
+Whatever a plugin returns is used by somebody else next, who would raise in its place: the plugin that returned it is
+named here, with the line where its code stands. No check looks at numbers that lie on a device.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import wraps
+from numbers import Integral, Real
+from types import new_class
+from typing import Any, get_args
+
+import numpy as np
+from finetooth_hooks import protocols
+from finetooth_hooks.context import Registered
+from finetooth_hooks.environments import Answer, Observation
+from finetooth_hooks.errors import DataError, PluginError
+from finetooth_hooks.examples import Parsed, Rendered, Row
+from finetooth_hooks.exporters import Exported
+from finetooth_hooks.losses import Contribution, LossResult, Per
+from finetooth_hooks.reports import DataReport, Evaluation, Prepared, StepReport
+from finetooth_hooks.rollouts import Sampled
+from finetooth_toolbox import blame
+
+
+@dataclass(frozen=True)
+class Called:
+    """A function of a plugin, for messages.
+
+    Attributes:
+        of: the entry.
+        name: of the method; empty: what the builder returned is a function.
+        code: the function itself.
+    """
+
+    of: Registered
+    name: str
+    code: Any
+
+    def wrong(self, value: Any, wanted: str) -> PluginError:
+        """The refusal of what it returned.
+
+        Args:
+            wanted: what it must return, `an Evaluation`.
+        """
+        return self.refused(f"returned {blame.shown(value)} not {wanted}", f"return {wanted}")
+
+    def refused(self, problem: str, action: str) -> PluginError:
+        """See `wrong`."""
+        entry = self.of.entry
+        method = f": {self.name}()" if self.name else ""
+        return PluginError(
+            self.of.distribution,
+            f"{entry.kind} {entry.name!r}{method} {problem}{blame.where(self.code)}",
+            action=action,
+        )
+
+
+Check = Callable[[Called, Any, tuple[Any, ...]], Any]
+"""What is handed on of a value that a plugin returned for some arguments; it raises where the value is wrong."""
+
+
+def a(*types: type, wanted: str = "") -> Check:
+    """A value of one of some types; None among them is written `type(None)`."""
+    text = wanted or " or ".join("None" if kind is type(None) else kind.__name__ for kind in types)
+
+    def check(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
+        if not isinstance(value, types):
+            raise called.wrong(value, text)
+        return value
+
+    return check
+
+
+def something(wanted: str, *attributes: str) -> Check:
+    """Anything but None, with some attributes."""
+
+    def check(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
+        if value is None or not all(hasattr(value, name) for name in attributes):
+            raise called.wrong(value, wanted)
+        return value
+
+    return check
+
+
+def each(*types: type, wanted: str) -> Check:
+    """An iterable, whose values are looked at as they are asked for."""
+
+    def check(called: Called, value: Any, given: tuple[Any, ...]) -> Iterator[Any]:
+        if not isinstance(value, Iterable):
+            raise called.wrong(value, f"an iterator over {wanted}")
+
+        def values() -> Iterator[Any]:
+            try:
+                for one in value:
+                    if not isinstance(one, types):
+                        raise called.refused(f"yielded {blame.shown(one)} not {wanted}", f"yield {wanted}")
+                    yield one
+            finally:
+                if isinstance(value, Generator):
+                    value.close()
+
+        return values()
+
+    return check
+
+
+def number(called: Called, value: Any, given: tuple[Any, ...]) -> float:
+    """A finite number."""
+    if not isinstance(value, Real) or not math.isfinite(value):
+        raise called.wrong(value, "a finite number")
+    return float(value)
+
+
+def ids(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
+    """Token ids."""
+    if not isinstance(value, Sequence) or not all(isinstance(one, Integral) for one in value[:1]):
+        raise called.wrong(value, "a tuple of token ids")
+    return value
+
+
+def read_row(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
+    """An example, what leaves one out, or several of them."""
+    if not hasattr(value, "__dataclass_fields__") and not (isinstance(value, list | tuple) and value):
+        raise called.wrong(value, "an example, or a list of them")
+    return value
+
+
+def contributions(called: Called, value: Any, given: tuple[Any, ...]) -> LossResult:
+    """What a loss adds up: scalars, each with a normalizer that exists."""
+    if not isinstance(value, LossResult):
+        raise called.wrong(value, "a LossResult")
+    for name, part in value.contributions.items():
+        if not isinstance(part, Contribution):
+            raise called.refused(f"returned {blame.shown(part)} as {name!r}", "make each a Contribution")
+        if shape := tuple(getattr(part.total, "shape", ())):
+            raise called.refused(
+                f"returned a total of {name!r} of shape {shape}", "add it up to a scalar, over what counts"
+            )
+        if part.per not in get_args(Per):
+            raise called.refused(f"returned {name!r} per {part.per!r}", f"take one of {', '.join(get_args(Per))}")
+    return value
+
+
+def attended(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
+    """(rows, heads, positions, value size), in the query's type."""
+    query, _, values = given[:3]
+    wanted = (*query.shape[:3], values.shape[-1])
+    if getattr(value, "shape", None) != wanted or value.dtype != query.dtype:
+        shape = getattr(value, "shape", None)
+        what = blame.shown(value) if shape is None else f"{value.dtype} of shape {tuple(shape)},"
+        raise called.refused(f"returned {what} not {query.dtype} of shape {tuple(wanted)}", "return what it must")
+    return value
+
+
+def sampled(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
+    """As many rollouts as were asked for."""
+    if not isinstance(value, Sampled):
+        raise called.wrong(value, "a Sampled")
+    _, prompts, sampling = given[:3]
+    if len(value.rollouts) != len(prompts) * sampling.n:
+        raise called.refused(
+            f"returned {len(value.rollouts)} rollouts for {len(prompts)} prompts, {sampling.n} each",
+            "return `sampling.n` of each prompt, in their order",
+        )
+    return value
+
+
+def episode(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
+    """An episode, what it says checked too."""
+    something("an Episode, with begin(), answer() and close()", "begin", "answer", "close")(called, value, given)
+    return checked(value, EPISODE, called.of)
+
+
+EPISODE: Mapping[str, Check] = {"begin": a(Observation), "answer": a(Answer)}
+NONE = type(None)
+METHODS: Mapping[str, Mapping[str, Check]] = {
+    "adapter": {"trained_parameters": a(Integral, wanted="a number of parameters"), "apply": something("the model")},
+    "attention": {"": attended},
+    "backend": {"plan": a(protocols.BackendPlan), "engine": something("an engine")},
+    "environment": {"episode": episode},
+    "evaluator": {"prepare": a(DataReport, NONE), "evaluate": a(Evaluation)},
+    "exporter": {"export": a(Exported)},
+    "family": {"facts": a(protocols.ModelFacts)},
+    "format": {"detect": a(str, NONE), "read": read_row},
+    "gate": {"check": lambda called, value, given: value},  # what answers no text is a refusal of the checkpoint's
+    "hardware": {"missing": a(str), "facts": a(protocols.HardwareFacts)},
+    "loader": {
+        "describe": a(protocols.ModelInfo),
+        "sketch": a(protocols.ModelInfo),
+        "load": something("the model"),
+    },
+    "loss": {"": contributions},
+    "method": {"prepare": a(Prepared), "steps": each(StepReport, wanted="a StepReport")},
+    "optimizer": {"create": something("an optimizer, with step()", "step")},
+    "processor": {"place": a(protocols.MediumPlace), "inputs": a(Mapping)},
+    "quantizer": {"takes": a(bool, np.bool_, wanted="True or False")},
+    "renderer": {"render": a(Rendered), "prompt": ids, "parse": a(Parsed)},
+    "sampler": {"sample": sampled},
+    "schedule": {"factor": number},
+    "source": {
+        "rows": each(Row, wanted="a Row"),
+        "read": each(Row, DataError, wanted="a Row, or a DataError"),
+    },
+    "store": {"names": a(list, tuple), "manifest": a(bytes)},
+}
+"""By kind and method; where the name is empty, what a builder returns is itself the function."""
+
+
+def checked(built: Any, methods: Mapping[str, Check], registered: Registered) -> Any:
+    """What a builder returned, its methods (or itself, as a function) checked.
+
+    Raises:
+        PluginError: it is nothing that could have any.
+    """
+    if "" in methods:
+        if not callable(built):
+            raise _builder(registered).wrong(built, f"a function that computes the {registered.entry.kind}")
+        return _function(built, methods[""], Called(registered, "", built))
+    if built is None or isinstance(built, str | int | float | list | tuple | dict):
+        raise _builder(registered).wrong(built, f"an object with {', '.join(f'{name}()' for name in methods)}")
+    own = vars(built) if hasattr(built, "__dict__") else {}
+    for name in methods.keys() & own.keys():
+        object.__setattr__(built, name, _function(own[name], methods[name], Called(registered, name, own[name])))
+    with suppress(TypeError):  # what cannot be of another class is taken as it is
+        object.__setattr__(built, "__class__", _class_of(type(built), methods, registered))  # frozen: no other way
+    return built
+
+
+def _builder(registered: Registered) -> Called:
+    module, _, function = registered.entry.build.partition(":")
+    return Called(registered, function, getattr(sys.modules.get(module), function, None))
+
+
+def _class_of(kind: type, methods: Mapping[str, Check], registered: Registered) -> type:
+    """The class with checks around some of its methods, under its own name."""
+    if getattr(kind, CHECKED, False):
+        return kind
+    key = kind, registered.full_name, tuple(methods)
+    if key not in _classes:
+        body: dict[str, Any] = {
+            name: _function(code, check, Called(registered, name, code), skip=1)
+            for name, check in methods.items()
+            if callable(code := getattr(kind, name, None))
+        }
+        about = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
+        body |= {**about, "__slots__": (), CHECKED: True}
+        _classes[key] = new_class(kind.__name__, (kind,), exec_body=lambda space: space.update(body))
+    return _classes[key]
+
+
+def _function(code: Any, check: Check, called: Called, skip: int = 0) -> Callable[..., Any]:
+    """
+    Args:
+        skip: leading arguments that the check does not see: `self`.
+    """
+
+    @wraps(code)
+    def function(*given: Any, **named: Any) -> Any:
+        return check(called, code(*given, **named), (*given[skip:], *named.values()))
+
+    return function
+
+
+CHECKED = "_finetooth_checked"
+_classes: dict[tuple[type, str, tuple[str, ...]], type] = {}
+"""Classes with checks; of the process, as classes are."""
