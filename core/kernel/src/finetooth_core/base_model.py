@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 from finetooth_hooks.entries import Family as FamilyEntry
@@ -75,6 +76,8 @@ def base_model(
     if not info.contents and info.files:
         info = replace(info, contents=FileContents({path.name: path.absolute() for path in info.files}))
     family, facts = _facts(recipe, builder, info, loader)
+    if "modules" in own.capabilities:
+        facts = replace(facts, modules=cache(partial(own.modules, name)))
     tokenizer = None if sketched else derived(loader.tokenizer(name), "tokenizer", loading[0])
     return BaseModel(loader, info, facts, tokenizer, {"loader": loading, "family": family}, run)
 

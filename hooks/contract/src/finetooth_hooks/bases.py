@@ -290,6 +290,9 @@ class LoaderBase(Capable):
     ) -> ModelTensors | None:
         raise self._cannot("give a model tensor by tensor", "tensors")
 
+    def modules(self, reference: str) -> Mapping[str, tuple[int, int]]:
+        raise self._cannot("say which modules a model has", "modules")
+
     def widen(self, model: Any, size: int, new: Sequence[int]) -> None:
         raise self._cannot("give a loaded model room for more tokens", "widen")
 

@@ -132,10 +132,14 @@ class Family(Entry):
     Attributes:
         model_types: values of `model_type` in a model's config that belong to the family; the `default=True` family
             takes the rest.
+        registers: `package.module:function` that makes an architecture known to the library that reads its config and
+            builds it (`AutoConfig.register`, `AutoModelForCausalLM.register`); called without arguments, once, before
+            a config of `model_types` is read. Empty: the library knows them.
     """
 
     kind = "family"
     model_types: frozenset[str] = frozenset()
+    registers: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -262,6 +262,8 @@ class ModelFacts:
         attention: what its layers need of attention in addition to products and a softmax.
         towers: module paths of what reads images or sound and hands it to the decoder, the modules between included.
         tower_parameters: how many parameters those have.
+        modules: gives (inputs, outputs) of every linear module and embedding of the model by path; asked only where
+            that does not follow from the other facts. The loader's to say (`Loader.modules`), not the family's.
     """
 
     hidden_size: int
@@ -286,6 +288,7 @@ class ModelFacts:
     attention: AttentionNeeds = field(default_factory=AttentionNeeds)
     towers: tuple[str, ...] = ()
     tower_parameters: int = 0
+    modules: Callable[[], Mapping[str, tuple[int, int]]] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -356,6 +359,11 @@ class Loader(Protocol):
         Raises:
             RecipeError: as `load`.
         """
+        ...
+
+    def modules(self, reference: str) -> Mapping[str, tuple[int, int]]:
+        """(inputs, outputs) of every linear module and embedding by path, without reading a weight. Needs the
+        capability `modules`."""
         ...
 
     def widen(self, model: Any, size: int, new: Sequence[int]) -> None:

@@ -83,6 +83,12 @@ def facts_match_the_model(case: EntryCase) -> None:
     if not case.entry.model_types:
         raise CheckSkipped("the entry names no model_types")
     family = case.build()
+    if case.entry.registers:
+        module, _, function = case.entry.registers.partition(":")
+        register = getattr(import_module(module), function, None)
+        expect(callable(register), "entry.registers", case.entry.registers, "package.module:function of a function")
+        assert register is not None
+        register()
     for model_type in sorted(case.entry.model_types):
         model, config = _tiny_model(model_type)
         facts = family.facts(config)

@@ -24,14 +24,14 @@ def added_parameters(targets: str | Sequence[str], facts: ModelFacts, rank: int,
     """
     if not targets:
         return 0
-    sizes = shapes(facts)
+    sizes = shapes(facts, targets)
     chosen = resolve(targets, facts, tuple(sizes)).modules
     return sum(rank * sum(sizes[path]) + (sizes[path][1] if dora else 0) for path in chosen)
 
 
 def reached_weights(targets: str | Sequence[str], facts: ModelFacts) -> int:
     """Weights of the modules that carry the adapter."""
-    sizes = shapes(facts)
+    sizes = shapes(facts, targets)
     return sum(sizes[path][0] * sizes[path][1] for path in resolve(targets, facts, tuple(sizes)).modules)
 
 
@@ -42,7 +42,7 @@ def kept_numbers(targets: str | Sequence[str], facts: ModelFacts, rank: int, *, 
     A keeps what it reads and B what it reads; with dropout the first is each module's own, beside as many numbers that
     it was multiplied by. DoRA scales the base's outputs and the addition's, and keeps both.
     """
-    sizes = shapes(facts)
+    sizes = shapes(facts, targets)
     chosen = resolve(targets, facts, tuple(sizes)).modules
     read = sum(2 * sizes[path][0] for path in chosen) if dropout else read_once(chosen, sizes)
     numbers = read + rank * len(chosen)
@@ -52,7 +52,7 @@ def kept_numbers(targets: str | Sequence[str], facts: ModelFacts, rank: int, *, 
 def summed_bytes(targets: str | Sequence[str], facts: ModelFacts, room: int) -> int:
     """Bytes of X^T X of the inputs of all modules, in fp32, as many as there is room for; and of the largest in fp64,
     with its eigenvectors and what finding them takes, twice as many numbers."""
-    sizes = shapes(facts)
+    sizes = shapes(facts, targets)
     read = [sizes[path][0] for path in resolve(targets, facts, tuple(sizes)).modules]
     return min(room, sum(4 * inputs**2 for inputs in read)) + 8 * 4 * max(read, default=0) ** 2
 

@@ -85,13 +85,13 @@ class PeftAdapter(AdapterBase):
                 f"model.added_tokens: adapter {type(self).__name__} leaves their embeddings as they begin",
                 action="choose adapter lora or full, which train them",
             )
-        sizes = shapes(facts)
+        sizes = shapes(facts, self.targets)
         chosen = resolve(self.targets, facts, tuple(sizes)).modules
         return sum(self.added(path, *sizes[path]) for path in chosen)
 
     def token_bytes(self, facts: ModelFacts, precision: str) -> float:
         """See `protocols.Adapter`; what several modules of a block read is kept once."""
-        sizes = shapes(facts)
+        sizes = shapes(facts, self.targets)
         chosen = resolve(self.targets, facts, tuple(sizes)).modules
         kept = {path: self.kept(path, *sizes[path]) for path in chosen}
         read = read_once([path for path, (reads, _) in kept.items() if reads], sizes)

@@ -48,7 +48,7 @@ class VeraAdapter(PeftAdapter):
 
     def held_bytes(self, facts: ModelFacts, precision: str) -> int:
         """A and B, in the precision of the base."""
-        sizes = shapes(facts)
+        sizes = shapes(facts, self.targets)
         chosen = [sizes[path] for path in resolve(self.targets, facts, tuple(sizes)).modules]
         wide, high = max(inputs for inputs, _ in chosen), max(outputs for _, outputs in chosen)
         return int(self.options.rank) * (wide + high) * (4 if precision == "fp32" else 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,9 +23,11 @@ from finetooth_torchshared.assembled import CannotAssemble
 from finetooth_torchshared.classifiers import as_language_model, classifier_class
 from finetooth_torchshared.model_tensors import as_stored
 from finetooth_torchshared.packed_files import Packing, packing_of
+from finetooth_torchshared.plain_modules import sizes_of
 from finetooth_torchshared.quantised import quantise, stores_apart
 
 from finetooth_transformers import checkpoint
+from finetooth_transformers.architectures import register
 from finetooth_transformers.assembling import Tensors, assemble, by_tensor
 from finetooth_transformers.builder import TransformersOptions
 from finetooth_transformers.config_bounds import check_config
@@ -43,7 +45,7 @@ BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 class TransformersLoader(LoaderBase):
     """Loads folders and hub ids."""
 
-    capabilities = frozenset({"tensors", "widen", "write"})
+    capabilities = frozenset({"modules", "tensors", "widen", "write"})
 
     def __init__(self, options: TransformersOptions, context: Context) -> None:
         self._options, self._context = options, context
@@ -69,7 +71,7 @@ class TransformersLoader(LoaderBase):
         with self._reading(reference) as located:
             if (raw := Path(located) / "config.json").is_file():
                 check_config(received(raw.read_bytes()), reference)
-            config = transformers.AutoConfig.from_pretrained(located, **self._arguments())
+            config = self._config(located)
         described = config.to_dict()
         check_config(described, reference)
         kind, stored = str(config.model_type), stored_as(described)
@@ -145,7 +147,7 @@ class TransformersLoader(LoaderBase):
         """
         _check_framework(framework)
         with self._reading(reference) as located, _quiet():
-            config = transformers.AutoConfig.from_pretrained(located, **self._arguments())
+            config = self._config(located)
             packing = packing_of(quantization_of(config.to_dict()), reference)
             apart = quantizer is not None and stores_apart(quantizer)
             if apart or packing is not None:
@@ -196,7 +198,7 @@ class TransformersLoader(LoaderBase):
 
         _check_framework(framework)
         with self._reading(reference) as located, _quiet():
-            config = transformers.AutoConfig.from_pretrained(located, **self._arguments())
+            config = self._config(located)
             given = quantization_of(config.to_dict())
             packing = packing_of(given, reference)
             if (given and packing is None) or head_of(config.to_dict()) is not None:
@@ -209,6 +211,22 @@ class TransformersLoader(LoaderBase):
             if found is not None and (folder / "generation_config.json").is_file():
                 found.model.generation_config = transformers.GenerationConfig.from_pretrained(str(folder))
         return found if found is None or quantizer is None else as_stored(found, quantizer)
+
+    def _config(self, located: str) -> Any:
+        """The config, once the family that brings its architecture has made it known.
+
+        Raises:
+            PluginError: that family cannot.
+        """
+        register(self._context.catalog, lambda: _model_type(located, self._arguments()))
+        return transformers.AutoConfig.from_pretrained(located, **self._arguments())
+
+    def modules(self, reference: str) -> Mapping[str, tuple[int, int]]:
+        """(inputs, outputs) of linear modules and embeddings by path; the model is built without memory."""
+        with self._reading(reference) as located:
+            model = self._unfilled(reference, self._config(located))
+        found = {path: sizes_of(module) for path, module in model.named_modules()}
+        return {path: sizes for path, sizes in found.items() if sizes is not None}
 
     def _folder(self, located: str) -> Path:
         """Where the files are; those of a hub id are fetched."""
@@ -264,16 +282,25 @@ class TransformersLoader(LoaderBase):
 
     def _count(self, reference: str, config: Any) -> tuple[int, int]:
         """Parameters, and how many of them are of experts that are held as one weight."""
-        import torch
         from finetooth_torchshared.stored_experts import weights_of_experts
+
+        model = self._unfilled(reference, config)
+        experts = sum(one.numel() for module in model.modules() for one in weights_of_experts(module).values())
+        return sum(parameter.numel() for parameter in model.parameters()), experts
+
+    def _unfilled(self, reference: str, config: Any) -> Any:
+        """The model without memory for its weights."""
+        import torch
 
         plain = copy.deepcopy(config)
         if quantization_of(plain.to_dict()):
             plain.quantization_config = None
         with explained(reference), torch.device("meta"):
-            model = _class(plain).from_config(plain, trust_remote_code=self._options.trust_remote_code)
-        experts = sum(one.numel() for module in model.modules() for one in weights_of_experts(module).values())
-        return sum(parameter.numel() for parameter in model.parameters()), experts
+            return _class(plain).from_config(plain, trust_remote_code=self._options.trust_remote_code)
+
+
+def _model_type(located: str, arguments: dict[str, Any]) -> str:
+    return str(transformers.PretrainedConfig.get_config_dict(located, **arguments)[0].get("model_type", ""))
 
 
 def _class(config: Any) -> Any:

@@ -3,16 +3,19 @@ is read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_toolbox.llama_shape import linear_shapes
 
+from finetooth_peftfiles.targets import matching
 
-def shapes(facts: ModelFacts) -> dict[str, tuple[int, int]]:
+
+def shapes(facts: ModelFacts, targets: str | Sequence[str] = ()) -> dict[str, tuple[int, int]]:
     """(inputs, outputs) by path of the linear modules of the decoder layers, the head and the embedding.
 
-    Exact for layers built like Llama's; a linear module of another name counts as hidden to hidden.
+    Those of the model itself, where its layers are not built like Llama's or a target is none of theirs. Where no
+    loader says which those are, a linear module of another name counts as hidden to hidden.
     """
     known = linear_shapes(facts)
     found: dict[str, tuple[int, int]] = {}
@@ -24,7 +27,11 @@ def shapes(facts: ModelFacts) -> dict[str, tuple[int, int]]:
             found[path] = known.get(name, (facts.hidden_size, facts.hidden_size))
     found[facts.head.module] = (facts.hidden_size, facts.vocab_size)
     found[f"{facts.body}.embed_tokens"] = (facts.vocab_size, facts.hidden_size)
-    return found
+    names = () if isinstance(targets, str) else targets
+    usual = all(target.rsplit(".", 1)[-1] in known for target in facts.linear_targets)
+    if facts.modules is None or (usual and all(matching(name, found) for name in names)):
+        return found
+    return dict(facts.modules())
 
 
 def read_once(modules: Iterable[str], sizes: Mapping[str, tuple[int, int]]) -> int:

@@ -18,6 +18,14 @@ def is_plain(module: nn.Module) -> bool:
     )
 
 
+def sizes_of(module: nn.Module) -> tuple[int, int] | None:
+    """(inputs, outputs) of a linear module (GPT-2's Conv1D, too), (tokens, width) of an embedding; else None."""
+    for names in (("in_features", "out_features"), ("num_embeddings", "embedding_dim"), ("nx", "nf")):
+        if all(isinstance(getattr(module, name, None), int) for name in names):
+            return getattr(module, names[0]), getattr(module, names[1])
+    return None
+
+
 def is_hooked(module: nn.Module) -> bool:
     """Whether somebody wants to know when the module, or one inside it, is called or differentiated."""
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
