@@ -11,7 +11,7 @@ from importlib import import_module
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from finetooth_hooks.entries import Entry
+from finetooth_hooks.entries import Attention, Entry
 from finetooth_hooks.errors import PluginError
 from finetooth_toolbox.blame import MEND, said
 
@@ -96,7 +96,9 @@ def derived(built: Any, kind: str, registered: Registered) -> Any:
         )
     from finetooth_core.returned import METHODS, checked
 
-    methods = {} if getattr(registered.entry, "transformers", "") else METHODS.get(kind, {})  # else no function
+    entry = registered.entry
+    elsewhere = isinstance(entry, Attention) and entry.transformers  # then its builder returns no function
+    methods = {} if elsewhere else METHODS.get(kind, {})
     return checked(built, methods, registered)
 
 

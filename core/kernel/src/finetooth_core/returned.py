@@ -24,6 +24,7 @@ from finetooth_hooks.errors import DataError, PluginError
 from finetooth_hooks.examples import Parsed, Rendered, Row
 from finetooth_hooks.exporters import Exported
 from finetooth_hooks.losses import Contribution, LossResult, Per
+from finetooth_hooks.releases import Verdict
 from finetooth_hooks.reports import DataReport, Evaluation, Prepared, StepReport
 from finetooth_hooks.rollouts import Sampled
 from finetooth_toolbox import blame
@@ -201,6 +202,7 @@ METHODS: Mapping[str, Mapping[str, Check]] = {
     "optimizer": {"create": something("an optimizer, with step()", "step")},
     "processor": {"place": a(protocols.MediumPlace), "inputs": a(Mapping)},
     "quantizer": {"takes": a(bool, np.bool_, wanted="True or False")},
+    "release_gate": {"judge": a(Verdict)},
     "renderer": {"render": a(Rendered), "prompt": ids, "parse": a(Parsed)},
     "sampler": {"sample": sampled},
     "schedule": {"factor": number},

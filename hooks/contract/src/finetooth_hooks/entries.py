@@ -23,7 +23,6 @@ from finetooth_hooks.serves import Serves
 Together = Literal["sequence", "group", "step"]
 """What a loss must see at once: each sequence alone, whole groups, or the whole optimizer step."""
 
-
 Tier = Literal["device", "host", "disk", "remote"]
 """How far a checkpoint survives: a bad step, a fault of the device, the end of the process, the loss of the machine."""
 
@@ -132,9 +131,8 @@ class Family(Entry):
     Attributes:
         model_types: values of `model_type` in a model's config that belong to the family; the `default=True` family
             takes the rest.
-        registers: `package.module:function` that makes an architecture known to the library that reads its config and
-            builds it (`AutoConfig.register`, `AutoModelForCausalLM.register`); called without arguments, once, before
-            a config of `model_types` is read. Empty: the library knows them.
+        registers: `package.module:function`, called once before a config of `model_types` is read: it makes them known
+            to transformers (`AutoConfig.register`, `AutoModelForCausalLM.register`). Empty: they are known.
     """
 
     kind = "family"
@@ -466,8 +464,7 @@ class Command(Entry):
     section: str = field(default="Plugins")
     """The heading under which `ft --help` lists it."""
     after_run: str = ""
-    """Arguments with which the end of a run suggests it, `{run}` stands for the run folder; empty: it is not
-    suggested."""
+    """Arguments with which the end of a run suggests it, `{run}` is the run folder; empty: it is not suggested."""
     after_scalar_run: str = ""
     """The same, first of all, where the run trained a scalar head, such as a reward model's."""
 
