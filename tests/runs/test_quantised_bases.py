@@ -116,12 +116,30 @@ def test_the_stream_decoder_computes_over_it_what_the_models_own_code_does(
         np.testing.assert_allclose(same[name], weight, rtol=1e-3, atol=1e-6, err_msg=name)
 
 
-def test_a_run_over_it_is_no_base_to_fold_into(asked: Callable[..., Recipe], tmp_path: Path) -> None:
-    finetooth.session(asked(train={"max_steps": 1, "batch_size": 8, "precision": "fp32"})).run()
-    model, output = str(tmp_path / "run"), str(tmp_path / "next")
-    session = finetooth.session(asked(model=model, output=output, quantization=None))
-    with pytest.raises(PlanError, match="trained over a quantised base"):
-        _ = session.engine
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_over_it_is_the_model_of_the_next_stage(
+    asked: Callable[..., Recipe], tmp_path: Path, precision: str
+) -> None:
+    """The next stage begins with what the run computes, and does not change what the run stored."""
+    first = finetooth.session(asked(train={"max_steps": 2, "batch_size": 8, "precision": precision}))
+    first.run()
+    random = np.random.default_rng(0)
+    probe = [Datum.from_tokens(random.integers(10, 4000, size=length).tolist()) for length in (9, 14, 30)]
+    wanted = first.engine.logprobs(probe)
+    train = {"max_steps": 1, "batch_size": 8, "precision": precision}
+    asks = {"model": str(tmp_path / "run"), "train": train}
+    session = finetooth.session(asked(output=str(tmp_path / "next"), quantization=None, **asks))
+    (said,) = (decision for decision in session.plan.decisions if decision.setting == "model")
+    assert "in fewer bits" in said.reason
+    found = session.engine.logprobs(probe)
+    tolerance = 1e-4 if precision == "fp32" else 0.1
+    for ours, theirs in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=tolerance)
+    session.run()
+    again = finetooth.session(asked(output=str(tmp_path / "again"), **asks))  # the sum, stored in int8 anew
+    assert again.run().status == "done" and codes(again.engine)
+    for ours, theirs in zip(again.engine.logprobs(probe), wanted, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1.0)
 
 
 @pytest.fixture(scope="session")

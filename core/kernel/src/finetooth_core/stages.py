@@ -167,6 +167,9 @@ class Trained(LoaderBase):
             added = {f"adapter/{name}": self.artifact / name for name in ADAPTER if (self.artifact / name).is_file()}
             contents = FileContents(added, also=info.contents)
             config |= self._adapter.part.folded_config(self.artifact)
+            if info.stored is None or info.stored_weights:  # a sum is plain numbers
+                config.pop("quantization_config", None)
+                info = replace(info, stored=None, stored_weights=0, resident_bytes=None)
         # an adapter that is folded in is on no disk as a model, until it is merged
         published = self.artifact if self._whole is not None else self.folder / MERGED
         place = str(published.absolute())
@@ -193,25 +196,29 @@ class Trained(LoaderBase):
     def load(
         self, reference: str, *, framework: str, precision: str, device: str, quantizer: Quantizer | None = None
     ) -> Any:
-        """The model that was trained.
+        """The model that was trained. Over a base in fewer bits the adapter is folded into the numbers that the run
+        computed with, and the sum is plain numbers; with a quantizer it is stored anew.
 
         Raises:
-            PlanError: its adapter cannot be folded into a base, or the model is to be quantised as it is loaded and
-                only comes to be by folding.
+            PlanError: its adapter cannot be folded into a base, or its base cannot be read as numbers.
         """
         loader, inner = self._inner
         if self._whole is not None:
             return loader.load(inner, framework=framework, precision=precision, device=device, quantizer=quantizer)
-        self._check_unquantised(quantizer)
+        self._check_readable()
         if "fold" not in self._adapter.part.capabilities:
             name = self._adapter.registered.full_name
             raise PlanError(
                 f"model: the adapter of {self.folder} ({name}) cannot be folded into its base",
                 action="name a run with whole weights, or one with an adapter that can",
             )
-        base = loader.load(inner, framework=framework, precision="fp32", device=device)
+        base = loader.load(
+            inner, framework=framework, precision=self._base_precision(precision), quantizer=self._stores(),
+            device=device,
+        )  # fmt: skip
         pad_id = loader.tokenizer(inner).pad_id
-        return self._adapter.part.fold(base, self.artifact, precision=precision, device=device, pad_id=pad_id)
+        again = {} if quantizer is None else {"quantizer": quantizer}
+        return self._adapter.part.fold(base, self.artifact, precision=precision, device=device, pad_id=pad_id, **again)
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -231,25 +238,26 @@ class Trained(LoaderBase):
         self, reference: str, *, framework: str, precision: str, quantizer: Quantizer | None = None
     ) -> ModelTensors | None:
         """What was trained, tensor by tensor; of an adapter over a base in fewer bits, the sums with the numbers that
-        the run computed with.
-
-        Raises:
-            PlanError: the model is to be quantised as it is read and only comes to be by folding.
+        the run computed with. None where the sums are to be stored in fewer bits, which takes the whole model.
         """
         loader, inner = self._inner
         if self._whole is not None:
             return loader.tensors(inner, framework=framework, precision=precision, quantizer=quantizer)
         if quantizer is not None:
-            self._check_unquantised(quantizer)
-        parent, stores = self.parent, None
-        computed = "fp32"
-        if parent.recipe.quantization is not None:
-            pick = parent.recipe.quantization
-            stores = parent.builder.section("quantizer", pick, "quantization", framework=parent.framework).part
-        if stores is not None or loader.describe(inner).stored is not None:
-            computed = self._computed_in() or precision
-        base = loader.tensors(inner, framework=framework, precision=computed, quantizer=stores)
+            return None
+        computed = self._base_precision(precision)
+        base = loader.tensors(inner, framework=framework, precision=computed, quantizer=self._stores())
         return None if base is None else self._adapter.part.fold_tensors(base, self.artifact)
+
+    @property
+    def _in_fewer_bits(self) -> bool:
+        """Whether the base of the run is, by its quantizer or in its file."""
+        loader, inner = self._inner
+        return self.parent.recipe.quantization is not None or loader.describe(inner).stored is not None
+
+    def _base_precision(self, precision: str) -> str:
+        """In which precision the base is read: in that of the run where another would give other codes."""
+        return self._computed_in() or precision if self._in_fewer_bits else "fp32"
 
     def _computed_in(self) -> str:
         """The precision of the run; empty if its plan does not say it."""
@@ -258,28 +266,29 @@ class Trained(LoaderBase):
             return ""
         return str(json.loads(plan.read_text(encoding="utf-8")).get("train", {}).get("precision") or "")
 
-    def _check_unquantised(self, quantizer: Quantizer | None) -> None:
-        pick = self.parent.recipe.quantization
-        if pick is not None:
-            name = pick if isinstance(pick, str) else pick["name"]
-            raise PlanError(
-                f"model: {self.folder} was trained over a quantised base (quantization: {name}), into which its "
-                "adapter cannot be folded",
-                action="train it again without quantization, or name its base as the model",
-            )
+    def _stores(self) -> Quantizer | None:
+        """What the run stored its base with; None: nothing."""
+        parent = self.parent
+        pick = parent.recipe.quantization
+        if pick is None:
+            return None
+        quantizer: Quantizer = parent.builder.section(
+            "quantizer", pick, "quantization", framework=parent.framework
+        ).part
+        return quantizer
+
+    def _check_readable(self) -> None:
+        """
+        Raises:
+            PlanError: the base's file stores it in bits that only its library reads.
+        """
         loader, base = self._inner
-        stored = loader.describe(base).stored
-        if stored is not None:
+        info = loader.describe(base)
+        if info.stored is not None and not info.stored_weights:
             raise PlanError(
-                f"model: {self.folder} was trained over {base}, which is stored as {stored.name}, and a sum cannot be "
-                "stored in its bits",
-                action="name its base as the model",
-            )
-        if quantizer is not None:
-            raise PlanError(
-                f"quantization: the model is a run whose adapter is folded into its base in fp32 ({self.folder}), and "
-                "what is folded cannot be quantised as it is loaded",
-                action="merge the run first (ft merge) and name the folder that it writes",
+                f"model: {self.folder} was trained over {base}, which is stored as {info.stored.name}, and a sum "
+                "cannot be stored in its bits",
+                action=f"go on with its adapter over the base: model={base} adapter.resume_from={self.folder}",
             )
 
     @cached_property
@@ -319,6 +328,8 @@ class FromRun(Trained):
             if self._whole is not None
             else f"its adapter is folded into {self.parent.recipe.model.name}, in fp32, and is the base now"
         )
+        if self._whole is None and self._in_fewer_bits:
+            how += "; the run's base is in fewer bits, and the sum has the numbers that it computed with"
         log.decide("model", named, f"{kind} run: {how}; every file was checked")
         found: Mapping[str, Any] | None = ancestor(self.folder, named).as_json
         setting = "model.parent"

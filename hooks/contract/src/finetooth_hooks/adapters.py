@@ -11,6 +11,7 @@ import numpy as np
 
 from finetooth_hooks.held import Addition
 from finetooth_hooks.models import LowRank, ModelFacts, ModelInfo, ModelTensors
+from finetooth_hooks.quantizers import Quantizer
 
 
 class Adapter(Protocol):
@@ -107,14 +108,18 @@ class Adapter(Protocol):
         is more than that. UserError: it cannot be read. Capability `additions`."""
         ...
 
-    def fold(self, model: Any, folder: Path, *, precision: str, device: str, pad_id: int | None = None) -> Any:
-        """`model`, a base in fp32 as the loader gives it, with the artifact in `folder` folded in and nothing left of
+    def fold(
+        self, model: Any, folder: Path, *, precision: str, device: str, pad_id: int | None = None,
+        quantizer: Quantizer | None = None,
+    ) -> Any:  # fmt: skip
+        """`model`, a base in fp32 or as the run stored it, with the artifact in `folder` folded in and nothing left of
         the adapter, in a precision and on a device; then a run with the adapter can be the model of another. Capability
         `fold`.
 
         Args:
             pad_id: of the tokenizer. Of an artifact with a scalar head the result is a language model that carries the
                 head as `score`.
+            quantizer: stores the linear weights of the result; None: they are plain numbers.
 
         Raises:
             UserError: the artifact was made for another model, or its file is damaged.

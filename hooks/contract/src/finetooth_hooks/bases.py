@@ -203,7 +203,10 @@ class AdapterBase(Capable):
     def additions(self, folder: Path) -> Mapping[str, Addition] | None:
         raise self._cannot("be read as low-rank additions", "additions")
 
-    def fold(self, model: Any, folder: Path, *, precision: str, device: str, pad_id: int | None = None) -> Any:
+    def fold(
+        self, model: Any, folder: Path, *, precision: str, device: str, pad_id: int | None = None,
+        quantizer: Quantizer | None = None,
+    ) -> Any:  # fmt: skip
         raise self._cannot("be folded into its base", "fold")
 
     def fold_tensors(self, tensors: ModelTensors, folder: Path) -> ModelTensors | None:

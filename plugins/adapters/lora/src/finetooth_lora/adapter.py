@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from finetooth_hooks import Context, Options, RecipeError
 from finetooth_hooks.bases import AdapterBase
-from finetooth_hooks.protocols import Addition, LowRank, ModelFacts, ModelInfo, ModelTensors
+from finetooth_hooks.protocols import Addition, LowRank, ModelFacts, ModelInfo, ModelTensors, Quantizer
 from finetooth_peftfiles import resuming
 from pydantic import Field, model_validator
 
@@ -228,7 +228,10 @@ class LoraAdapter(AdapterBase):
 
         return additions(folder)
 
-    def fold(self, model: Any, folder: Path, *, precision: str, device: str, pad_id: int | None = None) -> Any:
+    def fold(
+        self, model: Any, folder: Path, *, precision: str, device: str, pad_id: int | None = None,
+        quantizer: Quantizer | None = None,
+    ) -> Any:  # fmt: skip
         """See `protocols.Adapter`: the base with the addition folded in by peft's own merge.
 
         Raises:
@@ -236,7 +239,7 @@ class LoraAdapter(AdapterBase):
         """
         from finetooth_peftfiles.folding import fold
 
-        return fold(model, folder, precision=precision, device=device, pad_id=pad_id)
+        return fold(model, folder, precision=precision, device=device, pad_id=pad_id, quantizer=quantizer)
 
     def fold_tensors(self, tensors: ModelTensors, folder: Path) -> ModelTensors | None:
         """See `protocols.Adapter`.

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from finetooth_hooks import Context, Options, PlanError
 from finetooth_hooks.bases import AdapterBase
-from finetooth_hooks.protocols import ModelFacts, ModelInfo
+from finetooth_hooks.protocols import ModelFacts, ModelInfo, Quantizer
 from finetooth_peftfiles import resuming
 from finetooth_peftfiles.sizes import read_once, shapes
 from finetooth_peftfiles.targets import resolve
@@ -125,7 +125,10 @@ class PeftAdapter(AdapterBase):
 
         write(model, folder, info, tensors=tensors_of(model))
 
-    def fold(self, model: Any, folder: Path, *, precision: str, device: str, pad_id: int | None = None) -> Any:
+    def fold(
+        self, model: Any, folder: Path, *, precision: str, device: str, pad_id: int | None = None,
+        quantizer: Quantizer | None = None,
+    ) -> Any:  # fmt: skip
         """See `protocols.Adapter`: the base with the artifact folded in by peft's own merge.
 
         Raises:
@@ -133,7 +136,7 @@ class PeftAdapter(AdapterBase):
         """
         from finetooth_peftfiles.folding import fold
 
-        return fold(model, folder, precision=precision, device=device, pad_id=pad_id)
+        return fold(model, folder, precision=precision, device=device, pad_id=pad_id, quantizer=quantizer)
 
     def folded_config(self, folder: Path) -> dict[str, Any]:
         """See `protocols.Adapter`."""

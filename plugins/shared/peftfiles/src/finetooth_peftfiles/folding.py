@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.errors import UserError
+from finetooth_hooks.protocols import Quantizer
 from finetooth_toolbox.saved_heads import LABELS, kind_of
 from finetooth_torchshared.classifiers import PEFT_TASKS, as_classifier, as_language_model
 
@@ -17,21 +18,30 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
 
-def fold(model: Any, folder: Path, *, precision: str, device: str, pad_id: int | None = None) -> Any:
+def fold(
+    model: Any, folder: Path, *, precision: str, device: str, pad_id: int | None = None,
+    quantizer: Quantizer | None = None,
+) -> Any:  # fmt: skip
     """See `protocols.Adapter.fold`: the base with what the artifact adds folded in.
 
     Raises:
         UserError: the artifact was made for another model, or its file is damaged.
+        RecipeError: a weight of the base cannot be read as numbers.
     """
     import torch
     from finetooth_torchshared.kept_in_fp32 import cast
+    from finetooth_torchshared.quantised import dequantise, is_quantised, quantise
+
+    if is_quantised(model):
+        model = dequantise(model, torch.float32).float()
 
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
     made = type(model)
     whole = merged(model, folder, pad_id)
     if kind_of(type(whole).__name__):
         whole = as_language_model(whole, made)
-    return cast(whole.requires_grad_(False), dtypes[precision], device).eval()
+    plain = cast(whole.requires_grad_(False), dtypes[precision], device if quantizer is None else "cpu").eval()
+    return plain if quantizer is None else quantise(plain, quantizer, device).eval()
 
 
 def folded_config(folder: Path) -> dict[str, Any]:
