@@ -15,6 +15,7 @@ SETTINGS = frozenset(
         "data.accept_dropped",
         "data.cache",
         "data.cache_gb",
+        "data.opening",
         "data.workers",
         "train.accept_memory",
     }
