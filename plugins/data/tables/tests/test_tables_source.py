@@ -153,11 +153,23 @@ def test_the_header_may_follow_blank_lines_and_a_mark(tmp_path: Path) -> None:
     assert len(notes) == 1 and "byte order mark" in notes[0]
 
 
-def test_another_delimiter(tmp_path: Path) -> None:
-    (tmp_path / "x.csv").write_text("a;b\n1;2,5\n")
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+@pytest.mark.parametrize("start", ["", "\ufeff", "\n"])
+def test_another_delimiter_is_taken_and_said(tmp_path: Path, delimiter: str, start: str) -> None:
+    text = f"{start}a{delimiter}b\n1{delimiter}2,5\n"
+    (tmp_path / "x.csv").write_text(text)
+    notes: list[str] = []
+    assert [dict(row.values) for row in rows(tmp_path / "x.csv", notes)] == [{"a": "1", "b": "2,5"}]
+    assert notes[0].endswith(f"{delimiter!r} stands between the fields of its header, and is taken so")
+    assert values(tmp_path / "x.csv", delimiter=delimiter) == [{"a": "1", "b": "2,5"}]
+
+
+def test_a_delimiter_that_is_named_or_quoted_is_not_guessed(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("a;b\n1;2\n")
     with pytest.raises(DataError, match=r"one column, named 'a;b' \(set delimiter: ';'"):
-        rows(tmp_path / "x.csv")
-    assert values(tmp_path / "x.csv", delimiter=";") == [{"a": "1", "b": "2,5"}]
+        rows(tmp_path / "x.csv", delimiter=",")
+    (tmp_path / "y.csv").write_text("a;x,b\n1,2\n")
+    assert values(tmp_path / "y.csv") == [{"a;x": "1", "b": "2"}]
     assert values(SMALL)
 
 

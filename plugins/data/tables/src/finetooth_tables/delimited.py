@@ -23,6 +23,9 @@ OTHER_DELIMITERS = ";\t|"
 # the module's own limit, 131,072 characters, would refuse long documents; there is one for the whole process
 csv.field_size_limit(max(csv.field_size_limit(), FIELD_LIMIT))
 
+HEADER_BYTES, BLANK_LINES = 1 << 16, 10
+"""Bounds of where a header is looked for."""
+
 
 @dataclass
 class _Lines:
@@ -41,6 +44,19 @@ class _Lines:
         content = b"".join(self.taken)
         self.taken.clear()
         return content
+
+
+def delimiter_of(path: Path, usual: str) -> str:
+    """What stands between the fields of a file's header: the usual one, unless that makes one column of a header in
+    which another delimiter occurs. Of a file that cannot be read the usual one; its reader says what is wrong."""
+    try:
+        with open_bytes(path) as file:
+            lines = (file.readline(HEADER_BYTES).decode("utf-8", "replace").strip() for _ in range(BLANK_LINES))
+            header = next(filter(None, lines), "")
+        columns = {d: len(next(csv.reader([header], delimiter=d), [])) for d in (usual, *OTHER_DELIMITERS)}
+    except (DataError, csv.Error):
+        return usual
+    return next((d for d, count in columns.items() if count > 1), usual)
 
 
 class DelimitedTable(PortionedRows):

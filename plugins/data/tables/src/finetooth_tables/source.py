@@ -21,7 +21,8 @@ class TablesOptions(Options):
     """The file, relative to the current directory. Its name says what it is: `.csv`, `.tsv` and `.json` (also with
     `.gz` or `.zst`), `.parquet`, `.arrow`, `.feather`, `.ipc`; JSON lines under `.json` are read as such."""
     delimiter: str | None = Field(None, min_length=1, max_length=1)
-    """What stands between the fields of a line; default: a comma in `.csv`, a tab in `.tsv`."""
+    """What stands between the fields of a line; default: a comma in `.csv`, a tab in `.tsv`, or
+    another delimiter of a header that has none of these; a note says so."""
     field: str | None = None
     """For a `.json` file that is an object with several lists: the key under which the rows are."""
 
@@ -45,9 +46,13 @@ def build(options: TablesOptions, context: Context) -> Source:
     if options.field is not None and ending != ".json":
         raise RecipeError("source tables, field", f"a {ending} file has no keys above its rows", action="remove it")
     if delimited:
-        from finetooth_tables.delimited import DelimitedTable
+        from finetooth_tables.delimited import DelimitedTable, delimiter_of
 
-        return DelimitedTable(path, options.delimiter or {".csv": ",", ".tsv": "\t"}[ending], context.note)
+        usual = {".csv": ",", ".tsv": "\t"}[ending]
+        delimiter = options.delimiter or delimiter_of(path, usual)
+        if options.delimiter is None and delimiter != usual:
+            context.note(f"{path.as_posix()}: {delimiter!r} stands between the fields of its header, and is taken so")
+        return DelimitedTable(path, delimiter, context.note)
     if ending == ".json" and options.field is None and is_lines(path):
         context.note(f"{path.as_posix()} holds JSON lines, whatever its name says, and is read so")
         lines: Source = context.build("source", {"name": "jsonl", "path": options.path})
