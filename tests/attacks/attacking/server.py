@@ -1,4 +1,4 @@
-"""The server that is attacked: `ft serve api tinker` on a tiny model, in a process with bounded memory."""
+"""The server that is attacked: `ft serve api tinker openai` on a tiny model, in a process with bounded memory."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Attacked:
 
     place: Path
     group: Path | None = None
-    faces: tuple[str, ...] = ("api", "tinker")
+    faces: tuple[str, ...] = ("api", "tinker", "openai")
     keys: dict[str, str] = field(default_factory=dict)
     restarts: int = 0
 
@@ -63,7 +63,7 @@ class Attacked:
         from finetooth_server.records import Records
 
         _load_tests().make_model(self.place / "tiny", vocabulary=VOCABULARY, positions=POSITIONS)
-        self.folder.mkdir(parents=True, mode=0o700)
+        self.folder.mkdir(parents=True, mode=0o700, exist_ok=True)
         records = Records(f"sqlite:///{self.folder / 'service.db'}")
         for tenant in TENANTS:
             self.keys[tenant] = Keys(records).create(tenant, ("train", "sample", "read", "download"))

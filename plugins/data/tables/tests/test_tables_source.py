@@ -509,10 +509,13 @@ def test_texts_that_a_small_file_repeats_unfold_a_portion_at_a_time(
     path, long = tmp_path / "x.parquet", "x" * 100_000
     table = pa.table({"n": list(range(500)), "text": [None, *[long] * 499], "few": ["a", "b"] * 250})
     pq.write_table(table, path)
+    plain = tmp_path / "plain.parquet"
+    pq.write_table(table, plain, use_dictionary=False)
     assert path.stat().st_size < 500_000 < table.nbytes
     portions = list(source(path).portions())
     assert len(portions) > 100  # three rows each
     assert [row.values for row in rows(path)] == table.to_pylist()
     monkeypatch.setattr(columnar, "LARGEST_ROW", 50_000)
-    with pytest.raises(DataError, match=r"x\.parquet.*row 2 has 100,001 bytes of text"):
-        rows(path)
+    for file in (path, plain):
+        with pytest.raises(DataError, match=r"\.parquet.*row 2 has 100,001 bytes of text"):
+            rows(file)

@@ -21,8 +21,8 @@ from finetooth_toolbox.struct_padding import padding_note, without_padding
 
 PORTION_BYTES = 300_000
 PORTION_ROWS = 4_000
-LARGEST_ROW = 1 << 27
-"""Bytes of text in a row."""
+LARGEST_ROW = 1 << 24
+"""Bytes of text in a row: tokenizers take a hundred times as much of memory."""
 LARGEST_PORTION = 1 << 30
 """Bytes that rows which are read at once may come to, whatever a file's dictionaries hold."""
 SMALL = 1 << 21
@@ -210,14 +210,21 @@ def _unfolded(batch: pa.RecordBatch, schema: pa.Schema, name: str, first: int) -
     Raises:
         DataError: a row is larger than any that can be trained.
     """
-    sizes = np.zeros(batch.num_rows, dtype=np.int64)
-    for column in batch.columns:
-        if pa.types.is_dictionary(column.type):
-            lengths = pc.binary_length(column.dictionary).fill_null(0)
-            sizes += pc.take(lengths, column.indices).fill_null(0).to_numpy(zero_copy_only=False)
-    if batch.num_rows and sizes.max() > LARGEST_ROW:
-        where = f"row {first + int(sizes.argmax())}"
-        raise DataError(name, f"{where} has {sizes.max():,} bytes of text", action="split it")
+    sizes = np.zeros(batch.num_rows, dtype=np.int64)  # of what is to be unfolded
+    texts = np.zeros(batch.num_rows, dtype=np.int64)
+    for column, field in zip(batch.columns, schema, strict=True):
+        if not _holds_text(field.type):
+            continue
+        folded = pa.types.is_dictionary(column.type)
+        lengths = pc.binary_length(column.dictionary if folded else column).fill_null(0)
+        if folded:
+            lengths = pc.take(lengths, column.indices).fill_null(0)
+            sizes += lengths.to_numpy(zero_copy_only=False)
+        if pa.types.is_string(field.type):
+            texts += lengths.to_numpy(zero_copy_only=False)
+    if batch.num_rows and texts.max() > LARGEST_ROW:
+        where = f"row {first + int(texts.argmax())}"
+        raise DataError(name, f"{where} has {texts.max():,} bytes of text", action="split it")
     begin = 0
     while begin < batch.num_rows:
         count = max(1, int(np.searchsorted(np.cumsum(sizes[begin:]), PORTION_BYTES, side="right")))
