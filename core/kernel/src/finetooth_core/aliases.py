@@ -1,7 +1,7 @@
 """Settings under the names that other tools give them: read as ours where they mean exactly one of ours, and told.
 
 A name stands here only if every value it takes elsewhere means the same here, or is refused by the check of our
-setting. For names that mean something else, or several things, there is a hint (`field_names`) and the recipe is
+setting. For names that mean something else, or several things, there is a hint (`names_elsewhere`) and the recipe is
 refused.
 """
 

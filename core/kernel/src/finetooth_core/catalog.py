@@ -12,7 +12,7 @@ from finetooth_hooks import ENTRY_TYPES, Entry, Hardware, PluginError
 from finetooth_toolbox.text.nearest import form, nearest
 
 from finetooth_core.faults import Fault
-from finetooth_core.field_names import ABSENT
+from finetooth_core.names_elsewhere import absent
 from finetooth_core.versions import canonical, install_command
 
 INDEX = Path(__file__).with_name("index.json")
@@ -203,8 +203,8 @@ class Catalog:
     def _remedy(self, kind: str, source: str, bare: str) -> str:
         actions = []
         same_thing = self._known_elsewhere(kind, bare)
-        absent = ABSENT.get(kind, {}).get(bare.lower().replace("-", "_"), "")
-        near = "" if same_thing or absent else nearest(bare, {registered.entry.name for registered in self.all(kind)})
+        missing = absent(kind, bare)
+        near = "" if same_thing or missing else nearest(bare, {registered.entry.name for registered in self.all(kind)})
         elsewhere = [r for other in self._entries for r in self._entries[other] if r.entry.name == bare]
         same_name = [r for r in elsewhere if r.kind == kind]
         if same_name:
@@ -226,8 +226,8 @@ class Catalog:
             actions.append(f"{packages[0]} brings it: {install_command(packages[:1])}")
         if elsewhere and not same_name and not near and not same_thing:
             actions.append(f"{bare!r} is a {elsewhere[0].kind}, not a {kind}")
-        if absent and not actions:
-            actions.append(f"no package of finetooth brings {bare}: {absent}")
+        if missing and not actions:
+            actions.append(f"no package of finetooth brings {bare}: {missing}")
         return "; ".join(actions)
 
     def _known_elsewhere(self, kind: str, name: str) -> str:

@@ -15,7 +15,7 @@ from finetooth_toolbox.text.nearest import form, nearest
 from pydantic import BaseModel, ValidationError
 from typing_extensions import is_typeddict
 
-from finetooth_core.field_names import almost, meant
+from finetooth_core.names_elsewhere import almost, meant
 from finetooth_core.yaml_slips import instead
 from finetooth_core.yaml_text import Path, dotted, plain
 

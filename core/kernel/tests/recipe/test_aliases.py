@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from finetooth_core.aliases import ALIASES
-from finetooth_core.field_names import SETTINGS
+from finetooth_importer.their_names import SETTINGS
 from finetooth_core.recipe import Recipe, load
 from finetooth_hooks import RecipeError
 

@@ -1,21 +1,18 @@
 """What other tools call things: settings of axolotl, TRL, LLaMA-Factory and their like, and the setting that is meant
 here; and methods, adapters, optimizers of the field that nothing here brings.
 
-Whoever writes one is told what to write in its place; nothing is read under these names (see `aliases` for those that
-are). A name means the same at the top of a recipe and inside a section.
+The core reads this module through the entry point group `finetooth.elsewhere`, to say what to write in place of such a
+name; nothing is read under these names. A name means the same at the top of a recipe and inside a section.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-
-from finetooth_toolbox.text.nearest import form
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Meant:
-    """What a name from elsewhere comes to.
+class Meant(NamedTuple):
+    """What a name from elsewhere stands for.
 
     Attributes:
         setting: path of the setting that is meant; empty if there is none.
@@ -24,11 +21,6 @@ class Meant:
 
     setting: str
     advice: str = ""
-
-    @property
-    def action(self) -> str:
-        """What to tell who wrote the name."""
-        return self.advice or f"did you mean {self.setting}?"
 
 
 _BATCH = "train.batch_size is all rows of an optimizer step; train.micro_batch_tokens bounds what is computed at once"
@@ -364,22 +356,3 @@ ABSENT: Mapping[str, Mapping[str, str]] = {
     "tracker": dict.fromkeys(("comet_ml", "swanlab", "aim"), "a plugin can bring it"),
 }  # fmt: skip
 """Names of the field that no package here brings, by kind, and why: they are no misspellings of something else."""
-
-
-def meant(key: str) -> Meant | None:
-    """What a key stands for that no section has; None if it is no known name."""
-    return _BY_FORM.get(form(key))
-
-
-def almost(key: str) -> Meant | None:
-    """What a key stands for that is a known name with a slip of the pen."""
-    from difflib import get_close_matches  # here: a start without mistakes does not need it
-
-    close = get_close_matches(form(key), _BY_FORM, n=1, cutoff=SLIP)
-    return _BY_FORM[close[0]] if close else None
-
-
-SLIP = 0.88
-"""Likeness from which on a name that belongs elsewhere is meant: a letter that is missing, doubled or swapped."""
-
-_BY_FORM = {form(name): found for name, found in SETTINGS.items()}

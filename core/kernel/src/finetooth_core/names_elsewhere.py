@@ -1,0 +1,66 @@
+"""Names that other tools use: what is meant here by a setting of theirs, and what nothing here brings.
+
+Distributions offer them in the entry point group `finetooth.elsewhere`, as modules with two mappings: `SETTINGS`, from a
+name to (setting that is meant, advice), and `ABSENT`, by kind, from a name to the reason why no package brings it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from finetooth_toolbox.text.nearest import form
+
+SLIP = 0.88
+"""Likeness from which on a name that belongs elsewhere is meant: a letter that is missing, doubled or swapped."""
+
+
+@dataclass(frozen=True)
+class Meant:
+    """What a name from elsewhere stands for.
+
+    Attributes:
+        setting: path of the setting that is meant; empty if there is none.
+        advice: what to do, where naming the setting is not enough.
+    """
+
+    setting: str
+    advice: str = ""
+
+    @property
+    def action(self) -> str:
+        """What to tell the user who wrote the name."""
+        return self.advice or f"did you mean {self.setting}?"
+
+
+def meant(key: str) -> Meant | None:
+    """What a key stands for that no section has; None if it is not known."""
+    return _by_form().get(form(key))
+
+
+def almost(key: str) -> Meant | None:
+    """What a key stands for that is a known name with a slip of the pen."""
+    from difflib import get_close_matches  # here: a start without mistakes does not need it
+
+    close = get_close_matches(form(key), _by_form(), n=1, cutoff=SLIP)
+    return _by_form()[close[0]] if close else None
+
+
+def absent(kind: str, name: str) -> str:
+    """Why no package brings an entry of this name; empty if that is not known."""
+    reasons = (module.ABSENT.get(kind, {}).get(name.lower().replace("-", "_"), "") for module in _modules())
+    return next(filter(None, reasons), "")
+
+
+@cache
+def _by_form() -> Mapping[str, Meant]:
+    return {form(name): Meant(*given) for module in _modules() for name, given in module.SETTINGS.items()}
+
+
+@cache
+def _modules() -> tuple[Any, ...]:
+    from importlib.metadata import entry_points  # here: errors alone need it
+
+    return tuple(entry.load() for entry in sorted(entry_points(group="finetooth.elsewhere"), key=lambda e: e.value))
