@@ -18,6 +18,7 @@ WHOLE = {
     "checkpoint": "a section of the recipe",
     "data": "a section of the recipe",
     "completion": "what a row has behind its prompt",
+    "export": "a section of the recipe, and its folder in the run folder",
     "eval": "a split of the data, and the beginning of a metric's name",
     "schema": "a field of what samples under a JSON schema",
     "device": "a tier of stores",

@@ -9,10 +9,10 @@ import pytest
 from finetooth_core import manager
 from finetooth_core.aliases import ALIASES
 from finetooth_core.catalog import Catalog, Registered
-from finetooth_importer.their_names import ABSENT, SETTINGS
 from finetooth_core.recipe import Recipe, load, validate_options
 from finetooth_core.schema import field_in, recipe_schema
 from finetooth_hooks import FinetoothError, PluginError, RecipeError
+from finetooth_importer.their_names import ABSENT, SETTINGS
 
 
 @pytest.fixture(scope="module")

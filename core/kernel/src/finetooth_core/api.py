@@ -46,9 +46,10 @@ def _watched(made: Session) -> Result:
     made.beside = live_curves()
     result = Result.of(made.run())
     if made.recipe.export and result.artifact is not None and result.status == "done":
+        from finetooth_saving.exporting import export_all
+
         from finetooth_core.cli.start_options import StartOptions
         from finetooth_core.cli.state import State
-        from finetooth_core.exporting import export_all
 
         export_all(State(StartOptions()), made.folder, made.recipe.export, lambda line: None)
     return result

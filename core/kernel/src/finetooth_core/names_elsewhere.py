@@ -1,7 +1,7 @@
 """Names that other tools use: what is meant here by a setting of theirs, and what nothing here brings.
 
-Distributions offer them in the entry point group `finetooth.elsewhere`, as modules with two mappings: `SETTINGS`, from a
-name to (setting that is meant, advice), and `ABSENT`, by kind, from a name to the reason why no package brings it.
+Distributions offer them in the entry point group `finetooth.elsewhere`, as modules with two mappings: `SETTINGS`, from
+a name to (setting that is meant, advice), and `ABSENT`, by kind, from a name to the reason why no package brings it.
 """
 
 from __future__ import annotations

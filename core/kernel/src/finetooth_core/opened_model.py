@@ -109,8 +109,9 @@ def open_model(reference: str, session: OpenSession, changes: Mapping[str, Any] 
         RecipeError: nothing is there.
     """
     from finetooth_saving.run_folder import artifact_of
+    from finetooth_saving.run_recipe import without_training
 
-    from finetooth_core.run_recipe import recipe_of, without_training
+    from finetooth_core.run_recipe import recipe_of
 
     folder = run_of(reference)
     recipe: dict[str, Any] = {"model": reference}

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.errors import FinetoothError, RecipeError
+from finetooth_saving import yaml_text
 from finetooth_toolbox.text.nearest import form
 
-from finetooth_core import manager, yaml_text
+from finetooth_core import manager
 from finetooth_core.builders import options_model
 from finetooth_core.catalog import Catalog
 from finetooth_core.overrides import apply_overrides

@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetooth_hooks.errors import RecipeError
+from finetooth_hooks.plan import Pick
+from finetooth_saving.yaml_text import plain, read_yaml
 
 from finetooth_core.aliases import ALIASES
-from finetooth_core.yaml_text import plain, read_yaml
 
 DEFAULTED = frozenset({"method", "adapter", "optimizer", "schedule", "backend"})
 """Picks whose `auto` is the default entry of the kind, so that `{name: auto, ...}` may give it options."""
@@ -68,6 +69,23 @@ def parse_override(override: str) -> tuple[list[str], Any]:
     if text[0] in "[{\"'!":
         return keys, read_yaml(text, f"override {path}").value
     return keys, plain(text)
+
+
+def picked(name: str, options: Sequence[str]) -> Pick:
+    """An entry picked on a command line, by its name and `KEY=VALUE`.
+
+    Raises:
+        RecipeError: one is no such pair.
+    """
+    source, colon, bare = name.rpartition(":")
+    name = source + colon + bare.replace("-", "_")  # as one writes it on a command line
+    given: dict[str, Any] = {}
+    for option in options:
+        keys, value = parse_override(option)
+        if len(keys) != 1 or keys[0] == "name":
+            raise RecipeError("", f"{option!r} is no option of an entry", action="write key=value")
+        given[keys[0]] = value
+    return {"name": name, **given} if given else name
 
 
 def _assign(recipe: dict[str, Any], keys: list[str], value: Any) -> None:

@@ -19,12 +19,12 @@ from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.models import NewToken, TokenChanges
 from finetooth_hooks.options import Options
 from finetooth_hooks.plan import Pick, TrainSettings
+from finetooth_saving import yaml_text
 from finetooth_toolbox.files.missing import no_such_file
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict  # pydantic refuses typing.TypedDict before Python 3.12
 
-from finetooth_core import yaml_text
 from finetooth_core.aliases import read_aliases
 from finetooth_core.builders import options_model
 from finetooth_core.early_stopping import EarlyStopping, check_watched

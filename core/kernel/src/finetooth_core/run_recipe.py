@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finetooth_saving.run_folder import FIXED, RECIPE, fix_pick, plan_of
+from finetooth_saving.run_folder import RECIPE
+from finetooth_saving.run_recipe import with_picks
 
 from finetooth_core.recipe import load
 
-OF_TRAINING = ("checkpoint", "export", "profile")
-"""Sections that say what happens while a run trains and at its end, and nothing about what it trained."""
-
-
-def without_training(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe for opening what its run trained: nothing is measured, saved or reported on the way, and the settings
-    that say when to do so are not judged a second time."""
-    train = {name: value for name, value in (recipe.get("train") or {}).items() if name != "early_stopping"}
-    kept = {name: value for name, value in recipe.items() if name not in OF_TRAINING}
-    return {**kept, **({"train": train} if train else {}), "trackers": [], "evaluate": {"evaluators": []}}
-
 
 def recipe_of(folder: Path) -> dict[str, Any]:
-    """The recipe of a run with the picks and options that its plan recorded: a default that has changed since, or an
-    `auto` that would now decide otherwise, must not change what the trained weights mean.
+    """The recipe of a run with the picks and options that its plan recorded.
 
     Raises:
         UserError: the folder's plan cannot be read.
         RecipeError: its recipe cannot be read.
     """
-    recipe = load(folder / RECIPE).as_dict()
-    plan = plan_of(folder)
-    if isinstance(recipe.get("model"), str):
-        recipe["model"] = {"name": recipe["model"]}
-    for kind, path in FIXED.items():
-        if kind in plan["picks"]:
-            fix_pick(recipe, path, plan["picks"][kind], plan["options"].get(kind, {}))
-    return recipe
+    return with_picks(folder, load(folder / RECIPE).as_dict())

@@ -15,6 +15,7 @@ from finetooth_hooks.errors import PlanError, RecipeError, UserError
 from finetooth_hooks.protocols import Loader, ModelInfo, ModelTensors, Quantizer, Tokenizer
 from finetooth_saving.artifact import digest_of
 from finetooth_saving.run_folder import MERGED, PLAN, RUNS, artifact_of, is_run_folder, is_whole, run_of
+from finetooth_saving.run_recipe import without_training
 from finetooth_toolbox.decisions import Decisions
 from finetooth_toolbox.files.contents import FileContents
 from finetooth_toolbox.files.manifests import MANIFEST
@@ -25,7 +26,7 @@ from finetooth_core.catalog import Registered
 from finetooth_core.claims import claimed
 from finetooth_core.part_builder import Builder, Built
 from finetooth_core.recipe import AUTO, Recipe, load
-from finetooth_core.run_recipe import recipe_of, without_training
+from finetooth_core.run_recipe import recipe_of
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 """Files that an adapter consists of."""

@@ -8,10 +8,10 @@ from typing import Any
 
 from finetooth_hooks.errors import PlanError
 from finetooth_saving.run_folder import artifact_of, run_of
+from finetooth_saving.run_recipe import without_training
 
 from finetooth_core.memory_check import OF_TRAINING
 from finetooth_core.opened_model import OpenedModel, open_model
-from finetooth_core.run_recipe import without_training
 from finetooth_core.session import Session
 
 

@@ -289,6 +289,14 @@ class CommandContext(Protocol):
         """
         ...
 
+    def pick(self, name: str, options: Sequence[str] = ()) -> Pick:
+        """An entry picked on a command line, by its name and options `KEY=VALUE`.
+
+        Raises:
+            RecipeError: one is no such pair.
+        """
+        ...
+
     def load(self, recipe: Path | str | Mapping[str, Any], overrides: tuple[str, ...] = ()) -> Mapping[str, Any]:
         """Read a recipe, a file or a mapping, with overrides; checked, `auto` not yet decided."""
         ...

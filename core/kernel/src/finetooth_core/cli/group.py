@@ -42,7 +42,6 @@ OWN = (
         "Train",
         "what of a model fits which memory, and which method fits what you have",
     ),
-    Own("export", "finetooth_core.cli.export:command", "Use", "write what was trained for another tool"),
     Own("plugins", "finetooth_core.cli.plugins:command", "Extend", "list, explain, check and make plugins"),
 )
 

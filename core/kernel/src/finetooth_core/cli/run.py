@@ -89,7 +89,7 @@ def carry_out(state: State, session: Session, detail: Detail = "choices") -> int
     render.show(console, *render.summary_parts(console, outcome, session.evaluations))
     console.print(render.next_steps(outcome, session.folder, suggestions(session, outcome)), soft_wrap=True)
     if session.recipe.export and outcome.artifact is not None and outcome.status == "done":
-        from finetooth_core.exporting import export_all
+        from finetooth_saving.exporting import export_all
 
         export_all(state, session.folder, session.recipe.export, click.echo)
     return outcome.exit_code

@@ -80,6 +80,12 @@ class State:
         except ImportError as error:
             raise import_failure(error, f"{kind} {registered.entry.name!r}", registered.distribution) from error
 
+    def pick(self, name: str, options: Sequence[str] = ()) -> Pick:
+        """An entry picked on a command line."""
+        from finetooth_core.overrides import picked
+
+        return picked(name, options)
+
     def session(
         self,
         recipe: Path | str | Mapping[str, Any],
@@ -224,7 +230,7 @@ class State:
 
     def export(self, reference: str, pick: Pick, output: Path | None = None) -> Path:
         """Write what a run trained with an exporter."""
-        from finetooth_core.exporting import export
+        from finetooth_saving.exporting import export
 
         return export(self, reference, pick, output)[0]
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
-
-if TYPE_CHECKING:
-    from finetooth_core.cli.state import State
+from finetooth_hooks.context import CommandContext
+from finetooth_saving.exporting import export
+from finetooth_toolbox.text.measures import size
 
 
 @click.command("export")
@@ -27,7 +26,13 @@ if TYPE_CHECKING:
 @click.option("--unmeasured", is_flag=True, help="Leave that out: neither the run nor what was written is evaluated.")
 @click.pass_obj
 def command(
-    state: State, run: str, options: tuple[str, ...], exporter: str, output: Path | None, bound: float, unmeasured: bool
+    context: CommandContext,
+    run: str,
+    options: tuple[str, ...],
+    exporter: str,
+    output: Path | None,
+    bound: float,
+    unmeasured: bool,
 ) -> None:
     """Write what RUN trained for another tool, read it back and compare.
 
@@ -35,10 +40,7 @@ def command(
     model card beside what the tool reads. The run's own evaluator measures the run and what was written, and what is
     worse by more than --bound is not kept.
     """
-    from finetooth_core.cli.render import size
-    from finetooth_core.exporting import export, with_options
-
-    target, told = export(state, run, with_options(exporter, options), output, bound=None if unmeasured else bound)
+    target, told = export(context, run, context.pick(exporter, options), output, bound=None if unmeasured else bound)
     for path in sorted(path for path in target.rglob("*") if path.is_file()):
         click.echo(f"  {path.relative_to(target).as_posix():<40} {size(path.stat().st_size)}")
     for check in told.checks:

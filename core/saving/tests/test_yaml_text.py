@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from finetooth_core.yaml_text import plain, read_yaml, write_yaml
 from finetooth_hooks import RecipeError
+from finetooth_saving.yaml_text import plain, read_yaml, write_yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 

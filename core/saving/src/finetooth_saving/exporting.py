@@ -5,23 +5,22 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from finetooth_hooks.context import CommandContext, Context
-from finetooth_hooks.errors import FinetoothError, RecipeError, UserError
+from finetooth_hooks.errors import FinetoothError, UserError
 from finetooth_hooks.exporters import Exported
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import Exporter, ModelInfo
-from finetooth_saving.artifact import write_folder
-from finetooth_saving.run_folder import RECIPE, artifact_of, is_whole
 from finetooth_toolbox.messages.shipped import carry
 from finetooth_toolbox.text.measures import size
 
-from finetooth_core.model_card import model_card
-from finetooth_core.run_recipe import recipe_of, without_training
+from finetooth_saving.artifact import write_folder
+from finetooth_saving.model_card import model_card
+from finetooth_saving.run_folder import RECIPE, artifact_of, is_whole
+from finetooth_saving.run_recipe import with_picks, without_training
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 CARD = "README.md"
@@ -32,21 +31,23 @@ class TrainedRun:
 
     Args:
         run: its folder.
-        context: makes a context of a recipe.
+        commands: reads the run's recipe, and makes contexts.
         scratch: an empty folder on the disk of the export.
 
     Raises:
         UserError: the run kept no artifact, a file of it is damaged, or its base is another one now.
     """
 
-    def __init__(self, run: Path, context: Callable[[Mapping[str, Any]], Context], scratch: Path) -> None:
-        from finetooth_saving.artifact import verify_folder
+    def __init__(self, run: Path, commands: CommandContext, scratch: Path) -> None:
         from finetooth_toolbox.files.trained_over import check_base
 
-        self.run, self.scratch, self._context = run, scratch, context
+        from finetooth_saving.artifact import verify_folder
+
+        self.run, self.scratch, self._context = run, scratch, commands.context
         self.artifact = artifact_of(run)
         self.adapter = not is_whole(self.artifact)
-        self._recipe = recipe_of(run)
+        self._written = commands.load(run / RECIPE)
+        self._recipe = with_picks(run, self._written)
         verify_folder(self.artifact)
         if self.adapter:
             check_base(self.artifact, self.base, own=True)
@@ -66,7 +67,7 @@ class TrainedRun:
     @cached_property
     def card(self) -> str:
         """The model card."""
-        return model_card(self.run, self.base, adapter=self.adapter)
+        return model_card(self.run, self._written, self.base, adapter=self.adapter)
 
     def weights(self, precision: str, *, folder: Path | None = None) -> Path:
         """See `ExportSource.weights`."""
@@ -116,7 +117,7 @@ def export(
     told: list[Exported] = []
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-        source = TrainedRun(run, commands.context, Path(scratch))
+        source = TrainedRun(run, commands, Path(scratch))
         exporter.check(source)
 
         def fill(folder: Path) -> None:
@@ -183,22 +184,3 @@ def export_all(commands: CommandContext, run: Path, picks: Sequence[Pick], say: 
         say(f"exported to {target}" + (f": {told.use.format(folder=target)}" if told.use else ""))
     if failed is not None:
         raise failed
-
-
-def with_options(name: str, options: tuple[str, ...]) -> Pick:
-    """A pick from a name and `KEY=VALUE` on the command line.
-
-    Raises:
-        RecipeError: one is no such pair.
-    """
-    from finetooth_core.overrides import parse_override
-
-    source, colon, bare = name.rpartition(":")
-    name = source + colon + bare.replace("-", "_")  # as one writes it on a command line
-    given: dict[str, Any] = {}
-    for option in options:
-        keys, value = parse_override(option)
-        if len(keys) != 1 or keys[0] == "name":
-            raise RecipeError("", f"{option!r} is no option of an exporter", action="write key=value")
-        given[keys[0]] = value
-    return {"name": name, **given} if given else name

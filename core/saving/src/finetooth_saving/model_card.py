@@ -13,27 +13,26 @@ from typing import Any
 
 from finetooth_hooks.errors import UserError
 from finetooth_hooks.protocols import ModelInfo
-from finetooth_saving.run_folder import RECIPE, RESULT, plan_of
 
-from finetooth_core import yaml_text
+from finetooth_saving import yaml_text
+from finetooth_saving.run_folder import RESULT, plan_of
 
 PRIVATE = frozenset({"output", "trackers", "plugins", "export"})
 """Sections of the recipe that a card does not show: they are of the machine, and may hold keys."""
 
 
-def model_card(run: Path, base: ModelInfo, *, adapter: bool) -> str:
+def model_card(run: Path, recipe: Mapping[str, Any], base: ModelInfo, *, adapter: bool) -> str:
     """The card of what a run trained.
 
     Args:
+        recipe: of the run.
         base: the model that it began with.
         adapter: an adapter is what is published, not a whole model.
 
     Raises:
         UserError: the run's files cannot be read.
     """
-    from finetooth_core.recipe import load
-
-    plan, recipe = plan_of(run), load(run / RECIPE).as_dict()
+    plan = plan_of(run)
     result = _read(run / RESULT)
     published = base.published or base.reference
     named = published if not Path(published).is_absolute() else Path(published).name

@@ -1,0 +1,1 @@
+"""`ft export`: write what a run trained for another tool."""
