@@ -56,9 +56,8 @@ IGNORED = {
         "finetooth_kit.kernel_checks -> torch",
     ],
     "shared": ["finetooth_torchshared.model_functions -> finetooth_core.*"],
-    "kernel": ["finetooth_core.doctor -> finetooth_kit", "finetooth_core.doctor -> finetooth_kit.**"],
 }
-"""Imports that stand inside functions for a reason: `ft plugins doctor` runs the kit, the kit compares with peers,
+"""Imports that stand inside functions for a reason: the kit compares with peers,
 `finetooth.quantize` builds a quantizer by its name."""
 
 

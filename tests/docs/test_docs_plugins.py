@@ -10,8 +10,9 @@ from typing import Any
 
 import finetooth
 import pytest
-from finetooth_core import manager
-from finetooth_core.doctor import examine
+from finetooth_authoring.doctor import examine
+from finetooth_core.cli.start_options import StartOptions
+from finetooth_core.cli.state import State
 from finetooth_hooks import specs
 
 KINDS = {"attention", "format", "kernel", "loss", "method", "optimizer", "quantizer", "reward", "source", "tracker"}
@@ -41,10 +42,10 @@ def offers(source: str) -> bool:
 
 @pytest.mark.slow
 def test_every_plugin_of_the_guides_passes_the_doctor(files: dict[str, Path]) -> None:
-    plugins = manager.start(files=[str(path) for path in files.values()])
-    offered = {entry.kind for plugin in plugins.loaded if plugin.sha256 for entry in plugin.entries}
+    state = State(StartOptions(plugins=tuple(map(str, files.values()))))
+    offered = {entry.kind for plugin in state.plugins.loaded if plugin.sha256 for entry in plugin.entries}
     assert offered >= KINDS
-    for examination in examine(plugins, [str(path) for path in files.values()]):
+    for examination in examine(state, [str(path) for path in files.values()]):
         assert examination.healthy, [finding.line() for finding in examination.findings]
         assert examination.passed
 

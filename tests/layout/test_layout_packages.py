@@ -63,7 +63,10 @@ def test_plugin_entry_point(plugin):
 
 def test_plugins_depend_on_shared_rooms_only(plugin):
     ours = {re.split(r"[<>=!~\[ ]", d)[0] for d in plugin.project["dependencies"] if d.startswith("finetooth")}
-    assert ours <= {f"finetooth-{room}" for room in ("hooks", "toolbox", "rows", "saving", "steps", "kernels")} | SHARED
+    assert (
+        ours
+        <= {f"finetooth-{room}" for room in ("hooks", "kit", "toolbox", "rows", "saving", "steps", "kernels")} | SHARED
+    )
 
 
 def test_dependencies_are_ranges(package):

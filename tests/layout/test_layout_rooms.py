@@ -124,9 +124,9 @@ def test_core_names_no_entry(root, entry_names):
     assert not found
 
 
-def test_templates_of_core_name_no_entry(root, entry_names):
+def test_templates_of_new_plugins_name_no_entry(root, entry_names):
     """A new plugin begins with entries that are installed, whatever their names."""
-    for file in (root / "core/kernel/src/finetooth_core/templates").rglob("*.tmpl"):
+    for file in (root / "plugins/commands/authoring/src/finetooth_authoring/templates").rglob("*.tmpl"):
         words = set(re.findall(r"[\"']([\w-]+)[\"']", file.read_text(encoding="utf-8")))
         assert not words & (entry_names - WORDS - DEVICES), f"{file.name}: {words & entry_names}"
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 import pytest
-from finetooth_core import manager
-from finetooth_core.doctor import examine
+from finetooth_authoring.doctor import examine
+from finetooth_core.cli.start_options import StartOptions
+from finetooth_core.cli.state import State
 
 
 @pytest.mark.slow
 def test_first_party_plugins_are_healthy() -> None:
     """All of them, every check of the kit; what fails on purpose is said by an entry, with the reason."""
-    examinations = list(examine(manager.start(strict=False)))
+    state = State(StartOptions())
+    state.strict = False
+    examinations = list(examine(state))
     # the one needs another Pillow than the rest, the other takes long to import
     away = {f"finetooth-{name}" for name in ("trackio", "torchao") if find_spec(name) is None}
     faults = [

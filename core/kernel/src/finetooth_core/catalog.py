@@ -157,11 +157,15 @@ class Catalog:
         raise PluginError("", f"{_prefix(setting)}{problem}", action=f"name one in {setting or 'the recipe'}")
 
     def find(self, text: str) -> tuple[Registered, ...]:
-        """Entries that `NAME`, `KIND:NAME`, `DISTRIBUTION:NAME` or `KIND:DISTRIBUTION:NAME` may mean."""
+        """Entries that `NAME`, `KIND:NAME`, `DISTRIBUTION:NAME` or `KIND:DISTRIBUTION:NAME` may mean.
+
+        Raises:
+            PluginError: none is installed.
+        """
         *sources, bare = text.split(":")
         kinds = [source for source in sources if source in self._entries]
         distributions = [source for source in sources if source not in self._entries]
-        return tuple(
+        meant = tuple(
             registered
             for kind in self._entries
             for registered in self._entries[kind]
@@ -169,6 +173,14 @@ class Catalog:
             and (not kinds or kind in kinds)
             and all(_same(registered.distribution, distribution) for distribution in distributions)
         )
+        if meant:
+            return meant
+        kinds = kinds or [kind for kind in self._entries if bare in self.index.get(kind, {})]
+        if len(kinds) == 1:
+            self.get(kinds[0], ":".join([*distributions, bare]))  # raises
+        near = nearest(bare, {registered.entry.name for kind in self._entries for registered in self._entries[kind]})
+        action = f"did you mean {near!r}?" if near else "see ft plugins list"
+        raise PluginError("", f"no entry {text!r} is installed", action=action)
 
     @cached_property
     def index(self) -> Mapping[str, Mapping[str, Sequence[str]]]:

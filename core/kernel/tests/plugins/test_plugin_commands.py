@@ -14,8 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from finetooth_authoring.scaffold import SCAFFOLDS, create
 from finetooth_core.cli import main
-from finetooth_core.scaffold import SCAFFOLDS, create
 from finetooth_hooks import ENTRY_TYPES
 
 LOSS = """

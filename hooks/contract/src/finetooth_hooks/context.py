@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from finetooth_hooks.renderers import Processor, Renderer
 from finetooth_hooks.reports import DataReport, Evaluation, Outcome
 from finetooth_hooks.sources import Examples
 
+if TYPE_CHECKING:  # pydantic
+    from finetooth_hooks.options import Options
+
 
 class Registered(Protocol):
     """An entry with where it came from."""
@@ -32,6 +36,11 @@ class Registered(Protocol):
     def distribution(self) -> str: ...
     @property
     def version(self) -> str: ...
+    @property
+    def file(self) -> str:
+        """Of its plugin's module."""
+        ...
+
     @property
     def full_name(self) -> str:
         """`DISTRIBUTION:NAME`."""
@@ -54,6 +63,14 @@ class Catalog(Protocol):
 
     def all(self, kind: str) -> tuple[Registered, ...]: ...
 
+    def find(self, text: str) -> tuple[Registered, ...]:
+        """Entries that `NAME`, `KIND:NAME`, `DISTRIBUTION:NAME` or `KIND:DISTRIBUTION:NAME` may mean.
+
+        Raises:
+            PluginError: none is installed; says which package would bring it, or which name is nearest.
+        """
+        ...
+
     def default(self, kind: str, *, setting: str = "", framework: str = "") -> Registered:
         """The one entry of a kind that is taken when the recipe leaves the choice open.
 
@@ -61,6 +78,42 @@ class Catalog(Protocol):
             PluginError: none or several say they are the default.
         """
         ...
+
+
+@dataclass(frozen=True)
+class PluginFault:
+    """One thing that is wrong with a plugin.
+
+    Attributes:
+        problem: what is wrong.
+        file: where, as far as known.
+        action: what to do next.
+    """
+
+    problem: str
+    file: str = ""
+    action: str = ""
+
+
+@dataclass(frozen=True)
+class PluginFacts:
+    """One plugin, in use or broken, for a doctor (`CommandContext.plugin_facts`).
+
+    Attributes:
+        name: distribution, or the module or file that the user named.
+        version: of the distribution; empty if it is none.
+        file: of its module; empty if it could not be imported.
+        module: to import it by in a fresh process; empty for a local file.
+        entries: what it offers.
+        faults: met at the start, and what its installation lacks.
+    """
+
+    name: str
+    version: str
+    file: str
+    module: str
+    entries: tuple[Entry, ...]
+    faults: tuple[PluginFault, ...]
 
 
 class Opened(Protocol):
@@ -319,6 +372,25 @@ class CommandContext(Protocol):
 
     def rows(self, recipe: Path | str | Mapping[str, Any], overrides: Sequence[str] = ()) -> RecipeRows:
         """The rows of a recipe as a run trains them: to preview, to count, to write."""
+        ...
+
+    def options_model(self, registered: Registered) -> type[Options]:
+        """The options that the builder of an entry takes.
+
+        Raises:
+            PluginError: its builder cannot be imported, or does not say which.
+        """
+        ...
+
+    def plugin_facts(self, names: Sequence[str] = ()) -> tuple[PluginFacts, ...]:
+        """What there is to say about plugins, the broken ones among them.
+
+        Args:
+            names: distributions, modules or files; all plugins if empty.
+
+        Raises:
+            PluginError: a name is no plugin.
+        """
         ...
 
     def setting_names(self) -> Sequence[str]:

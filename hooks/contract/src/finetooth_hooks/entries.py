@@ -458,7 +458,8 @@ class ReleaseGate(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class Command(Entry):
-    """A command of `ft`; `build` names a click command, imported when it is called."""
+    """A command of `ft`; `build` names a click command, imported when it is called. One with the name `plugins-NAME` is
+    called `ft plugins NAME`."""
 
     kind = "command"
     section: str = field(default="Plugins")

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 from finetooth_hooks.entries import Command
-from finetooth_hooks.errors import PluginError, UserError
+from finetooth_hooks.errors import UserError
 from finetooth_toolbox.cli.options import start_options
 from finetooth_toolbox.text.nearest import nearest
 
-from finetooth_core.cli.state import State
+from finetooth_core.cli.brought import brought_commands, load_command, state_of
 
 if TYPE_CHECKING:
     from finetooth_core.catalog import Catalog, Registered
@@ -73,28 +73,28 @@ class CommandGroup(click.Group):
     """Finds commands by name without importing the others."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [own.name for own in OWN] + [_called(registered) for registered in _brought(ctx)]
+        return [own.name for own in OWN] + [_called(registered) for registered in brought_commands(ctx)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         for own in OWN:
             if own.name == ALSO.get(cmd_name, cmd_name):
-                _state(ctx).strict = own.name != "plugins"  # which must look at broken plugins
+                state_of(ctx).strict = own.name != "plugins"  # which must look at broken plugins
                 module, _, attribute = own.reference.partition(":")
                 command: click.Command = getattr(import_module(module), attribute)
                 return command
         if ctx.resilient_parsing:  # while a shell completes, an unknown word is no error
-            known = {_called(registered): registered for registered in _brought(ctx)}
-            return _load(known[cmd_name]) if cmd_name in known else None
-        catalog = _state(ctx).catalog
-        if not any(cmd_name in (one.entry.name, one.full_name) for one in _brought(ctx)):
+            known = {_called(registered): registered for registered in brought_commands(ctx)}
+            return load_command(known[cmd_name]) if cmd_name in known else None
+        catalog = state_of(ctx).catalog
+        if not any(cmd_name in (one.entry.name, one.full_name) for one in brought_commands(ctx)):
             _refuse_unknown(cmd_name, self.list_commands(ctx), catalog)
-        return _load(catalog.get("command", cmd_name))
+        return load_command(catalog.get("command", cmd_name))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
         for own in OWN:
             sections.setdefault(own.section, []).append((own.name, own.summary))
-        for registered in _brought(ctx):
+        for registered in brought_commands(ctx):
             section = registered.entry.section if isinstance(registered.entry, Command) else ""
             sections.setdefault(section, []).append((_called(registered), registered.entry.summary))
         for section, rows in sections.items():
@@ -150,32 +150,7 @@ def _version(ctx: click.Context, parameter: click.Parameter, value: bool) -> Non
         ctx.exit()
 
 
-def _state(ctx: click.Context) -> State:
-    state = ctx.find_root().obj
-    assert isinstance(state, State)
-    return state
-
-
-def _brought(ctx: click.Context) -> tuple[Registered, ...]:
-    """Command entries of plugins."""
-    return _state(ctx).catalog.all("command")
-
-
 def _called(registered: Registered) -> str:
     """How a plugin's command is called: a name that the core also has needs its distribution."""
     taken = any(own.name == registered.entry.name for own in OWN)
     return registered.full_name if taken else registered.entry.name
-
-
-def _load(registered: Registered) -> click.Command:
-    """
-    Raises:
-        PluginError: what the entry names cannot be imported, or is no click command.
-    """
-    from finetooth_core.builders import load_builder
-
-    command = load_builder(registered)
-    if not isinstance(command, click.Command):
-        problem = f"command {registered.entry.name!r} names {registered.entry.build!r}, which is no click command"
-        raise PluginError(registered.distribution, problem, action="report it to the plugin's author")
-    return command

@@ -16,8 +16,9 @@ from finetooth_core.cli.start_options import StartOptions
 
 if TYPE_CHECKING:
     from finetooth_hooks.checkpoints import CheckpointPlace
-    from finetooth_hooks.context import Opened
+    from finetooth_hooks.context import Opened, PluginFacts, Registered
     from finetooth_hooks.engine import Engine
+    from finetooth_hooks.options import Options
     from finetooth_hooks.plan import Pick, Plan
     from finetooth_hooks.protocols import HardwareFacts
     from finetooth_hooks.reports import DataReport, Evaluation, Outcome
@@ -172,6 +173,18 @@ class State:
         from finetooth_core.data.session_rows import SessionRows
 
         return SessionRows(self.session(recipe, overrides))
+
+    def options_model(self, registered: Registered) -> type[Options]:
+        """The options that the builder of an entry takes."""
+        from finetooth_core.builders import options_model
+
+        return options_model(registered.entry, registered.distribution)
+
+    def plugin_facts(self, names: Sequence[str] = ()) -> tuple[PluginFacts, ...]:
+        """What there is to say about plugins."""
+        from finetooth_core.plugin_facts import plugin_facts
+
+        return tuple(plugin_facts(self.plugins, names))
 
     def setting_names(self) -> Sequence[str]:
         """Settings that need no plugin."""

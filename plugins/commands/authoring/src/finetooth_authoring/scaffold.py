@@ -11,10 +11,9 @@ from pathlib import Path
 from string import Template
 
 from finetooth_hooks import CONTRACT_VERSION, UserError
+from finetooth_hooks.context import Catalog
 from finetooth_toolbox.text.nearest import nearest
-
-from finetooth_core.catalog import Catalog
-from finetooth_core.versions import canonical
+from packaging.utils import canonicalize_name as canonical
 
 TEMPLATES = Path(__file__).with_name("templates")
 SUFFIX = ".tmpl"
@@ -181,7 +180,7 @@ def _files(distribution: str, package: str, kind: str, catalog: Catalog) -> Iter
 
 
 def _installed(catalog: Catalog, kind: str) -> str:
-    found = catalog.defaults(kind) or catalog.all(kind)
-    if not found:
+    installed = catalog.all(kind)
+    if not installed:
         raise UserError(f"the new plugin would begin with a {kind}, and none is installed", action=f"install a {kind}")
-    return found[0].entry.name
+    return next((one for one in installed if one.entry.default), installed[0]).entry.name

@@ -10,11 +10,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks import Entry, PluginError
-from finetooth_toolbox.text.nearest import nearest
-
-from finetooth_core.builders import options_model
-from finetooth_core.catalog import Catalog, Registered
+from finetooth_hooks import CommandContext, Entry
+from finetooth_hooks.context import Catalog, Registered
 
 _SHOWN_ELSEWHERE = (
     "name",
@@ -53,19 +50,16 @@ _CHOSEN = {
 """When a recipe does not simply name the entry in the section of its kind."""
 
 
-def explain_lines(catalog: Catalog, text: str) -> Iterator[str]:
+def explain_lines(context: CommandContext, catalog: Catalog, text: str) -> Iterator[str]:
     """Everything about the entries that `text` may mean.
 
     Raises:
         PluginError: there is none of that name, or its builder cannot be imported.
     """
-    found = catalog.find(text)
-    if not found:
-        raise _unknown(catalog, text)
-    for position, registered in enumerate(found):
+    for position, registered in enumerate(catalog.find(text)):
         if position:
             yield ""
-        yield from _explain(catalog, registered)
+        yield from _explain(context, catalog, registered)
 
 
 def choice_lines(catalog: Catalog, text: str, decisions: Sequence[tuple[str, str, str]]) -> Iterator[str]:
@@ -100,7 +94,7 @@ def _kind(setting: str) -> str:
     return parts[-1].removesuffix("s") if parts[-1] in ("trackers", "evaluators") else parts[-1]
 
 
-def _explain(catalog: Catalog, registered: Registered) -> Iterator[str]:
+def _explain(context: CommandContext, catalog: Catalog, registered: Registered) -> Iterator[str]:
     entry = registered.entry
     yield f"{registered.kind}:{entry.name}" + (f" - {entry.summary}" if entry.summary else "")
     yield f"full name  {registered.full_name}"
@@ -112,7 +106,7 @@ def _explain(catalog: Catalog, registered: Registered) -> Iterator[str]:
         yield f"fails      {check}, on purpose: {reason}"
     yield f"chosen     {_chosen(catalog, registered)}"
     if registered.kind != "command":
-        yield from option_lines(options_model(entry, registered.distribution))
+        yield from option_lines(context.options_model(registered))
 
 
 def _declared(entry: Entry) -> Iterator[tuple[str, str]]:
@@ -138,7 +132,7 @@ def _chosen(catalog: Catalog, registered: Registered) -> str:
     if registered.kind == "attention" and getattr(registered.entry, "rank", 0) is None:
         parts = [f"when the recipe names it in its backend, attention: {name}"]
     if registered.entry.default:
-        others = [r for r in catalog.defaults(registered.kind) if r != registered]
+        others = [r for r in catalog.all(registered.kind) if r.entry.default and r != registered]
         also = f"; {', '.join(r.full_name for r in others)} says so too" if others else ""
         parts.append(f"it is the default, taken when the recipe leaves the choice open{also}")
     if rivals:
@@ -191,19 +185,3 @@ def _nested(annotation: Any) -> Iterator[type[Any]]:
         yield annotation
     for argument in typing.get_args(annotation):
         yield from _nested(argument)
-
-
-def _unknown(catalog: Catalog, text: str) -> PluginError:
-    *sources, bare = text.split(":")
-    kinds = [source for source in sources if source in catalog.kinds] or [
-        kind for kind in catalog.kinds if bare in catalog.index.get(kind, {})
-    ]
-    if len(kinds) == 1:
-        try:
-            catalog.get(kinds[0], ":".join([*(s for s in sources if s != kinds[0]), bare]))
-        except PluginError as error:
-            return error
-    near = nearest(bare, {registered.entry.name for kind in catalog.kinds for registered in catalog.all(kind)})
-    return PluginError(
-        "", f"no entry {text!r} is installed", action=f"did you mean {near!r}?" if near else "see ft plugins list"
-    )

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from sys import modules
 
-from finetooth_hooks import ENTRY_TYPES
-
-from finetooth_core import versions
-from finetooth_core.distributions import Installed
-from finetooth_core.loaded_plugin import Loaded
-from finetooth_core.manager import CONTRACT, Plugins
-from finetooth_core.references import choose
-
-if TYPE_CHECKING:
-    from finetooth_kit import CheckResult
+from finetooth_hooks import ENTRY_TYPES, CommandContext
+from finetooth_hooks.context import Catalog, PluginFacts
+from finetooth_kit import CheckResult, collect, run_check
+from finetooth_kit.checks import ANY, checks_for
 
 
 @dataclass(frozen=True)
@@ -64,12 +58,11 @@ class Examination:
         return not any(finding.fault for finding in self.findings)
 
 
-def examine(plugins: Plugins, names: Sequence[str] = (), *, thorough: bool = True) -> Iterator[Examination]:
+def examine(context: CommandContext, names: Sequence[str] = (), *, thorough: bool = True) -> Iterator[Examination]:
     """Examine plugins one after the other: declared requirements, leftovers of other versions, faults met at the start,
     names that clash, and the conformance kit.
 
     Args:
-        plugins: started with `strict=False`, so that broken ones are there.
         names: distributions, modules or files; all plugins if empty.
         thorough: also build every entry and check how it behaves, which imports what the plugins need; otherwise only
             builders, options and hooks are looked at.
@@ -77,53 +70,31 @@ def examine(plugins: Plugins, names: Sequence[str] = (), *, thorough: bool = Tru
     Raises:
         PluginError: a name is no plugin.
     """
-    installed = {found.distribution: found for found in plugins.installed}
-    loaded = {plugin.distribution: plugin for plugin in plugins.loaded}
-    known = sorted({*installed, *loaded, *(fault.distribution for fault in plugins.faults)} - set(plugins.blocked))
-    for name in choose(known, names):
-        findings = [Finding(f.problem, f.file, f.action) for f in plugins.faults if f.distribution == name]
-        version, results = "", []
-        if name in installed:
-            version = installed[name].version
-            findings += _installation(installed[name])
-        if name in loaded:
-            findings += _clashes(loaded[name], plugins)
-            results = _conformance(loaded[name], thorough)
-            findings += _failures(results)
+    for plugin in context.plugin_facts(names):
+        findings = [Finding(fault.problem, fault.file, fault.action) for fault in plugin.faults]
+        findings += _clashes(plugin, context.catalog)
+        results = _conformance(plugin, thorough) if plugin.file else []
+        findings += _failures(results)
         yield Examination(
-            name,
-            version,
+            plugin.name,
+            plugin.version,
             tuple(findings),
             sum(result.status == "passed" for result in results),
             tuple(f"{r.subject} {r.check}: {r.message}" for r in results if r.status == "skipped"),
         )
 
 
-def _installation(installed: Installed) -> Iterator[Finding]:
-    metadata = str(installed.folder / "METADATA")
-    if not versions.on(CONTRACT, installed.requires):
-        action = f'add "{CONTRACT}>=1,<2" to its dependencies'
-        yield Finding(f"it does not say which version of {CONTRACT} it is made for", metadata, action)
-    for missing in versions.unmet(installed.requires):
-        if missing.requirement.name != CONTRACT or missing.installed is None:
-            yield Finding(f"it requires {missing}", metadata, versions.install_command([missing.requirement]))
-    for folder in installed.shadowed:
-        action = f"uninstall and install again: pip install --force-reinstall {installed.distribution}"
-        yield Finding("a second installation is left over", str(folder), action)
-
-
-def _clashes(plugin: Loaded, plugins: Plugins) -> Iterator[Finding]:
-    for registered in plugin.entries:
-        kind, entry = registered.kind, registered.entry
-        same = [r for r in plugins.catalog.all(kind) if r.entry.name == entry.name and r != registered]
+def _clashes(plugin: PluginFacts, catalog: Catalog) -> Iterator[Finding]:
+    for entry in plugin.entries:
+        others = [r for r in catalog.all(entry.kind) if r.distribution != plugin.name]
+        same = ", ".join(r.full_name for r in others if r.entry.name == entry.name)
         if same:
-            others = ", ".join(r.full_name for r in same)
-            problem = f"{kind} {entry.name!r} is also brought by {others}"
-            yield Finding(problem, plugin.file, f"pick it as {registered.full_name}", fault=False)
-        rivals = [r for r in plugins.catalog.defaults(kind) if r != registered] if entry.default else []
-        if rivals and kind in _ONE_DEFAULT:
-            others = ", ".join(r.full_name for r in rivals)
-            problem = f"{kind} {entry.name!r} says it is the default, and so does {others}"
+            problem = f"{entry.kind} {entry.name!r} is also brought by {same}"
+            yield Finding(problem, plugin.file, f"pick it as {plugin.name}:{entry.name}", fault=False)
+        own = [one for one in plugin.entries if one.kind == entry.kind and one is not entry and one.default]
+        rivals = [*(f"{plugin.name}:{one.name}" for one in own), *(r.full_name for r in others if r.entry.default)]
+        if entry.default and rivals and entry.kind in _ONE_DEFAULT:
+            problem = f"{entry.kind} {entry.name!r} says it is the default, and so does {', '.join(rivals)}"
             yield Finding(problem, plugin.file, "only one may be the default; uninstall or block the other")
 
 
@@ -131,14 +102,9 @@ _ONE_DEFAULT = frozenset(ENTRY_TYPES) - {"tracker", "evaluator", "store", "gate"
 """Kinds of which a recipe picks one."""
 
 
-def _conformance(plugin: Loaded, thorough: bool) -> list[CheckResult]:
-    from sys import modules
-
-    from finetooth_kit import collect, run_check
-    from finetooth_kit.checks import ANY, checks_for
-
+def _conformance(plugin: PluginFacts, thorough: bool) -> list[CheckResult]:
     # a local file has no module that a fresh process could import, so only its entries are checked
-    subjects = [r.entry for r in plugin.entries] if plugin.sha256 else [modules[plugin.module]]
+    subjects = [modules[plugin.module]] if plugin.module else list(plugin.entries)
     checks = collect(*subjects, installed=True)
     if not thorough:
         quick = {function.__name__ for function in checks_for(ANY)}

@@ -1,0 +1,51 @@
+"""Commands that plugins bring, each imported when it is called."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+from finetooth_hooks.errors import PluginError
+
+from finetooth_core.cli.state import State
+
+if TYPE_CHECKING:
+    from finetooth_core.catalog import Registered
+
+PLUGINS = "plugins-"
+"""What the names of commands begin with that are called `ft plugins NAME`."""
+
+
+def state_of(ctx: click.Context) -> State:
+    """What the commands of this line get."""
+    state = ctx.find_root().obj
+    assert isinstance(state, State)
+    return state
+
+
+def brought_commands(ctx: click.Context, prefix: str = "") -> tuple[Registered, ...]:
+    """Command entries of plugins.
+
+    Args:
+        prefix: `PLUGINS` for those of `ft plugins`; empty: all others.
+    """
+    return tuple(
+        registered
+        for registered in state_of(ctx).catalog.all("command")
+        if registered.entry.name.startswith(PLUGINS) == bool(prefix)
+    )
+
+
+def load_command(registered: Registered) -> click.Command:
+    """Import a command.
+
+    Raises:
+        PluginError: what the entry names cannot be imported, or is no click command.
+    """
+    from finetooth_core.builders import load_builder
+
+    command = load_builder(registered)
+    if not isinstance(command, click.Command):
+        problem = f"command {registered.entry.name!r} names {registered.entry.build!r}, which is no click command"
+        raise PluginError(registered.distribution, problem, action="report it to the plugin's author")
+    return command

@@ -1,0 +1,29 @@
+"""`ft plugins explain`, `doctor` and `new`: what plugins offer, whether they are sound, and how one begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Command, hookimpl
+
+
+@hookimpl
+def ft_commands() -> Iterator[Command]:
+    yield Command(
+        name="plugins-explain",
+        build="finetooth_authoring.command:explain",
+        summary="explain an entry: source, options, and when it is chosen",
+        section="Extend",
+    )
+    yield Command(
+        name="plugins-doctor",
+        build="finetooth_authoring.command:doctor",
+        summary="check plugins: import, versions, duplicates, conformance",
+        section="Extend",
+    )
+    yield Command(
+        name="plugins-new",
+        build="finetooth_authoring.command:new",
+        summary="write a new plugin that passes its own tests as it stands",
+        section="Extend",
+    )
