@@ -8,11 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from finetooth_core.advice import Advice, advise
+from finetooth_advise.advice import Advice, advise
+from finetooth_advise.made_up_machines import accelerator, processor
 from finetooth_core.cli.start_options import StartOptions
 from finetooth_core.cli.state import State
+from finetooth_core.ways import ways
 from finetooth_hooks.protocols import HardwareFacts
-from finetooth_toolbox.made_up_machines import accelerator, processor
 
 
 def llama(hidden: int, ffn: int, layers: int, heads: int, groups: int, words: int, **more: Any) -> dict[str, Any]:
@@ -115,8 +116,8 @@ def contexts(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def choice(advice: Advice) -> str:
     if advice.taken is None:
         return "-"
-    step = advice.taken.step
-    return LETTERS.get(step.kind, "S" if "frozen layers" in step.label else "A")
+    taken = advice.taken
+    return LETTERS.get(taken.kind, "S" if "frozen layers" in taken.label else "A")
 
 
 def machine(text: str) -> HardwareFacts:
@@ -129,7 +130,8 @@ def test_what_is_taken_is_the_table(contexts: Any) -> None:
     _, *rows = (line.split() for line in TABLE.strip().splitlines())
     assert len(rows) == 20 and len(MODELS) == 8
     found = [
-        [name, *(choice(advise(contexts(model, machine(name)), rows=1000)) for model in MODELS)] for name, *_ in rows
+        [name, *(choice(advise(ways(contexts(model, machine(name))), rows=1000)) for model in MODELS)]
+        for name, *_ in rows
     ]
     assert found == rows, "\n".join(map(" ".join, found))
     counted = {model: contexts(model, machine("gpu-24")).model.parameters for model in MODELS}
@@ -138,15 +140,17 @@ def test_what_is_taken_is_the_table(contexts: Any) -> None:
 
 def test_more_memory_never_gives_up_more(contexts: Any) -> None:
     order = ["F", "L", "8", "4", "R", "A", "S", "-"]
-    taken = [order.index(choice(advise(contexts("3B", machine(f"gpu-{size}")), rows=10))) for size in range(2, 70, 4)]
+    taken = [
+        order.index(choice(advise(ways(contexts("3B", machine(f"gpu-{size}"))), rows=10))) for size in range(2, 70, 4)
+    ]
     assert taken == sorted(taken, reverse=True) and taken[0] >= 6 and taken[-1] == 0
 
 
 def test_time_is_operations_by_the_stated_speed(contexts: Any) -> None:
     """Of a model of N parameters a token costs 6 N operations to train whole, and 4 N with the base frozen (Kaplan et
     al., 2020, arXiv:2001.08361), attention's scores aside."""
-    advice = advise(contexts("3B", machine("gpu-80")), rows=100, length=256, speed=1e12)
-    whole, adapter = (way.seconds for way in advice.ways[:2])
+    advice = advise(ways(contexts("3B", machine("gpu-80")), length=256), rows=100, speed=1e12)
+    whole, adapter = (advice.seconds(way) for way in advice.of.ways[:2])
     tokens = 100 * 256
     assert whole == pytest.approx(6 * PARAMETERS["3B"] * tokens / 1e12, rel=0.1)
     assert adapter == pytest.approx(4 * PARAMETERS["3B"] * tokens / 1e12, rel=0.15)

@@ -133,7 +133,7 @@ def test_a_broken_plugin_that_is_named_stops(ft: Any, folder: Path) -> None:
         (["rnu"], "there is no command 'rnu' (did you mean ft run?)"),
         (["tain"], "there is no command 'tain' (did you mean ft train?)"),
         (["preprocess"], "there is no command 'preprocess' (did you mean ft data prepare?)"),
-        (["begin"], "no command 'begin'; there are: run, resume, check, advise, export"),
+        (["begin"], "no command 'begin'; there are: run, resume, check, plugins, "),
         (["utterly-unknown"], "no command 'utterly-unknown'; there are: run, "),
         (["-p", "acme", "run"], "does not start with no:"),
         (["-p", "no:never-installed-plugin", "--help"], "no:never-installed-plugin"),

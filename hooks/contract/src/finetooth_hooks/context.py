@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
+from finetooth_hooks.backends import HardwareFacts
 from finetooth_hooks.checkpoints import CheckpointPlace
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.entries import Entry
@@ -22,6 +23,7 @@ from finetooth_hooks.recipe_rows import RecipeRows
 from finetooth_hooks.renderers import Processor, Renderer
 from finetooth_hooks.reports import DataReport, Evaluation, Outcome
 from finetooth_hooks.sources import Examples
+from finetooth_hooks.ways import Ways
 
 if TYPE_CHECKING:  # pydantic
     from finetooth_hooks.options import Options
@@ -390,6 +392,18 @@ class CommandContext(Protocol):
 
         Raises:
             PluginError: a name is no plugin.
+        """
+        ...
+
+    def ways(
+        self, model: str, *, hardware: HardwareFacts | None = None, length: int | None = None, measure: bool = True
+    ) -> Ways:
+        """Every way to train a model, with what it takes; only the model's config is read.
+
+        Args:
+            hardware: of a machine that is not here; None: this machine.
+            length: tokens of a row; None: 512, or as many as the model takes.
+            measure: ask what the device does at most, which takes a moment.
         """
         ...
 

@@ -36,12 +36,6 @@ OWN = (
         "Train",
         "show the plan, its reasons and the memory it takes; train nothing",
     ),
-    Own(
-        "advise",
-        "finetooth_core.cli.advise:command",
-        "Train",
-        "what of a model fits which memory, and which method fits what you have",
-    ),
     Own("plugins", "finetooth_core.cli.plugins:command", "Extend", "list, explain, check and make plugins"),
 )
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from finetooth_hooks.plan import Pick, Plan
     from finetooth_hooks.protocols import HardwareFacts
     from finetooth_hooks.reports import DataReport, Evaluation, Outcome
+    from finetooth_hooks.ways import Ways
 
     from finetooth_core.catalog import Catalog
     from finetooth_core.context import RunContext
@@ -185,6 +186,15 @@ class State:
         from finetooth_core.plugin_facts import plugin_facts
 
         return tuple(plugin_facts(self.plugins, names))
+
+    def ways(
+        self, model: str, *, hardware: HardwareFacts | None = None, length: int | None = None, measure: bool = True
+    ) -> Ways:
+        """Every way to train a model, with what it takes."""
+        from finetooth_core.ways import ways
+
+        context = self.sketch({"model": model, "adapter": "auto", "quantization": "auto"}, hardware)
+        return ways(context, length=length, measure=measure)
 
     def setting_names(self) -> Sequence[str]:
         """Settings that need no plugin."""

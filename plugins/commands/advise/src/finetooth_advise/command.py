@@ -7,12 +7,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
+from finetooth_hooks.context import CommandContext
 from finetooth_hooks.errors import UserError
+from finetooth_hooks.ways import Way
 from finetooth_toolbox.text.measures import memory_of
 
 if TYPE_CHECKING:
-    from finetooth_core.advice import Advice, Way
-    from finetooth_core.cli.state import State
+    from finetooth_advise.advice import Advice
 
 
 @click.command("advise")
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 @click.pass_obj
 def command(
-    state: State,
+    context: CommandContext,
     models: tuple[str, ...],
     memory: str | None,
     cpu: bool,
@@ -42,29 +43,28 @@ def command(
     are compared: what of each fits, a line for each.
     """
     if goal:
-        _show_goals(state, as_json)
+        _show_goals(context, as_json)
         return
     if not models:
         raise UserError("ft advise: no model is named", action="write ft advise MODEL, or ft advise --goal")
     if cpu and memory is None:
         raise UserError("--cpu goes with --memory", action="add --memory, such as 32GB")
-    from finetooth_toolbox import made_up_machines as made_up
-
-    from finetooth_core import advice
+    from finetooth_advise import advice
+    from finetooth_advise import made_up_machines as made_up
 
     size = None if memory is None else memory_of(memory, "--memory")
     hardware = None if size is None else made_up.processor(size) if cpu else made_up.accelerator(size)
     speed = None if tflops is None else tflops * 1e12
     found = {}
     for model in models:
-        context = state.sketch({"model": model, "adapter": "auto", "quantization": "auto"}, hardware)
-        found[model] = advice.advise(context, rows=rows, length=length, speed=speed)
+        ways = context.ways(model, hardware=hardware, length=length, measure=speed is None)
+        found[model] = advice.advise(ways, rows=rows, speed=speed)
     if as_json:
         import json
 
         made = [plain(one, model) for model, one in found.items()]
         click.echo(json.dumps(made[0] if len(made) == 1 else made, indent=2, sort_keys=True))
-        state.said_json = True
+        context.said_json = True
     elif len(found) == 1:
         _show(found[models[0]], models[0])
     else:
@@ -73,57 +73,58 @@ def command(
 
 def plain(found: Advice, model: str) -> dict[str, Any]:
     """Advice as JSON has it."""
-    from finetooth_core.advice import QUALITY
+    from finetooth_advise.advice import QUALITY
 
     taken = found.taken
     return {
         "model": model,
-        "parameters": found.parameters,
-        "device": found.hardware.label,
-        "memory": found.hardware.memory,
+        "parameters": found.of.parameters,
+        "device": found.of.hardware.label,
+        "memory": found.of.hardware.memory,
         "rows": found.rows,
-        "length": found.length,
+        "length": found.of.length,
         "speed": found.speed,
         "speed_from": found.speed_from,
-        "taken": None if taken is None else taken.step.label,
+        "taken": None if taken is None else taken.label,
         "ways": [
             {
-                "way": way.step.label,
-                "kind": way.step.kind,
-                "recipe": dict(way.step.changes),
+                "way": way.label,
+                "kind": way.kind,
+                "recipe": dict(way.changes),
                 "fits": way.fits,
                 "memory": None if way.memory is None else asdict(way.memory),
                 "lacks": way.lacks,
-                "seconds": way.seconds,
-                "gives_up": list(way.step.gives_up),
-                "quality": QUALITY[way.step.kind][0],
-                "source": QUALITY[way.step.kind][1],
+                "seconds": found.seconds(way),
+                "gives_up": list(way.gives_up),
+                "quality": QUALITY[way.kind][0],
+                "source": QUALITY[way.kind][1],
             }
-            for way in found.ways
+            for way in found.of.ways
         ],
     }
 
 
 def _show(found: Advice, model: str) -> None:
+    from finetooth_toolbox.cli.tables import duration, show, table
+    from finetooth_toolbox.text.measures import size
     from rich.console import Console
 
-    from finetooth_core.advice import QUALITY
-    from finetooth_core.cli import render
+    from finetooth_advise.advice import QUALITY
 
     console = Console(highlight=False)
     headers = ("way", "memory", "time", "fits", "quality, as published")
     rows = [
         (
-            way.step.label,
-            "-" if way.memory is None else render.size(way.memory.total),
-            "-" if way.seconds is None else render.duration(way.seconds),
+            way.label,
+            "-" if way.memory is None else size(way.memory.total),
+            "-" if (seconds := found.seconds(way)) is None else duration(seconds),
             _fits(found, way),
-            f"{QUALITY[way.step.kind][0]} [{QUALITY[way.step.kind][1]}]",
+            f"{QUALITY[way.kind][0]} [{QUALITY[way.kind][1]}]",
         )
-        for way in found.ways
+        for way in found.of.ways
     ]
     title = (
-        f"{model}, {found.parameters:,} parameters, on {found.hardware.label} ({render.size(found.hardware.memory)})"
+        f"{model}, {found.of.parameters:,} parameters, on {found.of.hardware.label} ({size(found.of.hardware.memory)})"
     )
     lines = [
         _measured_by(found),
@@ -133,33 +134,34 @@ def _show(found: Advice, model: str) -> None:
     if found.taken is None:
         lines.append("nothing fits: take a smaller model, shorter rows, or a device with more memory")
     else:
-        settings = ", ".join(f"{name}: {_said(value)}" for name, value in found.taken.step.changes.items())
-        lines.append(f"adapter: auto with quantization: auto takes {found.taken.step.label} ({settings})")
-    render.show(console, render.table(console, title, headers, rows, numbers=2), "\n".join(lines))
+        settings = ", ".join(f"{name}: {_said(value)}" for name, value in found.taken.changes.items())
+        lines.append(f"adapter: auto with quantization: auto takes {found.taken.label} ({settings})")
+    show(console, table(console, title, headers, rows, numbers=2), "\n".join(lines))
 
 
 def _measured_by(found: Advice) -> str:
     return (
-        f"{found.rows:,} rows of {found.length} tokens, once; time at {found.speed / 1e12:.3g} TFLOP/s, "
+        f"{found.rows:,} rows of {found.of.length} tokens, once; time at {found.speed / 1e12:.3g} TFLOP/s, "
         f"{found.speed_from}"
     )
 
 
 def _show_several(found: Mapping[str, Advice]) -> None:
     """A line for each model: the best way that fits, or what the smallest lacks."""
+    from finetooth_toolbox.cli.tables import duration, show, table
+    from finetooth_toolbox.text.measures import size
     from rich.console import Console
-
-    from finetooth_core.cli import render
 
     console = Console(highlight=False)
     rows = []
     for model, one in found.items():
         way = one.taken
-        possible = [each.memory.total for each in one.ways if each.memory is not None]
-        least = f"nothing; the least would take {render.size(min(possible))}" if possible else "nothing"
-        memory = "-" if way is None or way.memory is None else render.size(way.memory.total)
-        time = "-" if way is None or way.seconds is None else render.duration(way.seconds)
-        rows.append((model, f"{one.parameters:,}", memory, time, least if way is None else way.step.label))
+        possible = [each.memory.total for each in one.of.ways if each.memory is not None]
+        least = f"nothing; the least would take {size(min(possible))}" if possible else "nothing"
+        memory = "-" if way is None or way.memory is None else size(way.memory.total)
+        seconds = None if way is None else one.seconds(way)
+        time = "-" if seconds is None else duration(seconds)
+        rows.append((model, f"{one.of.parameters:,}", memory, time, least if way is None else way.label))
     first = next(iter(found.values()))
     lines = [
         _measured_by(first),
@@ -167,8 +169,8 @@ def _show_several(found: Mapping[str, Advice]) -> None:
         "the peak",
     ]
     headers = ("model", "parameters", "memory", "time", "what fits")
-    title = f"On {first.hardware.label} ({render.size(first.hardware.memory)})"
-    render.show(console, render.table(console, title, headers, rows, numbers=3), "\n".join(lines))
+    title = f"On {first.of.hardware.label} ({size(first.of.hardware.memory)})"
+    show(console, table(console, title, headers, rows, numbers=3), "\n".join(lines))
 
 
 def _said(value: Any) -> str:
@@ -181,21 +183,20 @@ def _fits(found: Advice, way: Way) -> str:
     return "yes" if way.fits else "no" if way.memory is not None else f"cannot work: {way.lacks}"
 
 
-def _show_goals(state: State, as_json: bool) -> None:
+def _show_goals(context: CommandContext, as_json: bool) -> None:
     from finetooth_hooks.entries import Method
+    from finetooth_toolbox.cli.tables import show, table
     from rich.console import Console
 
-    from finetooth_core.cli import render
-
-    entries = [one.entry for one in state.catalog.all("method")]
+    entries = [one.entry for one in context.catalog.all("method")]
     goals = [(e.learns_from, e.rows, e.name, e.summary) for e in entries if isinstance(e, Method) and e.learns_from]
     if as_json:
         import json
 
         names = ("learns_from", "rows", "method", "summary")
         click.echo(json.dumps([dict(zip(names, goal, strict=True)) for goal in goals], indent=2))
-        state.said_json = True
+        context.said_json = True
         return
     console = Console(highlight=False)
     headers = ("what you have", "how much of it", "method", "what it does")
-    render.show(console, render.table(console, "Which method", headers, goals))
+    show(console, table(console, "Which method", headers, goals))
