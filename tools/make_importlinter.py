@@ -6,9 +6,10 @@ contract    imports no room and no framework
 toolbox     imports the contract
 steps       imports the contract
 operations  imports the contract
+recipes     imports the contract and toolbox
 rows        imports the contract and toolbox
-saving      imports the contract and toolbox
-kernel      imports the contract, toolbox, rows and saving
+saving      imports the contract, toolbox and recipes
+kernel      imports the contract, toolbox, recipes, rows and saving
 kit         imports the contract, toolbox, rows, operations and steps
 shared      imports the contract, toolbox, rows, operations and steps, and of its own kind
 plugins     import all of these but the kernel, and never each other
@@ -27,6 +28,7 @@ ROOMS = {
     "toolbox": "core/toolbox",
     "steps": "kernels/steps",
     "operations": "kernels/operations",
+    "recipes": "core/recipes",
     "rows": "core/rows",
     "saving": "core/saving",
     "kernel": "core/kernel",
@@ -41,14 +43,15 @@ MAY = {
     "steps": ("contract",),
     "operations": ("contract",),
     "rows": ("contract", "toolbox"),
-    "saving": ("contract", "toolbox"),
-    "kernel": ("contract", "toolbox", "rows", "saving"),
+    "recipes": ("contract", "toolbox"),
+    "saving": ("contract", "toolbox", "recipes"),
+    "kernel": ("contract", "toolbox", "recipes", "rows", "saving"),
     "kit": ("contract", "toolbox", "rows", "steps", "operations"),
     "shared": ("contract", "toolbox", "rows", "steps", "operations"),
 }
 """What each room may import."""
 
-NO_FRAMEWORK = ("contract", "toolbox", "steps", "rows", "saving", "kernel")
+NO_FRAMEWORK = ("contract", "toolbox", "steps", "recipes", "rows", "saving", "kernel")
 
 IGNORED = {
     "kit": [

@@ -21,6 +21,7 @@ ROOMS: Mapping[str, tuple[str, str]] = {
     "contract": ("hooks/contract", "hookspecs, entries, protocols"),
     "kit": ("hooks/kit", "the conformance kit"),
     "toolbox": ("core/toolbox", "messages, text, files, command-line helpers"),
+    "recipes": ("core/recipes", "from the text of a recipe to settings"),
     "rows": ("core/rows", "from a row to its datum"),
     "steps": ("kernels/steps", "what makes a step correct, for any array library"),
     "operations": ("kernels/operations", "named operations and their plain references"),

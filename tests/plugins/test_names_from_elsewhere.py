@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from finetooth_core import manager
-from finetooth_core.aliases import ALIASES
 from finetooth_core.catalog import Catalog, Registered
 from finetooth_core.recipe import Recipe, load, validate_options
 from finetooth_core.schema import field_in, recipe_schema
 from finetooth_hooks import FinetoothError, PluginError, RecipeError
 from finetooth_importer.their_names import ABSENT, SETTINGS
+from finetooth_recipes.aliases import ALIASES
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,7 @@ from finetooth_core.sessions import resume_session, session
 
 if TYPE_CHECKING:
     from finetooth_hooks.engine import Engine
-
-    from finetooth_core.notebook import Result
+    from finetooth_saving.runs.notebook import Result
 
 __all__ = ["engine", "resume", "resume_session", "run", "session"]
 
@@ -41,9 +40,12 @@ def resume(run: Path | str, *overrides: str, plugins: Sequence[str] = (), accept
 
 def _watched(made: Session) -> Result:
     """Run a session, with its curves where there is a notebook."""
-    from finetooth_core.notebook import Result, live_curves
+    from finetooth_saving.runs.notebook import Result, live_curves
 
-    made.beside = live_curves()
+    from finetooth_core.trackers import PickedTracker
+
+    if (curves := live_curves()) is not None:
+        made.beside = (PickedTracker("finetooth:notebook", curves, named_by_user=False),)
     result = Result.of(made.run())
     if made.recipe.export and result.artifact is not None and result.status == "done":
         from finetooth_saving.exporting import export_all

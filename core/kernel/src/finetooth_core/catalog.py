@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import ENTRY_TYPES, Entry, Hardware, PluginError
+from finetooth_recipes.names_elsewhere import absent
 from finetooth_toolbox.text.nearest import form, nearest
 
 from finetooth_core.faults import Fault
-from finetooth_core.names_elsewhere import absent
 from finetooth_core.versions import canonical, install_command
 
 INDEX = Path(__file__).with_name("index.json")

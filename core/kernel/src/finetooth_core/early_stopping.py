@@ -8,12 +8,11 @@ from typing import Annotated, Any, Literal
 
 from finetooth_hooks.options import Options
 from finetooth_hooks.reports import Evaluation
+from finetooth_recipes.problems import INVALID
 from finetooth_saving import cadence
 from finetooth_saving.retention import MEASURED, is_better, mode_of
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
-
-from finetooth_core.problems import INVALID
 
 SETTING = "train.early_stopping"
 

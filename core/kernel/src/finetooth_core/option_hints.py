@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.errors import FinetoothError, RecipeError
-from finetooth_saving import yaml_text
+from finetooth_recipes import yaml_text
+from finetooth_recipes.overrides import apply_overrides
+from finetooth_recipes.problems import RecipeProblems, plain_data
 from finetooth_toolbox.text.nearest import form
 
 from finetooth_core import manager
 from finetooth_core.builders import options_model
 from finetooth_core.catalog import Catalog
-from finetooth_core.overrides import apply_overrides
-from finetooth_core.problems import RecipeProblems, plain_data
 from finetooth_core.recipe import AUTO, load
 
 SECTIONS = ("adapter", "optimizer", "schedule", "method", "backend", "hardware", "quantizer")

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from finetooth_hooks.errors import FinetoothError, RecipeError
+from finetooth_recipes.problems import raise_problems
 
 from finetooth_core.catalog import Catalog
-from finetooth_core.problems import raise_problems
 from finetooth_core.recipe import AUTO, Recipe, validate_options
 
 SECTIONS = ("backend", "hardware", "adapter", "optimizer", "schedule")

@@ -8,9 +8,9 @@ from types import ModuleType
 from typing import Any
 
 from finetooth_hooks import Options, PluginError
+from finetooth_recipes.problems import plain_data
 
 from finetooth_core import problems
-from finetooth_core.problems import plain_data
 
 ATTRIBUTE = "plugin_options"
 

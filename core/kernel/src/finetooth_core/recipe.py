@@ -19,19 +19,19 @@ from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.models import NewToken, TokenChanges
 from finetooth_hooks.options import Options
 from finetooth_hooks.plan import Pick, TrainSettings
-from finetooth_saving import yaml_text
+from finetooth_recipes import yaml_text
+from finetooth_recipes.aliases import read_aliases
+from finetooth_recipes.overrides import apply_overrides, parse_override
+from finetooth_recipes.problems import INVALID, RecipeProblems, plain_data, raise_problems, show, validate
 from finetooth_toolbox.files.missing import no_such_file
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict  # pydantic refuses typing.TypedDict before Python 3.12
 
-from finetooth_core.aliases import read_aliases
 from finetooth_core.builders import options_model
 from finetooth_core.early_stopping import EarlyStopping, check_watched
 from finetooth_core.incidental import Incidental
 from finetooth_core.local_files import is_file_reference
-from finetooth_core.overrides import apply_overrides, parse_override
-from finetooth_core.problems import INVALID, RecipeProblems, plain_data, raise_problems, show, validate
 from finetooth_core.recipe_data import DataSection, inner_problems
 from finetooth_core.recipe_measures import CheckpointSection, EvaluateSection
 from finetooth_core.recipe_picks import AUTO, Checked, CheckedOrAuto, PickMapping, picks
@@ -281,7 +281,7 @@ def load(recipe: Path | str | Mapping[str, Any], overrides: Sequence[str] = (), 
 
     Args:
         recipe: the path of a YAML file, or the recipe itself as a mapping.
-        overrides: `key.path=value`, applied from left to right; see `finetooth_core.overrides`.
+        overrides: `key.path=value`, applied from left to right; see `finetooth_recipes.overrides`.
         base: what local plugin files are relative to; default: the folder of the file.
 
     Raises:

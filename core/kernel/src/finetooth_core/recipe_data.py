@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.options import Options
-from finetooth_saving.yaml_text import Path
+from finetooth_recipes.problems import INVALID, parts_of, validate
+from finetooth_recipes.yaml_text import Path
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from finetooth_core.incidental import Incidental
-from finetooth_core.problems import INVALID, parts_of, validate
 from finetooth_core.recipe_picks import AUTO, Checked, CheckedOrAuto, PickMapping, SourceItem, checked_named_pick, picks
 
 HELD_OUT = "fraction"

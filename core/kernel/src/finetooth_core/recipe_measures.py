@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from finetooth_hooks.options import Options
+from finetooth_recipes.problems import INVALID
 from finetooth_saving import cadence
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from finetooth_core.problems import INVALID
 from finetooth_core.recipe_picks import Checked, PickMapping, picks
 
 

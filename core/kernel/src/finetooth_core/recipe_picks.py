@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from finetooth_recipes.problems import INVALID
 from pydantic import AfterValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
-
-from finetooth_core.problems import INVALID
 
 AUTO = "auto"
 """The value that leaves a choice to the plan."""

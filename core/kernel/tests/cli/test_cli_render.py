@@ -24,7 +24,11 @@ from finetooth_hooks import (
     ScalarHead,
     TrainSettings,
 )
-from rich.console import Console
+from finetooth_rows.report_table import data_table
+from finetooth_saving.runs.summary import summary_parts
+from finetooth_toolbox.cli.tables import duration, show, table
+from finetooth_toolbox.text.measures import size
+from rich.console import Console, Group
 
 TRAIN = TrainSettings(1.0, None, 8, 512, "drop", 0, True, "fp32", 64, False, 1.0)
 OUTCOME = Outcome("done", 0, "", 60, {}, {}, Path("runs/a/artifact"), "ab" * 32, 125.0)
@@ -32,7 +36,7 @@ OUTCOME = Outcome("done", 0, "", 60, {}, {}, Path("runs/a/artifact"), "ab" * 32,
 
 def shown(*parts: Any, terminal: bool = False, width: int = 100) -> str:
     console = Console(file=io.StringIO(), force_terminal=terminal, width=width, no_color=True, highlight=False)
-    render.show(console, *(part(console) for part in parts))
+    show(console, *(part(console) for part in parts))
     output: str = console.file.getvalue()  # type: ignore[attr-defined]
     return output
 
@@ -56,7 +60,7 @@ def test_the_plan_shows_settings_values_and_reasons(terminal: bool) -> None:
         hash="0123456789abcdef",
         notes=("mind this",),
     )
-    text = shown(lambda console: render.Group(*render.plan_parts(console, plan, detail="all")), terminal=terminal)
+    text = shown(lambda console: Group(*render.plan_parts(console, plan, detail="all")), terminal=terminal)
     for expected in ("train.precision", "bf16", "a [bold] reason", '["a"]', "300 MB", "1.55 GB", "60 optimizer steps"):
         assert expected in text
     assert "note: mind this" in text
@@ -85,7 +89,7 @@ def test_the_data_table_names_what_was_left_out() -> None:
         longest=74,
         notes=("one note",),
     )
-    line = shown(lambda console: render.data_table(console, [report])).splitlines()[2]
+    line = shown(lambda console: data_table(console, [report])).splitlines()[2]
     assert line.split()[:6] == ["train", "1,200", "1,190", "67,118", "3,408", "74"]
     assert "10 left out: longer than train.max_length (a:1, a:2, ...); 3 changed: truncated; one note" in line
 
@@ -99,7 +103,7 @@ def test_the_summary_shows_before_after_and_the_baseline(terminal: bool) -> None
         evaluation(60, 0.445),
         Evaluation("loss", 60, {"loss": 1.25}, rows=300, higher_is_better=False),
     ]
-    parts = lambda console: render.Group(*render.summary_parts(console, OUTCOME, evaluations))  # noqa: E731
+    parts = lambda console: Group(*summary_parts(console, OUTCOME, evaluations))  # noqa: E731
     text = shown(parts, terminal=terminal)
     lines = [line.split() for line in text.splitlines()]
     assert [
@@ -125,11 +129,11 @@ def test_the_summary_shows_before_after_and_the_baseline(terminal: bool) -> None
 
 def test_a_summary_without_evaluations_or_without_one_before() -> None:
     stopped = Outcome("stopped", 3, "too good", 4, {}, {}, None, "", 2.0)
-    assert shown(lambda console: render.Group(*render.summary_parts(console, stopped, []))) == (
+    assert shown(lambda console: Group(*summary_parts(console, stopped, []))) == (
         "stopped after 4 steps in 2.0 s: too good\n\n"
     )
     only = [evaluation(60, 0.5)]
-    lines = shown(lambda console: render.summary_parts(console, OUTCOME, only)[0]).splitlines()
+    lines = shown(lambda console: summary_parts(console, OUTCOME, only)[0]).splitlines()
     assert lines[2].split()[:5] == ["exact_match", "-", "50.0", "%", "-"]
 
 
@@ -138,7 +142,7 @@ def loss(step: int, value: float) -> Evaluation:
 
 
 def summary(outcome: Outcome, *evaluations: Evaluation) -> list[str]:
-    parts = lambda console: render.Group(*render.summary_parts(console, outcome, evaluations))  # noqa: E731
+    parts = lambda console: Group(*summary_parts(console, outcome, evaluations))  # noqa: E731
     return shown(parts).strip().splitlines()
 
 
@@ -178,18 +182,18 @@ def plan_of(*decided: str) -> Plan:
 
 def test_only_the_choices_that_matter_are_shown_unless_more_is_asked_for() -> None:
     plan = plan_of("model", "data.train.sha256", "optimizer", "trackers", "kernels.rms_norm")
-    usual = shown(lambda console: render.Group(*render.plan_parts(console, plan)))
+    usual = shown(lambda console: Group(*render.plan_parts(console, plan)))
     assert [line.split()[0] for line in usual.splitlines()[2:4]] == ["model", "optimizer"]
     assert "3 more decisions: -v shows all" in usual and "sha256" not in usual
     assert "memory at the peak, estimated: 1.55 GB (overhead 1.25 GB, weights 300 MB, gradients 2 MB)\n" in usual
     assert "60 optimizer steps · plan 0123456789ab\nnote: mind this\n" in usual
-    whole = shown(lambda console: render.Group(*render.plan_parts(console, plan, detail="all")))
+    whole = shown(lambda console: Group(*render.plan_parts(console, plan, detail="all")))
     assert all(decision.setting in whole for decision in plan.decisions) and "more decision" not in whole
 
 
 def test_a_quiet_plan_is_one_line() -> None:
     report = DataReport("train", rows=1200, used=1190, tokens=67118, trained_tokens=3408, longest=74)
-    text = shown(lambda console: render.Group(*render.plan_parts(console, plan_of("model"), [report], "line")))
+    text = shown(lambda console: Group(*render.plan_parts(console, plan_of("model"), [report], "line")))
     said = "1,190 of 1,200 rows of train · 60 optimizer steps · 1.55 GB at the peak, estimated · plan 0123456789ab"
     assert text.splitlines() == [said, ""]
 
@@ -197,22 +201,22 @@ def test_a_quiet_plan_is_one_line() -> None:
 @pytest.mark.parametrize(("number", "text"), [(1, "1 optimizer step ·"), (2, "2 optimizer steps ·")])
 def test_one_step_is_singular(number: int, text: str) -> None:
     plan = Plan({}, {}, {}, TRAIN, (Decision("a", "b", "c"),), MemoryEstimate({}), total_steps=number, hash="0" * 64)
-    assert text in shown(lambda console: render.Group(*render.plan_parts(console, plan)))
+    assert text in shown(lambda console: Group(*render.plan_parts(console, plan)))
     outcome = Outcome("done", 0, "", number, {}, {}, None, "", 2.0)
     ended = text.replace(" optimizer", "").replace(" ·", "")
-    assert f"done after {ended} in 2.0 s" in shown(lambda console: render.summary_parts(console, outcome, [])[0])
+    assert f"done after {ended} in 2.0 s" in shown(lambda console: summary_parts(console, outcome, [])[0])
 
 
 def test_a_score_that_is_no_share_is_a_number() -> None:
     evaluations = [evaluation(0, 0.5, baselines={}), evaluation(9, 1.5, baselines={})]
-    line = shown(lambda console: render.summary_parts(console, OUTCOME, evaluations)[0]).splitlines()[2]
+    line = shown(lambda console: summary_parts(console, OUTCOME, evaluations)[0]).splitlines()[2]
     assert line.split() == ["exact_match", "0.500", "1.500", "+1.000", "300", "-"]
 
 
 def test_a_long_question_is_shown_from_its_end() -> None:
     sample = Sample("a", "context " * 200 + "the question?", "yes", "", 0.0)
     last = Evaluation("e", 1, {"e": 0.0}, samples=(sample,))
-    text = shown(lambda console: render.summary_parts(console, OUTCOME, [last])[1])
+    text = shown(lambda console: summary_parts(console, OUTCOME, [last])[1])
     assert "the question?" in text
     assert len(text) < 400
     assert "(nothing)" in text
@@ -223,7 +227,7 @@ def test_answers_reach_no_terminal_as_escapes(terminal: bool) -> None:
     """They would clear the screen, set its title, or hide what stands before."""
     nasty = "\x1b[2Jgone\x1b]0;title\x07\r\x9b1mover"
     sample = Sample("a", f"Q{nasty}", f"E{nasty}", f"A{nasty}", 0.0)
-    parts = render.summary_parts(Console(width=300, force_terminal=terminal), OUTCOME, [
+    parts = summary_parts(Console(width=300, force_terminal=terminal), OUTCOME, [
         Evaluation("e", step, {"e": 0.0}, samples=(sample,)) for step in (0, 1)])  # fmt: skip
     console = Console(width=300, file=io.StringIO(), force_terminal=terminal, color_system=None)
     console.print(parts[1])
@@ -237,14 +241,14 @@ def test_answers_reach_no_terminal_as_escapes(terminal: bool) -> None:
     [(0, "0 B"), (999, "999 B"), (1500, "2 kB"), (3e8, "300 MB"), (1.5e9, "1.50 GB"), (2e12, "2.00 TB")],
 )
 def test_size(taken: float, text: str) -> None:
-    assert render.size(taken) == text
+    assert size(taken) == text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.4, "0.4 s"), (59.4, "59.4 s"), (61, "1 min 1 s"), (7260, "2 h 1 min")]
 )
 def test_duration(seconds: float, text: str) -> None:
-    assert render.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_suggestions_come_from_the_catalog() -> None:
@@ -275,7 +279,7 @@ def test_a_table_that_a_narrow_terminal_has_no_room_for_is_paragraphs() -> None:
     rows = [("train", "1,200", "34,567", "-"), ("eval", "12", "345", "3 rows were longer than train.max_length")]
 
     def made(console: Console) -> Any:
-        return render.table(console, "Data", headers, rows, numbers=2)
+        return table(console, "Data", headers, rows, numbers=2)
 
     title, *lines = shown(made, terminal=True, width=40).splitlines()
     assert "Data" in title and [line.rstrip() for line in lines if line.strip()] == [

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_core.aliases import ALIASES
 from finetooth_core.recipe import Recipe, load
 from finetooth_hooks import RecipeError
 from finetooth_importer.their_names import SETTINGS
+from finetooth_recipes.aliases import ALIASES
 
 
 def test_every_alias_is_a_setting_and_no_name_of_ours() -> None:

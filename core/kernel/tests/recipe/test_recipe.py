@@ -10,7 +10,7 @@ import pytest
 from finetooth_core.recipe import RecipeProblems, load, setting_names
 from finetooth_hooks import RecipeError
 from finetooth_hooks.plan import TrainSettings
-from finetooth_saving import yaml_text
+from finetooth_recipes import yaml_text
 from finetooth_toolbox.text.nearest import nearest, nearest_path
 
 WHOLE = """

@@ -13,8 +13,8 @@ from typing import Any
 
 from finetooth_hooks.errors import UserError
 from finetooth_hooks.protocols import ModelInfo
+from finetooth_recipes import yaml_text
 
-from finetooth_saving import yaml_text
 from finetooth_saving.run_folder import RESULT, plan_of
 
 PRIVATE = frozenset({"output", "trackers", "plugins", "export"})

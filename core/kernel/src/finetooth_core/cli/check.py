@@ -49,12 +49,13 @@ def command(
         session.check_memory()
         return
     from finetooth_rows.overlap import overlap, overlap_line
+    from finetooth_toolbox.cli.tables import show
     from rich.console import Console
 
     from finetooth_core.cli import render
 
     console = Console(highlight=False)
-    render.show(console, *render.plan_parts(console, plan, session.reports, detail, every=session.every_report))
+    show(console, *render.plan_parts(console, plan, session.reports, detail, every=session.every_report))
     if both := overlap_line(overlap(session.job)):
         console.print(both, markup=False)
     session.check_memory()

@@ -1,26 +1,22 @@
-"""How a plan, the data and the end of a run look: rows and lines as plain text, and as a rich table on a terminal."""
+"""How a plan and the data of a run look: rows and lines as plain text, and as a rich table on a terminal."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from finetooth_hooks.plan import Decision, MemoryEstimate, Plan
-from finetooth_hooks.reports import DataReport, Evaluation, Outcome, Sample
+from finetooth_hooks.reports import DataReport, Outcome
 from finetooth_rows.report_table import data_table
-from finetooth_toolbox.cli.tables import Row, coloured, duration, show, table, value
+from finetooth_saving.runs.summary import steps_text
+from finetooth_toolbox.cli.tables import Row, table, value
 from finetooth_toolbox.text.controls import escape_controls
-from finetooth_toolbox.text.measures import size as size
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
+from finetooth_toolbox.text.measures import size
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 from finetooth_core.cli.detail import Detail
-
-SAMPLES = 3
-"""Answers shown side by side."""
 
 CHOICES = re.compile(
     r"model|model\.(head|added_tokens|parent)|quantization|adapter|method|method\..+|optimizer|schedule|"
@@ -31,9 +27,6 @@ CHOICES = re.compile(
 
 LARGEST = 3
 """Parts of the memory that are named where it is a line."""
-
-PROMPT_TAIL = 240
-"""Characters of a question that are shown, counted from its end: the question stands there."""
 
 
 def plan_parts(
@@ -52,7 +45,9 @@ def plan_parts(
         every: see `data_table`.
     """
     steps = (
-        _steps(plan.total_steps, "optimizer step") if plan.total_steps is not None else "the number of steps is open"
+        steps_text(plan.total_steps, "optimizer step")
+        if plan.total_steps is not None
+        else "the number of steps is open"
     )
     if detail == "line":
         rows = ", ".join(f"{one.used:,} of {one.rows:,} rows of {one.split}" for one in reports)
@@ -97,148 +92,10 @@ def _of(taken: int, has: int) -> str:
     return f"{size(taken)} of {size(has)}" if has else size(taken)
 
 
-def summary_parts(console: Console, outcome: Outcome, evaluations: Sequence[Evaluation]) -> list[RenderableType]:
-    """Scores before and after with what a trivial answer scores beside them, and some answers side by side."""
-    pairs = _before_and_after(evaluations, outcome.artifact_step)
-    parts = []
-    if pairs:
-        headers = ("held-out", "before", "after", "change", "rows", "for comparison")
-        rows = (_score_row(*pair, outcome.artifact_step) for pair in pairs)
-        parts.append(table(console, "Result", headers, rows, numbers=4))
-    for first, last in pairs:
-        if last is not None and last.samples:
-            parts.append(_answers(console, first, last))
-    ended = f"{outcome.status} after {_steps(outcome.steps)} in {duration(outcome.seconds)}"
-    if outcome.artifact_step not in (None, outcome.steps):
-        ended += f", the artifact is of step {outcome.artifact_step}"
-    parts.append(Text(f"{ended}: {outcome.reason}" if outcome.reason else ended))
-    return parts
-
-
-Pair = tuple[Evaluation | None, Evaluation | None]
-"""An evaluator's evaluation before the first step, and the one of the artifact or the last before it."""
-
-
-def _before_and_after(evaluations: Sequence[Evaluation], step: int | None) -> list[Pair]:
-    """By evaluator.
-
-    Args:
-        step: of the artifact; None if there is none, and the last evaluation is taken.
-    """
-    by_evaluator: dict[tuple[str, str], list[Evaluation]] = {}
-    for evaluation in evaluations:  # two of one name measure something else
-        key = evaluation.name, next(iter(evaluation.metrics), "")
-        by_evaluator.setdefault(key, []).append(evaluation)
-    pairs: list[Pair] = []
-    for own in by_evaluator.values():
-        first = own[0] if own[0].step == 0 else None
-        later = [one for one in own if one.step and (step is None or one.step <= step)]
-        if first is not None or later:
-            pairs.append((first, later[-1] if later else None))
-    return pairs
-
-
-def _score_row(first: Evaluation | None, last: Evaluation | None, step: int | None) -> Row:
-    """Cells of an evaluator's row.
-
-    Args:
-        step: of the artifact; an evaluation of another step says of which it is.
-    """
-    shown = last if last is not None else first
-    assert shown is not None
-    metric = next(iter(shown.metrics), "")
-    before, after = (None if one is None else one.metrics.get(metric, float("nan")) for one in (first, last))
-    known = [value for value in (before, after) if value is not None]
-    share = shown.higher_is_better and all(0 <= value <= 1 for value in known)
-    change = "-"
-    if before is not None and after is not None:
-        change = f"{100 * (after - before):+.1f} points" if share else f"{after - before:+.3f}"
-    label = metric if metric == shown.name else f"{shown.name} {metric}".strip()
-    baselines = ", ".join(f"{name} {score(number, share)}" for name, number in shown.baselines.items())
-    cells = ["-" if value is None else score(value, share) for value in (before, after)]
-    if last is not None and step is not None and last.step != step:
-        cells[1] += f" (step {last.step})"
-    return label, *cells, change, f"{shown.rows:,}", baselines or "-"
-
-
-def _answers(console: Console, first: Evaluation | None, last: Evaluation) -> RenderableType:
-    """The same questions, answered before and after."""
-    before = {sample.id: _escaped(sample) for sample in first.samples} if first is not None else {}
-    samples = sorted(map(_escaped, last.samples), key=lambda sample: _telling(before.get(sample.id), sample))[:SAMPLES]
-    if console.is_terminal:
-        made = Table(header_style="dim", show_lines=True)
-        for header in ("question", "before", "after", "expected"):
-            made.add_column(header, overflow="fold", ratio=2 if header == "question" else 1)
-        for sample in samples:
-            old = before.get(sample.id)
-            made.add_row(Text(_tail(sample.prompt)), _answer(old), _answer(sample), Text(sample.expected.strip()))
-        return Group(Text("Answers", style="bold"), made)
-    lines = ["Answers"]
-    for sample in samples:
-        old = before.get(sample.id)
-        lines.append(f"  question  {_one_line(_tail(sample.prompt))}")
-        lines.append(f"  before    {_one_line(old.answer) if old is not None else '-'}")
-        lines.append(f"  after     {_one_line(sample.answer)}")
-        lines.append(f"  expected  {_one_line(sample.expected)}")
-        lines.append("")
-    return Text("\n".join(lines[:-1]))
-
-
-def _escaped(sample: Sample) -> Sample:
-    """A sample as it may be printed; its texts are a model's and a row's."""
-    prompt, answer, expected = map(escape_controls, (sample.prompt, sample.answer, sample.expected))
-    return replace(sample, prompt=prompt, answer=answer, expected=expected)
-
-
-def _telling(before: Sample | None, after: Sample) -> int:
-    """Rank of a sample: what training changed is worth showing first; the order is otherwise the evaluator's."""
-    return 0 if before is not None and before.score != after.score else 1
-
-
-def _answer(sample: Sample | None) -> Text:
-    if sample is None:
-        return Text("-")
-    return Text(
-        sample.answer.strip() or "(nothing)", style="green" if sample.score >= 1 else "red" if sample.score <= 0 else ""
-    )
-
-
-def next_steps(outcome: Outcome, folder: Path, commands: Sequence[str]) -> RenderableType:
+def nextsteps_text(outcome: Outcome, folder: Path, commands: Sequence[str]) -> RenderableType:
     """Where the run is, and what to try now."""
     lines = [f"run folder  {folder}"]
     if outcome.artifact is not None:
         lines.append(f"artifact    {outcome.artifact}")
     lines += [f"{'try next' if index == 0 else '':<12}{line}" for index, line in enumerate(commands)]
     return Text("\n".join(lines))
-
-
-def score(number: float, share: bool) -> str:
-    """A metric: shares of one as percent."""
-    return f"{100 * number:.1f} %" if share else f"{number:.3f}"
-
-
-def _tail(text: str) -> str:
-    text = text.strip()
-    return text if len(text) <= PROMPT_TAIL else f"...{text[-PROMPT_TAIL:]}"
-
-
-def _steps(number: int, one: str = "step") -> str:
-    return f"{number} {one}" if number == 1 else f"{number} {one}s"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split()) or "(nothing)"
-
-
-__all__ = [
-    "coloured",
-    "value",
-    "duration",
-    "memory_table",
-    "next_steps",
-    "plan_parts",
-    "show",
-    "size",
-    "summary_parts",
-    "table",
-]

@@ -72,6 +72,8 @@ def command(
 def carry_out(state: State, session: Session, detail: Detail = "choices") -> int:
     """Show the plan, train, show what came of it, export what the recipe lists; returns the exit code."""
     from finetooth_rows.overlap import overlap, overlap_line
+    from finetooth_saving.runs.summary import summary_parts
+    from finetooth_toolbox.cli.tables import show
     from rich.console import Console
 
     from finetooth_core.cli import render
@@ -80,13 +82,13 @@ def carry_out(state: State, session: Session, detail: Detail = "choices") -> int
 
     def show_plan() -> None:
         parts = render.plan_parts(console, session.plan, session.reports, detail, every=session.every_report)
-        render.show(console, *parts)
+        show(console, *parts)
         if both := overlap_line(overlap(session.job)):
             console.print(both, markup=False)
 
     outcome = session.run(show_plan)
     console.print()
-    render.show(console, *render.summary_parts(console, outcome, session.evaluations))
+    show(console, *summary_parts(console, outcome, session.evaluations))
     console.print(render.next_steps(outcome, session.folder, suggestions(session, outcome)), soft_wrap=True)
     if session.recipe.export and outcome.artifact is not None and outcome.status == "done":
         from finetooth_saving.exporting import export_all

@@ -84,7 +84,7 @@ class State:
 
     def pick(self, name: str, options: Sequence[str] = ()) -> Pick:
         """An entry picked on a command line."""
-        from finetooth_core.overrides import picked
+        from finetooth_recipes.overrides import picked
 
         return picked(name, options)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from finetooth_hooks.errors import RecipeError
 
-from finetooth_core.problems import show
+from finetooth_recipes.problems import show
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "base_model": ("model",),

@@ -18,9 +18,9 @@ from typing import Any
 
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.plan import Pick
-from finetooth_saving.yaml_text import plain, read_yaml
 
-from finetooth_core.aliases import ALIASES
+from finetooth_recipes.aliases import ALIASES
+from finetooth_recipes.yaml_text import plain, read_yaml
 
 DEFAULTED = frozenset({"method", "adapter", "optimizer", "schedule", "backend"})
 """Picks whose `auto` is the default entry of the kind, so that `{name: auto, ...}` may give it options."""

@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from finetooth_hooks.errors import RecipeError
-from finetooth_saving.yaml_slips import instead
-from finetooth_saving.yaml_text import Path, dotted, plain
 from finetooth_toolbox.text.nearest import form, nearest
 from pydantic import BaseModel, ValidationError
 from typing_extensions import is_typeddict
 
-from finetooth_core.names_elsewhere import almost, meant
+from finetooth_recipes.names_elsewhere import almost, meant
+from finetooth_recipes.yaml_slips import instead
+from finetooth_recipes.yaml_text import Path, dotted, plain
 
 Model = TypeVar("Model", bound=BaseModel)
 Detail = Mapping[str, Any]

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from finetooth_core.notebook import LiveCurves, Result, live_curves
 from finetooth_hooks.reports import Evaluation, Outcome, StepReport
+from finetooth_saving.runs.notebook import LiveCurves, Result, live_curves
 
 
 def report(step: int, loss: float) -> StepReport:

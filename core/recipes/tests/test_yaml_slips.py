@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from finetooth_core.recipe import load
 from finetooth_hooks import RecipeError
-from finetooth_saving.yaml_text import read_yaml
+from finetooth_recipes.yaml_text import read_yaml
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -13,8 +13,6 @@ from finetooth_hooks.errors import UserError
 from finetooth_hooks.reports import Evaluation, Outcome, StepReport
 from finetooth_hooks.run import Run
 
-from finetooth_core.trackers import PickedTracker
-
 if TYPE_CHECKING:
     import pandas  # type: ignore[import-untyped]
 
@@ -99,13 +97,13 @@ class LiveCurves(TrackerBase):
         self._drawn = time.monotonic()
 
 
-def live_curves() -> tuple[PickedTracker, ...]:
-    """The tracker that draws below the present cell; none where no notebook is."""
+def live_curves() -> LiveCurves | None:
+    """The tracker that draws below the present cell; None where no notebook is."""
     found = sys.modules.get("IPython")
     shell: Any = None if found is None else found.get_ipython()
     if shell is None or not shell.has_trait("kernel"):
-        return ()
-    return (PickedTracker("finetooth:notebook", LiveCurves(_cell()), named_by_user=False),)
+        return None
+    return LiveCurves(_cell())
 
 
 def _cell() -> Draw:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import RecipeError
-from finetooth_saving.yaml_text import plain, read_yaml, write_yaml
+from finetooth_recipes.yaml_text import plain, read_yaml, write_yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 

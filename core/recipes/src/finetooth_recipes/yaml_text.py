@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 from finetooth_hooks.errors import RecipeError
 
-from finetooth_saving.yaml_slips import check_key, not_yaml
+from finetooth_recipes.yaml_slips import check_key, not_yaml
 
 MAX_VALUES = 100_000
 """How many values a document may hold once its aliases are written out; a "billion laughs" file stops here."""

@@ -1,0 +1,133 @@
+"""The rows of some sources that are taken, made once and remembered."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from finetooth_toolbox.decisions import Decisions
+from finetooth_toolbox.files.cache_folder import write_whole
+
+from finetooth_rows.cache import CHOICES, DataCache
+from finetooth_rows.choice import Choice, Chosen
+from finetooth_rows.choosing import choose
+from finetooth_rows.key import OWN_PACKAGES, Unknowable, code_hash, named_sources, versions
+from finetooth_rows.picked import PickedFormat, PickedSource
+from finetooth_rows.tally import Tally
+
+REMEMBERED_FROM = 2_000_000
+"""Bytes of source files from which on a choice is remembered: less is gone through as quickly."""
+
+
+class Selection:
+    """The rows of some sources that are taken, found when they are first asked for.
+
+    Args:
+        log: takes what there is to say.
+        choice: what the recipe asks.
+        sources, formats: read the rows, a format for each source.
+        remembers: whether the choice may be kept on disk.
+    """
+
+    def __init__(
+        self,
+        log: Decisions,
+        choice: Choice,
+        sources: Sequence[PickedSource],
+        formats: Sequence[PickedFormat],
+        *,
+        remembers: bool = True,
+    ) -> None:
+        self.choice = choice
+        self._log, self._remembers = log, remembers
+        self._sources, self._formats = tuple(sources), tuple(formats)
+
+    @cached_property
+    def chosen(self) -> Chosen:
+        """
+        Raises:
+            DataError, RecipeError: see `choose`.
+        """
+        with self._log.unheard():  # what a format says of rows is heard when they are read for good
+            chosen = self._remembered()
+        for setting, rows, why in chosen.said:
+            self._log.decide(setting, rows, why)
+        return chosen
+
+    def _remembered(self) -> Chosen:
+        def anew() -> Chosen:
+            return choose(self.choice, self._sources, self._formats)
+
+        if not self._remembers or _are_small(self._sources):
+            return anew()
+        cache = DataCache()
+        hashes = cache.hashes
+        try:
+            path = cache.root / CHOICES / f"{self._key(named_sources(self._sources, hashes)[0])}.npz"
+        except Unknowable:
+            return anew()
+        found = _read(path)
+        if found is None:
+            found = anew()
+            hashes.check_unchanged()
+            with suppress(OSError):  # it is made again next time
+                write_whole(path, _packed(found))
+        return found
+
+    def _key(self, sources: list[Any]) -> str:
+        parts = [picked.registered for picked in (*self._sources, *self._formats)]
+        packages = {*OWN_PACKAGES, *(part.entry.build.partition(":")[0].partition(".")[0] for part in parts)}
+        near = ["datasketch"] if self.choice.deduplicate == "near" else []
+        content = [
+            sources,
+            [[picked.registered.full_name, picked.options] for picked in self._formats],
+            self.choice.as_json(),
+            {name: code_hash(name) for name in sorted(packages)},
+            versions([*(part.distribution for part in parts), *near]),
+        ]
+        text = json.dumps(content, sort_keys=True, default=str)
+        return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _are_small(sources: Sequence[PickedSource]) -> bool:
+    """Whether all rows lie in files that are quickly gone through."""
+    total = 0
+    for picked in sources:
+        files = picked.files()
+        if files is None:
+            return False
+        total += sum(path.stat().st_size for path in files if path.is_file())
+    return total < REMEMBERED_FROM
+
+
+def _packed(chosen: Chosen) -> bytes:
+    facts = {"dropped": chosen.dropped.as_json(), "said": chosen.said, "sources": len(chosen.sizes)}
+    arrays = {name: getattr(chosen, name) for name in ("sizes", "taken", "held")}
+    named = {f"{name}{index}": array for name, several in arrays.items() for index, array in enumerate(several)}
+    file = io.BytesIO()
+    np.savez_compressed(file, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8), **named)
+    return file.getvalue()
+
+
+def _read(path: Path) -> Chosen | None:
+    """What `_packed` gave; None if it is not there or damaged."""
+    try:
+        with np.load(path) as content:  # a zip archive, which has checksums; nothing in it is code
+            facts = json.loads(content["facts"].tobytes())
+            arrays = [
+                tuple(content[f"{name}{index}"] for index in range(facts["sources"]))
+                for name in ("sizes", "taken", "held")
+            ]
+        path.touch()
+        said = tuple((setting, rows, why) for setting, rows, why in facts["said"])
+        return Chosen(arrays[0], arrays[1], arrays[2], Tally.from_json(facts["dropped"]), said)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        return None
