@@ -12,9 +12,10 @@ PHRASES = re.compile(
     r"\b(told of|beside|what asks|go(?:es)? on|(?:is|are) no(?! longer\b| more\b| less\b)|becomes? of|lets? go of)\b"
 )
 NAMES = """
-    contrib/csv core/kernel core/rows core/saving core/toolbox kernels/operations kernels/steps
+    contrib/csv core/kernel core/recipes core/rows core/saving core/toolbox kernels/operations kernels/steps
     plugins/adapters/freeze plugins/adapters/full plugins/adapters/lora plugins/adapters/peft
-    plugins/backends/remote plugins/backends/torch plugins/commands/chat plugins/commands/doctor
+    plugins/backends/remote plugins/backends/torch plugins/commands/advise plugins/commands/authoring
+    plugins/commands/chat plugins/commands/data plugins/commands/doctor
     plugins/commands/eval plugins/commands/importer plugins/commands/init plugins/commands/report
     plugins/commands/runs plugins/commands/sweep plugins/commands/topics plugins/commands/watch
     plugins/data/datasets plugins/data/formats plugins/data/gguf plugins/data/media plugins/data/reasoninggym
