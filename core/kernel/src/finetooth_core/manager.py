@@ -19,6 +19,7 @@ from typing import Any
 from finetooth_hooks import CONTRACT_VERSION, PluginError
 from finetooth_toolbox import blame
 from finetooth_toolbox.text.nearest import PLUGIN_PREFIX, nearest
+from pluggy import PluginManager
 
 from finetooth_core import local_files, registration, versions
 from finetooth_core.catalog import Catalog, Registered
@@ -137,6 +138,7 @@ def start(
             manager.add_installed(installed, named.get(installed.distribution))
     for reference in named.values():
         manager.add_named(reference)
+    manager.hooks.check_pending()
     plugins = replace(manager.plugins(), files=tuple(files), base=manager.base)
     blame.remember(plugins.loaded)
     if strict:
@@ -168,6 +170,7 @@ class _Manager:
     loaded: list[Loaded] = field(default_factory=list)
     events: list[EventPlugin] = field(default_factory=list)
     modules: dict[str, str] = field(default_factory=dict)
+    hooks: PluginManager = field(default_factory=registration.new_manager)
 
     def check_blocked(self) -> None:
         """A misspelt block would load what the user wanted to keep out.
@@ -233,7 +236,7 @@ class _Manager:
             text = f"its module {module.__name__} is already in use by {self.modules[module.__name__]}"
             self._fault(name, version, Problem(text, f"uninstall one of the two, or use -p no:{name}", file))
             return
-        found = registration.read(module)
+        found = registration.read(module, self.hooks)
         problems = list(found.problems)
         given = named.reference.options if named is not None else None
         if named is not None and not found.hooks and not hasattr(module, "plugin_options"):

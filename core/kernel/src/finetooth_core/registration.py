@@ -1,7 +1,8 @@
 """Reading one plugin module: its hooks, checked, and the entries they yield.
 
-Whatever would leave a hook uncalled without a word is a problem here: a misspelt name, a forgotten decorator, an
-argument that the hook does not have. Why this is not pluggy's work: docs/decisions/0027.
+pluggy registers the module. Whatever would leave a hook uncalled without a word is a problem here, told with its place
+and remedy before pluggy sees it: a misspelt name, a forgotten decorator, an argument that the hook does not have
+(docs/decisions/0027).
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
+import pluggy
 from finetooth_hooks import Entry, specs
-from finetooth_hooks.markers import Implementation, implementation
+from finetooth_hooks.markers import PROJECT, implementation
 from finetooth_toolbox.blame import describe, origin
 from finetooth_toolbox.text.nearest import nearest
 
@@ -34,17 +36,20 @@ class Hook:
 
     Attributes:
         name: of the hookspec.
-        function: the plugin's.
-        arguments: names of the arguments it takes, of those the hookspec knows.
+        implementation: as pluggy has registered it.
     """
 
     name: str
-    function: Callable[..., Any]
-    arguments: tuple[str, ...]
+    implementation: pluggy.HookImpl
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The plugin's."""
+        return self.implementation.function
 
     def __call__(self, **given: Any) -> Any:
-        """Call the function with those of the hook's arguments that it takes."""
-        return self.function(**{name: given[name] for name in self.arguments})
+        """Call this plugin alone, with those of the hook's arguments that it takes."""
+        return self.function(**{name: given[name] for name in self.implementation.argnames})
 
 
 @dataclass(frozen=True)
@@ -83,9 +88,29 @@ def hook_arguments() -> Mapping[str, tuple[str, ...]]:
     return {name: tuple(inspect.signature(getattr(specs, name)).parameters) for name in names}
 
 
-def read(module: ModuleType) -> Registration:
-    """Check the hooks of a plugin module, call its registration hooks once each, and check what they yield."""
-    hooks, problems = _find_hooks(module)
+def new_manager() -> pluggy.PluginManager:
+    """One that knows the hooks of the contract."""
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(specs)
+    return manager
+
+
+def read(module: ModuleType, manager: pluggy.PluginManager | None = None) -> Registration:
+    """Check the hooks of a plugin module, register it, call its registration hooks once each, and check what they
+    yield.
+
+    Args:
+        manager: that the module is registered with; default: one of its own.
+    """
+    sound, problems = _check_hooks(module)
+    manager = manager or new_manager()
+    if problems:  # it will not be used, and messages name what it would bring
+        made = {name: pluggy.HookImpl(module, module.__name__, *given) for name, given in sound.items()}
+    else:
+        manager.register(module)
+        callers = manager.get_hookcallers(module) or ()
+        made = {one.name: impl for one in callers for impl in one.get_hookimpls() if impl.plugin is module}
+    hooks = [Hook(name, made[name]) for name in hook_arguments() if name in made]
     entries: list[Entry] = []
     for hook in hooks:
         if hook.name in specs.REGISTRATION_HOOKS:
@@ -97,48 +122,48 @@ def read(module: ModuleType) -> Registration:
         if (entry.kind, entry.name) in seen:
             problems.append(Problem(f"it yields {entry.kind} {entry.name!r} twice", "give each entry its own name"))
         seen.add((entry.kind, entry.name))
+    if problems and manager.is_registered(module):
+        manager.unregister(module)
     return Registration(tuple(hooks), tuple(entries), tuple(problems))
 
 
 # --- hooks ------------------------------------------------------------------------------------------------------------
 
 
-def _find_hooks(module: ModuleType) -> tuple[list[Hook], list[Problem]]:
-    hooks: list[Hook] = []
+def _check_hooks(
+    module: ModuleType,
+) -> tuple[dict[str, tuple[Callable[..., Any], pluggy.HookimplOpts]], list[Problem]]:
+    """The sound hooks of a module by name, and what is wrong with the others."""
+    sound: dict[str, tuple[Callable[..., Any], pluggy.HookimplOpts]] = {}
     problems: list[Problem] = []
     for attribute, value in list(vars(module).items()):
         marked = implementation(value)
         if marked is not None:
-            name = marked.specname or attribute
-            found = _check_decorated(name, value, marked)
+            name = marked["specname"] or attribute
+            problem = _check_decorated(name, value, marked)
         elif attribute.startswith(PREFIX) and not isinstance(value, ModuleType):
-            name, found = attribute, _check_undecorated(attribute, value)
+            name, problem = attribute, _check_undecorated(attribute, value)
         else:
             continue
-        if found is not None:
-            problems.append(found)
-        elif marked is not None and name in hook_arguments():
-            if any(hook.name == name for hook in hooks):
-                problems.append(Problem(f"it implements {name} twice", "keep one of the two", _position(value)))
-            taken = tuple(a for a in inspect.signature(value).parameters if a in hook_arguments()[name])
-            hooks.append(Hook(name, value, taken))
-    order = list(hook_arguments())
-    hooks.sort(key=lambda hook: order.index(hook.name))
-    return hooks, problems
+        if problem is None and name in sound:
+            problem = Problem(f"it implements {name} twice", "keep one of the two", _position(value))
+        if problem is not None:
+            problems.append(problem)
+        elif marked is not None:
+            sound[name] = value, marked
+    return sound, problems
 
 
-def _check_decorated(name: str, function: Callable[..., Any], marked: Implementation) -> Problem | None:
+def _check_decorated(name: str, function: Callable[..., Any], marked: pluggy.HookimplOpts) -> Problem | None:
     where = _position(function)
     if name not in hook_arguments():
-        if marked.optionalhook:
+        if marked["optionalhook"]:
             return None
         return Problem(f"{name} is no hook{_nearest(name)}", _rename_action(name), where)
-    for option, value in marked.unsupported.items():
-        return Problem(
-            f"{name} is decorated with {option}={value}, which finetooth does not support: it calls plugins one by one",
-            f"remove {option}={value}",
-            where,
-        )
+    for option, value in marked.items():
+        if value and option not in ("specname", "optionalhook"):
+            text = f"{name} is decorated with {option}={value}, which finetooth does not support"
+            return Problem(f"{text}: it calls plugins one by one", f"remove {option}={value}", where)
     if name in specs.EVENT_HOOKS and (inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function)):
         return Problem(f"{name} is a generator or coroutine, so it would never run", "make it a plain function", where)
     known = hook_arguments()[name]

@@ -49,7 +49,7 @@ def _hook_functions(module: ModuleType) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in vars(module).items():
         marked = implementation(value)
-        named = marked.specname if marked is not None else ""
+        named = marked["specname"] if marked is not None else None
         if named or (name.startswith("ft_") and not isinstance(value, ModuleType)):
             found[named or name] = value
     return found
@@ -90,7 +90,7 @@ def hooks_exist_and_are_marked(subject: str | ModuleType) -> None:
         if name not in known:
             near = nearest(name, known, prefix="ft_")
             hint = f"one of the contract's hooks, perhaps {near}" if near else "one of the contract's hooks"
-            expect(marked.optionalhook, called, "a hook that does not exist", hint)
+            expect(marked["optionalhook"], called, "a hook that does not exist", hint)
             continue
         given = inspect.signature(getattr(specs, name)).parameters
         for parameter in inspect.signature(function).parameters:
