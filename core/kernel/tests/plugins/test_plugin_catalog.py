@@ -96,7 +96,6 @@ def test_all_is_sorted_and_kinds_are_checked() -> None:
     [
         ("hinge", ["acme-a:hinge"]),
         ("loss:hinge", ["acme-a:hinge"]),
-        ("method:hinge", []),
         ("acme-b:dpo", ["acme-b:dpo"]),
         ("loss:acme-b:dpo", ["acme-b:dpo"]),
         ("dpo", ["acme-a:dpo", "acme-b:dpo", "local/ci.py:dpo"]),
@@ -104,3 +103,8 @@ def test_all_is_sorted_and_kinds_are_checked() -> None:
 )
 def test_find(text: str, expected: list[str]) -> None:
     assert [r.full_name for r in CATALOG.find(text)] == expected
+
+
+def test_what_is_not_found_is_named() -> None:
+    with pytest.raises(PluginError, match="'hinge' is a loss, not a method"):
+        CATALOG.find("method:hinge")

@@ -342,7 +342,6 @@ class CommandContext(Protocol):
             PluginError: no such entry, or it is broken.
             RecipeError: its options are wrong.
         """
-        ...
 
     def pick(self, name: str, options: Sequence[str] = ()) -> Pick:
         """An entry picked on a command line, by its name and options `KEY=VALUE`.
@@ -350,15 +349,12 @@ class CommandContext(Protocol):
         Raises:
             RecipeError: one is no such pair.
         """
-        ...
 
     def load(self, recipe: Path | str | Mapping[str, Any], overrides: tuple[str, ...] = ()) -> Mapping[str, Any]:
         """Read a recipe, a file or a mapping, with overrides; checked, `auto` not yet decided."""
-        ...
 
     def context(self, recipe: Mapping[str, Any]) -> Context:
         """A context for a recipe: builds entries, reads data."""
-        ...
 
     def plan(self, recipe: Mapping[str, Any], *, memory: int = 0) -> Plan:
         """Decide every `auto`.
@@ -366,15 +362,12 @@ class CommandContext(Protocol):
         Args:
             memory: bytes that the device is taken to have, all of them free; 0: those that it has.
         """
-        ...
 
     def planned(self, recipe: Mapping[str, Any]) -> tuple[Plan, tuple[DataReport, ...]]:
         """The plan, and what became of the rows of each split that the method reads."""
-        ...
 
     def rows(self, recipe: Path | str | Mapping[str, Any], overrides: Sequence[str] = ()) -> RecipeRows:
         """The rows of a recipe as a run trains them: to preview, to count, to write."""
-        ...
 
     def options_model(self, registered: Registered) -> type[Options]:
         """The options that the builder of an entry takes.
@@ -382,7 +375,6 @@ class CommandContext(Protocol):
         Raises:
             PluginError: its builder cannot be imported, or does not say which.
         """
-        ...
 
     def plugin_facts(self, names: Sequence[str] = ()) -> tuple[PluginFacts, ...]:
         """What there is to say about plugins, the broken ones among them.
@@ -393,7 +385,6 @@ class CommandContext(Protocol):
         Raises:
             PluginError: a name is no plugin.
         """
-        ...
 
     def ways(
         self, model: str, *, hardware: HardwareFacts | None = None, length: int | None = None, measure: bool = True
@@ -405,15 +396,12 @@ class CommandContext(Protocol):
             length: tokens of a row; None: 512, or as many as the model takes.
             measure: ask what the device does at most, which takes a moment.
         """
-        ...
 
     def setting_names(self) -> Sequence[str]:
         """Settings of a recipe that need no plugin, such as `train.batch_size`."""
-        ...
 
     def open(self, reference: str, changes: Mapping[str, Any] | None = None) -> Opened:
         """See `Context.open`."""
-        ...
 
     def talk(self, reference: str, overrides: Sequence[str] = (), *, as_base: bool = False) -> Opened:
         """A run or a model that is talked to: like `open`, and its engine is checked for memory and generates.
@@ -426,7 +414,6 @@ class CommandContext(Protocol):
             PlanError: when the engine is asked for: the backend cannot generate, the model gives scores and no text, or
                 it does not fit into memory.
         """
-        ...
 
     def checkpoints(self, reference: str) -> CheckpointPlace:
         """Where checkpoints are: of a run by its folder or name, in a folder, or at a URL.
@@ -434,7 +421,6 @@ class CommandContext(Protocol):
         Raises:
             UserError: nothing of the kind is there.
         """
-        ...
 
     def schema(self, setting: str = "") -> Mapping[str, Any]:
         """JSON Schema of the recipe, with the options of everything that is installed.
@@ -445,7 +431,6 @@ class CommandContext(Protocol):
         Raises:
             RecipeError: no setting has this name.
         """
-        ...
 
     def evaluate(
         self,
@@ -469,11 +454,9 @@ class CommandContext(Protocol):
             RecipeError: nothing says which rows.
             UserError: nothing is there, or it is damaged.
         """
-        ...
 
     def run_folder(self, reference: str) -> Path | None:
         """The folder of the run that a reference means, a path or a name under `runs/`; None if it means none."""
-        ...
 
     def export(self, reference: str, pick: Pick, output: Path | None = None) -> Path:
         """Write what a run trained with an exporter; see `ft export`.
@@ -488,7 +471,6 @@ class CommandContext(Protocol):
         Raises:
             UserError: no such run, it is damaged, or it cannot be written so.
         """
-        ...
 
     def check_memory(self, recipe: Mapping[str, Any]) -> None:
         """Look whether an engine fits into memory before it is built: all that it takes whatever it is asked to do. How
@@ -497,12 +479,9 @@ class CommandContext(Protocol):
         Raises:
             PlanError: it does not, and the recipe does not accept that (`train.accept_memory`); says what would fit.
         """
-        ...
 
     def engine(self, recipe: Mapping[str, Any]) -> Engine:
         """Plan and build the engine."""
-        ...
 
     def run(self, recipe: Mapping[str, Any]) -> Outcome:
         """Train."""
-        ...

@@ -143,6 +143,7 @@ class FakeRegistered:
     entry: Entry
     distribution: str = "under-test"
     version: str = "0"
+    file: str = ""
 
     @property
     def full_name(self) -> str:
@@ -169,6 +170,12 @@ class FakeCatalog:
 
     def all(self, kind: str) -> tuple[FakeRegistered, ...]:
         return tuple(registered for registered in self._registered if registered.entry.kind == kind)
+
+    def find(self, text: str) -> tuple[FakeRegistered, ...]:
+        named = tuple(one for one in self._registered if text in (one.entry.name, one.full_name))
+        if not named:
+            raise PluginError("", f"no entry {text!r} in this check", action="name one that is there")
+        return named
 
     def default(self, kind: str, *, setting: str = "", framework: str = "") -> FakeRegistered:
         for registered in self.all(kind):

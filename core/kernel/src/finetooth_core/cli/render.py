@@ -92,7 +92,7 @@ def _of(taken: int, has: int) -> str:
     return f"{size(taken)} of {size(has)}" if has else size(taken)
 
 
-def nextsteps_text(outcome: Outcome, folder: Path, commands: Sequence[str]) -> RenderableType:
+def next_steps(outcome: Outcome, folder: Path, commands: Sequence[str]) -> RenderableType:
     """Where the run is, and what to try now."""
     lines = [f"run folder  {folder}"]
     if outcome.artifact is not None:

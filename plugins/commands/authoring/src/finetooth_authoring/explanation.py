@@ -70,7 +70,7 @@ def choice_lines(catalog: Catalog, text: str, decisions: Sequence[tuple[str, str
         decisions: setting, value and reason of every decision of the plan.
     """
     for registered in catalog.find(text):
-        alike = [decision for decision in decisions if _kind(decision[0]) == registered.kind]
+        alike = [decision for decision in decisions if _kind(decision[0]) == registered.entry.kind]
         # a local file is named as the recipe named it, which the recipe of a run folder does in full
         name = f"{Path(registered.distribution).name}:{registered.entry.name}"
         own = [decision for decision in alike if name in decision[1]]
@@ -79,7 +79,7 @@ def choice_lines(catalog: Catalog, text: str, decisions: Sequence[tuple[str, str
             verb = "chosen here" if own else "not chosen here"
             yield f"{verb}: {setting} is {value}, because: {reason}"
         if not own and not others:
-            yield f"not chosen here: the plan decides no {registered.kind} of that name"
+            yield f"not chosen here: the plan decides no {registered.entry.kind} of that name"
 
 
 def _kind(setting: str) -> str:
@@ -96,7 +96,7 @@ def _kind(setting: str) -> str:
 
 def _explain(context: CommandContext, catalog: Catalog, registered: Registered) -> Iterator[str]:
     entry = registered.entry
-    yield f"{registered.kind}:{entry.name}" + (f" - {entry.summary}" if entry.summary else "")
+    yield f"{registered.entry.kind}:{entry.name}" + (f" - {entry.summary}" if entry.summary else "")
     yield f"full name  {registered.full_name}"
     yield f"source     {registered.distribution} {registered.version}".rstrip() + f", {registered.file}"
     yield f"builder    {entry.build}"
@@ -105,7 +105,7 @@ def _explain(context: CommandContext, catalog: Catalog, registered: Registered) 
     for check, reason in entry.expected_failures.items():
         yield f"fails      {check}, on purpose: {reason}"
     yield f"chosen     {_chosen(catalog, registered)}"
-    if registered.kind != "command":
+    if registered.entry.kind != "command":
         yield from option_lines(context.options_model(registered))
 
 
@@ -126,13 +126,15 @@ def _value(value: Any) -> str:
 
 
 def _chosen(catalog: Catalog, registered: Registered) -> str:
-    rivals = [r for r in catalog.all(registered.kind) if r.entry.name == registered.entry.name and r != registered]
+    rivals = [
+        r for r in catalog.all(registered.entry.kind) if r.entry.name == registered.entry.name and r != registered
+    ]
     name = registered.full_name if rivals else registered.entry.name
-    parts = [_CHOSEN.get(registered.kind, f"when the recipe names it, {registered.kind}: {name}")]
-    if registered.kind == "attention" and getattr(registered.entry, "rank", 0) is None:
+    parts = [_CHOSEN.get(registered.entry.kind, f"when the recipe names it, {registered.entry.kind}: {name}")]
+    if registered.entry.kind == "attention" and getattr(registered.entry, "rank", 0) is None:
         parts = [f"when the recipe names it in its backend, attention: {name}"]
     if registered.entry.default:
-        others = [r for r in catalog.all(registered.kind) if r.entry.default and r != registered]
+        others = [r for r in catalog.all(registered.entry.kind) if r.entry.default and r != registered]
         also = f"; {', '.join(r.full_name for r in others)} says so too" if others else ""
         parts.append(f"it is the default, taken when the recipe leaves the choice open{also}")
     if rivals:
