@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from finetooth_hooks.context import Context
@@ -58,23 +57,25 @@ class Models:
     def __init__(self, service: FaceService) -> None:
         self._service, self._begun = service, int(time.time())
         self._contexts: dict[str, Context] = {}
+        self._openings: dict[str, Opening] = {}
         self._lock = threading.Lock()
 
     def all(self, caller: FaceCaller) -> list[Model]:
         """Bases first, then adapters of the command line, then the caller's checkpoints, oldest first. A checkpoint's
         name is its own where no other has it, else its id."""
-        begun = self._openings
-        found = [Model(base, base, None, self._begun, self._context(base), (), begun[base])
+        found = [Model(base, base, None, self._begun, self._context(base), (), self._opening(base))
                  for base in self._service.served]  # fmt: skip
         for name, base in self._service.adapters.items():
             stack = (StackPart(adapter=name),)
-            found.append(Model(name, base, None, self._begun, self._context(base), stack, begun[name]))
+            found.append(Model(name, base, None, self._begun, self._context(base), stack, self._opening(name)))
         known = [one for one in self._service.checkpoints(caller) if one["base"] in self._service.served]
         names = Counter([*self._service.served, *self._service.adapters, *(one["name"] for one in known)])
         for one in known:
             name = one["name"] if names[one["name"]] == 1 else one["id"]
             base = one["base"]
-            found.append(Model(name, base, one["id"], int(one["created"]), self._context(base), (), begun[base]))
+            found.append(
+                Model(name, base, one["id"], int(one["created"]), self._context(base), (), self._opening(base))
+            )
         return found
 
     def find(self, caller: FaceCaller, name: str) -> Model:
@@ -126,12 +127,12 @@ class Models:
         )
         return Model(name, first.base, None, self._begun, first.context, stack, found[0][0].opening)
 
-    @cached_property
-    def _openings(self) -> dict[str, Opening]:
-        """What nearly all training rows of each model and adapter began with."""
-        references = {name: recipe["model"] for name, recipe in self._service.served.items()}
-        references |= {name: name for name in self._service.adapters}
-        return {name: opening_of(one if isinstance(one, str) else one["name"]) for name, one in references.items()}
+    def _opening(self, name: str) -> Opening:
+        """What nearly all training rows of a model or an adapter began with, read once."""
+        if name not in self._openings:
+            model = self._service.served.get(name, {"model": name})["model"]
+            self._openings[name] = opening_of(model if isinstance(model, str) else model["name"])
+        return self._openings[name]
 
     def _context(self, base: str) -> Context:
         with self._lock:
