@@ -21,8 +21,7 @@ NOT_ASKED = {"reward", "kernel", "face", "command", "tracker"}
 """Kinds that are checked elsewhere (a reward, a kernel in the engine's trial), or return nothing to anybody."""
 WRONG = {"none": None, "text": "good", "number": 3, "nan": float("nan"), "nested": [[None]]}
 RIGHT = {
-    ("adapter", "apply"): {"text", "number", "nan", "nested"}, ("adapter", "trained_parameters"): {"number"},
-    ("backend", "engine"): {"text", "number", "nan", "nested"}, ("loader", "load"): {"text", "number", "nan", "nested"},
+    ("adapter", "trained_parameters"): {"number"},
     ("evaluator", "prepare"): {"none"}, ("hardware", "missing"): {"text"}, ("schedule", "factor"): {"number"},
     ("format", "detect"): {"none", "text"}, ("format", "read"): {"nested"}, ("gate", "check"): set(WRONG),
     ("store", "names"): {"nested"},
