@@ -8,7 +8,7 @@ UV     := $(BIN)/uv pip install --quiet --python $(BIN)/python -c $(VENV)/.const
 PACKAGES := $(patsubst %/pyproject.toml,%,$(wildcard hooks/*/pyproject.toml core/*/pyproject.toml kernels/*/pyproject.toml plugins/*/*/pyproject.toml contrib/*/pyproject.toml))
 # A package whose own dependencies need a compiler, or are large, is installed by who wants it: CONTRIBUTING.md, "Optional
 # plugins".
-OPTIONAL := plugins/data/reasoninggym plugins/quantizers/bitsandbytes plugins/quantizers/torchao plugins/trackers/wandb plugins/trackers/mlflow plugins/trackers/trackio plugins/optimizers/fewbits plugins/methods/trl
+OPTIONAL := plugins/data/reasoninggym plugins/quantizers/bitsandbytes plugins/quantizers/torchao plugins/trackers/wandb plugins/trackers/mlflow plugins/trackers/trackio plugins/optimizers/fewbits plugins/methods/trl plugins/backends/mlx plugins/hardware/metal
 INSTALLED := $(filter-out $(OPTIONAL),$(PACKAGES))
 STAMP  := $(VENV)/.installed
 TESTED := $(VENV)/.installed-test

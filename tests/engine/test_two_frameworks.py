@@ -18,7 +18,9 @@ pytest.importorskip("finetooth_lora")
 def decided(monkeypatch: pytest.MonkeyPatch, metal: bool, model: str, **recipe: Any) -> Session:
     monkeypatch.setenv("FT_TEST_METAL", "1" if metal else "")
     plugins = ["two_frameworks", "toy_numpy.plugin"]
-    return session({"model": {"name": model}, **recipe}, plugins=plugins, blocked=[], data=False)
+    return session(
+        {"model": {"name": model}, **recipe}, plugins=plugins, blocked=["finetooth-mlx", "finetooth-metal"], data=False
+    )
 
 
 def picks(made: Session) -> dict[str, str]:

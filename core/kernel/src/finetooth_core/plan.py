@@ -315,6 +315,12 @@ def _hardware(context: RunContext, backend: Backend) -> HardwareFacts:
     if pick != AUTO:
         named = context.builder.section("hardware", pick, "hardware")
         built: BuiltHardware = named.part
+        speaks = getattr(named.registered.entry, "framework", backend.framework)
+        if speaks != backend.framework:
+            raise PlanError(
+                f"hardware: {named.registered.full_name} is for {speaks}, but the backend is {backend.framework}",
+                action="set hardware: auto, or pick another backend",
+            )
         missing = built.missing()
         if missing:
             raise PlanError(

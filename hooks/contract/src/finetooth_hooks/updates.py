@@ -23,7 +23,8 @@ class Optimizer(Protocol):
         ...
 
     def create(self, named_parameters: Sequence[tuple[str, Any]]) -> Any:
-        """The framework's optimizer over the parameters that train (for torch: a torch.optim.Optimizer).
+        """The framework's optimizer over the parameters that train: for torch a torch.optim.Optimizer; for mlx an
+        mlx.optimizers.Optimizer whose state has begun with the tree of these names.
 
         Its parameter groups may have learning rates of their own, one of them `learning_rate`: each keeps its share of
         what the schedule, or a step, sets. Groups that are all alike take the rate as it is.

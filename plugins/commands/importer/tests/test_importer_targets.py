@@ -38,7 +38,7 @@ NAMES = {
 )
 def test_a_pattern_keeps_its_layers(tool: str, modules: Any, layers: Any, before: Any) -> None:
     peft = pytest.importorskip("peft")
-    from finetooth_peftfiles.targets import matching
+    from finetooth_modelfiles.targets import matching
     from peft.tuners.tuners_utils import check_target_module_exists
 
     keys = NAMES[tool]

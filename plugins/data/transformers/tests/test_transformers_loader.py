@@ -15,7 +15,7 @@ import transformers
 from finetooth_hooks import RecipeError
 from finetooth_hooks.models import NewToken, TokenChanges
 from finetooth_kit import FakeContext, parametrize_with_checks
-from finetooth_transformers.failures import explained
+from finetooth_modelfiles.failures import explained
 from finetooth_transformers.loader import TransformersLoader
 from finetooth_transformers.plugin import claims
 
@@ -277,7 +277,7 @@ def test_a_tokenizer_that_draws_does_so_no_longer(tmp_path: Path, write: Write, 
     loader = loader_of()
     tokenizer = loader.tokenizer(str(tmp_path / "m"))
     assert {tuple(tokenizer.encode(text)) for _ in range(20)} == {tuple(plain(text)["input_ids"])}
-    assert any("50 % of its merges at random" in note for note in loader._context.notes)
+    assert any("50 % of its merges at random" in note for note in loader._files.context.notes)
     tokenizer.save(tmp_path / "saved")
     again = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")
     assert again(text)["input_ids"] == plain(text)["input_ids"]

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from finetooth_hooks import RecipeError
 from finetooth_hooks.protocols import Head, ModelFacts
-from finetooth_peftfiles.sizes import shapes
-from finetooth_peftfiles.targets import resolve
+from finetooth_modelfiles.sizes import shapes
+from finetooth_modelfiles.targets import resolve
 
 USUAL = ModelFacts(
     hidden_size=8, layers=1, heads=2, kv_heads=1, head_dim=4, ffn_size=20, vocab_size=17, max_positions=64,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks.errors import RecipeError
-from finetooth_peftfiles.targets import matching, resolve
+from finetooth_modelfiles.targets import matching, resolve
 
 PATHS = [f"model.layers.{n}.{block}" for n in range(3) for block in ("attn.q_proj", "attn.v_proj", "mlp.up_proj")]
 FACTS: Any = SimpleNamespace(

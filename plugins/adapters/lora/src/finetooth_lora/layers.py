@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from finetooth_hooks import RecipeError
 from finetooth_hooks.protocols import LowRank, ModelFacts
+from finetooth_modelfiles.targets import Targets, peft_spelling
 from finetooth_peftfiles.layers import NAME, chosen, inject, is_linear
-from finetooth_peftfiles.targets import Targets, peft_spelling
 from finetooth_toolbox.text.nearest import nearest_few
 from finetooth_torchshared.quantised import DequantisingLinear, QuantisedLinear, reads_as_numbers
 from finetooth_torchshared.stored_experts import stored_in, with_shapes

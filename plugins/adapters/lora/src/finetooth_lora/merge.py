@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import click
 from finetooth_hooks import CommandContext, EngineError, UserError
+from finetooth_hooks.entries import Backend as BackendEntry
 from finetooth_hooks.entries import Loader as LoaderEntry
 from finetooth_hooks.protocols import Loader
 from finetooth_peftfiles.folding import CONFIG, WEIGHTS, merged
@@ -103,6 +104,20 @@ def known_alias(obj: CommandContext, adapter: Path) -> str:
     name = json.loads(read_manifest(adapter)).get("model", "")
     loaders = (registered.entry for registered in obj.catalog.all("loader"))
     return str(name) if any(isinstance(entry, LoaderEntry) and name in entry.names for entry in loaders) else ""
+
+
+def in_torch(obj: CommandContext, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The recipe with a backend that merges: a run of another framework has its artifact in peft's layout too."""
+    pick = recipe.get("backend")
+    name = pick.get("name") if isinstance(pick, Mapping) else pick
+    for registered in obj.catalog.all("backend"):
+        entry = registered.entry
+        if isinstance(entry, BackendEntry) and name in (entry.name, registered.full_name):
+            if entry.framework == "torch":
+                return recipe
+            break
+    kept = {section: value for section, value in recipe.items() if section not in ("hardware", "backend")}
+    return {**kept, "backend": "torch"}
 
 
 def verify(adapter: Path) -> None:
@@ -325,6 +340,7 @@ def command(
     elif alias := known_alias(obj, merge.adapter):
         merge = replace(merge, base=alias)
         recipe = {"model": alias}
+    recipe = in_torch(obj, recipe)
     context = obj.context(recipe)
     loader = context.loader  # knows the tokens that the recipe added
     tokenizer = loader.tokenizer(merge.base)

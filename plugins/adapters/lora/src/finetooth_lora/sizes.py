@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetooth_hooks.protocols import ModelFacts
-from finetooth_peftfiles.sizes import read_once, shapes
-from finetooth_peftfiles.targets import resolve
+from finetooth_modelfiles.sizes import read_once, shapes
+from finetooth_modelfiles.targets import resolve
 
 EVA_ROOM = 1 << 30
 """Bytes of sums that are held at once to begin with inputs; what does not fit is summed in another pass over them."""

@@ -14,9 +14,9 @@ import numpy as np
 from finetooth_hooks import Context, Options, PlanError
 from finetooth_hooks.bases import AdapterBase
 from finetooth_hooks.protocols import ModelFacts, ModelInfo, Quantizer
+from finetooth_modelfiles.sizes import read_once, shapes
+from finetooth_modelfiles.targets import resolve
 from finetooth_peftfiles import resuming
-from finetooth_peftfiles.sizes import read_once, shapes
-from finetooth_peftfiles.targets import resolve
 
 
 class TargetOptions(Options):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from finetooth_hooks import Context
-from finetooth_peftfiles.targets import matching
+from finetooth_modelfiles.targets import matching
 from pydantic import Field, model_validator
 
 from finetooth_peft.adapter import PeftAdapter, TargetOptions, begins_with

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from finetooth_hooks import Context
 from finetooth_hooks.protocols import ModelFacts
-from finetooth_peftfiles.sizes import shapes
-from finetooth_peftfiles.targets import resolve
+from finetooth_modelfiles.sizes import shapes
+from finetooth_modelfiles.targets import resolve
 from pydantic import Field
 
 from finetooth_peft.adapter import PeftAdapter, TargetOptions, begins_with

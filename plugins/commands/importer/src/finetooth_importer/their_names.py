@@ -352,7 +352,7 @@ ABSENT: Mapping[str, Mapping[str, str]] = {
     "optimizer": {
         **dict.fromkeys(("lamb", "shampoo", "soap"), "a plugin can bring it"),
     },
-    "hardware": dict.fromkeys(("tpu", "mps", "metal", "xpu", "npu"), "a plugin can bring the device"),
+    "hardware": dict.fromkeys(("tpu", "mps", "xpu", "npu"), "a plugin can bring the device"),
     "tracker": dict.fromkeys(("comet_ml", "swanlab", "aim"), "a plugin can bring it"),
 }  # fmt: skip
 """Names of the field that no package here brings, by kind, and why: they are no misspellings of something else."""

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 from finetooth_hooks.protocols import ModelTensors, Quantizer
+from finetooth_modelfiles import checkpoint
 from finetooth_torchshared.assembled import CannotAssemble, assembled
 from finetooth_torchshared.kept_in_fp32 import kept_in_fp32
 from finetooth_torchshared.packed_files import Packing
 from finetooth_torchshared.quantised import DequantisingLinear, QuantisedLinear
 from torch import Tensor, nn
 
-from finetooth_transformers import checkpoint
 from finetooth_transformers.converted import Made, made_of
 
 DTYPES = {

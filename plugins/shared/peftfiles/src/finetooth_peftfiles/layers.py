@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.protocols import ModelFacts
+from finetooth_modelfiles.targets import SETTING, Targets, resolve
 from peft import PeftConfig, PeftType
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -17,7 +18,6 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from transformers.pytorch_utils import Conv1D
 
 from finetooth_peftfiles.compilers import compilers_kept
-from finetooth_peftfiles.targets import SETTING, Targets, resolve
 
 NAME = "default"
 """peft's own name for the only adapter of a model."""

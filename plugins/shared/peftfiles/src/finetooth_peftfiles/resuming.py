@@ -11,10 +11,9 @@ from typing import Any
 from finetooth_hooks.context import Context
 from finetooth_hooks.errors import RecipeError, UserError
 from finetooth_hooks.protocols import ModelFacts
+from finetooth_modelfiles.targets import resolve
 from finetooth_toolbox.files.manifests import MANIFEST, ManifestProblem, check_folder, read_manifest
 from finetooth_toolbox.files.trained_over import check_base
-
-from finetooth_peftfiles.targets import resolve
 
 RESUME = "adapter.resume_from"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_toolbox.llama_shape import linear_shapes
 
-from finetooth_peftfiles.targets import matching
+from finetooth_modelfiles.targets import matching
 
 
 def shapes(facts: ModelFacts, targets: str | Sequence[str] = ()) -> dict[str, tuple[int, int]]:

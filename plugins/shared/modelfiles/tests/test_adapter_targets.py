@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from finetooth_hooks import RecipeError
-from finetooth_peftfiles.targets import matching
+from finetooth_modelfiles.targets import matching
 
 PATHS = ["model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"]
 

@@ -1,0 +1,1 @@
+"""Fine-tuning with Apple MLX: engine, loader, adapters, optimizers."""

@@ -1,0 +1,34 @@
+"""Between NumPy and MLX, and names of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten, tree_unflatten
+from numpy.typing import NDArray
+
+DTYPES = {"fp32": mx.float32, "bf16": mx.bfloat16, "fp16": mx.float16}
+KINDS = {"f": np.float32, "i": np.int32, "u": np.uint32, "b": np.bool_}
+"""What NumPy's kinds become: MLX computes with 32 bits."""
+
+Named = dict[str, mx.array]
+"""Arrays by the names of their parameters."""
+
+
+def to_mx(values: NDArray[Any]) -> mx.array:
+    """An array of MLX, of 32 bits a number."""
+    array = np.asarray(values)
+    return mx.array(array.astype(KINDS[array.dtype.kind]))
+
+
+def named(tree: Any) -> Named:
+    """The arrays of a nested tree by their paths."""
+    return dict(tree_flatten(tree))
+
+
+def nested(arrays: Mapping[str, mx.array]) -> Any:
+    """The tree whose `named` this is."""
+    return tree_unflatten(list(arrays.items())) if arrays else {}

@@ -1,0 +1,81 @@
+"""A config of transformers in the words of mlx-lm's model classes.
+
+Those classes leave out what they do not know and fill in defaults of their own: what a config says and a class would
+not compute is refused here, before any weight is read.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from finetooth_hooks import RecipeError
+
+ACTIVATIONS = ("silu", "swish", None)
+"""What classes of the Llama kind compute, whatever the config says."""
+LLAMA_KIND = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+
+
+def classes_of(config: Mapping[str, Any], reference: str) -> tuple[Any, Any]:
+    """The classes of the model and of its arguments.
+
+    Raises:
+        RecipeError: mlx-lm has none for this type of model.
+    """
+    from mlx_lm.utils import MODEL_REMAPPING
+
+    kind = str(config["model_type"])
+    try:
+        module = importlib.import_module(f"mlx_lm.models.{MODEL_REMAPPING.get(kind, kind)}")
+    except ImportError as error:
+        raise RecipeError(
+            "model",
+            f"{reference} is of the type {kind}, for which mlx-lm has no model class",
+            action="set backend: torch, or choose another model",
+        ) from error
+    return module.Model, module.ModelArgs
+
+
+def mlx_config(config: Mapping[str, Any], reference: str) -> dict[str, Any]:
+    """The whole config, defaults of transformers included, as mlx-lm's class reads it.
+
+    Raises:
+        RecipeError: it asks for what the class does not compute.
+    """
+    _, arguments = classes_of(config, reference)
+    takes = set(inspect.signature(arguments).parameters)
+    made = {name: value for name, value in config.items() if value is not None}
+    rope = made.get("rope_parameters")
+    if isinstance(rope, Mapping) and "rope_parameters" not in takes:
+        made |= _rope(rope, reference)
+    kind = str(config["model_type"])
+    activation = config.get("hidden_act")
+    if kind in LLAMA_KIND and activation not in ACTIVATIONS:
+        raise _refused(reference, f"the activation {activation}")
+    sliding = "sliding_attention" in (config.get("layer_types") or ())
+    if sliding and not takes & {"layer_types", "sliding_window", "sliding_window_pattern"}:
+        raise _refused(reference, "layers with a sliding window")
+    return made
+
+
+def _rope(rope: Mapping[str, Any], reference: str) -> dict[str, Any]:
+    """`rope_theta` and `rope_scaling` of the newer `rope_parameters`."""
+    if any(isinstance(value, Mapping) for value in rope.values()):
+        raise _refused(reference, "rotary embeddings that differ by kind of layer")
+    kind = rope.get("rope_type", "default")
+    scaling = {name: value for name, value in rope.items() if name != "rope_theta" and value is not None}
+    found: dict[str, Any] = {} if rope.get("rope_theta") is None else {"rope_theta": rope["rope_theta"]}
+    if kind != "default":
+        found["rope_scaling"] = {**scaling, "type": kind}
+    elif rope.get("partial_rotary_factor", 1.0) != 1.0:
+        found["partial_rotary_factor"] = rope["partial_rotary_factor"]
+    return found
+
+
+def _refused(reference: str, what: str) -> RecipeError:
+    return RecipeError(
+        "model", f"{reference} has {what}, which mlx-lm's class of this model does not compute",
+        action="set backend: torch",
+    )  # fmt: skip

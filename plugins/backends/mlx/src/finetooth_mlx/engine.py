@@ -1,0 +1,362 @@
+"""The engine: the eight primitives over one model of mlx-lm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from finetooth_hooks import (
+    Backward,
+    DataError,
+    Datum,
+    EngineError,
+    EngineInfo,
+    Forward,
+    Generated,
+    Handle,
+    LossSpec,
+    NotFinite,
+    Sampling,
+    Stepped,
+)
+from finetooth_hooks.bases import EngineBase
+from finetooth_hooks.engine import Counts, Snapshot, Usage
+from finetooth_hooks.protocols import EngineRequest
+from finetooth_steps.data_checks import check_data, check_fields, check_gradients
+from finetooth_steps.layout import lay_out
+from finetooth_steps.normalizers import count_normalizers
+from finetooth_steps.row_budget import check_rows
+from numpy.typing import NDArray
+
+from finetooth_mlx.arrays import Named, named, nested
+from finetooth_mlx.capabilities import CAPABILITIES
+from finetooth_mlx.generation import Generator
+from finetooth_mlx.network import Network
+from finetooth_mlx.passes import Evaluated, Pass, Runner
+from finetooth_mlx.state import Counters, State, read_state, taken
+
+
+class MlxEngine(EngineBase):
+    """Trains what the adapter left trainable; see `finetooth_hooks.engine.Engine` for the words of each primitive.
+
+    What trains is held in fp32 by name and put into the model for every pass: MLX's arrays never change, so a step, a
+    snapshot and a call that fails share them without copies.
+    """
+
+    def __init__(self, request: EngineRequest, network: Network) -> None:
+        self._request, self._network = request, network
+        train = request.plan.train
+        assert train.micro_batch_tokens is not None and train.precision is not None
+        self._budget = train.micro_batch_tokens
+        pad = request.text.tokenizer.pad_id
+        self._runner = Runner(
+            network, pad_id=pad if pad is not None and pad < request.base.facts.vocab_size else 0,
+            seed=request.place.seed,
+        )  # fmt: skip
+        self._generator = Generator(network, request.text, self._budget, self._runner.check_asked)
+        self._masters: Named = dict(network.initial)
+        self._grads: Named = {}
+        self._optimizer = request.updates.optimizer.create(list(self._masters.items()))
+        self._total_steps = request.plan.total_steps
+        self._counters = Counters()
+        self._loss_states: dict[str, Mapping[str, Any]] = {}
+        self._pending: dict[int, Pass] = {}
+        self._handles = 0
+        everything = named(network.model.parameters())
+        self._info = EngineInfo(
+            framework="mlx",
+            device=str(request.place.hardware.device),
+            precision=train.precision,
+            parameters=request.base.model.parameters
+            + (sum(a.size for a in self._masters.values()) if request.trains.base_frozen else 0),
+            trained=sum(array.size for array in self._masters.values()),
+            max_length=request.base.facts.max_positions,
+            environment={"mlx": version("mlx"), "hardware": request.place.hardware.label},
+        )
+        mx.eval(everything, self._masters)
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._info
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        return CAPABILITIES if self._request.trains.can_disable else CAPABILITIES - {"reference"}
+
+    @property
+    def weights_version(self) -> int:
+        return self._counters.step
+
+    # --- evaluate and differentiate -----------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        data: Sequence[Datum],
+        loss: LossSpec | None = None,
+        *,
+        role: str = "policy",
+        returns: Collection[str] = ("logprobs",),
+        normalizer: Counts | None = None,
+        train: bool = True,
+    ) -> Forward:
+        work = self._work(data, loss, role=role, normalizer=normalizer)
+        train = train and role == "policy"  # what its backward will differentiate
+        evaluated = None
+        if loss is not None:
+            evaluated = self._runner.evaluate(work, self._masters, train=train, returns=returns)
+        outputs = [] if evaluated is None else evaluated.outputs
+        missing = [name for name in returns if not outputs or name not in outputs[0] or name in ("hidden", "logits")]
+        if missing:
+            whole = bool({"hidden", "logits"} & set(missing))
+            scored = self._runner.score(self._work(data, None, role=role, whole=whole), missing, train=train)
+            outputs = [{**have, **more} for have, more in zip(outputs or [{} for _ in data], scored, strict=True)]
+        handle = None
+        if train:
+            self._handles += 1
+            handle = Handle(self._handles, self.weights_version)
+            self._pending[handle.id] = work
+        return self._report(work, outputs, evaluated, handle)
+
+    def backward(
+        self,
+        handle: Handle,
+        grads: Sequence[NDArray[np.floating[Any]]] | None = None,
+        *,
+        normalizer: Counts | None = None,
+    ) -> Backward:
+        work = self._claim(handle)
+        if grads is not None:
+            if normalizer is not None:
+                raise EngineError("backward: gradients that are given are not normalised again", action="pass only one")
+            check_gradients(work.data, grads)
+            with self._whole():
+                added = self._runner.backward_from(work, self._masters, grads)
+            self._accumulate(work, added)
+        elif work.spec is None:
+            raise EngineError(
+                "backward: its forward had no loss and no gradients are given",
+                action="give forward a loss, or backward the gradients",
+            )
+        else:
+            # as if forward_backward were called now: another backward may have moved the loss's state meanwhile
+            work = replace(work, state=self._loss_state(work.spec))
+            self._differentiate(work if normalizer is None else replace(work, counts=normalizer), ())
+        del self._pending[handle.id]
+        norm = self._norm()
+        return Backward(grad_norm=norm, overflow=not math.isfinite(norm))
+
+    def forward_backward(self, data: Sequence[Datum], loss: LossSpec, *, normalizer: Counts | None = None) -> Forward:
+        work = self._work(data, loss, normalizer=normalizer)
+        evaluated = self._differentiate(work, ("logprobs", "entropy"))
+        return self._report(work, evaluated.outputs, evaluated, None)
+
+    def logprobs(self, data: Sequence[Datum], *, role: str = "policy") -> list[NDArray[np.float32]]:
+        return [found["logprobs"] for found in self._runner.score(self._work(data, None, role=role), ("logprobs",))]
+
+    def release(self, handle: Handle) -> None:
+        self._pending.pop(handle.id, None)
+
+    def zero_grad(self) -> None:
+        self._grads = {}
+        self._counters.drop()
+
+    # --- update -------------------------------------------------------------------------------------------------------
+
+    def step(self, *, metrics: Mapping[str, float] | None = None) -> Stepped:
+        if not self._grads:
+            raise EngineError(
+                f"step {self._counters.step + 1}: no gradients were accumulated, and nothing was changed",
+                action="call forward_backward or backward first",
+            )
+        updates, limit, norm = self._request.updates, self._request.plan.train.max_grad_norm, self._norm()
+        if not math.isfinite(norm):
+            rows = tuple(self._counters.rows)
+            self.zero_grad()
+            raise NotFinite(
+                f"the gradient norm is {norm} at step {self._counters.step + 1}; the gradients were dropped, the "
+                "weights are as before",
+                action="lower optimizer.learning_rate, or set train.precision to fp32",
+                rows=rows,
+            )
+        rate = updates.schedule.factor(self._counters.step, self._total_steps) * updates.optimizer.learning_rate
+        share = limit / (norm + 1e-6) if limit and norm > limit else 1.0
+        grads = self._grads if share == 1.0 else {name: grad * share for name, grad in self._grads.items()}
+        self._optimizer.learning_rate = rate
+        self._masters = named(self._optimizer.apply_gradients(nested(grads), nested(self._masters)))
+        self._network.place(self._masters)
+        seen = {"loss": self._counters.loss, **(metrics or {})}
+        self._counters.step += 1
+        self._pending.clear()
+        self.zero_grad()
+        mx.eval(self._masters, self._optimizer.state)
+        updates.schedule.observe(seen)
+        return Stepped(step=self._counters.step, learning_rate=rate, grad_norm=norm)
+
+    def set_total_steps(self, total: int | None) -> None:
+        self._total_steps = total
+
+    # --- sample -------------------------------------------------------------------------------------------------------
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Generated:
+        return Generated(self._generator.generate(prompts, sampling, weights_version=self.weights_version))
+
+    # --- keep ---------------------------------------------------------------------------------------------------------
+
+    def save(self, path: Path) -> None:
+        self.snapshot().save(Path(path))
+
+    def load(self, path: Path) -> None:
+        self._take(read_state(Path(path)), str(path))
+
+    def snapshot(self) -> State:
+        return State.of(
+            self._request, self._masters, self._grads, self._optimizer.state, self._counters, self._loss_states
+        )
+
+    def rollback(self, snapshot: Snapshot) -> None:
+        if not isinstance(snapshot, State):
+            raise EngineError("rollback: this is no snapshot of an MLX engine", action="give one that it made")
+        self._take(snapshot, "the snapshot")
+
+    def _take(self, state: State, where: str) -> None:
+        found = taken(state, self._request, self._masters, self._optimizer.state, where)
+        self._masters, self._grads, self._optimizer.state = found.masters, found.grads, found.optimizer
+        self._counters, self._loss_states = found.counters, dict(found.losses)
+        self._network.place(self._masters)
+        self._pending.clear()
+
+    def export(self, path: Path) -> None:
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        self._network.place(self._masters)
+        self._request.trains.adapter.export(self._network.model, path, self._request.base.model)
+        self._request.text.tokenizer.save(path)
+
+    def restore(self, path: Path) -> None:
+        try:
+            self._request.trains.adapter.restore(self._network.model, Path(path))
+            trained = named(self._network.model.trainable_parameters())
+            self._masters = {name: array.astype(mx.float32) for name, array in trained.items()}
+        finally:
+            self._network.place(self._masters)
+        mx.eval(self._masters)
+        self._pending.clear()
+        self.zero_grad()
+
+    def interrupt_when(self, asked: Callable[[], bool]) -> None:
+        self._runner.asked = asked
+
+    def usage(self) -> Usage:
+        return Usage(int(mx.get_active_memory()), int(mx.get_peak_memory()))
+
+    def peak_flops(self) -> float:
+        return float(self._request.place.hardware.peak_flops.get(self._info.precision, 0.0))
+
+    # --- parts --------------------------------------------------------------------------------------------------------
+
+    def _work(
+        self, data: Sequence[Datum], loss: LossSpec | None, *, role: str = "policy", normalizer: Counts | None = None,
+        whole: bool = False,
+    ) -> Pass:  # fmt: skip
+        with self._network.role(role):  # refuses by name
+            pass
+        data, facts = tuple(data), self._request.base.facts
+        check_data(
+            data, vocab_size=facts.vocab_size, max_positions=facts.max_positions,
+            obstacle="the MLX backend computes one segment a row",
+        )  # fmt: skip
+        moved = next((datum for datum in data if datum.positions is not None), None)
+        if moved is not None:
+            raise DataError(
+                moved.id or "a datum without id", "it has positions of its own, which the MLX backend does not take",
+                action="leave them out, or set backend: torch",
+            )  # fmt: skip
+        check_rows(data, self._budget)
+        if loss is not None:
+            check_fields(data)
+        together = "sequence" if loss is None else loss.together
+        return Pass(
+            data=data,
+            batches=lay_out(data, budget=self._budget, together=together, whole=whole),
+            step=self._counters.step,
+            role=role,
+            spec=loss,
+            counts=count_normalizers(data) if normalizer is None else normalizer,
+            state=self._loss_state(loss),
+        )
+
+    def _loss_state(self, loss: LossSpec | None) -> Mapping[str, Any]:
+        return {} if loss is None else self._loss_states.get(loss.name, {})
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """A function that is differentiated leaves the model with what it was traced with: put the weights back."""
+        try:
+            yield
+        finally:
+            self._network.place(self._masters)
+
+    def _differentiate(self, work: Pass, returns: Collection[str]) -> Evaluated:
+        """Evaluate the loss of `work` and accumulate its gradients: all of them, or, if it fails, none."""
+        assert work.spec is not None
+        with self._whole():
+            evaluated = self._runner.evaluate(work, self._masters, train=True, backward=True, returns=returns)
+        assert evaluated.totals is not None
+        self._accumulate(work, evaluated.grads)
+        if evaluated.state:
+            self._loss_states[work.spec.name] = evaluated.state
+        self._counters.loss += evaluated.totals.loss
+        return evaluated
+
+    def _accumulate(self, work: Pass, added: Named) -> None:
+        before = self._grads
+        # laid out in memory as one that is read from a file: sums over it then go in the same order
+        plain = {name: mx.contiguous(grad) for name, grad in added.items()}
+        self._grads = {name: grad if not before else before[name] + grad for name, grad in plain.items()}
+        mx.eval(self._grads)
+        self._counters.rows += [str(datum.id or row) for row, datum in enumerate(work.data)]
+        self._counters.accumulated += 1
+
+    def _norm(self) -> float:
+        squares = [mx.sum(mx.square(grad)) for _, grad in sorted(self._grads.items())]
+        return math.sqrt(float(np.array(mx.stack(squares)).sum(dtype=np.float64))) if squares else 0.0
+
+    def _claim(self, handle: Handle) -> Pass:
+        if handle.weights_version != self.weights_version:
+            raise EngineError(
+                f"handle {handle.id} is from weights version {handle.weights_version}, and the weights are at "
+                f"{self.weights_version}: it is stale",
+                action="call forward again after a step",
+            )
+        if handle.id not in self._pending:
+            raise EngineError(
+                f"handle {handle.id} is unknown or was used", action="call forward again for another backward"
+            )
+        return self._pending[handle.id]
+
+    def _report(
+        self, work: Pass, outputs: Sequence[Mapping[str, NDArray[Any]]], evaluated: Evaluated | None,
+        handle: Handle | None,
+    ) -> Forward:  # fmt: skip
+        tokens = sum(len(datum) for datum in work.data)
+        totals = None if evaluated is None else evaluated.totals
+        return Forward(
+            outputs=tuple(outputs),
+            loss=None if totals is None else totals.loss,
+            components={} if totals is None else totals.components,
+            metrics={} if totals is None else totals.metrics,
+            tokens=tokens,
+            # positions after the last target that counts are skipped; they are no padding either
+            padded=max(tokens, sum(batch.positions for batch in work.computed)),
+            targets=sum(int(datum.mask.sum()) for datum in work.data),
+            micro_batches=len(work.computed),
+            handle=handle,
+            totals=None if totals is None else totals.plain,
+        )

@@ -1,0 +1,252 @@
+"""Sampling with mlx-lm's cache: prompts of one length together, every row with a random stream of its own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from finetooth_hooks import Completion, EngineError, Sampling
+from finetooth_hooks.protocols import TextPart
+from finetooth_hooks.sampling import ShownPrompt
+from numpy.typing import NDArray
+
+from finetooth_mlx.network import Network
+
+
+@dataclass
+class Row:
+    """A completion that is being written.
+
+    Attributes:
+        prompt, sample: where it belongs in the result.
+        room: tokens it may get.
+        text: what was decoded, up to a stop string that ended it.
+    """
+
+    prompt: int
+    sample: int
+    stream: np.random.Generator
+    room: int
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    drawn: list[float] = field(default_factory=list)
+    kept: list[tuple[int, ...]] = field(default_factory=list)
+    text: str | None = None
+    stopped: bool = False
+    ended_by_token: bool = False
+
+    @property
+    def done(self) -> bool:
+        """Nothing more is written."""
+        return self.stopped or len(self.tokens) >= self.room
+
+
+class Generator:
+    """Samples from a network.
+
+    Args:
+        budget: tokens of a micro-batch; a batch of rows takes about four times as many.
+        check_asked: raises if whoever drives the engine wants it to stop.
+    """
+
+    def __init__(self, network: Network, text: TextPart, budget: int, check_asked: Callable[[], None]) -> None:
+        self._network, self._text, self._tokens, self._check_asked = network, text, 4 * budget, check_asked
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, weights_version: int
+    ) -> list[list[Completion]]:
+        """`sampling.n` completions for each prompt, in their order.
+
+        Raises:
+            EngineError: a prompt that cannot be answered, or sampling settings that mean nothing.
+        """
+        self._check(prompts, sampling)
+        self._network.train(False)
+        streams = row_streams(prompts, sampling)
+        rows = [
+            Row(prompt, sample, streams[prompt][sample], self._room(prompts[prompt], sampling))
+            for prompt in range(len(prompts))
+            for sample in range(sampling.n)
+        ]
+        for batch in self._batches(prompts, rows):
+            self._write([prompts[row.prompt] for row in batch], batch, sampling)
+        found: list[list[Completion]] = [[] for _ in prompts]
+        for row in rows:
+            found[row.prompt].append(self._completion(row, weights_version))
+        return found
+
+    def _batches(self, prompts: Sequence[Sequence[int]], rows: Sequence[Row]) -> Iterator[list[Row]]:
+        """Rows whose prompts are of one length, as many as fit."""
+        by_length: dict[int, list[Row]] = {}
+        for row in rows:
+            by_length.setdefault(len(prompts[row.prompt]), []).append(row)
+        for length, several in sorted(by_length.items(), reverse=True):
+            most = max(1, self._tokens // (length + several[0].room))
+            yield from (several[at : at + most] for at in range(0, len(several), most))
+
+    def _write(self, prompts: Sequence[Sequence[int]], rows: list[Row], sampling: Sampling) -> None:
+        """Write rows to their end. A row that has ended is computed along until all have."""
+        from mlx_lm.models.cache import make_prompt_cache
+
+        self._check_asked()
+        cache = make_prompt_cache(self._network.model)
+        tokens = mx.array(np.array(prompts, dtype=np.int32))
+        body = self._network.body
+        while True:
+            hidden = body(tokens, cache=cache)[:, -1]
+            logits = self._network.logits(hidden)
+            whole = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+            mx.eval(whole, [layer.state for layer in cache])
+            next_tokens = self._choose(rows, np.array(whole), sampling)
+            if all(row.done for row in rows):
+                return
+            self._check_asked()
+            tokens = mx.array(next_tokens)[:, None]
+
+    def _choose(self, rows: Sequence[Row], logprobs: NDArray[np.float32], sampling: Sampling) -> NDArray[np.int32]:
+        chosen = np.zeros(len(rows), dtype=np.int32)
+        for place, row in enumerate(rows):
+            if row.done:
+                continue
+            scores = logprobs[place].astype(np.float64)
+            if sampling.adds:
+                scores += added(row.tokens, sampling, len(scores))
+            token, drawn, kept = choose(scores, sampling, row.stream)
+            chosen[place] = token
+            row.tokens.append(token)
+            row.logprobs.append(float(logprobs[place, token]))
+            if sampling.drawn:
+                row.drawn.append(drawn)
+                row.kept.append(kept)
+            self._end(row, token, sampling)
+        return chosen
+
+    def _end(self, row: Row, token: int, sampling: Sampling) -> None:
+        """Whether the row ends with this token."""
+        stops = self._text.stop_ids if sampling.stop_ids is None else sampling.stop_ids
+        row.stopped = row.ended_by_token = token in stops
+        if sampling.stop and not row.stopped:
+            text = self._text.tokenizer.decode(row.tokens, skip_special=True)
+            ends = [text.index(stop) for stop in sampling.stop if stop in text]
+            if ends:
+                row.text, row.stopped = text[: min(ends)], True
+
+    def _completion(self, row: Row, weights_version: int) -> Completion:
+        written = row.tokens[:-1] if row.ended_by_token else row.tokens
+        text = self._text.tokenizer.decode(written, skip_special=True) if row.text is None else row.text
+        kept = tuple(row.kept) if any(row.kept) else ()
+        return Completion(
+            tuple(row.tokens), tuple(row.logprobs), text, "stop" if row.stopped else "length", weights_version,
+            tuple(row.drawn), kept,
+        )  # fmt: skip
+
+    def _room(self, prompt: Sequence[int], sampling: Sampling) -> int:
+        longest = self._network.facts.max_positions
+        return min(sampling.max_tokens, longest - len(prompt)) if longest else sampling.max_tokens
+
+    def _check(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
+        check_sampling(sampling, self._network.facts.vocab_size)
+        longest, vocabulary = self._network.facts.max_positions, self._network.facts.vocab_size
+        for index, prompt in enumerate(prompts):
+            if len(prompt) == 0:
+                raise EngineError(f"prompt {index} is empty", action="begin it with at least one token")
+            if isinstance(prompt, ShownPrompt) and prompt.media:
+                raise EngineError(f"prompt {index} holds more than text", action="ask in text, or set backend: torch")
+            if longest and len(prompt) >= longest:
+                raise EngineError(
+                    f"prompt {index} has {len(prompt)} tokens, and the model was made for {longest}: no room to answer",
+                    action="shorten it",
+                )
+            if min(prompt) < 0 or max(prompt) >= vocabulary:
+                raise EngineError(
+                    f"prompt {index} holds an id outside the vocabulary of {vocabulary}",
+                    action="use the tokenizer that belongs to the model",
+                )
+
+
+def check_sampling(sampling: Sampling, vocabulary: int) -> None:
+    """
+    Raises:
+        EngineError: settings that mean nothing, or that this engine has not.
+    """
+    s = sampling
+    if s.max_tokens < 1 or s.n < 1 or s.top_k < 0 or not 0 < s.top_p <= 1 or not 0 <= s.min_p <= 1:
+        raise EngineError(
+            f"sampling: {s} makes no sense", action="max_tokens, n >= 1; top_k >= 0; 0 < top_p <= 1; 0 <= min_p <= 1"
+        )
+    if not 0 <= s.temperature < float("inf"):
+        raise EngineError(f"sampling.temperature is {s.temperature}", action="give a finite number >= 0")
+    if s.schema is not None or s.repetition_penalty != 1:
+        what = "schema" if s.schema is not None else "repetition_penalty"
+        raise EngineError(f"sampling.{what}: the MLX engine has none", action="leave it out, or set backend: torch")
+    wrong = [token for token, more in s.logit_bias if not (0 <= token < vocabulary and np.isfinite(more))]
+    if wrong or len(dict(s.logit_bias)) < len(s.logit_bias):
+        raise EngineError("sampling.logit_bias", action=f"give ids below {vocabulary}, each once, and finite numbers")
+    for name in ("presence_penalty", "frequency_penalty"):
+        if not np.isfinite(getattr(s, name)):
+            raise EngineError(f"sampling.{name} is {getattr(s, name)}", action="give a finite number")
+
+
+def row_streams(prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[np.random.Generator]]:
+    """A stream per prompt and sample, keyed by the seed, the prompt's own tokens and the number of the sample: what
+    else is in the batch does not matter. Equal prompts count their samples on, so they differ."""
+    seen: dict[tuple[int, ...], int] = {}
+    streams = []
+    for prompt in prompts:
+        key = tuple(int(token) for token in prompt)
+        begin = seen.get(key, 0)
+        seen[key] = begin + sampling.n
+        streams.append([_stream(sampling.seed, key, number) for number in range(begin, begin + sampling.n)])
+    return streams
+
+
+def _stream(*keys: Any) -> np.random.Generator:
+    text = "\x1f".join(map(str, ("sample", *keys)))
+    seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+    return np.random.Generator(np.random.Philox(seed))
+
+
+def added(written: Sequence[int], sampling: Sampling, width: int) -> NDArray[np.float64]:
+    """What is added to logits (V,) behind what was written."""
+    counts = np.bincount(np.array(written, dtype=np.int64), minlength=width)
+    found = -sampling.frequency_penalty * counts - sampling.presence_penalty * (counts > 0)
+    for token, more in sampling.logit_bias:
+        found[token] += more
+    return np.asarray(found, dtype=np.float64)
+
+
+def choose(
+    scores: NDArray[np.float64], sampling: Sampling, stream: np.random.Generator
+) -> tuple[int, float, tuple[int, ...]]:
+    """The next token of a row, its log-probability under what it was drawn from, and what it was drawn among (empty if
+    nothing was left out).
+
+    Temperature first, then the `top_k` most likely, then the smallest set of the most likely whose probability reaches
+    `top_p` (Holtzman et al., 2020, arXiv:1904.09751), and of these the ones that have at least the share `min_p` of the
+    likeliest one's probability; of equally likely tokens the one with the lower id counts as more likely. One uniform
+    number picks by the inverse of the cumulative distribution.
+
+    Args:
+        scores: (V,) logits, but for a constant.
+    """
+    if sampling.temperature == 0:
+        token = int(np.argmax(scores))
+        return token, 0.0, (token,)
+    tempered = (scores - scores.max()) / sampling.temperature
+    order = np.argsort(-tempered, kind="stable") if sampling.leaves_out else np.arange(len(tempered))
+    p = np.exp(tempered[order])
+    if sampling.top_k:
+        p[sampling.top_k :] = 0.0
+    if sampling.top_p < 1:
+        p = np.where(np.cumsum(p) - p < sampling.top_p * p.sum(), p, 0.0)
+    if sampling.min_p:
+        p = np.where(p >= sampling.min_p * p[0], p, 0.0)
+    total = p.sum()
+    place = int(np.searchsorted(np.cumsum(p), stream.random() * total, side="right"))
+    place = min(place, int(np.flatnonzero(p)[-1]))  # rounding must not pass the last token that has weight
+    kept = tuple(sorted(int(token) for token in order[p > 0])) if sampling.leaves_out else ()
+    return int(order[place]), float(np.log(p[place] / total)), kept

@@ -1,0 +1,186 @@
+"""The loader `mlxlm`: folders of transformers and mlx-lm, and hub ids, by mlx-lm's model classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks import Options, RecipeError
+from finetooth_hooks.bases import LoaderBase
+from finetooth_hooks.context import Context
+from finetooth_hooks.protocols import ModelInfo, Quantizer, Stored, Tokenizer
+
+QUANTISED = (".scales", ".biases")
+"""How names end beside a weight in fewer bits."""
+
+
+class MlxOptions(Options):
+    """Options of `mlxlm`."""
+
+    revision: str | None = None
+    """Branch, tag or commit of a hub id; null is its main branch."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a loaded model comes from; the attribute `source` of the module.
+
+    Attributes:
+        folder: with its files.
+        config: in transformers' shape.
+        names: of the tensors in its files.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    names: frozenset[str]
+
+
+def build(options: MlxOptions, context: Context) -> MlxLoader:
+    """Builder of the loader `mlxlm`."""
+    from finetooth_modelfiles.reading import ModelFiles
+
+    return MlxLoader(ModelFiles(context, options.revision))
+
+
+class MlxLoader(LoaderBase):
+    """See `finetooth_hooks.protocols.Loader`.
+
+    Args:
+        files: reads configs and tokenizers.
+    """
+
+    def __init__(self, files: Any) -> None:
+        self._files = files
+
+    def describe(self, reference: str) -> ModelInfo:
+        """Config and sizes; of a folder from the headers of its files, of a hub id from its model without memory."""
+        return self._described(reference, weights=True)
+
+    def sketch(self, reference: str) -> ModelInfo:
+        return self._described(reference, weights=False)
+
+    def _described(self, reference: str, *, weights: bool) -> ModelInfo:
+        from finetooth_modelfiles import checkpoint
+        from finetooth_modelfiles.reading import locate
+
+        from finetooth_mlx.configs import mlx_config
+
+        config = self._files.config(reference)
+        described = config.to_dict()
+        made = mlx_config(described, reference)
+        _check_bits(reference, described)
+        folder = Path(locate(reference))
+        stored = stored_as(described)
+        published = str(folder.absolute()) if folder.is_dir() else reference
+        if not (folder.is_dir() and weights):
+            parameters = _count(made, reference)
+            revision = str(getattr(config, "_commit_hash", None) or self._files.revision or "")
+            size = int(parameters * (2.0 if stored is None else stored.bytes_per_weight))
+            return ModelInfo(
+                reference, "mlxlm", str(config.model_type), described, parameters, size, (), revision,
+                None if stored is None else size, stored, published,
+                contents={} if folder.is_dir() else self._files.contents(reference),
+            )  # fmt: skip
+        found = checkpoint.read(folder)
+        numbers, few = _counted(checkpoint.places(folder), described)
+        return ModelInfo(
+            reference, "mlxlm", str(config.model_type), described, numbers, found.bytes, found.files, "",
+            None if stored is None else found.bytes, stored, published, few, contents=self._files.contents(reference),
+        )  # fmt: skip
+
+    def tokenizer(self, reference: str) -> Tokenizer:
+        """The model's tokenizer, see `ModelFiles.tokenizer`."""
+        found: Tokenizer = self._files.tokenizer(reference)
+        return found
+
+    def load(
+        self, reference: str, *, framework: str, precision: str, device: str, quantizer: Quantizer | None = None
+    ) -> Any:
+        """mlx-lm's model with its weights, in evaluation mode.
+
+        Raises:
+            RecipeError: another framework than mlx, or files that do not fit the model.
+        """
+        import mlx.core as mx
+        from finetooth_modelfiles import checkpoint
+        from mlx.utils import tree_map
+        from mlx_lm.utils import load_model
+
+        from finetooth_mlx.arrays import DTYPES
+        from finetooth_mlx.configs import classes_of, mlx_config
+
+        if framework != "mlx":
+            raise RecipeError(
+                "model", f"loader mlxlm loads for mlx, not for {framework}", action="leave model.loader out, or set "
+                "backend: mlx",
+            )  # fmt: skip
+        described = self._files.config(reference).to_dict()
+        made = mlx_config(described, reference)
+        with self._files.reading(reference, part="weights") as located:
+            folder = self._files.folder(located)
+            names = frozenset(checkpoint.places(folder))
+            model, _ = load_model(
+                folder, lazy=True, model_config=made, get_model_classes=lambda config: classes_of(config, reference)
+            )
+            dtype = DTYPES[precision]
+            floats = (mx.float32, mx.bfloat16, mx.float16)
+            model.update(tree_map(lambda a: a.astype(dtype) if a.dtype in floats else a, model.parameters()))
+            mx.eval(model.parameters())
+        model.source = Source(folder, described, names)
+        return model.eval()
+
+
+def stored_as(config: Mapping[str, Any]) -> Stored | None:
+    """How linear weights of an mlx-lm folder are stored; None: as plain numbers."""
+    given = config.get("quantization")
+    if not isinstance(given, Mapping):
+        return None
+    bits, group = int(given["bits"]), int(given["group_size"])
+    scales = 4 / group if given.get("mode", "affine") == "affine" else 1 / group
+    return Stored(f"{given.get('mode', 'affine')}, {bits} bits in groups of {group}", bits / 8 + scales)
+
+
+def _check_bits(reference: str, config: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        RecipeError: the weights are in a format of another library.
+    """
+    given = config.get("quantization_config")
+    if given and not isinstance(config.get("quantization"), Mapping):
+        method = given.get("quant_method", "a format of its own") if isinstance(given, Mapping) else given
+        raise RecipeError(
+            "model",
+            f"{reference} has weights in fewer bits by {method}, which the MLX backend does not read",
+            action="name the same model in full precision, or a folder that mlx_lm.convert made",
+        )
+
+
+def _counted(places: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[int, int]:
+    """Parameters, and how many of them are stored in fewer bits."""
+    given = config.get("quantization")
+    bits = given["bits"] if isinstance(given, Mapping) else 0
+    whole = few = 0
+    for name, place in places.items():
+        if name.endswith(QUANTISED):
+            continue
+        path = name.removesuffix(".weight")
+        own = given.get(path, {}) if isinstance(given, Mapping) else {}
+        size = prod(place.shape)
+        if f"{path}.scales" in places:
+            size = size * 32 // int(own.get("bits", bits) if isinstance(own, Mapping) else bits)
+            few += size
+        whole += size
+    return whole, few
+
+
+def _count(config: Mapping[str, Any], reference: str) -> int:
+    """Parameters of a model that is built without memory: MLX makes no array before it is read."""
+    from finetooth_mlx.arrays import named
+    from finetooth_mlx.configs import classes_of
+
+    model, arguments = classes_of(config, reference)
+    return sum(int(array.size) for array in named(model(arguments.from_dict(config)).parameters()).values())

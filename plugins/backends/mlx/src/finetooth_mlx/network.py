@@ -1,0 +1,206 @@
+"""The model that trains: its roles, and the way from hidden states to log-probabilities.
+
+The logits of one chunk of positions are held at a time, forward and backward, and only where the mask is true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from finetooth_hooks import PlanError
+from finetooth_hooks.protocols import Adapter, ModelFacts
+from finetooth_steps.rectangles import Rectangle
+from numpy.typing import NDArray
+
+from finetooth_mlx.arrays import DTYPES, Named, named, nested, to_mx
+from finetooth_mlx.planning import CHUNK
+
+OUTPUTS = ("logprobs", "entropy", "hidden", "logits")
+Rows = Rectangle[NDArray[Any]]
+"""A rectangle before it becomes arrays of MLX: which positions count is asked of NumPy."""
+
+
+class Network:
+    """Computes outputs of a role.
+
+    Args:
+        model: what the adapter made; its trainable parameters train.
+        checkpointing: decoder layers are computed again in backward.
+    """
+
+    def __init__(
+        self, model: Any, facts: ModelFacts, adapter: Adapter, *, precision: str, can_disable: bool,
+        checkpointing: bool,
+    ) -> None:  # fmt: skip
+        self.model, self.facts, self.adapter, self.can_disable = model, facts, adapter, can_disable
+        self.body = _module(model, facts.body)
+        self._embedding = None if _has(model, facts.head.module) else _module(model, f"{facts.body}.embed_tokens")
+        self._head = self._embedding if self._embedding is not None else _module(model, facts.head.module)
+        trained = named(model.trainable_parameters())
+        # what is added to a frozen base computes in fp32; of whole weights, masters in fp32 are beside what computes
+        self._types = {n: a.dtype if can_disable else DTYPES[precision] for n, a in trained.items()}
+        self.initial: Named = {name: array.astype(mx.float32) for name, array in trained.items()}
+        if checkpointing:
+            for layer in _module(model, facts.layer_path):
+                _recompute(layer)
+        self.place(self.initial)
+
+    def place(self, masters: Mapping[str, mx.array]) -> None:
+        """Compute with these weights."""
+        self.model.update(nested({name: array.astype(self._types[name]) for name, array in masters.items()}))
+
+    def train(self, mode: bool) -> None:
+        """Whether dropout is on."""
+        self.model.train(mode)
+
+    def keyed(self, keys: Sequence[tuple[int, int]]) -> AbstractContextManager[None]:
+        """While entered, rows of the micro-batch have these keys for dropout."""
+        draws = getattr(self.model, "draws", None)
+        return nullcontext() if draws is None else draws.keyed(keys)
+
+    def role(self, role: str) -> AbstractContextManager[None]:
+        """While entered, outputs are those of a role.
+
+        Raises:
+            PlanError: there is no such role.
+        """
+        if role == "policy":
+            return nullcontext()
+        if role != "reference":
+            raise PlanError(
+                f"method: it needs the role {role!r}, which the MLX backend has not", action="set backend: torch"
+            )
+        if not self.can_disable:
+            raise PlanError(
+                "method: it needs the reference role, but the adapter cannot be switched off",
+                action="choose an adapter that can be disabled, such as a low-rank one",
+            )
+        return self.adapter.disabled(self.model)
+
+    # --- outputs ------------------------------------------------------------------------------------------------------
+
+    def outputs(
+        self, rectangle: Rows, needs: Collection[str], *, everywhere: bool = False, temperature: float = 1.0
+    ) -> dict[str, mx.array]:
+        """What `needs` names: `logprobs` (S, T) or (S, T, K), `entropy` (S, T), `hidden` (S, T, D), `logits` (S, T, V).
+
+        Args:
+            everywhere: hidden and logits at every position, not only where the mask is true (0 elsewhere).
+            temperature: of `logprobs` and `entropy`; `logits` are as they are.
+
+        Raises:
+            PlanError: something else is named.
+        """
+        for need in needs:
+            if need not in OUTPUTS:
+                raise PlanError(
+                    f"loss: it needs the output {need!r}, which the MLX backend does not have",
+                    action=f"choose a loss that reads {', '.join(OUTPUTS)}, or set backend: torch",
+                )
+        hidden = self.body(to_mx(rectangle.tokens))
+        found: dict[str, mx.array] = {}
+        if {"logprobs", "entropy"} & set(needs):
+            found |= self._scores(rectangle, hidden, entropy="entropy" in needs, temperature=temperature)
+            if "logprobs" not in needs:
+                del found["logprobs"]
+        mask = to_mx(rectangle.mask)[..., None]
+        for need, values in (("hidden", lambda: hidden.astype(mx.float32)), ("logits", lambda: self.logits(hidden))):
+            if need in needs:
+                found[need] = values() if everywhere else mx.where(mask, values(), 0.0)
+        return found
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        """(..., V) in fp32."""
+        head = self.facts.head
+        plain = self._head(hidden) if self._embedding is None else self._embedding.as_linear(hidden)
+        found = plain.astype(mx.float32)
+        found = found if head.scale == 1.0 else found * head.scale
+        return found if head.softcap is None else mx.tanh(found / head.softcap) * head.softcap
+
+    def _scores(self, rectangle: Rows, hidden: mx.array, *, entropy: bool, temperature: float) -> dict[str, mx.array]:
+        shape = rectangle.targets.shape
+        cells = shape[0] * shape[1]
+        places = np.flatnonzero(rectangle.mask)
+        targets = rectangle.targets.reshape(cells, *shape[2:])[places]
+        found = {"logprobs": mx.zeros((cells, *shape[2:]), mx.float32)}
+        if entropy:
+            found["entropy"] = mx.zeros((cells,), mx.float32)
+        states = hidden.reshape(cells, -1)[mx.array(places.astype(np.int32))] if len(places) else hidden[:0]
+        size = max(1, CHUNK // (4 * self.facts.vocab_size))
+        part = self._part(entropy, temperature)
+        run = part if len(places) <= size else mx.checkpoint(part)
+        weights = self._head.trainable_parameters()
+        pieces = [
+            run(weights, states[at : at + size], to_mx(targets[at : at + size])) for at in range(0, len(places), size)
+        ]
+        for i, name in enumerate(found):
+            if pieces:
+                whole = mx.concatenate([piece[i] for piece in pieces])
+                found[name] = found[name].at[mx.array(places.astype(np.int32))].add(whole)
+            found[name] = found[name].reshape(shape if name == "logprobs" else shape[:2])
+        return found
+
+    def _part(self, entropy: bool, temperature: float) -> Callable[..., list[mx.array]]:
+        """Log-probabilities, and entropies, of a chunk of positions."""
+
+        def part(weights: Any, states: mx.array, targets: mx.array) -> list[mx.array]:
+            self._head.update(weights)
+            logits = self.logits(states)
+            logits = logits if temperature == 1.0 else logits / temperature
+            total = mx.logsumexp(logits, axis=-1, keepdims=True)
+            wide = targets.reshape(targets.shape[0], -1)
+            logprobs = (mx.take_along_axis(logits, wide, axis=-1) - total).reshape(targets.shape)
+            if not entropy:
+                return [logprobs]
+            rest = logits - total
+            return [logprobs, -mx.sum(mx.exp(rest) * rest, axis=-1)]
+
+        return part
+
+
+def _has(model: Any, path: str) -> bool:
+    try:
+        _module(model, path)
+    except PlanError:
+        return False
+    return True
+
+
+def _module(model: Any, path: str) -> Any:
+    """
+    Raises:
+        PlanError: the family's facts name a module that mlx-lm's model has not.
+    """
+    found = model
+    for part in path.split("."):
+        found = found[int(part)] if part.isdigit() else getattr(found, part, None)
+        if found is None:
+            raise PlanError(
+                f"model: mlx-lm's class of it has no module {path}, which its family names", action="set backend: torch"
+            )
+    return found
+
+
+def _recompute(layer: Any) -> None:
+    """Make a layer compute itself again in backward, and keep only what it reads."""
+    plain = type(layer)
+    call: Any = plain.__call__
+
+    def inner(self: Any, parameters: Any, *given: Any, **named_: Any) -> Any:
+        self.update(parameters)
+        return call(self, *given, **named_)
+
+    def recomputed(self: Any, *given: Any, **named_: Any) -> Any:
+        if not self.training:
+            return call(self, *given, **named_)
+
+        def run(parameters: Any, *arrays: Any, **more: Any) -> Any:
+            return inner(self, parameters, *arrays, **more)
+
+        return mx.checkpoint(run)(self.trainable_parameters(), *given, **named_)
+
+    layer.__class__ = type(f"Recomputed{plain.__name__}", (plain,), {"__call__": recomputed})

@@ -1,0 +1,275 @@
+"""Running a step's data through the model: forward, and backward, micro-batch by micro-batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from finetooth_hooks import Datum, Interrupted, LossSpec
+from finetooth_hooks.engine import Counts
+from finetooth_steps.loss_state import checked_state
+from finetooth_steps.micro_batches import MicroBatch, one_batch
+from finetooth_steps.not_finite import check_finite
+from finetooth_steps.outputs import per_datum, side_by_side
+from finetooth_steps.rectangles import loss_data, make_rectangle
+from finetooth_steps.totals import Totals
+from numpy.typing import NDArray
+
+from finetooth_mlx.arrays import Named, to_mx
+from finetooth_mlx.dropout import row_key
+from finetooth_mlx.network import Network, Rows
+
+Outputs = dict[str, mx.array]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a forward and its backward must agree on.
+
+    Attributes:
+        data: of one call.
+        batches: how they are cut.
+        step: optimizer steps done, keys dropout.
+        role: whose outputs count as the policy's.
+        spec: the loss, None to score only.
+        counts: normalizers of the whole step.
+        state: what the loss carried when the pass began.
+    """
+
+    data: tuple[Datum, ...]
+    batches: tuple[MicroBatch, ...]
+    step: int
+    role: str = "policy"
+    spec: LossSpec | None = None
+    counts: Counts = field(default_factory=dict)
+    state: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def computed(self) -> tuple[MicroBatch, ...]:
+        """What goes through the model at once: the micro-batches, or their pieces."""
+        return tuple(piece for batch in self.batches for piece in batch.computed)
+
+
+@dataclass
+class Evaluated:
+    """What a pass found.
+
+    Attributes:
+        outputs: per datum, arrays by name.
+        totals: the loss; None without one.
+        state: the loss's state afterwards.
+        grads: of what trains, by name; empty without a backward.
+    """
+
+    outputs: list[dict[str, NDArray[Any]]]
+    totals: Totals | None = None
+    state: Mapping[str, Any] = field(default_factory=dict)
+    grads: Named = field(default_factory=dict)
+
+
+class Runner:
+    """Runs passes.
+
+    Args:
+        pad_id: any valid token id.
+        seed: keys dropout.
+    """
+
+    def __init__(self, network: Network, *, pad_id: int, seed: int) -> None:
+        self._network, self._pad_id, self._seed = network, pad_id, seed
+        self.asked: Callable[[], bool] = lambda: False  # whether whoever drives the engine wants it to stop
+
+    def check_asked(self) -> None:
+        """Between two micro-batches.
+
+        Raises:
+            Interrupted: somebody wants the engine to stop.
+        """
+        if self.asked():
+            raise Interrupted("the engine was asked to stop; what the call had accumulated was dropped")
+
+    def score(self, work: Pass, returns: Collection[str], *, train: bool = False) -> list[dict[str, NDArray[Any]]]:
+        """Outputs per datum, by name, as arrays; `hidden` and `logits` at every position.
+
+        Args:
+            train: with dropout, as the pass's backward will see it.
+        """
+        outputs: list[dict[str, NDArray[Any]]] = [{} for _ in work.data]
+        for batch in work.computed:
+            with self._as(work, batch, train=train):
+                found = self._network.outputs(self._rectangle(work, batch), returns, everywhere=True)
+                self._keep(outputs, work, batch, found)
+        return outputs
+
+    def evaluate(
+        self, work: Pass, masters: Named, *, train: bool, backward: bool = False, returns: Collection[str] = ()
+    ) -> Evaluated:
+        """Evaluate the loss of `work`, and its gradients with `backward`.
+
+        Args:
+            masters: the weights that train.
+            train: with dropout.
+            returns: outputs to hand back per datum, of those that the loss needs.
+
+        Raises:
+            NotFinite: the loss is not finite; names the data.
+        """
+        spec = work.spec
+        assert spec is not None
+        evaluated = Evaluated([{} for _ in work.data], Totals(spec, work.counts), dict(work.state))
+        batches = work.batches
+        if spec.together == "step" and len(batches) > 1:
+            batches = (replace(one_batch(work.data), pieces=batches),)
+        for batch in batches:
+            if batch.pieces:
+                self._evaluate_pieces(work, batch, evaluated, masters, train=train, backward=backward, returns=returns)
+                continue
+            kept: Outputs = {}
+
+            def objective(weights: Named, batch: MicroBatch = batch, kept: Outputs = kept) -> mx.array:
+                self._network.place(weights)
+                kept |= self._outputs(spec, self._rectangle(work, batch), train=train)
+                return self._loss(work, batch, kept, evaluated)
+
+            with self._as(work, batch, train=train):
+                value = self._differentiate(objective, masters, evaluated, backward=backward)
+                self._check(value, work, batch, kept)
+            self._keep(evaluated.outputs, work, batch, {k: v for k, v in kept.items() if k in returns})
+        return evaluated
+
+    def backward_from(self, work: Pass, masters: Named, grads: Sequence[NDArray[np.floating[Any]]]) -> Named:
+        """Gradients from dL/dlogprob per datum, shaped as its targets."""
+        evaluated = Evaluated([])
+        for batch in work.computed:
+            given = to_mx(side_by_side(batch, grads))
+
+            def objective(weights: Named, batch: MicroBatch = batch, given: mx.array = given) -> mx.array:
+                self._network.place(weights)
+                found = self._network.outputs(self._rectangle(work, batch), ("logprobs",))
+                return mx.sum(found["logprobs"] * given)
+
+            with self._as(work, batch, train=True):
+                self._differentiate(objective, masters, evaluated, backward=True)
+        return evaluated.grads
+
+    # --- a loss that must see more than fits into a micro-batch -------------------------------------------------------
+
+    def _evaluate_pieces(
+        self, work: Pass, whole: MicroBatch, evaluated: Evaluated, masters: Named, *, train: bool, backward: bool,
+        returns: Collection[str],
+    ) -> None:  # fmt: skip
+        """Score everything without a graph, evaluate the loss once on leaves, send dL/d(leaves) back piece by piece."""
+        assert work.spec is not None and evaluated.totals is not None
+        spec = work.spec
+        scored: list[dict[str, NDArray[Any]]] = [{} for _ in work.data]
+        for piece in whole.pieces:
+            with self._as(work, piece, train=train):
+                found = self._outputs(spec, self._rectangle(work, piece), train=train)
+                self._keep(scored, work, piece, found)
+        leaves = {
+            name: to_mx(side_by_side(whole, {row: scored[row][name] for row in whole.rows}))
+            for name in scored[whole.rows[0]]
+        }
+        policy = {name: leaf for name, leaf in leaves.items() if "@" not in name}
+
+        def of_leaves(given: Outputs) -> mx.array:
+            return self._loss(work, whole, {**leaves, **given}, evaluated)
+
+        if backward and policy:
+            value, slopes = mx.value_and_grad(of_leaves)(policy)
+        else:
+            value, slopes = of_leaves(policy), {}
+        self._check(value, work, whole, leaves)
+        self._keep(evaluated.outputs, work, whole, {k: v for k, v in leaves.items() if k in returns})
+        if not backward:
+            return
+        pulling: dict[str, dict[int, NDArray[Any]]] = {
+            name: per_datum(work.data, whole, slope) for name, slope in slopes.items()
+        }
+        for piece in whole.pieces:
+            pull = {name: to_mx(side_by_side(piece, of)) for name, of in pulling.items()}
+
+            def again(weights: Named, piece: MicroBatch = piece, pull: Outputs = pull) -> mx.array:
+                self._network.place(weights)
+                found = self._network.outputs(self._rectangle(work, piece), list(pull), temperature=spec.temperature)
+                return mx.sum(mx.stack([mx.sum(found[name] * of) for name, of in pull.items()]))
+
+            with self._as(work, piece, train=True):
+                self._differentiate(again, masters, evaluated, backward=bool(pull))
+
+    # --- parts --------------------------------------------------------------------------------------------------------
+
+    def _differentiate(
+        self, objective: Callable[[Named], mx.array], masters: Named, evaluated: Evaluated, *, backward: bool
+    ) -> mx.array:
+        """The value of a function of what trains; its gradients are added to `evaluated`."""
+        if not backward:
+            value = objective(masters)
+            mx.eval(value)
+            return value
+        value, grads = mx.value_and_grad(objective)(masters)
+        before = evaluated.grads
+        evaluated.grads = {n: g if not before else before[n] + g for n, g in grads.items()}
+        mx.eval(value, evaluated.grads)
+        return value
+
+    def _outputs(self, spec: LossSpec, rectangle: Rows, *, train: bool) -> Outputs:
+        """What the loss needs, `NAME` of the pass's role with the graph, `NAME@ROLE` of others without."""
+        outputs: Outputs = {}
+        for role in sorted(spec.roles):
+            needs = [need.split("@", 1)[0] for need in spec.needs if need.endswith(f"@{role}")]
+            self._network.train(False)
+            with self._network.role(role):
+                found = self._network.outputs(rectangle, needs, temperature=spec.temperature)
+            outputs.update({f"{name}@{role}": mx.stop_gradient(values) for name, values in found.items()})
+        self._network.train(train)
+        own = [need for need in spec.needs if "@" not in need]
+        outputs.update(self._network.outputs(rectangle, own, temperature=spec.temperature))
+        return outputs
+
+    def _loss(self, work: Pass, batch: MicroBatch, outputs: Outputs, evaluated: Evaluated) -> mx.array:
+        assert work.spec is not None and evaluated.totals is not None
+        seen = loss_data(work.data, batch, to_mx)
+        state = {name: to_mx(v) if isinstance(v, np.ndarray) else v for name, v in work.state.items()}
+        result = work.spec.fn(outputs, seen, state)
+        value: mx.array = evaluated.totals.add(result, mx.zeros(()))
+        evaluated.state = checked_state(work.spec, work.state, result.state)
+        return value
+
+    def _check(self, value: mx.array, work: Pass, batch: MicroBatch, outputs: Outputs) -> None:
+        assert work.spec is not None
+        check_finite(
+            value,
+            work.spec,
+            data=work.data,
+            batch=batch,
+            outputs=outputs,
+            step=work.step,
+            action="look at these rows, lower optimizer.learning_rate, or set train.precision to fp32",
+        )
+
+    def _rectangle(self, work: Pass, batch: MicroBatch) -> Rows:
+        return make_rectangle(work.data, batch, pad_id=self._pad_id, convert=np.asarray)
+
+    @contextmanager
+    def _as(self, work: Pass, batch: MicroBatch, *, train: bool) -> Iterator[None]:
+        """The model as the pass's role, in training or evaluation mode, each row with its own key for dropout."""
+        self.check_asked()
+        keys = [
+            row_key(self._seed, work.step, row, np.ascontiguousarray(work.data[row].targets, "<i8").tobytes().hex())
+            for row in batch.rows
+        ]
+        with self._network.role(work.role), self._network.keyed(keys):
+            self._network.train(train)
+            yield
+
+    def _keep(
+        self, kept: list[dict[str, NDArray[Any]]], work: Pass, batch: MicroBatch, found: Mapping[str, mx.array]
+    ) -> None:
+        for name, values in found.items():
+            for index, array in per_datum(work.data, batch, values).items():
+                kept[index][name] = array

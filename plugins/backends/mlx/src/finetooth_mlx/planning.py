@@ -1,0 +1,109 @@
+"""What the MLX backend decides before any weight is loaded, each with its reason, and the memory that a run takes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from finetooth_hooks import Decision, MemoryEstimate, PlanError
+from finetooth_hooks.protocols import BackendPlan, PlanRequest
+
+RECIPE = "the recipe says so"
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+MOST, FEWEST = 8192, 256
+"""Tokens of a micro-batch: more make products no faster; fewer leave the device idle."""
+CHUNK = 1 << 26
+"""Bytes of the logits, in fp32, that are held at once."""
+MLX_OVERHEAD = 256 << 20
+"""Bytes of the library, its kernels and of freed memory that its allocator keeps."""
+
+
+def decide(request: PlanRequest) -> BackendPlan:
+    """Decide precision, micro-batch and checkpointing.
+
+    Raises:
+        PlanError: a setting asks for what the hardware or the optimizer cannot do.
+    """
+    precision = _precision(request)
+    tokens, checkpointing = _portions(request, str(precision.value))
+    train = replace(
+        request.train,
+        precision=str(precision.value),
+        micro_batch_tokens=int(tokens.value),
+        gradient_checkpointing=bool(checkpointing.value),
+    )
+    memory = estimate(request, str(precision.value), int(tokens.value), checkpointing=bool(checkpointing.value))
+    return BackendPlan(train, (precision, tokens, checkpointing), memory)
+
+
+def _precision(request: PlanRequest) -> Decision:
+    setting, hardware, asked = "train.precision", request.place.hardware, request.train.precision
+    if asked is None:
+        return Decision(setting, hardware.precisions[0], f"computed natively by {hardware.label}")
+    if asked in hardware.precisions:
+        return Decision(setting, asked, RECIPE)
+    if asked in hardware.slow_precisions:
+        return Decision(setting, asked, f"{RECIPE}; works on {hardware.label}, but slower than fp32")
+    raise PlanError(
+        f"train.precision={asked}: not possible on {hardware.label}",
+        action=f"set train.precision to auto or {' or '.join(hardware.precisions)}",
+    )
+
+
+def _portions(request: PlanRequest, precision: str) -> tuple[Decision, Decision]:
+    """The largest micro-batch that fits, with activations kept if they do."""
+    names = "train.micro_batch_tokens", "train.gradient_checkpointing"
+    tokens, recomputes, longest = request.train.micro_batch_tokens, request.train.gradient_checkpointing, request.data
+    if tokens is not None and tokens < max(1, longest.longest if longest.mean_length else 1):
+        raise PlanError(
+            f"{names[0]}={tokens}: the longest row has {longest.longest} tokens, which do not fit",
+            action=f"set it to auto or at least {longest.longest}, or lower train.max_length below {tokens + 1}",
+        )
+    most = 4096 if request.place.hardware.device == "cpu" else MOST
+    halves = [size for size in (most >> i for i in range(16)) if size >= FEWEST]
+    sizes = [tokens] if tokens is not None else list(dict.fromkeys(max(size, longest.longest) for size in halves))
+    ways = [recomputes] if recomputes is not None else [False, True]
+    takes = partial(estimate, request, precision)
+    tried = [(size, way) for way in ways for size in sizes]
+    has = request.place.hardware.memory
+    fits = [(size, way) for size, way in tried if not has or takes(size, checkpointing=way).total <= has]
+    size, way = fits[0] if fits else tried[-1]
+    why = "the largest that fits" if fits else "the least there is, and it does not fit"
+    kept = "activations fit" if not way else "activations would not fit"
+    return (
+        Decision(names[0], size, RECIPE if tokens is not None else why),
+        Decision(names[1], way, RECIPE if recomputes is not None else kept),
+    )
+
+
+def estimate(request: PlanRequest, precision: str, tokens: int, *, checkpointing: bool) -> MemoryEstimate:
+    """Peak memory in bytes, by part, of one pool: a Mac's memory is the host's and the device's.
+
+    Args:
+        tokens: of a micro-batch.
+    """
+    facts, model, trained = request.base.facts, request.base.model, request.trains.parameters
+    each = BYTES[precision]
+    weights = model.parameters * each if model.resident_bytes is None else model.resident_bytes
+    if not request.trains.base_frozen:
+        weights += trained * (4 if each == 2 else 0)  # masters in fp32 beside what computes
+    else:
+        weights += 4 * trained
+    queries, keys = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
+    width = 6 * facts.hidden_size + 3 * queries + 4 * keys + 5 * facts.ffn_size
+    rows = min(tokens, max(request.data.longest, 1))
+    scores = 2 * facts.heads * rows * 4  # the backward pass of attention makes them anew, for all heads of a layer
+    in_layer = tokens * (width * each + scores)
+    kept = facts.layers * tokens * (facts.hidden_size * each if checkpointing else width * each)
+    parts = {
+        "weights": weights,
+        "gradients": 2 * 4 * trained,  # those accumulated, and those of a micro-batch
+        "optimizer": int(request.updates.state_bytes * trained),
+        "activations": kept + in_layer,
+        "logits": min(3 * CHUNK, 3 * 4 * tokens * facts.vocab_size),
+        "overhead": MLX_OVERHEAD,
+    }
+    if request.snapshots.device + request.snapshots.host:
+        held = int((4 + request.updates.state_bytes) * trained)
+        parts["snapshots"] = held * (request.snapshots.device + request.snapshots.host)
+    return MemoryEstimate(parts)

@@ -1,0 +1,93 @@
+"""The MLX backend, and what it needs of its own framework."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from finetooth_hooks import Adapter, Backend, Claim, Hardware, Loader, Optimizer, hookimpl
+
+from finetooth_mlx.capabilities import CAPABILITIES
+
+MLX = frozenset({"mlx"})
+
+
+def claims(reference: str) -> Claim | None:
+    """Folders with a config, and names of the form `org/name` that are nothing on this machine."""
+    folder = Path(reference)
+    if folder.is_dir():
+        mark = next((mark for mark in ("config.json", "artifact/config.json") if (folder / mark).is_file()), None)
+        return None if mark is None else Claim(2, f"a folder with {mark}")
+    parts = reference.split("/")
+    hub = len(parts) == 2 and all(part[:1].isalnum() for part in parts) and not folder.exists()
+    return Claim(1, "has the form of a hub id") if hub else None
+
+
+@hookimpl
+def ft_loaders() -> Iterator[Loader]:
+    yield Loader(
+        name="mlxlm",
+        build="finetooth_mlx.loader:build",
+        summary="a folder of transformers or mlx-lm, or a hub id, for MLX",
+        claims=claims,
+        frameworks=MLX,
+    )
+
+
+@hookimpl
+def ft_adapters() -> Iterator[Adapter]:
+    yield Adapter(
+        name="lora",
+        build="finetooth_mlx.adapters:build_lora",
+        summary="train a low-rank addition to the linear modules; the base stays frozen",
+        default=True,
+        can_disable=True,
+        base_frozen=True,
+        accepts_quantised=True,
+        frameworks=MLX,
+        example={"rank": 4},
+    )
+    yield Adapter(
+        name="full", build="finetooth_mlx.adapters:build_full", summary="train every parameter", frameworks=MLX
+    )
+
+
+@hookimpl
+def ft_optimizers() -> Iterator[Optimizer]:
+    for name, summary, state in (
+        ("adamw", "Adam with decoupled weight decay", 8.0),
+        ("sgd", "stochastic gradient descent", 4.0),
+        ("lion", "moves every weight by the sign of its momentum", 4.0),
+    ):
+        yield Optimizer(
+            name=name,
+            build=f"finetooth_mlx.optimizers:build_{name}",
+            summary=summary,
+            default=name == "adamw",
+            frameworks=MLX,
+            state_bytes=state,
+        )
+
+
+@hookimpl
+def ft_hardware() -> Iterator[Hardware]:
+    yield Hardware(
+        name="mlxcpu",
+        build="finetooth_mlx.hardware:build",
+        summary="the host CPU, for MLX",
+        framework="mlx",
+        rank=-10,
+    )
+
+
+@hookimpl
+def ft_backends() -> Iterator[Backend]:
+    yield Backend(
+        name="mlx",
+        build="finetooth_mlx.backend:build",
+        summary="Apple MLX with models of mlx-lm",
+        default=True,
+        framework="mlx",
+        capabilities=CAPABILITIES,
+        outputs=frozenset({"logprobs", "entropy", "hidden", "logits"}),
+    )

@@ -1,0 +1,279 @@
+"""Everything that trains, in memory and on disk: safetensors for arrays, JSON for the rest, no pickle.
+
+    trained.safetensors     weights by name, fp32
+    optimizer.safetensors   arrays of the optimizer's state
+    gradients.safetensors   accumulated gradients by name (absent without any)
+    losses.safetensors      arrays of loss states (absent without any)
+    state.json              the rest, with the SHA-256 of each file; written last, so a torn state is never read
+
+Dropout and sampling are keyed by seed, step and datum: counters are all their random state.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import threading
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from finetooth_hooks import UserError
+from finetooth_hooks.protocols import EngineRequest
+from finetooth_toolbox.files.manifests import sha256_of
+from mlx.utils import tree_flatten, tree_unflatten
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from finetooth_mlx.arrays import Named
+
+FORMAT = "mlx-1"
+FILES = ("trained", "optimizer", "gradients", "losses")
+OTHER = "use another checkpoint"
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass
+class Counters:
+    """What an engine counts.
+
+    Attributes:
+        step: optimizer steps done.
+        accumulated: calls whose gradients wait for the next step.
+        loss: sum of their losses, for a schedule that watches it.
+        rows: ids of their data, to be named if the gradient is not finite.
+    """
+
+    step: int = 0
+    accumulated: int = 0
+    loss: float = 0.0
+    rows: list[str] = field(default_factory=list)
+
+    def drop(self) -> None:
+        """Nothing is accumulated any more."""
+        self.accumulated, self.loss, self.rows = 0, 0.0, []
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What an engine goes on with."""
+
+    masters: Named
+    grads: Named
+    optimizer: Any
+    counters: Counters
+    losses: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that trains at one moment; implements `finetooth_hooks.engine.Snapshot`.
+
+    Attributes:
+        files: arrays by file and key, in memory that no engine writes to.
+        content: the rest, JSON-able.
+    """
+
+    files: Mapping[str, Arrays]
+    content: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls, request: EngineRequest, masters: Named, grads: Named, optimizer: Any, counters: Counters,
+        losses: Mapping[str, Mapping[str, Any]],
+    ) -> State:  # fmt: skip
+        """The state as it is now."""
+        flat = dict(tree_flatten(optimizer))
+        files = {"trained": _plain(masters), "optimizer": _plain(flat)}
+        if grads:
+            files["gradients"] = _plain(grads)
+        arrays: Arrays = {}
+        numbers: dict[str, dict[str, Any]] = {}
+        for loss, values in losses.items():
+            numbers[loss] = {}
+            for name, value in values.items():
+                if isinstance(value, np.ndarray):
+                    arrays[f"{loss}/{name}"] = np.array(value)
+                else:
+                    numbers[loss][name] = value
+        if arrays:
+            files["losses"] = arrays
+        content = {
+            "format": FORMAT,
+            "model": identity(request),
+            "precision": request.plan.train.precision,
+            "counters": asdict(counters),
+            "schedule": deepcopy(dict(request.updates.schedule.state())),
+            "losses": numbers,
+        }
+        return cls(files, content)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the arrays take."""
+        return sum(array.nbytes for arrays in self.files.values() for array in arrays.values())
+
+    def to_host(self) -> State:
+        """Itself: a Mac's memory is the host's and the device's."""
+        return self
+
+    def save(self, path: Path) -> None:
+        """Write it beside `path` and move it there; an existing folder keeps its other files."""
+        staging = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        try:
+            hashes = {}
+            for name, arrays in self.files.items():
+                save_file({key: np.asarray(array, order="C") for key, array in arrays.items()}, _file(staging, name))
+                hashes[name] = sha256_of(_file(staging, name))
+            text = json.dumps({**self.content, "files": hashes}, indent=1)
+            (staging / "state.json").write_text(text, encoding="utf-8")
+            if not path.exists():
+                staging.rename(path)
+                return
+            for name in FILES:
+                if name not in self.files:
+                    _file(path, name).unlink(missing_ok=True)
+            for name in self.files:
+                _file(staging, name).replace(_file(path, name))
+            (staging / "state.json").replace(path / "state.json")
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def identity(request: EngineRequest) -> dict[str, Any]:
+    """What a state must have been saved from."""
+    model = request.base.model
+    return {"model_type": model.model_type, "parameters": model.parameters, "revision": model.revision}
+
+
+def read_state(path: Path) -> State:
+    """What `State.save` wrote.
+
+    Raises:
+        UserError: it is no state, a torn one, or one of another engine.
+    """
+    try:
+        content = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("state.json holds no object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no saved engine state: {error}", action="give the folder that was saved") from error
+    if content.get("format") != FORMAT:
+        raise UserError(
+            f"{path} has state format {content.get('format')!r}, and the MLX engine reads {FORMAT}: another engine "
+            "wrote it",
+            action="go on with the backend that wrote it, or begin from its artifact",
+        )
+    hashes = content.get("files")
+    if not isinstance(hashes, dict) or not {"trained", "optimizer"} <= hashes.keys() <= set(FILES):
+        raise UserError(f"{path}/state.json does not name the files of a state", action=OTHER)
+    files = {}
+    for name, wanted in hashes.items():
+        file = _file(path, name)
+        try:
+            if not file.is_file() or file.is_symlink() or sha256_of(file) != wanted:
+                raise UserError(f"{file} is missing or not what was saved", action=OTHER)
+            files[name] = load_file(file)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise UserError(f"{file} is no safetensors file: {str(error).splitlines()[0]}", action=OTHER) from error
+    return State(files, content)
+
+
+def taken(state: State, request: EngineRequest, masters: Named, optimizer: Any, where: str) -> Taken:
+    """The parts of a state, checked before anything is changed; the schedule takes its own.
+
+    Args:
+        masters, optimizer: of the engine as it is.
+        where: it comes from, for messages.
+
+    Raises:
+        UserError: one of another model, adapter, optimizer or precision.
+    """
+    content = state.content
+    for name, value in identity(request).items():
+        saved = content.get("model", {}).get(name)
+        if saved != value and saved and value:
+            raise UserError(
+                f"{where} was saved with the model's {name} {saved!r}, this one has {value!r}",
+                action="load it into the model it was saved from",
+            )
+    if content.get("precision") != request.plan.train.precision:
+        raise UserError(
+            f"{where} was saved with train.precision={content.get('precision')}, this run has "
+            f"{request.plan.train.precision}",
+            action=f"set train.precision to {content.get('precision')}",
+        )
+    _check_same(where, "trained", state.files["trained"], masters, "the adapter and its options")
+    _check_same(where, "optimizer", state.files["optimizer"], dict(tree_flatten(optimizer)), "the optimizer")
+    grads = state.files.get("gradients", {})
+    if grads:
+        _check_same(where, "gradients", grads, masters, "the adapter and its options")
+    counters = _counters(where, content)
+    losses = {name: dict(values) for name, values in content.get("losses", {}).items()}
+    for key, array in state.files.get("losses", {}).items():
+        loss, _, name = key.rpartition("/")
+        losses.setdefault(loss, {})[name] = np.array(array)
+    before = deepcopy(dict(request.updates.schedule.state()))
+    try:
+        request.updates.schedule.restore(deepcopy(content["schedule"]))
+    except Exception as error:
+        request.updates.schedule.restore(before)
+        raise UserError(
+            f"{where}: its state of the schedule does not fit this schedule ({type(error).__name__}: {error})",
+            action="use the schedule of the saved run",
+        ) from error
+    flat = [(name, mx.array(array)) for name, array in state.files["optimizer"].items()]
+    order = {name: place for place, (name, _) in enumerate(tree_flatten(optimizer))}
+    flat.sort(key=lambda pair: order[pair[0]])
+    return Taken(_arrays(state.files["trained"]), _arrays(grads), tree_unflatten(flat), counters, losses)
+
+
+def _counters(where: str, content: Mapping[str, Any]) -> Counters:
+    given = content.get("counters")
+    fine = (
+        isinstance(given, dict)
+        and given.keys() == {"step", "accumulated", "loss", "rows"}
+        and all(type(given[name]) is int and given[name] >= 0 for name in ("step", "accumulated"))
+        and type(given["loss"]) in (int, float)
+        and math.isfinite(given["loss"])
+        and isinstance(given["rows"], list)
+    )
+    if not fine or not isinstance(content.get("schedule"), dict):
+        raise UserError(f"{where}/state.json: counters are {given!r:.200}", action=OTHER)
+    assert isinstance(given, dict)
+    return Counters(**deepcopy(given))
+
+
+def _check_same(where: str, file: str, theirs: Arrays, mine: Mapping[str, mx.array], what: str) -> None:
+    wanted = {name: tuple(array.shape) for name, array in mine.items()}
+    given = {name: tuple(array.shape) for name, array in theirs.items()}
+    if wanted != given:
+        odd = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
+        raise UserError(
+            f"{where} does not fit: {len(odd)} arrays of {file}.safetensors differ, the first is {odd[0]!r} (saved "
+            f"{given.get(odd[0])}, here {wanted.get(odd[0])})",
+            action=f"use {what} of the saved run",
+        )
+
+
+def _plain(arrays: Mapping[str, mx.array]) -> Arrays:
+    """In memory of their own: NumPy's view of an array of MLX keeps it alive, and nothing writes to it."""
+    mx.eval(list(arrays.values()))
+    return {name: np.asarray(array) for name, array in arrays.items()}
+
+
+def _arrays(arrays: Mapping[str, NDArray[Any]]) -> Named:
+    return {name: mx.array(array) for name, array in arrays.items()}
+
+
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.safetensors"

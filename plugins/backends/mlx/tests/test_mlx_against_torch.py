@@ -1,0 +1,163 @@
+"""The same recipe with the MLX backend and with torch's: one seed begins with one adapter, so whole runs compare."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
+pytest.importorskip("finetooth_torch", reason="torch is not installed")
+
+import finetooth
+from safetensors.numpy import load_file
+
+SLOW = pytest.mark.slow
+PAIRS = [
+    {"prompt": f"{i}+1?", "chosen": f"it is {i + 1}", "rejected": "no" if i % 2 else f"{i}, or more"} for i in range(16)
+]
+ROWS = {
+    "sft": [{"prompt": row["prompt"], "completion": row["chosen"]} for row in PAIRS],
+    "dpo": PAIRS,
+    "aot": PAIRS,
+    "kto": [
+        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+        for row in PAIRS
+        for side in ("chosen", "rejected")
+    ],
+}
+METHODS: dict[str, Any] = {"sft": "sft", "dpo": "dpo", "aot": {"name": "dpo", "loss": "aot"}, "kto": "kto"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, write: Callable[..., Path]) -> Path:
+    folder = tmp_path_factory.mktemp("both")
+    (folder / "m").mkdir()
+    write(folder / "m")
+    for name, rows in ROWS.items():
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return folder
+
+
+def run(folder: Path, name: str, backend: str, **changes: Any) -> Path:
+    """A run of 8 rows a step, cut into micro-batches of 64 tokens; the folder that it wrote."""
+    output = folder / f"{name}-{backend}-{len(list(folder.iterdir()))}"
+    recipe = {
+        "model": str(folder / "m"), "data": {"train": str(folder / f"{name}.jsonl"), "renderer": "chatml"},
+        "method": METHODS[name], "backend": backend, "adapter": {"name": "lora", "rank": 4},
+        "optimizer": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.1}, "schedule": "constant",
+        "train": {"epochs": 20, "max_steps": 20, "batch_size": 8, "max_length": 96, "precision": "fp32",
+                  "micro_batch_tokens": 128},
+        "trackers": ["jsonl"], "evaluate": {"evaluators": []}, "output": str(output), **changes,
+    }  # fmt: skip
+    outcome = finetooth.run(recipe)
+    assert outcome.status == "done"
+    return output
+
+
+def metrics(output: Path) -> list[tuple[float, float]]:
+    lines = map(json.loads, (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    return [(line["loss"], line["grad_norm"]) for line in lines if line.get("grad_norm") is not None]
+
+
+@pytest.mark.parametrize("name", ["dpo", *(pytest.param(name, marks=SLOW) for name in ("sft", "aot", "kto"))])
+def test_the_first_gradient_is_torchs(folder: Path, name: str) -> None:
+    """One step of plain descent at rate 1: what moved is the gradient. B begins at zero, so all of it is B's."""
+    once = {"optimizer": {"name": "sgd", "learning_rate": 1.0}}
+    train = {"max_steps": 1, "batch_size": 8, "max_length": 96, "precision": "fp32", "micro_batch_tokens": 128,
+             "max_grad_norm": 0.0}  # fmt: skip
+    mine, torchs = (
+        load_file(run(folder, name, backend, train=train, **once) / "artifact" / "adapter_model.safetensors")
+        for backend in ("mlx", "torch")
+    )
+    assert mine.keys() == torchs.keys()
+    moved = [key for key in mine if "lora_B" in key]
+    assert moved and all(np.abs(torchs[key]).max() > 0 for key in moved)
+    for key, wanted in torchs.items():
+        if key in moved:
+            assert np.abs(mine[key] - wanted).max() < 1e-5 * np.abs(wanted).max(), key
+        else:
+            assert np.array_equal(mine[key], wanted), f"{key} began otherwise"
+
+
+@pytest.mark.parametrize("name", ["sft", *(pytest.param(name, marks=SLOW) for name in ("dpo", "aot", "kto"))])
+def test_twenty_steps_are_torchs(folder: Path, name: str) -> None:
+    mine, torchs = (metrics(run(folder, name, backend)) for backend in ("mlx", "torch"))
+    assert len(mine) == len(torchs) == 20
+    assert [loss for loss, _ in mine] == pytest.approx([loss for loss, _ in torchs], rel=1e-3)
+    assert [norm for _, norm in mine] == pytest.approx([norm for _, norm in torchs], rel=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["sgd", "lion"])
+def test_other_optimizers_are_torchs(folder: Path, optimizer: str) -> None:
+    given = {"optimizer": {"name": optimizer, "learning_rate": 1e-4, "weight_decay": 0.1}}
+    mine, torchs = (metrics(run(folder, "sft", backend, **given)) for backend in ("mlx", "torch"))
+    assert [loss for loss, _ in mine] == pytest.approx([loss for loss, _ in torchs], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_whole_weights_train_as_torchs(folder: Path) -> None:
+    """The artifact is a transformers folder with the numbers that training left."""
+    import torch
+    import transformers
+
+    given = {"adapter": "full", "train": {"max_steps": 4, "batch_size": 8, "max_length": 96, "precision": "fp32"}}
+    outputs = [run(folder, "sft", backend, **given) for backend in ("mlx", "torch")]
+    mine, torchs = map(metrics, outputs)
+    assert [loss for loss, _ in mine] == pytest.approx([loss for loss, _ in torchs], rel=1e-4)
+    ids = torch.arange(3, 30)[None]
+    loaded = [transformers.AutoModelForCausalLM.from_pretrained(path / "artifact").eval() for path in outputs]
+    with torch.no_grad():
+        a, b = (model(ids).logits for model in loaded)
+    assert float((a - b).abs().max()) < 1e-2 * float(b.abs().max())
+
+
+def test_peft_loads_the_artifact_with_equal_logits(folder: Path, engine_of: Callable[..., Any]) -> None:
+    import mlx.core as mx
+    import peft
+    import torch
+    import transformers
+    from finetooth_mlx.adapters import LoraAdapter, LoraOptions
+
+    output = run(folder, "sft", "mlx")
+    base = transformers.AutoModelForCausalLM.from_pretrained(folder / "m")
+    adapted = peft.PeftModel.from_pretrained(base, output / "artifact").eval()
+    ids = np.arange(3, 40)[None]
+    with torch.no_grad():
+        wanted = adapted(torch.from_numpy(ids)).logits.numpy()
+    engine = engine_of(folder / "m", adapter=LoraAdapter(LoraOptions(rank=4)))
+    engine.restore(output / "artifact")
+    found = np.array(engine._network.model(mx.array(ids.astype(np.int32))))
+    assert np.abs(found - wanted).max() < 1e-5 * np.abs(wanted).max()
+
+
+@pytest.mark.slow
+def test_an_artifact_of_torch_is_taken(folder: Path, engine_of: Callable[..., Any]) -> None:
+    from finetooth_hooks import UserError
+    from finetooth_mlx.adapters import LoraAdapter, LoraOptions
+
+    output = run(folder, "sft", "torch")
+    engine = engine_of(folder / "m", adapter=LoraAdapter(LoraOptions(rank=4)))
+    engine.restore(output / "artifact")
+    engine.export(folder / "again")
+    wanted = load_file(output / "artifact" / "adapter_model.safetensors")
+    found = load_file(folder / "again" / "adapter_model.safetensors")
+    assert all(np.array_equal(found[key], array) for key, array in wanted.items()) and len(found) == len(wanted)
+    other = engine_of(folder / "m", adapter=LoraAdapter(LoraOptions(rank=8)))
+    with pytest.raises(UserError, match="rank is 4 there and 8 here"):
+        other.restore(output / "artifact")
+
+
+@pytest.mark.slow
+def test_a_state_of_the_other_engine_is_refused(folder: Path, engine_of: Callable[..., Any]) -> None:
+    from finetooth_hooks import UserError
+
+    output = run(folder, "sft", "torch", checkpoint={"every": 20})
+    state = next((output / "checkpoints").glob("*/engine"))
+    with pytest.raises(UserError, match="another engine wrote it"):
+        engine_of(folder / "m").load(state)

@@ -1,0 +1,75 @@
+"""What a model is: classes, configs and folders in fewer bits; and numbers equal to transformers'."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
+
+import mlx.core as mx
+from finetooth_hooks import RecipeError
+from finetooth_kit import FakeContext
+from finetooth_mlx.configs import mlx_config
+from finetooth_mlx.loader import MlxOptions, build
+
+
+def loader(folder: Path) -> Any:
+    return build(MlxOptions(), FakeContext(folder))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "mistral"])
+def test_logits_are_those_of_transformers(tmp_path: Path, write: Callable[..., Path], kind: str, tied: bool) -> None:
+    """Of folders as they are written today (`rope_parameters`, defaults left out) and as they were."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    (tmp_path / "older").mkdir()
+    write(tmp_path / "older", kind, tied=tied)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "older").eval()
+    model.save_pretrained(tmp_path / "newer")
+    assert "rope_theta" not in json.loads((tmp_path / "newer" / "config.json").read_text(encoding="utf-8"))
+    ids = np.arange(3, 40)[None]
+    with torch.no_grad():
+        wanted = model(torch.from_numpy(ids)).logits.numpy()
+    for folder in ("older", "newer"):
+        mine = loader(tmp_path).load(str(tmp_path / folder), framework="mlx", precision="fp32", device="cpu")
+        found = np.array(mine(mx.array(ids.astype(np.int32))))
+        assert np.abs(found - wanted).max() < 1e-5 * np.abs(wanted).max(), folder
+
+
+def test_parameters_are_counted_with_and_without_weights(tmp_path: Path, write: Callable[..., Path]) -> None:
+    described = loader(tmp_path).describe(str(write(tmp_path)))
+    sketched = loader(tmp_path).sketch(str(tmp_path))
+    assert described.parameters == sketched.parameters > 10_000
+    assert len(described.digest) == 64 and described.stored is None
+
+
+def refused(config: dict[str, Any]) -> str:
+    with pytest.raises(RecipeError) as caught:
+        mlx_config(config, "some/model")
+    return str(caught.value)
+
+
+def test_what_a_class_would_pass_over_is_refused() -> None:
+    llama = {"model_type": "llama"}
+    assert "is of the type blip, for which mlx-lm has no model class" in refused({"model_type": "blip"})
+    assert "the activation gelu" in refused({**llama, "hidden_act": "gelu"})
+    by_kind = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}
+    assert "differ by kind of layer" in refused({**llama, "rope_parameters": by_kind})
+    assert "sliding window" in refused({"model_type": "qwen3", "layer_types": ["full_attention", "sliding_attention"]})
+
+
+def test_bits_of_another_library_are_refused(tmp_path: Path, write: Callable[..., Path]) -> None:
+    write(tmp_path, quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 32})
+    with pytest.raises(RecipeError, match="fewer bits by gptq, which the MLX backend does not read"):
+        loader(tmp_path).describe(str(tmp_path))
+
+
+def test_another_framework_is_refused(tmp_path: Path, write: Callable[..., Path]) -> None:
+    with pytest.raises(RecipeError, match="loads for mlx, not for torch"):
+        loader(tmp_path).load(str(write(tmp_path)), framework="torch", precision="fp32", device="cpu")

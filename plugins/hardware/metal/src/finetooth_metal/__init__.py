@@ -1,0 +1,1 @@
+"""Apple chips as finetooth hardware."""

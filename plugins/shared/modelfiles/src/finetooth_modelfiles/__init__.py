@@ -1,0 +1,1 @@
+"""What loaders of several frameworks share: folders and hub ids in transformers' layout, without a framework."""

@@ -1,0 +1,152 @@
+"""Where a model lies, and its config and tokenizer through transformers' auto classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import transformers
+from finetooth_hooks import Context, RecipeError
+from finetooth_toolbox.files.contents import FileContents
+from finetooth_toolbox.files.hub import without_retries
+from finetooth_toolbox.text.strict_json import received
+from finetooth_toolbox.text.tokenizers import FastTokenizer
+
+from finetooth_modelfiles import checkpoint
+from finetooth_modelfiles.config_bounds import check_config
+from finetooth_modelfiles.failures import explained
+from finetooth_modelfiles.merge_dropout import without_dropout
+from finetooth_modelfiles.padding import choose_pad
+
+WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json")
+"""Files of a hub id that hold a model."""
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Folders and hub ids in transformers' layout.
+
+    Attributes:
+        context: takes notes of what was chosen.
+        revision: branch, tag or commit of a hub id; None is its main branch.
+        trust_remote_code: Python code that comes with a model is run.
+        before: called with what was located before a config is read, to make its architecture known.
+    """
+
+    context: Context
+    revision: str | None = None
+    trust_remote_code: bool = False
+    before: Callable[[str], None] | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What `from_pretrained` is given beside the name."""
+        revision = {} if self.revision is None else {"revision": self.revision}
+        return {"trust_remote_code": self.trust_remote_code, **revision}
+
+    @contextmanager
+    def reading(self, reference: str, part: str = "config.json") -> Iterator[str]:
+        """Where the model is; inside, failures are explained, and a hub that cannot be reached is tried only once."""
+        with explained(reference, part=part):
+            located = locate(reference)
+            if Path(located).is_dir():
+                yield located
+                return
+            with without_retries() as why:
+                yield located
+        if why:
+            self.context.note(
+                f"the model hub cannot be reached ({why}): {reference} is the copy on this machine",
+                topic=f"offline:{reference}",
+            )
+
+    def config(self, reference: str) -> Any:
+        """transformers' config of a model.
+
+        Raises:
+            RecipeError: nothing is there, it is not a model, or the hub cannot be reached.
+        """
+        with self.reading(reference) as located:
+            if (raw := Path(located) / "config.json").is_file():
+                check_config(received(raw.read_bytes()), reference)
+            config = self.config_at(located)
+        check_config(config.to_dict(), reference)
+        return config
+
+    def config_at(self, located: str) -> Any:
+        """The same of a folder or hub id that was located; failures are the library's own."""
+        if self.before is not None:
+            self.before(located)
+        return transformers.AutoConfig.from_pretrained(located, **self.arguments)
+
+    def tokenizer(self, reference: str) -> FastTokenizer:
+        """The model's tokenizer; one without a pad token gets one that text does not produce, and one that draws at
+        random no longer does.
+
+        Raises:
+            RecipeError: there is none, or it has no fast implementation.
+        """
+        with self.reading(reference, part="tokenizer") as located:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(located, **self.arguments)
+        if not tokenizer.is_fast:
+            raise RecipeError(
+                "model",
+                f"{reference} has only a slow tokenizer ({type(tokenizer).__name__}), which gives no character offsets",
+                action="convert it to a tokenizer.json with transformers",
+            )
+        if tokenizer.pad_token_id is None:
+            self.context.note(choose_pad(tokenizer))
+        if said := without_dropout(tokenizer):
+            self.context.note(said)
+        return FastTokenizer(tokenizer)
+
+    def contents(self, reference: str) -> FileContents:
+        """What decides what a model computes, by file; of a hub id what is on this machine when it is asked."""
+        folder = Path(locate(reference))
+        return FileContents(checkpoint.contents(folder) if folder.is_dir() else partial(self._fetched, reference))
+
+    def _fetched(self, reference: str) -> dict[str, Path]:
+        """The files of a hub id that are on this machine, by name; none before they are fetched."""
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(reference, revision=self.revision, local_files_only=True))
+            return checkpoint.contents(folder)
+        except (OSError, ValueError, RecipeError):
+            return {}
+
+    def folder(self, located: str) -> Path:
+        """Where the files are; those of a hub id are fetched."""
+        folder = Path(located)
+        if folder.is_dir():
+            return folder
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(located, revision=self.revision, allow_patterns=list(WANTED)))
+
+
+def locate(reference: str) -> str:
+    """The folder that holds the model: the one named, or `artifact` in it (a run folder); else the hub id as it is.
+
+    Raises:
+        RecipeError: a path that holds nothing, or an adapter without its base.
+    """
+    folder = Path(reference)
+    for candidate in (folder, folder / "artifact"):
+        if (candidate / "config.json").is_file():
+            return str(candidate)
+        if (candidate / "adapter_config.json").is_file():
+            raise RecipeError(
+                "model", f"{candidate} holds an adapter, not a model", action="merge it into its base first: ft merge"
+            )
+    if folder.is_dir():
+        raise RecipeError("model", f"the folder {reference} has no config.json", action="name the folder of a model")
+    if folder.exists() or reference.startswith((".", "/", "~")):
+        raise RecipeError(
+            "model", f"{reference} is no folder", action="name the folder of a model, or a hub id org/name"
+        )
+    return reference
