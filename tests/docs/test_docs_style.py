@@ -14,7 +14,7 @@ PHRASES = re.compile(
 NAMES = """
     contrib/csv core/kernel core/recipes core/rows core/saving core/toolbox kernels/operations kernels/steps
     plugins/adapters/freeze plugins/adapters/full plugins/adapters/lora plugins/adapters/peft
-    plugins/backends/remote plugins/backends/torch plugins/commands/advise plugins/commands/authoring
+    plugins/backends/remote plugins/backends/torch plugins/commands/authoring
     plugins/commands/chat plugins/commands/data plugins/commands/doctor
     plugins/commands/eval plugins/commands/importer plugins/commands/init plugins/commands/report
     plugins/commands/runs plugins/commands/sweep plugins/commands/topics plugins/commands/watch

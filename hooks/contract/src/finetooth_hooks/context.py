@@ -347,7 +347,7 @@ class CommandContext(Protocol):
         """An entry picked on a command line, by its name and options `KEY=VALUE`.
 
         Raises:
-            RecipeError: one is no such pair.
+            RecipeError: one is not of this form.
         """
 
     def load(self, recipe: Path | str | Mapping[str, Any], overrides: tuple[str, ...] = ()) -> Mapping[str, Any]:
@@ -383,7 +383,7 @@ class CommandContext(Protocol):
             names: distributions, modules or files; all plugins if empty.
 
         Raises:
-            PluginError: a name is no plugin.
+            PluginError: a name means no plugin.
         """
 
     def ways(

@@ -37,7 +37,7 @@ def command(
     """Write what RUN trained for another tool, read it back and compare.
 
     RUN is the folder of a run or its name under runs/. KEY=VALUE sets an option of the exporter. The folder holds a
-    model card beside what the tool reads. The run's own evaluator measures the run and what was written, and what is
+    model card and what the tool reads. The run's own evaluator measures the run and what was written, and what is
     worse by more than --bound is not kept.
     """
     target, told = export(context, run, context.pick(exporter, options), output, bound=None if unmeasured else bound)
