@@ -30,6 +30,7 @@ from finetooth_saving.run_folder import (
     plan_of,
     run_id,
 )
+from finetooth_toolbox.files.own_python import record_own
 
 from finetooth_core.beginning import make_folder, withdraw
 from finetooth_core.collector import paused_collector
@@ -249,6 +250,7 @@ class Session:
         from finetooth_rows.left_out import refuse_most
 
         self.run_id = secrets.token_hex(8)
+        record_own(self.recipe.as_dict(), self.recipe.folder)
         self._write_beginning()
         job = self.decide()
         planned()

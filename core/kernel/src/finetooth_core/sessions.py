@@ -11,8 +11,10 @@ from finetooth_saving.run_folder import (
     RECIPE,
     as_decided,
     decided_so_far,
+    is_begun,
     started_in,
 )
+from finetooth_toolbox.files.own_python import check_own
 
 from finetooth_core.collector import paused_collector
 from finetooth_core.session import Session, in_folder
@@ -51,6 +53,8 @@ def session(
     from finetooth_core.started import Started
 
     loaded = load(recipe, _texts(overrides))
+    if not isinstance(recipe, Mapping) and is_begun(Path(recipe).parent):
+        check_own(loaded.as_dict(), loaded.folder, str(recipe))
     name = "run" if isinstance(recipe, Mapping) else Path(recipe).stem
     files = [*loaded.plugins, *_absolute(plugins)]
     found = (started or Started()).start(files=files, blocked=blocked, base=loaded.folder)
@@ -78,7 +82,8 @@ def resume_session(
         output: the run folder for what comes from a URL.
 
     Raises:
-        UserError: there is no such run, or it left nothing to go on from.
+        UserError: there is no such run, it left nothing to go on from, or its recipe names Python that no run of this
+            machine has named.
     """
     from finetooth_saving.names import split_url
 
@@ -99,6 +104,8 @@ def resume_session(
         say(f"relative paths are of {place}, where the run was started")
     with in_folder(place):
         own = load(folder / RECIPE if recipe is None else recipe, _texts(overrides))
+        if recipe is None:
+            check_own(load(folder / RECIPE).as_dict(), own.folder, str(folder))
         given = as_decided(own.anchored(), decided_so_far(folder))
         given["output"] = str(folder)
         given["model"]["name"] = own.dump_model_name()

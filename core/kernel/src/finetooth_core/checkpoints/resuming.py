@@ -24,6 +24,7 @@ from finetooth_saving.found_checkpoints import (
 from finetooth_saving.names import FOLDER, name_of, newest_first, step_of
 from finetooth_saving.run_folder import PLAN, RECIPE, RUN, RUNS, found_run, is_begun, is_unused, started_in
 from finetooth_saving.run_state import Resumed
+from finetooth_toolbox.files.own_python import check_own
 from finetooth_toolbox.text.nearest import nearest_path
 
 from finetooth_core.checkpoints import comparison
@@ -150,6 +151,7 @@ def disk_of(run: Path, *, plugins: Sequence[str] = (), blocked: Sequence[str] = 
     recipe = load(run / RECIPE)
     if isinstance(recipe.checkpoint.stores, str):
         return None
+    check_own(recipe.as_dict(), recipe.folder, str(run))
     started = manager.start(files=[*recipe.plugins, *plugins], blocked=blocked, base=recipe.folder)
     run, place = run.absolute(), started_in(run)
     with nullcontext() if place is None else chdir(place):  # stores are where the run found them

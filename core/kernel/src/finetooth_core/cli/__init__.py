@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     from finetooth_toolbox.cli.streams import accept_all
+    from finetooth_toolbox.files.own_python import VARIABLE as TRUST
 
     from finetooth_core.cli.start_options import StartOptions, read_start_options
 
@@ -50,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, as_json = StartOptions(debug="--debug" in given), "--json" in given
     try:
         options, rest = read_start_options(given, os.environ)
+        if options.trusted:
+            os.environ[TRUST] = "1"  # for the processes that this one starts too
         code = _call(options, rest, as_json)
         sys.stdout.flush()  # here, where a closed pipe is no error
         return code

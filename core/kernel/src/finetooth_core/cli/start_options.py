@@ -22,15 +22,17 @@ class StartOptions:
         plugins: local files, modules or requirements, from `FT_PLUGINS` and then `--plugins`.
         blocked: distributions that must not be imported.
         debug: show tracebacks.
+        trusted: Python that run folders name may run, though no run of this machine has named it.
     """
 
     plugins: tuple[str, ...] = ()
     blocked: tuple[str, ...] = ()
     debug: bool = False
+    trusted: bool = False
 
 
 def read_start_options(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[StartOptions, list[str]]:
-    """Take `--plugins X`, `-p no:DIST` and `--debug` out of the arguments, wherever they stand before a `--`.
+    """Take `--plugins X`, `-p no:DIST`, `--trust-code` and `--debug` out of the arguments before a `--`.
 
     A `-p` that does not block (`-p no:...`) is left to the command.
 
@@ -41,7 +43,7 @@ def read_start_options(arguments: Sequence[str], environment: Mapping[str, str])
         UserError: `--plugins` or `-p no:` without a value.
     """
     plugins, blocked, rest = split_plugins(environment.get(VARIABLE, "")), [], []
-    debug = False
+    debug = trusted = False
     remaining = list(arguments)
     while remaining:
         argument = remaining.pop(0)
@@ -50,6 +52,8 @@ def read_start_options(arguments: Sequence[str], environment: Mapping[str, str])
             break
         if argument == "--debug":
             debug = True
+        elif argument == "--trust-code":
+            trusted = True
         elif argument == "--plugins" or argument.startswith("--plugins="):
             value = argument.partition("=")[2] if "=" in argument else remaining.pop(0) if remaining else ""
             if not value or value.startswith("-"):
@@ -61,7 +65,7 @@ def read_start_options(arguments: Sequence[str], environment: Mapping[str, str])
             blocked.append(_blocked(argument[2:]))
         else:
             rest.append(argument)
-    return StartOptions(tuple(plugins), tuple(blocked), debug), rest
+    return StartOptions(tuple(plugins), tuple(blocked), debug, trusted), rest
 
 
 def split_plugins(text: str) -> list[str]:

@@ -138,10 +138,20 @@ class State:
                 warn(f"left out {line}")
 
     def load(self, recipe: Path | str | Mapping[str, Any], overrides: tuple[str, ...] = ()) -> Mapping[str, Any]:
-        """Read a recipe; local plugin files become absolute, so that it may be used from anywhere."""
-        from finetooth_core.recipe import load
+        """Read a recipe; local plugin files become absolute, so that it may be used from anywhere. From that of a run,
+        Python that no run of this machine has named is left out."""
+        from finetooth_saving.run_folder import is_begun
+        from finetooth_toolbox.files.own_python import without_foreign
 
-        return load(recipe, overrides).anchored()
+        from finetooth_core.recipe import load
+        from finetooth_core.run_recipe import tell_not_run
+
+        loaded = load(recipe, overrides)
+        if isinstance(recipe, Mapping) or not is_begun(Path(recipe).parent):
+            return loaded.anchored()
+        kept, foreign = without_foreign(loaded.anchored(), loaded.folder)
+        tell_not_run(loaded.folder, foreign)
+        return kept
 
     def context(self, recipe: Mapping[str, Any]) -> RunContext:
         """A context for a recipe: builds entries, reads data."""

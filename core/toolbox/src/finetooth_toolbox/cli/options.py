@@ -38,6 +38,12 @@ def start_options() -> list[click.Parameter]:
             callback=_only_blocks,
             help="Leave an installed plugin out.",
         ),
+        click.Option(
+            ["--trust-code"],
+            is_flag=True,
+            expose_value=False,
+            help="Let the Python that a run folder names run, though no run of this machine has named it.",
+        ),
         click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error."),
     ]
 

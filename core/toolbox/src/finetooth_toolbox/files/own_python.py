@@ -1,0 +1,165 @@
+"""Python files that this machine's own runs named: code in a run folder from somebody else is not run without consent.
+
+A recipe is a program: it may name Python files as plugins, reward functions, environments, and ask for a model's own
+code. Whoever starts a run from a recipe means that. A run folder that came from elsewhere names files too, and to merge
+or to talk to what was trained nobody should have to trust them. So a run that is begun here leaves the SHA-256 of its
+files in the user's state folder, and what a recorded recipe names counts only where that is known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks.errors import UserError
+
+from finetooth_toolbox.files.cache_folder import write_whole
+
+VARIABLE = "FT_TRUST_CODE"
+"""Set to 1, code of any run folder may run, as with `--trust-code`."""
+REMOTE = "trust_remote_code"
+"""The option of a loader that runs a model's own code."""
+CONSENT = "read it, then give consent with --trust-code"
+
+
+def consented() -> bool:
+    """Whether the user has said that code of run folders may run."""
+    return os.environ.get(VARIABLE, "") not in ("", "0")
+
+
+def record_own(recipe: Mapping[str, Any], base: Path) -> None:
+    """Remember the Python that a recipe names, since a run of it begins on this machine.
+
+    Args:
+        base: folder that its paths are relative to.
+    """
+    for name, path in named_python(recipe, base):
+        with suppress(OSError):  # without a state folder that can be written, own runs need consent too
+            write_whole(_mark(name, path), json.dumps({"named": name}).encode())
+            if path is not None:
+                write_whole(_place_mark(path), json.dumps({"named": name}).encode())
+
+
+def foreign_python(recipe: Mapping[str, Any], base: Path) -> list[str]:
+    """What a recipe names of Python that no run of this machine has named, as the recipe writes it; empty with consent.
+
+    Args:
+        base: folder that its paths are relative to.
+    """
+    if consented():
+        return []
+    foreign = []
+    for name, path in named_python(recipe, base):
+        try:
+            if not (_mark(name, path).is_file() or _is_own_place(path, base)):
+                foreign.append(name)
+        except OSError:  # it cannot be read, and so not be run
+            continue
+    return list(dict.fromkeys(foreign))
+
+
+def check_own(recipe: Mapping[str, Any], base: Path, where: str) -> None:
+    """
+    Args:
+        base: folder that its paths are relative to.
+        where: what the recipe belongs to, for the message.
+
+    Raises:
+        UserError: the recipe names Python that no run of this machine has named, and there is no consent.
+    """
+    if foreign := foreign_python(recipe, base):
+        raise UserError(
+            f"{where} names Python that no run of this machine has used, and which would run: {', '.join(foreign)}",
+            action=CONSENT,
+        )
+
+
+def without_foreign(recipe: Mapping[str, Any], base: Path) -> tuple[dict[str, Any], list[str]]:
+    """A recorded recipe whose foreign Python cannot run, for uses that need none of it.
+
+    Returns:
+        The recipe: plugins of foreign files are left out, other files are named so that nothing is there, and no model
+        runs code of its own; and what was left out, as the recipe writes it.
+    """
+    foreign = foreign_python(recipe, base)
+    if not foreign:
+        return dict(recipe), []
+
+    def disarmed(value: Any, key: str = "") -> Any:
+        if isinstance(value, Mapping):
+            return {name: disarmed(content, str(name)) for name, content in value.items()}
+        if isinstance(value, list | tuple):
+            return [disarmed(content) for content in value]
+        if key == REMOTE:
+            return False
+        return f"{value} [not run: {CONSENT}]" if isinstance(value, str) and value in foreign else value
+
+    plugins = [item for item in recipe.get("plugins", ()) if _use(item) not in foreign]
+    kept = {name: value for name, value in recipe.items() if name != "plugins"}
+    return {**disarmed(kept), **({"plugins": plugins} if plugins else {})}, foreign
+
+
+def named_python(recipe: Mapping[str, Any], base: Path) -> Iterator[tuple[str, Path | None]]:
+    """Python files that a recipe names anywhere, each where it may lie: relative paths are of the recipe's folder or of
+    the current one. Models whose own code it runs have no path."""
+
+    def walk(value: Any, key: str, model: str) -> Iterator[tuple[str, Path | None]]:
+        if isinstance(value, Mapping):
+            named = str(value.get("name", model)) if isinstance(value.get("name", model), str) else model
+            for name, content in value.items():
+                yield from walk(content, str(name), named)
+        elif isinstance(value, list | tuple):
+            for content in value:
+                yield from walk(content, "", model)
+        elif key == REMOTE and value:
+            yield f"{REMOTE} of {model}", None
+        elif isinstance(value, str):
+            place = value.partition(".py:")[0] + ".py" if ".py:" in value else value
+            if place.endswith(".py"):
+                for path in dict.fromkeys((base / Path(place).expanduser(), Path(place).expanduser().absolute())):
+                    yield value, path
+
+    yield from walk(recipe, "", "")
+
+
+def _use(item: Any) -> str:
+    return str(item.get("use", "") if isinstance(item, Mapping) else item)
+
+
+def _mark(name: str, path: Path | None) -> Path:
+    """The file that says that a run of this machine named it.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    content = name.encode("utf-8", "surrogatepass") if path is None else path.read_bytes()
+    return _state_folder() / "own-python" / hashlib.sha256(content).hexdigest()
+
+
+def _is_own_place(path: Path | None, base: Path) -> bool:
+    """Whether a run of this machine named the file at this place, whatever it holds now: an own plugin that was changed
+    after a run needs no consent. A file inside the recipe's folder came with that folder, and its content counts."""
+    if path is None or path.resolve().is_relative_to(base.resolve()):
+        return False
+    return _place_mark(path).is_file()
+
+
+def _place_mark(path: Path) -> Path:
+    """The file that says that a run of this machine named the file at a place."""
+    place = str(path.resolve()).encode("utf-8", "surrogatepass")
+    return _state_folder() / "own-python" / f"at-{hashlib.sha256(place).hexdigest()}"
+
+
+def _state_folder() -> Path:
+    """`finetooth` in the platform's folder for what programs remember."""
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "finetooth"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "finetooth"
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "finetooth"
