@@ -46,6 +46,7 @@ from finetooth_hooks import (
     savings,
     serves,
     sources,
+    strategies,
     trackers,
     updates,
 )
@@ -57,7 +58,7 @@ from reference.options import table
 
 PROTOCOLS: tuple[ModuleType, ...] = (
     models, heads, renderers, sources, adapters, updates, methods, evaluators, trackers, backends, attention, kernels,
-    quantizers, collectives, checkpoints, exporters, faces, releases, environments,
+    quantizers, collectives, checkpoints, exporters, faces, strategies, releases, environments,
 )  # fmt: skip
 """Where the classes that `protocols` gathers are written down."""
 BUILDER_KINDS = {cls.__name__: kind for kind, cls in entry_types.ENTRY_TYPES.items()}

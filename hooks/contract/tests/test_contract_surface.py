@@ -66,7 +66,13 @@ def test_each_kind_has_its_hook_and_entry() -> None:
     assert set(specs.REGISTRATION_HOOKS.values()) == set(ENTRY_TYPES.values())
     for kind, cls in ENTRY_TYPES.items():
         assert cls.kind == kind == cls.__name__.lower()
-        plurals = {"loss": "losses", "family": "families", "hardware": "hardware", "attention": "attention"}
+        plurals = {
+            "loss": "losses",
+            "family": "families",
+            "strategy": "strategies",
+            "hardware": "hardware",
+            "attention": "attention",
+        }
         hook = f"ft_{plurals.get(kind, f'{kind}s')}"
         assert specs.REGISTRATION_HOOKS[hook] is cls
     subclasses = {cls for cls in vars(entries).values() if inspect.isclass(cls) and issubclass(cls, Entry)}
@@ -111,7 +117,7 @@ def test_entries_are_frozen_and_documented() -> None:
         assert cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
         assert cls.__doc__
         required = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
-        assert set(required) <= {"name", "build", "claims", "framework", "capabilities", "serves", "tier"}
+        assert set(required) <= {"name", "build", "claims", "framework", "capabilities", "here", "serves", "tier"}
 
 
 def test_type_checkers_see_what_is_imported_late() -> None:

@@ -43,6 +43,7 @@ from finetooth_core.stages import FromRun, Loading
 if TYPE_CHECKING:
     from finetooth_core.data.dataset import Dataset
     from finetooth_core.manager import Plugins
+    from finetooth_core.ranks import Joined
 
 OpenModel = Callable[[str, Mapping[str, Any] | None, Callable[[str], None]], Opened]
 """Opens a model by its reference, with sections of its recipe replaced; and who is told one line."""
@@ -94,6 +95,7 @@ class RunContext:
         self.log = Decisions(recipe.notes)
         self.builder = Builder(catalog, self.log, self)
         self._open_model, self._framework = open_model, framework
+        self.joined: Joined | None = None  # the ranks that train the run; None: this process alone
         self.awaited: dict[str, str] = {}
         """Metrics of evaluations that parts wait for, by the setting that names them."""
         self.opened: list[Opened] = []  # what its parts opened beside the model of the recipe
@@ -104,7 +106,7 @@ class RunContext:
         Args:
             folder: default is that of this one.
         """
-        return RunContext(
+        made = RunContext(
             recipe,
             self.catalog,
             folder or self.folder,
@@ -115,6 +117,8 @@ class RunContext:
             sketched=self._sketched,
             memory=self.memory,
         )
+        made.joined = self.joined
+        return made
 
     @property
     def markup(self) -> Literal["plain", "special"]:

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from finetooth_hooks.capabilities import OPTIMIZER
-from finetooth_hooks.collectives import check_whole_steps
 from finetooth_hooks.context import Registered
 from finetooth_hooks.entries import Adapter, Backend, Hardware, Loader, Optimizer, Quantizer, Schedule
 from finetooth_hooks.errors import PlanError, RecipeError
@@ -26,7 +25,6 @@ from finetooth_hooks.protocols import (
     DataPart,
     EngineRequest,
     HardwareFacts,
-    PlacePart,
     PlanRequest,
     SnapshotsPart,
     StepCost,
@@ -53,6 +51,7 @@ from finetooth_core.kernels import KernelPicker
 from finetooth_core.part_builder import Built
 from finetooth_core.picked_options import check_picked_options
 from finetooth_core.quantised import build_quantizer, check_quantised
+from finetooth_core.ranks import place_of
 from finetooth_core.recipe import AUTO, Recipe
 from finetooth_core.roles import no_reference
 from finetooth_core.room import check_room
@@ -155,9 +154,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         check_measured(context, driven.evaluators)
     base = BasePart(model, facts, context.loader, quantizer)
     trains = trains_of(context, adapter_built.part, adapter_entry, head)
-    place = PlacePart(hardware, seed=int(context.generator("engine").integers(2**31)))
-    if place.collective is not None:
-        check_whole_steps((spec for _, spec in driven.losses), place.collective)
+    place = place_of(context, hardware, backend_entry)
     if context.hardware is None and data:  # the disks of a machine that is made up are not known; without data: no run
         check_room(
             context, keeping, trains, parameters=model.parameters, state_bytes=updates.state_bytes,

@@ -159,6 +159,19 @@ class PluginUse(TypedDict):
     """Options of the plugin itself, checked by its `plugin_options` model."""
 
 
+class ScaleSection(Options):
+    """How many devices train the run, and how they do it together."""
+
+    strategy: Annotated[str | PickMapping, Checked, picks("strategy")] = AUTO
+    """How one engine is spread over ranks."""
+    launcher: Annotated[str | PickMapping, Checked, picks("launcher")] = AUTO
+    """What starts the ranks; `auto` takes the one that started this process, or else the default."""
+    devices: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Ranks on each machine, each with a device of its own; `auto` is one, or as many as a launcher outside started."""
+    nodes: int = Field(default=1, ge=1)
+    """Machines. More than one are started from outside, such as with torchrun."""
+
+
 class Recipe(Options):
     """One run, as the user describes it; made by `load`."""
 
@@ -178,6 +191,8 @@ class Recipe(Options):
     """How the learning rate changes over the run."""
     backend: Annotated[str | PickMapping, CheckedOrAuto, picks("backend")] = AUTO
     """What computes."""
+    scale: ScaleSection = ScaleSection()
+    """Several devices."""
     hardware: Annotated[str | PickMapping, Checked, picks("hardware")] = AUTO
     """The device it computes on; `auto` takes the best one that is here."""
     kernels: Literal["auto"] | dict[str, Annotated[str | PickMapping, Checked, picks("kernel")]] = "auto"

@@ -7,7 +7,7 @@ import json
 import platform
 import secrets
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, chdir, nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from finetooth_core.loop import Loop
     from finetooth_core.manager import Plugins
     from finetooth_core.plan import Job
+    from finetooth_core.ranks import Joined
     from finetooth_core.recipe import Recipe
     from finetooth_core.record import Record
     from finetooth_core.trackers import PickedTracker
@@ -81,6 +82,7 @@ class Session:
         self.place: Path | None = None  # the folder that relative paths are of; None: the current one
         self.record: Record | None = None
         self.run_id = ""
+        self.joined: Joined | None = None  # this process as one of several ranks
         self._context: RunContext | None = None
         self._job: Job | None = None
         self._engine: Engine | None = None
@@ -95,6 +97,7 @@ class Session:
             self._context = RunContext(
                 self.recipe, self.plugins.catalog, self.folder, self.plugins, open_model=opens, memory=self.memory
             )
+            self._context.joined = self.joined
         return self._context
 
     @property
@@ -168,9 +171,11 @@ class Session:
         Raises:
             FinetoothError: the run cannot be decided, or its engine not be built.
         """
+        from finetooth_core import ranks
         from finetooth_core.builders import derived
 
         if self._engine is None:
+            ranks.check_started(self.recipe, self.joined)
             job = self.decide()
             if self.data:  # while its files are read anyway; what has no digest yet is hashed when it is asked for
                 Thread(target=lambda: job.request.base.model.digest, daemon=True).start()
@@ -178,6 +183,8 @@ class Session:
                 built = job.backend.engine(job.request)
             backend = job.context.catalog.get("backend", job.plan.picks["backend"])
             engine: Engine = derived(built, "engine", backend)
+            if self.joined is not None:
+                engine = ranks.spread(self.joined, engine)
             engine.set_total_steps(job.prepared.total_steps or self.recipe.train.max_steps)
             self._engine = engine
         return self._engine
@@ -186,6 +193,35 @@ class Session:
     def engine(self) -> Engine:
         """The engine, weights loaded."""
         return self.build()
+
+    def start(self, command: Sequence[str]) -> int | None:
+        """Start the ranks that the recipe asks for, or take this process's place among them.
+
+        Args:
+            command: of one rank: a program and its arguments.
+
+        Returns:
+            The exit code of the ranks that were started; None where this process goes on itself.
+
+        Raises:
+            PlanError: other ranks were started than the recipe asks for.
+        """
+        from finetooth_core.ranks import Joined, join, scratch
+
+        joined = join(self.context)
+        if joined is not None and not isinstance(joined, Joined):
+            return joined(command)
+        if joined is not None:
+            self.joined, self._context = joined, None
+            if not joined.writes:
+                self.folder = scratch(self.folder, resumes=self.resuming is not None)
+                self.say = lambda line: None
+        return None
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes the run folder and speaks to the user."""
+        return self.joined is None or self.joined.writes
 
     def check_output(self) -> None:
         """
@@ -218,6 +254,15 @@ class Session:
         Raises:
             FinetoothError: bad input (exit code 2), or the run failed (1).
         """
+        from finetooth_core import ranks
+
+        ranks.check_started(self.recipe, self.joined)
+        if self.joined is not None:
+            with ranks.among(self.joined, self.folder):
+                return self._run(planned)
+        return self._run(planned)
+
+    def _run(self, planned: Callable[[], None]) -> Outcome:
         from finetooth_saving.run_lock import run_lock
 
         self.check_output()
@@ -253,6 +298,8 @@ class Session:
         record_own(self.recipe.as_dict(), self.recipe.folder)
         self._write_beginning()
         job = self.decide()
+        if self.joined is not None:
+            self.run_id = self.joined.same(self.run_id)
         planned()
         if not self.recipe.data.accept_dropped:
             refuse_most(job.reports)
@@ -341,6 +388,10 @@ class Session:
 
         job, engine = self.job, self.engine
         job = replace(job, trackers=(*job.trackers, *self.beside)) if self.beside else job
+        if self.joined is not None:
+            self.joined.check_alike(self._digests())
+        if not self.writes:
+            job = replace(job, trackers=())
         assert job.method is not None
         job.context.log.announce = self.say  # from now on notes come too late for the plan
         progress = Progress(self.folder.name, self.folder, job.plan, job.prepared.total_steps)
@@ -352,6 +403,23 @@ class Session:
         loop = Loop(job, job.method, engine, events, progress, manifest, self.say, keeper)
         self.record = loop.record
         return loop
+
+    def _digests(self) -> dict[str, str]:
+        """What must be the same at every rank, hashed."""
+        from finetooth_core.ranks import digest
+
+        assert self.joined is not None
+        plan, train = self.plan, vars(self.plan.train)
+        decided = {
+            name: value for name, value in train.items() if name not in ("micro_batch_tokens", "gradient_checkpointing")
+        }
+        return {
+            "the recipe": digest({name: given for name, given in self.recipe.as_dict().items() if name != "output"}),
+            "the plan": digest([plan.picks, plan.options, plan.total_steps, decided]),
+            "the version of a plugin": digest(dict(self.plugins.versions)),
+            "the base model or the data": digest(self.stands_on()),
+            "what trains": self.joined.strategy.digest(self.engine),
+        }
 
     def stands_on(self) -> dict[str, Any]:
         """Hashes of the files of the base model, and of the data as the plan says them."""

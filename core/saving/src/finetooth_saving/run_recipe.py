@@ -8,7 +8,7 @@ from typing import Any
 
 from finetooth_saving.run_folder import FIXED, fix_pick, plan_of
 
-OF_TRAINING = ("checkpoint", "export", "profile")
+OF_TRAINING = ("checkpoint", "export", "profile", "scale")
 """Sections that say what happens while a run trains and at its end, and nothing about what it trained."""
 
 

@@ -27,6 +27,7 @@ from finetooth_hooks.entries import (
     Gate,
     Hardware,
     Kernel,
+    Launcher,
     Loader,
     Loss,
     Method,
@@ -40,6 +41,7 @@ from finetooth_hooks.entries import (
     Schedule,
     Source,
     Store,
+    Strategy,
     Tracker,
 )
 from finetooth_hooks.errors import (
@@ -191,6 +193,7 @@ if TYPE_CHECKING:
     from finetooth_hooks.run import Run
     from finetooth_hooks.sampling import Completion, Generated, Sampling
     from finetooth_hooks.sources import Examples, Portion
+    from finetooth_hooks.strategies import Rank
 
 CONTRACT_VERSION = "1.0.0"
 """Version of the contract, by SemVer from the first release on: what is removed, renamed, newly required or means
@@ -249,6 +252,7 @@ _LAZY = {
         "run": "Run",
         "sampling": "Completion Generated Sampling",
         "sources": "Examples Portion",
+        "strategies": "Rank",
     }.items()
     for name in names.split()
 }
@@ -264,22 +268,22 @@ __all__ = [
     "EvaluatorBase", "Example", "Examples", "ExportSource", "Exported", "Exporter", "ExporterBase", "Face", "FaceBase",
     "FaceCaller", "FacePiece", "FaceRoute", "FaceService", "Family", "FinetoothError", "FloatArray", "Format",
     "Forward", "Gate", "Generated", "Handle", "Hardware", "HardwareFacts", "Head", "HeldAdapter", "Image", "ImageChunk",
-    "IntArray", "Interrupted", "Json", "Kept", "Kernel", "Labelled", "LayerKind", "LeftOut", "Lengths", "Limit",
-    "Loader", "LoaderBase", "Loss", "LossData", "LossFn", "LossResult", "LossSpec", "LossState", "LossTotals",
+    "IntArray", "Interrupted", "Json", "Kept", "Kernel", "Labelled", "Launcher", "LayerKind", "LeftOut", "Lengths",
+    "Limit", "Loader", "LoaderBase", "Loss", "LossData", "LossFn", "LossResult", "LossSpec", "LossState", "LossTotals",
     "LowRank", "Medium", "MediumChunk", "MediumKind", "MediumPlace", "MemoryEstimate", "Message", "Method",
     "MethodBase", "Metric", "ModelFacts", "ModelInfo", "ModelTensors", "NoOptions", "NotFinite", "OBSERVERS_SPAN",
     "Observation", "Opened", "Optimizer", "OptimizerBase", "Options", "Outcome", "Outputs", "Pair", "Parsed", "Per",
     "Pick", "PickKernels", "PickedKernel", "PlacePart", "Placed", "Plan", "PlanError", "PlanRequest", "PluginError",
     "Portion", "Preparation", "Prepared", "PreparedRows", "Problems", "Processor", "Prompt", "PromptCompletion",
-    "Quantizer", "QuantizerBase", "ROLES", "ReadRow", "RecipeError", "Registered", "ReleaseGate", "ReleaseVersion",
-    "Render", "Rendered", "RenderedMedium", "Renderer", "RendererBase", "Rendering", "Reward", "RoleModel",
-    "RoleRequest", "Rollout", "Row", "Run", "RunningBatch", "STEP_SPAN", "Sample", "Sampled", "Sampler", "SamplerBase",
-    "Sampling", "Saving", "ScalarHead", "Schedule", "Segments", "Serves", "Side", "Snapshot", "SnapshotStore", "Source",
-    "SourceBase", "Spans", "StackPart", "StepCost", "StepReport", "StepSettings", "Stepped", "Stepwise", "StopRun",
-    "Store", "StoreError", "Stored", "Task", "Text", "TextPart", "Tier", "Together", "TokenChunk", "Tokenizer",
-    "TokenizerBase", "Tracker", "TrackerBase", "TrainOn", "TrainSettings", "TrainsPart", "Turn", "UpdatesPart",
-    "UpstreamError", "Usage", "UserError", "Verdict", "Video", "VideoChunk", "Wanted", "Weighted", "Written",
-    "hookimpl", "hookspec", "row_format",
+    "Quantizer", "QuantizerBase", "ROLES", "Rank", "ReadRow", "RecipeError", "Registered", "ReleaseGate",
+    "ReleaseVersion", "Render", "Rendered", "RenderedMedium", "Renderer", "RendererBase", "Rendering", "Reward",
+    "RoleModel", "RoleRequest", "Rollout", "Row", "Run", "RunningBatch", "STEP_SPAN", "Sample", "Sampled", "Sampler",
+    "SamplerBase", "Sampling", "Saving", "ScalarHead", "Schedule", "Segments", "Serves", "Side", "Snapshot",
+    "SnapshotStore", "Source", "SourceBase", "Spans", "StackPart", "StepCost", "StepReport", "StepSettings", "Stepped",
+    "Stepwise", "StopRun", "Store", "StoreError", "Stored", "Strategy", "Task", "Text", "TextPart", "Tier", "Together",
+    "TokenChunk", "Tokenizer", "TokenizerBase", "Tracker", "TrackerBase", "TrainOn", "TrainSettings", "TrainsPart",
+    "Turn", "UpdatesPart", "UpstreamError", "Usage", "UserError", "Verdict", "Video", "VideoChunk", "Wanted",
+    "Weighted", "Written", "hookimpl", "hookspec", "row_format",
 ]
 # fmt: on
 

@@ -203,12 +203,14 @@ class PlacePart:
 
     Attributes:
         collective: the other ranks that train the same parameters; None: there are none.
+        wrap: what a strategy makes of the adapted model, before anything is copied from its parameters; None: nothing.
         seed: key for the engine's own random streams (dropout, sampling).
     """
 
     hardware: HardwareFacts
     collective: Collective | None = None
     seed: int = 0
+    wrap: Callable[[Any], Any] | None = None
 
 
 @dataclass(frozen=True)

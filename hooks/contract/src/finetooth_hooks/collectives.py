@@ -38,7 +38,23 @@ class Collective(Protocol):
         ...
 
     def gather(self, value: Any) -> list[Any]:
-        """What every rank gave, in the order of ranks; JSON-able."""
+        """What every rank gave, in the order of ranks: JSON-able, NumPy arrays and dataclasses of these."""
+        ...
+
+    def broadcast(self, value: Any) -> Any:
+        """What rank 0 gave, at every rank; see `gather`."""
+        ...
+
+    def barrier(self) -> None:
+        """Return once every rank has come here."""
+        ...
+
+    def reduce_scatter(self, arrays: Sequence[Any]) -> Any:
+        """This rank's array of the sums over all ranks.
+
+        Args:
+            arrays: of the backend's framework, one for each rank, all of one shape and type; left as they are.
+        """
         ...
 
 

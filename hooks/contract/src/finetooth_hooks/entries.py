@@ -349,6 +349,30 @@ class Hardware(Entry):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Strategy(Entry):
+    """Spreads one engine over ranks.
+
+    Attributes:
+        framework: whose arrays its collective adds.
+    """
+
+    kind = "strategy"
+    framework: str = "torch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launcher(Entry):
+    """Starts the ranks of a run.
+
+    Attributes:
+        here: light function that says whether this process was started as one of several ranks.
+    """
+
+    kind = "launcher"
+    here: Callable[[], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Attention(Entry):
     """Computes attention for layers of a model.
 
@@ -473,8 +497,8 @@ class Command(Entry):
 # fmt: off
 _TYPES: tuple[type[Entry], ...] = (
     Loader, Source, Format, Renderer, Processor, Family, Method, Loss, Reward, Sampler, Environment, Adapter, Quantizer,
-    Optimizer, Schedule, Backend, Hardware, Attention, Kernel, Tracker, Evaluator, Exporter, Store, Gate, Face,
-    ReleaseGate, Command,
+    Optimizer, Schedule, Backend, Hardware, Strategy, Launcher, Attention, Kernel, Tracker, Evaluator, Exporter, Store,
+    Gate, Face, ReleaseGate, Command,
 )
 # fmt: on
 ENTRY_TYPES: Mapping[str, type[Entry]] = MappingProxyType({cls.kind: cls for cls in _TYPES})

@@ -53,6 +53,7 @@ from finetooth_hooks.releases import ReleaseGate
 from finetooth_hooks.renderers import MediumPlace, Processor, Renderer
 from finetooth_hooks.rollouts import Sampler
 from finetooth_hooks.sources import Examples, Format, Portion, Source
+from finetooth_hooks.strategies import Launcher, Rank, Strategy
 from finetooth_hooks.trackers import Tracker
 from finetooth_hooks.updates import Optimizer, Schedule
 
@@ -84,6 +85,7 @@ __all__ = [
     "Head",
     "MediumPlace",
     "Kernel",
+    "Launcher",
     "Loader",
     "LowRank",
     "Method",
@@ -98,6 +100,7 @@ __all__ = [
     "Portion",
     "Processor",
     "Quantizer",
+    "Rank",
     "ReleaseGate",
     "Renderer",
     "Reward",
@@ -109,6 +112,7 @@ __all__ = [
     "StepCost",
     "Store",
     "Stored",
+    "Strategy",
     "TextPart",
     "Tokenizer",
     "Tracker",

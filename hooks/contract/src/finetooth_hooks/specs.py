@@ -25,6 +25,7 @@ from finetooth_hooks.entries import (
     Gate,
     Hardware,
     Kernel,
+    Launcher,
     Loader,
     Loss,
     Method,
@@ -38,6 +39,7 @@ from finetooth_hooks.entries import (
     Schedule,
     Source,
     Store,
+    Strategy,
     Tracker,
 )
 from finetooth_hooks.markers import hookspec
@@ -237,6 +239,28 @@ def ft_hardware() -> Iterable[Hardware]:  # type: ignore[empty-body]
         @hookimpl
         def ft_hardware():
             yield Hardware(name="cpu", build="acme.cpu:build", rank=0)
+    """
+
+
+@hookspec
+def ft_strategies() -> Iterable[Strategy]:  # type: ignore[empty-body]
+    """Yield strategies: how one engine is spread over ranks.
+
+    Example:
+        @hookimpl
+        def ft_strategies():
+            yield Strategy(name="counted", build="acme.counted:build", summary="counts what ddp sends")
+    """
+
+
+@hookspec
+def ft_launchers() -> Iterable[Launcher]:  # type: ignore[empty-body]
+    """Yield launchers: how ranks are started, and how a process that was started as one finds its place.
+
+    Example:
+        @hookimpl
+        def ft_launchers():
+            yield Launcher(name="cluster", build="acme.cluster:build", here=lambda: "ACME_RANK" in os.environ)
     """
 
 
@@ -456,6 +480,8 @@ REGISTRATION_HOOKS = {
     "ft_schedules": Schedule,
     "ft_backends": Backend,
     "ft_hardware": Hardware,
+    "ft_strategies": Strategy,
+    "ft_launchers": Launcher,
     "ft_attention": Attention,
     "ft_kernels": Kernel,
     "ft_trackers": Tracker,

@@ -20,6 +20,7 @@ from finetooth_kit import (
     release_checks,
     renderer_checks,
     sampler_checks,
+    scale_checks,
     store_checks,
     training_checks,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "release_checks",
     "renderer_checks",
     "sampler_checks",
+    "scale_checks",
     "store_checks",
     "training_checks",
 ]

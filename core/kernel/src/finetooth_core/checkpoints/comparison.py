@@ -20,6 +20,7 @@ HARMLESS = (
     "export",
     "checkpoint",
     "profile",
+    "scale",
     "evaluate",
     "plugins",
     "hardware",

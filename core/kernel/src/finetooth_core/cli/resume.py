@@ -41,11 +41,13 @@ def command(
     sent to (s3://bucket/run). KEY=VALUE changes what cannot alter what was done: train.epochs=3, trackers, checkpoint,
     evaluate. Relative paths, also those in KEY=VALUE, are of the folder that the run was started in.
     """
-    from finetooth_core.cli.run import carry_out
+    from finetooth_core.cli.run import carry_out, own_command
 
     detail = detail_of(verbose, quiet)
     overrides = accepting(overrides, accept_memory)
     session = state.resumed(run, overrides, at=at, accept_changes=accept_changes, strict=strict, output=output)
+    if (started := session.start(own_command())) is not None:
+        return started
     return carry_out(state, session, detail)
 
 

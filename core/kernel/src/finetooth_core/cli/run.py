@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -61,8 +62,10 @@ def command(
         session = _resumed(state, session, recipe, overrides, accept_changes)
     elif accept_changes:
         raise UserError("--accept-changes goes with --resume", action="add --resume")
+    if (code := session.start(own_command())) is not None:
+        return code
     session.check_output()
-    if not isinstance(recipe, str):
+    if not isinstance(recipe, str) and session.writes:
         from finetooth_core.cli.state import warn
 
         warn(f"no recipe was named; {session.folder / 'recipe.yaml'} will hold the one of this run")
@@ -71,6 +74,9 @@ def command(
 
 def carry_out(state: State, session: Session, detail: Detail = "choices") -> int:
     """Show the plan, train, show what came of it, export what the recipe lists; returns the exit code."""
+    if not session.writes:
+        return session.run().exit_code
+
     from finetooth_rows.overlap import overlap, overlap_line
     from finetooth_saving.runs.summary import summary_parts
     from finetooth_toolbox.cli.tables import show
@@ -95,6 +101,11 @@ def carry_out(state: State, session: Session, detail: Detail = "choices") -> int
 
         export_all(state, session.folder, session.recipe.export, click.echo)
     return outcome.exit_code
+
+
+def own_command() -> list[str]:
+    """This command again, as a program and its arguments."""
+    return [sys.executable, "-m", "finetooth", *sys.argv[1:]]
 
 
 def _at_server(state: State, url: str) -> tuple[str, ...]:

@@ -139,6 +139,8 @@ class TorchBackend:
         names = kept_in_fp32(base, dtype)
         kept = {id(parameter) for name, parameter in base.named_parameters() if name in names}
         model = request.trains.adapter.apply(base, request.base.facts, request.trains.generator)
+        if request.place.wrap is not None:
+            model = request.place.wrap(model)
         scalar = _added_head(base, request)
         window = _window(base, model, request, self._offload, device) if lends else None
         scaler, words = LossScaler(enabled=train.precision == "fp16"), request.updates.optimizer.capabilities

@@ -26,6 +26,7 @@ CAPABILITIES = frozenset(
         "roles",
         "step_settings",
         "module",
+        "ranks",
         "release",
         "shared_base",
         "temperature",

@@ -399,6 +399,8 @@ class TorchEngine(EngineBase):
         if role not in ROLES and role not in self._parts.network.holders:
             self._parts.network.role(role)  # refuses by name
         data = tuple(data)
+        if not data and self._request.place.collective is not None:  # a rank without rows adds nothing
+            return Pass((), (), (), self._counters.step, role, loss, normalizer or {}, self._loss_state(loss))
         facts, network = self._request.base.facts, self._parts.network
         check_data(
             data, vocab_size=facts.vocab_size, max_positions=facts.max_positions, media=network.reads_media,

@@ -34,6 +34,8 @@ _CHOSEN = {
     "family": "when model.family is auto, by the model's type; the default family takes the rest",
     "renderer": "when data.renderer is auto, by the model's family",
     "processor": "in data.processor, when a row has an image, sound or video",
+    "strategy": "in scale.strategy, where several ranks train",
+    "launcher": "in scale.launcher, or when it started this process",
     "hardware": "when hardware is auto, if it is there: the one with the highest rank wins",
     "attention": "when attention of the backend is auto, if it serves the model and the device: the highest rank wins",
     "tracker": "in the list 'trackers'",

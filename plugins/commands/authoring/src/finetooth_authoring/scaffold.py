@@ -82,6 +82,12 @@ SCAFFOLDS: Mapping[str, Scaffold] = {
         "backend",
         ("numpy>=1.26", "safetensors>=0.5", "finetooth-steps>=0.1,<0.2", TORCH),
     ),
+    "strategy": Scaffold(
+        "Pick its strategy in a recipe: `scale: {strategy: $entry, devices: 2}`.",
+        "strategy",
+        ("finetooth-steps>=0.1,<0.2", TORCH),
+    ),
+    "launcher": Scaffold("Pick its launcher in a recipe: `scale: {launcher: $entry, devices: 2}`.", "launcher"),
     "hardware": Scaffold("Its hardware is chosen where it is, or picked: `hardware: $entry`.", "hardware", (TORCH,)),
     "attention": Scaffold(
         "Pick its attention in a recipe: `backend: {name: torch, attention: $entry}`.", "attention", (TORCH,)

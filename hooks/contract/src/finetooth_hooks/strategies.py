@@ -1,0 +1,92 @@
+"""Strategies and launchers: how one engine is spread over ranks, and how ranks are started."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from finetooth_hooks.collectives import Collective
+from finetooth_hooks.engine import Engine
+
+
+@dataclass(frozen=True)
+class Rank:
+    """The place of a process among those that train one run.
+
+    Attributes:
+        rank: which one it is, from 0. Rank 0 writes the run folder and speaks to the user.
+        world: how many there are.
+        local: which one it is on its machine, from 0.
+        address, port: where rank 0 waits for the others.
+    """
+
+    rank: int
+    world: int
+    local: int
+    address: str
+    port: int
+
+
+class Strategy(Protocol):
+    """Spreads an engine over ranks. Every rank builds one and makes the same calls in the same order."""
+
+    def open(self, rank: Rank, device: str) -> Collective:
+        """Meet the other ranks; returns once all are there.
+
+        Args:
+            device: that the rank computes on, as the framework calls it.
+
+        Raises:
+            EngineError: they cannot be reached.
+        """
+        ...
+
+    def wrap(self, model: Any) -> Any:
+        """Return the adapted model as the strategy needs it; the model itself if its parameters stay as they are.
+
+        It is called before anything is copied from the parameters.
+        """
+        ...
+
+    def spread(self, engine: Engine, collective: Collective) -> Engine:
+        """The engine that a method drives: it is called with the data of a whole step.
+
+        Args:
+            engine: of this rank, with the capability `ranks`.
+        """
+        ...
+
+    def digest(self, engine: Engine) -> str:
+        """What of the engine must be the same at every rank when training begins: a hash of what trains."""
+        ...
+
+    def close(self) -> None:
+        """Leave the other ranks."""
+        ...
+
+
+class Launcher(Protocol):
+    """Starts the ranks of a run."""
+
+    def rank(self) -> Rank | None:
+        """The place of this process; None if nobody started it as one of several.
+
+        Raises:
+            PlanError: what says the place is incomplete.
+        """
+        ...
+
+    def start(self, world: int, command: Sequence[str]) -> int:
+        """Start `world` ranks of a command on this machine and wait for them.
+
+        What a rank but the first says at its end reaches the user with its number. Where one ends with an error, the
+        others are ended.
+
+        Args:
+            command: of one rank: a program and its arguments.
+
+        Returns:
+            The exit code of the run.
+        """
+        ...

@@ -1,0 +1,31 @@
+"""Checks of strategies and launchers."""
+
+from __future__ import annotations
+
+from finetooth_hooks.entries import Launcher
+from finetooth_hooks.protocols import Rank
+
+from finetooth_kit.checks import CheckSkipped, EntryCase, check_for, expect, fail
+
+
+@check_for("strategy")
+def what_a_rank_asks_for_is_there(case: EntryCase) -> None:
+    """It has every method of its contract."""
+    built = case.build()
+    for name in ("open", "wrap", "spread", "digest", "close"):
+        if not callable(getattr(built, name, None)):
+            fail(f"{name} of what build returns", getattr(built, name, None), "a method")
+
+
+@check_for("launcher")
+def a_process_knows_its_place(case: EntryCase) -> None:
+    """A process that was not started as a rank has no place; one that was is one of those that were started."""
+    assert isinstance(case.entry, Launcher)
+    here = case.entry.here()
+    found = case.build().rank()
+    if not here:
+        expect(found is None, "rank() where here() is False", found, "None")
+        raise CheckSkipped("this process was not started as a rank")
+    if not isinstance(found, Rank):
+        fail("rank() where here() is True", found, "a finetooth_hooks.Rank")
+    expect(0 <= found.rank < found.world, "rank() of a process", found.rank, f"below {found.world}")

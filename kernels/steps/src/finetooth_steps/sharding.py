@@ -1,0 +1,222 @@
+"""An engine in front of one rank's engine: it is called with the data of a whole step, and trains its share of them.
+
+Every rank runs the same recipe and the same method, so every rank makes the same calls with the same data. Each trains
+whole groups that stand next to each other, as evenly as their number goes; normalizers, reports and losses are those of
+the whole step. What does not train (scores, samples) is computed whole at every rank, so that all of them know it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from finetooth_hooks import Datum, EngineBase, EngineError, EngineInfo, Forward, Generated, LossSpec, Sampling, Stepped
+from finetooth_hooks.collectives import Collective
+from finetooth_hooks.engine import Counts, Engine, Snapshot, StepSettings, Usage
+from finetooth_hooks.loss_totals import LossTotals
+from numpy.typing import NDArray
+
+from finetooth_steps.draws import places_of
+from finetooth_steps.groups import group_indices
+from finetooth_steps.normalizers import count_normalizers
+from finetooth_steps.totals import merge_totals
+
+Scores = Mapping[str, Sequence[NDArray[Any]]]
+"""What a loss reads, by name: `logprobs` and `logprobs@ROLE`, each an array for each datum."""
+Slopes = Callable[[LossSpec, Sequence[Datum], Scores, Counts, int], tuple[LossTotals, Sequence[NDArray[Any]]]]
+"""Evaluates a loss on the host: what it adds up to, and dL/dlogprob of each datum. Takes normalizers and the step."""
+
+CAPABILITIES = frozenset(
+    {
+        "zero_grad", "generate", "full_state", "snapshots", "interrupt", "reference", "head", "usage", "roles",
+        "step_settings", "temperature", "optimizers", "embedding_noise", "schema", "min_p", "repetition_penalty",
+        "additions", "module",
+    }
+)  # fmt: skip
+"""What the engine behind it can do, this one can; the rest has no meaning over ranks yet."""
+
+
+def shares(data: Sequence[Datum], world: int) -> list[range]:
+    """Which data each rank trains: whole groups, one behind the other.
+
+    Raises:
+        DataError: the data of a group do not stand next to each other.
+    """
+    groups = group_indices(data)
+    count = int(groups[-1]) + 1 if len(data) else 0
+    starts = np.searchsorted(groups, [rank * count // world for rank in range(world + 1)]).tolist()
+    return [range(first, last) for first, last in pairwise(starts)]
+
+
+class ShardedEngine(EngineBase):
+    """See the module.
+
+    Args:
+        engine: of this rank; it has the collective too.
+        slopes: for losses that must see a whole step.
+    """
+
+    def __init__(self, engine: Engine, collective: Collective, slopes: Slopes) -> None:
+        self._engine, self._collective, self._slopes = engine, collective, slopes
+        self._begun = 0  # data of the step so far
+        self._calls = 0
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._engine.info
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        return self._engine.capabilities & CAPABILITIES
+
+    @property
+    def weights_version(self) -> int:
+        return self._engine.weights_version
+
+    # --- trains -------------------------------------------------------------------------------------------------------
+
+    def forward_backward(self, data: Sequence[Datum], loss: LossSpec, *, normalizer: Counts | None = None) -> Forward:
+        """
+        Raises:
+            EngineError: ranks were given other data; or a loss over the whole step reads more than log-probabilities,
+                or keeps a state.
+        """
+        data = [replace(d, place=place) for d, place in zip(data, places_of(data, self._begun), strict=True)]
+        counts = count_normalizers(data) if normalizer is None else normalizer
+        mine = shares(data, self._collective.world)[self._collective.rank]
+        own = [data[at] for at in mine]
+        self._check_alike(data)
+        if loss.together == "step":
+            done = self._whole_step(data, own, loss, counts)
+        else:
+            done = self._engine.forward_backward(own, loss, normalizer=counts)
+            done = self._merged(done, counts)
+        self._begun += len(data)
+        return done
+
+    def _check_alike(self, data: Sequence[Datum]) -> None:
+        """
+        Raises:
+            EngineError: ranks were given other data.
+        """
+        self._calls += 1
+        given = [len(data), sum(len(datum) for datum in data), data[0].id if data else "", data[-1].id if data else ""]
+        for rank, other in enumerate(self._collective.gather(given)):
+            if list(other) != given:
+                raise EngineError(
+                    f"rank {rank} was given {other[0]} data of {other[1]} positions ({other[2]} to {other[3]}), rank "
+                    f"{self._collective.rank} {given[0]} of {given[1]} ({given[2]} to {given[3]})",
+                    action="give every rank the same recipe and the same rows",
+                )
+
+    def _merged(self, done: Forward, counts: Counts) -> Forward:
+        """What all ranks' parts of a call come to; outputs in the order of the data."""
+        parts = self._collective.gather(done)
+        totals = merge_totals([part.totals for part in parts], counts)
+        return replace(
+            done, outputs=tuple(output for part in parts for output in part.outputs), loss=totals.loss,
+            components=totals.components, metrics=totals.metrics, totals=totals.totals, **_counted(parts),
+        )  # fmt: skip
+
+    def _whole_step(self, data: Sequence[Datum], own: Sequence[Datum], loss: LossSpec, counts: Counts) -> Forward:
+        """Each rank scores its share, all evaluate the loss of all, and each sends its share of dL/dlogprob back."""
+        strange = sorted(need for need in loss.needs if need.split("@")[0] != "logprobs")
+        if strange or loss.temperature != 1.0 or loss.repetition_penalty != 1.0:
+            what = f"reads {', '.join(strange)}" if strange else "is taken at a temperature or with a penalty"
+            raise EngineError(
+                f"loss {loss.name}: it must see the whole step and {what}, which ranks cannot do together",
+                action="train on one rank (scale.devices: 1), or choose another loss",
+            )
+        done = self._engine.forward(own, returns=("logprobs",))
+        scores = {"logprobs": [output["logprobs"] for output in done.outputs]}
+        for role in sorted(loss.roles):
+            scores[f"logprobs@{role}"] = list(self._engine.logprobs(own, role=role)) if own else []
+        parts = self._collective.gather((scores, {name: getattr(done, name) for name in COUNTED}))
+        whole = {name: [array for part, _ in parts for array in part[name]] for name in scores}
+        totals, slopes = self._slopes(loss, data, whole, counts, self._engine.weights_version)
+        first = sum(len(part["logprobs"]) for part, _ in parts[: self._collective.rank])
+        assert done.handle is not None
+        self._engine.backward(done.handle, slopes[first : first + len(own)])
+        merged = merge_totals([totals], counts)
+        counted = {name: sum(part[name] for _, part in parts) for name in COUNTED}
+        return replace(
+            done, outputs=tuple({"logprobs": array} for array in whole["logprobs"]), handle=None, loss=merged.loss,
+            components=merged.components, metrics=merged.metrics, totals=merged.totals, **counted,
+        )  # fmt: skip
+
+    def step(self, *, metrics: Mapping[str, float] | None = None, settings: StepSettings | None = None) -> Stepped:
+        self._begun = 0
+        return self._engine.step(metrics=metrics, settings=settings)
+
+    def zero_grad(self) -> None:
+        self._begun = 0
+        self._engine.zero_grad()
+
+    # --- the same at every rank ---------------------------------------------------------------------------------------
+
+    def forward(
+        self, data: Sequence[Datum], loss: LossSpec | None = None, *, role: str = "policy",
+        returns: Collection[str] = ("logprobs",), normalizer: Counts | None = None, train: bool = True,
+    ) -> Forward:  # fmt: skip
+        """Evaluate at every rank; there is no handle, since a backward would count the data once a rank."""
+        return self._engine.forward(data, loss, role=role, returns=returns, normalizer=normalizer, train=False)
+
+    def logprobs(self, data: Sequence[Datum], *, role: str = "policy") -> list[NDArray[np.float32]]:
+        return self._engine.logprobs(data, role=role)
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Generated:
+        return self._engine.generate(prompts, sampling)
+
+    def save(self, path: Path) -> None:
+        self._engine.save(path)
+
+    def load(self, path: Path) -> None:
+        self._begun = 0
+        self._engine.load(path)
+
+    def export(self, path: Path) -> None:
+        self._engine.export(path)
+
+    def restore(self, path: Path) -> None:
+        self._engine.restore(path)
+
+    def snapshot(self) -> Snapshot:
+        return self._engine.snapshot()
+
+    def rollback(self, snapshot: Snapshot) -> None:
+        self._begun = 0
+        self._engine.rollback(snapshot)
+
+    def set_total_steps(self, total: int | None) -> None:
+        self._engine.set_total_steps(total)
+
+    def interrupt_when(self, asked: Callable[[], bool]) -> None:
+        self._engine.interrupt_when(asked)
+
+    def move_role(self, role: str, mix: float) -> None:
+        self._engine.move_role(role, mix)
+
+    def module(self) -> Any:
+        return self._engine.module()
+
+    def averaged(self) -> AbstractContextManager[None]:
+        return self._engine.averaged()
+
+    def usage(self) -> Usage:
+        return self._engine.usage()
+
+    def peak_flops(self) -> float:
+        return self._engine.peak_flops() * self._collective.world
+
+
+COUNTED = ("tokens", "padded", "targets", "flops", "micro_batches")
+"""Numbers of a `Forward` that add up over ranks."""
+
+
+def _counted(parts: Sequence[Forward]) -> dict[str, Any]:
+    return {name: sum(getattr(part, name) for part in parts) for name in COUNTED}

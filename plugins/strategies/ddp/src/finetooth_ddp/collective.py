@@ -1,0 +1,97 @@
+"""Adding and gathering over torch.distributed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from finetooth_hooks import EngineError
+from torch import Tensor
+
+
+class TorchCollective:
+    """Implements `finetooth_hooks.protocols.Collective` over the default process group.
+
+    Args:
+        bucket: bytes that are summed at once.
+    """
+
+    def __init__(self, bucket: int) -> None:
+        self._bucket = bucket
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+
+    def sum(self, arrays: Sequence[Tensor]) -> list[Tensor]:
+        """In buckets of one type, all under way at a time."""
+        summed: list[Tensor | None] = [None] * len(arrays)
+        flying: list[tuple[list[int], Tensor, Any]] = []
+        with self._met():
+            for places in self._buckets(arrays):
+                flat = torch.cat([arrays[place].reshape(-1) for place in places])
+                flying.append((places, flat, dist.all_reduce(flat, async_op=True)))
+            for places, flat, work in flying:
+                work.wait()
+                parts = torch.split(flat, [arrays[place].numel() for place in places])
+                for place, part in zip(places, parts, strict=True):
+                    summed[place] = part.view(arrays[place].shape)
+        return [array for array in summed if array is not None]
+
+    def _buckets(self, arrays: Sequence[Tensor]) -> Iterator[list[int]]:
+        alike: dict[torch.dtype, list[int]] = {}
+        for place, array in enumerate(arrays):
+            alike.setdefault(array.dtype, []).append(place)
+        for places in alike.values():
+            bucket: list[int] = []
+            size = 0
+            for place in places:
+                if bucket and size + arrays[place].nbytes > self._bucket:
+                    yield bucket
+                    bucket, size = [], 0
+                bucket.append(place)
+                size += arrays[place].nbytes
+            yield bucket
+
+    def reduce_scatter(self, arrays: Sequence[Tensor]) -> Tensor:
+        """Gloo has no operation for it: there it is a sum of which a part is kept."""
+        if dist.get_backend() == "gloo":
+            return self.sum(arrays)[self.rank]
+        own = torch.empty_like(arrays[self.rank])
+        with self._met():
+            dist.reduce_scatter(own, list(arrays))
+        return own
+
+    def gather(self, value: Any) -> list[Any]:
+        """What all gave, by torch.distributed's own pickle."""
+        given: list[Any] = [None] * self.world
+        with self._met():
+            dist.all_gather_object(given, value)
+        return given
+
+    def broadcast(self, value: Any) -> Any:
+        """What rank 0 gave, by torch.distributed's own pickle."""
+        given = [value]
+        with self._met():
+            dist.broadcast_object_list(given)
+        return given[0]
+
+    def barrier(self) -> None:
+        """Return once every rank has come here."""
+        with self._met():
+            dist.barrier()
+
+    @contextmanager
+    def _met(self) -> Iterator[None]:
+        """
+        Raises:
+            EngineError: another rank has ended, or does not answer.
+        """
+        try:
+            yield
+        except (RuntimeError, dist.DistBackendError) as error:
+            first = str(error).splitlines()[0]
+            raise EngineError(
+                f"rank {self.rank} lost the others: {first}",
+                action="look at what another rank said at its end, then continue with ft resume",
+            ) from error

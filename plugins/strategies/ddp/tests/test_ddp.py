@@ -1,0 +1,47 @@
+"""The strategy by itself; that ranks train as one process does is in tests/scale."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from finetooth_ddp.strategy import slopes
+from finetooth_hooks import Contribution, Datum, EngineError, LossResult, LossSpec, NotFinite
+from finetooth_kit import parametrize_with_checks
+
+DATA = [Datum.from_tokens([1, 2, 3], id="row:0"), Datum.from_tokens([4, 5], id="row:1")]
+SCORES = {"logprobs": [np.array([-0.5, -1.0], np.float32), np.array([-2.0], np.float32)]}
+
+
+@parametrize_with_checks("finetooth_ddp.plugin")
+def test_checks(check: Any) -> None:
+    check()
+
+
+def squared(outputs: Any, data: Any, state: Any) -> LossResult:
+    total = (torch.where(data.mask, outputs["logprobs"], 0.0).sum()) ** 2
+    return LossResult({"squared": Contribution(total, "tokens")}, {}, {"seen": 1} if state is None else {})
+
+
+def test_slopes_are_those_of_the_whole_step() -> None:
+    """d/dx (sum x)^2 / n = 2 sum x / n, at each target."""
+    totals, found = slopes(LossSpec("squared", squared), DATA, SCORES, {"tokens": 3.0}, 0)
+    assert totals.contributions["squared"].total == pytest.approx(3.5**2)
+    assert [array.shape for array in found] == [(2,), (1,)]
+    np.testing.assert_allclose(np.concatenate(found), 2 * -3.5 / 3.0, rtol=1e-6)
+
+
+def test_a_loss_that_keeps_a_state_is_refused() -> None:
+    def kept(outputs: Any, data: Any, state: Any) -> LossResult:
+        return LossResult(squared(outputs, data, state).contributions, {}, {"mean": 1.0})
+
+    with pytest.raises(EngineError, match="loss kept: it keeps a state"):
+        slopes(LossSpec("kept", kept), DATA, SCORES, {"tokens": 3.0}, 0)
+
+
+def test_what_is_not_finite_names_the_rows() -> None:
+    scores = {"logprobs": [SCORES["logprobs"][0], np.array([np.nan], np.float32)]}
+    with pytest.raises(NotFinite, match="row:1"):
+        slopes(LossSpec("squared", squared), DATA, scores, {"tokens": 3.0}, 0)

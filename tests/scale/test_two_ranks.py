@@ -1,0 +1,168 @@
+"""Two processes over gloo take the steps of one: the same recipe, started by `ft run`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "bits"))
+from tiny import write_model, write_rows
+
+RECIPE: dict[str, Any] = {
+    "model": "model",
+    "data": {"train": "chats.jsonl[:9]", "eval": "chats.jsonl[20:]", "renderer": "chatml"},
+    "adapter": {"name": "lora", "rank": 4, "dropout": 0.1},
+    "optimizer": {"name": "adamw", "learning_rate": 5e-3},
+    "train": {
+        "batch_size": 4,
+        "max_length": 128,
+        "precision": "fp32",
+        "micro_batch_tokens": 256,
+        "epochs": 1,
+        "seed": 7,
+    },
+    "trackers": ["jsonl"],
+}
+"""Nine rows in batches of four: the last batch is smaller than the world, so that a rank has no row."""
+PAIRS = {"train": "pairs.jsonl[:9]", "eval": "pairs.jsonl[20:]", "renderer": "chatml"}
+CASES: dict[str, dict[str, Any]] = {
+    "sft": {},
+    "aot": {"data": PAIRS, "method": {"name": "dpo", "losses": ["aot"]}},
+    "dpo": {"data": PAIRS, "method": "dpo"},
+    "full": {
+        "data": {**RECIPE["data"], "train": "uneven.jsonl[:9]"}, "adapter": "full",
+        "optimizer": {"name": "adamw", "learning_rate": 1e-3},
+    },
+}  # fmt: skip
+QUICK = ("sft",)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("scale")
+    write_model(made / "model")
+    write_rows(made)
+    return made
+
+
+def ft(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    given = {**kept, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "FT_CACHE": str(folder / "cache"), **environment}
+    return subprocess.run(
+        [sys.executable, "-m", "finetooth", *arguments], cwd=folder, env=given, text=True, capture_output=True,
+        timeout=600, check=False,
+    )  # fmt: skip
+
+
+def trained(folder: Path, name: str, devices: int, **changes: Any) -> Path:
+    recipe = {**RECIPE, **changes, "output": name, "scale": {"devices": devices}}
+    file = folder / f"{name}.yaml"
+    file.write_text(json.dumps(recipe), encoding="utf-8")
+    done = ft(folder, "run", str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / name
+
+
+def steps(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if "grad_norm" in line]
+
+
+def check_alike(one: Path, two: Path) -> None:
+    """The first gradient to 1e-6, every loss and the weights to 1e-5."""
+    of_one, of_two = steps(one), steps(two)
+    assert len(of_one) == len(of_two) > 1
+    assert of_two[0]["grad_norm"] == pytest.approx(of_one[0]["grad_norm"], rel=1e-6)
+    for a, b in zip(of_one, of_two, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
+        assert (a["tokens"], a["targets"]) == (b["tokens"], b["targets"])
+    for file in sorted((one / "artifact").glob("*.safetensors")):
+        weights, others = load_file(file), load_file(two / "artifact" / file.name)
+        assert weights.keys() == others.keys()
+        for key, value in weights.items():
+            np.testing.assert_allclose(others[key], value, rtol=1e-4, atol=1e-5, err_msg=key)
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CASES]
+)
+def test_two_ranks_take_the_steps_of_one(folder: Path, case: str) -> None:
+    one, two = (trained(folder, f"{case}-{devices}", devices, **CASES[case]) for devices in (1, 2))
+    check_alike(one, two)
+    decided = json.loads((two / "plan.json").read_text(encoding="utf-8"))["decisions"]
+    assert any("over 2 ranks by finetooth-ddp:ddp" in one["reason"] for one in decided)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_run_goes_on_with_another_number_of_ranks(folder: Path, before: int, after: int) -> None:
+    long = {"train": {**RECIPE["train"], "max_steps": 4, "epochs": 2}, "schedule": "constant"}
+    whole = trained(folder, f"whole-{before}", 1, **long)
+    short = {**long, "train": {**long["train"], "max_steps": 2}, "checkpoint": {"every": 1}}
+    run = trained(folder, f"resumed-{before}", before, **short)
+    done = ft(folder, "resume", str(run), "train.max_steps=4", f"scale.devices={after}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    check_alike(whole, run)
+
+
+def counted_of_the_guide() -> str:
+    """The plugin that docs/guides/many-devices.md shows."""
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "many-devices.md").read_text(encoding="utf-8")
+    return page.split("<!-- file: counted.py -->\n```python\n")[1].split("\n```")[0] + "\n"
+
+
+@pytest.mark.slow
+def test_the_strategy_of_the_guide_counts_what_ddp_sends(folder: Path) -> None:
+    """Three steps of gradients of a LoRA: as many bytes as the artifact's numbers take in fp32, three times."""
+    (folder / "counted.py").write_text(counted_of_the_guide(), encoding="utf-8")
+    recipe = {**RECIPE, "output": "counted", "plugins": ["./counted.py"]}
+    (folder / "counted.yaml").write_text(
+        json.dumps({**recipe, "scale": {"devices": 2, "strategy": "counted"}}), encoding="utf-8"
+    )
+    done = ft(folder, "run", "counted.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (file,) = (folder / "counted" / "artifact").glob("*.safetensors")
+    numbers = sum(value.size for value in load_file(file).values())
+    assert f"summed over 2 ranks: {3 * 4 * numbers:,} bytes a rank" in done.stdout
+
+
+@pytest.mark.slow
+def test_ranks_with_other_rows_are_refused_by_name(folder: Path) -> None:
+    """Started as torchrun starts them; one of them with another seed."""
+    import socket
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = str(listening.getsockname()[1])
+    file = folder / "unlike.yaml"
+    file.write_text(json.dumps({**RECIPE, "output": "unlike"}), encoding="utf-8")
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    given = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "FT_CACHE": str(folder / "cache"), **place}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "finetooth", "run", str(file), f"train.seed={rank}"], cwd=folder,
+            env={**given, "RANK": str(rank)}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    said = [rank.communicate(timeout=600)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [1, 1], said
+    assert "the recipe of rank 1 differs from that of rank 0" in said[0]
+
+
+def test_one_process_is_told_that_it_is_alone(folder: Path) -> None:
+    import finetooth
+    from finetooth_hooks import PlanError
+
+    recipe = {**RECIPE, "model": str(folder / "model"), "scale": {"devices": 2}, "output": str(folder / "alone")}
+    recipe["data"] = {**RECIPE["data"], "train": str(folder / "chats.jsonl"), "eval": str(folder / "chats.jsonl[:2]")}
+    with pytest.raises(PlanError, match="scale asks for 2 ranks, and this process is one"):
+        finetooth.run(recipe)
