@@ -14,6 +14,7 @@ from finetooth_hooks import (
     backends,
     bases,
     checkpoints,
+    claims,
     collectives,
     context,
     continuous,
@@ -37,6 +38,7 @@ from finetooth_hooks import (
     preparation,
     problems,
     quantizers,
+    recipe_rows,
     releases,
     renderers,
     reports,
@@ -49,6 +51,7 @@ from finetooth_hooks import (
     strategies,
     trackers,
     updates,
+    ways,
 )
 from finetooth_hooks import entries as entry_types
 from finetooth_hooks.entries import Entry
@@ -78,12 +81,15 @@ TYPE_MODULES: tuple[ModuleType, ...] = (
     held,
     savings,
     serves,
+    claims,
     *PROTOCOLS,
     bases,
     plan,
     reports,
     rollouts,
     run,
+    recipe_rows,
+    ways,
     context,
 )
 """Modules whose public classes the pages of types show."""

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from finetooth_hooks.entries import Claim, Loader
+from finetooth_hooks.claims import Claim
+from finetooth_hooks.entries import Loader
 from finetooth_hooks.errors import DataError, RecipeError
 from finetooth_hooks.examples import Row
 from finetooth_hooks.plan import Pick

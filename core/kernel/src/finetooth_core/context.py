@@ -42,8 +42,8 @@ from finetooth_core.stages import FromRun, Loading
 
 if TYPE_CHECKING:
     from finetooth_core.data.dataset import Dataset
+    from finetooth_core.joined import Joined
     from finetooth_core.manager import Plugins
-    from finetooth_core.ranks import Joined
 
 OpenModel = Callable[[str, Mapping[str, Any] | None, Callable[[str], None]], Opened]
 """Opens a model by its reference, with sections of its recipe replaced; and who is told one line."""

@@ -10,69 +10,24 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks.backends import HardwareFacts, PlacePart
-from finetooth_hooks.collectives import Collective
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.entries import Backend, Launcher
-from finetooth_hooks.errors import EngineError, PlanError
-from finetooth_hooks.strategies import Rank, Strategy
+from finetooth_hooks.errors import PlanError
+from finetooth_hooks.strategies import Rank
 
+from finetooth_core.joined import Joined
 from finetooth_core.recipe_picks import AUTO
 
 if TYPE_CHECKING:
     from finetooth_core.context import RunContext
     from finetooth_core.recipe import Recipe
-
-
-@dataclass
-class Joined:
-    """This process as one of several ranks.
-
-    Attributes:
-        rank: its place.
-        strategy: spreads the engine.
-        name: full name of the strategy.
-        collective: its line to the others, once the plan has opened it.
-    """
-
-    rank: Rank
-    strategy: Strategy
-    name: str
-    collective: Collective | None = None
-
-    @property
-    def writes(self) -> bool:
-        """Whether this rank writes the run folder."""
-        return self.rank.rank == 0
-
-    def same(self, value: str) -> str:
-        """What rank 0 has."""
-        return value if self.collective is None else str(self.collective.broadcast(value))
-
-    def check_alike(self, own: Mapping[str, str]) -> None:
-        """
-        Args:
-            own: what must be the same at every rank, hashed, by what it is.
-
-        Raises:
-            EngineError: it is not; names what and which ranks.
-        """
-        assert self.collective is not None
-        of_ranks = self.collective.gather(dict(own))
-        for name in own:
-            others = [rank for rank, given in enumerate(of_ranks) if given.get(name) != of_ranks[0].get(name)]
-            if others:
-                numbers = ", ".join(map(str, others))
-                raise EngineError(
-                    f"scale: {name} of rank {numbers} differs from that of rank 0",
-                    action="start every rank with the same recipe, plugins, data and model",
-                )
 
 
 def wanted(recipe: Recipe) -> int:

@@ -41,10 +41,10 @@ if TYPE_CHECKING:
 
     from finetooth_core.checkpoints.resuming import Present, Resuming
     from finetooth_core.context import OpenModel, RunContext
+    from finetooth_core.joined import Joined
     from finetooth_core.loop import Loop
     from finetooth_core.manager import Plugins
     from finetooth_core.plan import Job
-    from finetooth_core.ranks import Joined
     from finetooth_core.recipe import Recipe
     from finetooth_core.record import Record
     from finetooth_core.trackers import PickedTracker
@@ -206,7 +206,8 @@ class Session:
         Raises:
             PlanError: other ranks were started than the recipe asks for.
         """
-        from finetooth_core.ranks import Joined, join, scratch
+        from finetooth_core.joined import Joined
+        from finetooth_core.ranks import join, scratch
 
         joined = join(self.context)
         if joined is not None and not isinstance(joined, Joined):

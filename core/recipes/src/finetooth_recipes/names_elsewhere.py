@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from finetooth_toolbox.text.nearest import form
+from finetooth_toolbox.text.nearest import form, nearest_slip
 
 SLIP = 0.88
 """Likeness from which on a name that belongs elsewhere is meant: a letter that is missing, doubled or swapped."""
@@ -42,10 +42,8 @@ def meant(key: str) -> Meant | None:
 
 def almost(key: str) -> Meant | None:
     """What a key stands for that is a known name with a slip of the pen."""
-    from difflib import get_close_matches  # here: a start without mistakes does not need it
-
-    close = get_close_matches(form(key), _by_form(), n=1, cutoff=SLIP)
-    return _by_form()[close[0]] if close else None
+    close = nearest_slip(form(key), _by_form(), SLIP)
+    return None if close is None else _by_form()[close]
 
 
 def absent(kind: str, name: str) -> str:

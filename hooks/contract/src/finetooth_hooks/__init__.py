@@ -10,12 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks.attention import AttentionServes
+from finetooth_hooks.claims import Claim
 from finetooth_hooks.entries import (
     ENTRY_TYPES,
     Adapter,
     Attention,
     Backend,
-    Claim,
     Command,
     Entry,
     Environment,

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from finetooth_hooks.attention import AttentionServes
+from finetooth_hooks.claims import Claim
 from finetooth_hooks.heads import ScalarHead
 from finetooth_hooks.savings import Saving
 from finetooth_hooks.serves import Serves
@@ -55,20 +56,6 @@ class Entry:
     example_files: Mapping[str, str] = field(default_factory=dict)
     expected_failures: Mapping[str, str] = field(default_factory=dict)
     elsewhere: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A loader's or source's answer to "is this reference yours?".
-
-    Attributes:
-        strength: 2 for an exact name or a file of its own type, 1 for a general pattern; the strongest wins, a tie is
-            an error.
-        reason: shown in the plan.
-    """
-
-    strength: int
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)

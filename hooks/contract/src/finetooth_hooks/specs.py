@@ -463,36 +463,14 @@ def ft_run_end(run: Run, outcome: Outcome) -> None:
 
 
 REGISTRATION_HOOKS = {
-    "ft_loaders": Loader,
-    "ft_sources": Source,
-    "ft_formats": Format,
-    "ft_renderers": Renderer,
-    "ft_processors": Processor,
-    "ft_families": Family,
-    "ft_methods": Method,
-    "ft_losses": Loss,
-    "ft_rewards": Reward,
-    "ft_samplers": Sampler,
-    "ft_environments": Environment,
-    "ft_adapters": Adapter,
-    "ft_quantizers": Quantizer,
-    "ft_optimizers": Optimizer,
-    "ft_schedules": Schedule,
-    "ft_backends": Backend,
-    "ft_hardware": Hardware,
-    "ft_strategies": Strategy,
-    "ft_launchers": Launcher,
-    "ft_attention": Attention,
-    "ft_kernels": Kernel,
-    "ft_trackers": Tracker,
-    "ft_evaluators": Evaluator,
-    "ft_exporters": Exporter,
-    "ft_stores": Store,
-    "ft_gates": Gate,
-    "ft_faces": Face,
-    "ft_release_gates": ReleaseGate,
-    "ft_commands": Command,
-}
+    "ft_loaders": Loader, "ft_sources": Source, "ft_formats": Format, "ft_renderers": Renderer,
+    "ft_processors": Processor, "ft_families": Family, "ft_methods": Method, "ft_losses": Loss, "ft_rewards": Reward,
+    "ft_samplers": Sampler, "ft_environments": Environment, "ft_adapters": Adapter, "ft_quantizers": Quantizer,
+    "ft_optimizers": Optimizer, "ft_schedules": Schedule, "ft_backends": Backend, "ft_hardware": Hardware,
+    "ft_strategies": Strategy, "ft_launchers": Launcher, "ft_attention": Attention, "ft_kernels": Kernel,
+    "ft_trackers": Tracker, "ft_evaluators": Evaluator, "ft_exporters": Exporter, "ft_stores": Store,
+    "ft_gates": Gate, "ft_faces": Face, "ft_release_gates": ReleaseGate, "ft_commands": Command,
+}  # fmt: skip
 """Registration hooks and the entry type each must yield."""
 
 EVENT_HOOKS = (

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from finetooth_hooks.entries import Claim, Format, Loader, Source
+from finetooth_hooks.claims import Claim
+from finetooth_hooks.entries import Format, Loader, Source
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import ROLES, Conversation, Example, Row, examples_in
 

@@ -48,7 +48,7 @@ TinyRuns = Callable[..., TinyRun]
 
 
 def write_model(folder: Path) -> Path:
-    """A Llama of two layers, 32 wide, with random weights from a seed, and a tokenizer of bytes beside it."""
+    """A Llama of two layers, 32 wide, with random weights from a seed, and a tokenizer of bytes."""
     torch, transformers = import_module("torch"), import_module("transformers")
     ids = {"pad_token_id": ALPHABET, "bos_token_id": ALPHABET + 1, "eos_token_id": ALPHABET + 3}
     config = transformers.LlamaConfig(

@@ -165,7 +165,7 @@ def test_another_framework(loader_of: Loaders) -> None:
 def test_paths_that_hold_nothing(tmp_path: Path, loader_of: Loaders) -> None:
     with pytest.raises(RecipeError, match=r"the folder .* has no config\.json"):
         loader_of().describe(str(tmp_path))
-    with pytest.raises(RecipeError, match=r"\./none is no folder"):
+    with pytest.raises(RecipeError, match=r"\./none is not a folder"):
         loader_of().describe("./none")
 
 
@@ -344,7 +344,7 @@ def test_an_index_of_weights_names_files_of_its_folder(
     shutil.copy(next((tmp_path / "m").glob("*.safetensors")), tmp_path / "outside.safetensors")
     content["weight_map"] = dict.fromkeys(content["weight_map"], name)
     index.write_text(json.dumps(content))
-    with pytest.raises(RecipeError, match=r"no file of its folder|weight files are missing|not an index"):
+    with pytest.raises(RecipeError, match=r"not a file of its folder|weight files are missing|not an index"):
         loader_of().describe(str(tmp_path / "m"))
 
 

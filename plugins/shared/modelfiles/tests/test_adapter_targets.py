@@ -16,5 +16,5 @@ def test_a_name_ends_a_path_and_a_pattern_is_a_whole_one() -> None:
 
 
 def test_a_pattern_that_does_not_compile_is_said_to_be_none() -> None:
-    with pytest.raises(RecipeError, match=r"no regular expression either: missing \), unterminated subpattern"):
+    with pytest.raises(RecipeError, match=r"nor a regular expression: missing \), unterminated subpattern"):
         matching("model.layers.(0|1", PATHS)

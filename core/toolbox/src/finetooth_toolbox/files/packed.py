@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from finetooth_hooks.entries import Claim
+from finetooth_hooks.claims import Claim
 from finetooth_hooks.errors import DataError
 
 from finetooth_toolbox.files.missing import MissingFile

@@ -33,6 +33,17 @@ def nearest(name: str, choices: Iterable[str], *, prefix: str = "") -> str | Non
     return by_rest[close[0]] if close else None
 
 
+def nearest_slip(name: str, choices: Iterable[str], cutoff: float) -> str | None:
+    """The choice of which a name is a slip of the pen, None if none is so like it.
+
+    Args:
+        cutoff: likeness from which on it counts, from 0 to 1.
+    """
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(name, list(choices), n=1, cutoff=cutoff)), None)
+
+
 def nearest_few(name: str, choices: Iterable[str], count: int) -> list[str]:
     """At most `count` choices that are like a name, the nearest first; less alike than what `nearest` gives."""
     from difflib import get_close_matches

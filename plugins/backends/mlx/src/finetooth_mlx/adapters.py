@@ -150,7 +150,7 @@ class LoraAdapter(AdapterBase):
         """Take the addition back from an artifact of peft's layout, wherever it was made.
 
         Raises:
-            UserError: it is no adapter, or one of another rank, scale or choice of modules.
+            UserError: it is not an adapter, or one of another rank, scale or choice of modules.
         """
         import mlx.core as mx
 
@@ -246,12 +246,12 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The config of an artifact, and its arrays by the names they have in the model.
 
     Raises:
-        UserError: there is none.
+        UserError: the folder has none.
     """
     try:
         saved = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder} is no adapter that can be read: {error}", action=OTHER) from error
+        raise UserError(f"{folder} is not an adapter that can be read: {error}", action=OTHER) from error
     return saved, {name.removeprefix(PREFIX): array for name, array in _load(folder / WEIGHTS).items()}
 
 
@@ -304,7 +304,7 @@ def _write(file: Path, tensors: Mapping[str, Any]) -> None:
 def _load(file: Path) -> dict[str, Any]:
     """
     Raises:
-        UserError: there is no such file, or it is none.
+        UserError: the file is missing, or not an adapter.
     """
     import mlx.core as mx
 

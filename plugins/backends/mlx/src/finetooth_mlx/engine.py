@@ -222,7 +222,7 @@ class MlxEngine(EngineBase):
 
     def rollback(self, snapshot: Snapshot) -> None:
         if not isinstance(snapshot, State):
-            raise EngineError("rollback: this is no snapshot of an MLX engine", action="give one that it made")
+            raise EngineError("rollback: this is not a snapshot of an MLX engine", action="give one that it made")
         self._take(snapshot, "the snapshot")
 
     def _take(self, state: State, where: str) -> None:

@@ -14,7 +14,7 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import ModelInfo, Quantizer, Stored, Tokenizer
 
 QUANTISED = (".scales", ".biases")
-"""How names end beside a weight in fewer bits."""
+"""Endings of the names that go with a weight in fewer bits."""
 
 
 class MlxOptions(Options):

@@ -66,7 +66,7 @@ class Network:
         """While entered, outputs are those of a role.
 
         Raises:
-            PlanError: there is no such role.
+            PlanError: no role has this name.
         """
         if role == "policy":
             return nullcontext()

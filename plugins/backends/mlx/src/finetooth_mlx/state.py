@@ -63,7 +63,7 @@ class Counters:
 
 @dataclass(frozen=True)
 class Taken:
-    """What an engine goes on with."""
+    """What an engine resumes from."""
 
     masters: Named
     grads: Named
@@ -125,7 +125,7 @@ class State:
         return self
 
     def save(self, path: Path) -> None:
-        """Write it beside `path` and move it there; an existing folder keeps its other files."""
+        """Write it next to `path` and move it there; an existing folder keeps its other files."""
         staging = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
@@ -159,19 +159,21 @@ def read_state(path: Path) -> State:
     """What `State.save` wrote.
 
     Raises:
-        UserError: it is no state, a torn one, or one of another engine.
+        UserError: it is not a state, a torn one, or one of another engine.
     """
     try:
         content = json.loads((path / "state.json").read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError("state.json holds no object")
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no saved engine state: {error}", action="give the folder that was saved") from error
+        raise UserError(
+            f"{path} is not a saved engine state: {error}", action="give the folder that was saved"
+        ) from error
     if content.get("format") != FORMAT:
         raise UserError(
             f"{path} has state format {content.get('format')!r}, and the MLX engine reads {FORMAT}: another engine "
             "wrote it",
-            action="go on with the backend that wrote it, or begin from its artifact",
+            action="resume with the backend that wrote it, or begin from its artifact",
         )
     hashes = content.get("files")
     if not isinstance(hashes, dict) or not {"trained", "optimizer"} <= hashes.keys() <= set(FILES):
@@ -184,7 +186,7 @@ def read_state(path: Path) -> State:
                 raise UserError(f"{file} is missing or not what was saved", action=OTHER)
             files[name] = load_file(file)
         except (SafetensorError, OSError, ValueError) as error:
-            raise UserError(f"{file} is no safetensors file: {str(error).splitlines()[0]}", action=OTHER) from error
+            raise UserError(f"{file} is not a safetensors file: {str(error).splitlines()[0]}", action=OTHER) from error
     return State(files, content)
 
 

@@ -23,7 +23,7 @@ BESIDE = (
     *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "tekken.json"),
     *("*.model", "*.tiktoken", "*.py", "additional_chat_templates/*.jinja"),
 )
-"""Files beside the weights that decide what a model computes and how it reads text, as patterns."""
+"""Files other than the weights that decide what a model computes and how it reads text, as patterns."""
 LARGEST_HEADER = 100_000_000
 """Bytes; the format's own limit."""
 
@@ -121,7 +121,7 @@ def _files(folder: Path) -> tuple[Path, ...]:
                 "model", f"{folder / INDEX} is not an index of weights", action="fetch it again"
             ) from error
         if out := [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]:
-            problem = f"{folder / INDEX} names {out[0]!r:.100}, which is no file of its folder"
+            problem = f"{folder / INDEX} names {out[0]!r:.100}, which is not a file of its folder"
             raise RecipeError("model", problem, action="fetch it again")
         files = tuple(folder / name for name in names)
         if lost := [file.name for file in files if not file.is_file()]:
@@ -155,7 +155,7 @@ def _header(file: Path) -> dict[str, Any]:
                 (tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"), default=0
             )
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            raise RecipeError("model", f"{file} is no safetensors file", action="fetch it again") from error
+            raise RecipeError("model", f"{file} is not a safetensors file", action="fetch it again") from error
     if 8 + length + end != size:
         raise RecipeError(
             "model", f"{file} has {size:,} bytes where its header says {8 + length + end:,}", action="fetch it again"

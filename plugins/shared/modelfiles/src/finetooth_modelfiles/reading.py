@@ -44,7 +44,7 @@ class ModelFiles:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What `from_pretrained` is given beside the name."""
+        """What `from_pretrained` is given in addition to the name."""
         revision = {} if self.revision is None else {"revision": self.revision}
         return {"trust_remote_code": self.trust_remote_code, **revision}
 
@@ -147,6 +147,6 @@ def locate(reference: str) -> str:
         raise RecipeError("model", f"the folder {reference} has no config.json", action="name the folder of a model")
     if folder.exists() or reference.startswith((".", "/", "~")):
         raise RecipeError(
-            "model", f"{reference} is no folder", action="name the folder of a model, or a hub id org/name"
+            "model", f"{reference} is not a folder", action="name the folder of a model, or a hub id org/name"
         )
     return reference

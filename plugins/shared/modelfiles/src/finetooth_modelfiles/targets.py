@@ -30,7 +30,7 @@ def matching(target: str, paths: Iterable[str]) -> list[str]:
     """Paths that `target` means: those that end in it, else those that it matches whole as a regular expression.
 
     Raises:
-        RecipeError: it ends none, and is no regular expression.
+        RecipeError: it ends none, and is not a regular expression.
     """
     paths = list(paths)
     named = [path for path in paths if path == target or path.endswith(f".{target}")]
@@ -41,7 +41,7 @@ def matching(target: str, paths: Iterable[str]) -> list[str]:
     except re.error as error:
         raise RecipeError(
             SETTING,
-            f"{target!r} is no name of a module, and no regular expression either: {error}",
+            f"{target!r} is neither the name of a module nor a regular expression: {error}",
             action=f"mend the expression, or name modules as their paths end: {_alike(target, paths)}",
         ) from None
     return [path for path in paths if pattern.fullmatch(path)]

@@ -11,7 +11,7 @@ from finetooth_hooks import Strategy, hookimpl
 def ft_strategies() -> Iterator[Strategy]:
     yield Strategy(
         name="ddp",
-        build="finetooth_ddp.strategy:build",
+        build="finetooth_ddp.options:build",
         summary="every rank holds the whole model and trains its share of the rows",
         default=True,
     )

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from finetooth_hooks import Context, Datum, EngineError, LossSpec, Options, PlanError
+from finetooth_hooks import Datum, EngineError, LossSpec, PlanError
 from finetooth_hooks.engine import Counts
 from finetooth_hooks.loss_totals import LossTotals
 from finetooth_hooks.protocols import Collective, Engine, Rank
@@ -22,20 +22,9 @@ from finetooth_steps.rectangles import loss_data
 from finetooth_steps.sharding import Scores, ShardedEngine
 from finetooth_steps.totals import Totals
 from numpy.typing import NDArray
-from pydantic import Field
 
 from finetooth_ddp.collective import TorchCollective
-
-
-class DdpOptions(Options):
-    """Data-parallel training."""
-
-    transport: Literal["auto", "gloo", "nccl"] = "auto"
-    """What carries gradients: `auto` takes NCCL between GPUs and gloo otherwise."""
-    timeout: float = Field(default=600.0, gt=0)
-    """Seconds that a rank waits for the others before it gives up."""
-    bucket_mb: float = Field(default=25.0, gt=0)
-    """Megabytes of gradients that are summed at once."""
+from finetooth_ddp.options import DdpOptions
 
 
 class Ddp:
@@ -127,9 +116,3 @@ def _tensor(values: NDArray[Any]) -> torch.Tensor:
     """Losses are computed in float32 at least."""
     narrow = values.dtype.kind == "f" and values.dtype != np.float64
     return torch.from_numpy(values.astype(np.float32) if narrow else values)
-
-
-def build(options: DdpOptions, context: Context) -> Ddp:
-    """Data-parallel training."""
-    del context
-    return Ddp(options)

@@ -1,0 +1,55 @@
+"""This process as one of several ranks that train one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from finetooth_hooks.collectives import Collective
+from finetooth_hooks.errors import EngineError
+from finetooth_hooks.strategies import Rank, Strategy
+
+
+@dataclass
+class Joined:
+    """This process as one of several ranks.
+
+    Attributes:
+        rank: its place.
+        strategy: spreads the engine.
+        name: full name of the strategy.
+        collective: its line to the others, once the plan has opened it.
+    """
+
+    rank: Rank
+    strategy: Strategy
+    name: str
+    collective: Collective | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether this rank writes the run folder."""
+        return self.rank.rank == 0
+
+    def same(self, value: str) -> str:
+        """What rank 0 has."""
+        return value if self.collective is None else str(self.collective.broadcast(value))
+
+    def check_alike(self, own: Mapping[str, str]) -> None:
+        """
+        Args:
+            own: what must be the same at every rank, hashed, by what it is.
+
+        Raises:
+            EngineError: it is not; names what and which ranks.
+        """
+        assert self.collective is not None
+        of_ranks = self.collective.gather(dict(own))
+        for name in own:
+            others = [rank for rank, given in enumerate(of_ranks) if given.get(name) != of_ranks[0].get(name)]
+            if others:
+                numbers = ", ".join(map(str, others))
+                raise EngineError(
+                    f"scale: {name} of rank {numbers} differs from that of rank 0",
+                    action="start every rank with the same recipe, plugins, data and model",
+                )

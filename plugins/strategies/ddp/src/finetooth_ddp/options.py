@@ -1,0 +1,27 @@
+"""Options of `ddp`, and its builder: a recipe is checked without torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from finetooth_hooks import Context, Options
+from finetooth_hooks.protocols import Strategy
+from pydantic import Field
+
+
+class DdpOptions(Options):
+    """Data-parallel training."""
+
+    transport: Literal["auto", "gloo", "nccl"] = "auto"
+    """What carries gradients: `auto` takes NCCL between GPUs and gloo otherwise."""
+    timeout: float = Field(default=600.0, gt=0)
+    """Seconds that a rank waits for the others before it gives up."""
+    bucket_mb: float = Field(default=25.0, gt=0)
+    """Megabytes of gradients that are summed at once."""
+
+
+def build(options: DdpOptions, context: Context) -> Strategy:
+    """Data-parallel training."""
+    from finetooth_ddp.strategy import Ddp
+
+    return Ddp(options)
