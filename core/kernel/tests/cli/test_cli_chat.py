@@ -35,6 +35,7 @@ def test_chat_goes_on(ft: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     said = iter(["first", "", "second", "/reset", "third", "/quit", "never"])
     monkeypatch.setattr("click.prompt", lambda *a, **k: next(said))
     assert ft("run", "recipe.yaml").code == 0
+    asked.clear()
     answer = ft("chat", "runs/mine", "--system", "be brief", "--max-tokens", "3")
     assert answer.code == 0, answer.err
     assert [messages[:2] for messages in asked] == [["be brief", "first"]] * 2 + [["be brief", "third"]]
