@@ -82,7 +82,7 @@ READINGS = (
     Reading(
         "a base in 4 bits under LoRA",
         "write-a-quantizer",
-        2460,
+        2480,
         11,
         (
             *_of(GUIDES, "write-a-quantizer.md", "quantizer/int8.py", "write-a-plugin.md"),
@@ -97,7 +97,7 @@ READINGS = (
     Reading(
         "a backend for another framework (MLX)",
         "write-a-backend",
-        3201,
+        3230,
         15,
         (
             *_of(GUIDES, "write-a-backend.md"),
