@@ -17,10 +17,10 @@ SMALL = 2**14
 
 
 class WrongBody(HTTPException):
-    """A body that is not what its route takes."""
+    """A body that is not what its route takes, or cannot be read."""
 
-    def __init__(self, fault: Mapping[str, Any]) -> None:
-        super().__init__(422, told(fault))
+    def __init__(self, message: str) -> None:
+        super().__init__(422, message)
 
 
 def told(fault: Mapping[str, Any]) -> str:
@@ -46,10 +46,10 @@ class ReadRoute(APIRoute):
             try:
                 body = json_parts.received(content)
             except ValueError as error:
-                raise HTTPException(422, f"the body cannot be read: {error}") from error
+                raise WrongBody(f"the body cannot be read: {error}") from error
             value, faults = field.validate(body, {}, loc=("body",))  # type: ignore[union-attr]
             if faults:
-                raise WrongBody(faults[0] if isinstance(faults, list) else faults)
+                raise WrongBody(told(faults[0] if isinstance(faults, list) else faults))
             return value
 
         class ReadRequest(Request):
