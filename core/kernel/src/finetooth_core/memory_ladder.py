@@ -157,7 +157,8 @@ def _shortened(longest: int) -> Change:
 
 
 def _name(registered: Registered, job: Job) -> str:
-    """The bare name, if only one entry of the kind has it."""
-    of_kind: Sequence[Registered] = job.context.catalog.all(registered.entry.kind)
+    """The bare name, if only one entry of the kind that the backend can use has it."""
+    context = job.context
+    of_kind: Sequence[Registered] = context.catalog.speaking(registered.entry.kind, context.framework)
     alike = [one for one in of_kind if one.entry.name == registered.entry.name]
     return registered.entry.name if len(alike) == 1 else registered.full_name
