@@ -24,7 +24,8 @@ RIGHT = {
     ("adapter", "trained_parameters"): {"number"},
     ("evaluator", "prepare"): {"none"}, ("hardware", "missing"): {"text"}, ("schedule", "factor"): {"number"},
     ("format", "detect"): {"none", "text"}, ("format", "read"): {"nested"}, ("gate", "check"): set(WRONG),
-    ("store", "names"): {"nested"},
+    ("launcher", "rank"): {"none"}, ("launcher", "start"): {"number"}, ("store", "names"): {"nested"},
+    ("strategy", "digest"): {"text"},
 }  # fmt: skip
 """What cannot be told from a right answer; a gate's are looked at by who keeps checkpoints."""
 
@@ -130,6 +131,19 @@ def test_what_is_right_passes_as_it_was() -> None:
     assert built.factor(1, total=None) == 1.0 and isinstance(built, Frozen) and type(built).__name__ == "Frozen"
     again = derived(built, "schedule", registered("schedule"))
     assert type(again) is type(built)
+
+
+def test_a_method_that_is_replaced_in_its_class_is_the_one_that_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Flat:
+        def factor(self, step: int, total: int | None) -> Any:
+            return 1.0
+
+    built = derived(Flat(), "schedule", registered("schedule"))
+    monkeypatch.setattr(Flat, "factor", lambda self, step, total: 2.0)
+    assert built.factor(0, None) == derived(Flat(), "schedule", registered("schedule")).factor(0, None) == 2.0
+    monkeypatch.setattr(Flat, "factor", lambda self, step, total: "much")
+    with pytest.raises(PluginError, match=r"acme-schedule: .*a finite number"):
+        built.factor(0, None)
 
 
 def test_a_number_that_is_not_finite_names_who_computes_beside_us() -> None:

@@ -27,6 +27,7 @@ from finetooth_hooks.losses import Contribution, LossResult, Per
 from finetooth_hooks.releases import Verdict
 from finetooth_hooks.reports import DataReport, Evaluation, Prepared, StepReport
 from finetooth_hooks.rollouts import Sampled
+from finetooth_hooks.strategies import Rank
 from finetooth_toolbox import blame
 
 
@@ -193,6 +194,7 @@ METHODS: Mapping[str, Mapping[str, Check]] = {
     "format": {"detect": a(str, NONE), "read": read_row},
     "gate": {"check": lambda called, value, given: value},  # what answers no text is a refusal of the checkpoint's
     "hardware": {"missing": a(str), "facts": a(protocols.HardwareFacts)},
+    "launcher": {"rank": a(Rank, NONE), "start": a(Integral, wanted="the exit code of the run")},
     "loader": {
         "describe": a(protocols.ModelInfo),
         "sketch": a(protocols.ModelInfo),
@@ -212,6 +214,12 @@ METHODS: Mapping[str, Mapping[str, Check]] = {
         "read": each(Row, DataError, wanted="a Row, or a DataError"),
     },
     "store": {"names": a(list, tuple), "manifest": a(bytes)},
+    "strategy": {
+        "open": something("a Collective", "rank", "world", "sum", "gather", "broadcast"),
+        "wrap": something("the model"),
+        "spread": something("an engine"),
+        "digest": a(str),
+    },
 }
 """By kind and method; where the name is empty, what a builder returns is itself the function."""
 
@@ -248,7 +256,7 @@ def _class_of(kind: type, methods: Mapping[str, Check], registered: Registered) 
     key = kind, registered.full_name, tuple(methods)
     if key not in _classes:
         body: dict[str, Any] = {
-            name: _function(code, check, Called(registered, name, code), skip=1)
+            name: _function(_current(kind, name, code), check, Called(registered, name, code), skip=1)
             for name, check in methods.items()
             if callable(code := getattr(kind, name, None))
         }
@@ -256,6 +264,16 @@ def _class_of(kind: type, methods: Mapping[str, Check], registered: Registered) 
         body |= {**about, "__slots__": (), CHECKED: True}
         _classes[key] = new_class(kind.__name__, (kind,), exec_body=lambda space: space.update(body))
     return _classes[key]
+
+
+def _current(kind: type, name: str, code: Any) -> Callable[..., Any]:
+    """The method as its class has it when it is called: somebody may replace it there, and checked classes stay."""
+
+    @wraps(code)
+    def function(*given: Any, **named: Any) -> Any:
+        return getattr(kind, name)(*given, **named)
+
+    return function
 
 
 def _function(code: Any, check: Check, called: Called, skip: int = 0) -> Callable[..., Any]:
