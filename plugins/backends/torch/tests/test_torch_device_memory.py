@@ -242,7 +242,7 @@ def test_what_an_update_of_many_tensors_at_once_holds(
     monkeypatch.setattr(optimizers, "_together", lambda groups: True)  # as on an accelerator
     entry = next(e for e in entries_of("finetooth_standard.plugin") if e.kind == "optimizer" and e.name == name)
     context = FakeContext(Path(), installed=True)
-    made = context.build("optimizer", {"name": name, **options})
+    made = context.build("optimizer", {"name": f"finetooth-standard:{name}", **options})
     parameters = [nn.Parameter(torch.ones(64, 128)) for _ in range(32)]
     optimizer = made.create([(str(i), p) for i, p in enumerate(parameters)])
     for _ in range(2):
