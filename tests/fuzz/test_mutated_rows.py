@@ -270,16 +270,28 @@ def test_the_rows_are_right_before_they_are_mutated(reader: Reader) -> None:
     assert reader.data > 20
 
 
-HALF = {"type": "function", "function": {"name": "f", "arguments": '{"x": "\\ud800"}', "description": "\ud800"}}
+HALF = {"type": "function", "function": {"name": "f", "arguments": {"x": "\ud800"}, "description": "\ud800"}}
+WRITTEN = {"type": "function", "function": {"name": "f", "arguments": '{"x": "\\ud800"}'}}
 
 
-@pytest.mark.parametrize("values", [{"tools": [HALF]}, {"tools": json.dumps([HALF])}, {"calls": [HALF]}])
-def test_half_a_character_where_only_the_template_looks(reader: Reader, values: dict[str, Any]) -> None:
+def row_with(values: dict[str, Any]) -> Row:
     turns = [CHAT[1], {"role": "assistant", "content": "b", "tool_calls": values.get("calls", [])}]
-    example = reader.formats[0].read(Row("rows.jsonl:9", {"messages": turns, "tools": values.get("tools")}))
+    return Row("rows.jsonl:9", {"messages": turns, "tools": values.get("tools")})
+
+
+@pytest.mark.parametrize("values", [{"tools": [HALF]}, {"calls": [HALF]}])
+def test_half_a_character_where_only_the_template_looks(reader: Reader, values: dict[str, Any]) -> None:
+    example = reader.formats[0].read(row_with(values))
     _, tally = render_rows([("rows.jsonl:9", example)], reader.renders[1], None)
     (error,) = tally.unusable.first
     assert "rows.jsonl:9: a text holds half a character (U+D800)" in str(error)
+
+
+@pytest.mark.parametrize("values", [{"tools": json.dumps([HALF])}, {"calls": [WRITTEN]}])
+def test_half_a_character_in_json_within_a_row(reader: Reader, values: dict[str, Any]) -> None:
+    """Refused as the text is decoded, before any template looks."""
+    with pytest.raises(DataError, match=r"^rows\.jsonl:9: .*not JSON .*: a text holds half a character"):
+        reader.formats[0].read(row_with(values))
 
 
 @pytest.mark.parametrize("levels", [950, *(pytest.param(n, marks=pytest.mark.slow) for n in (50, 400, 3000))])
