@@ -126,7 +126,7 @@ def test_an_adapter_folder_alone_names_its_base(run, tiny, tmp_path):
     (folder / "artifact").rename(adapter)
     commands = Commands(tiny)
     assert invoke(commands, adapter).exit_code == 0
-    assert commands.asked == [{"model": "tiny"}]
+    assert commands.asked == [{"model": "tiny", "backend": "torch"}]
     assert (tmp_path / "lonely-merged" / "config.json").exists()
 
 
@@ -141,7 +141,7 @@ def test_an_artifact_alone_is_merged_into_what_it_was_trained_on(run, tiny, tmp_
     (adapter / "manifest.json").write_text(json.dumps({"step": 1, "model": "tiny", "files": files}))
     commands = Commands(tiny)
     assert invoke(commands, adapter).exit_code == 0
-    assert commands.asked == [{"model": "tiny"}]
+    assert commands.asked == [{"model": "tiny", "backend": "torch"}]
     assert "into tiny: " in invoke(Commands(tiny), adapter, "--output", tmp_path / "again").output
 
 
