@@ -122,7 +122,9 @@ def show(
     if page is not None:
         from finetooth_data import row_page
 
-        page.write_text(row_page.render(views, split, str(rows.recipe["model"]["name"]), told), encoding="utf-8")
+        model = rows.recipe["model"]  # as the user wrote it: a name, or a section with one
+        name = str(model if isinstance(model, str) else model["name"])
+        page.write_text(row_page.render(views, split, name, told), encoding="utf-8")
         click.echo(f"{len(views)} rows: {page}")
     elif as_json:
         found = [dataclasses.asdict(one) for one in views]
