@@ -30,7 +30,7 @@ FORMATS: dict[str, list[dict[str, Any]]] = {
 PAIRS = ("dpo", "orpo", "simpo", "cpo")
 FITTING = {
     **{method: {"preference"} for method in PAIRS},
-    "sft": {"chat", "instruction", "prompt_completion", "segments"},
+    "sft": {"chat", "instruction", "prompt_completion", "segments", "text"},
     "pretrain": {"text"},
     "kto": {"labelled"},
     "rm": {"preference", "labelled"},
