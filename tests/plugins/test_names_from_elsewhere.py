@@ -37,15 +37,14 @@ def test_what_has_no_setting_says_what_to_do() -> None:
 
 
 def test_entries_with_other_names_take_the_options_that_these_imply(catalog: Catalog) -> None:
-    known = [
-        (kind, one.entry, name) for kind in catalog.kinds for one in catalog.all(kind) for name in one.entry.elsewhere
-    ]
+    known = [(kind, one, name) for kind in catalog.kinds for one in catalog.all(kind) for name in one.entry.elsewhere]
     assert len(known) > 30
-    for kind, entry, name in known:
+    for kind, one, name in known:
+        entry = one.entry
         assert not any(other.entry.name == name for other in catalog.all(kind)), name
         if entry.elsewhere[name]:
             try:
-                validate_options(catalog, kind, {"name": entry.name, **entry.elsewhere[name]})
+                validate_options(catalog, kind, {"name": one.full_name, **entry.elsewhere[name]})
             except RecipeError as error:  # what only the user can say, such as a teacher
                 assert "is required and missing" in str(error)
     several = {name for kind, _, name in known if sum((kind, name) == (k, n) for k, _, n in known) > 1}
@@ -79,19 +78,22 @@ MEANT = [
 ]
 
 
+@pytest.mark.parametrize("framework", ["torch", "mlx"])
 @pytest.mark.parametrize(("written", "setting"), MEANT)
-def test_a_setting_of_theirs_names_ours(catalog: Catalog, written: str, setting: str) -> None:
+def test_a_setting_of_theirs_names_ours(catalog: Catalog, written: str, setting: str, framework: str) -> None:
     with pytest.raises(FinetoothError, match=rf"did you mean {setting}\?"):
         recipe = load({"model": "m"}, [f"{written}=1"])
         for kind in ("adapter", "optimizer", "method"):
             pick: Any = getattr(recipe, kind)
             if isinstance(pick, dict):
-                validate_options(catalog, kind, {**pick, "name": catalog.default(kind).full_name}, kind)
+                validate_options(
+                    catalog, kind, {**pick, "name": catalog.default(kind, framework=framework).full_name}, kind
+                )
 
 
 def test_an_option_of_another_entry_is_not_named_as_what_is_meant(catalog: Catalog) -> None:
     with pytest.raises(RecipeError, match=r"adapter\.unfrozen_parameters: .*\(it is an option of another adapter"):
-        validate_options(catalog, "adapter", {"name": "lora", "unfrozen_parameters": ["x"]}, "adapter")
+        validate_options(catalog, "adapter", {"name": "finetooth-lora:lora", "unfrozen_parameters": ["x"]}, "adapter")
 
 
 @pytest.mark.parametrize(
