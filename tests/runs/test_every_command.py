@@ -78,6 +78,22 @@ CALLS = {
     "merge": "{run} --output {new}",
     "profile": "{run}",
     "push": "{run} --to {new} --dry-run",
+    "registry add": "{run} --name m --registry {new}",
+    "registry collect": "--registry {new}",
+    "registry get": "m {new} --registry {new}",
+    "registry init": "{new}",
+    "registry key": "{new}",
+    "registry list": "--registry {new}",
+    "registry log": "--registry {new}",
+    "registry measure": "m --evaluator loss --data {rows} --registry {new}",
+    "registry promote": "m --to production --registry {new}",
+    "registry revert": "m --why {word} --registry {new}",
+    "registry revoke": "k1 --registry {new}",
+    "registry rollback": "m --channel production --why {word} --registry {new}",
+    "registry show": "m --registry {new}",
+    "registry sign": "m --key {new} --registry {new}",
+    "registry trust": "k1 {new} --registry {new}",
+    "registry verify": "m --registry {new}",
     "report": "{run}",
     "rollouts": "{run}",
     "runs compare": "{run} {run}",
@@ -95,7 +111,7 @@ CALLS = {
 
 LEAVE = {
     "fetch": "recipes", "import": "recipe.yaml", "init": "recipe.yaml", "keys create": "runs",
-    "plugins new": "acme-thing",
+    "plugins new": "acme-thing", "registry key": "new-\u00e9.pub",
 }  # fmt: skip
 """What some leave where they stand, all others nothing."""
 
