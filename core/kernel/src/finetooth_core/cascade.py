@@ -183,8 +183,9 @@ def _quantizers(context: RunContext) -> Iterator[tuple[int, Registered]]:
 
 
 def _name(registered: Registered, context: RunContext) -> str:
-    """The bare name, if only one entry of the kind has it."""
-    alike = [one for one in context.catalog.all(registered.entry.kind) if one.entry.name == registered.entry.name]
+    """The bare name, if only one entry of the kind that the backend can use has it."""
+    of_kind = context.catalog.speaking(registered.entry.kind, context.framework)
+    alike = [one for one in of_kind if one.entry.name == registered.entry.name]
     return registered.entry.name if len(alike) == 1 else registered.full_name
 
 

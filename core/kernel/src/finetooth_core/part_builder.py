@@ -67,9 +67,13 @@ class Builder:
             raise RecipeError(setting, f"the mapping has no 'name' that picks a {kind}", action="add name: NAME")
         return self.catalog.get(kind, name, setting=setting, framework=framework)
 
-    def build(self, kind: str, pick: Pick, *, setting: str = "") -> Built:
-        """Build the entry a pick names; nothing is recorded."""
-        return self.built(self.entry(kind, pick, setting=setting), pick, setting)
+    def build(self, kind: str, pick: Pick, *, setting: str = "", framework: str = "") -> Built:
+        """Build the entry a pick names; nothing is recorded.
+
+        Args:
+            framework: see `Catalog.get`.
+        """
+        return self.built(self.entry(kind, pick, setting=setting, framework=framework), pick, setting)
 
     def section(self, kind: str, pick: Pick, setting: str, *, framework: str = "") -> Built:
         """Build a single-choice section of the recipe and record the pick for the plan; `auto` takes the default

@@ -66,9 +66,12 @@ def _asked(context: RunContext, step: Step, hardware: HardwareFacts, length: int
         PlanError: the combination cannot work.
     """
     recipe, builder = context.recipe, context.builder
-    adapter = builder.build("adapter", step.changes.get("adapter", recipe.adapter), setting="adapter")
-    pick = step.changes.get("quantization")
-    quantizer: Built | None = None if pick is None else builder.build("quantizer", pick, setting="quantization")
+    speaks = context.framework
+    pick = step.changes.get("adapter", recipe.adapter)
+    adapter = builder.build("adapter", pick, setting="adapter", framework=speaks)
+    quantizer: Built | None = None
+    if (pick := step.changes.get("quantization")) is not None:
+        quantizer = builder.build("quantizer", pick, setting="quantization", framework=speaks)
     optimizer, optimizer_entry = single(context, "optimizer", recipe.optimizer, Optimizer)
     entry = adapter.registered.entry
     assert isinstance(entry, Adapter)
