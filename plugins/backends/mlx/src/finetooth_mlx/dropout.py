@@ -6,7 +6,6 @@ same again when a pass is repeated.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -18,13 +17,6 @@ GOLDEN, OTHER = 0x9E3779B9, 0x85EBCA6B
 """Odd numbers that spread the numbers of modules over 32 bits."""
 
 
-def row_key(*keys: object) -> tuple[int, int]:
-    """Two words of 32 bits from any keys; the same keys give the same words on every machine."""
-    text = "\x1f".join(str(key) for key in keys)
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
-
-
 class Draws:
     """What is dropped while a micro-batch is computed."""
 
@@ -33,7 +25,7 @@ class Draws:
 
     @contextmanager
     def keyed(self, keys: Sequence[tuple[int, int]]) -> Iterator[None]:
-        """While entered, rows of the micro-batch have these keys, (S,) of `row_key`."""
+        """While entered, rows of the micro-batch have these keys, (S,) of `finetooth_steps.draws.words_of`."""
         before, self._keys = self._keys, np.array(keys, dtype=np.uint32)
         try:
             yield

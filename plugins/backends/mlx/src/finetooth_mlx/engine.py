@@ -30,8 +30,10 @@ from finetooth_hooks.bases import EngineBase
 from finetooth_hooks.engine import Counts, Snapshot, Usage
 from finetooth_hooks.protocols import EngineRequest
 from finetooth_steps.data_checks import check_data, check_fields, check_gradients
+from finetooth_steps.draws import places_of
 from finetooth_steps.layout import lay_out
 from finetooth_steps.normalizers import count_normalizers
+from finetooth_steps.passes import Counters, Pass, PendingPasses, report
 from finetooth_steps.row_budget import check_rows
 from numpy.typing import NDArray
 
@@ -39,8 +41,8 @@ from finetooth_mlx.arrays import Named, named, nested
 from finetooth_mlx.capabilities import CAPABILITIES
 from finetooth_mlx.generation import Generator
 from finetooth_mlx.network import Network
-from finetooth_mlx.passes import Evaluated, Pass, Runner
-from finetooth_mlx.state import Counters, State, read_state, taken
+from finetooth_mlx.passes import Differentiated, Runner
+from finetooth_mlx.state import State, read_state, taken
 
 
 class MlxEngine(EngineBase):
@@ -67,8 +69,7 @@ class MlxEngine(EngineBase):
         self._total_steps = request.plan.total_steps
         self._counters = Counters()
         self._loss_states: dict[str, Mapping[str, Any]] = {}
-        self._pending: dict[int, Pass] = {}
-        self._handles = 0
+        self._pending = PendingPasses()
         everything = named(network.model.parameters())
         self._info = EngineInfo(
             framework="mlx",
@@ -119,10 +120,8 @@ class MlxEngine(EngineBase):
             outputs = [{**have, **more} for have, more in zip(outputs or [{} for _ in data], scored, strict=True)]
         handle = None
         if train:
-            self._handles += 1
-            handle = Handle(self._handles, self.weights_version)
-            self._pending[handle.id] = work
-        return self._report(work, outputs, evaluated, handle)
+            handle = self._pending.open(work, self.weights_version)
+        return report(work, outputs, evaluated, handle)
 
     def backward(
         self,
@@ -131,7 +130,7 @@ class MlxEngine(EngineBase):
         *,
         normalizer: Counts | None = None,
     ) -> Backward:
-        work = self._claim(handle)
+        work = self._pending.claimed(handle, self.weights_version)
         if grads is not None:
             if normalizer is not None:
                 raise EngineError("backward: gradients that are given are not normalised again", action="pass only one")
@@ -155,7 +154,7 @@ class MlxEngine(EngineBase):
     def forward_backward(self, data: Sequence[Datum], loss: LossSpec, *, normalizer: Counts | None = None) -> Forward:
         work = self._work(data, loss, normalizer=normalizer)
         evaluated = self._differentiate(work, ("logprobs", "entropy"))
-        return self._report(work, evaluated.outputs, evaluated, None)
+        return report(work, evaluated.outputs, evaluated, None)
 
     def logprobs(self, data: Sequence[Datum], *, role: str = "policy") -> list[NDArray[np.float32]]:
         return [found["logprobs"] for found in self._runner.score(self._work(data, None, role=role), ("logprobs",))]
@@ -285,6 +284,7 @@ class MlxEngine(EngineBase):
         return Pass(
             data=data,
             batches=lay_out(data, budget=self._budget, together=together, whole=whole),
+            places=places_of(data, len(self._counters.rows)),
             step=self._counters.step,
             role=role,
             spec=loss,
@@ -303,7 +303,7 @@ class MlxEngine(EngineBase):
         finally:
             self._network.place(self._masters)
 
-    def _differentiate(self, work: Pass, returns: Collection[str]) -> Evaluated:
+    def _differentiate(self, work: Pass, returns: Collection[str]) -> Differentiated:
         """Evaluate the loss of `work` and accumulate its gradients: all of them, or, if it fails, none."""
         assert work.spec is not None
         with self._whole():
@@ -321,42 +321,9 @@ class MlxEngine(EngineBase):
         plain = {name: mx.contiguous(grad) for name, grad in added.items()}
         self._grads = {name: grad if not before else before[name] + grad for name, grad in plain.items()}
         mx.eval(self._grads)
-        self._counters.rows += [str(datum.id or row) for row, datum in enumerate(work.data)]
+        self._counters.add_rows(work.data)
         self._counters.accumulated += 1
 
     def _norm(self) -> float:
         squares = [mx.sum(mx.square(grad)) for _, grad in sorted(self._grads.items())]
         return math.sqrt(float(np.array(mx.stack(squares)).sum(dtype=np.float64))) if squares else 0.0
-
-    def _claim(self, handle: Handle) -> Pass:
-        if handle.weights_version != self.weights_version:
-            raise EngineError(
-                f"handle {handle.id} is from weights version {handle.weights_version}, and the weights are at "
-                f"{self.weights_version}: it is stale",
-                action="call forward again after a step",
-            )
-        if handle.id not in self._pending:
-            raise EngineError(
-                f"handle {handle.id} is unknown or was used", action="call forward again for another backward"
-            )
-        return self._pending[handle.id]
-
-    def _report(
-        self, work: Pass, outputs: Sequence[Mapping[str, NDArray[Any]]], evaluated: Evaluated | None,
-        handle: Handle | None,
-    ) -> Forward:  # fmt: skip
-        tokens = sum(len(datum) for datum in work.data)
-        totals = None if evaluated is None else evaluated.totals
-        return Forward(
-            outputs=tuple(outputs),
-            loss=None if totals is None else totals.loss,
-            components={} if totals is None else totals.components,
-            metrics={} if totals is None else totals.metrics,
-            tokens=tokens,
-            # positions after the last target that counts are skipped; they are no padding either
-            padded=max(tokens, sum(batch.positions for batch in work.computed)),
-            targets=sum(int(datum.mask.sum()) for datum in work.data),
-            micro_batches=len(work.computed),
-            handle=handle,
-            totals=None if totals is None else totals.plain,
-        )

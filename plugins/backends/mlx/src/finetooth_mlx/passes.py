@@ -9,65 +9,31 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from finetooth_hooks import Datum, Interrupted, LossSpec
-from finetooth_hooks.engine import Counts
+from finetooth_hooks import Interrupted, LossSpec
+from finetooth_steps.draws import words_of
 from finetooth_steps.loss_state import checked_state
 from finetooth_steps.micro_batches import MicroBatch, one_batch
 from finetooth_steps.not_finite import check_finite
 from finetooth_steps.outputs import per_datum, side_by_side
+from finetooth_steps.passes import Evaluated, Pass
 from finetooth_steps.rectangles import loss_data, make_rectangle
 from finetooth_steps.totals import Totals
 from numpy.typing import NDArray
 
 from finetooth_mlx.arrays import Named, to_mx
-from finetooth_mlx.dropout import row_key
 from finetooth_mlx.network import Network, Rows
 
 Outputs = dict[str, mx.array]
 
 
-@dataclass(frozen=True)
-class Pass:
-    """What a forward and its backward must agree on.
-
-    Attributes:
-        data: of one call.
-        batches: how they are cut.
-        step: optimizer steps done, keys dropout.
-        role: whose outputs count as the policy's.
-        spec: the loss, None to score only.
-        counts: normalizers of the whole step.
-        state: what the loss carried when the pass began.
-    """
-
-    data: tuple[Datum, ...]
-    batches: tuple[MicroBatch, ...]
-    step: int
-    role: str = "policy"
-    spec: LossSpec | None = None
-    counts: Counts = field(default_factory=dict)
-    state: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def computed(self) -> tuple[MicroBatch, ...]:
-        """What goes through the model at once: the micro-batches, or their pieces."""
-        return tuple(piece for batch in self.batches for piece in batch.computed)
-
-
 @dataclass
-class Evaluated:
-    """What a pass found.
+class Differentiated(Evaluated):
+    """The results of a pass, with its gradients.
 
     Attributes:
-        outputs: per datum, arrays by name.
-        totals: the loss; None without one.
-        state: the loss's state afterwards.
         grads: of what trains, by name; empty without a backward.
     """
 
-    outputs: list[dict[str, NDArray[Any]]]
-    totals: Totals | None = None
-    state: Mapping[str, Any] = field(default_factory=dict)
     grads: Named = field(default_factory=dict)
 
 
@@ -107,7 +73,7 @@ class Runner:
 
     def evaluate(
         self, work: Pass, masters: Named, *, train: bool, backward: bool = False, returns: Collection[str] = ()
-    ) -> Evaluated:
+    ) -> Differentiated:
         """Evaluate the loss of `work`, and its gradients with `backward`.
 
         Args:
@@ -120,7 +86,7 @@ class Runner:
         """
         spec = work.spec
         assert spec is not None
-        evaluated = Evaluated([{} for _ in work.data], Totals(spec, work.counts), dict(work.state))
+        evaluated = Differentiated([{} for _ in work.data], Totals(spec, work.counts), dict(work.state))
         batches = work.batches
         if spec.together == "step" and len(batches) > 1:
             batches = (replace(one_batch(work.data), pieces=batches),)
@@ -143,7 +109,7 @@ class Runner:
 
     def backward_from(self, work: Pass, masters: Named, grads: Sequence[NDArray[np.floating[Any]]]) -> Named:
         """Gradients from dL/dlogprob per datum, shaped as its targets."""
-        evaluated = Evaluated([])
+        evaluated = Differentiated([])
         for batch in work.computed:
             given = to_mx(side_by_side(batch, grads))
 
@@ -159,7 +125,7 @@ class Runner:
     # --- a loss that must see more than fits into a micro-batch -------------------------------------------------------
 
     def _evaluate_pieces(
-        self, work: Pass, whole: MicroBatch, evaluated: Evaluated, masters: Named, *, train: bool, backward: bool,
+        self, work: Pass, whole: MicroBatch, evaluated: Differentiated, masters: Named, *, train: bool, backward: bool,
         returns: Collection[str],
     ) -> None:  # fmt: skip
         """Score everything without a graph, evaluate the loss once on leaves, send dL/d(leaves) back piece by piece."""
@@ -204,7 +170,7 @@ class Runner:
     # --- parts --------------------------------------------------------------------------------------------------------
 
     def _differentiate(
-        self, objective: Callable[[Named], mx.array], masters: Named, evaluated: Evaluated, *, backward: bool
+        self, objective: Callable[[Named], mx.array], masters: Named, evaluated: Differentiated, *, backward: bool
     ) -> mx.array:
         """The value of a function of what trains; its gradients are added to `evaluated`."""
         if not backward:
@@ -231,7 +197,7 @@ class Runner:
         outputs.update(self._network.outputs(rectangle, own, temperature=spec.temperature))
         return outputs
 
-    def _loss(self, work: Pass, batch: MicroBatch, outputs: Outputs, evaluated: Evaluated) -> mx.array:
+    def _loss(self, work: Pass, batch: MicroBatch, outputs: Outputs, evaluated: Differentiated) -> mx.array:
         assert work.spec is not None and evaluated.totals is not None
         seen = loss_data(work.data, batch, to_mx)
         state = {name: to_mx(v) if isinstance(v, np.ndarray) else v for name, v in work.state.items()}
@@ -260,7 +226,12 @@ class Runner:
         """The model as the pass's role, in training or evaluation mode, each row with its own key for dropout."""
         self.check_asked()
         keys = [
-            row_key(self._seed, work.step, row, np.ascontiguousarray(work.data[row].targets, "<i8").tobytes().hex())
+            words_of(
+                self._seed,
+                work.step,
+                work.places[row],
+                np.ascontiguousarray(work.data[row].targets, "<i8").tobytes().hex(),
+            )
             for row in batch.rows
         ]
         with self._network.role(work.role), self._network.keyed(keys):

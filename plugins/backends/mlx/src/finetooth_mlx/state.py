@@ -18,7 +18,7 @@ import shutil
 import threading
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ import mlx.core as mx
 import numpy as np
 from finetooth_hooks import UserError
 from finetooth_hooks.protocols import EngineRequest
+from finetooth_steps.passes import Counters
+from finetooth_steps.saved_states import check_identity, identity, restore_schedule
 from finetooth_toolbox.files.manifests import sha256_of
 from mlx.utils import tree_flatten, tree_unflatten
 from numpy.typing import NDArray
@@ -38,27 +40,6 @@ FORMAT = "mlx-1"
 FILES = ("trained", "optimizer", "gradients", "losses")
 OTHER = "use another checkpoint"
 Arrays = dict[str, NDArray[Any]]
-
-
-@dataclass
-class Counters:
-    """What an engine counts.
-
-    Attributes:
-        step: optimizer steps done.
-        accumulated: calls whose gradients wait for the next step.
-        loss: sum of their losses, for a schedule that watches it.
-        rows: ids of their data, to be named if the gradient is not finite.
-    """
-
-    step: int = 0
-    accumulated: int = 0
-    loss: float = 0.0
-    rows: list[str] = field(default_factory=list)
-
-    def drop(self) -> None:
-        """Nothing is accumulated any more."""
-        self.accumulated, self.loss, self.rows = 0, 0.0, []
 
 
 @dataclass(frozen=True)
@@ -149,12 +130,6 @@ class State:
             shutil.rmtree(staging, ignore_errors=True)
 
 
-def identity(request: EngineRequest) -> dict[str, Any]:
-    """What a state must have been saved from."""
-    model = request.base.model
-    return {"model_type": model.model_type, "parameters": model.parameters, "revision": model.revision}
-
-
 def read_state(path: Path) -> State:
     """What `State.save` wrote.
 
@@ -201,19 +176,7 @@ def taken(state: State, request: EngineRequest, masters: Named, optimizer: Any, 
         UserError: one of another model, adapter, optimizer or precision.
     """
     content = state.content
-    for name, value in identity(request).items():
-        saved = content.get("model", {}).get(name)
-        if saved != value and saved and value:
-            raise UserError(
-                f"{where} was saved with the model's {name} {saved!r}, this one has {value!r}",
-                action="load it into the model it was saved from",
-            )
-    if content.get("precision") != request.plan.train.precision:
-        raise UserError(
-            f"{where} was saved with train.precision={content.get('precision')}, this run has "
-            f"{request.plan.train.precision}",
-            action=f"set train.precision to {content.get('precision')}",
-        )
+    check_identity(where, content, request)
     _check_same(where, "trained", state.files["trained"], masters, "the adapter and its options")
     _check_same(where, "optimizer", state.files["optimizer"], dict(tree_flatten(optimizer)), "the optimizer")
     grads = state.files.get("gradients", {})
@@ -224,15 +187,7 @@ def taken(state: State, request: EngineRequest, masters: Named, optimizer: Any, 
     for key, array in state.files.get("losses", {}).items():
         loss, _, name = key.rpartition("/")
         losses.setdefault(loss, {})[name] = np.array(array)
-    before = deepcopy(dict(request.updates.schedule.state()))
-    try:
-        request.updates.schedule.restore(deepcopy(content["schedule"]))
-    except Exception as error:
-        request.updates.schedule.restore(before)
-        raise UserError(
-            f"{where}: its state of the schedule does not fit this schedule ({type(error).__name__}: {error})",
-            action="use the schedule of the saved run",
-        ) from error
+    restore_schedule(request, content["schedule"], where)
     flat = [(name, mx.array(array)) for name, array in state.files["optimizer"].items()]
     order = {name: place for place, (name, _) in enumerate(tree_flatten(optimizer))}
     flat.sort(key=lambda pair: order[pair[0]])

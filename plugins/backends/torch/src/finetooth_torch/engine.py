@@ -34,6 +34,7 @@ from finetooth_steps.data_checks import check_data, check_fields, check_gradient
 from finetooth_steps.draws import places_of
 from finetooth_steps.layout import lay_out
 from finetooth_steps.normalizers import count_normalizers
+from finetooth_steps.passes import Counters, Evaluated, Pass, PendingPasses, report
 from finetooth_steps.row_budget import check_rows
 from finetooth_torchshared.quantised import stored_weights
 from numpy.typing import NDArray
@@ -47,7 +48,7 @@ from finetooth_torch.generation.generator import Generator
 from finetooth_torch.generation.joinable_batch import TorchRunningBatch
 from finetooth_torch.network import ROLES, Network
 from finetooth_torch.offload.saved_tensors import SavedTensors
-from finetooth_torch.passes import Evaluated, Pass, Runner
+from finetooth_torch.passes import Runner
 from finetooth_torch.planning.memory import GENERATION_BATCHES
 from finetooth_torch.planning.peak_flops import peak_flops
 from finetooth_torch.profile.recording import record, spanned
@@ -56,7 +57,7 @@ from finetooth_torch.randomness import global_states, seed_global, set_global
 from finetooth_torch.ranks import Ranks
 from finetooth_torch.roles.role_models import move_copy
 from finetooth_torch.state.optimizer import Options
-from finetooth_torch.state.training_state import Counters, State, read_state, restore_state, state_of
+from finetooth_torch.state.training_state import State, read_state, restore_state, state_of
 from finetooth_torch.updates.changes import Changes
 from finetooth_torch.updates.parameters import TrainedParameters
 from finetooth_torch.updates.scaler import LossScaler
@@ -120,8 +121,7 @@ class TorchEngine(EngineBase):
         self._total_steps = request.plan.total_steps
         self._counters = Counters()
         self._loss_states: dict[str, Mapping[str, Any]] = {}
-        self._pending: dict[int, Pass] = {}
-        self._handles = 0
+        self._pending = PendingPasses()
         network = parts.network
         self._info = EngineInfo(
             framework="torch",
@@ -174,10 +174,8 @@ class TorchEngine(EngineBase):
             outputs = [{**have, **more} for have, more in zip(outputs or [{} for _ in data], scored, strict=True)]
         handle = None
         if train:
-            self._handles += 1
-            handle = Handle(self._handles, self.weights_version)
-            self._pending[handle.id] = work
-        return self._report(work, outputs, evaluated, handle)
+            handle = self._pending.open(work, self.weights_version)
+        return report(work, outputs, evaluated, handle, flops=self._parts.network.executed())
 
     @guarded("backward")
     def backward(
@@ -188,14 +186,14 @@ class TorchEngine(EngineBase):
         normalizer: Counts | None = None,
     ) -> Backward:
         self._parts.network.executed()  # count from here
-        work = self._claim(handle)
+        work = self._pending.claimed(handle, self.weights_version)
         if grads is not None:
             if normalizer is not None:
                 raise EngineError("backward: gradients that are given are not normalised again", action="pass only one")
             check_gradients(work.data, grads)
             with self._accumulating(work):
                 self._runner.backward_from(work, grads)
-            self._counters.rows += [str(datum.id or row) for row, datum in enumerate(work.data)]
+            self._counters.add_rows(work.data)
         elif work.spec is None:
             raise EngineError(
                 "backward: its forward had no loss and no gradients are given",
@@ -214,7 +212,7 @@ class TorchEngine(EngineBase):
         self._parts.network.executed()  # count from here
         work = self._work(data, loss, normalizer=normalizer)
         evaluated = self._differentiate(work, ("logprobs", "entropy"))
-        return self._report(work, evaluated.outputs, evaluated, None)
+        return report(work, evaluated.outputs, evaluated, None, flops=self._parts.network.executed())
 
     @guarded("logprobs")
     def logprobs(self, data: Sequence[Datum], *, role: str = "policy") -> list[NDArray[np.float32]]:
@@ -455,46 +453,9 @@ class TorchEngine(EngineBase):
         with self._accumulating(work):
             at_once = self._updater.in_backward  # an update cannot be taken back
             evaluated = self._runner.evaluate(work, train=True, backward=True, returns=returns, at_once=at_once)
-        self._counters.rows += [str(datum.id or row) for row, datum in enumerate(work.data)]
+        self._counters.add_rows(work.data)
         assert evaluated.totals is not None
         if evaluated.state:
             self._loss_states[work.spec.name] = evaluated.state
         self._counters.loss += evaluated.totals.loss
         return evaluated
-
-    def _claim(self, handle: Handle) -> Pass:
-        if handle.weights_version != self.weights_version:
-            raise EngineError(
-                f"handle {handle.id} is from weights version {handle.weights_version}, and the weights are at "
-                f"{self.weights_version}: it is stale",
-                action="call forward again after a step",
-            )
-        if handle.id not in self._pending:
-            raise EngineError(
-                f"handle {handle.id} is unknown or was used", action="call forward again for another backward"
-            )
-        return self._pending[handle.id]
-
-    def _report(
-        self,
-        work: Pass,
-        outputs: Sequence[Mapping[str, NDArray[Any]]],
-        evaluated: Evaluated | None,
-        handle: Handle | None,
-    ) -> Forward:
-        tokens = sum(len(datum) for datum in work.data)
-        totals = None if evaluated is None else evaluated.totals
-        return Forward(
-            outputs=tuple(outputs),
-            loss=None if totals is None else totals.loss,
-            components={} if totals is None else totals.components,
-            metrics={} if totals is None else totals.metrics,
-            tokens=tokens,
-            # positions after the last target that counts are skipped; they are no padding either
-            padded=max(tokens, sum(batch.positions for batch in work.computed)),
-            targets=sum(int(datum.mask.sum()) for datum in work.data),
-            micro_batches=len(work.computed),
-            handle=handle,
-            flops=self._parts.network.executed(),
-            totals=None if totals is None else totals.plain,
-        )

@@ -9,18 +9,18 @@ a stream of the micro-batch, keyed by the place of its first datum.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from finetooth_hooks import Datum, Interrupted, LossData, LossSpec, NotFinite, PlanError
-from finetooth_hooks.engine import Counts
+from finetooth_hooks import Interrupted, LossData, LossSpec, NotFinite, PlanError
 from finetooth_steps.loss_state import checked_state
 from finetooth_steps.micro_batches import MicroBatch, one_batch
 from finetooth_steps.not_finite import check_finite
 from finetooth_steps.outputs import per_datum, side_by_side
+from finetooth_steps.passes import Evaluated, Pass
 from finetooth_steps.totals import Totals
 from numpy.typing import NDArray
 from torch import Tensor
@@ -32,51 +32,6 @@ from finetooth_torch.precision import result_dtype
 from finetooth_torch.profile.recording import spanned
 from finetooth_torch.profile.trace import LAYOUT_SPAN
 from finetooth_torch.randomness import seeded
-
-
-@dataclass(frozen=True)
-class Pass:
-    """What a forward and its backward must agree on.
-
-    Attributes:
-        data: of one call.
-        batches: how they are cut.
-        places: of the data among those of the step; key dropout.
-        step: optimizer steps done, keys dropout.
-        role: whose outputs count as the policy's.
-        spec: the loss, None to score only.
-        counts: normalizers of the whole step.
-        state: what the loss carried when the pass began.
-    """
-
-    data: tuple[Datum, ...]
-    batches: tuple[MicroBatch, ...]
-    places: tuple[int, ...]
-    step: int
-    role: str = "policy"
-    spec: LossSpec | None = None
-    counts: Counts = field(default_factory=dict)
-    state: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def computed(self) -> tuple[MicroBatch, ...]:
-        """What goes through the model at once: the micro-batches, or their pieces."""
-        return tuple(piece for batch in self.batches for piece in batch.computed)
-
-
-@dataclass
-class Evaluated:
-    """What a pass found.
-
-    Attributes:
-        outputs: per datum, arrays by name.
-        totals: the loss; None without one.
-        state: the loss's state afterwards.
-    """
-
-    outputs: list[dict[str, NDArray[Any]]]
-    totals: Totals | None = None
-    state: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Runner:

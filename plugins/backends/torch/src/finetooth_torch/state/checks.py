@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from finetooth_hooks import UserError
 from finetooth_hooks.protocols import EngineRequest
+from finetooth_steps.saved_states import check_identity
 from torch import Tensor
 
 from finetooth_torch.randomness import check_states
@@ -50,7 +51,7 @@ def checked(state: State, request: EngineRequest, parts: Parts, where: str) -> C
         UserError: it is of another model, adapter, optimizer or precision, or no engine wrote it.
     """
     content, files = state.content, state.files
-    _check_model(where, content, request)
+    check_identity(where, content, request)
     masters = dict(parts.parameters.named())
     _check_weights(where, files["trained"], masters)
     _check_gradients(where, files.get("gradients", {}), masters)
@@ -72,25 +73,6 @@ def checked(state: State, request: EngineRequest, parts: Parts, where: str) -> C
     return Checked(
         optimizer, options, {name: _arrays(of_loss) for name, of_loss in losses.items()}, content["counters"]
     )
-
-
-def _check_model(where: str, content: Mapping[str, Any], request: EngineRequest) -> None:
-    from finetooth_torch.state.training_state import identity
-
-    saved_model = content.get("model")
-    for name, value in identity(request).items():
-        saved = saved_model.get(name) if isinstance(saved_model, dict) else None
-        if saved != value and saved and value:
-            raise UserError(
-                f"{where} was saved with the model's {name} {saved!r}, this one has {value!r}",
-                action="load it into the model it was saved from",
-            )
-    if content.get("precision") != request.plan.train.precision:
-        raise UserError(
-            f"{where} was saved with train.precision={content.get('precision')}, this run has "
-            f"{request.plan.train.precision}",
-            action=f"set train.precision to {content.get('precision')}",
-        )
 
 
 def _check_weights(where: str, trained: Mapping[str, Tensor], masters: Mapping[str, Tensor]) -> None:

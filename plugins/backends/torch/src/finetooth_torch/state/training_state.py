@@ -17,13 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from finetooth_hooks import EngineError, UserError
+from finetooth_hooks import EngineError
 from finetooth_hooks.protocols import EngineRequest
+from finetooth_steps.passes import Counters
+from finetooth_steps.saved_states import identity, restore_schedule
 from finetooth_toolbox.text.measures import size
 from torch import Tensor
 
@@ -37,27 +39,6 @@ from finetooth_torch.state.values import flatten
 
 if TYPE_CHECKING:
     from finetooth_torch.engine import Parts
-
-
-@dataclass
-class Counters:
-    """What an engine counts.
-
-    Attributes:
-        step: optimizer steps done, skipped ones included.
-        accumulated: calls whose gradients wait for the next step.
-        loss: sum of their losses, for a schedule that watches it.
-        rows: ids of their data, to be named if the gradient is not finite.
-    """
-
-    step: int = 0
-    accumulated: int = 0
-    loss: float = 0.0
-    rows: list[str] = field(default_factory=list)
-
-    def drop(self) -> None:
-        """Nothing is accumulated any more."""
-        self.accumulated, self.loss, self.rows = 0, 0.0, []
 
 
 @dataclass(frozen=True)
@@ -172,7 +153,7 @@ def restore_state(
     from finetooth_torch.state.checks import checked
 
     found = checked(state, request, parts, where)
-    _take_schedule(request, state.content["schedule"], where)
+    restore_schedule(request, state.content["schedule"], where)
     parts.parameters.zero_grad()
     parts.parameters.restore(state.files["trained"])
     gradients = state.files.get("gradients", {})
@@ -188,27 +169,6 @@ def restore_state(
     set_global(state.files["random"], parts.device)
     parts.changes.restore(state.files.get("adapter", {}), counters.step)
     return found.losses
-
-
-def identity(request: EngineRequest) -> dict[str, Any]:
-    """What a state must have been saved from."""
-    model = request.base.model
-    return {"model_type": model.model_type, "parameters": model.parameters, "revision": model.revision}
-
-
-def _take_schedule(request: EngineRequest, saved: Any, where: str) -> None:
-    before = deepcopy(dict(request.updates.schedule.state()))
-    try:
-        request.updates.schedule.restore(deepcopy(saved))
-    except UserError:
-        request.updates.schedule.restore(before)
-        raise
-    except Exception as error:
-        request.updates.schedule.restore(before)
-        raise UserError(
-            f"{where}: its state of the schedule does not fit this schedule ({type(error).__name__}: {error})",
-            action="use the schedule of the saved run",
-        ) from error
 
 
 def _on_host(tensor: Tensor) -> Tensor:
