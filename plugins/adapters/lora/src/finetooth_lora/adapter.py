@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from finetooth_hooks import Context, Options, RecipeError
+from finetooth_hooks import Context, RecipeError
 from finetooth_hooks.bases import AdapterBase
 from finetooth_hooks.protocols import Addition, LowRank, ModelFacts, ModelInfo, ModelTensors, Quantizer
+from finetooth_modelfiles import low_rank
 from finetooth_peftfiles import resuming
 from pydantic import Field, model_validator
 
@@ -22,33 +23,12 @@ from finetooth_lora.sizes import EVA_ROOM, Experts, added_parameters, experts_of
 CAPABILITIES = frozenset({"disable", "fold", "fold_tensors", "additions"})
 
 
-class LowRankOptions(Options):
+class LowRankOptions(low_rank.LowRankOptions):
     """What all low-rank adapters have."""
 
-    rank: int = Field(default=32, ge=1, le=256)
-    """Rank r of the addition B A, 1 to 256."""
-    alpha: float | None = Field(default=None, gt=0)
-    """The addition is scaled by alpha / rank (with `rslora` by alpha / sqrt(rank)). Default: 2 * rank, so that the
-    scale is 2 at any rank; with `rslora` 16."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout on the input of the addition while training."""
-    targets: Literal["all-linear", "attention"] | list[str] = "all-linear"
-    """Which modules carry it: `all-linear` (every linear module of the decoder layers), `attention` (those inside
-    attention), or a list of names that end a module's path (`q_proj`, `mlp.up_proj`) or regular expressions that match
-    whole paths."""
-    rslora: bool = False
-    """Scale by alpha / sqrt(rank), so that high ranks learn as fast as low ones (Kalajdzievski, 2023,
-    arXiv:2312.03732)."""
     loraplus_ratio: float = Field(default=1.0, gt=0)
     """Learning rate of B as a multiple of A's, which is the optimizer's (LoRA+, Hayou et al., 2024, arXiv:2402.12354,
     which takes 16, with a smaller rate than otherwise)."""
-
-    @property
-    def resolved_alpha(self) -> float:
-        """`alpha`, or its default."""
-        if self.alpha is not None:
-            return self.alpha
-        return 16.0 if self.rslora else 2.0 * self.rank
 
 
 class LoraOptions(LowRankOptions):

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from finetooth_hooks import Context, NoOptions, Options, PlanError, UserError
+from finetooth_hooks import Context, NoOptions, PlanError, UserError
 from finetooth_hooks.bases import AdapterBase
 from finetooth_hooks.protocols import ModelFacts, ModelInfo
-from pydantic import Field
+from finetooth_modelfiles.low_rank import LowRankOptions
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -25,30 +25,8 @@ SIDES = {"lora_a": "lora_A", "lora_b": "lora_B"}
 OTHER = "name the artifact of a run with this model and adapter"
 
 
-class LoraOptions(Options):
+class LoraOptions(LowRankOptions):
     """Options of `lora`."""
-
-    rank: int = Field(default=32, ge=1, le=256)
-    """Rank r of the addition B A, 1 to 256."""
-    alpha: float | None = Field(default=None, gt=0)
-    """The addition is scaled by alpha / rank (with `rslora` by alpha / sqrt(rank)). Default: 2 * rank, so that the
-    scale is 2 at any rank; with `rslora` 16."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout on the input of the addition while training."""
-    targets: Literal["all-linear", "attention"] | list[str] = "all-linear"
-    """Which modules carry it: `all-linear` (every linear module of the decoder layers), `attention` (those inside
-    attention), or a list of names that end a module's path (`q_proj`, `mlp.up_proj`) or regular expressions that match
-    whole paths."""
-    rslora: bool = False
-    """Scale by alpha / sqrt(rank), so that high ranks learn as fast as low ones (Kalajdzievski, 2023,
-    arXiv:2312.03732)."""
-
-    @property
-    def resolved_alpha(self) -> float:
-        """`alpha`, or its default."""
-        if self.alpha is not None:
-            return self.alpha
-        return 16.0 if self.rslora else 2.0 * self.rank
 
     @property
     def scale(self) -> float:
