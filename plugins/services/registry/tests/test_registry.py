@@ -282,6 +282,13 @@ def test_a_record_of_a_stranger_is_refused(tmp_path: Path, text: bytes) -> None:
         list(verify_folder(tmp_path, {}))
 
 
+@pytest.mark.parametrize("name", ["../out", "/etc/passwd", "a/../../b"])
+def test_a_record_that_names_files_elsewhere_is_refused(name: str) -> None:
+    content = records.statement({name: "0" * 64}, {"name": "bot", "number": 0})
+    with pytest.raises(UserError, match="lies outside of its folder"):
+        records.read(records.unsigned(content))
+
+
 @pytest.mark.parametrize("name", ["../out", "/etc/x", "Bot", "b\u043et", "", "a" * 65])
 def test_a_name_that_could_mislead_is_refused(place: Place, tmp_path: Path, name: str) -> None:
     run = write_run(tmp_path / "run-x", "one")

@@ -138,7 +138,7 @@ def _learned(renderer: Renderer, tokenizer: Tokenizer) -> Iterator[str]:
         yield _written({**opening, "system": start}, {**before, "system": ""}, {**behind, "system": between}, ask,
                        {**cuts, **own})  # fmt: skip
     except DataError:
-        pass
+        pass  # a markup without system messages; the template below has none either
     yield _written(opening, before, behind, ask, cuts)
 
 

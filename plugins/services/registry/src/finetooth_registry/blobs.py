@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import tempfile
+from io import BufferedReader
 from pathlib import Path
+from typing import BinaryIO
 
 from finetooth_hooks.errors import UserError
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PIECE = 2**20
+RESTORE = "restore the registry from a copy"
 
 
 class Blobs:
@@ -35,34 +37,21 @@ class Blobs:
             raise UserError(f"{sha256!r} is not a SHA-256", action="the registry is damaged")
         return self.folder / sha256[:2] / sha256
 
-    def put(self, source: Path, sha256: str = "") -> str:
-        """Store a file and return its SHA-256. The content is hashed while it is copied.
-
-        Args:
-            sha256: what the file must hold; empty: anything.
-
-        Raises:
-            UserError: the file holds something else.
-        """
+    def put(self, source: Path) -> str:
+        """Store a file and return its SHA-256. The content is hashed while it is copied."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256()
         descriptor, name = tempfile.mkstemp(dir=self.folder)
         try:
             with source.open("rb") as reader, os.fdopen(descriptor, "wb") as writer:
-                while piece := reader.read(_PIECE):
-                    digest.update(piece)
-                    writer.write(piece)
+                sha256 = _copy(reader, writer)
                 writer.flush()
                 os.fsync(writer.fileno())
-            found = digest.hexdigest()
-            if sha256 and found != sha256:
-                raise UserError(f"{source} has SHA-256 {found}, not {sha256}", action="the file was changed")
-            target = self.path(found)
+            target = self.path(sha256)
             target.parent.mkdir(exist_ok=True)
             Path(name).replace(target)
         finally:
             Path(name).unlink(missing_ok=True)
-        return found
+        return sha256
 
     def put_bytes(self, content: bytes) -> str:
         """Store bytes and return their SHA-256."""
@@ -78,31 +67,24 @@ class Blobs:
         Raises:
             UserError: the blob is missing or damaged.
         """
-        try:
-            content = self.path(sha256).read_bytes()
-        except OSError as error:
-            raise UserError(f"blob {sha256} is missing", action="restore the registry from a copy") from error
-        if hashlib.sha256(content).hexdigest() != sha256:
-            raise UserError(f"blob {sha256} was changed", action="restore the registry from a copy")
+        with self._opened(sha256) as reader:
+            content = reader.read()
+        self._compare(sha256, hashlib.sha256(content).hexdigest())
         return content
 
     def copy(self, sha256: str, target: Path) -> None:
-        """Write a blob to a file, checked while it is copied.
+        """Write a blob to a new file, checked while it is copied.
 
         Raises:
-            UserError: the blob is missing or damaged; the file is not written.
+            UserError: the blob is missing or damaged; the file is not there then.
         """
-        path, digest = self.path(sha256), hashlib.sha256()
+        with self._opened(sha256) as reader, target.open("xb") as writer:
+            found = _copy(reader, writer)
         try:
-            with path.open("rb") as reader, target.open("xb") as writer:
-                while piece := reader.read(_PIECE):
-                    digest.update(piece)
-                    writer.write(piece)
-        except FileNotFoundError as error:
-            raise UserError(f"blob {sha256} is missing", action="restore the registry from a copy") from error
-        if digest.hexdigest() != sha256:
+            self._compare(sha256, found)
+        except UserError:
             target.unlink()
-            raise UserError(f"blob {sha256} was changed", action="restore the registry from a copy")
+            raise
 
     def check(self, sha256: str) -> None:
         """Read a blob and compare it with its name.
@@ -110,15 +92,8 @@ class Blobs:
         Raises:
             UserError: the blob is missing or damaged.
         """
-        digest = hashlib.sha256()
-        try:
-            with self.path(sha256).open("rb") as reader:
-                while piece := reader.read(_PIECE):
-                    digest.update(piece)
-        except OSError as error:
-            raise UserError(f"blob {sha256} is missing", action="restore the registry from a copy") from error
-        if digest.hexdigest() != sha256:
-            raise UserError(f"blob {sha256} was changed", action="restore the registry from a copy")
+        with self._opened(sha256) as reader:
+            self._compare(sha256, hashlib.file_digest(reader, "sha256").hexdigest())
 
     def remove_unnamed(self, named: set[str], *, dry_run: bool) -> list[tuple[str, int]]:
         """Remove blobs that nothing names; returns SHA-256 and bytes of each."""
@@ -129,7 +104,21 @@ class Blobs:
                 path.unlink()
         return sizes
 
-    def free(self) -> int:
-        """Bytes that are free where the blobs lie."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return shutil.disk_usage(self.folder).free
+    def _opened(self, sha256: str) -> BufferedReader:
+        try:
+            return self.path(sha256).open("rb")
+        except OSError as error:
+            raise UserError(f"blob {sha256} is missing", action=RESTORE) from error
+
+    def _compare(self, sha256: str, found: str) -> None:
+        if found != sha256:
+            raise UserError(f"blob {sha256} was changed", action=RESTORE)
+
+
+def _copy(reader: BinaryIO, writer: BinaryIO) -> str:
+    """Copy a file; returns the SHA-256 of what was copied."""
+    digest = hashlib.sha256()
+    while piece := reader.read(_PIECE):
+        digest.update(piece)
+        writer.write(piece)
+    return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from finetooth_hooks.errors import UserError
 from finetooth_saving.artifact import verify_folder
 from finetooth_saving.run_folder import ARTIFACT, PLAN, RECIPE, RESULT, RUN
 from finetooth_saving.runs.recorded import read_run
-from finetooth_toolbox.files.manifests import MANIFEST
+from finetooth_toolbox.files.manifests import MANIFEST, sha256_of
 
 _KEPT = (RECIPE, PLAN, RESULT, RUN)
 """Files of a run that are stored with its artifact."""
@@ -58,7 +57,7 @@ def read(folder: Path) -> RunFiles:
     about = {name: manifest[name] for name in _FROM_MANIFEST if name in manifest}
     about |= {
         "run": str(result.get("run_id") or folder.name),
-        "recipe_sha256": hashlib.sha256((folder / RECIPE).read_bytes()).hexdigest(),
+        "recipe_sha256": sha256_of(folder / RECIPE),
         "method": _name(recipe.get("method")),
         "classification": (recipe.get("data") or {}).get("classification") or {},
     }

@@ -60,11 +60,13 @@ def read(record: bytes) -> dict[str, Any]:
     """The statement in an envelope; signatures are not looked at.
 
     Raises:
-        UserError: the bytes hold no envelope with a statement of ours.
+        UserError: the bytes hold no envelope with a statement of ours, or it names files outside of its folder.
     """
     try:
         content = json.loads(_envelope(record).payload)
-        _ = {item["name"]: item["digest"]["sha256"] for item in content["subject"]}
+        for name in {item["name"]: item["digest"]["sha256"] for item in content["subject"]}:
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError(f"the file {name!r} lies outside of its folder")
         if content["_type"] != STATEMENT or content["predicateType"] != PREDICATE:
             raise ValueError("another type of statement")
         _ = content["predicate"]["name"], content["predicate"]["number"]
