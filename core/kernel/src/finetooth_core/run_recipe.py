@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from finetooth_saving.run_folder import RECIPE
 from finetooth_saving.run_recipe import with_picks
+from finetooth_toolbox.cli.streams import warn
 from finetooth_toolbox.files.own_python import CONSENT, without_foreign
 
 from finetooth_core.recipe import load
@@ -19,7 +19,7 @@ def tell_not_run(folder: Path, foreign: Sequence[str]) -> None:
     line = f"{folder}: {', '.join(foreign)} is named by no run of this machine and was not run ({CONSENT})"
     if foreign and line not in _TOLD:
         _TOLD.add(line)
-        print(f"note: {line}", file=sys.stderr)
+        warn(line)
 
 
 _TOLD: set[str] = set()

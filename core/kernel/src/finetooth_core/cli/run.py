@@ -66,7 +66,7 @@ def command(
         return code
     session.check_output()
     if not isinstance(recipe, str) and session.writes:
-        from finetooth_core.cli.state import warn
+        from finetooth_toolbox.cli.streams import warn
 
         warn(f"no recipe was named; {session.folder / 'recipe.yaml'} will hold the one of this run")
     return carry_out(state, session, detail)

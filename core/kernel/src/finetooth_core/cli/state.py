@@ -3,14 +3,12 @@ is asked for."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-from finetooth_toolbox.text.controls import escape_controls
+from finetooth_toolbox.cli.streams import warn
 
 from finetooth_core.cli.start_options import StartOptions
 
@@ -280,8 +278,3 @@ class State:
     def run(self, recipe: Mapping[str, Any]) -> Outcome:
         """Train."""
         return self.session(recipe).run()
-
-
-def warn(line: str) -> None:
-    """Tell the user one thing beside the output proper."""
-    click.echo(f"note: {escape_controls(line)}", file=sys.stderr)

@@ -9,6 +9,8 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+from finetooth_toolbox.text.controls import escape_controls
+
 HANDLER = "finetooth"
 """Name of the way in which standard streams write what they have no code for."""
 
@@ -24,6 +26,11 @@ LOOK_ALIKES = {
     "\u2026": "...",
 }
 """Signs that `ft` itself draws, and what stands for them where they are lacking."""
+
+
+def warn(line: str) -> None:
+    """Tell the user one thing in addition to the output proper; control characters in it are escaped."""
+    print(f"note: {escape_controls(line)}", file=sys.stderr, flush=True)
 
 
 def in_ascii(error: UnicodeError) -> tuple[str, int]:
