@@ -94,7 +94,8 @@ def pytest_collection_finish() -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """The collector of cycles rests meanwhile, and only its rare full collections look at what was made: all of it
-    stays. Not frozen for good: counting what is frozen, as `finetooth_core.collector` does, walks over all of it."""
+    stays. Not frozen for good: counting what is frozen, as `finetooth_core.plugins.collector` does, walks over
+    all of it."""
     gc.disable()
     try:
         return (yield)

@@ -9,7 +9,8 @@ operations  imports the contract
 recipes     imports the contract and toolbox
 rows        imports the contract and toolbox
 saving      imports the contract, toolbox and recipes
-kernel      imports the contract, toolbox, recipes, rows and saving
+guards      imports the contract and toolbox
+kernel      imports the contract, toolbox, recipes, rows, saving and guards
 kit         imports the contract, toolbox, rows, operations and steps
 shared      imports the contract, toolbox, rows, operations and steps, and of its own kind
 plugins     import all of these but the kernel, and never each other
@@ -31,6 +32,7 @@ ROOMS = {
     "recipes": "core/recipes",
     "rows": "core/rows",
     "saving": "core/saving",
+    "guards": "core/guards",
     "kernel": "core/kernel",
     "kit": "hooks/kit",
     "shared": "plugins/shared/*",
@@ -45,20 +47,21 @@ MAY = {
     "rows": ("contract", "toolbox"),
     "recipes": ("contract", "toolbox"),
     "saving": ("contract", "toolbox", "recipes"),
-    "kernel": ("contract", "toolbox", "recipes", "rows", "saving"),
+    "guards": ("contract", "toolbox"),
+    "kernel": ("contract", "toolbox", "recipes", "rows", "saving", "guards"),
     "kit": ("contract", "toolbox", "rows", "steps", "operations"),
     "shared": ("contract", "toolbox", "rows", "steps", "operations"),
 }
 """What each room may import."""
 
-NO_FRAMEWORK = ("contract", "toolbox", "steps", "recipes", "rows", "saving", "kernel")
+NO_FRAMEWORK = ("contract", "toolbox", "steps", "recipes", "rows", "saving", "guards", "kernel")
 
 IGNORED = {
     "kit": [
         "finetooth_kit.templates -> transformers",
         "finetooth_kit.kernel_checks -> torch",
     ],
-    "shared": ["finetooth_torchshared.model_functions -> finetooth_core.*"],
+    "shared": ["finetooth_torchshared.model_functions -> finetooth_core.**"],
 }
 """Imports that stand inside functions for a reason: the kit compares with peers,
 `finetooth.quantize` builds a quantizer by its name."""

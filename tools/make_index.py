@@ -26,7 +26,7 @@ def make_index(root: Path = ROOT) -> dict[str, dict[str, list[str]]]:
     Raises:
         SystemExit: a package of the workspace is no valid plugin.
     """
-    from finetooth_core import registration
+    from finetooth_core.plugins import registration
 
     found: dict[str, dict[str, list[str]]] = {}
     for pattern in WORKSPACE:

@@ -23,6 +23,7 @@ ROOMS: Mapping[str, tuple[str, str]] = {
     "toolbox": ("core/toolbox", "messages, text, files, command-line helpers"),
     "recipes": ("core/recipes", "from the text of a recipe to settings"),
     "rows": ("core/rows", "from a row to its datum"),
+    "guards": ("core/guards", "checks of what plugins return"),
     "steps": ("kernels/steps", "what makes a step correct, for any array library"),
     "operations": ("kernels/operations", "named operations and their plain references"),
     "kernel": ("core/kernel", "plugin manager, recipe, plan, loop"),

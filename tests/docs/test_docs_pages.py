@@ -10,7 +10,7 @@ import pytest
 from finetooth_core.cli.group import make_group
 from finetooth_core.cli.start_options import StartOptions, read_start_options
 from finetooth_core.cli.state import State
-from finetooth_core.recipe import load
+from finetooth_core.settings.recipe import load
 
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)|<img[^>]* src=\"([^\"]+)\"")
 COMMAND = re.compile(r"(?:^|`|\s)((?:\.venv/bin/)?ft (?:[a-z]|-)[^`]*)`")

@@ -12,7 +12,7 @@ PHRASES = re.compile(
     r"\b(told of|beside|what asks|go(?:es)? on|(?:is|are) no(?! longer\b| more\b| less\b)|becomes? of|lets? go of)\b"
 )
 NAMES = """
-    contrib/csv core/kernel core/recipes core/rows core/saving core/toolbox kernels/operations kernels/steps
+    contrib/csv core/guards core/kernel core/recipes core/rows core/saving core/toolbox kernels/operations kernels/steps
     plugins/adapters/freeze plugins/adapters/full plugins/adapters/lora plugins/adapters/peft
     plugins/backends/remote plugins/backends/torch plugins/commands/authoring
     plugins/commands/chat plugins/commands/data plugins/commands/doctor

@@ -6,7 +6,7 @@ import re
 
 import pytest
 from finetooth_core.cli import main
-from finetooth_core.recipe import setting_names
+from finetooth_core.settings.recipe import setting_names
 from finetooth_topics import get_doc, list_topics
 
 CODE = re.compile(r"`([^`\n]+)`")
@@ -32,7 +32,7 @@ def test_commands_and_settings_exist(topic: str, capsys: pytest.CaptureFixture[s
 
 def test_examples_are_recipes() -> None:
     import yaml
-    from finetooth_core.recipe import load
+    from finetooth_core.settings.recipe import load
 
     for topic in list_topics():
         for block in re.findall(r"```yaml\n(.*?)```", get_doc(topic), re.S):

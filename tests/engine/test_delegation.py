@@ -50,7 +50,9 @@ PROGRAM = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 import finetooth
-from finetooth_core import base_model, builders, part_builder
+from finetooth_core.models import base_model
+from finetooth_core.plugins import builders
+from finetooth_core.plugins import part_builder
 from finetooth_hooks import NotFinite
 from finetooth_hooks.bases import BASES
 from finetooth_kit import delegating

@@ -168,7 +168,7 @@ def examples_of(recipe_of: Callable[..., Any], tmp_path: Path) -> Callable[..., 
 
     def read(path: Path) -> Any:
         from finetooth_core import api
-        from finetooth_core.context import RunContext
+        from finetooth_core.planning.context import RunContext
 
         session = api.session(recipe_of(path))
         context = RunContext(session.recipe, session.plugins.catalog, tmp_path / "run", session.plugins)

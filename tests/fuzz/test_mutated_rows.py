@@ -228,7 +228,7 @@ class Reader:
 @pytest.fixture(scope="module")
 def reader(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Reader:
     from finetooth_core import api
-    from finetooth_core.context import RunContext
+    from finetooth_core.planning.context import RunContext
 
     folder = tmp_path_factory.mktemp("rows")
     template = folder / "template.jinja"

@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 from finetooth_core.cli import main
-from finetooth_core.talk import TalkedTo
+from finetooth_core.models.talk import TalkedTo
 from finetooth_hooks import EngineError, Message, PlanError, Sampling
 from finetooth_hooks.examples import Image, Placed
 from finetooth_hooks.sampling import ShownPrompt

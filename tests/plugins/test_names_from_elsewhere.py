@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from finetooth_core import manager
-from finetooth_core.catalog import Catalog, Registered
-from finetooth_core.recipe import Recipe, load, validate_options
-from finetooth_core.schema import field_in, recipe_schema
+from finetooth_core.plugins import manager
+from finetooth_core.plugins.catalog import Catalog, Registered
+from finetooth_core.settings.recipe import Recipe, load, validate_options
+from finetooth_core.settings.schema import field_in, recipe_schema
 from finetooth_hooks import FinetoothError, PluginError, RecipeError
 from finetooth_importer.their_names import ABSENT, SETTINGS
 from finetooth_recipes.aliases import ALIASES
@@ -153,7 +153,7 @@ def test_a_gpu_is_the_one_that_is_here(here: str, build: str, said: str) -> None
 
 @pytest.mark.parametrize("word", ["trust_remote_code", "revision"])
 def test_an_option_of_a_loader_names_the_loader(word: str) -> None:
-    from finetooth_core.option_hints import with_option_hints
+    from finetooth_core.plugins.option_hints import with_option_hints
 
     recipe = {"model": "m", word: True, "template": "x"}  # which is known to mean something else
     with pytest.raises(RecipeError) as told:

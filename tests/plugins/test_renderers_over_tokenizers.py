@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_core import manager
+from finetooth_core.plugins import manager
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
 from finetooth_kit import ByteTokenizer, FakeContext
 from finetooth_kit.builders import build

@@ -29,7 +29,7 @@ def begun(recipe: dict[str, Any]) -> list[np.ndarray]:
 
 
 def trained(folder: Path) -> list[np.ndarray]:
-    from finetooth_core.run_recipe import recipe_of
+    from finetooth_core.settings.run_recipe import recipe_of
     from finetooth_saving.run_folder import artifact_of
 
     engine = finetooth.session(recipe_of(folder), data=False).engine

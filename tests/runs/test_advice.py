@@ -12,7 +12,7 @@ from finetooth_advise.advice import Advice, advise
 from finetooth_advise.made_up_machines import accelerator, processor
 from finetooth_core.cli.start_options import StartOptions
 from finetooth_core.cli.state import State
-from finetooth_core.ways import ways
+from finetooth_core.planning.ways import ways
 from finetooth_hooks.protocols import HardwareFacts
 
 
@@ -109,7 +109,7 @@ def contexts(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("finetooth_torch.planning.memory.host_overhead", lambda: FRESH)
-        patch.setattr("finetooth_core.memory_check.shutil", SimpleNamespace(disk_usage=lambda _: ROOMY))
+        patch.setattr("finetooth_core.planning.memory_check.shutil", SimpleNamespace(disk_usage=lambda _: ROOMY))
         yield context
 
 

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from finetooth_core import manager
-from finetooth_core.memory_check import check_memory
-from finetooth_core.plan import Job
-from finetooth_core.recipe import load
+from finetooth_core.planning.memory_check import check_memory
+from finetooth_core.planning.plan import Job
+from finetooth_core.plugins import manager
+from finetooth_core.settings.recipe import load
 from finetooth_hooks import PlanError
 from finetooth_hooks.bases import AdapterBase, OptimizerBase
 from finetooth_hooks.protocols import (

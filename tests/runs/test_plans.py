@@ -106,7 +106,7 @@ def test_room_is_asked_for_what_a_state_holds(
     recipe: Callable[..., Any], tiny_smollm2: Path, adapter: Any, optimizer: str, kept: float
 ) -> None:
     """As many bytes as the tensors of a checkpoint's state have, gradients not among them; of disk and of memory."""
-    from finetooth_core.room import state_size
+    from finetooth_core.planning.room import state_size
 
     given = recipe(
         model=str(tiny_smollm2),
@@ -131,7 +131,7 @@ def test_checkpoints_in_memory_take_no_room_on_the_disk(
 ) -> None:
     import shutil
 
-    from finetooth_core import room
+    from finetooth_core.planning import room
 
     given = recipe(adapter={"name": "freeze", "layers": 1}, checkpoint={"every": 1, "stores": ["host"]})
     request = finetooth.session(given).job.request

@@ -28,7 +28,7 @@ def pairs(tmp_path: Path) -> dict[str, Any]:
 
 def opened(folder: Path) -> Any:
     """Session and engine of a run's trained model."""
-    from finetooth_core.run_recipe import recipe_of
+    from finetooth_core.settings.run_recipe import recipe_of
     from finetooth_saving.run_folder import artifact_of
 
     session = finetooth.session(recipe_of(folder), data=False)

@@ -13,7 +13,7 @@ from typing import Any
 
 import finetooth
 import pytest
-from finetooth_core.builders import load_builder, options_model
+from finetooth_core.plugins.builders import load_builder, options_model
 from finetooth_hooks import Message, RecipeError
 from finetooth_kit import FakeContext
 from finetooth_kit.templates import template_tokenizer

@@ -25,7 +25,7 @@ def probe(seed: int = 0) -> list[Datum]:
 
 def trained(folder: Path) -> list[np.ndarray]:
     """Log-probabilities of a run's trained model."""
-    from finetooth_core.run_recipe import recipe_of
+    from finetooth_core.settings.run_recipe import recipe_of
     from finetooth_saving.run_folder import artifact_of
 
     engine = finetooth.session(recipe_of(folder), data=False).engine
@@ -148,7 +148,7 @@ def pairs(tmp_path: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("adapter", ["lora", "full"])
 def test_a_reward_model_goes_on_with_its_head(recipe: Make, first: Any, pairs: Any, adapter: str) -> None:
-    from finetooth_core.run_recipe import recipe_of
+    from finetooth_core.settings.run_recipe import recipe_of
     from finetooth_saving.run_folder import artifact_of
     from finetooth_toolbox.messages.answers import text_datum
 

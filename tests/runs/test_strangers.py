@@ -154,7 +154,7 @@ def test_an_own_file_that_was_changed_since_stays_own(tmp_path: Path, monkeypatc
 
 def test_the_name_of_foreign_python_moves_no_cursor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A stranger writes it; the terminal shows it."""
-    from finetooth_core.run_recipe import tell_not_run
+    from finetooth_core.settings.run_recipe import tell_not_run
 
     tell_not_run(tmp_path, ["\x1b[2Jhook.py"])
     said = capsys.readouterr().err

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from finetooth_core import manager
+from finetooth_core.plugins import manager
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))
 

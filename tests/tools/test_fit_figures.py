@@ -35,7 +35,7 @@ def test_what_a_failed_cell_said_holds_no_path_of_this_machine() -> None:
 
 
 def test_every_optimizer_of_a_cpu_and_every_quantizer_has_a_cell() -> None:
-    from finetooth_core import manager
+    from finetooth_core.plugins import manager
     from fit_recipes import CELLS
 
     catalog = manager.start(files=[]).catalog

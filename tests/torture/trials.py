@@ -61,7 +61,7 @@ class Result:
 
 def cases(seed: int = 0) -> list[Case | MethodCase]:
     """Every pair of choices, over every schedule and optimizer that is installed; then the other methods."""
-    from finetooth_core import manager
+    from finetooth_core.plugins import manager
 
     catalog = manager.start().catalog
     standard = {

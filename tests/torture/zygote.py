@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 MODULES = (
-    "finetooth_core.loop",
-    "finetooth_core.driven",
-    "finetooth_core.plan",
+    "finetooth_core.running.loop",
+    "finetooth_core.planning.driven",
+    "finetooth_core.planning.plan",
     "finetooth_lora.layers",
     "finetooth_torch.engine",
     "scipy.optimize",
@@ -48,8 +48,8 @@ def main() -> None:
     """Serve until the input ends."""
     for module in MODULES:
         import_module(module)
-    catalog = import_module("finetooth_core.manager").start().catalog
-    load_builder = import_module("finetooth_core.builders").load_builder
+    catalog = import_module("finetooth_core.plugins.manager").start().catalog
+    load_builder = import_module("finetooth_core.plugins.builders").load_builder
     for registered in (one for kind in KINDS for one in catalog.all(kind)):
         load_builder(registered)
     import_module("finetooth_native.build").library()  # compiled once

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from finetooth_core.builders import options_model
+from finetooth_core.plugins.builders import options_model
 from finetooth_hooks import Entry, Options, PluginError
 
 Schema = Mapping[str, Any]

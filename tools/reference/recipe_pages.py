@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetooth_core.recipe import Recipe
-from finetooth_core.recipe_data import HeldOut, SourceRows
+from finetooth_core.settings.recipe import Recipe
 from finetooth_hooks import ENTRY_TYPES
+from finetooth_recipes.recipe_data import HeldOut, SourceRows
 
 from reference.layout import WRITTEN, page, plain_table
 from reference.options import model_table, option_rows, resolved, schema_rows, table, value_text

@@ -11,7 +11,7 @@ from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 
-from finetooth_core import registration
+from finetooth_core.plugins import registration
 from finetooth_hooks import Entry
 
 ROOT = Path(__file__).resolve().parents[2]

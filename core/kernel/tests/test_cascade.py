@@ -8,9 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from finetooth_core import cascade
-from finetooth_core.plan import Job
-from finetooth_core.recipe import Recipe, load
+from finetooth_core.planning import cascade
+from finetooth_core.planning.plan import Job
+from finetooth_core.settings.recipe import Recipe, load
 from finetooth_hooks import Adapter, Backend, MemoryEstimate, Plan, PlanError, Quantizer, RecipeError, Saving
 from finetooth_hooks.plan import Decision
 from finetooth_hooks.protocols import Device, HardwareFacts, Stored

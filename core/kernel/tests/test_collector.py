@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Iterator
 
 import pytest
-from finetooth_core.collector import paused_collector
+from finetooth_core.plugins.collector import paused_collector
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +78,7 @@ def test_what_the_caller_froze_stays_frozen() -> None:
 import gc
 import subprocess
 import sys
-from finetooth_core.collector import paused_collector
+from finetooth_core.plugins.collector import paused_collector
 gc.freeze()
 frozen = gc.get_freeze_count()
 with paused_collector():

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from finetooth_core.catalog import Catalog, Registered
-from finetooth_core.kernels import KernelPicker
+from finetooth_core.planning.kernels import KernelPicker
+from finetooth_core.plugins.catalog import Catalog, Registered
 from finetooth_hooks import Kernel, PlanError, RecipeError, Serves
 from finetooth_hooks.plan import Decision
 from finetooth_hooks.protocols import Kernel as Built

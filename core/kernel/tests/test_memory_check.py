@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from finetooth_core.memory_check import check_memory
+from finetooth_core.planning.memory_check import check_memory
 from finetooth_hooks import Adapter, MemoryEstimate, Optimizer, PlanError, Quantizer
 from finetooth_hooks.protocols import (
     BasePart,
@@ -146,7 +146,7 @@ def test_a_base_that_is_stored_in_fewer_bits_is_not_stored_again() -> None:
 
 def test_what_is_kept_on_a_disk_must_have_room_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside memory, which it does not take."""
-    from finetooth_core import memory_check
+    from finetooth_core.planning import memory_check
 
     monkeypatch.setattr(memory_check.shutil, "disk_usage", lambda folder: SimpleNamespace(free=5 * GB))
     device = Device("gpu:0", "a GPU", 8 * GB)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from finetooth_core.meter import Meter
+from finetooth_core.running.meter import Meter
 from finetooth_hooks import (
     StepReport,
 )

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from finetooth_core.driven import check_profile
-from finetooth_core.recipe import load
-from finetooth_core.recording import Recorder
+from finetooth_core.planning.driven import check_profile
+from finetooth_core.running.recording import Recorder
+from finetooth_core.settings.recipe import load
 from finetooth_hooks import PlanError, RecipeError
 from finetooth_hooks.bases import EngineBase
 

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from finetooth_core.driven import _trackers
-from finetooth_core.events import PluginFailed, Progress
-from finetooth_core.trackers import PickedTracker, Trackers
+from finetooth_core.planning.driven import _trackers
+from finetooth_core.plugins.events import PluginFailed, Progress
+from finetooth_core.plugins.trackers import PickedTracker, Trackers
 from finetooth_hooks import MemoryEstimate, Outcome, Plan, StepReport, StopRun, TrackerBase, UserError
 from finetooth_toolbox import blame
 

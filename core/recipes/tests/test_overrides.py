@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from finetooth_core.recipe import load
+from finetooth_core.settings.recipe import load
 from finetooth_hooks import RecipeError
 from finetooth_recipes.overrides import apply_overrides, parse_override
 from hypothesis import given

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from finetooth_core.recipe import load
+from finetooth_core.settings.recipe import load
 from finetooth_hooks import RecipeError
 from finetooth_recipes.yaml_text import read_yaml
 from hypothesis import given

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from finetooth_core.run_ending import failed
+from finetooth_core.running.run_ending import failed
 from finetooth_toolbox import blame
 
 KINDS = ("loss", "reward", "tracker", "optimizer", "adapter", "renderer", "evaluator")

@@ -19,8 +19,8 @@ def main() -> None:
     meter = Meter()
     spec = {**meter.spec, "adapter": "lora", "precision": "bf16"}
     import finetooth
-    from finetooth_core.loop import Loop
-    from finetooth_core.loop import Meter as StepMeter
+    from finetooth_core.running.loop import Loop
+    from finetooth_core.running.loop import Meter as StepMeter
 
     begins: list[float] = []
     ends: list[float] = []

@@ -17,7 +17,7 @@ def prepare() -> None:
     meter = Meter()
     spec = meter.spec
     import finetooth
-    from finetooth_core.context import RunContext
+    from finetooth_core.planning.context import RunContext
 
     spent: list[float] = []
     inner = RunContext.prepare

@@ -15,7 +15,7 @@ def main() -> None:
     meter = Meter()
     spec = {**meter.spec, "adapter": "lora", "precision": "bf16"}
     import finetooth
-    from finetooth_core.loop import Loop
+    from finetooth_core.running.loop import Loop
 
     ends: list[float] = []
     tokens: list[int] = []

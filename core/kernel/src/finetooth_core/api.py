@@ -42,7 +42,7 @@ def _watched(made: Session) -> Result:
     """Run a session, with its curves where there is a notebook."""
     from finetooth_saving.runs.notebook import Result, live_curves
 
-    from finetooth_core.trackers import PickedTracker
+    from finetooth_core.plugins.trackers import PickedTracker
 
     if (curves := live_curves()) is not None:
         made.beside = (PickedTracker("finetooth:notebook", curves, named_by_user=False),)

@@ -32,22 +32,22 @@ from finetooth_saving.run_folder import (
 )
 from finetooth_toolbox.files.own_python import record_own
 
-from finetooth_core.beginning import make_folder, withdraw
-from finetooth_core.collector import paused_collector
+from finetooth_core.plugins.collector import paused_collector
+from finetooth_core.running.beginning import make_folder, withdraw
 
 if TYPE_CHECKING:
     from finetooth_hooks.context import Opened
     from finetooth_hooks.engine import Engine
 
     from finetooth_core.checkpoints.resuming import Present, Resuming
-    from finetooth_core.context import OpenModel, RunContext
-    from finetooth_core.joined import Joined
-    from finetooth_core.loop import Loop
-    from finetooth_core.manager import Plugins
-    from finetooth_core.plan import Job
-    from finetooth_core.recipe import Recipe
-    from finetooth_core.record import Record
-    from finetooth_core.trackers import PickedTracker
+    from finetooth_core.planning.context import OpenModel, RunContext
+    from finetooth_core.planning.joined import Joined
+    from finetooth_core.planning.plan import Job
+    from finetooth_core.plugins.manager import Plugins
+    from finetooth_core.plugins.trackers import PickedTracker
+    from finetooth_core.running.loop import Loop
+    from finetooth_core.running.record import Record
+    from finetooth_core.settings.recipe import Recipe
 
 
 class Session:
@@ -90,7 +90,7 @@ class Session:
     @property
     def context(self) -> RunContext:
         """What the parts of the run are built with."""
-        from finetooth_core.context import RunContext
+        from finetooth_core.planning.context import RunContext
 
         if self._context is None:
             opens = opener(self.plugins)
@@ -111,7 +111,7 @@ class Session:
         Raises:
             FinetoothError: bad options, bad data, or what cannot work together.
         """
-        from finetooth_core import cascade
+        from finetooth_core.planning import cascade
 
         if self._job is None:
             for plugin in self.plugins.events:
@@ -126,7 +126,7 @@ class Session:
         return self._job
 
     def _decided(self, context: RunContext) -> Job:
-        from finetooth_core.plan import decide
+        from finetooth_core.planning.plan import decide
 
         return decide(context, self.plugins.versions, data=self.data)
 
@@ -171,8 +171,8 @@ class Session:
         Raises:
             FinetoothError: the run cannot be decided, or its engine not be built.
         """
-        from finetooth_core import ranks
-        from finetooth_core.builders import derived
+        from finetooth_core.planning import ranks
+        from finetooth_core.plugins.builders import derived
 
         if self._engine is None:
             ranks.check_started(self.recipe, self.joined)
@@ -206,8 +206,8 @@ class Session:
         Raises:
             PlanError: other ranks were started than the recipe asks for.
         """
-        from finetooth_core.joined import Joined
-        from finetooth_core.ranks import join, scratch
+        from finetooth_core.planning.joined import Joined
+        from finetooth_core.planning.ranks import join, scratch
 
         joined = join(self.context)
         if joined is not None and not isinstance(joined, Joined):
@@ -241,7 +241,7 @@ class Session:
             PlanError: the plan needs more memory than there is, or than is free now, and the recipe does not accept
                 that; it says what would fit.
         """
-        from finetooth_core.memory_check import check_memory
+        from finetooth_core.planning.memory_check import check_memory
 
         if not self.recipe.train.accept_memory:
             check_memory(self.job, without)
@@ -255,7 +255,7 @@ class Session:
         Raises:
             FinetoothError: bad input (exit code 2), or the run failed (1).
         """
-        from finetooth_core import ranks
+        from finetooth_core.planning import ranks
 
         ranks.check_started(self.recipe, self.joined)
         if self.joined is not None:
@@ -375,7 +375,7 @@ class Session:
         write_text(self.folder / RECIPE, self.recipe.dump_yaml())  # last: without it there is no run yet
 
     def _write_run(self) -> None:
-        from finetooth_core.plan import as_json
+        from finetooth_core.planning.plan import as_json
 
         write_json(self.folder / PLAN, as_json(self.job.plan))
         self._write_beginning()  # where the model is may have been found meanwhile
@@ -383,9 +383,9 @@ class Session:
     def _loop(self, epoch: float = 0.0) -> Loop:
         from finetooth_saving.keeper import Keeper
 
-        from finetooth_core.events import Events, Progress
-        from finetooth_core.loop import Loop
-        from finetooth_core.plan import as_json
+        from finetooth_core.planning.plan import as_json
+        from finetooth_core.plugins.events import Events, Progress
+        from finetooth_core.running.loop import Loop
 
         job, engine = self.job, self.engine
         job = replace(job, trackers=(*job.trackers, *self.beside)) if self.beside else job
@@ -407,7 +407,7 @@ class Session:
 
     def _digests(self) -> dict[str, str]:
         """What must be the same at every rank, hashed."""
-        from finetooth_core.ranks import digest
+        from finetooth_core.planning.ranks import digest
 
         assert self.joined is not None
         plan, train = self.plan, vars(self.plan.train)
@@ -449,8 +449,8 @@ class Session:
 
     def _lineage(self) -> dict[str, Any]:
         """What it was made from: hashes of the data, and the runs before it."""
-        from finetooth_core.plan import as_json
-        from finetooth_core.stages import ancestor, data_hashes
+        from finetooth_core.models.stages import ancestor, data_hashes
+        from finetooth_core.planning.plan import as_json
 
         data = data_hashes(as_json(self.plan)["decisions"])
         run = self.job.context.run
@@ -462,8 +462,8 @@ class Session:
 
 def opener(plugins: Plugins) -> OpenModel:
     """What opens models for a context, with the same plugins."""
-    from finetooth_core.opened_model import open_model
-    from finetooth_core.recipe import load
+    from finetooth_core.models.opened_model import open_model
+    from finetooth_core.settings.recipe import load
 
     def opened(reference: str, changes: Mapping[str, Any] | None, say: Callable[[str], None]) -> Opened:
         return open_model(reference, lambda recipe: Session(load(recipe), plugins, say=say, data=False), changes)

@@ -16,7 +16,7 @@ from finetooth_saving.run_folder import (
 )
 from finetooth_toolbox.files.own_python import check_own
 
-from finetooth_core.collector import paused_collector
+from finetooth_core.plugins.collector import paused_collector
 from finetooth_core.session import Session, in_folder
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def session(
     Raises:
         RecipeError, PluginError: something is wrong with it.
     """
-    from finetooth_core.recipe import load
+    from finetooth_core.settings.recipe import load
     from finetooth_core.started import Started
 
     loaded = load(recipe, _texts(overrides))
@@ -88,7 +88,7 @@ def resume_session(
     from finetooth_saving.names import split_url
 
     from finetooth_core.checkpoints.resuming import Resuming, begun_folder, from_url
-    from finetooth_core.recipe import load
+    from finetooth_core.settings.recipe import load
 
     say = say or (lambda line: None)
     if "://" in str(run):

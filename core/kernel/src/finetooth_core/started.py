@@ -7,8 +7,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from finetooth_core import local_files, manager
-from finetooth_core.manager import Plugins
+from finetooth_core.plugins import local_files, manager
+from finetooth_core.plugins.manager import Plugins
 
 
 class Started:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_core.run_recipe import recipe_of
+from finetooth_core.settings.run_recipe import recipe_of
 
 
 def test_chat_with_a_run(ft: Any, folder: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_core.run_recipe import recipe_of
+from finetooth_core.settings.run_recipe import recipe_of
 from finetooth_hooks import PlanError
 
 EXPECTED_RESULT = "toy_score 0.0 % 100.0 % +100.0 points 4 majority answer 12.5 %"

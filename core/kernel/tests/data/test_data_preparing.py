@@ -287,7 +287,7 @@ def test_ctrl_c_ends_everything_at_once(folder: Path, write: Write, monkeypatch:
         import signal
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
         from finetooth_core import api
-        from finetooth_core.context import RunContext
+        from finetooth_core.planning.context import RunContext
         from finetooth_rows import lazy_examples
         from finetooth_hooks.preparation import Rendering
         from pathlib import Path
@@ -320,8 +320,8 @@ MEMORY = """
 import resource, sys
 from pathlib import Path
 from finetooth_core import api
-from finetooth_core.context import WORKER
-from finetooth_core.context import RunContext
+from finetooth_core.planning.context import WORKER
+from finetooth_core.planning.context import RunContext
 from finetooth_hooks.preparation import Rendering
 workers, plugin, path = sys.argv[1:]
 data = {"train": {"name": "toy_portions", "path": path, "portion": 100000}, "workers": int(workers), "cache": "off"}

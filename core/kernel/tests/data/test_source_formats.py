@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_core.context import RunContext
+from finetooth_core.planning.context import RunContext
 from finetooth_hooks import DataError, Rendered
 from finetooth_hooks.preparation import Limit, Preparation, Rendering
 from finetooth_rows.cache import DataCache

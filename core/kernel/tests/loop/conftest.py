@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finetooth_core.early_stopping import EarlyStopping
-from finetooth_core.events import Events, Progress
-from finetooth_core.loop import Loop
-from finetooth_core.trackers import PickedTracker
+from finetooth_core.plugins.events import Events, Progress
+from finetooth_core.plugins.trackers import PickedTracker
+from finetooth_core.running.loop import Loop
+from finetooth_core.settings.early_stopping import EarlyStopping
 from finetooth_hooks import (
     Evaluation,
     MemoryEstimate,

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from finetooth_core import finish
+from finetooth_core.running import finish
 from finetooth_hooks import (
     EngineError,
     Evaluation,

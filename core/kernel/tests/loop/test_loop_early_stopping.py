@@ -8,8 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from finetooth_core.early_stopping import EarlyStopping
-from finetooth_core.recipe import load
+from finetooth_core.settings.early_stopping import EarlyStopping
+from finetooth_core.settings.recipe import load
 from finetooth_hooks import Evaluation, RecipeError
 
 NAN = math.nan

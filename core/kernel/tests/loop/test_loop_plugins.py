@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finetooth_core.events import PluginFailed
-from finetooth_core.trackers import PickedTracker
+from finetooth_core.plugins.events import PluginFailed
+from finetooth_core.plugins.trackers import PickedTracker
 from finetooth_hooks import (
     Interrupted,
 )

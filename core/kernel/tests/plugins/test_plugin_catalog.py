@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from finetooth_core.catalog import Catalog, Registered
-from finetooth_core.faults import Fault
+from finetooth_core.plugins.catalog import Catalog, Registered
+from finetooth_core.plugins.faults import Fault
 from finetooth_hooks import Loss, Method, Optimizer, PluginError
 
 INDEX = {"loss": {"kto": ["acme-kto"], "dpo": ["acme-a", "acme-b"]}}

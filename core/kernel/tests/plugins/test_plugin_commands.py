@@ -202,7 +202,7 @@ class Written:
 @pytest.fixture
 def written(site, loss_plugin, tmp_path: Path) -> Written:
     """A new plugin of every kind, from a catalog with one loss and one renderer."""
-    from finetooth_core import manager
+    from finetooth_core.plugins import manager
 
     site.add("acme-installed", loss_plugin("some") + "from finetooth_hooks import Renderer\n"
              "@hookimpl\ndef ft_renderers():\n    yield Renderer(name='plain', build='a:b')\n")  # fmt: skip

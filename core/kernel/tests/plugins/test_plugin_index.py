@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from finetooth_core.catalog import INDEX, Catalog
+from finetooth_core.plugins.catalog import INDEX, Catalog
 from finetooth_hooks import PluginError
 
 ROOT = Path(__file__).resolve().parents[4]

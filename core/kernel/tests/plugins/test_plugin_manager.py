@@ -8,7 +8,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from finetooth_core.manager import Plugins, start
+from finetooth_core.plugins.manager import Plugins, start
 from finetooth_hooks import PluginError, UserError
 
 HEAD = "from finetooth_hooks import Loss, Reward, hookimpl\n"
@@ -369,7 +369,7 @@ def test_an_entry_point_named_by_its_module_is_not_loaded_twice(site, loss_plugi
 
 
 def test_finding_plugins_imports_not_even_importlib_metadata() -> None:
-    program = "import sys\nfrom finetooth_core import manager\nmanager.discover()\nprint(*sys.modules)"
+    program = "import sys\nfrom finetooth_core.plugins import manager\nmanager.discover()\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not {"importlib.metadata", "packaging", "email", "json", "hashlib"} & set(done.stdout.split())
 
@@ -377,7 +377,7 @@ def test_finding_plugins_imports_not_even_importlib_metadata() -> None:
 def test_starting_imports_nothing_heavy() -> None:
     program = dedent("""
         import sys
-        from finetooth_core import manager
+        from finetooth_core.plugins import manager
         plugins = manager.start()
         heavy = ["torch", "transformers", "datasets", "mlx", "pydantic", "numpy", "rich", "yaml", "packaging", "click"]
         print(*[name for name in heavy if name in sys.modules])

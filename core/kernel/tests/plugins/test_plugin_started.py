@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_core import manager
 from finetooth_core.cli.start_options import StartOptions
 from finetooth_core.cli.state import State
+from finetooth_core.plugins import manager
 from finetooth_core.started import Started
 from finetooth_hooks import PluginError
 

@@ -7,8 +7,8 @@ from importlib.metadata import distributions, entry_points
 from pathlib import Path
 
 import pytest
-from finetooth_core import versions
-from finetooth_core.distributions import GROUP, discover
+from finetooth_core.plugins import versions
+from finetooth_core.plugins.distributions import GROUP, discover
 from hypothesis import given
 from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_core.recipe import Recipe, load
+from finetooth_core.settings.recipe import Recipe, load
 from finetooth_hooks import RecipeError
 from finetooth_importer.their_names import SETTINGS
 from finetooth_recipes.aliases import ALIASES

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_core.recipe import RecipeProblems, load, setting_names
+from finetooth_core.settings.recipe import RecipeProblems, load, setting_names
 from finetooth_hooks import RecipeError
 from finetooth_hooks.plan import TrainSettings
 from finetooth_recipes import yaml_text

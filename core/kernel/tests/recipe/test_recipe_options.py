@@ -9,8 +9,8 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from finetooth_core.builders import load_builder, options_model
-from finetooth_core.recipe import RecipeProblems, pick_name, pick_options, validate_options
+from finetooth_core.plugins.builders import load_builder, options_model
+from finetooth_core.settings.recipe import RecipeProblems, pick_name, pick_options, validate_options
 from finetooth_hooks import Entry, Loss, NoOptions, PluginError, RecipeError
 
 BUILDERS = """

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_core.catalog import Catalog, Registered
-from finetooth_core.recipe import load, setting_names
-from finetooth_core.schema import field_schema, recipe_schema
+from finetooth_core.plugins.catalog import Catalog, Registered
+from finetooth_core.settings.recipe import load, setting_names
+from finetooth_core.settings.schema import field_schema, recipe_schema
 from finetooth_hooks import Adapter, Evaluator, Method, RecipeError, Source
 
 jsonschema = pytest.importorskip("jsonschema")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from finetooth_core import manager
+from finetooth_core.plugins import manager
 from finetooth_hooks import Optimizer
 
 SCRIPT = """

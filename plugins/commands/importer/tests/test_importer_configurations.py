@@ -52,7 +52,7 @@ def test_nine_keys_of_ten_are_taken_and_none_is_lost(tool: str) -> None:
 @pytest.mark.parametrize("tool", COUNTS)
 def test_every_recipe_is_one(tool: str) -> None:
     """The YAML that is written says the recipe, and the recipe's reader takes it."""
-    recipe = pytest.importorskip("finetooth_core.recipe")
+    recipe = pytest.importorskip("finetooth_core.settings.recipe")
     yaml = pytest.importorskip("yaml")
     for name, keys in configurations(tool).items():
         account = taken(keys, tool)

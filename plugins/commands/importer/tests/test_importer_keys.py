@@ -192,7 +192,7 @@ def test_a_value_that_is_none_is_named() -> None:
 
 def test_a_base_in_fewer_bits_is_one_that_a_package_brings() -> None:
     """By its name and its options, as the two tools with keys of their own for them ask."""
-    from finetooth_core.catalog import INDEX
+    from finetooth_core.plugins.catalog import INDEX
 
     index = json.loads(INDEX.read_text(encoding="utf-8"))["quantizer"]
     trl = {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4", "use_bnb_nested_quant": True}

@@ -118,7 +118,7 @@ def test_what_one_file_switches_off_is_nothing_to_the_next() -> None:
 def test_thinking_is_switched_off_where_a_renderer_can(
     template: str, renderer: Any, outcome: str, outcomes: Outcomes
 ) -> None:
-    from finetooth_core.catalog import INDEX
+    from finetooth_core.plugins.catalog import INDEX
 
     account = taken(
         {"model_name_or_path": "m", "stage": "sft", "dataset": "rows.jsonl", "template": template,

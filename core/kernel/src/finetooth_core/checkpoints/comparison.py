@@ -9,10 +9,10 @@ from typing import Any
 
 from finetooth_hooks.context import Catalog
 from finetooth_hooks.errors import FinetoothError
+from finetooth_recipes.recipe_picks import AUTO
 from finetooth_saving.run_folder import ALSO_FIXED, DECIDED, FIXED
 
-from finetooth_core.recipe import Recipe, validate_options
-from finetooth_core.recipe_picks import AUTO
+from finetooth_core.settings.recipe import Recipe, validate_options
 
 HARMLESS = (
     "output",

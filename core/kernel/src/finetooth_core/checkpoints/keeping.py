@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Any
 from finetooth_hooks.entries import Gate as GateEntry
 from finetooth_hooks.entries import Store as StoreEntry
 from finetooth_hooks.errors import PlanError, RecipeError
+from finetooth_recipes.recipe_picks import AUTO
 from finetooth_saving import cadence
 from finetooth_saving.keeper import Keeping
 from finetooth_saving.names import FOLDER
 from finetooth_saving.retention import MEASURED, Best, mode_of
 from finetooth_toolbox.text.nearest import nearest
 
-from finetooth_core.recipe_picks import AUTO
-
 if TYPE_CHECKING:
     from finetooth_hooks.protocols import Evaluator
 
-    from finetooth_core.context import RunContext
+    from finetooth_core.planning.context import RunContext
 
 
 def keeping_of(context: RunContext) -> Keeping:

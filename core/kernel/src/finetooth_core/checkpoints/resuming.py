@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from finetooth_hooks.plan import Plan
     from finetooth_saving.keeper import Keeping
 
-    from finetooth_core.context import RunContext
-    from finetooth_core.manager import Plugins
-    from finetooth_core.recipe import Recipe
+    from finetooth_core.planning.context import RunContext
+    from finetooth_core.plugins.manager import Plugins
+    from finetooth_core.settings.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,9 @@ def open_store(url: str, *, plugins: Sequence[str] = (), blocked: Sequence[str] 
     Raises:
         UserError: none does, or the URL is none of its.
     """
-    from finetooth_core import manager
-    from finetooth_core.context import RunContext
-    from finetooth_core.recipe import load
+    from finetooth_core.planning.context import RunContext
+    from finetooth_core.plugins import manager
+    from finetooth_core.settings.recipe import load
 
     started = manager.start(files=plugins, blocked=blocked)
     context = RunContext(load({"model": "none"}), started.catalog, Path("runs"), started)
@@ -144,9 +144,9 @@ def disk_of(run: Path, *, plugins: Sequence[str] = (), blocked: Sequence[str] = 
     Raises:
         UserError: the recipe cannot be read, or one of its stores is not there.
     """
-    from finetooth_core import manager
-    from finetooth_core.context import RunContext
-    from finetooth_core.recipe import load
+    from finetooth_core.planning.context import RunContext
+    from finetooth_core.plugins import manager
+    from finetooth_core.settings.recipe import load
 
     recipe = load(run / RECIPE)
     if isinstance(recipe.checkpoint.stores, str):
@@ -176,8 +176,8 @@ def find(present: Present, resuming: Resuming) -> Found:
         NoCheckpoint: there is none.
         UserError: there is none that is whole.
     """
-    from finetooth_core.context import RunContext
-    from finetooth_core.recipe import load
+    from finetooth_core.planning.context import RunContext
+    from finetooth_core.settings.recipe import load
 
     own = present.keeping
     places = [own]
@@ -207,7 +207,7 @@ def check(
         UserError: something changed that alters what was done, and was not accepted; versions differ and the run is
             strict; or the run has done more steps than it is to have.
     """
-    from finetooth_core.recipe import load
+    from finetooth_core.settings.recipe import load
 
     before = load(found.recipe)
     changes = comparison.compare(before, present.recipe, present.plugins.catalog, found.plan)

@@ -10,7 +10,7 @@ from finetooth_hooks.errors import PluginError
 from finetooth_core.cli.state import State
 
 if TYPE_CHECKING:
-    from finetooth_core.catalog import Registered
+    from finetooth_core.plugins.catalog import Registered
 
 PLUGINS = "plugins-"
 """What the names of commands begin with that are called `ft plugins NAME`."""
@@ -42,7 +42,7 @@ def load_command(registered: Registered) -> click.Command:
     Raises:
         PluginError: what the entry names cannot be imported, or is no click command.
     """
-    from finetooth_core.builders import load_builder
+    from finetooth_core.plugins.builders import load_builder
 
     command = load_builder(registered)
     if not isinstance(command, click.Command):

@@ -42,7 +42,7 @@ def command(
     if as_json:
         import json
 
-        from finetooth_core.plan import as_json as plain
+        from finetooth_core.planning.plan import as_json as plain
 
         click.echo(json.dumps(plain(plan), indent=2, sort_keys=True))
         state.said_json = True

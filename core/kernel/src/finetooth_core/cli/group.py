@@ -15,7 +15,7 @@ from finetooth_toolbox.text.nearest import nearest
 from finetooth_core.cli.brought import brought_commands, load_command, state_of
 
 if TYPE_CHECKING:
-    from finetooth_core.catalog import Catalog, Registered
+    from finetooth_core.plugins.catalog import Catalog, Registered
 
 
 class Own(NamedTuple):

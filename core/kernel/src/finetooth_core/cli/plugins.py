@@ -31,7 +31,7 @@ def command() -> None:
 @click.pass_obj
 def list_(state: State, kind: str | None) -> None:
     """List plugins: distribution, version, entries, and what is broken."""
-    from finetooth_core.plugin_tables import list_lines
+    from finetooth_core.plugins.plugin_tables import list_lines
 
     for line in list_lines(state.plugins, kind):
         click.echo(line)
@@ -42,7 +42,7 @@ def list_(state: State, kind: str | None) -> None:
 @click.pass_obj
 def show(state: State, plugin: str) -> None:
     """Show one PLUGIN: where it is, what it needs, offers and observes."""
-    from finetooth_core.plugin_tables import show_lines
+    from finetooth_core.plugins.plugin_tables import show_lines
 
     for line in show_lines(state.plugins, plugin):
         click.echo(line)

@@ -148,7 +148,7 @@ def _resumed(
 def suggestions(session: Session, outcome: Outcome) -> list[str]:
     """Commands that do something with what was trained: the core's own, then those of plugins that say so. A run that
     was interrupted can go on."""
-    from finetooth_core.opened_model import is_scalar
+    from finetooth_core.models.opened_model import is_scalar
 
     if outcome.artifact is None:
         return []

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from finetooth_hooks.reports import DataReport, Evaluation, Outcome
     from finetooth_hooks.ways import Ways
 
-    from finetooth_core.catalog import Catalog
-    from finetooth_core.context import RunContext
     from finetooth_core.data.session_rows import SessionRows
-    from finetooth_core.manager import Plugins
-    from finetooth_core.opened_model import OpenedModel
+    from finetooth_core.models.opened_model import OpenedModel
+    from finetooth_core.planning.context import RunContext
+    from finetooth_core.plugins.catalog import Catalog
+    from finetooth_core.plugins.manager import Plugins
     from finetooth_core.session import Session
     from finetooth_core.started import Started
 
@@ -51,7 +51,7 @@ class State:
     @cached_property
     def plugins(self) -> Plugins:
         """Installed plugins and those named on the command line; a recipe's own are not among them."""
-        from finetooth_core import manager
+        from finetooth_core.plugins import manager
 
         options = self.start_options
         return manager.start(files=options.plugins, blocked=options.blocked, strict=self.strict)
@@ -70,8 +70,8 @@ class State:
 
     def build(self, kind: str, pick: Pick, *, setting: str = "") -> Any:
         """Build an entry that belongs to no recipe, with this object as its context."""
-        from finetooth_core.builders import derived, import_failure, load_builder
-        from finetooth_core.recipe import pick_name, validate_options
+        from finetooth_core.plugins.builders import derived, import_failure, load_builder
+        from finetooth_core.settings.recipe import pick_name, validate_options
 
         registered = self.catalog.get(kind, pick_name(pick, setting), setting=setting)
         options = validate_options(self.catalog, kind, pick, setting)
@@ -111,7 +111,7 @@ class State:
                 started=self._started,
             )
         except RecipeError as error:
-            from finetooth_core.option_hints import with_option_hints
+            from finetooth_core.plugins.option_hints import with_option_hints
 
             raise with_option_hints(
                 error, recipe, overrides, plugins=options.plugins, blocked=options.blocked
@@ -141,8 +141,8 @@ class State:
         from finetooth_saving.run_folder import is_begun
         from finetooth_toolbox.files.own_python import without_foreign
 
-        from finetooth_core.recipe import load
-        from finetooth_core.run_recipe import tell_not_run
+        from finetooth_core.settings.recipe import load
+        from finetooth_core.settings.run_recipe import tell_not_run
 
         loaded = load(recipe, overrides)
         if isinstance(recipe, Mapping) or not is_begun(Path(recipe).parent):
@@ -161,8 +161,8 @@ class State:
         Args:
             hardware: of a machine that is made up; None: what is here.
         """
-        from finetooth_core.context import RunContext
-        from finetooth_core.recipe import load
+        from finetooth_core.planning.context import RunContext
+        from finetooth_core.settings.recipe import load
 
         return RunContext(load(recipe), self.catalog, Path("runs"), self.plugins, hardware=hardware, sketched=True)
 
@@ -185,13 +185,13 @@ class State:
 
     def options_model(self, registered: Registered) -> type[Options]:
         """The options that the builder of an entry takes."""
-        from finetooth_core.builders import options_model
+        from finetooth_core.plugins.builders import options_model
 
         return options_model(registered.entry, registered.distribution)
 
     def plugin_facts(self, names: Sequence[str] = ()) -> tuple[PluginFacts, ...]:
         """What there is to say about plugins."""
-        from finetooth_core.plugin_facts import plugin_facts
+        from finetooth_core.plugins.plugin_facts import plugin_facts
 
         return tuple(plugin_facts(self.plugins, names))
 
@@ -199,26 +199,26 @@ class State:
         self, model: str, *, hardware: HardwareFacts | None = None, length: int | None = None, measure: bool = True
     ) -> Ways:
         """Every way to train a model, with what it takes."""
-        from finetooth_core.ways import ways
+        from finetooth_core.planning.ways import ways
 
         context = self.sketch({"model": model, "adapter": "auto", "quantization": "auto"}, hardware)
         return ways(context, length=length, measure=measure)
 
     def setting_names(self) -> Sequence[str]:
         """Settings that need no plugin."""
-        from finetooth_core.recipe import setting_names
+        from finetooth_core.settings.recipe import setting_names
 
         return setting_names()
 
     def open(self, reference: str, changes: Mapping[str, Any] | None = None) -> OpenedModel:
         """A trained run or a model, ready for use."""
-        from finetooth_core.opened_model import open_model
+        from finetooth_core.models.opened_model import open_model
 
         return open_model(reference, lambda recipe: self.session(recipe, data=False), changes)
 
     def talk(self, reference: str, overrides: Sequence[str] = (), *, as_base: bool = False) -> Opened:
         """A run or a model that is talked to."""
-        from finetooth_core.talk import talk_to
+        from finetooth_core.models.talk import talk_to
 
         return talk_to(reference, lambda recipe: self.session(recipe, overrides, data=False), as_base=as_base)
 
@@ -233,7 +233,7 @@ class State:
 
     def schema(self, setting: str = "") -> Mapping[str, Any]:
         """JSON Schema of the recipe, or of one setting."""
-        from finetooth_core.schema import field_schema, recipe_schema
+        from finetooth_core.settings.schema import field_schema, recipe_schema
 
         return field_schema(self.catalog, setting) if setting else recipe_schema(self.catalog)
 
@@ -247,7 +247,7 @@ class State:
         answers: bool = False,
     ) -> tuple[Evaluation, ...]:
         """Measure a run or a model."""
-        from finetooth_core.evaluating import evaluate
+        from finetooth_core.models.evaluating import evaluate
 
         return evaluate(
             reference, lambda recipe: self.session(recipe, overrides, data=False), evaluators, data, answers=answers
@@ -267,7 +267,7 @@ class State:
 
     def check_memory(self, recipe: Mapping[str, Any]) -> None:
         """Refuse an engine that does not fit into memory whatever it is asked to do."""
-        from finetooth_core.memory_check import OF_ROWS
+        from finetooth_core.planning.memory_check import OF_ROWS
 
         self.session(recipe, data=False).check_memory(OF_ROWS)
 

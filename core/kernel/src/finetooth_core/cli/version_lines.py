@@ -6,7 +6,7 @@ import platform
 from collections import Counter
 from importlib.metadata import PackageNotFoundError, entry_points, version
 
-from finetooth_core.versions import parse
+from finetooth_core.plugins.versions import parse
 
 SEVERAL = 4
 """A library that so many plugins require is one that finetooth stands on."""

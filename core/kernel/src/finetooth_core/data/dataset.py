@@ -21,10 +21,10 @@ from finetooth_rows.splits import prepare
 from finetooth_rows.streaming import stream
 from finetooth_rows.work import read_all
 
-from finetooth_core.claims import claimed
 from finetooth_core.data.formats import AUTO, formats_of
 from finetooth_core.data.run_parts import RunParts
 from finetooth_core.data.selection import choice_of, source_choice
+from finetooth_core.settings.claims import claimed
 
 FEW_HELD_OUT = 20
 """Held-out rows below which a note says that a score is mostly chance: of 20 rows, one is 5 %."""

@@ -12,8 +12,8 @@ from finetooth_rows.medium_files import unread_media
 from finetooth_rows.picked import PickedFormat, PickedSource
 from finetooth_rows.work import first_rows
 
-from finetooth_core.claims import unread
-from finetooth_core.part_builder import Builder
+from finetooth_core.plugins.part_builder import Builder
+from finetooth_core.settings.claims import unread
 
 AUTO = "auto"
 SETTING = "data.format"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from finetooth_recipes.recipe_data import DataSection
 from finetooth_rows.parts import DataParts
 
-from finetooth_core.part_builder import Builder
-from finetooth_core.recipe import Recipe
-from finetooth_core.recipe_data import DataSection
+from finetooth_core.plugins.part_builder import Builder
+from finetooth_core.settings.recipe import Recipe
 
 
 @dataclass(frozen=True)

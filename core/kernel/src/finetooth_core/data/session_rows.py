@@ -18,10 +18,10 @@ from finetooth_rows.lazy_examples import read_examples
 from finetooth_rows.preview import rendered_rows
 from finetooth_rows.read_so_far import Reading
 
-from finetooth_core.context import RunContext
 from finetooth_core.data.dataset import Dataset
-from finetooth_core.driven import evaluators_of
-from finetooth_core.plan import Job
+from finetooth_core.planning.context import RunContext
+from finetooth_core.planning.driven import evaluators_of
+from finetooth_core.planning.plan import Job
 from finetooth_core.session import Session
 
 

@@ -59,10 +59,10 @@ def _build(job: Mapping[str, Any]) -> tuple[Any, list[tuple[str, str]]]:
     from finetooth_rows.preparing import load_rendering
     from finetooth_rows.rendering_work import Rendering
 
-    from finetooth_core import manager
-    from finetooth_core.context import RunContext
-    from finetooth_core.recipe import load
+    from finetooth_core.planning.context import RunContext
+    from finetooth_core.plugins import manager
     from finetooth_core.session import opener
+    from finetooth_core.settings.recipe import load
 
     base = Path(job["base"])
     recipe = load(job["recipe"], base=base)

@@ -28,9 +28,9 @@ def quantize(model: Any, quantization: str | Mapping[str, Any], *, device: str |
         RecipeError: the options are wrong, the quantizer wants rows to be calibrated with, or it takes no module.
         PluginError: no such quantizer, or its library is missing.
     """
-    from finetooth_core import manager
-    from finetooth_core.builders import derived, import_failure, load_builder
-    from finetooth_core.recipe import pick_name, validate_options
+    from finetooth_core.plugins import manager
+    from finetooth_core.plugins.builders import derived, import_failure, load_builder
+    from finetooth_core.settings.recipe import pick_name, validate_options
 
     setting, kind = "quantization", "quantizer"
     catalog = manager.start().catalog

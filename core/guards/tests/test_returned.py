@@ -1,0 +1,161 @@
+"""What a plugin returns is checked where it crosses: whatever the kind, the plugin is named, with its file and line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from finetooth_core.plugins.builders import derived
+from finetooth_core.plugins.suspects import with_suspects
+from finetooth_guards.returned import METHODS
+from finetooth_hooks import NotFinite, PluginError
+from finetooth_hooks.bases import BASES
+from finetooth_hooks.entries import ENTRY_TYPES
+from finetooth_hooks.environments import Answer, Observation
+from finetooth_hooks.losses import Contribution, LossResult
+
+NOT_ASKED = {"reward", "kernel", "face", "command", "tracker"}
+"""Kinds that are checked elsewhere (a reward, a kernel in the engine's trial), or return nothing to anybody."""
+WRONG = {"none": None, "text": "good", "number": 3, "nan": float("nan"), "nested": [[None]]}
+RIGHT = {
+    ("adapter", "trained_parameters"): {"number"},
+    ("evaluator", "prepare"): {"none"}, ("hardware", "missing"): {"text"}, ("schedule", "factor"): {"number"},
+    ("format", "detect"): {"none", "text"}, ("format", "read"): {"nested"}, ("gate", "check"): set(WRONG),
+    ("launcher", "rank"): {"none"}, ("launcher", "start"): {"number"}, ("store", "names"): {"nested"},
+    ("strategy", "digest"): {"text"},
+}  # fmt: skip
+"""What cannot be told from a right answer; a gate's are looked at by who keeps checkpoints."""
+
+
+def registered(kind: str) -> Any:
+    entry = SimpleNamespace(kind=kind, name="mine", build=f"{__name__}:build", transformers="")
+    return SimpleNamespace(entry=entry, distribution=f"acme-{kind}", version="1", full_name=f"acme-{kind}:mine")
+
+
+def made(kind: str, answer: Any) -> Any:
+    """A plugin of a kind whose every method gives the same answer."""
+
+    def call(*given: Any, **named: Any) -> Any:
+        return answer
+
+    if "" in METHODS[kind]:
+        return derived(call, kind, registered(kind))
+    body = {name: lambda self, *given, **named: answer for name in METHODS[kind]}
+    return derived(type("Mine", (BASES.get(kind, object),), body)(), kind, registered(kind))
+
+
+@dataclass(frozen=True)
+class Array:
+    shape: tuple[int, ...]
+    dtype: str = "fp32"
+
+
+def called(built: Any, name: str) -> Any:
+    prompts, sampling = ["a", "b"], SimpleNamespace(n=2)
+    given = (None, prompts, sampling) if name == "sample" else (Array((2, 4, 8, 16)),) * 3
+    out = built(*given) if not name else getattr(built, name)(*given)
+    return list(out) if name in ("rows", "read", "steps") and not isinstance(out, str | list) else out
+
+
+def test_every_kind_is_checked() -> None:
+    assert METHODS.keys() | NOT_ASKED == ENTRY_TYPES.keys()
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in METHODS for name in METHODS[kind]])
+@pytest.mark.parametrize("fault", WRONG)
+def test_a_wrong_answer_is_refused_by_plugin_file_and_line(kind: str, name: str, fault: str) -> None:
+    built = made(kind, WRONG[fault])
+    if fault in RIGHT.get((kind, name), ()):
+        called(built, name)
+        return
+    with pytest.raises(PluginError) as refused:
+        called(built, name)
+    line = str(refused.value)
+    assert line.startswith(f"acme-{kind}: {kind} 'mine'") and f"[{__file__}:" in line and "(" in line
+    assert "finetooth" not in line.replace(__file__, "")
+
+
+@pytest.mark.parametrize("kind", sorted(METHODS))
+def test_a_builder_that_returns_nothing_is_refused_by_name(kind: str) -> None:
+    with pytest.raises(PluginError, match=rf"^acme-{kind}: .*{kind} 'mine'"):
+        derived(None, kind, registered(kind))
+
+
+def test_shapes_and_counts_are_looked_at() -> None:
+    loss = made("loss", LossResult({"x": Contribution(np.ones((2, 3)))}))
+    with pytest.raises(PluginError, match=r"acme-loss: .* a total of 'x' of shape \(2, 3\)"):
+        called(loss, "")
+    loss = made("loss", LossResult({"x": Contribution(np.ones(()), per="weight")}))  # type: ignore[arg-type]
+    with pytest.raises(PluginError, match=r"per 'weight'.*weights"):
+        called(loss, "")
+    with pytest.raises(PluginError, match=r"acme-attention: .*shape \(2, 8, 4, 16\).*not .*\(2, 4, 8, 16\)"):
+        called(made("attention", Array((2, 8, 4, 16))), "")
+    with pytest.raises(PluginError, match=r"of shape .* not fp32"):
+        called(made("attention", Array((2, 4, 8, 16), "bf16")), "")
+    with pytest.raises(PluginError, match="nan"):
+        called(made("schedule", float("inf") - float("inf")), "factor")
+
+
+def test_what_episodes_say_is_checked_too() -> None:
+    class Game:
+        answers: Any = None
+
+        def begin(self) -> Any:
+            return Observation()
+
+        def answer(self, turn: Any) -> Any:
+            return self.answers
+
+        def close(self) -> None: ...
+
+    environment = made("environment", game := Game())
+    assert environment.episode(None, 0).begin() == Observation()
+    with pytest.raises(PluginError, match=r"acme-environment: .* answer\(\) returned None, not Answer"):
+        environment.episode(None, 0).answer(None)
+    game.answers = Answer()
+    assert environment.episode(None, 0).answer(None) == Answer()
+
+
+def test_what_is_right_passes_as_it_was() -> None:
+    @dataclass(frozen=True)
+    class Frozen:
+        start: float
+
+        def factor(self, step: int, total: int | None) -> float:
+            return self.start / (step + 1)
+
+    built = derived(Frozen(2.0), "schedule", registered("schedule"))
+    assert built.factor(1, total=None) == 1.0 and isinstance(built, Frozen) and type(built).__name__ == "Frozen"
+    again = derived(built, "schedule", registered("schedule"))
+    assert type(again) is type(built)
+
+
+def test_a_method_that_is_replaced_in_its_class_is_the_one_that_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Flat:
+        def factor(self, step: int, total: int | None) -> Any:
+            return 1.0
+
+    built = derived(Flat(), "schedule", registered("schedule"))
+    monkeypatch.setattr(Flat, "factor", lambda self, step, total: 2.0)
+    assert built.factor(0, None) == derived(Flat(), "schedule", registered("schedule")).factor(0, None) == 2.0
+    monkeypatch.setattr(Flat, "factor", lambda self, step, total: "much")
+    with pytest.raises(PluginError, match=r"acme-schedule: .*a finite number"):
+        built.factor(0, None)
+
+
+def test_a_number_that_is_not_finite_names_who_computes_beside_us() -> None:
+    index = {"optimizer": {"adamw": ["finetooth-optimizers"]}, "loss": {"ce": ["finetooth-sft"]}}
+
+    def using(*used: Any) -> Any:
+        return SimpleNamespace(builder=SimpleNamespace(used=used, catalog=SimpleNamespace(index=index)))
+
+    ours = SimpleNamespace(entry=SimpleNamespace(kind="loss", name="ce"), distribution="finetooth-sft")
+    error = NotFinite("loss is nan at step 2", action="lower it", rows=("a:1",))
+    assert with_suspects(error, using(ours)) is error
+    told = with_suspects(error, using(ours, registered("optimizer"), registered("tracker")))
+    assert str(told) == (
+        "loss is nan at step 2; computed with optimizer 'mine' of acme-optimizer (try without it first; lower it)"
+    )

@@ -1,0 +1,151 @@
+"""The model that a recipe names, made ready step by step: loader, description, facts, tokenizer, and the renderer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import Any
+
+from finetooth_hooks.entries import Family as FamilyEntry
+from finetooth_hooks.errors import RecipeError
+from finetooth_hooks.plan import Pick
+from finetooth_hooks.protocols import Family, Loader, ModelFacts, ModelInfo, Tokenizer
+from finetooth_toolbox.files.contents import FileContents
+
+from finetooth_core.models.adapter_folder import from_adapter
+from finetooth_core.models.stages import FromRun, ParentOf, from_run
+from finetooth_core.models.vocabulary import ChangedTokens, text_config
+from finetooth_core.plugins.builders import derived
+from finetooth_core.plugins.catalog import Registered
+from finetooth_core.plugins.collector import paused_collector
+from finetooth_core.plugins.part_builder import Builder, Built
+from finetooth_core.settings.claims import claimed
+from finetooth_core.settings.recipe import AUTO, Recipe
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The model that a recipe names; no weights are read.
+
+    Attributes:
+        loader: reads it, with the tokens that the recipe changes.
+        info: the model, described.
+        facts: what its family says of it.
+        tokenizer: its own, with the tokens that the recipe changes; None where the model is only sketched.
+        entries: of loader and family, with their options where the recipe or a run has some.
+        run: the run that trained it; None if it is no run.
+    """
+
+    loader: Loader
+    info: ModelInfo
+    facts: ModelFacts
+    tokenizer: Tokenizer | None
+    entries: Mapping[str, tuple[Registered, Mapping[str, Any]]]
+    run: FromRun | None = None
+
+
+@paused_collector()  # may import what reads models
+def base_model(
+    recipe: Recipe, builder: Builder, framework: Callable[[], str], parent_of: ParentOf, *, sketched: bool = False
+) -> BaseModel:
+    """Everything about the model of a recipe, in this order: who loads it, what it is, what its family says, and how it
+    reads text.
+
+    Args:
+        framework: that the loader must speak.
+        parent_of: makes what a run was made with, if the model is one.
+        sketched: its config is all that is looked at; see `Loader.sketch`.
+
+    Raises:
+        UserError: nobody loads it, or it cannot be read.
+    """
+    name = recipe.model.name
+    run = from_run(recipe, builder, framework, parent_of)
+    trained = run or (from_adapter(recipe, builder, parent_of) if recipe.model.loader == AUTO else None)
+    own: Loader
+    if trained is not None:
+        own, loading = trained, trained.loading
+    else:
+        built = _own_loader(recipe, builder, framework())
+        own, loading = built.part, (built.registered, built.plain_options)
+    changes = recipe.model.token_changes()
+    loader = ChangedTokens(own, changes) if changes else own
+    described = loader.sketch(name) if sketched else loader.describe(name)
+    info = replace(described, loader=loading[0].full_name)
+    if not info.contents and info.files:
+        info = replace(info, contents=FileContents({path.name: path.absolute() for path in info.files}))
+    family, facts = _facts(recipe, builder, info, loader)
+    if "modules" in own.capabilities:
+        facts = replace(facts, modules=cache(partial(own.modules, name)))
+    tokenizer = None if sketched else derived(loader.tokenizer(name), "tokenizer", loading[0])
+    return BaseModel(loader, info, facts, tokenizer, {"loader": loading, "family": family}, run)
+
+
+def _own_loader(recipe: Recipe, builder: Builder, framework: str) -> Built:
+    """The loader that the recipe picks, or the one that claims `model`."""
+    model = recipe.model
+    if model.loader != AUTO:
+        return builder.section("loader", model.loader, "model.loader", framework=framework)
+    registered, claim = claimed(recipe, builder.catalog, "loader", "model", model.name, framework)
+    builder.log.decide("model.loader", registered.full_name, claim.reason)
+    return builder.recorded(registered, registered.full_name, "model.loader")
+
+
+def _facts(
+    recipe: Recipe, builder: Builder, info: ModelInfo, loader: Loader
+) -> tuple[tuple[Registered, Mapping[str, Any]], ModelFacts]:
+    """The family's entry and options, and what it says; tokens that the recipe adds are among that."""
+    if not isinstance(loader, ChangedTokens):
+        built = _family(recipe, builder, info.model_type)
+        return (built.registered, built.plain_options), _said(built, info.config)
+    built = _family(recipe, builder, info.model_type)
+    facts = _said(built, loader.config(recipe.model.name))  # an enlarged vocabulary says nothing of the family
+    new = loader.new_tokens(recipe.model.name)
+    rows = int(text_config(info.config)["vocab_size"])
+    if new:
+        begin = "their embeddings begin as the mean of the others"
+        builder.log.decide("model.added_tokens", len(new), f"ids {new[0]} to {new[-1]}; {begin}")
+    return (built.registered, built.plain_options), replace(facts, new_tokens=new, vocab_size=rows)
+
+
+def _said(built: Built, config: Mapping[str, Any]) -> ModelFacts:
+    family: Family = built.part
+    return family.facts(config)
+
+
+def _family(recipe: Recipe, builder: Builder, kind: str) -> Built:
+    """The family that the recipe picks, or the one that knows the model's type.
+
+    Args:
+        kind: the model's type, as its config says it.
+    """
+    if recipe.model.family != AUTO:
+        return builder.section("family", recipe.model.family, "model.family")
+    families = builder.catalog.all("family")
+    matching = [r for r in families if isinstance(r.entry, FamilyEntry) and kind in r.entry.model_types]
+    if len(matching) > 1:
+        names = ", ".join(r.full_name for r in matching)
+        raise RecipeError("model.family", f"several families know model type {kind!r}: {names}", action="pick one")
+    registered = matching[0] if matching else builder.catalog.default("family", setting="model.family")
+    unknown = f"no family names model type {kind!r}; this one reads its facts off the model"
+    builder.log.decide("model.family", registered.full_name, f"model type {kind!r}" if matching else unknown)
+    return builder.recorded(registered, registered.full_name, "model.family")
+
+
+def renderer_of(recipe: Recipe, builder: Builder, model: BaseModel) -> Built:
+    """The renderer that the recipe picks; else that of the run that trained the model, since another markup would be
+    another language; else what the model's family speaks."""
+    pick: Pick = recipe.data.renderer
+    setting = "data.renderer"
+    if pick != AUTO:
+        return builder.section("renderer", pick, setting)
+    if model.run is not None:
+        spoken = model.run.parent.renderer_built
+        registered, reason = spoken.registered, f"as run {recipe.model.name} has it"
+        pick = {"name": registered.full_name, **spoken.plain_options}
+    else:
+        pick = model.facts.renderer
+        registered, reason = builder.entry("renderer", pick, setting=setting), "what the model's family speaks"
+    builder.log.decide(setting, registered.full_name, reason)
+    return builder.recorded(registered, pick, setting)

@@ -1,0 +1,62 @@
+"""A run or a model is measured: with any evaluators, on any rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from finetooth_hooks.context import Catalog
+from finetooth_hooks.errors import RecipeError
+from finetooth_hooks.plan import Pick
+from finetooth_hooks.reports import Evaluation
+from finetooth_saving.run_folder import run_of
+from finetooth_saving.runs.written_models import evaluators_of
+
+from finetooth_core.models.opened_model import ModelSession, open_model
+from finetooth_core.plugins.builders import options_model
+from finetooth_core.settings.recipe import pick_name
+from finetooth_core.settings.run_recipe import recipe_of
+
+EVERY = 10**9
+"""More answers than any evaluator gives."""
+
+
+def evaluate(
+    reference: str,
+    session: Callable[[Mapping[str, Any]], ModelSession],
+    evaluators: Sequence[Pick],
+    data: Pick | None,
+    *,
+    answers: bool = False,
+) -> tuple[Evaluation, ...]:
+    """Measure a run or a model; see `finetooth_hooks.CommandContext.evaluate`.
+
+    Args:
+        session: makes one for a recipe, without training data.
+    """
+    run = run_of(reference)
+    recipe: Mapping[str, Any] = {} if run is None else recipe_of(run)
+    section = dict(recipe.get("data") or {})
+    if data is not None:
+        section["eval"] = data
+    if not section.get("eval"):
+        raise RecipeError("data.eval", f"nothing says on which rows {reference} is measured", action="give --data FILE")
+    opened = open_model(reference, session, {"data": section})
+    picks = list(evaluators) or ([] if run is None else evaluators_of(run, {**recipe, "data": section}))
+    picks = picks or [one.full_name for one in opened.context.catalog.all("evaluator") if one.entry.default]
+    built = []
+    for index, pick in enumerate(picks):
+        setting = f"evaluate.evaluators.{index}"
+        kept = _keeping_answers(opened.context.catalog, pick, setting) if answers else pick
+        built.append(opened.context.build("evaluator", kept, setting=setting))
+        built[-1].prepare()  # all rows are read before weights are
+    return tuple(evaluator.evaluate(opened.engine, 0) for evaluator in built)
+
+
+def _keeping_answers(catalog: Catalog, pick: Pick, setting: str) -> Pick:
+    """The pick of an evaluator, asked to keep every answer if it keeps some."""
+    name = pick_name(pick, setting)
+    entry = catalog.get("evaluator", name, setting=setting).entry
+    if "samples" not in options_model(entry).model_fields:
+        return pick
+    return {"samples": EVERY, **({"name": name} if isinstance(pick, str) else pick)}

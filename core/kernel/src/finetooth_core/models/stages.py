@@ -1,0 +1,399 @@
+"""A run as the model of the next one: what it trained becomes the base, and the new run says where it comes from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from finetooth_hooks.bases import LoaderBase
+from finetooth_hooks.errors import PlanError, RecipeError, UserError
+from finetooth_hooks.protocols import Loader, ModelInfo, ModelTensors, Quantizer, Tokenizer
+from finetooth_saving.artifact import digest_of
+from finetooth_saving.run_folder import MERGED, PLAN, RUNS, artifact_of, is_run_folder, is_whole, run_of
+from finetooth_saving.run_recipe import without_training
+from finetooth_toolbox.decisions import Decisions
+from finetooth_toolbox.files.contents import FileContents
+from finetooth_toolbox.files.manifests import MANIFEST
+from finetooth_toolbox.files.trained_over import check_base
+from finetooth_toolbox.text.nearest import nearest_path
+
+from finetooth_core.plugins.catalog import Registered
+from finetooth_core.plugins.part_builder import Builder, Built
+from finetooth_core.settings.claims import claimed
+from finetooth_core.settings.recipe import AUTO, Recipe, load
+from finetooth_core.settings.run_recipe import recipe_of
+
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+"""Files that an adapter consists of."""
+SHOWN = 5
+"""Runs that an error names."""
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """Where a run comes from.
+
+    Attributes:
+        run: its folder, as the recipe of the next one names it.
+        artifact_sha256: of the manifest of its artifact, which holds the SHA-256 of every file.
+        recipe_sha256, plan_sha256: of its recipe and plan.
+        data: SHA-256 of its data by setting, as far as known.
+        model: what it was made from.
+        parent: the run before it.
+    """
+
+    run: str
+    artifact_sha256: str
+    recipe_sha256: str
+    plan_sha256: str
+    data: Mapping[str, str]
+    model: str
+    parent: Mapping[str, Any] | None = None
+
+    @property
+    def as_json(self) -> dict[str, Any]:
+        """For a manifest."""
+        content = {name: value for name, value in vars(self).items() if name != "parent"}
+        return {**content, "data": dict(self.data), **({"parent": self.parent} if self.parent else {})}
+
+
+def ancestor(folder: Path, named: str) -> Ancestor:
+    """What the manifest and the plan of a run say of it.
+
+    Raises:
+        UserError: they cannot be read.
+    """
+    manifest_file = folder / "artifact" / MANIFEST
+    try:
+        content = manifest_file.read_bytes()
+        manifest = json.loads(content)
+        plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        return Ancestor(
+            run=named,
+            artifact_sha256=hashlib.sha256(content).hexdigest(),
+            recipe_sha256=manifest["recipe_sha256"],
+            plan_sha256=manifest["plan_sha256"],
+            data=data_hashes(plan["decisions"]),
+            model=str(manifest["model"]),
+            parent=manifest.get("parent"),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"model: {folder}: its manifest or plan cannot be read: {error}", action="train it again"
+        ) from error
+
+
+def data_hashes(decisions: Any) -> dict[str, str]:
+    """SHA-256 of the data by setting (`data.train.sha256`), from a plan's decisions as JSON."""
+    return {
+        d["setting"]: d["value"]
+        for d in decisions
+        if d["setting"].startswith("data.") and d["setting"].endswith(".sha256")
+    }
+
+
+class Parent(Protocol):
+    """What a run was made with, as its own recipe says."""
+
+    @property
+    def recipe(self) -> Recipe: ...
+    @property
+    def builder(self) -> Builder: ...
+    @property
+    def framework(self) -> str: ...
+    @property
+    def loader(self) -> Loader: ...
+    @property
+    def loading(self) -> Loading:
+        """Who loads its base."""
+        ...
+
+    @property
+    def renderer_built(self) -> Built:
+        """How its rows became tokens."""
+        ...
+
+
+Loading = tuple[Registered, Mapping[str, Any]]
+"""The entry of a loader, and its options."""
+ParentOf = Callable[[Recipe, Path], Parent]
+"""From the recipe and the folder of a run to what it was made with."""
+
+
+class Trained(LoaderBase):
+    """A `protocols.Loader` of what was trained: whole weights as they are, an adapter folded into its base in fp32.
+
+    Args:
+        folder: how messages name it.
+        artifact: its folder with weights.
+        parent: makes what it was made with.
+        whole: loads the artifact, if that has whole weights; None for an adapter.
+    """
+
+    def __init__(self, folder: Path, artifact: Path, parent: Callable[[], Parent], whole: Built | None = None) -> None:
+        self.folder, self.artifact = folder, artifact
+        self._parent, self._whole = parent, whole
+
+    @cached_property
+    def parent(self) -> Parent:
+        """What it was made with."""
+        return self._parent()
+
+    @property
+    def loading(self) -> Loading:
+        """Who loads the artifact, or the base of the adapter."""
+        if self._whole is not None:
+            return self._whole.registered, self._whole.plain_options
+        return self.parent.loading
+
+    @property
+    def _inner(self) -> tuple[Loader, str]:
+        """What loads the base, and under which reference: the artifact itself, if it is whole."""
+        if self._whole is not None:
+            return self._whole.part, str(self.artifact)
+        return self.parent.loader, self.parent.recipe.model.name
+
+    def describe(self, reference: str) -> ModelInfo:
+        """The model by whoever loads it, with the run's folder as its reference."""
+        loader, inner = self._inner
+        info = loader.describe(inner)
+        config, contents = dict(info.config), info.contents
+        if self._whole is None:
+            check_base(self.artifact, info, own=True)
+            added = {f"adapter/{name}": self.artifact / name for name in ADAPTER if (self.artifact / name).is_file()}
+            contents = FileContents(added, also=info.contents)
+            config |= self._adapter.part.folded_config(self.artifact)
+            if info.stored is None or info.stored_weights:  # a sum is plain numbers
+                config.pop("quantization_config", None)
+                info = replace(info, stored=None, stored_weights=0, resident_bytes=None)
+        # an adapter that is folded in is on no disk as a model, until it is merged
+        published = self.artifact if self._whole is not None else self.folder / MERGED
+        place = str(published.absolute())
+        return replace(
+            info,
+            reference=str(self.folder),
+            revision=self.digest(),
+            config=config,
+            contents=contents,
+            published=place,
+            # of an adapter: the base in fp32, beside the file that it is read from, which stays mapped
+            loading_bytes=info.loading_bytes if self._whole is not None else 4 * info.parameters + info.weight_bytes,
+        )
+
+    def digest(self) -> str:
+        """SHA-256 that stands for every file of the artifact."""
+        return digest_of(self.artifact)
+
+    def tokenizer(self, reference: str) -> Tokenizer:
+        """Of the model that was trained."""
+        loader, inner = self._inner
+        return loader.tokenizer(inner)
+
+    def load(
+        self, reference: str, *, framework: str, precision: str, device: str, quantizer: Quantizer | None = None
+    ) -> Any:
+        """The model that was trained. Over a base in fewer bits the adapter is folded into the numbers that the run
+        computed with, and the sum is plain numbers; with a quantizer it is stored anew.
+
+        Raises:
+            PlanError: its adapter cannot be folded into a base, or its base cannot be read as numbers.
+        """
+        loader, inner = self._inner
+        if self._whole is not None:
+            return loader.load(inner, framework=framework, precision=precision, device=device, quantizer=quantizer)
+        self._check_readable()
+        if "fold" not in self._adapter.part.capabilities:
+            name = self._adapter.registered.full_name
+            raise PlanError(
+                f"model: the adapter of {self.folder} ({name}) cannot be folded into its base",
+                action="name a run with whole weights, or one with an adapter that can",
+            )
+        base = loader.load(
+            inner, framework=framework, precision=self._base_precision(precision), quantizer=self._stores(),
+            device=device,
+        )  # fmt: skip
+        pad_id = loader.tokenizer(inner).pad_id
+        again = {} if quantizer is None else {"quantizer": quantizer}
+        return self._adapter.part.fold(base, self.artifact, precision=precision, device=device, pad_id=pad_id, **again)
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Tensor by tensor where its loader gives them and its adapter is folded into them."""
+        apart = self._whole is not None or "fold_tensors" in self._adapter.part.capabilities
+        return self._inner[0].capabilities & ({"tensors", "widen", "write"} if apart else {"widen", "write"})
+
+    def widen(self, model: Any, size: int, new: Sequence[int]) -> None:
+        """As the loader of its base does."""
+        self._inner[0].widen(model, size, new)
+
+    def write(self, reference: str, folder: Path, *, precision: str, of: Loader | None = None) -> None:
+        """Write what was trained as a model."""
+        self._inner[0].write(reference, folder, precision=precision, of=of or self)
+
+    def tensors(
+        self, reference: str, *, framework: str, precision: str, quantizer: Quantizer | None = None
+    ) -> ModelTensors | None:
+        """What was trained, tensor by tensor; of an adapter over a base in fewer bits, the sums with the numbers that
+        the run computed with. None where the sums are to be stored in fewer bits, which takes the whole model.
+        """
+        loader, inner = self._inner
+        if self._whole is not None:
+            return loader.tensors(inner, framework=framework, precision=precision, quantizer=quantizer)
+        if quantizer is not None:
+            return None
+        computed = self._base_precision(precision)
+        base = loader.tensors(inner, framework=framework, precision=computed, quantizer=self._stores())
+        return None if base is None else self._adapter.part.fold_tensors(base, self.artifact)
+
+    @property
+    def _in_fewer_bits(self) -> bool:
+        """Whether the base of the run is, by its quantizer or in its file."""
+        loader, inner = self._inner
+        return self.parent.recipe.quantization is not None or loader.describe(inner).stored is not None
+
+    def _base_precision(self, precision: str) -> str:
+        """In which precision the base is read: in that of the run where another would give other codes."""
+        return self._computed_in() or precision if self._in_fewer_bits else "fp32"
+
+    def _computed_in(self) -> str:
+        """The precision of the run; empty if its plan does not say it."""
+        plan = self.folder / PLAN
+        if not plan.is_file():
+            return ""
+        return str(json.loads(plan.read_text(encoding="utf-8")).get("train", {}).get("precision") or "")
+
+    def _stores(self) -> Quantizer | None:
+        """What the run stored its base with; None: nothing."""
+        parent = self.parent
+        pick = parent.recipe.quantization
+        if pick is None:
+            return None
+        quantizer: Quantizer = parent.builder.section(
+            "quantizer", pick, "quantization", framework=parent.framework
+        ).part
+        return quantizer
+
+    def _check_readable(self) -> None:
+        """
+        Raises:
+            PlanError: the base's file stores it in bits that only its library reads.
+        """
+        loader, base = self._inner
+        info = loader.describe(base)
+        if info.stored is not None and not info.stored_weights:
+            raise PlanError(
+                f"model: {self.folder} was trained over {base}, which is stored as {info.stored.name}, and a sum "
+                "cannot be stored in its bits",
+                action=f"go on with its adapter over the base: model={base} adapter.resume_from={self.folder}",
+            )
+
+    @cached_property
+    def _adapter(self) -> Built:
+        pick, builder = self.parent.recipe.adapter, self.parent.builder
+        return builder.section("adapter", pick, "adapter", framework=self.parent.framework)
+
+
+class FromRun(Trained):
+    """What a run trained.
+
+    Args:
+        folder: the run.
+        parent: makes what it was made with.
+        whole: loads its artifact, if that has whole weights; None for an adapter.
+
+    Raises:
+        UserError: the run kept no artifact, or a file of it is damaged.
+    """
+
+    def __init__(self, folder: Path, parent: Callable[[], Parent], whole: Built | None) -> None:
+        super().__init__(folder, artifact_of(folder), parent, whole)
+
+    def decide(self, log: Decisions, named: str) -> None:
+        """Say in the plan where the model comes from.
+
+        Args:
+            named: the run, as the recipe names it.
+        """
+        if self._whole is None:
+            registered, options = self.loading
+            log.pick("loader", registered.full_name, options)
+        method = json.loads((self.folder / PLAN).read_text(encoding="utf-8"))["picks"].get("method", "")
+        kind = method.rpartition(":")[2] or "a"
+        how = (
+            "its whole weights"
+            if self._whole is not None
+            else f"its adapter is folded into {self.parent.recipe.model.name}, in fp32, and is the base now"
+        )
+        if self._whole is None and self._in_fewer_bits:
+            how += "; the run's base is in fewer bits, and the sum has the numbers that it computed with"
+        log.decide("model", named, f"{kind} run: {how}; every file was checked")
+        found: Mapping[str, Any] | None = ancestor(self.folder, named).as_json
+        setting = "model.parent"
+        while found:
+            data = ", ".join(f"{name.removesuffix('.sha256')} {value[:12]}" for name, value in found["data"].items())
+            came = f"artifact of {found['run']}; recipe {found['recipe_sha256'][:12]}; {data or 'data of no file'}; "
+            log.decide(setting, found["artifact_sha256"], f"{came}from {found['model']}")
+            found, setting = found.get("parent"), f"{setting}.parent"
+
+
+def _check_no_run_is_meant(reference: str) -> None:
+    """
+    Raises:
+        RecipeError: it names a run where runs are, and there is nothing.
+    """
+    path = Path(reference)
+    if path.parts[:1] != RUNS.parts or len(path.parts) < 2 or path.exists():
+        return
+    near = nearest_path(path)
+    there = [str(folder) for folder in sorted(RUNS.glob("*")) if is_run_folder(folder)]
+    listed = f"there {'is' if len(there) == 1 else 'are'} {', '.join(there[:SHOWN])}" if there else "none is there"
+    more = f" and {len(there) - SHOWN} more" if len(there) > SHOWN else ""
+    raise RecipeError(
+        "model",
+        f"no such run: {reference}; {listed}{more}",
+        action=f"did you mean {near.as_posix()}?" if near else "name a run, another folder, or a model",
+    )
+
+
+def from_run(recipe: Recipe, builder: Builder, framework: Callable[[], str], parent_of: ParentOf) -> FromRun | None:
+    """The loader for a recipe whose model is a run; None if it is none.
+
+    Args:
+        framework: that the loader of whole weights must speak.
+        parent_of: makes what the run was made with.
+
+    Raises:
+        RecipeError: the name is also one that a loader knows.
+        UserError: the run kept no artifact, or a file of it is damaged.
+    """
+    name = recipe.model.name
+    folder = run_of(name)
+    if folder is None:
+        if recipe.model.loader == AUTO:
+            _check_no_run_is_meant(name)
+        return None
+    clash = next((r for r in builder.catalog.all("loader") if name in getattr(r.entry, "names", ())), None)
+    if clash is not None and folder == (RUNS / name).absolute():
+        raise RecipeError(
+            "model",
+            f"{name!r} is a model of {clash.full_name} and a run in {RUNS}/",
+            action=f"write {RUNS}/{name} for the run",
+        )
+    artifact = artifact_of(folder)
+    recipe.model_is_at(folder)
+    whole = None
+    if is_whole(artifact):
+        registered, _ = claimed(recipe, builder.catalog, "loader", "model", str(artifact), framework())
+        whole = builder.recorded(registered, registered.full_name, "model.loader")
+
+    def parent() -> Parent:
+        return parent_of(load(without_training(recipe_of(folder)), base=folder), folder)
+
+    found = FromRun(folder, parent, whole)
+    found.decide(builder.log, name)
+    return found

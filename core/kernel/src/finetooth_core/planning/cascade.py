@@ -1,0 +1,292 @@
+"""`adapter: auto` and `quantization: auto`: what trains is the first step of a cascade that the memory has room for.
+
+    all weights -> an adapter -> over a base in 8 bits -> in 4 bits
+    -> the adapter with activations recomputed -> so over 8 bits -> so over 4 bits
+    -> with what the backend can keep elsewhere (activations, frozen layers)
+
+Fewer bits are tried before activations are recomputed, and where they were not enough or saved nothing (a small model,
+whose activations take more than its weights) recomputing begins without them: no bits are given up in vain.
+
+Every step is the recipe with its choices made, and its figure the memory estimate of that recipe's own plan, held
+against what the device has and what of it is free. Nothing is chosen silently: each step that was tried is a note of
+the plan, and the choice is written into the run's recipe, so that a run that goes on keeps it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from finetooth_hooks.context import Registered
+from finetooth_hooks.entries import Adapter, Backend, Quantizer
+from finetooth_hooks.errors import FinetoothError, PlanError
+from finetooth_hooks.savings import Saving
+from finetooth_toolbox.text import measures
+
+from finetooth_core.planning.context import RunContext
+from finetooth_core.planning.memory_check import shortages
+from finetooth_core.planning.plan import Job
+from finetooth_core.settings.recipe import AUTO, Recipe
+
+Decide = Callable[[RunContext], Job]
+"""From a recipe without open choices to its plan."""
+
+BITS = {8: (0.75, 1.5), 4: (0.0, 0.75)}
+"""Bytes of a stored weight, more than the first and at most the second, that count as so many bits."""
+
+CHECKPOINTING = "train.gradient_checkpointing"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One way to train a model.
+
+    Attributes:
+        kind: `whole`, `adapter`, `8 bits`, `4 bits`, `recomputed` or `elsewhere`: what it is beyond those before.
+        label: what a person calls it.
+        gives_up: all that is lost beside training every weight as it is.
+        changes: settings of the recipe by their dotted paths.
+    """
+
+    kind: str
+    label: str
+    gives_up: tuple[str, ...]
+    changes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What became of a step.
+
+    Attributes:
+        job: its plan; None where the combination cannot work.
+        obstacle: why it is passed over; empty: it can be taken.
+    """
+
+    step: Step
+    job: Job | None
+    obstacle: str = ""
+
+    @property
+    def figure(self) -> str:
+        """What it takes of the device, or that nobody can say."""
+        return "cannot work" if self.job is None else measures.size(self.job.plan.memory.total)
+
+
+# --- which choices are open -------------------------------------------------------------------------------------------
+
+
+def is_open(recipe: Recipe) -> bool:
+    """Whether a recipe leaves what trains to the memory."""
+    return opens_adapter(recipe) or recipe.quantization == AUTO
+
+
+def opens_adapter(recipe: Recipe) -> bool:
+    """`adapter: auto`, written out; a recipe without `adapter` takes the default one."""
+    return recipe.as_dict().get("adapter") == AUTO
+
+
+def steps(context: RunContext) -> list[Step]:
+    """The steps of a recipe, what costs least first."""
+    recipe = context.recipe
+    kept = {CHECKPOINTING: False} if recipe.train.gradient_checkpointing == AUTO else {}
+    found = [Step(kind, label, given, {**kept, **changes}) for kind, label, given, changes in _adapters(context)]
+    if recipe.quantization == AUTO:
+        found = [replace(step, changes={**step.changes, "quantization": None}) for step in found]
+    last = found[-1]
+    over = [last]  # what the adapter trains over, the most bits first
+    if recipe.quantization == AUTO:
+        for bits, registered in _quantizers(context):
+            name = _name(registered, context)
+            over.append(
+                Step(
+                    f"{bits} bits",
+                    f"{last.label} over {name}",
+                    (*last.gives_up, f"the linear weights of the base are rounded to {bits} bits"),
+                    {**last.changes, "quantization": name},
+                )
+            )
+        found += over[1:]
+    if kept:
+        for step in over:
+            label = f"{step.label}, activations recomputed"
+            lost = (*step.gives_up, "time: the layers compute their forward pass twice")
+            found.append(Step("recomputed", label, lost, {**step.changes, CHECKPOINTING: True}))
+    last = found[-1]
+    for saving, backend in _savings(context):
+        label, lost = f"{last.label}, {saving.label}", (*last.gives_up, saving.costs)
+        found.append(Step("elsewhere", label, lost, {**last.changes, "backend": backend}))
+    return found
+
+
+def _savings(context: RunContext) -> Iterator[tuple[Saving, Mapping[str, Any]]]:
+    """What the backend can keep elsewhere, and the pick of it that does; not what the recipe has settled."""
+    pick = context.recipe.backend
+    given = {} if isinstance(pick, str) else dict(pick)
+    named = pick if isinstance(pick, str) else str(given.pop("name"))
+    if named == AUTO:
+        registered = context.catalog.default("backend", framework=context.framework)
+    else:
+        registered = context.catalog.get("backend", named, setting="backend")
+    entry = registered.entry
+    assert isinstance(entry, Backend)
+    for saving in entry.savings:
+        if not given.keys() & saving.options.keys():
+            yield saving, {"name": _name(registered, context), **given, **saving.options}
+
+
+def _adapters(context: RunContext) -> Iterator[tuple[str, str, tuple[str, ...], dict[str, Any]]]:
+    """Kind, label, what is given up and changes: all weights, then the default adapter, unless the recipe picks one."""
+    if not opens_adapter(context.recipe):
+        pick = context.recipe.adapter
+        named = pick if isinstance(pick, str) else str(pick["name"])
+        if named == AUTO:
+            named = _name(context.catalog.default("adapter", framework=context.framework), context)
+        yield "adapter", named, (), {}
+        return
+    whole, size = None, 0
+    for registered in context.catalog.speaking("adapter", context.framework):
+        entry = registered.entry
+        assert isinstance(entry, Adapter)
+        if entry.base_frozen:
+            continue
+        with suppress(FinetoothError, ImportError):  # its options are for a recipe to give
+            adapter = context.build("adapter", registered.full_name, setting="adapter")
+            trained = adapter.trained_parameters(context.facts, context.model.parameters)
+            if trained > size:
+                whole, size = registered, trained
+    if whole is not None:
+        yield "whole", _name(whole, context), (), {"adapter": _name(whole, context)}
+    added = context.catalog.default("adapter", setting="adapter", framework=context.framework)
+    if whole is None or added.full_name != whole.full_name:
+        name = _name(added, context)
+        yield "adapter", name, ("the weights of the base stay as they are",), {"adapter": name}
+
+
+def _quantizers(context: RunContext) -> Iterator[tuple[int, Registered]]:
+    """For each number of bits what stores them: of those that can be built the one with the highest rank, then the one
+    that keeps most."""
+    found: list[tuple[float, tuple[int, float, str], Registered]] = []
+    for registered in context.catalog.speaking("quantizer", context.framework):
+        entry = registered.entry
+        assert isinstance(entry, Quantizer)
+        with suppress(FinetoothError, ImportError):
+            stored = context.build("quantizer", registered.full_name, setting="quantization").stored
+            size = float(stored.bytes_per_weight)
+            found.append((size, (-entry.rank, -size, registered.full_name), registered))
+    for bits, (above, most) in BITS.items():
+        fitting = [(order, registered) for size, order, registered in found if above < size <= most]
+        if fitting:
+            yield bits, min(fitting, key=lambda one: one[0])[1]
+
+
+def _name(registered: Registered, context: RunContext) -> str:
+    """The bare name, if only one entry of the kind that the backend can use has it."""
+    of_kind = context.catalog.speaking(registered.entry.kind, context.framework)
+    alike = [one for one in of_kind if one.entry.name == registered.entry.name]
+    return registered.entry.name if len(alike) == 1 else registered.full_name
+
+
+# --- which of them is taken -------------------------------------------------------------------------------------------
+
+
+def tried(context: RunContext, decide: Decide, found: list[Step], *, all_of_them: bool = False) -> list[Tried]:
+    """Steps with their plans, up to the first that fits.
+
+    Args:
+        all_of_them: go on behind that.
+
+    Raises:
+        FinetoothError: what is wrong with the recipe whatever trains.
+    """
+    outcomes: list[Tried] = []
+    for step in found:
+        try:
+            job = decide(context.beside(context.recipe.changed(step.changes)))
+        except PlanError as error:
+            outcomes.append(Tried(step, None, error.problem))
+            continue
+        lacking = shortages(job.plan.memory, job.request.place.hardware)
+        outcomes.append(Tried(step, job, "; it ".join(lacking)))
+        if not lacking and not all_of_them:
+            break
+    return outcomes
+
+
+def choose(context: RunContext, decide: Decide) -> Job:
+    """The plan of the first step that fits. Of those that do not, the least that can work at all: whoever starts it is
+    told what it lacks.
+
+    Raises:
+        PlanError: no step can work, whatever the memory.
+        FinetoothError: what is wrong with the recipe whatever trains.
+    """
+    found = steps(context)
+    outcomes = tried(context, decide, found)
+    able = [one for one in outcomes if one.job is not None]
+    if not able:
+        lines = "; ".join(f"{one.step.label}: {one.obstacle}" for one in outcomes)
+        raise PlanError(f"{_settings(context.recipe)}: no way of training works ({lines})", action="name an adapter")
+    taken = next((one for one in able if not one.obstacle), able[-1])
+    return _told(context.recipe, taken, outcomes)
+
+
+def _told(recipe: Recipe, taken: Tried, outcomes: list[Tried]) -> Job:
+    """The plan of a step, which says what was tried before it."""
+    job = taken.job
+    assert job is not None
+    reason = _reason(taken, outcomes)
+    settings = taken.step.changes.keys()
+    decisions = tuple(replace(one, reason=reason) if one.setting in settings else one for one in job.plan.decisions)
+    plan = replace(job.plan, decisions=decisions, notes=(*_lines(recipe, taken, outcomes), *job.plan.notes))
+    for one in decisions:
+        job.context.decide(one.setting, one.value, one.reason)
+    job.context.planned(plan)
+    passed = tuple(f"{one.step.label} {one.figure}" for one in outcomes if one is not taken)
+    return replace(job, plan=plan, request=replace(job.request, plan=plan), passed=passed)
+
+
+def _settings(recipe: Recipe) -> str:
+    open_ones = (("adapter", opens_adapter(recipe)), ("quantization", recipe.quantization == AUTO))
+    return ", ".join(f"{setting}: auto" for setting, is_auto in open_ones if is_auto)
+
+
+def _reason(taken: Tried, outcomes: list[Tried]) -> str:
+    """Why the settings that were open are what they are."""
+    if taken.obstacle:
+        return f"auto: no step fits, and this takes least, {taken.figure}"
+    before = next((one for one in reversed(outcomes) if one.obstacle), None)
+    if before is None:
+        return f"auto: it fits, with {taken.figure}"
+    would = "cannot work" if before.job is None else f"would take {before.figure}"
+    return f"auto: {before.step.label} {would}, this takes {taken.figure}"
+
+
+def _lines(recipe: Recipe, taken: Tried, outcomes: list[Tried]) -> Iterator[str]:
+    """What became of each step, for the notes of the plan."""
+    settings = _settings(recipe)
+    for place, one in enumerate(outcomes):
+        if one.job is None:
+            yield f"{settings}: {one.step.label} cannot work: {one.obstacle}"
+        elif one.obstacle and one is not taken:
+            yield f"{settings}: {one.step.label} {one.obstacle}: passed over{_in_vain(one, outcomes[:place])}"
+        elif one is taken:
+            fits = "does not fit either, and takes least" if one.obstacle else "is taken"
+            lost = f"; given up: {', '.join(one.step.gives_up)}" if one.step.gives_up else ""
+            yield f"{settings}: {one.step.label} {fits}: {one.figure} at the peak{lost}"
+
+
+def _in_vain(one: Tried, before: list[Tried]) -> str:
+    """That a step takes no less than one that gives up less, which one would not expect of it."""
+    able = [earlier for earlier in before if earlier.job is not None]
+    least = min(able, key=_total, default=None)
+    if least is None or _total(one) < _total(least):
+        return ""
+    return f" (no less than {least.step.label})"
+
+
+def _total(one: Tried) -> int:
+    assert one.job is not None
+    return one.job.plan.memory.total

@@ -1,0 +1,239 @@
+"""What drives the engine over a recipe's data: method, evaluators and trackers; built, checked, and their data read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetooth_hooks.engine import RoleModel
+from finetooth_hooks.entries import Backend, Evaluator, Method
+from finetooth_hooks.errors import PlanError, RecipeError
+from finetooth_hooks.heads import ScalarHead
+from finetooth_hooks.losses import LossSpec
+from finetooth_hooks.protocols import Evaluator as BuiltEvaluator
+from finetooth_hooks.protocols import Method as BuiltMethod
+from finetooth_hooks.protocols import (
+    RoleRequest,
+)
+from finetooth_hooks.reports import DataReport, Prepared
+from finetooth_toolbox.blame import said
+
+from finetooth_core.planning.context import RunContext
+from finetooth_core.planning.heads import check_head_is_there
+from finetooth_core.planning.roles import brought_roles, held_roles
+from finetooth_core.plugins.part_builder import Built, is_auto
+from finetooth_core.plugins.trackers import PickedTracker
+from finetooth_core.settings.recipe import AUTO
+
+NO_DATA = Prepared(None, 0, DataReport("train", 0, 0))
+
+
+@dataclass(frozen=True)
+class Driven:
+    """What drives the engine over the recipe's data, and what it needs; nothing where the caller has data of its own.
+
+    Attributes:
+        reports: what became of the rows, those that train first.
+        needs: engine capabilities.
+        losses: each with the setting that picked it.
+        roles: models beside the policy.
+    """
+
+    method: BuiltMethod | None = None
+    prepared: Prepared = NO_DATA
+    evaluators: tuple[BuiltEvaluator, ...] = ()
+    trackers: tuple[PickedTracker, ...] = ()
+    reports: tuple[DataReport, ...] = ()
+    needs: frozenset[str] = frozenset()
+    losses: tuple[tuple[str, LossSpec], ...] = ()
+    roles: Mapping[str, RoleRequest] = field(default_factory=dict)
+
+
+def driven_by(context: RunContext, backend: Backend, no_reference: str, head: ScalarHead | None) -> Driven:
+    """Method, evaluators and trackers, built and checked; the data are read.
+
+    Args:
+        no_reference: why the policy without its adapter cannot be the reference; empty if it can.
+    """
+    built, entry = single(context, "method", context.recipe.method, Method)
+    evaluators, entries = _evaluators(context, entry)
+    losses = [loss for one in (built, *evaluators) for loss in one.losses]
+    trackers = _trackers(context)
+    for index, pick in enumerate(context.recipe.export):
+        context.log.pick(
+            f"export.{index}", context.builder.entry("exporter", pick, setting=f"export.{index}").full_name
+        )
+    needs = _check_capabilities(backend, entry, entries, no_reference)
+    brought = brought_roles(built.part, spared=not no_reference)
+    for setting, spec in losses:
+        _check_loss(setting, spec, backend, no_reference, brought)
+        check_head_is_there(setting, spec, head)
+    roles = held_roles(context, [spec for _, spec in losses], brought, backend)
+    prepared = built.part.prepare()
+    held_out = (evaluator.part.prepare() for evaluator in evaluators)
+    reports = (prepared.report, *(report for report in held_out if report is not None))
+    check_profile(context, backend, prepared.total_steps)
+    return Driven(
+        built.part,
+        prepared,
+        tuple(one.part for one in evaluators),
+        tuple(trackers),
+        reports,
+        needs,
+        tuple(losses),
+        roles,
+    )
+
+
+def evaluators_of(context: RunContext) -> list[Built]:
+    """The evaluators that a recipe picks, built."""
+    pick = context.recipe.method
+    builder = context.builder
+    registered = context.catalog.default("method") if is_auto(pick) else builder.entry("method", pick, setting="method")
+    assert isinstance(registered.entry, Method)
+    return _evaluators(context, registered.entry)[0]
+
+
+def single(context: RunContext, kind: str, pick: Any, entry_type: type[Any]) -> tuple[Built, Any]:
+    """Build a single-choice section; return what was built and its entry."""
+    built = context.builder.section(kind, pick, kind, framework=context.framework)
+    entry = built.registered.entry
+    assert isinstance(entry, entry_type)
+    return built, entry
+
+
+def _evaluators(context: RunContext, method: Method) -> tuple[list[Built], list[Evaluator]]:
+    picks = context.recipe.evaluate.evaluators
+    if picks == AUTO:
+        if not context.data.has("eval"):
+            context.decide("evaluate.evaluators", [], "data.eval is not set")
+            return [], []
+        picks = list(method.evaluators) or [r.full_name for r in context.catalog.all("evaluator") if r.entry.default]
+        reason = f"what measures {method.name}" if method.evaluators else "the defaults"
+        context.decide("evaluate.evaluators", picks, f"{reason}, since data.eval is set")
+    built, entries = [], []
+    for index, pick in enumerate(picks):
+        setting = f"evaluate.evaluators.{index}"
+        found = context.builder.build("evaluator", pick, setting=setting)
+        entry = found.registered.entry
+        assert isinstance(entry, Evaluator)
+        built.append(found)
+        entries.append(entry)
+        context.log.pick(f"evaluator.{index}", found.registered.full_name)
+    return built, entries
+
+
+def _trackers(context: RunContext) -> list[PickedTracker]:
+    """The trackers of a run. One that is there by default and cannot be built is told of and left out: nobody asked for
+    it."""
+    picks = context.recipe.trackers
+    listed = picks != AUTO
+    if picks == AUTO:
+        picks = [r.full_name for r in context.catalog.all("tracker") if r.entry.default]
+        context.decide("trackers", picks, "the defaults")
+    plugins = () if context.plugins is None else context.plugins.loaded
+    named = {plugin.distribution for plugin in plugins if plugin.named_by_user}
+    built: list[PickedTracker] = []
+    for index, pick in enumerate(picks):
+        setting = f"trackers.{index}"
+        registered = context.builder.entry("tracker", pick, setting=setting)
+        by_user = listed or registered.distribution in named
+        try:
+            found = context.builder.built(registered, pick, setting)
+        except Exception as error:
+            if by_user:
+                raise
+            context.note(f"tracker {registered.full_name} cannot be built: {said(error)}; this run goes on without it")
+            continue
+        again = sum(one.name.partition("#")[0] == registered.full_name for one in built)
+        name = f"{registered.full_name}#{again + 1}" if again else registered.full_name
+        built.append(PickedTracker(name, found.part, by_user))
+        context.log.pick(f"tracker.{index}", registered.full_name)
+    return built
+
+
+def _check_capabilities(
+    backend: Backend, method: Method, evaluators: list[Evaluator], no_reference: str
+) -> frozenset[str]:
+    """What method and evaluators need of the engine, all of which the backend has."""
+    asking: list[Method | Evaluator] = [method, *evaluators]
+    for entry in asking:
+        lacking = sorted(entry.needs - backend.capabilities)
+        if lacking:
+            raise PlanError(
+                f"{entry.kind}: {entry.name} needs {', '.join(lacking)}, which backend {backend.name} cannot do",
+                action=f"pick another {entry.kind} or backend",
+            )
+    if "reference" in method.roles and no_reference:
+        raise PlanError(
+            f"method: {method.name} needs a reference model, and {no_reference}",
+            action="pick a low-rank adapter that begins anew, over the run as the model",
+        )
+    return method.needs.union(*(entry.needs for entry in evaluators))
+
+
+def check_profile(context: RunContext, backend: Backend, total_steps: int | None) -> None:
+    """What is to be recorded must be possible and, as far as the length of the run is known, happen."""
+    section = context.recipe.profile
+    if not section.steps:
+        return
+    if "profile" not in backend.capabilities:
+        raise PlanError(
+            f"profile: backend {backend.name} cannot record its steps",
+            action="leave profile out, or pick another backend",
+        )
+    if total_steps is None:
+        return
+    last = section.start + section.steps - 1
+    if section.start > total_steps:
+        raise RecipeError(
+            "profile.start",
+            f"it is {section.start}, and the run ends after {_count(total_steps)}: nothing would be recorded",
+            action=f"set it to at most {total_steps}",
+        )
+    if last > total_steps:
+        only = section.start == total_steps
+        recorded = f"step {total_steps}" if only else f"steps {section.start} to {total_steps}"
+        context.note(
+            f"profile: {recorded} will be recorded, not {section.start} to {last}: the run ends after "
+            f"{_count(total_steps)}"
+        )
+
+
+def _count(steps: int) -> str:
+    """`1 step`, `3 steps`."""
+    return f"{steps} {'step' if steps == 1 else 'steps'}"
+
+
+def _check_loss(
+    setting: str, spec: LossSpec, backend: Backend, no_reference: str, brought: Mapping[str, RoleModel | None]
+) -> None:
+    """What a loss reads must be something the backend has, and the reference a model there is.
+
+    Args:
+        brought: roles that the method brings.
+    """
+    lacking = sorted({need.split("@", 1)[0] for need in spec.needs} - backend.outputs)
+    if lacking and not backend.outputs:
+        raise PlanError(
+            f"{setting}: loss {spec.name} cannot be computed by backend {backend.name}, which answers and trains "
+            "nothing",
+            action="leave backend out, or pick another one",
+        )
+    if lacking:
+        raise PlanError(
+            f"{setting}: loss {spec.name} reads {', '.join(lacking)}, which backend {backend.name} does not have",
+            action=f"choose a loss that reads {', '.join(sorted(backend.outputs))}",
+        )
+    unknown = sorted(spec.roles - {"reference", *brought})
+    if unknown:
+        raise PlanError(
+            f"{setting}: loss {spec.name} needs the role {unknown[0]}, which nothing here brings",
+            action="choose another loss",
+        )
+    if "reference" in spec.roles - brought.keys() and no_reference:
+        raise PlanError(
+            f"{setting}: loss {spec.name} needs a reference model, and {no_reference}",
+            action="set method.reference to frozen-copy, or pick a low-rank adapter that begins anew",
+        )

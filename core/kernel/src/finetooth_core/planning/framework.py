@@ -1,0 +1,59 @@
+"""Which framework a run computes with: that of its backend; where the recipe leaves that open, that of the hardware."""
+
+from __future__ import annotations
+
+from finetooth_hooks.entries import Backend, Hardware
+from finetooth_hooks.errors import FinetoothError
+from finetooth_hooks.plan import Pick
+
+from finetooth_core.plugins.catalog import Catalog, Registered
+from finetooth_core.plugins.part_builder import Builder, is_auto
+from finetooth_core.settings.recipe import Recipe
+
+
+def framework_of(recipe: Recipe, builder: Builder) -> str:
+    """The framework by which loaders, adapters, optimizers and the default backend are chosen.
+
+    If the recipe names neither backend nor hardware, and backends of several frameworks are defaults, the hardware that
+    is there and has the highest rank decides.
+
+    Returns:
+        `torch`, `mlx`, `numpy`; empty if nothing decides it, which the choice of a backend then says.
+    """
+    if not is_auto(recipe.backend):
+        return _of_named(builder, "backend", recipe.backend)
+    if not is_auto(recipe.hardware):
+        return _of_named(builder, "hardware", recipe.hardware)
+    frameworks = {r.entry.framework for r in builder.catalog.defaults("backend") if isinstance(r.entry, Backend)}
+    if len(frameworks) == 1:
+        return frameworks.pop()
+    for registered in by_rank(builder.catalog):
+        entry = registered.entry
+        if not isinstance(entry, Hardware) or entry.framework not in frameworks:
+            continue
+        if not builder.build("hardware", registered.full_name, setting="hardware").part.missing():
+            return entry.framework
+    return ""
+
+
+def _of_named(builder: Builder, kind: str, pick: Pick) -> str:
+    """Empty if there is no such entry, which is said where it is built."""
+    try:
+        entry = builder.entry(kind, pick, setting=kind).entry
+    except FinetoothError:
+        return ""
+    return entry.framework if isinstance(entry, Backend | Hardware) else ""
+
+
+def by_rank(catalog: Catalog, framework: str = "") -> list[Registered]:
+    """Hardware, the best first.
+
+    Args:
+        framework: only hardware for it; empty is all.
+    """
+    return sorted(catalog.speaking("hardware", framework), key=_rank, reverse=True)
+
+
+def _rank(registered: Registered) -> tuple[int, str]:
+    entry = registered.entry
+    return (entry.rank if isinstance(entry, Hardware) else 0, registered.full_name)

@@ -1,0 +1,176 @@
+"""Whether a run fits into the memory that is there, and what would fit where it does not.
+
+A plan decides by total memory, so that it is the same tomorrow; whether it may begin is asked when it begins, of what
+is free then. Every figure is the backend's own estimate of a plan with one thing changed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from finetooth_hooks.errors import FinetoothError, PlanError
+from finetooth_hooks.plan import MemoryEstimate
+from finetooth_hooks.protocols import HardwareFacts, PlanRequest
+from finetooth_toolbox.text.measures import size
+
+from finetooth_core.planning.memory_ladder import Rung, ladder
+from finetooth_core.planning.plan import Job
+
+WORTHWHILE = 0.95
+"""What does not suffice alone is suggested together with others if it brings the peak down to this share."""
+
+
+OF_ROWS = frozenset({"activations", "logits", "update"})
+"""Parts that grow with the rows of a step: who gives them alone knows how long they are."""
+
+OF_TRAINING = OF_ROWS | {"gradients", "optimizer", "snapshots"}
+"""Parts that are not taken where nothing trains."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A memory of its own.
+
+    Attributes:
+        where: it is.
+        needed: bytes by part.
+        total: bytes that there are; 0: it is not known.
+        available: bytes that this process may have; None: it is not known.
+    """
+
+    where: str
+    needed: Mapping[str, int]
+    total: int
+    available: int | None
+
+    @property
+    def taken(self) -> int:
+        """Bytes that are needed."""
+        return sum(self.needed.values())
+
+    @property
+    def shortage(self) -> str:
+        """What it lacks; empty if nothing."""
+        largest = sorted(self.needed.items(), key=lambda part: -part[1])[:3]
+        takes = f"would take {size(self.taken)} at the peak ({', '.join(f'{n} {size(s)}' for n, s in largest if s)})"
+        if self.total and self.taken > self.total:
+            return f"{takes}, and {self.where} has {size(self.total)}"
+        if self.available is not None and self.taken > self.available:
+            of = f" of {size(self.total)}" if self.total else ""
+            return f"{takes}, and {self.where} has {size(self.available)}{of} free now"
+        return ""
+
+
+def pools(memory: MemoryEstimate, hardware: HardwareFacts) -> tuple[Pool, ...]:
+    """What an estimate takes of the first device, of the host around it, and of the disk of temporary files."""
+    first = hardware.devices[0]
+    device = Pool(first.label, memory.parts, first.memory, first.available)
+    host = Pool("the host", memory.host, hardware.host_memory, hardware.host_available)
+    found = (device, host) if memory.host else (device,)
+    if not memory.disk:
+        return found
+    folder = tempfile.gettempdir()
+    return (
+        *found,
+        Pool(f"the disk of {folder} (TMPDIR names another)", memory.disk, 0, shutil.disk_usage(folder).free),
+    )
+
+
+def shortages(memory: MemoryEstimate, hardware: HardwareFacts) -> list[str]:
+    """What each memory lacks; empty if the run fits."""
+    return [pool.shortage for pool in pools(memory, hardware) if pool.shortage]
+
+
+def check_memory(job: Job, without: Collection[str] = ()) -> None:
+    """
+    Args:
+        without: parts of the estimate that do not count.
+
+    Raises:
+        PlanError: a plan does not fit into memory; it says what would.
+    """
+    hardware = job.request.place.hardware
+    memory = _reduced(job.plan.memory, without)
+    found = shortages(memory, hardware)
+    if not found:
+        return
+    would_fit = shortages(memory, hardware.lasting) == []
+    wait = "end what else takes memory; " if would_fit else ""
+    raise PlanError(
+        f"memory: {'the model' if without else 'the run'} {'; it '.join(found)}{_passed(job)}",
+        action=f"{wait}{_advice(job, without)}; or go on all the same with --accept-memory (train.accept_memory=true)",
+    )
+
+
+def _passed(job: Job) -> str:
+    """What was tried before the least that there is."""
+    return f" ({', '.join(job.passed)} would take more or cannot work)" if job.passed else ""
+
+
+def _reduced(memory: MemoryEstimate, without: Collection[str]) -> MemoryEstimate:
+    """The estimate without some of its parts."""
+    device, host, disk = (
+        {part: takes for part, takes in pool.items() if part not in without}
+        for pool in (memory.parts, memory.host, memory.disk)
+    )
+    return replace(memory, parts=device, host=host, disk=disk)
+
+
+# --- what would fit ---------------------------------------------------------------------------------------------------
+
+
+def _advice(job: Job, without: Collection[str]) -> str:
+    """What would fit: each change that suffices alone; else all that help, together."""
+    trial = _Trial(job, without)
+    groups = ladder(job)
+    alone = [found for found in (trial.mildest(job.asked, rungs) for rungs in groups) if found is not None]
+    if alone:
+        return "what would fit: " + "; ".join(f"{rung.setting} ({size(taken)})" for rung, taken in alone)
+    asked, chosen, takes = job.asked, [], _reduced(job.plan.memory, without).total
+    for rungs in groups:
+        enough = trial.mildest(asked, rungs)
+        found = enough or trial.strongest(asked, rungs, takes)
+        if found is None:
+            continue
+        rung, takes = found
+        asked = rung.change(asked)
+        chosen.append(rung.setting)
+        if enough is not None:
+            return f"what would fit: {' with '.join(chosen)} ({size(takes)})"
+    with_all = f" (with {', '.join(chosen)} it would still take {size(takes)})" if chosen else ""
+    return f"nothing that is installed makes it fit{with_all}: take a smaller model, or a device with more memory"
+
+
+class _Trial:
+    """What a run would take with something changed."""
+
+    def __init__(self, job: Job, without: Collection[str]) -> None:
+        self._backend, self._hardware, self._without = job.backend, job.request.place.hardware, without
+
+    def memory(self, asked: PlanRequest, rung: Rung) -> MemoryEstimate | None:
+        """None: the combination cannot work."""
+        try:
+            changed = replace(rung.change(asked), kernels=None)  # nothing is picked for a trial
+            return _reduced(self._backend.plan(changed).memory, self._without)
+        except FinetoothError:
+            return None
+
+    def fits(self, memory: MemoryEstimate) -> bool:
+        return not shortages(memory, self._hardware)
+
+    def mildest(self, asked: PlanRequest, rungs: Sequence[Rung]) -> tuple[Rung, int] | None:
+        """The first of alternatives that suffices, with what the run then takes of the device."""
+        for rung in rungs:
+            memory = self.memory(asked, rung)
+            if memory is not None and self.fits(memory):
+                return rung, memory.total
+        return None
+
+    def strongest(self, asked: PlanRequest, rungs: Sequence[Rung], takes: int) -> tuple[Rung, int] | None:
+        """The alternative that takes least of the device, if that is clearly less than `takes`."""
+        found = [(rung, memory.total) for rung in rungs if (memory := self.memory(asked, rung)) is not None]
+        least = min(found, key=lambda one: one[1], default=None)
+        return least if least is not None and least[1] < WORTHWHILE * takes else None

@@ -1,0 +1,164 @@
+"""What to change where a run does not fit into memory: single changes of what the backend is asked, what costs least
+first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from finetooth_hooks.context import Registered
+from finetooth_hooks.entries import Adapter, Optimizer
+from finetooth_hooks.errors import FinetoothError, PlanError
+from finetooth_hooks.protocols import DataPart, PlanRequest
+
+from finetooth_core.planning.heads import head_size
+from finetooth_core.planning.plan import Job
+
+SHORTEST = 64
+"""Shorter rows than this are not suggested."""
+
+Change = Callable[[PlanRequest], PlanRequest]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One thing to change.
+
+    Attributes:
+        setting: with its value, as one writes it behind the recipe.
+        change: of what the backend is asked.
+    """
+
+    setting: str
+    change: Change
+
+
+def ladder(job: Job) -> list[list[Rung]]:
+    """What to change, what costs least first; each a list of alternatives, the mildest first."""
+    groups = [
+        list(_micro_batches(job)),
+        list(_checkpointing(job)),
+        _adapters(job),
+        list(_optimizers(job)),
+        _quantizers(job),
+        list(_lengths(job)),
+    ]
+    return [rungs for rungs in groups if rungs]
+
+
+def _with(**parts: Any) -> Change:
+    return lambda asked: replace(asked, **parts)
+
+
+def _train(**settings: Any) -> Change:
+    return lambda asked: replace(asked, train=replace(asked.train, **settings))
+
+
+def _checkpointing(job: Job) -> Iterator[Rung]:
+    if not job.plan.train.gradient_checkpointing and job.request.updates.checkpointing:
+        yield Rung("train.gradient_checkpointing=true", _train(gradient_checkpointing=True))
+
+
+def _micro_batches(job: Job) -> Iterator[Rung]:
+    """Halves of the micro-batch, down to the longest row."""
+    now, least = job.plan.train.micro_batch_tokens or 0, max(1, job.asked.data.longest)
+    while job.request.updates.accumulation and now > least:
+        now = max(least, now // 2)
+        yield Rung(f"train.micro_batch_tokens={now}", _train(micro_batch_tokens=now))
+
+
+def _adapters(job: Job) -> list[Rung]:
+    """Adapters that train less, beside a base that stays as it is; what trains most first."""
+    trains, base, context = job.request.trains, job.request.base, job.context
+    found: list[tuple[int, Rung]] = []
+    for registered in () if trains.base_frozen else context.catalog.speaking("adapter", context.framework):
+        entry = registered.entry
+        assert isinstance(entry, Adapter)
+        if not entry.base_frozen:
+            continue
+        with suppress(FinetoothError, ImportError):
+            adapter = context.build("adapter", registered.full_name, setting="adapter")
+            trained = adapter.trained_parameters(base.facts, base.model.parameters)
+            part = replace(
+                trains, adapter=adapter, parameters=trained + head_size(trains.head, base.facts),
+                can_disable=entry.can_disable, base_frozen=True, accepts_quantised=entry.accepts_quantised,
+            )  # fmt: skip
+            if part.parameters < trains.parameters:
+                found.append((part.parameters, Rung(f"adapter={_name(registered, job)}", _with(trains=part))))
+    return [rung for _, rung in sorted(found, key=lambda one: -one[0])]
+
+
+def _optimizers(job: Job) -> Iterator[Rung]:
+    """Optimizers that keep less for each parameter, what keeps most first."""
+    context, now = job.context, job.request.updates
+    entries = [(r, r.entry) for r in context.catalog.speaking("optimizer", context.framework)]
+    device = job.request.place.hardware.device.split(":")[0]
+    able = [
+        (r, e)
+        for r, e in entries
+        if isinstance(e, Optimizer) and (not e.devices or device in e.devices) and e.accumulation >= now.accumulation
+    ]  # what updates inside backward asks for more changes than one
+    smaller = [(r, e) for r, e in able if e.state_bytes < now.state_bytes]
+    for registered, entry in sorted(smaller, key=lambda pair: -pair[1].state_bytes):
+        part = replace(
+            now, name=registered.full_name, state_bytes=entry.state_bytes, accumulation=entry.accumulation,
+            checkpointing=entry.checkpointing, update_bytes=entry.update_bytes, tensor_bytes=entry.tensor_bytes,
+        )  # fmt: skip
+        yield Rung(f"optimizer={_name(registered, job)}", _with(updates=part))
+
+
+def _quantizers(job: Job) -> list[Rung]:
+    """What stores the base in fewer bits, for adapters that can live with that; the most bits first."""
+    context, found = job.context, []
+    stored = job.request.base.stored is not None
+    for registered in () if stored else context.catalog.speaking("quantizer", context.framework):
+        with suppress(FinetoothError, ImportError):
+            quantizer = context.build("quantizer", registered.full_name, setting="quantization")
+            rung = Rung(f"quantization={_name(registered, job)}", _quantised(quantizer))
+            found.append((float(quantizer.stored.bytes_per_weight), rung))
+    return [rung for _, rung in sorted(found, key=lambda one: -one[0])]
+
+
+def _quantised(quantizer: Any) -> Change:
+    def change(asked: PlanRequest) -> PlanRequest:
+        if not asked.trains.accepts_quantised:
+            raise PlanError("quantization: the adapter needs the base as it is", action="pick a low-rank adapter")
+        return replace(asked, base=replace(asked.base, quantizer=quantizer))
+
+    return change
+
+
+def _lengths(job: Job) -> Iterator[Rung]:
+    """Halves of the longest row."""
+    now = min(job.plan.train.max_length, job.asked.data.longest)
+    while now > SHORTEST:
+        now = max(SHORTEST, now // 2)
+        yield Rung(f"train.max_length={now}", _shortened(now))
+
+
+def _shortened(longest: int) -> Change:
+    """Rows of which none is longer."""
+
+    def change(asked: PlanRequest) -> PlanRequest:
+        data: DataPart = replace(
+            asked.data,
+            longest=min(asked.data.longest, longest),
+            longest_id="",
+            mean_length=min(asked.data.mean_length, longest),
+            length_deviation=min(asked.data.length_deviation, longest / 2),
+            lengths=tuple(min(length, longest) for length in asked.data.lengths),
+            beginning=min(asked.data.beginning, longest),
+        )
+        return replace(asked, train=replace(asked.train, max_length=longest), data=data)
+
+    return change
+
+
+def _name(registered: Registered, job: Job) -> str:
+    """The bare name, if only one entry of the kind that the backend can use has it."""
+    context = job.context
+    of_kind: Sequence[Registered] = context.catalog.speaking(registered.entry.kind, context.framework)
+    alike = [one for one in of_kind if one.entry.name == registered.entry.name]
+    return registered.entry.name if len(alike) == 1 else registered.full_name

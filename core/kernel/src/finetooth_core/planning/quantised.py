@@ -1,0 +1,60 @@
+"""A base in fewer bits: what the recipe stores it with, and whether the rest of the recipe can live with that."""
+
+from __future__ import annotations
+
+from finetooth_hooks.entries import Adapter
+from finetooth_hooks.errors import PlanError
+from finetooth_hooks.protocols import Stored
+
+from finetooth_core.planning.context import RunContext
+from finetooth_core.plugins.part_builder import Built
+
+
+def build_quantizer(context: RunContext) -> Built | None:
+    """What the recipe says the base is stored with; None if it says nothing."""
+    pick = context.recipe.quantization
+    if pick is None:
+        return None
+    return context.builder.section("quantizer", pick, "quantization", framework=context.framework)
+
+
+def check_quantised(context: RunContext, adapter: Built, quantizer: Built | None) -> None:
+    """A base in fewer bits must be one that the adapter leaves alone, and a quantizer be there where the adapter begins
+    with what it loses.
+
+    Raises:
+        PlanError: it trains or reads the weights, or the file is quantised already; or there is no quantizer.
+    """
+    stored, entry = context.model.stored, adapter.registered.entry
+    assert isinstance(entry, Adapter)
+    if quantizer is not None and stored is not None:
+        raise PlanError(
+            f"quantization: {quantizer.registered.full_name}, and model {context.recipe.model.name} is stored as "
+            f"{stored.name} already",
+            action="remove quantization, or name a model that is not quantised",
+        )
+    if quantizer is None and "makes_up" in adapter.part.capabilities:
+        raise _nothing_lost(context, adapter, stored)
+    if quantizer is not None:
+        made: Stored = quantizer.part.stored
+        which = f"quantization: {quantizer.registered.full_name} stores the base as {made.name}"
+    elif stored is not None:
+        which = f"model: {context.recipe.model.name} is stored as {stored.name}"
+    else:
+        return
+    if entry.accepts_quantised:
+        return
+    raise PlanError(
+        f"{which}, and adapter: {adapter.registered.full_name} needs its weights as plain numbers",
+        action="pick a low-rank adapter, or " + ("another model" if quantizer is None else "remove quantization"),
+    )
+
+
+def _nothing_lost(context: RunContext, adapter: Built, stored: Stored | None) -> PlanError:
+    name = context.recipe.model.name
+    base = "there is none" if stored is None else f"model: {name} is stored as {stored.name} already"
+    which = "pick one" if stored is None else "name the model as it was before, with quantization"
+    return PlanError(
+        f"adapter: {adapter.registered.full_name} as it is set begins with what quantization loses, and {base}",
+        action=f"{which}, or let the adapter begin otherwise",
+    )

@@ -1,0 +1,142 @@
+"""Several ranks that train one run: which one this process is, who starts the others, and that all are alike.
+
+Every rank runs the same recipe from beginning to end. Rank 0 writes the run folder and speaks to the user; the others
+work in a folder of their own, which goes with them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetooth_hooks.backends import HardwareFacts, PlacePart
+from finetooth_hooks.engine import Engine
+from finetooth_hooks.entries import Backend, Launcher
+from finetooth_hooks.errors import PlanError
+from finetooth_hooks.strategies import Rank
+from finetooth_recipes.recipe_picks import AUTO
+
+from finetooth_core.planning.joined import Joined
+
+if TYPE_CHECKING:
+    from finetooth_core.planning.context import RunContext
+    from finetooth_core.settings.recipe import Recipe
+
+
+def wanted(recipe: Recipe) -> int:
+    """How many ranks the recipe asks for; 0 where it leaves that open."""
+    devices = recipe.scale.devices
+    return devices * recipe.scale.nodes if isinstance(devices, int) else 0
+
+
+def join(context: RunContext) -> Joined | Callable[[Sequence[str]], int] | None:
+    """This process as a rank; what starts the ranks, if it was not started as one; None where one process trains.
+
+    Raises:
+        PlanError: other ranks were started than the recipe asks for.
+    """
+    recipe, catalog = context.recipe, context.catalog
+    count = wanted(recipe)
+    around = [r for r in catalog.all("launcher") if isinstance(r.entry, Launcher) and r.entry.here()]
+    if count == 1 or (count == 0 and not around):
+        return None
+    pick: Any = recipe.scale.launcher
+    if pick == AUTO and around:
+        pick = around[0].full_name
+    launcher = context.builder.section("launcher", pick, "scale.launcher").part
+    rank: Rank | None = launcher.rank()
+    if rank is None:
+        if recipe.scale.nodes > 1:
+            raise PlanError(
+                f"scale.nodes is {recipe.scale.nodes}, and ranks are started on this machine alone",
+                action="start ft run on every machine, with torchrun for instance",
+            )
+        return lambda command: int(launcher.start(count, command))
+    if count not in (0, rank.world):
+        raise PlanError(
+            f"scale asks for {count} ranks, and {rank.world} were started",
+            action="leave scale.devices out, or start as many",
+        )
+    built = context.builder.section("strategy", recipe.scale.strategy, "scale.strategy")
+    return Joined(rank, built.part, built.registered.full_name)
+
+
+def check_started(recipe: Recipe, joined: Joined | None) -> None:
+    """
+    Raises:
+        PlanError: the recipe asks for several ranks, and this process trains alone; or for what they cannot do.
+    """
+    if joined is None and wanted(recipe) > 1:
+        raise PlanError(
+            f"scale asks for {wanted(recipe)} ranks, and this process is one",
+            action="start it with ft run, which starts the others, or set scale.devices: 1",
+        )
+    if joined is not None and recipe.checkpoint.stores != AUTO:
+        raise PlanError(
+            "checkpoint.stores: where several ranks train, checkpoints lie in the run folder", action="leave it out"
+        )
+
+
+@contextmanager
+def among(joined: Joined, folder: Path) -> Iterator[None]:
+    """While entered, this process trains with the others.
+
+    Args:
+        folder: that it works in; removed behind a rank that does not write the run's.
+    """
+    try:
+        yield
+    finally:
+        if joined.collective is not None:
+            joined.strategy.close()
+        if not joined.writes:
+            shutil.rmtree(folder.parent, ignore_errors=True)
+
+
+def scratch(folder: Path, *, resumes: bool) -> Path:
+    """A folder of its own for a rank that does not write the run's; with a copy of it where a run goes on."""
+    own = Path(tempfile.mkdtemp(prefix="ft-rank-")) / folder.name
+    if resumes:
+        shutil.copytree(folder, own, ignore=shutil.ignore_patterns("*.lock", "exports", "artifact"))
+    return own
+
+
+def place_of(context: RunContext, hardware: HardwareFacts, backend: Backend) -> PlacePart:
+    """Where the engine computes, and with which other ranks.
+
+    Raises:
+        PlanError: engines of the backend train alone.
+    """
+    place = PlacePart(hardware, seed=int(context.generator("engine").integers(2**31)))
+    joined = context.joined
+    if joined is None:
+        return place
+    if "ranks" not in backend.capabilities:
+        raise PlanError(
+            f"scale: engines of the backend {backend.name} train alone",
+            action="set scale.devices: 1, or backend: torch",
+        )
+    if len(hardware.devices) > 1:
+        hardware = hardware.only(joined.rank.local % len(hardware.devices))
+    if joined.collective is None:
+        joined.collective = joined.strategy.open(joined.rank, hardware.device)
+    context.decide("scale.ranks", str(joined.rank.world), f"one engine over {joined.rank.world} ranks by {joined.name}")
+    return replace(place, hardware=hardware, collective=joined.collective, wrap=joined.strategy.wrap)
+
+
+def spread(joined: Joined, engine: Engine) -> Engine:
+    """The engine that the method drives."""
+    assert joined.collective is not None
+    return joined.strategy.spread(engine, joined.collective)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of something JSON-able."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,149 @@
+"""From an entry to its builder, and to the options model that its builder's annotation names."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from finetooth_hooks.entries import Attention, Entry
+from finetooth_hooks.errors import PluginError
+from finetooth_toolbox.blame import MEND, said
+
+if TYPE_CHECKING:
+    from finetooth_hooks.context import Registered
+    from finetooth_hooks.options import Options
+
+
+def load_builder(registered: Registered) -> Callable[..., Any]:
+    """Import what the entry's `build` (`"package.module:function"`) names.
+
+    Raises:
+        PluginError: the module cannot be imported, or has no such function.
+    """
+    return _load(registered.entry, registered.distribution)
+
+
+def options_model(entry: Entry, distribution: str = "") -> type[Options]:
+    """The options model of an entry: the annotation of its builder's first parameter, `options`.
+
+    Only this annotation is evaluated, so a builder may import its other types for the type checker alone.
+
+    Args:
+        distribution: named in errors.
+
+    Raises:
+        PluginError: the builder cannot be imported, or its annotation is not a subclass of `Options`.
+    """
+    from finetooth_hooks.options import Options
+
+    builder = _load(entry, distribution)
+    function = inspect.unwrap(builder)
+    blame = distribution or entry.build
+    author = "annotate it: def build(options: MyOptions, context: Context)"
+    parameters = inspect.signature(function).parameters
+    annotation = parameters["options"].annotation if "options" in parameters else inspect.Parameter.empty
+    if annotation is inspect.Parameter.empty:
+        raise PluginError(
+            blame, f"the builder of {entry.kind} {entry.name!r} does not annotate 'options'", action=author
+        )
+    holder = SimpleNamespace(__annotations__={"options": annotation})
+    try:
+        found = typing.get_type_hints(holder, globalns=getattr(function, "__globals__", {}))["options"]
+    except NameError as error:
+        problem = f"the options annotation of {entry.kind} {entry.name!r} cannot be resolved: {error}"
+        raise PluginError(blame, problem, action="import the model at run time, not under TYPE_CHECKING") from error
+    if not (isinstance(found, type) and issubclass(found, Options)):
+        problem = f"the options of {entry.kind} {entry.name!r} are {found!r}, not a subclass of finetooth_hooks.Options"
+        raise PluginError(blame, problem, action="derive the model from finetooth_hooks.Options")
+    return found
+
+
+def derived(built: Any, kind: str, registered: Registered) -> Any:
+    """What a builder returned, once it is sure that it has every method and property of its contract.
+
+    There are checks around what it returns in turn.
+
+    Raises:
+        PluginError: it does not derive from the base class of its kind, or is a reward that cannot be called.
+    """
+    from finetooth_hooks.bases import BASES
+
+    if kind == "reward":
+        from finetooth_guards.checked_reward import CheckedReward
+
+        if not callable(built):
+            raise PluginError(
+                registered.distribution,
+                f"reward {registered.entry.name!r} is a {type(built).__name__}, which cannot be called",
+                action="return a function reward(prompts, completions, columns), or an object with __call__",
+            )
+        return CheckedReward(built, registered)
+
+    base = BASES.get(kind)
+    if base is not None and not isinstance(built, base):
+        who = f"{registered.entry.kind} {registered.entry.name!r}"
+        what = "" if kind == registered.entry.kind else f"the {kind} of "
+        raise PluginError(
+            registered.distribution,
+            f"{what}{who} is a {type(built).__name__}, which lacks what is optional in its contract",
+            action=f"derive it from finetooth_hooks.{base.__name__}",
+        )
+    from finetooth_guards.returned import METHODS, checked
+
+    entry = registered.entry
+    elsewhere = isinstance(entry, Attention) and entry.transformers  # then its builder returns no function
+    methods = {} if elsewhere else METHODS.get(kind, {})
+    return checked(built, methods, registered)
+
+
+def _load(entry: Entry, distribution: str) -> Callable[..., Any]:
+    module_name, _, attribute = entry.build.partition(":")
+    blame = distribution or module_name
+    what = f"{entry.kind} {entry.name!r}"
+    try:
+        with _collecting_paused():
+            module = import_module(module_name)
+    except ImportError as error:
+        raise import_failure(error, what, blame) from error
+    except Exception as error:
+        problem = f"{what}: importing {module_name} raised {said(error, importing=True)}"
+        raise PluginError(blame, problem, action=MEND) from error
+    found = getattr(module, attribute, None) if attribute else None
+    if not callable(found):
+        problem = f"{what} names its builder {entry.build!r}, but {module_name} has no such function"
+        raise PluginError(blame, problem, action="report it to the plugin's author")
+    return typing.cast(Callable[..., Any], found)
+
+
+@contextmanager
+def _collecting_paused() -> Iterator[None]:
+    """What an import makes stays: looking for garbage in it takes a tenth of the time of a large one."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def import_failure(error: ImportError, what: str, distribution: str) -> PluginError:
+    """An ImportError inside a plugin, said as what it is.
+
+    Args:
+        what: the entry that needed the import, `loss 'x'`.
+        distribution: the plugin at fault.
+    """
+    action = f"see what is broken: ft plugins doctor {distribution}"
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        action = f"install the package that brings the module {error.name.partition('.')[0]!r}"
+    return PluginError(distribution, f"{what} cannot be imported: {' '.join(str(error).split())}", action=action)
+
+
+__all__ = ["derived", "import_failure", "load_builder", "options_model"]

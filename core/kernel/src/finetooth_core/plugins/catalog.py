@@ -1,0 +1,299 @@
+"""The catalog: all entries by kind and name, each beside its source. The only place that maps names to code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks import ENTRY_TYPES, Entry, Hardware, PluginError
+from finetooth_recipes.names_elsewhere import absent
+from finetooth_toolbox.text.nearest import form, nearest
+
+from finetooth_core.plugins.faults import Fault
+from finetooth_core.plugins.versions import canonical, install_command
+
+INDEX = Path(__file__).parents[1] / "index.json"
+"""Which package of the workspace brings which entry; generated, see `tools/make_index.py`."""
+
+
+@dataclass(frozen=True)
+class Registered:
+    """An entry with where it came from.
+
+    Attributes:
+        entry: as the plugin yielded it.
+        distribution: name of the distribution, or the local file or module as the user named it.
+        version: of the distribution; empty for a local file.
+        module: the plugin's module.
+        file: of the module.
+    """
+
+    entry: Entry
+    distribution: str
+    version: str
+    module: str = ""
+    file: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The entry's kind."""
+        return self.entry.kind
+
+    @property
+    def full_name(self) -> str:
+        """`DISTRIBUTION:NAME`."""
+        return f"{self.distribution}:{self.entry.name}"
+
+
+class Catalog:
+    """Implements `finetooth_hooks.context.Catalog`.
+
+    Args:
+        entries: of all plugins in use.
+        faults: of the plugins that were left out; named when an unknown name may be theirs.
+        blocked: distributions the user blocked.
+        index: which packages would bring an entry, by kind and name; default is the generated index.
+    """
+
+    def __init__(
+        self,
+        entries: Iterable[Registered],
+        faults: Sequence[Fault] = (),
+        blocked: Sequence[str] = (),
+        index: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
+    ) -> None:
+        self.faults = tuple(faults)
+        self.blocked = frozenset(canonical(name) for name in blocked)
+        self._given_index = index
+        self._entries: dict[str, tuple[Registered, ...]] = {}
+        ordered = sorted(entries, key=lambda r: (r.entry.name, r.distribution))
+        for kind in ENTRY_TYPES:
+            self._entries[kind] = tuple(registered for registered in ordered if registered.kind == kind)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """All kinds of entries."""
+        return tuple(self._entries)
+
+    def all(self, kind: str) -> tuple[Registered, ...]:
+        """Entries of a kind, sorted by name and distribution.
+
+        Raises:
+            ValueError: no such kind.
+        """
+        if kind not in self._entries:
+            raise ValueError(f"{kind!r} is no kind of entry; kinds are {', '.join(self._entries)}")
+        return self._entries[kind]
+
+    def speaking(self, kind: str, framework: str) -> tuple[Registered, ...]:
+        """Entries of a kind that a backend of a framework can use: those that name it, and those that name none.
+
+        Args:
+            framework: empty is any.
+        """
+        return tuple(r for r in self.all(kind) if not framework or framework in (frameworks_of(r) or {framework}))
+
+    def get(self, kind: str, name: str, *, setting: str = "", framework: str = "") -> Registered:
+        """The entry called `name`: bare, or `DISTRIBUTION:NAME`.
+
+        Args:
+            framework: of several entries with this name the one that speaks it; empty is any. One that is the only one
+                is returned whatever it speaks.
+
+        Raises:
+            PluginError: unknown (lists what is installed and which package would bring it), ambiguous, or its plugin
+                is broken.
+        """
+        source, _, bare = name.rpartition(":")
+        found = [r for r in self.all(kind) if r.entry.name == bare and (not source or _same(r.distribution, source))]
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise self._unknown(kind, source, bare, setting)
+        speaking = [registered for registered in found if registered in self.speaking(kind, framework)]
+        if len(speaking) == 1:
+            return speaking[0]
+        if not speaking:
+            brought = " and ".join(f"{r.full_name} (for {', '.join(sorted(frameworks_of(r)))})" for r in found)
+            raise PluginError(
+                "",
+                f"{_prefix(setting)}{kind} {bare!r} is brought by {brought}, and the backend is {framework}",
+                action=f"pick another {kind} or backend",
+            )
+        found = speaking
+        names = " and ".join(f"{r.full_name} ({r.version or r.file})" for r in found)
+        raise PluginError(
+            "",
+            f"{_prefix(setting)}{kind} {bare!r} is brought by {names}",
+            action=f"write one of {', '.join(r.full_name for r in found)}",
+        )
+
+    def defaults(self, kind: str, framework: str = "") -> tuple[Registered, ...]:
+        """Entries of a kind that are taken when the recipe leaves the choice open."""
+        return tuple(registered for registered in self.speaking(kind, framework) if registered.entry.default)
+
+    def default(self, kind: str, *, setting: str = "", framework: str = "") -> Registered:
+        """The one entry of a kind that is taken when the recipe leaves the choice open.
+
+        Args:
+            framework: only entries that speak it are looked at; empty is all.
+
+        Raises:
+            PluginError: none or several say they are the default.
+        """
+        found = self.defaults(kind, framework)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            problem = f"several {kind} entries say they are the default: {', '.join(r.full_name for r in found)}"
+        elif framework and self.defaults(kind):
+            others = ", ".join(f"{r.full_name} for {', '.join(sorted(frameworks_of(r)))}" for r in self.defaults(kind))
+            problem = f"no {kind} is the default of backends that are {framework} (there is {others})"
+        else:
+            problem = f"no {kind} is the default; {_installed(self.all(kind))}"
+        raise PluginError("", f"{_prefix(setting)}{problem}", action=f"name one in {setting or 'the recipe'}")
+
+    def find(self, text: str) -> tuple[Registered, ...]:
+        """Entries that `NAME`, `KIND:NAME`, `DISTRIBUTION:NAME` or `KIND:DISTRIBUTION:NAME` may mean.
+
+        Raises:
+            PluginError: none is installed.
+        """
+        *sources, bare = text.split(":")
+        kinds = [source for source in sources if source in self._entries]
+        distributions = [source for source in sources if source not in self._entries]
+        meant = tuple(
+            registered
+            for kind in self._entries
+            for registered in self._entries[kind]
+            if registered.entry.name == bare
+            and (not kinds or kind in kinds)
+            and all(_same(registered.distribution, distribution) for distribution in distributions)
+        )
+        if meant:
+            return meant
+        kinds = kinds or [kind for kind in self._entries if bare in self.index.get(kind, {})]
+        if len(kinds) == 1:
+            self.get(kinds[0], ":".join([*distributions, bare]))  # raises
+        near = nearest(bare, {registered.entry.name for kind in self._entries for registered in self._entries[kind]})
+        action = f"did you mean {near!r}?" if near else "see ft plugins list"
+        raise PluginError("", f"no entry {text!r} is installed", action=action)
+
+    @cached_property
+    def index(self) -> Mapping[str, Mapping[str, Sequence[str]]]:
+        """Packages that would bring an entry, by kind and name."""
+        if self._given_index is not None:
+            return self._given_index
+        import json
+
+        try:
+            loaded: Mapping[str, Mapping[str, Sequence[str]]] = json.loads(INDEX.read_text(encoding="utf-8"))
+        except OSError:  # a checkout in which it was not yet generated
+            return {}
+        return loaded
+
+    def _unknown(self, kind: str, source: str, bare: str, setting: str) -> PluginError:
+        name = f"{source}:{bare}" if source else bare
+        label = f"{kind}:{bare}"
+        for fault in self.faults:
+            if label in fault.offers and (not source or _same(fault.distribution, source)):
+                return PluginError(
+                    fault.label,
+                    f"{_prefix(setting)}{kind} {bare!r} is brought by a broken plugin: {fault.problem} [{fault.file}]",
+                    action=fault.action,
+                )
+        problem = f"{_prefix(setting)}no {kind} {name!r}; {_installed(self.all(kind))}"
+        if self.faults:
+            broken = "; ".join(f"{fault.label} ({fault.problem})" for fault in self.faults)
+            problem += f"; broken plugins that may bring it: {broken}"
+        remedy = self._remedy(kind, source, bare)
+        return PluginError("", problem, action=remedy or "see ft plugins list", known=bool(remedy))
+
+    def _remedy(self, kind: str, source: str, bare: str) -> str:
+        actions = []
+        same_thing = self._known_elsewhere(kind, bare)
+        missing = absent(kind, bare)
+        near = "" if same_thing or missing else nearest(bare, {registered.entry.name for registered in self.all(kind)})
+        elsewhere = [r for other in self._entries for r in self._entries[other] if r.entry.name == bare]
+        same_name = [r for r in elsewhere if r.kind == kind]
+        if same_name:
+            actions.append(f"did you mean {same_name[0].full_name}?")
+        elif same_thing:
+            others = ((other, self._known_elsewhere(other, bare)) for other in self._entries if other != kind)
+            parts = [same_thing, *(f"the {other} {said}" for other, said in others if said)]
+            actions.append(f"did you mean {' and '.join(parts)}?")
+        elif near:
+            actions.append(f"did you mean {near!r}?")
+        packages = [p for p in self.index.get(kind, {}).get(bare, ()) if not source or _same(p, source)]
+        blocked = [package for package in packages if canonical(package) in self.blocked]
+        broken = {fault.distribution for fault in self.faults}
+        if blocked:
+            actions.append(f"{blocked[0]} brings it and is blocked: leave out -p no:{blocked[0]}")
+        elif packages and packages[0] in broken:
+            actions.append(f"{packages[0]} brings it and is broken: run ft plugins doctor")
+        elif packages:
+            actions.append(f"{packages[0]} brings it: {install_command(packages[:1])}")
+        if elsewhere and not same_name and not near and not same_thing:
+            actions.append(f"{bare!r} is a {elsewhere[0].kind}, not a {kind}")
+        if missing and not actions:
+            actions.append(f"no package of finetooth brings {bare}: {missing}")
+        return "; ".join(actions)
+
+    def _known_elsewhere(self, kind: str, name: str) -> str:
+        """How a recipe says what the field calls by another name: an entry's name, with the options that it implies.
+        Of several, those that suit this machine."""
+        known = [
+            (registered.entry, other)
+            for registered in self.all(kind)
+            for other in registered.entry.elsewhere
+            if form(other) == form(name)
+        ]
+        if len(known) > 1:
+            suits = [_suits(entry) for entry, _ in known]
+            known = [one for one, suiting in zip(known, suits, strict=True) if suiting == max(suits)]
+        written = [_written(entry, entry.elsewhere[other]) for entry, other in known]
+        if len(known) > 1:
+            told = zip(known, written, strict=True)
+            written = [f"{text} ({entry.summary})" if entry.summary else text for (entry, _), text in told]
+        return " or ".join(written)
+
+
+def _written(entry: Entry, options: Mapping[str, Any]) -> str:
+    """An entry as a recipe picks it."""
+    implied = ", ".join(f"{option}: {_yaml(value)}" for option, value in options.items())
+    return f"{{name: {entry.name}, {implied}}}" if implied else repr(entry.name)
+
+
+def _suits(entry: Entry) -> tuple[bool, bool]:
+    """Whether the machine has such devices, and whether the installed framework is for them."""
+    if not isinstance(entry, Hardware):
+        return False, False
+    here = entry.in_machine is not None and bool(entry.in_machine())
+    return here, entry.built_for is not None and entry.built_for()
+
+
+def frameworks_of(registered: Registered) -> frozenset[str]:
+    """The frameworks that an entry names; empty if it works with all."""
+    one = getattr(registered.entry, "framework", "")
+    several: frozenset[str] = getattr(registered.entry, "frameworks", frozenset())
+    return frozenset({one}) if one else several
+
+
+def _same(distribution: str, source: str) -> bool:
+    return distribution == source or canonical(distribution) == canonical(source)
+
+
+def _prefix(setting: str) -> str:
+    return f"{setting}: " if setting else ""
+
+
+def _installed(entries: Sequence[Registered]) -> str:
+    names = list(dict.fromkeys(registered.entry.name for registered in entries))
+    return f"installed: {', '.join(names)}" if names else "none is installed"
+
+
+def _yaml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

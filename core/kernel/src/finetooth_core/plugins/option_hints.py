@@ -1,0 +1,97 @@
+"""A hint that reading a recipe alone cannot give: `rank=8` means an option of the adapter that the recipe picks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks.errors import FinetoothError, RecipeError
+from finetooth_recipes import yaml_text
+from finetooth_recipes.overrides import apply_overrides
+from finetooth_recipes.problems import RecipeProblems, plain_data
+from finetooth_toolbox.text.nearest import form
+
+from finetooth_core.plugins import manager
+from finetooth_core.plugins.builders import options_model
+from finetooth_core.plugins.catalog import Catalog
+from finetooth_core.settings.recipe import AUTO, load
+
+SECTIONS = ("adapter", "optimizer", "schedule", "method", "backend", "hardware", "quantizer")
+"""Sections that are one pick, in the order in which an option is looked for."""
+
+_UNKNOWN = "unknown setting"
+
+
+def with_option_hints(
+    error: RecipeError,
+    recipe: Path | str | Mapping[str, Any],
+    overrides: Sequence[str],
+    *,
+    plugins: Sequence[str] = (),
+    blocked: Sequence[str] = (),
+) -> RecipeError:
+    """The error, in which unknown top-level settings that an option of a picked entry is called say so.
+
+    Args:
+        recipe, overrides: what the error is about.
+        plugins, blocked: as for `finetooth_core.api.session`.
+    """
+    problems = error.problems if isinstance(error, RecipeProblems) else (error,)
+    lost = [problem for problem in problems if _is_lost(problem)]
+    if not lost:
+        return error
+    folder = Path.cwd() if isinstance(recipe, Mapping) else Path(recipe).parent.absolute()
+    here = [str(Path(name).absolute()) if name.endswith(".py") else name for name in plugins]
+    given = _given(recipe, overrides)
+    unknown = {problem.setting for problem in problems if _UNKNOWN in problem.problem}
+    given = {key: value for key, value in given.items() if key not in unknown}
+    try:
+        files = load(given, base=folder).plugins
+        started = manager.start(files=[*files, *here], blocked=blocked, base=folder, strict=False)
+    except FinetoothError:
+        return error  # with more mistakes than this one, what is picked is not known
+    options = {**dict(_loader_options(started.catalog)), **dict(_options(given, started.catalog))}
+    for problem in lost:
+        if form(problem.setting) in options:
+            problem.action = options[form(problem.setting)]
+    return RecipeProblems(problems) if isinstance(error, RecipeProblems) else error
+
+
+def _is_lost(problem: RecipeError) -> bool:
+    """A top-level key that is no setting; one that is exactly a setting inside a section (`train.seed`) is found."""
+    found = problem.action.startswith("did you mean") and "." in problem.action
+    return _UNKNOWN in problem.problem and "." not in problem.setting and not found
+
+
+def _options(given: Mapping[str, Any], catalog: Catalog) -> Iterator[tuple[str, str]]:
+    """Form and full setting of every option of the picked entries; the last of a form wins, so the first comes last."""
+    for kind in reversed(SECTIONS):
+        section = "quantization" if kind == "quantizer" else kind
+        pick = given.get(section, AUTO)
+        name = pick.get("name", AUTO) if isinstance(pick, Mapping) else pick
+        try:
+            found = catalog.default(kind) if name == AUTO else catalog.get(kind, str(name))
+            model = options_model(found.entry, found.distribution)
+        except FinetoothError:
+            continue  # it has its own mistake, of which the user hears when this one is mended
+        yield from ((form(option), f"did you mean {section}.{option}?") for option in model.model_fields)
+
+
+def _loader_options(catalog: Catalog) -> Iterator[tuple[str, str]]:
+    """The same for loaders, which are chosen by the model, so that giving one an option means naming it."""
+    for registered in catalog.all("loader"):
+        with suppress(FinetoothError):
+            for option in options_model(registered.entry, registered.distribution).model_fields:
+                picked = f"model: {{name: ..., loader: {{name: {registered.entry.name}, {option}: ...}}}}"
+                yield form(option), f"it is an option of a loader: {picked}"
+
+
+def _given(recipe: Path | str | Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """What the user wrote, unchecked; it has been read once, so that it can be read."""
+    if not isinstance(recipe, Mapping):
+        recipe = yaml_text.read_yaml(Path(recipe).read_bytes().decode("utf-8-sig"), str(recipe)).value
+    given: dict[str, Any] = plain_data(recipe, ())
+    apply_overrides(given, overrides)
+    return given

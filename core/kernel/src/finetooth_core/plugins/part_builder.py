@@ -1,0 +1,146 @@
+"""From a pick to what its entry builds: the entry is found, its options are checked, its builder is called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from finetooth_hooks.context import Context
+from finetooth_hooks.entries import Loss
+from finetooth_hooks.errors import PluginError, RecipeError
+from finetooth_hooks.losses import LossSpec
+from finetooth_hooks.options import Options
+from finetooth_hooks.plan import Pick
+from finetooth_toolbox.decisions import Decisions
+
+from finetooth_core.plugins.builders import derived, import_failure, load_builder
+from finetooth_core.plugins.catalog import Catalog, Registered
+from finetooth_core.plugins.collector import paused_collector
+from finetooth_core.settings.recipe import AUTO, validate_options
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a pick came to.
+
+    Attributes:
+        registered: the entry.
+        part: what its builder returned.
+        options: checked, defaults filled in.
+        losses: those that its builder asked for, in order, each with the setting that picked it.
+    """
+
+    registered: Registered
+    part: Any
+    options: Options
+    losses: tuple[tuple[str, LossSpec], ...] = ()
+
+    @property
+    def plain_options(self) -> Mapping[str, Any]:
+        """Options, JSON-able."""
+        return self.options.model_dump(mode="json")
+
+
+class Builder:
+    """Builds what recipes pick.
+
+    Args:
+        catalog: all entries.
+        log: where decisions go.
+        context: what builders get beside their options.
+    """
+
+    def __init__(self, catalog: Catalog, log: Decisions, context: Context) -> None:
+        self.catalog, self.log, self.context = catalog, log, context
+        self.used: list[Registered] = []  # what was built, in order
+        self._losses: list[tuple[str, LossSpec]] = []  # of the builders that are at work, in order
+
+    def entry(self, kind: str, pick: Pick, *, setting: str = "", framework: str = "") -> Registered:
+        """The entry a pick names.
+
+        Args:
+            framework: see `Catalog.get`.
+        """
+        name = pick if isinstance(pick, str) else pick.get("name")
+        if not isinstance(name, str):
+            raise RecipeError(setting, f"the mapping has no 'name' that picks a {kind}", action="add name: NAME")
+        return self.catalog.get(kind, name, setting=setting, framework=framework)
+
+    def build(self, kind: str, pick: Pick, *, setting: str = "", framework: str = "") -> Built:
+        """Build the entry a pick names; nothing is recorded.
+
+        Args:
+            framework: see `Catalog.get`.
+        """
+        return self.built(self.entry(kind, pick, setting=setting, framework=framework), pick, setting)
+
+    def section(self, kind: str, pick: Pick, setting: str, *, framework: str = "") -> Built:
+        """Build a single-choice section of the recipe and record the pick for the plan; `auto` takes the default
+        entry.
+
+        Args:
+            framework: only entries that speak it are looked at; empty is all.
+        """
+        if is_auto(pick):
+            registered = self.catalog.default(kind, setting=setting, framework=framework)
+            self.log.decide(setting, registered.full_name, f"the default {kind}")
+        else:
+            registered = self.entry(kind, pick, setting=setting, framework=framework)
+            self.log.decide(setting, registered.full_name, "the recipe says so")
+        return self.recorded(registered, renamed(pick, registered.full_name), setting)
+
+    def recorded(self, registered: Registered, pick: Pick, setting: str) -> Built:
+        """Build an entry and record it as the one of its kind."""
+        kind = registered.entry.kind
+        self.log.pick(kind, registered.full_name)
+        return self.built(registered, pick, setting, kind)
+
+    @paused_collector()  # the first build of an entry imports its module
+    def built(self, registered: Registered, pick: Pick, setting: str, record: str = "") -> Built:
+        """Call the builder of an entry.
+
+        Args:
+            record: the kind under which its options are recorded before it is called; empty is nowhere.
+
+        Raises:
+            RecipeError: the options in `pick` are wrong.
+        """
+        options = validate_options(self.catalog, registered.entry.kind, renamed(pick, registered.full_name), setting)
+        if record:
+            self.log.pick(record, registered.full_name, options.model_dump(mode="json"))
+        builder = load_builder(registered)
+        before = len(self._losses)
+        try:
+            part = derived(builder(options, self.context), registered.entry.kind, registered)
+        except ImportError as error:
+            what = f"{registered.entry.kind} {registered.entry.name!r}"
+            raise import_failure(error, what, registered.distribution) from error
+        self.used.append(registered)
+        return Built(registered, part, options, tuple(self._losses[before:]))
+
+    def loss(self, pick: Pick, *, setting: str = "") -> LossSpec:
+        """A loss with what its entry declares. It is part of what the builder that asks for it has built."""
+        registered = self.entry("loss", pick, setting=setting)
+        entry = registered.entry
+        if not isinstance(entry, Loss):
+            raise PluginError(registered.distribution, f"{entry.name} is not declared as a Loss")
+        fn = self.built(registered, pick, setting).part
+        spec = LossSpec(registered.full_name, fn, entry.needs, entry.together, entry.proportional_to)
+        self._losses.append((setting or "method", spec))
+        return spec
+
+    def options_of(self, registered: Registered, pick: Pick, setting: str) -> Mapping[str, Any]:
+        """The options of a pick, defaults filled in; JSON-able."""
+        named = renamed(pick, registered.full_name)
+        return validate_options(self.catalog, registered.entry.kind, named, setting).model_dump(mode="json")
+
+
+def is_auto(pick: Pick) -> bool:
+    """Whether a pick leaves the choice open; `{name: auto, ...}` gives options only."""
+    return AUTO in (pick, pick if isinstance(pick, str) else pick.get("name"))
+
+
+def renamed(pick: Pick, name: str) -> Pick:
+    """The pick with the full name of its entry."""
+    return name if isinstance(pick, str) else {**pick, "name": name}

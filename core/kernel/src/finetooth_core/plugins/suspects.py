@@ -1,0 +1,29 @@
+"""Who may have computed a number that is not finite: what other authors brought and the run computes with."""
+
+from __future__ import annotations
+
+from finetooth_hooks.errors import NotFinite
+
+from finetooth_core.planning.context import RunContext
+
+COMPUTES = ("optimizer", "kernel", "attention", "loss", "method", "quantizer", "adapter", "schedule", "backend")
+"""Kinds whose code makes numbers of a step."""
+
+
+def with_suspects(error: Exception, context: RunContext) -> Exception:
+    """The error; where a loss or a gradient is not finite, one that names the parts that other authors brought."""
+    if not isinstance(error, NotFinite):
+        return error
+    used, index = context.builder.used, context.builder.catalog.index
+    ours = {package for entries in index.values() for packages in entries.values() for package in packages}
+    others = {
+        f"{one.entry.kind} {one.entry.name!r} of {one.distribution}": None
+        for kind in COMPUTES
+        for one in used
+        if one.entry.kind == kind and one.distribution not in ours
+    }
+    if not others:
+        return error
+    action = f"try without {'them' if len(others) > 1 else 'it'} first; {error.action}"
+    found = NotFinite(f"{error.problem}; computed with {' and '.join(others)}", action=action, rows=error.rows)
+    return found.with_traceback(error.__traceback__)

@@ -1,0 +1,75 @@
+"""Steps whose loss or gradient was not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks.errors import EngineError, NotFinite
+from finetooth_hooks.reports import StepReport
+from finetooth_saving.run_state import BadStep, as_state
+from finetooth_saving.state_arrays import held
+
+from finetooth_core.running.live_run import LiveRun
+
+BAD_IN_A_ROW = 10
+"""After so many steps in a row that were not finite, the run stops whatever `train.on_bad_step` says."""
+
+
+class BadSteps:
+    """What becomes of a run after a step that was not finite.
+
+    Args:
+        run: is changed.
+
+    Attributes:
+        in_a_row: since the last good step.
+    """
+
+    def __init__(self, run: LiveRun) -> None:
+        self.run = run
+        self.in_a_row = 0
+
+    def go_on_after(self, error: NotFinite) -> Iterator[StepReport]:
+        """After a step that was not finite: record it, and pass its data over, as `train.on_bad_step` says.
+
+        A rollback takes weights and optimizer back to the newest snapshot, while the data go on behind the bad ones
+        (as in PaLM, Chowdhery et al., 2022, arXiv:2204.02311, section 5.1): the same data again would only lead to the
+        same place.
+
+        Raises:
+            NotFinite: it says to stop.
+            EngineError: too many in a row.
+        """
+        policy = self.run.job.context.recipe.train.on_bad_step
+        if policy == "stop":
+            raise error
+        self.in_a_row += 1
+        if self.in_a_row > BAD_IN_A_ROW:
+            raise EngineError(
+                f"{BAD_IN_A_ROW} steps in a row were not finite; the last one: {error.problem}",
+                action="lower optimizer.learning_rate, or look at the data; nothing more is passed over",
+            ) from error
+        step, cursor = self.run.progress.step + 1, held(self.run.method.state())  # which is behind the bad data
+        self.run.engine.zero_grad()
+        if policy == "rollback":
+            self.roll_back()
+        bad = BadStep(step, error.problem, error.rows, policy, self.run.progress.step)
+        self.run.record.bad_steps.append(bad)
+        self.run.progress.metrics["bad_steps"] = float(len(self.run.record.bad_steps))
+        rows = f" (rows {', '.join(error.rows[:3])}{', ...' if len(error.rows) > 3 else ''})" if error.rows else ""
+        back = f"; back to step {bad.back_to}" if policy == "rollback" else ""
+        self.run.say(f"step {step} is passed over: {error.problem}{rows}{back}")
+        self.run.method.restore(held(cursor))
+        self.run.cursor = cursor  # an interrupt after this saves a state behind the bad data
+        return self.run.method.steps(self.run.engine)
+
+    def roll_back(self) -> None:
+        """To the newest snapshot in memory."""
+        kept = self.run.keeper.latest_snapshot()
+        assert kept is not None  # one was taken before the first step
+        self.run.engine.rollback(kept.snapshot)
+        bad = self.run.record.bad_steps
+        self.run.take(as_state(kept.state))
+        self.run.record.bad_steps = bad
+        self.run.record.history.cut(kept.step)
+        self.run.trackers.go_back(self.run.record.history.reports)

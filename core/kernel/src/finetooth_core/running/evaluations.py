@@ -1,0 +1,77 @@
+"""Evaluations of a run: when they are due, and what is made of them."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from finetooth_hooks.errors import Interrupted, StopRun
+from finetooth_hooks.reports import Evaluation, StepReport
+from finetooth_saving import cadence
+from finetooth_saving.cadence import Clock
+
+from finetooth_core.running.live_run import LiveRun
+
+
+class Evaluations:
+    """What a run measures between two steps.
+
+    Args:
+        run: is evaluated.
+    """
+
+    def __init__(self, run: LiveRun) -> None:
+        self.run = run
+
+    def clock(self) -> Clock:
+        """Tells when it is time to evaluate. What the process before was due to measure at the step that the run goes
+        on from, and did not come to, since it was interrupted or stopped there, is measured now."""
+        run, now = self.run, time.monotonic()
+        reports = [report for report in run.record.history.reports if isinstance(report, StepReport)]
+        before = reports[-2].epoch if len(reports) > 1 else 0.0
+        clock = Clock(cadence.parse(run.job.context.recipe.evaluate.every), now, before)
+        if reports and clock.due(run.progress.step, run.epoch, now) and run.evaluated_at != run.progress.step:
+            self.evaluate()
+        return clock
+
+    def evaluate(self) -> None:
+        """Run every evaluator that has not measured this step yet; metrics are recorded as `eval/NAME`, the best value
+        of each evaluator's first one is kept."""
+        step = self.run.progress.step
+        measured = sum(1 for evaluation in self.run.record.evaluations if evaluation.step == step)
+        for evaluator in self.run.job.evaluators[measured:]:
+            if self.run.interrupt.signal:
+                return
+            try:
+                with self.run.engine.averaged():
+                    evaluation = evaluator.evaluate(self.run.engine, self.run.progress.step)
+            except Interrupted:
+                return
+            self.remember(evaluation)
+            self.run.trackers.evaluated(evaluation)
+            self.run.events.fire("ft_evaluated", evaluation=evaluation)
+        self.run.evaluated_at = self.run.progress.step
+        self.stop_early()
+
+    def stop_early(self) -> None:
+        """
+        Raises:
+            StopRun: nothing has got better for as long as `train.early_stopping` waits, and steps are left.
+        """
+        stopping = self.run.job.context.recipe.train.early_stopping
+        if stopping is None or self.run.progress.step == self.run.progress.total_steps:
+            return
+        if (reason := stopping.verdict(self.run.record.evaluations)) is not None:
+            raise StopRun(reason)
+
+    def remember(self, evaluation: Evaluation) -> None:
+        """Keep an evaluation, its metrics, and the best value of its first metric."""
+        self.run.record.history.add(evaluation)
+        metrics = {f"eval/{name}": value for name, value in evaluation.metrics.items()}
+        self.run.progress.metrics |= metrics
+        self.run.job.request.updates.schedule.observe(metrics)  # for a schedule that watches an evaluation
+        first = next(iter(evaluation.metrics), None)
+        if first is not None and math.isfinite(evaluation.metrics[first]):
+            name, value = f"eval/{first}", evaluation.metrics[first]
+            better = max if evaluation.higher_is_better else min
+            self.run.record.best[name] = better(value, self.run.record.best.get(name, value))

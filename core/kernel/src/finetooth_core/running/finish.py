@@ -1,0 +1,280 @@
+"""How a run is brought to its end: what was trained is kept, everybody is told, and result.json is written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks.errors import EngineError, FinetoothError, StopRun
+from finetooth_hooks.reports import DataReport, Outcome
+from finetooth_rows import openings
+from finetooth_saving.artifact import write_folder, write_json
+from finetooth_saving.keeper import BestKept
+from finetooth_saving.names import newest_first
+from finetooth_saving.retention import Best, is_better
+from finetooth_toolbox import blame
+from finetooth_toolbox.messages.openings import Opening
+from finetooth_toolbox.messages.shipped import ship
+
+from finetooth_core.running.live_run import LiveRun
+from finetooth_core.running.run_ending import Ending, failed, result
+
+PAUSE = 1.0
+"""Seconds between two attempts to save where the disk is full."""
+
+
+class Finish:
+    """The end of a run.
+
+    Args:
+        run: its steps have ended.
+    """
+
+    def __init__(self, run: LiveRun) -> None:
+        self.run = run
+        self.selected: Path | None = None  # the checkpoint whose weights the engine holds by now, not the last step's
+
+    def keep(self, ending: Ending) -> tuple[Path | None, Ending]:
+        """Save the last state and the artifact, however the steps ended: a failed step has not touched the weights."""
+        if not self.run.progress.step:
+            return None, ending
+        trained, target = ending, self.run.job.context.folder / "artifact"
+        ending = self.keep_state(trained)
+        waits = ending.error is not None and blame.is_full(ending.error)
+        if waits and trained.error is None:
+            ending = trained
+        try:
+            ending = self.once_there_is_room(partial(self.save_artifact, target, ending))
+            ending = self.keep_state(ending) if waits else ending
+        except StopRun as stop:  # raised by a hook that was told of the artifact: it is in place
+            return target, ending.stopped(stop)
+        except Exception as error:
+            if ending.error is not None:
+                self.run.say(f"what was trained could not be saved: {failed(error).reason}")
+            self.keep_unwritten()
+            kept = target if target.exists() else None
+            return kept, ending if ending.error else failed(error)
+        return target, ending
+
+    def once_there_is_room(self, save: Callable[[], Ending]) -> Ending:
+        """What saving gives, tried again and again while the disk is full, until the time for that is over or the user
+        wants no more of it."""
+        asked, end = self.run.interrupt.signal, time.monotonic() + self.run.job.context.recipe.checkpoint.wait_for_room
+        told = False
+        while True:
+            try:
+                return save()
+            except FinetoothError as error:
+                over = time.monotonic() >= end or self.run.interrupt.signal != asked
+                if over or not blame.is_full(error):
+                    raise
+                if not told:
+                    self.run.say(f"{error}; the run waits for room, up to checkpoint.wait_for_room, and then saves it")
+                told = True
+                time.sleep(PAUSE)
+
+    def keep_state(self, ending: Ending) -> Ending:
+        """A checkpoint of the last whole step: if checkpoints are kept, and in any case after an interrupt, a stop or a
+        step that failed, so that nothing is lost."""
+        broken = ending.status in ("interrupted", "stopped") or isinstance(ending.error, EngineError)
+        wanted = broken or (self.run.keeper.keeping.cadence and self.run.keeper.keeping.on_disk)
+        unsent = ""
+        try:
+            kept = self.run.keeper.keeping.on_disk or self.run.checkpoint_folder.is_dir()  # and not in memory alone
+            if wanted and not (kept and self.run.saved_at == self.run.progress.step):
+                self.run.save_checkpoint(folder=True)
+            unsent = self.run.keeper.close()
+            self.run.tell_saved()
+        except StopRun as stop:
+            ending = ending.stopped(stop)
+        except Exception as error:
+            self.say_what_was_saved()
+            if ending.error is None and ending.status != "interrupted":
+                return failed(error)
+            self.run.say(f"the state after step {self.run.progress.step} could not be saved: {failed(error).reason}")
+            return ending
+        if unsent and ending.exit_code == 0:
+            ending = replace(ending, reason=unsent, exit_code=1)
+        if isinstance(ending.error, EngineError):
+            self.run.say(
+                f"the state after step {self.run.progress.step}, the last whole one, is in {self.run.checkpoint_folder}"
+            )
+        return ending
+
+    def keep_unwritten(self) -> None:
+        """A checkpoint of what no artifact could be made of, so that training is not lost with it. Where another
+        step was selected, that is a checkpoint already, and the engine has the last one's weights no longer."""
+        if self.selected is not None:
+            self.run.say(
+                f"what was selected is not lost: it is in {self.selected}; go on from it with: ft resume "
+                f"{self.run.job.context.folder}"
+            )
+            return
+        folder = self.run.checkpoint_folder
+        try:
+            if not folder.is_dir():
+                self.run.save_checkpoint(folder=True)
+                self.run.keeper.close()
+                self.run.tell_saved()
+        except StopRun:
+            pass  # it ends anyway
+        except Exception as error:
+            self.run.say(
+                f"the state after step {self.run.progress.step} could not be saved either: {failed(error).reason}"
+            )
+            return
+        if folder.is_dir():
+            self.run.say(
+                f"nothing is lost: the state after step {self.run.progress.step} is in {folder}; write the artifact "
+                f"with: ft resume {self.run.job.context.folder}"
+            )
+
+    def end(self, ending: Ending, artifact: Path | None) -> Ending:
+        """Tell trackers and plugins. Whatever they raise, result.json is written; a StopRun still sets the exit code of
+        a run that was done, and keeps its state, so that it can be ended again."""
+        try:
+            self.run.trackers.end(self.run.outcome(ending, artifact))
+        except StopRun as stop:
+            ending = ending.stopped(stop)
+            if ending.status == "stopped":
+                self.keep_stopped()
+        except FinetoothError as error:
+            ending = ending if ending.error else failed(error)
+        try:
+            self.run.events.fire("ft_run_end", outcome=self.run.outcome(ending, artifact))
+        except StopRun as stop:
+            ending = ending.stopped(stop)
+            if ending.status == "stopped":
+                self.keep_stopped()
+            return ending
+        except FinetoothError as error:
+            return ending if ending.error else failed(error)
+        return ending
+
+    def keep_stopped(self) -> None:
+        """The state of a run that was stopped when everything else was kept already."""
+        step = self.run.progress.step
+        if not step or self.run.saved_at == step or self.selected is not None:
+            return
+        try:
+            self.run.save_checkpoint(folder=True)
+            self.run.keeper.settle()
+        except Exception as error:
+            self.run.say(f"the state after step {step} could not be saved: {failed(error).reason}")
+
+    def write_result(self, outcome: Outcome, ending: Ending) -> Ending:
+        """Write result.json; that it cannot be written never hides how the run ended otherwise."""
+        path = self.run.job.context.folder / "result.json"
+        try:
+            write_json(path, result(outcome, self.run.manifest, self.kept()))
+        except OSError as error:
+            problem = EngineError(f"{path} cannot be written: {error.strerror or error}", action="make room")
+            if ending.error is None and ending.status != "interrupted":
+                return failed(problem)
+            self.run.say(str(problem))
+        return ending
+
+    def save_artifact(self, target: Path, ending: Ending) -> Ending:
+        """What was trained, in the layout that other tools load: of the last step, or of the best checkpoint."""
+        step = self.run.progress.step
+        best = self.run.keeper.keeping.best
+        if self.run.job.context.recipe.checkpoint.select_on is not None and ending.status in ("done", "stopped"):
+            assert best is not None  # chosen by `select_on`, if by nothing else
+            found = self.run.keeper.best_kept(best)
+            if found is None:
+                ending = self.nothing_to_select(best, ending)
+            else:
+                step = found.step
+                self.say_what_is_selected(best, found)
+                if step != self.run.progress.step:
+                    self.selected = found.folder
+                    self.run.engine.load(found.folder / "engine")
+        base = self.run.job.request.base.model
+        stood_on = {"base": dict(base.contents), "base_digest": base.digest}
+        about = {**self.run.manifest, **stood_on, "step": step, "kind": "artifact"}
+        write_folder(target, self.fill, about, replace=self.run.again)
+        self.run.artifact_step = step
+        self.run.events.fire("ft_checkpoint_saved", path=target)
+        return ending
+
+    def fill(self, folder: Path) -> None:
+        """Write what was trained, and how other tools speak to it as the run does."""
+        self.run.engine.export(folder)
+        job = self.run.job
+        data = job.context.data
+        counts = data.rows("train").openings if data.has("train") else {}
+        if not openings.rows_of_kind(counts, openings.TALK):
+            return
+        shared = openings.shared(counts) if job.context.recipe.data.opening == "auto" else Opening()
+        head = job.request.trains.head
+        ends = head is None or head.exported_as == "none"
+        text = bool(openings.rows_of_kind(counts, openings.TEXT))
+        if said := ship(folder, job.context.renderer, job.context.tokenizer, shared, ends=ends, text=text):
+            self.run.say(said)
+        if shared:
+            self.run.say(
+                f"{shared.rows:,} of {shared.of:,} rows begin with {shared.told()}: chats, services and exports begin "
+                "so too, unless told otherwise (data.opening: off keeps none)"
+            )
+
+    def nothing_to_select(self, best: Best, ending: Ending) -> Ending:
+        """The ending of a run whose artifact is not what its recipe asks for."""
+        problem = (
+            f"checkpoint.select_on: no checkpoint has the metric {best.metric}, measured at its step; the artifact is "
+            "of the last step"
+        )
+        if ending.exit_code == 0 and ending.status == "done":
+            return replace(ending, reason=problem, exit_code=1)
+        self.run.say(problem)
+        return ending
+
+    def say_what_is_selected(self, best: Best, found: BestKept) -> None:
+        """Which step the artifact is of, and by what; also if training has only made it worse."""
+        last = self.run.progress.step
+        of = f"checkpoint.select_on: the artifact is of step {found.step}"
+        if found.step != last:
+            of += f", not of the last one, {last}"
+        self.run.say(f"{of}: the best checkpoint by {best.metric}, {found.value:.4g}")
+        before = self.run.record.measured(0).get(best.metric)
+        if before is not None and is_better(before, found.value, best.mode):
+            self.run.say(
+                f"{best.metric} was better before the first step, {before:.4g}: no checkpoint is as good as the model "
+                "that the run began with"
+            )
+
+    def kept(self) -> dict[str, Any]:
+        """What result.json says beside the outcome."""
+        return {
+            "rows": [_counts(report) for report in self.run.job.reports],
+            "bad_steps": [asdict(bad) for bad in self.run.record.bad_steps],
+            "resumed": [asdict(one) for one in self.run.record.resumed],
+            "checkpoints": {"saved": self.run.keeper.saved, "stalled_seconds": round(self.run.keeper.stalled, 6)},
+        }
+
+    def say_what_was_saved(self) -> None:
+        """Name the newest checkpoint that is in its place."""
+        folder = self.run.keeper.keeping.folder
+        names = newest_first(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        if names:
+            run = self.run.job.context.folder
+            self.run.say(
+                f"the newest checkpoint that could be written is {names[0]}; go on from it with: ft resume {run}"
+            )
+
+    def what_is_kept(self, artifact: Path | None) -> str:
+        """One clause for a run that was interrupted."""
+        if not self.run.progress.step:
+            return "no step was done, nothing is kept"
+        if artifact is None:
+            return f"what was saved before is in {self.run.job.context.folder}"
+        return f"what was trained is in {artifact}; go on with: ft resume {self.run.job.context.folder}"
+
+
+def _counts(report: DataReport) -> dict[str, Any]:
+    """How many rows a split has, and what became of them."""
+    names = ("split", "rows", "used", "tokens", "trained_tokens", "longest", "dropped")
+    return {name: getattr(report, name) for name in names}

@@ -1,0 +1,183 @@
+"""A run under way: its parts, where it is, and how that is saved and taken back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks.engine import Engine
+from finetooth_hooks.protocols import Method
+from finetooth_hooks.reports import Outcome
+from finetooth_saving.found_checkpoints import Found
+from finetooth_saving.keeper import Keeper
+from finetooth_saving.names import name_of
+from finetooth_saving.retention import MEASURED
+from finetooth_saving.run_state import Resumed, RunState, random_state, restore_random
+from finetooth_saving.state_arrays import held
+
+from finetooth_core.checkpoints.keeping import not_measured
+from finetooth_core.planning.plan import Job
+from finetooth_core.plugins.events import Events, Progress
+from finetooth_core.plugins.trackers import Trackers
+from finetooth_core.running.interrupts import Interrupt
+from finetooth_core.running.record import Record
+from finetooth_core.running.run_ending import Ending
+
+
+@dataclass
+class LiveRun:
+    """A run under way.
+
+    Attributes:
+        job: the decided run.
+        method: drives the engine; its data are prepared.
+        engine: built from the job.
+        events: plugins to tell.
+        progress: shared with the plugins' views.
+        manifest: goes into the manifest of everything that is saved (recipe hash, plugin versions).
+        say: tells the user one line.
+        keeper: saves checkpoints.
+        record: what was reported so far.
+        trackers: to tell, beside the events.
+        interrupt: set by a signal.
+        evaluated_at: the step of the last whole evaluation.
+        saved_at: the step of the last checkpoint.
+        seconds: that earlier processes have spent on the run.
+        cursor: the method's state after the last whole step.
+        epoch: passes over the data done.
+        resumed_from: the checkpoint that this process went on from.
+        again: an earlier process has begun the run.
+        artifact_step: the step of which the artifact is.
+    """
+
+    job: Job
+    method: Method
+    engine: Engine
+    events: Events
+    progress: Progress
+    manifest: Mapping[str, Any]
+    say: Callable[[str], None]
+    keeper: Keeper
+    record: Record = field(default_factory=Record)
+    interrupt: Interrupt = field(default_factory=Interrupt)
+    evaluated_at: int = -1
+    saved_at: int = -1
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.trackers = Trackers(self.job.trackers, self.progress, self.say)
+        self.cursor: Mapping[str, Any] = {}
+        self.epoch = 0.0
+        self.resumed_from: Path | None = None
+        self.again = False
+        self.artifact_step: int | None = None
+        self.started = time.perf_counter()
+
+    def go_on(self, found: Found, resumed: Resumed) -> None:
+        """Take the state of a checkpoint, before `run`.
+
+        Raises:
+            UserError: it does not fit the engine or the method.
+        """
+        self.method.read_beginning(self.engine)
+        for evaluator in self.job.evaluators:
+            evaluator.read_beginning(self.engine)
+        self.engine.load(found.folder / "engine")
+        self.record.history = found.history
+        self.record.resumed = [*found.state.resumed, resumed]
+        self.seconds = found.state.seconds
+        self.resumed_from = found.folder
+        self.saved_at = found.state.step
+        self.cursor = held(found.state.method)
+        self.method.restore(found.state.method)
+        self.take(found.state)
+        restore_random(found.state.random)
+
+    def take(self, state: RunState) -> None:
+        """Be where the state says, but for engine, method and history."""
+        self.progress.step, self.epoch = state.step, state.epoch
+        self.progress.metrics.clear()
+        self.progress.metrics.update(state.metrics)
+        self.record.best, self.record.bad_steps = dict(state.best), list(state.bad_steps)
+        self.evaluated_at = state.evaluated_at
+        self.events.restore(state.plugins)
+        self.trackers.restore(state.plugins)
+
+    def state(self) -> RunState:
+        """Where the run is, after the last whole step."""
+        return RunState(
+            run=str(self.manifest.get("run", "")),
+            step=self.progress.step,
+            epoch=self.epoch,
+            method=self.cursor or held(self.method.state()),
+            plugins={**self.events.state(), **self.trackers.state()},
+            metrics=dict(self.progress.metrics),
+            best=dict(self.record.best),
+            evaluated_at=self.evaluated_at,
+            seconds=self.seconds + time.perf_counter() - self.started,
+            random=random_state(),
+            bad_steps=tuple(self.record.bad_steps),
+            resumed=tuple(self.record.resumed),
+        )
+
+    def save_checkpoint(self, *, folder: bool = False) -> None:
+        """Begin to save engine, method and plugin state together, as they were after the last whole step."""
+        about = {**self.manifest, "step": self.progress.step}
+        self.keeper.settle()
+        self.tell_saved()  # of the one before, so that what plugins make of it is in this one
+        best = self.keeper.keeping.best
+        if best is not None and self.saved_at < 0 and best.metric not in self.progress.metrics:
+            have = ", ".join(sorted(self.progress.metrics))
+            self.say(
+                f"checkpoint: nothing has measured {best.metric} so far, by which the best is chosen; there are {have}"
+            )
+        self.keeper.save(self.engine, self.state(), self.record.history.lines(), about, folder=folder)
+        self.saved_at = self.progress.step
+
+    def check_measured(self) -> None:
+        """What a whole evaluation before the first step must have shown: the metric by which the best is chosen, and
+        those that parts of the run wait for.
+
+        Raises:
+            RecipeError: no evaluator gives it.
+        """
+        best = self.keeper.keeping.best
+        wanted = ({} if best is None else {"checkpoint.select_on": best.metric}) | self.job.context.awaited
+        if self.evaluated_at != self.progress.step:
+            return
+        known = self.record.measured(self.progress.step)
+        for setting, metric in wanted.items():
+            if metric.startswith(MEASURED) and metric not in known:
+                raise not_measured(setting, metric, known)
+
+    def tell_saved(self) -> None:
+        """Tell plugins of checkpoints that have come into their place."""
+        for path in self.keeper.arrived():
+            self.events.fire("ft_checkpoint_saved", path=path)
+
+    def outcome(self, ending: Ending, artifact: Path | None) -> Outcome:
+        """What result.json will say, as far as it is known now."""
+        return Outcome(
+            status=ending.status,
+            exit_code=ending.exit_code,
+            reason=ending.reason,
+            steps=self.progress.step,
+            metrics=dict(self.progress.metrics),
+            best=dict(self.record.best),
+            artifact=artifact,
+            plan_hash=self.job.plan.hash,
+            seconds=self.seconds + time.perf_counter() - self.started,
+            artifact_step=self.artifact_step,
+            history=tuple(self.record.steps),
+            evaluations=tuple(self.record.evaluations),
+            data=self.job.reports,
+            environment=dict(self.manifest.get("environment", {})),
+        )
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        """Where the state after the last whole step belongs."""
+        return self.keeper.keeping.folder / name_of(self.progress.step)

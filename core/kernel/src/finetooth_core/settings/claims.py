@@ -1,0 +1,156 @@
+"""What to say of a reference (`model: REFERENCE`, `data.train: REFERENCE`) that nobody claims, or that is misspelt."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from finetooth_hooks.claims import Claim
+from finetooth_hooks.entries import Loader
+from finetooth_hooks.errors import DataError, RecipeError
+from finetooth_hooks.examples import Row
+from finetooth_hooks.plan import Pick
+from finetooth_hooks.protocols import Format
+from finetooth_toolbox.files.missing import no_such_file
+from finetooth_toolbox.text.nearest import nearest, nearest_path
+
+from finetooth_core.plugins.builders import options_model
+from finetooth_core.plugins.catalog import Catalog, Registered
+from finetooth_core.settings.recipe import Recipe
+
+Claimed = tuple[Registered, Claim]
+"""An entry, and its claim."""
+
+_ROOTED = re.compile(r"(/|~|\.\.?(/|$))")
+_ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,15}\Z")
+_SLICED = re.compile(r"(?P<path>.+?)(?P<part>\[[^\[\]]*\])", re.DOTALL)
+_INSTEAD = {"file": "write the path alone", "hf": "write org/name"}
+_NO_PATH = re.compile(r"[:*?\[{]")
+"""A scheme (`package:x.gguf`) or a pattern (`data/*.jsonl`, `{00..09}.tar`): only its plugin knows what it means."""
+
+NAMED = 5
+"""Of what a folder holds, so many names are said."""
+
+
+def unclaimed(catalog: Catalog, kind: str, reference: str, setting: str) -> RecipeError:
+    """The error for a reference that no entry of `kind` knows."""
+    entries = [registered.entry for registered in catalog.all(kind)]
+    # a source may be picked by its bare name; a loader stands under model.loader
+    names = [name for entry in entries if isinstance(entry, Loader) for name in entry.names]
+    near = nearest(reference, names or [entry.name for entry in entries if kind == "source"])
+    meant = f"did you mean {near}?" if near else ""
+    path = Path(reference)
+    if _is_path(reference) and not _exists(reference):
+        problem, action = no_such_file(reference)
+        return RecipeError(setting, problem, action=meant or action)
+    scheme, _, rest = reference.partition("://")
+    if rest:
+        problem = f"no installed {kind} reads {scheme}:// addresses"
+        action = _INSTEAD.get(scheme.lower(), "get the file yourself, and name the copy on this machine")
+        return RecipeError(setting, problem, action=action)
+    whole = _SLICED.fullmatch(reference)
+    if kind == "source" and whole is not None and (_is_path(whole["path"]) or _exists(whole["path"])):
+        problem = f"{whole['part']} behind {whole['path']} is no slice of rows"
+        return RecipeError(setting, problem, action="write [:500], [100:200], [-50:] or [:10%]")
+    if not meant and not _exists(reference) and not _NO_PATH.search(reference) and nearest_path(path) is not None:
+        meant = no_such_file(path)[1]
+    installed = ", ".join(sorted(registered.full_name for registered in catalog.all(kind))) or "none"
+    if path.expanduser().is_dir():
+        problem = f"no installed {kind} reads the folder {reference!r}, {_contents(path.expanduser())}"
+        action = meant or "name the one that is meant, or the file in it"
+        return RecipeError(setting, f"{problem} (installed: {installed})", action=action)
+    return RecipeError(
+        setting,
+        f"no installed {kind} knows what {reference!r} is (installed: {installed})",
+        action=meant or "check the spelling, or give a mapping with name: NAME",
+    )
+
+
+def _contents(folder: Path) -> str:
+    """What a folder holds, in a few words."""
+    try:
+        names = sorted(entry.name for entry in folder.iterdir())
+    except OSError as error:
+        return f"which cannot be read: {error.strerror or error}"
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"which holds {', '.join(names[:NAMED])}{more}" if names else "which is empty"
+
+
+def claimed(recipe: Recipe, catalog: Catalog, kind: str, setting: str, reference: str, framework: str = "") -> Claimed:
+    """The entry with the strongest claim on a reference of a recipe.
+
+    Args:
+        framework: only entries that speak it are asked; empty is all.
+
+    Raises:
+        RecipeError: nobody claims it, or several do.
+        DataError: it is misspelt.
+    """
+    claims: list[Claimed] = []
+    for registered in catalog.speaking(kind, framework):
+        claims_of = getattr(registered.entry, "claims", None)
+        claim = claims_of(reference) if claims_of is not None else None
+        if claim is not None:
+            claims.append((registered, claim))
+    strongest = max((claim.strength for _, claim in claims), default=0)
+    best = [one for one in claims if one[1].strength == strongest]
+    if not best:
+        raise unclaimed(catalog, kind, reference, setting)
+    if len(best) > 1:
+        names = " and ".join(sorted(registered.full_name for registered, _ in best))
+        raise RecipeError(setting, f"{names} both claim {reference!r}", action="pick one by name")
+    entry = best[0][0].entry
+    if isinstance(entry, Loader) and reference in entry.names:
+        recipe.model_is_name()
+    elif strongest > 1:  # a file by its ending: it is claimed whether it is there or not
+        refuse_misspelt(reference, setting)
+    return best[0]
+
+
+def refuse_misspelt(reference: str, setting: str) -> None:
+    """A file that is claimed by its ending and is not there, with one of nearly its name beside it; what else may be
+    missing, whoever claimed it says.
+
+    Raises:
+        RecipeError: names the file that was probably meant.
+    """
+    if not _is_path(reference) or _exists(reference):
+        return
+    if _ENDING.search(reference) and nearest_path(Path(reference).expanduser()) is not None:
+        problem, action = no_such_file(reference)
+        raise RecipeError(setting, problem, action=action)
+
+
+def unread(formats: Sequence[Registered], first: Row, build: Callable[[Registered, Pick], Format]) -> DataError:
+    """The error for rows of columns that no installed format knows.
+
+    Args:
+        build: makes a format of a pick.
+    """
+    texts = [name for name, value in first.values.items() if isinstance(value, str) and not name.startswith("__")]
+    action = "set data.format (or format in the source's mapping), or rename the columns"
+    for registered in formats if len(texts) == 1 else ():  # one of them may read that column if it is told so
+        if "column" in options_model(registered.entry, registered.distribution).model_fields:
+            pick = {"name": registered.entry.name, "column": texts[0]}
+            if build(registered, pick).detect(first.values) is not None:
+                shown = ", ".join(f"{key}: {value}" for key, value in pick.items())
+                action = f"set data.format: {{{shown}}}, or rename the column"
+    known = ", ".join(registered.entry.name for registered in formats)
+    columns = ", ".join(sorted(map(str, first.values)))
+    return DataError(first.id, f"no installed format ({known}) knows a row with the columns {columns}", action=action)
+
+
+def _is_path(reference: str) -> bool:
+    """Whether a reference looks like a path on this machine rather than a name."""
+    if _NO_PATH.search(reference):
+        return False
+    in_folder = "/" in reference and _exists(str(Path(reference).parent))
+    return bool(_ROOTED.match(reference) or _ENDING.search(reference)) or in_folder
+
+
+def _exists(reference: str) -> bool:
+    try:
+        return Path(reference).expanduser().exists()
+    except (OSError, RuntimeError):  # too long for a path; ~ of nobody
+        return False

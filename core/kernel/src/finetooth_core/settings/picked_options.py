@@ -1,0 +1,56 @@
+"""The options of all that a recipe picks, checked before anything is built: all that is wrong is said at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from finetooth_hooks.errors import FinetoothError, RecipeError
+from finetooth_recipes.problems import raise_problems
+
+from finetooth_core.plugins.catalog import Catalog
+from finetooth_core.settings.recipe import AUTO, Recipe, validate_options
+
+SECTIONS = ("backend", "hardware", "adapter", "optimizer", "schedule")
+
+
+def check_picked_options(recipe: Recipe, catalog: Catalog, framework: str, *, data: bool) -> None:
+    """Only picks with options of their own are looked at. An entry that is missing or broken is said when it is built.
+
+    Args:
+        framework: that entries are chosen by; see `framework_of`.
+        data: False where neither a method nor its data are built.
+
+    Raises:
+        RecipeError: options are wrong, one line each.
+    """
+    found: list[RecipeError] = []
+    for kind, setting, pick in _picks(recipe, data=data):
+        try:
+            default = pick.get("name") == AUTO
+            name = catalog.default(kind, setting=setting, framework=framework).full_name if default else pick["name"]
+            name = catalog.get(kind, name, setting=setting, framework=framework).full_name
+            validate_options(catalog, kind, {**pick, "name": name}, setting)
+        except RecipeError as error:
+            found.append(error)
+        except (FinetoothError, KeyError):
+            continue
+    raise_problems(found)
+
+
+def _picks(recipe: Recipe, *, data: bool) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Kind, setting and pick of each part with options."""
+    picks: list[tuple[str, str, Any]] = [(kind, kind, getattr(recipe, kind)) for kind in SECTIONS]
+    picks.append(("quantizer", "quantization", recipe.quantization))
+    if data:
+        picks.append(("method", "method", recipe.method))
+        picks += [(kind, f"data.{kind}", getattr(recipe.data, kind)) for kind in ("format", "renderer", "processor")]
+        for kind, setting, given in (
+            ("evaluator", "evaluate.evaluators", recipe.evaluate.evaluators),
+            ("tracker", "trackers", recipe.trackers),
+            ("exporter", "export", recipe.export),
+        ):
+            picks += [(kind, f"{setting}.{place}", pick) for place, pick in enumerate(given) if given != AUTO]
+    for kind, setting, pick in picks:
+        if isinstance(pick, Mapping) and not (pick.get("name") == AUTO and kind in ("format", "renderer", "processor")):
+            yield kind, setting, pick

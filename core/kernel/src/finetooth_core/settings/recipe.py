@@ -1,0 +1,466 @@
+"""The recipe: what a user writes to describe one run, checked and typed; nothing is decided here.
+
+`load` reads a file or a mapping, applies overrides and checks everything that can be known without plugins: unknown
+keys, types, ranges. The part of a section that belongs to an entry (its options) is checked by `validate_options` when
+that entry is known. A section that picks an entry holds its name, a mapping with `name` and the entry's options, or
+`auto`; `{name: auto, ...}` leaves the choice open and still gives options.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired
+
+from finetooth_hooks.context import Catalog
+from finetooth_hooks.errors import RecipeError
+from finetooth_hooks.models import NewToken, TokenChanges
+from finetooth_hooks.options import Options
+from finetooth_hooks.plan import Pick, TrainSettings
+from finetooth_recipes import yaml_text
+from finetooth_recipes.aliases import read_aliases
+from finetooth_recipes.incidental import Incidental
+from finetooth_recipes.overrides import apply_overrides, parse_override
+from finetooth_recipes.problems import INVALID, RecipeProblems, plain_data, raise_problems, show, validate
+from finetooth_recipes.recipe_data import DataSection, inner_problems
+from finetooth_recipes.recipe_measures import CheckpointSection, EvaluateSection
+from finetooth_recipes.recipe_picks import AUTO, Checked, CheckedOrAuto, PickMapping, picks
+from finetooth_toolbox.files.missing import no_such_file
+from pydantic import ConfigDict, Field, PrivateAttr, model_validator
+from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict  # pydantic refuses typing.TypedDict before Python 3.12
+
+from finetooth_core.plugins.builders import options_model
+from finetooth_core.plugins.local_files import is_file_reference
+from finetooth_core.settings.early_stopping import EarlyStopping, check_watched
+
+
+class AddedToken(Options):
+    """A token that the model shall learn."""
+
+    token: str = Field(min_length=1)
+    """Its spelling."""
+    special: bool = True
+    """Whether it is markup: text in the data that spells it stays plain text, and answers are shown without it."""
+
+
+class ModelSection(Options):
+    """The base model."""
+
+    name: str = Field(min_length=1)
+    """What to train: a name a loader knows, a file, a folder, or a hub id."""
+    loader: Annotated[str | PickMapping, Checked, picks("loader")] = AUTO
+    """What loads it; `auto` asks every loader whether it knows the name."""
+    family: Annotated[str | PickMapping, Checked, picks("family")] = AUTO
+    """The model family; `auto` goes by the model type in its config."""
+    added_tokens: list[Annotated[str, Field(min_length=1)] | AddedToken] = Field(default_factory=list)
+    """Tokens that the model shall learn: spellings of special tokens, or `{token: "<x>", special: false}` for one that
+    text may spell. Their embeddings begin as the mean of all others; `lora` and `full` train them."""
+    added_tokens_overrides: dict[Annotated[str, Field(pattern=r"^\d+$")], Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=dict
+    )
+    """New spellings of reserved tokens by their ids, `{"128002": "<|call|>"}`: new tokens, and no larger vocabulary."""
+    special_tokens: dict[Literal["bos_token", "eos_token", "pad_token", "unk_token"], str] = Field(default_factory=dict)
+    """Which tokens begin, end and pad a text, where the model's tokenizer says it wrongly or not at all."""
+
+    def token_changes(self) -> TokenChanges:
+        """What the section changes about the model's tokens."""
+        tokens = [AddedToken(token=item) if isinstance(item, str) else item for item in self.added_tokens]
+        return TokenChanges(
+            added=tuple(NewToken(item.token, item.special) for item in tokens),
+            renamed={int(id_): spelling for id_, spelling in self.added_tokens_overrides.items()},
+            roles={str(role): spelling for role, spelling in self.special_tokens.items()},
+        )
+
+
+class TrainSection(Options):
+    """How long and in which portions to train."""
+
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the training data; may be a fraction. Left out: 1, or as many as `max_steps` takes."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps after which the run ends, even if `epochs` are not done; null is no bound."""
+    batch_size: int = Field(default=8, ge=1)
+    """Data in one optimizer step, over all ranks."""
+    max_length: int = Field(default=512, ge=2)
+    """Longest sequence, in tokens."""
+    excess_length: Literal["drop", "truncate", "truncate_answers", "split", "raise"] = "drop"
+    """What happens to a longer row: left out, cut, made several rows (the later ones do not see what came before), each
+    counted; or an error. Of a pair `truncate` cuts both answers or leaves it out, `truncate_answers` the longer."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of everything random."""
+    shuffle: bool | Literal["shortest_first", "longest_first"] = True
+    """Whether every epoch takes the rows in a new order; by their length in the first one (a curriculum)."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of the computation; `auto` takes the best the hardware is fast in."""
+    micro_batch_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Tokens that go through the model at once, padding included; changes speed and memory, never the result."""
+    gradient_checkpointing: Literal["auto"] | bool = "auto"
+    """Whether to recompute activations in the backward pass: less memory, more time."""
+    accept_memory: Incidental[bool] = False
+    """Begin although the plan says that the memory will not suffice: for who knows that it will. `--accept-memory` sets
+    it."""
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    """Gradients with a larger L2 norm are scaled down to it; 0 is off."""
+    embedding_noise: float = Field(default=0.0, ge=0)
+    """Noise on the embeddings of what trains (NEFTune, 2310.05914): its alpha, 5 to 15 for chats; 0 is none."""
+    on_bad_step: Literal["stop", "skip", "rollback"] = "stop"
+    """What happens when a loss or a gradient is not finite: the run stops, the step's data are passed over, or weights
+    and optimizer also go back to the newest snapshot in memory (`checkpoint.stores: [device]` or `[host]`)."""
+    early_stopping: EarlyStopping | None = None
+    """When evaluations have not got better for so long that the run ends; null trains to the end."""
+
+    def settings(self) -> TrainSettings:
+        """The section as plugins see it; `None` stands for `auto`."""
+        return TrainSettings(
+            epochs=self.epochs if self.epochs is not None else (1.0 if self.max_steps is None else 0.0),
+            max_steps=self.max_steps,
+            batch_size=self.batch_size,
+            max_length=self.max_length,
+            excess_length=self.excess_length,
+            seed=self.seed,
+            shuffle=self.shuffle is not False,
+            curriculum=self.shuffle if isinstance(self.shuffle, str) else None,
+            precision=None if self.precision == "auto" else self.precision,
+            micro_batch_tokens=None if self.micro_batch_tokens == "auto" else self.micro_batch_tokens,
+            gradient_checkpointing=None if self.gradient_checkpointing == "auto" else self.gradient_checkpointing,
+            max_grad_norm=self.max_grad_norm,
+            embedding_noise=self.embedding_noise,
+        )
+
+
+class ProfileSection(Options):
+    """Steps to record: where their time and memory go. Recorded steps are slower than others."""
+
+    start: int = Field(default=5, ge=1)
+    """First optimizer step that is recorded; the first few of a run do not show how it goes on."""
+    steps: int = Field(default=0, ge=0)
+    """How many steps are recorded, into `profile` in the run folder; 0 is none."""
+
+    @model_validator(mode="after")
+    def _says_how_many(self) -> ProfileSection:
+        if "start" in self.model_fields_set and "steps" not in self.model_fields_set:
+            raise PydanticCustomError(
+                INVALID, "'start' is set but not how many steps to record", {"action": "add profile.steps, such as 3"}
+            )
+        return self
+
+
+class PluginUse(TypedDict):
+    """A plugin the recipe asks for, as a mapping."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)  # type: ignore[misc]
+
+    use: Annotated[str, Field(min_length=1)]
+    """A distribution with an optional version range (`NAME>=1.2,<2`), or a local `.py` file relative to the recipe."""
+    options: NotRequired[dict[str, Any] | None]
+    """Options of the plugin itself, checked by its `plugin_options` model."""
+
+
+class ScaleSection(Options):
+    """How many devices train the run, and how they do it together."""
+
+    strategy: Annotated[str | PickMapping, Checked, picks("strategy")] = AUTO
+    """How one engine is spread over ranks."""
+    launcher: Annotated[str | PickMapping, Checked, picks("launcher")] = AUTO
+    """What starts the ranks; `auto` takes the one that started this process, or else the default."""
+    devices: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Ranks on each machine, each with a device of its own; `auto` is one, or as many as a launcher outside started."""
+    nodes: int = Field(default=1, ge=1)
+    """Machines. More than one are started from outside, such as with torchrun."""
+
+
+class Recipe(Options):
+    """One run, as the user describes it; made by `load`."""
+
+    model: ModelSection
+    """The base model: a name, a path or hub id, or a mapping with `name`."""
+    data: DataSection = DataSection()
+    """Rows to train on and rows held out."""
+    method: Annotated[str | PickMapping, CheckedOrAuto, picks("method")] = AUTO
+    """How it trains."""
+    adapter: Annotated[str | PickMapping, CheckedOrAuto, picks("adapter")] = AUTO
+    """Which parameters train. Left out: the default adapter. `auto`: as many as the memory has room for."""
+    quantization: Annotated[str | PickMapping, Checked, picks("quantizer")] | None = None
+    """What stores the linear weights of a frozen base in fewer bits; `auto`: as few as it takes to fit into memory."""
+    optimizer: Annotated[str | PickMapping, CheckedOrAuto, picks("optimizer")] = AUTO
+    """What applies the gradients."""
+    schedule: Annotated[str | PickMapping, CheckedOrAuto, picks("schedule")] = AUTO
+    """How the learning rate changes over the run."""
+    backend: Annotated[str | PickMapping, CheckedOrAuto, picks("backend")] = AUTO
+    """What computes."""
+    scale: ScaleSection = ScaleSection()
+    """Several devices."""
+    hardware: Annotated[str | PickMapping, Checked, picks("hardware")] = AUTO
+    """The device it computes on; `auto` takes the best one that is here."""
+    kernels: Literal["auto"] | dict[str, Annotated[str | PickMapping, Checked, picks("kernel")]] = "auto"
+    """Which provider computes an operation, such as `{rms_norm: torch}`; `auto`, and each operation that is left out,
+    takes the best that can serve the device and the precision."""
+    train: TrainSection = TrainSection()
+    """How long and in which portions to train."""
+    evaluate: EvaluateSection = EvaluateSection()
+    """When and how to measure on the held-out rows."""
+    trackers: Incidental[
+        Literal["auto"] | list[Annotated[str | PickMapping, Checked, picks("tracker", auto=False)]]
+    ] = "auto"
+    """What shows or records steps and evaluations; `auto` takes the default trackers."""
+    export: Incidental[list[Annotated[str | PickMapping, Checked, picks("exporter", auto=False)]]] = []  # noqa: RUF012
+    """What is written for other tools once training has ended, beside the artifact and as `ft export` writes it: into
+    `exports/NAME` in the run folder. Merged weights in 16 bits, a GGUF file."""
+    checkpoint: CheckpointSection = CheckpointSection()
+    """When to save the state of a run."""
+    profile: Incidental[ProfileSection] = ProfileSection()
+    """Steps to record: where their time and memory go."""
+    sweep: Incidental[dict[str, Any] | None] = None
+    """Settings that `ft sweep` tries: `metric`, `trials` and their `space`. A run passes the section over."""
+    plugins: list[Annotated[str, Field(min_length=1)] | PluginUse] = []  # noqa: RUF012 - pydantic copies it
+    """Plugins the run needs beside the installed ones: versions are checked, nothing is installed."""
+    output: Incidental[Annotated[str, Field(min_length=1)] | None] = None
+    """The run folder; left out, it gets a name of its own under `runs`."""
+
+    @model_validator(mode="after")
+    def _measures_what_ends_it(self) -> Recipe:
+        check_watched(self.train.early_stopping, self.evaluate.every)
+        return self
+
+    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _notes: list[str] = PrivateAttr(default_factory=list)
+    _source: Path | None = PrivateAttr(default=None)
+    _folder: Path = PrivateAttr(default_factory=Path.cwd)
+    _model_path: Path | None = PrivateAttr(default=None)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of how it was read."""
+        return tuple(self._notes)
+
+    @property
+    def source(self) -> Path | None:
+        """The file it was read from."""
+        return self._source
+
+    @property
+    def folder(self) -> Path:
+        """What local plugin files are relative to: the recipe's folder, the current one for a mapping."""
+        return self._folder
+
+    def as_dict(self) -> dict[str, Any]:
+        """Exactly what the user set, overrides applied and no defaults; JSON-able, and `load` takes it back."""
+        return copy.deepcopy(self._given)
+
+    def changed(self, settings: Mapping[str, Any]) -> Recipe:
+        """The same recipe with other settings, by their dotted paths."""
+        given = self.as_dict()
+        for path, value in settings.items():
+            section, _, name = path.partition(".")
+            given[section] = {**given.get(section, {}), name: value} if name else value
+        made = load(given, base=self._folder)
+        made._notes, made._source, made._model_path = list(self._notes), self._source, self._model_path
+        return made
+
+    def anchored(self) -> dict[str, Any]:
+        """`as_dict` for a copy that is kept elsewhere: local plugin files become absolute."""
+        given = self.as_dict()
+        for index, item in enumerate(given.get("plugins", [])):
+            use = item if isinstance(item, str) else item["use"]
+            if is_file_reference(use):
+                use = str(self.folder / use)
+                given["plugins"][index] = use if isinstance(item, str) else {**item, "use": use}
+        return given
+
+    def dump_yaml(self) -> str:
+        """`anchored` as YAML that `load` reads back, from any folder, as the same recipe; a model that was a file or a
+        folder when the recipe was loaded is absolute too, so that the run can be used from elsewhere."""
+        given = self.anchored()
+        name = self.dump_model_name()
+        given["model"] = name if isinstance(given["model"], str) else {**given["model"], "name": name}
+        return yaml_text.write_yaml(given)
+
+    def dump_model_name(self) -> str:
+        """The model as `dump_yaml` writes it."""
+        return self.model.name if self._model_path is None else str(self._model_path)
+
+    def model_is_at(self, folder: Path) -> None:
+        """Told by who found it there: a run by its name."""
+        self._model_path = folder
+
+    def model_is_name(self) -> None:
+        """Told by who knows the loader: it goes by the model's name, even if a file or folder happens to have it."""
+        self._model_path = None
+
+
+def load(recipe: Path | str | Mapping[str, Any], overrides: Sequence[str] = (), *, base: Path | None = None) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        recipe: the path of a YAML file, or the recipe itself as a mapping.
+        overrides: `key.path=value`, applied from left to right; see `finetooth_recipes.overrides`.
+        base: what local plugin files are relative to; default: the folder of the file.
+
+    Raises:
+        RecipeError: everything that is wrong, one line each.
+    """
+    if isinstance(recipe, Mapping):
+        source, document = None, yaml_text.Document(recipe)
+    else:
+        source = Path(recipe)
+        document = yaml_text.read_yaml(_read(source), str(recipe))
+    value = document.value
+    if value is None and source is not None:
+        raise RecipeError("", f"{source}: the recipe is empty", action="write at least model: NAME")
+    if not isinstance(value, Mapping):
+        raise RecipeError("", f"{source}: a recipe is a mapping, this is {show(value)}", action="write model: NAME")
+    given: dict[str, Any] = plain_data(value, ())
+    apply_overrides(given, overrides)
+    given, renamed = read_aliases(plain_data(given, ()))
+    place = _places(document, source, overrides, renamed)
+    problems: list[RecipeError] = []
+    section = _with_model_section(given, problems)
+    try:
+        checked = validate(Recipe, section, elsewhere=_leaves(), place=place)
+    except RecipeError as error:
+        problems.append(error)
+    problems += inner_problems(given.get("data"), place)
+    raise_problems(problems)
+    checked._given = given
+    checked._notes = [f"{name} was read as {'.'.join(path)}" for name, path in renamed.items()]
+    if checked.sweep is not None:
+        checked._notes.append("sweep is passed over: ft sweep tries its settings")
+    checked._source = source
+    checked._model_path = _existing(checked.model.name)
+    checked._folder = (base or (source.parent if source is not None else Path.cwd())).absolute()
+    return checked
+
+
+def validate_options(catalog: Catalog, kind: str, pick: Pick, setting: str = "") -> Options:
+    """Check the options of a pick with its entry's options model.
+
+    Args:
+        pick: a name, or a mapping with `name` and options.
+        setting: dotted path of the pick, for messages.
+
+    Raises:
+        PluginError: no such entry, or it is broken.
+        RecipeError: its options are wrong, one line each.
+    """
+    name = pick_name(pick, setting or kind)
+    registered = catalog.get(kind, name, setting=setting)
+    model = options_model(registered.entry, registered.distribution)
+    path = tuple(setting.split(".")) if setting else ()
+    given = plain_data(pick_options(pick), path)
+    return validate(model, given, prefix=path, noun=f"option of {kind} {registered.entry.name}")
+
+
+def pick_name(pick: Pick, setting: str = "") -> str:
+    """The name in a pick; `auto` leaves the choice open.
+
+    Raises:
+        RecipeError: a mapping without `name`.
+    """
+    name = pick if isinstance(pick, str) else pick.get("name")
+    if not isinstance(name, str) or not name:
+        raise RecipeError(setting, "the mapping has no 'name' that picks an entry", action="add name: NAME")
+    return name
+
+
+def pick_options(pick: Pick) -> dict[str, Any]:
+    """The options in a pick: everything but `name`."""
+    return {} if isinstance(pick, str) else {key: value for key, value in pick.items() if key != "name"}
+
+
+def setting_names() -> list[str]:
+    """Every setting the recipe itself has, sections as `section.setting`; the options of entries are not among them."""
+    leaves = _leaves()
+    sections = {setting.partition(".")[0] for setting in leaves.values()}
+    return sorted([*leaves.values(), *(name for name in Recipe.model_fields if name not in sections)])
+
+
+def _existing(reference: str) -> Path | None:
+    """The absolute path of a reference that is a file or folder on this machine."""
+    path = os.path.expanduser(reference)  # noqa: PTH111 - unlike Path's, it takes any text
+    return Path(path).absolute() if os.path.exists(path) else None  # noqa: PTH110 - as above
+
+
+def _read(path: Path) -> str:
+    """The text of a recipe file."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        problem, action = no_such_file(path, endings=(".yaml", ".yml"))
+        raise RecipeError("", problem, action=action) from None
+    except IsADirectoryError:
+        raise RecipeError("", f"{path}: is a folder, not a recipe", action="give the path of a .yaml file") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise RecipeError("", f"{path}:{line}: not UTF-8 text", action="save the recipe as UTF-8") from None
+    except OSError as error:
+        raise RecipeError("", f"{path}: cannot be read: {error.strerror}", action="check the path") from None
+
+
+def _with_model_section(given: Mapping[str, Any], problems: list[RecipeError]) -> dict[str, Any]:
+    """`model: NAME` as `model: {name: NAME}`; of something else the problem is told, and a stand-in takes its place."""
+    model = given.get("model")
+    if isinstance(model, str):
+        return {**given, "model": {"name": model}}
+    if "model" in given and not isinstance(model, dict):
+        problem = f"expected a name or a mapping with 'name', got {show(model)}"
+        problems.append(RecipeError("model", problem, action="write model: NAME"))
+        return {**given, "model": {"name": "NAME"}}
+    return dict(given)
+
+
+def _leaves() -> dict[str, str]:
+    """Names of settings inside sections, with their full path."""
+    leaves: dict[str, str] = {}
+    for name, section in Recipe.model_fields.items():
+        model = section.annotation
+        if isinstance(model, type) and issubclass(model, Options):
+            leaves |= {leaf: f"{name}.{leaf}" for leaf in model.model_fields}
+    return leaves
+
+
+def _places(
+    document: yaml_text.Document,
+    source: Path | None,
+    overrides: Sequence[str],
+    renamed: Mapping[str, tuple[str, ...]],
+) -> Any:
+    """A function from a path to `, at FILE:LINE`, empty where the value came from an override.
+
+    Args:
+        renamed: paths of settings that were written under another name.
+    """
+    overridden = [tuple(parse_override(override)[0]) for override in overrides]
+    names = {path: name for name, path in renamed.items()}
+
+    def place(path: yaml_text.Path) -> str:
+        text = tuple(str(part) for part in path)
+        written = f", written as {names[text]}" if text in names else ""
+        path, text = ((names[text],), (names[text],)) if written else (path, text)
+        if any(text[: len(keys)] == keys for keys in overridden) or path not in document.lines:
+            return written
+        return f"{written}, at {source}:{document.lines[path]}"
+
+    return place
+
+
+__all__ = [
+    "AUTO",
+    "CheckpointSection",
+    "DataSection",
+    "EvaluateSection",
+    "ModelSection",
+    "PluginUse",
+    "ProfileSection",
+    "Recipe",
+    "RecipeProblems",
+    "TrainSection",
+    "load",
+    "options_model",
+    "pick_name",
+    "pick_options",
+    "setting_names",
+    "validate_options",
+]

@@ -1,0 +1,50 @@
+"""Picks: how a section of a recipe names the entry it wants, and how such a section is checked and marked."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from finetooth_recipes.problems import INVALID
+
+AUTO = "auto"
+"""The value that leaves a choice to the plan."""
+
+
+def checked_pick(pick: Any) -> Any:
+    """A pick whose name is a text; `auto` may have options."""
+    name = pick.get("name") if isinstance(pick, dict) else pick
+    if not isinstance(name, str):
+        raise PydanticCustomError(
+            INVALID, "the mapping has no 'name' that picks an entry", {"action": "add name: NAME"}
+        )
+    if not name.strip():
+        raise PydanticCustomError(INVALID, "the name is empty", {"action": "write a name"})
+    return pick
+
+
+def checked_named_pick(pick: Any) -> Any:
+    """A pick of which `auto` may not have options."""
+    if isinstance(pick, dict) and pick.get("name") == AUTO and len(pick) > 1:
+        raise PydanticCustomError(
+            INVALID, "options need a pick by name here, not 'auto'", {"action": "write name: NAME"}
+        )
+    return checked_pick(pick)
+
+
+def picks(kind: str, *, auto: bool = True, also: str = "") -> WithJsonSchema:
+    """Marks a field as a pick of `kind`; `finetooth_core.settings.schema` puts the installed entries in its place.
+
+    Args:
+        also: name of a further shape that the field may have.
+    """
+    return WithJsonSchema({"pick": kind, "auto": auto, **({"also": also} if also else {})})
+
+
+Checked = AfterValidator(checked_named_pick)
+CheckedOrAuto = AfterValidator(checked_pick)
+PickMapping = dict[str, Any]
+SourceItem = Annotated[str | PickMapping, Checked, picks("source", auto=False)]
+"""One source: a reference (a path, a hub id), or a mapping that picks a source by name."""
