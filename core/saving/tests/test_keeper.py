@@ -15,8 +15,8 @@ import pytest
 from finetooth_hooks import EngineError, StoreError, UserError
 from finetooth_hooks.bases import EngineBase
 from finetooth_hooks.checkpoints import Candidate
+from finetooth_recipes.cadence import Cadence
 from finetooth_saving.artifact import verify_folder
-from finetooth_saving.cadence import Cadence
 from finetooth_saving.found_checkpoints import newest_good
 from finetooth_saving.keeper import BestKept, Keeper, Keeping
 from finetooth_saving.retention import Best

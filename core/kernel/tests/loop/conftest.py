@@ -25,7 +25,7 @@ from finetooth_hooks import (
 )
 from finetooth_hooks.bases import EngineBase, EvaluatorBase, MethodBase, TrackerBase
 from finetooth_hooks.reports import DataReport, Prepared
-from finetooth_saving.cadence import Cadence
+from finetooth_recipes.cadence import Cadence
 from finetooth_saving.found_checkpoints import read
 from finetooth_saving.keeper import Keeper, Keeping
 from finetooth_saving.retention import Best, mode_of

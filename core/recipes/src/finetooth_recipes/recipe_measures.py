@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from finetooth_hooks.options import Options
-from finetooth_saving import cadence
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from finetooth_recipes import cadence
 from finetooth_recipes.problems import INVALID
 from finetooth_recipes.recipe_picks import Checked, PickMapping, picks
 
@@ -24,7 +24,7 @@ def _checked_cadence(value: Any) -> Any:
 
 
 Often = Annotated[int | str, AfterValidator(_checked_cadence)]
-"""How often: see `finetooth_saving.cadence`."""
+"""How often: see `finetooth_recipes.cadence`."""
 
 
 class EvaluateSection(Options):

@@ -20,12 +20,12 @@ from typing import Any
 from finetooth_hooks.checkpoints import Candidate, Gate, Kept, SnapshotStore, Store
 from finetooth_hooks.engine import Engine, Snapshot
 from finetooth_hooks.errors import FinetoothError, StoreError
+from finetooth_recipes.cadence import Cadence, Clock
 from finetooth_toolbox.blame import named, reason_of, said
 from finetooth_toolbox.files.manifests import MANIFEST, hashes_remembered
 
 from finetooth_saving import history
 from finetooth_saving.artifact import read_manifest, settle_folder, stage_folder, write_text
-from finetooth_saving.cadence import Cadence, Clock
 from finetooth_saving.names import name_of, step_of
 from finetooth_saving.quarantine import set_aside
 from finetooth_saving.retention import Best, ranked, superfluous

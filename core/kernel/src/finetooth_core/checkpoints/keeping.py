@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from finetooth_hooks.entries import Gate as GateEntry
 from finetooth_hooks.entries import Store as StoreEntry
 from finetooth_hooks.errors import PlanError, RecipeError
+from finetooth_recipes import cadence
 from finetooth_recipes.recipe_picks import AUTO
-from finetooth_saving import cadence
 from finetooth_saving.keeper import Keeping
 from finetooth_saving.names import FOLDER
 from finetooth_saving.retention import MEASURED, Best, mode_of

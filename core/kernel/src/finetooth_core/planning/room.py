@@ -9,7 +9,7 @@ from pathlib import Path
 
 from finetooth_hooks.errors import PlanError
 from finetooth_hooks.protocols import TrainsPart
-from finetooth_saving import cadence
+from finetooth_recipes import cadence
 from finetooth_saving.keeper import Keeping
 from finetooth_toolbox.text.measures import size
 

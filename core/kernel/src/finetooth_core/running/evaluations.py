@@ -7,8 +7,8 @@ import time
 
 from finetooth_hooks.errors import Interrupted, StopRun
 from finetooth_hooks.reports import Evaluation, StepReport
-from finetooth_saving import cadence
-from finetooth_saving.cadence import Clock
+from finetooth_recipes import cadence
+from finetooth_recipes.cadence import Clock
 
 from finetooth_core.running.live_run import LiveRun
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from finetooth_hooks.options import Options
 from finetooth_hooks.reports import Evaluation
+from finetooth_recipes import cadence
 from finetooth_recipes.problems import INVALID
-from finetooth_saving import cadence
 from finetooth_saving.retention import MEASURED, is_better, mode_of
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from finetooth_saving.cadence import Cadence, Clock, parse
+from finetooth_recipes.cadence import Cadence, Clock, parse
 
 
 @pytest.mark.parametrize(
