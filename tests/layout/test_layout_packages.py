@@ -43,22 +43,12 @@ def test_versions_are_in_lockstep(package, root):
         assert own == meta
 
 
-def test_the_contract_is_1_0_0_until_the_first_release(root):
-    """The rule is beside `CONTRACT_VERSION`; a release is a heading of the changelog with a version."""
-    from finetooth_hooks import CONTRACT_VERSION
-
-    changes = (root / "CHANGELOG.md").read_text(encoding="utf-8")
-    headings = re.findall(r"^## (.+)$", changes, re.MULTILINE)
-    assert headings[0] == "Unreleased"
-    assert CONTRACT_VERSION == "1.0.0" or len(headings) > 1
-
-
 def test_plugin_entry_point(plugin):
     (entry_point,) = plugin.project["entry-points"]["finetooth"].values()
     (module,) = plugin.modules
     assert entry_point == f"{module.name}.plugin"
     assert (module / "plugin.py").is_file()
-    assert "finetooth-hooks>=1,<2" in plugin.project["dependencies"]
+    assert "finetooth-hooks>=2,<3" in plugin.project["dependencies"]
 
 
 def test_plugins_depend_on_shared_rooms_only(plugin):

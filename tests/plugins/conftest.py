@@ -122,7 +122,7 @@ def distribution_files() -> Callable[..., dict[str, str]]:
         distribution: str,
         plugin: str,
         *,
-        requires: Sequence[str] = ("finetooth-hooks>=1,<2",),
+        requires: Sequence[str] = ("finetooth-hooks>=2,<3",),
         modules: Mapping[str, str] | None = None,
     ) -> dict[str, str]:
         package = distribution.replace("-", "_")

@@ -156,7 +156,7 @@ def stranger(new_prefix: Callable[..., Any], distribution_files: Callable[..., d
     modules = {"loss.py": LOSS, "reward.py": REWARD, "family.py": FAMILY, "attention.py": ATTENTION}
     modules["kernels.py"] = KERNELS
     modules["command.py"] = COMMAND
-    requires = ["finetooth-hooks>=1,<2", "click>=8.1"]
+    requires = ["finetooth-hooks>=2,<3", "click>=8.1"]
     prefix.install({"acme-stranger": distribution_files("acme-stranger", PLUGIN, requires=requires, modules=modules)})
     return prefix
 

@@ -50,14 +50,14 @@ BROKEN = {
     ),
     "acme-next": (
         f"{HOOK}{yields('acme_next')}",
-        ("finetooth-hooks>=2,<3",),
+        ("finetooth-hooks>=9,<10",),
         "it needs finetooth-hooks",
         "METADATA",
-        "pip install --upgrade acme-next",
+        "pip install --upgrade finetooth",
     ),
     "acme-needy": (
         f"import nonesuch_module\n{HOOK}{yields('acme_needy')}",
-        ("finetooth-hooks>=1,<2", "nonesuch>=3"),
+        ("finetooth-hooks>=2,<3", "nonesuch>=3"),
         "No module named 'nonesuch_module'",
         "plugin.py:1",
         "pip install 'nonesuch>=3'",
@@ -86,7 +86,7 @@ def siblings(
 ) -> Any:
     prefix = new_prefix("siblings")
     files = {
-        name: distribution_files(name, source, requires=requires or ("finetooth-hooks>=1,<2",))
+        name: distribution_files(name, source, requires=requires or ("finetooth-hooks>=2,<3",))
         for name, (source, requires, *_) in BROKEN.items()
     }
     for name, source in SOUND.items():

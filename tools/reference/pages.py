@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from finetooth_hooks import arrays, losses, protocols, specs
+from finetooth_hooks import CONTRACT_VERSION, arrays, changes, losses, protocols, specs
 from finetooth_hooks.entries import Entry
 
 from reference.classes import ClassDoc, read_class, read_functions, signature
@@ -41,6 +41,7 @@ def hook_pages(workspace: Workspace) -> Iterator[tuple[str, str]]:
     for hook in specs.EVENT_HOOKS:
         yield f"{hook}.md", event_page(hook, workspace)
     yield "arrays.md", arrays_page()
+    yield "changes.md", changes_page()
 
 
 # --- hooks ------------------------------------------------------------------------------------------------------------
@@ -61,11 +62,28 @@ def index_page(workspace: Workspace) -> str:
     lines.append("## See also")
     lines.append(
         "- [Types of the contract](types/README.md): what builders get, return and exchange.\n"
+        "- [What changed for authors](changes.md): one line for each break of the contract.\n"
         "- [Array functions](arrays.md): what losses are written with.\n"
         "- [Recipe reference](../recipe/README.md): every setting, and the options of every first-party entry.\n"
         "- [Write a plugin](../guides/write-a-plugin.md), [a plugin of each kind](../guides/plugins-by-kind.md) and"
         " [customise a run from CI](../guides/customise-from-ci.md)."
     )
+    return page(lines)
+
+
+def changes_page() -> str:
+    """One line for each break of the contract."""
+    lines = ["# What changed for authors", WRITTEN]
+    lines.append(
+        f"The contract is `finetooth-hooks` {CONTRACT_VERSION}. A plugin says which contract it is made for "
+        f"(`finetooth-hooks>=2,<3`); one that is made for another is not imported, and the line that says so "
+        "names what changed for it. To follow: do what the lines below say, raise the bound, and run "
+        "`ft plugins doctor NAME`."
+    )
+    for number in changes.numbers()[:0:-1]:
+        lines.append(f"## {number}")
+        rows = [f"- **{change.about}**: {change.text}." for change in changes.read() if change.number == number]
+        lines.append("\n".join(rows))
     return page(lines)
 
 

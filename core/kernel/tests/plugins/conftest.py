@@ -27,7 +27,7 @@ class Site:
         plugin: str = "",
         *,
         version: str = "1.0",
-        requires: Sequence[str] = ("finetooth-hooks>=1,<2",),
+        requires: Sequence[str] = ("finetooth-hooks>=2,<3",),
         files: Mapping[str, str] | None = None,
         entry_points: str | None = None,
     ) -> str:

@@ -56,7 +56,7 @@ def test_show(site, loss_plugin, capsys) -> None:
     module = site.add("acme-hinge", loss_plugin("wedge") + "@hookimpl\ndef ft_step(run): ...\n")
     code, out, _ = ft(capsys, "show", "Acme_Hinge")
     assert code == 0
-    for part in ("acme-hinge 1.0", module, "finetooth-hooks>=1,<2", "loss:wedge  wedge", "observes  ft_step"):
+    for part in ("acme-hinge 1.0", module, "finetooth-hooks>=2,<3", "loss:wedge  wedge", "observes  ft_step"):
         assert part in out
     code, _, err = ft(capsys, "show", "acme-hing")
     assert (code, err) == (2, "error: 'acme-hing' is no installed plugin (did you mean acme-hinge?)\n")
@@ -93,8 +93,8 @@ def test_doctor_passes_a_sound_plugin(site, loss_plugin, capsys) -> None:
 @pytest.mark.parametrize(
     ("how", "expected"),
     [
-        ({"requires": ["finetooth-hooks>=1,<2", "nonesuch>=2"]}, "it requires nonesuch>=2 (not installed)"),
-        ({"requires": ["finetooth-hooks>=1,<2", "pluggy>=99"]}, "it requires pluggy>=99 ("),
+        ({"requires": ["finetooth-hooks>=2,<3", "nonesuch>=2"]}, "it requires nonesuch>=2 (not installed)"),
+        ({"requires": ["finetooth-hooks>=2,<3", "pluggy>=99"]}, "it requires pluggy>=99 ("),
         ({"requires": []}, "it does not say which version of finetooth-hooks it is made for"),
         ({"files": {}}, "loss:wedge fails the check builder_resolves"),
         (

@@ -143,16 +143,16 @@ def test_a_broken_plugin_is_named_and_left_out(site, loss_plugin, how: str) -> N
 
 
 def test_another_contract_is_refused_before_the_import(site) -> None:
-    module = site.add("acme-next", "raise SystemExit('imported')", requires=["finetooth-hooks>=2,<3"])
+    module = site.add("acme-next", "raise SystemExit('imported')", requires=["finetooth-hooks>=9,<10"])
     (line,) = faults(start(), "acme-next")
-    assert "it needs finetooth-hooks>=2,<3, and finetooth-hooks 1.0.0 is installed" in line
-    assert "pip install --upgrade acme-next" in line
+    assert "it needs finetooth-hooks>=9,<10, and finetooth-hooks 2.0.0 is installed; it was not imported" in line
+    assert "pip install --upgrade finetooth)" in line
     assert str(site.folder) in line
     assert module not in sys.modules
 
 
 def test_a_missing_dependency_is_named_with_its_command(site) -> None:
-    site.add("acme-needy", "import nonesuch_module", requires=["finetooth-hooks>=1,<2", "nonesuch>=3,<4"])
+    site.add("acme-needy", "import nonesuch_module", requires=["finetooth-hooks>=2,<3", "nonesuch>=3,<4"])
     (line,) = faults(start(), "acme-needy")
     assert "No module named 'nonesuch_module'" in line
     assert "nonesuch>=3,<4 (not installed)" in line

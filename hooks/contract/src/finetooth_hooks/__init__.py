@@ -195,12 +195,12 @@ if TYPE_CHECKING:
     from finetooth_hooks.sources import Examples, Portion
     from finetooth_hooks.strategies import Rank
 
-CONTRACT_VERSION = "1.0.0"
-"""Version of the contract, by SemVer from the first release on: what is removed, renamed, newly required or means
-something else is a major version; what is added and may be left out (a hook, an argument of one, a field with a
-default, a capability) a minor one; words and checks of the kit a patch. Nothing is released yet: until then it is
-1.0.0, the contract that the first release will have, whatever is added. Plugins require `finetooth-hooks>=1,<2`, and
-later `>=1.N,<2` where they use what came with 1.N."""
+CONTRACT_VERSION = "2.0.0"
+"""Version of the contract, by SemVer: what is removed, renamed, newly required or means something else is a major
+version; what is added and may be left out (a hook, an argument of one, a field with a default, a capability) a minor
+one, from the first release on; words and checks of the kit a patch. Each break has a line in
+`finetooth_hooks.changes`. Plugins require `finetooth-hooks>=2,<3`, and later `>=2.N,<3` where they use what came with
+2.N."""
 
 # fmt: off
 _LAZY = {

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from finetooth_hooks import CONTRACT_VERSION, PluginError
+from finetooth_hooks import CONTRACT_VERSION, PluginError, changes
 from finetooth_toolbox import blame
 from finetooth_toolbox.text.nearest import PLUGIN_PREFIX, nearest
 from pluggy import PluginManager
@@ -30,6 +30,7 @@ from finetooth_core.plugins.references import Named, Reference, resolve
 from finetooth_core.plugins.registration import Hook, Problem, Registration
 
 CONTRACT = "finetooth-hooks"
+PRODUCT = "finetooth"
 """The distribution whose version is the contract's."""
 
 _ASK_AUTHOR = "report it to the plugin's author, or leave it out with -p no:{}"
@@ -289,9 +290,14 @@ def _contract_problem(installed: Installed) -> Problem | None:
     """Asked before the import: a plugin for another contract may fail in ways that say nothing."""
     for requirement in versions.on(CONTRACT, installed.requires):
         if not versions.admits(requirement.specifier, CONTRACT_VERSION):
+            plugin = _source_of(installed.references[0][1])
+            texts = (path.read_text("utf-8", "replace") for path in sorted(Path(plugin).parent.rglob("*.py")) if plugin)
+            older = [number for number in changes.numbers() if versions.admits(requirement.specifier, number)]
+            changed = "; ".join(filter(None, (changes.met(texts, older), "it was not imported")))
+            upgrade = installed.distribution if older else PRODUCT
             return Problem(
-                f"it needs {requirement.text}, and {CONTRACT} {CONTRACT_VERSION} is installed, so it was not imported",
-                f"install a version made for this contract: pip install --upgrade {installed.distribution}",
+                f"it needs {requirement.text}, and {CONTRACT} {CONTRACT_VERSION} is installed; {changed}",
+                f"{changes.PAGE} has every change; pip install --upgrade {upgrade}",
                 str(installed.folder / "METADATA"),
             )
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from finetooth_hooks import CONTRACT_VERSION
 from finetooth_hooks.context import PluginFacts, PluginFault
 
 from finetooth_core.plugins import versions
@@ -40,7 +41,8 @@ def plugin_facts(plugins: Plugins, names: Sequence[str] = ()) -> Iterator[Plugin
 def _installation(installed: Installed) -> Iterator[PluginFault]:
     metadata = str(installed.folder / "METADATA")
     if not versions.on(CONTRACT, installed.requires):
-        action = f'add "{CONTRACT}>=1,<2" to its dependencies'
+        major = int(CONTRACT_VERSION.partition(".")[0])
+        action = f'add "{CONTRACT}>={major},<{major + 1}" to its dependencies'
         yield PluginFault(f"it does not say which version of {CONTRACT} it is made for", metadata, action)
     for missing in versions.unmet(installed.requires):
         if missing.requirement.name != CONTRACT or missing.installed is None:
