@@ -25,6 +25,7 @@ FORMATS: dict[str, list[dict[str, Any]]] = {
     "preference": [{"prompt": f"2+{i}?", "chosen": f"{2 + i}", "rejected": "9"} for i in range(2)],
     "stepwise": [{"prompt": "2+2*2?", "completions": ["4.", f"{i}."], "labels": [True, False]} for i in range(2)],
     "labelled": [{"prompt": f"2+{i}?", "completion": "4", "label": i == 0} for i in range(2)],
+    "labelled_text": [{"text": f"2+{i} is 4.", "label": i / 2} for i in range(2)],
     "task": [{"prompt": f"2+{i}?", "solution": "4"} for i in range(2)],
 }
 PAIRS = ("dpo", "orpo", "simpo", "cpo")
@@ -33,7 +34,7 @@ FITTING = {
     "sft": {"chat", "instruction", "prompt_completion", "segments", "text"},
     "pretrain": {"text"},
     "kto": {"labelled"},
-    "rm": {"preference", "labelled"},
+    "rm": {"preference", "labelled", "labelled_text"},
     "prm": {"stepwise"},
 }
 
@@ -75,6 +76,26 @@ def test_every_format_that_fits(ft: Run, written: Write, tmp_path: Path, method:
                 views = json.loads(out)
                 assert {view["number"] for view in views} == {1, 2} and all(view["used"] for view in views), format_
         assert page.read_text(encoding="utf-8").count("<section") == len(views), format_
+
+
+@pytest.mark.parametrize(
+    ("method", "rows", "format_"),
+    [
+        ("rm", "labelled_text", "labelled_text"),
+        ("pretrain", "labelled_text", "text"),
+        ("sft", "labelled_text", "text"),
+        ("rm", "labelled", "labelled"),
+    ],
+)
+def test_a_method_finds_the_format_that_it_asks_for(
+    ft: Run, written: Write, method: str, rows: str, format_: str
+) -> None:
+    """A text with a number is a document to all methods but those that score texts."""
+    path = written(method, rows, format="auto")
+    code, out, err = ft("check", path, "--json")
+    assert code == 0, err
+    decisions = {decision["setting"]: decision["value"] for decision in json.loads(out)["decisions"]}
+    assert decisions["data.format"] == f"finetooth-formats:{format_}"
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from finetooth_hooks.errors import RecipeError, UserError
+from finetooth_saving.given import kept
 from finetooth_saving.run_folder import (
     RECIPE,
     as_decided,
@@ -39,7 +40,8 @@ def session(
         >>> finetooth.session("recipe.yaml", "train.max_steps=10").plan  # doctest: +SKIP
 
     Args:
-        recipe: a file, or the recipe as a mapping.
+        recipe: a file, or the recipe as a mapping: rows and functions in it are kept as files, see
+            `finetooth_saving.given`.
         overrides: `"section.key=value"`, each an argument of its own.
         plugins: further local files or modules, as `--plugins` takes them.
         blocked: distributions that must not be loaded.
@@ -52,6 +54,7 @@ def session(
     from finetooth_core.settings.recipe import load
     from finetooth_core.started import Started
 
+    recipe = kept(recipe)
     loaded = load(recipe, _texts(overrides))
     if not isinstance(recipe, Mapping) and is_begun(Path(recipe).parent):
         check_own(loaded.as_dict(), loaded.folder, str(recipe))

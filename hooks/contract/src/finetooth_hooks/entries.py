@@ -140,6 +140,8 @@ class Method(Entry):
             empty: the defaults.
         headline: names of metrics of its steps by which a person sees how it goes, such as `reward`, the most telling
             one first; trackers show the loss and the first of these that a step has. Empty: the loss says it.
+        formats: names of formats that `data.format: auto` tries before all others, for rows that are something else to
+            most methods: a text with a label is a document to all but those that score it.
         learns_from, rows: what it learns from and how much of it is usual, as `ft advise --goal` says; empty: unsaid.
     """
 
@@ -149,6 +151,7 @@ class Method(Entry):
     head: ScalarHead | None = None
     evaluators: tuple[str, ...] = ()
     headline: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ()
     learns_from: str = ""
     rows: str = ""
 

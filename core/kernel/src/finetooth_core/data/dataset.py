@@ -105,7 +105,7 @@ class Dataset:
     def _own_rows(self, split: str, formats: Sequence[str]) -> SplitRows:
         parts, sources = self._parts, self._sources(split)
         try:
-            found = formats_of(parts.builder, parts.section.format, sources, formats)
+            found = formats_of(parts.builder, parts.section.format, parts.recipe.method, sources, formats)
         except DataError:
             read_all(sources)
             raise

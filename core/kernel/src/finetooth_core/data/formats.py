@@ -6,15 +6,17 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from finetooth_hooks.context import Registered
+from finetooth_hooks.entries import Method
 from finetooth_hooks.examples import Row
 from finetooth_rows.medium_files import unread_media
 from finetooth_rows.picked import PickedFormat, PickedSource
 from finetooth_rows.work import first_rows
 
-from finetooth_core.plugins.part_builder import Builder
+from finetooth_core.plugins.catalog import Registered
+from finetooth_core.plugins.part_builder import Builder, is_auto
 from finetooth_core.settings.claims import unread
 
+Built = dict[str, PickedFormat]
 AUTO = "auto"
 SETTING = "data.format"
 LOOKED_AT = 20
@@ -22,27 +24,29 @@ LOOKED_AT = 20
 
 
 def formats_of(
-    builder: Builder, general: Any, sources: Sequence[PickedSource], known: Sequence[str] = ()
+    builder: Builder, general: Any, method: Any, sources: Sequence[PickedSource], known: Sequence[str] = ()
 ) -> tuple[PickedFormat, ...]:
     """The format of each source, in their order; said in the plan with the reason.
 
     Args:
         general: the pick of `data.format`.
+        method: the pick of `method`, whose entry may ask for formats before all others.
         known: full names of the formats that would be found, where somebody has found them already.
 
     Raises:
         DataError: a source is missing or has no rows, or no format knows its first rows.
         RecipeError: the options of one are wrong.
     """
-    built: dict[str, PickedFormat] = {}
+    built: Built = {}
+    formats = _in_order(builder, method)
     return tuple(
-        _format_of(builder, general, picked, known[index] if known else "", built)
+        _format_of(builder, general, picked, known[index] if known else "", built, formats)
         for index, picked in enumerate(sources)
     )
 
 
 def _format_of(
-    builder: Builder, general: Any, picked: PickedSource, known: str, built: dict[str, PickedFormat]
+    builder: Builder, general: Any, picked: PickedSource, known: str, built: Built, formats: Sequence[Registered]
 ) -> PickedFormat:
     own = picked.format
     said_at = f"{picked.setting}.format"
@@ -57,7 +61,7 @@ def _format_of(
         return built[SETTING]
     if known:
         return _built(builder, known, SETTING)
-    first, found, reason = _detected(builder, first_rows(picked, LOOKED_AT), built)
+    first, found, reason = _detected(builder, first_rows(picked, LOOKED_AT), built, formats)
     alone = picked.setting == "data.train"  # one source: the format of the data
     builder.log.decide(SETTING if alone else said_at, found.registered.full_name, f"row {first.id} {reason}")
     return found
@@ -68,9 +72,18 @@ def _built(builder: Builder, pick: Any, setting: str) -> PickedFormat:
     return PickedFormat(setting, built.registered, built.plain_options, built.part)
 
 
-def _detected(builder: Builder, rows: Sequence[Row], built: dict[str, PickedFormat]) -> tuple[Row, PickedFormat, str]:
+def _in_order(builder: Builder, method: Any) -> list[Registered]:
+    """All formats, in the order in which they are tried."""
+    picked = None if is_auto(method) else builder.entry("method", method, setting="method").entry
+    first = picked.formats if isinstance(picked, Method) else ()
+    known = builder.catalog.all("format")
+    return sorted(known, key=lambda r: (r.entry.name not in first, getattr(r.entry, "rank", 100), r.full_name))
+
+
+def _detected(
+    builder: Builder, rows: Sequence[Row], built: Built, formats: Sequence[Registered]
+) -> tuple[Row, PickedFormat, str]:
     """The format that knows most of the rows, the first of these rows, and what it knows it by."""
-    formats = sorted(builder.catalog.all("format"), key=lambda r: (getattr(r.entry, "rank", 100), r.full_name))
     known = [(row, *knows) for row in rows if (knows := _knows(builder, formats, row, built)) is not None]
     if not known:
         raise unread(formats, rows[0], lambda registered, pick: _built(builder, pick, SETTING).format)
@@ -90,9 +103,7 @@ def _detected(builder: Builder, rows: Sequence[Row], built: dict[str, PickedForm
     return first, built[name], reason
 
 
-def _knows(
-    builder: Builder, formats: Sequence[Registered], row: Row, built: dict[str, PickedFormat]
-) -> tuple[str, str] | None:
+def _knows(builder: Builder, formats: Sequence[Registered], row: Row, built: Built) -> tuple[str, str] | None:
     """The first format that knows a row, and what it knows it by."""
     for registered in formats:
         name = registered.full_name

@@ -59,6 +59,20 @@ class LabelledOptions(MessageOptions):
         return self
 
 
+class LabelledTextOptions(LabelledOptions):
+    """Options of `labelled_text`: those of `labelled`, for a text without a prompt."""
+
+    prompt: str = ""
+    """The column with the prompt; empty for texts that have none."""
+    completion: str = "text"
+    """The column with the whole text."""
+
+
+def build_text(options: LabelledTextOptions, context: Context) -> LabelledFormat:
+    """Builder of `labelled_text`."""
+    return build(options, context)
+
+
 def build(options: LabelledOptions, context: Context) -> LabelledFormat:
     options.tell(context)
     reader = MessageReader(
@@ -77,6 +91,8 @@ class LabelledFormat:
     def detect(self, values: Mapping[str, Any]) -> str | None:
         given = self._options
         wanted = [name for name in (given.prompt, given.completion, given.label) if name]
+        if not given.prompt and not isinstance(spelled(columns.value(values, given.label)), int | float):
+            return None  # a text that is sorted by words, which are no score
         return f"has the columns {', '.join(map(repr, wanted))}" if columns.present(values, *wanted) else None
 
     def read(self, row: Row) -> Labelled | LeftOut:

@@ -92,6 +92,13 @@ FORMATS = (
         example_rows=({"prompt": "2+2?", "completion": "4", "label": True},),
     ),
     Format(
+        name="labelled_text",
+        build="finetooth_formats.labelled:build_text",
+        summary="a text with a number or true and false in the column label, for a method that scores texts",
+        rank=45,
+        example_rows=({"text": "Thank you, it works.", "label": 0.9},),
+    ),
+    Format(
         name="task",
         build="finetooth_formats.task:build",
         summary="a prompt without an answer, other columns for rewards",

@@ -34,7 +34,8 @@ class ExactMatchOptions(AnswerOptions):
 
     reward: Pick = OWN
     """What compares: `exact_match` with the options given here, or any other reward (its options stand in its own
-    mapping); a reward gets the expected text in the column `answer`, and of prompts without an answer all columns."""
+    mapping, and there a `label` names the metric); a reward gets the expected text in the column `answer`, and of
+    prompts without an answer all columns."""
     column: str = Field(default="answer", min_length=1)
     """Of rows that are a prompt without an answer: the column that holds the expected one."""
     max_tokens: int = Field(default=128, ge=1)
@@ -66,7 +67,7 @@ class ExactMatchEvaluator(EvaluatorBase):
         self._reward: Reward = (
             ExactMatch(self._answers)
             if own
-            else context.build("reward", options.reward, setting="evaluate.evaluators.exact_match.reward")
+            else context.build("reward", _unlabelled(options.reward), setting="evaluate.evaluators.exact_match.reward")
         )
         self._metric = OWN if own else _name(options.reward)
         self._judges = own
@@ -179,8 +180,12 @@ def _mean(scores: list[float | None]) -> float:
 
 
 def _name(pick: Pick) -> str:
-    name = pick if isinstance(pick, str) else str(pick.get("name", "reward"))
+    name = pick if isinstance(pick, str) else str(pick.get("label", pick.get("name", "reward")))
     return name.rsplit(":", 1)[-1]
+
+
+def _unlabelled(pick: Pick) -> Pick:
+    return pick if isinstance(pick, str) else {key: value for key, value in pick.items() if key != "label"}
 
 
 def build(options: ExactMatchOptions, context: Context) -> ExactMatchEvaluator:

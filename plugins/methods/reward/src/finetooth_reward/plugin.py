@@ -18,6 +18,7 @@ def ft_methods() -> Iterator[Method]:
         head=ScalarHead(),
         elsewhere={"reward": {}, "reward_modeling": {}, "reward_model": {}},
         evaluators=("reward",),
+        formats=("labelled_text",),
         headline=("rewards/accuracies",),  # of labels the loss is the error itself
     )
 

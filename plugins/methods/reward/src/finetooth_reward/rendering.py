@@ -32,7 +32,7 @@ def kind_of(example: Example) -> Kind:
         raise DataError(
             "",
             "the row is a plain text, and method rm learns from pairs or from answers with a number",
-            action='set data.format to {name: labelled, prompt: "", completion: text} if its column label is a number',
+            action="set data.format: labelled_text if it has a number in the column label",
         )
     raise DataError(
         "",

@@ -1,0 +1,91 @@
+"""What a recipe is given from Python, kept as files: rows in memory, and functions.
+
+A run must be able to resume, to hand its rows to worker processes and to say what it was made from. So everything in a
+recipe that is no text is written to a folder beside the runs, under its hash, and the recipe names the file. The same
+rows are one file, however many runs take them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from finetooth_hooks.errors import RecipeError
+
+from finetooth_saving.run_folder import RUNS
+
+FOLDER = "kept"
+"""The folder beside the runs."""
+PLACES = "data.format, method.loss, method.rewards and evaluate.evaluators"
+"""Settings at which a function may stand."""
+
+
+Recipe = TypeVar("Recipe", Path | str | Mapping[str, Any], Mapping[str, Any])
+
+
+def kept(recipe: Recipe) -> Recipe:
+    """A recipe with rows and functions kept as files that it names; one without any is returned as it is, and so is a
+    file.
+
+    Raises:
+        RecipeError: rows are no rows, or a function cannot be kept; names the setting.
+    """
+    if not isinstance(recipe, Mapping) or not any(True for _ in _objects(recipe)):
+        return recipe
+    output = recipe.get("output")
+    folder = (Path(output).parent if isinstance(output, str) else RUNS) / FOLDER
+    plugins: list[Any] = list(recipe.get("plugins") or ())
+    made = {name: _value(value, name, folder, plugins) for name, value in recipe.items()}
+    return {**made, "plugins": plugins} if plugins else made
+
+
+def _objects(value: Any) -> Iterator[Any]:
+    """Everything in a recipe that is neither text, number nor path, and lists of rows."""
+    if isinstance(value, Mapping):
+        for content in value.values():
+            yield from _objects(content)
+    elif isinstance(value, list | tuple):
+        if any(isinstance(item, Mapping) and "name" not in item for item in value):
+            yield value
+        for content in value:
+            yield from _objects(content)
+    elif value is not None and not isinstance(value, str | int | float | Path):
+        yield value
+
+
+def _value(value: Any, setting: str, folder: Path, plugins: list[Any]) -> Any:
+    """The value of a setting, with files in place of what is no text."""
+    from finetooth_saving.given import functions, rows
+
+    if setting in ("data.train", "data.eval") and not isinstance(value, str | Path | Mapping):
+        return rows.kept_rows(value, setting, folder)
+    if callable(value):
+        if setting == "method.loss":
+            return _plugin(functions.kept_loss, value, setting, folder, plugins)
+        if setting == "data.format":
+            return _plugin(functions.kept_format, value, setting, folder, plugins)
+        if setting == "method.rewards":
+            return [functions.kept_reward(value, setting, folder)]
+        if setting == "evaluate.evaluators":
+            return [functions.kept_evaluator(value, setting, folder)]
+        raise RecipeError(setting, f"it is given {value!r}", action=f"functions may stand at {PLACES}")
+    if isinstance(value, Mapping):
+        return {name: _value(item, f"{setting}.{name}", folder, plugins) for name, item in value.items()}
+    if isinstance(value, list | tuple) and setting in ("method.rewards", "evaluate.evaluators"):
+        keep = functions.kept_reward if setting == "method.rewards" else functions.kept_evaluator
+        return [keep(item, setting, folder) if callable(item) else item for item in value]
+    return value
+
+
+def _plugin(
+    keep: Callable[[Any, str, Path], tuple[str, str]], function: Any, setting: str, folder: Path, plugins: list[Any]
+) -> str:
+    """Keep a function as the file of a plugin, which the recipe then asks for.
+
+    Returns:
+        The name of its entry.
+    """
+    name, file = keep(function, setting, folder)
+    plugins.append(file)
+    return name
