@@ -139,3 +139,16 @@ def test_it_estimates_what_check_estimates(rows: Callable[[str], str], tiny_llam
         for pattern, text in (("the run takes", proposed), ("peak, estimated:", said("check", "recipe.yaml")))
     )
     assert first == pytest.approx(second, rel=0.04)
+
+
+def test_columns_that_no_format_knows_are_guessed(ft: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = "".join(f"Where is parcel {i}?;On its way {i}.;{i}\n" for i in range(8))
+    Path("own.csv").write_text(f"Kunde;Agent;Nr\n{rows}", encoding="utf-8-sig")
+    code, out, err = ft("init", "--yes", "--data", "own.csv", "--system", "Be kind.")
+    assert code == 0, err
+    made = yaml.safe_load(Path("recipe.yaml").read_text())
+    wanted = {"name": "prompt_completion", "prompt": "Kunde", "completion": "Agent", "system": "Be kind."}
+    assert made["data"]["format"] == wanted
+    assert "by their names, 'Kunde' asks and 'Agent' answers" in out and "1  Kunde: Where is parcel 0?" in out
+    assert "';' stands between the fields of its header" in out

@@ -108,7 +108,7 @@ def test_labels_that_are_all_the_same_are_refused(context_of: Any) -> None:
 
 
 def test_a_text_points_to_the_format(context_of: Any) -> None:
-    with pytest.raises(DataError, match=r"rows\.jsonl:1: .*plain text.*name: labelled"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: .*plain text.*data\.format: labelled_text"):
         rm(context_of(Text("once")))
 
 

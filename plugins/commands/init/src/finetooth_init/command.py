@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import click
 from finetooth_hooks import CommandContext, UserError
 from finetooth_toolbox.text.measures import memory_of
 
+from finetooth_init.columns import Columns, first_rows, format_of, readable
 from finetooth_init.goals import Goal, entry_of, goals_of
 from finetooth_init.proposal import AUTO, Proposal, Wishes, as_lines, propose
 
@@ -29,6 +31,9 @@ EXTENTS = {"look": "a look, 20 steps", "1": "one pass over the rows", "3": "thre
 @click.option(
     "--goal", metavar="METHOD", help="What to learn, by the method that learns it, where rows leave a choice."
 )
+@click.option("--prompt", metavar="COLUMN", default="", help="The column that asks; guessed if no format knows it.")
+@click.option("--completion", metavar="COLUMN", default="", help="The column that answers.")
+@click.option("--system", metavar="TEXT", default="", help="A system message for all rows.")
 @click.option("--model", metavar="MODEL", help=f"The base model; {MODEL} if nothing is asked.")
 @click.option("--memory", metavar="SIZE", help="Memory there is to take, such as 24GB; default: this machine's.")
 @click.option(
@@ -44,6 +49,9 @@ def command(
     obj: CommandContext,
     data: str | None,
     goal: str | None,
+    prompt: str,
+    completion: str,
+    system: str,
     model: str | None,
     memory: str | None,
     passes: str | None,
@@ -62,15 +70,18 @@ def command(
     source = data or ask.text("1. What do you have? A file or folder of rows, or 'nothing'", NOTHING)
     rows = dict(EXAMPLE) if source == NOTHING else source
     model = model or MODEL
-    chosen = _goal(obj, ask, rows, goal, model)
+    chosen, format_ = _goal(obj, ask, rows, goal, model, Columns(prompt, completion, system))
     if not yes:
         model = ask.text("3. Which model?", model)
     size = _bytes(memory or ask.text("4. How much memory may it take? Empty: what this machine has", ""))
     extent = passes or ask.choice("5. How long may it take?", EXTENTS)
-    proposal = propose(obj, chosen, Wishes(rows, model, size, extent))
+    proposal = propose(obj, chosen, Wishes(rows, model, size, extent, format=format_))
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(as_yaml(proposal), encoding="utf-8")
     click.echo("")
+    for note in proposal.plan.notes:
+        if note.startswith(source):  # how its files were read
+            click.echo(note)
     for section, reasons, _ in as_lines(proposal):
         for reason in reasons:
             click.echo(f"{section:<13} {reason}")
@@ -86,30 +97,42 @@ def command(
     return 0
 
 
-def _goal(obj: CommandContext, ask: _Asker, rows: Any, wanted: str | None, model: str) -> Goal:
-    """What is to be learned, of what the rows can teach.
+def _goal(
+    obj: CommandContext, ask: _Asker, rows: Any, wanted: str | None, model: str, columns: Columns
+) -> tuple[Goal, Any]:
+    """What is to be learned, of what the rows can teach; and the format that reads them, None if it is found by itself.
 
     Raises:
         UserError: they cannot teach what is wanted.
     """
     where = rows if isinstance(rows, str) else rows["name"]
-    context = obj.context({"model": model, "data": {"train": rows}, "trackers": []})
-    examples = context.examples("train", first=LOOKED_AT)
+    recipe: dict[str, Any] = {"model": model, "data": {"train": rows}, "trackers": []}
+    examples = None if columns.named else readable(obj, recipe, LOOKED_AT)
+    format_: Mapping[str, Any] | None = None
+    if examples is not None and columns.system:
+        format_ = {"name": examples.format, "system": columns.system}
+    elif examples is None:
+        asks = None if isinstance(ask, _Nobody) else ask.text
+        format_ = format_of(first_rows(obj.context(recipe), where), columns, where, asks, click.echo)
+    if format_ is not None:
+        recipe["data"]["format"] = format_
+        examples = obj.context(recipe).examples("train", first=LOOKED_AT)
+    assert examples is not None
     found = goals_of([example for _, example in examples.rows], where)
     click.echo(f"{where}: rows of format {examples.format}")
     if wanted is not None:
         for one in found:
             if one.name == wanted:
-                return one
+                return one, format_
         names = ", ".join(one.name for one in found)
         raise UserError(f"--goal {wanted}: {where} has no rows for that", action=f"choose of {names}")
     if len(found) == 1:
         number = "" if isinstance(ask, _Nobody) else "2. "  # of a question, where any are asked
         summary = entry_of(obj.catalog, found[0]).summary
         click.echo(f"{number}What they can teach is {found[0].name}: {summary}.")
-        return found[0]
+        return found[0], format_
     chosen = ask.choice("2. What should it learn?", {one.name: entry_of(obj.catalog, one).summary for one in found})
-    return next(one for one in found if one.name == chosen)
+    return next(one for one in found if one.name == chosen), format_
 
 
 def _bytes(text: str) -> int:

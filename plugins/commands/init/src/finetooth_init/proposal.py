@@ -64,6 +64,7 @@ class Wishes:
         memory: bytes there may be taken; 0 is what the machine has.
         extent: `look`, passes over the rows, or `auto`: one pass, and more where the rows are few.
         output: the run folder; None leaves it to the run.
+        format: what reads the rows; None if their columns tell.
     """
 
     data: Any
@@ -71,6 +72,12 @@ class Wishes:
     memory: int = 0
     extent: str = "1"
     output: str | None = None
+    format: Any = None
+
+    @property
+    def section(self) -> dict[str, Any]:
+        """`data` of the recipe."""
+        return {"train": self.data, **({} if self.format is None else {"format": dict(self.format)})}
 
 
 def propose(context: CommandContext, goal: Goal, wishes: Wishes) -> Proposal:
@@ -79,7 +86,7 @@ def propose(context: CommandContext, goal: Goal, wishes: Wishes) -> Proposal:
     Raises:
         UserError: nothing that may be proposed does; says what each would take.
     """
-    first = {"model": wishes.model, "data": {"train": wishes.data, "accept_dropped": True}, "method": goal.method}
+    first = {"model": wishes.model, "data": {**wishes.section, "accept_dropped": True}, "method": goal.method}
     first["train"] = {"max_length": _most(context, first)}
     _, reports = context.planned({**first, "trackers": []})
     rows = next(report for report in reports if report.split == "train")
@@ -137,7 +144,7 @@ def _described(
     length = _length(rows)
     longer = sum(1 for one in rows.lengths if one > length) / len(rows.lengths) if rows.lengths else 0.0
     batch = max(1, min(goal.batch_size, rows.used // 4))
-    recipe: dict[str, Any] = {"model": wishes.model, "data": {"train": wishes.data}, "method": goal.method}
+    recipe: dict[str, Any] = {"model": wishes.model, "data": wishes.section, "method": goal.method}
     reasons = {
         "model": ["the base model, which stays as it is" if goal.adapter == "lora" else "the base model"],
         "data": [

@@ -1,0 +1,164 @@
+"""Which column asks and which one answers, where no format knows the names of a table's columns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from finetooth_hooks import CommandContext, Context, DataError, Row, UserError
+
+ASKED = (
+    "prompt", "question", "customer", "user", "human", "query", "input", "instruction", "request", "ask", "problem",
+    "message", "ticket", "mail", "email", "subject", "source", "frage", "kunde", "pregunta", "domanda",
+)  # fmt: skip
+ANSWERED = (
+    "completion", "answer", "agent", "assistant", "bot", "reply", "response", "output", "solution", "target", "support",
+    "summary", "result", "translation", "antwort", "respuesta", "reponse", "risposta",
+)  # fmt: skip
+SHOWN_ROWS, SHOWN = 3, 60
+"""Rows that are shown, and characters of a value."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the options say of the columns; empty: nothing."""
+
+    prompt: str = ""
+    completion: str = ""
+    system: str = ""
+
+    @property
+    def named(self) -> bool:
+        """Whether a column is named."""
+        return bool(self.prompt or self.completion)
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A pair of columns and why it is taken."""
+
+    prompt: str
+    completion: str
+    reason: str
+
+
+def first_rows(context: Context, reference: str) -> list[Row]:
+    """The first rows of a source as they are, whatever format they have; empty where no source claims it.
+
+    Args:
+        context: of a recipe over them.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    claims = [
+        (claim.strength, registered.full_name)
+        for registered in context.catalog.all("source")
+        if (claims_of := getattr(registered.entry, "claims", None)) is not None
+        and (claim := claims_of(reference)) is not None
+    ]
+    if not claims:
+        return []
+    source = context.build("source", {"name": max(claims)[1], "path": reference}, setting="data.train")
+    return list(islice(source.rows(), SHOWN_ROWS))
+
+
+def texts_of(rows: Sequence[Row]) -> list[str]:
+    """Names of the columns that hold text in the first rows."""
+    names = dict.fromkeys(name for row in rows for name in row.values)
+    return [n for n in names if any(isinstance(row.values.get(n), str) and row.values[n].strip() for row in rows)]
+
+
+def guess(rows: Sequence[Row], said: Columns = Columns()) -> Guess | None:
+    """The columns that ask and answer, by their names, or since there are just two; None if nothing tells.
+
+    Args:
+        said: a column that is named is taken.
+    """
+    texts = texts_of(rows)
+    prompt = said.prompt or _called(texts, ASKED, without=said.completion)
+    completion = said.completion or _called(texts, ANSWERED, without=prompt)
+    if prompt and completion:
+        return Guess(prompt, completion, f"by their names, {prompt!r} asks and {completion!r} answers")
+    if len(texts) == 2:
+        prompt = prompt or next(name for name in texts if name != completion)
+        completion = next(name for name in texts if name != prompt)
+        return Guess(
+            prompt, completion, f"of two columns of text, {prompt!r} is taken to ask, {completion!r} to answer"
+        )
+    return None
+
+
+def _called(columns: Sequence[str], names: Sequence[str], *, without: str) -> str:
+    """The column with the most telling name; one of its words counts, so that `customer_text` is found."""
+    left = [column for column in columns if column != without]
+    words = {column: set(re.findall(r"[^\W\d_]+", _split(column).lower())) for column in left}
+    return next((column for name in names for column in left if name in words[column]), "")
+
+
+def _split(name: str) -> str:
+    """`customerText` as `customer Text`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+
+
+def shown(rows: Sequence[Row]) -> str:
+    """The rows in a few lines, a value a line."""
+    lines = []
+    for number, row in enumerate(rows, start=1):
+        for name, value in row.values.items():
+            text = " ".join(str(value).split())
+            lines.append(f"  {number}  {name}: {text[:SHOWN]}{'...' if len(text) > SHOWN else ''}")
+    return "\n".join(lines)
+
+
+def format_of(
+    rows: Sequence[Row], said: Columns, where: str, ask: Callable[[str, str], str] | None, say: Callable[[str], None]
+) -> Mapping[str, Any]:
+    """The format that reads the columns.
+
+    Args:
+        ask: asks a question with a proposal; None: nobody is there.
+        say: tells a line.
+
+    Raises:
+        UserError: a column that is named is not there, or nothing tells which ones are meant.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row.values))
+    for option, name in (("--prompt", said.prompt), ("--completion", said.completion)):
+        if name and name not in names:
+            raise UserError(f"{option} {name}: {where} has no such column", action=f"choose of {', '.join(names)}")
+    found = guess(rows, said)
+    system = said.system
+    if ask is not None and not (said.prompt and said.completion):
+        say(f"{where}: nobody knows its columns by their names. Its first rows:\n{shown(rows)}")
+        prompt = said.prompt or ask("Which column is the question?", found.prompt if found else names[0])
+        completion = said.completion or ask("Which column is the answer?", found.completion if found else names[-1])
+        system = system or ask("A system message for all rows? Empty: none", "")
+        return format_of(rows, Columns(prompt, completion, system), where, None, say)
+    if found is None:
+        raise UserError(
+            f"{where}: nothing tells which of its columns asks and which one answers. Its first rows:\n{shown(rows)}\n",
+            action="say it with --prompt COLUMN --completion COLUMN",
+        )
+    if not (said.prompt and said.completion):
+        say(f"{where}: {found.reason}; --prompt and --completion say otherwise")
+        say(shown(rows))
+    pick = {"name": "prompt_completion", "prompt": found.prompt, "completion": found.completion}
+    return {**pick, "system": system} if system else pick
+
+
+def readable(context: CommandContext, recipe: Mapping[str, Any], count: int) -> Any | None:
+    """The first examples as the recipe reads them; None if no format knows their columns.
+
+    Raises:
+        DataError: anything else is wrong with them.
+    """
+    try:
+        return context.context(recipe).examples("train", first=count)
+    except DataError as error:
+        if "no installed format" not in str(error):
+            raise
+        return None
