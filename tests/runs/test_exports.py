@@ -85,7 +85,7 @@ def test_gguf_says_what_the_run_says(
     wanted = logits(trained(run))
     assert (found - wanted).abs().max() < bound * wanted.abs().max()
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "| train | 11 | 11 |" in card and "## Limits" in card and str(tmp_path) not in card
+    assert "| train | 9 | 9 |" in card and "## Limits" in card and str(tmp_path) not in card
 
 
 def test_gguf_is_read_by_another_reader(made: Any, ft: Any, tmp_path: Path) -> None:

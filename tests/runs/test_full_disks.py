@@ -99,8 +99,9 @@ def test_a_disk_without_a_byte_left(recipe: Callable[..., Any], ft: Run, small: 
     full, run = written(recipe(), tmp_path / "one", small / "run"), small / "run"
     code, said = ft("run", full, "--plugins", tmp_path / "fill.py")
     assert code == 1, said
-    last = said.splitlines()[-1]  # metrics.jsonl may still have had a few bytes
-    assert last.startswith((f"error: trackers: {run}/metrics.jsonl", f"error: {run}/checkpoints/step-6")), last
+    last = said.splitlines()[-1]  # the last checkpoint or metrics.jsonl may still have had a few bytes
+    named = f"trackers: {run}/metrics.jsonl", f"{run}/checkpoints/step-6", f"{run}/artifact"
+    assert last.startswith(tuple(f"error: {one} cannot be written" for one in named)), last
     assert " cannot be written: No space left on device (make room" in last
     assert f"go on from it with: ft resume {run}" in said and "the newest checkpoint that could be written is" in said
     assert f"{run}/result.json cannot be written: No space left on device (make room)" in said

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_core.data import selection
 from finetooth_hooks import Conversation, DataError, FinetoothError, Message, RecipeError, Text
-from finetooth_rows import content
+from finetooth_rows import content, selection
 from finetooth_rows.cache import DataCache
 
 Prepare = Callable[..., Any]

@@ -221,6 +221,7 @@ NOT_HERE = (
     "the engine does not claim",
     "the entry does not say can_disable",
     "it reads no part of its weight alone",
+    "this process was not started as a rank",
 )
 """Why a check may be skipped for a new plugin."""
 

@@ -36,8 +36,8 @@ class Entry:
         name: how a recipe picks it; lower case letters, digits, `_` and `-`.
         build: reference to the builder, `"package.module:function"`; imported only when picked.
         summary: one line for `ft plugins list`.
-        default: taken when the recipe leaves the choice open; one entry a kind should say so, but of trackers,
-            evaluators and gates all that do are taken.
+        default: taken when the recipe leaves the choice open; one entry a kind and framework should say so, but of
+            trackers, evaluators and gates all that do are taken.
         example: options with which the conformance kit builds a small instance; in its strings `{folder}` stands for
             a scratch folder.
         example_files: text by file name, written into that scratch folder first.
@@ -56,6 +56,13 @@ class Entry:
     example_files: Mapping[str, str] = field(default_factory=dict)
     expected_failures: Mapping[str, str] = field(default_factory=dict)
     elsewhere: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def frameworks_of(entry: Entry) -> frozenset[str]:
+    """The frameworks that an entry names; empty if it works with all."""
+    named = getattr(entry, "framework", "")
+    several: frozenset[str] = getattr(entry, "frameworks", frozenset())
+    return frozenset({named}) if named else several
 
 
 @dataclass(frozen=True, kw_only=True)

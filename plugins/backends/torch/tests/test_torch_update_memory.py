@@ -48,8 +48,8 @@ print(json.dumps({name: held(name) for name in sys.argv[1:]}))
 IN_BACKWARD = ("lomo", "adalomo")
 """Whose updates are not made by a step."""
 ENTRIES = {
-    one.entry.name: one.entry
-    for one in manager.start(files=[]).catalog.all("optimizer")
+    one.full_name: one.entry
+    for one in manager.start(files=[]).catalog.speaking("optimizer", "torch")
     if isinstance(one.entry, Optimizer) and not one.entry.devices and one.entry.name not in IN_BACKWARD
 }
 

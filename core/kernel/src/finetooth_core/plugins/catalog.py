@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import ENTRY_TYPES, Entry, Hardware, PluginError
+from finetooth_hooks.entries import frameworks_of
 from finetooth_recipes.names_elsewhere import absent
 from finetooth_toolbox.text.nearest import form, nearest
 
@@ -94,7 +95,7 @@ class Catalog:
         Args:
             framework: empty is any.
         """
-        return tuple(r for r in self.all(kind) if not framework or framework in (frameworks_of(r) or {framework}))
+        return tuple(r for r in self.all(kind) if not framework or framework in (frameworks_of(r.entry) or {framework}))
 
     def get(self, kind: str, name: str, *, setting: str = "", framework: str = "") -> Registered:
         """The entry called `name`: bare, or `DISTRIBUTION:NAME`.
@@ -117,7 +118,7 @@ class Catalog:
         if len(speaking) == 1:
             return speaking[0]
         if not speaking:
-            brought = " and ".join(f"{r.full_name} (for {', '.join(sorted(frameworks_of(r)))})" for r in found)
+            brought = " and ".join(f"{r.full_name} (for {', '.join(sorted(frameworks_of(r.entry)))})" for r in found)
             raise PluginError(
                 "",
                 f"{_prefix(setting)}{kind} {bare!r} is brought by {brought}, and the backend is {framework}",
@@ -150,7 +151,9 @@ class Catalog:
         if found:
             problem = f"several {kind} entries say they are the default: {', '.join(r.full_name for r in found)}"
         elif framework and self.defaults(kind):
-            others = ", ".join(f"{r.full_name} for {', '.join(sorted(frameworks_of(r)))}" for r in self.defaults(kind))
+            others = ", ".join(
+                f"{r.full_name} for {', '.join(sorted(frameworks_of(r.entry)))}" for r in self.defaults(kind)
+            )
             problem = f"no {kind} is the default of backends that are {framework} (there is {others})"
         else:
             problem = f"no {kind} is the default; {_installed(self.all(kind))}"
@@ -273,13 +276,6 @@ def _suits(entry: Entry) -> tuple[bool, bool]:
         return False, False
     here = entry.in_machine is not None and bool(entry.in_machine())
     return here, entry.built_for is not None and entry.built_for()
-
-
-def frameworks_of(registered: Registered) -> frozenset[str]:
-    """The frameworks that an entry names; empty if it works with all."""
-    one = getattr(registered.entry, "framework", "")
-    several: frozenset[str] = getattr(registered.entry, "frameworks", frozenset())
-    return frozenset({one}) if one else several
 
 
 def _same(distribution: str, source: str) -> bool:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from sys import modules
 
-from finetooth_hooks import ENTRY_TYPES, CommandContext
+from finetooth_hooks import ENTRY_TYPES, CommandContext, Entry
 from finetooth_hooks.context import Catalog, PluginFacts
+from finetooth_hooks.entries import frameworks_of
 from finetooth_kit import CheckResult, collect, run_check
 from finetooth_kit.checks import ANY, checks_for
 
@@ -86,16 +87,21 @@ def examine(context: CommandContext, names: Sequence[str] = (), *, thorough: boo
 
 def _clashes(plugin: PluginFacts, catalog: Catalog) -> Iterator[Finding]:
     for entry in plugin.entries:
-        others = [r for r in catalog.all(entry.kind) if r.distribution != plugin.name]
-        same = ", ".join(r.full_name for r in others if r.entry.name == entry.name)
+        rivals = [r for r in catalog.all(entry.kind) if r.entry is not entry and _meet(r.entry, entry)]
+        same = ", ".join(r.full_name for r in rivals if r.distribution != plugin.name and r.entry.name == entry.name)
         if same:
             problem = f"{entry.kind} {entry.name!r} is also brought by {same}"
             yield Finding(problem, plugin.file, f"pick it as {plugin.name}:{entry.name}", fault=False)
-        own = [one for one in plugin.entries if one.kind == entry.kind and one is not entry and one.default]
-        rivals = [*(f"{plugin.name}:{one.name}" for one in own), *(r.full_name for r in others if r.entry.default)]
-        if entry.default and rivals and entry.kind in _ONE_DEFAULT:
-            problem = f"{entry.kind} {entry.name!r} says it is the default, and so does {', '.join(rivals)}"
+        defaults = ", ".join(r.full_name for r in rivals if r.entry.default)
+        if entry.default and defaults and entry.kind in _ONE_DEFAULT:
+            problem = f"{entry.kind} {entry.name!r} says it is the default, and so does {defaults}"
             yield Finding(problem, plugin.file, "only one may be the default; uninstall or block the other")
+
+
+def _meet(one: Entry, other: Entry) -> bool:
+    """Whether a backend of one framework can use both entries."""
+    frameworks = frameworks_of(one), frameworks_of(other)
+    return not all(frameworks) or not frameworks[0].isdisjoint(frameworks[1])
 
 
 _ONE_DEFAULT = frozenset(ENTRY_TYPES) - {"tracker", "evaluator", "store", "gate"}

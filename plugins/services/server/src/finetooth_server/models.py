@@ -188,12 +188,13 @@ class Models:
             with self._vault.reading(self._folder / folder_name(row.id) / str(row.snapshot)) as folder:
                 model.engine.load(folder)
         model.applied = row.snapshot
+        accumulated = _Accumulated()
         for call in self._log.between(row.id, row.replay, row.applied):
-            self._again(model, row, call)
+            self._again(model, row, call, accumulated)
         model.applied = row.applied
         return model
 
-    def _again(self, model: LiveModel, row: Row[Any], call: Due) -> None:
+    def _again(self, model: LiveModel, row: Row[Any], call: Due, accumulated: _Accumulated) -> None:
         """Apply a call of the log a second time, as far as the engine in memory has not seen it."""
         covered = call.seq <= row.snapshot
         if call.operation == "step" and not covered and call.state == FAILED and call.begun and call.arguments:
@@ -202,6 +203,8 @@ class Models:
         if call.state != DONE:
             return
         arguments = json_parts.loads(call.arguments)["arguments"] if call.arguments else {}
+        if covered:
+            arguments = accumulated.placed(call, arguments)
         if call.operation == "forward":
             if arguments.get("keep") is not False:
                 OPERATIONS["forward"].run(model, arguments, call.seq)
@@ -242,6 +245,38 @@ class Models:
             with suppress(FinetoothError):
                 self.snapshot(model)
         self._live.clear()
+
+
+class _Accumulated:
+    """Counts the data that the calls of one step had accumulated when a forward was computed for the first time.
+
+    The snapshot also holds calls that came after that forward. Without the count, the forward's data would get other
+    places in the step, and with them other dropout masks.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._forwards: dict[int, int] = {}
+
+    def placed(self, call: Due, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Count a call that the snapshot covers; returns its arguments, and gives a forward's data their places."""
+        data = arguments.get("data") or ()
+        if call.operation == "forward":
+            self._forwards[call.seq] = len(data)
+            return {
+                **arguments,
+                "data": [
+                    one if one.get("place") is not None else {**one, "place": self._count + at}
+                    for at, one in enumerate(data)
+                ],
+            }
+        if call.operation == "forward_backward":
+            self._count += len(data)
+        elif call.operation == "backward":
+            self._count += self._forwards.get(handle_number(arguments), 0)
+        elif call.operation in ("step", "zero_grad"):
+            self._count = 0
+        return arguments
 
 
 def snapshot_marks(seq: int, stepped: int) -> dict[str, int]:
