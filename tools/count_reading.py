@@ -58,7 +58,7 @@ def _of(folder: str, *names: str) -> tuple[str, ...]:
 GUIDES, HOOKS, STEPS = "docs/guides", "hooks/contract/src/finetooth_hooks", "kernels/steps/src/finetooth_steps"
 TOY, TORCH = "tests/engine/plugins/toy_numpy", "plugins/backends/torch/src/finetooth_torch"
 LORA, CROSS = "plugins/adapters/lora/src/finetooth_lora", "plugins/losses/crossentropy/src/finetooth_crossentropy"
-BATCHED = "core/toolbox/src/finetooth_toolbox/methods"
+BATCHED = "plugins/shared/methods/src/finetooth_methods"
 
 READINGS = (
     Reading(

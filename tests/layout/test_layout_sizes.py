@@ -11,14 +11,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CODE = {"core/kernel": 7_500, "hooks/contract": 4_000, "core/toolbox": 3_850}
-"""Lines of code that a room may have. Goal: the toolbox 3,000, without `wire`, which services alone use."""
+CODE = {"core/kernel": 7_500, "hooks/contract": 4_000, "core/toolbox": 3_000}
+"""Lines of code that a room may have."""
 FILES = 30
 MORE = {
-    "core/rows/src/finetooth_rows": 44,
     "hooks/contract/src/finetooth_hooks": 58,
     "hooks/kit/src/finetooth_kit": 58,
-    "plugins/services/server/src/finetooth_server": 56,
 }
 """Folders that hold more than `FILES` files, and how many they may: none of them may grow."""
 SILENT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}

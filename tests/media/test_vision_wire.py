@@ -15,7 +15,7 @@ import pytest
 from finetooth_core.cli.start_options import StartOptions
 from finetooth_core.cli.state import State
 from finetooth_hooks import DataError, Datum, ImageChunk
-from finetooth_toolbox import wire
+from finetooth_wire import wire
 
 pytest.importorskip("tinker")
 

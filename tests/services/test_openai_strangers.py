@@ -12,7 +12,7 @@ import pytest
 from finetooth_openai.asking import AT_ONCE, COMPLETIONS, Asked
 from finetooth_openai.requests import CompletionRequest
 from finetooth_openai.streaming import Told
-from finetooth_toolbox.text.bounds import LONGEST_TOKEN, MOST
+from finetooth_wire.bounds import LONGEST_TOKEN, MOST
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 ASK = [{"role": "user", "content": "Who is that?"}]

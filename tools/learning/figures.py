@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from finetooth_toolbox.methods.intervals import wilson
+from finetooth_methods.intervals import wilson
 from numpy.typing import NDArray
 
 DRAWS = 4000

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from finetooth_toolbox.methods.intervals import bootstrap, wilson
+from finetooth_methods.intervals import bootstrap, wilson
 from learning.online_tasks import OnlineTask
 
 FIRST, LAST = "before", "after"

@@ -11,7 +11,7 @@ from finetooth_hooks import LossData, LossResult, LossSpec
 from finetooth_hooks import arrays as xp
 from finetooth_hooks.losses import Contribution, Metric
 from finetooth_kit.losses import AGAINST_REFERENCE, CENTRED, PAIR_MARGIN, WEIGHTED_NLL
-from finetooth_toolbox.methods.combined_losses import combined, with_known_role
+from finetooth_toolbox.combined_losses import combined, with_known_role
 
 
 def case() -> tuple[dict[str, Any], LossData]:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from finetooth_toolbox.text import json_parts
+from finetooth_wire import json_parts
 from finetooth_toolbox.text.strict_json import JsonProblem, decode, decode_from, received, type_name
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -16,7 +16,7 @@ from finetooth_hooks.engine import Engine
 from finetooth_hooks.examples import Message, Task
 from finetooth_hooks.protocols import Reward
 from finetooth_hooks.sampling import Completion, Sampling
-from finetooth_toolbox.methods.batched import BatchedMethod, train_step
+from finetooth_methods.batched import BatchedMethod, train_step
 from pydantic import Field
 
 

@@ -16,7 +16,7 @@ from finetooth_hooks.protocols import Examples
 from finetooth_kit import ByteTokenizer, FakeContext, FakeEngine
 from finetooth_rows.preparing import prepare
 from finetooth_rows.tally import NOTHING_TRAINED, TOO_LONG, TRUNCATED
-from finetooth_toolbox.methods.batched import Batches, train_step
+from finetooth_methods.batched import Batches, train_step
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -175,7 +175,7 @@ def test_renderers(plugin: Write, extra: str, check: str) -> None:
 
 
 METHOD = """
-from finetooth_toolbox.methods.batched import Batches, train_step
+from finetooth_methods.batched import Batches, train_step
 from finetooth_rows.preparing import prepare
 from finetooth_hooks import MethodBase
 class Tried(MethodBase):
@@ -313,7 +313,7 @@ def test_backends_are_tried_with_an_engine(plugin: Write) -> None:
 
 ON_POLICY = """
 from finetooth_hooks import MethodBase
-from finetooth_toolbox.methods.batched import Batches, train_step
+from finetooth_methods.batched import Batches, train_step
 class Tried(MethodBase):
     def prepare(self):
         self.tasks = []

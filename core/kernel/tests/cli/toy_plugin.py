@@ -228,7 +228,7 @@ class ToyMethod(MethodBase):
     def prepare(self):
         from finetooth_hooks import Prepared
         from finetooth_rows.preparing import prepare
-        from finetooth_toolbox.methods.batched import Batches
+        from finetooth_methods.batched import Batches
 
         made = prepare(self.context.examples("train"), self.context.renderer.render, self.context.train)
         self.data = made.data
@@ -236,7 +236,7 @@ class ToyMethod(MethodBase):
         return Prepared(self.batches.total_steps, self.batches.steps_per_epoch, made.report)
 
     def steps(self, engine):
-        from finetooth_toolbox.methods.batched import train_step
+        from finetooth_methods.batched import train_step
 
         loss = self.context.loss("toy_nll")
         for indices in self.batches:

@@ -14,7 +14,7 @@ from finetooth_hooks import LossSpec, PlanError, UserError
 from finetooth_hooks import arrays as xp
 from finetooth_hooks.losses import Contribution, LossResult
 from finetooth_hooks.protocols import ModelInfo, RoleRequest
-from finetooth_toolbox.methods.combined_losses import with_known_role
+from finetooth_toolbox.combined_losses import with_known_role
 
 ADAPTERS = pytest.mark.parametrize("full", [False, True], ids=["low-rank", "full"])
 COPY = {"reference": RoleRequest()}

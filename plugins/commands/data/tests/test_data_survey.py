@@ -13,7 +13,7 @@ from finetooth_kit.fake_context import TRAIN
 from finetooth_rows.preparing import render_rows
 from finetooth_rows.repeats import digests_of, repeats, shared
 from finetooth_rows.token_rows import TokenPortion, TokenRows
-from finetooth_toolbox.methods.batched import Batches
+from finetooth_methods.batched import Batches
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import StepReport
-from finetooth_toolbox.methods.preference_health import Health
+from finetooth_methods.preference_health import Health
 
 
 def watch(context: Any, steps: int, grad_norm: float = 1.0, **metrics: Callable[[int], float]) -> list[str]:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from finetooth_hooks import Datum
-from finetooth_toolbox import wire
+from finetooth_wire import wire
 from sqlalchemy import create_engine
 
 VOCAB = 128

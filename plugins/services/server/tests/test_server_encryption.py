@@ -24,7 +24,7 @@ from finetooth_server.keys import Caller
 from finetooth_server.records import Records
 from finetooth_server.service import Service
 from finetooth_server.settings import Settings
-from finetooth_toolbox import wire
+from finetooth_wire import wire
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file

@@ -22,7 +22,7 @@ from finetooth_server.keys import Caller, Keys
 from finetooth_server.plain_batch import PlainBatch
 from finetooth_server.scores import Asked
 from finetooth_server.settings import Limits, Settings
-from finetooth_toolbox import wire
+from finetooth_wire import wire
 from finetooth_torch.generation.joinable_batch import TorchRunningBatch
 
 LONG = Sampling(max_tokens=240, seed=1, stop_ids=())

@@ -12,7 +12,7 @@ import pytest
 from finetooth_hooks.engine import StepSettings
 from finetooth_server.faults import Unknown
 from finetooth_server.keys import Caller
-from finetooth_toolbox import wire
+from finetooth_wire import wire
 from safetensors.numpy import load_file
 
 ME = Caller("local", "", frozenset({"train", "sample", "read"}))

@@ -24,7 +24,7 @@ from finetooth_rollouts.options import RolloutOptions
 from finetooth_rollouts.prompts import Prompts
 from finetooth_rollouts.schedule import Schedule
 from finetooth_rollouts.scoring import WeightedReward
-from finetooth_toolbox.methods.batched import Batches
+from finetooth_methods.batched import Batches
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule

@@ -13,7 +13,7 @@ from finetooth_hooks.bases import MethodBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.engine import Engine
 from finetooth_rows.preparing import prepare
-from finetooth_toolbox.methods.batched import train_step
+from finetooth_methods.batched import train_step
 
 STEPS, ROWS = 12, 4
 

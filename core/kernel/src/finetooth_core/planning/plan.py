@@ -38,7 +38,7 @@ from finetooth_hooks.protocols import Method as BuiltMethod
 from finetooth_hooks.reports import DataReport, Prepared
 from finetooth_recipes.incidental import incidental_settings, is_among, without
 from finetooth_saving.keeper import Keeping
-from finetooth_toolbox.methods.combined_losses import common_field
+from finetooth_toolbox.combined_losses import common_field
 
 from finetooth_core.checkpoints.keeping import check_measured, keeping_of
 from finetooth_core.planning.context import RunContext

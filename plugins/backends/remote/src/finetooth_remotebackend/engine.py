@@ -29,7 +29,7 @@ from finetooth_hooks.engine import Counts, StepSettings
 from finetooth_hooks.protocols import EngineRequest
 from finetooth_hooks.sampling import ShownPrompt
 from finetooth_steps.data_checks import check_gradients
-from finetooth_toolbox import wire
+from finetooth_wire import wire
 from numpy.typing import NDArray
 
 from finetooth_remotebackend.capabilities import CAPABILITIES

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from finetooth_hooks import Backward, Datum, EngineError, Generated, Sampling, Stepped, UserError
 from finetooth_hooks.engine import StepSettings
-from finetooth_toolbox import wire
+from finetooth_wire import wire
 from numpy.typing import NDArray
 
 from finetooth_remotebackend.connection import WAIT, Connection

@@ -40,6 +40,7 @@ class Scaffold:
 
 ROWS = "finetooth-rows>=0.1,<0.2"
 TOOLBOX = "finetooth-toolbox>=0.1,<0.2"
+METHODS = "finetooth-methods>=0.1,<0.2"
 
 PYDANTIC = "pydantic>=2.8,<3"
 TORCH = "torch>=2.9"
@@ -65,7 +66,7 @@ SCAFFOLDS: Mapping[str, Scaffold] = {
     ),
     "renderer": Scaffold("Pick its renderer in a recipe: `data: {renderer: $entry}`.", "renderer"),
     "family": Scaffold("Its family is chosen by the model's type, or picked: `model: {family: $entry}`.", "family"),
-    "method": Scaffold("Pick its method in a recipe: `method: $entry`.", "method", (ROWS, TOOLBOX)),
+    "method": Scaffold("Pick its method in a recipe: `method: $entry`.", "method", (ROWS, METHODS)),
     "sampler": Scaffold(
         "Pick its sampler where a method learns from its own answers: `method: {sampler: $entry}`.", "sampler"
     ),

@@ -22,7 +22,7 @@ from finetooth_hooks.reports import DataReport
 from finetooth_rows.overlap import cut_at, held_out_as_trained
 from finetooth_rows.repeats import Digests, Repeats, digests_of, repeats, shared
 from finetooth_rows.token_rows import positions_of
-from finetooth_toolbox.methods.batched import Batches
+from finetooth_methods.batched import Batches
 
 Lengths = np.ndarray[Any, np.dtype[np.int64]]
 Quantiles = tuple[int, int, int, int]

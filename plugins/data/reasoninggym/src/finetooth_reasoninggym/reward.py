@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetooth_hooks import Context, DataError, Options, PluginError
-from finetooth_toolbox.rewards.workers import Failure, WorkerError, Workers
+from finetooth_workers.workers import Failure, WorkerError, Workers
 from pydantic import Field
 
 from finetooth_reasoninggym.scoring import as_json

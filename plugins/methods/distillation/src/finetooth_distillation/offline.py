@@ -10,7 +10,7 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.engine import RoleModel
 from finetooth_hooks.examples import TrainOn
 from finetooth_hooks.protocols import Method
-from finetooth_toolbox.methods.batched import BatchedMethod, train_step
+from finetooth_methods.batched import BatchedMethod, train_step
 from pydantic import Field, model_validator
 
 from finetooth_distillation.loss import Divergence

@@ -17,8 +17,8 @@ from finetooth_rollouts.data import data_of, drawn_logprobs, for_every
 from finetooth_rollouts.method import RolloutMethod, surrogate_loss
 from finetooth_rollouts.options import RolloutOptions
 from finetooth_rollouts.token_weights import LossType
-from finetooth_toolbox.methods.combined_losses import combined
-from finetooth_toolbox.methods.reference import ROLE as REFERENCE
+from finetooth_toolbox.combined_losses import combined
+from finetooth_methods.reference import ROLE as REFERENCE
 from pydantic import Field, model_validator
 
 from finetooth_ppo.critic_start import CriticStart

@@ -10,9 +10,9 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.engine import RoleModel
 from finetooth_hooks.preparation import Limit, Rendering
 from finetooth_rows.refusing import refuse_left_out
-from finetooth_toolbox.methods.batched import BatchedMethod, train_step
-from finetooth_toolbox.methods.preference_health import Health
-from finetooth_toolbox.methods.reference import ReferencePolicy
+from finetooth_methods.batched import BatchedMethod, train_step
+from finetooth_methods.preference_health import Health
+from finetooth_methods.reference import ReferencePolicy
 
 from finetooth_preference.mismatched import kl_estimate
 from finetooth_preference.options import KtoOptions

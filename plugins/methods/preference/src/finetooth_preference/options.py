@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from finetooth_hooks import Options, Pick
-from finetooth_toolbox.methods.reference import Reference, ReferenceOptions
+from finetooth_methods.reference import Reference, ReferenceOptions
 from pydantic import Field
 
 

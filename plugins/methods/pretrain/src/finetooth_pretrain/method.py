@@ -5,7 +5,7 @@ from __future__ import annotations
 from finetooth_hooks import DataError, DataReport, Options, Pick, Prepared
 from finetooth_hooks.context import Context
 from finetooth_hooks.preparation import Rendering
-from finetooth_toolbox.methods.batched import BatchedMethod
+from finetooth_methods.batched import BatchedMethod
 from pydantic import Field
 
 from finetooth_pretrain.windows import Windows

@@ -11,7 +11,7 @@ from typing import Any
 from finetooth_hooks import DataError, DataReport, Engine, Prepared, RecipeError, StepReport
 from finetooth_hooks.context import Context
 from finetooth_hooks.preparation import Rendering
-from finetooth_toolbox.methods.batched import BatchedMethod, refuse_curriculum, train_step
+from finetooth_methods.batched import BatchedMethod, refuse_curriculum, train_step
 
 from finetooth_pretrain.method import APART, RENDER, Pretrain, PretrainOptions
 from finetooth_pretrain.streaming import Cursor, DocumentStream, Pass, Rows, Shape

@@ -11,8 +11,8 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.preparation import Rendering
 from finetooth_hooks.reports import StepReport
 from finetooth_rows.refusing import refuse_left_out
-from finetooth_toolbox.methods.batched import BatchedMethod
-from finetooth_toolbox.methods.preference_health import Health
+from finetooth_methods.batched import BatchedMethod
+from finetooth_methods.preference_health import Health
 from pydantic import Field
 
 from finetooth_reward.rendering import Kind, kind_of

@@ -21,7 +21,7 @@ from finetooth_rollouts.advantages import groups_of
 from finetooth_rollouts.checked_sampler import CheckedSampler
 from finetooth_rollouts.prompts import Prompts
 from finetooth_rollouts.scoring import build_rewards, prompt_text, scored
-from finetooth_toolbox.methods.batched import train_step
+from finetooth_methods.batched import train_step
 from pydantic import Field
 
 from finetooth_selfrewarding.judging import RUBRIC, OwnJudge

@@ -9,7 +9,7 @@ from finetooth_hooks import Options, Pick, Prepared
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import TrainOn
 from finetooth_hooks.preparation import Limit, Rendering
-from finetooth_toolbox.methods.batched import BatchedMethod
+from finetooth_methods.batched import BatchedMethod
 from pydantic import model_validator
 
 from finetooth_sft.rendering import BLANK, DOCUMENT, TRAILING

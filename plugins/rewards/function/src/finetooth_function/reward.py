@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finetooth_hooks import Context, DataError, Options, PluginError, RecipeError
-from finetooth_toolbox.rewards.workers import Failure, WorkerError, Workers
+from finetooth_workers.workers import Failure, WorkerError, Workers
 from pydantic import Field, model_validator
 
 Answer = Literal["raise", "none", "zero"]

@@ -145,7 +145,7 @@ def as_row(asked: Question, found: Sequence[Scored]) -> dict[str, Any]:
 def figures(context: Context, summary: Summary) -> list[tuple[str, str]]:
     """What the summary says, name and value."""
     import numpy as np
-    from finetooth_toolbox.methods.intervals import bootstrap, wilson
+    from finetooth_methods.intervals import bootstrap, wilson
 
     scores = np.array(summary.scores)
     found = [

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from finetooth_hooks import Backward, Completion, Datum, EngineError, FinetoothError, Forward, Handle, Sampling
 from finetooth_hooks.engine import StepSettings
-from finetooth_toolbox import wire
+from finetooth_wire import wire
 from numpy.typing import NDArray
 
 Pick = str | Mapping[str, Any]

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2 as httpx
 from finetooth_hooks import Completion
-from finetooth_toolbox import wire
+from finetooth_wire import wire
 
 from finetooth_client import messages as m
 from finetooth_client.dialogues import Patience

@@ -12,7 +12,7 @@ from typing import Any
 import mcp_types as types
 from finetooth_hooks import CommandContext, FaceBase, FinetoothError, NoOptions, UserError
 from finetooth_hooks.faces import Asgi, FaceCaller, FaceService
-from finetooth_toolbox.text.bounds import brief
+from finetooth_wire.bounds import brief
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager

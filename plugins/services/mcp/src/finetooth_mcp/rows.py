@@ -15,7 +15,7 @@ from finetooth_hooks.faces import FaceService
 from finetooth_saving.run_folder import opening_of
 from finetooth_toolbox.messages.openings import NONE, Opening
 from finetooth_toolbox.messages.prompts import render_completion, text_opening
-from finetooth_toolbox.text.bounds import too_long
+from finetooth_wire.bounds import too_long
 
 from finetooth_mcp.arguments import Prompt, Row
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from finetooth_hooks import Sampling, UserError
 from finetooth_hooks.faces import FaceCaller, FaceService
-from finetooth_toolbox import wire
+from finetooth_wire import wire
 
 from finetooth_mcp import arguments as a
 from finetooth_mcp import runs

@@ -9,7 +9,7 @@ from typing import Any
 
 from finetooth_hooks.context import Context
 from finetooth_hooks.models import Tokenizer
-from finetooth_toolbox import wire
+from finetooth_wire import wire
 from finetooth_toolbox.text.strict_json import received
 
 from finetooth_openai.messages import calls_json

@@ -11,7 +11,7 @@ from typing import Any
 from finetooth_hooks import FinetoothError, Sampling
 from finetooth_hooks.faces import FaceCaller, FaceService
 from finetooth_toolbox.messages.prompts import encode_document
-from finetooth_toolbox.text.bounds import texts_in, too_long
+from finetooth_wire.bounds import texts_in, too_long
 
 from finetooth_openai.faults import Fault
 from finetooth_openai.media import shown_prompt

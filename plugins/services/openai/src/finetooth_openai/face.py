@@ -10,7 +10,7 @@ from typing import Any
 
 from finetooth_hooks import CommandContext, FaceBase, NoOptions
 from finetooth_hooks.faces import Asgi, FaceCaller, FaceRoute, FaceService, Json
-from finetooth_toolbox.text import json_parts
+from finetooth_wire import json_parts
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 

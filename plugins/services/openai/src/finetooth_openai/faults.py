@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetooth_hooks import UserError
-from finetooth_toolbox.text.bounds import brief
+from finetooth_wire.bounds import brief
 
 TYPES = {
     401: "authentication_error",

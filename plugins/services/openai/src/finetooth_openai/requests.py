@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from finetooth_hooks import Sampling
-from finetooth_toolbox.text.bounds import brief
+from finetooth_wire.bounds import brief
 from finetooth_toolbox.text.nearest import nearest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 

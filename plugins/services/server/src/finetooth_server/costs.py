@@ -12,7 +12,7 @@ from typing import Any
 
 from finetooth_hooks import DataError, Sampling
 from finetooth_hooks.protocols import ModelFacts
-from finetooth_toolbox import wire
+from finetooth_wire import wire
 
 from finetooth_server.operations import ROWWISE, data_of, prompts_of
 from finetooth_server.settings import Limits

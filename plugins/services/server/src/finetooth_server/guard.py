@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from finetooth_hooks import FinetoothError, UserError
-from finetooth_toolbox.text.bounds import brief
+from finetooth_wire.bounds import brief
 from starlette.responses import JSONResponse, Response
 
 from finetooth_server.admission import Admission

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from finetooth_toolbox.text import json_parts
+from finetooth_wire import json_parts
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from finetooth_server.calls import CANCELLED, CRASHES, REFUSED, Call, Category, Due, Waiting

@@ -15,7 +15,7 @@ from typing import Any
 
 from finetooth_hooks import CommandContext, FinetoothError, UserError
 from finetooth_hooks.losses import LossSpec
-from finetooth_toolbox.text import json_parts
+from finetooth_wire import json_parts
 from sqlalchemy import Row, select, update
 
 from finetooth_server.checkpoints import STATE, WEIGHTS, Checkpoints

@@ -26,7 +26,7 @@ from finetooth_hooks import (
 )
 from finetooth_hooks.continuous import RunningBatch
 from finetooth_hooks.losses import LossSpec
-from finetooth_toolbox import wire
+from finetooth_wire import wire
 
 from finetooth_server.live import LiveModel
 

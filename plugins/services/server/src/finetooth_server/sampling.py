@@ -15,7 +15,7 @@ from finetooth_hooks import CommandContext, Completion, Engine, EngineError
 from finetooth_hooks.continuous import RunningBatch
 from finetooth_hooks.held import HeldAdapter
 from finetooth_hooks.sampling import ShownPrompt
-from finetooth_toolbox import wire
+from finetooth_wire import wire
 from sqlalchemy import insert, select, update
 
 from finetooth_server import scores

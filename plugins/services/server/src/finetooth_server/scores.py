@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from finetooth_hooks import DataError, Datum, Engine, MediumChunk
 from finetooth_hooks.sampling import ShownPrompt
-from finetooth_toolbox import wire
+from finetooth_wire import wire
 from numpy.typing import NDArray
 
 EMPTY = -99999.0

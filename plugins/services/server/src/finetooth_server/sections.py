@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from finetooth_hooks import UserError
-from finetooth_toolbox import wire
+from finetooth_wire import wire
 from finetooth_toolbox.text.nearest import nearest
 
 from finetooth_server.faults import Unknown

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetooth_hooks import CommandContext, FinetoothError, Sampling, UserError
-from finetooth_toolbox import wire
-from finetooth_toolbox.text.bounds import brief
+from finetooth_wire import wire
+from finetooth_wire.bounds import brief
 from sqlalchemy import func, insert, select, update
 
 from finetooth_server.audit import Audit, audit_key, has_key

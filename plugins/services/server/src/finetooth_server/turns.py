@@ -18,8 +18,8 @@ from typing import Any
 
 from finetooth_hooks import Completion, Engine, FinetoothError, UpstreamError
 from finetooth_hooks.held import HeldAdapter
-from finetooth_toolbox import wire
-from finetooth_toolbox.text import json_parts
+from finetooth_wire import wire
+from finetooth_wire import json_parts
 from sqlalchemy import select
 
 from finetooth_server.audit import Audit

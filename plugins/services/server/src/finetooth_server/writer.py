@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from finetooth_hooks import FinetoothError, Interrupted, UserError
-from finetooth_toolbox.text import json_parts
+from finetooth_wire import json_parts
 from sqlalchemy import Row, select
 
 from finetooth_server.audit import Audit

@@ -13,7 +13,7 @@ from finetooth_hooks.errors import EngineError
 from finetooth_hooks.protocols import Sampler
 from finetooth_hooks.rollouts import Prompt, Rollout
 from finetooth_hooks.sampling import Sampling
-from finetooth_toolbox.methods.batched import Batches
+from finetooth_methods.batched import Batches
 
 from finetooth_rollouts.advantages import groups_of, last_of_episodes, rewards_of
 from finetooth_rollouts.drawn import Drawn, NothingToLearn

@@ -19,9 +19,9 @@ from finetooth_hooks.errors import EngineError, PlanError, RecipeError
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.reports import DataReport, Prepared, Sample, StepReport
 from finetooth_hooks.rollouts import Rollout
-from finetooth_toolbox.methods.batched import Batches, refuse_curriculum, stepped_report
-from finetooth_toolbox.methods.reference import ROLE as REFERENCE
-from finetooth_toolbox.methods.reference import ReferencePolicy
+from finetooth_methods.batched import Batches, refuse_curriculum, stepped_report
+from finetooth_methods.reference import ROLE as REFERENCE
+from finetooth_methods.reference import ReferencePolicy
 
 from finetooth_rollouts.advantages import AdvantagesFn, for_each, groups_of
 from finetooth_rollouts.asking import as_drawn

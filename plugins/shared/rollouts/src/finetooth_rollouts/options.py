@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from finetooth_hooks.plan import Pick
-from finetooth_toolbox.methods.reference import PRECOMPUTED, Reference, ReferenceOptions
+from finetooth_methods.reference import PRECOMPUTED, Reference, ReferenceOptions
 from pydantic import Field, model_validator
 
 from finetooth_rollouts.policy_options import PolicyOptions

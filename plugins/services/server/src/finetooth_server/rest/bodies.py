@@ -1,5 +1,5 @@
 """What REST clients send and get, for validation and for the OpenAPI document. Arrays travel as
-`finetooth_toolbox.wire` writes them, or as nested lists."""
+`finetooth_wire.wire` writes them, or as nested lists."""
 
 from __future__ import annotations
 

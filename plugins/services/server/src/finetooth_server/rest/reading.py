@@ -9,8 +9,8 @@ from typing import Any
 
 from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
-from finetooth_toolbox.text import json_parts
-from finetooth_toolbox.text.bounds import brief
+from finetooth_wire import json_parts
+from finetooth_wire.bounds import brief
 
 SMALL = 2**14
 """Bytes of a body that is read at once: a thread would take longer to get."""

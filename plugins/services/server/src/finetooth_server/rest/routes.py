@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import APIKeyHeader, HTTPBearer
-from finetooth_toolbox import wire
+from finetooth_wire import wire
 from starlette.exceptions import HTTPException
 
 from finetooth_server.faults import Forbidden

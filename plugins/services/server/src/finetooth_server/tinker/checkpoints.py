@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from finetooth_hooks import UserError
-from finetooth_toolbox import wire
+from finetooth_wire import wire
 
 from finetooth_server.checkpoints import EXTERNAL, Checkpoint
 from finetooth_server.copies import copy_checkpoint

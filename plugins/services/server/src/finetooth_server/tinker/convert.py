@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from finetooth_hooks import Chunk, DataError, Datum, ImageChunk, TokenChunk, UserError
-from finetooth_toolbox import wire
+from finetooth_wire import wire
 from numpy.typing import NDArray
 from tinker.proto import tinker_public_pb2 as proto
 

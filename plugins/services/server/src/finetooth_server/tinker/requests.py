@@ -10,7 +10,7 @@ import numpy as np
 from finetooth_hooks import DataError, Sampling, UserError
 from finetooth_hooks.engine import StepSettings
 from finetooth_hooks.protocols import ModelFacts
-from finetooth_toolbox import wire
+from finetooth_wire import wire
 
 from finetooth_server.scores import Asked
 

@@ -16,8 +16,8 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from finetooth_hooks import FinetoothError, ImageChunk, Sampling, UserError
-from finetooth_toolbox import wire
-from finetooth_toolbox.text import json_parts
+from finetooth_wire import wire
+from finetooth_wire import json_parts
 
 from finetooth_server.checkpoints import EXTERNAL, STATE, WEIGHTS, Checkpoint, check_ttl
 from finetooth_server.faults import Refused

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetooth_hooks import UserError
-from finetooth_toolbox import wire
+from finetooth_wire import wire
 
 from finetooth_server.checkpoints import EXTERNAL, STATE, WEIGHTS
 from finetooth_server.history import Run, SessionRecord

@@ -126,7 +126,7 @@ class Workers:
                 worker.send(request)
 
     def _started(self) -> _Worker:
-        command = [sys.executable, "-m", "finetooth_toolbox.rewards.worker"]
+        command = [sys.executable, "-m", "finetooth_workers.worker"]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         worker = _Worker(process)
         worker.deadline = time.monotonic() + START_LIMIT

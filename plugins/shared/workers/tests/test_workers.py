@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_toolbox.rewards.workers import Failure, WorkerError, Workers
+from finetooth_workers.workers import Failure, WorkerError, Workers
 
 MODULE = """
 import os, sys, time

@@ -19,7 +19,7 @@ from typing import Any
 
 
 def main() -> None:
-    """The program: `python -m finetooth_toolbox.rewards.worker`."""
+    """The program: `python -m finetooth_workers.worker`."""
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     with Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)

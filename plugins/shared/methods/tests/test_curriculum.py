@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from finetooth_hooks import RecipeError
 from finetooth_kit.fake_context import TRAIN
-from finetooth_toolbox.methods.batched import Batches, refuse_curriculum
+from finetooth_methods.batched import Batches, refuse_curriculum
 
 LENGTHS = [5, 1, 9, 3, 3, 7, 2]
 

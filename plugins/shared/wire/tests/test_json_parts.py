@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from finetooth_kit import draws
-from finetooth_toolbox.text import json_parts
+from finetooth_wire import json_parts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -21,7 +21,7 @@ from finetooth_hooks import (
     TokenChunk,
 )
 from finetooth_hooks.engine import Backward, Stepped, StepSettings
-from finetooth_toolbox import wire
+from finetooth_wire import wire
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays

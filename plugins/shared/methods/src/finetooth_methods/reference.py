@@ -11,7 +11,7 @@ from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.options import Options
 from pydantic import BeforeValidator, Field
 
-from finetooth_toolbox.methods.combined_losses import with_known_role
+from finetooth_toolbox.combined_losses import with_known_role
 
 ROLE = "reference"
 AUTO, ADAPTER_OFF, FROZEN_COPY, PRECOMPUTED = "auto", "adapter-off", "frozen-copy", "precomputed"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from finetooth_toolbox.methods.intervals import bootstrap, calibration_error, wilson
+from finetooth_methods.intervals import bootstrap, calibration_error, wilson
 
 
 def test_wilson_solves_its_equation() -> None:

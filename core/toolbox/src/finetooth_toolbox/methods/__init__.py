@@ -1,1 +1,0 @@
-"""What methods share: batches, steps, and numbers that tell how a run does."""

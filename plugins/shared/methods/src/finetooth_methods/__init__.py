@@ -1,0 +1,1 @@
+"""What several training methods share: batches of rows, the reference model, health of preferences."""

@@ -1,0 +1,1 @@
+"""Worker processes for functions that may raise, hang, or end their process."""
