@@ -21,7 +21,7 @@ from finetooth_hooks.examples import LeftOut, examples_in
 from finetooth_hooks.preparation import Limit, Rendering
 from finetooth_hooks.protocols import Portion
 from finetooth_rows.preparing import load_rendering, render_rows
-from finetooth_rows.token_rows import TokenRows
+from finetooth_rows.storage.token_rows import TokenRows
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 

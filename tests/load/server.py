@@ -116,8 +116,8 @@ def make_model(folder: Path, *, vocabulary: int = 128, positions: int = 256, siz
 
 def make_keys(folder: Path) -> dict[str, str]:
     """A key by tenant."""
+    from finetooth_server.keeping.records import Records
     from finetooth_server.keys import Keys
-    from finetooth_server.records import Records
 
     folder.mkdir(parents=True)
     records = Records(f"sqlite:///{folder / 'service.db'}")

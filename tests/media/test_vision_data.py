@@ -13,7 +13,7 @@ import finetooth
 import pytest
 from finetooth_hooks import DataError, RecipeError
 from finetooth_rows import lazy_examples
-from finetooth_rows.cache import DataCache
+from finetooth_rows.storage.cache import DataCache
 from PIL import Image
 
 Recipe = Callable[..., dict[str, Any]]

@@ -196,7 +196,7 @@ def test_what_cannot_be_changed_is_refused(
 
 def test_the_cache_key_does_not_depend_on_where_a_run_writes(asked: Callable[..., Recipe], tmp_path: Path) -> None:
     """Catalogue 2.12: the tokens are in it, the folder is not."""
-    from finetooth_rows import key
+    from finetooth_rows.storage import key
 
     def digest(**sections: Any) -> str:
         return key._tokenizer(finetooth.session(asked(**sections)).job.context.tokenizer)

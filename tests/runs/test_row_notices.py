@@ -413,7 +413,7 @@ def test_a_run_says_that_it_did_not_look_for_them(
     data = {"train": "rows.jsonl", "eval": "held.jsonl", "renderer": "chatml"}
     method: Any = "sft"
     if why == "many":
-        monkeypatch.setattr("finetooth_rows.overlap.COMPARED", 3)
+        monkeypatch.setattr("finetooth_rows.choices.overlap.COMPARED", 3)
         said = "there are 4 rows, more than 3; ft data check compares them"
     elif why == "kept nowhere":
         monkeypatch.setattr("finetooth_rows.lazy_examples.SMALL_ROWS", 1)

@@ -17,9 +17,9 @@ from finetooth_core.cli.start_options import StartOptions
 from finetooth_core.cli.state import State
 from finetooth_hooks import Datum, Sampling, UserError
 from finetooth_hooks.faces import StackPart
-from finetooth_server.served_adapters import served_adapters
+from finetooth_server.batches.stacks import MARK
+from finetooth_server.keeping.served_adapters import served_adapters
 from finetooth_server.settings import Limits, ServedAdapter
-from finetooth_server.stacks import MARK
 from safetensors.numpy import load_file, save_file
 
 openai = pytest.importorskip("openai")

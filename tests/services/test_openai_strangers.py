@@ -12,8 +12,8 @@ import pytest
 from finetooth_openai.asking import AT_ONCE, COMPLETIONS, Asked
 from finetooth_openai.requests import CompletionRequest
 from finetooth_openai.streaming import Told
-from finetooth_wire.bounds import LONGEST_TOKEN, MOST
 from finetooth_toolbox.text.tokenizers import FastTokenizer
+from finetooth_wire.bounds import LONGEST_TOKEN, MOST
 
 ASK = [{"role": "user", "content": "Who is that?"}]
 

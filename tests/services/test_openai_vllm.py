@@ -17,7 +17,7 @@ from finetooth_core.cli.start_options import StartOptions
 from finetooth_core.cli.state import State
 from finetooth_hooks import Datum, Message, PlanError, Sampling
 from finetooth_hooks.sampling import ShownPrompt
-from finetooth_server.served_adapters import served_adapters
+from finetooth_server.keeping.served_adapters import served_adapters
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -14,8 +14,8 @@ from finetooth_rows import worker_wire as wire
 from finetooth_rows.read_so_far import Reading
 from finetooth_rows.reading import Work
 from finetooth_rows.rendering_work import Rendered
+from finetooth_rows.storage.token_rows import TokenPortion
 from finetooth_rows.tally import Tally
-from finetooth_rows.token_rows import TokenPortion
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from finetooth_hooks import DataError, DataReport
-from finetooth_rows.left_out import left_out, lines, refuse_most
+from finetooth_rows.choices.left_out import left_out, lines, refuse_most
 from finetooth_rows.tally import IN_A_PIECE, LENGTH_SETTINGS, TOO_LONG
 
 REPEATS = "the same as an earlier row"

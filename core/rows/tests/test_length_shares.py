@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 from finetooth_hooks import Rendered, Text
 from finetooth_rows.preparing import render_rows
+from finetooth_rows.storage.token_rows import TokenPortion, TokenRows
 from finetooth_rows.tally import Tally
-from finetooth_rows.token_rows import TokenPortion, TokenRows
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -10,7 +10,7 @@ import pytest
 from finetooth_hooks import DataError, Rendered, Text
 from finetooth_hooks.preparation import Limit, Preparation
 from finetooth_rows.preparing import finish, render_rows
-from finetooth_rows.token_rows import TokenRows, pack_about, unpack_about
+from finetooth_rows.storage.token_rows import TokenRows, pack_about, unpack_about
 
 
 def pair(prompt: int, chosen: int, rejected: int) -> Rendered:
@@ -96,7 +96,7 @@ def test_what_is_said_about_rows_is_packed(about: Any) -> None:
 
 
 def test_it_outlives_a_file_and_another_process(tmp_path: Path) -> None:
-    arrow = pytest.importorskip("finetooth_rows.arrow_rows")
+    arrow = pytest.importorskip("finetooth_rows.storage.arrow_rows")
     from finetooth_rows.reading import Reading
     from finetooth_rows.rendering_work import Rendered as Work
     from finetooth_rows.worker_wire import pack_rendered, unpack_rendered

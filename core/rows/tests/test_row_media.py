@@ -13,7 +13,7 @@ from finetooth_hooks.examples import Audio, Image, Placed, Rendered, RenderedMed
 from finetooth_hooks.frames import unpack_frames
 from finetooth_hooks.preparation import Limit
 from finetooth_rows.preparing import MEDIUM_CUT, finish, render_rows
-from finetooth_rows.token_rows import TokenRows
+from finetooth_rows.storage.token_rows import TokenRows
 from finetooth_toolbox.messages.media import chunks, pack, unpack
 
 PNG = b"\x89PNG\r\n\x1a\n one"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from finetooth_hooks import RecipeError
-from finetooth_rows.slices import Slice, split_reference
+from finetooth_rows.choices.slices import Slice, split_reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -10,8 +10,8 @@ import pytest
 from finetooth_hooks import DataError, Datum, Rendered, Text
 from finetooth_hooks.preparation import Limit
 from finetooth_rows.preparing import render_rows
+from finetooth_rows.storage.token_rows import TokenPortion, TokenRows
 from finetooth_rows.tally import Tally
-from finetooth_rows.token_rows import TokenPortion, TokenRows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from finetooth_wire import json_parts
 from finetooth_toolbox.text.strict_json import JsonProblem, decode, decode_from, received, type_name
+from finetooth_wire import json_parts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

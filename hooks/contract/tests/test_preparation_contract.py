@@ -14,9 +14,9 @@ from finetooth_hooks import Conversation, DataError, Datum, Message, PromptCompl
 from finetooth_hooks.examples import Segments, Weighted
 from finetooth_hooks.protocols import Examples
 from finetooth_kit import ByteTokenizer, FakeContext, FakeEngine
+from finetooth_methods.batched import Batches, train_step
 from finetooth_rows.preparing import prepare
 from finetooth_rows.tally import NOTHING_TRAINED, TOO_LONG, TRUNCATED
-from finetooth_methods.batched import Batches, train_step
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

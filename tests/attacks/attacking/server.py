@@ -59,8 +59,8 @@ class Attacked:
 
     def prepare(self) -> None:
         """The model, and keys of all tenants."""
+        from finetooth_server.keeping.records import Records
         from finetooth_server.keys import SCOPES, Keys
-        from finetooth_server.records import Records
 
         _load_tests().make_model(self.place / "tiny", vocabulary=VOCABULARY, positions=POSITIONS)
         self.folder.mkdir(parents=True, mode=0o700, exist_ok=True)

@@ -163,8 +163,8 @@ def many_of_everything(g: Ground) -> str:
 
 @attack("a stream whose key is revoked while it is written", short=True)
 def a_revoked_stream(g: Ground) -> str:
+    from finetooth_server.keeping.records import Records
     from finetooth_server.keys import Keys
-    from finetooth_server.records import Records
 
     records = Records(f"sqlite:///{g.server.folder / 'service.db'}")
     key = Keys(records).create("careless", ("sample",))

@@ -293,7 +293,7 @@ class Session:
             FinetoothError: something is wrong, most of the training rows are left out, or memory does not suffice, and
                 nobody has accepted it.
         """
-        from finetooth_rows.left_out import refuse_most
+        from finetooth_rows.choices.left_out import refuse_most
 
         self.run_id = secrets.token_hex(8)
         record_own(self.recipe.as_dict(), self.recipe.folder)
@@ -346,7 +346,7 @@ class Session:
         Raises:
             UserError: it is done and shall be longer now, or was stopped and its state was not kept.
         """
-        from finetooth_rows.left_out import refuse_most
+        from finetooth_rows.choices.left_out import refuse_most
         from finetooth_saving import quarantine
 
         ended = outcome_of(self.folder)

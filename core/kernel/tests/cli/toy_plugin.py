@@ -227,8 +227,8 @@ class ToyMethod(MethodBase):
 
     def prepare(self):
         from finetooth_hooks import Prepared
-        from finetooth_rows.preparing import prepare
         from finetooth_methods.batched import Batches
+        from finetooth_rows.preparing import prepare
 
         made = prepare(self.context.examples("train"), self.context.renderer.render, self.context.train)
         self.data = made.data

@@ -13,9 +13,9 @@ import pytest
 from finetooth_hooks import DataError, EngineError
 from finetooth_hooks.preparation import Limit
 from finetooth_kit import ByteTokenizer
-from finetooth_rows import cache as cache_module
-from finetooth_rows.cache import MANIFEST, ROWS, DataCache
-from finetooth_rows.key import data_key
+from finetooth_rows.storage import cache as cache_module
+from finetooth_rows.storage.cache import MANIFEST, ROWS, DataCache
+from finetooth_rows.storage.key import data_key
 from finetooth_toolbox.files.file_hashes import FileHashes, file_sha256
 
 Prepare = Callable[..., Any]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from finetooth_hooks import Completion, DataError
 from finetooth_rows import lazy_examples
-from finetooth_rows.cache import list_cache
+from finetooth_rows.storage.cache import list_cache
 
 Make = Callable[..., Any]
 SETTING = "data.cache.eval"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from finetooth_hooks import DataError
 from finetooth_hooks.preparation import Limit
-from finetooth_rows.cache import DataCache
+from finetooth_rows.storage.cache import DataCache
 
 Prepare = Callable[..., Any]
 Write = Callable[..., Path]

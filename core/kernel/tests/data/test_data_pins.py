@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import DataError, FinetoothError
-from finetooth_rows.pins import corpus_sha256
+from finetooth_rows.storage.pins import corpus_sha256
 
 Prepare = Callable[..., Any]
 Write = Callable[..., Path]

@@ -19,7 +19,7 @@ from finetooth_hooks import FinetoothError
 from finetooth_hooks.preparation import Limit
 from finetooth_rows import splits as preparing
 from finetooth_rows import workers
-from finetooth_rows.cache import DataCache
+from finetooth_rows.storage.cache import DataCache
 
 Prepare = Callable[..., Any]
 Write = Callable[..., Path]

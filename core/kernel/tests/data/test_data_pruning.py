@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 from finetooth_hooks.preparation import Limit, Preparation
-from finetooth_rows import cache as cache_module
-from finetooth_rows import in_use
-from finetooth_rows.cache import ABANDONED, MANIFEST, ROWS, CacheEntry, DataCache, list_cache, prune_cache
+from finetooth_rows.storage import cache as cache_module
+from finetooth_rows.storage import in_use
+from finetooth_rows.storage.cache import ABANDONED, MANIFEST, ROWS, CacheEntry, DataCache, list_cache, prune_cache
 
 Prepare = Callable[..., Any]
 Write = Callable[..., Path]
@@ -96,7 +96,7 @@ def test_what_this_process_reads_stays(kept: list[CacheEntry], prepare: Prepare)
 
 READER = """
 import sys
-from finetooth_rows.cache import list_cache
+from finetooth_rows.storage.cache import list_cache
 data = [entry for entry in list_cache() if entry.key == sys.argv[1]][0].data()
 print(len(data), flush=True)
 sys.stdin.read()

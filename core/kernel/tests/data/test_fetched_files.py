@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from finetooth_core.cli import main
-from finetooth_rows import in_use
-from finetooth_rows.cache import DataCache, list_cache, list_kept, prune_cache
+from finetooth_rows.storage import in_use
+from finetooth_rows.storage.cache import DataCache, list_cache, list_kept, prune_cache
 from finetooth_toolbox.files.cache_folder import ABANDONED
 
 

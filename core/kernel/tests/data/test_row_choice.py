@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, FinetoothError, Message, RecipeError, Text
-from finetooth_rows import content, selection
-from finetooth_rows.cache import DataCache
+from finetooth_rows.choices import content, selection
+from finetooth_rows.storage.cache import DataCache
 
 Prepare = Callable[..., Any]
 Write = Callable[..., Path]

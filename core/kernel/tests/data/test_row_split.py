@@ -9,7 +9,7 @@ from typing import Any
 from finetooth_hooks import Rendered, Text
 from finetooth_hooks.preparation import Limit
 from finetooth_rows.preparing import render_rows
-from finetooth_rows.token_rows import TokenRows
+from finetooth_rows.storage.token_rows import TokenRows
 from hypothesis import given
 from hypothesis import strategies as st
 

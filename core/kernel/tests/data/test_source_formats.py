@@ -11,8 +11,8 @@ import pytest
 from finetooth_core.planning.context import RunContext
 from finetooth_hooks import DataError, Rendered
 from finetooth_hooks.preparation import Limit, Preparation, Rendering
-from finetooth_rows.cache import DataCache
 from finetooth_rows.columns import WatchedColumns
+from finetooth_rows.storage.cache import DataCache
 
 PLUGIN = '''
 import json

@@ -11,7 +11,7 @@ from finetooth_hooks.context import Registered
 from finetooth_hooks.protocols import Format, Source
 from finetooth_toolbox.files.missing import MissingFile
 
-from finetooth_rows.choice import SourceChoice
+from finetooth_rows.choices.choice import SourceChoice
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from finetooth_toolbox.messages.markup import why_untrained
 
 from finetooth_rows.groups import MEDIUM_CUT, kept_group
 from finetooth_rows.noticing import Noticing
+from finetooth_rows.storage.token_rows import Int32Array, TokenPortion, TokenRows, pack_about
 from finetooth_rows.tally import IN_A_PIECE, LENGTH_SETTINGS, NOTHING_TRAINED, OCTAVE, TOO_LONG, Tally
-from finetooth_rows.token_rows import Int32Array, TokenPortion, TokenRows, pack_about
 from finetooth_rows.trained_roles import count_roles
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from finetooth_hooks.examples import Example, LeftOut, Row, examples_in
 from finetooth_hooks.problems import Problems, raise_together
 
 from finetooth_rows import openings
-from finetooth_rows.choice import Chosen, Selected
+from finetooth_rows.choices.choice import Chosen, Selected
 from finetooth_rows.columns import ColumnWatch, unread
 from finetooth_rows.picked import PickedFormat, PickedSource
 from finetooth_rows.read_so_far import Reading

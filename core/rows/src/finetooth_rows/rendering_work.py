@@ -10,8 +10,8 @@ from finetooth_toolbox.decisions import Decisions, Note
 from finetooth_rows.preparing import render_rows
 from finetooth_rows.read_so_far import Reading
 from finetooth_rows.reading import SplitRows
+from finetooth_rows.storage.token_rows import TokenPortion
 from finetooth_rows.tally import Tally
-from finetooth_rows.token_rows import TokenPortion
 from finetooth_rows.work import Work
 
 

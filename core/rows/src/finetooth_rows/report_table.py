@@ -10,7 +10,7 @@ from finetooth_toolbox.text.controls import escape_controls
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from finetooth_rows import left_out
+from finetooth_rows.choices import left_out
 
 
 def data_table(console: Console, reports: Iterable[DataReport], every: Iterable[DataReport] = ()) -> RenderableType:

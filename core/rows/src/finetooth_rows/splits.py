@@ -24,8 +24,6 @@ from finetooth_toolbox.files.file_hashes import FileHashes
 from finetooth_toolbox.messages import media as row_media
 
 from finetooth_rows import rendering_work
-from finetooth_rows.cache import ROWS, CacheEntry, DataCache
-from finetooth_rows.key import DataKey, Unknowable, data_key, media_key, with_media
 from finetooth_rows.lazy_examples import SMALL_ROWS, examples_of
 from finetooth_rows.parts import DataParts
 from finetooth_rows.preparing import finish, load_rendering, render_rows
@@ -33,8 +31,10 @@ from finetooth_rows.progress import PreparationProgress
 from finetooth_rows.read_so_far import Reading
 from finetooth_rows.reading import SplitRows
 from finetooth_rows.rendering_work import Rendered
+from finetooth_rows.storage.cache import ROWS, CacheEntry, DataCache
+from finetooth_rows.storage.key import DataKey, Unknowable, data_key, media_key, with_media
+from finetooth_rows.storage.token_rows import TokenPortion, TokenRows
 from finetooth_rows.tally import Tally
-from finetooth_rows.token_rows import TokenPortion, TokenRows
 from finetooth_rows.work import broken_rows_first
 from finetooth_rows.workers import Workers, usable_cores
 
@@ -173,7 +173,7 @@ def _bound(parts: DataParts, cache: DataCache) -> None:
 
 def _uncached(parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Limit | None, reason: str) -> Preparation:
     """Data in a file that is gone when the process ends."""
-    from finetooth_rows.arrow_rows import ArrowPortions
+    from finetooth_rows.storage.arrow_rows import ArrowPortions
 
     parts.log.decide(f"data.cache.{rows.split}", "off", reason)
     scratch = tempfile.TemporaryDirectory(prefix="finetooth-data-")  # removed with the context, or at the end
@@ -201,7 +201,7 @@ def _write(
     Raises:
         DataError: what is wrong with the rows.
     """
-    from finetooth_rows.arrow_rows import ArrowWriter
+    from finetooth_rows.storage.arrow_rows import ArrowWriter
 
     made = Made()
     with (

@@ -15,8 +15,8 @@ from finetooth_hooks.protocols import Portion
 
 from finetooth_rows.read_so_far import Reading
 from finetooth_rows.rendering_work import Rendered
+from finetooth_rows.storage.token_rows import TokenPortion
 from finetooth_rows.tally import Tally
-from finetooth_rows.token_rows import TokenPortion
 from finetooth_rows.work import Work
 
 _LENGTHS = struct.Struct("<QQ")

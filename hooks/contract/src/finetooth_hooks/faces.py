@@ -178,7 +178,7 @@ class FaceService(Protocol):
                 `top_tokens` and `top_logprobs`, both (T, top_logprobs), best first.
 
         Returns:
-            the call's id; its result has `completions`, one for each of `sampling.n`, as `finetooth_wire.wire` writes them.
+            the call's id; its result has `completions`, one for each of `sampling.n`, as `finetooth_wire` writes them.
         """
         ...
 

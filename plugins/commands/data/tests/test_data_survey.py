@@ -10,10 +10,10 @@ from finetooth_data.survey import histogram, padding, quantiles, training_steps
 from finetooth_hooks.examples import Rendered, Text
 from finetooth_hooks.preparation import Limit
 from finetooth_kit.fake_context import TRAIN
-from finetooth_rows.preparing import render_rows
-from finetooth_rows.repeats import digests_of, repeats, shared
-from finetooth_rows.token_rows import TokenPortion, TokenRows
 from finetooth_methods.batched import Batches
+from finetooth_rows.choices.repeats import digests_of, repeats, shared
+from finetooth_rows.preparing import render_rows
+from finetooth_rows.storage.token_rows import TokenPortion, TokenRows
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from finetooth_evalloss.evaluator import LossOptions, build
 from finetooth_hooks import Conversation, DataError, EngineError, Message, PromptCompletion, RecipeError
-from finetooth_rows.token_rows import positions_of
+from finetooth_rows.storage.token_rows import positions_of
 from pydantic import ValidationError
 
 BOS, EOS, OPEN, CLOSE = 0, 1, 2, 3

@@ -12,10 +12,10 @@ import pytest
 from finetooth_hooks import DataError, Message, RecipeError, Text
 from finetooth_hooks.examples import Labelled, Pair
 from finetooth_kit import FakeContext, FakeEngine
+from finetooth_methods.intervals import wilson
 from finetooth_reward.evaluator import RewardEvaluator, RewardOptions, pair_metrics, regression_metrics
 from finetooth_reward.method import Rm, RmOptions
 from finetooth_reward.plugin import ft_losses
-from finetooth_methods.intervals import wilson
 
 
 def said(role: str, text: str) -> tuple[Message, ...]:

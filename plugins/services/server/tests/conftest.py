@@ -34,7 +34,7 @@ class Served:
     ) -> None:
         import uvicorn
         from finetooth_server.app import make_app
-        from finetooth_server.connections import AT_ONCE, BoundedConnection
+        from finetooth_server.limits.connections import AT_ONCE, BoundedConnection
         from finetooth_server.service import Service
 
         self.service = Service(context, settings)
@@ -282,7 +282,7 @@ class Databases:
 
     def copied(self, address: str) -> str:
         """A new database with the content of another one at this moment."""
-        from finetooth_server.records import metadata
+        from finetooth_server.keeping.records import metadata
 
         new = self.new()
         source, target = (create_engine(self.url(one).replace("ql:", "ql+psycopg:")) for one in (address, new))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from finetooth_hooks import UserError
 from finetooth_server.audit import Audit, audit_key, has_key, verify
+from finetooth_server.keeping.records import Records
 from finetooth_server.keys import Keys
-from finetooth_server.records import Records
 from finetooth_server.settings import Settings
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from finetooth_hooks import Sampling, UserError
-from finetooth_server.costs import Cost, cost_of, cost_of_sampling
+from finetooth_server.batches.scores import Asked
 from finetooth_server.keys import Caller
-from finetooth_server.scores import Asked
+from finetooth_server.limits.costs import Cost, cost_of, cost_of_sampling
 from finetooth_server.sections import MOST
 from finetooth_server.settings import Limits
 

@@ -237,8 +237,8 @@ def _rows(ask: SimpleNamespace) -> dict[str, Any]:
 def test_sessions_whose_heartbeat_stopped_are_ended(
     start: Any, ask: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from finetooth_server import pruning
     from finetooth_server import service as service_module
+    from finetooth_server.keeping import pruning
 
     service = start(limits={"models": 1})
     session, quiet = service.open_session(ME), service.open_session(ME)
@@ -263,8 +263,8 @@ def test_models_of_clients_that_went_away_make_room(
     start: Any, ask: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next client need not wait for as long as a session may be silent."""
-    from finetooth_server import pruning
     from finetooth_server import service as service_module
+    from finetooth_server.keeping import pruning
 
     service = start(limits={"models": 1})
     left, after = service.open_session(ME), service.open_session(ME)
@@ -279,8 +279,8 @@ def test_models_of_clients_that_went_away_make_room(
 
 
 def test_sessions_of_clients_that_went_away_make_room(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from finetooth_server import pruning
     from finetooth_server import service as service_module
+    from finetooth_server.keeping import pruning
 
     service = start(limits={"sessions": 2})
     for _ in range(2):

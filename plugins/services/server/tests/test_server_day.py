@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Sampling
-from finetooth_server import checkpoints, client_sessions, log, pruning, sampling
+from finetooth_server import client_sessions, log, sampling
 from finetooth_server import service as service_module
+from finetooth_server.keeping import checkpoints, pruning
+from finetooth_server.keeping.records import models, sessions
 from finetooth_server.keys import Caller
-from finetooth_server.records import models, sessions
 from sqlalchemy import event, func, select
 
 ME = Caller("local", "", frozenset({"train", "sample", "read"}))

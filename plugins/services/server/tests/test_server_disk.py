@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import EngineError
-from finetooth_server import audit, room
+from finetooth_server import audit
 from finetooth_server.audit import Audit, audit_key, verify
 from finetooth_server.calls import category_of
 from finetooth_server.faults import DiskFull
+from finetooth_server.keeping.records import Records, metadata
 from finetooth_server.keys import Caller
-from finetooth_server.records import Records, metadata
+from finetooth_server.limits import room
 from finetooth_server.settings import Settings
 from sqlalchemy import text
 

@@ -20,8 +20,8 @@ from finetooth_server.encryption import streams
 from finetooth_server.encryption.master import NONCE, MasterKeys, master_keys, new_key, parsed
 from finetooth_server.encryption.values import Values
 from finetooth_server.encryption.vault import Vault
+from finetooth_server.keeping.records import Records
 from finetooth_server.keys import Caller
-from finetooth_server.records import Records
 from finetooth_server.service import Service
 from finetooth_server.settings import Settings
 from finetooth_wire import wire

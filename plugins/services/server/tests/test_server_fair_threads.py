@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from finetooth_server.fair_threads import CLIENT, FairThreads
+from finetooth_server.limits.fair_threads import CLIENT, FairThreads
 
 
 def asked(threads: FairThreads, client: str, do: Any) -> Future[Any]:

@@ -17,15 +17,16 @@ import finetooth
 import httpx2 as httpx
 import pytest
 from finetooth_hooks import Datum
-from finetooth_server import admission as admission_module
-from finetooth_server import client_sessions, streams
-from finetooth_server.admission import ASKED, LONGEST, PATIENCE, RECENT, Admission
+from finetooth_server import client_sessions
 from finetooth_server.audit import Audit, audit_key, verify
-from finetooth_server.connections import BoundedConnection
+from finetooth_server.batches import streams
 from finetooth_server.faults import TooMuch, Unknown
+from finetooth_server.keeping.records import Records, sessions
 from finetooth_server.keys import Caller, Keys
-from finetooth_server.rates import DEBT, NAMES, Rates, network_of
-from finetooth_server.records import Records, sessions
+from finetooth_server.limits import admission as admission_module
+from finetooth_server.limits.admission import ASKED, LONGEST, PATIENCE, RECENT, Admission
+from finetooth_server.limits.connections import BoundedConnection
+from finetooth_server.limits.rates import DEBT, NAMES, Rates, network_of
 from finetooth_server.refusals import CAUSES, Refusals
 from finetooth_server.settings import Limits, Settings
 from sqlalchemy import event, select
@@ -442,7 +443,7 @@ async def _ask(served: Any, key: str) -> None:
 def test_who_sends_noise_waits_for_the_answer(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr(BoundedConnection, "_noise", Rates(1, 2, clock))
-    monkeypatch.setattr("finetooth_server.connections.HELD", 0.5)
+    monkeypatch.setattr("finetooth_server.limits.connections.HELD", 0.5)
 
     def send() -> bytes:
         with socket.create_connection(("127.0.0.1", served.port), timeout=0.25) as connection:

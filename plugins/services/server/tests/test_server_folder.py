@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import UserError
-from finetooth_server import checkpoints as checkpoints_module
 from finetooth_server.encryption.master import new_key
 from finetooth_server.faults import Conflict, Unknown
-from finetooth_server.folder_lock import folder_lock, make_folder
+from finetooth_server.keeping import checkpoints as checkpoints_module
+from finetooth_server.keeping.folder_lock import folder_lock, make_folder
+from finetooth_server.keeping.model_ids import folder_name
+from finetooth_server.keeping.records import models
 from finetooth_server.keys import Caller
-from finetooth_server.model_ids import folder_name
-from finetooth_server.records import models
 from sqlalchemy import select
 
 

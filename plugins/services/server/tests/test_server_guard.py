@@ -15,8 +15,9 @@ import finetooth
 import httpx2 as httpx
 import pytest
 from finetooth_hooks import Datum
-from finetooth_server import connections, guard
-from finetooth_server.counted_log import Counted, CountedLines
+from finetooth_server import guard
+from finetooth_server.keeping.counted_log import Counted, CountedLines
+from finetooth_server.limits import connections
 from finetooth_server.settings import Limits, Settings
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Sampling, UserError
-from finetooth_server import pruning
 from finetooth_server.faults import Conflict, Unknown
+from finetooth_server.keeping import pruning
 from finetooth_server.keys import Caller
 
 SCOPES = frozenset({"train", "sample", "read"})

@@ -17,8 +17,8 @@ from finetooth_server.commands import audit as audit_command
 from finetooth_server.commands.keys import command
 from finetooth_server.commands.serve import command as serve_command
 from finetooth_server.faults import Unauthorised
+from finetooth_server.keeping.records import Records
 from finetooth_server.keys import Keys
-from finetooth_server.records import Records
 from finetooth_server.settings import Settings
 
 

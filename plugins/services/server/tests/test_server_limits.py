@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from finetooth_hooks import Sampling
 from finetooth_server.faults import TooMuch, Unknown
-from finetooth_server.history import Page
+from finetooth_server.keeping.history import Page
 from finetooth_server.keys import Caller
 
 SCOPES = frozenset({"train", "sample", "read"})
@@ -110,7 +110,7 @@ def test_a_client_that_is_gone_without_a_heartbeat_leaves_no_model_behind(
     start: Any, ask: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client of the Tinker wire that was killed seventeen times, each time before it first said that it is there."""
-    from finetooth_server import pruning
+    from finetooth_server.keeping import pruning
 
     service = start(limits={"models": 2})
     for number in range(3):
@@ -141,7 +141,8 @@ def test_a_session_may_be_finished_twice(start: Any, ask: SimpleNamespace) -> No
 def test_a_session_without_heartbeats_ends_some_time_after_its_last_call(
     start: Any, ask: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from finetooth_server import client_sessions, pruning
+    from finetooth_server import client_sessions
+    from finetooth_server.keeping import pruning
 
     service = start(limits={"idle": 1000.0})
     used, left = made(service, ask), made(service, ask)
@@ -228,7 +229,7 @@ def test_a_request_with_many_faults_is_told_one(body: str, value: Any, said: str
 def test_a_call_has_a_bounded_number_of_rows() -> None:
     """On every face: the Tinker wire's requests hold no JSON."""
     from finetooth_hooks import DataError
-    from finetooth_server.costs import ROWS, cost_of
+    from finetooth_server.limits.costs import ROWS, cost_of
 
     rows = [{"tokens": [5], "targets": [6]}] * (ROWS + 1)
     with pytest.raises(DataError, match=f"{ROWS + 1} rows in one call .*{ROWS}"):

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from finetooth_server.encryption.values import Values
 from finetooth_server.faults import Unknown
+from finetooth_server.keeping.records import Records, models
 from finetooth_server.keys import Caller
 from finetooth_server.log import Log
-from finetooth_server.records import Records, models
 from finetooth_server.settings import Settings
 from sqlalchemy import insert, select
 

@@ -15,8 +15,8 @@ import pytest
 import uvicorn
 from finetooth_hooks import Sampling
 from finetooth_server.commands.serve import _listen
-from finetooth_server.connections import BoundedConnection, telling_server
 from finetooth_server.keys import Caller
+from finetooth_server.limits.connections import BoundedConnection, telling_server
 from finetooth_server.settings import Settings
 from sqlalchemy import text
 

@@ -11,9 +11,9 @@ from finetooth_hooks import Sampling, UserError
 from finetooth_server.commands.place import database_url
 from finetooth_server.encryption.master import new_key, parsed
 from finetooth_server.faults import Unauthorised
+from finetooth_server.keeping.records import Records
 from finetooth_server.keys import Caller
 from finetooth_server.log import Due
-from finetooth_server.records import Records
 from finetooth_server.service import Service
 from finetooth_server.settings import Settings
 

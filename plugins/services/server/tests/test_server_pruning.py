@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from finetooth_hooks import Sampling
 from finetooth_server.faults import Unknown
+from finetooth_server.keeping.records import Records
 from finetooth_server.keys import Caller
-from finetooth_server.records import Records
 
 ME = Caller("local", "", frozenset({"train", "sample", "read"}))
 OTHER = Caller("other", "", frozenset({"train", "sample", "read"}))

@@ -18,8 +18,7 @@ from finetooth_server.collector import MUCH, NEVER, WHOLE, Collector
 from finetooth_server.operations import ROWS_AT_ONCE, data_of, encoded
 from finetooth_server.rest import bodies, reading
 from finetooth_server.settings import Settings
-from finetooth_wire import wire
-from finetooth_wire import json_parts
+from finetooth_wire import json_parts, wire
 
 ROW = {"tokens": [5, 6, 7], "targets": [6, 7, 8]}
 MANY = 2 * reading.SMALL // len(json.dumps(ROW))

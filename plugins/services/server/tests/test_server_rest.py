@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from finetooth_hooks import Datum, Sampling
 from finetooth_hooks.engine import StepSettings
-from finetooth_server.records import calls
+from finetooth_server.keeping.records import calls
 from finetooth_server.settings import Limits, Settings
 from sqlalchemy import update
 

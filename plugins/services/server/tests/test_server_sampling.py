@@ -17,13 +17,13 @@ import pytest
 from finetooth_client import messages
 from finetooth_hooks import Datum, EngineError, Sampling
 from finetooth_hooks.engine import StepSettings
+from finetooth_server.batches.plain_batch import PlainBatch
+from finetooth_server.batches.scores import Asked
 from finetooth_server.guard import Guard
 from finetooth_server.keys import Caller, Keys
-from finetooth_server.plain_batch import PlainBatch
-from finetooth_server.scores import Asked
 from finetooth_server.settings import Limits, Settings
-from finetooth_wire import wire
 from finetooth_torch.generation.joinable_batch import TorchRunningBatch
+from finetooth_wire import wire
 
 LONG = Sampling(max_tokens=240, seed=1, stop_ids=())
 
@@ -305,7 +305,7 @@ def test_one_bad_call_does_not_fail_those_beside_it(
     start: Any, ask: SimpleNamespace, local: Any, monkeypatch: pytest.MonkeyPatch, held: int
 ) -> None:
     """A batch that cannot be computed as a whole: its calls are computed each alone, and only the bad one fails."""
-    from finetooth_server import turns
+    from finetooth_server.batches import turns
 
     class Failing:
         def __init__(self, engine: Any) -> None:

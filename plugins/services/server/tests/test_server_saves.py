@@ -11,11 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from finetooth_server.checkpoints import Checkpoints
+from finetooth_server.batches.scheduling import Running, Scheduler
 from finetooth_server.encryption import vault
+from finetooth_server.keeping.checkpoints import Checkpoints
+from finetooth_server.keeping.records import Records
 from finetooth_server.keys import Caller
-from finetooth_server.records import Records
-from finetooth_server.scheduling import Running, Scheduler
 from finetooth_server.settings import Limits
 
 SCOPES = frozenset({"train", "sample", "read"})

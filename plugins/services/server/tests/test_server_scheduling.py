@@ -12,11 +12,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from finetooth_hooks import Sampling
-from finetooth_server.fairness import Shares
+from finetooth_server.batches.scheduling import AWAITED, IN_VAIN, Running, Scheduler
+from finetooth_server.batches.turns import BESIDE
 from finetooth_server.keys import Caller
-from finetooth_server.scheduling import AWAITED, IN_VAIN, Running, Scheduler
+from finetooth_server.limits.fairness import Shares
 from finetooth_server.settings import Limits
-from finetooth_server.turns import BESIDE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -12,7 +12,7 @@ import httpx2 as httpx
 import numpy as np
 import pytest
 from finetooth_hooks import Datum
-from finetooth_server import scores
+from finetooth_server.batches import scores
 from finetooth_server.settings import Limits, Settings
 
 if find_spec("tinker") is None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from finetooth_hooks import Completion, EngineError, Sampling
 from finetooth_hooks.continuous import Written
-from finetooth_server.shared_batch import PORTION, SharedBatch
+from finetooth_server.batches.shared_batch import PORTION, SharedBatch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from finetooth_hooks import Datum
 from finetooth_hooks.engine import StepSettings
-from finetooth_server import admission
-from finetooth_server.admission import Admission
 from finetooth_server.faults import TooMuch
+from finetooth_server.limits import admission
+from finetooth_server.limits.admission import Admission
 from finetooth_server.operations import SUMS
 from finetooth_server.settings import Limits, Settings
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
-from finetooth_server import checkpoints as checkpoints_module
-from finetooth_server.checkpoints import LONGEST, SHORTEST
+from finetooth_server.keeping import checkpoints as checkpoints_module
+from finetooth_server.keeping.checkpoints import LONGEST, SHORTEST
 from finetooth_server.settings import Settings
 from finetooth_server.tinker.refusals import REFUSALS
 

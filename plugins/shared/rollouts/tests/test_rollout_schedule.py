@@ -17,6 +17,7 @@ from finetooth_hooks.examples import Task
 from finetooth_hooks.rollouts import Prompt, Rollout, Sampled
 from finetooth_hooks.sampling import Sampling
 from finetooth_kit import draws
+from finetooth_methods.batched import Batches
 from finetooth_rollouts.drawing import Drawing
 from finetooth_rollouts.drawn import Drawn
 from finetooth_rollouts.draws import Draw, Scoring
@@ -24,7 +25,6 @@ from finetooth_rollouts.options import RolloutOptions
 from finetooth_rollouts.prompts import Prompts
 from finetooth_rollouts.schedule import Schedule
 from finetooth_rollouts.scoring import WeightedReward
-from finetooth_methods.batched import Batches
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule

@@ -12,8 +12,8 @@ from finetooth_hooks import Options, Prepared, StepReport
 from finetooth_hooks.bases import MethodBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.engine import Engine
-from finetooth_rows.preparing import prepare
 from finetooth_methods.batched import train_step
+from finetooth_rows.preparing import prepare
 
 STEPS, ROWS = 12, 4
 

@@ -48,7 +48,7 @@ def command(
         state.said_json = True
         session.check_memory()
         return
-    from finetooth_rows.overlap import overlap, overlap_line
+    from finetooth_rows.choices.overlap import overlap, overlap_line
     from finetooth_toolbox.cli.tables import show
     from rich.console import Console
 

@@ -77,7 +77,7 @@ def carry_out(state: State, session: Session, detail: Detail = "choices") -> int
     if not session.writes:
         return session.run().exit_code
 
-    from finetooth_rows.overlap import overlap, overlap_line
+    from finetooth_rows.choices.overlap import overlap, overlap_line
     from finetooth_saving.runs.summary import summary_parts
     from finetooth_toolbox.cli.tables import show
     from rich.console import Console

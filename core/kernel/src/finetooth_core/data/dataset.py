@@ -11,13 +11,13 @@ from finetooth_hooks.examples import Rendered
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.preparation import Limit, Preparation, PreparedAs, Rendering
 from finetooth_hooks.protocols import Examples
-from finetooth_rows.cache import DataCache
+from finetooth_rows.choices.selection import Selection
 from finetooth_rows.lazy_examples import examples_of
 from finetooth_rows.picked import PickedSource
-from finetooth_rows.pins import check_snapshot, show_files
 from finetooth_rows.reading import SplitRows
-from finetooth_rows.selection import Selection
 from finetooth_rows.splits import prepare
+from finetooth_rows.storage.cache import DataCache
+from finetooth_rows.storage.pins import check_snapshot, show_files
 from finetooth_rows.streaming import stream
 from finetooth_rows.work import read_all
 

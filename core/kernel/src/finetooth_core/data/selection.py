@@ -8,9 +8,9 @@ from typing import Any
 from finetooth_hooks.errors import RecipeError
 from finetooth_recipes.problems import plain_data, validate
 from finetooth_recipes.recipe_data import DataSection, HeldOut, SourceRows
-from finetooth_rows.choice import Choice, SourceChoice
+from finetooth_rows.choices.choice import Choice, SourceChoice
+from finetooth_rows.choices.slices import Slice, split_reference
 from finetooth_rows.picked import PickedSource
-from finetooth_rows.slices import Slice, split_reference
 
 
 def source_choice(item: Any, setting: str, data: DataSection) -> tuple[Any, SourceChoice, SourceRows]:

@@ -263,7 +263,7 @@ class RunContext:
         return cache_folder() / "plugins"
 
     def hold(self, path: Path) -> None:
-        from finetooth_rows.in_use import hold
+        from finetooth_rows.storage.in_use import hold
 
         weakref.finalize(self, os.close, hold(path))
         with suppress(OSError):  # a cache that may only be read

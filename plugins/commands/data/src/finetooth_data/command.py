@@ -15,7 +15,7 @@ from finetooth_toolbox.text.measures import AGES, SIZES, measured
 from finetooth_data.convert import convert
 
 if TYPE_CHECKING:
-    from finetooth_rows.cache import Kept
+    from finetooth_rows.storage.cache import Kept
 
 _ROWS = re.compile(r"data\.(train|eval)(\.\d+)*\.rows")
 """Decisions about which rows are taken."""
@@ -167,7 +167,7 @@ def list_entries(as_json: bool) -> None:
     """What is kept, last used first."""
     from datetime import datetime
 
-    from finetooth_rows.cache import CacheEntry, list_kept
+    from finetooth_rows.storage.cache import CacheEntry, list_kept
     from finetooth_toolbox.files.cache_folder import cache_folder
 
     entries = list_kept()
@@ -207,7 +207,7 @@ def _kind(kept: Kept) -> str:
 @click.option("--all", "everything", is_flag=True, help="Everything.")
 def prune(keep: str | None, older_than: str | None, everything: bool) -> None:
     """Remove prepared data and fetched files, those used longest ago first; never what a run is using."""
-    from finetooth_rows.cache import prune_cache
+    from finetooth_rows.storage.cache import prune_cache
     from finetooth_toolbox.text.measures import size
 
     if (keep is not None) + (older_than is not None) + everything != 1:

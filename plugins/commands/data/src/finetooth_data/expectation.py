@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from finetooth_hooks.recipe_rows import Decided
-from finetooth_rows.token_rows import positions_of
+from finetooth_rows.storage.token_rows import positions_of
 
 from finetooth_data.survey import Survey, data_of_row, training_steps
 

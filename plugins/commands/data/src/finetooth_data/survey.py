@@ -19,10 +19,10 @@ from finetooth_hooks.plan import TrainSettings
 from finetooth_hooks.preparation import PreparedRows
 from finetooth_hooks.recipe_rows import Decided
 from finetooth_hooks.reports import DataReport
-from finetooth_rows.overlap import cut_at, held_out_as_trained
-from finetooth_rows.repeats import Digests, Repeats, digests_of, repeats, shared
-from finetooth_rows.token_rows import positions_of
 from finetooth_methods.batched import Batches
+from finetooth_rows.choices.overlap import cut_at, held_out_as_trained
+from finetooth_rows.choices.repeats import Digests, Repeats, digests_of, repeats, shared
+from finetooth_rows.storage.token_rows import positions_of
 
 Lengths = np.ndarray[Any, np.dtype[np.int64]]
 Quantiles = tuple[int, int, int, int]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from finetooth_hooks.examples import PLURALS
 from finetooth_hooks.plan import Decision
-from finetooth_rows.overlap import named, overlap_line, rows_of
+from finetooth_rows.choices.overlap import named, overlap_line, rows_of
 from finetooth_toolbox.cli.tables import duration, table, value
 from finetooth_toolbox.text.controls import escape_controls
 from rich.console import Console, RenderableType

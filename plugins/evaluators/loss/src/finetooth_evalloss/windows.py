@@ -6,7 +6,7 @@ import numpy as np
 from finetooth_hooks import DataError, DataReport, Datum
 from finetooth_hooks.preparation import PreparedRows
 from finetooth_hooks.problems import SHOWN
-from finetooth_rows.lazy import LazySequence
+from finetooth_rows.storage.lazy import LazySequence
 from numpy.typing import NDArray
 
 TOO_SHORT = "too short to predict a token"

@@ -11,6 +11,7 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.datum import Datum
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.rollouts import Rollout
+from finetooth_methods.reference import ROLE as REFERENCE
 from finetooth_rollouts.advantages import normalised_over_batch
 from finetooth_rollouts.asking import as_drawn, said_of
 from finetooth_rollouts.data import data_of, drawn_logprobs, for_every
@@ -18,7 +19,6 @@ from finetooth_rollouts.method import RolloutMethod, surrogate_loss
 from finetooth_rollouts.options import RolloutOptions
 from finetooth_rollouts.token_weights import LossType
 from finetooth_toolbox.combined_losses import combined
-from finetooth_methods.reference import ROLE as REFERENCE
 from pydantic import Field, model_validator
 
 from finetooth_ppo.critic_start import CriticStart

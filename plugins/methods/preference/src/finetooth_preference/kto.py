@@ -9,10 +9,10 @@ from finetooth_hooks import DataError, Datum, Engine, Prepared, RecipeError, Ste
 from finetooth_hooks.context import Context
 from finetooth_hooks.engine import RoleModel
 from finetooth_hooks.preparation import Limit, Rendering
-from finetooth_rows.refusing import refuse_left_out
 from finetooth_methods.batched import BatchedMethod, train_step
 from finetooth_methods.preference_health import Health
 from finetooth_methods.reference import ReferencePolicy
+from finetooth_rows.refusing import refuse_left_out
 
 from finetooth_preference.mismatched import kl_estimate
 from finetooth_preference.options import KtoOptions

@@ -10,11 +10,11 @@ from finetooth_hooks import Engine, LossSpec, Pick, Prepared, RecipeError, StepR
 from finetooth_hooks.context import Context
 from finetooth_hooks.engine import RoleModel
 from finetooth_hooks.preparation import Limit, Rendering
-from finetooth_rows.refusing import refuse_left_out
 from finetooth_methods.batched import BatchedMethod, train_step
-from finetooth_toolbox.combined_losses import combined
 from finetooth_methods.preference_health import Health
 from finetooth_methods.reference import ADAPTER_OFF, ReferenceOptions, ReferencePolicy
+from finetooth_rows.refusing import refuse_left_out
+from finetooth_toolbox.combined_losses import combined
 
 from finetooth_preference.options import (
     CpoOptions,

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 from finetooth_hooks import DataReport, Datum
-from finetooth_rows.lazy import LazySequence
+from finetooth_rows.storage.lazy import LazySequence
 
 from finetooth_preference.precomputed import ReferenceLogprobs
 

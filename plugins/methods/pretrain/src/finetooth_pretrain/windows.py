@@ -12,7 +12,7 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Segments
 from finetooth_hooks.preparation import PreparedRows, Render
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_rows.lazy import LazySequence
+from finetooth_rows.storage.lazy import LazySequence
 from finetooth_toolbox.messages.prompts import closed, encode_document
 from numpy.typing import NDArray
 

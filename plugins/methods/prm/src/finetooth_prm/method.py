@@ -11,8 +11,8 @@ from finetooth_hooks import DataError, Datum, Options, Pick, Prepared, RecipeErr
 from finetooth_hooks.context import Context
 from finetooth_hooks.preparation import Limit, Rendering
 from finetooth_hooks.reports import StepReport
-from finetooth_rows.refusing import refuse_left_out
 from finetooth_methods.batched import BatchedMethod
+from finetooth_rows.refusing import refuse_left_out
 from pydantic import Field
 
 from finetooth_prm.rendering import LabelledSteps

@@ -14,7 +14,7 @@ from finetooth_hooks import DataError, Datum, Example, Rendered
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Stepwise
 from finetooth_hooks.preparation import Render
-from finetooth_rows.lazy import LazySequence
+from finetooth_rows.storage.lazy import LazySequence
 from finetooth_toolbox.messages.answers import has_words, separator_tokens, step_tokens
 
 NO_STEPS = "method prm learns from answers in steps, each with a label"

@@ -10,9 +10,9 @@ from finetooth_hooks import DataError, Datum, Engine, Options, Pick, Prepared, R
 from finetooth_hooks.context import Context
 from finetooth_hooks.preparation import Rendering
 from finetooth_hooks.reports import StepReport
-from finetooth_rows.refusing import refuse_left_out
 from finetooth_methods.batched import BatchedMethod
 from finetooth_methods.preference_health import Health
+from finetooth_rows.refusing import refuse_left_out
 from pydantic import Field
 
 from finetooth_reward.rendering import Kind, kind_of

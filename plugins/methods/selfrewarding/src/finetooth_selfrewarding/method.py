@@ -17,11 +17,11 @@ from finetooth_hooks.plan import Pick
 from finetooth_hooks.reports import DataReport, Prepared, StepReport
 from finetooth_hooks.rollouts import Prompt, Rollout
 from finetooth_hooks.sampling import Sampling
+from finetooth_methods.batched import train_step
 from finetooth_rollouts.advantages import groups_of
 from finetooth_rollouts.checked_sampler import CheckedSampler
 from finetooth_rollouts.prompts import Prompts
 from finetooth_rollouts.scoring import build_rewards, prompt_text, scored
-from finetooth_methods.batched import train_step
 from pydantic import Field
 
 from finetooth_selfrewarding.judging import RUBRIC, OwnJudge

@@ -9,8 +9,8 @@ from typing import Any
 
 from finetooth_hooks.context import Context
 from finetooth_hooks.models import Tokenizer
-from finetooth_wire import wire
 from finetooth_toolbox.text.strict_json import received
+from finetooth_wire import wire
 
 from finetooth_openai.messages import calls_json
 

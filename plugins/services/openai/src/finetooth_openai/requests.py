@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from finetooth_hooks import Sampling
-from finetooth_wire.bounds import brief
 from finetooth_toolbox.text.nearest import nearest
+from finetooth_wire.bounds import brief
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from finetooth_openai.faults import Fault

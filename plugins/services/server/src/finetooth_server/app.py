@@ -13,10 +13,10 @@ from finetooth_hooks import FinetoothError
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from finetooth_server.connections import most_connections
 from finetooth_server.faces import OWN, Desk, Endpoint, load, root_of
-from finetooth_server.fair_threads import FairThreads
 from finetooth_server.guard import Guard, problem
+from finetooth_server.limits.connections import most_connections
+from finetooth_server.limits.fair_threads import FairThreads
 from finetooth_server.rest.downloads import download_router
 from finetooth_server.rest.pages import pages_router
 from finetooth_server.rest.routes import open_router, refused_body, router

@@ -23,7 +23,7 @@ from typing import Any
 from finetooth_hooks import UserError
 from finetooth_toolbox import blame
 
-from finetooth_server.records import now
+from finetooth_server.keeping.records import now
 
 FIRST = "0" * 64
 

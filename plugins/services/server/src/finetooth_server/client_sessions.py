@@ -11,9 +11,9 @@ from sqlalchemy import Connection, Table, func, insert, select, update
 
 from finetooth_server.bases import Bases
 from finetooth_server.faults import Unknown
+from finetooth_server.keeping.pruning import Pruner, make_place
+from finetooth_server.keeping.records import Records, now, sessions
 from finetooth_server.keys import Caller
-from finetooth_server.pruning import Pruner, make_place
-from finetooth_server.records import Records, now, sessions
 from finetooth_server.sections import described
 from finetooth_server.settings import Settings
 

@@ -13,8 +13,8 @@ from finetooth_hooks import CommandContext, FinetoothError, PluginError, Samplin
 from finetooth_hooks.faces import Asgi, Face, FaceCaller, FacePiece, StackPart
 from finetooth_toolbox.text.nearest import nearest
 
+from finetooth_server.batches.scores import Asked
 from finetooth_server.keys import Caller
-from finetooth_server.scores import Asked
 from finetooth_server.service import Service
 
 OWN = ("api", "tinker")

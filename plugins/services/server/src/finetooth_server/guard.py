@@ -13,14 +13,14 @@ from finetooth_hooks import FinetoothError, UserError
 from finetooth_wire.bounds import brief
 from starlette.responses import JSONResponse, Response
 
-from finetooth_server.admission import Admission
 from finetooth_server.calls import STATUS, category_of
-from finetooth_server.counted_log import Counted
-from finetooth_server.fair_threads import CLIENT
 from finetooth_server.faults import Busy, DiskFull, Forbidden, Refused, TooMuch, Unauthorised
+from finetooth_server.keeping.counted_log import Counted
 from finetooth_server.keys import Caller
-from finetooth_server.rates import network_of
-from finetooth_server.room import check_room
+from finetooth_server.limits.admission import Admission
+from finetooth_server.limits.fair_threads import CLIENT
+from finetooth_server.limits.rates import network_of
+from finetooth_server.limits.room import check_room
 from finetooth_server.service import Service
 
 Message = MutableMapping[str, Any]

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from finetooth_server.audit import Audit
 from finetooth_server.faults import Forbidden, Unauthorised
-from finetooth_server.records import Records, key_events, keys, now
+from finetooth_server.keeping.records import Records, key_events, keys, now
 
 SCOPES = ("train", "sample", "read", "download", "admin")
 """`train`: create, train and delete models; `sample`: from weights that exist; `read`: see what there is; `download`:

@@ -17,13 +17,13 @@ from typing import Any
 from finetooth_wire import json_parts
 from sqlalchemy import Connection, Row, func, insert, select, update
 
+from finetooth_server.batches.due_calls import due_in, executable, waiting_besides
 from finetooth_server.calls import CANCELLED, CRASHES, REFUSED, Call, Category, Due, Waiting
-from finetooth_server.due_calls import due_in, executable, waiting_besides
 from finetooth_server.encryption.values import Values
 from finetooth_server.faults import Busy, Conflict, TooMuch, Unknown
+from finetooth_server.keeping.records import DONE, FAILED, QUEUED, Records, calls, models, now, samplers
 from finetooth_server.keys import Caller
-from finetooth_server.records import DONE, FAILED, QUEUED, Records, calls, models, now, samplers
-from finetooth_server.room import until_room
+from finetooth_server.limits.room import until_room
 
 __all__ = ["CANCELLED", "CRASHES", "REFUSED", "Call", "Category", "Due", "Log", "Waiting"]
 

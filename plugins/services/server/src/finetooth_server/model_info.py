@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from finetooth_server.records import calls, models
+from finetooth_server.keeping.records import calls, models
 
 LAST = select(func.max(calls.c.seq)).where(calls.c.queue == models.c.id).scalar_subquery().label("last")
 """Number of a model's last call in the log; old calls are removed from it."""

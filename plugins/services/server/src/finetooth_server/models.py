@@ -18,14 +18,14 @@ from finetooth_hooks.losses import LossSpec
 from finetooth_wire import json_parts
 from sqlalchemy import Row, select, update
 
-from finetooth_server.checkpoints import STATE, WEIGHTS, Checkpoints
 from finetooth_server.collector import collect
 from finetooth_server.encryption.vault import Vault
+from finetooth_server.keeping.checkpoints import STATE, WEIGHTS, Checkpoints
+from finetooth_server.keeping.model_ids import folder_name
+from finetooth_server.keeping.records import DONE, FAILED, Records, models
 from finetooth_server.live import LiveModel, state_copied
 from finetooth_server.log import Due, Log
-from finetooth_server.model_ids import folder_name
 from finetooth_server.operations import OPERATIONS, handle_number
-from finetooth_server.records import DONE, FAILED, Records, models
 from finetooth_server.settings import Settings
 
 CREATE, SAVE, LOAD = "create", "save", "load"

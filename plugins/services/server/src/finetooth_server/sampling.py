@@ -18,13 +18,13 @@ from finetooth_hooks.sampling import ShownPrompt
 from finetooth_wire import wire
 from sqlalchemy import insert, select, update
 
-from finetooth_server import scores
+from finetooth_server.batches import scores
+from finetooth_server.batches.hosts import Hosts
 from finetooth_server.collector import collect
 from finetooth_server.encryption.vault import Vault
 from finetooth_server.faults import Unknown
-from finetooth_server.hosts import Hosts
-from finetooth_server.model_ids import of_tenant
-from finetooth_server.records import Records, now, samplers
+from finetooth_server.keeping.model_ids import of_tenant
+from finetooth_server.keeping.records import Records, now, samplers
 from finetooth_server.settings import Limits
 
 

@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from finetooth_hooks import UserError
-from finetooth_wire import wire
 from finetooth_toolbox.text.nearest import nearest
+from finetooth_wire import wire
 
 from finetooth_server.faults import Unknown
 

@@ -16,33 +16,33 @@ from finetooth_wire.bounds import brief
 from sqlalchemy import func, insert, select, update
 
 from finetooth_server.audit import Audit, audit_key, has_key
-from finetooth_server.checkpoints import Checkpoint, Checkpoints
+from finetooth_server.batches.scores import NOTHING, Asked
+from finetooth_server.batches.stacks import Stacks
+from finetooth_server.batches.streams import Streams
 from finetooth_server.client_sessions import ClientSessions, count_of_open
 from finetooth_server.collector import collect
-from finetooth_server.costs import Cost, cost_of, cost_of_sampling
 from finetooth_server.encryption.values import Values
 from finetooth_server.encryption.vault import Vault
 from finetooth_server.faults import Conflict, TooMuch, Unknown
-from finetooth_server.folder_lock import make_folder
-from finetooth_server.history import History
 from finetooth_server.images import Images
+from finetooth_server.keeping.checkpoints import Checkpoint, Checkpoints
+from finetooth_server.keeping.folder_lock import make_folder
+from finetooth_server.keeping.history import History
+from finetooth_server.keeping.model_ids import SAMPLERS, check_id, of_tenant, same_folder
+from finetooth_server.keeping.pruning import Pruner, end_sessions
+from finetooth_server.keeping.records import QUEUED, Records, calls, models, now, samplers, sessions
 from finetooth_server.keys import Caller, Keys
+from finetooth_server.limits.costs import Cost, cost_of, cost_of_sampling
+from finetooth_server.limits.usage import Usage, usage, write_limits
 from finetooth_server.log import REFUSED, Call, Log
-from finetooth_server.model_ids import SAMPLERS, check_id, of_tenant, same_folder
 from finetooth_server.model_info import LAST, ModelInfo, model_info
 from finetooth_server.models import CREATE, LOAD, SAVE, Models
 from finetooth_server.operations import OPERATIONS
-from finetooth_server.pruning import Pruner, end_sessions
-from finetooth_server.records import QUEUED, Records, calls, models, now, samplers, sessions
 from finetooth_server.refusals import Refusals
 from finetooth_server.sampling import Samplers, batch_key, open_sampler
-from finetooth_server.scores import NOTHING, Asked
 from finetooth_server.sections import STRATEGY, all_of, described, merged, refuse_strategy
 from finetooth_server.settings import Settings
-from finetooth_server.stacks import Stacks
-from finetooth_server.streams import Streams
 from finetooth_server.tickets import Tickets
-from finetooth_server.usage import Usage, usage, write_limits
 from finetooth_server.writer import Writer
 
 LOGGER = logging.getLogger("finetooth.server")

@@ -13,8 +13,8 @@ import json
 import secrets
 
 from finetooth_server.faults import Unauthorised
+from finetooth_server.keeping.records import now
 from finetooth_server.keys import Caller, Keys
-from finetooth_server.records import now
 
 LASTS = 3600.0
 """Seconds for which a ticket is good."""

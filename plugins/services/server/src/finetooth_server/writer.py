@@ -16,20 +16,20 @@ from finetooth_wire import json_parts
 from sqlalchemy import Row, select
 
 from finetooth_server.audit import Audit
+from finetooth_server.batches.scheduling import Running, Scheduler
+from finetooth_server.batches.streams import Streams
+from finetooth_server.batches.turns import SamplingTurns
 from finetooth_server.calls import category_of, in_turn
-from finetooth_server.checkpoints import Checkpoints
 from finetooth_server.collector import collect
 from finetooth_server.faults import DiskFull
+from finetooth_server.keeping.checkpoints import Checkpoints
+from finetooth_server.keeping.records import Records, models
 from finetooth_server.live import LiveModel
 from finetooth_server.log import CANCELLED, Due, Log
 from finetooth_server.models import CREATE, LOAD, SAVE, Models, snapshot_marks
 from finetooth_server.operations import OPERATIONS
-from finetooth_server.records import Records, models
 from finetooth_server.sampling import Samplers, open_sampler
-from finetooth_server.scheduling import Running, Scheduler
 from finetooth_server.settings import Settings
-from finetooth_server.streams import Streams
-from finetooth_server.turns import SamplingTurns
 
 LOGGER = logging.getLogger("finetooth.server")
 

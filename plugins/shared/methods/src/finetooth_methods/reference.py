@@ -9,9 +9,8 @@ from finetooth_hooks.engine import Engine, RoleModel
 from finetooth_hooks.errors import PlanError, RecipeError
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.options import Options
-from pydantic import BeforeValidator, Field
-
 from finetooth_toolbox.combined_losses import with_known_role
+from pydantic import BeforeValidator, Field
 
 ROLE = "reference"
 AUTO, ADAPTER_OFF, FROZEN_COPY, PRECOMPUTED = "auto", "adapter-off", "frozen-copy", "precomputed"

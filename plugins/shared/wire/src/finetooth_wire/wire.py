@@ -21,9 +21,8 @@ from finetooth_hooks.examples import CALLED, MediumKind
 from finetooth_hooks.loss_totals import LossTotals
 from finetooth_hooks.losses import Contribution, Metric
 from finetooth_hooks.sampling import Completion, Generated, Sampling, ShownPrompt
-from numpy.typing import NDArray
-
 from finetooth_toolbox.messages.media import CHUNKS
+from numpy.typing import NDArray
 
 Json = Any
 """What `json` reads and writes."""

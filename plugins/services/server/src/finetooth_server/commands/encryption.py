@@ -14,7 +14,7 @@ from finetooth_server.commands.place import FOLDER, records_of
 from finetooth_server.encryption import values
 from finetooth_server.encryption.master import MasterKeys, master_keys, new_key
 from finetooth_server.encryption.vault import Vault
-from finetooth_server.folder_lock import folder_lock
+from finetooth_server.keeping.folder_lock import folder_lock
 
 PLAIN = "not encrypted"
 

@@ -100,7 +100,7 @@ def limits_of(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def status(folder: Path, database: str) -> None:
     """Show the limits of a server, running or not, and what its tenants take."""
-    from finetooth_server.usage import read_limits, usage
+    from finetooth_server.limits.usage import read_limits, usage
 
     records = records_of(folder, database)
     try:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from finetooth_hooks import UserError
 
-from finetooth_server.records import Records
+from finetooth_server.keeping.records import Records
 from finetooth_server.settings import DATABASE, Settings
 
 FOLDER = Path("runs/server")

@@ -16,7 +16,7 @@ from finetooth_hooks.faces import Face
 from finetooth_server.commands.limits import STATUS, limit_options, limits_of, status
 from finetooth_server.commands.place import FOLDER, database_url, is_there, records_of
 from finetooth_server.faces import OWN, Desk, check, load, names
-from finetooth_server.folder_lock import folder_lock
+from finetooth_server.keeping.folder_lock import folder_lock
 from finetooth_server.keys import Keys
 from finetooth_server.settings import Limits, Settings
 
@@ -109,7 +109,7 @@ def command(
         status(folder, database)
         return
     from finetooth_server.encryption.master import master_keys
-    from finetooth_server.served_adapters import served_adapters
+    from finetooth_server.keeping.served_adapters import served_adapters
     from finetooth_server.service import Service
 
     check(obj, faces)
@@ -170,8 +170,8 @@ def _listen_and_serve(
 
     from finetooth_server.app import make_app
     from finetooth_server.collector import settle
-    from finetooth_server.connections import AT_ONCE, BoundedConnection, telling_server
-    from finetooth_server.counted_log import count_lines_of_libraries
+    from finetooth_server.keeping.counted_log import count_lines_of_libraries
+    from finetooth_server.limits.connections import AT_ONCE, BoundedConnection, telling_server
     from finetooth_server.tls import reached_as
 
     listening = _listen(host, port)

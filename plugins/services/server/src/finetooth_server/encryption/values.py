@@ -15,7 +15,7 @@ from finetooth_hooks import UserError
 from sqlalchemy import insert, select, update
 
 from finetooth_server.encryption.master import NONCE, SIZE, MasterKeys
-from finetooth_server.records import Records, calls, data_keys, now
+from finetooth_server.keeping.records import Records, calls, data_keys, now
 
 MARK = b"\x01"
 """Begins an encrypted value; a plain one is JSON and begins with something else."""

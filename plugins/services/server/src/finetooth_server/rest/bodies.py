@@ -8,8 +8,8 @@ from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from finetooth_server.costs import ROWS
-from finetooth_server.model_ids import LONGEST, PATTERN
+from finetooth_server.keeping.model_ids import LONGEST, PATTERN
+from finetooth_server.limits.costs import ROWS
 
 Result = TypeVar("Result")
 

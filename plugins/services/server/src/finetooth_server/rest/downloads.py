@@ -12,8 +12,8 @@ from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
-from finetooth_server.checkpoints import WEIGHTS
 from finetooth_server.faults import Unknown
+from finetooth_server.keeping.checkpoints import WEIGHTS
 from finetooth_server.keys import Caller
 from finetooth_server.rest.routes import ANSWERS, KEYED, CallerOf, ServiceOf
 from finetooth_server.service import Service

@@ -14,15 +14,15 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from finetooth_wire import wire
 from starlette.exceptions import HTTPException
 
+from finetooth_server.batches.scores import Asked
 from finetooth_server.faults import Forbidden
 from finetooth_server.keys import Caller
+from finetooth_server.limits.room import state_of
 from finetooth_server.log import Call
 from finetooth_server.operations import prompts_of
 from finetooth_server.rest import bodies as b
 from finetooth_server.rest.answers import CallAnswer
 from finetooth_server.rest.reading import ReadRoute, WrongBody, told
-from finetooth_server.room import state_of
-from finetooth_server.scores import Asked
 from finetooth_server.service import ModelInfo, Service
 
 FACE = "rest"

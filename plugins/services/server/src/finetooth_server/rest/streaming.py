@@ -11,12 +11,12 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 
+from finetooth_server.batches.streams import Piece
 from finetooth_server.keys import Caller
 from finetooth_server.log import Call
 from finetooth_server.rest.answers import call_bytes
 from finetooth_server.rest.routes import ANSWERS, KEYED, CallerOf, ServiceOf
 from finetooth_server.service import Service
-from finetooth_server.streams import Piece
 
 EVENTS = "text/event-stream"
 

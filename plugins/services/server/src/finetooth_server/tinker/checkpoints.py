@@ -11,8 +11,8 @@ from urllib.parse import quote
 from finetooth_hooks import UserError
 from finetooth_wire import wire
 
-from finetooth_server.checkpoints import EXTERNAL, Checkpoint
-from finetooth_server.copies import copy_checkpoint
+from finetooth_server.keeping.checkpoints import EXTERNAL, Checkpoint
+from finetooth_server.keeping.copies import copy_checkpoint
 from finetooth_server.keys import Caller
 from finetooth_server.rest.downloads import artifact
 from finetooth_server.service import Service

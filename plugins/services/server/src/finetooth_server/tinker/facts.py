@@ -10,7 +10,7 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
 from finetooth_server.keys import Caller
-from finetooth_server.room import state_of
+from finetooth_server.limits.room import state_of
 from finetooth_server.service import Service
 from finetooth_server.tinker import names
 from finetooth_server.tinker.requests import lora_parts

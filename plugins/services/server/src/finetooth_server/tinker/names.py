@@ -9,8 +9,8 @@ tinker://MODEL/external_weights/NAME        files for programs elsewhere
 
 from __future__ import annotations
 
-from finetooth_server.checkpoints import EXTERNAL, STATE, WEIGHTS, Checkpoint
 from finetooth_server.faults import Unknown
+from finetooth_server.keeping.checkpoints import EXTERNAL, STATE, WEIGHTS, Checkpoint
 from finetooth_server.keys import Caller
 from finetooth_server.service import Service
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from finetooth_hooks import UserError
 
-from finetooth_server.history import Page
+from finetooth_server.keeping.history import Page
 from finetooth_server.keys import Caller
 
 OWNED, ACCESSIBLE = "owned", "accessible"

@@ -12,7 +12,7 @@ from finetooth_hooks.engine import StepSettings
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_wire import wire
 
-from finetooth_server.scores import Asked
+from finetooth_server.batches.scores import Asked
 
 ALPHA = 32.0
 """LoRA's alpha, which is not on the wire; other servers of it take the same."""

@@ -16,17 +16,16 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from finetooth_hooks import FinetoothError, ImageChunk, Sampling, UserError
-from finetooth_wire import wire
-from finetooth_wire import json_parts
+from finetooth_wire import json_parts, wire
 
-from finetooth_server.checkpoints import EXTERNAL, STATE, WEIGHTS, Checkpoint, check_ttl
+from finetooth_server.batches.scores import Asked
 from finetooth_server.faults import Refused
+from finetooth_server.keeping.checkpoints import EXTERNAL, STATE, WEIGHTS, Checkpoint, check_ttl
 from finetooth_server.keys import Caller
 from finetooth_server.log import Call
 from finetooth_server.rest.downloads import artifact_file
 from finetooth_server.rest.reading import beside
 from finetooth_server.sampling import join_sampler
-from finetooth_server.scores import Asked
 from finetooth_server.service import Service
 from finetooth_server.tinker import checkpoints, facts, names, pages, requests, runs
 from finetooth_server.tinker.refusals import REFUSALS, Refusal

@@ -8,8 +8,8 @@ from typing import Any
 from finetooth_hooks import UserError
 from finetooth_wire import wire
 
-from finetooth_server.checkpoints import EXTERNAL, STATE, WEIGHTS
-from finetooth_server.history import Run, SessionRecord
+from finetooth_server.keeping.checkpoints import EXTERNAL, STATE, WEIGHTS
+from finetooth_server.keeping.history import Run, SessionRecord
 from finetooth_server.keys import Caller
 from finetooth_server.service import Service
 from finetooth_server.tinker import names, pages

@@ -18,7 +18,7 @@ from finetooth_hooks.preparation import PreparedRows
 from finetooth_toolbox.messages import media as row_media
 from numpy.typing import NDArray
 
-from finetooth_rows.lazy import LazySequence
+from finetooth_rows.storage.lazy import LazySequence
 
 Int32Array = NDArray[np.int32]
 Int64Array = NDArray[np.int64]

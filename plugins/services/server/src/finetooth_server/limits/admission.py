@@ -18,7 +18,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 from finetooth_server.faults import TooMuch
-from finetooth_server.rates import Rates
+from finetooth_server.limits.rates import Rates
 from finetooth_server.settings import Limits
 
 BURST = 1.0

@@ -17,9 +17,9 @@ from sqlalchemy import ColumnElement, Row, Select, delete, func, insert, select,
 
 from finetooth_server.encryption.vault import Vault
 from finetooth_server.faults import Unknown
+from finetooth_server.keeping.records import Records, checkpoints, models, now, samplers, sessions
 from finetooth_server.keys import Caller
 from finetooth_server.live import state_copied
-from finetooth_server.records import Records, checkpoints, models, now, samplers, sessions
 
 Kind = Literal["state", "weights", "external"]
 """`state`: everything that trains, and the weights; `weights`: what a sampler reads; `external`: the same files, for

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from finetooth_rows.slices import Slice
+from finetooth_rows.choices.slices import Slice
 from finetooth_rows.tally import Tally
 
 

@@ -33,11 +33,11 @@ from finetooth_toolbox.decisions import Note
 from finetooth_toolbox.files.cache_folder import ABANDONED, cache_folder, remove_folder, write_whole
 from finetooth_toolbox.files.file_hashes import FileHashes, file_sha256, signature
 
-from finetooth_rows.arrow_rows import ArrowPortions, PortionFacts
-from finetooth_rows.fetched import Fetched, fetched, sweep_fetched
-from finetooth_rows.in_use import all_unused, hold, unused
+from finetooth_rows.storage.arrow_rows import ArrowPortions, PortionFacts
+from finetooth_rows.storage.fetched import Fetched, fetched, sweep_fetched
+from finetooth_rows.storage.in_use import all_unused, hold, unused
+from finetooth_rows.storage.token_rows import TokenRows
 from finetooth_rows.tally import Tally
-from finetooth_rows.token_rows import TokenRows
 
 ROWS = "rows.arrow"
 MANIFEST = "manifest.json"

@@ -12,8 +12,8 @@ from finetooth_hooks import UserError
 from sqlalchemy import ColumnElement, Table, and_, func, or_, select
 
 from finetooth_server.faults import Unknown
+from finetooth_server.keeping.records import Records, calls, models, samplers, sessions
 from finetooth_server.keys import Caller
-from finetooth_server.records import Records, calls, models, samplers, sessions
 
 MOST = 1000
 """Entries of a page, at most."""

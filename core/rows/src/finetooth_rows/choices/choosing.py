@@ -17,11 +17,11 @@ from finetooth_hooks.examples import LeftOut, Row, examples_in
 from finetooth_hooks.problems import Problems
 from numpy.typing import NDArray
 
-from finetooth_rows.choice import Choice, Chosen, SourceChoice
-from finetooth_rows.content import NearRows, digest, lot
+from finetooth_rows.choices.choice import Choice, Chosen, SourceChoice
+from finetooth_rows.choices.content import NearRows, digest, lot
+from finetooth_rows.choices.slices import Slice
 from finetooth_rows.picked import PickedFormat, PickedSource
 from finetooth_rows.read_so_far import Reading
-from finetooth_rows.slices import Slice
 from finetooth_rows.tally import Tally
 from finetooth_rows.work import broken_rows_first, no_rows, rows_of, work_of_source
 

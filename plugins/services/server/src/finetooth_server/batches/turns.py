@@ -18,22 +18,21 @@ from typing import Any
 
 from finetooth_hooks import Completion, Engine, FinetoothError, UpstreamError
 from finetooth_hooks.held import HeldAdapter
-from finetooth_wire import wire
-from finetooth_wire import json_parts
+from finetooth_wire import json_parts, wire
 from sqlalchemy import select
 
 from finetooth_server.audit import Audit
+from finetooth_server.batches.plain_batch import TenantsBatch, running_batch
+from finetooth_server.batches.stacks import Stacks, Weights
+from finetooth_server.batches.streams import Streams
 from finetooth_server.calls import category_of
-from finetooth_server.checkpoints import Checkpoints
 from finetooth_server.faults import Unknown
+from finetooth_server.keeping.checkpoints import Checkpoints
+from finetooth_server.keeping.model_ids import SAMPLERS
+from finetooth_server.keeping.records import Records, samplers
 from finetooth_server.log import CANCELLED, REFUSED, Due, Log
-from finetooth_server.model_ids import SAMPLERS
-from finetooth_server.plain_batch import TenantsBatch, running_batch
-from finetooth_server.records import Records, samplers
 from finetooth_server.sampling import Samplers, begin, complete
 from finetooth_server.settings import Settings
-from finetooth_server.stacks import Stacks, Weights
-from finetooth_server.streams import Streams
 
 LOGGER = logging.getLogger("finetooth.server")
 

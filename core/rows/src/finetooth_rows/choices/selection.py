@@ -16,11 +16,11 @@ import numpy as np
 from finetooth_toolbox.decisions import Decisions
 from finetooth_toolbox.files.cache_folder import write_whole
 
-from finetooth_rows.cache import CHOICES, DataCache
-from finetooth_rows.choice import Choice, Chosen
-from finetooth_rows.choosing import choose
-from finetooth_rows.key import OWN_PACKAGES, Unknowable, code_hash, named_sources, versions
+from finetooth_rows.choices.choice import Choice, Chosen
+from finetooth_rows.choices.choosing import choose
 from finetooth_rows.picked import PickedFormat, PickedSource
+from finetooth_rows.storage.cache import CHOICES, DataCache
+from finetooth_rows.storage.key import OWN_PACKAGES, Unknowable, code_hash, named_sources, versions
 from finetooth_rows.tally import Tally
 
 REMEMBERED_FROM = 2_000_000

@@ -10,7 +10,7 @@ from finetooth_hooks.preparation import Limit, PreparedAs
 from finetooth_hooks.recipe_rows import Decided
 from finetooth_hooks.reports import DataReport
 
-from finetooth_rows.repeats import Digests, Repeats, digests_of, shared
+from finetooth_rows.choices.repeats import Digests, Repeats, digests_of, shared
 from finetooth_rows.tally import SPLIT
 
 COMPARED = 50_000

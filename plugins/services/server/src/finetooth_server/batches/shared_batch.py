@@ -15,7 +15,7 @@ from typing import Any
 from finetooth_hooks import Sampling
 from finetooth_hooks.continuous import RunningBatch, Written
 
-from finetooth_server.fairness import Shares
+from finetooth_server.limits.fairness import Shares
 
 PORTION = 16
 """Samples that begin together: their prompt is read once for all of them."""

@@ -12,9 +12,9 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from finetooth_server.admission import HELD
 from finetooth_server.guard import SLOWEST
-from finetooth_server.rates import Rates, network_of
+from finetooth_server.limits.admission import HELD
+from finetooth_server.limits.rates import Rates, network_of
 
 MOST = 2048
 """Connections at once, unless the system allows the process fewer files."""

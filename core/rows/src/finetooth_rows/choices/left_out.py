@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.reports import DataReport
 
-from finetooth_rows.choosing import DEDUPLICATE
+from finetooth_rows.choices.choosing import DEDUPLICATE
 from finetooth_rows.tally import IN_A_PIECE, LENGTH_SETTINGS
 
 SAID = 0.1

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetooth_server.faults import TooMuch
+from finetooth_server.keeping.records import DONE, QUEUED
 from finetooth_server.keys import Caller
 from finetooth_server.log import Call, Log
-from finetooth_server.records import DONE, QUEUED
 
 LOOKS = 100.0
 """Times in a second that a tenant's streams together look for new tokens: with many of them each has more at once."""

@@ -8,7 +8,7 @@ from typing import Any
 from finetooth_hooks import UserError
 from sqlalchemy import ColumnElement, Connection, Row, Table, func, select
 
-from finetooth_server.records import models
+from finetooth_server.keeping.records import models
 
 PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._:-]*[A-Za-z0-9_:-])?$"
 """No way out of the server's folder, not hidden, and without a dot at the end, which Windows does not keep."""

@@ -11,7 +11,7 @@ from finetooth_hooks import Engine, EngineError, Sampling
 from finetooth_hooks.continuous import RunningBatch, Written
 from finetooth_hooks.held import HeldAdapter
 
-from finetooth_server.shared_batch import SharedBatch
+from finetooth_server.batches.shared_batch import SharedBatch
 
 
 class PlainBatch:

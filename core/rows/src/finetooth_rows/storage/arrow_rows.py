@@ -12,7 +12,7 @@ from typing import Any, overload
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from finetooth_rows.token_rows import TokenPortion
+from finetooth_rows.storage.token_rows import TokenPortion
 
 SCHEMA = pa.schema(
     [

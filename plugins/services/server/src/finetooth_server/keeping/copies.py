@@ -6,11 +6,11 @@ import json
 
 from sqlalchemy import insert, select
 
-from finetooth_server.checkpoints import Checkpoint, Checkpoints, check_ttl
 from finetooth_server.faults import Conflict
+from finetooth_server.keeping.checkpoints import Checkpoint, Checkpoints, check_ttl
+from finetooth_server.keeping.model_ids import check_id, same_folder
+from finetooth_server.keeping.records import Records, models, now
 from finetooth_server.keys import Caller
-from finetooth_server.model_ids import check_id, same_folder
-from finetooth_server.records import Records, models, now
 from finetooth_server.sections import described
 
 

@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol
 
-from finetooth_server.fairness import FairTurns
-from finetooth_server.lanes import Lane, Lanes
+from finetooth_server.batches.lanes import Lane, Lanes
+from finetooth_server.limits.fairness import FairTurns
 from finetooth_server.settings import Limits
 
 AWAITED = 0.03

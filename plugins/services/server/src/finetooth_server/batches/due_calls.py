@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, select
 
-from finetooth_server.records import QUEUED, calls, keys, models
+from finetooth_server.keeping.records import QUEUED, calls, keys, models
 
 
 def executable() -> Select[Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sqlalchemy import func, select
 
-from finetooth_server.records import QUEUED, Records, calls, checkpoints, models, sessions
+from finetooth_server.keeping.records import QUEUED, Records, calls, checkpoints, models, sessions
 from finetooth_server.settings import Limits
 
 FILE = "limits.json"

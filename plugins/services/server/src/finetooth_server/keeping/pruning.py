@@ -29,8 +29,8 @@ from sqlalchemy import (
 )
 
 from finetooth_server.faults import DiskFull, TooMuch
+from finetooth_server.keeping.records import QUEUED, Records, calls, checkpoints, models, now, samplers, sessions
 from finetooth_server.log import Log
-from finetooth_server.records import QUEUED, Records, calls, checkpoints, models, now, samplers, sessions
 from finetooth_server.settings import Limits
 
 LOGGER = logging.getLogger("finetooth.server")

@@ -15,8 +15,8 @@ from finetooth_hooks.faces import StackPart
 from finetooth_hooks.held import Stack
 from sqlalchemy import Row
 
-from finetooth_server.checkpoints import WEIGHTS, Checkpoints
 from finetooth_server.faults import Unknown
+from finetooth_server.keeping.checkpoints import WEIGHTS, Checkpoints
 from finetooth_server.settings import Settings
 
 MARK = "stack:"
