@@ -16,6 +16,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+pytest_plugins = [f"finetooth_kit.{name}_fixtures" for name in ("adapter", "evaluator", "run")] + [
+    "finetooth_kit.shared_data"
+]
+"""Fixtures of the kit, for the tests of every package."""
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any library that asks the hub is imported: tests use no network
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)  # no clock judges an example

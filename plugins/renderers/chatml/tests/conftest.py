@@ -1,7 +1,0 @@
-"""Shared data, and SmolLM2's own tokenizer, out of the package that carries its weights."""
-
-from __future__ import annotations
-
-from finetooth_kit.shared_data import shared, smollm2
-
-__all__ = ["shared", "smollm2"]
