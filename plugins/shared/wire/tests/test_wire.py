@@ -115,7 +115,7 @@ def test_results_come_back_whole() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([], "no mapping"),
+        ([], "not a mapping"),
         ({"targets": [1]}, "needs one of 'input' and 'tokens'"),
         ({"tokens": [1], "targets": [1], "wieghts": [1]}, "unknown key 'wieghts'"),
         ({"tokens": [1], "targets": [1], "place": -1}, "place is -1"),
@@ -124,7 +124,7 @@ def test_results_come_back_whole() -> None:
         ({"tokens": [[1]], "targets": [1]}, "one list"),
         ({"tokens": [1, 2], "targets": [[1], [1, 2]]}, "not of one length"),
         ({"tokens": [1, 2], "targets": [1]}, "2 positions"),
-        ({"tokens": [1], "targets": ["a"]}, "no number"),
+        ({"tokens": [1], "targets": ["a"]}, "other than numbers"),
         ({"tokens": [1], "targets": [1], "fields": {"weights": [float("nan")]}}, "not finite"),
         ({"tokens": {"dtype": "object", "shape": [1], "base64": ""}, "targets": [1]}, "dtype is 'object'"),
         ({"tokens": {"dtype": "int64", "shape": [2], "base64": "AAAA"}, "targets": [1]}, "3 bytes"),

@@ -26,7 +26,7 @@ class Batches:
         size: number of data.
         batch_size: data per step.
         epochs: passes, may be a fraction.
-        max_steps: bound on the steps, None is no bound.
+        max_steps: bound on the steps; None for no bound.
         seed: of the permutations.
         shuffle: False keeps the order given.
         ranks: (size,) what the first epoch is ordered by, the least first; of equals, and from the second epoch on,
@@ -217,7 +217,7 @@ class BatchedMethod(MethodBase):
         low, high = self._context.facts.first_loss
         if not low <= report.loss <= high:
             self._context.note(
-                f"the first training loss is {report.loss:.2f} nats per token; with this model it usually lies between "
+                f"the first training loss is {report.loss:.2f} nats per token; for this model it usually lies between "
                 f"{low:g} and {high:g}. A high one often means {self.first_loss_high}, a low one that "
                 f"{self.first_loss_low}"
             )

@@ -14,7 +14,7 @@ Z = 1.959963984540054
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson, 1927): with z = 1.96 and n the count
+    """The 95 % interval of a share (Wilson, 1927): with z = 1.96 and n the count:
 
         (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
 

@@ -84,7 +84,7 @@ class Health:
             self._tell(
                 "logps/chosen",
                 f"step {step}: chosen answers lost likelihood, from {self._first:.4g} to {mean:.4g} nats; add the loss "
-                "sft beside this one, raise the loss's beta, or lower optimizer.learning_rate",
+                "sft to this one, raise the loss's beta, or lower optimizer.learning_rate",
             )
 
     def _tell(self, topic: str, text: str) -> None:

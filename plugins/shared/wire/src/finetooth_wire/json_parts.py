@@ -1,6 +1,6 @@
-"""JSON read and written in parts. Python's own reader and writer hold its lock from the first letter to the last one,
-and in a server everybody waits for that; here what takes long is Python's, which lets other threads go on, and the
-parts are the reader's and writer's own. Both give what `json` gives.
+"""Read and write JSON in parts. Python's own reader and writer hold its lock from the first letter to the last one, and
+every thread of a server waits for that. Here other threads may run between the parts. The parts are Python's own, and
+the result is what `json` gives.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def loads(content: bytes) -> Any:
     """What `json.loads` gives.
 
     Raises:
-        ValueError: it is no JSON, or a number in it has too many digits.
+        ValueError: the text is not JSON, or a number in it has too many digits.
         RecursionError: it is nested too deeply.
     """
     if len(content) <= PART:
@@ -51,7 +51,7 @@ def received(content: bytes) -> Any:
     """`loads` of what a client sent.
 
     Raises:
-        JsonProblem: it is no JSON, a number in it has too many digits, it is nested too deep, or it holds half a
+        JsonProblem: the text is not JSON, a number in it has too many digits, it is nested too deep, or it holds half a
             character.
     """
     try:
@@ -71,7 +71,7 @@ def dumps(value: Any, *, allow_nan: bool = True) -> bytes:
         allow_nan: as there.
 
     Raises:
-        TypeError: it holds something that is no JSON.
+        TypeError: a value has no form in JSON.
         ValueError: it holds a number that is not finite, and none are allowed.
     """
     write = json.JSONEncoder(separators=(",", ":"), allow_nan=allow_nan).encode

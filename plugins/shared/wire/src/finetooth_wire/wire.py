@@ -77,9 +77,9 @@ def decode_array(value: Json, where: str, *, dtype: str | None = None) -> Array:
         if array.size == 0:
             array = array.astype(dtype or "float64")
     else:
-        raise DataError(where, f"{type(value).__name__} is no array", action="send a list of numbers")
+        raise DataError(where, f"{type(value).__name__} is not an array", action="send a list of numbers")
     if array.dtype.kind not in "fibu":
-        raise DataError(where, "it holds something that is no number", action="send numbers")
+        raise DataError(where, "it holds something other than numbers", action="send numbers")
     if dtype is None:
         return array
     if dtype.startswith("int") and array.dtype.kind == "f":
@@ -141,7 +141,7 @@ def decode_datum(value: Json, where: str) -> Datum:
         where: names the datum in messages, `data[3]`.
 
     Raises:
-        DataError: it is no datum, or its lengths disagree.
+        DataError: the value is not a datum, or its lengths disagree.
     """
     value = mapping(value, where)
     known = {"input", "tokens", "targets", "mask", "fields", "scalars", "positions", "parents", "group", "id", "place"}
@@ -468,7 +468,7 @@ def mapping(value: Json, where: str) -> Mapping[str, Any]:
         DataError: it is none.
     """
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
-        raise DataError(where, f"{type(value).__name__} is no mapping", action="send a JSON object")
+        raise DataError(where, f"{type(value).__name__} is not a mapping", action="send a JSON object")
     return value
 
 
@@ -479,7 +479,7 @@ def sequence(value: Json, where: str) -> Sequence[Any]:
         DataError: it is none.
     """
     if not isinstance(value, list | tuple):
-        raise DataError(where, f"{type(value).__name__} is no list", action="send a JSON list")
+        raise DataError(where, f"{type(value).__name__} is not a list", action="send a JSON list")
     return value
 
 
@@ -490,7 +490,7 @@ def number(value: Json, where: str) -> float:
         DataError: it is none.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
-        raise DataError(where, f"{value!r} is no finite number", action="send one")
+        raise DataError(where, f"{value!r} is not a finite number", action="send one")
     return float(value)
 
 
