@@ -16,7 +16,7 @@ CHANGED = {
     "acme-loss": (),
     "acme-method": (
         "derives from finetooth_hooks.MethodBase",
-        "Batches, BatchedMethod, train_step: import from finetooth_toolbox.methods.batched",
+        "Batches, BatchedMethod, train_step: import from finetooth_methods.batched",
         "import it from finetooth_rows.splits",
     ),
     "acme-muon": ("derives from finetooth_hooks.OptimizerBase",),

@@ -174,7 +174,7 @@ def test_what_is_wrong_fails_its_own_call_and_the_queue_goes_on(start: Any, ask:
         ("step", {"settings": {"learningrate": 1}}, "unknown key 'learningrate'"),
         ("load", {"checkpoint": "0" * 32}, "no checkpoint"),
         ("save", {"name": "../../etc"}, "checkpoint name"),
-        ("generate", {"prompts": [["a"]], "sampling": {}}, "no number"),
+        ("generate", {"prompts": [["a"]], "sampling": {}}, "other than numbers"),
         ("generate", {"prompts": [[1]], "sampling": {"temprature": 1}}, "temprature"),
         ("forward", {"data": data, "returns": ["logits"], "positions": [[0], [99], [0]]}, "positions"),
     ]
