@@ -25,6 +25,8 @@ COOKBOOK := .venv-cookbook
 SITE := .venv-site
 # Of the cases of a slow test, which part `make slow` takes: every one.
 SHARE ?= 1
+# Folders and files whose slow tests take every case all the same, by commas: what `tools/reach.py` prints.
+WHOLE ?=
 # `make cookbook PAGE=` leaves docs/cookbook.md alone.
 PAGE ?= 1
 
@@ -77,7 +79,7 @@ test: $(TESTED) lint  ## ruff, mypy, import rules and the tests (neither slow no
 tests: $(TESTED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 slow: $(TESTED)  ## the tests marked slow; SHARE=6 takes every sixth case of each
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not thorough" --share $(SHARE) -n 2 --dist worksteal --durations=25
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not thorough" --share $(SHARE) --whole "$(WHOLE)" -n 2 --dist worksteal --durations=25
 # Switches for torch, oneDNN, MKL and the compiled kernels: a CPU with AVX2 and nothing more.
 NARROW := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 FT_NATIVE_ISA=avx2
 narrow: $(TESTED)  ## the tests of bits, kernels, sampling and service as a CPU with AVX2 alone computes them

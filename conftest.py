@@ -65,24 +65,38 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
+MOST_WHOLE = 120
+"""Slow cases that `--whole` may bring: about twenty minutes on two cores."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--share", type=int, default=1, metavar="N", help="of a slow test's cases every Nth, the first one too"
     )
+    parser.addoption("--whole", default="", metavar="PLACES", help="folders and files without --share, by commas")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """`--share N` leaves out cases of slow tests. Those that are marked `each` are all run."""
+    """`--share N` leaves out cases of slow tests. Those that are marked `each` are all run, and those of the places in
+    `--whole`, in their order, until that is `MOST_WHOLE` cases more than the share."""
     share = config.getoption("--share")
     if share < 2:
         return
+    whole: list[str] = []
+    room = MOST_WHOLE
+    for place in filter(None, config.getoption("--whole").split(",")):
+        room -= sum(item.get_closest_marker("slow") is not None and item.nodeid.startswith(place) for item in items)
+        if room < 0:
+            break
+        whole.append(place)
     seen: Counter[str] = Counter()
     kept: list[pytest.Item] = []
     left: list[pytest.Item] = []
     for item in items:
         function = item.nodeid.partition("[")[0]
         drops = item.get_closest_marker("slow") is not None and item.get_closest_marker("each") is None
-        (left if drops and seen[function] % share else kept).append(item)
+        shared = drops and not function.startswith(tuple(whole))
+        (left if shared and seen[function] % share else kept).append(item)
         seen[function] += drops
     config.hook.pytest_deselected(items=left)
     items[:] = kept

@@ -35,10 +35,33 @@ def test_every_nth_case_of_a_slow_test_is_kept(rules: ModuleType, share: int, ke
         return SimpleNamespace(nodeid=name, get_closest_marker=lambda mark: mark if mark in of else None)
 
     left: list[Any] = []
+    options = {"--share": share, "--whole": ""}
     config: Any = SimpleNamespace(
-        getoption=lambda _: share, hook=SimpleNamespace(pytest_deselected=lambda items: left.extend(items))
+        getoption=options.__getitem__,
+        hook=SimpleNamespace(pytest_deselected=lambda items: left.extend(items)),
     )
     items = [item(name) for name in names]
     rules.pytest_collection_modifyitems(config, items)
     assert " ".join(one.nodeid[5:].replace("[", "").replace("]", "") for one in items) == kept
     assert len(items) + len(left) == len(names)
+
+
+@pytest.mark.parametrize(("room", "kept"), [(5, 5), (4, 3)])
+def test_what_a_change_reaches_is_kept_whole_within_a_bound(
+    rules: ModuleType, monkeypatch: pytest.MonkeyPatch, room: int, kept: int
+) -> None:
+    """`a` has two slow cases and `b` three, of which a share would keep one each."""
+    monkeypatch.setattr(rules, "MOST_WHOLE", room)
+    items: Any = [
+        SimpleNamespace(
+            nodeid=f"{place}/test.py::test[{n}]", get_closest_marker=lambda mark: mark if mark == "slow" else None
+        )
+        for place, cases in (("a", 2), ("b", 3))
+        for n in range(cases)
+    ]
+    options = {"--share": 6, "--whole": "a/,b/"}
+    config: Any = SimpleNamespace(
+        getoption=options.__getitem__, hook=SimpleNamespace(pytest_deselected=lambda items: None)
+    )
+    rules.pytest_collection_modifyitems(config, items)
+    assert len(items) == kept
