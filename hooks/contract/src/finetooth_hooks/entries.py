@@ -61,8 +61,7 @@ class Entry:
 def frameworks_of(entry: Entry) -> frozenset[str]:
     """The frameworks that an entry names; empty if it works with all."""
     named = getattr(entry, "framework", "")
-    several: frozenset[str] = getattr(entry, "frameworks", frozenset())
-    return frozenset({named}) if named else several
+    return frozenset({named}) if named else frozenset(getattr(entry, "frameworks", ()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +122,7 @@ class Family(Entry):
     """What is particular to a model family: module names, head, renderer, stop tokens.
 
     Attributes:
-        model_types: values of `model_type` in a model's config that belong to the family; the `default=True` family
-            takes the rest.
+        model_types: values of `model_type` that belong to the family; the `default=True` family takes the rest.
         registers: `package.module:function`, called once before a config of `model_types` is read: it makes them known
             to transformers (`AutoConfig.register`, `AutoModelForCausalLM.register`). Empty: they are known.
     """
