@@ -67,7 +67,7 @@ def an_index_that_leads_out(g: Ground) -> str:
         index = {"weight_map": {"model.embed_tokens.weight": "../x.safetensors"}}
         (place / "model/model.safetensors.index.json").write_text(json.dumps(index))
 
-    return _opened(g, mend, "no file of its folder")
+    return _opened(g, mend, "not a file of its folder")
 
 
 @attack("a config with a billion layers")
