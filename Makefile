@@ -30,7 +30,7 @@ WHOLE ?=
 # `make cookbook PAGE=` leaves docs/cookbook.md alone.
 PAGE ?= 1
 
-.PHONY: help install demo test tests slow narrow thorough mutants lint types imports wheels dist docs index bench bench-quick bench-peers kernels-test cookbook cookbook-env time-tasks torture load attacks site packages clean
+.PHONY: help install demo test tests slow narrow thorough mutants lint types imports wheels dist docs index bench bench-quick bench-peers kernels-test cookbook cookbook-env time-tasks torture load attacks gpu site packages clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -156,6 +156,8 @@ bench: $(TESTED)  ## measure everything against the peers, at least three rounds
 	$(BIN)/python tests/bench/run.py
 bench-quick: $(TESTED)  ## speed alone, smaller: at most half an hour
 	$(BIN)/python tests/bench/run.py --quick
+gpu: $(TESTED)  ## what a CPU cannot show, proven on this machine's accelerator: docs/benchmarks-gpu.md; at most 20 minutes
+	$(BIN)/python tests/bench/accelerator.py
 bench-peers: $(STAMP)  ## make the bench's environments: finetooth alone, TRL and transformers, and LLaMA-Factory where it installs
 	@$(MAKE) --no-print-directory install VENV=$(OURS)
 	@$(OURS)/bin/uv pip install --quiet --python $(OURS)/bin/python -c $(VENV)/.constraints tensorboard

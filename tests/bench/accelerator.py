@@ -1,0 +1,333 @@
+"""`make gpu`: show on this machine's accelerator what a CPU cannot show, and write docs/benchmarks-gpu.md.
+
+Four parts: values of attention and kernels against float64, bits of a resumed run, the plan's estimate of memory
+against the truth, and speed and memory of supervised fine-tuning beside TRL's. `--size tiny` takes a model that a CPU
+computes in minutes, and prints the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from harness.machine import machine
+from harness.process import run as contender
+
+ROOT = Path(__file__).parents[2]
+CONTENDERS = ROOT / "tests/bench/contenders"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is measured.
+
+    Attributes:
+        shape: of a Llama with random weights, as its config names it.
+        precision: weights on disk and computation.
+        length: tokens of a row at most.
+        rows: of a run that is timed.
+        batch: rows of a step.
+        rounds: runs of each contender, one after the other in turn.
+        batches: of the estimates.
+    """
+
+    shape: dict[str, int]
+    precision: str
+    length: int
+    rows: int
+    batch: int
+    rounds: int
+    batches: tuple[int, ...]
+
+
+def llama(hidden: int, ffn: int, layers: int, heads: int, kv_heads: int) -> dict[str, int]:
+    """The words of a LlamaConfig."""
+    return {
+        "hidden_size": hidden, "intermediate_size": ffn, "num_hidden_layers": layers, "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+    }  # fmt: skip
+
+
+TINY = Sizes(llama(32, 64, 2, 4, 2), "fp32", 128, 8, 4, 1, (2, 4))
+CARD = Sizes(llama(2048, 8192, 16, 32, 8), "bf16", 2048, 128, 8, 3, (4, 16, 64))
+LARGE = Sizes(llama(4096, 14336, 32, 32, 8), "bf16", 4096, 64, 8, 3, (4, 8, 16))
+
+
+@dataclass
+class Proof:
+    """What one part found.
+
+    Attributes:
+        title: of its section.
+        rows: a table, its head first.
+        notes: sentences below it.
+        failed: what is not as it must be.
+    """
+
+    title: str
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    def lines(self) -> Iterator[str]:
+        """The section in Markdown."""
+        yield from (f"## {self.title}", "")
+        for at, row in enumerate(self.rows):
+            yield f"| {' | '.join(row)} |"
+            if not at:
+                yield f"|{'---|' * len(row)}"
+        yield from ("", *self.notes, *(f"**Failed**: {line}" for line in self.failed), "")
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Where the parts work.
+
+    Attributes:
+        folder: scratch.
+        model: a folder with the random model.
+        rows: a file with conversations.
+        sizes: what is measured.
+    """
+
+    folder: Path
+    model: Path
+    rows: Path
+    sizes: Sizes
+
+    def recipe(self, name: str, adapter: str = "lora", **train: Any) -> dict[str, Any]:
+        """A supervised run."""
+        return {
+            "model": str(self.model),
+            "data": {"train": str(self.rows)},
+            "method": "sft",
+            "adapter": {"name": "lora", "rank": 16, "dropout": 0.1} if adapter == "lora" else adapter,
+            "optimizer": {"name": "adamw", "learning_rate": 2e-4},
+            "train": {
+                "batch_size": self.sizes.batch, "precision": self.sizes.precision, "max_length": self.sizes.length,
+                "max_steps": 4, "epochs": 9, **train,
+            },
+            "checkpoint": {"every": 2, "keep_last": 9},
+            "trackers": [],
+            "output": str(self.folder / name),
+        }  # fmt: skip
+
+
+def prepared(folder: Path, sizes: Sizes, rows: int) -> Ground:
+    """A random model with a real tokenizer, and conversations that fill about half of a row's length."""
+    import torch
+    from finetooth import session
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    names = folder / "tokenizer"
+    session({"model": "smollm2-135m"}, data=False).job.context.tokenizer.save(names)
+    tokenizer = AutoTokenizer.from_pretrained(names)
+    config = LlamaConfig(
+        **sizes.shape, vocab_size=len(tokenizer), max_position_embeddings=8192, tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    dtype = torch.float32 if sizes.precision == "fp32" else torch.bfloat16
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = LlamaForCausalLM(config).to(dtype)
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    del model
+    generator = torch.Generator().manual_seed(1)
+    lines = []
+    for _ in range(rows):
+        words = torch.randint(100, 20_000, (sizes.length // 4,), generator=generator).tolist()
+        sides = {
+            side: [{"role": role, "content": tokenizer.decode(words[at::2])}]
+            for at, (side, role) in enumerate((("prompt", "user"), ("completion", "assistant")))
+        }
+        lines.append(json.dumps(sides))
+    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return Ground(folder, folder / "model", folder / "rows.jsonl", sizes)
+
+
+def values(ground: Ground) -> Proof:
+    """Attention and kernels on the accelerator, against float64 as the conformance kit has it."""
+    from finetooth_core.plugins.manager import start
+    from finetooth_kit import collect, run_check
+
+    catalog, proof = (
+        start(files=[]).catalog,
+        Proof("Values against float64", [("entry", "passed", "not here", "failed")]),
+    )
+    for kind in ("attention", "kernel"):
+        for registered in catalog.all(kind):
+            results = [run_check(check) for check in collect(registered.entry, installed=True)]
+            counted = Counter(result.status for result in results)
+            bad = [f"{kind} {registered.full_name}, {r.check}: {r.message}" for r in results if r.status == "failed"]
+            passed, skipped = str(counted["passed"]), str(counted["skipped"])
+            proof.rows.append((f"{kind} `{registered.entry.name}`", passed, skipped, str(len(bad))))
+            proof.failed += bad
+    return proof
+
+
+def resumed(ground: Ground) -> Proof:
+    """A run of four steps against one that stopped after two and resumed: every number of the adapter."""
+    import numpy as np
+    from finetooth import resume, run
+    from safetensors.numpy import load_file
+
+    def adapter(name: str) -> dict[str, Any]:
+        return dict(load_file(next((ground.folder / name / "artifact").glob("adapter_model.safetensors"))))
+
+    run(ground.recipe("whole"))
+    run(ground.recipe("halves", max_steps=2))
+    resume(ground.folder / "halves", "train.max_steps=4")
+    whole, halves = adapter("whole"), adapter("halves")
+    apart = sum(not np.array_equal(whole[name], halves[name]) for name in whole)
+    far = max(float(np.abs(whole[name].astype("f8") - halves[name].astype("f8")).max()) for name in whole)
+    proof = Proof(
+        "A resumed run", [("tensors", "that differ", "largest difference"), (f"{len(whole)}", f"{apart}", f"{far:.1e}")]
+    )
+    if apart:
+        proof.failed.append(f"{apart} of {len(whole)} tensors of the resumed run differ")
+    return proof
+
+
+def estimated(ground: Ground) -> Proof:
+    """The plan's memory against the most that the device held."""
+    import torch
+    from finetooth import session
+
+    head = ("adapter", "checkpointing", "rows", "plan, GiB", "truth, GiB", "plan / truth")
+    proof = Proof("The estimate of memory", [head])
+    if not torch.cuda.is_available():
+        proof.notes.append("There is no accelerator: nothing was measured.")
+    for adapter in ("lora", "full"):
+        for checkpointing in (True, False):
+            for batch in ground.sizes.batches:
+                if not torch.cuda.is_available():
+                    continue
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+                train = {"batch_size": batch, "gradient_checkpointing": checkpointing, "max_steps": 2}
+                named = (adapter, "yes" if checkpointing else "no", str(batch))
+                try:
+                    opened = session(ground.recipe(f"fit-{'-'.join(named)}", adapter, **train))
+                except Exception as error:  # a plan that refuses is an answer too
+                    proof.rows.append((*named, "refused", "-", str(error).splitlines()[0][:80]))
+                    continue
+                plan = opened.job.plan.memory.total
+                for _ in opened.job.method.steps(opened.engine):
+                    pass
+                truth = torch.cuda.max_memory_reserved()
+                del opened
+                proof.rows.append((*named, f"{plan / 2**30:.2f}", f"{truth / 2**30:.2f}", f"{plan / truth:.2f}"))
+                if plan < truth:
+                    proof.failed.append(f"{' '.join(named)}: the plan says less than the device held")
+    return proof
+
+
+def speed(ground: Ground) -> Proof:
+    """Supervised fine-tuning beside TRL: same rows, same order, in turn, a process each."""
+    import finetooth
+
+    sys.path.insert(0, str(CONTENDERS))
+    from ours import recipe
+
+    sizes, environment = ground.sizes, {**os.environ, "HF_HUB_OFFLINE": "1"}
+    spec: dict[str, Any] = {
+        "model_folder": str(ground.model), "rows_file": str(ground.rows), "rows": sizes.rows, "batch_size": sizes.batch,
+        "max_length": sizes.length, "length": sizes.length, "precision": sizes.precision,
+        "adapter_folder": str(ground.folder / "adapter"),
+    }  # fmt: skip
+    told = {**spec, "adapter": "lora", "scratch": str(ground.folder)}
+    finetooth.session(recipe(told), data=False).engine.export(ground.folder / "adapter")
+    proof = Proof("Supervised fine-tuning", [("adapter", "who", "tokens/s", "device GiB", "first loss", "last loss")])
+    for adapter in ("lora", "full"):
+        found: dict[str, list[dict[str, Any]]] = {"finetooth": [], "TRL": []}
+        for at in range(sizes.rounds):
+            for who, script in (("finetooth", "ours.py"), ("TRL", "trl_peer.py")):
+                log = ground.folder / f"{who}-{adapter}-{at}.log"
+                command = [sys.executable, str(CONTENDERS / script)]
+                done = contender(command, {**spec, "adapter": adapter}, timeout=900, environment=environment, log=log)
+                if done.failed:
+                    proof.failed.append(f"{who}, {adapter}: {done.failed}")
+                else:
+                    found[who].append(dict(done.result))
+        for who, results in found.items():
+            if results:
+                rate = median(result["tokens_per_second"] for result in results)
+                held = max(result["device_memory_bytes"] for result in results) / 2**30
+                losses = results[0]["losses"]
+                proof.rows.append(
+                    (adapter, who, f"{rate:,.0f}", f"{held:.2f}", f"{losses[0]:.3f}", f"{losses[-1]:.3f}")
+                )
+        if all(found.values()):
+            ours, theirs = (median(r["tokens_per_second"] for r in found[who]) for who in ("finetooth", "TRL"))
+            proof.notes.append(f"{adapter}: {ours / theirs:.2f} times TRL's tokens per second.\n")
+    return proof
+
+
+PARTS: dict[str, Callable[[Ground], Proof]] = {
+    "values": values, "resume": resumed, "estimate": estimated, "speed": speed
+}  # fmt: skip
+
+
+def page(sizes: Sizes, proofs: list[Proof]) -> str:
+    """The page that is written."""
+    import torch
+    import transformers
+    import trl
+
+    facts = machine()
+    where = facts["accelerator"] or facts["processor"]
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, TRL {trl.__version__}"
+    shape = ", ".join(f"{name} {value:,}" for name, value in sizes.shape.items())
+    head = [
+        "# Proofs on an accelerator", "",
+        f"`make gpu` wrote this page on {where} with {versions}. The model is a Llama with random weights ({shape}); "
+        f"rows have at most {sizes.length:,} tokens.", "",
+    ]  # fmt: skip
+    return "\n".join([*head, *(line for proof in proofs for line in proof.lines())])
+
+
+def main() -> int:
+    """Prove, write, and say what failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", choices=("tiny", "card", "large"), help="default: card on an accelerator, else tiny")
+    parser.add_argument("--part", action="append", choices=tuple(PARTS), help="only this one; may be repeated")
+    parser.add_argument("--output", type=Path, help="where the page goes; default: docs/benchmarks-gpu.md on a card")
+    given = parser.parse_args()
+    import torch
+
+    card = torch.cuda.is_available()
+    name = given.size or ("card" if card else "tiny")
+    sizes = {"tiny": TINY, "card": CARD, "large": LARGE}[name]
+    proofs = []
+    with tempfile.TemporaryDirectory(prefix="finetooth-gpu-") as folder:
+        ground = prepared(Path(folder), sizes, max(sizes.rows, max(sizes.batches)))
+        for part in given.part or PARTS:
+            began = time.monotonic()
+            try:
+                proof = PARTS[part](ground)
+            except Exception as error:
+                proof = Proof(part, failed=[f"{type(error).__name__}: {error}"])
+            print(f"{part}: {time.monotonic() - began:.0f} s, {len(proof.failed)} failed", flush=True)
+            proofs.append(proof)
+    text = page(sizes, proofs)
+    output = given.output or (ROOT / "docs/benchmarks-gpu.md" if card else None)
+    if output is None:
+        print(text)
+    else:
+        output.write_text(text, encoding="utf-8")
+    return int(any(proof.failed for proof in proofs))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
