@@ -1,5 +1,5 @@
-"""Write the reference: docs/hooks/ from the hookspecs, docs/hooks/types/ from the contract's classes, and docs/recipe/
-from the options models.
+"""Write the reference: docs/hooks/ from the hookspecs and the libraries that plugins import, docs/hooks/types/ from the
+contract's classes, and docs/recipe/ from the options models.
 
     python tools/make_reference.py [--check]
 
@@ -13,6 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from reference.library_pages import library_pages
 from reference.pages import hook_pages
 from reference.recipe_pages import recipe_pages
 from reference.type_pages import type_pages
@@ -29,6 +30,7 @@ def pages() -> dict[Path, str]:
     """Every page by its path from the root."""
     workspace = Workspace()
     found = {HOOKS / name: text for name, text in hook_pages(workspace)}
+    found |= {HOOKS / name: text for name, text in library_pages()}
     found |= {TYPES / name: text for name, text in type_pages()}
     found |= {RECIPE / name: text for name, text in recipe_pages(workspace)}
     return found

@@ -51,6 +51,11 @@ def test_plugin_entry_point(plugin):
     assert "finetooth-hooks>=2,<3" in plugin.project["dependencies"]
 
 
+def test_every_package_is_made_for_this_contract(package):
+    needed = {one for one in package.project.get("dependencies", ()) if one.startswith("finetooth-hooks")}
+    assert needed <= {"finetooth-hooks>=2,<3"}
+
+
 def test_plugins_depend_on_shared_rooms_only(plugin):
     ours = {re.split(r"[<>=!~\[ ]", d)[0] for d in plugin.project["dependencies"] if d.startswith("finetooth")}
     assert (

@@ -13,6 +13,7 @@ from finetooth_hooks.entries import Entry
 from reference.classes import ClassDoc, read_class, read_functions, signature
 from reference.docstrings import Docstring, parse
 from reference.layout import WRITTEN, page, plain_table, python
+from reference.library_pages import LIBRARIES
 from reference.members import (
     PROTOCOLS,
     attribute_lines,
@@ -23,7 +24,7 @@ from reference.members import (
     type_links,
 )
 from reference.options import cell, options_table, table
-from reference.workspace import Offer, Workspace
+from reference.workspace import ROOT, Offer, Workspace
 
 HOOKS = cast(Mapping[str, type[Entry]], specs.REGISTRATION_HOOKS)
 """Registration hooks and what they yield."""
@@ -64,6 +65,9 @@ def index_page(workspace: Workspace) -> str:
         "- [Types of the contract](types/README.md): what builders get, return and exchange.\n"
         "- [What changed for authors](changes.md): one line for each break of the contract.\n"
         "- [Array functions](arrays.md): what losses are written with.\n"
+        "- What plugins import besides: "
+        + ", ".join(f"[finetooth_{name}](library_{name}.md)" for name in LIBRARIES)
+        + ", and the [operations of kernels](operations.md).\n"
         "- [Recipe reference](../recipe/README.md): every setting, and the options of every first-party entry.\n"
         "- [Write a plugin](../guides/write-a-plugin.md), [a plugin of each kind](../guides/plugins-by-kind.md) and"
         " [customise a run from CI](../guides/customise-from-ci.md)."
@@ -94,6 +98,7 @@ def registration_page(hook: str, workspace: Workspace) -> str:
     lines = [f"# {hook}", WRITTEN, doc.text, python(f"@hookspec\ndef {hook_signature(hook)}"), *example(doc)]
     guides = workspace.guides(hook)
     lines.append(f"Written whole in {', '.join(f'[{title}](../{path})' for title, path in guides)}." if guides else "")
+    lines += _stranger(hook)
     entry = read_class(cls)
     lines += [f"## The entry `{cls.__name__}`", entry.doc.text]
     lines.append("\n".join(entry_table(entry)))
@@ -137,6 +142,15 @@ def hook_signature(hook: str) -> str:
     (node,) = ast.parse(inspect.getsource(getattr(specs, hook))).body
     assert isinstance(node, ast.FunctionDef)
     return signature(node)
+
+
+def _stranger(hook: str) -> Iterator[str]:
+    """The whole file of docs/hooks/examples that implements a hook; tests/docs/test_docs_hook_examples.py runs it."""
+    for file in sorted((ROOT / "docs/hooks/examples").glob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        if f"\ndef {hook}(" in text:
+            yield f"A whole plugin, [{file.name}](examples/{file.name}), used with `--plugins {file.name}`:"
+            yield python(text.rstrip())
 
 
 def example(doc: Docstring) -> list[str]:

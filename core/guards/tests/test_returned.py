@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,9 +20,10 @@ from finetooth_hooks.bases import BASES
 from finetooth_hooks.entries import ENTRY_TYPES
 from finetooth_hooks.environments import Answer, Observation
 from finetooth_hooks.losses import Contribution, LossResult
+from finetooth_toolbox import blame
 
-NOT_ASKED = {"reward", "kernel", "face", "command", "tracker"}
-"""Kinds that are checked elsewhere (a reward, a kernel in the engine's trial), or return nothing to anybody."""
+NOT_ASKED = {"reward", "command"}
+"""Kinds that are checked elsewhere (a reward), or return nothing to anybody."""
 WRONG = {"none": None, "text": "good", "number": 3, "nan": float("nan"), "nested": [[None]]}
 RIGHT = {
     ("adapter", "trained_parameters"): {"number"},
@@ -26,8 +31,9 @@ RIGHT = {
     ("format", "detect"): {"none", "text"}, ("format", "read"): {"nested"}, ("gate", "check"): set(WRONG),
     ("launcher", "rank"): {"none"}, ("launcher", "start"): {"number"}, ("store", "names"): {"nested"},
     ("strategy", "digest"): {"text"},
+    **{("tracker", name): set(WRONG) for name in ("start", "resume", "step", "evaluated", "end")},
 }  # fmt: skip
-"""What cannot be told from a right answer; a gate's are looked at by who keeps checkpoints."""
+"""Not told from a right answer; a gate's are looked at by who keeps checkpoints; a tracker's are not read."""
 
 
 def registered(kind: str) -> Any:
@@ -97,6 +103,57 @@ def test_shapes_and_counts_are_looked_at() -> None:
         called(made("attention", Array((2, 4, 8, 16), "bf16")), "")
     with pytest.raises(PluginError, match="nan"):
         called(made("schedule", float("inf") - float("inf")), "factor")
+
+
+def test_a_tracker_that_would_never_run_is_refused() -> None:
+    async def step(run: Any, report: Any) -> None: ...
+
+    def start(run: Any) -> Any:
+        yield run
+
+    for name, function in (("step", step), ("start", start)):
+        built = derived(
+            type("Mine", (BASES["tracker"],), {name: staticmethod(function)})(), "tracker", registered("tracker")
+        )
+        with pytest.raises(PluginError, match=rf"^acme-tracker: .* {name}\(\) returned a .* never runs \[{__file__}:"):
+            getattr(built, name)(None, None) if name == "step" else getattr(built, name)(None)
+
+
+def test_a_face_gives_an_application_and_what_is_entered() -> None:
+    for wrong in ((1, 2), (len,), (len, None)):
+        with pytest.raises(PluginError, match="an ASGI application"):
+            made("face", wrong).app(None)
+    right = len, nullcontext()
+    assert made("face", right).app(None) == right
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in METHODS for name in METHODS[kind]])
+def test_what_raises_is_blamed_on_its_plugin_alone(kind: str, name: str, tmp_path: Path) -> None:
+    """Whatever the kind, through the checks: the plugin, its file and the line that raised."""
+    package = f"acme_raises_{kind}"
+    folder = tmp_path / package
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "plugin.py").write_text("def fail(*given, **named):\n    raise RuntimeError('not today')\n")
+    spec = spec_from_file_location(f"{package}.plugin", folder / "plugin.py")
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.modules[f"{package}.plugin"] = module
+    mine = SimpleNamespace(distribution=f"acme-{kind}", version="1", module=f"{package}.plugin", entries=())
+    try:
+        blame.remember([mine])
+        if name:
+            built: Any = type("Mine", (BASES.get(kind, object),), {name: module.fail})()
+        else:
+            built = module.fail
+        with pytest.raises(RuntimeError) as raised:
+            called(derived(built, kind, registered(kind)), name)
+        found = blame.blamed(raised.value)
+    finally:
+        del sys.modules[f"{package}.plugin"]
+    assert found is not None
+    assert (found.plugin, found.where) == (f"acme-{kind} 1", f"{folder / 'plugin.py'}:2")
 
 
 def test_what_episodes_say_is_checked_too() -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import wraps
+from inspect import getattr_static
 from numbers import Integral, Real
 from types import new_class
 from typing import Any, get_args
@@ -181,6 +182,20 @@ def episode(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
     return checked(value, EPISODE, called.of)
 
 
+def done(called: Called, value: Any, given: tuple[Any, ...]) -> None:
+    """Nothing, from what has run: the body of a coroutine or of a generator never would."""
+    if isinstance(value, Coroutine | Generator):
+        value.close()
+        raise called.refused(f"returned a {type(value).__name__}, whose body never runs", "make it a plain function")
+
+
+def application(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
+    """An ASGI application, and what is entered while it answers."""
+    if not (isinstance(value, tuple) and len(value) == 2 and callable(value[0]) and hasattr(value[1], "__aenter__")):
+        raise called.wrong(value, "an ASGI application and an asynchronous context manager")
+    return value
+
+
 EPISODE: Mapping[str, Check] = {"begin": a(Observation), "answer": a(Answer)}
 NONE = type(None)
 METHODS: Mapping[str, Mapping[str, Check]] = {
@@ -190,9 +205,11 @@ METHODS: Mapping[str, Mapping[str, Check]] = {
     "environment": {"episode": episode},
     "evaluator": {"prepare": a(DataReport, NONE), "evaluate": a(Evaluation)},
     "exporter": {"export": a(Exported)},
+    "face": {"app": application, "refusal": a(Mapping)},
     "family": {"facts": a(protocols.ModelFacts)},
     "format": {"detect": a(str, NONE), "read": read_row},
     "gate": {"check": lambda called, value, given: value},  # what answers no text is a refusal of the checkpoint's
+    "kernel": {},
     "hardware": {"missing": a(str), "facts": a(protocols.HardwareFacts)},
     "launcher": {"rank": a(Rank, NONE), "start": a(Integral, wanted="the exit code of the run")},
     "loader": {
@@ -220,6 +237,7 @@ METHODS: Mapping[str, Mapping[str, Check]] = {
         "spread": something("an engine"),
         "digest": a(str),
     },
+    "tracker": dict.fromkeys(("start", "resume", "step", "evaluated", "end"), done),
 }
 """By kind and method; where the name is empty, what a builder returns is itself the function."""
 
@@ -234,6 +252,10 @@ def checked(built: Any, methods: Mapping[str, Check], registered: Registered) ->
         if not callable(built):
             raise _builder(registered).wrong(built, f"a function that computes the {registered.entry.kind}")
         return _function(built, methods[""], Called(registered, "", built))
+    if registered.entry.kind == "kernel":
+        if not isinstance(built, protocols.Kernel):
+            raise _builder(registered).wrong(built, "a finetooth_hooks.protocols.Kernel")
+        return built
     if built is None or isinstance(built, str | int | float | list | tuple | dict):
         raise _builder(registered).wrong(built, f"an object with {', '.join(f'{name}()' for name in methods)}")
     own = vars(built) if hasattr(built, "__dict__") else {}
@@ -271,7 +293,8 @@ def _current(kind: type, name: str, code: Any) -> Callable[..., Any]:
 
     @wraps(code)
     def function(*given: Any, **named: Any) -> Any:
-        return getattr(kind, name)(*given, **named)
+        own = getattr_static(kind, name)  # a static method or one of the class takes no object
+        return (own.__get__(given[0], kind) if hasattr(own, "__get__") else own)(*given[1:], **named)
 
     return function
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from finetooth_hooks.errors import RecipeError, UserError
+from finetooth_saving import names
 from finetooth_saving.given import kept
 from finetooth_saving.run_folder import (
     RECIPE,
@@ -113,9 +115,21 @@ def resume_session(
         given["output"] = str(folder)
         given["model"]["name"] = own.dump_model_name()
         found = session(given, plugins=plugins, blocked=blocked, say=say)
+    found.plugins.catalog.missing = _missing(folder, found.plugins.versions)
     found.place = place
     found.resuming = Resuming(at, accept_changes, strict or found.recipe.checkpoint.strict)
     return found
+
+
+def _missing(run: Path, present: Mapping[str, str]) -> dict[str, str]:
+    """Plugins that the run's newest checkpoint names and that are not there, with their versions."""
+    manifests = (run / names.FOLDER).glob("step-*/manifest.json")
+    try:
+        newest = max(manifests, key=lambda file: file.stat().st_mtime)
+        versions = json.loads(newest.read_bytes())["plugins"]
+    except (OSError, ValueError, KeyError):  # nothing was saved yet, or what is damaged is named when it is read
+        return {}
+    return {n: v for n, v in versions.items() if n not in present and not v.startswith("sha256:")}
 
 
 def _texts(overrides: tuple[object, ...]) -> tuple[str, ...]:

@@ -76,7 +76,11 @@ def _tokenizer(transformers: Any) -> Any:
 
 
 def recipe_for(folder: Path, model: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe of three steps on four rows; sections of `changes` go into its own, key by key."""
+    """A recipe of three steps on four rows.
+
+    Args:
+        changes: sections that go into its own, key by key; one that names another entry replaces its own.
+    """
     rows = folder / "rows.jsonl"
     rows.write_text("".join(f"{json.dumps(row)}\n" for row in ROWS), encoding="utf-8")
     recipe: dict[str, Any] = {
@@ -89,15 +93,17 @@ def recipe_for(folder: Path, model: Path, changes: Mapping[str, Any]) -> dict[st
     }
     for name, section in changes.items():
         own = recipe.get(name)
-        recipe[name] = {**own, **section} if isinstance(own, dict) and isinstance(section, Mapping) else section
+        if isinstance(own, dict) and isinstance(section, Mapping) and section.get("name") in (None, own.get("name")):
+            section = {**own, **section}
+        recipe[name] = section
     return recipe
 
 
-def losses_of(run: Path) -> tuple[float, ...]:
+def metrics_of(run: Path) -> tuple[dict[str, Any], ...]:
     """What the tracker `jsonl` wrote of the steps."""
     file = run / "metrics.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    return tuple(line["loss"] for line in map(json.loads, lines) if line["event"] == "step")
+    return tuple(line for line in map(json.loads, lines) if line["event"] == "step")
 
 
 @pytest.fixture(scope="session")
@@ -113,7 +119,7 @@ def tiny_run(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
     def run(changes: Mapping[str, Any] | None = None) -> TinyRun:
         folder = tmp_path_factory.mktemp("run")
         outcome = import_module("finetooth").run(recipe_for(folder, tiny_model_folder, changes or {}))
-        return TinyRun(outcome, losses_of(folder / "run"), folder / "run")
+        return TinyRun(outcome, tuple(step["loss"] for step in metrics_of(folder / "run")), folder / "run")
 
     return run
 

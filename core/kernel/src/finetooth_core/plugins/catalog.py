@@ -69,6 +69,7 @@ class Catalog:
         self.faults = tuple(faults)
         self.blocked = frozenset(canonical(name) for name in blocked)
         self._given_index = index
+        self.missing: Mapping[str, str] = {}  # plugins that a run was made with, by name, and their versions
         self._entries: dict[str, tuple[Registered, ...]] = {}
         ordered = sorted(entries, key=lambda r: (r.entry.name, r.distribution))
         for kind in ENTRY_TYPES:
@@ -213,6 +214,12 @@ class Catalog:
             broken = "; ".join(f"{fault.label} ({fault.problem})" for fault in self.faults)
             problem += f"; broken plugins that may bring it: {broken}"
         remedy = self._remedy(kind, source, bare)
+        if self.missing:
+            made = ", ".join(f"{plugin} {version}" for plugin, version in self.missing.items())
+            problem += (
+                f"; the run was made with {made}, which {'is' if len(self.missing) == 1 else 'are'} not installed"
+            )
+            remedy = install_command(f"{plugin}=={version}" for plugin, version in self.missing.items())
         return PluginError("", problem, action=remedy or "see ft plugins list", known=bool(remedy))
 
     def _remedy(self, kind: str, source: str, bare: str) -> str:

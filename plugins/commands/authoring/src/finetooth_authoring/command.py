@@ -1,4 +1,4 @@
-"""`ft plugins explain`, `ft plugins doctor` and `ft plugins new`."""
+"""`ft plugins explain`, `ft plugins doctor`, `ft plugins new` and `ft plugins try`."""
 
 from __future__ import annotations
 
@@ -45,9 +45,10 @@ def explain(context: CommandContext, entry: str, recipe: str | None) -> None:
 @click.pass_context
 def doctor(ctx: click.Context, names: tuple[str, ...], fast: bool, verbose: bool) -> None:
     """Check plugins: import, versions, duplicates, conformance. Exit code 2 on a fault."""
-    from finetooth_authoring.doctor import examine
+    from finetooth_authoring.doctor import announcement, examine
 
     faults = 0
+    click.echo(announcement(len(ctx.obj.plugin_facts(names)), thorough=not fast), err=True)
     for examination in examine(ctx.obj, names, thorough=not fast):
         mark = "ok" if examination.healthy else "FAULT"
         passed = f"{examination.passed} checks passed" if examination.passed else ""
@@ -73,4 +74,33 @@ def new(context: CommandContext, name: str, kind: str, folder: Path | None) -> N
 
     written = create(name, kind, context.catalog, folder)
     click.echo(f"wrote {written}")
-    click.echo(f"try it: pip install -e {written} && pytest {written} && ft plugins doctor {name}")
+    click.echo(f"check it: pip install -e '{written}[testing]' && pytest {written} && ft plugins doctor {name}")
+    click.echo(f"train three steps with it: ft plugins try {name}")
+
+
+@click.command("try")
+@click.argument("name")
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--limit", default=120.0, show_default=True, help="Seconds that an entry's process may take.")
+@click.pass_context
+def try_(ctx: click.Context, name: str, overrides: tuple[str, ...], limit: float) -> None:
+    """Train three steps of a tiny model with each entry of the plugin NAME. Exit code 2 on a fault.
+
+    Each entry has a process of its own. The report says how it failed: raises, hangs, NaN, None, shape, type (a value
+    of another type), no gradient, or refused (the recipe does not suit the entry; overrides such as method=dpo or
+    data.train=rows.jsonl make another one).
+    """
+    from tempfile import TemporaryDirectory
+
+    from finetooth_authoring.trials import trials
+
+    faults = 0
+    with TemporaryDirectory(prefix="ft-try-") as folder:
+        for trial in trials(ctx.obj, name, overrides, limit=limit, folder=Path(folder)):
+            mark = "FAULT" if trial.fault else "ok" if trial.tried else "-"
+            fault = f"{trial.fault}: " if trial.fault else ""
+            click.echo(f"{mark:5}  {trial.entry}  {fault}{trial.text}")
+            faults += bool(trial.fault)
+    if faults:
+        click.echo(f"{faults} fault{'s' if faults > 1 else ''}", err=True)
+        ctx.exit(2)

@@ -1,4 +1,4 @@
-"""`ft plugins explain`, `doctor` and `new`: what plugins offer, whether they are sound, and how one begins."""
+"""`ft plugins explain`, `doctor`, `new` and `try`: what plugins offer, whether they are sound, and how one begins."""
 
 from __future__ import annotations
 
@@ -25,5 +25,11 @@ def ft_commands() -> Iterator[Command]:
         name="plugins-new",
         build="finetooth_authoring.command:new",
         summary="write a new plugin that passes its own tests as it stands",
+        section="Extend",
+    )
+    yield Command(
+        name="plugins-try",
+        build="finetooth_authoring.command:try_",
+        summary="train three steps with each entry of a plugin, and say how it fails",
         section="Extend",
     )

@@ -178,6 +178,7 @@ def _files(distribution: str, package: str, kind: str, catalog: Catalog) -> Iter
 
     yield "pyproject.toml", filled("plugin/pyproject.toml")
     yield "README.md", filled("plugin/README.md")
+    yield ".github/workflows/test.yml", filled("plugin/test.yml")
     yield f"src/{package}/__init__.py", ""
     yield f"src/{package}/py.typed", ""
     yield f"src/{package}/plugin.py", filled(f"kinds/{kind}/plugin.py")
