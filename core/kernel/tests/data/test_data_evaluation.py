@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from finetooth_hooks import Completion, DataError
 from finetooth_rows import lazy_examples
-from finetooth_rows.storage.cache import list_cache
+from finetooth_rows.storage.cache import DataCache
 
 Make = Callable[..., Any]
 SETTING = "data.cache.eval"
@@ -77,7 +77,7 @@ def test_many_rows_measure_as_few_do(
     with monkeypatch.context() as held_in_memory:
         held_in_memory.setattr(lazy_examples, "SMALL_ROWS", 10**6)
         report, evaluation, asked, context = measure(name, kind, first=first)
-        assert SETTING not in context.decisions and list_cache() == []
+        assert SETTING not in context.decisions and DataCache().entries() == []
     assert report.rows == (first or 23) and evaluation.rows > 0
     for data, told in (
         ({"workers": 0}, "made now and kept"),
@@ -113,4 +113,4 @@ def test_what_is_wrong_with_a_row_is_said(workers: int, measure: Make) -> None:
     rows = [*ROWS["chat"], {"messages": [{"role": "user", "content": "x"}]}]
     with pytest.raises(DataError, match=r"eval\.jsonl:24: nothing to train on"):
         measure("loss", "chat", rows, workers=workers)
-    assert list_cache() == []
+    assert DataCache().entries() == []

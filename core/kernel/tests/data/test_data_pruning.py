@@ -16,7 +16,7 @@ import pytest
 from finetooth_hooks.preparation import Limit, Preparation
 from finetooth_rows.storage import cache as cache_module
 from finetooth_rows.storage import in_use
-from finetooth_rows.storage.cache import ABANDONED, MANIFEST, ROWS, CacheEntry, DataCache, list_cache, prune_cache
+from finetooth_rows.storage.cache import ABANDONED, MANIFEST, ROWS, CacheEntry, DataCache, prune_cache
 
 Prepare = Callable[..., Any]
 Write = Callable[..., Path]
@@ -31,11 +31,11 @@ def kept(prepare: Prepare, write: Write) -> list[CacheEntry]:
     write(LINES)
     for length in LENGTHS:
         prepare(limit=Limit(length, "drop"))
-    entries = list_cache()
+    entries = DataCache().entries()
     assert len(entries) == 3
     for age, entry in zip((10, 1000, 100_000), entries, strict=True):
         os.utime(entry.folder / MANIFEST, (0, time.time() - age))
-    return list_cache()
+    return DataCache().entries()
 
 
 def keys(entries: Any) -> list[str]:
@@ -53,7 +53,7 @@ def test_by_age(kept: list[CacheEntry]) -> None:
     assert prune_cache(older_than=200_000).removed == ()
     pruned = prune_cache(older_than=500)
     assert keys(pruned.removed) == [kept[2].key, kept[1].key]
-    assert keys(list_cache()) == [kept[0].key]
+    assert keys(DataCache().entries()) == [kept[0].key]
     assert pruned.bytes == kept[0].bytes
 
 
@@ -62,12 +62,12 @@ def test_by_size(kept: list[CacheEntry]) -> None:
     assert prune_cache(keep_bytes=size).removed == ()
     assert keys(prune_cache(keep_bytes=size - 1).removed) == [kept[2].key]
     assert keys(prune_cache(keep_bytes=kept[0].bytes).removed) == [kept[1].key]
-    assert keys(list_cache()) == [kept[0].key]
+    assert keys(DataCache().entries()) == [kept[0].key]
 
 
 def test_all(kept: list[CacheEntry]) -> None:
     assert len(prune_cache(all=True).removed) == 3
-    assert list_cache() == [] and list((DataCache().root / "entries").iterdir()) == []
+    assert DataCache().entries() == [] and list((DataCache().root / "entries").iterdir()) == []
 
 
 @pytest.mark.parametrize("given", [{}, {"all": True, "keep_bytes": 0}, {"keep_bytes": 1, "older_than": 1.0}])
@@ -77,8 +77,8 @@ def test_one_way_at_a_time(given: dict[str, Any]) -> None:
 
 
 def test_an_empty_cache(folder: Path) -> None:
-    assert list_cache() == [] and prune_cache(all=True) == cache_module.Pruned()
-    assert list_cache(folder / "elsewhere") == []
+    assert DataCache().entries() == [] and prune_cache(all=True) == cache_module.Pruned()
+    assert DataCache(folder / "elsewhere").entries() == []
 
 
 @pytest.mark.slow
@@ -86,7 +86,7 @@ def test_an_empty_cache(folder: Path) -> None:
 def test_what_this_process_reads_stays(kept: list[CacheEntry], prepare: Prepare) -> None:
     done, _ = prepare(limit=Limit(LENGTHS[0], "drop"))  # the oldest
     pruned = prune_cache(all=True)
-    assert keys(pruned.in_use) == keys(list_cache()) and len(pruned.removed) == 2
+    assert keys(pruned.in_use) == keys(DataCache().entries()) and len(pruned.removed) == 2
     assert pruned.bytes == pruned.in_use[0].bytes
     assert [datum.id for datum in done.data][:2] == ["rows.txt:1", "rows.txt:2"]
     del done, _
@@ -96,8 +96,8 @@ def test_what_this_process_reads_stays(kept: list[CacheEntry], prepare: Prepare)
 
 READER = """
 import sys
-from finetooth_rows.storage.cache import list_cache
-data = [entry for entry in list_cache() if entry.key == sys.argv[1]][0].data()
+from finetooth_rows.storage.cache import DataCache
+data = [entry for entry in DataCache().entries() if entry.key == sys.argv[1]][0].data()
 print(len(data), flush=True)
 sys.stdin.read()
 """
@@ -112,7 +112,7 @@ def test_what_another_process_reads_stays_until_it_dies(kept: list[CacheEntry]) 
     try:
         assert process.stdout.readline() == "20\n"
         assert keys(prune_cache(keep_bytes=kept[0].bytes).in_use) == [kept[2].key]
-        assert keys(list_cache()) == [kept[2].key]  # the others had to make room for it
+        assert keys(DataCache().entries()) == [kept[2].key]  # the others had to make room for it
     finally:
         process.kill()
         process.wait()
@@ -143,7 +143,7 @@ def test_what_cannot_be_removed_is_said_to_stay(kept: list[CacheEntry], monkeypa
 
     monkeypatch.setattr(Path, "rename", refuse)
     pruned = prune_cache(all=True)
-    assert pruned.removed == () and len(pruned.in_use) == len(list_cache()) == 3
+    assert pruned.removed == () and len(pruned.in_use) == len(DataCache().entries()) == 3
     assert all((entry.folder / MANIFEST).exists() for entry in kept)
 
 
@@ -159,7 +159,7 @@ def test_leftovers_are_swept(kept: list[CacheEntry]) -> None:
     (kept[0].folder / MANIFEST).write_text("damaged")
     sealed = cache_module._sealed({"key": kept[1].key, "of": "another version"})
     (kept[1].folder / MANIFEST).write_bytes(sealed)
-    assert keys(list_cache()) == [kept[2].key]
+    assert keys(DataCache().entries()) == [kept[2].key]
     assert prune_cache(older_than=10**9).removed == ()
     assert {path.name for path in entries.iterdir()} == {kept[2].key, ".young-1", ".written-1"}
 
@@ -172,14 +172,14 @@ def reason(context: Any) -> str:
 def test_a_run_keeps_the_cache_within_its_bound(prepare: Prepare, write: Write) -> None:
     write(LINES)
     first = prepare(limit=Limit(50, "drop"))[1]  # whose data nobody uses any more
-    bound = 1.5 * list_cache()[0].bytes / 1e9
+    bound = 1.5 * DataCache().entries()[0].bytes / 1e9
     assert first.notes == []
     gc.collect()
     second = prepare(limit=Limit(60, "drop"), data={"cache_gb": bound})[1]
     (note,) = second.notes
     assert note.startswith("prepared data of 1 earlier run removed (") and "\n" not in note
     assert f"data.cache_gb: {bound:g}" in note
-    assert len(list_cache()) == 1
+    assert len(DataCache().entries()) == 1
     assert "made now" in reason(prepare(limit=Limit(50, "drop"))[1])
 
 
@@ -188,11 +188,11 @@ def test_the_least_recently_used_goes_first(prepare: Prepare, write: Write) -> N
     write(LINES)
     for length in (50, 60):
         prepare(limit=Limit(length, "drop"))
-    for entry in list_cache():
+    for entry in DataCache().entries():
         os.utime(entry.folder / MANIFEST, (0, time.time() - 1000))
     assert "from the cache" in reason(prepare(limit=Limit(50, "drop"))[1])  # used again
     gc.collect()
-    prepare(limit=Limit(70, "drop"), data={"cache_gb": 2.5 * list_cache()[0].bytes / 1e9})
+    prepare(limit=Limit(70, "drop"), data={"cache_gb": 2.5 * DataCache().entries()[0].bytes / 1e9})
     gc.collect()
     assert "from the cache" in reason(prepare(limit=Limit(50, "drop"))[1])
     assert "made now" in reason(prepare(limit=Limit(60, "drop"))[1])
@@ -203,7 +203,7 @@ def test_what_a_run_has_just_made_stays_and_is_said(prepare: Prepare, write: Wri
     write(LINES)
     done: Preparation
     done, context = prepare(limit=Limit(50, "drop"), data={"cache_gb": 0})
-    assert len(list_cache()) == 1 and len(done.data) == 20
+    assert len(DataCache().entries()) == 1 and len(done.data) == 20
     (note,) = context.notes
     assert note.endswith("more than data.cache_gb: 0, and all of them are in use")
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from finetooth_core.cli import main
 from finetooth_rows.storage import in_use
-from finetooth_rows.storage.cache import DataCache, list_cache, list_kept, prune_cache
+from finetooth_rows.storage.cache import DataCache, list_kept, prune_cache
 from finetooth_toolbox.files.cache_folder import ABANDONED
 
 
@@ -36,7 +36,7 @@ def there(paths: list[Path]) -> list[bool]:
 def test_they_are_listed_with_prepared_data(fetched: list[Path], prepare: Any, write: Any) -> None:
     write([f"row {n}" for n in range(20)])
     prepare()
-    (entry,) = list_cache()
+    (entry,) = DataCache().entries()
     kept = list_kept()
     assert kept[0].key == entry.key  # just used
     assert [(one.sources, one.bytes) for one in kept[1:]] == [((f"rows{n}.jsonl",), 100 * n) for n in (1, 2, 3)]

@@ -130,11 +130,6 @@ class Builder:
         self._losses.append((setting or "method", spec))
         return spec
 
-    def options_of(self, registered: Registered, pick: Pick, setting: str) -> Mapping[str, Any]:
-        """The options of a pick, defaults filled in; JSON-able."""
-        named = renamed(pick, registered.full_name)
-        return validate_options(self.catalog, registered.entry.kind, named, setting).model_dump(mode="json")
-
 
 def is_auto(pick: Pick) -> bool:
     """Whether a pick leaves the choice open; `{name: auto, ...}` gives options only."""

@@ -271,15 +271,6 @@ class DataCache:
                     shutil.rmtree(folder, ignore_errors=True)
 
 
-def list_cache(root: Path | None = None) -> list[CacheEntry]:
-    """All prepared data that are kept, last used first.
-
-    Args:
-        root: of the cache; default: `folders.cache_folder()`.
-    """
-    return DataCache(root).entries()
-
-
 def list_kept(root: Path | None = None) -> list[Kept]:
     """All prepared data and all files that plugins have fetched, last used first."""
     return DataCache(root).kept()

@@ -8,7 +8,6 @@ files in the user's state folder, and what a recorded recipe names counts only w
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
@@ -18,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.errors import UserError
-
-from finetooth_toolbox.files.cache_folder import write_whole
 
 VARIABLE = "FT_TRUST_CODE"
 """Set to 1, code of any run folder may run, as with `--trust-code`."""
@@ -39,6 +36,8 @@ def record_own(recipe: Mapping[str, Any], base: Path) -> None:
     Args:
         base: folder that its paths are relative to.
     """
+    from finetooth_toolbox.files.cache_folder import write_whole  # every start would pay for what it imports
+
     for name, path in named_python(recipe, base):
         with suppress(OSError):  # without a state folder that can be written, own runs need consent too
             write_whole(_mark(name, path), json.dumps({"named": name}).encode())
@@ -139,7 +138,7 @@ def _mark(name: str, path: Path | None) -> Path:
         OSError: the file cannot be read.
     """
     content = name.encode("utf-8", "surrogatepass") if path is None else path.read_bytes()
-    return _state_folder() / "own-python" / hashlib.sha256(content).hexdigest()
+    return _state_folder() / "own-python" / _sha256(content)
 
 
 def _is_own_place(path: Path | None, base: Path) -> bool:
@@ -153,7 +152,7 @@ def _is_own_place(path: Path | None, base: Path) -> bool:
 def _place_mark(path: Path) -> Path:
     """The file that says that a run of this machine named the file at a place."""
     place = str(path.resolve()).encode("utf-8", "surrogatepass")
-    return _state_folder() / "own-python" / f"at-{hashlib.sha256(place).hexdigest()}"
+    return _state_folder() / "own-python" / f"at-{_sha256(place)}"
 
 
 def _state_folder() -> Path:
@@ -163,3 +162,9 @@ def _state_folder() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / "finetooth"
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "finetooth"
+
+
+def _sha256(content: bytes) -> str:
+    import hashlib  # every start would pay for it
+
+    return hashlib.sha256(content).hexdigest()
