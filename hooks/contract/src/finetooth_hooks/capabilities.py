@@ -20,6 +20,7 @@ ENGINE: Mapping[str, str] = {
     "snapshots": "its state can be copied in memory and taken back (`snapshot`, `rollback`)",
     "interrupt": "a primitive can be broken off between two micro-batches (`interrupt_when`)",
     "reference": "the policy without its adapter serves as the reference role",
+    "depths": "gives `hidden` of any layer, by its number or as a fraction of the depth (`OutputName`)",
     "head": "built with the scalar head that a method asks for, it gives `values` and `scores` and trains the head",
     "usage": "says what it takes of its device, and what the device can do (`usage`, `peak_flops`)",
     "profile": "records what its steps spend time and memory on (`profile`)",

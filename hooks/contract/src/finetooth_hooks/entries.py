@@ -167,6 +167,7 @@ class Loss(Entry):
 
     Attributes:
         needs: outputs it reads: `logprobs`, `entropy`, `logprobs@reference`, `scores`, `values`, `hidden`, `logits`.
+            `hidden:0.5` or `hidden:12` is that of a layer, see `OutputName`.
         together: what it must see at once. A loss that carries state needs `step`.
         fields: of the data, one number for each target, that it reads in addition to `weights`, which are always there:
             `advantages`, `old_logprobs`.

@@ -93,6 +93,15 @@ def _is_loaded(engine: Engine, case: EngineCase) -> bool:
     return True
 
 
+def _gives_depths(engine: Engine, case: EngineCase) -> bool:
+    named = ("hidden", "hidden:1.0", "hidden:0", "hidden:0.0")
+    for outputs in engine.forward(case.data(), returns=named, train=False).outputs:
+        last, whole, first, beginning = (outputs[name] for name in named)
+        if not np.array_equal(last, whole) or not np.array_equal(first, beginning) or first.shape != last.shape:
+            return False
+    return True
+
+
 _WORKS: Mapping[str, Ask] = {
     "handles": lambda engine, case: engine.backward(_handle(engine, case)).grad_norm > 0,
     "gradients": _works_with_gradients,
@@ -106,6 +115,7 @@ _WORKS: Mapping[str, Ask] = {
     "snapshots": _goes_back,
     "interrupt": _is_broken_off,
     "reference": lambda engine, case: engine.logprobs(case.data(), role="reference"),
+    "depths": _gives_depths,
     "head": lambda engine, case: engine.forward(case.data(), returns=("values",)).outputs,
     "usage": lambda engine, case: 0 < engine.usage().peak_memory >= engine.usage().memory >= 0 <= engine.peak_flops(),
     "profile": _is_recorded,
@@ -164,4 +174,16 @@ def what_is_not_said_is_refused(case: EngineCase) -> None:
             fail(called, result, "an EngineError")
 
 
-CHECKS = (derives_from_the_base, what_is_said_works, what_is_not_said_is_refused)
+def unknown_depth_is_refused(case: EngineCase) -> None:
+    """A layer that no model has is refused by name; without the capability `depths`, any layer is."""
+    depths = "depths" in case.engine().capabilities
+    for name in ("hidden:1.5", "hidden:100000", *(() if depths else ("hidden:0.5",))):
+        try:
+            result = case.engine().forward(case.data(), returns=(name,), train=False)
+        except FinetoothError as error:
+            expect(name in str(error), f"forward(data, returns=({name!r},))", str(error), "a message that names it")
+        else:
+            fail(f"forward(data, returns=({name!r},))", result, "a FinetoothError")
+
+
+CHECKS = (derives_from_the_base, what_is_said_works, what_is_not_said_is_refused, unknown_depth_is_refused)

@@ -131,13 +131,14 @@ class Decoder(Protocol):
 
     def hidden(
         self, stream: Stream, wanted: Tensor | None = None, *, layers: Sequence[Layer] | None = None,
-        keep: Callable[[int, Tensor], None] | None = None,
+        keep: Callable[[int, Tensor], None] | None = None, between: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:  # fmt: skip
         """States after the final norm, (N, D); with `wanted` (M,), (M, D) for those positions only.
 
         Args:
             layers: instead of the decoder's own, these, prepared from them.
             keep: is told each layer's number and its rotated queries and keys, and values, (N, H + 2 K, head_dim).
+            between: gets each layer's number, from 0, and the residual stream (N, D) that it reads.
         """
         ...
 

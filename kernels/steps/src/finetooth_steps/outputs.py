@@ -6,11 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import Datum
+from finetooth_hooks import Datum, OutputName
 from finetooth_hooks import arrays as xp
 from numpy.typing import NDArray
 
 from finetooth_steps.micro_batches import MicroBatch
+
+
+def is_whole(name: str) -> bool:
+    """Whether an output is given at every position, not only where the mask is true: hidden states and logits."""
+    return OutputName.of(name).kind in ("hidden", "logits")
 
 
 def side_by_side(batch: MicroBatch, values: Sequence[NDArray[Any]] | Mapping[int, NDArray[Any]]) -> NDArray[Any]:

@@ -10,7 +10,7 @@ from finetooth_hooks.engine import RoleModel
 from finetooth_hooks.entries import Backend, Evaluator, Method
 from finetooth_hooks.errors import PlanError, RecipeError
 from finetooth_hooks.heads import ScalarHead
-from finetooth_hooks.losses import LossSpec
+from finetooth_hooks.losses import LossSpec, OutputName
 from finetooth_hooks.protocols import Evaluator as BuiltEvaluator
 from finetooth_hooks.protocols import Method as BuiltMethod
 from finetooth_hooks.protocols import (
@@ -214,7 +214,8 @@ def _check_loss(
     Args:
         brought: roles that the method brings.
     """
-    lacking = sorted({need.split("@", 1)[0] for need in spec.needs} - backend.outputs)
+    names = [OutputName.of(need) for need in sorted(spec.needs)]
+    lacking = sorted({name.kind for name in names} - backend.outputs)
     if lacking and not backend.outputs:
         raise PlanError(
             f"{setting}: loss {spec.name} cannot be computed by backend {backend.name}, which answers and trains "
@@ -225,6 +226,13 @@ def _check_loss(
         raise PlanError(
             f"{setting}: loss {spec.name} reads {', '.join(lacking)}, which backend {backend.name} does not have",
             action=f"choose a loss that reads {', '.join(sorted(backend.outputs))}",
+        )
+    deep = [need for need, name in zip(sorted(spec.needs), names, strict=True) if name.depth is not None]
+    if deep and "depths" not in backend.capabilities:
+        raise PlanError(
+            f"{setting}: loss {spec.name} reads {', '.join(deep)}, and backend {backend.name} gives hidden states of "
+            "the last layer only",
+            action="choose a backend with the capability depths, such as torch, or a loss that reads hidden",
         )
     unknown = sorted(spec.roles - {"reference", *brought})
     if unknown:

@@ -33,6 +33,7 @@ from finetooth_steps.data_checks import check_data, check_fields, check_gradient
 from finetooth_steps.draws import places_of
 from finetooth_steps.layout import lay_out
 from finetooth_steps.normalizers import count_normalizers
+from finetooth_steps.outputs import is_whole
 from finetooth_steps.passes import Counters, Pass, PendingPasses, report
 from finetooth_steps.row_budget import check_rows
 from numpy.typing import NDArray
@@ -113,9 +114,9 @@ class MlxEngine(EngineBase):
         if loss is not None:
             evaluated = self._runner.evaluate(work, self._masters, train=train, returns=returns)
         outputs = [] if evaluated is None else evaluated.outputs
-        missing = [name for name in returns if not outputs or name not in outputs[0] or name in ("hidden", "logits")]
+        missing = [name for name in returns if not outputs or name not in outputs[0] or is_whole(name)]
         if missing:
-            whole = bool({"hidden", "logits"} & set(missing))
+            whole = any(map(is_whole, missing))
             scored = self._runner.score(self._work(data, None, role=role, whole=whole), missing, train=train)
             outputs = [{**have, **more} for have, more in zip(outputs or [{} for _ in data], scored, strict=True)]
         handle = None

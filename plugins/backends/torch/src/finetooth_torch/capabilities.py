@@ -21,6 +21,7 @@ CAPABILITIES = frozenset(
         "interrupt",
         "reference",
         "head",
+        "depths",
         "usage",
         "profile",
         "roles",

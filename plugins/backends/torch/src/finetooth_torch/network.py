@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from finetooth_hooks import PlanError
+from finetooth_hooks import OutputName, PlanError
 from finetooth_hooks.protocols import Adapter, ModelFacts, Processor
+from finetooth_steps.outputs import is_whole
 from torch import Tensor, nn
 
 from finetooth_torch.compute import TORCH, Compute
@@ -78,8 +79,9 @@ class Network:
         self.rows = Rows() if stream else _rows(module, model, attention, packing)
         skips = self.rows.filling == "stream"
         self.transformers = TransformersBody(
-            module, masks=self.rows.masks, skips=skips, towers=towers, processor=processor
-        )
+            module, masks=self.rows.masks, skips=skips, layers=_layers(base, facts), towers=towers,
+            processor=processor,
+        )  # fmt: skip
         if packing is False:  # then only segments that a datum has itself
             self.rows = replace(self.rows, filling=None)
         self.body: Body = self.transformers
@@ -185,8 +187,8 @@ class Network:
         """What `needs` names, of the role that is entered.
 
         Args:
-            needs: of `logprobs` (S, T) or (S, T, K), `entropy` (S, T), `hidden` (S, T, D), `logits` (S, T, V); with a
-                scalar head `values` (S, T) and `scores` (S,).
+            needs: of `logprobs` (S, T) or (S, T, K), `entropy` (S, T), `hidden` (S, T, D), also of a layer
+                (`hidden:0.5`), `logits` (S, T, V); with a scalar head `values` (S, T) and `scores` (S,).
             everywhere: hidden and logits at every position, not only where the mask is true (0 elsewhere).
             expected: (S, T) or (S, T, K), what the gradient of `logprobs` will be in proportion to where the mask is
                 true, if that is known.
@@ -201,8 +203,12 @@ class Network:
                 repetition_penalty=repetition_penalty,
             )  # fmt: skip
         known = OUTPUTS if self.scalar is None else OUTPUTS + HEAD_OUTPUTS
+        depths: dict[str, int] = {}
         for need in needs:
-            if need in known:
+            name = OutputName.of(need)
+            if name.kind in known:
+                if name.depth is not None:
+                    depths[need] = name.layer(self.facts.layers)
                 continue
             if need in HEAD_OUTPUTS:
                 raise PlanError(
@@ -213,7 +219,10 @@ class Network:
                 f"loss: it needs the output {need!r}, which the torch backend does not have",
                 action=f"choose a loss that reads {', '.join(known)}",
             )
-        states = self.body.states(rectangle, everywhere=everywhere and bool({"hidden", "logits"} & set(needs)))
+        between = {number for number in depths.values() if number < self.facts.layers}
+        states = self.body.states(
+            rectangle, everywhere=everywhere and any(map(is_whole, needs)), layers=sorted(between)
+        )  # fmt: skip
         mask_st = rectangle.mask
         words = bool({"logprobs", "entropy"} & set(needs))
         repetition = _repetition(rectangle, repetition_penalty) if words and repetition_penalty != 1.0 else None
@@ -244,12 +253,23 @@ class Network:
         whole: dict[str, Tensor] = {}
         if "hidden" in needs:
             whole["hidden"] = states.rows.to(result_dtype(states.rows.dtype))
+        for need, number in depths.items():
+            read = states.read_by.get(number, states.rows)
+            whole[need] = read.to(result_dtype(read.dtype))
         if "logits" in needs:
             whole["logits"] = self.head.logits(states.rows)
         for need, rows in whole.items():
             cells = rows[states.cells_st]
             found[need] = cells if everywhere else torch.where(mask_st.unsqueeze(-1), cells, 0.0)
         return found
+
+
+def _layers(base: nn.Module, facts: ModelFacts) -> tuple[nn.Module, ...]:
+    """The decoder's layers, in order; none where they are not at the family's path."""
+    try:
+        return tuple(base.get_submodule(facts.layer_path).children())
+    except AttributeError:
+        return ()
 
 
 def _repetition(rectangle: Rectangle, penalty: float) -> Repetition:

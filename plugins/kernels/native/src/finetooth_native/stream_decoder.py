@@ -257,12 +257,14 @@ class StreamDecoder:
         *,
         layers: Sequence[_Layer] | None = None,
         keep: Callable[[int, Tensor], None] | None = None,
+        between: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
         """States after the final norm, (N, D); with `wanted` (M,), (M, D) for those positions only.
 
         Args:
             layers: instead of the decoder's own, these, prepared from them.
             keep: is told each layer's number and its rotated queries and keys, and values, (N, H + 2 K, head_dim).
+            between: gets each layer's number, from 0, and the residual stream (N, D) that it reads.
         """
         layers = self.layers if layers is None else layers
         keeps = torch.is_grad_enabled() and not self._checkpointing
@@ -270,6 +272,8 @@ class StreamDecoder:
         h_nd = self.embedded(stream.tokens)
         cos_nr, sin_nr = self.angles(stream.positions)
         for i, layer in enumerate(layers):
+            if between is not None:
+                between(i, h_nd)
             compute = partial(
                 self._layer,
                 layer,

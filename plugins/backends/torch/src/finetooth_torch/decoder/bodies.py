@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -36,11 +36,13 @@ class States:
         cells_st: (S, T) the row of each cell of the rectangle; where only the mask's cells were asked for, the others
             hold any row.
         computed: what that took; the head comes later.
+        read_by: (M, D) what layers read that were asked for, by their numbers from 0.
     """
 
     rows: Tensor
     cells_st: Tensor
     computed: Computed
+    read_by: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 class Body(Protocol):
@@ -58,8 +60,12 @@ class Body(Protocol):
     noise: EmbeddingNoise | None
     draws: Draws | None
 
-    def states(self, rectangle: Rectangle, *, everywhere: bool) -> States:
-        """Of every cell, or at least of those where the mask is true."""
+    def states(self, rectangle: Rectangle, *, everywhere: bool, layers: Collection[int] = ()) -> States:
+        """Of every cell, or at least of those where the mask is true.
+
+        Args:
+            layers: numbers of layers, from 0, whose input is given too.
+        """
         ...
 
 
@@ -81,6 +87,7 @@ class TransformersBody:
         *,
         masks: Masks = "own",
         skips: bool = False,
+        layers: Sequence[nn.Module] = (),
         towers: Sequence[nn.Module] = (),
         processor: Callable[[], Processor] | None = None,
     ) -> None:
@@ -89,17 +96,23 @@ class TransformersBody:
             body: of a model that sees or hears, the one that puts that among the tokens.
             masks: how sequences that share a row are kept apart.
             skips: what is masked is not computed.
+            layers: of the decoder, in order.
             towers: its modules that see or hear.
             processor: asked for with the first image, sound or video.
         """
-        self._body, self._masks, self._skips = body, masks, skips
+        self._body, self._masks, self._skips, self._layers = body, masks, skips, layers
         self._towers, self._processor = tuple(towers), processor
         takes = inspect.signature(body.forward).parameters if towers else ()
         # such models tell what they see from text by it, and some want it for text alone
         self._types = next((name for name in ("mm_token_type_ids", "token_type_ids") if name in takes), "")
 
-    def states(self, rectangle: Rectangle, *, everywhere: bool) -> States:
+    def states(self, rectangle: Rectangle, *, everywhere: bool, layers: Collection[int] = ()) -> States:
         del everywhere
+        with _inputs_of(self._layers, layers) as read_by:
+            states = self._states(rectangle)
+        return replace(states, read_by={number: read.flatten(0, 1) for number, read in read_by.items()})
+
+    def _states(self, rectangle: Rectangle) -> States:
         if rectangle.batch.filled or rectangle.starts is not None:
             packed = pack(rectangle)
             _lay_out(self.draws, rectangle, packed.cells_st, packed.tokens.shape)
@@ -193,13 +206,20 @@ class StreamBody:
         self.decoder, self._model = decoder, model
         self.shares = not any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
 
-    def states(self, rectangle: Rectangle, *, everywhere: bool) -> States:
+    def states(self, rectangle: Rectangle, *, everywhere: bool, layers: Collection[int] = ()) -> States:
+        read_by: dict[int, Tensor] = {}
+
+        def keep(number: int, h_nd: Tensor) -> None:
+            if number in layers:
+                read_by[number] = h_nd
+
+        between = {"between": keep} if layers else {}
         stream = make_stream(rectangle, share=(self.shares and self.noise is None) or not self._model.training)
         computed = computed_of(stream)
         _lay_out(self.draws, rectangle, stream.cells_st, (len(stream),))
         if everywhere:
             with _noisy(self.noise, rectangle, stream.cells_st, len(stream)):
-                return States(self.decoder.hidden(stream), stream.cells_st, computed)
+                return States(self.decoder.hidden(stream, **between), stream.cells_st, computed, read_by)
         wanted, inverse = torch.unique(stream.cells_st[rectangle.mask], return_inverse=True)
         cells = torch.zeros_like(stream.cells_st)
         cells[rectangle.mask] = inverse
@@ -208,7 +228,28 @@ class StreamBody:
         if self.draws is not None:
             self.draws.narrow(wanted)
         with _noisy(self.noise, rectangle, stream.cells_st, len(stream)):
-            return States(self.decoder.hidden(stream, wanted), cells, replace(computed, last_rows=len(wanted)))
+            rows = self.decoder.hidden(stream, wanted, **between)
+        read = {number: h_nd.index_select(0, wanted) for number, h_nd in read_by.items()}
+        return States(rows, cells, replace(computed, last_rows=len(wanted)), read)
+
+
+@contextmanager
+def _inputs_of(layers: Sequence[nn.Module], wanted: Collection[int]) -> Iterator[dict[int, Tensor]]:
+    """What layers read while entered, by their numbers."""
+    read: dict[int, Tensor] = {}
+
+    def hook(number: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            read[number] = args[0] if args else kwargs["hidden_states"]
+
+        return keep
+
+    handles = [layers[number].register_forward_pre_hook(hook(number), with_kwargs=True) for number in wanted]
+    try:
+        yield read
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _lay_out(draws: Draws | None, rectangle: Rectangle, cells_st: Tensor, shape: Sequence[int]) -> None:
