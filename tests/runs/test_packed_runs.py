@@ -79,7 +79,7 @@ def test_documents_in_a_window_are_documents_alone(recipe: Make, corpus: Path, t
     assert sum(datum.parents is not None for datum in windows) >= 3
     engine = session.engine
     for datum, found in zip(windows, engine.logprobs(windows), strict=True):
-        cuts = [] if datum.parents is None else [int(at) + 1 for at in np.flatnonzero(np.diff(datum.parents))]
+        cuts = [] if datum.parents is None else np.flatnonzero(datum.parents[1:] == -1) + 1
         starts, ends = [0, *cuts], [*cuts, len(datum)]
         tokens, following = datum.tokens.tolist(), datum.targets.tolist()
         parts = [

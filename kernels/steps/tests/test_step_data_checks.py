@@ -23,7 +23,10 @@ def _data(lengths: list[int], groups: list[int] | None = None) -> list[Datum]:
     ("change", "words"),
     [
         ({"input": (ImageChunk(b"", "png", 4),)}, "image"),
-        ({"parents": np.array([0, 1, 0, 0])}, "goes on behind another one"),
+        ({"parents": np.array([-1, 0, 0, 2])}, "parents is a tree"),
+        ({"parents": np.array([-1, 1, 1, 2])}, "parents[1] is 1, which does not stand before position 1"),
+        ({"parents": np.array([0, 0, 1, 2])}, "parents[0] is 0"),
+        ({"parents": np.array([-1, 0, -2, 2])}, "parents[2] is -2"),
         ({"input": (TokenChunk(np.array([1, 2, 3, 99])),)}, "input id 99"),
         ({"targets": np.array([1, 2, -1, 1])}, "target id -1"),
         ({"targets": np.ones((4, 2), int)}, "same number of targets"),

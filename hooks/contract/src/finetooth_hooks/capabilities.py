@@ -111,6 +111,7 @@ QUANTIZER: Mapping[str, str] = {
 """Beyond `takes` and `linear`."""
 
 LOADER: Mapping[str, str] = {
+    "meta": "gives a model without memory for its weights (`load` with `meta`)",
     "modules": "says which linear modules a model has, and their sizes (`modules`)",
     "tensors": "gives a model tensor by tensor (`tensors`), for whoever writes one that is larger than memory",
     "widen": "gives a loaded model room for more tokens (`widen`)",

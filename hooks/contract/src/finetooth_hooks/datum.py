@@ -102,9 +102,12 @@ class Datum:
         scalars: numbers per sequence by name (`label`, `margin`, ...).
         group: sequences of one preference pair or rollout group carry the same key and stand next to each other.
         positions: (N,) position ids; default 0..N-1.
-        parents: (N,) for each position the index of the segment it belongs to, for packing and shared prefixes;
-            default one segment. A segment attends to itself alone, with positions from 0; a backend refuses data whose
-            segments it cannot keep apart.
+        parents: (N,) for each position the index of the position that it continues, which stands before it; -1 where a
+            sequence begins. Default: the position before, `-1, 0, .., N-2`. A position attends to itself and what lies
+            on its path to the beginning, and is as far from there as its position id says. Wherever a position
+            continues another one than the position before, a segment begins: -1 begins another sequence (packing), and
+            several segments may continue the same position (a tree: shared prefixes, blocks along a document). A
+            backend refuses data whose segments it cannot keep apart, or trees that it cannot compute.
         id: where it came from, `train.jsonl:17`; named in errors.
         place: which datum of its optimizer step it is, from 0; keys dropout, so that no layout, order or rank changes
             what is dropped. None: the engine counts the data of a step as they come. Who splits a step among ranks says

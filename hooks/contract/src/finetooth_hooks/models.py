@@ -338,14 +338,21 @@ class Loader(Protocol):
     def tokenizer(self, reference: str) -> Tokenizer: ...
 
     def load(
-        self, reference: str, *, framework: str, precision: str, device: str, quantizer: Quantizer | None = None
-    ) -> Any:
+        self, reference: str, *, framework: str, precision: str, device: str, quantizer: Quantizer | None = None,
+        meta: bool = False,
+    ) -> Any:  # fmt: skip
         """The framework's model with its weights: for `torch` a transformers model in eval mode.
 
         Args:
             precision: of the weights, `fp32`, `bf16`, `fp16`.
             quantizer: stores the linear weights, one after the other while the model is loaded; None: they stay in
                 `precision`.
+            meta: no weight is read and none takes memory, whatever the device; modules, names, shapes and types are
+                those of the model with its weights, which whoever asks fills, a strategy rank by rank (`tensors`).
+                Capability `meta`; without it nobody passes the argument.
+
+        Raises:
+            RecipeError: what is stored cannot be said without reading it, with `meta` and a quantizer for instance.
         """
         ...
 

@@ -15,8 +15,9 @@ from finetooth_steps.segments import check_segments
 
 
 def check_data(
-    data: Sequence[Datum], *, vocab_size: int, max_positions: int, media: bool = False, obstacle: str = ""
-) -> None:
+    data: Sequence[Datum], *, vocab_size: int, max_positions: int, media: bool = False, obstacle: str = "",
+    trees: bool = False,
+) -> None:  # fmt: skip
     """Refuse what the engine cannot compute, before anything is computed.
 
     Args:
@@ -24,6 +25,7 @@ def check_data(
         max_positions: longest sequence the model was made for; 0 is no bound.
         media: the model takes images, sounds or videos.
         obstacle: why segments of a datum cannot be kept apart; empty if they can.
+        trees: segments that continue others can be computed.
 
     Raises:
         DataError: no data, an empty datum, an image or sound that cannot be read, segments that cannot be kept apart,
@@ -51,7 +53,7 @@ def check_data(
             )
         _check_ids(where, "input", datum.placeholder_tokens, vocab_size)
         _check_ids(where, "target", datum.targets[datum.mask], vocab_size)
-    check_segments(data, obstacle)
+    check_segments(data, obstacle, trees=trees)
     group_indices(data)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from finetooth_steps.groups import group_indices
 from finetooth_steps.micro_batches import MicroBatch
-from finetooth_steps.segments import WHOLE, starts_of
+from finetooth_steps.segments import Piece, pieces_of
 
 Array = TypeVar("Array")
 """An array of the engine's library."""
@@ -40,7 +40,7 @@ class Rectangle(Generic[Array]):
         positions: (S, T) position ids, None for 0..T-1 in every row.
         mask: (S, T) targets that count.
         targets: (S, T) or (S, T, K), 0 where the mask is false.
-        starts: of each row, where its segments begin; None if every row is one segment.
+        pieces: of each row, the pieces of its segments; None if every row is one.
         media: row by row, in order.
     """
 
@@ -49,7 +49,7 @@ class Rectangle(Generic[Array]):
     positions: Array | None
     mask: Array
     targets: Array
-    starts: tuple[tuple[int, ...], ...] | None = None
+    pieces: tuple[tuple[Piece, ...], ...] | None = None
     media: tuple[PlacedMedium, ...] = ()
 
 
@@ -76,8 +76,8 @@ def make_rectangle(
             given = True
             positions[s, :n] = datum.positions[:n]
             positions[s, n:] = datum.positions[n - 1]
-    starts = tuple(starts_of(data[index]) for index in batch.rows)
-    segmented = any(of != WHOLE for of in starts)
+    pieces = tuple(pieces_of(data[index], n) for index, n in zip(batch.rows, batch.lengths, strict=True))
+    segmented = any(len(of) > 1 for of in pieces)
     mask, targets = _mask_and_targets(data, batch)
     return Rectangle(
         batch=batch,
@@ -85,7 +85,7 @@ def make_rectangle(
         positions=convert(positions) if given and not segmented else None,
         mask=convert(mask),
         targets=convert(targets),
-        starts=starts if segmented else None,
+        pieces=pieces if segmented else None,
         media=tuple(media),
     )
 

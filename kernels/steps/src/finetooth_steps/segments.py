@@ -1,70 +1,116 @@
-"""Segments: the parts of a datum that attend to themselves alone (`Datum.parents`), each with positions from 0."""
+"""Segments: runs of positions, each of which continues the one before it; `Datum.parents` makes a tree of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from finetooth_hooks import DataError, Datum
 from numpy.typing import NDArray
 
-WHOLE = (0,)
-"""Where the only segment of a datum without parents begins."""
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of positions. A segment that others continue in its middle is cut there into several.
+
+    Attributes:
+        start, stop: its positions.
+        above: the number of the piece whose last position it continues; -1 where a sequence begins.
+        first: the position id of its first position.
+    """
+
+    start: int
+    stop: int
+    above: int = -1
+    first: int = 0
 
 
-def starts_of(datum: Datum) -> tuple[int, ...]:
-    """Where the segments begin."""
-    if datum.parents is None or len(datum) == 0:
-        return WHOLE
-    return (0, *(int(at) + 1 for at in np.flatnonzero(np.diff(datum.parents))))
+def pieces_of(datum: Datum, length: int | None = None) -> tuple[Piece, ...]:
+    """The first `length` positions (default: all) in pieces, in their order; a piece stands behind the one above it."""
+    n = len(datum) if length is None else length
+    if datum.parents is None or n == 0:
+        return (Piece(0, n),)
+    parents = datum.parents[:n]
+    jumps = np.flatnonzero(parents != np.arange(n) - 1)
+    behind = parents[jumps] + 1
+    starts = sorted({0, *jumps.tolist(), *behind[behind > 0].tolist()})
+    ending = {stop - 1: number for number, stop in enumerate([*starts[1:], n])}
+    found: list[Piece] = []
+    for start, stop in zip(starts, [*starts[1:], n], strict=True):
+        above = ending.get(int(parents[start]), -1)
+        first = 0 if above < 0 else found[above].first + found[above].stop - found[above].start
+        found.append(Piece(start, stop, above, first))
+    return tuple(found)
 
 
-def positions_in(starts: Sequence[int], length: int) -> NDArray[np.int64]:
-    """(length,) position ids that begin anew with every segment."""
-    begins = np.zeros(length, dtype=np.int64)
-    inner = [start for start in starts if start < length]
-    begins[inner] = inner
-    return np.arange(length, dtype=np.int64) - np.maximum.accumulate(begins)
+def positions_of(pieces: Sequence[Piece]) -> NDArray[np.int64]:
+    """Position ids: how far each position is from the beginning of its sequence."""
+    return np.concatenate([np.arange(piece.stop - piece.start) + piece.first for piece in pieces])
 
 
-def check_segments(data: Sequence[Datum], obstacle: str) -> None:
+def is_tree(pieces: Sequence[Piece]) -> bool:
+    """Whether a piece continues another one, so that sequences share what they begin with."""
+    return any(piece.above >= 0 for piece in pieces)
+
+
+def check_segments(data: Sequence[Datum], obstacle: str, *, trees: bool = False) -> None:
     """
     Args:
         data: of a step.
         obstacle: why segments cannot be kept apart; empty if they can.
+        trees: the engine computes segments that continue others.
 
     Raises:
-        DataError: segments that cannot be kept apart, that are not runs of positions, or that have positions of their
-            own; names the datum.
+        DataError: parents that are no tree, segments that cannot be kept apart or that have positions of their own, or
+            a tree that cannot be computed; names the datum.
     """
-    segmented = [datum for datum in data if len(starts_of(datum)) > 1]
+    for datum in data:
+        _check_parents(datum)
+    segmented = [(datum, pieces) for datum in data if len(pieces := pieces_of(datum)) > 1]
     if not segmented:
         return
     moved = next((datum for datum in data if datum.positions is not None and not _as_counted(datum)), None)
-    for datum in segmented:
-        where, starts = datum.id or "a datum without id", starts_of(datum)
-        assert datum.parents is not None
+    for datum, pieces in segmented:
+        where = datum.id or "a datum without id"
         if obstacle:
             raise DataError(
                 where,
-                f"it has {len(starts)} segments (parents), which cannot be kept apart: {obstacle}",
+                f"it has {len(pieces)} segments (parents), which cannot be kept apart: {obstacle}",
                 action="give each segment a datum of its own; of method pretrain, set isolate_documents: false",
             )
-        if len(set(datum.parents[list(starts)].tolist())) < len(starts):
+        if is_tree(pieces) and not trees:
             raise DataError(
                 where,
-                "a segment (parents) goes on behind another one (shared prefixes, strided blocks), which the torch "
-                "backend cannot compute yet",
-                action="number the segments in the order of their positions, or give each a datum of its own",
+                "a segment continues another one (parents is a tree), which this engine cannot compute",
+                action="use the torch backend with its stream decoder (backend.decoder: stream), or give each path "
+                "from the beginning a datum of its own",
             )
     if moved is not None:
         raise DataError(
             moved.id or "a datum without id",
             "it has positions of its own, in a step with data that have segments (parents)",
-            action="leave positions out: they begin anew with every segment",
+            action="leave positions out: they begin anew with every sequence",
+        )
+
+
+def _check_parents(datum: Datum) -> None:
+    """
+    Raises:
+        DataError: a position continues itself or a later one.
+    """
+    if datum.parents is None:
+        return
+    wrong = np.flatnonzero((datum.parents >= np.arange(len(datum))) | (datum.parents < -1))
+    if wrong.size:
+        at = int(wrong[0])
+        raise DataError(
+            datum.id or "a datum without id",
+            f"parents[{at}] is {int(datum.parents[at])}, which does not stand before position {at}",
+            action="give the index of an earlier position that it continues, or -1 where a sequence begins",
         )
 
 
 def _as_counted(datum: Datum) -> bool:
     """Its positions are those it would get without."""
-    return bool(np.array_equal(datum.positions, positions_in(starts_of(datum), len(datum))))  # type: ignore[arg-type]
+    return bool(np.array_equal(datum.positions, positions_of(pieces_of(datum))))  # type: ignore[arg-type]

@@ -179,7 +179,8 @@ def segmented(kit: SimpleNamespace) -> tuple[list[Datum], list[Datum]]:
     for name, members in (("a", apart[:4]), ("b", apart[4:5]), ("c", apart[5:])):
         joined = [np.concatenate([getattr(d, part) for d in members]) for part in ("tokens", "targets")]
         weights = np.concatenate([d.fields["weights"] for d in members])
-        parents = np.repeat(np.arange(len(members)) * 3, [len(d) for d in members])
+        parents = np.arange(sum(len(d) for d in members)) - 1
+        parents[np.cumsum([0, *(len(d) for d in members[:-1])])] = -1
         base = Datum.from_tokens([*joined[0], 0], id=name)
         whole.append(Datum(base.input, joined[1], fields={"weights": weights}, parents=parents, id=name))
     return whole, apart
@@ -208,13 +209,15 @@ def test_segments_of_a_datum_are_data(kit: SimpleNamespace, decoder: str, packin
 def test_segments_that_cannot_be_computed_are_refused(kit: SimpleNamespace, decoder: str) -> None:
     engine = kit.engine(options={"decoder": decoder})
     plain = kit.data(2, longest=9)
-    halves = np.arange(len(plain[0])) % 2
-    with pytest.raises(DataError, match=r"row:0: a segment \(parents\) goes on behind another"):
-        engine.logprobs([replace(plain[0], parents=halves), plain[1]])
-    parents = np.arange(len(plain[0])) // 2
+    count = np.arange(len(plain[0]))
+    branching = np.where(count == len(plain[0]) - 1, 0, count - 1)
+    if decoder == "transformers":
+        with pytest.raises(DataError, match=r"row:0: a segment continues another one"):
+            engine.logprobs([replace(plain[0], parents=branching), plain[1]])
+    parents = np.where(count % 2, count - 1, -1)
     with pytest.raises(DataError, match="positions of its own, in a step with data that have segments"):
         engine.logprobs([replace(plain[0], parents=parents), replace(plain[1], positions=np.arange(len(plain[1])) * 2)])
-    engine.logprobs([replace(plain[0], parents=np.full(len(plain[0]), 7)), plain[1]])  # one segment is no packing
+    engine.logprobs([replace(plain[0], parents=count - 1), plain[1]])  # one segment is no packing
     counted = np.concatenate([np.arange(2)] * len(plain[0]))[: len(plain[0])]
     engine.logprobs([replace(plain[0], parents=parents, positions=counted), plain[1]])  # what it would get anyway
 

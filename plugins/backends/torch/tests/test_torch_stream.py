@@ -304,15 +304,32 @@ def test_the_decoder_is_chosen_with_a_reason(kit: SimpleNamespace) -> None:
     assert choose_decoder(facts, kit.hardware, "auto", "auto", brought=True).value == "stream"
     assert choose_decoder(facts, kit.hardware, "auto", "transformers", brought=True).value == "transformers"
     unknown, gpu = replace(facts, block=None), replace(kit.hardware, devices=(Device("cuda:0", "a GPU", 2**34),))
+    assert choose_decoder(facts, gpu, "auto", "auto", brought=True).value == "stream"
+    lacking = choose_decoder(facts, gpu, "auto", "auto", brought=False)
+    assert lacking.value == "transformers" and "no plugin brings one that serves a GPU" in lacking.reason
     for arguments, words in (
         ((unknown, kit.hardware, "auto"), "does not describe its layers"),
-        ((facts, gpu, "auto"), "not for a GPU"),
         ((facts, kit.hardware, "eager"), "attention=eager is for the model's own code"),
     ):
         chosen = choose_decoder(*arguments, "auto", brought=True)
         assert chosen.value == "transformers" and words in chosen.reason
         with pytest.raises(PlanError, match=words):
             choose_decoder(*arguments, "stream", brought=True)
+
+
+def test_a_decoder_for_another_device_is_asked_for(kit: SimpleNamespace) -> None:
+    """Which devices a provider serves is its entry's to say, and the picker's to decide."""
+    gpu = replace(kit.hardware, devices=(Device("cuda:0", "a GPU", 2**34),))
+    picked: list[bool] = []
+
+    def pick(wanted: Any) -> dict[str, PickedKernel]:
+        picked.append("stream_decoder" in wanted)
+        return kit.decoding() if "stream_decoder" in wanted else {}
+
+    request = kit.plan_request(kit.facts(kit.config()), hardware=gpu, kernels=pick)
+    made = TorchBackend(TorchOptions(), kit.context).plan(request)
+    assert any(picked)
+    assert {d.setting: d.value for d in made.decisions}["backend.decoder"] == "stream"
 
 
 def test_without_a_provider_the_models_own_code_computes(kit: SimpleNamespace) -> None:

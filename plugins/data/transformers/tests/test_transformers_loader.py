@@ -364,3 +364,26 @@ def test_a_tokenizer_that_takes_all_memory_or_time_is_named(
     path.write_text(json.dumps(content))
     with pytest.raises(RecipeError, match=r"tokenizer\.json"):
         loader_of().tokenizer(str(tmp_path / "m")).encode("a" * 40 + "b")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_without_memory_is_the_model(tmp_path: Path, write: Write, loader_of: Loaders, tied: bool) -> None:
+    """`meta` reads no weight: names, shapes and types are those of the loaded model, and filling it gives that."""
+    write(tmp_path / "m", tied=tied)
+    loader = loader_of()
+    assert "meta" in loader.capabilities
+    given: dict[str, Any] = {"framework": "torch", "precision": "bf16", "device": "cpu"}
+    whole = loader.load(str(tmp_path / "m"), **given)
+    for path in (tmp_path / "m").glob("*.safetensors"):
+        path.write_bytes(b"")  # nobody reads it
+    empty = loader.load(str(tmp_path / "m"), **given, meta=True)
+    assert not empty.training and all(one.is_meta for one in empty.parameters())
+    shapes = {name: (one.shape, one.dtype) for name, one in empty.state_dict().items()}
+    assert shapes == {name: (one.shape, one.dtype) for name, one in whole.state_dict().items()}
+    empty.load_state_dict(whole.state_dict(), assign=True)
+    empty.tie_weights()
+    ids = torch.arange(6)[None]
+    with torch.no_grad():
+        rotary = empty.get_decoder().rotary_emb
+        rotary.inv_freq = whole.get_decoder().rotary_emb.inv_freq
+        torch.testing.assert_close(empty(input_ids=ids).logits, whole(input_ids=ids).logits, rtol=0, atol=0)

@@ -57,7 +57,9 @@ def test_every_token_is_predicted_once_and_in_order(texts: list[str], length: in
         of = apart[at : at + len(datum)]
         at += len(datum)
         assert (datum.parents is None) == (len(set(of)) == 1)
-        assert datum.parents is None or datum.parents.tolist() == [int(i - of[0]) for i in of]
+        assert datum.parents is None or datum.parents.tolist() == [
+            i - 1 if i and of[i - 1] == document else -1 for i, document in enumerate(of)
+        ]
     assert all(datum.parents is None for datum in Windows(documents, length))
     assert [datum.id for datum in windows[::-1]] == [datum.id for datum in data[::-1]]
     assert [int(t) for datum in data for t in datum.targets] == wanted[1:]

@@ -277,7 +277,7 @@ def _repetition(rectangle: Rectangle, penalty: float) -> Repetition:
     Raises:
         PlanError: what a state has read is not all that stands before it.
     """
-    if rectangle.starts is not None or rectangle.media:
+    if rectangle.pieces is not None or rectangle.media:
         what = "images or sounds" if rectangle.media else "segments of their own"
         raise PlanError(f"repetition_penalty: the data have {what}", action="leave it at 1")
     return Repetition.of(penalty, rectangle.tokens, rectangle.mask)

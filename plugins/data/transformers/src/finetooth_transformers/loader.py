@@ -39,7 +39,7 @@ BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 class TransformersLoader(LoaderBase):
     """Loads folders and hub ids."""
 
-    capabilities = frozenset({"modules", "tensors", "widen", "write"})
+    capabilities = frozenset({"meta", "modules", "tensors", "widen", "write"})
 
     def __init__(self, options: TransformersOptions, context: Context) -> None:
         self._options = options
@@ -103,8 +103,9 @@ class TransformersLoader(LoaderBase):
         return self._files.tokenizer(reference)
 
     def load(
-        self, reference: str, *, framework: str, precision: str, device: str, quantizer: Quantizer | None = None
-    ) -> Any:
+        self, reference: str, *, framework: str, precision: str, device: str, quantizer: Quantizer | None = None,
+        meta: bool = False,
+    ) -> Any:  # fmt: skip
         """The model with its weights, in eval mode. Of a reward model (a classifier with one label, or with two for
         each token) the language model without a trained head for words, its own head beside it as `score`.
 
@@ -116,6 +117,9 @@ class TransformersLoader(LoaderBase):
         with self._files.reading(reference) as located, _quiet():
             config = self._files.config_at(located)
             packing = packing_of(quantization_of(config.to_dict()), reference)
+            if meta:
+                stored = quantizer is not None or packing is not None
+                return self._without_weights(reference, config, precision, stored=stored)
             apart = quantizer is not None and stores_apart(quantizer)
             if apart or packing is not None:
                 found = self._assembled(located, config, precision, device, quantizer, packing)
@@ -224,15 +228,30 @@ class TransformersLoader(LoaderBase):
         experts = sum(one.numel() for module in model.modules() for one in weights_of_experts(module).values())
         return sum(parameter.numel() for parameter in model.parameters()), experts
 
-    def _unfilled(self, reference: str, config: Any) -> Any:
-        """The model without memory for its weights."""
+    def _without_weights(self, reference: str, config: Any, precision: str, *, stored: bool) -> Any:
+        """
+        Raises:
+            RecipeError: the weights are stored in fewer bits, or the model carries a head of its own.
+        """
+        import torch
+
+        if stored or quantization_of(config.to_dict()) or head_of(config.to_dict()) is not None:
+            what = "carries a head of its own" if head_of(config.to_dict()) is not None else "is stored in fewer bits"
+            raise RecipeError(
+                "model", f"{reference} {what}, so it cannot be built without its weights",
+                action="load it with its weights, or name a model of plain numbers",
+            )  # fmt: skip
+        return self._unfilled(reference, config, dtype=getattr(torch, PRECISIONS[precision])).eval()
+
+    def _unfilled(self, reference: str, config: Any, **given: Any) -> Any:
+        """The model without memory for its weights; `dtype` may be given."""
         import torch
 
         plain = copy.deepcopy(config)
         if quantization_of(plain.to_dict()):
             plain.quantization_config = None
         with explained(reference), torch.device("meta"):
-            return _class(plain).from_config(plain, trust_remote_code=self._options.trust_remote_code)
+            return _class(plain).from_config(plain, trust_remote_code=self._options.trust_remote_code, **given)
 
 
 def _model_type(located: str, arguments: dict[str, Any]) -> str:

@@ -122,6 +122,6 @@ def window(tokens: NDArray[np.int64], begins: NDArray[np.int64] | None, id: str)
     inner = () if begins is None else begins[(begins > 0) & (begins < len(datum))]
     if not len(inner):
         return datum
-    parents = np.zeros(len(datum), np.int64)
-    parents[inner] = 1
-    return replace(datum, parents=np.cumsum(parents))
+    parents = np.arange(len(datum), dtype=np.int64) - 1
+    parents[inner] = -1
+    return replace(datum, parents=parents)

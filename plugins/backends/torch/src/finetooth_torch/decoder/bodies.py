@@ -113,7 +113,7 @@ class TransformersBody:
         return replace(states, read_by={number: read.flatten(0, 1) for number, read in read_by.items()})
 
     def _states(self, rectangle: Rectangle) -> States:
-        if rectangle.batch.filled or rectangle.starts is not None:
+        if rectangle.batch.filled or rectangle.pieces is not None:
             packed = pack(rectangle)
             _lay_out(self.draws, rectangle, packed.cells_st, packed.tokens.shape)
             with _noisy(self.noise, rectangle, packed.cells_st, packed.tokens.numel()):

@@ -18,9 +18,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from finetooth_hooks import PlanError
 from finetooth_hooks.attention import Lengths
 from finetooth_steps.row_filling import Filling
-from finetooth_steps.segments import WHOLE, positions_in
+from finetooth_steps.segments import Piece, is_tree, positions_of
 from torch import Tensor, nn
 
 from finetooth_torch.attention.handing import handing
@@ -80,7 +81,16 @@ class Packed:
 
 
 def pack(rectangle: Rectangle) -> Packed:
-    """The rows of a micro-batch whose data share rows (`MicroBatch.filled`) or have segments."""
+    """The rows of a micro-batch whose data share rows (`MicroBatch.filled`) or have segments.
+
+    Raises:
+        PlanError: a segment continues another one.
+    """
+    if any(map(is_tree, rectangle.pieces or ())):
+        raise PlanError(
+            "a segment continues another one (Datum.parents is a tree), which the model's own code cannot compute",
+            action="set backend.decoder to stream, or give each path a datum of its own",
+        )
     batch = rectangle.batch
     rows = batch.filled or tuple((place,) for place in range(len(batch.rows)))
     width = max(sum(batch.lengths[place] for place in row) for row in rows)
@@ -93,12 +103,11 @@ def pack(rectangle: Rectangle) -> Packed:
         parts: list[int] = []
         for place in row:
             length = batch.lengths[place]
-            starts = WHOLE if rectangle.starts is None else rectangle.starts[place]
-            inner = [start for start in starts if start < length]
-            positions[r, at : at + length] = positions_in(starts, length)
+            pieces = (Piece(0, length),) if rectangle.pieces is None else rectangle.pieces[place]
+            positions[r, at : at + length] = positions_of(pieces)
             source[r, at : at + length] = place * batch.width + np.arange(length)
             cells[place, :length] = r * width + at + np.arange(length)
-            parts += np.diff([*inner, length]).tolist()
+            parts += [piece.stop - piece.start for piece in pieces]
             at += length
         positions[r, at:] = np.arange(width - at)
         segments.append((*parts, width - at) if at < width else tuple(parts))

@@ -15,6 +15,7 @@ import torch
 from finetooth_kernels.decoder import Stream
 from finetooth_kernels.segments import Segment
 from finetooth_steps.layout import SHORTEST_SHARED
+from finetooth_steps.segments import Piece
 from numpy.typing import NDArray
 
 from finetooth_torch.layout.rectangles import Rectangle
@@ -28,7 +29,7 @@ class _Writer:
     positions_st: NDArray[np.int64] | None
     lengths: Sequence[int]
     cells_st: NDArray[np.int64]
-    starts: Sequence[Sequence[int]] | None
+    pieces: Sequence[Sequence[Piece]] | None
     share: bool
     size: int = 0
     tokens: list[NDArray[np.int64]] = field(default_factory=list)
@@ -37,9 +38,9 @@ class _Writer:
 
     def write(self, rows: Sequence[int], done: int) -> None:
         """Segments for `rows`, of which the first `done` tokens are in the stream already."""
-        if self.starts is not None:
+        if self.pieces is not None:
             for row in rows:
-                self._apart(row, self.starts[row])
+                self._tree(row, self.pieces[row])
             return
         if not self.share or self.positions_st is not None:
             for row in rows:
@@ -47,16 +48,27 @@ class _Writer:
             return
         self._branch(rows, done, done)
 
-    def _apart(self, row: int, starts: Sequence[int]) -> None:
-        """The row's own segments, none of which sees another; each begins at position 0."""
-        length = self.lengths[row]
-        begins = [start for start in starts if start < length]
-        for begin, end in zip(begins, [*begins[1:], length], strict=True):
-            start = self.size
-            self.size += end - begin
-            self.tokens.append(self.tokens_st[row, begin:end])
-            self.positions.append(np.arange(end - begin))
-            self.cells_st[row, begin:end] = np.arange(start, self.size)
+    def _tree(self, row: int, pieces: Sequence[Piece]) -> None:
+        """The row's own segments, each below the one that it continues."""
+        below: dict[int, list[int]] = {}
+        for number, piece in enumerate(pieces):
+            below.setdefault(piece.above, []).append(number)
+        places: dict[int, int] = {}  # in `segments`, of pieces with others below them that are being written
+        left = below.get(-1, [])[::-1]
+        while left:
+            number = left.pop()
+            if number in places:
+                at = self.segments[places[number]]
+                self.segments[places[number]] = Segment(at.start, at.stop, self.size)
+                continue
+            piece, start = pieces[number], self.size
+            self.size += piece.stop - piece.start
+            self.tokens.append(self.tokens_st[row, piece.start : piece.stop])
+            self.positions.append(np.arange(piece.stop - piece.start) + piece.first)
+            self.cells_st[row, piece.start : piece.stop] = np.arange(start, self.size)
+            if number in below:
+                places[number] = len(self.segments)
+                left += [number, *below[number][::-1]]
             self.segments.append(Segment(start, self.size, self.size))
 
     def _branch(self, rows: Sequence[int], done: int, at: int) -> None:
@@ -112,7 +124,7 @@ def make_stream(rectangle: Rectangle, *, share: bool) -> Stream:
     tokens_st = rectangle.tokens.cpu().numpy()
     positions_st = None if rectangle.positions is None else rectangle.positions.cpu().numpy()
     cells_st = np.zeros(tokens_st.shape, dtype=np.int64)
-    writer = _Writer(tokens_st, positions_st, rectangle.batch.lengths, cells_st, rectangle.starts, share)
+    writer = _Writer(tokens_st, positions_st, rectangle.batch.lengths, cells_st, rectangle.pieces, share)
     writer.write(range(tokens_st.shape[0]), 0)
     return Stream(
         tokens=torch.from_numpy(np.concatenate(writer.tokens)).to(device),

@@ -125,8 +125,7 @@ def _decoder_brought(request: PlanRequest, precision: str, asked: str) -> bool:
 
     roles = (role.facts for role in request.roles.values() if role.facts is not None)
     described = any(facts.block is not None for facts in (request.base.facts, *roles))
-    on_cpu = request.place.hardware.device == "cpu"
-    if request.kernels is None or not described or not on_cpu or asked == "transformers":
+    if request.kernels is None or not described or asked == "transformers":
         return False
     return DECODER in request.kernels(wanted_decoder(precision))
 
@@ -166,8 +165,6 @@ def choose_decoder(
     setting = "backend.decoder"
     if facts.block is None:
         reason = "the model's family does not describe its layers"
-    elif hardware.device != "cpu":
-        reason = f"it is written for CPUs, not for {hardware.label}"
     elif offload.any:
         reason = offload.reason
     elif attention != AUTO:
@@ -175,7 +172,7 @@ def choose_decoder(
     elif packing is False:
         reason = "backend.packing=false asks for padding, and it has none"
     elif not brought:
-        reason = f"no plugin brings one that serves {hardware.label} here; finetooth-native does"
+        reason = f"no plugin brings one that serves {hardware.label} here; finetooth-native brings one for CPUs"
     else:
         reason = ""
     if asked == STREAM and reason:
