@@ -213,7 +213,7 @@ class StreamBody:
             if number in layers:
                 read_by[number] = h_nd
 
-        between = {"between": keep} if layers else {}
+        between: dict[str, Any] = {"between": keep} if layers else {}  # a decoder without it serves the last layer
         stream = make_stream(rectangle, share=(self.shares and self.noise is None) or not self._model.training)
         computed = computed_of(stream)
         _lay_out(self.draws, rectangle, stream.cells_st, (len(stream),))
