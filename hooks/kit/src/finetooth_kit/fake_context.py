@@ -132,7 +132,9 @@ class FakeLoader(LoaderBase):
     def tokenizer(self, reference: str) -> Tokenizer:
         return self.bytes
 
-    def load(self, reference: str, *, framework: str, precision: str, device: str, quantizer: Any = None) -> Any:
+    def load(
+        self, reference: str, *, framework: str, precision: str, device: str, quantizer: Any = None, meta: bool = False
+    ) -> Any:
         raise RecipeError("model", f"{reference!r} has no weights: this is the conformance kit's stand-in")
 
 

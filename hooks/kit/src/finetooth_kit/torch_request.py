@@ -59,7 +59,9 @@ class TinyLlamaLoader(LoaderBase):
     def tokenizer(self, reference: str) -> Tokenizer:
         return ByteTokenizer()
 
-    def load(self, reference: str, *, framework: str, precision: str, device: str, quantizer: Any = None) -> Any:
+    def load(
+        self, reference: str, *, framework: str, precision: str, device: str, quantizer: Any = None, meta: bool = False
+    ) -> Any:
         torch, transformers = import_module("torch"), import_module("transformers")
         config = transformers.LlamaConfig(
             vocab_size=VOCABULARY,

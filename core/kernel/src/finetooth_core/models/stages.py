@@ -195,14 +195,17 @@ class Trained(LoaderBase):
         return loader.tokenizer(inner)
 
     def load(
-        self, reference: str, *, framework: str, precision: str, device: str, quantizer: Quantizer | None = None
-    ) -> Any:
+        self, reference: str, *, framework: str, precision: str, device: str, quantizer: Quantizer | None = None,
+        meta: bool = False,
+    ) -> Any:  # fmt: skip
         """The model that was trained. Over a base in fewer bits the adapter is folded into the numbers that the run
         computed with, and the sum is plain numbers; with a quantizer it is stored anew.
 
         Raises:
             PlanError: its adapter cannot be folded into a base, or its base cannot be read as numbers.
         """
+        if meta:
+            raise self._cannot("build a model without its weights", "meta")
         loader, inner = self._inner
         if self._whole is not None:
             return loader.load(inner, framework=framework, precision=precision, device=device, quantizer=quantizer)

@@ -76,13 +76,16 @@ class ChangedTokens(LoaderBase):
         return tuple(sorted({*(id_ for id_ in added if id_ is not None), *self._changes.renamed}))
 
     def load(
-        self, reference: str, *, framework: str, precision: str, device: str, quantizer: Quantizer | None = None
-    ) -> Any:
+        self, reference: str, *, framework: str, precision: str, device: str, quantizer: Quantizer | None = None,
+        meta: bool = False,
+    ) -> Any:  # fmt: skip
         """The model with a row for every token, the new ones the mean of the others.
 
         Raises:
             PlanError: the framework's models cannot be given more rows.
         """
+        if meta:
+            raise self._cannot("build a model without its weights", "meta")
         model = self._loader.load(
             reference, framework=framework, precision=precision, device=device, quantizer=quantizer
         )

@@ -77,13 +77,16 @@ class GgufLoader(LoaderBase):
         return FastTokenizer(build_tokenizer(self._container(find(reference).path)))
 
     def load(
-        self, reference: str, *, framework: str, precision: str, device: str, quantizer: Quantizer | None = None
-    ) -> Any:
+        self, reference: str, *, framework: str, precision: str, device: str, quantizer: Quantizer | None = None,
+        meta: bool = False,
+    ) -> Any:  # fmt: skip
         """A transformers model in eval mode, its weights dequantised or as they are stored.
 
         Raises:
             RecipeError: as `describe`, or a tensor cannot be dequantised or has no place in the model.
         """
+        if meta:
+            raise self._cannot("build a model without its weights", "meta")
         _check_framework(framework)
         import torch
 
