@@ -49,7 +49,7 @@ class OutputName:
     def of(cls, name: str) -> OutputName:
         """
         Raises:
-            PlanError: the depth is no number, out of range, or of something other than `hidden`.
+            PlanError: the depth is not a number, out of range, or of something other than `hidden`.
         """
         rest, _, role = name.partition("@")
         kind, colon, said = rest.partition(":")
