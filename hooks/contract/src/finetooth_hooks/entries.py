@@ -166,16 +166,13 @@ class Loss(Entry):
     """From outputs to contributions; see `finetooth_hooks.losses`.
 
     Attributes:
-        needs: outputs it reads: `logprobs`, `entropy`, `logprobs@reference`, `scores`, `values`, `hidden`, `logits`.
-            `hidden:0.5` or `hidden:12` is that of a layer, see `OutputName`.
+        needs: outputs it reads (`OutputName`): `logprobs@reference`, `entropy`, `values`, `hidden:0.5`, `logits`.
         together: what it must see at once. A loss that carries state needs `step`.
-        fields: of the data, one number for each target, that it reads in addition to `weights`, which are always there:
-            `advantages`, `old_logprobs`.
-        scalars: of the data, one number for each sequence, that it reads: `label`, `margin`.
+        fields: numbers of each target that it reads in addition to `weights`: `advantages`, `old_logprobs`.
+        scalars: numbers of each sequence that it reads: `label`, `margin`.
         proportional_to: field of the data that its gradient with respect to `logprobs` is in proportion to wherever
-            the mask is true, whatever the log-probabilities are: `weights` for cross entropy. An engine may then form
-            gradients of a trained head while it has the logits, and not compute them again; it checks. None: the
-            gradient depends on the log-probabilities.
+            the mask is true: `weights` for cross entropy. An engine may then form gradients of a trained head while it
+            has the logits, and checks that. None: the gradient depends on the log-probabilities.
     """
 
     kind = "loss"

@@ -202,23 +202,7 @@ class Network:
                 rectangle, needs, everywhere=everywhere, expected=expected, temperature=temperature,
                 repetition_penalty=repetition_penalty,
             )  # fmt: skip
-        known = OUTPUTS if self.scalar is None else OUTPUTS + HEAD_OUTPUTS
-        depths: dict[str, int] = {}
-        for need in needs:
-            name = OutputName.of(need)
-            if name.kind in known:
-                if name.depth is not None:
-                    depths[need] = name.layer(self.facts.layers)
-                continue
-            if need in HEAD_OUTPUTS:
-                raise PlanError(
-                    f"loss: it needs the output {need!r} of a scalar head, and the engine was built without one",
-                    action="choose a method that asks for a head",
-                )
-            raise PlanError(
-                f"loss: it needs the output {need!r}, which the torch backend does not have",
-                action=f"choose a loss that reads {', '.join(known)}",
-            )
+        depths = self._depths(needs)
         between = {number for number in depths.values() if number < self.facts.layers}
         states = self.body.states(
             rectangle, everywhere=everywhere and any(map(is_whole, needs)), layers=sorted(between)
@@ -262,6 +246,31 @@ class Network:
             cells = rows[states.cells_st]
             found[need] = cells if everywhere else torch.where(mask_st.unsqueeze(-1), cells, 0.0)
         return found
+
+    def _depths(self, needs: Collection[str]) -> dict[str, int]:
+        """The numbers of the layers whose hidden states `needs` names.
+
+        Raises:
+            PlanError: a name of something that there is not.
+        """
+        known = OUTPUTS if self.scalar is None else OUTPUTS + HEAD_OUTPUTS
+        depths: dict[str, int] = {}
+        for need in needs:
+            name = OutputName.of(need)
+            if name.kind in known:
+                if name.depth is not None:
+                    depths[need] = name.layer(self.facts.layers)
+                continue
+            if need in HEAD_OUTPUTS:
+                raise PlanError(
+                    f"loss: it needs the output {need!r} of a scalar head, and the engine was built without one",
+                    action="choose a method that asks for a head",
+                )
+            raise PlanError(
+                f"loss: it needs the output {need!r}, which the torch backend does not have",
+                action=f"choose a loss that reads {', '.join(known)}",
+            )
+        return depths
 
 
 def _layers(base: nn.Module, facts: ModelFacts) -> tuple[nn.Module, ...]:
