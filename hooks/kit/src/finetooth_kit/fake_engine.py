@@ -19,7 +19,7 @@ from finetooth_steps.data_checks import check_fields
 from finetooth_steps.loss_state import checked_state
 from finetooth_steps.micro_batches import one_batch
 from finetooth_steps.normalizers import count_normalizers
-from finetooth_steps.outputs import side_by_side
+from finetooth_steps.outputs import is_whole, side_by_side
 from finetooth_steps.rectangles import loss_data
 from finetooth_steps.totals import Totals
 from numpy.typing import NDArray
@@ -56,7 +56,7 @@ class FakeEngine(EngineBase):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        return frozenset({"zero_grad", "generate", "reference", "head", "usage", "roles"})
+        return frozenset({"zero_grad", "generate", "reference", "head", "usage", "roles", "depths"})
 
     def _score(self, datum: Datum) -> NDArray[np.float64]:
         rows = self.table[datum.tokens]
@@ -80,10 +80,10 @@ class FakeEngine(EngineBase):
     ) -> Forward:
         self.calls.append("forward")
         found = self._evaluate(data, loss, normalizer)
-        if "logits" not in returns:
-            return found
+        rowwise = [name for name in returns if is_whole(name)]  # a row of the table is a state, at every depth
         both = zip(found.outputs, data, strict=True)
-        return replace(found, outputs=tuple({**of, "logits": self.table[datum.tokens]} for of, datum in both))
+        outputs = tuple({**of, **dict.fromkeys(rowwise, self.table[datum.tokens])} for of, datum in both)
+        return replace(found, outputs=outputs)
 
     def _evaluate(self, data: Sequence[Datum], loss: LossSpec | None, normalizer: Counts | None) -> Forward:
         outputs = tuple(

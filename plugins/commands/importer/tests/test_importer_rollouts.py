@@ -93,10 +93,26 @@ def test_losses_of_preference_training() -> None:
     assert made["method"] == {"name": "simpo", "gamma": 1.0, "beta": 0.1, "sft_weight": 1.0}
 
 
+def test_ebft_is_ebft(outcomes: Outcomes) -> None:
+    block = {"feature_layers": [0.5], "embed_method": "concat", "use_whitening": True, "ce_coef": 0.03, "stride": 8}
+    trl = {"num_generations": 4, "max_completion_length": 64, "scale_rewards": True, "use_vllm": True}
+    account = taken({**AXOLOTL, "rl": "ebft", "ebft": block, "trl": trl}, "axolotl")
+    wanted = {
+        "name": "ebft", "feature_layers": [0.5], "embed_method": "concat", "use_whitening": True, "ce_coef": 0.03,
+        "num_generations": 4, "max_completion_length": 64, "advantage_estimator": "group_norm",
+    }  # fmt: skip
+    assert account.recipe["method"] == account.recipe["method"] | wanted
+    found = outcomes(account)
+    assert found["ebft.stride"][0] == "not taken" and found["ebft.ce_coef"][0] == "taken"
+    strided = taken({**AXOLOTL, "rl": "ebft", "ebft": {"mode": "strided", "n_samples_per_prompt": 4}}, "axolotl")
+    assert strided.recipe["method"]["mode"] == "strided", "its check refuses it"
+    assert taken({**AXOLOTL, "rl": "ebft"}, "axolotl").recipe["method"]["name"] == "ebft"
+
+
 @pytest.mark.parametrize(
     ("tool", "given", "method"),
     [
-        ("axolotl", {**AXOLOTL, "rl": "ebft"}, "ebft"),
+        ("axolotl", {**AXOLOTL, "rl": "nash"}, "nash"),
         ("trl", {**TRL, "trainer": "nash_md"}, "nash_md"),
         ("llamafactory", {"model_name_or_path": "m", "stage": "mca", "dataset": "a.jsonl"}, "mca"),
         ("autotrain", {"model": "m", "data_path": "a.jsonl", "project_name": "p", "trainer": "ppo2"}, "ppo2"),

@@ -19,7 +19,19 @@ METHODS: Mapping[str, str] = {
     "simpo": "simpo",
     "grpo": "grpo",
     "gdpo": "grpo",
+    "ebft": "ebft",
 }
+EBFT = (
+    "mode", "feature_layers", "embed_method", "use_whitening", "alignment_coef", "diversity_coef", "rl_coef", "ce_coef",
+    "advantage_estimator", "temperature", "top_p",
+)  # fmt: skip
+"""Keys of the block `ebft` that are called and mean the same here."""
+WHOLE = "answers are bounded by method.max_completion_length alone"
+STRIDED = "decoding in strides along a document is not here yet"
+NO_EBFT: Mapping[str, str] = {
+    "adaptive_max_tokens": WHOLE, "gt_length_multiplier": WHOLE, "stride": STRIDED, "context_length": STRIDED,
+    "generate_max_len": STRIDED, "min_completion_prefix": STRIDED,
+}  # fmt: skip
 
 
 def looks_like(given: Mapping[str, Any]) -> bool:
@@ -170,8 +182,8 @@ def _method(account: Account) -> None:
     _preference(account, name_of(account.recipe.get("method")))
     account.passes("num_labels", "a reward model has one score")
     account.take("center_rewards_coefficient", "method.center_rewards_coefficient", number)
-    if name_of(account.recipe.get("method")) == "grpo":
-        _online(account, account.get("trl") or {})
+    if name_of(account.recipe.get("method")) in ("grpo", "ebft"):
+        _online(account, account.get("trl") or {}, name_of(account.recipe.get("method")))
     elif isinstance(account.get("trl"), dict) and "beta" in account.get("trl"):
         account.take(
             "trl", "method.beta", value=number(account.get("trl")["beta"]), note="of it beta alone counts there"
@@ -214,11 +226,33 @@ def _preference(account: Account, method: str) -> None:
         account.passes(key, "it is of rl: simpo")
 
 
-def _online(account: Account, block: Mapping[str, Any]) -> None:
+def _ebft(account: Account, scaled: Any) -> None:
+    """The `ebft` block: each of its keys has a line of its own, `ebft.KEY`. What is not here, such as `mode: strided`,
+    stands in the recipe, so that its check refuses it and nothing else is trained.
+
+    Args:
+        scaled: `trl.scale_rewards`.
+    """
+    block = account.get("ebft") or {}
+    inside = Account({f"ebft.{key}": value for key, value in block.items()})
+    inside.recipe = account.recipe
+    if scaled and "advantage_estimator" not in block:
+        account.set("method.advantage_estimator", "group_norm")
+    for key in EBFT:
+        inside.take(f"ebft.{key}", f"method.{key}", number)
+    inside.take("ebft.n_samples_per_prompt", "method.num_generations", int)
+    inside.finish({f"ebft.{key}": note for key, note in NO_EBFT.items()})
+    account.continued(inside, {})
+    account.covered("ebft", "method")
+
+
+def _online(account: Account, block: Mapping[str, Any], method: str) -> None:
     """The `trl` block: each of its keys has a line of its own, `trl.KEY`."""
+    if method == "ebft":
+        _ebft(account, block.get("scale_rewards"))
     inside = Account({f"trl.{key}": value for key, value in block.items()})
     inside.recipe = account.recipe
-    rollouts.read(inside, "grpo", "trl.")
+    rollouts.read(inside, method, "trl.")
     shared.batch(account, "micro_batch_size", 1, "batch_size")
     rollouts.prompts(account, inside, "trl.", "micro_batch_size")
     inside.finish()

@@ -133,7 +133,7 @@ REFUSED: Mapping[str, str] = {
     "lisa_layers_attribute": "the layers are known from the model's family",
     "fp8": "training in fp8 is not here",
     "fp8_enable_fsdp_float8_all_gather": "training in fp8 is not here",
-    "ebft": "no method ebft here",
+    "ebft": "it is of rl: ebft",
     "diffusion": "no diffusion models here",
     "llmcompressor": "no pruning here",
     "gptq": "name the folder with quantised weights as the model",

@@ -1,0 +1,1 @@
+"""EBFT: answers learn to have the features of a reference answer."""

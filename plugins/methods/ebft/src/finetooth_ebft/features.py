@@ -1,0 +1,87 @@
+"""From hidden states of a frozen network to features, rewards and numbers to watch (arXiv:2603.12248).
+
+All in float64 and without a graph: rewards are constants of the policy gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Pooling = Literal["last_token", "mean_pooling", "completion_mean", "concat"]
+
+QUARTERS = (0.25, 0.5, 0.75)
+"""Where `concat` takes states, as shares of the way from the first position to the last."""
+LEAST = 1e-6
+"""Singular values below this share of the largest are taken for 0."""
+
+
+def pooled(layers: Sequence[NDArray[Any]], pooling: Pooling, prompt: int) -> Floats:
+    """(D',) features of one sequence. At each position the states of each layer are divided by their length, and
+    then stand side by side.
+
+    Args:
+        layers: of each depth (N, D).
+        prompt: how many of the N positions are the prompt's.
+    """
+    states = np.concatenate([_unit(np.asarray(of, dtype=np.float64)) for of in layers], axis=1)
+    if pooling == "last_token":
+        return np.asarray(states[-1])
+    if pooling == "mean_pooling":
+        return np.asarray(states.mean(axis=0))
+    if pooling == "completion_mean":
+        return np.asarray(states[prompt:].mean(axis=0))
+    return np.concatenate([states[int(share * (len(states) - 1))] for share in QUARTERS])
+
+
+def whitener(sampled: Floats) -> Floats:
+    """(D', R) a map to R numbers, of which inner products are those of W x: with U S V^T the singular value
+    decomposition of the sampled features as columns, W = U S^-1 U^T, so that the second moment of W x over the samples
+    is the identity on their span. R is the rank.
+
+    Args:
+        sampled: (n, D').
+    """
+    u, s, _ = np.linalg.svd(sampled.T, full_matrices=False)
+    kept = s > LEAST * s.max(initial=0.0)
+    return np.asarray(u[:, kept] / s[kept])
+
+
+def feature_rewards(sampled: Floats, reference: Floats, *, alignment: float, diversity: float) -> Floats:
+    """(n,) rewards of a group (eq. 7): twice `alignment` times the cosine to the reference, less twice `diversity`
+    times the mean inner product with the others. A group of one has no others.
+
+    Args:
+        sampled: (n, D').
+        reference: (D',).
+    """
+    found = 2.0 * alignment * cosines(sampled, reference)
+    if len(sampled) > 1:
+        found = found - 2.0 * diversity * likeness(sampled)
+    return np.asarray(found)
+
+
+def cosines(sampled: Floats, reference: Floats) -> Floats:
+    """(n,) of each sample to the reference; 0 where one of them is 0."""
+    return np.asarray(_unit(sampled) @ _unit(reference[None])[0])
+
+
+def likeness(sampled: Floats) -> Floats:
+    """(n,) mean inner product of each sample with the n - 1 others."""
+    products = sampled @ sampled.T
+    return np.asarray((products.sum(axis=1) - np.diag(products)) / (len(sampled) - 1))
+
+
+def cfm_loss(sampled: Floats, reference: Floats) -> float:
+    """Squared distance from the mean of the samples to the reference (eq. 2)."""
+    return float(np.square(sampled.mean(axis=0) - reference).sum())
+
+
+def _unit(rows: Floats) -> Floats:
+    """Rows divided by their length; a row of zeros stays."""
+    lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return rows / np.where(lengths > 0, lengths, 1.0)

@@ -1,0 +1,27 @@
+"""EBFT: answers learn to have the features of a reference answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Method, hookimpl
+
+
+@hookimpl
+def ft_methods() -> Iterator[Method]:
+    yield Method(
+        name="ebft",
+        build="finetooth_ebft.method:build",
+        summary="answers that a frozen network cannot tell from a reference answer",
+        headline=("ebft/alignment",),
+        evaluators=("exact_match",),
+        needs=frozenset({"depths"}),
+        example={
+            "num_generations": 2,
+            "max_completion_length": 4,
+            "skip_zero_advantage_batches": False,
+            "keep_rollouts": False,
+        },
+        learns_from="prompts with one reference answer each; no reward and no preferences",
+        rows="1,000 to 100,000 prompts with an answer (arXiv:2603.12248)",
+    )
