@@ -10,11 +10,13 @@ import finetooth
 import numpy as np
 import pytest
 import torch
+from finetooth_hooks import FinetoothError
 from finetooth_rollouts.rollouts_file import read_rollouts
 from transformers import AutoModelForCausalLM
 
 GROUP = 3
-METHOD = {"name": "ebft", "num_generations": GROUP, "max_completion_length": 6, "rewards": [], "ce_coef": 0.25}
+METHOD = {"name": "ebft", "num_generations": GROUP, "max_completion_length": 6, "rewards": [], "ce_coef": 0.25,
+          "reference_column": "completion"}  # fmt: skip
 DEPTHS = (0, 1, 1)
 """What a quarter, half and three quarters are of two layers."""
 
@@ -79,7 +81,7 @@ def test_a_run_is_the_papers_equations(
     ],
 )
 def test_what_cannot_be_is_refused_by_name(online_recipe: Callable[..., Any], changes: Any, words: str) -> None:
-    with pytest.raises(finetooth.UserError, match=words):
+    with pytest.raises(FinetoothError, match=words):
         finetooth.run(online_recipe(METHOD, {"batch_size": 4, "max_steps": 1})(**changes))
 
 

@@ -131,9 +131,10 @@ class Ebft(RolloutMethod):
         for id_, task in self._prompts.tasks.items():
             answer = task.columns.get(column)
             if not isinstance(answer, str) or not answer:
+                columns = ", ".join(sorted(task.columns)) or "no other column than the prompt"
                 raise DataError(
                     id_,
-                    f"the column {column!r} holds no reference answer",
+                    f"the column {column!r} holds no reference answer; the row has {columns}",
                     action="give every row one as text, or name its column in method.reference_column",
                 )
             tokens = (*self.context.tokenizer.encode(answer), *ends[:1])
