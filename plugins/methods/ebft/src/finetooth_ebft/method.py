@@ -14,12 +14,12 @@ from finetooth_hooks.errors import DataError
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.reports import Prepared
 from finetooth_hooks.rollouts import Rollout
+from finetooth_methods.reference import ROLE as FEATURES
 from finetooth_rollouts.advantages import AdvantagesFn, Floats, group_relative, groups_of, leave_one_out, rewards_of
 from finetooth_rollouts.asking import as_drawn
 from finetooth_rollouts.method import RolloutMethod, surrogate_loss
 from finetooth_rollouts.options import RolloutOptions
-from finetooth_toolbox.methods.combined_losses import combined
-from finetooth_toolbox.methods.reference import ROLE as FEATURES
+from finetooth_toolbox.combined_losses import combined
 from pydantic import Field, model_validator
 
 from finetooth_ebft.features import Pooling, cfm_loss, cosines, feature_rewards, likeness, pooled, whitener
