@@ -113,7 +113,7 @@ def test_what_cannot_be_looked_at_is_refused_in_one_line(
     image = (captions.parent / "images" / "chelsea.jpg").read_bytes()
     asked = client({"eyes": recipe(qwen_vl), "blind": recipe(tiny_llama, data={"renderer": "chatml"})})
     assert refused(asked, about(image), "blind").startswith("the model blind takes no images")
-    assert "it is no image" in refused(asked, about(b"hello")) and "row" not in refused(asked, about(b"hello"))
+    assert "it is not an image" in refused(asked, about(b"hello")) and "row" not in refused(asked, about(b"hello"))
     assert "cut off" in refused(asked, about(image[:2000]))
     assert "17 images in one request, 16 are taken" in refused(asked, about(*[image] * 17))
     far = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://127.0.0.1:1/x.png"}}]}]

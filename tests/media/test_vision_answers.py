@@ -223,7 +223,7 @@ def test_chat_shows_an_image_and_keeps_it_as_a_row(
     assert [part["type"] for part in row["messages"][0]["content"]] == ["image", "text"]
     assert row["messages"][1]["content"].strip() in said
     assert main(["chat", str(qwen_vl), "--image", str(kept), "--prompt", "What?"]) == 2
-    assert "it is no image" in capsys.readouterr().err
+    assert "it is not an image" in capsys.readouterr().err
 
 
 def test_chat_refuses_an_image_before_weights_are_loaded(

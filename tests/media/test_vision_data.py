@@ -84,7 +84,7 @@ def test_preview_and_check_show_images(recipe: Recipe, tmp_path: Path, capsys: p
     ("name", "problems"),
     [
         ("path_traversal_images", ["leaves the data folder", "absolute path", "never fetched"]),
-        ("broken_images", ["cannot be read", "is no image", "cut off or damaged", "exceeds limit"]),
+        ("broken_images", ["cannot be read", "is not an image", "cut off or damaged", "exceeds limit"]),
     ],
 )
 def test_shared_bad_images_are_refused_by_row(recipe: Recipe, bad_data: Path, name: str, problems: list[str]) -> None:

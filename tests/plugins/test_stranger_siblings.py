@@ -30,7 +30,7 @@ BROKEN = {
     "acme-misspells": (
         f"{HEAD}@hookimpl\ndef ft_loses():\n{yields('acme_misspelt')}",
         (),
-        "ft_loses is no hook; the nearest is ft_losses",
+        "ft_loses is not a hook; the nearest is ft_losses",
         "plugin.py:3",
         "rename it to ft_losses",
     ),

@@ -192,8 +192,8 @@ def test_several_models_are_a_line_each(tmp_path: Path, ft: Any) -> None:
     [
         ((), "no model is named"),
         (("nowhere/at/all",), "nowhere"),
-        (("CONFIG", "--memory", "much"), "--memory: 'much' is no size (write it as 24GB)"),
-        (("CONFIG", "--memory", "12"), "--memory: '12' is 12 bytes, which hold no model (name the unit: 12GB)"),
+        (("CONFIG", "--memory", "much"), "--memory: 'much' is not a size (write it as 24GB)"),
+        (("CONFIG", "--memory", "12"), "--memory: '12' is 12 bytes, too small for a model (name the unit: 12GB)"),
         (("CONFIG", "--cpu"), "--cpu goes with --memory"),
         (("CONFIG", "--memory", "8GB", "--length", "99999"), "--length: 99999 is more than the 8192 positions"),
     ],

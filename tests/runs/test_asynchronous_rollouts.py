@@ -187,9 +187,9 @@ def test_the_old_log_probability_of_a_token_is_that_of_its_own_version(online: C
         ({"reroll_groups": 1, "dynamic_sampling": True}, "dynamic_sampling fills batches itself"),
         (
             {"vllm_guided_decoding_regex": "[0-9]+"},
-            "held to a form while they are written.*regex_match",
+            "samples without a grammar.*regex_match",
         ),
-        ({"guided_json": "{}"}, "guided_json: answers of a policy are not held"),
+        ({"guided_json": "{}"}, "guided_json: a policy samples without a grammar"),
     ],
 )
 def test_what_does_not_go_together_is_refused(online: Callable[..., Any], method: dict[str, Any], why: str) -> None:

@@ -97,7 +97,7 @@ def test_the_same_content_elsewhere_is_the_same_base(trained: Path, recipe: Make
     session = finetooth.session(recipe(model=str(moved), adapter=adapter), data=False)
     assert session.plan.picks["adapter"] == "finetooth-lora:lora"
     change(moved, "model.safetensors")
-    with pytest.raises(FinetoothError, match=r"another one: model\.safetensors has another content"):
+    with pytest.raises(FinetoothError, match=r"files differ: model\.safetensors has another content"):
         finetooth.session(recipe(model=str(moved), adapter=adapter), data=False).plan  # noqa: B018
 
 

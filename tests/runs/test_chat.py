@@ -150,7 +150,7 @@ def test_a_run_and_the_one_that_went_on_from_it_answer_side_by_side(
         assert out == f"{trained}:\n{alone[trained]}\n{name}:\n{alone[tmp_path / 'later']}\n"
     base = json.loads((trained / "artifact" / "adapter_config.json").read_text())["base_model_name_or_path"]
     code, out, err = ft("chat", base, *ASK, *HOW, "--adapter", tmp_path / "later")
-    assert (code, out) == (2, "") and f" was trained over {trained}, and {base} is here" in err, (
+    assert (code, out) == (2, "") and f" was trained over {trained}, but the base given here is {base}" in err, (
         "a base that can be named"
     )
 
@@ -231,11 +231,11 @@ def test_a_stack_that_cannot_be_is_refused(ft: Run, trained: Path, second: Path,
     (other / "manifest.json").write_text(json.dumps(made))
     config = json.loads((second / "adapter_config.json").read_text()) | {"base_model_name_or_path": "acme/strange"}
     for name, said in (
-        (f"{trained}+nobody", "+nobody: there is no adapter 'nobody'"),
-        (f"{trained}+{second}*0", f"the weight '0' of {second} is no number but 0"),
+        (f"{trained}+nobody", "+nobody: no adapter has the name 'nobody'"),
+        (f"{trained}+{second}*0", f"the weight '0' of {second} must be a number other than 0"),
         (f"{trained}+{trained}", f"it names {trained} twice"),
         (f"{trained}+{other}", f"--adapter {other} was trained over "),
-        (f"{trained}+{second}", f"--adapter {second} was trained over acme/strange, and {base} is here"),
+        (f"{trained}+{second}", f"--adapter {second} was trained over acme/strange, but the base given here is {base}"),
     ):
         (second / "adapter_config.json").write_text(json.dumps(config))
         code, out, err = ft("chat", base, *ASK, *HOW, "--adapter", name)
@@ -245,7 +245,7 @@ def test_a_stack_that_cannot_be_is_refused(ft: Run, trained: Path, second: Path,
 
 def test_what_cannot_be_held_is_refused(ft: Run, trained: Path, tmp_path: Path) -> None:
     code, out, err = ft("chat", trained, *ASK, "--adapter", tmp_path / "nothing")
-    assert (code, out) == (2, "") and "is no adapter that can be read" in err
+    assert (code, out) == (2, "") and "is not a readable adapter" in err
 
 
 def test_words_swap_adapters(capsys: pytest.CaptureFixture[str]) -> None:
@@ -253,7 +253,7 @@ def test_words_swap_adapters(capsys: pytest.CaptureFixture[str]) -> None:
     held_adapters.swap("b", talking)
     assert talking.adapter == "b" and "* b" in capsys.readouterr().err
     held_adapters.swap("c", talking)
-    assert talking.adapter == "b" and "there is no adapter c here" in capsys.readouterr().err
+    assert talking.adapter == "b" and "no adapter has the name c" in capsys.readouterr().err
     held_adapters.swap("none", talking)
     assert talking.adapter == "" and "* none" in capsys.readouterr().err
 

@@ -40,14 +40,14 @@ def test_a_run_goes_on_to_another_place_from_where_it_was(six: Path, ft: Ft, tmp
     shutil.copytree(six, run, ignore=shutil.ignore_patterns("step-6", "artifact", "result.json"))
     code, _, said = ft("resume", run, f"checkpoint.stores=[{kept}]")
     assert code == 0, said
-    assert "going on after step 4" in said and "begins anew" not in said
+    assert "resuming after step 4" in said and "begins anew" not in said
     assert [path.name for path in kept.iterdir()] == ["step-6"]
     shutil.copytree(kept / "step-6", run / "checkpoints" / "step-6")
     assert differences(left(six), left(run)) == []
     shutil.rmtree(run / "checkpoints")
     code, out, said = ft("checkpoint", "list", run)  # the run folder says where they are
     assert (code, said) == (0, "") and "step-6" in out
-    assert "going on after step 6" in ft("resume", run)[2]
+    assert "resuming after step 6" in ft("resume", run)[2]
 
 
 def test_what_the_commands_say(six: Path, ft: Ft) -> None:
@@ -68,7 +68,7 @@ def test_what_the_commands_say(six: Path, ft: Ft) -> None:
 
     (six / "checkpoints/step-4/engine/trained.safetensors").write_bytes(b"torn")
     code, out, _ = ft("checkpoint", "verify", six)
-    assert code == 2 and out.startswith("step-6: whole\nstep-4: ") and "has 4 bytes in place of" in out
+    assert code == 2 and out.startswith("step-6: whole\nstep-4: ") and "has 4 bytes instead of" in out
     code, out, _ = ft("checkpoint", "prune", six, "--keep-last", "1", "--yes")
     assert code == 0 and out.startswith("step-4 stays: ") and out.endswith("nothing to remove\n")
 
@@ -86,7 +86,7 @@ def test_a_run_of_which_no_checkpoint_counts(recipe: Callable[..., Any], ft: Ft,
     code, out, _ = ft("checkpoint", "list", run)
     assert code == 0 and out.startswith("no checkpoint counts\nin quarantine: step-2, gate bound: ")
     assert ft("checkpoint", "list", run, "--json")[:2] == (0, "[]\n")
-    says = f"{run}: there is no checkpoint (2 in quarantine, and why: ft checkpoint list {run})"
+    says = f"{run} holds no checkpoint (2 in quarantine, and why: ft checkpoint list {run})"
     assert ft("checkpoint", "verify", run) == (2, "", f"error: {says}\n")
 
     trained = files(run)
@@ -95,7 +95,9 @@ def test_a_run_of_which_no_checkpoint_counts(recipe: Callable[..., Any], ft: Ft,
         assert code == 0 and "the run is done after 4 steps: nothing is left to do" in said and "artifact" in out
         assert files(run) == trained
     code, _, said = ft("resume", run, "train.max_steps=8")
-    assert code == 2 and "the run is done after 4 steps and kept no checkpoint to go on from (start another run" in said
+    assert (
+        code == 2 and "the run is done after 4 steps and kept no checkpoint to resume from (start another run" in said
+    )
     assert files(run) == trained
     (run / "result.json").unlink()  # killed before its end
     code, _, said = ft("resume", run)
@@ -144,4 +146,4 @@ def test_the_best_is_chosen_by_what_was_measured_of_its_own_weights(
     content["checkpoint"] = {"every": 2, "select_on": "eval/loss"}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
     code, _, said = ft("check", tmp_path / "recipe.yaml")
-    assert code == 2 and "checkpoint.select_on: nothing measures eval/loss: there is no evaluator" in said
+    assert code == 2 and "checkpoint.select_on: nothing measures eval/loss: the recipe has no evaluator" in said

@@ -107,7 +107,7 @@ def test_the_critic_starts_from_a_reward_model(
     finetooth.run(sft)
     given = online(critic=sft["output"])
     given["output"] += "-none"
-    with pytest.raises(FinetoothError, match=r"method\.critic: .* is no reward model"):
+    with pytest.raises(FinetoothError, match=r"method\.critic: .* is not a reward model"):
         finetooth.run(given)
 
 

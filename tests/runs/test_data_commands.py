@@ -165,7 +165,7 @@ def test_the_page_holds_the_text_and_needs_nothing(ft: Run, written: Callable[..
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--row", "9"], "there is no row '9'"),
+        (["--row", "9"], "no row is '9'"),
         (["--row", "1", "--longest"], "each choose rows"),
         (["--split", "eval"], "data.eval"),
     ],

@@ -163,7 +163,7 @@ def test_an_adapter_for_vllm_is_what_peft_loads(made: Any, ft: Any, tmp_path: Pa
     code, out, said = ft("export", run, "--to", "vllm-lora", "--output", tmp_path / "out")
     assert code == 0, said
     assert "--enable-lora --max-lora-rank 32 --lora-modules mine=" in out
-    assert "checked: not measured: what was written is no model by itself" in out
+    assert "checked: not measured: the exporter wrote parts of a model, not a whole one" in out
     base = yaml.safe_load((run / "recipe.yaml").read_text())["model"]
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(tmp_path / "out")).eval()
     torch.testing.assert_close(logits(model), logits(trained(run)))
@@ -184,7 +184,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(made: Any, ft: Any, tmp_path: 
         return str(said)
 
     assert "no exporter 'nix'; installed:" in refused(run, "--to", "nix")
-    assert "there is no such run" in refused(tmp_path / "nowhere", "--to", "gguf")
+    assert "no run has this name" in refused(tmp_path / "nowhere", "--to", "gguf")
     assert "stored" in refused(run, "--to", "gguf", "stored=q9")
     assert "exists" in refused(run, "--to", "mlx", "--output", tmp_path)
     usage = shutil.disk_usage(tmp_path)

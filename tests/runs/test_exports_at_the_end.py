@@ -81,7 +81,7 @@ def test_what_cannot_be_exported_is_said_before_training(
 
 def test_an_export_that_fails_leaves_the_run_and_the_others(recipe: Recipe, tmp_path: Path) -> None:
     made = recipe(train=SHORT, trackers=[], adapter="full", export=["vllm_lora", "safetensors"])
-    with pytest.raises(FinetoothError, match=r"export\.0: training has ended well, and vllm_lora cannot be written"):
+    with pytest.raises(FinetoothError, match=r"export\.0: training succeeded, but vllm_lora cannot be written"):
         finetooth.run(made)
     run = Path(made["output"])
     assert json.loads((run / "result.json").read_text())["status"] == "done"

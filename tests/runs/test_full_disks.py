@@ -103,7 +103,7 @@ def test_a_disk_without_a_byte_left(recipe: Callable[..., Any], ft: Run, small: 
     named = f"trackers: {run}/metrics.jsonl", f"{run}/checkpoints/step-6", f"{run}/artifact"
     assert last.startswith(tuple(f"error: {one} cannot be written" for one in named)), last
     assert " cannot be written: No space left on device (make room" in last
-    assert f"go on from it with: ft resume {run}" in said and "the newest checkpoint that could be written is" in said
+    assert f"resume with: ft resume {run}" in said and "the newest checkpoint that could be written is" in said
     assert f"{run}/result.json cannot be written: No space left on device (make room)" in said
     assert "Traceback" not in said
     assert leftovers(run) == []
@@ -111,7 +111,7 @@ def test_a_disk_without_a_byte_left(recipe: Callable[..., Any], ft: Run, small: 
 
     (small / "somebody-elses").unlink()
     code, said = ft("resume", run)
-    assert code == 0 and "going on after step 4" in said, said
+    assert code == 0 and "resuming after step 4" in said, said
     quiet = written(recipe(), tmp_path / "two", tmp_path / "quiet")
     assert ft("run", quiet)[0] == 0
     assert differences(left(tmp_path / "quiet"), left(run)) == []
@@ -131,11 +131,11 @@ def test_a_limit_on_the_size_of_files(recipe: Callable[..., Any], ft: Run, tmp_p
     code, said = ft("resume", run, "train.max_steps=6", largest=largest)
     assert code == 1, said
     assert f"{run}/checkpoints/step-6 cannot be written: File too large (raise the limit of the size of files" in said
-    assert f"the newest checkpoint that could be written is step-4; go on from it with: ft resume {run}" in said
+    assert f"the newest checkpoint that could be written is step-4; resume with: ft resume {run}" in said
     assert "Traceback" not in said
     assert {path: path.read_bytes() for path in (run / "checkpoints").rglob("*.*")} == before
     assert leftovers(run) == []
     assert json.loads((run / "result.json").read_text())["status"] == "failed"
 
     code, said = ft("resume", run, "train.max_steps=6")
-    assert code == 0 and "going on after step 4" in said, said
+    assert code == 0 and "resuming after step 4" in said, said

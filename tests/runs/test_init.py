@@ -98,14 +98,14 @@ def test_asked_at_a_terminal(ft: Run, rows: Callable[[str], str], monkeypatch: p
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "there is no terminal to ask at"),
+        ([], "ft init asks questions and needs a terminal"),
         (["--yes"], "--yes needs to know the rows"),
         (["--yes", "--data", "gone.jsonl"], "gone.jsonl"),
         (
             ["--yes", "--data", "sft.jsonl", "--goal", "dpo"],
             "--goal dpo: sft.jsonl has no rows for that (choose of sft)",
         ),
-        (["--yes", "--data", "sft.jsonl", "--memory", "much"], "--memory: 'much' is no size"),
+        (["--yes", "--data", "sft.jsonl", "--memory", "much"], "--memory: 'much' is not a size"),
         (["--yes", "--data", "sft.jsonl", "--output", "sft.jsonl"], "--output: sft.jsonl exists"),
     ],
 )

@@ -56,8 +56,8 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
             id="qat-calibrated",
         ),
         pytest.param(
-            {"adapter": {"name": "lora", "rank": 2, "init": "loftq"}}, "begins with what quantization loses",
-            "pick one, or let the adapter begin otherwise", id="loftq-over-plain-numbers",
+            {"adapter": {"name": "lora", "rank": 2, "init": "loftq"}}, "starts from the error of a quantizer",
+            "pick one, or choose another init", id="loftq-over-plain-numbers",
         ),
         pytest.param(
             {"optimizer": {"name": "paged_adamw_8bit"}}, "computes on cpu", "pick another optimizer",

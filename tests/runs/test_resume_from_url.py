@@ -96,7 +96,7 @@ def test_a_run_goes_on_from_its_url_where_nothing_of_it_is(
     code, _, said = ft("resume", URL)
     assert code == 0, said
     folder = Path("runs/one")
-    assert f"going on after step 4, from {folder.absolute()}/checkpoints/step-4" in said
+    assert f"resuming after step 4, from {folder.absolute()}/checkpoints/step-4" in said
     assert {path.name for path in folder.iterdir()} - {".lock", "curves.png"} == {
         "artifact", "checkpoints", "metrics.jsonl", "plan.json", "recipe.yaml", "report.html", "result.json",
         "run.json",
@@ -106,7 +106,7 @@ def test_a_run_goes_on_from_its_url_where_nothing_of_it_is(
     assert "runs/one/step-6/manifest.json" in bucket("runs/one/step-6/")
 
     said = ft("resume", URL)[2]  # once more: the folder is its own
-    assert "going on after step 6" in said
+    assert "resuming after step 6" in said
     assert differences(left(lost), left(folder)) == []
 
 
@@ -115,13 +115,13 @@ def test_a_checkpoint_is_named_by_its_url_and_by_its_step(lost: Path, ft: Ft) ->
     elsewhere = f"checkpoint.stores=[disk, s3://{BUCKET}/runs/other]"
     code, _, said = ft("resume", f"{URL}/step-2", elsewhere, "--output", "named")
     assert code == 0, said
-    assert "going on after step 2" in said
+    assert "resuming after step 2" in said
     assert differences(left(lost), left(Path("named"))) == []
     code, _, said = ft("resume", URL, "--at", "2", "--output", "back")
     assert code == 2
-    assert f"{URL} holds step-4, which a run that goes on from step 2 does not come from (send what comes" in said
+    assert f"{URL} already holds step-4; a run that resumes from step 2 would mix with it (send" in said
     code, _, said = ft("resume", URL, "--at", "3", "--output", "never")
-    assert (code, said) == (2, f"error: {URL}: there is no step-3 (there are: step-4, step-2)\n")
+    assert (code, said) == (2, f"error: {URL} has no step-3 (there are: step-4, step-2)\n")
     assert not Path("never").exists()
 
 
@@ -133,7 +133,7 @@ def test_what_is_not_whole_on_the_server_is_named_and_the_one_before_is_used(
     code, _, said = ft("resume", URL)
     assert code == 0, said
     assert f"step-4 cannot be used: {URL}: reading runs/one/step-4/engine/trained.safetensors failed" in said
-    assert "going on after step 2" in said
+    assert "resuming after step 2" in said
     assert differences(left(lost), left(Path("runs/one"))) == []
     assert ft("checkpoint", "verify", URL)[0] == 0
     for key in bucket("runs/one/"):
@@ -150,7 +150,7 @@ def test_what_is_not_whole_on_the_server_is_named_and_the_one_before_is_used(
     ("url", "output", "code", "says"),
     [
         ("s3://torture/runs/none", None, 2,
-         "s3://torture/runs/none: there is no checkpoint (check the URL: it is the one in checkpoint.stores)"),
+         "s3://torture/runs/none holds no checkpoint (check the URL: it is the one in checkpoint.stores)"),
         ("s3://no-bucket/runs/one", None, 1,
          "s3://no-bucket/runs/one: listing runs/one/ failed: the server answered 404 NoSuchBucket: The specified "
          "bucket does not exist (make the bucket, or correct the address)"),
@@ -216,5 +216,5 @@ def test_no_access_is_said_with_what_is_needed(ft: Ft, tmp_path: Path, monkeypat
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     code, _, said = ft("resume", URL)
-    assert code == 1 and "there are no credentials, or only half of them (set AWS_ACCESS_KEY_ID" in said
+    assert code == 1 and "credentials are missing, or only half of them are there (set AWS_ACCESS_KEY_ID" in said
     assert not (tmp_path / "runs").exists()

@@ -97,7 +97,7 @@ def test_transformers_and_peft_ask_and_end_as_the_run_does(run: Path, base: Path
     ):
         code, said, err = ft(*words)
         assert code == 0, err
-        assert words[0] == "merge" or words[3] == "vllm-lora" or "7 conversations are asked and ended" in said
+        assert words[0] == "merge" or words[3] == "vllm-lora" or "7 conversations begin and end" in said
     for name in ("whole", "mlx", "merged"):
         model = AutoModelForCausalLM.from_pretrained(tmp_path / name)
         assert plainly(model, tmp_path / name) == "Yes it is<|im_end|>"
@@ -113,7 +113,7 @@ def test_a_gguf_file_says_by_itself_how_it_is_asked_and_ended(run: Path, ft: Any
     from gguf import GGUFReader
 
     code, said, err = ft("export", run, "--to", "ollama", "stored=f32", "--unmeasured", "--output", tmp_path / "out")
-    assert code == 0 and "7 conversations are asked and ended" in said, err
+    assert code == 0 and "7 conversations begin and end" in said, err
     fields = GGUFReader(tmp_path / "out" / "model.gguf").fields
     tokens, template = fields["tokenizer.ggml.tokens"], fields["tokenizer.chat_template"].contents()
     ends = [fields[f"tokenizer.ggml.{role}_token_id"].contents() for role in ("eos", "eot", "eom")]

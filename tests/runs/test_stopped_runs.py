@@ -64,7 +64,7 @@ def test_it_goes_on_with_a_lower_floor(recipe: Callable[..., Any], ft: Ft, tmp_p
     code, out, said = ft("run", tmp_path / "recipe.yaml")
     assert code == 3 and "below the floor" in out, said
     code, _, said = ft("resume", tmp_path / "run", "plugins.0.options.lowest=-99")
-    assert code == 0 and f"going on after step {abs(at) if at > 0 else 3}" in said, said
+    assert code == 0 and f"resuming after step {abs(at) if at > 0 else 3}" in said, said
     assert ended(tmp_path / "run") == ended(tmp_path / "whole")
 
 

@@ -178,12 +178,12 @@ def test_who_cannot_go_on_says_so_in_the_plan_and_when_asked(
         assert main(["check", str(path)]) == 0
         return " ".join(capsys.readouterr().out.split())
 
-    assert "cannot go on, since GRPOTrainer holds a state of its own" in planned("grpo")
+    assert "cannot be resumed, since GRPOTrainer holds a state of its own" in planned("grpo")
     assert "the reference moves with the policy" in planned("dpo", arguments={"sync_ref_model": True})
     assert "cannot go on" not in planned("dpo")
     given = bridged("grpo") | {"checkpoint": {"every": 1}}
     finetooth.run(given)
-    with pytest.raises(FinetoothError, match=r"this run cannot go on: GRPOTrainer holds .+\(begin a new run"):
+    with pytest.raises(FinetoothError, match=r"this run cannot be resumed: GRPOTrainer holds .+\(begin a new run"):
         finetooth.resume(given["output"], "train.max_steps=3")
 
 

@@ -172,7 +172,7 @@ WRONG = [
     ("backward", {"handle": 7}, "handle 7"),
     ("generate", {"prompts": [{}]}, "prompts[0]"),
     ("load", {"checkpoint": "0" * 32}, "no checkpoint"),
-    ("train", {}, "there is no tool 'train'"),
+    ("train", {}, "no tool has the name 'train'"),
 ]
 
 

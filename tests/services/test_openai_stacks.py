@@ -103,10 +103,10 @@ def test_a_name_says_the_sum(
 def test_adapters_are_listed_and_what_cannot_be_is_refused_by_name(client: Any) -> None:
     assert [(one.id, one.root) for one in client.models.list()] == [("tiny", "tiny"), ("red", "tiny"), ("blue", "tiny")]
     for name, said in (
-        ("red+green", "there is no adapter 'green'"),
+        ("red+green", "no adapter has the name 'green'"),
         ("red+red", "it names red twice"),
-        ("red*much", "the weight 'much' of red is no number but 0"),
-        ("red+tiny", "model red+tiny: tiny is no adapter"),
+        ("red*much", "the weight 'much' of red must be a number other than 0"),
+        ("red+tiny", "model red+tiny: tiny is not an adapter"),
     ):
         with pytest.raises(openai.BadRequestError, match="model") as refused:
             client.completions.create(model=name, **ASK)
@@ -202,10 +202,10 @@ def test_adapters_of_the_command_line_are_checked(
     state, red = State(StartOptions()), str(added["red"][0])
     write_adapter(tmp_path / "strange", tiny_llama, "red", made_for="acme/strange")
     for given, said in (
-        ([str(tmp_path / "none")], "there is no adapter"),
+        ([str(tmp_path / "none")], "it holds no adapter"),
         ([str(tiny_llama)], "it holds whole weights"),
         ([red, red], "it is served under this name already"),
-        ([str(tmp_path / "strange")], f"was trained over acme/strange, and {tiny_llama} is here"),
+        ([str(tmp_path / "strange")], f"was trained over acme/strange, but the base given here is {tiny_llama}"),
     ):
         with pytest.raises(UserError, match="--adapter") as refused:
             served_adapters(state, given, {"tiny": served_recipe})

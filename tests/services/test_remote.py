@@ -180,7 +180,7 @@ def test_remote_is_an_option_of_run(
     asked = ["run", str(file), "--remote"]
     wrong = [
         ("http://user:secret@127.0.0.1:1", "", "more than host, port and path"),
-        ("127.0.0.1:8420", "", "no http or https URL"),
+        ("127.0.0.1:8420", "", "not an http or https URL"),
         (apart, "backend.key=ft_a_secret", "not the name of a variable"),
         (apart, "backend.key=${NOT_THERE}", "NOT_THERE"),
         (apart, "backend.base=large", "does not serve 'large'"),

@@ -86,7 +86,7 @@ def test_an_array_passes() -> None:
         ([1.0, 1.0, [1.0], 1.0], "returned a list, [1.0], as the score of completion 3"),
         ([1.0, 1.0, 1.0, float("nan")], "returned nan as the score of completion 4"),
         ([1.0, 1.0, 10**400, 1.0], "returned inf as the score of completion 3"),
-        ([1.0, 1e200, 1.0, 1.0], "returned 1e+200 as the score of completion 2, whose square is no number"),
+        ([1.0, 1e200, 1.0, 1.0], "returned 1e+200 as the score of completion 2, whose square overflows"),
     ],
 )
 def test_anything_else_names_the_plugin(value: Any, says: str) -> None:

@@ -154,7 +154,7 @@ def test_one_that_nobody_named_and_cannot_be_built_is_told_of_and_left_out() -> 
     assert picked("auto", notes, broken="installed:b") == [("mine.py:a", True)]
     assert len(notes) == 1 and "\n" not in notes[0]
     said = "tracker installed:b cannot be built: ConnectionRefusedError: [Errno 111] no server answers"
-    assert notes[0].startswith(f"{said} [{__file__}:") and notes[0].endswith("this run goes on without it")
+    assert notes[0].startswith(f"{said} [{__file__}:") and notes[0].endswith("this run continues without it")
 
 
 @pytest.mark.parametrize(("trackers", "broken"), [("auto", "mine.py:a"), (["installed:b"], "installed:b")])

@@ -54,7 +54,7 @@ def test_neighbours_neither_overlap_nor_leave_a_gap(bounds: list[int], size: int
 
 @pytest.mark.parametrize("wrong", ["[5]", "[a:b]", "[1:2:3]", "[1.5:]", ":5", "[:5", "[%:]", ""])
 def test_what_is_no_slice_is_refused(wrong: str) -> None:
-    with pytest.raises(RecipeError, match=r"data\.train\.slice: .*is no slice of rows \(write \[:500\]"):
+    with pytest.raises(RecipeError, match=r"data\.train\.slice: .*is not a slice of rows \(write \[:500\]"):
         Slice.parse(wrong, "data.train.slice")
 
 

@@ -395,7 +395,7 @@ def test_a_run_does_not_go_back_behind_what_was_sent(tmp_path: Path) -> None:
     for step in (1, 2):
         save(one, step)
         one.close()
-    with pytest.raises(UserError, match=r"far holds step-2, which a run that goes on from step 1 does not come from"):
+    with pytest.raises(UserError, match=r"far already holds step-2; a run that resumes from step 1 would mix with"):
         newest_good(one.keeping, "run", print, at=1)
     assert names(far.root) == names(tmp_path / "checkpoints") == ["step-1", "step-2"]
     assert newest_good(one.keeping, "run", print, at=2).state.step == 2

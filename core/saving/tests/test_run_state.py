@@ -79,5 +79,5 @@ def test_a_history_is_cut_behind_a_step() -> None:
 @pytest.mark.parametrize("content", [b"", b"\x1f\x8b garbage", b"not packed"])
 def test_a_torn_history_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "history.jsonl.gz").write_bytes(content)
-    with pytest.raises(UserError, match=r"history\.jsonl\.gz is no history"):
+    with pytest.raises(UserError, match=r"history\.jsonl\.gz does not hold the history"):
         history.read(tmp_path / "history.jsonl.gz")

@@ -112,5 +112,5 @@ def damaged(folder: Path, how: str) -> None:
 def test_a_damaged_archive_is_refused_by_name(tmp_path: Path, how: str) -> None:
     state_of({"a": np.arange(3)}).write(tmp_path)
     damaged(tmp_path, how)
-    with pytest.raises(UserError, match=r"state\.json is no state of a run"):
+    with pytest.raises(UserError, match=r"state\.json does not hold the state of a run"):
         run_state.read(tmp_path / run_state.FILE)

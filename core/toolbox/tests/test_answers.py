@@ -29,7 +29,7 @@ def test_padding_at_the_end_is_not_scored(tmp_path: Path) -> None:
     """transformers' classifiers score the last token that is no padding."""
     context = FakeContext(tmp_path, tokenizer=PadsWithEnd())
     assert rendered_answer("p ", "a", context).tokens == tuple(context.tokenizer.encode("p a"))
-    with pytest.raises(DataError, match="no token to be scored"):
+    with pytest.raises(DataError, match="no token to score"):
         rendered_answer("", "", context)
 
 

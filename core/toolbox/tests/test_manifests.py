@@ -95,7 +95,7 @@ def test_a_whole_folder_and_what_can_be_wrong_with_it(tmp_path: Path) -> None:
     with pytest.raises(ManifestProblem, match="engine/a differs"):
         check_folder(tmp_path)
     (tmp_path / "engine/a").write_bytes(b"xx")
-    with pytest.raises(ManifestProblem, match="has 2 bytes in place of 1"):
+    with pytest.raises(ManifestProblem, match="has 2 bytes instead of 1"):
         check_folder(tmp_path)
     (tmp_path / "engine/a").unlink()
     with pytest.raises(ManifestProblem, match="engine/a is missing"):
@@ -120,9 +120,9 @@ def test_what_is_no_plain_file_is_refused(odd: str, tmp_path: Path) -> None:
 def test_a_manifest_that_is_a_link_or_a_pipe_is_not_opened(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_bytes(manifest(a=SHA))
     (tmp_path / "manifest.json").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ManifestProblem, match="is no file"):
+    with pytest.raises(ManifestProblem, match="is not a file"):
         read_manifest(tmp_path)
     (tmp_path / "manifest.json").unlink()
     os.mkfifo(tmp_path / "manifest.json")  # opening it would wait for ever
-    with pytest.raises(ManifestProblem, match="is no file"):
+    with pytest.raises(ManifestProblem, match="is not a file"):
         read_manifest(tmp_path)

@@ -27,10 +27,10 @@ def test_names_and_weights(text: str, parts: list[tuple[str, float]]) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a+", "there is no adapter ''"),
-        ("a+q+b", "there is no adapter 'q'"),
-        ("a*0", "the weight '0' of a is no number but 0"),
-        ("x.y+a+b*nan", "the weight 'nan' of b is no number but 0"),
+        ("a+", "no adapter has the name ''"),
+        ("a+q+b", "no adapter has the name 'q'"),
+        ("a*0", "the weight '0' of a must be a number other than 0"),
+        ("x.y+a+b*nan", "the weight 'nan' of b must be a number other than 0"),
         ("b+a*2+b", "it names b twice"),
         ("+".join(["a"] * 65), "model: a sum of 65 parts"),
     ],

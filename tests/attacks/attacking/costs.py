@@ -141,7 +141,7 @@ def a_huge_adapter_on_the_wire(g: Ground) -> str:
 @attack("a pattern that takes for ever to match, as the adapter's targets", short=True)
 def a_slow_pattern(g: Ground) -> str:
     body = {"base": g.base, "adapter": {"name": "lora", "rank": 4, "targets": "(([a-z_.0-9])+)+!"}}
-    return g.refused(g.post("/v1/sessions", body), "is no name")
+    return g.refused(g.post("/v1/sessions", body), "cannot be a name")
 
 
 @attack("a hundred thousand names as the adapter's targets")

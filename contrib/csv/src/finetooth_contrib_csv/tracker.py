@@ -31,7 +31,7 @@ class Table:
     """A CSV file that is flushed row by row; its header is written when it is new.
 
     Args:
-        rows: write the table anew with these, beside it and then into its place. None appends to what is there.
+        rows: write the table anew with these, to a temporary file that is moved into place. None appends to the table.
 
     Raises:
         UserError: it cannot be written.

@@ -77,7 +77,7 @@ class CheckedReward:
             raise self._wrong(f"returned {value} {whose}", "return None for a completion that cannot be scored")
         if abs(value) > LARGEST:
             raise self._wrong(
-                f"returned {value:g} {whose}, whose square is no number",
+                f"returned {value:g} {whose}, whose square overflows",
                 "return smaller scores, or None for a completion that cannot be scored",
             )
         return value

@@ -201,7 +201,7 @@ class Session:
             command: of one rank: a program and its arguments.
 
         Returns:
-            The exit code of the ranks that were started; None where this process goes on itself.
+            The exit code of the ranks that were started; None where this process trains itself.
 
         Raises:
             PlanError: other ranks were started than the recipe asks for.
@@ -247,7 +247,7 @@ class Session:
             check_memory(self.job, without)
 
     def run(self, planned: Callable[[], None] = lambda: None) -> Outcome:
-        """Train, or go on where a run was interrupted.
+        """Train, or continue where a run was interrupted.
 
         Args:
             planned: called once the plan is decided, before the weights are loaded.
@@ -330,7 +330,7 @@ class Session:
         loop.go_on(found, resumed)
         self._write_run()
         (self.folder / RESULT).unlink(missing_ok=True)  # it said how the run ended before
-        self.say(f"going on after step {found.state.step}, from {found.folder}")
+        self.say(f"resuming after step {found.state.step}, from {found.folder}")
         return loop.run()
 
     def _present(self) -> Present:
@@ -355,7 +355,7 @@ class Session:
             longer = plan_of(self.folder).get("total_steps") != self.plan.total_steps
             if longer or ended.status == "stopped":
                 raise UserError(
-                    f"{self.folder}: {problem} and kept no checkpoint to go on from",
+                    f"{self.folder}: {problem} and kept no checkpoint to resume from",
                     action=f"start another run, from what this one trained: model={self.folder}",
                 )
             self.say(f"{problem}: nothing is left to do")
@@ -430,7 +430,7 @@ class Session:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the numbers depend on beside the plan."""
+        """What the numbers depend on in addition to the plan."""
         return {"python": platform.python_version(), **self.engine.info.environment}
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Sessions from a recipe, or from a run that goes on."""
+"""Sessions from a recipe, or from a run that resumes."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def resume_session(
     output: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Session:
-    """A session that goes on with a run.
+    """A session that continues a run.
 
     Args:
         run: its folder or its name under `runs/`, one of its checkpoints, or the URL that its checkpoints were sent to,
@@ -87,7 +87,7 @@ def resume_session(
         output: the run folder for what comes from a URL.
 
     Raises:
-        UserError: there is no such run, it left nothing to go on from, or its recipe names Python that no run of this
+        UserError: no run has this name, it left nothing to resume from, or its recipe names Python that no run of this
             machine has named.
     """
     from finetooth_saving.names import split_url
@@ -102,7 +102,7 @@ def resume_session(
     else:
         folder, at = begun_folder(Path(run), at)
         if output is not None:
-            raise UserError(f"{folder}: a run on this machine goes on where it is", action="leave --output out")
+            raise UserError(f"{folder}: a run on this machine resumes in its folder", action="leave --output out")
     place = started_in(folder) if recipe is None else None
     if place is not None:
         folder, plugins = folder.absolute(), _absolute(plugins)
@@ -133,9 +133,10 @@ def _missing(run: Path, present: Mapping[str, str]) -> dict[str, str]:
 
 
 def _texts(overrides: tuple[object, ...]) -> tuple[str, ...]:
-    """
+    """The overrides, each a text.
+
     Raises:
-        RecipeError: an override is no text, such as a list of several.
+        RecipeError: an override is not a text, such as a list of several.
     """
     for override in overrides:
         if not isinstance(override, str):

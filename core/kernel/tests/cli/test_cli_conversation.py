@@ -43,7 +43,7 @@ def test_help_lists_what_can_be_typed(chatted: Callable[..., Any], word: str) ->
 def test_an_unknown_word_never_goes_to_the_model(chatted: Callable[..., Any]) -> None:
     answer = chatted("/hlep", "/quit")
     assert answer.out == ""
-    assert "error: there is no /hlep here (did you mean /help?)" in answer.err
+    assert "error: unknown word /hlep (did you mean /help?)" in answer.err
 
 
 def test_a_message_may_begin_with_a_path(chatted: Callable[..., Any]) -> None:

@@ -30,7 +30,7 @@ def test_it_begins_anew_and_ends_as_if_nothing_had_happened(ft: Any, folder: Pat
     killed(folder, point)
     assert is_begun(folder / "runs/mine")
     refused = ft("run", "recipe.yaml")
-    assert refused.code == 2 and "already holds a run that is unfinished (go on with it: ft resume" in refused.err
+    assert refused.code == 2 and "already holds a run that is unfinished (resume it: ft resume" in refused.err
     answer = ft("resume", "runs/mine")
     assert answer.code == 0, answer.err
     assert "the run had saved nothing yet: it begins anew" in answer.err
@@ -80,7 +80,7 @@ def test_killed_before_the_recipe_was_written_it_is_started_again(ft: Any, folde
 
 def test_a_recipe_of_the_user_is_no_run_that_has_begun(ft: Any, folder: Path) -> None:
     answer = ft("resume", ".")
-    assert answer.code == 2 and "is no run folder" in answer.err
+    assert answer.code == 2 and "is not a run folder" in answer.err
     answer = ft("run", "recipe.yaml", "output=.")
     assert answer.code == 2 and "exists and is not an empty folder" in answer.err
     assert (folder / RECIPE).read_text().startswith("\nmodel:")

@@ -84,6 +84,6 @@ def test_every_command_takes_a_runs_name(ft: Any, folder: Path) -> None:
         ft("plugins", "explain", "optimizer:toy", "runs/mine").out
     )
     answer = ft("resume", "mine")
-    assert answer.code == 0 and "going on after step 4" in answer.err, answer.err
+    assert answer.code == 0 and "resuming after step 4" in answer.err, answer.err
     answer = ft("resume", "mime")
-    assert answer.code == 2 and "there is no such run (did you mean runs/mine?)" in answer.err
+    assert answer.code == 2 and "no run has this name (did you mean runs/mine?)" in answer.err

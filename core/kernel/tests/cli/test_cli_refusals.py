@@ -51,9 +51,9 @@ BAD = [
     (["recipe.yaml", "data.train=what is this?"], "knows what 'what is this?' is"),
     (
         ["recipe.yaml", "data.train=train.toy[abc]"],
-        "data.train: [abc] behind train.toy is no slice of rows (write",
+        "data.train: [abc] behind train.toy is not a slice of rows (write",
     ),
-    (["recipe.yaml", "data.train=train.toy[5]"], "data.train: [5] behind train.toy is no slice of rows"),
+    (["recipe.yaml", "data.train=train.toy[5]"], "data.train: [5] behind train.toy is not a slice of rows"),
     (
         ["recipe.yaml", "data.train=ftp://host/rows"],
         "data.train: no installed source reads ftp:// addresses",
@@ -193,7 +193,7 @@ def build_evaluator(options: NoOptions, context):
             "trackers=[far]",
             "error: tracker broken.py:far failed in step: ConnectionRefusedError: [Errno 111] Connection",
         ),
-        ("evaluate.evaluators=[lost]", "error: plugin broken.py: KeyError: 'loss' [{folder}/broken.py:22] (mend it"),
+        ("evaluate.evaluators=[lost]", "error: plugin broken.py: KeyError: 'loss' [{folder}/broken.py:22] (fix it"),
     ],
     ids=["tracker", "evaluator"],
 )

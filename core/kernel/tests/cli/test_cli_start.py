@@ -109,7 +109,7 @@ def test_a_plugins_command_is_listed_and_called(ft: Any, folder: Path) -> None:
     assert ft("--plugins", "greeting.py", "run").err.startswith("error: Missing argument 'RECIPE'")
     broken = ft("wrong", "--plugins", "greeting.py")
     assert broken.code == 2
-    assert "which is no click command" in broken.err
+    assert "which is not a click command" in broken.err
     assert ft("greet", "you").code == 2  # not without the plugin
 
 
@@ -130,9 +130,9 @@ def test_a_broken_plugin_that_is_named_stops(ft: Any, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["rnu"], "there is no command 'rnu' (did you mean ft run?)"),
-        (["tain"], "there is no command 'tain' (did you mean ft train?)"),
-        (["preprocess"], "there is no command 'preprocess' (did you mean ft data prepare?)"),
+        (["rnu"], "no command 'rnu' (did you mean ft run?)"),
+        (["tain"], "no command 'tain' (did you mean ft train?)"),
+        (["preprocess"], "no command 'preprocess' (did you mean ft data prepare?)"),
         (["begin"], "no command 'begin'; there are: run, resume, check, plugins, "),
         (["utterly-unknown"], "no command 'utterly-unknown'; there are: run, "),
         (["-p", "acme", "run"], "does not start with no:"),

@@ -140,7 +140,7 @@ def outcome(prepare: Prepare, **given: Any) -> dict[str, Any] | str:
     try:
         done, context = prepare(**given)
     except FinetoothError as error:
-        return re.sub(r"^plugin \S+: (TypeError: .*) \[.*\] \(mend it, .*\)$", r"\1", str(error))
+        return re.sub(r"^plugin \S+: (TypeError: .*) \[.*\] \(fix it, .*\)$", r"\1", str(error))
     except TypeError as error:
         return f"TypeError: {error}"
     data = []

@@ -339,7 +339,7 @@ def test_notes_are_told_once_and_only_of_rows_that_are_taken(prepare: Prepare, w
         ({"train": source(slice="[5:2]")}, r"data\.train\.slice: \[5:2\] takes no rows of any source: its end"),
         ({"train": source(slice="[:0]")}, r"data\.train\.slice: \[:0\] takes no rows"),
         ({"train": source(slice="[-3:-5]")}, r"data\.train\.slice: \[-3:-5\] takes no rows"),
-        ({"train": source(slice="[:x]")}, r"data\.train\.slice: '\[:x\]' is no slice of rows"),
+        ({"train": source(slice="[:x]")}, r"data\.train\.slice: '\[:x\]' is not a slice of rows"),
         ({"train": source(weight=0)}, r"data\.train\.weight: must be more than 0"),
         ({"train": source(max_rows="5")}, r"data\.train\.max_rows: expected a whole number"),
         ({"train": source(), "eval": source(weight=2)}, r"data\.eval\.weight: held-out rows are each taken once"),

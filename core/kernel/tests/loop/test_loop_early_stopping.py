@@ -85,7 +85,7 @@ def test_a_run_that_was_to_end_anyway_is_done(kit: SimpleNamespace, tmp_path: Pa
     "given, problem",
     [
         ({"train": {"early_stopping": {}}}, "needs evaluations to watch .add evaluate.every, such as 50"),
-        ({"train": {"early_stopping": {"metric": "loss"}}, "evaluate": {"every": 5}}, "loss is none of theirs"),
+        ({"train": {"early_stopping": {"metric": "loss"}}, "evaluate": {"every": 5}}, "loss is not one"),
         ({"train": {"early_stopping": {"patience": 0}}, "evaluate": {"every": 5}}, "train.early_stopping.patience"),
     ],
 )

@@ -87,7 +87,7 @@ def test_default() -> None:
 
 def test_all_is_sorted_and_kinds_are_checked() -> None:
     assert [r.full_name for r in CATALOG.all("loss")] == ["acme-a:dpo", "acme-b:dpo", "local/ci.py:dpo", "acme-a:hinge"]
-    with pytest.raises(ValueError, match="'losses' is no kind"):
+    with pytest.raises(ValueError, match="'losses' is not a kind"):
         CATALOG.all("losses")
 
 

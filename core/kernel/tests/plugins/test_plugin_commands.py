@@ -59,7 +59,7 @@ def test_show(site, loss_plugin, capsys) -> None:
     for part in ("acme-hinge 1.0", module, "finetooth-hooks>=2,<3", "loss:wedge  wedge", "observes  ft_step"):
         assert part in out
     code, _, err = ft(capsys, "show", "acme-hing")
-    assert (code, err) == (2, "error: 'acme-hing' is no installed plugin (did you mean acme-hinge?)\n")
+    assert (code, err) == (2, "error: 'acme-hing' is not an installed plugin (did you mean acme-hinge?)\n")
 
 
 def test_explain(site, loss_plugin, capsys) -> None:
@@ -178,7 +178,7 @@ def test_doctor_looks_at_a_broken_plugin_that_the_user_named(site, capsys, tmp_p
         assert "ZeroDivisionError" in out
     code, _, err = ft(capsys, "doctor", "acme-nothing")
     assert code == 2
-    assert "'acme-nothing' is no installed plugin" in err
+    assert "'acme-nothing' is not an installed plugin" in err
 
 
 # --- new --------------------------------------------------------------------------------------------------------------

@@ -43,12 +43,12 @@ BROKEN = {
     ),
     "misspells a hook": (
         f"{HEAD}@hookimpl\ndef ft_loss():\n    {LOSS}",
-        "ft_loss is no hook; the nearest is ft_losses",
+        "ft_loss is not a hook; the nearest is ft_losses",
         "rename it to ft_losses",
     ),
     "misspells a hook and forgets the decorator": (
         f"{HEAD}def ft_loses():\n    {LOSS}",
-        "ft_loses is no hook, and lacks the decorator; the nearest is ft_losses",
+        "ft_loses is not a hook, and lacks the decorator; the nearest is ft_losses",
         "plugin.py:2",
     ),
     "forgets the decorator": (
@@ -98,7 +98,7 @@ BROKEN = {
     ),
     "gives a bad name": (
         f"{HEAD}@hookimpl\ndef ft_losses():\n    yield Loss(name='My Loss', build='a.b:c')",
-        "yields 'My Loss', which is no entry name",
+        "yields 'My Loss', which is not an entry name",
         "plugin.py",
     ),
     "gives a bad reference": (
@@ -109,7 +109,7 @@ BROKEN = {
     "gives a string for a set": (
         "from finetooth_hooks import Adapter, hookimpl\n@hookimpl\ndef ft_adapters():\n"
         "    yield Adapter(name='x', build='a.b:c', frameworks='torch')",
-        "frameworks='torch', which is no set of strings",
+        "frameworks='torch', which is not a set of strings",
         "plugin.py",
     ),
     "yields a name twice": (

@@ -62,7 +62,10 @@ def test_an_override_replaces_the_setting_under_whatever_name_the_recipe_has_it(
             "num_train_epochs: num_epochs is given too, and both are train.epochs",
         ),
         ({"base_model": "x"}, "base_model: model is given too (keep model)"),
-        ({"val_set_size": 0.1, "data": {"eval": "a.jsonl"}}, "val_set_size: data.eval is given too, and is no mapping"),
+        (
+            {"val_set_size": 0.1, "data": {"eval": "a.jsonl"}},
+            "val_set_size: the recipe also sets data.eval, and not to a mapping",
+        ),
         (
             {"val_set_size": 0.1, "data": {"eval": {"name": "x"}}},
             "val_set_size: data.eval is given too (keep one of them)",

@@ -150,10 +150,10 @@ def test_a_field_brings_its_definitions(catalog: Catalog) -> None:
 @pytest.mark.parametrize(
     ("field", "said"),
     [
-        ("trian.seed", "trian: there is no such setting (did you mean train?)"),
-        ("train.batchsize", "train.batchsize: there is no such setting (did you mean train.batch_size?)"),
-        ("adapter.rnk", "adapter.rnk: there is no such setting (did you mean adapter.rank?)"),
-        ("train.seed.x", "train.seed.x: there is no such setting (it has none below it)"),
+        ("trian.seed", "trian: no setting has this name (did you mean train?)"),
+        ("train.batchsize", "train.batchsize: no setting has this name (did you mean train.batch_size?)"),
+        ("adapter.rnk", "adapter.rnk: no setting has this name (did you mean adapter.rank?)"),
+        ("train.seed.x", "train.seed.x: no setting has this name (it has none below it)"),
     ],
 )
 def test_an_unknown_field(catalog: Catalog, field: str, said: str) -> None:

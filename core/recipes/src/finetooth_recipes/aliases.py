@@ -71,7 +71,9 @@ def _put(recipe: dict[str, Any], name: str, path: tuple[str, ...], value: Any) -
     for depth, key in enumerate(path[:-1], start=1):
         below = holder.get(key)
         if below is not None and not isinstance(below, Mapping):
-            raise RecipeError(name, f"{'.'.join(path[:depth])} is given too, and is no mapping", action=_keep(path))
+            raise RecipeError(
+                name, f"the recipe also sets {'.'.join(path[:depth])}, and not to a mapping", action=_keep(path)
+            )
         holder[key] = dict(below or {})
         holder = holder[key]
         if key == "eval" and "name" in holder:

@@ -75,7 +75,7 @@ def picked(name: str, options: Sequence[str]) -> Pick:
     """An entry picked on a command line, by its name and `KEY=VALUE`.
 
     Raises:
-        RecipeError: one is no such pair.
+        RecipeError: an option is not such a pair.
     """
     source, colon, bare = name.rpartition(":")
     name = source + colon + bare.replace("-", "_")  # as one writes it on a command line
@@ -83,7 +83,7 @@ def picked(name: str, options: Sequence[str]) -> Pick:
     for option in options:
         keys, value = parse_override(option)
         if len(keys) != 1 or keys[0] == "name":
-            raise RecipeError("", f"{option!r} is no option of an entry", action="write key=value")
+            raise RecipeError("", f"{option!r} is not an option of an entry", action="write key=value")
         given[keys[0]] = value
     return {"name": name, **given} if given else name
 
@@ -137,7 +137,7 @@ def _index(items: list[Any], key: str, where: str, *, append: bool) -> int:
     """A list index; one past the end only where a value is set."""
     if not key.isascii() or not key.isdigit():
         raise RecipeError(
-            where, f"{key!r} is no index into a list of {len(items)}", action="write a number, 0 is the first"
+            where, f"{key!r} is not an index into a list of {len(items)}", action="write a number, 0 is the first"
         )
     index = int(key) if len(key) < 10 else len(items) + 1
     if index > len(items) or (index == len(items) and not append):

@@ -58,7 +58,7 @@ def plain_data(value: Any, path: Path) -> Any:
     """A copy of `value` made of what YAML and JSON can say; tuples become lists, paths become text.
 
     Raises:
-        RecipeError: something else, a number that is not finite, a key that is no text; names the setting.
+        RecipeError: another value, a number that is not finite, or a key that is not text; names the setting.
     """
     if isinstance(value, str):
         if any("\ud800" <= character <= "\udfff" for character in value):
@@ -94,7 +94,7 @@ def validate(
     elsewhere: Mapping[str, str] | None = None,
     place: Callable[[Path], str] = lambda path: "",
 ) -> Model:
-    """Check plain data against a pydantic model, strictly: `"3"` is no number, 1 is no boolean.
+    """Check plain data against a pydantic model, strictly: `"3"` is not a number, 1 is not a boolean.
 
     Args:
         prefix: path of `value` in the recipe.

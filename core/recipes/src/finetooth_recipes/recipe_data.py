@@ -30,7 +30,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
 
 
 class SourceRows(Options):
-    """Which rows of a source are taken: keys that stand in its mapping beside its own options."""
+    """Which rows of a source are taken: keys in its mapping next to its own options."""
 
     slice: str | None = None
     """The part of its rows, `[:10%]`, `[:500]`, `[100:200]`, `[-50:]`: as in Python, percentages rounded to the nearest
@@ -187,7 +187,7 @@ class DataSection(Options):
     """Bound on all that is kept there, in GB (10^9 bytes): when a run has added to it, the data used longest ago are
     removed, never those that a run is using."""
     workers: Incidental[Literal["auto"] | Annotated[int, Field(ge=0)]] = "auto"
-    """Processes that make tokens of large data; 0 is none beside the run itself, `auto` takes one for each core if
+    """Processes that make tokens of large data; 0 is none but the run itself, `auto` takes one for each core if
     there is enough to do. The result is the same in every way."""
 
     @property

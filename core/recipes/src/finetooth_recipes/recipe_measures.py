@@ -72,8 +72,8 @@ class CheckpointSection(Options):
     """So many seconds a run whose disk is full when it ends waits for room, rather than lose what it trained; Ctrl-C
     ends the waiting."""
     strict: bool = False
-    """Whether a run may only go on with the same versions of everything that its numbers depend on; otherwise a
-    difference is said."""
+    """Whether a run may only resume with the same versions of everything that its numbers depend on; otherwise a
+    difference is reported."""
 
     @model_validator(mode="after")
     def _selects_what_is_kept(self) -> CheckpointSection:

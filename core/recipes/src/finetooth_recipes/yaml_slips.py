@@ -22,7 +22,7 @@ _TURNED_QUOTES = re.compile("[\u2018-\u201f]")
 
 
 def not_yaml(error: yaml.MarkedYAMLError, text: str, source: str) -> RecipeError:
-    """The error for text that is no YAML.
+    """The error for text that is not YAML.
 
     Args:
         source: what errors call the text.

@@ -73,8 +73,8 @@ class Listed:
     """One entry as a source.
 
     Attributes:
-        pick: the source, with `format` and `max_rows` beside its own options; None: nothing here reads it.
-        remarks: on keys that were not simply taken.
+        pick: the source, with `format` and `max_rows` next to its own options; None: nothing here reads it.
+        remarks: on keys that change their meaning or have no effect.
     """
 
     pick: Mapping[str, Any] | None
@@ -182,7 +182,7 @@ class _Entry:
             ):
                 self._remark(
                     "file_name",
-                    "files beside rows are looked for in the data file's folder, there beside dataset_info.json",
+                    "files named in rows are looked for in the data file's folder, there next to dataset_info.json",
                 )
             return source_of(path)
         if entry.get("folder"):
@@ -225,7 +225,7 @@ class _Entry:
                 "history": columns["history"] or ""}  # fmt: skip
 
     def _beside(self) -> dict[str, Any]:
-        """What stands beside a prompt of one column."""
+        """The columns that join a prompt of one column."""
         if self._formatting != "alpaca":
             return {}
         if self._columns["history"]:
@@ -233,7 +233,7 @@ class _Entry:
         return {"input": self._columns["query"], "separator": "\n"} if self._columns["query"] else {}
 
     def _spoken(self) -> dict[str, Any]:
-        """How messages name their parts and roles; nothing where there are no messages."""
+        """How messages name their parts and roles; nothing where no column holds messages."""
         if self._formatting == "alpaca":
             return {}
         tags = self._tags

@@ -20,7 +20,7 @@ ONE_SIDED = "one answer would be truncated and the other not"
 def kept_group(id_: str, rendered: Rendered, limit: Limit | None, tally: Tally) -> list[tuple[Rendered, int]]:
     """The sequences of a row with the number of tokens kept of each, none if the row is left out; counted.
 
-    A sequence that is cut is no match for one that is whole: `truncate` keeps a row only if it cuts all of them.
+    A cut sequence does not match a whole one: `truncate` keeps a row only if it cuts all of them.
     `truncate_answers` cuts each that is too long, and counts the rows in which another stays whole.
 
     Args:

@@ -1,4 +1,4 @@
-"""Pictures and sound beside a text that is all a format reads."""
+"""Images and sound in rows whose format reads text only."""
 
 from __future__ import annotations
 

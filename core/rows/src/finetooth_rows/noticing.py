@@ -31,8 +31,8 @@ ASSISTANT_FIRST = "begins with the assistant's message, which the model learns t
 ENDLESS = "the last answer trains without the token that ends it: the model does not learn to stop"
 ENDLESS_EARLIER = "an answer before the last trains without the token that ends it"
 ENDLESS_SEGMENT = (
-    "the last segment trains up to the end of the text, which is no control token: the model does not learn to stop; "
-    "spell the token that ends an answer, segments read it as one"
+    "the last segment trains up to the end of the text and does not end with a control token: the model does not "
+    "learn to stop; spell the token that ends an answer, segments read it as one"
 )
 
 

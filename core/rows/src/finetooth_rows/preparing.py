@@ -58,7 +58,7 @@ def _refusing(render: Render, example: Example) -> Rendered:
         if not half:
             raise
         raise DataError(
-            "", f"a text holds half a character (U+{ord(half):04X})", action="mend or remove the row"
+            "", f"a text holds half a character (U+{ord(half):04X})", action="repair or remove the row"
         ) from error
 
 

@@ -61,7 +61,7 @@ def _broken(number: int, id_: str, error: DataError) -> PreviewRow:
 
 
 def _refusal(id_: str, error: DataError) -> str:
-    """The error without the row's id, which stands beside it."""
+    """The error without the row's id, which another column shows."""
     return f"refused: {error.problem.removeprefix(f'{id_}: ')}"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 QUIET = 2.0
 """Seconds that pass before anything is shown."""
 LINE_EVERY = 30.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two lines where the output is not a terminal."""
 
 
 class PreparationProgress:

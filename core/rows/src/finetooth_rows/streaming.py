@@ -30,8 +30,8 @@ def stream(
     if rows.selection is not None:
         raise RecipeError(
             f"data.{rows.split}",
-            "the rows are to be trained as they come, and choosing among them (shares, weights, held-out or repeated "
-            "rows) takes reading all of them first",
+            "rows that are streamed cannot be chosen among (shares, weights, held-out or repeated rows): that would "
+            "take reading all of them first",
             action="leave the choice out, or do not stream",
         )
     return _rendered(context, rows, load_rendering(rendering, context), skip)

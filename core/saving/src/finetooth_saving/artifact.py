@@ -1,4 +1,4 @@
-"""Folders that are complete or absent: written beside their place, flushed, manifest last, then renamed into it."""
+"""Folders that are complete or absent: written under a hidden name, flushed, manifest last, then renamed into place."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def write_folder(
     Args:
         target: where it will be.
         fill: writes the files into the folder it is given.
-        about: goes into the manifest beside size and SHA-256 of every file.
-        replace: what is at `target` gives way to it; else it must not exist yet.
+        about: goes into the manifest in addition to size and SHA-256 of every file.
+        replace: a folder that exists at `target` is replaced; else none may exist yet.
 
     Raises:
         EngineError: the disk is full or not writable; what was at `target` is untouched.
@@ -63,7 +63,7 @@ def write_folder(
 
 
 def stage_folder(target: Path, fill: Callable[[Path], None], about: Mapping[str, Any]) -> Path:
-    """Write a complete folder under a hidden name beside `target`, every file flushed; returns it.
+    """Write a complete folder under a hidden name next to `target`, every file flushed; returns it.
 
     Raises:
         EngineError: the disk is full or not writable; nothing is left behind.
@@ -117,7 +117,7 @@ def read_manifest(text: bytes, where: str) -> Mapping[str, Any]:
     """A manifest; its own SHA-256, and the names and sizes in it, are checked. The files are not looked at.
 
     Raises:
-        UserError: it is no manifest, it was changed, or it names what no folder of a run has.
+        UserError: the manifest is malformed or was changed, or it names files that no folder of a run has.
     """
     try:
         listed_files(text)
@@ -155,20 +155,20 @@ def digest_of(artifact: Path) -> str:
 
 
 def write_json(path: Path, content: Any, *, strict: bool = False) -> None:
-    """Write JSON beside its place, flush and rename: a reader never sees half of it.
+    """Write JSON to a temporary file, flush and rename: a reader never sees half of it.
 
     Args:
-        strict: refuse what JSON does not have, in place of writing it as text: for what will be read back.
+        strict: refuse values that JSON does not have instead of writing them as text: for what will be read back.
 
     Raises:
-        TypeError: with `strict`, something is no JSON.
+        TypeError: with `strict`, a value has no form in JSON.
     """
     text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False, default=None if strict else str)
     write_text(path, text + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text beside its place, flush and rename."""
+    """Write a text to a temporary file, flush and rename."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         beside.write_text(text, encoding="utf-8")

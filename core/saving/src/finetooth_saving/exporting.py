@@ -108,7 +108,7 @@ def export(
     run = commands.run_folder(reference)
     if run is None:
         raise UserError(
-            f"{reference}: there is no such run", action="name the folder of a run, or its name under runs/"
+            f"{reference}: no run has this name", action="name the folder of a run, or its name under runs/"
         )
     exporter: Exporter = commands.build("exporter", pick, setting="--to")
     target = output or run / "exports" / name.rpartition(":")[2]
@@ -145,7 +145,7 @@ def _measured(commands: CommandContext, run: Path, folder: Path, made: Exported,
     from finetooth_saving.runs.written_models import compare
 
     if not made.model:
-        return "not measured: what was written is no model by itself"
+        return "not measured: the exporter wrote parts of a model, not a whole one"
     written = folder if made.model == "." else folder / made.model
     action = "choose an exporter or options that keep more, or raise --bound"
     try:
@@ -153,7 +153,9 @@ def _measured(commands: CommandContext, run: Path, folder: Path, made: Exported,
     except UserError:
         raise
     except FinetoothError as error:
-        raise UserError(f"what was written cannot be measured: {error}", action="leave it out: --unmeasured") from error
+        raise UserError(
+            f"the written model cannot be measured: {error}", action="skip the measurement: --unmeasured"
+        ) from error
 
 
 def export_all(commands: CommandContext, run: Path, picks: Sequence[Pick], say: Callable[[str], None]) -> None:
@@ -177,8 +179,8 @@ def export_all(commands: CommandContext, run: Path, picks: Sequence[Pick], say: 
             _, told = export(commands, str(run), pick, target, replace=True)
         except FinetoothError as error:
             failed = failed or UserError(
-                f"export.{index}: training has ended well, and {name} cannot be written: {error}",
-                action=f"mend that, then: ft export {run} --to {name}",
+                f"export.{index}: training succeeded, but {name} cannot be written: {error}",
+                action=f"correct that, then: ft export {run} --to {name}",
             )
             continue
         say(f"exported to {target}" + (f": {told.use.format(folder=target)}" if told.use else ""))

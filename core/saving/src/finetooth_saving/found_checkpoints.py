@@ -1,4 +1,4 @@
-"""Where a run goes on: the newest checkpoint that is whole, and what is different now."""
+"""Where a run resumes: the newest checkpoint that is whole, and what is different now."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class OtherRun(UserError):
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint to go on from, every file checked.
+    """A checkpoint to resume from, every file checked.
 
     Attributes:
         folder: where it is.
@@ -93,7 +93,7 @@ def newest_good(
             return found
     wanted = "" if at is None else f" after step {at}"
     if not passed:
-        raise NoCheckpoint(f"{keeping.folder}: there is no checkpoint{wanted}", action="see: ft checkpoint list")
+        raise NoCheckpoint(f"{keeping.folder} holds no checkpoint{wanted}", action="see: ft checkpoint list")
     raise UserError(
         f"{keeping.folder}: no checkpoint{wanted} is whole, {passed} cannot be used",
         action="start a new run with another output",
@@ -117,12 +117,12 @@ def read(folder: Path, run: str = "") -> Found:
     """
     manifest = verify_folder(folder)
     if manifest.get("kind") != "checkpoint":
-        raise UserError(f"{folder} is no checkpoint", action="give a run folder or a folder in its checkpoints")
+        raise UserError(f"{folder} is not a checkpoint", action="give a run folder or a folder in its checkpoints")
     if run and manifest.get("run") != run:
         raise OtherRun(f"{folder} is a checkpoint of another run", action="move it away")
     state = run_state.read(folder / run_state.FILE)
     if state.step != manifest.get("step") or name_of(state.step) != folder.name:
-        raise UserError(f"{folder} holds step {state.step}, which its name does not say", action="remove it")
+        raise UserError(f"{folder} holds step {state.step}, but its name says another", action="remove it")
     try:
         plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -213,18 +213,19 @@ def _candidates(keeping: Keeping, at: int | None) -> Iterator[tuple[str, list[St
 
 
 def _check_remote_ends_at(keeping: Keeping, at: int) -> None:
-    """
+    """Refuse to resume from a step when a remote store has later ones, which a reader of its URL would take for ours.
+
     Raises:
-        UserError: a remote store has newer checkpoints: whoever goes on from its URL would take them for what came
-            after `at`.
+        UserError: a remote store has checkpoints after `at`.
         StoreError: it does not say what it has.
     """
     for store in keeping.remote:
         newer = [name for name in newest_first(store.names()) if (step_of(name) or 0) > at]
         if newer:
             raise UserError(
-                f"{store.place} holds {', '.join(newer)}, which a run that goes on from step {at} does not come from",
-                action="send what comes now elsewhere, checkpoint.stores='[disk, URL]', or remove them there",
+                f"{store.place} already holds {', '.join(newer)}; a run that resumes from step {at} would mix with "
+                f"{'them' if len(newer) > 1 else 'it'}",
+                action="send new checkpoints elsewhere, checkpoint.stores='[disk, URL]', or remove those there",
             )
 
 

@@ -62,7 +62,7 @@ def read(path: Path) -> History:
     """What `write` wrote.
 
     Raises:
-        UserError: it is no history.
+        UserError: the file does not hold a history.
     """
     history = History()
     try:
@@ -72,7 +72,9 @@ def read(path: Path) -> History:
         for report in _reports(gzip.decompress(packed)):
             history.add(report)
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no history of a run: {error}", action="use another checkpoint") from error
+        raise UserError(
+            f"{path} does not hold the history of a run: {error}", action="use another checkpoint"
+        ) from error
     return history
 
 

@@ -1,8 +1,8 @@
-"""Saves a run while it goes on.
+"""Saves a run while it trains.
 
 `Keeper.save` copies the engine's state, which is all that training waits for; a thread then brings the copy to the
-host, writes a complete folder under a hidden name, asks the gates, moves it into its place, and lets go of what is
-superfluous. Another thread sends it to the remote stores. What has its name is whole and has passed.
+host, writes a complete folder under a hidden name, asks the gates, moves it into its place, and removes superfluous
+checkpoints. Another thread sends it to the remote stores. A folder under its final name is whole and has passed.
 """
 
 from __future__ import annotations
@@ -337,7 +337,7 @@ class Keeper:
             try:
                 self._tidy(store, step_of(name) or 0)
             except Exception as error:
-                self._say(f"{store.place}: what is superfluous could not be removed: {said(error)}")
+                self._say(f"{store.place}: superfluous checkpoints could not be removed: {said(error)}")
         if problems:
             self._say(f"{name} could not be sent: {'; '.join(problems)}; it is in {self.keeping.folder}")
             raise StoreError("", f"{name} could not be sent: {'; '.join(problems)}")
@@ -347,8 +347,8 @@ class Keeper:
             shutil.rmtree(self.keeping.folder / name, ignore_errors=True)
 
     def _put(self, store: Store, name: str) -> None:
-        """Send a folder. What is there under its name from the same run gives way: it was damaged, or the run could not
-        go on from it and comes here again.
+        """Send a folder. A folder of the same run and name in the store is replaced: it was damaged, or the run could
+        not resume from it and reached its step again.
 
         Raises:
             StoreError: it could not be sent.

@@ -61,7 +61,7 @@ def model_card(run: Path, recipe: Mapping[str, Any], base: ModelInfo, *, adapter
 
 
 def licence_of(base: ModelInfo) -> str:
-    """What the card beside a base says of its licence; empty if there is none."""
+    """The licence that the card in the base's folder names; empty if there is none."""
     for folder in dict.fromkeys(path.parent for path in base.files):
         card = folder / "README.md"
         if not card.is_file():
@@ -127,7 +127,7 @@ def _steps(result: Mapping[str, Any]) -> str:
 def _licence(base: str, licence: str) -> str:
     if licence:
         return f"The base, {base}, is published under `{licence}`, whose terms hold for what is made from it."
-    return f"The terms of the base, {base}, hold for what is made from it; no file beside it says which those are."
+    return f"The terms of the base, {base}, hold for what is made from it; no file in its folder says which those are."
 
 
 def _limits(plan: Mapping[str, Any], result: Mapping[str, Any], base: str) -> Iterator[str]:

@@ -18,7 +18,7 @@ def name_of(step: int) -> str:
 
 
 def step_of(name: str) -> int | None:
-    """The step that a checkpoint's name says; None if it is no such name."""
+    """The step that a checkpoint's name says; None for another name."""
     found = _NAME.fullmatch(name)
     return int(found[1]) if found else None
 

@@ -56,7 +56,7 @@ class Place:
             action = elsewhere if self.store is not None else "give a run folder, or set checkpoint.every"
             if aside := len(self.set_aside()):
                 action = f"{aside} in quarantine, and why: ft checkpoint list {self.name}"
-            raise UserError(f"{self.name}: there is no checkpoint", action=action)
+            raise UserError(f"{self.name} holds no checkpoint", action=action)
         return found
 
     def set_aside(self) -> Mapping[str, str]:
@@ -142,7 +142,7 @@ def place_of(reference: str, opened: Callable[[str], Store], disk: Callable[[Pat
         store = opened(url)
         if step is not None and name_of(step) not in (there := newest_first(store.names())):
             action = f"there are: {', '.join(there)}" if there else "check the URL: it is the one in checkpoint.stores"
-            raise UserError(f"{url}: there is no {name_of(step)}", action=action)
+            raise UserError(f"{url} has no {name_of(step)}", action=action)
         return Place(reference, store=store, only="" if step is None else name_of(step))
     path = Path(reference)
     if not path.exists():
@@ -158,8 +158,8 @@ def place_of(reference: str, opened: Callable[[str], Store], disk: Callable[[Pat
         return Place(reference, folder=path.parent, only=path.name)
     if path.is_dir() and newest_first(one.name for one in path.iterdir() if one.is_dir()):
         return Place(reference, folder=path)
-    what = "there are no checkpoints" if path.is_dir() else "there is no such folder"
-    raise UserError(f"{reference}: {what}", action="give a run folder, one of its checkpoints, or a URL")
+    problem = "the folder holds no checkpoints" if path.is_dir() else "this folder does not exist"
+    raise UserError(f"{reference}: {problem}", action="give a run folder, one of its checkpoints, or a URL")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ RESULT = "result.json"
 RUN = "run.json"
 
 OF_THE_PROCESS = ("history", "evaluations", "data")
-"""What an outcome says of a run that is told of as it ends, and not of one that had ended before."""
+"""Fields of an outcome that only the process that trained knows; they are empty for a run that had ended before."""
 
 RUNS = Path("runs")
 """Where runs are that are named without a folder."""
@@ -45,10 +45,10 @@ ALSO_FIXED = {
     "schedule": ("schedule",),
     "backend": ("backend",),
 }
-"""Where those stand that decide how it is trained: a run that goes on keeps them."""
+"""Where the picks stand that decide how the weights are trained: a resumed run keeps them."""
 
 DECIDED = ("precision", "micro_batch_tokens", "gradient_checkpointing")
-"""Settings of `train` that a run which goes on takes as its plan decided them."""
+"""Settings of `train` that a resumed run takes as its plan decided them."""
 
 
 def is_run_folder(path: Path) -> bool:
@@ -123,7 +123,7 @@ def plan_of(folder: Path) -> Mapping[str, Any]:
 
 
 def as_decided(recipe: dict[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe for a run that goes on: whatever it leaves open is what the plan decided, so that `auto` never decides
+    """A recipe for a run that resumes: whatever it leaves open is what the plan decided, so that `auto` never decides
     twice."""
     recipe = json.loads(json.dumps(recipe, default=str))
     if isinstance(recipe.get("model"), str):
@@ -204,7 +204,7 @@ def check_unused(folder: Path) -> None:
             )
         raise UserError(
             f"output: {folder} already holds a run that is {status}",
-            action=f"go on with it: ft resume {folder}; or choose another output; nothing was changed",
+            action=f"resume it: ft resume {folder}; or choose another output; nothing was changed",
         )
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     probe = existing / f".finetooth-{secrets.token_hex(4)}"
@@ -223,8 +223,8 @@ def is_unused(folder: Path) -> bool:
 
 
 def _is_beginning(path: Path) -> bool:
-    """Whether a run that was killed before it had begun left this: of what it writes at first, the recipe, without
-    which there is no run, comes last."""
+    """Whether a run that was killed at its very beginning left this: the recipe, without which no run counts, is
+    written last."""
     return path.name in (PLAN, RUN, LOCK) or path.name.startswith((f".{PLAN}.", f".{RUN}.", f".{RECIPE}."))
 
 

@@ -10,7 +10,7 @@ from finetooth_toolbox.files.locks import FolderHeldError, held_folder
 
 
 def run_lock(folder: Path) -> ExitStack:
-    """Hold the folder until what is returned is closed; the system lets go of it however the process ends.
+    """Hold the folder until the returned stack is closed; the system releases it however the process ends.
 
     Raises:
         UserError: another process holds it.

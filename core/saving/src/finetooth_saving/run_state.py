@@ -1,4 +1,4 @@
-"""Where a run is between two steps: everything beside the engine that decides how it goes on."""
+"""The state of a run between two steps, without the engine's: everything else that decides how it continues."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class RunState:
         return {**content, "values": arrays} if arrays else content
 
     def write(self, folder: Path) -> None:
-        """Write `state.json` into a folder, and beside it the arrays, if there are any."""
+        """Write `state.json` into a folder, and the arrays next to it, if there are any."""
         content, arrays = self._separated()
         if arrays:
             state_arrays.write(folder / state_arrays.FILE, arrays)
@@ -144,7 +144,7 @@ def read(path: Path) -> RunState:
             content["values"] = state_arrays.read(path.with_name(state_arrays.FILE), len(content["arrays"]))
         return as_state(content)
     except (OSError, ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is no state of a run: {error}", action="use another checkpoint") from error
+        raise UserError(f"{path} does not hold the state of a run: {error}", action="use another checkpoint") from error
 
 
 def as_state(content: Mapping[str, Any]) -> RunState:

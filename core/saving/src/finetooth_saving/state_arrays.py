@@ -1,4 +1,4 @@
-"""NumPy arrays in the state of a method: taken out of it for `state.json`, kept beside it, and put back.
+"""NumPy arrays in the state of a method: taken out of it for `state.json`, kept in a second file, and put back.
 
 They are kept as .npy files in one archive, `state.npz`, and not as safetensors: .npy has every type that NumPy has, and
 keeps byte order and memory order. Nothing in it is code: arrays of Python objects are refused on both ways.
@@ -34,7 +34,7 @@ def separated(state: Mapping[str, Any]) -> tuple[dict[str, Any], list[Place], tu
     """A state with None in place of each array; where the arrays belong; and the arrays.
 
     Raises:
-        TypeError: an array of Python objects, or one below a key that is no text, which JSON would not give back.
+        TypeError: an array holds Python objects, or lies below a key that is not text, which JSON would not give back.
     """
     places: list[Place] = []
     arrays: list[Array] = []
@@ -45,7 +45,7 @@ def separated(state: Mapping[str, Any]) -> tuple[dict[str, Any], list[Place], tu
             if value.dtype.hasobject:
                 raise TypeError(f"the array {where} of the method's state holds Python objects: give it another type")
             if not named:
-                raise TypeError(f"the array {where} of the method's state lies below a key that is no text")
+                raise TypeError(f"the array {where} of the method's state lies below a key that is not text")
             places.append(place)
             arrays.append(value)
             return None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Pending:
-    """A job that was handed over. It is let go of as soon as it is done, with what it holds: a copy of all that trains.
+    """A job that was handed over. Once it is done it is dropped, with the copy of all that trains that it holds.
 
     Attributes:
         error: what it raised.

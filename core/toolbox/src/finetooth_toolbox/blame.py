@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from finetooth_hooks.errors import FinetoothError
 
-MEND = "mend it, or report it to the plugin's author; --debug shows the whole traceback"
+MEND = "fix it, or report it to the plugin's author; --debug shows the whole traceback"
 BUG = "a bug; --debug shows where"
 DISK = "check the disk and the rights of that file"
 
@@ -87,7 +87,8 @@ def blamed(error: BaseException) -> Blamed | None:
 
 
 def place_of(thing: Any) -> str:
-    """`file:line` where a function, or the class of anything else, is written; empty for what is no Python."""
+    """`file:line` where a function, or the class of anything else, is written; empty for what was not written in
+    Python."""
     while isinstance(thing, partial) or hasattr(thing, "__wrapped__"):
         thing = thing.func if isinstance(thing, partial) else thing.__wrapped__
     thing = getattr(thing, "__func__", thing)
@@ -102,7 +103,7 @@ def place_of(thing: Any) -> str:
 
 
 def owner_of(thing: Any) -> str:
-    """The plugin in whose code a function, or the class of anything else, is written; empty if it is no plugin's."""
+    """The plugin in whose code a function, or the class of anything else, is written; empty if no plugin wrote it."""
     file, places = place_of(thing).rpartition(":")[0].replace("\\", "/"), _places()
     owner = max((place for place in places if _within(file, place)), key=len, default=None)
     return places[owner] if owner else ""

@@ -58,8 +58,8 @@ def latent_facts(
 ) -> ModelFacts:
     """Facts of a mixture of experts with latent attention, from a config in DeepSeek's words.
 
-    Adapters reach attention: the experts are fused parameters, and peft takes the names of the linear modules beside
-    them (dense layers, shared experts) for those of the experts. No block says so.
+    Adapters reach attention: the experts are fused parameters, and peft takes the names of the other linear modules
+    (dense layers, shared experts) for those of the experts. No block says so.
 
     Args:
         renderer: the family's.

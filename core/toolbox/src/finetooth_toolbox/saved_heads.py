@@ -16,12 +16,12 @@ _ENDINGS: Mapping[str, Literal["sequence", "token"]] = {
 
 
 def kind_of(name: str) -> Literal["sequence", "token"] | None:
-    """What a class of this name classifies; None if it is no classifier."""
+    """What a class of this name classifies; None if it does not classify."""
     return next((kind for ending, kind in _ENDINGS.items() if name.endswith(ending)), None)
 
 
 def head_of(config: Mapping[str, Any]) -> ScalarHead | None:
-    """The scalar head that a saved model has, by its config; None if it is no classifier, or one with other labels."""
+    """The scalar head that a saved model has, by its config; None if it has none, or one with other labels."""
     kind = kind_of(str((config.get("architectures") or [""])[0]))
     labels = len(config.get("id2label") or {0: "", 1: ""})
     if kind is None or labels != LABELS[kind]:

@@ -82,14 +82,14 @@ class FunctionFormat:
         """
         for column in self._columns:
             if row.values.get(column) is None:
-                raise DataError(row.id, f"{column} is missing or null", action="mend the row, or set data.format")
+                raise DataError(row.id, f"{column} is missing or null", action="fix the row, or set data.format")
         try:
             example = self._function(row.values)
         except DataError as error:
             raise DataError(row.id, error.problem.removeprefix(f"{row.id}: "), action=error.action) from error
         except Exception as error:
             problem = f"format {self._name} raised {type(error).__name__}: {error}"
-            raise DataError(row.id, problem, action="mend its function, or the row") from error
+            raise DataError(row.id, problem, action="fix its function, or the row") from error
         kinds = (*get_args(Example), LeftOut)
         for one in example if isinstance(example, list | tuple) else (example,):
             if not isinstance(one, kinds):

@@ -20,8 +20,8 @@ class _Unsaved:
 
 
 def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
-    """The function's result. While no graph is built it is called as it is: beside what a kernel takes for a few rows,
-    a node of the graph is not cheap, even one that is thrown away at once."""
+    """The function's result. While no graph is built it is called as it is: compared with what a kernel takes for a few
+    rows, a node of the graph is not cheap, even one that is thrown away at once."""
     if torch.is_grad_enabled():
         return function.apply(*arguments)  # type: ignore[no-untyped-call]
     return function.forward(_Unsaved(), *arguments)

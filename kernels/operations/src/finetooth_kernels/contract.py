@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 DEFAULT_CHUNK_BYTES = 128 * 2**20
-"""Enough rows per GEMM to be efficient (682 at a vocabulary of 49,152), little beside the weights of any model."""
+"""Enough rows per GEMM to be efficient (682 at a vocabulary of 49,152), little compared with any model's weights."""
 
 SUPPORTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -42,7 +42,7 @@ class Availability(NamedTuple):
 
 
 def refused_dtype(dtype: torch.dtype | None) -> Availability | None:
-    """The answer for a dtype that no implementation takes; None where it is no reason to refuse."""
+    """The answer for a dtype that no implementation takes; None for a dtype that is fine."""
     if dtype is None or dtype in SUPPORTED_DTYPES:
         return None
     names = ", ".join(str(known).removeprefix("torch.") for known in SUPPORTED_DTYPES)

@@ -103,9 +103,9 @@ def linear_logprob(
 
     The matrix products run in the dtype of the inputs, everything between them in float32; float64 stays float64
     throughout. Gradients reach `hidden_nd`, `weight_vd` and `bias_v`, each only where it requires one; gradients of the
-    weight are summed over chunks in float32. There are no second derivatives.
+    weight are summed over chunks in float32. It has no second derivatives.
 
-    Memory, beside inputs and gradients: `chunk_bytes`, scratch included, whatever N and the vocabulary; or what one row
+    Memory without inputs and gradients: `chunk_bytes`, scratch included, whatever N and the vocabulary; or what one row
     takes (its logits and up to three blocks of scratch of the same size) where that is more. A frozen head also keeps
     one vector of length D per row for the backward pass; with `expected` a trained one does, and the gradient of the
     weight in float32, which is there twice where it proves wrong. The result depends on the chunking only by the

@@ -125,7 +125,7 @@ def selective_log_softmax(
 ) -> Tensor:
     """log_softmax(logits) at the ids in `index`, differentiable in `logits`.
 
-    Keeps two numbers per row for the backward pass beside its inputs: d x_j = sum_k g_k ([j = index_k] - p_j).
+    Keeps two numbers per row and its inputs for the backward pass: d x_j = sum_k g_k ([j = index_k] - p_j).
 
     Args:
         logits: (..., V), any strides; float32, bfloat16, float16 or float64.

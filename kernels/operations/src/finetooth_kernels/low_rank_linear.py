@@ -35,7 +35,7 @@ Again = tuple[Callable[..., Tensor], tuple[Tensor, ...]]
 """A pure function and the tensors it is called with."""
 
 WIDEST_DIAGONAL = 64
-"""Highest rank at which zeros beside the diagonal blocks cost less than products of their own."""
+"""Highest rank at which zeros around the diagonal blocks cost less than products of their own."""
 
 
 def low_rank_linear(
@@ -86,7 +86,7 @@ def low_rank_linear(
 
 
 class _How(NamedTuple):
-    """What backward must know too and is no tensor, in one argument, since autograd looks at each.
+    """What backward must know besides tensors, in one argument, since autograd looks at each.
 
     Attributes:
         sizes: outputs of each layer.

@@ -4,7 +4,7 @@ What layers compute comes in a few sizes, again and again. malloc takes a little
 leaves, for some small object, and the next tensor of the size no longer fits: its memory grows by what a pass computes
 in between, on top of what is alive at once. And each page that a process has not written to before costs it a fault.
 So large tensors get blocks of pages of their own, which are used again as soon as no tensor lies in them. Tensors that
-are let go of together, as what a forward pass keeps for its backward pass, are cut from a block one behind the other.
+released together, as what a forward pass keeps for its backward pass, are cut from a block one behind the other.
 """
 
 from __future__ import annotations

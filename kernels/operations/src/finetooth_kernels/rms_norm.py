@@ -3,7 +3,7 @@
     y = w * x / sqrt(mean(x^2) + eps)
 
 The division is done in float32 and rounded before the weight multiplies, as in transformers' Llama. Rows may be wider
-than the weight, as a residual stream in float32 is beside layers in bfloat16: then nothing is rounded but the result.
+than the weight, as a residual stream in float32 is over layers in bfloat16: then nothing is rounded but the result.
 Kept for backward: the input and one number a row, which can be cut from an `Arena`; the normalised rows are made again
 from them. Compiled kernels and the torch operations here do the same.
 """
@@ -59,7 +59,7 @@ def rms_norm(
 def residual_norm(
     h_nd: Tensor, weight_d: Tensor, eps: float, arena: Arena | None = None, *, compiled: Compiled = NOTHING
 ) -> tuple[Tensor, Tensor]:
-    """Normalise rows of which something else goes on too, as in a residual connection: one pass serves both gradients.
+    """Normalise rows that are also used unnormalised, as in a residual connection: one pass serves both gradients.
 
     Args:
         h_nd: (..., D) of any floating dtype.
@@ -156,7 +156,7 @@ class _ResidualNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_h: Tensor, grad_normed: Tensor) -> tuple[Tensor | None, ...]:
-        """What comes through the norm is added to what comes beside it."""
+        """The gradient through the norm plus that of the rows themselves."""
         h_nd, weight_d, inverse_n = ctx.saved_tensors
         compiled = ctx.compiled
         d_h = _backward(compiled, grad_normed, h_nd, weight_d, inverse_n, grad_h) if ctx.needs_input_grad[0] else None

@@ -69,7 +69,7 @@ def segment_attention(
         (N, heads, D) in the same dtype.
 
     Raises:
-        ValueError: the segments are no tree over the N rows.
+        ValueError: the segments do not form a tree over the N rows.
     """
     del arena
     if qkv_nhd.stride(-1) != 1:  # torch's kernel takes numbers of a head for neighbours, and does not look

@@ -22,15 +22,15 @@ def check_data(
 
     Args:
         vocab_size: ids must lie below it.
-        max_positions: longest sequence the model was made for; 0 is no bound.
+        max_positions: longest sequence the model was made for; 0 for no bound.
         media: the model takes images, sounds or videos.
         obstacle: why segments of a datum cannot be kept apart; empty if they can.
         trees: segments that continue others can be computed.
 
     Raises:
         DataError: no data, an empty datum, an image or sound that cannot be read, segments that cannot be kept apart,
-            an id outside the vocabulary, a sequence too long, a group that is torn apart, or one target a position
-            beside several; names the datum.
+            an id outside the vocabulary, a sequence too long, a group that is torn apart, or data with one target a
+            position mixed with data that have several; names the datum.
     """
     if not data:
         raise DataError("data", "the step holds no data", action="pass at least one datum")

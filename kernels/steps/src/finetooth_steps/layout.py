@@ -174,7 +174,7 @@ def _in_pieces(batch: MicroBatch, budget: int) -> MicroBatch:
 
 
 def _rectangles(units: Sequence[_Unit], budget: int) -> list[list[_Unit]]:
-    """Longest first, each unit beside those before it as long as the padded rectangle fits."""
+    """Longest first; a unit joins those before it as long as the padded rectangle fits."""
     batches: list[list[_Unit]] = []
     width = count = 0
     for unit in units:

@@ -163,7 +163,7 @@ class ShardedEngine(EngineBase):
         self, data: Sequence[Datum], loss: LossSpec | None = None, *, role: str = "policy",
         returns: Collection[str] = ("logprobs",), normalizer: Counts | None = None, train: bool = True,
     ) -> Forward:  # fmt: skip
-        """Evaluate at every rank; there is no handle, since a backward would count the data once a rank."""
+        """Evaluate at every rank, without a handle, since a backward would count the data once a rank."""
         return self._engine.forward(data, loss, role=role, returns=returns, normalizer=normalizer, train=False)
 
     def logprobs(self, data: Sequence[Datum], *, role: str = "policy") -> list[NDArray[np.float32]]:

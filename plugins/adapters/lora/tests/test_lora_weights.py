@@ -180,7 +180,7 @@ def test_a_token_that_the_model_lacks_is_refused() -> None:
         tokenizer=tokenizer, facts=SimpleNamespace(new_tokens=()), model=SimpleNamespace(reference="tiny", config={})
     )
     assert build(LoraOptions(train_tokens=["<a>"]), context).tokens == (4,)
-    with pytest.raises(RecipeError, match=r"adapter\.train_tokens: '<b>' is no token of tiny"):
+    with pytest.raises(RecipeError, match=r"adapter\.train_tokens: '<b>' is not a token of tiny"):
         build(LoraOptions(train_tokens=["<b>"]), context)
 
 

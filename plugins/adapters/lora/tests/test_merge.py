@@ -157,7 +157,7 @@ def test_a_run_goes_by_its_name_and_what_is_none_is_said(run, tiny):
     folder, _ = run()
     result = invoke(Commands(tiny, runs={"mine": folder}), "mine")
     assert result.exit_code == 0 and (folder / "merged" / "config.json").exists()
-    with pytest.raises(UserError, match="mine: there is no such folder, and no such run under runs/"):
+    with pytest.raises(UserError, match="mine: neither a folder nor a run under runs/ has this name"):
         invoke(Commands(tiny), "mine")
 
 
@@ -240,7 +240,7 @@ def test_artifact_is_checked_against_its_manifest(run, tiny):
     with pytest.raises(UserError, match=r"letters\.txt is missing"):
         merge.find(folder, folder / "other")
     (artifact / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match=r"manifest\.json is no manifest"):
+    with pytest.raises(UserError, match=r"manifest\.json is not a readable manifest"):
         merge.find(folder, folder / "other")
 
 

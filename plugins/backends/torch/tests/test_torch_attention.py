@@ -165,7 +165,7 @@ def test_the_plan_gives_a_reason_for_each(kit: SimpleNamespace) -> None:
     }
     for asked, words, config in (
         ({"sliding": "own"}, r"attention\.sliding: the model has no such layers, only full ones", {}),
-        ({"wide": "own"}, "'wide' is no kind of layer", WINDOWS),
+        ({"wide": "own"}, "'wide' is not a kind of layer", WINDOWS),
         ({"full": "varlen"}, r"attention\.full='varlen': it is for cuda, not for 2 CPU cores", WINDOWS),
         ("flex_attention", "flex: it is for cuda and xpu, not for 2 CPU cores", {}),
     ):

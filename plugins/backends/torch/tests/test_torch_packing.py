@@ -307,8 +307,8 @@ def test_the_plan_says_what_packing_saves(kit: SimpleNamespace) -> None:
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        ({"rope_scaling": {"rope_type": "longrope"}}, "longest sequence beside"),
-        ({"rope_parameters": {"full_attention": {"rope_type": "dynamic"}}}, "longest sequence beside"),
+        ({"rope_scaling": {"rope_type": "longrope"}}, "longest sequence in the batch"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "dynamic"}}}, "longest sequence in the batch"),
         ({"text_config": {"layer_types": ["linear_attention", "full_attention"]}}, "linear_attention layers"),
     ],
 )

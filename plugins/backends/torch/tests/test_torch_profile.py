@@ -80,7 +80,7 @@ def test_the_command_shows_the_table_again(recorded: Path) -> None:
     refused = CliRunner().invoke(command, [str(recorded)], obj=runs)
     assert isinstance(refused.exception, UserError) and "no step of this run was recorded" in str(refused.exception)
     unknown = CliRunner().invoke(command, [str(recorded / "nothing")], obj=runs)
-    assert isinstance(unknown.exception, UserError) and "there is no such run" in str(unknown.exception)
+    assert isinstance(unknown.exception, UserError) and "no run has this name" in str(unknown.exception)
 
 
 def test_a_step_that_fails_is_recorded_up_to_there(kit: SimpleNamespace, tmp_path: Path) -> None:

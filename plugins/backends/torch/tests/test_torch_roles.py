@@ -120,7 +120,7 @@ def test_another_model_is_a_role(kit: SimpleNamespace) -> None:
         for mine, theirs in zip(engine.logprobs(kit.data(), role="reference"), wanted, strict=True):
             np.testing.assert_allclose(mine, theirs, atol=1e-5)
         moved(kit, engine)
-    with pytest.raises(PlanError, match="'reference' is no copy"):
+    with pytest.raises(PlanError, match="'reference' is not a copy"):
         engine.move_role("reference", 0.5)
 
 

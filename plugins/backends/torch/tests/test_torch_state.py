@@ -176,7 +176,7 @@ def test_a_foreign_state_is_refused_and_changes_nothing(
 
 def test_missing_torn_and_newer_states_are_refused(kit: SimpleNamespace, tmp_path: Path) -> None:
     engine = kit.engine()
-    with pytest.raises(UserError, match="no saved engine state"):
+    with pytest.raises(UserError, match="does not hold a saved engine state"):
         engine.load(tmp_path)
     engine.save(tmp_path / "state")
     weights = tmp_path / "state" / "trained.safetensors"

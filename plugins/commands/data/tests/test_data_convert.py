@@ -75,7 +75,7 @@ def test_a_table_of_one_question_each(tmp_path: Path) -> None:
     ("rows", "name", "shape", "said"),
     [
         (ALPACA, "o.jsonl", "prompt_completion", "a.jsonl:2: 1 of 2 rows say what shape prompt_completion"),
-        (PAIRS, "o.jsonl", "messages", "a preference pair is no conversation"),
+        (PAIRS, "o.jsonl", "messages", "a preference pair is not a conversation"),
         (ALPACA, "o.parquet", "messages", "rows are written as .jsonl, .json, .csv"),
         (ALPACA, "a.jsonl", "messages", "a.jsonl exists"),
         (ALPACA, "o.csv", "messages", "column messages holds lists"),
@@ -83,7 +83,7 @@ def test_a_table_of_one_question_each(tmp_path: Path) -> None:
             [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "train": False}]}],
             "o.jsonl",
             "sharegpt",
-            "beside its text: train",
+            "fields of messages: train",
         ),
     ],
 )

@@ -55,5 +55,5 @@ def test_a_file_of_answers_is_never_replaced(tmp_path: Path) -> None:
 
 def test_broken_json_is_named() -> None:
     done, _ = ft("a", "--evaluator", "{name: x}")
-    with pytest.raises(UserError, match="is no JSON"):
+    with pytest.raises(UserError, match="is not JSON"):
         raise done.exception

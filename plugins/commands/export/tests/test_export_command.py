@@ -10,10 +10,10 @@ from finetooth_core.cli import main
 
 def test_a_run_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(tmp_path / "none"), "--to", "safetensors"]) == 2
-    assert "there is no such run (name the folder of a run, or its name under runs/)" in capsys.readouterr().err
+    assert "no run has this name (name the folder of a run, or its name under runs/)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["name=gguf", "a.b=1"])
 def test_what_is_no_option_is_named(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(tmp_path), "--to", "safetensors", option]) == 2
-    assert f"{option!r} is no option of an entry (write key=value)" in capsys.readouterr().err
+    assert f"{option!r} is not an option of an entry (write key=value)" in capsys.readouterr().err

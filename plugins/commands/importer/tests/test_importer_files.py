@@ -106,7 +106,7 @@ def test_a_notebook_of_unsloth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert made["train"]["max_length"] == 1024 and made["method"] == {"name": "sft", "train_on": "assistant"}
     assert made["optimizer"] == {"name": "adamw_8bit", "learning_rate": 2e-4}
     (tmp_path / "b.ipynb").write_text("[1]", encoding="utf-8")
-    with pytest.raises(UserError, match="no notebook"):
+    with pytest.raises(UserError, match="not a notebook"):
         files.read(tmp_path / "b.ipynb")
 
 
@@ -182,7 +182,7 @@ def test_days_are_texts(tmp_path: Path) -> None:
     [
         ("a.yml", "base_model: x\n  datasets: [", r"a\.yml:2: .+"),
         ("a.yml", "- 1\n", "has no keys"),
-        ("a.json", "{", "is no JSON"),
+        ("a.json", "{", "is not JSON"),
         ("a.py", "def f(:", r"a\.py:1: "),
         ("a.py", "print(1)", "no configuration of a trainer"),
         ("a.sh", "echo hello\n", "no command with"),

@@ -186,8 +186,8 @@ def test_only_keys_that_are_known_are_proposed() -> None:
 def test_a_value_that_is_none_is_named() -> None:
     account = taken({"base_model": "m", "sequence_len": "long", "micro_batch_size": "two", "datasets": []}, "axolotl")
     lines = {line.key: line for line in account if line.outcome == "not taken"}
-    assert "no value for train.max_length" in lines["sequence_len"].note
-    assert "no whole number" in lines["micro_batch_size"].note
+    assert "train.max_length cannot have this value" in lines["sequence_len"].note
+    assert "not a whole number" in lines["micro_batch_size"].note
 
 
 def test_a_base_in_fewer_bits_is_one_that_a_package_brings() -> None:

@@ -176,8 +176,8 @@ def test_the_weights_of_a_trial_are_gone_before_the_next_one(tmp_path):
         ("sweep: {space: {a: {log: [1, 2]}}}", r"sweep\.space\.a\.low: Field required \(write \{low: "),
         ("sweep: {space: {a: {low: 2, high: 1}}}", r"sweep\.space\.a.*low must be less than high"),
         ("sweep: {spaces: 1}", "sweep.spac"),
-        ("- 1", "it is no mapping"),
-        ("a: [", r"r\.yaml:1: it is no YAML: expected"),
+        ("- 1", "does not hold a mapping"),
+        ("a: [", r"r\.yaml:1: not YAML: expected"),
     ],
 )
 def test_what_is_wrong_with_the_recipe_is_said_before_anything_is_tried(tmp_path, recipe, problem):

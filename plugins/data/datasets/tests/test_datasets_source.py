@@ -129,7 +129,7 @@ def text(content: str) -> Callable[[Path], Any]:
         ("x.csv", lambda path: path.write_bytes(b"a,b\n1,\xff\n"), r"x\.csv:2: not UTF-8: byte 0xff at offset 6"),
         ("x.csv", text("a,b\n" + "1\n" * 8), "line 6: 1 field, 2 expected; and 3 more"),
         ("x.csv", text('a,b\n1,"two\nlines"\n3\n'), "line 4: 1 field, 2 expected"),
-        ("x.parquet", text("not parquet"), "it is no Parquet file"),
+        ("x.parquet", text("not parquet"), "it is not a Parquet file"),
         ("x.parquet", lambda path: path.write_bytes(b"PAR1" + b"\0" * 20 + b"PAR1"), "it cannot be read"),
         ("x.arrow", text("not arrow"), "it cannot be read"),
         ("x.json", text('[{"a": 1},\n {"a": }]'), r"x\.json:2: not JSON: "),

@@ -183,7 +183,7 @@ def test_what_cannot_be_placed_is_named(format_of: Make, content: Any, columns: 
         ("HTTPS://example.org/x.png", "a URL, which is never fetched"),
         ("s3://bucket/x.png", "a URL, which is never fetched"),
         ("data:text/html,x", "a URL, which is never fetched"),
-        ("a\0b", "no path"),
+        ("a\0b", "not a path"),
     ],
 )
 def test_a_path_out_of_the_folder_is_refused_unopened(

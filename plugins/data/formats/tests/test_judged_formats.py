@@ -120,7 +120,7 @@ def test_a_neutral_step_is_what_the_recipe_says(format_of: Make, context: FakeCo
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ({"question": {"problem": "q"}, "label": {"steps": [3]}}, r"label\.steps\[0\]\.completions is no list"),
+        ({"question": {"problem": "q"}, "label": {"steps": [3]}}, r"label\.steps\[0\]\.completions is not a list"),
         ({"question": {"problem": "q"}, "label": {"steps": [rated(2)]}}, r"steps\[0\]\.rating is 2, accepted are"),
         ({"question": {"problem": "q"}, "label": {"steps": [rated(1, chosen=4)]}}, "completion is 4; there are 1"),
         ({"input": "q", "steps": ["a"], "mistake_index": 1}, r"mistake_index is 1, not a step \(0 to 0\)"),

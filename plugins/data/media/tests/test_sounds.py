@@ -93,7 +93,7 @@ FINE = wav(np.arange(1000)[:, None])
     ("content", "problem"),
     [
         (b"", "it is empty"),
-        (b"no sound at all, but a text", "no sound that can be read"),
+        (b"no sound at all, but a text", "not a readable sound"),
         (FINE[:20], "header is cut off"),
         (FINE[:-300], "it is cut off"),
         (wav(np.zeros((0, 1))), "no samples"),

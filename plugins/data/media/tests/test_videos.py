@@ -66,14 +66,14 @@ def compressed() -> bytes:
     [
         (b"", "it is empty"),
         (b"no video", "none that can be read"),
-        (PACKED[:-40], "no archive of frames"),
+        (PACKED[:-40], "not an archive of frames"),
         (ANIMATED[: len(ANIMATED) // 2], "cut off or damaged"),
         (compressed(), "its entries are compressed"),
         (pack_frames([], None), "no frames"),
         (pack_frames([encoded(picture(1)), encoded(picture(1, 8))], None), "differ in size, 16x16 and 8x8"),
         (pack_frames([encoded(picture(1, 200))], None), "more than data.processor.largest"),
         (encoded(picture(1, 200)), "more than data.processor.largest"),
-        (pack_frames([b"no picture"], None), "frame 1: it is no image"),
+        (pack_frames([b"no picture"], None), "frame 1: it is not an image"),
     ],
     ids=range(10),
 )

@@ -118,7 +118,11 @@ def test_a_transfer_that_is_always_cut_leaves_nothing(web: Any, context: FakeCon
 
 @pytest.mark.parametrize(
     ("status", "problem"),
-    [(404, r"there is no such file \(404\)"), (403, r"access is denied \(403\)"), (401, r"access is denied \(401\)")],
+    [
+        (404, r"the server has no such file \(404\)"),
+        (403, r"access is denied \(403\)"),
+        (401, r"access is denied \(401\)"),
+    ],
 )
 def test_refusals_are_final(web: Any, context: FakeContext, status: int, problem: str) -> None:
     web.files["/train.jsonl"], web.statuses["/train.jsonl"] = LINES, [status] * 99
@@ -243,8 +247,8 @@ def test_another_secret_is_no_other_file(web: Any, context: FakeContext, monkeyp
         ("https://example.org/", "names no file"),
         ("https://example.org/a/..", "names no file"),
         ("s3://bucket", "names no file"),
-        ("ftp://example.org/x.jsonl", "it is no address of a file"),
-        ("x.jsonl", "it is no address of a file"),
+        ("ftp://example.org/x.jsonl", "it is not an address of a file"),
+        ("x.jsonl", "it is not an address of a file"),
         (f"https://example.org/{'x' * 300}.jsonl", "no file here can have the name"),
     ],
 )
@@ -292,9 +296,9 @@ def test_objects_of_s3(s3: str, tmp_path: Path) -> None:
     assert sum("bytes fetched" in note for note in context.notes) == 1
     store.pipe("rows/deep/train.jsonl", b'{"text": "new"}\n')
     assert values(context, address) == [{"text": "new"}]
-    with pytest.raises(DataError, match=r"s3://rows/deep/none\.jsonl: there is no such file"):
+    with pytest.raises(DataError, match=r"s3://rows/deep/none\.jsonl: the server has no such file"):
         values(context, "s3://rows/deep/none.jsonl")
-    with pytest.raises(DataError, match="there is no such file"):
+    with pytest.raises(DataError, match="the server has no such file"):
         values(context, "s3://no-such-bucket/none.jsonl")
     everything = " ".join(context.notes)
     assert "testing-secret" not in everything

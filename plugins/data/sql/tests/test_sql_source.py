@@ -120,7 +120,7 @@ def test_a_journal_is_part_of_the_rows(tmp_path: Path) -> None:
     ("content", "query", "said"),
     [
         (b"", QUERY, "the file is empty"),
-        (b"no database at all", QUERY, "it is no SQLite database"),
+        (b"no database at all", QUERY, "it is not an SQLite database"),
         (None, "select nope from chats order by 1", "the query failed: no such column: nope"),
         (None, "select id, prompt as id from chats order by 1", "two columns are named 'id'"),
         (None, "select id from chats where id > 100 order by id", "the query gives no rows"),
@@ -186,7 +186,7 @@ def test_queries_that_are_refused(query: str, said: str) -> None:
         ("postgresql://host/db?sslpassword=abc123", "it holds a password"),
         ("postgresql://me:${FT_NOT_THERE}@host/db", "the environment has no FT_NOT_THERE"),
         ("mysql://host/db", "of the kind 'mysql'"),
-        ("abc123", "it is no address of a database"),
+        ("abc123", "it is not an address of a database"),
     ],
 )
 def test_addresses_that_are_refused(url: str, said: str) -> None:

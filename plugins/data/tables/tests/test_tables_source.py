@@ -381,7 +381,7 @@ def test_a_large_array_is_never_all_in_memory(tmp_path: Path) -> None:
         ("x.csv", b'a,b\n"1"2,3\n4,5\n6\n', "2 broken lines, 1 good: line 2: text after a closing quote"),
         ("x.csv", b"a,b\r1,2\r3,4\r", "the header: a carriage return inside the line"),
         ("x.csv.gz", b"a,b\n1,2\n", r"it is named \.gz but holds no gzip data \(rename it to \.csv"),
-        ("x.parquet", b"not parquet", "it is no Parquet file"),
+        ("x.parquet", b"not parquet", "it is not a Parquet file"),
         ("x.parquet", b"PAR1" + b"\0" * 20 + b"PAR1", "it cannot be read"),
         ("x.parquet", b"PAR1" + b"\0" * 20 + b"PARE", "is encrypted"),
         ("x.parquet", b"", "the file is empty"),
@@ -429,7 +429,7 @@ def test_columns_with_one_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "problem"),
     [
-        ("x.txt", {}, r"tables, path: .*x\.txt is no table by its name"),
+        ("x.txt", {}, r"tables, path: .*x\.txt does not end like a table"),
         ("x.parquet", {"delimiter": ";"}, "tables, delimiter: a .parquet file has no delimiter"),
         ("x.csv", {"field": "data"}, "tables, field: a .csv file has no keys"),
     ],

@@ -62,7 +62,7 @@ def test_it_is_registered_once_before_the_config_is_read(tmp_path: Path, monkeyp
     ("registers", "said"),
     [
         ("acme_odd2:broken", "raised ZeroDivisionError: no heads"),
-        ("acme_odd2:missing", "no such function"),
+        ("acme_odd2:missing", "which does not exist"),
         ("acme_gone:register", "acme_gone"),
     ],
 )

@@ -135,7 +135,7 @@ def test_a_packed_folder_is_read(
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        ({"quant_method": "gptq", "bits": 3}, "gptq of 3 bits, for which there is no reader"),
+        ({"quant_method": "gptq", "bits": 3}, "gptq of 3 bits, which finetooth cannot read"),
         ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "awq, version gemv"),
         ({**of_ct(4, True), "config_groups": {"a": {"weights": {}}, "b": {"weights": {}}}}, "of several groups"),
         ({"quant_method": "aqlm"}, "pass no gradient on a CPU.*or take the model as gptq"),

@@ -155,7 +155,7 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
         info = tarfile.TarInfo("a.txt")
         info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(info)
-    with pytest.raises(DataError, match=r"x\.tar:a\.txt: it is no plain file"):
+    with pytest.raises(DataError, match=r"x\.tar:a\.txt: it is not a plain file"):
         rows(tmp_path / "x.tar")
 
 
@@ -199,7 +199,7 @@ def test_braces_as_the_shell_expands_them(pattern: str, names: list[str]) -> Non
 
 @pytest.mark.parametrize("pattern", ["{3..1}.tar", "{0..9999999999}.tar"])
 def test_ranges_that_are_none(pattern: str) -> None:
-    with pytest.raises(DataError, match="is no range of shards"):
+    with pytest.raises(DataError, match="is not a range of shards"):
         shards(pattern)
 
 

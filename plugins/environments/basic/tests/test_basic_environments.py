@@ -40,7 +40,7 @@ def test_a_last_guess_is_worth_how_near_it_is() -> None:
     task = Task("Guess.", {"number": 40})
     assert environment.episode(task, 0).answer(turn("60")).reward == pytest.approx(0.5 * 0.8)
     assert environment.episode(task, 0).answer(turn("?")).reward == 0.0
-    with pytest.raises(DataError, match="101 is no whole number from 0 to 100"):
+    with pytest.raises(DataError, match="101 is not a whole number from 0 to 100"):
         environment.episode(Task("Guess.", {"number": 101}), 0)
 
 
@@ -116,7 +116,7 @@ def test_texts_are_searched(tmp_path: Path) -> None:
     assert found.observation is not None and "old stone" in found.observation.messages[0].content
     assert episode.answer(turn("It lies under the STONE!")).reward == 1.0
     assert episode.answer(turn("underneath the stones")).reward == 0.0
-    with pytest.raises(DataError, match="no text to compare with"):
+    with pytest.raises(DataError, match="not a text to compare with"):
         environment.episode(Task("?", {}), 0)
     (tmp_path / "none").mkdir()
     with pytest.raises(RecipeError, match=r"holds no \*\.txt"):

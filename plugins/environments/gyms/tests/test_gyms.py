@@ -104,7 +104,7 @@ def test_a_resource_server_gives_tools_and_the_reward(resources: ResourceServer)
     answer = one.answer(turn("I add.", ("add", {"number": 2}), ("add", {"number": 3}), ("subtract", {})))
     assert answer.observation is not None and answer.reward is None
     shown = [one.content for one in answer.observation.messages]
-    assert shown == ['{"total": 2}', '{"total": 5}', '{"error": "there is no tool subtract"}']
+    assert shown == ['{"total": 2}', '{"total": 5}', '{"error": "no tool subtract"}']
     assert (one.answer(turn("Done.")).reward, other.answer(turn("Done.")).reward) == (1.0, 0.0)
     one.close()
     other.close()

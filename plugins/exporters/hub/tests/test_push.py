@@ -156,7 +156,7 @@ def test_what_cannot_be_pushed_is_one_line(tmp_path: Path, hub: Any) -> None:
     for arguments, token, code, problem in (
         ((run, "--to", "me/mine"), SECRET, 2, "--to: 'me/mine' names no repository"),
         ((run, "--to", "hf:mine"), SECRET, 2, "--to: 'hf:mine' names no repository"),
-        ((run + "s", "--to", "hf:me/mine"), SECRET, 2, "there is no such run"),
+        ((run + "s", "--to", "hf:me/mine"), SECRET, 2, "no run has this name"),
         ((run, "--to", "hf:me/mine"), "", 2, "no token of the hub is known"),
         ((run, "--to", "hf:me/mine"), SECRET, 2, "the hub answered 403 for me/mine"),
     ):

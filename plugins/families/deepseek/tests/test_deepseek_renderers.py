@@ -288,7 +288,7 @@ def test_what_is_left_out_is_counted(kind: str) -> None:
     assert renderer.render(Conversation(TWICE, (told,))).remarks == ("reasoning left out", "tool schemas left out")
     if kind == "v3":
         beside = (*TWICE[:5], replace(TWICE[5], content="look"), *TWICE[6:])
-        assert renderer.render(Conversation(beside)).remarks[-1] == "text beside later calls left out"
+        assert renderer.render(Conversation(beside)).remarks[-1] == "text of later calls left out"
     asked = Conversation((Message("user", "a"), Message("assistant", "b", reasoning="c")))
     assert built(kind, ByteTokenizer(), thinking=True).render(asked).remarks == ()
 

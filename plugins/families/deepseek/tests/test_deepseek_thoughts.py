@@ -85,7 +85,7 @@ def test_think_blocks_that_would_be_read_back_otherwise(kind: str, content: str)
 def test_two_reasonings_of_one_answer_are_counted(kind: str) -> None:
     both = Conversation((Message("user", "a"), Message("assistant", "x</think>b", reasoning="c")))
     assert built(kind, ByteTokenizer(), thinking=True).render(both).remarks == (
-        "a think block beside reasoning left out",
+        "a think block next to reasoning left out",
     )
 
 

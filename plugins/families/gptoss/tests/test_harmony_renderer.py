@@ -304,7 +304,7 @@ ANSWERED = (
         ((Message("tool", "a"),), (), r"messages\[0\].*without a call before it"),
         ((*ANSWERED, Message("tool", "d")), (), r"messages\[4\].*without a call before it"),
         ((Message("assistant", "", tool_calls=(CALL, CALL)),), (), r"messages\[0\].*one call in a message"),
-        ((Message("assistant", "a", reasoning="b", tool_calls=(CALL,)),), (), r"messages\[0\].*no content beside"),
+        ((Message("assistant", "a", reasoning="b", tool_calls=(CALL,)),), (), r"messages\[0\].*no content next to"),
         ((Message("assistant", "", tool_calls=({},)),), (), r"messages\[0\].*a tool call is not"),
         ((Message("assistant", "<|channel|>final<|message|>a"),), (), r"messages\[0\].*no channels inside"),
         ((Message("user", "a"),), ({"function": {"name": "f"}},), "tools: .*a tool without name or description"),

@@ -28,7 +28,7 @@ CALL = {"type": "function", "function": {"name": "f", "arguments": {}}}
     [
         ("llama-3", Conversation((A, Message("tool", "x"))), r"messages\[1\].*no role 'tool'"),
         ("llama-3", Conversation((A,), (CLOCK,)), "tools: .*no markup for tools .*dated: true"),
-        ("llama-3.1", Conversation((A, replace(B, tool_calls=(CALL,)))), r"messages\[1\].*text beside a tool call"),
+        ("llama-3.1", Conversation((A, replace(B, tool_calls=(CALL,)))), r"messages\[1\].*text next to a tool call"),
         (
             "llama-3.1",
             Conversation((A, replace(B, content="", tool_calls=(CALL, CALL)))),

@@ -334,7 +334,7 @@ def refused(*messages: Message, tools: Sequence[Any] = ()) -> Conversation:
         (
             "v3 v3-tekken small-3.2",
             refused(USER, Message("assistant", "Wait.", tool_calls=(CALL,))),
-            r"messages\[1\]: .*no place for content beside tool calls",
+            r"messages\[1\]: .*no place for content next to tool calls",
         ),
         (
             "v3 small-3.2",

@@ -63,10 +63,10 @@ def test_a_link_is_refused(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("state.json", b"{", "it is no JSON"),
-        ("more.json", b"\xff", "it is no JSON"),
-        ("deep.json", b"[" * 100_000, "it is no JSON"),
-        ("history.jsonl", b'{"step": 1}\n{"st', "line 2 is no JSON"),
+        ("state.json", b"{", "it is not JSON"),
+        ("more.json", b"\xff", "it is not JSON"),
+        ("deep.json", b"[" * 100_000, "it is not JSON"),
+        ("history.jsonl", b'{"step": 1}\n{"st', "line 2 is not JSON"),
         ("engine/trained.safetensors", b"short", "the length of its header cannot be"),
     ],
 )

@@ -42,7 +42,7 @@ def test_says_why_it_is_missing() -> None:
     assert CudaHardware(torch=fake_torch()).missing() == ""
     assert "build of torch has no CUDA" in CudaHardware(torch=fake_torch(cuda=None)).missing()
     assert "no NVIDIA driver or GPU" in CudaHardware(torch=fake_torch(count=0)).missing()
-    assert CudaHardware(3, torch=fake_torch(count=2)).missing() == "there is no GPU 3: torch sees 2"
+    assert CudaHardware(3, torch=fake_torch(count=2)).missing() == "this machine has no GPU 3: torch sees 2"
     assert "hardware: rocm" in CudaHardware(torch=fake_torch(cuda=None, hip="7.0.51831")).missing()
 
 

@@ -39,7 +39,7 @@ def test_says_why_it_is_missing() -> None:
     assert RocmHardware(torch=fake_torch(MI300X)).missing() == ""
     assert "build of torch has no ROCm" in RocmHardware(torch=fake_torch(MI300X, hip=None)).missing()
     assert "no AMD driver or GPU" in RocmHardware(torch=fake_torch()).missing()
-    assert RocmHardware(3, torch=fake_torch(MI300X)).missing() == "there is no GPU 3: torch sees 1"
+    assert RocmHardware(3, torch=fake_torch(MI300X)).missing() == "this machine has no GPU 3: torch sees 1"
 
 
 @pytest.mark.parametrize(

@@ -316,7 +316,7 @@ def test_a_pair_of_which_an_answer_has_no_target_adds_nothing(empty: tuple[int, 
 def test_half_a_pair_is_refused() -> None:
     case = Case(0, 1)
     case.data = LossData(case.mask[:1], case.data.targets[:1], {}, {"label": np.ones(1)}, np.zeros(1, np.int64))
-    with pytest.raises(ValueError, match="1 sequences are no pairs"):
+    with pytest.raises(ValueError, match="1 sequences are not pairs"):
         case.evaluate("sigmoid")
 
 

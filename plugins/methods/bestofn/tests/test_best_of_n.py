@@ -46,7 +46,11 @@ def test_none_that_is_left_is_better_than_one_that_is_kept(groups: list[list[int
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"keep": 8}, "all would be learned"), ({"num_generations": 1}, "no best of one"), ({"beta": 0.1}, "ratio")],
+    [
+        ({"keep": 8}, "all would be learned"),
+        ({"num_generations": 1}, "nothing to choose from"),
+        ({"beta": 0.1}, "ratio"),
+    ],
 )
 def test_what_makes_no_sense_is_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):

@@ -192,7 +192,7 @@ def test_several_losses_are_one_with_weights(make_context: Contexts, pairs: list
     ("options", "problem"),
     [
         ({"loss": "ipo", "losses": ["sigmoid"]}, "method.losses: loss and losses are both given"),
-        ({"losses": [{"name": "sft", "weight": 0}]}, "method.losses.0.weight: 0 is no number above 0"),
+        ({"losses": [{"name": "sft", "weight": 0}]}, "method.losses.0.weight: 0 is not a number above 0"),
         ({"reference": {"policy": "adapter-off", "sync_every": 5}}, "method.reference.sync_every: .*'adapter-off'"),
     ],
 )

@@ -293,7 +293,7 @@ CALL = {"type": "function", "function": {"name": "f", "arguments": {}}}
         ("alpaca", Conversation((A, Message("system", "s"))), r"messages\[1\].*no system message but the first"),
         ("alpaca", Conversation((A,), (CLOCK,)), "tools: .*no markup for tools"),
         ("zephyr", Conversation((A, replace(B, tool_calls=(CALL,)))), r"messages\[1\].*tool calls"),
-        ("hermes", Conversation((A, replace(B, tool_calls=(CALL,)))), r"messages\[1\].*text beside tool calls"),
+        ("hermes", Conversation((A, replace(B, tool_calls=(CALL,)))), r"messages\[1\].*text next to tool calls"),
         ("hermes", Conversation((A, replace(B, reasoning="r"))), r"messages\[1\].*reasoning"),
         ("hermes", Conversation((Message("tool", "x"),)), r"messages\[0\].*result of nothing"),
         ("hermes", Conversation((Message("x", "x"),)), r"messages\[0\].*no role 'x'"),

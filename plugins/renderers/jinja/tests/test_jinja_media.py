@@ -187,5 +187,5 @@ def test_a_template_without_images_refuses_them(byte_level: Callable[..., FastTo
 
 
 def test_tokens_alone_do_not_stand_for_an_image(bench: Bench) -> None:
-    with pytest.raises(DataError, match="reads text alone"):
+    with pytest.raises(DataError, match="supports text only"):
         bench.renderer.prompt(look("a", 0).messages[:1])

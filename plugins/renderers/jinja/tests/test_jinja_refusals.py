@@ -92,7 +92,7 @@ def test_an_answer_in_two_parts_is_not_trained_by_half(
     renderer = renderer_of(byte_level(TWO_PARTS, ["<|a|>", "<|b|>"], eos="<|b|>"))
     for content in ("4", "", "5"):
         answer = Message("assistant", content, reasoning="It is 4.")
-        with pytest.raises(DataError, match=r"messages\[1\].*(goes on behind the first end|not keep its content)"):
+        with pytest.raises(DataError, match=r"messages\[1\].*(continues behind the first end|not keep its content)"):
             renderer.render(Conversation((CHAT.messages[0], answer)))
 
 

@@ -33,7 +33,7 @@ NAMES = (
     *("phi-4-reasoning", "qwen2.5", "qwen2.5-vl", "qwen3", "qwen3-instruct-2507", "smollm3", "zephyr"),
 )
 """All but those that write no token after the last answer (GLM's, Alpaca's), a blank after a prompt (Vicuna's), or
-break off without tools and drop text beside calls (Hermes')."""
+break off without tools and drop text next to calls (Hermes')."""
 ENDS = {
     "gemma": ("<bos>", "<end_of_turn>"),
     "llama-3": ("<|begin_of_text|>", "<|eot_id|>"),

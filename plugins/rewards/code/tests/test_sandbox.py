@@ -254,7 +254,7 @@ def test_where_no_sandbox_is_possible_nothing_runs(monkeypatch: pytest.MonkeyPat
     with pytest.raises(PlanError):
         Sandbox().run("x = 1", ["pass"])
     monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.raises(PlanError, match="no sandbox for darwin"):
+    with pytest.raises(PlanError, match="darwin has no sandbox"):
         build(CodeOptions(), FakeContext(tmp_path))
 
 

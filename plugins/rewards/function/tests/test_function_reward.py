@@ -169,8 +169,8 @@ def test_workers_divide_rows_and_keep_groups(score: Any) -> None:
         ("rank", "bad", "rewards.py:rank: rows.jsonl:2: the function raised ValueError: cannot rank bad (rewards.py:"),
         ("odd", "nan", "rows.jsonl:2: the function returned nan"),
         ("odd", "inf", "rows.jsonl:2: the function returned inf"),
-        ("odd", "text", "rows.jsonl:2: the function returned '0.5', which is no number"),
-        ("odd", "list", "rows.jsonl:2: the function returned [1.0], which is no number"),
+        ("odd", "text", "rows.jsonl:2: the function returned '0.5', which is not a number"),
+        ("odd", "list", "rows.jsonl:2: the function returned [1.0], which is not a number"),
         ("short", "", "rows.jsonl:1: the function returned 2 scores for 3 completions"),
         ("single", "", "rows.jsonl:1: the function returned 1 score for 3 completions"),
         ("number", "", "rows.jsonl:1: the function returned 1.0 for 3 completions"),
@@ -220,7 +220,7 @@ def test_what_cannot_be_called_is_refused(score: Any, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"python_function: half\.py:2: invalid syntax"):
         build(FunctionOptions(function="f", file=str(tmp_path / "half.py")), FakeContext(tmp_path))
     with pytest.raises(
-        PluginError, match=r"takes 'answer', which is no column; there are: completion_ids, completions"
+        PluginError, match=r"takes 'answer', but no column has this name; there are: completion_ids, completions"
     ):
         score("right", ["x"])
     with pytest.raises(RecipeError, match=r"no file nowhere.py"):

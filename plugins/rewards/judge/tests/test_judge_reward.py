@@ -168,7 +168,7 @@ def test_a_server_that_hangs_is_named(server: Server, score: Any) -> None:
 
 
 def test_options_are_checked(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="llm_judge: 'localhost' is no address"):
+    with pytest.raises(RecipeError, match="llm_judge: 'localhost' is not an address"):
         build(JudgeOptions(base_url="localhost", model="m", rubric="r"), FakeContext(tmp_path))
     with pytest.raises(ValueError, match="high must be above"):
         JudgeOptions(base_url="http://x", model="m", rubric="r", low=1, high=1)

@@ -51,11 +51,11 @@ def test_runs_are_listed_shown_and_diagnosed(stalled: Path) -> None:
 @pytest.mark.parametrize(
     "name, arguments, said",
     [
-        ("show_run", {"run": "../etc"}, "is no plain name"),
-        ("show_run", {"run": "other"}, "there is no run 'other' (list_runs names them)"),
+        ("show_run", {"run": "../etc"}, "is not a plain name"),
+        ("show_run", {"run": "other"}, "no run 'other' (list_runs names them)"),
         ("stop_run", {"run": "mine"}, "run 'mine' is not under way"),
-        ("start_run", {"recipe": "/etc/recipe.yaml", "name": "new"}, "is no plain name"),
-        ("start_run", {"recipe": "none.yaml", "name": "new"}, "there is no file 'none.yaml'"),
+        ("start_run", {"recipe": "/etc/recipe.yaml", "name": "new"}, "is not a plain name"),
+        ("start_run", {"recipe": "none.yaml", "name": "new"}, "no file 'none.yaml'"),
         ("start_run", {"recipe": "recipe.yaml", "name": "mine"}, "runs/mine exists"),
         ("start_run", {"recipe": "recipe.yaml", "name": "new", "overrides": ["plugins=[evil.py]"]}, "is not taken"),
         ("start_run", {"recipe": "recipe.yaml", "name": "new", "overrides": ["adapter.x=/etc/x"]}, "is not taken"),

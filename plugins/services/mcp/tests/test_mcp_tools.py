@@ -76,10 +76,10 @@ def test_errors_are_one_line_and_tell_nothing_of_the_server() -> None:
     for name, arguments, said in (
         ("step", SESSION, "no gradients were accumulated"),
         ("step", {**SESSION, "learning_rate": -1}, "learning_rate: Input should be greater than 0"),
-        ("step", {**SESSION, "rate": 1}, "rate: Extra inputs are not permitted; there is no such argument"),
+        ("step", {**SESSION, "rate": 1}, "rate: Extra inputs are not permitted; the tool takes no such argument"),
         ("step", {}, "session: Field required"),
         ("close_session", SESSION, "the server failed"),
-        ("fit", {}, "there is no tool 'fit'"),
+        ("fit", {}, "no tool has the name 'fit'"),
     ):
         result = call(service, name, **arguments)
         assert result.is_error and said in result.content[0].text, name

@@ -225,7 +225,7 @@ def test_ft_calls_lists_and_drops(stopped: Any, ask: SimpleNamespace) -> None:
     with pytest.raises(Exception, match="no call 'nothing' waits"):
         run("drop", "nothing")
     stopped.start()
-    with pytest.raises(RuntimeError, match="dropped by whoever runs the server"):
+    with pytest.raises(RuntimeError, match="the operator of the server dropped"):
         ask.result(stopped, ME, call)
     assert ask.result(stopped, ME, other)["completions"]
 

@@ -56,7 +56,10 @@ def test_keys_are_not_looked_for_where_no_server_was(words: str, tmp_path: Path)
     from click.testing import CliRunner
     from finetooth_server.commands.keys import command
 
-    for folder, said in ((tmp_path / "none" / "server", "no such folder"), (tmp_path, "no server has worked there")):
+    for folder, said in (
+        (tmp_path / "none" / "server", "this folder does not exist"),
+        (tmp_path, "no server has worked there"),
+    ):
         with pytest.raises(UserError, match=said):
             CliRunner().invoke(command, [*words.split(), "--folder", str(folder)], catch_exceptions=False)
     assert list(tmp_path.iterdir()) == []
@@ -66,8 +69,8 @@ def test_keys_are_not_looked_for_where_no_server_was(words: str, tmp_path: Path)
     ("words", "said"),
     [
         (["--port", "{taken}"], "Address already in use"),
-        (["--adapter", "nowhere"], "--adapter nowhere: there is no adapter"),
-        (["--host", "0.0.0.0"], "there is no API key"),
+        (["--adapter", "nowhere"], "--adapter nowhere: it holds no adapter"),
+        (["--host", "0.0.0.0"], "the server has no API key"),
         (["--certificate", "{file}"], "belong together"),
         (["--model", "{folder}/no-model"], "no-model"),
     ],

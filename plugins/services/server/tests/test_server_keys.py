@@ -120,7 +120,7 @@ def test_a_key_is_shown_once_and_ends(shell: Shell, clock: list[float]) -> None:
     ("arguments", "message"),
     [
         (("create", "--tenant", "a/b"), "tenant 'a/b'"),
-        (("create", "--tenant", "a", "--scopes", "trian"), "there is no scope 'trian'"),
+        (("create", "--tenant", "a", "--scopes", "trian"), "unknown scope 'trian'"),
         (("create", "--tenant", "a", "--scopes", " "), "a key without scopes"),
         (("create", "--tenant", "a", "--days", "-1"), "days is -1"),
         (("create", "--tenant", "a", "--days", "nan"), "days is nan"),
@@ -177,7 +177,9 @@ def test_a_scope_allows_what_it_says_and_no_more(serve: Any, recipe: dict[str, A
 def test_others_are_not_let_in_without_a_key(context: Any, tiny: Path, tmp_path: Path) -> None:
     for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
         arguments = ["api", "--model", str(tiny), "--host", host, "--folder", str(tmp_path / "server")]
-        with pytest.raises(UserError, match=r"can be reached by others, and there is no API key \(run `ft keys create"):
+        with pytest.raises(
+            UserError, match=r"can be reached by others, and the server has no API key \(run `ft keys create"
+        ):
             CliRunner().invoke(serve_command, arguments, obj=context, catch_exceptions=False)
     assert not (tmp_path / "server").exists()
     (tmp_path / "server").mkdir()

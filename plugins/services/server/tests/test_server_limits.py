@@ -210,7 +210,7 @@ def test_a_tenant_sees_its_limits_and_what_it_takes(serve: Any, recipe: dict[str
 @pytest.mark.parametrize(
     ("body", "value", "said"),
     [
-        ("Sample", {"prompt": [5], **dict.fromkeys(map(str, range(200)), 1)}, "201 names are no Sample"),
+        ("Sample", {"prompt": [5], **dict.fromkeys(map(str, range(200)), 1)}, "201 names do not belong to Sample"),
         ("Step", {"metrics": dict.fromkeys(map(str, range(200)), "x")}, "200 values are wrong"),
         ("ForwardBackward", {"data": [3] * 200, "loss": "x"}, "Input should be a valid dictionary"),
         ("Sample", {"prompt": [5], "odd": 1}, "Extra inputs are not permitted"),

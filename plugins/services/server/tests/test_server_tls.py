@@ -95,7 +95,7 @@ def test_another_certificate_is_refused_at_once_and_nothing_is_sent(served: Any,
     with pytest.raises(ServerError, match="another fingerprint"):
         asyncio.run(main())
     assert record.read_text() == before
-    with pytest.raises(UserError, match="no SHA-256"):
+    with pytest.raises(UserError, match="not a SHA-256"):
         finetooth.Client(served.url, fingerprint="abc")
     with pytest.raises(UserError, match="holds no certificate"):
         finetooth.Client(served.url, verify=str(Path(__file__).with_name("none.pem")))

@@ -154,7 +154,7 @@ def test_sessions_are_found_by_name_notes_and_how_they_ended(tenants: tuple[Wire
     assert pages == found(display_name="e") and made[::-1] == [one for one in pages if one in made]
     for wrong in ({"owner": {"type": "user", "owner_urns": ["x"]}}, {"project_ids": ["x"]}, {"limit": 201}):
         assert "error" in ours.post("sessions/search", wrong, status=400)
-    assert "is no time" in ours.post("sessions/search", {"cursor": {"last_created_at": "soon"}}, status=400)["error"]
+    assert "is not a time" in ours.post("sessions/search", {"cursor": {"last_created_at": "soon"}}, status=400)["error"]
 
 
 @pytest.mark.slow

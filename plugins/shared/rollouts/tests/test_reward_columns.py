@@ -60,7 +60,7 @@ def test_a_row_may_not_take_a_name_of_them() -> None:
 def test_labels_name_rewards() -> None:
     picks: list[Any] = [{"name": "function", "label": "polite"}, "function", {"name": "a:function", "weight": 0.5}]
     assert weights_by_name(picks) == {"polite": 1.0, "function": 1.0, "function#2": 0.5}
-    with pytest.raises(RecipeError, match=r"method.rewards.0.label: 'a b' is no label"):
+    with pytest.raises(RecipeError, match=r"method.rewards.0.label: 'a b' cannot be a label"):
         weights_by_name([{"name": "function", "label": "a b"}])
 
 

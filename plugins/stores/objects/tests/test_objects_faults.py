@@ -184,7 +184,7 @@ def test_a_short_answer_is_gone_on_with_where_it_ended(proxy, store, checkpoint,
     ("kind", "says"),
     [
         case("wrong", "differs from its SHA-256", quick=True),
-        case("shorter", "bytes in place of"),
+        case("shorter", "bytes instead of"),
         case(500, "500 InternalError"),
         case("hang", "ReadTimeout"),
     ],

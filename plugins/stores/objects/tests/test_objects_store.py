@@ -282,7 +282,7 @@ def test_no_secret_is_in_a_message(store, monkeypatch, proxy):
 def test_missing_credentials_are_named(store, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    with pytest.raises(StoreError, match=r"there are no credentials.*AWS_PROFILE"):
+    with pytest.raises(StoreError, match=r"credentials are missing.*AWS_PROFILE"):
         store().names()
     with pytest.raises(StoreError, match="correct `profile`"):
         store(profile="nobody")

@@ -162,7 +162,7 @@ def test_a_run_that_goes_on_says_so_and_shows_its_whole_curve(run, report, evalu
     made, shown, clock = tracker(terminal=terminal)
     run.step = 40
     made.resume(run, [evaluation, *(report(step, loss=3.0) for step in range(1, 41))])
-    assert shown().count("going on after step 40 of 60") == 1
+    assert shown().count("resuming after step 40 of 60") == 1
     for step in range(41, 56):
         clock.now += 1.0
         run.step = step
@@ -170,7 +170,7 @@ def test_a_run_that_goes_on_says_so_and_shows_its_whole_curve(run, report, evalu
     assert "step 41/60" in shown()
     run.step = 50
     made.resume(run, [report(step, loss=3.0) for step in range(1, 51)])
-    assert shown().count("going on after step 50 of 60") == 1
+    assert shown().count("resuming after step 50 of 60") == 1
     for step in range(51, 61):
         clock.now += 1.0
         made.step(run, report(step, loss=3.0))

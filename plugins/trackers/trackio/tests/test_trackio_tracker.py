@@ -60,4 +60,4 @@ def test_what_fails_is_told_of_once(run, report, outcome, monkeypatch):
     tracker.step(run, report(1))
     tracker.end(run, outcome)
     (note,) = told.notes
-    assert note.startswith("tracker trackio cannot be opened: ConnectionError: the Space sleeps; the run goes on")
+    assert note.startswith("tracker trackio cannot be opened: ConnectionError: the Space sleeps; training continues")

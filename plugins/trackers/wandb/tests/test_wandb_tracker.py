@@ -136,4 +136,6 @@ def test_a_client_that_fails_is_told_of_once_without_secrets(told, run, report, 
     tracker.step(run, report(1))
     tracker.end(run, outcome)
     (note,) = told.notes
-    assert note.startswith("tracker wandb cannot be opened: RuntimeError: no place for *** nor time; the run goes on")
+    assert note.startswith(
+        "tracker wandb cannot be opened: RuntimeError: no place for *** nor time; training continues"
+    )

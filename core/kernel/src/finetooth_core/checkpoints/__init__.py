@@ -1,1 +1,1 @@
-"""When a run is saved, where it is kept, what counts, and how it goes on."""
+"""When a run is saved, where it is kept, what counts, and how it resumes."""

@@ -1,4 +1,4 @@
-"""What changed between a run and the recipe it is to go on with."""
+"""Changes between a run and the recipe that resumes it."""
 
 from __future__ import annotations
 

@@ -36,13 +36,13 @@ def keeping_of(context: RunContext) -> Keeping:
     for entry, store in stores:
         by_tier.setdefault(entry.tier, []).append(store)
     if len(by_tier.get("disk", ())) > 1:
-        raise RecipeError("checkpoint.stores", "there are two stores of the tier disk", action="keep one of them")
+        raise RecipeError("checkpoint.stores", "two stores have the tier disk", action="keep one of them")
     disk = next(iter(by_tier.get("disk", ())), None)
     if context.recipe.train.on_bad_step == "rollback" and not (
         often and (by_tier.get("device") or by_tier.get("host"))
     ):
         raise PlanError(
-            "train.on_bad_step=rollback: no snapshot in memory is there to go back to",
+            "train.on_bad_step=rollback: no store keeps snapshots in memory to roll back to",
             action="set checkpoint.every, and add device or host to checkpoint.stores",
         )
     if section.select_on is not None and disk is None:
@@ -103,7 +103,7 @@ def _check_metric(setting: str, metric: str, evaluators: Sequence[Evaluator]) ->
     if not evaluators:
         raise RecipeError(
             setting,
-            f"nothing measures {metric}: there is no evaluator",
+            f"nothing measures {metric}: the recipe has no evaluator",
             action="set data.eval, or name a metric of the training steps, such as loss",
         )
     known: set[str] = set()

@@ -1,4 +1,4 @@
-"""From a run folder or URL to the checkpoint that a run goes on from, and what has changed since."""
+"""From a run folder or URL to the checkpoint that a run resumes from, and what has changed since."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Resuming:
-    """How a run shall go on.
+    """How a run shall resume.
 
     Attributes:
         at: the step of the checkpoint; None is the newest.
-        accept_changes: go on even if the recipe, the data or the model are not what they were.
-        strict: go on only with the same versions.
+        accept_changes: resume even if the recipe, the data or the model are not what they were.
+        strict: resume only with the same versions.
     """
 
     at: int | None = None
@@ -56,7 +56,7 @@ class Resuming:
 
 @dataclass(frozen=True)
 class Present:
-    """The run as it is now, before it goes on.
+    """The run as it is now, before it resumes.
 
     Attributes:
         folder: of the run.
@@ -101,7 +101,7 @@ def from_url(
     there = newest_first(store.names())
     names = [name for name in there if at is None or step_of(name) == at]
     if there and not names:
-        raise UserError(f"{url}: there is no {name_of(at or 0)}", action=f"there are: {', '.join(there)}")
+        raise UserError(f"{url} has no {name_of(at or 0)}", action=f"there are: {', '.join(there)}")
     for name in names:
         try:
             found = read(fetch(store, name, folder / FOLDER))
@@ -115,7 +115,7 @@ def from_url(
     if names:
         problem = f"no checkpoint is whole, {len(names)} cannot be used"
         raise UserError(f"{url}: {problem}", action=f"see: ft checkpoint verify {url}")
-    raise UserError(f"{url}: there is no checkpoint", action="check the URL: it is the one in checkpoint.stores")
+    raise UserError(f"{url} holds no checkpoint", action="check the URL: it is the one in checkpoint.stores")
 
 
 def open_store(url: str, *, plugins: Sequence[str] = (), blocked: Sequence[str] = ()) -> Any:
@@ -169,8 +169,8 @@ def _claims(context: RunContext) -> Iterator[Callable[[str], object] | None]:
 
 
 def find(present: Present, resuming: Resuming) -> Found:
-    """The checkpoint that a run goes on from: the newest in its stores, or in those that it had before, since a run may
-    go on to another place.
+    """The checkpoint that a run resumes from: the newest in its stores, or in those that it had before, since a run may
+    move to another place.
 
     Raises:
         NoCheckpoint: there is none.
@@ -186,7 +186,7 @@ def find(present: Present, resuming: Resuming) -> Found:
         try:
             places.append(keeping_of(RunContext(recipe, present.plugins.catalog, present.folder, present.plugins)))
         except FinetoothError as error:
-            present.say(f"where the run kept its checkpoints before cannot be asked: {error}")
+            present.say(f"the stores that the run used before do not answer: {error}")
     *others, last = sorted(places, key=lambda place: -newest_step(place))
     for place in others:
         with suppress(NoCheckpoint):
@@ -201,7 +201,7 @@ def check(
 
     Args:
         base: hashes of the files of the base model, by name.
-        environment: what the numbers depend on beside the plan.
+        environment: what the numbers depend on in addition to the plan.
 
     Raises:
         UserError: something changed that alters what was done, and was not accepted; versions differ and the run is
@@ -215,8 +215,8 @@ def check(
     grave = (*changes.grave, *data, *base_changes(found.manifest, base))
     if grave and not resuming.accept_changes:
         raise UserError(
-            f"{present.folder}: what was trained so far does not go with the recipe any more: {'; '.join(grave)}",
-            action="undo the change, start a new run, or go on knowingly with --accept-changes",
+            f"{present.folder}: what was trained so far does not fit the recipe any more: {'; '.join(grave)}",
+            action="undo the change, start a new run, or accept it with --accept-changes",
         )
     now = {"plugins": present.plugins.versions, "environment": environment}
     others = (*versions(found.manifest, now), *parts)
@@ -237,7 +237,7 @@ def check(
         raise UserError(
             f"{present.folder}: train.max_steps and train.epochs make {total} steps in all, and the run has done "
             f"{found.state.step}; nothing was changed",
-            action="set more steps, or go on from an earlier checkpoint with --at STEP: ft checkpoint list",
+            action="set more steps, or resume from an earlier checkpoint with --at STEP: ft checkpoint list",
         )
     if total != planned and planned is not None:
         present.say(
@@ -267,7 +267,7 @@ def begun_folder(path: Path, at: int | None) -> tuple[Path, int | None]:
             action="start it again with ft run",
         )
     if path.is_dir():
-        raise UserError(f"{path} is no run folder: it has no {RECIPE} and {RUN}", action="give the folder of a run")
+        raise UserError(f"{path} is not a run folder: it has no {RECIPE} and {RUN}", action="give the folder of a run")
     close = nearest_path(path, ("",)) or (nearest_path(RUNS / path) if len(path.parts) == 1 else None)
     action = f"did you mean {close}?" if close else "give the folder of a run, or its name under runs/"
-    raise UserError(f"{path}: there is no such run", action=action)
+    raise UserError(f"{path}: no run has this name", action=action)

@@ -40,12 +40,12 @@ def load_command(registered: Registered) -> click.Command:
     """Import a command.
 
     Raises:
-        PluginError: what the entry names cannot be imported, or is no click command.
+        PluginError: what the entry names cannot be imported, or is not a click command.
     """
     from finetooth_core.plugins.builders import load_builder
 
     command = load_builder(registered)
     if not isinstance(command, click.Command):
-        problem = f"command {registered.entry.name!r} names {registered.entry.build!r}, which is no click command"
+        problem = f"command {registered.entry.name!r} names {registered.entry.build!r}, which is not a click command"
         raise PluginError(registered.distribution, problem, action="report it to the plugin's author")
     return command

@@ -29,7 +29,7 @@ class Own(NamedTuple):
 
 OWN = (
     Own("run", "finetooth_core.cli.run:command", "Train", "train what a recipe describes"),
-    Own("resume", "finetooth_core.cli.resume:command", "Train", "go on with a run that was interrupted"),
+    Own("resume", "finetooth_core.cli.resume:command", "Train", "continue a run that was interrupted"),
     Own(
         "check",
         "finetooth_core.cli.check:command",
@@ -97,9 +97,10 @@ class CommandGroup(click.Group):
 
 
 def _refuse_unknown(name: str, known: Sequence[str], catalog: Catalog) -> None:
-    """
+    """Refuse a command that neither exists nor comes with one of our packages.
+
     Raises:
-        UserError: there is no such command, and no package of ours would bring it; names what was meant, or all.
+        UserError: names the command that was meant, or all.
     """
     bare = name.rpartition(":")[2]
     broken = any(f"command:{bare}" in fault.offers for fault in catalog.faults)
@@ -107,7 +108,7 @@ def _refuse_unknown(name: str, known: Sequence[str], catalog: Catalog) -> None:
         return  # the catalog says how to get it
     meant = ELSEWHERE.get(name.replace("_", "-")) or nearest(name, (*known, *ALSO))
     if meant:
-        raise UserError(f"there is no command {name!r}", action=f"did you mean ft {meant}?")
+        raise UserError(f"no command {name!r}", action=f"did you mean ft {meant}?")
     raise UserError(f"no command {name!r}; there are: {', '.join(known)}", action="see ft --help")
 
 

@@ -1,4 +1,4 @@
-"""`ft resume`: go on with a run."""
+"""`ft resume`: continue a run."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def _at_server(state: State, url: str) -> tuple[str, ...]:
 def _resumed(
     state: State, session: Session, recipe: Described, overrides: tuple[str, ...], accept_changes: bool
 ) -> Session:
-    """The session that goes on with the run in the recipe's output; the session itself if there is none yet."""
+    """The session that continues the run in the recipe's output; the session itself if that has not begun."""
     from finetooth_saving.run_folder import is_begun
 
     if not session.recipe.output:
@@ -146,8 +146,8 @@ def _resumed(
 
 
 def suggestions(session: Session, outcome: Outcome) -> list[str]:
-    """Commands that do something with what was trained: the core's own, then those of plugins that say so. A run that
-    was interrupted can go on."""
+    """Commands that do something with what was trained: the core's own, then those that plugins suggest. An interrupted
+    run can be resumed."""
     from finetooth_core.models.opened_model import is_scalar
 
     if outcome.artifact is None:

@@ -120,7 +120,7 @@ class State:
         return session
 
     def resumed(self, run: str, overrides: Sequence[str] = (), **how: Any) -> Session:
-        """A session that goes on with a run; see `finetooth_core.sessions.resume_session`."""
+        """A session that continues a run; see `finetooth_core.sessions.resume_session`."""
         from finetooth_core.sessions import resume_session
 
         options = self.start_options

@@ -1,4 +1,4 @@
-"""What `ft --version` says beside its own version: what a report of a fault needs, from metadata alone."""
+"""What `ft --version` says after its own version: facts for a bug report, from metadata alone."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class BaseModel:
         facts: what its family says of it.
         tokenizer: its own, with the tokens that the recipe changes; None where the model is only sketched.
         entries: of loader and family, with their options where the recipe or a run has some.
-        run: the run that trained it; None if it is no run.
+        run: the run that trained it; None if it comes from elsewhere.
     """
 
     loader: Loader

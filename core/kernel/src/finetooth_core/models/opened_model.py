@@ -1,4 +1,4 @@
-"""A trained run, or any model, made ready for use by who is no run itself: a reward, a command, `ft chat`."""
+"""Opens a trained run or a model for callers that are not runs: a reward, a command, `ft chat`."""
 
 from __future__ import annotations
 

@@ -292,7 +292,7 @@ class Trained(LoaderBase):
             raise PlanError(
                 f"model: {self.folder} was trained over {base}, which is stored as {info.stored.name}, and a sum "
                 "cannot be stored in its bits",
-                action=f"go on with its adapter over the base: model={base} adapter.resume_from={self.folder}",
+                action=f"continue its adapter over the base: model={base} adapter.resume_from={self.folder}",
             )
 
     @cached_property

@@ -9,7 +9,7 @@ whose activations take more than its weights) recomputing begins without them: n
 
 Every step is the recipe with its choices made, and its figure the memory estimate of that recipe's own plan, held
 against what the device has and what of it is free. Nothing is chosen silently: each step that was tried is a note of
-the plan, and the choice is written into the run's recipe, so that a run that goes on keeps it.
+the plan, and the choice is written into the run's recipe, so that a resumed run keeps it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Step:
     Attributes:
         kind: `whole`, `adapter`, `8 bits`, `4 bits`, `recomputed` or `elsewhere`: what it is beyond those before.
         label: what a person calls it.
-        gives_up: all that is lost beside training every weight as it is.
+        gives_up: all that is lost compared with training every weight as it is.
         changes: settings of the recipe by their dotted paths.
     """
 
@@ -196,7 +196,7 @@ def tried(context: RunContext, decide: Decide, found: list[Step], *, all_of_them
     """Steps with their plans, up to the first that fits.
 
     Args:
-        all_of_them: go on behind that.
+        all_of_them: continue behind that.
 
     Raises:
         FinetoothError: what is wrong with the recipe whatever trains.

@@ -72,7 +72,7 @@ class RunContext:
         builder: builds entries.
         train: the `train` section, as decided so far.
         plan: None until it is decided.
-        opened: what its parts opened beside the model of the recipe.
+        opened: what its parts opened in addition to the model of the recipe.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class RunContext:
 
     @property
     def run(self) -> FromRun | None:
-        """The run whose artifact is the model; None if it is no run."""
+        """The run whose artifact is the model; None if the model comes from elsewhere."""
         return self.base.run
 
     @property

@@ -37,7 +37,7 @@ class Driven:
         reports: what became of the rows, those that train first.
         needs: engine capabilities.
         losses: each with the setting that picked it.
-        roles: models beside the policy.
+        roles: models other than the policy.
     """
 
     method: BuiltMethod | None = None
@@ -125,8 +125,7 @@ def _evaluators(context: RunContext, method: Method) -> tuple[list[Built], list[
 
 
 def _trackers(context: RunContext) -> list[PickedTracker]:
-    """The trackers of a run. One that is there by default and cannot be built is told of and left out: nobody asked for
-    it."""
+    """The trackers of a run. A default tracker that fails to build is skipped with a warning: nobody asked for it."""
     picks = context.recipe.trackers
     listed = picks != AUTO
     if picks == AUTO:
@@ -144,7 +143,9 @@ def _trackers(context: RunContext) -> list[PickedTracker]:
         except Exception as error:
             if by_user:
                 raise
-            context.note(f"tracker {registered.full_name} cannot be built: {said(error)}; this run goes on without it")
+            context.note(
+                f"tracker {registered.full_name} cannot be built: {said(error)}; this run continues without it"
+            )
             continue
         again = sum(one.name.partition("#")[0] == registered.full_name for one in built)
         name = f"{registered.full_name}#{again + 1}" if again else registered.full_name

@@ -37,7 +37,7 @@ def framework_of(recipe: Recipe, builder: Builder) -> str:
 
 
 def _of_named(builder: Builder, kind: str, pick: Pick) -> str:
-    """Empty if there is no such entry, which is said where it is built."""
+    """The framework of an entry; empty if no entry has this name, which its builder reports."""
     try:
         entry = builder.entry(kind, pick, setting=kind).entry
     except FinetoothError:

@@ -46,7 +46,9 @@ def decide_head(context: RunContext, backend: Backend, *, data: bool) -> ScalarH
         )
     begins = "begins as the model's own" if brought is not None else "begins anew"
     kept = (
-        "is saved beside the model" if head.exported_as == "none" else f"is saved for a {head.exported_as} classifier"
+        "is saved in a file of its own"
+        if head.exported_as == "none"
+        else f"is saved for a {head.exported_as} classifier"
     )
     context.decide("model.head", "scalar", f"{reason}; it {begins} and {kept}")
     return head

@@ -101,7 +101,7 @@ def check_memory(job: Job, without: Collection[str] = ()) -> None:
     wait = "end what else takes memory; " if would_fit else ""
     raise PlanError(
         f"memory: {'the model' if without else 'the run'} {'; it '.join(found)}{_passed(job)}",
-        action=f"{wait}{_advice(job, without)}; or go on all the same with --accept-memory (train.accept_memory=true)",
+        action=f"{wait}{_advice(job, without)}; or run it all the same with --accept-memory (train.accept_memory=true)",
     )
 
 

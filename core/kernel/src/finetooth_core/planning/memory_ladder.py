@@ -70,7 +70,7 @@ def _micro_batches(job: Job) -> Iterator[Rung]:
 
 
 def _adapters(job: Job) -> list[Rung]:
-    """Adapters that train less, beside a base that stays as it is; what trains most first."""
+    """Adapters that train less, over a base that stays as it is; what trains most first."""
     trains, base, context = job.request.trains, job.request.base, job.context
     found: list[tuple[int, Rung]] = []
     for registered in () if trains.base_frozen else context.catalog.speaking("adapter", context.framework):

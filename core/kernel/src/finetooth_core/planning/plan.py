@@ -159,7 +159,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         check_room(
             context, keeping, trains, parameters=model.parameters, state_bytes=updates.state_bytes,
             copies=sum(role.model is None for role in roles.values()),
-            beside=trains.adapter.kept_bytes(facts, model.parameters), total_steps=prepared.total_steps,
+            extra=trains.adapter.kept_bytes(facts, model.parameters), total_steps=prepared.total_steps,
         )  # fmt: skip
     kernels = KernelPicker(context, backend_built.registered.full_name, backend_entry.framework, hardware.device)
     asked = PlanRequest(

@@ -23,7 +23,7 @@ def check_quantised(context: RunContext, adapter: Built, quantizer: Built | None
     with what it loses.
 
     Raises:
-        PlanError: it trains or reads the weights, or the file is quantised already; or there is no quantizer.
+        PlanError: it trains or reads the weights, or the file is quantised already; or no quantizer is installed.
     """
     stored, entry = context.model.stored, adapter.registered.entry
     assert isinstance(entry, Adapter)
@@ -52,9 +52,9 @@ def check_quantised(context: RunContext, adapter: Built, quantizer: Built | None
 
 def _nothing_lost(context: RunContext, adapter: Built, stored: Stored | None) -> PlanError:
     name = context.recipe.model.name
-    base = "there is none" if stored is None else f"model: {name} is stored as {stored.name} already"
+    base = "the recipe has none" if stored is None else f"model: {name} is stored as {stored.name} already"
     which = "pick one" if stored is None else "name the model as it was before, with quantization"
     return PlanError(
-        f"adapter: {adapter.registered.full_name} as it is set begins with what quantization loses, and {base}",
-        action=f"{which}, or let the adapter begin otherwise",
+        f"adapter: {adapter.registered.full_name} with this init starts from the error of a quantizer, and {base}",
+        action=f"{which}, or choose another init",
     )

@@ -101,7 +101,7 @@ def among(joined: Joined, folder: Path) -> Iterator[None]:
 
 
 def scratch(folder: Path, *, resumes: bool) -> Path:
-    """A folder of its own for a rank that does not write the run's; with a copy of it where a run goes on."""
+    """A folder of its own for a rank that does not write the run's; with a copy of it where a run resumes."""
     own = Path(tempfile.mkdtemp(prefix="ft-rank-")) / folder.name
     if resumes:
         shutil.copytree(folder, own, ignore=shutil.ignore_patterns("*.lock", "exports", "artifact"))

@@ -1,4 +1,4 @@
-"""Models that a method needs beside the policy: where they are, what they are, and that they read the same tokens."""
+"""Models that a method needs besides the policy: where they are, what they are, and that they read the same tokens."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def brought_roles(method: Method, *, spared: bool) -> dict[str, RoleModel | None
 def held_roles(
     context: RunContext, losses: Sequence[LossSpec], brought: Mapping[str, RoleModel | None], backend: Backend
 ) -> dict[str, RoleRequest]:
-    """What the engine shall hold beside the policy; the plan says what becomes of each role that a loss reads.
+    """What the engine shall hold besides the policy; the plan says how each role that a loss reads is computed.
 
     Raises:
-        PlanError: the backend holds nothing beside the policy.
+        PlanError: the backend holds nothing but the policy.
         RecipeError: a model is not there, or has another tokenizer than the policy.
     """
     for role in sorted({role for spec in losses for role in spec.roles}):
@@ -61,7 +61,7 @@ def held_roles(
     held = {role: model for role, model in brought.items() if model is not None}
     if held and "roles" not in backend.capabilities:
         raise PlanError(
-            f"method: it needs the role {min(held)!r}, and backend {backend.name} holds no model beside the policy",
+            f"method: it needs the role {min(held)!r}, and backend {backend.name} holds no model but the policy",
             action="pick another reference, or another backend",
         )
     return {role: _request(context, role, model.reference) for role, model in held.items()}

@@ -33,7 +33,7 @@ def check_room(
     parameters: int,
     state_bytes: float,
     copies: int,
-    beside: int,
+    extra: int,
     total_steps: int | None,
 ) -> None:
     """What a run will write must fit where it writes it: the artifact in the run folder, and every state that will be
@@ -44,7 +44,7 @@ def check_room(
         parameters: of the base; an adapter that trains it writes the whole model.
         state_bytes: of the optimizer, for each trained parameter.
         copies: roles that are copies of what trains, which a state holds too.
-        beside: bytes of a state that the adapter has beside what trains.
+        extra: bytes that the adapter adds to a state.
 
     Raises:
         PlanError: a disk has less room.
@@ -53,7 +53,7 @@ def check_room(
     needed: dict[Path, int] = defaultdict(int)
     needed[_existing(context.folder)] = WEIGHT_BYTES * exported + _described(context.model.files) + RECORDS
     if keeping is not None and keeping.disk is not None:
-        size_of_one = state_size(trains.parameters, state_bytes, copies, beside)
+        size_of_one = state_size(trains.parameters, state_bytes, copies, extra)
         needed[_existing(keeping.folder)] += size_of_one * _states(context, total_steps)
     by_disk: dict[int, list[Path]] = defaultdict(list)
     for folder in needed:
@@ -69,15 +69,15 @@ def check_room(
             )
 
 
-def state_size(trained: int, state_bytes: float, copies: int, beside: int = 0) -> int:
+def state_size(trained: int, state_bytes: float, copies: int, extra: int = 0) -> int:
     """Bytes of a state between two steps: weights, what the optimizer keeps of them, and copies of the weights.
     Gradients are not among them, since a step drops them.
 
     Args:
         trained: how many parameters.
-        beside: bytes of what the adapter keeps beside them.
+        extra: bytes of the adapter's own state.
     """
-    return int((WEIGHT_BYTES * (1 + copies) + state_bytes) * trained) + beside
+    return int((WEIGHT_BYTES * (1 + copies) + state_bytes) * trained) + extra
 
 
 def _described(files: Sequence[Path]) -> int:

@@ -91,7 +91,7 @@ def derived(built: Any, kind: str, registered: Registered) -> Any:
         what = "" if kind == registered.entry.kind else f"the {kind} of "
         raise PluginError(
             registered.distribution,
-            f"{what}{who} is a {type(built).__name__}, which lacks what is optional in its contract",
+            f"{what}{who} is a {type(built).__name__}, which lacks the optional members of its contract",
             action=f"derive it from finetooth_hooks.{base.__name__}",
         )
     from finetooth_guards.returned import METHODS, checked

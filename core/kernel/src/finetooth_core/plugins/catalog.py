@@ -1,4 +1,4 @@
-"""The catalog: all entries by kind and name, each beside its source. The only place that maps names to code."""
+"""The catalog: all entries by kind and name, each with its source. The only place that maps names to code."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Catalog:
             ValueError: no such kind.
         """
         if kind not in self._entries:
-            raise ValueError(f"{kind!r} is no kind of entry; kinds are {', '.join(self._entries)}")
+            raise ValueError(f"{kind!r} is not a kind of entry; kinds are {', '.join(self._entries)}")
         return self._entries[kind]
 
     def speaking(self, kind: str, framework: str) -> tuple[Registered, ...]:

@@ -135,7 +135,7 @@ class Events:
             except Exception as error:
                 problem = f"plugin {plugin.name} failed in {hook}: {said(error)}"
                 if plugin.named_by_user:
-                    raise PluginFailed(problem, action="mend the plugin, or take it out of plugins:") from error
+                    raise PluginFailed(problem, action="fix the plugin, or take it out of plugins:") from error
                 self._silenced.add(plugin.name)
                 self.warn(f"{problem}; it is not called again in this run")
         if stop is not None:

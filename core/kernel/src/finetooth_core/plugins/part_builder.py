@@ -48,7 +48,7 @@ class Builder:
     Args:
         catalog: all entries.
         log: where decisions go.
-        context: what builders get beside their options.
+        context: what builders get in addition to their options.
     """
 
     def __init__(self, catalog: Catalog, log: Decisions, context: Context) -> None:

@@ -20,7 +20,7 @@ def plugin_facts(plugins: Plugins, names: Sequence[str] = ()) -> Iterator[Plugin
         plugins: started with `strict=False`, so that broken ones are there.
 
     Raises:
-        PluginError: a name is no plugin.
+        PluginError: no plugin has one of the names.
     """
     installed = {one.distribution: one for one in plugins.installed}
     loaded = {plugin.distribution: plugin for plugin in plugins.loaded}

@@ -32,7 +32,7 @@ def model(name: str, module: ModuleType) -> type[Options] | None:
     if not (isinstance(declared, type) and issubclass(declared, Options)):
         raise PluginError(
             name,
-            f"its {ATTRIBUTE} is {declared!r}, which is no options model",
+            f"its {ATTRIBUTE} is {declared!r}, which is not an options model",
             action="make it a subclass of finetooth_hooks.Options, or its reference 'package.module:Class'",
         )
     return declared

@@ -100,7 +100,7 @@ def choose(known: Sequence[str], names: Sequence[str]) -> list[str]:
     """The plugins that `names` mean; all if empty.
 
     Raises:
-        PluginError: one of them is no plugin.
+        PluginError: no plugin has one of the names.
     """
     chosen = []
     for name in names:
@@ -110,7 +110,7 @@ def choose(known: Sequence[str], names: Sequence[str]) -> list[str]:
         if found is None:
             near = nearest(versions.canonical(name), known, prefix=PLUGIN_PREFIX)
             action = f"did you mean {near}?" if near else "see ft plugins list"
-            raise PluginError("", f"{name!r} is no installed plugin", action=action)
+            raise PluginError("", f"{name!r} is not an installed plugin", action=action)
         chosen.append(found)
     return chosen or list(known)
 
@@ -125,7 +125,7 @@ def _resolve(reference: Reference, installed: Sequence[Installed], base: Path) -
     requirement = versions.parse(use)
     if requirement is None:
         return Named(
-            use, reference, problem=Problem("it is no file, module or requirement", "write ./FILE.py or NAME>=1")
+            use, reference, problem=Problem("it is not a file, module or requirement", "write ./FILE.py or NAME>=1")
         )
     for distribution in installed:
         if distribution.distribution == requirement.name:

@@ -159,7 +159,7 @@ def _check_decorated(name: str, function: Callable[..., Any], marked: pluggy.Hoo
     if name not in hook_arguments():
         if marked["optionalhook"]:
             return None
-        return Problem(f"{name} is no hook{_nearest(name)}", _rename_action(name), where)
+        return Problem(f"{name} is not a hook{_nearest(name)}", _rename_action(name), where)
     for option, value in marked.items():
         if value and option not in ("specname", "optionalhook"):
             text = f"{name} is decorated with {option}={value}, which finetooth does not support"
@@ -190,7 +190,7 @@ def _check_undecorated(name: str, value: object) -> Problem | None:
         return Problem(f"{name} lacks its decorator, so it is never called", "put @hookimpl above it", where)
     if not callable(value):
         return None
-    return Problem(f"{name} is no hook, and lacks the decorator{_nearest(name)}", _rename_action(name), where)
+    return Problem(f"{name} is not a hook, and lacks the decorator{_nearest(name)}", _rename_action(name), where)
 
 
 def _nearest(name: str) -> str:
@@ -238,7 +238,7 @@ def _collect(hook: Hook) -> tuple[list[Entry], list[Problem]]:
 
 
 class _NotIterable(Exception):
-    """What a registration hook returned is no series of entries."""
+    """What a registration hook returned is not a series of entries."""
 
 
 def _items(returned: object) -> Iterator[Any]:
@@ -261,7 +261,7 @@ def _check_entry(item: object, expected: type[Entry], hook: str) -> str:
         belongs = f", which belongs in {right}" if right else ""
         return f"{hook} yields a {type(item).__name__} ({item.name!r}){belongs}"
     if not isinstance(item.name, str) or not NAME.match(item.name):
-        return f"{hook} yields {item.name!r}, which is no entry name (lower case letters, digits, '_' and '-')"
+        return f"{hook} yields {item.name!r}, which is not an entry name (lower case letters, digits, '_' and '-')"
     if not isinstance(item.build, str) or not REFERENCE.match(item.build):
         return f"{item.kind} {item.name!r} names its builder {item.build!r}, which is not 'package.module:function'"
     for field in fields(item):
@@ -269,7 +269,7 @@ def _check_entry(item: object, expected: type[Entry], hook: str) -> str:
         if str(field.type).startswith("frozenset") and not (
             isinstance(value, frozenset | set) and all(isinstance(text, str) for text in value)
         ):
-            return f"{item.kind} {item.name!r} has {field.name}={value!r}, which is no set of strings"
+            return f"{item.kind} {item.name!r} has {field.name}={value!r}, which is not a set of strings"
     return ""
 
 

@@ -50,7 +50,7 @@ class Trackers:
         self._silenced: set[str] = set()
 
     def begin(self, history: Sequence[StepReport | Evaluation] | None) -> None:
-        """Tell that the run begins, or that it goes on after what the history holds. What a tracker puts into its state
+        """Tell that the run begins, or that it resumes after what the history holds. What a tracker puts into its state
         as it begins does not undo what it had there.
 
         Args:
@@ -136,4 +136,4 @@ class Trackers:
         elif isinstance(error, FinetoothError):
             raise error
         else:
-            raise PluginFailed(problem, action="mend it, or take it out of trackers") from error
+            raise PluginFailed(problem, action="fix it, or take it out of trackers") from error

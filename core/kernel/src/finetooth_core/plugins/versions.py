@@ -37,7 +37,7 @@ class Requirement:
 
 
 def parse(text: str) -> Requirement | None:
-    """A requirement in its parts, or None if it is no requirement or not for this environment (PEP 508).
+    """A requirement in its parts, or None if it is malformed or not for this environment (PEP 508).
 
     Extras of the distribution itself (`; extra == "x"`) count as not for this environment.
     """

@@ -16,7 +16,7 @@ BAD_IN_A_ROW = 10
 
 
 class BadSteps:
-    """What becomes of a run after a step that was not finite.
+    """Decides how a run continues after a step that was not finite.
 
     Args:
         run: is changed.
@@ -32,7 +32,7 @@ class BadSteps:
     def go_on_after(self, error: NotFinite) -> Iterator[StepReport]:
         """After a step that was not finite: record it, and pass its data over, as `train.on_bad_step` says.
 
-        A rollback takes weights and optimizer back to the newest snapshot, while the data go on behind the bad ones
+        A rollback takes weights and optimizer back to the newest snapshot, while the data continue behind the bad ones
         (as in PaLM, Chowdhery et al., 2022, arXiv:2204.02311, section 5.1): the same data again would only lead to the
         same place.
 

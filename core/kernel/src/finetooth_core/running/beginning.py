@@ -1,4 +1,4 @@
-"""The beginning of a run: its folder, and what becomes of it if the run cannot begin."""
+"""The beginning of a run: its folder, and how it is left if the run cannot begin."""
 
 from __future__ import annotations
 

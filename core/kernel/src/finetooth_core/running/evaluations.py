@@ -24,8 +24,8 @@ class Evaluations:
         self.run = run
 
     def clock(self) -> Clock:
-        """Tells when it is time to evaluate. What the process before was due to measure at the step that the run goes
-        on from, and did not come to, since it was interrupted or stopped there, is measured now."""
+        """A clock that tells when to evaluate. If the process before was interrupted or stopped before it measured what
+        was due at its last step, that is measured now."""
         run, now = self.run, time.monotonic()
         reports = [report for report in run.record.history.reports if isinstance(report, StepReport)]
         before = reports[-2].epoch if len(reports) > 1 else 0.0

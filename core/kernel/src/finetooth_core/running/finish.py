@@ -110,7 +110,7 @@ class Finish:
         step was selected, that is a checkpoint already, and the engine has the last one's weights no longer."""
         if self.selected is not None:
             self.run.say(
-                f"what was selected is not lost: it is in {self.selected}; go on from it with: ft resume "
+                f"what was selected is not lost: it is in {self.selected}; resume with: ft resume "
                 f"{self.run.job.context.folder}"
             )
             return
@@ -218,7 +218,7 @@ class Finish:
         if shared:
             self.run.say(
                 f"{shared.rows:,} of {shared.of:,} rows begin with {shared.told()}: chats, services and exports begin "
-                "so too, unless told otherwise (data.opening: off keeps none)"
+                "with it too (data.opening: off keeps none)"
             )
 
     def nothing_to_select(self, best: Best, ending: Ending) -> Ending:
@@ -247,7 +247,7 @@ class Finish:
             )
 
     def kept(self) -> dict[str, Any]:
-        """What result.json says beside the outcome."""
+        """What result.json says in addition to the outcome."""
         return {
             "rows": [_counts(report) for report in self.run.job.reports],
             "bad_steps": [asdict(bad) for bad in self.run.record.bad_steps],
@@ -261,9 +261,7 @@ class Finish:
         names = newest_first(path.name for path in folder.iterdir()) if folder.is_dir() else []
         if names:
             run = self.run.job.context.folder
-            self.run.say(
-                f"the newest checkpoint that could be written is {names[0]}; go on from it with: ft resume {run}"
-            )
+            self.run.say(f"the newest checkpoint that could be written is {names[0]}; resume with: ft resume {run}")
 
     def what_is_kept(self, artifact: Path | None) -> str:
         """One clause for a run that was interrupted."""
@@ -271,7 +269,7 @@ class Finish:
             return "no step was done, nothing is kept"
         if artifact is None:
             return f"what was saved before is in {self.run.job.context.folder}"
-        return f"what was trained is in {artifact}; go on with: ft resume {self.run.job.context.folder}"
+        return f"what was trained is in {artifact}; resume with: ft resume {self.run.job.context.folder}"
 
 
 def _counts(report: DataReport) -> dict[str, Any]:

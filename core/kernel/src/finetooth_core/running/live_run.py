@@ -41,7 +41,7 @@ class LiveRun:
         say: tells the user one line.
         keeper: saves checkpoints.
         record: what was reported so far.
-        trackers: to tell, beside the events.
+        trackers: called in addition to the events.
         interrupt: set by a signal.
         evaluated_at: the step of the last whole evaluation.
         saved_at: the step of the last checkpoint.

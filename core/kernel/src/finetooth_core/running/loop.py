@@ -143,7 +143,7 @@ class Loop(LiveRun):
         return Ending()
 
     def begin(self) -> None:
-        """Tell trackers and plugins that the run begins, or goes on."""
+        """Tell trackers and plugins that the run begins, or resumes."""
         self.trackers.begin(self.record.history.reports if self.again else None)
         plugins = self.events.state()
         self.events.fire("ft_run_start")

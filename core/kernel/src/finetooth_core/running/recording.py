@@ -53,7 +53,7 @@ class Recorder:
     def close(self, done: int) -> None:
         """Write what was recorded before the run ended after `done` steps, and say what was not.
 
-        A recording is no reason to lose a run: one that cannot be written is only reported.
+        A failed recording must not cost a run: one that cannot be written is only reported.
         """
         if self._spans is not None:
             self._write(done)

@@ -51,7 +51,7 @@ def unclaimed(catalog: Catalog, kind: str, reference: str, setting: str) -> Reci
         return RecipeError(setting, problem, action=action)
     whole = _SLICED.fullmatch(reference)
     if kind == "source" and whole is not None and (_is_path(whole["path"]) or _exists(whole["path"])):
-        problem = f"{whole['part']} behind {whole['path']} is no slice of rows"
+        problem = f"{whole['part']} behind {whole['path']} is not a slice of rows"
         return RecipeError(setting, problem, action="write [:500], [100:200], [-50:] or [:10%]")
     if not meant and not _exists(reference) and not _NO_PATH.search(reference) and nearest_path(path) is not None:
         meant = no_such_file(path)[1]
@@ -109,8 +109,8 @@ def claimed(recipe: Recipe, catalog: Catalog, kind: str, setting: str, reference
 
 
 def refuse_misspelt(reference: str, setting: str) -> None:
-    """A file that is claimed by its ending and is not there, with one of nearly its name beside it; what else may be
-    missing, whoever claimed it says.
+    """Refuse a missing file that is claimed by its ending if its folder has one of nearly its name; the source that
+    claimed it reports any other missing file.
 
     Raises:
         RecipeError: names the file that was probably meant.

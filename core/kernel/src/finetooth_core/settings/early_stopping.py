@@ -22,7 +22,7 @@ def _measured(value: Any) -> Any:
         raise PydanticCustomError(
             INVALID,
             "{problem}",
-            {"problem": f"it watches evaluations, and {value} is none of theirs", "action": "name one, eval/loss"},
+            {"problem": f"it needs a metric of evaluations, and {value} is not one", "action": "name one, eval/loss"},
         )
     return value
 
@@ -33,17 +33,17 @@ class EarlyStopping(Options):
     metric: Annotated[str, AfterValidator(_measured)] = "eval/loss"
     """The metric of an evaluation that must get better."""
     patience: int = Field(default=3, ge=1)
-    """So many evaluations in a row that are no better than the best one before end the run."""
+    """Evaluations in a row without an improvement over the best one after which the run ends."""
     min_delta: float = Field(default=0.0, ge=0)
     """By how much it must be better to count."""
     mode: Literal["auto", "min", "max"] = "auto"
     """Which way is better; `auto` goes by the name, as in `checkpoint.keep_best`."""
 
     def verdict(self, evaluations: Iterable[Evaluation]) -> str | None:
-        """Why the run ends, in one line; None if it goes on.
+        """Why the run ends, in one line; None if it continues.
 
         It follows from the evaluations alone, which every checkpoint keeps: a run that was killed and resumed stops
-        where the whole one stops. One that is not finite is no better than any.
+        where the whole one stops. One that is not finite never improves.
 
         Args:
             evaluations: all of the run, in the order in which they came.

@@ -81,7 +81,7 @@ class TrainSection(Options):
     epochs: float | None = Field(default=None, gt=0)
     """Passes over the training data; may be a fraction. Left out: 1, or as many as `max_steps` takes."""
     max_steps: int | None = Field(default=None, ge=1)
-    """Optimizer steps after which the run ends, even if `epochs` are not done; null is no bound."""
+    """Optimizer steps after which the run ends, even if `epochs` are not done; null sets no bound."""
     batch_size: int = Field(default=8, ge=1)
     """Data in one optimizer step, over all ranks."""
     max_length: int = Field(default=512, ge=2)
@@ -135,7 +135,7 @@ class ProfileSection(Options):
     """Steps to record: where their time and memory go. Recorded steps are slower than others."""
 
     start: int = Field(default=5, ge=1)
-    """First optimizer step that is recorded; the first few of a run do not show how it goes on."""
+    """First optimizer step that is recorded; the first few of a run are slower than the rest."""
     steps: int = Field(default=0, ge=0)
     """How many steps are recorded, into `profile` in the run folder; 0 is none."""
 
@@ -207,7 +207,7 @@ class Recipe(Options):
     ] = "auto"
     """What shows or records steps and evaluations; `auto` takes the default trackers."""
     export: Incidental[list[Annotated[str | PickMapping, Checked, picks("exporter", auto=False)]]] = []  # noqa: RUF012
-    """What is written for other tools once training has ended, beside the artifact and as `ft export` writes it: into
+    """What is written for other tools once training has ended, as `ft export` writes it: into
     `exports/NAME` in the run folder. Merged weights in 16 bits, a GGUF file."""
     checkpoint: CheckpointSection = CheckpointSection()
     """When to save the state of a run."""
@@ -216,7 +216,7 @@ class Recipe(Options):
     sweep: Incidental[dict[str, Any] | None] = None
     """Settings that `ft sweep` tries: `metric`, `trials` and their `space`. A run passes the section over."""
     plugins: list[Annotated[str, Field(min_length=1)] | PluginUse] = []  # noqa: RUF012 - pydantic copies it
-    """Plugins the run needs beside the installed ones: versions are checked, nothing is installed."""
+    """Plugins the run needs in addition to the installed ones: versions are checked, nothing is installed."""
     output: Incidental[Annotated[str, Field(min_length=1)] | None] = None
     """The run folder; left out, it gets a name of its own under `runs`."""
 

@@ -31,7 +31,7 @@ def field_schema(catalog: Catalog, field: str) -> Schema:
             `adapter.rank`, `adapter.NAME.rank`.
 
     Raises:
-        RecipeError: there is no such setting; names the nearest.
+        RecipeError: no setting has this name; names the nearest.
     """
     keys = _keys(field)
     return field_in(_Builder(catalog, _kinds_under(keys[0]) if keys else set()).schema(), field)
@@ -41,7 +41,7 @@ def field_in(schema: Schema, field: str) -> Schema:
     """The same of a schema that is there, as `recipe_schema` gives it or of the kinds that the setting needs.
 
     Raises:
-        RecipeError: there is no such setting; names the nearest.
+        RecipeError: no setting has this name; names the nearest.
     """
     keys = _keys(field)
     nodes = [schema]
@@ -52,7 +52,7 @@ def field_in(schema: Schema, field: str) -> Schema:
             close = nearest(key, here)
             known = f"known: {', '.join(here)}" if here else "it has none below it"
             action = f"did you mean {'.'.join([*keys[:depth], close])}?" if close else known
-            raise RecipeError(".".join(keys[: depth + 1]), "there is no such setting", action=action)
+            raise RecipeError(".".join(keys[: depth + 1]), "no setting has this name", action=action)
     found = nodes[0] if len(nodes) == 1 else {"anyOf": nodes}
     definitions = _used(found, schema.get("$defs", {}))
     return {**found, **({"$defs": definitions} if definitions else {})}
@@ -122,7 +122,7 @@ class _Builder:
         return {"$ref": f"#/$defs/{_escaped(key)}"}
 
     def _source_rows(self) -> Schema:
-        """Keys that every source takes beside its own options."""
+        """Keys that every source takes in addition to its own options."""
         properties: Schema = self._fill(SourceRows.model_json_schema()["properties"])
         return properties
 
@@ -190,7 +190,7 @@ def _below(node: Mapping[str, Any], schema: Schema) -> dict[str, Schema]:
 
 
 def _resolved(node: Mapping[str, Any], schema: Schema) -> Schema:
-    """Follow `$ref`; a description beside it stays."""
+    """Follow `$ref`; a description next to it stays."""
     reference = node.get("$ref")
     if not isinstance(reference, str):
         return dict(node)

@@ -30,7 +30,7 @@ REPEATED = "the same as an earlier row"
 NEARLY_REPEATED = "nearly the same as an earlier row"
 
 _LEFT, _TRAIN, _EVAL, _DRAWN = 0, 1, 2, 3
-"""What becomes of a row; one that has drawn a lot is decided when all have."""
+"""Where a row belongs; a row that has drawn a lot is decided when all rows have."""
 
 
 @dataclass
@@ -154,7 +154,7 @@ def _hold_out(fraction: float, found: Sequence[_Source]) -> None:
     least one and not all. Rows that are added later move the bound a little, and with it few rows.
 
     Raises:
-        DataError: there are no two different rows.
+        DataError: all rows are equal.
     """
     lots = [np.array(one.lots, np.uint64) for one in found]
     different = np.unique(np.concatenate(lots))

@@ -1,4 +1,4 @@
-"""Rows that are left out: from which share on a person is told of them, and asked."""
+"""Rows that are left out: the shares from which a command warns and asks."""
 
 from __future__ import annotations
 

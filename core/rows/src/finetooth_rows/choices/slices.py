@@ -32,14 +32,15 @@ class Slice:
 
     @classmethod
     def parse(cls, text: str, setting: str) -> Slice:
-        """
+        """Read a slice such as `[:500]`.
+
         Raises:
-            RecipeError: it is no slice.
+            RecipeError: the text is not a slice.
         """
         found = _SLICE.fullmatch(text.strip())
         if found is None:
             raise RecipeError(
-                setting, f"{text!r} is no slice of rows", action="write [:500], [100:200], [-50:] or [:10%]"
+                setting, f"{text!r} is not a slice of rows", action="write [:500], [100:200], [-50:] or [:10%]"
             )
         bounds: list[Bound] = [
             None if number is None else (int(number), percent is not None)

@@ -2,7 +2,7 @@
 
 FT_CACHE/
   entries/KEY/rows.arrow       the rows
-  entries/KEY/manifest.json    what they are, written last: without it there is no entry
+  entries/KEY/manifest.json    describes them; written last, so an entry without it does not count
   entries/.KEY-...             being written, and renamed when it is complete; or being removed
   files/...                    hashes of source files
   choices/KEY.npz              which rows of large data a recipe takes
@@ -144,7 +144,7 @@ class DataCache:
         return sorted((entry for entry in found if entry is not None), key=lambda entry: -entry.used)
 
     def media_files(self, key: str) -> list[str]:
-        """Files of images, sounds and videos that `keep_media_files` was told of."""
+        """Files of images, sounds and videos that `keep_media_files` recorded."""
         found = _unsealed(self.root / "media" / f"{key}.json")
         return list(found["files"]) if found is not None else []
 
@@ -220,7 +220,7 @@ class DataCache:
         return entry
 
     def remove(self, key: str) -> None:
-        """Remove an entry; a run that reads it goes on where the platform allows that."""
+        """Remove an entry. A run that reads it keeps reading where the platform allows that."""
         remove_folder(self._entries / key)
 
     def kept(self) -> list[Kept]:
@@ -232,9 +232,9 @@ class DataCache:
         was never completed.
 
         Args:
-            with_fetched: files that plugins have fetched count and go too.
-            older_than: only those not used for so many seconds.
-            keep_bytes: stop when the rest is no larger.
+            with_fetched: also remove files that plugins have fetched.
+            older_than: remove only entries not used for so many seconds.
+            keep_bytes: stop once the rest is at most this large.
         """
         self._sweep()
         now = time.time()
@@ -258,7 +258,7 @@ class DataCache:
         return Pruned(tuple(removed), tuple(in_use), size)
 
     def _sweep(self) -> None:
-        """Remove what is no entry: damaged ones, and folders nobody has written to for long."""
+        """Remove damaged entries, and unfinished folders that nobody has written to for long."""
         for folder in self._entries.iterdir() if self._entries.is_dir() else ():
             if not folder.name.startswith("."):
                 with unused(folder / ROWS) as free:
@@ -279,12 +279,12 @@ def list_kept(root: Path | None = None) -> list[Kept]:
 def prune_cache(
     *, keep_bytes: int | None = None, older_than: float | None = None, all: bool = False, root: Path | None = None
 ) -> Pruned:
-    """Remove prepared data and fetched files, those last used longest ago first, never those that are in use.
+    """Remove prepared data and fetched files, the longest unused first; files in use stay.
 
     Args:
-        keep_bytes: until the rest is no larger.
-        older_than: those not used for so many seconds.
-        all: every one.
+        keep_bytes: stop once the rest is at most this large.
+        older_than: remove only those not used for so many seconds.
+        all: remove every one.
         root: of the cache; default: `folders.cache_folder()`.
 
     Raises:

@@ -20,7 +20,7 @@ def hold(path: Path) -> int:
         A file descriptor, not inherited by other processes.
 
     Raises:
-        OSError: there is no such file.
+        OSError: the file does not exist.
     """
     descriptor = os.open(path, os.O_RDONLY)
     if fcntl is not None:

@@ -72,7 +72,7 @@ def check_snapshot(log: Decisions, snapshot: Snapshot, sources: Sequence[PickedS
         shown = ", ".join(f"{name} {digest}" for name, digest in everything[:SHOWN])
         raise DataError(
             "data.snapshot",
-            f"the data files are not {snapshot.name}: pinned is {snapshot.sha256.lower()}, found is {found} "
+            f"the data files are not {snapshot.name}: the recipe pins {snapshot.sha256.lower()}, found is {found} "
             f"({shown}{', ...' if len(everything) > SHOWN else ''})",
             action="restore the data, or set data.snapshot.sha256 to what was found",
         )
@@ -98,7 +98,7 @@ def _files(picked: PickedSource, hashes: FileHashes, *, identity: bool) -> dict[
 def _check_each(setting: str, pins: Mapping[str, str], files: Mapping[str, str]) -> None:
     for name, pin in pins.items():
         if name not in files:
-            raise DataError(setting, f"{name} is pinned and not there", action=f"files: {', '.join(sorted(files))}")
+            raise DataError(setting, f"the pinned file {name} is missing", action=f"files: {', '.join(sorted(files))}")
         if pin.lower() != files[name]:
             raise DataError(
                 setting, f"{name} changed: the recipe pins {pin.lower()}, found is {files[name]}",
@@ -106,7 +106,7 @@ def _check_each(setting: str, pins: Mapping[str, str], files: Mapping[str, str])
             )  # fmt: skip
     new = sorted(set(files) - set(pins))
     if new:
-        raise DataError(setting, f"{new[0]} is there and not pinned", action=f"pin it: {files[new[0]]}")
+        raise DataError(setting, f"{new[0]} is not pinned", action=f"pin it: {files[new[0]]}")
 
 
 def _described(files: Mapping[str, str]) -> str:

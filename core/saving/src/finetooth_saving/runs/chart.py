@@ -143,7 +143,7 @@ def ticks(low: float, high: float, about: int = 4, least: float = 0.0) -> list[f
 
 
 def label(value: float) -> str:
-    """A number beside an axis."""
+    """A number at an axis."""
     return f"{value:.4g}"
 
 

@@ -143,7 +143,7 @@ def runs_below(folder: Path) -> list[Path]:
 
 
 def groups_below(folder: Path) -> dict[Path, list[Path]]:
-    """Folders in a folder that are no run and hold some, as that of a sweep does, with these runs."""
+    """Folders in a folder that hold runs without being runs, as that of a sweep does, with these runs."""
     try:
         inside = sorted(path for path in folder.iterdir() if path.is_dir() and not is_run(path))
     except OSError:
@@ -238,7 +238,7 @@ def _json(path: Path, problems: list[str]) -> Mapping[str, Any]:
         problems.append(f"{path.name}: {error}")
         return {}
     if not isinstance(found, dict):
-        problems.append(f"{path.name}: it is no mapping")
+        problems.append(f"{path.name}: not a mapping")
         return {}
     return found
 

@@ -49,7 +49,7 @@ class ServiceTracker(TrackerBase):
 
     @abstractmethod
     def open(self, run: Run, known: str | None) -> str:
-        """Begin a run of the service, or go on with the one that is known.
+        """Begin a run of the service, or continue the known one.
 
         Args:
             known: what an earlier call returned for this run; None: it begins.
@@ -99,11 +99,11 @@ class ServiceTracker(TrackerBase):
         try:
             call()
         except UserError:
-            raise  # of a setting, which the user can mend before anything trains
+            raise  # of a setting, which the user can fix before anything trains
         except Exception as error:
             self._open = False
             self._context.note(
-                f"tracker {self.service} {problem}: {plain(error)}; the run goes on without it, and the trackers in "
+                f"tracker {self.service} {problem}: {plain(error)}; training continues without it, and the trackers in "
                 "the run folder have every step"
             )
 

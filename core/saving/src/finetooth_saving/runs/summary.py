@@ -20,7 +20,7 @@ PROMPT_TAIL = 240
 
 
 def summary_parts(console: Console, outcome: Outcome, evaluations: Sequence[Evaluation]) -> list[RenderableType]:
-    """Scores before and after with what a trivial answer scores beside them, and some answers side by side."""
+    """Scores before and after, each with the score of a trivial answer, and some answers side by side."""
     pairs = _before_and_after(evaluations, outcome.artifact_step)
     parts = []
     if pairs:

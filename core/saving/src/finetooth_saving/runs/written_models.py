@@ -1,4 +1,4 @@
-"""What a written model is worth: the run's own evaluators measure it beside the run."""
+"""What a written model is worth: the run's own evaluators measure it as they measured the run."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def recipe_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _described(recipe: str | None, overrides: tuple[str, ...], flags: bool) -> tuple[Described, tuple[str, ...]]:
-    """The recipe's path, or an empty recipe that the overrides fill; a first argument `KEY=VALUE` is no recipe then.
+    """The recipe's path, or an empty recipe that the overrides fill, if the first argument is `KEY=VALUE`.
 
     Raises:
         UserError: nothing says what to train.

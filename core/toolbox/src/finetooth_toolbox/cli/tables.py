@@ -1,4 +1,4 @@
-"""Tables and values as a terminal shows them, and as plain lines where the output is no terminal."""
+"""Tables and values for a terminal, and as plain lines for a pipe or a file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def show(console: Console, *parts: RenderableType) -> None:
 
 
 def table(console: Console, title: str, headers: Row, rows: Iterable[Row], *, numbers: int = 0) -> RenderableType:
-    """A table; aligned lines where the output is no terminal, so that it can be searched and compared. In a terminal
+    """A table; aligned lines for a pipe or a file, so that they can be searched and compared. In a terminal
     where columns would be too narrow for words, each row is a paragraph.
 
     Args:

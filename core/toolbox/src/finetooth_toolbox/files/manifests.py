@@ -74,10 +74,10 @@ def listed_files(manifest: bytes) -> dict[str, ListedFile]:
         manifest: the content of `manifest.json`.
 
     Raises:
-        ManifestProblem: it is no manifest, or one that cannot be trusted.
+        ManifestProblem: it is malformed, or cannot be trusted.
     """
     if len(manifest) > LONGEST:
-        raise ManifestProblem(f"{MANIFEST} has {len(manifest)} bytes, more than a manifest has")
+        raise ManifestProblem(f"{MANIFEST} has {len(manifest)} bytes, more than a manifest may have")
     try:
         content = decode(manifest.decode("utf-8"))
     except (JsonProblem, UnicodeDecodeError) as error:
@@ -141,18 +141,18 @@ def read_manifest(folder: Path) -> bytes:
     """The content of a folder's manifest, not checked.
 
     Raises:
-        ManifestProblem: there is none, it is no file, or it is larger than a manifest can be.
+        ManifestProblem: it is missing, not a file, or larger than a manifest can be.
     """
     path = folder / MANIFEST
     try:
         found = path.lstat()
         if not stat.S_ISREG(found.st_mode):
-            raise ManifestProblem(f"{MANIFEST} is no file")
+            raise ManifestProblem(f"{MANIFEST} is not a file")
         if found.st_size > LONGEST:
-            raise ManifestProblem(f"{MANIFEST} has {found.st_size} bytes, more than a manifest has")
+            raise ManifestProblem(f"{MANIFEST} has {found.st_size} bytes, more than a manifest may have")
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise ManifestProblem(f"there is no {MANIFEST}") from error
+        raise ManifestProblem(f"{MANIFEST} is missing") from error
     except OSError as error:
         raise ManifestProblem(f"{MANIFEST} cannot be read: {error.strerror}") from error
 
@@ -225,7 +225,7 @@ def check_folder(folder: Path, *, more: bool = False, remembered: bool = False) 
     """Compare every file of a folder with its manifest; returns what the manifest lists.
 
     Args:
-        more: files that are not listed may be there too, such as a model card beside an artifact.
+        more: files that are not listed may be there too, such as a model card in an artifact.
         remembered: see `remembered_sha256`; else every file is read.
 
     Raises:
@@ -246,7 +246,7 @@ def _listed_there(folder: Path, listed: Iterable[str]) -> dict[str, Path]:
     """Those of the listed files that are there.
 
     Raises:
-        ManifestProblem: one is a link or lies behind one, or is no file.
+        ManifestProblem: one is a link, lies behind one, or is not a file.
     """
     found = {}
     for name in listed:
@@ -258,7 +258,7 @@ def _listed_there(folder: Path, listed: Iterable[str]) -> dict[str, Path]:
         if path.is_file():
             found[name] = path
         elif path.exists():
-            raise ManifestProblem(f"{name} is no file")
+            raise ManifestProblem(f"{name} is not a file")
     return found
 
 
@@ -274,7 +274,7 @@ def check_file(name: str, path: Path, listed: ListedFile, *, remembered: bool = 
     try:
         size = path.stat().st_size
         if listed.size is not None and size != listed.size:
-            raise ManifestProblem(f"{name} has {size} bytes in place of {listed.size}")
+            raise ManifestProblem(f"{name} has {size} bytes instead of {listed.size}")
         if (remembered_sha256 if remembered else sha256_of)(path) != listed.sha256:
             raise ManifestProblem(f"{name} differs from its SHA-256 in {MANIFEST}")
     except OSError as error:

@@ -25,7 +25,7 @@ def no_such_file(path: Path | str, *, advice: str = "check the path", endings: S
 
 
 def _of_another_kind(path: Path) -> Path | None:
-    """`rows.jsonl` beside a missing `rows.json`."""
+    """`rows.jsonl` in the folder of a missing `rows.json`."""
     try:
         same = sorted(found for found in path.parent.iterdir() if found.stem == path.stem and found.is_file())
     except OSError:

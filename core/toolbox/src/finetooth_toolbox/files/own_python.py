@@ -70,7 +70,7 @@ def check_own(recipe: Mapping[str, Any], base: Path, where: str) -> None:
         where: what the recipe belongs to, for the message.
 
     Raises:
-        UserError: the recipe names Python that no run of this machine has named, and there is no consent.
+        UserError: the recipe names Python that no run of this machine has named, and consent is missing.
     """
     if foreign := foreign_python(recipe, base):
         raise UserError(

@@ -46,8 +46,8 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def claim_file(reference: str, endings: Sequence[str]) -> Claim | None:
-    """The claim of a source on files of its own type, whether they are there or not. An address (`https://...`) is no
-    file, whatever it ends with: who fetches it finds the source for what it got.
+    """The claim of a source on files of its own type, whether they exist or not. An address (`https://...`) does not
+    count as a file, whatever it ends with: the source that fetches it finds the source for what it got.
 
     Args:
         endings: in lower case, with the dot; the longest that fits is named (`.jsonl.gz`).

@@ -45,18 +45,20 @@ def check_base(artifact: Path, base: ModelInfo, *, named: str = "", own: bool = 
                 action="put those files back as they were, or train again over what is there now",
             )
         raise UserError(
-            f"{said}, and {base.reference} is here, which is another one: {listed}",
+            f"{said}, but the base given here is {base.reference}, and these files differ: {listed}",
             action="name the base that it was trained over",
         )
     if revision and base.revision:
         if revision != base.revision:
             raise UserError(
-                f"{said} of revision {revision[:12]}, and {base.reference} of revision {base.revision[:12]} is here",
-                action="name that base: what was trained means something else over another one",
+                f"{said} of revision {revision[:12]}, but the base given here is revision {base.revision[:12]}",
+                action="name that base: the trained weights fit no other",
             )
         return
     if names and not same_name:
-        raise UserError(f"{said}, and {base.reference} is here", action="name the base that it was trained over")
+        raise UserError(
+            f"{said}, but the base given here is {base.reference}", action="name the base that it was trained over"
+        )
 
 
 def changed_files(before: Mapping[str, str], now: Mapping[str, str], *, partly: bool = False) -> tuple[str, ...]:

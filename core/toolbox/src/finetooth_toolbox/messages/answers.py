@@ -30,7 +30,7 @@ def rendered_answer(prompt: Side, answer: Side, context: Context, tools: Sequenc
     token.
 
     Messages are rendered as the recipe's renderer writes them. Plain texts stand one behind the other with the
-    end-of-text token after them. transformers' classifiers score the last token that is no padding; padding tokens at
+    end-of-text token after them. transformers' classifiers score the last token that is not padding; padding tokens at
     the end (a model may end texts with the one it pads with) are therefore left out.
 
     Raises:
@@ -53,7 +53,7 @@ def rendered_answer(prompt: Side, answer: Side, context: Context, tools: Sequenc
     while tokens and tokens[-1] == tokenizer.pad_id:
         tokens.pop()
     if not tokens:
-        raise DataError("", "there is no token to be scored", action="remove the row")
+        raise DataError("", "the text has no token to score", action="remove the row")
     return Rendered(tuple(tokens), (0.0,) * len(tokens), media=media)
 
 

@@ -1,4 +1,4 @@
-"""A model's own chat template beside a renderer that was written by hand.
+"""Compares a model's own chat template with a renderer that was written by hand.
 
 A renderer of a family is proved against the family's official template, but a model may come with another one, as many
 fine-tuned models do. `foreign_template` says so in words, for `Context.note`. `shaped` is a message as templates read

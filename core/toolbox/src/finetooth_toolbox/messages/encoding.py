@@ -79,7 +79,7 @@ class Encoder:
 
 
 def _spelled(text: str, offset: Range) -> Range:
-    """Where a token is spelled, without the blanks beside it that it only swallowed."""
+    """Where a token is spelled, without the blanks around it that it only swallowed."""
     start, stop = offset
     spelled = text[start:stop].strip()
     if not spelled:

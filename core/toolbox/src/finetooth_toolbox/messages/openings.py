@@ -1,6 +1,6 @@
 """What a model was trained to see before every question: the system message and the tools that its rows share.
 
-`opening.json` keeps it beside what was trained. Chats, services and exports take it where nobody gives another.
+`opening.json` keeps it in the artifact. Chats, services and exports use it unless they are given another.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a model needs to be spoken to by other tools as its run speaks to it: files beside weights and tokenizer.
+"""Files next to weights and tokenizer that let other tools speak to a model as its run does.
 
 A run may train with a renderer that is not its base's own markup. Its chat template, the tokens that end its answers
 and its usual opening are then written where other tools look for them: `chat_template.jinja`, `tokenizer_config.json`
@@ -51,7 +51,7 @@ def ship(folder: Path, renderer: Renderer, tokenizer: Tokenizer, opening: Openin
 
 
 def carry(artifact: Path, folder: Path) -> None:
-    """Write what an artifact has of it beside a model that was made of the artifact."""
+    """Copy these files from an artifact to a model that was made of it."""
     if not (artifact / openings.FILE).is_file():
         return  # made elsewhere, or of rows without messages
     for name in (TEMPLATE, TOKENIZER):
@@ -83,7 +83,7 @@ def check(
         return ""
     missing = [one for one in renderer.stop_ids if one not in stops]
     if missing and stops_of(artifact):
-        raise UserError(f"token {missing[0]} ends an answer of the run, and not what was written", action="report it")
+        raise UserError(f"token {missing[0]} ends answers of the run, but not of the written model", action="report it")
     if not (artifact / TEMPLATE).is_file():
         return "it has no chat template: none can say what the run's renderer writes"
     opening, compared = openings.read_opening(artifact), 0
@@ -96,9 +96,9 @@ def check(
         if found is None and probe[0].role == "system" and not opening.system:
             continue  # the template refuses it, so nobody is misled
         if tuple(found or ()) != wanted:
-            raise UserError("the chat template that was written asks in another way than the run", action="report it")
+            raise UserError("the written chat template opens an answer differently from the run", action="report it")
         compared += 1
-    return f"{compared} conversations are asked and ended by its own chat template and end tokens as the run does it"
+    return f"{compared} conversations begin and end with its own chat template and end tokens as in the run"
 
 
 def stops_of(folder: Path) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ def wrapped(schema: Mapping[str, Any]) -> Mapping[str, Any]:
 def check_tools(tools: Sequence[Any]) -> None:
     """
     Raises:
-        DataError: a schema is not of the OpenAI shape, or its parameters are no JSON Schema that can be written; names
+        DataError: a schema does not have the OpenAI shape, or its parameters are not a JSON Schema; names
             the path, `tools[0].function.parameters.properties.city`.
     """
     problem = next((found for i, tool in enumerate(tools) for found in _tool(f"tools[{i}]", tool)), None)

@@ -47,7 +47,7 @@ CONTENT
 
 def template_of(renderer: Renderer, tokenizer: Tokenizer, opening: Opening = NONE) -> str | None:
     """A chat template that gives the renderer's tokens: its own, that of the tokenizer, or one that is written here;
-    None if there is no such.
+    None if there is none.
 
     Args:
         opening: what conversations begin with that bring no system message.
@@ -158,7 +158,7 @@ def _written(
     Args:
         opening: what stands before the first message, by its role; `before` before a later one, `behind` behind one;
             behind a system message, all up to the next content.
-        ask: what asks for an answer.
+        ask: the text that opens an answer.
         cuts: what is done to a content, by role; `asked` is a user's first behind a system message.
     """
     names: dict[str, str | Mapping[str, str]] = {"opening": opening, "before": before, "behind": behind, "ask": ask}

@@ -127,7 +127,7 @@ def ascii_words(backend: Any, encode: Callable[[str], list[int]]) -> AsciiWords 
 
 
 def _nature(backend: Any) -> tuple[Any, ...] | None:
-    """What decides the ids of plain text beside added tokens, the cut first; None if words cannot be remembered."""
+    """What decides the ids of plain text apart from added tokens, the cut first; None if words cannot be remembered."""
     try:
         model = backend.model
         # BPE alone encodes a word in one way only, and without dropout; NFC leaves ASCII as it is

@@ -26,7 +26,7 @@ def measured(text: str, units: Mapping[str, int], option: str, example: str) -> 
     found = number_with_unit(text, units)
     if found is None:
         known = ", ".join(unit for unit in units if unit)
-        raise UserError(f"{option}={text!r} is no number with a unit ({known})", action=f"write it as {example}")
+        raise UserError(f"{option}={text!r} is not a number with a unit ({known})", action=f"write it as {example}")
     return found
 
 
@@ -34,14 +34,16 @@ def memory_of(text: str, option: str) -> int:
     """Bytes of a memory that is named, such as `24GB`.
 
     Raises:
-        UserError: it is no size, or so small that the unit was left out.
+        UserError: the text is not a size, or so small that the unit was left out.
     """
     found = number_with_unit(text, SIZES)
     if found is None:
-        raise UserError(f"{option}: {text!r} is no size", action="write it as 24GB")
+        raise UserError(f"{option}: {text!r} is not a size", action="write it as 24GB")
     if found < SIZES["mb"]:
         what = f"{int(found):,} bytes"
-        raise UserError(f"{option}: {text!r} is {what}, which hold no model", action=f"name the unit: {text.strip()}GB")
+        raise UserError(
+            f"{option}: {text!r} is {what}, too small for a model", action=f"name the unit: {text.strip()}GB"
+        )
     return int(found)
 
 

@@ -52,7 +52,7 @@ def nearest_few(name: str, choices: Iterable[str], count: int) -> list[str]:
 
 
 def nearest_path(path: Path, endings: Sequence[str] = ()) -> Path | None:
-    """The file or folder beside a missing `path` that a user most likely meant.
+    """The existing file or folder that a user most likely meant by a missing `path`.
 
     Args:
         endings: which it may have; default is that of `path`, any if it has none.

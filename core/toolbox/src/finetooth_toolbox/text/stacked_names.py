@@ -26,7 +26,7 @@ def parts_of(text: str, known: Callable[[str], bool], *, setting: str) -> list[t
         setting: what the text is given for, for the error.
 
     Raises:
-        UserError: a part is no known name, its weight is no number, two parts have one name, or there are too many.
+        UserError: a name is unknown, a weight is not a number, two parts have one name, or there are too many.
     """
     found: list[tuple[str, float]] = []
     pieces = text.split("+")
@@ -42,12 +42,13 @@ def parts_of(text: str, known: Callable[[str], bool], *, setting: str) -> list[t
                 name, star, weight = "+".join(pieces[:length]).rpartition("*")
                 if star and known(name.strip()):
                     raise UserError(
-                        f"{setting} {text}: the weight {weight.strip()!r} of {name.strip()} is no number but 0",
+                        f"{setting} {text}: the weight {weight.strip()!r} of {name.strip()} must be a number other "
+                        "than 0",
                         action="write it as in first+second*0.5",
                     )
             raise UserError(
-                f"{setting} {text}: there is no adapter {pieces[0].strip()!r}",
-                action="name adapters that there are, with + between them and * before a weight",
+                f"{setting} {text}: no adapter has the name {pieces[0].strip()!r}",
+                action="name adapters that exist, with + between them and * before a weight",
             )
         found.append(part)
         pieces = pieces[length:]

@@ -31,7 +31,7 @@ class JsonProblem(ValueError):
 
     Attributes:
         position: of the first character that cannot be, None if the text is JSON.
-        unfinished: more text might mend it.
+        unfinished: more text might fix it.
     """
 
     def __init__(self, problem: str, position: int | None = None, unfinished: bool = False) -> None:
@@ -70,7 +70,8 @@ def received(text: str | bytes, **how: Any) -> Any:
         how: the hooks of `json.loads`.
 
     Raises:
-        JsonProblem: it is no JSON, nested too deep, or holds half a character (a surrogate without its other half),
+        JsonProblem: the text is not JSON, nested too deep, or holds half a character (a surrogate without its other
+            half),
             which no tokenizer and no file takes.
     """
     try:

@@ -93,7 +93,7 @@ class FastTokenizer(TokenizerBase):
     def encode_from(self, stretches: Sequence[tuple[str, int | None]]) -> list[tuple[list[int], int]]:
         """Ids of each text, none of them special, and the index of the first token that starts at or after a character.
 
-        Offsets are what costs most beside the tokens themselves, and are seldom needed: where the text up to the
+        Offsets cost most after the tokens themselves, and are seldom needed: where the text up to the
         character gives the first tokens of the whole text when it stands alone, the next one starts at the character.
 
         Args:
@@ -259,7 +259,7 @@ def _rename(wrapped: Any, renamed: Mapping[int, str]) -> None:
     """Give tokens another spelling, wherever the Rust tokenizer holds it.
 
     Raises:
-        RecipeError: there is no such id, or its new spelling is taken.
+        RecipeError: no token has such an id, or its new spelling is taken.
     """
     content = json.loads(wrapped.backend_tokenizer.to_str())
     vocabulary = wrapped.get_vocab()

@@ -37,7 +37,7 @@ class FreezeOptions(Options):
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise ValueError(f"unfrozen_parameters: {pattern!r} is no regular expression: {error}") from error
+                raise ValueError(f"unfrozen_parameters: {pattern!r} is not a regular expression: {error}") from error
         return self
 
 

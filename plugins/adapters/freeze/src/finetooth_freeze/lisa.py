@@ -2,7 +2,7 @@
 decoder layers a few, drawn anew every so many steps.
 
 Gradients and the optimizer's state exist only for what trains; a layer whose turn is over loses its state. Which layers
-they are follows from the engine's seed and the number of the turn, so a run that goes on has the same ones.
+they are follows from the engine's seed and the number of the turn, so a resumed run has the same ones.
 """
 
 from __future__ import annotations

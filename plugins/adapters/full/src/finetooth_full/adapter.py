@@ -18,7 +18,7 @@ class FullOptions(Options):
     """Options of `full`."""
 
     freeze_mm_modules: bool = False
-    """What reads images or sound stays as it is: the towers beside the decoder and what joins them to it. For training
+    """Freeze what reads images or sound: the towers in front of the decoder and what joins them to it. For training
     on text alone, and where there are few images."""
 
 

@@ -51,7 +51,7 @@ class LoraOptions(LowRankOptions):
     """For `pissa` and `loftq`: find the singular vectors by so many iterations of the power method (16 are usual),
     which takes seconds where all of them take minutes."""
     train_new_tokens: bool = True
-    """Whether the embeddings of tokens that `model.added_tokens` adds train beside the addition; only their rows do."""
+    """Whether the embeddings of tokens that `model.added_tokens` adds train too; only their rows do."""
     train_tokens: list[str] = Field(default_factory=list)
     """Tokens of the model whose rows in embedding and head train too, by their spelling."""
     dora: bool = False
@@ -69,7 +69,7 @@ class LoraOptions(LowRankOptions):
         if self.init and self.dora:
             raise ValueError("init and dora: only the lengths of W would train apart from both; leave one of them out")
         if self.init and self.resume_from:
-            raise ValueError("init begins a new adapter and resume_from goes on with one: leave one of them out")
+            raise ValueError("init begins a new adapter and resume_from continues one: leave one of them out")
         if self.svd_iterations is not None and self.init not in ("pissa", "loftq"):
             raise ValueError("svd_iterations is for init: pissa or loftq")
         if self.init_rows is not None and self.init != "eva":
@@ -93,7 +93,7 @@ class LoraAdapter(AdapterBase):
     experts: Experts = field(default_factory=Experts)
     """Of the model."""
     begins: Path | None = None
-    """The artifact that it goes on with."""
+    """The artifact of the adapter to continue."""
     original: Callable[[str], Any] | None = None
     """With `init: loftq`, the weight of a module before it was quantised, by its path."""
     rows: Callable[[], list[list[int]]] | None = None
@@ -163,7 +163,7 @@ class LoraAdapter(AdapterBase):
         """`init: loftq` and `eva`.
 
         Raises:
-            RecipeError: the base is not quantised, or there are no rows.
+            RecipeError: the base is not quantised, or no rows are left.
         """
         from finetooth_lora.layers import added_to_linear
 
@@ -202,7 +202,7 @@ class LoraAdapter(AdapterBase):
         """See `protocols.Adapter`; None with DoRA, and where embeddings, tokens or a head have weights of their own.
 
         Raises:
-            UserError: it is no adapter that can be read.
+            UserError: the artifact does not hold a readable adapter.
         """
         from finetooth_lora.artifact import additions
 
@@ -241,7 +241,7 @@ class LoraAdapter(AdapterBase):
         """Take the addition back from an artifact.
 
         Raises:
-            UserError: it is no adapter, or one of another rank, scale or choice of modules.
+            UserError: the artifact holds no adapter, or one of another rank, scale or choice of modules.
         """
         from finetooth_lora.artifact import take_back
 
@@ -311,7 +311,7 @@ def _tokens(options: LoraOptions, context: Context) -> tuple[int, ...]:
     """Ids of `train_tokens`.
 
     Raises:
-        RecipeError: one is no token of the model.
+        RecipeError: one is not a token of the model.
     """
     found = []
     for token in options.train_tokens:
@@ -319,7 +319,7 @@ def _tokens(options: LoraOptions, context: Context) -> tuple[int, ...]:
         if id_ is None:
             raise RecipeError(
                 "adapter.train_tokens",
-                f"{token!r} is no token of {context.model.reference}",
+                f"{token!r} is not a token of {context.model.reference}",
                 action="spell it as the tokenizer does, or add it with model.added_tokens",
             )
         found.append(id_)

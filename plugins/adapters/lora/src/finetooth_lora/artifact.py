@@ -31,7 +31,7 @@ def take_back(model: Any, folder: Path) -> None:
     """Take the addition back from an artifact.
 
     Raises:
-        UserError: it is no adapter, or one of another rank, scale or choice of modules.
+        UserError: the folder holds no adapter, or one of another rank, scale or choice of modules.
     """
     saved, tensors = artifact.read(folder)
     config = model.peft_config[NAME]

@@ -104,9 +104,10 @@ def _over_nothing(added: Sequence[dict[str, Tensor]], configs: Sequence[LoraConf
 
 
 def _config(saved: dict[str, Any], folder: Path) -> LoraConfig:
-    """
+    """The config of a plain LoRA.
+
     Raises:
-        UserError: it is no plain LoRA.
+        UserError: it is not a plain LoRA.
     """
     other = next((name for name in OTHERS if saved.get(name)), None)
     patterns = next((name for name in ("rank_pattern", "alpha_pattern") if saved.get(name)), None)

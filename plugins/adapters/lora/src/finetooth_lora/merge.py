@@ -54,7 +54,7 @@ def find(source: Path, output: Path | None) -> Merge:
         output: None takes `merged` in the run folder, or the adapter's folder with `-merged` behind.
 
     Raises:
-        UserError: there is no adapter, a file of it differs from its manifest, or something is at the place of the
+        UserError: the run has no adapter, a file of it differs from its manifest, or something is at the place of the
             result already.
     """
     adapter = source / "artifact" if (source / "artifact").is_dir() else source
@@ -133,7 +133,7 @@ def verify(adapter: Path) -> None:
     try:
         listed_files(read_manifest(adapter))
     except ManifestProblem as error:
-        raise UserError(f"{path} is no manifest that can be read: {error}", action=damaged) from error
+        raise UserError(f"{path} is not a readable manifest: {error}", action=damaged) from error
     try:
         check_folder(adapter, more=True)
     except ManifestProblem as error:
@@ -144,7 +144,7 @@ def write(
     fill: Callable[[Path], Any], tokenizer: Any, adapter: Path, output: Path, packed: Format | None = None,
     check: Callable[[Path], None] = lambda written: None,
 ) -> None:  # fmt: skip
-    """Write a transformers folder beside its place, then rename it into it.
+    """Write a transformers folder under a temporary name, then rename it into place.
 
     Args:
         fill: writes config and weights into a folder, and gives the model, which may be without memory.
@@ -189,7 +189,7 @@ def check_mergeable(merge: Merge, loader: Loader) -> None:
     if info.stored is not None and not info.stored_weights:
         raise UserError(
             f"model: {merge.base} is stored as {info.stored.name}, and a sum cannot be stored in its bits",
-            action="keep the adapter beside its base",
+            action="serve the adapter with its base, without a merge",
         )
     check_base(merge.adapter, info, own=True)
 
@@ -327,7 +327,7 @@ def command(
     folder = obj.run_folder(source) or Path(source)
     if not folder.is_dir():
         raise UserError(
-            f"{source}: there is no such folder, and no such run under runs/", action="name a run or an adapter folder"
+            f"{source}: neither a folder nor a run under runs/ has this name", action="name a run or an adapter folder"
         )
     whole = trained_whole(folder, output) if stored != "plain" else None
     merge = find(folder, output) if whole is None else whole
@@ -361,7 +361,7 @@ def command(
         if not isinstance(merge.recipe, Path):
             measured.append(UNMEASURED)
             return
-        action = "merge it --to plain, keep the adapter beside its base, or raise --bound"
+        action = "merge it --to plain, use the adapter with its base, or raise --bound"
         measured.append(compare(obj, merge.recipe.parent, recipe, written, bound, action=action))
 
     write(fill, tokenizer, merge.adapter, merge.output, packed, check)

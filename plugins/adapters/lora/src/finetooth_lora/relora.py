@@ -55,7 +55,7 @@ class ReLoraOptions(LowRankOptions):
 class ReLoraAdapter(AdapterBase):
     """`protocols.Adapter` over peft's LoRA layers, merged and begun anew.
 
-    Merged weights are kept in fp32 beside a base that computes in fewer bits, so that small additions are not rounded
+    Merged weights are kept in fp32 even if the base computes in fewer bits, so that small additions are not rounded
     away.
     """
 

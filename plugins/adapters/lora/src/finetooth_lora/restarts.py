@@ -21,9 +21,10 @@ EXACT = "merged_weight"
 
 
 def check_linear(model: Any) -> None:
-    """
+    """Refuse layers that a restart cannot merge.
+
     Raises:
-        RecipeError: a layer's base is no linear module of plain numbers.
+        RecipeError: a layer's base is not a linear module of plain numbers.
     """
     for path, module in model.named_modules():
         if isinstance(module, BaseTunerLayer) and not (

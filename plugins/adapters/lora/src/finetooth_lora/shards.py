@@ -89,7 +89,7 @@ class ExpertsChange:
 
 
 def fold_tensors(tensors: ModelTensors, adapter: Path) -> ModelTensors | None:
-    """A base with an adapter in it; None where it must be merged whole: the adapter trains more than matrices beside
+    """A base with an adapter in it; None where it must be merged whole: the adapter trains more than matrices at
     linear modules, or reaches both ends of a tied pair.
 
     Raises:

@@ -39,8 +39,8 @@ def kept_numbers(targets: str | Sequence[str], facts: ModelFacts, rank: int, *, 
     """Numbers for each token that peft's layers keep until backward in a decoder layer, on average, where they are
     called as they are: with dropout, or DoRA.
 
-    A keeps what it reads and B what it reads; with dropout the first is each module's own, beside as many numbers that
-    it was multiplied by. DoRA scales the base's outputs and the addition's, and keeps both.
+    A keeps what it reads and B what it reads; with dropout the first is each module's own, and a mask as large is kept
+    too. DoRA scales the base's outputs and the addition's, and keeps both.
     """
     sizes = shapes(facts, targets)
     chosen = resolve(targets, facts, tuple(sizes)).modules

@@ -44,7 +44,7 @@ class PeftAdapter(AdapterBase):
 
     options: Any
     begins: Path | None = None
-    """The artifact that it goes on with."""
+    """The artifact of the adapter to continue."""
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -63,11 +63,11 @@ class PeftAdapter(AdapterBase):
     @abstractmethod
     def kept(self, path: str, inputs: int, outputs: int) -> tuple[bool, int]:
         """What peft's layer at a module keeps of each token until backward: whether that is what the module reads, and
-        how many numbers beside."""
+        how many numbers in addition."""
 
     @abstractmethod
     def settings(self) -> Mapping[str, Any]:
-        """What peft's config says beside the modules; options by their names there, which an artifact must share."""
+        """What peft's config says besides the modules; options by their names there, which an artifact must share."""
 
     def first_number(self, name: str) -> float | None:
         """What every number of a parameter begins with; None leaves what peft drew."""
@@ -103,7 +103,7 @@ class PeftAdapter(AdapterBase):
 
         Raises:
             RecipeError: a target matches nothing, or its sizes do not suit the options.
-            UserError: what it goes on with does not fit.
+            UserError: the adapter to continue does not fit.
         """
         from finetooth_peft.layers import put_in
 

@@ -27,7 +27,7 @@ def put_in(adapter: PeftAdapter, model: Any, facts: ModelFacts) -> Any:
 
     Raises:
         RecipeError: a target matches nothing, its sizes do not suit the options, or peft refuses it.
-        UserError: what it goes on with does not fit.
+        UserError: the adapter to continue does not fit.
     """
     targets = chosen(adapter.targets, model, facts, is_linear)
     for path in targets.modules:

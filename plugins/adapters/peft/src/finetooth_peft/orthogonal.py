@@ -2,8 +2,8 @@
 al., 2024, arXiv:2311.06243): y = W R x, where R is orthogonal and made of blocks.
 
 A block of OFT is the Cayley transform of a skew-symmetric matrix, (I + Q) (I - Q)^-1, the inverse as the beginning of
-its Neumann series or exactly. BOFT's is exact, and each output has a factor beside it. Its products of several such
-matrices, mixed like butterflies, need a compiler of CUDA in peft; here there is one.
+its Neumann series or exactly. BOFT's is exact, and each output is scaled by a trained factor. Its products of several
+such matrices, mixed like butterflies, need a compiler of CUDA in peft; finetooth computes them in PyTorch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Adapters of peft that are no low-rank additions: OFT, BOFT, VeRA, (IA)3."""
+"""Adapters of peft other than low-rank additions: OFT, BOFT, VeRA, (IA)3."""
 
 from __future__ import annotations
 

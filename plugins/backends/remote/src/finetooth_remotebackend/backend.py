@@ -52,7 +52,7 @@ def build(options: RemoteOptions, context: Context) -> RemoteBackend:
     except ValueError:
         known = False
     if not known:
-        raise RecipeError("backend.url", "it is no http or https URL", action="give one, http://127.0.0.1:8420")
+        raise RecipeError("backend.url", "it is not an http or https URL", action="give one, http://127.0.0.1:8420")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise RecipeError("backend.url", "it holds more than host, port and path", action="give keys by FT_API_KEY")
     if options.key and not (options.key.startswith("${") and options.key.endswith("}")):

@@ -3,7 +3,7 @@
 `Draws` takes the place of torch's generators in what drops at random: modules `nn.Dropout`, and `dropout` as a
 function in the code of a module that has a share of its own (attention weights of transformers' eager code). The
 numbers are those of `finetooth_steps.draws`. What is drawn for weights and not for rows (a rotation's blocks) is keyed
-by seed, step and module. Rows that are no positions of the micro-batch (patches of a tower, tokens sorted by experts,
+by seed, step and module. Rows other than positions of the micro-batch (patches of a tower, tokens sorted by experts,
 chunks of an adapted head) have no key; they draw from the stream of their micro-batch, and are refused where several
 ranks train.
 """

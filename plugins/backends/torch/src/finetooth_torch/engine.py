@@ -310,7 +310,7 @@ class TorchEngine(EngineBase):
 
     @guarded("snapshot")
     def snapshot(self) -> State:
-        """Beside the engine on the device, or, where that has no room for it, in host memory."""
+        """Copy the state to the device, or to host memory if it does not fit there."""
         self._updater.whole.check_state()
         found: list[State] = []
         state = partial(state_of, self._request, self._parts, self._counters, self._loss_states)
@@ -321,7 +321,7 @@ class TorchEngine(EngineBase):
     @guarded("rollback")
     def rollback(self, snapshot: Snapshot) -> None:
         if not isinstance(snapshot, State):
-            raise EngineError("rollback: this is no snapshot of a torch engine", action="give one that it made")
+            raise EngineError("rollback: this is not a snapshot of a torch engine", action="give one that it made")
         self._take(snapshot, "the snapshot")
 
     def _take(self, state: State, where: str) -> None:

@@ -195,7 +195,7 @@ class Network:
             temperature, repetition_penalty: of `logprobs` and `entropy`; `logits` are as they are.
 
         Raises:
-            PlanError: something else is named, or a penalty for what is no plain sequence of tokens.
+            PlanError: something else is named, or a penalty for rows that are not plain sequences of tokens.
         """
         if self._acting is not None:
             return self._acting.outputs(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
-"""`fp64` is no setting of a recipe; tests compute in it."""
+"""`fp64` is for tests; a recipe cannot set it."""
 
 
 def result_dtype(dtype: torch.dtype) -> torch.dtype:
-    """In what log-probabilities, losses and master weights are held: float32, or float64 beside float64 weights."""
+    """In what log-probabilities, losses and master weights are held: float32, or float64 with float64 weights."""
     return torch.float64 if dtype == torch.float64 else torch.float32

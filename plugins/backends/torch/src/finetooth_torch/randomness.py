@@ -71,7 +71,7 @@ def check_states(where: str, states: Mapping[str, Tensor], device: torch.device)
         except (RuntimeError, TypeError) as error:
             problem = str(error).splitlines()[0]
             raise UserError(
-                f"{where}: {name!r} is no state of a random generator: {problem}", action="use another checkpoint"
+                f"{where}: {name!r} is not a state of a random generator: {problem}", action="use another checkpoint"
             ) from error
 
 

@@ -17,13 +17,13 @@ from finetooth_torch.updates.parameters import TrainedParameters
 
 
 class Ranks:
-    """One rank's gradients beside those of the others.
+    """One rank's gradients, and sums with those of the others.
 
     Each rank holds gradients of its own data, normalised over the step of all; their sum is the step's gradient. It
     is the same bits at every rank, so all of them clip alike, skip alike and come to the same weights.
 
     Args:
-        collective: None: there are no others.
+        collective: None for a single rank.
     """
 
     def __init__(self, parameters: TrainedParameters, collective: Collective | None) -> None:
@@ -105,7 +105,7 @@ class Ranks:
 
 
 def _told(error: Exception) -> list[Any]:
-    """An exception as other ranks are told of it: its kind, what to say, and its rows; JSON-able."""
+    """An exception for other ranks: its kind, problem and action, and its rows; JSON-able."""
     if isinstance(error, NotFinite):
         return ["not finite", error.problem, error.action, list(error.rows)]
     if not isinstance(error, FinetoothError):
@@ -114,7 +114,7 @@ def _told(error: Exception) -> list[Any]:
 
 
 def _agreed(failed: Sequence[tuple[int, list[Any]]]) -> EngineError:
-    """What all ranks raise for what some of them told: what nobody can go on after comes first."""
+    """The error that all ranks raise for the errors of some: a fatal one comes first."""
     rank, (kind, problem, action, _) = min(failed, key=lambda one: _KINDS.index(one[1][0]))
     if kind == "failed":
         return EngineError(f"rank {rank} failed: {problem}", action=action)

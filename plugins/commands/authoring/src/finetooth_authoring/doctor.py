@@ -70,7 +70,7 @@ def examine(context: CommandContext, names: Sequence[str] = (), *, thorough: boo
             builders, options and hooks are looked at.
 
     Raises:
-        PluginError: a name is no plugin.
+        PluginError: no plugin has one of the names.
     """
     for plugin in sorted(context.plugin_facts(names), key=_changed, reverse=True):
         findings = [Finding(fault.problem, fault.file, fault.action) for fault in plugin.faults]

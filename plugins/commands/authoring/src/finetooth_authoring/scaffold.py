@@ -30,7 +30,7 @@ class Scaffold:
     Attributes:
         use: how a recipe or a user reaches it, with `$entry` and `$distribution`.
         module: name of the module that does the work.
-        dependencies: what it needs beside the contract.
+        dependencies: what it needs in addition to the contract.
     """
 
     use: str

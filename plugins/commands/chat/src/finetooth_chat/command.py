@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 WORDS = {
     "/help": "show these words",
-    "/reset": "begin anew, without what was said so far",
+    "/reset": "start again, without what was said so far",
     "/adapter": "list the adapters of --adapter; /adapter NAME lets that one answer, /adapter A+B*0.5 a sum, /adapter "
     "none the model itself",
     "/compare": "/compare TEXT asks the model itself and each adapter, side by side; the conversation stays as it was",
@@ -42,7 +42,7 @@ WORDS = {
 SHOWING: Mapping[str, MediumKind] = {"/image": "image", "/audio": "audio", "/video": "video"}
 """What shows the model something with what is said next."""
 LEAVE = ("/quit", "/exit", "/bye")
-WELCOME = "Type a message. Ctrl-C stops an answer, /reset begins anew, /help lists more, /quit or Ctrl-D ends."
+WELCOME = "Type a message. Ctrl-C stops an answer, /reset starts again, /help lists more, /quit or Ctrl-D ends."
 
 
 @click.command("chat")
@@ -254,7 +254,7 @@ def converse(chat: Conversation, base: ModelInfo | None = None) -> None:
                 show(chat, _readable(text))
             except (EngineError, UserError) as error:
                 problem = escape_controls(str(error))
-                click.echo(f"error: {problem}; /reset begins anew without what was said so far", err=True)
+                click.echo(f"error: {problem}; /reset starts again without what was said so far", err=True)
 
 
 def _apart(text: str, chat: Conversation) -> None:
@@ -276,16 +276,16 @@ def _apart(text: str, chat: Conversation) -> None:
 
 
 def _obey(word: str, chat: Conversation) -> None:
-    """Do what a word with a slash asks for; one that is unknown is said, and never sent to the model."""
+    """Do what a word with a slash asks for; an unknown word is an error and never sent to the model."""
     from finetooth_toolbox.text.nearest import nearest
 
     if word == "/reset":
         chat.reset()
-        click.echo("(begun anew)", err=True)
+        click.echo("(started again)", err=True)
         return
     if word not in ("/help", "/?"):
         near = nearest(word, WORDS)
-        click.echo(f"error: there is no {word} here" + (f" (did you mean {near}?)" if near else ""), err=True)
+        click.echo(f"error: unknown word {word}" + (f" (did you mean {near}?)" if near else ""), err=True)
     for known, meaning in WORDS.items():
         click.echo(f"  {known:<8} {meaning}", err=True)
     click.echo("  Ctrl-C   stop an answer; what was said until then is kept", err=True)

@@ -17,7 +17,7 @@ from finetooth_hooks.sampling import Completion, Sampling, ShownPrompt
 from finetooth_toolbox.messages.media import MEDIA, chunks
 
 UNFINISHED = "\ufffd"
-"""What decoders write for bytes that are no whole letter, or not yet."""
+"""What decoders write for bytes that are not a whole letter, or not yet."""
 
 Say = Callable[[str], None]
 """Takes a piece of an answer, to be shown behind the one before."""
@@ -44,13 +44,13 @@ class Conversation:
         renderer: of the model's family.
         sampling: the seed moves on by one with each answer.
         system: the first message, None for none.
-        longest: tokens the model was made for, question and answer together; 0 is no bound.
+        longest: tokens the model was made for, question and answer together; 0 for no bound.
         look: opens an image, sound or video, and refuses one that is broken or that the model does not take; None
             leaves that to the renderer.
         tools: that the model may call, in OpenAI's shape; a call is shown and not made.
 
     Attributes:
-        adapters: that the engine holds beside its own weights, by the names they have here.
+        adapters: that the engine holds in addition to its own weights, by the names they have here.
         adapter: the name of the one that answers; empty: the engine's own weights do.
         shown: images, sounds and videos that stand before what is said next.
     """
@@ -90,7 +90,7 @@ class Conversation:
 
         Raises:
             UserError: the conversation leaves the model no room to answer.
-            EngineError: the engine cannot go on from it.
+            EngineError: the engine cannot continue from it.
         """
         asked = [*self.messages, Message("user", text, media=tuple(Placed(0, medium) for medium in self.shown))]
         prompt = self._prompt(asked)

@@ -1,4 +1,4 @@
-"""Adapters that a conversation holds beside its model: by name, and stacked (`first+second*0.5`)."""
+"""Adapters that a conversation holds in addition to its model: by name, and stacked (`first+second*0.5`)."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 
 def hold_adapters(chat: Conversation, references: Sequence[str], base: ModelInfo) -> None:
-    """Hold adapters beside the engine's own weights; the first answers.
+    """Hold adapters in addition to the engine's own weights; the first answers.
 
     Args:
         references: runs, folders of adapters, and stacks of them.
         base: what they must have been trained over.
 
     Raises:
-        UserError: one of them is no adapter of this base, or more than a low-rank addition.
+        UserError: a reference is not an adapter of this base, or more than a low-rank addition.
         PlanError: the engine holds none.
     """
     if references and not {"adapters", "continuous"} <= chat.engine.capabilities:
         raise PlanError(
-            "--adapter: this model's weights cannot have another adapter beside them",
-            action="name the adapter, or its run, in place of the model",
+            "--adapter: this model's weights cannot take another adapter",
+            action="name the adapter, or its run, instead of the model",
         )
     for reference in references:
         hold(chat, reference, base, setting="--adapter")
@@ -106,6 +106,6 @@ def swap(name: str, chat: Conversation, base: ModelInfo | None = None) -> None:
             click.echo(f"error: {error}", err=True)
     elif name:
         near = nearest(name, chat.adapters)
-        click.echo(f"error: there is no adapter {name} here" + (f" (did you mean {near}?)" if near else ""), err=True)
+        click.echo(f"error: no adapter has the name {name}" + (f" (did you mean {near}?)" if near else ""), err=True)
     for one in ("", *chat.adapters):
         click.echo(f"{'*' if one == chat.adapter else ' '} {one or 'none'}", err=True)

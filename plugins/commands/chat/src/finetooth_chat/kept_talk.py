@@ -41,7 +41,7 @@ def append_row(file: Path, messages: Sequence[Message], tools: Sequence[Mapping[
         UserError: nothing was answered yet, or the file cannot be written.
     """
     if not any(message.role == "assistant" for message in messages):
-        raise UserError("there is no answer yet that could be kept", action="say something first")
+        raise UserError("the conversation has no answer yet to keep", action="say something first")
     said = without_blank_answers(messages)
     blank = sum(map(is_blank_answer, messages))
     if not any(message.role == "assistant" for message in said):

@@ -61,7 +61,7 @@ def choose(rows: Iterator[PreviewRow], choice: Choice, error: DataError | None) 
 
     Raises:
         DataError: a source cannot be read.
-        UserError: there is no such row.
+        UserError: no row has the wanted number or id.
     """
     chosen = Chosen()
     seen = _heard(rows, chosen) if error is not None else rows
@@ -89,7 +89,7 @@ def _asked(rows: Iterator[PreviewRow], choice: Choice, *, skip_broken: bool) -> 
         found = next((row for row in rows if choice.wanted in (row.id, str(row.number))), None)
         if found is None:
             raise UserError(
-                f"there is no row {choice.wanted!r}",
+                f"no row is {choice.wanted!r}",
                 action="give a number from 1, or an id as `ft data preview` shows it",
             )
         return [found]

@@ -202,11 +202,11 @@ def _kind(kept: Kept) -> str:
 
 
 @cache.command()
-@click.option("--keep", metavar="SIZE", help="Until the rest is no larger, such as 5GB.")
-@click.option("--older-than", metavar="AGE", help="What was not used for so long: 12h, 7d, 2w.")
-@click.option("--all", "everything", is_flag=True, help="Everything.")
+@click.option("--keep", metavar="SIZE", help="Remove until the rest takes at most SIZE, such as 5GB.")
+@click.option("--older-than", metavar="AGE", help="Remove what was not used for AGE: 12h, 7d, 2w.")
+@click.option("--all", "everything", is_flag=True, help="Remove everything.")
 def prune(keep: str | None, older_than: str | None, everything: bool) -> None:
-    """Remove prepared data and fetched files, those used longest ago first; never what a run is using."""
+    """Remove prepared data and fetched files, the longest unused first; files that a run uses stay."""
     from finetooth_rows.storage.cache import prune_cache
     from finetooth_toolbox.text.measures import size
 

@@ -13,7 +13,7 @@ import click
 from finetooth_hooks.context import CommandContext
 from finetooth_hooks.errors import DataError, UserError
 
-from finetooth_data.shapes import SHAPES, Loses
+from finetooth_data.shapes import SHAPES, Unwritable
 
 ENDINGS = (".jsonl", ".json", ".csv")
 
@@ -45,7 +45,7 @@ def convert(context: CommandContext, data: str, output: Path, shape: str, format
     for id_, example in examples:
         try:
             rows += SHAPES[shape](example)
-        except Loses as reason:
+        except Unwritable as reason:
             first = first or id_
             lost[str(reason)] += 1
     if lost:
@@ -67,7 +67,7 @@ def _value(text: str, name: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise UserError(f"{name}: is no JSON: {error}", action="mend it, or give a name") from None
+        raise UserError(f"{name} is not JSON: {error}", action="correct it, or give a name") from None
 
 
 def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:

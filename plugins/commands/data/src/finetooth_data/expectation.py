@@ -81,7 +81,7 @@ def _time(job: Decided, survey: Survey | None) -> Time | str:
     data = job.method.data
     steps = training_steps(positions_of(data), job.plan.train, data_of_row(data))
     if not steps:
-        return "there is no step"
+        return "the rows fill no step"
     share = report.trained_tokens / max(1, report.tokens)
     flops = job.cost.flops(steps, share) * total / len(steps)
     peak = job.cost.peak_flops()

@@ -1,4 +1,4 @@
-"""A row in the terminal: text coloured by what trains, or marked where there is no colour; and its targets."""
+"""A row in the terminal: text coloured by what trains, or marked where colour is missing; and its targets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BORDER = "\u2502"  # before the first token of a message
 
 
 def facts(view: RowView) -> str:
-    """How long a row is, what trains of it, and what becomes of it."""
+    """How long a row is, what trains of it, and whether it is kept."""
     counts = f"{view.positions} tokens, {view.trained} trained, " if view.pieces else ""
     return f"{counts}{view.fate}"
 

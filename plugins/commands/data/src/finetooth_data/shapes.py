@@ -20,13 +20,13 @@ NAMES = {"user": "human", "assistant": "gpt", "system": "system", "tool": "obser
 """Roles as ShareGPT calls them."""
 
 
-class Loses(Exception):
+class Unwritable(Exception):
     """A shape has no place for something that an example says."""
 
 
 def messages(example: Example) -> list[dict[str, Any]]:
     if not isinstance(example, Conversation):
-        raise Loses(f"{example.called} is no conversation")
+        raise Unwritable(f"{example.called} is not a conversation")
     row: dict[str, Any] = {"messages": [_message(one) for one in example.messages]}
     if example.tools:
         row["tools"] = [dict(tool) for tool in example.tools]
@@ -35,7 +35,7 @@ def messages(example: Example) -> list[dict[str, Any]]:
 
 def _message(message: Message) -> dict[str, Any]:
     if message.media or message.weights or message.reasoning_weights:
-        raise Loses("images or sounds, or parts of a message that train otherwise than the rest")
+        raise Unwritable("images or sounds, or parts of a message that train otherwise than the rest")
     made: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.reasoning:
         made["reasoning_content"] = message.reasoning
@@ -53,13 +53,11 @@ def _message(message: Message) -> dict[str, Any]:
 def _plain(messages: Sequence[Message]) -> list[Message]:
     """
     Raises:
-        Loses: a message says more than a role and a text.
+        Unwritable: a message says more than a role and a text.
     """
     for one in messages:
         if set(_message(one)) != {"role", "content"}:
-            raise Loses(
-                f"what a message says beside its text: {', '.join(sorted(set(_message(one)) - {'role', 'content'}))}"
-            )
+            raise Unwritable(f"fields of messages: {', '.join(sorted(set(_message(one)) - {'role', 'content'}))}")
     return list(messages)
 
 
@@ -67,25 +65,25 @@ def _turns(example: Example) -> tuple[str, list[tuple[str, str]]]:
     """The system message, and questions with their answers.
 
     Raises:
-        Loses: it is no conversation, has tools, or its turns are no questions each with an answer.
+        Unwritable: it is not a conversation, has tools, or its turns are not questions each with an answer.
     """
     if not isinstance(example, Conversation):
-        raise Loses(f"{example.called} is no conversation")
+        raise Unwritable(f"{example.called} is not a conversation")
     if example.tools:
-        raise Loses("tools")
+        raise Unwritable("tools")
     said = _plain(example.messages)
     system = said.pop(0).content if said and said[0].role == "system" else ""
     roles = [one.role for one in said]
     if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
-        raise Loses("turns that are not questions each with an answer")
+        raise Unwritable("turns that are not questions each with an answer")
     return system, [(said[i].content, said[i + 1].content) for i in range(0, len(said), 2)]
 
 
 def sharegpt(example: Example) -> list[dict[str, Any]]:
     if not isinstance(example, Conversation):
-        raise Loses(f"{example.called} is no conversation")
+        raise Unwritable(f"{example.called} is not a conversation")
     if example.tools:
-        raise Loses("tools")
+        raise Unwritable("tools")
     return [{"conversations": [{"from": NAMES[one.role], "value": one.content} for one in _plain(example.messages)]}]
 
 
@@ -104,7 +102,7 @@ def prompt_completion(example: Example) -> list[dict[str, Any]]:
         return [{"prompt": example.prompt, "completion": example.completion}]
     system, turns = _turns(example)
     if len(turns) > 1:
-        raise Loses("more than one question")
+        raise Unwritable("more than one question")
     return [{"prompt": turns[0][0], "completion": turns[0][1], **({"system": system} if system else {})}]
 
 
@@ -114,7 +112,7 @@ def _side(side: Side) -> Any:
 
 def preference(example: Example) -> list[dict[str, Any]]:
     if not isinstance(example, Pair):
-        raise Loses(f"{example.called} is no pair of answers")
+        raise Unwritable(f"{example.called} is not a pair of answers")
     row = {name: _side(getattr(example, name)) for name in ("prompt", "chosen", "rejected")}
     if example.margin is not None:
         row["margin"] = example.margin
@@ -126,25 +124,25 @@ def preference(example: Example) -> list[dict[str, Any]]:
 def kto(example: Example) -> list[dict[str, Any]]:
     if isinstance(example, Pair):
         if example.margin is not None or example.tools:
-            raise Loses("the margin of a pair, or tools")
+            raise Unwritable("the margin of a pair, or tools")
         prompt = _side(example.prompt)
         sides = ((example.chosen, True), (example.rejected, False))
         return [{"prompt": prompt, "completion": _side(side), "label": label} for side, label in sides]
     if not isinstance(example, Labelled):
-        raise Loses(f"{example.called} has no label")
+        raise Unwritable(f"{example.called} has no label")
     row = {"prompt": _side(example.prompt), "completion": _side(example.completion), "label": example.label}
     return [{**row, "tools": [dict(tool) for tool in example.tools]} if example.tools else row]
 
 
 def text(example: Example) -> list[dict[str, Any]]:
     if not isinstance(example, Text):
-        raise Loses(f"{example.called} is no plain text: its parts would train alike")
+        raise Unwritable(f"{example.called} is not a plain text: its parts would train alike")
     return [{"text": example.text}]
 
 
 SHAPES: Mapping[str, Callable[[Example], list[dict[str, Any]]]] = {
     make.__name__: make for make in (messages, sharegpt, alpaca, prompt_completion, preference, kto, text)
 }
-"""Shapes by the names that they have in the field; each makes rows of an example, or raises `Loses`."""
+"""Shapes by the names that they have in the field; each makes rows of an example, or raises `Unwritable`."""
 
-__all__ = ["SHAPES", "Loses"]
+__all__ = ["SHAPES", "Unwritable"]

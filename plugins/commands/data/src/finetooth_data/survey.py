@@ -55,7 +55,7 @@ class Survey:
             which are scored all at once.
         budgeted: the same in rectangles of `train.micro_batch_tokens`, data of a step by length.
         laid_out: the same as the backend will lay data out; None if it does not say.
-        roles: trained tokens by whose words they are, of all data; empty where rows are no conversations.
+        roles: trained tokens by whose words they are, of all data; empty for rows other than conversations.
         media: of each kind that the rows hold (`image`, `audio`, `video`): how many rows have one, how many there are,
             and how many tokens they take.
     """

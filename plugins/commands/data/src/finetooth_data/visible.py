@@ -13,7 +13,7 @@ OPEN, CLOSE = "\u27e8", "\u27e9"
 """Stand around a control token; where text has them, they are written as escapes."""
 FEED = "\u23ce"
 BEGIN, END = "[[", "]]"
-"""Stand around what trains, where there is no colour."""
+"""Stand around what trains, where colour is missing."""
 
 _JOINER, _NON_JOINER = "\u200d", "\u200c"
 _FLAG = "\U0001f3f4"
@@ -51,7 +51,7 @@ def trains(piece: Piece) -> bool:
 
 
 def _neighbour(pieces: Sequence[Piece], at: int, step: int) -> str:
-    """The text beside a piece, empty where there is none or a control token."""
+    """The text next to a piece, empty at an end and for a control token."""
     other = at + step
     same = 0 <= other < len(pieces) and not pieces[other].special and not pieces[at].special
     if not same:
@@ -114,8 +114,8 @@ def _takes_selector(character: str) -> bool:
 
 
 def _unbracketed(pieces: Sequence[Piece], at: int, text: str) -> str:
-    """Text in which no bracket can be taken for a part of the marks around what trains: the second of two is an escape,
-    and so is one of what does not train right beside a mark."""
+    """Text in which no bracket can be taken for a mark around what trains: the second of two is an escape,
+    and so is a bracket next to a mark in text that does not train."""
     piece = pieces[at]
     plain = not trains(piece)
     found: list[str] = []

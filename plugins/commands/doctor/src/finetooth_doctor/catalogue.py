@@ -9,12 +9,12 @@ CODES = {
     0: "it ended as it should",
     1: "the run failed; result.json in the run folder says why, --debug shows the traceback",
     2: "bad input: the line before says which setting, plugin or row, and what to do; nothing was trained",
-    124: "a time limit ended it (timeout, or the queue's): ft resume RUN goes on from the last checkpoint",
+    124: "a time limit ended it (timeout, or the queue's): ft resume RUN continues from the last checkpoint",
     126: "the command cannot be executed: look at its permissions",
-    127: "there is no such command: is the environment active, and ft in it?",
-    130: "Ctrl-C: the last whole step was saved, and ft resume RUN goes on",
+    127: "the shell does not know this command: is the environment active, and ft in it?",
+    130: "Ctrl-C: the last whole step was saved; ft resume RUN continues",
 }
-"""Exit codes that are no signals."""
+"""Exit codes other than signals."""
 
 SIGNALS = {
     signal.SIGKILL: "killed from outside, nearly always by the system for lack of host memory (see dmesg): "
@@ -27,8 +27,8 @@ SIGNALS = {
     "torch}), and see "
     "that torch and the driver belong together",
     signal.SIGABRT: "compiled code gave up: the lines before say why; often NCCL or an assertion of a GPU kernel",
-    signal.SIGTERM: "asked to end, by a queue or a container that was stopped: the last whole step was saved, and ft "
-    "resume RUN goes on",
+    signal.SIGTERM: "asked to end, by a queue or a container that was stopped: the last whole step was saved; "
+    "ft resume RUN continues",
     signal.SIGFPE: "an arithmetic fault in compiled code: try without compiled kernels",
     signal.SIGILL: "the processor lacks an instruction: a wheel or a compiled kernel was built for another one",
 }
@@ -49,7 +49,7 @@ ERRORS = (
     (r"CUDA driver version is insufficient|no kernel image is available",
      "torch and the driver do not belong together: install the torch build for the driver that nvidia-smi shows"),
     (r"No space left on device",
-     "the disk is full: ft runs du shows the largest runs, ft data cache what is cached; ft resume RUN goes on"),
+     "the disk is full: ft runs du shows the largest runs, ft data cache what is cached; then ft resume RUN"),
     (r"CAS service error", "a download from the hub broke off: set HF_HUB_DISABLE_XET=1 and try again"),
     (r"401 Client Error|403 Client Error|gated repo|Invalid (user )?token",
      "the hub refuses: log in (hf auth login) with an account that has accepted the model's terms"),

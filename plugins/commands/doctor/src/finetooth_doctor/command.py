@@ -74,8 +74,8 @@ def findings(run: Recorded) -> list[str]:
     found = [f"cannot be read: {problem}" for problem in run.problems]
     if run.status == "unfinished":
         found.append(
-            f"the process ended without a word after step {run.step}: it was killed (exit code 137: host memory, or a "
-            f"queue's limit) or the machine went down; ft resume {run.folder} goes on"
+            f"the process was killed after step {run.step} (exit code 137: host memory, or a queue's limit) or the "
+            f"machine went down; ft resume {run.folder} continues"
         )
     elif run.status in ("failed", "interrupted"):
         found.append(f"{run.status}: {run.reason}")

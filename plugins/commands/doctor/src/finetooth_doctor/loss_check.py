@@ -1,4 +1,4 @@
-"""`ft doctor loss RECIPE`: the engine's loss on the recipe's own rows beside that of one plain forward pass."""
+"""`ft doctor loss RECIPE`: compares the engine's loss on the recipe's own rows with one plain forward pass."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def _pick(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise UserError(f"--evaluator {text!r} is no JSON: {error}", action="check quotes and commas") from error
+        raise UserError(f"--evaluator {text!r} is not JSON: {error}", action="check quotes and commas") from error
 
 
 def _cells(found: dict[str, tuple[Evaluation, ...]]) -> list[list[str]]:

@@ -99,9 +99,9 @@ class Account:
         return not says_nothing(self.given.get(key))
 
     def set(self, setting: str, value: Any) -> None:
-        """Set a setting of the recipe, `train.max_length`; mappings are made on the way. A pick that stands as a bare
-        name becomes a mapping when an option comes to it. The value is copied: options that come to it are no business
-        of the table that it is from."""
+        """Set a setting of the recipe, `train.max_length`; mappings are made on the way. A pick that is a bare
+        name becomes a mapping when it gets an option. The value is copied, so that later options do not change the
+        table that it is from."""
         *way, last = setting.split(".")
         place = self.recipe
         for part in way:
@@ -135,7 +135,7 @@ class Account:
         try:
             made = taken if convert is None else convert(taken)
         except (ValueError, TypeError, AttributeError):
-            self._write(Line(key, given, "not taken", note=f"it is no value for {setting}: set that by hand"))
+            self._write(Line(key, given, "not taken", note=f"{setting} cannot have this value: set it by hand"))
             return True
         self.set(setting, made)
         self._write(Line(key, given, "otherwise" if note else "taken", setting, note))
@@ -199,8 +199,8 @@ class Account:
                 self._write(Line(key, self.given[key], "not taken", note=f"no key of the tool that is known{hint}"))
 
     def shares(self) -> tuple[int, int]:
-        """How many keys were taken, and how many there are: those inside others count as they do. One of which a part
-        is not taken is not; what is left to a default is no key."""
+        """How many keys were taken, and how many the file has, keys inside others included. A key that was taken in
+        part counts as not taken; a setting that is left to a default is not a key."""
         found: dict[str, bool] = {}
         for line in self.lines:
             if line.outcome != "default":

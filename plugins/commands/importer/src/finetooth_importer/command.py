@@ -48,7 +48,7 @@ def command(obj: CommandContext, file: Path, tool: str | None, output: Path | No
     chosen = tool or guessed
     if not chosen:
         raise UserError(
-            f"{file}: whose configuration it is cannot be told", action=f"say --from {'|'.join(files.TOOLS)}"
+            f"{file}: the tool of this configuration is not known", action=f"say --from {'|'.join(files.TOOLS)}"
         )
     if tool and guessed and tool != guessed:
         raise UserError(f"{file} looks like a configuration of {guessed}, not {tool}", action=f"say --from {guessed}")
@@ -88,10 +88,10 @@ def uncompared(account: Account, tool: str) -> str:
 
 
 def taken(given: Any, tool: str, file: Path | None = None) -> Account:
-    """What became of a tool's keys.
+    """What happened to a tool's keys.
 
     Args:
-        file: where they stood; LLaMA-Factory's list of datasets, and rows of others, are looked for beside it.
+        file: where they stood; LLaMA-Factory's list of datasets, and rows of others, are looked for in its folder.
     """
     if tool in NESTED:
         given = flattened(given)

@@ -97,10 +97,10 @@ def of_yaml(text: str, path: Path) -> Mapping[str, Any]:
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}" if mark else ""
         raise UserError(
-            f"{path}{place}: {getattr(error, 'problem', '') or 'is no YAML'}", action="mend the line"
+            f"{path}{place}: {getattr(error, 'problem', '') or 'not YAML'}", action="correct the line"
         ) from None
     except ValueError as error:
-        raise UserError(f"{path}: is no JSON: {error}", action="mend it, or name another file") from None
+        raise UserError(f"{path} is not JSON: {error}", action="correct it, or name another file") from None
     if not isinstance(found, dict) or not found:
         raise UserError(f"{path} has no keys", action="name a file with a mapping of settings")
     return {str(key): value for key, value in found.items()}
@@ -138,7 +138,7 @@ def _bare(word: str) -> str:
 
 
 def _marked(words: list[str]) -> dict[str, Any]:
-    """What words beside the flags say: whose command it is; mud-puppy's model and rows stand without a flag."""
+    """The settings among the words of a command, and whose command it is; mud-puppy's model and rows need no flag."""
     plain = [_bare(word) for word in words]
     if any(word in ("unsloth-cli", "unsloth") for word in plain):
         return {unsloth.MARK: True}
@@ -180,13 +180,13 @@ def of_notebook(text: str, path: Path) -> str:
     """The code of a notebook's cells, without the lines that are for the notebook or a shell.
 
     Raises:
-        UserError: it is no notebook.
+        UserError: the file is not a notebook.
     """
     try:
         cells = json.loads(text)["cells"]
         code = ["".join(cell["source"]) for cell in cells if cell.get("cell_type") == "code"]
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: is no notebook", action="name another file") from None
+        raise UserError(f"{path} is not a notebook", action="name another file") from None
     return "\n".join(cell for cell in code if not cell.lstrip().startswith("%%"))
 
 

@@ -1,4 +1,4 @@
-"""The columns of the rows that a configuration names, where they are in a file beside it."""
+"""The columns of the rows that a configuration names, where they are in a file in its folder."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from finetooth_importer.account import Account, Packs, name_of
 from finetooth_importer.tools import rows
 
 Planned = Callable[[Mapping[str, Any]], Sequence[DataReport]]
-"""What becomes of the rows of a recipe, each split's."""
+"""Reports on the rows of a recipe, one for each split."""
 
 
 def packed(account: Account, key: str, *others: str) -> None:

@@ -35,13 +35,13 @@ def of_script(text: str, path: Path) -> Mapping[str, Any]:
     it runs.
 
     Raises:
-        UserError: it is no Python, or has no configuration.
+        UserError: the text is not Python, or has no configuration.
     """
     plain = "\n".join(re.sub(r"^(\s*)[!%].*", r"\1pass", line) for line in text.splitlines())
     try:
         tree = ast.parse(plain)
     except SyntaxError as error:
-        raise UserError(f"{path}:{error.lineno}: {error.msg}", action="mend the line") from None
+        raise UserError(f"{path}:{error.lineno}: {error.msg}", action="fix the line") from None
     names = assigned(tree)
     given: dict[str, Any] = {}
     idle, own = _idle(tree), False

@@ -26,7 +26,7 @@ class Meant(NamedTuple):
 _BATCH = "train.batch_size is all rows of an optimizer step; train.micro_batch_tokens bounds what is computed at once"
 _TOKENS = "the tokenizer comes with the model; model.added_tokens and model.special_tokens change it"
 _COLUMNS = "give the format its columns, data.format: {name: ..., column: ...}; ft plugins explain NAME lists them"
-_GOES_ON = "ft resume RUN goes on with a run"
+_GOES_ON = "ft resume RUN continues a run"
 _SORTED = "leave it out: rows of a step are laid out by their length anyway"
 _EXPORT = "list what to write once training has ended: export: [...]; ft plugins list --kind exporter"
 _TRACKERS = "name what shows or records the run in trackers: [...]; ft plugins list --kind tracker"
@@ -49,8 +49,8 @@ SETTINGS: Mapping[str, Meant] = {
     "pretrained_model_name_or_path": Meant("model"),
     "base_model_config": Meant("model"),
     "checkpoint_path": Meant("model"),
-    "adapter_name_or_path": Meant("adapter.resume_from", "it takes a run, or an adapter's folder, and goes on with it"),
-    "lora_model_dir": Meant("adapter.resume_from", "it takes a run, or an adapter's folder, and goes on with it"),
+    "adapter_name_or_path": Meant("adapter.resume_from", "it takes a run, or an adapter's folder, and continues it"),
+    "lora_model_dir": Meant("adapter.resume_from", "it takes a run, or an adapter's folder, and continues it"),
     "revision": Meant("model.loader.revision", _REVISION),
     "model_revision": Meant("model.loader.revision", _REVISION),
     "revision_of_model": Meant("model.loader.revision", _REVISION),
@@ -355,4 +355,4 @@ ABSENT: Mapping[str, Mapping[str, str]] = {
     "hardware": dict.fromkeys(("tpu", "mps", "xpu", "npu"), "a plugin can bring the device"),
     "tracker": dict.fromkeys(("comet_ml", "swanlab", "aim"), "a plugin can bring it"),
 }  # fmt: skip
-"""Names of the field that no package here brings, by kind, and why: they are no misspellings of something else."""
+"""Names of the field that no package here brings, by kind, and why: they are spelled right."""

@@ -27,7 +27,7 @@ ORDER = (
 
 
 def as_yaml(account: Account, tool: str, name: str) -> str:
-    """The recipe with a comment on top, and one beside each section that has something to be said of."""
+    """The recipe with a comment on top, and one above each section that needs a note."""
     recipe = tidied(account.recipe)
     parts = [f"# From {name}, a configuration of {tool}, by `ft import`."]
     for section in sorted(recipe, key=lambda key: ORDER.index(key) if key in ORDER else len(ORDER)):

@@ -63,7 +63,7 @@ def command(
     if output.exists():
         raise UserError(f"--output: {output} exists", action="name another file; nothing was changed")
     if not yes and not sys.stdin.isatty():
-        raise UserError("there is no terminal to ask at", action="add --yes, with --data and --model")
+        raise UserError("ft init asks questions and needs a terminal", action="add --yes, with --data and --model")
     if yes and data is None:
         raise UserError("--yes needs to know the rows", action=f"add --data FILE, or --data {NOTHING}")
     ask = _Nobody() if yes else _Asker()
@@ -129,16 +129,17 @@ def _goal(
     if len(found) == 1:
         number = "" if isinstance(ask, _Nobody) else "2. "  # of a question, where any are asked
         summary = entry_of(obj.catalog, found[0]).summary
-        click.echo(f"{number}What they can teach is {found[0].name}: {summary}.")
+        click.echo(f"{number}These rows teach {found[0].name}: {summary}.")
         return found[0], format_
     chosen = ask.choice("2. What should it learn?", {one.name: entry_of(obj.catalog, one).summary for one in found})
     return next(one for one in found if one.name == chosen), format_
 
 
 def _bytes(text: str) -> int:
-    """
+    """Bytes of the memory that an answer names; 0 for an empty one.
+
     Raises:
-        UserError: that is no size of a memory.
+        UserError: the text is not a size of memory.
     """
     return memory_of(text, "--memory") if text.strip() else 0
 

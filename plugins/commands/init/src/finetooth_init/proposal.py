@@ -155,7 +155,7 @@ def _described(
         ],
         "method": [f"{entry.summary}; learns from {entry.learns_from}; usual are {entry.rows}"],
         "adapter": [
-            "a LoRA: small matrices beside the frozen weights; a hundredth of the memory for optimizer and gradients"
+            "a LoRA: small matrices added to the frozen weights; a hundredth of the memory for optimizer and gradients"
             if goal.adapter == "lora"
             else "all weights train, since what text is like is learned by all of them"
         ],

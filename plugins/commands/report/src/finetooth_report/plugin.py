@@ -19,7 +19,7 @@ def ft_commands() -> Iterator[Command]:
 
 @hookimpl
 def ft_run_end(run: Run, outcome: Outcome) -> None:
-    """Write the page. One that cannot be written is told of in one line, and changes nothing."""
+    """Write the page. If it cannot be written, one line says so, and the run is as good as before."""
     from finetooth_report.written import write_at_end
 
     write_at_end(run, outcome)

@@ -14,7 +14,7 @@ COLUMNS = 2
 
 
 def draw(charts: Sequence[Chart], place: Path) -> Path:
-    """Draw charts beside and below each other; returns the file.
+    """Draw charts in a grid; returns the file.
 
     Raises:
         OSError: it cannot be written.

@@ -19,7 +19,7 @@ PICTURE = "curves.png"
 
 
 def write(run: Recorded, place: Path) -> list[Path]:
-    """Write a run's page, each file beside its place and then into it; returns what was written.
+    """Write a run's page to a temporary file and move it into place; returns what was written.
 
     Raises:
         OSError: it cannot be written.

@@ -224,7 +224,7 @@ def _remove(folder: Path) -> None:
 def _folders(folder: Path) -> list[Path]:
     """
     Raises:
-        UserError: there is no such folder, and it is not the one where runs are by default.
+        UserError: the folder does not exist, and is not the default place of runs.
     """
     if folder != RUNS and not folder.is_dir():
         raise UserError(f"--folder: no such folder: {folder}", action="check the path")

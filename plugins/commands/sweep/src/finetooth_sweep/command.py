@@ -39,7 +39,7 @@ def command(
 ) -> int:
     """Try settings of RECIPE, whose section `sweep` says which, and show the best ones.
 
-    Called again, it goes on where it was. KEY=VALUE changes one setting of every trial.
+    Called again, it continues where it was. KEY=VALUE changes one setting of every trial.
     """
     given = _read(recipe)
     sweep = read(given.pop("sweep", None))
@@ -51,7 +51,7 @@ def command(
     most = trials or sweep.trials
     while (number := _tried(study)) < most:
         if not _try(obj, study, sweep, given, overrides, folder, f"{number + 1} of {most}"):
-            click.echo(f"interrupted; ft sweep {recipe} goes on")
+            click.echo(f"interrupted; ft sweep {recipe} continues")
             return 130
         _write(study, sweep, folder)
         gc.collect()  # a run's weights hang in cycles: those of the next trial would come on top of them
@@ -84,7 +84,7 @@ def _name(trial: int) -> str:
 def _read(recipe: Path) -> dict[str, Any]:
     """
     Raises:
-        UserError: the file cannot be read, or is no mapping.
+        UserError: the file cannot be read, or does not hold a mapping.
     """
     try:
         given = yaml.safe_load(recipe.read_text(encoding="utf-8"))
@@ -94,9 +94,9 @@ def _read(recipe: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         place = f"{recipe}:{mark.line + 1}" if mark else str(recipe)
         said = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise UserError(f"{place}: it is no YAML: {said}", action="mend the line, or the one before it") from error
+        raise UserError(f"{place}: not YAML: {said}", action="correct the line, or the one before it") from error
     if not isinstance(given, dict):
-        raise UserError(f"{recipe}: it is no mapping", action="write settings, one a line")
+        raise UserError(f"{recipe} does not hold a mapping", action="write settings, one a line")
     plugins = [
         str((recipe.parent / one).absolute()) if isinstance(one, str) and one.endswith(".py") else one
         for one in given.get("plugins", [])
@@ -175,7 +175,7 @@ def _try(
         return True
     except FinetoothError as error:
         study.tell(trial, state=State.FAIL)
-        raise UserError(f"trial {trial.number}: {error}", action="mend sweep.space or the recipe") from error
+        raise UserError(f"trial {trial.number}: {error}", action="fix sweep.space or the recipe") from error
     finally:
         plugin.watching.remove(tell)
     measured.update(outcome.metrics)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from finetooth_hooks import Command, Evaluation, Run, hookimpl
 
 watching: list[Callable[[Evaluation], None]] = []
-"""Who is told of evaluations while a trial runs in this process; it may raise StopRun."""
+"""Called with each evaluation while a trial runs in this process; a call may raise StopRun."""
 
 
 @hookimpl

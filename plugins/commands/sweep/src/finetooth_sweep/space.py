@@ -93,7 +93,7 @@ def read(section: Any) -> Sweep:
         ]  # of a mapping, what is wrong with it as a span
         first = (spans or errors)[0]
         place = ".".join(str(part) for part in first["loc"] if "Span" not in str(part) and part != "list[any]")
-        action = f"write {SPAN}, or a list of values" if place.startswith("space.") else "mend it, or leave it out"
+        action = f"write {SPAN}, or a list of values" if place.startswith("space.") else "fix it, or leave it out"
         raise RecipeError(f"sweep.{place}".rstrip("."), first["msg"], action=action) from None
     for name, values in made.space.items():
         if isinstance(values, list) and len(values) < 2:

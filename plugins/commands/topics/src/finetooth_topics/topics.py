@@ -1,4 +1,4 @@
-"""The topics: Markdown files beside this one, the first heading of each its title."""
+"""The topics: Markdown files in this folder, the first heading of each its title."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def get_doc(topic: str = OVERVIEW) -> str:
     """The text of a topic, Markdown.
 
     Raises:
-        UserError: there is no such topic; names those that there are.
+        UserError: no topic has this name; lists the topics.
     """
     topics = list_topics()
     if topic not in topics:

@@ -18,7 +18,7 @@ from finetooth_saving.runs.recorded import found_run, runs_below
 def command(run: str | None, every: float) -> int:
     """Watch RUN, a run's folder or its name under runs/; left out, the one that began last.
 
-    `q` leaves, space holds the picture still. The run goes on either way.
+    `q` leaves, space freezes the picture. The run continues either way.
     """
     newest = runs_below(Path("runs"))
     folder = found_run(run) if run is not None else next(iter(newest[-1:]), None)

@@ -38,8 +38,8 @@ class WatchApp(App[None]):
     .-narrow #tables { layout: vertical; height: 2fr; }
     .-narrow #figures, .-narrow #evaluations { width: 100%; height: 1fr; }
     """
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (60, "-wide")]  # noqa: RUF012 - no class variable for mypy
-    """In fewer columns the tables stand below each other: beside each other, neither had room for its values."""
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (60, "-wide")]  # noqa: RUF012 - not a class variable for mypy
+    """In fewer columns the tables stand below each other: side by side, neither had room for its values."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "quit", "Leave"),
         Binding("space", "hold", "Hold still"),
@@ -72,7 +72,7 @@ class WatchApp(App[None]):
         self.set_interval(self._every, self.look)
 
     def action_hold(self) -> None:
-        """Hold the picture still, or let it go on."""
+        """Freeze the picture, or let it move again."""
         self._held = not self._held
         self.look()
 

@@ -131,7 +131,7 @@ class DatasetsSource(SourceBase):
                     cache_dir=cache,
                     **arguments,
                 )
-        except Exception as error:  # pyarrow, pandas and datasets raise classes of their own for what a user can mend
+        except Exception as error:  # pyarrow, pandas and datasets raise classes of their own for what a user can fix
             raise self._broken(error) from error
 
     def _hub(self) -> Any:

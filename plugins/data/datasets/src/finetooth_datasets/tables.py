@@ -113,7 +113,9 @@ def _check_parquet(path: Path) -> None:
         file.seek(-min(4, path.stat().st_size), 2)
         end = file.read(4)
     if start != PARQUET_MAGIC:
-        raise DataError(path.as_posix(), "it is no Parquet file (PAR1 does not begin it)", action="check what wrote it")
+        raise DataError(
+            path.as_posix(), "it is not a Parquet file (PAR1 does not begin it)", action="check what wrote it"
+        )
     if end != PARQUET_MAGIC:
         raise DataError(path.as_posix(), "the file has no Parquet footer (cut off?)", action="fetch or write it again")
 

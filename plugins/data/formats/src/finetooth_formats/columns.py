@@ -165,7 +165,7 @@ def text(row: Row, column: str, format_: str, *, empty: bool = False, answer: bo
 
 
 def optional_text(row: Row, column: str, format_: str) -> str:
-    """The text in a column, empty if there is no such column.
+    """The text in a column, empty if the row lacks it.
 
     Raises:
         DataError: it holds something else.

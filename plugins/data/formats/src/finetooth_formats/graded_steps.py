@@ -2,7 +2,7 @@
 
 - a list of steps and the index of the first mistake (BIG-Bench Mistake, MR-GSM8K): the steps before it are right, the
   one there is wrong, and what follows is left out, since nothing is known of it;
-- PRM800K: for each step one or more completions with a rating, of which one was chosen to go on from.
+- PRM800K: for each step one or more completions with a rating, of which one was chosen to continue from.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def _step(row: Row, path: str, step: Any) -> tuple[Mapping[str, Any] | None, boo
     """The completion of a step, whether the solution ends with it, and the others with a rating."""
     completions = step.get("completions") if isinstance(step, Mapping) else None
     if not isinstance(completions, list | tuple) or not all(isinstance(item, Mapping) for item in completions):
-        raise DataError(row.id, f"{path}.completions is no list of objects", action="fix or remove the row")
+        raise DataError(row.id, f"{path}.completions is not a list of objects", action="fix or remove the row")
     rated = [(i, item) for i, item in enumerate(completions) if item.get("rating") is not None]
     place, human = step.get("chosen_completion"), step.get("human_completion")
     if isinstance(place, int) and not isinstance(place, bool) and 0 <= place < len(completions):

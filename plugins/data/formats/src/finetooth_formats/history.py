@@ -9,7 +9,7 @@ from finetooth_formats.columns import kind
 
 
 def read_history(row: Row, column: str) -> tuple[Message, ...]:
-    """Questions and answers as messages of the user and the assistant; none if there is no such column.
+    """Questions and answers as messages of the user and the assistant; none if the row lacks the column.
 
     Args:
         column: holds `[["question", "answer"], ...]`; empty reads none.

@@ -45,8 +45,8 @@ class LabelledOptions(MessageOptions):
     threshold: float | None = None
     """Turns numbers into labels: true for this number and above, false below. Left out, numbers stay numbers."""
     unusable: Policy = "drop"
-    """What becomes of a row that teaches nothing (the answer is empty or not the assistant's, there is no prompt): left
-    out and counted by reason, or an error."""
+    """How to treat a row that teaches nothing (the answer is empty or not the assistant's, the prompt is missing):
+    `drop` leaves it out and counts it by reason, `raise` is an error."""
     system_column: str = "system"
     """The column with a system message; may be missing."""
     tools: str = "tools"

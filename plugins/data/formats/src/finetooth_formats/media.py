@@ -216,7 +216,7 @@ def _frames(value: Sequence[Any], fps: Any, path: str, folder: Path | None) -> V
     """A video as the list of its frames.
 
     Raises:
-        MediumProblem: there are none, one is no image, or `fps` is no positive number.
+            MediumProblem: the list is empty, an entry is not an image, or `fps` is not a positive number.
     """
     if not value:
         raise MediumProblem(f"{path} is a video without frames")
@@ -245,11 +245,11 @@ def _inside(value: str, path: str, folder: Path | None) -> Path:
     """The file a path names.
 
     Raises:
-        MediumProblem: it is no path inside the folder; nothing was opened to find out.
+            MediumProblem: the text is not a path inside the folder; nothing was opened to find out.
     """
     shown = value if len(value) <= 80 else f"{value[:77]}..."
     if not value.strip() or "\0" in value:
-        raise MediumProblem(f"{path} is empty" if not value.strip() else f"{path} is no path: {shown!r}")
+        raise MediumProblem(f"{path} is empty" if not value.strip() else f"{path} is not a path: {shown!r}")
     windows = PureWindowsPath(value)
     if _SCHEME.match(value) and not windows.drive:
         raise MediumProblem(f"{path} is a URL, which is never fetched: {shown}")

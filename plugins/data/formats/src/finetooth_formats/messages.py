@@ -316,9 +316,10 @@ class MessageReader:
         return ""
 
     def _content(self, path: str, item: Mapping[str, Any], key: str, problems: list[str], *, optional: bool) -> Content:
-        """
+        """The content of a message; adds what is wrong with it to `problems`.
+
         Args:
-            optional: it may be empty; null or missing only beside tool calls, which a tool's own message has not.
+            optional: it may be empty; null or missing only with tool calls, which a tool's own message has not.
         """
         value = item.get(key)
         if value is None:

@@ -51,7 +51,7 @@ class PreferenceOptions(MessageOptions):
     margin: str = "margin"
     """The column that says by how much the first is better; may be missing."""
     chosen_score: str = "score_chosen"
-    """The column that rates the preferred answer; where there is no margin, it is how far the two ratings lie apart.
+    """The column that rates the preferred answer; without a margin column, it is how far the two ratings lie apart.
     Rows whose ratings are equal, or say the opposite, cannot be used."""
     rejected_score: str = "score_rejected"
     """The column that rates the other one."""
@@ -61,7 +61,7 @@ class PreferenceOptions(MessageOptions):
     scores: str = "scores"
     """The column with a number for each of `responses`, higher is better."""
     ranks: str = "ranks"
-    """The column with a number for each of `responses`, lower is better; read where there are no scores."""
+    """The column with a number for each of `responses`, lower is better; read if the row has no scores."""
     ordered: bool = False
     """`responses` stand in order, the best first; no numbers are read."""
     pairs: ranked.Pairs = "best-worst"
@@ -74,8 +74,8 @@ class PreferenceOptions(MessageOptions):
     """`chat` reads texts as messages; `raw` keeps them as they are, without any markup. The prompt of a raw row that
     has no column for it is what both answers begin with, up to the last blank."""
     unusable: Policy = "drop"
-    """What becomes of a pair that teaches nothing (both answers are the same, one is empty or not the assistant's,
-    there is no prompt, neither is better): left out and counted by reason, or an error."""
+    """How to treat a pair that teaches nothing (both answers are the same, one is empty or not the assistant's, the
+    prompt is missing, neither is better): `drop` leaves it out and counts it by reason, `raise` is an error."""
     system_column: str = "system"
     """The column with a system message; may be missing."""
     tools: str = "tools"
@@ -109,7 +109,7 @@ class Preference:
 
     def detect(self, values: Mapping[str, Any]) -> str | None:
         if self._as_pair(values) is not values:
-            return f"has the column {swift.REJECTED!r} beside the preferred answer (as ms-swift has it)"
+            return f"has the column {swift.REJECTED!r} next to the preferred answer (as ms-swift has it)"
         chosen, rejected = self._options.chosen, self._options.rejected
         if columns.present(values, chosen, rejected):
             prompt = "" if self._prompt(values) else "; the prompt is what both begin with"

@@ -29,11 +29,11 @@ class SideReader:
 
     Args:
         format_: the format's name, for errors.
-        beside: the column with what a prompt that is text is about, empty for none; and what stands between the two.
+        input_column: the column that is appended to a prompt of text, empty for none; and the separator.
     """
 
-    def __init__(self, reader: MessageReader, format_: str, beside: tuple[str, str] = ("", "")) -> None:
-        self._reader, self._format, self._beside = reader, format_, beside
+    def __init__(self, reader: MessageReader, format_: str, input_column: tuple[str, str] = ("", "")) -> None:
+        self._reader, self._format, self._input = reader, format_, input_column
 
     def messages(self, row: Row, column: str, role: str, media: RowMedia | None = None) -> Messages:
         """The column's messages; a text is one message of `role`.
@@ -44,7 +44,7 @@ class SideReader:
         Raises:
             DataError: the column is missing, null, or neither.
         """
-        value, (input_, separator) = self._value(row, column), self._beside
+        value, (input_, separator) = self._value(row, column), self._input
         if isinstance(value, str) and (given := columns.optional_text(row, input_, self._format)):
             value = f"{value}{separator}{given}"
         return self.answer(row, column, value, role, media)
@@ -77,7 +77,7 @@ class SideReader:
 
     def answer_of(self, row: Row, path: str, value: Any, media: RowMedia) -> Messages:
         """As `answer`, of a row whose prompt was read. An answer that repeats the prompt places those of the
-        column from the first one on, another goes on where the prompt stopped.
+        column from the first one on, another continues where the prompt stopped.
 
         Raises:
             DataError: it is neither text nor messages, or an image or sound cannot be used.
@@ -122,7 +122,7 @@ class SideReader:
 
 
 def transcript(text: str) -> Messages:
-    """The turns of a text of the kind `\\n\\nHuman: ...\\n\\nAssistant: ...`; none if it is no such text."""
+    """The turns of a text of the kind `\\n\\nHuman: ...\\n\\nAssistant: ...`; none for another text."""
     if not TURN.match(text):
         return ()
     parts = TURN.split(text)
@@ -138,7 +138,7 @@ def common(first: Messages, second: Messages) -> int:
 
 def common_text(first: str, second: str) -> int:
     """How many characters two texts begin with in common, up to the last blank among them: no word is cut, and each
-    keeps something of its own. 0 if there is no blank."""
+    keeps something of its own. 0 if they share no blank."""
     most = min(len(first), len(second))
     end = next((i for i in range(most) if first[i] != second[i]), most)
     return next((i for i in range(min(end, most - 1), 0, -1) if first[i].isspace() and second[i].isspace()), 0)

@@ -36,8 +36,8 @@ class StepwiseOptions(MessageOptions):
     """Make an example of each completion of PRM800K that was rated but not continued, too: the steps before it,
     which have no labels there, and itself."""
     unusable: Policy = "drop"
-    """What becomes of a row that teaches nothing (it has no step, none that was rated, another number of labels than of
-    steps, or no prompt): left out and counted by reason, or an error."""
+    """How to treat a row that teaches nothing (it has no step, none that was rated, another number of labels than of
+    steps, or no prompt): `drop` leaves it out and counts it by reason, `raise` is an error."""
 
 
 def build(options: StepwiseOptions, context: Context) -> StepwiseFormat:

@@ -1,4 +1,4 @@
-"""Pairs as ms-swift lays them out: an answer in its place, and the rejected one beside it in `rejected_response`.
+"""Pairs as ms-swift lays them out: an answer in its place, and the rejected one in `rejected_response`.
 
 Source: ms-swift's guide to custom datasets (rows for RLHF).
 """

@@ -22,7 +22,7 @@ class TextOptions(AliasedOptions):
     column: str = "text"
     """The column that holds the document."""
     unusable: Policy = "drop"
-    """What becomes of an empty text: left out and counted, or an error."""
+    """How to treat an empty text: `drop` leaves it out and counts it, `raise` is an error."""
 
 
 def build(options: TextOptions, context: Context) -> TextFormat:

@@ -17,7 +17,7 @@ class ToolProblem(ValueError):
 
 
 def read_tools(value: Any) -> tuple[Mapping[str, Any], ...]:
-    """Schemas from a list of objects, or from JSON text of one; null and empty text are no tools.
+    """Schemas from a list of objects, or from JSON text of one; null and empty text mean no tools.
 
     Raises:
         ToolProblem: it is neither, or holds what JSON cannot say.
@@ -36,7 +36,7 @@ def read_tools(value: Any) -> tuple[Mapping[str, Any], ...]:
 
 
 def read_calls(path: str, value: Any) -> tuple[Mapping[str, Any], ...]:
-    """Calls from a list of them, or from JSON text of one call or of a list; empty text is no call.
+    """Calls from a list of them, or from JSON text of one call or of a list; empty text means no call.
 
     Raises:
         ToolProblem: names what is missing or of the wrong type.

@@ -9,13 +9,13 @@ from finetooth_hooks import DataError, Row
 from finetooth_hooks.examples import LeftOut, Message
 
 Policy = Literal["drop", "raise"]
-"""What becomes of such a row."""
+"""`drop` leaves such a row out and counts it, `raise` is an error."""
 
 NO_PROMPT = "the prompt is empty"
 
 
 class Judging(Protocol):
-    """Options that say what becomes of such a row."""
+    """Options that say how to treat such a row."""
 
     @property
     def unusable(self) -> Policy: ...

@@ -168,7 +168,7 @@ class _Cursor:
     def _advance(self, size: int) -> int:
         start, end = self.position, self.position + size
         if end > len(self.data):
-            raise _truncated_error(self.path, len(self.data), f"its header goes on to byte {end:,}")
+            raise _truncated_error(self.path, len(self.data), f"its header ends at byte {end:,}")
         self.position = end
         return start
 
@@ -199,7 +199,7 @@ class _Cursor:
             start = position + 8
             end = start + length_at(data, position)[0] if start <= size else start
             if end > size:
-                raise _truncated_error(self.path, size, f"its header goes on to byte {end:,}")
+                raise _truncated_error(self.path, size, f"its header ends at byte {end:,}")
             values.append(self._text(data[start:end]))
             position = end
         self.position = position

@@ -179,7 +179,7 @@ class GgufExporter(ExporterBase):
 
 
 def _spoken(source: ExportSource, target: Path) -> str:
-    """How a reader of the file asks the model and ends its answers, beside the run.
+    """Compare how a reader of the file opens and ends answers with the run.
 
     Raises:
         UserError: it does so in another way.

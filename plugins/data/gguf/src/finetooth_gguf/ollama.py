@@ -1,6 +1,6 @@
 """The exporter `ollama`: a GGUF file, and a Modelfile whose template writes what the run's renderer writes.
 
-Ollama (https://docs.ollama.com/modelfile) renders chats by a template of Go's. A renderer is no template: its markup is
+Ollama (https://docs.ollama.com/modelfile) renders chats by a Go template. A renderer has no template: its markup is
 learnt from what it writes around marked messages, and the template is used only if it gives the renderer's own text of
 whole conversations.
 """
@@ -27,7 +27,7 @@ def build(options: GgufOptions, context: CommandContext) -> OllamaExporter:
 
 
 class OllamaExporter(GgufExporter):
-    """As `gguf`, with a Modelfile beside the file."""
+    """As `gguf`, with a Modelfile next to the file."""
 
     def check(self, source: ExportSource) -> None:
         """

@@ -21,7 +21,7 @@ from finetooth_media.reader import Placed, check_settings, explained, folder_of,
 from finetooth_media.sounds import Samples, open_sound
 
 OF_TEXT = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"})
-"""What a processor makes of the text beside a sound."""
+"""Outputs of a processor that belong to the text around a sound."""
 SLACK = 0.1
 """Seconds that a feature extractor may leave out at the end, where they fill no window."""
 

@@ -30,7 +30,7 @@ def open_image(content: bytes, name: str, largest: int) -> Image.Image:
         largest: pixels; one that claims more is refused by its header.
 
     Raises:
-        DataError: it is no image, cut off, has several frames, or is larger.
+        DataError: it is not an image, is cut off, has several frames, or is larger.
     """
     if not content:
         raise DataError("", f"image {name}: it is empty", action=ACTION)
@@ -39,7 +39,7 @@ def open_image(content: bytes, name: str, largest: int) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound here is ours
             opened = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise DataError("", f"image {name}: it is no image ({', '.join(FORMATS)})", action=ACTION) from error
+        raise DataError("", f"image {name}: it is not an image ({', '.join(FORMATS)})", action=ACTION) from error
     except Image.DecompressionBombError as error:
         raise DataError("", f"image {name}: {error}".split(",")[0], action=ACTION) from error
     except (OSError, ValueError, SyntaxError) as error:

@@ -45,7 +45,7 @@ class Reader(Protocol):
         ...
 
     def save(self, folder: Path) -> None:
-        """Write its settings beside a model."""
+        """Write its settings into the folder of a model."""
         ...
 
 

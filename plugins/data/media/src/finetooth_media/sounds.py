@@ -1,5 +1,5 @@
-"""Opening encoded sounds: what is no whole sound of a sane length is refused, and every kind becomes mono samples at
-the model's rate.
+"""Open encoded sounds: damaged sounds and those of an unreasonable length are refused; every kind becomes mono samples
+at the model's rate.
 
 - WAV files of whole numbers (8, 16, 24 or 32 bits) are read by the standard library. Everything else is soundfile's,
   which the extra `media` brings.
@@ -35,7 +35,7 @@ def open_sound(content: bytes, name: str, rate: int | None, longest: float) -> S
         longest: seconds; one that claims more is refused by its header.
 
     Raises:
-        DataError: it is no sound, cut off, empty or longer, or reading it needs what is not installed.
+        DataError: it is not a sound, is cut off, empty or longer, or a package that reads it is missing.
     """
     if not content:
         raise DataError("", f"audio {name}: it is empty", action=ACTION)
@@ -46,13 +46,13 @@ def open_sound(content: bytes, name: str, rate: int | None, longest: float) -> S
     if len(samples) == 0:
         raise DataError("", f"audio {name}: it has no samples", action=ACTION)
     if not np.isfinite(samples).all():
-        raise DataError("", f"audio {name}: it holds samples that are no numbers", action=ACTION)
+        raise DataError("", f"audio {name}: it holds samples that are not numbers", action=ACTION)
     mono = np.asarray(samples.mean(axis=1), np.float32)
     return mono if rate is None or own == rate else _resampled(mono, own, rate, name)
 
 
 class _NotPlain(Exception):
-    """It is no WAV file of whole numbers; says what it is."""
+    """The file is not a WAV file of whole numbers; says what it is."""
 
 
 def _of_wave(content: bytes, name: str, longest: float) -> tuple[NDArray[np.float32], int]:
@@ -63,7 +63,7 @@ def _of_wave(content: bytes, name: str, longest: float) -> tuple[NDArray[np.floa
         DataError: it is cut off, or too long.
     """
     if not (content[:4] == b"RIFF" and content[8:12] == b"WAVE"):
-        raise _NotPlain("it is no WAV file")
+        raise _NotPlain("it is not a WAV file")
     try:
         with wave.open(io.BytesIO(content)) as file:
             width, channels, rate, count = (
@@ -73,7 +73,7 @@ def _of_wave(content: bytes, name: str, longest: float) -> tuple[NDArray[np.floa
             read = file.readframes(count)
     except wave.Error as error:
         if "unknown format" in str(error):
-            raise _NotPlain("its samples are no whole numbers") from error
+            raise _NotPlain("its samples are not whole numbers") from error
         raise DataError("", f"audio {name}: it is damaged: {error}", action=ACTION) from error
     except (EOFError, ValueError, ZeroDivisionError) as error:
         raise DataError("", f"audio {name}: its header is cut off or damaged", action=ACTION) from error
@@ -112,7 +112,7 @@ def _of_soundfile(content: bytes, name: str, longest: float, reason: str) -> tup
             _check_length(name, count, rate, longest)
             read = file.read(dtype="float32", always_2d=True)
     except library.LibsndfileError as error:
-        problem = f"audio {name}: it is no sound that can be read: {error.error_string}"
+        problem = f"audio {name}: it is not a readable sound: {error.error_string}"
         raise DataError("", problem, action=ACTION) from error
     if len(read) != count:
         raise DataError("", f"audio {name}: it is cut off", action=ACTION)

@@ -68,7 +68,7 @@ def load(context: Context, settings: Mapping[str, Any], largest: int) -> VideoRe
         raise RecipeError("data.processor.video", "fps and num_frames exclude each other", action="give one of them")
     for name, value in used.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value <= 0):
-            raise RecipeError(f"data.processor.video.{name}", f"{value!r} is no number above 0", action="give one")
+            raise RecipeError(f"data.processor.video.{name}", f"{value!r} is not a number above 0", action="give one")
     if "num_frames" in settings:
         used["fps"] = None
     if "fps" in settings:

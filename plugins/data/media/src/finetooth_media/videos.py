@@ -57,7 +57,7 @@ def open_video(content: bytes, name: str, largest: int, choose: Choose) -> Frame
         choose: which frames are kept.
 
     Raises:
-        DataError: it is no video, cut off, its frames differ in size or are larger, or reading it needs what is not
+        DataError: it is not a video, is cut off, its frames differ in size or are larger, or its reader is not
             installed.
     """
     if not content:
@@ -82,7 +82,7 @@ def _packed(content: bytes, name: str, largest: int, choose: Choose) -> Frames:
     try:
         frames, fps = unpack_frames(content)
     except ValueError as error:
-        problem = f"video {name}: it is no archive of frames: {error}"
+        problem = f"video {name}: it is not an archive of frames: {error}"
         raise DataError("", problem, action="name the files of its frames") from error
     if not frames:
         return Frames((), 0, fps)

@@ -40,7 +40,7 @@ class Scored:
         """From 0 to 1; None for rows of other sources.
 
         Raises:
-            DataError: there are no columns of the source `reasoning_gym`.
+            DataError: the columns of the source `reasoning_gym` are missing.
             PluginError: reasoning-gym is not installed, or a task does not score.
         """
         missing = [name for name in COLUMNS if name not in columns]

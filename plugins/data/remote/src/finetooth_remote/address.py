@@ -49,14 +49,17 @@ class Address:
 
 
 def read_address(text: str) -> Address:
-    """
+    """Read the address of a file.
+
     Raises:
-        RecipeError: it is no address, names no file, holds a secret, or a variable is missing.
+        RecipeError: the text is not an address, names no file, holds a secret, or a variable is missing.
     """
     full = expand(text, SETTING)
     scheme = full.partition("://")[0].lower()
     if "://" not in full or scheme not in SCHEMES:
-        raise RecipeError(SETTING, "it is no address of a file", action=f"begin it with {', '.join(SCHEMES)} and ://")
+        raise RecipeError(
+            SETTING, "it is not an address of a file", action=f"begin it with {', '.join(SCHEMES)} and ://"
+        )
     own, parts = urlsplit(text), urlsplit(full)
     _refuse_secrets(text)
     # object stores take any character in a name

@@ -71,7 +71,7 @@ class Downloads:
         place when all of it is here.
 
         Raises:
-            DataError: there is no such file, access is denied, or the server keeps failing.
+            DataError: the file does not exist, access is denied, or the server keeps failing.
         """
         for attempt, wait in enumerate((*WAITS, None)):
             try:

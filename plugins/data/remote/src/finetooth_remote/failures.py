@@ -9,7 +9,7 @@ STATUSES = {
     400: ("the server refuses the request (400)", "check the address and its region"),
     401: ("access is denied (401)", "give credentials in the environment"),
     403: ("access is denied (403)", "check the credentials in the environment, and the address"),
-    404: ("there is no such file (404)", "check the address"),
+    404: ("the server has no such file (404)", "check the address"),
     410: ("the file is gone (410)", "check the address"),
 }
 PASSING = frozenset({408, 425, 429})
@@ -49,7 +49,7 @@ def failure_of(error: BaseException) -> Failure | None:
         return Failure(f"it cannot be kept here: {full.strerror}", action, final=True)
     names = {cls.__name__ for cause in chain for cls in type(cause).__mro__}
     if "NoCredentialsError" in names:
-        return Failure("there are no credentials", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", final=True)
+        return Failure("credentials are missing", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", final=True)
     status = next((code for cause in chain if (code := _status(cause)) is not None), None)
     if status is None and "FileNotFoundError" in names and len(chain) == 1:
         status = 404

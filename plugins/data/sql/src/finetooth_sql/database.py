@@ -24,7 +24,7 @@ class Database:
         address: `sqlite:///file.db` or `postgresql://user:${PASSWORD}@host/name`.
 
     Raises:
-        RecipeError: it is no address, of another kind of database, or holds a password.
+        RecipeError: the text is not an address, or of another kind of database, or holds a password.
     """
 
     def __init__(self, address: str) -> None:
@@ -35,7 +35,7 @@ class Database:
             url = make_url(expand(address, SETTING) if whole else address)
         except (ArgumentError, ValueError):
             raise RecipeError(
-                SETTING, "it is no address of a database", action="write sqlite:///FILE or postgresql://HOST/NAME"
+                SETTING, "it is not an address of a database", action="write sqlite:///FILE or postgresql://HOST/NAME"
             ) from None
         name = address if whole else _name(url)
         if not whole:
@@ -58,7 +58,7 @@ class Database:
         """Makes connections that cannot write.
 
         Raises:
-            DataError: there is no such file, or it is no database.
+            DataError: the file does not exist, or is not a database.
             PluginError: the driver is not installed.
         """
         if self.file is not None:
@@ -93,7 +93,7 @@ def _sqlite(path: Path) -> Engine:
     with path.open("rb") as file:
         start = file.read(len(SQLITE_MAGIC))
     if start != SQLITE_MAGIC:
-        said = "it is no SQLite database" if start else "the file is empty"
+        said = "it is not an SQLite database" if start else "the file is empty"
         raise DataError(name, said, action="check url")
     place = f"file:{quote(str(path.absolute()))}?mode=ro"
     return create_engine("sqlite://", creator=lambda: sqlite3.connect(place, uri=True), poolclass=NullPool)

@@ -26,7 +26,7 @@ LARGEST_ROW = 1 << 24
 LARGEST_PORTION = 1 << 30
 """Bytes that rows which are read at once may come to, whatever a file's dictionaries hold."""
 SMALL = 1 << 21
-"""Bytes of a dictionary that is held beside the rows, so that its texts are not unfolded before they are looked at."""
+"""Bytes of a dictionary that is held with the rows, so that its texts are not unfolded before they are looked at."""
 BUFFER_BYTES = 1 << 18
 PARQUET_MAGIC = b"PAR1"
 ENCRYPTED_MAGIC = b"PARE"
@@ -145,7 +145,9 @@ class ParquetTable(ColumnarTable):
         if ENCRYPTED_MAGIC in (start, end):
             raise DataError(self.name, "the Parquet file is encrypted", action="decrypt it first")
         if start != PARQUET_MAGIC:
-            raise DataError(self.name, "it is no Parquet file (PAR1 does not begin it)", action="check what wrote it")
+            raise DataError(
+                self.name, "it is not a Parquet file (PAR1 does not begin it)", action="check what wrote it"
+            )
         if end != PARQUET_MAGIC:
             raise DataError(self.name, "the file has no Parquet footer (cut off?)", action="fetch or write it again")
 

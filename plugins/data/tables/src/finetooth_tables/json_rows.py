@@ -38,10 +38,11 @@ class JsonTable(SourceBase):
         return (self._path,)
 
     def rows(self) -> Iterator[Row]:
-        """
+        """The objects of the file's list.
+
         Raises:
-            DataError: the file is missing, empty, not UTF-8, not JSON, or holds no list of objects; items that are no
-                objects are named after the last row.
+            DataError: the file is missing, empty, not UTF-8, not JSON, or holds no list of objects; other items are
+                named after the last row.
         """
         with open_bytes(self._path) as file:
             text = _Text(file, self.name, self._note)
@@ -133,7 +134,7 @@ class _Text:
         return self._lines + self._buffer.count("\n", 0, self._at)
 
     def peek(self) -> str:
-        """The next character that is no blank; empty at the end."""
+        """The next character that is not a blank; empty at the end."""
         while True:
             while self._at < len(self._buffer) and self._buffer[self._at] in BLANK:
                 self._at += 1

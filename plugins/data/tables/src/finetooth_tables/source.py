@@ -37,7 +37,7 @@ def build(options: TablesOptions, context: Context) -> Source:
         known = ", ".join(e for e in ENDINGS if e.count(".") == 1)
         raise RecipeError(
             "source tables, path",
-            f"{path.as_posix()} is no table by its name ({known})",
+            f"{path.as_posix()} does not end like a table ({known})",
             action="rename it, or pick another source",
         )
     delimited = ending in (".csv", ".tsv")

@@ -20,7 +20,7 @@ def register(catalog: Catalog, model_type: Callable[[], str]) -> None:
         model_type: of the config that will be read; not asked where no family registers anything.
 
     Raises:
-        PluginError: it cannot be imported, is no function, or raised something.
+        PluginError: it cannot be imported, is not a function, or raised something.
     """
     registering = [r for r in catalog.all("family") if isinstance(r.entry, Family) and r.entry.registers]
     if not registering:
@@ -42,7 +42,7 @@ def _call(registered: Registered, reference: str) -> None:
         if not callable(function):
             raise PluginError(
                 registered.distribution,
-                f"{called}, and there is no such function",
+                f"{called}, which does not exist",
                 action="write package.module:function",
             )
         function()

@@ -58,7 +58,7 @@ class TransformersLoader(LoaderBase):
         """From the config alone: parameters are counted by building the model without memory.
 
         Raises:
-            RecipeError: there is no config, or the hub cannot be reached.
+            RecipeError: the config is missing, or the hub cannot be reached.
         """
         return self._described(reference, weights=False)
 
@@ -107,7 +107,7 @@ class TransformersLoader(LoaderBase):
         meta: bool = False,
     ) -> Any:  # fmt: skip
         """The model with its weights, in eval mode. Of a reward model (a classifier with one label, or with two for
-        each token) the language model without a trained head for words, its own head beside it as `score`.
+        each token) the language model without a trained head for words, and its own head as `score`.
 
         Raises:
             RecipeError: another framework than torch, weights that are missing from the files, or whatever

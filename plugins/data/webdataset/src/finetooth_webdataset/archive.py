@@ -40,7 +40,7 @@ def members(file: BinaryIO, name: str) -> Iterator[Member]:
     """The files of an archive, in order.
 
     Raises:
-        DataError: it is no archive, empty, cut off or damaged, or holds a link or a device.
+        DataError: it is not an archive, or is empty, cut off or damaged, or holds a link or a device.
     """
     place = 0
     try:
@@ -51,7 +51,7 @@ def members(file: BinaryIO, name: str) -> Iterator[Member]:
                 if info.isdir():
                     continue
                 if not info.isreg():
-                    raise DataError(f"{name}:{info.name}", "it is no plain file", action="pack files only")
+                    raise DataError(f"{name}:{info.name}", "it is not a plain file", action="pack files only")
                 content = archive.extractfile(info)
                 assert content is not None
                 data = content.read()
@@ -59,7 +59,7 @@ def members(file: BinaryIO, name: str) -> Iterator[Member]:
                     raise _Damaged("it ends inside a file (cut off?)")
                 yield Member(info.name, data)
     except (tarfile.TarError, _Damaged) as error:
-        said = str(error) if isinstance(error, _Damaged) else f"it is no tar archive, or cut off ({error})"
+        said = str(error) if isinstance(error, _Damaged) else f"it is not a tar archive, or cut off ({error})"
         raise DataError(
             name, f"{said}, after byte {place:,}" if place else said, action="fetch or write it again"
         ) from error

@@ -40,7 +40,7 @@ def _braces(pattern: str) -> list[str]:
     if match.re is _RANGE:
         first, last = int(match[1]), int(match[2])
         if not first <= last < first + MOST:
-            raise DataError(pattern, f"{match[0]} is no range of shards", action="write {000..123}")
+            raise DataError(pattern, f"{match[0]} is not a range of shards", action="write {000..123}")
         width = len(match[1]) if match[1].startswith("0") else 0
         parts = [f"{number:0{width}}" for number in range(first, last + 1)]
     else:

@@ -58,8 +58,8 @@ class Guess(EnvironmentBase):
         if isinstance(number, bool) or not isinstance(number, int) or not options.low <= number <= options.high:
             raise DataError(
                 options.column,
-                f"{number!r} is no whole number from {options.low} to {options.high}",
-                action="mend the row, or set low and high of the environment",
+                f"{number!r} is not a whole number from {options.low} to {options.high}",
+                action="fix the row, or set low and high of the environment",
             )
         return GuessEpisode(task, number, options)
 

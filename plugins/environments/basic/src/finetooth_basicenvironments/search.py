@@ -36,7 +36,7 @@ class Search(EnvironmentBase):
     """Reward 1 where the answer holds the right one, capitals and punctuation aside; else 0.
 
     Raises:
-        RecipeError: there is no text in the folder.
+        RecipeError: the folder holds no text.
     """
 
     capabilities = frozenset({"seeded", "concurrent"})
@@ -54,7 +54,7 @@ class Search(EnvironmentBase):
         given = task.columns.get(self._column)
         wanted = [given] if isinstance(given, str) else list(given or ())
         if not wanted or not all(isinstance(one, str) and _words(one) for one in wanted):
-            raise DataError(self._column, f"{given!r} is no text to compare with", action="give the row its answer")
+            raise DataError(self._column, f"{given!r} is not a text to compare with", action="give the row its answer")
         right = [f" {_words(one)} " for one in wanted]
         return ToolEpisode(task, self._tool, lambda text: float(any(one in f" {_words(text)} " for one in right)))
 
@@ -84,7 +84,7 @@ class Index:
         """The passages that fit best, best first.
 
         Raises:
-            ToolRefused: there is no word in the query.
+            ToolRefused: the query has no word.
         """
         words = _WORD.findall(query)[:32]
         if not words:

@@ -53,7 +53,7 @@ class Cookbook(EnvironmentBase):
         try:
             env = self._make(row=row, seed=seed, tokenizer=self._context.tokenizer)
         except Exception as error:
-            raise DataError("method.environment.env", f"{type(error).__name__}: {error}", action="mend it") from error
+            raise DataError("method.environment.env", f"{type(error).__name__}: {error}", action="fix it") from error
         return CookbookEpisode(env, self._loop)
 
 

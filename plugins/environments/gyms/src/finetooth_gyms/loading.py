@@ -26,7 +26,7 @@ def load(reference: str, setting: str) -> Any:
         return getattr(module, name)
     except ModuleNotFoundError as error:
         raise RecipeError(
-            setting, f"{place} needs {error.name}, which is not installed", action="install it beside finetooth"
+            setting, f"{place} needs {error.name}, which is not installed", action="install it where finetooth is"
         ) from error
     except AttributeError as error:
         raise RecipeError(setting, f"{place} has no {name}", action="correct the name") from error
@@ -37,7 +37,7 @@ def load(reference: str, setting: str) -> Any:
 def _file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
+        raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)

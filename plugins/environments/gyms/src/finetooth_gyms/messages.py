@@ -14,7 +14,7 @@ def message_of(given: Any) -> Message:
     """From a mapping, or an object with `model_dump` (pydantic).
 
     Raises:
-        ValueError: it is no message of text.
+        ValueError: it is not a message of text.
     """
     values: Mapping[str, Any] = given if isinstance(given, Mapping) else given.model_dump(exclude_none=True)
     calls = tuple(_call(one) for one in values.get("tool_calls") or ())
@@ -33,7 +33,7 @@ def _text(content: Any) -> str:
         return content or ""
     if isinstance(content, Sequence) and all(isinstance(one, Mapping) and "text" in one for one in content):
         return "".join(str(one["text"]) for one in content)
-    raise ValueError(f"content {content!r:.60} is no text")
+    raise ValueError(f"content {content!r:.60} is not text")
 
 
 def _call(call: Mapping[str, Any]) -> dict[str, Any]:

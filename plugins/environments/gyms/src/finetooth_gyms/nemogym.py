@@ -114,7 +114,7 @@ class NemoGymEpisode(EpisodeBase):
         """A tool's result as text; what the policy asked wrongly is told to it, as the server says it."""
         offered = {one.get("name") for one in self._params.get("tools") or ()}
         if name not in offered:
-            return json.dumps({"error": f"there is no tool {name}"})
+            return json.dumps({"error": f"no tool {name}"})
         answer = self._client.post(f"/{name}", json=received(arguments))
         if answer.status_code >= 500:
             raise OSError(f"/{name} answers {answer.status_code}: {answer.text[:200]}")

@@ -111,7 +111,7 @@ class VerifiersEpisode(EpisodeBase):
             self._question = found
             before, messages = self._known, found.messages
             if [_gist(one) for one in messages[: len(before)]] != [_gist(one) for one in before]:
-                raise ValueError("it changes what was said before, so its turns are no one conversation")
+                raise ValueError("it changes earlier messages, so its turns do not form one conversation")
             return Answer(Observation(messages[len(before) :], found.tools if not self._turns else ()))
         if found.get("error") is not None:
             raise RuntimeError(f"{type(found['error']).__name__}: {found['error']}")
@@ -205,7 +205,9 @@ def build(options: VerifiersOptions, context: Context) -> Verifiers:
         clients, types = (importlib.import_module(f"{options.package}.{name}") for name in ("clients", "types"))
     except ModuleNotFoundError as error:
         raise RecipeError(
-            "method.environment.package", f"{error.name} is not installed", action="install verifiers beside finetooth"
+            "method.environment.package",
+            f"{error.name} is not installed",
+            action="install verifiers where finetooth is",
         ) from error
     try:
         environment = package.load_environment(options.id, **options.arguments)

@@ -47,7 +47,7 @@ class ExactMatchOptions(AnswerOptions):
 
 
 class ExactMatchEvaluator(EvaluatorBase):
-    """`protocols.Evaluator`: mean score of greedy answers, beside the majority answer's.
+    """`protocols.Evaluator`: mean score of greedy answers, and that of the majority answer.
 
     The second metric, `unfinished`, is the share of answers cut off at `max_tokens`.
     """
@@ -139,7 +139,7 @@ class ExactMatchEvaluator(EvaluatorBase):
         return scores
 
     def _columns(self) -> dict[str, list[Any]]:
-        """What a reward gets beside questions and answers: every column that a row has, None where another has not."""
+        """What a reward gets with questions and answers: every column that a row has, None where another has not."""
         expected = [question.expected for question in self._questions]
         if self._judges:
             return {"answer": expected}

@@ -10,7 +10,7 @@ from finetooth_hooks import Options
 from pydantic import field_validator
 
 KEPT = "-+%"
-"""Marks that belong to a number, beside currency signs."""
+"""Marks that belong to a number, in addition to currency signs."""
 
 
 class AnswerOptions(Options):

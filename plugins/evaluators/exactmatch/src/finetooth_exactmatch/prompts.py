@@ -14,7 +14,7 @@ from finetooth_toolbox.messages.prompts import encode_document
 
 def build(options: Mapping[str, Any], context: Context) -> Render:
     """A raw prompt as it stands, a conversation up to its last answer, a prompt without an answer as a whole; no tokens
-    for what asks nothing.
+    for a row without a question.
 
     Args:
         options: none.

@@ -39,7 +39,7 @@ class ExactMatch:
         """None for a row whose expected answer is missing or has no match of `pattern`.
 
         Raises:
-            DataError: there is no such column.
+            DataError: no column has this name.
         """
         if self.column not in columns:
             raise DataError(

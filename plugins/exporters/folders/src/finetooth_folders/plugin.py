@@ -19,5 +19,5 @@ def ft_exporters() -> Iterator[Exporter]:
     yield Exporter(
         name="vllm_lora",
         build="finetooth_folders.vllm_lora:build",
-        summary="the adapter alone, as vLLM loads it beside its base",
+        summary="the adapter alone, as vLLM loads it with its base",
     )

@@ -1,4 +1,4 @@
-"""An adapter as vLLM loads it: peft's layout without what vLLM refuses, the tokenizer beside it.
+"""An adapter as vLLM loads it: peft's layout without what vLLM refuses, and the tokenizer.
 
 vLLM (https://docs.vllm.ai/en/latest/features/lora.html) reads `adapter_config.json` and `adapter_model.safetensors`,
 takes ranks of fixed sizes, and refuses DoRA, biases, modules that are saved whole, and additions to embeddings.
@@ -29,9 +29,10 @@ class VllmLoraExporter(ExporterBase):
     """Of low-rank adapters in peft's layout."""
 
     def check(self, source: ExportSource) -> None:
-        """
+        """Refuse what vLLM cannot load.
+
         Raises:
-            UserError: it is no adapter, or one that vLLM does not load.
+            UserError: the run holds no adapter, or one that vLLM does not load.
         """
         if not source.adapter:
             raise UserError(
@@ -68,7 +69,7 @@ class VllmLoraExporter(ExporterBase):
         for name in names:
             if not name.startswith("base_model.model.") or not name.endswith((".lora_A.weight", ".lora_B.weight")):
                 raise UserError(
-                    f"{source.run}: {name} is no low-rank addition to a linear module",
+                    f"{source.run}: {name} is not a low-rank addition to a linear module",
                     action="merge it: ft export --to safetensors",
                 )
             if "embed_tokens" in name:

@@ -84,7 +84,7 @@ class WholeExporter(ExporterBase):
 
 
 def _spoken(source: ExportSource, folder: Path) -> str:
-    """How transformers asks the model and ends its answers, beside the run.
+    """Compare how transformers opens and ends answers with the run.
 
     Raises:
         UserError: it does so in another way.

@@ -33,7 +33,7 @@ def command(obj: CommandContext, run: str, place: str, exporter: str | None, pub
         raise UserError(f"--to: {place!r} names no repository", action="write hf:OWNER/NAME")
     folder = obj.run_folder(run)
     if folder is None:
-        raise UserError(f"{run}: there is no such run", action="name the folder of a run, or its name under runs/")
+        raise UserError(f"{run}: no run has this name", action="name the folder of a run, or its name under runs/")
     token = None if dry_run else _token()
     whole = (folder / "artifact" / "config.json").is_file()
     with tempfile.TemporaryDirectory(prefix=".push.", dir=folder) as scratch:

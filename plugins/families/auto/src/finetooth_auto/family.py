@@ -90,7 +90,7 @@ def _class(settings: Any) -> Any:
 
 
 def _towers(model: Any, body: str) -> tuple[str, ...]:
-    """Paths of the modules that stand beside the decoder in the body: what reads images or sound."""
+    """Paths of the modules in the body other than the decoder: what reads images or sound."""
     decoder = model.get_decoder()
     around = model.get_submodule(body)
     if decoder is around or all(module is not decoder for module in around.modules()):

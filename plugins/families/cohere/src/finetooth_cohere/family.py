@@ -26,7 +26,7 @@ class Cohere:
         """Sizes and module names of a model, from its config.
 
         Embeddings are tied unless the config says otherwise, and logits are multiplied by `logit_scale`. No block:
-        attention and feed-forward are computed beside each other.
+        attention and feed-forward are computed in parallel.
         """
         renderer = "cohere2" if config.get("model_type") == "cohere2" else "jinja"
         facts = llama_facts(config, renderer=renderer, max_positions=8192)

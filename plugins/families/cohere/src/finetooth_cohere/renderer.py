@@ -200,7 +200,7 @@ class Cohere2(TurnRenderer):
         self._check_tools(where)
         if message.content.strip():
             raise self.refuse(
-                "no place for content beside calls", where, "make it reasoning, which is what the model plans"
+                "no place for content next to calls", where, "make it reasoning, which is what the model plans"
             )
         page.markup(THINKING, trains)
         page.say(message.reasoning, trains, message.reasoning_weights)
@@ -216,13 +216,14 @@ class Cohere2(TurnRenderer):
             page.markup("}", trains)
         page.markup(f"\n]{ACTION_END}", trains)
 
-    def _result(self, page: Page, message: Message, trains: bool, number: int, beside: tuple[bool, bool]) -> None:
-        """
+    def _result(self, page: Page, message: Message, trains: bool, number: int, around: tuple[bool, bool]) -> None:
+        """Write the result of a tool.
+
         Args:
             number: of its call.
-            beside: whether another result stands before it, and behind.
+            around: whether another result stands before it, and behind.
         """
-        follows, more = beside
+        follows, more = around
         page.markup(",\n" if follows else f"{START}{SYSTEM}{RESULT}[\n")
         page.markup(f'    {{\n        "tool_call_id": "{number}",\n        "results": {{\n            "0": ')
         page.say(*_quoted(message, trains))

@@ -71,7 +71,7 @@ class DeepSeekV3(ThinkingTurns):
 
     Normalisation: what stands before the last `</think>` that a content spells is its reasoning, unless it has calls or
     follows a tool. Reasoning is written with `thinking` only, without the blanks around it, for answers that follow a
-    question. Schemas of tools are never written. Without `whole_calls`, text beside a later call is left out. All that
+    question. Schemas of tools are never written. Without `whole_calls`, text of a later call is left out. All that
     is left out is counted (`Rendered.remarks`).
 
     Args:
@@ -94,7 +94,7 @@ class DeepSeekV3(ThinkingTurns):
     def left_out(self, conversation: Conversation) -> tuple[str, ...]:
         found, messages = super().left_out(conversation), conversation.messages
         if any(messages[i].content for i in self._later_calls(messages)):
-            found += ("text beside later calls left out",)
+            found += ("text of later calls left out",)
         return found
 
     def reasons(self, messages: Sequence[Message]) -> list[bool]:
@@ -248,4 +248,4 @@ class DeepSeekR1(DeepSeekV3):
             raise self.refuse("one system message at most", "messages[1]", "join them, or set data.renderer: jinja")
         for i, message in enumerate(messages):
             if message.tool_calls and message.content:
-                raise self.refuse("no text beside tool calls", f"messages[{i}]")
+                raise self.refuse("no text next to tool calls", f"messages[{i}]")

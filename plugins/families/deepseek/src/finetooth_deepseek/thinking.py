@@ -36,13 +36,13 @@ class Thought(NamedTuple):
         inline: its reasoning stands in the content, before a `</think>`.
         reasoning: range of `Message.reasoning`, or of the content if `inline`, without an opening `<think>`.
         content: range of the content behind that `</think>`; all of it without one.
-        beside: the content has reasoning, and the message has another one of its own.
+        twice: the content has reasoning, and the message has another one of its own.
     """
 
     inline: bool
     reasoning: tuple[int, int]
     content: tuple[int, int]
-    beside: bool = False
+    twice: bool = False
 
 
 def thought_of(message: Message, *, last: bool) -> Thought:
@@ -61,7 +61,7 @@ def thought_of(message: Message, *, last: bool) -> Thought:
     start = start + len(THINK) if content.startswith(THINK, start) else 0
     thinks = bool(content[start:stop].strip())
     if message.reasoning or not thinks:
-        return Thought(False, own, answer, beside=thinks)
+        return Thought(False, own, answer, twice=thinks)
     return Thought(True, (start, stop), answer)
 
 
@@ -104,8 +104,8 @@ class ThinkingTurns(TurnRenderer):
             thought = self.thought_of(message) if cut else None
             if not kept and (message.reasoning or (thought is not None and thought.inline)):
                 found["reasoning left out"] = None
-            if thought is not None and thought.beside:
-                found["a think block beside reasoning left out"] = None
+            if thought is not None and thought.twice:
+                found["a think block next to reasoning left out"] = None
         if conversation.tools:
             found["tool schemas left out"] = None
         return tuple(found)

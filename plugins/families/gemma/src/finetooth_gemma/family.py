@@ -18,7 +18,7 @@ TOWERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "audio_config": ("model.audio_tower", "model.embed_audio"),
     },
 }
-"""Models with towers beside the text model: what these are called, by the part of the config that describes them."""
+"""Names of the towers in models that have more than the text model, by the part of the config that describes them."""
 
 PER_LAYER = ("per_layer_input_gate", "per_layer_projection")
 """Linear modules of the layers of small Gemma 4 models, whose layers take an embedding of their own."""

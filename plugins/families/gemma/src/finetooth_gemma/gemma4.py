@@ -100,7 +100,7 @@ class Gemma4(TurnRenderer):
         """What opens the first result of a call ends the message that calls, and is in its range.
 
         Raises:
-            DataError: turns that do not fit each other, a content beside calls, calls without results before the end.
+            DataError: turns that do not fit each other, a content next to calls, calls without results before the end.
         """
         self._check(conversation)
         messages = conversation.messages
@@ -232,7 +232,7 @@ class Gemma4(TurnRenderer):
             if message.role == "assistant" and before is not None and before.role == "assistant":
                 raise self.refuse("two answers after one another", where, "join them")
             if message.tool_calls and message.content.strip():
-                raise self.refuse("no place for content beside tool calls", where, "leave one of them out")
+                raise self.refuse("no place for content next to tool calls", where, "leave one of them out")
 
 
 def _last_question(messages: Sequence[Message]) -> int:

@@ -30,7 +30,7 @@ class GLM:
 
         GLM-4.5 and 4.6 speak the same markup, GLM-4.7-Flash that of 4.7; that of GLM-4 is left to the model's own chat
         template. GLM-4.7-Flash has latent attention, as DeepSeek's models. Of mixtures of experts adapters reach
-        attention: the experts are fused parameters, and peft takes the names of the linear modules beside them (dense
+        attention: the experts are fused parameters, and peft takes the names of the other linear modules (dense
         layers, shared experts) for those of the experts.
         """
         if config.get("model_type") == "glm4_moe_lite":

@@ -25,7 +25,7 @@ class GPTOSS:
     def facts(self, config: Mapping[str, Any]) -> ModelFacts:
         """Sizes and module names of a model, from its config.
 
-        Low-rank additions reach attention only: the experts are no linear modules. Attention has sinks and every other
+        Low-rank additions reach attention only: the experts are not linear modules. Attention has sinks and every other
         layer a window, which no `Block` says.
         """
         sized = {**config, "head_dim": config.get("head_dim") or HEAD_DIM}

@@ -69,7 +69,7 @@ def build(options: HarmonyOptions, context: Context) -> Harmony:
 class Harmony(TurnRenderer):
     """gpt-oss.
 
-    Normalisation: what a message with a call says beside it is written as its reasoning. Results of tools are written
+    Normalisation: the content of a message with a call is written as its reasoning. Results of tools are written
     as JSON text. Reasoning is left out as in the models' own template, and counted (`Rendered.remarks`).
 
     Args:
@@ -262,7 +262,7 @@ class Harmony(TurnRenderer):
         if len(message.tool_calls) > 1:
             raise self.refuse("one call in a message at most", where, "write each call as a message of its own")
         if message.tool_calls and message.content and message.reasoning:
-            raise self.refuse("no content beside a call that has reasoning", where, "join the two")
+            raise self.refuse("no content next to a call that has reasoning", where, "join the two")
 
 
 def _reasoning(message: Message) -> str:

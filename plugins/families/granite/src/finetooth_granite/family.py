@@ -12,7 +12,7 @@ from finetooth_hooks.protocols import Head, ModelFacts
 from finetooth_toolbox.llama_shape import ATTENTION, llama_facts
 
 SHARED = ("in_proj", "input_linear", "output_linear")
-"""Linear modules of a Granite 4 layer beside attention: into Mamba, and the shared feed-forward."""
+"""Linear modules of a Granite 4 layer besides attention: into Mamba, and the shared feed-forward."""
 
 
 def build(options: NoOptions, context: Context) -> Granite:
@@ -26,7 +26,7 @@ class Granite:
         """Sizes and module names of a model, from its config.
 
         Logits are divided by `logits_scaling`. No block: embeddings, residuals and attention scores have scales of
-        their own. Granite 4's layers have Mamba or attention, and experts beside a shared feed-forward; low-rank
+        their own. Granite 4's layers have Mamba or attention, and experts with a shared feed-forward; low-rank
         additions leave `out_proj` alone, which Mamba's fused kernels read past an adapter.
         """
         head = Head("lm_head", scale=1.0 / float(config.get("logits_scaling") or 1.0))

@@ -25,7 +25,7 @@ def written(call: FunctionCall, *, json_lists: bool) -> str:
 
 
 def read_calls(text: str) -> tuple[Mapping[str, Any], ...] | None:
-    """The calls of a list; None if it is no such list."""
+    """The calls of a list; None for another text."""
     if not text.startswith("[") or not text.endswith("]"):
         return None
     calls = []

@@ -19,7 +19,7 @@ def builtin_call(name: str, arguments: Mapping[str, Any], where: str) -> str:
     """A call of a built-in tool, `brave_search.call(query="...")`.
 
     Raises:
-        DataError: an argument is no text.
+        DataError: an argument is not text.
     """
     for key, value in arguments.items():
         if not isinstance(value, str):

@@ -11,7 +11,7 @@ where there are built-in tools); headers and the blank line after them never tra
 blanks around a content are trimmed. Text that spells a special token stays plain text.
 
 Llama 3 has no tools. From 3.1 on, told by `dated`, they stand in the first message of the user or in the system
-message, a message calls one tool and says nothing beside, and results are JSON text under the header `ipython`.
+message, a message calls one tool and has no other content, and results are JSON text under the header `ipython`.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Llama3(TurnRenderer):
         """`Rendered.spans` has one range for each message; what stands before the first message belongs to none.
 
         Raises:
-            DataError: a shape this family cannot say: reasoning, several calls in one message or text beside a call,
+            DataError: a shape this family cannot say: reasoning, several calls in one message or text next to a call,
                 tools without a message of the user to stand in, another role; with `dated: false` any tools.
         """
         messages = conversation.messages
@@ -197,6 +197,6 @@ class Llama3(TurnRenderer):
         if len(message.tool_calls) > 1:
             raise self.refuse(f"one call in a message, and here are {len(message.tool_calls)}", where)
         if message.content.strip():
-            raise self.refuse("no markup for text beside a tool call", where)
+            raise self.refuse("no markup for text next to a tool call", where)
         if self._options.builtin_tools and MESSAGE_END not in self._controls.ids:
             raise DataError(where, f"the tokenizer has no {MESSAGE_END}", action="leave builtin_tools empty")

@@ -26,7 +26,7 @@ class MistralTurns(TurnRenderer):
         takes_tools: it has markup for tools, calls and results.
         alternates: questions and answers follow each other, calls and results left aside.
         numbered: calls and results say their ids.
-        thinks: it has markup for reasoning, and contents may stand beside calls.
+        thinks: it has markup for reasoning, and messages with calls may have contents.
     """
 
     name = "mistral"
@@ -69,7 +69,7 @@ class MistralTurns(TurnRenderer):
             if not self.takes_tools:
                 raise self.refuse("no markup for tool calls in this version", where)
             if message.content.strip() and not self.thinks:
-                raise self.refuse("no place for content beside tool calls", where, "leave one of them out")
+                raise self.refuse("no place for content next to tool calls", where, "leave one of them out")
             for call in message.tool_calls:
                 function_call(call, where)
             ids = [str(call.get("id", "")) for call in message.tool_calls]

@@ -64,17 +64,17 @@ class MistralV1(MistralTurns):
 
 
 class MistralV3(MistralTurns):
-    """v3, and v3-tekken, which has no blanks beside its control tokens.
+    """v3, and v3-tekken, which has no blanks around its control tokens.
 
     Tools stand before the last user message and the system message opens it, so both move on with every turn and the
     prompt of the next turn begins otherwise: `extension` is False. As in the chat template, tools also stand before an
     earlier user message of the same content.
 
-    Normalisation: v3 trims answers, v3-tekken does not; blanks beside tool calls are left out.
+    Normalisation: v3 trims answers, v3-tekken does not; blanks around tool calls are left out.
 
     Args:
-        blank: what stands beside control tokens.
-        always: the system message is also written where the conversation goes on after the last user message.
+        blank: what stands around control tokens.
+        always: the system message is also written where the conversation continues after the last user message.
     """
 
     controls = (BEGIN, END, INST, INST_END, TOOLS, TOOLS_END, CALLS, RESULTS, RESULTS_END)

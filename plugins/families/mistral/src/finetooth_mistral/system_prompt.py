@@ -110,7 +110,7 @@ class Small32(MistralV7):
     prompt of the next turn does begin with the turn before. As in the chat template, tools also stand before an earlier
     user message of the same content.
 
-    Normalisation: blanks beside tool calls are left out.
+    Normalisation: blanks around tool calls are left out.
     """
 
     controls = (*MistralV7.controls, TOOLS, TOOLS_END, CALLS, CALL_ID, ARGUMENTS, RESULTS, RESULT_CONTENT, RESULTS_END)

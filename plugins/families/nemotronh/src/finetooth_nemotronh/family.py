@@ -12,7 +12,7 @@ from finetooth_hooks.protocols import ModelFacts
 from finetooth_toolbox.llama_shape import ATTENTION, llama_facts
 
 MIXERS = ("in_proj", "up_proj", "down_proj")
-"""Linear modules beside attention: into Mamba, and those of feed-forward and shared experts."""
+"""Linear modules besides attention: into Mamba, and those of feed-forward and shared experts."""
 
 
 def build(options: NoOptions, context: Context) -> NemotronH:

@@ -265,7 +265,7 @@ class Nemotron3(TurnRenderer):
 
 
 def described(tool: Mapping[str, Any]) -> str:
-    """A tool as the model is told of it: a tag for each thing that its schema says."""
+    """A tool as the model sees it: a tag for each thing that its schema says."""
     function = tool.get("function", tool)
     text = f"\n<function>\n<name>{function['name']}</name>"
     if "description" in function:

@@ -29,7 +29,7 @@ class Phi:
     def facts(self, config: Mapping[str, Any]) -> ModelFacts:
         """Sizes and module names of a model, from its config.
 
-        No block: Phi-2 computes attention and feed-forward beside each other, Phi-3 in fused modules.
+        No block: Phi-2 computes attention and feed-forward in parallel, Phi-3 in fused modules.
         """
         facts = llama_facts(config, renderer=_renderer(config), max_positions=2048)
         old = config.get("model_type") == "phi"

@@ -50,7 +50,7 @@ class Phi4(TurnRenderer):
     """Phi-4 markup for text conversations with reasoning.
 
     The chat template knows no reasoning apart from the content; here it is written in front of the content, between its
-    two marks and with nothing beside them, and stays in every turn. A content that begins with `<think>` is read back
+    two marks and with nothing around them, and stays in every turn. A content that begins with `<think>` is read back
     as reasoning and content.
 
     Normalisation: none.

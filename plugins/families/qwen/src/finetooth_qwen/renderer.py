@@ -266,7 +266,7 @@ class Qwen3(Qwen3Instruct):
 
     Normalisation: line feeds around reasoning go, as do those before the content that follows a think block. A think
     block that stands in the content is taken as its reasoning. Assistant messages before the last question lose their
-    reasoning and the think block (which says nothing where there is no reasoning), as do those without reasoning that
+    reasoning and the think block (which is empty without reasoning), as do those without reasoning that
     are followed by results; `keep_reasoning` writes the block always. What is dropped does not train, and is counted
     (`Rendered.remarks`). Calls lose their ids.
 

@@ -42,8 +42,8 @@ class Thought:
 
 
 def thought_of(message: Message) -> Thought:
-    """Reasoning and answer of an assistant message. A think block in the content counts if there is no reasoning of its
-    own."""
+    """Reasoning and answer of an assistant message. A think block in the content counts if the message has no reasoning
+    of its own."""
     content, end = message.content, len(message.content)
     if message.reasoning or END not in content:
         reasoning = _stripped(message.reasoning, 0, len(message.reasoning))

@@ -19,7 +19,7 @@ class BoundOptions(Options):
 
 
 class BoundGate:
-    """`checkpoints.Gate`: `min <= metric <= max`. A metric that was not measured, or is no number, does not pass."""
+    """`checkpoints.Gate`: `min <= metric <= max`. A metric that was not measured, or is NaN, does not pass."""
 
     def __init__(self, options: BoundOptions) -> None:
         self._options = options
@@ -44,7 +44,7 @@ def build(options: BoundOptions, context: Context) -> BoundGate:
     """Builder of the gate `bound`.
 
     Raises:
-        RecipeError: there is no bound, or nothing fits between its ends.
+        RecipeError: neither min nor max is set, or nothing fits between them.
     """
     low, high = options.min, options.max
     if low is None and high is None:

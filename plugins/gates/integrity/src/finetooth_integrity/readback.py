@@ -41,7 +41,7 @@ def _problem(path: Path) -> str:
     except TensorProblem as error:
         return str(error)
     except (ValueError, RecursionError) as error:
-        return f"it is no JSON: {str(error).splitlines()[0]}"
+        return f"it is not JSON: {str(error).splitlines()[0]}"
     return ""
 
 
@@ -51,7 +51,7 @@ def _bad_line(path: Path) -> str:
             try:
                 json.loads(line)
             except (ValueError, RecursionError):
-                return f"line {number} is no JSON"
+                return f"line {number} is not JSON"
     return ""
 
 

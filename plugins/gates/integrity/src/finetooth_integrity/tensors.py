@@ -91,9 +91,9 @@ def read_header(path: Path) -> list[Tensor]:
         try:
             header = decode(file.read(length).decode("utf-8"))
         except (JsonProblem, UnicodeDecodeError) as error:
-            raise TensorProblem(f"its header is no JSON: {error}") from error
+            raise TensorProblem(f"its header is not JSON: {error}") from error
     if not isinstance(header, Mapping):
-        raise TensorProblem("its header is no JSON object")
+        raise TensorProblem("its header is not a JSON object")
     first = 8 + length
     found = [_tensor(name, entry, first) for name, entry in header.items() if name != "__metadata__"]
     found.sort(key=lambda tensor: (tensor.start, tensor.end))

@@ -58,7 +58,7 @@ class CudaHardware:
         return self._given
 
     def missing(self) -> str:
-        """Why there is no such GPU; empty if there is."""
+        """Why this machine has no such GPU; empty if it has one."""
         torch = self._torch
         if torch.version.hip is not None:
             return "this build of torch is for AMD GPUs, which hardware: rocm is for (finetooth-rocm)"
@@ -68,7 +68,7 @@ class CudaHardware:
             return "torch finds no NVIDIA driver or GPU"
         count = torch.cuda.device_count()
         if (self._index or 0) >= count:
-            return f"there is no GPU {self._index or 0}: torch sees {count}"
+            return f"this machine has no GPU {self._index or 0}: torch sees {count}"
         return ""
 
     def facts(self) -> HardwareFacts:

@@ -36,7 +36,7 @@ PEAKS: tuple[tuple[str, float, float, float], ...] = (
     (r"RTX 5090", 209.5, 209.5, 104.8),  # RTX Blackwell GPU Architecture whitepaper
 )
 """Pattern for torch's name of the GPU; TFLOP/s in bf16 and fp16 on tensor cores (without sparsity, accumulating in
-fp32) and in fp32 without TF32, which finetooth leaves off; from NVIDIA's documents as named beside each. 0 is: not
+fp32) and in fp32 without TF32, which finetooth leaves off; from the NVIDIA document in the comment. 0 is: not
 computed there. The first match counts."""
 
 NOT_WHOLE = re.compile(r"MIG|Laptop|Max-Q|\bD( v\d)?$|vGPU|-\d+[ABCQ]$|Ti$|SUPER$", re.IGNORECASE)

@@ -54,7 +54,7 @@ class RocmHardware:
         return self._given
 
     def missing(self) -> str:
-        """Why there is no such GPU; empty if there is."""
+        """Why this machine has no such GPU; empty if it has one."""
         torch = self._torch
         if torch.version.hip is None:
             return "this build of torch has no ROCm"
@@ -62,7 +62,7 @@ class RocmHardware:
             return "torch finds no AMD driver or GPU"
         count = torch.cuda.device_count()
         if (self._index or 0) >= count:
-            return f"there is no GPU {self._index or 0}: torch sees {count}"
+            return f"this machine has no GPU {self._index or 0}: torch sees {count}"
         return ""
 
     def facts(self) -> HardwareFacts:

@@ -1,4 +1,4 @@
-"""Compiles the C++ sources in the folder beside this file, keeps the result, and loads it.
+"""Compile the C++ sources in this package's source folder, keep the result, and load it.
 
 A compiled file is found again by its key: the sources, the flags, the compiler's version, what the CPU can do, and
 which OpenMP library torch brought. It lies in ``FT_CACHE/native``, or ``finetooth/native`` in the platform's cache
@@ -76,7 +76,7 @@ UNFINISHED = ".compiling-"
 
 
 class _Unavailable(Exception):
-    """Why there are no compiled kernels, in one line."""
+    """Why compiled kernels are missing, in one line."""
 
 
 @dataclass(frozen=True)

@@ -56,9 +56,10 @@ def build_decoder(options: NoOptions, context: Context) -> Kernel:
 
 
 def build_attention(options: NoOptions, context: Context) -> Attention:
-    """
+    """Attention by the compiled kernels.
+
     Raises:
-        PlanError: there are no compiled kernels on this machine.
+        PlanError: this machine has no compiled kernels.
     """
     from finetooth_native.build import available
     from finetooth_native.rows_of_sequences import attend

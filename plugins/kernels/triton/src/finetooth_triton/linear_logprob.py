@@ -62,7 +62,7 @@ def linear_logprob_triton(
     told to. Results and gradients repeat bit for bit on the same device.
     `expected` is checked and otherwise ignored.
 
-    Memory, beside inputs and gradients: in a forward pass `chunk_bytes` of logits (or one row of them, where that is
+    Memory without inputs and gradients: in a forward pass `chunk_bytes` of logits (or one row of them, where that is
     more), a few numbers per row, and a vector of length D per row where the head is frozen; in a backward pass
     `chunk_bytes` of gradients and up to two float32 copies of `hidden_nd`.
 

@@ -1,4 +1,4 @@
-"""Cross entropy over the targets that count: loss = - sum(w * log p(target)) / sum(w)
+"""Cross entropy over the targets that count: loss = - sum(w * log p(target)) / sum(w).
 
 The sums run over every target of the optimizer step whose mask is true; `w` is the datum's field `weights`, else 1. The
 engine divides by the sum of the weights of the whole step, so accumulation never changes the loss.

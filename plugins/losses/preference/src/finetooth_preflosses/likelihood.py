@@ -1,4 +1,4 @@
-"""The log-likelihood of the chosen answers: a component beside a preference."""
+"""The log-likelihood of the chosen answers, to be added to a preference loss."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class OrpoOptions(Options):
     """Options of `orpo`."""
 
     beta: float = Field(default=0.1, ge=0)
-    """Weight of the odds ratio beside the log-likelihood; the paper's lambda."""
+    """Weight of the odds ratio that is added to the log-likelihood; the paper's lambda."""
 
 
 class SimpoOptions(Options):
@@ -103,7 +103,7 @@ class SimpoOptions(Options):
     alpha: float = 0.0
     """Shape of the reward (AlphaPO); 0 is SimPO's own."""
     sft_weight: float = Field(default=0.0, ge=0)
-    """Weight of the chosen answers' log-likelihood beside it: CPO-SimPO."""
+    """Weight of the chosen answers' log-likelihood in the sum: CPO-SimPO."""
 
 
 class CpoOptions(Options):
@@ -114,7 +114,7 @@ class CpoOptions(Options):
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """Share of pairs whose labels are assumed to be swapped."""
     sft_weight: float = Field(default=1.0, ge=0)
-    """Weight of the chosen answers' log-likelihood beside it."""
+    """Weight of the chosen answers' log-likelihood in the sum."""
 
 
 class KtoOptions(Beta):

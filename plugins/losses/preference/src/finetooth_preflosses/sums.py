@@ -71,7 +71,7 @@ def pairs_of(
         ValueError: an odd number of sequences.
     """
     if data.sequences % 2:
-        raise ValueError(f"{data.sequences} sequences are no pairs")
+        raise ValueError(f"{data.sequences} sequences are not pairs")
     first, second = _order(data.scalars["label"])
     counts = xp.astype_like(data.mask, outputs["logprobs"])
     lengths = xp.sum(counts, axis=1)

@@ -37,7 +37,7 @@ class BestOfNOptions(RolloutOptions):
                 f"keep is {self.keep} of {self.num_generations}: all would be learned, so lower it or give a threshold"
             )
         if self.num_generations == 1 and self.threshold is None:
-            raise ValueError("num_generations is 1: there is no best of one, so give 2 or more, or a threshold")
+            raise ValueError("num_generations is 1: nothing to choose from, so give 2 or more, or a threshold")
         if self.beta or self.entropy_coef or self.entropy_target is not None or self.top_entropy_quantile < 1:
             raise ValueError(
                 "beta, entropy_coef, entropy_target and top_entropy_quantile belong to losses with a ratio: leave them "

@@ -34,7 +34,7 @@ class DistillOptions(Options):
     temperature: float = Field(default=1.0, gt=0)
     """That both distributions are taken at."""
     cross_entropy: float = Field(default=0.0, ge=0)
-    """Weight of the cross entropy of the rows' own tokens beside it."""
+    """Weight of the cross entropy of the rows' own tokens, added to the distillation loss."""
     sequences: int = Field(default=0, ge=0)
     """How many answers of the teacher to each row, a prompt, are learned in place of its distributions: what it writes
     is learned token by token. One is its likeliest, several are drawn at `temperature`. 0 learns distributions."""

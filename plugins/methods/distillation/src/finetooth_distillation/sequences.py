@@ -1,7 +1,7 @@
 """What a teacher writes, as rows to learn: sequence-level distillation (Kim and Rush, 2016, arXiv:1606.07947, section
 3.2).
 
-Answers are kept in the run folder, `teacher/answers.jsonl`, so that a run that goes on learns the same.
+Answers are kept in the run folder, `teacher/answers.jsonl`, so that a resumed run learns the same.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _asked(context: Context, prompts: Prompts, teacher: str, sampling: Sampling)
 
 
 def _kept(path: Path, count: int) -> list[Answer] | None:
-    """The answers of a run that goes on; None where there are none.
+    """The answers that a resumed run has kept; None where there are none.
 
     Raises:
         EngineError: the file is damaged.

@@ -33,7 +33,7 @@ def command(obj: CommandContext, run: str, step: int | None, groups: int, full: 
     """
     folder = obj.run_folder(run)
     if folder is None:
-        raise UserError(f"RUN: {run} is no run", action="give the folder of a run, or its name under runs/")
+        raise UserError(f"RUN: no run {run}", action="give the folder of a run, or its name under runs/")
     steps = dict(read_rollouts(folder))
     if not steps:
         if rounds := sorted((folder / ROUNDS).glob("*.jsonl")):

@@ -34,13 +34,13 @@ class CriticStart:
         head = entry.head if isinstance(entry, Method) else None
         if head is None or head.exported_as == "token":
             raise PlanError(
-                f"method.critic: {reference} is no reward model, and has no critic",
+                f"method.critic: {reference} is not a reward model, and has no critic",
                 action="name a run of method rm, or of ppo",
             )
         artifact = self._opened.artifact
         if head.exported_as == "none" and not (artifact is not None and (artifact / CRITIC_FILE).is_file()):
             raise PlanError(
-                f"method.critic: the artifact of {reference} has no critic beside it",
+                f"method.critic: the artifact of {reference} has no critic",
                 action="train it anew, or name a run of method rm",
             )
         before = str(self._opened.options.get("critic") or "") if head.exported_as == "none" else ""

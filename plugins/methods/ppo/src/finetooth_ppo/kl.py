@@ -1,4 +1,4 @@
-"""What a nat of KL to the reference costs, as a run goes on."""
+"""The price of a nat of KL to the reference, adapted during a run."""
 
 from __future__ import annotations
 

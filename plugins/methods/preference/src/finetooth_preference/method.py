@@ -30,9 +30,10 @@ NO_BETA = ("sft", "cross_entropy")
 
 
 def dpo(options: DpoOptions, context: Context) -> PairMethod:
-    """
+    """Direct preference optimization, with one loss or several.
+
     Raises:
-        RecipeError: `loss` and `losses` are both given, or a weight is no number above 0.
+        RecipeError: `loss` and `losses` are both given, or a weight is not a number above 0.
     """
     picks: list[tuple[str, Pick]] = [("method.loss", options.loss)]
     if options.losses:
@@ -67,7 +68,9 @@ def _weighted(context: Context, pick: Pick, setting: str, beta: float | None) ->
     given = _options_of(pick)
     weight = given.pop("weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
-        raise RecipeError(f"{setting}.weight", f"{weight!r} is no number above 0", action="give one, or leave it out")
+        raise RecipeError(
+            f"{setting}.weight", f"{weight!r} is not a number above 0", action="give one, or leave it out"
+        )
     if beta is not None and str(given.get("name")).rpartition(":")[2] not in NO_BETA:
         given.setdefault("beta", beta)
     return context.loss(given, setting=setting), float(weight)

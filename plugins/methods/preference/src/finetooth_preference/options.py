@@ -10,10 +10,10 @@ from pydantic import Field
 
 
 class RowOptions(Options):
-    """What becomes of rows."""
+    """How unusable rows are treated."""
 
     bad_rows: Literal["drop", "raise"] = "drop"
-    """What becomes of rows from which nothing can be learned: two answers that are the same, an empty answer, no
+    """Rows from which nothing can be learned: two answers that are the same, an empty answer, no
     prompt. `drop` leaves them out and counts them, `raise` names them and stops."""
 
 
@@ -35,7 +35,7 @@ class OrpoOptions(RowOptions):
     """Options of `orpo`."""
 
     beta: float = Field(default=0.1, ge=0)
-    """Weight of the odds ratio beside the log-likelihood; the paper's lambda."""
+    """Weight of the odds ratio that is added to the log-likelihood; the paper's lambda."""
 
 
 class SimpoOptions(RowOptions):
@@ -50,7 +50,7 @@ class SimpoOptions(RowOptions):
     alpha: float = 0.0
     """Shape of the reward (AlphaPO); 0 is SimPO's own."""
     sft_weight: float = Field(default=0.0, ge=0)
-    """Weight of the chosen answers' log-likelihood beside it: CPO-SimPO."""
+    """Weight of the chosen answers' log-likelihood in the sum: CPO-SimPO."""
 
 
 class CpoOptions(RowOptions):
@@ -61,7 +61,7 @@ class CpoOptions(RowOptions):
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """Share of pairs whose labels are assumed to be swapped."""
     sft_weight: float = Field(default=1.0, ge=0)
-    """Weight of the chosen answers' log-likelihood beside it."""
+    """Weight of the chosen answers' log-likelihood in the sum."""
 
 
 class KtoOptions(RowOptions):

@@ -21,7 +21,7 @@ def build(options: PairsOptions, context: Context) -> PairsEvaluator:
 
 
 class PairsEvaluator(EvaluatorBase):
-    """`rewards/accuracies` with its 95 % interval, beside what the lengths of the answers alone would say. Answers
+    """`rewards/accuracies` with its 95 % interval, and what the lengths of the answers alone would say. Answers
     that tie count half: before the first step every reward is 0."""
 
     metrics = frozenset({

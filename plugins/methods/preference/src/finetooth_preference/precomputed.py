@@ -108,7 +108,7 @@ def _read(file: Path, count: int) -> NDArray[np.float32] | None:
 
 
 def _write(file: Path, values: NDArray[np.float32]) -> None:
-    """Written beside its place and moved there."""
+    """Write to a temporary file and move it into place."""
     file.parent.mkdir(parents=True, exist_ok=True)
     staging = file.with_name(f".{file.stem}-{secrets.token_hex(4)}.npy")
     np.save(staging, values, allow_pickle=False)

@@ -27,7 +27,7 @@ class Bad(Exception):
 
 
 def pairs(options: Mapping[str, Any], context: Context) -> Render:
-    """Tokens of a pair: the chosen answer, and the rejected one beside it.
+    """Render a pair: tokens of the chosen answer, and of the rejected one.
 
     Args:
         options: `bad_rows`, as in `RowOptions`; `margins`: every row must say its margin.
@@ -148,8 +148,8 @@ class Answers:
         text = self.context.tokenizer.decode(asked[at:])
         raise DataError(
             "",
-            f"the prompt as the model is asked it is not what the row with {name} begins with: from token {at} on it "
-            f"is {_shortened(text)!r}",
+            f"the row with {name} does not begin with the prompt as the model is asked it: from token {at} on, the "
+            f"prompt is {_shortened(text)!r}",
             action="give the answer as the renderer writes it (with its reasoning), or set data.renderer",
         )
 

@@ -58,7 +58,7 @@ class Pretrain(BatchedMethod):
         """Read, tokenise and cut the documents.
 
         Raises:
-            DataError: a row is no plain text or is empty, or there is nothing to predict.
+            DataError: a row is not a plain text or is empty, or no token is left to predict.
         """
         length = self._context.train.max_length
         rendering = Rendering(RENDER, {"separator": self._options.separator})

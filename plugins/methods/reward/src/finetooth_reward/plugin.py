@@ -47,6 +47,6 @@ def ft_evaluators() -> Iterator[Evaluator]:
     yield Evaluator(
         name="reward",
         build="finetooth_reward.evaluator:build",
-        summary="held-out pairs ranked by their scores, or scores beside their labels",
+        summary="held-out pairs ranked by their scores, or scores compared with their labels",
         needs=frozenset({"head"}),
     )

@@ -36,7 +36,7 @@ def kind_of(example: Example) -> Kind:
         )
     raise DataError(
         "",
-        f"the row is no pair and has no number: method rm learns from {PAIRS}, or from {LABELS}",
+        f"the row is neither a pair nor has a number: method rm learns from {PAIRS}, or from {LABELS}",
         action="give rows with chosen and rejected, or with prompt, completion and a numeric label",
     )
 

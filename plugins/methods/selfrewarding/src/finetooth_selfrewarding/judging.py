@@ -2,7 +2,7 @@
 
 It is shown the question, the answer and what points are for, and its distribution over the digits that may follow
 "Score: " is read: the score is the expected number of points (Liu et al., 2023, arXiv:2303.16634, eq. 1). Nothing is
-sampled, so there is no answer of the judge that cannot be read, and two answers are seldom judged alike.
+sampled, so every answer of the judge can be read, and two answers are seldom judged alike.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ LOST = (
 )
 """What does not hold, as the plan says it."""
 
-ENDS = "a run that is interrupted cannot go on, since {}; the weights of its checkpoints can be used"
+ENDS = "an interrupted run cannot be resumed, since {}; the weights of its checkpoints can be used"
 """The same of a trainer that cannot resume."""
 
 
@@ -140,7 +140,7 @@ class Trl(MethodBase):
             return
         if self._ends:
             raise PlanError(
-                f"method trl: this run cannot go on: {self._ends}",
+                f"method trl: this run cannot be resumed: {self._ends}",
                 action="begin a new run; model or adapter.resume_from takes the weights",
             )
         self._place = Place.of(state)

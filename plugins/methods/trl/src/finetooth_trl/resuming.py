@@ -1,4 +1,4 @@
-"""Where a trainer is between two steps: what a checkpoint keeps of it, and a trainer that goes on from there.
+"""The state of a trainer between two steps: what a checkpoint keeps of it, and a trainer that continues from there.
 
 Weights, optimizer and schedule are the engine's. Of the trainer remain the place in its data, which it finds again by
 the number of steps done; the random state that it draws from; and what the reference was that it got at the beginning.
@@ -34,7 +34,7 @@ HOLDS_MORE: Mapping[str, str] = {
 
 
 def why_not(trainer: type[Any], arguments: Mapping[str, Any]) -> str:
-    """Why a run of this trainer cannot go on after it was interrupted; empty if it can."""
+    """Why a run of this trainer cannot be resumed; empty if it can."""
     if trainer.__module__ not in GOES_ON:
         return f"{trainer.__name__} holds a state of its own, which is in no checkpoint"
     found = [f"with {name} {why}" for name, why in HOLDS_MORE.items() if arguments.get(name)]

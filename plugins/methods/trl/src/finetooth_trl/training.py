@@ -142,7 +142,7 @@ def training(
         teacher: what a trainer that distils learns from, as transformers opens it.
         portion: rows that go through the model at once.
         total: optimizer steps.
-        begin: where to go on; None at the beginning.
+        begin: where to resume; None at the beginning.
 
     Raises:
         EngineError: the trainer failed.
@@ -249,7 +249,7 @@ def _arguments(
     portion: int,
     total: int,
 ) -> Any:
-    """The trainer's configuration: what the recipe says, and what is given beside it."""
+    """The trainer's configuration: what the recipe says, and what finetooth adds."""
     train, config = context.train, config_class(trainer)
     fields = {field.name for field in dataclasses.fields(config)}
     made: dict[str, Any] = {

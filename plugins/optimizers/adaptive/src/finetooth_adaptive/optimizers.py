@@ -22,7 +22,7 @@ class AdEMAMixOptions(OptimizerOptions):
     betas: tuple[Beta, Beta, Beta] = (0.9, 0.999, 0.9999)
     """Decay of the fast momentum, of the second moment and of the slow momentum."""
     alpha: float = Field(default=5.0, ge=0)
-    """How much the slow momentum counts beside the fast one."""
+    """Weight of the slow momentum in the sum with the fast one."""
     slow_warmup: int = Field(default=0, ge=0)
     """Steps over which `alpha` and the slow momentum's decay grow to what they are; 0: they are so at once."""
     eps: float = Field(default=1e-8, gt=0)

@@ -24,8 +24,8 @@ class Apollo(ByParameter):
         U <- scale * G s, no longer than 1.01 times the U of the step before
         W <- (1 - lr * wd) W - lr * U
 
-    P is drawn from the seed, the parameter's place and the step, so that it need not be kept. What is no matrix inside
-    a layer, or is no larger than the rank, is updated by Adam.
+    P is drawn from the seed, the parameter's place and the step, so that it need not be kept. Other parameters than
+    matrices inside a layer, and matrices no larger than the rank, are updated by Adam.
     """
 
     def update(self, weight: Tensor, gradient: Tensor, state: Settings, group: Settings, place: int) -> None:

@@ -17,8 +17,9 @@ class Galore(ByParameter):
         R <- P^T G (m <= n) or G P (else);  N <- Adam's direction for R
         W <- (1 - lr * wd) W - lr * scale * P N or N P^T
 
-    What is no matrix inside a layer, or is no larger than the rank, is updated by Adam. The moments stay when the
-    subspace changes, as in the paper. With `bits` of 8 all moments are in 8 bits between updates, as in its section 5.
+    Other parameters than matrices inside a layer, and matrices no larger than the rank, are updated by Adam. The
+    moments stay when the subspace changes, as in the paper. With `bits` of 8 all moments are in 8 bits between updates,
+    as in its section 5.
     """
 
     def update(self, weight: Tensor, gradient: Tensor, state: Settings, group: Settings, place: int) -> None:

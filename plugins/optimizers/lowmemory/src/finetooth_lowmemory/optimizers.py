@@ -24,7 +24,7 @@ class GaloreOptions(OptimizerOptions):
     """Options of `galore`."""
 
     learning_rate: float = Field(default=2e-5, gt=0)
-    """Peak learning rate. Only whole models profit: matrices of a low-rank adapter are no larger than `rank`."""
+    """Peak learning rate. Only whole models profit: matrices of a low-rank adapter do not exceed `rank`."""
     rank: int = Field(default=128, ge=1)
     """Dimensions of the subspace in which a matrix inside a layer has its moments."""
     update_every: int = Field(default=200, ge=1)

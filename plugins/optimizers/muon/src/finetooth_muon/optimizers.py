@@ -1,4 +1,4 @@
-"""Muon and Dion beside AdamW: options, and what they keep. torch is imported when one is made."""
+"""Muon and Dion with AdamW: options, and what they keep. torch is imported when one is made."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ MATRIX, OTHER = "matrix", "other"
 
 
 class MatrixOptions(OptimizerOptions):
-    """Options of AdamW for what is no matrix inside a layer: embeddings, head, norms and biases."""
+    """Options of AdamW for parameters other than matrices inside a layer: embeddings, head, norms and biases."""
 
     betas: tuple[Beta, Beta] = (0.9, 0.95)
-    """AdamW's, for what is no matrix inside a layer."""
+    """AdamW's, for parameters other than matrices inside a layer."""
     eps: float = Field(default=1e-8, gt=0)
     """AdamW's, likewise."""
 
@@ -61,7 +61,7 @@ def kind_of(name: str, parameter: torch.Tensor) -> str:
 
 
 def adamw(groups: Groups, options: MatrixOptions, learning_rate: float) -> torch.optim.Optimizer:
-    """torch's AdamW over the groups that are no matrices."""
+    """torch's AdamW over the groups of other parameters than matrices."""
     import torch
 
     return torch.optim.AdamW(groups, lr=learning_rate, betas=options.betas, eps=options.eps, foreach=False)

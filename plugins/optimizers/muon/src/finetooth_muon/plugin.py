@@ -9,7 +9,7 @@ from finetooth_hooks import Optimizer, hookimpl
 
 @hookimpl
 def ft_optimizers() -> Iterable[Optimizer]:
-    """Both train what is no matrix inside a layer with AdamW; `state_bytes` is that of AdamW, which no model exceeds,
+    """Muon and Dion. AdamW trains everything but matrices inside a layer; `state_bytes` is AdamW's, an upper bound,
     and the plan counts what a model's sizes give."""
     yield Optimizer(
         name="muon",

@@ -38,8 +38,8 @@ class PlateauOptions(WarmupOptions):
 class PlateauSchedule:
     """`protocols.Schedule` with a state: best value, observations without an improvement, cooldown left, rate.
 
-    The rule is that of torch's ReduceLROnPlateau with a relative threshold. A value that is not finite is no
-    improvement. The warm-up's own updates are not observed.
+    The rule is that of torch's ReduceLROnPlateau with a relative threshold. A value that is not finite never
+    counts as an improvement. The warm-up's own updates are not observed.
     """
 
     def __init__(self, options: PlateauOptions) -> None:

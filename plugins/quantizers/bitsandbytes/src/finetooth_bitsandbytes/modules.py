@@ -55,7 +55,7 @@ class FourBitLinear(RowsApart):
             self._scales_block = state.state2.blocksize
 
     def dequantised_rows(self, first: int, last: int, dtype: torch.dtype) -> Tensor:
-        """See `RowsApart`. Blocks go on over the ends of rows, so reading begins with the first that has a part."""
+        """See `RowsApart`. Blocks cross the ends of rows, so reading begins with the first that has a part."""
         begin, end = first * self.in_features, last * self.in_features
         block, blocks = begin // self._block, -(-end // self._block)
         whole = block * self._block

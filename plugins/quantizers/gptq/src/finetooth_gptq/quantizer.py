@@ -10,7 +10,7 @@ from finetooth_hooks.protocols import Stored
 from pydantic import Field
 
 SCALE = 3
-"""Bytes of a group beside its codes: a scale in bf16, and a zero."""
+"""Bytes of a group without its codes: a scale in bf16, and a zero."""
 
 
 class GptqOptions(Options):
@@ -19,7 +19,7 @@ class GptqOptions(Options):
     bits: Literal[4, 8] = 4
     """Of a weight."""
     group: Literal[32, 64, 128] = 64
-    """Weights of an output, one beside the other, that share a scale."""
+    """Consecutive weights of an output that share a scale."""
     rows: int = Field(default=64, ge=1)
     """How many of the first rows of data.train it is calibrated with."""
     ordered: bool = True

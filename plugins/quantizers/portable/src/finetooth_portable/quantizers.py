@@ -27,14 +27,14 @@ class Int8Options(StoringOptions):
     """Options of `int8`."""
 
     group: Literal[32, 64, 128, 256] = 64
-    """Weights of an output, one beside the other, that share a scale."""
+    """Consecutive weights of an output that share a scale."""
 
 
 class Int4Options(StoringOptions):
     """Options of `int4`."""
 
     group: Literal[32, 64, 128] = 32
-    """Weights of an output, one beside the other, that share a scale."""
+    """Consecutive weights of an output that share a scale."""
     symmetric: bool = False
     """Whether 0 is one of the 16 levels and a scale says them all; otherwise they spread from a group's least weight to
     its greatest, which takes a second number and is nearer."""

@@ -25,7 +25,7 @@ class Int4Options(StoringOptions):
     """Options of `torchao_int4`."""
 
     group: Literal[32, 64, 128] = 32
-    """Weights of an output, one beside the other, that share a scale."""
+    """Consecutive weights of an output that share a scale."""
 
 
 class Torchao(QuantizerBase):

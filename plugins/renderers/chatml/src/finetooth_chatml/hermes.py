@@ -69,8 +69,8 @@ class Hermes(TurnRenderer):
     Normalisation: calls lose their ids.
 
     A prompt that ends with results closes their frame otherwise (`</tool_response><|im_end|>`) than the conversation
-    that goes on (a line feed between the two), as the official template does; so what was asked is not always how what
-    follows begins, and `extension` is false.
+    that continues (a line feed between the two), as the official template does; so a prompt is not always the beginning
+    of the conversation that follows, and `extension` is false.
 
     Raises:
         RecipeError: the tokenizer has no ChatML tokens.
@@ -92,7 +92,7 @@ class Hermes(TurnRenderer):
         """`Rendered.spans` has one range for each message; the system message with the tools stands before them.
 
         Raises:
-            DataError: a shape the markup has no place for: reasoning, text beside calls, results of nothing, a tool
+            DataError: a shape the markup has no place for: reasoning, text next to calls, results of nothing, a tool
                 without description or with a type that has no name.
         """
         messages = conversation.messages
@@ -150,7 +150,7 @@ class Hermes(TurnRenderer):
             raise self.refuse("no markup for a tool without name, description and parameters", where, "add them")
         fields = parameters.get("properties") or {}
         if not isinstance(fields, Mapping) or not all(isinstance(value, Mapping) for value in fields.values()):
-            raise self.refuse("no markup for properties that are no schemas", where, "fix the tool")
+            raise self.refuse("no markup for properties that are not schemas", where, "fix the tool")
         typed = {key: self._type(value, where) for key, value in fields.items()}
         signature = f"{name}({', '.join(f'{key}: {type_}' for key, type_ in typed.items())})"
         given = function.get("return")
@@ -197,4 +197,4 @@ class Hermes(TurnRenderer):
             if message.role == "tool" and not i:
                 raise DataError(where, "it is the result of nothing", action="remove the row")
             if message.tool_calls and message.content:
-                raise self.refuse("no markup for text beside tool calls", where)
+                raise self.refuse("no markup for text next to tool calls", where)

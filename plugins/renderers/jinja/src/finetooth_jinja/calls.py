@@ -149,7 +149,7 @@ def _readers(value: ValueAt, begin: str, between: str | None, end: str) -> Itera
 
 @dataclass(frozen=True)
 class _Frame:
-    """Reads calls with something before them, between them and behind them; blanks beside it count for nothing."""
+    """Reads calls with something before them, between them and behind them; blanks around it count for nothing."""
 
     value: ValueAt
     begin: str
@@ -224,7 +224,7 @@ def _keyed_value(text: str, at: int) -> Value | None:
 
 
 def _plain(text: str) -> Any:
-    """What is no text is written as JSON."""
+    """The text of a value: JSON for anything but text."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

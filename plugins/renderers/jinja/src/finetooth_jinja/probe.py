@@ -29,7 +29,7 @@ class Habits:
 
     Attributes:
         stop_ids: special tokens that end an answer, in the middle and at the end of a conversation: the first behind
-            it, or a later one where every turn goes on to that (Command R7B closes an answer with
+            it, or a later one where every turn continues to that (Command R7B closes an answer with
             `<|END_RESPONSE|><|END_OF_TURN_TOKEN|>`): the tokenizer's end-of-text token, or the last of the
             conversation.
         before: what stands between the prompt and the answer, if that is blanks and special tokens.

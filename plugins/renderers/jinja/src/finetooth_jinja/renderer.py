@@ -54,7 +54,7 @@ class JinjaOptions(Options):
 def build(options: JinjaOptions, context: Context) -> JinjaRenderer:
     """
     Raises:
-        RecipeError: there is no template, or it is not Jinja.
+        RecipeError: the tokenizer has no template, or it is not Jinja.
     """
     tokenizer = context.tokenizer
     source = tokenizer.chat_template
@@ -113,9 +113,7 @@ def _source(template: str) -> str:
 
 
 def _no_processor() -> Processor:
-    raise DataError(
-        "", "it has more than text, and there is no processor of images and sounds", action="remove the row"
-    )
+    raise DataError("", "it has images or sound, and the model has no processor for them", action="remove the row")
 
 
 class JinjaRenderer(RendererBase):
@@ -218,7 +216,7 @@ class JinjaRenderer(RendererBase):
         """
         if any(message.media for message in messages):
             raise DataError(
-                "messages", "they hold more than text, and what asks here reads text alone", action="ask in text"
+                "messages", "they contain images or sound, and this caller supports text only", action="ask in text"
             )
         return self.shown_prompt(messages, tools).tokens
 

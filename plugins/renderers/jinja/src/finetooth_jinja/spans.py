@@ -151,7 +151,7 @@ def _turn_range(i: int, whole: Whole, shaper: Shaper, stop_ids: Sequence[int]) -
     if leads and i + 1 < len(whole.conversation.messages) and _first_stop(whole.encoded, stop[1], stop_ids, len(after)):
         raise _unproved(i, "behind the token that ends its turn stands another one, which would not train")
     if leads and _says_more(whole.encoded, whole.text, stop[1], len(after)):
-        raise _unproved(i, "its turn goes on behind the first end-of-turn token")
+        raise _unproved(i, "its turn continues behind the first end-of-turn token")
     return span
 
 
@@ -196,7 +196,7 @@ def _changes(i: int, whole: Whole, shaper: Shaper, *, told: int) -> int:
     try:
         other = shaper.render(messages, whole.conversation.tools).text
     except TemplateRefused as error:
-        raise _unproved(told, f"where messages[{i}] begins is not to be told: {error}") from error
+        raise _unproved(told, f"where messages[{i}] begins cannot be found: {error}") from error
     if other == whole.text:
         raise _unproved(told, f"the chat template leaves messages[{i}] out")
     return _common_length(other, whole.text)
@@ -241,7 +241,7 @@ def _behind_header(i: int, whole: Whole, shaper: Shaper, prompt: str) -> int | N
     prompt adds to the messages before it; None if it does not.
 
     A prompt may open a think block that an answer in the past has not, or has with nothing in it: then what the model
-    says begins where the two part. For templates that write earlier messages otherwise as the conversation goes on.
+    says begins where the two part. For templates that write earlier messages otherwise as the conversation grows.
     """
     before, message = _text_before(i, whole, shaper), whole.conversation.messages[i]
     header = prompt.removeprefix(before)

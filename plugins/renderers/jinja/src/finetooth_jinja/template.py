@@ -51,7 +51,7 @@ class ChatTemplate:
     Args:
         source: Jinja.
         now: the date that a template gets when it asks for today's.
-        variables: what it may read beside the messages: `bos_token`, `enable_thinking`, ...
+        variables: what it may read in addition to the messages: `bos_token`, `enable_thinking`, ...
 
     Raises:
         TemplateRefused: the source is not Jinja.

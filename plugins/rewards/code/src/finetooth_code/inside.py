@@ -24,7 +24,7 @@ READS, WRITES = 40, 41
 
 
 class AnswerError(Exception):
-    """The answer's code ended, or said what is no data."""
+    """The answer's code ended, or returned something other than data."""
 
 
 # --- data as JSON -----------------------------------------------------------------------------------------------------
@@ -34,7 +34,7 @@ def encode(value: Any) -> Any:
     """Data as what JSON has; exact types only, so that no subclass brings a comparison of its own.
 
     Raises:
-        TypeError: it is no data.
+        TypeError: the value is not data.
     """
     kind = type(value)
     if value is None or kind in (bool, int, float, str):
@@ -48,7 +48,7 @@ def encode(value: Any) -> Any:
         return {"complex": [value.real, value.imag]}
     if kind in (bytes, bytearray):
         return {kind.__name__: value.hex()}
-    raise TypeError(f"a {kind.__name__} is no data")
+    raise TypeError(f"a {kind.__name__} is not data")
 
 
 def decode(value: Any) -> Any:
@@ -123,7 +123,7 @@ class Child:
         """What it says next.
 
         Raises:
-            AnswerError: it ended, or says what is no JSON.
+            AnswerError: it ended, or wrote something other than JSON.
         """
         line = self._said.readline(LINE)
         try:
@@ -131,7 +131,7 @@ class Child:
         except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
-            raise AnswerError("the answer ended" if not line else "the answer wrote what is no result")
+            raise AnswerError("the answer ended" if not line else "the answer wrote something other than a result")
         return found
 
     def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def _map_ids(process: int, *, root: bool) -> None:
 
 
 def _between(request: Mapping[str, Any], ready: int, told: int, *, root: bool) -> None:
-    """Make the other namespaces; the first process of the new one goes on, and with it all processes in it end."""
+    """Make the other namespaces; the first process of the new one continues, and with it all processes in it end."""
     if LIBC.unshare(NEWUSER):
         raise failed("unshare(CLONE_NEWUSER)")
     die_with_parent()
@@ -147,7 +147,7 @@ def _inside(request: Mapping[str, Any], *, root: bool) -> None:
 
 
 def _make_tree(staging: str, visible: Sequence[str], disk: int) -> None:
-    """A root of its own: what is `visible`, read only, a few devices, and an empty /tmp in memory. There is no /proc,
+    """A root of its own: what is `visible`, read only, a few devices, and an empty /tmp in memory; without /proc,
     /sys, /etc, and no home."""
     _mount(None, "/", None, REC | PRIVATE)
     _mount("tmpfs", staging, "tmpfs", NOSUID | NODEV, "size=256k,mode=755")

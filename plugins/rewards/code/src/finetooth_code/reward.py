@@ -30,7 +30,7 @@ class CodeOptions(Options):
     """Column with a list of `{input, output}` instead: the answer is a program that reads the one and writes the
     other."""
     continues: bool = False
-    """Whether the prompt is code that the answer goes on with (HumanEval as it was made). An answer with a block of
+    """Whether the prompt is code that the answer continues (HumanEval as it was made). An answer with a block of
     code, or with the whole function, stands for itself."""
     partial: bool = False
     """Whether the score is the share of tests that pass, not 1 for all and else 0."""
@@ -46,7 +46,7 @@ class CodeOptions(Options):
     disk_mb: int = Field(default=16, ge=1)
     """Room in `/tmp`, which is memory, and for one file."""
     packages: bool = False
-    """Whether answers may import what is installed beside finetooth, not only the standard library."""
+    """Whether answers may import packages of the environment, not only the standard library."""
     workers: int = Field(default=2, ge=1)
     """Answers that run at the same time."""
 
@@ -64,7 +64,7 @@ class Code:
         """None for a row without tests.
 
         Raises:
-            DataError: there is no column with tests, or what it holds are none.
+            DataError: no column holds tests, or the column holds something else.
             PlanError: the sandbox cannot be made.
         """
         column = self.options.cases or self.options.tests
@@ -113,7 +113,7 @@ class Code:
 
 def source_of(completion: str, prompt: str = "", name: str = "") -> str:
     """The code of an answer: its last block between fences that defines `name`, else its last block, else all of it,
-    after the prompt where the answer only goes on with it."""
+    after the prompt where the answer only continues it."""
     blocks = FENCED.findall(completion)
     defines = re.compile(rf"^(?:async )?def {re.escape(name)}\b", re.M)
     if blocks:
@@ -125,7 +125,7 @@ def _texts(row: str, given: Any) -> list[str]:
     if isinstance(given, list | tuple) and all(isinstance(one, str) for one in given):
         return list(given)
     problem = f"reward code_tests: tests are text or a list of texts, not {given!r:.60}"
-    raise DataError(row, problem, action="mend the column")
+    raise DataError(row, problem, action="fix the column")
 
 
 def _cases(row: str, given: Any) -> list[dict[str, str]]:
@@ -133,7 +133,7 @@ def _cases(row: str, given: Any) -> list[dict[str, str]]:
         return [{"input": str(one["input"]), "output": str(one["output"])} for one in given]
     except (TypeError, KeyError):
         problem = f"reward code_tests: cases are a list of mappings with input and output, not {given!r:.60}"
-        raise DataError(row, problem, action="mend the column") from None
+        raise DataError(row, problem, action="fix the column") from None
 
 
 def build(options: CodeOptions, context: Context) -> Code:

@@ -101,7 +101,7 @@ class Sandbox:
             PlanError: no sandbox is possible here.
         """
         if sys.platform != "linux":
-            raise PlanError(f"reward code_tests: there is no sandbox for {sys.platform}", action=ACTION)
+            raise PlanError(f"reward code_tests: {sys.platform} has no sandbox", action=ACTION)
         own = self._tried("")
         found = shutil.which("bwrap") if own else None
         if own and (found is None or self._tried(found)):

@@ -21,7 +21,7 @@ def serve(file: str | None, module: str | None, function: str) -> Callable[[Mapp
     """What a worker calls with each request.
 
     Raises:
-        ValueError: there is no such function.
+        ValueError: the module has no such function.
     """
     where = loaded_file(Path(file)) if file else import_module(str(module))
     found = vars(where).get(function)
@@ -32,11 +32,11 @@ def serve(file: str | None, module: str | None, function: str) -> Callable[[Mapp
 
 
 def loaded_file(file: Path) -> ModuleType:
-    """A file as a module; what lies beside it can be imported."""
+    """A file as a module; it can import what lies in its folder."""
     sys.path.insert(0, str(file.parent))
     spec = spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
-        raise ValueError(f"{file} is no Python file")
+        raise ValueError(f"{file} is not a Python file")
     module = module_from_spec(spec)
     sys.modules[file.stem] = module
     spec.loader.exec_module(module)
@@ -74,7 +74,7 @@ def _taken(function: Callable[..., Any], given: Mapping[str, Any]) -> Mapping[st
     missing = [one.name for one in wanted if one.default is one.empty and one.name not in given]
     if missing:
         columns = sorted(set(given) - {"log_extra", "log_metric", "trainer_state"})
-        raise TypeError(f"it takes {missing[0]!r}, which is no column; there are: {', '.join(columns)}")
+        raise TypeError(f"it takes {missing[0]!r}, but no column has this name; there are: {', '.join(columns)}")
     if any(one.kind is one.VAR_KEYWORD for one in parameters):
         return given
     return {one.name: given[one.name] for one in wanted if one.name in given}
@@ -89,7 +89,7 @@ def _is_list(found: Any) -> bool:
 
 
 def _number(score: Any) -> Any:
-    """A score as JSON has it: numbers of other libraries as floats, what is no number as its text."""
+    """A score as JSON has it: numbers of other libraries as floats, anything else as its text."""
     if score is None or isinstance(score, str):
         return score
     return float(score) if hasattr(type(score), "__float__") else {"is": _text(score)}

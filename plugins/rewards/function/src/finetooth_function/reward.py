@@ -19,7 +19,7 @@ Answer = Literal["raise", "none", "zero"]
 MOST_LATE = 8
 """Calls of a batch that may run into the time limit before what is left of it counts as late too."""
 NEVER = 3
-"""Batches without any answer in time, before there was one, after which the run ends: it would go on so for hours."""
+"""Batches without any answer in time, before there was one, after which the run ends instead of waiting for hours."""
 MAKING_NAMES = frozenset({"exec", "eval", "globals", "vars", "setattr", "__getattr__", "modules"})
 """With which a file may make names that do not stand in it."""
 INSTEAD: Mapping[str, float | None] = {"none": None, "zero": 0.0}
@@ -32,16 +32,16 @@ class FunctionOptions(Options):
     """Its name. It is called with keyword arguments: `prompts`, `completions`, and a list for each other column of the
     rows; it returns a number, or None, for each completion. Functions written for TRL are such functions."""
     file: str | None = None
-    """The Python file that holds it; what lies beside the file can be imported."""
+    """The Python file that holds it; it can import what lies in its folder."""
     module: str | None = None
     """Or the installed module that does."""
     conversational: bool | None = None
     """Whether completions are lists of one message, `completions[0][0]["content"]`, and prompts are messages; left out,
     where the rows' prompts are messages, as in TRL."""
     failed: Answer = "raise"
-    """What a row scores for which the function raises, or returns what is no finite number: the run ends (`raise`), or
-    the row is left out (`none`) or gets 0 (`zero`). A call that returns more or fewer scores than it had completions
-    fails for all of its rows."""
+    """The score of a row for which the function raises, or returns something other than a finite number: the run ends
+    (`raise`), or the row is left out (`none`) or gets 0 (`zero`). A call that returns more or fewer scores than it had
+    completions fails for all of its rows."""
     timed_out: Answer = "none"
     """The same for a row that takes longer than `time_limit`, or ends the process."""
     time_limit: float = Field(default=60.0, gt=0)
@@ -95,7 +95,7 @@ class FunctionReward:
         """
         Raises:
             PluginError: the function cannot be loaded; or fails for a row, and the options say `raise`.
-            DataError: a column is no data that JSON has.
+            DataError: a column holds something that JSON has not.
         """
         rows = self._rows(prompts, completions, columns)
         found: list[float | None] = [None] * len(rows)
@@ -128,7 +128,7 @@ class FunctionReward:
                 self.name,
                 f"the function answered nothing within {self.options.time_limit:g} seconds in the first {NEVER} "
                 "batches",
-                action="mend it, or raise the reward's time_limit",
+                action="fix it, or raise the reward's time_limit",
             )
 
     def _rows(self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> Rows:
@@ -153,7 +153,7 @@ class FunctionReward:
         try:
             json.dumps(request)
         except (TypeError, ValueError) as error:
-            raise DataError(f"reward {self.name}", f"a column is no JSON: {error}", action="remove it") from error
+            raise DataError(f"reward {self.name}", f"a column is not JSON: {error}", action="remove it") from error
         return Rows(ids, request)
 
     @property
@@ -167,7 +167,7 @@ class FunctionReward:
         try:
             return self.workers([part.request for part in parts])
         except WorkerError as error:
-            raise PluginError(self.name, f"the function cannot be loaded: {error}", action="mend the file") from None
+            raise PluginError(self.name, f"the function cannot be loaded: {error}", action="fix the file") from None
 
     def _scores(self, part: Rows, result: Any) -> list[float | None] | None:
         """The scores of a part; None if it is to be called in halves, to find the row that fails."""
@@ -194,7 +194,7 @@ class FunctionReward:
             return None
         if isinstance(score, dict | str):
             shown = score["is"] if isinstance(score, dict) else repr(score)
-            return self._failed(row, f"returned {shown}, which is no number")
+            return self._failed(row, f"returned {shown}, which is not a number")
         return float(score) if math.isfinite(score) else self._failed(row, f"returned {score}")
 
     def _failed(self, row: str, problem: str, *, slow: bool = False) -> float | None:
@@ -202,7 +202,7 @@ class FunctionReward:
         how = self.options.timed_out if slow else self.options.failed
         if how == "raise":
             raise PluginError(
-                self.name, f"{row}: the function {problem}", action=f"mend it, or set the reward's {setting}: none"
+                self.name, f"{row}: the function {problem}", action=f"fix it, or set the reward's {setting}: none"
             )
         text = f"{self.name}: {row}: the function {problem}; the row scores {'None' if how == 'none' else 0}"
         self.context.note(text, topic=f"reward {self.name} {setting}")
@@ -239,7 +239,7 @@ def _check_names(file: Path, function: str) -> None:
     model is loaded. A name that the file may make is left to the run.
 
     Raises:
-        RecipeError: the file is no Python, or does not have the name.
+        RecipeError: the file is not Python, or does not have the name.
     """
     try:
         source = file.read_bytes()
@@ -247,7 +247,7 @@ def _check_names(file: Path, function: str) -> None:
     except (OSError, SyntaxError, ValueError) as error:
         where = f"{file.name}:{error.lineno}" if isinstance(error, SyntaxError) else file.name
         said = error.msg if isinstance(error, SyntaxError) else str(error)
-        raise RecipeError("method.rewards", f"python_function: {where}: {said}", action="mend the file") from None
+        raise RecipeError("method.rewards", f"python_function: {where}: {said}", action="fix the file") from None
     nodes = list(ast.walk(tree))
     named = {value for node in nodes for value in vars(node).values() if isinstance(value, str)}
     if function in named or any(isinstance(node, ast.alias) and node.name == "*" for node in nodes):
@@ -266,7 +266,7 @@ def build(options: FunctionOptions, context: Context) -> FunctionReward:
     """Builder of the reward `python_function`.
 
     Raises:
-        RecipeError: the file is not there, is no Python, or does not have the function.
+        RecipeError: the file is missing, is not Python, or does not have the function.
     """
     file = None
     if options.file is not None:

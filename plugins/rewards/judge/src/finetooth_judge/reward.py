@@ -73,7 +73,7 @@ class Judge:
         """
         Raises:
             PluginError: a request failed for good, and the options say `raise`.
-            DataError: there is no column to compare with.
+            DataError: the column to compare with is missing.
         """
         others = self._others(columns, len(completions))
         ids = columns.get("row_id") or [f"completion {i + 1}" for i in range(len(completions))]
@@ -157,6 +157,6 @@ def build(options: JudgeOptions, context: Context) -> Judge:
     """
     if not options.base_url.startswith(("http://", "https://")):
         raise RecipeError(
-            "method.rewards", f"llm_judge: {options.base_url!r} is no address", action="begin with http://"
+            "method.rewards", f"llm_judge: {options.base_url!r} is not an address", action="begin with http://"
         )
     return Judge(options, context)

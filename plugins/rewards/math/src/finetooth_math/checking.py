@@ -15,7 +15,7 @@ ANSWER_WORDS = 4
 
 
 def serve(precision: int, time_limit: int) -> Callable[[Mapping[str, str]], float | None]:
-    """What a worker calls with each `{"expected", "said"}`: 1 or 0; None if what is expected is no mathematics.
+    """What a worker calls with each `{"expected", "said"}`: 1 or 0; None if what is expected is not mathematics.
 
     Args:
         precision: digits behind the point that floats are compared by.

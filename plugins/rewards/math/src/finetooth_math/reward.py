@@ -43,7 +43,7 @@ class Math:
         """None for a row whose expected answer is missing or no mathematics.
 
         Raises:
-            DataError: there is no such column.
+            DataError: no column has this name.
             PluginError: math-verify cannot be loaded.
         """
         column = self.options.column

@@ -9,16 +9,16 @@ from typing import Any, Literal
 from finetooth_hooks import Context, Options
 from pydantic import Field, model_validator
 
-from finetooth_rules.each import Each, EachWith
+from finetooth_rules.per_completion import ScoreEach, ScoreWithColumn
 
 
 class LengthOptions(Options):
     """Options of the reward `answer_length`."""
 
     least: int = Field(default=0, ge=0)
-    """Of so many on, an answer scores 1."""
+    """The shortest length that scores 1."""
     most: int | None = Field(default=None, ge=1)
-    """Up to so many; left out, there is no bound."""
+    """The greatest length that scores 1; left out, no limit applies."""
     unit: Literal["words", "characters", "tokens"] = "words"
     """What is counted."""
     slack: int = Field(default=0, ge=0)
@@ -49,5 +49,5 @@ def of_tokens(completion: str, tokens: Sequence[int], *, options: LengthOptions)
 
 def build(options: LengthOptions, context: Context) -> Any:
     if options.unit == "tokens":
-        return EachWith("answer_length", "completion_ids", partial(of_tokens, options=options), option="")
-    return Each(partial(of_text, options=options))
+        return ScoreWithColumn("answer_length", "completion_ids", partial(of_tokens, options=options), option="")
+    return ScoreEach(partial(of_text, options=options))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from finetooth_hooks import Context, Options
 from pydantic import Field
 
-from finetooth_rules.each import EachWith
+from finetooth_rules.per_completion import ScoreWithColumn
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?<=\d)(?:[eE][-+]?\d{1,3})?(?![\d])")
 """`12`, `1,234.5`, `-.5`, `3e8`; not the 2 of `x2`."""
@@ -25,7 +25,7 @@ class NumberOptions(Options):
     after: str = ""
     """Only what follows its last place in an answer is read (`####`); an answer without it scores 0."""
     pick: Literal["last", "first", "only"] = "last"
-    """Which number of an answer counts; `only`: an answer with others beside it scores 0."""
+    """Which number of an answer counts; `only`: an answer with several numbers scores 0."""
     tolerance: float = Field(default=0.0, ge=0)
     """How far it may be off."""
     relative: float = Field(default=0.0, ge=0)
@@ -60,5 +60,5 @@ def score(completion: str, expected: Any, *, options: NumberOptions) -> float | 
     return float(apart <= allowed)
 
 
-def build(options: NumberOptions, context: Context) -> EachWith:
-    return EachWith("number_match", options.column, partial(score, options=options))
+def build(options: NumberOptions, context: Context) -> ScoreWithColumn:
+    return ScoreWithColumn("number_match", options.column, partial(score, options=options))

@@ -8,7 +8,7 @@ from functools import partial
 from finetooth_hooks import Context, Options
 from pydantic import Field, model_validator
 
-from finetooth_rules.each import EachWith
+from finetooth_rules.per_completion import ScoreWithColumn
 
 
 class OverlongOptions(Options):
@@ -34,6 +34,6 @@ def score(completion: str, tokens: Sequence[int], *, longest: int, cache: int) -
     return (longest - cache - count) / cache if count <= longest else -1.0
 
 
-def build(options: OverlongOptions, context: Context) -> EachWith:
+def build(options: OverlongOptions, context: Context) -> ScoreWithColumn:
     of = partial(score, longest=options.max_length, cache=options.cache)
-    return EachWith("soft_overlong", "completion_ids", of, option="")
+    return ScoreWithColumn("soft_overlong", "completion_ids", of, option="")

@@ -9,7 +9,7 @@ import regex
 from finetooth_hooks import Context, Options
 from pydantic import Field, field_validator
 
-from finetooth_rules.each import Each
+from finetooth_rules.per_completion import ScoreEach
 
 
 class RegexOptions(Options):
@@ -46,6 +46,6 @@ def score(completion: str, *, options: RegexOptions, compiled: Any) -> float | N
         return 0.0 if options.limited == "zero" else None
 
 
-def build(options: RegexOptions, context: Context) -> Each:
+def build(options: RegexOptions, context: Context) -> ScoreEach:
     flags = (regex.IGNORECASE if options.ignore_case else 0) | (regex.DOTALL if options.dot_all else 0)
-    return Each(partial(score, options=options, compiled=regex.compile(options.pattern, flags)))
+    return ScoreEach(partial(score, options=options, compiled=regex.compile(options.pattern, flags)))

@@ -17,7 +17,7 @@ from pydantic import Field, field_validator, model_validator
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from finetooth_rules.each import Each, EachWith
+from finetooth_rules.per_completion import ScoreEach, ScoreWithColumn
 
 FENCED = re.compile(r"^```[ \t]*(?:json[ \t]*)?\n(.*?)^```", re.M | re.S | re.I)
 
@@ -63,7 +63,7 @@ def parsed(completion: str, *, whole: bool) -> Any:
 
 
 def _refuse(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def _of_text(schema: str) -> Validator:
         validators.validator_for(found).check_schema(found)
     except (ValueError, SchemaError) as error:
         problem = f"the column holds no JSON schema: {' '.join(str(error).split())[:100]}"
-        raise DataError("reward json_schema", problem, action="mend the row") from error
+        raise DataError("reward json_schema", problem, action="fix the row") from error
     return validator(found)
 
 
@@ -125,7 +125,7 @@ def score_with(completion: str, schema: Any, *, whole: bool) -> float | None:
     return score(completion, checks=_of_text(text), whole=whole)
 
 
-def build(options: JsonSchemaOptions, context: Context) -> Each | EachWith:
+def build(options: JsonSchemaOptions, context: Context) -> ScoreEach | ScoreWithColumn:
     if options.column is not None:
-        return EachWith("json_schema", options.column, partial(score_with, whole=options.whole))
-    return Each(partial(score, checks=validator(options.json_schema), whole=options.whole))
+        return ScoreWithColumn("json_schema", options.column, partial(score_with, whole=options.whole))
+    return ScoreEach(partial(score, checks=validator(options.json_schema), whole=options.whole))

@@ -8,7 +8,7 @@ from functools import partial
 from finetooth_hooks import Context, Options
 from pydantic import Field, field_validator
 
-from finetooth_rules.each import Each
+from finetooth_rules.per_completion import ScoreEach
 
 
 class FormatOptions(Options):
@@ -48,5 +48,5 @@ def score(completion: str, *, options: FormatOptions) -> float:
     return 0.5 * sum(once) / len(once) if options.partial else 0.0
 
 
-def build(options: FormatOptions, context: Context) -> Each:
-    return Each(partial(score, options=options))
+def build(options: FormatOptions, context: Context) -> ScoreEach:
+    return ScoreEach(partial(score, options=options))

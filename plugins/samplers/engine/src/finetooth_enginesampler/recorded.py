@@ -36,7 +36,7 @@ class RecordedSampler(SamplerBase):
         """What was kept, by group.
 
         Raises:
-            RecipeError: there is no such run, or it kept nothing.
+            RecipeError: no run has this name, or it kept nothing.
             UserError: a file is damaged.
         """
         places = (Path(self._run), Path("runs") / self._run)
@@ -56,7 +56,7 @@ class RecordedSampler(SamplerBase):
     def sample(self, engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> Sampled:
         """
         Raises:
-            RecipeError: there is no such run, or it kept nothing.
+            RecipeError: no run has this name, or it kept nothing.
             EngineError: it was not asked these prompts, or so many answers of each.
         """
         return Sampled(tuple(one for prompt in prompts for one in self._of(prompt, sampling)))
@@ -70,7 +70,7 @@ class RecordedSampler(SamplerBase):
                 "method.skip_zero_advantage_batches=false, so that every batch is kept",
             )
         if any(one.episode for one in kept):
-            raise self._wrong("has episodes of an environment, whose turns cannot be asked anew", "give another run")
+            raise self._wrong("has episodes of an environment, whose turns cannot be asked again", "give another run")
         if any(one.prompt != prompt.tokens for one in kept):
             raise self._wrong(f"was asked other tokens as {prompt.group}", "replay with its data and its model")
         if len(kept) != sampling.n:

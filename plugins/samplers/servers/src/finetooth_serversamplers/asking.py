@@ -12,7 +12,7 @@ from finetooth_hooks import UpstreamError
 
 T = TypeVar("T")
 
-RESUME = "see that it runs, then go on with ft resume RUN"
+RESUME = "see that it runs, then ft resume RUN"
 
 
 REQUEST_WRONG = (400, 413, 422)
@@ -145,7 +145,7 @@ class Server:
             action = NEEDED.get(path, "see that it is a server of this kind")
             raise NotThere(f"{self.asking.called}: {self._said(path, answer)}", action=action)
         if answer.status_code >= 400:
-            raise self.asking.wrong(self._said(path, answer).removeprefix(f"{self.asking.url} "), "mend the setting")
+            raise self.asking.wrong(self._said(path, answer).removeprefix(f"{self.asking.url} "), "fix the setting")
         try:
             return answer.json()
         except ValueError:

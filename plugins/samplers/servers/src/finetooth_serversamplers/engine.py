@@ -39,7 +39,7 @@ ADAPTER = "adapter_config.json"
 
 class VllmEngine(EngineBase):
     """See `finetooth_hooks.engine.Engine`. Its own weights are the server's base, or the adapter that `restore` named;
-    others are held beside them.
+    others are held in addition.
 
     Args:
         base: name of the model at the server.

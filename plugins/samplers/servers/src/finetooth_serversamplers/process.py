@@ -58,7 +58,7 @@ class Process:
             )
         except OSError as error:
             raise RecipeError(
-                "method.sampler.start", f"{self._command[0]}: {error.strerror}", action="mend it"
+                "method.sampler.start", f"{self._command[0]}: {error.strerror}", action="fix it"
             ) from error
         self._asking.within(self._ready).run(self._healthy)
 

@@ -68,7 +68,7 @@ class ServerSampler(SamplerBase):
         if sampling.leaves_out and not 0 < sampling.top_k <= TOP:
             raise PlanError(
                 f"{self._asking.called}: servers name at most {TOP} tokens that sampling keeps",
-                action=f"set method.top_k from 1 to {TOP}, beside method.top_p and method.min_p too",
+                action=f"set method.top_k from 1 to {TOP}, also if method.top_p or method.min_p is set",
             )
         if self._processed is None:
             self._processed = await scaled(server, how.body(prompts[0].tokens, Sampling(1), 0))

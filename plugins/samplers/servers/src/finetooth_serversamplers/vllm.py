@@ -75,7 +75,7 @@ class VllmSampler(ServerSampler):
         """
         Raises:
             EngineError: the server is not there, does not answer in time, or gives what was not asked for.
-            PlanError: what trains is no adapter, or the server does not say what it draws from.
+            PlanError: the run does not train an adapter, or the server does not say what it draws from.
         """
         for left in range(self._vllm.restarts, -1, -1):
             try:
@@ -122,7 +122,7 @@ class VllmSampler(ServerSampler):
         """Put the adapter in as it is now.
 
         Raises:
-            PlanError: what trains is no low-rank adapter.
+            PlanError: the run does not train a low-rank adapter.
             EngineError: the server does not have it afterwards.
         """
         new = self._written(engine, "adapter_model.safetensors")
@@ -143,7 +143,7 @@ class VllmSampler(ServerSampler):
         """Put the whole model in as it is now.
 
         Raises:
-            PlanError: what trains is no whole model.
+            PlanError: the run does not train a whole model.
             EngineError: a worker does not have it afterwards.
         """
         new = self._written(engine, "*.safetensors", but="adapter_*")
@@ -201,7 +201,7 @@ class VllmSampler(ServerSampler):
         if not any(new.glob(wanted)) or (but and any(new.glob(but))):
             what = "adapter that vLLM loads" if self._vllm.weights == "adapter" else "whole model"
             raise PlanError(
-                f"sampler vllm: what trains is no {what}",
+                f"sampler vllm: the run does not train a {what}",
                 action="set adapter: lora, weights: full of the sampler where all trains, or another sampler",
             )
         return new
@@ -215,7 +215,7 @@ class VllmSampler(ServerSampler):
 
 
 async def _awake(server: Server) -> None:
-    """Have its memory back, and requests answered: before they sleep servers pause, and not all of them go on by being
+    """Have its memory back, and requests answered: before they sleep servers pause, and not all of them resume by being
     woken."""
     if (await server.get("/is_sleeping"))["is_sleeping"]:
         await server.post("/wake_up")

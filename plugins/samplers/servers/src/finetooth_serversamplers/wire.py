@@ -36,7 +36,7 @@ class Wire:
         weakref.finalize(self, self._loop.call_soon_threadsafe, self._loop.stop)
 
     def begin(self, work: Coroutine[Any, Any, None]) -> Future[None]:
-        """Do it beside what is under way."""
+        """Run a coroutine on the background loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     async def chunks(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[Any]:
@@ -70,7 +70,7 @@ class Wire:
         try:
             found = json.loads(told)
         except ValueError as error:
-            raise self.asking.wrong("sent a chunk that is no JSON", AGAIN) from error
+            raise self.asking.wrong("sent a chunk that is not JSON", AGAIN) from error
         if isinstance(found, dict) and "error" in found:
             said = found["error"]
             status = said.get("code") if isinstance(said, dict) else None
@@ -81,7 +81,7 @@ class Wire:
         """The error for an answer with this status."""
         called = f"{self.asking.called}: {self.asking.url} {problem}"
         if status in REQUEST_WRONG:
-            return EngineError(called, action="mend the request")
+            return EngineError(called, action="fix the request")
         return ServerGone(called, action=AGAIN, late=status == GATEWAY_TIMEOUT)
 
     def _http(self) -> httpx.AsyncClient:

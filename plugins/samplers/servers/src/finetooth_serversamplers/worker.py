@@ -1,4 +1,4 @@
-"""What runs in vLLM's own workers: whole weights are read from a folder, and their name is kept beside them.
+"""Runs in vLLM's own workers: whole weights are read from a folder, and their name is kept with them.
 
     VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --worker-extension-cls finetooth_serversamplers.worker.Weights
 

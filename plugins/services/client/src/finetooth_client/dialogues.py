@@ -150,7 +150,7 @@ class ServerDialogues:
         return [m.session(one) for one in (yield from self.request("GET", "/v1/sessions"))]
 
     def sampler(self, base: str = "", *, checkpoint: str | None = None) -> Dialogue[SamplerDialogues]:
-        """Sample from a base model or a checkpoint, beside other clients."""
+        """Sample from a base model or a checkpoint, in one batch with other clients."""
         made = yield from self.request("POST", "/v1/samplers", {"base": base, "checkpoint": checkpoint})
         return SamplerDialogues(self, made["id"])
 
@@ -175,7 +175,7 @@ class ServerDialogues:
             call: its id, such as a stream's `call`.
 
         Returns:
-            what has become of it: `failed`, `done` where it was finished before, or `queued` while it waits.
+            the state of the call: `failed`, `done` where it was finished before, or `queued` while it waits.
         """
         return str((yield from self.request("DELETE", f"/v1/calls/{call}"))["state"])
 

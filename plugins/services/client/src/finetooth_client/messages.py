@@ -38,7 +38,7 @@ class ServerError(FinetoothError):
 
 
 class CallFailed(EngineError):
-    """A call was taken and failed; the session goes on.
+    """A call was taken and failed; the session stays usable.
 
     Attributes:
         category: `user` or `server`: whose mistake it was.
@@ -168,7 +168,7 @@ def load(checkpoint: str, optimizer: bool) -> Sent:
 
 
 def sample(prompt: Sequence[int], sampling: Sampling, seeded: bool) -> Sent:
-    """Sample one prompt beside those of others."""
+    """Sample one prompt in a batch with those of others."""
     body = {
         "prompt": [int(token) for token in prompt],
         "sampling": wire.encode_sampling(sampling),

@@ -22,7 +22,7 @@ def trust(verify: bool | str, fingerprint: str | None) -> bool | ssl.SSLContext:
             looked at.
 
     Raises:
-        UserError: it is no fingerprint, or no certificate.
+        UserError: the text is not a fingerprint, or the server has no certificate.
     """
     if fingerprint is not None:
         return _pinned(fingerprint)
@@ -47,7 +47,7 @@ def _pinned(fingerprint: str) -> ssl.SSLContext:
     wanted = fingerprint.replace(":", "").lower()
     if not re.fullmatch(r"[0-9a-f]{64}", wanted):
         raise UserError(
-            "fingerprint: it is no SHA-256", action="give the 64 hexadecimal digits that `ft serve` printed"
+            "fingerprint: it is not a SHA-256", action="give the 64 hexadecimal digits that `ft serve` printed"
         )
 
     def check(certificate: bytes | None) -> None:

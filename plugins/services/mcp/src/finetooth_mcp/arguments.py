@@ -46,7 +46,7 @@ class Prompt(Arguments):
     messages: list[Message] | None = None
     """A conversation; the assistant speaks next."""
     text: str | None = None
-    """A raw text to go on with, without chat markup."""
+    """A raw text to continue, without chat markup."""
     tokens: list[int] | None = None
     """Token ids."""
 
@@ -73,7 +73,7 @@ class NewSession(Arguments):
     checkpoint: str | None = None
     """Id of a checkpoint to begin with, in place of a base model."""
     restore_optimizer: bool = True
-    """With `checkpoint`: take the optimizer's state too, to go on as if nothing had been between."""
+    """With `checkpoint`: take the optimizer's state too, to continue as if training had not stopped."""
 
 
 class OfSession(Arguments):
@@ -154,7 +154,7 @@ class Generate(OfSession):
     seed: int = 0
     """The same seed gives the same completions."""
     stop: list[str] = Field(default_factory=list, max_length=16)
-    """Texts that end a completion, beside the model's own end of an answer."""
+    """Texts that end a completion, in addition to the model's own end of an answer."""
 
 
 class Save(OfSession):
@@ -163,7 +163,7 @@ class Save(OfSession):
     name: str
     """Letters, digits, '.', '_' and '-'; not used before in this session."""
     kind: Literal["state", "weights"] = "state"
-    """`state` is everything that trains, to go on later, and the weights; `weights` is the artifact alone."""
+    """`state` is everything that trains, to continue later, and the weights; `weights` is the artifact alone."""
     overwrite: bool = False
     """Replace a checkpoint of this name."""
 

@@ -103,10 +103,10 @@ def described(tool: Tool) -> types.Tool:
 
 
 async def call_tool_result(desk: Desk, name: str, arguments: Mapping[str, Any]) -> types.CallToolResult:
-    """The result of a tool; an error is a result too, which the assistant can read and mend."""
+    """The result of a tool; an error is a result too, which the assistant can read and fix."""
     tool = TOOLS.get(name)
     if tool is None:
-        return error_result(f"there is no tool {name!r} (use one of {', '.join(TOOLS)})")
+        return error_result(f"no tool has the name {name!r} (use one of {', '.join(TOOLS)})")
     outcome = "failed"
     try:
         found = await tool.run(desk, tool.takes.model_validate(arguments))
@@ -140,5 +140,5 @@ def one_line(error: ValidationError) -> str:
     """The first thing that is wrong with the arguments."""
     found = error.errors()[0]
     where = ".".join(str(part) for part in found["loc"])
-    allowed = "" if found["type"] != "extra_forbidden" else "; there is no such argument"
+    allowed = "" if found["type"] != "extra_forbidden" else "; the tool takes no such argument"
     return f"{where}: {found['msg']}{allowed} (see the tool's input schema)"

@@ -26,7 +26,7 @@ class Reader:
 
     Attributes:
         context: of its recipe: tokenizer and renderer.
-        longest: tokens of the longest row; None is no bound.
+        longest: tokens of the longest row; None for no bound.
         opening: what prompts begin with that bring no system message.
     """
 

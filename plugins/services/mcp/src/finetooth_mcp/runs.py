@@ -1,7 +1,7 @@
 """Tools for runs of recipes: those of the folder in which the server was started, for callers with the scope `admin`
 and for the process that started it.
 
-A run goes by its name under `runs/`, a recipe by the name of its file beside that folder; paths are refused, so nothing
+A run goes by its name under `runs/`, a recipe by the name of its file in the same folder; paths are refused, so nothing
 else of the server's disk can be reached.
 """
 
@@ -77,11 +77,11 @@ def start(recipe: str, name: str, overrides: list[str]) -> Json:
     """Begin a run of a recipe's file, in a process of its own.
 
     Raises:
-        UserError: there is no such file, the name is taken, or an override is none.
+        UserError: the file does not exist, the name is taken, or an override is malformed.
     """
     file = Path(_named(recipe, "recipe"))
     if not file.is_file() or file.suffix not in (".yaml", ".yml"):
-        raise UserError(f"recipe: there is no file {recipe!r} in the server's folder", action="name a .yaml file there")
+        raise UserError(f"recipe: no file {recipe!r} in the server's folder", action="name a .yaml file there")
     folder = RUNS / _named(name, "name")
     if folder.exists() or _log(name).exists():
         raise UserError(f"name: {folder} exists", action="name another one")
@@ -104,7 +104,7 @@ def start(recipe: str, name: str, overrides: list[str]) -> Json:
 
 
 PROCESSES: dict[str, subprocess.Popen[bytes]] = {}
-"""Of runs that this server began, so that those that have ended are no zombies."""
+"""Processes of runs that this server began, so that those that have ended are reaped."""
 
 
 def stop(name: str) -> Json:
@@ -129,13 +129,14 @@ async def apart(function: Any, *arguments: Any) -> Json:
 
 
 def folder_of(name: str) -> Path:
-    """
+    """The folder of a run, by its name.
+
     Raises:
-        UserError: there is no such run, or it is no name.
+        UserError: no run has this name, or it is not a plain name.
     """
     folder = RUNS / _named(name, "run")
     if not is_run(folder) and not _log(name).exists():
-        raise UserError(f"there is no run {name!r}", action="list_runs names them")
+        raise UserError(f"no run {name!r}", action="list_runs names them")
     return folder
 
 
@@ -153,7 +154,7 @@ def _named(name: str, argument: str) -> str:
         UserError: it is a path.
     """
     if not NAME.fullmatch(name):
-        raise UserError(f"{argument}: {name!r} is no plain name", action="no slashes, and no dot at the beginning")
+        raise UserError(f"{argument}: {name!r} is not a plain name", action="no slashes, and no dot at the beginning")
     return name
 
 

@@ -347,8 +347,8 @@ TOOLS: Mapping[str, Tool] = {
              "the end of its output. An empty list: nothing is.", reads=True),
         Tool("start_run", a.StartRun, start_run, "Begin to train what a recipe file in the server's folder describes. "
              "Returns at once. Next: show_run, until its status is no longer running."),
-        Tool("stop_run", a.OfRun, stop_run, "Ask a run to end: its last whole step is saved, and `ft resume` goes on "
-             "with it. Next: show_run."),
+        Tool("stop_run", a.OfRun, stop_run, "Ask a run to end: its last whole step is saved, and `ft resume` continues "
+             "it. Next: show_run."),
     )
 }  # fmt: skip
 """A tool for each primitive, and for sessions and checkpoints."""

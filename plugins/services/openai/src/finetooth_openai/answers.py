@@ -15,7 +15,7 @@ from finetooth_wire import wire
 from finetooth_openai.messages import calls_json
 
 UNFINISHED = "\ufffd"
-"""What decoders write for bytes that are no whole letter."""
+"""What decoders write for bytes that are not a whole letter."""
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def ask(service: FaceService, models: Models, caller: FaceCaller, body: Request)
     """Read a request, as far as nothing of it is computed. Waits for a disk.
 
     Raises:
-        Fault: the key may not sample, there is no such model, or the prompt leaves no room.
+        Fault: the key may not sample, the model is unknown, or the prompt leaves no room.
         UserError: the service refuses it.
     """
     check_scope(caller)

@@ -106,7 +106,7 @@ def _read(kind: type[Request], content: bytes) -> Request:
     """A request's body; how long that takes depends on its size, and is not for the event loop.
 
     Raises:
-        Fault: it is no such request.
+        Fault: the body is not such a request.
     """
     try:
         found = json_parts.received(content)

@@ -29,8 +29,8 @@ SOUNDS = ("wav", "mp3", "flac", "ogg")
 """Formats that `input_audio` may name; all but wav need finetooth[media] where the server runs."""
 
 _OPENING = threading.Lock()
-"""Images and sounds are opened for one request at a time: that bounds the memory they take, and a processor is
-no one's to share between threads."""
+"""Images and sounds are opened for one request at a time, which bounds the memory they take; a processor must not be
+shared between threads."""
 
 
 def image_of(given: Any, where: str) -> Image:
@@ -41,14 +41,14 @@ def image_of(given: Any, where: str) -> Image:
         where: the part stands, for messages.
 
     Raises:
-        Fault: it is no data URL with an image in base64, or too large.
+        Fault: the text is not a data URL with an image in base64, or too large.
     """
     if not isinstance(given, Mapping) or not isinstance(given.get("url"), str):
         raise Fault("an image is not of the form {url: TEXT}", action=EMBED, param=where)
     if others := sorted(set(given) - {"url", "detail"}):
         raise Fault(f"image_url: {others[0]} is not offered here", action="leave it out", param=where)
     if given.get("detail") not in (None, "auto"):
-        raise Fault("image_url: detail is the model's own here", action="leave it out, or say auto", param=where)
+        raise Fault("image_url.detail is not supported", action="leave it out, or say auto", param=where)
     head, comma, text = given["url"].partition(",")
     scheme = head.partition(":")[0].lower()
     if scheme != "data" or ":" not in head:
@@ -85,9 +85,10 @@ def sound_of(given: Any, where: str) -> Audio:
 
 
 def _decoded(text: str, field: str, action: str, where: str) -> bytes:
-    """
+    """The bytes of a text in base64.
+
     Raises:
-        Fault: it is no base64.
+        Fault: the text is not base64.
     """
     try:
         return base64.b64decode(text, validate=True)

@@ -30,7 +30,7 @@ def messages_of(given: Sequence[ChatMessage]) -> tuple[Message, ...]:
         calls = [_call(call, f"{where}.tool_calls[{k}]") for k, call in enumerate(one.tool_calls or ())]
         names |= {call["id"]: call["function"]["name"] for call in calls}
         if calls and one.role != "assistant":
-            raise Fault("only the assistant calls tools", action="mend the role", param=f"{where}.tool_calls")
+            raise Fault("only the assistant calls tools", action="fix the role", param=f"{where}.tool_calls")
         content, media = _parts(one, where)
         if not content and not calls and one.role == "assistant" and not one.reasoning_content:
             raise Fault("the message says nothing", action="give its content", param=f"{where}.content")
@@ -103,6 +103,6 @@ def _call(call: Call, where: str) -> dict[str, Any]:
     except ValueError:
         read = None
     if not isinstance(name, str) or not isinstance(read, dict):
-        raise Fault("a call has no name, or its arguments are not the text of a JSON object", action="mend it",
+        raise Fault("a call has no name, or its arguments are not the text of a JSON object", action="fix it",
                     param=f"{where}.function")  # fmt: skip
     return {"id": call.id, "type": "function", "function": {"name": name, "arguments": read}}

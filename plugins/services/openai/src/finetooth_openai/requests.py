@@ -247,7 +247,7 @@ class ChatRequest(Request):
             if named is None or tool.get("function", {}).get("name") == named.get("name")
         ]
         if not found:
-            raise Fault("tool_choice: there is no such tool", action="name one of tools", param="tool_choice")
+            raise Fault("tool_choice names a tool that tools lacks", action="name one of tools", param="tool_choice")
         return found
 
     def check(self) -> None:
@@ -343,7 +343,7 @@ def read(kind: type[Body], content: Any) -> Body:
         Fault: it is not what the route takes; names the first field that is wrong.
     """
     if not isinstance(content, Mapping):
-        raise Fault("the body is no JSON object", action="send one")
+        raise Fault("the body is not a JSON object", action="send one")
     try:
         body = kind.model_validate(content)
     except ValidationError as error:
@@ -357,7 +357,7 @@ def _fault(kind: type[BaseModel], error: ValidationError) -> Fault:
     fields = [str(part) for part in found["loc"]]
     place = brief(".".join(fields), 100)
     if found["type"] != "extra_forbidden":
-        return Fault(f"{place}: {found['msg']}", action="mend it", param=place)
+        return Fault(f"{place}: {found['msg']}", action="fix it", param=place)
     near = nearest(place, kind.model_fields) if len(fields) == 1 else None
     meant = f"did you mean {near}?" if near else "leave it out"
     return Fault(f"{place} is not offered here", action=meant, param=place, code="unsupported_parameter")

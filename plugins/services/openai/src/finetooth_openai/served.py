@@ -98,7 +98,7 @@ class Models:
             return ending[0]
         near = nearest(name, [one.name for one in known])
         raise Fault(
-            f"there is no model {name!r}",
+            f"no model {name!r}",
             action=f"did you mean {near}?" if near else "list the models that there are",
             status=404,
             param="model",
@@ -106,16 +106,17 @@ class Models:
         )
 
     def _stack(self, name: str, known: Sequence[Model]) -> Model:
-        """
+        """A model that is a sum of adapters, by its name.
+
         Raises:
-            UserError: a part is not there, or is no adapter, or they have different bases.
+            UserError: a part is unknown or not an adapter, or they have different bases.
         """
         by_name = {key: one for one in known for key in (one.name, one.checkpoint) if key}
         found = [(by_name[part], weight) for part, weight in parts_of(name, by_name.__contains__, setting="model")]
         first = found[0][0]
         for one, _ in found:
             if one.checkpoint is None and not one.stack:
-                raise UserError(f"model {name}: {one.name} is no adapter", action="stack adapters and checkpoints")
+                raise UserError(f"model {name}: {one.name} is not an adapter", action="stack adapters and checkpoints")
             if one.base != first.base:
                 raise UserError(
                     f"model {name}: {first.name} adds to {first.base}, and {one.name} to {one.base}",

@@ -57,7 +57,7 @@ class Told:
             text = _BEGUN_TAG.sub("", text[: len(text) - max((begun(stop, text) for stop in self._stops), default=0)])
         if not text.startswith(self._told):
             if whole:
-                raise Fault("what was told turned out to be no part of the answer", action="ask without stream",
+                raise Fault("a part that was sent turned out not to belong to the answer", action="ask without stream",
                             status=500)  # fmt: skip
             return ""
         piece = text[len(self._told) :]

@@ -70,8 +70,8 @@ def load_policy(folder: Path) -> Policy:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}", action="write the file again, or restore it") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}", action="mend the file") from error
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}", action="fix the file") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}: {place}: {first['msg']}", action="mend the file") from error
+        raise UserError(f"{path}: {place}: {first['msg']}", action="fix the file") from error

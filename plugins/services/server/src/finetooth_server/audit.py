@@ -44,9 +44,9 @@ class Audit:
     """The record of one server, which alone writes it.
 
     Args:
-        path: of the record; goes on where it ended.
+        path: of the record; a server appends to one that exists.
         key: signs the head.
-        say: is told of lines that are missing.
+        say: is called with a report of missing lines.
         unsigned: the record may come from a server that did not sign its head.
     """
 
@@ -212,7 +212,7 @@ def verify(path: Path, *, head: str = "", key: bytes | None = None) -> Verified:
                 content = json.loads(line)
                 claimed = content.pop("hash")
             except (ValueError, KeyError, AttributeError) as error:
-                raise _changed(path, number, "it is no line of a record") from error
+                raise _changed(path, number, "the line does not belong to a record") from error
             if content.get("number") != number:
                 raise _changed(path, number, f"it says that it is number {content.get('number')}")
             if _hash(last, content) != claimed:
@@ -247,7 +247,7 @@ def _append(file: int, line: bytes) -> None:
     """Append a whole line, or nothing.
 
     Raises:
-        OSError: there is no room.
+        OSError: the disk is full.
     """
     before = os.fstat(file).st_size
     try:
@@ -295,7 +295,7 @@ def _noted(path: Path) -> _Head | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{_head_of(path)}: it is no head of a record", action=_ACTION) from error
+        raise UserError(f"{_head_of(path)}: it does not hold the head of a record", action=_ACTION) from error
 
 
 def _signed(key: bytes, lines: int, last: str) -> str:
@@ -314,7 +314,7 @@ def _before(path: Path) -> str:
 
 
 def _set_torn_line_aside(path: Path) -> int:
-    """A crash may have left half a line, which was never acknowledged: it goes into a file beside the record. Returns
+    """A crash may have left half a line, which was never acknowledged: it goes into a file next to the record. Returns
     its bytes."""
     if not path.exists() or not path.stat().st_size:
         return 0

@@ -20,7 +20,7 @@ CRASHES = 2
 instead of being executed once more."""
 
 CANCELLED = "the call was cancelled, and changed nothing"
-"""What has become of a call whose client wanted it no more."""
+"""The error of a call whose client cancelled it."""
 
 Category = str
 """`user`: the client can do something about it. It cannot: `server`, this one failed; `upstream`, another one that it
@@ -76,7 +76,7 @@ class Call:
 
     @cached_property
     def result(self) -> Any:
-        """What `written` says: a large one takes its time, for which nothing else goes on."""
+        """The result in `written`. Parsing a large one takes time, in which all other threads wait."""
         return None if self.written is None else json.loads(self.written)
 
 
@@ -88,7 +88,7 @@ class Due:
         batch: calls with the same text may be computed together.
         arguments: JSON; None once no replay needs it.
         begun: how often its execution began and no result came of it: so often the server ended meanwhile.
-        alone: the last time that nothing else was executed beside it, counted as `begun` is; 0 is never.
+        alone: the last time that the call ran alone, counted as `begun` is; 0 is never.
         dropped: whoever runs the server wants it to fail.
         cancelled: its client wants it to fail.
         revoked: the key that it came with is no longer valid.
@@ -117,7 +117,7 @@ class Due:
         if self.cancelled:
             return CANCELLED
         if self.dropped:
-            return "the call was dropped by whoever runs the server (send another one)"
+            return "the operator of the server dropped the call (send another one)"
         if self.revoked:
             return "the key that it came with was revoked"
         if self.begun >= CRASHES and 0 < self.alone <= self.begun:

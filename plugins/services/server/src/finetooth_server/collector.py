@@ -1,6 +1,6 @@
-"""Python's collector of reference cycles in a server. A full collection walks over every object that there is, and
-everybody waits for it: over half a million that imports made, and over the rows of whatever requests are at hand, a few
-times while a large one is read. What requests make holds no cycles, and goes without a collector."""
+"""Python's collector of reference cycles in a server. A full collection walks over every object while all threads wait:
+over half a million objects that imports made, and over the rows of the requests at hand, a few times while a large one
+is read. Requests make no cycles, so they need no collector."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from collections.abc import Callable
 NEVER = 2**30
 
 APART = 10.0
-"""Seconds between two collections, unless `MANY` were asked for since: who opens and closes models one after the other
-does not stop everybody with each of them."""
+"""Seconds between two collections, unless `MANY` were asked for since: a client that opens and closes models one after
+the other does not stop all others each time."""
 
 MUCH = 50_000
 """Objects."""
 
 WHOLE = 3600.0
-"""Seconds between two times at which much that is left is put away from collections."""
+"""Seconds between two times at which many survivors are frozen."""
 
 MANY = 4
-"""Collections that are asked for and put off, at most: what waits for one is as many models."""
+"""Requests that are put off at most; each may hold the memory of a closed model."""
 
 
 def settle() -> None:
-    """Before clients come: what was imported so far is looked at no more, and full collections begin when asked for."""
+    """Freeze what was imported so far and leave full collections to `Collector`; called before clients come."""
     gc.collect()
     gc.freeze()
     youngest, young, _ = gc.get_threshold()
@@ -44,12 +44,10 @@ class Collector:
         self._whole_due = float("-inf")
 
     def collect(self, *, guest: bool = False) -> None:
-        """A full collection: models that were let go of, whose parts refer to each other, and what else is left. One
-        that comes soon after another is put off: the next that is asked for does its work, which is a minute later at
-        most, or whoever has too little memory on a device. What is left is looked at no more where it is much, as what
-        the first model imported is; once an hour at most, and then all that is looked at no more is looked at again.
-        Where nobody settled, Python's own collections come for
-        them: a service is a guest in that process, which may hold millions of objects.
+        """Run a full collection, which frees closed models, whose parts refer to each other. Within `APART` seconds of
+        the last one the request is put off to a later call. Many survivors, such as the imports of the first model,
+        are frozen; at most once an hour the frozen objects are collected too. Without `settle`, Python's own
+        collections do the work: a service is a guest in that process, which may hold millions of objects.
 
         Args:
             guest: collect there too.

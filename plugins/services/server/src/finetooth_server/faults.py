@@ -28,7 +28,7 @@ class Forbidden(Refused):
 
 
 class Unknown(Refused):
-    """There is no such thing, or it is another tenant's: the answer is the same."""
+    """The thing does not exist, or is another tenant's: the answer is the same."""
 
     status = 404
 
@@ -63,4 +63,4 @@ class DiskFull(Busy):
     """The disk of the server's folder has no room for a record."""
 
     def __init__(self) -> None:
-        super().__init__("the server's disk is full", action="try again later; whoever runs the server must make room")
+        super().__init__("the server's disk is full", action="try again later; the operator must make room")

@@ -201,7 +201,7 @@ class Guard:
 
         Raises:
             Busy: the bodies that are coming in already fill the room for them.
-            ClientLeft: the client went away before its end: a body that was cut is no request.
+            ClientLeft: the client went away before the end: a body that was cut does not count as a request.
             TooLarge: it is longer than allowed, or holds too many values.
             TimeoutError: it comes too slowly.
         """

@@ -53,6 +53,6 @@ class Images:
         tokens = self._tokenizer(base).encode(place.text[place.start : place.stop], special=True)
         if expected and expected != len(tokens):
             raise DataError(
-                where, f"the image takes {len(tokens)} tokens, and {expected} were expected", action="count them anew"
+                where, f"the image takes {len(tokens)} tokens, and {expected} were expected", action="count them again"
             )
         return ImageChunk(data, cast(Any, format_), len(tokens), np.asarray(tokens, np.int64))

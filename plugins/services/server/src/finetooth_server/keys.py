@@ -96,7 +96,7 @@ def check_wishes(tenant: str, scopes: Sequence[str], *, name: str = "", days: fl
         raise UserError(f"tenant {tenant!r}", action="use letters, digits, '.', '_' and '-'")
     for scope in scopes:
         if scope not in SCOPES:
-            raise UserError(f"there is no scope {scope!r}", action=f"choose among {', '.join(SCOPES)}")
+            raise UserError(f"unknown scope {scope!r}", action=f"choose among {', '.join(SCOPES)}")
     if days is not None and not 0 < days < MOST_DAYS:
         raise UserError(f"days is {days:g}", action=f"choose more than 0 and less than {MOST_DAYS}")
     if len(name) > 128:
@@ -148,7 +148,7 @@ class Keys:
         `grace_hours`.
 
         Raises:
-            UserError: there is no such key that is valid.
+            UserError: no valid key has this id.
         """
         old = next((key for key in self.list() if key.id == id_), None)
         if old is None or not _valid(old):

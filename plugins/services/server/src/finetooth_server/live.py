@@ -25,10 +25,10 @@ class LiveModel:
         engine: holds the weights.
         make_loss: from a pick to the loss, for this model's recipe.
         handles: forwards that may still get a backward: the engine's handle by the number of the call.
-        since: when each of these forwards was computed, by a clock that only goes on.
+        since: when each of these forwards was computed, by a monotonic clock.
         applied: number of the last call that the engine has seen.
         computed: seconds of work since the last snapshot.
-        written: told of every token that `generate` writes: the completion's number, the token, its log-probability.
+        written: called with every token that `generate` writes: the completion's number, token, log-probability.
         used: when it was called last; the one unused for longest makes room.
         asked: before each part of a call that is none of the engine's: as `Engine.interrupt_when`.
     """
@@ -50,7 +50,7 @@ class LiveModel:
 
         Raises:
             DataError: the pick is neither a name nor a mapping with a name.
-            UserError: there is no such loss, or its options are wrong.
+            UserError: no loss has this name, or its options are wrong.
         """
         named = pick if isinstance(pick, str) else pick.get("name") if isinstance(pick, Mapping) else None
         if not isinstance(named, str):
@@ -64,8 +64,8 @@ class LiveModel:
 
 
 def state_copied(engine: Engine, folder: Path) -> Callable[[], None]:
-    """Copy everything that trains, as it is now; what is returned writes the copy into a folder, from any thread. Where
-    the engine makes no copies, or there is no room for one, it is written at once.
+    """Copy everything that trains, as it is now; returns a function that writes the copy into a folder, from any
+    thread. Where the engine makes no copies, or memory is short, the state is written at once.
 
     Raises:
         FinetoothError: the state is not whole, after a failed step.

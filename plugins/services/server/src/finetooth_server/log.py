@@ -207,7 +207,7 @@ class Log:
 
     @until_room
     def isolate(self, call: Due, alone: bool) -> None:
-        """Note that nothing else is executed beside a call the next time, or that something is after all."""
+        """Mark whether the call must run alone next time."""
         with self._records.write() as connection:
             connection.execute(update(calls).where(calls.c.id == call.id).values(alone=alone * (call.begun + 1)))
 
@@ -287,11 +287,11 @@ class Log:
             ]  # fmt: skip
 
     def counted_lately(self) -> int | None:
-        """How many calls wait, as it was counted in the last half second; None: nobody has. It asks no database."""
+        """How many calls wait, if they were counted in the last half second; never reads the database."""
         return self._counted[1] if now() - self._counted[0] < COUNTED else None
 
     def count_waiting(self) -> int:
-        """How many calls wait. Who asks again and again, as anybody may, is told what was so half a second ago."""
+        """How many calls wait, cached for half a second because clients poll it."""
         if self.counted_lately() is None:
             with self._records.read() as connection:
                 count = connection.scalar(select(func.count()).select_from(calls).where(calls.c.state == QUEUED))

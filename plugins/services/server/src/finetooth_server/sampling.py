@@ -85,7 +85,7 @@ class Samplers:
             collect(guest=True)  # an engine's parts refer to each other
 
     def hosts(self, most: int) -> Hosts:
-        """Engines that hold low-rank adapters beside each other, of so many bytes at most."""
+        """Engines that hold low-rank adapters for one batch, of so many bytes at most."""
         return Hosts(self._context, self._vault, most)
 
     def close(self) -> None:
@@ -155,7 +155,7 @@ def begin(
 
 
 def complete(engine: Engine, arguments: Mapping[str, Any], completions: Sequence[dict[str, Any]]) -> None:
-    """Add to encoded completions what the call asks for beside their tokens."""
+    """Add to encoded completions what the call asks for in addition to their tokens."""
     top = scores.decoded(arguments).top_samples
     if top:
         prompt = wire.decode_prompt(arguments)

@@ -92,7 +92,7 @@ def _check_plain(value: Any, where: str) -> None:
     """
     if isinstance(value, str) and not _NAME.fullmatch(value):
         raise UserError(
-            f"{where}: {value[:80]!r} is no name",
+            f"{where}: {value[:80]!r} cannot be a name",
             action="use letters, digits, '_', '.' and '-'; of modules, give a list of names instead of a pattern",
         )
     if isinstance(value, Mapping):

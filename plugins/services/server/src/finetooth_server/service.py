@@ -88,7 +88,7 @@ class Service(ClientSessions):
         self.pruner = Pruner(self.records, self.log, limits, self._tidy, self._ended)
 
     def _tidy(self) -> None:
-        """From time to time, beside the calls."""
+        """Periodic housekeeping."""
         self.keys.record(self.audit)
         self.refusals.flush()
         self.checkpoints.expire()
@@ -288,7 +288,7 @@ class Service(ClientSessions):
         """
         kind = OPERATIONS.get(operation)
         if kind is None and operation not in (SAVE, LOAD):
-            raise Unknown(f"there is no operation {operation!r}", action=f"use one of {all_of(OPERATIONS)}")
+            raise Unknown(f"unknown operation {operation!r}", action=f"use one of {all_of(OPERATIONS)}")
         self._may(caller, "train" if kind is None else kind.scope)
         row = self._queue(caller, model)
         if seq is not None and not 0 < seq < 2**62:
@@ -412,7 +412,7 @@ class Service(ClientSessions):
 
         Args:
             seeded: the client chose the seed.
-            asked: log-probabilities that it wants beside the completions.
+            asked: log-probabilities that it wants in addition to the completions.
             layout: comes back with the result, for the face.
         """
         self._may(caller, "sample")

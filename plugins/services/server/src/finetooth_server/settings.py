@@ -19,20 +19,20 @@ class Limits:
 
     Attributes:
         body: bytes of a request.
-        values: numbers, texts and the like in a request's JSON, about: nothing else goes on while they are read.
+        values: numbers, texts and the like in a request's JSON, about: all other threads wait while they are read.
         coming: bytes of requests that are coming in, over all clients.
         tokens: input positions of one call, prompts and what they may grow to included.
         samples: completions that one call may ask for.
-        memory: bytes that one call may take beside the model: keys and values, logits that it asks for, its answer.
+        memory: bytes that one call may take without the model: keys and values, logits that it asks for, its answer.
         queued: calls of a tenant that wait; more are refused until some are done.
         models: of a tenant at once.
         live: engines held in memory, over all tenants; others are put to disk until their next call.
         handle: seconds that a forward waits for its backward.
         wait: seconds that a request for a result is held, at most.
         results: seconds that a result is kept after its client had it.
-        undelivered: seconds that a result is kept when its client does not come for it.
+        undelivered: seconds that a result is kept when its client does not fetch it.
         batch: sampling calls that are written together.
-        held: bytes of adapters of one base that are sampled beside each other, in one batch; what was not asked for for
+        held: bytes of adapters of one base that are sampled in one batch; the one unused for
             longest makes room. 0: each set of weights has its turns.
         turn: seconds for which calls may join others that read the same weights, while some wait for other weights.
         waiting: calls that wait, over all tenants; more are refused until some are done.
@@ -40,7 +40,7 @@ class Limits:
         requests: of a tenant that begin in a second, while others are at work; who has the server alone is not held up.
         strangers: requests without a valid key that are looked at in a second, from one address.
         connections: requests of a tenant that may be under way at once.
-        device_memory: bytes that all calls together may take that are executed at a time, beside their models.
+        device_memory: bytes that all running calls may take together, without their models.
         samplers: engines held in memory that sample from saved weights.
         sampler_bytes: of their weights; a base that they share does not count.
         sessions: of a tenant at once.
@@ -106,14 +106,14 @@ class Settings:
 
     Attributes:
         folder: for the database, checkpoints and snapshots.
-        models: recipe by the name under which a base model is served; a client's adapter, optimizer and seed go on top.
+        models: recipe by the name of a served base model; a client's adapter, optimizer and seed are added to it.
         database: SQLAlchemy's URL; empty is a SQLite file in `folder`.
         replay: seconds of training that may have to be done again after a crash; a snapshot is taken whenever so much
             was computed since the last one.
         encryption: what checkpoints, snapshots and calls are encrypted with; None leaves them plain.
         audit_key: file with the key that signs the audit record's head; None is one in `folder`.
         scratch: where weights lie plain while they are written or read; None is a folder in `folder`.
-        adapters: by the name under which they are served beside the models.
+        adapters: by the name under which they are served, in addition to the models.
         keyless: requests without a key are the tenant `local`'s; only for a server that nobody else can reach.
     """
 

@@ -45,8 +45,8 @@ caches and the interpreter to none of the others. So who opens and closes models
 
 
 ALONE = 3.0
-"""Seconds at a server's start for calls that were under way when an earlier one ended: each is executed with nothing
-beside it, so that if it ends this one too, no other call is suspected. What is left of them then goes on with all."""
+"""Seconds at a server's start for calls that were under way when an earlier one ended: each is executed alone, so that
+if it ends this server too, no other call is suspected. After that the rest run with all others."""
 
 
 class Writer:
@@ -202,7 +202,7 @@ class Writer:
         return others_wait
 
     def _pause(self, seconds: float) -> None:
-        """Wait for something to do beside what there is."""
+        """Wait for something new to do."""
         with self._bell:
             self._bell.wait_for(lambda: self._news() or self._ending, seconds)
 
@@ -352,7 +352,7 @@ class Writer:
         call: str,
         running: Running,
     ) -> Any:
-        """Write a checkpoint: as soon as what it holds is copied, beside the calls of others."""
+        """Write a checkpoint as soon as its content is copied, while calls of others run."""
         saved = self._checkpoints.save(
             model.engine,
             tenant=row.tenant,

@@ -38,7 +38,7 @@ def check_config(config: Mapping[str, Any], reference: str) -> None:
             bounds = f"at most {most:,}" if most is not None and value > most else "more than 0"
             raise RecipeError(
                 "model", f"{reference}: its config.json has {name}: {value:,}, which must be {bounds}",
-                action="fetch the model again, or mend its config.json",
+                action="fetch the model again, or fix its config.json",
             )  # fmt: skip
 
 

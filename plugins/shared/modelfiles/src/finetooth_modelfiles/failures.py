@@ -43,7 +43,7 @@ def explained(reference: str, *, part: str = "config.json") -> Iterator[None]:
         yield
     except FinetoothError:
         raise
-    except Exception as error:  # the libraries raise OSError, ValueError, KeyError, ... for what a user can mend
+    except Exception as error:  # the libraries raise OSError, ValueError, KeyError, ... for what a user can fix
         raise _explain(reference, part, error) from error
 
 

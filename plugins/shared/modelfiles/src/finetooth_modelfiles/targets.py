@@ -42,7 +42,7 @@ def matching(target: str, paths: Iterable[str]) -> list[str]:
         raise RecipeError(
             SETTING,
             f"{target!r} is neither the name of a module nor a regular expression: {error}",
-            action=f"mend the expression, or name modules as their paths end: {_alike(target, paths)}",
+            action=f"fix the expression, or name modules as their paths end: {_alike(target, paths)}",
         ) from None
     return [path for path in paths if pattern.fullmatch(path)]
 

@@ -132,7 +132,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         tensors = load_file(folder / WEIGHTS)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
-            f"{folder} is no adapter that can be read: {error}", action="name the artifact of a run with this adapter"
+            f"{folder} is not a readable adapter: {error}", action="name the artifact of a run with this adapter"
         ) from error
     return saved, {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
 

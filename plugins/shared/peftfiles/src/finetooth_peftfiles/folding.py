@@ -71,7 +71,7 @@ def merged(model: Any, adapter: Path, pad_id: int | None = None) -> Any:
     if is_quantised(model):
         raise UserError(
             f"{adapter}: its base is quantised, and a sum cannot be stored in its bits",
-            action="keep the adapter beside its base",
+            action="use the adapter with its base, without a merge",
         )
     kind = classifier_kind(adapter)
     if kind is not None:

@@ -1,4 +1,4 @@
-"""`adapter.resume_from`: an adapter that goes on where another one stopped, on the same base."""
+"""`adapter.resume_from`: an adapter that continues another one, on the same base."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def calibration_rows(context: Context, count: int, setting: str, who: str, *, in
         instead: what to choose where there are none of a kind that can be read.
 
     Raises:
-        RecipeError: there are none, or they are no texts.
+        RecipeError: the recipe has no rows, or they are not texts.
     """
     found = []
     for _, example in context.examples("train", first=count).rows:

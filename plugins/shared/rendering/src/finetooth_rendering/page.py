@@ -2,7 +2,7 @@
 
 Two ways lead from the text to tokens. Where a tokenizer encodes the text between two control tokens as if it stood
 alone (byte-level vocabularies do), each stretch is encoded by itself, which is quick. Where it does not (it puts a
-blank before the first word only, or a control token swallows the blanks beside it), the whole text is encoded at once
+blank before the first word only, or a control token swallows the blanks around it), the whole text is encoded at once
 as the model's own template would have it done. `Controls` finds out which, by trying.
 """
 

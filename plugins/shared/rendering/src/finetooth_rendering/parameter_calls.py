@@ -34,7 +34,7 @@ INSTRUCTIONS = (
     "- If there is no function call available, answer the question like normal with your current knowledge and do not "
     "tell the user about function calls\n</IMPORTANT>"
 )
-"""What such models are told of calls, behind the list of their tools."""
+"""The instructions on calls that such models get, behind the list of their tools."""
 
 Value = Callable[[Any], str]
 """How the value of an argument is written."""

@@ -47,7 +47,7 @@ def tagged_calls(text: str, begin: str, end: str) -> tuple[str, tuple[Mapping[st
     """Text without the calls in it that stand between two tags, and those calls.
 
     A call is JSON, `{"name": ..., "arguments": {...}}`; the line feed before its first tag belongs to it. What stands
-    between tags and is no such JSON stays in the text.
+    between tags and has another form stays in the text.
     """
     rest, calls, at = "", [], 0
     while (found := text.find(begin, at)) >= 0:
@@ -62,7 +62,7 @@ def tagged_calls(text: str, begin: str, end: str) -> tuple[str, tuple[Mapping[st
 
 
 def json_call(text: str, *, arguments: str = "arguments") -> Mapping[str, Any] | None:
-    """The call that a text is, `{"name": ..., "arguments": {...}}` and nothing else; None if it is no such JSON.
+    """The call that a text is, `{"name": ..., "arguments": {...}}` and nothing else; None for another text.
 
     Args:
         arguments: what the markup calls them.

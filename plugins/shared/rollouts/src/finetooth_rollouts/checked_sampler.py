@@ -59,7 +59,7 @@ class CheckedSampler:
 
     def _wrong(self, problem: str) -> EngineError:
         return EngineError(
-            f"method.sampler: {self.name} {problem}", action="mend the sampler or take another, then ft resume RUN"
+            f"method.sampler: {self.name} {problem}", action="fix the sampler or take another, then ft resume RUN"
         )
 
 

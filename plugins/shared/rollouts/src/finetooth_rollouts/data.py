@@ -18,7 +18,7 @@ def data_of(rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum
     `token_weights`, and those of the rollout, (N,).
 
     Where tokens were drawn among some that sampling kept, targets are (N, K), the drawn token first, and the field
-    `kept` (N, K) says which of them are no filling.
+    `kept` (N, K) marks those that are not padding.
 
     Args:
         weights: of a token, for each rollout.

@@ -60,8 +60,8 @@ class Drawing:
         self._unsolved = Unsolved()
 
     def go_ahead(self, engine: Engine, indices: Iterator[list[int]], *, left: int, remaining: int) -> None:
-        """Begin the draws whose time it is, before an optimizer step; see `Schedule.begins`. Answers that are written a
-        stretch at a time go on before that."""
+        """Begin the draws that are due before an optimizer step; see `Schedule.begins`. Answers that are written in
+        stretches are continued first."""
         stretch = self._options.partial_rollouts
         for draw in self._begun():
             if draw.open:
@@ -167,7 +167,7 @@ class Drawing:
         return found
 
     def _left_late(self, engine: Engine, draw: Draw, remaining: int) -> Draw | None:
-        """Take the groups that go on out of a draw, if another batch comes before they are too stale."""
+        """Take the groups with unfinished answers out of a draw, if another batch comes before they are too stale."""
         per_batch = self._schedule.per_batch
         if draw.playing is not None:
             done, going_on = draw.playing.parted()
@@ -373,5 +373,5 @@ class Drawing:
             return
         why = f"{len(failures)} of {count} episodes failed, the first: {failures[0]}"
         if self._options.environment_failure == "fail":
-            raise EngineError(f"method.environment: {why}", action="mend it, then ft resume RUN")
+            raise EngineError(f"method.environment: {why}", action="fix it, then ft resume RUN")
         self._context.note(f"{why}; see environment/errors and environment/timeouts", topic="episodes failed")

@@ -48,7 +48,7 @@ class Drawn:
         errors, timeouts: episodes that ended so.
         turns: of the policy, in all episodes.
         replayed: groups of earlier batches among them.
-        late: groups that go on, and are not among them.
+        late: groups with unfinished answers, which are not among them.
         epoch: passes over the prompts done with them.
         judged: mean reward of what was last sampled for it; None if nothing of that has a reward.
     """

@@ -48,13 +48,13 @@ class Draw:
 
     @property
     def open(self) -> bool:
-        """Whether an answer of it goes on."""
+        """Whether one of its answers is unfinished."""
         if self.playing is not None:
             return bool(self.playing.going)
         return any(self.goes_on(episode) for episode in self.episodes)
 
     def goes_on(self, episode: Episode) -> bool:
-        """Whether an answer goes on."""
+        """Whether an answer is unfinished."""
         return bool(self.written) and unfinished(episode[-1], self.written)
 
     def state(self) -> dict[str, Any]:

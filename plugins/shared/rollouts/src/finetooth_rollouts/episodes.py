@@ -1,6 +1,6 @@
 """Rollouts of an environment: episodes of several turns, played side by side.
 
-Turn by turn the policy is asked for all episodes that go on, and the environment for its answers. What becomes a
+Turn by turn the policy is asked for all unfinished episodes, and the environment for its answers. What becomes a
 sequence of tokens is exactly what the policy read and wrote:
 
     prompt | turn 1 | what follows it | turn 2 | ...        one sequence, the turns are trained
@@ -112,7 +112,7 @@ class Playing:
     def go_on(
         self, engine: Engine, episodes: OpenEpisodes, sampling: Sampling, stretch: int, seeds: Callable[[int, int], int]
     ) -> float:
-        """Play a part of each that goes on: its turn is written further, and answered if it is at its end.
+        """Play a part of each unfinished episode: its turn is continued, and answered once it has ended.
 
         Args:
             sampling: of a whole turn.
@@ -146,7 +146,7 @@ class Playing:
         call_all([one.episode.close for one in live], self._limit, together=self._together)
 
     def again(self, state: Mapping[str, Any], tasks: Mapping[str, Task]) -> OpenEpisodes:
-        """The episodes of a state: those that go on are played again up to where they were.
+        """The episodes of a state; unfinished ones are played again up to where they were.
 
         Raises:
             EngineError: the environment says something else than it did.
@@ -186,7 +186,7 @@ class Playing:
             raise EngineError(
                 f"method.environment: {self._name}: an episode of {one.asked.id} cannot be played again up to where "
                 f"the run ended: {why}",
-                action="go on with ft resume RUN once it answers as before, or leave method.partial_rollouts out",
+                action="ft resume RUN once it answers as before, or leave method.partial_rollouts out",
             )
 
     def _made(self, asked: Sequence[Asked], n: int) -> list[LiveEpisode]:
@@ -197,7 +197,7 @@ class Playing:
         ]
 
     def _going(self, live: Sequence[LiveEpisode], turn: int) -> list[LiveEpisode]:
-        """Those that go on and have room.
+        """The unfinished episodes that have room.
 
         Args:
             turn: tokens of a turn.

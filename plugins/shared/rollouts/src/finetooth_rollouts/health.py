@@ -28,10 +28,10 @@ STEPS = 20
 
 @dataclass(frozen=True)
 class Range:
-    """What is told of a metric.
+    """The healthy range of a metric.
 
     Attributes:
-        low, high: a mean that is at or beyond one of them is told.
+        low, high: a mean at or beyond one of them is reported.
         too_low, too_high: what it means and what to do.
     """
 

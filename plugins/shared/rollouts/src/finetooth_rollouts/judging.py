@@ -1,4 +1,4 @@
-"""Rewards of episodes: the environment's own, beside those of the recipe."""
+"""Rewards of episodes: the environment's own, and those of the recipe."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def build_judges(
     """The environment, if there is one, and the rewards.
 
     Raises:
-        RecipeError: a weight is no number.
+        RecipeError: a weight is not a number.
     """
     pick = options.environment
     if pick is None:

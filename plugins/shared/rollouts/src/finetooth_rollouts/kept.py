@@ -11,7 +11,7 @@ from finetooth_hooks import arrays as xp
 from finetooth_hooks.arrays import Array
 
 NOTHING = -1e30
-"""A logarithm of nothing that arithmetic goes on with."""
+"""A finite stand-in for the logarithm of 0."""
 
 
 def among_kept(logprobs: Array, kept: Array | None) -> Array:

@@ -1,4 +1,4 @@
-"""An episode that is being played: what was said so far, and what becomes of it."""
+"""An episode that is being played: what was said so far, and how it ends."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class LiveEpisode:
         key: of it among the episodes of a run.
 
     Attributes:
-        turns: of the policy that are at their end, as they were sampled.
-        begun: a turn that goes on, as far as it was written.
+        turns: of the policy that have ended, as they were sampled.
+        begun: a turn that is unfinished, as far as it was written.
         stop, stop_ids: what ends a turn.
         failure: why it failed; empty if it did not.
-        outcome: how it ended; None while it goes on.
+        outcome: how it ended; None as long as it has not.
     """
 
     def __init__(self, context: Context, asked: Asked, key: str, episode: Episode) -> None:
@@ -87,7 +87,7 @@ class LiveEpisode:
         return longest if self.begun is None else longest - len(self.begun.tokens)
 
     def room(self, most: int, turn: int) -> bool:
-        """Whether it goes on, and its next turn fits; else it ends here.
+        """Whether it is unfinished, and its next turn fits; else it ends here.
 
         Args:
             most: tokens of a sequence.
@@ -145,7 +145,7 @@ class LiveEpisode:
         """What the environment said.
 
         Args:
-            last: there are no further turns.
+            last: no further turns follow.
         """
         assert self._turn is not None
         if answer.reward is not None:
@@ -185,8 +185,8 @@ class LiveEpisode:
         ]  # fmt: skip
 
     def state(self) -> Mapping[str, Any]:
-        """What was asked and written: JSON. What the environment said follows from it, and is held against the prompt
-        of the turn that comes or goes on."""
+        """What was asked and written: JSON. What the environment said follows from it, and is compared with the prompt
+        of the next or unfinished turn."""
         return {
             "id": self.asked.id,
             "group": self.asked.group,

@@ -62,7 +62,7 @@ class RolloutMethod(MethodBase):
     """A `protocols.Method`: one batch of `train.batch_size` prompts after the other is answered, scored and trained.
 
     Everything random comes from the run's seed and the number of the batch, and `state` holds the prompts' cursor and
-    the rollouts in flight, so a run that is killed goes on as it would have.
+    the rollouts in flight, so a run that is killed continues as it would have.
 
     Args:
         options: of the method.
@@ -166,7 +166,7 @@ class RolloutMethod(MethodBase):
             if one >= size:
                 raise RecipeError(
                     f"method.stop_ids.{place}",
-                    f"{one} is no token of the model, which has {size}",
+                    f"{one} is not a token of the model, which has {size}",
                     action="give ids of its tokenizer, or the text that ends an answer in method.stop",
                 )
 

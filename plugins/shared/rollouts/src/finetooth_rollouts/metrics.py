@@ -85,8 +85,8 @@ def staleness(rollouts: Sequence[Rollout], version: int, bound: int) -> dict[str
     if ages.min() < 0 or ages.max() > bound:
         said = version - (ages.min() if ages.min() < 0 else ages.max())
         raise EngineError(
-            f"method.sampler: a token is said to be drawn by weights of {said:g} steps, and those of {version} train: "
-            f"0 to {bound} steps may lie between them",
+            f"method.sampler: it sampled a token at weights version {said:g}, and the trainer is at {version}: 0 to "
+            f"{bound} versions may lie between them",
             action="see that the sampler says which weights it has, or raise method.max_staleness",
         )
     return {"staleness/mean": float(ages.mean()), "staleness/max": float(ages.max())}

@@ -31,7 +31,7 @@ class OpenEpisodes:
 
     @property
     def going(self) -> list[LiveEpisode]:
-        """Those that go on."""
+        """The unfinished episodes."""
         return [one for one in self._played if isinstance(one, LiveEpisode) and not one.ended]
 
     @property
@@ -46,7 +46,7 @@ class OpenEpisodes:
 
     @property
     def oldest(self) -> int | None:
-        """The oldest weights that wrote something of those that go on."""
+        """The oldest weights that wrote a part of an unfinished episode."""
         return min((version for one in self.going for version in one.versions), default=None)
 
     def episodes(self) -> tuple[tuple[Rollout, ...], ...]:
@@ -59,7 +59,7 @@ class OpenEpisodes:
         return [found[-1].failure for found in self.episodes() if found[-1].failure]
 
     def parted(self) -> tuple[OpenEpisodes, OpenEpisodes]:
-        """The groups that are at their end, and those of which an episode goes on."""
+        """The groups that have ended, and those with an unfinished episode."""
         open_ = {one.asked.group for one in self.going}
         sides: tuple[list[LiveEpisode | EndedEpisode], ...] = [], []
         for one in self._played:

@@ -32,7 +32,7 @@ class RolloutOptions(PolicyOptions):
     leaves it out of that sum. An answer is not trained that all leave out, or one that has `required: true`."""
     environment: Pick | None = None
     """What answers the policy and scores it, over several turns: a name, or a mapping with `name`, its options and
-    perhaps a `weight` (1). Left out, an answer is one turn. With it, `rewards` judge the last turn beside it if they
+    perhaps a `weight` (1). Left out, an answer is one turn. With it, `rewards` judge the last turn too if they
     are given, and else it alone gives the reward."""
     max_turns: int = Field(default=8, ge=1)
     """Turns of the policy in an episode of the environment."""
@@ -112,12 +112,12 @@ class RolloutOptions(PolicyOptions):
     `prefetch` comes to. Prompts are answered ahead only as far as it allows."""
     partial_rollouts: int = Field(default=0, ge=0)
     """So many tokens of an answer are written at a time where prompts are answered ahead: before each step the answers
-    that wait go on by as many, by the weights of then, and every token keeps the version and the log-probability that
+    in waiting grow by as many, by the weights of then, and every token keeps the version and the log-probability that
     it was drawn by. So do the turns of an environment's episodes, and a turn that is at its end is answered; the
     environment must be one whose episodes can be played again (`seeded`). 0 writes answers whole."""
     partial_groups: bool = False
-    """With `partial_rollouts`, whether a batch is trained without those of its groups that are not written to their
-    end, if `max_staleness` allows it: they go on, and are trained with the next batch."""
+    """With `partial_rollouts`, whether a batch is trained without its unfinished groups, if `max_staleness` allows
+    it: they are continued, and are trained with the next batch."""
     streaming_groups: int = Field(default=0, ge=0)
     """So many prompts of a batch are answered at a time, and rewards judge their answers while the next are written;
     0 is all of them."""
@@ -127,7 +127,7 @@ class RolloutOptions(PolicyOptions):
     replay_staleness: int = Field(default=64, ge=1)
     """Optimizer steps at most between the weights that drew a group and those that train it again."""
     reroll_groups: int = Field(default=0, ge=0)
-    """How many prompts to which no answer had a reward above 0 are asked again beside the prompts of a batch."""
+    """How many prompts to which no answer had a reward above 0 are asked again with the prompts of a batch."""
     reroll_start: float = Field(default=0.5, ge=0, lt=1)
     """The share of the run's batches after which they are."""
     keep_rollouts: bool = True
@@ -150,9 +150,8 @@ class RolloutOptions(PolicyOptions):
         guided = [one for one in given if str(one).removeprefix("vllm_") in GUIDED] if isinstance(given, dict) else []
         if guided:
             raise ValueError(
-                f"{guided[0]}: answers of a policy are not held to a form while they are written, as training has no "
-                "part in what a grammar forbids; give the reward regex_match or json_schema, and say in "
-                "method.stop where they end"
+                f"{guided[0]}: a policy samples without a grammar, since training does not see the tokens that a "
+                "grammar forbids; use the reward regex_match or json_schema, and end answers with method.stop"
             )
         return given
 

@@ -45,7 +45,7 @@ class PolicyOptions(Options):
     entropy_coef: float = 0.0
     """Weight of an entropy bonus, the mean over tokens. A method with `entropy_target` begins with it."""
     importance_correction: Literal["none", "truncate", "mask"] = "truncate"
-    """What becomes of the weight exp(trainer's - sampler's log-probability) of what other weights drew: it multiplies
+    """The weight exp(trainer's - sampler's log-probability) of what other weights drew: it multiplies
     the loss, and beyond the cap it counts as the cap, or as 0. Rollouts of the weights that train need none."""
     importance_correction_level: Literal["token", "sequence", "geometric"] = "token"
     """Whether a token has a weight of its own, or all of a sequence their product, or its geometric mean."""

@@ -82,13 +82,13 @@ class Unsolved:
             if group[0].id not in self._waiting and all((one.reward or 0.0) <= 0.0 for one in group):
                 self._waiting.append(group[0].id)
 
-    def again(self, most: int, beside: Sequence[str]) -> list[str]:
+    def again(self, most: int, asked: Sequence[str]) -> list[str]:
         """Ids of prompts that are asked again now, at most so many; they do not wait any more.
 
         Args:
-            beside: ids of prompts that are asked anyway.
+            asked: ids of prompts that are asked anyway.
         """
-        found = [id_ for id_ in self._waiting if id_ not in beside][:most]
+        found = [id_ for id_ in self._waiting if id_ not in asked][:most]
         self._waiting = [id_ for id_ in self._waiting if id_ not in found]
         return found
 

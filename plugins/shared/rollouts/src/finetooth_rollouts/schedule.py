@@ -1,7 +1,7 @@
 """When rollouts are begun: the logical clock of an asynchronous run.
 
 Time is counted in optimizer steps, and nothing else: which draw begins before which step follows from counts alone,
-whatever takes how long. So a run with a seed is the same run again, and one that was killed goes on as it would have.
+whatever takes how long. So a run with a seed is the same run again, and one that was killed continues as it would have.
 
 A draw that begins before step t + 1 is drawn by weights of t steps. If the batch that trains has `left` steps to go,
 that one included, and `waiting` draws were begun before it that no batch has used yet, then it is trained first after

@@ -46,7 +46,7 @@ def build_rewards(context: Context, picks: Sequence[Pick], setting: str) -> tupl
         picks: names, or mappings with `name`, options and perhaps a `weight`, a `label` and `required`.
 
     Raises:
-        RecipeError: a weight is no number, or `required` neither true nor false.
+        RecipeError: a weight is not a number, or `required` neither true nor false.
     """
     found: list[WeightedReward] = []
     for i, (pick, (name, weight)) in enumerate(zip(picks, weights_by_name(picks, setting).items(), strict=True)):
@@ -69,18 +69,20 @@ def weights_by_name(picks: Sequence[Pick], setting: str = "method.rewards") -> d
     `length#2`.
 
     Raises:
-        RecipeError: a weight is no number, or a label no text.
+        RecipeError: a weight is not a number, or a label not a text.
     """
     found: dict[str, float] = {}
     for i, pick in enumerate(picks):
         weight = 1.0 if isinstance(pick, str) else pick.get("weight", 1.0)
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) < float("inf"):
-            raise RecipeError(f"{setting}.{i}.weight", f"{weight!r} is no number", action="give one, or leave it out")
+            raise RecipeError(
+                f"{setting}.{i}.weight", f"{weight!r} is not a number", action="give one, or leave it out"
+            )
         name = str(pick if isinstance(pick, str) else pick.get("name")).rpartition(":")[2]
         label = name if isinstance(pick, str) else pick.get("label", name)
         if not isinstance(label, str) or not LABEL.fullmatch(label):
             action = "give a word of letters, digits, _ and -, or leave it out"
-            raise RecipeError(f"{setting}.{i}.label", f"{label!r} is no label", action=action)
+            raise RecipeError(f"{setting}.{i}.label", f"{label!r} cannot be a label", action=action)
         same = sum(one.partition("#")[0] == label for one in found)
         found[f"{label}#{same + 1}" if same else label] = float(weight)
     return found
@@ -112,7 +114,7 @@ def scored(rollouts: Sequence[Rollout], tasks: Mapping[str, Task], rewards: Iter
 
 
 def _sampled(rollouts: Sequence[Rollout], tasks: Sequence[Task]) -> dict[str, list[Any]]:
-    """The columns that rollouts have beside those of their rows, `protocols.Reward`.
+    """The columns that rollouts have in addition to those of their rows, `protocols.Reward`.
 
     Raises:
         DataError: a row has one of that name.

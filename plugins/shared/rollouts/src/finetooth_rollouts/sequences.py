@@ -138,7 +138,7 @@ class Sequences:
         end = max((i for i, weight in enumerate(upto.weights) if weight), default=-1)
         if end < 0 or upto.tokens[end] not in self._renderer.stop_ids:
             raise DataError(
-                "data.renderer", "the end of a turn is no token in it, so turns have no bound", action="choose another"
+                "data.renderer", "it ends a turn without a stop token, so turns have no bound", action="choose another"
             )
         if whole[: end + 1] != tuple(upto.tokens[: end + 1]):  # behind it may stand the end of the document
             raise DataError(

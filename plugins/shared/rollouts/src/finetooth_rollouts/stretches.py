@@ -10,7 +10,7 @@ from finetooth_hooks.rollouts import Prompt, Rollout
 
 
 def unfinished(rollout: Rollout, written: int) -> bool:
-    """Whether an answer goes on: it was cut off where its stretches ended, and not sooner.
+    """Whether an answer is unfinished: it was cut off where its stretches ended, and not sooner.
 
     Args:
         written: tokens that it could have by now.

@@ -114,7 +114,7 @@ def _make_buffers(model: Any) -> None:
         for name in names:
             buffer = module._buffers[name]
             if not buffer.is_floating_point():
-                raise CannotAssemble(f"{path}.{name} is no floating-point buffer")
+                raise CannotAssemble(f"{path}.{name} is not a floating-point buffer")
             module._buffers[name] = torch.full(buffer.shape, math.nan, dtype=buffer.dtype)
         if names:
             model._init_weights(module)

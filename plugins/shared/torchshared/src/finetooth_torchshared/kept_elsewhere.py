@@ -1,4 +1,4 @@
-"""Where the state of an optimizer lies that does not lie beside its parameters: host memory, files."""
+"""Places for the state of an optimizer other than the device of its parameters: host memory, files."""
 
 from __future__ import annotations
 

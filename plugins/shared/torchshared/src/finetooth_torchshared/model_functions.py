@@ -73,7 +73,7 @@ def dequantize(model: Any, *, precision: str = "fp32") -> Any:
     library = _library()
     if precision not in library.PRECISIONS:
         names = ", ".join(library.PRECISIONS)
-        raise RecipeError("precision", f"there is no {precision!r}", action=f"choose one of {names}")
+        raise RecipeError("precision", f"unknown precision {precision!r}", action=f"choose one of {names}")
     return library.dequantise(model, library.PRECISIONS[precision])
 
 
@@ -93,7 +93,7 @@ def offload(optimizer: Any, where: str | None = None) -> Any:
         An optimizer that shares parameter groups with the one given, so that schedulers of either set its rates.
 
     Raises:
-        RecipeError: there is no such place, the optimizer counts for all parameters together, or its state is kept
+        RecipeError: the place is unknown, the optimizer counts for all parameters together, or its state is kept
             elsewhere already.
     """
     library = import_module("finetooth_torchshared.offloaded")

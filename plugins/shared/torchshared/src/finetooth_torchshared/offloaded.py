@@ -1,4 +1,4 @@
-"""A torch optimizer whose state is elsewhere than beside its parameters while it is not stepped."""
+"""A torch optimizer whose state is away from its parameters while it is not stepped."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def offloaded(optimizer: torch.optim.Optimizer, where: str) -> OneByOne:
     """
     setting = "optimizer.offload"
     if where not in PLACES:
-        raise RecipeError(setting, f"there is no {where!r}", action=f"choose one of {', '.join(PLACES)}")
+        raise RecipeError(setting, f"unknown place {where!r}", action=f"choose one of {', '.join(PLACES)}")
     if isinstance(optimizer, OneByOne):
         raise RecipeError(setting, "its state is kept elsewhere already", action="give the optimizer as it was before")
     if isinstance(optimizer, torch.optim.LBFGS):

@@ -28,7 +28,7 @@ class OneByOne(torch.optim.Optimizer):
     Args:
         inner: is stepped.
         around: entered around each parameter's update, in this order.
-        keep: where a state that is restored lies until it is needed, if not beside its parameter.
+        keep: where a state that is restored lies until it is needed, if not with its parameter.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ def _copy(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def lent(keep: Callable[[Tensor], Tensor]) -> Around:
-    """The state of a parameter is beside it during its update, and kept elsewhere before and after.
+    """Bring the state of a parameter to it during its update, and keep it elsewhere before and after.
 
     Args:
         keep: a copy of a tensor where states are kept.

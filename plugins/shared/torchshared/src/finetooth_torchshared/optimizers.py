@@ -29,13 +29,13 @@ class OptimizerOptions(Options):
     decay_norms: bool = False
     """Decay norms and biases (everything with fewer than two dimensions) too."""
     rounding: Literal["nearest", "stochastic"] = "nearest"
-    """How weights get into bf16. `nearest` rounds them from a copy in fp32 that is kept beside them; `stochastic` keeps
+    """How weights get into bf16. `nearest` rounds them from a copy in fp32 that is kept as well; `stochastic` keeps
     none (4 bytes less for each weight that trains) and rounds each new weight up or down by chance, so that updates too
     small for bf16 still count on average."""
     rounding_seed: int = Field(default=0, ge=0)
     """Of that chance."""
     offload: Literal["none", "cpu", "disk"] = "none"
-    """Where the optimizer's state is between updates. `none`: beside the weights; `cpu`: in host memory; `disk`: in
+    """Where the optimizer's state is between updates. `none`: with the weights; `cpu`: in host memory; `disk`: in
     files of the system's temporary folder (TMPDIR). The numbers are the same; an update takes longer."""
 
 
@@ -50,7 +50,7 @@ class TorchOptimizer(OptimizerBase):
         apart: by a parameter's name and itself, a group it belongs to; parameters of different groups are never in
             one, and each group has what `apart` said as its `kind`. None: nothing else divides them.
         keeps: bytes of state for each weight of a model that trains whole, by its facts; None: as the entry says.
-        words: capabilities beside those that follow from the options.
+        words: capabilities in addition to those that follow from the options.
         average: inside, the parameters of the optimizer are averages (`averages`).
         turn: the parameters that its next update trains (`in_turn`).
         obstacle: why it cannot be stepped for one parameter after the other, as its state elsewhere and weights

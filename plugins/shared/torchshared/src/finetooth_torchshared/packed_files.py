@@ -187,6 +187,6 @@ def _bits(method: str, said: Any, where: str, only: int = 0) -> Bits:
 def _unread(where: str, what: str, read: str) -> RecipeError:
     return RecipeError(
         "model",
-        f"{where} is stored as {what}, for which there is no reader; there is one for {read}",
+        f"{where} is stored as {what}, which finetooth cannot read; it reads {read}",
         action="take another quantisation of the model, or the model itself with quantization: int4",
     )

@@ -219,7 +219,7 @@ def stored_linear(path: str, module: nn.Linear, quantizer: Quantizer, device: st
         path: of the module in its model.
 
     Raises:
-        RecipeError: a weight is not finite, or what it gave is no `QuantisedLinear`.
+        RecipeError: a weight is not finite, or the quantizer returned something else than a `QuantisedLinear`.
     """
     if not module.weight.isfinite().all():
         raise RecipeError(
@@ -240,7 +240,7 @@ def stored_linear(path: str, module: nn.Linear, quantizer: Quantizer, device: st
             raise RecipeError(
                 "quantization",
                 f"{blame.whose(type(made))}{type(made).__name__} {problem} for {path}{blame.where(type(made))}",
-                action="choose another quantizer, or mend this one",
+                action="choose another quantizer, or fix this one",
             )
     return made
 
@@ -335,7 +335,7 @@ def dequantise(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def stored_weights(model: nn.Module) -> int:
-    """How many weights of the model are stored by a quantizer, and so are no parameters."""
+    """How many weights of the model are stored by a quantizer, and so do not count as parameters."""
     found = [module for module in model.modules() if isinstance(module, QuantisedLinear)]
     return sum(module.in_features * module.out_features for module in found)
 

@@ -22,7 +22,7 @@ def widen(model: Any, size: int, new: Sequence[int]) -> None:
         new: ids whose rows nobody has trained.
 
     Raises:
-        PlanError: it is no transformers model of torch.
+        PlanError: it is not a transformers model of torch.
     """
     if not hasattr(model, "resize_token_embeddings"):
         raise PlanError(
@@ -44,7 +44,7 @@ def widen(model: Any, size: int, new: Sequence[int]) -> None:
 
 def _mean(rows: Any, new: set[int]) -> Any:
     """Mean of the rows that are not new, in float64: the same on every machine. Goes from portion to portion, since an
-    embedding of a large model in float64 may not fit beside it."""
+    embedding of a large model in float64 may not fit into memory as well."""
     total, count = 0.0, 0
     for begin in range(0, len(rows), PORTION):
         portion = rows[begin : begin + PORTION].clone().double()

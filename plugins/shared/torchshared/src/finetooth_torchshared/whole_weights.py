@@ -46,7 +46,7 @@ def export_weights(model: Any, folder: Path, weights: Mapping[str, Any] | None =
 
 
 def _alone(tensor: Any) -> Any:
-    """The same memory as a tensor that begins where it does. transformers copies all weights that lie beside others in
+    """The same memory as a tensor that begins where it does. transformers copies all weights that share
     one tensor, as queries, keys and values do in the stream decoder, before it writes the first."""
     if not hasattr(tensor, "is_contiguous") or tensor.device.type != "cpu" or not tensor.is_contiguous():
         return tensor
@@ -73,11 +73,11 @@ def read_weights(model: Any, folder: Path) -> dict[str, Any]:
     """Parameters of the artifact by name, read by transformers (which knows how it renames and splits them).
 
     Raises:
-        UserError: it is no transformers folder, or one of another model.
+        UserError: it is not a transformers folder, or one of another model.
     """
     other = "name the artifact of a run with this model and adapter"
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
-        raise UserError(f"{folder}: no config.json with safetensors beside it", action=other)
+        raise UserError(f"{folder}: no config.json with safetensors files", action=other)
     try:
         # into this model's shape; what differs is collected, so that the message can name it
         with quiet_library():

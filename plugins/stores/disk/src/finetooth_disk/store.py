@@ -1,4 +1,4 @@
-"""Checkpoints as folders in a folder: written beside their place, flushed, compared, and renamed into it."""
+"""Checkpoints as folders in a folder: written under a hidden name, flushed, compared, and renamed into place."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class DiskStore:
         return str(self._root)
 
     def names(self) -> list[str]:
-        """Folders with a manifest; hidden ones, links and other names are no checkpoints."""
+        """Folders with a manifest; hidden ones, links and other names do not count as checkpoints."""
         with self._errors("it cannot be read"):
             if not self._root.exists():
                 return []
@@ -66,7 +66,7 @@ class DiskStore:
         """The content of its `manifest.json`.
 
         Raises:
-            StoreError: there is no checkpoint of this name.
+            StoreError: no checkpoint has this name.
         """
         self._check_name(name)
         with self._errors(f"no checkpoint {name}"):
@@ -100,7 +100,7 @@ class DiskStore:
         """Copy the files that the manifest lists into `folder`, the manifest last.
 
         Raises:
-            StoreError: it is not there, a file is missing or is no plain file, or `folder` cannot be written.
+            StoreError: it is missing, a file is missing or not a plain file, or `folder` cannot be written.
         """
         self._check_name(name)
         with self._errors(f"{name} cannot be read", damaged="use another checkpoint"):
@@ -160,7 +160,7 @@ class DiskStore:
         return True
 
     def _is_staged(self, folder: Path) -> bool:
-        """Whether it was written beside its place, under a hidden name."""
+        """Whether it is still under the hidden name of an unfinished write."""
         beside = folder.resolve().parent == self._root.resolve()
         return beside and folder.name.startswith(".") and not folder.is_symlink()
 
@@ -235,6 +235,8 @@ def build(options: DiskOptions, context: Context) -> DiskStore:
     if given.startswith("file://"):
         given = given.removeprefix("file://").removeprefix("localhost")
         if not given.startswith("/"):
-            raise RecipeError("checkpoint.stores", f"file://{given} is no folder here", action="write file:///FOLDER")
+            raise RecipeError(
+                "checkpoint.stores", f"file://{given} is not a folder here", action="write file:///FOLDER"
+            )
     root = Path(given).expanduser() if given else context.folder / FOLDER
     return DiskStore(root.absolute(), link=options.link)

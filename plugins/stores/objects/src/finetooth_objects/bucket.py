@@ -22,7 +22,7 @@ class Bucket:
         options: of the store.
 
     Raises:
-        RecipeError: the endpoint is no address.
+        RecipeError: the endpoint is not an address.
         StoreError: boto3 makes no client of these options: a profile that is not there.
     """
 

@@ -146,7 +146,7 @@ class _Transfer:
             problem = f"{self._key} has {total} bytes, and {most} at most were expected"
             raise StoreError(str(self._bucket.address), problem, action="use another checkpoint")
         if self._size is not None and total < self._size:
-            raise Damaged(f"it has {total} bytes in place of {self._size}")
+            raise Damaged(f"it has {total} bytes instead of {self._size}")
         self._etag = str(answer.get("ETag", ""))
         body = answer["Body"]
         try:

@@ -15,7 +15,7 @@ _ENDPOINT = re.compile(r"https?://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5}
 
 
 class S3Options(Options):
-    """Options of the store `s3`. Credentials are no option: they come from the environment or from a profile, as boto3
+    """Options of the store `s3`. Credentials come from the environment or from a profile, never from options, as boto3
     finds them."""
 
     url: str
@@ -91,7 +91,7 @@ def checked_endpoint(endpoint: str) -> str | None:
     """The address of the server, None for the one that boto3 finds.
 
     Raises:
-        RecipeError: it is no plain http address; what may be a password in it is not repeated.
+        RecipeError: it is not a plain http address; what may be a password in it is not repeated.
     """
     if not endpoint:
         return None
@@ -99,7 +99,7 @@ def checked_endpoint(endpoint: str) -> str | None:
         shown = "it holds a user name or a password" if "@" in endpoint else repr(endpoint)
         raise RecipeError(
             "checkpoint.stores",
-            f"s3: `endpoint` is no address of a server: {shown}",
+            f"s3: `endpoint` is not the address of a server: {shown}",
             action="write https://HOST or https://HOST:PORT",
         )
     return endpoint

@@ -93,7 +93,7 @@ def in_words(error: BaseException) -> tuple[str, str]:
         text = f"the server answered {status(error)} {code(error)}: {detail.get('Message') or 'no reason given'}"
         return _plain(text), _ACTIONS.get(code(error), "")
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
-        return "there are no credentials, or only half of them", _CREDENTIALS
+        return "credentials are missing, or only half of them are there", _CREDENTIALS
     if isinstance(error, ProfileNotFound):
         return _plain(str(error)), "correct `profile` of the store, or AWS_PROFILE"
     if isinstance(error, Damaged):

@@ -53,14 +53,14 @@ class ObjectStore:
         """The content of its `manifest.json`.
 
         Raises:
-            StoreError: there is no checkpoint of this name, or the server does not answer.
+            StoreError: no checkpoint has this name, or the server does not answer.
         """
         self._check_name(name)
         return read(self._bucket, self._key(name, MANIFEST), LONGEST)
 
     def put(self, name: str, folder: Path) -> None:
         """Send a folder, the manifest last. Files that are there already are not sent again, and an upload in parts
-        that was cut goes on with the parts that are missing, from whatever process.
+        that was cut resumes with the parts that are missing, from whatever process.
 
         Raises:
             StoreError: the folder is not as its manifest says, there is another checkpoint of this name, or it cannot
@@ -154,7 +154,7 @@ class ObjectStore:
         if found.sha256.hex() != listed.sha256:
             raise ManifestProblem(f"{path} differs from its SHA-256 in {MANIFEST}")
         if listed.size is not None and found.size != listed.size:
-            raise ManifestProblem(f"{path} has {found.size} bytes in place of {listed.size}")
+            raise ManifestProblem(f"{path} has {found.size} bytes instead of {listed.size}")
         return found
 
 

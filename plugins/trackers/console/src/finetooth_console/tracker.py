@@ -29,7 +29,7 @@ class ConsoleOptions(Options):
     every: int = Field(default=0, ge=0)
     """Without a terminal: steps between two lines; 0 makes about 20 lines a run."""
     curve: bool = True
-    """Show at the end how the loss went, and the metric that the method names beside it."""
+    """Show at the end how the loss went, and the metric that the method names as well."""
 
 
 class ConsoleTracker(TrackerBase):
@@ -73,7 +73,7 @@ class ConsoleTracker(TrackerBase):
         self._task = self._progress.add_task("", total=run.total_steps, completed=run.step, line="")
 
     def resume(self, run: Run, history: Sequence[StepReport | Evaluation]) -> None:
-        """Say after which step it goes on; the curve will show the whole run."""
+        """Say after which step the run resumes; the curve will show the whole run."""
         reports = [report for report in history if isinstance(report, StepReport)]
         self._steps, self._losses, self._telling = [], [], {}
         self._shown = False
@@ -84,7 +84,7 @@ class ConsoleTracker(TrackerBase):
         for report in reports:
             self._note(report)
         if run.step:
-            self._print(f"going on after step {run.step}" + (f" of {run.total_steps}" if run.total_steps else ""))
+            self._print(f"resuming after step {run.step}" + (f" of {run.total_steps}" if run.total_steps else ""))
 
     def step(self, run: Run, report: StepReport) -> None:
         """Draw or print the step, but not every one."""

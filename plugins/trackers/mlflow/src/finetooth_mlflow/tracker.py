@@ -1,4 +1,4 @@
-"""Runs in MLflow: a database beside the run folders, or a tracking server."""
+"""Runs in MLflow: a database in the folder of runs, or a tracking server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class MlflowOptions(Options):
 
     uri: str | None = None
     """The tracking server, `http://HOST:PORT`, or a database, `sqlite:///FILE`. Left out: MLFLOW_TRACKING_URI, and
-    without that `mlflow.db` beside the run folder. Passwords belong into MLFLOW_TRACKING_PASSWORD."""
+    without that `mlflow.db` next to the run folder. Passwords belong into MLFLOW_TRACKING_PASSWORD."""
     experiment: str = "finetooth"
     """The experiment that the run is in; made if it is not there."""
     run_name: str | None = None
@@ -40,7 +40,7 @@ class MlflowOptions(Options):
 class MlflowTracker(ServiceTracker):
     """`train/...` for steps and `eval/...` for evaluations, each at its step, and the recipe as the run's parameters.
 
-    A run that goes on writes to the same run; steps that are there already are not written again.
+    A resumed run writes to the same run; steps that are there already are not written again.
     """
 
     service = "mlflow"

@@ -25,7 +25,7 @@ class TrackioOptions(Options):
 class TrackioTracker(ServiceTracker):
     """`train/...` for steps and `eval/...` for evaluations, each at its step, and the recipe as the run's config.
 
-    A run that goes on writes to the same run. Steps between the checkpoint and the moment at which an earlier process
+    A resumed run writes to the same run. Steps between the checkpoint and the moment at which an earlier process
     was killed are there twice, with the same values.
     """
 
@@ -37,7 +37,7 @@ class TrackioTracker(ServiceTracker):
         self._run: Any = None
 
     def open(self, run: Run, known: str | None) -> str:
-        """Begin a run of the project, or go on with the known one."""
+        """Begin a run of the project, or continue the known one."""
         import trackio
 
         name = known or self._options.run_name or run.id

@@ -36,7 +36,7 @@ class WandbOptions(Options):
 class WandbTracker(ServiceTracker):
     """`train/...` for steps and `eval/...` for evaluations, each at its step, and the recipe as the run's config.
 
-    A run that goes on writes to the same run of the service. Steps that it has already are dropped there, so none is
+    A resumed run writes to the same run of the service. Steps that it has already are dropped there, so none is
     twice.
     """
 
@@ -48,7 +48,7 @@ class WandbTracker(ServiceTracker):
         self._run: Any = None
 
     def open(self, run: Run, known: str | None) -> str:
-        """Begin or go on; offline where nobody is logged in or the service does not answer, which is said."""
+        """Begin or continue; offline where nobody is logged in or the service does not answer, which is said."""
         import wandb
 
         folder = run.folder / "wandb"

@@ -1,1 +1,1 @@
-"""Decoder layers over a stream of tokens, beside transformers' own forward."""
+"""Decoder layers over a stream of tokens, an alternative to transformers' own forward."""

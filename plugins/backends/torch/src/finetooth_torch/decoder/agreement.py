@@ -80,7 +80,7 @@ class Disagreement:
 
     Attributes:
         where: `layer 3`, `the final norm`, `the head`.
-        share: the largest difference of a position, as a share of its norm; infinite if it is no number.
+        share: the largest difference of a position, as a share of its norm; infinite if it is NaN.
         allowed: how large it may be.
     """
 

@@ -161,7 +161,7 @@ class TransformersBody:
         return found
 
     def media(self, tokens: Tensor, media: Sequence[PlacedMedium]) -> dict[str, Any]:
-        """What the model takes beside (S, T) tokens.
+        """What the model takes in addition to (S, T) tokens.
 
         Args:
             media: row by row, in order.
@@ -267,7 +267,7 @@ def computed_of(stream: Stream, *, last_rows: int | None = None) -> Computed:
     """What a pass over a stream takes, the head aside.
 
     Args:
-        last_rows: positions that go on behind the last layer's attention; None is all.
+        last_rows: positions that continue behind the last layer's attention; None is all.
     """
     return Computed(
         tuple(segment.stop - segment.start for segment in stream.segments),

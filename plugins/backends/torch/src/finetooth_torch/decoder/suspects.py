@@ -40,7 +40,7 @@ def wrong_kernel(agrees: Agrees, compute: Compute, operations: Sequence[str], pr
             settings = ", ".join(f"kernels.{name} to torch" for name in suspects)
             return PlanError(
                 f"{named}: {problem}; with torch's way of it everything agrees{where}",
-                action=f"set {settings}, or mend what computes it",
+                action=f"set {settings}, or fix what computes it",
             )
     return None
 

@@ -84,7 +84,7 @@ def exchanged(module: nn.Module, others: Mapping[str, nn.Module]) -> Any:
     """The module with other submodules at some paths; everything else it shares with the original.
 
     Raises:
-        TypeError: somebody put a `forward` on the module itself, which would go on with the original's parts.
+        TypeError: a `forward` was put on the module itself, which would keep using the original's parts.
     """
     if "forward" in vars(module):
         raise TypeError(f"{type(module).__name__}.forward was replaced, and may hold on to the module it came from")

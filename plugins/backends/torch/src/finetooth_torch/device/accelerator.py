@@ -14,7 +14,7 @@ CHOSEN = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CO
 
 
 def current(device: torch.device) -> AbstractContextManager[Any]:
-    """While entered, `device` is torch's current one in this thread: what asks for no device in particular (pinned
+    """While entered, `device` is torch's current one in this thread: code that names no device (pinned
     memory, workspaces, kernels of others) else makes a context on the first GPU."""
     return torch.cuda.device(device) if device.type == "cuda" and device.index is not None else nullcontext()
 

@@ -1,4 +1,4 @@
-"""What the numbers of an engine depend on beside the plan."""
+"""What the numbers of an engine depend on in addition to the plan."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ def guarded(call: str) -> Callable[[Callable[Concatenate[Any, P], R]], Callable[
 
 
 def attempted(engine: Any, call: str, given: Any, work: Callable[[], R]) -> R:
-    """What `work` returns, as `guarded` does it: for what takes an engine's memory and is no method of it.
+    """What `work` returns, as `guarded` does it: for functions that take an engine's memory and are not its methods.
 
     Args:
         given: data or prompts of the call.

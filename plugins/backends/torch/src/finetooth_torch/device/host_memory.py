@@ -1,4 +1,4 @@
-"""Keeps the memory that tensors on the host let go of, for the tensors of the next step; or gives it back.
+"""Keeps the memory that tensors on the host release, for the tensors of the next step; or gives it back.
 
 glibc's malloc asks the system for pages of its own for every large tensor, and gives a step's memory back at its end.
 Each new page is zeroed when it is first written to, which costs a tenth of a step of a small model. What is kept was in

@@ -128,7 +128,7 @@ class Generator:
         if sampling.schema is not None:
             if sampling.drawn:
                 raise EngineError(
-                    "sampling.drawn: what a schema leaves to draw from is not said", action="leave out the schema"
+                    "sampling.drawn cannot be combined with sampling.schema", action="leave one of them out"
                 )
             self._schemas.begin(sampling.schema, self._ends(sampling))
         longest, vocabulary = self._network.facts.max_positions, self._network.facts.vocab_size

@@ -2,7 +2,7 @@
 
 Requests that have room begin together: their prompts are read at once, longest first, as `generate` reads them. Then
 their rows join those that are being written, so that one product with the weights serves all. Bodies whose caches
-cannot be joined are written beside each other, a token each in turn.
+cannot be joined are written in turns, a token each.
 
 This is batching by iteration: Yu et al., 2022, "Orca: A Distributed Serving System for Transformer-Based Generative
 Models", section 3.

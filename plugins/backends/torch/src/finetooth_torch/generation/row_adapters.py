@@ -1,4 +1,4 @@
-"""Adapters that an engine holds beside its own, and which of them each row of a batch has.
+"""Adapters that an engine holds in addition to its own, and which of them each row of a batch has.
 
 The base is multiplied with all rows at once; what an adapter adds is computed for its own rows (see
 `finetooth_kernels.runs`). With the stream decoder that is a part of its packed products; in the model's own code,
@@ -136,10 +136,10 @@ def _sum(first: LowRank, second: LowRank) -> LowRank:
 
 
 def _known(network: Network, adapter: Adapter, name: str, path: Path) -> LowRank | None:
-    """What is to be added to; None for a module that is no plain linear one.
+    """The layer to add to; None for a module that is not a plain linear one.
 
     Raises:
-        UserError: there is no such module.
+        UserError: the model has no such module.
     """
     try:
         module = network.base.get_submodule(name)

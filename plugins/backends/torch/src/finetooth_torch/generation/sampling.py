@@ -155,7 +155,7 @@ def _least_of_nucleus(logits: Tensor, sampling: Sampling) -> Tensor:
 
 
 def _at_least(logits: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits that are no lower than `least` (B, 1), highest first, and their ids: both (B, C), filled up with -inf."""
+    """Logits of at least `least` (B, 1), highest first, and their ids: both (B, C), filled up with -inf."""
     rows, ids = (logits >= least).nonzero(as_tuple=True)  # ascending ids, which the stable sort keeps
     counts = rows.bincount(minlength=logits.shape[0])
     columns = torch.arange(len(rows), device=logits.device) - (counts.cumsum(0) - counts)[rows]

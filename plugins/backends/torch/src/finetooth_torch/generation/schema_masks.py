@@ -40,7 +40,7 @@ class SchemaState:
         """(V,) boolean: the tokens that may come next. Ids beyond the tokenizer's never may."""
         bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little")[:vocabulary]
         if not bits.any():
-            why = _line(self._matcher.get_error()) or "no token of this tokenizer goes on with it"
+            why = _line(self._matcher.get_error()) or "no token of this tokenizer can continue it"
             raise EngineError(f"sampling.schema: {why}", action="make the schema simpler")
         return torch.from_numpy(np.pad(bits, (0, vocabulary - len(bits))).astype(bool))
 
@@ -62,7 +62,7 @@ class Schemas:
             stop_ids: end a completion; they may come where the schema is complete.
 
         Raises:
-            EngineError: it is no JSON schema, has what the parser does not know, or the tokenizer is not a fast one.
+            EngineError: the text is not a JSON schema, has what the parser does not know, or the tokenizer is slow.
         """
         key = schema, stop_ids
         if key not in self._compiled:
@@ -75,7 +75,7 @@ class Schemas:
         try:
             content = json.loads(schema)
             if not isinstance(content, dict):
-                raise ValueError("it is no object")
+                raise ValueError("it is not an object")
             # spaces as json.dumps writes them: what may be as long as it likes is written on and on by small models
             grammar = LLMatcher.grammar_from_json_schema(content, defaults={"whitespace_flexible": False})
         except (ValueError, RecursionError) as error:

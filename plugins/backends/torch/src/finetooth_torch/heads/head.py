@@ -18,7 +18,7 @@ from finetooth_torch.heads.repetition import Repetition
 from finetooth_torch.precision import result_dtype
 
 BUFFERS_OF_REPETITION = 4
-"""Arrays of the size of a chunk's logits that a repetition penalty needs beside them."""
+"""Arrays of the size of a chunk's logits that a repetition penalty needs in addition to them."""
 
 
 class Projection:
@@ -27,7 +27,7 @@ class Projection:
     A plain linear head goes through `linear_logprob` with its weight. Any other module (wrapped by an adapter,
     quantised) is called as it is, a chunk of rows at a time, each chunk computed again in the backward pass: the same
     numbers, and never the logits of more than one chunk. So is any head under a repetition penalty, in smaller chunks,
-    since what was read is looked up beside the logits.
+    since the penalty needs a table of the tokens read, as large as the logits.
 
     Args:
         find: returns the head's module; asked each time, since an adapter may be switched off in between.

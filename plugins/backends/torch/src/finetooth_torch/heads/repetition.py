@@ -35,7 +35,7 @@ class Seen:
 
 
 def penalise(logits: Tensor, penalty: float) -> Tensor:
-    """What becomes of the logits of tokens that were there."""
+    """The logits of tokens that have occurred, penalised."""
     return torch.where(logits < 0, logits * penalty, logits / penalty)
 
 

@@ -72,7 +72,7 @@ class AddedHead:
         return as_classifier(model, self.asked.exported_as, head, self._pad_id)
 
     def export(self, artifact: Path) -> None:
-        """Write a head that an artifact's model has no place for beside it: a critic's."""
+        """Write a head that an artifact's model has no place for, a critic's, to a file of its own."""
         if self.asked.exported_as != "none":
             return
         path = artifact / CRITIC_FILE
@@ -81,11 +81,11 @@ class AddedHead:
 
     @contextmanager
     def taking(self, model: Any, artifact: Path) -> Iterator[Any]:
-        """A classifier for an adapter to restore into; on leaving, the head is what the classifier's is, or what lies
-        beside the model.
+        """A classifier for an adapter to restore into; on leaving, the head takes the classifier's weights, or those
+        of the artifact's own file.
 
         Raises:
-            UserError: what lies there is no head of this size.
+            UserError: the file does not hold a head of this size.
         """
         if self.asked.exported_as == "none":
             yield model
@@ -104,7 +104,7 @@ class AddedHead:
         try:
             found = load_file(path)
         except (OSError, SafetensorError) as error:
-            raise UserError(f"{path} is no critic's head: {error}", action="name another run") from error
+            raise UserError(f"{path} does not hold a critic's head: {error}", action="name another run") from error
         own = dict(self.module.named_parameters())
         if {name: tensor.shape for name, tensor in found.items()} != {name: one.shape for name, one in own.items()}:
             raise UserError(f"{path} is of a model of another size", action="name a run on the same model")

@@ -219,7 +219,7 @@ def _leak(body: nn.Module, masks: Masks, *, one_row: bool) -> str:
 
 
 def share(found_nd: Tensor, expected_nd: Tensor) -> float:
-    """Largest difference of a position, as a share of its norm; infinite if it is no number."""
+    """Largest difference of a position, as a share of its norm; infinite if it is NaN."""
     worst = float(((found_nd - expected_nd).norm(dim=-1) / expected_nd.norm(dim=-1).clamp_min(1e-30)).max())
     return worst if np.isfinite(worst) else float("inf")
 

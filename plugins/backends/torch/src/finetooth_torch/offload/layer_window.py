@@ -231,7 +231,7 @@ def in_backward() -> bool:
 
 
 def frozen(layers: Sequence[nn.Module], model: nn.Module) -> list[list[Tensor]]:
-    """For each layer what does not train and is no other's: parameters, and what quantised modules store."""
+    """For each layer the tensors that do not train and are its own: parameters, and what quantised modules store."""
     owners = Counter(id(tensor) for layer in layers for tensor in {id(t): t for t in _tensors(layer)}.values())
     inside = {id(module) for layer in layers for module in layer.modules()}
     for module in model.modules():

@@ -31,7 +31,7 @@ class SavedTensors:
 
     Args:
         model: whose weights they are.
-        put: copies a tensor elsewhere, and says how it comes back; None: what is no weight of a window stays.
+        put: copies a tensor elsewhere, and says how it comes back; None: tensors other than a window's weights stay.
         window: of frozen layers; None: all are on the device.
         smallest: bytes of a tensor that `put` gets, at least.
     """
@@ -68,7 +68,7 @@ def putting(where: str, device: torch.device) -> Put | None:
     """What puts activations where `backend.activations` says.
 
     Raises:
-        EngineError: there is no file to put them into.
+        EngineError: the file to put them into cannot be made.
     """
     if where == "disk":
         return SpillFile(Path(tempfile.gettempdir())).put

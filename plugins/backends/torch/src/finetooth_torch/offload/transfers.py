@@ -1,4 +1,4 @@
-"""Copies between host memory and a device, beside what the device computes."""
+"""Copies between host memory and a device, while the device computes."""
 
 from __future__ import annotations
 

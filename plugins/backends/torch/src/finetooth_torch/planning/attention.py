@@ -154,7 +154,9 @@ def _by_kind(asked: Pick, demands: Sequence[Demand]) -> Mapping[LayerKind, Pick]
     has = [demand.kind for demand in demands]
     for kind in asked:
         if kind not in KINDS:
-            raise PlanError(f"{SETTING}: {kind!r} is no kind of layer", action="give full: and sliding:, or one name")
+            raise PlanError(
+                f"{SETTING}: {kind!r} is not a kind of layer", action="give full: and sliding:, or one name"
+            )
         if kind not in has:
             raise PlanError(
                 f"{SETTING}.{kind}: the model has no such layers, only {' and '.join(has)} ones", action="leave it out"

@@ -15,8 +15,8 @@ backward, and one more where the backward pass forms the scores again. The head 
 linear module of D inputs and V outputs with one more product where its logits are formed again. Checkpointing adds the
 layers' forward to the backward pass.
 
-Not counted, since small beside these: norms, activations, rotations, softmax, losses, the optimizer, and what a
-particular adapter does beside its products (DoRA's lengths). Element-wise work therefore only shows as a lower
+Not counted, since small in comparison: norms, activations, rotations, softmax, losses, the optimizer, and what a
+particular adapter does in addition to its products (DoRA's lengths). Element-wise work therefore only shows as a lower
 utilisation, which is what the figure is for.
 """
 
@@ -141,7 +141,7 @@ class Computed:
             positions that go through the layers.
         head_rows: positions that go through the head.
         across: pairs of positions in different segments, where a shared beginning is a segment of its own.
-        last_rows: positions that go on behind the last layer's attention; None is all.
+        last_rows: positions that continue behind the last layer's attention; None is all.
     """
 
     segments: tuple[int, ...]

@@ -18,7 +18,7 @@ UNKNOWN_LAYERS = 1.1
 
 @dataclass(frozen=True)
 class HeldByAttention:
-    """What attention of the model's own code keeps for its backward pass beside queries, keys, values and output.
+    """What attention of the model's own code keeps for its backward pass in addition to queries, keys, values, output.
 
     Attributes:
         masked: sequences share rows under a dense mask, which each layer keeps as numbers to be added; keys and values
@@ -70,7 +70,7 @@ def accelerator_layer_bytes(request: PlanRequest, precision: str, *, full: bool,
 
 
 def accelerator_backward_bytes(request: PlanRequest, precision: str) -> int:
-    """Bytes per token that the backward pass holds at its peak beside what was kept, in a norm, which computes in fp32:
+    """Bytes per token that the backward pass holds at its peak in addition, in a norm, which computes in fp32:
     gradients of what it was given, scaled and normalised, and of the residual stream. Traced for Llama and Qwen3."""
     size, wide = BYTES[precision], max(4, BYTES[precision])
     return request.base.facts.hidden_size * (4 * wide + 2 * size)

@@ -66,12 +66,12 @@ SLACK = 1.05
 into them."""
 
 HOST_LATER = 104 * 2**20
-"""What an engine and its first steps bring into a host process beside tensors: code of kernels and of small libraries,
+"""What an engine and its first steps bring into a host process without tensors: code of kernels and of small libraries,
 objects of Python and autograd, thread stacks, and holes of malloc's that such small things hold open. Measured as 44
 MiB until the engine is there and 60 after it, on SmolLM2-135M over mxfp4."""
 
 FOLDING = 150 * 2**20
-"""What folding an adapter into its base takes beside the base in fp32: peft, and copies of one weight at a time, as
+"""What folding an adapter into its base takes without the base in fp32: peft, and copies of one weight at a time, as
 measured over SmolLM2-135M."""
 
 MODULES = {
@@ -235,7 +235,7 @@ def _outside(request: PlanRequest, precision: str) -> int:
 
 
 STATE_ELSEWHERE = frozenset({"host_state", "disk_state"})
-"""Capabilities of optimizers whose state does not lie beside the weights."""
+"""Capabilities of optimizers whose state is not kept with the weights."""
 
 
 def optimizer_bytes(request: PlanRequest) -> int:
@@ -286,7 +286,7 @@ def _role_bytes(request: PlanRequest, size: int) -> int:
 
 
 def _snapshot_bytes(request: PlanRequest) -> int:
-    """Of one: parameters in fp32, what the optimizer keeps, copies of the policy, and what the adapter has beside."""
+    """Bytes of a snapshot: parameters in fp32, optimizer state, copies of the policy, and the adapter's own tensors."""
     copies = sum(role.model is None for role in request.roles.values())
     own = (4 * (1 + copies) + request.updates.state_bytes) * request.trains.parameters
     return int(own) + request.trains.adapter.kept_bytes(request.base.facts, request.base.model.parameters)

@@ -19,7 +19,7 @@ LAYER_LISTS = ("layer_types", "layers_block_type", "block_types", "layers_type")
 CARRYING_SETTINGS = ("mamba_", "ssm_", "linear_conv_kernel_dim", "conv_L_cache", "conv_kernel", "time_step_rank")
 """Beginnings of settings that only such layers have."""
 ANGLES = ("dynamic", "longrope")
-"""Kinds of rotary scaling whose angles depend on the longest sequence beside."""
+"""Kinds of rotary scaling whose angles depend on the longest sequence in the batch."""
 
 STEPS = 20
 """Steps whose layout is tried for the plan."""
@@ -47,7 +47,7 @@ def obstacle(config: Mapping[str, Any], attention: AttentionChoice) -> str:
             return f"{carrying} layers hand a state on from one sequence of a row to the next"
         scaling = _scaling(part)
         if scaling:
-            return f"the angles of its positions ({scaling}) depend on the longest sequence beside"
+            return f"the angles of its positions ({scaling}) depend on the longest sequence in the batch"
     return ""
 
 

@@ -80,7 +80,7 @@ def _logits_once(request: PlanRequest, precision: str, kernels: Mapping[str, Pic
 def _layout(
     step: Sequence[int], *, budget: int, filling: Filling | None, stream: bool
 ) -> Iterator[tuple[tuple[int, ...], float, int]]:
-    """Micro-batches of a step: what attends to itself, pairs beyond that, and positions that are no padding."""
+    """Micro-batches of a step: what attends to itself, pairs beyond that, and positions without padding."""
     if stream:
         yield tuple(step), 0.0, sum(step)
         return
@@ -111,7 +111,7 @@ def _counts_layers(facts: ModelFacts, parameters: int) -> bool:
 
 def rank_of(facts: ModelFacts, trained: int) -> int:
     """The rank at which low-rank additions to all linear modules have as many parameters; what an adapter adds is
-    small beside the model, however it is spread. 0 where the shapes of the modules do not follow from the facts."""
+    small next to the model, however it is spread. 0 where the shapes of the modules do not follow from the facts."""
     known = linear_shapes(facts)
     names = [name.rsplit(".", 1)[-1] for name in facts.linear_targets]
     a_rank = facts.layers * sum(sum(known.get(name, (0, 0))) for name in names)

@@ -22,7 +22,7 @@ def command(obj: CommandContext, run: str) -> None:
     """
     folder = obj.run_folder(run)
     if folder is None:
-        raise UserError(f"{run}: there is no such run", action="give the folder of a run, or its name under runs/")
+        raise UserError(f"{run}: no run has this name", action="give the folder of a run, or its name under runs/")
     try:
         click.echo((folder / TABLE).read_text(encoding="utf-8"), nl=False)
     except FileNotFoundError:

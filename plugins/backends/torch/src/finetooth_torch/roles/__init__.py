@@ -1,1 +1,1 @@
-"""Models beside the policy, and the base that they share."""
+"""Models other than the policy, and the base that they share."""

@@ -95,7 +95,7 @@ def move_copy(network: Network, role: str, mix: float) -> None:
     copy = copies(network).get(role)
     if copy is None:
         raise PlanError(
-            f"the role {role!r} is no copy of the policy, which alone can follow it",
+            f"the role {role!r} is not a copy of the policy, and only a copy can follow it",
             action="set the method's reference to frozen-copy, or leave sync_every out",
         )
     copy.move(mix)

@@ -27,7 +27,7 @@ OTHER = "use another checkpoint"
 
 @dataclass(frozen=True)
 class Checked:
-    """What a state holds beside weights and gradients.
+    """What a state holds in addition to weights and gradients.
 
     Attributes:
         optimizer: its state dict, with the state's own tensors.

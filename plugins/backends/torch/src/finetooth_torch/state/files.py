@@ -1,4 +1,4 @@
-"""The folder of a state: written beside its place and moved there, and read by nobody who trusts it.
+"""The folder of a state: written under a temporary name and moved into place; a reader trusts nothing in it.
 
 A folder may come from anywhere. Only files of known names that are plain files are opened, each is compared with its
 SHA-256 in state.json, and the reader of safetensors checks every header against the size of its file; nothing is
@@ -35,7 +35,7 @@ Files = Mapping[str, Mapping[str, Tensor]]
 
 
 def write_state(path: Path, files: Files, content: Mapping[str, Any]) -> None:
-    """Write a state beside `path` and move it there; an existing folder keeps its other files."""
+    """Write a state to a temporary folder and move it to `path`; an existing folder keeps its other files."""
     staging = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -59,7 +59,7 @@ def read_files(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]
     """Content and tensors of what `write_state` wrote; the tensors lie in the files until they are copied.
 
     Raises:
-        UserError: it is no state, one of another format, a torn one, or one that names what it must not.
+        UserError: the folder holds no state, one of another format, a torn one, or one that names forbidden files.
     """
     try:
         file = _plain_file(path / "state.json")
@@ -69,7 +69,9 @@ def read_files(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]
         if not isinstance(content, dict):
             raise ValueError("state.json holds no object")
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no saved engine state: {error}", action="give the folder that was saved") from error
+        raise UserError(
+            f"{path} does not hold a saved engine state: {error}", action="give the folder that was saved"
+        ) from error
     if content.get("format") != FORMAT:
         raise UserError(
             f"{path} has state format {content.get('format')!r}, this version reads {FORMAT}",
@@ -111,7 +113,7 @@ def _tensors(path: Path, name: str, expected: Any) -> dict[str, Tensor]:
         return load_file(file)
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
         raise UserError(
-            f"{path / name} is no safetensors file: {str(error).splitlines()[0]}", action="use another checkpoint"
+            f"{path / name} is not a safetensors file: {str(error).splitlines()[0]}", action="use another checkpoint"
         ) from error
 
 

@@ -42,7 +42,7 @@ def check_optimizer(
     factory: Optimizer,
     named: Sequence[tuple[str, nn.Parameter]],
 ) -> None:
-    """Whether the optimizer can go on from a saved state.
+    """Check that the optimizer can continue from a saved state.
 
     Args:
         saved: a state dict, with tensors.

@@ -5,7 +5,7 @@
     random.safetensors      states of torch's global generators, by device
     gradients.safetensors   accumulated gradients by name (absent without any)
     losses.safetensors      arrays of loss states (absent without any)
-    adapter.safetensors     what the adapter changes beside what trains (absent without any)
+    adapter.safetensors     what the adapter changes in addition to what trains (absent without any)
     role-NAME.safetensors   weights of a role that is a copy of the policy
     state.json              the rest, with the SHA-256 of each file; written last, so a torn state is never read
 
@@ -80,7 +80,7 @@ class State:
         return State(copied, self.content, own=True)
 
     def save(self, path: Path) -> None:
-        """Write it beside `path` and move it there; an existing folder keeps its other files."""
+        """Write it to a temporary folder and move it to `path`; an existing folder keeps its other files."""
         write_state(path, self.files, self.content)
 
 
@@ -133,7 +133,7 @@ def read_state(path: Path) -> State:
     """What `State.save` wrote.
 
     Raises:
-        UserError: it is no state, or a torn one.
+        UserError: the folder holds no state, or a torn one.
     """
     content, files = read_files(path)
     return State(files, content)

@@ -9,7 +9,7 @@ import torch
 from finetooth_hooks import EngineError
 from torch import Tensor
 
-ACTION = "go on from the last checkpoint"
+ACTION = "resume from the last checkpoint"
 
 
 class Wholeness:

@@ -45,7 +45,7 @@ class Changes:
         return self._adapter.rate_factor(step) if self.any else 1.0
 
     def held(self) -> Mapping[str, Tensor]:
-        """What belongs to a state beside what trains."""
+        """What belongs to a state in addition to what trains."""
         return dict(self._adapter.held(self._model)) if self.any else {}
 
     @torch.no_grad()

@@ -63,8 +63,8 @@ class InBackward:
         if not self.updated:
             return NotFinite(f"{what}; the weights are as before", action="lower optimizer.learning_rate")
         return EngineError(
-            f"{what}, and {self.updated} parameters were updated before it: the weights are of no whole step",
-            action="go on from the last checkpoint with a lower optimizer.learning_rate",
+            f"{what}, and {self.updated} parameters were updated before it: the weights belong to no whole step",
+            action="resume from the last checkpoint with a lower optimizer.learning_rate",
         )
 
 

@@ -13,7 +13,7 @@ from finetooth_hooks.engine import StepSettings
 from finetooth_torch.state.optimizer import Options
 
 NOT_OPTIONS = frozenset({"params", "lr", "initial_lr", "foreach", "fused", "capturable", "differentiable", "maximize"})
-"""What a parameter group holds beside options that a recipe knows."""
+"""What a parameter group holds in addition to options that a recipe knows."""
 
 
 def check_settings(settings: StepSettings, optimizer: torch.optim.Optimizer) -> None:

@@ -347,7 +347,7 @@ LOW_RANK = (
 
 
 def _low_rank_more(account: Account) -> None:
-    """How a low-rank adapter begins, goes on and is merged between steps."""
+    """How a low-rank adapter begins, continues and is merged between steps."""
     peft = account.get("peft")
     if isinstance(peft, dict) and set(peft) <= {"init_lora_weights", "loftq_config"}:
         start = str(peft.get("init_lora_weights", ""))

@@ -18,8 +18,7 @@ def are_alpaca(datasets: Any) -> bool:
 
 
 def prompts_of_alpaca(account: Account, key: str, given: Sequence[Any], own_prompt: bool) -> None:
-    """What becomes of rows that axolotl writes in Alpaca's prompt: by the renderer of that name if no others lie
-    beside."""
+    """Rows that axolotl writes in Alpaca's prompt take the renderer of that name if the data hold no others."""
     note = "axolotl writes these rows in a prompt of Alpaca's; here they are written as all others are"
     setting = "data.format"
     if own_prompt:

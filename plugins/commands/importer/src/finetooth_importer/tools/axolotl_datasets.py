@@ -141,7 +141,7 @@ def _part(account: Account, where: str, split: str, options: dict[str, Any]) -> 
 
 
 def _read_as(account: Account, where: str, given: Mapping[str, Any], reading: axolotl_types.Reading) -> None:
-    """Write down what becomes of the keys of a dataset, and of what its type says beside the columns."""
+    """Write down the outcome of a dataset's keys, and of what its type says in addition to the columns."""
     kind = given.get("type")
     if reading.lost:
         account.inside(f"{where}.type", kind, "not taken", note=reading.lost)

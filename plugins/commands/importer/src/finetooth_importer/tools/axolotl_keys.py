@@ -299,7 +299,7 @@ PACKING = (
 """How `sample_packing` fills its packs."""
 
 UNTAKEN = {"drop_system_message": "system messages are read, too: take them out of the rows"}
-"""What becomes of settings of a dataset that have no like here."""
+"""Notes on settings of a dataset that have no counterpart here."""
 
 COMPARED = frozenset({"llama3", "gemma", "gemma3", "qwen_25"})
 """Templates whose masks were held against the tool's: `tests/parity/axolotl`."""

@@ -62,7 +62,7 @@ DIFFERENCES: Mapping[str, str] = {
     "default": "there turns are 'Human: ...' and 'Assistant:...', whatever the model; here in the model's own markup",
     "chatml": f"{BREAK}; a system message comes from the rows alone, here from the model's own template too",
     "qwen": BREAK,
-    "qwen3": f"{BREAK}; two more stand before tools where there is no system message",
+    "qwen3": f"{BREAK}; two more stand before tools where a system message is missing",
     "qwen3_nothink": BREAK,
     "qwen3_5": f"{BREAK}; the opening of a think block trains too, here the prompt holds it; tools lack 'function'",
     "qwen3_5_nothink": f"{BREAK}; no think block stands before the last answer, here an empty one that does not train",
@@ -88,7 +88,7 @@ DIFFERENCES: Mapping[str, str] = {
     "zephyr": PLAIN,
     "alpaca": f"{BREAK}; {PLAIN}",
 }
-"""What renders or trains otherwise there, seen by the tokens and labels of LLaMA-Factory 0.9.5 beside ours."""
+"""What renders or trains otherwise there, by the tokens and labels of LLaMA-Factory 0.9.5 and ours."""
 
 NO_EFFECT: Mapping[str, str] = {
     "do_train": "ft run trains",
@@ -171,7 +171,7 @@ def read(account: Account, folder: Path | None = None) -> None:
     """Take the keys of a LLaMA-Factory configuration.
 
     Args:
-        folder: where its `dataset_info.json` is looked for, beside `dataset_dir`.
+        folder: where its `dataset_info.json` is looked for, in addition to `dataset_dir`.
     """
     account.take("model_name_or_path", "model.name")
     if account.get("model_revision", "main") != "main":
@@ -239,7 +239,7 @@ def _method(account: Account) -> None:
             chosen = named.pop("loss", "sigmoid") if isinstance(named, dict) else "sigmoid"
             account.set("method.losses", [chosen, {"name": "sft", "weight": weight}])
             account.covered("pref_ftx", "method.losses")
-        account.refuse("pref_ftx", "a supervised loss beside is of method dpo: method.losses", unless=0)
+        account.refuse("pref_ftx", "an added supervised loss is of method dpo: method.losses", unless=0)
         account.take("ref_model", "method.reference.policy", str)
         account.take("simpo_gamma", "method.gamma", number)
         account.take("kto_chosen_weight", "method.desirable_weight", number)
@@ -331,7 +331,7 @@ def _data(account: Account, folder: Path | None) -> None:
         unknown = [name for name in names if listed is not None and name not in listed[0]]
         note = ""
         if listed is None:
-            note = "a name of dataset_info.json, which is not beside the file: put the rows' own path in its place"
+            note = "a name of dataset_info.json, which is not in this folder: put the rows' own path in its place"
         elif unknown:
             note = f"{', '.join(unknown)} is not in dataset_info.json: put the rows' own path in its place"
         account.take(key, setting, value=sources if len(sources) > 1 else sources[0], note=note)
@@ -417,7 +417,7 @@ def _adapter(account: Account) -> None:
         account.take("adapter_name_or_path", "adapter.resume_from", _one)
     else:
         account.refuse("adapter_name_or_path", "name that folder as the model: ft merge RUN makes one")
-    account.passes("create_new_adapter", "training goes on with the adapter that is named")
+    account.passes("create_new_adapter", "training continues with the adapter that is named")
     account.passes("pissa_convert", "with adapter.init: pissa the artifact is a plain LoRA always")
     for key in ("lora_rank", "lora_alpha", "lora_dropout", "lora_target", "use_rslora", "use_dora"):
         account.passes(key, "no adapter of low rank is asked for")

@@ -67,7 +67,7 @@ NO_EFFECT: Mapping[str, str] = {
 }
 
 REFUSED: Mapping[str, str] = {
-    "resume": "ft resume RUN goes on with a run",
+    "resume": "ft resume RUN continues a run",
     "no_chat_template": "rows of text, or data.format: {name: prompt_completion, style: raw}",
     "stream": "layers stay on the device; a base in fewer bits, or gradient checkpointing, saves memory",
     "zero_offload": "set optimizer.offload: cpu",

@@ -51,7 +51,7 @@ NO_EFFECT: Mapping[str, str] = {
     "vllm_server_base_url": SERVER,
     "vllm_group_port": SERVER,
     "vllm_lora_sync": SERVER,
-    "reward_num_workers": "rewards that take long are called beside each other anyway",
+    "reward_num_workers": "slow rewards are called in parallel anyway",
     "use_data_producer": "prompts are answered ahead where method.prefetch says so",
     "cache_implementation": "answers are sampled by the engine itself",
     "use_transformers_continuous_batching": "answers are sampled by the engine itself",
@@ -169,7 +169,7 @@ def prompts(account: Account, block: Account, prefix: str, each: str) -> None:
     account.set("train.batch_size", max(1, drawn // group))
     note = f"prompts, each with {group} completions: there a step counts {step} completions"
     if drawn % group:
-        note += ", which is no whole number of groups"
+        note += ", not a whole number of groups"
     account.lines = [
         replace(line, note=note) if line.setting == "train.batch_size" and line.key == each else line
         for line in account.lines

@@ -189,7 +189,7 @@ def batch(
     account.set("train.batch_size", each * often)
     for name in (key, *others, steps):
         if account.has(name) and not str(account.get(name, 1)).isdigit():
-            account.refuse(name, "it is no whole number: set train.batch_size by hand", unless=None)
+            account.refuse(name, "it is not a whole number: set train.batch_size by hand", unless=None)
     note = "rows of an optimizer step on one device; how many go through at once is decided by memory"
     told = account.covered(key, "train.batch_size", note)
     for other in others:
@@ -216,8 +216,8 @@ def extent(account: Account) -> None:
 
 
 def cut(account: Account) -> str:
-    """What becomes of rows that are too long, as trainers of TRL have it: cut at their end, each answer of a pair by
-    itself; a pair that is scored is left out. What is to be said of it."""
+    """Cut rows that are too long as trainers of TRL do: at their end, each answer of a pair by itself; a pair that is
+    scored is left out. Returns the note on it."""
     method = name_of(account.recipe.get("method"))
     how = "drop" if method == "rm" else "truncate_answers" if method in PAIRS else "truncate"
     account.set("train.excess_length", how)

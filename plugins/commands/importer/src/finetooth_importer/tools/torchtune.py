@@ -114,15 +114,15 @@ NO_EFFECT: Mapping[str, str] = {
 }
 
 REFUSED: Mapping[str, str] = {
-    "resume_from_checkpoint": "ft resume RUN goes on with a run",
-    "should_load_recipe_state": "ft resume RUN goes on with a run",
+    "resume_from_checkpoint": "ft resume RUN continues a run",
+    "should_load_recipe_state": "ft resume RUN continues a run",
     "fsdp_cpu_offload": shared.DEVICES,
     "fsdp.cpu_offload": shared.DEVICES,
     "tensor_parallel_dim": shared.DEVICES,
     "tensor_parallel_plan._component_": shared.DEVICES,
     "tensor_parallel_plan.model": shared.DEVICES,
     "context_parallel_dim": shared.DEVICES,
-    "checkpointer.recipe_checkpoint": "ft resume RUN goes on with a run",
+    "checkpointer.recipe_checkpoint": "ft resume RUN continues a run",
     "checkpointer.adapter_checkpoint": "set adapter.resume_from to an adapter's folder",
 }
 
@@ -166,7 +166,7 @@ def read(account: Account) -> None:
     _data(account)
     _adapter(account, component)
     account.take("tokenizer.max_seq_len", "train.max_length", int)
-    account.default("tokenizer.max_seq_len", "train.max_length", 8192, "there is no bound there: longer rows are cut")
+    account.default("tokenizer.max_seq_len", "train.max_length", 8192, "torchtune has no bound: longer rows are cut")
     account.set("train.excess_length", "truncate")
     shared.batch(account, "batch_size", 1)
     packing.packed(account, "dataset.packed")
@@ -251,7 +251,7 @@ def _distilled(account: Account) -> None:
     account.take("kd_loss._component_", "method.divergence", value=which)
     share = number(account.get("kd_ratio", 0.5))
     if 0 < share <= 1:
-        note = "the cross entropy's weight beside a distillation of weight 1"
+        note = "the cross entropy's weight where distillation has weight 1"
         account.take("kd_ratio", "method.cross_entropy", lambda ratio: round((1 - ratio) / ratio, 6), note=note)
         account.default("kd_ratio", "method.cross_entropy", round((1 - share) / share, 6))
     account.covered("loss._component_", "method.cross_entropy")

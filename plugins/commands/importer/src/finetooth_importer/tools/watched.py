@@ -25,7 +25,7 @@ def saving(account: Account) -> None:
         account.passes("save_steps", "save_strategy is epoch")
     elif strategy in ("no", False):
         account.passes("save_strategy", "only the end is saved, as it always is")
-        account.passes("save_steps", "save_strategy is no")
+        account.passes("save_steps", "save_strategy says `no`")
     elif steps is not None:
         account.take("save_steps", "checkpoint.every", lambda value: often(account, value))
         account.covered("save_strategy", "checkpoint.every")
@@ -94,16 +94,16 @@ def records(account: Account) -> None:
         tracked(account, "trackio", {"project": "project", "trackio_space_id": "space"})
     for key in ("project", "trackio_space_id"):
         account.passes(key, "no tracker trackio is asked for")
-    account.refuse("resume_from_checkpoint", "ft resume RUN goes on with a run")
-    account.refuse("auto_resume_from_checkpoints", "ft resume RUN goes on with a run")
-    account.passes("save_only_model", "a checkpoint holds what a run needs to go on")
+    account.refuse("resume_from_checkpoint", "ft resume RUN continues a run")
+    account.refuse("auto_resume_from_checkpoints", "ft resume RUN continues a run")
+    account.passes("save_only_model", "a checkpoint holds what a run needs to resume")
     account.passes("save_safetensors", "weights are always safetensors")
     for key in ("logging_dir", "include_num_input_tokens_seen", "disable_tqdm", "remove_unused_columns", "log_level"):
         account.passes(key, "there is nothing like it to be set")
 
 
 def follow(account: Account, *names: str, **options: Any) -> None:
-    """Trackers beside those that every run has.
+    """Set trackers in addition to those that every run has.
 
     Args:
         options: of the one that is named, or of all that are named.

@@ -1,4 +1,4 @@
-"""Low-rank adapters on one base, sampled beside each other: one engine for each base, which holds them.
+"""Low-rank adapters on one base, sampled in one batch: each base has one engine, which holds them.
 
 Its own weights are never sampled, and never change: what is held is what it was read as, whoever trains on.
 """
@@ -38,7 +38,7 @@ class Hosts:
         return len(self._held)
 
     def together(self, recipe: Mapping[str, Any]) -> str:
-        """Equal for recipes whose adapters may be sampled beside each other; empty if that one's may not."""
+        """Equal for recipes whose adapters may be sampled in one batch; empty if that one's may not."""
         return "" if self._most <= 0 or _shape(recipe) in self._alone else _base(recipe)
 
     def hold(self, recipe: Mapping[str, Any], weights: Stack) -> tuple[Engine, HeldAdapter] | None:

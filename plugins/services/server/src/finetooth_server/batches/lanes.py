@@ -1,9 +1,9 @@
-"""Calls that are executed in parts: each in a thread of its own, of which one at a time goes on.
+"""Calls that are executed in parts: each in a thread of its own, and one thread at a time runs.
 
 What a call keeps between two parts is its thread's stack, so that an engine's primitive needs no other form to be
 paused. torch's modes (gradients on or off, autocast) belong to a thread: those of a call that rests touch nobody.
 
-A call that needs no engine for a while, because it writes to a disk, hands over and works on beside the others.
+A call that needs no engine for a while, because it writes to a disk, hands over and works in the background.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ class Lane:
         self._work = work
 
     def go_on(self) -> bool:
-        """Let it work until it hands over or ends; True if it has ended. One that works beside the others is waited
-        for.
+        """Let it work until it hands over or ends; True if it has ended. Work in the background is waited for.
 
         Raises:
             BaseException: what the work raised.
@@ -46,7 +45,7 @@ class Lane:
         self.come_back()
 
     def step_aside(self) -> None:
-        """Hand over, and work on beside whoever goes on; from within the work."""
+        """Hand over, and work in the background; called from within the work."""
         self._back.release()
 
     def come_back(self) -> None:

@@ -63,13 +63,13 @@ class Running:
 
     Attributes:
         call: its id; empty while nothing of it may be broken off.
-        memory: bytes that it takes beside its model.
-        stopped: it must not go on: it was cancelled, or the server ends.
+        memory: bytes that it takes in addition to its model.
+        stopped: it must stop: it was cancelled, or the server ends.
         left: the server ends, and the next one executes it.
-        rested: seconds for which others had their turns, by a clock that only goes on.
+        rested: seconds for which others had their turns, by a monotonic clock.
         begun: its first part has.
         weight: how many times what its turns take is charged.
-        aside: it works beside the others and wants no turn.
+        aside: it works in the background and wants no turn.
     """
 
     def __init__(self, queue: str, tenant: str, memory: int, lane: Lane) -> None:
@@ -220,7 +220,7 @@ class Scheduler:
             self._await(tenant)
 
     def _has_place(self, tenant: str, memory: int) -> bool:
-        """Whether a call may begin beside those that are executed. Each keeps its model in memory; half of the places
+        """Whether a call may begin while others run. Each keeps its model in memory; half of the places
         are for tenants that have none."""
         if not self._running:
             return True

@@ -1,4 +1,4 @@
-"""Log-probabilities that a sampling call asks for beside its completions: of the likeliest tokens, of tokens that it
+"""Log-probabilities that a sampling call asks for in addition to tokens: of the likeliest tokens, of tokens that it
 names, and of tokens that are drawn as alternatives to those of its prompt."""
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class Stacks:
         """Name of the base of a checkpoint or a stack.
 
         Raises:
-            Unknown: there is no such thing for this tenant.
+            Unknown: this tenant has no such adapter or checkpoint.
         """
         if not id_.startswith(MARK):
             return self._checkpoints.readable(tenant, id_).base

@@ -114,7 +114,7 @@ class Streams:
         """What a call writes, from its beginning; None where nothing came for a while; the finished call at the end.
 
         Raises:
-            Unknown: there is no such call, or it is another tenant's.
+            Unknown: the call does not exist, or is another tenant's.
         """
         call = await asyncio.to_thread(self._log.fetch, caller, id_)
         event = asyncio.Event()

@@ -176,7 +176,7 @@ class SamplingTurns:
         return self._turns[key]
 
     def admit_alone(self, call: Due) -> None:
-        """Let a call join that nothing is to be written beside."""
+        """Let a call join that must run alone."""
         self._turn_to(self._turn_of(str(call.batch), ()))
         self._join([call])
 
@@ -250,7 +250,7 @@ class SamplingTurns:
             self._ended(one.call, "done")
 
     def _complete(self, one: _Writing) -> bool:
-        """Add what a call asked for beside its tokens; False if that failed, and the call with it."""
+        """Add what a call asked for in addition to its tokens; False if that failed, and the call with it."""
         assert self._engine is not None
         try:
             if "top_k_sample_logprobs" in one.arguments:
@@ -292,7 +292,7 @@ class SamplingTurns:
         """See that the call may read its weights, and have a batch that reads them.
 
         Returns:
-            the weights if they are held beside others', and what gives an engine that has them as its own. None if they
+            the weights if they are held with others', and what gives an engine that has them as its own. None if they
             have to be sampled alone, and it is not their turn.
         """
         weights = self._weights(call)

@@ -20,7 +20,7 @@ def command() -> None:
 @click.argument("record", type=click.Path(path_type=Path), default=FOLDER / "audit.jsonl")
 @click.option("--head", default="", help="A hash that was noted earlier and must be among the lines.")
 @click.option("--key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The key that signs the "
-              "head; default is audit.key beside the record, if it is there.")  # fmt: skip
+              "head; default is audit.key next to the record, if it exists.")  # fmt: skip
 def verify(record: Path, head: str, key: Path | None) -> None:
     """Check that no line was changed, removed or moved, and that the record ends where its server left it."""
     beside = record.with_name("audit.key")

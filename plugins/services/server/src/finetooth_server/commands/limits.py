@@ -40,7 +40,7 @@ class Size(Kind):
         found = _SIZE.fullmatch(str(value).strip())
         bytes_ = int(float(found[1]) * (_UNITS[found[2].lower()] if found[2] else 1)) if found else -1
         if bytes_ < self._least:
-            self.fail(f"{value!r} is no size: write 512MB, or 8GB", param, ctx)
+            self.fail(f"{value!r} is not a size: write 512MB, or 8GB", param, ctx)
         return bytes_
 
 
@@ -58,7 +58,7 @@ SIZE_OR_NONE = Size(least=0)
 OPTIONS: Mapping[str, tuple[str, Kind, str]] = {
     "tokens": ("--call-tokens", COUNT, "Tokens of one call, prompts and what they may grow to."),
     "samples": ("--call-samples", COUNT, "Completions that one call may ask for."),
-    "memory": ("--call-memory", SIZE, "What one call may take beside its model."),
+    "memory": ("--call-memory", SIZE, "Memory that one call may take in addition to its model."),
     "body": ("--call-bytes", SIZE, "Length of a request."),
     "values": ("--call-values", COUNT, "Numbers and texts in a request."),
     "models": ("--tenant-models", COUNT, "Open models of a tenant."),
@@ -73,7 +73,7 @@ OPTIONS: Mapping[str, tuple[str, Kind, str]] = {
     "samplers": ("--samplers", COUNT, "Engines held in memory that sample from saved weights."),
     "sampler_bytes": ("--sampler-memory", SIZE, "Memory for the weights of these engines."),
     "held": ("--held-adapters", SIZE_OR_NONE, "Memory for adapters that are sampled in one batch; 0: each has turns."),
-    "device_memory": ("--device-memory", SIZE, "What the calls under way may take together, beside their models."),
+    "device_memory": ("--device-memory", SIZE, "Memory that running calls may take together, without their models."),
     "waiting": ("--waiting", COUNT, "Calls that may wait, of all tenants together."),
     "batch": ("--batch", COUNT, "Sampling calls that are written together."),
     "silent": ("--silent", SECONDS, "Seconds after its last heartbeat until a session ends."),

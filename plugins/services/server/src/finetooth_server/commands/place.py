@@ -19,7 +19,7 @@ def database_url(address: str) -> str:
     """An address with `${NAME}` replaced by variables of the environment, so that no password stands in a command.
 
     Raises:
-        UserError: there is no such variable.
+        UserError: the environment has no such variable.
     """
 
     def value(found: re.Match[str]) -> str:
@@ -42,7 +42,7 @@ def records_of(folder: Path, database: str, *, make: bool = False) -> Records:
     if make:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     elif not is_there(folder, database):
-        missing = "no server has worked there" if folder.is_dir() else "there is no such folder"
+        missing = "no server has worked there" if folder.is_dir() else "this folder does not exist"
         raise UserError(f"--folder {folder}: {missing}", action="name the folder of a server")
     return Records(Settings(folder.absolute(), {}, database=database_url(database)).database_url)
 

@@ -39,7 +39,7 @@ def _complete(ctx: click.Context, param: click.Parameter, begun: str) -> list[st
 @click.argument("faces", nargs=-1, required=True, metavar="api|tinker|mcp|openai...|status", shell_complete=_complete)
 @click.option("--model", "models", multiple=True, metavar="NAME", help="A base model to serve; may be repeated.")
 @click.option("--adapter", "adapters", multiple=True, metavar="RUN_OR_FOLDER", help="An adapter over a served model, "
-              "beside it in one batch; may be repeated. `openai` also samples sums: A+B*0.5.")  # fmt: skip
+              "sampled in one batch with it; may be repeated. `openai` also samples sums: A+B*0.5.")  # fmt: skip
 @click.option("--recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A recipe whose model, "
               "precision and other settings are served.")  # fmt: skip
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting of the served recipes.")
@@ -218,9 +218,10 @@ def _say(
 
 
 def _need_key(host: str, folder: Path, database: str) -> None:
-    """
+    """Refuse to serve an address that others can reach before a key exists.
+
     Raises:
-        UserError: there is no API key, though others can reach the server.
+        UserError: others can reach the server, and it has no API key.
     """
     if is_there(folder, database):
         records = records_of(folder, database)
@@ -230,7 +231,7 @@ def _need_key(host: str, folder: Path, database: str) -> None:
         finally:
             records.close()
     raise UserError(
-        f"--host {host} can be reached by others, and there is no API key",
+        f"--host {host} can be reached by others, and the server has no API key",
         action=f"run `ft keys create --tenant NAME --folder {folder}` first, or listen on 127.0.0.1",
     )
 

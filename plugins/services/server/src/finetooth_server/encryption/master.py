@@ -90,7 +90,7 @@ def master_keys(file: Path | None) -> MasterKeys | None:
         mode = file.stat().st_mode
         lines = file.read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise UserError(f"encryption key {file}: {reason}", action="make one with `ft encryption key FILE`") from error
     if os.name == "posix" and mode & 0o077:
         raise UserError(f"encryption key {file}: others may read it", action=f"chmod 600 {file}")
@@ -101,7 +101,7 @@ def parsed(texts: list[str], where: str) -> MasterKeys:
     """Keys from their texts, the first one current.
 
     Raises:
-        UserError: there is none, or one is no key; the message does not show it.
+        UserError: the file is empty, or a line is not a key; the message does not show it.
     """
     found: dict[str, bytes] = {}
     for number, text in enumerate(texts, 1):

@@ -289,7 +289,7 @@ class Vault:
 
     def _keys(self) -> MasterKeys:
         if self.keys is None:
-            raise UserError("there is no encryption key", action="give one with --encryption-key")
+            raise UserError("the server has no encryption key", action="give one with --encryption-key")
         return self.keys
 
 
@@ -306,7 +306,7 @@ def _read(place: Path, name: str) -> dict[str, Any]:
 
 
 def _write(place: Path, keys: MasterKeys, name: str, sealed: Sealed) -> None:
-    """Write `sealed.json` beside its place and rename it into it."""
+    """Write `sealed.json` to a temporary file and rename it into place."""
     files = {path: {"key": base64.b64encode(key).decode(), "size": size} for path, (key, size) in sealed.files.items()}
     content = json.dumps({"chunk": sealed.chunk, "files": files}).encode()
     wrapped = base64.b64encode(keys.wrap(content, name)).decode()

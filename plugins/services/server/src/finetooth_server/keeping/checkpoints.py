@@ -99,7 +99,7 @@ class Checkpoints:
             call: id of the call that asks. What the same call wrote before a crash is not written again.
             ttl: seconds until it may be removed; None is never.
             metadata: what its client writes to it.
-            copied: called when the engine is needed no more. Of a tenant's saves one goes on behind it at a time.
+            copied: called when the engine is free again. One save of a tenant at a time is written in the background.
 
         Raises:
             UserError: the name cannot be one, or is taken, or the tenant has no room left.
@@ -185,8 +185,8 @@ class Checkpoints:
 
     @contextmanager
     def reading(self, checkpoint: Checkpoint, part: str, *, links: bool = False) -> Iterator[Path]:
-        """The same, as an engine reads it. What it refuses is told with the checkpoint's name: where the server keeps
-        its files is no client's business.
+        """The same, as an engine reads it. Refusals carry the checkpoint's name and never the path, which clients must
+        not learn.
 
         Args:
             links: see `Vault.reading`.
@@ -215,7 +215,7 @@ class Checkpoints:
         """A checkpoint that a tenant may read: its own, or one that is public.
 
         Raises:
-            Unknown: there is no such, or its time is over.
+            Unknown: it does not exist, or its time is over.
         """
         return self._theirs(tenant, self._row(id_), id_, public=True)
 

@@ -157,7 +157,7 @@ class History:
         """Sessions that fit, newest first.
 
         Args:
-            wanted: says of a session whether it fits, beside what follows.
+            wanted: tells whether a session fits, in addition to what follows.
             id_: of the one that is looked for.
             words: all of them stand somewhere in the name; with `id_`, either will do.
             after: when the last session of the page before was made, and its id.

@@ -106,8 +106,8 @@ def _older(table: Table, by: Column[float], which: ColumnElement[bool], most: in
 
 
 def make_place(connection: Connection, tenant: str, most: int) -> None:
-    """Let a tenant have one session more. Of too many the one goes that was seen last longest ago, among those that no
-    client keeps up and that have no open model; what samples from saved weights in it goes on.
+    """Make room for one more session of a tenant. Of too many, remove the one unused for longest among those that no
+    client keeps up and that have no open model; samplers of its saved weights stay usable.
 
     Raises:
         TooMuch: all of them are at work.

@@ -237,7 +237,7 @@ def _faults() -> Iterator[None]:
 
     Raises:
         UserError: a text of a request holds a NUL, which PostgreSQL does not take.
-        DiskFull: there is no room.
+        DiskFull: the disk is full.
     """
     try:
         yield
@@ -251,7 +251,7 @@ def _faults() -> Iterator[None]:
 
 
 _NO_ROOM = (sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_FSYNC)
-"""What SQLite says where a file beside the database finds no room."""
+"""Errors of SQLite when a file next to the database finds no room."""
 
 
 def _add_columns(engine: Engine) -> None:

@@ -1,4 +1,4 @@
-"""Adapters that `ft serve --adapter` offers beside the base that they were trained over."""
+"""Adapters that `ft serve --adapter` offers in addition to the base that they were trained over."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def served_adapters(
         served: recipe by name of each base model.
 
     Raises:
-        UserError: there is no such adapter, or none of the models that are served is its base.
+        UserError: the reference holds no adapter, or none of the models that are served is its base.
     """
     found: dict[str, ServedAdapter] = {}
     for reference in references:
@@ -34,7 +34,7 @@ def served_adapters(
         if not (folder / "adapter_config.json").is_file():
             whole = (folder / "config.json").is_file()
             raise UserError(
-                f"--adapter {reference}: " + ("it holds whole weights" if whole else "there is no adapter"),
+                f"--adapter {reference}: " + ("it holds whole weights" if whole else "it holds no adapter"),
                 action="serve it by --model" if whole else "name a run with an adapter, or an adapter's folder",
             )
         base = _base(context, reference, folder, served)

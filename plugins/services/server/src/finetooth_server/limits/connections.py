@@ -26,7 +26,7 @@ AT_ONCE = 128
 """Connections that are taken in one go, before any of them can be closed; the others wait at the system."""
 
 NOISE = 5.0
-"""Heads that are no HTTP, from one address, that are answered at once in a second; other answers are held back."""
+"""Requests from one address that are not HTTP and are answered at once in a second; further answers are delayed."""
 
 EVICTED = 32
 """Connections that are closed at a time when there are too many."""
@@ -83,7 +83,7 @@ class BoundedConnection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP; who sends much of it waits for that."""
+        """Answer a request that is not HTTP; a client that sends many of them waits for the answers."""
         name = network_of(self.client[0]) if self.client else ""
         if not self._noise.take(name):
             super().send_400_response(msg)

@@ -47,7 +47,7 @@ class Cost:
     Attributes:
         tokens: positions that go through the model, prompts and what they may grow to included.
         samples: completions.
-        memory: bytes that are held at once beside the model: keys and values, wide outputs, the answer.
+        memory: bytes that are held at once in addition to the model: keys and values, wide outputs, the answer.
     """
 
     tokens: int = 0
@@ -88,7 +88,7 @@ def cost_of(operation: str, arguments: Mapping[str, Any], facts: ModelFacts) -> 
     memory = ENCODED * FLOAT * 2 * targets  # log-probabilities and entropies
     for name in arguments.get("returns") or ():
         if not isinstance(name, str):
-            raise DataError("returns", f"{name!r} is no name", action="name outputs")
+            raise DataError("returns", f"{name!r} cannot be an output", action="name outputs")
         if name.startswith(ROWWISE):
             width = facts.vocab_size if name.startswith("logits") else facts.hidden_size
             rows = _rows(arguments.get("positions"), tokens)
@@ -111,7 +111,7 @@ def cost_of_sampling(
     """Of sampling prompts.
 
     Args:
-        top: tokens asked for at each place of a prompt beside its own.
+        top: likeliest tokens asked for at each place of a prompt, in addition to its own token.
         top_samples: likeliest tokens asked for at each place of a completion.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Threads beside the event loop that clients share: one with many requests at once does not keep another one waiting.
+"""Threads that clients share for work outside the event loop: many requests of one client do not delay another's.
 
 What a request needs of the database is done in them, one transaction after the other: who is behind 16 requests of
 somebody else waits for 16 commits with every step of its own.

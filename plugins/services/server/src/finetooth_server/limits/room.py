@@ -21,7 +21,7 @@ LEAST = 4 * 2**20
 """Bytes that are left for the ends of calls under way."""
 
 PAUSE = 0.5
-"""Seconds between two attempts to write where there is no room."""
+"""Seconds between two attempts to write while the disk is full."""
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 

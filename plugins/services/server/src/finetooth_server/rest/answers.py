@@ -1,5 +1,5 @@
-"""A call as REST answers with it: its result is the bytes that stand in the log, which are neither read nor written
-again. A result may have many megabytes, and JSON is read and written in one go for which nothing else goes on."""
+"""A call as REST answers with it: its result is the bytes in the log, which are neither read nor written again. A
+result may have many megabytes, and reading or writing JSON stops all other threads."""
 
 from __future__ import annotations
 

@@ -28,10 +28,12 @@ class Body(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def tell_a_few_faults(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """A request with very many faults has one."""
+        """Report very many faults of a request as one."""
         count = len(value) if isinstance(value, dict) else 0
         if count > MOST_FAULTS:
-            raise PydanticCustomError("too_many", "{count} names are no {body}", {"count": count, "body": cls.__name__})
+            raise PydanticCustomError(
+                "too_many", "{count} names do not belong to {body}", {"count": count, "body": cls.__name__}
+            )
         try:
             return handler(value)
         except ValidationError as error:
@@ -213,7 +215,7 @@ class NewSampler(Body):
 
 
 class Sample(Body):
-    """One prompt, sampled beside those of other clients."""
+    """One prompt, sampled in one batch with those of other clients."""
 
     prompt: Array
     sampling: SamplingBody = SamplingBody()

@@ -1,4 +1,4 @@
-"""Bodies of REST requests, read and checked in a thread beside the event loop, in parts: a body of millions of values
+"""Bodies of REST requests, read and checked in a thread outside the event loop, in parts: a body of millions of values
 keeps nobody waiting but its own client."""
 
 from __future__ import annotations

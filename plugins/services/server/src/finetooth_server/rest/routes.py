@@ -62,7 +62,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     202: {"description": "accepted, not finished yet"},
     400: {"description": "not taken"},
     403: {"description": "the key lacks the scope"},
-    404: {"description": "there is no such thing, or it is another tenant's"},
+    404: {"description": "it does not exist, or is another tenant's"},
     413: {"description": "too large"},
     429: {"description": "too many calls are waiting"},
 }

@@ -90,7 +90,7 @@ def _decoder(service: Service, caller: Caller, id_: str) -> Callable[[Sequence[i
     """Of the base model that a call samples.
 
     Raises:
-        Unknown: there is no such call, or it is another tenant's.
+        Unknown: the call does not exist, or is another tenant's.
     """
     return service.tokenizer(service.base_of(caller, service.call(caller, id_))).decode
 

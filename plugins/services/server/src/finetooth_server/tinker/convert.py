@@ -135,7 +135,7 @@ def read_message(content: bytes) -> Any:
     try:
         message.ParseFromString(content)
     except Exception as error:  # the library's own error types differ between its implementations
-        raise UserError("the body is no ForwardBackwardRequest", action="send protobuf") from error
+        raise UserError("the body is not a ForwardBackwardRequest", action="send protobuf") from error
     return message
 
 
@@ -146,9 +146,10 @@ class _Room:
         self._cells = CELLS
 
     def take(self, shape: Sequence[int], where: str) -> None:
-        """
+        """Count the cells of a sparse tensor.
+
         Raises:
-            DataError: the tensor is no matrix, or there is no room left for it.
+            DataError: the tensor is not a matrix, or has too many cells.
         """
         if len(shape) != 2:
             raise DataError(where, f"a sparse tensor of shape {list(shape)}", action="send a matrix")
@@ -223,5 +224,5 @@ def _densified(message: Any, dtype: str, shape: Sequence[int], where: str) -> ND
 
 def _whole(content: bytes, dtype: str, where: str) -> NDArray[Any]:
     if len(content) % np.dtype(dtype).itemsize:
-        raise DataError(where, f"{len(content)} bytes are no whole number of values", action="send whole values")
+        raise DataError(where, f"{len(content)} bytes are not a whole number of values", action="send whole values")
     return np.frombuffer(content, dtype)

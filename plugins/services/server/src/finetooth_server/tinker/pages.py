@@ -45,7 +45,7 @@ def seconds(text: object) -> float:
     try:
         return datetime.fromisoformat(str(text)).timestamp()
     except (ValueError, OverflowError) as error:
-        raise UserError(f"{str(text)[:80]!r} is no time", action="send one as 2026-01-31T12:00:00Z") from error
+        raise UserError(f"{str(text)[:80]!r} is not a time", action="send one as 2026-01-31T12:00:00Z") from error
 
 
 def check_scope(request: Mapping[str, Any]) -> None:

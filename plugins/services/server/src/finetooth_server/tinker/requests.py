@@ -135,7 +135,7 @@ def sampling(request: Mapping[str, Any]) -> tuple[Sampling, bool]:
     """How `asample` wants to sample, and whether it chose the seed.
 
     Raises:
-        DataError: a setting is no number or no text.
+        DataError: a setting is neither a number nor a text.
     """
     given = wire.mapping(request.get("sampling_params") or {}, "sampling_params")
     stop, ids = _stops(given.get("stop"))
@@ -155,7 +155,7 @@ def sampling(request: Mapping[str, Any]) -> tuple[Sampling, bool]:
 
 
 def asked(request: Mapping[str, Any], length: int) -> Asked:
-    """The log-probabilities that `asample` asks for beside the completions.
+    """The log-probabilities that `asample` asks for in addition to the completions.
 
     Args:
         length: of the prompt, in tokens.

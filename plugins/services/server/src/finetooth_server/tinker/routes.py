@@ -121,9 +121,10 @@ def _refusal_route(refusal: Refusal) -> Callable[[Request], Awaitable[Response]]
 
 
 async def _json_of(request: Request) -> Json:
-    """
+    """The JSON object in a request's body.
+
     Raises:
-        UserError: the body is no JSON object.
+        UserError: the body is not a JSON object.
     """
     try:
         body = await beside(json_parts.received, await request.body() or b"{}")

@@ -29,7 +29,7 @@ def tokenizer_folder(folder: Path, base: str) -> Path:
 
 
 def write_tokenizers(context: CommandContext, service: Service) -> None:
-    """Write the tokenizers of base models that are no folders."""
+    """Write the tokenizers of base models that are named by a hub's reference."""
     for base, recipe in service.settings.models.items():
         folder = tokenizer_folder(service.settings.folder, base)
         if tokenizer_of(service, base) == base:

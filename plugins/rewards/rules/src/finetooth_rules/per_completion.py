@@ -10,7 +10,7 @@ from finetooth_hooks import DataError
 
 
 @dataclass(frozen=True)
-class Each:
+class ScoreEach:
     """`protocols.Reward` that scores answer by answer.
 
     Attributes:
@@ -26,8 +26,8 @@ class Each:
 
 
 @dataclass(frozen=True)
-class EachWith:
-    """The same, with the value of a column beside each completion.
+class ScoreWithColumn:
+    """The same, with the value of a column for each completion.
 
     Attributes:
         reward: its name, for messages.
@@ -43,9 +43,10 @@ class EachWith:
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]
     ) -> list[float | None]:
-        """
+        """Score each completion; None leaves one out.
+
         Raises:
-            DataError: there is no such column.
+            DataError: no column has this name.
         """
         if self.column not in columns:
             there = ", ".join(sorted(columns)) or "none"
