@@ -1,7 +1,7 @@
 """What a recipe is given from Python, kept as files: rows in memory, and functions.
 
 A run must be able to resume, to hand its rows to worker processes and to say what it was made from. So everything in a
-recipe that is no text is written to a folder beside the runs, under its hash, and the recipe names the file. The same
+recipe that is not text is written to a folder next to the runs, under its hash, and the recipe names the file. The same
 rows are one file, however many runs take them.
 """
 
@@ -16,7 +16,7 @@ from finetooth_hooks.errors import RecipeError
 from finetooth_saving.run_folder import RUNS
 
 FOLDER = "kept"
-"""The folder beside the runs."""
+"""The folder next to the runs."""
 PLACES = "data.format, method.loss, method.rewards and evaluate.evaluators"
 """Settings at which a function may stand."""
 
@@ -29,7 +29,7 @@ def kept(recipe: Recipe) -> Recipe:
     file.
 
     Raises:
-        RecipeError: rows are no rows, or a function cannot be kept; names the setting.
+        RecipeError: the rows are malformed, or a function cannot be kept; names the setting.
     """
     if not isinstance(recipe, Mapping) or not any(True for _ in _objects(recipe)):
         return recipe
@@ -55,7 +55,7 @@ def _objects(value: Any) -> Iterator[Any]:
 
 
 def _value(value: Any, setting: str, folder: Path, plugins: list[Any]) -> Any:
-    """The value of a setting, with files in place of what is no text."""
+    """The value of a setting, with files in place of anything but text."""
     from finetooth_saving.given import functions, rows
 
     if setting in ("data.train", "data.eval") and not isinstance(value, str | Path | Mapping):

@@ -111,7 +111,7 @@ def _plain(value: Any, where: str, setting: str) -> Any:
         return value
     if isinstance(value, float) and not math.isnan(value):
         if math.isinf(value):
-            raise RecipeError(setting, f"{where} is {value}, which is no number in JSON", action="replace it")
+            raise RecipeError(setting, f"{where} is {value}, which JSON cannot hold", action="replace it")
         return value
     if isinstance(value, float) or type(value).__name__ in ("NAType", "NaTType"):
         return None

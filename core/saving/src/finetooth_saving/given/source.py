@@ -23,7 +23,7 @@ def source_of(function: Any, setting: str) -> tuple[str, str]:
     plain constants) goes with it.
 
     Raises:
-        RecipeError: it is no function with a name, it reads variables of a function around it, its source is not
+        RecipeError: the function has no name, it reads variables of a function around it, its source is not
             known, or it uses an object that has no source; one line that names it.
     """
     shown = getattr(function, "__qualname__", None) or repr(function)
