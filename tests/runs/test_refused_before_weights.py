@@ -57,7 +57,7 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         ),
         pytest.param(
             {"adapter": {"name": "lora", "rank": 2, "init": "loftq"}}, "starts from the error of a quantizer",
-            "pick one, or choose another init", id="loftq-over-plain-numbers",
+            "pick one, or let the adapter begin another way", id="loftq-over-plain-numbers",
         ),
         pytest.param(
             {"optimizer": {"name": "paged_adamw_8bit"}}, "computes on cpu", "pick another optimizer",

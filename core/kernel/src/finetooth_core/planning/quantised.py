@@ -55,6 +55,6 @@ def _nothing_lost(context: RunContext, adapter: Built, stored: Stored | None) ->
     base = "the recipe has none" if stored is None else f"model: {name} is stored as {stored.name} already"
     which = "pick one" if stored is None else "name the model as it was before, with quantization"
     return PlanError(
-        f"adapter: {adapter.registered.full_name} with this init starts from the error of a quantizer, and {base}",
-        action=f"{which}, or choose another init",
+        f"adapter: {adapter.registered.full_name} as it is set starts from the error of a quantizer, and {base}",
+        action=f"{which}, or let the adapter begin another way",
     )
