@@ -62,7 +62,7 @@ def trials(
         folder: an empty one, for the model and the runs.
 
     Raises:
-        PluginError: the name is no plugin, or it is broken.
+        PluginError: no plugin has the name, or it is broken.
     """
     (plugin,) = context.plugin_facts([name])
     with redirect_stderr(StringIO()):  # progress bars
