@@ -62,8 +62,8 @@ def check_segments(data: Sequence[Datum], obstacle: str, *, trees: bool = False)
         trees: the engine computes segments that continue others.
 
     Raises:
-        DataError: parents that are no tree, segments that cannot be kept apart or that have positions of their own, or
-            a tree that cannot be computed; names the datum.
+        DataError: parents that do not form a tree, segments that cannot be kept apart or that have positions of their
+            own, or a tree that cannot be computed; names the datum.
     """
     for datum in data:
         _check_parents(datum)
