@@ -125,7 +125,7 @@ def test_a_run_stops_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     import shutil
 
     pytest.importorskip("finetooth_exactmatch")
-    here = Path(__file__).parent / "cli"
+    here = Path(__file__).parents[2] / "kernel/tests/cli"
     shutil.copy(here / "toy_plugin.py", tmp_path)
     (tmp_path / "lazy.py").write_text(
         "from finetooth_hooks import Options, Reward, hookimpl\n\n"
