@@ -224,13 +224,6 @@ def test_what_asks_for_nothing_is_taken(client: Any) -> None:
     assert said[0] == said[1]
 
 
-def test_what_is_no_route_here_says_what_to_do(served: Any, client: Any) -> None:
-    with pytest.raises(openai.NotFoundError, match="none of them was trained to give embeddings"):
-        client.embeddings.create(model="tiny", input="a")
-    with pytest.raises(openai.NotFoundError, match="/v1/chat/completions"):
-        client.responses.create(model="tiny", input="a")
-
-
 def test_logits_are_added_to_as_asked(client: Any, opened: Any) -> None:
     whole = ours(opened, ASK, Sampling(max_tokens=12, temperature=0.0))[1][0].tokens
     asked = {"presence_penalty": 2.0, "frequency_penalty": -1.5, "logit_bias": {str(whole[0]): -100, "65": 3.5}}

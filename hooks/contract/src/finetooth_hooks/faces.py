@@ -168,6 +168,7 @@ class FaceService(Protocol):
         *,
         seeded: bool,
         top_logprobs: int = 0,
+        embedding: bool = False,
     ) -> str:
         """Sample a prompt; calls of all clients that read the same weights are written together.
 
@@ -176,6 +177,8 @@ class FaceService(Protocol):
             seeded: the client chose the seed; without one the call's own is taken.
             top_logprobs: so many likeliest tokens come with each completion where its T tokens were written:
                 `top_tokens` and `top_logprobs`, both (T, top_logprobs), best first.
+            embedding: the result has the `embedding` (D,) of the prompt: the mean of its tokens' last hidden states, of
+                length 1. With `sampling.max_tokens` 0 nothing is written.
 
         Returns:
             the call's id; its result has `completions`, one for each of `sampling.n`, as `finetooth_wire` writes them.

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import Any, Generic
 
 from finetooth_hooks import FinetoothError, Sampling
 from finetooth_hooks.faces import FaceCaller, FaceService
@@ -16,7 +16,16 @@ from finetooth_wire.bounds import texts_in, too_long
 from finetooth_openai.faults import Fault
 from finetooth_openai.media import shown_prompt
 from finetooth_openai.messages import messages_of
-from finetooth_openai.requests import LONGEST, ChatRequest, CompletionRequest, Request, not_offered
+from finetooth_openai.requests import (
+    LONGEST,
+    Body,
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    Named,
+    Request,
+    not_offered,
+)
 from finetooth_openai.served import Model, Models
 from finetooth_openai.thoughts import thinks
 
@@ -34,7 +43,7 @@ Left = Callable[[], Awaitable[bool]]
 
 
 @dataclass(frozen=True)
-class Asked:
+class Asked(Generic[Body]):
     """A request that is being computed.
 
     Attributes:
@@ -47,14 +56,14 @@ class Asked:
 
     service: FaceService
     caller: FaceCaller
-    body: Request
+    body: Body
     model: Model
     prompts: Sequence[Sequence[int]]
     sampler: str
     sampling: Sampling
     calls: tuple[str, ...] = ()
 
-    async def begun(self, left: Left) -> Asked | None:
+    async def begun(self, left: Left) -> Asked[Body] | None:
         """The same with its calls written down, a few at a time; None, and none of them left, where the client went
         away.
 
@@ -77,11 +86,12 @@ class Asked:
     def _submit(self, prompts: Sequence[Sequence[int]]) -> tuple[str, ...]:
         """Calls of some prompts, or none of them."""
         calls: list[str] = []
-        seeded, top = self.body.seed is not None, self.body.top
+        seeded, top = self.body.seeded, self.body.top
+        embeds = isinstance(self.body, EmbeddingRequest)
         try:
             for prompt in prompts:
                 calls.append(self.service.sample(self.caller, self.sampler, prompt, self.sampling, seeded=seeded,
-                                                 top_logprobs=top))  # fmt: skip
+                                                 top_logprobs=top, embedding=embeds))  # fmt: skip
         except FinetoothError:
             for call in calls:
                 self.service.cancel(self.caller, call)
@@ -109,7 +119,7 @@ class Asked:
         await asyncio.to_thread(all_of_them)  # one thread, which goes on where the request's own task is cancelled
 
 
-def ask(service: FaceService, models: Models, caller: FaceCaller, body: Request) -> Asked:
+def ask(service: FaceService, models: Models, caller: FaceCaller, body: Body) -> Asked[Body]:
     """Read a request, as far as nothing of it is computed. Waits for a disk.
 
     Raises:
@@ -120,10 +130,12 @@ def ask(service: FaceService, models: Models, caller: FaceCaller, body: Request)
     model = models.find(caller, body.model)
     if isinstance(body, ChatRequest) and thinks(model.context):
         _check_thinking(body)
-    for token in body.logit_bias or ():
+    for token in (body.logit_bias or ()) if isinstance(body, Request) else ():
         if not 0 <= token < model.context.facts.vocab_size:
             raise Fault(f"logit_bias: the model has no token {token}", param="logit_bias",
                         action=f"name ids below {model.context.facts.vocab_size}")  # fmt: skip
+    if isinstance(body, EmbeddingRequest):
+        _check_embedding(model, body)
     if body.top and model.summed:
         field, fewer = (
             ("top_logprobs", "leave it out") if isinstance(body, ChatRequest) else ("logprobs", "set it to 0")
@@ -159,6 +171,20 @@ def _check_thinking(body: ChatRequest) -> None:
         raise not_offered("reasoning_effort", "how long this model thinks is its own choice")
 
 
+def _check_embedding(model: Model, body: EmbeddingRequest) -> None:
+    """
+    Raises:
+        Fault: the model has no such embedding.
+    """
+    if model.summed:
+        raise Fault("a sum of adapters gives no embeddings", param="model",
+                    action="ask one adapter by itself, without a weight")  # fmt: skip
+    size = model.context.facts.hidden_size
+    if (body.dimensions or 0) > size:
+        raise Fault(f"dimensions: the model's embeddings have {size} numbers", param="dimensions",
+                    action="ask for fewer")  # fmt: skip
+
+
 async def finished(
     service: FaceService, caller: FaceCaller, call: str, left: Left | None = None
 ) -> Mapping[str, Any] | None:
@@ -183,7 +209,7 @@ def result_of(call: Mapping[str, Any]) -> Mapping[str, Any]:
     return result
 
 
-def _prompts(model: Model, body: Request) -> list[Sequence[int]]:
+def _prompts(model: Model, body: Named) -> list[Sequence[int]]:
     context = model.context
     if isinstance(body, ChatRequest):
         tools = () if body.tool_choice == "none" else body.tools or model.opening.tools
@@ -192,22 +218,35 @@ def _prompts(model: Model, body: Request) -> list[Sequence[int]]:
         if any(message.media for message in messages):
             return [shown_prompt(context, model.name, messages, tools)]
         return [list(context.renderer.prompt(messages, tools))]
+    if isinstance(body, EmbeddingRequest):
+        return _texts(model, body.input, "input", 1)
     assert isinstance(body, CompletionRequest)
-    given: list[Any] = [body.prompt] if isinstance(body.prompt, str) or isinstance(body.prompt[0], int) else [
-        *body.prompt
-    ]  # fmt: skip
-    if len(given) * (body.n or 1) > COMPLETIONS:
-        raise Fault(f"{len(given):,} prompts, {body.n or 1} completions of each, {COMPLETIONS:,} completions are taken",
-                    action="send fewer at once", param="prompt")  # fmt: skip
+    return _texts(model, body.prompt, "prompt", body.n or 1)
+
+
+def _texts(
+    model: Model, asked: str | list[str] | list[int] | list[list[int]], field: str, count: int
+) -> list[Sequence[int]]:
+    """Token ids of prompts without chat markup.
+
+    Args:
+        field: where they stand in the request.
+        count: answers to each.
+    """
+    context = model.context
+    given: list[Any] = [asked] if isinstance(asked, str) or isinstance(asked[0], int) else [*asked]
+    if len(given) * count > COMPLETIONS:
+        raise Fault(f"{len(given):,} prompts, {count} completions of each, {COMPLETIONS:,} completions are taken",
+                    action="send fewer at once", param=field)  # fmt: skip
     if too_long((one for one in given if isinstance(one, str)), None):
-        raise Fault("the prompts together are too long", action="send fewer at once", param="prompt")
+        raise Fault("the prompts together are too long", action="send fewer at once", param=field)
     found: list[Sequence[int]] = []
     for n, one in enumerate(given):
         if isinstance(one, str):
-            _check_length(model, [one], "prompt" if one is body.prompt else f"prompt[{n}]")
+            _check_length(model, [one], field if one is asked else f"{field}[{n}]")
         ids = list(encode_document(one, context.tokenizer, context.markup) if isinstance(one, str) else one)
         if not ids:
-            raise Fault("a prompt has no tokens", action="give a text", param=f"prompt[{n}]")
+            raise Fault("a prompt has no tokens", action="give a text", param=f"{field}[{n}]")
         found.append(ids)
     return found
 
@@ -234,7 +273,7 @@ def _check_length(model: Model, texts: Iterable[str], param: str) -> None:
                     action="shorten it", param=param, code="context_length_exceeded")  # fmt: skip
 
 
-def _room(model: Model, prompt: Sequence[int], body: Request) -> int:
+def _room(model: Model, prompt: Sequence[int], body: Named) -> int:
     """Tokens that an answer may have.
 
     Raises:
@@ -244,12 +283,13 @@ def _room(model: Model, prompt: Sequence[int], body: Request) -> int:
     asked = body.longest
     if not most:
         return LONGEST if asked is None else asked
-    room = most - len(prompt)
-    if room < (asked or 1):
+    room, least = most - len(prompt), 0 if isinstance(body, EmbeddingRequest) else asked or 1
+    if room < least:
+        field = "messages" if isinstance(body, ChatRequest) else "prompt" if least else "input"
         raise Fault(
-            f"the prompt has {len(prompt)} tokens, {asked or 1} are asked for, and the model was made for {most}",
+            f"the prompt has {len(prompt)} tokens, {least} are asked for, and the model was made for {most}",
             action="shorten it, or ask for less",
-            param="messages" if isinstance(body, ChatRequest) else "prompt",
+            param=field,
             code="context_length_exceeded",
         )
     return min(room, LONGEST) if asked is None else asked

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
@@ -15,23 +15,21 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from finetooth_openai.answers import ChatAnswer, Scored, chat_logprobs, envelope, shown_of_text, text_logprobs, usage
-from finetooth_openai.asking import Asked, ask, check_scope
+from finetooth_openai.asking import Asked, ask
+from finetooth_openai.embeddings import embeddings
 from finetooth_openai.faults import Fault, error_body
-from finetooth_openai.requests import ChatRequest, CompletionRequest, Request, read
+from finetooth_openai.requests import Body, ChatRequest, CompletionRequest, EmbeddingRequest, Named, read
+from finetooth_openai.response_events import response_events
+from finetooth_openai.responses import ResponseRequest, response
 from finetooth_openai.served import Models
-from finetooth_openai.streaming import events
+from finetooth_openai.streaming import events, told
 
 LOGGER = logging.getLogger("finetooth.openai")
 
 PATH = "/v1"
 
 CHAT, COMPLETIONS, MODELS = "/chat/completions", "/completions", "/models"
-
-NOT_OFFERED = {
-    "/responses": "answers are given by /v1/chat/completions",
-    "/embeddings": "these models write text, and none of them was trained to give embeddings",
-}
-"""Routes of the protocol that are not there, and why."""
+RESPONSES, EMBEDDINGS = "/responses", "/embeddings"
 
 SAMPLE, LOOK = ("sample",), ("read", "train", "sample")
 
@@ -44,7 +42,8 @@ class OpenAIFace(FaceBase):
     routes = (
         FaceRoute("POST", CHAT, SAMPLE),
         FaceRoute("POST", COMPLETIONS, SAMPLE),
-        *(FaceRoute("POST", path, SAMPLE) for path in NOT_OFFERED),
+        FaceRoute("POST", RESPONSES, SAMPLE),
+        FaceRoute("POST", EMBEDDINGS, SAMPLE),
         FaceRoute("GET", MODELS, LOOK),
         FaceRoute("GET", f"{MODELS}/{{model:path}}", LOOK),
     )
@@ -76,33 +75,55 @@ async def respond(service: FaceService, models: Models, scope: MutableMapping[st
     """The answer to a request."""
     caller: FaceCaller = scope["state"]["caller"]
     path = scope["path"].removeprefix(scope.get("root_path", "")).removeprefix(PATH)
-    if path in NOT_OFFERED:
-        check_scope(caller)
-        raise Fault(f"{PATH}{path} is not offered here: {NOT_OFFERED[path]}", status=404, code="unsupported_endpoint")
     if path == MODELS:
         found = await asyncio.to_thread(models.all, caller)
         return JSONResponse({"object": "list", "data": [one.json() for one in found]})
     if path.startswith(MODELS):
         one = await asyncio.to_thread(models.find, caller, path.removeprefix(f"{MODELS}/"))
         return JSONResponse(one.json())
-    request = HttpRequest(scope, receive)
-    kind: type[Request] = ChatRequest if path == CHAT else CompletionRequest
+    return await _answered(service, models, caller, path, HttpRequest(scope, receive))
+
+
+KINDS: dict[str, type[Named]] = {
+    CHAT: ChatRequest, COMPLETIONS: CompletionRequest, RESPONSES: ResponseRequest, EMBEDDINGS: EmbeddingRequest,
+}  # fmt: skip
+"""What is sent to each route."""
+
+
+async def _answered(
+    service: FaceService, models: Models, caller: FaceCaller, path: str, request: HttpRequest
+) -> Response:
+    """The answer to a request that a model answers."""
     content = await request.body()
-    read_ = await asyncio.to_thread(lambda: ask(service, models, caller, _read(kind, content)))
+
+    def begin() -> tuple[Any, Asked[Any]]:
+        body = _read(KINDS[path], content)
+        if not isinstance(body, ResponseRequest):
+            return body, ask(service, models, caller, body)
+        with body.in_own_names():
+            return body, ask(service, models, caller, body.chat())
+
+    body, read_ = await asyncio.to_thread(begin)
     asked = await read_.begun(request.is_disconnected)
     if asked is None:
         return Response(status_code=499)  # nobody is there to read it
-    _record(service, caller, path, asked)
-    if asked.body.stream:
-        stream = await events(asked)
+    service.record(f"openai {path.lstrip('/')}", caller, model=asked.model.name, outcome="taken")
+    if path != EMBEDDINGS and body.stream:
+        stream = await (told(asked, response_events(body, asked)) if path == RESPONSES else events(asked))
         return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
     results = await asked.results(request.is_disconnected)
     if results is None:
         return Response(status_code=499)  # nobody is there to read it
-    return JSONResponse(await asyncio.to_thread(chat if path == CHAT else completions, asked, results))
+    shaped: dict[str, Callable[[], Any]] = {
+        CHAT: lambda: chat(asked, results),
+        COMPLETIONS: lambda: completions(asked, results),
+        RESPONSES: lambda: response(body, asked, results[0]),
+        EMBEDDINGS: lambda: embeddings(asked, results),
+    }
+    return JSONResponse(await asyncio.to_thread(shaped[path]))
 
 
-def _read(kind: type[Request], content: bytes) -> Request:
+def _read(kind: type[Body], content: bytes) -> Body:
     """A request's body; how long that takes depends on its size, and is not for the event loop.
 
     Raises:
@@ -115,10 +136,9 @@ def _read(kind: type[Request], content: bytes) -> Request:
     return read(kind, found)
 
 
-def chat(asked: Asked, results: list[Mapping[str, Any]]) -> dict[str, Any]:
+def chat(asked: Asked[ChatRequest], results: list[Mapping[str, Any]]) -> dict[str, Any]:
     """The answer to a chat."""
     body, context = asked.body, asked.model.context
-    assert isinstance(body, ChatRequest)
     choices = []
     for n, completion in enumerate(results[0]["completions"]):
         id_ = f"{asked.calls[0]}_{n}"
@@ -133,10 +153,9 @@ def chat(asked: Asked, results: list[Mapping[str, Any]]) -> dict[str, Any]:
     return {**head, "choices": choices, "usage": usage(asked.prompts, results)}
 
 
-def completions(asked: Asked, results: list[Mapping[str, Any]]) -> dict[str, Any]:
+def completions(asked: Asked[CompletionRequest], results: list[Mapping[str, Any]]) -> dict[str, Any]:
     """The answer to prompts without chat markup."""
     body, tokenizer = asked.body, asked.model.context.tokenizer
-    assert isinstance(body, CompletionRequest)
     choices: list[dict[str, Any]] = []
     for prompt, result in zip(asked.prompts, results, strict=True):
         for one in result["completions"]:
@@ -151,7 +170,3 @@ def completions(asked: Asked, results: list[Mapping[str, Any]]) -> dict[str, Any
             choices.append(choice)
     head = envelope("text_completion", asked.calls[0], asked.body.model)
     return {**head, "choices": choices, "usage": usage(asked.prompts, results)}
-
-
-def _record(service: FaceService, caller: FaceCaller, path: str, asked: Asked) -> None:
-    service.record(f"openai {path.lstrip('/')}", caller, model=asked.model.name, outcome="taken")

@@ -9,4 +9,8 @@ from finetooth_hooks import Face, hookimpl
 
 @hookimpl
 def ft_faces() -> Iterable[Face]:
-    yield Face(name="openai", build="finetooth_openai.face:build", summary="chat and completions in OpenAI's protocol")
+    yield Face(
+        name="openai",
+        build="finetooth_openai.face:build",
+        summary="chat, completions, responses and embeddings in OpenAI's protocol",
+    )

@@ -37,7 +37,7 @@ MOST_MESSAGES = 2**14
 MOST_TOOLS = 1024
 """Tools of a chat."""
 
-Body = TypeVar("Body", bound="Request")
+Body = TypeVar("Body", bound="Named")
 
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
@@ -116,11 +116,42 @@ class ResponseFormat(BaseModel):
         return json.dumps({"type": "object"} if self.json_schema is None else self.json_schema.schema_)
 
 
-class Request(BaseModel):
-    """What both kinds of requests have."""
+class Named(BaseModel):
+    """What all requests have."""
 
     model_config = ConfigDict(extra="forbid")
     model: str = Field(max_length=LONGEST_NAME)
+    user: str | None = None
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of an answer, at most; None leaves it to the server."""
+        return None
+
+    @property
+    def top(self) -> int:
+        """How many of the likeliest tokens are wanted at each place."""
+        return 0
+
+    @property
+    def seeded(self) -> bool:
+        """The client chose the seed."""
+        return False
+
+    def sampling(self, max_tokens: int) -> Sampling:
+        """How to sample: nothing, of a request that asks for no text."""
+        return Sampling(max_tokens=0)
+
+    def check(self) -> None:
+        """
+        Raises:
+            Fault: something is asked for that is not offered here.
+        """
+
+
+class Request(Named):
+    """What requests for answers have."""
+
     max_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0)
     top_p: float | None = Field(default=None, gt=0, le=1)
@@ -135,7 +166,6 @@ class Request(BaseModel):
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     logit_bias: Annotated[dict[int, Bias], Field(max_length=MOST_BIASES)] | None = None
-    user: str | None = None
     service_tier: str | None = None
 
     @property
@@ -146,13 +176,11 @@ class Request(BaseModel):
 
     @property
     def longest(self) -> int | None:
-        """Tokens of an answer, at most; None leaves it to the server."""
         return self.max_tokens
 
     @property
-    def top(self) -> int:
-        """How many of the likeliest tokens are wanted at each place."""
-        return 0
+    def seeded(self) -> bool:
+        return self.seed is not None
 
     @property
     def usage_at_end(self) -> bool:
@@ -165,7 +193,6 @@ class Request(BaseModel):
         return None
 
     def sampling(self, max_tokens: int) -> Sampling:
-        """How to sample."""
         return Sampling(
             max_tokens=max_tokens,
             temperature=1.0 if self.temperature is None else self.temperature,
@@ -183,10 +210,6 @@ class Request(BaseModel):
         )
 
     def check(self) -> None:
-        """
-        Raises:
-            Fault: something is asked for that is not offered here.
-        """
         if any(not one for one in self.stops):
             raise Fault("stop: an empty text ends nothing", action="leave it out", param="stop")
         if any(len(one) > LONGEST_STOP for one in self.stops):
@@ -319,6 +342,18 @@ class CompletionRequest(Request):
             raise Fault("prompt: there is none", action="give a text", param="prompt")
 
 
+class EmbeddingRequest(Named):
+    """`POST /embeddings`."""
+
+    input: str | list[str] | list[int] | list[list[int]]
+    dimensions: int | None = Field(default=None, ge=1)
+    encoding_format: Literal["float", "base64"] | None = None
+
+    def check(self) -> None:
+        if not self.input:
+            raise Fault("input: there is none", action="give a text", param="input")
+
+
 def call_schema(function: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON schema of a call of a tool."""
     arguments = function.get("parameters") or {"type": "object"}
@@ -347,12 +382,13 @@ def read(kind: type[Body], content: Any) -> Body:
     try:
         body = kind.model_validate(content)
     except ValidationError as error:
-        raise _fault(kind, error) from error
+        raise fault_of(kind, error) from error
     body.check()
     return body
 
 
-def _fault(kind: type[BaseModel], error: ValidationError) -> Fault:
+def fault_of(kind: type[BaseModel], error: ValidationError) -> Fault:
+    """The first field that is wrong."""
     found = error.errors()[0]
     fields = [str(part) for part in found["loc"]]
     place = brief(".".join(fields), 100)

@@ -24,7 +24,7 @@ from finetooth_openai.answers import (
 )
 from finetooth_openai.asking import Asked, result_of
 from finetooth_openai.faults import Fault, error_body
-from finetooth_openai.requests import ChatRequest
+from finetooth_openai.requests import ChatRequest, Request
 from finetooth_openai.thoughts import THOUGHT, thinks
 
 _BEGUN_TAG = re.compile(r"<[^\s>]*$")
@@ -73,7 +73,7 @@ class _Choice:
         answer: its own, among ids.
     """
 
-    def __init__(self, asked: Asked, index: int, answer: str) -> None:
+    def __init__(self, asked: Asked[Request], index: int, answer: str) -> None:
         self._asked, self._index, self._answer = asked, index, answer
         self._tokens: list[int] = []
         self._logprobs: list[float] = []
@@ -152,43 +152,68 @@ class _Choice:
         return [{"index": self._index, "text": text, "logprobs": logprobs, "finish_reason": None}]
 
 
-async def events(asked: Asked) -> AsyncIterator[str]:
-    """The events of a request; its first one is there when this returns, so that what is wrong by then is raised.
+async def events(asked: Asked[Request]) -> AsyncIterator[str]:
+    """The events of a request for a chat or completions; see `told`."""
+    return await told(asked, _events(asked))
+
+
+async def told(asked: Asked[Any], all_of_them: AsyncGenerator[str, None]) -> AsyncIterator[str]:
+    """The events of a request; the first one is there when this returns, so that what is wrong by then is raised.
 
     Raises:
         Fault: its call failed.
         UserError: too many streams are open.
     """
-    all_of_them = _events(asked)
     try:
         first = await anext(all_of_them)
     except FinetoothError:
         await asked.cancel()
         raise
 
-    async def told() -> AsyncIterator[str]:
+    async def following() -> AsyncIterator[str]:
         ended = False
         try:
             yield first
-            async for event in all_of_them:
-                yield event
+            async for line in all_of_them:
+                yield line
             ended = True
         except Fault as fault:
-            yield _event(error_body(fault.status, str(fault), fault.param, fault.code))
+            yield event(error_body(fault.status, str(fault), fault.param, fault.code))
         except FinetoothError as error:
-            yield _event(error_body(400, str(error)))
+            yield event(error_body(400, str(error)))
         finally:
             await all_of_them.aclose()  # its place among those who follow is free at once
             if not ended:  # the client went away
                 await asked.cancel()
 
-    return told()
+    return following()
 
 
-async def _events(asked: Asked) -> AsyncGenerator[str, None]:
-    chat, results = isinstance(asked.body, ChatRequest), []
-    head = envelope("chat.completion.chunk" if chat else "text_completion", asked.calls[0], asked.body.model)
+async def _events(asked: Asked[Request]) -> AsyncGenerator[str, None]:
+    results: list[Mapping[str, Any]] = []
+    kind = "chat.completion.chunk" if isinstance(asked.body, ChatRequest) else "text_completion"
+    head = envelope(kind, asked.calls[0], asked.body.model)
     nothing = {"usage": None} if asked.body.usage_at_end else {}
+    async with aclosing(choices_of(asked, results)) as choices:
+        async for choice in choices:
+            yield ": still waiting\n\n" if choice is None else event({**head, "choices": [choice], **nothing})
+    if asked.body.usage_at_end:
+        yield event({**head, "choices": [], "usage": usage(asked.prompts, results)})
+    yield "data: [DONE]\n\n"
+
+
+async def choices_of(
+    asked: Asked[Any], results: list[Mapping[str, Any]]
+) -> AsyncGenerator[dict[str, Any] | None, None]:
+    """Choices of the chunks of a request, as they come; None where nothing came for a while.
+
+    Args:
+        results: of the calls; each is added when its call has ended.
+
+    Raises:
+        Fault: a call failed.
+        UserError: too many streams are open.
+    """
     for place, call in enumerate(asked.calls):
         choices = [
             _Choice(asked, place * asked.sampling.n + n, f"{asked.calls[0]}_{n}") for n in range(asked.sampling.n)
@@ -196,19 +221,17 @@ async def _events(asked: Asked) -> AsyncGenerator[str, None]:
         async with aclosing(asked.service.follow(asked.caller, call)) as following:
             async for one in following:
                 if one is None:
-                    yield ": still waiting\n\n"
+                    yield None
                 elif isinstance(one, FacePiece):
                     for choice in choices[one.completion].take(one):
-                        yield _event({**head, "choices": [choice], **nothing})
+                        yield choice
                 else:
                     results.append(result_of(one))
-                    for told, completion in zip(choices, results[-1]["completions"], strict=True):
-                        for choice in told.end(completion):
-                            yield _event({**head, "choices": [choice], **nothing})
-    if asked.body.usage_at_end:
-        yield _event({**head, "choices": [], "usage": usage(asked.prompts, results)})
-    yield "data: [DONE]\n\n"
+                    for writing, completion in zip(choices, results[-1]["completions"], strict=True):
+                        for choice in writing.end(completion):
+                            yield choice
 
 
-def _event(content: Any) -> str:
+def event(content: Any) -> str:
+    """One event, in JSON."""
     return f"data: {json.dumps(content, separators=(',', ':'))}\n\n"

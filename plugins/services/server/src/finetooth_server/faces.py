@@ -170,6 +170,7 @@ class Desk:
         *,
         seeded: bool,
         top_logprobs: int = 0,
+        embedding: bool = False,
     ) -> str:
         who = _caller(caller)
         return self._service.sample(
@@ -179,7 +180,7 @@ class Desk:
             sampling,
             seeded=seeded,
             face=self._face,
-            asked=Asked(top_samples=top_logprobs),
+            asked=Asked(top_samples=top_logprobs, embedding=embedding),
         ).id
 
     async def follow(self, caller: FaceCaller, call: str) -> AsyncGenerator[FacePiece | Any | None, None]:

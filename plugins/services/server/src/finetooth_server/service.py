@@ -432,6 +432,7 @@ class Service(ClientSessions):
             prompt_logprobs=asked.prompt,
             top=asked.most,
             top_samples=asked.top_samples,
+            embedding=asked.embedding,
         )
         error = error or cost.refusal("sample", self.settings.limits)
         key = REFUSED if error else batch_key(checkpoint, base)

@@ -1,5 +1,5 @@
-"""Log-probabilities that a sampling call asks for in addition to tokens: of the likeliest tokens, of tokens that it
-names, and of tokens that are drawn as alternatives to those of its prompt."""
+"""What a sampling call asks for in addition to completions: log-probabilities of the likeliest tokens, of tokens that it
+names, and of tokens that are drawn as alternatives to those of its prompt; and the embedding of the prompt."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import DataError, Datum, Engine, MediumChunk
+from finetooth_hooks import DataError, Datum, Engine, EngineError, MediumChunk
 from finetooth_hooks.sampling import ShownPrompt
 from finetooth_wire import wire
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ class Asked:
         rows, ids: (M,) cells of which the log-probability is wanted: of token `ids` after `rows + 1` tokens of the
             prompt; an id of -1 gets 0.
         last: of the prompt only so many places at its end are scored; 0 scores all.
+        embedding: of the prompt.
     """
 
     prompt: bool = False
@@ -41,6 +42,7 @@ class Asked:
     rows: NDArray[np.int64] | None = None
     ids: NDArray[np.int64] | None = None
     last: int = 0
+    embedding: bool = False
 
     def encoded(self) -> dict[str, Any]:
         """For the log."""
@@ -50,6 +52,7 @@ class Asked:
             "top_k_sample_logprobs": self.top_samples,
             "alternatives": self.alternatives,
             "last": self.last,
+            "embedding": self.embedding,
         }
         if self.rows is not None and self.ids is not None:
             found["rows"], found["ids"] = wire.encode_array(self.rows), wire.encode_array(self.ids)
@@ -58,7 +61,7 @@ class Asked:
     @property
     def about_prompt(self) -> bool:
         """Whether anything is asked of the prompt's places."""
-        return bool(self.prompt or self.top_prompt or self.alternatives or self.rows is not None)
+        return bool(self.prompt or self.top_prompt or self.alternatives or self.rows is not None or self.embedding)
 
     @property
     def most(self) -> int:
@@ -77,7 +80,8 @@ def decoded(arguments: Mapping[str, Any]) -> Asked:
     rows, ids = (None if one is None else wire.decode_array(one, "targets", dtype="int64") for one in given)
     numbers = ("top_k_prompt_logprobs", "top_k_sample_logprobs", "alternatives", "last")
     top_prompt, top_samples, alternatives, last = (int(arguments.get(name) or 0) for name in numbers)
-    return Asked(bool(arguments.get("prompt_logprobs")), top_prompt, top_samples, alternatives, rows, ids, last)
+    prompt, embedding = (bool(arguments.get(name)) for name in ("prompt_logprobs", "embedding"))
+    return Asked(prompt, top_prompt, top_samples, alternatives, rows, ids, last, embedding)
 
 
 def of_prompt(engine: Engine, prompt: Sequence[int], asked: Asked, *, temperature: float, seed: int) -> dict[str, Any]:
@@ -89,12 +93,15 @@ def of_prompt(engine: Engine, prompt: Sequence[int], asked: Asked, *, temperatur
 
     Returns:
         `prompt_logprobs` (N,); `top_tokens` and `top_logprobs` (N, K), `EMPTY` where nothing was scored; `alternatives`
-        with `tokens` and `logprobs` (N - 1, K); `targets` (M,).
+        with `tokens` and `logprobs` (N - 1, K); `targets` (M,); `embedding` (D,).
 
     Raises:
         DataError: a token that the model does not have.
+        EngineError: the engine gives no hidden states.
     """
     found: dict[str, Any] = {}
+    if asked.embedding:
+        found["embedding"] = wire.encode_array(embedding(engine, prompt))
     if asked.prompt:
         found["prompt_logprobs"] = wire.encode_array(_scored_last(prompt_logprobs(engine, prompt), asked.last, np.nan))
     if not (asked.top_prompt or asked.alternatives or asked.rows is not None):
@@ -136,12 +143,25 @@ def next_logprobs(
     """
     if len(tokens) < 2:
         return np.zeros((0, 1))
-    result = engine.forward([Datum.from_tokens(list(tokens), media=media)], returns=("logits",))
-    if result.handle is not None and "release" in engine.capabilities:
-        engine.release(result.handle)
+    result = engine.forward([Datum.from_tokens(list(tokens), media=media)], returns=("logits",), train=False)
     logits = np.asarray(result.outputs[0]["logits"], dtype=np.float64)
     peak = logits.max(-1, keepdims=True)
     found: NDArray[np.float64] = logits - peak - np.log(np.exp(logits - peak).sum(-1, keepdims=True))
+    return found
+
+
+def embedding(engine: Engine, prompt: Sequence[int]) -> NDArray[np.float32]:
+    """(D,) the mean of the last hidden states of a prompt's tokens, of length 1.
+
+    Raises:
+        EngineError: the engine gives no hidden states.
+    """
+    data = [Datum.from_tokens([*prompt, prompt[-1]])]  # the last token of a datum is a target alone
+    result = engine.forward(data, returns=("hidden",), train=False)
+    if not result.outputs or "hidden" not in result.outputs[0]:
+        raise EngineError("the engine of this model gives no hidden states", action="serve it with another backend")
+    mean = np.asarray(result.outputs[0]["hidden"], dtype=np.float64)[: len(prompt)].mean(0)
+    found: NDArray[np.float32] = (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)
     return found
 
 

@@ -107,12 +107,14 @@ def cost_of_sampling(
     prompt_logprobs: bool = False,
     top: int = 0,
     top_samples: int = 0,
+    embedding: bool = False,
 ) -> Cost:
     """Of sampling prompts.
 
     Args:
         top: likeliest tokens asked for at each place of a prompt, in addition to its own token.
         top_samples: likeliest tokens asked for at each place of a completion.
+        embedding: hidden states of the prompts are wanted, and their mean.
 
     Raises:
         DataError: more ends of a completion than can be looked for, or longer ones.
@@ -128,6 +130,8 @@ def cost_of_sampling(
         memory += ENCODED * FLOAT * given
     if top:
         memory += _top(given, max(map(len, prompts), default=0), top, facts)
+    if embedding:
+        memory += 3 * FLOAT * given * facts.hidden_size  # as computed, and in float64 for the mean
     if top_samples:
         longest = max((min(room, len(prompt) + sampling.max_tokens) for prompt in prompts), default=0)
         memory += _top(written, longest, top_samples, facts)

@@ -183,7 +183,8 @@ def asked(request: Mapping[str, Any], length: int) -> Asked:
             f"{numbers['last']} of a prompt of {length} tokens",
             action="choose 1 to one less than the prompt has, together with prompt_logprobs",
         )
-    return Asked(scored, rows=rows, ids=ids, **numbers)
+    made: dict[str, Any] = {**numbers, "rows": rows, "ids": ids}
+    return Asked(scored, **made)
 
 
 def _targets(tensor: Any, length: int) -> tuple[Any, Any]:
