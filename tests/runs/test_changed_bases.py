@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -109,3 +109,45 @@ def test_the_artifact_and_the_checkpoint_keep_the_sha256_of_every_file_that_matt
         for name, digest in manifest["base"].items():
             assert digest == sha256((base / name).read_bytes()).hexdigest()
     assert len({manifest["base_digest"] for manifest in kept}) == 1 and len(kept) == 2
+
+
+@pytest.fixture
+def moved(trained: Path, tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    """A copy of the run, and where its base lies now."""
+    base, there = trained / "base", trained / "elsewhere"
+    run = Path(shutil.copytree(trained / "run", tmp_path / "run"))
+    shutil.copy(trained / "rows.jsonl", tmp_path)
+    base.rename(there)
+    try:
+        yield run, there
+    finally:
+        there.rename(base)
+
+
+def test_a_base_that_was_moved_is_taken_where_the_recipe_says_it_is(
+    moved: tuple[Path, Path], ft: Any, tmp_path: Path
+) -> None:
+    run, there = moved
+    recipe = run / "recipe.yaml"
+    for use, words in USES.items():
+        code, _, err = ft(*words(run, tmp_path / use))
+        assert code == 2 and err.count("model=NEW, or model: NEW in the run's recipe.yaml") == 1, (use, err)
+    recipe.write_text(recipe.read_text().replace(str(there.parent / "base"), str(there)))
+    for use, words in USES.items():
+        code, _, err = ft(*words(run, tmp_path / use))
+        assert code == 0, (use, err)
+
+
+def test_a_run_goes_on_over_the_same_content_elsewhere_and_over_no_other(moved: tuple[Path, Path], ft: Any) -> None:
+    run, there = moved
+    other = Path(shutil.copytree(there, run.parent / "other"))
+    change(other, "model.safetensors")
+    code, _, err = ft("resume", run, "train.max_steps=2", f"model={other}")
+    assert code == 2 and "model.safetensors" in err and "--accept-changes" in err, err
+    code, _, err = ft("resume", run, "train.max_steps=2", f"model={there}")
+    assert code == 0 and "changed: model.name" in err, err
+    for command in (["chat", str(run), "--prompt", "a", "--max-tokens", "1"], USES["merge"](run, run / "merged")):
+        code, _, err = ft(*command)
+        assert code == 0, err
+    code, _, err = ft(*USES["chat"](run, run), f"model={other}")
+    assert code == 2 and "model.safetensors has another content" in err, err

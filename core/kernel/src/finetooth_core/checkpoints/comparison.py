@@ -11,6 +11,7 @@ from finetooth_hooks.context import Catalog
 from finetooth_hooks.errors import FinetoothError
 from finetooth_recipes.recipe_picks import AUTO
 from finetooth_saving.run_folder import ALSO_FIXED, DECIDED, FIXED
+from finetooth_toolbox.files.trained_over import changed_files
 
 from finetooth_core.settings.recipe import Recipe, validate_options
 
@@ -71,6 +72,18 @@ def compare(before: Recipe, now: Recipe, catalog: Catalog, plan: Mapping[str, An
         change = f"{setting}: {_shown(old, setting)} -> {_shown(new, setting)}"
         (harmless if is_harmless(setting) else grave).append(change)
     return Changes(tuple(harmless), tuple(grave))
+
+
+def with_moved_base(changes: Changes, before: Mapping[str, str], now: Mapping[str, str]) -> Changes:
+    """The same where a base of the same content elsewhere is no change of what trains.
+
+    Args:
+        before, now: SHA-256 of the files of the base, by name; empty if they are not known.
+    """
+    if not before or not now or changed_files(before, now):
+        return changes
+    named = tuple(change for change in changes.grave if change.startswith("model.name: "))
+    return Changes((*changes.harmless, *named), tuple(change for change in changes.grave if change not in named))
 
 
 def is_harmless(setting: str) -> bool:

@@ -211,6 +211,7 @@ def check(
 
     before = load(found.recipe)
     changes = comparison.compare(before, present.recipe, present.plugins.catalog, found.plan)
+    changes = comparison.with_moved_base(changes, found.manifest.get("base", {}), base)
     data, parts = differences(found.plan, present.plan)
     grave = (*changes.grave, *data, *base_changes(found.manifest, base))
     if grave and not resuming.accept_changes:

@@ -12,7 +12,7 @@ from finetooth_hooks.errors import DataError, RecipeError
 from finetooth_hooks.examples import Row
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import Format
-from finetooth_toolbox.files.missing import no_such_file
+from finetooth_toolbox.files.missing import no_such_file, or_moved
 from finetooth_toolbox.text.nearest import nearest, nearest_path
 
 from finetooth_core.plugins.builders import options_model
@@ -43,6 +43,7 @@ def unclaimed(catalog: Catalog, kind: str, reference: str, setting: str) -> Reci
     path = Path(reference)
     if _is_path(reference) and not _exists(reference):
         problem, action = no_such_file(reference)
+        action = or_moved(action, reference) if setting == "model" else action
         return RecipeError(setting, problem, action=meant or action)
     scheme, _, rest = reference.partition("://")
     if rest:

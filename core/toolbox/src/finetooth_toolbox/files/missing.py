@@ -10,6 +10,13 @@ from finetooth_hooks.errors import DataError
 from finetooth_toolbox.text.nearest import nearest_path
 
 
+def or_moved(action: str, model: str) -> str:
+    """What to do about a model that is not there, also where it is the base of a run, whose recipe keeps the absolute
+    path, and was moved."""
+    moved = "a run's base that was moved: model=NEW, or model: NEW in the run's recipe.yaml"
+    return f"{action}; {moved}" if Path(model).is_absolute() else action
+
+
 def no_such_file(path: Path | str, *, advice: str = "check the path", endings: Sequence[str] = ()) -> tuple[str, str]:
     """Problem and action for a path at which nothing is, as errors take them: `no such file: trian.jsonl` and
     `did you mean train.jsonl?`.

@@ -13,6 +13,7 @@ import transformers
 from finetooth_hooks import Context, RecipeError
 from finetooth_toolbox.files.contents import FileContents
 from finetooth_toolbox.files.hub import without_retries
+from finetooth_toolbox.files.missing import or_moved
 from finetooth_toolbox.text.strict_json import received
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
@@ -147,6 +148,8 @@ def locate(reference: str) -> str:
         raise RecipeError("model", f"the folder {reference} has no config.json", action="name the folder of a model")
     if folder.exists() or reference.startswith((".", "/", "~")):
         raise RecipeError(
-            "model", f"{reference} is not a folder", action="name the folder of a model, or a hub id org/name"
+            "model",
+            f"{reference} is not a folder",
+            action=or_moved("name the folder of a model, or a hub id org/name", reference),
         )
     return reference
