@@ -224,7 +224,8 @@ class Writer:
         for queue in woken:
             if not self._scheduler.running(queue):
                 self._scheduler.offer(queue, self._log.peek(queue))
-        gone = [queue for queue in self._closed if queue not in self._scheduler]
+        closed = tuple(self._closed)  # in one step: others close queues meanwhile
+        gone = [queue for queue in closed if queue not in self._scheduler]
         if not gone:
             return
         held, begun = self._models.held, time.perf_counter()
