@@ -19,7 +19,7 @@ from mcp.client.streamable_http import streamable_http_client  # noqa: E402
 def test_an_assistant_starts_a_run_and_reads_it(
     serve: Any, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from finetooth_mcp.runs import PROCESSES
+    from finetooth_saving.runs.processes import BEGUN
 
     monkeypatch.chdir(tmp_path)
     rows = {"name": "tasks", "task": "family", "count": 8, "seed": 5}
@@ -39,7 +39,7 @@ def test_an_assistant_starts_a_run_and_reads_it(
 
             asked = ["train.max_steps=2", "train.batch_size=4"]
             assert (await call("start_run", recipe="recipe.yaml", name="first", overrides=asked))["run"] == "first"
-            assert await asyncio.to_thread(PROCESSES["first"].wait) == 0
+            assert await asyncio.to_thread(BEGUN[-1].wait) == 0
             assert [one["run"] for one in (await call("list_runs"))["runs"]] == ["first"]
             assert (await call("diagnose_run", run="first"))["wrong"] == []
             return await call("show_run", run="first")  # type: ignore[no-any-return]

@@ -16,6 +16,7 @@ from finetooth_mcp import runs
 from finetooth_mcp.face import call_tool_result
 from finetooth_mcp.rows import Readers
 from finetooth_mcp.tools import Desk
+from finetooth_saving.runs import processes
 
 
 def call(tool: str, /, *, scopes: tuple[str, ...] = ("admin",), **arguments: Any) -> Any:
@@ -78,9 +79,9 @@ def test_a_run_that_an_assistant_starts_has_no_secret_of_the_server(
     stalled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: dict[str, Any] = {}
-    for name in runs.OWN:
+    for name in processes.OWN:
         monkeypatch.setenv(name, "secret")
-    monkeypatch.setattr(runs.subprocess, "Popen", lambda command, **how: given.update(how))
-    monkeypatch.setattr(runs, "PROCESSES", {})
+    monkeypatch.setattr(processes.subprocess, "Popen", lambda command, **how: given.update(how))
+    monkeypatch.setattr(processes, "BEGUN", [])
     runs.start("recipe.yaml", "another", [])
     assert given["env"]["PATH"] and "secret" not in given["env"].values()

@@ -8,31 +8,23 @@ else of the server's disk can be reached.
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import UserError
 from finetooth_hooks.faces import FaceCaller
+from finetooth_saving.runs import processes
 from finetooth_saving.runs.advice import advice
+from finetooth_saving.runs.processes import log_of, output_of
 from finetooth_saving.runs.recorded import Recorded, is_run, is_running, read_run, runs_below
-from finetooth_toolbox.files.locks import FILE as LOCK
 
 RUNS = Path("runs")
 NAME = re.compile(r"[\w][\w.+-]*")
 OVERRIDE = re.compile(r"(train|optimizer|schedule|adapter|evaluate)\.\w+=[\w.+-]+")
 """Numbers and words of the training; nothing that names a file or a plugin."""
-OWN = ("FT_ENCRYPTION_KEY", "FT_API_KEY")
-"""Secrets of this server, which no run that it starts needs."""
 CURVE = 50
 """Points of a curve that are told, at equal distances."""
-TAIL = 2_000
-"""Characters of a run's output that are told."""
-
 Json = dict[str, Any]
 
 
@@ -60,7 +52,8 @@ def one_run(name: str) -> Json:
     """What a run's folder says of it, with its curves."""
     folder = folder_of(name)
     if not is_run(folder):
-        return {"run": name, "status": "starting" if _log(name).exists() else "failed", "output": output_of(name)}
+        status = "starting" if log_of(folder).exists() else "failed"
+        return {"run": name, "status": status, "output": output_of(folder)}
     run = read_run(folder)
     curves = {key: _thinned(points) for key, points in run.series().items() if key == "loss" or key.startswith("eval/")}
     return {**_short(run), "recipe": run.recipe, "curves": curves, "problems": list(run.problems)}
@@ -70,7 +63,7 @@ def diagnosis(name: str) -> Json:
     """What its reports show to be wrong, each with what to do; the end of its output."""
     folder = folder_of(name)
     found = advice(read_run(folder)) if is_run(folder) else []
-    return {"run": name, "wrong": found, "output": output_of(name)}
+    return {"run": name, "wrong": found, "output": output_of(folder)}
 
 
 def start(recipe: str, name: str, overrides: list[str]) -> Json:
@@ -83,28 +76,13 @@ def start(recipe: str, name: str, overrides: list[str]) -> Json:
     if not file.is_file() or file.suffix not in (".yaml", ".yml"):
         raise UserError(f"recipe: no file {recipe!r} in the server's folder", action="name a .yaml file there")
     folder = RUNS / _named(name, "name")
-    if folder.exists() or _log(name).exists():
+    if folder.exists() or log_of(folder).exists():
         raise UserError(f"name: {folder} exists", action="name another one")
     for override in overrides:
         if not OVERRIDE.fullmatch(override):
             raise UserError(f"overrides: {override!r} is not taken here", action="write them as train.max_steps=10")
-    RUNS.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "finetooth", "run", str(file), *overrides, "--output", str(folder)]
-    with _log(name).open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={name: value for name, value in os.environ.items() if name not in OWN},
-        )
-    PROCESSES[name] = process
+    processes.begin(["run", str(file), *overrides, "--output", str(folder)], folder)
     return {"run": name, "status": "starting", "next": "show_run with this name, until its status is done"}
-
-
-PROCESSES: dict[str, subprocess.Popen[bytes]] = {}
-"""Processes of runs that this server began, so that those that have ended are reaped."""
 
 
 def stop(name: str) -> Json:
@@ -116,14 +94,13 @@ def stop(name: str) -> Json:
     folder = folder_of(name)
     if not is_running(folder):
         raise UserError(f"run {name!r} is not under way", action="show_run says how it ended")
-    os.kill(int((folder / LOCK).read_text(encoding="utf-8")), signal.SIGINT)
+    processes.stop(folder)
     return {"run": name, "status": "stopping", "next": "show_run with this name"}
 
 
 async def apart(function: Any, *arguments: Any) -> Json:
     """In a thread: disks are slow."""
-    for process in PROCESSES.values():
-        process.poll()
+    processes.reap()
     found: Json = await asyncio.to_thread(function, *arguments)
     return found
 
@@ -135,17 +112,9 @@ def folder_of(name: str) -> Path:
         UserError: no run has this name, or it is not a plain name.
     """
     folder = RUNS / _named(name, "run")
-    if not is_run(folder) and not _log(name).exists():
+    if not is_run(folder) and not log_of(folder).exists():
         raise UserError(f"no run {name!r}", action="list_runs names them")
     return folder
-
-
-def output_of(name: str) -> str:
-    """The end of what a run printed that `start` began; empty for others."""
-    try:
-        return _log(name).read_text(encoding="utf-8", errors="replace")[-TAIL:]
-    except OSError:
-        return ""
 
 
 def _named(name: str, argument: str) -> str:
@@ -156,10 +125,6 @@ def _named(name: str, argument: str) -> str:
     if not NAME.fullmatch(name):
         raise UserError(f"{argument}: {name!r} is not a plain name", action="no slashes, and no dot at the beginning")
     return name
-
-
-def _log(name: str) -> Path:
-    return RUNS / f"{name}.log"
 
 
 def _short(run: Recorded) -> Json:

@@ -1,0 +1,1 @@
+"""A page over the runs of a folder."""

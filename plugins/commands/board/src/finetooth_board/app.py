@@ -1,0 +1,288 @@
+"""The board as an ASGI application: pages over the folder of runs, and what their buttons do."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import subprocess
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from urllib.parse import parse_qs
+
+from finetooth_hooks import UserError
+from finetooth_saving.run_folder import RECIPE, RUNS
+from finetooth_saving.runs import processes
+from finetooth_saving.runs.recorded import Recorded, groups_below, is_run, is_running, read_run, runs_below
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from finetooth_board import pages, static
+from finetooth_board.guard import ROWS_POLICY, Guard, Tokens
+
+NAME = re.compile(r"[\w][\w.+-]*")
+MOST = 200
+"""Runs of the list."""
+PATIENCE = 600
+"""Seconds that a look at rows may take: a model's tokenizer may have to come first."""
+FORM_BYTES = 1 << 20
+OPTIONS = ("data", "model", "prompt", "completion", "system", "passes")
+"""Of `ft init`, that the form has."""
+ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><path d="M2 3h12v3H2zM3 6h1v7H3zM6 6h1v7H6zM9 6h1v7H9z'
+    'M12 6h1v7h-1z" fill="#2a7ab8"/></svg>'
+)
+
+
+def make_app(key: str = "", runs: Path = RUNS) -> Guard:
+    """The application, guarded.
+
+    Args:
+        key: see `Guard`.
+        runs: the folder of runs.
+    """
+    return Guard(Board(runs).app(), key)
+
+
+class Board:
+    """Pages over a folder of runs. Runs and looks at rows are processes of their own, so this one stays small."""
+
+    def __init__(self, runs: Path) -> None:
+        self._runs, self._tokens = runs, Tokens()
+        self._read: dict[Path, tuple[object, Recorded]] = {}
+        self._scratch = tempfile.TemporaryDirectory(prefix="finetooth-board-")
+        self._looking = asyncio.Lock()
+
+    def app(self) -> Starlette:
+        """The routes."""
+        routes = [
+            Route("/", self.home),
+            Route("/live", self.home_live),
+            Route("/new", self.new),
+            Route("/new", self.propose, methods=["POST"]),
+            Route("/start", self.start, methods=["POST"]),
+            Route("/files", self.upload, methods=["POST"]),
+            Route("/runs/{name:path}/live", self.run_live),
+            Route("/runs/{name:path}/rows", self.rows),
+            Route("/runs/{name:path}/stop", self.stop, methods=["POST"]),
+            Route("/runs/{name:path}/resume", self.resume, methods=["POST"]),
+            Route("/runs/{name:path}", self.run),
+            Route("/board.js", _file(static.SCRIPT, "text/javascript")),
+            Route("/board.css", _file(static.STYLE, "text/css")),
+            Route("/icon.svg", _file(ICON, "image/svg+xml")),
+        ]
+        return Starlette(routes=routes, exception_handlers={UserError: _refused})
+
+    async def home(self, request: Request) -> Response:
+        """All runs."""
+        listed = await asyncio.to_thread(self._list)
+        return HTMLResponse(pages.page("Runs", f'<div data-live="/live">{listed}</div>'))
+
+    async def home_live(self, request: Request) -> Response:
+        """The list alone."""
+        return HTMLResponse(await asyncio.to_thread(self._list))
+
+    async def run(self, request: Request) -> Response:
+        """One run."""
+        name = request.path_params["name"]
+        folder = self._folder(name, begun=False)
+        if not is_run(folder):
+            said = processes.output_of(folder)
+            live = f'<div data-live="{pages.text(pages.url_of(name, "/live"))}"><pre>{pages.text(said)}</pre></div>'
+            return HTMLResponse(pages.page(name, f"<p>It is starting.</p>{live}"))
+        recorded = await asyncio.to_thread(self._recorded, folder)
+        return HTMLResponse(pages.run_page(name, recorded, self._tokens.token))
+
+    async def run_live(self, request: Request) -> Response:
+        """What is live of one run."""
+        name = request.path_params["name"]
+        folder = self._folder(name, begun=False)
+        processes.reap()
+        if not is_run(folder):
+            return HTMLResponse(f"<pre>{pages.text(processes.output_of(folder))}</pre>")
+        return HTMLResponse(pages.run_view(name, await asyncio.to_thread(self._recorded, folder)))
+
+    async def rows(self, request: Request) -> Response:
+        """Rows of a run as the model sees them; made once for a recipe."""
+        folder = self._folder(request.path_params["name"])
+        recipe = folder / RECIPE
+        digest = hashlib.sha256(recipe.read_bytes() + str(folder).encode()).hexdigest()[:24]
+        made = Path(self._scratch.name) / f"{digest}.html"
+        if not made.exists():
+            code, said = await self._ft("data", "preview", str(recipe), "--html", str(made), "--rows", "10")
+            if code or not made.exists():
+                made.write_text(f"<!doctype html><title>Rows</title><pre>{pages.text(said)}</pre>", encoding="utf-8")
+        headers = {"content-security-policy": ROWS_POLICY}
+        return HTMLResponse(made.read_text(encoding="utf-8"), headers=headers)
+
+    async def new(self, request: Request) -> Response:
+        """The form of a new run."""
+        return HTMLResponse(pages.new_page(self._tokens.token, {"data": request.query_params.get("data", "")}))
+
+    async def propose(self, request: Request) -> Response:
+        """The recipe that `ft init` proposes for the form."""
+        form = await self._form(request)
+        name = _name(form.get("name", ""))
+        if not form.get("data", "").strip():
+            raise UserError("rows: nothing is named", action="upload a file, or name one")
+        if self._taken(name):
+            return HTMLResponse(pages.new_page(self._tokens.token, form, f"name: there is a run {name!r}"), 400)
+        written = Path(self._scratch.name) / f"{name}.yaml"
+        written.unlink(missing_ok=True)
+        given = [f"--{option}={form[option]}" for option in OPTIONS if form.get(option)]
+        code, said = await self._ft("init", "--yes", *given, f"--output={written}")
+        if code or not written.exists():
+            return HTMLResponse(pages.new_page(self._tokens.token, form, said), 400)
+        said = said.partition("\nThe recipe is ")[0]
+        return HTMLResponse(pages.recipe_page(self._tokens.token, name, written.read_text(encoding="utf-8"), said))
+
+    async def start(self, request: Request) -> Response:
+        """Begin the run of a recipe."""
+        form = await self._form(request)
+        name, recipe = _name(form.get("name", "")), form.get("recipe", "")
+        folder = self._runs / name
+        if self._taken(name):
+            raise UserError(f"name: there is a run {name!r}", action="choose another one")
+        self._runs.mkdir(parents=True, exist_ok=True)
+        file = Path(f"{name}.yaml")
+        text = recipe.replace("\r\n", "\n")
+        if file.exists() and file.read_text(encoding="utf-8") != text:
+            raise UserError(f"{file} exists and holds another recipe", action="choose another name for the run")
+        file.write_text(text, encoding="utf-8")
+        processes.begin(["run", str(file), "--output", str(folder)], folder)
+        return RedirectResponse(pages.url_of(name), 303)
+
+    async def stop(self, request: Request) -> Response:
+        """Stop a run as Ctrl-C does."""
+        await self._form(request)
+        name = request.path_params["name"]
+        folder = self._folder(name)
+        if not is_running(folder):
+            raise UserError(f"run {name!r} is not under way", action="its page says how it ended")
+        try:
+            processes.stop(folder)
+        except (OSError, ValueError) as error:
+            raise UserError(f"run {name!r} cannot be stopped: {error}", action="look at its page again") from error
+        return RedirectResponse(pages.url_of(name), 303)
+
+    async def resume(self, request: Request) -> Response:
+        """Go on with a run."""
+        await self._form(request)
+        name = request.path_params["name"]
+        folder = self._folder(name)
+        if is_running(folder):
+            raise UserError(f"run {name!r} is under way", action="its page shows how it goes")
+        processes.begin(["resume", str(folder)], folder)
+        return RedirectResponse(pages.url_of(name), 303)
+
+    async def upload(self, request: Request) -> Response:
+        """A file of rows, into the board's folder; one of the same name with other content stays as it is."""
+        if not self._tokens.fits(request.headers.get("x-board-token", "")):
+            return PlainTextResponse("load the page again", 403)
+        name = _name(request.query_params.get("name", "").replace(" ", "_"))
+        content = await request.body()
+        file = Path(name)
+        if file.exists() and file.read_bytes() != content:
+            return PlainTextResponse(f"{name} is here and holds something else: rename the file", 400)
+        file.write_bytes(content)
+        return PlainTextResponse(name)
+
+    async def _form(self, request: Request) -> dict[str, str]:
+        """The fields of a form of ours.
+
+        Raises:
+            UserError: it is not ours, or too large.
+        """
+        body = await request.body()
+        if len(body) > FORM_BYTES:
+            raise UserError(f"the form has more than {FORM_BYTES:,} bytes", action="give the rows as a file")
+        given = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=20)
+        form = {name: values[0] for name, values in given.items()}
+        if not self._tokens.fits(form.pop("token", "")):
+            raise UserError("the form is not of this board, or of one that has ended", action="load the page again")
+        return form
+
+    async def _ft(self, *arguments: str) -> tuple[int, str]:
+        """Run `ft` and wait, one at a time: each loads what a plan needs.
+
+        Returns:
+            Its exit code, and what it printed.
+        """
+
+        def run() -> tuple[int, str]:
+            try:
+                ended = subprocess.run(
+                    processes.ft(*arguments), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+                    timeout=PATIENCE, env={**processes.environment(), "NO_COLOR": "1"}, errors="replace",
+                )  # fmt: skip
+            except subprocess.TimeoutExpired:
+                return (1, f"it took more than {PATIENCE} seconds; run it in a terminal: ft {' '.join(arguments)}")
+            return ended.returncode, f"{ended.stdout}\n{ended.stderr}".strip()
+
+        async with self._looking:
+            return await asyncio.to_thread(run)
+
+    def _list(self) -> str:
+        folders = runs_below(self._runs)
+        for inside in groups_below(self._runs).values():
+            folders += inside
+        folders.sort(key=lambda folder: (folder / "run.json").stat().st_mtime if is_run(folder) else 0.0)
+        newest = folders[: -MOST - 1 : -1]
+        listed = [(pages.name_of(folder, self._runs), self._recorded(folder)) for folder in newest]
+        return pages.run_list(listed, len(folders) - len(newest))
+
+    def _recorded(self, folder: Path) -> Recorded:
+        """What a run's folder says; read again only when one of its files has changed."""
+        stamp: list[object] = [is_running(folder)]
+        for name in ("run.json", RECIPE, "plan.json", "result.json", "metrics.jsonl"):
+            try:
+                about = (folder / name).stat()
+                stamp.append((about.st_mtime_ns, about.st_size))
+            except OSError:
+                stamp.append(None)
+        known = self._read.get(folder)
+        if known is None or known[0] != stamp:
+            known = self._read[folder] = (stamp, read_run(folder))
+        return known[1]
+
+    def _folder(self, name: str, *, begun: bool = True) -> Path:
+        """
+        Args:
+            begun: whether its folder must be there; else its log is enough.
+
+        Raises:
+            UserError: there is no such run, or it is no name.
+        """
+        parts = name.split("/")
+        if len(parts) <= 2 and all(NAME.fullmatch(part) for part in parts):
+            folder = self._runs.joinpath(*parts)
+            if is_run(folder) or (not begun and processes.log_of(folder).is_file()):
+                return folder
+        raise UserError(f"there is no run {name!r}", action="the list names them")
+
+    def _taken(self, name: str) -> bool:
+        return (self._runs / name).exists() or processes.log_of(self._runs / name).exists()
+
+
+def _name(given: str) -> str:
+    """
+    Raises:
+        UserError: it is no plain name.
+    """
+    if not NAME.fullmatch(given):
+        raise UserError(f"name: {given!r} is no plain name", action="letters, digits, and - _ . + inside; no slashes")
+    return given
+
+
+def _file(content: str, kind: str) -> Callable[[Request], Awaitable[Response]]:
+    async def sent(request: Request) -> Response:
+        return Response(content, media_type=kind)
+
+    return sent
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    return HTMLResponse(pages.error_page("That does not work", str(error)), 400)

@@ -1,0 +1,110 @@
+"""Who may ask the board, and from which page: what a browser sends for a stranger is refused."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import ipaddress
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.responses import PlainTextResponse
+
+Scope = MutableMapping[str, Any]
+App = Callable[[Scope, Any, Any], Awaitable[None]]
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; frame-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+ROWS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; form-action 'none'; frame-ancestors 'self'"
+"""Of a page of rows, which has its style in it."""
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cache-control": "no-store",
+}
+FORWARDED = {"forwarded", "x-forwarded-for", "x-forwarded-host"}
+"""Headers by which a proxy says that a request is another machine's."""
+LARGEST = 1 << 28
+"""Bytes of a request: a file of rows."""
+
+
+class Guard:
+    """ASGI middleware: host, origin, key and size of a request; headers of every answer.
+
+    Args:
+        app: what answers.
+        key: what a browser must give as the password; empty: being on this machine is enough.
+    """
+
+    def __init__(self, app: App, key: str) -> None:
+        self._app, self._key = app, key
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def guarded(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                given = {name for name, _ in message.get("headers", ())}
+                more = [(n.encode(), v.encode()) for n, v in HEADERS.items() if n.encode() not in given]
+                message["headers"] = [*message.get("headers", ()), *more]
+            await send(message)
+
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        problem = self._problem(scope, headers)
+        if problem is not None:
+            await problem(scope, receive, guarded)
+        else:
+            await self._app(scope, receive, guarded)
+
+    def _problem(self, scope: Scope, headers: Mapping[str, str]) -> PlainTextResponse | None:
+        host = headers.get("host", "")
+        if not self._key and (FORWARDED & headers.keys() or not _here(f"//{host}")):
+            return PlainTextResponse("this board is for this machine alone: open it by its address\n", 403)
+        if self._key and not self._knows(headers.get("authorization", "")):
+            said = "the password is the key of FT_BOARD_KEY; the name does not matter\n"
+            return PlainTextResponse(said, 401, {"www-authenticate": 'Basic realm="finetooth", charset="UTF-8"'})
+        if scope["method"] not in ("GET", "HEAD"):
+            origin = headers.get("origin")
+            same = origin is not None and urlsplit(origin).netloc == host
+            if not same or headers.get("sec-fetch-site", "same-origin") != "same-origin":
+                return PlainTextResponse("only this board's own pages may change something\n", 403)
+            length = headers.get("content-length", "")
+            if not length.isdigit() or int(length) > LARGEST:
+                return PlainTextResponse(f"a request says its length, at most {LARGEST:,} bytes\n", 413)
+        return None
+
+    def _knows(self, authorization: str) -> bool:
+        kind, _, given = authorization.partition(" ")
+        try:
+            _, _, password = base64.b64decode(given, validate=True).partition(b":")
+        except ValueError:
+            return False
+        return kind.lower() == "basic" and hmac.compare_digest(password, self._key.encode())
+
+
+class Tokens:
+    """The token that every form of this process carries, so that no other page can make one."""
+
+    def __init__(self) -> None:
+        self.token = secrets.token_urlsafe(24)
+
+    def fits(self, given: str) -> bool:
+        """Whether a form is one of ours."""
+        return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), self.token.encode())
+
+
+def _here(url: str) -> bool:
+    """The URL names this machine."""
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

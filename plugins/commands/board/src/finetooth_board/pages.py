@@ -1,0 +1,261 @@
+"""The board's pages as HTML. Whatever a row, a name or a path says is text: everything goes through `text`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from finetooth_saving.runs.advice import advice
+from finetooth_saving.runs.chart import chart, svg
+from finetooth_saving.runs.processes import output_of
+from finetooth_saving.runs.recorded import Point, Recorded
+from finetooth_toolbox.text.controls import escape_controls
+
+MOST_CHARTS, MOST_ANSWERS = 8, 12
+FIGURES = ("learning_rate", "grad_norm", "tokens_per_second")
+MODEL = "smollm2-135m"
+
+
+def text(value: object) -> str:
+    """Any value as text of a page."""
+    return escape(escape_controls(str(value)))
+
+
+def page(title: str, body: str, *, live: str = "") -> str:
+    """A whole page.
+
+    Args:
+        live: where what is live in it is asked for again.
+    """
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<title>{text(title)}</title><link rel="icon" href="/icon.svg"><link rel="stylesheet" href="/board.css">'
+        '</head><body><header><a class="name" href="/">finetooth</a><nav><a href="/new">New run</a></nav></header>'
+        f'<main><h1>{text(title)}</h1>{body}</main><script src="/board.js"></script></body></html>\n'
+    )
+
+
+def url_of(name: str, more: str = "") -> str:
+    """The address of a run's page."""
+    return f"/runs/{quote(name)}{more}"
+
+
+def run_list(runs: Sequence[tuple[str, Recorded]], left: int) -> str:
+    """The table of runs, the newest first.
+
+    Args:
+        left: runs that are older and not in it.
+    """
+    if not runs:
+        return '<p>No runs yet. <a href="/new">Begin one</a>, or type <code>ft run recipe.yaml</code> here.</p>'
+    rows = "".join(
+        f'<tr><th scope="row"><a href="{text(url_of(name))}">{text(name)}</a></th><td>{_state(run)}</td>'
+        f'<td class="n">{_steps(run)}</td><td class="n">{_number(run.last.get("loss"))}</td>'
+        f"<td>{text(_best(run))}</td><td>{text(run.model)}</td><td>{text(run.pick('method'))}</td>"
+        f'<td class="n">{text(_moment(run.began))}</td></tr>'
+        for name, run in runs
+    )
+    heads = "".join(
+        f'<th scope="col">{head}</th>' for head in ("run", "state", "steps", "loss", "best", "model", "method", "began")
+    )
+    more = f'<p class="quiet">{left:,} older runs are not shown: ft runs list</p>' if left else ""
+    return f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>{more}'
+
+
+def run_view(name: str, run: Recorded) -> str:
+    """What is live of a run: state, curves, results, answers, what is wrong."""
+    wrong = "".join(f"<li>{text(line)}</li>" for line in (*advice(run), *run.problems))
+    return "".join(
+        (
+            f"<p>{_state(run)} {_progress(run)} <span class=quiet>{text(_facts(run))}</span></p>",
+            f'<p class="problem">{text(run.reason)}</p>' if run.reason else "",
+            f'<div class="charts">{"".join(_charts(run))}</div>',
+            _section("What to look at", f"<ul>{wrong}</ul>" if wrong else ""),
+            _section("Results", _results(run)),
+            _section("Answers", _answers(run)),
+            _section("Output", f"<pre>{text(said)}</pre>" if (said := output_of(run.folder)) else ""),
+        )
+    )
+
+
+def run_page(name: str, run: Recorded, token: str) -> str:
+    """The page of a run."""
+    action = "stop" if run.status == "running" else "resume"
+    button = (
+        ""
+        if run.status == "done"
+        else f'<form class="row" method="post" action="{text(url_of(name, f"/{action}"))}">{hidden(token)}'
+        f"<button>{action.capitalize()}</button></form>"
+    )
+    rows = f'<iframe title="Rows as the model sees them" loading="lazy" src="{text(url_of(name, "/rows"))}"></iframe>'
+    recipe = _section("Recipe", f"<pre>{text(run.recipe)}</pre>" if run.recipe else "")
+    reasons = "".join(
+        f'<tr><th scope="row">{text(one.get("setting", ""))}</th><td>{text(one.get("value", ""))}</td>'
+        f"<td>{text(one.get('reason', ''))}</td></tr>"
+        for one in run.plan.get("decisions", ())
+        if isinstance(one, Mapping)
+    )
+    plan = _section("Plan", f'<div class="wide"><table><tbody>{reasons}</tbody></table></div>' if reasons else "")
+    address = url_of(name, "/live")
+    live = f'<div data-live="{text(address)}" aria-live="off">{run_view(name, run)}</div>'
+    return page(name, f"{button}{live}{_section('Rows, with what trains', rows)}{recipe}{plan}")
+
+
+def new_page(token: str, given: Mapping[str, str], said: str = "") -> str:
+    """The form of a new run: the questions of `ft init`."""
+    fields = (
+        ("data", "Rows: a file or folder in the board's folder, or a data set's id", given.get("data", ""), "required"),
+        ("name", "Name of the run", given.get("name", ""), "required pattern='[A-Za-z0-9_][A-Za-z0-9_.+\\-]*'"),
+        ("model", "Base model", given.get("model", MODEL), "required"),
+        ("prompt", "Column that asks (empty: found by its name)", given.get("prompt", ""), ""),
+        ("completion", "Column that answers (empty: found by its name)", given.get("completion", ""), ""),
+        ("system", "System message for all rows (empty: none)", given.get("system", ""), ""),
+    )
+    inputs = "".join(
+        f'<label>{text(label)}<input name="{name}" value="{text(value)}" {more} autocomplete="off"></label>'
+        for name, label, value, more in fields
+    )
+    passes = "".join(
+        f'<option value="{value}"{" selected" if given.get("passes", "") == value else ""}>{label}</option>'
+        for value, label in (
+            ("", "as long as the rows need"), ("look", "a look, 20 steps"), ("1", "one pass"), ("3", "three passes"),
+        )
+    )  # fmt: skip
+    problem = f'<pre class="problem" role="alert">{text(said)}</pre>' if said else ""
+    return page(
+        "New run",
+        f'{problem}<form class="tall" method="post" action="/new" data-wait="Looking at the rows ...">{hidden(token)}'
+        '<label>Upload rows (CSV, JSON lines, Parquet ...)<input type="file"></label><span id="said" role="status">'
+        f'</span>{inputs}<label>How long<select name="passes">{passes}</select></label>'
+        "<button>Look at the rows and write a recipe</button></form>",
+    )
+
+
+def recipe_page(token: str, name: str, recipe: str, said: str) -> str:
+    """The recipe that was written, to be changed or taken."""
+    return page(
+        f"Recipe of {name}",
+        f'<pre>{text(said)}</pre><form class="tall" method="post" action="/start" data-wait="Starting ...">'
+        f'{hidden(token)}<input type="hidden" name="name" value="{text(name)}">'
+        f'<label>Recipe<textarea name="recipe" spellcheck="false">{text(recipe)}</textarea></label>'
+        "<button>Train</button></form>",
+    )
+
+
+def error_page(title: str, said: str) -> str:
+    """A page that says what is wrong."""
+    return page(title, f'<pre class="problem" role="alert">{text(said)}</pre><p><a href="/">All runs</a></p>')
+
+
+def hidden(token: str) -> str:
+    """The token of a form."""
+    return f'<input type="hidden" name="token" value="{text(token)}">'
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{title}</h2>{content}</section>" if content else ""
+
+
+def _charts(run: Recorded) -> Iterable[str]:
+    """Loss in training and held out together, other evaluations, metrics of the method, figures of the steps."""
+    series = run.series()
+    groups: dict[str, dict[str, list[Point]]] = {
+        "loss": {name: series[name] for name in ("loss", "eval/loss") if name in series}
+    }
+    others = [name for name in series if name not in ("loss", "eval/loss")]
+    others.sort(key=lambda name: (name in FIGURES, not name.startswith("eval/")))
+    groups |= {name: {name: series[name]} for name in others}
+    for title, curves in list(groups.items())[:MOST_CHARTS]:
+        if curves and (made := chart(title, curves)) is not None:
+            yield svg(made)
+
+
+def _results(run: Recorded) -> str:
+    if not run.evaluations:
+        return ""
+    rows = "".join(
+        f'<tr><td class="n">{text(one.get("step", ""))}</td><td>{text(one.get("name", ""))}</td><td>'
+        + text(", ".join(f"{name} {_number(value)}" for name, value in (one.get("metrics") or {}).items()))
+        + "</td><td>"
+        + text(", ".join(f"{name} {_number(value)}" for name, value in (one.get("baselines") or {}).items()))
+        + "</td></tr>"
+        for one in run.evaluations
+    )
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ("step", "evaluator", "result", "beside"))
+    return f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def _answers(run: Recorded) -> str:
+    """Questions with the answers of the first and of the last evaluation that kept some."""
+    kept = [one for one in run.evaluations if one.get("samples")]
+    if not kept:
+        return ""
+    before = {one.get("id"): one.get("answer") for one in kept[0]["samples"] if isinstance(one, Mapping)}
+    cells = (
+        (one.get("prompt", ""), one.get("expected") or "", before.get(one.get("id"), ""), one.get("answer", ""))
+        for one in list(kept[-1]["samples"])[:MOST_ANSWERS]
+        if isinstance(one, Mapping)
+    )
+    rows = "".join(f"<tr>{_cells(row)}</tr>" for row in cells)
+    steps = kept[0].get("step", 0), kept[-1].get("step", 0)
+    heads = ("asked", "expected", f"answer at step {steps[0]}", f"answer at step {steps[1]}")
+    headers = "".join(f'<th scope="col">{text(head)}</th>' for head in heads)
+    return f'<div class="wide"><table><thead><tr>{headers}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def _cells(row: Iterable[object]) -> str:
+    return "".join(f'<td class="text">{text(cell)}</td>' for cell in row)
+
+
+def _state(run: Recorded) -> str:
+    return f'<span class="{text(run.status)}">{text(run.status)}</span>'
+
+
+def _progress(run: Recorded) -> str:
+    if run.status != "running" or not run.total_steps:
+        return ""
+    return f'<progress max="{int(run.total_steps)}" value="{int(run.step)}" aria-label="steps done"></progress>'
+
+
+def _steps(run: Recorded) -> str:
+    return f"{run.step:,}" + (f" of {int(run.total_steps):,}" if run.total_steps else "")
+
+
+def _facts(run: Recorded) -> str:
+    facts = [f"{_steps(run)} steps", run.model, run.pick("method"), f"began {_moment(run.began)}"]
+    speed = run.series().get("tokens_per_second")
+    if run.status == "running" and speed:
+        facts.append(f"{speed[-1][1]:,.0f} tokens a second")
+    if run.status == "running" and run.total_steps and run.step:
+        facts.append(f"about {_duration(run.seconds / run.step * (run.total_steps - run.step))} left")
+    elif run.seconds:
+        facts.append(f"took {_duration(run.seconds)}")
+    return " · ".join(filter(None, facts))
+
+
+def _best(run: Recorded) -> str:
+    return ", ".join(f"{name} {_number(value)}" for name, value in run.best.items())
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else "-"
+
+
+def _moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds else "-"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def name_of(folder: Path, below: Path) -> str:
+    """A run's name on the board: its path below the folder of runs."""
+    return folder.relative_to(below).as_posix()

@@ -1,0 +1,273 @@
+"""The board through a real HTTP client: pages, buttons, and who is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from click.testing import CliRunner
+from finetooth_board import command as module
+from finetooth_board.app import make_app
+from finetooth_hooks import UserError
+from finetooth_saving.runs import processes
+from finetooth_toolbox.files.locks import FILE as LOCK
+
+EVIL = "<script>alert(1)</script>"
+Serve = Callable[..., str]
+
+
+def make_run(name: str, losses: list[float], *, status: str = "done", answer: str = "4") -> Path:
+    folder = Path("runs") / name
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text('{"id": "1"}')
+    (folder / "recipe.yaml").write_text(f"model: toy # {EVIL}\n")
+    decisions = [{"setting": "train.precision", "value": "bf16", "reason": EVIL}]
+    plan = {"recipe": {"model": f"toy{EVIL}"}, "picks": {"method": "a:sft"}, "total_steps": 4, "decisions": decisions}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    lines: list[Any] = [
+        {"event": "step", "step": n, "loss": loss, "seconds": 1.0, "metrics": {}} for n, loss in enumerate(losses, 1)
+    ]
+    sample = {"id": "r:1", "prompt": f"2+2? {EVIL}", "expected": "4", "answer": answer}
+    lines += [
+        {"event": "evaluation", "name": "exact_match", "step": step, "metrics": {"exact_match": 0.5}, "samples": [one]}
+        for step, one in ((0, {**sample, "answer": "before"}), (2, sample))
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if status != "unfinished":
+        (folder / "result.json").write_text(json.dumps({"status": status, "reason": "", "steps": len(losses)}))
+    return folder
+
+
+@pytest.fixture
+def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
+    """Serves a board over the runs of an empty folder; returns its address."""
+    monkeypatch.chdir(tmp_path)
+    servers: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def begin(key: str = "") -> str:
+        server = uvicorn.Server(uvicorn.Config(make_app(key), port=0, log_level="warning"))
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        servers.append((server, thread))
+        return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+
+    yield begin
+    for server, thread in servers:
+        server.should_exit = True
+        thread.join()
+
+
+def token_of(address: str) -> str:
+    found = re.search(r'name="token" value="([^"]+)"', httpx.get(f"{address}/new").text)
+    assert found is not None
+    return found[1]
+
+
+def post(address: str, path: str, **form: str) -> httpx.Response:
+    given = {"token": token_of(address), **form}
+    return httpx.post(f"{address}{path}", data=given, headers={"origin": address}, timeout=60)
+
+
+class Tags(HTMLParser):
+    """The tags of a page; they are closed in order, and none has a script or a style in an attribute."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[str] = []
+        self.feed(page)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.seen.append(tag)
+        assert not [name for name, _ in attrs if name.startswith("on") or name == "style"]
+        if tag not in ("meta", "link", "input", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: Any) -> None:
+        self.seen.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_a_run_is_shown_with_all_that_its_folder_says(serve: Serve) -> None:
+    make_run("one", [2.0, 1.0])
+    make_run("sweep/trial-1", [3.0], status="failed")
+    address = serve()
+    listed = httpx.get(address).text
+    assert 'href="/runs/one"' in listed and 'href="/runs/sweep/trial-1"' in listed and ">failed<" in listed
+    shown = httpx.get(f"{address}/runs/one").text
+    for part in ("2 of 4", "<svg", "exact_match", "before", "train.precision", "model: toy", ">done<"):
+        assert part in shown, part
+    live = httpx.get(f"{address}/runs/one/live").text
+    assert "<polyline" in live and "<html" not in live and live in shown
+
+
+def test_what_a_run_says_is_text_on_every_page(serve: Serve) -> None:
+    make_run("one", [2.0], answer=EVIL)
+    address = serve()
+    for path in ("/", "/runs/one", "/runs/one/live"):
+        answer = httpx.get(address + path)
+        assert EVIL not in answer.text and "alert" in answer.text, path
+        assert "script-src 'self'" in answer.headers["content-security-policy"]
+        Tags(answer.text)
+    assert EVIL not in httpx.get(f"{address}/new", params={"data": EVIL}).text
+
+
+def test_nothing_comes_from_elsewhere(serve: Serve) -> None:
+    make_run("one", [2.0])
+    address = serve()
+    for path in ("/", "/new", "/runs/one", "/board.css", "/board.js"):
+        answer = httpx.get(address + path)
+        assert answer.status_code == 200
+        assert "//" not in answer.text.replace("http://www.w3.org/2000/svg", "").replace("// ", ""), path
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [({"host": "evil.example"}, 403), ({"x-forwarded-for": "10.0.0.9"}, 403), ({"host": "localhost"}, 200)],
+)
+def test_a_board_without_a_key_is_for_this_machine(serve: Serve, headers: dict[str, str], code: int) -> None:
+    assert httpx.get(serve(), headers=headers).status_code == code
+
+
+def test_forms_of_other_pages_are_refused(serve: Serve) -> None:
+    make_run("one", [2.0], status="stopped")
+    address = serve()
+    token = {"token": token_of(address)}
+    url = f"{address}/runs/one/resume"
+    assert httpx.post(url, data=token).status_code == 403, "no origin"
+    assert httpx.post(url, data=token, headers={"origin": "http://evil.example"}).status_code == 403
+    assert httpx.post(url, data=token, headers={"origin": "http://127.0.0.1:1"}).status_code == 403, "another port"
+    cross = {"origin": address, "sec-fetch-site": "cross-site"}
+    assert httpx.post(url, data=token, headers=cross).status_code == 403
+    stale = httpx.post(url, data={"token": "x"}, headers={"origin": address})
+    assert stale.status_code == 400 and "load the page again" in stale.text
+    sent = httpx.post(f"{address}/files?name=a.csv", content=b"a", headers={"origin": address})
+    assert sent.status_code == 403 and not Path("a.csv").exists()
+
+
+def test_others_need_the_key(serve: Serve) -> None:
+    key = "k" * 20
+    address = serve(key)
+    assert httpx.get(address).status_code == 401
+    assert httpx.get(address, auth=("me", "wrong")).status_code == 401
+    assert httpx.get(address, auth=("me", key), headers={"host": "board.example"}).status_code == 200
+    refused = CliRunner().invoke(module.command, ["--host", "0.0.0.0"], standalone_mode=False)
+    assert isinstance(refused.exception, UserError) and "FT_BOARD_KEY" in str(refused.exception)
+
+
+@pytest.mark.parametrize("name", ["%2e%2e/one", "a/b/c", "%2e%2e/x", ".hidden", "one%2f..%2fone"])
+def test_nothing_outside_of_the_runs_is_reached(serve: Serve, name: str) -> None:
+    make_run("one", [2.0])
+    assert httpx.get(f"{serve()}/runs/{name}").status_code in (400, 404)
+
+
+def test_uploaded_rows_are_kept_and_never_written_over(serve: Serve) -> None:
+    address = serve()
+    headers = {"origin": address, "x-board-token": token_of(address)}
+    sent = httpx.post(f"{address}/files?name=my rows.csv", content=b"a,b\n", headers=headers)
+    assert (sent.status_code, sent.text, Path("my_rows.csv").read_bytes()) == (200, "my_rows.csv", b"a,b\n")
+    again = httpx.post(f"{address}/files?name=my_rows.csv", content=b"other", headers=headers)
+    assert again.status_code == 400 and Path("my_rows.csv").read_bytes() == b"a,b\n"
+    outside = httpx.post(f"{address}/files?name=..%2Fx.csv", content=b"a", headers=headers)
+    assert outside.status_code == 400
+
+
+STAND_IN = """
+import sys
+a = sys.argv[1:]
+print('asked', *a)
+for written in [x.partition('=')[2] for x in a if x.startswith('--output=')]:
+    open(written, 'w').write('model: toy\\n')
+sys.exit(2 if any('broken' in x for x in a) else 0)
+"""
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """What the board runs; a stand-in for `ft` prints its arguments, and as `init` writes a recipe."""
+    asked: list[tuple[str, ...]] = []
+
+    def ft(*arguments: str) -> list[str]:
+        asked.append(arguments)
+        return [sys.executable, "-c", STAND_IN, *arguments]
+
+    monkeypatch.setattr(processes, "ft", ft)
+    return asked
+
+
+def test_a_run_is_begun_from_rows(serve: Serve, commands: list[tuple[str, ...]]) -> None:
+    address = serve()
+    form = {"name": "mine", "data": "rows.csv", "model": "toy", "prompt": "--yes", "completion": "b", "passes": "look"}
+    proposed = post(address, "/new", **form)
+    assert proposed.status_code == 200 and "model: toy" in proposed.text
+    assert commands[0][:2] == ("init", "--yes")
+    assert {"--data=rows.csv", "--prompt=--yes", "--completion=b", "--passes=look"} <= set(commands[0])
+    begun = post(address, "/start", name="mine", recipe="model: toy\r\ntrain: {max_steps: 1}\r\n")
+    assert (begun.status_code, begun.headers["location"]) == (303, "/runs/mine")
+    assert Path("mine.yaml").read_bytes() == b"model: toy\ntrain: {max_steps: 1}\n"
+    assert commands[-1] == ("run", "mine.yaml", "--output", "runs/mine")
+    while "asked run" not in processes.output_of(Path("runs/mine")):
+        time.sleep(0.01)
+    assert "asked run mine.yaml" in httpx.get(f"{address}/runs/mine").text
+    again = post(address, "/start", name="mine", recipe="model: toy\n")
+    assert again.status_code == 400 and "there is a run" in again.text
+
+
+def test_what_init_refuses_is_said_with_the_form_as_it_was(serve: Serve, commands: list[tuple[str, ...]]) -> None:
+    address = serve()
+    answer = post(address, "/new", name="mine", data="broken.csv", model="toy")
+    assert answer.status_code == 400 and "asked init" in answer.text and 'value="broken.csv"' in answer.text
+    assert post(address, "/new", name="a/b", data="x").status_code == 400
+
+
+def test_a_run_is_stopped_as_by_ctrl_c_and_goes_on(serve: Serve, commands: list[tuple[str, ...]]) -> None:
+    folder = make_run("one", [2.0], status="unfinished")
+    held = (
+        f"import fcntl, os, time\nf = open({str(folder / LOCK)!r}, 'w+')\nf.write(str(os.getpid()))\nf.flush()\n"
+        "fcntl.flock(f, fcntl.LOCK_EX)\nprint('held', flush=True)\ntime.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", held], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    address = serve()
+    assert ">Stop<" in httpx.get(f"{address}/runs/one").text
+    assert post(address, "/runs/one/resume").status_code == 400, "it is under way"
+    assert post(address, "/runs/one/stop").status_code == 303
+    assert holder.wait(timeout=30) in (-signal.SIGINT, 1)
+    holder.stdout.close()
+    assert post(address, "/runs/one/stop").status_code == 400
+    assert ">Resume<" in httpx.get(f"{address}/runs/one").text
+    assert post(address, "/runs/one/resume").status_code == 303
+    assert commands[-1] == ("resume", "runs/one")
+
+
+def test_rows_are_made_once_and_may_stand_in_the_page(serve: Serve, commands: list[tuple[str, ...]]) -> None:
+    make_run("one", [2.0])
+    address = serve()
+    for _ in range(2):
+        answer = httpx.get(f"{address}/runs/one/rows")
+        assert "frame-ancestors 'self'" in answer.headers["content-security-policy"]
+    assert len(commands) == 1 and commands[0][:3] == ("data", "preview", "runs/one/recipe.yaml")
+
+
+def test_of_many_runs_the_newest_are_listed(serve: Serve) -> None:
+    for number in range(210):
+        make_run(f"r{number:03}", [1.0])
+    listed = httpx.get(serve(), timeout=60).text
+    assert listed.count('<th scope="row">') == 200 and "10 older runs are not shown" in listed
