@@ -143,10 +143,8 @@ class Method(Entry):
         head: a scalar head that the engine is built with, so that losses can read `scores` and `values`.
         evaluators: names of evaluators that measure what it learns, taken when the recipe leaves the choice open;
             empty: the defaults.
-        headline: names of metrics of its steps by which a person sees how it goes, such as `reward`, the most telling
-            one first; trackers show the loss and the first of these that a step has. Empty: the loss says it.
-        formats: names of formats that `data.format: auto` tries before all others, for rows that are something else to
-            most methods: a text with a label is a document to all but those that score it.
+        headline: names of metrics of its steps that say how it goes (`reward`), the most telling first, for trackers.
+        formats: names of formats that `data.format: auto` tries before all others: of a text with a label, for one.
         learns_from, rows: what it learns from and how much of it is usual, as `ft advise --goal` says; empty: unsaid.
     """
 

@@ -254,14 +254,14 @@ class Board:
             begun: whether its folder must be there; else its log is enough.
 
         Raises:
-            UserError: there is no such run, or it is no name.
+            UserError: nothing under `runs` has this name, or the name is a path.
         """
         parts = name.split("/")
         if len(parts) <= 2 and all(NAME.fullmatch(part) for part in parts):
             folder = self._runs.joinpath(*parts)
             if is_run(folder) or (not begun and processes.log_of(folder).is_file()):
                 return folder
-        raise UserError(f"there is no run {name!r}", action="the list names them")
+        raise UserError(f"no run has the name {name!r}", action="the list names them")
 
     def _taken(self, name: str) -> bool:
         return (self._runs / name).exists() or processes.log_of(self._runs / name).exists()
@@ -270,10 +270,10 @@ class Board:
 def _name(given: str) -> str:
     """
     Raises:
-        UserError: it is no plain name.
+        UserError: it has other characters than a plain name has.
     """
     if not NAME.fullmatch(given):
-        raise UserError(f"name: {given!r} is no plain name", action="letters, digits, and - _ . + inside; no slashes")
+        raise UserError(f"name: {given!r} is not a plain name", action="letters, digits, and - _ . + inside; no slashes")
     return given
 
 

@@ -24,7 +24,7 @@ def command(host: str, port: int, opens: bool) -> int:
     key = os.environ.get(VARIABLE, "")
     if not _is_loopback(host) and len(key) < LEAST:
         raise UserError(
-            f"--host {host}: others can reach it, and there is no key",
+            f"--host {host}: others can reach it without a key",
             action=f"set {VARIABLE} to {LEAST} characters or more, or leave --host out and use an SSH tunnel",
         )
     try:

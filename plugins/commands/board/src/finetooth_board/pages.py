@@ -186,7 +186,7 @@ def _results(run: Recorded) -> str:
         + "</td></tr>"
         for one in run.evaluations
     )
-    heads = "".join(f'<th scope="col">{head}</th>' for head in ("step", "evaluator", "result", "beside"))
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ("step", "evaluator", "result", "baseline"))
     return f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
