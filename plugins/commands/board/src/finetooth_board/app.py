@@ -273,7 +273,9 @@ def _name(given: str) -> str:
         UserError: it has other characters than a plain name has.
     """
     if not NAME.fullmatch(given):
-        raise UserError(f"name: {given!r} is not a plain name", action="letters, digits, and - _ . + inside; no slashes")
+        raise UserError(
+            f"name: {given!r} is not a plain name", action="letters, digits, and - _ . + inside; no slashes"
+        )
     return given
 
 
