@@ -15,6 +15,7 @@ from finetooth_hooks import Entry
 ELSEWHERE = {
     "array_libraries": "how a library joins; its functions are on the page of arrays",
     "arrays": "has a page of its own",
+    "changes": "what the page of changes is made of",
     "protocols": "gathers what is written down in other modules",
     "specs": "the hooks, each with a page",
 }

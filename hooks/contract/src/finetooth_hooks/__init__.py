@@ -177,12 +177,12 @@ if TYPE_CHECKING:
         LossSpec,
         LossState,
         Metric,
-        OutputName,
         Outputs,
         Per,
     )
     from finetooth_hooks.models import Block, Head, LowRank, ModelFacts, ModelInfo, ModelTensors, Tokenizer
     from finetooth_hooks.options import NoOptions, Options
+    from finetooth_hooks.outputs import OutputName
     from finetooth_hooks.plan import Decision, MemoryEstimate, Pick, Plan, TrainSettings
     from finetooth_hooks.preparation import Limit, Preparation, PreparedRows, Render, Rendering
     from finetooth_hooks.problems import Problems
@@ -239,9 +239,10 @@ _LAZY = {
         "held": "Addition HeldAdapter",
         "kernels": "ComputePart PickKernels PickedKernel Wanted",
         "loss_totals": "LossTotals",
-        "losses": "Array Contribution LossData LossFn LossResult LossSpec LossState Metric OutputName Outputs Per",
+        "losses": "Array Contribution LossData LossFn LossResult LossSpec LossState Metric Outputs Per",
         "models": "Block Head LowRank ModelFacts ModelInfo ModelTensors Tokenizer",
         "options": "NoOptions Options",
+        "outputs": "OutputName",
         "plan": "Decision MemoryEstimate Pick Plan TrainSettings",
         "preparation": "Limit Preparation PreparedRows Render Rendering",
         "problems": "Problems",

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from finetooth_hooks.entries import Together
-from finetooth_hooks.errors import PlanError
 
 Array = Any
 """An array of the calling backend: torch.Tensor, mlx.core.array or numpy.ndarray."""
@@ -24,65 +23,7 @@ Outputs = Mapping[str, Array]
 """By the name given in `Loss.needs`: `logprobs` (S, T) or (S, T, K) and `entropy` (S, T), zero where the mask is
 false; `NAME@ROLE` for another role; `logits` (S, T, V). Of a scalar head `values` (S, T), the head's number for each
 position where the mask is true and 0 elsewhere, and `scores` (S,), that of the last such position of a sequence, 0
-where there is none. `hidden` (S, T, D) are the states that the head reads; `hidden:DEPTH` those of a layer, see
-`OutputName`."""
-
-
-@dataclass(frozen=True)
-class OutputName:
-    """A name of `needs` or `returns`, `KIND[:DEPTH][@ROLE]`, in its parts. `OutputName.of("hidden:0.5@reference")`.
-
-    Attributes:
-        kind: `logprobs`, `entropy`, `hidden`, `logits`, `scores` or `values`.
-        depth: of `hidden`: a fraction of the model's layers (written with a point, `hidden:0.5`), or the number of a
-            layer (`hidden:12`). 0 is the embeddings, k the residual stream behind the k-th layer, and the last layer or
-            1.0 is `hidden` itself, after the final norm: the numbers of transformers' `hidden_states`. A fraction that
-            falls between two layers means the lower one. None: no depth.
-        role: whose output; empty for the model that the call computes with.
-    """
-
-    kind: str
-    depth: float | int | None = None
-    role: str = ""
-
-    @classmethod
-    def of(cls, name: str) -> OutputName:
-        """
-        Raises:
-            PlanError: the depth is not a number, out of range, or of something other than `hidden`.
-        """
-        rest, _, role = name.partition("@")
-        kind, colon, said = rest.partition(":")
-        if not colon:
-            return cls(kind, None, role)
-        fraction = "." in said
-        whole, _, part = said.partition(".")
-        numeric = whole.isdecimal() and (part.isdecimal() if fraction else True)
-        depth = (float(said) if fraction else int(said)) if numeric else -1
-        if kind != "hidden" or depth < 0 or (fraction and depth > 1):
-            raise PlanError(
-                f"output {name!r}: only hidden has a depth, a fraction from 0.0 to 1.0 or the number of a layer",
-                action="write hidden:0.5 for the middle layer, or hidden:12 for the twelfth",
-            )
-        return cls(kind, depth, role)
-
-    def layer(self, layers: int) -> int:
-        """The number of the layer, from 0 (embeddings) to `layers` (after the final norm), in a model with `layers`.
-
-        Raises:
-            PlanError: the model has fewer layers.
-        """
-        if self.depth is None:
-            return layers
-        if isinstance(self.depth, float):
-            return int(self.depth * layers + 1e-9)
-        if self.depth > layers:
-            raise PlanError(
-                f"output {self.kind}:{self.depth}: the model has {layers} layers",
-                action=f"name a layer from 0 to {layers}, or a fraction of the depth such as hidden:0.5",
-            )
-        return self.depth
-
+where there is none. `hidden:DEPTH` are the states of a layer: see `OutputName`."""
 
 LossState = Mapping[str, Any]
 """What a loss carries from step to step (running means): numbers or NumPy arrays, part of every checkpoint."""

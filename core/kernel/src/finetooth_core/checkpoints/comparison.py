@@ -75,7 +75,7 @@ def compare(before: Recipe, now: Recipe, catalog: Catalog, plan: Mapping[str, An
 
 
 def with_moved_base(changes: Changes, before: Mapping[str, str], now: Mapping[str, str]) -> Changes:
-    """The same where a base of the same content elsewhere is no change of what trains.
+    """The same without the place of a base whose content is the same, which does not change what trains.
 
     Args:
         before, now: SHA-256 of the files of the base, by name; empty if they are not known.

@@ -16,7 +16,7 @@ OWN = ("FT_ENCRYPTION_KEY", "FT_API_KEY", "FT_BOARD_KEY")
 TAIL = 2_000
 """Characters of a run's output that are told."""
 BEGUN: list[subprocess.Popen[bytes]] = []
-"""Processes that were begun here, so that those that have ended are no zombies."""
+"""Processes that were begun here, so that those that have ended leave no zombies."""
 
 
 def environment() -> dict[str, str]:
@@ -62,7 +62,7 @@ def stop(folder: Path) -> None:
 
 
 def log_of(folder: Path) -> Path:
-    """Where a run that was begun in the background prints: a file beside its folder."""
+    """Where a run that was begun in the background prints: a file next to its folder."""
     return folder.with_name(f"{folder.name}.log")
 
 

@@ -1,5 +1,5 @@
-"""What a sampling call asks for in addition to completions: log-probabilities of the likeliest tokens, of tokens that it
-names, and of tokens that are drawn as alternatives to those of its prompt; and the embedding of the prompt."""
+"""What a sampling call asks for in addition to completions: log-probabilities of the likeliest tokens, of tokens that
+it names, and of tokens that are drawn as alternatives to those of its prompt; and the embedding of the prompt."""
 
 from __future__ import annotations
 
