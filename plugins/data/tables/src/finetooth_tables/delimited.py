@@ -12,12 +12,15 @@ from typing import Any, BinaryIO
 from finetooth_hooks import DataError, Row
 from finetooth_hooks.protocols import Portion
 from finetooth_rows.portions import PortionedRows
-from finetooth_toolbox.files.packed import open_bytes, without_mark
+from finetooth_toolbox.files.packed import without_mark
+
+from finetooth_tables.encodings import UTF_8, open_utf8
 
 PORTION_BYTES = 300_000
 FIELD_LIMIT = 1 << 26
 """Characters of the longest field: a quote that is never closed is found before it has swallowed a large file."""
 FIX = "fix or remove the broken lines"
+RECODE = "save the file as UTF-8, or set encoding: NAME, such as cp1252"
 OTHER_DELIMITERS = ";\t|"
 
 # the module's own limit, 131,072 characters, would refuse long documents; there is one for the whole process
@@ -46,11 +49,11 @@ class _Lines:
         return content
 
 
-def delimiter_of(path: Path, usual: str) -> str:
+def delimiter_of(path: Path, usual: str, encoding: str = UTF_8) -> str:
     """What stands between the fields of a file's header: the usual one, unless that makes one column of a header in
     which another delimiter occurs. Of a file that cannot be read the usual one; its reader says what is wrong."""
     try:
-        with open_bytes(path) as file:
+        with open_utf8(path, encoding) as file:
             lines = (file.readline(HEADER_BYTES).decode("utf-8", "replace").strip() for _ in range(BLANK_LINES))
             header = next(filter(None, lines), "")
         columns = {d: len(next(csv.reader([header], delimiter=d), [])) for d in (usual, *OTHER_DELIMITERS)}
@@ -66,13 +69,16 @@ class DelimitedTable(PortionedRows):
 
     Args:
         delimiter: one character.
+        encoding: what the file's text is written in.
         note: told about what was read in an unusual way.
     """
 
     noun = ("line", "lines")
 
-    def __init__(self, path: Path, delimiter: str = ",", note: Callable[[str], None] = lambda text: None) -> None:
-        self._path, self._delimiter, self._note = path, delimiter, note
+    def __init__(
+        self, path: Path, delimiter: str = ",", note: Callable[[str], None] = lambda text: None, encoding: str = UTF_8
+    ) -> None:
+        self._path, self._delimiter, self._note, self._encoding = path, delimiter, note, encoding
         self.name = path.as_posix()
 
     def files(self) -> tuple[Path, ...]:
@@ -86,7 +92,7 @@ class DelimitedTable(PortionedRows):
         Raises:
             DataError: the file is missing, cut off, empty, not UTF-8 in its header, or has no rows.
         """
-        with open_bytes(self._path) as file:
+        with open_utf8(self._path, self._encoding) as file:
             yield from self._cut(file)
 
     def _cut(self, file: BinaryIO) -> Iterator[Portion]:
@@ -134,9 +140,7 @@ class DelimitedTable(PortionedRows):
         try:
             head.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise DataError(
-                f"{self.name}:1", f"the header is {_not_utf8(error, 0)}", action="convert the file to UTF-8"
-            ) from error
+            raise DataError(f"{self.name}:1", f"the header is {_not_utf8(error, 0)}", action=RECODE) from error
         twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
         if twice is not None:
             raise DataError(f"{self.name}:1", f"two columns are named {twice!r}", action="rename one")
@@ -171,7 +175,7 @@ class DelimitedTable(PortionedRows):
             done = reader.line_num
             action = FIX
             if not clean and (found := _first_foreign_byte(b"".join(taken), offset)):
-                problem, action = found, "convert the file to UTF-8"
+                problem, action = found, RECODE
             elif not problem and record and len(record) != len(names):
                 problem = f"{len(record)} field{'s' * (len(record) != 1)}, {len(names)} expected"
             offset += sum(map(len, taken))

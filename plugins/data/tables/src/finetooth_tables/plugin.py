@@ -13,7 +13,8 @@ LINES = (".jsonl", ".ndjson")
 """Endings of JSON lines, which a file with an array may have too."""
 ARROW = (".arrow", ".feather", ".ipc")
 PARQUET = (".parquet",)
-ENDINGS = (*DELIMITED, *JSON, *ARROW, *PARQUET)
+SHEETS = (".xlsx",)
+ENDINGS = (*DELIMITED, *JSON, *ARROW, *PARQUET, *SHEETS)
 
 
 def claims(reference: str) -> Claim | None:
@@ -26,6 +27,6 @@ def ft_sources() -> Iterator[Source]:
     yield Source(
         name="tables",
         build="finetooth_tables.source:build",
-        summary="CSV, TSV and JSON files (also .gz and .zst), Parquet, Arrow and Feather",
+        summary="CSV, TSV and JSON files (also .gz and .zst), Parquet, Arrow, Feather and Excel (.xlsx)",
         claims=claims,
     )

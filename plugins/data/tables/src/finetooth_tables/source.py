@@ -19,10 +19,15 @@ class TablesOptions(Options):
 
     path: str
     """The file, relative to the current directory. Its name says what it is: `.csv`, `.tsv` and `.json` (also with
-    `.gz` or `.zst`), `.parquet`, `.arrow`, `.feather`, `.ipc`; JSON lines under `.json` are read as such."""
+    `.gz` or `.zst`), `.parquet`, `.arrow`, `.feather`, `.ipc`, `.xlsx`; JSON lines under `.json` are read as such."""
     delimiter: str | None = Field(None, min_length=1, max_length=1)
     """What stands between the fields of a line; default: a comma in `.csv`, a tab in `.tsv`, or
     another delimiter of a header that has none of these; a note says so."""
+    encoding: str | None = None
+    """What a `.csv` or `.tsv` file is written in, such as `cp1252`; default: UTF-8, or the encoding that its first
+    bytes beyond ASCII fit; a note says so."""
+    sheet: str | None = None
+    """For an `.xlsx` file with several sheets: the one that holds the rows, below a header."""
     field: str | None = None
     """For a `.json` file that is an object with several lists: the key under which the rows are."""
 
@@ -45,14 +50,16 @@ def build(options: TablesOptions, context: Context) -> Source:
         raise RecipeError("source tables, delimiter", f"a {ending} file has no delimiter", action="remove it")
     if options.field is not None and ending != ".json":
         raise RecipeError("source tables, field", f"a {ending} file has no keys above its rows", action="remove it")
+    if options.encoding is not None and not delimited:
+        raise RecipeError("source tables, encoding", f"a {ending} file has one encoding", action="remove it")
+    if options.sheet is not None and ending != ".xlsx":
+        raise RecipeError("source tables, sheet", f"a {ending} file has no sheets", action="remove it")
     if delimited:
-        from finetooth_tables.delimited import DelimitedTable, delimiter_of
+        return _delimited(path, ending, options, context)
+    if ending == ".xlsx":
+        from finetooth_tables.sheets import SheetTable
 
-        usual = {".csv": ",", ".tsv": "\t"}[ending]
-        delimiter = options.delimiter or delimiter_of(path, usual)
-        if options.delimiter is None and delimiter != usual:
-            context.note(f"{path.as_posix()}: {delimiter!r} stands between the fields of its header, and is taken so")
-        return DelimitedTable(path, delimiter, context.note)
+        return SheetTable(path, options.sheet)
     if ending == ".json" and options.field is None and is_lines(path):
         context.note(f"{path.as_posix()} holds JSON lines, whatever its name says, and is read so")
         lines: Source = context.build("source", {"name": "jsonl", "path": options.path})
@@ -67,3 +74,20 @@ def build(options: TablesOptions, context: Context) -> Source:
         return ArrowTable(path, context.note)
     assert ending in PARQUET
     return ParquetTable(path, context.note)
+
+
+def _delimited(path: Path, ending: str, options: TablesOptions, context: Context) -> Source:
+    """A text table, with what was found of it said."""
+    from finetooth_tables.delimited import DelimitedTable, delimiter_of
+    from finetooth_tables.encodings import UTF_8, encoding_of, known
+
+    encoding = encoding_of(path) if options.encoding is None else known(options.encoding)
+    if options.encoding is None and encoding != UTF_8:
+        context.note(
+            f"{path.as_posix()}: its text is not UTF-8 and is read as {encoding}; set encoding if that is wrong"
+        )
+    usual = {".csv": ",", ".tsv": "\t"}[ending]
+    delimiter = options.delimiter or delimiter_of(path, usual, encoding)
+    if options.delimiter is None and delimiter != usual:
+        context.note(f"{path.as_posix()}: {delimiter!r} stands between the fields of its header, and is taken so")
+    return DelimitedTable(path, delimiter, context.note, encoding)
