@@ -100,7 +100,7 @@ def test_each_change_that_suffices_is_named_with_what_it_takes() -> None:
     assert "a GPU has 9.00 GB" in said
     assert (
         "what would fit: train.micro_batch_tokens=1024 (9.00 GB); train.gradient_checkpointing=true (8.40 GB); "
-        "adapter=low (6.01 GB); optimizer=lean (8.50 GB); train.max_length=128 (9.00 GB); or go on"
+        "adapter=low (6.01 GB); optimizer=lean (8.50 GB); train.max_length=128 (9.00 GB); or run it all the same"
     ) in said
 
 

@@ -275,11 +275,11 @@ def test_an_artifact_of_another_adapter_is_refused(tiny, tmp_path, options, name
 
 def test_a_folder_without_an_adapter_is_refused(tiny, tmp_path):
     adapter, made = adapt(tiny, rank=4)
-    with pytest.raises(UserError, match="no adapter"):
+    with pytest.raises(UserError, match="not a readable adapter"):
         adapter.restore(made.model, tmp_path)
     adapter.export(made.model, tmp_path, made.info)
     (tmp_path / "adapter_model.safetensors").write_bytes(b"torn")
-    with pytest.raises(UserError, match="no adapter"):
+    with pytest.raises(UserError, match="not a readable adapter"):
         adapter.restore(made.model, tmp_path)
 
 

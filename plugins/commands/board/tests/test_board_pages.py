@@ -240,7 +240,8 @@ def test_what_init_refuses_is_said_with_the_form_as_it_was(serve: Serve, command
 def test_a_run_is_stopped_as_by_ctrl_c_and_goes_on(serve: Serve, commands: list[tuple[str, ...]]) -> None:
     folder = make_run("one", [2.0], status="unfinished")
     held = (
-        f"import fcntl, os, time\nf = open({str(folder / LOCK)!r}, 'w+')\nf.write(str(os.getpid()))\nf.flush()\n"
+        "import fcntl, os, signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"f = open({str(folder / LOCK)!r}, 'w+')\nf.write(str(os.getpid()))\nf.flush()\n"
         "fcntl.flock(f, fcntl.LOCK_EX)\nprint('held', flush=True)\ntime.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", held], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)

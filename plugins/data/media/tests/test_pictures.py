@@ -77,8 +77,8 @@ def test_other_formats_are_decoded() -> None:
     ("content", "problem"),
     [
         (b"", "is empty"),
-        (b"not an image at all", "no image"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "no image"),
+        (b"not an image at all", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "not an image"),
         (encoded(gradient(200, 200))[:400], "cut off or damaged"),
         (encoded(gradient(64, 64), "JPEG")[:-200], "cut off or damaged"),
     ],

@@ -302,7 +302,11 @@ def test_an_environment_of_verifiers(theirs: str, tmp_path: Path) -> None:
     other.close()
 
 
-FAULTS = {"raise": "OSError: their board is gone", "error": "their tool failed", "change": "changes what was said"}
+FAULTS = {
+    "raise": "OSError: their board is gone",
+    "error": "their tool failed",
+    "change": "it changes earlier messages",
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -364,7 +364,11 @@ CALLED = {"type": "function", "function": {"name": "f", "arguments": {}}}
         ("v3", (Message("user", "a"), Message("system", "b")), r"messages\[1\].*no system message after"),
         ("v31", (Message("user", "a"), Message("system", "b")), r"messages\[1\].*no system message after"),
         ("r1", (Message("system", "a"), Message("system", "b")), r"messages\[1\].*one system message"),
-        ("r1", (Message("user", "a"), Message("assistant", "b", tool_calls=(CALLED,))), r"messages\[1\].*beside"),
+        (
+            "r1",
+            (Message("user", "a"), Message("assistant", "b", tool_calls=(CALLED,))),
+            r"messages\[1\].*no text next to tool calls",
+        ),
         ("v3", (Message("judge", "a"),), r"messages\[0\].*no role 'judge'"),
         ("v31", (Message("judge", "a"),), r"messages\[0\].*no role 'judge'"),
         ("v3", (Message("assistant", "", tool_calls=({"name": "f"},)),), r"messages\[0\].*a tool call is not"),

@@ -133,7 +133,7 @@ def test_a_prompt_that_is_rendered_otherwise_is_refused(make_context: Contexts, 
         return (*plain(self, messages, tools), *self._tokenizer.encode("<think>"))
 
     monkeypatch.setattr(PlainRenderer, "prompt", asked)
-    with pytest.raises(DataError, match=r"train:0: the prompt as the model is asked .* token .* is '<think>'"):
+    with pytest.raises(DataError, match=r"train:0: .* does not begin with the prompt .* token .* is '<think>'"):
         prepared(context)
 
 

@@ -144,7 +144,7 @@ def test_the_adapter_is_put_in_when_it_has_changed(stand_in: Any, tmp_path: Path
     assert stand_in.paths().count("/v1/load_lora_adapter") == 3
     models = [body["model"] for path, body in stand_in.asked if path == "/v1/completions"]
     assert len(set(models)) == 3 and models[0] == models[1] and models[-1] == name
-    with pytest.raises(PlanError, match="no adapter that vLLM loads"):
+    with pytest.raises(PlanError, match="does not train an adapter that vLLM loads"):
         vllm(stand_in, tmp_path, model="tiny").sample(Engine(("model.safetensors",)), PROMPTS, Sampling(4))  # type: ignore[arg-type]
 
 
@@ -193,7 +193,7 @@ def test_a_server_with_other_weights_is_named(stand_in: Any, tmp_path: Path) -> 
         with pytest.raises(EngineError, match=message):
             third.sample(engine, PROMPTS[:1], Sampling(4))  # type: ignore[arg-type]
     stand_in.lies = {}
-    with pytest.raises(PlanError, match="no whole model"):
+    with pytest.raises(PlanError, match="does not train a whole model"):
         vllm(stand_in, tmp_path / "d", weights="full").sample(Engine(), PROMPTS, Sampling(4))  # type: ignore[arg-type]
 
 

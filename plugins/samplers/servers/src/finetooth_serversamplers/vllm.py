@@ -199,9 +199,9 @@ class VllmSampler(ServerSampler):
         shutil.rmtree(new, ignore_errors=True)
         engine.export(new)
         if not any(new.glob(wanted)) or (but and any(new.glob(but))):
-            what = "adapter that vLLM loads" if self._vllm.weights == "adapter" else "whole model"
+            what = "an adapter that vLLM loads" if self._vllm.weights == "adapter" else "a whole model"
             raise PlanError(
-                f"sampler vllm: the run does not train a {what}",
+                f"sampler vllm: the run does not train {what}",
                 action="set adapter: lora, weights: full of the sampler where all trains, or another sampler",
             )
         return new
