@@ -77,6 +77,32 @@ def test_every_command_names_the_file_that_changed(trained: Path, ft: Any, tmp_p
     assert "model.safetensors" in err and not (tmp_path / "out").exists()
 
 
+def test_a_reward_model_over_a_changed_base_scores_nothing(
+    trained: Path, recipe: Make, ft: Any, tmp_path: Path
+) -> None:
+    base = Path(shutil.copytree(trained / "base", tmp_path / "base"))
+    asked = [{"role": "user", "content": "a"}]
+    row = {"prompt": asked, **{side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")}}
+    (tmp_path / "pairs.jsonl").write_text((json.dumps(row) + "\n") * 2)
+    data = {"train": str(tmp_path / "pairs.jsonl"), "renderer": "chatml"}
+    train = {"batch_size": 2, "precision": "fp32", "max_length": 64, "max_steps": 1}
+    made = recipe(model=str(base), method="rm", data=data, train=train, trackers=[], output=str(tmp_path / "run"))
+    finetooth.run(made)
+    assert ft("score", tmp_path / "run", tmp_path / "pairs.jsonl")[0] == 0
+    change(base, "model.safetensors")
+    code, out, err = ft("score", tmp_path / "run", tmp_path / "pairs.jsonl")
+    assert code == 2 and "model.safetensors" in err, (out, err)
+
+
+def test_a_server_takes_no_adapter_over_a_changed_base(trained: Path, ft: Any, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(trained / "base", tmp_path / "base"))
+    change(base, "model.safetensors")
+    code, out, err = ft(
+        "serve", "openai", "--model", base, "--adapter", trained / "run", "--port", "0", "--folder", tmp_path / "server"
+    )
+    assert code == 2 and "model.safetensors" in err, (out, err)
+
+
 def test_the_next_stage_and_another_beginning_refuse_it_too(trained: Path, recipe: Make, tmp_path: Path) -> None:
     base = trained / "base"
     before = (base / "config.json").read_bytes()

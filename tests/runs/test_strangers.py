@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import finetooth
 import pytest
@@ -48,6 +51,11 @@ def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def gift(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """The same folder as somebody sends it: with a plugin that writes a file as soon as it is imported."""
+    return given_away(run, tmp_path, monkeypatch)
+
+
+def given_away(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A copy of a run with a plugin of somebody else, and the file that the plugin would write."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.delenv("FT_TRUST_CODE", raising=False)
     folder, marker = Path(shutil.copytree(run, tmp_path / "gift")), tmp_path / "ran"
@@ -64,6 +72,12 @@ USED: dict[str, Callable[[Path, Path], list[str]]] = {
     "chat": lambda folder, to: ["chat", str(folder), "--prompt", "Hello", "--max-tokens", "1"],
     "eval": lambda folder, to: [
         "eval", str(folder), "--evaluator", "loss", "--data", str(folder.parent / "rows.jsonl"),
+    ],
+    "checkpoint list": lambda folder, to: ["checkpoint", "list", str(folder)],
+    "checkpoint show": lambda folder, to: ["checkpoint", "show", str(folder / "checkpoints/step-1")],
+    "checkpoint verify": lambda folder, to: ["checkpoint", "verify", str(folder)],
+    "checkpoint diff": lambda folder, to: [
+        "checkpoint", "diff", str(folder / "artifact"), str(folder / "artifact"),
     ],
     "show": lambda folder, to: ["runs", "show", str(folder)],
     "report": lambda folder, to: ["report", str(folder)],
@@ -84,6 +98,40 @@ def test_what_needs_no_code_runs_none(gift: tuple[Path, Path], ft: Ft, tmp_path:
     )
     code, out, err = ft(*USED[use](folder, tmp_path / "out"))
     assert code == 0, (out, err)
+    assert not marker.exists()
+
+
+def test_a_reward_model_scores_without_its_code(
+    recipe: Callable[..., dict[str, Any]], ft: Ft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [{"role": "user", "content": "a"}]
+    rows = [{"prompt": asked, **{side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")}}]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 2))
+    data = {"train": str(tmp_path / "pairs.jsonl"), "renderer": "chatml"}
+    train = {"batch_size": 2, "precision": "fp32", "max_length": 64, "max_steps": 1}
+    finetooth.run(recipe(method="rm", data=data, train=train, trackers=[], output=str(tmp_path / "run")))
+    folder, marker = given_away(tmp_path / "run", tmp_path, monkeypatch)
+    code, out, err = ft("score", folder, tmp_path / "pairs.jsonl")
+    assert code == 0 and "hook.py" in err, (out, err)
+    assert not marker.exists()
+
+
+@pytest.mark.slow
+def test_a_server_over_a_strangers_adapter_runs_none_of_its_code(gift: tuple[Path, Path], tmp_path: Path) -> None:
+    folder, marker = gift
+    base = yaml.safe_load((folder / "recipe.yaml").read_text())["model"]
+    command = [sys.executable, "-m", "finetooth", "serve", "openai", "--model", str(base), "--adapter", str(folder)]
+    command += ["--port", "0", "--folder", str(tmp_path / "server")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
+        assert server.stdout is not None
+        said = []
+        for line in server.stdout:
+            said.append(line)
+            if "http://127.0.0.1:" in line:
+                break
+        server.terminate()
+        rest = server.stdout.read()
+    assert any("http://127.0.0.1:" in line for line in said), "".join(said) + rest
     assert not marker.exists()
 
 
