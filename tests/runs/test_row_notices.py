@@ -55,6 +55,28 @@ def talk(*messages: tuple[str, str], **more: Any) -> dict[str, Any]:
 ASK, SAY = ("user", "2+2?"), ("assistant", "4")
 
 
+# --- where an answer begins ----
+
+
+@pytest.mark.parametrize(("renderer", "noticed"), [("llama3", True), ("chatml", False)])
+def test_answers_behind_other_tokens_than_their_prompt_are_told(
+    session: Callable[..., Any], tiny_llama: Path, tmp_path: Path, renderer: str, noticed: bool
+) -> None:
+    """SmolLM2's tokenizer takes two line feeds together at the end of a text, and apart before a letter."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny_llama), AutoModelForCausalLM.from_pretrained(tiny_llama)
+    markup = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": markup})
+    model.resize_token_embeddings(len(tokenizer))
+    model.config.max_position_embeddings = 1024
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "model")
+    rows = [talk(ASK, ("assistant", text)) for text in ("It is.", "It can.", "So.")]
+    notes = report_of(session(rows, model=str(tmp_path / "model"), renderer=renderer)).notes
+    assert any("other tokens than its prompt ends with" in note for note in notes) == noticed, notes
+
+
 # --- markup in plain text ---------------------------------------------------------------------------------------------
 
 
