@@ -87,11 +87,14 @@ def test_openais_client_in_scripts(serve: Any) -> None:
     """All of the guide's scripts, one after the other as they are read."""
     pytest.importorskip("openai")
     served = serve("openai")
-    served.service.settings.models["smollm2-135m"] = served.service.settings.models["tiny"]
+    models = served.service.settings.models
+    models["smollm2-135m"] = models["runs/mine"] = models["tiny"]
     text = (GUIDES / "serve-openai.md").read_text(encoding="utf-8")
     said = run("".join(re.findall(r"^```python\n(.*?)^```$", text, re.S | re.M)), served.url)
-    assert said[0] == "['tiny', 'smollm2-135m']"
+    assert said[0] == "['tiny', 'smollm2-135m', 'runs/mine']"
     assert re.fullmatch(r"['\"].*['\"] \d+", said[1])
-    told, shape = re.fullmatch(r"(.*)(\{'kind'.*\})", "\n".join(said[2:]), re.S).groups()  # type: ignore[union-attr]
+    parts = re.fullmatch(r"(.*)(\{'kind'.*?\})\n(.*)", "\n".join(said[2:]), re.S)
+    assert parts is not None, said
+    told, shape, responded = parts.groups()
     pet = ast.literal_eval(shape)
-    assert len(told) > 10 and pet["kind"] in ("cat", "dog") and 0 <= pet["age"] <= 30
+    assert len(told) > 10 and responded and pet["kind"] in ("cat", "dog") and 0 <= pet["age"] <= 30
