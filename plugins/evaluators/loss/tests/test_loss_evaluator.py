@@ -118,7 +118,7 @@ def test_weights_that_are_no_flags_weigh(make_context, monkeypatch):
     monkeypatch.setattr(
         context.renderer,
         "render",
-        lambda conversation, train_on: finetooth_hooks.Rendered((9, 8, 7, 6), (0.0, 0.5, 0.0, 2.0)),
+        lambda conversation, **_: finetooth_hooks.Rendered((9, 8, 7, 6), (0.0, 0.5, 0.0, 2.0)),
     )
     evaluation, _ = evaluate(context)
     assert evaluation.metrics["loss"] == pytest.approx(-(0.5 * logprob(9, 8) + 2 * logprob(7, 6)) / 2.5, rel=1e-6)
