@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 
 import click
 from finetooth_hooks import UserError
+from finetooth_toolbox.loopback import is_loopback
 
 VARIABLE = "FT_BOARD_KEY"
 """The key that a browser on another machine has to give."""
@@ -22,7 +22,7 @@ LEAST = 16
 def command(host: str, port: int, opens: bool) -> int:
     """Serve a page over the runs of this folder to a browser on this machine. Ctrl-C ends the page, and no run."""
     key = os.environ.get(VARIABLE, "")
-    if not _is_loopback(host) and len(key) < LEAST:
+    if not is_loopback(host) and len(key) < LEAST:
         raise UserError(
             f"--host {host}: others can reach it without a key",
             action=f"set {VARIABLE} to {LEAST} characters or more, or leave --host out and use an SSH tunnel",
@@ -46,12 +46,3 @@ def command(host: str, port: int, opens: bool) -> int:
     config = uvicorn.Config(make_app(key), log_level="warning", server_header=False)
     uvicorn.Server(config).run(sockets=[listener])
     return 0
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

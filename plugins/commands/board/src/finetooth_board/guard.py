@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import hmac
-import ipaddress
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from finetooth_toolbox.loopback import is_loopback_url
 from starlette.responses import PlainTextResponse
 
 Scope = MutableMapping[str, Any]
@@ -66,7 +66,7 @@ class Guard:
 
     def _problem(self, scope: Scope, headers: Mapping[str, str]) -> PlainTextResponse | None:
         host = headers.get("host", "")
-        if not self._key and (FORWARDED & headers.keys() or not _here(f"//{host}")):
+        if not self._key and (FORWARDED & headers.keys() or not is_loopback_url(f"//{host}")):
             return PlainTextResponse("this board is for this machine alone: open it by its address\n", 403)
         if self._key and not self._knows(headers.get("authorization", "")):
             said = "the password is the key of FT_BOARD_KEY; the name does not matter\n"
@@ -99,12 +99,3 @@ class Tokens:
     def fits(self, given: str) -> bool:
         """Whether a form is one of ours."""
         return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), self.token.encode())
-
-
-def _here(url: str) -> bool:
-    """The URL names this machine."""
-    try:
-        host = urlsplit(url).hostname or ""
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

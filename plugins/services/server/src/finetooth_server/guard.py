@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from finetooth_hooks import FinetoothError, UserError
+from finetooth_toolbox.loopback import is_loopback_url
 from finetooth_wire.bounds import brief
 from starlette.responses import JSONResponse, Response
 
@@ -325,17 +325,8 @@ def _check_origin(scope: MutableMapping[str, Any]) -> None:
     """
     headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
     urls = [prefix + headers[name] for name, prefix in ((b"host", "//"), (b"origin", "")) if name in headers]
-    if FORWARDED & headers.keys() or not all(map(_here, urls)):
+    if FORWARDED & headers.keys() or not all(map(is_loopback_url, urls)):
         raise Forbidden("this server is for this machine alone", action="call it by its address, or make a key")
-
-
-def _here(url: str) -> bool:
-    """The URL names this machine."""
-    try:
-        host = urlsplit(url).hostname or ""
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

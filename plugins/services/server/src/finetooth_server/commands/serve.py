@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from finetooth_hooks import Backend, CommandContext, UserError
 from finetooth_hooks.faces import Face
+from finetooth_toolbox.loopback import is_loopback
 
 from finetooth_server.commands.limits import STATUS, limit_options, limits_of, status
 from finetooth_server.commands.place import FOLDER, database_url, is_there, records_of
@@ -114,7 +114,7 @@ def command(
 
     check(obj, faces)
     stdio_face = _stdio_face(obj, faces) if stdio else None
-    private = stdio or _loopback(host)
+    private = stdio or is_loopback(host)
     if not private:
         _need_key(host, folder, database)
         _need_tls(host, bool(tls or certificate or without_tls))
@@ -352,15 +352,6 @@ def _one_base(obj: CommandContext, recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 def _without_data(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in recipe.items() if name not in ("output", "evaluate", "trackers")}
-
-
-def _loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _listen(host: str, port: int) -> socket.socket:
