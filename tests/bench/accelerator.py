@@ -183,7 +183,7 @@ def resumed(ground: Ground) -> Proof:
     from safetensors.numpy import load_file
 
     def adapter(name: str) -> dict[str, Any]:
-        return dict(load_file(next((ground.folder / name / "artifact").glob("adapter_model.safetensors"))))
+        return dict(load_file(ground.folder / name / "artifact/adapter_model.safetensors"))
 
     run(ground.recipe("whole"))
     run(ground.recipe("halves", max_steps=2))
@@ -208,11 +208,10 @@ def estimated(ground: Ground) -> Proof:
     proof = Proof("The estimate of memory", [head])
     if not torch.cuda.is_available():
         proof.notes.append("There is no accelerator: nothing was measured.")
+        return proof
     for adapter in ("lora", "full"):
         for checkpointing in (True, False):
             for batch in ground.sizes.batches:
-                if not torch.cuda.is_available():
-                    continue
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
                 train = {"batch_size": batch, "gradient_checkpointing": checkpointing, "max_steps": 2}

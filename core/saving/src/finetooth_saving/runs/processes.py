@@ -36,7 +36,7 @@ def begin(arguments: Sequence[str], folder: Path) -> None:
     Args:
         folder: of the run.
     """
-    BEGUN[:] = [process for process in BEGUN if process.poll() is None]
+    reap()
     log = log_of(folder)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:

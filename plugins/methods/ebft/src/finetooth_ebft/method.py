@@ -28,15 +28,10 @@ BEFORE_REWARDS = ("dynamic_sampling", "replay_groups", "reroll_groups")
 """Options that choose groups by rewards when they are drawn, before features are known."""
 
 
-def reinforced(rollouts: Sequence[Rollout]) -> Floats:
-    """The reward itself, without a baseline."""
-    return rewards_of(rollouts)
-
-
 ADVANTAGES: Mapping[str, AdvantagesFn] = {
     "rloo": leave_one_out,
     "group_norm": group_relative,
-    "reinforce": reinforced,
+    "reinforce": rewards_of,  # the reward itself, without a baseline
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -327,4 +326,4 @@ def response(request: ResponseRequest, asked: Asked[ChatRequest], result: Mappin
 
 def _said_format(request: ResponseRequest) -> Json:
     wanted = None if request.text is None else request.text.format
-    return {"type": "text"} if wanted is None else json.loads(wanted.model_dump_json(by_alias=True, exclude_none=True))
+    return {"type": "text"} if wanted is None else wanted.model_dump(mode="json", by_alias=True, exclude_none=True)
