@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
-from finetooth_hooks import Context, Options, QuantizerBase, RecipeError
+from finetooth_hooks import Context, Options, QuantizerBase
 from finetooth_hooks.protocols import Stored
 from pydantic import Field
+
+if TYPE_CHECKING:
+    from finetooth_gptq.model import Rounding
 
 SCALE = 3
 """Bytes of a group without its codes: a scale in bf16, and a zero."""
@@ -47,12 +50,7 @@ class Gptq(QuantizerBase):
 
     def linear(self, module: Any, *, device: str) -> Any:
         """Without anything to calibrate with: every weight by itself."""
-        from finetooth_torchshared.grouped_linear import GroupedLinear
-
-        from finetooth_gptq.rounding import nearest
-
-        made = nearest(module.weight, self._options.group, self._options.bits)
-        return GroupedLinear(made, module.bias).to(device)
+        return self._rounding().nearest(module, device)
 
     def calibrate(self, model: Any, *, device: str) -> int:
         """See `protocols.Quantizer`.
@@ -60,47 +58,22 @@ class Gptq(QuantizerBase):
         Raises:
             RecipeError: the recipe has no training data of rows that are tokens, or a Hessian cannot be inverted.
         """
-        import torch
         from finetooth_rendering.calibration import calibration_rows
-        from finetooth_torchshared.grouped_linear import GroupedLinear
-        from finetooth_torchshared.stored_experts import as_linear
 
-        from finetooth_gptq.calibration import calibrate
-        from finetooth_gptq.rounding import joined, rounded
-
-        options = self._options
-
-        def made(path: str, weight: Any, hessian: Any) -> Any:
-            try:
-                return rounded(
-                    weight, hessian, options.group, options.bits, damping=options.damping, ordered=options.ordered
-                )
-            except RuntimeError as error:  # torch.linalg.LinAlgError is one
-                raise RecipeError(
-                    "quantization.damping",
-                    f"what {path} reads cannot be inverted with {options.damping:g} of damping",
-                    action="set more, or more quantization.rows",
-                ) from error
-
-        def store(path: str, module: Any, hessian: Any) -> Any:
-            return GroupedLinear(made(path, module.weight, hessian), module.bias).to(device)
-
-        def store_experts(path: str, weight: Any, hessians: Mapping[int, Any]) -> Any:
-            if not hessians:
-                self._context.note(
-                    "quantization: experts of this model are rounded to the nearest, since its code does not multiply "
-                    "as linear modules do",
-                    topic="gptq-experts",
-                )
-                return self.linear(as_linear(weight), device=device)
-            nothing = torch.zeros(weight.shape[2], weight.shape[2])  # of an expert that no row reached
-            each = [made(path, part, hessians.get(expert, nothing)) for expert, part in enumerate(weight)]
-            return GroupedLinear(joined(each)).to(device)
+        from finetooth_gptq.model import store_layers
 
         rows = calibration_rows(
-            self._context, options.rows, "quantization", "gptq", instead="choose quantization: int4 or nf4"
+            self._context, self._options.rows, "quantization", "gptq", instead="choose quantization: int4 or nf4"
         )
-        return calibrate(model, self._context.facts.layer_path, rows, self.takes, store, store_experts)
+        note = partial(self._context.note, topic="gptq-experts")
+        layers = self._context.facts.layer_path
+        return store_layers(model, layers, rows, self._rounding(), self.takes, note, device)
+
+    def _rounding(self) -> Rounding:
+        from finetooth_gptq.model import Rounding
+
+        options = self._options
+        return Rounding(options.bits, options.group, options.damping, options.ordered)
 
 
 def build(options: GptqOptions, context: Context) -> Gptq:
