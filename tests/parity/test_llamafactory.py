@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_hooks import Conversation, Message
+from finetooth_hooks import Conversation, DataError, Message
 from finetooth_hooks.examples import Labelled, Pair, Text
 from finetooth_importer.account import Account
 from finetooth_importer.tools import llamafactory
@@ -108,11 +108,11 @@ BREAK_ID, BYTES = 198, 256
 CASES = json.loads((HERE / "cases.json").read_text(encoding="utf-8"))
 
 
-def imported(model: Path, template: str, dataset: str) -> tuple[Account, dict[str, Any]]:
+def imported(model: Path, template: str, dataset: str, **more: Any) -> tuple[Account, dict[str, Any]]:
     """The recipe that `ft import` makes of a configuration of theirs, and the account of its keys."""
     given = {
         "model_name_or_path": str(model), "stage": "sft", "dataset": dataset, "dataset_dir": str(HERE / "data"),
-        "template": template, "cutoff_len": 4096, "max_steps": 1,
+        "template": template, "cutoff_len": 4096, "max_steps": 1, **more,
     }  # fmt: skip
     account = Account(given)
     llamafactory.read(account, HERE)
@@ -163,6 +163,36 @@ def test_masks_are_theirs_or_the_importer_says_what_differs(
     assert (line.outcome == "otherwise") == bool(line.note)
     assert all(equal) == (not line.note), line.note
     assert all(but_breaks) or line.note != llamafactory.BREAK
+
+
+@pytest.mark.parametrize(
+    "case", recorded("cuts")["llama3"], ids=lambda case: "-".join(map(str, case["given"].values()))
+)
+def test_rows_that_are_too_long_are_cut_as_theirs(
+    case: dict[str, Any], weights: Path, byte_tokenizer: Any, tmp_path: Path
+) -> None:
+    """The same tokens and labels, but for what trains nothing there: such a row is left out here."""
+    model = tmp_path / "model"
+    shutil.copytree(weights, model)
+    byte_tokenizer.write_tokenizer(model, CASES["templates"]["llama3"])
+    given = dict(case["given"])
+    account, recipe = imported(model, "llama3", given.pop("dataset"), **given)
+    assert next(line for line in account if line.key == "cutoff_len").outcome == "taken"
+    theirs = [(one["input_ids"], one["labels"]) for one in case["sequences"]]
+    trained = [any(label != -100 for label in labels[1:]) for _, labels in theirs]
+    if given["stage"] == "dpo" and not all(trained):
+        trained = [False, False]
+    wanted = [one for one, trains in zip(theirs, trained, strict=True) if trains]
+    if not wanted:
+        with pytest.raises(DataError, match="no row can be used"):
+            ours(recipe)
+        return
+    assert ours(recipe) == [unlabelled_start(*one) for one in wanted]
+
+
+def unlabelled_start(tokens: list[int], labels: list[int]) -> tuple[list[int], list[int]]:
+    """No model predicts the first token."""
+    return tokens, [-100, *labels[1:]]
 
 
 def without_breaks(labels: list[int], end: int) -> list[int]:

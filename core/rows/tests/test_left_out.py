@@ -31,8 +31,8 @@ def test_more_than_half_of_the_training_rows_is_refused() -> None:
     with pytest.raises(DataError, match=r"data\.train: 51 % of the rows are left out, 51 of 100: 51 longer") as error:
         refuse_most([report(100, long=51)])
     assert error.value.action == (
-        "raise train.max_length, or set train.excess_length to truncate or split; if that is meant, say so with "
-        "--accept-dropped or data.accept_dropped=true"
+        "raise train.max_length, or set train.excess_length to truncate, truncate_turns or split; if that is "
+        "meant, say so with --accept-dropped or data.accept_dropped=true"
     )
 
 

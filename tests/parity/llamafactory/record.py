@@ -5,7 +5,8 @@ Run in an environment that has it (0.9.5; nothing here does):
     pip install llamafactory==0.9.5
     python tests/parity/llamafactory/record.py
 
-It writes `messages.json` and `masks.json` beside itself: facts about what it does, none of its text or code.
+It writes `messages.json`, `masks.json` and `cuts.json` beside itself: facts about what it does, none of its text or
+code.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 from byte_tokenizer import write_tokenizer
 
 HERE = Path(__file__).resolve().parent
+LENGTHS = (6, 11, 17, 24, 31, 38, 46, 53, 61, 79, 97, 120, 150, 177, 178)
 
 
 def stand_in_for_torchaudio() -> None:
@@ -84,6 +86,42 @@ def masks(rows: dict[str, list[dict[str, Any]]], cases: dict[str, Any]) -> dict[
     return made
 
 
+def cuts(rows: dict[str, list[dict[str, Any]]], cases: dict[str, Any]) -> list[dict[str, Any]]:
+    """Tokens and labels of rows that are longer than its `cutoff_len`, of one template, by stage and settings."""
+    from llamafactory.data.processor import PairwiseDatasetProcessor, SupervisedDatasetProcessor
+    from llamafactory.data.template import get_template_and_fix_tokenizer
+    from transformers import AutoTokenizer
+
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        write_tokenizer(Path(folder), cases["templates"]["llama3"])
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    for stage, processor, dataset, settings in (
+        ("sft", SupervisedDatasetProcessor, "lessons", {}),
+        ("sft", SupervisedDatasetProcessor, "lessons", {"mask_history": True}),
+        ("sft", SupervisedDatasetProcessor, "lessons", {"train_on_prompt": True}),
+        ("sft", SupervisedDatasetProcessor, "chats", {}),
+        ("dpo", PairwiseDatasetProcessor, "pairs_of_text", {}),
+    ):
+        for length in LENGTHS:
+            arguments = SimpleNamespace(**{
+                "template": "llama3", "train_on_prompt": False, "mask_history": False, "cutoff_len": length,
+                "tool_format": None, "default_system": None, "enable_thinking": True, "preserve_thinking": False,
+                **settings,
+            })  # fmt: skip
+            template = get_template_and_fix_tokenizer(tokenizer, arguments)
+            made = processor(template=template, tokenizer=tokenizer, processor=None, data_args=arguments)
+            done = made.preprocess_dataset({key: [row[key] for row in rows[dataset]] for key in rows[dataset][0]})
+            sequences = [
+                {"input_ids": list(map(int, ids)), "labels": list(map(int, labels))}
+                for part in ("", "chosen_", "rejected_")
+                for ids, labels in zip(done.get(f"{part}input_ids", ()), done.get(f"{part}labels", ()), strict=True)
+            ]
+            about = {"stage": stage, "dataset": dataset, "cutoff_len": length, **settings}
+            found.append({"given": about, "sequences": sequences})
+    return found
+
+
 def main() -> None:
     stand_in_for_torchaudio()
     cases = json.loads((HERE / "cases.json").read_text(encoding="utf-8"))
@@ -94,7 +132,8 @@ def main() -> None:
         for name, several in rows.items()
     }
     version = importlib.metadata.version("llamafactory")
-    for file, found in (("messages.json", said), ("masks.json", masks(rows, cases))):
+    made = {"messages.json": said, "masks.json": masks(rows, cases), "cuts.json": {"llama3": cuts(rows, cases)}}
+    for file, found in made.items():
         text = json.dumps({"llamafactory": version, **found}, ensure_ascii=False, separators=(",", ":"))
         (HERE / file).write_text(text + "\n", encoding="utf-8")
 

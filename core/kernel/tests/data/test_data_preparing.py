@@ -105,7 +105,7 @@ def plainest(lines: list[str], limit: Limit | None, broken: bool) -> dict[str, A
                     continue
         kept.append((id_, tokens, weights))
     if longer or errors:
-        action = "raise train.max_length, or set train.excess_length to drop, truncate or split"
+        action = "raise train.max_length, or set train.excess_length to drop, truncate, truncate_turns or split"
         actions = [action] * bool(longer) + [action for _, action in errors[:1]]
         told = [cannot_be_used(longer, len(examples), noun, one=True)] if longer else []
         told += [cannot_be_used([problem for problem, _ in errors], len(examples), noun)] if errors else []

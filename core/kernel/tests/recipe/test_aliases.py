@@ -77,7 +77,7 @@ def test_an_override_replaces_the_setting_under_whatever_name_the_recipe_has_it(
         ),
         (
             {"excess_length_strategy": "cut"},
-            "train.excess_length: expected one of drop, truncate, truncate_answers, split, raise, got the",
+            "train.excess_length: expected one of drop, truncate, truncate_answers, truncate_turns, split, raise, got",
         ),
         (
             {"micro_batch_size": 2},

@@ -166,7 +166,10 @@ MISTAKES = [
     ("adapter=[a]", "adapter: expected text or a mapping, got a list"),
     # choices
     ("train.precision=fp23", "expected one of auto, fp32, bf16, fp16, got the text 'fp23' (did you mean fp32?)"),
-    ("train.excess_length=cut", "expected one of drop, truncate, truncate_answers, split, raise, got the text 'cut'"),
+    (
+        "train.excess_length=cut",
+        "expected one of drop, truncate, truncate_answers, truncate_turns, split, raise, got the text 'cut'",
+    ),
     # out of range
     ("train.batch_size=0", "train.batch_size: must be at least 1, got 0"),
     ("train.epochs=0", "train.epochs: must be more than 0, got 0"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Rendered
 
+from finetooth_rows.cutting import TURNS, Range, cut, cuts_medium, share
 from finetooth_rows.tally import LENGTH_SETTINGS, NOTHING_TRAINED, TOO_LONG, Tally
 
 if TYPE_CHECKING:
@@ -17,11 +19,12 @@ MEDIUM_CUT = "an image, sound or video would be cut at train.max_length"
 ONE_SIDED = "one answer would be truncated and the other not"
 
 
-def kept_group(id_: str, rendered: Rendered, limit: Limit | None, tally: Tally) -> list[tuple[Rendered, int]]:
-    """The sequences of a row with the number of tokens kept of each, none if the row is left out; counted.
+def kept_group(id_: str, rendered: Rendered, limit: Limit | None, tally: Tally) -> list[Rendered]:
+    """What is kept of the sequences of a row, nothing if the row is left out; counted.
 
     A cut sequence does not match a whole one: `truncate` keeps a row only if it cuts all of them.
-    `truncate_answers` cuts each that is too long, and counts the rows in which another stays whole.
+    `truncate_answers` cuts each that is too long, and counts the rows in which another stays whole. `truncate_turns`
+    cuts their prompt too, by the longest of the answers.
 
     Args:
         limit: None keeps every row whole.
@@ -33,15 +36,16 @@ def kept_group(id_: str, rendered: Rendered, limit: Limit | None, tally: Tally) 
         tally.unusable.add(DataError(id_, problem, action="remove the row"))
         return []
     positions = [len(part.tokens) - 1 for part in parts]
-    if limit is None or max(positions) <= limit.max_length:
-        return [(part, len(part.tokens)) for part in parts]
+    if limit is None or max(positions) < limit.max_length + (limit.excess_length != TURNS):
+        return [*parts]
     if limit.excess_length == "raise":
         worst = parts[positions.index(max(positions))].part
         tally.refused.add(
             DataError(
                 id_,
                 f"its {worst} answer ends at {max(positions)} tokens, more than train.max_length={limit.max_length}",
-                action="raise train.max_length, or set train.excess_length to drop, truncate or truncate_answers",
+                action="raise train.max_length, or set train.excess_length to drop, truncate, truncate_answers "
+                "or truncate_turns",
             )
         )
         return []
@@ -50,29 +54,33 @@ def kept_group(id_: str, rendered: Rendered, limit: Limit | None, tally: Tally) 
             DataError(
                 id_,
                 f"its longest answer ends at {max(positions)} tokens, and answers that are compared cannot be split",
-                action="set train.excess_length to drop, truncate, truncate_answers or raise",
+                action="set train.excess_length to drop, truncate, truncate_answers, truncate_turns or raise",
             )
         )
         return []
-    reason = _reason(parts, limit)
+    first = min(next(i for i, weight in enumerate(part.weights) if i and weight) for part in parts)
+    ranges: list[Range] = [(0, limit.max_length + 1)]
+    if limit.excess_length == TURNS:
+        prompt, answer = share(first, max(positions) + 1 - first, limit.max_length)
+        ranges = [(0, prompt), (first, first + answer)]
+    kept = [cut(part, [(start, min(stop, len(part.tokens))) for start, stop in ranges]) for part in parts]
+    reason = _reason(parts, kept, ranges, limit)
     if reason:
         tally.drop(reason, id_, LENGTH_SETTINGS)
         tally.shortest = min(tally.shortest or max(positions), max(positions))
         return []
     tally.truncated += 1
-    tally.one_sided += min(positions) <= limit.max_length
-    return [(part, min(len(part.tokens), limit.max_length + 1)) for part in parts]
+    tally.one_sided += min(positions) < ranges[-1][1] <= max(positions)
+    return kept
 
 
-def _reason(parts: tuple[Rendered, ...], limit: Limit) -> str:
-    """Why a row with a sequence that is too long is left out; empty if all are cut."""
-    first = min(next(i for i, weight in enumerate(part.weights) if i and weight) for part in parts)
-    if first > limit.max_length:
+def _reason(parts: Sequence[Rendered], kept: Sequence[Rendered], ranges: Sequence[Range], limit: Limit) -> str:
+    """Why a row with a sequence that is too long is left out; empty if it is cut."""
+    if not all(any(part.weights[1:]) for part in kept):
         return PROMPT_TOO_LONG
     if limit.excess_length == "drop":
         return TOO_LONG
-    if any(one.start < limit.max_length < one.stop for part in parts for one in part.media):
+    if any(cuts_medium(part, ranges) for part in parts):
         return MEDIUM_CUT
-    if limit.excess_length == "truncate_answers":
-        return ""
-    return ONE_SIDED if any(len(part.tokens) - 1 <= limit.max_length for part in parts) else ""
+    whole = any(len(part.tokens) <= ranges[-1][1] for part in parts)
+    return ONE_SIDED if limit.excess_length == "truncate" and whole else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import is_dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from finetooth_hooks.errors import DataError, RecipeError
-from finetooth_hooks.examples import CALLED, Conversation, Example, Pair, Rendered, RenderedMedium, Side, media_of
+from finetooth_hooks.examples import CALLED, Conversation, Example, Pair, Rendered, Side, media_of
 from finetooth_hooks.plan import TrainSettings
 from finetooth_hooks.preparation import Limit, Preparation, Render, Rendering
 from finetooth_hooks.protocols import Examples
 from finetooth_toolbox.messages import media as row_media
 from finetooth_toolbox.messages.markup import why_untrained
 
+from finetooth_rows.cutting import TURNS, Range, answers_of, cut, cuts_medium, kept_turns
 from finetooth_rows.groups import MEDIUM_CUT, kept_group
 from finetooth_rows.noticing import Noticing
 from finetooth_rows.storage.token_rows import Int32Array, TokenPortion, TokenRows, pack_about
@@ -45,6 +46,9 @@ def _watched(render: Render, context: Context, noticing: Noticing, example: Exam
     told = noticing.before(example)
     rendered = _refusing(render, example)
     told = (*rendered.notices, *told, *noticing.after(example, rendered))
+    train = context.train
+    if train.excess_length == TURNS and len(rendered.tokens) > train.max_length and isinstance(example, Conversation):
+        rendered = replace(rendered, answers=answers_of(example, rendered, context.renderer))
     return replace(rendered, notices=told) if told else rendered
 
 
@@ -136,12 +140,12 @@ def render_rows(
     media: list[bytes] = []
     about: list[bytes] = []
 
-    def take(rendered: Rendered, name: str, start: int, stop: int, group: str | None = None) -> None:
+    def take(name: str, rendered: Rendered, group: str | None = None) -> None:
         ids.append(name)
-        lengths.append(stop - start)
-        tokens.extend(rendered.tokens[start:stop])
-        weights.extend(rendered.weights[start:stop])
-        media.append(row_media.pack(_media_within(rendered, start, stop)))
+        lengths.append(len(rendered.tokens))
+        tokens.extend(rendered.tokens)
+        weights.extend(rendered.weights)
+        media.append(row_media.pack(rendered.media))
         about.append(pack_about(rendered.scalars, group))
 
     for id_, example in items:
@@ -161,24 +165,18 @@ def render_rows(
             tally.drop(rendered.left_out, id_)
             continue
         if rendered.others:
-            for part, stop in kept_group(id_, rendered, limit, tally):
-                take(part, f"{id_}#{part.part}", 0, stop, id_)
+            for part in kept_group(id_, rendered, limit, tally):
+                take(f"{id_}#{part.part}", part, id_)
             continue
-        whole = [(id_, 0, len(rendered.tokens))] if rendered.tokens else []
+        whole = [(id_, rendered)] if rendered.tokens else []
         kept = whole if limit is None else _apply_limit(id_, example, rendered, limit, tally)
         if kept and isinstance(example, Conversation):
-            count_roles(example, rendered, [(start, stop) for _, start, stop in kept], tally.trained_by_role)
-        for name, start, stop in kept:
-            take(rendered, name, start, stop)
+            count_roles(example, [part for _, part in kept], tally.trained_by_role)
+        for name, part in kept:
+            take(name, part)
     portion = TokenPortion.pack(ids, lengths, tokens, weights, media, about)
     _count(portion, np.asarray(weights, np.float32), tally)
     return portion, tally
-
-
-def _media_within(rendered: Rendered, start: int, stop: int) -> list[RenderedMedium]:
-    """The media of a piece of a row, their places counted from its beginning."""
-    found = (one for one in rendered.media if start <= one.start and one.stop < stop)
-    return [replace(one, start=one.start - start) for one in found]
 
 
 def _check_media(example: Example, rendered: Rendered) -> None:
@@ -232,8 +230,8 @@ def media_in(side: Side) -> int:
     return 0 if isinstance(side, str) else sum(len(message.media) for message in side)
 
 
-Kept = list[tuple[str, int, int]]
-"""Id, first token and end of what is kept of a row."""
+Kept = list[tuple[str, Rendered]]
+"""Id and tokens of what is kept of a row."""
 
 
 def _apply_limit(id_: str, example: Example, rendered: Rendered, limit: Limit, tally: Tally) -> Kept:
@@ -247,45 +245,43 @@ def _apply_limit(id_: str, example: Example, rendered: Rendered, limit: Limit, t
         tally.unusable.add(DataError(id_, problem, action=action))
         return []
     positions = len(rendered.tokens) - 1  # a datum of N positions is made of N + 1 tokens
-    if positions <= limit.max_length:
-        return [(id_, 0, positions + 1)]
+    if positions < limit.max_length + (limit.excess_length != TURNS):
+        return [(id_, rendered)]
     if limit.excess_length == "raise":
         problem = f"{positions} tokens, more than train.max_length={limit.max_length}"
-        action = "raise train.max_length, or set train.excess_length to drop, truncate or split"
+        action = "raise train.max_length, or set train.excess_length to drop, truncate, truncate_turns or split"
         tally.refused.add(DataError(id_, problem, action=action))
         return []
     if limit.excess_length == "drop":
         tally.drop(TOO_LONG, id_, LENGTH_SETTINGS)
         tally.shortest = min(tally.shortest or positions, positions)
         return []
-    if limit.excess_length == "split":
-        ends = range(limit.max_length, positions, limit.max_length)
-        if any(one.start < end < one.stop for one in rendered.media for end in ends):
-            tally.drop(MEDIUM_CUT, id_, LENGTH_SETTINGS)
-            return []
-        tally.split += 1
-        return _pieces(id_, rendered, limit.max_length, tally)
-    if any(one.start < limit.max_length < one.stop for one in rendered.media):
+    pieces = _pieces(id_, rendered, limit)
+    if any(cuts_medium(rendered, ranges) for _, ranges in pieces):
         tally.drop(MEDIUM_CUT, id_, LENGTH_SETTINGS)
         return []
-    if not any(rendered.weights[1 : limit.max_length + 1]):
-        tally.drop(f"{NOTHING_TRAINED} after truncation", id_, LENGTH_SETTINGS)
-        return []
-    tally.truncated += 1
-    return [(id_, 0, limit.max_length + 1)]
+    kept = [(name, cut(rendered, ranges)) for name, ranges in pieces]
+    splits = limit.excess_length == "split"
+    for name, part in kept:
+        if not any(part.weights[1:]):
+            tally.drop(IN_A_PIECE if splits else f"{NOTHING_TRAINED} after truncation", name, LENGTH_SETTINGS)
+    kept = [(name, part) for name, part in kept if any(part.weights[1:])]
+    tally.split += splits
+    tally.truncated += bool(kept) and not splits
+    return kept
 
 
-def _pieces(id_: str, rendered: Rendered, max_length: int, tally: Tally) -> Kept:
-    """A row cut into `id_#1`, `id_#2`, ...: each begins with the token that the one before predicts last, so that every
-    token is predicted once. A piece that trains nothing is left out and counted, and keeps its number."""
-    found: Kept = []
-    for number, start in enumerate(range(0, len(rendered.tokens) - 1, max_length), start=1):
-        stop = min(start + max_length + 1, len(rendered.tokens))
-        if any(rendered.weights[start + 1 : stop]):
-            found.append((f"{id_}#{number}", start, stop))
-        else:
-            tally.drop(IN_A_PIECE, f"{id_}#{number}", LENGTH_SETTINGS)
-    return found
+def _pieces(id_: str, rendered: Rendered, limit: Limit) -> list[tuple[str, Sequence[Range]]]:
+    """The ranges of tokens that are kept of a row that is too long, by the id of the datum that they become.
+
+    A row that is split becomes `id_#1`, `id_#2`, ...: each begins with the token that the one before predicts last, so
+    that every token is predicted once. A piece that trains nothing is left out and counted, and keeps its number.
+    """
+    size, longest = len(rendered.tokens), limit.max_length
+    if limit.excess_length == "split":
+        starts = range(0, size - 1, longest)
+        return [(f"{id_}#{i}", [(at, min(at + longest + 1, size))]) for i, at in enumerate(starts, start=1)]
+    return [(id_, kept_turns(rendered, longest) if limit.excess_length == TURNS else [(0, longest + 1)])]
 
 
 def _count(portion: TokenPortion, weights: np.ndarray[Any, np.dtype[np.float32]], tally: Tally) -> None:

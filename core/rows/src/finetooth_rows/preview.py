@@ -12,7 +12,9 @@ from finetooth_hooks.examples import Example, LeftOut, Rendered
 from finetooth_hooks.preparation import Limit, PreparedAs
 from finetooth_hooks.recipe_rows import PreviewRow
 
+from finetooth_rows.cutting import TURNS, cut, kept_turns
 from finetooth_rows.every_row import every_row
+from finetooth_rows.groups import kept_group
 from finetooth_rows.preparing import load_rendering, render_rows
 from finetooth_rows.reading import SplitRows
 from finetooth_rows.tally import Tally
@@ -53,6 +55,8 @@ def _row(number: int, id_: str, example: Example, rendered: Rendered, limit: Lim
     kept = len(rendered.tokens) if whole else int(portion.starts[1])
     refused = next(iter((*tally.refused.first, *tally.unusable.first)), None)
     fate = _fate(tally, kept) if refused is None else _refusal(id_, refused)
+    if tally.truncated and limit is not None and limit.excess_length == TURNS:
+        rendered = cut(rendered, kept_turns(rendered, limit.max_length))
     return PreviewRow(number, id_, rendered, kept, fate, used=tally.used > 0, error=refused)
 
 
@@ -69,7 +73,10 @@ def _together(number: int, id_: str, example: Example, rendered: Rendered, limit
     """The sequences of a row that are kept or left out together, one after the other."""
     portion, tally = render_rows([(id_, example)], partial(_same, rendered), limit)
     refused = next(iter((*tally.refused.first, *tally.unusable.first)), None)
-    for place, part in enumerate((rendered, *rendered.others)):
+    parts = [rendered, *rendered.others]
+    if tally.truncated and limit is not None and limit.excess_length == TURNS:
+        parts = kept_group(id_, rendered, limit, Tally())
+    for place, part in enumerate(parts):
         kept = int(portion.starts[place + 1] - portion.starts[place]) if len(portion) else len(part.tokens)
         fate = _fate(tally, kept) if refused is None else _refusal(id_, refused)
         name = f"{id_}#{part.part}"

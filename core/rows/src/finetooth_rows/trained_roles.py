@@ -9,23 +9,19 @@ from finetooth_hooks.examples import Conversation, Rendered
 from finetooth_rows.tally import NO_MESSAGE
 
 
-def count_roles(
-    example: Conversation, rendered: Rendered, kept: Sequence[tuple[int, int]], counts: dict[str, int]
-) -> None:
+def count_roles(example: Conversation, kept: Sequence[Rendered], counts: dict[str, int]) -> None:
     """Add what trains of a conversation to the counts; roles that train nothing are named too.
 
     Args:
-        kept: half-open ranges of its tokens that become data, one each. The first token of a range does not count: it
-            is predicted from nothing, or by the range before.
+        kept: what becomes data. The first token of each does not count: it is predicted from nothing, or by the one
+            before.
     """
-    told = rendered.spans if len(rendered.spans) == len(example.messages) else ()
-    for message in example.messages if told else ():
-        counts.setdefault(message.role, 0)
-    for start, stop in kept:
-        rest = _count_trained(rendered, start + 1, stop)
+    for rendered in kept:
+        told = rendered.spans if len(rendered.spans) == len(example.messages) else ()
+        rest = _count_trained(rendered, 1, len(rendered.tokens))
         for message, (begin, end) in zip(example.messages, told, strict=False):
-            own = _count_trained(rendered, max(start + 1, begin), min(stop, end))
-            counts[message.role] += own
+            own = _count_trained(rendered, max(1, begin), end)
+            counts[message.role] = counts.get(message.role, 0) + own
             rest -= own
         if rest:
             counts[NO_MESSAGE] = counts.get(NO_MESSAGE, 0) + rest

@@ -373,6 +373,8 @@ class Rendered:
             together, stand next to each other, and have the row's id as their `Datum.group`.
         left_out: why the row is left out, in words that are the same for all such rows; counted in the report. Empty:
             it is not.
+        answers: half-open token ranges of the answers, trained or not, for `train.excess_length: truncate_turns`; rows
+            that are too long are given them once they are rendered. Empty: what trains are the answers.
     """
 
     tokens: tuple[int, ...]
@@ -385,6 +387,7 @@ class Rendered:
     part: str = ""
     others: tuple[Rendered, ...] = field(default=())
     left_out: str = ""
+    answers: tuple[tuple[int, int], ...] = field(default=())
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,8 @@ class TrainSettings:
         max_steps: optimizer steps; ends the run before `epochs` do; None: no bound.
         batch_size: data in one optimizer step, over all ranks.
         max_length: longest sequence in tokens.
-        excess_length: what happens to a longer one, counted: `drop`, `truncate`, `split` into several; or `raise`.
+        excess_length: what happens to a longer one, counted: `drop`, `truncate`, `truncate_answers`, `truncate_turns`,
+            `split` into several; or `raise`.
         seed: of everything random.
         shuffle: new order each epoch.
         precision: `fp32`, `bf16` or `fp16`.

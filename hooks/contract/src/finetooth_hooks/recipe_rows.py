@@ -24,7 +24,8 @@ class PreviewRow:
     Attributes:
         number: from 1, in the order of the source.
         id: as errors name it.
-        rendered: all of its tokens; none if it cannot be rendered, or its format leaves it out.
+        rendered: all of its tokens, where turns are cut those that are kept; none if it cannot be rendered, or its
+            format leaves it out.
         kept: tokens that `train.max_length` keeps.
         fate: what happens to it, in words: `used`, `left out: ...`, `cut to 512 tokens`.
         used: it becomes data.

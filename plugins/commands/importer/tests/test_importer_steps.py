@@ -144,8 +144,8 @@ def test_packs_whose_rows_cannot_be_counted_are_not_taken(tmp_path: Path, monkey
     ("tool", "more", "wanted"),
     [
         ("llamafactory", {"stage": "rm"}, "drop"),
-        ("llamafactory", {"stage": "dpo"}, "truncate_answers"),
-        ("llamafactory", {}, "truncate"),
+        ("llamafactory", {"stage": "dpo"}, "truncate_turns"),
+        ("llamafactory", {}, "truncate_turns"),
         ("trl", {"trainer": "reward"}, "drop"),
         ("trl", {"trainer": "dpo"}, "truncate_answers"),
         ("trl", {"trainer": "kto"}, "truncate"),
@@ -157,7 +157,8 @@ def test_what_is_too_long_is_cut_as_there(tool: str, more: dict[str, Any], wante
     assert account.recipe["train"]["excess_length"] == wanted
     if tool == "llamafactory":
         (line,) = [line for line in account if line.key == "cutoff_len"]
-        assert ("left out" if wanted == "drop" else "the prompt is cut first there") in line.note
+        assert line.outcome == "default"
+        assert ("left out" in line.note) == (wanted == "drop")
     end = taken({**TOOLS["trl"], "truncation_mode": "keep_end"}, "trl")
     assert [line.outcome for line in end if line.key == "truncation_mode"] == ["not taken"]
 

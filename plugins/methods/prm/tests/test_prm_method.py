@@ -113,9 +113,10 @@ def test_other_rows_and_split_rows_are_refused(context_of: Any) -> None:
     with pytest.raises(DataError, match=r"rows\.jsonl:1: the row has no steps"):
         data_of(context_of(Text("once")))
     context = context_of(steps("a", "b"))
-    context.train = replace(context.train, excess_length="split")
-    with pytest.raises(RecipeError, match="would not see the steps before"):
-        data_of(context)
+    for how in ("split", "truncate_turns"):
+        context.train = replace(context.train, excess_length=how)
+        with pytest.raises(RecipeError, match="would not see the steps before"):
+            data_of(context)
 
 
 def test_a_cut_answer_keeps_its_first_steps(context_of: Any) -> None:

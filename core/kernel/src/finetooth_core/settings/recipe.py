@@ -86,9 +86,10 @@ class TrainSection(Options):
     """Data in one optimizer step, over all ranks."""
     max_length: int = Field(default=512, ge=2)
     """Longest sequence, in tokens."""
-    excess_length: Literal["drop", "truncate", "truncate_answers", "split", "raise"] = "drop"
+    excess_length: Literal["drop", "truncate", "truncate_answers", "truncate_turns", "split", "raise"] = "drop"
     """What happens to a longer row: left out, cut, made several rows (the later ones do not see what came before), each
-    counted; or an error. Of a pair `truncate` cuts both answers or leaves it out, `truncate_answers` the longer."""
+    counted; or an error. Of a pair `truncate` cuts both answers or leaves it out, `truncate_answers` the longer.
+    `truncate_turns` cuts prompts too, so that answers keep training: turns stay whole as long as they fit."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of everything random."""
     shuffle: bool | Literal["shortest_first", "longest_first"] = True

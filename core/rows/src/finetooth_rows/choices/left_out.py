@@ -17,7 +17,7 @@ ASKED = 0.5
 """Above this share of the training rows the user is asked."""
 SETTING = "data.accept_dropped"
 
-_MEND = {LENGTH_SETTINGS: "raise train.max_length, or set train.excess_length to truncate or split"}
+_MEND = {LENGTH_SETTINGS: "raise train.max_length, or set train.excess_length to truncate, truncate_turns or split"}
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class Prm(BatchedMethod):
             DataError: a row cannot be used, or all steps have the same label.
         """
         train = self._context.train
-        if train.excess_length == "split":
+        if train.excess_length in ("split", "truncate_turns"):
             raise RecipeError(
                 "train.excess_length", "a piece of an answer would not see the steps before it",
                 action="set it to drop, truncate or raise",

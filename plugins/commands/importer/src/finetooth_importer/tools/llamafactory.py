@@ -13,10 +13,6 @@ from finetooth_importer.account import Account, number
 from finetooth_importer.tools import exports, llamafactory_datasets, low_memory, shared, watched
 
 STAGES: Mapping[str, str] = {"sft": "sft", "pt": "pretrain", "rm": "rm", "dpo": "dpo", "kto": "kto"}
-CUT = (
-    "of a row that is too long the prompt is cut first there, so that its answer trains; here the end is cut: ft check "
-    "counts the rows of which nothing is left to train"
-)
 LOSSES: Mapping[str, str] = {"sigmoid": "sigmoid", "hinge": "hinge", "ipo": "ipo", "kto_pair": "kto_pair"}
 
 TEMPLATES: Mapping[str, Any] = {
@@ -186,7 +182,7 @@ def read(account: Account, folder: Path | None = None) -> None:
     _data(account, folder)
     _media(account)
     _adapter(account)
-    note = shared.cut(account) or CUT if account.get("stage") != "pt" else ""
+    note = shared.cut(account, "truncate_turns") if account.get("stage") != "pt" else ""
     account.take("cutoff_len", "train.max_length", int, note=note)
     account.default("cutoff_len", "train.max_length", 2048, note)
     shared.extent(account)
@@ -253,6 +249,7 @@ def _method(account: Account) -> None:
         account.passes("label_smoothing_factor", "it is 0")
         if stage == "sft" and account.get("train_on_prompt"):
             account.take("train_on_prompt", "method.train_on", value="all")
+            account.set("method.train_markup", True)  # there what opens a message trains too
         if stage == "sft" and account.get("mask_history"):
             account.take("mask_history", "method.train_on", value="last")
         account.passes("train_on_prompt", "it is off")

@@ -215,11 +215,14 @@ def extent(account: Account) -> None:
     account.default("seed", "train.seed", 42)
 
 
-def cut(account: Account) -> str:
-    """Cut rows that are too long as trainers of TRL do: at their end, each answer of a pair by itself; a pair that is
-    scored is left out. Returns the note on it."""
+def cut(account: Account, how: str = "") -> str:
+    """Cut rows that are too long; a pair that is scored is left out. Returns the note on it.
+
+    Args:
+        how: `train.excess_length`; empty: as trainers of TRL do, at their end, each answer of a pair by itself.
+    """
     method = name_of(account.recipe.get("method"))
-    how = "drop" if method == "rm" else "truncate_answers" if method in PAIRS else "truncate"
+    how = "drop" if method == "rm" else how or ("truncate_answers" if method in PAIRS else "truncate")
     account.set("train.excess_length", how)
     return "rows that are too long are left out, since a score of a part says nothing" if how == "drop" else ""
 
