@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import Context, Options, PlanError, RecipeError
-from finetooth_hooks.bases import AdapterBase
-from finetooth_hooks.protocols import ModelFacts, ModelInfo
-from finetooth_torchshared.whole_weights import export_weights, restore_weights
+from finetooth_hooks import Context, Options, RecipeError
+from finetooth_hooks.protocols import ModelFacts
+from finetooth_torchshared.whole_weights import WholeModelAdapter
 from pydantic import Field, model_validator
 
 
@@ -42,7 +39,7 @@ class FreezeOptions(Options):
 
 
 @dataclass(frozen=True)
-class FreezeAdapter(AdapterBase):
+class FreezeAdapter(WholeModelAdapter):
     """`protocols.Adapter` that freezes everything below the top layers."""
 
     options: FreezeOptions
@@ -89,28 +86,6 @@ class FreezeAdapter(AdapterBase):
         if facts.new_tokens:
             _check_ends(model, facts)
         return model
-
-    def disabled(self, model: Any) -> AbstractContextManager[None]:
-        """
-        Raises:
-            PlanError: always; the base is overwritten as it trains.
-        """
-        raise PlanError(
-            "adapter: training layers of the base overwrites it, so it cannot serve as its own reference",
-            action="choose an adapter that can be disabled, such as one of low rank",
-        )
-
-    def export(self, model: Any, folder: Path, info: ModelInfo) -> None:
-        """Write a transformers folder with all weights."""
-        export_weights(model, folder)
-
-    def restore(self, model: Any, folder: Path) -> None:
-        """Take the trained weights back; needs room for a second copy of the model meanwhile.
-
-        Raises:
-            UserError: the artifact is of another model.
-        """
-        restore_weights(model, folder)
 
     def _check_new_tokens(self, facts: ModelFacts) -> None:
         """Refuse new tokens that cannot train, as far as names of parameters are known without the model."""

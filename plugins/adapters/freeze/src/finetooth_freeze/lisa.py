@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import Context, Options, PlanError, RecipeError
-from finetooth_hooks.bases import AdapterBase
-from finetooth_hooks.protocols import ModelFacts, ModelInfo
-from finetooth_torchshared.whole_weights import export_weights, restore_weights
+from finetooth_hooks import Context, Options, RecipeError
+from finetooth_hooks.protocols import ModelFacts
+from finetooth_torchshared.whole_weights import WholeModelAdapter
 from pydantic import Field
 
 LAYERS = "lisa_layers"
@@ -35,7 +33,7 @@ class LisaOptions(Options):
 
 
 @dataclass(frozen=True)
-class LisaAdapter(AdapterBase):
+class LisaAdapter(WholeModelAdapter):
     """`protocols.Adapter` whose decoder layers take turns."""
 
     capabilities = frozenset({"changes"})
@@ -106,20 +104,6 @@ class LisaAdapter(AdapterBase):
         """The scheduled rate as it is."""
         return 1.0
 
-    def disabled(self, model: Any) -> AbstractContextManager[None]:
-        """
-        Raises:
-            PlanError: always; the base is overwritten as it trains.
-        """
-        raise PlanError(
-            "adapter: training layers of the base overwrites it, so it cannot serve as its own reference",
-            action="choose an adapter that can be disabled, such as one of low rank",
-        )
-
-    def export(self, model: Any, folder: Path, info: ModelInfo) -> None:
-        """Write a transformers folder with all weights."""
-        export_weights(model, folder)
-
     def restore(self, model: Any, folder: Path) -> None:
         """Take all weights back, those of layers that rest too; needs room for a second copy of the model meanwhile.
 
@@ -131,7 +115,7 @@ class LisaAdapter(AdapterBase):
         for parameter in resting:
             parameter.requires_grad_(parameter.is_floating_point())
         try:
-            restore_weights(model, folder)
+            super().restore(model, folder)
         finally:
             for parameter, trains in zip(resting, before, strict=True):
                 parameter.requires_grad_(trains)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import Context, Options, PlanError
-from finetooth_hooks.bases import AdapterBase
-from finetooth_hooks.protocols import ModelFacts, ModelInfo
-from finetooth_torchshared.whole_weights import export_weights, restore_weights
+from finetooth_hooks import Context, Options
+from finetooth_hooks.protocols import ModelFacts
+from finetooth_torchshared.whole_weights import WholeModelAdapter
 
 
 class FullOptions(Options):
@@ -23,8 +20,10 @@ class FullOptions(Options):
 
 
 @dataclass(frozen=True)
-class FullAdapter(AdapterBase):
+class FullAdapter(WholeModelAdapter):
     """`protocols.Adapter` that trains every parameter, or all but those of the towers."""
+
+    overwrites = "full fine-tuning overwrites the base"
 
     options: FullOptions = field(default_factory=FullOptions)
 
@@ -38,28 +37,6 @@ class FullAdapter(AdapterBase):
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(parameter.is_floating_point() and not name.startswith(frozen))
         return model
-
-    def disabled(self, model: Any) -> AbstractContextManager[None]:
-        """
-        Raises:
-            PlanError: always; the base is overwritten as it trains.
-        """
-        raise PlanError(
-            "adapter: full fine-tuning overwrites the base, so it cannot serve as its own reference",
-            action="choose an adapter that can be disabled, such as one of low rank",
-        )
-
-    def export(self, model: Any, folder: Path, info: ModelInfo) -> None:
-        """Write a transformers folder: config and safetensors."""
-        export_weights(model, folder)
-
-    def restore(self, model: Any, folder: Path) -> None:
-        """Take the trained weights back; needs room for a second copy of the model meanwhile.
-
-        Raises:
-            UserError: the artifact is of another model.
-        """
-        restore_weights(model, folder)
 
 
 def build(options: FullOptions, context: Context) -> FullAdapter:

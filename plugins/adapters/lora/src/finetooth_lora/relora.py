@@ -9,15 +9,14 @@ The paper trains from scratch and begins with steps of full rank; a model that w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from finetooth_hooks import Context, PlanError
-from finetooth_hooks.bases import AdapterBase
 from finetooth_hooks.protocols import LowRank, ModelFacts, ModelInfo
+from finetooth_torchshared.whole_weights import WholeModelAdapter
 from pydantic import Field, model_validator
 
 from finetooth_lora.adapter import LoraOptions, LowRankOptions, b_shares
@@ -52,12 +51,14 @@ class ReLoraOptions(LowRankOptions):
 
 
 @dataclass(frozen=True)
-class ReLoraAdapter(AdapterBase):
+class ReLoraAdapter(WholeModelAdapter):
     """`protocols.Adapter` over peft's LoRA layers, merged and begun anew.
 
     Merged weights are kept in fp32 even if the base computes in fewer bits, so that small additions are not rounded
     away.
     """
+
+    overwrites = "relora merges into its base"
 
     options: ReLoraOptions
 
@@ -145,16 +146,6 @@ class ReLoraAdapter(AdapterBase):
         from finetooth_lora.layers import low_rank
 
         return low_rank(self.options.plain, module)
-
-    def disabled(self, model: Any) -> AbstractContextManager[None]:
-        """
-        Raises:
-            PlanError: always; the base is overwritten at every restart.
-        """
-        raise PlanError(
-            "adapter: relora merges into its base, so it cannot serve as its own reference",
-            action="choose an adapter that can be disabled, such as lora",
-        )
 
     def export(self, model: Any, folder: Path, info: ModelInfo) -> None:
         """Write a transformers folder with all weights, the addition merged."""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from finetooth_hooks import Context, Options, PlanError
-from finetooth_hooks.bases import AdapterBase
 from finetooth_hooks.protocols import ModelFacts, ModelInfo, Quantizer
-from finetooth_torchshared.whole_weights import export_weights, restore_weights
+from finetooth_torchshared.whole_weights import WholeModelAdapter
 
 
 class QatOptions(Options):
@@ -23,7 +21,7 @@ class QatOptions(Options):
 
 
 @dataclass(frozen=True)
-class QatAdapter(AdapterBase):
+class QatAdapter(WholeModelAdapter):
     """`protocols.Adapter` of quantisation-aware training (Jacob et al., 2018, arXiv:1712.05877, section 3).
 
     Weights stay numbers and train as such. Each pass rounds them to the format's levels; the gradient of a rounded
@@ -31,6 +29,7 @@ class QatAdapter(AdapterBase):
     """
 
     capabilities = frozenset({"rounds"})
+    overwrites = "training of every weight overwrites the base"
 
     quantizer: Quantizer
     context: Context
@@ -50,36 +49,18 @@ class QatAdapter(AdapterBase):
         round_weights(model, self.quantizer)
         return model.requires_grad_(True)
 
-    def disabled(self, model: Any) -> AbstractContextManager[None]:
-        """
-        Raises:
-            PlanError: always; the base is overwritten as it trains.
-        """
-        raise PlanError(
-            "adapter: training of every weight overwrites the base, so it cannot serve as its own reference",
-            action="choose an adapter that can be disabled, such as one of low rank",
-        )
-
     def export(self, model: Any, folder: Path, info: ModelInfo) -> None:
         """Write a transformers folder of the rounded weights: what trained is what is written, and `quantization` with
         the same format finds the same levels again."""
         from finetooth_qat.rounding import converted
 
         with converted(model) as moved:
-            export_weights(model, folder)
+            super().export(model, folder, info)
         self.context.note(
             f"adapter: the artifact holds weights on the levels of {self.quantizer.stored.name}, {moved:.2%} away from "
             "those that trained (root mean square); it computes what was evaluated",
             topic="qat",
         )
-
-    def restore(self, model: Any, folder: Path) -> None:
-        """Take the weights back from an artifact, which has them rounded.
-
-        Raises:
-            UserError: the artifact is of another model.
-        """
-        restore_weights(model, folder)
 
 
 def build(options: QatOptions, context: Context) -> QatAdapter:

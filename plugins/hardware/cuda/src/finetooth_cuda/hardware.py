@@ -9,7 +9,7 @@ from typing import Any
 from finetooth_hooks import Context, Options
 from finetooth_hooks.protocols import Device, HardwareFacts
 from finetooth_toolbox.host_memory import available_memory, total_memory
-from finetooth_torchshared.gpus import split_devices
+from finetooth_torchshared.gpus import Gpus, split_devices
 from pydantic import Field
 
 from finetooth_cuda.peaks import peak_flops
@@ -35,40 +35,22 @@ def build(options: CudaOptions, context: Context) -> CudaHardware:
     return CudaHardware(options.index)
 
 
-class CudaHardware:
+class CudaHardware(Gpus):
     """See `finetooth_hooks.protocols.Hardware`.
 
     fp32 stays fp32: torch's default, which does not round matrix products to TF32, is left as it is, so that results
     agree with other devices; bf16 is the fast precision.
-
-    Args:
-        index: of the only device; None takes all that are like the first.
-        torch: the framework; tests pass a stand-in.
     """
 
-    def __init__(self, index: int | None = None, torch: Any = None) -> None:
-        self._index, self._given = index, torch
+    maker = "NVIDIA"
 
-    @property
-    def _torch(self) -> Any:
-        if self._given is None:
-            import torch
-
-            self._given = torch
-        return self._given
-
-    def missing(self) -> str:
-        """Why this machine has no such GPU; empty if it has one."""
-        torch = self._torch
-        if torch.version.hip is not None:
+    def wrong_build(self) -> str:
+        """Why this build of torch cannot compute on NVIDIA GPUs; empty if it can."""
+        version = self._torch.version
+        if version.hip is not None:
             return "this build of torch is for AMD GPUs, which hardware: rocm is for (finetooth-rocm)"
-        if torch.version.cuda is None:
+        if version.cuda is None:
             return "this build of torch has no CUDA"
-        if not torch.cuda.is_available():
-            return "torch finds no NVIDIA driver or GPU"
-        count = torch.cuda.device_count()
-        if (self._index or 0) >= count:
-            return f"this machine has no GPU {self._index or 0}: torch sees {count}"
         return ""
 
     def facts(self) -> HardwareFacts:

@@ -7,7 +7,7 @@ from typing import Any
 from finetooth_hooks import Context, Options
 from finetooth_hooks.protocols import Device, HardwareFacts
 from finetooth_toolbox.host_memory import available_memory, total_memory
-from finetooth_torchshared.gpus import split_devices
+from finetooth_torchshared.gpus import Gpus, split_devices
 from pydantic import Field
 
 from finetooth_rocm.peaks import peak_flops
@@ -34,35 +34,16 @@ def build(options: RocmOptions, context: Context) -> RocmHardware:
     return RocmHardware(options.index)
 
 
-class RocmHardware:
-    """See `finetooth_hooks.protocols.Hardware`.
+class RocmHardware(Gpus):
+    """See `finetooth_hooks.protocols.Hardware`."""
 
-    Args:
-        index: of the only device; None takes all that are like the first.
-        torch: the framework; tests pass a stand-in.
-    """
+    maker = "AMD"
 
-    def __init__(self, index: int | None = None, torch: Any = None) -> None:
-        self._index, self._given = index, torch
-
-    @property
-    def _torch(self) -> Any:
-        if self._given is None:
-            import torch
-
-            self._given = torch
-        return self._given
-
-    def missing(self) -> str:
-        """Why this machine has no such GPU; empty if it has one."""
-        torch = self._torch
-        if torch.version.hip is None:
+    def wrong_build(self) -> str:
+        """Why this build of torch cannot compute on AMD GPUs; empty if it can."""
+        version = self._torch.version
+        if version.hip is None:
             return "this build of torch has no ROCm"
-        if not torch.cuda.is_available():
-            return "torch finds no AMD driver or GPU"
-        count = torch.cuda.device_count()
-        if (self._index or 0) >= count:
-            return f"this machine has no GPU {self._index or 0}: torch sees {count}"
         return ""
 
     def facts(self) -> HardwareFacts:

@@ -6,52 +6,26 @@ from collections.abc import Iterable
 
 from finetooth_hooks import Optimizer, hookimpl
 
-_BUILDERS = "finetooth_adaptive.optimizers"
+_OPTIMIZERS = (
+    ("ademamix", "AdamW with a second, slow momentum", 12, 8, ()),
+    ("adopt", "Adam that converges for any beta2", 8, 8, ("adopt_adamw",)),
+    ("came", "Adafactor with a momentum and its confidence", 5, 20, ("came_pytorch",)),
+    ("prodigy", "AdamW that finds its rate by itself", 16, 8, ()),
+    ("sophia", "momentum over curvature, cut off at 1", 8, 8, ("sophia_g", "sophiag")),
+)
+"""Name, summary, bytes of a float32 number (state, largest tensor), names elsewhere."""
 
 
 @hookimpl
 def ft_optimizers() -> Iterable[Optimizer]:
-    """Five; their bytes are those of float32 parameters."""
-    yield Optimizer(
-        name="ademamix",
-        build=f"{_BUILDERS}:build_ademamix",
-        summary="AdamW with a second, slow momentum",
-        state_bytes=12.0,
-        update_bytes=4.0,
-        tensor_bytes=8.0,
-    )
-    yield Optimizer(
-        name="adopt",
-        build=f"{_BUILDERS}:build_adopt",
-        summary="Adam that converges for any beta2",
-        state_bytes=8.0,
-        update_bytes=4.0,
-        tensor_bytes=8.0,
-        elsewhere={"adopt_adamw": {}},
-    )
-    yield Optimizer(
-        name="came",
-        build=f"{_BUILDERS}:build_came",
-        summary="Adafactor with a momentum and its confidence",
-        state_bytes=5.0,
-        update_bytes=4.0,
-        tensor_bytes=20.0,
-        elsewhere={"came_pytorch": {}},
-    )
-    yield Optimizer(
-        name="prodigy",
-        build=f"{_BUILDERS}:build_prodigy",
-        summary="AdamW that finds its rate by itself",
-        state_bytes=16.0,
-        update_bytes=4.0,
-        tensor_bytes=8.0,
-    )
-    yield Optimizer(
-        name="sophia",
-        build=f"{_BUILDERS}:build_sophia",
-        summary="momentum over curvature, cut off at 1",
-        state_bytes=8.0,
-        update_bytes=4.0,
-        tensor_bytes=8.0,
-        elsewhere={"sophia_g": {}, "sophiag": {}},
-    )
+    """The five of the table."""
+    for name, summary, state, tensor, elsewhere in _OPTIMIZERS:
+        yield Optimizer(
+            name=name,
+            build=f"finetooth_adaptive.optimizers:build_{name}",
+            summary=summary,
+            state_bytes=state,
+            update_bytes=4.0,
+            tensor_bytes=tensor,
+            elsewhere={other: {} for other in elsewhere},
+        )

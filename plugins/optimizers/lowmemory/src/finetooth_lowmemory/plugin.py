@@ -6,60 +6,33 @@ from collections.abc import Iterable
 
 from finetooth_hooks import Optimizer, hookimpl
 
+_OPTIMIZERS = (
+    ("galore", "Adam in a subspace of each gradient", 12, 4, 8, ("galore_adamw", "galore_adamw_layerwise")),
+    (
+        "galore_8bit",
+        "Adam in a subspace of each gradient, with moments in 8 bits",
+        *(12, 8, 16),
+        ("galore_adamw_8bit", "galore_adamw_8bit_layerwise"),
+    ),
+    ("apollo", "gradients scaled by what Adam does to a random projection of them", 8, 4, 8, ("apollo_adamw",)),
+    ("apollo_mini", "APOLLO of rank 1: about the memory of SGD", 8, 4, 8, ()),
+    ("adam_mini", "Adam with one second moment for each output of a layer", 5, 4, 4, ()),
+    ("adamw_4bit", "AdamW with moments in 4 bits", 8, 8, 9, ("adamw4bit",)),
+)
+"""Name, summary, bytes of a number (state, update, largest tensor), names elsewhere."""
+
 
 @hookimpl
 def ft_optimizers() -> Iterable[Optimizer]:
     """`state_bytes` is for small matrices, on whose scale nothing is saved; for a model that trains whole the plan
     counts by its sizes."""
-    yield Optimizer(
-        name="galore",
-        build="finetooth_lowmemory.optimizers:build_galore",
-        summary="Adam in a subspace of each gradient",
-        state_bytes=12.0,
-        update_bytes=4.0,
-        tensor_bytes=8.0,
-        elsewhere={"galore_adamw": {}, "galore_adamw_layerwise": {}},
-    )
-    yield Optimizer(
-        name="galore_8bit",
-        build="finetooth_lowmemory.optimizers:build_galore_8bit",
-        summary="Adam in a subspace of each gradient, with moments in 8 bits",
-        state_bytes=12.0,
-        update_bytes=8.0,
-        tensor_bytes=16.0,
-        elsewhere={"galore_adamw_8bit": {}, "galore_adamw_8bit_layerwise": {}},
-    )
-    yield Optimizer(
-        name="apollo",
-        build="finetooth_lowmemory.optimizers:build_apollo",
-        summary="gradients scaled by what Adam does to a random projection of them",
-        state_bytes=8.0,
-        update_bytes=4.0,
-        tensor_bytes=8.0,
-        elsewhere={"apollo_adamw": {}},
-    )
-    yield Optimizer(
-        name="apollo_mini",
-        build="finetooth_lowmemory.optimizers:build_apollo_mini",
-        summary="APOLLO of rank 1: about the memory of SGD",
-        state_bytes=8.0,
-        update_bytes=4.0,
-        tensor_bytes=8.0,
-    )
-    yield Optimizer(
-        name="adam_mini",
-        build="finetooth_lowmemory.optimizers:build_adam_mini",
-        summary="Adam with one second moment for each output of a layer",
-        state_bytes=5.0,
-        update_bytes=4.0,
-        tensor_bytes=4.0,
-    )
-    yield Optimizer(
-        name="adamw_4bit",
-        build="finetooth_lowmemory.optimizers:build_adamw_4bit",
-        summary="AdamW with moments in 4 bits",
-        state_bytes=8.0,
-        update_bytes=8.0,
-        tensor_bytes=9.0,
-        elsewhere={"adamw4bit": {}},
-    )
+    for name, summary, state, update, tensor, elsewhere in _OPTIMIZERS:
+        yield Optimizer(
+            name=name,
+            build=f"finetooth_lowmemory.optimizers:build_{name}",
+            summary=summary,
+            state_bytes=state,
+            update_bytes=update,
+            tensor_bytes=tensor,
+            elsewhere={other: {} for other in elsewhere},
+        )

@@ -7,7 +7,18 @@ from collections.abc import Iterable
 from finetooth_hooks import Optimizer, Schedule, hookimpl
 
 _OPTIMIZERS = "finetooth_standard.optimizers"
-_SCHEDULES = "finetooth_standard.schedules"
+_SCHEDULES = {
+    "cosine": ("half a cosine down to 0", ("cosine_annealing", "cosine_with_warmup")),
+    "constant": ("the full rate throughout", ("constant_with_warmup",)),
+    "linear": ("a straight line down to 0", ("linear_with_warmup",)),
+    "cosine_with_restarts": ("half cosines, each from the full rate", ()),
+    "cosine_with_min": ("half a cosine down to a floor", ("cosine_with_min_lr",)),
+    "polynomial": ("a power of what is left", ()),
+    "inverse_sqrt": ("1/sqrt(step), needs no end", ()),
+    "wsd": ("warm-up, a plateau, then a short decay", ("warmup_stable_decay",)),
+    "one_cycle": ("up and down again, once", ()),
+}
+"""Summary, and names elsewhere."""
 
 
 @hookimpl
@@ -48,52 +59,16 @@ def ft_optimizers() -> Iterable[Optimizer]:
 
 @hookimpl
 def ft_schedules() -> Iterable[Schedule]:
-    """Ten schedules."""
-    yield Schedule(
-        name="cosine",
-        build=f"{_SCHEDULES}:build_cosine",
-        summary="half a cosine down to 0",
-        default=True,
-        elsewhere={"cosine_annealing": {}, "cosine_with_warmup": {}},
-    )
-    yield Schedule(
-        name="constant",
-        build=f"{_SCHEDULES}:build_constant",
-        summary="the full rate throughout",
-        needs_total=False,
-        elsewhere={"constant_with_warmup": {}},
-    )
-    yield Schedule(
-        name="linear",
-        build=f"{_SCHEDULES}:build_linear",
-        summary="a straight line down to 0",
-        elsewhere={"linear_with_warmup": {}},
-    )
-    yield Schedule(
-        name="cosine_with_restarts",
-        build=f"{_SCHEDULES}:build_cosine_with_restarts",
-        summary="half cosines, each from the full rate",
-    )
-    yield Schedule(
-        name="cosine_with_min",
-        build=f"{_SCHEDULES}:build_cosine_with_min",
-        summary="half a cosine down to a floor",
-        elsewhere={"cosine_with_min_lr": {}},
-    )
-    yield Schedule(name="polynomial", build=f"{_SCHEDULES}:build_polynomial", summary="a power of what is left")
-    yield Schedule(
-        name="inverse_sqrt",
-        build=f"{_SCHEDULES}:build_inverse_sqrt",
-        summary="1/sqrt(step), needs no end",
-        needs_total=False,
-    )
-    yield Schedule(
-        name="wsd",
-        build=f"{_SCHEDULES}:build_wsd",
-        summary="warm-up, a plateau, then a short decay",
-        elsewhere={"warmup_stable_decay": {}},
-    )
-    yield Schedule(name="one_cycle", build=f"{_SCHEDULES}:build_one_cycle", summary="up and down again, once")
+    """Those of the table, and one that follows a metric."""
+    for name, (summary, elsewhere) in _SCHEDULES.items():
+        yield Schedule(
+            name=name,
+            build=f"finetooth_standard.schedules:build_{name}",
+            summary=summary,
+            default=name == "cosine",
+            needs_total=name not in ("constant", "inverse_sqrt"),
+            elsewhere={other: {} for other in elsewhere},
+        )
     yield Schedule(
         name="reduce_on_plateau",
         build="finetooth_standard.plateau:build",

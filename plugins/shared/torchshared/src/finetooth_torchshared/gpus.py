@@ -5,13 +5,53 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from finetooth_hooks.protocols import Device
 
 CONTEXT = 512 * 2**20
 """About what a process takes of a GPU before its first tensor, in bytes: code and workspaces. It is taken as soon as
 one asks what is free, and memory estimates count it."""
+
+
+class Gpus:
+    """GPUs as torch sees them: what hardware plugins share (`finetooth_hooks.protocols.Hardware`).
+
+    Args:
+        index: of the only device; None takes all that are like the first.
+        torch: the framework; tests pass a stand-in.
+
+    Attributes:
+        maker: of the GPUs, for messages.
+    """
+
+    maker: ClassVar[str]
+
+    def __init__(self, index: int | None = None, torch: Any = None) -> None:
+        self._index, self._given = index, torch
+
+    @property
+    def _torch(self) -> Any:
+        if self._given is None:
+            import torch
+
+            self._given = torch
+        return self._given
+
+    def wrong_build(self) -> str:
+        """Why this build of torch cannot compute on such GPUs; empty if it can."""
+        raise NotImplementedError
+
+    def missing(self) -> str:
+        """Why this machine has no such GPU; empty if it has one."""
+        if wrong := self.wrong_build():
+            return wrong
+        if not self._torch.cuda.is_available():
+            return f"torch finds no {self.maker} driver or GPU"
+        count = self._torch.cuda.device_count()
+        if (self._index or 0) >= count:
+            return f"this machine has no GPU {self._index or 0}: torch sees {count}"
+        return ""
 
 
 def gpu_available(torch: Any, index: int, total: int) -> int | None:

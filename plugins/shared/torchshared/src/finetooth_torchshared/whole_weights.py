@@ -1,4 +1,4 @@
-"""Saving and reading back a whole transformers model: what every adapter without parameters of its own must do alike.
+"""Saving and reading back a whole transformers model: what all adapters without parameters of their own share.
 
 The model is used through its own methods; this module imports no framework before one is saved.
 """
@@ -8,11 +8,46 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from finetooth_hooks.errors import UserError
+from finetooth_hooks.bases import AdapterBase
+from finetooth_hooks.errors import PlanError, UserError
+from finetooth_hooks.protocols import ModelInfo
+
+
+class WholeModelAdapter(AdapterBase):
+    """Base of adapters that train weights of the model itself: they cannot be disabled, and their artifact is the whole
+    model.
+
+    Attributes:
+        overwrites: what overwrites the base, for the message of `disabled`.
+    """
+
+    overwrites: ClassVar[str] = "training layers of the base overwrites it"
+
+    def disabled(self, model: Any) -> AbstractContextManager[None]:
+        """
+        Raises:
+            PlanError: always; the base is overwritten as it trains.
+        """
+        raise PlanError(
+            f"adapter: {self.overwrites}, so it cannot serve as its own reference",
+            action="choose an adapter that can be disabled, such as one of low rank",
+        )
+
+    def export(self, model: Any, folder: Path, info: ModelInfo) -> None:
+        """Write a transformers folder with all weights: config and safetensors."""
+        export_weights(model, folder)
+
+    def restore(self, model: Any, folder: Path) -> None:
+        """Take the trained weights back; needs room for a second copy of the model meanwhile.
+
+        Raises:
+            UserError: the artifact is of another model.
+        """
+        restore_weights(model, folder)
 
 
 @contextmanager
