@@ -11,8 +11,8 @@ import pytest
 from finetooth_hooks import EngineError, MemoryEstimate, Plan
 from finetooth_hooks.examples import Labelled, Pair
 from finetooth_kit import FakeEngine
+from finetooth_methods.intervals import wilson
 from finetooth_preference.labels_evaluator import area
-from finetooth_preference.scoring import wilson
 
 Contexts = Callable[..., Any]
 
@@ -62,7 +62,7 @@ def test_rewards_are_those_of_the_method(
     assert found.metrics["rewards/accuracies"] == pytest.approx(ahead)
     assert found.metrics["rewards/margins"] == pytest.approx((wanted[0::2] - wanted[1::2]).mean(), rel=1e-5)
     interval = (found.metrics["rewards/accuracies_low"], found.metrics["rewards/accuracies_high"])
-    assert interval == pytest.approx(wilson(ahead * 10, 10))
+    assert interval == pytest.approx(wilson(ahead, 10))
     assert found.baselines == {"longer answer": 1.0, "shorter answer": 0.0}
     assert (found.name, found.step, found.rows, next(iter(found.metrics))) == ("pairs", 5, 10, "rewards/accuracies")
 
@@ -91,14 +91,6 @@ def test_a_score_that_is_not_finite_names_the_row(make_context: Contexts, pairs:
     evaluator.prepare()
     with pytest.raises(EngineError, match="eval:1#rejected"):
         evaluator.evaluate(Broken(make_context([]).tokenizer), 0)
-
-
-def test_wilson_is_the_root_of_the_score_test() -> None:
-    """At each bound p, the share is 1.96 standard errors of p away: (share - p)^2 = z^2 p (1 - p) / n."""
-    for successes, trials in ((0, 7), (3, 10), (95, 100), (50, 50)):
-        for bound in wilson(successes, trials):
-            distance = (successes / trials - bound) ** 2
-            assert distance == pytest.approx(1.959964**2 * bound * (1 - bound) / trials, rel=1e-5, abs=1e-12)
 
 
 def test_the_area_counts_every_pair(make_context: Contexts, answers: list[Labelled]) -> None:

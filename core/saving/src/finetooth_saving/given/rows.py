@@ -13,6 +13,7 @@ from typing import Any
 
 from finetooth_hooks.errors import RecipeError
 from finetooth_toolbox.struct_padding import without_padding
+from finetooth_toolbox.text.column_names import repeated
 
 EXPECTED = "give mappings from column to value, a DataFrame, or a Dataset of the library datasets"
 
@@ -64,8 +65,7 @@ def _check_columns(columns: Iterable[Any], setting: str) -> None:
     Raises:
         RecipeError: two columns of a DataFrame have one name, and one of them would be lost.
     """
-    names = [str(column) for column in columns]
-    twice = next((name for n, name in enumerate(names) if name in names[:n]), None)
+    twice = repeated(str(column) for column in columns)
     if twice is not None:
         raise RecipeError(setting, f"two columns of the DataFrame are named {twice!r}", action="rename one")
 

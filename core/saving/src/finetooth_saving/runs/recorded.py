@@ -9,16 +9,20 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetooth_hooks.errors import UserError
 from finetooth_toolbox.files.locks import FILE as LOCK
 
 METRICS = "metrics.jsonl"
 BEGUN = ("run.json", "recipe.yaml")
 """What a folder holds in which a run has begun."""
+PLAIN_NAME = re.compile(r"[\w][\w.+-]*")
+"""A name that is no path."""
 
 Point = tuple[int, float]
 """A step with a value."""
@@ -126,6 +130,22 @@ class Recorded:
 def _put(found: dict[str, list[Point]], name: str, step: int, value: Any) -> None:
     if isinstance(value, int | float) and math.isfinite(value):
         found.setdefault(name, []).append((step, float(value)))
+
+
+def plain_name(name: str, argument: str) -> str:
+    """A name that callers from outside give for a run or a recipe, so that they reach no other folder.
+
+    Args:
+        argument: that gives it, for the message.
+
+    Raises:
+        UserError: it could be a path.
+    """
+    if not PLAIN_NAME.fullmatch(name):
+        raise UserError(
+            f"{argument}: {name!r} is not a plain name", action="letters, digits, and - _ . + inside; no slashes"
+        )
+    return name
 
 
 def is_run(folder: Path) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Message
+from finetooth_toolbox.text.column_names import repeated
 
 ORPHAN = "a tool's result follows no call"
 TWICE = "two results answer one call"
@@ -40,7 +41,7 @@ def check_links(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] 
             continue
         calls, results = message.tool_calls, []
         ids = [str(call["id"]) for call in calls if call.get("id")]
-        if twice := next((id_ for place, id_ in enumerate(ids) if id_ in ids[:place]), ""):
+        if twice := repeated(ids):
             raise DataError(f"messages[{i}]", f"two of its calls have the id {twice!r}", action="give each its own")
         known.update(ids)
         if declared and any(_function(call).get("name") not in declared for call in calls):

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from finetooth_hooks.errors import UserError
 
+from finetooth_toolbox.text.column_names import repeated
+
 MOST = 64
 """Pieces of a text between `+`: each is tried with those that follow it, so their number counts twice."""
 
@@ -52,8 +54,7 @@ def parts_of(text: str, known: Callable[[str], bool], *, setting: str) -> list[t
             )
         found.append(part)
         pieces = pieces[length:]
-    names = [name for name, _ in found]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = repeated(name for name, _ in found)
     if twice is not None:
         raise UserError(f"{setting} {text}: it names {twice} twice", action=f"give it one weight: {twice}*2")
     return found

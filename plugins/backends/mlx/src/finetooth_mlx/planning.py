@@ -7,6 +7,7 @@ from functools import partial
 
 from finetooth_hooks import Decision, MemoryEstimate, PlanError
 from finetooth_hooks.protocols import BackendPlan, PlanRequest
+from finetooth_toolbox.precision_choice import choose_precision
 
 RECIPE = "the recipe says so"
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
@@ -24,7 +25,7 @@ def decide(request: PlanRequest) -> BackendPlan:
     Raises:
         PlanError: a setting asks for what the hardware or the optimizer cannot do.
     """
-    precision = _precision(request)
+    precision = choose_precision(request.train.precision, request.place.hardware)
     tokens, checkpointing = _portions(request, str(precision.value))
     train = replace(
         request.train,
@@ -34,20 +35,6 @@ def decide(request: PlanRequest) -> BackendPlan:
     )
     memory = estimate(request, str(precision.value), int(tokens.value), checkpointing=bool(checkpointing.value))
     return BackendPlan(train, (precision, tokens, checkpointing), memory)
-
-
-def _precision(request: PlanRequest) -> Decision:
-    setting, hardware, asked = "train.precision", request.place.hardware, request.train.precision
-    if asked is None:
-        return Decision(setting, hardware.precisions[0], f"computed natively by {hardware.label}")
-    if asked in hardware.precisions:
-        return Decision(setting, asked, RECIPE)
-    if asked in hardware.slow_precisions:
-        return Decision(setting, asked, f"{RECIPE}; works on {hardware.label}, but slower than fp32")
-    raise PlanError(
-        f"train.precision={asked}: not possible on {hardware.label}",
-        action=f"set train.precision to auto or {' or '.join(hardware.precisions)}",
-    )
 
 
 def _portions(request: PlanRequest, precision: str) -> tuple[Decision, Decision]:

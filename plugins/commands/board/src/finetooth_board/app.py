@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 import subprocess
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -14,7 +13,16 @@ from urllib.parse import parse_qs
 from finetooth_hooks import UserError
 from finetooth_saving.run_folder import RECIPE, RUNS
 from finetooth_saving.runs import processes
-from finetooth_saving.runs.recorded import Recorded, groups_below, is_run, is_running, read_run, runs_below
+from finetooth_saving.runs.recorded import (
+    PLAIN_NAME,
+    Recorded,
+    groups_below,
+    is_run,
+    is_running,
+    plain_name,
+    read_run,
+    runs_below,
+)
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
@@ -23,7 +31,6 @@ from starlette.routing import Route
 from finetooth_board import pages, static
 from finetooth_board.guard import ROWS_POLICY, Guard, Tokens
 
-NAME = re.compile(r"[\w][\w.+-]*")
 MOST = 200
 """Runs of the list."""
 PATIENCE = 600
@@ -125,7 +132,7 @@ class Board:
     async def propose(self, request: Request) -> Response:
         """The recipe that `ft init` proposes for the form."""
         form = await self._form(request)
-        name = _name(form.get("name", ""))
+        name = plain_name(form.get("name", ""), "name")
         if not form.get("data", "").strip():
             raise UserError("rows: nothing is named", action="upload a file, or name one")
         if self._taken(name):
@@ -142,7 +149,7 @@ class Board:
     async def start(self, request: Request) -> Response:
         """Begin the run of a recipe."""
         form = await self._form(request)
-        name, recipe = _name(form.get("name", "")), form.get("recipe", "")
+        name, recipe = plain_name(form.get("name", ""), "name"), form.get("recipe", "")
         folder = self._runs / name
         if self._taken(name):
             raise UserError(f"name: there is a run {name!r}", action="choose another one")
@@ -182,7 +189,7 @@ class Board:
         """A file of rows, into the board's folder; one of the same name with other content stays as it is."""
         if not self._tokens.fits(request.headers.get("x-board-token", "")):
             return PlainTextResponse("load the page again", 403)
-        name = _name(request.query_params.get("name", "").replace(" ", "_"))
+        name = plain_name(request.query_params.get("name", "").replace(" ", "_"), "name")
         content = await request.body()
         file = Path(name)
         if file.exists() and file.read_bytes() != content:
@@ -257,7 +264,7 @@ class Board:
             UserError: nothing under `runs` has this name, or the name is a path.
         """
         parts = name.split("/")
-        if len(parts) <= 2 and all(NAME.fullmatch(part) for part in parts):
+        if len(parts) <= 2 and all(PLAIN_NAME.fullmatch(part) for part in parts):
             folder = self._runs.joinpath(*parts)
             if is_run(folder) or (not begun and processes.log_of(folder).is_file()):
                 return folder
@@ -265,18 +272,6 @@ class Board:
 
     def _taken(self, name: str) -> bool:
         return (self._runs / name).exists() or processes.log_of(self._runs / name).exists()
-
-
-def _name(given: str) -> str:
-    """
-    Raises:
-        UserError: it has other characters than a plain name has.
-    """
-    if not NAME.fullmatch(given):
-        raise UserError(
-            f"name: {given!r} is not a plain name", action="letters, digits, and - _ . + inside; no slashes"
-        )
-    return given
 
 
 def _file(content: str, kind: str) -> Callable[[Request], Awaitable[Response]]:

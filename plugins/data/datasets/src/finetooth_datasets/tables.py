@@ -10,6 +10,7 @@ from pathlib import Path
 from finetooth_hooks import DataError
 from finetooth_toolbox.files.json_layout import is_lines
 from finetooth_toolbox.files.missing import MissingFile
+from finetooth_toolbox.text.column_names import check_columns
 from finetooth_toolbox.text.strict_json import JsonProblem, received
 
 SHOWN = 5
@@ -70,7 +71,7 @@ def _check_rectangle(path: Path, delimiter: str) -> None:
             rows += 1
         if not columns:
             columns = len(record)
-            _check_header(path, record)
+            check_columns(record, f"{path.as_posix()}:1")
         elif len(record) != columns:
             fields = "1 field" if len(record) == 1 else f"{len(record)} fields"
             problems.append((first, f"{fields}, {columns} expected"))
@@ -82,12 +83,6 @@ def _check_rectangle(path: Path, delimiter: str) -> None:
     shown = "; ".join(f"line {line}: {problem}" for line, problem in problems[:SHOWN])
     more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
     raise DataError(path.as_posix(), f"{shown}{more}", action="fix or remove the broken lines")
-
-
-def _check_header(path: Path, names: list[str]) -> None:
-    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
-    if twice is not None:
-        raise DataError(f"{path.as_posix()}:1", f"two columns are named {twice!r}", action="rename one")
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from finetooth_hooks import DataError, Options, RecipeError, Row
 from finetooth_hooks.bases import SourceBase
 from finetooth_hooks.context import Context
+from finetooth_toolbox.text.column_names import check_columns
 from pydantic import model_validator
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -108,9 +109,7 @@ class QueryRows(SourceBase):
                 options = {"stream_results": True, "no_parameters": True}
                 result = connection.execution_options(**options).exec_driver_sql(self._query)
                 names = tuple(result.keys())
-                twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
-                if twice is not None:
-                    raise DataError(self.name, f"two columns are named {twice!r}", action="rename one with AS")
+                check_columns(names, self.name, "rename one with AS")
                 yield names
                 for part in result.partitions(ROWS_AT_ONCE):
                     yield from map(_values, part)

@@ -18,6 +18,7 @@ from finetooth_hooks.protocols import Portion
 from finetooth_rows.portions import PortionedRows
 from finetooth_toolbox.files.missing import MissingFile
 from finetooth_toolbox.struct_padding import padding_note, without_padding
+from finetooth_toolbox.text.column_names import check_columns
 
 PORTION_BYTES = 300_000
 PORTION_ROWS = 4_000
@@ -98,9 +99,7 @@ class ColumnarTable(PortionedRows):
         """All rows, a portion's worth at a time."""
 
     def _check_columns(self, schema: pa.Schema) -> None:
-        twice = next((name for i, name in enumerate(schema.names) if name in schema.names[:i]), None)
-        if twice is not None:
-            raise DataError(self.name, f"two columns are named {twice!r}", action="rename one")
+        check_columns(schema.names, self.name)
         if not schema.names:
             raise DataError(self.name, "it has no columns", action=WRITTEN)
 

@@ -13,6 +13,7 @@ from finetooth_hooks import DataError, Row
 from finetooth_hooks.protocols import Portion
 from finetooth_rows.portions import PortionedRows
 from finetooth_toolbox.files.packed import without_mark
+from finetooth_toolbox.text.column_names import check_columns
 
 from finetooth_tables.encodings import UTF_8, open_utf8
 
@@ -141,9 +142,7 @@ class DelimitedTable(PortionedRows):
             head.decode("utf-8")
         except UnicodeDecodeError as error:
             raise DataError(f"{self.name}:1", f"the header is {_not_utf8(error, 0)}", action=RECODE) from error
-        twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
-        if twice is not None:
-            raise DataError(f"{self.name}:1", f"two columns are named {twice!r}", action="rename one")
+        check_columns(names, f"{self.name}:1")
         other = next((d for d in OTHER_DELIMITERS if d in names[0]), None) if len(names) == 1 else None
         if other is not None and self._delimiter not in OTHER_DELIMITERS:
             raise DataError(

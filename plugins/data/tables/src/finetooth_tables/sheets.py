@@ -12,6 +12,7 @@ from typing import Any
 from finetooth_hooks import DataError, RecipeError, Row
 from finetooth_hooks.bases import SourceBase
 from finetooth_toolbox.files.missing import MissingFile
+from finetooth_toolbox.text.column_names import check_columns
 
 
 class SheetTable(SourceBase):
@@ -100,9 +101,7 @@ class SheetTable(SourceBase):
         where = f"{self.name}:row {number}"
         if "" in names:
             raise DataError(where, f"column {names.index('') + 1} of the header has no name", action="name it")
-        twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
-        if twice is not None:
-            raise DataError(where, f"two columns are named {twice!r}", action="rename one")
+        check_columns(names, where)
         return names
 
 

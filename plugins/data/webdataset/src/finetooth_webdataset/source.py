@@ -13,6 +13,7 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Portion
 from finetooth_rows.portions import PortionedRows
 from finetooth_toolbox.files.packed import open_bytes
+from finetooth_toolbox.text.column_names import check_columns
 from finetooth_toolbox.text.strict_json import JsonProblem, decode
 
 from finetooth_webdataset.archive import Member, members
@@ -118,9 +119,7 @@ def _row(id_: str, key: str, files: list[Member]) -> dict[str, Any]:
         column = file.name.rpartition("/")[2].partition(".")[2].lower()
         value = _value(id_, column, file.content)
         columns = value if column == "json" and isinstance(value, dict) else {column: value}
-        twice = next((name for name in columns if name in values), None)
-        if twice is not None:
-            raise DataError(id_, f"two columns are named {twice!r}", action=FIX)
+        check_columns([*values, *columns], id_, FIX)
         values |= columns
     return values
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-from finetooth_hooks import DataError, DataReport, Datum, Engine, Evaluation
-from finetooth_hooks.bases import EvaluatorBase
+from finetooth_hooks import DataError, DataReport, Engine, Evaluation
 from finetooth_hooks.context import Context
-from finetooth_hooks.preparation import Limit, Rendering
 from numpy.typing import NDArray
 
-from finetooth_preference.scoring import Rewards, ScoreOptions
+from finetooth_preference.scoring import RewardsEvaluator, ScoreOptions
 
 
 class LabelsOptions(ScoreOptions):
@@ -22,17 +18,12 @@ def build(options: LabelsOptions, context: Context) -> LabelsEvaluator:
     return LabelsEvaluator(options, context)
 
 
-class LabelsEvaluator(EvaluatorBase):
+class LabelsEvaluator(RewardsEvaluator):
     """`rewards/auc`: over all pairs of a desirable and an undesirable answer, ties half."""
 
     metrics = frozenset({
         "rewards/auc", "rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected",
     })  # fmt: skip
-
-    def __init__(self, options: LabelsOptions, context: Context) -> None:
-        self._options, self._context = options, context
-        self._rewards = Rewards(options, context)
-        self._data: Sequence[Datum] = ()
 
     def prepare(self) -> DataReport:
         """Render the held-out answers.
@@ -40,28 +31,18 @@ class LabelsEvaluator(EvaluatorBase):
         Raises:
             DataError: a row is broken, or all answers are of one kind.
         """
-        rendering = Rendering("finetooth_preference.rendering:labelled", {"bad_rows": "drop"})
-        limit = Limit.of(self._context.train)
-        preparation = self._context.prepare("eval", rendering, limit, first=self._options.rows)
+        preparation = self._rendered("labelled", {})
         self._data = list(preparation.data)
         if len({datum.scalars["label"] for datum in self._data}) < 2:
             raise DataError("data.eval", "all answers have one label", action="add some of the other kind")
         return preparation.report
-
-    def read_beginning(self, engine: Engine) -> None:
-        """See `protocols.Evaluator.read_beginning`."""
-        if not self._data:
-            self.prepare()
-        self._rewards.read_beginning(engine, self._data)
 
     def evaluate(self, engine: Engine, step: int) -> Evaluation:
         """
         Raises:
             EngineError: a log-probability is not finite.
         """
-        if not self._data:
-            self.prepare()
-        rewards, sums = self._rewards.of(engine, self._data)
+        rewards, sums = self._rewards.of(engine, self._prepared())
         good = np.array([datum.scalars["label"] > 0.5 for datum in self._data])
         lengths = np.array([float(datum.mask.sum()) for datum in self._data])
         longer = area(lengths, good)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from finetooth_hooks import DataReport, Datum, Engine, Evaluation
-from finetooth_hooks.bases import EvaluatorBase
+from finetooth_hooks import DataReport, Engine, Evaluation
 from finetooth_hooks.context import Context
-from finetooth_hooks.preparation import Limit, Rendering
+from finetooth_methods.intervals import wilson
 
 from finetooth_preference.pair_data import PairData, report_of
-from finetooth_preference.scoring import Rewards, ScoreOptions, wilson
+from finetooth_preference.scoring import RewardsEvaluator, ScoreOptions
 
 
 class PairsOptions(ScoreOptions):
@@ -20,7 +19,7 @@ def build(options: PairsOptions, context: Context) -> PairsEvaluator:
     return PairsEvaluator(options, context)
 
 
-class PairsEvaluator(EvaluatorBase):
+class PairsEvaluator(RewardsEvaluator):
     """`rewards/accuracies` with its 95 % interval, and what the lengths of the answers alone would say. Answers
     that tie count half: before the first step every reward is 0."""
 
@@ -29,42 +28,27 @@ class PairsEvaluator(EvaluatorBase):
         "rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected",
     })  # fmt: skip
 
-    def __init__(self, options: PairsOptions, context: Context) -> None:
-        self._options, self._context = options, context
-        self._rewards = Rewards(options, context)
-        self._data: list[Datum] = []
-
     def prepare(self) -> DataReport:
         """Render the held-out pairs.
 
         Raises:
             DataError: a row is broken, or no pair.
         """
-        rendering = Rendering("finetooth_preference.rendering:pairs", {"bad_rows": "drop", "margins": False})
-        limit = Limit.of(self._context.train)
-        preparation = self._context.prepare("eval", rendering, limit, first=self._options.rows)
+        preparation = self._rendered("pairs", {"margins": False})
         pairs = PairData(preparation.data)
         self._data = pairs.flat()
         return report_of(preparation.report, len(pairs))
-
-    def read_beginning(self, engine: Engine) -> None:
-        """See `protocols.Evaluator.read_beginning`."""
-        if not self._data:
-            self.prepare()
-        self._rewards.read_beginning(engine, self._data)
 
     def evaluate(self, engine: Engine, step: int) -> Evaluation:
         """
         Raises:
             EngineError: a log-probability is not finite.
         """
-        if not self._data:
-            self.prepare()
-        rewards, sums = self._rewards.of(engine, self._data)
+        rewards, sums = self._rewards.of(engine, self._prepared())
         chosen, rejected = rewards[0::2], rewards[1::2]
         count = len(chosen)
         ahead = float(((chosen > rejected) + 0.5 * (chosen == rejected)).sum())
-        low, high = wilson(ahead, count)
+        low, high = wilson(ahead / count, count)
         lengths = np.array([int(datum.mask.sum()) for datum in self._data])
         longer = float(((lengths[0::2] > lengths[1::2]) + 0.5 * (lengths[0::2] == lengths[1::2])).mean())
         return Evaluation(

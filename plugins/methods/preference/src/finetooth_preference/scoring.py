@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from finetooth_hooks import Datum, Engine, EngineError, Options
+from finetooth_hooks import DataReport, Datum, Engine, EngineError, Options
+from finetooth_hooks.bases import EvaluatorBase
 from finetooth_hooks.context import Context
+from finetooth_hooks.preparation import Limit, Preparation, Rendering
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -87,6 +89,33 @@ class Rewards:
         return BY_METHOD.get(name, "reward" if "reference" in options else "mean"), beta
 
 
+class RewardsEvaluator(EvaluatorBase):
+    """Base of evaluators that compare rewards of held-out answers; `prepare` sets the data."""
+
+    def __init__(self, options: ScoreOptions, context: Context) -> None:
+        self._options, self._context = options, context
+        self._rewards = Rewards(options, context)
+        self._data: Sequence[Datum] = ()
+
+    def prepare(self) -> DataReport:
+        """See `protocols.Evaluator.prepare`."""
+        raise NotImplementedError
+
+    def read_beginning(self, engine: Engine) -> None:
+        """See `protocols.Evaluator.read_beginning`."""
+        self._rewards.read_beginning(engine, self._prepared())
+
+    def _prepared(self) -> Sequence[Datum]:
+        if not self._data:
+            self.prepare()
+        return self._data
+
+    def _rendered(self, function: str, options: Mapping[str, Any]) -> Preparation:
+        """The held-out rows, rendered by a function of `finetooth_preference.rendering`; broken ones are dropped."""
+        rendering = Rendering(f"finetooth_preference.rendering:{function}", {"bad_rows": "drop", **options})
+        return self._context.prepare("eval", rendering, Limit.of(self._context.train), first=self._options.rows)
+
+
 def _sums(engine: Engine, data: Sequence[Datum], role: str) -> NDArray[np.float64]:
     """(S,) log-probability of each answer."""
     found = np.zeros(len(data))
@@ -98,13 +127,3 @@ def _sums(engine: Engine, data: Sequence[Datum], role: str) -> NDArray[np.float6
                 action="train in another precision or at a lower learning rate",
             )
     return found
-
-
-def wilson(successes: float, trials: int) -> tuple[float, float]:
-    """The 95 % score interval of a share (Wilson, 1927, "Probable inference, the law of succession, and statistical
-    inference", eq. 8)."""
-    z = 1.959963984540054
-    share, squared = successes / trials, z * z / trials
-    middle = (share + squared / 2) / (1 + squared)
-    half = z / (1 + squared) * (share * (1 - share) / trials + squared / (4 * trials)) ** 0.5
-    return max(0.0, middle - half), min(1.0, middle + half)

@@ -17,10 +17,9 @@ from finetooth_hooks.faces import FaceCaller
 from finetooth_saving.runs import processes
 from finetooth_saving.runs.advice import advice
 from finetooth_saving.runs.processes import log_of, output_of
-from finetooth_saving.runs.recorded import Recorded, is_run, is_running, read_run, runs_below
+from finetooth_saving.runs.recorded import Recorded, is_run, is_running, plain_name, read_run, runs_below
 
 RUNS = Path("runs")
-NAME = re.compile(r"[\w][\w.+-]*")
 OVERRIDE = re.compile(r"(train|optimizer|schedule|adapter|evaluate)\.\w+=[\w.+-]+")
 """Numbers and words of the training; nothing that names a file or a plugin."""
 CURVE = 50
@@ -72,10 +71,10 @@ def start(recipe: str, name: str, overrides: list[str]) -> Json:
     Raises:
         UserError: the file does not exist, the name is taken, or an override is malformed.
     """
-    file = Path(_named(recipe, "recipe"))
+    file = Path(plain_name(recipe, "recipe"))
     if not file.is_file() or file.suffix not in (".yaml", ".yml"):
         raise UserError(f"recipe: no file {recipe!r} in the server's folder", action="name a .yaml file there")
-    folder = RUNS / _named(name, "name")
+    folder = RUNS / plain_name(name, "name")
     if folder.exists() or log_of(folder).exists():
         raise UserError(f"name: {folder} exists", action="name another one")
     for override in overrides:
@@ -111,20 +110,10 @@ def folder_of(name: str) -> Path:
     Raises:
         UserError: no run has this name, or it is not a plain name.
     """
-    folder = RUNS / _named(name, "run")
+    folder = RUNS / plain_name(name, "run")
     if not is_run(folder) and not log_of(folder).exists():
         raise UserError(f"no run {name!r}", action="list_runs names them")
     return folder
-
-
-def _named(name: str, argument: str) -> str:
-    """
-    Raises:
-        UserError: it is a path.
-    """
-    if not NAME.fullmatch(name):
-        raise UserError(f"{argument}: {name!r} is not a plain name", action="no slashes, and no dot at the beginning")
-    return name
 
 
 def _short(run: Recorded) -> Json:

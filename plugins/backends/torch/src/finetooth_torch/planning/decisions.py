@@ -17,6 +17,7 @@ from finetooth_hooks.protocols import (
     SnapshotsPart,
 )
 from finetooth_steps.row_filling import Filling
+from finetooth_toolbox.precision_choice import choose_precision
 from finetooth_torchshared.classifiers import has_classifier, no_classifier
 
 from finetooth_torch.planning.attention import AUTO, AttentionChoice, choose_attention
@@ -51,7 +52,7 @@ def decide(
     kind = "none" if request.trains.head is None else request.trains.head.exported_as
     if kind != "none" and not has_classifier(request.base.model.model_type, kind):
         raise no_classifier(request.base.model.model_type, kind)
-    precision = _precision(request.train.precision, request.place.hardware)
+    precision = choose_precision(request.train.precision, request.place.hardware)
     request = replace(request, base=without_skipped(request.base))
     check_updates(request, str(precision.value))
     check_offload(request, offload)
@@ -94,24 +95,6 @@ def _takes(
 ) -> MemoryEstimate:  # fmt: skip
     return estimate(
         request, precision, tokens, checkpointing=checkpointing, stream=stream, attention=attention, offload=offload
-    )
-
-
-def _precision(asked: str | None, hardware: HardwareFacts) -> Decision:
-    setting = "train.precision"
-    if asked is None:
-        best = hardware.precisions[0]
-        reason = f"computed natively by {hardware.label}"
-        if best != "bf16":
-            reason += ", and bf16 not" if "bf16" not in hardware.precisions else ""
-        return Decision(setting, best, reason)
-    if asked in hardware.precisions:
-        return Decision(setting, asked, RECIPE)
-    if asked in hardware.slow_precisions:
-        return Decision(setting, asked, f"{RECIPE}; works on {hardware.label}, but slower than fp32")
-    raise PlanError(
-        f"train.precision={asked}: not possible on {hardware.label}",
-        action=f"set train.precision to auto or {' or '.join(hardware.precisions)}",
     )
 
 

@@ -1,0 +1,33 @@
+"""Which precision a run computes in."""
+
+from __future__ import annotations
+
+from finetooth_hooks.errors import PlanError
+from finetooth_hooks.plan import Decision
+from finetooth_hooks.protocols import HardwareFacts
+
+
+def choose_precision(asked: str | None, hardware: HardwareFacts) -> Decision:
+    """The precision that the recipe asks for, or the best that the hardware computes.
+
+    Args:
+        asked: `train.precision`; None: `auto`.
+
+    Raises:
+        PlanError: the hardware cannot compute in it.
+    """
+    setting, said = "train.precision", "the recipe says so"
+    if asked is None:
+        best = hardware.precisions[0]
+        reason = f"computed natively by {hardware.label}"
+        if best != "bf16" and "bf16" not in hardware.precisions:
+            reason += ", and bf16 not"
+        return Decision(setting, best, reason)
+    if asked in hardware.precisions:
+        return Decision(setting, asked, said)
+    if asked in hardware.slow_precisions:
+        return Decision(setting, asked, f"{said}; works on {hardware.label}, but slower than fp32")
+    raise PlanError(
+        f"train.precision={asked}: not possible on {hardware.label}",
+        action=f"set train.precision to auto or {' or '.join(hardware.precisions)}",
+    )
