@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -89,7 +90,7 @@ class Rewards:
         return BY_METHOD.get(name, "reward" if "reference" in options else "mean"), beta
 
 
-class RewardsEvaluator(EvaluatorBase):
+class RewardsEvaluator(EvaluatorBase, ABC):
     """Base of evaluators that compare rewards of held-out answers; `prepare` sets the data."""
 
     def __init__(self, options: ScoreOptions, context: Context) -> None:
@@ -97,9 +98,9 @@ class RewardsEvaluator(EvaluatorBase):
         self._rewards = Rewards(options, context)
         self._data: Sequence[Datum] = ()
 
+    @abstractmethod
     def prepare(self) -> DataReport:
         """See `protocols.Evaluator.prepare`."""
-        raise NotImplementedError
 
     def read_beginning(self, engine: Engine) -> None:
         """See `protocols.Evaluator.read_beginning`."""

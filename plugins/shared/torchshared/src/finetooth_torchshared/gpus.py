@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -14,7 +15,7 @@ CONTEXT = 512 * 2**20
 one asks what is free, and memory estimates count it."""
 
 
-class Gpus:
+class Gpus(ABC):
     """GPUs as torch sees them: what hardware plugins share (`finetooth_hooks.protocols.Hardware`).
 
     Args:
@@ -38,9 +39,9 @@ class Gpus:
             self._given = torch
         return self._given
 
+    @abstractmethod
     def wrong_build(self) -> str:
         """Why this build of torch cannot compute on such GPUs; empty if it can."""
-        raise NotImplementedError
 
     def missing(self) -> str:
         """Why this machine has no such GPU; empty if it has one."""
