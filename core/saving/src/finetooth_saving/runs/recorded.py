@@ -22,7 +22,7 @@ METRICS = "metrics.jsonl"
 BEGUN = ("run.json", "recipe.yaml")
 """What a folder holds in which a run has begun."""
 PLAIN_NAME = re.compile(r"[\w][\w.+-]*")
-"""A name that is no path."""
+"""A name that could not be a path."""
 
 Point = tuple[int, float]
 """A step with a value."""
