@@ -96,7 +96,7 @@ def test_a_version_is_registered_verified_released_and_read_back(place: Place, t
     assert place("promote", "bot@v0", "--to", "production").exit_code == 0
     assert place("promote", "bot", "--to", "production").exit_code == 0
     assert place("get", "bot@production", str(tmp_path / "out")).exit_code == 0
-    assert (tmp_path / "out/weights").read_text() == "two"
+    assert (tmp_path / "out/artifact/weights").read_text() == "two"
     assert all(holds(verify_folder(tmp_path / "out", place.registry.trusted())).values())
     assert place("verify", "bot@v1").exit_code == 0
     assert place("rollback", "bot", "--channel", "production", "--why", "complaints").output.endswith("bot@v0 again\n")
@@ -170,12 +170,12 @@ def test_what_is_stored_once_is_stored_once(place: Place) -> None:
 
 
 def tampered_blob(place: Place) -> None:
-    sha256 = next(f["digest"]["sha256"] for f in statement_of(place)["subject"] if f["name"] == "weights")
+    sha256 = next(f["digest"]["sha256"] for f in statement_of(place)["subject"] if f["name"] == "artifact/weights")
     place.registry.blobs.path(sha256).write_text("evil")
 
 
 def missing_blob(place: Place) -> None:
-    sha256 = next(f["digest"]["sha256"] for f in statement_of(place)["subject"] if f["name"] == "weights")
+    sha256 = next(f["digest"]["sha256"] for f in statement_of(place)["subject"] if f["name"] == "artifact/weights")
     place.registry.blobs.path(sha256).unlink()
 
 
@@ -229,7 +229,8 @@ def sql(place: Place, text: str) -> None:
 
 
 TAMPERED = {
-    tampered_blob: "weights", missing_blob: "weights", swapped_records: "version", edited_event: "log", cut_log: "log",
+    tampered_blob: "artifact/weights", missing_blob: "artifact/weights",
+    swapped_records: "version", edited_event: "log", cut_log: "log",
     reordered_log: "log", forged_record: "signature", edited_payload: "signature",
 }  # fmt: skip
 
@@ -251,19 +252,19 @@ def added_file(folder: Path) -> str:
 
 
 def changed_file(folder: Path) -> str:
-    (folder / "weights").write_text("evil")
-    return "weights"
+    (folder / "artifact/weights").write_text("evil")
+    return "artifact/weights"
 
 
 def linked_file(folder: Path) -> str:
-    (folder / "weights").rename(folder.parent / "weights")
-    (folder / "weights").symlink_to(folder.parent / "weights")
-    return "weights"
+    (folder / "artifact/weights").rename(folder.parent / "weights")
+    (folder / "artifact/weights").symlink_to(folder.parent / "weights")
+    return "artifact/weights"
 
 
 def removed_file(folder: Path) -> str:
-    (folder / "weights").unlink()
-    return "weights"
+    (folder / "artifact/weights").unlink()
+    return "artifact/weights"
 
 
 @pytest.mark.parametrize("tamper", [added_file, changed_file, linked_file, removed_file], ids=lambda one: one.__name__)
@@ -367,3 +368,26 @@ Registry(Path({str(place.folder)!r})).add("bot", made.files, made.about, None, m
     assert place.registry.versions() == []
     assert place.add("two").output == "bot@v0 registered\n"
     place.registry.check_log()
+
+
+def test_production_is_watched_and_a_regression_is_named(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.add("one", loss=1.0)
+    gate = "{name: not_worse, metric: eval/loss, higher_is_better: false, tolerance: 0.05}"
+    place.policy(
+        f"channels: {{production: {{watch: {{evaluators: [loss], data: rows, every_hours: 24, gates: [{gate}]}}}}}}"
+    )
+    assert place("promote", "bot", "--to", "production").exit_code == 0
+    losses = iter([1.0] * 13 + [1.04, 1.06, 1.0])
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    monkeypatch.setattr("finetooth_registry.command._measured", lambda *_: ({"eval/loss": next(losses)}, {}))
+    watched = place("watch", "bot", "--cycles", "14")
+    assert watched.exit_code == 0 and "no regression, 14 cycles" in watched.output
+    assert len(slept) == 13 and all(86_000 < seconds <= 86_400 for seconds in slept)
+    again = place("watch", "bot", "--cycles", "2")
+    assert again.exit_code == 1 and "REGRESSION" in again.output and "no regression, 1 cycle\n" in again.output
+    events = [event.detail for event in place.registry.events() if event.kind == "watched"]
+    assert [event["passed"] for event in events] == [True] * 14 + [False, True]
+    assert place.registry.metrics(place.registry.version("bot"))[0] == {"eval/loss": 1.0}
+    place.registry.check_log()
+    assert "no watch" in str(place("watch", "bot", "--channel", "candidate").exception)

@@ -136,10 +136,12 @@ def show(version: str, folder: Path) -> None:
 @click.argument("output", type=click.Path(path_type=Path))
 @_HERE
 def get(version: str, output: Path, folder: Path) -> None:
-    """Write the files of VERSION and its record to the folder OUTPUT, every file checked."""
+    """Write VERSION to the folder OUTPUT as the run that it was, with its record; every file is checked."""
+    from finetooth_registry.writing import write_version
+
     opened = _open(folder)
     made = opened.version(version)
-    _write(opened, made, output)
+    write_version(opened, made, output)
     click.echo(f"wrote {made.called} to {output}")
 
 
@@ -156,16 +158,15 @@ def measure(
 ) -> None:  # fmt: skip
     """Measure VERSION on rows, and keep the numbers and every answer."""
     import tempfile
-    from dataclasses import asdict
+
+    from finetooth_registry.writing import write_version
 
     opened = _open(folder)
     made = opened.version(version)
     picks = [json.loads(text) if text.startswith("{") else text for text in evaluators]
     with tempfile.TemporaryDirectory() as place:
-        _write(opened, made, Path(place) / "model")
-        found = commands.evaluate(str(Path(place) / "model"), picks, data, overrides, answers=True)
-    metrics = {f"{done.name}/{name}": value for done in found for name, value in done.metrics.items()}
-    answers = {done.name: [asdict(sample) for sample in done.samples] for done in found if done.samples}
+        write_version(opened, made, Path(place) / "model")
+        metrics, answers = _measured(commands, Path(place) / "model", picks, data, overrides)
     opened.measure(made, metrics, answers)
     _table(made.called, ("metric", "value"), [[name, f"{value:.6g}"] for name, value in metrics.items()])
 
@@ -207,17 +208,57 @@ def promote(commands: CommandContext, version: str, channel: str, dry_run: bool,
     with tempfile.TemporaryDirectory() as place:
         candidate = _released(opened, made, Path(place) / "candidate")
         predecessor = None if before is None else _released(opened, before, Path(place) / "predecessor")
-        verdicts: dict[str, Verdict] = {}
-        for pick in channels[channel].gates:
-            name = str(pick if isinstance(pick, str) else pick.get("name"))
-            gate = commands.build("release_gate", pick, setting=f"channels.{channel}.gates")
-            verdicts[f"{len(verdicts) + 1} {name}"] = gate.judge(candidate, predecessor)
+        setting = f"channels.{channel}.gates"
+        verdicts = _judged(commands, channels[channel].gates, setting, candidate, predecessor)
     passed = all(verdict.passed for verdict in verdicts.values())
     if not dry_run:
         passed = opened.decide(made, channel, verdicts, before)
-    cells = [[name, "pass" if said.passed else "hold", said.reason] for name, said in verdicts.items()]
-    _table(f"{made.called} to {channel}: {'PROMOTE' if passed else 'HOLD'}", ("gate", "says", "why"), cells)
+    _show_verdicts(f"{made.called} to {channel}: {'PROMOTE' if passed else 'HOLD'}", verdicts)
     if not passed:
+        raise click.exceptions.Exit(1)
+
+
+@registry.command("watch")
+@click.argument("model")
+@click.option("--channel", default="production", show_default=True, help="A channel of the policy that has `watch`.")
+@click.option("--cycles", type=click.IntRange(min=1), default=1, show_default=True, help="How many measurements.")
+@_HERE
+@click.pass_obj
+def watch(commands: CommandContext, model: str, channel: str, cycles: int, folder: Path) -> None:
+    """Measure the version of MODEL in a channel again and again, and log each result.
+
+    The policy says with what, on which rows, how often, and which gates compare the new numbers with the registered
+    ones. Exit code 1: a gate did not pass in one of the cycles.
+    """
+    import tempfile
+    import time
+    from dataclasses import replace
+
+    opened = _open(folder)
+    wanted = opened.policy.channels.get(channel)
+    if wanted is None or wanted.watch is None:
+        raise UserError(
+            f"the policy has no watch for the channel {channel!r}",
+            action=f"add channels.{channel}.watch to policy.yaml",
+        )
+    regressions = 0
+    for cycle in range(cycles):
+        began = time.monotonic()
+        made = opened.in_channel(model, channel)
+        if made is None:
+            raise UserError(f"{model} has no version in {channel}", action="ft registry promote puts one there")
+        with tempfile.TemporaryDirectory() as place:
+            registered = _released(opened, made, Path(place) / "model")
+            metrics, answers = _measured(commands, registered.folder, wanted.watch.evaluators, wanted.watch.data, ())
+            now = replace(registered, metrics=metrics, answers=answers)
+            verdicts = _judged(commands, wanted.watch.gates, f"channels.{channel}.watch.gates", now, registered)
+        passes = opened.watched(made, channel, metrics, verdicts)
+        regressions += not passes
+        said = f"no regression, {passes} cycle{'s' * (passes > 1)}" if passes else "REGRESSION"
+        _show_verdicts(f"{made.called} in {channel}: {said}", verdicts)
+        if cycle + 1 < cycles:
+            time.sleep(max(0.0, wanted.watch.every_hours * 3600 - (time.monotonic() - began)))
+    if regressions:
         raise click.exceptions.Exit(1)
 
 
@@ -298,33 +339,46 @@ def _open(folder: Path) -> Registry:
     return Registry(folder)
 
 
-def _write(opened: Registry, version: Version, output: Path) -> None:
-    """The files of a version and its record in a new folder."""
-    from finetooth_registry import records
-    from finetooth_registry.registry import files_of
-    from finetooth_registry.verifying import RECORD
-
-    if output.exists():
-        raise UserError(f"{output} exists", action="choose another folder")
-    record = opened.record(version)
-    for name, sha256 in files_of(records.read(record)).items():
-        target = output / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        opened.blobs.copy(sha256, target)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / RECORD).write_bytes(record)
-
-
 def _released(opened: Registry, version: Version, place: Path) -> ReleaseVersion:
     from finetooth_hooks import ReleaseVersion
 
     from finetooth_registry import records
+    from finetooth_registry.writing import write_version
 
-    _write(opened, version, place)
+    write_version(opened, version, place)
     record = opened.record(version)
     metrics, answers = opened.metrics(version)
     signers = records.signers_of(record, opened.trusted())
     return ReleaseVersion(version.model, version.number, place, records.read(record), metrics, answers, signers)
+
+
+def _measured(
+    commands: CommandContext, model: Path, evaluators: Sequence[Any], data: str, overrides: tuple[str, ...]
+) -> tuple[dict[str, float], dict[str, tuple[Mapping[str, Any], ...]]]:
+    """Metrics of a model by `EVALUATOR/METRIC`, and every answer by evaluator."""
+    from dataclasses import asdict
+
+    made = commands.evaluate(str(model), evaluators, data, overrides, answers=True)
+    metrics = {f"{done.name}/{name}": value for done in made for name, value in done.metrics.items()}
+    return metrics, {done.name: tuple(asdict(sample) for sample in done.samples) for done in made if done.samples}
+
+
+def _judged(
+    commands: CommandContext, gates: Sequence[str | dict[str, Any]], setting: str, candidate: ReleaseVersion,
+    predecessor: ReleaseVersion | None,
+) -> dict[str, Verdict]:  # fmt: skip
+    """What each gate says, by its place and name."""
+    verdicts: dict[str, Verdict] = {}
+    for pick in gates:
+        name = str(pick if isinstance(pick, str) else pick.get("name"))
+        gate = commands.build("release_gate", pick, setting=setting)
+        verdicts[f"{len(verdicts) + 1} {name}"] = gate.judge(candidate, predecessor)
+    return verdicts
+
+
+def _show_verdicts(title: str, verdicts: Mapping[str, Verdict]) -> None:
+    cells = [[name, "pass" if said.passed else "hold", said.reason] for name, said in verdicts.items()]
+    _table(title, ("gate", "says", "why"), cells)
 
 
 def _show_links(what: str, links: Sequence[Link]) -> None:

@@ -12,10 +12,10 @@ import yaml
 from finetooth_hooks.errors import UserError
 from finetooth_saving.artifact import verify_folder
 from finetooth_saving.run_folder import ARTIFACT, PLAN, RECIPE, RESULT, RUN
-from finetooth_saving.runs.recorded import read_run
+from finetooth_saving.runs.recorded import METRICS, read_run
 from finetooth_toolbox.files.manifests import MANIFEST, sha256_of
 
-_KEPT = (RECIPE, PLAN, RESULT, RUN)
+_KEPT = (RECIPE, PLAN, RESULT, RUN, METRICS)
 """Files of a run that are stored with its artifact."""
 _FROM_MANIFEST = ("base", "base_digest", "base_revision", "model", "data", "plugins", "picks", "environment")
 
@@ -25,7 +25,7 @@ class RunFiles:
     """A run that can be registered.
 
     Attributes:
-        files: what is stored, by name: the artifact's files, and the run's own below `run/`.
+        files: what is stored, by its name in the run folder.
         about: the predicate of the record.
         metrics: what the run measured.
         failed: why it failed; empty: it ended well.
@@ -51,8 +51,9 @@ def read(folder: Path) -> RunFiles:
     manifest: Mapping[str, Any] = verify_folder(artifact) if artifact.is_dir() else {}
     if not manifest and status != "failed":
         raise UserError(f"{folder}: the run has no artifact", action="register a run that saved one")
-    files = {name: artifact / name for name in (*manifest.get("files", ()), *([MANIFEST] if manifest else []))}
-    files |= {f"run/{name}": folder / name for name in _KEPT if (folder / name).is_file()}
+    saved = [*manifest["files"], MANIFEST] if manifest else []
+    names = [*(f"{ARTIFACT}/{name}" for name in saved), *(name for name in _KEPT if (folder / name).is_file())]
+    files = {name: folder / name for name in names}
     recipe = _recipe(folder / RECIPE)
     about = {name: manifest[name] for name in _FROM_MANIFEST if name in manifest}
     about |= {

@@ -1,4 +1,4 @@
-"""`ft registry`, and the release gates `at_least`, `not_worse` and `signed`."""
+"""`ft registry`, `ft reproduce`, and the release gates `at_least`, `not_worse` and `signed`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ def ft_commands() -> Iterator[Command]:
         build="finetooth_registry.command:registry",
         summary="keep versions of models with signed records, and release them through gates",
         section="Serve",
+    )
+    yield Command(
+        name="reproduce",
+        build="finetooth_registry.reproduce_command:reproduce",
+        summary="train a run or a registered version again, and say what came out differently",
+        section="Use",
     )
 
 

@@ -34,10 +34,23 @@ class DataPolicy(_Strict):
     """Licences that are accepted; null: any, and none."""
 
 
+class WatchPolicy(_Strict):
+    """How the version in a channel is measured again, by `ft registry watch`."""
+
+    evaluators: list[str | dict[str, Any]] = Field(min_length=1)
+    data: str
+    """The rows to measure on: a path or a URL."""
+    gates: list[str | dict[str, Any]] = Field(min_length=1)
+    """Compare the new measurements with those that the version was registered with."""
+    every_hours: float = Field(default=24.0, ge=0)
+    """Hours from the start of one measurement to the start of the next."""
+
+
 class ChannelPolicy(_Strict):
     """What a version must pass to enter a channel."""
 
     gates: list[str | dict[str, Any]] = []
+    watch: WatchPolicy | None = None
 
 
 class Policy(_Strict):

@@ -287,16 +287,36 @@ class Registry:
         detail = {
             "model": version.model, "number": version.number, "channel": channel,
             "decision": "PROMOTE" if passed else "HOLD", "before": None if predecessor is None else predecessor.number,
-            "gates": {
-                name: {"passed": verdict.passed, "reason": verdict.reason, "evidence": dict(verdict.evidence)}
-                for name, verdict in verdicts.items()
-            },
+            "gates": _evidence(verdicts),
         }  # fmt: skip
         with self._changing() as connection:
             if passed:
                 self._move(connection, version.model, channel, version.number)
             self._log(connection, "decided", detail)
         return passed
+
+    def watched(
+        self, version: Version, channel: str, metrics: Mapping[str, float], verdicts: Mapping[str, Verdict]
+    ) -> int:
+        """Record that the version in a channel was measured again.
+
+        Returns:
+            How many times in a row it has passed, this time included; 0: it did not pass.
+        """
+        passed = all(verdict.passed for verdict in verdicts.values())
+        detail = {
+            "model": version.model, "number": version.number, "channel": channel, "passed": passed,
+            "metrics": dict(metrics), "gates": _evidence(verdicts),
+        }  # fmt: skip
+        with self._changing() as connection:
+            self._log(connection, "watched", detail)
+        mine = (version.model, version.number, channel)
+        before = [
+            event.detail["passed"]
+            for event in reversed(self.events())
+            if event.kind == "watched" and tuple(event.detail[name] for name in ("model", "number", "channel")) == mine
+        ]
+        return before.index(False) if False in before else len(before)
 
     def roll_back(self, model: str, channel: str, reason: str) -> Version:
         """Give a channel the version that it held before.
@@ -422,6 +442,14 @@ class Registry:
 def files_of(content: Mapping[str, Any]) -> dict[str, str]:
     """SHA-256 of every file of a statement, by name."""
     return {item["name"]: item["digest"]["sha256"] for item in content["subject"]}
+
+
+def _evidence(verdicts: Mapping[str, Verdict]) -> dict[str, dict[str, Any]]:
+    """Verdicts as the log keeps them."""
+    return {
+        name: {"passed": verdict.passed, "reason": verdict.reason, "evidence": dict(verdict.evidence)}
+        for name, verdict in verdicts.items()
+    }
 
 
 def _check_name(name: str, what: str) -> None:

@@ -1,0 +1,78 @@
+"""`ft reproduce`: train a run or a registered version again, and say whether the same came out."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from finetooth_hooks.errors import UserError
+
+if TYPE_CHECKING:
+    from finetooth_hooks import CommandContext
+
+
+@click.command("reproduce")
+@click.argument("what")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder of the new run; left out, it is removed again.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="How far a loss or an evaluation may differ, relative to the recorded one. 0: bit for bit, files too.",
+)
+@click.option(
+    "--registry",
+    type=click.Path(path_type=Path),
+    default=Path("registry"),
+    envvar="FT_REGISTRY",
+    show_default=True,
+    help="The registry's folder, for a version.",
+)
+@click.pass_obj
+def reproduce(commands: CommandContext, what: str, output: Path | None, tolerance: float, registry: Path) -> None:
+    """Train WHAT again and compare: a run, or a version of a registry (NAME@v3, NAME@CHANNEL).
+
+    Conditions that changed (base, data, plugins, environment) are listed before what came out differently. Exit code 1:
+    something came out differently.
+    """
+    from finetooth_registry.reproducing import differences, train_again
+
+    with ExitStack() as stack:
+        spare = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        recorded = commands.run_folder(what) or _written(what, registry, spare / "recorded")
+        again = train_again(commands, recorded, output or spare / "again")
+        rows = list(differences(recorded, again, tolerance))
+    failed = [row for row in rows if row.counts]
+    if rows:
+        from finetooth_toolbox.cli.tables import show, table
+        from rich.console import Console
+
+        console = Console(highlight=False)
+        cells = [[row.what, row.recorded or "-", row.now or "-"] for row in rows]
+        show(console, table(console, what, ("differs", "recorded", "now"), cells))
+    how = "bit for bit" if tolerance == 0 else f"within {tolerance:g}"
+    if failed:
+        click.echo(f"{what} is not reproduced {how}: {failed[0].what} differs first")
+        raise click.exceptions.Exit(1)
+    click.echo(f"{what} is reproduced {how}")
+
+
+def _written(what: str, folder: Path, place: Path) -> Path:
+    """The run folder of a version, each file checked against the record.
+
+    Raises:
+        UserError: nothing is called so, or a file was changed.
+    """
+    from finetooth_registry.registry import DATABASE, Registry
+    from finetooth_registry.writing import write_version
+
+    if not (folder / DATABASE).is_file():
+        raise UserError(
+            f"{what}: no run, and {folder} holds no registry", action="name a run, or the registry with --registry"
+        )
+    opened = Registry(folder)
+    return write_version(opened, opened.version(what), place)

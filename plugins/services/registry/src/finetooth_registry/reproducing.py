@@ -1,0 +1,130 @@
+"""Train a recorded run again and compare: its conditions, every number by step, and the files of its artifact."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import chdir, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetooth_hooks.errors import UserError
+from finetooth_saving.run_folder import ARTIFACT, RECIPE, as_decided, plan_of, started_in
+from finetooth_saving.runs.recorded import read_run
+from finetooth_toolbox.files.manifests import MANIFEST
+
+if TYPE_CHECKING:
+    from finetooth_hooks import CommandContext
+
+CONDITIONS = ("base_digest", "data", "plugins", "environment")
+"""What a manifest says of the conditions under which its run trained."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something that is not as it was recorded.
+
+    Attributes:
+        what: `environment.torch`, `step 3: loss` or a file of the artifact.
+        recorded, now: both values, as text; empty where there is none.
+        counts: the run is not reproduced. A condition alone does not count: only what came out of it does.
+    """
+
+    what: str
+    recorded: str
+    now: str
+    counts: bool
+
+
+def train_again(commands: CommandContext, recorded: Path, output: Path) -> Path:
+    """Train the recipe of a run, with everything that its plan decided, into another folder.
+
+    Args:
+        recorded: folder of the run. Relative paths in its recipe are of the folder in which it was started.
+        output: must not exist.
+
+    Raises:
+        UserError: the folder exists, or holds no run with an artifact.
+        RecipeError: the recipe cannot be trained here.
+    """
+    recorded, output = recorded.absolute(), output.absolute()
+    if output.exists():
+        raise UserError(f"{output} exists", action="choose another folder with --output")
+    if not (recorded / ARTIFACT / MANIFEST).is_file():
+        raise UserError(f"{recorded}: the run has no artifact", action="reproduce a run that saved one")
+    place = started_in(recorded)
+    with chdir(place) if place is not None and place.is_dir() else nullcontext():
+        recipe = as_decided(dict(commands.load(recorded / RECIPE)), plan_of(recorded))
+        recipe = {name: value for name, value in recipe.items() if name != "export"}
+        outcome = commands.run({**recipe, "output": str(output)})
+    if outcome.artifact is None:
+        raise UserError(
+            f"the new run saved no artifact: it {outcome.status}: {outcome.reason}", action="mend what its line names"
+        )
+    return output
+
+
+def differences(recorded: Path, again: Path, tolerance: float = 0.0) -> Iterator[Difference]:
+    """What differs between two runs of one recipe: conditions first, then numbers by step, then files.
+
+    Args:
+        recorded, again: folders of the runs.
+        tolerance: by how much a number may differ, relative to the recorded one. 0: every number and every file must be
+            the same to the last bit. Above 0 the losses and evaluations decide, and files of weights are not compared.
+    """
+    before, now = _manifest(recorded), _manifest(again)
+    for part in CONDITIONS:
+        old, new = _flat(part, before.get(part)), _flat(part, now.get(part))
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name):
+                yield Difference(name, old.get(name, ""), new.get(name, ""), counts=False)
+    yield from _numbers(recorded, again, tolerance)
+    if tolerance == 0:
+        files, others = before.get("files", {}), now.get("files", {})
+        for name in sorted(files.keys() | others.keys()):
+            was, got = (str((held.get(name) or {}).get("sha256", "")) for held in (files, others))
+            if was != got:
+                yield Difference(name, was[:12], got[:12], counts=True)
+
+
+def _numbers(recorded: Path, again: Path, tolerance: float) -> Iterator[Difference]:
+    """Losses, norms of gradients and evaluations that differ, the earliest step first."""
+    before, now = _points(recorded), _points(again)
+    for step, name in sorted(before.keys() | now.keys()):
+        was, new = before.get((step, name)), now.get((step, name))
+        if was is None or new is None or not math.isclose(was, new, rel_tol=tolerance, abs_tol=0.0):
+            yield Difference(f"step {step}: {name}", _text(was), _text(new), counts=True)
+
+
+def _points(run: Path) -> dict[tuple[int, str], float]:
+    """Recorded values by step and name. A run without `metrics.jsonl` has none."""
+    series = read_run(run).series()
+    return {
+        (step, name): value
+        for name, points in series.items()
+        if name in ("loss", "grad_norm") or name.startswith("eval/")
+        for step, value in points
+    }
+
+
+def _manifest(run: Path) -> dict[str, Any]:
+    path = run / ARTIFACT / MANIFEST
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}", action="reproduce a run that saved an artifact") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a manifest", action="reproduce a run that saved an artifact")
+    return content
+
+
+def _flat(name: str, value: Any) -> dict[str, str]:
+    if isinstance(value, Mapping):
+        return {f"{name}.{inner}": str(each) for inner, each in value.items()}
+    return {name: str(value)} if value else {}
+
+
+def _text(value: float | None) -> str:
+    return "" if value is None else repr(value)

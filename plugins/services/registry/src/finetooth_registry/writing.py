@@ -1,0 +1,35 @@
+"""A version's files, written as the run folder that they came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from finetooth_hooks.errors import UserError
+
+from finetooth_registry import records
+from finetooth_registry.registry import Registry, Version, files_of
+from finetooth_registry.verifying import RECORD
+
+
+def write_version(registry: Registry, version: Version, output: Path) -> Path:
+    """Write the files of a version, each checked, and its record.
+
+    Args:
+        output: must not exist.
+
+    Returns:
+        The folder; every command takes it as a run.
+
+    Raises:
+        UserError: the folder exists, or a file of the registry was changed.
+    """
+    if output.exists():
+        raise UserError(f"{output} exists", action="choose another folder")
+    record = registry.record(version)
+    for name, sha256 in files_of(records.read(record)).items():
+        target = output / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        registry.blobs.copy(sha256, target)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / RECORD).write_bytes(record)
+    return output
