@@ -8,7 +8,7 @@ UV     := $(BIN)/uv pip install --quiet --python $(BIN)/python -c $(VENV)/.const
 PACKAGES := $(patsubst %/pyproject.toml,%,$(wildcard hooks/*/pyproject.toml core/*/pyproject.toml kernels/*/pyproject.toml plugins/*/*/pyproject.toml contrib/*/pyproject.toml))
 # A package whose own dependencies need a compiler, or are large, is installed by who wants it: CONTRIBUTING.md, "Optional
 # plugins".
-OPTIONAL := plugins/data/reasoninggym plugins/quantizers/bitsandbytes plugins/quantizers/torchao plugins/trackers/wandb plugins/trackers/mlflow plugins/trackers/trackio plugins/optimizers/fewbits plugins/methods/trl plugins/backends/mlx plugins/hardware/metal
+OPTIONAL := plugins/data/reasoninggym plugins/quantizers/bitsandbytes plugins/quantizers/torchao plugins/trackers/wandb plugins/trackers/mlflow plugins/trackers/trackio plugins/optimizers/fewbits plugins/methods/trl plugins/backends/mlx plugins/hardware/metal plugins/kernels/liger
 INSTALLED := $(filter-out $(OPTIONAL),$(PACKAGES))
 STAMP  := $(VENV)/.installed
 TESTED := $(VENV)/.installed-test
@@ -126,17 +126,19 @@ $(SITE)/.installed: requirements-site.txt
 site: $(SITE)/.installed  ## the pages of docs/ as a site in site/, with a search; a broken link fails it
 	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --quiet
 
-$(KERNELS)/.installed: constraints.txt kernels/operations/pyproject.toml plugins/kernels/triton/pyproject.toml
+$(KERNELS)/.installed: constraints.txt kernels/operations/pyproject.toml plugins/kernels/triton/pyproject.toml plugins/kernels/liger/pyproject.toml
 	@echo "Making $(KERNELS). Downloads torch (about 200 MB as a CPU build) and Triton (about 200 MB)."
 	@$(PYTHON) -m venv $(KERNELS)
 # torch by pip and first, as above: nothing after it replaces it
 	@$(KERNELS)/bin/python -m pip install --quiet $(TORCH)
 	@grep -v '^torch==' constraints.txt > $(KERNELS)/.constraints
 	@$(KERNELS)/bin/python -m pip install --quiet -c $(KERNELS)/.constraints triton numpy pydantic pluggy pytest pytest-xdist hypothesis hatchling editables
-	@$(KERNELS)/bin/python -m pip install --quiet --no-build-isolation --no-deps -e hooks/contract -e hooks/kit -e core/toolbox -e core/rows -e kernels/steps -e kernels/operations -e plugins/kernels/triton
+	@$(KERNELS)/bin/python -m pip install --quiet --no-build-isolation --no-deps -e hooks/contract -e hooks/kit -e core/toolbox -e core/rows -e kernels/steps -e kernels/operations -e plugins/kernels/triton -e plugins/kernels/liger
+# Liger asks for torch and Triton, which are there
+	@$(KERNELS)/bin/python -m pip install --quiet --no-deps -c $(KERNELS)/.constraints liger-kernel
 	@touch $@
-kernels-test: $(KERNELS)/.installed  ## the Triton kernels' tests: interpreted on the CPU, compiled for GPUs that are not here
-	OMP_NUM_THREADS=1 $(KERNELS)/bin/python -m pytest plugins/kernels/triton/tests -n 2 -p no:cacheprovider
+kernels-test: $(KERNELS)/.installed  ## the tests of Triton kernels, ours and Liger's: interpreted on the CPU, compiled for GPUs that are not here
+	OMP_NUM_THREADS=1 $(KERNELS)/bin/python -m pytest plugins/kernels/triton/tests plugins/kernels/liger/tests -n 2 -p no:cacheprovider
 
 $(COOKBOOK)/.installed: constraints.txt requirements-cookbook.txt
 	@echo "Making $(COOKBOOK). Downloads torch (about 200 MB as a CPU build) and about 150 MB more."

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import os
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from finetooth_kernels.contract import Availability
+from finetooth_kernels.triton_devices import SUPPORTED_DTYPES, available, interpreted, on, unsupported
 from torch import Tensor
 
-SUPPORTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-"""What the kernels multiply; all of them accumulate in float32."""
+__all__ = [
+    "SUPPORTED_DTYPES",
+    "Tiles",
+    "available",
+    "check_runs",
+    "interpreted",
+    "on",
+    "product_precision",
+    "tiles_for",
+    "tiles_within",
+]
 
-_INSTALL = "triton is not installed; pip install 'finetooth-triton[triton]'"
-_LEAST_CAPABILITY = (8, 0)
-"""Compute capability from which NVIDIA devices multiply bfloat16."""
 _LARGE_SHARED_MEMORY = 160 * 2**10
 """Bytes of shared memory per block that data-centre NVIDIA devices offer since the A100 (163 KiB) and others do not."""
 
@@ -40,42 +43,15 @@ LARGE_TILES = Tiles(128, 256, 64, warps=8, stages=3)
 SMALL_TILES = Tiles(128, 128, 32, warps=8, stages=2)
 
 
-def interpreted() -> bool:
-    """Whether Triton was told to interpret its kernels, which works on a CPU: for tests."""
-    return os.environ.get("TRITON_INTERPRET", "0") == "1"
-
-
-def available(device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Availability:
-    """Say whether Triton kernels can run on `device`, for inputs of `dtype` if one is given."""
-    kind = torch.device(device).type
-    if kind != "cuda":
-        return Availability(False, f"Triton kernels run on CUDA and ROCm devices, not on {kind}")
-    if not torch.cuda.is_available():
-        return Availability(False, "torch sees no CUDA or ROCm device")
-    if dtype is not None and dtype not in SUPPORTED_DTYPES:
-        return Availability(False, _unsupported(dtype))
-    if importlib.util.find_spec("triton") is None:
-        return Availability(False, _INSTALL)
-    name = torch.cuda.get_device_name(device)
-    if torch.version.hip is None and (capability := torch.cuda.get_device_capability(device)) < _LEAST_CAPABILITY:
-        return Availability(False, f"{name} has compute capability {capability[0]}.{capability[1]}, the least is 8.0")
-    return Availability(True, f"Triton compiles its kernels for {name}")
-
-
 def check_runs(name: str, tensor: Tensor) -> None:
     """Raise ValueError, naming the argument `name`, where kernels cannot take `tensor` as it is."""
     if tensor.dtype not in SUPPORTED_DTYPES:
-        raise ValueError(f"{name}: {_unsupported(tensor.dtype)}; the chunked implementation takes it")
+        raise ValueError(f"{name}: {unsupported(tensor.dtype)}; the chunked implementation takes it")
     if interpreted() and tensor.device.type == "cpu" and importlib.util.find_spec("triton") is not None:
         return
     answer = available(tensor.device, tensor.dtype)
     if not answer.available:
         raise ValueError(f"{name} is on {tensor.device}: {answer.reason}; the chunked implementation runs there")
-
-
-def _unsupported(dtype: torch.dtype) -> str:
-    names = ", ".join(str(known).removeprefix("torch.") for known in SUPPORTED_DTYPES)
-    return f"Triton kernels have no {str(dtype).removeprefix('torch.')}, only {names}"
 
 
 def tiles_within(dtype: torch.dtype, shared_memory: int) -> Tiles:
@@ -97,8 +73,3 @@ def product_precision(dtype: torch.dtype) -> str:
     if dtype != torch.float32 or torch.version.hip is not None:
         return "ieee"
     return "ieee" if torch.backends.cuda.matmul.fp32_precision in ("none", "ieee") else "tf32"
-
-
-def on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Context to launch in: Triton launches on the current device, which may not be the tensors'."""
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()

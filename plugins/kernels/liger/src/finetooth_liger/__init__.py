@@ -1,0 +1,1 @@
+"""Liger's kernels as a provider."""

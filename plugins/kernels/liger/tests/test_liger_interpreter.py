@@ -1,0 +1,26 @@
+"""Runs liger_interpreted.py in a process whose Triton interprets: it reads the environment when it is imported."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("liger_kernel") is None, reason="liger-kernel is not installed; see make kernels-test"
+)
+def test_the_kernels_interpreted_on_a_cpu() -> None:
+    file = Path(__file__).with_name("liger_interpreted.py")
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--import-mode=importlib"]
+    done = subprocess.run(
+        [*command, "-W", "ignore::RuntimeWarning", str(file)], env=environment, capture_output=True, text=True
+    )
+    summary = done.stdout.splitlines()[-1] if done.stdout else ""
+    assert done.returncode == 0 and " passed" in summary and "skipped" not in summary, done.stdout[-4000:] + done.stderr
