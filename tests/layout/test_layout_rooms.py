@@ -24,6 +24,7 @@ WHOLE = {
     "device": "a tier of stores",
     "disk": "a tier of stores",
     "engine": "what trains, a part of every run",
+    "environment": "a kind of entry, and a field of manifests",
     "host": "a tier of stores",
     "registry": "where versions are kept, whatever keeps them",
     "loss": "a kind of entry, and the metric of every step",

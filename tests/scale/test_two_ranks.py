@@ -166,3 +166,60 @@ def test_one_process_is_told_that_it_is_alone(folder: Path) -> None:
     recipe["data"] = {**RECIPE["data"], "train": str(folder / "chats.jsonl"), "eval": str(folder / "chats.jsonl[:2]")}
     with pytest.raises(PlanError, match="scale asks for 2 ranks, and this process is one"):
         finetooth.run(recipe)
+
+
+def torchrun(folder: Path, world: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`ft` as torch's own launcher starts it, in as many processes as `world`."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world), "-m", "finetooth"]
+    kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    given = {**kept, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "FT_CACHE": str(folder / "cache")}
+    return subprocess.run(
+        [sys.executable, *launch, *arguments], cwd=folder, env=given, text=True, capture_output=True, timeout=600,
+        check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_ranks_of_torchrun_take_the_steps_of_those_of_scale(folder: Path) -> None:
+    """The same arithmetic in the same order: equal bits, and one run."""
+    ours = trained(folder, "by-scale", 2)
+    recipe = {**RECIPE, "output": "by-torchrun"}
+    (folder / "by-torchrun.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    done = torchrun(folder, 2, "run", "by-torchrun.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    theirs = folder / "by-torchrun"
+    assert [line["loss"] for line in steps(theirs)] == [line["loss"] for line in steps(ours)]
+    for file in sorted((ours / "artifact").glob("*.safetensors")):
+        weights, others = load_file(file), load_file(theirs / "artifact" / file.name)
+        assert all(np.array_equal(others[key], value) for key, value in weights.items())
+
+
+@pytest.mark.parametrize(
+    ("environment", "devices", "message"),
+    [
+        ({"RANK": "0"}, 2, "scale.launcher: RANK is set and WORLD_SIZE, MASTER_ADDR, MASTER_PORT not"),
+        ({"WORLD_SIZE": "2"}, 1, "scale.launcher: WORLD_SIZE is set and RANK, MASTER_ADDR, MASTER_PORT not"),
+        ({"RANK": "0", "WORLD_SIZE": "3"}, 2, "scale asks for 2 ranks, and 3 were started"),
+        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4"}, 1, "scale asks for 1 ranks, and 4 were started"),
+    ],
+)
+def test_a_place_that_contradicts_the_recipe_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], devices: int, message: str
+) -> None:
+    from click.testing import CliRunner
+    from finetooth_core.cli.run import command
+    from finetooth_core.cli.start_options import StartOptions
+    from finetooth_core.cli.state import State
+    from finetooth_hooks import PlanError
+
+    if len(environment) > 1:
+        environment = {**environment, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(folder)
+    (folder / "refused.yaml").write_text(
+        json.dumps({**RECIPE, "output": "refused", "scale": {"devices": devices}}), encoding="utf-8"
+    )
+    with pytest.raises(PlanError, match=message):
+        CliRunner().invoke(command, ["refused.yaml"], obj=State(StartOptions()), catch_exceptions=False)
+    assert not (folder / "refused").exists()

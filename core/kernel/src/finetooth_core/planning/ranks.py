@@ -45,11 +45,12 @@ def join(context: RunContext) -> Joined | Callable[[Sequence[str]], int] | None:
     recipe, catalog = context.recipe, context.catalog
     count = wanted(recipe)
     around = [r for r in catalog.all("launcher") if isinstance(r.entry, Launcher) and r.entry.here()]
-    if count == 1 or (count == 0 and not around):
+    if count <= 1 and not around:
         return None
     pick: Any = recipe.scale.launcher
-    if pick == AUTO and around:
-        pick = around[0].full_name
+    named = pick if isinstance(pick, str) else str(pick["name"])
+    if around and (named == AUTO or catalog.get("launcher", named) not in around):
+        pick = around[0].full_name  # whoever started this process knows its place
     launcher = context.builder.section("launcher", pick, "scale.launcher").part
     rank: Rank | None = launcher.rank()
     if rank is None:
@@ -64,6 +65,8 @@ def join(context: RunContext) -> Joined | Callable[[Sequence[str]], int] | None:
             f"scale asks for {count} ranks, and {rank.world} were started",
             action="leave scale.devices out, or start as many",
         )
+    if count == 1:
+        return None
     built = context.builder.section("strategy", recipe.scale.strategy, "scale.strategy")
     return Joined(rank, built.part, built.registered.full_name)
 

@@ -17,8 +17,6 @@ from finetooth_hooks.protocols import Rank
 from pydantic import Field
 
 ADDRESS = "127.0.0.1"
-PLACE = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What torchrun tells a process about its place; `LOCAL_RANK` may be missing."""
 
 
 class LocalOptions(Options):
@@ -35,23 +33,17 @@ class LocalLauncher:
         self._grace, self._environment = options.grace, environment
 
     def rank(self) -> Rank | None:
-        """See `finetooth_hooks.protocols.Launcher`."""
-        given = self._environment
-        if "RANK" not in given or "WORLD_SIZE" not in given:
-            return None
-        missing = [name for name in PLACE if name not in given]
-        if missing:
-            raise PlanError(f"scale.launcher: {missing[0]} is not set", action=f"set {', '.join(PLACE)}")
-        try:
-            rank, world, port = (int(given[name]) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
-            local = int(given.get("LOCAL_RANK", rank))
-        except ValueError as error:
+        """None: where its ranks find themselves, the launcher `environment` knows.
+
+        Raises:
+            PlanError: that launcher is not there.
+        """
+        if "RANK" in self._environment:
             raise PlanError(
-                f"scale.launcher: {error}", action="give RANK, WORLD_SIZE, MASTER_PORT as numbers"
-            ) from None
-        if not 0 <= rank < world:
-            raise PlanError(f"scale.launcher: RANK is {rank} of {world}", action="count RANK from 0 to WORLD_SIZE - 1")
-        return Rank(rank, world, local, given["MASTER_ADDR"], port)
+                "scale.launcher: this process was started as a rank, and local finds no place",
+                action="install finetooth-environmentlauncher",
+            )
+        return None
 
     def start(self, world: int, command: Sequence[str]) -> int:
         """See `finetooth_hooks.protocols.Launcher`. Rank 0 has this terminal, the interrupt key reaches it alone."""

@@ -1,8 +1,7 @@
-"""Starts ranks on this machine, and finds a process's place by the variables that torchrun sets."""
+"""Starts ranks on this machine."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 from finetooth_hooks import Launcher, hookimpl
@@ -13,7 +12,7 @@ def ft_launchers() -> Iterator[Launcher]:
     yield Launcher(
         name="local",
         build="finetooth_locallauncher.launcher:build",
-        summary="ranks on this machine; takes its place under torchrun, too",
+        summary="starts ranks on this machine",
         default=True,
-        here=lambda: "RANK" in os.environ and "WORLD_SIZE" in os.environ,
+        here=lambda: False,  # its ranks are those of the launcher `environment`
     )
