@@ -11,9 +11,10 @@ from typing import Any
 import finetooth
 import pytest
 import yaml
-from finetooth_hooks import DataError
+from finetooth_hooks import DataError, Message
 from finetooth_kit.families import SIZES, tiny_model
 from finetooth_kit.templates import template_tokenizer
+from finetooth_rows.asking import ASKED_OTHERWISE_EARLIER
 
 Run = Callable[..., tuple[int, str, str]]
 Make = Callable[..., dict[str, Any]]
@@ -58,9 +59,9 @@ ASK, SAY = ("user", "2+2?"), ("assistant", "4")
 # --- where an answer begins ----
 
 
-@pytest.mark.parametrize(("renderer", "noticed"), [("llama3", True), ("chatml", False)])
-def test_answers_behind_other_tokens_than_their_prompt_are_told(
-    session: Callable[..., Any], tiny_llama: Path, tmp_path: Path, renderer: str, noticed: bool
+@pytest.mark.parametrize(("renderer", "differ"), [("llama3", True), ("chatml", False)])
+def test_answers_train_behind_the_tokens_of_their_prompt(
+    session: Callable[..., Any], tiny_llama: Path, tmp_path: Path, renderer: str, differ: bool
 ) -> None:
     """SmolLM2's tokenizer takes two line feeds together at the end of a text, and apart before a letter."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -72,9 +73,14 @@ def test_answers_behind_other_tokens_than_their_prompt_are_told(
     model.config.max_position_embeddings = 1024
     for part in (model, tokenizer):
         part.save_pretrained(tmp_path / "model")
-    rows = [talk(ASK, ("assistant", text)) for text in ("It is.", "It can.", "So.")]
-    notes = report_of(session(rows, model=str(tmp_path / "model"), renderer=renderer)).notes
-    assert any("other tokens than its prompt ends with" in note for note in notes) == noticed, notes
+    texts = ("It is.", "It can.", "So.")
+    rows = [talk(ASK, ("assistant", "So?"), ASK, ("assistant", text)) for text in texts]
+    made = session(rows, model=str(tmp_path / "model"), renderer=renderer)
+    messages = [Message(role, content) for role, content in (ASK, ("assistant", "So?"), ASK)]
+    asked = list(made.planned_context.renderer.prompt(messages))
+    assert all(list(datum.tokens[: len(asked)]) == asked for datum in made.job.method._data)
+    notes = report_of(made).notes
+    assert [note.partition(": ")[2] for note in notes] == [ASKED_OTHERWISE_EARLIER] * differ
 
 
 # --- markup in plain text ---------------------------------------------------------------------------------------------

@@ -109,4 +109,4 @@ def test_answers_are_known_whatever_trains(train_on: str) -> None:
                 Message("assistant", "ef"))  # fmt: skip
     example = Conversation(messages)
     rendered = Renderer().render(example, train_on=train_on)
-    assert answers_of(example, rendered, Renderer()) == ((5, 7), (11, 14))  # type: ignore[arg-type]
+    assert answers_of(example, rendered, Renderer().render) == ((5, 7), (11, 14))

@@ -7,12 +7,11 @@ last answer alone trains, the last turns stay. This is how LLaMA-Factory reads i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
 from finetooth_hooks.examples import Conversation, Message, Rendered
-from finetooth_hooks.protocols import Renderer
 
 TURNS = "truncate_turns"
 Range = tuple[int, int]
@@ -55,11 +54,17 @@ def cuts_medium(rendered: Rendered, ranges: Sequence[Range]) -> bool:
     )
 
 
-def answers_of(example: Conversation, rendered: Rendered, renderer: Renderer) -> tuple[Range, ...]:
-    """The answers of a conversation, whether they train or not, each to the end of its message."""
+def answers_of(
+    example: Conversation, rendered: Rendered, render: Callable[[Conversation], Rendered]
+) -> tuple[Range, ...]:
+    """The answers of a conversation, whether they train or not, each to the end of its message.
+
+    Args:
+        render: writes a conversation of which every answer trains.
+    """
     plain = tuple(replace(message, train=None, weights=(), reasoning_weights=()) for message in example.messages)
-    other = renderer.render(replace(example, messages=plain), train_on="assistant")
-    return _answers(replace(rendered, weights=other.weights), example.messages)
+    other = render(replace(example, messages=plain))
+    return _answers(other, example.messages) if other.tokens == rendered.tokens else ()
 
 
 def kept_turns(rendered: Rendered, longest: int) -> tuple[Range, ...]:

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 from finetooth_hooks.context import Context
-from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import (
     Conversation,
     Example,
@@ -36,11 +35,6 @@ ENDLESS_SEGMENT = (
     "learn to stop; spell the token that ends an answer, segments read it as one"
 )
 
-ASKED_OTHERWISE = (
-    "the answer trains behind other tokens than its prompt ends with, because the tokenizer splits the markup "
-    "differently before a text: set data.renderer to one whose markup the tokenizer keeps in one piece"
-)
-
 
 class Noticing:
     """Looks at rows for one run.
@@ -51,7 +45,6 @@ class Noticing:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._boundaries: dict[tuple[str, str], bool] = {}
 
     @cached_property
     def _markup(self) -> PlainMarkup:
@@ -88,29 +81,7 @@ class Noticing:
             return (ENDLESS_SEGMENT,) * endless
         for messages, one in zip(_conversations(example), parts, strict=False):
             found |= dict.fromkeys(self._endless(messages, one))
-        if isinstance(example, Conversation) and parts and self._is_asked_otherwise(example, parts[0]):
-            found[ASKED_OTHERWISE] = None
         return tuple(found)
-
-    def _is_asked_otherwise(self, example: Conversation, rendered: Rendered) -> bool:
-        """Whether the tokens before the last answer differ from those of its prompt, though the text is the same.
-
-        How the text is split depends on the markup and on how the answer begins: each beginning is looked at once.
-        """
-        messages = example.messages
-        roles = [message.role for message in messages[-2:]]
-        if rendered.media or roles not in (["user", "assistant"], ["tool", "assistant"]):
-            return False
-        key = messages[-2].role, messages[-1].content[:2]
-        if key not in self._boundaries:
-            renderer, decode = self._context.renderer, self._context.tokenizer.decode
-            try:
-                asked = tuple(renderer.prompt(messages[:-1], example.tools))
-            except DataError:  # this markup asks for no answer here
-                return False
-            other = rendered.tokens[: len(asked)] != asked
-            self._boundaries[key] = other and decode(rendered.tokens).startswith(decode(asked))
-        return self._boundaries[key]
 
     @cached_property
     def _encoder(self) -> Encoder:

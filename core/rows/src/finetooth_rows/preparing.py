@@ -17,6 +17,7 @@ from finetooth_hooks.protocols import Examples
 from finetooth_toolbox.messages import media as row_media
 from finetooth_toolbox.messages.markup import why_untrained
 
+from finetooth_rows.asking import Asking
 from finetooth_rows.cutting import TURNS, Range, answers_of, cut, cuts_medium, kept_turns
 from finetooth_rows.groups import MEDIUM_CUT, kept_group
 from finetooth_rows.noticing import Noticing
@@ -36,20 +37,28 @@ def load_rendering(rendering: Rendering, context: Context) -> Render:
     row."""
     module, _, function = rendering.build.partition(":")
     built: Render = getattr(import_module(module), function)(rendering.options, context)
-    return partial(_watched, built, context, Noticing(context))
+    return partial(_watched, built, context, Noticing(context), Asking(context))
 
 
-def _watched(render: Render, context: Context, noticing: Noticing, example: Example) -> Rendered:
+def _watched(render: Render, context: Context, noticing: Noticing, asking: Asking, example: Example) -> Rendered:
     """Tokens, with what there is to tell of the row."""
     if media_of(example):
         _check_model(context, example)
     told = noticing.before(example)
     rendered = _refusing(render, example)
+    if isinstance(example, Conversation) and any(rendered.weights):
+        rendered = asking.mended(example, rendered)
+        told = (*told, *asking.notices(example, rendered))
     told = (*rendered.notices, *told, *noticing.after(example, rendered))
     train = context.train
     if train.excess_length == TURNS and len(rendered.tokens) > train.max_length and isinstance(example, Conversation):
-        rendered = replace(rendered, answers=answers_of(example, rendered, context.renderer))
+        rendered = replace(rendered, answers=answers_of(example, rendered, partial(_plainly, context, asking)))
     return replace(rendered, notices=told) if told else rendered
+
+
+def _plainly(context: Context, asking: Asking, example: Conversation) -> Rendered:
+    """A conversation of which every answer trains."""
+    return asking.mended(example, context.renderer.render(example, train_on="assistant"))
 
 
 def _refusing(render: Render, example: Example) -> Rendered:

@@ -1,8 +1,8 @@
 """How preferences become tokens; also what a worker process builds.
 
 An answer is rendered as part of the whole conversation, and only the answer trains. That both answers of a pair are
-answers to the same prompt is proven on tokens: what the model reads when it is asked (`Renderer.shown_prompt`) must be
-what the rendered conversation begins with, for each answer.
+answers to the same prompt is proven on tokens: what the model reads when it is asked (`Renderer.shown_prompt`) is what
+the rendered conversation begins with, for each answer; where only the tokens differ, the prompt's are taken.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from finetooth_hooks import Conversation, DataError, Example, Message, PromptCom
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Labelled, Pair, Side
 from finetooth_hooks.preparation import Render
+from finetooth_toolbox.messages.asked import as_asked
 from finetooth_toolbox.messages.prompts import encode_document, render_completion
 
 SAME = "chosen and rejected are the same"
@@ -142,8 +143,9 @@ class Answers:
         renderer = self.context.renderer
         rendered = renderer.render(Conversation((*silent, *answer), tools))
         asked = renderer.shown_prompt(prompt, tools).tokens
-        if rendered.tokens[: len(asked)] == asked:
-            return rendered
+        mended = as_asked(rendered, asked, self.context.tokenizer)
+        if mended is not None:
+            return mended
         at = next((i for i, (a, b) in enumerate(zip(asked, rendered.tokens, strict=False)) if a != b), 0)
         text = self.context.tokenizer.decode(asked[at:])
         raise DataError(

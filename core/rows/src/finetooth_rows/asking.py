@@ -1,0 +1,75 @@
+"""Rows whose last answer trains behind the tokens with which the model is asked for it, as in inference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks.context import Context
+from finetooth_hooks.errors import DataError
+from finetooth_hooks.examples import Conversation, Rendered
+from finetooth_toolbox.messages.asked import as_asked
+
+ASKED_OTHERWISE = (
+    "the answer trains behind other tokens than its prompt ends with, because the tokenizer splits the markup "
+    "differently before a text: set data.renderer to one whose markup the tokenizer keeps in one piece"
+)
+ASKED_OTHERWISE_EARLIER = (
+    "an answer before the last trains behind other tokens than its prompt ends with, because the tokenizer splits the "
+    "markup differently before a text: set method.train_on: last, or data.renderer to one whose markup the tokenizer "
+    "keeps in one piece"
+)
+
+
+class Asking:
+    """Compares rows with their prompts, for one run.
+
+    Args:
+        context: gives tokenizer and renderer.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._differing: dict[tuple[str, str], bool] = {}
+
+    def mended(self, example: Conversation, rendered: Rendered) -> Rendered:
+        """The row with the tokens of its last prompt, where only those differ and the text is the same."""
+        last = len(example.messages) - 1
+        if not self._differs(example, rendered, last) or example.messages[last].weights:
+            return rendered
+        return as_asked(rendered, self._prompt(example, last) or (), self._context.tokenizer) or rendered
+
+    def notices(self, example: Conversation, rendered: Rendered) -> Iterator[str]:
+        """What there is to tell of answers that still train behind other tokens than their prompts end with."""
+        last = len(example.messages) - 1
+        known = len(rendered.spans) == len(example.messages)
+        for i, (begin, end) in enumerate(rendered.spans if known else ()):
+            if i < last and any(rendered.weights[begin:end]) and self._differs(example, rendered, i):
+                yield ASKED_OTHERWISE_EARLIER
+                break
+        if self._differs(example, rendered, last):
+            asked = self._prompt(example, last)
+            if asked is not None and rendered.tokens[: len(asked)] != asked:
+                yield ASKED_OTHERWISE
+
+    def _differs(self, example: Conversation, rendered: Rendered, i: int) -> bool:
+        """Whether the tokens before answer i differ from those of its prompt, though the text is the same.
+
+        How the text is split depends on the markup and on how the answer begins: each beginning is looked at once.
+        """
+        messages = example.messages
+        if i < 1 or rendered.media or messages[i].role != "assistant" or messages[i - 1].role not in ("user", "tool"):
+            return False
+        key = messages[i - 1].role, messages[i].content[:2]
+        if key not in self._differing:
+            asked, decode = self._prompt(example, i), self._context.tokenizer.decode
+            if asked is None:
+                return False
+            other = rendered.tokens[: len(asked)] != asked
+            self._differing[key] = other and decode(rendered.tokens).startswith(decode(asked))
+        return self._differing[key]
+
+    def _prompt(self, example: Conversation, i: int) -> tuple[int, ...] | None:
+        try:
+            return tuple(self._context.renderer.prompt(example.messages[:i], example.tools))
+        except DataError:  # this markup asks for no answer here
+            return None

@@ -1,0 +1,55 @@
+"""An answer behind the tokens with which the model is asked for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from finetooth_hooks.examples import Rendered
+from finetooth_hooks.protocols import Tokenizer
+
+
+def as_asked(rendered: Rendered, asked: Sequence[int], tokenizer: Tokenizer) -> Rendered | None:
+    """A conversation that begins with the tokens of the prompt for its last answer.
+
+    Many tokenizers split markup otherwise before a text than at the end of a prompt: of two line feeds one token, but
+    two before a letter. A model is always asked with the former. Its tokens are kept, the rest follows; a token that
+    reached over the border is encoded anew.
+
+    Args:
+        asked: the tokens of the prompt.
+
+    Returns:
+        None if the text does not begin with the prompt's, or cannot be continued behind it.
+    """
+    tokens = rendered.tokens
+    if tokens[: len(asked)] == tuple(asked):
+        return rendered
+    pairs = enumerate(zip(asked, tokens, strict=False))
+    same = next((i for i, (ours, theirs) in pairs if ours != theirs), min(len(asked), len(tokens)))
+    text = tokenizer.decode(asked[same:])
+    stop, said = same, ""
+    while stop < len(tokens) and not (said.startswith(text) and said):
+        stop += 1
+        said = tokenizer.decode(tokens[same:stop])
+        if len(said) > len(text) and not said.startswith(text) and "\ufffd" not in said:
+            return None
+    between = tokenizer.encode(said[len(text) :])
+    placed = any(medium.stop > same for medium in rendered.media)
+    if placed or not said.startswith(text) or tokenizer.decode([*asked[same:], *between]) != said:
+        return None
+    inside = {*rendered.weights[same : stop - bool(between)]}
+    before = inside.pop() if len(inside) == 1 else 0.0
+    behind = rendered.weights[stop] if stop < len(tokens) else 0.0
+    moved = len(asked) + len(between) - stop
+
+    def at(place: int) -> int:
+        return place if place <= same else max(same, place + moved) if place >= stop else same
+
+    return replace(
+        rendered,
+        tokens=(*asked, *between, *tokens[stop:]),
+        weights=(*rendered.weights[:same], *[before] * (len(asked) - same), *[behind] * len(between),
+                 *rendered.weights[stop:]),
+        spans=tuple((at(begin), at(end)) for begin, end in rendered.spans),
+    )  # fmt: skip
