@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from finetooth_hooks.plan import Pick
-from finetooth_hooks.protocols import Block, Head, ModelFacts
+from finetooth_hooks.protocols import Block, Experts, Head, LayerFacts, ModelFacts
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
@@ -96,10 +96,75 @@ def linear_shapes(facts: ModelFacts) -> dict[str, tuple[int, int]]:
 
 
 def layer_matrices(facts: ModelFacts) -> list[tuple[int, int]]:
-    """(inputs, outputs) of every linear module of the decoder layers whose shape follows from the facts."""
+    """(inputs, outputs) of every linear module of the decoder layers that adapters may reach and whose shape follows
+    from the facts."""
+    if facts.per_layer:
+        return [shape for layer in facts.per_layer for path, shape in linears(layer).items() if targeted(path, facts)]
     shapes = linear_shapes(facts)
     names = [name.rsplit(".", 1)[-1] for name in facts.linear_targets]
     return [shapes[name] for name in names if name in shapes] * facts.layers
+
+
+def layer_weights(facts: ModelFacts) -> int:
+    """Numbers in the matrices of all decoder layers, experts included, as far as the facts tell."""
+    if not facts.per_layer:
+        return sum(inputs * outputs for inputs, outputs in layer_matrices(facts))
+    held = 0
+    for layer in facts.per_layer:
+        held += sum(inputs * outputs for inputs, outputs in linears(layer).values())
+        if experts := layer.experts:
+            held += facts.hidden_size * experts.count * (1 + (2 + experts.gated) * experts.width)
+    return held
+
+
+def linears(layer: LayerFacts) -> dict[str, tuple[int, int]]:
+    """(inputs, outputs) of a layer's linear modules, by their paths in it."""
+    return {**layer.mixing, **layer.feed_forward}
+
+
+def targeted(path: str, facts: ModelFacts) -> bool:
+    """Whether a module of a layer is one of `linear_targets`."""
+    return any(path == name or path.endswith(f".{name}") for name in facts.linear_targets)
+
+
+def layer_of(facts: ModelFacts, *, window: int = 0, experts: Experts | None = None) -> LayerFacts:
+    """A layer with attention of the model's sizes.
+
+    Args:
+        window: positions that it sees; 0: all.
+        experts: in place of a feed-forward block of the model's size.
+    """
+    shapes = linear_shapes(facts)
+    return LayerFacts(
+        "window" if window else "attention",
+        {f"self_attn.{name}": shapes[name] for name in ATTENTION},
+        {} if experts is not None else {f"mlp.{name}": shapes[name] for name in MLP},
+        heads=facts.heads,
+        kv_heads=facts.kv_heads,
+        head_dim=facts.head_dim,
+        window=window,
+        ffn_size=0 if experts is not None else facts.ffn_size,
+        experts=experts,
+    )
+
+
+def windowed_layers(
+    facts: ModelFacts, config: Mapping[str, Any], experts: Experts | None = None
+) -> tuple[LayerFacts, ...]:
+    """Layers of a config that says by `layer_types` which of them attend to a window; all do where it names a window
+    and no types."""
+    window = int(config.get("sliding_window") or 0)
+    kinds = config.get("layer_types") or ["sliding_attention" if window else "full_attention"] * facts.layers
+    return tuple(
+        layer_of(facts, window=window if kind == "sliding_attention" else 0, experts=experts) for kind in kinds
+    )
+
+
+def cached_numbers(facts: ModelFacts) -> int:
+    """Keys and values that a token leaves in all layers, as numbers."""
+    if facts.per_layer:
+        return 2 * sum(layer.kv_heads * layer.head_dim for layer in facts.per_layer)
+    return 2 * facts.layers * facts.kv_heads * facts.head_dim
 
 
 def llama_block(config: Mapping[str, Any], *, head_norms: bool = False) -> Block | None:

@@ -180,7 +180,17 @@ if TYPE_CHECKING:
         Outputs,
         Per,
     )
-    from finetooth_hooks.models import Block, Head, LowRank, ModelFacts, ModelInfo, ModelTensors, Tokenizer
+    from finetooth_hooks.models import (
+        Block,
+        Experts,
+        Head,
+        LayerFacts,
+        LowRank,
+        ModelFacts,
+        ModelInfo,
+        ModelTensors,
+        Tokenizer,
+    )
     from finetooth_hooks.options import NoOptions, Options
     from finetooth_hooks.outputs import OutputName
     from finetooth_hooks.plan import Decision, MemoryEstimate, Pick, Plan, TrainSettings
@@ -240,7 +250,7 @@ _LAZY = {
         "kernels": "ComputePart PickKernels PickedKernel Wanted",
         "loss_totals": "LossTotals",
         "losses": "Array Contribution LossData LossFn LossResult LossSpec LossState Metric Outputs Per",
-        "models": "Block Head LowRank ModelFacts ModelInfo ModelTensors Tokenizer",
+        "models": "Block Experts Head LayerFacts LowRank ModelFacts ModelInfo ModelTensors Tokenizer",
         "options": "NoOptions Options",
         "outputs": "OutputName",
         "plan": "Decision MemoryEstimate Pick Plan TrainSettings",
@@ -267,10 +277,12 @@ __all__ = [
     "Completion", "ComputePart", "Context", "Contribution", "Conversation", "Counts", "DataError", "DataPart",
     "DataReport", "Datum", "Decision", "Device", "ENTRY_TYPES", "Engine", "EngineBase", "EngineError", "EngineInfo",
     "EngineRequest", "Entry", "Environment", "EnvironmentBase", "Episode", "EpisodeBase", "Evaluation", "Evaluator",
-    "EvaluatorBase", "Example", "Examples", "ExportSource", "Exported", "Exporter", "ExporterBase", "Face", "FaceBase",
+    "EvaluatorBase", "Example", "Examples", "Experts",
+    "ExportSource", "Exported", "Exporter", "ExporterBase", "Face", "FaceBase",
     "FaceCaller", "FacePiece", "FaceRoute", "FaceService", "Family", "FinetoothError", "FloatArray", "Format",
     "Forward", "Gate", "Generated", "Handle", "Hardware", "HardwareFacts", "Head", "HeldAdapter", "Image", "ImageChunk",
-    "IntArray", "Interrupted", "Json", "Kept", "Kernel", "Labelled", "Launcher", "LayerKind", "LeftOut", "Lengths",
+    "IntArray", "Interrupted", "Json", "Kept", "Kernel", "Labelled", "Launcher", "LayerFacts",
+    "LayerKind", "LeftOut", "Lengths",
     "Limit", "Loader", "LoaderBase", "Loss", "LossData", "LossFn", "LossResult", "LossSpec", "LossState", "LossTotals",
     "LowRank", "Medium", "MediumChunk", "MediumKind", "MediumPlace", "MemoryEstimate", "Message", "Method",
     "MethodBase", "Metric", "ModelFacts", "ModelInfo", "ModelTensors", "NoOptions", "NotFinite", "OBSERVERS_SPAN",

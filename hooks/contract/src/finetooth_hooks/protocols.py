@@ -39,8 +39,10 @@ from finetooth_hooks.kernels import ComputePart, Kernel, PickedKernel, PickKerne
 from finetooth_hooks.methods import Method
 from finetooth_hooks.models import (
     Block,
+    Experts,
     Family,
     Head,
+    LayerFacts,
     Loader,
     LowRank,
     ModelFacts,
@@ -75,6 +77,7 @@ __all__ = [
     "Environment",
     "Evaluator",
     "Examples",
+    "Experts",
     "Exporter",
     "Face",
     "Family",
@@ -86,6 +89,7 @@ __all__ = [
     "MediumPlace",
     "Kernel",
     "Launcher",
+    "LayerFacts",
     "Loader",
     "LowRank",
     "Method",

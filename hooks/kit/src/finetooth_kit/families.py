@@ -102,7 +102,30 @@ def assert_facts(family: Family, config: Any, *, rtol: float = 0.0, atol: float 
     assert facts.attention_targets and set(facts.attention_targets) <= set(facts.linear_targets)
     assert facts.tied == (model.get_output_embeddings().weight is model.get_input_embeddings().weight)
     assert_logits(facts, model, rtol=rtol, atol=atol)
+    assert_layers(facts, layers)
     return facts, model
+
+
+def assert_layers(facts: ModelFacts, layers: Any) -> None:
+    """What the facts say of each layer is so in the model: shapes of linear modules, of experts and their router."""
+    linear = import_module("torch").nn.Linear
+    assert len(facts.per_layer) in (0, len(layers))
+    for number, (said, layer) in enumerate(zip(facts.per_layer, layers, strict=False)):
+        modules = {path: m for path, m in layer.named_modules() if isinstance(m, linear)}
+        shapes = {path: (m.in_features, m.out_features) for path, m in modules.items()}
+        expected = {**said.mixing, **said.feed_forward}
+        assert shapes == expected, f"layer {number}: linear modules {shapes}, facts {expected}"
+        fused = sum(p.numel() for p in layer.parameters() if p.ndim == 3 and "conv" not in _name(layer, p))
+        experts = said.experts
+        matrices = 0 if experts is None else experts.count * (2 + experts.gated) * experts.width * facts.hidden_size
+        assert fused == matrices, f"layer {number}: {fused} numbers in experts, facts {matrices}"
+        if experts is not None:
+            router = layer.get_parameter(f"{experts.router}.weight")
+            assert tuple(router.shape) == (experts.count, facts.hidden_size)
+
+
+def _name(layer: Any, parameter: Any) -> str:
+    return next(str(name) for name, other in layer.named_parameters() if other is parameter)
 
 
 def assert_logits(facts: ModelFacts, model: Any, *, rtol: float = 0.0, atol: float = 0.0) -> None:

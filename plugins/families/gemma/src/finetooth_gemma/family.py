@@ -9,7 +9,7 @@ from typing import Any
 from finetooth_hooks import NoOptions, Pick
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import AttentionNeeds, Head, ModelFacts
-from finetooth_toolbox.llama_shape import llama_facts
+from finetooth_toolbox.llama_shape import llama_facts, windowed_layers
 
 TOWERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "gemma3": {"vision_config": ("model.vision_tower", "model.multi_modal_projector")},
@@ -50,6 +50,8 @@ class Gemma:
         text = config.get("text_config") if kind in TOWERS else config
         values: Mapping[str, Any] = {"tie_word_embeddings": True, "head_dim": 256, **(text or {})}
         facts = llama_facts(values, renderer=RENDERERS.get(kind, "jinja"), max_positions=8192)
+        if "sliding_attention" in (values.get("layer_types") or ()) and not kind.startswith("gemma4"):
+            facts = replace(facts, per_layer=windowed_layers(facts, values))
         cap = values.get("final_logit_softcapping")
         facts = replace(facts, head=Head("lm_head", softcap=None if cap is None else float(cap)), block=None)
         if values.get("attn_logit_softcapping"):

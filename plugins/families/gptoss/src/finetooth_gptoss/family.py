@@ -8,10 +8,10 @@ from typing import Any
 
 from finetooth_hooks import NoOptions
 from finetooth_hooks.context import Context
-from finetooth_hooks.protocols import AttentionNeeds, ModelFacts
-from finetooth_toolbox.llama_shape import ATTENTION, llama_facts
+from finetooth_hooks.protocols import AttentionNeeds, Experts, ModelFacts
+from finetooth_toolbox.llama_shape import ATTENTION, llama_facts, windowed_layers
 
-HEAD_DIM = 64
+HEAD_DIM, EXPERTS, ACTIVE, WINDOW = 64, 128, 4, 128
 """Where a config does not say."""
 
 
@@ -30,4 +30,13 @@ class GPTOSS:
         """
         sized = {**config, "head_dim": config.get("head_dim") or HEAD_DIM}
         facts = llama_facts(sized, renderer="harmony", max_positions=131072)
+        experts = Experts(
+            int(config.get("num_local_experts") or EXPERTS),
+            int(config.get("num_experts_per_tok") or config.get("experts_per_token") or ACTIVE),
+            width=facts.ffn_size,
+            router="mlp.router",
+        )
+        kinds = config.get("layer_types") or ["sliding_attention", "full_attention"] * (facts.layers // 2)
+        window = {"layer_types": kinds, "sliding_window": config.get("sliding_window") or WINDOW}
+        facts = replace(facts, per_layer=windowed_layers(facts, window, experts))
         return replace(facts, linear_targets=ATTENTION, attention=AttentionNeeds(sinks=True), block=None)

@@ -8,9 +8,11 @@ from typing import Any
 
 from finetooth_hooks import NoOptions, Pick
 from finetooth_hooks.context import Context
-from finetooth_hooks.protocols import ModelFacts
-from finetooth_toolbox.llama_shape import ATTENTION, llama_facts
+from finetooth_hooks.protocols import Experts, ModelFacts
+from finetooth_toolbox.llama_shape import ATTENTION, llama_facts, windowed_layers
 
+EXPERTS = (("num_local_experts", 8), ("num_experts_per_tok", 2))
+"""How many there are and how many compute a token, where a config does not say."""
 V3_VOCABULARY, TEKKEN_VOCABULARY = 32768, 131072
 LARGE_HIDDEN, NEMO_HIDDEN, MINISTRAL_HIDDEN = 12288, 5120, 4096
 NEMO_ROTATION, SMALL_ROTATION = 1e6, 1e8
@@ -29,8 +31,12 @@ class Mistral:
         facts = llama_facts(config, renderer=_renderer(config), max_positions=32768)
         kind = config.get("model_type", "mistral")
         if kind == "mixtral":  # its experts are no linear modules, so an adapter trains attention
-            return replace(facts, linear_targets=ATTENTION, block=None)
+            count, active = (int(config.get(key) or usual) for key, usual in EXPERTS)
+            layers = windowed_layers(facts, config, Experts(count, active, facts.ffn_size))
+            return replace(facts, linear_targets=ATTENTION, block=None, per_layer=layers)
         # layers of Ministral attend in their own ways, layer by layer or by position
+        if config.get("sliding_window"):
+            facts = replace(facts, per_layer=windowed_layers(facts, config))
         return facts if kind == "mistral" else replace(facts, block=None)
 
 

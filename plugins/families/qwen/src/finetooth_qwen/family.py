@@ -18,6 +18,8 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_toolbox.llama_shape import ATTENTION, MLP, llama_facts
 
+from finetooth_qwen.layers import layers_of
+
 DENSE = ("qwen2", "qwen3")
 TAGGED = ("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text")
 """Qwen3.5 and 3.6, which speak alike."""
@@ -57,7 +59,14 @@ class Qwen:
         )
         if kind in DENSE:
             return facts
-        return replace(facts, block=None, linear_targets=_targets(kind, text), untargeted=UNTARGETED.get(kind, ()))
+        layers = layers_of(facts, kind, text)
+        return replace(
+            facts,
+            block=None,
+            linear_targets=_targets(kind, text),
+            untargeted=UNTARGETED.get(kind, ()),
+            per_layer=layers,
+        )
 
 
 def _targets(kind: str, text: Mapping[str, Any]) -> tuple[str, ...]:

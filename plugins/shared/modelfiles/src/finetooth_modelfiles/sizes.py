@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from finetooth_hooks.protocols import ModelFacts
-from finetooth_toolbox.llama_shape import linear_shapes
+from finetooth_toolbox.llama_shape import linear_shapes, linears
 
 from finetooth_modelfiles.targets import matching
 
@@ -18,8 +18,12 @@ def shapes(facts: ModelFacts, targets: str | Sequence[str] = ()) -> dict[str, tu
     loader says which those are, a linear module of another name counts as hidden to hidden.
     """
     known = linear_shapes(facts)
-    found: dict[str, tuple[int, int]] = {}
-    for layer in range(facts.layers):
+    found = {
+        f"{facts.layer_path}.{number}.{path}": shape
+        for number, layer in enumerate(facts.per_layer)
+        for path, shape in linears(layer).items()
+    }
+    for layer in range(0 if found else facts.layers):
         for target in facts.linear_targets:
             name = target.rsplit(".", 1)[-1]
             inside = "." if "." in target else ".self_attn." if target in facts.attention_targets else ".mlp."
@@ -28,7 +32,7 @@ def shapes(facts: ModelFacts, targets: str | Sequence[str] = ()) -> dict[str, tu
     found[facts.head.module] = (facts.hidden_size, facts.vocab_size)
     found[f"{facts.body}.embed_tokens"] = (facts.vocab_size, facts.hidden_size)
     names = () if isinstance(targets, str) else targets
-    usual = all(target.rsplit(".", 1)[-1] in known for target in facts.linear_targets)
+    usual = bool(facts.per_layer) or all(target.rsplit(".", 1)[-1] in known for target in facts.linear_targets)
     if facts.modules is None or (usual and all(matching(name, found) for name in names)):
         return found
     return dict(facts.modules())

@@ -22,12 +22,12 @@ utilisation, which is what the figure is for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetooth_hooks.protocols import ModelFacts
-from finetooth_toolbox.llama_shape import linear_shapes
+from finetooth_hooks.protocols import LayerFacts, ModelFacts
+from finetooth_toolbox.llama_shape import linear_shapes, linears, targeted
 
 LAST_OF_ATTENTION = ("o_proj", "out_proj", "dense")
 LAST_OF_FEED_FORWARD = ("down_proj", "fc2", "w2")
@@ -86,12 +86,18 @@ class Layer:
     """A decoder layer.
 
     Attributes:
-        linears: its linear modules, in any order.
+        linears: its linear modules, in any order; the experts of a token as one.
         norms: the weight of a norm in it trains.
+        width: query heads times head size; None: the model's.
+        window: positions that each position sees; 0: all.
+        state: numbers of a sequence's state, which each position reads and writes.
     """
 
     linears: tuple[Linear, ...]
     norms: bool = False
+    width: int | None = None
+    window: int = 0
+    state: int = 0
 
 
 @dataclass(frozen=True)
@@ -154,9 +160,16 @@ class Computed:
         """Positions that go through the layers."""
         return sum(self.segments)
 
-    def pairs(self, *, skips_masked: bool) -> float:
-        """Pairs of positions that attention looks at."""
-        own = sum(n * (n + 1) / 2 if skips_masked else float(n * n) for n in self.segments)
+    def pairs(self, *, skips_masked: bool, window: int = 0) -> float:
+        """Pairs of positions that attention looks at.
+
+        Args:
+            window: positions that each sees, where what is masked is skipped; 0: all.
+        """
+        if not skips_masked:
+            return sum(float(n * n) for n in self.segments) + self.across
+        beyond = (max(0, n - window) if window else 0 for n in self.segments)
+        own = sum(n * (n + 1) / 2 - left * (left + 1) / 2 for n, left in zip(self.segments, beyond, strict=True))
         return own + self.across
 
 
@@ -176,7 +189,6 @@ def count(model: ModelCost, batches: Iterable[Computed], how: Execution | None =
 
 def _layers(model: ModelCost, batch: Computed, how: Execution) -> Flops:
     positions = batch.positions
-    product = 2.0 * model.attention_width * batch.pairs(skips_masked=how.skips_masked)
     forward = backward = 0.0
     trains = model.embedding
     for place, layer in enumerate(model.layers):
@@ -190,8 +202,11 @@ def _layers(model: ModelCost, batch: Computed, how: Execution) -> Flops:
             backward += sum(linear.backward(positions, into_input=into_input) for linear in here)
             trains = into_input or any(linear.trained or linear.rank for linear in here)
             if stage == 0:
-                forward += 2 * product
-                backward += (4 + how.rescores) * product if trains else 0.0
+                width = model.attention_width if layer.width is None else layer.width
+                product = 2.0 * width * batch.pairs(skips_masked=how.skips_masked, window=layer.window)
+                stateful = 4.0 * layer.state * positions
+                forward += 2 * product + stateful
+                backward += (4 + how.rescores) * product + 2 * stateful if trains else 0.0
     return Flops(forward, backward + (forward if how.checkpointing else 0.0))
 
 
@@ -210,7 +225,7 @@ def trained_layers(model: ModelCost) -> int:
 def planned_cost(
     facts: ModelFacts, *, full: bool = False, rank: int = 0, targets: Sequence[str] | None = None
 ) -> ModelCost:
-    """From a family's facts alone, for layers built like Llama's.
+    """From a family's facts alone, for layers built like Llama's or described one by one.
 
     Args:
         full: everything trains.
@@ -218,8 +233,25 @@ def planned_cost(
         targets: names of linear modules; default: all of a layer.
     """
     carries = facts.linear_targets if targets is None else targets
+    head = Linear(facts.hidden_size, facts.vocab_size, trained=full)
+    width = facts.heads * facts.head_dim
+    if facts.per_layer:
+        layers = tuple(
+            _layer(
+                layer,
+                facts,
+                {
+                    path: Linear(*shape, _stage_in(path, layer), full, rank if _ends(path, carries) else 0)
+                    for path, shape in linears(layer).items()
+                },
+                trained=full,
+                norms=full,
+            )
+            for layer in facts.per_layer
+        )
+        return ModelCost(layers, width, head, embedding=full)
     known, square = linear_shapes(facts), (facts.hidden_size, facts.hidden_size)
-    linears = tuple(
+    modules = tuple(
         Linear(
             *known.get(name.rsplit(".", 1)[-1], square),
             stage=_stage(name, facts),
@@ -228,8 +260,7 @@ def planned_cost(
         )
         for name in facts.linear_targets
     )
-    head = Linear(facts.hidden_size, facts.vocab_size, trained=full)
-    return ModelCost((Layer(linears, norms=full),) * facts.layers, facts.heads * facts.head_dim, head, embedding=full)
+    return ModelCost((Layer(modules, norms=full),) * facts.layers, width, head, embedding=full)
 
 
 def cost_of(model: Any, facts: ModelFacts) -> ModelCost:
@@ -239,12 +270,18 @@ def cost_of(model: Any, facts: ModelFacts) -> ModelCost:
         model: modules with `named_modules` and parameters that know whether they train; module paths as in `facts`.
     """
     layers = []
-    for layer in model.get_submodule(facts.layer_path):
-        named = dict(layer.named_modules())
-        found = {path: _linear(module, _stage(path, facts)) for path, module in named.items() if _named(path, facts)}
-        inside = {id(p) for path in found for p in named[path].parameters()}
+    for number, layer in enumerate(model.get_submodule(facts.layer_path)):
+        named, said = dict(layer.named_modules()), facts.per_layer[number] if facts.per_layer else None
+        stages = (
+            {path: _stage(path, facts) for path in named if targeted(path, facts)}
+            if said is None
+            else {path: _stage_in(path, said) for path in linears(said)}
+        )
+        counted = {path: _linear(named[path], stage) for path, stage in stages.items()}
+        inside = {id(p) for path in counted for p in named[path].parameters()}
+        trained = any(p.requires_grad and p.ndim > 1 for p in layer.parameters() if id(p) not in inside)
         norms = any(p.requires_grad for p in layer.parameters() if id(p) not in inside)
-        layers.append(Layer(tuple(linear for linear in found.values() if linear is not None), norms))
+        layers.append(_layer(said, facts, counted, trained=trained, norms=norms))
     head = _linear(model.get_submodule(facts.head.module), 0)
     embedding = any(p.requires_grad for p in model.get_input_embeddings().parameters())
     return ModelCost(
@@ -255,8 +292,36 @@ def cost_of(model: Any, facts: ModelFacts) -> ModelCost:
     )
 
 
-def _named(path: str, facts: ModelFacts) -> bool:
-    return any(path == name or path.endswith(f".{name}") for name in facts.linear_targets)
+def _layer(
+    said: LayerFacts | None, facts: ModelFacts, counted: Mapping[str, Linear | None], *, trained: bool, norms: bool
+) -> Layer:
+    """A layer of the linear modules that were counted, with the experts that its facts say.
+
+    Args:
+        trained: weights of experts train.
+    """
+    modules = tuple(linear for linear in counted.values() if linear is not None)
+    if said is None:
+        return Layer(modules, norms)
+    if experts := said.experts:
+        hidden, width = facts.hidden_size, experts.active * experts.width
+        modules += (
+            Linear(hidden, experts.count, 2, trained),
+            Linear(hidden, (1 + experts.gated) * width, 2, trained),
+            Linear(width, hidden, 3, trained),
+        )
+    return Layer(modules, norms, said.heads * said.head_dim, said.window, said.state)
+
+
+def _ends(path: str, names: Sequence[str]) -> bool:
+    return any(path == name or path.endswith(f".{name}") for name in names)
+
+
+def _stage_in(path: str, layer: LayerFacts) -> int:
+    name = path.rsplit(".", 1)[-1]
+    if path in layer.mixing:
+        return 1 if name in LAST_OF_ATTENTION else 0
+    return 3 if name in LAST_OF_FEED_FORWARD else 2
 
 
 def _stage(path: str, facts: ModelFacts) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from finetooth_hooks.protocols import PlanRequest
 from finetooth_steps.row_filling import Filling
+from finetooth_toolbox.llama_shape import cached_numbers
 
 from finetooth_torch.planning.step_cost import rank_of
 
@@ -30,6 +32,31 @@ class HeldByAttention:
     masked: bool = False
     fused: bool = True
     filling: Filling | None = None
+
+
+def by_layer(request: PlanRequest, bytes_of: Callable[[PlanRequest], float]) -> tuple[float, float]:
+    """Bytes per token that a layer saves: on average, and the most that one does.
+
+    A layer without attention keeps what its mixer's modules give; one with experts what the active ones hold, and for
+    each of them the copy of its input and its result.
+
+    Args:
+        bytes_of: of a model whose layers are all alike.
+    """
+    facts = request.base.facts
+    if not facts.per_layer:
+        alike = bytes_of(request)
+        return alike, alike
+    saved = []
+    for layer in facts.per_layer:
+        width = layer.ffn_size
+        if experts := layer.experts:
+            width += experts.shared + experts.active * (experts.width + facts.hidden_size // 2)
+        mixed = sum(outputs for _, outputs in layer.mixing.values())
+        heads, kv_heads, head_dim = (layer.heads, layer.kv_heads, layer.head_dim) if layer.heads else (1, 0, mixed)
+        like = replace(facts, heads=heads, kv_heads=kv_heads, head_dim=head_dim, ffn_size=width, per_layer=())
+        saved.append(bytes_of(replace(request, base=replace(request.base, facts=like))))
+    return sum(saved) / len(saved), max(saved)
 
 
 def layer_bytes(request: PlanRequest, precision: str, *, full: bool) -> int:
@@ -103,7 +130,7 @@ def generation_bytes(request: PlanRequest, precision: str, *, stream: bool) -> i
     while it grows) and what one layer holds while the prompts are read. In the stream decoder that is gate, up and
     their product, the residual stream before, between and behind, attention's output and its normalised rows."""
     facts, size, wide = request.base.facts, BYTES[precision], max(4, BYTES[precision])
-    cache = 2 * facts.layers * facts.kv_heads * facts.head_dim * size
+    cache = cached_numbers(facts) * size
     if stream:
         return cache + 3 * facts.ffn_size * size + (3 * wide + 2 * size) * facts.hidden_size
     return cache * 3 // 2 + (6 * facts.ffn_size + 8 * facts.hidden_size) * size

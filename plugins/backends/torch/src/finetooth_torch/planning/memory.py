@@ -19,6 +19,7 @@ from finetooth_torch.planning.layer_memory import (
     accelerator_backward_bytes,
     accelerator_layer_bytes,
     backward_bytes,
+    by_layer,
     generation_bytes,
     layer_bytes,
     stream_layer_bytes,
@@ -113,18 +114,19 @@ def estimate(
 
 
 def _layers_held(
-    layers: int, between: float, layer: float, offload: Offload, *, checkpointing: bool
+    layers: int, between: float, layer: tuple[float, float], offload: Offload, *, checkpointing: bool
 ) -> tuple[float, float]:
     """Bytes per token that layers keep for backward: on the device, and elsewhere.
 
     Args:
         between: what stays between two layers where the rest is computed again.
-        layer: what one keeps.
+        layer: what one keeps, on average and at most.
     """
-    every = layers * between + layer if checkpointing else layers * layer
+    average, most = layer
+    every = layers * between + most if checkpointing else layers * average
     if offload.activations == DEVICE:
         return every, 0.0
-    return min(every, 2 * layer), every  # the layer that is computed, and what comes back while it is
+    return min(every, 2 * most), every  # the layer that is computed, and what comes back while it is
 
 
 def _on_accelerator(
@@ -136,9 +138,11 @@ def _on_accelerator(
     facts, size = request.base.facts, BYTES[precision]
     trained, full = request.trains.parameters, _trains_base(request)
     tokens = tokens_at_once(request, micro_batch_tokens, packed=False)
-    layer = accelerator_layer_bytes(request, precision, full=full, attention=attention)
+    own = request.trains.adapter.token_bytes(facts, precision)
     between = size * facts.hidden_size
-    layer += request.trains.adapter.token_bytes(facts, precision)
+    layer = by_layer(
+        request, lambda alike: own + accelerator_layer_bytes(alike, precision, full=full, attention=attention)
+    )
     layers, away = _layers_held(facts.layers, between, layer, offload, checkpointing=checkpointing)
     mask = request.data.longest if attention.masked else 0  # one byte for each pair of positions in a row
     passing = accelerator_backward_bytes(request, precision) + mask
@@ -311,10 +315,10 @@ def _on_host(
 
     facts, size = request.base.facts, BYTES[precision]
     tokens = tokens_at_once(request, micro_batch_tokens, packed=stream, held=attention)
-    layer = (
-        stream_layer_bytes(request, precision)
-        if stream
-        else layer_bytes(request, precision, full=_trains_base(request))
+    full = _trains_base(request)
+    layer = by_layer(
+        request,
+        lambda alike: stream_layer_bytes(alike, precision) if stream else layer_bytes(alike, precision, full=full),
     )
     between = max(4, size) if stream else size  # of the residual stream
     layers, away = _layers_held(facts.layers, between * facts.hidden_size, layer, offload, checkpointing=checkpointing)
@@ -325,7 +329,7 @@ def _on_host(
     own = request.trains.adapter.token_bytes(facts, precision)
     activations += (
         tokens
-        * _layers_held(facts.layers, 0, own, offload, checkpointing=checkpointing)[0]
+        * _layers_held(facts.layers, 0, (own, own), offload, checkpointing=checkpointing)[0]
         * (1.0 if offload.any else FRAGMENTATION[precision])
     )
     if stream:

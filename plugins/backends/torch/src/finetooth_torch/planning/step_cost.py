@@ -10,7 +10,7 @@ from finetooth_hooks.protocols import ModelFacts, PickedKernel, PlanRequest, Ste
 from finetooth_steps.layout import filled
 from finetooth_steps.micro_batches import MicroBatch
 from finetooth_steps.row_filling import Filling
-from finetooth_toolbox.llama_shape import linear_shapes
+from finetooth_toolbox.llama_shape import layer_matrices, layer_weights, linear_shapes
 
 from finetooth_torch.planning.flops import Computed, Execution, count, planned_cost
 
@@ -99,12 +99,11 @@ def _segments(batch: MicroBatch, filling: Filling | None) -> tuple[tuple[int, ..
 
 
 def _counts_layers(facts: ModelFacts, parameters: int) -> bool:
-    """The linear modules that are counted are all there is in the layers, but for what is small."""
+    """What is counted is all there is in the layers, but for what is small."""
     known = linear_shapes(facts)
-    names = [name.rsplit(".", 1)[-1] for name in facts.linear_targets]
-    if not all(name in known for name in names):
+    if not facts.per_layer and not all(name.rsplit(".", 1)[-1] in known for name in facts.linear_targets):
         return False
-    counted = facts.layers * sum(inputs * outputs for inputs, outputs in (known[name] for name in names))
+    counted = layer_weights(facts)
     layers = parameters - facts.vocab_size * facts.hidden_size * (1 if facts.tied else 2)
     return abs(layers - counted) <= UNKNOWN_SHARE * counted
 
@@ -112,7 +111,5 @@ def _counts_layers(facts: ModelFacts, parameters: int) -> bool:
 def rank_of(facts: ModelFacts, trained: int) -> int:
     """The rank at which low-rank additions to all linear modules have as many parameters; what an adapter adds is
     small next to the model, however it is spread. 0 where the shapes of the modules do not follow from the facts."""
-    known = linear_shapes(facts)
-    names = [name.rsplit(".", 1)[-1] for name in facts.linear_targets]
-    a_rank = facts.layers * sum(sum(known.get(name, (0, 0))) for name in names)
+    a_rank = sum(map(sum, layer_matrices(facts)))
     return max(1, round(trained / a_rank)) if a_rank else 0

@@ -12,6 +12,7 @@ from typing import Any
 
 from finetooth_hooks import DataError, Sampling
 from finetooth_hooks.protocols import ModelFacts
+from finetooth_toolbox.llama_shape import cached_numbers
 from finetooth_wire import wire
 
 from finetooth_server.operations import ROWWISE, data_of, prompts_of
@@ -155,7 +156,7 @@ def check_stops(sampling: Sampling) -> None:
 
 def _cache(facts: ModelFacts) -> int:
     """Bytes of keys and values that a token leaves in all layers, at two bytes a number."""
-    return 2 * 2 * facts.layers * facts.kv_heads * facts.head_dim
+    return 2 * cached_numbers(facts)
 
 
 def _top(tokens: int, longest: int, top: int, facts: ModelFacts) -> int:
