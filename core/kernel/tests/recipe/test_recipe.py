@@ -165,7 +165,7 @@ MISTAKES = [
     ("model=7", "model: expected a name or a mapping with 'name', got the number 7"),
     ("adapter=[a]", "adapter: expected text or a mapping, got a list"),
     # choices
-    ("train.precision=fp23", "expected one of auto, fp32, bf16, fp16, got the text 'fp23' (did you mean fp32?)"),
+    ("train.precision=fp23", "expected one of auto, fp32, bf16, fp16, fp8, got the text 'fp23' (did you mean fp32?)"),
     (
         "train.excess_length=cut",
         "expected one of drop, truncate, truncate_answers, truncate_turns, split, raise, got the text 'cut'",

@@ -73,7 +73,7 @@ class TrainSettings:
             `split` into several; or `raise`.
         seed: of everything random.
         shuffle: new order each epoch.
-        precision: `fp32`, `bf16` or `fp16`.
+        precision: `fp32`, `bf16`, `fp16` or `fp8`.
         micro_batch_tokens: token budget of one micro-batch, padding included.
         gradient_checkpointing: recompute activations in backward.
         max_grad_norm: global L2 norm to clip to; 0 is off.

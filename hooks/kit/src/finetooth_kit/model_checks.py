@@ -136,7 +136,7 @@ def facts_or_a_reason(case: EntryCase) -> None:
     expect_instance(facts, HardwareFacts, "facts()")
     expect(facts.memory > 2**20, "facts().memory", facts.memory, "bytes of the whole device")
     expect(facts.device and facts.label, "facts()", facts, "a device and a label")
-    known = {"fp64", "fp32", "bf16", "fp16"}
+    known = {"fp64", "fp32", "bf16", "fp16", "fp8"}
     expect(facts.precisions and set(facts.precisions) <= known, "facts().precisions", facts.precisions, f"of {known}")
     both = set(facts.precisions) & set(facts.slow_precisions)
     expect(not both, "facts()", f"{sorted(both)} both native and slow", "one or the other")

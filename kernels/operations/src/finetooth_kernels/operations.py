@@ -12,6 +12,7 @@ given tensors that it does not take (another dtype, other strides): then it comp
 | `rotary` | the first heads of rows, turned by angles | input |
 | `gated_mlp` | the activated gate times up | input |
 | `low_rank_linear` | linear layers of the same rows, each with a low-rank addition | input |
+| `fp8_linear` | a linear layer whose products are in 8-bit floating point, see `finetooth_kernels.fp8` | input |
 | `matmul_rounded_once` | sums of matrix products, without a graph | input |
 | `accumulate` | a sum in a wider precision than its parts, in place, without a graph | full |
 | `segment_attention` | causal attention over a stream of segments | input |
@@ -39,6 +40,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from finetooth_kernels import (
+    fp8,
     gated,
     linear_logprob,
     logits,
@@ -87,6 +89,7 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
         "low_rank_linear": Operation(
             references.low_rank_linear, low_rank_linear.low_rank_linear, features=frozenset({"multiply"})
         ),
+        "fp8_linear": Operation(references.fp8_linear, fp8.fp8_linear),
         "matmul_rounded_once": Operation(references.matmul_rounded_once, mm.mm, backward=False),
         "accumulate": Operation(references.accumulate, sums.accumulate, "full", backward=False),
         "segment_attention": Operation(references.segment_attention, segment_attention.segment_attention),

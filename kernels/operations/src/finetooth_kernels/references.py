@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from finetooth_kernels.contract import result_dtype
+from finetooth_kernels.fp8 import E4M3, E5M2, rounded
 from finetooth_kernels.logits import LogitsStatistics
 from finetooth_kernels.runs import Run
 from finetooth_kernels.segments import Segment, check_segments
@@ -21,6 +22,7 @@ from finetooth_kernels.segments import Segment, check_segments
 __all__ = [
     "accumulate",
     "cached_attention",
+    "fp8_linear",
     "gated_mlp",
     "logits_statistics",
     "low_rank_linear",
@@ -207,3 +209,33 @@ def packed_linear(weight_od: Tensor, bias_o: Tensor | None = None) -> Callable[.
     * `dtype`: of the result.
     """
     return _Unpacked(weight_od, bias_o)
+
+
+class _InEightBits(torch.autograd.Function):
+    """x W^T as `finetooth_kernels.fp8` defines it: rounded tensors, exact products."""
+
+    @staticmethod
+    def forward(ctx: Any, x_nd: Tensor, weight_od: Tensor) -> Tensor:
+        x, weight = _in_eight_bits(x_nd, E4M3), _in_eight_bits(weight_od, E4M3)
+        ctx.save_for_backward(x, weight)
+        return x @ weight.t()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        grad = _in_eight_bits(grads[0], E5M2)
+        return grad @ weight, grad.t() @ x
+
+
+def _in_eight_bits(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """The numbers in float64 that a tensor is rounded to."""
+    values, scale = rounded(t, dtype)
+    return values.double() * scale.double()
+
+
+def fp8_linear(x_nd: Tensor, weight_od: Tensor, bias_o: Tensor | None = None, base_no: Tensor | None = None) -> Tensor:
+    """See `finetooth_kernels.fp8.fp8_linear`."""
+    y: Tensor = _InEightBits.apply(x_nd.double(), weight_od.double())  # type: ignore[no-untyped-call]
+    y = y if bias_o is None else y + bias_o.double()
+    y = y if base_no is None else y + base_no.double()
+    return y.to(x_nd.dtype)

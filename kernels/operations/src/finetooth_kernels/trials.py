@@ -153,6 +153,20 @@ def _low_rank_linear(draw: _Draw, rows: int) -> Iterator[Trial]:
     yield Trial("two layers, one with an addition", given, call)
 
 
+def _fp8_linear(draw: _Draw, rows: int) -> Iterator[Trial]:
+    width, outputs = draw.columns, min(draw.columns + 5, 1030)
+    weight = draw.normal(outputs, width) / width**0.5
+    given = {"x": draw.normal(rows, width), "weight": weight, "bias": draw.normal(outputs)}
+    plain = {name: given[name] for name in ("x", "weight")}
+    yield Trial("a linear layer", plain, lambda compute, t: (compute(t["x"], t["weight"]),))
+    small = {**plain, "x": given["x"] / 2**20}
+    yield Trial("rows of millionths", small, lambda compute, t: (compute(t["x"], t["weight"]),))
+    yield Trial(
+        "a bias and what it is added to", {**given, "base": draw.normal(rows, outputs)},
+        lambda compute, t: (compute(t["x"], t["weight"], t["bias"], t["base"]),),
+    )  # fmt: skip
+
+
 def _matmul_rounded_once(draw: _Draw, rows: int) -> Iterator[Trial]:
     width = draw.columns
     given = {"left": draw.normal(rows, width), "right": draw.normal(width, 10), "base": draw.normal(rows, 10)}
@@ -236,6 +250,7 @@ TRIALS: Mapping[str, Callable[[_Draw, int], Iterator[Trial]]] = MappingProxyType
         "rotary": _rotary,
         "gated_mlp": _gated_mlp,
         "low_rank_linear": _low_rank_linear,
+        "fp8_linear": _fp8_linear,
         "matmul_rounded_once": _matmul_rounded_once,
         "accumulate": _accumulate,
         "segment_attention": _segment_attention,

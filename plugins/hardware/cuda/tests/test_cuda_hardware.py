@@ -55,7 +55,8 @@ def test_segments_grow_where_the_system_lets_them() -> None:
 @pytest.mark.parametrize(
     ("capability", "precisions", "slow"),
     [
-        ((9, 0), ("bf16", "fp16", "fp32"), ()),
+        ((9, 0), ("bf16", "fp16", "fp32", "fp8"), ()),
+        ((8, 9), ("bf16", "fp16", "fp32", "fp8"), ()),
         ((8, 0), ("bf16", "fp16", "fp32"), ()),
         ((7, 5), ("fp16", "fp32"), ("bf16",)),
         ((6, 1), ("fp32",), ("bf16", "fp16")),

@@ -47,9 +47,9 @@ def test_says_why_it_is_missing() -> None:
     [
         ("gfx90a:sramecc+:xnack-", ("bf16", "fp16", "fp32"), ()),
         ("gfx942:sramecc+:xnack-", ("bf16", "fp16", "fp32"), ()),
-        ("gfx950:sramecc+:xnack-", ("bf16", "fp16", "fp32"), ()),
+        ("gfx950:sramecc+:xnack-", ("bf16", "fp16", "fp32", "fp8"), ()),
         ("gfx1100", ("bf16", "fp16", "fp32"), ()),
-        ("gfx1201", ("bf16", "fp16", "fp32"), ()),
+        ("gfx1201", ("bf16", "fp16", "fp32", "fp8"), ()),
         ("gfx1030", ("fp16", "fp32"), ("bf16",)),
         ("gfx906:sramecc-:xnack-", ("fp16", "fp32"), ("bf16",)),
     ],

@@ -268,7 +268,8 @@ class Trained(LoaderBase):
         plan = self.folder / PLAN
         if not plan.is_file():
             return ""
-        return str(json.loads(plan.read_text(encoding="utf-8")).get("train", {}).get("precision") or "")
+        stated = str(json.loads(plan.read_text(encoding="utf-8")).get("train", {}).get("precision") or "")
+        return "bf16" if stated == "fp8" else stated
 
     def _stores(self) -> Quantizer | None:
         """What the run stored its base with; None: nothing."""

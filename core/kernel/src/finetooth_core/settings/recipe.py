@@ -94,8 +94,9 @@ class TrainSection(Options):
     """Seed of everything random."""
     shuffle: bool | Literal["shortest_first", "longest_first"] = True
     """Whether every epoch takes the rows in a new order; by their length in the first one (a curriculum)."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Number format of the computation; `auto` takes the best the hardware is fast in."""
+    precision: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = "auto"
+    """Number format of the computation; `auto` takes the best the hardware is fast in. `fp8`: linear modules of layers
+    multiply in 8-bit floating point, all else is in bf16."""
     micro_batch_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """Tokens that go through the model at once, padding included; changes speed and memory, never the result."""
     gradient_checkpointing: Literal["auto"] | bool = "auto"

@@ -283,7 +283,8 @@ def _originals(context: Context) -> Callable[[str], Any]:
         from finetooth_lora.originals import originals
 
         if not found:
-            found.append(originals(context.model, context.loader, context.train.precision))
+            held_in = "bf16" if context.train.precision == "fp8" else context.train.precision
+            found.append(originals(context.model, context.loader, held_in))
         return found[0](path)
 
     found: list[Callable[[str], Any]] = []

@@ -13,6 +13,7 @@ from finetooth_hooks.protocols import LowRank, ModelFacts
 from finetooth_modelfiles.targets import Targets, peft_spelling
 from finetooth_peftfiles.layers import NAME, chosen, inject, is_linear
 from finetooth_toolbox.text.nearest import nearest_few
+from finetooth_torchshared.float8 import Float8Linear
 from finetooth_torchshared.quantised import DequantisingLinear, QuantisedLinear, reads_as_numbers
 from finetooth_torchshared.stored_experts import stored_in, with_shapes
 from peft import LoraConfig
@@ -98,7 +99,7 @@ def low_rank(options: LoraOptions, module: Any) -> LowRank | None:
     if type(module) not in LINEAR or options.dora or module.merged:
         return None
     base: Any = module.base_layer
-    if not isinstance(base, DequantisingLinear) and not reads_as_numbers(base):
+    if isinstance(base, Float8Linear) or not (isinstance(base, DequantisingLinear) or reads_as_numbers(base)):
         return None
     if module.disable_adapters:
         return LowRank(module.base_layer)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from finetooth_torchshared.float8 import Float8Linear
 from finetooth_torchshared.plain_modules import is_plain
 from finetooth_torchshared.quantised import DequantisingLinear
 from peft.tuners.lora import Linear
@@ -25,7 +26,8 @@ class RoundedOnce(Linear):
         """base(x) + s (x A^T) B^T."""
         names = [name for name in self.active_adapters if name in self.lora_A]
         base: Any = self.base_layer
-        known = isinstance(base, DequantisingLinear) or is_plain(base)
+        summing = isinstance(base, (DequantisingLinear, Float8Linear))
+        known = summing or is_plain(base)
         ordinary = not (args or kwargs or self.disable_adapters or self.merged or self.lora_variant)
         if not (names and known and ordinary and x.dtype in HALF):
             result: Tensor = super().forward(x, *args, **kwargs)
@@ -37,8 +39,8 @@ class RoundedOnce(Linear):
             low = b(a(self.lora_dropout[name](x.to(a.weight.dtype))))
             additions.append(low * self.scaling[name])
         added = torch.stack(additions).sum(0) if len(additions) > 1 else additions[0]
-        if isinstance(base, DequantisingLinear):
-            return base.plus(x, added)
+        if summing:
+            return base.plus(x, added)  # type: ignore[no-any-return]
         weight, bias = base.weight, base.bias
         flat = torch.addmm(added.to(x.dtype).flatten(0, -2), x.flatten(0, -2), weight.t())
         summed: Tensor = flat.view(*x.shape[:-1], -1)

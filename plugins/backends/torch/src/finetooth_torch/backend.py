@@ -87,18 +87,21 @@ class TorchBackend:
 
         from finetooth_torch.device.accelerator import suit_allocator
         from finetooth_torch.device.exhaustion import built
+        from finetooth_torch.planning.fp8 import as_held
 
         hardware = request.place.hardware
         device = torch.device(hardware.device)
         suit_allocator(device, hardware.allocator)
+        request = as_held(request)
         return built(lambda: self._engine(request), request, device)
 
     def _engine(self, request: EngineRequest) -> TorchEngine:
         import torch
+        from finetooth_torchshared.float8 import multiply_in_fp8
         from finetooth_torchshared.kept_in_fp32 import kept_in_fp32
 
         from finetooth_torch.attention.agreement import attend_as_asked
-        from finetooth_torch.compute import DECODER, Compute
+        from finetooth_torch.compute import DECODER, FP8, Compute
         from finetooth_torch.device.host_memory import give_back_freed, keep_freed
         from finetooth_torch.engine import Parts, TorchEngine
         from finetooth_torch.network import Network
@@ -121,14 +124,15 @@ class TorchBackend:
         precision = "fp32" if rounds else train.precision
 
         lends = self._offload.layers != DEVICE
+        fp8 = FP8 in request.compute.kernels
         load = partial(_load, request.base, precision, "cpu" if lends else hardware.device)
         shares = self._options.share_base and request.trains.base_frozen
-        base: Any = shared_base(request, precision, load) if shares else load()
+        base: Any = shared_base(request, f"{precision} {FP8}" if fp8 else precision, load) if shares else load()
         _check_quantised(base, request)
         asked, decoder = self._options.attention, self._options.decoder
         chosen = choose_decoder(
             request.base.facts, hardware, asked, decoder, self._packing,
-            offload=self._offload, brought=DECODER in request.compute.kernels,
+            offload=self._offload, brought=DECODER in request.compute.kernels, fp8=fp8,
         )  # fmt: skip
         stream = chosen.value == STREAM
         attention = attend_as_asked(
@@ -138,7 +142,10 @@ class TorchBackend:
         original = {id(parameter) for parameter in base.parameters()}
         names = kept_in_fp32(base, dtype)
         kept = {id(parameter) for name, parameter in base.named_parameters() if name in names}
+        eight = _in_fp8(base, request) if fp8 else []
         model = request.trains.adapter.apply(base, request.base.facts, request.trains.generator)
+        if fp8:  # of the base alone: what the adapter brought is small, and trains
+            multiply_in_fp8(eight, request.compute.kernels[FP8].function)
         if request.place.wrap is not None:
             model = request.place.wrap(model)
         scalar = _added_head(base, request)
@@ -177,6 +184,24 @@ def _load(base: BasePart, precision: str, place: str) -> torch.nn.Module:
         give_back_freed()  # what a weight is stored from would leave a hole between what is kept
     model: torch.nn.Module = loaded(base, lambda: base.load(framework="torch", precision=precision, device=place))
     return model
+
+
+def _in_fp8(base: torch.nn.Module, request: EngineRequest) -> list[torch.nn.Linear]:
+    """Modules of the base that will multiply in 8 bits.
+
+    Raises:
+        PlanError: there are none.
+    """
+    from finetooth_torchshared.float8 import Float8Linear, plain_linears
+
+    layers = base.get_submodule(request.base.facts.layer_path)
+    found = plain_linears(layers)
+    if not found and not any(isinstance(module, Float8Linear) for module in layers.modules()):  # of a shared base
+        raise PlanError(
+            f"train.precision=fp8: no layer of {request.base.model.reference} has a linear module of plain numbers",
+            action="set train.precision to bf16",
+        )
+    return found
 
 
 def _window(

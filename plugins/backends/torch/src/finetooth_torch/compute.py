@@ -79,6 +79,8 @@ STREAM = ("rms_norm", "rotary", "gated_mlp", "low_rank_linear", "segment_attenti
 """What the stream decoder's layers consist of."""
 PRODUCTS = "matmul_rounded_once"
 """What the linear layers of those consist of, which they make themselves unless a recipe says who does."""
+FP8 = "fp8_linear"
+"""What linear modules of the layers compute with where `train.precision` is `fp8`."""
 OWN = ("cached_attention", "packed_linear")
 """What this backend can do without; the stream decoder samples with the first."""
 
@@ -91,14 +93,16 @@ def wanted_decoder(precision: str) -> dict[str, Wanted]:
     return {DECODER: Wanted((precision,), optional=True)}
 
 
-def wanted(precision: str, *, stream: bool) -> dict[str, Wanted]:
+def wanted(precision: str, *, stream: bool, fp8: bool = False) -> dict[str, Wanted]:
     """What an engine will ask for. Logits are in full precision, and so are sums of gradients and the residual stream.
 
     Args:
         precision: that the model computes in.
         stream: the stream decoder computes the layers.
+        fp8: their linear modules multiply in 8 bits.
     """
     found = {
+        **({FP8: Wanted((precision,))} if fp8 else {}),
         "linear_logprob": Wanted((precision,)),
         "logits_statistics": Wanted(("fp32",), backward=False),
         "accumulate": Wanted(("fp32",), backward=False),

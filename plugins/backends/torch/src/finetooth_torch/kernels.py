@@ -1,6 +1,8 @@
-"""The providers `torch` and `reference`: the operations of `finetooth_kernels` without compiled kernels."""
+"""The providers `torch` and `reference`, which need no compiled kernels, and `ms_amp`, which is refused."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from finetooth_hooks import Context, NoOptions
 from finetooth_hooks.protocols import Kernel
@@ -23,3 +25,13 @@ def build_reference(options: NoOptions, context: Context) -> Kernel:
 
 def _missing(operation: str, device: str, dtype: str) -> str:
     return "mps has no float64" if device.partition(":")[0] == "mps" else ""
+
+
+def build_ms_amp(options: NoOptions, context: Context) -> Kernel:
+    """A provider that other tools have and that serves nowhere."""
+    why = "MS-AMP has no release for torch 2.9 and newer"
+
+    def refused(*arguments: Any) -> Any:
+        raise RuntimeError(why)
+
+    return Kernel({"fp8_linear": refused}, missing=lambda operation, device, dtype: why)

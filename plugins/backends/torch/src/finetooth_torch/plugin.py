@@ -61,6 +61,7 @@ def _serves(rank: int | None) -> tuple[Serves, ...]:
             )
             for name in (*OF_LOGITS, *DIFFERENTIABLE)
         ),
+        Serves(operation="fp8_linear", dtypes=frozenset({"bf16", "fp32"}), rank=rank),
         Serves(operation="accumulate", dtypes=EVERY, result="full", rank=rank, backward=False),
         *(Serves(operation=name, dtypes=EVERY, rank=rank, backward=False) for name in WITHOUT_A_GRAPH),
     )
@@ -87,6 +88,12 @@ def ft_kernels() -> Iterator[Kernel]:
         build="finetooth_torch.kernels:build_reference",
         summary="operations as their definitions read, in float64, all but whole decoders; slow, for doubt",
         serves=_serves(rank=None),
+    )
+    yield Kernel(
+        name="ms_amp",
+        build="finetooth_torch.kernels:build_ms_amp",
+        summary="MS-AMP, which recipes of other tools name and no current torch runs: always refused, with the reason",
+        serves=(Serves(operation="fp8_linear", dtypes=frozenset({"bf16"}), rank=None),),
     )
 
 

@@ -17,6 +17,9 @@ from finetooth_cuda.peaks import peak_flops
 BF16_SINCE = (8, 0)
 """Compute capability from which tensor cores take bf16 (Ampere)."""
 
+FP8_SINCE = (8, 9)
+"""Compute capability from which tensor cores take fp8 (Ada, Hopper)."""
+
 FP16_SINCE = (7, 0)
 """Compute capability from which tensor cores take fp16 (Volta)."""
 
@@ -59,12 +62,13 @@ class CudaHardware(Gpus):
         devices, others = split_devices(self._torch, self._index, _device)
         native = (("bf16", BF16_SINCE), ("fp16", FP16_SINCE))
         precisions = tuple(name for name, since in native if capability >= since)
+        eight = ("fp8",) if capability >= FP8_SINCE else ()
         return HardwareFacts(
             name="finetooth-cuda:cuda",
             devices=devices,
             host_memory=total_memory(),
             host_available=available_memory(),
-            precisions=(*precisions, "fp32"),
+            precisions=(*precisions, "fp32", *eight),
             slow_precisions=tuple(name for name, since in native if capability < since),
             peak_flops=peak_flops(str(properties.name)),
             others=others,

@@ -1,10 +1,10 @@
-"""Quantizers of torchao."""
+"""Quantizers of torchao, and its products in 8-bit floating point."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from finetooth_hooks import Quantizer, hookimpl
+from finetooth_hooks import Kernel, Quantizer, Serves, hookimpl
 
 _BUILDERS = "finetooth_torchao.quantizers"
 
@@ -25,3 +25,16 @@ def ft_quantizers() -> Iterable[Quantizer]:
             summary=summary,
             rank=-1,
         )
+
+
+@hookimpl
+def ft_kernels() -> Iterable[Kernel]:
+    """What `train.precision: fp8` multiplies with, where a recipe names it."""
+    yield Kernel(
+        name="torchao",
+        build="finetooth_torchao.float8:build",
+        summary="torchao's float8 training, on NVIDIA GPUs from compute capability 8.9 and on ROCm from gfx950",
+        serves=(
+            Serves(operation="fp8_linear", devices=frozenset({"cuda"}), dtypes=frozenset({"bf16", "fp32"}), rank=None),
+        ),
+    )

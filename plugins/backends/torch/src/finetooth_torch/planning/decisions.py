@@ -21,6 +21,7 @@ from finetooth_toolbox.precision_choice import choose_precision
 from finetooth_torchshared.classifiers import has_classifier, no_classifier
 
 from finetooth_torch.planning.attention import AUTO, AttentionChoice, choose_attention
+from finetooth_torch.planning.fp8 import FP8, numbers_of, told
 from finetooth_torch.planning.layer_memory import HeldByAttention
 from finetooth_torch.planning.memory import estimate
 from finetooth_torch.planning.offload import ON_DEVICE, Offload, check_offload
@@ -53,23 +54,23 @@ def decide(
     if kind != "none" and not has_classifier(request.base.model.model_type, kind):
         raise no_classifier(request.base.model.model_type, kind)
     precision = choose_precision(request.train.precision, request.place.hardware)
+    held_in, fp8 = numbers_of(str(precision.value)), precision.value == FP8
+    precision = told(precision, request) if fp8 else precision
     request = replace(request, base=without_skipped(request.base))
-    check_updates(request, str(precision.value))
+    check_updates(request, held_in)
     check_offload(request, offload)
     base = request.base
     chosen = choose_decoder(
         base.facts, request.place.hardware, attention, decoder, packing, offload=offload,
-        brought=_decoder_brought(request, str(precision.value), decoder),
+        brought=_decoder_brought(request, held_in, decoder), fp8=fp8,
     )  # fmt: skip
     stream = chosen.value == STREAM
-    attending = None if stream else _attention(request, attention, str(precision.value), context)
+    attending = None if stream else _attention(request, attention, held_in, context)
     layers = () if attending is None else attending.decisions
     held = HeldByAttention() if attending is None else _held(request, attending, packing)
     # on a CPU what is kept of steps is counted, and decides nothing
     deciding = replace(request, snapshots=SnapshotsPart()) if request.place.hardware.device == "cpu" else request
-    micro_batch, checkpointing = choose_portions(
-        request, partial(_takes, deciding, str(precision.value), stream, held, offload)
-    )
+    micro_batch, checkpointing = choose_portions(request, partial(_takes, deciding, held_in, stream, held, offload))
     train = replace(
         request.train,
         precision=str(precision.value),
@@ -77,15 +78,13 @@ def decide(
         gradient_checkpointing=bool(checkpointing.value),
     )
     recomputes = train.gradient_checkpointing is True
-    memory = _takes(
-        request, str(precision.value), stream, held, offload, int(micro_batch.value), checkpointing=recomputes
-    )
+    memory = _takes(request, held_in, stream, held, offload, int(micro_batch.value), checkpointing=recomputes)
     shared, filling = _packing(request, attending, packing, int(micro_batch.value))
-    kernels = _kernels(request, str(precision.value), stream=stream)
+    kernels = _kernels(request, held_in, stream=stream, fp8=fp8)
     decisions = (precision, micro_batch, checkpointing, chosen, *layers, shared, *offloaded(request, offload))
     of_steps = _no_padding if stream else partial(padding, budget=int(micro_batch.value), filling=filling)
     fused = attending is None or attending.fused
-    cost = step_cost(request, train, filling, stream=stream, fused=fused, kernels=kernels)
+    cost = step_cost(request, replace(train, precision=held_in), filling, stream=stream, fused=fused, kernels=kernels)
     return BackendPlan(train, decisions, memory, of_steps, cost)
 
 
@@ -113,7 +112,7 @@ def _decoder_brought(request: PlanRequest, precision: str, asked: str) -> bool:
     return DECODER in request.kernels(wanted_decoder(precision))
 
 
-def _kernels(request: PlanRequest, precision: str, *, stream: bool) -> Mapping[str, PickedKernel]:
+def _kernels(request: PlanRequest, precision: str, *, stream: bool, fp8: bool) -> Mapping[str, PickedKernel]:
     """Who computes each operation; nothing where nobody picks, and torch computes all.
 
     Raises:
@@ -121,7 +120,7 @@ def _kernels(request: PlanRequest, precision: str, *, stream: bool) -> Mapping[s
     """
     from finetooth_torch.compute import check_products, wanted
 
-    picked = {} if request.kernels is None else request.kernels(wanted(precision, stream=stream))
+    picked = {} if request.kernels is None else request.kernels(wanted(precision, stream=stream, fp8=fp8))
     check_products(picked)
     return picked
 
@@ -135,12 +134,14 @@ def choose_decoder(
     *,
     offload: Offload = ON_DEVICE,
     brought: bool,
+    fp8: bool = False,
 ) -> Decision:
     """How decoder layers are computed; see `TorchOptions.decoder`.
 
     Args:
         offload: what is kept elsewhere than on the device.
         brought: a provider of the operation `stream_decoder` was picked.
+        fp8: linear modules multiply in 8 bits.
 
     Raises:
         PlanError: the stream decoder is asked for and cannot be used.
@@ -150,6 +151,8 @@ def choose_decoder(
         reason = "the model's family does not describe its layers"
     elif offload.any:
         reason = offload.reason
+    elif fp8:
+        reason = "train.precision=fp8 is for the model's own code"
     elif attention != AUTO:
         reason = f"backend.attention={attention} is for the model's own code"
     elif packing is False:

@@ -13,6 +13,7 @@ from finetooth_steps.layout import SHORTEST_SHARED
 from finetooth_toolbox.llama_shape import layer_matrices, linear_shapes
 from finetooth_torchshared.gpus import CONTEXT
 
+from finetooth_torch.planning.fp8 import FP8, rounding_bytes
 from finetooth_torch.planning.layer_memory import (
     BYTES,
     HeldByAttention,
@@ -146,6 +147,7 @@ def _on_accelerator(
     layers, away = _layers_held(facts.layers, between, layer, offload, checkpointing=checkpointing)
     mask = request.data.longest if attention.masked else 0  # one byte for each pair of positions in a row
     passing = accelerator_backward_bytes(request, precision) + mask
+    passing += rounding_bytes(request)[1] if request.train.precision == FP8 else 0
     activations = tokens * (layers + passing) * SLACK
     if "generate" in request.needs:
         sampling = GENERATION_BATCHES * micro_batch_tokens * generation_bytes(request, precision, stream=False)
@@ -205,6 +207,7 @@ def _fixed(request: PlanRequest, precision: str, offload: Offload) -> dict[str, 
     return {
         **roles,
         **{name: taken for name, taken in experts.items() if taken},
+        **({"fp8": rounding_bytes(request)[0]} if request.train.precision == FP8 else {}),
         "weights": int(weights + masters),
         "gradients": (largest_gradient(request) if "in_backward" in words else 4 * at_once) + head_gradient,
         "optimizer": 0 if words & STATE_ELSEWHERE else optimizer_bytes(request),

@@ -57,8 +57,10 @@ def hold_roles(
 
 def _other(request: EngineRequest, wanted: RoleRequest, options: TorchOptions, context: Context | None) -> Network:
     """Another model, frozen, in the policy's precision, and stored as the policy's base is."""
+    from finetooth_torchshared.float8 import multiply_in_fp8, plain_linears
+
     from finetooth_torch.attention.agreement import attend_as_asked
-    from finetooth_torch.compute import Compute
+    from finetooth_torch.compute import FP8, Compute
     from finetooth_torch.network import Network
 
     assert wanted.model is not None and wanted.facts is not None and wanted.loader is not None
@@ -69,11 +71,15 @@ def _other(request: EngineRequest, wanted: RoleRequest, options: TorchOptions, c
         wanted.model.reference, framework="torch", precision=precision, device=request.place.hardware.device,
         quantizer=quantizer,
     )  # fmt: skip
+    fp8 = FP8 in request.compute.kernels
+    if fp8:
+        linears = plain_linears(base.get_submodule(wanted.facts.layer_path))
+        multiply_in_fp8(linears, request.compute.kernels[FP8].function)
     hardware = request.place.hardware
     decoder = "auto" if options.decoder == STREAM else options.decoder
     compute = Compute.of(request.compute.kernels)
     brought = compute.stream_decoder is not None
-    chosen = choose_decoder(wanted.facts, hardware, options.attention, decoder, brought=brought)
+    chosen = choose_decoder(wanted.facts, hardware, options.attention, decoder, brought=brought, fp8=fp8)
     stream = chosen.value == STREAM
     attention = attend_as_asked(
         base, options.attention, wanted.facts, wanted.model.config, hardware, precision, context, stream=stream

@@ -1,0 +1,64 @@
+"""What `train.precision: fp8` takes and costs: linear modules of the layers that multiply in 8 bits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from finetooth_hooks import Decision, PlanError
+from finetooth_hooks.protocols import EngineRequest, PickedKernel, PlanRequest
+
+__all__ = ["FP8", "as_held", "numbers_of", "rounding_bytes", "told"]
+
+FP8 = "fp8"
+ROUNDED = 5
+"""Bytes of a number while it is rounded: in float32, and in 8 bits."""
+
+
+def numbers_of(precision: str) -> str:
+    """The precision in which weights, activations and gradients are held."""
+    return "bf16" if precision == FP8 else precision
+
+
+def told(precision: Decision, request: PlanRequest) -> Decision:
+    """The decision, with what it costs.
+
+    Raises:
+        PlanError: the base is stored in fewer bits, whose products are none of ours.
+    """
+    stored = request.base.stored
+    if stored is not None:
+        raise PlanError(
+            f"train.precision=fp8: the base is stored as {stored.name}, and what it multiplies with is not in 8 bits",
+            action="set train.precision to bf16, or take a base of plain numbers",
+        )
+    weight, _ = rounding_bytes(request)
+    cost = (
+        "linear modules of the layers multiply in 8 bits (E4M3, gradients in E5M2, a scale for each tensor), and all "
+        "else is in bf16; a number is off by up to 6 % before it multiplies, and every pass rounds each weight anew, "
+        f"{weight / 1e6:,.0f} MB at once"
+    )
+    return replace(precision, reason=f"{precision.reason}; {cost}")
+
+
+def rounding_bytes(request: PlanRequest) -> tuple[int, int]:
+    """What rounding takes for a moment: the largest weight of a layer, and rows of it, in bytes a token."""
+    facts = request.base.facts
+    widest = max(facts.ffn_size, facts.hidden_size)
+    return ROUNDED * widest * facts.hidden_size, ROUNDED * widest
+
+
+def as_held(request: EngineRequest) -> EngineRequest:
+    """The request with the precision in which numbers are held. The operation `fp8_linear` is among its kernels where
+    the precision of the run is fp8, and only there."""
+    from finetooth_kernels.operations import OPERATIONS
+
+    from finetooth_torch.compute import FP8 as OPERATION
+
+    train = request.plan.train
+    kernels = {name: picked for name, picked in request.compute.kernels.items() if name != OPERATION}
+    if train.precision == FP8:
+        torchs = OPERATIONS[OPERATION].torch
+        assert torchs is not None
+        kernels[OPERATION] = request.compute.kernels.get(OPERATION) or PickedKernel("finetooth-torch:torch", torchs)
+    held = replace(train, precision=numbers_of(str(train.precision)))
+    return replace(request, plan=replace(request.plan, train=held), compute=replace(request.compute, kernels=kernels))
