@@ -1,5 +1,6 @@
 """Public example configurations, their keys and values: of axolotl (July 2026), LLaMA-Factory (August 2026), and
-(November 2026) torchtune, Unsloth's scripts, AutoTrain, mlx-lm and mud-puppy."""
+(November 2026) torchtune, Unsloth's scripts, AutoTrain, mlx-lm and mud-puppy; and recipes that name a base, a corpus
+and a channel, made for the test."""
 
 from __future__ import annotations
 
@@ -29,6 +30,7 @@ COUNTS = {
     "autotrain": 12,
     "mlx-lm": 5,
     "mud-puppy": 18,
+    "corpus-recipe": 4,
 }
 
 

@@ -225,3 +225,28 @@ def test_autotrain_reads_a_split_of_a_folder(
         Path(there).touch()
     given = {"task": "llm-sft", "base_model": "m", "project_name": "p", "data": {"path": path, "train_split": "train"}}
     assert taken(given, "autotrain").recipe["data"]["train"] == train
+
+
+def test_a_recipe_with_a_corpus_and_a_channel_keeps_its_meaning() -> None:
+    given = {
+        "base": "smollm2-135m",
+        "method": "lora",
+        "backend": "torch",
+        "lora": {"rank": 16, "alpha": 32, "dropout": 0.05, "target_modules": ["q_proj", "v_proj"]},
+        "data": {"corpus": "chat.jsonl", "examples": 2800, "customer_data": False},
+        "train": {"batch": 4, "learning_rate": 1e-4, "select_on": "val_loss_min"},
+        "register": {"name": "bot", "channel": "candidate", "sign": True},
+    }
+    account = taken(given, "corpus-recipe")
+    made = account.recipe
+    assert made["model"] == {"name": "smollm2-135m"} and made["backend"] == "torch"
+    assert made["adapter"] == {
+        "name": "lora", "rank": 16, "alpha": 32, "dropout": 0.05, "targets": ["q_proj", "v_proj"]
+    }  # fmt: skip
+    assert made["data"] == {
+        "train": "chat.jsonl", "classification": {"customer_data": False}, "eval": {"fraction": 0.1}
+    }  # fmt: skip
+    assert made["train"] == {"batch_size": 4} and made["optimizer"] == {"name": "adamw", "learning_rate": 1e-4}
+    assert made["checkpoint"]["select_on"] == "eval/loss" and made["evaluate"]["evaluators"] == ["loss"]
+    assert made["export"] == [{"name": "registry", "model": "bot", "channel": "candidate", "sign": True}]
+    assert [line.key for line in account if line.outcome == "not taken"] == ["data.examples"]

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from finetooth_hooks import ReleaseVersion, UserError
-from finetooth_registry import records, release_gates
+from finetooth_registry import exporter, records, release_gates
 from finetooth_registry.command import registry as command
 from finetooth_registry.registry import Registry
 from finetooth_registry.verifying import RECORD, verify_folder, verify_version
@@ -391,3 +391,39 @@ def test_production_is_watched_and_a_regression_is_named(place: Place, monkeypat
     assert place.registry.metrics(place.registry.version("bot"))[0] == {"eval/loss": 1.0}
     place.registry.check_log()
     assert "no watch" in str(place("watch", "bot", "--channel", "candidate").exception)
+
+
+def export(place: Place, run: Path, folder: Path, **options: Any) -> tuple[str, ...]:
+    """What the exporter `registry` says of a run."""
+    given = exporter.RegistryOptions(model="bot", registry=str(place.folder), **options)
+    made = exporter.build(given, SimpleNamespace(build=build))  # type: ignore[arg-type]
+    source = SimpleNamespace(run=run)
+    made.check(source)  # type: ignore[arg-type]
+    folder.mkdir()
+    return made.export(source, folder).checks  # type: ignore[arg-type]
+
+
+def test_a_run_registers_itself_and_asks_for_a_channel(place: Place, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", "one", loss=2.0)
+    said = export(place, run, tmp_path / "out", channel="staging", key=str(place.key), sign=True)
+    assert said == ("registered as bot@v0", "signed", "promoted to staging")
+    assert place.registry.version("bot@staging").number == 0
+    record = (tmp_path / "out" / RECORD).read_bytes()
+    assert records.signers_of(record, place.registry.trusted()) == ("ci",)
+
+
+def test_a_gate_holds_back_what_a_run_registers(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_run(tmp_path / "run", "one")
+    with pytest.raises(UserError, match="bot@v0 is registered, and staging holds it back: 1 signed"):
+        export(place, run, tmp_path / "out", channel="staging")
+    assert not place.registry.version("bot").channels
+    for options, said in [
+        ({"sign": True}, "no key is given"),
+        ({"channel": "beta"}, "no 'beta'"),
+        ({"key": str(tmp_path / "none.pem")}, "no private key"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            export(place, run, tmp_path / "other", **options)
+    assert len(place.registry.versions()) == 1
+    monkeypatch.setenv("FT_REGISTRY_KEY", str(place.key))
+    assert export(place, run, tmp_path / "third", sign=True)[1] == "signed"

@@ -14,7 +14,7 @@ from finetooth_importer.account import Account, Line, flattened
 from finetooth_importer.tools import llamafactory, mudpuppy, torchtune, trl, unsloth
 from finetooth_importer.written import as_yaml, shortened, tidied
 
-NESTED = ("torchtune", "autotrain", "mlx-lm")
+NESTED = ("torchtune", "autotrain", "mlx-lm", "corpus-recipe")
 """Tools whose settings stand in mappings inside mappings; each is a key of the account, `optimizer.lr`."""
 
 ALL_OR_OWN = ("pretrain", "grpo", "rloo", "ppo", "reinforce_plus_plus")

@@ -15,6 +15,7 @@ from finetooth_importer import script, shell
 from finetooth_importer.tools import (
     autotrain,
     axolotl,
+    corpus_recipe,
     llamafactory,
     mlxlm,
     mudpuppy,
@@ -31,6 +32,7 @@ READERS = {
     "axolotl": axolotl,
     "llamafactory": llamafactory,
     "mlx-lm": mlxlm,
+    "corpus-recipe": corpus_recipe,
     "trl": trl,
 }
 """The tools, in the order in which it is asked whose keys they are."""

@@ -320,6 +320,12 @@ SETTINGS: Mapping[str, Meant] = {
         ("merge_lora", "merge_adapter", "merge_precision", "merge_after_training", "export_dir", "save_method"),
         Meant("export", _EXPORT),
     ),
+    "register": Meant(
+        "export", "register what was trained: export: [{name: registry, model: ..., channel: candidate}]"
+    ),
+    "corpus": Meant("data.train"),
+    "select_on": Meant("checkpoint.select_on"),
+    "customer_data": Meant("data.classification"),
     "report_to": Meant("trackers", _TRACKERS),
     "logger": Meant("trackers", _TRACKERS),
     "logging": Meant("trackers", _TRACKERS),

@@ -11,9 +11,9 @@ import click
 from finetooth_hooks.errors import UserError
 
 if TYPE_CHECKING:
-    from finetooth_hooks import CommandContext, ReleaseVersion, Verdict
+    from finetooth_hooks import CommandContext, Verdict
 
-    from finetooth_registry.registry import Registry, Version
+    from finetooth_registry.registry import Registry
     from finetooth_registry.verifying import Link
 
 _HERE = click.option(
@@ -197,22 +197,11 @@ def promote(commands: CommandContext, version: str, channel: str, dry_run: bool,
 
     Exit code 1: a gate held the version back.
     """
-    import tempfile
+    from finetooth_registry import releasing
 
     opened = _open(folder)
-    channels = opened.policy.channels
-    if channel not in channels:
-        raise UserError(f"the policy has no channel {channel!r}", action=f"it has {', '.join(channels) or 'none'}")
     made = opened.version(version)
-    before = opened.in_channel(made.model, channel)
-    with tempfile.TemporaryDirectory() as place:
-        candidate = _released(opened, made, Path(place) / "candidate")
-        predecessor = None if before is None else _released(opened, before, Path(place) / "predecessor")
-        setting = f"channels.{channel}.gates"
-        verdicts = _judged(commands, channels[channel].gates, setting, candidate, predecessor)
-    passed = all(verdict.passed for verdict in verdicts.values())
-    if not dry_run:
-        passed = opened.decide(made, channel, verdicts, before)
+    passed, verdicts = releasing.promote(commands, opened, made, channel, dry_run=dry_run)
     _show_verdicts(f"{made.called} to {channel}: {'PROMOTE' if passed else 'HOLD'}", verdicts)
     if not passed:
         raise click.exceptions.Exit(1)
@@ -234,6 +223,8 @@ def watch(commands: CommandContext, model: str, channel: str, cycles: int, folde
     import time
     from dataclasses import replace
 
+    from finetooth_registry.releasing import as_released, judge
+
     opened = _open(folder)
     wanted = opened.policy.channels.get(channel)
     if wanted is None or wanted.watch is None:
@@ -248,10 +239,10 @@ def watch(commands: CommandContext, model: str, channel: str, cycles: int, folde
         if made is None:
             raise UserError(f"{model} has no version in {channel}", action="ft registry promote puts one there")
         with tempfile.TemporaryDirectory() as place:
-            registered = _released(opened, made, Path(place) / "model")
+            registered = as_released(opened, made, Path(place) / "model")
             metrics, answers = _measured(commands, registered.folder, wanted.watch.evaluators, wanted.watch.data, ())
             now = replace(registered, metrics=metrics, answers=answers)
-            verdicts = _judged(commands, wanted.watch.gates, f"channels.{channel}.watch.gates", now, registered)
+            verdicts = judge(commands, wanted.watch.gates, f"channels.{channel}.watch.gates", now, registered)
         passes = opened.watched(made, channel, metrics, verdicts)
         regressions += not passes
         said = f"no regression, {passes} cycle{'s' * (passes > 1)}" if passes else "REGRESSION"
@@ -339,19 +330,6 @@ def _open(folder: Path) -> Registry:
     return Registry(folder)
 
 
-def _released(opened: Registry, version: Version, place: Path) -> ReleaseVersion:
-    from finetooth_hooks import ReleaseVersion
-
-    from finetooth_registry import records
-    from finetooth_registry.writing import write_version
-
-    write_version(opened, version, place)
-    record = opened.record(version)
-    metrics, answers = opened.metrics(version)
-    signers = records.signers_of(record, opened.trusted())
-    return ReleaseVersion(version.model, version.number, place, records.read(record), metrics, answers, signers)
-
-
 def _measured(
     commands: CommandContext, model: Path, evaluators: Sequence[Any], data: str, overrides: tuple[str, ...]
 ) -> tuple[dict[str, float], dict[str, tuple[Mapping[str, Any], ...]]]:
@@ -361,19 +339,6 @@ def _measured(
     made = commands.evaluate(str(model), evaluators, data, overrides, answers=True)
     metrics = {f"{done.name}/{name}": value for done in made for name, value in done.metrics.items()}
     return metrics, {done.name: tuple(asdict(sample) for sample in done.samples) for done in made if done.samples}
-
-
-def _judged(
-    commands: CommandContext, gates: Sequence[str | dict[str, Any]], setting: str, candidate: ReleaseVersion,
-    predecessor: ReleaseVersion | None,
-) -> dict[str, Verdict]:  # fmt: skip
-    """What each gate says, by its place and name."""
-    verdicts: dict[str, Verdict] = {}
-    for pick in gates:
-        name = str(pick if isinstance(pick, str) else pick.get("name"))
-        gate = commands.build("release_gate", pick, setting=setting)
-        verdicts[f"{len(verdicts) + 1} {name}"] = gate.judge(candidate, predecessor)
-    return verdicts
 
 
 def _show_verdicts(title: str, verdicts: Mapping[str, Verdict]) -> None:

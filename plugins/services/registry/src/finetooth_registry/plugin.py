@@ -1,10 +1,10 @@
-"""`ft registry`, `ft reproduce`, and the release gates `at_least`, `not_worse` and `signed`."""
+"""A registry: its commands, its exporter, and the release gates `at_least`, `not_worse` and `signed`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from finetooth_hooks import Command, ReleaseGate, hookimpl
+from finetooth_hooks import Command, Exporter, ReleaseGate, hookimpl
 
 
 @hookimpl
@@ -20,6 +20,16 @@ def ft_commands() -> Iterator[Command]:
         build="finetooth_registry.reproduce_command:reproduce",
         summary="train a run or a registered version again, and say what came out differently",
         section="Use",
+    )
+
+
+@hookimpl
+def ft_exporters() -> Iterator[Exporter]:
+    yield Exporter(
+        name="registry",
+        build="finetooth_registry.exporter:build",
+        summary="register what was trained, and ask a channel's gates",
+        example={"model": "bot", "channel": "candidate"},
     )
 
 

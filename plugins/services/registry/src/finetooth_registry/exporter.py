@@ -1,0 +1,90 @@
+"""The exporter `registry`: a run registers what it trained when it ends."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from finetooth_hooks import CommandContext, Exported, ExporterBase, ExportSource, Options, UserError
+from pydantic import Field
+
+from finetooth_registry import from_run, records
+from finetooth_registry.registry import Registry
+from finetooth_registry.releasing import promote
+from finetooth_registry.verifying import RECORD
+
+
+class RegistryOptions(Options):
+    """Options of `registry`."""
+
+    model: str = Field(min_length=1)
+    """The name of the model, as `ft registry add --name` takes it."""
+    registry: str = "registry"
+    """The registry's folder."""
+    channel: str = ""
+    """The channel to ask for, such as `candidate`; its gates decide. Empty: none."""
+    sign: bool = False
+    """Refuse to register without a private key to sign with."""
+    key: str = ""
+    """The file of the private key; empty: the one that FT_REGISTRY_KEY names, if it is set."""
+
+
+def build(options: RegistryOptions, context: CommandContext) -> RegistryExporter:
+    """Called once an export."""
+    return RegistryExporter(options, context)
+
+
+class RegistryExporter(ExporterBase):
+    """Registers a run, and writes the record of its version."""
+
+    def __init__(self, options: RegistryOptions, commands: CommandContext) -> None:
+        self._options, self._commands = options, commands
+
+    def check(self, source: ExportSource) -> None:
+        """Look whether registry, key and channel are there.
+
+        Raises:
+            UserError: one is not.
+        """
+        channel, policy = self._options.channel, Registry(Path(self._options.registry)).policy
+        if channel and channel not in policy.channels:
+            raise UserError(f"channel: the policy has no {channel!r}", action=f"it has {', '.join(policy.channels)}")
+        self._key()
+
+    def export(self, source: ExportSource, folder: Path) -> Exported:
+        """Register the run and write the record.
+
+        Raises:
+            UserError: the run has not ended, the policy refuses its data, or a gate holds it back. What a gate holds
+                back stays registered.
+        """
+        options, registry = self._options, Registry(Path(self._options.registry))
+        key = self._key()
+        signer = records.load_signer(key) if key else None
+        made = from_run.read(source.run)
+        version = registry.add(options.model, made.files, made.about, signer, metrics=made.metrics, failed=made.failed)
+        (folder / RECORD).write_bytes(registry.record(version))
+        checks = [f"registered as {version.called}", "signed" if signer else "not signed"]
+        if options.channel:
+            passed, verdicts = promote(self._commands, registry, version, options.channel)
+            if not passed:
+                held = "; ".join(f"{name}: {said.reason}" for name, said in verdicts.items() if not said.passed)
+                raise UserError(
+                    f"{version.called} is registered, and {options.channel} holds it back: {held}",
+                    action=f"mend that, then: ft registry promote {version.called} --to {options.channel}",
+                )
+            checks.append(f"promoted to {options.channel}")
+        return Exported(use=f"ft registry show {version.called} --registry {options.registry}", checks=tuple(checks))
+
+    def _key(self) -> Path | None:
+        """
+        Raises:
+            UserError: it must be signed, and no key is given.
+        """
+        named = self._options.key or os.environ.get("FT_REGISTRY_KEY", "")
+        key = Path(named) if named else None
+        if key is None and self._options.sign:
+            raise UserError("sign: no key is given", action="set key, or FT_REGISTRY_KEY to a key's file")
+        if key is not None:
+            records.load_signer(key)
+        return key
