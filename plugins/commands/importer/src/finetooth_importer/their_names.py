@@ -201,7 +201,7 @@ SETTINGS: Mapping[str, Meant] = {
     "fp16": Meant("train.precision", "set train.precision: fp16"),
     "fp32": Meant("train.precision", "set train.precision: fp32"),
     "pure_bf16": Meant("train.precision", "set train.precision: bf16"),
-    "tf32": Meant("train.precision", "set train.precision"),
+    "tf32": Meant("backend.tf32", "set backend.tf32: true"),
     "dtype": Meant("train.precision"),
     "torch_dtype": Meant("train.precision"),
     "mixed_precision": Meant("train.precision"),

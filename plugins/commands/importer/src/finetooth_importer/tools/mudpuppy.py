@@ -110,10 +110,10 @@ def _read(account: Account, folder: Path | None) -> None:
     _rows(account, first_row(account.get("dataset"), folder))
     _adapter(account, kind)
     precision = str(account.get("precision", "bf16"))
-    if precision in ("bf16", "fp16", "fp32"):
+    if precision in ("bf16", "fp16", "fp32", "fp8"):
         account.take("precision", "train.precision")
         account.default("precision", "train.precision", "bf16")
-    account.refuse("precision", "training in fp8 is not here: bf16, fp16 or fp32")
+    account.refuse("precision", "no such precision: bf16, fp16, fp32 or fp8")
     shared.batch(account, "batch_size", 1, steps="gradient_accumulation")
     method = name_of(account.recipe["method"])
     if method == "grpo":

@@ -249,7 +249,10 @@ def precision(account: Account) -> None:
             account.take(key, "train.precision")
         else:
             account.passes(key, "it is off")
-    account.passes("tf32", "products of fp32 keep their precision")
+    if account.get("fp8") is True:
+        account.take("fp8", "train.precision", value="fp8")
+    account.passes("fp8", "it is off")
+    account.passes("tf32", "products of fp32 keep their precision; backend.tf32: true gives it up")
 
 
 def checkpointing(account: Account, key: str = "gradient_checkpointing") -> None:
