@@ -12,6 +12,7 @@ from pydantic import Field
 
 from finetooth_torch.planning.decisions import STREAM, choose_decoder, decide
 from finetooth_torch.planning.offload import DEVICE, Offload
+from finetooth_torch.planning.products import check_tf32
 from finetooth_torch.planning.row_sharing import obstacle
 from finetooth_torch.planning.skipped import loaded
 
@@ -33,6 +34,9 @@ class TorchOptions(Options):
     decoder: Literal["auto", "stream", "transformers"] = "auto"
     """How decoder layers are computed: `stream` without padding and with linear layers grouped (families that describe
     their layers, on a CPU), `transformers` with the model's own code; `auto` takes the first that can."""
+    tf32: bool = False
+    """Whether products of fp32 are rounded to TF32 (10 bits behind the point in place of 23), which NVIDIA GPUs from
+    compute capability 8.0 multiply several times as fast. It holds for the whole process."""
     share_base: bool = False
     """Engines of one process, built with this and an adapter that leaves the base as it is, hold one copy of its
     weights. For a server with many adapters on one base."""
@@ -75,6 +79,7 @@ class TorchBackend:
                 "the device",
                 action="leave one of the two out",
             )
+        check_tf32(options.tf32, request.place.hardware)
         return decide(request, options.attention, options.decoder, self._packing, self._context, self._offload)
 
     def engine(self, request: EngineRequest) -> TorchEngine:
@@ -85,13 +90,14 @@ class TorchBackend:
         """
         import torch
 
-        from finetooth_torch.device.accelerator import suit_allocator
+        from finetooth_torch.device.accelerator import suit_allocator, suit_products
         from finetooth_torch.device.exhaustion import built
         from finetooth_torch.planning.fp8 import as_held
 
         hardware = request.place.hardware
         device = torch.device(hardware.device)
         suit_allocator(device, hardware.allocator)
+        suit_products(device, tf32=self._options.tf32)
         request = as_held(request)
         return built(lambda: self._engine(request), request, device)
 

@@ -32,6 +32,17 @@ def suit_allocator(device: torch.device, settings: str, environment: Mapping[str
     return False
 
 
+def suit_products(device: torch.device, *, tf32: bool) -> None:
+    """Fix how a GPU sums products, whatever torch's defaults are or another library set: those of half precision in
+    float32 to the end, and those of float32 in float32, unless TF32 was asked for. It holds for the whole process."""
+    if device.type != "cuda":
+        return
+    products: Any = torch.backends.cuda.matmul
+    products.allow_bf16_reduced_precision_reduction = False
+    products.allow_fp16_reduced_precision_reduction = False
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+
+
 def _tell(settings: str) -> None:
     """torch keeps the function to itself, and has moved it."""
     inner: Any = torch._C

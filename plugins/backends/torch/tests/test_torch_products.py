@@ -1,0 +1,56 @@
+"""How products are summed: TF32 only where it is asked for and possible, and no sum in half precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from finetooth_hooks import PlanError
+from finetooth_hooks.protocols import Device, HardwareFacts
+from finetooth_torch.device.accelerator import suit_products
+from finetooth_torch.planning.products import check_tf32
+
+
+def hardware(architecture: str) -> HardwareFacts:
+    """A made-up device."""
+    return HardwareFacts(
+        "made:up", (Device("cuda:0", f"Card ({architecture})", 2**34, architecture),), ("bf16", "fp32")
+    )
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_89", "sm_90", "sm_120"])
+def test_tf32_is_had_from_ampere_on(architecture: str) -> None:
+    check_tf32(True, hardware(architecture))
+
+
+@pytest.mark.parametrize("architecture", ["sm_75", "gfx942", "gfx1100", "avx512", ""])
+def test_elsewhere_it_is_refused_in_a_line(architecture: str) -> None:
+    check_tf32(False, hardware(architecture))
+    with pytest.raises(PlanError, match=r"^backend.tf32=true: Card \(.*\) has no TF32, .* from compute capability 8.0"):
+        check_tf32(True, hardware(architecture))
+
+
+@pytest.fixture
+def as_another_library_set_it() -> Iterator[Any]:
+    """torch's settings, set to the fast side."""
+    products: Any = torch.backends.cuda.matmul
+    names = ("allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
+    before, precision = [getattr(products, name) for name in names], torch.get_float32_matmul_precision()
+    for name in names:
+        setattr(products, name, True)
+    torch.set_float32_matmul_precision("high")
+    yield lambda: (torch.get_float32_matmul_precision(), *(getattr(products, name) for name in names))
+    for name, value in zip(names, before, strict=True):
+        setattr(products, name, value)
+    torch.set_float32_matmul_precision(precision)
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_what_another_library_set_does_not_stay(as_another_library_set_it: Any, tf32: bool) -> None:
+    suit_products(torch.device("cpu"), tf32=tf32)
+    assert as_another_library_set_it() == ("high", True, True)  # of a CPU they say nothing
+    suit_products(torch.device("cuda", 0), tf32=tf32)
+    assert as_another_library_set_it() == ("high" if tf32 else "highest", False, False)
+    assert torch.backends.cuda.matmul.allow_tf32 is tf32  # what other libraries ask
