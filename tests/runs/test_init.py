@@ -152,3 +152,16 @@ def test_columns_that_no_format_knows_are_guessed(ft: Run, tmp_path: Path, monke
     assert made["data"]["format"] == wanted
     assert "by their names, 'Kunde' asks and 'Agent' answers" in out and "1  Kunde: Where is parcel 0?" in out
     assert "';' stands between the fields of its header" in out
+
+
+def test_rows_that_two_sources_claim_are_refused(ft: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.csv").write_text("left,right\na,b\n", encoding="utf-8")
+    Path("twin.py").write_text(
+        "from finetooth_hooks import Claim, Source, hookimpl\n\n\n@hookimpl\ndef ft_sources():\n"
+        "    yield Source(name='twin', build='finetooth_tables.delimited:build', claims=lambda _: Claim(2, 'it'))\n"
+    )
+    columns = ["--prompt", "left", "--completion", "right"]
+    code, _, err = ft("--plugins", "twin.py", "init", "--yes", "--data", "own.csv", *columns)
+    assert code == 2 and "twin.py:twin both claim 'own.csv' (pick one by name)" in err
+    assert not Path("recipe.yaml").exists()

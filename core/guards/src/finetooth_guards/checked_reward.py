@@ -43,23 +43,23 @@ class CheckedReward:
                 finite number or None for each completion.
         """
         try:
-            found: Any = self.reward(prompts, completions, columns)
-            if inspect.isawaitable(found):
-                found = _awaited(found)
+            scores_given: Any = self.reward(prompts, completions, columns)
+            if inspect.isawaitable(scores_given):
+                scores_given = _awaited(scores_given)
         except FinetoothError:
             raise
         except (Exception, SystemExit) as error:
             raise self._wrong(f"raised {said(error)}", "see the traceback with --debug") from error
         count = len(completions)
-        if isinstance(found, np.ndarray) and found.ndim == 1:
-            found = found.tolist()
-        if not isinstance(found, list | tuple):
-            raise self._wrong(f"returned {shown(found)} for {_completions(count)}")
-        if len(found) != count:
-            scores = f"{len(found)} score{'' if len(found) == 1 else 's'}"
+        if isinstance(scores_given, np.ndarray) and scores_given.ndim == 1:
+            scores_given = scores_given.tolist()
+        if not isinstance(scores_given, list | tuple):
+            raise self._wrong(f"returned {shown(scores_given)} for {_completions(count)}")
+        if len(scores_given) != count:
+            scores = f"{len(scores_given)} score{'' if len(scores_given) == 1 else 's'}"
             raise self._wrong(f"returned {scores} for {_completions(count)}")
         ids = columns.get("row_id")
-        return [self._number(i, score, f" ({ids[i]})" if ids else "") for i, score in enumerate(found)]
+        return [self._number(i, score, f" ({ids[i]})" if ids else "") for i, score in enumerate(scores_given)]
 
     def _number(self, index: int, score: Any, row: str) -> float | None:
         if score is None:
@@ -87,11 +87,11 @@ class CheckedReward:
         return PluginError(self.registered.distribution, f"reward {entry.name!r} {problem}", action=action)
 
 
-def _awaited(found: Awaitable[Any]) -> Any:
+def _awaited(awaitable: Awaitable[Any]) -> Any:
     """What a coroutine returns; in a thread of its own, since the caller's may be running a loop, as notebooks do."""
 
     async def wait() -> Any:
-        return await found
+        return await awaitable
 
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, wait()).result()

@@ -43,12 +43,12 @@ def read_aliases(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, tu
     Raises:
         RecipeError: a setting is given under both names, or has no place here.
     """
-    found = dict(given)
+    settings = dict(given)
     renamed: dict[str, tuple[str, ...]] = {}
     for name, path in ALIASES.items():
         if name not in given:
             continue
-        value = found.pop(name)
+        value = settings.pop(name)
         if path in renamed.values():
             other = next(alias for alias, known in renamed.items() if known == path)
             raise RecipeError(name, f"{other} is given too, and both are {'.'.join(path)}", action="keep one of them")
@@ -60,9 +60,9 @@ def read_aliases(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, tu
                     name, f"a number of rows cannot be held out, only a fraction of them, got {show(value)}",
                     action="write data.eval: {fraction: 0.05}",
                 )  # fmt: skip
-        _put(found, name, path, value)
+        _put(settings, name, path, value)
         renamed[name] = path
-    return found, renamed
+    return settings, renamed
 
 
 def _put(recipe: dict[str, Any], name: str, path: tuple[str, ...], value: Any) -> None:

@@ -49,12 +49,12 @@ def parse(value: Any) -> Cadence:
         if value < 0:
             raise ValueError(f"must be at least 0, got {value}")
         return Cadence(steps=value)
-    found = _WORDS.fullmatch(value) if isinstance(value, str) else None
+    match = _WORDS.fullmatch(value) if isinstance(value, str) else None
     if isinstance(value, str) and value.strip().isdigit():
         return Cadence(steps=int(value))
-    if found is None:
+    if match is None:
         raise ValueError(f"expected {EXPECTED}, got {value!r}")
-    number, word = found[1], found[2].lower()
+    number, word = match[1], match[2].lower()
     unit, count = _SHORT.get(word, word), float(number or 1)
     if count <= 0 or not (unit in _SECONDS or unit == "epoch" or (unit == "step" and count.is_integer())):
         raise ValueError(f"expected {EXPECTED}, got {value!r}")

@@ -109,8 +109,8 @@ def validate(
         # JSON is the one strict mode of pydantic that still takes a list for a tuple and a text for a path
         return model.model_validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        found = _Translator(model, value, prefix, noun, elsewhere or {}, place).problems(error)
-    raise_problems(found)
+        problems = _Translator(model, value, prefix, noun, elsewhere or {}, place).problems(error)
+    raise_problems(problems)
     raise AssertionError("unreachable")
 
 
@@ -185,12 +185,12 @@ class _Translator:
         for detail in error.errors(include_url=False):
             groups.setdefault(self._path(detail), []).append(typing.cast(Detail, detail))
         paths = [path for path in groups if not any(len(p) > len(path) and p[: len(path)] == path for p in groups)]
-        found = {path: self._problem(path, groups[path]) for path in paths}
-        meant = {problem.action for problem in found.values()}
+        by_path = {path: self._problem(path, groups[path]) for path in paths}
+        meant = {problem.action for problem in by_path.values()}
         for path in paths:  # a misspelt key also leaves the right one missing: say it once
             if groups[path][0]["type"] == "missing" and f"did you mean {self._setting(path)}?" in meant:
-                del found[path]
-        return list(found.values())
+                del by_path[path]
+        return list(by_path.values())
 
     def _path(self, detail: Mapping[str, Any]) -> Path:
         """The error's place in the data: pydantic's `loc` without the names of union branches."""
@@ -278,11 +278,11 @@ class _Translator:
         """What the user may have meant by an unknown key."""
         key, here = str(path[-1]), self._keys(path[:-1])
         close = nearest(key, here)
-        found = meant(key)
-        if found is not None and not (close and form(close) == form(key)):  # known elsewhere: no misspelling
-            if found.setting == self._setting(path):
-                return f"it is an option of another {found.setting.partition('.')[0]}: pick that one by name"
-            return found.action
+        known = meant(key)
+        if known is not None and not (close and form(close) == form(key)):  # known elsewhere: no misspelling
+            if known.setting == self._setting(path):
+                return f"it is an option of another {known.setting.partition('.')[0]}: pick that one by name"
+            return known.action
         if close:
             return f"did you mean {self._setting((*path[:-1], close))}?"
         far = nearest(key, self.elsewhere)

@@ -107,7 +107,7 @@ def inner_problems(data: Any, place: Callable[[Path], str]) -> list[RecipeError]
     """
     if not isinstance(data, Mapping):
         return []
-    found: list[RecipeError] = []
+    errors: list[RecipeError] = []
     for split in ("train", "eval"):
         given = data.get(split)
         for index, item in enumerate(given) if isinstance(given, list) else [(None, given)]:
@@ -121,8 +121,8 @@ def inner_problems(data: Any, place: Callable[[Path], str]) -> list[RecipeError]
             try:
                 validate(model, own, prefix=path, noun=noun, place=partial(_placed, place, path))
             except RecipeError as error:
-                found += parts_of(error)
-    return found
+                errors += parts_of(error)
+    return errors
 
 
 def _placed(place: Callable[[Path], str], prefix: Path, path: Path) -> str:

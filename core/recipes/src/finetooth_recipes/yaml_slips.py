@@ -39,11 +39,11 @@ def _explained(error: yaml.MarkedYAMLError, text: str) -> tuple[str, str]:
     said = error.problem or error.context or ""
     context = error.context or ""
     opened = "" if error.context_mark is None else f" that opens in line {error.context_mark.line + 1}"
-    found = re.match(r"found character '(.+)' that cannot start any token", said)
-    if found and found[1] == "\\t":
+    match = re.match(r"found character '(.+)' that cannot start any token", said)
+    if match and match[1] == "\\t":
         return "a tab, where YAML takes spaces only", "replace it by spaces"
-    if found:
-        return f"a text cannot begin with {found[1]}", "put quotes around the text"
+    if match:
+        return f"a text cannot begin with {match[1]}", "put quotes around the text"
     if "undefined alias" in said:
         return said.replace("found ", ""), "put quotes around a text that begins with *"
     if "unknown escape" in said:

@@ -123,15 +123,15 @@ def queries_of(lengths: Lengths, positions: int) -> list[int]:
     Args:
         lengths: as in `finetooth_hooks.attention.Attention`.
     """
-    found: list[int] = []
+    queries: list[int] = []
     for row in lengths:
         left = positions
         counts: list[int] = []
         for length in reversed(row):
             counts.append(min(length, left))
             left -= counts[-1]
-        found += reversed(counts)
-    return found
+        queries += reversed(counts)
+    return queries
 
 
 _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9._-]+)\s*(?:>=\s*([0-9]+(?:\.[0-9]+)*))?\s*")
@@ -149,10 +149,10 @@ def missing_packages(packages: tuple[str, ...]) -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     for text in packages:
-        found = _REQUIREMENT.fullmatch(text)
-        if found is None:
+        match = _REQUIREMENT.fullmatch(text)
+        if match is None:
             raise ValueError(f"package {text!r}: write NAME or NAME>=VERSION")
-        name, least = found.groups()
+        name, least = match.groups()
         try:
             installed = version(name)
         except PackageNotFoundError:

@@ -76,12 +76,12 @@ def blamed(error: BaseException) -> Blamed | None:
     places = _places()
     seen: BaseException | None = error
     while seen is not None:
-        found = None
+        deepest = None
         for file, line in _frames(seen.__traceback__):
             owner = max((place for place in places if _within(file, place)), key=len, default=None)
-            found = found if owner is None else Blamed(places[owner], f"{file}:{line}")
-        if found is not None:
-            return found
+            deepest = deepest if owner is None else Blamed(places[owner], f"{file}:{line}")
+        if deepest is not None:
+            return deepest
         seen = seen.__cause__
     return None
 
@@ -164,14 +164,14 @@ def is_full(error: BaseException) -> bool:
 def problem(error: BaseException) -> tuple[str, str]:
     """What to say of an exception that nobody meant to raise: the problem with the plugin it came out of, and the next
     action."""
-    found = blamed(error)
+    plugin_frame = blamed(error)
     if isinstance(error, OSError) and is_of_the_disk(error):
         place = f"{error.filename}: " if error.filename else ""
-        whose = f"; plugin {found.plugin} wanted it" if found else ""
+        whose = f"; plugin {plugin_frame.plugin} wanted it" if plugin_frame else ""
         return f"{place}{error.strerror or error}", DISK + whose
-    if found is None:
+    if plugin_frame is None:
         return describe(error), BUG
-    return f"plugin {found.plugin}: {describe(error)} [{found.where}]", MEND
+    return f"plugin {plugin_frame.plugin}: {describe(error)} [{plugin_frame.where}]", MEND
 
 
 def line(error: BaseException) -> str:
@@ -189,8 +189,8 @@ def said(error: BaseException, *, importing: bool = False) -> str:
     """
     if isinstance(error, FinetoothError):
         return " ".join(str(error).split())
-    found = blamed(error)
-    where = found.where if found else origin(error) if importing else ""
+    plugin_frame = blamed(error)
+    where = plugin_frame.where if plugin_frame else origin(error) if importing else ""
     if isinstance(error, SyntaxError):
         where = origin(error)
     return f"{describe(error)} [{where}]" if where else describe(error)
@@ -213,14 +213,14 @@ def origin(error: BaseException, file: str = "") -> str:
     is neither ours nor the import system's."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
-    package, found = _package(file), ""
+    package, deepest = _package(file), ""
     for name, line in _frames(error.__traceback__):
         if name.startswith("<") or any(folder in name for folder in _NOT_A_PLUGIN):
             continue
         package = package or _package(name)
         if name.startswith(package):
-            found = f"{name}:{line}"
-    return found
+            deepest = f"{name}:{line}"
+    return deepest
 
 
 def _package(file: str) -> str:
@@ -231,18 +231,18 @@ def _package(file: str) -> str:
 
 def _places() -> Mapping[str, str]:
     """Labels by folder of a package (which ends with `/`) or by file, of the modules imported so far."""
-    found: dict[str, str] = {}
+    labels: dict[str, str] = {}
     for module, label in _owners.items():
         for name in accumulate(module.split("."), lambda package, part: f"{package}.{part}"):
             file = _file(name)
             if file:  # else it is a namespace that several distributions may share
                 folder = file.removesuffix("__init__.py")
-                found[folder if folder.endswith("/") else file] = label
+                labels[folder if folder.endswith("/") else file] = label
                 break
     for module, label in _builders.items():
-        found.setdefault(_file(module), label)
-    found.pop("", None)
-    return found
+        labels.setdefault(_file(module), label)
+    labels.pop("", None)
+    return labels
 
 
 def _file(module: str) -> str:

@@ -56,10 +56,10 @@ def common_field(specs: Iterable[LossSpec]) -> str | None:
 
 def _free(name: str, taken: dict[str, Contribution]) -> str:
     number = 2
-    found = name
-    while found in taken:
-        found, number = f"{name}#{number}", number + 1
-    return found
+    free = name
+    while free in taken:
+        free, number = f"{name}#{number}", number + 1
+    return free
 
 
 def with_known_role(spec: LossSpec, role: str) -> LossSpec:

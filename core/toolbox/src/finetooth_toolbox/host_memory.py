@@ -44,8 +44,8 @@ def available_memory(proc: Path = PROC, group: Path = GROUP) -> int | None:
 
 
 def _kibibytes(path: Path, field: str) -> int | None:
-    found = _value(path, f"{field}:")
-    return None if found is None else found * 1024
+    kilobytes = _value(path, f"{field}:")
+    return None if kilobytes is None else kilobytes * 1024
 
 
 def _value(path: Path, field: str) -> int | None:

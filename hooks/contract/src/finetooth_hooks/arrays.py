@@ -70,7 +70,7 @@ def library(*values: Any) -> ArrayLibrary:
     Raises:
         TypeError: a value is neither an array nor a number, or two libraries are mixed.
     """
-    found: ArrayLibrary | None = None
+    used: ArrayLibrary | None = None
     for value in values:
         cls = type(value)
         if cls in _NUMBERS or value is None:
@@ -78,13 +78,13 @@ def library(*values: Any) -> ArrayLibrary:
         if cls not in _OF_TYPE:
             _OF_TYPE[cls] = _of_type(cls)
         candidate = _OF_TYPE[cls]
-        if candidate is None or candidate is found:
+        if candidate is None or candidate is used:
             continue
-        if found is not None:
+        if used is not None:
             names = ", ".join(f"{type(v).__module__}.{type(v).__qualname__}" for v in values)
             raise TypeError(f"arrays of different libraries in one call: {names}")
-        found = candidate
-    return found or _numpy()
+        used = candidate
+    return used or _numpy()
 
 
 def _numpy() -> ArrayLibrary:

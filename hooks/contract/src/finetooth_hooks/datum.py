@@ -185,12 +185,12 @@ class Datum:
     @property
     def media(self) -> tuple[tuple[int, MediumChunk], ...]:
         """Pictures, sounds and videos with the position of their first token, in order."""
-        found, at = [], 0
+        placed, at = [], 0
         for chunk in self.input:
             if isinstance(chunk, MediumChunk):
-                found.append((at, chunk))
+                placed.append((at, chunk))
             at += len(chunk)
-        return tuple(found)
+        return tuple(placed)
 
     @classmethod
     def from_tokens(

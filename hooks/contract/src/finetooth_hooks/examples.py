@@ -77,14 +77,14 @@ class Medium:
             return self.content
         called = f"{self.kind} {self.name}"
         try:
-            found = self.path.read_bytes()
+            content = self.path.read_bytes()
         except OSError as error:
             problem = f"{called}: it cannot be read: {error.strerror or error}"
             raise DataError("", problem, action="check the path") from error
-        if self.sha256 and sha256(found).hexdigest() != self.sha256:
+        if self.sha256 and sha256(content).hexdigest() != self.sha256:
             problem = f"{called}: {self.path} changed since the row was prepared"
             raise DataError("", problem, action="start the run again")
-        return found
+        return content
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Video(Medium):
         return {path: digest for files in held for path, digest in files.items()}
 
     def known(self, content: bytes) -> Medium:
-        frames = tuple(replace(one, sha256=sha256(one.read()).hexdigest()) for one in self.frames)
+        frames = tuple(replace(frame, sha256=sha256(frame.read()).hexdigest()) for frame in self.frames)
         return replace(self, sha256=sha256(content).hexdigest(), frames=frames)
 
     def read(self) -> bytes:
@@ -131,7 +131,7 @@ class Video(Medium):
         """
         from finetooth_hooks.frames import pack_frames
 
-        return pack_frames([one.read() for one in self.frames], self.fps) if self.frames else super().read()
+        return pack_frames([frame.read() for frame in self.frames], self.fps) if self.frames else super().read()
 
 
 @dataclass(frozen=True)

@@ -91,10 +91,10 @@ class FunctionFormat:
             problem = f"format {self._name} raised {type(error).__name__}: {error}"
             raise DataError(row.id, problem, action="fix its function, or the row") from error
         kinds = (*get_args(Example), LeftOut)
-        for one in example if isinstance(example, list | tuple) else (example,):
-            if not isinstance(one, kinds):
+        for result in example if isinstance(example, list | tuple) else (example,):
+            if not isinstance(result, kinds):
                 names = ", ".join(kind.__name__ for kind in kinds)
-                problem = f"format {self._name} returned a {type(one).__name__}"
+                problem = f"format {self._name} returned a {type(result).__name__}"
                 raise DataError(row.id, problem, action=f"return one of {names}, or a list of them")
         return cast("ReadRow", example)
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from finetooth_hooks.backends import EngineRequest, StepCost
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.evaluators import Evaluator
-from finetooth_hooks.examples import Example, Rendered
+from finetooth_hooks.examples import Example, Rendered, Row
 from finetooth_hooks.methods import Method
 from finetooth_hooks.models import Tokenizer
 from finetooth_hooks.plan import Plan
@@ -133,6 +133,18 @@ class RecipeRows(Protocol):
         Raises:
             RecipeError: the recipe gives no data for the split, or nothing turns them into tokens.
             DataError: a source is missing, or cannot be read any further.
+        """
+        ...
+
+    def first(self, split: str, count: int) -> Sequence[Row]:
+        """The first rows of a split as they are, whatever format they have; those that cannot be read are left out.
+
+        Args:
+            count: at most so many of each source.
+
+        Raises:
+            RecipeError: no source knows what `data` names, or several do.
+            DataError: a source is missing, or no row of it can be read.
         """
         ...
 

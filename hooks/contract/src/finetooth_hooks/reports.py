@@ -213,12 +213,12 @@ class Outcome:
         `tokens_per_second`, `seconds`, whatever else the method reports, and `eval/NAME` of evaluations at that step;
         step 0 holds those before training. `pandas.DataFrame(outcome.rows())` is a table of them.
         """
-        found: dict[int, dict[str, float]] = {}
+        by_step: dict[int, dict[str, float]] = {}
         for report in self.history:
             figures = ("epoch", "loss", "learning_rate", "grad_norm", "tokens_per_second", "seconds")
             values = {name: float(getattr(report, name)) for name in figures}
-            found[report.step] = {"step": report.step, **values, **report.metrics}
+            by_step[report.step] = {"step": report.step, **values, **report.metrics}
         for evaluation in self.evaluations:
-            row = found.setdefault(evaluation.step, {"step": evaluation.step})
+            row = by_step.setdefault(evaluation.step, {"step": evaluation.step})
             row |= {f"eval/{name}": value for name, value in evaluation.metrics.items()}
-        return [found[step] for step in sorted(found)]
+        return [by_step[step] for step in sorted(by_step)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from finetooth_hooks import Datum
@@ -48,11 +49,15 @@ def position_keys(seed: int, step: int, place: int, length: int) -> Words:
     return np.stack([low, mixed(low ^ np.uint32(second))], axis=-1)
 
 
-def mixed(words: Words) -> Words:
-    """The finalizer of MurmurHash3: every bit of a word reaches every bit of the result."""
-    words = (words ^ (words >> np.uint32(16))) * np.uint32(FIRST)
-    words = (words ^ (words >> np.uint32(13))) * np.uint32(SECOND)
-    return words ^ (words >> np.uint32(16))
+def mixed(words: Any) -> Any:
+    """The finalizer of MurmurHash3: every bit of a word reaches every bit of the result.
+
+    Args:
+        words: unsigned, of 32 bits, of any library whose products wrap around.
+    """
+    words = (words ^ (words >> 16)) * FIRST
+    words = (words ^ (words >> 13)) * SECOND
+    return words ^ (words >> 16)
 
 
 def drawn(keys: Words, site: str, columns: int) -> Words:
@@ -62,10 +67,15 @@ def drawn(keys: Words, site: str, columns: int) -> Words:
         keys: (..., 2) of positions.
         site: what draws.
     """
+    rows, at = halves(keys, site, columns)
+    return np.asarray(mixed(rows[..., None] ^ at))
+
+
+def halves(keys: Words, site: str, columns: int) -> tuple[Words, Words]:
+    """Words of rows (...,) and of columns: `drawn` mixes each pair of them."""
     first, second = words_of("site", site)
     rows = mixed(mixed(keys[..., 0] ^ np.uint32(first)) + keys[..., 1] ^ np.uint32(second))
-    at = mixed(np.arange(columns, dtype=np.uint32) * np.uint32(GOLDEN) + np.uint32(second))
-    return mixed(rows[..., None] ^ at)
+    return rows, mixed(np.arange(columns, dtype=np.uint32) * np.uint32(GOLDEN) + np.uint32(second))
 
 
 def kept(words: Words, dropped: float) -> NDArray[np.bool_]:

@@ -103,7 +103,7 @@ class Dataset:
         return self._rows[split]
 
     def _own_rows(self, split: str, formats: Sequence[str]) -> SplitRows:
-        parts, sources = self._parts, self._sources(split)
+        parts, sources = self._parts, self.sources(split)
         try:
             found = formats_of(parts.builder, parts.section.format, parts.recipe.method, sources, formats)
         except DataError:
@@ -139,7 +139,8 @@ class Dataset:
             sources = [picked for one in several if not one.held_out for picked in one.sources]
             check_snapshot(log, snapshot, sources, hashes)
 
-    def _sources(self, split: str) -> list[PickedSource]:
+    def sources(self, split: str) -> list[PickedSource]:
+        """The sources of a split, in their order."""
         setting = f"data.{split}"
         given = getattr(self._parts.section, split)
         if given is None:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from finetooth_hooks.errors import DataError, RecipeError
-from finetooth_hooks.examples import Example, LeftOut
+from finetooth_hooks.examples import Example, LeftOut, Row
 from finetooth_hooks.preparation import PreparedAs
 from finetooth_hooks.protocols import Examples, Tokenizer
 from finetooth_hooks.recipe_rows import PreviewRow
@@ -17,6 +17,7 @@ from finetooth_rows.every_row import every_row
 from finetooth_rows.lazy_examples import read_examples
 from finetooth_rows.preview import rendered_rows
 from finetooth_rows.read_so_far import Reading
+from finetooth_rows.work import first_rows
 
 from finetooth_core.data.dataset import Dataset
 from finetooth_core.planning.context import RunContext
@@ -64,6 +65,10 @@ class SessionRows:
         if how is None:
             raise RecipeError(f"data.{split}", "no method or evaluator of the recipe turns its rows into tokens")
         return rendered_rows(self.context, self.context.data.rows(split), how)
+
+    def first(self, split: str, count: int) -> Sequence[Row]:
+        """See `RecipeRows.first`."""
+        return [row for source in self.context.data.sources(split) for row in first_rows(source, count)]
 
     def read(self, split: str) -> tuple[Sequence[tuple[str, Example]], DataReport]:
         """See `RecipeRows.read`."""

@@ -110,8 +110,8 @@ def check_paths(paths: Iterable[str]) -> None:
         ManifestProblem: names the first that cannot be.
     """
     seen: dict[str, str] = {}
-    found = sorted(paths)
-    for path in found:
+    ordered = sorted(paths)
+    for path in ordered:
         parts = path.split("/")
         if len(path) > 1000 or not all(_PART.fullmatch(part) for part in parts):
             raise ManifestProblem(f"{path[:80]!r} cannot be the name of a file of a checkpoint")
@@ -120,7 +120,7 @@ def check_paths(paths: Iterable[str]) -> None:
         same = seen.setdefault(path.lower(), path)
         if same != path:
             raise ManifestProblem(f"{same} and {path} are one file where case does not count")
-    for path in found:
+    for path in ordered:
         parents = path.lower().split("/")[:-1]
         for depth in range(1, len(parents) + 1):
             if "/".join(parents[:depth]) in seen:
@@ -128,8 +128,8 @@ def check_paths(paths: Iterable[str]) -> None:
 
 
 def _read_listed_file(path: str, value: Any) -> ListedFile:
-    found = value if isinstance(value, Mapping) else {"sha256": value}
-    sha256, size = found.get("sha256"), found.get("size")
+    fields = value if isinstance(value, Mapping) else {"sha256": value}
+    sha256, size = fields.get("sha256"), fields.get("size")
     if not (isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
         raise ManifestProblem(f"{MANIFEST} has no SHA-256 of {path}")
     if size is not None and not (isinstance(size, int) and not isinstance(size, bool) and 0 <= size <= LARGEST):
@@ -145,11 +145,11 @@ def read_manifest(folder: Path) -> bytes:
     """
     path = folder / MANIFEST
     try:
-        found = path.lstat()
-        if not stat.S_ISREG(found.st_mode):
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
             raise ManifestProblem(f"{MANIFEST} is not a file")
-        if found.st_size > LONGEST:
-            raise ManifestProblem(f"{MANIFEST} has {found.st_size} bytes, more than a manifest may have")
+        if status.st_size > LONGEST:
+            raise ManifestProblem(f"{MANIFEST} has {status.st_size} bytes, more than a manifest may have")
         return path.read_bytes()
     except FileNotFoundError as error:
         raise ManifestProblem(f"{MANIFEST} is missing") from error
@@ -164,7 +164,7 @@ def folder_files(folder: Path) -> dict[str, Path]:
         ManifestProblem: there is a link, a device or a name that a checkpoint cannot have, or the folder cannot be
             read.
     """
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     waiting = [folder]
     try:
         while waiting:
@@ -175,21 +175,21 @@ def folder_files(folder: Path) -> dict[str, Path]:
                 elif not stat.S_ISREG(mode):
                     raise ManifestProblem(f"{name} is {'a link' if stat.S_ISLNK(mode) else 'no file'}")
                 elif name != MANIFEST:
-                    found[name] = path
+                    files[name] = path
     except OSError as error:
         raise ManifestProblem(f"{error.filename} cannot be read: {error.strerror}") from error
-    check_paths(found)
-    return dict(sorted(found.items()))
+    check_paths(files)
+    return dict(sorted(files.items()))
 
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, hexadecimal; the file is read."""
     with path.open("rb") as file:
         before = _identity(file.fileno())
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
         if (hashes := _hashes.get()) is not None and _identity(file.fileno()) == before:
-            hashes[before] = found
-    return found
+            hashes[before] = digest
+    return digest
 
 
 @contextmanager
@@ -217,8 +217,8 @@ _hashes: ContextVar[dict[_Identity, str] | None] = ContextVar("hashes", default=
 
 def _identity(file: Path | int) -> _Identity:
     """Of a file and its content: another one after whatever is written to it."""
-    found = os.fstat(file) if isinstance(file, int) else file.stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    status = os.fstat(file) if isinstance(file, int) else file.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def check_folder(folder: Path, *, more: bool = False, remembered: bool = False) -> dict[str, ListedFile]:
@@ -232,13 +232,13 @@ def check_folder(folder: Path, *, more: bool = False, remembered: bool = False) 
         ManifestProblem: names the first file that is missing, not listed, of another size or of another content.
     """
     listed = listed_files(read_manifest(folder))
-    found = _listed_there(folder, listed) if more else folder_files(folder)
-    for path in sorted(listed.keys() | found.keys()):
-        if path not in found:
+    files = _listed_there(folder, listed) if more else folder_files(folder)
+    for path in sorted(listed.keys() | files.keys()):
+        if path not in files:
             raise ManifestProblem(f"{path} is missing")
         if path not in listed:
             raise ManifestProblem(f"{path} is not in {MANIFEST}")
-        check_file(path, found[path], listed[path], remembered=remembered)
+        check_file(path, files[path], listed[path], remembered=remembered)
     return listed
 
 
@@ -248,7 +248,7 @@ def _listed_there(folder: Path, listed: Iterable[str]) -> dict[str, Path]:
     Raises:
         ManifestProblem: one is a link, lies behind one, or is not a file.
     """
-    found = {}
+    files = {}
     for name in listed:
         path = folder
         for part in name.split("/"):
@@ -256,10 +256,10 @@ def _listed_there(folder: Path, listed: Iterable[str]) -> dict[str, Path]:
             if path.is_symlink():
                 raise ManifestProblem(f"{name} is a link")
         if path.is_file():
-            found[name] = path
+            files[name] = path
         elif path.exists():
             raise ManifestProblem(f"{name} is not a file")
-    return found
+    return files
 
 
 def check_file(name: str, path: Path, listed: ListedFile, *, remembered: bool = False) -> None:

@@ -89,8 +89,8 @@ def default_system(template: str | None, pattern: re.Pattern[str], **variables: 
     """
     asked = [{"role": "user", "content": "Hello?"}]
     said = None if template is None else render_template(template, asked, **variables)
-    found = pattern.match(said or "")
-    return found.group(1) if found else ""
+    match = pattern.match(said or "")
+    return match.group(1) if match else ""
 
 
 def shaped(message: Message) -> dict[str, Any]:

@@ -42,8 +42,8 @@ class Encoder:
     def spells_special(self, text: str) -> str:
         """The first special token that a text spells, empty if none."""
         ids, offsets = self._tokenizer.encode_with_offsets(text, special=True)
-        found = next((offset for id_, offset in zip(ids, offsets, strict=True) if self.is_special(id_)), None)
-        return "" if found is None else text[slice(*found)]
+        place = next((offset for id_, offset in zip(ids, offsets, strict=True) if self.is_special(id_)), None)
+        return "" if place is None else text[slice(*place)]
 
     def encode(self, text: str, plain: Sequence[Range] = ()) -> Encoded:
         """Tokens of a text.
@@ -53,9 +53,9 @@ class Encoder:
         """
         ids, offsets = self._tokenizer.encode_with_offsets(text, special=True)
         special = [self.is_special(id_) for id_ in ids]
-        found = [(id_, offset) for id_, offset, is_special in zip(ids, offsets, special, strict=True) if is_special]
-        markup = [(id_, offset) for id_, offset in found if not _touches(_spelled(text, offset), plain)]
-        if len(markup) == len(found):  # nothing plain spells a special token: exactly what the tokenizer itself does
+        spelled = [(id_, offset) for id_, offset, is_special in zip(ids, offsets, special, strict=True) if is_special]
+        markup = [(id_, offset) for id_, offset in spelled if not _touches(_spelled(text, offset), plain)]
+        if len(markup) == len(spelled):  # nothing plain spells a special token: exactly what the tokenizer itself does
             return Encoded(tuple(ids), tuple(offsets), tuple(special))
         return self._between(text, markup)
 

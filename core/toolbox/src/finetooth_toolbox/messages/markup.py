@@ -44,17 +44,17 @@ def tokenise(pieces: Sequence[Piece], tokenizer: Tokenizer) -> list[tuple[list[i
     A token that holds characters of different weights has the least of them: one that reaches over the end of what
     trains does not train.
     """
-    found: list[tuple[list[int], list[float]]] = []
+    pieces_of_tokens: list[tuple[list[int], list[float]]] = []
     stretches = iter(_encoded([piece for piece in pieces if isinstance(piece, Stretch)], tokenizer))
     for piece in pieces:
         if isinstance(piece, Control):
-            found.append(([piece.id], [piece.weight]))
+            pieces_of_tokens.append(([piece.id], [piece.weight]))
         else:
             ids, first = next(stretches)
             plain = not piece.weights
             weights = [0.0] * first + [1.0] * (len(ids) - first) if plain else _weights(piece, tokenizer)
-            found.append((ids, weights))
-    return found
+            pieces_of_tokens.append((ids, weights))
+    return pieces_of_tokens
 
 
 def token_weights(offsets: Sequence[tuple[int, int]], of_characters: Sequence[float]) -> list[float]:
@@ -81,12 +81,12 @@ def _encoded(stretches: Sequence[Stretch], tokenizer: Tokenizer) -> list[tuple[l
     """Tokens of each stretch, and the index of the first that trains."""
     if "stretches" in tokenizer.capabilities:
         return tokenizer.encode_from([(stretch.text, stretch.trained_from) for stretch in stretches])
-    found = []
+    encoded = []
     for stretch in stretches:
         ids, offsets = tokenizer.encode_with_offsets(stretch.text)
         begin = len(stretch.text) + 1 if stretch.trained_from is None else stretch.trained_from
-        found.append((ids, next((i for i, (start, _) in enumerate(offsets) if start >= begin), len(ids))))
-    return found
+        encoded.append((ids, next((i for i, (start, _) in enumerate(offsets) if start >= begin), len(ids))))
+    return encoded
 
 
 def is_taken_out(message: Message) -> bool:

@@ -73,13 +73,13 @@ def chunks(media: Sequence[RenderedMedium], row: str) -> list[tuple[int, MediumC
         DataError: a file is gone, or not the one that was prepared.
     """
     made = []
-    for found in media:
+    for placed in media:
         try:
-            content = found.medium.read()
+            content = placed.medium.read()
         except DataError as error:
             raise DataError(row, error.problem, action=error.action) from error
-        kind = found.medium.kind
-        made.append((found.start, CHUNKS[kind](content, format_of(kind, content), found.length)))
+        kind = placed.medium.kind
+        made.append((placed.start, CHUNKS[kind](content, format_of(kind, content), placed.length)))
     return made
 
 

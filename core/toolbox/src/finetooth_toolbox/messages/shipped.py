@@ -92,10 +92,10 @@ def check(
             wanted = tuple(renderer.prompt(opening.before(probe)))
         except DataError:
             continue  # the markup has no system message
-        found = prompt([shaped(message) for message in probe])
-        if found is None and probe[0].role == "system" and not opening.system:
+        tokens = prompt([shaped(message) for message in probe])
+        if tokens is None and probe[0].role == "system" and not opening.system:
             continue  # the template refuses it, so nobody is misled
-        if tuple(found or ()) != wanted:
+        if tuple(tokens or ()) != wanted:
             raise UserError("the written chat template opens an answer differently from the run", action="report it")
         compared += 1
     return f"{compared} conversations begin and end with its own chat template and end tokens as in the run"
@@ -104,8 +104,8 @@ def check(
 def stops_of(folder: Path) -> tuple[int, ...]:
     """Ids of the tokens that end an answer, by `generation_config.json`; none if it names none."""
     path = folder / GENERATION
-    found = _read(path).get("eos_token_id") if path.is_file() else None
-    return tuple(found) if isinstance(found, list) else () if found is None else (int(found),)
+    ends = _read(path).get("eos_token_id") if path.is_file() else None
+    return tuple(ends) if isinstance(ends, list) else () if ends is None else (int(ends),)
 
 
 def _write_ends(folder: Path, stops: Sequence[int], spelling: str) -> None:

@@ -29,7 +29,7 @@ def check_links(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] 
     Raises:
         DataError: two calls of a message have one id, or a result names an id that no call before it has.
     """
-    found: dict[str, None] = {}
+    remarks: dict[str, None] = {}
     declared = {name for tool in tools if (name := _function(tool).get("name"))}
     known: set[str] = set()
     calls: Sequence[Mapping[str, Any]] = ()
@@ -37,7 +37,7 @@ def check_links(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] 
     for i, message in enumerate(messages):
         if message.role == "tool":
             results.append(message)
-            found |= dict.fromkeys(_of_result(f"messages[{i}]", results, calls, known))
+            remarks |= dict.fromkeys(_of_result(f"messages[{i}]", results, calls, known))
             continue
         calls, results = message.tool_calls, []
         ids = [str(call["id"]) for call in calls if call.get("id")]
@@ -45,8 +45,8 @@ def check_links(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] 
             raise DataError(f"messages[{i}]", f"two of its calls have the id {twice!r}", action="give each its own")
         known.update(ids)
         if declared and any(_function(call).get("name") not in declared for call in calls):
-            found[UNDECLARED] = None
-    return tuple(found)
+            remarks[UNDECLARED] = None
+    return tuple(remarks)
 
 
 def _of_result(

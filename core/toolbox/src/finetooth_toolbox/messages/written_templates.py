@@ -71,10 +71,10 @@ def gives_the_same(template: str, renderer: Renderer, tokenizer: Tokenizer, open
             wanted = renderer.prompt(opening.before(probe))
         except DataError:
             continue  # the markup has no system message
-        found = tokens_by(template, probe, tokenizer)
-        if found is None and probe[0].role == "system" and not opening.system:
+        tokens = tokens_by(template, probe, tokenizer)
+        if tokens is None and probe[0].role == "system" and not opening.system:
             continue  # refused, so nobody is misled
-        if tuple(found or ()) != tuple(wanted):
+        if tuple(tokens or ()) != tuple(wanted):
             return False
         compared += 1
     return compared > 0
@@ -145,9 +145,9 @@ def _learned(renderer: Renderer, tokenizer: Tokenizer) -> Iterator[str]:
 def _cut(asked: Callable[[Message], str], message: Message) -> str:
     """What a renderer does to blanks around a message's content, as Jinja says it."""
     text, padded = asked(message), f" \n {message.content} \n "
-    found = asked(replace(message, content=padded))
+    rendered = asked(replace(message, content=padded))
     kept = {"": padded, ".strip()": padded.strip(), ".lstrip()": padded.lstrip(), ".rstrip()": padded.rstrip()}
-    return next((cut for cut, left in kept.items() if found == text.replace(message.content, left)), "")
+    return next((cut for cut, left in kept.items() if rendered == text.replace(message.content, left)), "")
 
 
 def _written(

@@ -62,10 +62,10 @@ class AsciiWords:
         known = self._known
         ids: list[int] = []
         for word in self._find(text):
-            found = known.get(word)
-            if found is None:
-                found = self._new(word)
-            ids += found
+            word_ids = known.get(word)
+            if word_ids is None:
+                word_ids = self._new(word)
+            ids += word_ids
         return ids
 
     def _new(self, word: str) -> list[int]:

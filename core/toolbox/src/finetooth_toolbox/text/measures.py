@@ -13,8 +13,8 @@ AGES = {"h": 3600, "d": 86400, "w": 7 * 86400}
 
 def number_with_unit(text: str, units: Mapping[str, int]) -> float | None:
     """The number times its unit, in any case of letters; None if it is none."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
-    return None if found is None or found[2].lower() not in units else float(found[1]) * units[found[2].lower()]
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    return None if match is None or match[2].lower() not in units else float(match[1]) * units[match[2].lower()]
 
 
 def measured(text: str, units: Mapping[str, int], option: str, example: str) -> float:
@@ -23,11 +23,11 @@ def measured(text: str, units: Mapping[str, int], option: str, example: str) -> 
     Raises:
         UserError: it is none.
     """
-    found = number_with_unit(text, units)
-    if found is None:
+    number = number_with_unit(text, units)
+    if number is None:
         known = ", ".join(unit for unit in units if unit)
         raise UserError(f"{option}={text!r} is not a number with a unit ({known})", action=f"write it as {example}")
-    return found
+    return number
 
 
 def memory_of(text: str, option: str) -> int:
@@ -36,15 +36,15 @@ def memory_of(text: str, option: str) -> int:
     Raises:
         UserError: the text is not a size, or so small that the unit was left out.
     """
-    found = number_with_unit(text, SIZES)
-    if found is None:
+    size = number_with_unit(text, SIZES)
+    if size is None:
         raise UserError(f"{option}: {text!r} is not a size", action="write it as 24GB")
-    if found < SIZES["mb"]:
-        what = f"{int(found):,} bytes"
+    if size < SIZES["mb"]:
+        what = f"{int(size):,} bytes"
         raise UserError(
             f"{option}: {text!r} is {what}, too small for a model", action=f"name the unit: {text.strip()}GB"
         )
-    return int(found)
+    return int(size)
 
 
 def short_hashes(text: str) -> str:

@@ -30,7 +30,7 @@ def parts_of(text: str, known: Callable[[str], bool], *, setting: str) -> list[t
     Raises:
         UserError: a name is unknown, a weight is not a number, two parts have one name, or there are too many.
     """
-    found: list[tuple[str, float]] = []
+    parts: list[tuple[str, float]] = []
     pieces = text.split("+")
     if len(pieces) > MOST:
         raise UserError(f"{setting}: a sum of {len(pieces):,} parts", action=f"name at most {MOST}")
@@ -52,12 +52,12 @@ def parts_of(text: str, known: Callable[[str], bool], *, setting: str) -> list[t
                 f"{setting} {text}: no adapter has the name {pieces[0].strip()!r}",
                 action="name adapters that exist, with + between them and * before a weight",
             )
-        found.append(part)
+        parts.append(part)
         pieces = pieces[length:]
-    twice = repeated(name for name, _ in found)
+    twice = repeated(name for name, _ in parts)
     if twice is not None:
         raise UserError(f"{setting} {text}: it names {twice} twice", action=f"give it one weight: {twice}*2")
-    return found
+    return parts
 
 
 def _part(piece: str, known: Callable[[str], bool]) -> tuple[str, float] | None:

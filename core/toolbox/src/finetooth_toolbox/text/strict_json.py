@@ -59,8 +59,8 @@ def decode_from(text: str, start: int) -> tuple[Any, int]:
     Raises:
         JsonProblem: see `decode`.
     """
-    found: tuple[Any, int] = _strictly(lambda decoder: decoder.raw_decode(text, start), text)
-    return found
+    value_and_end: tuple[Any, int] = _strictly(lambda decoder: decoder.raw_decode(text, start), text)
+    return value_and_end
 
 
 def received(text: str | bytes, **how: Any) -> Any:

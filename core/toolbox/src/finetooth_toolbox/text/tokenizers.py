@@ -103,16 +103,16 @@ class FastTokenizer(TokenizerBase):
         if backend is None:
             return [self._from_offsets(text, begin) for text, begin in stretches]
         words = self._words.of(backend, sum(len(text) for text, _ in stretches))
-        found: list[tuple[list[int], int]] = []
+        encoded: list[tuple[list[int], int]] = []
         for text, begin in stretches:
             ids = words.ids(text) if words is not None and text.isascii() else self._ids(text)
             if begin is None or begin > len(text):
-                found.append((ids, len(ids)))
+                encoded.append((ids, len(ids)))
                 continue
             start = self._start(text[:begin])
             known = start is not None and tuple(ids[: len(start)]) == start
-            found.append((ids, len(start)) if start is not None and known else self._from_offsets(text, begin))
-        return found
+            encoded.append((ids, len(start)) if start is not None and known else self._from_offsets(text, begin))
+        return encoded
 
     def _from_offsets(self, text: str, begin: int | None) -> tuple[list[int], int]:
         ids, offsets = self.encode_with_offsets(text)

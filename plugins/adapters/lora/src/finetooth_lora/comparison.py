@@ -18,7 +18,7 @@ INCIDENTAL = {"inference_mode", "peft_version", "task_type", "revision", "auto_m
 
 
 @dataclass(frozen=True)
-class Apart:
+class Difference:
     """What two adapters add to a module, in Frobenius norms.
 
     Attributes:
@@ -45,7 +45,7 @@ class Comparison:
     """
 
     settings: Mapping[str, tuple[Any, Any]]
-    modules: tuple[Apart, ...]
+    modules: tuple[Difference, ...]
     only_first: tuple[str, ...]
     only_second: tuple[str, ...]
 
@@ -74,19 +74,19 @@ def compare(first: Path, second: Path) -> Comparison:
     )
 
 
-def _apart(path: str, one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Apart:
+def _apart(path: str, one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Difference:
     """Norms without the products themselves: <B1 A1, B2 A2> is the sum over (B1^T B2) * (A1 A2^T)."""
 
     def inner(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> float:
         return float(((x[1].T @ y[1]) * (x[0] @ y[0].T)).sum())
 
     if one[0].shape[1] != other[0].shape[1] or one[1].shape[0] != other[1].shape[0]:
-        return Apart(
+        return Difference(
             path, math.sqrt(max(0.0, inner(one, one))), math.sqrt(max(0.0, inner(other, other))), math.inf, 0.0
         )
     aa, bb, ab = inner(one, one), inner(other, other), inner(one, other)
     cosine = ab / math.sqrt(aa * bb) if aa > 0 and bb > 0 else 0.0
-    return Apart(path, math.sqrt(max(0, aa)), math.sqrt(max(0, bb)), math.sqrt(max(0.0, aa + bb - 2 * ab)), cosine)
+    return Difference(path, math.sqrt(max(0, aa)), math.sqrt(max(0, bb)), math.sqrt(max(0.0, aa + bb - 2 * ab)), cosine)
 
 
 def _factors(tensors: Mapping[str, Tensor], path: str, config: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

@@ -76,11 +76,11 @@ class LoraAdapter(AdapterBase):
             (
                 path,
                 LowRankLinear(
-                    linear[path], self.options.rank, self.options.scale, self.options.dropout, place, model.draws,
+                    linear[path], self.options.rank, self.options.scale, self.options.dropout, path, model.draws,
                     generator,
                 ),
             )
-            for place, path in enumerate(chosen)
+            for path in chosen
         ]  # fmt: skip
         model.update_modules(tree_unflatten(made))
         for _, layer in made:

@@ -17,17 +17,17 @@ class LowRankLinear(nn.Module):  # type: ignore[misc]  # MLX's modules bring no 
 
     Attributes:
         enabled: the addition is computed.
-        place: number of the module, which keys its dropout.
+        site: path of the module, which keys its dropout.
         draws: what is dropped at the moment.
     """
 
     def __init__(
-        self, base: Any, rank: int, scale: float, dropout: float, place: int, draws: Draws,
+        self, base: Any, rank: int, scale: float, dropout: float, site: str, draws: Draws,
         generator: np.random.Generator,
     ) -> None:  # fmt: skip
         super().__init__()
         self.base = base
-        self.scale, self.dropout, self.place, self.draws, self.enabled = scale, dropout, place, draws, True
+        self.scale, self.dropout, self.site, self.draws, self.enabled = scale, dropout, site, draws, True
         outputs, inputs = shape_of(base)
         bound = 1 / math.sqrt(inputs)  # as peft: uniform, and B zero
         self.lora_a = mx.array(generator.uniform(-bound, bound, size=(rank, inputs)).astype(np.float32))
@@ -39,7 +39,7 @@ class LowRankLinear(nn.Module):  # type: ignore[misc]  # MLX's modules bring no 
             return y
         narrow = x.astype(self.lora_a.dtype)
         if self.dropout and self.training:
-            narrow = self.draws.dropped(narrow, self.dropout, self.place)
+            narrow = self.draws.dropped(narrow, self.dropout, self.site)
         added = (narrow @ self.lora_a.T) @ self.lora_b.T
         return y + (self.scale * added).astype(y.dtype)
 

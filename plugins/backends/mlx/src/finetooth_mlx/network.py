@@ -5,7 +5,7 @@ The logits of one chunk of positions are held at a time, forward and backward, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 from finetooth_hooks import PlanError
 from finetooth_hooks.protocols import Adapter, ModelFacts
+from finetooth_steps.draws import Words
 from finetooth_steps.rectangles import Rectangle
 from numpy.typing import NDArray
 
@@ -57,10 +58,10 @@ class Network:
         """Whether dropout is on."""
         self.model.train(mode)
 
-    def keyed(self, keys: Sequence[tuple[int, int]]) -> AbstractContextManager[None]:
-        """While entered, rows of the micro-batch have these keys for dropout."""
+    def keyed(self, keys: Callable[[], Words]) -> AbstractContextManager[None]:
+        """While entered, positions of the micro-batch have these keys for dropout, (S, T, 2)."""
         draws = getattr(self.model, "draws", None)
-        return nullcontext() if draws is None else draws.keyed(keys)
+        return nullcontext() if draws is None else draws.keyed(keys())
 
     def role(self, role: str) -> AbstractContextManager[None]:
         """While entered, outputs are those of a role.

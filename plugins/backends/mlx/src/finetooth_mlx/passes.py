@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from finetooth_hooks import Interrupted, LossSpec
-from finetooth_steps.draws import words_of
+from finetooth_steps.draws import Words, position_keys
 from finetooth_steps.loss_state import checked_state
 from finetooth_steps.micro_batches import MicroBatch, one_batch
 from finetooth_steps.not_finite import check_finite
@@ -223,17 +223,12 @@ class Runner:
 
     @contextmanager
     def _as(self, work: Pass, batch: MicroBatch, *, train: bool) -> Iterator[None]:
-        """The model as the pass's role, in training or evaluation mode, each row with its own key for dropout."""
+        """The model as the pass's role, in training or evaluation mode, each row with its own keys for dropout."""
         self.check_asked()
-        keys = [
-            words_of(
-                self._seed,
-                work.step,
-                work.places[row],
-                np.ascontiguousarray(work.data[row].targets, "<i8").tobytes().hex(),
-            )
-            for row in batch.rows
-        ]
+
+        def keys() -> Words:
+            return np.stack([position_keys(self._seed, work.step, work.places[row], batch.width) for row in batch.rows])
+
         with self._network.role(work.role), self._network.keyed(keys):
             self._network.train(train)
             yield

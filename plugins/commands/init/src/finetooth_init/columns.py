@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
-from finetooth_hooks import CommandContext, Context, DataError, Row, UserError
+from finetooth_hooks import CommandContext, DataError, Row, UserError
 
 ASKED = (
     "prompt", "question", "customer", "user", "human", "query", "input", "instruction", "request", "ask", "problem",
@@ -43,27 +42,6 @@ class Guess:
     prompt: str
     completion: str
     reason: str
-
-
-def first_rows(context: Context, reference: str) -> list[Row]:
-    """The first rows of a source as they are, whatever format they have; empty where no source claims it.
-
-    Args:
-        context: of a recipe over them.
-
-    Raises:
-        DataError: they cannot be read.
-    """
-    claims = [
-        (claim.strength, registered.full_name)
-        for registered in context.catalog.all("source")
-        if (claims_of := getattr(registered.entry, "claims", None)) is not None
-        and (claim := claims_of(reference)) is not None
-    ]
-    if not claims:
-        return []
-    source = context.build("source", {"name": max(claims)[1], "path": reference}, setting="data.train")
-    return list(islice(source.rows(), SHOWN_ROWS))
 
 
 def texts_of(rows: Sequence[Row]) -> list[str]:

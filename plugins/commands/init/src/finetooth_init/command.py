@@ -12,7 +12,7 @@ import click
 from finetooth_hooks import CommandContext, UserError
 from finetooth_toolbox.text.measures import memory_of
 
-from finetooth_init.columns import Columns, first_rows, format_of, readable
+from finetooth_init.columns import SHOWN_ROWS, Columns, format_of, readable
 from finetooth_init.goals import Goal, entry_of, goals_of
 from finetooth_init.proposal import AUTO, Proposal, Wishes, as_lines, propose
 
@@ -66,7 +66,7 @@ def command(
         raise UserError("ft init asks questions and needs a terminal", action="add --yes, with --data and --model")
     if yes and data is None:
         raise UserError("--yes needs to know the rows", action=f"add --data FILE, or --data {NOTHING}")
-    ask = _Nobody() if yes else _Asker()
+    ask = _Defaults() if yes else _Asker()
     source = data or ask.text("1. What do you have? A file or folder of rows, or 'nothing'", NOTHING)
     rows = dict(EXAMPLE) if source == NOTHING else source
     model = model or MODEL
@@ -112,8 +112,8 @@ def _goal(
     if examples is not None and columns.system:
         format_ = {"name": examples.format, "system": columns.system}
     elif examples is None:
-        asks = None if isinstance(ask, _Nobody) else ask.text
-        format_ = format_of(first_rows(obj.context(recipe), where), columns, where, asks, click.echo)
+        asks = None if isinstance(ask, _Defaults) else ask.text
+        format_ = format_of(obj.rows(recipe).first("train", SHOWN_ROWS), columns, where, asks, click.echo)
     if format_ is not None:
         recipe["data"]["format"] = format_
         examples = obj.context(recipe).examples("train", first=LOOKED_AT)
@@ -127,7 +127,7 @@ def _goal(
         names = ", ".join(one.name for one in found)
         raise UserError(f"--goal {wanted}: {where} has no rows for that", action=f"choose of {names}")
     if len(found) == 1:
-        number = "" if isinstance(ask, _Nobody) else "2. "  # of a question, where any are asked
+        number = "" if isinstance(ask, _Defaults) else "2. "  # of a question, where any are asked
         summary = entry_of(obj.catalog, found[0]).summary
         click.echo(f"{number}These rows teach {found[0].name}: {summary}.")
         return found[0], format_
@@ -171,7 +171,7 @@ class _Asker:
         return bool(click.confirm(question, default=False))
 
 
-class _Nobody(_Asker):
+class _Defaults(_Asker):
     """Takes what is proposed."""
 
     def text(self, question: str, default: str) -> str:
