@@ -7,6 +7,13 @@ from collections.abc import Iterator
 
 from finetooth_hooks import Family, Renderer, hookimpl
 
+_RENDERERS = (
+    ("deepseek_v3", "fenced:build_v3", "<｜User｜> ... <｜Assistant｜> ...: DeepSeek V3 and R1"),
+    ("deepseek_v3_1", "hybrid:build", "<｜Assistant｜><think></think> ...: DeepSeek V3.1, thinking or not"),
+    ("deepseek_r1", "fenced:build_r1", "<｜User｜> ... <｜Assistant｜><think> ...: models distilled from DeepSeek R1"),
+)
+"""Name, builder, summary."""
+
 
 @hookimpl
 def ft_families() -> Iterator[Family]:
@@ -20,18 +27,5 @@ def ft_families() -> Iterator[Family]:
 
 @hookimpl
 def ft_renderers() -> Iterator[Renderer]:
-    yield Renderer(
-        name="deepseek_v3",
-        build="finetooth_deepseek.fenced:build_v3",
-        summary="<｜User｜> ... <｜Assistant｜> ...: DeepSeek V3 and R1",
-    )
-    yield Renderer(
-        name="deepseek_v3_1",
-        build="finetooth_deepseek.hybrid:build",
-        summary="<｜Assistant｜><think></think> ...: DeepSeek V3.1, thinking or not",
-    )
-    yield Renderer(
-        name="deepseek_r1",
-        build="finetooth_deepseek.fenced:build_r1",
-        summary="<｜User｜> ... <｜Assistant｜><think> ...: models distilled from DeepSeek R1",
-    )
+    for name, builder, summary in _RENDERERS:
+        yield Renderer(name=name, build=f"finetooth_deepseek.{builder}", summary=summary)

@@ -6,6 +6,13 @@ from collections.abc import Iterator
 
 from finetooth_hooks import Family, Renderer, hookimpl
 
+_RENDERERS = (
+    ("llama3", "renderer:build", "<|start_header_id|>role ... <|eot_id|>: Llama 3.x, with the tools of 3.1"),
+    ("llama2", "llama2:build", "<s>[INST] ... [/INST] ... </s>: Llama 2 chat"),
+    ("smollm3", "smollm3:build", "SmolLM3: thinks before it answers, or not"),
+)
+"""Name, builder, summary."""
+
 
 @hookimpl
 def ft_families() -> Iterator[Family]:
@@ -19,18 +26,5 @@ def ft_families() -> Iterator[Family]:
 
 @hookimpl
 def ft_renderers() -> Iterator[Renderer]:
-    yield Renderer(
-        name="llama3",
-        build="finetooth_llama.renderer:build",
-        summary="<|start_header_id|>role ... <|eot_id|>: Llama 3.x, with the tools of 3.1",
-    )
-    yield Renderer(
-        name="llama2",
-        build="finetooth_llama.llama2:build",
-        summary="<s>[INST] ... [/INST] ... </s>: Llama 2 chat",
-    )
-    yield Renderer(
-        name="smollm3",
-        build="finetooth_llama.smollm3:build",
-        summary="SmolLM3: thinks before it answers, or not",
-    )
+    for name, builder, summary in _RENDERERS:
+        yield Renderer(name=name, build=f"finetooth_llama.{builder}", summary=summary)

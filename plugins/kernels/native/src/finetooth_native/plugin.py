@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from finetooth_hooks import Attention, AttentionServes, Kernel, Serves, hookimpl
 
-CPU, DTYPES, RANK = frozenset({"cpu"}), frozenset({"fp32", "bf16"}), 20
+CPU, DTYPES = frozenset({"cpu"}), frozenset({"fp32", "bf16"})
+_serves = partial(Serves, devices=CPU, dtypes=DTYPES, rank=20)
 
 
 @hookimpl
@@ -16,42 +18,21 @@ def ft_kernels() -> Iterator[Kernel]:
         build="finetooth_native.provider:build",
         summary="compiled on this machine for its CPU; FT_NATIVE=0 turns it off",
         serves=(
-            *(
-                Serves(operation=operation, devices=CPU, dtypes=DTYPES, rank=RANK)
-                for operation in ("rms_norm", "rotary", "gated_mlp", "segment_attention")
-            ),
-            Serves(
-                operation="low_rank_linear", devices=CPU, dtypes=DTYPES, rank=RANK, features=frozenset({"multiply"})
-            ),
-            *(
-                Serves(operation=operation, devices=CPU, dtypes=DTYPES, rank=RANK, backward=False)
-                for operation in ("matmul_rounded_once", "cached_attention")
-            ),
-            Serves(
-                operation="packed_linear",
-                devices=CPU,
-                dtypes=DTYPES,
-                rank=RANK,
-                backward=False,
-                features=frozenset({"runs"}),
-            ),
-            Serves(
-                operation="linear_logprob",
-                devices=CPU,
-                dtypes=DTYPES,
-                rank=RANK,
-                result="full",
-                features=frozenset({"expected"}),
-            ),
-            Serves(operation="logits_statistics", devices=CPU, dtypes=DTYPES, rank=RANK, result="full"),
-            Serves(operation="accumulate", devices=CPU, dtypes=DTYPES, rank=RANK, result="full", backward=False),
+            *(_serves(operation=name) for name in ("rms_norm", "rotary", "gated_mlp", "segment_attention")),
+            _serves(operation="low_rank_linear", features=frozenset({"multiply"})),
+            _serves(operation="matmul_rounded_once", backward=False),
+            _serves(operation="cached_attention", backward=False),
+            _serves(operation="packed_linear", backward=False, features=frozenset({"runs"})),
+            _serves(operation="linear_logprob", result="full", features=frozenset({"expected"})),
+            _serves(operation="logits_statistics", result="full"),
+            _serves(operation="accumulate", result="full", backward=False),
         ),
     )
     yield Kernel(
         name="native_stream",
         build="finetooth_native.provider:build_decoder",
         summary="decoder layers over a stream: no padding, linear layers of the same input as one product",
-        serves=(Serves(operation="stream_decoder", devices=CPU, dtypes=DTYPES | {"fp16", "fp64"}, rank=RANK),),
+        serves=(_serves(operation="stream_decoder", dtypes=DTYPES | {"fp16", "fp64"}),),
     )
 
 
