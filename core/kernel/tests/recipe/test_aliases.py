@@ -36,6 +36,13 @@ def test_a_recipe_of_theirs_is_read_as_ours() -> None:
     assert len(found.notes) == len(theirs) - 2 and load(ours).notes == ()
 
 
+def test_options_of_a_strategy_may_have_the_names_of_a_flat_recipe() -> None:
+    found = load(
+        {"model": "tiny", "scale": {"strategy": {"name": "diloco"}}, "diloco_inner_steps": 50}, ["diloco_outer_lr=1"]
+    )
+    assert found.scale.strategy == {"name": "diloco", "inner_steps": 50, "outer_lr": 1}
+
+
 def test_an_override_may_have_their_name() -> None:
     assert load({"model": "tiny"}, ["sequence_len=64"]).train.max_length == 64
 

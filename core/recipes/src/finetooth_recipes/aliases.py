@@ -27,6 +27,11 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "eval_steps": ("evaluate", "every"),
     "save_steps": ("checkpoint", "every"),
     "lr_scheduler": ("schedule",),
+    "diloco_inner_steps": ("scale", "strategy", "inner_steps"),
+    "diloco_outer_lr": ("scale", "strategy", "outer_lr"),
+    "diloco_outer_momentum": ("scale", "strategy", "outer_momentum"),
+    "diloco_num_islands": ("scale", "strategy", "num_islands"),
+    "diloco_pseudo_gradient_dtype": ("scale", "strategy", "pseudo_gradient_dtype"),
 }
 """Name at the top of a recipe, and the setting it is."""
 

@@ -107,6 +107,12 @@ class EngineBase(Capable):
     def module(self) -> Any:
         raise self._cannot("give its model away", "module")
 
+    def weights(self) -> Mapping[str, Any]:
+        raise self._cannot("give its weights", "weights")
+
+    def set_weights(self, weights: Mapping[str, Any]) -> None:
+        raise self._cannot("take weights", "weights")
+
     def release(self, handle: Handle) -> None:
         raise self._cannot("give up a handle", "release")
 

@@ -39,6 +39,7 @@ ENGINE: Mapping[str, str] = {
     "`Sampling.logit_bias`)",
     "embedding_noise": "embeddings of what trains get noise (`TrainSettings.embedding_noise`)",
     "schema": "completions can be held to a JSON schema (`Sampling.schema`)",
+    "weights": "what trains can be read and set, in the precision that the optimizer holds (`weights`, `set_weights`)",
 }
 """Beyond forward, forward_backward, step, logprobs, save, load, export and restore. A backend's entry names what its
 engines can at most; an engine what it can as it was built."""
@@ -119,6 +120,12 @@ LOADER: Mapping[str, str] = {
 }
 """Beyond `describe`, `tokenizer` and `load`."""
 
+STRATEGY: Mapping[str, str] = {
+    "islands": "groups of ranks train apart: an engine gets the line to the ranks of its own group (`island`)",
+    "traffic": "says what ranks will send, before a run (`traffic`)",
+}
+"""Words of an entry: what a strategy has beyond `open`, `wrap`, `spread`, `digest` and `close`."""
+
 CAPABILITIES: Mapping[str, Mapping[str, str]] = {
     "engine": ENGINE,
     "source": SOURCE,
@@ -148,6 +155,7 @@ __all__ = [
     "OPTIMIZER",
     "SAMPLER",
     "SOURCE",
+    "STRATEGY",
     "TOKENIZER",
     "TRACKER",
 ]

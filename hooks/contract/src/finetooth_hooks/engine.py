@@ -389,6 +389,20 @@ class Engine(Protocol):
         gradients is what the next `step` applies; whoever holds it changes no weight. Capability `module`."""
         ...
 
+    def weights(self) -> Mapping[str, Any]:
+        """What trains, by name: the framework's own arrays as the optimizer holds them, valid until weights change and
+        not to be written. Capability `weights`."""
+        ...
+
+    def set_weights(self, weights: Mapping[str, Any]) -> None:
+        """Copy weights, of the names and shapes that `weights` gives, into what trains; optimizer and schedule stay as
+        they are. Capability `weights`.
+
+        Raises:
+            EngineError: other names than those that train.
+        """
+        ...
+
     def usage(self) -> Usage:
         """Memory now and at the peak; cheap, since the run loop asks after every step. Capability `usage`."""
         ...

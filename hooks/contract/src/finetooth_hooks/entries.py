@@ -345,10 +345,12 @@ class Strategy(Entry):
 
     Attributes:
         framework: whose arrays its collective adds.
+        capabilities: words of `finetooth_hooks.capabilities.STRATEGY`.
     """
 
     kind = "strategy"
     framework: str = "torch"
+    capabilities: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,7 @@ from finetooth_hooks.releases import ReleaseGate
 from finetooth_hooks.renderers import MediumPlace, Processor, Renderer
 from finetooth_hooks.rollouts import Sampler
 from finetooth_hooks.sources import Examples, Format, Portion, Source
-from finetooth_hooks.strategies import Launcher, Rank, Strategy
+from finetooth_hooks.strategies import ForeseenStrategy, IslandStrategy, Launcher, Rank, Strategy, Traffic
 from finetooth_hooks.trackers import Tracker
 from finetooth_hooks.updates import Optimizer, Schedule
 
@@ -81,17 +81,19 @@ __all__ = [
     "Exporter",
     "Face",
     "Family",
+    "ForeseenStrategy",
     "Format",
     "Gate",
     "Hardware",
     "HardwareFacts",
     "Head",
-    "MediumPlace",
+    "IslandStrategy",
     "Kernel",
     "Launcher",
     "LayerFacts",
     "Loader",
     "LowRank",
+    "MediumPlace",
     "Method",
     "ModelFacts",
     "ModelInfo",
@@ -111,8 +113,8 @@ __all__ = [
     "RoleRequest",
     "Sampler",
     "Schedule",
-    "Source",
     "SnapshotsPart",
+    "Source",
     "StepCost",
     "Store",
     "Stored",
@@ -120,6 +122,7 @@ __all__ = [
     "TextPart",
     "Tokenizer",
     "Tracker",
+    "Traffic",
     "TrainsPart",
     "UpdatesPart",
     "Wanted",

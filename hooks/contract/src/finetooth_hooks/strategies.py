@@ -28,6 +28,23 @@ class Rank:
     port: int
 
 
+@dataclass(frozen=True)
+class Traffic:
+    """What a rank gives to the others while a run trains; what they say to each other in addition is a few bytes.
+
+    Attributes:
+        every: steps between two exchanges.
+        sent: bytes of what a rank gives at an exchange.
+        peers: how many exchange: ranks, or islands.
+        summed: the others get the sum of what all gave; else each gets what every other gave.
+    """
+
+    every: int
+    sent: int
+    peers: int
+    summed: bool = True
+
+
 class Strategy(Protocol):
     """Spreads an engine over ranks. Every rank builds one and makes the same calls in the same order."""
 
@@ -63,6 +80,27 @@ class Strategy(Protocol):
 
     def close(self) -> None:
         """Leave the other ranks."""
+        ...
+
+
+class IslandStrategy(Strategy, Protocol):
+    """With the capability `islands`."""
+
+    def island(self) -> Collective:
+        """This rank's line to those of its island, which its engine gets; called once `open` has returned."""
+        ...
+
+
+class ForeseenStrategy(Strategy, Protocol):
+    """With the capability `traffic`."""
+
+    def traffic(self, parameters: int, world: int) -> Traffic:
+        """What a rank will send; nothing is opened.
+
+        Args:
+            parameters: numbers that train.
+            world: ranks.
+        """
         ...
 
 

@@ -106,6 +106,15 @@ def _gives_depths(engine: Engine, case: EngineCase) -> bool:
     return False
 
 
+def _keeps_weights(engine: Engine, case: EngineCase) -> bool:
+    before = engine.logprobs(case.data())
+    kept = {name: weight + 0 for name, weight in engine.weights().items()}
+    engine.forward_backward(case.data(), WEIGHTED_NLL)
+    engine.step()
+    engine.set_weights(kept)
+    return all(np.array_equal(a, b) for a, b in zip(before, engine.logprobs(case.data()), strict=True))
+
+
 _WORKS: Mapping[str, Ask] = {
     "handles": lambda engine, case: engine.backward(_handle(engine, case)).grad_norm > 0,
     "gradients": _works_with_gradients,
@@ -127,6 +136,7 @@ _WORKS: Mapping[str, Ask] = {
     "step_settings": _takes_a_rate,
     "release": _is_released,
     "module": lambda engine, case: engine.module() is not None,
+    "weights": _keeps_weights,
 }
 """What shows that a word is true; `shared_base` concerns two engines, and is not to be seen from one."""
 
@@ -143,6 +153,7 @@ _REFUSES: Mapping[str, Ask] = {
     "profile": lambda engine, case: engine.profile(Path(case.folder)),
     "roles": lambda engine, case: engine.move_role("reference", 0.5),
     "module": lambda engine, case: engine.module(),
+    "weights": lambda engine, case: engine.weights(),
     "release": lambda engine, case: engine.release(Handle(1, engine.weights_version)),
 }
 """What must raise EngineError where a word is not said. An unknown role has a check of its own; settings of a step are

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from finetooth_hooks.entries import Launcher
+from finetooth_hooks.capabilities import STRATEGY
+from finetooth_hooks.entries import Launcher, Strategy
 from finetooth_hooks.protocols import Rank
 
 from finetooth_kit.checks import CheckSkipped, EntryCase, check_for, expect, fail
@@ -12,7 +13,11 @@ from finetooth_kit.checks import CheckSkipped, EntryCase, check_for, expect, fai
 def what_a_rank_asks_for_is_there(case: EntryCase) -> None:
     """It has every method of its contract."""
     built = case.build()
-    for name in ("open", "wrap", "spread", "digest", "close"):
+    assert isinstance(case.entry, Strategy)
+    for word in case.entry.capabilities - set(STRATEGY):
+        fail("capabilities of the entry", word, f"words of {sorted(STRATEGY)}")
+    more = {"islands": "island", "traffic": "traffic"}
+    for name in ("open", "wrap", "spread", "digest", "close", *(more[word] for word in case.entry.capabilities)):
         if not callable(getattr(built, name, None)):
             fail(f"{name} of what build returns", getattr(built, name, None), "a method")
 

@@ -53,18 +53,15 @@ def shares(data: Sequence[Datum], world: int) -> list[range]:
     return [range(first, last) for first, last in pairwise(starts)]
 
 
-class ShardedEngine(EngineBase):
-    """See the module.
+class FrontEngine(EngineBase):
+    """An engine in front of another: what is the same at every rank is asked of that one.
 
     Args:
-        engine: of this rank; it has the collective too.
-        slopes: for losses that must see a whole step.
+        engine: behind it.
     """
 
-    def __init__(self, engine: Engine, collective: Collective, slopes: Slopes) -> None:
-        self._engine, self._collective, self._slopes = engine, collective, slopes
-        self._begun = 0  # data of the step so far
-        self._calls = 0
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
 
     @property
     def info(self) -> EngineInfo:
@@ -77,6 +74,73 @@ class ShardedEngine(EngineBase):
     @property
     def weights_version(self) -> int:
         return self._engine.weights_version
+
+    def forward(
+        self, data: Sequence[Datum], loss: LossSpec | None = None, *, role: str = "policy",
+        returns: Collection[str] = ("logprobs",), normalizer: Counts | None = None, train: bool = True,
+    ) -> Forward:  # fmt: skip
+        """Evaluate at every rank, without a handle, since a backward would count the data once a rank."""
+        return self._engine.forward(data, loss, role=role, returns=returns, normalizer=normalizer, train=False)
+
+    def logprobs(self, data: Sequence[Datum], *, role: str = "policy") -> list[NDArray[np.float32]]:
+        return self._engine.logprobs(data, role=role)
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Generated:
+        return self._engine.generate(prompts, sampling)
+
+    def save(self, path: Path) -> None:
+        self._engine.save(path)
+
+    def load(self, path: Path) -> None:
+        self._engine.load(path)
+
+    def export(self, path: Path) -> None:
+        self._engine.export(path)
+
+    def restore(self, path: Path) -> None:
+        self._engine.restore(path)
+
+    def snapshot(self) -> Snapshot:
+        return self._engine.snapshot()
+
+    def rollback(self, snapshot: Snapshot) -> None:
+        self._engine.rollback(snapshot)
+
+    def set_total_steps(self, total: int | None) -> None:
+        self._engine.set_total_steps(total)
+
+    def interrupt_when(self, asked: Callable[[], bool]) -> None:
+        self._engine.interrupt_when(asked)
+
+    def move_role(self, role: str, mix: float) -> None:
+        self._engine.move_role(role, mix)
+
+    def module(self) -> Any:
+        return self._engine.module()
+
+    def averaged(self) -> AbstractContextManager[None]:
+        return self._engine.averaged()
+
+    def usage(self) -> Usage:
+        return self._engine.usage()
+
+    def peak_flops(self) -> float:
+        return self._engine.peak_flops()
+
+
+class ShardedEngine(FrontEngine):
+    """See the module.
+
+    Args:
+        engine: of this rank; it has the collective too.
+        slopes: for losses that must see a whole step.
+    """
+
+    def __init__(self, engine: Engine, collective: Collective, slopes: Slopes) -> None:
+        super().__init__(engine)
+        self._collective, self._slopes = collective, slopes
+        self._begun = 0  # data of the step so far
+        self._calls = 0
 
     # --- trains -------------------------------------------------------------------------------------------------------
 
@@ -157,58 +221,13 @@ class ShardedEngine(EngineBase):
         self._begun = 0
         self._engine.zero_grad()
 
-    # --- the same at every rank ---------------------------------------------------------------------------------------
-
-    def forward(
-        self, data: Sequence[Datum], loss: LossSpec | None = None, *, role: str = "policy",
-        returns: Collection[str] = ("logprobs",), normalizer: Counts | None = None, train: bool = True,
-    ) -> Forward:  # fmt: skip
-        """Evaluate at every rank, without a handle, since a backward would count the data once a rank."""
-        return self._engine.forward(data, loss, role=role, returns=returns, normalizer=normalizer, train=False)
-
-    def logprobs(self, data: Sequence[Datum], *, role: str = "policy") -> list[NDArray[np.float32]]:
-        return self._engine.logprobs(data, role=role)
-
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Generated:
-        return self._engine.generate(prompts, sampling)
-
-    def save(self, path: Path) -> None:
-        self._engine.save(path)
-
     def load(self, path: Path) -> None:
         self._begun = 0
         self._engine.load(path)
 
-    def export(self, path: Path) -> None:
-        self._engine.export(path)
-
-    def restore(self, path: Path) -> None:
-        self._engine.restore(path)
-
-    def snapshot(self) -> Snapshot:
-        return self._engine.snapshot()
-
     def rollback(self, snapshot: Snapshot) -> None:
         self._begun = 0
         self._engine.rollback(snapshot)
-
-    def set_total_steps(self, total: int | None) -> None:
-        self._engine.set_total_steps(total)
-
-    def interrupt_when(self, asked: Callable[[], bool]) -> None:
-        self._engine.interrupt_when(asked)
-
-    def move_role(self, role: str, mix: float) -> None:
-        self._engine.move_role(role, mix)
-
-    def module(self) -> Any:
-        return self._engine.module()
-
-    def averaged(self) -> AbstractContextManager[None]:
-        return self._engine.averaged()
-
-    def usage(self) -> Usage:
-        return self._engine.usage()
 
     def peak_flops(self) -> float:
         return self._engine.peak_flops() * self._collective.world

@@ -24,6 +24,7 @@ from finetooth_hooks.strategies import Rank
 from finetooth_recipes.recipe_picks import AUTO
 
 from finetooth_core.planning.joined import Joined
+from finetooth_core.settings.picked_options import check_picked_options
 
 if TYPE_CHECKING:
     from finetooth_core.planning.context import RunContext
@@ -54,6 +55,7 @@ def join(context: RunContext) -> Joined | Callable[[Sequence[str]], int] | None:
     launcher = context.builder.section("launcher", pick, "scale.launcher").part
     rank: Rank | None = launcher.rank()
     if rank is None:
+        check_picked_options(recipe, catalog, "", data=False)
         if recipe.scale.nodes > 1:
             raise PlanError(
                 f"scale.nodes is {recipe.scale.nodes}, and ranks are started on this machine alone",
@@ -68,7 +70,9 @@ def join(context: RunContext) -> Joined | Callable[[Sequence[str]], int] | None:
     if count == 1:
         return None
     built = context.builder.section("strategy", recipe.scale.strategy, "scale.strategy")
-    return Joined(rank, built.part, built.registered.full_name)
+    entry: Any = built.registered.entry
+    island = built.part.island if "islands" in entry.capabilities else None
+    return Joined(rank, built.part, built.registered.full_name, island)
 
 
 def check_started(recipe: Recipe, joined: Joined | None) -> None:
@@ -131,7 +135,8 @@ def place_of(context: RunContext, hardware: HardwareFacts, backend: Backend) -> 
     if joined.collective is None:
         joined.collective = joined.strategy.open(joined.rank, hardware.device)
     context.decide("scale.ranks", str(joined.rank.world), f"one engine over {joined.rank.world} ranks by {joined.name}")
-    return replace(place, hardware=hardware, collective=joined.collective, wrap=joined.strategy.wrap)
+    line = joined.collective if joined.island is None else joined.island()
+    return replace(place, hardware=hardware, collective=line, wrap=joined.strategy.wrap)
 
 
 def spread(joined: Joined, engine: Engine) -> Engine:

@@ -41,7 +41,7 @@ def check_picked_options(recipe: Recipe, catalog: Catalog, framework: str, *, da
 def _picks(recipe: Recipe, *, data: bool) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """Kind, setting and pick of each part with options."""
     picks: list[tuple[str, str, Any]] = [(kind, kind, getattr(recipe, kind)) for kind in SECTIONS]
-    picks.append(("quantizer", "quantization", recipe.quantization))
+    picks += [("quantizer", "quantization", recipe.quantization), ("strategy", "scale.strategy", recipe.scale.strategy)]
     if data:
         picks.append(("method", "method", recipe.method))
         picks += [(kind, f"data.{kind}", getattr(recipe.data, kind)) for kind in ("format", "renderer", "processor")]

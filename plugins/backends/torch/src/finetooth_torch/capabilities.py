@@ -1,5 +1,5 @@
 """What an engine of the torch backend can do at most; `reference`, `head` and `adapters` depend on what it was built
-with."""
+with, and `weights` on the optimizer and the adapter keeping no other weights than those that train."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ CAPABILITIES = frozenset(
         "min_p",
         "repetition_penalty",
         "additions",
+        "weights",
     }
 )
 
@@ -52,4 +53,7 @@ def capabilities(request: EngineRequest, *, head: bool) -> frozenset[str]:
     alone = not trains.base_frozen or request.base.facts.new_tokens  # all rows of a batch have one embedding
     if alone or "additions" not in trains.adapter.capabilities:
         lacking.add("adapters")
+    kept_twice = {"averages", "masterless"} & set(request.updates.optimizer.capabilities)
+    if kept_twice or "changes" in trains.adapter.capabilities:
+        lacking.add("weights")
     return CAPABILITIES - lacking - (set() if head else {"head"})

@@ -222,6 +222,19 @@ class TorchEngine(EngineBase):
     def module(self) -> torch.nn.Module:
         return self._parts.network.model
 
+    def weights(self) -> dict[str, torch.Tensor]:
+        if "weights" not in self.capabilities:
+            raise self._cannot("give its weights", "weights")
+        return {name: master.detach() for name, master in self._parts.parameters.named()}
+
+    @guarded("set_weights")
+    def set_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
+        if weights.keys() != self.weights().keys():
+            raise EngineError("set_weights: other weights than those that train", action="give what weights() gives")
+        self._updater.changes += 1
+        self._pending.clear()
+        self._parts.parameters.restore(weights)
+
     def release(self, handle: Handle) -> None:
         self._pending.pop(handle.id, None)
 

@@ -14,4 +14,5 @@ def ft_strategies() -> Iterator[Strategy]:
         build="finetooth_ddp.options:build",
         summary="every rank holds the whole model and trains its share of the rows",
         default=True,
+        capabilities=frozenset({"traffic"}),
     )

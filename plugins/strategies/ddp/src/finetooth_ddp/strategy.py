@@ -13,7 +13,7 @@ import torch.distributed as dist
 from finetooth_hooks import Datum, EngineError, LossSpec, PlanError
 from finetooth_hooks.engine import Counts
 from finetooth_hooks.loss_totals import LossTotals
-from finetooth_hooks.protocols import Collective, Engine, Rank
+from finetooth_hooks.protocols import Collective, Engine, Rank, Traffic
 from finetooth_steps.data_checks import check_fields
 from finetooth_steps.micro_batches import one_batch
 from finetooth_steps.not_finite import check_finite
@@ -21,9 +21,9 @@ from finetooth_steps.outputs import per_datum, side_by_side
 from finetooth_steps.rectangles import loss_data
 from finetooth_steps.sharding import Scores, ShardedEngine
 from finetooth_steps.totals import Totals
+from finetooth_torchshared.collective import TorchCollective
 from numpy.typing import NDArray
 
-from finetooth_ddp.collective import TorchCollective
 from finetooth_ddp.options import DdpOptions
 
 
@@ -72,6 +72,10 @@ class Ddp:
                 found.update(name.encode())
                 found.update(parameter.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
         return found.hexdigest()
+
+    def traffic(self, parameters: int, world: int) -> Traffic:
+        """Every gradient in fp32, at every step."""
+        return Traffic(every=1, sent=4 * parameters, peers=world)
 
     def close(self) -> None:
         """Leave the process group."""

@@ -13,15 +13,16 @@ from torch import Tensor
 
 
 class TorchCollective:
-    """Implements `finetooth_hooks.protocols.Collective` over the default process group.
+    """Implements `finetooth_hooks.protocols.Collective` over a process group.
 
     Args:
         bucket: bytes that are summed at once.
+        group: of torch.distributed; None is the default one. A rank counts from 0 within it.
     """
 
-    def __init__(self, bucket: int) -> None:
-        self._bucket = bucket
-        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+    def __init__(self, bucket: int = 25_000_000, group: dist.ProcessGroup | None = None) -> None:
+        self._bucket, self._group = bucket, group
+        self.rank, self.world = dist.get_rank(group), dist.get_world_size(group)
 
     def sum(self, arrays: Sequence[Tensor]) -> list[Tensor]:
         """In buckets of one type, all under way at a time."""
@@ -30,7 +31,7 @@ class TorchCollective:
         with self._met():
             for places in self._buckets(arrays):
                 flat = torch.cat([arrays[place].reshape(-1) for place in places])
-                flying.append((places, flat, dist.all_reduce(flat, async_op=True)))
+                flying.append((places, flat, dist.all_reduce(flat, group=self._group, async_op=True)))
             for places, flat, work in flying:
                 work.wait()
                 parts = torch.split(flat, [arrays[place].numel() for place in places])
@@ -55,31 +56,31 @@ class TorchCollective:
 
     def reduce_scatter(self, arrays: Sequence[Tensor]) -> Tensor:
         """Gloo has no operation for it: there it is a sum of which a part is kept."""
-        if dist.get_backend() == "gloo":
+        if dist.get_backend(self._group) == "gloo":
             return self.sum(arrays)[self.rank]
         own = torch.empty_like(arrays[self.rank])
         with self._met():
-            dist.reduce_scatter(own, list(arrays))
+            dist.reduce_scatter(own, list(arrays), group=self._group)
         return own
 
     def gather(self, value: Any) -> list[Any]:
         """What all gave, by torch.distributed's own pickle."""
         given: list[Any] = [None] * self.world
         with self._met():
-            dist.all_gather_object(given, value)
+            dist.all_gather_object(given, value, group=self._group)
         return given
 
     def broadcast(self, value: Any) -> Any:
-        """What rank 0 gave, by torch.distributed's own pickle."""
+        """What the first rank gave, by torch.distributed's own pickle."""
         given = [value]
         with self._met():
-            dist.broadcast_object_list(given)
+            dist.broadcast_object_list(given, group_src=0, group=self._group)
         return given[0]
 
     def barrier(self) -> None:
         """Return once every rank has come here."""
         with self._met():
-            dist.barrier()
+            dist.barrier(group=self._group)
 
     @contextmanager
     def _met(self) -> Iterator[None]:

@@ -1,0 +1,1 @@
+"""DiLoCo: islands train apart and exchange pseudo-gradients."""

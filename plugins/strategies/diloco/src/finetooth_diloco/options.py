@@ -1,0 +1,60 @@
+"""Options of `diloco`, and its builder: a recipe is checked without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from finetooth_hooks import Context, Options
+from finetooth_hooks.protocols import Strategy
+from pydantic import Field, field_validator
+
+PseudoGradient = Literal["fp32", "bf16", "fp16", "int8"]
+"""What pseudo-gradients are sent in."""
+_SHARDED = (
+    "every rank of an island would hold a part of the weights and of the optimizer's state, so none of them has the "
+    "island's whole pseudo-gradient or the anchor that it is taken from"
+)
+REFUSED: Mapping[str, str] = {
+    "fsdp": _SHARDED,
+    "full-shard": _SHARDED,
+    "zero-3": _SHARDED,
+    "zero3": _SHARDED,
+    "diloco": "an island that is made of islands is not DiLoCo",
+}
+"""Strategies that cannot train an island, each with the reason."""
+
+
+class DilocoOptions(Options):
+    """Islands train apart with the recipe's optimizer, and an outer Nesterov SGD applies the mean of their moves."""
+
+    inner_steps: int = Field(default=100, ge=1)
+    """Steps that an island trains between two exchanges."""
+    outer_lr: float = Field(default=0.7, gt=0)
+    """Learning rate of the outer optimizer. 1 with a momentum of 0 takes the mean of the islands' weights."""
+    outer_momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Nesterov momentum of the outer optimizer."""
+    num_islands: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Groups of ranks that train apart; `auto` makes every rank one."""
+    pseudo_gradient_dtype: PseudoGradient = "fp32"
+    """What pseudo-gradients are sent in. `int8` has a scale for every 256 numbers, and each island adds what rounding
+    took to its next pseudo-gradient."""
+    within: str | dict[str, Any] = "ddp"
+    """The strategy inside an island of several ranks."""
+
+    @field_validator("within")
+    @classmethod
+    def _can_train_an_island(cls, within: str | dict[str, Any]) -> str | dict[str, Any]:
+        name = str(within if isinstance(within, str) else within.get("name", ""))
+        reason = REFUSED.get(name.rpartition(":")[2].lower().replace("_", "-"))
+        if reason is not None:
+            raise ValueError(f"diloco does not go with {name}: {reason}; write within: ddp")
+        return within
+
+
+def build(options: DilocoOptions, context: Context) -> Strategy:
+    """Islands of ranks that train apart."""
+    inner = context.build("strategy", options.within, setting="scale.strategy.within")
+    from finetooth_diloco.strategy import Diloco
+
+    return Diloco(options, inner)

@@ -1,0 +1,101 @@
+"""The outer optimizer, and how pseudo-gradients are sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from finetooth_hooks.protocols import Collective
+from torch import Tensor
+
+from finetooth_diloco.options import PseudoGradient
+from finetooth_diloco.traffic import BLOCK
+
+DTYPES: Mapping[PseudoGradient, torch.dtype] = {
+    "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8,
+}  # fmt: skip
+
+
+class OuterOptimizer:
+    """SGD with Nesterov's momentum over pseudo-gradients (arXiv:2311.08105, algorithm 1, lines 12 to 14).
+
+    Attributes:
+        anchor: the weights that all islands began the round with, by name, in float32.
+        momentum: of the outer optimizer, likewise.
+
+    Args:
+        weights: what trains, by name; copied.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], rate: float, momentum: float) -> None:
+        self._rate, self._factor = rate, momentum
+        self.anchor = {name: weight.detach().to(torch.float32, copy=True) for name, weight in weights.items()}
+        self.momentum = {name: torch.zeros_like(weight) for name, weight in self.anchor.items()}
+
+    def pseudo_gradient(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
+        """How far an island has moved, by the order of the anchor: the anchor minus its weights."""
+        return [anchor - weights[name].detach().to(torch.float32) for name, anchor in self.anchor.items()]
+
+    def step(self, gradient: Sequence[Tensor]) -> None:
+        """Move the anchor by the mean pseudo-gradient of all islands."""
+        for (name, anchor), mean in zip(self.anchor.items(), gradient, strict=True):
+            momentum = self.momentum[name].mul_(self._factor).add_(mean)
+            anchor.sub_(mean + self._factor * momentum, alpha=self._rate)
+
+
+class Exchange:
+    """Takes the mean of what all islands give.
+
+    Attributes:
+        residual: what int8 took from this island's last pseudo-gradient (flat); None without int8.
+        sent: bytes given to the other islands so far.
+
+    Args:
+        line: to one rank of each other island.
+        dtype: what is sent.
+    """
+
+    def __init__(self, line: Collective, dtype: PseudoGradient) -> None:
+        self._line, self._dtype = line, dtype
+        self.residual: Tensor | None = None
+        self.sent = 0
+
+    def mean(self, arrays: Sequence[Tensor]) -> list[Tensor]:
+        """In float32, the same bits at every island.
+
+        Args:
+            arrays: in float32, of the same shapes at every island.
+        """
+        if self._dtype == "int8":
+            return self._mean_of_rounded(arrays)
+        given = [array.to(DTYPES[self._dtype]) for array in arrays]
+        self.sent += sum(array.nbytes for array in given)
+        return [total.to(torch.float32) / self._line.world for total in self._line.sum(given)]
+
+    def _mean_of_rounded(self, arrays: Sequence[Tensor]) -> list[Tensor]:
+        """Each island rounds what it has to send and what the last rounding took from it (Seide et al., 2014)."""
+        flat = torch.cat([array.reshape(-1) for array in arrays])
+        if self.residual is not None:
+            flat = flat + self.residual
+        numbers, scales = rounded(flat)
+        self.residual = flat - restored(numbers, scales)
+        self.sent += numbers.nbytes + scales.nbytes
+        total = torch.zeros_like(flat)
+        for other, of_other in self._line.gather((numbers.cpu().numpy(), scales.cpu().numpy())):
+            total += restored(torch.from_numpy(other).to(flat.device), torch.from_numpy(of_other).to(flat.device))
+        parts = torch.split(total / self._line.world, [array.numel() for array in arrays])
+        return [part.view(array.shape) for part, array in zip(parts, arrays, strict=True)]
+
+
+def rounded(flat: Tensor) -> tuple[Tensor, Tensor]:
+    """(N,) float32 -> (N,) int8 and a float32 scale for every `BLOCK` numbers: the largest of a block is 127."""
+    blocks = torch.nn.functional.pad(flat, (0, -len(flat) % BLOCK)).view(-1, BLOCK)
+    scales = blocks.abs().amax(dim=1) / 127
+    divisors = torch.where(scales > 0, scales, torch.ones_like(scales))
+    numbers = torch.round(blocks / divisors[:, None]).clamp_(-127, 127).to(torch.int8)
+    return numbers.view(-1)[: len(flat)], scales
+
+
+def restored(numbers: Tensor, scales: Tensor) -> Tensor:
+    """What `rounded` rounded."""
+    return numbers.to(torch.float32) * scales.repeat_interleave(BLOCK)[: len(numbers)]

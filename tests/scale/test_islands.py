@@ -1,0 +1,92 @@
+"""DiLoCo by recipes: two islands that `ft run` starts, held against ddp, a run without a break, and the simulator."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+sys.path.insert(0, str(Path(__file__).parent))
+from test_two_ranks import RECIPE, check_alike, folder, ft, steps, trained  # noqa: F401 - folder is a fixture
+
+pytestmark = pytest.mark.slow
+SGD = {"optimizer": {"name": "sgd", "learning_rate": 0.05}, "train": {**RECIPE["train"], "max_grad_norm": 0}}
+LONG = {"train": {**RECIPE["train"], "max_steps": 5, "epochs": 3}, "schedule": "constant"}
+
+
+def islands(**options: Any) -> dict[str, Any]:
+    return {"devices": 2, "strategy": {"name": "diloco", **options}}
+
+
+def run(folder: Path, name: str, scale: dict[str, Any], **changes: Any) -> Path:  # noqa: F811
+    recipe = {**RECIPE, **changes, "output": name, "scale": scale}
+    (folder / f"{name}.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    done = ft(folder, "run", f"{name}.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / name
+
+
+def weights(run: Path) -> dict[str, Any]:
+    (file,) = (run / "artifact").glob("*.safetensors")
+    return load_file(file)
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_one_inner_step_of_sgd_without_an_outer_optimizer_is_ddp(folder: Path, adapter: str) -> None:  # noqa: F811
+    """The mean of what two islands come to by a step of SGD each is one step of SGD over all rows."""
+    changes: dict[str, Any] = {**SGD, "adapter": RECIPE["adapter"] if adapter == "lora" else "full"}
+    one = trained(folder, f"one-{adapter}", 1, **changes)
+    two = run(folder, f"islands-{adapter}", islands(inner_steps=1, outer_lr=1.0, outer_momentum=0.0), **changes)
+    ours = weights(two)
+    assert len(steps(two)) == len(steps(one)) == 3
+    for key, value in weights(one).items():
+        np.testing.assert_allclose(ours[key], value, rtol=1e-4, atol=1e-6, err_msg=key)
+
+
+def test_a_run_resumes_in_the_middle_of_a_round_bit_for_bit(folder: Path) -> None:  # noqa: F811
+    """Five steps in rounds of two, saved after the third: both islands' weights and optimizers, the anchor, the outer
+    momentum and what int8 took."""
+    scale = islands(inner_steps=2, pseudo_gradient_dtype="int8")
+    whole = run(folder, "unbroken", scale, **LONG, evaluate={"every": 3})
+    short = {**LONG, "train": {**LONG["train"], "max_steps": 5}, "checkpoint": {"every": 3}, "evaluate": {"every": 3}}
+    broken = run(folder, "broken", scale, **short)
+
+    done = ft(folder, "resume", str(broken), "--at", "3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for key, value in weights(whole).items():
+        assert np.array_equal(weights(broken)[key], value), key
+
+
+def test_as_many_bytes_are_sent_as_simulated(folder: Path) -> None:  # noqa: F811
+    """What the run counts at its line to the other island is what `ft simulate` said before."""
+    scale = islands(inner_steps=2, pseudo_gradient_dtype="bf16")
+    made = run(folder, "counted-islands", scale, **LONG)
+    said = ft(
+        folder, "simulate", "counted-islands.yaml", "--link", "100Mbit", "--rtt", "80ms", "--json", "output=other"
+    )
+    assert said.returncode == 0, said.stdout + said.stderr
+    simulated = json.loads(said.stdout)
+    numbers = sum(value.size for value in weights(made).values())
+    assert simulated["parameters"] == numbers
+    assert simulated["sent"]["given"] == 3 * 2 * numbers  # after steps 2, 4 and the last
+    assert steps(made)[-1]["metrics"]["diloco/sent"] == 2 * 2 * numbers  # before the exchange of the last step
+
+
+def test_settings_that_cannot_be_are_refused_before_a_rank_starts(folder: Path) -> None:  # noqa: F811
+    for number, (options, message) in enumerate(
+        [
+            ({"within": "full_shard"}, "scale.strategy.within: diloco does not go with full_shard"),
+            ({"within": "zero-3"}, "whole pseudo-gradient"),
+            ({"inner_step": 5}, "inner_steps"),
+        ]
+    ):
+        recipe = {**RECIPE, "output": f"refused-{number}", "scale": islands(**options)}
+        (folder / "refused.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+        done = ft(folder, "run", "refused.yaml")
+        assert (done.returncode, message in done.stderr) == (2, True), done.stdout + done.stderr
+        assert not (folder / f"refused-{number}").exists() and "rank" not in done.stderr.split(": ")[0]
