@@ -1,0 +1,1 @@
+"""`ft simulate`: what a run over several islands would send."""

@@ -1,0 +1,51 @@
+"""How long it takes to exchange arrays over a link.
+
+All peers have the same link to the others and exchange in a ring, each with its two neighbours (Thakur et al., 2005,
+sections 4.1 and 4.4). A sum is passed around twice, in parts; what each gets from all others once, whole. Every passing
+on takes half a round trip more than its bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from finetooth_hooks.protocols import Traffic
+
+
+@dataclass(frozen=True)
+class Link:
+    """Between two peers.
+
+    Attributes:
+        rate: bits per second that a peer sends.
+        round_trip: seconds there and back.
+    """
+
+    rate: float
+    round_trip: float
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What one peer sends in a run.
+
+    Attributes:
+        exchanges: how often it exchanges.
+        given: bytes of what it gives to its collective, all exchanges together.
+        wire: bytes that it puts on the link, since parts are passed on; headers do not count.
+        seconds: that all exchanges take, if nothing is computed meanwhile.
+    """
+
+    exchanges: int
+    given: int
+    wire: int
+    seconds: float
+
+
+def sent(traffic: Traffic, link: Link, steps: int) -> Sent:
+    """What a peer sends in a run of so many steps; the last exchange comes with the last step."""
+    exchanges = -(-steps // traffic.every)
+    hops = (2 if traffic.summed else 1) * (traffic.peers - 1)
+    wire = hops * traffic.sent / (traffic.peers if traffic.summed else 1)
+    seconds = wire * 8 / link.rate + hops * link.round_trip / 2
+    return Sent(exchanges, exchanges * traffic.sent, round(exchanges * wire), exchanges * seconds)

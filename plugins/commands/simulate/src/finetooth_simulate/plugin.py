@@ -1,0 +1,17 @@
+"""`ft simulate`: bytes and seconds that a run over several islands would take to exchange what it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Command, hookimpl
+
+
+@hookimpl
+def ft_commands() -> Iterator[Command]:
+    yield Command(
+        name="simulate",
+        build="finetooth_simulate.command:command",
+        summary="what a run would send over a slow link, and for how long, before it begins",
+        section="Train",
+    )

@@ -1,0 +1,118 @@
+"""What a run would send, held against a ring that is walked hop by hop."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from finetooth_hooks import RecipeError, Strategy, UserError
+from finetooth_hooks.protocols import Traffic
+from finetooth_kit import parametrize_with_checks
+from finetooth_simulate.command import command, strategy_of
+from finetooth_simulate.links import Link, sent
+
+
+@parametrize_with_checks("finetooth_simulate.plugin")
+def test_checks(check: Any) -> None:
+    check()
+
+
+def walked(parts: int, peers: int, *, summed: bool) -> int:
+    """Parts that one peer sends until each has what it wants: of a sum, reduced and then spread; else of everybody's
+    arrays. Every peer begins with `parts` parts, as many as there are peers."""
+    assert parts == peers
+    count = 0
+    if summed:
+        held = [{part: {peer} for part in range(parts)} for peer in range(peers)]
+        for turn in range(peers - 1):
+            moved = [(peer, (peer - turn) % peers) for peer in range(peers)]
+            for peer, part in moved:
+                held[(peer + 1) % peers][part] |= held[peer][part]
+            count += 1
+        done = [{part for part, of in held[peer].items() if len(of) == peers} for peer in range(peers)]
+    else:
+        done = [{peer} for peer in range(peers)]
+    while any(len(of) < parts for of in done):
+        before = [set(of) for of in done]
+        for peer in range(peers):
+            missing = before[peer] - before[(peer + 1) % peers]
+            done[(peer + 1) % peers] |= set(sorted(missing)[:1])
+        count += 1 if summed else parts
+    return count
+
+
+@pytest.mark.parametrize("peers", [2, 3, 4, 7])
+@pytest.mark.parametrize("summed", [True, False])
+def test_bytes_on_the_link_are_those_of_a_ring(peers: int, summed: bool) -> None:
+    size = 12 * peers
+    found = sent(Traffic(every=5, sent=size, peers=peers, summed=summed), Link(8.0, 0.0), 11)
+    assert (found.exchanges, found.given) == (3, 3 * size)
+    assert found.wire == 3 * walked(peers, peers, summed=summed) * size / peers
+    assert found.seconds == pytest.approx(found.wire)  # a byte a second
+
+
+def test_every_passing_on_waits_half_a_round_trip() -> None:
+    found = sent(Traffic(every=1, sent=0, peers=4), Link(1e9, 0.08), 10)
+    assert found.seconds == pytest.approx(10 * 6 * 0.04)
+
+
+class Commands:
+    """A context with a recipe of 1,000 numbers and 250 steps."""
+
+    said_json = False
+
+    def __init__(self, scale: dict[str, Any], words: frozenset[str] = frozenset({"traffic"})) -> None:
+        plan = SimpleNamespace(recipe={"scale": scale}, total_steps=250)
+        request = SimpleNamespace(trains=SimpleNamespace(parameters=1000))
+        self.rows = lambda recipe, overrides: SimpleNamespace(decided=SimpleNamespace(plan=plan, request=request))
+        entry = Strategy(name="any", build="any:build", capabilities=words)
+        self.catalog = SimpleNamespace(get=lambda kind, name, setting: SimpleNamespace(entry=entry))
+
+    def build(self, kind: str, pick: Any, *, setting: str = "") -> Any:
+        every = 1 if pick == "ddp" else 100
+        return SimpleNamespace(traffic=lambda parameters, world: Traffic(every, 4 * parameters, world))
+
+
+def test_a_recipe_is_compared_with_ddp() -> None:
+    done = CliRunner().invoke(
+        command, ["r.yaml", "--link", "100Mbit", "--rtt", "80ms", "--islands", "4", "--json"], obj=Commands({}),
+        catch_exceptions=False,
+    )  # fmt: skip
+    found = json.loads(done.output)
+    assert (found["strategy"], found["islands"], found["sent"]["exchanges"]) == ("diloco", 4, 3)
+    assert found["sent"]["given"] == 3 * 4000 and found["ddp"]["given"] == 250 * 4000
+    assert found["times_less"] == {"bytes": 83.33, "seconds": 83.33}
+    shown = CliRunner().invoke(command, ["r.yaml", "--link", "1Gbit", "--islands", "2"], obj=Commands({}))
+    assert "83.3 times fewer bytes" in shown.output
+
+
+def test_islands_are_those_of_the_recipe_or_of_the_command() -> None:
+    picked = {"name": "diloco", "num_islands": 2, "outer_lr": 0.5}
+    assert strategy_of({"strategy": picked, "devices": 4, "nodes": 2}, None) == (picked, 8)
+    assert strategy_of({"strategy": picked, "devices": 4}, 16) == ({"name": "diloco", "outer_lr": 0.5}, 16)
+    with pytest.raises(RecipeError, match="give --islands"):
+        strategy_of({}, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--link", "fast", "--islands", "2"], "--link='fast' is not a number with a unit"),
+        (["--link", "0Mbit", "--islands", "2"], "--link is 0"),
+        (["--link", "1Mbit", "--rtt", "8", "--islands", "2"], "--rtt='8' is not a number with a unit"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        CliRunner().invoke(command, ["r.yaml", *arguments], obj=Commands({}), catch_exceptions=False)
+
+
+def test_a_strategy_that_says_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match="does not say what it sends"):
+        CliRunner().invoke(
+            command, ["r.yaml", "--link", "1Gbit", "--islands", "2"], obj=Commands({}, frozenset()),
+            catch_exceptions=False,
+        )  # fmt: skip
