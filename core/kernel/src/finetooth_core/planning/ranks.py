@@ -67,11 +67,8 @@ def join(context: RunContext) -> Joined | Callable[[Sequence[str]], int] | None:
             f"scale asks for {count} ranks, and {rank.world} were started",
             action="leave scale.devices out, or start as many",
         )
-    if count == 1:
-        return None
     built = context.builder.section("strategy", recipe.scale.strategy, "scale.strategy")
-    entry: Any = built.registered.entry
-    island = built.part.island if "islands" in entry.capabilities else None
+    island = built.part.island if "islands" in vars(built.registered.entry)["capabilities"] else None
     return Joined(rank, built.part, built.registered.full_name, island)
 
 
