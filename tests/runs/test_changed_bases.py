@@ -89,6 +89,11 @@ def test_a_reward_model_over_a_changed_base_scores_nothing(
     made = recipe(model=str(base), method="rm", data=data, train=train, trackers=[], output=str(tmp_path / "run"))
     finetooth.run(made)
     assert ft("score", tmp_path / "run", tmp_path / "pairs.jsonl")[0] == 0
+    there = base.rename(tmp_path / "there")
+    assert ft("score", tmp_path / "run", tmp_path / "pairs.jsonl")[0] == 2
+    code, _, err = ft("score", tmp_path / "run", tmp_path / "pairs.jsonl", f"model={there}")
+    assert code == 0, err
+    there.rename(base)
     change(base, "model.safetensors")
     code, out, err = ft("score", tmp_path / "run", tmp_path / "pairs.jsonl")
     assert code == 2 and "model.safetensors" in err, (out, err)
@@ -162,6 +167,24 @@ def test_a_base_that_was_moved_is_taken_where_the_recipe_says_it_is(
     for use, words in USES.items():
         code, _, err = ft(*words(run, tmp_path / use))
         assert code == 0, (use, err)
+
+
+@pytest.mark.parametrize("use", ["merge", "export", "push", "artifact"])
+def test_a_command_line_says_where_a_moved_base_is(moved: tuple[Path, Path], ft: Any, tmp_path: Path, use: str) -> None:
+    """For this command alone; the content is compared as ever."""
+    run, there = moved
+    other = Path(shutil.copytree(there, tmp_path / "other"))
+    change(other, "model.safetensors")
+    words = USES[use](run, tmp_path / use)
+    code, _, err = ft(*words, f"model={other}")
+    assert code == 2 and "model.safetensors has another content" in err, err
+    code, _, err = ft(*words, f"model={there}")
+    assert code == 0, err
+    code, _, err = ft(*USES[use](run, tmp_path / "again"))
+    assert code == 2 and "model=NEW" in err, err
+    if use != "export":
+        code, _, err = ft(*USES[use](run, tmp_path / "again"), "seed=3")
+        assert code == 2 and "'seed=3': of a run that was trained, only the place of its base can be set" in err, err
 
 
 def test_a_run_goes_on_over_the_same_content_elsewhere_and_over_no_other(moved: tuple[Path, Path], ft: Any) -> None:

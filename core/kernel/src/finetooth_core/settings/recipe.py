@@ -35,6 +35,7 @@ from typing_extensions import TypedDict  # pydantic refuses typing.TypedDict bef
 from finetooth_core.plugins.builders import options_model
 from finetooth_core.plugins.local_files import is_file_reference
 from finetooth_core.settings.early_stopping import EarlyStopping, check_watched
+from finetooth_core.settings.moved_bases import overrides_of
 
 
 class AddedToken(Options):
@@ -309,6 +310,7 @@ def load(recipe: Path | str | Mapping[str, Any], overrides: Sequence[str] = (), 
     else:
         source = Path(recipe)
         document = yaml_text.read_yaml(_read(source), str(recipe))
+        overrides = (*overrides_of(source), *overrides)
     value = document.value
     if value is None and source is not None:
         raise RecipeError("", f"{source}: the recipe is empty", action="write at least model: NAME")

@@ -290,6 +290,7 @@ def recorded_precision(recipe: Path | Mapping[str, Any]) -> str:
 
 @click.command("merge")
 @click.argument("source", metavar="RUN_OR_ADAPTER")
+@click.argument("settings", nargs=-1, metavar="[model=NEW]")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder to write; default: merged in the run folder.")
 @click.option(
     "--precision",
@@ -315,20 +316,24 @@ def recorded_precision(recipe: Path | Mapping[str, Any]) -> str:
 )
 @click.pass_obj
 def command(
-    obj: CommandContext, source: str, output: Path | None, precision: Precision, stored: str, bound: float
-) -> None:
+    obj: CommandContext, source: str, settings: tuple[str, ...], output: Path | None, precision: Precision,
+    stored: str, bound: float,
+) -> None:  # fmt: skip
     """Merge an adapter into its base model.
 
     RUN_OR_ADAPTER is a run by its folder or by its name under runs/, or the folder of an adapter; with --to also a run
     that trained whole weights, such as by `adapter: qat`. Writes a folder that
     transformers and others load like any model, tokenizer included. Where the base is quantised, or the result is to
     be, the run's own evaluators measure what was written, and what is worse by more than --bound is not kept.
+    model=NEW says where the base of a run is now.
     """
     folder = obj.run_folder(source) or Path(source)
     if not folder.is_dir():
         raise UserError(
             f"{source}: neither a folder nor a run under runs/ has this name", action="name a run or an adapter folder"
         )
+    if settings:
+        obj.base_is_at(folder, settings)
     whole = trained_whole(folder, output) if stored != "plain" else None
     merge = find(folder, output) if whole is None else whole
     recipe = obj.load(merge.recipe) if isinstance(merge.recipe, Path) else merge.recipe

@@ -36,11 +36,17 @@ def command(
 ) -> None:
     """Write what RUN trained for another tool, read it back and compare.
 
-    RUN is the folder of a run or its name under runs/. KEY=VALUE sets an option of the exporter. The folder holds a
+    RUN is the folder of a run or its name under runs/. KEY=VALUE sets an option of the exporter,
+    model=NEW says where the run's base is now. The folder holds a
     model card and what the tool reads. The run's own evaluator measures the run and what was written, and what is
     worse by more than --bound is not kept.
     """
-    target, told = export(context, run, context.pick(exporter, options), output, bound=None if unmeasured else bound)
+    moved = [option for option in options if option.startswith("model=")]
+    folder = context.run_folder(run) if moved else None
+    if folder is not None:
+        context.base_is_at(folder, moved)
+    pick = context.pick(exporter, [option for option in options if option not in moved])
+    target, told = export(context, run, pick, output, bound=None if unmeasured else bound)
     for path in sorted(path for path in target.rglob("*") if path.is_file()):
         click.echo(f"  {path.relative_to(target).as_posix():<40} {size(path.stat().st_size)}")
     for check in told.checks:

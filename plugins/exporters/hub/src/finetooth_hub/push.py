@@ -18,13 +18,17 @@ OWN = "manifest.json"
 
 @click.command("push")
 @click.argument("run", metavar="RUN")
+@click.argument("settings", nargs=-1, metavar="[model=NEW]")
 @click.option("--to", "place", required=True, metavar="hf:OWNER/NAME", help="The repository.")
 @click.option("--as", "exporter", metavar="EXPORTER", help="What is pushed; default: the adapter alone, or the model.")
 @click.option("--public", is_flag=True, help="A repository that is made can be seen by everybody.")
 @click.option("--dry-run", is_flag=True, help="List what would go, and send nothing.")
 @click.pass_obj
-def command(obj: CommandContext, run: str, place: str, exporter: str | None, public: bool, dry_run: bool) -> None:
-    """Publish what RUN trained on a model hub, with its model card.
+def command(
+    obj: CommandContext, run: str, settings: tuple[str, ...], place: str, exporter: str | None, public: bool,
+    dry_run: bool,
+) -> None:  # fmt: skip
+    """Publish what RUN trained on a model hub, with its model card. model=NEW says where its base is now.
 
     The token is that of HF_TOKEN, or of `hf auth login`; it is never printed.
     """
@@ -34,6 +38,8 @@ def command(obj: CommandContext, run: str, place: str, exporter: str | None, pub
     folder = obj.run_folder(run)
     if folder is None:
         raise UserError(f"{run}: no run has this name", action="name the folder of a run, or its name under runs/")
+    if settings:
+        obj.base_is_at(folder, settings)
     token = None if dry_run else _token()
     whole = (folder / "artifact" / "config.json").is_file()
     with tempfile.TemporaryDirectory(prefix=".push.", dir=folder) as scratch:

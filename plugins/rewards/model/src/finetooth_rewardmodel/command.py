@@ -34,6 +34,7 @@ class Summary:
 @click.command("score")
 @click.argument("model", metavar="MODEL")
 @click.argument("data", metavar="DATA")
+@click.argument("settings", nargs=-1, metavar="[model=NEW]")
 @click.option("--output", type=click.Path(path_type=Path), help="Write every row with its scores there, as JSON lines.")
 @click.option("--format", "format_", help="The format of the rows; default: what the first row shows.")
 @click.option(
@@ -46,17 +47,20 @@ class Summary:
               help="What happens to rows that cannot be scored.")  # fmt: skip
 @click.pass_obj
 def command(
-    obj: CommandContext, model: str, data: str, output: Path | None, format_: str | None, steps: Steps,
-    separator: str | None, limit: int | None, unusable: str,
+    obj: CommandContext, model: str, data: str, settings: tuple[str, ...], output: Path | None, format_: str | None,
+    steps: Steps, separator: str | None, limit: int | None, unusable: str,
 ) -> None:  # fmt: skip
     """Score the rows of DATA with MODEL.
 
     MODEL is a run of method rm or prm, or a classifier of transformers with one label. Rows may be texts or
     conversations, pairs of a chosen and a rejected answer (how often the chosen one scores higher), answers with a
-    label or in steps, or a prompt with several answers (which one is best).
+    label or in steps, or a prompt with several answers (which one is best). model=NEW says where the base of a run is
+    now.
     """
     if output is not None and output.exists():
         raise UserError(f"--output: {output} exists", action="name another file; nothing was changed")
+    if settings:
+        obj.base_is_at(obj.run_folder(model) or Path(model), settings)
     opened = obj.open(model, {"data": {"eval": data, **({"format": format_} if format_ else {})}})
     scorer = Scorer(opened, steps, separator)
     questions, left_out = read(scorer, limit, drops=unusable == "drop")

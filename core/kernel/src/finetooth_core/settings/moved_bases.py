@@ -1,0 +1,37 @@
+"""Where the bases of runs are now, as a command line says it, while a command runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from finetooth_hooks.errors import UserError
+
+_OVERRIDES: dict[Path, tuple[str, ...]] = {}
+"""By the folder of the run."""
+
+
+@contextmanager
+def base_moved(folder: Path, settings: Sequence[str]) -> Iterator[None]:
+    """The recipe of a run is read with another place of its base.
+
+    Raises:
+        UserError: a setting is not `model=NEW`.
+    """
+    for setting in settings:
+        if not setting.startswith("model="):
+            raise UserError(
+                f"{setting!r}: of a run that was trained, only the place of its base can be set",
+                action="write model=NEW, the folder or the name of the same model",
+            )
+    _OVERRIDES[folder.resolve()] = tuple(settings)
+    try:
+        yield
+    finally:
+        del _OVERRIDES[folder.resolve()]
+
+
+def overrides_of(recipe: Path) -> tuple[str, ...]:
+    """What is set over the recipe of a run."""
+    return _OVERRIDES.get(recipe.resolve().parent, ()) if _OVERRIDES else ()
