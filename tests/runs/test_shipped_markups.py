@@ -13,12 +13,17 @@ from typing import Any
 
 import finetooth
 import pytest
+from finetooth_chatml.hermes import Hermes
 from finetooth_core.plugins.builders import load_builder, options_model
-from finetooth_hooks import Message, RecipeError
+from finetooth_hooks import DataError, Message, RecipeError
 from finetooth_kit import FakeContext
-from finetooth_kit.templates import template_tokenizer
+from finetooth_kit.shared_data import shared
+from finetooth_kit.templates import CLOCK, template_tokenizer
 from finetooth_toolbox.messages.openings import Opening
 from finetooth_toolbox.messages.written_templates import template_of
+from jinja2 import TemplateError
+
+__all__ = ["shared"]
 
 QUESTIONS = [f"Is {number} a number?" for number in range(16)]
 NAME = "You are Lumi, the assistant of the shop Lumo."
@@ -180,6 +185,27 @@ def test_a_template_is_learned_for_every_renderer(registered: Any, tmp_path: Pat
         text = tokenizer.wrapped.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
         found = tokenizer.wrapped(text, add_special_tokens=False)["input_ids"]
         assert tuple(found) == tuple(renderer.prompt(begun.before(talk)))
+        try:
+            asked = renderer.prompt(begun.before(talk), (CLOCK,))
+        except DataError:
+            continue
+        if name != "hermes":  # what is learned refuses tools, and never leaves them out
+            with pytest.raises(TemplateError, match="without tools"):
+                tokenizer.wrapped.apply_chat_template(plain, tools=[CLOCK], tokenize=False)
+            continue
+        text = tokenizer.wrapped.apply_chat_template(plain, tools=[CLOCK], tokenize=False, add_generation_prompt=True)
+        assert tuple(tokenizer.wrapped(text, add_special_tokens=False)["input_ids"]) == tuple(asked)
+
+
+def test_a_template_of_the_base_that_leaves_tools_out_is_not_shipped(shared: Path, tmp_path: Path) -> None:
+    """SmolLM2's own says what `hermes` says, but for tools, which it leaves out without a word."""
+    own = (shared / "templates/chatml.jinja").read_text(encoding="utf-8")
+    tokenizer = template_tokenizer(own, ["<|im_start|>", "<|im_end|>"], eos="<|im_end|>")
+    renderer = Hermes(tokenizer)
+    assert template_of(renderer, tokenizer) == renderer.template
+    del renderer.template
+    learned = template_of(renderer, tokenizer)
+    assert learned not in (None, own) and "it was trained without tools" in str(learned)
 
 
 def test_a_jinja_renderer_ships_its_own_template_with_its_arguments(base: Path, tmp_path: Path) -> None:

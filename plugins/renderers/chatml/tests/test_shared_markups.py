@@ -24,6 +24,7 @@ from finetooth_kit.templates import (
     extends,
     golden,
     official,
+    says_any,
     spells_special,
     template_tokenizer,
 )
@@ -198,6 +199,27 @@ def test_golden_renderings(shared: Path, made: Made, name: str) -> None:
         else:
             assert list(row.tokens(renderer)) == tokenizer.encode(row.text, special=True), row.case
     assert len(rows) == 11
+
+
+@settings(max_examples=draws(40), deadline=None)
+@given(conversations(tools=True, content_with_calls=False))
+def test_the_template_that_hermes_ships_says_the_same_with_and_without_tools(
+    made: Made, conversation: Conversation
+) -> None:
+    """By transformers; the types of a tool of its own are those of the official template."""
+    renderer, tokenizer = made("hermes")
+    assume(not says_any(conversation, ["<|", "<tool_call>", "</tool_call>", "<tool_response>"]))
+    schemas = ({"type": ["string", "null"], "description": " x "}, {"type": "array", "items": {}}, {}, {"type": None},
+               {"type": "object", "additionalProperties": {"type": "integer"}}, {"type": "object"})  # fmt: skip
+    odd = {"name": "odd", "description": "Odd.", "return": {"type": "string", "description": "All."},
+           "parameters": {"type": "object", "properties": {f"p{i}": one for i, one in enumerate(schemas)}}}  # fmt: skip
+    own = tokenizer.wrapped.chat_template
+    tokenizer.wrapped.chat_template = renderer.template
+    try:
+        for tools in ((), conversation.tools, (*conversation.tools, {"type": "function", "function": odd})):
+            assert_identical(renderer, tokenizer, Conversation(conversation.messages, tuple(tools)))
+    finally:
+        tokenizer.wrapped.chat_template = own
 
 
 def test_hermes_without_tools_is_chatml(made: Made) -> None:

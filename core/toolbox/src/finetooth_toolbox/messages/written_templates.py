@@ -27,6 +27,18 @@ _BRIEF = Message("system", "Be brief.\nAlways.")
 PROBES = (_TALK[:1], _TALK, (*_TALK, Message("assistant", "4."), Message("user", "Sure?")), _PADDED,
           (_BRIEF, *_TALK[:1]), (_BRIEF, *_TALK), (_BRIEF, *_PADDED))  # fmt: skip
 """Conversations that end with a question, on which a template is compared with a renderer."""
+_SHOP = {"type": "function", "function": {
+    "name": "price_of", "description": "What a thing costs.",
+    "parameters": {"type": "object", "properties": {"thing": {"type": "string", "description": "Its name."}},
+                   "required": ["thing"]}}}  # fmt: skip
+_CALL = {"id": "call00001", "type": "function", "function": {"name": "price_of", "arguments": {"thing": "une clé"}}}
+WITH_TOOLS = (
+    _TALK[:1],
+    (_BRIEF, *_TALK),
+    (*_TALK[:1], Message("assistant", "", tool_calls=(_CALL,)),
+     Message("tool", "12 €", name="price_of", tool_call_id="call00001")),
+)  # fmt: skip
+"""Conversations in which a tool may be called, on which a template that takes tools is compared."""
 
 _BODY = """\
 {%- if tools %}{{ raise_exception('it was trained without tools') }}{% endif -%}
@@ -64,7 +76,7 @@ def template_of(renderer: Renderer, tokenizer: Tokenizer, opening: Opening = NON
 
 def gives_the_same(template: str, renderer: Renderer, tokenizer: Tokenizer, opening: Opening = NONE) -> bool:
     """Whether a template gives the tokens of a renderer, for all conversations that the renderer can say; it
-    may refuse system messages, unless conversations begin with one."""
+    may refuse system messages, unless conversations begin with one, and tools."""
     compared = 0
     for probe in PROBES:
         try:
@@ -77,12 +89,27 @@ def gives_the_same(template: str, renderer: Renderer, tokenizer: Tokenizer, open
         if tuple(tokens or ()) != tuple(wanted):
             return False
         compared += 1
-    return compared > 0
+    return compared > 0 and all(_same_tools(template, probe, renderer, tokenizer, opening) for probe in WITH_TOOLS)
 
 
-def tokens_by(template: str, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int] | None:
+def _same_tools(
+    template: str, probe: Sequence[Message], renderer: Renderer, tokenizer: Tokenizer, opening: Opening
+) -> bool:
+    """Whether a template refuses tools, or writes them as the renderer does; what a renderer cannot say passes."""
+    try:
+        wanted = renderer.prompt(opening.before(probe), (_SHOP,))
+    except DataError:
+        return True
+    found = tokens_by(template, probe, tokenizer, (_SHOP,))
+    return found is None or tuple(found) == tuple(wanted)
+
+
+def tokens_by(
+    template: str, messages: Sequence[Message], tokenizer: Tokenizer, tools: Sequence[Mapping[str, Any]] = ()
+) -> list[int] | None:
     """Tokens of a prompt as other tools make them: a template's text with its special tokens; None if it refuses."""
-    text = render_template(template, [shaped(message) for message in messages], prompt=True, **named_tokens(tokenizer))
+    named: dict[str, Any] = {**named_tokens(tokenizer), **({"tools": list(tools)} if tools else {})}
+    text = render_template(template, [shaped(message) for message in messages], prompt=True, **named)
     return None if text is None else tokenizer.encode(text, special=True)
 
 
@@ -94,7 +121,7 @@ def named_tokens(tokenizer: Tokenizer) -> dict[str, str]:
 
 def _with_system(text: str) -> str:
     """What makes a template begin with a system message where the conversation has none."""
-    message = _literal({"role": "system", "content": text})
+    message = literal({"role": "system", "content": text})
     return (
         "{%- if not messages or messages[0]['role'] != 'system' %}{% set messages = [" + message + "] + messages %}"
         "{% endif %}"
@@ -162,7 +189,7 @@ def _written(
         cuts: what is done to a content, by role; `asked` is a user's first behind a system message.
     """
     names: dict[str, str | Mapping[str, str]] = {"opening": opening, "before": before, "behind": behind, "ask": ask}
-    head = "".join("{%- set " + name + " = " + _literal(value) + " -%}" for name, value in names.items())
+    head = "".join("{%- set " + name + " = " + literal(value) + " -%}" for name, value in names.items())
     contents = dict.fromkeys(cuts.values())
     said = [f"{{%- {{IF}} {_of(cuts, cut)} -%}}{{{{ message['content']{cut} }}}}" for cut in contents]
     chosen = "\n".join(line.replace("{IF}", "elif" if place else "if") for place, line in enumerate(said))
@@ -183,10 +210,10 @@ def _around(text: str, *messages: Message) -> list[str]:
     return [*found, text]
 
 
-def _literal(value: str | Mapping[str, Any]) -> str:
-    """As Jinja writes it; llama.cpp's reader of templates knows no escapes but these."""
+def literal(value: str | Mapping[str, Any]) -> str:
+    """A text, or texts by name, as Jinja writes it; llama.cpp's reader of templates knows no escapes but these."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_literal(name)}: {_literal(item)}" for name, item in value.items()) + "}"
+        return "{" + ", ".join(f"{literal(name)}: {literal(item)}" for name, item in value.items()) + "}"
     for plain, escaped in (("\\", "\\\\"), ("'", "\\'"), ("\n", "\\n"), ("\t", "\\t"), ("\r", "\\r")):
         value = value.replace(plain, escaped)
     return f"'{value}'"

@@ -31,6 +31,7 @@ from finetooth_rendering.tool_calls import function_call, tagged_calls
 from finetooth_rendering.turns import TurnRenderer, json_text
 from finetooth_toolbox.messages.chat_templates import chat_opening
 
+from finetooth_chatml.hermes_template import written
 from finetooth_chatml.renderer import DOCUMENT_END, END, START
 
 CALL, CALL_END, RESULT, RESULT_END = "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"
@@ -87,6 +88,10 @@ class Hermes(TurnRenderer):
         if self._begin:
             self.optional = (*type(self).optional, self._begin)  # type: ignore[misc]
         super().__init__(tokenizer)
+        self.template = written(
+            {"begin": self._begin, "start": START, "end": END, "before": BEFORE, "after": AFTER, "types": TYPES,
+             "call_start": CALL, "call_end": CALL_END, "result_start": RESULT, "result_end": RESULT_END}
+        )  # fmt: skip
 
     def write(self, page: Page, conversation: Conversation, trained: Sequence[bool], *, ask: bool) -> None:
         """`Rendered.spans` has one range for each message; the system message with the tools stands before them.
