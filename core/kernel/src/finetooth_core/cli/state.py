@@ -262,8 +262,7 @@ class State:
     def base_is_at(self, run: Path, settings: Sequence[str]) -> None:
         """Take `model=NEW` as the place of the run's base until the command ends."""
         import click
-
-        from finetooth_core.settings.moved_bases import base_moved
+        from finetooth_recipes.moved_bases import base_moved
 
         if settings:
             click.get_current_context().with_resource(base_moved(run, settings))

@@ -22,6 +22,7 @@ from finetooth_hooks.plan import Pick, TrainSettings
 from finetooth_recipes import yaml_text
 from finetooth_recipes.aliases import read_aliases
 from finetooth_recipes.incidental import Incidental
+from finetooth_recipes.moved_bases import overrides_of
 from finetooth_recipes.overrides import apply_overrides, parse_override
 from finetooth_recipes.problems import INVALID, RecipeProblems, plain_data, raise_problems, show, validate
 from finetooth_recipes.recipe_data import DataSection, inner_problems
@@ -35,7 +36,6 @@ from typing_extensions import TypedDict  # pydantic refuses typing.TypedDict bef
 from finetooth_core.plugins.builders import options_model
 from finetooth_core.plugins.local_files import is_file_reference
 from finetooth_core.settings.early_stopping import EarlyStopping, check_watched
-from finetooth_core.settings.moved_bases import overrides_of
 
 
 class AddedToken(Options):
