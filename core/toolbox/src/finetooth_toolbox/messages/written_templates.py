@@ -78,30 +78,19 @@ def gives_the_same(template: str, renderer: Renderer, tokenizer: Tokenizer, open
     """Whether a template gives the tokens of a renderer, for all conversations that the renderer can say; it
     may refuse system messages, unless conversations begin with one, and tools."""
     compared = 0
-    for probe in PROBES:
-        try:
-            wanted = renderer.prompt(opening.before(probe))
-        except DataError:
-            continue  # the markup has no system message
-        tokens = tokens_by(template, probe, tokenizer)
-        if tokens is None and probe[0].role == "system" and not opening.system:
-            continue  # refused, so nobody is misled
-        if tuple(tokens or ()) != tuple(wanted):
-            return False
-        compared += 1
-    return compared > 0 and all(_same_tools(template, probe, renderer, tokenizer, opening) for probe in WITH_TOOLS)
-
-
-def _same_tools(
-    template: str, probe: Sequence[Message], renderer: Renderer, tokenizer: Tokenizer, opening: Opening
-) -> bool:
-    """Whether a template refuses tools, or writes them as the renderer does; what a renderer cannot say passes."""
-    try:
-        wanted = renderer.prompt(opening.before(probe), (_SHOP,))
-    except DataError:
-        return True
-    found = tokens_by(template, probe, tokenizer, (_SHOP,))
-    return found is None or tuple(found) == tuple(wanted)
+    for tools, probes in (((), PROBES), ((_SHOP,), WITH_TOOLS)):
+        for probe in probes:
+            try:
+                wanted = renderer.prompt(opening.before(probe), tools)
+            except DataError:
+                continue  # the markup has no system message, or no tools
+            tokens = tokens_by(template, probe, tokenizer, tools)
+            if tokens is None and (tools or (probe[0].role == "system" and not opening.system)):
+                continue  # refused, so nobody is misled
+            if tuple(tokens or ()) != tuple(wanted):
+                return False
+            compared += not tools
+    return compared > 0
 
 
 def tokens_by(
