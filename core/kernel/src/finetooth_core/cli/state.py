@@ -261,11 +261,10 @@ class State:
 
     def base_is_at(self, run: Path, settings: Sequence[str]) -> None:
         """Take `model=NEW` as the place of the run's base until the command ends."""
-        import click
+        from click import get_current_context
         from finetooth_recipes.moved_bases import base_moved
 
-        if settings:
-            click.get_current_context().with_resource(base_moved(run, settings))
+        get_current_context().with_resource(base_moved(run, settings))
 
     def export(self, reference: str, pick: Pick, output: Path | None = None) -> Path:
         """Write what a run trained with an exporter."""
