@@ -68,7 +68,7 @@ dict[str, {{ type_of(schema['additionalProperties']) }}]
 {{- start + message['role'] + '\\n' -}}
 {%- if message['content'] -%}{{ message['content'] }}{%- endif -%}
 {%- if message['tool_calls'] -%}
-{%- if message['content'] -%}{{ raise_exception('no text can stand beside calls of tools') }}{%- endif -%}
+{%- if message['content'] -%}{{ raise_exception('no text can stand with calls of tools') }}{%- endif -%}
 {%- for call in message['tool_calls'] -%}
 {%- if not loop.first -%}{{ '\\n' }}{%- endif -%}
 {{- call_start + '\\n{"name": "' + call['function']['name'] + '", "arguments": ' -}}
