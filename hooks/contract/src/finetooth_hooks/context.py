@@ -458,18 +458,6 @@ class CommandContext(Protocol):
     def run_folder(self, reference: str) -> Path | None:
         """The folder of the run that a reference means, a path or a name under `runs/`; None if it means none."""
 
-    def base_is_at(self, run: Path, settings: Sequence[str]) -> None:
-        """Take `model=NEW` as the place of a run's base, which was moved since, until the command ends. The files there
-        are compared with those that the run was trained over, as ever.
-
-        Args:
-            run: its folder.
-            settings: `model=NEW`, or none.
-
-        Raises:
-            UserError: another setting.
-        """
-
     def export(self, reference: str, pick: Pick, output: Path | None = None) -> Path:
         """Write what a run trained with an exporter; see `ft export`.
 

@@ -259,13 +259,6 @@ class State:
 
         return run_of(reference)
 
-    def base_is_at(self, run: Path, settings: Sequence[str]) -> None:
-        """Take `model=NEW` as the place of the run's base until the command ends."""
-        from click import get_current_context
-        from finetooth_recipes.moved_bases import base_moved
-
-        get_current_context().with_resource(base_moved(run, settings))
-
     def export(self, reference: str, pick: Pick, output: Path | None = None) -> Path:
         """Write what a run trained with an exporter."""
         from finetooth_saving.exporting import export

@@ -22,12 +22,12 @@ from finetooth_hooks.plan import Pick, TrainSettings
 from finetooth_recipes import yaml_text
 from finetooth_recipes.aliases import read_aliases
 from finetooth_recipes.incidental import Incidental
-from finetooth_recipes.moved_bases import overrides_of
 from finetooth_recipes.overrides import apply_overrides, parse_override
 from finetooth_recipes.problems import INVALID, RecipeProblems, plain_data, raise_problems, show, validate
 from finetooth_recipes.recipe_data import DataSection, inner_problems
 from finetooth_recipes.recipe_measures import CheckpointSection, EvaluateSection
 from finetooth_recipes.recipe_picks import AUTO, Checked, CheckedOrAuto, PickMapping, picks
+from finetooth_saving.moved_bases import overrides_of
 from finetooth_toolbox.files.missing import no_such_file
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError

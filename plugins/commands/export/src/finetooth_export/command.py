@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from finetooth_hooks.context import CommandContext
 from finetooth_saving.exporting import export
+from finetooth_saving.moved_bases import base_moved
 from finetooth_toolbox.text.measures import size
 
 
@@ -44,7 +45,7 @@ def command(
     moved = [option for option in options if option.startswith("model=")]
     folder = context.run_folder(run) if moved else None
     if folder is not None:
-        context.base_is_at(folder, moved)
+        click.get_current_context().with_resource(base_moved(folder, moved))
     pick = context.pick(exporter, [option for option in options if option not in moved])
     target, told = export(context, run, pick, output, bound=None if unmeasured else bound)
     for path in sorted(path for path in target.rglob("*") if path.is_file()):

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 from finetooth_hooks import CommandContext, EngineError, UserError
+from finetooth_saving.moved_bases import base_moved
 
 SCHEME = "hf:"
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -39,7 +40,7 @@ def command(
     if folder is None:
         raise UserError(f"{run}: no run has this name", action="name the folder of a run, or its name under runs/")
     if settings:
-        obj.base_is_at(folder, settings)
+        click.get_current_context().with_resource(base_moved(folder, settings))
     token = None if dry_run else _token()
     whole = (folder / "artifact" / "config.json").is_file()
     with tempfile.TemporaryDirectory(prefix=".push.", dir=folder) as scratch:

@@ -12,6 +12,7 @@ from typing import Any
 import click
 from finetooth_hooks import CommandContext, Context, DataError, Datum, UserError
 from finetooth_hooks.problems import Problems
+from finetooth_saving.moved_bases import base_moved
 from finetooth_toolbox.text.controls import escape_controls
 
 from finetooth_rewardmodel.rows import Question, question
@@ -60,7 +61,7 @@ def command(
     if output is not None and output.exists():
         raise UserError(f"--output: {output} exists", action="name another file; nothing was changed")
     if settings:
-        obj.base_is_at(obj.run_folder(model) or Path(model), settings)
+        click.get_current_context().with_resource(base_moved(obj.run_folder(model) or Path(model), settings))
     opened = obj.open(model, {"data": {"eval": data, **({"format": format_} if format_ else {})}})
     scorer = Scorer(opened, steps, separator)
     questions, left_out = read(scorer, limit, drops=unusable == "drop")

@@ -14,10 +14,15 @@ _OVERRIDES: dict[Path, tuple[str, ...]] = {}
 
 @contextmanager
 def base_moved(folder: Path, settings: Sequence[str]) -> Iterator[None]:
-    """The recipe of a run is read with another place of its base.
+    """Read the recipe of a run with another place of its base, for `click.Context.with_resource`. The files there are
+    compared with those that the run was trained over, as ever.
+
+    Args:
+        folder: of the run.
+        settings: `model=NEW`.
 
     Raises:
-        UserError: a setting is not `model=NEW`.
+        UserError: another setting.
     """
     for setting in settings:
         if not setting.startswith("model="):
