@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finetooth_code import groups
 from finetooth_code import sandbox as module
 from finetooth_code.confine import LANDLOCK_CREATE, LIBC
 from finetooth_code.reward import CodeOptions, build
@@ -43,7 +44,8 @@ def test_right_and_wrong(box: Sandbox) -> None:
     ran = box.run("def add(a, b):\n    return a + b", ["assert add(1, 2) == 3", "assert add(1, 2) == 4"])
     assert (ran.passed, ran.total, ran.why) == (1, 2, "AssertionError")
     known = LIBC.syscall(LANDLOCK_CREATE, None, 0, 1) > 0
-    assert set(ran.layers) == {"namespaces", "seccomp", "rlimits"} | ({"landlock"} if known else set())
+    kept = {"namespaces", "seccomp", "rlimits"} | ({"landlock"} if known else set())
+    assert set(ran.layers) == kept | ({"cgroup"} if groups.place() else set())
     assert box.run("def add(a, b) return", ["pass"]).why.startswith("AnswerError: SyntaxError")
     assert box.run("x = 1", ["pass"], entry_point="add").why == "the answer defines no add"
 
@@ -296,15 +298,54 @@ TAKES = {
                "for n in range(3):\n    if os.fork() == 0: break\n"
                "for one in kept:\n    for n in range(60): one.write(b'x' * (1 << 20))\n"
                "import time; time.sleep(1e6)", "limit of memory"),
+    "mapped": ("import mmap\nfor n in range(3):\n    if os.fork() == 0: break\n"
+               "kept = [mmap.mmap(-1, 60 << 20) for _ in range(3)]\n"
+               "for one in kept:\n    for n in range(60): one.write(b'x' * (1 << 20))\n"
+               "import time; time.sleep(1e6)", "limit of memory"),
     "inodes": ("for n in range(5000): os.mknod(f'/tmp/{n}')", "No space left"),
     "attributes": ("open('/tmp/a', 'w').close()\nos.setxattr('/tmp/a', 'user.a', b'x')", "not permitted"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", TAKES)
-def test_memory_is_bounded_for_all_processes_of_an_answer(box: Sandbox, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "grouped"),
+    # what processes share is added up once for each of them, and the kernel counts it once
+    [(name, grouped) for name in TAKES for grouped in (True, False) if not (grouped and name == "shared")],
+)
+def test_memory_is_bounded_for_all_processes_of_an_answer(
+    box: Sandbox, name: str, grouped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not grouped:
+        monkeypatch.setattr(module, "place", lambda: None)
     body, expected = TAKES[name]
     assert expected in said(box, body.strip())
+
+
+def test_a_control_group_never_holds_more_than_the_bound(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not between two looks either: the kernel's own count of the most that was held."""
+    place = groups.place()
+    if place is None:
+        pytest.skip("this process may make no control group that bounds memory")
+    most: list[int] = []
+
+    def close(group: groups.Group) -> None:
+        for name in ("memory.peak", "memory.max_usage_in_bytes"):
+            if (group.folder / name).exists():
+                most.append(int((group.folder / name).read_text()))
+        closed(group)
+
+    closed = groups.Group.close
+    monkeypatch.setattr(groups.Group, "close", close)
+    assert said(box, FORKS.strip()) == "limit of memory"
+    if most:  # some kernels of version 2 do not count it
+        assert 150 << 20 < max(most) <= box.limits.memory + box.limits.disk
+    assert not list(place.glob(f"{groups.PREFIX}*"))
+
+
+def test_where_no_control_group_can_be_made_there_is_none(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="bounds no memory"):
+        groups.Group(1 << 20, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("wait", ["sleep", "fork"])

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import PlanError
+
+from finetooth_code.groups import Group, place
 
 RESULT = 1 << 16
 """Bytes of a result at most."""
@@ -43,7 +45,8 @@ class Limits:
     """What an answer may use.
 
     Attributes:
-        memory: bytes that its processes hold together, as seen `LOOKS` times a second, and of address space, of each.
+        memory: bytes that its processes hold together, and of address space, of each. A control group keeps the first
+            bound where one can be made (with `disk` on top); else what they hold is added up `LOOKS` times a second.
         processes: processes and threads.
         seconds: of CPU, of each process.
         disk: bytes in /tmp, which is memory too.
@@ -160,12 +163,20 @@ class Sandbox:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={}, cwd="/",
             start_new_session=True,
         )  # fmt: skip
+        group = self._group(process.pid)
+
+        def takes_too_much() -> bool:
+            return held(process.pid) > self.limits.memory if group is None else group.hit
+
         try:
-            out, err, limit = _exchange(process, request, self.time_limit, self.limits.memory)
+            out, err, limit = _exchange(process, request, self.time_limit, takes_too_much)
+            limit = limit or "memory" * (group is not None and group.hit)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            if group is not None:
+                group.close()
             for pipe in (process.stdin, process.stdout, process.stderr):
                 if pipe is not None:
                     with suppress(BrokenPipeError):
@@ -176,15 +187,31 @@ class Sandbox:
             said = json.loads(out)
             if "refused" in said:
                 return str(said["refused"])
-            return Ran(int(said["passed"]), int(said["total"]), str(said["why"]), "", tuple(said["layers"]))
+            layers = (*said["layers"], *["cgroup"] * (group is not None))
+            return Ran(int(said["passed"]), int(said["total"]), str(said["why"]), "", layers)
         except (ValueError, KeyError, TypeError):
             if err.strip():  # the interpreter or bubblewrap itself
                 return err.decode(errors="replace").strip().splitlines()[-1][:300]
             return Ran(why="the sandbox ended before it said anything")
 
+    def _group(self, process: int) -> Group | None:
+        """The control group of an answer, which begins when it is told what to run; None where none can be made."""
+        parent = place()
+        if parent is None:
+            return None
+        group = None
+        try:
+            group = Group(self.limits.memory + self.limits.disk, parent)
+            group.add(process)
+        except OSError:
+            if group is not None:
+                group.close()
+            return None
+        return group
+
 
 def _exchange(
-    process: subprocess.Popen[bytes], request: bytes, time_limit: float, memory: int
+    process: subprocess.Popen[bytes], request: bytes, time_limit: float, takes_too_much: Callable[[], bool]
 ) -> tuple[bytes, bytes, str]:
     """Output, errors, and the limit that was hit."""
     assert process.stdin and process.stdout and process.stderr
@@ -198,7 +225,7 @@ def _exchange(
             left = deadline - time.monotonic()
             if left <= 0:
                 return found["out"], found["err"], "time"
-            if held(process.pid) > memory:
+            if takes_too_much():
                 return found["out"], found["err"], "memory"
             for key, _ in pipes.select(min(left, 1 / LOOKS)):
                 if key.data == "in":
