@@ -82,9 +82,7 @@ class OpenedModel:
     @property
     def options(self) -> Mapping[str, Any]:
         """Options of that method, as the run's plan has them."""
-        if self.folder is None:
-            return {}
-        found: Mapping[str, Any] = self._plan["options"].get("method", {})
+        found: Mapping[str, Any] = {} if self.folder is None else self._plan["options"].get("method", {})
         return found
 
     @cached_property
