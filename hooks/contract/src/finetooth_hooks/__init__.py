@@ -167,6 +167,7 @@ if TYPE_CHECKING:
     from finetooth_hooks.format_functions import row_format
     from finetooth_hooks.held import Addition, HeldAdapter
     from finetooth_hooks.kernels import ComputePart, PickedKernel, PickKernels, Wanted
+    from finetooth_hooks.layers import Experts, LayerFacts
     from finetooth_hooks.loss_totals import LossTotals
     from finetooth_hooks.losses import (
         Array,
@@ -182,9 +183,7 @@ if TYPE_CHECKING:
     )
     from finetooth_hooks.models import (
         Block,
-        Experts,
         Head,
-        LayerFacts,
         LowRank,
         ModelFacts,
         ModelInfo,
@@ -250,7 +249,8 @@ _LAZY = {
         "kernels": "ComputePart PickKernels PickedKernel Wanted",
         "loss_totals": "LossTotals",
         "losses": "Array Contribution LossData LossFn LossResult LossSpec LossState Metric Outputs Per",
-        "models": "Block Experts Head LayerFacts LowRank ModelFacts ModelInfo ModelTensors Tokenizer",
+        "layers": "Experts LayerFacts",
+        "models": "Block Head LowRank ModelFacts ModelInfo ModelTensors Tokenizer",
         "options": "NoOptions Options",
         "outputs": "OutputName",
         "plan": "Decision MemoryEstimate Pick Plan TrainSettings",

@@ -395,8 +395,7 @@ class Engine(Protocol):
         ...
 
     def set_weights(self, weights: Mapping[str, Any]) -> None:
-        """Copy weights, of the names and shapes that `weights` gives, into what trains; optimizer and schedule stay as
-        they are. Capability `weights`.
+        """Copy weights, named and shaped as `weights` gives them, into what trains. Capability `weights`.
 
         Raises:
             EngineError: other names than those that train.

@@ -7,9 +7,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from finetooth_hooks.attention import AttentionNeeds
+from finetooth_hooks.layers import LayerFacts
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.quantizers import Quantizer, Stored
 
@@ -240,59 +241,6 @@ class LowRank:
 
 
 @dataclass(frozen=True)
-class Experts:
-    """Feed-forward blocks of which a router picks some for each token, held as fused weights.
-
-    Attributes:
-        count: experts of the layer.
-        active: how many of them compute a token.
-        width: inner width of each.
-        shared: inner width of the experts that compute every token, added up; their modules are among
-            `LayerFacts.feed_forward`.
-        router: path of the router in the layer, `mlp.gate`; it has a score for each expert.
-        gated: an expert has three matrices, gate, up and down; else two.
-    """
-
-    count: int
-    active: int
-    width: int
-    shared: int = 0
-    router: str = "mlp.gate"
-    gated: bool = True
-
-
-LayerMixer = Literal["attention", "window", "linear", "state_space", "convolution"]
-"""How a layer mixes positions: attention to all before, attention to the last few, linear attention, a state-space
-model, a short convolution."""
-
-
-@dataclass(frozen=True)
-class LayerFacts:
-    """What a family says of one decoder layer.
-
-    Attributes:
-        mixer: how positions are mixed.
-        mixing, feed_forward: (inputs, outputs) of the linear modules, by their paths in the layer.
-        heads, kv_heads, head_dim: of attention; 0 in layers without.
-        window: of `window`: how many positions each sees, itself included.
-        state: numbers that a sequence keeps in the layer however long it is.
-        ffn_size: inner width of a feed-forward block that computes every token, shared experts left aside.
-        experts: those that a router picks; None: there are none.
-    """
-
-    mixer: LayerMixer
-    mixing: Mapping[str, tuple[int, int]]
-    feed_forward: Mapping[str, tuple[int, int]]
-    heads: int = 0
-    kv_heads: int = 0
-    head_dim: int = 0
-    window: int = 0
-    state: int = 0
-    ffn_size: int = 0
-    experts: Experts | None = None
-
-
-@dataclass(frozen=True)
 class ModelFacts:
     """What a family says of one model.
 
@@ -317,8 +265,7 @@ class ModelFacts:
         tower_parameters: how many parameters those have.
         modules: gives (inputs, outputs) of every linear module and embedding of the model by path; asked only where
             that does not follow from the other facts. The loader's to say (`Loader.modules`), not the family's.
-        per_layer: facts of each layer, where layers differ, hold experts or do not attend to everything. Empty: all are
-            alike, of the sizes above.
+        per_layer: facts of each layer, where layers differ or hold experts. Empty: all are alike, as above.
     """
 
     hidden_size: int

@@ -36,13 +36,12 @@ from finetooth_hooks.exporters import Exporter
 from finetooth_hooks.faces import Face
 from finetooth_hooks.held import Addition
 from finetooth_hooks.kernels import ComputePart, Kernel, PickedKernel, PickKernels, Wanted
+from finetooth_hooks.layers import Experts, LayerFacts
 from finetooth_hooks.methods import Method
 from finetooth_hooks.models import (
     Block,
-    Experts,
     Family,
     Head,
-    LayerFacts,
     Loader,
     LowRank,
     ModelFacts,

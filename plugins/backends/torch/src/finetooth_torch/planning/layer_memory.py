@@ -9,6 +9,7 @@ from finetooth_hooks.protocols import PlanRequest
 from finetooth_steps.row_filling import Filling
 from finetooth_toolbox.llama_shape import cached_numbers
 
+from finetooth_torch.planning.offload import DEVICE, Offload
 from finetooth_torch.planning.step_cost import rank_of
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp64": 8}
@@ -134,3 +135,19 @@ def generation_bytes(request: PlanRequest, precision: str, *, stream: bool) -> i
     if stream:
         return cache + 3 * facts.ffn_size * size + (3 * wide + 2 * size) * facts.hidden_size
     return cache * 3 // 2 + (6 * facts.ffn_size + 8 * facts.hidden_size) * size
+
+
+def layers_held(
+    layers: int, between: float, layer: tuple[float, float], offload: Offload, *, checkpointing: bool
+) -> tuple[float, float]:
+    """Bytes per token that layers keep for backward: on the device, and elsewhere.
+
+    Args:
+        between: what stays between two layers where the rest is computed again.
+        layer: what one keeps, on average and at most.
+    """
+    average, most = layer
+    every = layers * between + most if checkpointing else layers * average
+    if offload.activations == DEVICE:
+        return every, 0.0
+    return min(every, 2 * most), every  # the layer that is computed, and what comes back while it is

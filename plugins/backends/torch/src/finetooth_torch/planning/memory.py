@@ -23,6 +23,7 @@ from finetooth_torch.planning.layer_memory import (
     by_layer,
     generation_bytes,
     layer_bytes,
+    layers_held,
     stream_layer_bytes,
 )
 from finetooth_torch.planning.offload import DEVICE, DISK, HOST, ON_DEVICE, Offload, layers_apart
@@ -114,22 +115,6 @@ def estimate(
     )
 
 
-def _layers_held(
-    layers: int, between: float, layer: tuple[float, float], offload: Offload, *, checkpointing: bool
-) -> tuple[float, float]:
-    """Bytes per token that layers keep for backward: on the device, and elsewhere.
-
-    Args:
-        between: what stays between two layers where the rest is computed again.
-        layer: what one keeps, on average and at most.
-    """
-    average, most = layer
-    every = layers * between + most if checkpointing else layers * average
-    if offload.activations == DEVICE:
-        return every, 0.0
-    return min(every, 2 * most), every  # the layer that is computed, and what comes back while it is
-
-
 def _on_accelerator(
     request: PlanRequest, precision: str, micro_batch_tokens: int, offload: Offload, *, checkpointing: bool,
     attention: HeldByAttention,
@@ -144,7 +129,7 @@ def _on_accelerator(
     layer = by_layer(
         request, lambda alike: own + accelerator_layer_bytes(alike, precision, full=full, attention=attention)
     )
-    layers, away = _layers_held(facts.layers, between, layer, offload, checkpointing=checkpointing)
+    layers, away = layers_held(facts.layers, between, layer, offload, checkpointing=checkpointing)
     mask = request.data.longest if attention.masked else 0  # one byte for each pair of positions in a row
     passing = accelerator_backward_bytes(request, precision) + mask
     passing += rounding_bytes(request)[1] if request.train.precision == FP8 else 0
@@ -324,7 +309,7 @@ def _on_host(
         lambda alike: stream_layer_bytes(alike, precision) if stream else layer_bytes(alike, precision, full=full),
     )
     between = max(4, size) if stream else size  # of the residual stream
-    layers, away = _layers_held(facts.layers, between * facts.hidden_size, layer, offload, checkpointing=checkpointing)
+    layers, away = layers_held(facts.layers, between * facts.hidden_size, layer, offload, checkpointing=checkpointing)
     # the stream decoder cuts what it saves from blocks; where anything is elsewhere, tensors have pages of their own
     fragments = 1.0 if stream or offload.any else FRAGMENTATION[precision]
     activations = tokens * layers * fragments
@@ -332,7 +317,7 @@ def _on_host(
     own = request.trains.adapter.token_bytes(facts, precision)
     activations += (
         tokens
-        * _layers_held(facts.layers, 0, (own, own), offload, checkpointing=checkpointing)[0]
+        * layers_held(facts.layers, 0, (own, own), offload, checkpointing=checkpointing)[0]
         * (1.0 if offload.any else FRAGMENTATION[precision])
     )
     if stream:
