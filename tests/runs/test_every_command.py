@@ -96,7 +96,9 @@ CALLS = {
     "registry sign": "m --key {new} --registry {new}",
     "registry trust": "k1 {new} --registry {new}",
     "registry verify": "m --registry {new}",
+    "registry watch": "m --registry {new}",
     "report": "{run}",
+    "reproduce": "{run}",
     "rollouts": "{run}",
     "runs compare": "{run} {run}",
     "runs du": "{run}",
@@ -105,6 +107,7 @@ CALLS = {
     "runs show": "{run}",
     "score": "{model} {rows}",
     "serve": "openai --model {model} --port {port}",
+    "simulate": "{recipe} --islands 2",
     "sweep": "{recipe}",
     "watch": "{run}",
 }  # fmt: skip

@@ -29,6 +29,7 @@ from finetooth_hooks import (
     heads,
     held,
     kernels,
+    layers,
     loss_totals,
     losses,
     methods,
@@ -61,8 +62,8 @@ from reference.classes import Attribute, ClassDoc, Method
 from reference.options import table
 
 PROTOCOLS: tuple[ModuleType, ...] = (
-    models, heads, renderers, sources, adapters, updates, methods, evaluators, trackers, backends, attention, kernels,
-    quantizers, collectives, checkpoints, exporters, faces, strategies, releases, environments,
+    models, layers, heads, renderers, sources, adapters, updates, methods, evaluators, trackers, backends, attention,
+    kernels, quantizers, collectives, checkpoints, exporters, faces, strategies, releases, environments,
 )  # fmt: skip
 """Where the classes that `protocols` gathers are written down."""
 BUILDER_KINDS = {cls.__name__: kind for kind, cls in entry_types.ENTRY_TYPES.items()}
