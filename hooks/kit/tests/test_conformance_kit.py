@@ -152,6 +152,8 @@ def test_entry_faults(plugin: Write) -> None:
     assert "options_are_an_options_model" in _reward(plugin, f"def build(options: dict, context): return {ZEROS}")
     assert "options_are_an_options_model" in _reward(plugin, f"def build(options, context): return {ZEROS}")
     assert "example_options_validate" in _reward(plugin, GOOD, example="{'weight': 2}")
+    place = "from pathlib import Path\nclass O(Options):\n    place: Path = Path('here')\n"
+    assert "example_options_validate" in _reward(plugin, place + GOOD.replace("NoOptions", "O"))
     nothing = "def build(options: NoOptions, context: Context):\n    return None"
     assert "builds_without_global_randomness" in _reward(plugin, nothing)
     dice = f"import random\ndef build(options: NoOptions, context: Context):\n    random.random()\n    return {ZEROS}"

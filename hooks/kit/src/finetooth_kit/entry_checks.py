@@ -125,7 +125,8 @@ def options_refuse_unknown_keys_and_change(case: EntryCase) -> None:
 
 @check_for(ANY)
 def example_options_validate(case: EntryCase) -> None:
-    """What `example` gives is accepted by the options model."""
+    """What `example` gives is accepted by the options model as a recipe's options are: as JSON, strictly, with the
+    defaults of what it leaves out. A default of the type `Path` is none that JSON can hold: write a text."""
     if case.entry.kind == "command":
         return
     model = options_model(case.entry)
@@ -134,9 +135,9 @@ def example_options_validate(case: EntryCase) -> None:
     if not example and required:
         return  # checks that build are skipped and say so
     try:
-        model.model_validate(example)
+        model.model_validate_json(json.dumps(example, default=str), strict=True)
     except ValueError as error:
-        fail(f"{model.__name__}.model_validate({example})", error, "options that are accepted")
+        fail(f"{model.__name__}.model_validate_json({example})", error, "options and defaults that are accepted")
 
 
 @check_for(ANY)
