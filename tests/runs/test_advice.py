@@ -62,7 +62,7 @@ gpu-12   F    F    L  R  S   S   -   S
 gpu-16   F    F    L  8  R   S   S   S
 gpu-24   F    F    L  L  4   S   S   S
 gpu-32   F    F    L  L  8   R   S   S
-gpu-40   F    F    L  L  L   4   S   4
+gpu-40   F    F    L  L  L   4   S   R
 gpu-48   F    F    L  L  L   4   S   4
 gpu-64   F    F    F  L  L   8   R   8
 gpu-80   F    F    F  L  L   8   4   8
@@ -77,7 +77,8 @@ cpu-256  F    F    F  F  L   L   4   L
 """
 """GB of the device. Reviewed against what is known: all weights take 16 bytes each (weights, masters, gradients, two
 moments), a frozen base 2, in int4 0.56 and what embeds and predicts words 2; the experts of 8x7B are stored like linear
-weights, and those of the layer that computes are 2.8 GB of numbers beside them. On a CPU a micro-batch of 4,096 tokens
+weights, and those of the layer that computes are 2.8 GB of numbers beside them; each token keeps the activations of the
+two experts that compute it. On a CPU a micro-batch of 4,096 tokens
 is computed at once, whose activations are what is recomputed. Streamed, four layers are on the device beside
 what embeds and predicts words (4.2 GB of 70B); the host memory around an accelerator is not known here. A base that is
 quantised while it is loaded is in memory once as a whole before a CPU streams it from disk."""
