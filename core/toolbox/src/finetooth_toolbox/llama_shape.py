@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -99,7 +99,8 @@ def layer_matrices(facts: ModelFacts) -> list[tuple[int, int]]:
     """(inputs, outputs) of every linear module of the decoder layers that adapters may reach and whose shape follows
     from the facts."""
     if facts.per_layer:
-        return [shape for layer in facts.per_layer for path, shape in linears(layer).items() if targeted(path, facts)]
+        modules = [module for layer in facts.per_layer for module in linears(layer).items()]
+        return [shape for path, shape in modules if targeted(path, facts.linear_targets)]
     shapes = linear_shapes(facts)
     names = [name.rsplit(".", 1)[-1] for name in facts.linear_targets]
     return [shapes[name] for name in names if name in shapes] * facts.layers
@@ -122,9 +123,9 @@ def linears(layer: LayerFacts) -> dict[str, tuple[int, int]]:
     return {**layer.mixing, **layer.feed_forward}
 
 
-def targeted(path: str, facts: ModelFacts) -> bool:
-    """Whether a module of a layer is one of `linear_targets`."""
-    return any(path == name or path.endswith(f".{name}") for name in facts.linear_targets)
+def targeted(path: str, names: Iterable[str]) -> bool:
+    """Whether the path of a module is one of some names, or ends with one, as `linear_targets` mean modules."""
+    return any(path == name or path.endswith(f".{name}") for name in names)
 
 
 def layer_of(facts: ModelFacts, *, window: int = 0, experts: Experts | None = None) -> LayerFacts:

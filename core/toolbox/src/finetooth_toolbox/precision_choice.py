@@ -7,6 +7,11 @@ from finetooth_hooks.plan import Decision
 from finetooth_hooks.protocols import HardwareFacts
 
 
+def held_precision(precision: str) -> str:
+    """The precision in which weights, activations and gradients are held: fp8 is one that only multiplies."""
+    return "bf16" if precision == "fp8" else precision
+
+
 def choose_precision(asked: str | None, hardware: HardwareFacts) -> Decision:
     """The precision that the recipe asks for, or the best that the hardware computes.
 

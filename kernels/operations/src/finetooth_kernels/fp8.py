@@ -26,7 +26,10 @@ E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 TILE = 16
 """Numbers of which every side of a product on a device must be a multiple."""
 LEAST_CAPABILITY = (8, 9)
-"""Compute capability from which NVIDIA devices multiply in 8 bits (Ada)."""
+"""Compute capability from which NVIDIA's tensor cores multiply in 8 bits (Ada, Hopper)."""
+ARCHITECTURES = ("gfx95", "gfx12")
+"""Beginnings of AMD's architectures whose matrix instructions take OCP's 8-bit floats (CDNA 4, RDNA 4). Those of MI300
+(gfx942) have another exponent, with which the products here do not multiply."""
 
 
 class Rounded(NamedTuple):
@@ -69,9 +72,9 @@ def multiplies_fp8(device: torch.device) -> bool:
     """Whether a device has products in the types of this module."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return False
-    if torch.version.hip is not None:  # MI300's 8 bits have another exponent: it is not among them
+    if torch.version.hip is not None:
         architecture = str(torch.cuda.get_device_properties(device).gcnArchName)
-        return architecture.startswith(("gfx95", "gfx12"))
+        return architecture.startswith(ARCHITECTURES)
     return torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY
 
 

@@ -20,6 +20,7 @@ from finetooth_toolbox.decisions import Decisions
 from finetooth_toolbox.files.contents import FileContents
 from finetooth_toolbox.files.manifests import MANIFEST
 from finetooth_toolbox.files.trained_over import check_base
+from finetooth_toolbox.precision_choice import held_precision
 from finetooth_toolbox.text.nearest import nearest_path
 
 from finetooth_core.plugins.catalog import Registered
@@ -268,8 +269,7 @@ class Trained(LoaderBase):
         plan = self.folder / PLAN
         if not plan.is_file():
             return ""
-        stated = str(json.loads(plan.read_text(encoding="utf-8")).get("train", {}).get("precision") or "")
-        return "bf16" if stated == "fp8" else stated
+        return held_precision(json.loads(plan.read_text(encoding="utf-8")).get("train", {}).get("precision") or "")
 
     def _stores(self) -> Quantizer | None:
         """What the run stored its base with; None: nothing."""

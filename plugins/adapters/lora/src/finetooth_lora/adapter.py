@@ -280,11 +280,13 @@ def _originals(context: Context) -> Callable[[str], Any]:
     """See `originals.originals`; the precision is known when the model is built."""
 
     def read(path: str) -> Any:
+        from finetooth_toolbox.precision_choice import held_precision
+
         from finetooth_lora.originals import originals
 
         if not found:
-            held_in = "bf16" if context.train.precision == "fp8" else context.train.precision
-            found.append(originals(context.model, context.loader, held_in))
+            precision = context.train.precision
+            found.append(originals(context.model, context.loader, precision and held_precision(precision)))
         return found[0](path)
 
     found: list[Callable[[str], Any]] = []

@@ -12,6 +12,7 @@ from finetooth_hooks import RecipeError
 from finetooth_hooks.protocols import LowRank, ModelFacts
 from finetooth_modelfiles.targets import Targets, peft_spelling
 from finetooth_peftfiles.layers import NAME, chosen, inject, is_linear
+from finetooth_toolbox.llama_shape import targeted
 from finetooth_toolbox.text.nearest import nearest_few
 from finetooth_torchshared.float8 import Float8Linear
 from finetooth_torchshared.quantised import DequantisingLinear, QuantisedLinear, reads_as_numbers
@@ -128,7 +129,7 @@ def _check_parameters(targets: Sequence[str], model: Any) -> None:
     setting = "adapter.target_parameters"
     shapes = {name: parameter.dim() for name, parameter in model.named_parameters() if parameter.dim() in (2, 3)}
     for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in shapes):
+        if not any(targeted(name, (target,)) for name in shapes):
             ends = sorted({".".join(name.split(".")[-2:]) for name, sizes in shapes.items() if sizes == 3})
             near = nearest_few(target, ends, 3) or ends[:3]
             cure = (

@@ -17,9 +17,6 @@ from finetooth_cuda.peaks import peak_flops
 BF16_SINCE = (8, 0)
 """Compute capability from which tensor cores take bf16 (Ampere)."""
 
-FP8_SINCE = (8, 9)
-"""Compute capability from which tensor cores take fp8 (Ada, Hopper)."""
-
 FP16_SINCE = (7, 0)
 """Compute capability from which tensor cores take fp16 (Volta)."""
 
@@ -41,8 +38,8 @@ def build(options: CudaOptions, context: Context) -> CudaHardware:
 class CudaHardware(Gpus):
     """See `finetooth_hooks.protocols.Hardware`.
 
-    fp32 stays fp32: torch's default, which does not round matrix products to TF32, is left as it is, so that results
-    agree with other devices; bf16 is the fast precision.
+    fp32 stays fp32: the backend does not round matrix products to TF32 unless `backend.tf32` asks for it, so that
+    results agree with other devices; bf16 is the fast precision.
     """
 
     maker = "NVIDIA"
@@ -57,12 +54,14 @@ class CudaHardware(Gpus):
         return ""
 
     def facts(self) -> HardwareFacts:
+        from finetooth_kernels.fp8 import LEAST_CAPABILITY
+
         properties = self._torch.cuda.get_device_properties(self._index or 0)
         capability = (properties.major, properties.minor)
         devices, others = split_devices(self._torch, self._index, _device)
         native = (("bf16", BF16_SINCE), ("fp16", FP16_SINCE))
         precisions = tuple(name for name, since in native if capability >= since)
-        eight = ("fp8",) if capability >= FP8_SINCE else ()
+        eight = ("fp8",) if capability >= LEAST_CAPABILITY else ()
         return HardwareFacts(
             name="finetooth-cuda:cuda",
             devices=devices,

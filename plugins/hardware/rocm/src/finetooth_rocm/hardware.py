@@ -16,10 +16,6 @@ MATRIX = ("gfx908", "gfx90a", "gfx94", "gfx95", "gfx11", "gfx12")
 """Beginnings of architectures whose matrix instructions take bf16 and fp16 (CDNA 1 to 4, RDNA 3 and 4); those before
 compute fp16 fast, and bf16 only in software."""
 
-FP8 = ("gfx95", "gfx12")
-"""Beginnings of architectures whose matrix instructions take OCP's 8-bit floats (CDNA 4, RDNA 4). Those of MI300
-(gfx942) have another exponent, with which the kernels here do not multiply."""
-
 ALLOCATOR = ""
 """torch's allocator as it is: whether segments can grow depends on the version of ROCm."""
 
@@ -51,6 +47,8 @@ class RocmHardware(Gpus):
         return ""
 
     def facts(self) -> HardwareFacts:
+        from finetooth_kernels.fp8 import ARCHITECTURES
+
         properties = self._torch.cuda.get_device_properties(self._index or 0)
         devices, others = split_devices(self._torch, self._index, _device)
         architecture = devices[0].architecture
@@ -58,7 +56,7 @@ class RocmHardware(Gpus):
         return HardwareFacts(
             name="finetooth-rocm:rocm",
             devices=devices,
-            precisions=(*native, "fp32", *(("fp8",) if architecture.startswith(FP8) else ())),
+            precisions=(*native, "fp32", *(("fp8",) if architecture.startswith(ARCHITECTURES) else ())),
             slow_precisions=() if "bf16" in native else ("bf16",),
             peak_flops=peak_flops(str(properties.name), architecture, int(properties.multi_processor_count)),
             host_memory=total_memory(),

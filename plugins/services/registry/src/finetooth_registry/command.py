@@ -80,14 +80,14 @@ def revoke(name: str, folder: Path) -> None:
 @click.pass_obj
 def add(commands: CommandContext, run: str, name: str, key: Path | None, folder: Path) -> None:
     """Register what RUN trained as the next version of a model. A failed run is registered with its reason."""
-    from finetooth_registry import from_run, records
+    from finetooth_registry import records
+    from finetooth_registry.from_run import register
 
     place = commands.run_folder(run)
     if place is None:
         raise UserError(f"{run}: no such run", action="give the folder of a run, or its name under runs/")
-    made = from_run.read(place)
     signer = records.load_signer(key) if key else None
-    version = _open(folder).add(name, made.files, made.about, signer, metrics=made.metrics, failed=made.failed)
+    version = register(_open(folder), name, place, signer)
     click.echo(f"{version.called} {version.status}" + ("" if signer else ", not signed (--key FILE signs it)"))
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from finetooth_hooks import CommandContext, Exported, ExporterBase, ExportSource, Options, UserError
 from pydantic import Field
+from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
 
-from finetooth_registry import from_run, records
+from finetooth_registry import records
+from finetooth_registry.from_run import register
 from finetooth_registry.registry import Registry
 from finetooth_registry.releasing import promote
 from finetooth_registry.verifying import RECORD
@@ -49,7 +51,7 @@ class RegistryExporter(ExporterBase):
         channel, policy = self._options.channel, Registry(Path(self._options.registry)).policy
         if channel and channel not in policy.channels:
             raise UserError(f"channel: the policy has no {channel!r}", action=f"it has {', '.join(policy.channels)}")
-        self._key()
+        self._signer()
 
     def export(self, source: ExportSource, folder: Path) -> Exported:
         """Register the run and write the record.
@@ -59,10 +61,8 @@ class RegistryExporter(ExporterBase):
                 back stays registered.
         """
         options, registry = self._options, Registry(Path(self._options.registry))
-        key = self._key()
-        signer = records.load_signer(key) if key else None
-        made = from_run.read(source.run)
-        version = registry.add(options.model, made.files, made.about, signer, metrics=made.metrics, failed=made.failed)
+        signer = self._signer()
+        version = register(registry, options.model, source.run, signer)
         (folder / RECORD).write_bytes(registry.record(version))
         checks = [f"registered as {version.called}", "signed" if signer else "not signed"]
         if options.channel:
@@ -76,15 +76,12 @@ class RegistryExporter(ExporterBase):
             checks.append(f"promoted to {options.channel}")
         return Exported(use=f"ft registry show {version.called} --registry {options.registry}", checks=tuple(checks))
 
-    def _key(self) -> Path | None:
+    def _signer(self) -> CryptoSigner | None:
         """
         Raises:
-            UserError: it must be signed, and no key is given.
+            UserError: it must be signed, and no key is given; or the key cannot be read.
         """
-        named = self._options.key or os.environ.get("FT_REGISTRY_KEY", "")
-        key = Path(named) if named else None
-        if key is None and self._options.sign:
+        key = self._options.key or os.environ.get("FT_REGISTRY_KEY", "")
+        if not key and self._options.sign:
             raise UserError("sign: no key is given", action="set key, or FT_REGISTRY_KEY to a key's file")
-        if key is not None:
-            records.load_signer(key)
-        return key
+        return records.load_signer(Path(key)) if key else None

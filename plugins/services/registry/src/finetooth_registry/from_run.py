@@ -14,6 +14,9 @@ from finetooth_saving.artifact import verify_folder
 from finetooth_saving.run_folder import ARTIFACT, PLAN, RECIPE, RESULT, RUN
 from finetooth_saving.runs.recorded import METRICS, read_run
 from finetooth_toolbox.files.manifests import MANIFEST, sha256_of
+from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
+
+from finetooth_registry.registry import Registry, Version
 
 _KEPT = (RECIPE, PLAN, RESULT, RUN, METRICS)
 """Files of a run that are stored with its artifact."""
@@ -65,6 +68,16 @@ def read(folder: Path) -> RunFiles:
     metrics = {name: float(value) for name, value in (result.get("metrics") or {}).items() if math.isfinite(value)}
     failed = (reason or "the run failed") if status == "failed" else ""
     return RunFiles(files, about, metrics, failed)
+
+
+def register(registry: Registry, model: str, run: Path, signer: CryptoSigner | None) -> Version:
+    """Register what a run trained as the next version of a model.
+
+    Raises:
+        UserError: see `read` and `Registry.add`.
+    """
+    made = read(run)
+    return registry.add(model, made.files, made.about, signer, metrics=made.metrics, failed=made.failed)
 
 
 def _recipe(path: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import chdir, nullcontext
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks.errors import UserError
-from finetooth_saving.run_folder import ARTIFACT, RECIPE, as_decided, plan_of, started_in
+from finetooth_saving.artifact import verify_folder
+from finetooth_saving.run_folder import ARTIFACT, RECIPE, artifact_of, as_decided, plan_of, started_in
 from finetooth_saving.runs.recorded import read_run
-from finetooth_toolbox.files.manifests import MANIFEST
 
 if TYPE_CHECKING:
     from finetooth_hooks import CommandContext
@@ -46,14 +45,13 @@ def train_again(commands: CommandContext, recorded: Path, output: Path) -> Path:
         output: must not exist.
 
     Raises:
-        UserError: the folder exists, or holds no run with an artifact.
+        UserError: the folder exists, or the run kept no artifact or a damaged one.
         RecipeError: the recipe cannot be trained here.
     """
     recorded, output = recorded.absolute(), output.absolute()
     if output.exists():
         raise UserError(f"{output} exists", action="choose another folder with --output")
-    if not (recorded / ARTIFACT / MANIFEST).is_file():
-        raise UserError(f"{recorded}: the run has no artifact", action="reproduce a run that saved one")
+    artifact_of(recorded)
     place = started_in(recorded)
     with chdir(place) if place is not None and place.is_dir() else nullcontext():
         recipe = as_decided(dict(commands.load(recorded / RECIPE)), plan_of(recorded))
@@ -74,7 +72,7 @@ def differences(recorded: Path, again: Path, tolerance: float = 0.0) -> Iterator
         tolerance: by how much a number may differ, relative to the recorded one. 0: every number and every file must be
             the same to the last bit. Above 0 the losses and evaluations decide, and files of weights are not compared.
     """
-    before, now = _manifest(recorded), _manifest(again)
+    before, now = verify_folder(recorded / ARTIFACT), verify_folder(again / ARTIFACT)
     for part in CONDITIONS:
         old, new = _flat(part, before.get(part)), _flat(part, now.get(part))
         for name in sorted(old.keys() | new.keys()):
@@ -107,17 +105,6 @@ def _points(run: Path) -> dict[tuple[int, str], float]:
         if name in ("loss", "grad_norm") or name.startswith("eval/")
         for step, value in points
     }
-
-
-def _manifest(run: Path) -> dict[str, Any]:
-    path = run / ARTIFACT / MANIFEST
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}", action="reproduce a run that saved an artifact") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a manifest", action="reproduce a run that saved an artifact")
-    return content
 
 
 def _flat(name: str, value: Any) -> dict[str, str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.protocols import ModelFacts
+from finetooth_toolbox.llama_shape import targeted
 from finetooth_toolbox.text.nearest import nearest_few
 
 SETTING = "adapter.targets"
@@ -33,7 +34,7 @@ def matching(target: str, paths: Iterable[str]) -> list[str]:
         RecipeError: it ends none, and is not a regular expression.
     """
     paths = list(paths)
-    named = [path for path in paths if path == target or path.endswith(f".{target}")]
+    named = [path for path in paths if targeted(path, (target,))]
     if named:
         return named
     try:
@@ -84,7 +85,7 @@ def peft_spelling(targets: Targets) -> str | list[str]:
 
 def _spelling(names: Sequence[str], chosen: set[str], paths: Sequence[str]) -> tuple[str, ...] | str:
     """Names if they mean the same modules to peft (which knows no scope), else a pattern that does."""
-    by_name = {path for path in paths if any(path == name or path.endswith(f".{name}") for name in names)}
+    by_name = {path for path in paths if targeted(path, names)}
     if by_name == chosen:
         return tuple(sorted(set(names)))
     # layer numbers are all that differ between the paths of one kind of module: fold them into a short pattern

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -162,12 +162,6 @@ class IslandEngine(FrontEngine):
             raise EngineError(f"island {self._lines.number}: {error.problem}", action=error.action) from error
 
     # --- what all islands share ---------------------------------------------------------------------------------------
-
-    def forward(
-        self, data: Sequence[Datum], loss: LossSpec | None = None, *, role: str = "policy",
-        returns: Collection[str] = ("logprobs",), normalizer: Counts | None = None, train: bool = True,
-    ) -> Forward:  # fmt: skip
-        return self._engine.forward(data, loss, role=role, returns=returns, normalizer=normalizer, train=False)
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Generated:
         """

@@ -17,11 +17,11 @@ from finetooth_hooks.protocols import (
     SnapshotsPart,
 )
 from finetooth_steps.row_filling import Filling
-from finetooth_toolbox.precision_choice import choose_precision
+from finetooth_toolbox.precision_choice import choose_precision, held_precision
 from finetooth_torchshared.classifiers import has_classifier, no_classifier
 
 from finetooth_torch.planning.attention import AUTO, AttentionChoice, choose_attention
-from finetooth_torch.planning.fp8 import FP8, numbers_of, told
+from finetooth_torch.planning.fp8 import FP8, told
 from finetooth_torch.planning.layer_memory import HeldByAttention
 from finetooth_torch.planning.memory import estimate
 from finetooth_torch.planning.offload import ON_DEVICE, Offload, check_offload
@@ -54,7 +54,7 @@ def decide(
     if kind != "none" and not has_classifier(request.base.model.model_type, kind):
         raise no_classifier(request.base.model.model_type, kind)
     precision = choose_precision(request.train.precision, request.place.hardware)
-    held_in, fp8 = numbers_of(str(precision.value)), precision.value == FP8
+    held_in, fp8 = held_precision(str(precision.value)), precision.value == FP8
     precision = told(precision, request) if fp8 else precision
     request = replace(request, base=without_skipped(request.base))
     check_updates(request, held_in)

@@ -241,7 +241,7 @@ def planned_cost(
                 layer,
                 facts,
                 {
-                    path: Linear(*shape, _stage_in(path, layer), full, rank if _ends(path, carries) else 0)
+                    path: Linear(*shape, _stage_in(path, layer), full, rank if targeted(path, carries) else 0)
                     for path, shape in linears(layer).items()
                 },
                 trained=full,
@@ -273,7 +273,7 @@ def cost_of(model: Any, facts: ModelFacts) -> ModelCost:
     for number, layer in enumerate(model.get_submodule(facts.layer_path)):
         named, said = dict(layer.named_modules()), facts.per_layer[number] if facts.per_layer else None
         stages = (
-            {path: _stage(path, facts) for path in named if targeted(path, facts)}
+            {path: _stage(path, facts) for path in named if targeted(path, facts.linear_targets)}
             if said is None
             else {path: _stage_in(path, said) for path in linears(said)}
         )
@@ -313,10 +313,6 @@ def _layer(
     return Layer(modules, norms, said.heads * said.head_dim, said.window, said.state)
 
 
-def _ends(path: str, names: Sequence[str]) -> bool:
-    return any(path == name or path.endswith(f".{name}") for name in names)
-
-
 def _stage_in(path: str, layer: LayerFacts) -> int:
     name = path.rsplit(".", 1)[-1]
     if path in layer.mixing:
@@ -326,7 +322,7 @@ def _stage_in(path: str, layer: LayerFacts) -> int:
 
 def _stage(path: str, facts: ModelFacts) -> int:
     name = path.rsplit(".", 1)[-1]
-    attention = any(path == target or path.endswith(f".{target}") for target in facts.attention_targets)
+    attention = targeted(path, facts.attention_targets)
     if attention:
         return 1 if name in LAST_OF_ATTENTION else 0
     return 3 if name in LAST_OF_FEED_FORWARD else 2

@@ -6,17 +6,13 @@ from dataclasses import replace
 
 from finetooth_hooks import Decision, PlanError
 from finetooth_hooks.protocols import EngineRequest, PickedKernel, PlanRequest
+from finetooth_toolbox.precision_choice import held_precision
 
-__all__ = ["FP8", "as_held", "numbers_of", "rounding_bytes", "told"]
+__all__ = ["FP8", "as_held", "rounding_bytes", "told"]
 
 FP8 = "fp8"
 ROUNDED = 5
 """Bytes of a number while it is rounded: in float32, and in 8 bits."""
-
-
-def numbers_of(precision: str) -> str:
-    """The precision in which weights, activations and gradients are held."""
-    return "bf16" if precision == FP8 else precision
 
 
 def told(precision: Decision, request: PlanRequest) -> Decision:
@@ -60,5 +56,5 @@ def as_held(request: EngineRequest) -> EngineRequest:
         torchs = OPERATIONS[OPERATION].torch
         assert torchs is not None
         kernels[OPERATION] = request.compute.kernels.get(OPERATION) or PickedKernel("finetooth-torch:torch", torchs)
-    held = replace(train, precision=numbers_of(str(train.precision)))
+    held = replace(train, precision=held_precision(str(train.precision)))
     return replace(request, plan=replace(request.plan, train=held), compute=replace(request.compute, kernels=kernels))

@@ -9,8 +9,6 @@ from finetooth_importer.account import Account, number
 from finetooth_importer.tools import shared
 
 KEYS = {"base", "lora", "data", "train", "register"}
-METHODS = {"lora": {}, "dora": {"dora": True}, "qlora": {}}
-"""Adapters that stand under `method`, with their options here."""
 SELECTED = {"val_loss_min": "eval/loss"}
 
 REFUSED: Mapping[str, str] = {
@@ -34,11 +32,11 @@ def read(account: Account) -> None:
     kind = str(account.get("method", "lora"))
     if kind == "full":
         account.take("method", "adapter", value="full")
-    elif kind in METHODS:
+    elif kind in ("lora", "dora", "qlora"):
         account.take("method", "adapter.name", value="lora")
-        for option, value in METHODS[kind].items():
-            account.set(f"adapter.{option}", value)
-        if kind == "qlora":
+        if kind == "dora":
+            account.set("adapter.dora", True)
+        elif kind == "qlora":
             account.set("quantization", "nf4")
     else:
         account.refuse("method", f"no adapter {kind}; ft plugins list --kind adapter shows them")
