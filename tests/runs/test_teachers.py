@@ -1,4 +1,4 @@
-"""`distill` and `opd` end to end: the student comes nearer to its teacher, and a killed run goes on."""
+"""`distill`, `opd` and `gkd` end to end: the student comes nearer to its teacher, and a killed run goes on."""
 
 from __future__ import annotations
 
@@ -59,6 +59,7 @@ def made(recipe: Callable[..., Any], method: dict[str, Any], *, task: bool, step
         {"name": "opd", "num_generations": 4, "max_completion_length": 8},
         pytest.param({"name": "opd", "num_generations": 4, "max_completion_length": 8, "teacher_top_k": 16},
                      marks=pytest.mark.slow),
+        pytest.param({"name": "gkd", "max_completion_length": 8}, marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_the_student_comes_nearer(
@@ -66,7 +67,7 @@ def test_the_student_comes_nearer(
 ) -> None:
     given = made(recipe, {**method, "teacher": str(teacher)}, task=method["name"] == "opd", steps=10)
     assert finetooth.run(given).steps == 10
-    name = "divergence" if method["name"] == "distill" else "reverse_kl"
+    name = "reverse_kl" if method["name"] == "opd" else "divergence"
     found = [one[name] for one in metrics(Path(given["output"]))]
     assert np.mean(found[-3:]) < 0.7 * np.mean(found[:2]), found
 
@@ -85,6 +86,48 @@ def test_the_advantage_is_what_the_teacher_thinks(recipe: Callable[..., Any], te
     theirs = finetooth.engine({**plain, "model": str(teacher), "output": given["output"] + "-theirs"}).logprobs(data)
     for one, datum, p, q in zip(of, data, student, theirs, strict=True):
         np.testing.assert_allclose(one.advantages, (q - p)[datum.mask], atol=2e-4)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
+def test_gkd_over_rows_is_the_generalized_divergence(
+    recipe: Callable[..., Any], teacher: Path, losses: Callable[[Path], list[float]], beta: float
+) -> None:
+    """The loss of the first step by hand, in float64, from logits that the base and the teacher give by themselves."""
+    method = {"name": "gkd", "teacher": str(teacher), "lmbda": 0, "beta": beta, "top_k": 0}
+    given = made(recipe, method, task=False, steps=1)
+    finetooth.run(given)
+    plain = {**made(recipe, {"name": "sft"}, task=False), "output": given["output"] + "-plain"}
+    rows = finetooth.session(plain).job.method.data
+    both = []
+    for model, name in ((given["model"], "base"), (str(teacher), "theirs")):
+        engine = finetooth.engine({**plain, "model": model, "output": given["output"] + name})
+        said = engine.forward(rows, returns=("logits",), train=False).outputs
+        z = np.concatenate([of["logits"][row.mask] for of, row in zip(said, rows, strict=True)]).astype(np.float64)
+        both.append(z - np.log(np.exp(z).sum(-1, keepdims=True)))
+    student, taught = both
+    mixture = np.log(beta * np.exp(taught) + (1 - beta) * np.exp(student))
+    ends = {0.0: (np.exp(taught) * (taught - student)), 1.0: (np.exp(student) * (student - taught))}
+    between = beta * np.exp(taught) * (taught - mixture) + (1 - beta) * np.exp(student) * (student - mixture)
+    expected = ends.get(beta, between).sum(-1).mean()
+    assert losses(Path(given["output"])) == [pytest.approx(expected, rel=1e-4)]
+
+
+@pytest.mark.parametrize("seq_kd", [False, True])
+def test_gkd_learns_from_what_the_policy_answers(
+    recipe: Callable[..., Any], teacher: Path, metrics: Callable[[Path], list[dict[str, float]]], seq_kd: bool
+) -> None:
+    """Some steps train answers of the policy and some rows, or answers of the teacher, as the seed says; a run that is
+    killed before a step draws the same again."""
+    method = {"name": "gkd", "teacher": str(teacher), "max_completion_length": 6, "seq_kd": seq_kd}
+    given = made(recipe, method, task=seq_kd, steps=6) | {"checkpoint": {"every": 1, "keep_last": 9}}
+    finetooth.run(given)
+    folder = Path(given["output"])
+    assert {one["on_policy"] for one in metrics(folder)} == {0.0, 1.0}
+    assert all(1 <= one["completions/mean_length"] <= 6 for one in metrics(folder) if one["on_policy"])
+    assert (folder / "teacher" / "answers.jsonl").is_file() is seq_kd
+    whole = rewound(folder, 1)
+    assert finetooth.resume(folder).steps == 6
+    assert differences(left(whole), left(folder)) == []
 
 
 def test_a_killed_run_goes_on_bit_for_bit(recipe: Callable[..., Any], teacher: Path) -> None:

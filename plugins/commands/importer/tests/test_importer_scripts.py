@@ -89,3 +89,20 @@ def test_parts_of_a_key_that_are_not_taken_count() -> None:
     account = taken(given, "axolotl")
     took, there = account.shares()
     assert (took, there) == (len(given) + 1, len(given) + 2)
+
+
+def test_a_teacher_of_trl_is_taken_with_its_defaults() -> None:
+    """Of GKDTrainer: whole distributions are compared, and what it leaves out stands here as it does there."""
+    text = """
+from trl.experimental.gkd import GKDConfig, GKDTrainer
+args = GKDConfig(output_dir="out", lmbda=0.3, beta=0.1, seq_kd=True, max_new_tokens=64)
+GKDTrainer(model="small", teacher_model="large", args=args, train_dataset=load_dataset("org/chats", split="train"))
+"""
+    account = taken(of_script(text, Path("gkd.py")), "trl")
+    assert account.recipe["method"] == {
+        "name": "gkd", "teacher": "large", "lmbda": 0.3, "beta": 0.1, "seq_kd": True, "max_completion_length": 64,
+        "top_k": 0,
+    }  # fmt: skip
+    assert account.recipe["optimizer"]["learning_rate"] == 2e-5
+    (line,) = (line for line in account if line.key == "seq_kd")
+    assert line.outcome == "otherwise" and "rows are prompts" in line.note

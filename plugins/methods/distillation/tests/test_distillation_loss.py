@@ -48,11 +48,11 @@ CASES = [{"divergence": "forward"}, {"divergence": "reverse"}, {"divergence": "j
          {"divergence": "forward", "cross_entropy": 0.5}]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", [*CASES, {"divergence": "reverse", "scale": 2.0}])
+@pytest.mark.parametrize("case", [*CASES, {"divergence": "reverse", "scale": 2.0, "temperature": 3.0}])
 def test_over_the_whole_vocabulary(case: dict[str, Any]) -> None:
     options = DistillationOptions(**case)
     found, _ = evaluated({"logits": ZP, "logits@teacher": ZQ}, {}, options)
-    p, q = softmax(ZP, options.scale), softmax(ZQ, options.scale)
+    p, q = softmax(ZP, options.temperature), softmax(ZQ, options.temperature)
     places = list(zip(*np.nonzero(MASK), strict=True))
     expected = options.scale**2 * sum(WEIGHTS[i] * apart(p[i], q[i], options) for i in places)
     expected -= options.cross_entropy * sum(WEIGHTS[i] * np.log(p[i][TARGETS[i]]) for i in places)
@@ -94,6 +94,31 @@ def test_over_some_tokens_and_all_others_as_one(case: dict[str, Any], k: int) ->
         step[i] = 1e-6
         slope = (said(ZP + step)[1] - said(ZP - step)[1]) / 2e-6
         assert float(z.grad[i]) == pytest.approx(slope, abs=1e-7)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_between_the_two_divergences_it_is_that_of_trl(beta: float) -> None:
+    """Its `generalized_jsd_loss`, in float64, and the policy's gradient."""
+    torch = pytest.importorskip("torch")
+    theirs = pytest.importorskip("trl.experimental.gkd").GKDTrainer.generalized_jsd_loss
+    picked = {0.0: {"divergence": "forward"}, 1.0: {"divergence": "reverse"}}
+    options = DistillationOptions(**picked.get(beta, {"divergence": "js", "js_beta": beta}), temperature=0.7)
+    grads, values = [], []
+    for own in (True, False):
+        z, q = torch.tensor(ZP, requires_grad=True), torch.tensor(ZQ)
+        if own:
+            fields = {"weights": torch.tensor(MASK, dtype=torch.float64)}
+            data = LossData(torch.tensor(MASK), torch.tensor(TARGETS), fields, {}, torch.arange(S))
+            (part,) = distillation({"logits": z, "logits@teacher": q}, data, {}, options=options).contributions.values()
+            value = part.total / MASK.sum()
+        else:
+            labels = torch.where(torch.tensor(MASK), torch.tensor(TARGETS), -100)
+            value = theirs(z, q, labels, beta=beta, temperature=0.7)
+        value.backward()
+        values.append(value.item())
+        grads.append(z.grad.numpy())
+    assert values[0] == pytest.approx(values[1], rel=1e-10)
+    np.testing.assert_allclose(grads[0], grads[1], atol=1e-12)
 
 
 def test_equal_distributions_are_not_apart() -> None:

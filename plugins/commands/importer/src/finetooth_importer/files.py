@@ -124,7 +124,7 @@ def of_command(text: str, path: Path) -> tuple[Mapping[str, Any], str]:
                 and words[place - 1] == "trl"
             ):
                 given[trl.METHOD] = word
-            script = re.search(r"(sft|dpo|kto|orpo|cpo|grpo|rloo|reward\w*|prm)\.py$", word)
+            script = re.search(r"(sft|dpo|kto|orpo|cpo|grpo|rloo|gkd|reward\w*|prm)\.py$", word)
             if script and not given:
                 given[trl.METHOD] = re.sub(r"_.*|modeling", "", script[1])
         given |= _marked(words)

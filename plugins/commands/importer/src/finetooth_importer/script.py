@@ -25,6 +25,7 @@ _TRAINERS = {
     "PRMTrainer": "prm",
     "GRPOTrainer": "grpo",
     "RLOOTrainer": "rloo",
+    "GKDTrainer": "gkd",
     "UnslothTrainer": "sft",
 }
 _CONFIG = re.compile(r"(Config|TrainingArguments|Arguments|LLMTrainingParams)$")
@@ -131,8 +132,9 @@ def _of_trainer(node: ast.Call, names: Assigned, tree: ast.AST) -> dict[str, Any
         judges = keywords["reward_funcs"]
         listed = judges.elts if isinstance(judges, ast.List | ast.Tuple) else [judges]
         found["reward_funcs"] = [ast.unparse(one) for one in listed]
-    if "model" in keywords and isinstance(model := value_of(keywords["model"], names), str):
-        found["model"] = model
+    for name in ("model", "teacher_model"):
+        if name in keywords and isinstance(model := value_of(keywords[name], names), str):
+            found[name] = model
     return {**found, **rows_of(keywords, names, tree)}
 
 

@@ -11,7 +11,7 @@ from finetooth_hooks.datum import Datum
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.rollouts import Rollout
 from finetooth_rollouts.advantages import Floats, groups_of, rewards_of
-from finetooth_rollouts.data import for_every
+from finetooth_rollouts.data import learned
 from finetooth_rollouts.method import RolloutMethod
 from finetooth_rollouts.options import RolloutOptions
 from finetooth_rollouts.token_weights import LossType
@@ -76,9 +76,5 @@ class BestOfN(RolloutMethod):
 
     def training_data(self, engine: Engine, rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum]:
         """The answers behind their prompts; the loss divides by the sum of the weights."""
-        found = []
-        for one, weight in zip(rollouts, weights, strict=True):
-            learned = weight if any(one.advantages) else 0.0
-            each = [*(0.0 for _ in one.prompt), *for_every(one, (learned for _ in range(one.length)))]
-            found.append(Datum.from_tokens([*one.prompt, *one.tokens], each, group=one.group, id=one.id))
-        return found
+        pairs = zip(rollouts, weights, strict=True)
+        return [learned(one, weight if any(one.advantages) else 0.0) for one, weight in pairs]

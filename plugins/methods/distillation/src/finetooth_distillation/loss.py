@@ -8,17 +8,29 @@ Sums are over the whole vocabulary, or over some tokens that the data name (targ
 there, then K of the teacher's; field `teacher_logprobs` (N, 1 + K) for both) and one more for all the others: what two
 distributions differ in can only become less by that, and where they are equal it is 0.
 
-The component `distillation` is the mean over tokens, times the square of `scale`, the temperature that both were taken
-at, so that gradients keep their size (Hinton et al., section 2). With `cross_entropy` the token that stands there is
-learned too.
+The component `distillation` is the mean over tokens, times the square of `scale`: the temperature that both were taken
+at, so that gradients keep their size (Hinton et al., section 2), or 1 (Agarwal et al.). With `cross_entropy` the token
+that stands there is learned too.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
-from finetooth_hooks import Contribution, DataError, LossData, LossFn, LossResult, LossState, Metric, Options, Outputs
+from finetooth_hooks import (
+    Contribution,
+    DataError,
+    LossData,
+    LossFn,
+    LossResult,
+    LossSpec,
+    LossState,
+    Metric,
+    Options,
+    Outputs,
+)
 from finetooth_hooks import arrays as xp
 from finetooth_hooks.arrays import Array
 from finetooth_hooks.context import Context
@@ -38,13 +50,28 @@ class DistillationOptions(Options):
     """The teacher's share of the mixture, for `js`."""
     cross_entropy: float = Field(default=0.0, ge=0)
     """Weight of the cross entropy of the tokens that stand in the rows."""
+    temperature: float = Field(default=1.0, gt=0)
+    """What logits are divided by; log-probabilities come at their temperature."""
     scale: float = Field(default=1.0, gt=0)
-    """The loss is multiplied by its square: the temperature."""
+    """The loss is multiplied by its square: the temperature, or 1."""
 
 
 def build(options: DistillationOptions, context: Context) -> LossFn:
     """Builder of `distillation`."""
     return partial(distillation, options=options)
+
+
+def loss_of(context: Context, top_k: int, **given: Any) -> LossSpec:
+    """The loss `distillation` of a method.
+
+    Args:
+        top_k: of how many tokens the data say the teacher's probability; 0: the whole vocabulary, of both models.
+        given: its options.
+    """
+    spec = context.loss({"name": "distillation", **given}, setting="method")
+    if top_k:
+        return replace(spec, temperature=given.get("temperature", 1.0))
+    return replace(spec, needs=frozenset({"logits", "logits@teacher"}))
 
 
 def distillation(outputs: Outputs, data: LossData, state: LossState, *, options: DistillationOptions) -> LossResult:
@@ -58,8 +85,7 @@ def distillation(outputs: Outputs, data: LossData, state: LossState, *, options:
     """
     mask, weights = data.mask, data.fields["weights"]
     if "logits@teacher" in outputs:
-        temperature = options.scale
-        p, q = (_log_softmax(outputs[name], mask, temperature) for name in ("logits", "logits@teacher"))
+        p, q = (_log_softmax(outputs[name], mask, options.temperature) for name in ("logits", "logits@teacher"))
         token = xp.take_along_axis(p, data.targets[..., None], axis=-1)[..., 0] if options.cross_entropy else None
     else:
         if "teacher_logprobs" not in data.fields:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
-from finetooth_hooks import DataReport, Engine, Options, Prepared, StepReport
+from finetooth_hooks import Engine, Options, Prepared, StepReport
 from finetooth_hooks.context import Context
 from finetooth_hooks.engine import RoleModel
 from finetooth_hooks.examples import TrainOn
@@ -13,8 +12,8 @@ from finetooth_hooks.protocols import Method
 from finetooth_methods.batched import BatchedMethod, train_step
 from pydantic import Field, model_validator
 
-from finetooth_distillation.loss import Divergence
-from finetooth_distillation.sequences import teacher_answers
+from finetooth_distillation.loss import Divergence, loss_of
+from finetooth_distillation.sequences import learned_answers
 from finetooth_distillation.teacher import Teacher, held, with_teacher
 
 
@@ -61,19 +60,13 @@ class Distill(BatchedMethod):
     """One optimizer step for each batch of rows; the teacher reads each batch before it."""
 
     def __init__(self, options: DistillOptions, context: Context) -> None:
-        names = ("divergence", "js_beta", "cross_entropy")
-        pick = {
-            "name": "distillation",
-            "scale": options.temperature,
-            **{name: getattr(options, name) for name in names},
-        }
-        spec = context.loss(pick, setting="method")
-        if options.top_k:
-            spec = replace(spec, temperature=options.temperature)
-        else:  # the loss divides the logits itself
-            spec = replace(spec, needs=frozenset({"logits", "logits@teacher"}))
         if options.sequences:
             spec = context.loss("cross_entropy", setting="method")
+        else:
+            spec = loss_of(
+                context, options.top_k, divergence=options.divergence, js_beta=options.js_beta,
+                cross_entropy=options.cross_entropy, temperature=options.temperature, scale=options.temperature,
+            )  # fmt: skip
         super().__init__(context, spec)
         self._options = options
         self._rows: Method = context.build("method", {"name": "sft", "train_on": options.train_on}, setting="method")
@@ -96,16 +89,13 @@ class Distill(BatchedMethod):
         return prepared
 
     def _prepare_sequences(self) -> Prepared:
-        """Have the teacher write, or read what it wrote when the run began."""
         options = self._options
-        data, cut = teacher_answers(
+        drawn = options.temperature if options.sequences > 1 else 0.0
+        data, report = learned_answers(
             self._context, options.teacher.policy, options.sequences, longest=options.max_completion_length,
-            temperature=options.temperature,
+            temperature=drawn,
         )  # fmt: skip
-        if cut:
-            self._context.note(f"the teacher did not end {cut} of {len(data)} answers: they are learned without an end")
-        batches, lengths = self.begin(data), [len(datum) + 1 for datum in data]
-        report = DataReport("train", len(data), len(data), tokens=sum(lengths), longest=max(lengths))
+        batches = self.begin(data)
         return Prepared(batches.total_steps, batches.steps_per_epoch, report)
 
     def steps(self, engine: Engine) -> Iterator[StepReport]:

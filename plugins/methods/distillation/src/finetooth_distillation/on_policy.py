@@ -13,7 +13,7 @@ from finetooth_hooks.plan import Pick
 from finetooth_hooks.rollouts import Rollout
 from finetooth_rollouts.advantages import rewards_of
 from finetooth_rollouts.asking import said_of
-from finetooth_rollouts.data import data_of, drawn_logprobs, for_every
+from finetooth_rollouts.data import data_of, drawn_logprobs, for_every, learned
 from finetooth_rollouts.method import RolloutMethod
 from finetooth_rollouts.options import RolloutOptions
 from finetooth_rollouts.token_weights import LossType
@@ -100,9 +100,6 @@ class OnPolicyDistillation(RolloutMethod):
         k = self._opd.teacher_top_k
         if not k:
             return super().training_data(engine, rollouts, weights)
-        data = []
-        for one, weight in zip(rollouts, weights, strict=True):
-            each = [*(0.0 for _ in one.prompt), *for_every(one, (weight for _ in range(one.length)))]
-            data.append(Datum.from_tokens([*one.prompt, *one.tokens], each, group=one.group, id=one.id))
+        data = [learned(one, weight) for one, weight in zip(rollouts, weights, strict=True)]
         size = self.context.facts.vocab_size
         return with_teacher(engine, data, k, temperature=self._opd.temperature, vocabulary=size)

@@ -25,7 +25,16 @@ def ft_methods() -> Iterator[Method]:
         headline=("reverse_kl",),
         evaluators=("exact_match",),
         example={"teacher": "runs/large", "max_completion_length": 4, "keep_rollouts": False},
-        elsewhere={"gkd": {"teacher_top_k": 64}, "on_policy_distillation": {}},
+        elsewhere={"on_policy_distillation": {}},
+    )
+    yield Method(
+        name="gkd",
+        build="finetooth_distillation.generalized:build",
+        summary="the teacher's distributions over rows and over the policy's own answers to them, mixed",
+        needs=frozenset({"roles"}),
+        headline=("divergence", "on_policy"),
+        example={"teacher": "runs/large", "temperature": 1.0, "max_completion_length": 4},
+        elsewhere={"generalized_knowledge_distillation": {}},
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from finetooth_hooks import EngineError, Sampling
 from finetooth_hooks.context import Context
 from finetooth_hooks.datum import Datum
+from finetooth_hooks.reports import DataReport
 from finetooth_rollouts.prompts import Prompts, messages_of
 
 FILE = Path("teacher") / "answers.jsonl"
@@ -22,17 +23,17 @@ AT_ONCE = 64
 """Prompts that the teacher answers in one call."""
 
 
-def teacher_answers(
+def learned_answers(
     context: Context, teacher: str, answers: int, *, longest: int, temperature: float
-) -> tuple[list[Datum], int]:
-    """The rows of the run, each as often as the teacher answers it, and how many answers were cut off: those are
-    learned without an end.
+) -> tuple[list[Datum], DataReport]:
+    """The rows of the run, which are prompts, each as often as the teacher answers it. Answers that were cut off are
+    learned without an end, and counted in a note.
 
     Args:
         teacher: a run, a model's name, folder or hub id; it reads the prompts in its own template.
-        answers: to each prompt; one is the likeliest token each time, several are drawn.
+        answers: to each prompt.
         longest: tokens of an answer.
-        temperature: of drawing.
+        temperature: of drawing; 0 is the likeliest token each time.
 
     Raises:
         DataError: a row has an answer already, or is longer than the model reads.
@@ -43,7 +44,7 @@ def teacher_answers(
     path = context.folder / FILE
     said = _kept(path, len(prompts.tokens) * answers)
     if said is None:
-        said = _asked(context, prompts, teacher, Sampling(longest, temperature if answers > 1 else 0.0, n=answers,
+        said = _asked(context, prompts, teacher, Sampling(longest, temperature, n=answers,
                       seed=int(context.generator("teacher").integers(2**31))))  # fmt: skip
         _keep(path, said)
     ids = [(id_, tokens) for id_, tokens in prompts.tokens for _ in range(answers)]
@@ -51,7 +52,10 @@ def teacher_answers(
     for (id_, tokens), (text, ended) in zip(ids, said, strict=True):
         answer = [*context.tokenizer.encode(text), *(stop if ended else [])]
         data.append(Datum.from_tokens([*tokens, *answer], [0.0] * len(tokens) + [1.0] * len(answer), id=id_))
-    return data, sum(not ended for _, ended in said)
+    if cut := sum(not ended for _, ended in said):
+        context.note(f"the teacher did not end {cut} of {len(data)} answers: they are learned without an end")
+    lengths = [len(datum) + 1 for datum in data]
+    return data, DataReport("train", len(data), len(data), tokens=sum(lengths), longest=max(lengths))
 
 
 def _asked(context: Context, prompts: Prompts, teacher: str, sampling: Sampling) -> list[Answer]:

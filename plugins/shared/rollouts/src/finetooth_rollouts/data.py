@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 from finetooth_hooks.datum import Datum, TokenChunk
+from finetooth_hooks.errors import DataError
 from finetooth_hooks.rollouts import Rollout
 from numpy.typing import NDArray
 
@@ -48,6 +49,35 @@ def _datum(rollout: Rollout, weight: float, most: int) -> Datum:
             kept[row, : 1 + len(others)] = 1.0
         fields["kept"] = kept
     return Datum((TokenChunk(tokens[:-1]),), targets, mask=mask, fields=fields, group=rollout.group, id=rollout.id)
+
+
+def learned(rollout: Rollout, weight: float = 1.0) -> Datum:
+    """The answer behind its prompt, as a row of `sft` would be: the field `weights` is `weight` for every token that
+    the policy wrote."""
+    each = [*(0.0 for _ in rollout.prompt), *for_every(rollout, (weight for _ in range(rollout.length)))]
+    return Datum.from_tokens([*rollout.prompt, *rollout.tokens], each, group=rollout.group, id=rollout.id)
+
+
+def prompt_and_answer(datum: Datum) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Of a row that `sft` reads, the last stretch of tokens that trains, and what stands before it.
+
+    Raises:
+        DataError: nothing stands before it, or the row holds more than tokens.
+    """
+    if datum.media:
+        raise DataError(
+            datum.id, "the row holds more than text, which cannot be asked again", action="take it out of the rows"
+        )
+    trains = np.flatnonzero(datum.mask)
+    first, last = int(trains[np.append(True, np.diff(trains) > 1)][-1]), int(trains[-1])
+    tokens = [*map(int, datum.tokens), int(datum.targets[-1])]
+    if first == 0:
+        raise DataError(
+            datum.id,
+            "all of the row trains, so nothing asks for an answer",
+            action="give rows with a prompt and an answer, or conversations",
+        )
+    return tuple(tokens[: first + 1]), tuple(tokens[first + 1 : last + 2])
 
 
 def with_old(data: Sequence[Datum], old: Sequence[NDArray[np.float32]]) -> list[Datum]:

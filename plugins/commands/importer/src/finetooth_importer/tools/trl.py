@@ -23,9 +23,10 @@ METHODS: Mapping[str, str] = {
     "prm": "prm",
     "grpo": "grpo",
     "rloo": "rloo",
+    "gkd": "gkd",
 }
 RATES: Mapping[str, float] = {"sft": 2e-5, "dpo": 1e-6, "kto": 1e-6, "rm": 1e-4, "orpo": 1e-6, "cpo": 1e-6,
-                             "grpo": 1e-6, "rloo": 1e-6}  # fmt: skip
+                             "grpo": 1e-6, "rloo": 1e-6, "gkd": 2e-5}  # fmt: skip
 """Learning rates that the trainers' configurations have in place of transformers' 5e-5."""
 ONLINE = ("grpo", "rloo")
 METHOD = "trainer"
@@ -141,6 +142,8 @@ def read(account: Account, folder: Path | None = None) -> None:
     if method in ONLINE:
         rollouts.read(account, method)
         rollouts.prompts(account, account, "", "per_device_train_batch_size")
+    elif method == "gkd":
+        _taught(account)
     else:
         for key in ("beta", "desirable_weight", "undesirable_weight"):
             account.take(key, f"method.{key}", number)
@@ -154,6 +157,21 @@ def read(account: Account, folder: Path | None = None) -> None:
     shared.without_effect(account, NO_EFFECT)
     shared.machines(account)
     account.finish(REFUSED)
+
+
+def _taught(account: Account) -> None:
+    """The teacher of generalized distillation, and what is learned from it."""
+    account.take("teacher_model", "method.teacher")
+    account.take("teacher_model_name_or_path", "method.teacher")
+    account.refuse("teacher_model_init_kwargs", "a teacher is read as its folder says it; see method.teacher")
+    for key in ("lmbda", "beta", "temperature"):
+        account.take(key, f"method.{key}", number)
+    account.take("max_new_tokens", "method.max_completion_length", int)
+    account.take(
+        "seq_kd", "method.seq_kd", note="the teacher answers once, when the run begins, and rows are prompts alone"
+    )
+    account.refuse("disable_dropout", "dropout of a model is off; that of an adapter is adapter.dropout", unless=True)
+    account.default("top_k", "method.top_k", 0, "whole distributions are compared")
 
 
 def _trained(account: Account, row: Mapping[str, Any]) -> None:

@@ -1,0 +1,126 @@
+"""The method `gkd`: the teacher's distributions over rows, and over what the policy answers to them itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from finetooth_hooks import Engine, Options, Pick, Prepared, StepReport
+from finetooth_hooks.context import Context
+from finetooth_hooks.datum import Datum
+from finetooth_hooks.engine import RoleModel
+from finetooth_hooks.protocols import Method
+from finetooth_hooks.rollouts import Prompt, Rollout
+from finetooth_hooks.sampling import Sampling
+from finetooth_methods.batched import BatchedMethod, train_step
+from finetooth_rollouts.checked_sampler import CheckedSampler
+from finetooth_rollouts.data import learned, prompt_and_answer
+from pydantic import Field
+
+from finetooth_distillation.loss import loss_of
+from finetooth_distillation.sequences import learned_answers
+from finetooth_distillation.teacher import Teacher, held, with_teacher
+
+
+class GkdOptions(Options):
+    """Options of `gkd`."""
+
+    teacher: Teacher
+    """The model that is learned from; a mapping, or only its `policy`."""
+    lmbda: float = Field(default=0.5, ge=0, le=1)
+    """Share of the steps, drawn at random, whose answers the policy writes itself: 0 is `distill`, 1 learns only from
+    what the policy would say."""
+    beta: float = Field(default=0.5, ge=0, le=1)
+    """The teacher's share of the mixture that both are compared with. Towards 0 the divergence is the forward KL, which
+    covers all that the teacher says; towards 1 it is the reverse KL, which keeps to what the teacher says most."""
+    seq_kd: bool = False
+    """Whether the teacher writes the answers that the policy does not. Rows are prompts then, and each has one answer,
+    drawn once, at the beginning of the run."""
+    temperature: float = Field(default=0.9, gt=0)
+    """Of drawing answers."""
+    divergence_temperature: float = Field(default=1.0, gt=0)
+    """That both distributions are taken at."""
+    top_k: int = Field(default=64, ge=0)
+    """Of how many tokens the teacher says its probability, its likeliest ones; the others count as one. 0 is the whole
+    vocabulary, whose logits of a micro-batch are then held twice."""
+    max_completion_length: int = Field(default=128, ge=1)
+    """Tokens of a drawn answer at most."""
+    sampler: Pick = "engine"
+    """Where the policy's answers come from."""
+
+
+def build(options: GkdOptions, context: Context) -> Gkd:
+    """Builder of `gkd`."""
+    return Gkd(options, context)
+
+
+class Gkd(BatchedMethod):
+    """Generalized knowledge distillation (Agarwal et al., 2023, arXiv:2306.13649, algorithm 1).
+
+    In each step one draw says whether the rows of the batch train, or what the policy answers to their prompts: what
+    stands before the last stretch of a row that trains.
+    """
+
+    def __init__(self, options: GkdOptions, context: Context) -> None:
+        ways = {0.0: "forward", 1.0: "reverse"}
+        mixed = {} if options.beta in ways else {"js_beta": options.beta}
+        loss = loss_of(
+            context, options.top_k, divergence=ways.get(options.beta, "js"),
+            temperature=options.divergence_temperature, **mixed,
+        )  # fmt: skip
+        super().__init__(context, loss)
+        self._options = options
+        self._rows: Method = context.build("method", {"name": "sft", "train_on": "last"}, setting="method")
+        name = options.sampler if isinstance(options.sampler, str) else str(options.sampler.get("name"))
+        built = context.build("sampler", options.sampler, setting="method.sampler")
+        self._sampler = CheckedSampler(built, name, context.facts.vocab_size)
+
+    @property
+    def roles(self) -> Mapping[str, RoleModel | None]:
+        """See `protocols.Method.roles`: the teacher."""
+        return held(self._options.teacher)
+
+    def prepare(self) -> Prepared:
+        """Read and tokenise the rows; with `seq_kd` have the teacher answer them, or read what it answered before.
+
+        Raises:
+            DataError: a row is broken, or has nothing that asks for an answer.
+        """
+        options = self._options
+        if options.seq_kd:
+            data, report = learned_answers(
+                self._context, options.teacher.policy, 1, longest=options.max_completion_length,
+                temperature=options.temperature,
+            )  # fmt: skip
+            batches = self.begin(data)
+            return Prepared(batches.total_steps, batches.steps_per_epoch, report)
+        prepared = self._rows.prepare()
+        self.begin(self._rows.data)
+        return prepared
+
+    def steps(self, engine: Engine) -> Iterator[StepReport]:
+        """One optimizer step for each batch."""
+        options, batches, size = self._options, self._begun(), self._context.facts.vocab_size
+        for indices in batches:
+            data, metrics, flops = [self._data[row] for row in indices], {"on_policy": 0.0}, 0.0
+            if self._context.generator("gkd", batches.step).random() < options.lmbda:
+                answers, flops = self._answers(engine, data, batches.step)
+                data = [learned(one) for one in answers]
+                mean = sum(one.length for one in answers) / len(answers)
+                metrics = {"on_policy": 1.0, "completions/mean_length": mean}
+            if options.top_k:
+                taken_at = options.divergence_temperature
+                data = with_teacher(engine, data, options.top_k, temperature=taken_at, vocabulary=size)
+            report = train_step(engine, data, self._loss, batches.epoch)
+            yield replace(report, metrics={**report.metrics, **metrics}, flops=report.flops + flops)
+
+    def _answers(self, engine: Engine, data: Sequence[Datum], step: int) -> tuple[tuple[Rollout, ...], float]:
+        """One answer of the policy to each row, and the operations that it took."""
+        seed = int(self._context.generator("answers", step).integers(2**31))
+        sampling = Sampling(self._options.max_completion_length, self._options.temperature, seed=seed)
+        prompts = [
+            Prompt(datum.id, f"{datum.id}@{step}.{place}", prompt_and_answer(datum)[0])
+            for place, datum in enumerate(data)
+        ]
+        sampled = self._sampler.sample(engine, prompts, sampling)
+        return tuple(sampled.rollouts), sampled.flops
