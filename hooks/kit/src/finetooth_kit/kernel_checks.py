@@ -11,11 +11,11 @@ from finetooth_hooks.entries import Kernel
 from finetooth_hooks.protocols import Kernel as BuiltKernel
 from finetooth_hooks.serves import Serves
 
-from finetooth_kit.checks import CheckSkipped, EntryCase, check_for, expect, expect_instance
+from finetooth_kit.checks import CheckSkipped, EntryCase, check_for, expect, expect_instance, fail
 
 ROWS = 13
-TOLERANCE = {"fp32": 3e-5, "bf16": 4e-2, "fp16": 8e-3, "fp64": 1e-9}
-"""Largest difference, as a share of the largest number: a few roundings on the way, and no more."""
+DTYPES = ("fp64", "fp32", "fp16", "bf16")
+"""What is tried, the widest first."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def _trials(case: EntryCase) -> list[_Tried]:
     for serves, devices in wanted:
         for device in devices:
             built = built or case.build()
-            for dtype in sorted(serves.dtypes & TOLERANCE.keys()):
+            for dtype in sorted(serves.dtypes & set(DTYPES)):
                 if why := built.missing(serves.operation, device, dtype):
                     missing[why] = None
                 elif serves.operation in OPERATIONS:
@@ -83,54 +83,13 @@ def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def _results(function: Callable[..., Any], trial: Any, given: dict[str, Any], backward: bool) -> tuple[Any, Any] | None:
-    """Outputs, and gradients for incoming ones that differ from number to number; None where it says it cannot."""
-    import torch
-
-    leaves = {name: tensor.detach().requires_grad_(backward) for name, tensor in given.items()}
-    with torch.set_grad_enabled(backward):
-        outputs = trial.call(function, leaves)
-    if outputs is None:
-        return None
-    for place, out in enumerate(outputs):
-        expect_instance(out, torch.Tensor, f"{trial.name}: result {place}")
-    followed = [out for out in outputs if out.requires_grad]
-    if not backward or not followed:
-        return outputs, []
-    generator = torch.Generator().manual_seed(11)
-    incoming = [torch.randn(out.shape, generator=generator).to(out.device, out.dtype) for out in followed]
-    return outputs, torch.autograd.grad(followed, list(leaves.values()), incoming, allow_unused=True)
-
-
 def _agrees(tried: _Tried, trial: Any, given: dict[str, Any], what: str) -> None:
     """Values and gradients are those of the reference over the same numbers in float64."""
-    import torch
+    from finetooth_kernels.trials import first_difference
 
     backward = tried.serves.backward
-    got = _results(tried.function, trial, given, backward)
-    if got is None:
-        return
-    exact = _results(tried.reference, trial, {name: tensor.double() for name, tensor in given.items()}, backward)
-    assert exact is not None
-    for kind, ours, theirs in (("value", got[0], exact[0]), ("gradient", got[1], exact[1])):
-        for place, (found, wanted) in enumerate(zip(ours, theirs, strict=True)):
-            called = f"{kind} {place} of {tried.called(trial)}{what}"
-            if wanted is None or found is None:
-                nothing = found is None or not bool(found.count_nonzero())
-                expect(nothing and (wanted is None or not bool(wanted.count_nonzero())), called, found, f"{wanted}")
-                continue
-            expect(found.shape == wanted.shape, called, tuple(found.shape), f"shape {tuple(wanted.shape)}")
-            same = torch.equal(found.isnan(), wanted.isnan())
-            expect(same, called, "NaN elsewhere", "NaN where the reference has it, and nowhere else")
-            apart = (found.double() - wanted).nan_to_num().abs().max() if found.numel() else torch.zeros(())
-            largest = wanted.nan_to_num().abs().max() if found.numel() else torch.zeros(())
-            limit = TOLERANCE[tried.dtype] * max(float(largest.detach()), 1e-6)
-            expect(
-                float(apart.detach()) <= limit,
-                called,
-                f"up to {float(apart.detach()):.3g} apart",
-                f"at most {limit:.3g}",
-            )
+    if different := first_difference(tried.function, tried.reference, trial, given, backward=backward):
+        fail(f"{different.which} of {tried.called(trial)}{what}", different.got, different.expected)
 
 
 def _rows(which: Any) -> list[int]:
@@ -166,7 +125,7 @@ def kernels_agree_at_awkward_sizes(case: EntryCase) -> None:
     widest: dict[tuple[str, str], _Tried] = {}
     for tried in _trials(case):
         key = tried.serves.operation, tried.device
-        if key not in widest or TOLERANCE[tried.dtype] < TOLERANCE[widest[key].dtype]:
+        if key not in widest or DTYPES.index(tried.dtype) < DTYPES.index(widest[key].dtype):
             widest[key] = tried
     for tried in widest.values():
         for rows, columns in awkward(tried.serves.operation, few=_interpreted()):
@@ -201,13 +160,16 @@ def kernels_take_no_rows(case: EntryCase) -> None:
 @check_for("kernel")
 def nan_shows_where_it_is_seen(case: EntryCase) -> None:
     """A NaN in the last row reaches the rows that the reference says it reaches."""
+    from finetooth_kernels.trials import results
+
     for tried in _trials(case):
         for trial in tried.trials():
             given = {name: tensor.clone() for name, tensor in trial.given.items()}
             first = next(iter(given.values()))
             first[-1].view(-1)[0] = float("nan")
-            got = _results(tried.function, trial, given, False)
-            exact = _results(tried.reference, trial, {name: x.double() for name, x in given.items()}, False)
+            doubles = {name: x.double() for name, x in given.items()}
+            got = results(tried.function, trial, given, backward=False)
+            exact = results(tried.reference, trial, doubles, backward=False)
             if got is None or exact is None:
                 continue
             for found, wanted in zip(got[0], exact[0], strict=True):
@@ -221,6 +183,7 @@ def nan_shows_where_it_is_seen(case: EntryCase) -> None:
 def results_have_the_declared_dtype(case: EntryCase) -> None:
     """Its result has the dtype that it declares, in training (with a graph) and in scoring (without) alike."""
     import torch
+    from finetooth_kernels.trials import results
 
     for tried in _trials(case):
         dtype = _dtypes()[tried.dtype]
@@ -228,7 +191,7 @@ def results_have_the_declared_dtype(case: EntryCase) -> None:
         wanted = full if tried.serves.result == "full" else dtype
         for trial in tried.trials():
             for backward in {False, tried.serves.backward}:
-                got = _results(tried.function, trial, dict(trial.given), backward)
+                got = results(tried.function, trial, dict(trial.given), backward=backward)
                 way = "training" if backward else "scoring"
                 for out in () if got is None else got[0]:
                     expect(out.dtype == wanted, f"{tried.called(trial)} in {way}", out.dtype, f"{wanted}, as declared")

@@ -1,4 +1,5 @@
-"""What each operation is tried with: small inputs that show what an implementation may get wrong. For the kit."""
+"""What each operation is tried with: small inputs that show what an implementation may get wrong, and how results are
+compared with the reference. For the kit, and for a backend before it uses a kernel on a GPU."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from finetooth_kernels.decoder import Stream
 from finetooth_kernels.reference_decoder import FACTS, OPERATIONS, TrialBody
 from finetooth_kernels.segments import Segment
 
-__all__ = ["TRIALS", "Trial", "awkward", "trials"]
+__all__ = ["TOLERANCE", "TRIALS", "Difference", "Trial", "awkward", "first_difference", "results", "trials"]
 
 Tensors = Mapping[str, Tensor]
 
@@ -283,3 +284,85 @@ def awkward(operation: str, *, few: bool) -> list[tuple[int, int]]:
 def trials(operation: str, dtype: torch.dtype, device: str, rows: int = ROWS, columns: int = COLUMNS) -> list[Trial]:
     """What an operation is tried with; none for one that is not of `finetooth_kernels.operations`."""
     return list(TRIALS[operation](_Draw(dtype, device, columns), rows)) if operation in TRIALS else []
+
+
+TOLERANCE = {torch.float32: 3e-5, torch.bfloat16: 4e-2, torch.float16: 8e-3, torch.float64: 1e-9}
+"""Largest difference, as a share of the largest number: a few roundings on the way, and no more."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A result that is more than roundings away from the reference's.
+
+    Attributes:
+        which: `value 0`, `gradient 1`.
+        got, expected: in words.
+    """
+
+    which: str
+    got: str
+    expected: str
+
+
+def results(
+    function: Callable[..., Any], trial: Trial, given: Tensors, *, backward: bool
+) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]] | None:
+    """Outputs, and gradients for incoming ones that differ from number to number; None where it says it cannot.
+
+    Raises:
+        TypeError: an output is not a tensor.
+    """
+    leaves = {name: tensor.detach().requires_grad_(backward) for name, tensor in given.items()}
+    with torch.set_grad_enabled(backward):
+        outputs = trial.call(function, leaves)
+    if outputs is None:
+        return None
+    for place, out in enumerate(outputs):
+        if not isinstance(out, Tensor):
+            raise TypeError(f"{trial.name}: result {place} is a {type(out).__name__}, not a Tensor: {out!r}"[:300])
+    followed = [out for out in outputs if out.requires_grad]
+    if not backward or not followed:
+        return outputs, ()
+    generator = torch.Generator().manual_seed(11)
+    incoming = [torch.randn(out.shape, generator=generator).to(out.device, out.dtype) for out in followed]
+    return outputs, torch.autograd.grad(followed, list(leaves.values()), incoming, allow_unused=True)
+
+
+def first_difference(
+    function: Callable[..., Any], reference: Callable[..., Any], trial: Trial, given: Tensors, *, backward: bool
+) -> Difference | None:
+    """The first value or gradient that is not the reference's over the same numbers in float64; None if all are, or the
+    function says that it cannot.
+
+    Raises:
+        TypeError: an output is not a tensor.
+    """
+    got = results(function, trial, given, backward=backward)
+    if got is None:
+        return None
+    exact = results(reference, trial, {name: tensor.double() for name, tensor in given.items()}, backward=backward)
+    assert exact is not None
+    allowed = TOLERANCE[next(iter(given.values())).dtype]
+    for kind, ours, theirs in (("value", got[0], exact[0]), ("gradient", got[1], exact[1])):
+        if len(ours) != len(theirs):
+            return Difference(f"{kind}s", str(len(ours)), str(len(theirs)))
+        for place, (found, wanted) in enumerate(zip(ours, theirs, strict=True)):
+            if different := _difference(found, wanted, allowed):
+                return Difference(f"{kind} {place}", *different)
+    return None
+
+
+def _difference(found: Tensor | None, wanted: Tensor | None, allowed: float) -> tuple[str, str] | None:
+    """What was got and what expected, where they differ; None for a gradient is one of zeros."""
+    if found is None or wanted is None:
+        zeros = all(x is None or not bool(x.count_nonzero()) for x in (found, wanted))
+        return None if zeros else ("None", str(wanted)) if found is None else (str(found), "None")
+    if found.shape != wanted.shape:
+        return str(tuple(found.shape)), f"shape {tuple(wanted.shape)}"
+    if not torch.equal(found.isnan(), wanted.isnan()):
+        return "NaN elsewhere", "NaN where the reference has it, and nowhere else"
+    if not found.numel():
+        return None
+    apart, largest = (float(x.nan_to_num().abs().max().detach()) for x in (found.double() - wanted, wanted))
+    limit = allowed * max(largest, 1e-6)
+    return None if apart <= limit else (f"up to {apart:.3g} apart", f"at most {limit:.3g}")

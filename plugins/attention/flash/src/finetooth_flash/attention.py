@@ -51,7 +51,9 @@ def _of(version: int) -> Attention:
             torch.tensor([0, *accumulate(of)], dtype=torch.int32, device=query.device) for of in (asked, segments)
         )
         q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
-        more = {} if softcap is None else {"softcap": softcap}
+        more: dict[str, Any] = {} if softcap is None else {"softcap": softcap}
+        if torch.are_deterministic_algorithms_enabled():
+            more["deterministic"] = True  # of the backward pass, which else adds in any order
         sees = (-1, -1) if window is None else (window - 1, 0 if causal else window - 1)
         found = compute(
             q, k, v, cu_seqlens_q=begins, cu_seqlens_k=begin_keys, max_seqlen_q=max(asked),

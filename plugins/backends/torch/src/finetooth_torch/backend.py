@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +14,7 @@ from pydantic import Field
 from finetooth_torch.planning.decisions import STREAM, choose_decoder, decide
 from finetooth_torch.planning.offload import DEVICE, Offload
 from finetooth_torch.planning.products import check_tf32
+from finetooth_torch.planning.repeatable import choose_deterministic
 from finetooth_torch.planning.row_sharing import obstacle
 from finetooth_torch.planning.skipped import loaded
 
@@ -37,6 +39,11 @@ class TorchOptions(Options):
     tf32: bool = False
     """Whether products of fp32 are rounded to TF32 (10 bits behind the point in place of 23), which NVIDIA GPUs from
     compute capability 8.0 multiply several times as fast. It holds for the whole process."""
+    deterministic: Literal["auto"] | bool = "auto"
+    """Whether a GPU computes the same bits each time, so that a resumed run and a repeated one are the same to the last
+    bit. Attention's backward pass is slightly slower for it and takes more memory, and an operation that torch cannot
+    compute so ends the run with its name. `auto`: yes, but for models with linear attention or state-space layers. It
+    holds for the whole process, and not for sampling. A CPU computes the same bits anyway."""
     share_base: bool = False
     """Engines of one process, built with this and an adapter that leaves the base as it is, hold one copy of its
     weights. For a server with many adapters on one base."""
@@ -80,7 +87,9 @@ class TorchBackend:
                 action="leave one of the two out",
             )
         check_tf32(options.tf32, request.place.hardware)
-        return decide(request, options.attention, options.decoder, self._packing, self._context, self._offload)
+        planned = decide(request, options.attention, options.decoder, self._packing, self._context, self._offload)
+        repeats = choose_deterministic(options.deterministic, request.base.facts, request.place.hardware)
+        return planned if repeats is None else replace(planned, decisions=(*planned.decisions, repeats))
 
     def engine(self, request: EngineRequest) -> TorchEngine:
         """See `finetooth_hooks.protocols.Backend`.
@@ -90,14 +99,18 @@ class TorchBackend:
         """
         import torch
 
-        from finetooth_torch.device.accelerator import suit_allocator, suit_products
+        from finetooth_torch.device.accelerator import suit_allocator, suit_attention, suit_products, suit_repeats
         from finetooth_torch.device.exhaustion import built
         from finetooth_torch.planning.fp8 import as_held
 
         hardware = request.place.hardware
         device = torch.device(hardware.device)
         suit_allocator(device, hardware.allocator)
+        suit_attention(hardware.architecture)
         suit_products(device, tf32=self._options.tf32)
+        repeats = choose_deterministic(self._options.deterministic, request.base.facts, hardware)
+        if repeats is not None:
+            suit_repeats(deterministic=bool(repeats.value))
         request = as_held(request)
         return built(lambda: self._engine(request), request, device)
 
@@ -107,8 +120,9 @@ class TorchBackend:
         from finetooth_torchshared.kept_in_fp32 import kept_in_fp32
 
         from finetooth_torch.attention.agreement import attend_as_asked
-        from finetooth_torch.compute import DECODER, FP8, Compute
+        from finetooth_torch.compute import DECODER, FP8, Compute, wanted
         from finetooth_torch.device.host_memory import give_back_freed, keep_freed
+        from finetooth_torch.device.kernel_trials import check_kernels
         from finetooth_torch.engine import Parts, TorchEngine
         from finetooth_torch.network import Network
         from finetooth_torch.offload.saved_tensors import SavedTensors, putting
@@ -131,6 +145,9 @@ class TorchBackend:
 
         lends = self._offload.layers != DEVICE
         fp8 = FP8 in request.compute.kernels
+        if device.type != "cpu":
+            uses = wanted(train.precision, stream=DECODER in request.compute.kernels, fp8=fp8)
+            check_kernels(request.compute.kernels, uses, device, hardware.label)
         load = partial(_load, request.base, precision, "cpu" if lends else hardware.device)
         shares = self._options.share_base and request.trains.base_frozen
         base: Any = shared_base(request, f"{precision} {FP8}" if fp8 else precision, load) if shares else load()

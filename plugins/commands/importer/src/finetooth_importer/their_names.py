@@ -202,6 +202,8 @@ SETTINGS: Mapping[str, Meant] = {
     "fp32": Meant("train.precision", "set train.precision: fp32"),
     "pure_bf16": Meant("train.precision", "set train.precision: bf16"),
     "tf32": Meant("backend.tf32", "set backend.tf32: true"),
+    "deterministic": Meant("backend.deterministic"),
+    "full_determinism": Meant("backend.deterministic", "set backend.deterministic: true"),
     "dtype": Meant("train.precision"),
     "torch_dtype": Meant("train.precision"),
     "mixed_precision": Meant("train.precision"),

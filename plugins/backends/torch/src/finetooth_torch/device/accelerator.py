@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+import re
+import warnings
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
+from finetooth_hooks import EngineError
+
+from finetooth_torch.planning.repeatable import EXPERIMENTAL, SETTING, SWITCH
 
 CHOSEN = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 """Variables by which a user tells torch's allocator what to do."""
@@ -41,6 +46,50 @@ def suit_products(device: torch.device, *, tf32: bool) -> None:
     products.allow_bf16_reduced_precision_reduction = False
     products.allow_fp16_reduced_precision_reduction = False
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
+
+
+def suit_attention(architecture: str, environment: MutableMapping[str, str] = os.environ) -> None:
+    """Let torch use its fused attention on AMD GPUs where it calls that experimental, unless the user has said
+    otherwise. torch reads it when it first attends."""
+    if architecture in EXPERIMENTAL:
+        environment.setdefault(SWITCH, "1")
+
+
+def suit_repeats(*, deterministic: bool, environment: MutableMapping[str, str] = os.environ) -> None:
+    """Have a GPU compute the same bits each time, or leave it free to. It holds for the whole process."""
+    if deterministic:
+        environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first product
+        warnings.filterwarnings("ignore", _UNDETERMINED.pattern)  # where `lenient`
+    settings: Any = torch.utils.deterministic
+    settings.fill_uninitialized_memory = False  # a search for faults, and slow
+    torch.use_deterministic_algorithms(deterministic)
+
+
+@contextmanager
+def lenient() -> Iterator[None]:
+    """While entered, operations without a deterministic way may run: sampling sums probabilities with one."""
+    strict = torch.get_deterministic_debug_mode() == 2
+    if strict:
+        torch.set_deterministic_debug_mode("warn")
+    try:
+        yield
+    finally:
+        if strict:
+            torch.set_deterministic_debug_mode("error")
+
+
+_UNDETERMINED = re.compile(r"(\S+) does not have a deterministic implementation")
+
+
+def undetermined(error: BaseException) -> EngineError | None:
+    """The error of an operation that cannot compute the same bits each time, in one line; None for another error."""
+    named = _UNDETERMINED.search(str(error)) if isinstance(error, RuntimeError) else None
+    if named is None:
+        return None
+    return EngineError(
+        f"{SETTING}: torch's {named[1]} cannot compute the same bits each time on this device",
+        action=f"set {SETTING}: false; what is resumed then agrees to rounding",
+    )
 
 
 def _tell(settings: str) -> None:

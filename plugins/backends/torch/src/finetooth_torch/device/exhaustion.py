@@ -13,6 +13,7 @@ import errno
 import gc
 import re
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -22,7 +23,7 @@ from finetooth_hooks import Datum, EngineError, Plan
 from finetooth_hooks.protocols import EngineRequest
 from finetooth_toolbox.text.measures import size
 
-from finetooth_torch.device.accelerator import current
+from finetooth_torch.device.accelerator import current, lenient, undetermined
 from finetooth_torch.device.usage import usage
 
 P = ParamSpec("P")
@@ -178,7 +179,7 @@ def attempted(engine: Any, call: str, given: Any, work: Callable[[], R]) -> R:
     Args:
         given: data or prompts of the call.
     """
-    with current(engine._parts.device):
+    with current(engine._parts.device), lenient() if call == "generate" else nullcontext():
         return _attempt(work, lambda: situation(engine, call, given))
 
 
@@ -193,6 +194,8 @@ def _attempt(work: Callable[[], R], now: Callable[[], Situation]) -> R:
         return work()
     except Exception as error:
         if not is_exhaustion(error):
+            if (named := undetermined(error)) is not None:
+                raise named from error
             raise
         said = exhausted(error, now())
         # the error itself is not kept: its traceback holds the graph of the failed call

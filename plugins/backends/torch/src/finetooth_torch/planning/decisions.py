@@ -27,6 +27,7 @@ from finetooth_torch.planning.memory import estimate
 from finetooth_torch.planning.offload import ON_DEVICE, Offload, check_offload
 from finetooth_torch.planning.offload import decisions as offloaded
 from finetooth_torch.planning.portions import choose_portions
+from finetooth_torch.planning.repeatable import with_amd_kernels
 from finetooth_torch.planning.row_sharing import likely_steps, obstacle, padding
 from finetooth_torch.planning.skipped import without_skipped
 from finetooth_torch.planning.step_cost import step_cost
@@ -66,7 +67,7 @@ def decide(
     )  # fmt: skip
     stream = chosen.value == STREAM
     attending = None if stream else _attention(request, attention, held_in, context)
-    layers = () if attending is None else attending.decisions
+    layers = () if attending is None else with_amd_kernels(attending.decisions, request.place.hardware)
     held = HeldByAttention() if attending is None else _held(request, attending, packing)
     # on a CPU what is kept of steps is counted, and decides nothing
     deciding = replace(request, snapshots=SnapshotsPart()) if request.place.hardware.device == "cpu" else request

@@ -1,0 +1,69 @@
+"""Kernels of plugins, tried on a GPU before the engine uses them: one that is not made for it may write nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from finetooth_hooks import PlanError
+from finetooth_hooks.protocols import PickedKernel, Wanted
+from finetooth_kernels.operations import OPERATIONS
+from finetooth_kernels.trials import first_difference, trials
+from finetooth_toolbox import blame
+
+from finetooth_torch.device.accelerator import lenient
+from finetooth_torch.device.exhaustion import is_exhaustion
+from finetooth_torch.precision import DTYPES
+
+ROWS, COLUMNS = 33, 65
+"""One row and one column more than a block has."""
+_RIGHT: set[tuple[str, str, torch.dtype, torch.device]] = set()
+"""What this process has tried: provider and operation, in which dtype and where."""
+
+
+def check_kernels(
+    kernels: Mapping[str, PickedKernel], wanted: Mapping[str, Wanted], device: torch.device, label: str
+) -> None:
+    """Compare values and gradients of a few rows with the float64 reference; torch's own way is not tried.
+
+    Args:
+        wanted: the dtypes that each operation is given, and whether it has gradients.
+        label: names the device.
+
+    Raises:
+        PlanError: a kernel computes something else, or fails.
+    """
+    for name, kernel in kernels.items():
+        if name not in OPERATIONS or name not in wanted or kernel.function is OPERATIONS[name].torch:
+            continue
+        for dtype in (DTYPES[precision] for precision in wanted[name].dtypes):
+            tried = (kernel.provider, name, dtype, device)
+            if tried not in _RIGHT:
+                _check(kernel, name, wanted[name], dtype, device, label)
+                _RIGHT.add(tried)
+
+
+def _check(
+    kernel: PickedKernel, name: str, wanted: Wanted, dtype: torch.dtype, device: torch.device, label: str
+) -> None:
+    for trial in trials(name, dtype, str(device), rows=ROWS, columns=COLUMNS):
+        try:
+            with lenient():
+                different = first_difference(
+                    kernel.function, OPERATIONS[name].reference, trial, trial.given, backward=wanted.backward
+                )
+        except Exception as error:
+            if is_exhaustion(error):
+                raise
+            problem = blame.said(error)
+        else:
+            if different is None:
+                continue
+            problem = f"{different.which} is {different.got}, expected {different.expected}"
+        place = blame.place_of(kernel.function)
+        where = f" [{place}]" if place else ""
+        raise PlanError(
+            f"kernels.{name}={kernel.provider}: it is wrong on {label} in {str(dtype).removeprefix('torch.')} "
+            f"({trial.name}): {problem}{where}",
+            action=f"set kernels.{name}: torch",
+        )

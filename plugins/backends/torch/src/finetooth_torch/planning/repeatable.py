@@ -1,0 +1,59 @@
+"""Whether a GPU computes the same bits each time, and what its attention kernels are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+from finetooth_hooks import Decision
+from finetooth_hooks.protocols import HardwareFacts, ModelFacts
+
+SETTING = "backend.deterministic"
+SUMS = ("linear", "state_space")
+"""Kinds of layers whose code sums along the row by an operation that has no deterministic way on a GPU."""
+
+SWITCH = "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL"
+"""Lets torch use AOTriton's kernels, its fused attention on AMD GPUs, where it calls them experimental."""
+EXPERIMENTAL = ("gfx1101", "gfx1102", "gfx1103", "gfx1150", "gfx1152", "gfx1153", "gfx1200")
+"""Architectures for which torch does."""
+SLOW = "11.8 times as long and 16.3 times the memory at 4,096 tokens, measured on gfx1200"
+
+
+def choose_deterministic(
+    asked: Literal["auto"] | bool, facts: ModelFacts, hardware: HardwareFacts
+) -> Decision | None:  # fmt: skip
+    """What `TorchOptions.deterministic` comes to; None on a CPU, which computes the same bits without it."""
+    if hardware.device == "cpu":
+        return None
+    if asked != "auto":
+        return Decision(SETTING, asked, "the recipe says so")
+    mixers = sorted({layer.mixer for layer in facts.per_layer if layer.mixer in SUMS})
+    if mixers:
+        layers = " and ".join(mixer.replace("_", "-") for mixer in mixers)
+        return Decision(
+            SETTING, False, f"torch has no deterministic sum for {layers} layers: what is resumed or repeated agrees "
+            "to rounding, not bit for bit",
+        )  # fmt: skip
+    return Decision(
+        SETTING, True, "what is resumed or repeated on this GPU has the same bits; the backward pass of attention is "
+        "slightly slower and takes more memory",
+    )  # fmt: skip
+
+
+def with_amd_kernels(
+    decisions: Sequence[Decision], hardware: HardwareFacts, environment: Mapping[str, str] = os.environ
+) -> tuple[Decision, ...]:
+    """Decisions on attention; where torch's `sdpa` meets a GPU whose fused kernels torch calls experimental, the reason
+    says which kernel computes and what the other one costs."""
+    if hardware.architecture not in EXPERIMENTAL:
+        return tuple(decisions)
+    if environment.get(SWITCH, "1") == "1":
+        kernel = f"AOTriton's kernels, experimental on {hardware.architecture}; torch's own would take {SLOW}"
+    else:
+        kernel = f"torch's own kernels, since {SWITCH} is not 1; they take {SLOW}"
+    return tuple(
+        replace(decision, reason=f"{decision.reason}; {kernel}") if str(decision.value).endswith("sdpa") else decision
+        for decision in decisions
+    )
