@@ -112,6 +112,8 @@ class TorchBackend:
         if repeats is not None:
             suit_repeats(deterministic=bool(repeats.value))
         request = as_held(request)
+        if device.type != "cpu":
+            _try_kernels(request, device)
         return built(lambda: self._engine(request), request, device)
 
     def _engine(self, request: EngineRequest) -> TorchEngine:
@@ -120,9 +122,8 @@ class TorchBackend:
         from finetooth_torchshared.kept_in_fp32 import kept_in_fp32
 
         from finetooth_torch.attention.agreement import attend_as_asked
-        from finetooth_torch.compute import DECODER, FP8, Compute, wanted
+        from finetooth_torch.compute import DECODER, FP8, Compute
         from finetooth_torch.device.host_memory import give_back_freed, keep_freed
-        from finetooth_torch.device.kernel_trials import check_kernels
         from finetooth_torch.engine import Parts, TorchEngine
         from finetooth_torch.network import Network
         from finetooth_torch.offload.saved_tensors import SavedTensors, putting
@@ -145,9 +146,6 @@ class TorchBackend:
 
         lends = self._offload.layers != DEVICE
         fp8 = FP8 in request.compute.kernels
-        if device.type != "cpu":
-            uses = wanted(train.precision, stream=DECODER in request.compute.kernels, fp8=fp8)
-            check_kernels(request.compute.kernels, uses, device, hardware.label)
         load = partial(_load, request.base, precision, "cpu" if lends else hardware.device)
         shares = self._options.share_base and request.trains.base_frozen
         base: Any = shared_base(request, f"{precision} {FP8}" if fp8 else precision, load) if shares else load()
@@ -198,6 +196,20 @@ class TorchBackend:
         saved = SavedTensors(model, putting(self._offload.activations, device), window)
         parts = Parts(network, parameters, optimizer, scaler, device, dtype, group_options(optimizer), changes, saved)
         return TorchEngine(request, parts)
+
+
+def _try_kernels(request: EngineRequest, device: torch.device) -> None:
+    """
+    Raises:
+        PlanError: a kernel that the plan picked is wrong on the device.
+    """
+    from finetooth_torch.compute import DECODER, FP8, wanted
+    from finetooth_torch.device.kernel_trials import check_kernels
+
+    picked, precision = request.compute.kernels, request.plan.train.precision
+    assert precision is not None
+    uses = wanted(precision, stream=DECODER in picked, fp8=FP8 in picked)
+    check_kernels(picked, uses, device, request.place.hardware.label)
 
 
 def _load(base: BasePart, precision: str, place: str) -> torch.nn.Module:
