@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from finetooth_hooks import UserError
 
@@ -21,7 +20,7 @@ class Format:
         floating: E2M1 under powers of two, not integers.
     """
 
-    bits: int
+    bits: Literal[4, 8]
     group: int
     floating: bool = False
 
@@ -41,6 +40,7 @@ def packed(weight: Any, form: Format, name: str) -> dict[str, Any]:
         UserError: its rows cannot be divided into groups.
     """
     import torch
+    from finetooth_torchshared.packed_files import words
 
     outputs, inputs = weight.shape
     if inputs % form.group:
@@ -58,11 +58,8 @@ def packed(weight: Any, form: Format, name: str) -> dict[str, Any]:
     scales = (groups.abs().amax(-1) / (half - 0.5)).to(weight.dtype)
     scales = torch.where(scales == 0, torch.ones_like(scales), scales)
     codes = (groups / scales.float()[..., None]).round().clamp(-half, half - 1).long() + half
-    each = 32 // form.bits
-    words = (codes.reshape(outputs, -1, each) << torch.arange(0, 32, form.bits)).sum(-1)
-    words = torch.where(words >= 1 << 31, words - (1 << 32), words)
     shape = torch.tensor([outputs, inputs])
-    return {"weight_packed": words.to(torch.int32), "weight_scale": scales, "weight_shape": shape}
+    return {"weight_packed": words(codes.flatten(1), form.bits, 1), "weight_scale": scales, "weight_shape": shape}
 
 
 def pack_folder(model: Any, folder: Path, form: Format) -> None:
@@ -75,30 +72,20 @@ def pack_folder(model: Any, folder: Path, form: Format) -> None:
         UserError: see `packed`.
     """
     import torch
-    from safetensors.torch import load_file, save_file
+    from finetooth_torchshared.packed_files import repack
 
     head = model.get_output_embeddings()
     linear = {path for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     kept = sorted(path for path in linear if model.get_submodule(path) is head)
     paths = linear.difference(kept)
-    index = folder / "model.safetensors.index.json"
-    places: dict[str, str] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        tensors = load_file(file)
-        for name in sorted(tensors):
-            path = name.removesuffix(".weight")
-            if name.endswith(".weight") and path in paths:
-                made = packed(tensors.pop(name), form, name)
-                tensors |= {f"{path}.{part}": tensor.contiguous() for part, tensor in made.items()}
-        save_file(tensors, file, metadata={"format": "pt"})
-        file.chmod((folder / "config.json").stat().st_mode)
-        places |= dict.fromkeys(tensors, file.name)
-    if index.is_file():
-        content = json.loads(index.read_text(encoding="utf-8"))
-        index.write_text(json.dumps({**content, "weight_map": places}, indent=2), encoding="utf-8")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config["quantization_config"] = _said(form, kept)
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    def pack(name: str, tensor: Any) -> dict[str, Any]:
+        path = name.removesuffix(".weight")
+        if not name.endswith(".weight") or path not in paths:
+            return {name: tensor}
+        return {f"{path}.{part}": of for part, of in packed(tensor, form, name).items()}
+
+    repack(folder, pack, {"quantization_config": _said(form, kept)})
 
 
 def _said(form: Format, kept: list[str]) -> dict[str, Any]:

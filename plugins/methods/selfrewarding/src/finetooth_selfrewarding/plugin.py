@@ -24,3 +24,13 @@ def ft_methods() -> Iterator[Method]:
         },
         elsewhere={"rlaif": {}, "online_dpo": {}},
     )
+    yield Method(
+        name="spin",
+        build="finetooth_selfrewarding.spin:build",
+        summary="the rows' answers are preferred to the policy's own, round after round",
+        needs=frozenset({"roles", "generate"}),
+        headline=("rewards/accuracies", "rewards/margins"),
+        example={"max_completion_length": 4},
+        learns_from="rows with answers, after sft on them: prompts with completions, or conversations",
+        elsewhere={"self_play": {}},
+    )

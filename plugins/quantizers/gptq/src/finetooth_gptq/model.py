@@ -26,6 +26,7 @@ class Rounding:
     group: int
     damping: float
     ordered: bool
+    symmetric: bool = False
 
     def nearest(self, module: nn.Linear, device: str) -> GroupedLinear:
         """Every weight by itself, without anything to calibrate with."""
@@ -37,7 +38,10 @@ class Rounding:
             RecipeError: the Hessian cannot be inverted.
         """
         try:
-            return rounded(weight, hessian, self.group, self.bits, damping=self.damping, ordered=self.ordered)
+            return rounded(
+                weight, hessian, self.group, self.bits, damping=self.damping, ordered=self.ordered,
+                symmetric=self.symmetric,
+            )  # fmt: skip
         except RuntimeError as error:  # torch.linalg.LinAlgError is one
             raise RecipeError(
                 "quantization.damping",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from finetooth_hooks import Quantizer, hookimpl
+from finetooth_hooks import Exporter, Quantizer, hookimpl
 
 
 @hookimpl
@@ -14,4 +14,14 @@ def ft_quantizers() -> Iterable[Quantizer]:
         name="gptq",
         build="finetooth_gptq.quantizer:build",
         summary="4 or 8 bits a weight, rounded so that layers compute what they did on rows of the data",
+    )
+
+
+@hookimpl
+def ft_exporters() -> Iterable[Exporter]:
+    """What others load as GPTQ."""
+    yield Exporter(
+        name="gptq",
+        build="finetooth_gptq.exporter:build",
+        summary="the whole model in 4 or 8 bits by GPTQ, as vLLM and gptqmodel load it",
     )

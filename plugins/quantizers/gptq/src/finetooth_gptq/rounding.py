@@ -46,19 +46,24 @@ class Grid:
         return scales, zeros
 
 
-def grid_of(weight: Tensor, group: int, bits: Bits) -> Grid:
+def grid_of(weight: Tensor, group: int, bits: Bits, *, symmetric: bool = False) -> Grid:
     """Levels from the least weight of a group to its greatest, 0 among them.
 
     Args:
         weight: (outputs, inputs) fp32.
+        symmetric: as far to either side, with the middle code for 0.
     """
     short = -weight.shape[1] % group
     groups = torch.nn.functional.pad(weight, (0, short)).view(len(weight), -1, group)
     least, greatest = groups.amin(-1).clamp_max(0), groups.amax(-1).clamp_min(0)
+    if symmetric:
+        greatest = torch.maximum(greatest, -least)
+        least = -greatest
     most = (1 << bits) - 1
     scales = ((greatest - least) / most).bfloat16()
     scales = torch.where(scales == 0, torch.ones_like(scales), scales)
-    zeros = (-least / scales.float()).round().clamp(0, most).to(torch.uint8)
+    middle = torch.full_like(scales, 1 << bits - 1, dtype=torch.uint8)
+    zeros = middle if symmetric else (-least / scales.float()).round().clamp(0, most).to(torch.uint8)
     return Grid(scales, zeros, group, most)
 
 
@@ -69,7 +74,9 @@ def nearest(weight: Tensor, group: int, bits: Bits) -> Grouped:
     return Grouped(grid.codes(weight), grid.scales, grid.zeros, None, bits, group)
 
 
-def rounded(weight: Tensor, hessian: Tensor, group: int, bits: Bits, *, damping: float, ordered: bool) -> Grouped:
+def rounded(
+    weight: Tensor, hessian: Tensor, group: int, bits: Bits, *, damping: float, ordered: bool, symmetric: bool = False,
+) -> Grouped:  # fmt: skip
     """A weight by GPTQ.
 
     Args:
@@ -77,9 +84,10 @@ def rounded(weight: Tensor, hessian: Tensor, group: int, bits: Bits, *, damping:
         hessian: (inputs, inputs) fp32, X X^T of what the module reads, in any multiple.
         damping: share of the Hessian's mean diagonal that is added to it.
         ordered: round the inputs that matter most first, by the Hessian's diagonal.
+        symmetric: see `grid_of`.
     """
     weight = weight.detach().float().clone()
-    grid = grid_of(weight, group, bits)
+    grid = grid_of(weight, group, bits, symmetric=symmetric)
     scales, zeros = grid.spread(weight.shape[1])
     hessian = hessian.clone()
     unused = hessian.diagonal() == 0

@@ -8,12 +8,15 @@ a byte, `weight_scale` (O, I/32) of E8M0)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from finetooth_hooks.errors import RecipeError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from finetooth_torchshared.grouped_linear import Bits, Grouped, GroupedLinear
@@ -155,6 +158,52 @@ def unpacked(packed: Tensor, bits: Bits, dim: int) -> Tensor:
     shifts = torch.arange(0, 32, bits, dtype=torch.int32, device=packed.device)
     codes = (packed.unsqueeze(-1) >> shifts & (1 << bits) - 1).to(torch.uint8)  # (..., f)
     return codes.movedim(-1, dim + 1).flatten(dim, dim + 1)
+
+
+def words(codes: Tensor, bits: Bits, dim: int) -> Tensor:
+    """int32 numbers that hold 32 / bits codes each along a dimension, the first in the lowest bits: what `unpacked`
+    reads."""
+    shifts = torch.arange(0, 32, bits)
+    last = codes.long().movedim(dim, -1)
+    each = last.reshape(*last.shape[:-1], -1, len(shifts))
+    found = (each << shifts).sum(-1)
+    return torch.where(found >= 1 << 31, found - (1 << 32), found).to(torch.int32).movedim(-1, dim).contiguous()
+
+
+def repack(folder: Path, pack: Callable[[str, Tensor], Mapping[str, Tensor]], said: Mapping[str, Any]) -> None:
+    """Replace the tensors of a written folder, file by file, by those that stand for them.
+
+    Args:
+        pack: from a tensor's name and the tensor to what is written in its place, by name.
+        said: what the config says of it.
+    """
+    index, places = folder / "model.safetensors.index.json", dict[str, str]()
+    for file in sorted(folder.glob("*.safetensors")):
+        read = load_file(file)
+        tensors = {name: of.contiguous() for full in sorted(read) for name, of in pack(full, read.pop(full)).items()}
+        save_file(tensors, file, metadata={"format": "pt"})
+        file.chmod((folder / "config.json").stat().st_mode)
+        places |= dict.fromkeys(tensors, file.name)
+    if index.is_file():
+        content = json.loads(index.read_text(encoding="utf-8"))
+        index.write_text(json.dumps({**content, "weight_map": places}, indent=2), encoding="utf-8")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, **said}, indent=2) + "\n", encoding="utf-8")
+
+
+def modules_of(folder: Path, paths: Iterable[str]) -> Iterator[tuple[str, DequantisingLinear]]:
+    """Packed linear modules of a written folder, by their paths.
+
+    Raises:
+        RecipeError: the folder is packed in a way that is not read here.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    packing = packing_of(config["quantization_config"], str(folder))
+    tensors = {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
+    if packing is None:
+        return
+    for path in paths:
+        yield path, packing.module(lambda part, path=path: tensors[f"{path}.{part}"])  # type: ignore[misc]
 
 
 def _columns(packed: Tensor) -> Tensor:

@@ -229,7 +229,7 @@ def _adapter(account: Account, kind: str) -> None:
         account.take("quant_backend", "quantization")
         account.default("quant_backend", "quantization", backend)
     if kind == "gptq":
-        account.refuse("method", "ft merge --to int4, or the quantizer gptq under a LoRA", unless=None)
+        account.refuse("method", "ft export RUN --to gptq, or the quantizer gptq under a LoRA", unless=None)
     account.covered("method", "method and adapter")
     for key in (*names, "quant_backend", "quant_block_size", "gptq_group_size", "gptq_actorder", "gptq_damp_percent"):
         account.passes(key, "the method does not ask for it")

@@ -1,0 +1,72 @@
+"""The method `spin`: the policy learns to prefer the answers of rows to its own, round after round."""
+
+from __future__ import annotations
+
+from finetooth_hooks.context import Context
+from finetooth_hooks.engine import Engine
+from finetooth_hooks.protocols import Method
+from finetooth_hooks.reports import Prepared
+from finetooth_hooks.rollouts import Rollout
+from finetooth_rollouts.data import prompt_and_answer
+
+from finetooth_selfrewarding.preferring import Preferred, RoundMethod, RoundOptions
+
+
+class SpinOptions(RoundOptions):
+    """Options of `spin`."""
+
+
+def build(options: SpinOptions, context: Context) -> Spin:
+    """Builder of `spin`."""
+    return Spin(options, context)
+
+
+class Spin(RoundMethod):
+    """Self-play fine-tuning (Chen et al., 2024, arXiv:2401.01335, algorithm 1): the model that begins a round, its
+    opponent, answers the prompt of every row, and the policy learns by DPO's loss, with the opponent as reference, to
+    prefer the row's answer to it (equation 4.7). Where the opponent says what the row says, the pair is left out:
+    nothing tells the two apart."""
+
+    nothing = (
+        "data.train",
+        "the model answers every prompt with the row's own answer",
+        "give other rows, or a higher method.temperature",
+    )
+
+    def __init__(self, options: SpinOptions, context: Context) -> None:
+        super().__init__(options, context)
+        self._rows: Method = context.build("method", {"name": "sft", "train_on": "last"}, setting="method")
+        self._answers: list[tuple[int, ...]] = []
+
+    def prepare(self) -> Prepared:
+        """Read and tokenise the rows.
+
+        Raises:
+            DataError: a row is broken, or has nothing that asks for an answer.
+        """
+        self._rows.prepare()
+        asked = []
+        for datum in self._rows.data:
+            prompt, answer = prompt_and_answer(datum)
+            asked.append((datum.id, prompt))
+            self._answers.append(answer)
+        return self.begin(asked, len(asked))
+
+    def preferred(self, engine: Engine, number: int) -> Preferred:
+        """The answer of each row and that of the policy."""
+        flops, own = 0.0, list[Rollout]()
+        for sampled in self.sampled(engine, number, 1):
+            own += sampled.rollouts
+            flops += sampled.flops
+        both = [(self._row(one, answer), one) for one, answer in zip(own, self._answers, strict=True)]
+        pairs = [(row, one) for row, one in both if row.tokens != one.tokens]
+        metrics = {"completions/mean_length": sum(len(one.tokens) for one in own) / len(own)}
+        return Preferred(pairs, len(own), metrics, flops)
+
+    def _row(self, rollout: Rollout, answer: tuple[int, ...]) -> Rollout:
+        """The row's answer to the same prompt."""
+        nobody = (-1,) * len(answer)
+        text = self._context.tokenizer.decode(answer)
+        return Rollout(
+            rollout.id, rollout.group, rollout.prompt, answer, (0.0,) * len(answer), nobody, text, outcome="stop"
+        )

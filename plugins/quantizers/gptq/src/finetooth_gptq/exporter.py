@@ -1,0 +1,180 @@
+"""The exporter `gptq`: a model whose layers are rounded by GPTQ and packed as AutoGPTQ and GPTQModel pack them, which
+vLLM, transformers with gptqmodel, and finetooth load."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from finetooth_hooks import CommandContext, Exported, ExporterBase, ExportSource, Options, UserError
+from pydantic import Field
+
+if TYPE_CHECKING:
+    from finetooth_torchshared.grouped_linear import Grouped
+    from torch import Tensor
+
+INSTEAD = "export it with --to safetensors"
+
+
+class GptqExportOptions(Options):
+    """Options of the exporter `gptq`."""
+
+    bits: Literal[4, 8] = 4
+    """Of a weight."""
+    group: Literal[32, 64, 128] = 128
+    """Consecutive weights of an output that share a scale."""
+    rows: int = Field(default=128, ge=1)
+    """How many rows it is calibrated with: the first ones."""
+    calibrate_on: str = ""
+    """A file of rows to calibrate with: texts, conversations, or prompts with completions. Left out, `data.train` of
+    the run."""
+    ordered: bool = True
+    """Round the inputs that matter most first."""
+    damping: float = Field(default=0.01, gt=0)
+    """Share of the mean that is added to the diagonal of what is inverted; more where that fails."""
+    precision: Literal["fp16", "bf16"] = "fp16"
+    """Of scales, and of all that is not rounded: embeddings, norms and head."""
+
+
+def build(options: GptqExportOptions, context: CommandContext) -> GptqExporter:
+    """GPTQ (Frantar et al., 2022, arXiv:2210.17323), symmetric: what vLLM's fast kernels take."""
+    return GptqExporter(options, context)
+
+
+class GptqExporter(ExporterBase):
+    """See `GptqExportOptions`. The whole model is in memory, in fp32."""
+
+    def __init__(self, options: GptqExportOptions, commands: CommandContext) -> None:
+        self._options, self._commands = options, commands
+
+    def export(self, source: ExportSource, folder: Path) -> Exported:
+        """Round the linear modules of the layers, pack them, and read them back.
+
+        Raises:
+            UserError: there is nothing to calibrate with, a module cannot be packed, or what was read back is not what
+                was rounded.
+        """
+        from finetooth_torchshared.packed_files import repack
+
+        rows = self._rows(source)
+        source.weights("fp32", folder=folder)
+        rounded = self._rounded(source, folder, rows)
+        left = dict(rounded)
+        dtype = {"fp16": "float16", "bf16": "bfloat16"}[self._options.precision]
+
+        def pack(name: str, tensor: Tensor) -> Mapping[str, Tensor]:
+            path = name.removesuffix(".weight")
+            if name.endswith(".weight") and path in left:
+                return {f"{path}.{part}": of for part, of in packed(left.pop(path), dtype).items()}
+            return {name: _in(tensor, dtype, name)}
+
+        repack(folder, pack, {"dtype": dtype, "quantization_config": self._said()})
+        if left:
+            raise UserError(f"{source.run}: {next(iter(left))} has another name in files", action=INSTEAD)
+        (folder / "quantize_config.json").write_text(json.dumps(self._said(), indent=2) + "\n", encoding="utf-8")
+        _check(folder, rounded)
+        said = f"{len(rounded)} linear modules of {self._options.bits} bits read back as they were rounded"
+        return Exported(use="vllm serve {folder}", checks=(said,), model=".")
+
+    def _rows(self, source: ExportSource) -> list[list[int]]:
+        from finetooth_rendering.calibration import calibration_rows
+
+        recipe = dict(self._commands.load(source.run / "recipe.yaml"))
+        if given := self._options.calibrate_on:
+            kept = {name: of for name, of in recipe.get("data", {}).items() if name == "renderer"}
+            recipe["data"] = {**kept, "train": str(Path(given).absolute())}
+        context = self._commands.context(recipe)
+        instead = "set calibrate_on=FILE, rows of texts or conversations"
+        return calibration_rows(context, self._options.rows, "--to gptq", "gptq", instead=instead)
+
+    def _rounded(self, source: ExportSource, folder: Path, rows: list[list[int]]) -> dict[str, Grouped]:
+        """What stands for the weight of each linear module of the layers, by its path."""
+        from finetooth_torchshared.grouped_linear import GroupedLinear
+
+        from finetooth_gptq.calibration import calibrate
+        from finetooth_gptq.model import Rounding
+
+        options, found = self._options, dict[str, "Grouped"]()
+        rounding = Rounding(options.bits, options.group, options.damping, options.ordered, symmetric=True)
+
+        def takes(path: str, shape: tuple[int, int]) -> bool:
+            words = 32 // options.bits
+            if shape[1] % options.group or shape[0] % words:
+                raise UserError(
+                    f"{source.run}: {path} of {shape[0]} outputs and {shape[1]} inputs cannot be packed in groups of "
+                    f"{options.group} inputs and words of {words} outputs",
+                    action=f"set a smaller group, or {INSTEAD}",
+                )
+            return True
+
+        def store(path: str, module: Any, hessian: Tensor) -> GroupedLinear:
+            found[path] = rounding.rounded(path, module.weight, hessian)
+            return GroupedLinear(found[path], module.bias)
+
+        def refuse(path: str, weight: Tensor, hessians: Mapping[int, Tensor]) -> Any:
+            raise UserError(f"{source.run}: {path} holds several experts, which are not packed", action=INSTEAD)
+
+        loader = self._commands.context({"model": str(folder)}).loader
+        model = loader.load(str(folder), framework="torch", precision="fp32", device="cpu")
+        calibrate(model, source.context.facts.layer_path, rows, takes, store, refuse)
+        return found
+
+    def _said(self) -> dict[str, Any]:
+        """What the config says of it: the words of AutoGPTQ. Groups are inputs side by side in every case, so that a
+        reader has nothing to put in order (`desc_act`)."""
+        options = self._options
+        return {
+            "quant_method": "gptq", "checkpoint_format": "gptq", "bits": options.bits, "group_size": options.group,
+            "sym": True, "desc_act": False, "static_groups": True, "true_sequential": False,
+            "damp_percent": options.damping, "lm_head": False,
+        }  # fmt: skip
+
+
+def packed(weight: Grouped, dtype: str) -> dict[str, Tensor]:
+    """The tensors that stand for a weight: codes along the inputs, zeros less 1 along the outputs, scales, and the
+    group of each input.
+
+    Args:
+        dtype: of the scales, as torch calls it.
+    """
+    import torch
+    from finetooth_torchshared.packed_files import words
+
+    assert weight.zeros is not None
+    inputs = torch.arange(weight.codes.shape[1], dtype=torch.int32)
+    return {
+        "qweight": words(weight.codes.T, weight.bits, 0),
+        "qzeros": words(weight.zeros.T - 1, weight.bits, 1),
+        "scales": _in(weight.scales.T, dtype, "scales").contiguous(),
+        "g_idx": inputs // weight.group,
+    }
+
+
+def _in(tensor: Tensor, dtype: str, name: str) -> Tensor:
+    """
+    Raises:
+        UserError: a number is beyond the precision's.
+    """
+    import torch
+
+    made = tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor
+    if not torch.isfinite(made).all():
+        raise UserError(f"{name} has numbers that are not finite in {dtype}", action="set precision=bf16")
+    return made
+
+
+def _check(folder: Path, rounded: Mapping[str, Grouped]) -> None:
+    """
+    Raises:
+        UserError: a module that is read back is not what was rounded.
+    """
+    import torch
+    from finetooth_torchshared.grouped_linear import GroupedLinear
+    from finetooth_torchshared.packed_files import modules_of
+
+    for path, read in modules_of(folder, rounded):
+        wanted = GroupedLinear(rounded[path]).dequantised(torch.float32)
+        if not torch.allclose(read.dequantised(torch.float32), wanted, rtol=2.0**-9, atol=1e-7):
+            raise UserError(f"{folder}: {path} is read as other numbers than were written", action="report it")
