@@ -7,66 +7,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finetooth_importer import packing
+from finetooth_importer import packing, tables
 from finetooth_importer.account import Account, number
 from finetooth_importer.tools import rows, shared, watched
 from finetooth_importer.tools.axolotl_datasets import TEMPLATES
 
-TRAINERS: Mapping[str, str] = {
-    "sft": "sft",
-    "generic": "pretrain",
-    "default": "pretrain",
-    "dpo": "dpo",
-    "orpo": "orpo",
-    "reward": "rm",
-    "grpo": "grpo",
-}
+TABLES = tables.of("autotrain")
+TRAINERS: Mapping[str, str] = TABLES["trainers"]
 FILE = re.compile(r"\.(jsonl?|csv|parquet)$")
 """A path of a file, not of a folder."""
 PAIRS = ("dpo", "orpo", "rm")
 
-NAMES: Mapping[str, str] = {
-    "base_model": "model",
-    "data.path": "data_path",
-    "data.train_split": "train_split",
-    "data.valid_split": "valid_split",
-    "data.chat_template": "chat_template",
-    "data.column_mapping.text_column": "text_column",
-    "data.column_mapping.prompt_text_column": "prompt_text_column",
-    "data.column_mapping.rejected_text_column": "rejected_text_column",
-    "hub.username": "username",
-    "hub.token": "token",
-    "hub.push_to_hub": "push_to_hub",
-}
+NAMES: Mapping[str, str] = TABLES["names"]
 """Keys of its YAML by the flags that mean the same; those of `params` are called as the flags are."""
 
-NO_EFFECT: Mapping[str, str] = {
-    "train": "ft run trains",
-    "backend": "it runs on this machine",
-    "padding": "padding never changes the result",
-    "model_max_length": "block_size is the bound of a row there",
-    "max_prompt_length": "rows are cut as one",
-    "max_completion_length": "rows are cut as one",
-    "use_flash_attention_2": "the plan takes what is fastest on the machine",
-    "attn_implementation": "the plan takes what is fastest on the machine",
-    "unsloth": "kernels are chosen for the machine",
-    "auto_find_batch_size": "how many rows go through at once is decided by memory",
-    "add_eos_token": "the end of a row is written always",
-    "logging_steps": "every step is written to metrics.jsonl",
-    "merge_adapter": "ft merge RUN merges",
-    "username": "",
-    "token": "the hub's token is read from the environment",
-    "project_name": "",
-    "peft": "the adapter says it",
-    "use_peft": "the adapter says it",
-    "apply_chat_template": "",
-}
+NO_EFFECT: Mapping[str, str] = tables.notes(TABLES["no_effect"])
 
-REFUSED: Mapping[str, str] = {
-    "distributed_backend": shared.DEVICES,
-    "rl_reward_model_path": "set method.rewards: [{name: model, path: ...}]",
-    "reward_fn": "set method.rewards: ft plugins list --kind reward",
-}
+REFUSED: Mapping[str, str] = tables.notes(TABLES["refused"])
 
 
 def looks_like(given: Mapping[str, Any]) -> bool:

@@ -6,32 +6,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from finetooth_importer import packing
+from finetooth_importer import packing, tables
 from finetooth_importer.account import Account, name_of, number
 from finetooth_importer.tools import axolotl_datasets, rollouts, shared, targets, watched
-from finetooth_importer.tools.axolotl_keys import ATTENTION, NO_EFFECT, PACKING, REFUSED
+from finetooth_importer.tools.axolotl_keys import ATTENTION, NO_EFFECT, PACKING, REFUSED, TABLES
 
-METHODS: Mapping[str, str] = {
-    "dpo": "dpo",
-    "ipo": "dpo",
-    "kto": "kto",
-    "orpo": "orpo",
-    "simpo": "simpo",
-    "grpo": "grpo",
-    "gdpo": "grpo",
-    "ebft": "ebft",
-}
-EBFT = (
-    "mode", "feature_layers", "embed_method", "use_whitening", "alignment_coef", "diversity_coef", "rl_coef", "ce_coef",
-    "advantage_estimator", "temperature", "top_p",
-)  # fmt: skip
+METHODS: Mapping[str, str] = TABLES["methods"]
+EBFT = TABLES["ebft"]
 """Keys of the block `ebft` that are called and mean the same here."""
-WHOLE = "answers are bounded by method.max_completion_length alone"
-STRIDED = "decoding in strides along a document is not here yet"
-NO_EBFT: Mapping[str, str] = {
-    "adaptive_max_tokens": WHOLE, "gt_length_multiplier": WHOLE, "stride": STRIDED, "context_length": STRIDED,
-    "generate_max_len": STRIDED, "min_completion_prefix": STRIDED,
-}  # fmt: skip
+NO_EBFT: Mapping[str, str] = tables.notes(TABLES["no_ebft"])
 
 
 def looks_like(given: Mapping[str, Any]) -> bool:
@@ -320,29 +303,7 @@ def _adapter(account: Account) -> None:
         account.inside("adapter", adapter, "otherwise", "quantization", "a base in 4 bits")
 
 
-LOW_RANK = (
-    "lisa_n_layers",
-    "lisa_step_interval",
-    "relora",
-    "relora_steps",
-    "relora_prune_ratio",
-    "jagged_restart_steps",
-    "jagged_restart_warmup_steps",
-    "lora_target_parameters",
-    "lora_model_dir",
-    "loraplus_lr_ratio",
-    "lora_r",
-    "lora_alpha",
-    "lora_dropout",
-    "lora_target_linear",
-    "lora_target_modules",
-    "peft_layers_to_transform",
-    "peft_layers_pattern",
-    "peft_use_rslora",
-    "peft_use_dora",
-    "peft",
-    "lora_modules_to_save",
-)
+LOW_RANK = TABLES["low_rank"]
 """Keys that only an adapter asks for."""
 
 

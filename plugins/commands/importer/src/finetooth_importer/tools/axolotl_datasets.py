@@ -7,39 +7,11 @@ from typing import Any
 
 from finetooth_importer.account import Account, number, says_nothing
 from finetooth_importer.tools import axolotl_alpaca, axolotl_types, rows
-from finetooth_importer.tools.axolotl_keys import COMPARED, UNTAKEN, plain_chat
+from finetooth_importer.tools.axolotl_keys import COMPARED, TABLES, UNTAKEN, plain_chat
 
-TEMPLATES: Mapping[str, str] = {
-    "chatml": "chatml",
-    "llama3": "llama3",
-    "gemma": "gemma",
-    "gemma3": "gemma",
-    "alpaca": "alpaca",
-    "phi_3": "phi3",
-    "phi_4": "phi4",
-    "qwen_25": "qwen",
-    "qwen2_vl": "qwen",
-    "qwen3": "qwen3",
-    "qwen3_5": "qwen3_5",
-    "cohere": "cohere2",
-    "command_a": "cohere2",
-    "gemma3n": "gemma",
-    "qwen3_instruct": "qwen3_instruct",
-    "deepseek_v3_1": "deepseek_v3_1",
-    "mistral_v7_tekken": "mistral",
-    "mistral_v3_tekken": "mistral",
-    "mistral_v2v3": "mistral",
-    "mistral_v1": "mistral",
-    "deepseek_v2": "deepseek_v3",
-    "deepseek_v3": "deepseek_v3",
-}
+TEMPLATES: Mapping[str, str] = TABLES["templates"]
 
-READ = frozenset(
-    ("path", "split", "name", "revision", "type", "ds_type", "data_files", "field", "roles", "roles_to_train",
-     "text_column", "trust_remote_code", "train_on_eos", "message_property_mappings", "template_thinking_key",
-     *(f"field_{name}" for name in ("messages", "prompt", "completion", "chosen", "rejected", "label", "thinking")),
-     *(f"message_field_{name}" for name in ("role", "content", "training", "training_detail")))
-)  # fmt: skip
+READ = frozenset(TABLES["dataset_keys"])
 """Keys of a dataset that are taken, or are a part of what is."""
 
 

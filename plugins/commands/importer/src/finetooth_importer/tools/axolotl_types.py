@@ -7,40 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetooth_importer.tools import axolotl_alpaca
+from finetooth_importer.tools.axolotl_keys import TABLES
 
 PAIRS = ("dpo", "orpo", "simpo", "cpo", "rm")
 ROLES = ("system", "user", "assistant", "tool")
 MARKUP: Mapping[str, str] = {"chatml": "chatml", "llama3": "llama3"}
 """Types that write their own markup, whatever that of the model is, by the renderer with the same."""
 
-PAIR_PROMPTS: Mapping[str, str] = {
-    "argilla": "",
-    "argilla_chat": "",
-    "icr": "input",
-    "intel": "question",
-    "prompt_pairs": "prompt",
-    "ultra": "prompt",
-}
+PAIR_PROMPTS: Mapping[str, str] = TABLES["pair_prompts"]
 """The column with the prompt of a pair, by the second word of the type; empty for the one that the row has."""
-LABELLED_PROMPTS: Mapping[str, str] = {
-    "argilla": "instruction",
-    "argilla_chat": "completion",
-    "intel": "question",
-    "prompt_pairs": "prompt",
-    "ultra": "prompt",
-}
+LABELLED_PROMPTS: Mapping[str, str] = TABLES["labelled_prompts"]
 """The same of an answer with a label."""
 
-INSTRUCTIONS: Mapping[str, Mapping[str, str]] = {
-    "alpaca_chat.load_qa": {"instruction": "question", "input": "", "output": "answer"},
-    "alpaca_chat.load_camel_ai": {"instruction": "message_1", "input": "", "output": "message_2"},
-    "alpaca_w_system.load_open_orca": {
-        "instruction": "question",
-        "input": "",
-        "output": "response",
-        "system_column": "system_prompt",
-    },
-}
+INSTRUCTIONS: Mapping[str, Mapping[str, str]] = TABLES["instructions"]
 """Columns of types whose rows are instructions by other names."""
 
 BY_HAND = "no format here reads such rows by itself: name their columns in data.format, ft plugins list --kind format"

@@ -8,153 +8,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from finetooth_importer import packing
+from finetooth_importer import packing, tables
 from finetooth_importer.account import Account, number
 from finetooth_importer.tools import exports, llamafactory_datasets, low_memory, shared, watched
 
 STAGES: Mapping[str, str] = {"sft": "sft", "pt": "pretrain", "rm": "rm", "dpo": "dpo", "kto": "kto"}
 LOSSES: Mapping[str, str] = {"sigmoid": "sigmoid", "hinge": "hinge", "ipo": "ipo", "kto_pair": "kto_pair"}
 
-TEMPLATES: Mapping[str, Any] = {
-    "alpaca": "alpaca",
-    "chatml": "chatml",
-    "default": "auto",
-    "qwen": "qwen",
-    "qwen3": {"name": "qwen3", "keep_reasoning": True},
-    "qwen3_nothink": "qwen3_instruct",
-    "qwen2_vl": "qwen",
-    "qwen3_5": {"name": "qwen3_5", "keep_reasoning": True},
-    "qwen3_5_nothink": {"name": "qwen3_5", "thinking": False},
-    "llama2": "llama2",
-    "llama3": "llama3",
-    "gemma": "gemma",
-    "gemma2": "gemma",
-    "gemma3": "gemma",
-    "gemma4": "gemma4",
-    "mistral": "mistral",
-    "phi": "phi3",
-    "phi4": "phi4",
-    "deepseek3": "deepseek_v3",
-    "deepseekr1": {"name": "deepseek_r1", "thinking": True, "keep_reasoning": True},
-    "glm4_moe": {"name": "glm4_moe", "keep_reasoning": True},
-    "gpt_oss": {"name": "harmony", "keep_reasoning": True},
-    "vicuna": "vicuna",
-    "zephyr": "zephyr",
-    "cohere": "auto",
-    "smollm2": "chatml",
-    "lfm2": "lfm2",
-}
+TABLES = tables.of("llamafactory")
+TEMPLATES: Mapping[str, Any] = TABLES["templates"]
 """Templates by the renderers that write the same markup, with the options under which they do: there answers of earlier
 turns keep their reasoning, or their empty think block. The tokens and labels of each were recorded with LLaMA-Factory
 0.9.5 itself: a test holds ours against them."""
 
-BREAK = "there the line break behind an answer's end trains too, here not"
-OWN_SYSTEM = "there its own system message stands before rows that have none: set data.format.system for the same"
-PLAIN = f"{OWN_SYSTEM}; spaces and line breaks between turns differ: ft data preview shows ours"
 FORMER_NAMES: Mapping[str, str] = {"gpt": "gpt_oss"}
 """Templates by what they were called before LLaMA-Factory 0.9.5."""
 
-DIFFERENCES: Mapping[str, str] = {
-    "default": "there turns are 'Human: ...' and 'Assistant:...', whatever the model; here in the model's own markup",
-    "chatml": f"{BREAK}; a system message comes from the rows alone, here from the model's own template too",
-    "qwen": BREAK,
-    "qwen3": f"{BREAK}; two more stand before tools where a system message is missing",
-    "qwen3_nothink": BREAK,
-    "qwen3_5": f"{BREAK}; the opening of a think block trains too, here the prompt holds it; tools lack 'function'",
-    "qwen3_5_nothink": f"{BREAK}; no think block stands before the last answer, here an empty one that does not train",
-    "gemma": BREAK,
-    "gemma2": f"{BREAK}, and so does the token behind it; <eos> stands behind the last answer",
-    "gemma3": BREAK,
-    "gemma4": f"{BREAK}; every system message asks to think and every answer has a channel of thoughts, here those "
-    "whose rows have reasoning",
-    "deepseekr1": "the opening of a think block trains there, here the prompt holds it; an empty block is a line break "
-    "longer there; there tools are told in words and calls are 'Action: ...', here in the model's own markup",
-    "glm4_moe": "think blocks have line breaks inside, here none, as in the model's own template; the last answer ends "
-    "with <|endoftext|>, here with <|user|>; what tools answer lacks its markup",
-    "gpt_oss": "an empty channel of analysis stands before every answer; the system message is the row's alone, here "
-    "the model's own with the row's as the developer's; tools are told in words; behind an earlier answer "
-    "<|start|> trains",
-    "qwen2_vl": BREAK,
-    "lfm2": f"{BREAK}; no <|startoftext|> begins a row; {OWN_SYSTEM}",
-    "llama2": "there no blanks stand around answers, here one on each side, as in the model's own template",
-    "mistral": "there the system message stands in the user's first message, here in the last one",
-    "phi": f"{BREAK}; here <|endoftext|> stands behind the last answer and does not train",
-    "smollm2": f"{BREAK}; its own system message ends with a full stop, the model's does not",
-    "vicuna": PLAIN,
-    "zephyr": PLAIN,
-    "alpaca": f"{BREAK}; {PLAIN}",
-}
+DIFFERENCES: Mapping[str, str] = TABLES["differences"]
 """What renders or trains otherwise there, by the tokens and labels of LLaMA-Factory 0.9.5 and ours."""
 
-NO_EFFECT: Mapping[str, str] = {
-    "do_train": "ft run trains",
-    "do_eval": "held-out rows are measured where there are any",
-    "overwrite_cache": "prepared data are kept by what they are made of",
-    "tokenized_path": "prepared data are kept in the folder FT_CACHE",
-    "flash_attn": "the plan takes what is fastest on the machine; backend.attention names another",
-    "upcast_layernorm": "masters are kept in fp32",
-    "sample_backend": "answers are sampled by the engine itself",
-    "infer_backend": "answers are sampled by the engine itself",
-    "ddp_timeout": "",
-    "print_param_status": "",
-    "log_level": "",
-    "sharegpt_cleaning": "",
-    "use_v1_kernels": "kernels are chosen for the machine",
-    "kernel_config": "kernels are chosen for the machine",
-    "use_fast_tokenizer": "the tokenizer is that of the model",
-    "split_special_tokens": "text is never read as markup",
-    "model_class": "the family is known from the model's config",
-    "batching_strategy": "rows are laid out by memory",
-    "init_config": "it is about how weights are loaded",
-    "lora_plot": "",
-    "bias_activation_fusion": "kernels are chosen for the machine",
-    "apply_rope_fusion": "kernels are chosen for the machine",
-    "moe_grouped_gemm": "kernels are chosen for the machine",
-    "moe_token_dispatcher_type": "kernels are chosen for the machine",
-    "recompute_granularity": "memory decides what is computed again",
-    "use_packed_sequences": "rows share a place in the batch where the model allows it",
-    "export_device": "what is merged is merged tensor by tensor",
-    "export_hf_on_finish": "what is written is in Hugging Face's layout always",
-}
+NO_EFFECT: Mapping[str, str] = tables.notes(TABLES["no_effect"])
 
-REFUSED: Mapping[str, str] = {
-    "use_eaft_loss": "no loss of that name here; method.loss: dft and focal weight tokens by their probability too",
-    "use_asft_loss": "no loss of that name here; method.loss: dft and focal weight tokens by their probability too",
-    "asft_alpha": "no loss of that name here; method.loss: dft and focal weight tokens by their probability too",
-    "use_llama_pro": "no added layers here",
-    "mixture_of_depths": "no mixture of depths here",
-    "fp8_backend": "torch's own products are taken; kernels.fp8_linear: torchao takes its",
-    "fp8_enable_fsdp_float8_all_gather": "weights are gathered in bf16",
-    "use_kt": "no KTransformers here",
-    "kt_config": "no KTransformers here",
-    "kt_cpu_activation": "no KTransformers here",
-    "kt_weight_path": "no KTransformers here",
-    "kt_non_expert_weight_path": "no KTransformers here",
-    "predict_with_generate": "ft score and the evaluator exact_match measure answers",
-    "do_predict": "ft score and the evaluator exact_match measure answers",
-    "max_new_tokens": "ft chat RUN samples answers",
-    "export_dir": "ft merge RUN --to int8|int4|mxfp4 writes fewer bits",
-    "export_size": "ft merge RUN writes a merged model",
-    "export_legacy_format": "only safetensors are written",
-    "export_quantization_bit": "ft merge RUN --to int8|int4|mxfp4",
-    "export_quantization_dataset": "ft merge RUN --to int8|int4|mxfp4 needs no rows",
-    "freeze_extra_modules": "name them: adapter.unfrozen_parameters",
-    "additional_target": "name them: adapter.unfrozen_parameters",
-    "dist_config": shared.DEVICES,
-    "mca_config": shared.DEVICES,
-    "reward_model": "see ft plugins explain METHOD",
-}
-
-
-PARALLEL = (
-    "tensor_model_parallel_size",
-    "pipeline_model_parallel_size",
-    "expert_model_parallel_size",
-    "sequence_parallel",
-    "use_distributed_optimizer",
-    "overlap_param_gather",
-    "overlap_grad_reduce",
-)
+REFUSED: Mapping[str, str] = tables.notes(TABLES["refused"])
+PARALLEL = TABLES["parallel"]
 
 
 def looks_like(given: Mapping[str, Any]) -> bool:
@@ -273,14 +149,7 @@ def _method(account: Account) -> None:
         account.refuse("stage", f"no method for {stage!r} here; ft plugins list --kind method shows them")
 
 
-PIXELS: Mapping[str, tuple[str, Any]] = {
-    "image_max_pixels": ("image.max_pixels", 768 * 768),
-    "image_min_pixels": ("image.min_pixels", 32 * 32),
-    "video_max_pixels": ("video.max_pixels", 256 * 256),
-    "video_min_pixels": ("video.min_pixels", 16 * 16),
-    "video_fps": ("video.fps", 2.0),
-    "video_maxlen": ("video.max_frames", 128),
-}
+PIXELS: Mapping[str, tuple[str, Any]] = TABLES["pixels"]
 """Bounds of what is seen: ours, and the default there."""
 
 
@@ -438,19 +307,7 @@ def _one(value: Any) -> str:
     return names[0]
 
 
-OWN_OPTIMIZERS: Mapping[str, tuple[str, Mapping[str, tuple[str, Any]]]] = {
-    "use_galore": (
-        "galore",
-        {"galore_rank": ("rank", 16), "galore_scale": ("scale", 2.0), "galore_update_interval": ("update_every", 200)},
-    ),
-    "use_apollo": (
-        "apollo",
-        {"apollo_rank": ("rank", 16), "apollo_scale": ("scale", 32.0), "apollo_update_interval": ("update_every", 200)},
-    ),
-    "use_muon": ("muon", {}),
-    "use_adam_mini": ("adam_mini", {}),
-    "use_badam": ("badam", {"badam_switch_interval": ("switch_every", 50)}),
-}
+OWN_OPTIMIZERS: Mapping[str, tuple[str, Mapping[str, tuple[str, Any]]]] = TABLES["own_optimizers"]
 """Optimizers that a switch of their own picks, as they are called here, with the options and their defaults there."""
 
 

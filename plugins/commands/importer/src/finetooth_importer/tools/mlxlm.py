@@ -6,36 +6,17 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from finetooth_importer import tables
 from finetooth_importer.account import Account, number
 from finetooth_importer.tools import shared, watched
 
-OPTIMIZERS: Mapping[str, str] = {
-    "adam": "adamw",
-    "adamw": "adamw",
-    "sgd": "sgd",
-    "adafactor": "adafactor",
-    "muon": "muon",
-}
+TABLES = tables.of("mlxlm")
+OPTIMIZERS: Mapping[str, str] = TABLES["optimizers"]
 KEYS = {"iters", "num_layers", "lora_layers", "lora_parameters", "steps_per_eval", "adapter_path", "adapter_file"}
 
-NO_EFFECT: Mapping[str, str] = {
-    "train": "ft run trains",
-    "config": "its keys are read",
-    "test": "held-out rows are measured where there are any",
-    "test_batches": "all held-out rows are measured",
-    "val_batches": "all held-out rows are measured",
-    "steps_per_report": "every step is written to metrics.jsonl",
-    "clear_cache_threshold": "memory decides",
-    "lora_parameters.alpha": "lora_parameters.scale is what that tool reads",
-    "optimizer_config.adamw.bias_correction": "it is always corrected",
-    "use_dora": "fine_tune_type says it",
-}
+NO_EFFECT: Mapping[str, str] = tables.notes(TABLES["no_effect"])
 
-REFUSED: Mapping[str, str] = {
-    "resume_adapter_file": "set adapter.resume_from to a folder in peft's layout",
-    "lr_schedule": "ft plugins list --kind schedule shows them",
-    "test_dataset": "data.eval has one source for all that is held out",
-}
+REFUSED: Mapping[str, str] = tables.notes(TABLES["refused"])
 
 
 LAST = "the last {} layers carry the adapter there, here every one: name theirs, adapter.targets: [pattern of a path]"

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from finetooth_importer import packing
+from finetooth_importer import packing, tables
 from finetooth_importer.account import Account, name_of, number
 from finetooth_importer.first_row import first_row
 from finetooth_importer.tools import exports, rollouts, shared, watched
@@ -15,69 +15,16 @@ from finetooth_importer.tools import exports, rollouts, shared, watched
 MARK = "mud_puppy"
 """The key under which the reader of commands says that it is one."""
 
-NAMES: Mapping[str, str] = {
-    "model_name_or_path": "model",
-    "dataset_path": "dataset",
-    "finetuning_method": "method",
-    "output_dir": "output",
-    "num_epochs": "epochs",
-    "lora_target_modules": "lora_targets",
-    "early_stopping_patience": "early_stopping",
-    "dataloader_workers": "num_workers",
-    "preprocessing_workers": "preprocess_workers",
-    "batch_size": "batch_size",
-}
+TABLES = tables.of("mudpuppy")
+NAMES: Mapping[str, str] = TABLES["names"]
 """Fields of its TrainingConfig by the flags that mean the same."""
 
-SWITCHES = (
-    "compile",
-    "pack_sequences",
-    "trust_remote_code",
-    "no_chat_template",
-    "no_gradient_checkpointing",
-    "resume",
-    "stream",
-    "zero_offload",
-    "distributed",
-    "merge_lora",
-    "monitor",
-    "fsdp_cpu_offload",
-    "fsdp_activation_checkpointing",
-)
+SWITCHES = TABLES["switches"]
 """Flags without a value, so that a word behind them is the model or the rows."""
 
-NO_EFFECT: Mapping[str, str] = {
-    MARK: "",
-    "compile": "kernels are chosen for the machine",
-    "compile_mode": "kernels are chosen for the machine",
-    "num_workers": shared.WORKERS,
-    "preprocess_workers": shared.WORKERS,
-    "device_map": "the recipe runs on one device",
-    "prefetch_layers": "it is of --stream",
-    "use_chat_template": "the renderer of the model's family writes it",
-    "local_rank": "",
-    "monitor": "ft watch RUN",
-    "monitor_port": "ft watch RUN",
-    "trust_remote_code": "code does not run unless model.loader.trust_remote_code says so",
-    "distributed_backend": "the recipe runs on one device",
-    "qat": "method says it",
-    "grpo": "method says it",
-    "multimodal": "rows with images show it",
-    "reward_modeling": "method says it",
-}
+NO_EFFECT: Mapping[str, str] = tables.notes(TABLES["no_effect"])
 
-REFUSED: Mapping[str, str] = {
-    "resume": "ft resume RUN continues a run",
-    "no_chat_template": "rows of text, or data.format: {name: prompt_completion, style: raw}",
-    "stream": "layers stay on the device; a base in fewer bits, or gradient checkpointing, saves memory",
-    "zero_offload": "set optimizer.offload: cpu",
-    "distributed": shared.DEVICES,
-    "fsdp_mode": shared.DEVICES,
-    "fsdp_cpu_offload": shared.DEVICES,
-    "fsdp_activation_checkpointing": shared.DEVICES,
-    "fsdp_min_num_params": shared.DEVICES,
-    "fsdp_transformer_layer_cls": shared.DEVICES,
-}
+REFUSED: Mapping[str, str] = tables.notes(TABLES["refused"])
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

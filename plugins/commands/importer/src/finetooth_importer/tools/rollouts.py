@@ -2,94 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from finetooth_importer import tables
 from finetooth_importer.account import Account, number
 
-OPTIONS: Mapping[str, str] = {
-    "num_generations": "num_generations",
-    "max_completion_length": "max_completion_length",
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "min_p": "min_p",
-    "repetition_penalty": "repetition_penalty",
-    "num_iterations": "num_iterations",
-    "beta": "beta",
-    "epsilon": "epsilon",
-    "epsilon_high": "epsilon_high",
-    "delta": "delta",
-    "loss_type": "loss_type",
-    "mask_truncated_completions": "mask_truncated_completions",
-    "importance_sampling_level": "importance_sampling_level",
-    "sapo_temperature_pos": "sapo_temperature_pos",
-    "sapo_temperature_neg": "sapo_temperature_neg",
-    "use_bias_correction_kl": "use_bias_correction_kl",
-    "off_policy_mask_threshold": "off_policy_mask_threshold",
-    "multi_objective_aggregation": "multi_objective_aggregation",
-    "top_entropy_quantile": "top_entropy_quantile",
-    "vespo_k_pos": "vespo_k_pos",
-    "vespo_lambda_pos": "vespo_lambda_pos",
-    "vespo_k_neg": "vespo_k_neg",
-    "vespo_lambda_neg": "vespo_lambda_neg",
-    "skip_zero_advantage_batches": "skip_zero_advantage_batches",
-}
+TABLES = tables.of("rollouts")
+OPTIONS: Sequence[str] = TABLES["options"]
 """Options that are called and mean the same here."""
 
-SERVER = "sampler: {name: vllm, url: ...} samples by a vLLM server; without it the engine samples itself"
-NO_EFFECT: Mapping[str, str] = {
-    "use_vllm": SERVER,
-    "vllm_mode": SERVER,
-    "vllm_gpu_memory_utilization": SERVER,
-    "vllm_tensor_parallel_size": SERVER,
-    "vllm_server_host": SERVER,
-    "vllm_server_port": SERVER,
-    "vllm_server_timeout": SERVER,
-    "vllm_max_model_length": SERVER,
-    "vllm_model_impl": SERVER,
-    "vllm_server_base_url": SERVER,
-    "vllm_group_port": SERVER,
-    "vllm_lora_sync": SERVER,
-    "reward_num_workers": "slow rewards are called in parallel anyway",
-    "use_data_producer": "prompts are answered ahead where method.prefetch says so",
-    "cache_implementation": "answers are sampled by the engine itself",
-    "use_transformers_continuous_batching": "answers are sampled by the engine itself",
-    "use_transformers_paged": "answers are sampled by the engine itself",
-    "log_multimodal": "rollouts are in the run folder: ft rollouts RUN",
-    "log_unique_prompts": "rollouts are in the run folder: ft rollouts RUN",
-    "num_generations_eval": "evaluators say how often they ask",
-    "vllm_enable_sleep_mode": SERVER,
-    "vllm_sampling_params": SERVER,
-    "fast_inference": SERVER,
-    "log_completions": "rollouts are in the run folder: ft rollouts RUN",
-    "num_completions_to_print": "rollouts are in the run folder: ft rollouts RUN",
-    "use_liger_loss": "logits of all positions are never held at once",
-    "max_prompt_length": "a prompt is cut only where it does not fit train.max_length",
-    "shuffle_dataset": "train.shuffle says it",
-    "ds3_gather_for_generation": "the recipe runs on one device",
-    "disable_dropout": "an adapter's dropout is adapter.dropout",
-}
+NO_EFFECT: Mapping[str, str] = tables.notes(TABLES["no_effect"])
 
 GUIDED = ("vllm_guided_decoding_regex", "vllm_structured_outputs_regex")
 UNGUIDED = "answers are not held to a form while they are written: give the reward regex_match"
 
-JUDGES: Mapping[str, Any] = {
-    "accuracy_reward": {"name": "math_verify"},
-    "think_format_reward": {"name": "tag_format"},
-    "reasoning_accuracy_reward": {"name": "math_verify"},
-}
+JUDGES: Mapping[str, Any] = TABLES["judges"]
 """Rewards that come with TRL, by what is like them here."""
 
-REFUSED: Mapping[str, str] = {
-    "rollout_func": "code of the user's own does not run: an environment answers and scores, method.environment",
-    "vllm_sync_interval": "the engine's own weights draw; with prefetch, method.max_staleness bounds how old they are",
-    "reward_processing_classes": "a reward that is a model brings its own tokenizer",
-    "max_tool_calling_iterations": "method.environment has tools, and method.max_turns bounds them",
-    "log_completions_hub_repo": "rollouts are in the run folder: ft rollouts RUN",
-    "normalize_advantages": "method.scale_rewards says whose deviation divides them",
-    "reward_clip_range": "rewards count as they are",
-}
+REFUSED: Mapping[str, str] = tables.notes(TABLES["refused"])
 
 SYNC_STEPS = 512
 """TRL's default of `ref_model_sync_steps`; that of `ref_model_mixup_alpha` is ours of `mix`, 0.6."""
@@ -107,12 +39,12 @@ def read(account: Account, method: str, prefix: str = "") -> None:
         method: as it is called here.
         prefix: before every key, `trl.`.
     """
-    for theirs, ours in OPTIONS.items():
-        key = prefix + theirs
-        if theirs == "loss_type" and account.get(key) not in (None, *BOUNDED):
+    for name in OPTIONS:
+        key = prefix + name
+        if name == "loss_type" and account.get(key) not in (None, *BOUNDED):
             account.refuse(key, f"method.loss_type is one of {', '.join(BOUNDED)}", unless=None)
         elif account.has(key):
-            account.take(key, f"method.{ours}", number)
+            account.take(key, f"method.{name}", number)
     account.take(f"{prefix}top_k", "method.top_k", lambda value: max(0, int(value)))
     account.take(f"{prefix}entropy_coef", "method.entropy_coef", number)
     _steered(account, prefix)

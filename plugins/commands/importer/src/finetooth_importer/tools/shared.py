@@ -5,76 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetooth_importer import tables
 from finetooth_importer.account import Account, name_of, number
 from finetooth_importer.tools import low_memory
 
-OPTIMIZERS: Mapping[str, str] = {
-    "adamw": "adamw",
-    "adamw_torch": "adamw",
-    "adamw_torch_fused": "adamw",
-    "adamw_hf": "adamw",
-    "adamw_apex_fused": "adamw",
-    "adamw_torch_xla": "adamw",
-    "optimi_adamw": "adamw",
-    "sgd": "sgd",
-    "adafactor": "adafactor",
-    "lion": "lion",
-    "lion_32bit": "lion",
-    "muon": "muon",
-    "dion": "dion",
-    "galore_adamw": "galore",
-    "galore_adamw_layerwise": "galore",
-    "apollo_adamw": "apollo",
-    "apollo_adamw_layerwise": "apollo",
-    "adamw_8bit": "adamw_8bit",
-    "adamw_bnb_8bit": "adamw_8bit",
-    "lion_8bit": "lion_8bit",
-    "paged_adamw": "paged_adamw",
-    "paged_adamw_32bit": "paged_adamw",
-    "paged_adamw_8bit": "paged_adamw_8bit",
-    "ademamix": "ademamix",
-    "adopt_adamw": "adopt",
-    "came_pytorch": "came",
-    "lomo": "lomo",
-    "adalomo": "adalomo",
-    "schedule_free_adamw": "schedule_free_adamw",
-    "schedule_free_sgd": "schedule_free_sgd",
-    "prodigy": "prodigy",
-    "sophia": "sophia",
-}
+TABLES = tables.of("shared")
+OPTIMIZERS: Mapping[str, str] = TABLES["optimizers"]
 """Optimizers by the names of transformers and axolotl, as they are called here."""
 
-OTHERWISE: Mapping[str, tuple[str, str]] = {
-    "adamw_torch_8bit": ("adamw_8bit", "8 bits of bitsandbytes in place of torchao's"),
-    "ao_adamw_8bit": ("adamw_8bit", "8 bits of bitsandbytes in place of torchao's"),
-    "adamw_torch_4bit": ("adamw_4bit", "4 bits of our own in place of torchao's"),
-    "ao_adamw_4bit": ("adamw_4bit", "4 bits of our own in place of torchao's"),
-    "adamw_torch_fp8": ("adamw_8bit", "its state has 8 bits of bitsandbytes in place of fp8"),
-    "ao_adamw_fp8": ("adamw_8bit", "its state has 8 bits of bitsandbytes in place of fp8"),
-    "paged_lion_8bit": ("lion_8bit", "its state is not kept in pages"),
-    "paged_lion_32bit": ("lion", "its state is not kept in pages"),
-    "paged_ademamix_8bit": ("ademamix", "its state has 32 bits, and is not kept in pages"),
-    "ademamix_8bit": ("ademamix", "its state has 32 bits"),
-    "galore_adamw_8bit": ("galore_8bit", "8 bits of our own in place of bitsandbytes'"),
-}
+OTHERWISE: Mapping[str, tuple[str, str]] = TABLES["otherwise"]
 """Those whose update is here with another store of its state: ours, and what differs."""
 
 WITHOUT_BETAS = ("sgd", "adafactor", "lomo", "adalomo", "schedule_free_adamw", "schedule_free_sgd")
 WITHOUT_EPS = ("adafactor", "sgd", "lion", "lion_8bit", "lomo", "adalomo", "schedule_free_sgd", "came")
 
-SCHEDULES: Mapping[str, str] = {
-    "cosine": "cosine",
-    "linear": "linear",
-    "constant": "constant",
-    "constant_with_warmup": "constant",
-    "cosine_with_restarts": "cosine_with_restarts",
-    "polynomial": "polynomial",
-    "inverse_sqrt": "inverse_sqrt",
-    "cosine_with_min_lr": "cosine_with_min",
-    "warmup_stable_decay": "wsd",
-    "reduce_lr_on_plateau": "reduce_on_plateau",
-    "one_cycle": "one_cycle",
-}
+SCHEDULES: Mapping[str, str] = TABLES["schedules"]
 """Schedules by the names of transformers."""
 
 PAIRS = ("dpo", "orpo", "simpo", "cpo")
@@ -82,7 +27,6 @@ PAIRS = ("dpo", "orpo", "simpo", "cpo")
 
 DEVICES = "the recipe runs on one device; ft check says what that takes"
 HUB = "nothing is sent to a hub; the artifact in the run folder is what you can send"
-WORKERS = "the result is the same with any number; data.workers sets one"
 
 
 def optimizer(account: Account, key: str, default: str = "adamw") -> None:
@@ -268,53 +212,10 @@ def checkpointing(account: Account, key: str = "gradient_checkpointing") -> None
 
 def machines(account: Account) -> None:
     """What asks for several devices, or says how processes are started."""
-    for key in (
-        "deepspeed",
-        "fsdp",
-        "fsdp_config",
-        "fsdp_version",
-        "fsdp_transformer_layer_cls_to_wrap",
-        "tensor_parallel_size",
-        "context_parallel_size",
-        "sequence_parallel_degree",
-        "sequence_parallel_size",
-        "dp_shard_size",
-        "dp_replicate_size",
-        "expert_parallel_size",
-        "cp_size",
-        "ray_num_workers",
-    ):
+    for key in TABLES["several_devices"]:
         account.refuse(key, DEVICES, unless=1)
-    for key in (
-        "ddp_timeout",
-        "ddp_find_unused_parameters",
-        "ddp_bucket_cap_mb",
-        "local_rank",
-        "accelerator_config",
-        "ddp",
-        "low_cpu_mem_usage",
-        "device_map",
-        "use_ray",
-        "experimental_skip_move_to_device",
-        "torchdistx_path",
-    ):
-        account.passes(key, "it is about how processes or weights are started, not about what is computed")
-    for key in ("dataloader_num_workers", "preprocessing_num_workers", "dataset_num_proc", "dataset_processes"):
-        account.passes(key, WORKERS)
-    for key in (
-        "dataloader_pin_memory",
-        "dataloader_prefetch_factor",
-        "dataloader_persistent_workers",
-        "torch_compile",
-        "torch_compile_mode",
-        "torch_compile_backend",
-        "use_liger_kernel",
-        "enable_liger_kernel",
-        "use_unsloth",
-    ):
-        account.passes(key, "kernels and loading are chosen for the machine; ft check says which")
-    account.passes("group_by_length", "rows of a step are laid out by their length anyway")
-    for key in ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "push_dataset_to_hub", "hub_token"):
+    without_effect(account, tables.notes(TABLES["machines"]))
+    for key in TABLES["hub"]:
         account.refuse(key, HUB)
 
 
@@ -370,7 +271,6 @@ __all__ = [
     "OPTIMIZERS",
     "OTHERWISE",
     "SCHEDULES",
-    "WORKERS",
     "batch",
     "checkpointing",
     "cut",

@@ -6,125 +6,23 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from finetooth_importer import packing
+from finetooth_importer import packing, tables
 from finetooth_importer.account import COMPUTED, Account, flattened, number
 from finetooth_importer.tools import rows, shared, watched
 
-OPTIMIZERS: Mapping[str, str] = {
-    "AdamW": "adamw",
-    "Adam": "adamw",
-    "SGD": "sgd",
-    "Adafactor": "adafactor",
-    "PagedAdamW": "paged_adamw",
-    "PagedAdamW8bit": "paged_adamw_8bit",
-    "PagedAdamW32bit": "paged_adamw",
-    "AdamW8bit": "adamw_8bit",
-    "AdamWScheduleFree": "schedule_free_adamw",
-}
+TABLES = tables.of("torchtune")
+OPTIMIZERS: Mapping[str, str] = TABLES["optimizers"]
 DECAY = {"AdamW": 0.01, "PagedAdamW": 0.01, "PagedAdamW8bit": 0.01, "PagedAdamW32bit": 0.01, "AdamW8bit": 0.01}
 """Weight decay of those that were given none; of the others it is 0."""
 
-ALPACA = {"name": "instruction", "alpaca": True}
-"""Rows in Alpaca's own prompt, which stands inside the model's markup."""
-
-DATASETS: Mapping[str, tuple[str, Any, bool]] = {
-    "alpaca_dataset": ("tatsu-lab/alpaca", ALPACA, True),
-    "alpaca_cleaned_dataset": ("yahma/alpaca-cleaned", ALPACA, True),
-    "slimorca_dataset": (
-        "Open-Orca/SlimOrca-Dedup",
-        {"name": "chat", "column": "conversations", "fields": {"role": "from", "content": "value"}},
-        False,
-    ),
-    "grammar_dataset": (
-        "liweili/c4_200m",
-        {"name": "prompt_completion", "prompt": "input", "completion": "output"},
-        False,
-    ),
-    "samsum_dataset": (
-        "Samsung/samsum",
-        {"name": "prompt_completion", "prompt": "dialogue", "completion": "summary"},
-        False,
-    ),
-    "stack_exchange_paired_dataset": (
-        "lvwerra/stack-exchange-paired",
-        {"name": "preference", "prompt": "question", "chosen": "response_j", "rejected": "response_k"},
-        False,
-    ),
-    "hh_rlhf_helpful_dataset": ("RLHFlow/HH-RLHF-Helpful-standard", "preference", False),
-    "wikitext_dataset": ("EleutherAI/wikitext_document_level", {"name": "text", "column": "page"}, True),
-    "cnn_dailymail_articles_dataset": ("ccdv/cnn_dailymail", {"name": "text", "column": "article"}, True),
-    "gsm8k_dataset": ("openai/gsm8k", {"name": "task", "prompt": "question"}, False),
-    "gsm8k_sft": ("openai/gsm8k", {"name": "prompt_completion", "prompt": "question", "completion": "answer"}, False),
-}
+DATASETS: Mapping[str, tuple[str, Any, bool]] = TABLES["datasets"]
 """Its builders of data sets: hub id, our format, and whether they train prompts as well by default."""
 
-GENERIC: Mapping[str, tuple[Any, bool]] = {
-    "instruct_dataset": ({"name": "prompt_completion", "prompt": "input", "completion": "output"}, False),
-    "chat_dataset": ("chat", False),
-    "text_completion_dataset": ("text", True),
-    "preference_dataset": ("preference", False),
-}
+GENERIC: Mapping[str, tuple[Any, bool]] = TABLES["generic"]
 
-NO_EFFECT: Mapping[str, str] = {
-    "checkpointer._component_": "folders with safetensors are read, whatever their layout",
-    "checkpointer.checkpoint_files": "the folder's own index says which files it has",
-    "checkpointer.checkpoint_files.filename_format": "the folder's own index says which files it has",
-    "checkpointer.checkpoint_files.max_filename": "the folder's own index says which files it has",
-    "checkpointer.model_type": "the family is known from the model's config",
-    "checkpointer.output_dir": "output is the run folder",
-    "checkpointer.safe_serialization": "weights are always safetensors",
-    "checkpointer.keep_last_n_checkpoints": "checkpoint.keep_last",
-    "tokenizer._component_": "the tokenizer is that of the model",
-    "tokenizer.path": "the tokenizer is that of the model",
-    "tokenizer.merges_file": "the tokenizer is that of the model",
-    "tokenizer.vocab_path": "the tokenizer is that of the model",
-    "tokenizer.merges_path": "the tokenizer is that of the model",
-    "tokenizer.prompt_template": "the renderer of the model's family writes it; ft data preview shows it",
-    "tokenizer.image_size": "the processor is that of the model",
-    "tokenizer.max_num_tiles": "the processor is that of the model",
-    "model.image_size": "the processor is that of the model",
-    "dataset_val.packed": "rows share a place in the batch where the model allows it, and never see each other",
-    "dataset.image_tag": "images are read from the rows",
-    "batch_size_val": "held-out rows are laid out by memory",
-    "loss.num_output_chunks": "logits of all positions are never held at once",
-    "optimizer.fused": "kernels are chosen for the machine",
-    "optimizer_in_bwd": "optimizer: lomo and badam save the memory of gradients; the result is the same without",
-    "device": "hardware: auto takes the best device that is here",
-    "compile": "kernels are chosen for the machine; ft check says which",
-    "enable_activation_offloading": "memory decides",
-    "ac_mode": "how activations are computed again does not change the result",
-    "ac_option": "how activations are computed again does not change the result",
-    "low_cpu_ram": "weights are read tensor by tensor",
-    "memory_efficient_fsdp_wrap": "it is of several devices",
-    "custom_sharded_layers": "it is of several devices",
-    "data_parallel_shard_dim": "it is of several devices",
-    "data_parallel_replicate_dim": "it is of several devices",
-    "save_adapter_weights_only": "the artifact of a LoRA is the adapter always; ft merge RUN merges it",
-    "collate_fn": "rows are laid out by memory",
-    "forward_batch_size": "rows are laid out by memory",
-    "metric_logger.log_dir": "metrics are in metrics.jsonl of the run folder",
-    "metric_logger.filename": "metrics are in metrics.jsonl of the run folder",
-    "log_every_n_steps": "every step is written to metrics.jsonl",
-    "log_peak_memory_stats": "memory is in metrics.jsonl",
-    "log_level": "",
-    "debug_logging_enabled": "ft rollouts RUN shows what was sampled",
-    "debug_num_samples_per_step": "ft rollouts RUN shows what was sampled",
-    "cudnn_deterministic_mode": "a seed gives the same run always",
-    "quantizer._component_": "",
-}
+NO_EFFECT: Mapping[str, str] = tables.notes(TABLES["no_effect"])
 
-REFUSED: Mapping[str, str] = {
-    "resume_from_checkpoint": "ft resume RUN continues a run",
-    "should_load_recipe_state": "ft resume RUN continues a run",
-    "fsdp_cpu_offload": shared.DEVICES,
-    "fsdp.cpu_offload": shared.DEVICES,
-    "tensor_parallel_dim": shared.DEVICES,
-    "tensor_parallel_plan._component_": shared.DEVICES,
-    "tensor_parallel_plan.model": shared.DEVICES,
-    "context_parallel_dim": shared.DEVICES,
-    "checkpointer.recipe_checkpoint": "ft resume RUN continues a run",
-    "checkpointer.adapter_checkpoint": "set adapter.resume_from to an adapter's folder",
-}
+REFUSED: Mapping[str, str] = tables.notes(TABLES["refused"])
 
 HEADS = {"output_proj": "o_proj"}
 MLP = ["gate_proj", "up_proj", "down_proj"]

@@ -7,24 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finetooth_importer import packing
+from finetooth_importer import packing, tables
 from finetooth_importer.account import Account, number
 from finetooth_importer.first_row import first_row
 from finetooth_importer.script_rows import HARMLESS, SPLIT
 from finetooth_importer.tools import rollouts, rows, shared, targets, watched
 
-METHODS: Mapping[str, str] = {
-    "sft": "sft",
-    "dpo": "dpo",
-    "kto": "kto",
-    "orpo": "orpo",
-    "cpo": "cpo",
-    "reward": "rm",
-    "prm": "prm",
-    "grpo": "grpo",
-    "rloo": "rloo",
-    "gkd": "gkd",
-}
+TABLES = tables.of("trl")
+METHODS: Mapping[str, str] = TABLES["methods"]
 RATES: Mapping[str, float] = {"sft": 2e-5, "dpo": 1e-6, "kto": 1e-6, "rm": 1e-4, "orpo": 1e-6, "cpo": 1e-6,
                              "grpo": 1e-6, "rloo": 1e-6, "gkd": 2e-5}  # fmt: skip
 """Learning rates that the trainers' configurations have in place of transformers' 5e-5."""
@@ -39,38 +29,9 @@ then; and their class."""
 PEFT = "peft_config"
 """The key under which the reader of scripts says that there is a LoraConfig, whatever it was given."""
 
-NO_EFFECT: Mapping[str, str] = {
-    "padding_free": "how rows are packed is decided while training",
-    "eval_packing": "rows are laid out by memory",
-    "pad_to_multiple_of": "padding never changes the result",
-    "activation_offloading": "memory decides",
-    "use_peft": "the adapter says it",
-    "attn_implementation": "the plan takes what is fastest on the machine",
-    "dtype": "weights that do not train are in train.precision",
-    "torch_dtype": "weights that do not train are in train.precision",
-    "model_init_kwargs": "see model and train.precision",
-    "dataset_kwargs": "",
-    "max_prompt_length": "rows are cut as one",
-    "max_completion_length": "rows are cut as one",
-    "task_type": "",
-    "bias": "",
-    "lora_task_type": "",
-}
+NO_EFFECT: Mapping[str, str] = tables.notes(TABLES["no_effect"])
 
-REFUSED: Mapping[str, str] = {
-    "eval_accumulation_steps": "held-out rows are laid out by memory",
-    "lora_modules_to_save": "a low-rank adapter trains no whole modules",
-    "modules_to_save": "a low-rank adapter trains no whole modules",
-    "formatting_func": "code does not run: name the columns in data.format",
-    "compute_metrics": "ft plugins new --kind evaluator",
-    "callbacks": "ft plugins new --kind events",
-    "data_collator": "rows are laid out by the engine",
-    "reward_funcs": "method.rewards: [{name: python_function, file: FILE, function: NAME}] calls one as TRL does",
-    "exclude_modules": "name those that are left: adapter.targets takes patterns of paths",
-    "rank_pattern": "one rank for all modules",
-    "alpha_pattern": "one alpha for all modules",
-    "loftq_config": "set adapter.init: see ft plugins explain lora",
-}
+REFUSED: Mapping[str, str] = tables.notes(TABLES["refused"])
 
 
 COMPARED = ("sft", "dpo", "kto")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from finetooth_importer import tables
 from finetooth_importer.account import Account
 from finetooth_importer.tools import exports, trl
 
@@ -18,45 +19,10 @@ NAMES: Mapping[str, str] = {
 }
 """Its own names of what TRL has."""
 
-NO_EFFECT: Mapping[str, str] = {
-    MARK: "",
-    "dtype": "train.precision says it",
-    "token": "the hub's token is read from the environment",
-    "max_lora_rank": "adapter.rank says it",
-    "gpu_memory_utilization": "memory is planned: ft check",
-    "fast_inference": "answers are sampled by the engine itself, or method.sampler",
-    "float8_kv_cache": "answers are sampled by the engine itself",
-    "offload_embedding": "memory is planned: ft check",
-    "unsloth_tiled_mlp": "kernels are chosen for the machine",
-    "unsloth_vllm_standby": "answers are sampled by the engine itself",
-    "disable_log_stats": "",
-    "bias": "biases stay as they are",
-    "random_state": "train.seed decides what the adapter begins with",
-    "temporary_location": "ft merge and ft export write what is asked for",
-    "maximum_memory_usage": "ft merge and ft export write what is asked for",
-    "fix_tokenizer": "the tokenizer is that of the model",
-    "use_exact_model_name": "the model's name is what it says",
-    "fullgraph": "kernels are chosen for the machine",
-    "return_logits": "",
-    "auto_model": "the family is known from the model's config",
-    "dataset_text_field": "the rows' own columns show it",
-    "use_cache": "it is about sampling",
-    "unsloth_force_compile": "kernels are chosen for the machine",
-    "finetune_audio_layers": "an adapter leaves what reads sound as it is",
-}
+TABLES = tables.of("unsloth")
+NO_EFFECT: Mapping[str, str] = tables.notes(TABLES["no_effect"])
 
-REFUSED: Mapping[str, str] = {
-    "loftq_config": "set adapter.init: see ft plugins explain lora",
-    "load_in_16bit": "quantization: null is 16 bits",
-    "load_in_fp8": "training in fp8 is not here; quantization: int8 is",
-    "embedding_learning_rate": "all parameters have one rate, but for adapter.loraplus_ratio",
-    "push_model": "ft push RUN",
-    "hub_path": "ft push RUN",
-    "hub_token": "ft push RUN",
-    "finetune_vision_layers": "an adapter leaves what reads images as it is",
-    "qat_scheme": "set adapter: {name: qat, format: int4|int8|mxfp4}",
-    "resize_model_vocab": "model.added_tokens says what is added",
-}
+REFUSED: Mapping[str, str] = tables.notes(TABLES["refused"])
 
 
 def looks_like(given: Mapping[str, Any]) -> bool:
