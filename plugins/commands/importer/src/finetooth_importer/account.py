@@ -253,6 +253,3 @@ def number(value: Any) -> Any:
         except ValueError:
             return value
     return value
-
-
-__all__ = ["COMPUTED", "Account", "Line", "Outcome", "Packs", "TAKEN", "flattened", "name_of", "number", "says_nothing"]

@@ -42,6 +42,3 @@ def value_of(node: ast.expr, names: Assigned, deep: int = 0) -> Any:
     if isinstance(node, ast.Name) and node.id in names and deep < 8:
         return value_of(names[node.id][-1], names, deep + 1)
     return UNKNOWN
-
-
-__all__ = ["UNKNOWN", "Assigned", "assigned", "called_of", "value_of"]

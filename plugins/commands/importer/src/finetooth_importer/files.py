@@ -190,6 +190,3 @@ def of_notebook(text: str, path: Path) -> str:
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is not a notebook", action="name another file") from None
     return "\n".join(cell for cell in code if not cell.lstrip().startswith("%%"))
-
-
-__all__ = ["READERS", "TOOLS", "of_command", "of_notebook", "of_yaml", "read", "tool_of"]

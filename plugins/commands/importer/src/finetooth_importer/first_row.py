@@ -45,6 +45,3 @@ def _first(ending: str, text: str) -> Any:
         listed = text.lstrip().removeprefix("[").lstrip()
         return json.JSONDecoder().raw_decode(listed)[0] if listed[:1] == "{" else {}
     return {}
-
-
-__all__ = ["first_row"]

@@ -105,6 +105,3 @@ def _here(recipe: Mapping[str, Any]) -> bool:
         one.get("path") if isinstance(one, dict) else one for one in (train if isinstance(train, list) else [train])
     ]
     return bool(paths) and all(isinstance(path, str) and rows.exists(path) for path in paths)
-
-
-__all__ = ["always", "fit", "packed"]

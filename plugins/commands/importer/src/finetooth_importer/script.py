@@ -136,6 +136,3 @@ def _of_trainer(node: ast.Call, names: Assigned, tree: ast.AST) -> dict[str, Any
         if name in keywords and isinstance(model := value_of(keywords[name], names), str):
             found[name] = model
     return {**found, **rows_of(keywords, names, tree)}
-
-
-__all__ = ["of_script"]

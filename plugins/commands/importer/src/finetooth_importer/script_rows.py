@@ -184,6 +184,3 @@ def _column(node: ast.expr) -> str:
         name = value_of(node.slice, {})
         return name if isinstance(name, str) else ""
     return ""
-
-
-__all__ = ["HARMLESS", "SPLIT", "rows_of", "traced"]

@@ -112,6 +112,3 @@ def value_of(word: str) -> Any:
     except yaml.YAMLError:
         return word
     return word if made is None or (":" in word and isinstance(made, int | float)) else made
-
-
-__all__ = ["PlainLoader", "commands", "read_yaml", "value_of"]

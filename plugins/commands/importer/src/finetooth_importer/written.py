@@ -63,6 +63,3 @@ def shortened(value: Any, width: int = 60) -> str:
     """A value in one line."""
     text = " ".join(str(value).split())
     return text if len(text) <= width else text[: width - 3] + "..."
-
-
-__all__ = ["as_yaml", "shortened", "tidied"]

@@ -1,4 +1,4 @@
-"""The tools: what each is called, what an assistant reads about it, and what it does."""
+"""The tools: what each is called, what it does, and what an assistant reads about it, which is its docstring."""
 
 from __future__ import annotations
 
@@ -123,6 +123,7 @@ def _numbers(encoded: Any) -> list[float]:
 
 
 async def list_models(desk: Desk, given: a.Nothing) -> Json:
+    """Base models that can be trained here, with the settings that a session has by default. Next: new_session."""
     found = []
     for name, recipe in desk.service.served.items():
         sections = {key: recipe[key] for key in ("adapter", "optimizer", "schedule", "train") if key in recipe}
@@ -131,6 +132,8 @@ async def list_models(desk: Desk, given: a.Nothing) -> Json:
 
 
 async def new_session(desk: Desk, given: a.NewSession) -> Json:
+    """Make a model to train, on a base model or from a checkpoint. Returns `session`, the id that other tools take, and
+    how many parameters there are and how many of them train. Next: show_rows, then forward_backward."""
     sections = given.model_dump(include={"adapter", "optimizer", "schedule", "train"}, exclude_none=True)
     call = await asyncio.to_thread(
         lambda: desk.service.open(
@@ -145,15 +148,20 @@ async def new_session(desk: Desk, given: a.NewSession) -> Json:
 
 
 async def list_sessions(desk: Desk, given: a.Nothing) -> Json:
+    """Your sessions that are not closed, with their recipes and how many calls each has had. Next: any tool, with the
+    id of one."""
     return {"sessions": await asyncio.to_thread(desk.service.sessions, desk.caller)}
 
 
 async def close_session(desk: Desk, given: a.OfSession) -> Json:
+    """End a session. Its checkpoints stay; what was not saved is gone. Call save before."""
     await asyncio.to_thread(desk.service.close, desk.caller, given.session)
     return {"closed": given.session}
 
 
 async def show_rows(desk: Desk, given: a.Rows) -> Json:
+    """How rows become tokens in this session's model: `tokens`, `text` with special tokens spelled, `trained_tokens`
+    and `trained_text`, what the loss counts. Changes nothing. Next: forward_backward with all rows of a step."""
     reader = await desk.reader(given.session)
 
     def show() -> Json:
@@ -179,11 +187,17 @@ async def _data(desk: Desk, given: a.Rows) -> list[Any]:
 
 
 async def forward_backward(desk: Desk, given: a.ForwardBackward) -> Json:
+    """Evaluate a loss on a batch of rows and add its gradient to those that wait for `step`. Returns `loss` (for
+    cross_entropy the mean over trained tokens, in nats; about 2 to 4 before training on chat, and about ln(vocabulary)
+    for a model that knows nothing), `tokens` (positions read) and `targets` (tokens that counted). Next: step."""
     sent = {"data": await _data(desk, given), "loss": given.loss, "normalizer": given.normalizer}
     return await desk.primitive(given.session, "forward_backward", sent)
 
 
 async def forward(desk: Desk, given: a.Forward) -> Json:
+    """Score rows and keep what `backward` needs, for a loss of your own. Returns `handle`, and `logprobs`: for each row
+    the natural logarithm of the probability of each token but the first, 0 where it does not train. Compute dL/dlogprob
+    from them. Next: backward."""
     sent: Json = {"data": await _data(desk, given)}
     if given.loss is not None:
         sent["loss"] = given.loss
@@ -191,6 +205,9 @@ async def forward(desk: Desk, given: a.Forward) -> Json:
 
 
 async def backward(desk: Desk, given: a.Backward) -> Json:
+    """Add the gradient of an earlier `forward` to those that wait for `step`: of its loss, or from dL/dlogprob that you
+    give, shaped as its `logprobs`. A handle can be used once, and until the next step. Returns `grad_norm`. Next: step.
+    """
     sent: Json = {"handle": given.handle}
     if given.grads is not None:
         sent["grads"] = [wire.encode_array(np.asarray(row, np.float32)) for row in given.grads]
@@ -198,19 +215,28 @@ async def backward(desk: Desk, given: a.Backward) -> Json:
 
 
 async def step(desk: Desk, given: a.Step) -> Json:
+    """One update of the weights with the gradients so far, which are then dropped. Returns the `step` number, the
+    `learning_rate` applied, `grad_norm` (L2 norm of all gradients before clipping) and `skipped`. It fails if no
+    gradients wait. Next: forward_backward with the next rows, or logprobs, generate or save."""
     settings = given.model_dump(include={"learning_rate", "max_grad_norm"}, exclude_none=True)
     return await desk.primitive(given.session, "step", {"settings": settings} if settings else {})
 
 
 async def zero_grad(desk: Desk, given: a.OfSession) -> Json:
+    """Drop the gradients that wait for `step`. Next: forward_backward."""
     return await desk.primitive(given.session, "zero_grad", {})
 
 
 async def logprobs(desk: Desk, given: a.Logprobs) -> Json:
+    """Score rows without training: for each row `logprobs` (natural logarithms, for each token but the first, 0 where
+    it does not train) and their `sum`. The held-out loss is minus the sum of all sums divided by the number of trained
+    tokens."""
     return await desk.primitive(given.session, "logprobs", {"data": await _data(desk, given), "role": given.role})
 
 
 async def generate(desk: Desk, given: a.Generate) -> Json:
+    """Sample completions from the weights as they are now. Returns `completions`, a list for each prompt: `text`,
+    `tokens`, `logprobs`, and `stop` (`stop` or `length`). Next: more training, or save."""
     reader = await desk.reader(given.session)
     prompts = await asyncio.to_thread(reader.prompts, given.prompts)
     chosen = given.model_dump(
@@ -221,52 +247,70 @@ async def generate(desk: Desk, given: a.Generate) -> Json:
 
 
 async def save(desk: Desk, given: a.Save) -> Json:
+    """Write a checkpoint on the server. Returns `checkpoint`, its id, and its `size` in bytes. Next: more training, or
+    close_session."""
     return await desk.primitive(given.session, "save", given.model_dump(exclude={"session"}))
 
 
 async def load(desk: Desk, given: a.Load) -> Json:
+    """Take the state of a checkpoint into this session; what it had trained since is gone. Next: forward_backward or
+    generate."""
     return await desk.primitive(given.session, "load", given.model_dump(exclude={"session"}))
 
 
 async def list_checkpoints(desk: Desk, given: a.ListCheckpoints) -> Json:
+    """Your checkpoints, oldest first, of one session or all. Next: load, or new_session with the id of one."""
     return {"checkpoints": await asyncio.to_thread(desk.service.checkpoints, desk.caller, given.session)}
 
 
 async def delete_checkpoint(desk: Desk, given: a.OfCheckpoint) -> Json:
+    """Remove a checkpoint."""
     await asyncio.to_thread(desk.service.delete_checkpoint, desk.caller, given.checkpoint)
     return {"deleted": given.checkpoint}
 
 
 async def wait_for_call(desk: Desk, given: a.OfCall) -> Json:
+    """Wait up to 30 seconds for a call that was answered with `state: queued`, and return what its tool returns."""
     return await desk.finished(given.call, call_summary)
 
 
 async def cancel_call(desk: Desk, given: a.OfCall) -> Json:
+    """Stop a call that was answered with `state: queued`; its session is as it was before. Next: wait_for_call, or
+    another call."""
     await asyncio.to_thread(desk.service.cancel, desk.caller, given.call)
     return {"cancelled": given.call, "next": "wait_for_call with this id says whether it was finished before"}
 
 
 async def list_runs(desk: Desk, given: a.Nothing) -> Json:
+    """Runs of recipes in the server's folder, oldest first: status, steps, model, method, the last and the best
+    figures. Next: show_run."""
     runs.check_scope(desk.caller, started=desk.started)
     return await runs.apart(runs.all_runs)
 
 
 async def show_run(desk: Desk, given: a.OfRun) -> Json:
+    """A run: how it ended or how far it is, its recipe, its loss and evaluations as lists of step and value. Next:
+    diagnose_run."""
     runs.check_scope(desk.caller, started=desk.started)
     return await runs.apart(runs.one_run, given.run)
 
 
 async def diagnose_run(desk: Desk, given: a.OfRun) -> Json:
+    """What a run's reports show to be wrong, each with what to do, and the end of its output. An empty list: nothing
+    is."""
     runs.check_scope(desk.caller, started=desk.started)
     return await runs.apart(runs.diagnosis, given.run)
 
 
 async def start_run(desk: Desk, given: a.StartRun) -> Json:
+    """Begin to train what a recipe file in the server's folder describes. Returns at once. Next: show_run, until its
+    status is no longer running."""
     runs.check_scope(desk.caller, started=desk.started)
     return await runs.apart(runs.start, given.recipe, given.name, given.overrides)
 
 
 async def stop_run(desk: Desk, given: a.OfRun) -> Json:
+    """Ask a run to end: its last whole step is saved, and `ft resume` continues it. Next: show_run."""
     runs.check_scope(desk.caller, started=desk.started)
     return await runs.apart(runs.stop, given.run)
 
@@ -279,76 +323,53 @@ class Tool:
     """A tool.
 
     Attributes:
-        about: what it does, returns, and which tool comes next.
+        run: does it; its docstring says what it does, returns, and which tool comes next.
         reads: it changes nothing.
         destroys: what it removes or replaces does not come back.
     """
 
-    name: str
-    takes: type[a.Arguments]
     run: Callable[[Desk, Any], Awaitable[Json]]
-    about: str
+    takes: type[a.Arguments]
     reads: bool = False
     destroys: bool = False
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.run.__name__
+
+    @property
+    def about(self) -> str:
+        """What an assistant reads about it, in one line."""
+        return " ".join((self.run.__doc__ or "").split())
 
 
 TOOLS: Mapping[str, Tool] = {
     tool.name: tool
     for tool in (
-        Tool("list_models", a.Nothing, list_models, "Base models that can be trained here, with the settings that a "
-             "session has by default. Next: new_session.", reads=True),
-        Tool("new_session", a.NewSession, new_session, "Make a model to train, on a base model or from a checkpoint. "
-             "Returns `session`, the id that other tools take, and how many parameters there are and how many of them "
-             "train. Next: show_rows, then forward_backward."),
-        Tool("list_sessions", a.Nothing, list_sessions, "Your sessions that are not closed, with their recipes and how "
-             "many calls each has had. Next: any tool, with the id of one.", reads=True),
-        Tool("close_session", a.OfSession, close_session, "End a session. Its checkpoints stay; what was not saved is "
-             "gone. Call save before.", destroys=True),
-        Tool("show_rows", a.Rows, show_rows, "How rows become tokens in this session's model: `tokens`, `text` with "
-             "special tokens spelled, `trained_tokens` and `trained_text`, what the loss counts. Changes nothing. "
-             "Next: forward_backward with all rows of a step.", reads=True),
-        Tool("forward_backward", a.ForwardBackward, forward_backward, "Evaluate a loss on a batch of rows and add its "
-             "gradient to those that wait for `step`. Returns `loss` (for cross_entropy the mean over trained tokens, "
-             "in nats; about 2 to 4 before training on chat, and about ln(vocabulary) for a model that knows "
-             "nothing), `tokens` (positions read) and `targets` (tokens that counted). Next: step."),
-        Tool("step", a.Step, step, "One update of the weights with the gradients so far, which are then dropped. "
-             "Returns the `step` number, the `learning_rate` applied, `grad_norm` (L2 norm of all gradients before "
-             "clipping) and `skipped`. It fails if no gradients wait. Next: forward_backward with the next rows, or "
-             "logprobs, generate or save."),
-        Tool("forward", a.Forward, forward, "Score rows and keep what `backward` needs, for a loss of your own. "
-             "Returns `handle`, and `logprobs`: for each row the natural logarithm of the probability of each token "
-             "but the first, 0 where it does not train. Compute dL/dlogprob from them. Next: backward."),
-        Tool("backward", a.Backward, backward, "Add the gradient of an earlier `forward` to those that wait for "
-             "`step`: of its loss, or from dL/dlogprob that you give, shaped as its `logprobs`. A handle can be used "
-             "once, and until the next step. Returns `grad_norm`. Next: step."),
-        Tool("zero_grad", a.OfSession, zero_grad, "Drop the gradients that wait for `step`. Next: forward_backward."),
-        Tool("logprobs", a.Logprobs, logprobs, "Score rows without training: for each row `logprobs` (natural "
-             "logarithms, for each token but the first, 0 where it does not train) and their `sum`. The held-out loss "
-             "is minus the sum of all sums divided by the number of trained tokens.", reads=True),
-        Tool("generate", a.Generate, generate, "Sample completions from the weights as they are now. Returns "
-             "`completions`, a list for each prompt: `text`, `tokens`, `logprobs`, and `stop` (`stop` or `length`). "
-             "Next: more training, or save.", reads=True),
-        Tool("save", a.Save, save, "Write a checkpoint on the server. Returns `checkpoint`, its id, and its `size` in "
-             "bytes. Next: more training, or close_session."),
-        Tool("load", a.Load, load, "Take the state of a checkpoint into this session; what it had trained since is "
-             "gone. Next: forward_backward or generate.", destroys=True),
-        Tool("list_checkpoints", a.ListCheckpoints, list_checkpoints, "Your checkpoints, oldest first, of one session "
-             "or all. Next: load, or new_session with the id of one.", reads=True),
-        Tool("delete_checkpoint", a.OfCheckpoint, delete_checkpoint, "Remove a checkpoint.", destroys=True),
-        Tool("wait_for_call", a.OfCall, wait_for_call, "Wait up to 30 seconds for a call that was answered with "
-             "`state: queued`, and return what its tool returns.", reads=True),
-        Tool("cancel_call", a.OfCall, cancel_call, "Stop a call that was answered with `state: queued`; its session is "
-             "as it was before. Next: wait_for_call, or another call.", destroys=True),
-        Tool("list_runs", a.Nothing, list_runs, "Runs of recipes in the server's folder, oldest first: status, steps, "
-             "model, method, the last and the best figures. Next: show_run.", reads=True),
-        Tool("show_run", a.OfRun, show_run, "A run: how it ended or how far it is, its recipe, its loss and "
-             "evaluations as lists of step and value. Next: diagnose_run.", reads=True),
-        Tool("diagnose_run", a.OfRun, diagnose_run, "What a run's reports show to be wrong, each with what to do, and "
-             "the end of its output. An empty list: nothing is.", reads=True),
-        Tool("start_run", a.StartRun, start_run, "Begin to train what a recipe file in the server's folder describes. "
-             "Returns at once. Next: show_run, until its status is no longer running."),
-        Tool("stop_run", a.OfRun, stop_run, "Ask a run to end: its last whole step is saved, and `ft resume` continues "
-             "it. Next: show_run."),
+        Tool(list_models, a.Nothing, reads=True),
+        Tool(new_session, a.NewSession),
+        Tool(list_sessions, a.Nothing, reads=True),
+        Tool(close_session, a.OfSession, destroys=True),
+        Tool(show_rows, a.Rows, reads=True),
+        Tool(forward_backward, a.ForwardBackward),
+        Tool(step, a.Step),
+        Tool(forward, a.Forward),
+        Tool(backward, a.Backward),
+        Tool(zero_grad, a.OfSession),
+        Tool(logprobs, a.Logprobs, reads=True),
+        Tool(generate, a.Generate, reads=True),
+        Tool(save, a.Save),
+        Tool(load, a.Load, destroys=True),
+        Tool(list_checkpoints, a.ListCheckpoints, reads=True),
+        Tool(delete_checkpoint, a.OfCheckpoint, destroys=True),
+        Tool(wait_for_call, a.OfCall, reads=True),
+        Tool(cancel_call, a.OfCall, destroys=True),
+        Tool(list_runs, a.Nothing, reads=True),
+        Tool(show_run, a.OfRun, reads=True),
+        Tool(diagnose_run, a.OfRun, reads=True),
+        Tool(start_run, a.StartRun),
+        Tool(stop_run, a.OfRun),
     )
-}  # fmt: skip
+}
 """A tool for each primitive, and for sessions and checkpoints."""

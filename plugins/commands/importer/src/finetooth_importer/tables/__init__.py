@@ -20,6 +20,3 @@ def of(tool: str) -> Mapping[str, Any]:
 def notes(groups: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Each key with its note, of a table that lists keys under the note that they share."""
     return {key: note for note, keys in groups.items() for key in keys}
-
-
-__all__ = ["notes", "of"]

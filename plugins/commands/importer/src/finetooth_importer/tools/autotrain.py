@@ -165,6 +165,3 @@ def _adapter(account: Account) -> None:
         account.set("adapter", "full")
     for key in (*names, "quantization"):
         account.passes(key, "no adapter is asked for")
-
-
-__all__ = ["looks_like", "read"]

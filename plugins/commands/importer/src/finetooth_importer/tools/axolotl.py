@@ -354,6 +354,3 @@ def _saving(account: Account) -> None:
         account.default("eval_strategy", "evaluate.every", "epoch")
     watched.saving(account)
     account.passes("eval_batch_size", "held-out rows are laid out by memory too")
-
-
-__all__ = ["looks_like", "read"]

@@ -139,6 +139,3 @@ def _read_as(account: Account, where: str, given: Mapping[str, Any], reading: ax
         elif name not in READ:
             note = UNTAKEN.get(name, "ft plugins explain FORMAT shows what a format reads")
             account.inside(f"{where}.{name}", value, "not taken", note=note)
-
-
-__all__ = ["TEMPLATES", "read"]

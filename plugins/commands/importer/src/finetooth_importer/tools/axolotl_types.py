@@ -158,6 +158,3 @@ def _columns(kind: Mapping[str, Any]) -> Reading:
         columns["system"] = kind["system_prompt"]
     patterns = tuple(key for key in ("format", "no_input_format", "system_format") if kind.get(key))
     return Reading({"name": "instruction", **columns} if columns else "instruction", patterns=patterns)
-
-
-__all__ = ["OWN_MARKUP", "PATTERN", "Reading", "chat", "reading"]

@@ -74,6 +74,3 @@ def read(account: Account) -> None:
         for name in ("name", "channel", "sign"):
             account.covered(f"register.{name}", "export.registry", note)
     account.finish(REFUSED)
-
-
-__all__ = ["looks_like", "read"]

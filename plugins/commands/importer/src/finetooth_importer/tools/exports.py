@@ -75,6 +75,3 @@ def unsloth(account: Account) -> None:
     account.passes("save_path", "what is written lies in exports of the run folder")
     for key in ("quantization", "quantization_method"):
         account.passes(key, "no GGUF file is asked for")
-
-
-__all__ = ["add", "merged_in", "unsloth"]

@@ -348,6 +348,3 @@ def _optimizer(account: Account) -> None:
     account.default("learning_rate", "optimizer.learning_rate", 5e-5)
     if not isinstance(account.recipe.get("optimizer"), dict) or "name" not in account.recipe["optimizer"]:
         shared.optimizer(account, "optim", "adamw_torch")
-
-
-__all__ = ["looks_like", "read"]

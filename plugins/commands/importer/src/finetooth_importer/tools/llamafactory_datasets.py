@@ -42,6 +42,3 @@ def source(account: Account, where: str, name: str, known: tuple[Mapping[str, An
         outcome: Outcome = "otherwise" if remark.taken else "not taken"
         account.inside(f"{where}.{remark.key}", remark.value, outcome, note=remark.text)
     return name if found.pick is None else dict(found.pick)
-
-
-__all__ = ["listed", "source"]

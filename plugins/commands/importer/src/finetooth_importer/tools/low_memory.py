@@ -54,6 +54,3 @@ def arguments(account: Account, optimizer: str) -> None:
     if isinstance(named, list) and all(str(one) in EVERYWHERE for one in named):
         account.passes("optim_target_modules", "all matrices inside layers are projected")
     account.refuse("optim_target_modules", "all matrices inside layers are projected, not these alone")
-
-
-__all__ = ["arguments", "scale_of"]

@@ -192,6 +192,3 @@ def _updates(account: Account) -> None:
     else:
         for inside in ("name", "arguments", "warmup", "warmup_init"):
             account.refuse(f"lr_schedule.{inside}", "ft plugins list --kind schedule shows them")
-
-
-__all__ = ["looks_like", "read"]

@@ -180,6 +180,3 @@ def _adapter(account: Account, kind: str) -> None:
     account.covered("method", "method and adapter")
     for key in (*names, "quant_backend", "quant_block_size", "gptq_group_size", "gptq_actorder", "gptq_damp_percent"):
         account.passes(key, "the method does not ask for it")
-
-
-__all__ = ["MARK", "SWITCHES", "looks_like", "read"]

@@ -217,6 +217,3 @@ def _rewards(account: Account, prefix: str) -> None:
     if made:
         account.take(key, "method.rewards", value=made, note="see that each file is where the recipe says it is")
     account.covered(f"{prefix}reward_weights", "method.rewards")
-
-
-__all__ = ["prompts", "read"]

@@ -59,6 +59,3 @@ def named(path: str, files: Any, split: str = "train") -> list[str]:
     inside = "" if path in BUILDERS else path.rstrip("/") + "/"
     paths = [file if file.startswith(("/", "~")) else inside + file for file in listed(files, split)]
     return [one for path in paths for one in (sorted(glob(path, recursive=True)) or [path])]  # noqa: PTH207 - a user's
-
-
-__all__ = ["BUILDERS", "exists", "is_local", "listed", "named", "source"]

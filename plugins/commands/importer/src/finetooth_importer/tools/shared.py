@@ -263,25 +263,3 @@ def low_rank(account: Account, names: Mapping[str, str]) -> None:
             continue
         convert = int if option == "rank" else number
         account.take(key, f"adapter.{option}", convert if option in ("rank", "alpha", "dropout") else None)
-
-
-__all__ = [
-    "DEVICES",
-    "HUB",
-    "OPTIMIZERS",
-    "OTHERWISE",
-    "SCHEDULES",
-    "batch",
-    "checkpointing",
-    "cut",
-    "extent",
-    "low_rank",
-    "low_rank_defaults",
-    "machines",
-    "optimizer",
-    "precision",
-    "quantised",
-    "schedule",
-    "schedule_options",
-    "without_effect",
-]

@@ -81,6 +81,3 @@ def in_layers(targets: Any, layers: list[int], before: Any = None) -> list[str]:
     numbers = "|".join(map(str, layers))
     ends = ["[^.]+"] if targets == "all-linear" else [re.escape(target) for target in targets]
     return [rf"{place}(?:{numbers})\.(?:.+\.)?{end}" for end in ends]
-
-
-__all__ = ["defaults", "in_layers", "take"]

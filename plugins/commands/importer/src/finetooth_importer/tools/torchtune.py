@@ -366,6 +366,3 @@ def _rest(account: Account) -> None:
     account.take("ref_checkpointer.checkpoint_dir", "method.reference", value={"policy": "auto"})
     if account.get("resume_from_checkpoint") is False:
         account.passes("resume_from_checkpoint", "it is off")
-
-
-__all__ = ["looks_like", "read", "resolved"]

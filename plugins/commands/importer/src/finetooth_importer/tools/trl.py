@@ -316,6 +316,3 @@ def _adapter(account: Account) -> None:
     double = ("use_bnb_nested_quant", "bnb_4bit_use_double_quant")
     shared.quantised(account, bits, "load_in_4bit", "load_in_8bit", form=("bnb_4bit_quant_type",), double=double)
     account.passes("bnb_4bit_compute_dtype", "train.precision says it")
-
-
-__all__ = ["METHOD", "looks_like", "read"]

@@ -94,6 +94,3 @@ def _parts(account: Account) -> None:
             account.take(key, "adapter.targets", value=others, note="the other part's modules")
         account.passes(key, "adapter.targets says which modules")
     account.refuse("finetune_language_layers", "the layers of the language model are what trains here", unless=True)
-
-
-__all__ = ["MARK", "looks_like", "read"]

@@ -135,6 +135,3 @@ def early_stopping(account: Account, key: str) -> None:
         metric = str(account.get("metric_for_best_model", "loss")).removeprefix("eval_")
         account.set("train.early_stopping.metric", f"eval/{metric}")
     account.passes(key, "it is off")
-
-
-__all__ = ["TRACKERS", "early_stopping", "epochs", "follow", "often", "records", "saving", "tracked"]

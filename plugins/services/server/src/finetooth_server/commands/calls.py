@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from finetooth_server.commands.place import FOLDER, records_of
+from finetooth_server.commands.place import records_of, server_options
 from finetooth_server.encryption.values import Values
 from finetooth_server.log import Log
 from finetooth_server.settings import Limits
@@ -20,22 +19,13 @@ def _log(folder: Path, database: str) -> Log:
     return Log(records_of(folder, database), Values.unread(), most=limits.queued, kept=limits.results)
 
 
-def _place(function: Callable[..., None]) -> Callable[..., None]:
-    """The options that say where a server keeps its calls."""
-    folder = click.option(
-        "--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="The server's folder."
-    )
-    database = click.option("--database", default="", help="As the server has it.")
-    return folder(database(function))
-
-
 @click.group(name="calls")
 def command() -> None:
     """List the calls that wait at a server, and drop one. The server may be running, or unable to start."""
 
 
 @command.command(name="list")
-@_place
+@server_options
 def list_(folder: Path, database: str) -> None:
     """List the calls that wait, oldest first; what they carry is not shown."""
     found = _log(folder, database).waiting()
@@ -53,7 +43,7 @@ def list_(folder: Path, database: str) -> None:
 
 @command.command()
 @click.argument("id")
-@_place
+@server_options
 def drop(id: str, folder: Path, database: str) -> None:
     """Let a call fail when its turn comes, instead of executing it."""
     _log(folder, database).drop(id)

@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 from finetooth_hooks import UserError
 
-from finetooth_server.commands.place import FOLDER, records_of
+from finetooth_server.commands.place import records_of, server_options
 from finetooth_server.encryption import values
 from finetooth_server.encryption.master import MasterKeys, master_keys, new_key
 from finetooth_server.encryption.vault import Vault
 from finetooth_server.keeping.folder_lock import folder_lock
 
 PLAIN = "not encrypted"
-
-
-def _place(function: Callable[..., None]) -> Callable[..., None]:
-    """The options that say which server, and the key."""
-    folder = click.option(
-        "--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="The server's folder."
-    )
-    database = click.option("--database", default="", help="As the server has it.")
-    return folder(database(function))
 
 
 _KEY = click.option(
@@ -72,7 +62,7 @@ def key(file: Path) -> None:
 
 
 @command.command()
-@_place
+@server_options
 def status(folder: Path, database: str) -> None:
     """Say which key encrypts how much; contents are not read."""
     vault = Vault(folder.absolute())
@@ -86,7 +76,7 @@ def status(folder: Path, database: str) -> None:
 
 @command.command()
 @_KEY
-@_place
+@server_options
 def rotate(encryption_key: Path | None, folder: Path, database: str) -> None:
     """Wrap all data keys with the first key of the file; nothing else is rewritten. The server may run."""
     keys = _keys(encryption_key)
@@ -104,7 +94,7 @@ def rotate(encryption_key: Path | None, folder: Path, database: str) -> None:
 
 @command.command()
 @_KEY
-@_place
+@server_options
 def seal(encryption_key: Path | None, folder: Path, database: str) -> None:
     """Encrypt what a server wrote without a key. The server must not run."""
     keys, records = _keys(encryption_key), records_of(folder, database)

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from finetooth_server.commands.place import FOLDER, records_of
+from finetooth_server.commands.place import records_of, server_options
 from finetooth_server.keys import SCOPES, USUAL, Keys, check_wishes
 
 
 def _keys(folder: Path, database: str, *, make: bool = False) -> Keys:
     return Keys(records_of(folder, database, make=make))
-
-
-def _place(function: Callable[..., None]) -> Callable[..., None]:
-    """The options that say where a server keeps its keys."""
-    folder = click.option(
-        "--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="The server's folder."
-    )
-    database = click.option("--database", default="", help="As the server has it.")
-    return folder(database(function))
 
 
 @click.group(name="keys")
@@ -35,7 +25,7 @@ def command() -> None:
 @click.option("--scopes", default=",".join(USUAL), show_default=True, help=f"Among {', '.join(SCOPES)}.")
 @click.option("--name", default="", help="A note, for `ft keys list`.")
 @click.option("--days", type=float, default=None, help="Days until it ends; default is never.")
-@_place
+@server_options
 def create(tenant: str, scopes: str, name: str, days: float | None, folder: Path, database: str) -> None:
     """Make a key. It is shown this once."""
     chosen = [scope.strip() for scope in scopes.split(",") if scope.strip()]
@@ -46,7 +36,7 @@ def create(tenant: str, scopes: str, name: str, days: float | None, folder: Path
 
 
 @command.command(name="list")
-@_place
+@server_options
 def list_(folder: Path, database: str) -> None:
     """List the keys; secrets are not kept."""
     for key in _keys(folder, database).list():
@@ -59,7 +49,7 @@ def list_(folder: Path, database: str) -> None:
 
 @command.command()
 @click.argument("id")
-@_place
+@server_options
 def revoke(id: str, folder: Path, database: str) -> None:
     """End a key now."""
     _keys(folder, database).revoke(id)
@@ -71,7 +61,7 @@ def revoke(id: str, folder: Path, database: str) -> None:
 @click.option(
     "--grace", default=24.0, show_default=True, type=click.FloatRange(0), help="Hours until the old key ends."
 )
-@_place
+@server_options
 def rotate(id: str, grace: float, folder: Path, database: str) -> None:
     """Make a new key with the rights of another, which ends after a while."""
     click.echo(_keys(folder, database).rotate(id, grace_hours=grace))

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
+import click
 from finetooth_hooks import UserError
 
 from finetooth_server.keeping.records import Records
 from finetooth_server.settings import DATABASE, Settings
 
 FOLDER = Path("runs/server")
+
+
+def server_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say which server it looks at."""
+    folder = click.option(
+        "--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="The server's folder."
+    )
+    database = click.option("--database", default="", help="As the server has it.")
+    return folder(database(function))
 
 
 def database_url(address: str) -> str:

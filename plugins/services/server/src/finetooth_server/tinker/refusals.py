@@ -3,7 +3,9 @@ so that nobody looks for a mistake of their own."""
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 
 from finetooth_server.faults import Refused
 
@@ -41,69 +43,8 @@ class Refusal:
         return NotOffered(f"{self.what}: not offered, {self.reason}", action=self.action)
 
 
-REFUSALS = (
-    Refusal(
-        "POST",
-        "/auth/token",
-        "a token in exchange for a key",
-        "keys of this server are used as they are",
-        "send the key with every request",
-    ),
-    Refusal(
-        "GET",
-        "/auth/apikey/me",
-        "facts about the key",
-        "who a key belongs to is told to the operator alone",
-        "run `ft keys list` where the server runs",
-    ),
-    Refusal(
-        "DELETE",
-        "/auth/apikey/me",
-        "deleting the key",
-        "keys are ended by the operator",
-        "run `ft keys revoke` where the server runs",
-    ),
-    Refusal(
-        "GET",
-        "/audit",
-        "the audit log",
-        "the record is signed as a whole and holds all tenants",
-        "run `ft audit verify` where the server runs",
-    ),
-    Refusal(
-        "GET",
-        "/billing/usage/events",
-        "billing",
-        "nothing is sold here",
-        "ask /metrics for counts of calls",
-    ),
-    Refusal(
-        "PUT",
-        "/sessions/{id}/project",
-        "moving a session to a project",
-        "the tenant of a key is its one project",
-        "make a key for each project",
-    ),
-    Refusal(
-        "GET",
-        "/sessions/{id}/trace_export",
-        "a trace of a session",
-        "no timeline of single requests is kept",
-        "use the profiler of `ft train`, or read /metrics",
-    ),
-    Refusal(
-        "POST",
-        "/create_custom_loss",
-        "custom losses computed at the server",
-        "the client computes them itself when client/config says so, and this server's says so",
-        "call forward_backward_custom as it is",
-    ),
-    Refusal(
-        "POST",
-        "/retrieve_futures",
-        "results of many requests at once",
-        "client/config turns it off",
-        "ask retrieve_future for each",
-    ),
+REFUSALS = tuple(
+    Refusal(**route)
+    for route in tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))["routes"]
 )
 """Routes that are not offered."""
