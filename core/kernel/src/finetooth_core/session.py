@@ -316,21 +316,21 @@ class Session:
         self.run_id = run_id(self.folder)
         try:
             present = self._present()
-            found = find(present, resuming)
+            checkpoint = find(present, resuming)
         except NoCheckpoint:
             if resuming.at is not None:
                 raise
             return self._begin_anew()
-        self.run_id = str(found.manifest.get("run", self.run_id))
+        self.run_id = str(checkpoint.manifest.get("run", self.run_id))
         self.check_memory()
         base = self.stands_on()["base"]
         present = self._present()
-        resumed = check(present, resuming, found, base=base, environment=self.environment)
-        loop = self._loop(epoch=found.state.epoch)
-        loop.go_on(found, resumed)
+        resumed = check(present, resuming, checkpoint, base=base, environment=self.environment)
+        loop = self._loop(epoch=checkpoint.state.epoch)
+        loop.go_on(checkpoint, resumed)
         self._write_run()
         (self.folder / RESULT).unlink(missing_ok=True)  # it said how the run ended before
-        self.say(f"resuming after step {found.state.step}, from {found.folder}")
+        self.say(f"resuming after step {checkpoint.state.step}, from {checkpoint.folder}")
         return loop.run()
 
     def _present(self) -> Present:

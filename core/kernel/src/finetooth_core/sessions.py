@@ -111,14 +111,14 @@ def resume_session(
         own = load(folder / RECIPE if recipe is None else recipe, _texts(overrides))
         if recipe is None:
             check_own(load(folder / RECIPE).as_dict(), own.folder, str(folder))
-        given = as_decided(own.anchored(), decided_so_far(folder))
-        given["output"] = str(folder)
-        given["model"]["name"] = own.dump_model_name()
-        found = session(given, plugins=plugins, blocked=blocked, say=say)
-    found.plugins.catalog.missing = _missing(folder, found.plugins.versions)
-    found.place = place
-    found.resuming = Resuming(at, accept_changes, strict or found.recipe.checkpoint.strict)
-    return found
+        decided = as_decided(own.anchored(), decided_so_far(folder))
+        decided["output"] = str(folder)
+        decided["model"]["name"] = own.dump_model_name()
+        resumed = session(decided, plugins=plugins, blocked=blocked, say=say)
+    resumed.plugins.catalog.missing = _missing(folder, resumed.plugins.versions)
+    resumed.place = place
+    resumed.resuming = Resuming(at, accept_changes, strict or resumed.recipe.checkpoint.strict)
+    return resumed
 
 
 def _missing(run: Path, present: Mapping[str, str]) -> dict[str, str]:

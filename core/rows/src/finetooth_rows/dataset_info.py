@@ -87,11 +87,11 @@ def listing(path: Path) -> Path | None:
         file = path if path.name == FILE else path / FILE
         if not file.is_file():
             return None
-        found = json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError):
         return path if path.name == FILE else None
-    entries = list(found.values()) if isinstance(found, dict) else []
-    listed = bool(entries) and all(isinstance(one, dict) and set(PLACES) & one.keys() for one in entries)
+    entries = list(content.values()) if isinstance(content, dict) else []
+    listed = bool(entries) and all(isinstance(entry, dict) and set(PLACES) & entry.keys() for entry in entries)
     return file if listed else None
 
 
@@ -288,8 +288,8 @@ def source_of(path: str) -> dict[str, Any]:
 
 def said(remarks: tuple[Remark, ...], where: str) -> Iterator[str]:
     """Remarks as lines for the plan."""
-    for one in remarks:
-        yield f"{where}: {one.key}: {one.text}" if one.taken else f"{where}: {one.key} is not taken: {one.text}"
+    for remark in remarks:
+        yield f"{where}: {remark.key}{'' if remark.taken else ' is not taken'}: {remark.text}"
 
 
 __all__ = ["FILE", "Listed", "Remark", "listed", "listing", "read_listing", "said", "source_of"]

@@ -59,15 +59,15 @@ class LazyExamples(Sequence[tuple[str, Example]]):
         if isinstance(index, slice):
             begin, end = index.start or 0, index.stop
             if begin >= 0 and end is not None and end >= 0 and index.step in (None, 1):
-                found = tuple(LazyExamples(self.rows.first(end)))  # reads no further than it must
-                if len(found) < end:  # some rows give none
-                    found = tuple(islice(self, end))
-                return found[begin:end]
+                examples = tuple(LazyExamples(self.rows.first(end)))  # reads no further than it must
+                if len(examples) < end:  # some rows give none
+                    examples = tuple(islice(self, end))
+                return examples[begin:end]
             return tuple(self)[index]
-        one = next(islice(iter(self), index if index >= 0 else index + len(self), None), None)
-        if one is None:
+        example = next(islice(iter(self), index if index >= 0 else index + len(self), None), None)
+        if example is None:
             raise IndexError(index)
-        return one
+        return example
 
 
 def examples_of(rows: SplitRows) -> Sequence[tuple[str, Example]]:

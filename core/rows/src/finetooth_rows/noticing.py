@@ -56,32 +56,32 @@ class Noticing:
         Raises:
             DataError: schemas of tools are malformed, or results belong to no call.
         """
-        found: dict[str, None] = {}
+        notices: dict[str, None] = {}
         tools = _tools(example)
         check_tools(tools)
         for messages in _conversations(example):
-            found |= dict.fromkeys(check_links(messages, tools))
+            notices |= dict.fromkeys(check_links(messages, tools))
         if isinstance(example, Conversation):
             first = next((message.role for message in example.messages if message.role != "system"), "")
             if first == "assistant":
-                found[ASSISTANT_FIRST] = None
-        if not messages_of(example) and self._context.markup == "plain" and (told := self._markup.notice(example)):
-            found[told] = None
-        return tuple(found)
+                notices[ASSISTANT_FIRST] = None
+        if not messages_of(example) and self._context.markup == "plain" and (notice := self._markup.notice(example)):
+            notices[notice] = None
+        return tuple(notices)
 
     def after(self, example: Example, rendered: Rendered) -> tuple[str, ...]:
         """What there is to tell of its tokens: answers that train, but not what ends them.
 
         Scored texts end where they end. A message whose parts have weights of their own says itself what trains.
         """
-        found: dict[str, None] = {}
-        parts = [one for one in (rendered, *rendered.others) if any(one.weights) and not is_scored_at_end(one)]
+        notices: dict[str, None] = {}
+        parts = [part for part in (rendered, *rendered.others) if any(part.weights) and not is_scored_at_end(part)]
         if isinstance(example, Segments):
-            endless = any(one.weights[-1] and not self._encoder.is_special(one.tokens[-1]) for one in parts)
+            endless = any(part.weights[-1] and not self._encoder.is_special(part.tokens[-1]) for part in parts)
             return (ENDLESS_SEGMENT,) * endless
-        for messages, one in zip(_conversations(example), parts, strict=False):
-            found |= dict.fromkeys(self._endless(messages, one))
-        return tuple(found)
+        for messages, part in zip(_conversations(example), parts, strict=False):
+            notices |= dict.fromkeys(self._endless(messages, part))
+        return tuple(notices)
 
     @cached_property
     def _encoder(self) -> Encoder:

@@ -44,16 +44,16 @@ def _watched(render: Render, context: Context, noticing: Noticing, asking: Askin
     """Tokens, with what there is to tell of the row."""
     if media_of(example):
         _check_model(context, example)
-    told = noticing.before(example)
+    notices = noticing.before(example)
     rendered = _refusing(render, example)
     if isinstance(example, Conversation) and any(rendered.weights):
         rendered = asking.mended(example, rendered)
-        told = (*told, *asking.notices(example, rendered))
-    told = (*rendered.notices, *told, *noticing.after(example, rendered))
+        notices = (*notices, *asking.notices(example, rendered))
+    notices = (*rendered.notices, *notices, *noticing.after(example, rendered))
     train = context.train
     if train.excess_length == TURNS and len(rendered.tokens) > train.max_length and isinstance(example, Conversation):
         rendered = replace(rendered, answers=answers_of(example, rendered, partial(_plainly, context, asking)))
-    return replace(rendered, notices=told) if told else rendered
+    return replace(rendered, notices=notices) if notices else rendered
 
 
 def _plainly(context: Context, asking: Asking, example: Conversation) -> Rendered:

@@ -78,13 +78,13 @@ class SplitRows:
 
     def read(self, work: Work, reading: Reading) -> Iterator[tuple[str, Example]]:
         """Ids and examples of some rows; what cannot be read, and what is left out, is told to `reading`."""
-        for id_, found in self.outcomes(work, reading):
-            if isinstance(found, DataError):
-                reading.malformed.add(found)
-            elif isinstance(found, LeftOut):
-                reading.left.drop(found.reason, id_, settled=found.settled)
+        for id_, outcome in self.outcomes(work, reading):
+            if isinstance(outcome, DataError):
+                reading.malformed.add(outcome)
+            elif isinstance(outcome, LeftOut):
+                reading.left.drop(outcome.reason, id_, settled=outcome.settled)
             else:
-                yield id_, found
+                yield id_, outcome
 
     def outcomes(self, work: Work, reading: Reading) -> Iterator[tuple[str, Example | LeftOut | DataError]]:
         """What the formats make of some rows, in order, with the ids: of a row that gives several examples `ROW#1`,
@@ -99,18 +99,18 @@ class SplitRows:
                     id_ = row.id.encode("utf-8", "surrogatepass")
                     reading.digests += hashlib.blake2b(id_, digest_size=DIGEST_BYTES).digest()
                 try:
-                    given = examples_in(format_.read(watching.row(row)))
+                    examples = examples_in(format_.read(watching.row(row)))
                 except DataError as error:
                     yield f"{row.id}{again}", error
                     continue
                 watching.was_read()
-                left = sum(isinstance(one, LeftOut) for one in given)
-                reading.left.rows += 1 - (len(given) - left)  # each of the others will count as a row and an example
+                left = sum(isinstance(example, LeftOut) for example in examples)
+                reading.left.rows += 1 - (len(examples) - left)  # each of the others will count as a row and an example
                 reading.left.examples += left
-                for number, one in enumerate(given, start=1):
-                    if not isinstance(one, LeftOut):
-                        openings.count(reading.left.openings, one)
-                    yield f"{row.id}{f'#{number}' if len(given) > 1 else ''}{again}", one
+                for number, example in enumerate(examples, start=1):
+                    if not isinstance(example, LeftOut):
+                        openings.count(reading.left.openings, example)
+                    yield f"{row.id}{f'#{number}' if len(examples) > 1 else ''}{again}", example
         reading.good[work.source] = reading.good.get(work.source, 0) + good
 
     def unread(self, reading: Reading) -> str:

@@ -23,13 +23,13 @@ def refuse_left_out(report: DataReport, setting: str) -> None:
             they are (`data.format.unusable: drop`); names the first of them.
     """
     passed = BY_LENGTH | set(report.settled)
-    found = {reason: count for reason, count in report.dropped.items() if reason not in passed}
-    if not found:
+    refused = {reason: count for reason, count in report.dropped.items() if reason not in passed}
+    if not refused:
         return
-    named = {reason: ", ".join(report.dropped_ids.get(reason, ())) for reason in found}
+    named = {reason: ", ".join(report.dropped_ids.get(reason, ())) for reason in refused}
     action = f"remove the row, or set {setting} to drop"
-    if sum(found.values()) == 1:
-        (reason,) = found
+    if sum(refused.values()) == 1:
+        (reason,) = refused
         raise DataError(named[reason], reason, action=action)
-    told = "; ".join(f"{count} {reason} ({named[reason]})" for reason, count in found.items())
-    raise DataError(f"data.{report.split}", f"rows cannot be used: {told}", action=action.replace("row,", "rows,"))
+    reasons = "; ".join(f"{count} {reason} ({named[reason]})" for reason, count in refused.items())
+    raise DataError(f"data.{report.split}", f"rows cannot be used: {reasons}", action=action.replace("row,", "rows,"))

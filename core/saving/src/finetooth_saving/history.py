@@ -80,14 +80,14 @@ def read(path: Path) -> History:
 
 def _reports(content: bytes) -> Iterator[Report]:
     for line in content.splitlines():
-        found: Mapping[str, Any] = json.loads(line)
-        if "step" in found:
-            values = {key: unplain(value) for key, value in found["step"].items() if key != "samples"}
-            yield StepReport(**values, samples=_samples(found["step"].get("samples", ())))
+        report: Mapping[str, Any] = json.loads(line)
+        if "step" in report:
+            values = {key: unplain(value) for key, value in report["step"].items() if key != "samples"}
+            yield StepReport(**values, samples=_samples(report["step"].get("samples", ())))
         else:
-            values = {key: unplain(value) for key, value in found["evaluation"].items() if key != "samples"}
-            samples = _samples(found["evaluation"]["samples"])
-            yield Evaluation(**{**values, "name": found["evaluation"]["name"], "samples": samples})
+            values = {key: unplain(value) for key, value in report["evaluation"].items() if key != "samples"}
+            samples = _samples(report["evaluation"]["samples"])
+            yield Evaluation(**{**values, "name": report["evaluation"]["name"], "samples": samples})
 
 
 def _samples(found: Sequence[Mapping[str, Any]]) -> tuple[Sample, ...]:
@@ -99,9 +99,9 @@ def _samples(found: Sequence[Mapping[str, Any]]) -> tuple[Sample, ...]:
 def plain(value: Any) -> Any:
     """JSON for numbers, texts, lists and mappings; numbers that are not finite become text."""
     if isinstance(value, Mapping):
-        return {str(key): plain(one) for key, one in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
+        return [plain(item) for item in value]
     if value is None or isinstance(value, str | bool | int):
         return value
     number = float(value)  # NumPy scalars too

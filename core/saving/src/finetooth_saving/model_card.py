@@ -89,18 +89,20 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 def _data(plan: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[str]:
     """Where the rows came from and how many were used."""
-    decided = {one["setting"]: one["value"] for one in plan["decisions"]}
+    decided = {decision["setting"]: decision["value"] for decision in plan["decisions"]}
     reports = result.get("rows") or []
     if not reports:
         yield "The run kept no counts of its rows."
         return
     yield "| split | rows | used | tokens | trained tokens | SHA-256 |"
     yield "|---|---|---|---|---|---|"
-    for one in reports:
-        numbers = " | ".join(f"{one[name]:,}" for name in ("rows", "used", "tokens", "trained_tokens"))
-        digest = str(decided.get(f"data.{one['split']}.sha256", ""))[:12]
-        yield f"| {one['split']} | {numbers} | {f'`{digest}`' if digest else '-'} |"
-    left = {f"{one['split']}: {count:,} {why}" for one in reports for why, count in one.get("dropped", {}).items()}
+    for report in reports:
+        numbers = " | ".join(f"{report[name]:,}" for name in ("rows", "used", "tokens", "trained_tokens"))
+        digest = str(decided.get(f"data.{report['split']}.sha256", ""))[:12]
+        yield f"| {report['split']} | {numbers} | {f'`{digest}`' if digest else '-'} |"
+    left = {
+        f"{report['split']}: {count:,} {why}" for report in reports for why, count in report.get("dropped", {}).items()
+    }
     if left:
         yield ""
         yield f"Left out: {'; '.join(sorted(left))}."
@@ -136,7 +138,7 @@ def _limits(plan: Mapping[str, Any], result: Mapping[str, Any], base: str) -> It
     yield f"- It has what {base} has of errors and bias; nothing beyond the scores above was measured."
     if longest:
         yield f"- It was trained on sequences of at most {longest:,} tokens."
-    small = [one for one in result.get("rows") or [] if one["split"] == "train" and one["used"] < 100]
+    small = [report for report in result.get("rows") or [] if report["split"] == "train" and report["used"] < 100]
     if small:
         yield f"- It was trained on {small[0]['used']:,} rows only."
     if result.get("status") not in (None, "done"):

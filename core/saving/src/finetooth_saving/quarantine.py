@@ -25,10 +25,10 @@ def set_aside(folder: Path, name: str, reason: str) -> Path:
 def reasons(folder: Path) -> Mapping[str, str]:
     """The checkpoints of `folder` that were set aside, and why, by name."""
     place = folder / FOLDER
-    found: dict[str, str] = {}
+    reasons_by_name: dict[str, str] = {}
     for path in sorted(place.iterdir()) if place.is_dir() else ():
         try:
-            found[path.name] = (path / REASON).read_text(encoding="utf-8").strip()
+            reasons_by_name[path.name] = (path / REASON).read_text(encoding="utf-8").strip()
         except (OSError, ValueError):
-            found[path.name] = "no reason is kept"
-    return found
+            reasons_by_name[path.name] = "no reason is kept"
+    return reasons_by_name

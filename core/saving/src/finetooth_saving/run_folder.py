@@ -78,10 +78,10 @@ def found_run(reference: str, is_there: Callable[[Path], bool] = is_run_folder) 
 def run_of(reference: str) -> Path | None:
     """The folder of a run with recipe and plan that a reference means, absolute; None if it means none. Its adapter in
     `artifact` means the run, which knows more of it."""
-    found = found_run(reference)
-    if found is None and Path(reference).name == ARTIFACT:
-        found = found_run(str(Path(reference).parent), lambda run: is_run_folder(run) and not is_whole(run / ARTIFACT))
-    return None if found is None else found.absolute()
+    folder = found_run(reference)
+    if folder is None and Path(reference).name == ARTIFACT:
+        folder = found_run(str(Path(reference).parent), lambda run: is_run_folder(run) and not is_whole(run / ARTIFACT))
+    return None if folder is None else folder.absolute()
 
 
 def is_whole(artifact: Path) -> bool:
@@ -166,17 +166,17 @@ def outcome_of(folder: Path) -> Outcome | None:
     """How a run ended, as result.json says; None without one, or if it cannot be read."""
     try:
         content = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        told = {
+        values = {
             field.name: content[field.name]
             for field in fields(Outcome)
             if field.name not in OF_THE_PROCESS and (_is_required(field) or field.name in content)
         }
         numbers = {
-            group: {name: math.nan if value is None else float(value) for name, value in told[group].items()}
+            group: {name: math.nan if value is None else float(value) for name, value in values[group].items()}
             for group in ("metrics", "best")
         }
-        artifact = folder / told["artifact"] if told["artifact"] else None
-        return Outcome(**{**told, **numbers, "artifact": artifact})
+        artifact = folder / values["artifact"] if values["artifact"] else None
+        return Outcome(**{**values, **numbers, "artifact": artifact})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -136,22 +136,22 @@ def _compare(
 ) -> None:
     serves = _entry(case).serves
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    for one in cases:
-        if one.served(serves):
-            inputs = _inputs(torch, one, serves, dtypes[precision], device)
-            called = f"attention in {precision}: {one.name}"
-            found = _call(compute, one, inputs)
+    for layout in cases:
+        if layout.served(serves):
+            inputs = _inputs(torch, layout, serves, dtypes[precision], device)
+            called = f"attention in {precision}: {layout.name}"
+            output = _call(compute, layout, inputs)
             wanted_inputs: list[Any] = [None if x is None else x.detach().double().requires_grad_() for x in inputs]
-            wanted = _reference(torch, one, wanted_inputs)
+            wanted = _reference(torch, layout, wanted_inputs)
             shape = tuple(wanted.shape)
-            expect(tuple(found.shape) == shape, f"{called}, shape", tuple(found.shape), f"{shape}")
-            expect(found.dtype == inputs[0].dtype, f"{called}, type", found.dtype, f"{inputs[0].dtype}, the query's")
-            _near(called, found, wanted, VALUES[precision])
-            if not serves.backward or one.positions:
+            expect(tuple(output.shape) == shape, f"{called}, shape", tuple(output.shape), f"{shape}")
+            expect(output.dtype == inputs[0].dtype, f"{called}, type", output.dtype, f"{inputs[0].dtype}, the query's")
+            _near(called, output, wanted, VALUES[precision])
+            if not serves.backward or layout.positions:
                 continue
             incoming = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(5)).to(device)
-            found.backward(incoming.to(found.dtype))
-            wanted.backward(incoming.to(found.dtype).double())
+            output.backward(incoming.to(output.dtype))
+            wanted.backward(incoming.to(output.dtype).double())
             for name, x, y in zip(("query", "key", "value", "sinks"), inputs, wanted_inputs, strict=True):
                 if x is not None:
                     expect(x.grad is not None, f"{called}, gradient of {name}", None, "a gradient")
@@ -164,11 +164,11 @@ def scoring_computes_what_training_does(case: EntryCase) -> None:
     torch, device, compute = _function_on_device(case)
     serves = _entry(case).serves
     dtype = torch.float32 if "fp32" in serves.precisions else torch.bfloat16
-    one = next(one for one in reversed(CASES) if one.served(serves) and not one.positions)
-    inputs = _inputs(torch, one, serves, dtype, device)
-    training = _call(compute, one, inputs).detach()
+    layout = next(layout for layout in reversed(CASES) if layout.served(serves) and not layout.positions)
+    inputs = _inputs(torch, layout, serves, dtype, device)
+    training = _call(compute, layout, inputs).detach()
     with torch.no_grad():
-        scoring = _call(compute, one, inputs)
+        scoring = _call(compute, layout, inputs)
     expect(scoring.dtype == training.dtype, "attention without a graph, type", scoring.dtype, training.dtype)
     same = bool((scoring == training).all())
     expect(same, "attention without a graph", "other numbers than with one", "the same, bit for bit")
@@ -182,13 +182,13 @@ def sequences_of_a_row_do_not_see_each_other(case: EntryCase) -> None:
     if serves.segments == "none":
         raise CheckSkipped("the entry keeps no sequences apart")
     dtype = torch.float32 if "fp32" in serves.precisions else torch.bfloat16
-    one = AttentionCase("", ((4, 5, 3),))
-    inputs = _inputs(torch, one, serves, dtype, device)
+    layout = AttentionCase("", ((4, 5, 3),))
+    inputs = _inputs(torch, layout, serves, dtype, device)
     with torch.no_grad():
-        before = _call(compute, one, inputs)
+        before = _call(compute, layout, inputs)
         for x in inputs[:3]:
             x[:, :, 4:9] = x[:, :, 4:9].flip(2) * 3 + 1
-        after = _call(compute, one, inputs)
+        after = _call(compute, layout, inputs)
     for name, part in (("before", slice(0, 4)), ("after", slice(9, 12))):
         apart = float((before[:, :, part] - after[:, :, part]).abs().max())
         expect(apart < 1e-6, f"the sequence {name} the one that changed", f"a difference of {apart:.1e}", "none")

@@ -46,17 +46,19 @@ def _drive(batch: RunningBatch, arriving: Mapping[int, Sequence[Request]]) -> di
 def _same(engine: Engine, called: str, written: Sequence[Written], alone: Sequence[Completion]) -> None:
     """Each sample's tokens, one by one and in its completion, are what `generate` gives the request."""
     for sample, wanted in enumerate(alone):
-        mine = [one for one in written if one.sample == sample]
-        tokens = tuple(one.token for one in mine)
+        mine = [piece for piece in written if piece.sample == sample]
+        tokens = tuple(piece.token for piece in mine)
         expect(tokens == wanted.tokens, f"{called}, sample {sample}", tokens, f"{wanted.tokens}, as generate gives")
-        ends = [one.completion for one in mine]
+        ends = [piece.completion for piece in mine]
         last = ends[-1]
         expect(ends[:-1] == [None] * (len(mine) - 1), f"{called}, sample {sample}", "a completion early", "the last")
         expect(last is not None, f"{called}, sample {sample}", "no completion", "one with its last token")
         assert last is not None
-        told = (last.tokens, last.text, last.stop)
-        expect(told == (wanted.tokens, wanted.text, wanted.stop), f"{called}, sample {sample}", told, f"{wanted}")
-        close(engine, f"{called}, sample {sample}", [one.logprob for one in mine], wanted.logprobs, "generate's")
+        completed = (last.tokens, last.text, last.stop)
+        expect(
+            completed == (wanted.tokens, wanted.text, wanted.stop), f"{called}, sample {sample}", completed, f"{wanted}"
+        )
+        close(engine, f"{called}, sample {sample}", [piece.logprob for piece in mine], wanted.logprobs, "generate's")
 
 
 def a_running_batch_writes_what_generate_writes(case: EngineCase) -> None:
@@ -155,12 +157,12 @@ def held_adapters_are_sampled_beside_each_other(case: EngineCase) -> None:
     written: list[Written] = []
     for _ in range(_STEPS):
         written += batch.step()
-    expect(any(one.request == extra for one in written), "a request of the base", "no tokens", "some")
+    expect(any(piece.request == extra for piece in written), "a request of the base", "no tokens", "some")
     for folder, adapter in ((first, held[0]), (second, held[1]), (second, None)):
         engine.restore(folder)
         for number, (of, prompt, sampling) in wanted.items():
             if of is adapter:
-                mine = [one for one in written if one.request == number]
+                mine = [piece for piece in written if piece.request == number]
                 _same(engine, f"request {number} next to other adapters", mine, engine.generate([prompt], sampling)[0])
 
 

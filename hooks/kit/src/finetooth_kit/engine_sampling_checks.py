@@ -163,9 +163,14 @@ def completions_name_their_weights(case: EngineCase) -> None:
     other = case.engine()
     other.forward_backward(data, WEIGHTED_NLL)
     close(engine, "grad_norm with generate before the step", norm, other.step().grad_norm, "the same without")
-    found = engine.generate(case.prompts(), _GREEDY)
-    expect(np.isfinite(found.flops) and found.flops >= 0, "generate(...).flops", found.flops, "a number, 0 or more")
-    version = found[0][0].weights_version
+    completions = engine.generate(case.prompts(), _GREEDY)
+    expect(
+        np.isfinite(completions.flops) and completions.flops >= 0,
+        "generate(...).flops",
+        completions.flops,
+        "a number, 0 or more",
+    )
+    version = completions[0][0].weights_version
     expect(version == 1, "generate(...) after one step", f"weights_version {version}", "1")
     again = np.array(engine.generate(case.prompts(), _GREEDY)[0][0].logprobs)
     expect(np.isfinite(again).all() and (again <= 1e-6).all(), "completion.logprobs", again, "finite, at most 0")

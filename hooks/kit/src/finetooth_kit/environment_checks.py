@@ -61,12 +61,15 @@ def an_episode_shows_and_answers(case: EntryCase) -> None:
     environment = _built(case)
     words = sorted(environment.capabilities - set(ENVIRONMENT))
     expect(not words, "environment.capabilities", words, f"of {sorted(ENVIRONMENT)}")
-    for one in _played(environment, case, 7):
-        if isinstance(one, Answer):
+    for answer in _played(environment, case, 7):
+        if isinstance(answer, Answer):
             expect(
-                one.reward is None or math.isfinite(one.reward), "answer.reward", one.reward, "a finite number or None"
+                answer.reward is None or math.isfinite(answer.reward),
+                "answer.reward",
+                answer.reward,
+                "a finite number or None",
             )
-            shown = one.observation
+            shown = answer.observation
             expect(shown is None or shown.messages or shown.tokens, "answer.observation", shown, "something to read")
 
 
@@ -87,11 +90,11 @@ def episodes_are_apart(case: EntryCase) -> None:
     if "seeded" not in environment.capabilities:
         return
     alone = _played(environment, case, 7)
-    one, two = (environment.episode(_task(case), 7) for _ in range(2))
-    found: list[list[Observation | Answer]] = [[one.begin()], [two.begin()]]
+    first, second = (environment.episode(_task(case), 7) for _ in range(2))
+    in_turns: list[list[Observation | Answer]] = [[first.begin()], [second.begin()]]
     for number in range(1, len(alone)):
-        found[0].append(one.answer(_turn(str(number))))
-        found[1].append(two.answer(_turn(str(number))))
-    one.close()
-    two.close()
-    expect(found == [alone, alone], "two episodes side by side", "other answers than alone", "the same")
+        in_turns[0].append(first.answer(_turn(str(number))))
+        in_turns[1].append(second.answer(_turn(str(number))))
+    first.close()
+    second.close()
+    expect(in_turns == [alone, alone], "two episodes side by side", "other answers than alone", "the same")

@@ -94,11 +94,11 @@ def assert_facts(family: Family, config: Any, *, rtol: float = 0.0, atol: float 
     """
     model, facts, text = tiny_model(config), family.facts(config.to_dict()), config.get_text_config()
     layers = model.get_submodule(facts.layer_path)
-    found = (facts.layers, facts.hidden_size, facts.vocab_size, facts.heads, facts.max_positions)
+    stated = (facts.layers, facts.hidden_size, facts.vocab_size, facts.heads, facts.max_positions)
     sizes = (text.hidden_size, text.vocab_size, text.num_attention_heads, text.max_position_embeddings)
-    assert found == (len(layers), *sizes), f"{found} instead of {(len(layers), *sizes)}"
-    named, said = linear_names(layers), {*facts.linear_targets, *facts.untargeted}
-    assert named == said, f"linear modules {sorted(named)}, facts {sorted(said)}"
+    assert stated == (len(layers), *sizes), f"{stated} instead of {(len(layers), *sizes)}"
+    named, known = linear_names(layers), {*facts.linear_targets, *facts.untargeted}
+    assert named == known, f"linear modules {sorted(named)}, facts {sorted(known)}"
     assert facts.attention_targets and set(facts.attention_targets) <= set(facts.linear_targets)
     assert facts.tied == (model.get_output_embeddings().weight is model.get_input_embeddings().weight)
     assert_logits(facts, model, rtol=rtol, atol=atol)

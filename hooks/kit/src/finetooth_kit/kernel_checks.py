@@ -60,11 +60,14 @@ def _trials(case: EntryCase) -> list[_Tried]:
         raise CheckSkipped(f"for {', '.join(sorted(entry.frameworks))}; the kit tries torch only")
     here = {"cuda"} if torch.cuda.is_available() else set[str]()
     if not _interpreted():
-        wanted = [(one, sorted(one.devices & {"cpu", *here})[:1] if one.devices else ["cpu"]) for one in entry.serves]
+        wanted = [
+            (declared, sorted(declared.devices & {"cpu", *here})[:1] if declared.devices else ["cpu"])
+            for declared in entry.serves
+        ]
     else:  # what is interpreted runs on a CPU
-        wanted = [(one, ["cpu"]) for one in entry.serves]
+        wanted = [(declared, ["cpu"]) for declared in entry.serves]
     built: BuiltKernel | None = None
-    found, missing = [], {"no device that it declares is here": None}
+    trials, missing = [], {"no device that it declares is here": None}
     for serves, devices in wanted:
         for device in devices:
             built = built or case.build()
@@ -73,10 +76,10 @@ def _trials(case: EntryCase) -> list[_Tried]:
                     missing[why] = None
                 elif serves.operation in OPERATIONS:
                     function, reference = built.functions[serves.operation], OPERATIONS[serves.operation].reference
-                    found.append(_Tried(serves, function, reference, dtype, device))
-    if not found:
+                    trials.append(_Tried(serves, function, reference, dtype, device))
+    if not trials:
         raise CheckSkipped("; ".join(missing))
-    return found
+    return trials
 
 
 def _interpreted() -> bool:
@@ -234,11 +237,11 @@ def _ways(tried: _Tried, built: BuiltKernel) -> dict[str, Any]:
     ones = torch.ones(ROWS, device=device)
 
     def asked(*training: Any, columns: int = 1, **named: Any) -> Any:
-        given = [x.detach().clone().requires_grad_(any(x is one for one in training)) for x in (hidden, weight)]
+        inputs = [x.detach().clone().requires_grad_(any(x is tensor for tensor in training)) for x in (hidden, weight)]
         ids = targets if columns == 1 else targets.unsqueeze(1).expand(-1, columns)
         with torch.set_grad_enabled(bool(training)):
-            found = tried.function(*given, ids, scale=FACTOR, **named).logprobs.detach()
-        return found if columns == 1 else found[:, 1]
+            logprobs = tried.function(*inputs, ids, scale=FACTOR, **named).logprobs.detach()
+        return logprobs if columns == 1 else logprobs[:, 1]
 
     ways = {"training with a frozen head": asked(hidden), "scoring": asked()}
     ways["training with the entropy"] = asked(hidden, entropy=True)

@@ -43,9 +43,12 @@ def stored_weights_take_what_is_said(case: EntryCase) -> None:
     expect(not trains, "linear(module).parameters()", f"{trains} require gradients", "nothing that trains")
     tensors = [*made.named_parameters(), *made.named_buffers()]
     kept = sum(tensor.nbytes for name, tensor in tensors if name != "bias")
-    said = quantizer.stored.bytes_per_weight * _INPUTS * _OUTPUTS
+    stated = quantizer.stored.bytes_per_weight * _INPUTS * _OUTPUTS
     expect(
-        abs(kept - said) <= 0.1 * said, "bytes of linear(module)", kept, f"{said:.0f}, as stored.bytes_per_weight says"
+        abs(kept - stated) <= 0.1 * stated,
+        "bytes of linear(module)",
+        kept,
+        f"{stated:.0f}, as stored.bytes_per_weight says",
     )
 
 

@@ -24,13 +24,13 @@ def samples_each_prompt_as_often_as_asked(case: EntryCase) -> None:
     prompts = [Prompt("a:1", "a:1@1", tokens), Prompt("a:2", "a:2@1", tokens[:4]), Prompt("a:1", "a:1@2", tokens)]
     sampling = Sampling(max_tokens=5, n=3, seed=7)
     engine = FakeEngine(context.tokenizer, context.renderer.stop_ids)
-    found = sampler.sample(engine, prompts, sampling).rollouts
-    who = [(one.id, one.group, one.prompt) for one in found]
+    rollouts = sampler.sample(engine, prompts, sampling).rollouts
+    who = [(rollout.id, rollout.group, rollout.prompt) for rollout in rollouts]
     expected = [(prompt.id, prompt.group, prompt.tokens) for prompt in prompts for _ in range(3)]
     expect(who == expected, "sample(engine, 3 prompts, n=3)", who, "3 rollouts of each prompt, in order")
-    for one in found:
-        expect(0 < len(one.tokens) <= 5, "rollout.tokens", one.tokens, "1 to 5 tokens")
-        expect(all(value <= 0 for value in one.logprobs), "rollout.logprobs", one.logprobs, "none above 0")
-        expect(one.reward is None and not one.advantages, "rollout", one, "no reward and no advantages yet")
+    for rollout in rollouts:
+        expect(0 < len(rollout.tokens) <= 5, "rollout.tokens", rollout.tokens, "1 to 5 tokens")
+        expect(all(value <= 0 for value in rollout.logprobs), "rollout.logprobs", rollout.logprobs, "none above 0")
+        expect(rollout.reward is None and not rollout.advantages, "rollout", rollout, "no reward and no advantages yet")
     again = sampler.sample(engine, prompts, sampling).rollouts
-    expect(again == found, "sample, a second time with the same seed", "other rollouts", "the same")
+    expect(again == rollouts, "sample, a second time with the same seed", "other rollouts", "the same")

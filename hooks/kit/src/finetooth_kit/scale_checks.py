@@ -27,10 +27,10 @@ def a_process_knows_its_place(case: EntryCase) -> None:
     """A process that was not started as a rank has no place; one that was is one of those that were started."""
     assert isinstance(case.entry, Launcher)
     here = case.entry.here()
-    found = case.build().rank()
+    place = case.build().rank()
     if not here:
-        expect(found is None, "rank() where here() is False", found, "None")
+        expect(place is None, "rank() where here() is False", place, "None")
         raise CheckSkipped("this process was not started as a rank")
-    if not isinstance(found, Rank):
-        fail("rank() where here() is True", found, "a finetooth_hooks.Rank")
-    expect(0 <= found.rank < found.world, "rank() of a process", found.rank, f"below {found.world}")
+    if not isinstance(place, Rank):
+        fail("rank() where here() is True", place, "a finetooth_hooks.Rank")
+    expect(0 <= place.rank < place.world, "rank() of a process", place.rank, f"below {place.world}")

@@ -108,16 +108,16 @@ def effective(recipe: Recipe, catalog: Catalog, plan: Mapping[str, Any]) -> dict
 
 def _whole(catalog: Catalog, kind: str, pick: Any, picks: Mapping[str, str]) -> Any:
     """A pick by its full name, with all its options."""
-    given = {"name": pick} if isinstance(pick, str) else dict(pick)
-    if given.get("name") == AUTO:
+    picked = {"name": pick} if isinstance(pick, str) else dict(pick)
+    if picked.get("name") == AUTO:
         if kind not in picks:
-            return given
-        given["name"] = picks[kind]
+            return picked
+        picked["name"] = picks[kind]
     try:
-        registered = catalog.get(kind, given["name"])
-        options = validate_options(catalog, kind, {**given, "name": registered.full_name})
+        registered = catalog.get(kind, picked["name"])
+        options = validate_options(catalog, kind, {**picked, "name": registered.full_name})
     except FinetoothError:
-        return given  # it is said where the recipe is used
+        return picked  # it is said where the recipe is used
     return {"name": registered.full_name, **options.model_dump(mode="json")}
 
 

@@ -50,11 +50,11 @@ def plan_parts(
         else "the number of steps is open"
     )
     if detail == "line":
-        rows = ", ".join(f"{one.used:,} of {one.rows:,} rows of {one.split}" for one in reports)
+        rows = ", ".join(f"{report.used:,} of {report.rows:,} rows of {report.split}" for report in reports)
         parts = (rows, steps, f"{size(plan.memory.total)} at the peak, estimated", f"plan {plan.hash[:12]}")
         return [Text(" · ".join(filter(None, parts)))]
-    shown = [one for one in plan.decisions if detail == "all" or CHOICES.fullmatch(one.setting)]
-    made = [table(console, "Plan", ("setting", "value", "because"), [_decided(one) for one in shown])]
+    shown = [decision for decision in plan.decisions if detail == "all" or CHOICES.fullmatch(decision.setting)]
+    made = [table(console, "Plan", ("setting", "value", "because"), [_decided(decision) for decision in shown])]
     if hidden := len(plan.decisions) - len(shown):
         made.append(Text(f"{hidden} more {'decision' if hidden == 1 else 'decisions'}: -v shows all"))
     made.append(memory_table(console, plan.memory) if detail == "all" else memory_line(plan.memory))

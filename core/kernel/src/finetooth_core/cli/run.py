@@ -114,22 +114,22 @@ def _at_server(state: State, url: str) -> tuple[str, ...]:
     Raises:
         UserError: none is installed, or several are.
     """
-    found = [
-        one
-        for one in state.catalog.all("backend")
-        if isinstance(one.entry, Backend) and one.entry.remote and one.entry.outputs  # without any it only answers
+    backends = [
+        backend
+        for backend in state.catalog.all("backend")
+        if isinstance(entry := backend.entry, Backend) and entry.remote and entry.outputs  # without any it only answers
     ]
-    if len(found) != 1:
-        known = ", ".join(one.full_name for one in found)
+    if len(backends) != 1:
+        known = ", ".join(backend.full_name for backend in backends)
         raise UserError(
             f"--remote: several backends train at a server: {known}"
-            if found
+            if backends
             else "--remote: no installed backend trains at a server",
             action="set backend: {name: ..., url: ...} in the recipe"
-            if found
+            if backends
             else "see ft plugins list --kind backend",
         )
-    return f"backend.name={found[0].full_name}", f"backend.url={json.dumps(url)}"
+    return f"backend.name={backends[0].full_name}", f"backend.url={json.dumps(url)}"
 
 
 def _resumed(

@@ -142,13 +142,13 @@ class Dataset:
     def sources(self, split: str) -> list[PickedSource]:
         """The sources of a split, in their order."""
         setting = f"data.{split}"
-        given = getattr(self._parts.section, split)
-        if given is None:
+        picks = getattr(self._parts.section, split)
+        if picks is None:
             raise RecipeError(setting, "no data are given", action=f"set {setting} to a file, a hub id or a source")
-        items = [(setting, given)]
-        if isinstance(given, list):
-            items = [(f"{setting}.{index}", item) for index, item in enumerate(given)]
-        return [one for place, item in items for one in self._stood_for(self._source(item, place))]
+        items = [(setting, picks)]
+        if isinstance(picks, list):
+            items = [(f"{setting}.{index}", item) for index, item in enumerate(picks)]
+        return [source for place, item in items for source in self._stood_for(self._source(item, place))]
 
     def _stood_for(self, listing: PickedSource) -> list[PickedSource]:
         """The sources that one stands for, or itself. What the recipe asks of its rows is asked of each of them; a
@@ -160,15 +160,15 @@ class Dataset:
             raise RecipeError(
                 f"{setting}.sha256", f"it stands for {len(items)} sources", action="list them, each with its own sha256"
             )
-        said = f"{listing.registered.full_name} says so"
+        reason = f"{listing.registered.full_name} says so"
         own = self._parts.section.format == AUTO and listing.format is None
-        found = []
+        members = []
         for index, item in enumerate(items):
-            one = self._source(item, f"{setting}.{index}" if len(items) > 1 else setting, said)
-            choice = one.choice if listing.choice is None else listing.choice.within(one.choice)
-            format_, why = (one.format, said) if own else (listing.format, listing.format_said)
-            found.append(replace(one, choice=choice, pin=listing.pin, format=format_, format_said=why))
-        return found
+            member = self._source(item, f"{setting}.{index}" if len(items) > 1 else setting, reason)
+            choice = member.choice if listing.choice is None else listing.choice.within(member.choice)
+            format_, why = (member.format, reason) if own else (listing.format, listing.format_said)
+            members.append(replace(member, choice=choice, pin=listing.pin, format=format_, format_said=why))
+        return members
 
     def _source(self, item: Any, setting: str, said: str = "the recipe says so") -> PickedSource:
         pick: Pick

@@ -336,13 +336,13 @@ class FromRun(Trained):
         if self._whole is None and self._in_fewer_bits:
             how += "; the run's base is in fewer bits, and the sum has the numbers that it computed with"
         log.decide("model", named, f"{kind} run: {how}; every file was checked")
-        found: Mapping[str, Any] | None = ancestor(self.folder, named).as_json
+        parent: Mapping[str, Any] | None = ancestor(self.folder, named).as_json
         setting = "model.parent"
-        while found:
-            data = ", ".join(f"{name.removesuffix('.sha256')} {value[:12]}" for name, value in found["data"].items())
-            came = f"artifact of {found['run']}; recipe {found['recipe_sha256'][:12]}; {data or 'data of no file'}; "
-            log.decide(setting, found["artifact_sha256"], f"{came}from {found['model']}")
-            found, setting = found.get("parent"), f"{setting}.parent"
+        while parent:
+            data = ", ".join(f"{name.removesuffix('.sha256')} {value[:12]}" for name, value in parent["data"].items())
+            came = f"artifact of {parent['run']}; recipe {parent['recipe_sha256'][:12]}; {data or 'data of no file'}; "
+            log.decide(setting, parent["artifact_sha256"], f"{came}from {parent['model']}")
+            parent, setting = parent.get("parent"), f"{setting}.parent"
 
 
 def _check_no_run_is_meant(reference: str) -> None:

@@ -92,10 +92,10 @@ def steps(context: RunContext) -> list[Step]:
     """The steps of a recipe, what costs least first."""
     recipe = context.recipe
     kept = {CHECKPOINTING: False} if recipe.train.gradient_checkpointing == AUTO else {}
-    found = [Step(kind, label, given, {**kept, **changes}) for kind, label, given, changes in _adapters(context)]
+    ladder = [Step(kind, label, gives_up, {**kept, **changes}) for kind, label, gives_up, changes in _adapters(context)]
     if recipe.quantization == AUTO:
-        found = [replace(step, changes={**step.changes, "quantization": None}) for step in found]
-    last = found[-1]
+        ladder = [replace(step, changes={**step.changes, "quantization": None}) for step in ladder]
+    last = ladder[-1]
     over = [last]  # what the adapter trains over, the most bits first
     if recipe.quantization == AUTO:
         for bits, registered in _quantizers(context):
@@ -108,17 +108,17 @@ def steps(context: RunContext) -> list[Step]:
                     {**last.changes, "quantization": name},
                 )
             )
-        found += over[1:]
+        ladder += over[1:]
     if kept:
         for step in over:
             label = f"{step.label}, activations recomputed"
             lost = (*step.gives_up, "time: the layers compute their forward pass twice")
-            found.append(Step("recomputed", label, lost, {**step.changes, CHECKPOINTING: True}))
-    last = found[-1]
+            ladder.append(Step("recomputed", label, lost, {**step.changes, CHECKPOINTING: True}))
+    last = ladder[-1]
     for saving, backend in _savings(context):
         label, lost = f"{last.label}, {saving.label}", (*last.gives_up, saving.costs)
-        found.append(Step("elsewhere", label, lost, {**last.changes, "backend": backend}))
-    return found
+        ladder.append(Step("elsewhere", label, lost, {**last.changes, "backend": backend}))
+    return ladder
 
 
 def _savings(context: RunContext) -> Iterator[tuple[Saving, Mapping[str, Any]]]:
@@ -223,13 +223,13 @@ def choose(context: RunContext, decide: Decide) -> Job:
         PlanError: no step can work, whatever the memory.
         FinetoothError: what is wrong with the recipe whatever trains.
     """
-    found = steps(context)
-    outcomes = tried(context, decide, found)
-    able = [one for one in outcomes if one.job is not None]
+    ladder = steps(context)
+    outcomes = tried(context, decide, ladder)
+    able = [trial for trial in outcomes if trial.job is not None]
     if not able:
-        lines = "; ".join(f"{one.step.label}: {one.obstacle}" for one in outcomes)
+        lines = "; ".join(f"{trial.step.label}: {trial.obstacle}" for trial in outcomes)
         raise PlanError(f"{_settings(context.recipe)}: no way of training works ({lines})", action="name an adapter")
-    taken = next((one for one in able if not one.obstacle), able[-1])
+    taken = next((trial for trial in able if not trial.obstacle), able[-1])
     return _told(context.recipe, taken, outcomes)
 
 
@@ -239,12 +239,12 @@ def _told(recipe: Recipe, taken: Tried, outcomes: list[Tried]) -> Job:
     assert job is not None
     reason = _reason(taken, outcomes)
     settings = taken.step.changes.keys()
-    decisions = tuple(replace(one, reason=reason) if one.setting in settings else one for one in job.plan.decisions)
+    decisions = tuple(replace(old, reason=reason) if old.setting in settings else old for old in job.plan.decisions)
     plan = replace(job.plan, decisions=decisions, notes=(*_lines(recipe, taken, outcomes), *job.plan.notes))
-    for one in decisions:
-        job.context.decide(one.setting, one.value, one.reason)
+    for decision in decisions:
+        job.context.decide(decision.setting, decision.value, decision.reason)
     job.context.planned(plan)
-    passed = tuple(f"{one.step.label} {one.figure}" for one in outcomes if one is not taken)
+    passed = tuple(f"{trial.step.label} {trial.figure}" for trial in outcomes if trial is not taken)
     return replace(job, plan=plan, request=replace(job.request, plan=plan), passed=passed)
 
 
@@ -267,15 +267,15 @@ def _reason(taken: Tried, outcomes: list[Tried]) -> str:
 def _lines(recipe: Recipe, taken: Tried, outcomes: list[Tried]) -> Iterator[str]:
     """What became of each step, for the notes of the plan."""
     settings = _settings(recipe)
-    for place, one in enumerate(outcomes):
-        if one.job is None:
-            yield f"{settings}: {one.step.label} cannot work: {one.obstacle}"
-        elif one.obstacle and one is not taken:
-            yield f"{settings}: {one.step.label} {one.obstacle}: passed over{_in_vain(one, outcomes[:place])}"
-        elif one is taken:
-            fits = "does not fit either, and takes least" if one.obstacle else "is taken"
-            lost = f"; given up: {', '.join(one.step.gives_up)}" if one.step.gives_up else ""
-            yield f"{settings}: {one.step.label} {fits}: {one.figure} at the peak{lost}"
+    for place, trial in enumerate(outcomes):
+        if trial.job is None:
+            yield f"{settings}: {trial.step.label} cannot work: {trial.obstacle}"
+        elif trial.obstacle and trial is not taken:
+            yield f"{settings}: {trial.step.label} {trial.obstacle}: passed over{_in_vain(trial, outcomes[:place])}"
+        elif trial is taken:
+            fits = "does not fit either, and takes least" if trial.obstacle else "is taken"
+            lost = f"; given up: {', '.join(trial.step.gives_up)}" if trial.step.gives_up else ""
+            yield f"{settings}: {trial.step.label} {fits}: {trial.figure} at the peak{lost}"
 
 
 def _in_vain(one: Tried, before: list[Tried]) -> str:

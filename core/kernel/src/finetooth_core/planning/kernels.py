@@ -163,11 +163,11 @@ class KernelPicker:
         assert isinstance(entry, Kernel)
         if self._framework not in entry.frameworks:
             return _Answer(f"it computes with {', '.join(sorted(entry.frameworks))}, the backend is {self._framework}")
-        of_it = [one for one in entry.serves if one.operation == operation]
+        of_it = [serves for serves in entry.serves if serves.operation == operation]
         if not of_it:
-            has = ", ".join(dict.fromkeys(one.operation for one in entry.serves))
+            has = ", ".join(dict.fromkeys(serves.operation for serves in entry.serves))
             return _Answer(f"it has no {operation}, only {has}")
-        refusals = [_declared(one, self._device, wanted) for one in of_it]
+        refusals = [_declared(serves, self._device, wanted) for serves in of_it]
         if "" not in refusals:
             return _Answer(refusals[0])
         built = self._build(registered, pick, operation)

@@ -126,16 +126,16 @@ def _advice(job: Job, without: Collection[str]) -> str:
     """What would fit: each change that suffices alone; else all that help, together."""
     trial = _Trial(job, without)
     groups = ladder(job)
-    alone = [found for found in (trial.mildest(job.asked, rungs) for rungs in groups) if found is not None]
+    alone = [fit for fit in (trial.mildest(job.asked, rungs) for rungs in groups) if fit is not None]
     if alone:
         return "what would fit: " + "; ".join(f"{rung.setting} ({size(taken)})" for rung, taken in alone)
     asked, chosen, takes = job.asked, [], _reduced(job.plan.memory, without).total
     for rungs in groups:
         enough = trial.mildest(asked, rungs)
-        found = enough or trial.strongest(asked, rungs, takes)
-        if found is None:
+        change = enough or trial.strongest(asked, rungs, takes)
+        if change is None:
             continue
-        rung, takes = found
+        rung, takes = change
         asked = rung.change(asked)
         chosen.append(rung.setting)
         if enough is not None:

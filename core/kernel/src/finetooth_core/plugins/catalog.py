@@ -110,27 +110,27 @@ class Catalog:
                 is broken.
         """
         source, _, bare = name.rpartition(":")
-        found = [r for r in self.all(kind) if r.entry.name == bare and (not source or _same(r.distribution, source))]
-        if len(found) == 1:
-            return found[0]
-        if not found:
+        matches = [r for r in self.all(kind) if r.entry.name == bare and (not source or _same(r.distribution, source))]
+        if len(matches) == 1:
+            return matches[0]
+        if not matches:
             raise self._unknown(kind, source, bare, setting)
-        speaking = [registered for registered in found if registered in self.speaking(kind, framework)]
+        speaking = [registered for registered in matches if registered in self.speaking(kind, framework)]
         if len(speaking) == 1:
             return speaking[0]
         if not speaking:
-            brought = " and ".join(f"{r.full_name} (for {', '.join(sorted(frameworks_of(r.entry)))})" for r in found)
+            brought = " and ".join(f"{r.full_name} (for {', '.join(sorted(frameworks_of(r.entry)))})" for r in matches)
             raise PluginError(
                 "",
                 f"{_prefix(setting)}{kind} {bare!r} is brought by {brought}, and the backend is {framework}",
                 action=f"pick another {kind} or backend",
             )
-        found = speaking
-        names = " and ".join(f"{r.full_name} ({r.version or r.file})" for r in found)
+        matches = speaking
+        names = " and ".join(f"{r.full_name} ({r.version or r.file})" for r in matches)
         raise PluginError(
             "",
             f"{_prefix(setting)}{kind} {bare!r} is brought by {names}",
-            action=f"write one of {', '.join(r.full_name for r in found)}",
+            action=f"write one of {', '.join(r.full_name for r in matches)}",
         )
 
     def defaults(self, kind: str, framework: str = "") -> tuple[Registered, ...]:

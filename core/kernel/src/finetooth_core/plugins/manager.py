@@ -237,21 +237,21 @@ class _Manager:
             text = f"its module {module.__name__} is already in use by {self.modules[module.__name__]}"
             self._fault(name, version, Problem(text, f"uninstall one of the two, or use -p no:{name}", file))
             return
-        found = registration.read(module, self.hooks)
-        problems = list(found.problems)
-        given = named.reference.options if named is not None else None
-        if named is not None and not found.hooks and not hasattr(module, "plugin_options"):
+        brought = registration.read(module, self.hooks)
+        problems = list(brought.problems)
+        options = named.reference.options if named is not None else None
+        if named is not None and not brought.hooks and not hasattr(module, "plugin_options"):
             problems.append(
                 Problem("it has no hook", "add a function such as ft_losses or ft_step under @hookimpl", file)
             )
         if problems:
-            self._faults(name, version, problems, found, file)
+            self._faults(name, version, problems, brought, file)
             return
         self.modules[module.__name__] = name
-        entries = tuple(Registered(e, name, version, module.__name__, file) for e in found.entries)
+        entries = tuple(Registered(e, name, version, module.__name__, file) for e in brought.entries)
         self.loaded.append(Loaded(name, version, module.__name__, file, entries, sha256, named is not None))
-        if found.events or hasattr(module, "plugin_options") or given is not None:
-            self.events.append(EventPlugin(name, module, named is not None, found.events, given))
+        if brought.events or hasattr(module, "plugin_options") or options is not None:
+            self.events.append(EventPlugin(name, module, named is not None, brought.events, options))
 
     def _fault(self, name: str, version: str, problem: Problem) -> None:
         self.faults.append(Fault(name, version, problem.where, problem.text, problem.action))

@@ -108,14 +108,14 @@ def read(module: ModuleType, manager: pluggy.PluginManager | None = None) -> Reg
         made = {name: pluggy.HookImpl(module, module.__name__, *given) for name, given in sound.items()}
     else:
         manager.register(module)
-        callers = manager.get_hookcallers(module) or ()
-        made = {one.name: impl for one in callers for impl in one.get_hookimpls() if impl.plugin is module}
+        hooks_of = {name: getattr(manager.hook, name).get_hookimpls() for name in sound}
+        made = {name: impl for name, impls in hooks_of.items() for impl in impls if impl.plugin is module}
     hooks = [Hook(name, made[name]) for name in hook_arguments() if name in made]
     entries: list[Entry] = []
     for hook in hooks:
         if hook.name in specs.REGISTRATION_HOOKS:
-            found, wrong = _collect(hook)
-            entries.extend(found)
+            yielded, wrong = _collect(hook)
+            entries.extend(yielded)
             problems.extend(wrong)
     seen: set[tuple[str, str]] = set()
     for entry in entries:

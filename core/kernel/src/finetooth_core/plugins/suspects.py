@@ -17,13 +17,13 @@ def with_suspects(error: Exception, context: RunContext) -> Exception:
     used, index = context.builder.used, context.builder.catalog.index
     ours = {package for entries in index.values() for packages in entries.values() for package in packages}
     others = {
-        f"{one.entry.kind} {one.entry.name!r} of {one.distribution}": None
+        f"{registered.entry.kind} {registered.entry.name!r} of {registered.distribution}": None
         for kind in COMPUTES
-        for one in used
-        if one.entry.kind == kind and one.distribution not in ours
+        for registered in used
+        if registered.entry.kind == kind and registered.distribution not in ours
     }
     if not others:
         return error
     action = f"try without {'them' if len(others) > 1 else 'it'} first; {error.action}"
-    found = NotFinite(f"{error.problem}; computed with {' and '.join(others)}", action=action, rows=error.rows)
-    return found.with_traceback(error.__traceback__)
+    named = NotFinite(f"{error.problem}; computed with {' and '.join(others)}", action=action, rows=error.rows)
+    return named.with_traceback(error.__traceback__)

@@ -101,15 +101,15 @@ class Trackers:
         Raises:
             PluginFailed: that of one that the user named holds what JSON does not have.
         """
-        found: dict[str, Any] = {}
-        for one in self._picked:
-            if one.name in self._silenced:
+        states: dict[str, Any] = {}
+        for tracker in self._picked:
+            if tracker.name in self._silenced:
                 continue
             try:
-                found |= kept_states({one.name: self._views[one.name]}, "tracker")
+                states |= kept_states({tracker.name: self._views[tracker.name]}, "tracker")
             except PluginFailed as error:
-                self._judge(one, str(error), error)
-        return {PREFIX + name: state for name, state in found.items()}
+                self._judge(tracker, str(error), error)
+        return {PREFIX + name: state for name, state in states.items()}
 
     def restore(self, states: Mapping[str, Mapping[str, Any]]) -> None:
         """Give every tracker its state back; what it keeps besides stays."""

@@ -184,15 +184,15 @@ class Finish:
         best = self.run.keeper.keeping.best
         if self.run.job.context.recipe.checkpoint.select_on is not None and ending.status in ("done", "stopped"):
             assert best is not None  # chosen by `select_on`, if by nothing else
-            found = self.run.keeper.best_kept(best)
-            if found is None:
+            checkpoint = self.run.keeper.best_kept(best)
+            if checkpoint is None:
                 ending = self.nothing_to_select(best, ending)
             else:
-                step = found.step
-                self.say_what_is_selected(best, found)
+                step = checkpoint.step
+                self.say_what_is_selected(best, checkpoint)
                 if step != self.run.progress.step:
-                    self.selected = found.folder
-                    self.run.engine.load(found.folder / "engine")
+                    self.selected = checkpoint.folder
+                    self.run.engine.load(checkpoint.folder / "engine")
         base = self.run.job.request.base.model
         stood_on = {"base": dict(base.contents), "base_digest": base.digest}
         about = {**self.run.manifest, **stood_on, "step": step, "kind": "artifact"}

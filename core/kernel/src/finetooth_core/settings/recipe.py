@@ -316,19 +316,19 @@ def load(recipe: Path | str | Mapping[str, Any], overrides: Sequence[str] = (), 
         raise RecipeError("", f"{source}: the recipe is empty", action="write at least model: NAME")
     if not isinstance(value, Mapping):
         raise RecipeError("", f"{source}: a recipe is a mapping, this is {show(value)}", action="write model: NAME")
-    given: dict[str, Any] = plain_data(value, ())
-    apply_overrides(given, overrides)
-    given, renamed = read_aliases(plain_data(given, ()))
+    settings: dict[str, Any] = plain_data(value, ())
+    apply_overrides(settings, overrides)
+    settings, renamed = read_aliases(plain_data(settings, ()))
     place = _places(document, source, overrides, renamed)
     problems: list[RecipeError] = []
-    section = _with_model_section(given, problems)
+    section = _with_model_section(settings, problems)
     try:
         checked = validate(Recipe, section, elsewhere=_leaves(), place=place)
     except RecipeError as error:
         problems.append(error)
-    problems += inner_problems(given.get("data"), place)
+    problems += inner_problems(settings.get("data"), place)
     raise_problems(problems)
-    checked._given = given
+    checked._given = settings
     checked._notes = [f"{name} was read as {'.'.join(path)}" for name, path in renamed.items()]
     if checked.sweep is not None:
         checked._notes.append("sweep is passed over: ft sweep tries its settings")

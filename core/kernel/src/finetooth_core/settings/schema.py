@@ -46,16 +46,16 @@ def field_in(schema: Schema, field: str) -> Schema:
     keys = _keys(field)
     nodes = [schema]
     for depth, key in enumerate(keys):
-        here = {name: found for node in nodes for name, found in _below(node, schema).items()}
-        nodes = [found for node in nodes for name, found in _below(node, schema).items() if name == key]
+        here = {name: child for node in nodes for name, child in _below(node, schema).items()}
+        nodes = [child for node in nodes for name, child in _below(node, schema).items() if name == key]
         if not nodes:
             close = nearest(key, here)
             known = f"known: {', '.join(here)}" if here else "it has none below it"
             action = f"did you mean {'.'.join([*keys[:depth], close])}?" if close else known
             raise RecipeError(".".join(keys[: depth + 1]), "no setting has this name", action=action)
-    found = nodes[0] if len(nodes) == 1 else {"anyOf": nodes}
-    definitions = _used(found, schema.get("$defs", {}))
-    return {**found, **({"$defs": definitions} if definitions else {})}
+    picked = nodes[0] if len(nodes) == 1 else {"anyOf": nodes}
+    definitions = _used(picked, schema.get("$defs", {}))
+    return {**picked, **({"$defs": definitions} if definitions else {})}
 
 
 def _keys(field: str) -> list[str]:

@@ -65,24 +65,24 @@ class _Pass:
         wanted = _wanted(one, size)
         if size and not wanted:
             raise _takes_none(one, size)
-        found = _Source(size)
+        source = _Source(size)
         for work in work_of_source(index, sources[index]):
-            begin = len(found.kinds)
+            begin = len(source.kinds)
             for item in rows_of(sources, work):
-                place = len(found.kinds)
+                place = len(source.kinds)
                 if place >= wanted.stop:
                     break
                 if not isinstance(item, Row) and place in wanted:
                     broken.setdefault(index, Problems()).add(item)
-                found.kinds.append(self._kind(item, found, index) if place in wanted else _LEFT)
-            found.sizes.append(len(found.kinds) - begin)
-            if len(found.kinds) >= wanted.stop:
+                source.kinds.append(self._kind(item, source, index) if place in wanted else _LEFT)
+            source.sizes.append(len(source.kinds) - begin)
+            if len(source.kinds) >= wanted.stop:
                 break
-        if not found.kinds:
+        if not source.kinds:
             raise no_rows(sources[index])
-        if not any(found.kinds) and not found.repeated + found.near:
-            raise _takes_none(one, len(found.kinds))  # all of them: the slice begins behind the last
-        return found
+        if not any(source.kinds) and not source.repeated + source.near:
+            raise _takes_none(one, len(source.kinds))  # all of them: the slice begins behind the last
+        return source
 
     def _kind(self, item: Row | DataError, found: _Source, source: int) -> int:
         """A row that cannot be read, or gives no example, stays, so that it is told where rows are read for good."""
@@ -130,23 +130,23 @@ def choose(choice: Choice, sources: Sequence[PickedSource], formats: Sequence[Pi
     going = _Pass(choice, formats)
     reading = Reading()
     with broken_rows_first(sources, reading):
-        found = []
-        for index, one in enumerate(choice.sources):
-            found.append(going.read(one, index, sources, reading.broken))
-            reading.good[index] = len(found[-1].kinds) - (reading.broken[index].count if index in reading.broken else 0)
+        taken = []
+        for index, source in enumerate(choice.sources):
+            taken.append(going.read(source, index, sources, reading.broken))
+            reading.good[index] = len(taken[-1].kinds) - (reading.broken[index].count if index in reading.broken else 0)
     if choice.fraction:
-        _hold_out(choice.fraction, found)
-    kinds = [np.frombuffer(bytes(one.kinds), np.uint8) for one in found]
+        _hold_out(choice.fraction, taken)
+    kinds = [np.frombuffer(bytes(source.kinds), np.uint8) for source in taken]
     trained = [(kind == _TRAIN).astype(np.uint32) for kind in kinds]
-    held = [(kind == _EVAL).astype(np.uint32) for kind in kinds]
+    held_out = [(kind == _EVAL).astype(np.uint32) for kind in kinds]
     times = mixed(choice, trained)
-    said = [_said(*facts) for facts in zip(choice.sources, found, trained, times, strict=True)]
+    decisions = [_said(*facts) for facts in zip(choice.sources, taken, trained, times, strict=True)]
     if choice.fraction:
         share = f"{100 * choice.fraction:g} % of the different training rows, by a hash of what they say"
-        count = sum(int(one.sum()) for one in held)
-        said.append(("data.eval.rows", count, f"{share} (seed {choice.fraction_seed}); equal rows stay together"))
-    sizes = tuple(np.asarray(one.sizes, np.int64) for one in found)
-    return Chosen(sizes, tuple(times), tuple(held), going.dropped, tuple(said))
+        count = sum(int(mask.sum()) for mask in held_out)
+        decisions.append(("data.eval.rows", count, f"{share} (seed {choice.fraction_seed}); equal rows stay together"))
+    sizes = tuple(np.asarray(source.sizes, np.int64) for source in taken)
+    return Chosen(sizes, tuple(times), tuple(held_out), going.dropped, tuple(decisions))
 
 
 def _hold_out(fraction: float, found: Sequence[_Source]) -> None:

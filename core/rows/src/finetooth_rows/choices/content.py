@@ -93,12 +93,12 @@ class NearRows:
 
     def seen(self, *examples: Example) -> bool:
         """Whether a similar row was seen, by its examples; if not, this one is from now on."""
-        found = self._empty.copy()  # a new one would draw its permutations again
-        found.update_batch([shingle.encode("utf-8", "surrogatepass") for shingle in sorted(shingles(*examples))])
-        values = found.hashvalues
-        for place in self._index.query(found):
+        sketch = self._empty.copy()  # a new one would draw its permutations again
+        sketch.update_batch([shingle.encode("utf-8", "surrogatepass") for shingle in sorted(shingles(*examples))])
+        values = sketch.hashvalues
+        for place in self._index.query(sketch):
             if (self._kept[place] == values).mean() >= self._threshold:
                 return True
-        self._index.insert(len(self._kept), found)
+        self._index.insert(len(self._kept), sketch)
         self._kept.append(values.copy())
         return False

@@ -74,8 +74,8 @@ def left_out(report: DataReport, *, unasked: bool = False) -> LeftOut:
 
 def lines(reports: Sequence[DataReport]) -> list[str]:
     """A line for every split of which many rows are left out."""
-    found = (left_out(report) for report in reports)
-    return [one.line for one in found if one.share > SAID]
+    splits = (left_out(report) for report in reports)
+    return [split.line for split in splits if split.share > SAID]
 
 
 def refuse_most(reports: Sequence[DataReport]) -> None:

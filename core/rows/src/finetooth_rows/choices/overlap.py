@@ -33,13 +33,15 @@ class NotCompared:
 def overlap(job: Decided) -> Repeats | NotCompared:
     """Held-out rows that a run also trains; not looked for where rows are read while it trains, or where looking would
     take noticeable time: more than `COMPARED` rows, or rows that are kept nowhere and would be made again."""
-    given = job.prepared_as
-    if not {"train", "eval"} <= given.keys():
+    prepared = job.prepared_as
+    if not {"train", "eval"} <= prepared.keys():
         return Repeats()
-    known = {split: how for split, how in given.items() if not how.streamed}
+    known = {split: how for split, how in prepared.items() if not how.streamed}
     rows = sum(report.rows for report in job.reports)
-    anew = any(one.setting.startswith("data.cache.") and one.value == "off" for one in job.plan.decisions)
-    if len(known) < len(given):
+    anew = any(
+        decision.setting.startswith("data.cache.") and decision.value == "off" for decision in job.plan.decisions
+    )
+    if len(known) < len(prepared):
         return NotCompared("rows are read while the run trains", later=False)
     if rows > COMPARED:
         return NotCompared(f"there are {rows:,} rows, more than {COMPARED:,}")

@@ -62,7 +62,7 @@ def _why_not_finite(before: Sequence[Mapping[str, Any]]) -> str:
     rows = "look at the step's rows for empty or extreme ones (ft data check), and try train.precision: fp32"
     if not before:
         return f"no update came before it, so the learning rate is not why: see ft doctor weights MODEL, {rows}"
-    rate = max(float(one.get("learning_rate") or 0) for one in before)
+    rate = max(float(report.get("learning_rate") or 0) for report in before)
     if rate > HIGHEST_RATE:
         return (
             f"the learning rate was {rate:.3g}, which is far too high: set "
@@ -70,7 +70,7 @@ def _why_not_finite(before: Sequence[Mapping[str, Any]]) -> str:
         )
     lower = "lower optimizer.learning_rate by 2 to 5, or lengthen the warmup"
     for name, what in (("grad_norm", "gradients"), ("loss", "the loss")):
-        values = [float(one[name]) for one in before[-5:] if one.get(name)]
+        values = [float(report[name]) for report in before[-5:] if report.get(name)]
         if len(values) > 1 and values[-1] > (10 if name == "grad_norm" else SPIKE) * values[0] > 0:
             return f"{what} grew to {values[-1]:.3g} before: {lower}"
     return f"gradients were calm before: {rows}"
@@ -93,15 +93,15 @@ def _gradients(run: Recorded) -> Iterator[str]:
 
 
 def _spikes(losses: list[Point]) -> Iterator[str]:
-    found = []
+    spikes = []
     for index in range(5, len(losses)):
         usual = median(value for _, value in losses[max(0, index - WINDOW) : index])
         step, value = losses[index]
         if usual > 0 and value > SPIKE * usual and value - usual > 0.5:
-            found.append((step, value, usual))
-    if found:
-        step, value, usual = max(found, key=lambda one: one[1] / one[2])
-        others = f" ({len(found)} such steps)" if len(found) > 1 else ""
+            spikes.append((step, value, usual))
+    if spikes:
+        step, value, usual = max(spikes, key=lambda spike: spike[1] / spike[2])
+        others = f" ({len(spikes)} such steps)" if len(spikes) > 1 else ""
         yield (
             f"step {step}: the loss jumped to {value:.3g} from about {usual:.3g}{others}: one bad or very long "
             "row, or too "

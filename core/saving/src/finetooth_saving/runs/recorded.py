@@ -85,8 +85,10 @@ class Recorded:
     @property
     def seconds(self) -> float:
         """Spent on the run, of all its processes."""
-        told = self.result.get("seconds")
-        return float(told) if told is not None else sum(float(one.get("seconds") or 0) for one in self.steps)
+        recorded = self.result.get("seconds")
+        if recorded is not None:
+            return float(recorded)
+        return sum(float(report.get("seconds") or 0) for report in self.steps)
 
     @property
     def last(self) -> dict[str, float]:
@@ -100,31 +102,31 @@ class Recorded:
     @property
     def best(self) -> Mapping[str, float]:
         """The best value of each evaluator's first metric, as result.json says, else as the evaluations show."""
-        told = self.result.get("best")
-        if told:
-            return {name: value for name, value in told.items() if value is not None}
-        found: dict[str, float] = {}
+        recorded = self.result.get("best")
+        if recorded:
+            return {name: value for name, value in recorded.items() if value is not None}
+        values: dict[str, float] = {}
         for evaluation in self.evaluations:
             name, value = next(iter(evaluation.get("metrics", {}).items()), ("", None))
             if value is not None:
                 better = max if evaluation.get("higher_is_better", True) else min
-                found[f"eval/{name}"] = better(value, found.get(f"eval/{name}", value))
-        return found
+                values[f"eval/{name}"] = better(value, values.get(f"eval/{name}", value))
+        return values
 
     def series(self) -> dict[str, list[Point]]:
         """Values by step: figures of the steps under their names, `eval/NAME` of evaluations. What is not finite is
         left out of the list, and is in metrics.jsonl."""
-        found: dict[str, list[Point]] = {}
+        points: dict[str, list[Point]] = {}
         for report in self.steps:
             step = int(report["step"])
             for name in ("loss", "learning_rate", "grad_norm", "tokens_per_second"):
-                _put(found, name, step, report.get(name))
+                _put(points, name, step, report.get(name))
             for name, value in (report.get("metrics") or {}).items():
-                _put(found, name, step, value)
+                _put(points, name, step, value)
         for evaluation in self.evaluations:
             for name, value in (evaluation.get("metrics") or {}).items():
-                _put(found, f"eval/{name}", int(evaluation["step"]), value)
-        return found
+                _put(points, f"eval/{name}", int(evaluation["step"]), value)
+        return points
 
 
 def _put(found: dict[str, list[Point]], name: str, step: int, value: Any) -> None:
@@ -217,11 +219,11 @@ def is_running(folder: Path) -> bool:
 
 def size_of(folder: Path) -> dict[str, int]:
     """Bytes that each thing in a folder takes, by its name; links count for what they are."""
-    found = {}
+    sizes = {}
     for path in sorted(folder.iterdir()):
         inside = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
-        found[path.name] = sum(one.lstat().st_size for one in inside if one.is_symlink() or one.is_file())
-    return found
+        sizes[path.name] = sum(file.lstat().st_size for file in inside if file.is_symlink() or file.is_file())
+    return sizes
 
 
 def _lives(process: int) -> bool:

@@ -111,12 +111,12 @@ class ServiceTracker(TrackerBase):
 def plain(error: BaseException) -> str:
     """What an error says, in one line, without control characters and without the value of any secret that the
     environment holds."""
-    said = " ".join(f"{type(error).__name__}: {error}".split())
+    text = " ".join(f"{type(error).__name__}: {error}".split())
     for name, value in os.environ.items():
         if SECRET.search(name) and len(value) >= 6:
-            said = said.replace(value, "***")
-    said = escape_controls(said)
-    return said if len(said) <= LONGEST else said[: LONGEST - 3] + "..."
+            text = text.replace(value, "***")
+    text = escape_controls(text)
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
 def shown_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
