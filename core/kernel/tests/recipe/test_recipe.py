@@ -271,7 +271,7 @@ def test_what_a_sweep_tries_is_passed_over_and_said(write: Any) -> None:
     """A recipe with a search space is run like any other, and keeps it."""
     space = {"space": {"adapter.rank": [4, 8]}}
     found = load(write(f"model: m\nsweep: {json.dumps(space)}\n"))
-    assert found.notes == ("sweep is passed over: ft sweep tries its settings",)
+    assert found.notes == ("sweep is ignored here: ft sweep tries its settings",)
     assert found.as_dict() == {"model": "m", "sweep": space} and load({"model": "m"}).notes == ()
 
 

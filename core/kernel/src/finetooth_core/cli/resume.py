@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 @click.argument("run")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @plan_detail
-@click.option("--at", type=int, metavar="STEP", help="Go on from the checkpoint after this step, not from the newest.")
-@click.option("--accept-changes", is_flag=True, help="Go on although recipe, data or model are not what they were.")
-@click.option("--strict", is_flag=True, help="Go on only with the same versions of everything.")
+@click.option("--at", type=int, metavar="STEP", help="Continue from the checkpoint after this step, not the newest.")
+@click.option("--accept-changes", is_flag=True, help="Continue although recipe, data or model changed.")
+@click.option("--strict", is_flag=True, help="Continue only with the same versions of everything.")
 @accept_memory_option
 @click.option("--output", metavar="DIR", help="The run folder, for a run that comes from a URL.")
 @click.pass_obj
@@ -35,7 +35,7 @@ def command(
     accept_memory: bool,
     output: str | None,
 ) -> int:
-    """Go on with RUN, exactly as if it had never stopped.
+    """Continue RUN exactly as if it had never stopped.
 
     RUN is a run by its folder or its name under runs/, one of its checkpoints, or the URL that its checkpoints were
     sent to (s3://bucket/run). KEY=VALUE changes what cannot alter what was done: train.epochs=3, trackers, checkpoint,

@@ -28,7 +28,7 @@ SUGGESTIONS = 2
 @click.command("run")
 @recipe_arguments
 @plan_detail
-@click.option("--resume", is_flag=True, help="Go on with the run that `output` holds, if there is one.")
+@click.option("--resume", is_flag=True, help="Continue the run that `output` holds, if there is one.")
 @click.option("--accept-changes", is_flag=True, help="With --resume: although recipe, data or model changed.")
 @click.option("--accept-dropped", is_flag=True, help="Although more than half of the training rows are left out.")
 @accept_memory_option

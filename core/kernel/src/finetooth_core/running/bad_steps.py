@@ -47,7 +47,7 @@ class BadSteps:
         if self.in_a_row > BAD_IN_A_ROW:
             raise EngineError(
                 f"{BAD_IN_A_ROW} steps in a row were not finite; the last one: {error.problem}",
-                action="lower optimizer.learning_rate, or look at the data; nothing more is passed over",
+                action="lower optimizer.learning_rate, or look at the data; the run stops here",
             ) from error
         step, cursor = self.run.progress.step + 1, held(self.run.method.state())  # which is behind the bad data
         self.run.engine.zero_grad()
@@ -58,7 +58,7 @@ class BadSteps:
         self.run.progress.metrics["bad_steps"] = float(len(self.run.record.bad_steps))
         rows = f" (rows {', '.join(error.rows[:3])}{', ...' if len(error.rows) > 3 else ''})" if error.rows else ""
         back = f"; back to step {bad.back_to}" if policy == "rollback" else ""
-        self.run.say(f"step {step} is passed over: {error.problem}{rows}{back}")
+        self.run.say(f"step {step} is skipped: {error.problem}{rows}{back}")
         self.run.method.restore(held(cursor))
         self.run.cursor = cursor  # an interrupt after this saves a state behind the bad data
         return self.run.method.steps(self.run.engine)

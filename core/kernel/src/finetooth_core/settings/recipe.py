@@ -331,7 +331,7 @@ def load(recipe: Path | str | Mapping[str, Any], overrides: Sequence[str] = (), 
     checked._given = settings
     checked._notes = [f"{name} was read as {'.'.join(path)}" for name, path in renamed.items()]
     if checked.sweep is not None:
-        checked._notes.append("sweep is passed over: ft sweep tries its settings")
+        checked._notes.append("sweep is ignored here: ft sweep tries its settings")
     checked._source = source
     checked._model_path = _existing(checked.model.name)
     checked._folder = (base or (source.parent if source is not None else Path.cwd())).absolute()
