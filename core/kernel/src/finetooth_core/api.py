@@ -47,13 +47,11 @@ def _watched(made: Session) -> Result:
     if (curves := live_curves()) is not None:
         made.beside = (PickedTracker("finetooth:notebook", curves, named_by_user=False),)
     result = Result.of(made.run())
-    if made.recipe.export and result.artifact is not None and result.status == "done":
-        from finetooth_saving.exporting import export_all
+    from finetooth_core.cli.run import export_listed
+    from finetooth_core.cli.start_options import StartOptions
+    from finetooth_core.cli.state import State
 
-        from finetooth_core.cli.start_options import StartOptions
-        from finetooth_core.cli.state import State
-
-        export_all(State(StartOptions()), made.folder, made.recipe.export, lambda line: None)
+    export_listed(State(StartOptions()), made, result, lambda line: None)
     return result
 
 

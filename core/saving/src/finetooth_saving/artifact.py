@@ -85,7 +85,7 @@ def stage_folder(target: Path, fill: Callable[[Path], None], about: Mapping[str,
     except BaseException as error:
         if beside is not None:
             shutil.rmtree(beside, ignore_errors=True)
-        if isinstance(error, FinetoothError) or not isinstance(error, Exception):
+        if isinstance(error, FinetoothError) or not isinstance(error, Exception | SystemExit):
             raise
         raise _unwritable(target, error) from error  # libraries wrap a full disk in exceptions of their own
     return beside
@@ -181,9 +181,8 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
-def _unwritable(target: Path, error: Exception) -> EngineError:
-    remote = isinstance(error, ConnectionError | TimeoutError)
-    number = error.errno if isinstance(error, OSError) and not remote else None
+def _unwritable(target: Path, error: Exception | SystemExit) -> EngineError:
+    number = error.errno if isinstance(error, OSError) and _is_of(target.parent, error) else None
     if number is None and (found := _OS_ERROR.search(str(error))):  # as libraries written in Rust tell it
         number = int(found[1])
     if number is None:  # not the disk: what was to be written could not be made
@@ -191,6 +190,12 @@ def _unwritable(target: Path, error: Exception) -> EngineError:
         return EngineError(f"{target} cannot be written: {said}", action=action)
     action = _ACTIONS.get(number, "make room or choose another output")
     return EngineError(f"{target} cannot be written: {os.strerror(number)}", action=action)
+
+
+def _is_of(folder: Path, error: OSError) -> bool:
+    """Whether an error is of what was written into a folder: it names no other file, and no server."""
+    named = error.filename if isinstance(error.filename, str) else ""
+    return not isinstance(error, ConnectionError | TimeoutError) and (not named or Path(named).is_relative_to(folder))
 
 
 def _flush(path: Path) -> None:

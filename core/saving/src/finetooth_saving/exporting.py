@@ -14,6 +14,7 @@ from finetooth_hooks.errors import FinetoothError, UserError
 from finetooth_hooks.exporters import Exported
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import Exporter, ModelInfo
+from finetooth_toolbox import blame
 from finetooth_toolbox.messages.shipped import carry
 from finetooth_toolbox.text.measures import size
 
@@ -177,9 +178,9 @@ def export_all(commands: CommandContext, run: Path, picks: Sequence[Pick], say: 
         target = run / "exports" / place
         try:
             _, told = export(commands, str(run), pick, target, replace=True)
-        except FinetoothError as error:
+        except (Exception, SystemExit) as error:
             failed = failed or UserError(
-                f"export.{index}: training succeeded, but {name} cannot be written: {error}",
+                f"export.{index}: training succeeded, but {name} cannot be written: {blame.named(error)}",
                 action=f"correct that, then: ft export {run} --to {name}",
             )
             continue

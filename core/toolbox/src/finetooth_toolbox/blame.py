@@ -74,7 +74,7 @@ def blamed(error: BaseException) -> Blamed | None:
     """The plugin in whose code an exception was raised, or which called what raised it; else of what caused it; None if
     no plugin had to do with it."""
     places = _places()
-    seen: BaseException | None = error
+    seen: BaseException | None = error.__cause__ if isinstance(error.__cause__, StopIteration) else error
     while seen is not None:
         deepest = None
         for file, line in _frames(seen.__traceback__):
@@ -167,7 +167,7 @@ def problem(error: BaseException) -> tuple[str, str]:
     plugin_frame = blamed(error)
     if isinstance(error, OSError) and is_of_the_disk(error):
         place = f"{error.filename}: " if error.filename else ""
-        whose = f"; plugin {plugin_frame.plugin} wanted it" if plugin_frame else ""
+        whose = f"; plugin {plugin_frame.plugin} wanted it [{plugin_frame.where}]" if plugin_frame else ""
         return f"{place}{error.strerror or error}", DISK + whose
     if plugin_frame is None:
         return describe(error), BUG

@@ -63,11 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a plugin's exit() would end the command as if all were well
         from finetooth_toolbox import blame
 
-        code = 2 if blame.is_of_the_disk(error) else 1
-        return _report(error, options.debug, blame.line(error), code, as_json=as_json)
+        return _report(error, options.debug, blame.line(error), 1 + blame.is_of_the_disk(error), as_json=as_json)
 
 
 def _call(options: StartOptions, arguments: list[str], as_json: bool) -> int:

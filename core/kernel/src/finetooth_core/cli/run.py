@@ -96,11 +96,17 @@ def carry_out(state: State, session: Session, detail: Detail = "choices") -> int
     console.print()
     show(console, *summary_parts(console, outcome, session.evaluations))
     console.print(render.next_steps(outcome, session.folder, suggestions(session, outcome)), soft_wrap=True)
+    export_listed(state, session, outcome, click.echo)
+    return outcome.exit_code
+
+
+def export_listed(state: State, session: Session, outcome: Outcome, say: Callable[[str], None]) -> None:
+    """Write what the recipe's `export` lists, with exporters of the recipe's own plugins too."""
     if session.recipe.export and outcome.artifact is not None and outcome.status == "done":
         from finetooth_saving.exporting import export_all
 
-        export_all(state, session.folder, session.recipe.export, click.echo)
-    return outcome.exit_code
+        state.plugins = session.plugins
+        export_all(state, session.folder, session.recipe.export, say)
 
 
 def own_command() -> list[str]:

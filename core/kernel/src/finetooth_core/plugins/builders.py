@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks.entries import Attention, Entry
 from finetooth_hooks.errors import PluginError
-from finetooth_toolbox.blame import MEND, said
+from finetooth_toolbox.blame import MEND, said, where
 
 if TYPE_CHECKING:
     from finetooth_hooks.context import Registered
@@ -91,7 +91,7 @@ def derived(built: Any, kind: str, registered: Registered) -> Any:
         what = "" if kind == registered.entry.kind else f"the {kind} of "
         raise PluginError(
             registered.distribution,
-            f"{what}{who} is a {type(built).__name__}, which lacks the optional members of its contract",
+            f"{what}{who} is a {type(built).__name__}, not a {base.__name__}{where(load_builder(registered))}",
             action=f"derive it from finetooth_hooks.{base.__name__}",
         )
     from finetooth_guards.returned import METHODS, checked
@@ -144,6 +144,3 @@ def import_failure(error: ImportError, what: str, distribution: str) -> PluginEr
     if isinstance(error, ModuleNotFoundError) and error.name:
         action = f"install the package that brings the module {error.name.partition('.')[0]!r}"
     return PluginError(distribution, f"{what} cannot be imported: {' '.join(str(error).split())}", action=action)
-
-
-__all__ = ["derived", "import_failure", "load_builder", "options_model"]

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import walk_tb
+from types import SimpleNamespace
 
 from finetooth_hooks import FinetoothError, RecipeError
+from finetooth_toolbox import blame
 from finetooth_toolbox.files.hub import why_unreachable
 from finetooth_toolbox.text.nearest import is_in_folder, nearest_path
 
@@ -44,6 +47,8 @@ def explained(reference: str, *, part: str = "config.json") -> Iterator[None]:
     except FinetoothError:
         raise
     except Exception as error:  # the libraries raise OSError, ValueError, KeyError, ... for what a user can fix
+        if _is_of_another_plugin(error):
+            raise
         raise _explain(reference, part, error) from error
 
 
@@ -69,6 +74,13 @@ def _explain(reference: str, part: str, error: BaseException) -> RecipeError:
         )
     sentence = text.split(". ")[0][:200] or type(error).__name__
     return RecipeError("model", f"{reference}: its {part} cannot be read: {sentence}", action="check that it is whole")
+
+
+def _is_of_another_plugin(error: Exception) -> bool:
+    """Whether it was raised by another plugin than the loader that reads: by a quantizer that it called, say."""
+    found = blame.blamed(error)
+    codes = (SimpleNamespace(__code__=frame.f_code) for frame, _ in walk_tb(error.__traceback__))
+    return found is not None and found.plugin != next(filter(None, map(blame.owner_of, codes)), found.plugin)
 
 
 def _names(error: BaseException) -> set[str]:
