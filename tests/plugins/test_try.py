@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from finetooth_authoring.trials import changes_for, fault_of
+from finetooth_authoring.trials import ELSEWHERE, changes_for, fault_of
 from finetooth_core.cli import main
 from finetooth_hooks.entries import ENTRY_TYPES
 
@@ -112,6 +112,13 @@ def test_each_entry_is_tried_and_its_fault_is_of_a_kind(tmp_path: Path, capsys: 
         assert "plugin finetooth-" not in lines[entry]
 
 
+def test_a_broken_plugin_is_no_sound_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "broken.py"
+    file.write_text("from finetooth_hooks import hookimpl\n\n@hookimpl\ndef ft_losess():\n    yield 1\n")
+    assert main(["--plugins", str(file), "plugins", "try", str(file)]) == 2
+    assert "ft_losess is not a hook; the nearest is ft_losses" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_what_does_not_end_hangs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "hangs.py"
@@ -138,17 +145,108 @@ def test_faults_are_told_apart(line: str, code: int, fault: str) -> None:
     assert fault_of(line, code) == fault
 
 
-NO_RUN = {"face", "command", "release_gate", "processor", "loader", "family", "store"}
-"""Kinds that no recipe picks, or only with a file, a model or a place of the plugin's own."""
+NO_RUN = {"face", "command", "release_gate", "processor"}
+"""Kinds that no recipe of a small run picks; of a command the help is shown."""
+
+
+def entry_of(kind: str, **about: Any) -> Any:
+    entry = object.__new__(ENTRY_TYPES[kind])
+    serves = [SimpleNamespace(operation="rms_norm")]
+    for name, value in {"together": "sequence", "example_rows": (), "serves": serves, **about}.items():
+        object.__setattr__(entry, name, value)
+    return entry
 
 
 @pytest.mark.parametrize("kind", ENTRY_TYPES)
 def test_every_kind_is_tried_or_said_not_to_be(kind: str, tmp_path: Path) -> None:
-    entry: Any = object.__new__(ENTRY_TYPES[kind])
-    for name, value in {
-        "together": "sequence",
-        "example_rows": (),
-        "serves": [SimpleNamespace(operation="rms_norm")],
-    }.items():
-        object.__setattr__(entry, name, value)
-    assert (changes_for(entry, {"name": "acme"}, tmp_path) is None) == (kind in NO_RUN)
+    entry = entry_of(
+        kind, tier="disk", claims=lambda reference: True, model_types={"qwen2"}, example_task={"prompt": "?"}
+    )
+    assert (changes_for(entry, {"name": "acme"}, tmp_path, tmp_path / "model") is None) == (kind in NO_RUN)
+    assert kind in ELSEWHERE or kind not in NO_RUN - {"command"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "about"),
+    [
+        ("loader", {"claims": lambda reference: None}), ("family", {"model_types": {"of nobody"}}),
+        ("store", {"tier": "remote"}), ("sampler", {"remote": True}), ("environment", {"remote": True}),
+    ],
+)  # fmt: skip
+def test_what_needs_more_than_a_small_run_is_told_how_to_test(kind: str, about: dict[str, Any], tmp_path: Path) -> None:
+    assert changes_for(entry_of(kind, **about), {"name": "acme"}, tmp_path, tmp_path / "model") is None
+    assert "ft " in ELSEWHERE[kind]
+
+
+OTHER_KINDS = """
+import click
+
+from finetooth_hooks import Command, NoOptions, Reward, hookimpl
+
+
+def renamed(module, hook, name):
+    from dataclasses import replace
+    from importlib import import_module
+
+    entries = getattr(import_module(f"{module}.plugin"), hook)()
+    return [replace(entry, name="acme") for entry in entries if entry.name == name]
+
+
+@hookimpl
+def ft_environments():
+    return renamed("finetooth_basicenvironments", "ft_environments", "single_turn")
+
+
+@hookimpl
+def ft_stores():
+    return renamed("finetooth_disk", "ft_stores", "disk")
+
+
+@hookimpl
+def ft_samplers():
+    return renamed("finetooth_enginesampler", "ft_samplers", "engine")
+
+
+@hookimpl
+def ft_families():
+    return renamed("finetooth_qwen", "ft_families", "qwen")
+
+
+@hookimpl
+def ft_kernels():
+    return renamed("finetooth_torch", "ft_kernels", "torch")
+
+
+@hookimpl
+def ft_rewards():
+    yield Reward(name="acme_flat", build=f"{__name__}:flat")
+
+
+@hookimpl
+def ft_commands():
+    yield Command(name="acme-hello", build=f"{__name__}:hello")
+
+
+def flat(options: NoOptions, context):
+    return lambda prompts, completions, columns: [1.0] * len(completions)
+
+
+@click.command("acme-hello")
+def hello():
+    \"\"\"Say hello.\"\"\"
+"""
+
+
+@pytest.mark.slow
+def test_kinds_that_need_a_model_or_rows_of_their_own_are_tried(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "others.py"
+    file.write_text(OTHER_KINDS)
+    code = main(["--plugins", str(file), "plugins", "try", str(file)])
+    said = capsys.readouterr()
+    assert code == 0, said.out
+    tried = ("environment:acme", "store:acme", "sampler:acme", "family:acme", "kernel:acme", "reward:acme_flat")
+    for entry in tried:
+        assert re.search(rf"^ok +{entry}  3 steps, losses ", said.out, re.MULTILINE), said.out
+    assert re.search(r"^ok +command:acme-hello  its --help is shown$", said.out, re.MULTILINE), said.out

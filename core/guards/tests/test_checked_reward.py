@@ -140,4 +140,5 @@ def test_a_run_stops_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     )
     monkeypatch.chdir(tmp_path)
     assert main(["run", "recipe.yaml"]) == 2
-    assert "lazy.py: reward 'lazy' returned 1 score for 4 completions (it must return a list" in capsys.readouterr().err
+    assert "lazy.py: reward 'lazy' returned 1 score for 4 completions [" in (said := capsys.readouterr().err)
+    assert "lazy.py:" in said and "] (it must return a list" in said

@@ -19,14 +19,20 @@ from finetooth_hooks import NotFinite, PluginError
 from finetooth_hooks.bases import BASES
 from finetooth_hooks.entries import ENTRY_TYPES
 from finetooth_hooks.environments import Answer, Observation
+from finetooth_hooks.examples import Rendered
 from finetooth_hooks.losses import Contribution, LossResult
+from finetooth_hooks.reports import Evaluation
 from finetooth_toolbox import blame
 
 NOT_ASKED = {"reward", "command"}
 """Kinds that are checked elsewhere (a reward), or return nothing to anybody."""
 WRONG = {"none": None, "text": "good", "number": 3, "nan": float("nan"), "nested": [[None]]}
 RIGHT = {
-    ("adapter", "trained_parameters"): {"number"},
+    ("adapter", "trained_parameters"): {"number"}, ("adapter", "low_rank"): {"none"},
+    **{
+        ("adapter", name): {"number"}
+        for name in ("held_bytes", "kept_bytes", "token_bytes", "beginning_bytes", "rate_factor")
+    },
     ("evaluator", "prepare"): {"none"}, ("hardware", "missing"): {"text"}, ("schedule", "factor"): {"number"},
     ("format", "detect"): {"none", "text"}, ("format", "read"): {"nested"}, ("gate", "check"): set(WRONG),
     ("launcher", "rank"): {"none"}, ("launcher", "start"): {"number"}, ("store", "names"): {"nested"},
@@ -103,6 +109,19 @@ def test_shapes_and_counts_are_looked_at() -> None:
         called(made("attention", Array((2, 4, 8, 16), "bf16")), "")
     with pytest.raises(PluginError, match="nan"):
         called(made("schedule", float("inf") - float("inf")), "factor")
+
+
+def test_a_rows_weights_are_as_many_as_its_tokens_and_finite() -> None:
+    for weights, wrong in (((1.0,), "1 weights for 2 tokens"), ((1.0, float("nan")), "not finite")):
+        with pytest.raises(PluginError, match=rf"^acme-renderer: .*{wrong}.* \[.*test_returned\.py:\d+\]"):
+            called(made("renderer", Rendered((7, 8), weights)), "render")
+    whole = Rendered((7, 8), (0.0, 1.0))
+    assert called(made("renderer", whole), "render") is whole
+
+
+def test_a_metric_is_a_number() -> None:
+    with pytest.raises(PluginError, match=r"^acme-evaluator: .* returned None, as metric 'loss'"):
+        called(made("evaluator", Evaluation("loss", 1, {"loss": None})), "evaluate")  # type: ignore[dict-item]
 
 
 def test_a_tracker_that_would_never_run_is_refused() -> None:

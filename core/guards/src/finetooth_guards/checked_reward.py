@@ -15,7 +15,7 @@ import numpy as np
 from finetooth_hooks.context import Registered
 from finetooth_hooks.errors import FinetoothError, PluginError
 from finetooth_hooks.protocols import Reward
-from finetooth_toolbox.blame import said, shown
+from finetooth_toolbox.blame import said, shown, where
 
 LARGEST = 1e100
 """A score may be: advantages are made of squares and sums."""
@@ -83,8 +83,10 @@ class CheckedReward:
         return value
 
     def _wrong(self, problem: str, action: str = ACTION) -> PluginError:
-        entry = self.registered.entry
-        return PluginError(self.registered.distribution, f"reward {entry.name!r} {problem}", action=action)
+        """The refusal, with the place of what was raised, or of the reward's code."""
+        what = f"reward {self.registered.entry.name!r} {problem}"
+        place = "" if problem.startswith("raised ") else where(self.reward)
+        return PluginError(self.registered.distribution, f"{what}{place}", action=action)
 
 
 def _awaited(awaitable: Awaitable[Any]) -> Any:

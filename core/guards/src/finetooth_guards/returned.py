@@ -115,11 +115,11 @@ def each(*types: type, wanted: str) -> Check:
     return check
 
 
-def number(called: Called, value: Any, given: tuple[Any, ...]) -> float:
+def number(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
     """A finite number."""
     if not isinstance(value, Real) or not math.isfinite(value):
         raise called.wrong(value, "a finite number")
-    return float(value)
+    return value
 
 
 def ids(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
@@ -133,6 +133,29 @@ def read_row(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
     """An example, what leaves one out, or several of them."""
     if not hasattr(value, "__dataclass_fields__") and not (isinstance(value, list | tuple) and value):
         raise called.wrong(value, "an example, or a list of them")
+    return value
+
+
+def rendered(called: Called, value: Any, given: tuple[Any, ...]) -> Rendered:
+    """Tokens, each with a finite weight."""
+    if not isinstance(value, Rendered):
+        raise called.wrong(value, "a Rendered")
+    if len(value.weights) != len(value.tokens):
+        raise called.refused(
+            f"returned {len(value.weights)} weights for {len(value.tokens)} tokens", "give each token a weight"
+        )
+    if not math.isfinite(sum(value.weights)):
+        raise called.refused("returned weights that are not finite", "weight each token by a finite number")
+    return value
+
+
+def measured(called: Called, value: Any, given: tuple[Any, ...]) -> Evaluation:
+    """Metrics, each a number."""
+    if not isinstance(value, Evaluation):
+        raise called.wrong(value, "an Evaluation")
+    for name, metric in value.metrics.items():
+        if not isinstance(metric, Real):
+            raise called.refused(f"returned {blame.shown(metric)} as metric {name!r}", "make each metric a number")
     return value
 
 
@@ -199,11 +222,18 @@ def application(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
 EPISODE: Mapping[str, Check] = {"begin": a(Observation), "answer": a(Answer)}
 NONE = type(None)
 METHODS: Mapping[str, Mapping[str, Check]] = {
-    "adapter": {"trained_parameters": a(Integral, wanted="a number of parameters"), "apply": something("the model")},
+    "adapter": {
+        "trained_parameters": a(Integral, wanted="a number of parameters"),
+        "apply": something("the model"),
+        "low_rank": a(protocols.LowRank, NONE),
+        "rate_shares": a(Mapping),
+        "after_step": a(Mapping),
+        **dict.fromkeys(("held_bytes", "kept_bytes", "token_bytes", "beginning_bytes", "rate_factor"), number),
+    },
     "attention": {"": attended},
     "backend": {"plan": a(protocols.BackendPlan), "engine": something("an engine")},
     "environment": {"episode": episode},
-    "evaluator": {"prepare": a(DataReport, NONE), "evaluate": a(Evaluation)},
+    "evaluator": {"prepare": a(DataReport, NONE), "evaluate": measured},
     "exporter": {"export": a(Exported)},
     "face": {"app": application, "refusal": a(Mapping)},
     "family": {"facts": a(protocols.ModelFacts)},
@@ -221,9 +251,9 @@ METHODS: Mapping[str, Mapping[str, Check]] = {
     "method": {"prepare": a(Prepared), "steps": each(StepReport, wanted="a StepReport")},
     "optimizer": {"create": something("an optimizer")},
     "processor": {"place": a(protocols.MediumPlace), "inputs": a(Mapping)},
-    "quantizer": {"takes": a(bool, np.bool_, wanted="True or False")},
+    "quantizer": {"takes": a(bool, np.bool_, wanted="True or False"), "linear": something("the module in its place")},
     "release_gate": {"judge": a(Verdict)},
-    "renderer": {"render": a(Rendered), "prompt": ids, "parse": a(Parsed)},
+    "renderer": {"render": rendered, "prompt": ids, "parse": a(Parsed)},
     "sampler": {"sample": sampled},
     "schedule": {"factor": number},
     "source": {

@@ -47,17 +47,21 @@ class TinyRun:
 TinyRuns = Callable[..., TinyRun]
 
 
-def write_model(folder: Path) -> Path:
-    """A Llama of two layers, 32 wide, with random weights from a seed, and a tokenizer of bytes."""
+def write_model(folder: Path, model_type: str = "llama") -> Path:
+    """A model of two layers, 32 wide, with random weights from a seed, and a tokenizer of bytes.
+
+    Args:
+        model_type: as transformers calls it.
+    """
     torch, transformers = import_module("torch"), import_module("transformers")
     ids = {"pad_token_id": ALPHABET, "bos_token_id": ALPHABET + 1, "eos_token_id": ALPHABET + 3}
-    config = transformers.LlamaConfig(
-        vocab_size=ALPHABET + len(SPECIAL), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+    config = transformers.AutoConfig.for_model(
+        model_type, vocab_size=ALPHABET + len(SPECIAL), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, **ids,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
-        transformers.LlamaForCausalLM(config).save_pretrained(folder)
+        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     _tokenizer(transformers).save_pretrained(folder)
     return folder
 

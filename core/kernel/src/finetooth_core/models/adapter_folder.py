@@ -91,6 +91,3 @@ def _folder(reference: str) -> Path | None:
         return folder if folder.is_dir() else None
     except (OSError, RuntimeError, ValueError):  # too long for a path; ~ of nobody
         return None
-
-
-__all__ = ["FromAdapter", "from_adapter"]

@@ -216,6 +216,3 @@ def _used(node: Any, definitions: Mapping[str, Schema]) -> dict[str, Schema]:
                     waiting.append(definitions[name])
             waiting += current.values()
     return found
-
-
-__all__ = ["field_in", "field_schema", "recipe_schema"]

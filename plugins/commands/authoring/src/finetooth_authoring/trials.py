@@ -14,13 +14,44 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks import Attention, CommandContext, Entry, Format, Kernel, Loss
+from finetooth_hooks import (
+    Attention,
+    Command,
+    CommandContext,
+    Entry,
+    Environment,
+    Family,
+    FinetoothError,
+    Format,
+    Kernel,
+    Loader,
+    Loss,
+    PluginError,
+    RecipeError,
+    Sampler,
+    Store,
+)
 from finetooth_kit.tiny_runs import ROWS, metrics_of, recipe_for, write_model
 
 STEPS = 3
 PAIRS = [{"prompt": r["prompt"], "chosen": r["completion"], "rejected": "no"} for r in ROWS]
-ONLINE = {"name": "grpo", "num_generations": 2, "max_completion_length": 8}
+PROMPTS = [{"prompt": row["prompt"]} for row in ROWS]
+LENGTH = {"name": "answer_length", "unit": "characters", "least": 32, "slack": 32}
+"""A reward in which answers of a random model differ; else a group would teach nothing."""
+ONLINE = {"name": "grpo", "num_generations": 2, "max_completion_length": 8, "rewards": [LENGTH]}
 """A method that learns from its own answers, of few and short ones."""
+ELSEWHERE = {
+    "face": "a server answers through it: ft serve {entry}",
+    "processor": "it takes pictures or sounds: ft check RECIPE with rows that have some",
+    "release_gate": "a registry asks it: ft registry promote",
+    "loader": "it does not claim a folder of transformers' files: ft check RECIPE with a model that it claims",
+    "family": "transformers makes no tiny model of its model_types: ft check RECIPE with a model of the family",
+    "store": "it needs a place: ft run RECIPE checkpoint.stores=[URL]",
+    "sampler": "it needs a server: ft run RECIPE method.sampler={entry}",
+    "environment": "it needs a server: ft run RECIPE method.environment={entry}",
+    "kernel": "a run on this machine computes none of its operations: pytest with finetooth_kit's checks of kernels",
+}
+"""How to try an entry that no small run picks."""
 LEARNS = ("loss", "method", "adapter", "optimizer", "attention", "kernel", "quantizer", "backend")
 """Kinds through which the gradient goes: with a norm of 0 at every step nothing was learned."""
 
@@ -65,23 +96,61 @@ def trials(
         PluginError: no plugin has the name, or it is broken.
     """
     (plugin,) = context.plugin_facts([name])
-    with redirect_stderr(StringIO()):  # progress bars
-        model = write_model(folder / "model")
+    if plugin.faults and not plugin.entries:
+        raise PluginError(plugin.name, plugin.faults[0].problem, action=f"mend it, then: ft plugins doctor {name}")
+    model = _model(folder / "model", "llama")
+    assert model is not None
     local = [plugin.file] if plugin.file and not plugin.module else []
     for index, entry in enumerate(plugin.entries):
         place = folder / str(index)
         place.mkdir()
         title = f"{entry.kind}:{entry.name}"
         pick = f"{plugin.name}:{entry.name}" if plugin.module else entry.name
-        changes = changes_for(entry, {"name": pick, **_example(entry, place)}, place)
-        if changes is None:
-            yield Trial(title, "", f"no run picks a {entry.kind}: ft plugins doctor {name} checks it", tried=False)
+        if isinstance(entry, Command):
+            yield _tried(entry, title, [*_words(entry.name), "--help"], place, limit, local)
             continue
-        recipe = recipe_for(place, model, {**changes, "plugins": local})
+        changes = changes_for(entry, {"name": pick, **_example(entry, place)}, place, model)
+        recipe = recipe_for(place, model, {**(changes or {}), "plugins": local})
+        if changes is not None and isinstance(entry, Kernel):
+            changes = recipe["kernels"] = _used(context, recipe)
+        if not changes:
+            how = ELSEWHERE[entry.kind].format(entry=entry.name)
+            yield Trial(title, "", f"not tried, {how}; ft plugins doctor {name} checks the rest", tried=False)
+            continue
         recipe["train"]["max_steps"] = STEPS
         file = place / "recipe.yaml"
         file.write_text(json.dumps(recipe), encoding="utf-8")
-        yield _tried(entry, title, [str(file), *overrides], place / "run", limit)
+        yield _tried(entry, title, ["run", str(file), *overrides], place / "run", limit)
+
+
+def _words(command: str) -> list[str]:
+    """How a command is called."""
+    group, _, name = command.partition("-")
+    return [group, name] if group == "plugins" and name else [command]
+
+
+def _model(folder: Path, kind: str) -> Path | None:
+    """A tiny model of a type that transformers knows; None where it makes none."""
+    try:
+        with redirect_stderr(StringIO()):  # progress bars
+            return write_model(folder, kind)
+    except Exception:  # of a model's own code, whatever its config asks for
+        return None
+
+
+def _used(context: CommandContext, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the kernels that a recipe names, those that its run computes with."""
+    kernels = dict(recipe["kernels"])
+    while kernels:
+        try:
+            context.plan({**recipe, "kernels": kernels})
+            break
+        except RecipeError as error:
+            if kernels.pop(error.setting.removeprefix("kernels."), None) is None:
+                break
+        except FinetoothError:
+            break  # the run says what is wrong
+    return kernels
 
 
 def _example(entry: Entry, folder: Path) -> dict[str, Any]:
@@ -91,12 +160,13 @@ def _example(entry: Entry, folder: Path) -> dict[str, Any]:
     return json.loads(json.dumps(dict(entry.example)).replace("{folder}", folder.as_posix()))  # type: ignore[no-any-return]
 
 
-def changes_for(entry: Entry, pick: Mapping[str, Any], folder: Path) -> dict[str, Any] | None:
-    """What a recipe says to pick an entry; None where no recipe can.
+def changes_for(entry: Entry, pick: Mapping[str, Any], folder: Path, model: Path) -> dict[str, Any] | None:
+    """What a recipe says to pick an entry; None where no recipe of a small run can.
 
     Args:
         pick: the entry with its options.
-        folder: for rows that the entry needs.
+        folder: for rows and a model that the entry needs.
+        model: the recipe's.
     """
 
     def rows(of: Sequence[Mapping[str, Any]]) -> str:
@@ -110,8 +180,21 @@ def changes_for(entry: Entry, pick: Mapping[str, Any], folder: Path) -> dict[str
         return {"kernels": {serves.operation: pick["name"] for serves in entry.serves}}
     if isinstance(entry, Format):
         return {"data": {"format": pick, "train": rows(entry.example_rows or ROWS)}}
+    if isinstance(entry, Loader):
+        return {"model": {"name": str(model), "loader": pick}} if entry.claims(str(model)) else None
+    if isinstance(entry, Family):
+        made = (
+            _model(folder / "model", kind) for kind in sorted(entry.model_types, key=lambda kind: (len(kind), kind))
+        )
+        own = next(filter(None, made), None)
+        return {"model": {"name": str(own), "family": pick}} if own else None
+    if isinstance(entry, Store):
+        return {"checkpoint": {"every": 1, "stores": [pick]}} if entry.tier != "remote" or "url" in pick else None
+    if isinstance(entry, Environment | Sampler) and entry.remote:
+        return None
     if isinstance(entry, Attention):
         return {"backend": {"name": "torch", "attention": pick}}
+    tasks = [dict(entry.example_task)] * len(PROMPTS) if isinstance(entry, Environment) else PROMPTS
     sections: dict[str, dict[str, Any]] = {
         "loss": {"method": {"name": "sft", "loss": pick}},
         "quantizer": {"quantization": pick},
@@ -121,9 +204,9 @@ def changes_for(entry: Entry, pick: Mapping[str, Any], folder: Path) -> dict[str
         "evaluator": {"evaluate": {"every": 1, "evaluators": [pick]}, "data": {"eval": rows(ROWS)}},
         "gate": {"checkpoint": {"every": 1, "gates": [pick]}},
         "exporter": {"export": [pick]},
-        "reward": {"method": {**ONLINE, "rewards": [pick]}},
-        "environment": {"method": {**ONLINE, "environment": pick}},
-        "sampler": {"method": {**ONLINE, "sampler": pick}},
+        "reward": {"method": {**ONLINE, "rewards": [pick, LENGTH]}, "data": {"train": rows(PROMPTS)}},
+        "environment": {"method": {**ONLINE, "environment": pick}, "data": {"train": rows(tasks)}},
+        "sampler": {"method": {**ONLINE, "sampler": pick}, "data": {"train": rows(PROMPTS)}},
         "strategy": {"scale": {"strategy": pick, "devices": 2}},
         "launcher": {"scale": {"launcher": pick, "devices": 2}},
     }
@@ -132,8 +215,17 @@ def changes_for(entry: Entry, pick: Mapping[str, Any], folder: Path) -> dict[str
     return sections.get(entry.kind)
 
 
-def _tried(entry: Entry, title: str, arguments: Sequence[str], run: Path, limit: float) -> Trial:
-    command = [sys.executable, "-m", "finetooth", "run", *arguments]
+def _tried(
+    entry: Entry, title: str, arguments: Sequence[str], run: Path, limit: float, plugins: Sequence[str] = ()
+) -> Trial:
+    """
+    Args:
+        arguments: of `ft`.
+        run: the run's folder.
+        plugins: local ones that no recipe names.
+    """
+    named = [part for file in plugins for part in ("--plugins", file)]
+    command = [sys.executable, "-m", "finetooth", *named, *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
     except subprocess.TimeoutExpired:
@@ -144,6 +236,8 @@ def _tried(entry: Entry, title: str, arguments: Sequence[str], run: Path, limit:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         line = lines[-1].removeprefix("error: ") if lines else f"the process ended with {done.returncode}"
         return Trial(title, fault_of(line, done.returncode), line)
+    if isinstance(entry, Command):
+        return Trial(title, "", "its --help is shown")
     if not all(math.isfinite(step["loss"]) for step in steps):
         return Trial(title, "NaN", f"losses {losses}, and the run did not stop")
     if entry.kind in LEARNS and not any(step["grad_norm"] for step in steps):
