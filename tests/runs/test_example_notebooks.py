@@ -21,6 +21,7 @@ SAYS = {
     "first_run": ("('done', 4)", "loss, done after 4 steps", "eval/loss", "image/svg+xml", "report.html"),
     "own_rows": ("Thank you", "eval/polite", "image/svg+xml", "loss perplexity"),
     "own_loss": ("eval/loss", "image/svg+xml", "focal, by hand"),
+    "evaluation": ("'done'", "exact_match", "runs/mine", "Tom's nephew"),
     "preference": ("rewards/margins", "image/svg+xml", "first loss 0.6931, ln 2 = 0.6931"),
     "own_reward": ("rewards/short/mean", "image/svg+xml", "step 4"),
 }
