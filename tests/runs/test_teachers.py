@@ -1,4 +1,4 @@
-"""`distill`, `opd` and `gkd` end to end: the student comes nearer to its teacher, and a killed run goes on."""
+"""Methods with a teacher end to end: the student comes nearer to it, and a killed run goes on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import Any
 import finetooth
 import numpy as np
 import pytest
-from finetooth_hooks import Datum, FinetoothError
+from finetooth_distillation.self_distilled import SHOWN
+from finetooth_hooks import Datum, FinetoothError, Message
+from finetooth_rollouts.prompts import messages_of
 from finetooth_rollouts.rollouts_file import read_rollouts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))
@@ -130,6 +132,55 @@ def test_gkd_learns_from_what_the_policy_answers(
     assert differences(left(whole), left(folder)) == []
 
 
+def test_sdft_learns_what_the_model_says_when_it_is_shown_an_answer(
+    recipe: Callable[..., Any], losses: Callable[[Path], list[float]]
+) -> None:
+    """The first loss by hand, in float64: of the answers that were kept, the reverse divergence from the base behind
+    the prompt with the demonstration. A killed run goes on bit for bit."""
+    method = {"name": "sdft", "num_generations": 2, "max_completion_length": 6, "teacher_top_k": 100_000,
+              "demonstration": "completion"}  # fmt: skip
+    given = made(recipe, method, task=True, steps=2) | {"checkpoint": {"every": 1, "keep_last": 9}}
+    finetooth.run(given)
+    folder = Path(given["output"])
+    kept = dict(read_rollouts(folder))[1]
+    plain = {**made(recipe, {"name": "sft"}, task=True), "output": given["output"] + "-plain"}
+    context = finetooth.session(plain, data=False).job.context
+    tasks = dict(context.examples("train").rows)
+    engine, total, tokens = finetooth.engine(plain), 0.0, 0
+    for one in kept:
+        task = tasks[one.id]
+        asked = SHOWN.format(prompt=messages_of(task)[-1].content, demonstration=task.columns["completion"])
+        both = [[*prompt, *one.tokens] for prompt in (one.prompt, context.renderer.prompt((Message("user", asked),)))]
+        said = engine.forward([Datum.from_tokens(of) for of in both], returns=("logits",), train=False).outputs
+        z = [of["logits"][-len(one.tokens) :].astype(np.float64) for of in said]
+        p, q = (of - np.log(np.exp(of).sum(-1, keepdims=True)) for of in z)
+        total, tokens = total + float((np.exp(p) * (p - q)).sum()), tokens + len(one.tokens)
+    assert losses(folder)[0] == pytest.approx(total / tokens, rel=1e-3)
+    whole = rewound(folder, 1)
+    assert finetooth.resume(folder).steps == 2
+    assert differences(left(whole), left(folder)) == []
+
+
+@pytest.mark.parametrize("align", ["text", pytest.param("length", marks=pytest.mark.slow)])
+def test_a_teacher_with_another_tokenizer(
+    recipe: Callable[..., Any], tmp_path: Path, metrics: Callable[[Path], list[dict[str, float]]], align: str
+) -> None:
+    """It cuts the same text into fewer tokens, so that only some places are compared. A killed run goes on bit for
+    bit."""
+    whole_words = recipe()["model"]
+    finer = _respelled(Path(whole_words), tmp_path / "finer", merges=0.2)
+    given = made(recipe, {"name": "uld", "teacher": whole_words, "align": align}, task=False, steps=3)
+    given |= {"model": str(finer), "checkpoint": {"every": 1, "keep_last": 9}}
+    finetooth.run(given)
+    folder = Path(given["output"])
+    found = metrics(folder)
+    assert all(0 < one["aligned"] < 1 for one in found)
+    assert found[-1]["loss/sorted_probabilities"] > 0
+    whole = rewound(folder, 1)
+    assert finetooth.resume(folder).steps == 3
+    assert differences(left(whole), left(folder)) == []
+
+
 def test_a_killed_run_goes_on_bit_for_bit(recipe: Callable[..., Any], teacher: Path) -> None:
     method = {"name": "opd", "teacher": str(teacher), "num_generations": 2, "max_completion_length": 6,
               "num_iterations": 2}  # fmt: skip
@@ -174,13 +225,18 @@ def test_a_teacher_that_reads_other_tokens_is_refused(recipe: Callable[..., Any]
         finetooth.run(given)
 
 
-def _respelled(model: Path, folder: Path) -> Path:
-    """The same model, of whose tokenizer two ids have changed their places."""
+def _respelled(model: Path, folder: Path, *, merges: float = 1.0) -> Path:
+    """The same model, of whose tokenizer two ids have changed their places, or that joins less.
+
+    Args:
+        merges: share of them that it keeps.
+    """
     shutil.copytree(model, folder)
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     vocabulary = content["model"]["vocab"]
     one, two = list(vocabulary)[40:42]
     vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
+    content["model"]["merges"] = content["model"]["merges"][: round(merges * len(content["model"]["merges"]))]
     path.write_text(json.dumps(content), encoding="utf-8")
     return folder

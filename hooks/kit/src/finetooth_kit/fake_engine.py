@@ -104,6 +104,8 @@ class FakeEngine(EngineBase):
             "values": side_by_side(batch, [_values(datum) for datum in data]),
             "scores": np.array([_score_of(datum) for datum in data]),
         }
+        rows = [self.table[datum.tokens] for datum in data if any(need.startswith("logits") for need in loss.needs)]
+        head |= {need: side_by_side(batch, rows) for need in loss.needs if need.startswith("logits")}
         wanted = {
             need: scores if need.startswith("logprobs") else head.get(need, np.zeros_like(scores))
             for need in loss.needs

@@ -23,11 +23,9 @@ from finetooth_distillation.loss import Divergence
 from finetooth_distillation.teacher import ROLE, Teacher, held, with_teacher
 
 
-class OnPolicyOptions(RolloutOptions):
-    """Options of `opd`."""
+class DistributionOptions(RolloutOptions):
+    """Options of methods that compare the policy with a teacher on its own answers."""
 
-    teacher: Teacher
-    """The model that is learned from; a mapping, or only its `policy`."""
     teacher_top_k: int = Field(default=0, ge=0)
     """0: of each token that was drawn, how much likelier the teacher finds it than who drew it is its advantage. Else
     the divergence of the two distributions at each place, over so many of the teacher's likeliest tokens, with the
@@ -44,7 +42,7 @@ class OnPolicyOptions(RolloutOptions):
     """How tokens are weighted, and for `cispo`, `sapo` and `vespo` also what is made of the ratio."""
 
     @model_validator(mode="after")
-    def _possible(self) -> OnPolicyOptions:
+    def _possible(self) -> DistributionOptions:
         if self.teacher_top_k and (self.top_k or self.top_p < 1 or self.min_p or self.repetition_penalty != 1):
             raise ValueError(
                 "teacher_top_k compares whole distributions: leave top_k, top_p, min_p and repetition_penalty out"
@@ -54,10 +52,17 @@ class OnPolicyOptions(RolloutOptions):
         if self.teacher_top_k and (self.entropy_target is not None or self.top_entropy_quantile < 1):
             raise ValueError("teacher_top_k has a loss of its own: leave entropy_target and top_entropy_quantile out")
         if self.replay_groups or self.reroll_groups:
-            raise ValueError("replay_groups and reroll_groups are about rewards, from which opd does not learn")
+            raise ValueError("replay_groups and reroll_groups are about rewards, from which nothing is learned here")
         if self.dynamic_sampling:
-            raise ValueError("dynamic_sampling is about rewards, from which opd does not learn: leave it out")
+            raise ValueError("dynamic_sampling is about rewards, from which nothing is learned here: leave it out")
         return self
+
+
+class OnPolicyOptions(DistributionOptions):
+    """Options of `opd`."""
+
+    teacher: Teacher
+    """The model that is learned from; a mapping, or only its `policy`."""
 
 
 def build(options: OnPolicyOptions, context: Context) -> OnPolicyDistillation:

@@ -36,6 +36,25 @@ def ft_methods() -> Iterator[Method]:
         example={"teacher": "runs/large", "temperature": 1.0, "max_completion_length": 4},
         elsewhere={"generalized_knowledge_distillation": {}},
     )
+    yield Method(
+        name="sdft",
+        build="finetooth_distillation.self_distilled:build",
+        summary="the model, shown a demonstration, teaches itself to answer without it",
+        needs=frozenset({"roles"}),
+        headline=("divergence",),
+        evaluators=("exact_match",),
+        example={"max_completion_length": 4, "keep_rollouts": False},
+        learns_from="prompts, each with an answer as a demonstration",
+        elsewhere={"self_distillation": {}},
+    )
+    yield Method(
+        name="uld",
+        build="finetooth_distillation.universal:build",
+        summary="a teacher with another tokenizer, compared where both have read the same text",
+        headline=("loss", "aligned"),
+        example={"teacher": "runs/large"},
+        elsewhere={"gold": {}, "cross_tokenizer_distillation": {}},
+    )
 
 
 @hookimpl
@@ -46,4 +65,11 @@ def ft_losses() -> Iterator[Loss]:
         summary="how far the policy's distribution over tokens is from a teacher's",
         needs=frozenset({"logprobs"}),
         fields=frozenset({"teacher_logprobs"}),
+    )
+    yield Loss(
+        name="sorted_probabilities",
+        build="finetooth_distillation.universal:build_loss",
+        summary="how far the policy's probabilities are from a teacher's of another vocabulary, in the order of size",
+        needs=frozenset({"logits"}),
+        fields=frozenset({"aligned", "teacher_sorted"}),
     )

@@ -39,19 +39,22 @@ def held(teacher: TeacherOptions) -> Mapping[str, RoleModel | None]:
     return {ROLE: RoleModel(teacher.policy)}
 
 
-def with_teacher(engine: Engine, data: Sequence[Datum], k: int, *, temperature: float, vocabulary: int) -> list[Datum]:
+def with_teacher(
+    engine: Engine, data: Sequence[Datum], k: int, *, temperature: float, vocabulary: int, role: str = ROLE,
+) -> list[Datum]:  # fmt: skip
     """The data with targets (N, 1 + K), the token that stands there and the teacher's K likeliest, and the teacher's
     log-probabilities of all of them, field `teacher_logprobs` (N, 1 + K), 0 where the mask is false.
 
     Args:
         temperature: of the teacher's distribution.
         vocabulary: tokens that the model has; K is less.
+        role: of the teacher.
     """
     found: list[Datum] = []
     at_once = max(1, NUMBERS_AT_ONCE // (vocabulary * max(len(datum.targets) for datum in data)))
     for start in range(0, len(data), at_once):
         part = data[start : start + at_once]
-        said = engine.forward(part, role=ROLE, returns=("logits",), train=False).outputs
+        said = engine.forward(part, role=role, returns=("logits",), train=False).outputs
         found += [_with(datum, of["logits"], k, temperature) for datum, of in zip(part, said, strict=True)]
     return found
 

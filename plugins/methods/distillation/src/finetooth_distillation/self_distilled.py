@@ -1,0 +1,131 @@
+"""The method `sdft`: the model teaches itself: shown a demonstration, it says of each token of an answer that it gave
+without it how likely it is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from finetooth_hooks.context import Context
+from finetooth_hooks.datum import Datum
+from finetooth_hooks.engine import Engine, RoleModel
+from finetooth_hooks.errors import DataError
+from finetooth_hooks.examples import Message, Task
+from finetooth_hooks.reports import Prepared
+from finetooth_hooks.rollouts import Rollout
+from finetooth_methods.reference import ROLE
+from finetooth_rollouts.advantages import rewards_of
+from finetooth_rollouts.data import learned
+from finetooth_rollouts.method import RolloutMethod
+from finetooth_rollouts.prompts import messages_of
+from pydantic import Field, field_validator
+
+from finetooth_distillation.loss import loss_of
+from finetooth_distillation.on_policy import DistributionOptions
+from finetooth_distillation.teacher import with_teacher
+
+SHOWN = "{prompt}\n\nA good answer to this is:\n{demonstration}\n\nGive an answer of your own."
+"""What is asked together with a demonstration; after Shenfeld et al., section 3, in words of our own."""
+
+
+class SelfDistilledOptions(DistributionOptions):
+    """Options of `sdft`. The teacher is `reference`: the policy without its adapter, or with `sync_every` a copy that
+    follows the policy, `mix` of the way each time."""
+
+    demonstration: str = Field(default="answer", min_length=1)
+    """Column of a row with an answer to show, as text."""
+    shown: str = SHOWN
+    """What the teacher is asked in place of the last message, with `{prompt}` and `{demonstration}`."""
+    teacher_top_k: int = Field(default=64, ge=1)
+    """Of how many tokens the teacher says its probability, its likeliest ones; the others count as one."""
+
+    @field_validator("shown")
+    @classmethod
+    def _shows_both(cls, value: str) -> str:
+        for place in ("{prompt}", "{demonstration}"):
+            if place not in value:
+                raise ValueError(f"it does not say {place}: put it where it is to stand")
+        return value
+
+
+def build(options: SelfDistilledOptions, context: Context) -> SelfDistilled:
+    """Builder of `sdft`."""
+    return SelfDistilled(options, context)
+
+
+class SelfDistilled(RolloutMethod):
+    """Self-distillation fine-tuning (Shenfeld et al., 2026, arXiv:2601.19897): on the policy's own answers, the
+    divergence of its distributions from those of a teacher who has seen a demonstration."""
+
+    own_ratios = False
+
+    def __init__(self, options: SelfDistilledOptions, context: Context) -> None:
+        loss = loss_of(context, options.teacher_top_k, divergence=options.divergence, js_beta=options.js_beta)
+        super().__init__(options, context, rewards_of, loss=replace(loss, temperature=options.temperature))
+        self._own, self._shown = options, dict[str, tuple[int, ...]]()
+
+    @property
+    def roles(self) -> Mapping[str, RoleModel | None]:
+        """See `protocols.Method.roles`: the teacher."""
+        return self._reference.roles
+
+    def prepare(self) -> Prepared:
+        """Read prompts and demonstrations.
+
+        Raises:
+            DataError: a row has no demonstration, or the model has no room for it and an answer.
+        """
+        prepared = super().prepare()
+        most, answer = self.context.facts.max_positions, self._own.max_completion_length
+        for id_, task in self._prompts.tasks.items():
+            self._shown[id_] = tokens = tuple(self.context.renderer.prompt(self._with_shown(id_, task), task.tools))
+            if most and len(tokens) + answer > most:
+                raise DataError(
+                    id_,
+                    f"{len(tokens)} tokens of prompt and demonstration and {answer} of an answer are more than the "
+                    f"{most} that the model reads",
+                    action="shorten or remove the row, or lower method.max_completion_length",
+                )
+        return prepared
+
+    def _with_shown(self, id_: str, task: Task) -> tuple[Message, ...]:
+        """The messages of a prompt, the demonstration in the last one."""
+        column = self._own.demonstration
+        answer = task.columns.get(column)
+        if not isinstance(answer, str) or not answer:
+            columns = ", ".join(sorted(task.columns)) or "no other column than the prompt"
+            raise DataError(
+                id_,
+                f"the column {column!r} holds no demonstration; the row has {columns}",
+                action="give every row one as text, or name its column in method.demonstration",
+            )
+        *before, last = messages_of(task)
+        said = {"{prompt}": last.content, "{demonstration}": answer}
+        text = re.sub(r"\{prompt\}|\{demonstration\}", lambda place: said[place[0]], self._own.shown)
+        return (*before, replace(last, content=text))
+
+    def with_advantages(self, engine: Engine, rollouts: Sequence[Rollout]) -> tuple[list[Rollout], dict[str, float]]:
+        """Every token is learned alike."""
+        return [replace(one, advantages=(1.0,) * len(one.tokens)) for one in rollouts], {}
+
+    def training_data(self, engine: Engine, rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum]:
+        """The answers behind their prompts, with what the teacher says of each token behind the demonstration."""
+        pairs = list(zip(rollouts, weights, strict=True))
+        shown = [learned(replace(one, prompt=self._shown[one.id]), weight) for one, weight in pairs]
+        taught = with_teacher(
+            engine, shown, self._own.teacher_top_k, temperature=self._own.temperature,
+            vocabulary=self.context.facts.vocab_size, role=ROLE,
+        )  # fmt: skip
+        return [_moved(of, learned(one, weight)) for of, (one, weight) in zip(taught, pairs, strict=True)]
+
+
+def _moved(taught: Datum, datum: Datum) -> Datum:
+    """The datum with what the teacher says of the same tokens behind another prompt."""
+    width = taught.targets.shape[1]
+    targets = np.repeat(np.asarray(datum.targets)[:, None], width, axis=1)
+    said = np.zeros(targets.shape)
+    targets[datum.mask] = taught.targets[taught.mask]
+    said[datum.mask] = taught.fields["teacher_logprobs"][taught.mask]
+    return replace(datum, targets=targets, fields={**datum.fields, "teacher_logprobs": said})
