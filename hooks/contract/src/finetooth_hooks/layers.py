@@ -19,6 +19,8 @@ class Experts:
             `LayerFacts.feed_forward`.
         router: path of the router in the layer, `mlp.gate`; it has a score for each expert.
         gated: an expert has three matrices, gate, up and down; else two.
+        balanced: such models are trained with losses of their routers, load balancing and z-loss; the router is a
+            module whose first result is its logits, and its probabilities are their softmax.
     """
 
     count: int
@@ -27,6 +29,7 @@ class Experts:
     shared: int = 0
     router: str = "mlp.gate"
     gated: bool = True
+    balanced: bool = False
 
 
 LayerMixer = Literal["attention", "window", "linear", "state_space", "convolution"]

@@ -15,6 +15,7 @@ from finetooth_torch.planning.decisions import STREAM, choose_decoder, decide
 from finetooth_torch.planning.offload import DEVICE, Offload
 from finetooth_torch.planning.products import check_tf32
 from finetooth_torch.planning.repeatable import choose_deterministic
+from finetooth_torch.planning.routers import RouterCoefficients, check_routers
 from finetooth_torch.planning.row_sharing import obstacle
 from finetooth_torch.planning.skipped import loaded
 
@@ -60,6 +61,13 @@ class TorchOptions(Options):
     of them (`layer_window`) come to the device while a pass goes through them, so that a model may be larger than its
     memory. Layers on disk stay in the files that they were loaded from where these have the run's precision; else they
     are copied into TMPDIR. The numbers are the same; a step takes longer. For adapters that leave the base as it is."""
+    router_aux_loss_coef: float = Field(default=0.0, ge=0)
+    """Factor of the load-balancing loss of a mixture of experts (Switch Transformer, arXiv:2101.03961), which keeps a
+    router from sending everything to a few experts; 0.001 is usual. It is computed over the whole step, which takes
+    another forward pass where a step has several micro-batches or ranks. 0: off."""
+    router_z_loss_coef: float = Field(default=0.0, ge=0)
+    """Factor of the z-loss of a mixture's routers (ST-MoE, arXiv:2202.08906), which keeps their logits small; 0.001 is
+    usual. 0: off."""
     layer_window: int = Field(default=4, ge=1)
     """How many layers are on the device at once where `layers` are elsewhere; one of them is on its way, unless there
     is only one."""
@@ -77,6 +85,7 @@ class TorchBackend:
         self._options, self._context = options, context
         self._packing = None if options.packing == "auto" else options.packing
         self._offload = Offload(options.activations, options.layers, options.layer_window)
+        self._routers = RouterCoefficients(options.router_aux_loss_coef, options.router_z_loss_coef)
 
     def plan(self, request: PlanRequest) -> BackendPlan:
         options = self._options
@@ -87,7 +96,10 @@ class TorchBackend:
                 action="leave one of the two out",
             )
         check_tf32(options.tf32, request.place.hardware)
-        planned = decide(request, options.attention, options.decoder, self._packing, self._context, self._offload)
+        check_routers(self._routers, request.base.facts, request.base.model.model_type)
+        planned = decide(
+            request, options.attention, options.decoder, self._packing, self._context, self._offload, self._routers
+        )
         repeats = choose_deterministic(options.deterministic, request.base.facts, request.place.hardware)
         return planned if repeats is None else replace(planned, decisions=(*planned.decisions, repeats))
 
@@ -182,8 +194,8 @@ class TorchBackend:
             processor=request.text.processor, scalar=scalar, attention=attention, compute=compute,
             strict=request.place.collective is not None,
         )  # fmt: skip
-        if train.embedding_noise:
-            network.add_noise(train.embedding_noise)
+        network.add_noise(train.embedding_noise)
+        network.add_router_losses(self._routers)
         hold_roles(network, request, parameters, self._options, self._context)
         found = network.rows.obstacle
         if found and self._packing is None and self._context and not obstacle(request.base.model.config, attention):

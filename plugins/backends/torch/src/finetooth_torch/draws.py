@@ -76,6 +76,12 @@ class Draws:
         """Behind the last layer's attention only these positions are computed, (M,) indices."""
         self._wanted = wanted
 
+    def real(self) -> Tensor:
+        """(N,) which of the computed positions are of the data, row by row; the others are padding."""
+        assert self._layout is not None
+        cells_st, lengths, _ = self._layout
+        return torch.cat([cells_st[row, :length] for row, length in enumerate(lengths)])
+
     def attach(self, model: nn.Module) -> None:
         """Let all that drops in `model` draw from here; again where modules may have been added."""
         for path, module in model.named_modules():

@@ -193,6 +193,7 @@ class TorchEngine(EngineBase):
                 raise EngineError("backward: gradients that are given are not normalised again", action="pass only one")
             check_gradients(work.data, grads)
             with self._accumulating(work):
+                self._count_routed(work)
                 self._runner.backward_from(work, grads)
             self._counters.add_rows(work.data)
         elif work.spec is None:
@@ -461,10 +462,32 @@ class TorchEngine(EngineBase):
             raise
         self._counters.accumulated += 1
 
+    def _count_routed(self, work: Pass) -> None:
+        """Where routers have losses: what they choose over the whole step, before any of it is differentiated.
+
+        Raises:
+            EngineError: the step comes in several calls.
+        """
+        routers = self._parts.network.routers
+        if routers is None:
+            return
+        if self._counters.accumulated:
+            raise EngineError(
+                "backend.router_aux_loss_coef and router_z_loss_coef are of whole steps, and this step comes in "
+                "several calls",
+                action="give all data of a step in one call, or leave both out",
+            )
+        routers.step = None
+        if self._request.place.collective is not None or len(work.computed) > 1:
+            with self._ranks.together():
+                own = self._runner.routed(work)
+            routers.step = self._ranks.sums(own)
+
     def _differentiate(self, work: Pass, returns: Collection[str]) -> Evaluated:
         """Evaluate the loss of `work` and accumulate its gradients."""
         assert work.spec is not None
         with self._accumulating(work):
+            self._count_routed(work)
             at_once = self._updater.in_backward  # an update cannot be taken back
             evaluated = self._runner.evaluate(work, train=True, backward=True, returns=returns, at_once=at_once)
         self._counters.add_rows(work.data)

@@ -25,8 +25,10 @@ from finetooth_torch.layout.rectangles import Rectangle
 from finetooth_torch.layout.shared_rows import Rows, find_rows
 from finetooth_torch.planning.attention import AttentionChoice
 from finetooth_torch.planning.flops import Computed, Execution, ModelCost, cost_of, count
+from finetooth_torch.planning.routers import RouterCoefficients
 from finetooth_torch.precision import result_dtype
 from finetooth_torch.roles.frozen_copy import FrozenCopy
+from finetooth_torch.router_losses import RouterLosses
 
 OUTPUTS = ("logprobs", "entropy", "hidden", "logits")
 HEAD_OUTPUTS = ("values", "scores")
@@ -53,6 +55,7 @@ class Network:
     Attributes:
         draws: what dropout and noise are drawn from.
         rows: how data share rows there, and whether segments of a datum can be kept apart.
+        routers: losses of a mixture's routers; None: the recipe asks for none.
         holders: what computes a role that is not the policy without its adapter.
 
     Raises:
@@ -67,6 +70,7 @@ class Network:
         attention: AttentionChoice, compute: Compute = TORCH, strict: bool = False,
     ) -> None:  # fmt: skip
         self.compute = compute
+        self.routers: RouterLosses | None = None
         self.draws = Draws(next(base.parameters()).device, strict=strict)
         self.base, self.model, self.facts = base, model, facts
         self.scalar = scalar
@@ -109,9 +113,16 @@ class Network:
         self.transformers.draws = self.body.draws = self.draws
 
     def add_noise(self, alpha: float) -> None:
-        """From now on, the embeddings of what trains get noise; see `EmbeddingNoise`."""
+        """From now on, the embeddings of what trains get noise, unless `alpha` is 0; see `EmbeddingNoise`."""
+        if not alpha:
+            return
         noise = EmbeddingNoise(self.base.get_input_embeddings(), alpha, self.draws)  # type: ignore[operator]
         self.transformers.noise = self.body.noise = noise
+
+    def add_router_losses(self, coefficients: RouterCoefficients) -> None:
+        """From now on, what routers give is read, where a coefficient is not 0."""
+        if coefficients:
+            self.routers = RouterLosses(_layers(self.base, self.facts), self.facts, coefficients, self.draws)
 
     def executed(self) -> float:
         """Floating-point operations since this was last asked; what was computed with a graph counts with its backward
@@ -204,9 +215,10 @@ class Network:
             )  # fmt: skip
         depths = self._depths(needs)
         between = {number for number in depths.values() if number < self.facts.layers}
-        states = self.body.states(
-            rectangle, everywhere=everywhere and any(map(is_whole, needs)), layers=sorted(between)
-        )  # fmt: skip
+        with nullcontext() if self.routers is None else self.routers.reading():
+            states = self.body.states(
+                rectangle, everywhere=everywhere and any(map(is_whole, needs)), layers=sorted(between)
+            )  # fmt: skip
         mask_st = rectangle.mask
         words = bool({"logprobs", "entropy"} & set(needs))
         repetition = _repetition(rectangle, repetition_penalty) if words and repetition_penalty != 1.0 else None

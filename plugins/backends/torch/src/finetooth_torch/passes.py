@@ -128,7 +128,7 @@ class Runner:
                 outputs = self._outputs(spec, rectangle, train=train, expected=expected)
                 objective = self._loss(work, rectangle, data, outputs, totals, evaluated)
                 if backward:
-                    self._backward(objective)
+                    self._backward(torch.stack([objective, *self._of_routers(totals, objective)]).sum())
             self._keep(evaluated.outputs, work, batch, {k: v for k, v in outputs.items() if k in returns})
         return evaluated
 
@@ -141,7 +141,20 @@ class Runner:
             given = torch.from_numpy(side_by_side(batch, grads)).to(device=self._device, dtype=self._dtype)
             with self._as(work, batch, "policy", train=True), torch.enable_grad():
                 logprobs = self._network.outputs(rectangle, ("logprobs",), expected=given)["logprobs"]
-                self._backward((logprobs * given).sum())
+                self._backward(torch.stack([(logprobs * given).sum(), *self._of_routers(None, given)]).sum())
+
+    @torch.no_grad()
+    def routed(self, work: Pass) -> list[float]:
+        """What the routers of a mixture choose over all data of a pass: `RouterLosses.counts`. As its backward will see
+        it, dropout included."""
+        routers = self._network.routers
+        assert routers is not None
+        counts: list[list[float]] = []
+        for batch in work.computed:
+            with self._as(work, batch, work.role, train=True):
+                self._network.outputs(self._rectangle(work, batch), ())
+                counts.append(routers.counts())
+        return [sum(of) for of in zip(*counts, strict=True)]
 
     # --- a loss that must see more than fits into a micro-batch -----------------------------------------------------
 
@@ -192,6 +205,7 @@ class Runner:
                     repetition_penalty=spec.repetition_penalty,
                 )  # fmt: skip
                 pulled = [(again[name] * of).sum() for name, of in pull.items()]
+                pulled += self._of_routers(evaluated.totals, objective)
                 if pulled:
                     self._backward(torch.stack(pulled).sum())
 
@@ -236,6 +250,15 @@ class Runner:
                 raise
         evaluated.state = checked_state(spec, work.state, result.state)
         return objective
+
+    def _of_routers(self, totals: Totals | None, like: Tensor) -> list[Tensor]:
+        """What routers add to the loss of the micro-batch that was computed last, with its graph; into `totals`."""
+        if self._network.routers is None:
+            return []
+        result = self._network.routers.losses()
+        if totals is not None:
+            return [totals.add(result, like)]
+        return [part.weight * part.total for part in result.contributions.values()]
 
     def _check_weights(self, spec: LossSpec, step: int, error: NotFinite) -> None:
         """

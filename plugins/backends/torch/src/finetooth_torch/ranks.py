@@ -84,6 +84,11 @@ class Ranks:
         """The sum over all ranks, in their order."""
         return own if self._collective is None else float(sum(self._collective.gather(own)))
 
+    def sums(self, own: Sequence[float]) -> list[float]:
+        """Number by number the sum over all ranks; one without any gives none."""
+        given = [own] if self._collective is None else self._collective.gather(list(own))
+        return [float(sum(of)) for of in zip(*filter(None, given), strict=True)]
+
     def rows(self, own: Iterable[str]) -> tuple[str, ...]:
         """Ids of rows at all ranks, in their order."""
         own = list(own)

@@ -35,6 +35,7 @@ class GPTOSS:
             int(config.get("num_experts_per_tok") or config.get("experts_per_token") or ACTIVE),
             width=facts.ffn_size,
             router="mlp.router",
+            balanced=True,
         )
         kinds = config.get("layer_types") or ["sliding_attention", "full_attention"] * (facts.layers // 2)
         window = {"layer_types": kinds, "sliding_window": config.get("sliding_window") or WINDOW}

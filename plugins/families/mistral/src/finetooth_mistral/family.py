@@ -32,7 +32,7 @@ class Mistral:
         kind = config.get("model_type", "mistral")
         if kind == "mixtral":  # its experts are no linear modules, so an adapter trains attention
             count, active = (int(config.get(key) or usual) for key, usual in EXPERTS)
-            layers = windowed_layers(facts, config, Experts(count, active, facts.ffn_size))
+            layers = windowed_layers(facts, config, Experts(count, active, facts.ffn_size, balanced=True))
             return replace(facts, linear_targets=ATTENTION, block=None, per_layer=layers)
         # layers of Ministral attend in their own ways, layer by layer or by position
         if config.get("sliding_window"):

@@ -55,7 +55,8 @@ def _count(text: Mapping[str, Any]) -> int:
 
 def _experts(text: Mapping[str, Any]) -> Experts:
     shared = int(text.get("shared_expert_intermediate_size") or 0)
-    return Experts(_count(text), int(text["num_experts_per_tok"]), int(text["moe_intermediate_size"]), shared=shared)
+    active, width = int(text["num_experts_per_tok"]), int(text["moe_intermediate_size"])
+    return Experts(_count(text), active, width, shared=shared, balanced=True)
 
 
 def _with_shared(layer: LayerFacts, hidden: int) -> LayerFacts:

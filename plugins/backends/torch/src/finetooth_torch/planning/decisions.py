@@ -28,6 +28,7 @@ from finetooth_torch.planning.offload import ON_DEVICE, Offload, check_offload
 from finetooth_torch.planning.offload import decisions as offloaded
 from finetooth_torch.planning.portions import choose_portions
 from finetooth_torch.planning.repeatable import with_amd_kernels
+from finetooth_torch.planning.routers import NO_ROUTERS, RouterCoefficients
 from finetooth_torch.planning.row_sharing import likely_steps, obstacle, padding
 from finetooth_torch.planning.skipped import without_skipped
 from finetooth_torch.planning.step_cost import step_cost
@@ -39,7 +40,7 @@ STREAM = "stream"
 
 def decide(
     request: PlanRequest, attention: Pick, decoder: str = "auto", packing: bool | None = None,
-    context: Context | None = None, offload: Offload = ON_DEVICE,
+    context: Context | None = None, offload: Offload = ON_DEVICE, routers: RouterCoefficients = NO_ROUTERS,
 ) -> BackendPlan:  # fmt: skip
     """Decide precision, micro-batch and checkpointing, and estimate the memory.
 
@@ -47,6 +48,7 @@ def decide(
         attention, decoder, packing: see `TorchOptions`.
         context: has the entries that may compute attention.
         offload: what is kept elsewhere than on the device.
+        routers: whether a mixture's routers have losses.
 
     Raises:
         PlanError: a setting asks for what the hardware or the optimizer cannot do.
@@ -69,9 +71,10 @@ def decide(
     attending = None if stream else _attention(request, attention, held_in, context)
     layers = () if attending is None else with_amd_kernels(attending.decisions, request.place.hardware)
     held = HeldByAttention() if attending is None else _held(request, attending, packing)
+    takes = partial(_takes, precision=held_in, stream=stream, attention=held, offload=offload, routers=routers)
     # on a CPU what is kept of steps is counted, and decides nothing
     deciding = replace(request, snapshots=SnapshotsPart()) if request.place.hardware.device == "cpu" else request
-    micro_batch, checkpointing = choose_portions(request, partial(_takes, deciding, held_in, stream, held, offload))
+    micro_batch, checkpointing = choose_portions(request, partial(takes, deciding))
     train = replace(
         request.train,
         precision=str(precision.value),
@@ -79,23 +82,27 @@ def decide(
         gradient_checkpointing=bool(checkpointing.value),
     )
     recomputes = train.gradient_checkpointing is True
-    memory = _takes(request, held_in, stream, held, offload, int(micro_batch.value), checkpointing=recomputes)
+    memory = takes(request, int(micro_batch.value), checkpointing=recomputes)
     shared, filling = _packing(request, attending, packing, int(micro_batch.value))
     kernels = _kernels(request, held_in, stream=stream, fp8=fp8)
     decisions = (precision, micro_batch, checkpointing, chosen, *layers, shared, *offloaded(request, offload))
     of_steps = _no_padding if stream else partial(padding, budget=int(micro_batch.value), filling=filling)
     fused = attending is None or attending.fused
-    cost = step_cost(request, replace(train, precision=held_in), filling, stream=stream, fused=fused, kernels=kernels)
+    cost = step_cost(
+        request, replace(train, precision=held_in), filling, stream=stream, fused=fused, kernels=kernels,
+        routed=bool(routers),
+    )  # fmt: skip
     return BackendPlan(train, decisions, memory, of_steps, cost)
 
 
 def _takes(
-    request: PlanRequest, precision: str, stream: bool, attention: HeldByAttention, offload: Offload, tokens: int, *,
-    checkpointing: bool,
+    request: PlanRequest, tokens: int, *, precision: str, stream: bool, attention: HeldByAttention, offload: Offload,
+    routers: RouterCoefficients, checkpointing: bool,
 ) -> MemoryEstimate:  # fmt: skip
     return estimate(
-        request, precision, tokens, checkpointing=checkpointing, stream=stream, attention=attention, offload=offload
-    )
+        request, precision, tokens, checkpointing=checkpointing, stream=stream, attention=attention, offload=offload,
+        routers=routers,
+    )  # fmt: skip
 
 
 def _decoder_brought(request: PlanRequest, precision: str, asked: str) -> bool:

@@ -27,6 +27,7 @@ from finetooth_torch.planning.layer_memory import (
     stream_layer_bytes,
 )
 from finetooth_torch.planning.offload import DEVICE, DISK, HOST, ON_DEVICE, Offload, layers_apart
+from finetooth_torch.planning.routers import NO_ROUTERS, RouterCoefficients
 from finetooth_torch.planning.row_sharing import largest_positions
 
 GENERATION_BATCHES = 4
@@ -96,6 +97,7 @@ def estimate(
     stream: bool,
     attention: HeldByAttention | None = None,
     offload: Offload = ON_DEVICE,
+    routers: RouterCoefficients = NO_ROUTERS,
 ) -> MemoryEstimate:
     """Peak by parts, before any weight is loaded.
 
@@ -104,21 +106,25 @@ def estimate(
             backward; other families differ by little.
         attention: of the model's own code; None: fused, and no rows are shared.
         offload: what is kept elsewhere.
+        routers: whether a mixture's routers have losses.
     """
+    beside = routers.bytes_per_token(request.base.facts)
     held = attention or HeldByAttention()
     if request.place.hardware.device != "cpu":
         return _on_accelerator(
-            request, precision, micro_batch_tokens, offload, checkpointing=checkpointing, attention=held
+            request, precision, micro_batch_tokens, offload, beside, checkpointing=checkpointing, attention=held
         )
     return _on_host(
-        request, precision, micro_batch_tokens, offload, checkpointing=checkpointing, stream=stream, attention=attention
-    )
+        request, precision, micro_batch_tokens, offload, beside, checkpointing=checkpointing, stream=stream,
+        attention=attention,
+    )  # fmt: skip
 
 
 def _on_accelerator(
-    request: PlanRequest, precision: str, micro_batch_tokens: int, offload: Offload, *, checkpointing: bool,
-    attention: HeldByAttention,
+    request: PlanRequest, precision: str, micro_batch_tokens: int, offload: Offload, beside: int, *,
+    checkpointing: bool, attention: HeldByAttention,
 ) -> MemoryEstimate:  # fmt: skip
+    """`beside`: bytes per token that are kept outside of the layers until the backward pass."""
     from finetooth_kernels.contract import DEFAULT_CHUNK_BYTES
 
     facts, size = request.base.facts, BYTES[precision]
@@ -133,7 +139,7 @@ def _on_accelerator(
     mask = request.data.longest if attention.masked else 0  # one byte for each pair of positions in a row
     passing = accelerator_backward_bytes(request, precision) + mask
     passing += rounding_bytes(request)[1] if request.train.precision == FP8 else 0
-    activations = tokens * (layers + passing) * SLACK
+    activations = tokens * (layers + passing + beside) * SLACK
     if "generate" in request.needs:
         sampling = GENERATION_BATCHES * micro_batch_tokens * generation_bytes(request, precision, stream=False)
         activations = max(activations, sampling)
@@ -296,9 +302,10 @@ def loading_bytes(request: PlanRequest, precision: str) -> int:
 
 
 def _on_host(
-    request: PlanRequest, precision: str, micro_batch_tokens: int, offload: Offload, *, checkpointing: bool,
-    stream: bool, attention: HeldByAttention | None,
+    request: PlanRequest, precision: str, micro_batch_tokens: int, offload: Offload, beside: int, *,
+    checkpointing: bool, stream: bool, attention: HeldByAttention | None,
 ) -> MemoryEstimate:  # fmt: skip
+    """`beside`: as for `_on_accelerator`."""
     from finetooth_kernels.contract import DEFAULT_CHUNK_BYTES
 
     facts, size = request.base.facts, BYTES[precision]
@@ -312,7 +319,7 @@ def _on_host(
     layers, away = layers_held(facts.layers, between * facts.hidden_size, layer, offload, checkpointing=checkpointing)
     # the stream decoder cuts what it saves from blocks; where anything is elsewhere, tensors have pages of their own
     fragments = 1.0 if stream or offload.any else FRAGMENTATION[precision]
-    activations = tokens * layers * fragments
+    activations = tokens * (layers + beside) * fragments
     # what an adapter's own modules keep is malloc's, whatever computes the layers
     own = request.trains.adapter.token_bytes(facts, precision)
     activations += (

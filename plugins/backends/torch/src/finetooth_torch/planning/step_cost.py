@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from finetooth_hooks import TrainSettings
@@ -26,6 +27,7 @@ def step_cost(
     stream: bool,
     fused: bool,
     kernels: Mapping[str, PickedKernel],
+    routed: bool = False,
 ) -> StepCost | str:
     """See `BackendPlan.cost`.
 
@@ -35,6 +37,7 @@ def step_cost(
         stream: the stream decoder computes the layers.
         fused: attention forms its scores piece by piece; see `AttentionServes`.
         kernels: as they were picked.
+        routed: routers have losses, which see a step whole before it is differentiated.
     """
     facts = request.base.facts
     if not _counts_layers(facts, request.base.model.parameters):
@@ -50,12 +53,17 @@ def step_cost(
     layout = partial(_layout, budget=int(train.micro_batch_tokens or 0), filling=filling, stream=stream)
 
     def flops(steps: Sequence[Sequence[int]], share: float) -> float:
-        computed: list[Computed] = []
-        for segments, across, used in (batch for step in steps for batch in layout(step)):
-            rows = round(share * used)
+        total = 0.0
+        for step in steps:
             # behind the last layer's attention the stream decoder goes on only where something trains
-            computed.append(Computed(segments, rows, across, rows if stream else None))
-        return count(model, computed, how).total
+            computed = [
+                Computed(segments, rows := round(share * used), across, rows if stream else None)
+                for segments, across, used in layout(step)
+            ]
+            total += count(model, computed, how).total
+            if routed and len(computed) > 1:
+                total += count(model, [replace(batch, head_rows=0) for batch in computed], how).forward
+        return total
 
     def peak() -> float:
         from finetooth_torch.planning.peak_flops import peak_flops

@@ -1,0 +1,45 @@
+"""What a recipe asks of a mixture's routers beside the loss, and what that takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from finetooth_hooks import PlanError
+from finetooth_hooks.protocols import ModelFacts
+
+
+@dataclass(frozen=True)
+class RouterCoefficients:
+    """Factors of the routers' losses in the loss of a step; 0 is off.
+
+    Attributes:
+        balance: `backend.router_aux_loss_coef`.
+        z: `backend.router_z_loss_coef`.
+    """
+
+    balance: float = 0.0
+    z: float = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.balance or self.z)
+
+    def bytes_per_token(self, facts: ModelFacts) -> int:
+        """What the losses keep of all layers for their backward pass: probabilities, and logits, in fp32."""
+        scores = sum(layer.experts.count for layer in facts.per_layer if layer.experts is not None)
+        return 4 * scores * (bool(self.balance) + bool(self.z))
+
+
+NO_ROUTERS = RouterCoefficients()
+
+
+def check_routers(coefficients: RouterCoefficients, facts: ModelFacts, model_type: str) -> None:
+    """
+    Raises:
+        PlanError: a loss of routers is asked for, and the family declares none.
+    """
+    if coefficients and not any(layer.experts is not None and layer.experts.balanced for layer in facts.per_layer):
+        name = "router_aux_loss_coef" if coefficients.balance else "router_z_loss_coef"
+        raise PlanError(
+            f"backend.{name}: models of the type {model_type} have no routers that are trained with this loss",
+            action=f"leave backend.{name} out, or train a mixture of experts such as Mixtral or Qwen3-MoE",
+        )

@@ -1,0 +1,89 @@
+"""Losses of a mixture's routers over the real positions of a step (decision 0047): padding is left out, and so is what
+follows a row's last target that counts, which is never computed.
+
+Load balancing is that of Switch Transformer (arXiv:2101.03961, equations 4 to 6) in the form that transformers gives
+it: all layers count as one, and a position counts once for each expert that it was sent to. With E experts, N positions
+times layers, n_e of them sent to expert e, and p_e the sum of the probabilities of e,
+
+    balance = E sum_e (n_e / N) (p_e / N)
+
+n_e has no gradient, so once it is known for the whole step, the loss is a sum over micro-batches and ranks. The z-loss
+(ST-MoE, arXiv:2202.08906, equation 5) is the mean of the squared logarithm of the softmax's sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from finetooth_hooks import Contribution, LossResult
+from finetooth_hooks.protocols import ModelFacts
+from torch import Tensor, nn
+
+from finetooth_torch.draws import Draws
+from finetooth_torch.planning.routers import RouterCoefficients
+from finetooth_torch.precision import result_dtype
+
+
+class RouterLosses:
+    """Reads what routers give, and makes losses of it.
+
+    Args:
+        layers: of the decoder, in order.
+        draws: told which computed positions are real.
+
+    Attributes:
+        step: what routers chose over the whole step, as `counts` gives it; None: what was read last is the whole step.
+    """
+
+    step: Sequence[float] | None = None
+
+    def __init__(
+        self, layers: Sequence[nn.Module], facts: ModelFacts, coefficients: RouterCoefficients, draws: Draws
+    ) -> None:
+        self._coefficients, self._draws = coefficients, draws
+        self._reads = False
+        self._read: list[Tensor] = []
+        for layer, said in zip(layers, facts.per_layer, strict=True):
+            if said.experts is not None:
+                self._active = said.experts.active
+                layer.get_submodule(said.experts.router).register_forward_hook(self._keep)
+
+    def _keep(self, router: nn.Module, args: Any, given: Any) -> None:
+        del router, args
+        if self._reads:  # nothing is computed here, which a layer that is computed again would not repeat
+            self._read.append(given[0] if isinstance(given, tuple) else given)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """While entered, keep what each layer's router gives; behind it, hold (N, E) logits of the real positions. A
+        backward pass that computes layers again is outside."""
+        self._read, self._reads = [], True
+        try:
+            yield
+        finally:
+            self._reads = False
+        real = self._draws.real()
+        self._read = [logits.flatten(0, -2)[real].to(result_dtype(logits.dtype)) for logits in self._read]
+
+    def counts(self) -> list[float]:
+        """Of what was read last: positions sent to each expert, all layers together, and positions times layers."""
+        chosen = [logits.detach().topk(self._active, -1).indices.flatten() for logits in self._read]
+        sent = torch.cat(chosen).bincount(minlength=self._read[0].shape[-1])
+        return [*map(float, sent.tolist()), float(sum(map(len, self._read)))]
+
+    def losses(self) -> LossResult:
+        """What the positions that were read last add to the losses of the step."""
+        *sent, rows = self.counts() if self.step is None else self.step
+        read, self._read = self._read, []
+        parts = {}
+        if weight := self._coefficients.balance:
+            chances_e = torch.stack([logits.softmax(-1).sum(0) for logits in read]).sum(0)
+            balance = len(sent) * (chances_e.new_tensor(sent) / rows * chances_e).sum() / rows
+            parts["router_aux_loss"] = Contribution(balance, "none", weight)
+        if weight := self._coefficients.z:
+            squares = torch.stack([logits.logsumexp(-1).square().sum() for logits in read]).sum()
+            parts["router_z_loss"] = Contribution(squares / rows, "none", weight)
+        return LossResult(parts)
