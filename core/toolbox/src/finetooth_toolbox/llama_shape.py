@@ -15,9 +15,6 @@ MLP = ("gate_proj", "up_proj", "down_proj")
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 """`hidden_act` of a config, and what a `Block` calls it."""
 
-LATENT_QUERIES = ("q_a_proj", "q_b_proj")
-LATENT_KEYS_AND_OUTPUT = ("kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
-
 FIXED_ROTARY = ("default", "linear", "llama3", "yarn")
 """Kinds of rotary scaling whose angles do not depend on the longest sequence at hand."""
 
@@ -51,30 +48,6 @@ def llama_facts(
         tied=bool(config.get("tie_word_embeddings", False)),
         block=llama_block(config, head_norms=head_norms),
     )
-
-
-def latent_facts(
-    config: Mapping[str, Any], *, renderer: Pick, max_positions: int, query_rank: int, head_dims: tuple[int, int]
-) -> ModelFacts:
-    """Facts of a mixture of experts with latent attention, from a config in DeepSeek's words.
-
-    Adapters reach attention: the experts are fused parameters, and peft takes the names of the other linear modules
-    (dense layers, shared experts) for those of the experts. No block says so.
-
-    Args:
-        renderer: the family's.
-        max_positions: where the config does not say.
-        query_rank: where it does not; zero or None there says that queries are not compressed.
-        head_dims: of the rotated part of a head and of the other, where it does not say.
-    """
-    rotated, plain = (
-        int(config.get(key) or size)
-        for key, size in zip(("qk_rope_head_dim", "qk_nope_head_dim"), head_dims, strict=True)
-    )
-    compressed = config.get("q_lora_rank", query_rank)
-    attention = (LATENT_QUERIES if compressed else ("q_proj",)) + LATENT_KEYS_AND_OUTPUT
-    facts = llama_facts({**config, "head_dim": rotated + plain}, renderer=renderer, max_positions=max_positions)
-    return replace(facts, attention_targets=attention, linear_targets=attention, untargeted=MLP, block=None)
 
 
 def linear_shapes(facts: ModelFacts) -> dict[str, tuple[int, int]]:
@@ -164,7 +137,7 @@ def windowed_layers(
 def cached_numbers(facts: ModelFacts) -> int:
     """Keys and values that a token leaves in all layers, as numbers."""
     if facts.per_layer:
-        return 2 * sum(layer.kv_heads * layer.head_dim for layer in facts.per_layer)
+        return sum(layer.kv_heads * (layer.head_dim + (layer.value_dim or layer.head_dim)) for layer in facts.per_layer)
     return 2 * facts.layers * facts.kv_heads * facts.head_dim
 
 

@@ -32,9 +32,9 @@ class Experts:
     balanced: bool = False
 
 
-LayerMixer = Literal["attention", "window", "linear", "state_space", "convolution"]
+LayerMixer = Literal["attention", "window", "linear", "state_space", "convolution", "none"]
 """How a layer mixes positions: attention to all before, attention to the last few, linear attention, a state-space
-model, a short convolution."""
+model, a short convolution, not at all. Where attention has a state space beside it, it is called attention."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,11 @@ class LayerFacts:
         mixer: how positions are mixed.
         mixing, feed_forward: (inputs, outputs) of the linear modules, by their paths in the layer.
         heads, kv_heads, head_dim: of attention; 0 in layers without.
+        value_dim: of a head's values, where it is not `head_dim`.
         window: of `window`: how many positions each sees, itself included.
         state: numbers that a sequence keeps in the layer however long it is.
+        chunked: of a state that is computed chunk by chunk: products of numbers that a position has with all positions
+            of its chunk, beside those with the state.
         ffn_size: inner width of a feed-forward block that computes every token, shared experts left aside.
         experts: those that a router picks; None: there are none.
     """
@@ -57,7 +60,9 @@ class LayerFacts:
     heads: int = 0
     kv_heads: int = 0
     head_dim: int = 0
+    value_dim: int = 0
     window: int = 0
     state: int = 0
+    chunked: int = 0
     ffn_size: int = 0
     experts: Experts | None = None

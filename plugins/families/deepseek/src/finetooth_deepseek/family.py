@@ -8,7 +8,7 @@ from typing import Any
 from finetooth_hooks import NoOptions
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import ModelFacts
-from finetooth_toolbox.llama_shape import latent_facts
+from finetooth_modelfiles.layers import latent_facts
 
 
 def build(options: NoOptions, context: Context) -> DeepSeek:
@@ -23,4 +23,4 @@ class DeepSeek:
 
         V3, V3.1 and R1 have the same config, so which markup a model speaks is left to its own chat template.
         """
-        return latent_facts(config, renderer="jinja", max_positions=4096, query_rank=1536, head_dims=(64, 128))
+        return latent_facts(config, renderer="jinja", max_positions=4096, query_rank=1536, head_dims=(64, 128, 128))

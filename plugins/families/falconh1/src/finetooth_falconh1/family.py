@@ -8,8 +8,15 @@ from typing import Any
 
 from finetooth_hooks import NoOptions
 from finetooth_hooks.context import Context
-from finetooth_hooks.protocols import Head, ModelFacts
-from finetooth_toolbox.llama_shape import llama_facts
+from finetooth_hooks.protocols import Head, LayerFacts, ModelFacts
+from finetooth_modelfiles.layers import state_space
+from finetooth_toolbox.llama_shape import layer_of, llama_facts
+
+MAMBA = {
+    "heads": ("mamba_n_heads", 128), "head_dim": ("mamba_d_head", 64), "groups": ("mamba_n_groups", 1),
+    "state": ("mamba_d_state", 256), "chunk": ("mamba_chunk_size", 256),
+}  # fmt: skip
+"""Where a config does not say."""
 
 
 def build(options: NoOptions, context: Context) -> FalconH1:
@@ -27,4 +34,16 @@ class FalconH1:
         """
         head = Head("lm_head", scale=float(config.get("lm_head_multiplier") or 1.0))
         facts = replace(llama_facts(config, renderer="jinja", max_positions=8192), head=head, block=None)
-        return replace(facts, linear_targets=(*facts.linear_targets, "in_proj"), untargeted=("out_proj",))
+        targets = (*facts.linear_targets, "in_proj")
+        layers = (_layer(facts, config),) * facts.layers
+        return replace(facts, linear_targets=targets, untargeted=("out_proj",), per_layer=layers)
+
+
+def _layer(facts: ModelFacts, config: Mapping[str, Any]) -> LayerFacts:
+    """Attention and Mamba side by side."""
+    layer = layer_of(facts)
+    sizes = {name: int(config.get(key) or usual) for name, (key, usual) in MAMBA.items()}
+    mamba = state_space("mamba", facts.hidden_size, **sizes)
+    feed_forward = {path.replace("mlp", "feed_forward"): shape for path, shape in layer.feed_forward.items()}
+    mixing = {**layer.mixing, **mamba.mixing}
+    return replace(layer, mixing=mixing, feed_forward=feed_forward, state=mamba.state, chunked=mamba.chunked)

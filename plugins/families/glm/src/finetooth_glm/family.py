@@ -13,7 +13,8 @@ from typing import Any
 from finetooth_hooks import NoOptions
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import ModelFacts
-from finetooth_toolbox.llama_shape import ATTENTION, MLP, latent_facts, llama_facts
+from finetooth_modelfiles.layers import latent_facts, mixed_layers
+from finetooth_toolbox.llama_shape import ATTENTION, MLP, layer_of, llama_facts
 
 FUSED_MLP = ("gate_up_proj", "down_proj")
 
@@ -34,10 +35,13 @@ class GLM:
         layers, shared experts) for those of the experts.
         """
         if config.get("model_type") == "glm4_moe_lite":
-            return latent_facts(config, renderer="glm4_7", max_positions=202752, query_rank=768, head_dims=(64, 192))
+            return latent_facts(
+                config, renderer="glm4_7", max_positions=202752, query_rank=768, head_dims=(64, 192, 256)
+            )
         mixed = config.get("model_type") == "glm4_moe"
         facts = llama_facts(config, renderer="glm4_moe" if mixed else "jinja", max_positions=131072)
         # heads are half rotated, layers of glm4 have two more norms: no `Block` says so
         if mixed:
-            return replace(facts, linear_targets=ATTENTION, untargeted=MLP, block=None)
+            layers = mixed_layers(layer_of(facts), facts, config)
+            return replace(facts, linear_targets=ATTENTION, untargeted=MLP, block=None, per_layer=layers)
         return replace(facts, linear_targets=ATTENTION + FUSED_MLP, block=None)

@@ -8,11 +8,16 @@ from typing import Any
 
 from finetooth_hooks import NoOptions
 from finetooth_hooks.context import Context
-from finetooth_hooks.protocols import Head, ModelFacts
-from finetooth_toolbox.llama_shape import ATTENTION, llama_facts
+from finetooth_hooks.protocols import Experts, Head, LayerFacts, ModelFacts
+from finetooth_modelfiles.layers import state_space
+from finetooth_toolbox.llama_shape import ATTENTION, layer_of, llama_facts
 
 SHARED = ("in_proj", "input_linear", "output_linear")
 """Linear modules of a Granite 4 layer besides attention: into Mamba, and the shared feed-forward."""
+
+MAMBA = {"mamba_n_heads": 128, "mamba_n_groups": 1, "mamba_d_state": 256, "mamba_chunk_size": 256}
+EXPAND, SHARED_SIZE, ROUTER = 2, 1024, "block_sparse_moe.router"
+"""Where a config does not say."""
 
 
 def build(options: NoOptions, context: Context) -> Granite:
@@ -33,4 +38,21 @@ class Granite:
         facts = replace(llama_facts(config, renderer="jinja", max_positions=2048), head=head, block=None)
         if config.get("model_type") != "granitemoehybrid":
             return facts
-        return replace(facts, linear_targets=(*ATTENTION, *SHARED), untargeted=("out_proj",))
+        layers = _layers(facts, config)
+        return replace(facts, linear_targets=(*ATTENTION, *SHARED), untargeted=("out_proj",), per_layer=layers)
+
+
+def _layers(facts: ModelFacts, config: Mapping[str, Any]) -> tuple[LayerFacts, ...]:
+    """Mamba or attention, with a shared feed-forward and experts, if there are any."""
+    hidden, shared = facts.hidden_size, int(config.get("shared_intermediate_size") or SHARED_SIZE)
+    block = {"input_linear": (hidden, 2 * shared), "output_linear": (shared, hidden)}
+    feed_forward = {f"shared_mlp.{name}": shape for name, shape in block.items()}
+    count, active = int(config.get("num_local_experts") or 0), int(config.get("num_experts_per_tok") or 0)
+    experts = Experts(count, active, facts.ffn_size, shared, ROUTER, balanced=True) if count else None
+    attention = replace(layer_of(facts), feed_forward=feed_forward, ffn_size=0 if count else shared, experts=experts)
+    heads, groups, state, chunk = (int(config.get(key) or size) for key, size in MAMBA.items())
+    head_dim = int(config.get("mamba_expand") or EXPAND) * hidden // heads
+    mamba = state_space("mamba", hidden, heads=heads, head_dim=head_dim, groups=groups, state=state, chunk=chunk)
+    mamba = replace(mamba, feed_forward=feed_forward, ffn_size=attention.ffn_size, experts=experts)
+    kinds = config.get("layer_types") or config.get("layers_block_type") or ["mamba"] * facts.layers
+    return tuple(attention if "attention" in kind and "linear" not in kind else mamba for kind in kinds)

@@ -8,7 +8,7 @@ from typing import Any
 from finetooth_hooks import NoOptions
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import ModelFacts
-from finetooth_toolbox.llama_shape import latent_facts
+from finetooth_modelfiles.layers import latent_facts
 
 
 def build(options: NoOptions, context: Context) -> Kimi:
@@ -20,4 +20,4 @@ class Kimi:
 
     def facts(self, config: Mapping[str, Any]) -> ModelFacts:
         """Sizes and module names of a model, from its config."""
-        return latent_facts(config, renderer="kimi_k2", max_positions=4096, query_rank=1536, head_dims=(64, 128))
+        return latent_facts(config, renderer="kimi_k2", max_positions=4096, query_rank=1536, head_dims=(64, 128, 128))

@@ -30,7 +30,7 @@ from finetooth_hooks.protocols import LayerFacts, ModelFacts
 from finetooth_toolbox.llama_shape import linear_shapes, linears, targeted
 
 LAST_OF_ATTENTION = ("o_proj", "out_proj", "dense")
-LAST_OF_FEED_FORWARD = ("down_proj", "fc2", "w2")
+LAST_OF_FEED_FORWARD = ("down_proj", "fc2", "w2", "output_linear")
 """Names of the linear modules that write back to the hidden state; all others read it."""
 
 
@@ -88,16 +88,18 @@ class Layer:
     Attributes:
         linears: its linear modules, in any order; the experts of a token as one.
         norms: the weight of a norm in it trains.
-        width: query heads times head size; None: the model's.
+        width: query heads times head size, of which that of keys and that of values are the mean; None: the model's.
         window: positions that each position sees; 0: all.
         state: numbers of a sequence's state, which each position reads and writes.
+        chunked: products with the positions of a chunk, for each position.
     """
 
     linears: tuple[Linear, ...]
     norms: bool = False
-    width: int | None = None
+    width: float | None = None
     window: int = 0
     state: int = 0
+    chunked: int = 0
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,7 @@ def _layers(model: ModelCost, batch: Computed, how: Execution) -> Flops:
             if stage == 0:
                 width = model.attention_width if layer.width is None else layer.width
                 product = 2.0 * width * batch.pairs(skips_masked=how.skips_masked, window=layer.window)
-                stateful = 4.0 * layer.state * positions
+                stateful = (4.0 * layer.state + 2.0 * layer.chunked) * positions
                 forward += 2 * product + stateful
                 backward += (4 + how.rescores) * product + 2 * stateful if trains else 0.0
     return Flops(forward, backward + (forward if how.checkpointing else 0.0))
@@ -310,7 +312,8 @@ def _layer(
             Linear(hidden, (1 + experts.gated) * width, 2, trained),
             Linear(width, hidden, 3, trained),
         )
-    return Layer(modules, norms, said.heads * said.head_dim, said.window, said.state)
+    width = said.heads * (said.head_dim + (said.value_dim or said.head_dim)) / 2
+    return Layer(modules, norms, width, said.window, said.state, said.chunked)
 
 
 def _stage_in(path: str, layer: LayerFacts) -> int:

@@ -54,7 +54,8 @@ def by_layer(request: PlanRequest, bytes_of: Callable[[PlanRequest], float]) -> 
         if experts := layer.experts:
             width += experts.shared + experts.active * (experts.width + facts.hidden_size // 2)
         mixed = sum(outputs for _, outputs in layer.mixing.values())
-        heads, kv_heads, head_dim = (layer.heads, layer.kv_heads, layer.head_dim) if layer.heads else (1, 0, mixed)
+        head = (layer.head_dim + (layer.value_dim or layer.head_dim)) // 2
+        heads, kv_heads, head_dim = (layer.heads, layer.kv_heads, head) if layer.heads else (1, 0, mixed)
         like = replace(facts, heads=heads, kv_heads=kv_heads, head_dim=head_dim, ffn_size=width, per_layer=())
         saved.append(bytes_of(replace(request, base=replace(request.base, facts=like))))
     return sum(saved) / len(saved), max(saved)

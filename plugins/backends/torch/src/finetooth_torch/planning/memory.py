@@ -10,7 +10,8 @@ from pathlib import Path
 from finetooth_hooks import MemoryEstimate
 from finetooth_hooks.protocols import BasePart, ModelFacts, PlanRequest, Quantizer, RoleRequest
 from finetooth_steps.layout import SHORTEST_SHARED
-from finetooth_toolbox.llama_shape import layer_matrices, linear_shapes
+from finetooth_modelfiles.sizes import shapes
+from finetooth_toolbox.llama_shape import layer_matrices
 from finetooth_torchshared.gpus import CONTEXT
 
 from finetooth_torch.planning.fp8 import FP8, rounding_bytes
@@ -407,17 +408,11 @@ def resident_bytes(base: BasePart, precision: str) -> int:
 def linear_weights(quantizer: Quantizer, facts: ModelFacts) -> int:
     """How many weights of the decoder layers a quantizer will store, those of linear modules whose shape follows from
     the facts."""
-    shapes = linear_shapes(facts)
-    names = {name.rsplit(".", 1)[-1]: name for name in facts.linear_targets}
-    inside = {name.rsplit(".", 1)[-1] for name in facts.attention_targets}
-    found = 0
-    for layer in range(facts.layers):
-        for name in names:
-            inputs, outputs = shapes.get(name, (0, 0))
-            path = f"{facts.layer_path}.{layer}.{'self_attn' if name in inside else 'mlp'}.{name}"  # as Llama has it
-            if inputs and quantizer.takes(path, (outputs, inputs)):
-                found += inputs * outputs
-    return found
+    return sum(
+        inputs * outputs
+        for path, (inputs, outputs) in shapes(facts).items()
+        if path.startswith(f"{facts.layer_path}.") and quantizer.takes(path, (outputs, inputs))
+    )
 
 
 def tokens_at_once(
