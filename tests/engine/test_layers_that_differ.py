@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 ROWS, WIDTH = 3, 11
 MIXTURE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 LATENT_MIXTURE = {**LATENT, **EXPERTS, "first_k_dense_replace": 1}
-BESIDE = {**MAMBA, "hidden_size": 32, "mamba_d_ssm": 64, "head_dim": 8, "mamba_chunk_size": WIDTH}
+BOTH = {**MAMBA, "hidden_size": 32, "mamba_d_ssm": 64, "head_dim": 8, "mamba_chunk_size": WIDTH}
 STATES = {**MAMBA, "mamba_chunk_size": WIDTH}
 HYBRID = {**STATES, "hidden_size": 32, "layer_types": ["mamba", "attention"], "shared_intermediate_size": 24}
 NEMOTRON = {"hidden_size": 32, "mamba_num_heads": 4, "mamba_head_dim": 8, "ssm_state_size": 8, "n_groups": 2,
@@ -47,7 +47,7 @@ MODELS: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "shared experts": (GLM(), "glm4_moe", {**EXPERTS, "first_k_dense_replace": 1, "head_dim": 8}),
     "Mamba or attention": (Granite(), "granitemoehybrid", {**HYBRID, "num_local_experts": 4, "num_experts_per_tok": 2}),
     "Mamba, dense": (Granite(), "granitemoehybrid", {**HYBRID, "num_local_experts": 0}),
-    "Mamba beside attention": (FalconH1(), "falcon_h1", BESIDE),
+    "Mamba with attention": (FalconH1(), "falcon_h1", BOTH),
     "Mamba, attention": (NemotronH(), "nemotron_h", {**NEMOTRON, "layers_block_type": ["mamba", "attention"]}),
     "blocks of one kind": (NemotronH(), "nemotron_h", {**NEMOTRON, "layers_block_type": ["moe", "mlp"]}),
     "convolutions": (LFM2(), "lfm2", {"layer_types": ["conv", "full_attention"]}),

@@ -34,7 +34,7 @@ class Experts:
 
 LayerMixer = Literal["attention", "window", "linear", "state_space", "convolution", "none"]
 """How a layer mixes positions: attention to all before, attention to the last few, linear attention, a state-space
-model, a short convolution, not at all. Where attention has a state space beside it, it is called attention."""
+model, a short convolution, not at all. A layer with attention and a state space is called attention."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class LayerFacts:
         window: of `window`: how many positions each sees, itself included.
         state: numbers that a sequence keeps in the layer however long it is.
         chunked: of a state that is computed chunk by chunk: products of numbers that a position has with all positions
-            of its chunk, beside those with the state.
+            of its chunk, in addition to those with the state.
         ffn_size: inner width of a feed-forward block that computes every token, shared experts left aside.
         experts: those that a router picks; None: there are none.
     """

@@ -1,4 +1,4 @@
-"""Facts of layers that differ, layer by layer: latent attention, experts beside shared ones, state spaces."""
+"""Facts of layers that differ, layer by layer: latent attention, experts with shared ones, state spaces."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from finetooth_hooks import MemoryEstimate
 from finetooth_hooks.protocols import BasePart, ModelFacts, PlanRequest, Quantizer, RoleRequest
-from finetooth_steps.layout import SHORTEST_SHARED
 from finetooth_modelfiles.sizes import shapes
+from finetooth_steps.layout import SHORTEST_SHARED
 from finetooth_toolbox.llama_shape import layer_matrices
 from finetooth_torchshared.gpus import CONTEXT
 
@@ -109,23 +109,23 @@ def estimate(
         offload: what is kept elsewhere.
         routers: whether a mixture's routers have losses.
     """
-    beside = routers.bytes_per_token(request.base.facts)
+    routed = routers.bytes_per_token(request.base.facts)
     held = attention or HeldByAttention()
     if request.place.hardware.device != "cpu":
         return _on_accelerator(
-            request, precision, micro_batch_tokens, offload, beside, checkpointing=checkpointing, attention=held
+            request, precision, micro_batch_tokens, offload, routed, checkpointing=checkpointing, attention=held
         )
     return _on_host(
-        request, precision, micro_batch_tokens, offload, beside, checkpointing=checkpointing, stream=stream,
+        request, precision, micro_batch_tokens, offload, routed, checkpointing=checkpointing, stream=stream,
         attention=attention,
     )  # fmt: skip
 
 
 def _on_accelerator(
-    request: PlanRequest, precision: str, micro_batch_tokens: int, offload: Offload, beside: int, *,
+    request: PlanRequest, precision: str, micro_batch_tokens: int, offload: Offload, routed: int, *,
     checkpointing: bool, attention: HeldByAttention,
 ) -> MemoryEstimate:  # fmt: skip
-    """`beside`: bytes per token that are kept outside of the layers until the backward pass."""
+    """`routed`: bytes per token that losses of routers keep until the backward pass."""
     from finetooth_kernels.contract import DEFAULT_CHUNK_BYTES
 
     facts, size = request.base.facts, BYTES[precision]
@@ -140,7 +140,7 @@ def _on_accelerator(
     mask = request.data.longest if attention.masked else 0  # one byte for each pair of positions in a row
     passing = accelerator_backward_bytes(request, precision) + mask
     passing += rounding_bytes(request)[1] if request.train.precision == FP8 else 0
-    activations = tokens * (layers + passing + beside) * SLACK
+    activations = tokens * (layers + passing + routed) * SLACK
     if "generate" in request.needs:
         sampling = GENERATION_BATCHES * micro_batch_tokens * generation_bytes(request, precision, stream=False)
         activations = max(activations, sampling)
@@ -303,10 +303,10 @@ def loading_bytes(request: PlanRequest, precision: str) -> int:
 
 
 def _on_host(
-    request: PlanRequest, precision: str, micro_batch_tokens: int, offload: Offload, beside: int, *,
+    request: PlanRequest, precision: str, micro_batch_tokens: int, offload: Offload, routed: int, *,
     checkpointing: bool, stream: bool, attention: HeldByAttention | None,
 ) -> MemoryEstimate:  # fmt: skip
-    """`beside`: as for `_on_accelerator`."""
+    """`routed`: as for `_on_accelerator`."""
     from finetooth_kernels.contract import DEFAULT_CHUNK_BYTES
 
     facts, size = request.base.facts, BYTES[precision]
@@ -320,7 +320,7 @@ def _on_host(
     layers, away = layers_held(facts.layers, between * facts.hidden_size, layer, offload, checkpointing=checkpointing)
     # the stream decoder cuts what it saves from blocks; where anything is elsewhere, tensors have pages of their own
     fragments = 1.0 if stream or offload.any else FRAGMENTATION[precision]
-    activations = tokens * (layers + beside) * fragments
+    activations = tokens * (layers + routed) * fragments
     # what an adapter's own modules keep is malloc's, whatever computes the layers
     own = request.trains.adapter.token_bytes(facts, precision)
     activations += (

@@ -1,4 +1,4 @@
-"""What a recipe asks of a mixture's routers beside the loss, and what that takes."""
+"""Losses of a mixture's routers that a recipe asks for, and what they take."""
 
 from __future__ import annotations
 
