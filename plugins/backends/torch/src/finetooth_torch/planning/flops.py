@@ -312,8 +312,8 @@ def _layer(
             Linear(hidden, (1 + experts.gated) * width, 2, trained),
             Linear(width, hidden, 3, trained),
         )
-    width = said.heads * (said.head_dim + (said.value_dim or said.head_dim)) / 2
-    return Layer(modules, norms, width, said.window, said.state, said.chunked)
+    attended = said.heads * (said.head_dim + (said.value_dim or said.head_dim)) / 2
+    return Layer(modules, norms, attended, said.window, said.state, said.chunked)
 
 
 def _stage_in(path: str, layer: LayerFacts) -> int:
