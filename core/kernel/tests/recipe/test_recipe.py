@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_core.settings.recipe import RecipeProblems, load, setting_names
+from finetooth_core.settings.recipe import load, setting_names
 from finetooth_hooks import RecipeError
 from finetooth_hooks.plan import TrainSettings
 from finetooth_recipes import yaml_text
+from finetooth_recipes.problems import RecipeProblems
 from finetooth_toolbox.text.nearest import nearest, nearest_path
 
 WHOLE = """

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from finetooth_core.plugins.builders import load_builder, options_model
-from finetooth_core.settings.recipe import RecipeProblems, pick_name, pick_options, validate_options
+from finetooth_core.settings.recipe import pick_name, pick_options, validate_options
 from finetooth_hooks import Entry, Loss, NoOptions, PluginError, RecipeError
+from finetooth_recipes.problems import RecipeProblems
 
 BUILDERS = """
 from __future__ import annotations

@@ -11,6 +11,7 @@ from finetooth_hooks.entries import Family as FamilyEntry
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import Family, Loader, ModelFacts, ModelInfo, Tokenizer
+from finetooth_recipes.recipe_picks import AUTO
 from finetooth_toolbox.files.contents import FileContents
 
 from finetooth_core.models.adapter_folder import from_adapter
@@ -21,7 +22,7 @@ from finetooth_core.plugins.catalog import Registered
 from finetooth_core.plugins.collector import paused_collector
 from finetooth_core.plugins.part_builder import Builder, Built
 from finetooth_core.settings.claims import claimed
-from finetooth_core.settings.recipe import AUTO, Recipe
+from finetooth_core.settings.recipe import Recipe
 
 
 @dataclass(frozen=True)

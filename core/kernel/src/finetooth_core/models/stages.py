@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from finetooth_hooks.bases import LoaderBase
 from finetooth_hooks.errors import PlanError, RecipeError, UserError
 from finetooth_hooks.protocols import Loader, ModelInfo, ModelTensors, Quantizer, Tokenizer
+from finetooth_recipes.recipe_picks import AUTO
 from finetooth_saving.artifact import digest_of
 from finetooth_saving.run_folder import MERGED, PLAN, RUNS, artifact_of, is_run_folder, is_whole, run_of
 from finetooth_saving.run_recipe import without_training
@@ -26,7 +27,7 @@ from finetooth_toolbox.text.nearest import nearest_path
 from finetooth_core.plugins.catalog import Registered
 from finetooth_core.plugins.part_builder import Builder, Built
 from finetooth_core.settings.claims import claimed
-from finetooth_core.settings.recipe import AUTO, Recipe, load
+from finetooth_core.settings.recipe import Recipe, load
 from finetooth_core.settings.run_recipe import recipe_of
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")

@@ -23,12 +23,13 @@ from finetooth_hooks.context import Registered
 from finetooth_hooks.entries import Adapter, Backend, Quantizer
 from finetooth_hooks.errors import FinetoothError, PlanError
 from finetooth_hooks.savings import Saving
+from finetooth_recipes.recipe_picks import AUTO
 from finetooth_toolbox.text import measures
 
 from finetooth_core.planning.context import RunContext
 from finetooth_core.planning.memory_check import shortages
 from finetooth_core.planning.plan import Job
-from finetooth_core.settings.recipe import AUTO, Recipe
+from finetooth_core.settings.recipe import Recipe
 
 Decide = Callable[[RunContext], Job]
 """From a recipe without open choices to its plan."""

@@ -18,6 +18,7 @@ from finetooth_hooks.protocols import (
     RoleRequest,
 )
 from finetooth_hooks.reports import DataReport, Prepared
+from finetooth_recipes.recipe_picks import AUTO
 from finetooth_toolbox.blame import said
 
 from finetooth_core.planning.context import RunContext
@@ -25,7 +26,6 @@ from finetooth_core.planning.heads import check_head_is_there
 from finetooth_core.planning.roles import brought_roles, held_roles
 from finetooth_core.plugins.part_builder import Built, is_auto
 from finetooth_core.plugins.trackers import PickedTracker
-from finetooth_core.settings.recipe import AUTO
 
 NO_DATA = Prepared(None, 0, DataReport("train", 0, 0))
 

@@ -7,10 +7,10 @@ from finetooth_hooks.errors import PlanError
 from finetooth_hooks.heads import ScalarHead
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.protocols import ModelFacts
+from finetooth_recipes.recipe_picks import AUTO
 from finetooth_toolbox.saved_heads import head_of
 
 from finetooth_core.planning.context import RunContext
-from finetooth_core.settings.recipe import AUTO
 
 OUTPUTS = frozenset({"scores", "values"})
 """What a loss can read of a head."""

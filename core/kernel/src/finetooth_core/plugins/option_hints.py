@@ -11,12 +11,13 @@ from finetooth_hooks.errors import FinetoothError, RecipeError
 from finetooth_recipes import yaml_text
 from finetooth_recipes.overrides import apply_overrides
 from finetooth_recipes.problems import RecipeProblems, plain_data
+from finetooth_recipes.recipe_picks import AUTO
 from finetooth_toolbox.text.nearest import form
 
 from finetooth_core.plugins import manager
 from finetooth_core.plugins.builders import options_model
 from finetooth_core.plugins.catalog import Catalog
-from finetooth_core.settings.recipe import AUTO, load
+from finetooth_core.settings.recipe import load
 
 SECTIONS = ("adapter", "optimizer", "schedule", "method", "backend", "hardware", "quantizer")
 """Sections that are one pick, in the order in which an option is looked for."""

@@ -12,12 +12,13 @@ from finetooth_hooks.errors import PluginError, RecipeError
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.options import Options
 from finetooth_hooks.plan import Pick
+from finetooth_recipes.recipe_picks import AUTO
 from finetooth_toolbox.decisions import Decisions
 
 from finetooth_core.plugins.builders import derived, import_failure, load_builder
 from finetooth_core.plugins.catalog import Catalog, Registered
 from finetooth_core.plugins.collector import paused_collector
-from finetooth_core.settings.recipe import AUTO, validate_options
+from finetooth_core.settings.recipe import validate_options
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from typing import Any
 
 from finetooth_hooks.errors import FinetoothError, RecipeError
 from finetooth_recipes.problems import raise_problems
+from finetooth_recipes.recipe_picks import AUTO
 
 from finetooth_core.plugins.catalog import Catalog
-from finetooth_core.settings.recipe import AUTO, Recipe, validate_options
+from finetooth_core.settings.recipe import Recipe, validate_options
 
 SECTIONS = ("backend", "hardware", "adapter", "optimizer", "schedule")
 

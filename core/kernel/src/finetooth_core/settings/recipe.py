@@ -23,7 +23,7 @@ from finetooth_recipes import yaml_text
 from finetooth_recipes.aliases import read_aliases
 from finetooth_recipes.incidental import Incidental
 from finetooth_recipes.overrides import apply_overrides, parse_override
-from finetooth_recipes.problems import INVALID, RecipeProblems, plain_data, raise_problems, show, validate
+from finetooth_recipes.problems import INVALID, plain_data, raise_problems, show, validate
 from finetooth_recipes.recipe_data import DataSection, inner_problems
 from finetooth_recipes.recipe_measures import CheckpointSection, EvaluateSection
 from finetooth_recipes.recipe_picks import AUTO, Checked, CheckedOrAuto, PickMapping, picks
@@ -448,23 +448,3 @@ def _places(
         return f"{written}, at {source}:{document.lines[path]}"
 
     return place
-
-
-__all__ = [
-    "AUTO",
-    "CheckpointSection",
-    "DataSection",
-    "EvaluateSection",
-    "ModelSection",
-    "PluginUse",
-    "ProfileSection",
-    "Recipe",
-    "RecipeProblems",
-    "TrainSection",
-    "load",
-    "options_model",
-    "pick_name",
-    "pick_options",
-    "setting_names",
-    "validate_options",
-]

@@ -8,10 +8,11 @@ from typing import Any
 from finetooth_hooks.context import Catalog, Registered
 from finetooth_hooks.errors import PluginError, RecipeError
 from finetooth_recipes.recipe_data import HeldOut, SourceRows
+from finetooth_recipes.recipe_picks import AUTO
 from finetooth_toolbox.text.nearest import nearest
 
 from finetooth_core.plugins.builders import options_model
-from finetooth_core.settings.recipe import AUTO, Recipe
+from finetooth_core.settings.recipe import Recipe
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
