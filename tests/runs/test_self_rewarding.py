@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import threading
+import zlib
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +104,40 @@ def test_answers_that_nothing_tells_apart_end_the_run(rounds: Callable[..., Any]
     given = rounds(rewards=[{"name": "exact_match", "column": "answer"}])
     with pytest.raises(FinetoothError, match=r"method\.rewards.*nothing to prefer"):
         finetooth.run(given)
+
+
+def test_a_judge_behind_a_server_says_what_is_preferred(rounds: Callable[..., Any]) -> None:
+    """Iterative DPO with another model as judge: a reply's score is a tenth of the points that it gives, here by a
+    sum over what it was asked, and the best and the worst answer are the pair."""
+
+    class Judge(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked = "".join(str(message["content"]) for message in body["messages"])
+            points = zlib.crc32(asked.encode()) % 11
+            message = {"role": "assistant", "content": f"Score: {points}"}
+            said = {"id": "1", "object": "chat.completion", "created": 0, "model": "judge",
+                    "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}  # fmt: skip
+            text = json.dumps(said).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *given: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Judge) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        given = rounds(rewards=[{"name": "llm_judge", "base_url": url, "model": "judge", "rubric": "Short is good."}])
+        finetooth.run(given)
+        server.shutdown()
+    first, second = files(Path(given["output"]))
+    for line in (*first[1:], *second[1:]):
+        best, worst = line["scores"]
+        assert best > worst and {round(10 * best, 6) % 1, round(10 * worst, 6) % 1} == {0}
 
 
 def test_a_rubric_that_does_not_show_the_answer_is_refused(rounds: Callable[..., Any]) -> None:

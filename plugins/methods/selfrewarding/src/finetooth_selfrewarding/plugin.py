@@ -22,7 +22,7 @@ def ft_methods() -> Iterator[Method]:
             "max_completion_length": 4,
             "keep_equal": True,
         },
-        elsewhere={"rlaif": {}, "online_dpo": {}},
+        elsewhere={"rlaif": {}, "online_dpo": {}, "iterative_dpo": {}},
     )
     yield Method(
         name="spin",

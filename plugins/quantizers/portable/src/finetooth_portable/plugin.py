@@ -11,7 +11,7 @@ _BUILDERS = "finetooth_portable.quantizers"
 
 @hookimpl
 def ft_quantizers() -> Iterable[Quantizer]:
-    """Three formats."""
+    """Four formats."""
     yield Quantizer(
         name="int8",
         build=f"{_BUILDERS}:build_int8",
@@ -22,6 +22,11 @@ def ft_quantizers() -> Iterable[Quantizer]:
         name="int4",
         build=f"{_BUILDERS}:build_int4",
         summary="4 bits a weight, two to a byte, a scale for each group",
+    )
+    yield Quantizer(
+        name="hqq",
+        build=f"{_BUILDERS}:build_hqq",
+        summary="4 bits a weight as int4, whose minimum lets a few weights be far off (half-quadratic quantization)",
     )
     yield Quantizer(
         name="mxfp4",

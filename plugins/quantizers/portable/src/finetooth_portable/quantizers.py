@@ -40,6 +40,13 @@ class Int4Options(StoringOptions):
     its greatest, which takes a second number and is nearer."""
 
 
+class HqqOptions(StoringOptions):
+    """Options of `hqq`."""
+
+    group: Literal[32, 64, 128] = 64
+    """Consecutive weights of an output that share a scale and a minimum."""
+
+
 class Mxfp4Options(StoringOptions):
     """Options of `mxfp4`."""
 
@@ -84,6 +91,13 @@ def build_int4(options: Int4Options, context: Context) -> Portable:
     named = f"{'symmetric ' if options.symmetric else ''}int4 by groups of {options.group}"
     stored = Stored(named, 0.5 + numbers * SCALE / options.group)
     return Portable(stored, options.group, "int4_symmetric" if options.symmetric else "int4", options.skip)
+
+
+def build_hqq(options: HqqOptions, context: Context) -> Portable:
+    """As `int4`, with m chosen by half-quadratic splitting; see `modules.HqqLinear`."""
+    del context
+    stored = Stored(f"hqq of 4 bits by groups of {options.group}", 0.5 + 2 * SCALE / options.group)
+    return Portable(stored, options.group, "hqq", options.skip)
 
 
 def build_mxfp4(options: Mxfp4Options, context: Context) -> Portable:
