@@ -26,6 +26,7 @@ from finetooth_saving.run_folder import (
     RESULT,
     RUN,
     check_unused,
+    got_back,
     outcome_of,
     plan_of,
     run_id,
@@ -466,7 +467,8 @@ def opener(plugins: Plugins) -> OpenModel:
     from finetooth_core.settings.recipe import load
 
     def opened(reference: str, changes: Mapping[str, Any] | None, say: Callable[[str], None]) -> Opened:
-        return open_model(reference, lambda recipe: Session(load(recipe), plugins, say=say, data=False), changes)
+        run = got_back(reference, plugins.catalog)
+        return open_model(run, lambda recipe: Session(load(recipe), plugins, say=say, data=False), changes)
 
     return opened
 

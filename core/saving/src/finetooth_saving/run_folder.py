@@ -7,13 +7,19 @@ import math
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from finetooth_hooks.errors import UserError
+from finetooth_hooks.entries import Exporter
+from finetooth_hooks.errors import PluginError, RecipeError, UserError
 from finetooth_hooks.reports import Outcome
 from finetooth_toolbox.files.locks import FILE as LOCK
 from finetooth_toolbox.messages.openings import Opening, read_opening
+from finetooth_toolbox.text.nearest import nearest_path
+
+if TYPE_CHECKING:
+    from finetooth_hooks.context import Catalog
 
 ARTIFACT = "artifact"
 MERGED = "merged"
@@ -28,6 +34,9 @@ OF_THE_PROCESS = ("history", "evaluations", "data")
 
 RUNS = Path("runs")
 """Where runs are that are named without a folder."""
+
+_SHOWN = 5
+"""Runs that an error names."""
 
 FIXED = {
     "loader": ("model", "loader"),
@@ -75,13 +84,68 @@ def found_run(reference: str, is_there: Callable[[Path], bool] = is_run_folder) 
         return None
 
 
-def run_of(reference: str) -> Path | None:
+def run_of(reference: str, catalog: Catalog | None = None) -> Path | None:
     """The folder of a run with recipe and plan that a reference means, absolute; None if it means none. Its adapter in
-    `artifact` means the run, which knows more of it."""
+    `artifact` means the run, which knows more of it.
+
+    Args:
+        catalog: its exporters are asked for runs that they keep (`got_back`).
+    """
+    reference = reference if catalog is None else got_back(reference, catalog)
     folder = found_run(reference)
     if folder is None and Path(reference).name == ARTIFACT:
         folder = found_run(str(Path(reference).parent), lambda run: is_run_folder(run) and not is_whole(run / ARTIFACT))
     return None if folder is None else folder.absolute()
+
+
+def check_no_such_run(reference: str) -> None:
+    """
+    Raises:
+        RecipeError: it names a run where runs are, and there is nothing.
+    """
+    path = Path(reference)
+    if path.parts[:1] != RUNS.parts or len(path.parts) < 2 or path.exists():
+        return
+    near = nearest_path(path)
+    there = [str(folder) for folder in sorted(RUNS.glob("*")) if is_run_folder(folder)]
+    listed = f"there {'is' if len(there) == 1 else 'are'} {', '.join(there[:_SHOWN])}" if there else "none is there"
+    more = f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
+    raise RecipeError(
+        "model",
+        f"no such run: {reference}; {listed}{more}",
+        action=f"did you mean {near.as_posix()}?" if near else "name a run, another folder, or a model",
+    )
+
+
+def got_back(reference: str, catalog: Catalog) -> str:
+    """A reference `NAME:REST` to a run that the exporter NAME keeps, as the folder of that run on this machine; any
+    other reference as it is.
+
+    Raises:
+        FinetoothError: the exporter knows no such run, or what it got back is not what was exported.
+        PluginError: two exporters have this name, or its function cannot be imported.
+    """
+    name, colon, rest = reference.partition(":")
+    exporters = catalog.all("exporter") if colon else ()
+    if not any(isinstance(one.entry, Exporter) and one.entry.name == name and one.entry.gets_back for one in exporters):
+        return reference
+    registered = catalog.get("exporter", name)
+    module, _, function = getattr(registered.entry, "gets_back", "").partition(":")
+    try:
+        return str(getattr(import_module(module), function)(rest))
+    except (ImportError, AttributeError) as error:
+        raise PluginError(
+            registered.distribution, f"exporter {name!r}: gets_back: {error}", action="report it to the plugin's author"
+        ) from error
+
+
+def check_output(reference: str, output: Path | None) -> None:
+    """
+    Raises:
+        UserError: the run that is meant is kept elsewhere, so what is made of it cannot go into its folder.
+    """
+    if output is None and ":" in reference and not Path(reference).exists() and run_of(reference) is None:
+        raise UserError(f"{reference} is kept elsewhere", action="name the folder to write with --output")
 
 
 def is_whole(artifact: Path) -> bool:

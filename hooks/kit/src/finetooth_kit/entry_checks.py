@@ -6,13 +6,15 @@ import inspect
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib import import_module
 
 import numpy as np
-from finetooth_hooks.entries import ENTRY_TYPES
-from finetooth_hooks.errors import PluginError
+from finetooth_hooks.entries import ENTRY_TYPES, Exporter
+from finetooth_hooks.errors import FinetoothError, PluginError
 
 from finetooth_kit.builders import builder, filled, options_model
-from finetooth_kit.checks import ANY, EntryCase, check_for, expect, expect_instance, fail
+from finetooth_kit.checks import ANY, CheckSkipped, EntryCase, check_for, expect, expect_instance, fail
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
@@ -154,6 +156,20 @@ def builds_without_global_randomness(case: EntryCase) -> None:
     expect(random.getstate() == python, case.called, "random's state changed", "context.generator(...) instead")
     same = bool(np.array_equal(np.random.get_state()[1], numpy))  # type: ignore[index]
     expect(same, case.called, "numpy.random's state changed", "context.generator(...) instead")
+
+
+@check_for("exporter")
+def gets_back_resolves(case: EntryCase) -> None:
+    """`gets_back` names a function, where an exporter has it, and no reference to nothing means a run."""
+    assert isinstance(case.entry, Exporter)
+    if not case.entry.gets_back:
+        raise CheckSkipped("the exporter keeps no runs")
+    module, _, name = case.entry.gets_back.partition(":")
+    function = getattr(import_module(module), name, None)
+    expect(callable(function), "entry.gets_back", case.entry.gets_back, "package.module:function of a function")
+    assert function is not None
+    with suppress(FinetoothError):
+        fail("gets_back('no-such-run@v0')", function("no-such-run@v0"), "an error: nothing is kept under this name")
 
 
 @check_for("command")

@@ -214,13 +214,14 @@ class State:
         """A trained run or a model, ready for use."""
         from finetooth_core.models.opened_model import open_model
 
-        return open_model(reference, lambda recipe: self.session(recipe, data=False), changes)
+        return open_model(self._got_back(reference), lambda recipe: self.session(recipe, data=False), changes)
 
     def talk(self, reference: str, overrides: Sequence[str] = (), *, as_base: bool = False) -> Opened:
         """A run or a model that is talked to."""
         from finetooth_core.models.talk import talk_to
 
-        return talk_to(reference, lambda recipe: self.session(recipe, overrides, data=False), as_base=as_base)
+        made = self._got_back(reference)
+        return talk_to(made, lambda recipe: self.session(recipe, overrides, data=False), as_base=as_base)
 
     def checkpoints(self, reference: str) -> CheckpointPlace:
         """Where a run, a folder or a URL keeps checkpoints."""
@@ -249,15 +250,21 @@ class State:
         """Measure a run or a model."""
         from finetooth_core.models.evaluating import evaluate
 
+        made = self._got_back(reference)
         return evaluate(
-            reference, lambda recipe: self.session(recipe, overrides, data=False), evaluators, data, answers=answers
+            made, lambda recipe: self.session(recipe, overrides, data=False), evaluators, data, answers=answers
         )
 
     def run_folder(self, reference: str) -> Path | None:
         """The folder of the run that a reference means; None if it means none."""
         from finetooth_saving.run_folder import run_of
 
-        return run_of(reference)
+        return run_of(reference, self.catalog)
+
+    def _got_back(self, reference: str) -> str:
+        from finetooth_saving.run_folder import got_back
+
+        return got_back(reference, self.catalog)
 
     def export(self, reference: str, pick: Pick, output: Path | None = None) -> Path:
         """Write what a run trained with an exporter."""

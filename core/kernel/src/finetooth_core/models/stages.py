@@ -15,14 +15,13 @@ from finetooth_hooks.errors import PlanError, RecipeError, UserError
 from finetooth_hooks.protocols import Loader, ModelInfo, ModelTensors, Quantizer, Tokenizer
 from finetooth_recipes.recipe_picks import AUTO
 from finetooth_saving.artifact import digest_of
-from finetooth_saving.run_folder import MERGED, PLAN, RUNS, artifact_of, is_run_folder, is_whole, run_of
+from finetooth_saving.run_folder import MERGED, PLAN, RUNS, artifact_of, check_no_such_run, is_whole, run_of
 from finetooth_saving.run_recipe import without_training
 from finetooth_toolbox.decisions import Decisions
 from finetooth_toolbox.files.contents import FileContents
 from finetooth_toolbox.files.manifests import MANIFEST
 from finetooth_toolbox.files.trained_over import check_base
 from finetooth_toolbox.precision_choice import held_precision
-from finetooth_toolbox.text.nearest import nearest_path
 
 from finetooth_core.plugins.catalog import Registered
 from finetooth_core.plugins.part_builder import Builder, Built
@@ -32,8 +31,6 @@ from finetooth_core.settings.run_recipe import recipe_of
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 """Files that an adapter consists of."""
-SHOWN = 5
-"""Runs that an error names."""
 
 
 @dataclass(frozen=True)
@@ -346,25 +343,6 @@ class FromRun(Trained):
             parent, setting = parent.get("parent"), f"{setting}.parent"
 
 
-def _check_no_run_is_meant(reference: str) -> None:
-    """
-    Raises:
-        RecipeError: it names a run where runs are, and there is nothing.
-    """
-    path = Path(reference)
-    if path.parts[:1] != RUNS.parts or len(path.parts) < 2 or path.exists():
-        return
-    near = nearest_path(path)
-    there = [str(folder) for folder in sorted(RUNS.glob("*")) if is_run_folder(folder)]
-    listed = f"there {'is' if len(there) == 1 else 'are'} {', '.join(there[:SHOWN])}" if there else "none is there"
-    more = f" and {len(there) - SHOWN} more" if len(there) > SHOWN else ""
-    raise RecipeError(
-        "model",
-        f"no such run: {reference}; {listed}{more}",
-        action=f"did you mean {near.as_posix()}?" if near else "name a run, another folder, or a model",
-    )
-
-
 def from_run(recipe: Recipe, builder: Builder, framework: Callable[[], str], parent_of: ParentOf) -> FromRun | None:
     """The loader for a recipe whose model is a run; None if it is none.
 
@@ -377,10 +355,10 @@ def from_run(recipe: Recipe, builder: Builder, framework: Callable[[], str], par
         UserError: the run kept no artifact, or a file of it is damaged.
     """
     name = recipe.model.name
-    folder = run_of(name)
+    folder = run_of(name, builder.catalog)
     if folder is None:
         if recipe.model.loader == AUTO:
-            _check_no_run_is_meant(name)
+            check_no_such_run(name)
         return None
     clash = next((r for r in builder.catalog.all("loader") if name in getattr(r.entry, "names", ())), None)
     if clash is not None and folder == (RUNS / name).absolute():

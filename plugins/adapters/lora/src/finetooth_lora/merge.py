@@ -18,6 +18,7 @@ from finetooth_hooks.entries import Loader as LoaderEntry
 from finetooth_hooks.protocols import Loader
 from finetooth_peftfiles.folding import CONFIG, WEIGHTS, merged
 from finetooth_saving.moved_bases import base_moved
+from finetooth_saving.run_folder import check_output
 from finetooth_saving.runs.written_models import UNMEASURED, compare
 from finetooth_toolbox.files.manifests import ManifestProblem, check_folder, listed_files, read_manifest
 from finetooth_toolbox.files.trained_over import check_base
@@ -333,6 +334,7 @@ def command(
         raise UserError(
             f"{source}: neither a folder nor a run under runs/ has this name", action="name a run or an adapter folder"
         )
+    check_output(source, output)
     if settings:
         click.get_current_context().with_resource(base_moved(folder, settings))
     whole = trained_whole(folder, output) if stored != "plain" else None

@@ -143,15 +143,14 @@ def command(
     offered = () if tools is None else read_tools(tools)
     click.echo(f"loading {model} ...", err=True)
     from finetooth_hooks.sampling import Sampling
-    from finetooth_saving.run_folder import run_of
     from finetooth_toolbox.messages.media import MEDIA
 
     from finetooth_chat.conversation import Conversation
 
     asked = _readable(sys.stdin.read()) if prompt == "-" else prompt
-    run = run_of(model)
-    opening = begun((model, *adapters), system, offered)
-    as_base = run is not None and of_the_next_stage(run, adapters)
+    run = commands.run_folder(model)
+    opening = begun([str(commands.run_folder(name) or name) for name in (model, *adapters)], system, offered)
+    as_base = run is not None and of_the_next_stage(run, adapters, commands.run_folder)
     talk = commands.talk(model, accepting(overrides, accept_memory), as_base=as_base)
     context = talk.context
     given: dict[MediumKind, tuple[str, ...]] = {"image": images, "audio": sounds, "video": videos}
@@ -165,7 +164,7 @@ def command(
     chat = Conversation(
         engine, context.renderer, sampling, opening.system,
         longest=context.facts.max_positions, look=lambda medium: context.processor.place(medium),
-        tools=opening.tools,
+        tools=opening.tools, run_of=commands.run_folder,
     )  # fmt: skip
     base = context.model
     hold_adapters(chat, adapters, base)

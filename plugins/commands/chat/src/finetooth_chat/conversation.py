@@ -14,6 +14,7 @@ from finetooth_hooks.examples import Medium, MediumKind, Message, Placed
 from finetooth_hooks.held import HeldAdapter
 from finetooth_hooks.protocols import Renderer
 from finetooth_hooks.sampling import Completion, Sampling, ShownPrompt
+from finetooth_saving.run_folder import run_of
 from finetooth_toolbox.messages.media import MEDIA, chunks
 
 UNFINISHED = "\ufffd"
@@ -47,6 +48,7 @@ class Conversation:
         longest: tokens the model was made for, question and answer together; 0 for no bound.
         look: opens an image, sound or video, and refuses one that is broken or that the model does not take; None
             leaves that to the renderer.
+        run_of: the folder of a run that a reference means; None if it means none.
         tools: that the model may call, in OpenAI's shape; a call is shown and not made.
 
     Attributes:
@@ -58,8 +60,9 @@ class Conversation:
     def __init__(
         self, engine: Engine, renderer: Renderer, sampling: Sampling, system: str | None, *, longest: int = 0,
         look: Callable[[Medium], object] | None = None, tools: Sequence[Mapping[str, Any]] = (),
+        run_of: Callable[[str], Path | None] = run_of,
     ) -> None:  # fmt: skip
-        self.look = look
+        self.look, self.run_of = look, run_of
         self.engine, self.renderer, self.sampling, self.longest = engine, renderer, sampling, longest
         self.tools = tuple(tools)
         self.adapters: dict[str, HeldAdapter] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,10 +36,14 @@ def hold_adapters(chat: Conversation, references: Sequence[str], base: ModelInfo
     chat.adapter = next(iter(chat.adapters), "")
 
 
-def of_the_next_stage(run: Path, references: Sequence[str]) -> bool:
-    """Whether one of these adapters was trained over what a run had become, which is their base then."""
+def of_the_next_stage(run: Path, references: Sequence[str], run_of: Callable[[str], Path | None]) -> bool:
+    """Whether one of these adapters was trained over what a run had become, which is their base then.
+
+    Args:
+        run_of: the folder of the run that a reference means; None if it means none.
+    """
     from finetooth_saving.artifact import digest_of
-    from finetooth_saving.run_folder import ARTIFACT, run_of
+    from finetooth_saving.run_folder import ARTIFACT
     from finetooth_toolbox.files.manifests import MANIFEST
     from finetooth_toolbox.files.trained_over import base_revision
 
@@ -47,16 +51,15 @@ def of_the_next_stage(run: Path, references: Sequence[str]) -> bool:
         return False
     here = digest_of(run / ARTIFACT)
     for reference in references:
-        for name, _ in _parts(reference, "--adapter"):
+        for name, _ in _parts(reference, "--adapter", run_of):
             folder = run_of(name)
             if base_revision(Path(name) if folder is None else folder / ARTIFACT) == here:
                 return True
     return False
 
 
-def _parts(reference: str, setting: str) -> list[tuple[str, float]]:
+def _parts(reference: str, setting: str, run_of: Callable[[str], Path | None]) -> list[tuple[str, float]]:
     """The adapters that a name stands for, each with its weight."""
-    from finetooth_saving.run_folder import run_of
     from finetooth_toolbox.text.stacked_names import is_stack, parts_of
 
     if not is_stack(reference):
@@ -70,12 +73,12 @@ def hold(chat: Conversation, reference: str, base: ModelInfo, *, setting: str) -
     Raises:
         UserError: as `hold_adapters`.
     """
-    from finetooth_saving.run_folder import artifact_of, run_of
+    from finetooth_saving.run_folder import artifact_of
     from finetooth_toolbox.files.trained_over import check_base
 
     stack = []
-    for name, weight in _parts(reference, setting):
-        run = run_of(name)
+    for name, weight in _parts(reference, setting, chat.run_of):
+        run = chat.run_of(name)
         folder = Path(name) if run is None else artifact_of(run)
         check_base(folder, base, named=f"{setting} {name}")
         stack.append((folder, weight))

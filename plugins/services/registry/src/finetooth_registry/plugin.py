@@ -30,6 +30,7 @@ def ft_exporters() -> Iterator[Exporter]:
         build="finetooth_registry.exporter:build",
         summary="register what was trained, and ask a channel's gates",
         example={"model": "bot", "channel": "candidate"},
+        gets_back="finetooth_registry.fetching:run_folder",
     )
 
 

@@ -28,7 +28,14 @@ class Link:
 
 
 def verify_version(registry: Registry, version: Version) -> Iterator[Link]:
-    """Check the log, the record's signatures and number, and every file of a version."""
+    """Check the log, the record's signatures and number, what it was made of, and every file of a version."""
+    yield from verify_record(registry, version)
+    for name, sha256 in files_of(records.read(registry.record(version))).items():
+        yield _checked(name, partial(_blob, registry, sha256))
+
+
+def verify_record(registry: Registry, version: Version) -> Iterator[Link]:
+    """Check all of a version but its files."""
     yield _checked("log", lambda: f"{registry.check_log()} events in one chain")
     record = registry.record(version)
     content = records.read(record)
@@ -42,8 +49,6 @@ def verify_version(registry: Registry, version: Version) -> Iterator[Link]:
         and event.detail["number"] == version.number
     ]  # fmt: skip
     yield Link("registered", logged[-1:] == [version.record], "the log names this record")
-    for name, sha256 in files_of(content).items():
-        yield _checked(name, partial(_blob, registry, sha256))
     yield from _provenance(content["predicate"])
 
 

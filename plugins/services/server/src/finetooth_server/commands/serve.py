@@ -308,11 +308,18 @@ def _served(
     template = dict(obj.load(recipe, overrides)) if recipe is not None else {}
     found: dict[str, Mapping[str, Any]] = {}
     for name in models:
-        found[name] = _without_data(obj.load({**template, "model": name}, overrides))
+        found[name] = _without_data(obj.load({**template, "model": _now(obj, name)}, overrides))
     if not models:
         model = template["model"]
-        found[str(model["name"] if isinstance(model, Mapping) else model)] = _without_data(template)
+        name = str(model["name"] if isinstance(model, Mapping) else model)
+        now = {**model, "name": _now(obj, name)} if isinstance(model, Mapping) else _now(obj, name)
+        found[name] = _without_data({**template, "model": now})
     return found
+
+
+def _now(obj: CommandContext, name: str) -> str:
+    """What a reference to a run that is kept elsewhere means now: it may mean another one before the server ends."""
+    return str(obj.run_folder(name) or name) if ":" in name else name
 
 
 def _check_memory(obj: CommandContext, served: Mapping[str, Mapping[str, Any]]) -> None:
