@@ -91,6 +91,7 @@ ENVIRONMENT: Mapping[str, str] = {
 """Beyond `episode`."""
 
 FACE: Mapping[str, str] = {
+    "modelless": "has nothing to do with models: a server of such faces alone needs none",
     "stdio": "speaks through standard input and output to the process that started the server (`stdio`)",
 }
 """Beyond `app`."""

@@ -452,16 +452,11 @@ class Evaluator(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class Exporter(Entry):
-    """Writes what a run trained for another tool; `ft export --to NAME` picks it. Its context is a `CommandContext`.
-
-    Attributes:
-        gets_back: `package.module:function`, for an exporter to a place that keeps runs: from what stands behind
-            `NAME:` in a reference (`model: NAME:REST`, `ft chat NAME:REST`) to the folder of that run on this machine,
-            checked. Empty: it keeps none.
-    """
+    """Writes what a run trained for another tool; `ft export --to NAME` picks it. Its context is a `CommandContext`."""
 
     kind = "exporter"
     gets_back: str = ""
+    """`package.module:function` from REST of a reference `NAME:REST` to the checked folder of that run; empty: none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -390,7 +390,7 @@ def test_production_is_watched_and_a_regression_is_named(place: Place, monkeypat
     assert [event["passed"] for event in events] == [True] * 14 + [False, True]
     assert place.registry.metrics(place.registry.version("bot"))[0] == {"eval/loss": 1.0}
     place.registry.check_log()
-    assert "no watch" in str(place("watch", "bot", "--channel", "candidate").exception)
+    assert "no channel 'candidate'" in str(place("watch", "bot", "--channel", "candidate").exception)
 
 
 def export(place: Place, run: Path, folder: Path, **options: Any) -> tuple[str, ...]:
@@ -419,7 +419,7 @@ def test_a_gate_holds_back_what_a_run_registers(place: Place, tmp_path: Path, mo
     assert not place.registry.version("bot").channels
     for options, said in [
         ({"sign": True}, "no key is given"),
-        ({"channel": "beta"}, "no 'beta'"),
+        ({"channel": "beta"}, "no channel 'beta'"),
         ({"key": str(tmp_path / "none.pem")}, "no private key"),
     ]:
         with pytest.raises(UserError, match=said):

@@ -6,6 +6,8 @@ import hashlib
 import os
 import re
 import tempfile
+import time
+from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
@@ -13,7 +15,10 @@ from typing import BinaryIO
 from finetooth_hooks.errors import UserError
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_UPLOAD = re.compile(r"[0-9a-f]{32}")
 _PIECE = 2**20
+_ABANDONED = 24 * 3600
+"""Seconds after which a file that never became a blob is removed."""
 RESTORE = "restore the registry from a copy"
 
 
@@ -52,6 +57,62 @@ class Blobs:
         finally:
             Path(name).unlink(missing_ok=True)
         return sha256
+
+    def receive(self, sha256: str, upload: str, offset: int, size: int, part: bytes) -> bool:
+        """Take a part of a file that comes in parts, in order; the file counts once it is whole and what it must be.
+
+        Args:
+            sha256: of the whole file.
+            upload: 32 hexadecimal digits that nobody else has.
+            offset: bytes that came before.
+            size: bytes of the whole file.
+
+        Returns:
+            Whether it is whole now.
+
+        Raises:
+            UserError: the part does not follow the one before it, or the file is another one.
+        """
+        target = self.path(sha256)
+        if not _UPLOAD.fullmatch(upload) or not 0 <= offset <= offset + len(part) <= size:
+            raise UserError("a part of a blob that cannot be", action="send the blob again")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = self.folder / f"upload-{upload}"
+        try:
+            with file.open("ab" if offset else "xb") as writer:
+                if writer.tell() != offset:
+                    raise UserError("a part of a blob is missing", action="send the blob again")
+                writer.write(part)
+                writer.flush()
+                os.fsync(writer.fileno())
+        except FileExistsError as error:
+            raise UserError("this upload has begun before", action="send the blob again") from error
+        if offset + len(part) < size:
+            return False
+        try:
+            with file.open("rb") as reader:
+                self._compare(sha256, hashlib.file_digest(reader, "sha256").hexdigest())
+            target.parent.mkdir(exist_ok=True)
+            file.replace(target)
+        finally:
+            file.unlink(missing_ok=True)
+        return True
+
+    def pieces(self, sha256: str) -> Iterator[bytes]:
+        """The content piece by piece. The last one comes only when all of them have been compared with the name.
+
+        Raises:
+            UserError: the blob is missing or damaged.
+        """
+        digest, last = hashlib.sha256(), b""
+        with self._opened(sha256) as reader:
+            while piece := reader.read(_PIECE):
+                digest.update(piece)
+                if last:
+                    yield last
+                last = piece
+        self._compare(sha256, digest.hexdigest())
+        yield last
 
     def put_bytes(self, content: bytes) -> str:
         """Store bytes and return their SHA-256."""
@@ -96,8 +157,10 @@ class Blobs:
             self._compare(sha256, hashlib.file_digest(reader, "sha256").hexdigest())
 
     def remove_unnamed(self, named: set[str], *, dry_run: bool) -> list[tuple[str, int]]:
-        """Remove blobs that nothing names; returns SHA-256 and bytes of each."""
+        """Remove blobs that nothing names, and what never became one; returns name and bytes of each."""
         unnamed = [path for path in self.folder.glob("??/*") if path.name not in named]
+        begun = [path for path in self.folder.glob("*") if path.is_file()]
+        unnamed += [path for path in begun if time.time() - path.stat().st_mtime > _ABANDONED]
         sizes = sorted((path.name, path.stat().st_size) for path in unnamed)
         if not dry_run:
             for path in unnamed:

@@ -13,12 +13,13 @@ from finetooth_hooks.errors import UserError
 if TYPE_CHECKING:
     from finetooth_hooks import CommandContext, Verdict
 
+    from finetooth_registry.anywhere import AnyRegistry
     from finetooth_registry.registry import Registry
     from finetooth_registry.verifying import Link
 
 _HERE = click.option(
-    "--registry", "folder", type=click.Path(path_type=Path), default=Path("registry"), envvar="FT_REGISTRY",
-    show_default=True, help="The registry's folder; FT_REGISTRY sets it too.",
+    "--registry", "where", default="registry", envvar="FT_REGISTRY", show_default=True,
+    help="The registry: a folder, or the URL of a server; FT_REGISTRY sets it too.",
 )  # fmt: skip
 _KEY = click.option(
     "--key", type=click.Path(path_type=Path), envvar="FT_REGISTRY_KEY", help="Private key to sign with."
@@ -57,19 +58,19 @@ def key(file: Path) -> None:
 @click.argument("name")
 @click.argument("public", type=click.Path(path_type=Path, exists=True))
 @_HERE
-def trust(name: str, public: Path, folder: Path) -> None:
+def trust(name: str, public: Path, where: str) -> None:
     """Trust the public key in the file PUBLIC under NAME."""
     from finetooth_registry import records
 
-    _open(folder).trust(name, records.key_from_json(public.read_text(encoding="utf-8"), str(public)))
+    _here(where).trust(name, records.key_from_json(public.read_text(encoding="utf-8"), str(public)))
 
 
 @registry.command("revoke")
 @click.argument("name")
 @_HERE
-def revoke(name: str, folder: Path) -> None:
+def revoke(name: str, where: str) -> None:
     """Trust the key NAME no longer."""
-    _open(folder).revoke(name)
+    _here(where).revoke(name)
 
 
 @registry.command("add")
@@ -78,7 +79,7 @@ def revoke(name: str, folder: Path) -> None:
 @_KEY
 @_HERE
 @click.pass_obj
-def add(commands: CommandContext, run: str, name: str, key: Path | None, folder: Path) -> None:
+def add(commands: CommandContext, run: str, name: str, key: Path | None, where: str) -> None:
     """Register what RUN trained as the next version of a model. A failed run is registered with its reason."""
     from finetooth_registry import records
     from finetooth_registry.from_run import register
@@ -87,7 +88,7 @@ def add(commands: CommandContext, run: str, name: str, key: Path | None, folder:
     if place is None:
         raise UserError(f"{run}: no such run", action="give the folder of a run, or its name under runs/")
     signer = records.load_signer(key) if key else None
-    version = register(_open(folder), name, place, signer)
+    version = register(_open(where), name, place, signer)
     click.echo(f"{version.called} {version.status}" + ("" if signer else ", not signed (--key FILE signs it)"))
 
 
@@ -95,11 +96,11 @@ def add(commands: CommandContext, run: str, name: str, key: Path | None, folder:
 @click.argument("model", default="")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_HERE
-def list_versions(model: str, as_json: bool, folder: Path) -> None:
+def list_versions(model: str, as_json: bool, where: str) -> None:
     """List versions, of one MODEL or of all."""
     from finetooth_registry import records
 
-    opened = _open(folder)
+    opened = _open(where)
     trusted = opened.trusted()
     rows = [
         {
@@ -119,11 +120,11 @@ def list_versions(model: str, as_json: bool, folder: Path) -> None:
 @registry.command("show")
 @click.argument("version")
 @_HERE
-def show(version: str, folder: Path) -> None:
+def show(version: str, where: str) -> None:
     """Print the record and the measurements of VERSION (NAME, NAME@v3 or NAME@CHANNEL) as JSON."""
     from finetooth_registry import records
 
-    opened = _open(folder)
+    opened = _open(where)
     made = opened.version(version)
     metrics, _ = opened.metrics(made)
     content = records.read(opened.record(made))
@@ -135,11 +136,11 @@ def show(version: str, folder: Path) -> None:
 @click.argument("version")
 @click.argument("output", type=click.Path(path_type=Path))
 @_HERE
-def get(version: str, output: Path, folder: Path) -> None:
+def get(version: str, output: Path, where: str) -> None:
     """Write VERSION to the folder OUTPUT as the run that it was, with its record; every file is checked."""
     from finetooth_registry.writing import write_version
 
-    opened = _open(folder)
+    opened = _open(where)
     made = opened.version(version)
     write_version(opened, made, output)
     click.echo(f"wrote {made.called} to {output}")
@@ -154,14 +155,14 @@ def get(version: str, output: Path, folder: Path) -> None:
 @click.pass_obj
 def measure(
     commands: CommandContext, version: str, evaluators: tuple[str, ...], data: str, overrides: tuple[str, ...],
-    folder: Path,
+    where: str,
 ) -> None:  # fmt: skip
     """Measure VERSION on rows, and keep the numbers and every answer."""
     import tempfile
 
     from finetooth_registry.writing import write_version
 
-    opened = _open(folder)
+    opened = _open(where)
     made = opened.version(version)
     picks = [json.loads(text) if text.startswith("{") else text for text in evaluators]
     with tempfile.TemporaryDirectory() as place:
@@ -175,11 +176,11 @@ def measure(
 @click.argument("version")
 @click.option("--key", type=click.Path(path_type=Path), envvar="FT_REGISTRY_KEY", required=True, help="Private key.")
 @_HERE
-def sign(version: str, key: Path, folder: Path) -> None:
+def sign(version: str, key: Path, where: str) -> None:
     """Add a signature to the record of VERSION: an approval."""
     from finetooth_registry import records
 
-    opened = _open(folder)
+    opened = _open(where)
     made = opened.version(version)
     click.echo(
         f"{made.called} is signed by {', '.join(opened.countersign(made, records.load_signer(key))) or 'nobody'}"
@@ -192,14 +193,14 @@ def sign(version: str, key: Path, folder: Path) -> None:
 @click.option("--dry-run", is_flag=True, help="Ask the gates, and change and record nothing.")
 @_HERE
 @click.pass_obj
-def promote(commands: CommandContext, version: str, channel: str, dry_run: bool, folder: Path) -> None:
+def promote(commands: CommandContext, version: str, channel: str, dry_run: bool, where: str) -> None:
     """Ask the channel's gates about VERSION, record the decision, and move the channel if all pass.
 
     Exit code 1: a gate held the version back.
     """
     from finetooth_registry import releasing
 
-    opened = _open(folder)
+    opened = _open(where)
     made = opened.version(version)
     passed, verdicts = releasing.promote(commands, opened, made, channel, dry_run=dry_run)
     _show_verdicts(f"{made.called} to {channel}: {'PROMOTE' if passed else 'HOLD'}", verdicts)
@@ -213,7 +214,7 @@ def promote(commands: CommandContext, version: str, channel: str, dry_run: bool,
 @click.option("--cycles", type=click.IntRange(min=1), default=1, show_default=True, help="How many measurements.")
 @_HERE
 @click.pass_obj
-def watch(commands: CommandContext, model: str, channel: str, cycles: int, folder: Path) -> None:
+def watch(commands: CommandContext, model: str, channel: str, cycles: int, where: str) -> None:
     """Measure the version of MODEL in a channel again and again, and log each result.
 
     The policy says with what, on which rows, how often, and which gates compare the new numbers with the registered
@@ -225,9 +226,9 @@ def watch(commands: CommandContext, model: str, channel: str, cycles: int, folde
 
     from finetooth_registry.releasing import as_released, judge
 
-    opened = _open(folder)
-    wanted = opened.policy.channels.get(channel)
-    if wanted is None or wanted.watch is None:
+    opened = _open(where)
+    wanted = opened.channel(channel)
+    if wanted.watch is None:
         raise UserError(
             f"the policy has no watch for the channel {channel!r}",
             action=f"add channels.{channel}.watch to policy.yaml",
@@ -258,9 +259,9 @@ def watch(commands: CommandContext, model: str, channel: str, cycles: int, folde
 @click.option("--channel", required=True, help="The channel.")
 @click.option("--why", required=True, help="The reason, for the log.")
 @_HERE
-def rollback(model: str, channel: str, why: str, folder: Path) -> None:
+def rollback(model: str, channel: str, why: str, where: str) -> None:
     """Give a channel the version of MODEL that it held before."""
-    version = _open(folder).roll_back(model, channel, why)
+    version = _open(where).roll_back(model, channel, why)
     click.echo(f"{channel} holds {version.called} again")
 
 
@@ -268,9 +269,9 @@ def rollback(model: str, channel: str, why: str, folder: Path) -> None:
 @click.argument("version")
 @click.option("--why", required=True, help="The reason, for the log.")
 @_HERE
-def revert(version: str, why: str, folder: Path) -> None:
+def revert(version: str, why: str, where: str) -> None:
     """Mark VERSION as reverted: it is kept, and no channel may hold it."""
-    opened = _open(folder)
+    opened = _open(where)
     opened.revert(opened.version(version), why)
 
 
@@ -280,16 +281,16 @@ def revert(version: str, why: str, folder: Path) -> None:
     "--trust", "keys", multiple=True, type=click.Path(path_type=Path, exists=True), help="Public key; for a folder."
 )
 @_HERE
-def verify(what: str, keys: tuple[Path, ...], folder: Path) -> None:
+def verify(what: str, keys: tuple[Path, ...], where: str) -> None:
     """Check a version, or a folder that `ft registry get` wrote, link by link. Exit code 1: a link does not hold."""
     from finetooth_registry import records
     from finetooth_registry.verifying import verify_folder, verify_version
 
     if Path(what).is_dir():
         trusted = {path.stem: records.key_from_json(path.read_text(encoding="utf-8"), str(path)) for path in keys}
-        links = list(verify_folder(Path(what), trusted or _open(folder).trusted()))
+        links = list(verify_folder(Path(what), trusted or _open(where).trusted()))
     else:
-        opened = _open(folder)
+        opened = _open(where)
         links = list(verify_version(opened, opened.version(what)))
     _show_links(what, links)
     if not all(link.holds for link in links):
@@ -299,9 +300,9 @@ def verify(what: str, keys: tuple[Path, ...], folder: Path) -> None:
 @registry.command("log")
 @click.option("--json", "as_json", is_flag=True, help="Print every event whole, one JSON object a line.")
 @_HERE
-def log(as_json: bool, folder: Path) -> None:
+def log(as_json: bool, where: str) -> None:
     """Show what happened, oldest first; the chain is checked."""
-    opened = _open(folder)
+    opened = _open(where)
     opened.check_log()
     if as_json:
         from dataclasses import asdict
@@ -313,21 +314,54 @@ def log(as_json: bool, folder: Path) -> None:
     _table("Log", ("event", "at", "what", "about"), cells)
 
 
+@registry.command("serve", context_settings={"ignore_unknown_options": True})
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+@_HERE
+@click.pass_context
+def serve(context: click.Context, options: tuple[str, ...], where: str) -> None:
+    """Serve a registry in a folder to other machines, until Ctrl-C. OPTIONS are those of ft serve.
+
+    It listens on 127.0.0.1 unless --host says otherwise, and then needs TLS and an API key (ft keys create): the scope
+    read looks, download fetches files, train registers and signs, admin releases and rolls back.
+    """
+    import os
+
+    root = context.find_root()
+    command = root.command.get_command(root, "serve") if isinstance(root.command, click.Group) else None
+    if command is None:
+        raise UserError("ft serve is not installed", action="install finetooth-server")
+    os.environ["FT_REGISTRY"] = str(_here(where).folder.absolute())
+    with command.make_context("serve", ["registry", *options], parent=root) as serving:
+        command.invoke(serving)
+
+
 @registry.command("collect")
 @click.option("--delete", is_flag=True, help="Delete them; without it they are only listed.")
 @_HERE
-def collect(delete: bool, folder: Path) -> None:
+def collect(delete: bool, where: str) -> None:
     """List the blobs that no version names."""
-    opened = _open(folder)
+    opened = _here(where)
     sizes = opened.blobs.remove_unnamed(opened.named_blobs(), dry_run=not delete)
     done = "deleted" if delete else "would be deleted"
     click.echo(f"{len(sizes)} blobs of {sum(size for _, size in sizes) / 1e6:.1f} MB {done}")
 
 
-def _open(folder: Path) -> Registry:
+def _open(where: str) -> AnyRegistry:
+    from finetooth_registry.remote import open_registry
+
+    return open_registry(where)
+
+
+def _here(where: str) -> Registry:
+    """
+    Raises:
+        UserError: the registry lies elsewhere.
+    """
     from finetooth_registry.registry import Registry
 
-    return Registry(folder)
+    if not isinstance(opened := _open(where), Registry):
+        raise UserError(f"{where}: this is done where the registry lies", action="run the command on that machine")
+    return opened
 
 
 def _measured(

@@ -11,8 +11,8 @@ from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
 
 from finetooth_registry import records
 from finetooth_registry.from_run import register
-from finetooth_registry.registry import Registry
 from finetooth_registry.releasing import promote
+from finetooth_registry.remote import open_registry
 from finetooth_registry.verifying import RECORD
 
 
@@ -22,7 +22,7 @@ class RegistryOptions(Options):
     model: str = Field(min_length=1)
     """The name of the model, as `ft registry add --name` takes it."""
     registry: str = "registry"
-    """The registry's folder."""
+    """The registry: a folder, or the URL of a server."""
     channel: str = ""
     """The channel to ask for, such as `candidate`; its gates decide. Empty: none."""
     sign: bool = False
@@ -48,9 +48,9 @@ class RegistryExporter(ExporterBase):
         Raises:
             UserError: one is not.
         """
-        channel, policy = self._options.channel, Registry(Path(self._options.registry)).policy
-        if channel and channel not in policy.channels:
-            raise UserError(f"channel: the policy has no {channel!r}", action=f"it has {', '.join(policy.channels)}")
+        registry = open_registry(self._options.registry)
+        if self._options.channel:
+            registry.channel(self._options.channel)
         self._signer()
 
     def export(self, source: ExportSource, folder: Path) -> Exported:
@@ -60,7 +60,7 @@ class RegistryExporter(ExporterBase):
             UserError: the run has not ended, the policy refuses its data, or a gate holds it back. What a gate holds
                 back stays registered.
         """
-        options, registry = self._options, Registry(Path(self._options.registry))
+        options, registry = self._options, open_registry(self._options.registry)
         signer = self._signer()
         version = register(registry, options.model, source.run, signer)
         (folder / RECORD).write_bytes(registry.record(version))

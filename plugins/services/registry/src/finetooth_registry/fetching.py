@@ -10,15 +10,14 @@ from tempfile import TemporaryDirectory
 from finetooth_hooks.errors import UserError
 from finetooth_toolbox.files.cache_folder import cache_folder, remove_folder
 
-from finetooth_registry.registry import Registry
+from finetooth_registry.anywhere import VARIABLE
+from finetooth_registry.remote import open_registry
 from finetooth_registry.verifying import Link, verify_folder, verify_record
 from finetooth_registry.writing import write_version
 
-VARIABLE = "FT_REGISTRY"
-
 
 def run_folder(reference: str) -> Path:
-    """The folder of a version of the registry that FT_REGISTRY names, by default `registry`.
+    """The folder of a version of the registry that FT_REGISTRY names (a folder or a URL), by default `registry`.
 
     The folder is kept in the cache under the SHA-256 of its record. Each call verifies the record and every file
     again; a kept folder that was changed is written anew.
@@ -29,7 +28,7 @@ def run_folder(reference: str) -> Path:
     Raises:
         UserError: there is no such version, or a link of its verification does not hold.
     """
-    registry = Registry(Path(os.environ.get(VARIABLE) or "registry"))
+    registry = open_registry(os.environ.get(VARIABLE) or "registry")
     version = registry.version(reference)
     _all_hold(verify_record(registry, version), f"registry:{version.called}")
     folder = cache_folder() / "plugins" / "registry" / version.record / version.called

@@ -16,7 +16,7 @@ from finetooth_saving.runs.recorded import METRICS, read_run
 from finetooth_toolbox.files.manifests import MANIFEST, sha256_of
 from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
 
-from finetooth_registry.registry import Registry, Version
+from finetooth_registry.anywhere import AnyRegistry, Version
 
 _KEPT = (RECIPE, PLAN, RESULT, RUN, METRICS)
 """Files of a run that are stored with its artifact."""
@@ -70,7 +70,7 @@ def read(folder: Path) -> RunFiles:
     return RunFiles(files, about, metrics, failed)
 
 
-def register(registry: Registry, model: str, run: Path, signer: CryptoSigner | None) -> Version:
+def register(registry: AnyRegistry, model: str, run: Path, signer: CryptoSigner | None) -> Version:
     """Register what a run trained as the next version of a model.
 
     Raises:

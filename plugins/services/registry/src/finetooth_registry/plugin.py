@@ -1,10 +1,10 @@
-"""A registry: its commands, its exporter, and the release gates `at_least`, `not_worse` and `signed`."""
+"""A registry: its commands, its exporter, its face, and the release gates `at_least`, `not_worse` and `signed`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from finetooth_hooks import Command, Exporter, ReleaseGate, hookimpl
+from finetooth_hooks import Command, Exporter, Face, ReleaseGate, hookimpl
 
 
 @hookimpl
@@ -31,6 +31,15 @@ def ft_exporters() -> Iterator[Exporter]:
         summary="register what was trained, and ask a channel's gates",
         example={"model": "bot", "channel": "candidate"},
         gets_back="finetooth_registry.fetching:run_folder",
+    )
+
+
+@hookimpl
+def ft_faces() -> Iterator[Face]:
+    yield Face(
+        name="registry",
+        build="finetooth_registry.face:build",
+        summary="a registry in a folder, for ft registry on other machines",
     )
 
 

@@ -56,6 +56,20 @@ def add_signature(record: bytes, signer: CryptoSigner) -> bytes:
     return _canonical(envelope.to_dict())
 
 
+def added_signatures(before: bytes, after: bytes) -> list[str]:
+    """Ids of the keys that signed a record in addition.
+
+    Raises:
+        UserError: the second says something else, or lacks a signature of the first.
+    """
+    old, new = _envelope(before), _envelope(after)
+    if (old.payload, old.payload_type) != (new.payload, new.payload_type):
+        raise UserError("the signed record says something else", action="sign the record as it is")
+    if any(new.signatures.get(keyid) != signature for keyid, signature in old.signatures.items()):
+        raise UserError("the signed record lacks a signature", action="sign the record as it is")
+    return sorted(new.signatures.keys() - old.signatures.keys())
+
+
 def read(record: bytes) -> dict[str, Any]:
     """The statement in an envelope; signatures are not looked at.
 

@@ -6,14 +6,14 @@ changed, missing or reordered event shows.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from sqlalchemy import Connection, Engine, create_engine, delete, func, insert, 
 from sqlalchemy.exc import DatabaseError
 
 from finetooth_registry import policy, records
+from finetooth_registry.anywhere import FIRST, AnyRegistry, Event, Taken, Version, evidence, files_of
 from finetooth_registry.blobs import Blobs
 from finetooth_registry.tables import CHANNELS, EVENTS, KEYS, MEASUREMENTS, METADATA, VERSIONS
 
@@ -32,54 +33,10 @@ DATABASE = "registry.db"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 PATIENCE = 60
 """Seconds to wait for another process that writes."""
-FIRST = "0" * 64
-"""What the first event names as the one before it."""
 
 
-@dataclass(frozen=True)
-class Version:
-    """A version as it was registered.
-
-    Attributes:
-        record: SHA-256 of the signed record.
-        status: `registered`, `failed` (the run failed) or `reverted`.
-        reason: why it failed or was reverted.
-        channels: channels that hold it now.
-    """
-
-    model: str
-    number: int
-    record: str
-    status: str
-    reason: str
-    added: str
-    channels: tuple[str, ...] = ()
-
-    @property
-    def called(self) -> str:
-        """`bot@v3`."""
-        return f"{self.model}@v{self.number}"
-
-
-@dataclass(frozen=True)
-class Event:
-    """One line of the log."""
-
-    sequence: int
-    at: str
-    kind: str
-    detail: Mapping[str, Any]
-    previous: str
-    sha256: str
-
-    def expected(self) -> str:
-        """The SHA-256 that it must have."""
-        content = [self.sequence, self.at, self.kind, dict(self.detail), self.previous]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-class Registry:
-    """Versions of models, their records, channels and the log.
+class Registry(AnyRegistry):
+    """A registry in a folder; see `AnyRegistry`.
 
     Args:
         folder: of the registry.
@@ -110,7 +67,6 @@ class Registry:
 
     @property
     def policy(self) -> policy.Policy:
-        """What may be registered and released."""
         return policy.load_policy(self.folder)
 
     # --- keys ---------------------------------------------------------------------------------------------------------
@@ -138,11 +94,11 @@ class Registry:
         with self._changing() as connection:
             open_ = (KEYS.c.name == name) & KEYS.c.revoked.is_(None)
             if connection.execute(update(KEYS).where(open_).values(revoked=self._now())).rowcount != 1:
-                raise UserError(f"no trusted key is called {name!r}", action="ft registry keys lists them")
+                there = ", ".join(self.trusted()) or "there is none"
+                raise UserError(f"no trusted key is called {name!r}", action=f"trusted keys: {there}")
             self._log(connection, "key revoked", {"name": name})
 
     def trusted(self) -> dict[str, Key]:
-        """Trusted keys by name."""
         with self._reading() as connection:
             rows = connection.execute(select(KEYS.c.name, KEYS.c.public).where(KEYS.c.revoked.is_(None))).all()
         return {name: records.key_from_json(public, f"key {name}") for name, public in rows}
@@ -153,48 +109,80 @@ class Registry:
         self, model: str, files: Mapping[str, Path], about: Mapping[str, Any], signer: CryptoSigner | None,
         *, metrics: Mapping[str, float], failed: str = "",
     ) -> Version:  # fmt: skip
-        """Register a version.
+        self.admit(model, about)
+        stored = {name: self.blobs.put(path) for name, path in files.items()}
+        with self._changing() as connection:
+            number = self._next(connection, model)
+            content = records.statement(stored, {"name": model, "number": number, "registered": self._now(), **about})
+            record = records.sign(content, signer) if signer else records.unsigned(content)
+            return self._register(connection, model, number, record, metrics, failed)
 
-        Args:
-            files: by name; their content is stored.
-            about: what the record says: base, recipe, data, plugins, environment, parents.
-            signer: None: the record is not signed.
-            metrics: measurements of the run.
-            failed: why the run failed; empty: it did not.
+    def admit(self, model: str, about: Mapping[str, Any]) -> None:
+        """Look whether a version may be registered. A refusal of the policy is logged.
 
         Raises:
-            UserError: the policy refuses the data, or the name is not a name. A refusal is logged.
+            UserError: the policy refuses the data, or the name is not a name.
         """
         _check_name(model, "model")
         refusal = self.policy.refusal(about.get("classification") or {})
         if refusal:
             with self._changing() as connection:
-                self._log(connection, "refused", {"model": model, "why": refusal, "run": about.get("run", "")})
+                self._log(connection, "refused", {"model": model, "why": refusal, "run": str(about.get("run", ""))})
             raise UserError(f"{model}: {refusal}", action="set data.classification in the recipe, and train again")
-        stored = {name: self.blobs.put(path) for name, path in files.items()}
+
+    def enter(
+        self, model: str, number: int, record: bytes, *, metrics: Mapping[str, float], failed: str = ""
+    ) -> Version:
+        """Register a version by a record that was made elsewhere, whose files are stored.
+
+        Raises:
+            Taken: the number is not the next one.
+            UserError: the policy refuses the data, the record is of another version, or a file is missing.
+        """
+        content = records.read(record)
+        about = content["predicate"]
+        if (about["name"], about["number"]) != (model, number):
+            raise UserError(f"the record is of {about['name']}@v{about['number']}", action="sign it for this version")
+        self.admit(model, about)
+        missing = [name for name, sha256 in files_of(content).items() if not self.blobs.path(sha256).is_file()]
+        if missing:
+            raise UserError(f"the file {missing[0]} is not stored", action="send the files first")
         with self._changing() as connection:
-            last = connection.execute(select(func.max(VERSIONS.c.number)).where(VERSIONS.c.model == model)).scalar()
-            number = 0 if last is None else last + 1
-            content = records.statement(stored, {"name": model, "number": number, "registered": self._now(), **about})
-            record = self._store_record(content, signer)
-            status = "failed" if failed else "registered"
-            version = Version(model, number, record, status, failed, self._now())
-            row = asdict(version)
-            del row["channels"]
-            connection.execute(insert(VERSIONS).values(row))
-            self._measure(connection, model, number, metrics, {})
-            self._log(connection, "registered", {"model": model, "number": number, "record": record})
+            if number != self._next(connection, model):
+                raise Taken(f"{model}@v{number} is not the next version", action="sign the record for the next one")
+            return self._register(connection, model, number, record, metrics, failed)
+
+    def next_version(self, model: str) -> dict[str, Any]:
+        """The `number` that the next version will get, and the time `now`."""
+        with self._reading() as connection:
+            return {"number": self._next(connection, model), "now": self._now()}
+
+    def _next(self, connection: Connection, model: str) -> int:
+        last = connection.execute(select(func.max(VERSIONS.c.number)).where(VERSIONS.c.model == model)).scalar()
+        return 0 if last is None else last + 1
+
+    def _register(
+        self, connection: Connection, model: str, number: int, record: bytes, metrics: Mapping[str, float], failed: str
+    ) -> Version:
+        status = "failed" if failed else "registered"
+        version = Version(model, number, self.blobs.put_bytes(record), status, failed, self._now())
+        row = asdict(version)
+        del row["channels"]
+        connection.execute(insert(VERSIONS).values(row))
+        self._measure(connection, model, number, metrics, {})
+        detail = {
+            "model": model,
+            "number": number,
+            "record": version.record,
+            "status": status,
+            "metrics": dict(metrics),
+        }
+        self._log(connection, "registered", detail)
         return version
 
     def measure(
         self, version: Version, metrics: Mapping[str, float], answers: Mapping[str, Sequence[Mapping[str, Any]]]
     ) -> None:
-        """Add measurements of a version.
-
-        Args:
-            metrics: by name.
-            answers: kept answers by evaluator.
-        """
         kept = {name: self.blobs.put_bytes(json.dumps(list(rows)).encode()) for name, rows in answers.items()}
         with self._changing() as connection:
             self._measure(connection, version.model, version.number, metrics, kept)
@@ -202,7 +190,6 @@ class Registry:
             self._log(connection, "measured", detail)
 
     def versions(self, model: str = "") -> list[Version]:
-        """Versions of one model or of all, the newest last."""
         with self._reading() as connection:
             query = select(VERSIONS).order_by(VERSIONS.c.model, VERSIONS.c.number)
             rows = connection.execute(query.where(VERSIONS.c.model == model) if model else query).mappings().all()
@@ -211,30 +198,7 @@ class Registry:
                 held.setdefault((held_model, number), []).append(channel)
         return [Version(**row, channels=tuple(sorted(held.get((row["model"], row["number"]), ())))) for row in rows]
 
-    def version(self, reference: str) -> Version:
-        """The version that `NAME`, `NAME@v3` or `NAME@production` means; a name alone means the newest.
-
-        Raises:
-            UserError: no version is meant.
-        """
-        model, _, where = reference.removeprefix("registry:").partition("@")
-        made = self.versions(model) if model else []
-        if not made:
-            raise UserError(f"no model is called {model!r} here", action="ft registry list shows them")
-        if not where:
-            return made[-1]
-        number = where[1:] if where.startswith("v") and where[1:].isdigit() else ""
-        for version in made:
-            if where in version.channels or (number and version.number == int(number)):
-                return version
-        raise UserError(f"{model} has neither a version nor a channel {where!r}", action="ft registry list shows them")
-
-    def in_channel(self, model: str, channel: str) -> Version | None:
-        """The version that a channel holds."""
-        return next((version for version in self.versions(model) if channel in version.channels), None)
-
     def metrics(self, version: Version) -> tuple[dict[str, float], dict[str, tuple[Mapping[str, Any], ...]]]:
-        """The latest measurement of each metric, and the latest kept answers of each evaluator."""
         with self._reading() as connection:
             mine = (MEASUREMENTS.c.model == version.model) & (MEASUREMENTS.c.number == version.number)
             rows = connection.execute(select(MEASUREMENTS).where(mine).order_by(MEASUREMENTS.c.id)).mappings().all()
@@ -242,27 +206,18 @@ class Registry:
         blobs = {row["metric"]: row["answers"] for row in rows if row["answers"]}
         return values, {name: tuple(json.loads(self.blobs.read(sha256))) for name, sha256 in blobs.items()}
 
-    def record(self, version: Version) -> bytes:
-        """The signed record of a version."""
-        return self.blobs.read(version.record)
-
-    def countersign(self, version: Version, signer: CryptoSigner) -> tuple[str, ...]:
-        """Add a signature to a record; returns the names of the trusted keys that signed it."""
-        record = records.add_signature(self.record(version), signer)
+    def replace_record(self, version: Version, record: bytes) -> None:
+        added = records.added_signatures(self.record(version), record)
         sha256 = self.blobs.put_bytes(record)
         with self._changing() as connection:
             mine = (VERSIONS.c.model == version.model) & (VERSIONS.c.number == version.number)
-            connection.execute(update(VERSIONS).where(mine).values(record=sha256))
+            mine &= VERSIONS.c.record == version.record
+            if connection.execute(update(VERSIONS).where(mine).values(record=sha256)).rowcount != 1:
+                raise UserError(f"{version.called} was signed by somebody else meanwhile", action="sign it again")
             detail = {"model": version.model, "number": version.number, "record": sha256}
-            self._log(connection, "signed", {**detail, "keyid": signer.public_key.keyid})
-        return records.signers_of(record, self.trusted())
+            self._log(connection, "signed", {**detail, "keyid": ", ".join(added)})
 
     def revert(self, version: Version, reason: str) -> None:
-        """Mark a version as reverted; it stays, and no channel may hold it.
-
-        Raises:
-            UserError: a channel holds it.
-        """
         if version.channels:
             held = ", ".join(version.channels)
             raise UserError(f"{version.called} is in {held}", action="roll the channel back first")
@@ -287,7 +242,7 @@ class Registry:
         detail = {
             "model": version.model, "number": version.number, "channel": channel,
             "decision": "PROMOTE" if passed else "HOLD", "before": None if predecessor is None else predecessor.number,
-            "gates": _evidence(verdicts),
+            "gates": evidence(verdicts),
         }  # fmt: skip
         with self._changing() as connection:
             if passed:
@@ -298,32 +253,19 @@ class Registry:
     def watched(
         self, version: Version, channel: str, metrics: Mapping[str, float], verdicts: Mapping[str, Verdict]
     ) -> int:
-        """Record that the version in a channel was measured again.
-
-        Returns:
-            How many times in a row it has passed, this time included; 0: it did not pass.
-        """
         passed = all(verdict.passed for verdict in verdicts.values())
         detail = {
             "model": version.model, "number": version.number, "channel": channel, "passed": passed,
-            "metrics": dict(metrics), "gates": _evidence(verdicts),
+            "metrics": dict(metrics), "gates": evidence(verdicts),
         }  # fmt: skip
         with self._changing() as connection:
             self._log(connection, "watched", detail)
-        mine = (version.model, version.number, channel)
-        before = [
-            event.detail["passed"]
-            for event in reversed(self.events())
-            if event.kind == "watched" and tuple(event.detail[name] for name in ("model", "number", "channel")) == mine
-        ]
-        return before.index(False) if False in before else len(before)
+            watched = select(EVENTS.c.detail).where(EVENTS.c.kind == "watched").order_by(EVENTS.c.sequence.desc())
+            about = [EVENTS.c.detail[name].as_string() == str(detail[name]) for name in ("model", "number", "channel")]
+            earlier = connection.execute(watched.where(*about).execution_options(yield_per=100)).scalars()
+            return sum(1 for _ in takewhile(lambda one: one["passed"], earlier))
 
     def roll_back(self, model: str, channel: str, reason: str) -> Version:
-        """Give a channel the version that it held before.
-
-        Raises:
-            UserError: it held none before.
-        """
         now = self.in_channel(model, channel)
         if now is None:
             raise UserError(f"{model} has no version in {channel}", action="ft registry list shows them")
@@ -343,24 +285,9 @@ class Registry:
         return self.version(f"{model}@v{before}")
 
     def events(self) -> list[Event]:
-        """The log, oldest first."""
         with self._reading() as connection:
             rows = connection.execute(select(EVENTS).order_by(EVENTS.c.sequence)).mappings().all()
         return [Event(**row) for row in rows]
-
-    def check_log(self) -> int:
-        """Check the chain of the log; returns how many events it has.
-
-        Raises:
-            UserError: an event was changed, cut out or reordered.
-        """
-        previous = FIRST
-        events = self.events()
-        for place, event in enumerate(events, 1):
-            if event.sequence != place or event.previous != previous or event.sha256 != event.expected():
-                raise UserError(f"the log was changed at event {place}", action="restore the registry from a copy")
-            previous = event.sha256
-        return len(events)
 
     def named_blobs(self) -> set[str]:
         """SHA-256 of every blob that a version or a measurement names."""
@@ -387,10 +314,6 @@ class Registry:
         rows += [{"metric": name, "value": None, "answers": sha256} for name, sha256 in answers.items()]
         if rows:
             connection.execute(insert(MEASUREMENTS), [{"model": model, "number": number, "at": at, **r} for r in rows])
-
-    def _store_record(self, content: Mapping[str, Any], signer: CryptoSigner | None) -> str:
-        record = records.sign(content, signer) if signer else records.unsigned(content)
-        return self.blobs.put_bytes(record)
 
     def _log(self, connection: Connection, kind: str, detail: Mapping[str, Any]) -> None:
         last = connection.execute(
@@ -437,19 +360,6 @@ class Registry:
                 yield connection
         except DatabaseError as error:
             raise UserError(f"{self.folder / DATABASE}: {error.orig}", action="restore the registry") from error
-
-
-def files_of(content: Mapping[str, Any]) -> dict[str, str]:
-    """SHA-256 of every file of a statement, by name."""
-    return {item["name"]: item["digest"]["sha256"] for item in content["subject"]}
-
-
-def _evidence(verdicts: Mapping[str, Verdict]) -> dict[str, dict[str, Any]]:
-    """Verdicts as the log keeps them."""
-    return {
-        name: {"passed": verdict.passed, "reason": verdict.reason, "evidence": dict(verdict.evidence)}
-        for name, verdict in verdicts.items()
-    }
 
 
 def _check_name(name: str, what: str) -> None:

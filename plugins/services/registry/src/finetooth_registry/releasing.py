@@ -11,15 +11,21 @@ from finetooth_hooks import ReleaseVersion, Verdict
 from finetooth_hooks.errors import UserError
 
 from finetooth_registry import records
-from finetooth_registry.registry import Registry, Version
+from finetooth_registry.anywhere import AnyRegistry, Version
+from finetooth_registry.registry import Registry
+from finetooth_registry.remote import RemoteRegistry
+from finetooth_registry.verifying import MADE_OF, verify_version
 from finetooth_registry.writing import write_version
+
+GATED = ("signature", *MADE_OF)
+"""Links of a verification whose absence is for gates to judge."""
 
 if TYPE_CHECKING:
     from finetooth_hooks import CommandContext
 
 
 def promote(
-    commands: CommandContext, registry: Registry, version: Version, channel: str, *, dry_run: bool = False
+    commands: CommandContext, registry: AnyRegistry, version: Version, channel: str, *, dry_run: bool = False
 ) -> tuple[bool, Mapping[str, Verdict]]:
     """Ask the gates of a channel about a version, record the decision, and move the channel if all pass.
 
@@ -30,16 +36,23 @@ def promote(
         Whether it is promoted, and what each gate said.
 
     Raises:
-        UserError: the policy has no such channel, or the version failed or was reverted.
+        UserError: the policy has no such channel, the version failed or was reverted, or it or the one in the channel
+            was tampered with.
     """
-    channels = registry.policy.channels
-    if channel not in channels:
-        raise UserError(f"the policy has no channel {channel!r}", action=f"it has {', '.join(channels) or 'none'}")
+    if isinstance(registry, RemoteRegistry):  # its gates are asked where the registry lies
+        return registry.promote(version, channel, dry_run=dry_run)
+    assert isinstance(registry, Registry)
+    gates = registry.channel(channel).gates
     before = registry.in_channel(version.model, channel)
+    for judged in (version, *([] if before is None else [before])):
+        broken = [link for link in verify_version(registry, judged) if not link.holds and link.what not in GATED]
+        if broken:
+            text = f"{judged.called} was tampered with: {broken[0].what}: {broken[0].said}"
+            raise UserError(text, action="restore the registry from a copy")
     with tempfile.TemporaryDirectory() as place:
         candidate = as_released(registry, version, Path(place) / "candidate")
         predecessor = None if before is None else as_released(registry, before, Path(place) / "predecessor")
-        verdicts = judge(commands, channels[channel].gates, f"channels.{channel}.gates", candidate, predecessor)
+        verdicts = judge(commands, gates, f"channels.{channel}.gates", candidate, predecessor)
     if dry_run:
         return all(verdict.passed for verdict in verdicts.values()), verdicts
     return registry.decide(version, channel, verdicts, before), verdicts
@@ -62,7 +75,7 @@ def judge(
     return verdicts
 
 
-def as_released(registry: Registry, version: Version, place: Path) -> ReleaseVersion:
+def as_released(registry: AnyRegistry, version: Version, place: Path) -> ReleaseVersion:
     """A version as gates see it, its files written to a new folder."""
     write_version(registry, version, place)
     record = registry.record(version)

@@ -26,14 +26,13 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--registry",
-    type=click.Path(path_type=Path),
-    default=Path("registry"),
+    default="registry",
     envvar="FT_REGISTRY",
     show_default=True,
-    help="The registry's folder, for a version.",
+    help="The registry's folder or URL, for a version.",
 )
 @click.pass_obj
-def reproduce(commands: CommandContext, what: str, output: Path | None, tolerance: float, registry: Path) -> None:
+def reproduce(commands: CommandContext, what: str, output: Path | None, tolerance: float, registry: str) -> None:
     """Train WHAT again and compare: a run, or a version of a registry (NAME@v3, NAME@CHANNEL).
 
     Conditions that changed (base, data, plugins, environment) are listed before what came out differently. Exit code 1:
@@ -61,18 +60,19 @@ def reproduce(commands: CommandContext, what: str, output: Path | None, toleranc
     click.echo(f"{what} is reproduced {how}")
 
 
-def _written(what: str, folder: Path, place: Path) -> Path:
+def _written(what: str, registry: str, place: Path) -> Path:
     """The run folder of a version, each file checked against the record.
 
     Raises:
         UserError: nothing is called so, or a file was changed.
     """
-    from finetooth_registry.registry import DATABASE, Registry
+    from finetooth_registry.remote import open_registry
     from finetooth_registry.writing import write_version
 
-    if not (folder / DATABASE).is_file():
+    try:
+        opened = open_registry(registry)
+    except UserError as error:
         raise UserError(
-            f"{what}: no run, and {folder} holds no registry", action="name a run, or the registry with --registry"
-        )
-    opened = Registry(folder)
+            f"{what}: no run, and {error.problem}", action="name a run, or the registry with --registry"
+        ) from error
     return write_version(opened, opened.version(what), place)

@@ -12,10 +12,14 @@ from finetooth_toolbox.files.manifests import sha256_of
 from securesystemslib.signer import Key  # type: ignore[attr-defined]
 
 from finetooth_registry import records
-from finetooth_registry.registry import Registry, Version, files_of
+from finetooth_registry.anywhere import AnyRegistry, Version, files_of
 
 RECORD = "record.dsse.json"
 """The name of the record in a folder that a registry wrote."""
+
+
+MADE_OF = ("base_digest", "recipe_sha256", "data")
+"""What every record must say of its version."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +31,14 @@ class Link:
     said: str
 
 
-def verify_version(registry: Registry, version: Version) -> Iterator[Link]:
+def verify_version(registry: AnyRegistry, version: Version) -> Iterator[Link]:
     """Check the log, the record's signatures and number, what it was made of, and every file of a version."""
     yield from verify_record(registry, version)
     for name, sha256 in files_of(records.read(registry.record(version))).items():
         yield _checked(name, partial(_blob, registry, sha256))
 
 
-def verify_record(registry: Registry, version: Version) -> Iterator[Link]:
+def verify_record(registry: AnyRegistry, version: Version) -> Iterator[Link]:
     """Check all of a version but its files."""
     yield _checked("log", lambda: f"{registry.check_log()} events in one chain")
     record = registry.record(version)
@@ -43,12 +47,10 @@ def verify_record(registry: Registry, version: Version) -> Iterator[Link]:
     yield Link("signature", bool(signers), f"by {', '.join(signers)}" if signers else "by no trusted key")
     named = (content["predicate"]["name"], content["predicate"]["number"])
     yield Link("version", named == (version.model, version.number), f"the record is of {named[0]}@v{named[1]}")
-    logged = [
-        event.detail["record"] for event in registry.events()
-        if event.kind in ("registered", "signed") and event.detail["model"] == version.model
-        and event.detail["number"] == version.number
-    ]  # fmt: skip
-    yield Link("registered", logged[-1:] == [version.record], "the log names this record")
+    try:
+        yield from list(_as_logged(registry, version))
+    except (KeyError, TypeError, AttributeError):  # an event that no registry wrote
+        yield Link("registered", False, "the log cannot be read")
     yield from _provenance(content["predicate"])
 
 
@@ -82,14 +84,49 @@ def verify_folder(folder: Path, trusted: Mapping[str, Key]) -> Iterator[Link]:
     yield from _provenance(content["predicate"])
 
 
+def _as_logged(registry: AnyRegistry, version: Version) -> Iterator[Link]:
+    """Compare what the registry says now with what its log says: who edits a table edits no chain of hashes."""
+    keys: dict[str, str] = {}
+    record = status = ""
+    channels: dict[str, int] = {}
+    metrics: dict[str, float] | None = {}
+    for event in registry.events():
+        said, kind = event.detail, event.kind
+        if kind == "key trusted":
+            keys[said["name"]] = said["keyid"]
+        elif kind == "key revoked":
+            keys.pop(said["name"], None)
+        if said.get("model") != version.model:
+            continue
+        if kind == "rolled back" or (kind == "decided" and said["decision"] == "PROMOTE"):
+            channels[said["channel"]] = said["number"]
+        if said.get("number") != version.number:
+            continue
+        if kind in ("registered", "signed"):
+            record = said["record"]
+        if kind == "registered":
+            status, metrics = said.get("status", version.status), said.get("metrics")
+        elif kind == "reverted":
+            status = "reverted"
+        elif kind == "measured" and metrics is not None:
+            metrics |= said["metrics"]
+    yield Link("registered", record == version.record and status == version.status, "the log says the same")
+    known = {name: key.keyid for name, key in registry.trusted().items()}
+    yield Link("keys", known == keys, f"the log trusts {', '.join(keys) or 'none'}")
+    held = tuple(sorted(channel for channel, number in channels.items() if number == version.number))
+    yield Link("channels", held == version.channels, f"the log says {', '.join(held) or 'none'}")
+    measured, _ = registry.metrics(version)  # a registry's first versions logged no measurements
+    yield Link("measurements", metrics is None or measured == metrics, f"{len(measured)}, as the log says")
+
+
 def _provenance(about: Mapping[str, object]) -> Iterator[Link]:
     """What it was made of; every record must say it."""
-    for name in ("base_digest", "recipe_sha256", "data"):
+    for name in MADE_OF:
         said = about.get(name)
         yield Link(name, bool(said), str(said)[:80] if said else "the record does not say it")
 
 
-def _blob(registry: Registry, sha256: str) -> str:
+def _blob(registry: AnyRegistry, sha256: str) -> str:
     registry.blobs.check(sha256)
     return sha256[:12]
 

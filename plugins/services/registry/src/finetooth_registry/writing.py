@@ -7,11 +7,11 @@ from pathlib import Path
 from finetooth_hooks.errors import UserError
 
 from finetooth_registry import records
-from finetooth_registry.registry import Registry, Version, files_of
+from finetooth_registry.anywhere import AnyRegistry, Version, files_of
 from finetooth_registry.verifying import RECORD
 
 
-def write_version(registry: Registry, version: Version, output: Path) -> Path:
+def write_version(registry: AnyRegistry, version: Version, output: Path) -> Path:
     """Write the files of a version, each checked, and its record.
 
     Args:

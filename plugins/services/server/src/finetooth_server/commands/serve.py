@@ -121,7 +121,10 @@ def command(
     _check_certificate(certificate, certificate_key, tls)
     if not stdio:  # a port that is taken is told before anything is read, or made
         _listen(host, port).close()
-    given = _served(obj, models, recipe, (*overrides, *(("train.accept_memory=true",) if accept_memory else ())))
+    given = _served(
+        obj, models, recipe, (*overrides, *(("train.accept_memory=true",) if accept_memory else ())),
+        needed=any(name in OWN or "modelless" not in load(obj, name).capabilities for name in faces),
+    )  # fmt: skip
     served = {name: _one_base(obj, _in_parts(_as_long_as_the_model(obj, one))) for name, one in given.items()}
     _check_memory(obj, served)
     beside, encryption = served_adapters(obj, adapters, served), master_keys(encryption_key)
@@ -204,7 +207,7 @@ def _say(
     private: bool,
 ) -> None:
     """Where the server is, and what to do with it."""
-    click.echo(f"serving {', '.join(served)} at {url} ({', '.join(faces)}); Ctrl-C ends it")
+    click.echo(f"serving {', '.join(served) or 'no model'} at {url} ({', '.join(faces)}); Ctrl-C ends it")
     if shown is not None:
         click.echo(f"certificate {shown.file}, fingerprint {shown.fingerprint}")
     if shown is not None and shown.by_itself:
@@ -300,9 +303,15 @@ def _serve_stdio(face: Face, name: str, service: Service) -> None:
 
 
 def _served(
-    obj: CommandContext, models: tuple[str, ...], recipe: Path | None, overrides: tuple[str, ...]
+    obj: CommandContext, models: tuple[str, ...], recipe: Path | None, overrides: tuple[str, ...], *, needed: bool
 ) -> dict[str, Mapping[str, Any]]:
-    """Recipe by name of each base model."""
+    """Recipe by name of each base model.
+
+    Raises:
+        UserError: none is given, and one is needed.
+    """
+    if not models and recipe is None and not needed:
+        return {}
     if not models and recipe is None:
         raise UserError("no model to serve", action="give --model NAME, or --recipe FILE")
     template = dict(obj.load(recipe, overrides)) if recipe is not None else {}

@@ -1,0 +1,249 @@
+"""What every registry offers: one in a folder (`registry.Registry`) and one at a URL (`remote.RemoteRegistry`)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from finetooth_hooks import Verdict
+from finetooth_hooks.errors import UserError
+from securesystemslib.signer import CryptoSigner, Key  # type: ignore[attr-defined]
+
+from finetooth_registry import records
+from finetooth_registry.policy import ChannelPolicy, Policy
+
+VARIABLE = "FT_REGISTRY"
+"""Where the registry is: a folder, or the URL of a server."""
+FIRST = "0" * 64
+"""What the first event names as the one before it."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version as it was registered.
+
+    Attributes:
+        record: SHA-256 of the signed record.
+        status: `registered`, `failed` (the run failed) or `reverted`.
+        reason: why it failed or was reverted.
+        channels: channels that hold it now.
+    """
+
+    model: str
+    number: int
+    record: str
+    status: str
+    reason: str
+    added: str
+    channels: tuple[str, ...] = ()
+
+    @property
+    def called(self) -> str:
+        """`bot@v3`."""
+        return f"{self.model}@v{self.number}"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of the log."""
+
+    sequence: int
+    at: str
+    kind: str
+    detail: Mapping[str, Any]
+    previous: str
+    sha256: str
+
+    def expected(self) -> str:
+        """The SHA-256 that it must have."""
+        content = [self.sequence, self.at, self.kind, dict(self.detail), self.previous]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+class Taken(UserError):
+    """A version with this number was registered meanwhile."""
+
+
+class BlobStore(Protocol):
+    """Files by their SHA-256."""
+
+    def put(self, source: Path) -> str:
+        """Store a file and return its SHA-256."""
+        ...
+
+    def read(self, sha256: str) -> bytes:
+        """The bytes of a small blob, checked."""
+        ...
+
+    def copy(self, sha256: str, target: Path) -> None:
+        """Write a blob to a new file, checked while it is copied."""
+        ...
+
+    def check(self, sha256: str) -> None:
+        """Read a blob and compare it with its name."""
+        ...
+
+
+class AnyRegistry(ABC):
+    """Versions of models, their records, channels and the log."""
+
+    blobs: BlobStore
+
+    @property
+    @abstractmethod
+    def policy(self) -> Policy:
+        """What may be registered and released."""
+
+    @abstractmethod
+    def trusted(self) -> dict[str, Key]:
+        """Trusted keys by name."""
+
+    @abstractmethod
+    def versions(self, model: str = "") -> list[Version]:
+        """Versions of one model or of all, the newest last."""
+
+    @abstractmethod
+    def metrics(self, version: Version) -> tuple[dict[str, float], dict[str, tuple[Mapping[str, Any], ...]]]:
+        """The latest measurement of each metric, and the latest kept answers of each evaluator."""
+
+    @abstractmethod
+    def events(self) -> list[Event]:
+        """The log, oldest first."""
+
+    @abstractmethod
+    def add(
+        self, model: str, files: Mapping[str, Path], about: Mapping[str, Any], signer: CryptoSigner | None,
+        *, metrics: Mapping[str, float], failed: str = "",
+    ) -> Version:  # fmt: skip
+        """Register a version.
+
+        Args:
+            files: by name; their content is stored.
+            about: what the record says: base, recipe, data, plugins, environment, parents.
+            signer: None: the record is not signed.
+            metrics: measurements of the run.
+            failed: why the run failed; empty: it did not.
+
+        Raises:
+            UserError: the policy refuses the data, or the name is not a name. A refusal is logged.
+        """
+
+    @abstractmethod
+    def measure(
+        self, version: Version, metrics: Mapping[str, float], answers: Mapping[str, Sequence[Mapping[str, Any]]]
+    ) -> None:
+        """Add measurements of a version.
+
+        Args:
+            metrics: by name.
+            answers: kept answers by evaluator.
+        """
+
+    @abstractmethod
+    def replace_record(self, version: Version, record: bytes) -> None:
+        """Put a record with more signatures in the place of a version's record.
+
+        Raises:
+            UserError: it says something else than that one, or lacks one of its signatures.
+        """
+
+    @abstractmethod
+    def revert(self, version: Version, reason: str) -> None:
+        """Mark a version as reverted; it stays, and no channel may hold it.
+
+        Raises:
+            UserError: a channel holds it.
+        """
+
+    @abstractmethod
+    def watched(
+        self, version: Version, channel: str, metrics: Mapping[str, float], verdicts: Mapping[str, Verdict]
+    ) -> int:
+        """Record that the version in a channel was measured again.
+
+        Returns:
+            How many times in a row it has passed, this time included; 0: it did not pass.
+        """
+
+    @abstractmethod
+    def roll_back(self, model: str, channel: str, reason: str) -> Version:
+        """Give a channel the version that it held before.
+
+        Raises:
+            UserError: it held none before.
+        """
+
+    def version(self, reference: str) -> Version:
+        """The version that `NAME`, `NAME@v3` or `NAME@production` means; a name alone means the newest.
+
+        Raises:
+            UserError: no version is meant.
+        """
+        model, _, where = reference.removeprefix("registry:").partition("@")
+        made = self.versions(model) if model else []
+        if not made:
+            raise UserError(f"no model is called {model!r} here", action="ft registry list shows them")
+        if not where:
+            return made[-1]
+        number = where[1:] if where.startswith("v") and where[1:].isdigit() else ""
+        for version in made:
+            if where in version.channels or (number and version.number == int(number)):
+                return version
+        raise UserError(f"{model} has neither a version nor a channel {where!r}", action="ft registry list shows them")
+
+    def channel(self, name: str) -> ChannelPolicy:
+        """What the policy says of a channel.
+
+        Raises:
+            UserError: it has none of this name.
+        """
+        channels = self.policy.channels
+        if name not in channels:
+            raise UserError(f"the policy has no channel {name!r}", action=f"it has {', '.join(channels) or 'none'}")
+        return channels[name]
+
+    def in_channel(self, model: str, channel: str) -> Version | None:
+        """The version that a channel holds."""
+        return next((version for version in self.versions(model) if channel in version.channels), None)
+
+    def record(self, version: Version) -> bytes:
+        """The signed record of a version."""
+        return self.blobs.read(version.record)
+
+    def countersign(self, version: Version, signer: CryptoSigner) -> tuple[str, ...]:
+        """Add a signature to a record; returns the names of the trusted keys that signed it."""
+        record = records.add_signature(self.record(version), signer)
+        self.replace_record(version, record)
+        return records.signers_of(record, self.trusted())
+
+    def check_log(self) -> int:
+        """Check the chain of the log; returns how many events it has.
+
+        Raises:
+            UserError: an event was changed, cut out or reordered.
+        """
+        previous = FIRST
+        events = self.events()
+        for place, event in enumerate(events, 1):
+            if event.sequence != place or event.previous != previous or event.sha256 != event.expected():
+                raise UserError(f"the log was changed at event {place}", action="restore the registry from a copy")
+            previous = event.sha256
+        return len(events)
+
+
+def files_of(content: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of every file of a statement, by name."""
+    return {item["name"]: item["digest"]["sha256"] for item in content["subject"]}
+
+
+def evidence(verdicts: Mapping[str, Verdict]) -> dict[str, dict[str, Any]]:
+    """Verdicts as the log keeps them."""
+    return {
+        name: {"passed": verdict.passed, "reason": verdict.reason, "evidence": dict(verdict.evidence)}
+        for name, verdict in verdicts.items()
+    }

@@ -1,0 +1,279 @@
+"""The face `registry` of a server: the calls of `anywhere.AnyRegistry` over REST.
+
+Keys, TLS, limits and the audit record are the server's. `read` looks, `download` fetches files, `train` registers,
+measures and signs, `admin` releases and reverts. Whose keys sign records is decided where the registry lies, and by no
+request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks import CommandContext, FaceBase, NoOptions, UserError, Verdict
+from finetooth_hooks.faces import Asgi, FaceCaller, FaceRoute, FaceService
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route, Router
+
+from finetooth_registry import records, releasing
+from finetooth_registry.anywhere import VARIABLE, Taken, Version, evidence
+from finetooth_registry.registry import Registry
+
+PATH = "/registry"
+LOOK, FETCH, WRITE, RELEASE = ("read",), ("download",), ("train",), ("admin",)
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Nothing(_Body):
+    """A request without a body."""
+
+
+class Admission(_Body):
+    """What a client wants to register."""
+
+    model: str
+    about: dict[str, Any]
+    blobs: list[str]
+
+
+class Registration(_Body):
+    """A version: its record, and what its run measured."""
+
+    record: str
+    metrics: dict[str, float]
+    failed: str = ""
+
+
+class Record(_Body):
+    """A record with more signatures."""
+
+    record: str
+
+
+class Measurements(_Body):
+    """Numbers by name, answers by evaluator."""
+
+    metrics: dict[str, float]
+    answers: dict[str, list[dict[str, Any]]]
+
+
+class Release(_Body):
+    """The channel to ask for."""
+
+    channel: str
+    dry_run: bool = False
+
+
+class Said(_Body):
+    """What one gate said."""
+
+    passed: bool
+    reason: str
+    evidence: dict[str, Any]
+
+
+class Watched(_Body):
+    """A measurement of what a channel holds."""
+
+    channel: str
+    metrics: dict[str, float]
+    gates: dict[str, Said]
+
+
+class Reason(_Body):
+    """Why, for the log."""
+
+    why: str
+
+
+Parts = Mapping[str, str]
+"""Parts of a path and of a query."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request that is answered with JSON.
+
+    Attributes:
+        does: gets the registry, the parts of the address and the body.
+        changes: it goes into the audit record.
+    """
+
+    method: str
+    path: str
+    scopes: tuple[str, ...]
+    does: Callable[[Registry, Parts, Any], Any]
+    takes: type[_Body] = Nothing
+    changes: bool = False
+
+
+def _version(registry: Registry, parts: Parts) -> Version:
+    return registry.version(f"{parts['model']}@v{parts['number']}")
+
+
+def _metrics(registry: Registry, parts: Parts, body: Any) -> Any:
+    metrics, answers = registry.metrics(_version(registry, parts))
+    return {"metrics": metrics, "answers": answers}
+
+
+def _admission(registry: Registry, parts: Parts, body: Admission) -> Any:
+    registry.admit(body.model, body.about)
+    return {"missing": [sha256 for sha256 in body.blobs if not registry.blobs.path(sha256).is_file()]}
+
+
+def _register(registry: Registry, parts: Parts, body: Registration) -> Any:
+    named = parts["model"], int(parts["number"])
+    return registry.enter(*named, body.record.encode(), metrics=body.metrics, failed=body.failed)
+
+
+def _watched(registry: Registry, parts: Parts, body: Watched) -> Any:
+    verdicts = {name: Verdict(**said.model_dump()) for name, said in body.gates.items()}
+    return {"cycles": registry.watched(_version(registry, parts), body.channel, body.metrics, verdicts)}
+
+
+CALLS = (
+    Call("GET", "/policy", LOOK, lambda registry, parts, body: registry.policy.model_dump()),
+    Call("GET", "/keys", LOOK, lambda registry, parts, body: {
+        name: records.key_to_json(key) for name, key in registry.trusted().items()
+    }),
+    Call("GET", "/log", LOOK, lambda registry, parts, body: [asdict(event) for event in registry.events()]),
+    Call("GET", "/versions", LOOK, lambda registry, parts, body: [
+        asdict(version) for version in registry.versions(parts.get("model", ""))
+    ]),
+    Call("GET", "/versions/{model}/next", WRITE, lambda registry, parts, body: registry.next_version(parts["model"])),
+    Call("GET", "/versions/{model}/{number:int}/metrics", LOOK, _metrics),
+    Call("POST", "/admission", WRITE, _admission, Admission, True),
+    Call("POST", "/versions/{model}/{number:int}", WRITE, _register, Registration, True),
+    Call("POST", "/versions/{model}/{number:int}/metrics", WRITE, lambda registry, parts, body: registry.measure(
+        _version(registry, parts), body.metrics, body.answers
+    ), Measurements, True),
+    Call("POST", "/versions/{model}/{number:int}/record", WRITE, lambda registry, parts, body: registry.replace_record(
+        _version(registry, parts), body.record.encode()
+    ), Record, True),
+    Call("POST", "/versions/{model}/{number:int}/watched", WRITE, _watched, Watched, True),
+    Call("POST", "/versions/{model}/{number:int}/revert", RELEASE, lambda registry, parts, body: registry.revert(
+        _version(registry, parts), body.why
+    ), Reason, True),
+    Call("POST", "/channels/{model}/{channel}/rollback", RELEASE, lambda registry, parts, body: registry.roll_back(
+        parts["model"], parts["channel"], body.why
+    ), Reason, True),
+)  # fmt: skip
+BLOB, PROMOTE = "/blobs/{sha256}", "/versions/{model}/{number:int}/promote"
+
+
+class RegistryFace(FaceBase):
+    """See `finetooth_hooks.faces.Face`.
+
+    Args:
+        commands: builds release gates.
+        folder: of the registry.
+    """
+
+    capabilities = frozenset({"modelless"})
+    path = PATH
+    routes = (
+        *(FaceRoute(call.method, call.path, call.scopes) for call in CALLS),
+        FaceRoute("POST", PROMOTE, RELEASE),
+        FaceRoute("GET", BLOB, FETCH),
+        FaceRoute("PUT", BLOB, WRITE),
+    )
+
+    def __init__(self, commands: CommandContext, folder: Path) -> None:
+        self._commands, self._folder = commands, folder
+
+    def app(self, service: FaceService) -> tuple[Asgi, AbstractAsyncContextManager[Any]]:
+        """Bounds on bodies and keys are the server's to check; scopes are checked here."""
+        registry = Registry(self._folder)
+
+        def promote(opened: Registry, parts: Parts, body: Release) -> Any:
+            version = _version(opened, parts)
+            passed, said = releasing.promote(self._commands, opened, version, body.channel, dry_run=body.dry_run)
+            return {"passed": passed, "gates": evidence(said)}
+
+        calls = (*CALLS, Call("POST", PROMOTE, RELEASE, promote, Release, True))
+        routes = [Route(PATH + call.path, _answers(call, registry, service), methods=[call.method]) for call in calls]
+        routes.append(Route(PATH + BLOB, _fetches(registry), methods=["GET"]))
+        routes.append(Route(PATH + BLOB, _receives(registry, service), methods=["PUT"]))
+        return Router(routes), nullcontext()
+
+
+def build(options: NoOptions, context: CommandContext) -> RegistryFace:
+    """Builder of the face `registry`; FT_REGISTRY names the registry's folder, by default `registry`."""
+    return RegistryFace(context, Path(os.environ.get(VARIABLE) or "registry"))
+
+
+def _answers(call: Call, registry: Registry, service: FaceService) -> Callable[[Request], Any]:
+    async def answer(request: Request) -> Response:
+        caller = _who(request)
+        if not any(map(caller.may, call.scopes)):
+            return _forbidden(call.scopes)
+        content = await request.body()
+        parts = {**request.query_params, **request.path_params}
+        try:
+            body = call.takes.model_validate_json(content or b"{}")
+            said = await asyncio.to_thread(call.does, registry, parts, body)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise UserError(f"{where or 'body'}: {first['msg']}", action="send what the command sends") from error
+        except Taken as error:
+            return JSONResponse({"error": str(error)}, 409)
+        if call.changes:
+            service.record(f"registry {call.path.rpartition('/')[2]}", caller, model=str(parts.get("model", "")))
+        return JSONResponse(asdict(said) if isinstance(said, Version) else said)
+
+    return answer
+
+
+def _fetches(registry: Registry) -> Callable[[Request], Any]:
+    async def answer(request: Request) -> Response:
+        if not any(map(_who(request).may, FETCH)):
+            return _forbidden(FETCH)
+        sha256 = request.path_params["sha256"]
+        path = registry.blobs.path(sha256)
+        if not path.is_file():
+            return JSONResponse({"error": f"blob {sha256} is missing"}, 404)
+        pieces: Iterator[bytes] = registry.blobs.pieces(sha256)
+        return StreamingResponse(
+            pieces, media_type="application/octet-stream", headers={"Content-Length": str(path.stat().st_size)}
+        )
+
+    return answer
+
+
+def _receives(registry: Registry, service: FaceService) -> Callable[[Request], Any]:
+    async def answer(request: Request) -> Response:
+        caller = _who(request)
+        if not any(map(caller.may, WRITE)):
+            return _forbidden(WRITE)
+        content, query = await request.body(), request.query_params
+        try:
+            offset, size = int(query["offset"]), int(query["size"])
+        except (KeyError, ValueError) as error:
+            raise UserError("offset and size: numbers are needed", action="send what the command sends") from error
+        sha256, upload = request.path_params["sha256"], query.get("upload", "")
+        whole = await asyncio.to_thread(registry.blobs.receive, sha256, upload, offset, size, content)
+        if whole:
+            service.record("registry blob", caller)
+        return JSONResponse({"whole": whole})
+
+    return answer
+
+
+def _who(request: Request) -> FaceCaller:
+    caller: FaceCaller = request.scope["state"]["caller"]
+    return caller
+
+
+def _forbidden(scopes: tuple[str, ...]) -> Response:
+    return JSONResponse({"error": f"the key lacks the scope {' or '.join(scopes)} (use another key)"}, 403)

@@ -1,0 +1,242 @@
+"""A registry at a URL, which `ft registry serve` serves. What comes from it is checked as if a stranger had sent it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+from finetooth_hooks import Verdict
+from finetooth_hooks.errors import UserError
+from finetooth_toolbox.files.manifests import sha256_of
+from pydantic import ValidationError
+from securesystemslib.signer import CryptoSigner, Key  # type: ignore[attr-defined]
+
+from finetooth_registry import records
+from finetooth_registry.anywhere import AnyRegistry, Event, Taken, Version, evidence
+from finetooth_registry.policy import Policy
+from finetooth_registry.registry import PATIENCE, Registry
+
+PART = 8 * 2**20
+"""Bytes of a blob that one request sends."""
+KEY = "FT_REGISTRY_API_KEY"
+"""The API key that requests carry, from `ft keys create`."""
+CONFLICT = 409
+
+
+def open_registry(where: str) -> AnyRegistry:
+    """The registry in a folder or at a URL.
+
+    Raises:
+        UserError: nothing is there.
+    """
+    return RemoteRegistry(where) if where.startswith(("http://", "https://")) else Registry(Path(where))
+
+
+class Server:
+    """Requests to a server, each answered with JSON or refused in one line."""
+
+    def __init__(self, url: str) -> None:
+        key = os.environ.get(KEY, "")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=f"{url.rstrip('/')}/registry", headers=headers, timeout=PATIENCE)
+        self._url = url
+
+    def ask(self, method: str, path: str, **parts: Any) -> Any:
+        """The JSON of an answer.
+
+        Raises:
+            Taken: somebody else was faster.
+            UserError: the server refuses, or is not there.
+        """
+        with self.answer(method, path, **parts) as answer:
+            answer.read()
+            try:
+                return answer.json()
+            except ValueError as error:
+                raise UserError(f"{self._url} answers with no JSON", action="check the URL") from error
+
+    @contextmanager
+    def answer(self, method: str, path: str, **parts: Any) -> Iterator[httpx.Response]:
+        """An answer that is read as it comes."""
+        try:
+            with self._http.stream(method, path, **parts) as answer:
+                if answer.status_code >= 400:
+                    answer.read()
+                    raise _refusal(self._url, answer)
+                yield answer
+        except httpx.TransportError as error:
+            text = f"{self._url}: {error or type(error).__name__}"
+            raise UserError(text, action="check the URL, and that ft registry serve runs there") from error
+
+
+def _refusal(url: str, answer: httpx.Response) -> UserError:
+    try:
+        said = str(answer.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        said = f"HTTP status {answer.status_code}"
+    kind = Taken if answer.status_code == CONFLICT else UserError
+    action = f"set {KEY} to a key of the server" if answer.status_code == 401 else ""
+    return kind(f"{url}: {said}", action=action)
+
+
+class RemoteBlobs:
+    """Blobs of a server, compared with their names while they come."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def put(self, source: Path) -> str:
+        """Send a file in parts; returns its SHA-256. The server compares it before it keeps it."""
+        sha256, size, upload = sha256_of(source), source.stat().st_size, secrets.token_hex(16)
+        with source.open("rb") as reader:
+            for offset in range(0, size, PART) or (0,):
+                where = {"upload": upload, "offset": offset, "size": size}
+                self._server.ask("PUT", f"/blobs/{sha256}", params=where, content=reader.read(PART))
+        return sha256
+
+    def read(self, sha256: str) -> bytes:
+        """The bytes of a small blob.
+
+        Raises:
+            UserError: the blob is missing, damaged or large.
+        """
+        content = b""
+        for piece in self._pieces(sha256):
+            content += piece
+            if len(content) > records.LARGEST:
+                raise UserError(f"blob {sha256} is too large for a record", action="ask who runs the registry")
+        return content
+
+    def copy(self, sha256: str, target: Path) -> None:
+        """Write a blob to a new file.
+
+        Raises:
+            UserError: the blob is missing or damaged; the file is not there then.
+        """
+        try:
+            with target.open("xb") as writer:
+                for piece in self._pieces(sha256):
+                    writer.write(piece)
+        except UserError:
+            target.unlink()
+            raise
+
+    def check(self, sha256: str) -> None:
+        """Read a blob and compare it with its name.
+
+        Raises:
+            UserError: the blob is missing or damaged.
+        """
+        for _ in self._pieces(sha256):
+            pass
+
+    def _pieces(self, sha256: str) -> Iterator[bytes]:
+        digest = hashlib.sha256()
+        with self._server.answer("GET", f"/blobs/{sha256}") as answer:
+            for piece in answer.iter_bytes(2**20):
+                digest.update(piece)
+                yield piece
+        if digest.hexdigest() != sha256:
+            raise UserError(f"blob {sha256} was changed", action="ask who runs the registry")
+
+
+class RemoteRegistry(AnyRegistry):
+    """See `AnyRegistry`. Keys are trusted and revoked where the registry lies."""
+
+    def __init__(self, url: str) -> None:
+        self._server = Server(url)
+        self.blobs = RemoteBlobs(self._server)
+
+    @property
+    def policy(self) -> Policy:
+        try:
+            return Policy.model_validate(self._server.ask("GET", "/policy"))
+        except ValidationError as error:
+            raise UserError("the server's policy cannot be read", action="use the same version of finetooth") from error
+
+    def trusted(self) -> dict[str, Key]:
+        keys = self._server.ask("GET", "/keys")
+        return {name: records.key_from_json(text, f"key {name}") for name, text in keys.items()}
+
+    def versions(self, model: str = "") -> list[Version]:
+        return [version_of(one) for one in self._server.ask("GET", "/versions", params={"model": model})]
+
+    def metrics(self, version: Version) -> tuple[dict[str, float], dict[str, tuple[Mapping[str, Any], ...]]]:
+        said = self._server.ask("GET", f"/versions/{version.model}/{version.number}/metrics")
+        return said["metrics"], {name: tuple(rows) for name, rows in said["answers"].items()}
+
+    def events(self) -> list[Event]:
+        return [Event(**one) for one in self._server.ask("GET", "/log")]
+
+    def add(
+        self, model: str, files: Mapping[str, Path], about: Mapping[str, Any], signer: CryptoSigner | None,
+        *, metrics: Mapping[str, float], failed: str = "",
+    ) -> Version:  # fmt: skip
+        stored = {name: sha256_of(path) for name, path in files.items()}
+        asked = {"model": model, "about": dict(about), "blobs": sorted(set(stored.values()))}
+        missing = set(self._server.ask("POST", "/admission", json=asked)["missing"])
+        for name, path in files.items():  # nothing is sent before the policy has admitted it
+            if stored[name] in missing and self.blobs.put(path) != stored[name]:
+                raise UserError(f"{path} changed while it was sent", action="try again")
+        last = time.monotonic() + PATIENCE
+        while True:
+            record, number = self._record(model, stored, about, signer)
+            try:
+                sent = {"record": record.decode(), "metrics": dict(metrics), "failed": failed}
+                return version_of(self._server.ask("POST", f"/versions/{model}/{number}", json=sent))
+            except Taken:
+                if time.monotonic() > last:
+                    raise
+                time.sleep(random.uniform(0.0, 0.1))
+
+    def _record(
+        self, model: str, stored: Mapping[str, str], about: Mapping[str, Any], signer: CryptoSigner | None
+    ) -> tuple[bytes, int]:
+        """The record of the next version, signed here: a private key leaves no machine."""
+        said = self._server.ask("GET", f"/versions/{model}/next")
+        content = records.statement(
+            stored, {"name": model, "number": said["number"], "registered": said["now"], **about}
+        )
+        return records.sign(content, signer) if signer else records.unsigned(content), said["number"]
+
+    def measure(
+        self, version: Version, metrics: Mapping[str, float], answers: Mapping[str, Sequence[Mapping[str, Any]]]
+    ) -> None:
+        sent = {"metrics": dict(metrics), "answers": {name: list(rows) for name, rows in answers.items()}}
+        self._server.ask("POST", f"/versions/{version.model}/{version.number}/metrics", json=sent)
+
+    def replace_record(self, version: Version, record: bytes) -> None:
+        path = f"/versions/{version.model}/{version.number}/record"
+        self._server.ask("POST", path, json={"record": record.decode()})
+
+    def revert(self, version: Version, reason: str) -> None:
+        self._server.ask("POST", f"/versions/{version.model}/{version.number}/revert", json={"why": reason})
+
+    def promote(self, version: Version, channel: str, *, dry_run: bool) -> tuple[bool, dict[str, Verdict]]:
+        """Let the server ask the gates of a channel; see `releasing.promote`."""
+        path = f"/versions/{version.model}/{version.number}/promote"
+        said = self._server.ask("POST", path, json={"channel": channel, "dry_run": dry_run})
+        return said["passed"], {name: Verdict(**verdict) for name, verdict in said["gates"].items()}
+
+    def watched(
+        self, version: Version, channel: str, metrics: Mapping[str, float], verdicts: Mapping[str, Verdict]
+    ) -> int:
+        sent = {"channel": channel, "metrics": dict(metrics), "gates": evidence(verdicts)}
+        path = f"/versions/{version.model}/{version.number}/watched"
+        return int(self._server.ask("POST", path, json=sent)["cycles"])
+
+    def roll_back(self, model: str, channel: str, reason: str) -> Version:
+        return version_of(self._server.ask("POST", f"/channels/{model}/{channel}/rollback", json={"why": reason}))
+
+
+def version_of(said: Mapping[str, Any]) -> Version:
+    """A version from the JSON of a server."""
+    return Version(**{**said, "channels": tuple(said["channels"])})

@@ -1,0 +1,233 @@
+"""Each manipulation of a registry, a record or a folder is refused, and the link that does not hold is named."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from finetooth_hooks import UserError
+from finetooth_registry import from_run, records, releasing
+from finetooth_registry.anywhere import files_of
+from finetooth_registry.registry import Registry
+from finetooth_registry.verifying import RECORD, verify_folder, verify_version
+from finetooth_registry.writing import write_version
+from finetooth_saving.artifact import write_folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`bot@v0` in production, `bot@v1`, measured, and a key that was revoked."""
+    place = tmp_path_factory.mktemp("made")
+    registry = Registry.create(place / "registry")
+    (place / "registry/policy.yaml").write_text("channels: {production: {}}")
+    registry.trust("ci", records.make_key(place / "ci.pem"))
+    registry.trust("old", records.make_key(place / "old.pem"))
+    registry.revoke("old")
+    for number in range(2):
+        run = place / f"run-{number}"
+        about = {"base_digest": "b" * 64, "model": "tiny", "data": {"data.train.sha256": "d" * 64}}
+
+        def fill(folder: Path, text: str = f"{number}") -> None:
+            for name in ("weights", "tokenizer.json"):
+                (folder / name).write_text(f"{name} {text}")
+
+        write_folder(run / "artifact", fill, about)
+        (run / "recipe.yaml").write_text(f"model: tiny\nseed: {number}\n")
+        (run / "plan.json").write_text('{"recipe": {}}')
+        (run / "run.json").write_text(f'{{"id": "{number}"}}')
+        (run / "result.json").write_text('{"status": "done", "metrics": {"eval/loss": 1.5}}')
+        version = from_run.register(registry, "bot", run, records.load_signer(place / "ci.pem"))
+        registry.measure(version, {"exact/accuracy": 0.5}, {"exact": [{"id": "1", "score": 0.0}]})
+        if number == 0:
+            registry.decide(version, "production", {}, None)
+    return place
+
+
+class Place:
+    """A copy to tamper with."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.registry = folder, Registry(folder / "registry")
+        self.old, self.new = self.registry.versions("bot")
+        self.signer = records.load_signer(folder / "ci.pem")
+
+    def sql(self, text: str) -> None:
+        with sqlite3.connect(self.folder / "registry/registry.db") as database:
+            database.execute(text)
+        database.close()
+
+    def blob(self, name: str, number: int = 0) -> Path:
+        version = self.registry.version(f"bot@v{number}")
+        return self.registry.blobs.path(files_of(self.content(number))[name] if name else version.record)
+
+    def content(self, number: int = 0) -> dict[str, Any]:
+        return records.read(self.registry.record(self.registry.version(f"bot@v{number}")))
+
+    def put_record(self, record: bytes, number: int = 0) -> None:
+        self.sql(f"update versions set record = '{self.registry.blobs.put_bytes(record)}' where number = {number}")
+
+
+@pytest.fixture
+def place(made: Path, tmp_path: Path) -> Place:
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return Place(tmp_path)
+
+
+def flipped(name: str) -> Callable[[Place], None]:
+    """One bit of a file."""
+
+    def tamper(place: Place) -> None:
+        path = place.blob(name)
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+
+    return tamper
+
+
+def swapped(name: str) -> Callable[[Place], None]:
+    """The other version's file under this one's name."""
+    return lambda place: place.blob(name).write_bytes(place.blob(name, 1).read_bytes())
+
+
+def signed(change: Callable[[dict[str, Any]], Any]) -> Callable[[Place], None]:
+    """A changed statement, signed by the trusted key and put in the record's place, past the log."""
+
+    def tamper(place: Place) -> None:
+        content = place.content()
+        change(content)
+        place.put_record(records.sign(content, place.signer))
+
+    return tamper
+
+
+def payload(place: Place) -> None:
+    """A changed statement under the old signature."""
+    record = json.loads(place.registry.record(place.old))
+    content = json.loads(base64.b64decode(record["payload"]))
+    content["predicate"]["base_digest"] = "e" * 64
+    record["payload"] = base64.b64encode(json.dumps(content).encode()).decode()
+    place.put_record(json.dumps(record).encode())
+
+
+def stale(place: Place) -> None:
+    """Signed by a key whose trust has ended."""
+    place.put_record(records.sign(place.content(), records.load_signer(place.folder / "old.pem")))
+
+
+def replayed(place: Place) -> None:
+    """The record from before somebody else signed it too."""
+    before = place.old.record
+    place.registry.trust("boss", records.make_key(place.folder / "boss.pem"))
+    place.registry.countersign(place.old, records.load_signer(place.folder / "boss.pem"))
+    place.sql(f"update versions set record = '{before}' where number = 0")
+
+
+def sql(text: str) -> Callable[[Place], None]:
+    return lambda place: place.sql(text)
+
+
+def evil_key(place: Place) -> None:
+    """Trust a key that the log does not know."""
+    public = records.key_to_json(records.make_key(place.folder / "evil.pem"))
+    place.sql(f"insert into keys values ('evil', '{public}', 'now', null)")
+
+
+def other_key(place: Place) -> None:
+    """Another key under a trusted name, and a record that it signed."""
+    public = records.key_to_json(records.make_key(place.folder / "evil.pem"))
+    place.sql(f"update keys set public = '{public}' where name = 'ci'")
+    place.put_record(records.sign(place.content(), records.load_signer(place.folder / "evil.pem")))
+
+
+TAMPERED: dict[str, tuple[Callable[[Place], None], str]] = {
+    "a bit of the weights": (flipped("artifact/weights"), "artifact/weights"),
+    "a bit of the tokenizer": (flipped("artifact/tokenizer.json"), "artifact/tokenizer.json"),
+    "a bit of the manifest": (flipped("artifact/manifest.json"), "artifact/manifest.json"),
+    "a bit of the recipe": (flipped("recipe.yaml"), "recipe.yaml"),
+    "a bit of the plan": (flipped("plan.json"), "plan.json"),
+    "a bit of the result": (flipped("result.json"), "result.json"),
+    "another version's weights": (swapped("artifact/weights"), "artifact/weights"),
+    "another version's tokenizer": (swapped("artifact/tokenizer.json"), "artifact/tokenizer.json"),
+    "weights that are gone": (lambda place: place.blob("artifact/weights").unlink(), "artifact/weights"),
+    "another base, signed again": (signed(lambda it: it["predicate"].update(base_digest="e" * 64)), "registered"),
+    "another base, not signed again": (payload, "signature"),
+    "another parent, signed again": (signed(lambda it: it["predicate"].update(parent={"run": "x"})), "registered"),
+    "no base": (signed(lambda it: it["predicate"].pop("base_digest")), "base_digest"),
+    "no recipe": (signed(lambda it: it["predicate"].pop("recipe_sha256")), "recipe_sha256"),
+    "no data": (signed(lambda it: it["predicate"].pop("data")), "data"),
+    "a file less, signed again": (signed(lambda it: it["subject"].pop()), "registered"),
+    "the record of another version": (lambda place: place.put_record(place.registry.record(place.new)), "version"),
+    "the record of another model": (signed(lambda it: it["predicate"].update(name="b\u043et")), "version"),
+    "a record without a signature": (lambda place: place.put_record(records.unsigned(place.content())), "signature"),
+    "a record of a key that was revoked": (stale, "signature"),
+    "an older record": (replayed, "registered"),
+    "a better score": (sql("update measurements set value = 0.9 where metric = 'exact/accuracy'"), "measurements"),
+    "a better loss of the run": (sql("update measurements set value = 1.0 where metric = 'eval/loss'"), "measurements"),
+    "a score more": (
+        sql("insert into measurements (model, number, metric, value, at) values ('bot', 0, 'x', 1.0, '')"),
+        "measurements",
+    ),
+    "a score less": (sql("delete from measurements where metric = 'eval/loss'"), "measurements"),
+    "a channel that nobody moved": (sql("insert into channels values ('bot', 'staging', 0)"), "channels"),
+    "a channel that was emptied": (sql("delete from channels"), "channels"),
+    "a channel moved past the gates": (sql("update channels set number = 1"), "channels"),
+    "a key that nobody trusts": (evil_key, "keys"),
+    "another key under a trusted name": (other_key, "keys"),
+    "a revoked key that is trusted again": (sql("update keys set revoked = null"), "keys"),
+    "a key whose trust ended in silence": (sql("update keys set revoked = 'now' where name = 'ci'"), "keys"),
+    "a version that is said to have failed": (
+        sql("update versions set status = 'failed' where number = 0"),
+        "registered",
+    ),
+    "a changed event": (sql("update events set detail = replace(detail, '0.5', '0.9') where kind = 'measured'"), "log"),
+    "an event less": (sql("delete from events where sequence = 2"), "log"),
+    "the first event less": (sql("delete from events where sequence = 1"), "log"),
+    "events in another order": (sql("update events set sequence = -sequence where kind = 'measured'"), "log"),
+    "an event later": (sql("update events set at = '2030-01-01T00:00:00Z' where sequence = 4"), "log"),
+    "an event of another kind": (sql("update events set kind = 'watched' where kind = 'decided'"), "log"),
+    "an event that no registry wrote": (sql("insert into events values (99, '', 'registered', '[]', '', '')"), "log"),
+    "the end of the log less": (sql("delete from events where sequence > 4"), "channels"),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+def test_a_registry_that_was_tampered_with_is_named(place: Place, name: str) -> None:
+    assert all(link.holds for link in verify_version(place.registry, place.old))
+    tamper, link = TAMPERED[name]
+    tamper(place)
+    version = place.registry.version("bot@v0")
+    broken = {found.what for found in verify_version(place.registry, version) if not found.holds}
+    assert link in broken, broken
+
+
+def test_there_are_forty_manipulations() -> None:
+    assert len(TAMPERED) >= 40
+
+
+@pytest.mark.parametrize(
+    "name", ["a better score", "an event less", "a bit of the weights", "a key that nobody trusts"]
+)
+def test_nothing_that_was_tampered_with_is_released(place: Place, name: str) -> None:
+    TAMPERED[name][0](place)
+    commands: Any = SimpleNamespace()
+    for version in place.registry.versions():  # the candidate was tampered with, or what it is compared with
+        with pytest.raises(UserError, match=r"was tampered with|was changed"):
+            releasing.promote(commands, place.registry, version, "production")
+
+
+def test_a_folder_with_the_other_adapter_is_named(place: Place, tmp_path: Path) -> None:
+    folders = [write_version(place.registry, version, tmp_path / version.called) for version in (place.old, place.new)]
+    (folders[0] / "artifact").rename(tmp_path / "aside")
+    (folders[1] / "artifact").rename(folders[0] / "artifact")
+    broken = [link.what for link in verify_folder(folders[0], place.registry.trusted()) if not link.holds]
+    assert {"artifact/weights", "artifact/tokenizer.json", "artifact/manifest.json"} == set(broken)
+    (folders[0] / RECORD).write_bytes((folders[1] / RECORD).read_bytes())
+    assert not all(link.holds for link in verify_folder(folders[0], place.registry.trusted()))
