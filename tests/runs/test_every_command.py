@@ -92,6 +92,7 @@ CALLS = {
     "registry revert": "m --why {word} --registry {new}",
     "registry revoke": "k1 --registry {new}",
     "registry rollback": "m --channel production --why {word} --registry {new}",
+    "registry serve": "--registry {new}",
     "registry show": "m --registry {new}",
     "registry sign": "m --key {new} --registry {new}",
     "registry trust": "k1 {new} --registry {new}",

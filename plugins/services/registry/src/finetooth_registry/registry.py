@@ -43,6 +43,8 @@ class Registry(AnyRegistry):
         clock: the time now; UTC.
     """
 
+    blobs: Blobs
+
     def __init__(self, folder: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         if not (folder / DATABASE).is_file():
             raise UserError(f"{folder} holds no registry", action=f"make one with ft registry init {folder}")
