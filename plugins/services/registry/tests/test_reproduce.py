@@ -21,7 +21,8 @@ STEPS = [{"event": "step", "step": step, "loss": 3.0 - step / 3, "grad_norm": 1.
 
 def write_run(folder: Path, *, steps: list[dict[str, Any]] | None = None, weights: str = "w", torch: str = "2") -> Path:
     """A run folder as a run leaves it."""
-    about = {"base_digest": "b" * 64, "plugins": {"acme": "1"}, "environment": {"torch": torch}}
+    data = {"data.train.sha256": "d" * 64}
+    about = {"base_digest": "b" * 64, "data": data, "plugins": {"acme": "1"}, "environment": {"torch": torch}}
     write_folder(folder / "artifact", lambda place: (place / "weights").write_text(weights) and None, about)
     (folder / "recipe.yaml").write_text("model: tiny\ndata: {train: rows.jsonl}\n")
     plan = {"recipe": {}, "picks": {"adapter": "acme:lora"}, "options": {"adapter": {"rank": 3}}, "train": {}}
@@ -37,7 +38,7 @@ class Commands(SimpleNamespace):
     """What `ft reproduce` calls; `train` writes the new run and `trained` are the recipes that it got."""
 
     def __init__(self, train: Callable[[Path], Any]) -> None:
-        super().__init__(train=train, trained=[])
+        super().__init__(train=train, trained=[], base="b" * 64, data="d" * 64)
 
     def run_folder(self, text: str) -> Path | None:
         return Path(text) if Path(text).is_dir() else None
@@ -50,6 +51,12 @@ class Commands(SimpleNamespace):
         output = Path(recipe["output"])
         self.train(output)
         return SimpleNamespace(artifact=output if output.is_dir() else None, status="failed", reason="no rows")
+
+    def plan(self, recipe: Mapping[str, Any]) -> Any:
+        return SimpleNamespace(decisions=[SimpleNamespace(setting="data.train.sha256", value=self.data)])
+
+    def context(self, recipe: Mapping[str, Any]) -> Any:
+        return SimpleNamespace(model=SimpleNamespace(digest=self.base))
 
     def __call__(self, *arguments: str) -> Result:
         return CliRunner().invoke(reproduce, arguments, obj=self)
@@ -70,6 +77,19 @@ def test_a_condition_alone_does_not_count_and_is_named(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     made = Commands(lambda output: write_run(output, torch="3"))(str(run))
     assert made.exit_code == 0 and "environment.torch" in made.output
+
+
+@pytest.mark.parametrize(("changed", "named"), [("base", "base_digest"), ("data", "data.train.sha256")])
+def test_a_changed_base_or_changed_data_are_named_before_anything_trains(
+    tmp_path: Path, changed: str, named: str
+) -> None:
+    run = write_run(tmp_path / "run")
+    commands = Commands(lambda output: None)
+    setattr(commands, changed, "e" * 64)
+    said = commands(str(run))
+    assert said.stderr.startswith(f"{named} is not that of the run: {changed[0] * 12}, now eeeeeeeeeeee")
+    assert "saved no artifact" in str(said.exception)
+    assert not Commands(write_run)(str(run)).stderr
 
 
 @pytest.mark.parametrize(

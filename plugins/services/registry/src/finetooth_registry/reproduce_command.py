@@ -13,6 +13,8 @@ from finetooth_hooks.errors import UserError
 if TYPE_CHECKING:
     from finetooth_hooks import CommandContext
 
+    from finetooth_registry.reproducing import Difference
+
 
 @click.command("reproduce")
 @click.argument("what")
@@ -35,7 +37,8 @@ if TYPE_CHECKING:
 def reproduce(commands: CommandContext, what: str, output: Path | None, tolerance: float, registry: str) -> None:
     """Train WHAT again and compare: a run, or a version of a registry (NAME@v3, NAME@CHANNEL).
 
-    Conditions that changed (base, data, plugins, environment) are listed before what came out differently. Exit code 1:
+    A base or data that changed are named before anything trains. Conditions that changed (base, data, plugins,
+    environment) are listed before what came out differently. Exit code 1:
     something came out differently.
     """
     from finetooth_registry.reproducing import differences, train_again
@@ -43,7 +46,7 @@ def reproduce(commands: CommandContext, what: str, output: Path | None, toleranc
     with ExitStack() as stack:
         spare = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         recorded = commands.run_folder(what) or _written(what, registry, spare / "recorded")
-        again = train_again(commands, recorded, output or spare / "again")
+        again = train_again(commands, recorded, output or spare / "again", _tell)
         rows = list(differences(recorded, again, tolerance))
     failed = [row for row in rows if row.counts]
     if rows:
@@ -58,6 +61,12 @@ def reproduce(commands: CommandContext, what: str, output: Path | None, toleranc
         click.echo(f"{what} is not reproduced {how}: {failed[0].what} differs first")
         raise click.exceptions.Exit(1)
     click.echo(f"{what} is reproduced {how}")
+
+
+def _tell(changed: Difference) -> None:
+    click.echo(
+        f"{changed.what} is not that of the run: {changed.recorded[:12]}, now {changed.now[:12] or 'none'}", err=True
+    )
 
 
 def _written(what: str, registry: str, place: Path) -> Path:

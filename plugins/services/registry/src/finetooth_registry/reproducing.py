@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import chdir, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,12 +37,15 @@ class Difference:
     counts: bool
 
 
-def train_again(commands: CommandContext, recorded: Path, output: Path) -> Path:
+def train_again(
+    commands: CommandContext, recorded: Path, output: Path, tell: Callable[[Difference], None] = lambda changed: None
+) -> Path:
     """Train the recipe of a run, with everything that its plan decided, into another folder.
 
     Args:
         recorded: folder of the run. Relative paths in its recipe are of the folder in which it was started.
         output: must not exist.
+        tell: is told before anything trains where the base or the data are not those of the run.
 
     Raises:
         UserError: the folder exists, or the run kept no artifact or a damaged one.
@@ -56,12 +59,25 @@ def train_again(commands: CommandContext, recorded: Path, output: Path) -> Path:
     with chdir(place) if place is not None and place.is_dir() else nullcontext():
         recipe = as_decided(dict(commands.load(recorded / RECIPE)), plan_of(recorded))
         recipe = {name: value for name, value in recipe.items() if name != "export"}
+        for changed in _changed(commands, recipe, verify_folder(recorded / ARTIFACT)):
+            tell(changed)
         outcome = commands.run({**recipe, "output": str(output)})
     if outcome.artifact is None:
         raise UserError(
             f"the new run saved no artifact: it {outcome.status}: {outcome.reason}", action="mend what its line names"
         )
     return output
+
+
+def _changed(commands: CommandContext, recipe: Mapping[str, Any], recorded: Mapping[str, Any]) -> Iterator[Difference]:
+    """Where the base and the data of a recipe are not those that a manifest names."""
+    now = {decision.setting: str(decision.value) for decision in commands.plan(recipe).decisions}
+    now["base_digest"] = commands.context(recipe).model.digest
+    before = {**_flat("data", recorded.get("data")), **_flat("base_digest", recorded.get("base_digest"))}
+    for name, was in before.items():
+        what = name.removeprefix("data.")
+        if was != now.get(what, ""):
+            yield Difference(what, was, now.get(what, ""), counts=False)
 
 
 def differences(recorded: Path, again: Path, tolerance: float = 0.0) -> Iterator[Difference]:
