@@ -121,10 +121,7 @@ def command(
     _check_certificate(certificate, certificate_key, tls)
     if not stdio:  # a port that is taken is told before anything is read, or made
         _listen(host, port).close()
-    given = _served(
-        obj, models, recipe, (*overrides, *(("train.accept_memory=true",) if accept_memory else ())),
-        needed=any(name in OWN or "modelless" not in load(obj, name).capabilities for name in faces),
-    )  # fmt: skip
+    given = _served(obj, faces, models, recipe, (*overrides, *(("train.accept_memory=true",) if accept_memory else ())))
     served = {name: _one_base(obj, _in_parts(_as_long_as_the_model(obj, one))) for name, one in given.items()}
     _check_memory(obj, served)
     beside, encryption = served_adapters(obj, adapters, served), master_keys(encryption_key)
@@ -303,16 +300,20 @@ def _serve_stdio(face: Face, name: str, service: Service) -> None:
 
 
 def _served(
-    obj: CommandContext, models: tuple[str, ...], recipe: Path | None, overrides: tuple[str, ...], *, needed: bool
+    obj: CommandContext,
+    faces: tuple[str, ...],
+    models: tuple[str, ...],
+    recipe: Path | None,
+    overrides: tuple[str, ...],
 ) -> dict[str, Mapping[str, Any]]:
     """Recipe by name of each base model.
 
     Raises:
-        UserError: none is given, and one is needed.
+        UserError: none is given, and a face needs one.
     """
-    if not models and recipe is None and not needed:
-        return {}
     if not models and recipe is None:
+        if all(name not in OWN and "modelless" in load(obj, name).capabilities for name in faces):
+            return {}
         raise UserError("no model to serve", action="give --model NAME, or --recipe FILE")
     template = dict(obj.load(recipe, overrides)) if recipe is not None else {}
     found: dict[str, Mapping[str, Any]] = {}
