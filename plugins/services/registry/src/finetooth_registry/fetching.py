@@ -26,7 +26,7 @@ def run_folder(reference: str) -> Path:
         reference: `NAME`, `NAME@v3` or `NAME@CHANNEL`.
 
     Raises:
-        UserError: there is no such version, or a link of its verification does not hold.
+        UserError: no such version is there, or a link of its verification does not hold.
     """
     registry = open_registry(os.environ.get(VARIABLE) or "registry")
     version = registry.version(reference)
