@@ -92,6 +92,12 @@ class SpeaksLlama3(FakeContext):
         return build(RENDERERS["llama3"], {}, self)
 
 
+class SpeaksChatml(FakeContext):
+    @property
+    def renderer(self) -> Any:
+        return build(RENDERERS["chatml"], {}, self)
+
+
 @pytest.fixture
 def context(tokenizers: dict[str, Any], tmp_path: Path) -> FakeContext:
     """Of a model whose tokenizer has one token for two line feeds, and two before a letter."""
@@ -115,11 +121,29 @@ def test_supervised_rows_train_behind_their_prompts(context: FakeContext) -> Non
     assert context.tokenizer.decode(rendered.tokens[slice(*rendered.spans[-1])]).endswith("\n\nWater.<|eot_id|>")
 
 
-def test_parts_with_weights_of_their_own_stay_where_they_are(context: FakeContext) -> None:
+def test_parts_with_weights_of_their_own_train_behind_their_prompts(context: FakeContext) -> None:
     render = load_rendering(Rendering("finetooth_sft.rendering:build", {"train_on": "assistant"}), context)
     message = Message("assistant", "Water.", weights=(Weighted(0, 2, 0.0),))
     conversation = Conversation((Message("user", "Hi"), message))
-    assert render(conversation).tokens == context.renderer.render(conversation).tokens
+    rendered, plain = render(conversation), context.renderer.render(conversation)
+    asked = tuple(context.renderer.prompt(conversation.messages[:-1]))
+    answer = len(rendered.tokens) - len(asked)
+    assert rendered.tokens == (*asked, *plain.tokens[-answer:]) != plain.tokens
+    assert rendered.weights[-answer:] == plain.weights[-answer:] and {*rendered.weights[-answer:]} == {0.0, 1.0}
+    assert not rendered.notices
+
+
+def test_parts_of_an_answer_that_shares_a_token_with_the_markup_stay(
+    tokenizers: dict[str, Any], tmp_path: Path
+) -> None:
+    """Which part the characters that are encoded anew belong to is not known."""
+    context = SpeaksChatml(tmp_path, tokenizer=tokenizers["chatml over phi-2"])
+    render = load_rendering(Rendering("finetooth_sft.rendering:build", {"train_on": "assistant"}), context)
+    message = Message("assistant", "\n\nWater.", weights=(Weighted(0, 2, 0.0),))
+    conversation = Conversation((Message("user", "Hi"), message))
+    plain, asked = context.renderer.render(conversation), tuple(context.renderer.prompt(conversation.messages[:-1]))
+    assert plain.tokens[: len(asked)] != asked
+    assert render(conversation).tokens == plain.tokens
     assert [notice for notice in render(conversation).notices if "other tokens" in notice]
 
 

@@ -34,9 +34,13 @@ class Asking:
     def mended(self, example: Conversation, rendered: Rendered) -> Rendered:
         """The row with the tokens of its last prompt, where only those differ and the text is the same."""
         last = len(example.messages) - 1
-        if not self._differs(example, rendered, last) or example.messages[last].weights:
+        if not self._differs(example, rendered, last):
             return rendered
-        return as_asked(rendered, self._prompt(example, last) or (), self._context.tokenizer) or rendered
+        asked = self._prompt(example, last) or ()
+        row = as_asked(rendered, asked, self._context.tokenizer) or rendered
+        answer = row.tokens[len(asked) :]
+        encoded_anew = answer != rendered.tokens[len(rendered.tokens) - len(answer) :]
+        return rendered if example.messages[last].weights and encoded_anew else row
 
     def notices(self, example: Conversation, rendered: Rendered) -> Iterator[str]:
         """What there is to tell of answers that still train behind other tokens than their prompts end with."""

@@ -86,7 +86,7 @@ class TwoLetters(ByteTokenizer):
 def test_a_prompt_that_shares_a_token_with_an_answer_is_refused(make_context: Contexts) -> None:
     context = make_context([Pair("ab", "cd", "ef"), Pair("abc", "de", "fg")])
     context.tokenizer = TwoLetters()
-    with pytest.raises(DataError, match="train:1: the prompt and its chosen answer share a token"):
+    with pytest.raises(DataError, match="train:1: the prompt and its rejected answer share a token"):
         prepared(context)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
@@ -193,22 +193,47 @@ class Pairs(ByteTokenizer):
     def adds_bos(self) -> bool:
         return True
 
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        return self.encode_with_offsets(text)[0]
+
     def encode_with_offsets(self, text: str, *, special: bool = False) -> tuple[list[int], list[tuple[int, int]]]:
-        starts = range(0, len(text), 2)
-        return [1 + i for i in starts], [(i, min(i + 2, len(text))) for i in starts]
+        places = [(i, min(i + 2, len(text))) for i in range(0, len(text), 2)]
+        return [1000 + sum(ord(c) << 12 * i for i, c in enumerate(text[a:b])) for a, b in places], places
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
+        return "".join(chr(i - 1000 & 4095) + (chr(i - 1000 >> 12) if i - 1000 >> 12 else "") for i in ids if i >= 1000)
 
 
-@given(st.text(max_size=9), st.text(min_size=1, max_size=9))
-def test_a_token_of_both_sides_does_not_train(prompt: str, completion: str) -> None:
+LETTERS = st.text("abc é", max_size=9)
+
+
+@given(LETTERS, LETTERS.filter(bool))
+def test_a_completion_trains_behind_the_tokens_of_its_prompt(prompt: str, completion: str) -> None:
+    """Though the two share a token where they are read as one text."""
     tokenizer = Pairs()
     rendered = render_completion(PromptCompletion(prompt, completion), tokenizer)
-    _, offsets = tokenizer.encode_with_offsets(prompt + completion)
-    wanted = [0.0, *(float(start >= len(prompt)) for start, _ in offsets), 1.0]
-    assert list(rendered.weights) == wanted
-    assert rendered.tokens[0] == tokenizer.bos_id and rendered.tokens[-1] == tokenizer.eos_id
-    (begin, split), (again, end) = rendered.spans
-    assert begin == 0 and split == again and end == len(rendered.tokens)
-    assert not any(rendered.weights[:split])
+    asked = (tokenizer.bos_id, *tokenizer.encode(prompt))
+    assert rendered.tokens[: len(asked)] == asked and rendered.tokens[-1] == tokenizer.eos_id
+    assert tokenizer.decode(rendered.tokens[len(asked) :]) == completion
+    assert rendered.weights == (*[0.0] * len(asked), *[1.0] * (len(rendered.tokens) - len(asked)))
+    assert rendered.spans == ((0, len(asked)), (len(asked), len(rendered.tokens)))
+
+
+def test_where_all_of_it_trains_it_is_one_text() -> None:
+    rendered = render_completion(PromptCompletion("abc", "def"), tokenizer := Pairs(), train_prompt=True)
+    assert rendered.tokens[1:-1] == (*tokenizer.encode("abcdef"),) and rendered.weights == (0.0, *[1.0] * 4)
+
+
+class Blanks(Pairs):
+    """Begins each text with a blank, so that none can be continued."""
+
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        return super().encode(f" {text}")
+
+
+def test_where_no_text_can_be_continued_a_shared_token_does_not_train() -> None:
+    rendered = render_completion(PromptCompletion("abc", "def"), Blanks())
+    assert rendered.weights == (0.0, 0.0, 0.0, 1.0, 1.0)
 
 
 def test_no_bos_where_the_tokenizer_adds_none() -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import PromptCompletion, Rendered, Segments
 from finetooth_hooks.protocols import Tokenizer
+from finetooth_toolbox.messages.asked import as_asked
 from finetooth_toolbox.messages.markup import token_weights
 
 Markup = Literal["plain", "special"]
@@ -45,11 +46,12 @@ def render_completion(
 ) -> Rendered:
     """`[bos] prompt completion eos`; the completion and the end-of-text token weigh 1.
 
-    Prompt and completion are encoded as one text, so the tokens are those of the text; a token that holds characters
-    of both weighs 0. The beginning-of-text token stands first if the model was trained with it before every text.
+    The tokens of the prompt come first, as the model is asked with them, and the rest follows as in one text. Where a
+    tokenizer writes no text so, the tokens are those of the one text, and one that holds characters of both weighs 0.
+    The beginning-of-text token stands first if the model was trained with it before every text.
 
     Args:
-        train_prompt: the prompt weighs 1 too.
+        train_prompt: the prompt weighs 1 too; all of it is encoded as one text.
         markup: `data.markup`; see `encode_text`. A completion that spells the end-of-text token is given no other.
 
     Raises:
@@ -57,17 +59,17 @@ def render_completion(
     """
     if tokenizer.eos_id is None:
         raise DataError(
-            "tokenizer",
-            "it has no end-of-text token, so a completion cannot end",
-            action="use a chat format, or another tokenizer",
+            "tokenizer", "it has no end-of-text token for completions", action="use a chat format, or another tokenizer"
         )
     begin = len(example.prompt)
     ids, offsets = encode_text(example.prompt + example.completion, tokenizer, markup)
     trained = [end > start and (train_prompt or start >= begin) for start, end in offsets]
     split = next((i for i, (start, end) in enumerate(offsets) if start >= begin and end > start), len(ids))
-    ends = example.completion and closed(ids, tokenizer.eos_id, markup)
-    tokens = tuple(ids) if ends else (*ids, tokenizer.eos_id)
-    weights = (*map(float, trained), *(() if ends else (1.0 if example.completion else 0.0,)))
+    end = () if example.completion and closed(ids, tokenizer.eos_id, markup) else (tokenizer.eos_id,)
+    tokens, weights = (*ids, *end), (*map(float, trained), *(float(bool(example.completion)) for _ in end))
+    asked = encode_document(example.prompt, tokenizer, markup)
+    if not train_prompt and (row := as_asked(Rendered(tokens, weights), asked, tokenizer)) is not None:
+        tokens, weights, split = row.tokens, row.weights, len(asked)
     return Rendered(tokens, weights, ((0, split), (split, len(tokens))))
 
 
