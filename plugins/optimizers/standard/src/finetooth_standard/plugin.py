@@ -6,7 +6,20 @@ from collections.abc import Iterable
 
 from finetooth_hooks import Optimizer, Schedule, hookimpl
 
-_OPTIMIZERS = "finetooth_standard.optimizers"
+_OPTIMIZERS = (
+    (
+        "adamw",
+        "Adam with decoupled weight decay",
+        8.0,
+        0.0,
+        0.0,
+        ("adam", "adamw_torch", "adamw_torch_fused", "adamw_hf"),
+    ),
+    ("sgd", "stochastic gradient descent", 4.0, 4.0, 0.0, ()),
+    ("adafactor", "Adafactor: second moments by row and column", 0.5, 4.0, 4.0, ()),
+    ("lion", "Lion: the sign of a momentum", 4.0, 0.0, 4.0, ()),
+)
+"""Name, summary, bytes of a number (state, update, largest tensor), names elsewhere."""
 _SCHEDULES = {
     "cosine": ("half a cosine down to 0", ("cosine_annealing", "cosine_with_warmup")),
     "constant": ("the full rate throughout", ("constant_with_warmup",)),
@@ -25,36 +38,17 @@ _SCHEDULES = {
 def ft_optimizers() -> Iterable[Optimizer]:
     """Four optimizers; their bytes are those of float32 parameters. AdamW updates in one pass where torch has a kernel
     for that, Lion one tensor after the other."""
-    yield Optimizer(
-        name="adamw",
-        build=f"{_OPTIMIZERS}:build_adamw",
-        summary="Adam with decoupled weight decay",
-        default=True,
-        state_bytes=8.0,
-        elsewhere={"adam": {}, "adamw_torch": {}, "adamw_torch_fused": {}, "adamw_hf": {}},
-    )
-    yield Optimizer(
-        name="sgd",
-        build=f"{_OPTIMIZERS}:build_sgd",
-        summary="stochastic gradient descent",
-        state_bytes=4.0,
-        update_bytes=4.0,
-    )
-    yield Optimizer(
-        name="adafactor",
-        build=f"{_OPTIMIZERS}:build_adafactor",
-        summary="Adafactor: second moments by row and column",
-        state_bytes=0.5,
-        update_bytes=4.0,
-        tensor_bytes=4.0,
-    )
-    yield Optimizer(
-        name="lion",
-        build=f"{_OPTIMIZERS}:build_lion",
-        summary="Lion: the sign of a momentum",
-        state_bytes=4.0,
-        tensor_bytes=4.0,
-    )
+    for name, summary, state, update, tensor, elsewhere in _OPTIMIZERS:
+        yield Optimizer(
+            name=name,
+            build=f"finetooth_standard.optimizers:build_{name}",
+            summary=summary,
+            default=name == "adamw",
+            state_bytes=state,
+            update_bytes=update,
+            tensor_bytes=tensor,
+            elsewhere={other: {} for other in elsewhere},
+        )
 
 
 @hookimpl
