@@ -8,7 +8,7 @@ UV     := $(BIN)/uv pip install --quiet --python $(BIN)/python -c $(VENV)/.const
 PACKAGES := $(patsubst %/pyproject.toml,%,$(wildcard hooks/*/pyproject.toml core/*/pyproject.toml kernels/*/pyproject.toml plugins/*/*/pyproject.toml contrib/*/pyproject.toml))
 # A package whose own dependencies need a compiler, or are large, is installed by who wants it: CONTRIBUTING.md, "Optional
 # plugins".
-OPTIONAL := plugins/data/reasoninggym plugins/quantizers/bitsandbytes plugins/quantizers/torchao plugins/trackers/wandb plugins/trackers/mlflow plugins/trackers/trackio plugins/optimizers/fewbits plugins/methods/trl plugins/backends/mlx plugins/hardware/metal plugins/kernels/liger
+OPTIONAL := plugins/data/reasoninggym plugins/quantizers/bitsandbytes plugins/quantizers/torchao plugins/trackers/wandb plugins/trackers/mlflow plugins/trackers/trackio plugins/optimizers/fewbits plugins/methods/trl plugins/backends/mlx plugins/hardware/metal plugins/kernels/liger plugins/strategies/deepspeed
 INSTALLED := $(filter-out $(OPTIONAL),$(PACKAGES))
 STAMP  := $(VENV)/.installed
 TESTED := $(VENV)/.installed-test
@@ -133,7 +133,7 @@ $(KERNELS)/.installed: constraints.txt kernels/operations/pyproject.toml plugins
 	@$(KERNELS)/bin/python -m pip install --quiet $(TORCH)
 	@grep -v '^torch==' constraints.txt > $(KERNELS)/.constraints
 	@$(KERNELS)/bin/python -m pip install --quiet -c $(KERNELS)/.constraints triton numpy pydantic pluggy pytest pytest-xdist hypothesis hatchling editables
-	@$(KERNELS)/bin/python -m pip install --quiet --no-build-isolation --no-deps -e hooks/contract -e hooks/kit -e core/toolbox -e core/rows -e kernels/steps -e kernels/operations -e plugins/kernels/triton -e plugins/kernels/liger
+	@$(KERNELS)/bin/python -m pip install --quiet --no-build-isolation --no-deps -e hooks/contract -e hooks/kit -e core/toolbox -e core/rows -e kernels/steps -e kernels/operations -e plugins/kernels/triton -e plugins/kernels/liger plugins/strategies/deepspeed
 # Liger asks for torch and Triton, which are there
 	@$(KERNELS)/bin/python -m pip install --quiet --no-deps -c $(KERNELS)/.constraints liger-kernel
 	@touch $@

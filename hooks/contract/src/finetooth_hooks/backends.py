@@ -204,6 +204,7 @@ class PlacePart:
     Attributes:
         collective: the other ranks that train the same parameters; None: there are none.
         wrap: what a strategy makes of the adapted model, before anything is copied from its parameters; None: nothing.
+        shard: what a strategy makes of the optimizer (`ShardingStrategy.shard`); None: nothing.
         seed: key for the engine's own random streams (dropout, sampling).
     """
 
@@ -211,6 +212,7 @@ class PlacePart:
     collective: Collective | None = None
     seed: int = 0
     wrap: Callable[[Any], Any] | None = None
+    shard: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,7 @@ LOADER: Mapping[str, str] = {
 
 STRATEGY: Mapping[str, str] = {
     "islands": "groups of ranks train apart: an engine gets the line to the ranks of its own group (`island`)",
+    "shards": "spreads the optimizer's state over the ranks (`shard`)",
     "traffic": "says what ranks will send, before a run (`traffic`)",
 }
 """Words of an entry: what a strategy has beyond `open`, `wrap`, `spread`, `digest` and `close`."""

@@ -54,7 +54,16 @@ from finetooth_hooks.releases import ReleaseGate
 from finetooth_hooks.renderers import MediumPlace, Processor, Renderer
 from finetooth_hooks.rollouts import Sampler
 from finetooth_hooks.sources import Examples, Format, Portion, Source
-from finetooth_hooks.strategies import ForeseenStrategy, IslandStrategy, Launcher, Rank, Strategy, Traffic
+from finetooth_hooks.strategies import (
+    ForeseenStrategy,
+    IslandStrategy,
+    Launcher,
+    Rank,
+    ShardedOptimizer,
+    ShardingStrategy,
+    Strategy,
+    Traffic,
+)
 from finetooth_hooks.trackers import Tracker
 from finetooth_hooks.updates import Optimizer, Schedule
 
@@ -112,6 +121,8 @@ __all__ = [
     "RoleRequest",
     "Sampler",
     "Schedule",
+    "ShardedOptimizer",
+    "ShardingStrategy",
     "SnapshotsPart",
     "Source",
     "StepCost",

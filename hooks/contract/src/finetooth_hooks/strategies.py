@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from finetooth_hooks.collectives import Collective
 from finetooth_hooks.engine import Engine
+from finetooth_hooks.updates import Optimizer
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,45 @@ class IslandStrategy(Strategy, Protocol):
 
     def island(self) -> Collective:
         """This rank's line to those of its island, which its engine gets; called once `open` has returned."""
+        ...
+
+
+class ShardedOptimizer(Protocol):
+    """An optimizer of the framework, of whose work each rank does a part. Its parameter groups hold whole parameters,
+    and its state dict is that of one process: every rank asks for it at the same time.
+
+    In a step, `share` comes first, then `norm`, `clip` and the optimizer's own `step`, after which every rank has the
+    same parameters.
+    """
+
+    def share(self) -> None:
+        """Bring together what all ranks have accumulated: each keeps its part of the sum, and the parameters have no
+        gradients any more."""
+        ...
+
+    def norm(self) -> float:
+        """Global L2 norm of the sum, the same at every rank. One that is not finite drops the gradients."""
+        ...
+
+    def clip(self, limit: float, norm: float) -> None:
+        """Scale the sum so that its norm is at most `limit`."""
+        ...
+
+
+class ShardingStrategy(Strategy, Protocol):
+    """With the capability `shards`."""
+
+    def shard(self, parameters: Sequence[tuple[str, Any]], optimizer: Any, factory: Optimizer) -> ShardedOptimizer:
+        """Spread the state of an optimizer over the ranks.
+
+        Args:
+            parameters: names and what trains, in the order of the optimizer's groups or another.
+            optimizer: over them, before its first step.
+            factory: what made it.
+
+        Raises:
+            PlanError: it cannot work on a part of its parameters.
+        """
         ...
 
 

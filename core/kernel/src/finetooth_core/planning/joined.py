@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from finetooth_hooks.collectives import Collective
@@ -18,14 +18,14 @@ class Joined:
         rank: its place.
         strategy: spreads the engine.
         name: full name of the strategy.
-        island: gives the line of its engine, to the ranks of its island; None where that is the line to all.
+        words: capabilities of the strategy's entry.
         collective: its line to the others, once the plan has opened it.
     """
 
     rank: Rank
     strategy: Strategy
     name: str
-    island: Callable[[], Collective] | None = None
+    words: frozenset[str]
     collective: Collective | None = None
 
     @property

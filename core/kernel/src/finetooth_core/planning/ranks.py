@@ -68,8 +68,7 @@ def join(context: RunContext) -> Joined | Callable[[Sequence[str]], int] | None:
             action="leave scale.devices out, or start as many",
         )
     built = context.builder.section("strategy", recipe.scale.strategy, "scale.strategy")
-    island = built.part.island if "islands" in vars(built.registered.entry)["capabilities"] else None
-    return Joined(rank, built.part, built.registered.full_name, island)
+    return Joined(rank, built.part, built.registered.full_name, vars(built.registered.entry)["capabilities"])
 
 
 def check_started(recipe: Recipe, joined: Joined | None) -> None:
@@ -129,11 +128,12 @@ def place_of(context: RunContext, hardware: HardwareFacts, backend: Backend) -> 
         )
     if len(hardware.devices) > 1:
         hardware = hardware.only(joined.rank.local % len(hardware.devices))
-    if joined.collective is None:
-        joined.collective = joined.strategy.open(joined.rank, hardware.device)
+    joined.collective = joined.collective or joined.strategy.open(joined.rank, hardware.device)
     context.decide("scale.ranks", str(joined.rank.world), f"one engine over {joined.rank.world} ranks by {joined.name}")
-    line = joined.collective if joined.island is None else joined.island()
-    return replace(place, hardware=hardware, collective=line, wrap=joined.strategy.wrap)
+    strategy: Any = joined.strategy
+    line = strategy.island() if "islands" in joined.words else joined.collective
+    shard = strategy.shard if "shards" in joined.words else None
+    return replace(place, hardware=hardware, collective=line, wrap=strategy.wrap, shard=shard)
 
 
 def spread(joined: Joined, engine: Engine) -> Engine:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetooth_hooks import Context, Options, PlanError
-from finetooth_hooks.protocols import BackendPlan, BasePart, EngineRequest, PlanRequest
+from finetooth_hooks.protocols import BackendPlan, BasePart, EngineRequest, PlanRequest, ShardedOptimizer
 from pydantic import Field
 
 from finetooth_torch.planning.decisions import STREAM, choose_decoder, decide
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from finetooth_torch.engine import TorchEngine
     from finetooth_torch.heads.scalar_head import AddedHead
     from finetooth_torch.offload.layer_window import LayerWindow
+    from finetooth_torch.updates.parameters import TrainedParameters
 
 
 class TorchOptions(Options):
@@ -146,7 +147,6 @@ class TorchBackend:
         from finetooth_torch.updates.changes import Changes
         from finetooth_torch.updates.parameters import TrainedParameters, round_frozen
         from finetooth_torch.updates.scaler import LossScaler
-        from finetooth_torch.updates.settings import split_by_rate
 
         train, hardware = request.plan.train, request.place.hardware
         assert train.precision is not None
@@ -202,11 +202,12 @@ class TorchBackend:
             self._context.note(f"backend.packing: rows are padded, not packed: {found}")  # the plan could not know
         if device.type == "cpu":  # only now: memory that loading released is back with the system
             give_back_freed() if self._offload.any else keep_freed()
-        optimizer = request.updates.optimizer.create(parameters.named())
-        split_by_rate(optimizer, parameters.named(), request.trains.adapter.rate_shares(parameters.names))
+        optimizer, sharded = _optimizer(request, parameters)
         changes = Changes(request.trains.adapter, model, parameters, request.place.seed)
         saved = SavedTensors(model, putting(self._offload.activations, device), window)
-        parts = Parts(network, parameters, optimizer, scaler, device, dtype, group_options(optimizer), changes, saved)
+        parts = Parts(
+            network, parameters, optimizer, scaler, device, dtype, group_options(optimizer), changes, saved, sharded
+        )
         return TorchEngine(request, parts)
 
 
@@ -222,6 +223,21 @@ def _try_kernels(request: EngineRequest, device: torch.device) -> None:
     assert precision is not None
     uses = wanted(precision, stream=DECODER in picked, fp8=FP8 in picked)
     check_kernels(picked, uses, device, request.place.hardware.label)
+
+
+def _optimizer(
+    request: EngineRequest, parameters: TrainedParameters
+) -> tuple[torch.optim.Optimizer, ShardedOptimizer | None]:
+    """The recipe's, and the same where a strategy has spread it over ranks."""
+    from finetooth_torch.updates.settings import split_by_rate
+
+    named, factory = parameters.named(), request.updates.optimizer
+    optimizer = factory.create(named)
+    split_by_rate(optimizer, named, request.trains.adapter.rate_shares(parameters.names))
+    if request.place.shard is None:
+        return optimizer, None
+    sharded = request.place.shard(named, optimizer, factory)
+    return sharded, sharded
 
 
 def _load(base: BasePart, precision: str, place: str) -> torch.nn.Module:

@@ -10,7 +10,7 @@ import torch
 from finetooth_hooks import EngineError, LossSpec, NotFinite
 from finetooth_hooks.collectives import check_whole_steps
 from finetooth_hooks.errors import FinetoothError, Interrupted
-from finetooth_hooks.protocols import Collective
+from finetooth_hooks.protocols import Collective, ShardedOptimizer
 from torch import nn
 
 from finetooth_torch.updates.parameters import TrainedParameters
@@ -24,10 +24,13 @@ class Ranks:
 
     Args:
         collective: None for a single rank.
+        sharded: of whose gradients each rank keeps a part; None: each keeps all.
     """
 
-    def __init__(self, parameters: TrainedParameters, collective: Collective | None) -> None:
-        self._parameters, self._collective = parameters, collective
+    def __init__(
+        self, parameters: TrainedParameters, collective: Collective | None, sharded: ShardedOptimizer | None = None
+    ) -> None:
+        self._parameters, self._collective, self._sharded = parameters, collective, sharded
 
     def check_loss(self, loss: LossSpec) -> None:
         """
@@ -45,7 +48,10 @@ class Ranks:
         return float(nn.utils.get_total_norm(list(summed.values()))) if summed else 0.0
 
     def share_gradients(self) -> None:
-        """Every rank's gradients become the sum over all ranks."""
+        """Every rank's gradients become the sum over all ranks, or its part of it."""
+        if self._sharded is not None:
+            self._sharded.share()
+            return
         if self._collective is None:
             return
         for place, gradient in self._summed(self._collective).items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from finetooth_hooks import EngineError, NotFinite
@@ -41,6 +42,7 @@ class Updater:
         group_options: tuple[Options, ...],
     ) -> None:
         self._parameters, self._optimizer, self._scaler = parameters, optimizer, scaler
+        self._summed: Any = parameters if request.place.shard is None else optimizer
         self._updates, self._max_grad_norm = request.updates, request.plan.train.max_grad_norm
         self._rate_shares = rate_shares(group_options, request.updates.optimizer.learning_rate)
         words = request.updates.optimizer.capabilities
@@ -119,9 +121,9 @@ class Updater:
         if self._in_backward is not None:
             self.changes += 1
             return self._in_backward.norm, False
-        parameters, optimizer, scaler = self._parameters, self._optimizer, self._scaler
+        parameters, optimizer, scaler, summed = self._parameters, self._optimizer, self._scaler, self._summed
         limit = self._max_grad_norm if settings.max_grad_norm is None else settings.max_grad_norm
-        norm = parameters.norm()
+        norm = summed.norm()
         overflow = not math.isfinite(norm)
         if overflow and not scaler.can_lower:
             lowest = ", at the lowest loss scale too" if scaler.enabled else ""
@@ -134,7 +136,7 @@ class Updater:
             )
         if not overflow:
             if limit > 0:
-                parameters.clip(limit, norm)
+                summed.clip(limit, norm)
             set_rates(optimizer, rate, self._rate_shares)
             with applied(settings, optimizer), self.whole.update(optimizer, parameters.masters):
                 optimizer.step()

@@ -1,0 +1,1 @@
+"""DeepSpeed's ZeRO: each rank keeps a part of the optimizer's state."""

@@ -1,0 +1,17 @@
+"""DeepSpeed's ZeRO (Rajbhandari et al., 2020, arXiv:1910.02054): each rank keeps a part of the optimizer's state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Strategy, hookimpl
+
+
+@hookimpl
+def ft_strategies() -> Iterator[Strategy]:
+    yield Strategy(
+        name="deepspeed",
+        build="finetooth_deepspeed.options:build",
+        summary="DeepSpeed's ZeRO: every rank holds the model and a part of the optimizer's state",
+        capabilities=frozenset({"shards", "traffic"}),
+    )

@@ -1,0 +1,59 @@
+"""The strategy `deepspeed`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import torch
+from finetooth_hooks import PlanError
+from finetooth_hooks.protocols import Collective, Optimizer, Rank, Strategy, Traffic
+
+from finetooth_deepspeed.options import DeepspeedOptions
+from finetooth_deepspeed.suitable import check_suitable
+from finetooth_deepspeed.zero import ZeroOptimizer
+
+
+class Deepspeed:
+    """Implements `finetooth_hooks.protocols.ShardingStrategy`.
+
+    Args:
+        line: a strategy that opens the line between the ranks and shares the data of a step among them.
+    """
+
+    def __init__(self, options: DeepspeedOptions, line: Strategy) -> None:
+        self._options, self._line = options, line
+        self.wrap, self.spread, self.digest = line.wrap, line.spread, line.digest
+        self._collective: Collective | None = None
+        self._sharded: list[ZeroOptimizer] = []
+
+    def open(self, rank: Rank, device: str) -> Collective:
+        """See `finetooth_hooks.protocols.Strategy`."""
+        os.environ.setdefault("LOCAL_RANK", str(rank.local))  # DeepSpeed asks for it
+        if not device.startswith("cuda"):
+            os.environ["DS_ACCELERATOR"] = "cpu"  # else it looks for one, and takes a GPU that the run does not use
+        self._collective = self._line.open(rank, device)
+        return self._collective
+
+    def shard(
+        self, parameters: Sequence[tuple[str, torch.nn.Parameter]], optimizer: torch.optim.Optimizer, factory: Optimizer
+    ) -> ZeroOptimizer:
+        """
+        Raises:
+            PlanError: the optimizer cannot work on a part of its parameters.
+        """
+        if self._collective is None:
+            raise PlanError("deepspeed: the other ranks were not met", action="call open first")
+        check_suitable(factory)
+        self._sharded.append(ZeroOptimizer(parameters, optimizer, self._collective, self._options))
+        return self._sharded[-1]
+
+    def close(self) -> None:
+        """Undo what DeepSpeed has done to the parameters, and leave the process group."""
+        for sharded in self._sharded:
+            sharded.close()
+        self._line.close()
+
+    def traffic(self, parameters: int, world: int) -> Traffic:
+        """Every gradient in fp32, and every weight that was updated: as much as a sum of gradients."""
+        return Traffic(every=1, sent=4 * parameters, peers=world)

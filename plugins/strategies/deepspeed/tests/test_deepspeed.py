@@ -1,0 +1,95 @@
+"""The strategy by itself; that runs take the steps of one process is in tests/scale/test_deepspeed_runs.py."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from finetooth_deepspeed.options import DeepspeedOptions
+from finetooth_deepspeed.suitable import check_suitable
+from finetooth_hooks import OptimizerBase, PlanError
+from finetooth_kit import parametrize_with_checks
+from pydantic import ValidationError
+
+needs_deepspeed = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="needs deepspeed: make scale-test"
+)
+
+
+@needs_deepspeed
+@parametrize_with_checks("finetooth_deepspeed.plugin", installed=True)
+def test_checks(check: Any) -> None:
+    check()
+
+
+class Made(OptimizerBase):
+    """An optimizer of a class of torch's own."""
+
+    def __init__(self, made_by: Any, *words: str) -> None:
+        self._made_by, self._words = made_by, frozenset(words)
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        return self._words
+
+    @property
+    def learning_rate(self) -> float:
+        return 0.1
+
+    def create(self, named_parameters: Sequence[tuple[str, Any]]) -> Any:
+        return self._made_by([parameter for _, parameter in named_parameters], lr=0.1)
+
+
+@pytest.mark.parametrize("made_by", [torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop, torch.optim.NAdam])
+def test_an_optimizer_of_single_weights_suits(made_by: Any) -> None:
+    check_suitable(Made(made_by))
+
+
+def test_an_optimizer_of_whole_matrices_is_refused() -> None:
+    """Adafactor (Shazeer and Stern, 2018) keeps a mean for each row and column of a matrix."""
+    with pytest.raises(PlanError, match="depends on the other weights of its matrix"):
+        check_suitable(Made(torch.optim.Adafactor))
+    with pytest.raises(PlanError, match="it has the capability in_backward"):
+        check_suitable(Made(torch.optim.SGD, "in_backward"))
+
+
+def test_stage_3_is_refused_with_the_reason() -> None:
+    with pytest.raises(ValidationError, match="outside the modules that DeepSpeed gathers them for"):
+        DeepspeedOptions(stage=3)
+
+
+@needs_deepspeed
+@pytest.mark.slow
+@pytest.mark.parametrize("options", ["stage=1", "stage=2", "stage=2,offload"])
+def test_two_ranks_update_as_adamw_does(options: str, tmp_path: Path) -> None:
+    """With a lock that a killed build of DeepSpeed's operation left: nothing is built, so nothing waits for it."""
+    lock = tmp_path / f"py3{sys.version_info.minor}_cpu" / "deepspeed_shm_comm" / "lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = str(listening.getsockname()[1])
+    script = str(Path(__file__).with_name("one_rank_of_zero.py"))
+    given = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_EXTENSIONS_DIR": str(tmp_path)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, script, str(rank), port, options],
+            env=given, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    try:
+        said = [rank.communicate(timeout=300)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    assert list(lock.parent.iterdir()) == [lock]
