@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from finetooth_toolbox.text.nearest import nearest
@@ -68,14 +69,15 @@ class Account:
 
     Args:
         given: the configuration, as it was read.
+        folder: where files that it names are looked for; None: nowhere.
 
     Attributes:
         compared: which tokens train was held against the tool itself, for rows and a template like these.
         packs: what a step of the tool is made of, where it is not rows.
     """
 
-    def __init__(self, given: Mapping[str, Any]) -> None:
-        self.given = given
+    def __init__(self, given: Mapping[str, Any], folder: Path | None = None) -> None:
+        self.given, self.folder = given, folder
         self.compared = False
         self.packs: Packs | None = None
         self.recipe: dict[str, Any] = {}

@@ -97,10 +97,10 @@ def taken(given: Any, tool: str, file: Path | None = None) -> Account:
         given = flattened(given)
     if tool == "torchtune":
         given = torchtune.resolved(given)
-    account = Account(given)
+    account = Account(given, None if file is None else file.resolve().parent)
     beside = {"llamafactory": llamafactory.read, "trl": trl.read, "mud-puppy": mudpuppy.read, "unsloth": unsloth.read}
     if tool in beside:
-        beside[tool](account, None if file is None else file.resolve().parent)
+        beside[tool](account, account.folder)
     else:
         files.READERS[tool].read(account)
     return account

@@ -13,6 +13,7 @@ from finetooth_hooks import UserError
 
 from finetooth_importer import script, shell
 from finetooth_importer.tools import (
+    accelerate,
     autotrain,
     axolotl,
     corpus_recipe,
@@ -34,6 +35,7 @@ READERS = {
     "mlx-lm": mlxlm,
     "corpus-recipe": corpus_recipe,
     "trl": trl,
+    "accelerate": accelerate,
 }
 """The tools, in the order in which it is asked whose keys they are."""
 

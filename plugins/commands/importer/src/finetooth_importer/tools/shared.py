@@ -8,6 +8,7 @@ from typing import Any
 from finetooth_importer import tables
 from finetooth_importer.account import Account, name_of, number
 from finetooth_importer.tools import low_memory
+from finetooth_importer.tools.deepspeed import deepspeed
 
 TABLES = tables.of("shared")
 OPTIMIZERS: Mapping[str, str] = TABLES["optimizers"]
@@ -25,7 +26,7 @@ SCHEDULES: Mapping[str, str] = TABLES["schedules"]
 PAIRS = ("dpo", "orpo", "simpo", "cpo")
 """Methods that compare two answers to a prompt."""
 
-DEVICES = "the recipe runs on one device; ft check says what that takes"
+DEVICES = "this way to share a model among devices is not here; scale: {devices: N} shares the rows of a step"
 HUB = "nothing is sent to a hub; the artifact in the run folder is what you can send"
 
 
@@ -212,6 +213,7 @@ def checkpointing(account: Account, key: str = "gradient_checkpointing") -> None
 
 def machines(account: Account) -> None:
     """What asks for several devices, or says how processes are started."""
+    deepspeed(account)
     for key in TABLES["several_devices"]:
         account.refuse(key, DEVICES, unless=1)
     without_effect(account, tables.notes(TABLES["machines"]))

@@ -1,0 +1,80 @@
+"""The configuration of accelerate's launcher (`default_config.yaml`): how many processes, how they share a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetooth_importer.account import Account
+from finetooth_importer.tools import shared
+from finetooth_importer.tools.deepspeed import deepspeed, taken
+
+MARK = "distributed_type"
+DEEPSPEED: Mapping[str, str] = {
+    "zero_stage": "zero_optimization.stage",
+    "offload_optimizer_device": "zero_optimization.offload_optimizer.device",
+    "offload_param_device": "zero_optimization.offload_param.device",
+    "gradient_accumulation_steps": "gradient_accumulation_steps",
+    "gradient_clipping": "gradient_clipping",
+    "zero3_init_flag": "zero_optimization.stage3_init",
+    "zero3_save_16bit_model": "zero_optimization.stage3_gather_16bit_weights_on_model_save",
+}
+"""What it calls the keys of DeepSpeed."""
+NO_EFFECT = (
+    "compute_environment", "main_training_function", "same_network", "rdzv_backend", "debug", "enable_cpu_affinity",
+    "downcast_bf16", "tpu_env", "tpu_use_cluster", "tpu_use_sudo", "gpu_ids",
+)  # fmt: skip
+
+
+def looks_like(given: Mapping[str, Any]) -> bool:
+    """Whether these are keys of accelerate's launcher."""
+    return MARK in given and "num_processes" in given
+
+
+def read(account: Account) -> None:
+    """Take the keys; what they make is the section `scale` of a recipe, and no recipe alone."""
+    account.compared = True  # it has no rows
+    machines = account.whole("num_machines", 1)
+    account.take("num_processes", "scale.devices", lambda count: int(count) // machines)
+    if machines > 1:
+        account.take("num_machines", "scale.nodes", int)
+    account.passes("num_machines", "it is one")
+    start = (
+        "start ft run on every machine: torchrun --nnodes N --node-rank machine_rank --master-addr main_process_ip "
+        "--master-port main_process_port -m finetooth run recipe.yaml"
+    )
+    for key in ("machine_rank", "main_process_ip", "main_process_port"):
+        if machines > 1:
+            account.refuse(key, start, unless=None)
+        account.passes(key, "ranks on one machine find each other")
+    _shared(account)
+    if account.get("mixed_precision", "no") != "no":
+        account.take("mixed_precision", "train.precision")
+    account.passes("mixed_precision", "the plan chooses train.precision")
+    if account.get("use_cpu"):
+        account.take("use_cpu", "hardware", value="cpu")
+    account.passes("use_cpu", "it is off")
+    for key in NO_EFFECT:
+        account.passes(key, "it is about how processes are started, not about what is computed")
+    account.refuse("fsdp_config", shared.DEVICES)
+    account.finish({"dynamo_config": "kernels are chosen for the machine", "megatron_lm_config": shared.DEVICES})
+
+
+def _shared(account: Account) -> None:
+    """How processes share a model."""
+    kind = str(account.get(MARK, "NO"))
+    if kind == "DEEPSPEED":
+        account.covered(MARK, "scale.strategy")
+        given = account.get("deepspeed_config") or {}
+        if "deepspeed_config_file" in given:
+            inner = Account(given, account.folder)
+            inner.recipe = account.recipe
+            deepspeed(inner, "deepspeed_config_file")
+            account.continued(inner, {})
+        else:
+            taken(account, {DEEPSPEED.get(key, key): value for key, value in given.items()}, "deepspeed_config")
+        account.covered("deepspeed_config", "scale.strategy")
+    elif kind in ("MULTI_GPU", "MULTI_CPU"):
+        account.take(MARK, "scale.strategy", value="ddp")
+    else:
+        account.refuse(MARK, shared.DEVICES, unless="NO")

@@ -1,0 +1,128 @@
+"""DeepSpeed's configuration, which other tools hand on: what of it the strategy `deepspeed` has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from finetooth_importer.account import Account, flattened, number
+
+SENT = "how gradients and weights are sent does not change the result"
+BATCH = "train.batch_size is the whole step's, of all ranks"
+LOGGED = "it is about what is printed or allowed, not about what is computed"
+SCALE = "the loss scale of fp16 is found by itself"
+
+NO_EFFECT: Mapping[str, str] = {
+    "zero_optimization.reduce_bucket_size": SENT,
+    "zero_optimization.allgather_bucket_size": SENT,
+    "zero_optimization.allgather_partitions": SENT,
+    "zero_optimization.reduce_scatter": SENT,
+    "zero_optimization.overlap_comm": SENT,
+    "zero_optimization.contiguous_gradients": SENT,
+    "zero_optimization.round_robin_gradients": SENT,
+    "zero_optimization.sub_group_size": SENT,
+    "zero_optimization.memory_efficient_linear": SENT,
+    "zero_optimization.use_multi_rank_bucket_allreduce": SENT,
+    "zero_optimization.offload_optimizer.pin_memory": SENT,
+    "zero_optimization.offload_param.pin_memory": SENT,
+    "communication_data_type": "gradients are sent in fp32",
+    "train_batch_size": BATCH,
+    "train_micro_batch_size_per_gpu": BATCH,
+    "gradient_accumulation_steps": BATCH,
+    "steps_per_print": LOGGED,
+    "wall_clock_breakdown": LOGGED,
+    "dump_state": LOGGED,
+    "zero_allow_untested_optimizer": LOGGED,
+    "zero_force_ds_cpu_optimizer": LOGGED,
+    "torch_autocast.enabled": "train.precision says what is computed in",
+    "data_types.grad_accum_dtype": "gradients are added up in fp32",
+}
+"""Keys that change nothing here, and why."""
+
+OF_STAGE_3 = "zero_optimization.stage3_"
+
+
+def deepspeed(account: Account, key: str = "deepspeed") -> None:
+    """Take a DeepSpeed configuration: a file, or a mapping in its place."""
+    given = account.get(key)
+    if given is None:
+        account.passes(key)
+        return
+    config = given if isinstance(given, Mapping) else _read(account, str(given))
+    if config is None:
+        account.refuse(key, "no such JSON file here: put it in this folder, or write scale.strategy yourself")
+        return
+    account.covered(key, "scale.strategy", "say how many devices: scale.devices")
+    taken(account, flattened(config), key)
+
+
+def taken(account: Account, config: Mapping[str, Any], where: str) -> None:
+    """What became of each key of a configuration.
+
+    Args:
+        config: keys of mappings inside mappings as `a.b`.
+        where: the key that brought it.
+    """
+    _stage(account, f"{where}.zero_optimization.stage", config.get("zero_optimization.stage", 0))
+    for name, value in config.items():
+        key = f"{where}.{name}"
+        if name == "zero_optimization.stage":
+            continue
+        if value == "auto":
+            account.inside(key, value, "no effect", note=f"it follows the keys beside {where}")
+        elif name in NO_EFFECT or name.startswith(OF_STAGE_3):
+            account.inside(key, value, "no effect", note=NO_EFFECT.get(name, "it is about stage 3"))
+        elif name.startswith(("zero_optimization.offload_optimizer.", "zero_optimization.offload_param.")):
+            _offload(account, key, name, value)
+        elif name == "gradient_clipping":
+            account.set("train.max_grad_norm", number(value))
+            account.inside(key, value, "taken", "train.max_grad_norm")
+        elif name in ("bf16.enabled", "bfloat16.enabled", "fp16.enabled"):
+            precision = "fp16" if name.startswith("fp16") else "bf16"
+            if value:
+                account.set("train.precision", precision)
+            account.inside(key, value, "taken" if value else "no effect", "train.precision" if value else "")
+        elif name.startswith("fp16."):
+            account.inside(key, value, "no effect", note=SCALE)
+        else:
+            account.inside(key, value, "not taken", note="the strategy deepspeed has nothing like it")
+
+
+def _stage(account: Account, key: str, stage: Any) -> None:
+    if stage in (1, 2):
+        account.set("scale.strategy", {"name": "deepspeed", "stage": stage})
+        account.inside(key, stage, "taken", "scale.strategy.stage")
+    elif stage == 3:
+        account.set("scale.strategy", {"name": "deepspeed", "stage": 2})
+        note = "stage 2 in its place: the same steps, and every rank holds all the weights"
+        account.inside(key, stage, "otherwise", "scale.strategy.stage", note)
+    else:
+        account.set("scale.strategy", "ddp")
+        account.inside(key, stage, "taken", "scale.strategy")
+
+
+def _offload(account: Account, key: str, name: str, value: Any) -> None:
+    optimizer = name == "zero_optimization.offload_optimizer.device"
+    if name.endswith(".device") and value in (None, "none"):
+        account.inside(key, value, "no effect", note="it is off")
+    elif optimizer and value == "cpu" and isinstance(account.recipe["scale"]["strategy"], Mapping):
+        account.set("scale.strategy.offload", value=True)
+        account.inside(key, value, "taken", "scale.strategy.offload")
+    else:
+        note = "backend.layers lends layers that do not train" if "param" in name else "the host's memory alone is used"
+        account.inside(key, value, "not taken", note=note)
+
+
+def _read(account: Account, name: str) -> Mapping[str, Any] | None:
+    """The file, beside the configuration by its path or by its name alone; None if there is none that can be read."""
+    if account.folder is None:
+        return None
+    for path in (account.folder / name, account.folder / name.rpartition("/")[2]):
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(found, dict):
+            return found
+    return None

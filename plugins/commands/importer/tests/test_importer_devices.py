@@ -1,0 +1,97 @@
+"""Configurations of DeepSpeed and of accelerate's launcher: the section `scale`, and a line for every key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finetooth_importer.account import Account
+from finetooth_importer.command import taken
+from finetooth_importer.files import tool_of
+
+ZERO_2: dict[str, Any] = {
+    "zero_optimization": {"stage": 2, "overlap_comm": True, "offload_optimizer": {"device": "cpu", "pin_memory": True}},
+    "gradient_clipping": 0.5, "bf16": {"enabled": True}, "train_batch_size": "auto",
+    "flops_profiler": {"enabled": True},
+}  # fmt: skip
+ACCELERATE: dict[str, Any] = {
+    "compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_GPU", "num_processes": 8, "num_machines": 2,
+    "machine_rank": 1, "main_process_ip": "10.0.0.1", "main_process_port": 29500, "mixed_precision": "bf16",
+}  # fmt: skip
+
+
+def outcomes(account: Account) -> dict[str, str]:
+    return {line.key: line.outcome for line in account}
+
+
+@pytest.mark.parametrize(
+    ("tool", "given"),
+    [
+        ("axolotl", {"base_model": "m", "datasets": [{"path": "d", "type": "alpaca"}]}),
+        ("llamafactory", {"model_name_or_path": "m", "stage": "sft", "finetuning_type": "lora", "dataset": "d"}),
+        ("trl", {"model_name_or_path": "m", "dataset_name": "d"}),
+    ],
+)
+def test_a_file_of_deepspeed_becomes_a_strategy(tmp_path: Path, tool: str, given: dict[str, Any]) -> None:
+    """It is found by its name beside the configuration, as their examples name it from another folder."""
+    (tmp_path / "zero2.json").write_text(json.dumps(ZERO_2), encoding="utf-8")
+    account = taken({**given, "deepspeed": "configs/zero2.json"}, tool, tmp_path / "theirs.yaml")
+    assert account.recipe["scale"] == {"strategy": {"name": "deepspeed", "stage": 2, "offload": True}}
+    assert account.recipe["train"]["max_grad_norm"] == 0.5
+    of_key = outcomes(account)
+    assert of_key["deepspeed.flops_profiler.enabled"] == "not taken"
+    assert of_key["deepspeed.train_batch_size"] == of_key["deepspeed.zero_optimization.overlap_comm"] == "no effect"
+
+
+@pytest.mark.parametrize(("stage", "strategy"), [(0, "ddp"), (1, {"name": "deepspeed", "stage": 1})])
+def test_a_mapping_in_place_of_the_file(stage: int, strategy: Any) -> None:
+    account = taken({"base_model": "m", "deepspeed": {"zero_optimization": {"stage": stage}}}, "axolotl")
+    assert account.recipe["scale"] == {"strategy": strategy}
+
+
+def test_stage_3_is_taken_as_stage_2_and_said_so() -> None:
+    given = {"zero_optimization": {"stage": 3, "stage3_prefetch_bucket_size": 1, "offload_param": {"device": "cpu"}}}
+    account = taken({"base_model": "m", "deepspeed": given}, "axolotl")
+    assert account.recipe["scale"]["strategy"]["stage"] == 2
+    of_key = outcomes(account)
+    assert of_key["deepspeed.zero_optimization.stage"] == "otherwise"
+    assert of_key["deepspeed.zero_optimization.offload_param.device"] == "not taken"
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    account = taken({"base_model": "m", "deepspeed": "zero1.json"}, "axolotl", tmp_path / "theirs.yaml")
+    (line,) = (line for line in account if line.key == "deepspeed")
+    assert line.outcome == "not taken" and "no such JSON file" in line.note
+    assert "scale" not in account.recipe
+
+
+def test_processes_of_accelerate_are_devices_of_each_machine() -> None:
+    assert tool_of(ACCELERATE) == "accelerate"
+    account = taken(ACCELERATE, "accelerate")
+    assert account.recipe == {"scale": {"devices": 4, "nodes": 2, "strategy": "ddp"}, "train": {"precision": "bf16"}}
+    of_key = outcomes(account)
+    assert of_key.keys() == ACCELERATE.keys()
+    assert {key for key, outcome in of_key.items() if outcome == "not taken"} == {
+        "machine_rank", "main_process_ip", "main_process_port",
+    }  # fmt: skip
+
+
+def test_deepspeed_inside_accelerate(tmp_path: Path) -> None:
+    one = {**ACCELERATE, "num_machines": 1, "distributed_type": "DEEPSPEED"}
+    keys = {"zero_stage": 1, "offload_optimizer_device": "none", "gradient_clipping": 0.5}
+    account = taken({**one, "deepspeed_config": keys}, "accelerate")
+    assert account.recipe["scale"] == {"devices": 8, "strategy": {"name": "deepspeed", "stage": 1}}
+    assert account.recipe["train"]["max_grad_norm"] == 0.5
+
+    (tmp_path / "zero2.json").write_text(json.dumps(ZERO_2), encoding="utf-8")
+    named = {**one, "deepspeed_config": {"deepspeed_config_file": "zero2.json"}}
+    account = taken(named, "accelerate", tmp_path / "default_config.yaml")
+    assert account.recipe["scale"]["strategy"] == {"name": "deepspeed", "stage": 2, "offload": True}
+
+
+def test_another_way_to_share_is_refused() -> None:
+    account = taken({**ACCELERATE, "distributed_type": "MEGATRON_LM"}, "accelerate")
+    assert outcomes(account)["distributed_type"] == "not taken"
+    assert "strategy" not in account.recipe["scale"]
