@@ -21,6 +21,8 @@ FACTORY := .venv-llamafactory
 KERNELS := .venv-kernels
 # The public Tinker client's cookbook caps transformers, so what judges the wire has an environment of its own too.
 COOKBOOK := .venv-cookbook
+# DeepSpeed is tested in an environment of its own, over the one of the tests.
+SCALE := .venv-scale
 # What builds the pages is no dependency of anything else.
 SITE := .venv-site
 # Of the cases of a slow test, which part `make slow` takes: every one.
@@ -30,7 +32,7 @@ WHOLE ?=
 # `make cookbook PAGE=` leaves docs/cookbook.md alone.
 PAGE ?= 1
 
-.PHONY: help install demo test tests slow narrow thorough mutants lint types imports wheels dist docs index bench bench-quick bench-peers kernels-test cookbook cookbook-env time-tasks torture load attacks gpu site packages clean
+.PHONY: help install demo test tests slow narrow thorough mutants lint types imports wheels dist docs index bench bench-quick bench-peers kernels-test scale-test cookbook cookbook-env time-tasks torture load attacks gpu site packages clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -137,6 +139,17 @@ $(KERNELS)/.installed: constraints.txt kernels/operations/pyproject.toml plugins
 # Liger asks for torch and Triton, which are there
 	@$(KERNELS)/bin/python -m pip install --quiet --no-deps -c $(KERNELS)/.constraints liger-kernel
 	@touch $@
+PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+$(SCALE)/.installed: $(TESTED) plugins/strategies/deepspeed/pyproject.toml
+	@echo "Making $(SCALE), over $(VENV). Downloads DeepSpeed (about 3 MB) and what it needs."
+	@$(PYTHON) -m venv $(SCALE)
+	@echo "import site; site.addsitedir('$$($(BIN)/python $(PURELIB))')" > $$($(SCALE)/bin/python $(PURELIB))/tested.pth
+# --no-deps: what else it asks for is there, torch above all
+	@DS_ACCELERATOR=cpu DS_BUILD_OPS=0 $(SCALE)/bin/python -m pip install --quiet --no-deps 'deepspeed>=0.19.8,<0.20' hjson ninja py-cpuinfo msgpack einops nvidia-ml-py setuptools wheel
+	@touch $@
+scale-test: $(SCALE)/.installed  ## runs over two ranks by DeepSpeed and by accelerate's launcher, held against one process
+	OMP_NUM_THREADS=1 timeout 3600 $(SCALE)/bin/python -m pytest plugins/strategies/deepspeed/tests tests/scale/test_deepspeed_runs.py tests/scale/test_accelerate_launch.py -p no:cacheprovider
+
 kernels-test: $(KERNELS)/.installed  ## the tests of Triton kernels, ours and Liger's: interpreted on the CPU, compiled for GPUs that are not here
 	OMP_NUM_THREADS=1 $(KERNELS)/bin/python -m pytest plugins/kernels/triton/tests plugins/kernels/liger/tests -n 2 -p no:cacheprovider
 
