@@ -35,7 +35,7 @@ def outcomes(account: Account) -> dict[str, str]:
     ],
 )
 def test_a_file_of_deepspeed_becomes_a_strategy(tmp_path: Path, tool: str, given: dict[str, Any]) -> None:
-    """It is found by its name beside the configuration, as their examples name it from another folder."""
+    """It is found by its name in the same folder, since their examples name it from another one."""
     (tmp_path / "zero2.json").write_text(json.dumps(ZERO_2), encoding="utf-8")
     account = taken({**given, "deepspeed": "configs/zero2.json"}, tool, tmp_path / "theirs.yaml")
     assert account.recipe["scale"] == {"strategy": {"name": "deepspeed", "stage": 2, "offload": True}}
