@@ -70,7 +70,7 @@ def taken(account: Account, config: Mapping[str, Any], where: str) -> None:
         if name == "zero_optimization.stage":
             continue
         if value == "auto":
-            account.inside(key, value, "no effect", note=f"it follows the other keys")
+            account.inside(key, value, "no effect", note="it follows the other keys")
         elif name in NO_EFFECT or name.startswith(OF_STAGE_3):
             account.inside(key, value, "no effect", note=NO_EFFECT.get(name, "it is about stage 3"))
         elif name.startswith(("zero_optimization.offload_optimizer.", "zero_optimization.offload_param.")):
@@ -115,7 +115,7 @@ def _offload(account: Account, key: str, name: str, value: Any) -> None:
 
 
 def _read(account: Account, name: str) -> Mapping[str, Any] | None:
-    """The file, by its path from the configuration or by its name in the same folder; None if there is none that can be read."""
+    """The file, by its path or by its name in the same folder; None if there is none that can be read."""
     if account.folder is None:
         return None
     for path in (account.folder / name, account.folder / name.rpartition("/")[2]):
