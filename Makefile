@@ -135,7 +135,7 @@ $(KERNELS)/.installed: constraints.txt kernels/operations/pyproject.toml plugins
 	@$(KERNELS)/bin/python -m pip install --quiet $(TORCH)
 	@grep -v '^torch==' constraints.txt > $(KERNELS)/.constraints
 	@$(KERNELS)/bin/python -m pip install --quiet -c $(KERNELS)/.constraints triton numpy pydantic pluggy pytest pytest-xdist hypothesis hatchling editables
-	@$(KERNELS)/bin/python -m pip install --quiet --no-build-isolation --no-deps -e hooks/contract -e hooks/kit -e core/toolbox -e core/rows -e kernels/steps -e kernels/operations -e plugins/kernels/triton -e plugins/kernels/liger plugins/strategies/deepspeed
+	@$(KERNELS)/bin/python -m pip install --quiet --no-build-isolation --no-deps -e hooks/contract -e hooks/kit -e core/toolbox -e core/rows -e kernels/steps -e kernels/operations -e plugins/kernels/triton -e plugins/kernels/liger
 # Liger asks for torch and Triton, which are there
 	@$(KERNELS)/bin/python -m pip install --quiet --no-deps -c $(KERNELS)/.constraints liger-kernel
 	@touch $@

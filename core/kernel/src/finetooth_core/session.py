@@ -185,7 +185,8 @@ class Session:
             backend = job.context.catalog.get("backend", job.plan.picks["backend"])
             engine: Engine = derived(built, "engine", backend)
             if self.joined is not None:
-                engine = ranks.spread(self.joined, engine)
+                assert self.joined.collective is not None
+                engine = self.joined.strategy.spread(engine, self.joined.collective)
             engine.set_total_steps(job.prepared.total_steps or self.recipe.train.max_steps)
             self._engine = engine
         return self._engine

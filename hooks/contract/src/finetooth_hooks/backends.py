@@ -17,6 +17,7 @@ from finetooth_hooks.models import Loader, ModelFacts, ModelInfo, Tokenizer
 from finetooth_hooks.plan import Decision, MemoryEstimate, Plan, TrainSettings
 from finetooth_hooks.quantizers import Quantizer, Stored
 from finetooth_hooks.renderers import Processor
+from finetooth_hooks.strategies import Sharding
 from finetooth_hooks.updates import Optimizer, Schedule
 
 
@@ -204,15 +205,17 @@ class PlacePart:
     Attributes:
         collective: the other ranks that train the same parameters; None: there are none.
         wrap: what a strategy makes of the adapted model, before anything is copied from its parameters; None: nothing.
-        shard: what a strategy makes of the optimizer (`ShardingStrategy.shard`); None: nothing.
+        shard_optimizer: what a strategy makes of the optimizer (`OptimizerStrategy.shard_optimizer`); None: nothing.
         seed: key for the engine's own random streams (dropout, sampling).
+        sharding: how the ranks divide the model; None: each holds all of it.
     """
 
     hardware: HardwareFacts
     collective: Collective | None = None
     seed: int = 0
     wrap: Callable[[Any], Any] | None = None
-    shard: Callable[..., Any] | None = None
+    shard_optimizer: Callable[..., Any] | None = None
+    sharding: Sharding | None = None
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,8 @@ LOADER: Mapping[str, str] = {
 
 STRATEGY: Mapping[str, str] = {
     "islands": "groups of ranks train apart: an engine gets the line to the ranks of its own group (`island`)",
-    "shards": "spreads the optimizer's state over the ranks (`shard`)",
+    "optimizer": "divides the optimizer's state, and nothing else, among ranks (`shard_optimizer`)",
+    "shards": "divides the model among ranks, so that each holds a part (`sharding`)",
     "traffic": "says what ranks will send, before a run (`traffic`)",
 }
 """Words of an entry: what a strategy has beyond `open`, `wrap`, `spread`, `digest` and `close`."""

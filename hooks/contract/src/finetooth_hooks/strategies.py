@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -44,6 +45,35 @@ class Traffic:
     sent: int
     peers: int
     summed: bool = True
+
+
+class ShardedModel(Protocol):
+    """A model of whose parameters each rank holds a part. Every rank computes with it equally often."""
+
+    def computing(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that computes with the model, as one to be called in its place: it gathers what lies in no layer,
+        and each layer when that is called. Gradients come back as their sums over the ranks, in parts."""
+        ...
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Inside, every rank holds the whole model in the precision that it computes in; not for gradients."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """What a strategy divides.
+
+    Attributes:
+        weights, gradients, optimizer: among how many ranks each of them is divided; 1: every rank holds all of it.
+        shard: divides an adapted model, given its decoder layers in their order and the precision that it computes in
+            (`fp32`, `bf16`). What trains is in fp32. With torch, its parameters are of the class `DTensor` then.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    shard: Callable[[Any, Sequence[Any], str], ShardedModel]
 
 
 class Strategy(Protocol):
@@ -114,10 +144,12 @@ class ShardedOptimizer(Protocol):
         ...
 
 
-class ShardingStrategy(Strategy, Protocol):
-    """With the capability `shards`."""
+class OptimizerStrategy(Strategy, Protocol):
+    """With the capability `optimizer`."""
 
-    def shard(self, parameters: Sequence[tuple[str, Any]], optimizer: Any, factory: Optimizer) -> ShardedOptimizer:
+    def shard_optimizer(
+        self, parameters: Sequence[tuple[str, Any]], optimizer: Any, factory: Optimizer
+    ) -> ShardedOptimizer:
         """Spread the state of an optimizer over the ranks.
 
         Args:
@@ -128,6 +160,14 @@ class ShardingStrategy(Strategy, Protocol):
         Raises:
             PlanError: it cannot work on a part of its parameters.
         """
+        ...
+
+
+class ShardingStrategy(Strategy, Protocol):
+    """With the capability `shards`."""
+
+    def sharding(self, world: int) -> Sharding:
+        """What it divides among `world` ranks, and how; asked before `open` for a plan, which does not shard."""
         ...
 
 

@@ -16,7 +16,7 @@ def what_a_rank_asks_for_is_there(case: EntryCase) -> None:
     assert isinstance(case.entry, Strategy)
     for word in case.entry.capabilities - set(STRATEGY):
         fail("capabilities of the entry", word, f"words of {sorted(STRATEGY)}")
-    more = {"islands": "island", "shards": "shard", "traffic": "traffic"}
+    more = {"islands": "island", "optimizer": "shard_optimizer", "shards": "sharding", "traffic": "traffic"}
     for name in ("open", "wrap", "spread", "digest", "close", *(more[word] for word in case.entry.capabilities)):
         if not callable(getattr(built, name, None)):
             fail(f"{name} of what build returns", getattr(built, name, None), "a method")

@@ -199,7 +199,7 @@ class ShardedEngine(FrontEngine):
         done = self._engine.forward(own, returns=("logprobs",))
         scores = {"logprobs": [output["logprobs"] for output in done.outputs]}
         for role in sorted(loss.roles):
-            scores[f"logprobs@{role}"] = list(self._engine.logprobs(own, role=role)) if own else []
+            scores[f"logprobs@{role}"] = list(self._engine.logprobs(own, role=role))
         parts = self._collective.gather((scores, {name: getattr(done, name) for name in COUNTED}))
         whole = {name: [array for part, _ in parts for array in part[name]] for name in scores}
         totals, slopes = self._slopes(loss, data, whole, counts, self._engine.weights_version)

@@ -73,7 +73,7 @@ def main(rank: int, port: int, options: str) -> None:
     strategy.open(Rank(rank, 2, rank, "127.0.0.1", port), "cpu")
     named, reference = parameters(), [parameter for _, parameter in parameters()]
     own = [parameter for _, parameter in named]
-    ours = strategy.shard(named, AdamW().create(named), AdamW())
+    ours = strategy.shard_optimizer(named, AdamW().create(named), AdamW())
     theirs = AdamW().create([(name, parameter) for name, parameter in zip(SHAPES, reference, strict=True)])
 
     def alike() -> None:

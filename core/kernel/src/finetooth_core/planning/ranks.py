@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks.backends import HardwareFacts, PlacePart
-from finetooth_hooks.engine import Engine
 from finetooth_hooks.entries import Backend, Launcher
 from finetooth_hooks.errors import PlanError
 from finetooth_hooks.strategies import Rank
@@ -132,14 +131,11 @@ def place_of(context: RunContext, hardware: HardwareFacts, backend: Backend) -> 
     context.decide("scale.ranks", str(joined.rank.world), f"one engine over {joined.rank.world} ranks by {joined.name}")
     strategy: Any = joined.strategy
     line = strategy.island() if "islands" in joined.words else joined.collective
-    shard = strategy.shard if "shards" in joined.words else None
-    return replace(place, hardware=hardware, collective=line, wrap=strategy.wrap, shard=shard)
-
-
-def spread(joined: Joined, engine: Engine) -> Engine:
-    """The engine that the method drives."""
-    assert joined.collective is not None
-    return joined.strategy.spread(engine, joined.collective)
+    sharding = strategy.sharding(joined.rank.world) if "shards" in joined.words else None
+    spreads = strategy.shard_optimizer if "optimizer" in joined.words else None
+    return replace(
+        place, hardware=hardware, collective=line, wrap=strategy.wrap, sharding=sharding, shard_optimizer=spreads
+    )
 
 
 def digest(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,10 +22,12 @@ from finetooth_torch.planning.skipped import loaded
 if TYPE_CHECKING:
     import torch
 
+    from finetooth_torch.compute import Compute
     from finetooth_torch.engine import TorchEngine
     from finetooth_torch.heads.scalar_head import AddedHead
     from finetooth_torch.offload.layer_window import LayerWindow
     from finetooth_torch.updates.parameters import TrainedParameters
+    from finetooth_torch.updates.scaler import LossScaler
 
 
 class TorchOptions(Options):
@@ -98,9 +100,15 @@ class TorchBackend:
             )
         check_tf32(options.tf32, request.place.hardware)
         check_routers(self._routers, request.base.facts, request.base.model.model_type)
+        if self._routers and request.place.sharding is not None:
+            raise PlanError(
+                "backend.router_aux_loss_coef, router_z_loss_coef: scale.strategy divides the model among ranks",
+                action="leave both out, or set scale.strategy: ddp",
+            )
         planned = decide(
-            request, options.attention, options.decoder, self._packing, self._context, self._offload, self._routers
-        )
+            request, options.attention, options.decoder, self._packing, self._context, self._offload, self._routers,
+            share_base=options.share_base,
+        )  # fmt: skip
         repeats = choose_deterministic(options.deterministic, request.base.facts, request.place.hardware)
         return planned if repeats is None else replace(planned, decisions=(*planned.decisions, repeats))
 
@@ -145,7 +153,6 @@ class TorchBackend:
         from finetooth_torch.roles.shared_base import shared_base
         from finetooth_torch.state.optimizer import group_options
         from finetooth_torch.updates.changes import Changes
-        from finetooth_torch.updates.parameters import TrainedParameters, round_frozen
         from finetooth_torch.updates.scaler import LossScaler
 
         train, hardware = request.plan.train, request.place.hardware
@@ -158,7 +165,8 @@ class TorchBackend:
 
         lends = self._offload.layers != DEVICE
         fp8 = FP8 in request.compute.kernels
-        load = partial(_load, request.base, precision, "cpu" if lends else hardware.device)
+        on_host = lends or request.place.sharding is not None  # from where layers come to the device one by one
+        load = partial(_load, request.base, precision, "cpu" if on_host else hardware.device)
         shares = self._options.share_base and request.trains.base_frozen
         base: Any = shared_base(request, f"{precision} {FP8}" if fp8 else precision, load) if shares else load()
         _check_quantised(base, request)
@@ -166,6 +174,7 @@ class TorchBackend:
         chosen = choose_decoder(
             request.base.facts, hardware, asked, decoder, self._packing,
             offload=self._offload, brought=DECODER in request.compute.kernels, fp8=fp8,
+            sharded=request.place.sharding is not None,
         )  # fmt: skip
         stream = chosen.value == STREAM
         attention = attend_as_asked(
@@ -183,17 +192,16 @@ class TorchBackend:
             model = request.place.wrap(model)
         scalar = _added_head(base, request)
         window = _window(base, model, request, self._offload, device) if lends else None
-        scaler, words = LossScaler(enabled=train.precision == "fp16"), request.updates.optimizer.capabilities
-        compute = Compute.of(request.compute.kernels)
-        parameters = TrainedParameters(model, original, dtype, scaler, compute, kept=kept, words=words)
-        if rounds:
-            round_frozen(base, dtype, kept)
-        network = Network(
-            base, model, request.base.facts, request.trains.adapter, can_disable=request.trains.can_disable,
-            checkpointing=bool(train.gradient_checkpointing), stream=stream, packing=self._packing,
-            processor=request.text.processor, scalar=scalar, attention=attention, compute=compute,
-            strict=request.place.collective is not None,
-        )  # fmt: skip
+        scaler, compute = LossScaler(enabled=train.precision == "fp16"), Compute.of(request.compute.kernels)
+        parameters = _trained(base, model, request, original, kept, scaler, compute)
+        with parameters.gathered():
+            network = Network(
+                base, model, request.base.facts, request.trains.adapter, can_disable=request.trains.can_disable,
+                checkpointing=bool(train.gradient_checkpointing), stream=stream, packing=self._packing,
+                processor=request.text.processor, scalar=scalar, attention=attention, compute=compute,
+                strict=request.place.collective is not None,
+            )  # fmt: skip
+        parameters.serve(network)
         network.add_noise(train.embedding_noise)
         network.add_router_losses(self._routers)
         hold_roles(network, request, parameters, self._options, self._context)
@@ -234,10 +242,44 @@ def _optimizer(
     named, factory = parameters.named(), request.updates.optimizer
     optimizer = factory.create(named)
     split_by_rate(optimizer, named, request.trains.adapter.rate_shares(parameters.names))
-    if request.place.shard is None:
+    if request.place.shard_optimizer is None:
         return optimizer, None
-    sharded = request.place.shard(named, optimizer, factory)
+    sharded = request.place.shard_optimizer(named, optimizer, factory)
     return sharded, sharded
+
+
+def _trained(
+    base: Any, model: Any, request: EngineRequest, original: Collection[int], kept: Collection[int],
+    scaler: LossScaler, compute: Compute,
+) -> TrainedParameters:  # fmt: skip
+    """What trains of a model, in its two precisions, and the rest in one; divided among ranks where these hold parts.
+
+    Args:
+        original: identities of the base's parameters.
+        kept: of these, what stays in fp32.
+    """
+    from finetooth_torch.precision import DTYPES, result_dtype
+    from finetooth_torch.updates.parameters import TrainedParameters, round_frozen
+
+    assert request.plan.train.precision is not None
+    dtype, words = DTYPES[request.plan.train.precision], request.updates.optimizer.capabilities
+    rounds = result_dtype(dtype) != dtype and not request.trains.base_frozen
+    whole = request.place.sharding is None
+    if whole:
+        parameters = TrainedParameters(model, original, dtype, scaler, compute, kept=kept, words=words)
+    if rounds:
+        round_frozen(base, dtype, kept)
+    if not whole:
+        if kept:
+            raise PlanError(
+                f"scale.strategy: it divides the model among ranks, and {request.base.model.reference} keeps some of "
+                "its weights in fp32",
+                action="set train.precision to fp32, or scale.strategy: ddp",
+            )
+        from finetooth_torch.updates.sharded_parameters import divided
+
+        parameters = divided(model, base, request, dtype, original, scaler, compute)
+    return parameters
 
 
 def _load(base: BasePart, precision: str, place: str) -> torch.nn.Module:

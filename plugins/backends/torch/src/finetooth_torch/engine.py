@@ -107,14 +107,10 @@ class TorchEngine(EngineBase):
         self._budget = train.micro_batch_tokens
         pad = request.text.tokenizer.pad_id
         self._runner = Runner(
-            parts.network,
-            device=parts.device,
-            dtype=parts.dtype,
-            pad_id=pad if pad is not None and pad < request.base.facts.vocab_size else 0,
-            seed=request.place.seed,
-            scale=lambda: parts.scaler.scale,
-            saved=parts.saved,
-        )
+            parts.network, device=parts.device, dtype=parts.dtype,
+            pad_id=pad if pad is not None and pad < request.base.facts.vocab_size else 0, seed=request.place.seed,
+            scale=lambda: parts.scaler.scale, saved=parts.saved, ranks=self._ranks,
+        )  # fmt: skip
         self._generator = Generator(
             parts.network, request.text.tokenizer, request.text.stop_ids, device=parts.device,
             tokens=GENERATION_BATCHES * self._budget,
@@ -131,7 +127,7 @@ class TorchEngine(EngineBase):
             device=str(parts.device),
             precision=train.precision,
             parameters=sum(p.numel() for p in network.model.parameters()) + stored_weights(network.model),
-            trained=sum(p.numel() for p in parts.parameters.masters),
+            trained=parts.parameters.numel(),
             max_length=request.base.facts.max_positions,
             environment=environment(parts.device, request.place.hardware.label),
         )
@@ -299,7 +295,9 @@ class TorchEngine(EngineBase):
     @guarded("generate")
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Generated:
         self._parts.network.executed()  # count from here
-        found = self._generator.generate(prompts, sampling, weights_version=self.weights_version)
+        self._runner.begin()
+        with self._parts.parameters.gathered():
+            found = self._generator.generate(prompts, sampling, weights_version=self.weights_version)
         return Generated(found, self._parts.network.executed())
 
     def running_batch(self) -> TorchRunningBatch:
@@ -459,6 +457,7 @@ class TorchEngine(EngineBase):
         try:
             with self._parts.parameters.untouched_on_failure(), self._ranks.together(), around:
                 yield
+                self._parts.parameters.collect()
         except BaseException:
             set_global(random, self._parts.device)
             raise

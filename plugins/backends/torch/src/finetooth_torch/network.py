@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from finetooth_hooks import OutputName, PlanError
-from finetooth_hooks.protocols import Adapter, ModelFacts, Processor
+from finetooth_hooks.protocols import Adapter, ModelFacts, Processor, ShardedModel
 from finetooth_steps.outputs import is_whole
 from torch import Tensor, nn
 
@@ -111,6 +111,11 @@ class Network:
             enable: Any = getattr(base, "activation_checkpointing_enable" if named else "gradient_checkpointing_enable")
             enable({"use_reentrant": False})
         self.transformers.draws = self.body.draws = self.draws
+        self._run: Callable[..., dict[str, Tensor]] = self._outputs
+
+    def compute_by(self, sharded: ShardedModel) -> None:
+        """From now on, the model gathers what it needs while it computes."""
+        self._run = sharded.computing(self._outputs)
 
     def add_noise(self, alpha: float) -> None:
         """From now on, the embeddings of what trains get noise, unless `alpha` is 0; see `EmbeddingNoise`."""
@@ -213,6 +218,12 @@ class Network:
                 rectangle, needs, everywhere=everywhere, expected=expected, temperature=temperature,
                 repetition_penalty=repetition_penalty,
             )  # fmt: skip
+        return self._run(rectangle, needs, everywhere, expected, temperature, repetition_penalty)
+
+    def _outputs(
+        self, rectangle: Rectangle, needs: Collection[str], everywhere: bool, expected: Tensor | None,
+        temperature: float, repetition_penalty: float,
+    ) -> dict[str, Tensor]:  # fmt: skip
         depths = self._depths(needs)
         between = {number for number in depths.values() if number < self.facts.layers}
         with nullcontext() if self.routers is None else self.routers.reading():

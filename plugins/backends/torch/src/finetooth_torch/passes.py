@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from finetooth_hooks import Interrupted, LossData, LossSpec, NotFinite, PlanError
+from finetooth_hooks import Datum, EngineError, Interrupted, LossData, LossSpec, NotFinite, PlanError
 from finetooth_steps.loss_state import checked_state
 from finetooth_steps.micro_batches import MicroBatch, one_batch
 from finetooth_steps.not_finite import check_finite
@@ -32,6 +32,9 @@ from finetooth_torch.precision import result_dtype
 from finetooth_torch.profile.recording import spanned
 from finetooth_torch.profile.trace import LAYOUT_SPAN
 from finetooth_torch.randomness import seeded
+from finetooth_torch.ranks import Ranks
+
+STOPPED = "the engine was asked to stop; what the call had accumulated was dropped"
 
 
 class Runner:
@@ -42,26 +45,37 @@ class Runner:
         pad_id: any valid token id.
         seed: keys dropout.
         saved: where what backward needs lies meanwhile.
+        ranks: that train with this one.
     """
 
     def __init__(
         self, network: Network, *, device: torch.device, dtype: torch.dtype, pad_id: int, seed: int, scale: Any,
-        saved: SavedTensors,
+        saved: SavedTensors, ranks: Ranks,
     ) -> None:  # fmt: skip
-        self._saved = saved
+        self._saved, self._ranks = saved, ranks
         self._network, self._device, self._dtype = network, device, result_dtype(dtype)
         self._pad_id, self._seed, self._scale = pad_id, seed, scale
         self._at_once = False  # see `evaluate`
+        self._wrong: NotFinite | None = None  # what a pass raises at its end
         self.asked: Callable[[], bool] = _never  # whether whoever drives the engine wants it to stop
 
     def check_asked(self) -> None:
-        """Between two micro-batches.
+        """Between two micro-batches; where ranks hold parts of the model, all of them stop at the next call.
 
         Raises:
             Interrupted: somebody wants the engine to stop.
         """
-        if self.asked():
-            raise Interrupted("the engine was asked to stop; what the call had accumulated was dropped")
+        if not self._ranks.sharded and self.asked():
+            raise Interrupted(STOPPED)
+
+    def begin(self) -> None:
+        """Before a call that goes through the model.
+
+        Raises:
+            Interrupted: see `check_asked`.
+        """
+        if self._ranks.sharded and self._ranks.any(self.asked()):
+            raise Interrupted(STOPPED)
 
     # --- without a graph ----------------------------------------------------------------------------------------------
 
@@ -72,11 +86,16 @@ class Runner:
         Args:
             train: with dropout, as the pass's backward will see it.
         """
+        self.begin()
+        idle_passes = self._idle(work, len(work.computed))
         outputs: list[dict[str, NDArray[Any]]] = [{} for _ in work.data]
         for batch in work.computed:
             with self._as(work, batch, work.role, train=train):
                 found = self._network.outputs(self._rectangle(work, batch), returns, everywhere=True)
             self._keep(outputs, work, batch, found)
+        for idle, batch in idle_passes:
+            with self._as(idle, batch, work.role, train=train):
+                self._network.outputs(self._rectangle(idle, batch), returns, everywhere=True)
         return outputs
 
     def evaluate(
@@ -94,10 +113,13 @@ class Runner:
         Raises:
             NotFinite: the loss is not finite; names the data.
         """
+        self.begin()
         evaluated = self._evaluate(work, train=train, backward=backward, returns=returns, at_once=at_once)
         assert evaluated.totals is not None
-        if not at_once and not evaluated.totals.finite:
+        wrong = not at_once and not evaluated.totals.finite
+        if wrong or (self._ranks.sharded and self._ranks.any(wrong)):
             self._evaluate(work, train=train, backward=False, returns=(), at_once=True)
+        if wrong:
             raise NotFinite(
                 f"loss {evaluated.totals.spec.name!r} was not finite at step {work.step + 1}, and is finite when it is "
                 "computed again",
@@ -117,6 +139,14 @@ class Runner:
         batches = work.batches
         if spec.together == "step" and len(batches) > 1:
             batches = (replace(one_batch(work.data), pieces=batches),)
+        self._wrong = None
+        if self._ranks.sharded and any(batch.pieces for batch in batches):
+            raise EngineError(
+                f"loss {spec.name}: a group of data exceeds train.micro_batch_tokens, and ranks that hold parts of the "
+                "model cannot cut it",
+                action="raise train.micro_batch_tokens",
+            )
+        idle_passes = self._idle(work, len(batches))
         for batch in batches:
             if batch.pieces:
                 self._evaluate_pieces(work, batch, evaluated, train=train, backward=backward, returns=returns)
@@ -130,18 +160,30 @@ class Runner:
                 if backward:
                     self._backward(torch.stack([objective, *self._of_routers(totals, objective)]).sum())
             self._keep(evaluated.outputs, work, batch, {k: v for k, v in outputs.items() if k in returns})
+        for idle, batch in idle_passes:
+            with self._as(idle, batch, work.role, train=train), torch.set_grad_enabled(backward):
+                outputs = self._outputs(spec, self._rectangle(idle, batch), train=train)
+                if backward:
+                    self._backward(_nothing(outputs))
+        if self._wrong is not None:
+            raise self._wrong
         return evaluated
 
     # --- with gradients given -----------------------------------------------------------------------------------------
 
     def backward_from(self, work: Pass, grads: Sequence[NDArray[np.floating[Any]]]) -> None:
         """Accumulate gradients from dL/dlogprob per datum, shaped as its targets."""
+        self.begin()
+        idle_passes = self._idle(work, len(work.computed))
         for batch in work.computed:
             rectangle = self._rectangle(work, batch)
             given = torch.from_numpy(side_by_side(batch, grads)).to(device=self._device, dtype=self._dtype)
             with self._as(work, batch, "policy", train=True), torch.enable_grad():
                 logprobs = self._network.outputs(rectangle, ("logprobs",), expected=given)["logprobs"]
                 self._backward(torch.stack([(logprobs * given).sum(), *self._of_routers(None, given)]).sum())
+        for idle, batch in idle_passes:
+            with self._as(idle, batch, "policy", train=True), torch.enable_grad():
+                self._backward(_nothing(self._network.outputs(self._rectangle(idle, batch), ("logprobs",))))
 
     @torch.no_grad()
     def routed(self, work: Pass) -> list[float]:
@@ -246,8 +288,10 @@ class Runner:
                     action="look at these rows, lower optimizer.learning_rate, or set train.precision to fp32",
                 )  # fmt: skip
             except NotFinite as error:
-                self._check_weights(spec, work.step, error)
-                raise
+                wrong = self._check_weights(spec, work.step, error)
+                if not self._ranks.sharded:
+                    raise wrong from None
+                self._wrong = self._wrong or wrong  # the other ranks go through all of their micro-batches
         evaluated.state = checked_state(spec, work.state, result.state)
         return objective
 
@@ -260,17 +304,26 @@ class Runner:
             return [totals.add(result, like)]
         return [part.weight * part.total for part in result.contributions.values()]
 
-    def _check_weights(self, spec: LossSpec, step: int, error: NotFinite) -> None:
+    def _check_weights(self, spec: LossSpec, step: int, error: NotFinite) -> NotFinite:
+        """The error; another one where weights are not finite themselves, so that no row is at fault."""
+        if self._ranks.finite_weights():
+            return error
+        return NotFinite(
+            f"loss {spec.name!r} is not finite at step {step + 1}: weights are not since the update before",
+            action="look at the optimizer, and lower optimizer.learning_rate; the rows are not at fault",
+            rows=error.rows,
+        )
+
+    def _idle(self, work: Pass, rounds: int) -> list[tuple[Pass, MicroBatch]]:
+        """Passes over a made-up row that count for nothing: where ranks hold parts of a model, each of them goes
+        through it as often as the one with the most to do. Asked before the first pass of a call.
+
+        Args:
+            rounds: how often this rank will go through it for `work`.
         """
-        Raises:
-            NotFinite: weights are not finite themselves, so that no row is at fault.
-        """
-        if not all(bool(p.isfinite().all()) for p in self._network.model.parameters() if p.requires_grad):
-            raise NotFinite(
-                f"loss {spec.name!r} is not finite at step {step + 1}: weights are not since the update before",
-                action="look at the optimizer, and lower optimizer.learning_rate; the rows are not at fault",
-                rows=error.rows,
-            ) from None
+        row = Datum.from_tokens([self._pad_id, self._pad_id])
+        idle = replace(work, data=(row,), batches=(one_batch([row]),), places=(0,))
+        return [(idle, idle.batches[0])] * self._ranks.missing(rounds)
 
     def _backward(self, objective: Tensor) -> None:
         if objective.requires_grad:
@@ -333,6 +386,11 @@ def _expected(spec: LossSpec, data: LossData) -> Tensor | None:
         )
     found: Tensor = data.fields[spec.proportional_to]
     return found
+
+
+def _nothing(outputs: Mapping[str, Tensor]) -> Tensor:
+    """0, with a gradient of 0 for what the policy's outputs come from."""
+    return torch.stack([(values * 0.0).sum() for name, values in outputs.items() if "@" not in name]).sum()
 
 
 def _never() -> bool:

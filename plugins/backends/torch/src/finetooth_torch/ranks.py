@@ -42,7 +42,7 @@ class Ranks:
 
     def norm(self) -> float:
         """Global L2 norm of what all ranks have accumulated, in fp32; their gradients stay as they are."""
-        if self._collective is None:
+        if self._collective is None or self._parameters.sharded:
             return self._parameters.norm()
         summed = self._summed(self._collective)
         return float(nn.utils.get_total_norm(list(summed.values()))) if summed else 0.0
@@ -52,7 +52,7 @@ class Ranks:
         if self._sharded is not None:
             self._sharded.share()
             return
-        if self._collective is None:
+        if self._collective is None or self._parameters.sharded:  # then backward has summed them
             return
         for place, gradient in self._summed(self._collective).items():
             self._parameters.masters[place].grad = gradient
@@ -74,6 +74,8 @@ class Ranks:
         try:
             yield
         except Exception as error:
+            if self._parameters.sharded and not isinstance(error, (NotFinite, Interrupted)):
+                raise  # in the middle of a pass, where the others wait for this rank's parts
             own = error
         said = self._collective.gather(None if own is None else _told(own))
         if own is not None and not isinstance(own, NotFinite):
@@ -85,6 +87,22 @@ class Ranks:
     def any(self, own: bool) -> bool:
         """Whether it is so at some rank."""
         return own if self._collective is None else any(self._collective.gather(own))
+
+    def finite_weights(self) -> bool:
+        """Whether what trains is finite, of the parts that this rank has."""
+        weights = self._parameters.masters if self.sharded else self._parameters.live
+        return all(bool(weight.isfinite().all()) for weight in weights)
+
+    def missing(self, rounds: int) -> int:
+        """How many more times some rank goes through a sharded model in a call than this one: all must as often."""
+        if self._collective is None or not self._parameters.sharded:
+            return 0
+        return int(max(self._collective.gather(rounds))) - rounds
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each rank holds a part of the model, so that none computes alone."""
+        return self._parameters.sharded
 
     def total(self, own: float) -> float:
         """The sum over all ranks, in their order."""

@@ -13,5 +13,5 @@ def ft_strategies() -> Iterator[Strategy]:
         name="deepspeed",
         build="finetooth_deepspeed.options:build",
         summary="DeepSpeed's ZeRO: every rank holds the model and a part of the optimizer's state",
-        capabilities=frozenset({"shards", "traffic"}),
+        capabilities=frozenset({"optimizer", "traffic"}),
     )

@@ -15,7 +15,7 @@ from finetooth_deepspeed.zero import ZeroOptimizer
 
 
 class Deepspeed:
-    """Implements `finetooth_hooks.protocols.ShardingStrategy`.
+    """Implements `finetooth_hooks.protocols.OptimizerStrategy`.
 
     Args:
         line: a strategy that opens the line between the ranks and shares the data of a step among them.
@@ -35,7 +35,7 @@ class Deepspeed:
         self._collective = self._line.open(rank, device)
         return self._collective
 
-    def shard(
+    def shard_optimizer(
         self, parameters: Sequence[tuple[str, torch.nn.Parameter]], optimizer: torch.optim.Optimizer, factory: Optimizer
     ) -> ZeroOptimizer:
         """

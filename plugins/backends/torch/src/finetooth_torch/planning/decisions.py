@@ -30,6 +30,7 @@ from finetooth_torch.planning.portions import choose_portions
 from finetooth_torch.planning.repeatable import with_amd_kernels
 from finetooth_torch.planning.routers import NO_ROUTERS, RouterCoefficients
 from finetooth_torch.planning.row_sharing import likely_steps, obstacle, padding
+from finetooth_torch.planning.sharding import check_sharding, of_one_rank
 from finetooth_torch.planning.skipped import without_skipped
 from finetooth_torch.planning.step_cost import step_cost
 from finetooth_torch.planning.updates import check_updates
@@ -40,7 +41,8 @@ STREAM = "stream"
 
 def decide(
     request: PlanRequest, attention: Pick, decoder: str = "auto", packing: bool | None = None,
-    context: Context | None = None, offload: Offload = ON_DEVICE, routers: RouterCoefficients = NO_ROUTERS,
+    context: Context | None = None, offload: Offload = ON_DEVICE, routers: RouterCoefficients = NO_ROUTERS, *,
+    share_base: bool = False,
 ) -> BackendPlan:  # fmt: skip
     """Decide precision, micro-batch and checkpointing, and estimate the memory.
 
@@ -49,6 +51,7 @@ def decide(
         context: has the entries that may compute attention.
         offload: what is kept elsewhere than on the device.
         routers: whether a mixture's routers have losses.
+        share_base: see `TorchOptions`.
 
     Raises:
         PlanError: a setting asks for what the hardware or the optimizer cannot do.
@@ -62,10 +65,11 @@ def decide(
     request = replace(request, base=without_skipped(request.base))
     check_updates(request, held_in)
     check_offload(request, offload)
+    check_sharding(request, held_in, offload, share_base=share_base)
     base = request.base
     chosen = choose_decoder(
         base.facts, request.place.hardware, attention, decoder, packing, offload=offload,
-        brought=_decoder_brought(request, held_in, decoder), fp8=fp8,
+        brought=_decoder_brought(request, held_in, decoder), fp8=fp8, sharded=request.place.sharding is not None,
     )  # fmt: skip
     stream = chosen.value == STREAM
     attending = None if stream else _attention(request, attention, held_in, context)
@@ -99,10 +103,11 @@ def _takes(
     request: PlanRequest, tokens: int, *, precision: str, stream: bool, attention: HeldByAttention, offload: Offload,
     routers: RouterCoefficients, checkpointing: bool,
 ) -> MemoryEstimate:  # fmt: skip
-    return estimate(
-        request, precision, tokens, checkpointing=checkpointing, stream=stream, attention=attention, offload=offload,
-        routers=routers,
+    whole = partial(
+        estimate, request, precision, tokens, checkpointing=checkpointing, stream=stream, attention=attention,
+        offload=offload, routers=routers,
     )  # fmt: skip
+    return of_one_rank(whole, request, precision)
 
 
 def _decoder_brought(request: PlanRequest, precision: str, asked: str) -> bool:
@@ -143,6 +148,7 @@ def choose_decoder(
     offload: Offload = ON_DEVICE,
     brought: bool,
     fp8: bool = False,
+    sharded: bool = False,
 ) -> Decision:
     """How decoder layers are computed; see `TorchOptions.decoder`.
 
@@ -150,6 +156,7 @@ def choose_decoder(
         offload: what is kept elsewhere than on the device.
         brought: a provider of the operation `stream_decoder` was picked.
         fp8: linear modules multiply in 8 bits.
+        sharded: ranks hold parts of the model.
 
     Raises:
         PlanError: the stream decoder is asked for and cannot be used.
@@ -159,6 +166,8 @@ def choose_decoder(
         reason = "the model's family does not describe its layers"
     elif offload.any:
         reason = offload.reason
+    elif sharded:
+        reason = "the strategy gathers a layer when the model's own code calls it"
     elif fp8:
         reason = "train.precision=fp8 is for the model's own code"
     elif attention != AUTO:

@@ -23,12 +23,17 @@ class FrozenCopy:
 
     def __init__(self, parameters: TrainedParameters) -> None:
         self._parameters = parameters
-        self._live = [live.detach().clone() for live in parameters.live]
+        live = parameters.masters if parameters.sharded else parameters.live
+        self._live = [parameter.detach().clone() for parameter in live]
         self._masters = [master.detach().clone() for master in parameters.masters] if parameters.split else None
 
     @contextmanager
     def entered(self) -> Iterator[None]:
         """While entered, the model computes with these weights; not for computing gradients."""
+        if self._parameters.sharded:
+            with self._exchanged():
+                yield
+            return
         policy = [parameter.data for parameter in self._parameters.live]
         try:
             for parameter, own in zip(self._parameters.live, self._live, strict=True):
@@ -38,6 +43,17 @@ class FrozenCopy:
             for place, (parameter, data) in enumerate(zip(self._parameters.live, policy, strict=True)):
                 self._live[place] = parameter.data  # the stream decoder may have laid it side by side with others
                 parameter.data = data
+
+    @contextmanager
+    def _exchanged(self) -> Iterator[None]:
+        """As `entered`, where the weights are gathered from parts that must stay where they are."""
+        masters = [master.detach() for master in self._parameters.masters]
+        policy = [master.clone() for master in masters]
+        try:
+            torch._foreach_copy_(masters, self._live)
+            yield
+        finally:
+            torch._foreach_copy_(masters, policy)
 
     @torch.no_grad()
     def move(self, mix: float) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from finetooth_torch.randomness import check_states
 from finetooth_torch.roles.role_models import copies
-from finetooth_torch.state.optimizer import Options, check_optimizer
+from finetooth_torch.state.optimizer import Options, check_optimizer, each_like
 from finetooth_torch.state.values import keys_of, unflatten
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def checked(state: State, request: EngineRequest, parts: Parts, where: str) -> C
     options = _nested(where, "optimizer_options", content, files["optimizer"])
     losses = _nested(where, "losses", content, files.get("losses", {}))
     named = parts.parameters.named()
+    optimizer = each_like(parts.optimizer, parts.parameters, optimizer, parts.parameters.own)
     check_optimizer(where, optimizer, parts.optimizer, request.updates.optimizer, named)
     _check_all_used(where, "optimizer", (content["optimizer"], content["optimizer_options"]), files)
     _check_all_used(where, "losses", (content["losses"],), files)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
@@ -13,6 +13,8 @@ import torch
 from finetooth_hooks import UserError
 from finetooth_hooks.protocols import Optimizer
 from torch import Tensor, nn
+
+from finetooth_torch.updates.parameters import TrainedParameters
 
 Options = Mapping[str, Any]
 TRIED = (2, 3, 5, 7, 11)
@@ -33,6 +35,31 @@ def restored_options(group: dict[str, Any], was: Options, now: Options) -> dict[
     """
     changed = {name: deepcopy(value) for name, value in now.items() if name in was and was[name] != value}
     return {**group, **changed}
+
+
+def each_like(
+    optimizer: torch.optim.Optimizer,
+    parameters: TrainedParameters,
+    saved: Any,
+    change: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
+) -> Any:
+    """A state dict of the optimizer whose tensors like a parameter have gone through `change`, each by the parameter's
+    name; anything else stays as it is, for whoever checks it to refuse."""
+    entries = saved.get("state") if parameters.sharded and isinstance(saved, dict) else None
+    if not isinstance(entries, dict):
+        return saved
+    name_of = {id(master): name for name, master in parameters.named()}
+    names = [name_of[id(master)] for group in optimizer.param_groups for master in group["params"]]
+    made = {}
+    for index, of_parameter in entries.items():
+        made[index] = of_parameter
+        if isinstance(index, int) and 0 <= index < len(names) and isinstance(of_parameter, dict):
+            name = names[index]
+            made[index] = {
+                key: change({name: value})[name] if isinstance(value, Tensor) and value.dim() else value
+                for key, value in of_parameter.items()
+            }
+    return {**saved, "state": made}
 
 
 def check_optimizer(

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ from finetooth_torch.device.exhaustion import is_exhaustion
 from finetooth_torch.randomness import global_states, set_global
 from finetooth_torch.roles.role_models import copies
 from finetooth_torch.state.files import FORMAT, read_files, write_state
-from finetooth_torch.state.optimizer import take_optimizer
+from finetooth_torch.state.optimizer import each_like, take_optimizer
 from finetooth_torch.state.values import flatten
 
 if TYPE_CHECKING:
@@ -98,16 +98,21 @@ def state_of(
         copy: into memory of its own on the same device, so that it stays what it was; else it shares its tensors with
             the engine, for whoever writes it at once.
     """
-    files: dict[str, dict[str, Tensor]] = {"trained": {name: p.detach() for name, p in parts.parameters.named()}}
+    whole = parts.parameters.whole
+    files: dict[str, Mapping[str, Tensor]] = {
+        "trained": whole({name: p.detach() for name, p in parts.parameters.named()})
+    }
     gradients = {name: p.grad for name, p in parts.parameters.named() if p.grad is not None}
     if gradients:
-        files["gradients"] = gradients
-    files |= {f"role-{role}": copy_.named() for role, copy_ in copies(parts.network).items()}
+        files["gradients"] = whole(gradients)
+    files |= {f"role-{role}": whole(copy_.named()) for role, copy_ in copies(parts.network).items()}
     if held := parts.changes.held():
         files["adapter"] = {name: tensor.detach() for name, tensor in held.items()}
-    files["optimizer"] = {}
-    optimizer = flatten(parts.optimizer.state_dict(), files["optimizer"])
-    options = flatten(parts.group_options, files["optimizer"])
+    of_optimizer: dict[str, Tensor] = {}
+    saved = each_like(parts.optimizer, parts.parameters, parts.optimizer.state_dict(), whole)
+    optimizer = flatten(saved, of_optimizer)
+    options = flatten(parts.group_options, of_optimizer)
+    files["optimizer"] = of_optimizer
     arrays: dict[str, Tensor] = {}
     losses = flatten(loss_states, arrays)
     if arrays:
@@ -152,6 +157,11 @@ def restore_state(
     """
     from finetooth_torch.state.checks import checked
 
+    ours = {
+        name: parts.parameters.own(tensors) if name in ("trained", "gradients") or name.startswith("role-") else tensors
+        for name, tensors in state.files.items()
+    }
+    state = replace(state, files=ours)
     found = checked(state, request, parts, where)
     restore_schedule(request, state.content["schedule"], where)
     parts.parameters.zero_grad()

@@ -12,8 +12,8 @@ rounds weights itself (`masterless`) needs no masters; the gradients are in fp32
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
 from finetooth_hooks import PlanError
@@ -23,6 +23,9 @@ from finetooth_torch.compute import TORCH, Compute
 from finetooth_torch.precision import result_dtype
 from finetooth_torch.updates.scaler import LossScaler
 
+if TYPE_CHECKING:
+    from finetooth_torch.network import Network
+
 
 class TrainedParameters:
     """What the adapter left requiring gradients.
@@ -30,6 +33,7 @@ class TrainedParameters:
     Attributes:
         live: the model's own parameters.
         masters: what the optimizer sees: the same, or their copies in fp32 (`split`).
+        sharded: masters are this rank's parts; see `finetooth_torch.updates.sharded_parameters`.
 
     Args:
         model: the adapted model.
@@ -45,6 +49,8 @@ class TrainedParameters:
     Raises:
         PlanError: nothing trains.
     """
+
+    sharded = False
 
     def __init__(
         self,
@@ -102,6 +108,28 @@ class TrainedParameters:
     def named(self) -> list[tuple[str, nn.Parameter]]:
         """Names and masters: what the optimizer gets."""
         return list(zip(self.names, self.masters, strict=True))
+
+    def numel(self) -> int:
+        """Numbers that train, at all ranks together."""
+        return sum(parameter.numel() for parameter in self.live)
+
+    def collect(self) -> None:
+        """Take over gradients that a backward pass has left elsewhere than with the masters."""
+
+    def whole(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Tensors like masters, by their names, as they are saved: whole."""
+        return tensors
+
+    def own(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What `whole` gave, as this rank holds it."""
+        return tensors
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Inside, the model holds all its parameters, for what reads them itself."""
+        return nullcontext()
+
+    def serve(self, network: Network) -> None:
+        """The network is the one that computes with them."""
 
     def gradients(self) -> list[Tensor]:
         """Accumulated gradients, unscaled, of those parameters that have one."""

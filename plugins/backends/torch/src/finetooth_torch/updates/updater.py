@@ -42,7 +42,7 @@ class Updater:
         group_options: tuple[Options, ...],
     ) -> None:
         self._parameters, self._optimizer, self._scaler = parameters, optimizer, scaler
-        self._summed: Any = parameters if request.place.shard is None else optimizer
+        self._summed: Any = parameters if request.place.shard_optimizer is None else optimizer
         self._updates, self._max_grad_norm = request.updates, request.plan.train.max_grad_norm
         self._rate_shares = rate_shares(group_options, request.updates.optimizer.learning_rate)
         words = request.updates.optimizer.capabilities

@@ -1,0 +1,78 @@
+"""What ranks that hold parts of a model can do, and the memory that each of them takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from finetooth_hooks import MemoryEstimate, PlanError
+from finetooth_hooks.protocols import PlanRequest
+
+from finetooth_torch.planning.layer_memory import BYTES
+from finetooth_torch.planning.memory import layers_bytes, resident_bytes
+from finetooth_torch.planning.offload import DEVICE, Offload
+
+PRECISIONS = ("fp64", "fp32", "bf16")
+GATHERED_LAYERS = 2
+"""Layers that a device has whole at once: the one that computes, and the next, which is on its way."""
+
+
+def check_sharding(request: PlanRequest, precision: str, offload: Offload, *, share_base: bool) -> None:
+    """
+    Raises:
+        PlanError: a setting that goes with whole models only.
+    """
+    if request.place.sharding is None:
+        return
+    from finetooth_torchshared.elementwise import treats_every_number_by_itself
+
+    adapter, updates = request.trains.adapter.capabilities, request.updates
+    words = updates.optimizer.capabilities
+    on_one = "or a strategy that leaves the model whole (scale.strategy: ddp)"
+    if request.train.precision == "fp8" or precision not in PRECISIONS:
+        problem, action = f"train.precision={precision}", "set train.precision to bf16 or fp32"
+    elif request.base.stored is not None:
+        problem, action = "the base's weights are stored in fewer bits", "load it as plain numbers"
+    elif {"changes", "rounds"} & adapter:
+        problem, action = "the adapter changes the model between steps", "pick another adapter"
+    elif {"in_turn", "masterless", "host_state", "disk_state"} & words:
+        problem = f"optimizer: {updates.name} as it is set keeps or updates weights in an order of its own"
+        action = "pick adamw as it is by default"
+    elif share_base:
+        problem, action = "backend.share_base shares whole weights between engines", "leave backend.share_base out"
+    elif offload.activations != DEVICE:
+        problem, action = f"backend.activations={offload.activations}", "leave backend.activations out"
+    elif not treats_every_number_by_itself(updates.optimizer):
+        problem = f"optimizer: {updates.name} works on whole matrices, and no rank has one"
+        action = "pick an optimizer that treats every number by itself, such as adamw"
+    else:
+        return
+    raise PlanError(f"scale.strategy: it divides the model among ranks: {problem}", action=f"{action}, {on_one}")
+
+
+def of_one_rank(estimate: Callable[[], MemoryEstimate], request: PlanRequest, precision: str) -> MemoryEstimate:
+    """What one rank takes.
+
+    Args:
+        estimate: what it takes where no rank holds parts.
+    """
+    whole, sharding = estimate(), request.place.sharding
+    if sharding is None:
+        return whole
+    size, trained, layers = BYTES[precision], request.trains.parameters, request.base.facts.layers
+    gathered = resident_bytes(request.base, precision) + (trained * size if request.trains.base_frozen else 0)
+    in_layers = min(gathered, layers_bytes(request, precision))
+    # what trains is held in fp32 alone, and made what the model computes in where it is gathered
+    held = whole.parts["weights"] - (trained * size if size < BYTES["fp32"] else 0)
+    parts = dict(whole.parts)
+    gradients = 4 * trained
+    parts["gradients"] += -gradients + gradients // sharding.gradients + (size + 4) * trained // layers
+    parts["weights"] = held // sharding.weights
+    parts["optimizer"] //= sharding.optimizer
+    if sharding.weights > 1:
+        at_once = GATHERED_LAYERS * in_layers // layers
+        parts["gathered"] = gathered if "generate" in request.needs else gathered - in_layers + min(in_layers, at_once)
+        if request.place.hardware.device == "cpu":  # every rank reads the whole model first
+            later = sum(taken for name, taken in parts.items() if name not in ("overhead", "loading"))
+            parts["loading"] = max(parts.get("loading", 0), gathered - later, 0)
+    return replace(whole, parts=parts)

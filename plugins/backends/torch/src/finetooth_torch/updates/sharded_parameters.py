@@ -1,0 +1,161 @@
+"""The parameters that train where each rank holds a part of every tensor.
+
+The model's parameters are DTensors in fp32, gathered in the precision that the model computes in while a layer needs
+them. Masters are this rank's parts of them, as plain tensors in the same memory, so that an optimizer that treats every
+number by itself needs to know nothing of ranks. A backward pass leaves sums over all ranks with the DTensors; they go
+to the masters after each call. What is saved is whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from finetooth_hooks import PlanError
+from finetooth_hooks.protocols import Collective, EngineRequest, ShardedModel
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from finetooth_torch.compute import TORCH, Compute
+from finetooth_torch.precision import result_dtype
+from finetooth_torch.updates.parameters import TrainedParameters
+from finetooth_torch.updates.scaler import LossScaler
+
+if TYPE_CHECKING:
+    from finetooth_torch.network import Network
+
+
+def divided(
+    model: nn.Module, base: nn.Module, request: EngineRequest, dtype: torch.dtype, original: Collection[int],
+    scaler: LossScaler, compute: Compute,
+) -> ShardedParameters:  # fmt: skip
+    """Divide a model among the ranks of a request.
+
+    Args:
+        model, base: with its adapter and without.
+        dtype: what the model computes in.
+        original: identities (`id`) of the parameters that the base had.
+
+    Raises:
+        PlanError: nothing trains.
+    """
+    sharding, collective, precision = request.place.sharding, request.place.collective, request.plan.train.precision
+    assert sharding is not None and collective is not None and precision is not None
+    live = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if not live:
+        raise PlanError("adapter: it leaves no parameter to train", action="choose another adapter")
+    given = [dtype if id(parameter) in original else parameter.dtype for _, parameter in live]
+    for _, parameter in live:
+        parameter.data = parameter.data.to(result_dtype(dtype))
+    layers = list(base.get_submodule(request.base.facts.layer_path).children())
+    sharded = sharding.shard(model, layers, precision)
+    names = [name for name, _ in live]
+    return ShardedParameters(model, names, given, scaler, compute, collective=collective, sharded=sharded)
+
+
+class ShardedParameters(TrainedParameters):
+    """See the module and `TrainedParameters`.
+
+    Args:
+        model: the divided model; `names` are those of its parameters that train.
+        given: the precisions in which they are exported.
+        collective: the ranks that hold the parts.
+        sharded: gathers them.
+    """
+
+    sharded = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        names: Collection[str],
+        given: Collection[torch.dtype],
+        scaler: LossScaler,
+        compute: Compute = TORCH,
+        *,
+        collective: Collective,
+        sharded: ShardedModel,
+    ) -> None:
+        self._accumulate, self._scaler, self._collective, self._sharded = (
+            compute.accumulate, scaler, collective, sharded
+        )  # fmt: skip
+        self.names, self._given_dtypes, self.split = tuple(names), list(given), False
+        parameters: dict[str, Any] = dict(model.named_parameters())
+        self.live = [parameters[name] for name in self.names]
+        self._parts = {name: cast(DTensor, parameters[name]) for name in self.names}
+        self.masters = [nn.Parameter(part.to_local().detach()) for part in self._parts.values()]
+        name_of = {id(parameter): name for name, parameter in zip(self.names, self.live, strict=True)}
+        self._owners = [  # where the model holds them; a tied one in several places
+            (module, attribute, name_of[id(parameter)])
+            for module in model.modules()
+            for attribute, parameter in module._parameters.items()
+            if id(parameter) in name_of
+        ]
+
+    def collect(self) -> None:
+        for live, master in zip(self.live, self.masters, strict=True):
+            gradient, live.grad = live.grad, None
+            if gradient is not None:
+                part = cast(DTensor, gradient).to_local()
+                master.grad = self._accumulate(master.grad, part, torch.promote_types(part.dtype, torch.float32))
+
+    @torch.no_grad()
+    def whole(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        found = {}
+        for name, tensor in tensors.items():
+            of = self._parts[name]
+            part = DTensor.from_local(
+                tensor.detach().to(of.device), of.device_mesh, of.placements, shape=of.shape, stride=of.stride()
+            )
+            found[name] = part.full_tensor()
+        return found
+
+    @torch.no_grad()
+    def own(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What has not the shape of the whole parameter stays as it is, for whoever checks it to refuse."""
+        return {
+            name: self._own(self._parts[name], tensor)
+            if name in self._parts and tensor.shape == self._parts[name].shape
+            else tensor
+            for name, tensor in tensors.items()
+        }
+
+    @staticmethod
+    def _own(of: DTensor, whole: Tensor) -> Tensor:
+        whole = whole.to(of.device)
+        return distribute_tensor(whole, of.device_mesh, of.placements, src_data_rank=None).to_local().clone()
+
+    def serve(self, network: Network) -> None:
+        network.compute_by(self._sharded)
+
+    def gathered(self) -> AbstractContextManager[None]:
+        return self._sharded.gathered()
+
+    def norm(self) -> float:
+        """Global L2 norm over the parts of all ranks."""
+        parts = self._collective.gather(super().norm())
+        return math.sqrt(sum(part**2 for part in parts))
+
+    @contextmanager
+    def as_given(self, *, take: bool = False) -> Iterator[None]:
+        """Inside, the model is whole, what trains as its masters are and the rest as it is computed with."""
+        with self._sharded.gathered():
+            masters = self.whole(dict(self.named()))
+            made = {
+                name: nn.Parameter(masters[name].to(dtype))
+                for name, dtype in zip(self.names, self._given_dtypes, strict=True)
+            }
+            before = [module._parameters[attribute] for module, attribute, _ in self._owners]
+            for module, attribute, name in self._owners:
+                module._parameters[attribute] = made[name]
+            try:
+                yield
+                if take:
+                    taken = {name: cast(Tensor, module._parameters[at]).detach() for module, at, name in self._owners}
+                    self.restore(self.own(taken))
+            finally:
+                for (module, attribute, _), parameter in zip(self._owners, before, strict=True):
+                    module._parameters[attribute] = parameter

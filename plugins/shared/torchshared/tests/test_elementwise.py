@@ -1,0 +1,31 @@
+"""What an optimizer does to a matrix and to its halves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from finetooth_hooks import OptimizerBase
+from finetooth_torchshared.elementwise import treats_every_number_by_itself
+
+
+class Made(OptimizerBase):
+    learning_rate = 0.1
+
+    def __init__(self, kind: Any) -> None:
+        self._kind = kind
+
+    def create(self, named_parameters: Any) -> Any:
+        return self._kind([parameter for _, parameter in named_parameters], lr=0.1)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop])
+def test_those_that_update_number_by_number(kind: Any) -> None:
+    assert treats_every_number_by_itself(Made(kind))
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Muon, torch.optim.Adafactor])
+def test_those_that_need_the_whole_matrix(kind: Any) -> None:
+    """Muon orthogonalises it; Adafactor keeps means of its rows and columns, and scales by the norm of all of it."""
+    assert not treats_every_number_by_itself(Made(kind))

@@ -1,0 +1,135 @@
+"""The strategy `fsdp`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+
+import torch
+from finetooth_hooks import EngineError
+from finetooth_hooks.protocols import Collective, Engine, Rank, Sharding, Strategy
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+from finetooth_fsdp.options import FsdpOptions
+
+COMPUTED = {"bf16": torch.bfloat16}
+"""What parameters are gathered in, where that is not what they are held in."""
+
+
+class Fsdp:
+    """Implements `finetooth_hooks.protocols.ShardingStrategy`.
+
+    Args:
+        line: opens the line to all ranks and spreads the engine over them.
+    """
+
+    def __init__(self, options: FsdpOptions, line: Strategy) -> None:
+        self._options, self._line = options, line
+        self.wrap, self.spread, self.close = line.wrap, line.spread, line.close
+        self._mesh: DeviceMesh | None = None
+        self._digest = ""
+
+    def open(self, rank: Rank, device: str) -> Collective:
+        """See `finetooth_hooks.protocols.Strategy`."""
+        placed = torch.device(device)
+        if placed.type != "cpu":
+            torch.accelerator.set_device_index(placed.index or 0)  # a mesh is over the devices that ranks are at
+        collective = self._line.open(rank, device)
+        self._mesh = init_device_mesh(placed.type, (rank.world,))
+        return collective
+
+    def sharding(self, world: int) -> Sharding:
+        """Everything, among all ranks."""
+        return Sharding(weights=world, gradients=world, optimizer=world, shard=self._shard)
+
+    def digest(self, engine: Engine) -> str:
+        """SHA-256 of every parameter that trains, as it was before it was divided."""
+        del engine
+        return self._digest
+
+    def _shard(self, model: nn.Module, layers: Sequence[nn.Module], precision: str) -> FullyShardedModel:
+        if self._mesh is None:
+            raise EngineError("fsdp: the other ranks were not met", action="call open first")
+        self._digest = _digest(model)
+        computed = COMPUTED.get(precision)
+        policy = MixedPrecisionPolicy(
+            param_dtype=computed, reduce_dtype=None if computed is None else torch.float32, cast_forward_inputs=False
+        )
+        keeps = self._options.keep_layers
+        for layer in layers:
+            fully_shard(layer, mesh=self._mesh, mp_policy=policy, reshard_after_forward=not keeps)
+        fully_shard(model, mesh=self._mesh, mp_policy=policy, reshard_after_forward=True)
+        return FullyShardedModel(model, {id(layer): not keeps for layer in layers})
+
+
+class FullyShardedModel:
+    """Implements `finetooth_hooks.protocols.ShardedModel` over torch's `fully_shard`.
+
+    Args:
+        model: the outermost module that is divided.
+        reshards: by a module's identity, whether it gives up the others' parts behind its forward pass; others do.
+    """
+
+    def __init__(self, model: nn.Module, reshards: dict[int, bool]) -> None:
+        self._model, self._numbers = model, count()
+        self._modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
+        self._reshards = [reshards.get(id(module), True) for module in self._modules]
+        for module in self._modules:
+            module.set_gradient_divide_factor(1.0)  # losses are normalised over all ranks: gradients are summed
+            module.set_force_sum_reduction_for_comms(True)
+            module.set_reduce_scatter_unused_params(True)
+        before = {id(hooks): set(hooks) for hooks in _state_dict_hooks(model)}
+        self.computing(lambda: None)()  # torch takes the first module that computes for the outermost one
+        self._hooks = [
+            (hooks, {key: hook for key, hook in hooks.items() if key not in before[id(hooks)]})
+            for hooks in _state_dict_hooks(model)
+        ]
+
+    def computing(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """See `finetooth_hooks.protocols.ShardedModel`."""
+        name = f"_finetooth_computes_{next(self._numbers)}"
+        setattr(self._model, name, function)
+        register_fsdp_forward_method(self._model, name)
+        made: Callable[..., Any] = getattr(self._model, name)
+        return made
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """See `finetooth_hooks.protocols.ShardedModel`."""
+        for module in self._modules:
+            module.set_reshard_after_forward(False, recurse=False)
+            module.unshard()
+        for hooks, added in self._hooks:  # with them, whoever reads a state dict would give the others' parts up
+            for key in added:
+                del hooks[key]
+        try:
+            yield
+        finally:
+            for hooks, added in self._hooks:
+                hooks.update(added)
+            for module, reshards in zip(self._modules, self._reshards, strict=True):
+                module.set_reshard_after_forward(reshards, recurse=False)
+                module.reshard()
+
+
+def _state_dict_hooks(model: nn.Module) -> list[dict[int, Any]]:
+    """What is called before a state dict is read or loaded, of every module."""
+    return [
+        hooks
+        for module in model.modules()
+        for hooks in (module._state_dict_pre_hooks, module._load_state_dict_pre_hooks)
+    ]
+
+
+def _digest(model: nn.Module) -> str:
+    found = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            found.update(name.encode())
+            found.update(parameter.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return found.hexdigest()
