@@ -300,7 +300,7 @@ class Keeper:
             asked = Candidate(candidate.step, candidate.folder, candidate.metrics, engine if needs else None)
             try:
                 reason = reason_of(gate.check(asked), gate.check)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 reason = named(error)
             if reason:
                 return f"gate {name}: {reason}"

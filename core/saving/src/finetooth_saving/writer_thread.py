@@ -7,6 +7,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from finetooth_hooks.errors import EngineError
+from finetooth_toolbox import blame
+
 
 @dataclass
 class Pending:
@@ -26,6 +29,9 @@ class Pending:
             self.job()
         except Exception as error:
             self.error = error
+        except SystemExit as error:  # of a plugin; it would end this thread, and whoever waits would wait for ever
+            what, action = blame.problem(error)
+            self.error = EngineError(what, action=action)
         finally:
             self.job = _nothing
             self.done.set()
