@@ -195,8 +195,9 @@ class Block:
         h = h + output(attend(rotate(query(n)), rotate(key(n)), value(n)))    n = attention_norm(h), root-mean-square
         h = h + down(activation(gate(n)) * up(n))                             n = ffn_norm(h)
 
-    with causal attention over everything before, grouped key-value heads, scores scaled by 1 / sqrt(head_dim), no
-    dropout, and `final_norm` at the end. A backend makes sure by comparing it with the model itself.
+    with causal attention over everything before, grouped key-value heads, scores scaled by 1 / sqrt(head_dim) or by
+    what the family says, no dropout, and `final_norm` at the end. A backend makes sure by comparing it with the model
+    itself.
 
     Attributes:
         eps: of the norms.
@@ -204,6 +205,9 @@ class Block:
         attention_norm, ffn_norm, query, key, value, output, gate, up, down: module paths in a layer.
         query_norm, key_norm: module paths of norms over each head before the rotation; empty where there are none.
         activation: `silu`, `gelu` or `gelu_tanh`.
+        embedding_scale: factor on embeddings, where the residual stream begins.
+        residual_scale: factor on what attention and feed-forward add to it.
+        attention_scale: factor on attention's scores; None: 1 / sqrt(head_dim).
     """
 
     eps: float
@@ -222,6 +226,9 @@ class Block:
     up: str = "mlp.up_proj"
     down: str = "mlp.down_proj"
     activation: str = "silu"
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    attention_scale: float | None = None
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,17 @@ __all__ = [
     "MakeDecoder",
     "PlainGroup",
     "Stream",
+    "score_scale",
 ]
 
 FindLowRank = Callable[[nn.Module], LowRank | None]
 """What an adapter says of a wrapped linear module."""
+
+
+def score_scale(facts: ModelFacts) -> float:
+    """The factor on attention's scores."""
+    given = None if facts.block is None else facts.block.attention_scale
+    return facts.head_dim**-0.5 if given is None else given
 
 
 @dataclass(frozen=True)

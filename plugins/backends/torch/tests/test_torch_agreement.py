@@ -11,7 +11,8 @@ import finetooth_native.stream_decoder as decoder_module
 import finetooth_torch.decoder.agreement as agreement
 import pytest
 import torch
-from finetooth_hooks import PlanError
+from finetooth_granite.family import Granite
+from finetooth_hooks import PlanError, Sampling
 from finetooth_hooks.protocols import Block, Head, LowRank, PickedKernel
 from finetooth_kernels.operations import OPERATIONS
 from finetooth_torch.compute import STREAM, Compute
@@ -25,6 +26,7 @@ SIZES = {
     "num_key_value_heads": 2, "max_position_embeddings": 256, "bos_token_id": None, "eos_token_id": 1,
     "pad_token_id": 0,
 }  # fmt: skip
+SCALES = {"embedding_multiplier": 3.0, "residual_multiplier": 0.5, "attention_multiplier": 0.2}
 REFUSED = r"backend\.decoder: .*set backend\.decoder: transformers"
 
 
@@ -120,6 +122,22 @@ def test_missing_head_norms_and_another_activation_are_refused(kit: SimpleNamesp
 def test_a_block_with_modules_that_are_not_there_is_refused(kit: SimpleNamespace) -> None:
     with pytest.raises(PlanError, match=r"cannot be compared with the model: AttributeError.*q_norm.*transformers"):
         kit.engine(facts={"block": Block(eps=1e-6, query_norm="self_attn.q_norm", key_norm="self_attn.k_norm")})
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_model_with_scales_trains_and_samples_as_its_own_code(kit: SimpleNamespace, full: bool) -> None:
+    """Granite's embeddings, residuals and scores: losses, gradients and greedy answers of both ways."""
+    config = GraniteConfig(**SIZES, **SCALES, logits_scaling=4.0)
+    known = {"block": Granite().facts(config.to_dict()).block, "head": Head(scale=0.25)}
+    engines = [
+        kit.engine(config=config, facts=known, decoder=decoder, adapter=kit.adapter(full=full))
+        for decoder in ("stream", "transformers")
+    ]
+    first, second = (engine.forward_backward(kit.data(), kit.nll).loss for engine in engines)
+    assert first == pytest.approx(second, rel=1e-5)
+    assert kit.relative(*map(kit.gradients, engines)) < 1e-4
+    answers = [engine.generate([[5, 6, 7, 8]], Sampling(max_tokens=12, temperature=0.0)) for engine in engines]
+    assert answers[0][0][0].tokens == answers[1][0][0].tokens
 
 
 # --- sabotage: the model does more ------------------------------------------------------------------------------------

@@ -15,6 +15,13 @@ from finetooth_toolbox.llama_shape import ATTENTION, layer_of, llama_facts
 SHARED = ("in_proj", "input_linear", "output_linear")
 """Linear modules of a Granite 4 layer besides attention: into Mamba, and the shared feed-forward."""
 
+SCALES = {
+    "embedding_scale": "embedding_multiplier",
+    "residual_scale": "residual_multiplier",
+    "attention_scale": "attention_multiplier",
+}
+"""What a block calls the factors of a config."""
+
 MAMBA = {"mamba_n_heads": 128, "mamba_n_groups": 1, "mamba_d_state": 256, "mamba_chunk_size": 256}
 EXPAND, SHARED_SIZE, ROUTER = 2, 1024, "block_sparse_moe.router"
 """Where a config does not say."""
@@ -30,15 +37,17 @@ class Granite:
     def facts(self, config: Mapping[str, Any]) -> ModelFacts:
         """Sizes and module names of a model, from its config.
 
-        Logits are divided by `logits_scaling`. No block: embeddings, residuals and attention scores have scales of
-        their own. Granite 4's layers have Mamba or attention, and experts with a shared feed-forward; low-rank
-        additions leave `out_proj` alone, which Mamba's fused kernels read past an adapter.
+        Logits are divided by `logits_scaling`; embeddings, residuals and attention scores have scales of their own.
+        Granite 4's layers have Mamba or attention, and experts with a shared feed-forward, which no block says;
+        low-rank additions leave `out_proj` alone, which Mamba's fused kernels read past an adapter.
         """
         head = Head("lm_head", scale=1.0 / float(config.get("logits_scaling") or 1.0))
-        facts = replace(llama_facts(config, renderer="jinja", max_positions=2048), head=head, block=None)
+        facts = replace(llama_facts(config, renderer="jinja", max_positions=2048), head=head)
         if config.get("model_type") != "granitemoehybrid":
-            return facts
+            scales = {name: float(config.get(key) or 1.0) for name, key in SCALES.items()}
+            return facts if facts.block is None else replace(facts, block=replace(facts.block, **scales))
         layers = _layers(facts, config)
+        facts = replace(facts, block=None)
         return replace(facts, linear_targets=(*ATTENTION, *SHARED), untargeted=("out_proj",), per_layer=layers)
 
 

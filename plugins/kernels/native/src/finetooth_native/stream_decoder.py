@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from finetooth_hooks.protocols import Block, LowRank, ModelFacts
 from finetooth_kernels.contract import result_dtype
-from finetooth_kernels.decoder import FindLowRank, GroupParts, LayerOperations, Stream
+from finetooth_kernels.decoder import FindLowRank, GroupParts, LayerOperations, Stream, score_scale
 from finetooth_kernels.low_rank_linear import Again, diagonal
 from finetooth_kernels.memory import Arena
 from finetooth_kernels.segments import Segment
@@ -204,10 +204,19 @@ class _Layer:
 
     def feed(self, h_nd: Tensor, attended_nd: Tensor, arena: Arena | None = None) -> Tensor:
         """The residual stream after what comes behind attention: its output projection and the feed-forward block."""
-        h_nd = self.output(attended_nd, base_no=h_nd, arena=arena)
+        h_nd = self._onto(h_nd, self.output, attended_nd, None, arena)
         h_nd, gate_up = self._normed(self.gate_up, self.ffn_norm, h_nd, arena)
         activate = self._activate
-        return self.down(activate(gate_up), (activate, (gate_up,)), h_nd, arena)
+        return self._onto(h_nd, self.down, activate(gate_up), (activate, (gate_up,)), arena)
+
+    def _onto(
+        self, h_nd: Tensor, group: Group, x_nd: Tensor, again: Again | None, arena: Arena | None
+    ) -> Tensor:  # fmt: skip
+        """The residual stream with what the group makes of its input."""
+        scale = self._block.residual_scale
+        if scale == 1.0:
+            return group(x_nd, again, h_nd, arena)
+        return h_nd + scale * group(x_nd, again, arena=arena)
 
     def _normed(
         self, group: Group, norm: nn.Module, h_nd: Tensor, arena: Arena | None, *, passing: bool = False
@@ -237,7 +246,7 @@ class StreamDecoder:
     ) -> None:
         self._attend, block = compute.segment_attention, facts.block
         assert block is not None
-        self._facts, self._checkpointing = facts, checkpointing
+        self._facts, self._block, self._checkpointing = facts, block, checkpointing
         self._embedding, self._rotary = body.get_submodule(block.embedding), body.get_submodule(block.rotary)
         self._final_norm = body.get_submodule(block.final_norm)
         path = facts.layer_path.removeprefix(f"{facts.body}.")
@@ -295,7 +304,8 @@ class StreamDecoder:
     def embedded(self, tokens_n: Tensor) -> Tensor:
         """(N, D), where the residual stream begins."""
         embedded: Tensor = self._embedding(tokens_n)
-        return embedded.to(result_dtype(embedded.dtype))
+        embedded, scale = embedded.to(result_dtype(embedded.dtype)), self._block.embedding_scale
+        return embedded if scale == 1.0 else embedded * scale
 
     def angles(self, positions_n: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine, (N, R/2) each, float32, for position ids."""
@@ -317,7 +327,7 @@ class StreamDecoder:
             segments,
             heads=facts.heads,
             kv_heads=facts.kv_heads,
-            scale=facts.head_dim**-0.5,
+            scale=score_scale(facts),
             arena=arena,
         ).flatten(1)
         if wanted is not None:  # behind the last attention a position needs no other

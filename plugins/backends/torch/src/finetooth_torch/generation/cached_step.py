@@ -17,7 +17,7 @@ import torch
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_hooks.sampling import ShownPrompt
 from finetooth_kernels.capture import Repeated
-from finetooth_kernels.decoder import Decoder, Group, PlainGroup
+from finetooth_kernels.decoder import Decoder, Group, PlainGroup, score_scale
 from finetooth_steps.micro_batches import MicroBatch
 from finetooth_steps.rectangles import PlacedMedium
 from torch import Tensor
@@ -175,7 +175,7 @@ class StreamDecoding:
     def _advanced(self, h_rd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """A token of each row through the layers."""
         facts = self._facts
-        scale = facts.head_dim**-0.5
+        scale = score_scale(facts)
         sizes = [cache.rows for cache in self._caches]
         for i, layer in enumerate(self._layers):
             h_rd, qkv = layer.project(h_rd, cos, sin)
