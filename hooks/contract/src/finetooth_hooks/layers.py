@@ -21,6 +21,7 @@ class Experts:
         gated: an expert has three matrices, gate, up and down; else two.
         balanced: such models are trained with losses of their routers, load balancing and z-loss; the router is a
             module whose first result is its logits, and its probabilities are their softmax.
+        clamped: gate and up are clamped, and 1 is added to up, before they are multiplied, as in gpt-oss.
     """
 
     count: int
@@ -30,6 +31,7 @@ class Experts:
     router: str = "mlp.gate"
     gated: bool = True
     balanced: bool = False
+    clamped: bool = False
 
 
 LayerMixer = Literal["attention", "window", "linear", "state_space", "convolution", "none"]
@@ -51,6 +53,8 @@ class LayerFacts:
         chunked: of a state that is computed chunk by chunk: products of numbers that a position has with all positions
             of its chunk, in addition to those with the state.
         ffn_size: inner width of a feed-forward block that computes every token, shared experts left aside.
+        norms: over the hidden state; 0: it is not said.
+        wide_norms: their weights multiply in fp32.
         experts: those that a router picks; None: there are none.
     """
 
@@ -65,4 +69,6 @@ class LayerFacts:
     state: int = 0
     chunked: int = 0
     ffn_size: int = 0
+    norms: int = 0
+    wide_norms: bool = False
     experts: Experts | None = None

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from finetooth_gemma.family import Gemma
+from finetooth_gptoss.family import GPTOSS
 from finetooth_hooks.bases import AdapterBase, OptimizerBase
 from finetooth_hooks.protocols import (
     BasePart,
@@ -27,12 +29,13 @@ from finetooth_hooks.protocols import (
 )
 from finetooth_kit import entries_of
 from finetooth_kit.fake_context import TRAIN, FakeContext
-from finetooth_toolbox.llama_shape import linear_shapes, llama_facts
+from finetooth_toolbox.llama_shape import layer_matrices, linear_shapes, llama_facts
 from finetooth_torch.planning.decisions import decide
 from finetooth_torch.planning.layer_memory import (
     HeldByAttention,
     accelerator_backward_bytes,
     accelerator_layer_bytes,
+    by_layer,
 )
 from finetooth_torch.planning.memory import estimate
 from torch import nn
@@ -50,6 +53,11 @@ WIDTH, TOKENS = 512, 1024
 SHAPE = {"hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
 LLAMA = {**SHAPE, "model_type": "llama", "intermediate_size": 14336, "num_hidden_layers": 32, "vocab_size": 128256}
 QWEN = {**SHAPE, "model_type": "qwen3", "intermediate_size": 12288, "num_hidden_layers": 36, "vocab_size": 151936}
+GEMMA = {"model_type": "gemma2", "hidden_size": 2304, "num_attention_heads": 8, "num_key_value_heads": 4,
+    "head_dim": 256, "intermediate_size": 9216, "vocab_size": 256000, "attn_logit_softcapping": 50.0}  # fmt: skip
+OSS = {"model_type": "gpt_oss", "hidden_size": 2880, "num_attention_heads": 64, "num_key_value_heads": 8,
+    "head_dim": 64, "intermediate_size": 2880, "num_local_experts": 32, "num_experts_per_tok": 4,
+    "vocab_size": 201088, "experts_implementation": "grouped_mm"}  # fmt: skip
 PARAMETERS = {"llama": 8_030_261_248, "qwen3": 8_190_735_360}
 
 
@@ -69,20 +77,19 @@ class Added(nn.Module):
 
 def model_of(config: dict[str, Any], layers: int, *, full: bool, attention: str = "sdpa") -> Any:
     """In bf16, with a small vocabulary."""
-    from transformers import LlamaConfig, LlamaModel, Qwen3Config, Qwen3Model
+    from transformers import AutoConfig, AutoModel
 
     made = {**config, "num_hidden_layers": layers, "vocab_size": 64}
-    kind = made.pop("model_type")
-    settings, model = {"llama": (LlamaConfig, LlamaModel), "qwen3": (Qwen3Config, Qwen3Model)}[kind]
+    settings = AutoConfig.for_model(made.pop("model_type"), **made, attn_implementation=attention)
     torch.set_default_dtype(torch.bfloat16)
     try:
-        model = model(settings(**made, attn_implementation=attention))
+        model = AutoModel.from_config(settings)
     finally:
         torch.set_default_dtype(torch.float32)
     if not full:
         model.requires_grad_(False)
         for path, module in list(model.named_modules()):
-            if path.endswith("_proj"):
+            if path.endswith("_proj") and isinstance(module, nn.Linear):
                 parent, _, name = path.rpartition(".")
                 setattr(model.get_submodule(parent), name, Added(module))
     return model.train()
@@ -197,6 +204,26 @@ def test_what_a_layer_keeps_is_what_autograd_saves(config: dict[str, Any], full:
     # with rows of their own a GPU's attention repeats no keys and values, and holds no mask
     apart = accelerator_layer_bytes(request, "bf16", full=full, attention=HeldByAttention())
     assert planned - apart == 2 * 2 * (4096 - 1024) + 2 * WIDTH
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("config", [GEMMA, OSS], ids=["gemma2", "gpt_oss"])
+def test_norms_caps_sinks_and_clamped_experts_are_counted(config: dict[str, Any], full: bool) -> None:
+    """Attention that is written out, as where no fused kernel has a cap or sinks."""
+    family = Gemma() if config["model_type"] == "gemma2" else GPTOSS()
+    request = asked(full=full, longest=WIDTH)
+    kinds = ["sliding_attention", "full_attention"]
+    facts = family.facts({**config, "num_hidden_layers": 2, "layer_types": kinds})
+    request = replace(request, base=replace(request.base, facts=facts))
+    if not full:
+        low = RANK * sum(map(sum, layer_matrices(facts)))
+        request = replace(request, trains=replace(request.trains, parameters=low))
+    held = HeldByAttention(masked=True, fused=False)
+    planned, _ = by_layer(
+        request, "bf16", lambda alike: accelerator_layer_bytes(alike, "bf16", full=full, attention=held), full=full,
+        unknown=2.0,
+    )  # fmt: skip
+    assert planned == pytest.approx(kept_per_token(config, full=full, attention="eager"), rel=0.03)
 
 
 def test_scores_that_are_not_fused_are_counted() -> None:

@@ -36,8 +36,10 @@ class GPTOSS:
             width=facts.ffn_size,
             router="mlp.router",
             balanced=True,
+            clamped=True,
         )
         kinds = config.get("layer_types") or ["sliding_attention", "full_attention"] * (facts.layers // 2)
         window = {"layer_types": kinds, "sliding_window": config.get("sliding_window") or WINDOW}
-        facts = replace(facts, per_layer=windowed_layers(facts, window, experts))
+        layers = windowed_layers(facts, window, experts)
+        facts = replace(facts, per_layer=tuple(replace(layer, norms=2, wide_norms=True) for layer in layers))
         return replace(facts, linear_targets=ATTENTION, attention=AttentionNeeds(sinks=True), block=None)

@@ -16,7 +16,8 @@ BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp64": 8}
 """Of one number in each precision."""
 
 UNKNOWN_LAYERS = 1.1
-"""Factor on what a layer saves where the family does not describe its layers: they may hold more norms than Llama's."""
+"""Factor on what a layer saves on an accelerator where the family does not say what norms it holds: they may be more
+than Llama's."""
 
 
 @dataclass(frozen=True)
@@ -35,29 +36,39 @@ class HeldByAttention:
     filling: Filling | None = None
 
 
-def by_layer(request: PlanRequest, bytes_of: Callable[[PlanRequest], float]) -> tuple[float, float]:
+def by_layer(
+    request: PlanRequest, precision: str, bytes_of: Callable[[PlanRequest], float], *, full: bool, unknown: float = 1.0
+) -> tuple[float, float]:
     """Bytes per token that a layer saves: on average, and the most that one does.
 
     A layer without attention keeps what its mixer's modules give; one with experts what the active ones hold, and for
-    each of them the copy of its input and its result.
+    each of them the copy of its input and its result. A clamped expert keeps three more tensors of its width, two of
+    them only where it trains. A norm keeps its input in fp32, and where its weight trains what that multiplies.
 
     Args:
-        bytes_of: of a model whose layers are all alike.
+        bytes_of: of a model whose layers are all alike, with two norms of Llama's kind.
+        full: the base trains.
+        unknown: factor where the family does not say what norms its layers hold.
     """
     facts = request.base.facts
     if not facts.per_layer:
-        alike = bytes_of(request)
+        alike = bytes_of(request) * (unknown if facts.block is None else 1.0)
         return alike, alike
+    size, wide = BYTES[precision], max(4, BYTES[precision])
     saved = []
     for layer in facts.per_layer:
         width = layer.ffn_size
         if experts := layer.experts:
             width += experts.shared + experts.active * (experts.width + facts.hidden_size // 2)
+            width += experts.clamped * experts.active * experts.width * (3 if full else 1) // 4
         mixed = sum(outputs for _, outputs in layer.mixing.values())
         head = (layer.head_dim + (layer.value_dim or layer.head_dim)) // 2
         heads, kv_heads, head_dim = (layer.heads, layer.kv_heads, head) if layer.heads else (1, 0, mixed)
         like = replace(facts, heads=heads, kv_heads=kv_heads, head_dim=head_dim, ffn_size=width, per_layer=())
-        saved.append(bytes_of(replace(request, base=replace(request.base, facts=like))))
+        alike = bytes_of(replace(request, base=replace(request.base, facts=like)))
+        multiplied = layer.norms * (wide if layer.wide_norms else size) - 2 * size if full else 0
+        norms = facts.hidden_size * ((layer.norms - 2) * wide + multiplied)
+        saved.append(alike + norms if layer.norms else alike * unknown)
     return sum(saved) / len(saved), max(saved)
 
 
@@ -93,9 +104,16 @@ def accelerator_layer_bytes(request: PlanRequest, precision: str, *, full: bool,
         saved += 2 * size * (heads - kv)
     if attention.masked and attention.fused:
         saved += size * row
-    if not attention.fused:
-        saved += (wide + size) * facts.heads * row
-    return saved if facts.block is not None else saved * UNKNOWN_LAYERS
+    return saved + (0 if attention.fused else score_bytes(request, precision))
+
+
+def score_bytes(request: PlanRequest, precision: str) -> int:
+    """Bytes per token of attention's scores where it is not fused: in fp32 and rounded, with what a cap gives; with
+    sinks, which are a column more, in the layers' precision alone."""
+    facts, size, wide = request.base.facts, BYTES[precision], max(4, BYTES[precision])
+    held = size if facts.attention.sinks else wide + size
+    held += size if facts.attention.softcap is not None else 0
+    return held * facts.heads * (request.data.longest + facts.attention.sinks)
 
 
 def accelerator_backward_bytes(request: PlanRequest, precision: str) -> int:

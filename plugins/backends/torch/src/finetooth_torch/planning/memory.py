@@ -17,6 +17,7 @@ from finetooth_torchshared.gpus import CONTEXT
 from finetooth_torch.planning.fp8 import FP8, rounding_bytes
 from finetooth_torch.planning.layer_memory import (
     BYTES,
+    UNKNOWN_LAYERS,
     HeldByAttention,
     accelerator_backward_bytes,
     accelerator_layer_bytes,
@@ -25,6 +26,7 @@ from finetooth_torch.planning.layer_memory import (
     generation_bytes,
     layer_bytes,
     layers_held,
+    score_bytes,
     stream_layer_bytes,
 )
 from finetooth_torch.planning.offload import DEVICE, DISK, HOST, ON_DEVICE, Offload, layers_apart
@@ -134,8 +136,10 @@ def _on_accelerator(
     own = request.trains.adapter.token_bytes(facts, precision)
     between = size * facts.hidden_size
     layer = by_layer(
-        request, lambda alike: own + accelerator_layer_bytes(alike, precision, full=full, attention=attention)
-    )
+        request, precision,
+        lambda alike: own + accelerator_layer_bytes(alike, precision, full=full, attention=attention),
+        full=full, unknown=UNKNOWN_LAYERS,
+    )  # fmt: skip
     layers, away = layers_held(facts.layers, between, layer, offload, checkpointing=checkpointing)
     mask = request.data.longest if attention.masked else 0  # one byte for each pair of positions in a row
     passing = accelerator_backward_bytes(request, precision) + mask
@@ -312,10 +316,13 @@ def _on_host(
     facts, size = request.base.facts, BYTES[precision]
     tokens = tokens_at_once(request, micro_batch_tokens, packed=stream, held=attention)
     full = _trains_base(request)
+    scored = 0 if attention is None or attention.fused else score_bytes(request, precision)
     layer = by_layer(
-        request,
-        lambda alike: stream_layer_bytes(alike, precision) if stream else layer_bytes(alike, precision, full=full),
-    )
+        request, precision,
+        lambda alike: scored
+        + (stream_layer_bytes(alike, precision) if stream else layer_bytes(alike, precision, full=full)),
+        full=full,
+    )  # fmt: skip
     between = max(4, size) if stream else size  # of the residual stream
     layers, away = layers_held(facts.layers, between * facts.hidden_size, layer, offload, checkpointing=checkpointing)
     # the stream decoder cuts what it saves from blocks; where anything is elsewhere, tensors have pages of their own
