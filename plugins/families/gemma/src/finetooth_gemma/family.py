@@ -51,8 +51,8 @@ class Gemma:
         values: Mapping[str, Any] = {"tie_word_embeddings": True, "head_dim": 256, **(text or {})}
         facts = llama_facts(values, renderer=RENDERERS.get(kind, "jinja"), max_positions=8192)
         if "sliding_attention" in (values.get("layer_types") or ()) and not kind.startswith("gemma4"):
-            layers = windowed_layers(facts, values)
-            facts = replace(facts, per_layer=tuple(replace(layer, norms=4, wide_norms=True) for layer in layers))
+            windowed = windowed_layers(facts, values)
+            facts = replace(facts, per_layer=tuple(replace(layer, norms=4, wide_norms=True) for layer in windowed))
         cap = values.get("final_logit_softcapping")
         facts = replace(facts, head=Head("lm_head", softcap=None if cap is None else float(cap)), block=None)
         if values.get("attn_logit_softcapping"):

@@ -15,12 +15,7 @@ from finetooth_toolbox.llama_shape import ATTENTION, layer_of, llama_facts
 SHARED = ("in_proj", "input_linear", "output_linear")
 """Linear modules of a Granite 4 layer besides attention: into Mamba, and the shared feed-forward."""
 
-SCALES = {
-    "embedding_scale": "embedding_multiplier",
-    "residual_scale": "residual_multiplier",
-    "attention_scale": "attention_multiplier",
-}
-"""What a block calls the factors of a config."""
+SCALES = ("embedding_multiplier", "residual_multiplier", "attention_multiplier")
 
 MAMBA = {"mamba_n_heads": 128, "mamba_n_groups": 1, "mamba_d_state": 256, "mamba_chunk_size": 256}
 EXPAND, SHARED_SIZE, ROUTER = 2, 1024, "block_sparse_moe.router"
@@ -44,8 +39,11 @@ class Granite:
         head = Head("lm_head", scale=1.0 / float(config.get("logits_scaling") or 1.0))
         facts = replace(llama_facts(config, renderer="jinja", max_positions=2048), head=head)
         if config.get("model_type") != "granitemoehybrid":
-            scales = {name: float(config.get(key) or 1.0) for name, key in SCALES.items()}
-            return facts if facts.block is None else replace(facts, block=replace(facts.block, **scales))
+            embedding, residual, attention = (float(config.get(key) or 1.0) for key in SCALES)
+            block = facts.block
+            if block is not None:
+                block = replace(block, embedding_scale=embedding, residual_scale=residual, attention_scale=attention)
+            return replace(facts, block=block)
         layers = _layers(facts, config)
         facts = replace(facts, block=None)
         return replace(facts, linear_targets=(*ATTENTION, *SHARED), untargeted=("out_proj",), per_layer=layers)
