@@ -149,5 +149,6 @@ def llama_block(config: Mapping[str, Any], *, head_norms: bool = False) -> Block
     windowed = bool(config.get("sliding_window")) and bool(config.get("use_sliding_window", True))
     if activation is None or config.get("attention_dropout") or windowed or kind not in FIXED_ROTARY:
         return None
-    norms = {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"} if head_norms else {}
-    return Block(eps=float(config.get("rms_norm_eps", 1e-6)), activation=activation, **norms)
+    query, key = ("self_attn.q_norm", "self_attn.k_norm") if head_norms else ("", "")
+    eps = float(config.get("rms_norm_eps", 1e-6))
+    return Block(eps=eps, activation=activation, query_norm=query, key_norm=key)
