@@ -17,7 +17,8 @@ from finetooth_kit.losses import CENTRED, PAIR_MARGIN
 from toy_numpy.making import engine as numpy_engine
 from toy_numpy.making import request
 from toy_numpy.model import MATRICES
-from toy_numpy.parts import Factory, Sgd
+from toy_numpy.optimizers import Sgd
+from toy_numpy.parts import Factory
 
 pytest.importorskip("finetooth_torch")
 from toy_numpy.torch_twin import TorchSgd, TwinAdapter, TwinLoader, deltas

@@ -10,7 +10,8 @@ import pytest
 from finetooth_kit import parametrize_engine, parametrize_with_checks
 from toy_numpy.making import engine
 from toy_numpy.model import MATRICES, Toy, entropy, gather, grad_of_entropy, grad_of_targets, new_head
-from toy_numpy.parts import Adam, Factory
+from toy_numpy.optimizers import Adam
+from toy_numpy.parts import Factory
 
 VOCAB = 12
 

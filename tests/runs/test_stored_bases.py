@@ -76,7 +76,7 @@ from pathlib import Path
 import torch, transformers
 from finetooth_kit.fake_context import FakeContext
 from finetooth_portable import modules, quantizers
-from finetooth_torch.planning.memory import host_memory
+from finetooth_torch.planning.process_memory import host_memory
 from finetooth_transformers.builder import TransformersOptions
 from finetooth_transformers.loader import TransformersLoader
 

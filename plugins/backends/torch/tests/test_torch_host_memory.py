@@ -12,7 +12,7 @@ from finetooth_torch.device.host_memory import give_back_freed, keep_freed
 SCRIPT = """
 import sys
 from finetooth_torch.device.host_memory import give_back_freed, keep_freed
-from finetooth_torch.planning.memory import host_memory
+from finetooth_torch.planning.process_memory import host_memory
 import torch
 if sys.argv[1] == "keep":
     assert keep_freed()

@@ -16,7 +16,8 @@ from finetooth_hooks.protocols import AttentionNeeds, DataPart, ModelInfo, PlanR
 from finetooth_kit import entries_of
 from finetooth_kit.fake_context import TRAIN, FakeContext
 from finetooth_torch.backend import TorchBackend, TorchOptions
-from finetooth_torch.planning.memory import estimate, host_memory, peak_memory
+from finetooth_torch.planning.memory import estimate
+from finetooth_torch.planning.process_memory import host_memory, peak_memory
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -12,7 +12,8 @@ from finetooth_kit import ByteTokenizer, plan_of
 
 from toy_numpy.engine import NumpyEngine
 from toy_numpy.model import Toy, new_head
-from toy_numpy.parts import DeltaAdapter, Factory, NumpyHardware, Sgd, ToyLoader, facts_of
+from toy_numpy.optimizers import Sgd
+from toy_numpy.parts import DeltaAdapter, Factory, NumpyHardware, ToyLoader, facts_of
 
 
 class Constant:

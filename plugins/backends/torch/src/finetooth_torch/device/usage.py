@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from finetooth_hooks.engine import Usage
 
-from finetooth_torch.planning.memory import host_memory, peak_memory
+from finetooth_torch.planning.process_memory import host_memory, peak_memory
 
 
 def usage(device: torch.device) -> Usage:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 from finetooth_hooks import MemoryEstimate
 from finetooth_hooks.protocols import BasePart, ModelFacts, PlanRequest, Quantizer, RoleRequest
@@ -30,34 +29,12 @@ from finetooth_torch.planning.layer_memory import (
     stream_layer_bytes,
 )
 from finetooth_torch.planning.offload import DEVICE, DISK, HOST, ON_DEVICE, Offload, layers_apart
+from finetooth_torch.planning.process_memory import host_memory
 from finetooth_torch.planning.routers import NO_ROUTERS, RouterCoefficients
 from finetooth_torch.planning.row_sharing import largest_positions
 
 GENERATION_BATCHES = 4
 """Positions of a batch that is sampled, in micro-batches."""
-
-
-def peak_memory(device: object) -> int:
-    """Peak bytes: of the process's resident set on the host, of torch's allocator on an accelerator."""
-    import torch
-
-    device = torch.device(str(device))
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return host_memory("VmHWM")
-
-
-def host_memory(field: str) -> int:
-    """Bytes of this process: `VmHWM` is the peak of its resident set, `VmRSS` what it holds now."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text(encoding="utf-8").splitlines():
-            if line.startswith(f"{field}:"):
-                return int(line.split()[1]) * 1024
-    import resource  # elsewhere (macOS) only the peak is known, in bytes there
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
 FRAGMENTATION = {"fp32": 1.75, "bf16": 1.45, "fp16": 1.45, "fp64": 1.75}
