@@ -1,4 +1,4 @@
-"""What an optimizer does to a matrix and to its halves."""
+"""What an optimizer does to a matrix and to its half."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from finetooth_hooks import OptimizerBase
-from finetooth_torchshared.elementwise import treats_every_number_by_itself
+from finetooth_torchshared.elementwise import obstacle_to_parts
 
 
 class Made(OptimizerBase):
@@ -22,10 +22,10 @@ class Made(OptimizerBase):
 
 @pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop])
 def test_those_that_update_number_by_number(kind: Any) -> None:
-    assert treats_every_number_by_itself(Made(kind))
+    assert not obstacle_to_parts(Made(kind))
 
 
 @pytest.mark.parametrize("kind", [torch.optim.Muon, torch.optim.Adafactor])
 def test_those_that_need_the_whole_matrix(kind: Any) -> None:
     """Muon orthogonalises it; Adafactor keeps means of its rows and columns, and scales by the norm of all of it."""
-    assert not treats_every_number_by_itself(Made(kind))
+    assert obstacle_to_parts(Made(kind))

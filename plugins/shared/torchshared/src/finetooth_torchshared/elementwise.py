@@ -9,32 +9,42 @@ from torch import Tensor, nn
 NAME = "model.layers.0.mlp.up_proj.weight"
 SIDE = 512
 """Rows and columns of the matrix that is tried: more than the rank that an optimizer of low rank projects onto."""
-STEPS = 2
+STEPS = 3
 
 
-def treats_every_number_by_itself(optimizer: Optimizer) -> bool:
-    """Found out by trying: a matrix is moved as its two halves are, and what is kept of it are numbers in its shape."""
+def obstacle_to_parts(optimizer: Optimizer) -> str:
+    """Why it cannot update a part of a weight; empty if it can.
+
+    Found out by trying: half of a matrix, laid end to end, is moved as it is in the whole matrix, and what is kept of
+    it are numbers in its shape. A list of names would be wrong for the next plugin.
+    """
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(SIDE, SIDE, generator=generator)
-    gradients = [torch.randn(SIDE, SIDE, generator=generator) for _ in range(STEPS)]
-    whole = _moved(optimizer, weight, gradients)
-    half = SIDE // 2
-    halves = [
-        _moved(optimizer, weight[rows], [gradient[rows] for gradient in gradients])
-        for rows in (slice(0, half), slice(half, SIDE))
-    ]
-    if whole is None or halves[0] is None or halves[1] is None:
-        return False
-    return bool(torch.allclose(whole, torch.cat([halves[0], halves[1]]), rtol=1e-5, atol=1e-8))
+    values, *gradients = (torch.randn(SIDE, SIDE, generator=generator) for _ in range(1 + STEPS))
+    half = slice(0, values.numel() // 2)
+    try:
+        whole, _ = _updated(optimizer, values, gradients, None)
+        part, state = _updated(optimizer, values, gradients, half)
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
+        return f"on a part it fails with {type(error).__name__}: {error}"
+    if not torch.allclose(whole[half], part, rtol=1e-6, atol=1e-7):
+        return "a weight's update depends on the other weights of its matrix"
+    for key, value in state.items():
+        shaped = isinstance(value, Tensor) and value.shape == part.shape and value.is_floating_point()
+        if not shaped and not (isinstance(value, Tensor) and value.dim() == 0) and not isinstance(value, int | float):
+            return f"{key!r} of its state is not a number for each weight"
+    return ""
 
 
-def _moved(optimizer: Optimizer, weight: Tensor, gradients: list[Tensor]) -> Tensor | None:
-    """The weight after some updates; None where something of another shape is kept of it."""
-    parameter = nn.Parameter(weight.clone())
-    made: torch.optim.Optimizer = optimizer.create([(NAME, parameter)])
+def _updated(
+    factory: Optimizer, values: Tensor, gradients: list[Tensor], part: slice | None
+) -> tuple[Tensor, dict[str, object]]:
+    """A weight after some updates, laid end to end, and its state; `part` is what the optimizer has of it."""
+    optimizer: torch.optim.Optimizer = factory.create([(NAME, nn.Parameter(values.clone()))])
+    ((group),) = optimizer.param_groups
+    if part is not None:
+        group["params"] = [nn.Parameter(values.flatten()[part].clone())]
+    ((weight),) = group["params"]
     for gradient in gradients:
-        parameter.grad = gradient.clone()
-        made.step()
-    kept = [value for value in made.state_dict()["state"].get(0, {}).values() if isinstance(value, Tensor)]
-    alike = all(value.dim() == 0 or (value.shape == weight.shape and value.is_floating_point()) for value in kept)
-    return parameter.detach() if alike else None
+        weight.grad = gradient.clone() if part is None else gradient.flatten()[part].clone()
+        optimizer.step()
+    return weight.detach().flatten(), dict(optimizer.state[weight])

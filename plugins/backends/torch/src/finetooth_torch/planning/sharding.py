@@ -24,7 +24,7 @@ def check_sharding(request: PlanRequest, precision: str, offload: Offload, *, sh
     """
     if request.place.sharding is None:
         return
-    from finetooth_torchshared.elementwise import treats_every_number_by_itself
+    from finetooth_torchshared.elementwise import obstacle_to_parts
 
     adapter, updates = request.trains.adapter.capabilities, request.updates
     words = updates.optimizer.capabilities
@@ -42,8 +42,8 @@ def check_sharding(request: PlanRequest, precision: str, offload: Offload, *, sh
         problem, action = "backend.share_base shares whole weights between engines", "leave backend.share_base out"
     elif offload.activations != DEVICE:
         problem, action = f"backend.activations={offload.activations}", "leave backend.activations out"
-    elif not treats_every_number_by_itself(updates.optimizer):
-        problem = f"optimizer: {updates.name} works on whole matrices, and no rank has one"
+    elif obstacle := obstacle_to_parts(updates.optimizer):
+        problem = f"optimizer: {updates.name} cannot update a part of a matrix, and no rank has a whole one: {obstacle}"
         action = "pick an optimizer that treats every number by itself, such as adamw"
     else:
         return
