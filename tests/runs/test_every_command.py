@@ -81,6 +81,8 @@ CALLS = {
     "profile": "{run}",
     "push": "{run} --to {new} --dry-run",
     "registry add": "{run} --name m --registry {new}",
+    "registry bom": "m --registry {new}",
+    "registry card": "m --registry {new}",
     "registry collect": "--registry {new}",
     "registry get": "m {new} --registry {new}",
     "registry init": "{new}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 import subprocess
@@ -31,10 +32,16 @@ GATES = {
 
 
 def write_run(
-    folder: Path, content: str, *, loss: float = 1.0, customer_data: bool | None = False, **more: Any
+    folder: Path,
+    content: str,
+    *,
+    loss: float = 1.0,
+    customer_data: bool | None = False,
+    model: str = "tiny",
+    **more: Any,
 ) -> Path:
     """A run folder as a run leaves it."""
-    about = {"base_digest": "b" * 64, "model": "tiny", "data": {"data.train.sha256": "d" * 64}, "plugins": {}}
+    about = {"base_digest": "b" * 64, "model": model, "data": {"data.train.sha256": "d" * 64}, "plugins": {}}
     write_folder(folder / "artifact", lambda place: (place / "weights").write_text(content) and None, about)
     said = "" if customer_data is None else f", classification: {{customer_data: {str(customer_data).lower()}}}"
     (folder / "recipe.yaml").write_text(f"model: tiny\nmethod: sft\ndata: {{train: rows.jsonl{said}}}\n")
@@ -427,3 +434,41 @@ def test_a_gate_holds_back_what_a_run_registers(place: Place, tmp_path: Path, mo
     assert len(place.registry.versions()) == 1
     monkeypatch.setenv("FT_REGISTRY_KEY", str(place.key))
     assert export(place, run, tmp_path / "third", sign=True)[1] == "signed"
+
+
+def test_a_card_says_what_the_record_says(place: Place) -> None:
+    place.add("one", loss=1.25)
+    card = place("card", "bot").output
+    assert card.startswith("# bot@v0\n")
+    assert "signed by ci." in card
+    for fact in ("| base | tiny |", f"| SHA-256 of the base | {'b' * 64} |", "| customer\\_data | False |",
+                 f"| data.train.sha256 | {'d' * 64} |", "| eval/loss | 1.25 |", "| artifact/weights |"):  # fmt: skip
+        assert fact in card, fact
+
+
+def test_names_that_hold_markup_are_text(place: Place) -> None:
+    run = write_run(place.runs / "odd", "two", model="<script>alert(1)</script>\n# | `rm`")
+    assert place("add", str(run), "--name", "odd").exit_code == 0
+    card = place("card", "odd").output
+    assert "<script>" not in card
+    assert "\\<script\\>alert(1)\\</script\\> \\# \\| \\`rm\\`" in card
+    assert "no trusted key" in card
+
+
+def test_a_bill_of_materials_is_valid_and_names_base_data_and_files(place: Place) -> None:
+    place.add("one", loss=1.25)
+    validation = pytest.importorskip("cyclonedx.validation.json", reason="cyclonedx-python-lib is not installed")
+    schema = pytest.importorskip("cyclonedx.schema")
+    text = place("bom", "bot").output
+    assert validation.JsonStrictValidator(schema.SchemaVersion.V1_6).validate_str(text) is None
+    bom: dict[str, Any] = json.loads(text)
+    model = bom["metadata"]["component"]
+    assert (model["type"], model["name"], model["version"]) == ("machine-learning-model", "bot", "v0")
+    card = model["modelCard"]
+    assert card["quantitativeAnalysis"]["performanceMetrics"] == [{"type": "eval/loss", "value": "1.25"}]
+    assert {"name": "finetooth:classification:customer_data", "value": "false"} in card["properties"]
+    hashes = {part["name"]: part["hashes"][0]["content"] for part in bom["components"] if part.get("hashes")}
+    assert hashes["data.train.sha256"] == "d" * 64
+    stored = {part["name"]: part["hashes"][0]["content"] for part in model["components"]}
+    weights = (place.runs / "run-0/artifact/weights").read_bytes()
+    assert stored["artifact/weights"] == hashlib.sha256(weights).hexdigest()

@@ -132,6 +132,28 @@ def show(version: str, where: str) -> None:
     click.echo(json.dumps({**about, "metrics": metrics, "record": content}, indent=2))
 
 
+@registry.command("card")
+@click.argument("version")
+@_HERE
+def card(version: str, where: str) -> None:
+    """Print the model card of VERSION, in Markdown; it says what the signed record says."""
+    from finetooth_registry import documents
+
+    opened = _open(where)
+    click.echo(documents.card(opened, opened.version(version)), nl=False)
+
+
+@registry.command("bom")
+@click.argument("version")
+@_HERE
+def bom(version: str, where: str) -> None:
+    """Print the bill of materials of VERSION (CycloneDX 1.6, JSON): base, data, files, plugins, libraries."""
+    from finetooth_registry import documents
+
+    opened = _open(where)
+    click.echo(documents.bom(opened, opened.version(version)), nl=False)
+
+
 @registry.command("get")
 @click.argument("version")
 @click.argument("output", type=click.Path(path_type=Path))
