@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 QUANTIZERS: tuple[str, ...] = (
-    "int8", "int4", "mxfp4", "gptq", "nf4", "fp4", "bnb_int8", "torchao_int8", "torchao_int4", "torchao_fp8", "mxfp8",
-    "nvfp4",
+    "int8", "int4", "hqq", "mxfp4", "gptq", "nf4", "fp4", "bnb_int8", "torchao_int8", "torchao_int4", "torchao_fp8",
+    "mxfp8", "nvfp4",
 )  # fmt: skip
 ADAPTERS: Mapping[str, Any] = {
     "full": "full", "freeze": {"name": "freeze", "layers": 4}, "lisa": "lisa", "lora": {"name": "lora", "rank": 16},
