@@ -222,6 +222,7 @@ NOT_HERE = (
     "the entry does not say can_disable",
     "it reads no part of its weight alone",
     "this process was not started as a rank",
+    "the exporter keeps no runs",
 )
 """Why a check may be skipped for a new plugin."""
 
@@ -232,7 +233,7 @@ def test_every_template_passes_its_own_tests_and_the_kit(written: Written) -> No
     code, said = written.python("pytest", "-q", "--import-mode=importlib", "-rs", str(written.folder))
     assert code == 0, said[-4000:]
     skipped = [line for line in said.splitlines() if line.startswith("SKIPPED")]
-    assert all(any(reason in line for reason in NOT_HERE) for line in skipped), skipped
+    assert not [line for line in skipped if not any(reason in line for reason in NOT_HERE)]
 
 
 @pytest.mark.slow
