@@ -5,25 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from finetooth_importer import tables
 from finetooth_importer.account import Account
 from finetooth_importer.tools import shared
 from finetooth_importer.tools.deepspeed import deepspeed, taken
 
 MARK = "distributed_type"
-DEEPSPEED: Mapping[str, str] = {
-    "zero_stage": "zero_optimization.stage",
-    "offload_optimizer_device": "zero_optimization.offload_optimizer.device",
-    "offload_param_device": "zero_optimization.offload_param.device",
-    "gradient_accumulation_steps": "gradient_accumulation_steps",
-    "gradient_clipping": "gradient_clipping",
-    "zero3_init_flag": "zero_optimization.stage3_init",
-    "zero3_save_16bit_model": "zero_optimization.stage3_gather_16bit_weights_on_model_save",
-}
+TABLES = tables.of("accelerate")
+DEEPSPEED: Mapping[str, str] = TABLES["deepspeed"]
 """What it calls the keys of DeepSpeed."""
-NO_EFFECT = (
-    "compute_environment", "main_training_function", "same_network", "rdzv_backend", "debug", "enable_cpu_affinity",
-    "downcast_bf16", "tpu_env", "tpu_use_cluster", "tpu_use_sudo", "gpu_ids",
-)  # fmt: skip
+NO_EFFECT: Mapping[str, str] = tables.notes(TABLES["no_effect"])
+"""Keys that change nothing here, and why."""
 
 
 def looks_like(given: Mapping[str, Any]) -> bool:
@@ -54,8 +46,8 @@ def read(account: Account) -> None:
     if account.get("use_cpu"):
         account.take("use_cpu", "hardware", value="cpu")
     account.passes("use_cpu", "it is off")
-    for key in NO_EFFECT:
-        account.passes(key, "it is about how processes are started, not about what is computed")
+    for key, why in NO_EFFECT.items():
+        account.passes(key, why)
     account.refuse("fsdp_config", shared.DEVICES)
     account.finish({"dynamo_config": "kernels are chosen for the machine", "megatron_lm_config": shared.DEVICES})
 

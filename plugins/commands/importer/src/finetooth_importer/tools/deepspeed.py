@@ -6,40 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from finetooth_importer import tables
 from finetooth_importer.account import Account, flattened, number
 
-SENT = "how gradients and weights are sent does not change the result"
-BATCH = "train.batch_size is the whole step's, of all ranks"
-LOGGED = "it is about what is printed or allowed, not about what is computed"
 SCALE = "the loss scale of fp16 is found by itself"
-
-NO_EFFECT: Mapping[str, str] = {
-    "zero_optimization.reduce_bucket_size": SENT,
-    "zero_optimization.allgather_bucket_size": SENT,
-    "zero_optimization.allgather_partitions": SENT,
-    "zero_optimization.reduce_scatter": SENT,
-    "zero_optimization.overlap_comm": SENT,
-    "zero_optimization.contiguous_gradients": SENT,
-    "zero_optimization.round_robin_gradients": SENT,
-    "zero_optimization.sub_group_size": SENT,
-    "zero_optimization.memory_efficient_linear": SENT,
-    "zero_optimization.use_multi_rank_bucket_allreduce": SENT,
-    "zero_optimization.offload_optimizer.pin_memory": SENT,
-    "zero_optimization.offload_param.pin_memory": SENT,
-    "communication_data_type": "gradients are sent in fp32",
-    "train_batch_size": BATCH,
-    "train_micro_batch_size_per_gpu": BATCH,
-    "gradient_accumulation_steps": BATCH,
-    "steps_per_print": LOGGED,
-    "wall_clock_breakdown": LOGGED,
-    "dump_state": LOGGED,
-    "zero_allow_untested_optimizer": LOGGED,
-    "zero_force_ds_cpu_optimizer": LOGGED,
-    "torch_autocast.enabled": "train.precision says what is computed in",
-    "data_types.grad_accum_dtype": "gradients are added up in fp32",
-}
+NO_EFFECT: Mapping[str, str] = tables.notes(tables.of("deepspeed")["no_effect"])
 """Keys that change nothing here, and why."""
-
 OF_STAGE_3 = "zero_optimization.stage3_"
 
 
