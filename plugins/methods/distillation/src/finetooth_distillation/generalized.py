@@ -71,9 +71,7 @@ class Gkd(BatchedMethod):
         super().__init__(context, loss)
         self._options = options
         self._rows: Method = context.build("method", {"name": "sft", "train_on": "last"}, setting="method")
-        name = options.sampler if isinstance(options.sampler, str) else str(options.sampler.get("name"))
-        built = context.build("sampler", options.sampler, setting="method.sampler")
-        self._sampler = CheckedSampler(built, name, context.facts.vocab_size)
+        self._sampler = CheckedSampler.of(context, options.sampler)
 
     @property
     def roles(self) -> Mapping[str, RoleModel | None]:

@@ -105,9 +105,7 @@ class RoundMethod(MethodBase):
         self._options, self._context = options, context
         given = {"name": options.loss} if isinstance(options.loss, str) else dict(options.loss)
         self._loss = context.loss({"beta": options.beta, **given}, setting="method.loss")
-        sampler = options.sampler if isinstance(options.sampler, str) else str(options.sampler.get("name"))
-        built = context.build("sampler", options.sampler, setting="method.sampler")
-        self._sampler = CheckedSampler(built, sampler, context.facts.vocab_size)
+        self._sampler = CheckedSampler.of(context, options.sampler)
         self._asked: Sequence[tuple[str, tuple[int, ...]]] = ()
         self._round, self._steps = Round(), 0
 

@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from finetooth_hooks.context import Context
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.errors import EngineError
+from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import Sampler
 from finetooth_hooks.rollouts import Prompt, Rollout, Sampled
 from finetooth_hooks.sampling import Sampling
@@ -29,6 +31,16 @@ class CheckedSampler:
     sampler: Sampler
     name: str
     vocabulary: int = 0
+
+    @classmethod
+    def of(cls, context: Context, pick: Pick) -> CheckedSampler:
+        """What a method samples with: its option `sampler`, for the model of the run.
+
+        Raises:
+            PluginError: no sampler has such a name.
+        """
+        name = pick if isinstance(pick, str) else str(pick.get("name"))
+        return cls(context.build("sampler", pick, setting="method.sampler"), name, context.facts.vocab_size)
 
     @property
     def capabilities(self) -> frozenset[str]:

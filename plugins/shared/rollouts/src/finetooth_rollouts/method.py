@@ -84,9 +84,7 @@ class RolloutMethod(MethodBase):
         self._environment, self._rewards = build_judges(context, options)
         if self._environment is not None and options.partial_rollouts:
             _check_seeded(self._environment)
-        sampler = options.sampler if isinstance(options.sampler, str) else str(options.sampler.get("name"))
-        built = context.build("sampler", options.sampler, setting="method.sampler")
-        self.sampler = CheckedSampler(built, sampler, context.facts.vocab_size)
+        self.sampler = CheckedSampler.of(context, options.sampler)
         self.loss = surrogate_loss(options, context) if loss is None else loss
         self._others = (
             options.prefetch > 0 or options.replay_groups > 0 or "own_engine" not in self.sampler.capabilities
