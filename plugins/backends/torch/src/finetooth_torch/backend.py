@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetooth_hooks import Context, Options, PlanError
-from finetooth_hooks.protocols import BackendPlan, BasePart, EngineRequest, PlanRequest, ShardedOptimizer
+from finetooth_hooks.protocols import BackendPlan, BasePart, EngineRequest, PlanRequest
 from pydantic import Field
 
 from finetooth_torch.planning.decisions import STREAM, choose_decoder, decide
@@ -133,9 +133,13 @@ class TorchBackend:
         if repeats is not None:
             suit_repeats(deterministic=bool(repeats.value))
         request = as_held(request)
-        if device.type != "cpu":
-            _try_kernels(request, device)
-        return built(lambda: self._engine(request), request, device)
+
+        def build() -> TorchEngine:
+            if device.type != "cpu":
+                _try_kernels(request, device)
+            return self._engine(request)
+
+        return built(build, request, device)  # with the device as torch's current one, which kernels may take
 
     def _engine(self, request: EngineRequest) -> TorchEngine:
         import torch
@@ -210,12 +214,10 @@ class TorchBackend:
             self._context.note(f"backend.packing: rows are padded, not packed: {found}")  # the plan could not know
         if device.type == "cpu":  # only now: memory that loading released is back with the system
             give_back_freed() if self._offload.any else keep_freed()
-        optimizer, sharded = _optimizer(request, parameters)
+        optimizer = _optimizer(request, parameters)
         changes = Changes(request.trains.adapter, model, parameters, request.place.seed)
         saved = SavedTensors(model, putting(self._offload.activations, device), window)
-        parts = Parts(
-            network, parameters, optimizer, scaler, device, dtype, group_options(optimizer), changes, saved, sharded
-        )
+        parts = Parts(network, parameters, optimizer, scaler, device, dtype, group_options(optimizer), changes, saved)
         return TorchEngine(request, parts)
 
 
@@ -233,19 +235,16 @@ def _try_kernels(request: EngineRequest, device: torch.device) -> None:
     check_kernels(picked, uses, device, request.place.hardware.label)
 
 
-def _optimizer(
-    request: EngineRequest, parameters: TrainedParameters
-) -> tuple[torch.optim.Optimizer, ShardedOptimizer | None]:
-    """The recipe's, and the same where a strategy has spread it over ranks."""
+def _optimizer(request: EngineRequest, parameters: TrainedParameters) -> torch.optim.Optimizer:
+    """The recipe's; a `ShardedOptimizer` where a strategy has spread it over ranks."""
     from finetooth_torch.updates.settings import split_by_rate
 
     named, factory = parameters.named(), request.updates.optimizer
     optimizer = factory.create(named)
     split_by_rate(optimizer, named, request.trains.adapter.rate_shares(parameters.names))
-    if request.place.shard_optimizer is None:
-        return optimizer, None
-    sharded = request.place.shard_optimizer(named, optimizer, factory)
-    return sharded, sharded
+    spread = request.place.shard_optimizer
+    made: torch.optim.Optimizer = optimizer if spread is None else spread(named, optimizer, factory)
+    return made
 
 
 def _trained(

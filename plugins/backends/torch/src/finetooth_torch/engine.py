@@ -29,7 +29,7 @@ from finetooth_hooks import (
 from finetooth_hooks.bases import EngineBase
 from finetooth_hooks.engine import Counts, Snapshot, Spans, StepSettings, Usage
 from finetooth_hooks.held import HeldAdapter, Stack
-from finetooth_hooks.protocols import EngineRequest, ShardedOptimizer
+from finetooth_hooks.protocols import EngineRequest
 from finetooth_steps.data_checks import check_data, check_fields, check_gradients
 from finetooth_steps.draws import places_of
 from finetooth_steps.layout import lay_out
@@ -70,8 +70,7 @@ class Parts:
     """What the backend built.
 
     Attributes:
-        optimizer: over the masters of `parameters`.
-        sharded: the optimizer too, where each rank has a part of its state.
+        optimizer: over the masters of `parameters`; a `ShardedOptimizer` where a strategy spreads it over ranks.
         group_options: of its parameter groups, as they were made.
         changes: of the model between steps, by the adapter.
         saved: where what backward needs lies meanwhile.
@@ -86,7 +85,6 @@ class Parts:
     group_options: tuple[Options, ...]
     changes: Changes
     saved: SavedTensors
-    sharded: ShardedOptimizer | None = None
 
 
 class TorchEngine(EngineBase):
@@ -103,7 +101,8 @@ class TorchEngine(EngineBase):
         self._request, self._parts = request, parts
         train = request.plan.train
         assert train.micro_batch_tokens is not None and train.precision is not None
-        self._ranks = Ranks(parts.parameters, request.place.collective, parts.sharded)
+        spread: Any = None if request.place.shard_optimizer is None else parts.optimizer
+        self._ranks = Ranks(parts.parameters, request.place.collective, spread)
         self._budget = train.micro_batch_tokens
         pad = request.text.tokenizer.pad_id
         self._runner = Runner(

@@ -24,13 +24,13 @@ class Ranks:
 
     Args:
         collective: None for a single rank.
-        sharded: of whose gradients each rank keeps a part; None: each keeps all.
+        spread: the optimizer, where each rank keeps a part of the gradients and of its state; None: each keeps all.
     """
 
     def __init__(
-        self, parameters: TrainedParameters, collective: Collective | None, sharded: ShardedOptimizer | None = None
+        self, parameters: TrainedParameters, collective: Collective | None, spread: ShardedOptimizer | None = None
     ) -> None:
-        self._parameters, self._collective, self._sharded = parameters, collective, sharded
+        self._parameters, self._collective, self._spread = parameters, collective, spread
 
     def check_loss(self, loss: LossSpec) -> None:
         """
@@ -49,8 +49,8 @@ class Ranks:
 
     def share_gradients(self) -> None:
         """Every rank's gradients become the sum over all ranks, or its part of it."""
-        if self._sharded is not None:
-            self._sharded.share()
+        if self._spread is not None:
+            self._spread.share()
             return
         if self._collective is None or self._parameters.sharded:  # then backward has summed them
             return

@@ -12,6 +12,7 @@ from finetooth_kernels.trials import first_difference, trials
 from finetooth_toolbox import blame
 
 from finetooth_torch.device.accelerator import lenient
+from finetooth_torch.device.exhaustion import is_exhaustion
 from finetooth_torch.precision import DTYPES
 
 ROWS, COLUMNS = 33, 65
@@ -30,7 +31,7 @@ def check_kernels(
         label: names the device.
 
     Raises:
-        PlanError: a kernel computes something else, or fails.
+        PlanError: a kernel computes something else, or fails otherwise than for want of memory.
     """
     for name, kernel in kernels.items():
         if name not in OPERATIONS or name not in wanted or kernel.function is OPERATIONS[name].torch:
@@ -52,6 +53,8 @@ def _check(
                     kernel.function, OPERATIONS[name].reference, trial, trial.given, backward=wanted.backward
                 )
         except Exception as error:
+            if is_exhaustion(error):
+                raise
             problem = blame.said(error)
         else:
             if different is None:

@@ -27,6 +27,18 @@ if TYPE_CHECKING:
     from finetooth_torch.network import Network
 
 
+def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The parameters of a model that train, by their names.
+
+    Raises:
+        PlanError: there are none.
+    """
+    live = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if not live:
+        raise PlanError("adapter: it leaves no parameter to train", action="choose another adapter")
+    return live
+
+
 class TrainedParameters:
     """What the adapter left requiring gradients.
 
@@ -64,9 +76,7 @@ class TrainedParameters:
         words: Collection[str] = (),
     ) -> None:
         self._accumulate = compute.accumulate
-        live = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-        if not live:
-            raise PlanError("adapter: it leaves no parameter to train", action="choose another adapter")
+        live = trained(model)
         self._scaler = scaler
         self.names = tuple(name for name, _ in live)
         self.live = [parameter for _, parameter in live]

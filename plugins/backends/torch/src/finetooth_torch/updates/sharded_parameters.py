@@ -14,14 +14,13 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from finetooth_hooks import PlanError
 from finetooth_hooks.protocols import Collective, EngineRequest, ShardedModel
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from finetooth_torch.compute import TORCH, Compute
 from finetooth_torch.precision import result_dtype
-from finetooth_torch.updates.parameters import TrainedParameters
+from finetooth_torch.updates.parameters import TrainedParameters, trained
 from finetooth_torch.updates.scaler import LossScaler
 
 if TYPE_CHECKING:
@@ -44,9 +43,7 @@ def divided(
     """
     sharding, collective, precision = request.place.sharding, request.place.collective, request.plan.train.precision
     assert sharding is not None and collective is not None and precision is not None
-    live = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    if not live:
-        raise PlanError("adapter: it leaves no parameter to train", action="choose another adapter")
+    live = trained(model)
     given = [dtype if id(parameter) in original else parameter.dtype for _, parameter in live]
     for _, parameter in live:
         parameter.data = parameter.data.to(result_dtype(dtype))
