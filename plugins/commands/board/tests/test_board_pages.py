@@ -2,73 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from click.testing import CliRunner
 from finetooth_board import command as module
-from finetooth_board.app import make_app
 from finetooth_hooks import UserError
 from finetooth_saving.runs import processes
 from finetooth_toolbox.files.locks import FILE as LOCK
 
 EVIL = "<script>alert(1)</script>"
 Serve = Callable[..., str]
-
-
-def make_run(name: str, losses: list[float], *, status: str = "done", answer: str = "4") -> Path:
-    folder = Path("runs") / name
-    folder.mkdir(parents=True)
-    (folder / "run.json").write_text('{"id": "1"}')
-    (folder / "recipe.yaml").write_text(f"model: toy # {EVIL}\n")
-    decisions = [{"setting": "train.precision", "value": "bf16", "reason": EVIL}]
-    plan = {"recipe": {"model": f"toy{EVIL}"}, "picks": {"method": "a:sft"}, "total_steps": 4, "decisions": decisions}
-    (folder / "plan.json").write_text(json.dumps(plan))
-    lines: list[Any] = [
-        {"event": "step", "step": n, "loss": loss, "seconds": 1.0, "metrics": {}} for n, loss in enumerate(losses, 1)
-    ]
-    sample = {"id": "r:1", "prompt": f"2+2? {EVIL}", "expected": "4", "answer": answer}
-    lines += [
-        {"event": "evaluation", "name": "exact_match", "step": step, "metrics": {"exact_match": 0.5}, "samples": [one]}
-        for step, one in ((0, {**sample, "answer": "before"}), (2, sample))
-    ]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    if status != "unfinished":
-        (folder / "result.json").write_text(json.dumps({"status": status, "reason": "", "steps": len(losses)}))
-    return folder
-
-
-@pytest.fixture
-def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
-    """Serves a board over the runs of an empty folder; returns its address."""
-    monkeypatch.chdir(tmp_path)
-    servers: list[tuple[uvicorn.Server, threading.Thread]] = []
-
-    def begin(key: str = "") -> str:
-        server = uvicorn.Server(uvicorn.Config(make_app(key), port=0, log_level="warning"))
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        servers.append((server, thread))
-        return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-
-    yield begin
-    for server, thread in servers:
-        server.should_exit = True
-        thread.join()
+MakeRun = Callable[..., Path]
 
 
 def token_of(address: str) -> str:
@@ -105,7 +59,7 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_a_run_is_shown_with_all_that_its_folder_says(serve: Serve) -> None:
+def test_a_run_is_shown_with_all_that_its_folder_says(serve: Serve, make_run: MakeRun) -> None:
     make_run("one", [2.0, 1.0])
     make_run("sweep/trial-1", [3.0], status="failed")
     address = serve()
@@ -118,7 +72,7 @@ def test_a_run_is_shown_with_all_that_its_folder_says(serve: Serve) -> None:
     assert "<polyline" in live and "<html" not in live and live in shown
 
 
-def test_what_a_run_says_is_text_on_every_page(serve: Serve) -> None:
+def test_what_a_run_says_is_text_on_every_page(serve: Serve, make_run: MakeRun) -> None:
     make_run("one", [2.0], answer=EVIL)
     address = serve()
     for path in ("/", "/runs/one", "/runs/one/live"):
@@ -129,7 +83,7 @@ def test_what_a_run_says_is_text_on_every_page(serve: Serve) -> None:
     assert EVIL not in httpx.get(f"{address}/new", params={"data": EVIL}).text
 
 
-def test_nothing_comes_from_elsewhere(serve: Serve) -> None:
+def test_nothing_comes_from_elsewhere(serve: Serve, make_run: MakeRun) -> None:
     make_run("one", [2.0])
     address = serve()
     for path in ("/", "/new", "/runs/one", "/board.css", "/board.js"):
@@ -146,7 +100,7 @@ def test_a_board_without_a_key_is_for_this_machine(serve: Serve, headers: dict[s
     assert httpx.get(serve(), headers=headers).status_code == code
 
 
-def test_forms_of_other_pages_are_refused(serve: Serve) -> None:
+def test_forms_of_other_pages_are_refused(serve: Serve, make_run: MakeRun) -> None:
     make_run("one", [2.0], status="stopped")
     address = serve()
     token = {"token": token_of(address)}
@@ -173,7 +127,7 @@ def test_others_need_the_key(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("name", ["%2e%2e/one", "a/b/c", "%2e%2e/x", ".hidden", "one%2f..%2fone"])
-def test_nothing_outside_of_the_runs_is_reached(serve: Serve, name: str) -> None:
+def test_nothing_outside_of_the_runs_is_reached(serve: Serve, make_run: MakeRun, name: str) -> None:
     make_run("one", [2.0])
     assert httpx.get(f"{serve()}/runs/{name}").status_code in (400, 404)
 
@@ -237,7 +191,9 @@ def test_what_init_refuses_is_said_with_the_form_as_it_was(serve: Serve, command
     assert post(address, "/new", name="a/b", data="x").status_code == 400
 
 
-def test_a_run_is_stopped_as_by_ctrl_c_and_goes_on(serve: Serve, commands: list[tuple[str, ...]]) -> None:
+def test_a_run_is_stopped_as_by_ctrl_c_and_goes_on(
+    serve: Serve, make_run: MakeRun, commands: list[tuple[str, ...]]
+) -> None:
     folder = make_run("one", [2.0], status="unfinished")
     held = (
         "import fcntl, os, signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -258,7 +214,9 @@ def test_a_run_is_stopped_as_by_ctrl_c_and_goes_on(serve: Serve, commands: list[
     assert commands[-1] == ("resume", "runs/one")
 
 
-def test_rows_are_made_once_and_may_stand_in_the_page(serve: Serve, commands: list[tuple[str, ...]]) -> None:
+def test_rows_are_made_once_and_may_stand_in_the_page(
+    serve: Serve, make_run: MakeRun, commands: list[tuple[str, ...]]
+) -> None:
     make_run("one", [2.0])
     address = serve()
     for _ in range(2):
@@ -267,7 +225,7 @@ def test_rows_are_made_once_and_may_stand_in_the_page(serve: Serve, commands: li
     assert len(commands) == 1 and commands[0][:3] == ("data", "preview", "runs/one/recipe.yaml")
 
 
-def test_of_many_runs_the_newest_are_listed(serve: Serve) -> None:
+def test_of_many_runs_the_newest_are_listed(serve: Serve, make_run: MakeRun) -> None:
     for number in range(210):
         make_run(f"r{number:03}", [1.0])
     listed = httpx.get(serve(), timeout=60).text

@@ -7,6 +7,7 @@ import hashlib
 import subprocess
 import tempfile
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -28,7 +29,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from finetooth_board import pages, static
+from finetooth_board import compare, pages, static
 from finetooth_board.guard import ROWS_POLICY, Guard, Tokens
 
 MOST = 200
@@ -58,7 +59,7 @@ class Board:
     """Pages over a folder of runs. Runs and looks at rows are processes of their own, so this one stays small."""
 
     def __init__(self, runs: Path) -> None:
-        self._runs, self._tokens = runs, Tokens()
+        self.runs, self.tokens = runs, Tokens()
         self._read: dict[Path, tuple[object, Recorded]] = {}
         self._scratch = tempfile.TemporaryDirectory(prefix="finetooth-board-")
         self._looking = asyncio.Lock()
@@ -72,6 +73,7 @@ class Board:
             Route("/new", self.propose, methods=["POST"]),
             Route("/start", self.start, methods=["POST"]),
             Route("/files", self.upload, methods=["POST"]),
+            Route("/compare", partial(compare.compared, self)),
             Route("/runs/{name:path}/live", self.run_live),
             Route("/runs/{name:path}/rows", self.rows),
             Route("/runs/{name:path}/stop", self.stop, methods=["POST"]),
@@ -86,7 +88,7 @@ class Board:
     async def home(self, request: Request) -> Response:
         """All runs."""
         listed = await asyncio.to_thread(self._list)
-        return HTMLResponse(pages.page("Runs", f'<div data-live="/live">{listed}</div>'))
+        return HTMLResponse(pages.page("Runs", pages.compare_form(f'<div data-live="/live">{listed}</div>')))
 
     async def home_live(self, request: Request) -> Response:
         """The list alone."""
@@ -95,31 +97,31 @@ class Board:
     async def run(self, request: Request) -> Response:
         """One run."""
         name = request.path_params["name"]
-        folder = self._folder(name, begun=False)
+        folder = self.folder(name, begun=False)
         if not is_run(folder):
             said = processes.output_of(folder)
             live = f'<div data-live="{pages.text(pages.url_of(name, "/live"))}"><pre>{pages.text(said)}</pre></div>'
             return HTMLResponse(pages.page(name, f"<p>It is starting.</p>{live}"))
-        recorded = await asyncio.to_thread(self._recorded, folder)
-        return HTMLResponse(pages.run_page(name, recorded, self._tokens.token))
+        recorded = await asyncio.to_thread(self.recorded, folder)
+        return HTMLResponse(pages.run_page(name, recorded, self.tokens.token))
 
     async def run_live(self, request: Request) -> Response:
         """What is live of one run."""
         name = request.path_params["name"]
-        folder = self._folder(name, begun=False)
+        folder = self.folder(name, begun=False)
         processes.reap()
         if not is_run(folder):
             return HTMLResponse(f"<pre>{pages.text(processes.output_of(folder))}</pre>")
-        return HTMLResponse(pages.run_view(name, await asyncio.to_thread(self._recorded, folder)))
+        return HTMLResponse(pages.run_view(name, await asyncio.to_thread(self.recorded, folder)))
 
     async def rows(self, request: Request) -> Response:
         """Rows of a run as the model sees them; made once for a recipe."""
-        folder = self._folder(request.path_params["name"])
+        folder = self.folder(request.path_params["name"])
         recipe = folder / RECIPE
         digest = hashlib.sha256(recipe.read_bytes() + str(folder).encode()).hexdigest()[:24]
         made = Path(self._scratch.name) / f"{digest}.html"
         if not made.exists():
-            code, said = await self._ft("data", "preview", str(recipe), "--html", str(made), "--rows", "10")
+            code, said = await self.ft("data", "preview", str(recipe), "--html", str(made), "--rows", "10")
             if code or not made.exists():
                 made.write_text(f"<!doctype html><title>Rows</title><pre>{pages.text(said)}</pre>", encoding="utf-8")
         headers = {"content-security-policy": ROWS_POLICY}
@@ -127,33 +129,33 @@ class Board:
 
     async def new(self, request: Request) -> Response:
         """The form of a new run."""
-        return HTMLResponse(pages.new_page(self._tokens.token, {"data": request.query_params.get("data", "")}))
+        return HTMLResponse(pages.new_page(self.tokens.token, {"data": request.query_params.get("data", "")}))
 
     async def propose(self, request: Request) -> Response:
         """The recipe that `ft init` proposes for the form."""
-        form = await self._form(request)
+        form = await self.form(request)
         name = plain_name(form.get("name", ""), "name")
         if not form.get("data", "").strip():
             raise UserError("rows: nothing is named", action="upload a file, or name one")
         if self._taken(name):
-            return HTMLResponse(pages.new_page(self._tokens.token, form, f"name: there is a run {name!r}"), 400)
+            return HTMLResponse(pages.new_page(self.tokens.token, form, f"name: there is a run {name!r}"), 400)
         written = Path(self._scratch.name) / f"{name}.yaml"
         written.unlink(missing_ok=True)
         given = [f"--{option}={form[option]}" for option in OPTIONS if form.get(option)]
-        code, said = await self._ft("init", "--yes", *given, f"--output={written}")
+        code, said = await self.ft("init", "--yes", *given, f"--output={written}")
         if code or not written.exists():
-            return HTMLResponse(pages.new_page(self._tokens.token, form, said), 400)
+            return HTMLResponse(pages.new_page(self.tokens.token, form, said), 400)
         said = said.partition("\nThe recipe is ")[0]
-        return HTMLResponse(pages.recipe_page(self._tokens.token, name, written.read_text(encoding="utf-8"), said))
+        return HTMLResponse(pages.recipe_page(self.tokens.token, name, written.read_text(encoding="utf-8"), said))
 
     async def start(self, request: Request) -> Response:
         """Begin the run of a recipe."""
-        form = await self._form(request)
+        form = await self.form(request)
         name, recipe = plain_name(form.get("name", ""), "name"), form.get("recipe", "")
-        folder = self._runs / name
+        folder = self.runs / name
         if self._taken(name):
             raise UserError(f"name: there is a run {name!r}", action="choose another one")
-        self._runs.mkdir(parents=True, exist_ok=True)
+        self.runs.mkdir(parents=True, exist_ok=True)
         file = Path(f"{name}.yaml")
         text = recipe.replace("\r\n", "\n")
         if file.exists() and file.read_text(encoding="utf-8") != text:
@@ -164,9 +166,9 @@ class Board:
 
     async def stop(self, request: Request) -> Response:
         """Stop a run as Ctrl-C does."""
-        await self._form(request)
+        await self.form(request)
         name = request.path_params["name"]
-        folder = self._folder(name)
+        folder = self.folder(name)
         if not is_running(folder):
             raise UserError(f"run {name!r} is not under way", action="its page says how it ended")
         try:
@@ -177,9 +179,9 @@ class Board:
 
     async def resume(self, request: Request) -> Response:
         """Go on with a run."""
-        await self._form(request)
+        await self.form(request)
         name = request.path_params["name"]
-        folder = self._folder(name)
+        folder = self.folder(name)
         if is_running(folder):
             raise UserError(f"run {name!r} is under way", action="its page shows how it goes")
         processes.begin(["resume", str(folder)], folder)
@@ -187,7 +189,7 @@ class Board:
 
     async def upload(self, request: Request) -> Response:
         """A file of rows, into the board's folder; one of the same name with other content stays as it is."""
-        if not self._tokens.fits(request.headers.get("x-board-token", "")):
+        if not self.tokens.fits(request.headers.get("x-board-token", "")):
             return PlainTextResponse("load the page again", 403)
         name = plain_name(request.query_params.get("name", "").replace(" ", "_"), "name")
         content = await request.body()
@@ -197,7 +199,7 @@ class Board:
         file.write_bytes(content)
         return PlainTextResponse(name)
 
-    async def _form(self, request: Request) -> dict[str, str]:
+    async def form(self, request: Request) -> dict[str, str]:
         """The fields of a form of ours.
 
         Raises:
@@ -208,11 +210,11 @@ class Board:
             raise UserError(f"the form has more than {FORM_BYTES:,} bytes", action="give the rows as a file")
         given = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=20)
         form = {name: values[0] for name, values in given.items()}
-        if not self._tokens.fits(form.pop("token", "")):
+        if not self.tokens.fits(form.pop("token", "")):
             raise UserError("the form is not of this board, or of one that has ended", action="load the page again")
         return form
 
-    async def _ft(self, *arguments: str) -> tuple[int, str]:
+    async def ft(self, *arguments: str) -> tuple[int, str]:
         """Run `ft` and wait, one at a time: each loads what a plan needs.
 
         Returns:
@@ -233,15 +235,15 @@ class Board:
             return await asyncio.to_thread(run)
 
     def _list(self) -> str:
-        folders = runs_below(self._runs)
-        for inside in groups_below(self._runs).values():
+        folders = runs_below(self.runs)
+        for inside in groups_below(self.runs).values():
             folders += inside
         folders.sort(key=lambda folder: (folder / "run.json").stat().st_mtime if is_run(folder) else 0.0)
         newest = folders[: -MOST - 1 : -1]
-        listed = [(pages.name_of(folder, self._runs), self._recorded(folder)) for folder in newest]
+        listed = [(pages.name_of(folder, self.runs), self.recorded(folder)) for folder in newest]
         return pages.run_list(listed, len(folders) - len(newest))
 
-    def _recorded(self, folder: Path) -> Recorded:
+    def recorded(self, folder: Path) -> Recorded:
         """What a run's folder says; read again only when one of its files has changed."""
         stamp: list[object] = [is_running(folder)]
         for name in ("run.json", RECIPE, "plan.json", "result.json", "metrics.jsonl"):
@@ -255,7 +257,7 @@ class Board:
             known = self._read[folder] = (stamp, read_run(folder))
         return known[1]
 
-    def _folder(self, name: str, *, begun: bool = True) -> Path:
+    def folder(self, name: str, *, begun: bool = True) -> Path:
         """
         Args:
             begun: whether its folder must be there; else its log is enough.
@@ -265,13 +267,13 @@ class Board:
         """
         parts = name.split("/")
         if len(parts) <= 2 and all(PLAIN_NAME.fullmatch(part) for part in parts):
-            folder = self._runs.joinpath(*parts)
+            folder = self.runs.joinpath(*parts)
             if is_run(folder) or (not begun and processes.log_of(folder).is_file()):
                 return folder
         raise UserError(f"no run has the name {name!r}", action="the list names them")
 
     def _taken(self, name: str) -> bool:
-        return (self._runs / name).exists() or processes.log_of(self._runs / name).exists()
+        return (self.runs / name).exists() or processes.log_of(self.runs / name).exists()
 
 
 def _file(content: str, kind: str) -> Callable[[Request], Awaitable[Response]]:

@@ -53,18 +53,22 @@ def run_list(runs: Sequence[tuple[str, Recorded]], left: int) -> str:
     """
     if not runs:
         return '<p>No runs yet. <a href="/new">Begin one</a>, or type <code>ft run recipe.yaml</code> here.</p>'
-    rows = "".join(
-        f'<tr><th scope="row"><a href="{text(url_of(name))}">{text(name)}</a></th><td>{_state(run)}</td>'
-        f'<td class="n">{_steps(run)}</td><td class="n">{_number(run.last.get("loss"))}</td>'
+    rows = (
+        f'<tr><td><input type="checkbox" name="run" value="{text(name)}" aria-label="compare {text(name)}"></td>'
+        f'<th scope="row"><a href="{text(url_of(name))}">{text(name)}</a></th><td>{_state(run)}</td>'
+        f'<td class="n">{_steps(run)}</td><td class="n">{number(run.last.get("loss"))}</td>'
         f"<td>{text(_best(run))}</td><td>{text(run.model)}</td><td>{text(run.pick('method'))}</td>"
         f'<td class="n">{text(_moment(run.began))}</td></tr>'
         for name, run in runs
     )
-    heads = "".join(
-        f'<th scope="col">{head}</th>' for head in ("run", "state", "steps", "loss", "best", "model", "method", "began")
-    )
+    heads = ("compare", "run", "state", "steps", "loss", "best", "model", "method", "began")
     more = f'<p class="quiet">{left:,} older runs are not shown: ft runs list</p>' if left else ""
-    return f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>{more}'
+    return table(heads, rows) + more
+
+
+def compare_form(listed: str) -> str:
+    """The list of runs, some of which may be ticked to be compared."""
+    return f'<form action="/compare">{listed}<p><button>Compare the ticked runs</button></p></form>'
 
 
 def run_view(name: str, run: Recorded) -> str:
@@ -75,10 +79,10 @@ def run_view(name: str, run: Recorded) -> str:
             f"<p>{_state(run)} {_progress(run)} <span class=quiet>{text(_facts(run))}</span></p>",
             f'<p class="problem">{text(run.reason)}</p>' if run.reason else "",
             f'<div class="charts">{"".join(_charts(run))}</div>',
-            _section("What to look at", f"<ul>{wrong}</ul>" if wrong else ""),
-            _section("Results", _results(run)),
-            _section("Answers", _answers(run)),
-            _section("Output", f"<pre>{text(said)}</pre>" if (said := output_of(run.folder)) else ""),
+            section("What to look at", f"<ul>{wrong}</ul>" if wrong else ""),
+            section("Results", _results(run)),
+            section("Answers", _answers(run)),
+            section("Output", f"<pre>{text(said)}</pre>" if (said := output_of(run.folder)) else ""),
         )
     )
 
@@ -93,17 +97,17 @@ def run_page(name: str, run: Recorded, token: str) -> str:
         f"<button>{action.capitalize()}</button></form>"
     )
     rows = f'<iframe title="Rows as the model sees them" loading="lazy" src="{text(url_of(name, "/rows"))}"></iframe>'
-    recipe = _section("Recipe", f"<pre>{text(run.recipe)}</pre>" if run.recipe else "")
-    reasons = "".join(
+    recipe = section("Recipe", f"<pre>{text(run.recipe)}</pre>" if run.recipe else "")
+    reasons = [
         f'<tr><th scope="row">{text(one.get("setting", ""))}</th><td>{text(one.get("value", ""))}</td>'
         f"<td>{text(one.get('reason', ''))}</td></tr>"
         for one in run.plan.get("decisions", ())
         if isinstance(one, Mapping)
-    )
-    plan = _section("Plan", f'<div class="wide"><table><tbody>{reasons}</tbody></table></div>' if reasons else "")
+    ]
+    plan = section("Plan", table(("setting", "value", "reason"), reasons) if reasons else "")
     address = url_of(name, "/live")
     live = f'<div data-live="{text(address)}" aria-live="off">{run_view(name, run)}</div>'
-    return page(name, f"{button}{live}{_section('Rows, with what trains', rows)}{recipe}{plan}")
+    return page(name, f"{button}{live}{section('Rows, with what trains', rows)}{recipe}{plan}")
 
 
 def new_page(token: str, given: Mapping[str, str], said: str = "") -> str:
@@ -157,7 +161,21 @@ def hidden(token: str) -> str:
     return f'<input type="hidden" name="token" value="{text(token)}">'
 
 
-def _section(title: str, content: str) -> str:
+def table(heads: Iterable[str], rows: Iterable[str]) -> str:
+    """A table that scrolls by itself where it is wider than the page.
+
+    Args:
+        rows: as HTML.
+    """
+    headers = "".join(f'<th scope="col">{text(head)}</th>' for head in heads)
+    return (
+        f'<div class="wide" tabindex="0"><table><thead><tr>{headers}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def section(title: str, content: str) -> str:
+    """A part of a page below a heading; nothing where there is none."""
     return f"<section><h2>{title}</h2>{content}</section>" if content else ""
 
 
@@ -178,16 +196,16 @@ def _charts(run: Recorded) -> Iterable[str]:
 def _results(run: Recorded) -> str:
     if not run.evaluations:
         return ""
-    rows = "".join(
-        f'<tr><td class="n">{text(one.get("step", ""))}</td><td>{text(one.get("name", ""))}</td><td>'
-        + text(", ".join(f"{name} {_number(value)}" for name, value in (one.get("metrics") or {}).items()))
-        + "</td><td>"
-        + text(", ".join(f"{name} {_number(value)}" for name, value in (one.get("baselines") or {}).items()))
-        + "</td></tr>"
+    rows = (
+        f'<tr><td class="n">{text(one.get("step", ""))}</td><td>{text(one.get("name", ""))}</td>'
+        f"<td>{text(_figures(one.get('metrics')))}</td><td>{text(_figures(one.get('baselines')))}</td></tr>"
         for one in run.evaluations
     )
-    heads = "".join(f'<th scope="col">{head}</th>' for head in ("step", "evaluator", "result", "baseline"))
-    return f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+    return table(("step", "evaluator", "result", "baseline"), rows)
+
+
+def _figures(values: Mapping[str, Any] | None) -> str:
+    return ", ".join(f"{name} {number(value)}" for name, value in (values or {}).items())
 
 
 def _answers(run: Recorded) -> str:
@@ -195,21 +213,24 @@ def _answers(run: Recorded) -> str:
     kept = [one for one in run.evaluations if one.get("samples")]
     if not kept:
         return ""
-    before = {one.get("id"): one.get("answer") for one in kept[0]["samples"] if isinstance(one, Mapping)}
+    before, after = answers_of(kept[0]), answers_of(kept[-1])
+    heads = ("asked", "expected", *(f"answer at step {one.get('step', 0)}" for one in (kept[0], kept[-1])))
     cells = (
-        (one.get("prompt", ""), one.get("expected") or "", before.get(one.get("id"), ""), one.get("answer", ""))
-        for one in list(kept[-1]["samples"])[:MOST_ANSWERS]
-        if isinstance(one, Mapping)
+        (one.get("prompt", ""), one.get("expected") or "", before.get(id_, {}).get("answer", ""), one.get("answer", ""))
+        for id_, one in list(after.items())[:MOST_ANSWERS]
     )
-    rows = "".join(f"<tr>{_cells(row)}</tr>" for row in cells)
-    steps = kept[0].get("step", 0), kept[-1].get("step", 0)
-    heads = ("asked", "expected", f"answer at step {steps[0]}", f"answer at step {steps[1]}")
-    headers = "".join(f'<th scope="col">{text(head)}</th>' for head in heads)
-    return f'<div class="wide"><table><thead><tr>{headers}</tr></thead><tbody>{rows}</tbody></table></div>'
+    return table(heads, map(text_row, cells))
 
 
-def _cells(row: Iterable[object]) -> str:
-    return "".join(f'<td class="text">{text(cell)}</td>' for cell in row)
+def answers_of(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Samples that an evaluation kept, by their row's id."""
+    kept = evaluation.get("samples")
+    return {str(one.get("id")): one for one in kept if isinstance(one, Mapping)} if isinstance(kept, list) else {}
+
+
+def text_row(cells: Iterable[object]) -> str:
+    """A row of texts, whose lines stay as they are."""
+    return "<tr>" + "".join(f'<td class="text">{text(cell)}</td>' for cell in cells) + "</tr>"
 
 
 def _state(run: Recorded) -> str:
@@ -239,10 +260,11 @@ def _facts(run: Recorded) -> str:
 
 
 def _best(run: Recorded) -> str:
-    return ", ".join(f"{name} {_number(value)}" for name, value in run.best.items())
+    return _figures(run.best)
 
 
-def _number(value: Any) -> str:
+def number(value: Any) -> str:
+    """A figure of four digits; a dash for none."""
     return f"{value:.4g}" if isinstance(value, int | float) else "-"
 
 

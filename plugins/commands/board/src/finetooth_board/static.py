@@ -27,13 +27,21 @@ SCRIPT = """
 'use strict';
 // What is live is asked for again every two seconds, as HTML that this board made, while the page is looked at.
 const live = document.querySelector('[data-live]');
+function renew(text) {
+  // what is ticked stays ticked, and what has the focus keeps it
+  const ticked = new Set([...live.querySelectorAll(':checked')].map(box => box.value));
+  const at = live.contains(document.activeElement) && document.activeElement, name = at && (at.href || at.value);
+  live.innerHTML = text;
+  for (const box of live.querySelectorAll('input')) box.checked = ticked.has(box.value);
+  if (name) [...live.querySelectorAll('a, input')].find(part => (part.href || part.value) === name)?.focus();
+}
 async function look() {
   if (!document.hidden) {
     try {
       const answer = await fetch(live.dataset.live);
       if (answer.ok) {
         const text = await answer.text();
-        if (text !== look.last) live.innerHTML = look.last = text;
+        if (text !== look.last) renew(look.last = text);
       }
     } catch (error) { /* the board has ended; it may come again */ }
   }
