@@ -88,8 +88,33 @@ def wrong(value: Callable[[], Any]) -> Any:
     return None if CASE.fault == "none" else value()
 
 
+def misled(given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a kernel is given, so that the gradient of the first is none, zero, of a wrong shape or NaN."""
+    import torch
+
+    class Misled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            return x.view_as(x)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            return GRADIENTS[CASE.fault](grad)
+
+    return (Misled.apply(given[0]), *given[1:])  # type: ignore[no-untyped-call]
+
+
+GRADIENTS: dict[str, Callable[[Any], Any]] = {
+    "no gradient": lambda grad: None,
+    "gradient of zeros": lambda grad: 0 * grad,
+    "gradient of another shape": lambda grad: grad[..., :-1],
+    "gradient of NaN": lambda grad: grad * float("nan"),
+}
+
+
 def around(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     def answer(*given: Any, **named: Any) -> Any:
+        given = misled(given) if CASE.fault in GRADIENTS else given
         return wrong(lambda: function(*given, **named)) if name == CASE.function else function(*given, **named)
 
     return answer

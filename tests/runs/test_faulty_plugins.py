@@ -115,6 +115,17 @@ def test_what_raises_names_plugin_file_and_line(
     assert code in ((0,) if kind == "gate" and function == "check" else (1, 2)), text
 
 
+@pytest.mark.parametrize("fault", ["no gradient", "gradient of zeros", "gradient of another shape", "gradient of NaN"])
+def test_a_kernel_with_a_wrong_gradient_trains_no_step(
+    fault: str, tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, file = run("kernel", "linear_logprob", fault, tiny_model_folder, tmp_path)
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert code == 2 and line.startswith(f"error: kernels.linear_logprob={file.name}:acme: it is wrong on "), line
+    assert "gradient" in line and f"[{file}:" in line and line.endswith("(set kernels.linear_logprob: torch)"), line
+    assert not list(tmp_path.rglob("checkpoint-*"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "function", "fault"), OTHERS)
 def test_whatever_is_raised_names_plugin_file_and_line(

@@ -356,7 +356,7 @@ def _difference(found: Tensor | None, wanted: Tensor | None, allowed: float) -> 
     """What was got and what expected, where they differ; None for a gradient is one of zeros."""
     if found is None or wanted is None:
         zeros = all(x is None or not bool(x.count_nonzero()) for x in (found, wanted))
-        return None if zeros else ("None", str(wanted)) if found is None else (str(found), "None")
+        return None if zeros else ("None", "one that is not zero") if found is None else ("not zero", "none")
     if found.shape != wanted.shape:
         return str(tuple(found.shape)), f"shape {tuple(wanted.shape)}"
     if not torch.equal(found.isnan(), wanted.isnan()):

@@ -1,8 +1,10 @@
-"""Kernels of plugins are tried before a GPU uses them: one that launches and writes nothing is refused by its name."""
+"""Kernels of plugins are tried before they are used: one that launches and writes nothing, or whose gradient is none,
+zero, of a wrong shape or NaN, is refused by its name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,9 +12,13 @@ import torch
 from finetooth_hooks import PlanError
 from finetooth_hooks.protocols import PickedKernel, Wanted
 from finetooth_kernels.operations import OPERATIONS
+from finetooth_torch.compute import wanted
 from finetooth_torch.device.kernel_trials import check_kernels
 
 CPU = torch.device("cpu")
+USES = wanted("bf16", stream=True)
+FORWARD = ("logits_statistics", "accumulate", "packed_linear", "matmul_rounded_once", "cached_attention")
+"""What has no gradient in a step."""
 RMS: Any = OPERATIONS["rms_norm"].torch
 
 
@@ -76,3 +82,52 @@ def test_what_is_right_is_tried_once() -> None:
     check(counted, "fp32", provider="theirs:right")
     assert len(calls) == before
     check(RMS, "fp32")  # torch's own way
+
+
+class Broken(torch.autograd.Function):
+    """The same numbers; backward, no gradient or a wrong one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, fault: str) -> Any:
+        ctx.fault = fault
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        faults = {"zero": torch.zeros_like, "shape": lambda g: g[..., :-1], "nan": lambda g: g * float("nan")}
+        return None if ctx.fault == "none" else faults[ctx.fault](grad), None
+
+
+def broken(operation: str, fault: str) -> Callable[..., Any]:
+    """Torch's way of an operation, with a fault in the gradient of its first input."""
+    compute: Any = OPERATIONS[operation].torch
+
+    def acme(x: Any, *given: Any, **named: Any) -> Any:
+        return compute(Broken.apply(x, fault), *given, **named)
+
+    return acme
+
+
+def test_every_operation_with_a_gradient_is_tried() -> None:
+    assert {name for name, use in USES.items() if not use.backward} == {*FORWARD}
+
+
+@pytest.mark.parametrize("fault", ["none", "zero", "shape", "nan"])
+@pytest.mark.parametrize("operation", sorted(USES.keys() - {*FORWARD}))
+def test_a_gradient_that_is_wrong_is_refused(operation: str, fault: str) -> None:
+    kernels = {operation: PickedKernel(f"acme-{fault}:acme", broken(operation, fault))}
+    with pytest.raises(PlanError) as refused:
+        check_kernels(kernels, USES, CPU, "this CPU")
+    line = str(refused.value)
+    assert line.startswith(f"kernels.{operation}=acme-{fault}:acme: it is wrong on this CPU in ")
+    assert {"none": "is None", "zero": "apart", "shape": "gradient at index 0", "nan": "is NaN"}[fault] in line
+    assert "test_torch_kernel_trials.py:" in line and line.endswith(f"(set kernels.{operation}: torch)")
+
+
+@pytest.mark.parametrize("operation", FORWARD)
+def test_an_engine_is_not_built_on_a_wrong_value(kit: SimpleNamespace, operation: str) -> None:
+    def acme(*given: Any, **named: Any) -> Any:
+        return lambda *more, **names: None
+
+    with pytest.raises(PlanError, match=rf"^kernels\.{operation}=acme-x:acme: it is wrong on .*test_torch_kernel"):
+        kit.engine(kernels={**kit.kernels(), operation: PickedKernel("acme-x:acme", acme)})

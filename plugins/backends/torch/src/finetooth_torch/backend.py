@@ -135,8 +135,7 @@ class TorchBackend:
         request = as_held(request)
 
         def build() -> TorchEngine:
-            if device.type != "cpu":
-                _try_kernels(request, device)
+            _try_kernels(request, device)
             return self._engine(request)
 
         return built(build, request, device)  # with the device as torch's current one, which kernels may take

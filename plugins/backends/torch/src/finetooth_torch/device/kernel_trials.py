@@ -1,4 +1,5 @@
-"""Kernels of plugins, tried on a GPU before the engine uses them: one that is not made for it may write nothing."""
+"""Kernels of plugins, tried on the run's device before the engine uses them: on a GPU, one that is not made for it may
+write nothing, and a gradient of zeros trains without a word anywhere."""
 
 from __future__ import annotations
 
@@ -47,6 +48,7 @@ def _check(
     kernel: PickedKernel, name: str, wanted: Wanted, dtype: torch.dtype, device: torch.device, label: str
 ) -> None:
     for trial in trials(name, dtype, str(device), rows=ROWS, columns=COLUMNS):
+        where = blame.place_of(kernel.function)
         try:
             with lenient():
                 different = first_difference(
@@ -55,15 +57,15 @@ def _check(
         except Exception as error:
             if is_exhaustion(error):
                 raise
-            problem = blame.said(error)
+            problem, frame = blame.describe(error), blame.blamed(error)
+            if frame is not None and frame.plugin != blame.owner_of(_check):  # autograd raises with ours only
+                where = frame.where
         else:
             if different is None:
                 continue
             problem = f"{different.which} is {different.got}, expected {different.expected}"
-        place = blame.place_of(kernel.function)
-        where = f" [{place}]" if place else ""
         raise PlanError(
             f"kernels.{name}={kernel.provider}: it is wrong on {label} in {str(dtype).removeprefix('torch.')} "
-            f"({trial.name}): {problem}{where}",
+            f"({trial.name}): {problem}{f' [{where}]' if where else ''}",
             action=f"set kernels.{name}: torch",
         )
