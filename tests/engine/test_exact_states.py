@@ -42,7 +42,7 @@ OPTIMIZERS = {
     "galore_8bit": {"rank": 4, "update_every": 2},
     "adamw_4bit": {"weight_decay": 0.1},
 }
-BRINGING = ("standard", "muon", "lowmemory", "adaptive", "schedulefree")
+BRINGING = ("standard", "schedules", "muon", "lowmemory", "adaptive", "schedulefree")
 PRECISIONS = ("fp32", "bf16", "fp16")
 ADAPTERS = {"full": {}, "lora": {"rank": 4, "dropout": 0.2}, "freeze": {"layers": 1, "norm": True}}
 WAYS = ("saved", "rolled back")

@@ -22,7 +22,9 @@ def wanted() -> dict[str, set[str]]:
             project = tomllib.loads(path.read_text(encoding="utf-8")).get("project", {})
             projects[project.get("name")] = project
     found: dict[str, set[str]] = {}
-    for name in ["finetooth", *(re.split(r"[=<>\[]", one)[0] for one in projects["finetooth"]["dependencies"])]:
+    meta = projects["finetooth"]
+    brought = [*meta["dependencies"], *meta["optional-dependencies"]["torch"]]
+    for name in dict.fromkeys(re.split(r"[=<>\[]", one)[0] for one in brought):
         for requirement in projects[name].get("dependencies", ()):
             match = re.match(r"([\w.-]+)(?:\[.*?\])?\s*([^;]*)", requirement)
             assert match is not None

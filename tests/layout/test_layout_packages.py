@@ -5,6 +5,8 @@ import re
 import tomllib
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 SHARED = {
     tomllib.loads(path.read_text(encoding="utf-8"))["project"]["name"]
     for path in Path(__file__).parents[2].glob("plugins/shared/*/pyproject.toml")
@@ -75,14 +77,27 @@ def test_meta_distribution_brings_the_base(root, workspace):
     meta = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     first_party = {p.name for p in workspace if p.is_plugin and p.place.startswith("plugins/")}
     version = meta["version"]
-    base = [requirement.partition("==") for requirement in meta["dependencies"]]
-    extras = [r.partition("==") for group in meta["optional-dependencies"].values() for r in group]
-    assert {pin for _, _, pin in [*base, *extras]} == {version}
-    base_names = [name for name, _, _ in base]
-    extra_names = [name.partition("[")[0] for name, _, _ in extras]  # with the drivers that it offers as extras
-    assert len(set(base_names + extra_names)) == len(base_names + extra_names), "named twice"
-    assert set(base_names) | set(extra_names) == first_party | {"finetooth-core"}
-    assert "finetooth-core" in base_names
+    base = [Requirement(text) for text in meta["dependencies"]]
+    extras = [Requirement(text) for group in meta["optional-dependencies"].values() for text in group]
+    assert {str(one.specifier) for one in [*base, *extras]} == {f"=={version}"}
+    of_itself = [one for one in base if one.name == "finetooth"]  # the extras that it brings by itself, by platform
+    assert {(*one.extras,) for one in of_itself} == {("torch",), ("mlx",)}
+    names = [one.name for one in [*base, *extras] if one not in of_itself]
+    assert len(set(names)) == len(names), "named twice"
+    assert set(names) == first_party | {"finetooth-core"}
+    assert "finetooth-core" in {one.name for one in base}
+
+
+def test_apple_silicon_gets_no_torch(root, monkeypatch):
+    """`pip install finetooth` there, by the markers of all packages: MLX, and nothing that needs torch."""
+    monkeypatch.syspath_prepend(str(root / "tools"))
+    from check_wheels import closure
+    from without_torch import brought
+
+    ours, others = brought()
+    assert {"finetooth-mlx", "finetooth-metal", "finetooth-sft", "finetooth-schedules"} <= set(ours)
+    assert {"mlx", "mlx-lm", "transformers"} <= set(others)
+    assert not {"torch", "peft", "accelerate"} & (set(others) | closure([*others.values()]))
 
 
 def test_plugins_say_what_they_are(plugin):

@@ -65,8 +65,8 @@ def cases(seed: int = 0) -> list[Case | MethodCase]:
 
     catalog = manager.start().catalog
     standard = {
-        kind: tuple(sorted(r.entry.name for r in catalog.all(kind) if r.distribution == "finetooth-standard"))
-        for kind in ("schedule", "optimizer")
+        kind: tuple(sorted(r.entry.name for r in catalog.all(kind) if r.distribution == package))
+        for kind, package in (("schedule", "finetooth-schedules"), ("optimizer", "finetooth-standard"))
     }
     return [*pairwise(seed, **{**CHOICES, **standard}), *METHOD_CASES, *ONLINE_CASES]
 

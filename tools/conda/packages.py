@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def folders() -> list[str]:
     """Relative to the root; those that meta.yaml names itself are left out."""
-    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["torch"]]
     names = {re.split(r"[=<>\[]", one)[0] for one in wanted}
     found = []
     for path in sorted((ROOT / "plugins").glob("*/*/pyproject.toml")):

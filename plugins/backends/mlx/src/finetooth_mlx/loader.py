@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,8 @@ class Source:
 
 def build(options: MlxOptions, context: Context) -> MlxLoader:
     """Builder of the loader `mlxlm`."""
+    if find_spec("torch") is None:  # which transformers would print, and is as it should be
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from finetooth_modelfiles.reading import ModelFiles
 
     return MlxLoader(ModelFiles(context, options.revision))

@@ -1,1 +1,1 @@
-"""Standard optimizers and learning-rate schedules."""
+"""Standard optimizers."""

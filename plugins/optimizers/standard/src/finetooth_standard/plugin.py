@@ -1,10 +1,10 @@
-"""Standard optimizers over torch, and learning-rate schedules for any backend."""
+"""Standard optimizers over torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from finetooth_hooks import Optimizer, Schedule, hookimpl
+from finetooth_hooks import Optimizer, hookimpl
 
 _OPTIMIZERS = (
     (
@@ -20,18 +20,6 @@ _OPTIMIZERS = (
     ("lion", "Lion: the sign of a momentum", 4.0, 0.0, 4.0, ()),
 )
 """Name, summary, bytes of a number (state, update, largest tensor), names elsewhere."""
-_SCHEDULES = {
-    "cosine": ("half a cosine down to 0", ("cosine_annealing", "cosine_with_warmup")),
-    "constant": ("the full rate throughout", ("constant_with_warmup",)),
-    "linear": ("a straight line down to 0", ("linear_with_warmup",)),
-    "cosine_with_restarts": ("half cosines, each from the full rate", ()),
-    "cosine_with_min": ("half a cosine down to a floor", ("cosine_with_min_lr",)),
-    "polynomial": ("a power of what is left", ()),
-    "inverse_sqrt": ("1/sqrt(step), needs no end", ()),
-    "wsd": ("warm-up, a plateau, then a short decay", ("warmup_stable_decay",)),
-    "one_cycle": ("up and down again, once", ()),
-}
-"""Summary, and names elsewhere."""
 
 
 @hookimpl
@@ -49,23 +37,3 @@ def ft_optimizers() -> Iterable[Optimizer]:
             tensor_bytes=tensor,
             elsewhere={other: {} for other in elsewhere},
         )
-
-
-@hookimpl
-def ft_schedules() -> Iterable[Schedule]:
-    """Those of the table, and one that follows a metric."""
-    for name, (summary, elsewhere) in _SCHEDULES.items():
-        yield Schedule(
-            name=name,
-            build=f"finetooth_standard.schedules:build_{name}",
-            summary=summary,
-            default=name == "cosine",
-            needs_total=name not in ("constant", "inverse_sqrt"),
-            elsewhere={other: {} for other in elsewhere},
-        )
-    yield Schedule(
-        name="reduce_on_plateau",
-        build="finetooth_standard.plateau:build",
-        summary="lower the rate when a metric stops improving",
-        needs_total=False,
-    )

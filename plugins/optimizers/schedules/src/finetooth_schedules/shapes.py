@@ -11,7 +11,7 @@ from typing import Any, Literal
 from finetooth_hooks import Context
 from pydantic import Field
 
-from finetooth_standard.warmup import WarmupOptions, needed_total, warmup_steps
+from finetooth_schedules.warmup import WarmupOptions, needed_total, warmup_steps
 
 Shape = Callable[[int, int, int | None], float]
 """Factor after the warm-up, from update (0-based, at least the warm-up's length), warm-up updates, and total."""

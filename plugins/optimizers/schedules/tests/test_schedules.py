@@ -14,7 +14,7 @@ import pytest
 import torch
 from finetooth_hooks import RecipeError
 from finetooth_kit import FakeContext
-from finetooth_standard import plateau, plugin, schedules
+from finetooth_schedules import plateau, plugin, shapes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -24,7 +24,7 @@ TOTAL = 40
 
 
 def make(name, **options):
-    build = plateau.build if name == "reduce_on_plateau" else getattr(schedules, f"build_{name}")
+    build = plateau.build if name == "reduce_on_plateau" else getattr(shapes, f"build_{name}")
     return build(get_type_hints(build)["options"](**options), FakeContext(Path()))
 
 
@@ -106,16 +106,16 @@ def test_default_warmups():
 
 def test_warmup_options_survive_being_written_out():
     for options in ({}, {"warmup_steps": 5}, {"warmup_ratio": 0.2}):
-        made = schedules.CosineOptions(**options)
-        assert schedules.CosineOptions.model_validate(made.model_dump()) == made
+        made = shapes.CosineOptions(**options)
+        assert shapes.CosineOptions.model_validate(made.model_dump()) == made
 
 
 def test_steps_and_ratio_together_are_refused():
     with pytest.raises(ValidationError, match="not both"):
-        schedules.CosineOptions(warmup_steps=1, warmup_ratio=0.1)
+        shapes.CosineOptions(warmup_steps=1, warmup_ratio=0.1)
     for bad in ({"warmup_ratio": 1.5}, {"warmup_steps": -1}, {"warmup_ratio": float("nan")}):
         with pytest.raises(ValidationError):
-            schedules.LinearOptions(**bad)
+            shapes.LinearOptions(**bad)
 
 
 def test_warmup_longer_than_the_run_is_refused():

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from finetooth_hooks import Context, RecipeError
 from pydantic import Field
 
-from finetooth_standard.warmup import WarmupOptions, warmup_steps
+from finetooth_schedules.warmup import WarmupOptions, warmup_steps
 
 MEASURED = "eval/"
 """What the names of evaluations' metrics begin with."""
