@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from finetooth_core.cli import main
@@ -77,3 +80,16 @@ def test_a_strategy_counts_what_ddp_sends(tiny_model_folder: Path, tmp_path: Pat
     trained = sum(array.size for array in load_file(tmp_path / "run/artifact/adapter_model.safetensors").values())
     gradients = 4 * trained * len(metrics_of(tmp_path / "run"))
     assert gradients <= int(sent[1].replace(",", "")) <= 1.1 * gradients
+
+
+def test_a_page_lists_recipes_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a&b.yaml").write_text("model: toy\n", encoding="utf-8")
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    service = SimpleNamespace(whole=lambda title, body: f"{title}: {body}")
+    asyncio.run(runpy.run_path(str(EXAMPLES / "shelf.py"))["Shelf"]().app(service)({}, None, send))
+    assert sent[1]["body"] == b"Recipes: <ul><li>a&amp;b.yaml: 1 lines</li></ul>"

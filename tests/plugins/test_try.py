@@ -145,7 +145,7 @@ def test_faults_are_told_apart(line: str, code: int, fault: str) -> None:
     assert fault_of(line, code) == fault
 
 
-NO_RUN = {"face", "command", "release_gate", "processor"}
+NO_RUN = {"face", "page", "command", "release_gate", "processor"}
 """Kinds that no recipe of a small run picks; of a command the help is shown."""
 
 

@@ -25,7 +25,7 @@ AROUND = {
     "evaluator": "loss", "exporter": "safetensors", "store": "disk", "gate": "finite",
 }  # fmt: skip
 """The entry that is wrapped, by kind."""
-OF_NO_SMALL_RUN = {"processor", "strategy", "launcher", "face", "release_gate", "command"}
+OF_NO_SMALL_RUN = {"processor", "strategy", "launcher", "face", "page", "release_gate", "command"}
 """Kinds of which `core/guards/tests/test_returned.py` looks at every function; their own packages run them."""
 CALLED = {
     "loader": ("describe", "load", "tokenizer"), "source": ("read", "files", "portions", "stands_for"),

@@ -30,7 +30,7 @@ HOOKS = cast(Mapping[str, type[Entry]], specs.REGISTRATION_HOOKS)
 """Registration hooks and what they yield."""
 
 
-WITHOUT_RECIPE = ("face", "exporter", "release_gate", "command")
+WITHOUT_RECIPE = ("face", "exporter", "release_gate", "page", "command")
 """Kinds that no recipe picks: the options of their entries stand on the hook's page."""
 
 
@@ -178,7 +178,7 @@ def builder_lines(cls: type[Entry]) -> list[str]:
     described = read_class(built)
     gathered = built.__module__ in {module.__name__ for module in PROTOCOLS}
     module = protocols.__name__ if gathered else built.__module__
-    context = "CommandContext" if cls.kind in ("face", "exporter", "release_gate") else "Context"
+    context = "CommandContext" if cls.kind in ("face", "exporter", "release_gate", "page") else "Context"
     lines.append(
         f"`build(options: MyOptions, context: {context}) -> {built.__name__}`, where `MyOptions` is a subclass of"
         f" {link('Options')} and the {link(context)} reaches the rest of the run. `{built.__name__}` is the protocol"

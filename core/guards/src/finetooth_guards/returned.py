@@ -250,6 +250,7 @@ METHODS: Mapping[str, Mapping[str, Check]] = {
     "loss": {"": contributions},
     "method": {"prepare": a(Prepared), "steps": each(StepReport, wanted="a StepReport")},
     "optimizer": {"create": something("an optimizer")},
+    "page": {"app": something("an ASGI application")},
     "processor": {"place": a(protocols.MediumPlace), "inputs": a(Mapping)},
     "quantizer": {"takes": a(bool, np.bool_, wanted="True or False"), "linear": something("the module in its place")},
     "release_gate": {"judge": a(Verdict)},

@@ -32,6 +32,7 @@ from finetooth_hooks.entries import (
     Loss,
     Method,
     Optimizer,
+    Page,
     Processor,
     Quantizer,
     ReleaseGate,
@@ -163,7 +164,7 @@ if TYPE_CHECKING:
         Weighted,
     )
     from finetooth_hooks.exporters import Exported, ExportSource
-    from finetooth_hooks.faces import Asgi, FaceCaller, FacePiece, FaceRoute, FaceService, Json, StackPart
+    from finetooth_hooks.faces import Asgi, FaceCaller, FacePiece, FaceRoute, FaceService, Json, PageService, StackPart
     from finetooth_hooks.format_functions import row_format
     from finetooth_hooks.held import Addition, HeldAdapter
     from finetooth_hooks.kernels import ComputePart, PickedKernel, PickKernels, Wanted
@@ -243,7 +244,7 @@ _LAZY = {
             "Weighted"
         ),
         "exporters": "ExportSource Exported",
-        "faces": "Asgi FaceCaller FacePiece FaceRoute FaceService Json StackPart",
+        "faces": "Asgi FaceCaller FacePiece FaceRoute FaceService Json PageService StackPart",
         "format_functions": "row_format",
         "held": "Addition HeldAdapter",
         "kernels": "ComputePart PickKernels PickedKernel Wanted",
@@ -286,11 +287,12 @@ __all__ = [
     "Limit", "Loader", "LoaderBase", "Loss", "LossData", "LossFn", "LossResult", "LossSpec", "LossState", "LossTotals",
     "LowRank", "Medium", "MediumChunk", "MediumKind", "MediumPlace", "MemoryEstimate", "Message", "Method",
     "MethodBase", "Metric", "ModelFacts", "ModelInfo", "ModelTensors", "NoOptions", "NotFinite", "OBSERVERS_SPAN",
-    "Observation", "Opened", "Optimizer", "OptimizerBase", "Options", "Outcome", "OutputName", "Outputs", "Pair",
-    "Parsed", "Per", "Pick", "PickKernels", "PickedKernel", "PlacePart", "Placed", "Plan", "PlanError", "PlanRequest",
-    "PluginError", "Portion", "Preparation", "Prepared", "PreparedRows", "Problems", "Processor", "Prompt",
-    "PromptCompletion", "Quantizer", "QuantizerBase", "ROLES", "Rank", "ReadRow", "RecipeError", "Registered",
-    "ReleaseGate", "ReleaseVersion", "Render", "Rendered", "RenderedMedium", "Renderer", "RendererBase", "Rendering",
+    "Observation", "Opened", "Optimizer", "OptimizerBase", "Options", "Outcome", "OutputName", "Outputs", "Page",
+    "PageService", "Pair", "Parsed", "Per", "Pick", "PickKernels", "PickedKernel", "PlacePart", "Placed", "Plan",
+    "PlanError", "PlanRequest", "PluginError", "Portion", "Preparation", "Prepared", "PreparedRows", "Problems",
+    "Processor", "Prompt", "PromptCompletion", "Quantizer", "QuantizerBase", "ROLES", "Rank", "ReadRow", "RecipeError",
+    "Registered", "ReleaseGate", "ReleaseVersion", "Render", "Rendered", "RenderedMedium", "Renderer", "RendererBase",
+    "Rendering",
     "Reward", "RoleModel", "RoleRequest", "Rollout", "Row", "Run", "RunningBatch", "STEP_SPAN", "Sample", "Sampled",
     "Sampler", "SamplerBase", "Sampling", "Saving", "ScalarHead", "Schedule", "Segments", "Serves", "Side", "Snapshot",
     "SnapshotStore", "Source", "SourceBase", "Spans", "StackPart", "StepCost", "StepReport", "StepSettings", "Stepped",

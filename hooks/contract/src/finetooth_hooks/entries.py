@@ -287,14 +287,11 @@ class Optimizer(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(Entry):
-    """Learning-rate factor by step.
-
-    Attributes:
-        needs_total: the number of steps must be known beforehand; False lets `auto` take it when it is not.
-    """
+    """Learning-rate factor by step."""
 
     kind = "schedule"
     needs_total: bool = True
+    """The number of steps must be known beforehand; False lets `auto` take it when it is not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -428,26 +425,20 @@ class Store(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class Gate(Entry):
-    """Checks a checkpoint before it counts.
-
-    Attributes:
-        engine: the check needs the engine; it then runs between two steps and holds up training.
-    """
+    """Checks a checkpoint before it counts."""
 
     kind = "gate"
     engine: bool = False
+    """The check needs the engine; it then runs between two steps and holds up training."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluator(Entry):
-    """Measures the engine on held-out examples.
-
-    Attributes:
-        needs: engine capabilities it relies on.
-    """
+    """Measures the engine on held-out examples."""
 
     kind = "evaluator"
     needs: frozenset[str] = frozenset()
+    """Engine capabilities it relies on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -476,6 +467,15 @@ class ReleaseGate(Entry):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Page(Entry):
+    """Pages of `ft board` below `/NAME`; no recipe picks them. Its builder gets the board's `CommandContext`."""
+
+    kind = "page"
+    title: str = ""
+    """The words of the link to it in the head of every page; empty: its name."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Command(Entry):
     """A command of `ft`; `build` names a click command, imported when it is called. One with the name `plugins-NAME` is
     called `ft plugins NAME`."""
@@ -493,7 +493,7 @@ class Command(Entry):
 _TYPES: tuple[type[Entry], ...] = (
     Loader, Source, Format, Renderer, Processor, Family, Method, Loss, Reward, Sampler, Environment, Adapter, Quantizer,
     Optimizer, Schedule, Backend, Hardware, Strategy, Launcher, Attention, Kernel, Tracker, Evaluator, Exporter, Store,
-    Gate, Face, ReleaseGate, Command,
+    Gate, Face, ReleaseGate, Page, Command,
 )
 # fmt: on
 ENTRY_TYPES: Mapping[str, type[Entry]] = MappingProxyType({cls.kind: cls for cls in _TYPES})

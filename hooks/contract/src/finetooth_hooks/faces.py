@@ -1,4 +1,4 @@
-"""Faces: protocols under which a server offers its models to clients.
+"""Faces: protocols under which a server offers its models to clients. Pages: what a plugin adds to the board.
 
 A face translates: a request into a call on a `FaceService`, and the call's result back. It computes nothing. A plugin
 yields it from `ft_faces`, and `ft serve NAME` picks it by the entry's name.
@@ -267,4 +267,40 @@ class Face(Protocol):
         ...
 
 
-__all__ = ["Face", "FaceCaller", "FacePiece", "FaceRoute", "FaceService", "StackPart"]
+class PageService(Protocol):
+    """What pages may ask of the board. It has let a request through: from this machine or with the board's key, and a
+    form only from one of the board's own pages."""
+
+    @property
+    def token(self) -> str:
+        """What every form carries in its field `token`."""
+        ...
+
+    def whole(self, title: str, body: str) -> str:
+        """A whole page, with the board's head, style and script.
+
+        Args:
+            title: text.
+            body: HTML. Scripts and styles in it do nothing: the board allows none.
+        """
+        ...
+
+    def form(self, body: bytes) -> Mapping[str, str]:
+        """The fields of a form, without the token.
+
+        Raises:
+            UserError: the token is missing or another process's.
+        """
+        ...
+
+
+class Page(Protocol):
+    """Pages of the board."""
+
+    def app(self, service: PageService) -> Asgi:
+        """What answers requests below `/NAME`, which is the `root_path` of their scopes. A `FinetoothError` that it
+        raises is shown as a page."""
+        ...
+
+
+__all__ = ["Face", "FaceCaller", "FacePiece", "FaceRoute", "FaceService", "Page", "PageService", "StackPart"]

@@ -33,7 +33,7 @@ from finetooth_hooks.engine import Engine
 from finetooth_hooks.environments import Environment
 from finetooth_hooks.evaluators import Evaluator, Reward
 from finetooth_hooks.exporters import Exporter
-from finetooth_hooks.faces import Face
+from finetooth_hooks.faces import Face, Page
 from finetooth_hooks.held import Addition
 from finetooth_hooks.kernels import ComputePart, Kernel, PickedKernel, PickKernels, Wanted
 from finetooth_hooks.layers import Experts, LayerFacts
@@ -76,7 +76,7 @@ __all__ = [
     "Examples", "Experts", "Exporter", "Face", "Family", "ForeseenStrategy", "Format", "Gate", "Hardware",
     "HardwareFacts", "Head", "IslandStrategy", "Kernel", "Launcher", "LayerFacts", "Loader", "LowRank",
     "MediumPlace", "Method", "ModelFacts", "ModelInfo", "ModelTensors", "Optimizer", "OptimizerStrategy",
-    "PickKernels", "PickedKernel", "PlacePart", "PlanRequest", "Portion", "Processor", "Quantizer", "Rank",
+    "Page", "PickKernels", "PickedKernel", "PlacePart", "PlanRequest", "Portion", "Processor", "Quantizer", "Rank",
     "ReleaseGate", "Renderer", "Reward", "RoleRequest", "Sampler", "Schedule", "ShardedModel", "ShardedOptimizer",
     "Sharding", "ShardingStrategy", "SnapshotsPart", "Source", "StepCost", "Store", "Stored", "Strategy",
     "TextPart", "Tokenizer", "Tracker", "Traffic", "TrainsPart", "UpdatesPart", "Wanted",

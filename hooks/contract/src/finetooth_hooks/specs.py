@@ -30,6 +30,7 @@ from finetooth_hooks.entries import (
     Loss,
     Method,
     Optimizer,
+    Page,
     Processor,
     Quantizer,
     ReleaseGate,
@@ -365,6 +366,17 @@ def ft_release_gates() -> Iterable[ReleaseGate]:  # type: ignore[empty-body]
 
 
 @hookspec
+def ft_pages() -> Iterable[Page]:  # type: ignore[empty-body]
+    """Yield pages of the board, which `ft board` serves to a browser.
+
+    Example:
+        @hookimpl
+        def ft_pages():
+            yield Page(name="costs", build="acme.costs:build", title="Costs", summary="what the runs have cost")
+    """
+
+
+@hookspec
 def ft_commands() -> Iterable[Command]:  # type: ignore[empty-body]
     """Yield commands of `ft`.
 
@@ -469,7 +481,8 @@ REGISTRATION_HOOKS = {
     "ft_optimizers": Optimizer, "ft_schedules": Schedule, "ft_backends": Backend, "ft_hardware": Hardware,
     "ft_strategies": Strategy, "ft_launchers": Launcher, "ft_attention": Attention, "ft_kernels": Kernel,
     "ft_trackers": Tracker, "ft_evaluators": Evaluator, "ft_exporters": Exporter, "ft_stores": Store,
-    "ft_gates": Gate, "ft_faces": Face, "ft_release_gates": ReleaseGate, "ft_commands": Command,
+    "ft_gates": Gate, "ft_faces": Face, "ft_release_gates": ReleaseGate, "ft_pages": Page,
+    "ft_commands": Command,
 }  # fmt: skip
 """Registration hooks and the entry type each must yield."""
 

@@ -52,8 +52,8 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     monkeypatch.chdir(tmp_path)
     servers: list[tuple[uvicorn.Server, threading.Thread]] = []
 
-    def begin(key: str = "") -> str:
-        server = uvicorn.Server(uvicorn.Config(make_app(key), port=0, log_level="warning"))
+    def begin(key: str = "", context: Any = None) -> str:
+        server = uvicorn.Server(uvicorn.Config(make_app(key, context=context), port=0, log_level="warning"))
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         while not server.started:

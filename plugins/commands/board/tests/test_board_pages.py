@@ -10,15 +10,18 @@ import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 from click.testing import CliRunner
 from finetooth_board import command as module
-from finetooth_hooks import UserError
+from finetooth_board.app import make_app
+from finetooth_hooks import Page, PageService, PluginError, UserError
 from finetooth_saving.runs import processes
 from finetooth_toolbox.files.locks import FILE as LOCK
+from starlette.responses import HTMLResponse
 
 EVIL = "<script>alert(1)</script>"
 Serve = Callable[..., str]
@@ -230,3 +233,50 @@ def test_of_many_runs_the_newest_are_listed(serve: Serve, make_run: MakeRun) -> 
         make_run(f"r{number:03}", [1.0])
     listed = httpx.get(serve(), timeout=60).text
     assert listed.count('<th scope="row">') == 200 and "10 older runs are not shown" in listed
+
+
+class Brought:
+    """A catalog with one page of another plugin, which answers with the address that it is asked for."""
+
+    def __init__(self, name: str) -> None:
+        self.catalog = self
+        self._page = Page(name=name, build="acme:build", title=EVIL)
+
+    def all(self, kind: str) -> Any:
+        return (SimpleNamespace(entry=self._page, distribution="acme"),) if kind == "page" else ()
+
+    def build(self, kind: str, pick: str, *, setting: str) -> Any:
+        return SimpleNamespace(app=self._app)
+
+    def _app(self, service: PageService) -> Any:
+        async def answer(scope: Any, receive: Any, send: Any) -> None:
+            body = (await receive()).get("body", b"")
+            said = service.form(body).get("word") if scope["method"] == "POST" else scope["path"]
+            if said == "wrong":
+                raise UserError(f"no such word {EVIL}")
+            await HTMLResponse(service.whole("Costs", f"<p>{said}</p>"))(scope, receive, send)
+
+        return answer
+
+
+def test_a_plugin_brings_a_page(serve: Serve) -> None:
+    address = serve(context=Brought("costs"))
+    home = httpx.get(address).text
+    assert '<a href="/costs/">&lt;script&gt;' in home
+    shown = httpx.get(f"{address}/costs/of/one")
+    assert "/costs/of/one" in shown.text and "/board.css" in shown.text
+    assert "script-src 'self'" in shown.headers["content-security-policy"]
+    Tags(shown.text)
+    assert "<p>dear</p>" in post(address, "/costs/", word="dear").text
+    refused = post(address, "/costs/", word="wrong")
+    assert refused.status_code == 400 and "no such word &lt;script&gt;" in refused.text
+    stale = post(address, "/costs/", token="x", word="dear")
+    assert stale.status_code == 400 and "load the page again" in stale.text
+    foreign = {"origin": "http://evil.example"}
+    assert httpx.post(f"{address}/costs/", data={"token": token_of(address)}, headers=foreign).status_code == 403
+    assert "/costs/" not in httpx.get(serve()).text
+
+
+def test_a_page_cannot_take_the_place_of_the_boards() -> None:
+    with pytest.raises(PluginError, match=r"^acme: its page 'runs'"):
+        make_app(context=Brought("runs"))  # type: ignore[arg-type]

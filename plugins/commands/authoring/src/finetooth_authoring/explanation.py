@@ -43,6 +43,7 @@ _CHOSEN = {
     "exporter": "in the list 'export', or by name when a run is exported",
     "face": "by name, when a server is started",
     "release_gate": "by the policy of a registry",
+    "page": "by ft board, which has every installed one",
     "command": "as a command of ft",
     "loss": "by a method's option, or by a method that asks for it by name",
     "reward": "by a method's or an evaluator's option",

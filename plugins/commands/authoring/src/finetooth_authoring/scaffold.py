@@ -101,6 +101,7 @@ SCAFFOLDS: Mapping[str, Scaffold] = {
     "exporter": Scaffold("Export a run with it: `ft export RUN --to $entry`.", "exporter"),
     "face": Scaffold("Start a server with it: `ft serve $entry`.", "face"),
     "release_gate": Scaffold("Name it in a registry's policy: `channels: {production: {gates: [$entry]}}`.", "release"),
+    "page": Scaffold("The board links to it in its head: `ft board`.", "page"),
     "command": Scaffold("It brings the command `ft $entry`.", "command", ("click>=8.1",)),
     "events": Scaffold("It watches every run; options: `plugins: [{use: $distribution, options: {...}}]`.", "options"),
 }

@@ -43,6 +43,7 @@ ONLINE = {"name": "grpo", "num_generations": 2, "max_completion_length": 8, "rew
 ELSEWHERE = {
     "face": "a server answers through it: ft serve {entry}",
     "processor": "it takes pictures or sounds: ft check RECIPE with rows that have some",
+    "page": "a browser asks for it: ft board",
     "release_gate": "a registry asks it: ft registry promote",
     "loader": "it does not claim a folder of transformers' files: ft check RECIPE with a model that it claims",
     "family": "transformers makes no tiny model of its model_types: ft check RECIPE with a model of the family",

@@ -9,9 +9,10 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs
 
-from finetooth_hooks import UserError
+from finetooth_hooks import CommandContext, UserError
 from finetooth_saving.run_folder import RECIPE, RUNS
 from finetooth_saving.runs import processes
 from finetooth_saving.runs.recorded import (
@@ -30,7 +31,8 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 
 from finetooth_board import compare, pages, static
-from finetooth_board.guard import ROWS_POLICY, Guard, Tokens
+from finetooth_board.guard import ROWS_POLICY, App, Guard, Scope, Tokens
+from finetooth_board.plugged import Plugged
 
 MOST = 200
 """Runs of the list."""
@@ -45,27 +47,29 @@ ICON = (
 )
 
 
-def make_app(key: str = "", runs: Path = RUNS) -> Guard:
+def make_app(key: str = "", runs: Path = RUNS, context: CommandContext | None = None) -> Guard:
     """The application, guarded.
 
     Args:
         key: see `Guard`.
         runs: the folder of runs.
+        context: builds the pages of other plugins; None: there are none.
     """
-    return Guard(Board(runs).app(), key)
+    return Guard(Board(runs, context).app(), key)
 
 
 class Board:
     """Pages over a folder of runs. Runs and looks at rows are processes of their own, so this one stays small."""
 
-    def __init__(self, runs: Path) -> None:
+    def __init__(self, runs: Path, context: CommandContext | None = None) -> None:
         self.runs, self.tokens = runs, Tokens()
+        self._plugged = Plugged(context, self._fields, self.tokens.token)
         self._read: dict[Path, tuple[object, Recorded]] = {}
         self._scratch = tempfile.TemporaryDirectory(prefix="finetooth-board-")
         self._looking = asyncio.Lock()
 
-    def app(self) -> Starlette:
-        """The routes."""
+    def app(self) -> App:
+        """The routes, below which every page has the links to those of other plugins."""
         routes = [
             Route("/", self.home),
             Route("/live", self.home_live),
@@ -83,7 +87,14 @@ class Board:
             Route("/board.css", _file(static.STYLE, "text/css")),
             Route("/icon.svg", _file(ICON, "image/svg+xml")),
         ]
-        return Starlette(routes=routes, exception_handlers={UserError: _refused})
+        taken = frozenset(route.path.split("/")[1] for route in routes)
+        app = Starlette(routes=[*routes, *self._plugged.routes(taken)], exception_handlers={UserError: _refused})
+
+        async def linked(scope: Scope, receive: Any, send: Any) -> None:
+            pages.LINKS.set(self._plugged.links())
+            await app(scope, receive, send)
+
+        return linked
 
     async def home(self, request: Request) -> Response:
         """All runs."""
@@ -205,7 +216,13 @@ class Board:
         Raises:
             UserError: it is not ours, or too large.
         """
-        body = await request.body()
+        return self._fields(await request.body())
+
+    def _fields(self, body: bytes) -> dict[str, str]:
+        """
+        Raises:
+            UserError: the form is not ours, or too large.
+        """
         if len(body) > FORM_BYTES:
             raise UserError(f"the form has more than {FORM_BYTES:,} bytes", action="give the rows as a file")
         given = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=20)

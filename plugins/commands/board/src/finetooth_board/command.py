@@ -6,7 +6,7 @@ import os
 import socket
 
 import click
-from finetooth_hooks import UserError
+from finetooth_hooks import CommandContext, UserError
 from finetooth_toolbox.loopback import is_loopback
 
 VARIABLE = "FT_BOARD_KEY"
@@ -19,7 +19,8 @@ LEAST = 16
 @click.option("--host", default="127.0.0.1", help="Address to listen at; another than this machine's needs a key.")
 @click.option("--port", default=8780, type=click.IntRange(0, 65535), help="Default: 8780; 0 is any that is free.")
 @click.option("--open/--no-open", "opens", default=False, help="Open it in a browser.")
-def command(host: str, port: int, opens: bool) -> int:
+@click.pass_obj
+def command(context: CommandContext | None, host: str, port: int, opens: bool) -> int:
     """Serve a page over the runs of this folder to a browser on this machine. Ctrl-C ends the page, and no run."""
     key = os.environ.get(VARIABLE, "")
     if not is_loopback(host) and len(key) < LEAST:
@@ -43,6 +44,6 @@ def command(host: str, port: int, opens: bool) -> int:
         import webbrowser
 
         webbrowser.open(address)
-    config = uvicorn.Config(make_app(key), log_level="warning", server_header=False)
+    config = uvicorn.Config(make_app(key, context=context), log_level="warning", server_header=False)
     uvicorn.Server(config).run(sockets=[listener])
     return 0

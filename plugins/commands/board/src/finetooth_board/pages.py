@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -25,17 +26,23 @@ def text(value: object) -> str:
     return escape(escape_controls(str(value)))
 
 
+LINKS: ContextVar[tuple[tuple[str, str], ...]] = ContextVar("links", default=())
+"""Address and title of every page of another plugin; set for each request."""
+
+
 def page(title: str, body: str, *, live: str = "") -> str:
     """A whole page.
 
     Args:
         live: where what is live in it is asked for again.
     """
+    more = "".join(f' <a href="{text(address)}">{text(named)}</a>' for address, named in LINKS.get())
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<title>{text(title)}</title><link rel="icon" href="/icon.svg"><link rel="stylesheet" href="/board.css">'
-        '</head><body><header><a class="name" href="/">finetooth</a><nav><a href="/new">New run</a></nav></header>'
+        '</head><body><header><a class="name" href="/">finetooth</a><nav><a href="/new">New run</a>'
+        f"{more}</nav></header>"
         f'<main><h1>{text(title)}</h1>{body}</main><script src="/board.js"></script></body></html>\n'
     )
 
