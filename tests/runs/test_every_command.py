@@ -85,6 +85,7 @@ CALLS = {
     "registry card": "m --registry {new}",
     "registry collect": "--registry {new}",
     "registry get": "m {new} --registry {new}",
+    "registry hold": "m --from production --why late --registry {new}",
     "registry init": "{new}",
     "registry key": "{new}",
     "registry list": "--registry {new}",

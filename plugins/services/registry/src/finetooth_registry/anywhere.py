@@ -161,6 +161,23 @@ class AnyRegistry(ABC):
         """
 
     @abstractmethod
+    def hold(self, version: Version, channel: str, reason: str) -> None:
+        """Keep a version out of a channel by hand, whatever the gates say.
+
+        Args:
+            reason: for the log; empty: the hold is lifted.
+
+        Raises:
+            UserError: the policy has no such channel, or there is no hold to lift.
+        """
+
+    def held(self, version: Version, channel: str) -> str:
+        """Why a version is held back by hand from a channel; empty if it is not."""
+        about = {"model": version.model, "number": version.number, "channel": channel}
+        holds = (event for event in reversed(self.events()) if event.kind in ("held", "hold lifted"))
+        return next((str(e.detail["why"]) for e in holds if about.items() <= e.detail.items()), "")
+
+    @abstractmethod
     def watched(
         self, version: Version, channel: str, metrics: Mapping[str, float], verdicts: Mapping[str, Verdict]
     ) -> int:

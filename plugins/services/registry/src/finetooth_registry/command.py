@@ -230,6 +230,22 @@ def promote(commands: CommandContext, version: str, channel: str, dry_run: bool,
         raise click.exceptions.Exit(1)
 
 
+@registry.command("hold")
+@click.argument("version")
+@click.option("--from", "channel", required=True, metavar="CHANNEL", help="A channel of the policy.")
+@click.option("--why", default="", help="The reason, for the log.")
+@click.option("--lift", is_flag=True, help="End the hold.")
+@_HERE
+def hold(version: str, channel: str, why: str, lift: bool, where: str) -> None:
+    """Keep VERSION out of a channel, whatever the gates say, until the hold is lifted."""
+    if lift == bool(why):
+        raise UserError("give either --why or --lift", action="--why says for what reason the version is held back")
+    opened = _open(where)
+    made = opened.version(version)
+    opened.hold(made, channel, why)
+    click.echo(f"{made.called} may enter {channel} again" if lift else f"{made.called} is held back from {channel}")
+
+
 @registry.command("watch")
 @click.argument("model")
 @click.option("--channel", default="production", show_default=True, help="A channel of the policy that has `watch`.")

@@ -96,6 +96,13 @@ class Reason(_Body):
     why: str
 
 
+class Hold(_Body):
+    """A channel, and why a version is kept out of it; no reason lifts the hold."""
+
+    channel: str
+    why: str
+
+
 Parts = Mapping[str, str]
 """Parts of a path and of a query."""
 
@@ -164,6 +171,9 @@ CALLS = (
     Call("POST", "/versions/{model}/{number:int}/revert", RELEASE, lambda registry, parts, body: registry.revert(
         _version(registry, parts), body.why
     ), Reason, True),
+    Call("POST", "/versions/{model}/{number:int}/hold", RELEASE, lambda registry, parts, body: registry.hold(
+        _version(registry, parts), body.channel, body.why
+    ), Hold, True),
     Call("POST", "/channels/{model}/{channel}/rollback", RELEASE, lambda registry, parts, body: registry.roll_back(
         parts["model"], parts["channel"], body.why
     ), Reason, True),

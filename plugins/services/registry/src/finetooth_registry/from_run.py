@@ -16,7 +16,9 @@ from finetooth_saving.runs.recorded import METRICS, read_run
 from finetooth_toolbox.files.manifests import MANIFEST, sha256_of
 from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
 
+from finetooth_registry import records
 from finetooth_registry.anywhere import AnyRegistry, Version
+from finetooth_registry.verifying import RECORD
 
 _KEPT = (RECIPE, PLAN, RESULT, RUN, METRICS)
 """Files of a run that are stored with its artifact."""
@@ -63,6 +65,7 @@ def read(folder: Path) -> RunFiles:
         "run": str(result.get("run_id") or folder.name),
         "recipe_sha256": sha256_of(folder / RECIPE),
         "method": _name(recipe.get("method")),
+        "parents": _parents(recipe),
         "classification": (recipe.get("data") or {}).get("classification") or {},
     }
     metrics = {name: float(value) for name, value in (result.get("metrics") or {}).items() if math.isfinite(value)}
@@ -86,6 +89,21 @@ def _recipe(path: Path) -> dict[str, Any]:
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read: {error}", action="the run folder is damaged") from error
     return recipe if isinstance(recipe, dict) else {}
+
+
+def _parents(recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The version of a registry that the run trained over, if it did: what its model's folder has a record of.
+
+    Raises:
+        UserError: the record cannot be read.
+    """
+    base = recipe.get("model")
+    record = Path(base) / RECORD if isinstance(base, str) else None
+    if record is None or not record.is_file():
+        return []
+    envelope = record.read_bytes()
+    about = records.read(envelope)["predicate"]
+    return [{"name": about["name"], "number": about["number"], "statement": records.digest(envelope)}]
 
 
 def _name(pick: Any) -> str:

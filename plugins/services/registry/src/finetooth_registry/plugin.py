@@ -1,10 +1,10 @@
-"""A registry: its commands, its exporter, its face, and the release gates `at_least`, `not_worse` and `signed`."""
+"""A registry: its commands, exporter, face and pages, and the release gates `at_least`, `not_worse` and `signed`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from finetooth_hooks import Command, Exporter, Face, ReleaseGate, hookimpl
+from finetooth_hooks import Command, Exporter, Face, Page, ReleaseGate, hookimpl
 
 
 @hookimpl
@@ -40,6 +40,16 @@ def ft_faces() -> Iterator[Face]:
         name="registry",
         build="finetooth_registry.face:build",
         summary="a registry in a folder, for ft registry on other machines",
+    )
+
+
+@hookimpl
+def ft_pages() -> Iterator[Page]:
+    yield Page(
+        name="registry",
+        build="finetooth_registry.board:build",
+        title="Registry",
+        summary="versions with their lineage and measurements, channels, decisions, the log",
     )
 
 

@@ -7,6 +7,7 @@ every file, so that no file can.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -87,6 +88,11 @@ def read(record: bytes) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"the record cannot be read: {error}", action="take a record that a registry wrote") from error
     return dict(content)
+
+
+def digest(record: bytes) -> str:
+    """SHA-256 of the statement in an envelope, which more signatures do not change."""
+    return hashlib.sha256(_envelope(record).payload).hexdigest()
 
 
 def signers_of(record: bytes, trusted: Mapping[str, Key]) -> tuple[str, ...]:

@@ -252,6 +252,14 @@ class Registry(AnyRegistry):
             self._log(connection, "decided", detail)
         return passed
 
+    def hold(self, version: Version, channel: str, reason: str) -> None:
+        self.channel(channel)
+        if not reason and not self.held(version, channel):
+            raise UserError(f"{version.called} is not held back from {channel}", action="ft registry log shows holds")
+        detail = {"model": version.model, "number": version.number, "channel": channel, "why": reason}
+        with self._changing() as connection:
+            self._log(connection, "held" if reason else "hold lifted", detail)
+
     def watched(
         self, version: Version, channel: str, metrics: Mapping[str, float], verdicts: Mapping[str, Verdict]
     ) -> int:

@@ -53,6 +53,8 @@ def promote(
         candidate = as_released(registry, version, Path(place) / "candidate")
         predecessor = None if before is None else as_released(registry, before, Path(place) / "predecessor")
         verdicts = judge(commands, gates, f"channels.{channel}.gates", candidate, predecessor)
+    if why := registry.held(version, channel):
+        verdicts["by hand"] = Verdict(False, f"held back: {why}")
     if dry_run:
         return all(verdict.passed for verdict in verdicts.values()), verdicts
     return registry.decide(version, channel, verdicts, before), verdicts

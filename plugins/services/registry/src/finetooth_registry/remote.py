@@ -220,6 +220,10 @@ class RemoteRegistry(AnyRegistry):
     def revert(self, version: Version, reason: str) -> None:
         self._server.ask("POST", f"/versions/{version.model}/{version.number}/revert", json={"why": reason})
 
+    def hold(self, version: Version, channel: str, reason: str) -> None:
+        sent = {"channel": channel, "why": reason}
+        self._server.ask("POST", f"/versions/{version.model}/{version.number}/hold", json=sent)
+
     def promote(self, version: Version, channel: str, *, dry_run: bool) -> tuple[bool, dict[str, Verdict]]:
         """Let the server ask the gates of a channel; see `releasing.promote`."""
         path = f"/versions/{version.model}/{version.number}/promote"

@@ -1,0 +1,201 @@
+"""The registry's pages on the board: versions and channels, lineage, evaluations, gates, decisions, the log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks import Asgi, CommandContext, NoOptions, PageService, UserError
+from finetooth_toolbox.text.controls import escape_controls
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route, Router
+
+from finetooth_registry import records, releasing
+from finetooth_registry.anywhere import VARIABLE, AnyRegistry, Version
+from finetooth_registry.lineage import drawing, lineage
+from finetooth_registry.remote import open_registry
+from finetooth_registry.verifying import verify_version
+
+MOST = 200
+"""Versions and events of a page."""
+COMPARED = 5
+"""Versions that are compared at most."""
+DECIDED = ("decided", "rolled back", "held", "hold lifted", "signed", "reverted", "watched")
+"""Events of a version's page."""
+Html = tuple[str, str]
+"""Title and body of a page."""
+
+
+def build(options: NoOptions, context: CommandContext) -> RegistryPages:
+    """Builder of the page `registry`; FT_REGISTRY names the registry, by default `registry`."""
+    return RegistryPages(context)
+
+
+class RegistryPages:
+    """See `finetooth_hooks.faces.Page`. What it shows is read from the registry each time."""
+
+    def __init__(self, commands: CommandContext) -> None:
+        self._commands = commands
+        self._templates = Environment(
+            loader=PackageLoader("finetooth_registry"), autoescape=True,
+            finalize=lambda value: escape_controls(value) if type(value) is str else value,
+        )  # fmt: skip
+        self._templates.filters |= {"json": _json, "number": _number}
+
+    def app(self, service: PageService) -> Asgi:
+        """Routes below the page's address. Forms are checked by the board."""
+        one = "/versions/{model}/{number:int}"
+        looks: Mapping[str, Callable[[AnyRegistry, Request], Html]] = {
+            "/": self._overview, "/log": self._log, "/compare": self._compared, one: self._version,
+            f"{one}/verified": self._verified,
+        }  # fmt: skip
+        changes: Mapping[str, Callable[[AnyRegistry, Request, Mapping[str, str]], Html | None]] = {
+            f"{one}/promote": self._promote, f"{one}/hold": self._hold, f"{one}/lift": self._lift,
+            f"{one}/approve": self._approve, "/rollback": self._roll_back,
+        }  # fmt: skip
+        routes = [Route(path, _shows(does, service)) for path, does in looks.items()]
+        routes += [Route(path, _changes(does, service), methods=["POST"]) for path, does in changes.items()]
+        return Router(routes)
+
+    def _html(self, name: str, request: Request, **about: Any) -> Markup:
+        root = str(request.scope.get("root_path", ""))
+        about |= {"root": root, "secret": request.state.token, "address": lambda version: _address(root, version)}
+        return Markup(self._templates.get_template(f"{name}.html").render(about))
+
+    def _overview(self, registry: AnyRegistry, request: Request) -> Html:
+        versions, trusted = registry.versions(), registry.trusted()
+        shown = versions[: -MOST - 1 : -1]
+        signers = {version.called: records.signers_of(registry.record(version), trusted) for version in shown}
+        refusals = [event for event in registry.events() if event.kind == "refused"][: -MOST - 1 : -1]
+        held = [version for version in versions if version.channels]
+        return "Registry", self._html(
+            "overview", request, where=_where(), versions=shown, left=len(versions) - len(shown), held=held,
+            signers=signers, refusals=refusals,
+        )  # fmt: skip
+
+    def _version(
+        self, registry: AnyRegistry, request: Request, said: Any = None, passed: bool = False, asked: str = ""
+    ) -> Html:
+        version = _named(registry, request)
+        metrics, answers = registry.metrics(version)
+        made_of = lineage(registry, version)
+        root = str(request.scope.get("root_path", ""))
+        addresses = {node.called: _address(root, node) for node in registry.versions()}
+        channels = list(registry.policy.channels)
+        holds = {channel: why for channel in channels if (why := registry.held(version, channel))}
+        about = [event for event in registry.events() if event.detail.get("model") == version.model]
+        decisions = [e for e in about if e.detail.get("number") == version.number and e.kind in DECIDED]
+        return version.called, self._html(
+            "version", request, version=version, here=_address(root, version), metrics=metrics, answers=answers,
+            lineage=made_of, drawing=drawing(made_of, addresses), channels=channels, holds=holds,
+            decisions=decisions[::-1], key=os.environ.get("FT_REGISTRY_KEY", ""), said=said, passed=passed, asked=asked,
+            signers=records.signers_of(registry.record(version), registry.trusted()),
+        )  # fmt: skip
+
+    def _verified(self, registry: AnyRegistry, request: Request) -> Html:
+        version = _named(registry, request)
+        links = list(verify_version(registry, version))
+        here = _address(str(request.scope.get("root_path", "")), version)
+        holds = all(link.holds for link in links)
+        about = {"version": version, "here": here, "links": links, "holds": holds}
+        return f"Verification of {version.called}", self._html("verified", request, **about)
+
+    def _compared(self, registry: AnyRegistry, request: Request) -> Html:
+        named = request.query_params.getlist("v")
+        if not 1 < len(named) <= COMPARED:
+            raise UserError(f"{len(named)} versions are ticked", action=f"tick 2 to {COMPARED} of them")
+        versions = [registry.version(called) for called in named]
+        sides = [_flat(records.read(registry.record(version))["predicate"]) for version in versions]
+        measured = [{f"measured.{n}": _number(v) for n, v in registry.metrics(one)[0].items()} for one in versions]
+        both = [{**numbers, **said} for numbers, said in zip(measured, sides, strict=True)]
+        names = sorted(set().union(*both), key=lambda name: (not name.startswith("measured."), name))
+        rows = [(name, [side.get(name, "-") for side in both]) for name in names]
+        called = [version.called for version in versions]
+        return "Versions compared", self._html("compare", request, versions=versions, called=called, rows=rows)
+
+    def _log(self, registry: AnyRegistry, request: Request) -> Html:
+        broken = ""
+        try:
+            registry.check_log()
+        except UserError as error:
+            broken = str(error)
+        events = registry.events()
+        shown = events[: -MOST - 1 : -1]
+        return "Log", self._html("log", request, events=shown, left=len(events) - len(shown), broken=broken)
+
+    def _promote(self, registry: AnyRegistry, request: Request, form: Mapping[str, str]) -> Html:
+        version, channel = _named(registry, request), form.get("channel", "")
+        passed, verdicts = releasing.promote(self._commands, registry, version, channel)
+        return self._version(registry, request, verdicts, passed, f"{version.called} to {channel}")
+
+    def _hold(self, registry: AnyRegistry, request: Request, form: Mapping[str, str]) -> None:
+        registry.hold(_named(registry, request), form.get("channel", ""), form.get("why", ""))
+
+    def _lift(self, registry: AnyRegistry, request: Request, form: Mapping[str, str]) -> None:
+        registry.hold(_named(registry, request), form.get("channel", ""), "")
+
+    def _approve(self, registry: AnyRegistry, request: Request, form: Mapping[str, str]) -> None:
+        registry.countersign(_named(registry, request), records.load_signer(Path(form.get("key", ""))))
+
+    def _roll_back(self, registry: AnyRegistry, request: Request, form: Mapping[str, str]) -> None:
+        registry.roll_back(form.get("model", ""), form.get("channel", ""), form.get("why", ""))
+
+
+def _shows(does: Callable[[AnyRegistry, Request], Html], service: PageService) -> Callable[[Request], Any]:
+    async def answer(request: Request) -> Response:
+        request.state.token = service.token
+        title, body = await asyncio.to_thread(lambda: does(open_registry(_where()), request))
+        return HTMLResponse(service.whole(title, body))
+
+    return answer
+
+
+def _changes(
+    does: Callable[[AnyRegistry, Request, Mapping[str, str]], Html | None], service: PageService
+) -> Callable[[Request], Any]:
+    """What changed is shown on the page that the browser came from, except where the answer is a page of its own."""
+
+    async def answer(request: Request) -> Response:
+        form = service.form(await request.body())
+        request.state.token = service.token
+        made = await asyncio.to_thread(lambda: does(open_registry(_where()), request, form))
+        if made is not None:
+            return HTMLResponse(service.whole(*made))
+        back, _, _ = request.url.path.rpartition("/")
+        return RedirectResponse(back if "/versions/" in back else f"{back}/", 303)
+
+    return answer
+
+
+def _where() -> str:
+    return os.environ.get(VARIABLE) or "registry"
+
+
+def _named(registry: AnyRegistry, request: Request) -> Version:
+    return registry.version(f"{request.path_params['model']}@v{request.path_params['number']}")
+
+
+def _address(root: str, version: Version) -> str:
+    return f"{root}/versions/{version.model}/{version.number}"
+
+
+def _flat(said: Any, name: str = "") -> dict[str, str]:
+    if isinstance(said, Mapping):
+        inner = [_flat(value, f"{name}.{key}" if name else str(key)) for key, value in said.items()]
+        return {key: value for part in inner for key, value in part.items()}
+    return {name: said if isinstance(said, str) else _json(said)}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=dict)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, int | float) else "-"

@@ -1,0 +1,139 @@
+"""Lineage: what a version was made of, down to the raw data, as a tree and as a drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from finetooth_hooks.errors import UserError
+from finetooth_toolbox.text.controls import escape_controls
+from markupsafe import Markup
+
+from finetooth_registry import records
+from finetooth_registry.anywhere import AnyRegistry, Version, files_of
+
+WIDTH, HEIGHT, LETTERS = 230, 52, 26
+"""Of a box of the drawing, in pixels, and how many letters its lines have."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """Something that a version was made of.
+
+    Attributes:
+        kind: `version`, `base`, `data` or `recipe`.
+        digest: SHA-256; empty: there is none.
+        facts: what the record says of it, by name.
+        version: of the registry; None for everything else.
+    """
+
+    kind: str
+    title: str
+    digest: str
+    facts: tuple[tuple[str, str], ...] = ()
+    sources: tuple[Node, ...] = ()
+    version: Version | None = None
+
+
+def lineage(registry: AnyRegistry, version: Version, inside: frozenset[str] = frozenset()) -> Node:
+    """What a version was made of, by its record and those of its parents.
+
+    Args:
+        inside: versions whose lineage this is a part of.
+
+    Raises:
+        UserError: a record cannot be read.
+    """
+    content = records.read(registry.record(version))
+    about = content["predicate"]
+    parents = tuple(_parent(registry, said, inside | {version.called}) for said in about.get("parents") or ())
+    files = tuple(sorted(files_of(content).items()))
+    sources = (*_data(about), _recipe(about), *(parents or (_base(about),)))
+    return Node("version", version.called, version.record, files, sources, version)
+
+
+def _parent(registry: AnyRegistry, said: Mapping[str, Any], inside: frozenset[str]) -> Node:
+    called = f"{said.get('name')}@v{said.get('number')}"
+    missing = Node("version", called, str(said.get("statement", "")), (("missing", "this registry does not have it"),))
+    if called in inside:  # no registry writes such a record
+        return missing
+    try:
+        return lineage(registry, registry.version(called), inside)
+    except UserError:
+        return missing
+
+
+def _data(about: Mapping[str, Any]) -> Iterator[Node]:
+    said = about.get("classification") or {}
+    facts = tuple((name, str(value)) for name, value in said.items())
+    for name, digest in (about.get("data") or {}).items():
+        yield Node("data", name.removesuffix(".sha256"), str(digest), facts)
+
+
+def _recipe(about: Mapping[str, Any]) -> Node:
+    facts = (("method", about.get("method")), ("run", about.get("run")), *(about.get("picks") or {}).items())
+    return Node("recipe", "recipe", str(about.get("recipe_sha256", "")), tuple((n, str(v)) for n, v in facts if v))
+
+
+def _base(about: Mapping[str, Any]) -> Node:
+    files = tuple((name, str(digest)) for name, digest in (about.get("base") or {}).items())
+    return Node("base", str(about.get("model", "base")), str(about.get("base_digest", "")), files)
+
+
+def drawing(root: Node, addresses: Mapping[str, str]) -> Markup:
+    """A lineage as SVG: what was made stands to the right of what it was made of.
+
+    Args:
+        addresses: of pages, by the title of a version.
+    """
+    placed = list(_placed(root, 0, [0]))
+    deepest, lowest = max(depth for _, depth, _, _ in placed), max(row for _, _, row, _ in placed)
+    size = (deepest + 1) * (WIDTH + 40), (lowest + 1) * (HEIGHT + 14)
+
+    def at(depth: int, row: float) -> tuple[float, float]:
+        return (deepest - depth) * (WIDTH + 40), row * (HEIGHT + 14) + 2
+
+    drawn: list[Markup] = []
+    for node, depth, row, above in placed:
+        x, y = at(depth, row)
+        if depth:
+            to_x, to_y = at(depth - 1, above)
+            line = Markup('<path d="M{} {}L{} {}" stroke="currentColor" fill="none"/>')
+            drawn.append(line.format(x + WIDTH, y + HEIGHT / 2, to_x, to_y + HEIGHT / 2))
+        box = Markup(
+            '<rect x="{x}" y="{y}" width="{w}" height="{h}" rx="6" fill="none" stroke="currentColor"/>'
+            '<text x="{left}" y="{one}" fill="currentColor" font-size="14">{title}</text>'
+            '<text x="{left}" y="{two}" fill="currentColor" font-size="12">{below}</text>'
+        ).format(
+            x=x, y=y, w=WIDTH, h=HEIGHT, left=x + 10, one=y + 21, two=y + 40, title=_short(node.title),
+            below=f"{node.kind} {node.digest[:12]}",
+        )  # fmt: skip
+        address = addresses.get(node.title) if node.version is not None else None
+        drawn.append(Markup('<a href="{}">{}</a>').format(address, box) if address else box)
+    frame = Markup('<svg viewBox="0 0 {} {}" width="{}" height="{}" xmlns="http://www.w3.org/2000/svg">{}</svg>')
+    return frame.format(*size, *size, Markup("").join(drawn))
+
+
+def _placed(node: Node, depth: int, free: list[int]) -> Iterator[tuple[Node, int, float, float]]:
+    """Each node with its column, its row, and the row of what it was made into."""
+    rows: list[float] = []
+    below: list[tuple[Node, int, float, float]] = []
+    direct: list[int] = []
+    for source in node.sources:
+        inner = list(_placed(source, depth + 1, free))
+        direct.append(len(below))
+        below += inner
+        rows.append(inner[0][2])
+    if not rows:
+        rows = [float(free[0])]
+        free[0] += 1
+    mine = (rows[0] + rows[-1]) / 2
+    yield node, depth, mine, mine
+    for place, (inner_node, inner_depth, row, above) in enumerate(below):
+        yield inner_node, inner_depth, row, mine if place in direct else above
+
+
+def _short(text: str) -> str:
+    shown = escape_controls(text)
+    return shown if len(shown) <= LETTERS else f"{shown[: LETTERS - 2]}…"
