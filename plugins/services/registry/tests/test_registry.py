@@ -125,6 +125,21 @@ def test_a_worse_version_is_held_with_its_evidence(place: Place) -> None:
     assert detail["gates"]["1 not_worse"]["evidence"] == {"metric": "eval/loss", "value": 1.25, "before": 1.0}
 
 
+def test_a_version_that_is_held_by_hand_enters_no_channel_until_the_hold_is_lifted(place: Place) -> None:
+    place.add("one")
+    assert place("hold", "bot@v0", "--from", "candidate", "--why", "wrong tone").exit_code == 0
+    held = place("promote", "bot@v0", "--to", "candidate")
+    assert held.exit_code == 1 and "wrong tone" in held.output
+    assert place("promote", "bot@v0", "--to", "staging").exit_code == 0, "another channel"
+    assert isinstance(place("hold", "bot@v0", "--from", "candidate").exception, UserError)
+    assert isinstance(place("hold", "bot@v0", "--from", "nowhere", "--why", "x").exception, UserError)
+    assert place("hold", "bot@v0", "--from", "candidate", "--lift").exit_code == 0
+    assert place("promote", "bot@v0", "--to", "candidate").exit_code == 0
+    again = place("hold", "bot@v0", "--from", "candidate", "--lift")
+    assert "is not held back" in str(again.exception)
+    assert place("verify", "bot@v0").exit_code == 0
+
+
 @pytest.mark.parametrize("said, why", [(None, "says nothing"), (True, "says true")])
 def test_customer_data_are_refused_and_the_refusal_is_logged(place: Place, said: bool | None, why: str) -> None:
     refused = place.add("one", customer_data=said)

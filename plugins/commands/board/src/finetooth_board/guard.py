@@ -24,7 +24,7 @@ ROWS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; form-action 'none'
 HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",  # with less, browsers say `Origin: null` for our own forms
     "cross-origin-opener-policy": "same-origin",
     "cache-control": "no-store",
 }

@@ -168,7 +168,7 @@ class AnyRegistry(ABC):
             reason: for the log; empty: the hold is lifted.
 
         Raises:
-            UserError: the policy has no such channel, or there is no hold to lift.
+            UserError: the policy has no such channel, or the version is not held back.
         """
 
     def held(self, version: Version, channel: str) -> str:

@@ -102,7 +102,7 @@ def drawing(root: Node, addresses: Mapping[str, str]) -> Markup:
             line = Markup('<path d="M{} {}L{} {}" stroke="currentColor" fill="none"/>')
             drawn.append(line.format(x + WIDTH, y + HEIGHT / 2, to_x, to_y + HEIGHT / 2))
         box = Markup(
-            '<rect x="{x}" y="{y}" width="{w}" height="{h}" rx="6" fill="none" stroke="currentColor"/>'
+            '<rect x="{x}" y="{y}" width="{w}" height="{h}" rx="6" fill="transparent" stroke="currentColor"/>'
             '<text x="{left}" y="{one}" fill="currentColor" font-size="14">{title}</text>'
             '<text x="{left}" y="{two}" fill="currentColor" font-size="12">{below}</text>'
         ).format(
