@@ -28,7 +28,7 @@ from finetooth_hooks.protocols import (
     UpdatesPart,
 )
 from finetooth_kit.fake_context import FakeContext
-from finetooth_toolbox.llama_shape import llama_facts
+from finetooth_toolbox.llama_shape import HEAD_NORMS, llama_facts
 from finetooth_torch.backend import TorchBackend, TorchOptions
 
 GIB = 2**30
@@ -53,7 +53,8 @@ def job(config: dict[str, Any], parameters: int, hardware: HardwareFacts, tmp_pa
     """All of a model trains on rows of 512, or a low-rank addition does."""
     kit = FakeContext(tmp_path, installed=True)
     context: Any = SimpleNamespace(catalog=manager.start().catalog, framework="torch", build=kit.build)
-    facts = llama_facts(config, renderer="plain", max_positions=4096, head_norms=config["model_type"] == "qwen3")
+    norms = HEAD_NORMS if config["model_type"] == "qwen3" else {}
+    facts = llama_facts(config, renderer="plain", max_positions=4096, block=norms)
     low = kit.build("adapter", {"name": "lora", "rank": rank or 8})
     trained = low.trained_parameters(facts, parameters) if rank else parameters
     train = load({"model": "none"}).train.settings()

@@ -11,7 +11,9 @@ from finetooth_hooks.protocols import Block, Experts, Head, LayerFacts, ModelFac
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
 
-ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
+ACTIVATIONS = {
+    "silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh",
+}  # fmt: skip
 """`hidden_act` of a config, and what a `Block` calls it."""
 
 FIXED_ROTARY = ("default", "linear", "llama3", "yarn")
@@ -19,14 +21,14 @@ FIXED_ROTARY = ("default", "linear", "llama3", "yarn")
 
 
 def llama_facts(
-    config: Mapping[str, Any], *, renderer: Pick, max_positions: int, head_norms: bool = False
+    config: Mapping[str, Any], *, renderer: Pick, max_positions: int, block: Mapping[str, Any] | None = None
 ) -> ModelFacts:
     """Facts from a config in Llama's words.
 
     Args:
         renderer: the family's.
         max_positions: where the config does not say.
-        head_norms: queries and keys are normalised head by head.
+        block: see `llama_block`.
     """
     heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
     return ModelFacts(
@@ -45,7 +47,7 @@ def llama_facts(
         linear_targets=ATTENTION + MLP,
         renderer=renderer,
         tied=bool(config.get("tie_word_embeddings", False)),
-        block=llama_block(config, head_norms=head_norms),
+        block=llama_block(config, **(block or {})),
     )
 
 
@@ -140,15 +142,23 @@ def cached_numbers(facts: ModelFacts) -> int:
     return 2 * facts.layers * facts.kv_heads * facts.head_dim
 
 
-def llama_block(config: Mapping[str, Any], *, head_norms: bool = False) -> Block | None:
+HEAD_NORMS = {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
+"""Of a `Block`, where queries and keys are normalised."""
+
+
+def llama_block(config: Mapping[str, Any], *, windows: bool = False, **named: Any) -> Block | None:
     """How the layers compute; None where the config asks for more than a `Block` can say: attention dropout, a sliding
-    window, an activation without a name, angles that change with the length, half-rotated heads."""
+    window, an activation without a name, angles that change with the length.
+
+    Args:
+        windows: the family's facts say which layers have a window, so the block need not.
+        named: of `Block`.
+    """
     activation = ACTIVATIONS.get(str(config.get("hidden_act", "silu")))
     rotary = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rotary.get("rope_type", rotary.get("type", "default"))
-    windowed = bool(config.get("sliding_window")) and bool(config.get("use_sliding_window", True))
-    if activation is None or config.get("attention_dropout") or windowed or kind not in FIXED_ROTARY:
+    by_kind = [of for of in rotary.values() if isinstance(of, Mapping)] or [rotary]
+    fixed = all(of.get("rope_type", of.get("type", "default")) in FIXED_ROTARY for of in by_kind)
+    windowed = not windows and config.get("sliding_window") and config.get("use_sliding_window", True)
+    if activation is None or config.get("attention_dropout") or windowed or not fixed:
         return None
-    query, key = ("self_attn.q_norm", "self_attn.k_norm") if head_norms else ("", "")
-    eps = float(config.get("rms_norm_eps", 1e-6))
-    return Block(eps=eps, activation=activation, query_norm=query, key_norm=key)
+    return Block(**{"eps": float(config.get("rms_norm_eps", 1e-6)), "activation": activation, **named})

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from finetooth_hooks.attention import AttentionNeeds
 from finetooth_hooks.layers import LayerFacts
@@ -196,14 +196,26 @@ class Block:
         h = h + down(activation(gate(n)) * up(n))                             n = ffn_norm(h)
 
     with causal attention over everything before, grouped key-value heads, scores scaled by 1 / sqrt(head_dim) or by
-    what the family says, no dropout, and `final_norm` at the end. A backend makes sure by comparing it with the model
-    itself.
+    what the family says, no dropout, and `final_norm` at the end. What differs is said by the attributes, by
+    `ModelFacts.attention` (a cap on scores, sinks) and by `ModelFacts.per_layer` (windows). A backend makes sure by
+    comparing it with the model itself.
 
     Attributes:
         eps: of the norms.
         embedding, rotary, final_norm: module paths in the body; `rotary` gives cosines and sines for positions.
-        attention_norm, ffn_norm, query, key, value, output, gate, up, down: module paths in a layer.
-        query_norm, key_norm: module paths of norms over each head before the rotation; empty where there are none.
+        attention_norm, ffn_norm, query, key, value, output, gate, up, down: module paths in a layer. Norms may be
+            empty: there is none. Where `key` and `value` are empty, the module `query` gives all three, one behind the
+            other; where `up` is empty, `gate` gives both; where `gate` is empty, `activation(up(n))` goes down.
+        query_norm, key_norm: module paths of norms over each head before the rotation, or over all heads together,
+            as their weights tell; empty where there are none.
+        attention_after, ffn_after: module paths of norms on what attention and feed-forward add; empty: none.
+        feed_forward: module path of a feed-forward block that is called as it is, in place of gate, up and down.
+        parallel: the feed-forward block reads the residual stream that attention reads.
+        norms: what norms compute: the root mean square; the same with 1 added to the weight; what their modules do.
+        rotations: for each layer what `rotary` is given in addition to states and positions, a kind of layer for
+            instance; empty: nothing; None: the layer does not rotate. Without items, no layer has any of this.
+        interleaved: the rotation turns the pairs (2 i, 2 i + 1), not the pairs (i, i + R / 2).
+        sinks: path of the parameter of a layer that holds the scores of `AttentionNeeds.sinks`.
         activation: `silu`, `gelu` or `gelu_tanh`.
         embedding_scale: factor on embeddings, where the residual stream begins.
         residual_scale: factor on what attention and feed-forward add to it.
@@ -225,6 +237,14 @@ class Block:
     gate: str = "mlp.gate_proj"
     up: str = "mlp.up_proj"
     down: str = "mlp.down_proj"
+    attention_after: str = ""
+    ffn_after: str = ""
+    feed_forward: str = ""
+    parallel: bool = False
+    norms: Literal["rms", "rms_plus_one", "own"] = "rms"
+    rotations: tuple[str | None, ...] = ()
+    interleaved: bool = False
+    sinks: str = "self_attn.sinks"
     activation: str = "silu"
     embedding_scale: float = 1.0
     residual_scale: float = 1.0

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from finetooth_kernels.low_rank_linear import Again
 from finetooth_kernels.memory import Arena
-from finetooth_kernels.segments import Segment
+from finetooth_kernels.segments import Looks, Segment
 
 __all__ = [
     "Decoder",
@@ -27,17 +27,10 @@ __all__ = [
     "MakeDecoder",
     "PlainGroup",
     "Stream",
-    "score_scale",
 ]
 
 FindLowRank = Callable[[nn.Module], LowRank | None]
 """What an adapter says of a wrapped linear module."""
-
-
-def score_scale(facts: ModelFacts) -> float:
-    """The factor on attention's scores."""
-    given = None if facts.block is None else facts.block.attention_scale
-    return facts.head_dim**-0.5 if given is None else given
 
 
 @dataclass(frozen=True)
@@ -105,7 +98,14 @@ class PlainGroup(Group, Protocol):
 
 
 class Layer(Protocol):
-    """One layer. The residual stream that it is given may be wider than what it computes in."""
+    """One layer. The residual stream that it is given may be wider than what it computes in.
+
+    Attributes:
+        looks: how its attention makes weights; a position of a row of the cache does likewise.
+    """
+
+    @property
+    def looks(self) -> Looks: ...
 
     def project(
         self, h_nd: Tensor, cos_nr: Tensor, sin_nr: Tensor, arena: Arena | None = None
@@ -154,7 +154,8 @@ class Decoder(Protocol):
         ...
 
     def angles(self, positions_n: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine, (N, R/2) each, float32, for position ids."""
+        """Cosine and sine, (N, R/2) each, float32, for position ids; of models whose layers turn by different angles
+        those of each kind, (kinds, N, R/2)."""
         ...
 
     def normed(self, h_nd: Tensor) -> Tensor:

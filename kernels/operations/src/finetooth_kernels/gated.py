@@ -18,7 +18,7 @@ from torch.nn import functional
 from finetooth_kernels.autograd import apply, once_differentiable
 from finetooth_kernels.compiled import NOTHING, Compiled, Library
 
-__all__ = ["ACTIVATIONS", "gated"]
+__all__ = ["ACTIVATIONS", "activate", "gated"]
 
 ACTIVATIONS = ("silu", "gelu_tanh", "gelu")
 
@@ -41,7 +41,8 @@ def gated(gate_up_nf: Tensor, activation: str = "silu", *, compiled: Compiled = 
     return apply(_Gated, gate_up_nf, activation, compiled)  # type: ignore[no-any-return]
 
 
-def _activate(gate: Tensor, activation: str) -> Tensor:
+def activate(gate: Tensor, activation: str) -> Tensor:
+    """The activation of `ACTIVATIONS` alone."""
     if activation == "silu":
         return functional.silu(gate)
     return functional.gelu(gate, approximate="tanh" if activation == "gelu_tanh" else "none")
@@ -71,7 +72,7 @@ class _Gated(torch.autograd.Function):
         if kernels is not None:
             return kernels.gated(gate_up_nf, activation)
         gate, up = gate_up_nf.chunk(2, -1)
-        return _activate(gate, activation).mul_(up)
+        return activate(gate, activation).mul_(up)
 
     @staticmethod
     @once_differentiable
@@ -83,6 +84,6 @@ class _Gated(torch.autograd.Function):
         gate, up = gate_up.chunk(2, -1)
         d_gate_up = torch.empty_like(gate_up)
         d_gate, d_up = d_gate_up.chunk(2, -1)
-        torch.mul(grad_nf, _activate(gate, ctx.activation), out=d_up)
+        torch.mul(grad_nf, activate(gate, ctx.activation), out=d_up)
         _activate_backward(grad_nf * up, gate, ctx.activation, d_gate)
         return d_gate_up, None, None

@@ -26,9 +26,9 @@ from torch import Tensor
 from finetooth_kernels.autograd import apply, once_differentiable
 from finetooth_kernels.contract import Availability, result_dtype
 from finetooth_kernels.memory import Arena
-from finetooth_kernels.segments import Segment, check_segments
+from finetooth_kernels.segments import Looks, Segment, check_segments
 
-__all__ = ["available", "segment_attention"]
+__all__ = ["available", "seen_attention", "segment_attention"]
 
 QUERY_BLOCK = 128
 """Queries whose probabilities exist at once in backward: with their group's heads and up to a few hundred keys they
@@ -178,3 +178,113 @@ class _Backward:
         for part, place in zip(parts, torch.split(gradient, counts, 1), strict=True):
             place.copy_(part.transpose(0, 1))
         return gradient
+
+
+def seen_attention(
+    qkv_nhd: Tensor, segments: Sequence[Segment], looks: Looks, *, heads: int, kv_heads: int
+) -> Tensor:  # fmt: skip
+    """Attention with a window, a cap on scores or sinks, in torch's operations on any device: a block of queries at a
+    time against the keys that it sees, whose weights are made again in backward.
+
+    With t = cap tanh(s / cap) of the scores s, P = exp(t - lse), z the sinks, which are part of lse:
+
+        dS = scale P (dO V^T - delta) (1 - (t / cap)^2)        dz = - sum over rows of exp(z - lse) delta
+
+    Args:
+        qkv_nhd: (N, heads + 2 kv_heads, D), as in `segment_attention`.
+
+    Returns:
+        (N, heads, D) in the same dtype.
+
+    Raises:
+        ValueError: the segments do not form a tree over the N rows.
+    """
+    check_segments(segments, qkv_nhd.shape[0])
+    return apply(_SeenAttention, qkv_nhd, looks.sinks, tuple(segments), looks, heads, kv_heads)  # type: ignore[no-any-return]
+
+
+class _Blocks:
+    """Queries of a block and the keys that they see; (K, G, n, D) and (K, m, D) in the precision of the softmax."""
+
+    def __init__(self, qkv_nhd: Tensor, segments: tuple[Segment, ...], looks: Looks, heads: int, kv_heads: int) -> None:
+        self._segments, self._looks, self.wide = segments, looks, result_dtype(qkv_nhd.dtype)
+        q, k, v = torch.split(qkv_nhd, [heads, kv_heads, kv_heads], 1)
+        self.q = torch.unflatten(q, 1, (kv_heads, -1)).permute(1, 2, 0, 3)
+        self.k, self.v = k.transpose(0, 1), v.transpose(0, 1)
+
+    def __iter__(self) -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor]]:
+        """Rows of the queries, rows of the keys, keys and values, and the scores (K, G, n, m), -inf where not seen."""
+        looks, device = self._looks, self.q.device
+        above: list[Segment] = []
+        for segment in self._segments:
+            while above and above[-1].below <= segment.start:
+                above.pop()
+            above.append(segment)
+            path = torch.cat([torch.arange(one.start, one.stop, device=device) for one in above])
+            before = len(path) - (segment.stop - segment.start)
+            for start, stop in _cut(segment.start, segment.stop, QUERY_BLOCK):
+                first, last = before + start - segment.start, before + stop - segment.start
+                lowest = max(0, first - looks.window + 1) if looks.window else 0
+                seen, rows = path[lowest:last], slice(start, stop)
+                keys, values = (x.index_select(1, seen).to(self.wide) for x in (self.k, self.v))
+                scores = self.q[:, :, rows].to(self.wide) @ keys.unsqueeze(1).transpose(2, 3) * looks.scale
+                if looks.softcap is not None:
+                    scores = looks.softcap * torch.tanh(scores / looks.softcap)
+                at, of = torch.arange(first, last, device=device)[:, None], torch.arange(lowest, last, device=device)
+                hidden = of > at if not looks.window else (of > at) | (of <= at - looks.window)
+                yield rows, seen, keys, values, scores.masked_fill_(hidden, -torch.inf)
+
+    def uncapped(self, scores: Tensor) -> Tensor | float:
+        """The derivative of capped scores; of hidden ones any number."""
+        cap = self._looks.softcap
+        return 1.0 if cap is None else 1 - (scores / cap).clamp_(-1, 1).square_()
+
+
+class _SeenAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, qkv_nhd: Tensor, sinks_h: Tensor | None, segments: tuple[Segment, ...], looks: Looks, heads: int,
+        kv_heads: int,
+    ) -> Tensor:  # fmt: skip
+        blocks = _Blocks(qkv_nhd, segments, looks, heads, kv_heads)
+        out_kgnd = torch.empty(blocks.q.shape, dtype=blocks.wide, device=qkv_nhd.device)
+        lse_kgn = out_kgnd.new_empty(out_kgnd.shape[:3])
+        sinks = None if sinks_h is None else sinks_h.to(blocks.wide).view(kv_heads, -1, 1)
+        for rows, _, _, values, scores in blocks:
+            lse = scores.logsumexp(-1)
+            lse = lse if sinks is None else torch.logaddexp(lse, sinks)
+            lse_kgn[:, :, rows] = lse
+            out_kgnd[:, :, rows] = scores.sub_(lse.unsqueeze(-1)).exp_() @ values.unsqueeze(1)
+        out_nhd = out_kgnd.permute(2, 0, 1, 3).flatten(1, 2).to(qkv_nhd.dtype)
+        ctx.save_for_backward(qkv_nhd, sinks_h, out_nhd, lse_kgn)
+        ctx.rest = segments, looks, heads, kv_heads
+        return out_nhd
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_nhd: Tensor) -> tuple[Tensor | None, ...]:
+        qkv_nhd, sinks_h, out_nhd, lse_kgn = ctx.saved_tensors
+        _, looks, _, kv_heads = ctx.rest
+        blocks = _Blocks(qkv_nhd, *ctx.rest)
+        grad_kgnd, out_kgnd = (
+            torch.unflatten(x.to(blocks.wide), 1, (kv_heads, -1)).permute(1, 2, 0, 3) for x in (grad_nhd, out_nhd)
+        )
+        delta_kgn = torch.linalg.vecdot(grad_kgnd, out_kgnd)
+        d_q = torch.zeros_like(out_kgnd, memory_format=torch.contiguous_format)
+        d_k, d_v = (
+            torch.zeros_like(x, dtype=blocks.wide, memory_format=torch.contiguous_format) for x in (blocks.k, blocks.v)
+        )
+        for rows, seen, keys, values, scores in blocks:
+            weights = (scores - lse_kgn[:, :, rows].unsqueeze(-1)).exp_()
+            grad = grad_kgnd[:, :, rows]
+            d_v.index_add_(1, seen, (weights.transpose(2, 3) @ grad).sum(1))
+            d_scores = (grad @ values.unsqueeze(1).transpose(2, 3)).sub_(delta_kgn[:, :, rows].unsqueeze(-1))
+            d_scores = d_scores.mul_(weights).mul_(blocks.uncapped(scores)).mul_(looks.scale)
+            d_q[:, :, rows] = d_scores @ keys.unsqueeze(1)
+            d_k.index_add_(1, seen, (d_scores.transpose(2, 3) @ blocks.q[:, :, rows].to(blocks.wide)).sum(1))
+        parts = [d_q.flatten(0, 1), d_k, d_v]
+        d_sinks = None
+        if ctx.needs_input_grad[1]:
+            of_sinks = (sinks_h.to(blocks.wide).view(kv_heads, -1, 1) - lse_kgn).exp_().mul_(delta_kgn)
+            d_sinks = of_sinks.sum(-1).neg_().flatten().to(sinks_h.dtype)
+        return torch.cat([x.transpose(0, 1) for x in parts], 1).to(qkv_nhd.dtype), d_sinks, None, None, None, None

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Segment", "check_segments"]
+from torch import Tensor
+
+__all__ = ["Looks", "Segment", "check_segments", "longest"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,38 @@ class Segment:
     start: int
     stop: int
     below: int
+
+
+@dataclass(frozen=True)
+class Looks:
+    """How a layer's attention makes weights of products.
+
+    Attributes:
+        scale: factor on the products of queries and keys.
+        window: how many positions a position sees, itself included; 0: all before it.
+        softcap: scores become `softcap * tanh(score / softcap)`; None: they do not.
+        sinks: (heads,) scores that join the softmax of each position, and weigh no value; None: there are none.
+    """
+
+    scale: float
+    window: int = 0
+    softcap: float | None = None
+    sinks: Tensor | None = None
+
+    def usual(self, positions: int) -> bool:
+        """Whether sequences of so many positions need a causal softmax of scaled products alone."""
+        return self.softcap is None and self.sinks is None and not 0 < self.window < positions
+
+
+def longest(segments: Sequence[Segment]) -> int:
+    """Positions of the longest sequence, what it shares with others included."""
+    most, above = 0, list[Segment]()
+    for segment in segments:
+        while above and above[-1].below <= segment.start:
+            above.pop()
+        above.append(segment)
+        most = max(most, sum(one.stop - one.start for one in above))
+    return most
 
 
 def check_segments(segments: Sequence[Segment], rows: int) -> None:

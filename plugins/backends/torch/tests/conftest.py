@@ -45,7 +45,7 @@ from finetooth_hooks.protocols import (
     UpdatesPart,
 )
 from finetooth_kit.fake_context import TRAIN, FakeContext
-from finetooth_toolbox.llama_shape import llama_block
+from finetooth_toolbox.llama_shape import HEAD_NORMS, llama_block
 from finetooth_torch.compute import DECODER
 from torch import Tensor, nn
 
@@ -236,7 +236,7 @@ def facts_of(config: Any, **changes: Any) -> ModelFacts:
         ffn_size=config.intermediate_size, vocab_size=config.vocab_size, max_positions=config.max_position_embeddings,
         layer_path="model.layers", body="model", head=Head(), attention_targets=linear[:4], linear_targets=linear,
         renderer="plain", tied=config.tie_word_embeddings,
-        block=llama_block(config.to_dict(), head_norms=config.model_type == "qwen3"),
+        block=llama_block(config.to_dict(), **(HEAD_NORMS if config.model_type == "qwen3" else {})),
     )  # fmt: skip
     return replace(facts, **changes)
 

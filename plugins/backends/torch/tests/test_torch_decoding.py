@@ -18,6 +18,7 @@ import torch
 from finetooth_hooks import Datum, Sampling
 from finetooth_hooks.protocols import LowRank
 from finetooth_kernels import capture
+from finetooth_kernels.segments import Looks
 from finetooth_kit import draws
 from finetooth_native.operations import sums_wide
 from finetooth_native.stream_decoder import Group
@@ -244,7 +245,7 @@ class Rows:
         for layer, kept in enumerate(self.kept):
             qkv = self.numbers(len(kept), self.heads + 2 * self.kv_heads)
             found = qkv.new_empty((len(kept), self.heads * self.size))
-            self.cache.attend(layer, qkv, self.heads, 0.3, found)
+            self.cache.attend(layer, qkv, self.heads, Looks(0.3), found)
             exact = qkv.double().numpy()
             for r in range(len(kept)):
                 kept[r] = np.concatenate([kept[r], exact[r : r + 1, self.heads :]])

@@ -29,7 +29,7 @@ from finetooth_hooks.protocols import (
 )
 from finetooth_kit import entries_of
 from finetooth_kit.fake_context import TRAIN, FakeContext
-from finetooth_toolbox.llama_shape import layer_matrices, linear_shapes, llama_facts
+from finetooth_toolbox.llama_shape import HEAD_NORMS, layer_matrices, linear_shapes, llama_facts
 from finetooth_torch.planning.decisions import decide
 from finetooth_torch.planning.layer_memory import (
     HeldByAttention,
@@ -167,8 +167,8 @@ def kept_per_token(config: dict[str, Any], *, full: bool, attention: str = "sdpa
 
 
 def facts_of(config: dict[str, Any]) -> Any:
-    norms = config["model_type"] == "qwen3"
-    return llama_facts({**config, "rms_norm_eps": 1e-6}, renderer="plain", max_positions=131072, head_norms=norms)
+    norms = HEAD_NORMS if config["model_type"] == "qwen3" else {}
+    return llama_facts({**config, "rms_norm_eps": 1e-6}, renderer="plain", max_positions=131072, block=norms)
 
 
 def asked(

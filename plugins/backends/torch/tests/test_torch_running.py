@@ -11,6 +11,7 @@ import pytest
 import torch
 from finetooth_hooks import Completion, EngineError, Sampling
 from finetooth_kernels import capture
+from finetooth_kernels.segments import Looks
 from finetooth_torch.generation.kv_cache import KeyValueCache
 
 LINEAR = ("q_proj", "v_proj", "down_proj")
@@ -197,7 +198,7 @@ def test_merged_caches_hold_what_both_held(size: int, dtype: torch.dtype) -> Non
         cache.advance()
         given = torch.from_numpy(rng.normal(size=(len(names), 3 * heads, size))).to(dtype)
         found = given.new_empty((len(names), heads * size))
-        cache.attend(0, given, heads, scale, found)
+        cache.attend(0, given, heads, Looks(scale), found)
         found = found.float().view(len(names), heads, size)
         for row, name in enumerate(names):
             held[name].append(given[row, heads:])

@@ -8,8 +8,8 @@ from typing import Any
 
 from finetooth_hooks import NoOptions, Pick
 from finetooth_hooks.context import Context
-from finetooth_hooks.protocols import AttentionNeeds, Head, ModelFacts
-from finetooth_toolbox.llama_shape import llama_facts, windowed_layers
+from finetooth_hooks.protocols import AttentionNeeds, Block, Head, ModelFacts
+from finetooth_toolbox.llama_shape import HEAD_NORMS, llama_block, llama_facts, windowed_layers
 
 TOWERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "gemma3": {"vision_config": ("model.vision_tower", "model.multi_modal_projector")},
@@ -43,8 +43,9 @@ class Gemma:
     def facts(self, config: Mapping[str, Any]) -> ModelFacts:
         """Sizes and module names of a model, from its config.
 
-        No block: norms stand before and after attention and feed-forward, embeddings are scaled, and layers attend in
-        turns to a window and to everything.
+        Text models have a block: norms add 1 to their weights and stand also after attention and feed-forward, and
+        layers attend in turns to a window and to everything, from Gemma 3 on turned by different angles. Gemma 4, whose
+        layers differ in more, and models that see have none.
         """
         kind = str(config.get("model_type", "gemma2"))
         text = config.get("text_config") if kind in TOWERS else config
@@ -54,7 +55,8 @@ class Gemma:
             windowed = windowed_layers(facts, values)
             facts = replace(facts, per_layer=tuple(replace(layer, norms=4, wide_norms=True) for layer in windowed))
         cap = values.get("final_logit_softcapping")
-        facts = replace(facts, head=Head("lm_head", softcap=None if cap is None else float(cap)), block=None)
+        facts = replace(facts, head=Head("lm_head", softcap=None if cap is None else float(cap)))
+        facts = replace(facts, block=_block(kind, values))
         if values.get("attn_logit_softcapping"):
             facts = replace(facts, attention=AttentionNeeds(softcap=float(values["attn_logit_softcapping"])))
         if kind in TOWERS:
@@ -70,6 +72,31 @@ class Gemma:
         if values.get("enable_moe_block"):  # experts are no linear modules; who chooses them is one
             facts = replace(facts, untargeted=("proj",))
         return facts
+
+
+AFTER = {
+    "attention_after": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "ffn_after": "post_feedforward_layernorm",
+}
+"""Norms of a layer of Gemma 2 and 3 that Gemma's has not, as a `Block` calls them."""
+
+
+def _block(kind: str, values: Mapping[str, Any]) -> Block | None:
+    """How the layers compute; their embedding scales what it gives by itself."""
+    if kind not in RENDERERS or values.get("use_bidirectional_attention"):
+        return None
+    config = {**values, "hidden_act": values.get("hidden_activation") or "gelu_pytorch_tanh"}
+    if kind == "gemma":
+        return llama_block(config, norms="rms_plus_one")
+    scale = float(values.get("query_pre_attn_scalar") or 256) ** -0.5
+    if kind == "gemma2":
+        return llama_block(config, windows=True, norms="rms_plus_one", attention_scale=scale, **AFTER)
+    kinds = tuple(values.get("layer_types") or ())
+    block = llama_block(
+        config, windows=True, norms="rms_plus_one", attention_scale=scale, rotations=kinds, **AFTER, **HEAD_NORMS
+    )
+    return block if kinds else None
 
 
 def _tower_parameters(vision: Mapping[str, Any], hidden: int) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 from finetooth_hooks import NoOptions, Pick
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import ModelFacts
-from finetooth_toolbox.llama_shape import ATTENTION, MLP, llama_facts
+from finetooth_toolbox.llama_shape import ATTENTION, HEAD_NORMS, MLP, llama_facts
 
 from finetooth_qwen.layers import layers_of
 
@@ -55,7 +55,7 @@ class Qwen:
             {**text, "intermediate_size": width},
             renderer=_renderer(kind, text),
             max_positions=32768,
-            head_norms=kind == "qwen3",
+            block=HEAD_NORMS if kind == "qwen3" else {},
         )
         if kind in DENSE:
             return facts

@@ -16,12 +16,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from finetooth_hooks.protocols import Block, LowRank, ModelFacts
+from finetooth_hooks.protocols import LowRank, ModelFacts
 from finetooth_kernels.contract import result_dtype
-from finetooth_kernels.decoder import FindLowRank, GroupParts, LayerOperations, Stream, score_scale
+from finetooth_kernels.decoder import FindLowRank, GroupParts, LayerOperations, Stream
+from finetooth_kernels.gated import activate
 from finetooth_kernels.low_rank_linear import Again, diagonal
 from finetooth_kernels.memory import Arena
-from finetooth_kernels.segments import Segment
+from finetooth_kernels.segment_attention import seen_attention
+from finetooth_kernels.segments import Looks, Segment, longest
 from finetooth_torchshared.plain_modules import is_hooked, is_plain
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -164,30 +166,56 @@ def _biases(layers: Sequence[Any], weight_od: Tensor) -> Tensor | None:
 
 
 class _Layer:
-    """One decoder layer: its groups, and its norms by module."""
+    """One decoder layer: its groups, and its norms by module.
+
+    Args:
+        number: of the layer among those that `facts` and its block say something of.
+        angle: which of the decoder's angles turn it; None: it is not turned.
+    """
 
     def __init__(
-        self, module: nn.Module, block: Block, facts: ModelFacts, low_rank: FindLowRank, compute: LayerOperations,
-        *, recomputed: bool,
+        self, module: nn.Module, facts: ModelFacts, number: int, low_rank: FindLowRank, compute: LayerOperations,
+        *, angle: int | None, recomputed: bool,
     ) -> None:  # fmt: skip
-        find = module.get_submodule
+        block = facts.block
+        assert block is not None
+
+        def find(path: str) -> nn.Module | None:
+            return module.get_submodule(path) if path else None
+
+        def group(*paths: str) -> Group:
+            modules = [module.get_submodule(path) for path in paths if path]
+            return Group(modules, low_rank, compute, recomputed=recomputed)
+
+        self._facts, self._block, self._number, self._angle = facts, block, number, angle
         self._rms_norm, self._rotary = compute.rms_norm, compute.rotary
-        self._norm_again = partial(compute.rms_norm, eps=block.eps)
-        self._activate = partial(compute.gated_mlp, activation=block.activation)
-        self._facts, self._block = facts, block
+        self._activate: Callable[..., Tensor] = partial(compute.gated_mlp, activation=block.activation)
+        if not block.gate:
+            self._activate = partial(activate, activation=block.activation)
         self.attention_norm, self.ffn_norm = find(block.attention_norm), find(block.ffn_norm)
-        self.head_norms = (find(block.query_norm), find(block.key_norm)) if block.query_norm else None
-        group = partial(Group, low_rank=low_rank, compute=compute, recomputed=recomputed)
-        self.qkv = group([find(block.query), find(block.key), find(block.value)])
-        self.output = group([find(block.output)])
-        self.gate_up = group([find(block.gate), find(block.up)])
-        self.down = group([find(block.down)])
+        self.attention_after, self.ffn_after = find(block.attention_after), find(block.ffn_after)
+        self.query_norm, self.key_norm = find(block.query_norm), find(block.key_norm)
+        self.qkv, self.output = group(block.query, block.key, block.value), group(block.output)
+        self.feed_forward = find(block.feed_forward)
+        if self.feed_forward is None:
+            self.gate_up, self.down = group(block.gate, block.up), group(block.down)
+        self._module = module
+
+    @property
+    def looks(self) -> Looks:
+        """See `finetooth_kernels.decoder.Layer`."""
+        facts, block = self._facts, self._block
+        scale = facts.head_dim**-0.5 if block.attention_scale is None else block.attention_scale
+        window = facts.per_layer[self._number].window if facts.per_layer else 0
+        sinks = self._module.get_parameter(block.sinks) if facts.attention.sinks else None
+        return Looks(scale, window, facts.attention.softcap, sinks)
 
     def prepared(self, prepare: Callable[[Group], Any]) -> _Layer:
         """This layer with what `prepare` makes of its groups; it is called like them."""
         layer = copy.copy(self)
         layer.qkv, layer.output = prepare(self.qkv), prepare(self.output)
-        layer.gate_up, layer.down = prepare(self.gate_up), prepare(self.down)
+        if self.feed_forward is None:
+            layer.gate_up, layer.down = prepare(self.gate_up), prepare(self.down)
         return layer
 
     def project(
@@ -195,41 +223,125 @@ class _Layer:
     ) -> tuple[Tensor, Tensor]:
         """The residual stream, and (N, H + 2 K, head_dim): queries and keys, rotated, and values."""
         heads, kv_heads, size = self._facts.heads, self._facts.kv_heads, self._facts.head_dim
-        h_nd, rows = self._normed(self.qkv, self.attention_norm, h_nd, arena, passing=self.head_norms is None)
+        copied = self.query_norm is None and self._angle is not None
+        h_nd, rows = self._normed(self.qkv, self.attention_norm, h_nd, arena, passing=copied)
         rows = rows.view(-1, heads + 2 * kv_heads, size)
-        if self.head_norms is not None:
+        if self.query_norm is not None and self.key_norm is not None:
             q, k, v = rows.split([heads, kv_heads, kv_heads], 1)  # type: ignore[no-untyped-call]
-            rows = torch.cat([self.norm(self.head_norms[0], q, arena), self.norm(self.head_norms[1], k, arena), v], 1)
+            rows = torch.cat([self._of_heads(self.query_norm, q, arena), self._of_heads(self.key_norm, k, arena), v], 1)
+        if self._angle is None:
+            return h_nd, rows
+        if cos_nr.dim() == 3:
+            cos_nr, sin_nr = cos_nr[self._angle], sin_nr[self._angle]
+        if self._block.interleaved:
+            rows = _halves(rows, heads + kv_heads, 2 * cos_nr.shape[-1])
         return h_nd, self._rotary(rows, cos_nr, sin_nr, heads + kv_heads, arena)
 
     def feed(self, h_nd: Tensor, attended_nd: Tensor, arena: Arena | None = None) -> Tensor:
         """The residual stream after what comes behind attention: its output projection and the feed-forward block."""
-        h_nd = self._onto(h_nd, self.output, attended_nd, None, arena)
-        h_nd, gate_up = self._normed(self.gate_up, self.ffn_norm, h_nd, arena)
-        activate = self._activate
-        return self._onto(h_nd, self.down, activate(gate_up), (activate, (gate_up,)), arena)
+        read_nd, h_nd = h_nd, self._onto(h_nd, self.output, self.attention_after, attended_nd, None, arena)
+        read_nd = read_nd if self._block.parallel else h_nd
+        if self.feed_forward is not None:
+            fed: Any = self.feed_forward(self._rows(self.ffn_norm, read_nd, arena)[1].unsqueeze(0))
+            return self._added(h_nd, (fed[0] if isinstance(fed, tuple) else fed).squeeze(0), self.ffn_after, arena)
+        passed_nd, gate_up = self._normed(self.gate_up, self.ffn_norm, read_nd, arena)
+        h_nd = h_nd if self._block.parallel else passed_nd
+        again = self._activate, (gate_up,)
+        return self._onto(h_nd, self.down, self.ffn_after, self._activate(gate_up), again, arena)
 
     def _onto(
-        self, h_nd: Tensor, group: Group, x_nd: Tensor, again: Again | None, arena: Arena | None
+        self, h_nd: Tensor, group: Group, after: nn.Module | None, x_nd: Tensor, again: Again | None,
+        arena: Arena | None,
     ) -> Tensor:  # fmt: skip
         """The residual stream with what the group makes of its input."""
-        scale = self._block.residual_scale
-        if scale == 1.0:
+        if after is None and self._block.residual_scale == 1.0:
             return group(x_nd, again, h_nd, arena)
-        return h_nd + scale * group(x_nd, again, arena=arena)
+        return self._added(h_nd, group(x_nd, again, arena=arena), after, arena)
+
+    def _added(self, h_nd: Tensor, y_nd: Tensor, after: nn.Module | None, arena: Arena | None) -> Tensor:
+        y_nd = y_nd if after is None else self.norm(after, y_nd, arena)
+        scale = self._block.residual_scale
+        return h_nd + (y_nd if scale == 1.0 else scale * y_nd)
 
     def _normed(
-        self, group: Group, norm: nn.Module, h_nd: Tensor, arena: Arena | None, *, passing: bool = False
+        self, group: Group, norm: nn.Module | None, h_nd: Tensor, arena: Arena | None, *, passing: bool = False
     ) -> tuple[Tensor, Tensor]:
         """The residual stream, and the group on its normalised rows, which backward makes again."""
-        h_nd, normed_nd = self._rms_norm(h_nd, norm.weight, self._block.eps, arena, residual=True)
-        weight: Any = norm.weight  # a module's attributes may be anything
-        again = self._norm_again, (h_nd, weight)
-        return h_nd, group(normed_nd, again, arena=arena, passing=passing)
+        h_nd, normed_nd = self._rows(norm, h_nd, arena)
+        weight: Any = getattr(norm, "weight", None)  # a module's attributes may be anything
+        sources = (h_nd,) if weight is None else (h_nd, weight)
+        return h_nd, group(normed_nd, (partial(self._again, norm), sources), arena=arena, passing=passing)
+
+    def _again(self, norm: nn.Module | None, h_nd: Tensor, weight: Tensor | None = None) -> Tensor:
+        return self._rows(norm, h_nd, None, weight)[1]
+
+    def _rows(
+        self, norm: nn.Module | None, h_nd: Tensor, arena: Arena | None, weight: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The residual stream, and its normalised rows in the precision of the layers.
+
+        Args:
+            weight: of the norm; None: as it stands in it.
+        """
+        if norm is None or self._block.norms == "own":
+            like = self.attention_after if norm is None else norm  # after it, if not before it, there is one
+            return h_nd, (h_nd if norm is None else _own(norm, h_nd)).to(_dtype(like))
+        h_nd, normed_nd = self._rms_norm(
+            h_nd, self._weight(norm.weight if weight is None else weight), self._block.eps, arena, residual=True
+        )
+        return h_nd, normed_nd.to(_dtype(norm))
+
+    def _weight(self, weight: Any) -> Tensor:
+        """What a norm multiplies with."""
+        multiplied: Tensor = weight
+        return multiplied if self._block.norms == "rms" else 1.0 + multiplied.to(result_dtype(multiplied.dtype))
+
+    def _of_heads(self, norm: nn.Module, rows_nhd: Tensor, arena: Arena | None) -> Tensor:
+        weight: Any = norm.weight
+        together = weight.dim() == 1 and weight.shape[0] != rows_nhd.shape[-1]
+        return self.norm(norm, rows_nhd.flatten(1) if together else rows_nhd, arena).view(rows_nhd.shape)
 
     def norm(self, module: nn.Module, x: Tensor, arena: Arena | None = None) -> Tensor:
-        normed: Tensor = self._rms_norm(x, module.weight, self._block.eps, arena)
-        return normed
+        """Rows, normalised, in the precision of the layers."""
+        if self._block.norms == "own":
+            return _own(module, x).to(_dtype(module))
+        weight = self._weight(module.weight)
+        x = x.to(weight.dtype) if weight.dtype.itemsize > x.dtype.itemsize else x
+        normed: Tensor = self._rms_norm(x, weight, self._block.eps, arena)
+        return normed.to(_dtype(module))
+
+
+def _dtype(norm: Any) -> torch.dtype:
+    """The precision of the layers, which is that of their norms' weights."""
+    dtype: torch.dtype = norm.weight.dtype
+    return dtype
+
+
+def _own(norm: nn.Module, x: Tensor) -> Tensor:
+    """What a norm's module does, in a precision that may be wider than its weight's."""
+    if isinstance(norm, nn.LayerNorm):
+        weight, bias = (None if p is None else p.to(x.dtype) for p in (norm.weight, norm.bias))
+        return nn.functional.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
+    normed: Tensor = norm(x)
+    return normed
+
+
+def _halves(rows_nhd: Tensor, heads: int, turned: int) -> Tensor:
+    """The first heads with the numbers that turn together half a rotation apart, not next to each other. Products of
+    queries and keys stay what they are."""
+    pairs = torch.unflatten(rows_nhd[:, :heads, :turned], -1, (-1, 2)).transpose(-1, -2).flatten(-2)
+    first = torch.cat([pairs, rows_nhd[:, :heads, turned:]], -1)
+    return torch.cat([first, rows_nhd[:, heads:]], 1)
+
+
+def _once(angles_nr: Tensor) -> slice:
+    """Where each angle stands once in what a model's module gives, which may repeat them: half after half, or pair by
+    pair."""
+    width = angles_nr.shape[-1]
+    first, second = angles_nr.split([width - width // 2, width // 2], -1)  # type: ignore[no-untyped-call]
+    if torch.equal(first, second):
+        return slice(width // 2)
+    return slice(0, None, 2) if torch.equal(angles_nr[:, ::2], angles_nr[:, 1::2]) else slice(None)
 
 
 class StreamDecoder:
@@ -249,15 +361,24 @@ class StreamDecoder:
         self._facts, self._block, self._checkpointing = facts, block, checkpointing
         self._embedding, self._rotary = body.get_submodule(block.embedding), body.get_submodule(block.rotary)
         self._final_norm = body.get_submodule(block.final_norm)
-        path = facts.layer_path.removeprefix(f"{facts.body}.")
-        layers: Any = body.get_submodule(path)
-        self.layers = [_Layer(layer, block, facts, low_rank, compute, recomputed=checkpointing) for layer in layers]
+        layers: Any = body.get_submodule(facts.layer_path.removeprefix(f"{facts.body}."))
+        rotations = block.rotations or ("",) * len(layers)
+        self._kinds = tuple(dict.fromkeys(kind for kind in rotations if kind is not None)) or ("",)
+        self._once: slice | None = None
+        self.layers = [
+            _Layer(
+                layer, facts, number, low_rank, compute, recomputed=checkpointing,
+                angle=None if kind is None else self._kinds.index(kind),
+            )
+            for number, (layer, kind) in enumerate(zip(layers, rotations, strict=True))
+        ]  # fmt: skip
 
     def lay_out(self) -> None:
         """Lay the weights of each group side by side now, before activations fill the gaps that this leaves."""
         for layer in self.layers:
-            for group in (layer.qkv, layer.gate_up):
-                group.lay_out()
+            layer.qkv.lay_out()
+            if layer.feed_forward is None:
+                layer.gate_up.lay_out()
 
     def hidden(
         self,
@@ -308,11 +429,17 @@ class StreamDecoder:
         return embedded if scale == 1.0 else embedded * scale
 
     def angles(self, positions_n: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine, (N, R/2) each, float32, for position ids."""
+        """See `finetooth_kernels.decoder.Decoder`."""
         like = torch.empty(0, dtype=torch.float32, device=positions_n.device)
-        cos, sin = self._rotary(like, positions_n.unsqueeze(0))
-        half = cos.shape[-1] // 2
-        return cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous()
+
+        def turned(positions: Tensor, kind: str) -> Any:
+            return self._rotary(like, positions.unsqueeze(0), *([kind] if kind else []))
+
+        if self._once is None:
+            self._once = _once(turned(torch.arange(1, 3, device=like.device), self._kinds[0])[1][0])
+        both = [[x[0, :, self._once] for x in turned(positions_n, kind)] for kind in self._kinds]
+        cos, sin = (of[0].contiguous() if len(of) == 1 else torch.stack(of) for of in zip(*both, strict=True))
+        return cos, sin
 
     def _layer(
         self, layer: _Layer, h_nd: Tensor, cos_nr: Tensor, sin_nr: Tensor, *, segments: tuple[Segment, ...],
@@ -322,14 +449,11 @@ class StreamDecoder:
         h_nd, qkv = layer.project(h_nd, cos_nr, sin_nr, arena)
         if keep is not None:
             keep(qkv)
-        attended = self._attend(
-            qkv,
-            segments,
-            heads=facts.heads,
-            kv_heads=facts.kv_heads,
-            scale=score_scale(facts),
-            arena=arena,
-        ).flatten(1)
+        looks, heads = layer.looks, {"heads": facts.heads, "kv_heads": facts.kv_heads}
+        if looks.usual(longest(segments) if looks.window else 0):
+            attended = self._attend(qkv, segments, scale=looks.scale, arena=arena, **heads).flatten(1)
+        else:
+            attended = seen_attention(qkv, segments, looks, **heads).flatten(1)
         if wanted is not None:  # behind the last attention a position needs no other
             attended, h_nd = attended.index_select(0, wanted), h_nd.index_select(0, wanted)
         return layer.feed(h_nd, attended, arena)

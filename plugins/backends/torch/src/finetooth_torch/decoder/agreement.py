@@ -12,10 +12,10 @@ agrees is refused by its name, and the model is blamed only where there is none.
 
 The states are chosen to show what ordinary ones hide. Some are so small that a norm's eps matters, and the layer is
 tried again with small attention, whose norms then see small numbers too; positions lie far apart, so that slow
-rotations turn; windows are narrowed to a few positions; rows share a beginning.
+rotations turn; windows are narrowed to a few positions, and caps of scores lowered; rows share a beginning.
 
 Not seen: angles that depend on the longest sequence at hand (families name the kinds of scaling that do not), and
-windows under other names than `WINDOWS`.
+windows and caps under other names than `WINDOWS` and `CAPS`.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from finetooth_torch.decoder.trial_layers import (
     hand_on,
     is_plain_tensor,
     narrow,
+    narrowed_facts,
     one_of_each_kind,
 )
 from finetooth_torch.heads.head import Projection
@@ -262,7 +263,7 @@ class _Trial:
 
     def final_norm(self, layers: Sequence[nn.Module]) -> Disagreement:
         """Without any layer: embedding and final norm."""
-        decoder = self._decoder(layers[0])
+        decoder = self._decoder(layers[0], 0)
         found = decoder.normed(decoder.embedded(self._stream.tokens))
         return Disagreement("the final norm", self._share(found, self._with([Place(one, hand_on) for one in layers])))
 
@@ -273,11 +274,11 @@ class _Trial:
         def twice(hidden_states: Tensor, *more: Any, **named: Any) -> Any:
             return layer(layer(hidden_states, *more, **named), *more, **named)
 
-        decoder = self._decoder(layer)
+        decoder = self._decoder(layer, place)
         places = [Place(one, twice if i == place else hand_on) for i, one in enumerate(layers)]
         body, again = self._with(places), [*decoder.layers, *decoder.layers]
         found = [*self._gradients(layer, place, lambda: decoder.hidden(self._stream, layers=again), body)]
-        for path in (self._block.query, self._block.key, self._block.output):
+        for path in filter(None, (self._block.query, self._block.key, self._block.output)):
             for parameter in filter(is_plain_tensor, layer.get_submodule(path).parameters()):
                 parameter.mul_(SMALL)
         ours = decoder.hidden(self._stream, layers=again)
@@ -307,11 +308,12 @@ class _Trial:
                 share = _share(x.reshape(1, -1), y.reshape(1, -1))
                 yield Disagreement(f"the gradient of {name} in layer {place}", share, ALLOWED_GRADIENT)
 
-    def _decoder(self, layer: nn.Module) -> Decoder:
+    def _decoder(self, layer: nn.Module, place: int) -> Decoder:
         body = exchanged(self._body, {self._path: nn.ModuleList([layer])})
         make = self._compute.stream_decoder
         assert make is not None
-        return make(body, self._facts, self._low_rank, checkpointing=False, compute=self._compute)
+        facts = narrowed_facts(self._facts, place)
+        return make(body, facts, self._low_rank, checkpointing=False, compute=self._compute)
 
     def _with(self, places: Sequence[nn.Module]) -> nn.Module:
         body: nn.Module = exchanged(self._body, {self._path: nn.ModuleList(places)})

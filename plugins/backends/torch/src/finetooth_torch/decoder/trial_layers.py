@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+from finetooth_hooks.protocols import ModelFacts
 from torch import Tensor, nn
 
 WINDOWS = ("sliding_window", "attention_chunk_size")
 """What configs and attention modules call the number of positions that attention looks back."""
 WINDOW = 8
+CAPS = ("attn_logit_softcapping",)
+"""What they call the largest score."""
+CAP = 2.0
 NO_KIND = frozenset({"layer_idx", *vars(nn.Module())})
 """Attributes in which layers of one kind may differ."""
 
@@ -128,10 +133,26 @@ def is_plain_tensor(parameter: Tensor | None) -> bool:
 
 
 def narrow(settings: dict[str, Any]) -> None:
-    """Make windows among the attributes of a config or module so short that a few positions show them."""
+    """Make windows among the attributes of a config or module so short that a few positions show them, and caps of
+    scores so low that ordinary scores do."""
+    for name in CAPS:
+        if isinstance(settings.get(name), float) and settings[name] > CAP:
+            settings[name] = CAP
     for name in WINDOWS:
         if isinstance(settings.get(name), int) and settings[name] > WINDOW:
             settings[name] = WINDOW
+
+
+def narrowed_facts(facts: ModelFacts, place: int) -> ModelFacts:
+    """What a family says of one layer, as if it were the only one, with window and cap as `narrow` leaves them."""
+    layers, needs, block = facts.per_layer[place : place + 1], facts.attention, facts.block
+    assert block is not None
+    return replace(
+        facts,
+        per_layer=tuple(replace(layer, window=min(layer.window, WINDOW)) for layer in layers),
+        attention=replace(needs, softcap=None if needs.softcap is None else min(needs.softcap, CAP)),
+        block=replace(block, rotations=block.rotations[place : place + 1]),
+    )
 
 
 def _copied(module: nn.Module, config: Any, known: dict[int, nn.Module]) -> nn.Module:

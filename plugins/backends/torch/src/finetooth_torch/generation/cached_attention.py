@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import torch
 from finetooth_kernels.contract import result_dtype
+from finetooth_kernels.segments import Looks
 from torch import Tensor
 
 
-def attend_cached(q_rkgd: Tensor, k_rkcd: Tensor, v_rkcd: Tensor, *, scale: float, mask: Tensor | None) -> Tensor:
+def attend_cached(q_rkgd: Tensor, k_rkcd: Tensor, v_rkcd: Tensor, *, looks: Looks, mask: Tensor | None) -> Tensor:
     """Attention within each row's own cache.
 
     Args:
-        scale: of the scores.
+        looks: how products become weights. The caller leaves out what a window hides.
         mask: (R or 1, 1, 1, W), W up to C, added to the scores of the first W columns; -inf hides one.
 
     Returns:
         (R, K, G, D).
     """
-    return _sum(_scores(q_rkgd, k_rkcd, scale, mask).softmax(-1), v_rkcd)
+    return _sum(_weights(_scores(q_rkgd, k_rkcd, looks, mask), looks), v_rkcd)
 
 
 def attend_shared(
-    q_rkgd: Tensor, k_rkcd: Tensor, v_rkcd: Tensor, k_pkwd: Tensor, v_pkwd: Tensor, *, scale: float,
+    q_rkgd: Tensor, k_rkcd: Tensor, v_rkcd: Tensor, k_pkwd: Tensor, v_pkwd: Tensor, *, looks: Looks,
     mask: Tensor | None, above_mask: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """Attention to each row's own cache and the W columns of its prompt, which n rows in a row share.
@@ -39,9 +40,9 @@ def attend_shared(
         (R, K, G, D).
     """
     prompts, width = k_pkwd.shape[0], k_pkwd.shape[2]
-    above = _scores(_joined(q_rkgd, prompts), k_pkwd, scale, above_mask)
-    own = _scores(q_rkgd, k_rkcd, scale, mask)
-    weights = torch.cat([_parted(above, own.shape), own], -1).softmax(-1)
+    above = _scores(_joined(q_rkgd, prompts), k_pkwd, looks, above_mask)
+    own = _scores(q_rkgd, k_rkcd, looks, mask)
+    weights = _weights(torch.cat([_parted(above, own.shape), own], -1), looks)
     from_above = _sum(_joined(weights[..., :width], prompts), v_pkwd)
     return _sum(weights[..., width:], v_rkcd) + _parted(from_above, q_rkgd.shape)
 
@@ -56,16 +57,26 @@ def _parted(x_pkmc: Tensor, like: torch.Size) -> Tensor:
     return torch.unflatten(x_pkmc, 2, (-1, like[2])).transpose(1, 2).flatten(0, 1)
 
 
-def _scores(q_rkgd: Tensor, k_rkcd: Tensor, scale: float, mask: Tensor | None) -> Tensor:
-    """(R, K, G, C) scaled and masked products, in the precision of the softmax."""
+def _weights(scores_rkgc: Tensor, looks: Looks) -> Tensor:
+    """What values are weighted with; sinks take their share of the softmax."""
+    if looks.sinks is None:
+        return scores_rkgc.softmax(-1)
+    sinks = looks.sinks.detach().to(scores_rkgc.dtype).view(*scores_rkgc.shape[1:3], 1)
+    return torch.cat([scores_rkgc, sinks.expand(*scores_rkgc.shape[:3], 1)], -1).softmax(-1)[..., :-1]
+
+
+def _scores(q_rkgd: Tensor, k_rkcd: Tensor, looks: Looks, mask: Tensor | None) -> Tensor:
+    """(R, K, G, C) scaled, capped and masked products, in the precision of the softmax."""
     queries, keys = q_rkgd.flatten(0, 1), k_rkcd.flatten(0, 1)
     shape = (*q_rkgd.shape[:3], keys.shape[1])
     wide = result_dtype(keys.dtype)
     if keys.dtype == wide:
-        scores = torch.bmm(queries, keys.transpose(1, 2)).view(shape).mul_(scale)
+        scores = torch.bmm(queries, keys.transpose(1, 2)).view(shape).mul_(looks.scale)
     else:  # twice as fast this way round where oneDNN computes it
         products = torch.unflatten(torch.bmm(keys, queries.transpose(1, 2)), 0, shape[:2]).transpose(2, 3)
-        scores = products.to(wide, memory_format=torch.contiguous_format).mul_(scale)
+        scores = products.to(wide, memory_format=torch.contiguous_format).mul_(looks.scale)
+    if looks.softcap is not None:
+        scores = scores.div_(looks.softcap).tanh_().mul_(looks.softcap)
     if mask is not None:
         scores[..., : mask.shape[-1]] += mask
     return scores

@@ -17,7 +17,7 @@ import torch
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_hooks.sampling import ShownPrompt
 from finetooth_kernels.capture import Repeated
-from finetooth_kernels.decoder import Decoder, Group, PlainGroup, score_scale
+from finetooth_kernels.decoder import Decoder, Group, PlainGroup
 from finetooth_steps.micro_batches import MicroBatch
 from finetooth_steps.rectangles import PlacedMedium
 from torch import Tensor
@@ -165,8 +165,11 @@ class StreamDecoding:
         return [cells_st[place] for place in places]
 
     def advance(self, tokens: Tensor) -> Tensor:
+        usual = self._usual()
         for cache in self._caches:
             cache.advance()
+        if self._usual() != usual:  # a window begins to hide what a captured step would look at
+            self._step.forget()
         self._rows.say(self._adapters)
         h_rd = self._step(self._advanced, self._decoder.embedded(tokens), *self._decoder.angles(self._positions))
         self._positions += 1
@@ -175,16 +178,19 @@ class StreamDecoding:
     def _advanced(self, h_rd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """A token of each row through the layers."""
         facts = self._facts
-        scale = score_scale(facts)
         sizes = [cache.rows for cache in self._caches]
         for i, layer in enumerate(self._layers):
             h_rd, qkv = layer.project(h_rd, cos, sin)
             attended = qkv.new_empty((qkv.shape[0], facts.heads * facts.head_dim))
             parts: Any = qkv.split(sizes), attended.split(sizes)  # type: ignore[no-untyped-call]
             for cache, rows, out in zip(self._caches, *parts, strict=True):
-                cache.attend(i, rows, facts.heads, scale, out)
+                cache.attend(i, rows, facts.heads, layer.looks, out)
             h_rd = layer.feed(h_rd, attended)
         return h_rd
+
+    def _usual(self) -> list[bool]:
+        """Of each cache and layer, whether attention to all that the cache holds is what the layer computes."""
+        return [layer.looks.usual(cache.positions) for cache in self._caches for layer in self._layers]
 
     def retire(self, finished: Sequence[bool]) -> list[int]:
         kept: list[int] = []

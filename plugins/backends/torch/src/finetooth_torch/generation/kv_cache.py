@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from finetooth_kernels.contract import result_dtype
 from finetooth_kernels.memory import new_lasting
+from finetooth_kernels.segments import Looks
 from torch import Tensor
 
 from finetooth_torch.generation.cached_attention import attend_cached, attend_shared
@@ -110,7 +111,12 @@ class KeyValueCache:
         self.columns += 1
         self._columns_1.fill_(self.columns)
 
-    def attend(self, layer: int, qkv_rhd: Tensor, heads: int, scale: float, out: Tensor) -> None:
+    @property
+    def positions(self) -> int:
+        """Positions of the longest row."""
+        return self.columns + (0 if self._shared is None else self._width)
+
+    def attend(self, layer: int, qkv_rhd: Tensor, heads: int, looks: Looks, out: Tensor) -> None:
         """Write the newest column and look at everything before it.
 
         Args:
@@ -118,23 +124,31 @@ class KeyValueCache:
             out: (R, H D), contiguous, for the result.
         """
         own = self._own[layer][:, : self.rows]
-        if self._compiled is not None:
+        if self._compiled is not None and looks.usual(self.positions):
             self._compiled(
-                qkv_rhd.contiguous(), own, self._columns_1, scale, starts_p=self._starts, samples=self.samples,
+                qkv_rhd.contiguous(), own, self._columns_1, looks.scale, starts_p=self._starts, samples=self.samples,
                 above_hpkwd=None if self._shared is None else self._shared[layer], out=out,
             )  # fmt: skip
             return
+        usual = looks.usual(self.positions)
         own.select(3, self.columns - 1).copy_(torch.unflatten(qkv_rhd[:, heads:], 1, (2, -1)).transpose(0, 1))
-        span = self._capacity if self._dense else self.columns
-        keys, values = own[:, :, :, :span].unbind(0)
+        span = self._capacity if self._dense and usual else self.columns
+        width = 0 if self._shared is None else self._width
+        first = max(0, self.positions - looks.window) if looks.window else 0  # of the columns that are seen
+        keys, values = own[:, :, :, max(0, first - width) : span].unbind(0)
         queries = torch.unflatten(qkv_rhd[:, :heads], 1, (self._heads, -1))
-        mask = None if self._mask is None else self._mask[..., :span]
+        mask, above_mask = self._mask if self._mask is None else self._mask[..., :span], self._above_mask
+        if not usual:
+            before = torch.arange(first, self.positions, device=qkv_rhd.device) < self._starts.unsqueeze(-1)
+            hidden = torch.zeros(before.shape, dtype=result_dtype(qkv_rhd.dtype), device=before.device)
+            hidden = hidden.masked_fill_(before, -torch.inf)[:, None, None]
+            mask, above_mask = (hidden, None) if self._shared is None else (None, hidden[..., : max(0, width - first)])
         if self._shared is None:
-            attended = attend_cached(queries, keys, values, scale=scale, mask=mask)
+            attended = attend_cached(queries, keys, values, looks=looks, mask=mask)
         else:
-            above = self._shared[layer][:, : self.prompts].unbind(0)
+            above = self._shared[layer][:, : self.prompts, :, min(first, width) :].unbind(0)
             attended = attend_shared(
-                queries, keys, values, *above, scale=scale, mask=mask, above_mask=self._above_mask
+                queries, keys, values, *above, looks=looks, mask=mask, above_mask=above_mask
             )  # fmt: skip
         out.copy_(attended.flatten(1))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from finetooth_hooks.protocols import PlanRequest
+from finetooth_hooks.protocols import Block, PlanRequest
 from finetooth_steps.row_filling import Filling
 from finetooth_toolbox.llama_shape import cached_numbers
 
@@ -52,7 +52,7 @@ def by_layer(
     """
     facts = request.base.facts
     if not facts.per_layer:
-        alike = bytes_of(request) * (unknown if facts.block is None else 1.0)
+        alike = bytes_of(request) * (1.0 if _like_llama(facts.block) else unknown)
         return alike, alike
     size, wide = BYTES[precision], max(4, BYTES[precision])
     saved = []
@@ -70,6 +70,11 @@ def by_layer(
         norms = facts.hidden_size * ((layer.norms - 2) * wide + multiplied)
         saved.append(alike + norms if layer.norms else alike * unknown)
     return sum(saved) / len(saved), max(saved)
+
+
+def _like_llama(block: Block | None) -> bool:
+    """Whether norms are Llama's."""
+    return block is not None and block.norms == "rms" and not block.attention_after
 
 
 def layer_bytes(request: PlanRequest, precision: str, *, full: bool) -> int:
@@ -128,13 +133,15 @@ def stream_layer_bytes(request: PlanRequest, precision: str) -> int:
 
     The input of each norm, which is of the residual stream, with one number a row, rotated queries, keys and values,
     the output of attention with a number a head, gate and up; all else, also what a weight's gradient needs, is made
-    again. Norms over each head save their inputs as well.
+    again. Norms over each head save their inputs as well, and so do norms on what a layer adds.
     """
     facts, size, wide = request.base.facts, BYTES[precision], max(4, BYTES[precision])
     heads, kv = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
     saved = size * (2 * heads + 2 * kv + 2 * facts.ffn_size) + wide * (2 * facts.hidden_size + 2 + facts.heads)
     if facts.block is not None and facts.block.query_norm:
         saved += size * (heads + kv) + wide * (facts.heads + facts.kv_heads)
+    if facts.block is not None and facts.block.attention_after:
+        saved += 2 * (wide if facts.block.norms == "rms_plus_one" else size) * facts.hidden_size
     return saved
 
 

@@ -1,0 +1,120 @@
+"""The stream decoder computes each family's layers as the model's own code does: outputs, gradients, sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from finetooth_gemma.family import Gemma
+from finetooth_hooks import Datum, PlanError, Sampling
+from finetooth_torch.decoder.bodies import StreamBody, TransformersBody
+
+SIZES = {
+    "vocab_size": 61, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 256, "bos_token_id": None, "eos_token_id": 1,
+    "pad_token_id": 0, "tie_word_embeddings": False,
+}  # fmt: skip
+WINDOW: Mapping[str, Any] = {
+    "sliding_window": 6,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
+}
+SHARED = [5, 9, 11, 3, 7, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33]
+ROWS = ([*SHARED, 40, 41, 42], [*SHARED, 50, 51, 52, 53, 54, 55, 56, 57, 58], [12, 13, 14], [*range(20, 55)])
+
+FAMILIES: Mapping[str, tuple[Any, str, Mapping[str, Any]]] = {
+    "gemma": (Gemma(), "gemma", {"head_dim": 8}),
+    "gemma2": (
+        Gemma(), "gemma2",
+        {
+            "head_dim": 8, **WINDOW, "attn_logit_softcapping": 1.5, "query_pre_attn_scalar": 5,
+            "final_logit_softcapping": 5.0,
+        },
+    ),
+    "gemma3": (Gemma(), "gemma3_text", {"head_dim": 8, **WINDOW, "query_pre_attn_scalar": 5}),
+}  # fmt: skip
+"""The family, and a config that asks for all that is particular to it."""
+
+
+def prepare(model: Any) -> None:
+    """Norms, biases and sinks that show: as they are made, leaving them out would change nothing."""
+    generator = torch.Generator().manual_seed(3)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() < 2 or "norm" in name:
+            parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+
+
+def engines(kit: SimpleNamespace, name: str, *, full: bool, **changes: Any) -> list[Any]:
+    """With the stream decoder, and with the model's own code."""
+    family, kind, own = FAMILIES[name]
+    config = transformers.AutoConfig.for_model(kind, **{**SIZES, **own})
+    facts = family.facts(config.to_dict())
+    known = {field.name: getattr(facts, field.name) for field in fields(facts) if field.name != "renderer"}
+    adapter = kit.adapter(full=full, targets=facts.linear_targets)
+    return [
+        kit.engine(config=config, facts=known, adapter=adapter, prepare=prepare, decoder=decoder, **changes)
+        for decoder in ("stream", "transformers")
+    ]
+
+
+@pytest.fixture(autouse=True)
+def both_at_once(kit: SimpleNamespace) -> None:
+    if kit.decoder == "transformers":
+        pytest.skip("these tests compare both")
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_outputs_and_gradients_are_the_models_own(kit: SimpleNamespace, name: str, full: bool) -> None:
+    """Rows that share beginnings, longer than windows, in one micro-batch."""
+    made = engines(kit, name, full=full, micro_batch_tokens=100_000)
+    assert isinstance(made[0]._parts.network.body, StreamBody)
+    assert isinstance(made[1]._parts.network.body, TransformersBody)
+    data = [Datum.from_tokens(list(row), [0.0, *[1.0] * (len(row) - 1)], id=f"row:{i}") for i, row in enumerate(ROWS)]
+    ours, theirs = (engine.forward(data, returns=("logprobs", "hidden")).outputs for engine in made)
+    for mine, its in zip(ours, theirs, strict=True):
+        for output, expected in its.items():
+            assert torch.allclose(torch.as_tensor(mine[output]), torch.as_tensor(expected), rtol=1e-4, atol=1e-4), (
+                output
+            )
+    first, second = (engine.forward_backward(data, kit.nll).loss for engine in made)
+    assert first == pytest.approx(second, rel=1e-5)
+    assert kit.relative(*map(kit.gradients, made)) < 1e-4
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_greedy_answers_are_the_models_own(kit: SimpleNamespace, name: str, samples: int) -> None:
+    """Prompts shorter and longer than windows, of which answers grow out."""
+    prompts = [[5, 6, 7], SHARED]
+    sampling = Sampling(max_tokens=14, temperature=0.0, n=samples)
+    answers = [engine.generate(prompts, sampling) for engine in engines(kit, name, full=True)]
+    ours, theirs = ([one.tokens for rows in answer for one in rows] for answer in answers)
+    assert ours == theirs
+    for mine, its in zip(*([one for rows in answer for one in rows] for answer in answers), strict=True):
+        assert mine.logprobs == pytest.approx(its.logprobs, abs=1e-4)
+
+
+WRONG: Mapping[str, Mapping[str, Any]] = {
+    "gemma": {"norms": "rms"},
+    "gemma2": {"ffn_after": ""},
+    "gemma3": {"rotations": ()},
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_block_that_says_less_is_refused(kit: SimpleNamespace, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = FAMILIES[name][0]
+
+    class Less:
+        def facts(self, config: Mapping[str, Any]) -> Any:
+            facts = family.facts(config)
+            return replace(facts, block=replace(facts.block, **WRONG[name]))
+
+    monkeypatch.setitem(FAMILIES, name, (Less(), *FAMILIES[name][1:]))  # type: ignore[arg-type]
+    with pytest.raises(PlanError, match=r"backend\.decoder"):
+        engines(kit, name, full=True)
