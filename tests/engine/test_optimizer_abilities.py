@@ -21,7 +21,7 @@ from toy_numpy.making import request
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("finetooth_torch")
-BRINGING = ("standard", "muon", "lowmemory", "adaptive", "schedulefree", "lomo", "full", "lora", "freeze")
+BRINGING = ("standard", "schedules", "muon", "lowmemory", "adaptive", "schedulefree", "lomo", "full", "lora", "freeze")
 WHOLE = 10_000
 
 

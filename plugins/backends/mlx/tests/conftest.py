@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,7 +44,9 @@ TRAIN = TrainSettings(
 CPU = HardwareFacts("finetooth-mlx:mlxcpu", (Device("cpu", "2 CPU cores", 8 * 2**30),), ("fp32",), ("bf16", "fp16"))
 
 
-def write_model(folder: Path, kind: str = "llama", *, tied: bool = False, seed: int = 5, **changes: Any) -> Path:
+def write_model(
+    folder: Path, kind: str = "llama", *, tied: bool = False, seed: int = 5, width: int = 16, **changes: Any
+) -> Path:  # fmt: skip
     """A tiny model of a kind in transformers' layout: config, tokenizer over bytes, random weights."""
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     backend = tokenizers.Tokenizer(tokenizers.models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
@@ -54,7 +57,7 @@ def write_model(folder: Path, kind: str = "llama", *, tied: bool = False, seed: 
         tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|pad|>"
     )
     tokenizer.save_pretrained(folder)
-    width, ffn, layers, heads, kv, head = 16, 24, 2, 4, 2, 4 if kind == "qwen2" else 8
+    ffn, layers, heads, kv, head = width * 3 // 2, 2, 4, 2, 4 if kind == "qwen2" else 8
     config = {
         "model_type": kind, "architectures": [f"{kind.capitalize()}ForCausalLM"], "vocab_size": len(tokenizer),
         "hidden_size": width, "intermediate_size": ffn, "num_hidden_layers": layers, "num_attention_heads": heads,
@@ -85,6 +88,18 @@ def write_model(folder: Path, kind: str = "llama", *, tied: bool = False, seed: 
                 bias = random.normal(size=size, scale=0.1).astype(np.float32)
                 tensors[f"model.layers.{i}.self_attn.{n}_proj.bias"] = bias
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def write_quantised(folder: Path, plain: Path, bits: int, mode: str = "affine") -> Path:
+    """The same model as `mlx_lm.convert -q` writes it."""
+    from mlx_lm.utils import load_model, quantize_model, save_config, save_model
+
+    model, config = quantize_model(*load_model(plain), 32, bits, mode=mode)
+    for file in plain.glob("token*.json"):
+        shutil.copyfile(file, folder / file.name)
+    save_model(folder, model)
+    save_config(config, folder / "config.json")
     return folder
 
 
@@ -129,6 +144,12 @@ def make_engine(folder: Path, *, adapter: Any = None, optimizer: Any = None, **t
 def write() -> Callable[..., Path]:
     """`write(folder, kind, ...)` writes a tiny model there."""
     return write_model
+
+
+@pytest.fixture(scope="session")
+def quantised() -> Callable[..., Path]:
+    """`quantised(folder, plain, bits, mode)` stores a model in fewer bits, as mlx-lm does."""
+    return write_quantised
 
 
 @pytest.fixture(scope="session")

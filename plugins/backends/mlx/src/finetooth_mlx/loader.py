@@ -17,6 +17,13 @@ from finetooth_hooks.protocols import ModelInfo, Quantizer, Stored, Tokenizer
 
 QUANTISED = (".scales", ".biases")
 """Endings of the names that go with a weight in fewer bits."""
+MODES = {
+    "affine": ((2, 3, 4, 5, 6, 8), (32, 64, 128)),
+    "mxfp4": ((4,), (32,)),
+    "mxfp8": ((8,), (32,)),
+    "nvfp4": ((4,), (16,)),
+}
+"""Bits and sizes of a group that MLX computes with, by mode."""
 
 
 class MlxOptions(Options):
@@ -90,7 +97,7 @@ class MlxLoader(LoaderBase):
                 contents={} if folder.is_dir() else self._files.contents(reference),
             )  # fmt: skip
         found = checkpoint.read(folder)
-        numbers, few = _counted(checkpoint.places(folder), described)
+        numbers, few = _counted(reference, checkpoint.places(folder), described)
         return ModelInfo(
             reference, "mlxlm", str(config.model_type), described, numbers, found.bytes, found.files, "",
             None if stored is None else found.bytes, stored, published, few, contents=self._files.contents(reference),
@@ -151,10 +158,21 @@ def stored_as(config: Mapping[str, Any]) -> Stored | None:
 def _check_bits(reference: str, config: Mapping[str, Any]) -> None:
     """
     Raises:
-        RecipeError: the weights are in a format of another library.
+        RecipeError: the weights are in a format of another library, or in bits that MLX has not.
     """
-    given = config.get("quantization_config")
-    if given and not isinstance(config.get("quantization"), Mapping):
+    given, own = config.get("quantization_config"), config.get("quantization")
+    if isinstance(own, Mapping):
+        mode = str(own.get("mode", "affine"))
+        bits, groups = MODES.get(mode, ((), ()))
+        if own.get("bits") not in bits or own.get("group_size") not in groups:
+            raise RecipeError(
+                "model",
+                f"{reference} has weights of {own.get('bits')} bits in groups of {own.get('group_size')} ({mode}), "
+                "which MLX does not compute with",
+                action="convert the model again, with mlx_lm.convert -q --q-bits 4 --q-group-size 64",
+            )
+        return
+    if given:
         method = given.get("quant_method", "a format of its own") if isinstance(given, Mapping) else given
         raise RecipeError(
             "model",
@@ -163,10 +181,13 @@ def _check_bits(reference: str, config: Mapping[str, Any]) -> None:
         )
 
 
-def _counted(places: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[int, int]:
-    """Parameters, and how many of them are stored in fewer bits."""
+def _counted(reference: str, places: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[int, int]:
+    """Parameters, and how many of them are stored in fewer bits.
+
+    Raises:
+        RecipeError: a weight is stored in other bits than the config says.
+    """
     given = config.get("quantization")
-    bits = given["bits"] if isinstance(given, Mapping) else 0
     whole = few = 0
     for name, place in places.items():
         if name.endswith(QUANTISED):
@@ -175,7 +196,13 @@ def _counted(places: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[int,
         own = given.get(path, {}) if isinstance(given, Mapping) else {}
         size = prod(place.shape)
         if f"{path}.scales" in places:
-            size = size * 32 // int(own.get("bits", bits) if isinstance(own, Mapping) else bits)
+            said = {**(given or {}), **(own if isinstance(own, Mapping) else {})}
+            size = size * 32 // int(said["bits"])
+            if size != prod(places[f"{path}.scales"].shape) * int(said["group_size"]):
+                raise RecipeError(
+                    "model", f"{reference}: {path} is not stored in the bits of config.json, {said['bits']} in groups "
+                    f"of {said['group_size']}", action="convert the model again",
+                )  # fmt: skip
             few += size
         whole += size
     return whole, few

@@ -65,6 +65,8 @@ def stored_as(config: Mapping[str, Any]) -> Stored | None:
 
 def quantization_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The section of a config that says how its weights are quantised; empty if none does."""
+    if isinstance(own := config.get("quantization"), Mapping):  # mlx-lm's section, which names no method
+        return {**own, "quant_method": "mlx"}
     for holder in (config, config.get("text_config") or {}):
         for name in ("quantization_config", "compression_config"):
             if found := holder.get(name):
@@ -93,6 +95,11 @@ def check_readable(reference: str, given: Mapping[str, Any]) -> None:
         RecipeError: the weights are stored by a method over which nothing computes here; says what would.
     """
     method = str(given.get("quant_method"))
+    if method == "mlx":
+        raise RecipeError(
+            "model", f"{reference} is stored by mlx-lm in fewer bits, which torch does not read",
+            action="set backend: mlx, or name the model that it was made from",
+        )  # fmt: skip
     if method not in UNREAD:
         return
     import torch
