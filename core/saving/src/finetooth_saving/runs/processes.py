@@ -29,12 +29,15 @@ def ft(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "finetooth", *arguments]
 
 
-def begin(arguments: Sequence[str], folder: Path) -> None:
+def begin(arguments: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
     """Run `ft` with arguments in a process of its own, in the background; what it prints goes behind what is in the
     run's log.
 
     Args:
         folder: of the run.
+
+    Returns:
+        The process.
     """
     reap()
     log = log_of(folder)
@@ -49,6 +52,7 @@ def begin(arguments: Sequence[str], folder: Path) -> None:
             env=environment(),
         )
     BEGUN.append(process)
+    return process
 
 
 def stop(folder: Path) -> None:

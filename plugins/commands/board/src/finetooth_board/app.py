@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import subprocess
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,15 +31,16 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from finetooth_board import compare, pages, static
+from finetooth_board import compare, pages, recipes, static, uses
 from finetooth_board.guard import ROWS_POLICY, App, Guard, Scope, Tokens
 from finetooth_board.plugged import Plugged
+from finetooth_board.talk import Talk
 
 MOST = 200
 """Runs of the list."""
 PATIENCE = 600
 """Seconds that a look at rows may take: a model's tokenizer may have to come first."""
-FORM_BYTES = 1 << 20
+FORM_BYTES, FORM_FIELDS = 1 << 20, 1_000
 OPTIONS = ("data", "model", "prompt", "completion", "system", "passes")
 """Of `ft init`, that the form has."""
 ICON = (
@@ -65,11 +67,14 @@ class Board:
         self.runs, self.tokens = runs, Tokens()
         self._plugged = Plugged(context, self._fields, self.tokens.token)
         self._read: dict[Path, tuple[object, Recorded]] = {}
-        self._scratch = tempfile.TemporaryDirectory(prefix="finetooth-board-")
+        self._kept = tempfile.TemporaryDirectory(prefix="finetooth-board-")
+        self.scratch = Path(self._kept.name)
+        self._schema: dict[str, Any] = {}
         self._looking = asyncio.Lock()
 
     def app(self) -> App:
         """The routes, below which every page has the links to those of other plugins."""
+        used, talk = uses.Uses(self), Talk(self, self.scratch)
         routes = [
             Route("/", self.home),
             Route("/live", self.home_live),
@@ -78,6 +83,16 @@ class Board:
             Route("/start", self.start, methods=["POST"]),
             Route("/files", self.upload, methods=["POST"]),
             Route("/compare", partial(compare.compared, self)),
+            Route("/settings", partial(recipes.settings, self)),
+            Route("/settings", partial(recipes.write, self), methods=["POST"]),
+            Route("/import", partial(recipes.import_form, self)),
+            Route("/import", partial(recipes.import_, self), methods=["POST"]),
+            Route("/runs/{name:path}/use", used.page),
+            Route("/runs/{name:path}/use", used.use, methods=["POST"]),
+            Route("/runs/{name:path}/used", used.used),
+            Route("/runs/{name:path}/says/{what}", partial(uses.says, self)),
+            Route("/runs/{name:path}/chat", talk.page),
+            Route("/runs/{name:path}/chat", talk.ask, methods=["POST"]),
             Route("/runs/{name:path}/live", self.run_live),
             Route("/runs/{name:path}/rows", self.rows),
             Route("/runs/{name:path}/stop", self.stop, methods=["POST"]),
@@ -111,10 +126,10 @@ class Board:
         folder = self.folder(name, begun=False)
         if not is_run(folder):
             said = processes.output_of(folder)
-            live = f'<div data-live="{pages.text(pages.url_of(name, "/live"))}"><pre>{pages.text(said)}</pre></div>'
+            live = f'<div data-live="{pages.text(pages.url_of(name, "/live"))}">{pages.output(said)}</div>'
             return HTMLResponse(pages.page(name, f"<p>It is starting.</p>{live}"))
         recorded = await asyncio.to_thread(self.recorded, folder)
-        return HTMLResponse(pages.run_page(name, recorded, self.tokens.token))
+        return HTMLResponse(pages.run_page(name, recorded, self.tokens.token, uses.links(name, folder)))
 
     async def run_live(self, request: Request) -> Response:
         """What is live of one run."""
@@ -122,7 +137,7 @@ class Board:
         folder = self.folder(name, begun=False)
         processes.reap()
         if not is_run(folder):
-            return HTMLResponse(f"<pre>{pages.text(processes.output_of(folder))}</pre>")
+            return HTMLResponse(pages.output(processes.output_of(folder)))
         return HTMLResponse(pages.run_view(name, await asyncio.to_thread(self.recorded, folder)))
 
     async def rows(self, request: Request) -> Response:
@@ -130,11 +145,11 @@ class Board:
         folder = self.folder(request.path_params["name"])
         recipe = folder / RECIPE
         digest = hashlib.sha256(recipe.read_bytes() + str(folder).encode()).hexdigest()[:24]
-        made = Path(self._scratch.name) / f"{digest}.html"
+        made = self.scratch / f"{digest}.html"
         if not made.exists():
             code, said = await self.ft("data", "preview", str(recipe), "--html", str(made), "--rows", "10")
             if code or not made.exists():
-                made.write_text(f"<!doctype html><title>Rows</title><pre>{pages.text(said)}</pre>", encoding="utf-8")
+                made.write_text(f"<!doctype html><title>Rows</title>{pages.output(said)}", encoding="utf-8")
         headers = {"content-security-policy": ROWS_POLICY}
         return HTMLResponse(made.read_text(encoding="utf-8"), headers=headers)
 
@@ -150,7 +165,7 @@ class Board:
             raise UserError("rows: nothing is named", action="upload a file, or name one")
         if self._taken(name):
             return HTMLResponse(pages.new_page(self.tokens.token, form, f"name: there is a run {name!r}"), 400)
-        written = Path(self._scratch.name) / f"{name}.yaml"
+        written = self.scratch / f"{name}.yaml"
         written.unlink(missing_ok=True)
         given = [f"--{option}={form[option]}" for option in OPTIONS if form.get(option)]
         code, said = await self.ft("init", "--yes", *given, f"--output={written}")
@@ -225,7 +240,7 @@ class Board:
         """
         if len(body) > FORM_BYTES:
             raise UserError(f"the form has more than {FORM_BYTES:,} bytes", action="give the rows as a file")
-        given = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=20)
+        given = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=FORM_FIELDS)
         form = {name: values[0] for name, values in given.items()}
         if not self.tokens.fits(form.pop("token", "")):
             raise UserError("the form is not of this board, or of one that has ended", action="load the page again")
@@ -251,14 +266,31 @@ class Board:
         async with self._looking:
             return await asyncio.to_thread(run)
 
-    def _list(self) -> str:
+    async def schema(self) -> Mapping[str, Any]:
+        """The schema of recipes, with the options of all that is installed; read once.
+
+        Raises:
+            UserError: a plugin is broken.
+        """
+        if not self._schema:
+            code, said = await self.ft("schema")
+            if code:
+                raise UserError(said, action="ft plugins list says more")
+            self._schema = json.JSONDecoder().raw_decode(said)[0]
+        return self._schema
+
+    def names(self) -> list[str]:
+        """Of all runs, the one that began last at the end."""
         folders = runs_below(self.runs)
         for inside in groups_below(self.runs).values():
             folders += inside
         folders.sort(key=lambda folder: (folder / "run.json").stat().st_mtime if is_run(folder) else 0.0)
-        newest = folders[: -MOST - 1 : -1]
-        listed = [(pages.name_of(folder, self.runs), self.recorded(folder)) for folder in newest]
-        return pages.run_list(listed, len(folders) - len(newest))
+        return [folder.relative_to(self.runs).as_posix() for folder in folders]
+
+    def _list(self) -> str:
+        names = self.names()
+        newest = names[: -MOST - 1 : -1]
+        return pages.run_list([(name, self.recorded(self.runs / name)) for name in newest], len(names) - len(newest))
 
     def recorded(self, folder: Path) -> Recorded:
         """What a run's folder says; read again only when one of its files has changed."""

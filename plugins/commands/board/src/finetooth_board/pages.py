@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from html import escape
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -89,13 +88,17 @@ def run_view(name: str, run: Recorded) -> str:
             section("What to look at", f"<ul>{wrong}</ul>" if wrong else ""),
             section("Results", _results(run)),
             section("Answers", _answers(run)),
-            section("Output", f"<pre>{text(said)}</pre>" if (said := output_of(run.folder)) else ""),
+            section("Output", output(said) if (said := output_of(run.folder)) else ""),
         )
     )
 
 
-def run_page(name: str, run: Recorded, token: str) -> str:
-    """The page of a run."""
+def run_page(name: str, run: Recorded, token: str, links: str) -> str:
+    """The page of a run.
+
+    Args:
+        links: to its other pages, as HTML.
+    """
     action = "stop" if run.status == "running" else "resume"
     button = (
         ""
@@ -104,7 +107,7 @@ def run_page(name: str, run: Recorded, token: str) -> str:
         f"<button>{action.capitalize()}</button></form>"
     )
     rows = f'<iframe title="Rows as the model sees them" loading="lazy" src="{text(url_of(name, "/rows"))}"></iframe>'
-    recipe = section("Recipe", f"<pre>{text(run.recipe)}</pre>" if run.recipe else "")
+    recipe = section("Recipe", output(run.recipe) if run.recipe else "")
     reasons = [
         f'<tr><th scope="row">{text(one.get("setting", ""))}</th><td>{text(one.get("value", ""))}</td>'
         f"<td>{text(one.get('reason', ''))}</td></tr>"
@@ -114,7 +117,7 @@ def run_page(name: str, run: Recorded, token: str) -> str:
     plan = section("Plan", table(("setting", "value", "reason"), reasons) if reasons else "")
     address = url_of(name, "/live")
     live = f'<div data-live="{text(address)}" aria-live="off">{run_view(name, run)}</div>'
-    return page(name, f"{button}{live}{section('Rows, with what trains', rows)}{recipe}{plan}")
+    return page(name, f"{links}{button}{live}{section('Rows, with what trains', rows)}{recipe}{plan}")
 
 
 def new_page(token: str, given: Mapping[str, str], said: str = "") -> str:
@@ -137,10 +140,11 @@ def new_page(token: str, given: Mapping[str, str], said: str = "") -> str:
             ("", "as long as the rows need"), ("look", "a look, 20 steps"), ("1", "one pass"), ("3", "three passes"),
         )
     )  # fmt: skip
-    problem = f'<pre class="problem" role="alert">{text(said)}</pre>' if said else ""
     return page(
         "New run",
-        f'{problem}<form class="tall" method="post" action="/new" data-wait="Looking at the rows ...">{hidden(token)}'
+        f'{problem(said)}<p>Or <a href="/settings">choose every setting</a>, or <a href="/import">bring the '
+        "configuration of another tool</a>.</p>"
+        f'<form class="tall" method="post" action="/new" data-wait="Looking at the rows ...">{hidden(token)}'
         '<label>Upload rows (CSV, JSON lines, Parquet ...)<input type="file"></label><span id="said" role="status">'
         f'</span>{inputs}<label>How long<select name="passes">{passes}</select></label>'
         "<button>Look at the rows and write a recipe</button></form>",
@@ -151,7 +155,7 @@ def recipe_page(token: str, name: str, recipe: str, said: str) -> str:
     """The recipe that was written, to be changed or taken."""
     return page(
         f"Recipe of {name}",
-        f'<pre>{text(said)}</pre><form class="tall" method="post" action="/start" data-wait="Starting ...">'
+        f'{output(said)}<form class="tall" method="post" action="/start" data-wait="Starting ...">'
         f'{hidden(token)}<input type="hidden" name="name" value="{text(name)}">'
         f'<label>Recipe<textarea name="recipe" spellcheck="false">{text(recipe)}</textarea></label>'
         "<button>Train</button></form>",
@@ -160,7 +164,7 @@ def recipe_page(token: str, name: str, recipe: str, said: str) -> str:
 
 def error_page(title: str, said: str) -> str:
     """A page that says what is wrong."""
-    return page(title, f'<pre class="problem" role="alert">{text(said)}</pre><p><a href="/">All runs</a></p>')
+    return page(title, f'{problem(said)}<p><a href="/">All runs</a></p>')
 
 
 def hidden(token: str) -> str:
@@ -179,6 +183,16 @@ def table(heads: Iterable[str], rows: Iterable[str]) -> str:
         f'<div class="wide" tabindex="0"><table><thead><tr>{headers}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
+
+
+def output(said: str) -> str:
+    """What a command printed."""
+    return f'<pre tabindex="0">{text(said)}</pre>'
+
+
+def problem(said: str) -> str:
+    """What is wrong; nothing if nothing is."""
+    return f'<pre tabindex="0" class="problem" role="alert">{text(said)}</pre>' if said else ""
 
 
 def section(title: str, content: str) -> str:
@@ -283,8 +297,3 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def name_of(folder: Path, below: Path) -> str:
-    """A run's name on the board: its path below the folder of runs."""
-    return folder.relative_to(below).as_posix()

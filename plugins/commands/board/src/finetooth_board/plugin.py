@@ -12,6 +12,6 @@ def ft_commands() -> Iterator[Command]:
     yield Command(
         name="board",
         build="finetooth_board.command:command",
-        summary="open a page over runs: begin, watch, stop, resume",
+        summary="open a page over runs: begin, watch, compare, chat, export",
         section="Look at runs",
     )

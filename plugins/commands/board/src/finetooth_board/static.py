@@ -18,6 +18,8 @@ pre{overflow:auto;padding:1rem;background:#8882;font-size:.9em}
 .quiet{color:var(--quiet)}.done{color:var(--good)}.failed,.interrupted,.problem{color:var(--bad)}
 form.row{display:inline}form.tall{display:grid;gap:1rem;max-width:42rem}
 label{display:grid;gap:.2rem}input,select,textarea,button{font:inherit;padding:.45rem .6rem}
+label.tick{display:block}details{border:1px solid var(--line);padding:.5rem .8rem}summary{cursor:pointer}
+.inside{display:grid;gap:1rem;margin-top:1rem}textarea.short{min-height:5rem;font:inherit}nav{margin:.5rem 0}
 textarea{font:13px/1.5 ui-monospace,monospace;min-height:24rem}
 button{cursor:pointer}:focus-visible{outline:3px solid var(--link);outline-offset:2px}
 progress{width:10rem}iframe{width:100%;height:32rem;border:1px solid var(--line)}

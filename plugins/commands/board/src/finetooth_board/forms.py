@@ -1,0 +1,214 @@
+"""The board's forms, as HTML: settings made of the schema, uses of a run, chat."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+from finetooth_board.pages import hidden, output, page, problem, section, table, text, url_of
+from finetooth_board.settings import Field
+
+LONGEST = 300
+"""Characters of what a setting means; the reference has the rest."""
+
+
+def field(label: str, name: str, value: str = "", more: str = "", hint: str = "") -> str:
+    """A line to fill in.
+
+    Args:
+        more: further attributes, as HTML.
+        hint: shown below the label.
+    """
+    return (
+        f'<label>{text(label)}{_hint(hint)}<input aria-label="{text(label)}" aria-description="{text(hint)}" '
+        f'name="{text(name)}" value="{text(value)}" {more} autocomplete="off"></label>'
+    )
+
+
+def choice(label: str, name: str, choices: Iterable[tuple[str, str]], value: str = "", hint: str = "") -> str:
+    """A choice of values, each with what is shown for it."""
+    options = "".join(
+        f'<option value="{text(one)}"{" selected" if one == value else ""}>{text(shown)}</option>'
+        for one, shown in choices
+    )
+    return (
+        f'<label>{text(label)}{_hint(hint)}<select aria-label="{text(label)}" aria-description="{text(hint)}" '
+        f'name="{text(name)}">{options}</select></label>'
+    )
+
+
+def _hint(hint: str) -> str:
+    return f'<span class="quiet">{text(hint)}</span>' if hint else ""
+
+
+def tick(label: str, name: str) -> str:
+    """A box to tick."""
+    return f'<label class="tick"><input type="checkbox" name="{name}" value="yes"> {text(label)}</label>'
+
+
+def form(action: str, token: str, inside: str, button: str, wait: str = "") -> str:
+    """A form that changes something.
+
+    Args:
+        wait: what the button says while it is answered.
+    """
+    waits = f' data-wait="{text(wait)}"' if wait else ""
+    return (
+        f'<form class="tall" method="post" action="{text(action)}"{waits}>{hidden(token)}{inside}'
+        f"<button>{text(button)}</button></form>"
+    )
+
+
+def settings_page(
+    token: str,
+    picks: Mapping[str, Mapping[str, str]],
+    picked: Mapping[str, str],
+    fields: Mapping[str, Sequence[Field]],
+    given: Mapping[str, str],
+    said: str = "",
+) -> str:
+    """The form of all settings.
+
+    Args:
+        picks: what each section may pick, with what it does.
+        picked: what was picked; it decides which options there are.
+        fields: settings by section.
+        given: what was filled in.
+        said: what was wrong with it.
+    """
+    choose = "".join(
+        choice(name, name, [("", "by itself"), *((one, f"{one}: {about}") for one, about in entries.items())],
+               picked.get(name, ""))
+        for name, entries in picks.items()
+    )  # fmt: skip
+    keep = "".join(f'<input type="hidden" name="{name}" value="{text(one)}">' for name, one in picked.items())
+    needed = (
+        field("Name of the run", "name", given.get("name", ""), "required pattern='[A-Za-z0-9_][A-Za-z0-9_.+\\-]*'"),
+        field("Rows: a file or folder in the board's folder, or a data set's id", "data", given.get("data", ""),
+              "required"),
+        field("Base model", "model", given.get("model", "smollm2-135m"), "required"),
+    )  # fmt: skip
+    sections = (
+        f"<details{' open' if name in picked else ''}><summary>{text(name)}: {text(picked.get(name, ''))} "
+        f'({len(inside)} settings)</summary><div class="inside">{"".join(_setting(one, given) for one in inside)}</div>'
+        "</details>"
+        for name, inside in fields.items()
+    )
+    body = (
+        f'{problem(said)}<form class="tall" action="/settings">{choose}<button>Show their options</button></form>'
+        f"<h2>Settings</h2><p>What is left empty is decided by the plan, which says why.</p>"
+        + form("/settings", token, keep + "".join((*needed, *sections)), "Write and check the recipe", "Checking ...")
+    )
+    return page("Recipe by settings", body)
+
+
+def _setting(one: Field, given: Mapping[str, str]) -> str:
+    value, about = given.get(one.name, ""), one.about
+    about = about if len(about) <= LONGEST else f"{about[:LONGEST]}..."
+    if one.choices:
+        empty = f"default: {one.default}" if one.default else "default"
+        return choice(one.name, one.name, [("", empty), *((each, each) for each in one.choices)], value, about)
+    return field(one.name, one.name, value, f'placeholder="{text(one.default)}"', about)
+
+
+def import_page(token: str, given: Mapping[str, str], said: str = "") -> str:
+    """The form that names another tool's configuration."""
+    fields = (
+        '<label>Upload it (YAML, JSON, a script or a notebook)<input type="file"></label><span id="said" role="status">'
+        "</span>",
+        field("The file, in the board's folder", "data", given.get("data", ""), "required"),
+        field("Name of the run", "name", given.get("name", ""), "required pattern='[A-Za-z0-9_][A-Za-z0-9_.+\\-]*'"),
+    )
+    return page(
+        "Recipe of another tool's configuration",
+        problem(said) + form("/import", token, "".join(fields), "Read it and write a recipe", "Reading ..."),
+    )
+
+
+def use_forms(name: str, token: str, exporters: Mapping[str, str]) -> str:
+    """The forms to merge, export and push a run."""
+    action = url_of(name, "/use")
+    what = '<input type="hidden" name="what" value="{}">'
+    named = [(one, f"{one}: {about}") for one, about in exporters.items()]
+    merge = form(action, token, what.format("merge"), "Merge")
+    export = form(
+        action, token,
+        what.format("export") + choice("For", "to", named)
+        + field("Options (KEY=VALUE, with spaces between them)", "options")
+        + tick("do not measure what was written", "unmeasured"),
+        "Export",
+    )  # fmt: skip
+    push = form(
+        action, token,
+        what.format("push") + field("Repository", "to", "", "required placeholder='hf:OWNER/NAME'")
+        + choice("As", "as", [("", "the adapter alone, or the model"), *named])
+        + tick("everybody can see it", "public"),
+        "List what would be sent", "Listing ...",
+    )  # fmt: skip
+    return "".join(
+        (
+            section("Merge", f"<p>One model for transformers and other tools, without an adapter.</p>{merge}"),
+            section("Export", export),
+            section("Push to a hub", f"<p>Nothing is sent before you have seen what it is.</p>{push}"),
+        )
+    )
+
+
+def push_form(name: str, token: str, given: Mapping[str, str], said: str, *, sends: bool) -> str:
+    """What a push would send, and the button that sends it.
+
+    Args:
+        sends: whether it can.
+    """
+    if not sends:
+        return problem(said)
+    keep = "".join(
+        f'<input type="hidden" name="{key}" value="{text(given[key])}">'
+        for key in ("what", "to", "as", "public")
+        if given.get(key)
+    )
+    seen = '<input type="hidden" name="seen" value="yes">'
+    return output(said) + form(url_of(name, "/use"), token, keep + seen, "Push")
+
+
+def chat_page(
+    name: str,
+    token: str,
+    models: Sequence[str],
+    said: Mapping[str, Sequence[Mapping[str, str]]],
+    others: Sequence[str],
+    other: str,
+    wrong: str = "",
+) -> str:
+    """A conversation with several models at once.
+
+    Args:
+        models: as the server calls them, the base first.
+        said: messages so far, by model.
+        others: runs that may answer too.
+        other: the one that does; empty for none.
+        wrong: why there is no answer.
+    """
+    turns = len(said.get(models[0], ())) // 2
+    rows = []
+    for turn in range(turns):
+        asked = said[models[0]][2 * turn]["content"]
+        cells = "".join(f'<td class="text">{text(said[model][2 * turn + 1]["content"])}</td>' for model in models)
+        rows.append(f'<tr><th scope="row" class="text">{text(asked)}</th>{cells}</tr>')
+    address = url_of(name, "/chat")
+    choose = choice("Another run that answers too", "with", [("", "none"), *((one, one) for one in others)], other)
+    picker = f'<form class="tall" action="{text(address)}">{choose}<button>Begin with it</button></form>'
+    keep = (
+        f'<input type="hidden" name="with" value="{text(other)}">'
+        f'<input type="hidden" name="said" value="{text(json.dumps(said))}">'
+    )
+    fields = '<label>Your message<textarea class="short" name="text" required autofocus></textarea></label>'
+    fields += field("Tokens of an answer, at most", "tokens", "256", "type=number min=1 max=4096")
+    heads = ("you", *models)
+    return page(
+        f"Chat with {name}",
+        problem(wrong)
+        + (table(heads, rows) if rows else "")
+        + form(address, token, keep + fields, "Ask", "Answering; the first time loads the models ...")
+        + picker,
+    )
