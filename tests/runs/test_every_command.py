@@ -37,6 +37,7 @@ CALLS = {
     "data cache prune": "--all",
     "data check": "{recipe}",
     "data convert": "{rows} {new} --to messages",
+    "data draft": "{rows} {new}.jsonl --model {model} --unjudged",
     "data prepare": "{recipe}",
     "data preview": "{recipe} --rows 1",
     "checkpoint diff": "{artifact} {artifact}",

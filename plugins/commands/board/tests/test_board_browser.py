@@ -220,3 +220,11 @@ def test_a_recipe_is_made_of_another_tools_file(serve: Serve, tab: Any, commands
     tab.get_by_role("button", name="Read it").click()
     tab.get_by_text("38 of 38 keys were taken").wait_for()
     assert tab.locator("textarea").input_value() == "model: theirs\n"
+
+
+def test_a_page_gets_other_buttons_when_its_run_ends(serve: Serve, make_run: MakeRun, tab: Any) -> None:
+    folder = make_run("one", [2.0], status="unfinished")
+    tab.goto(f"{serve()}/runs/one")
+    tab.get_by_role("button", name="Resume").wait_for()
+    (folder / "result.json").write_text(json.dumps({"status": "done", "steps": 1}))
+    tab.get_by_role("button", name="Resume").wait_for(state="detached")

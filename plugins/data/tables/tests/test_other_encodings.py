@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import datetime
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from finetooth_hooks import DataError, RecipeError
 from finetooth_tables.encodings import encoding_of
+from finetooth_tables.plugin import claims
 from finetooth_tables.source import TablesOptions, build
 
 GERMAN = "Frage;Antwort\nKann ich die Adresse ändern?;Ja, für 5 € – bis sie „raus“ ist.\n"
@@ -73,6 +75,7 @@ def test_an_encoding_may_be_said(tmp_path: Path) -> None:
 
 
 def workbook(path: Path, **sheets: list[list[Any]]) -> Path:
+    pytest.importorskip("python_calamine")
     openpyxl = pytest.importorskip("openpyxl")
     book = openpyxl.Workbook()
     book.remove(book.active)
@@ -88,7 +91,7 @@ def test_rows_of_a_sheet(tmp_path: Path) -> None:
     day = datetime.datetime(2024, 1, 2)
     path = workbook(tmp_path / "x.xlsx", Empty=[], Rows=[[], ["frage", "n", "tag"], ["für", 3, day], [], ["b", None]])
     rows, notes = read(path)
-    assert rows == [{"frage": "für", "n": 3, "tag": "2024-01-02T00:00:00"}, {"frage": "b", "n": None, "tag": None}]
+    assert rows == [{"frage": "für", "n": 3, "tag": "2024-01-02"}, {"frage": "b", "n": None, "tag": None}]
     assert not notes
 
 
@@ -113,7 +116,47 @@ def test_a_sheet_that_is_no_table_is_named(
 
 
 def test_what_is_no_excel_file_is_said(tmp_path: Path) -> None:
-    pytest.importorskip("openpyxl")
+    pytest.importorskip("python_calamine")
     (tmp_path / "x.xlsx").write_bytes(b"no zip")
     with pytest.raises(DataError, match=r"cannot be read as \.xlsx"):
         read(tmp_path / "x.xlsx")
+
+
+def test_rows_of_an_opendocument_sheet(tmp_path: Path) -> None:
+    """Written as the standard says (OASIS ODF 1.3, part 3), not by the library that reads it."""
+    pytest.importorskip("python_calamine")
+    cells = [["q", "n"], ["für?", "3"]]
+    rows = "".join(
+        "<table:table-row>"
+        + "".join(
+            f'<table:table-cell office:value-type="float" office:value="{one}"/>' if one.isdecimal() else
+            f'<table:table-cell office:value-type="string"><text:p>{one}</text:p></table:table-cell>' for one in row
+        ) + "</table:table-row>"
+        for row in cells
+    )  # fmt: skip
+    name = "urn:oasis:names:tc:opendocument:xmlns:{}:1.0"
+    content = (
+        f'<office:document-content xmlns:office="{name.format("office")}" xmlns:table="{name.format("table")}" '
+        f'xmlns:text="{name.format("text")}" office:version="1.3"><office:body><office:spreadsheet>'
+        f'<table:table table:name="Rows">{rows}</table:table></office:spreadsheet></office:body>'
+        "</office:document-content>"
+    )
+    with zipfile.ZipFile(tmp_path / "x.ods", "w") as file:
+        file.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
+        file.writestr("META-INF/manifest.xml", "<manifest/>")
+        file.writestr("content.xml", content)
+    assert read(tmp_path / "x.ods") == ([{"q": "für?", "n": 3}], [])
+
+
+def test_tables_of_a_word_document(tmp_path: Path) -> None:
+    docx = pytest.importorskip("docx")
+    document = docx.Document()
+    for texts in (("question", "answer", "Where?", "Here."), ("x", "y", "1", "2")):
+        table = document.add_table(2, 2)
+        for cell, text in zip((cell for row in table.rows for cell in row.cells), texts, strict=True):
+            cell.text = text
+    document.save(str(tmp_path / "x.docx"))
+    assert read(tmp_path / "x.docx", sheet="1")[0] == [{"question": "Where?", "answer": "Here."}]
+    with pytest.raises(DataError, match=r"several tables hold something: 1, 2 \(set sheet: NAME\)"):
+        read(tmp_path / "x.docx")
+    assert claims("x.docx") is None and claims("x.ods") is not None

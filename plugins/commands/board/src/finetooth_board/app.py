@@ -40,6 +40,8 @@ MOST = 200
 """Runs of the list."""
 PATIENCE = 600
 """Seconds that a look at rows may take: a model's tokenizer may have to come first."""
+STARTING = "starting"
+"""The state of a run that has no folder yet."""
 FORM_BYTES, FORM_FIELDS = 1 << 20, 1_000
 OPTIONS = ("data", "model", "prompt", "completion", "system", "passes")
 """Of `ft init`, that the form has."""
@@ -125,9 +127,8 @@ class Board:
         name = request.path_params["name"]
         folder = self.folder(name, begun=False)
         if not is_run(folder):
-            said = processes.output_of(folder)
-            live = f'<div data-live="{pages.text(pages.url_of(name, "/live"))}">{pages.output(said)}</div>'
-            return HTMLResponse(pages.page(name, f"<p>It is starting.</p>{live}"))
+            live = pages.live(pages.url_of(name, "/live"), STARTING, pages.starting(folder))
+            return HTMLResponse(pages.page(name, live))
         recorded = await asyncio.to_thread(self.recorded, folder)
         return HTMLResponse(pages.run_page(name, recorded, self.tokens.token, uses.links(name, folder)))
 
@@ -137,8 +138,9 @@ class Board:
         folder = self.folder(name, begun=False)
         processes.reap()
         if not is_run(folder):
-            return HTMLResponse(pages.output(processes.output_of(folder)))
-        return HTMLResponse(pages.run_view(name, await asyncio.to_thread(self.recorded, folder)))
+            return HTMLResponse(pages.starting(folder), headers={"x-state": STARTING})
+        recorded = await asyncio.to_thread(self.recorded, folder)
+        return HTMLResponse(pages.run_view(name, recorded), headers={"x-state": recorded.status})
 
     async def rows(self, request: Request) -> Response:
         """Rows of a run as the model sees them; made once for a recipe."""

@@ -187,7 +187,7 @@ def chat_page(
         said: messages so far, by model.
         others: runs that may answer too.
         other: the one that does; empty for none.
-        wrong: why there is no answer.
+        wrong: why nobody answered.
     """
     turns = len(said.get(models[0], ())) // 2
     rows = []

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from html import escape
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -29,12 +30,8 @@ LINKS: ContextVar[tuple[tuple[str, str], ...]] = ContextVar("links", default=())
 """Address and title of every page of another plugin; set for each request."""
 
 
-def page(title: str, body: str, *, live: str = "") -> str:
-    """A whole page.
-
-    Args:
-        live: where what is live in it is asked for again.
-    """
+def page(title: str, body: str) -> str:
+    """A whole page."""
     more = "".join(f' <a href="{text(address)}">{text(named)}</a>' for address, named in LINKS.get())
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -93,6 +90,20 @@ def run_view(name: str, run: Recorded) -> str:
     )
 
 
+def live(address: str, state: str, inside: str) -> str:
+    """A part of a page that is asked for again and again.
+
+    Args:
+        state: of a run; the page is loaded again when it is another one.
+    """
+    return f'<div data-live="{text(address)}" data-state="{text(state)}" aria-live="off">{inside}</div>'
+
+
+def starting(folder: Path) -> str:
+    """What is shown of a run that has no folder yet, or never got one."""
+    return f"<p>It is starting, or did not get far:</p>{output(output_of(folder))}"
+
+
 def run_page(name: str, run: Recorded, token: str, links: str) -> str:
     """The page of a run.
 
@@ -115,9 +126,8 @@ def run_page(name: str, run: Recorded, token: str, links: str) -> str:
         if isinstance(one, Mapping)
     ]
     plan = section("Plan", table(("setting", "value", "reason"), reasons) if reasons else "")
-    address = url_of(name, "/live")
-    live = f'<div data-live="{text(address)}" aria-live="off">{run_view(name, run)}</div>'
-    return page(name, f"{links}{button}{live}{section('Rows, with what trains', rows)}{recipe}{plan}")
+    shown = live(url_of(name, "/live"), run.status, run_view(name, run))
+    return page(name, f"{links}{button}{shown}{section('Rows, with what trains', rows)}{recipe}{plan}")
 
 
 def new_page(token: str, given: Mapping[str, str], said: str = "") -> str:

@@ -25,7 +25,7 @@ class Field:
     Attributes:
         name: its path in a recipe.
         about: what it means, as text.
-        default: as YAML; empty if there is none.
+        default: as YAML; empty without one.
         choices: all the values that it takes; empty if there are others.
     """
 
@@ -109,7 +109,7 @@ def recipe_of(form: Mapping[str, str], picked: Mapping[str, str]) -> str:
         try:
             recipe.setdefault(section, {})[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise UserError(f"{path}: {value!r} is no value of YAML", action="put it in quotes") from error
+            raise UserError(f"{path}: {value!r} is not a value of YAML", action="put it in quotes") from error
     for section, settings in recipe.items():
         if isinstance(settings, dict) and set(settings) == {"name"}:
             recipe[section] = settings["name"]

@@ -27,6 +27,7 @@ progress{width:10rem}iframe{width:100%;height:32rem;border:1px solid var(--line)
 
 SCRIPT = """
 'use strict';
+// Where a run begins or ends, its page has other buttons, and is loaded again.
 // What is live is asked for again every two seconds, as HTML that this board made, while the page is looked at.
 const live = document.querySelector('[data-live]');
 function renew(text) {
@@ -41,6 +42,8 @@ async function look() {
   if (!document.hidden) {
     try {
       const answer = await fetch(live.dataset.live);
+      const state = answer.headers.get('x-state');
+      if (state && state !== live.dataset.state) return location.reload();
       if (answer.ok) {
         const text = await answer.text();
         if (text !== look.last) renew(look.last = text);

@@ -8,8 +8,6 @@ import re
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -17,6 +15,7 @@ from typing import IO, TYPE_CHECKING
 from finetooth_hooks import UserError
 from finetooth_saving.run_folder import ARTIFACT
 from finetooth_saving.runs import processes
+from finetooth_wire.asked import next_message
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from finetooth_board.app import Board
 
 PATIENCE = 600
-"""Seconds that loading, and an answer, may take."""
+"""Seconds that loading may take."""
 ENDS_WITH_US = """
 import os, subprocess, sys, threading
 child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
@@ -76,8 +75,8 @@ class Talk:
                 address = await asyncio.to_thread(self._serve, tuple(models.items()))
                 for model in models:
                     messages = [*said[model], {"role": "user", "content": asked}]
-                    answer = await asyncio.to_thread(_answer, address, model, messages, int(tokens))
-                    said[model] = [*messages, {"role": "assistant", "content": answer}]
+                    answer = await asyncio.to_thread(next_message, address, model, messages, tokens=int(tokens))
+                    said[model] = [*messages, {"role": "assistant", "content": answer or "(nothing)"}]
         except UserError as error:
             kept = {model: messages[: 2 * (len(said[model]) // 2)] for model, messages in said.items()}
             return HTMLResponse(self._page(name, other, kept, str(error)), 400)
@@ -173,25 +172,3 @@ def _said(text: str, models: Mapping[str, str]) -> Said:
     if len({len(messages) for messages in said.values()}) > 1:
         raise UserError("the models have not been asked the same", action="begin the conversation again")
     return said
-
-
-def _answer(address: str, model: str, messages: list[dict[str, str]], tokens: int) -> str:
-    """What a model answers.
-
-    Raises:
-        UserError: it does not.
-    """
-    asked = {"model": model, "messages": messages, "max_tokens": tokens, "temperature": 0}
-    headers = {"content-type": "application/json", "authorization": "Bearer none"}
-    request = urllib.request.Request(f"{address}/chat/completions", json.dumps(asked).encode(), headers)
-    try:
-        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-            message = json.load(answer)["choices"][0]["message"]
-    except urllib.error.HTTPError as error:
-        raise UserError(
-            f"{model}: {error.read().decode('utf-8', 'replace')}", action="say less, or ask again"
-        ) from error
-    except (OSError, ValueError, LookupError) as error:
-        raise UserError(f"{model} does not answer: {error}", action="ask again") from error
-    calls = [json.dumps(call.get("function", call), ensure_ascii=False) for call in message.get("tool_calls") or ()]
-    return "\n".join(filter(None, (message.get("content") or "", *calls))) or "(nothing)"

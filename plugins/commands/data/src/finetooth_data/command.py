@@ -13,6 +13,7 @@ from finetooth_toolbox.cli.recipe_arguments import Described, recipe_arguments, 
 from finetooth_toolbox.text.measures import AGES, SIZES, measured
 
 from finetooth_data.convert import convert
+from finetooth_data.draft import draft
 
 if TYPE_CHECKING:
     from finetooth_rows.storage.cache import Kept
@@ -154,6 +155,7 @@ def prepare(context: CommandContext, recipe: Described, overrides: tuple[str, ..
 
 
 command.add_command(convert)
+command.add_command(draft)
 
 
 @command.group()

@@ -37,7 +37,7 @@ def convert(context: CommandContext, data: str, output: Path, shape: str, format
         raise UserError(f"{output}: rows are written as {', '.join(ENDINGS)}", action="name OUTPUT with such an ending")
     if output.exists():
         raise UserError(f"{output} exists", action="name another file; nothing was changed")
-    section = {"train": _value(data, "DATA"), **({"format": _value(format_, "--format")} if format_ else {})}
+    section = {"train": value_of(data, "DATA"), **({"format": value_of(format_, "--format")} if format_ else {})}
     examples, report = context.rows({"model": "none", "data": section}).read("train")
     rows: list[dict[str, Any]] = []
     lost: Counter[str] = Counter()
@@ -54,14 +54,19 @@ def convert(context: CommandContext, data: str, output: Path, shape: str, format
         raise DataError(first, problem, action="choose another --to; nothing was written")
     if not rows:
         raise UserError(f"{data} gives no rows", action="name other data; nothing was written")
-    _write(output, rows)
+    write_rows(output, rows)
     click.echo(f"{report.rows} rows read, {len(rows)} written to {output}")
     for why, count in report.dropped.items():
         setting = f" ({report.settings[why]})" if why in report.settings else ""
         click.echo(f"left out: {count}, {why}{setting}; the first is {report.dropped_ids[why][0]}")
 
 
-def _value(text: str, name: str) -> Any:
+def value_of(text: str, name: str) -> Any:
+    """What an argument says: a name, or JSON.
+
+    Raises:
+        UserError: it begins like JSON and is none.
+    """
     if not text.startswith("{"):
         return text
     try:
@@ -70,7 +75,7 @@ def _value(text: str, name: str) -> Any:
         raise UserError(f"{name} is not JSON: {error}", action="correct it, or give a name") from None
 
 
-def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Beside its place, then renamed into it, so that half a file is never there.
 
     Raises:

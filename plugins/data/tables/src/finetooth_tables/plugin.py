@@ -13,13 +13,15 @@ LINES = (".jsonl", ".ndjson")
 """Endings of JSON lines, which a file with an array may have too."""
 ARROW = (".arrow", ".feather", ".ipc")
 PARQUET = (".parquet",)
-SHEETS = (".xlsx",)
-ENDINGS = (*DELIMITED, *JSON, *ARROW, *PARQUET, *SHEETS)
+SHEETS = (".xlsx", ".ods")
+DOCUMENTS = (".docx",)
+"""Endings of documents whose tables are read; by itself such a file is a text."""
+ENDINGS = (*DELIMITED, *JSON, *ARROW, *PARQUET, *SHEETS, *DOCUMENTS)
 
 
 def claims(reference: str) -> Claim | None:
     """Files of tables are its own, by their name."""
-    return claim_file(reference, ENDINGS)
+    return None if reference.lower().endswith(DOCUMENTS) else claim_file(reference, ENDINGS)
 
 
 @hookimpl
@@ -27,6 +29,6 @@ def ft_sources() -> Iterator[Source]:
     yield Source(
         name="tables",
         build="finetooth_tables.source:build",
-        summary="CSV, TSV and JSON files (also .gz and .zst), Parquet, Arrow, Feather and Excel (.xlsx)",
+        summary="CSV, TSV, JSON (also .gz and .zst), Parquet, Arrow, Feather, sheets (.xlsx, .ods), tables of .docx",
         claims=claims,
     )

@@ -11,7 +11,7 @@ from finetooth_toolbox.files.json_layout import is_array, is_lines
 from finetooth_toolbox.files.packed import unpacked_name
 from pydantic import Field
 
-from finetooth_tables.plugin import ARROW, ENDINGS, LINES, PARQUET
+from finetooth_tables.plugin import ARROW, DOCUMENTS, ENDINGS, LINES, PARQUET, SHEETS
 
 
 class TablesOptions(Options):
@@ -19,7 +19,8 @@ class TablesOptions(Options):
 
     path: str
     """The file, relative to the current directory. Its name says what it is: `.csv`, `.tsv` and `.json` (also with
-    `.gz` or `.zst`), `.parquet`, `.arrow`, `.feather`, `.ipc`, `.xlsx`; JSON lines under `.json` are read as such."""
+    `.gz` or `.zst`), `.parquet`, `.arrow`, `.feather`, `.ipc`, `.xlsx`, `.ods`, `.docx`; JSON lines under `.json` are
+    read as such."""
     delimiter: str | None = Field(None, min_length=1, max_length=1)
     """What stands between the fields of a line; default: a comma in `.csv`, a tab in `.tsv`, or
     another delimiter of a header that has none of these; a note says so."""
@@ -27,7 +28,8 @@ class TablesOptions(Options):
     """What a `.csv` or `.tsv` file is written in, such as `cp1252`; default: UTF-8, or the encoding that its first
     bytes beyond ASCII fit; a note says so."""
     sheet: str | None = None
-    """For an `.xlsx` file with several sheets: the one that holds the rows, below a header."""
+    """For a file with several sheets: the one that holds the rows, below a header. Tables of a `.docx` file are called
+    `1`, `2` and so on."""
     field: str | None = None
     """For a `.json` file that is an object with several lists: the key under which the rows are."""
 
@@ -52,14 +54,14 @@ def build(options: TablesOptions, context: Context) -> Source:
         raise RecipeError("source tables, field", f"a {ending} file has no keys above its rows", action="remove it")
     if options.encoding is not None and not delimited:
         raise RecipeError("source tables, encoding", f"a {ending} file has one encoding", action="remove it")
-    if options.sheet is not None and ending != ".xlsx":
+    if options.sheet is not None and ending not in (*SHEETS, *DOCUMENTS):
         raise RecipeError("source tables, sheet", f"a {ending} file has no sheets", action="remove it")
     if delimited:
         return _delimited(path, ending, options, context)
-    if ending == ".xlsx":
-        from finetooth_tables.sheets import SheetTable
+    if ending in (*SHEETS, *DOCUMENTS):
+        from finetooth_tables.sheets import DocumentTable, SheetTable
 
-        return SheetTable(path, options.sheet)
+        return (DocumentTable if ending in DOCUMENTS else SheetTable)(path, options.sheet)
     if ending == ".json" and options.field is None and is_lines(path):
         context.note(f"{path.as_posix()} holds JSON lines, whatever its name says, and is read so")
         lines: Source = context.build("source", {"name": "jsonl", "path": options.path})

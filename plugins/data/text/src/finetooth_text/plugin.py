@@ -10,17 +10,21 @@ from finetooth_hooks import Claim, Source, hookimpl
 from finetooth_toolbox.files.packed import claim_file
 
 ENDINGS = tuple(f".{name}{packed}" for name in ("txt", "md") for packed in ("", ".gz", ".zst"))
+DOCUMENTS = (".pdf", ".docx")
+"""Endings of files that a library reads: `finetooth-text[documents]`."""
 LOOKED_AT = 10_000
 """How many files of a folder are looked at before it is left to others."""
 
 
 def claims(reference: str) -> Claim | None:
     """Text files are its own by their name, folders if text files are in them."""
-    claim = claim_file(reference, ENDINGS)
+    claim = claim_file(reference, (*ENDINGS, *DOCUMENTS))
     if claim is not None or not reference or "://" in reference:
         return claim
     folder = Path(reference)
-    if folder.is_dir() and any(path.name.lower().endswith(ENDINGS) for path in islice(folder.rglob("*"), LOOKED_AT)):
+    if folder.is_dir() and any(
+        path.name.lower().endswith((*ENDINGS, *DOCUMENTS)) for path in islice(folder.rglob("*"), LOOKED_AT)
+    ):
         return Claim(1, "a folder with text files")
     return None
 
@@ -30,6 +34,6 @@ def ft_sources() -> Iterator[Source]:
     yield Source(
         name="text",
         build="finetooth_text.source:build",
-        summary="plain text files (.txt, .md, also .gz and .zst) or a folder of them, one document a file",
+        summary="text (.txt, .md, also .gz and .zst), PDF and Word files or a folder of them, one document a file",
         claims=claims,
     )

@@ -11,15 +11,15 @@ from finetooth_hooks.context import Context
 from finetooth_toolbox.files.missing import MissingFile
 from finetooth_toolbox.files.packed import open_bytes, without_mark
 
-from finetooth_text.plugin import ENDINGS
+from finetooth_text.plugin import DOCUMENTS, ENDINGS
 
 
 class TextOptions(Options):
     """Options of `text`."""
 
     path: str
-    """A file, or a folder whose `.txt` and `.md` files (also `.gz` and `.zst`) are read, those of its subfolders
-    too, in the order of their names."""
+    """A file, or a folder whose `.txt` and `.md` files (also `.gz` and `.zst`), `.pdf` and `.docx` files are read,
+    those of its subfolders too, in the order of their names."""
 
 
 def build(options: TextOptions, context: Context) -> TextFiles:
@@ -54,13 +54,20 @@ class TextFiles(SourceBase):
             raise MissingFile(self._path)
         if not self._path.is_dir():
             return [self._path]
-        found = [path for path in self._path.rglob("*") if path.name.lower().endswith(ENDINGS) and path.is_file()]
+        endings = (*ENDINGS, *DOCUMENTS)
+        found = [path for path in self._path.rglob("*") if path.name.lower().endswith(endings) and path.is_file()]
         if not found:
-            raise DataError(name, "no .txt or .md file is in the folder", action="name a file, or put text files there")
+            raise DataError(
+                name, "no .txt, .md, .pdf or .docx file is in the folder", action="name a file, or put texts there"
+            )
         return sorted(found, key=lambda path: path.relative_to(self._path).as_posix())
 
     def _text(self, path: Path) -> str:
         name = path.as_posix()
+        if path.suffix.lower() in DOCUMENTS:
+            from finetooth_text.documents import READERS
+
+            return READERS[path.suffix.lower()](path, self._note)
         with open_bytes(path) as file:
             whole = file.read()
         data, marked = without_mark(whole, name)

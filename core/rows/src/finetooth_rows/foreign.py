@@ -1,0 +1,43 @@
+"""Files that a library of others reads, which is installed by who has such files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks import DataError, RecipeError
+from finetooth_toolbox.files.missing import MissingFile
+
+
+@contextmanager
+def read_with(module: str, package: str, path: Path, otherwise: str) -> Iterator[Any]:
+    """The module that reads a file; whatever it raises inside is an error of the file.
+
+    Args:
+        package: what pip installs it as.
+        otherwise: what can be done without it.
+
+    Raises:
+        DataError: the file is missing, or the library cannot read it.
+        RecipeError: the library is not installed.
+    """
+    name, ending = path.as_posix(), path.suffix.lower()
+    if not path.is_file():
+        raise MissingFile(path)
+    try:
+        library = import_module(module)
+    except ImportError as error:
+        action = f"pip install {package}, or {otherwise}"
+        raise RecipeError("data", f"{name}: {ending} files need the package {package}", action=action) from error
+    try:
+        yield library
+    except DataError:
+        raise
+    except Exception as error:  # these libraries raise whatever their parsers do
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(
+            name, f"it cannot be read as {ending}: {said}", action=f"save it anew, or {otherwise}"
+        ) from error
