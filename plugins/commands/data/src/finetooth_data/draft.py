@@ -86,7 +86,9 @@ def draft(
     rows, out = drafted(passages, writes, judges, most=most, each=each, seed=seed)
     if not rows:
         said = ", ".join(f"{count} {why}" for why, count in out.items())
-        raise DataError(data, f"no row was drafted ({said})", action="name a larger --model, or --unjudged")
+        raise DataError(
+            data, f"no row was drafted ({said})", action="name a larger --judge or --model, or add --unjudged"
+        )
     begins = [{"role": "system", "content": system}] if system else []
     write_rows(output, [
         {"messages": [*begins, {"role": "user", "content": question}, {"role": "assistant", "content": answer}],

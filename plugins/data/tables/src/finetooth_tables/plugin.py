@@ -13,7 +13,7 @@ LINES = (".jsonl", ".ndjson")
 """Endings of JSON lines, which a file with an array may have too."""
 ARROW = (".arrow", ".feather", ".ipc")
 PARQUET = (".parquet",)
-SHEETS = (".xlsx", ".ods")
+SHEETS = (".xlsx", ".xls", ".ods")
 DOCUMENTS = (".docx",)
 """Endings of documents whose tables are read; by itself such a file is a text."""
 ENDINGS = (*DELIMITED, *JSON, *ARROW, *PARQUET, *SHEETS, *DOCUMENTS)
@@ -29,6 +29,6 @@ def ft_sources() -> Iterator[Source]:
     yield Source(
         name="tables",
         build="finetooth_tables.source:build",
-        summary="CSV, TSV, JSON (also .gz and .zst), Parquet, Arrow, Feather, sheets (.xlsx, .ods), tables of .docx",
+        summary="CSV, TSV, JSON (also .gz, .zst), Parquet, Arrow, Feather, sheets (.xlsx, .xls, .ods), .docx tables",
         claims=claims,
     )

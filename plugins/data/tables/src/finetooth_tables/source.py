@@ -19,8 +19,8 @@ class TablesOptions(Options):
 
     path: str
     """The file, relative to the current directory. Its name says what it is: `.csv`, `.tsv` and `.json` (also with
-    `.gz` or `.zst`), `.parquet`, `.arrow`, `.feather`, `.ipc`, `.xlsx`, `.ods`, `.docx`; JSON lines under `.json` are
-    read as such."""
+    `.gz` or `.zst`), `.parquet`, `.arrow`, `.feather`, `.ipc`, `.xlsx`, `.xls`, `.ods`, `.docx`; JSON lines under
+    `.json` are read as such."""
     delimiter: str | None = Field(None, min_length=1, max_length=1)
     """What stands between the fields of a line; default: a comma in `.csv`, a tab in `.tsv`, or
     another delimiter of a header that has none of these; a note says so."""
