@@ -36,6 +36,7 @@ ELSEWHERE = {
     "tasks.md#send-it-to-ollama": "tests/runs/test_other_readers.py",
     "quantised-bases.md#merging": "tests/runs/test_merge_quantised.py",
     "glossary.md": "tests/docs/test_docs_pages.py",
+    "board.md": "plugins/commands/board/tests/test_board_browser.py",
     "README.md": "tests/docs/test_docs_commands.py",
     "../../CONTRIBUTING.md": "tests/tools/test_site_pages.py",
 }
@@ -73,6 +74,14 @@ def section(target: str) -> str:
             end = min((start for start, other, _ in heads if start > at and other <= depth), default=len(text))
             return text[at:end]
     raise AssertionError(f"{target}: there is no such heading")
+
+
+def test_a_newcomer_finds_every_point_or_the_reason_why_not() -> None:
+    head, _, *rows = tables()["For a newcomer"]
+    assert head[2:] == ["LLaMA-Factory", "Unsloth", "axolotl", "TRL", "oumi", "H2O LLM Studio"]
+    for row in rows:
+        assert len(row) == len(head), row[0]
+        assert links(row[1]) or row[1].startswith("not here: "), row[0]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: str(row[0]))

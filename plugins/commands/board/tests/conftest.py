@@ -85,7 +85,7 @@ def tab(browser: Any) -> Iterator[Any]:
     """A page of the browser; whatever its console says of errors fails the test, and so does a dialog. A form that the
     board refuses is none of them."""
     context = browser.new_context(viewport={"width": 1100, "height": 800})
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(60_000)
     opened, wrong = context.new_page(), []
 
     def said(line: Any) -> None:
