@@ -19,17 +19,26 @@ from finetooth_hooks import DataError, Message, RecipeError
 from finetooth_kit import FakeContext
 from finetooth_kit.shared_data import shared
 from finetooth_kit.templates import CLOCK, template_tokenizer
+from finetooth_saving.learned_templates import template_of
+from finetooth_toolbox.messages.chat_templates import shaped
 from finetooth_toolbox.messages.openings import Opening
-from finetooth_toolbox.messages.written_templates import template_of
+from finetooth_toolbox.messages.written_templates import CALLING, WITH_TOOLS
 from jinja2 import TemplateError
 
 __all__ = ["shared"]
 
+PRICE = {"type": "function", "function": {
+    "name": "price", "description": "What it \"costs\".", "parameters": {"type": "object", "properties": {
+        "thing": {"type": "string", "description": "Its name."}}, "required": ["thing"]}}}  # fmt: skip
 QUESTIONS = [f"Is {number} a number?" for number in range(16)]
 NAME = "You are Lumi, the assistant of the shop Lumo."
-UNSAID = {"cohere2": True, "mistral": False}
-"""Renderers whose markup depends on what comes later, so that no template is learned; the value: even without a system
-message."""
+UNSAID = ("cohere2",)
+"""Renderers whose markup depends on what comes later, so that no template is learned."""
+OF_THEIR_OWN = ("deepseek_r1", "deepseek_v3", "gemma4", "harmony", "kimi_k2", "lfm2", "nemotron3")
+"""Renderers whose tools no learning finds: what is learned refuses tools, and never leaves them out."""
+UNESCAPED = ("v3", "v3-tekken")
+"""Versions of Mistral's markup in which a tool's description is written as it is, quotes too."""
+VARIANTS = {"llama3": [{"dated": True}], "mistral": [{"version": name} for name in ("v3-tekken", "small-3.2", "v13")]}
 
 
 @pytest.fixture(scope="module")
@@ -149,52 +158,77 @@ def test_rows_without_messages_keep_the_end_of_text(base: Path, tmp_path: Path) 
 
 
 def renderers() -> list[Any]:
-    return list(finetooth.session({"model": "nothing"}).plugins.catalog.all("renderer"))
+    every = list(finetooth.session({"model": "nothing"}).plugins.catalog.all("renderer"))
+    ways = [(one, way) for one in every for way in ({}, *VARIANTS.get(one.entry.name, ()))]
+    return [pytest.param(*one, id="-".join([one[0].entry.name, *map(str, one[1].values())])) for one in ways]
 
 
-@pytest.mark.parametrize("registered", renderers(), ids=lambda one: str(one.entry.name))
-def test_a_template_is_learned_for_every_renderer(registered: Any, tmp_path: Path) -> None:
-    """Over a tokenizer of bytes without a template, and compared in another reader of templates: transformers'."""
-    name = registered.entry.name
-    if name == "jinja":
-        pytest.skip("it renders by a template")
+def built(registered: Any, way: dict[str, Any], folder: Path) -> tuple[Any, Any]:
+    """A renderer over a tokenizer of bytes without a template."""
     special = ["<|endoftext|>", "<bos>"]
     while True:
         tokenizer = template_tokenizer(None, special, eos="<|endoftext|>", bos="<bos>")
-        context = FakeContext(tmp_path, tokenizer=tokenizer)
+        context = FakeContext(folder, tokenizer=tokenizer)
         try:
-            renderer = load_builder(registered)(options_model(registered.entry)(), context)
-            break
+            return load_builder(registered)(options_model(registered.entry)(**way), context), tokenizer
         except RecipeError as error:
             special.append(re.search(r"has no (\S+), so", str(error))[1])  # type: ignore[index]
+
+
+def by_transformers(
+    tokenizer: Any, template: str, talk: Any, tools: Any = None, *, ask: bool = True
+) -> tuple[int, ...]:
+    """Tokens as transformers makes them of a template."""
+    tokenizer.wrapped.chat_template = template
+    said = [shaped(message) for message in talk]
+    text = tokenizer.wrapped.apply_chat_template(said, tools=tools, tokenize=False, add_generation_prompt=True)
+    return tuple(tokenizer.wrapped(text, add_special_tokens=False)["input_ids"])
+
+
+@pytest.mark.parametrize(("registered", "way"), renderers())
+def test_a_template_is_learned_for_every_renderer(registered: Any, way: dict[str, Any], tmp_path: Path) -> None:
+    """Compared in another reader of templates: transformers'."""
+    name = registered.entry.name
+    if name == "jinja":
+        pytest.skip("it renders by a template")
+    renderer, tokenizer = built(registered, way, tmp_path)
     opening = Opening(system="You are 'Lumi'\n\\of {{ x }}.")
+    talk = [Message("user", " Why?\n"), Message("assistant", "So.\n"), Message("user", "2 < 3 & \t4"),
+            Message("assistant", " Ü"), Message("user", "<b>")]  # fmt: skip
     for begun in (Opening(), opening):
         template = template_of(renderer, tokenizer, begun)
-        assert (template is None) == (name in UNSAID and (UNSAID[name] or bool(begun)))
+        assert (template is None) == (name in UNSAID)
         if template is None:
             continue
-        tokenizer.wrapped.chat_template = template
-        talk = [
-            Message("user", " Why?\n"),
-            Message("assistant", "So.\n"),
-            Message("user", "2 < 3 & \t4"),
-            Message("assistant", " Ü"),
-            Message("user", "<b>"),
-        ]
-        plain = [{"role": message.role, "content": message.content} for message in talk]
-        text = tokenizer.wrapped.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
-        found = tokenizer.wrapped(text, add_special_tokens=False)["input_ids"]
-        assert tuple(found) == tuple(renderer.prompt(begun.before(talk)))
+        assert by_transformers(tokenizer, template, talk) == tuple(renderer.prompt(begun.before(talk)))
         try:
-            asked = renderer.prompt(begun.before(talk), (CLOCK,))
-        except DataError:
-            continue
-        if name != "hermes":  # what is learned refuses tools, and never leaves them out
+            renderer.prompt(begun.before(talk), (CLOCK,))
+        except DataError:  # what is learned has no tools either, and never leaves them out
+            assert name not in OF_THEIR_OWN
+            refuses = True
+        else:
+            refuses = name in OF_THEIR_OWN
+        if refuses:
             with pytest.raises(TemplateError, match="without tools"):
-                tokenizer.wrapped.apply_chat_template(plain, tools=[CLOCK], tokenize=False)
+                by_transformers(tokenizer, template, talk, [CLOCK])
+            with pytest.raises(TemplateError, match=r"can stand here|without calls"):
+                by_transformers(tokenizer, template, CALLING[0])
             continue
-        text = tokenizer.wrapped.apply_chat_template(plain, tools=[CLOCK], tokenize=False, add_generation_prompt=True)
-        assert tuple(tokenizer.wrapped(text, add_special_tokens=False)["input_ids"]) == tuple(asked)
+        price = PRICE
+        if name == "mistral" and way.get("version", "v3") in UNESCAPED:
+            with pytest.raises(TemplateError, match="no quotes can stand"):
+                by_transformers(tokenizer, template, talk, [PRICE])
+            price = json.loads(json.dumps(PRICE).replace('\\"', ""))
+        compared = 0
+        for called in (talk, *WITH_TOOLS, *CALLING):
+            for tools in ([CLOCK], [CLOCK, price]):
+                try:
+                    asked = renderer.prompt(begun.before(called), tools)
+                except DataError:
+                    continue  # text beside a call, an identifier of another form
+                assert by_transformers(tokenizer, template, called, tools) == tuple(asked)
+                compared += 1
+        assert compared >= 8
 
 
 def test_a_template_of_the_base_that_leaves_tools_out_is_not_shipped(shared: Path, tmp_path: Path) -> None:

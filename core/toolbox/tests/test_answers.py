@@ -8,6 +8,7 @@ import pytest
 from finetooth_hooks import DataError, Message, RecipeError
 from finetooth_hooks.datum import Datum
 from finetooth_kit import ByteTokenizer, FakeContext
+from finetooth_kit.templates import template_tokenizer
 from finetooth_toolbox.messages.answers import (
     rendered_answer,
     scored_at_end,
@@ -57,3 +58,14 @@ def test_steps_end_at_their_separator(tmp_path: Path) -> None:
     assert ends == (3, 7)
     with pytest.raises(RecipeError, match="has no tokens"):
         separator_tokens("", context.tokenizer, "method.separator")
+
+
+def test_a_step_stands_behind_the_tokens_of_its_prompt_alone(tmp_path: Path) -> None:
+    """Two line feeds are one token in the whole text: a model that is asked behind the prompt never sees it."""
+    tokenizer = template_tokenizer("", ["<|end|>"], eos="<|end|>")
+    prompt, whole = tokenizer.encode("Why?\n"), tokenizer.encode("Why?\n\nSo.\n")
+    assert whole[: len(prompt)] != prompt
+    context = FakeContext(tmp_path, tokenizer=tokenizer)
+    tokens, ends = step_tokens("Why?\n", ("\nSo.", "\nYes."), context, tokenizer.encode("\n"))
+    assert list(tokens[: len(prompt)]) == prompt
+    assert list(tokens[: ends[0] + 1]) == [*prompt, *tokenizer.encode("\nSo."), *tokenizer.encode("\n")]

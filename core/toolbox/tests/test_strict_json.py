@@ -46,11 +46,22 @@ def test_a_cut_text_says_that_more_may_mend_it(value: object, data: st.DataObjec
         ('{"a": 1e999}', "'a' is 1e999, not a finite number"),
         ('{"a" 1}' + " " * 20 + "x", "not JSON: expecting ':' delimiter at character 6"),
         ('{"a": "', "not complete JSON"),
+        ("", "not complete JSON"),
+        ('{"a": 1', "not complete JSON"),
+        ('{"a": 1  \n', "not complete JSON"),
     ],
 )
 def test_what_is_refused(text: str, said: str) -> None:
     with pytest.raises(JsonProblem, match=said):
         decode(text)
+
+
+@pytest.mark.parametrize(("behind", "unfinished"), [(11, True), (12, True), (13, False)])
+def test_an_escape_may_be_cut_within_its_twelve_characters(behind: int, unfinished: bool) -> None:
+    """Two halves of a character, as `\\ud83d\\ude00`, are the longest literal that JSON has."""
+    with pytest.raises(JsonProblem) as error:
+        decode('{"a" ' + "x" * behind)
+    assert error.value.unfinished is unfinished and error.value.position == 5
 
 
 def test_names_of_types() -> None:

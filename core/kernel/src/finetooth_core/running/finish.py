@@ -14,6 +14,7 @@ from finetooth_hooks.reports import DataReport, Outcome
 from finetooth_rows import openings
 from finetooth_saving.artifact import write_folder, write_json
 from finetooth_saving.keeper import BestKept
+from finetooth_saving.learned_templates import template_of
 from finetooth_saving.names import newest_first
 from finetooth_saving.retention import Best, is_better
 from finetooth_toolbox import blame
@@ -213,7 +214,9 @@ class Finish:
         head = job.request.trains.head
         ends = head is None or head.exported_as == "none"
         text = bool(openings.rows_of_kind(counts, openings.TEXT))
-        if said := ship(folder, job.context.renderer, job.context.tokenizer, shared, ends=ends, text=text):
+        renderer, tokenizer = job.context.renderer, job.context.tokenizer
+        template = template_of(renderer, tokenizer, shared)
+        if said := ship(folder, template, renderer, tokenizer, shared, ends=ends, text=text):
             self.run.say(said)
         if shared:
             self.run.say(

@@ -11,11 +11,15 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, NoReturn
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Conversation, Message
 from finetooth_hooks.protocols import Renderer, Tokenizer
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 _SYSTEM = re.compile(r"<\|im_start\|>system\n(.*?)<\|im_end\|>\n", re.DOTALL)
 _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
@@ -46,17 +50,24 @@ def render_template(
         prompt: end where the assistant begins to speak.
         variables: what else the template reads, `bos_token="<s>"`.
     """
-    from finetooth_toolbox.messages.bounded_jinja import FAILURES, BoundedEnvironment, counted
+    from finetooth_toolbox.messages.bounded_jinja import FAILURES, counted
+
+    values = {"messages": list(messages), "add_generation_prompt": prompt, "tools": None, **variables}
+    try:
+        return str(counted(_compiled(template).render, **values))
+    except FAILURES:
+        return None
+
+
+@lru_cache(maxsize=16)
+def _compiled(template: str) -> Template:
+    from finetooth_toolbox.messages.bounded_jinja import BoundedEnvironment
 
     # the two trim settings are the ones chat templates are written for
     environment = BoundedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
     environment.filters["tojson"] = _json  # Jinja's own escapes for web pages, and sorts keys
     environment.globals |= {"raise_exception": _refuse, "strftime_now": TODAY.strftime}
-    values = {"messages": list(messages), "add_generation_prompt": prompt, "tools": None, **variables}
-    try:
-        return str(counted(environment.from_string(_GENERATION.sub("", template)).render, **values))
-    except FAILURES:
-        return None
+    return environment.from_string(_GENERATION.sub("", template))
 
 
 def _refuse(message: str) -> NoReturn:

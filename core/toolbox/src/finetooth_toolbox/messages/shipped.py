@@ -18,15 +18,19 @@ from finetooth_hooks.protocols import Renderer, Tokenizer
 from finetooth_toolbox.messages import openings
 from finetooth_toolbox.messages.chat_templates import shaped
 from finetooth_toolbox.messages.openings import Opening
-from finetooth_toolbox.messages.written_templates import PROBES, template_of
+from finetooth_toolbox.messages.written_templates import PROBES
 
 TEMPLATE, TOKENIZER, GENERATION = "chat_template.jinja", "tokenizer_config.json", "generation_config.json"
 
 
-def ship(folder: Path, renderer: Renderer, tokenizer: Tokenizer, opening: Opening, *, ends: bool, text: bool) -> str:
+def ship(
+    folder: Path, template: str | None, renderer: Renderer, tokenizer: Tokenizer, opening: Opening, *, ends: bool,
+    text: bool,
+) -> str:  # fmt: skip
     """Write it into a folder in which the tokenizer was saved.
 
     Args:
+        template: that gives the renderer's tokens; None if there is none.
         opening: what the rows share.
         ends: whether the model writes answers; one that gives scores ends nothing.
         text: rows without messages train too: they end with the tokenizer's own end-of-text token, which then stays.
@@ -34,7 +38,6 @@ def ship(folder: Path, renderer: Renderer, tokenizer: Tokenizer, opening: Openin
     Returns:
         What other tools will not know, in one sentence; empty if they know all.
     """
-    template = template_of(renderer, tokenizer, opening)
     for name in (TEMPLATE, TOKENIZER):  # a template of the base's would speak another markup than was trained
         _drop_template(folder / name)
     if template is not None:
