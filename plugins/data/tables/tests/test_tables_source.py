@@ -495,6 +495,14 @@ def test_nulls_in_lists_and_in_json_stay(tmp_path: Path) -> None:
     assert values(tmp_path / "x.json") == [{"call": {"city": None}}]
 
 
+def test_nulls_in_the_lists_of_a_struct_stay_and_it_is_said_once(tmp_path: Path) -> None:
+    written = [{"of": {"items": [n, None], "even" if n % 2 else "odd": n}} for n in range(2 * columnar.PORTION_ROWS)]
+    pq.write_table(pa.Table.from_pylist(written), tmp_path / "x.parquet")
+    notes: list[str] = []
+    assert [row.values for row in rows(tmp_path / "x.parquet", notes)] == written
+    assert len(notes) == 1 and len(list(source(tmp_path / "x.parquet").portions())) > 1
+
+
 def test_structs_inside_maps_are_padded_too(tmp_path: Path) -> None:
     struct = pa.struct([("a", pa.int64()), ("b", pa.int64())])
     maps = pa.array([[("k", {"a": 1, "b": 2})], [("k", {"a": 1, "b": None})]], pa.map_(pa.string(), struct))
