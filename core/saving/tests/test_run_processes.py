@@ -1,0 +1,24 @@
+"""Runs that are begun in the background: what they see of whoever begins them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from finetooth_saving.runs import processes
+
+
+def test_a_run_has_no_secret_of_the_server_that_begins_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server's keys stand in its environment, which a process inherits."""
+    for name in processes.OWN:
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("FT_SOMETHING", "else")
+    said = "import json, os; print(json.dumps(dict(os.environ)))"
+    monkeypatch.setattr(processes, "ft", lambda *arguments: [sys.executable, "-c", said])
+    assert {"FT_ENCRYPTION_KEY", "FT_API_KEY", "FT_BOARD_KEY"} <= {*processes.OWN}
+    processes.begin([], tmp_path / "run")
+    processes.BEGUN[-1].wait()
+    seen = json.loads(processes.log_of(tmp_path / "run").read_text(encoding="utf-8"))
+    assert "secret" not in seen.values() and seen["FT_SOMETHING"] == "else"
