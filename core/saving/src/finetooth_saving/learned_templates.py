@@ -26,7 +26,7 @@ KINDS = {"system": "system", "user": "user", "assistant": "answer", "tool": "res
 
 PLAIN, SYSTEM = ("u", "uau", "uu", "uaau"), ("su", "suau")
 """What is learned from, a letter for each message: System, User, Answer; with tools also a Call, two Calls (C), Text
-beside a call, a call with Empty arguments, the Result of a call."""
+next to a call, a call with Empty arguments, the Result of a call."""
 CALLED = ("ucr", "uCrr", "utr", "ucru", "ucrcr", "ucrtr", "utrtr", "uer", "uerau", "uaucr", "uauCrr", "uautr",
           "ucrau", "uCrrau", "utrau", "ucrcrau", "ucrtrau", "utrtrau")  # fmt: skip
 ENDED, ENDED_CALLED = ("ua", "uaua"), ("uc", "uC", "ut", "ue", "ucr", "ucra", "uaucra")
@@ -47,7 +47,7 @@ def template_of(renderer: Renderer, tokenizer: Tokenizer, opening: Opening = NON
     for system, tools in ((True, True), (False, True), (True, False), (False, False)):
         try:
             source = _Learner(renderer, tokenizer).template(system=system, tools=tools)
-        except DataError:  # it has no tools, or no system message, or writes what depends on more than stands beside it
+        except DataError:  # it has no tools, or no system message, or more than the neighbours decides
             continue
         if gives_the_same(head + source, renderer, tokenizer, opening, calling=CALLING if tools else ()):
             return head + source
@@ -126,7 +126,7 @@ class _Learner:
         described: how tools are; empty if they are not.
         escapes: quotes in what describes a tool are escaped; where they are not, a template refuses such a tool.
         call: the pieces of a call in their order; `items` are arguments one by one.
-        as_json: of those, a value that is no text is JSON, and not `True` or `None`.
+        as_json: of those, a value that is not text is JSON, not `True` or `None`.
         result: those of a result.
         early: which of the system message and the tools stand before the conversation, in their order; the others stand
             before its last question.

@@ -65,7 +65,7 @@ CALLING = (
     (*_TALK, Message("assistant", "Let me see.\n", tool_calls=(_MANY,)), *_results(_MANY)),
 )  # fmt: skip
 """Conversations with two tools at hand, on which a template that was learned is compared: several calls and results,
-arguments of all kinds and none, text beside a call, questions and answers behind one."""
+arguments of all kinds and none, text next to a call, questions and answers behind one."""
 
 
 def gives_the_same(
