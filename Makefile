@@ -8,7 +8,7 @@ UV     := $(BIN)/uv pip install --quiet --python $(BIN)/python -c $(VENV)/.const
 PACKAGES := $(patsubst %/pyproject.toml,%,$(wildcard hooks/*/pyproject.toml core/*/pyproject.toml kernels/*/pyproject.toml plugins/*/*/pyproject.toml contrib/*/pyproject.toml))
 # A package whose own dependencies need a compiler, or are large, is installed by who wants it: CONTRIBUTING.md, "Optional
 # plugins".
-OPTIONAL := plugins/data/reasoninggym plugins/quantizers/bitsandbytes plugins/quantizers/torchao plugins/trackers/wandb plugins/trackers/mlflow plugins/trackers/trackio plugins/optimizers/fewbits plugins/methods/trl plugins/backends/mlx plugins/hardware/metal plugins/kernels/liger plugins/strategies/deepspeed
+OPTIONAL := plugins/data/reasoninggym plugins/quantizers/bitsandbytes plugins/quantizers/torchao plugins/trackers/wandb plugins/trackers/mlflow plugins/trackers/trackio plugins/optimizers/fewbits plugins/methods/trl plugins/backends/mlx plugins/hardware/metal plugins/kernels/liger plugins/strategies/deepspeed plugins/launchers/ray
 INSTALLED := $(filter-out $(OPTIONAL),$(PACKAGES))
 STAMP  := $(VENV)/.installed
 TESTED := $(VENV)/.installed-test
@@ -21,7 +21,7 @@ FACTORY := .venv-llamafactory
 KERNELS := .venv-kernels
 # The public Tinker client's cookbook caps transformers, so what judges the wire has an environment of its own too.
 COOKBOOK := .venv-cookbook
-# DeepSpeed is tested in an environment of its own, over the one of the tests.
+# DeepSpeed and Ray are tested in an environment of its own, over the one of the tests.
 SCALE := .venv-scale
 # MLX without torch, as Apple silicon installs it, in an environment of its own.
 MLX := .venv-mlx
@@ -154,15 +154,15 @@ $(KERNELS)/.installed: constraints.txt kernels/operations/pyproject.toml plugins
 	@$(KERNELS)/bin/python -m pip install --quiet --no-deps -c $(KERNELS)/.constraints liger-kernel
 	@touch $@
 PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
-$(SCALE)/.installed: $(TESTED) plugins/strategies/deepspeed/pyproject.toml
-	@echo "Making $(SCALE), over $(VENV). Downloads DeepSpeed (about 3 MB) and what it needs."
+$(SCALE)/.installed: $(TESTED) plugins/strategies/deepspeed/pyproject.toml plugins/launchers/ray/pyproject.toml
+	@echo "Making $(SCALE), over $(VENV). Downloads DeepSpeed (about 3 MB), Ray (about 80 MB) and what they need."
 	@$(PYTHON) -m venv $(SCALE)
 	@echo "import site; site.addsitedir('$$($(BIN)/python $(PURELIB))')" > $$($(SCALE)/bin/python $(PURELIB))/tested.pth
-# --no-deps: what else it asks for is there, torch above all
-	@DS_ACCELERATOR=cpu DS_BUILD_OPS=0 $(SCALE)/bin/python -m pip install --quiet --no-deps 'deepspeed>=0.19.8,<0.20' hjson ninja py-cpuinfo msgpack einops nvidia-ml-py setuptools wheel
+# --no-deps: what else they ask for is there, torch above all
+	@DS_ACCELERATOR=cpu DS_BUILD_OPS=0 $(SCALE)/bin/python -m pip install --quiet --no-deps 'deepspeed>=0.19.8,<0.20' hjson ninja py-cpuinfo msgpack einops nvidia-ml-py setuptools wheel 'ray>=2.50,<3' jsonschema jsonschema-specifications referencing rpds-py protobuf filelock
 	@touch $@
-scale-test: $(SCALE)/.installed  ## runs over two ranks by DeepSpeed and by accelerate's launcher, held against one process
-	OMP_NUM_THREADS=1 timeout 3600 $(SCALE)/bin/python -m pytest plugins/strategies/deepspeed/tests tests/scale/test_deepspeed_runs.py tests/scale/test_accelerate_launch.py -p no:cacheprovider
+scale-test: $(SCALE)/.installed  ## runs over two ranks by DeepSpeed, accelerate's launcher and Ray, held against one process
+	OMP_NUM_THREADS=1 timeout 3600 $(SCALE)/bin/python -m pytest plugins/strategies/deepspeed/tests plugins/launchers/ray/tests tests/scale/test_deepspeed_runs.py tests/scale/test_accelerate_launch.py tests/scale/test_ray_runs.py -p no:cacheprovider
 
 mlx-test: $(TESTED) $(MLX)/.installed-mlx  ## MLX where torch is not installed: a run to its end, its commands, and what peft reads of it
 	FT_MLX_PYTHON=$(CURDIR)/$(MLX)/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest plugins/backends/mlx/tests/test_mlx_without_torch.py -p no:cacheprovider

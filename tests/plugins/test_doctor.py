@@ -17,7 +17,13 @@ def test_first_party_plugins_are_healthy() -> None:
     state.strict = False
     examinations = list(examine(state))
     # one needs another Pillow than the rest, one takes long to import, one brings Triton, one much else
-    needs = {"trackio": "trackio", "torchao": "torchao", "liger": "liger_kernel", "deepspeed": "deepspeed"}
+    needs = {
+        "trackio": "trackio",
+        "torchao": "torchao",
+        "liger": "liger_kernel",
+        "deepspeed": "deepspeed",
+        "raylauncher": "ray",
+    }
     away = {f"finetooth-{name}" for name, module in needs.items() if find_spec(module) is None}
     faults = [
         (one.name, found.line())

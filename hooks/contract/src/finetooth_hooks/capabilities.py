@@ -129,6 +129,11 @@ STRATEGY: Mapping[str, str] = {
 }
 """Words of an entry: what a strategy has beyond `open`, `wrap`, `spread`, `digest` and `close`."""
 
+LAUNCHER: Mapping[str, str] = {
+    "machines": "starts ranks on several machines (`start` takes `nodes`)",
+}
+"""Words of an entry: what a launcher has beyond `rank` and `start`."""
+
 CAPABILITIES: Mapping[str, Mapping[str, str]] = {
     "engine": ENGINE,
     "source": SOURCE,
@@ -149,16 +154,6 @@ CAPABILITIES: Mapping[str, Mapping[str, str]] = {
 """The words of each kind. Of methods, evaluators, exporters and renderers there are none yet."""
 
 __all__ = [
-    "ADAPTER",
-    "CAPABILITIES",
-    "ENGINE",
-    "ENVIRONMENT",
-    "FACE",
-    "LOADER",
-    "OPTIMIZER",
-    "SAMPLER",
-    "SOURCE",
-    "STRATEGY",
-    "TOKENIZER",
-    "TRACKER",
-]
+    "ADAPTER", "CAPABILITIES", "ENGINE", "ENVIRONMENT", "FACE", "LAUNCHER", "LOADER", "OPTIMIZER", "SAMPLER",
+    "SOURCE", "STRATEGY", "TOKENIZER", "TRACKER",
+]  # fmt: skip

@@ -356,10 +356,12 @@ class Launcher(Entry):
 
     Attributes:
         here: light function that says whether this process was started as one of several ranks.
+        capabilities: words of `finetooth_hooks.capabilities.LAUNCHER`.
     """
 
     kind = "launcher"
     here: Callable[[], bool]
+    capabilities: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -489,12 +491,10 @@ class Command(Entry):
     """The same, first of all, where the run trained a scalar head, such as a reward model's."""
 
 
-# fmt: off
 _TYPES: tuple[type[Entry], ...] = (
     Loader, Source, Format, Renderer, Processor, Family, Method, Loss, Reward, Sampler, Environment, Adapter, Quantizer,
     Optimizer, Schedule, Backend, Hardware, Strategy, Launcher, Attention, Kernel, Tracker, Evaluator, Exporter, Store,
     Gate, Face, ReleaseGate, Page, Command,
-)
-# fmt: on
+)  # fmt: skip
 ENTRY_TYPES: Mapping[str, type[Entry]] = MappingProxyType({cls.kind: cls for cls in _TYPES})
 """Every kind and its entry type; the hook that yields kind `loss` is `ft_losses`."""

@@ -208,3 +208,18 @@ class Launcher(Protocol):
             The exit code of the run.
         """
         ...
+
+
+class MachinesLauncher(Launcher, Protocol):
+    """With the capability `machines`."""
+
+    def start(self, world: int, command: Sequence[str], *, nodes: int = 1) -> int:
+        """See `Launcher.start`.
+
+        Args:
+            nodes: machines that the ranks share evenly; divides `world`.
+
+        Raises:
+            PlanError: there are not as many machines.
+        """
+        ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetooth_hooks.capabilities import STRATEGY
+from finetooth_hooks.capabilities import LAUNCHER, STRATEGY
 from finetooth_hooks.entries import Launcher, Strategy
 from finetooth_hooks.protocols import Rank
 
@@ -26,6 +26,8 @@ def what_a_rank_asks_for_is_there(case: EntryCase) -> None:
 def a_process_knows_its_place(case: EntryCase) -> None:
     """A process that was not started as a rank has no place; one that was is one of those that were started."""
     assert isinstance(case.entry, Launcher)
+    for word in case.entry.capabilities - set(LAUNCHER):
+        fail("capabilities of the entry", word, f"words of {sorted(LAUNCHER)}")
     here = case.entry.here()
     place = case.build().rank()
     if not here:

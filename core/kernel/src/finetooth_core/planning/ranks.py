@@ -51,14 +51,17 @@ def join(context: RunContext) -> Joined | Callable[[Sequence[str]], int] | None:
     named = pick if isinstance(pick, str) else str(pick["name"])
     if around and (named == AUTO or catalog.get("launcher", named) not in around):
         pick = around[0].full_name  # whoever started this process knows its place
-    launcher = context.builder.section("launcher", pick, "scale.launcher").part
+    picked = context.builder.section("launcher", pick, "scale.launcher")
+    launcher, nodes = picked.part, recipe.scale.nodes
     rank: Rank | None = launcher.rank()
     if rank is None:
         check_picked_options(recipe, catalog, "", data=False)
-        if recipe.scale.nodes > 1:
+        if "machines" in vars(picked.registered.entry)["capabilities"]:
+            return lambda command: int(launcher.start(count, command, nodes=nodes))
+        if nodes > 1:
             raise PlanError(
-                f"scale.nodes is {recipe.scale.nodes}, and ranks are started on this machine alone",
-                action="start ft run on every machine, with torchrun for instance",
+                f"scale.nodes is {nodes}, and {picked.registered.full_name} starts ranks on this machine alone",
+                action="set scale.launcher to one that starts several (ft plugins list), or use torchrun",
             )
         return lambda command: int(launcher.start(count, command))
     if count not in (0, rank.world):

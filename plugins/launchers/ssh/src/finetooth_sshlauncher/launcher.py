@@ -1,0 +1,92 @@
+"""The launcher `ssh`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+from finetooth_hooks import Context, Options, PlanError
+from finetooth_hooks.protocols import Rank
+from finetooth_launching.ranks import RankProcess, carried, interrupts, refuse_rank, variables, wait
+from pydantic import Field, StringConstraints
+
+SSH = (
+    "ssh", "-tt", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=20",
+    "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4",
+)  # fmt: skip
+"""With a terminal, so that a rank ends with its connection; never a question, which nobody would see."""
+
+Host = Annotated[str, StringConstraints(pattern=r"^([\w.-]+@)?[A-Za-z0-9][\w.:-]*$")]
+
+
+class SshOptions(Options):
+    """Ranks on hosts that ssh reaches without a password."""
+
+    hosts: tuple[Host, ...] = ()
+    """The hosts as ssh knows them (`~/.ssh/config` applies), the one of rank 0 first."""
+
+    address: str | None = None
+    """Under which the hosts reach that of rank 0; by default its name in `hosts`."""
+
+    port: int = Field(default=29500, gt=0, lt=65536)
+    """Port at the host of rank 0 where ranks meet."""
+
+    grace: float = Field(default=10.0, gt=0)
+    """Seconds that the other ranks have to end by themselves once one has failed."""
+
+
+class SshLauncher:
+    """Implements `finetooth_hooks.protocols.MachinesLauncher`."""
+
+    def __init__(self, options: SshOptions, environment: Mapping[str, str]) -> None:
+        self._options, self._environment = options, environment
+
+    def rank(self) -> Rank | None:
+        """None: where its ranks find themselves, the launcher `environment` knows.
+
+        Raises:
+            PlanError: that launcher is not there.
+        """
+        refuse_rank("ssh", self._environment)
+        return None
+
+    def start(self, world: int, command: Sequence[str], *, nodes: int = 1) -> int:
+        """See `finetooth_hooks.protocols.MachinesLauncher`. Rank 0 has this terminal.
+
+        Raises:
+            PlanError: `hosts` are not `nodes`.
+        """
+        hosts, local = self._options.hosts, world // nodes
+        if len(set(hosts)) != nodes:
+            raise PlanError(
+                f"scale.launcher: hosts names {len(set(hosts))} hosts, and scale.nodes is {nodes}",
+                action="name each host once, and set scale.nodes to their number",
+            )
+        address = self._options.address or hosts[0].rpartition("@")[2]
+        with tempfile.TemporaryDirectory(prefix="ft-ranks-") as folder, interrupts():
+            ranks = [
+                RankProcess(
+                    [*SSH, hosts[rank // local], self._remote(command, rank, world, rank % local, address)],
+                    self._environment,
+                    Path(folder) / f"rank-{rank}" if rank else None,
+                    quiet=False,  # with a terminal, errors arrive as output
+                )
+                for rank in range(world)
+            ]
+            return wait(ranks, self._options.grace)
+
+    def _remote(self, command: Sequence[str], rank: int, world: int, local: int, address: str) -> str:
+        """The line for the shell of a host: ssh takes no list of arguments."""
+        given = {**carried(self._environment), **variables(rank, world, local, address, self._options.port)}
+        settings = [f"{name}={value}" for name, value in given.items()]
+        return f"{shlex.join(['cd', str(Path.cwd())])} && exec {shlex.join(['env', *settings, *command])}"
+
+
+def build(options: SshOptions, context: Context) -> SshLauncher:
+    """Ranks on several hosts."""
+    del context
+    return SshLauncher(options, os.environ)

@@ -1,0 +1,1 @@
+"""What launchers share: processes that are ranks, and waiting for them."""

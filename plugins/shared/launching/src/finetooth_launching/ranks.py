@@ -1,0 +1,203 @@
+"""Ranks that a launcher started: what tells each its place, and waiting until the run has ended."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from finetooth_hooks import PlanError
+
+CARRIED = ("FT_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
+"""Variables that ranks on other machines get from this process."""
+
+
+class Started(Protocol):
+    """A rank that was started, here or elsewhere."""
+
+    def poll(self) -> int | None:
+        """The exit code; -N where signal N ended it; None while it works."""
+        ...
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        ...
+
+    def kill(self) -> None:
+        """End it, and wait until it has ended."""
+        ...
+
+    def last_line(self) -> str:
+        """The last line that it wrote, without line end; empty if it wrote none, or to the user's terminal."""
+        ...
+
+
+class RankProcess:
+    """A rank as a process of this machine. Implements `Started`.
+
+    Args:
+        command: program and arguments.
+        environment: its variables.
+        log: file for what it writes; None: it shares the terminal, and gets the interrupt key.
+        quiet: only errors go to the log, and it reads nothing.
+    """
+
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], log: Path | None, *, quiet: bool = True
+    ) -> None:
+        self._log = log
+        if log is None:
+            self._process = subprocess.Popen(list(command), env=environment)
+            return
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                list(command), env=environment, stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL if quiet else output, stderr=output, start_new_session=True,
+            )  # fmt: skip
+
+    def poll(self) -> int | None:
+        """See `Started`."""
+        return self._process.poll()
+
+    def send(self, number: int) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    def terminate(self) -> None:
+        """See `Started`."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """See `Started`."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+
+    def last_line(self) -> str:
+        """See `Started`."""
+        if self._log is None:
+            return ""
+        text = self._log.read_text(encoding="utf-8", errors="replace")
+        return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+
+
+def variables(rank: int, world: int, local: int, address: str, port: int) -> dict[str, str]:
+    """What tells a process its place, as torchrun sets it.
+
+    Args:
+        local: number of the rank among those of its machine.
+        address: host of rank 0.
+        port: where ranks meet there.
+    """
+    return {
+        "RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(local), "MASTER_ADDR": address,
+        "MASTER_PORT": str(port),
+    }  # fmt: skip
+
+
+def carried(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that ranks on other machines get: those of `CARRIED`. Keys and tokens are not among them."""
+    return {name: value for name, value in environment.items() if name in CARRIED}
+
+
+def refuse_rank(launcher: str, environment: Mapping[str, str], mark: str = "RANK") -> None:
+    """
+    Args:
+        mark: the variable that says that this process is a rank.
+
+    Raises:
+        PlanError: this process is a rank, and no launcher is installed that finds its place; without this, each rank
+            would start ranks again.
+    """
+    if mark in environment:
+        raise PlanError(
+            f"scale.launcher: this process was started as a rank, and {launcher} finds no place",
+            action="install finetooth-environmentlauncher",
+        )
+
+
+def free_port(address: str) -> int:
+    """A port that nothing listens on at an address of this machine."""
+    with socket.socket() as listening:
+        listening.bind((address, 0))
+        port: int = listening.getsockname()[1]
+        return port
+
+
+def wait(ranks: Sequence[Started], grace: float, *, pause: float = 0.05) -> int:
+    """Wait until rank 0 has ended, or another has failed and the rest had their time; then end all.
+
+    A rank that fails is named on stderr.
+
+    Args:
+        grace: seconds that ranks have to end by themselves once one has failed, or rank 0 has ended.
+        pause: seconds between two looks.
+
+    Returns:
+        The exit code of the run: that of rank 0, or 1 if another rank failed and rank 0 had no error of its own.
+    """
+    try:
+        failed = _first_failure(ranks, grace, pause)
+        if failed is not None:
+            code = ranks[failed].poll() or 0
+            print(f"rank {failed} {_ending(code, ranks[failed].last_line())}", file=sys.stderr)
+        if not _all_end(ranks[:1], grace, pause):
+            ranks[0].kill()
+        code = ranks[0].poll() or 0
+        if code == 0:
+            _all_end(ranks, grace, pause)
+        if failed is not None and code <= 0:
+            code = 1
+        return code if code >= 0 else 128 - code
+    finally:
+        for rank in ranks:
+            rank.kill()
+
+
+def _first_failure(ranks: Sequence[Started], grace: float, pause: float) -> int | None:
+    """The rank that failed before rank 0 ended; rank 0 is asked to end `grace` seconds later."""
+    failed: int | None = None
+    until = 0.0
+    while ranks[0].poll() is None:
+        if failed is None:
+            failed = next((number for number, rank in enumerate(ranks) if rank.poll()), None)
+            until = time.monotonic() + grace
+        elif time.monotonic() > until:
+            ranks[0].terminate()
+            break
+        time.sleep(pause)
+    return failed
+
+
+def _all_end(ranks: Sequence[Started], grace: float, pause: float) -> bool:
+    """Whether all end within `grace` seconds."""
+    until = time.monotonic() + grace
+    while any(rank.poll() is None for rank in ranks):
+        if time.monotonic() > until:
+            return False
+        time.sleep(pause)
+    return True
+
+
+def _ending(code: int, last_line: str) -> str:
+    """How a rank ended, in words."""
+    if code < 0:
+        return f"was ended by signal {-code} ({signal.Signals(-code).name}); continue with ft resume"
+    return f"ended with exit code {code}: {last_line}" if last_line else f"ended with exit code {code}"
+
+
+@contextmanager
+def interrupts(act: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """While entered, the interrupt key calls `act` and ends nothing here: rank 0 ends, and `wait` with it."""
+    # a handler, not SIG_IGN, which processes that start now would inherit
+    before = signal.signal(signal.SIGINT, lambda *_: act())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
