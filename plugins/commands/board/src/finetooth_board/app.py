@@ -36,7 +36,7 @@ from finetooth_board.guard import ROWS_POLICY, App, Guard, Scope, Tokens
 from finetooth_board.plugged import Plugged
 from finetooth_board.talk import Talk
 
-MOST = 200
+MOST = 100
 """Runs of the list."""
 PATIENCE = 600
 """Seconds that a look at rows may take: a model's tokenizer may have to come first."""
