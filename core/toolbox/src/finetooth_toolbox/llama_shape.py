@@ -146,6 +146,10 @@ HEAD_NORMS = {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
 """Of a `Block`, where queries and keys are normalised."""
 
 
+FUSED_MLP = {"gate": "mlp.gate_up_proj", "up": ""}
+"""Of a `Block`, where gate and up are one module."""
+
+
 def llama_block(config: Mapping[str, Any], *, windows: bool = False, **named: Any) -> Block | None:
     """How the layers compute; None where the config asks for more than a `Block` can say: attention dropout, a sliding
     window, an activation without a name, angles that change with the length.

@@ -315,6 +315,8 @@ def test_the_decoder_is_chosen_with_a_reason(kit: SimpleNamespace) -> None:
         assert chosen.value == "transformers" and words in chosen.reason
         with pytest.raises(PlanError, match=words):
             choose_decoder(*arguments, "stream", brought=True)
+    routed = choose_decoder(facts, kit.hardware, "auto", "auto", brought=True, routed=True)
+    assert routed.value == "transformers" and "losses of routers" in routed.reason
 
 
 def test_a_decoder_for_another_device_is_asked_for(kit: SimpleNamespace) -> None:

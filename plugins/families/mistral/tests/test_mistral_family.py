@@ -39,11 +39,13 @@ def test_facts_are_those_of_the_model(kind: str) -> None:
     assert_widths(facts, model.get_submodule(facts.layer_path)[0], feed_forward=kind != "mixtral")
 
 
-def test_a_window_is_left_to_the_models_own_code() -> None:
+def test_windows_are_said_layer_by_layer() -> None:
     """Mistral 7B v0.1 looks at a window; its successors at everything, which is Llama's layer."""
     config = {**OWN, "model_type": "mistral"}
-    assert Mistral().facts({**config, "sliding_window": 4096}).block is None
-    assert Mistral().facts({**config, "sliding_window": None}).block is not None
+    facts = Mistral().facts({**config, "sliding_window": 4096})
+    assert facts.block is not None and {layer.window for layer in facts.per_layer} == {4096}
+    assert not Mistral().facts({**config, "sliding_window": None}).per_layer
+    assert Mistral().facts({**config, "model_type": "ministral3"}).block is None
 
 
 @pytest.mark.parametrize(

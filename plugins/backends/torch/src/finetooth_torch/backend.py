@@ -177,7 +177,7 @@ class TorchBackend:
         chosen = choose_decoder(
             request.base.facts, hardware, asked, decoder, self._packing,
             offload=self._offload, brought=DECODER in request.compute.kernels, fp8=fp8,
-            sharded=request.place.sharding is not None,
+            sharded=request.place.sharding is not None, routed=bool(self._routers),
         )  # fmt: skip
         stream = chosen.value == STREAM
         attention = attend_as_asked(

@@ -14,9 +14,11 @@ from finetooth_hooks import NoOptions
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_modelfiles.layers import latent_facts, mixed_layers
-from finetooth_toolbox.llama_shape import ATTENTION, MLP, layer_of, llama_facts
+from finetooth_toolbox.llama_shape import ATTENTION, FUSED_MLP, MLP, layer_of, llama_block, llama_facts
 
-FUSED_MLP = ("gate_up_proj", "down_proj")
+MLP_NAMES = ("gate_up_proj", "down_proj")
+AFTER = {"attention_after": "post_self_attn_layernorm", "ffn_after": "post_mlp_layernorm"}
+"""Norms of a layer of `glm4` that `glm` has not, as a `Block` calls them."""
 
 
 def build(options: NoOptions, context: Context) -> GLM:
@@ -40,8 +42,9 @@ class GLM:
             )
         mixed = config.get("model_type") == "glm4_moe"
         facts = llama_facts(config, renderer="glm4_moe" if mixed else "jinja", max_positions=131072)
-        # heads are half rotated, layers of glm4 have two more norms: no `Block` says so
         if mixed:
             layers = mixed_layers(layer_of(facts), facts, config)
             return replace(facts, linear_targets=ATTENTION, untargeted=MLP, block=None, per_layer=layers)
-        return replace(facts, linear_targets=ATTENTION + FUSED_MLP, block=None)
+        after = AFTER if config.get("model_type") == "glm4" else {}
+        block = llama_block(config, interleaved=True, **FUSED_MLP, **after)
+        return replace(facts, linear_targets=ATTENTION + MLP_NAMES, block=block)

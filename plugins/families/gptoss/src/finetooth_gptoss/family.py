@@ -9,7 +9,7 @@ from typing import Any
 from finetooth_hooks import NoOptions
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import AttentionNeeds, Experts, ModelFacts
-from finetooth_toolbox.llama_shape import ATTENTION, llama_facts, windowed_layers
+from finetooth_toolbox.llama_shape import ATTENTION, llama_block, llama_facts, windowed_layers
 
 HEAD_DIM, EXPERTS, ACTIVE, WINDOW = 64, 128, 4, 128
 """Where a config does not say."""
@@ -25,8 +25,8 @@ class GPTOSS:
     def facts(self, config: Mapping[str, Any]) -> ModelFacts:
         """Sizes and module names of a model, from its config.
 
-        Low-rank additions reach attention only: the experts are not linear modules. Attention has sinks and every other
-        layer a window, which no `Block` says.
+        Low-rank additions reach attention only: the experts are not linear modules. Attention has sinks, and every
+        other layer a window.
         """
         sized = {**config, "head_dim": config.get("head_dim") or HEAD_DIM}
         facts = llama_facts(sized, renderer="harmony", max_positions=131072)
@@ -42,4 +42,5 @@ class GPTOSS:
         window = {"layer_types": kinds, "sliding_window": config.get("sliding_window") or WINDOW}
         layers = windowed_layers(facts, window, experts)
         facts = replace(facts, per_layer=tuple(replace(layer, norms=2, wide_norms=True) for layer in layers))
-        return replace(facts, linear_targets=ATTENTION, attention=AttentionNeeds(sinks=True), block=None)
+        block = llama_block(config, windows=True, feed_forward="mlp")
+        return replace(facts, linear_targets=ATTENTION, attention=AttentionNeeds(sinks=True), block=block)

@@ -9,7 +9,7 @@ from typing import Any
 from finetooth_hooks import NoOptions, Pick
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import ModelFacts
-from finetooth_toolbox.llama_shape import llama_facts
+from finetooth_toolbox.llama_shape import llama_block, llama_facts
 
 SMOLLM_VOCABULARY, LLAMA3_VOCABULARY = 49152, 128256
 
@@ -24,8 +24,10 @@ class Llama:
     def facts(self, config: Mapping[str, Any]) -> ModelFacts:
         """Sizes and module names of a model, from its config."""
         if config.get("model_type") == "smollm3":
-            # every fourth layer turns nothing by its position, which a `Block` cannot say
-            return replace(llama_facts(config, renderer="smollm3", max_positions=32768), block=None)
+            # every fourth layer turns nothing by its position
+            turned = tuple("" if rotated else None for rotated in config.get("no_rope_layers") or ())
+            block = llama_block(config, rotations=turned) if turned else None
+            return replace(llama_facts(config, renderer="smollm3", max_positions=32768), block=block)
         return llama_facts(config, renderer=_renderer(config), max_positions=2048)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from finetooth_hooks import NoOptions, Pick
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Experts, ModelFacts
-from finetooth_toolbox.llama_shape import ATTENTION, llama_facts, windowed_layers
+from finetooth_toolbox.llama_shape import ATTENTION, llama_block, llama_facts, windowed_layers
 
 EXPERTS = (("num_local_experts", 8), ("num_experts_per_tok", 2))
 """How many there are and how many compute a token, where a config does not say."""
@@ -34,10 +34,10 @@ class Mistral:
             count, active = (int(config.get(key) or usual) for key, usual in EXPERTS)
             layers = windowed_layers(facts, config, Experts(count, active, facts.ffn_size, balanced=True))
             return replace(facts, linear_targets=ATTENTION, block=None, per_layer=layers)
-        # layers of Ministral attend in their own ways, layer by layer or by position
         if config.get("sliding_window"):
             facts = replace(facts, per_layer=windowed_layers(facts, config))
-        return facts if kind == "mistral" else replace(facts, block=None)
+        # Ministral 3 scales its queries by position, which no block says
+        return replace(facts, block=None if kind == "ministral3" else llama_block(config, windows=True))
 
 
 def _renderer(config: Mapping[str, Any]) -> Pick:

@@ -70,6 +70,7 @@ def decide(
     chosen = choose_decoder(
         base.facts, request.place.hardware, attention, decoder, packing, offload=offload,
         brought=_decoder_brought(request, held_in, decoder), fp8=fp8, sharded=request.place.sharding is not None,
+        routed=bool(routers),
     )  # fmt: skip
     stream = chosen.value == STREAM
     attending = None if stream else _attention(request, attention, held_in, context)
@@ -149,6 +150,7 @@ def choose_decoder(
     brought: bool,
     fp8: bool = False,
     sharded: bool = False,
+    routed: bool = False,
 ) -> Decision:
     """How decoder layers are computed; see `TorchOptions.decoder`.
 
@@ -157,6 +159,7 @@ def choose_decoder(
         brought: a provider of the operation `stream_decoder` was picked.
         fp8: linear modules multiply in 8 bits.
         sharded: ranks hold parts of the model.
+        routed: routers have losses.
 
     Raises:
         PlanError: the stream decoder is asked for and cannot be used.
@@ -168,6 +171,8 @@ def choose_decoder(
         reason = offload.reason
     elif sharded:
         reason = "the strategy gathers a layer when the model's own code calls it"
+    elif routed:
+        reason = "losses of routers are read from the model's own code"
     elif fp8:
         reason = "train.precision=fp8 is for the model's own code"
     elif attention != AUTO:
