@@ -142,11 +142,11 @@ def cached_numbers(facts: ModelFacts) -> int:
     return 2 * facts.layers * facts.kv_heads * facts.head_dim
 
 
-HEAD_NORMS = {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
+HEAD_NORMS: Mapping[str, Any] = {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
 """Of a `Block`, where queries and keys are normalised."""
 
 
-FUSED_MLP = {"gate": "mlp.gate_up_proj", "up": ""}
+FUSED_MLP: Mapping[str, Any] = {"gate": "mlp.gate_up_proj", "up": ""}
 """Of a `Block`, where gate and up are one module."""
 
 

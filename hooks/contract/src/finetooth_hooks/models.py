@@ -212,8 +212,8 @@ class Block:
         feed_forward: module path of a feed-forward block that is called as it is, in place of gate, up and down.
         parallel: the feed-forward block reads the residual stream that attention reads.
         norms: what norms compute: the root mean square; the same with 1 added to the weight; what their modules do.
-        rotations: for each layer what `rotary` is given in addition to states and positions, a kind of layer for
-            instance; empty: nothing; None: the layer does not rotate. Without items, no layer has any of this.
+        rotations: for each layer the kind of layer that `rotary` is given in addition to states and positions, an
+            empty text where it is given none; None where the layer does not rotate. Empty: all layers rotate alike.
         interleaved: the rotation turns the pairs (2 i, 2 i + 1), not the pairs (i, i + R / 2).
         sinks: path of the parameter of a layer that holds the scores of `AttentionNeeds.sinks`.
         activation: `silu`, `gelu` or `gelu_tanh`.

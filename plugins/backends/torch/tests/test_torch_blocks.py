@@ -111,6 +111,34 @@ def test_outputs_gradients_and_greedy_answers_are_the_models_own(kit: SimpleName
     assert kit.relative(*map(kit.gradients, made)) < 1e-4
 
 
+QUICK = ("gemma2", "gpt_oss")
+
+
+@pytest.mark.parametrize("checkpointing", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [pytest.param(x, marks=() if x in QUICK else pytest.mark.slow) for x in FAMILIES])
+def test_half_precision_is_as_near_as_the_models_own(kit: SimpleNamespace, name: str, checkpointing: bool) -> None:
+    """To the same model in fp32, with an adapter: outputs, gradients and the likelihood of what was sampled."""
+    data = [Datum.from_tokens(list(row), [0.0, *[1.0] * (len(row) - 1)], id=f"row:{i}") for i, row in enumerate(ROWS)]
+    exact = engines(kit, name, full=False)[1]
+    made = engines(kit, name, full=False, precision="bf16", gradient_checkpointing=checkpointing)
+    expected = np.concatenate([out["logprobs"] for out in exact.forward(data, returns=("logprobs",)).outputs])
+    apart = []
+    for engine in made:
+        found = np.concatenate([out["logprobs"] for out in engine.forward(data, returns=("logprobs",)).outputs])
+        apart.append(float(np.abs(found - expected).mean()))
+        engine.forward_backward(data, kit.nll)
+    assert apart[0] < 1.5 * apart[1] + 0.01
+    exact.forward_backward(data, kit.nll)
+    ours, theirs = (kit.relative(kit.gradients(engine), kit.gradients(exact)) for engine in made)
+    assert ours < 1.5 * theirs + 0.02
+    sampled = made[0].generate([[5, 6, 7], SHARED], Sampling(max_tokens=14, temperature=1.0, n=2))
+    for prompt, answers in zip(([5, 6, 7], SHARED), sampled, strict=True):
+        for one in answers:
+            row = Datum.from_tokens([*prompt, *one.tokens], [0.0] * len(prompt) + [1.0] * len(one.tokens))
+            again = made[0].forward([row], returns=("logprobs",)).outputs[0]["logprobs"]
+            assert np.allclose(again[-len(one.tokens) :], one.logprobs, atol=0.1)
+
+
 WRONG: Mapping[str, Mapping[str, Any]] = {
     "gemma": {"norms": "rms"},
     "gemma2": {"ffn_after": ""},

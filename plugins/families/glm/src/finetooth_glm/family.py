@@ -17,7 +17,7 @@ from finetooth_modelfiles.layers import latent_facts, mixed_layers
 from finetooth_toolbox.llama_shape import ATTENTION, FUSED_MLP, MLP, layer_of, llama_block, llama_facts
 
 MLP_NAMES = ("gate_up_proj", "down_proj")
-AFTER = {"attention_after": "post_self_attn_layernorm", "ffn_after": "post_mlp_layernorm"}
+AFTER: Mapping[str, Any] = {"attention_after": "post_self_attn_layernorm", "ffn_after": "post_mlp_layernorm"}
 """Norms of a layer of `glm4` that `glm` has not, as a `Block` calls them."""
 
 

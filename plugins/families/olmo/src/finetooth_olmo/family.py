@@ -11,7 +11,7 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_toolbox.llama_shape import HEAD_NORMS, llama_block, llama_facts, windowed_layers
 
-NORMS = {
+NORMS: Mapping[str, Any] = {
     "attention_norm": "",
     "ffn_norm": "",
     "attention_after": "post_attention_layernorm",

@@ -18,12 +18,12 @@ PHI_MLP = ("fc1", "fc2")
 PHI3_ATTENTION = ("qkv_proj", "o_proj")
 PHI3_MLP = ("gate_up_proj", "down_proj")
 
-PHI_BLOCK = {
+PHI_BLOCK: Mapping[str, Any] = {
     "output": "self_attn.dense", "gate": "", "up": "mlp.fc1", "down": "mlp.fc2", "norms": "own", "parallel": True,
     "ffn_norm": "input_layernorm", "final_norm": "final_layernorm",
 }  # fmt: skip
-PHI_HEAD_NORMS = {"query_norm": "self_attn.q_layernorm", "key_norm": "self_attn.k_layernorm"}
-PHI3_BLOCK = {"query": "self_attn.qkv_proj", "key": "", "value": "", **FUSED_MLP}
+PHI_HEAD_NORMS: Mapping[str, Any] = {"query_norm": "self_attn.q_layernorm", "key_norm": "self_attn.k_layernorm"}
+PHI3_BLOCK: Mapping[str, Any] = {"query": "self_attn.qkv_proj", "key": "", "value": "", **FUSED_MLP}
 
 
 def build(options: NoOptions, context: Context) -> Phi:

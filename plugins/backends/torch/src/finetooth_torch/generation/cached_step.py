@@ -115,6 +115,7 @@ class StreamDecoding:
         self.computed = Computed((), 0)
         self._positions = torch.tensor(lengths, device=device).repeat_interleave(samples)
         self._step = Repeated()
+        self._windows = {layer.looks.window for layer in self._layers} - {0}
 
     def read(self) -> Tensor:
         prompts = self._prompts
@@ -165,10 +166,10 @@ class StreamDecoding:
         return [cells_st[place] for place in places]
 
     def advance(self, tokens: Tensor) -> Tensor:
-        usual = self._usual()
+        hidden = self._hidden()
         for cache in self._caches:
             cache.advance()
-        if self._usual() != usual:  # a window begins to hide what a captured step would look at
+        if self._hidden() != hidden:  # a window begins to hide what a captured step would look at
             self._step.forget()
         self._rows.say(self._adapters)
         h_rd = self._step(self._advanced, self._decoder.embedded(tokens), *self._decoder.angles(self._positions))
@@ -188,9 +189,9 @@ class StreamDecoding:
             h_rd = layer.feed(h_rd, attended)
         return h_rd
 
-    def _usual(self) -> list[bool]:
-        """Of each cache and layer, whether attention to all that the cache holds is what the layer computes."""
-        return [layer.looks.usual(cache.positions) for cache in self._caches for layer in self._layers]
+    def _hidden(self) -> list[bool]:
+        """Of each cache and window, whether the cache holds more than the window shows."""
+        return [cache.positions > window for cache in self._caches for window in self._windows]
 
     def retire(self, finished: Sequence[bool]) -> list[int]:
         kept: list[int] = []
