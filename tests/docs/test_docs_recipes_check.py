@@ -2,6 +2,7 @@
 
 import pytest
 
+ANSWERS = ("rows.jsonl", '{"prompt": "2 + 2?", "completion": "4"}\n' * 3)
 DATA = {
     "gsm8k-lora.yaml": ("pairs.jsonl", '{"question": "What is 2 + 2?", "answer": "It is 4.\\n#### 4"}\n' * 3),
     "shakespeare-pretrain.yaml": ("play.txt", "To be, or not to be, that is the question. " * 400),
@@ -11,14 +12,23 @@ DATA = {
         '{"prompt": "2 + 2?", "completion": "4", "label": true}\n'
         '{"prompt": "2 + 2?", "completion": "5", "label": false}\n',
     ),
+    "gkd-lora.yaml": ANSWERS,
+    "uld-lora.yaml": ANSWERS,
+    "spin-lora.yaml": ANSWERS,
+    "sdft-lora.yaml": ("tasks.jsonl", '{"prompt": "2 + 2?", "answer": "4"}\n' * 3),
+    "ebft-lora.yaml": ("tasks.jsonl", '{"prompt": "2 + 2?", "answer": "4"}\n' * 3),
     "quickstart.yaml": None,
     "grpo-family-start.yaml": None,
     "grpo-family.yaml": None,
 }
 ELSEWHERE = {"mac-lora.yaml"}
 """Run by the tests of finetooth-mlx, which have a model for it."""
-BEFORE = {"grpo-family.yaml": "model=smollm2-135m"}
-"""What stands for a run that comes before."""
+BEFORE = {
+    "grpo-family.yaml": "model=smollm2-135m",
+    "gkd-lora.yaml": "method.teacher=smollm2-135m",
+    "uld-lora.yaml": "method.teacher=smollm2-135m",
+}
+"""What stands for a run that comes before, or for a teacher from elsewhere."""
 
 
 def test_all_recipes_are_listed(root):
@@ -33,7 +43,7 @@ def test_check_passes(recipe, plain_shell):
     if DATA[recipe] is not None:
         name, text = DATA[recipe]
         (plain_shell.folder / name).write_text(text, encoding="utf-8")
-        overrides = f"data.train={name}"
+        overrides = f"data.train={name} {overrides}"
     code, printed = plain_shell.run(f"ft check docs/recipes/{recipe} {overrides}")
     assert code == 0, printed
     assert "optimizer step" in printed  # one, where there are few rows

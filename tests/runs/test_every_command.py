@@ -48,6 +48,7 @@ CALLS = {
     "chat": "{run} --prompt {word} --max-tokens 4",
     "eval": "{model} --data {rows} --evaluator loss",
     "export": "{run} --to safetensors --output {new}",
+    "quantize": "{model} --to int8 --data {rows} --output {new}",
     "plugins doctor": "--fast finetooth-jsonl",
     "plugins explain": "lora {recipe}",
     "plugins list": "",

@@ -111,7 +111,7 @@ def test_what_was_trained_for_mxfp4_is_packed_without_loss(
 def test_what_is_worse_than_the_bound_is_not_kept(
     trained: Callable[..., Any], ft: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from finetooth_lora import packing
+    from finetooth_torchshared import packing
 
     trained("int8")
     rounded = packing.packed

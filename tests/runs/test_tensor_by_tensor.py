@@ -17,11 +17,11 @@ import torch
 from finetooth_gguf.loader import GgufLoader, GgufOptions
 from finetooth_hooks import Datum
 from finetooth_kit.fake_context import FakeContext
-from finetooth_lora.packing import FORMATS, pack_folder
 from finetooth_lora.shards import fold_tensors
 from finetooth_peftfiles.folding import merged
 from finetooth_portable.quantizers import Int4Options, build_int4
 from finetooth_torchshared.model_tensors import write_model_tensors
+from finetooth_torchshared.packing import FORMATS, pack_folder
 from finetooth_torchshared.quantised import dequantise, stored_weights
 from finetooth_torchshared.whole_weights import export_weights
 from finetooth_transformers.builder import TransformersOptions

@@ -33,6 +33,7 @@ RECIPE: dict[str, Any] = {
 }
 """Nine rows in batches of four: the last batch is smaller than the world, so that a rank has no row."""
 PAIRS = {"train": "pairs.jsonl[:9]", "eval": "pairs.jsonl[20:]", "renderer": "chatml"}
+ANSWERS = {"train": "answers.jsonl[:9]", "renderer": "chatml"}
 CASES: dict[str, dict[str, Any]] = {
     "sft": {},
     "aot": {"data": PAIRS, "method": {"name": "dpo", "losses": ["aot"]}},
@@ -41,6 +42,7 @@ CASES: dict[str, dict[str, Any]] = {
         "data": {**RECIPE["data"], "train": "uneven.jsonl[:9]"}, "adapter": "full",
         "optimizer": {"name": "adamw", "learning_rate": 1e-3},
     },
+    "spin": {"data": ANSWERS, "method": {"name": "spin", "max_completion_length": 8}},
 }  # fmt: skip
 QUICK = ("sft",)
 
@@ -50,6 +52,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("scale")
     write_model(made / "model")
     write_rows(made)
+    pairs = map(json.loads, (made / "pairs.jsonl").read_text(encoding="utf-8").splitlines())
+    rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs]
+    (made / "answers.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return made
 
 

@@ -20,8 +20,8 @@ class MethodCase:
     Attributes:
         name: of the trial.
         method: the pick.
-        rows: `pairs`, `labels` or `steps`, see `write_method_data`; or `tasks`, made up, whose answers are drawn and
-            scored by the reward `letters`.
+        rows: `pairs`, `labels`, `steps` or `answers`, see `write_method_data`; or `tasks`, made up, whose answers are
+            drawn and scored by the reward `letters`.
         sections: of the recipe, in place of the usual ones.
         inside: calls within the run at which it may be killed beside those of files, see `zygote.INSIDE`.
     """
@@ -48,7 +48,7 @@ class MethodCase:
         return {
             "model": str(model),
             "data": data,
-            "method": dict(self.method),
+            "method": {name: str(model) if of == TEACHER else of for name, of in self.method.items()},
             "adapter": {"name": "lora", "rank": 4, "dropout": 0.1},
             "optimizer": {"name": "adamw", "learning_rate": 5e-3},
             "schedule": "cosine",
@@ -120,15 +120,22 @@ METHOD_CASES = (
 )  # fmt: skip
 
 
+ONLINE: Mapping[str, Any] = {
+    "batch_size": 2, "max_length": 256, "precision": "fp32", "max_steps": 6, "epochs": 10,
+}  # fmt: skip
+
+
 def online(
     name: str, method: str, inside: tuple[str, ...] = ("sample", "token", "score"), *, batch: int = 2, **options: Any
 ) -> MethodCase:
     """A case that learns from rollouts."""
-    train = {"batch_size": batch, "max_length": 256, "precision": "fp32", "max_steps": 6, "epochs": 10}
+    train = {**ONLINE, "batch_size": batch}
     given = {"name": method, "max_completion_length": 8, "num_generations": 4, "rewards": ["letters"], **options}
     return MethodCase(name, given, rows="tasks", sections={"train": train}, inside=inside)
 
 
+TEACHER = "the model of the case"
+"""In a method, replaced by it."""
 STAND_IN = "address of the stand-in of a vLLM server"
 """In a recipe, replaced by it."""
 VLLM: Mapping[str, Any] = {"sampler": {"name": "vllm", "url": STAND_IN}, "max_logp_difference": 100}
@@ -147,7 +154,15 @@ ONLINE_CASES = (
     online("ppo", "ppo", num_iterations=2),
     online("ppo-ahead", "ppo", prefetch=1, mini_batches=2),
     online("self_rewarding", "self_rewarding", ("sample", "token"), batch=8),
-)
+    online("ebft", "ebft", rewards=[], reference_column="completion"),
+    MethodCase("gkd", {"name": "gkd", "teacher": TEACHER, "max_completion_length": 8}, "answers", inside=("token",)),
+    MethodCase("uld", {"name": "uld", "teacher": TEACHER}, "answers"),
+    MethodCase("spin", {"name": "spin", "max_completion_length": 8}, "answers", inside=("token",)),
+    MethodCase(
+        "sdft", {"name": "sdft", "num_generations": 4, "max_completion_length": 8, "demonstration": "completion"},
+        "tasks", {"train": ONLINE}, ("sample", "token"),
+    ),
+)  # fmt: skip
 """Those that learn from rollouts."""
 
 
@@ -163,5 +178,6 @@ def write_method_data(folder: Path) -> None:
     labels = [{"prompt": said(2, 5), "completion": said(1, 5), "label": i % 2 == 0} for i in range(26)]
     steps = [{"prompt": said(2, 5), "completions": [said(1, 3) for _ in range(3)],
               "labels": [draw.random() < 0.5 for _ in range(3)]} for _ in range(26)]  # fmt: skip
-    for name, rows in (("pairs", pairs), ("labels", labels), ("steps", steps)):
+    answers = [{"prompt": row["prompt"], "completion": row["completion"]} for row in labels]
+    for name, rows in (("pairs", pairs), ("labels", labels), ("steps", steps), ("answers", answers)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -73,18 +74,86 @@ class TrainedRun:
     def weights(self, precision: str, *, folder: Path | None = None) -> Path:
         """See `ExportSource.weights`."""
         target = folder or self.scratch / f"weights-{precision}"
-        if (target / "config.json").is_file():
-            return target
-        context = self.context
-        needed, free = context.model.parameters * BYTES[precision], shutil.disk_usage(self.scratch).free
-        if needed > free:
-            raise UserError(
-                f"{self.scratch.parent} has {size(free)} free, and the model takes {size(needed)}",
-                action="make room, or set --output to another disk",
-            )
-        context.loader.write(str(self.run), target, precision=precision)
-        carry(self.artifact, target)
+        fresh = not (target / "config.json").is_file()
+        _weights(self.context, str(self.run), precision, target)
+        if fresh:
+            carry(self.artifact, target)
         return target
+
+
+class BareModel:
+    """Implements `finetooth_hooks.ExportSource` for a model that no run trained.
+
+    Args:
+        reference: of the model, as a recipe names it.
+        rows: what its exporter may calibrate with.
+        scratch: an empty folder on the disk of the export.
+    """
+
+    adapter = False
+
+    def __init__(self, reference: str, rows: Pick, commands: CommandContext, scratch: Path) -> None:
+        self.scratch, self._reference = scratch, reference
+        self.run = self.artifact = scratch / (Path(reference).name or "model")
+        self.run.mkdir()
+        recipe = {"model": reference, "data": {"train": rows}}
+        (self.run / RECIPE).write_text(json.dumps(recipe), encoding="utf-8")  # which is YAML as well
+        self.context = commands.context(recipe)
+        self.card = f"# {self.run.name}\n\nThe weights of {reference}, stored in another format.\n"
+
+    def weights(self, precision: str, *, folder: Path | None = None) -> Path:
+        """See `ExportSource.weights`."""
+        return _weights(self.context, self._reference, precision, folder or self.scratch / f"weights-{precision}")
+
+
+def _weights(context: Context, reference: str, precision: str, target: Path) -> Path:
+    """A model's weights in a folder, written unless they are there.
+
+    Raises:
+        UserError: the disk has no room.
+    """
+    if (target / "config.json").is_file():
+        return target
+    needed, free = context.model.parameters * BYTES[precision], shutil.disk_usage(target.parent).free
+    if needed > free:
+        raise UserError(
+            f"{target.parent} has {size(free)} free, and the model takes {size(needed)}",
+            action="make room, or set --output to another disk",
+        )
+    context.loader.write(reference, target, precision=precision)
+    return target
+
+
+def export_model(
+    commands: CommandContext, reference: str, pick: Pick, rows: Pick, output: Path, measure: Callable[[Path], str]
+) -> Exported:
+    """Write a model that no run trained in another format, complete or not at all.
+
+    Args:
+        reference: of the model, as a recipe names it.
+        rows: what the exporter may calibrate with.
+        output: the folder to write.
+        measure: looks at what was written, and says what it found; what it raises leaves nothing behind.
+
+    Raises:
+        UserError: the exporter cannot say this model, or `measure` refuses it.
+    """
+    name = pick if isinstance(pick, str) else str(pick["name"])
+    exporter: Exporter = commands.build("exporter", pick, setting="--to")
+    told: list[Exported] = []
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
+        source = BareModel(reference, rows, commands, Path(scratch))
+        exporter.check(source)
+
+        def fill(folder: Path) -> None:
+            made = exporter.export(source, folder)
+            said = measure(folder if made.model == "." else folder / made.model)
+            told.append(dataclasses.replace(made, checks=(*made.checks, said)))
+            (folder / CARD).write_text(source.card, encoding="utf-8")
+
+        write_folder(output, fill, {"kind": "export", "exporter": name, "model": reference})
+    return told[0]
 
 
 def export(

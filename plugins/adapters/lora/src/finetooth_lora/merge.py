@@ -23,9 +23,8 @@ from finetooth_saving.runs.written_models import UNMEASURED, compare
 from finetooth_toolbox.files.manifests import ManifestProblem, check_folder, listed_files, read_manifest
 from finetooth_toolbox.files.trained_over import check_base
 from finetooth_toolbox.messages.shipped import carry
+from finetooth_torchshared.packing import FORMATS, Format, pack_folder, without_memory
 from finetooth_torchshared.whole_weights import export_weights
-
-from finetooth_lora.packing import FORMATS, Format, pack_folder
 
 Precision = Literal["fp32", "bf16", "fp16"]
 MANIFEST = "manifest.json"
@@ -226,8 +225,6 @@ def copied(weights: Path, folder: Path) -> Any:
     Raises:
         UserError: only its loader knows what model it is.
     """
-    from finetooth_lora.shards import without_memory
-
     model = without_memory(weights)
     if model is None:
         raise UserError(f"{weights}: a model of this kind cannot be packed", action="use it as it is")

@@ -178,20 +178,3 @@ def _experts(saved: Mapping[str, Any], model: Any) -> list[tuple[str, str, int, 
             experts = int(module.num_experts) if weight.dim() == 3 else 0
             found.append((path, f"{holder}.{module.parameter_name}", experts, outputs_first))
     return found
-
-
-def without_memory(folder: Path) -> Any:
-    """The model of a folder on torch's device `meta`; None where only its loader knows what it is."""
-    import transformers
-
-    config = transformers.AutoConfig.from_pretrained(str(folder))
-    named = (getattr(config, "architectures", None) or [""])[0]
-    made = getattr(transformers, named, None)
-    if made is None or not named.endswith(("ForCausalLM", "ForConditionalGeneration")):
-        return None
-    with torch.device("meta"):
-        model = made(config)
-    generation = folder / "generation_config.json"
-    if generation.is_file():
-        model.generation_config = transformers.GenerationConfig.from_pretrained(str(folder))
-    return model

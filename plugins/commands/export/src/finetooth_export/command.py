@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 from finetooth_hooks.context import CommandContext
+from finetooth_hooks.exporters import Exported
 from finetooth_saving.exporting import export
 from finetooth_saving.moved_bases import base_moved
 from finetooth_toolbox.text.measures import size
@@ -48,10 +49,15 @@ def command(
         click.get_current_context().with_resource(base_moved(folder, moved))
     pick = context.pick(exporter, [option for option in options if option not in moved])
     target, told = export(context, run, pick, output, bound=None if unmeasured else bound)
+    show(target, told, f"exported {run} to {exporter}")
+
+
+def show(target: Path, told: Exported, done: str) -> None:
+    """Print the files of an export, what was checked, and how it is used."""
     for path in sorted(path for path in target.rglob("*") if path.is_file()):
         click.echo(f"  {path.relative_to(target).as_posix():<40} {size(path.stat().st_size)}")
     for check in told.checks:
         click.echo(f"checked: {check}")
-    click.echo(f"exported {run} to {exporter}: {target}")
+    click.echo(f"{done}: {target}")
     if told.use:
         click.echo(f"try: {told.use.format(folder=shlex.quote(str(target)))}")

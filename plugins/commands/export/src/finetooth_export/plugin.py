@@ -1,4 +1,4 @@
-"""`ft export`: write what a run trained for another tool."""
+"""`ft export` and `ft quantize`: write a model for another tool, or in fewer bits."""
 
 from __future__ import annotations
 
@@ -13,5 +13,11 @@ def ft_commands() -> Iterator[Command]:
         name="export",
         build="finetooth_export.command:command",
         summary="write what was trained for another tool",
+        section="Use",
+    )
+    yield Command(
+        name="quantize",
+        build="finetooth_export.quantize:command",
+        summary="store a run or a model in fewer bits, and measure the loss",
         section="Use",
     )

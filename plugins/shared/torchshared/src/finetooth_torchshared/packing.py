@@ -40,13 +40,14 @@ def packed(weight: Any, form: Format, name: str) -> dict[str, Any]:
         UserError: its rows cannot be divided into groups.
     """
     import torch
+
     from finetooth_torchshared.packed_files import words
 
     outputs, inputs = weight.shape
     if inputs % form.group:
         raise UserError(
             f"--to: {name} has {inputs} inputs, which groups of {form.group} do not divide",
-            action="merge it --to plain",
+            action="leave it in plain numbers",
         )
     groups = weight.float().reshape(outputs, -1, form.group)
     if form.floating:
@@ -62,8 +63,8 @@ def packed(weight: Any, form: Format, name: str) -> dict[str, Any]:
     return {"weight_packed": words(codes.flatten(1), form.bits, 1), "weight_scale": scales, "weight_shape": shape}
 
 
-def pack_folder(model: Any, folder: Path, form: Format) -> None:
-    """Pack the linear weights of a written folder, file by file.
+def pack_folder(model: Any, folder: Path, form: Format) -> int:
+    """Pack the linear weights of a written folder, file by file; how many modules.
 
     Args:
         model: what was written; its head and embeddings stay as they are.
@@ -72,6 +73,7 @@ def pack_folder(model: Any, folder: Path, form: Format) -> None:
         UserError: see `packed`.
     """
     import torch
+
     from finetooth_torchshared.packed_files import repack
 
     head = model.get_output_embeddings()
@@ -86,6 +88,7 @@ def pack_folder(model: Any, folder: Path, form: Format) -> None:
         return {f"{path}.{part}": of for part, of in packed(tensor, form, name).items()}
 
     repack(folder, pack, {"quantization_config": _said(form, kept)})
+    return len(paths)
 
 
 def _said(form: Format, kept: list[str]) -> dict[str, Any]:
@@ -103,3 +106,21 @@ def _said(form: Format, kept: list[str]) -> dict[str, Any]:
         "format": "mxfp4-pack-quantized" if form.floating else "pack-quantized",
         "config_groups": {"group_0": group}, "ignore": kept, "kv_cache_scheme": None,
     }  # fmt: skip
+
+
+def without_memory(folder: Path) -> Any:
+    """The model of a folder on torch's device `meta`; None where only its loader knows what it is."""
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(str(folder))
+    named = (getattr(config, "architectures", None) or [""])[0]
+    made = getattr(transformers, named, None)
+    if made is None or not named.endswith(("ForCausalLM", "ForConditionalGeneration")):
+        return None
+    with torch.device("meta"):
+        model = made(config)
+    generation = folder / "generation_config.json"
+    if generation.is_file():
+        model.generation_config = transformers.GenerationConfig.from_pretrained(str(folder))
+    return model

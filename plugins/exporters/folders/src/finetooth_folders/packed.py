@@ -1,0 +1,62 @@
+"""Linear weights in few bits, rounded to nearest, in the layout of compressed-tensors: vLLM, transformers with that
+library, and finetooth load it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from finetooth_hooks import CommandContext, Exported, ExporterBase, ExportSource, Options, UserError
+
+
+class PackedOptions(Options):
+    """Options of `int8`, `int4` and `mxfp4`."""
+
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Of scales, and of all that is not packed: embeddings, norms and head."""
+
+
+def build_int8(options: PackedOptions, context: CommandContext) -> PackedExporter:
+    """Groups of 64 weights."""
+    return PackedExporter("int8", options.precision)
+
+
+def build_int4(options: PackedOptions, context: CommandContext) -> PackedExporter:
+    """Groups of 32 weights."""
+    return PackedExporter("int4", options.precision)
+
+
+def build_mxfp4(options: PackedOptions, context: CommandContext) -> PackedExporter:
+    """Blocks of 32 weights, E2M1 under a power of two."""
+    return PackedExporter("mxfp4", options.precision)
+
+
+class PackedExporter(ExporterBase):
+    """Writes config, packed safetensors files and tokenizer.
+
+    Args:
+        form: a key of `finetooth_torchshared.packing.FORMATS`.
+        precision: of the numbers that stay.
+    """
+
+    def __init__(self, form: str, precision: str) -> None:
+        self._form, self._precision = form, precision
+
+    def export(self, source: ExportSource, folder: Path) -> Exported:
+        """Write it, and read the packed modules back.
+
+        Raises:
+            UserError: transformers has no class for the model, or a weight cannot be packed.
+        """
+        from finetooth_torchshared.packing import FORMATS, pack_folder, without_memory
+
+        source.weights(self._precision, folder=folder)
+        model = without_memory(folder)
+        if model is None:
+            raise UserError(
+                f"{source.run}: a model of this kind cannot be packed", action="export it with --to safetensors"
+            )
+        packed = pack_folder(model, folder, FORMATS[self._form])
+        return Exported(
+            use="vllm serve {folder}", checks=(f"{packed} linear modules packed as {self._form}",), model="."
+        )
