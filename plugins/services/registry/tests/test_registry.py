@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from finetooth_hooks import ReleaseVersion, UserError
 from finetooth_registry import exporter, records, release_gates
 from finetooth_registry.command import registry as command
@@ -487,3 +489,38 @@ def test_a_bill_of_materials_is_valid_and_names_base_data_and_files(place: Place
     stored = {part["name"]: part["hashes"][0]["content"] for part in model["components"]}
     weights = (place.runs / "run-0/artifact/weights").read_bytes()
     assert stored["artifact/weights"] == hashlib.sha256(weights).hexdigest()
+
+
+@pytest.mark.slow
+def test_model_signing_verifies_what_is_signed_for_it(place: Place, tmp_path: Path) -> None:
+    """The real command, which knows nothing of registries."""
+    pytest.importorskip("model_signing", reason="model-signing is not installed")
+    place.add("one")
+    private = ec.generate_private_key(ec.SECP256R1())
+    key, public, out = tmp_path / "ec.pem", tmp_path / "ec.pub", tmp_path / "out"
+    key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public.write_bytes(private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    done = place("get", "bot@v0", str(out), "--model-signing", str(key))
+    assert done.exit_code == 0 and f"{out}.sig" in done.output
+
+    def verified() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "model_signing", "verify", "key", "--signature", f"{out}.sig"]
+        return subprocess.run([*command, "--public_key", str(public), str(out)], capture_output=True, text=True)
+
+    good = verified()
+    assert good.returncode == 0, good.stderr
+    (out / "artifact/weights").write_text("two")
+    bad = verified()
+    assert bad.returncode != 0 and "artifact/weights" in bad.stdout + bad.stderr
+
+
+@pytest.mark.slow
+def test_a_key_that_model_signing_does_not_take_is_refused_before_anything_is_written(
+    place: Place, tmp_path: Path
+) -> None:
+    pytest.importorskip("model_signing", reason="model-signing is not installed")
+    place.add("one")
+    for key in (place.key, tmp_path / "missing.pem"):
+        refused = place("get", "bot@v0", str(tmp_path / "out"), "--model-signing", str(key))
+        assert isinstance(refused.exception, UserError) and "openssl ecparam" in str(refused.exception)
+    assert not (tmp_path / "out").exists()

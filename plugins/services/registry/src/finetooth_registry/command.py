@@ -157,15 +157,27 @@ def bom(version: str, where: str) -> None:
 @registry.command("get")
 @click.argument("version")
 @click.argument("output", type=click.Path(path_type=Path))
+@click.option(
+    "--model-signing",
+    "ec_key",
+    type=click.Path(path_type=Path),
+    metavar="KEY",
+    help="Sign the folder for the command model_signing too, with a key on P-256, P-384 or P-521.",
+)
 @_HERE
-def get(version: str, output: Path, where: str) -> None:
+def get(version: str, output: Path, ec_key: Path | None, where: str) -> None:
     """Write VERSION to the folder OUTPUT as the run that it was, with its record; every file is checked."""
+    from finetooth_registry import modelsigning
     from finetooth_registry.writing import write_version
 
+    if ec_key is not None:
+        modelsigning.check(ec_key)
     opened = _open(where)
     made = opened.version(version)
     write_version(opened, made, output)
     click.echo(f"wrote {made.called} to {output}")
+    if ec_key is not None:
+        click.echo(f"signed for model_signing in {modelsigning.sign_folder(output, ec_key)}")
 
 
 @registry.command("measure")
