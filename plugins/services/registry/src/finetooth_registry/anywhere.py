@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -104,16 +104,24 @@ class AnyRegistry(ABC):
         """Trusted keys by name."""
 
     @abstractmethod
-    def versions(self, model: str = "") -> list[Version]:
-        """Versions of one model or of all, the newest last."""
+    def versions(self, model: str = "", newest: int = 0) -> list[Version]:
+        """Versions of one model or of all, the newest of each last.
+
+        Args:
+            newest: how many of the newest, in the order in which they were registered; 0: all.
+        """
 
     @abstractmethod
     def metrics(self, version: Version) -> tuple[dict[str, float], dict[str, tuple[Mapping[str, Any], ...]]]:
         """The latest measurement of each metric, and the latest kept answers of each evaluator."""
 
     @abstractmethod
-    def events(self) -> list[Event]:
-        """The log, oldest first."""
+    def events(self, model: str = "") -> list[Event]:
+        """The log, oldest first.
+
+        Args:
+            model: its events and those of no model alone; empty: all.
+        """
 
     @abstractmethod
     def add(
@@ -174,7 +182,7 @@ class AnyRegistry(ABC):
     def held(self, version: Version, channel: str) -> str:
         """Why a version is held back by hand from a channel; empty if it is not."""
         about = {"model": version.model, "number": version.number, "channel": channel}
-        holds = (event for event in reversed(self.events()) if event.kind in ("held", "hold lifted"))
+        holds = (event for event in reversed(self.events(version.model)) if event.kind in ("held", "hold lifted"))
         return next((str(e.detail["why"]) for e in holds if about.items() <= e.detail.items()), "")
 
     @abstractmethod
@@ -228,6 +236,10 @@ class AnyRegistry(ABC):
         """The version that a channel holds."""
         return next((version for version in self.versions(model) if channel in version.channels), None)
 
+    def released(self) -> list[Version]:
+        """Versions that channels hold."""
+        return [version for version in self.versions() if version.channels]
+
     def record(self, version: Version) -> bytes:
         """The signed record of a version."""
         return self.blobs.read(version.record)
@@ -244,13 +256,28 @@ class AnyRegistry(ABC):
         Raises:
             UserError: an event was changed, cut out or reordered.
         """
-        previous = FIRST
-        events = self.events()
-        for place, event in enumerate(events, 1):
-            if event.sequence != place or event.previous != previous or event.sha256 != event.expected():
-                raise UserError(f"the log was changed at event {place}", action="restore the registry from a copy")
-            previous = event.sha256
-        return len(events)
+        return chained(self.events())[0]
+
+
+def chained(events: Iterable[Event], known: tuple[int, str] = (0, FIRST)) -> tuple[int, str]:
+    """Check that events follow each other.
+
+    Args:
+        known: number and SHA-256 of the event before the first.
+
+    Returns:
+        The same of the last one.
+
+    Raises:
+        UserError: an event was changed, cut out or reordered.
+    """
+    count, previous = known
+    for event in events:
+        count += 1
+        if event.sequence != count or event.previous != previous or event.sha256 != event.expected():
+            raise UserError(f"the log was changed at event {count}", action="restore the registry from a copy")
+        previous = event.sha256
+    return count, previous
 
 
 def files_of(content: Mapping[str, Any]) -> dict[str, str]:

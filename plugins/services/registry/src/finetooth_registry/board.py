@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +71,11 @@ class RegistryPages:
         return Markup(self._templates.get_template(f"{name}.html").render(about))
 
     def _overview(self, registry: AnyRegistry, request: Request) -> Html:
-        versions, trusted = registry.versions(), registry.trusted()
-        shown = versions[: -MOST - 1 : -1]
+        shown, trusted = registry.versions(newest=MOST)[::-1], registry.trusted()
         signers = {version.called: records.signers_of(registry.record(version), trusted) for version in shown}
         refusals = [event for event in registry.events() if event.kind == "refused"][: -MOST - 1 : -1]
-        held = [version for version in versions if version.channels]
         return "Registry", self._html(
-            "overview", request, where=_where(), versions=shown, left=len(versions) - len(shown), held=held,
+            "overview", request, where=_where(), versions=shown, left=len(shown) == MOST, held=registry.released(),
             signers=signers, refusals=refusals,
         )  # fmt: skip
 
@@ -87,14 +86,13 @@ class RegistryPages:
         metrics, answers = registry.metrics(version)
         made_of = lineage(registry, version)
         root = str(request.scope.get("root_path", ""))
-        addresses = {node.called: _address(root, node) for node in registry.versions()}
         channels = list(registry.policy.channels)
         holds = {channel: why for channel in channels if (why := registry.held(version, channel))}
-        about = [event for event in registry.events() if event.detail.get("model") == version.model]
+        about = [event for event in registry.events(version.model) if event.detail.get("model")]
         decisions = [e for e in about if e.detail.get("number") == version.number and e.kind in DECIDED]
         return version.called, self._html(
             "version", request, version=version, here=_address(root, version), metrics=metrics, answers=answers,
-            lineage=made_of, drawing=drawing(made_of, addresses), channels=channels, holds=holds,
+            lineage=made_of, drawing=drawing(made_of, partial(_address, root)), channels=channels, holds=holds,
             decisions=decisions[::-1], key=os.environ.get("FT_REGISTRY_KEY", ""), said=said, passed=passed, asked=asked,
             signers=records.signers_of(registry.record(version), registry.trusted()),
         )  # fmt: skip

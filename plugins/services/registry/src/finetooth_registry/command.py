@@ -33,11 +33,17 @@ def registry() -> None:
 
 @registry.command("init")
 @click.argument("folder", type=click.Path(path_type=Path), default=Path("registry"))
-def init(folder: Path) -> None:
+@click.option(
+    "--database",
+    default="",
+    metavar="URL",
+    help="postgresql://USER:${PASSWORD}@HOST/NAME for its tables, the variable from the environment; default: SQLite.",
+)
+def init(folder: Path, database: str) -> None:
     """Make an empty registry in FOLDER. Its policy.yaml says what may be registered and released."""
     from finetooth_registry.registry import Registry
 
-    Registry.create(folder)
+    Registry.create(folder, database)
     click.echo(f"made {folder}; edit {folder / 'policy.yaml'} to change what it accepts")
 
 

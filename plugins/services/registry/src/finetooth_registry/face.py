@@ -128,6 +128,16 @@ def _version(registry: Registry, parts: Parts) -> Version:
     return registry.version(f"{parts['model']}@v{parts['number']}")
 
 
+def _count(given: str) -> int:
+    """
+    Raises:
+        UserError: it is no number.
+    """
+    if not given.isdecimal():
+        raise UserError(f"newest: {given[:20]!r} is not a number", action="send what the command sends")
+    return int(given)
+
+
 def _metrics(registry: Registry, parts: Parts, body: Any) -> Any:
     metrics, answers = registry.metrics(_version(registry, parts))
     return {"metrics": metrics, "answers": answers}
@@ -153,9 +163,11 @@ CALLS = (
     Call("GET", "/keys", LOOK, lambda registry, parts, body: {
         name: records.key_to_json(key) for name, key in registry.trusted().items()
     }),
-    Call("GET", "/log", LOOK, lambda registry, parts, body: [asdict(event) for event in registry.events()]),
+    Call("GET", "/log", LOOK, lambda registry, parts, body: [
+        asdict(event) for event in registry.events(parts.get("model", ""))
+    ]),
     Call("GET", "/versions", LOOK, lambda registry, parts, body: [
-        asdict(version) for version in registry.versions(parts.get("model", ""))
+        asdict(version) for version in registry.versions(parts.get("model", ""), _count(parts.get("newest", "0")))
     ]),
     Call("GET", "/versions/{model}/next", WRITE, lambda registry, parts, body: registry.next_version(parts["model"])),
     Call("GET", "/versions/{model}/{number:int}/metrics", LOOK, _metrics),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,11 +81,11 @@ def _base(about: Mapping[str, Any]) -> Node:
     return Node("base", str(about.get("model", "base")), str(about.get("base_digest", "")), files)
 
 
-def drawing(root: Node, addresses: Mapping[str, str]) -> Markup:
+def drawing(root: Node, address_of: Callable[[Version], str]) -> Markup:
     """A lineage as SVG: what was made stands to the right of what it was made of.
 
     Args:
-        addresses: of pages, by the title of a version.
+        address_of: the page of a version.
     """
     placed = list(_placed(root, 0, [0]))
     deepest, lowest = max(depth for _, depth, _, _ in placed), max(row for _, _, row, _ in placed)
@@ -109,8 +109,8 @@ def drawing(root: Node, addresses: Mapping[str, str]) -> Markup:
             x=x, y=y, w=WIDTH, h=HEIGHT, left=x + 10, one=y + 21, two=y + 40, title=_short(node.title),
             below=f"{node.kind} {node.digest[:12]}",
         )  # fmt: skip
-        address = addresses.get(node.title) if node.version is not None else None
-        drawn.append(Markup('<a href="{}">{}</a>').format(address, box) if address else box)
+        version = node.version
+        drawn.append(box if version is None else Markup('<a href="{}">{}</a>').format(address_of(version), box))
     frame = Markup('<svg viewBox="0 0 {} {}" width="{}" height="{}" xmlns="http://www.w3.org/2000/svg">{}</svg>')
     return frame.format(*size, *size, Markup("").join(drawn))
 

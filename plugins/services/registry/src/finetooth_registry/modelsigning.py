@@ -47,7 +47,7 @@ def sign_folder(folder: Path, key: Path) -> Path:
 
     signature = folder.with_name(f"{folder.name}.sig")
     try:
-        Config().use_elliptic_key_signer(private_key=key).sign(folder, signature)
+        Config().use_elliptic_key_signer(private_key=key).sign(folder, signature)  # type: ignore[no-untyped-call]
     except ValueError as error:
         raise UserError(f"{key}: {error}", action=MAKE) from error
     return signature

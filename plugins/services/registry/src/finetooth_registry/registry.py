@@ -21,16 +21,18 @@ from finetooth_hooks import Verdict
 from finetooth_hooks.errors import UserError
 from finetooth_toolbox.files.locks import FolderHeldError, held_folder
 from securesystemslib.signer import CryptoSigner, Key  # type: ignore[attr-defined]
-from sqlalchemy import Connection, Engine, create_engine, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, delete, exists, func, insert, or_, select, update
 from sqlalchemy.exc import DatabaseError
 
-from finetooth_registry import policy, records
-from finetooth_registry.anywhere import FIRST, AnyRegistry, Event, Taken, Version, evidence, files_of
-from finetooth_registry.blobs import Blobs
-from finetooth_registry.tables import CHANNELS, EVENTS, KEYS, MEASUREMENTS, METADATA, VERSIONS
+from finetooth_registry import policy, records, schema
+from finetooth_registry.anywhere import FIRST, AnyRegistry, Event, Taken, Version, chained, evidence, files_of
+from finetooth_registry.blobs import RESTORE, Blobs
+from finetooth_registry.schema import DATABASE
+from finetooth_registry.tables import CHANNELS, EVENTS, KEYS, MEASUREMENTS, VERSIONS
 
-DATABASE = "registry.db"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+MANY = 500
+"""Models from which on all channels are read at once."""
 PATIENCE = 60
 """Seconds to wait for another process that writes."""
 
@@ -46,26 +48,51 @@ class Registry(AnyRegistry):
     blobs: Blobs
 
     def __init__(self, folder: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        if not (folder / DATABASE).is_file():
+        if not schema.is_registry(folder):
             raise UserError(f"{folder} holds no registry", action=f"make one with ft registry init {folder}")
         self.folder, self.blobs, self._clock = folder, Blobs(folder / "blobs"), clock
-        self._database: Engine = create_engine(f"sqlite:///{folder / DATABASE}")
+        self._database = schema.open_database(folder)
+        self._known, self._seen = (0, FIRST), self._stamp()
+        self._up_to_date()
 
     @classmethod
-    def create(cls, folder: Path) -> Registry:
+    def create(cls, folder: Path, database: str = "") -> Registry:
         """Make an empty registry.
 
+        Args:
+            database: address of a PostgreSQL database for its tables; empty: SQLite in the folder.
+
         Raises:
-            UserError: the folder holds something.
+            UserError: the folder holds something, or the database cannot be used.
         """
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder} is not empty", action="choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / policy.FILE).write_text(policy.START, encoding="utf-8")
-        database = create_engine(f"sqlite:///{folder / DATABASE}")
-        METADATA.create_all(database)
-        database.dispose()
+        if database:
+            (folder / schema.ADDRESS).write_text(f"{database}\n", encoding="utf-8")
+        made = schema.open_database(folder)
+        with _said(folder):
+            schema.migrate(made)
+        made.dispose()
         return cls(folder)
+
+    def _up_to_date(self) -> None:
+        """Bring the tables up to date.
+
+        Raises:
+            UserError: there are none, or they are of a later finetooth.
+        """
+        with self._reading() as connection:
+            at = schema.version_of(connection)
+        if at != schema.HEAD:
+            schema.check(at, self.folder)
+            with self._held(), _said(self.folder):
+                schema.migrate(self._database)
+
+    def close(self) -> None:
+        """Close the connections to the database."""
+        self._database.dispose()
 
     @property
     def policy(self) -> policy.Policy:
@@ -191,14 +218,43 @@ class Registry(AnyRegistry):
             detail = {"model": version.model, "number": version.number, "metrics": dict(metrics), "answers": kept}
             self._log(connection, "measured", detail)
 
-    def versions(self, model: str = "") -> list[Version]:
+    def versions(self, model: str = "", newest: int = 0) -> list[Version]:
+        query = select(VERSIONS).where(VERSIONS.c.model == model) if model else select(VERSIONS)
+        if newest:
+            order = (VERSIONS.c.number,) if model else (VERSIONS.c.added, VERSIONS.c.model, VERSIONS.c.number)
+            return self._chosen(query.order_by(*(column.desc() for column in order)).limit(newest))[::-1]
+        return self._chosen(query.order_by(VERSIONS.c.model, VERSIONS.c.number))
+
+    def _chosen(self, query: Select[Any]) -> list[Version]:
         with self._reading() as connection:
-            query = select(VERSIONS).order_by(VERSIONS.c.model, VERSIONS.c.number)
-            rows = connection.execute(query.where(VERSIONS.c.model == model) if model else query).mappings().all()
+            rows: Sequence[RowMapping] = connection.execute(query).mappings().all()
+            models = {row["model"] for row in rows}
             held: dict[tuple[str, int], list[str]] = {}
-            for held_model, channel, number in connection.execute(select(CHANNELS)).all():
+            where = [CHANNELS.c.model.in_(models)] if len(models) < MANY else []
+            for held_model, channel, number in connection.execute(select(CHANNELS).where(*where)).all():
                 held.setdefault((held_model, number), []).append(channel)
         return [Version(**row, channels=tuple(sorted(held.get((row["model"], row["number"]), ())))) for row in rows]
+
+    def version(self, reference: str) -> Version:
+        model, _, where = reference.removeprefix("registry:").partition("@")
+        mine = select(VERSIONS).where(VERSIONS.c.model == model)
+        if where[:1] == "v" and where[1:].isdigit():
+            chosen = self._chosen(mine.where(VERSIONS.c.number == int(where[1:][:9])))
+        elif where:
+            held = select(CHANNELS.c.number).where(CHANNELS.c.model == model, CHANNELS.c.channel == where)
+            chosen = self._chosen(mine.where(VERSIONS.c.number.in_(held)))
+        else:
+            chosen = self._chosen(mine.order_by(VERSIONS.c.number.desc()).limit(1))
+        return chosen[0] if chosen else super().version(reference)  # which says what is missing
+
+    def released(self) -> list[Version]:
+        there = (CHANNELS.c.model == VERSIONS.c.model) & (CHANNELS.c.number == VERSIONS.c.number)
+        return self._chosen(select(VERSIONS).where(exists().where(there)).order_by(VERSIONS.c.model, VERSIONS.c.number))
+
+    def in_channel(self, model: str, channel: str) -> Version | None:
+        held = select(CHANNELS.c.number).where(CHANNELS.c.model == model, CHANNELS.c.channel == channel)
+        chosen = self._chosen(select(VERSIONS).where(VERSIONS.c.model == model, VERSIONS.c.number.in_(held)))
+        return chosen[0] if chosen else None
 
     def metrics(self, version: Version) -> tuple[dict[str, float], dict[str, tuple[Mapping[str, Any], ...]]]:
         with self._reading() as connection:
@@ -271,7 +327,8 @@ class Registry(AnyRegistry):
         with self._changing() as connection:
             self._log(connection, "watched", detail)
             watched = select(EVENTS.c.detail).where(EVENTS.c.kind == "watched").order_by(EVENTS.c.sequence.desc())
-            about = [EVENTS.c.detail[name].as_string() == str(detail[name]) for name in ("model", "number", "channel")]
+            about = [EVENTS.c.detail[name].as_string() == str(detail[name]) for name in ("number", "channel")]
+            about.append(EVENTS.c.model == version.model)
             earlier = connection.execute(watched.where(*about).execution_options(yield_per=100)).scalars()
             return sum(1 for _ in takewhile(lambda one: one["passed"], earlier))
 
@@ -279,11 +336,8 @@ class Registry(AnyRegistry):
         now = self.in_channel(model, channel)
         if now is None:
             raise UserError(f"{model} has no version in {channel}", action="ft registry list shows them")
-        moves = [event.detail for event in self.events() if event.kind in ("decided", "rolled back")]
-        mine = [
-            move for move in moves
-            if move["model"] == model and move["channel"] == channel and move.get("decision") != "HOLD"
-        ]  # fmt: skip
+        moves = [event.detail for event in self.events(model) if event.kind in ("decided", "rolled back")]
+        mine = [move for move in moves if move["channel"] == channel and move.get("decision") != "HOLD"]
         before = next((move["before"] for move in reversed(mine) if move["number"] == now.number), None)
         if before is None:
             raise UserError(f"{channel} held no version of {model} before v{now.number}", action="promote another one")
@@ -294,10 +348,41 @@ class Registry(AnyRegistry):
             self._log(connection, "rolled back", {**detail, "before": earlier[-1] if earlier else None})
         return self.version(f"{model}@v{before}")
 
-    def events(self) -> list[Event]:
+    def events(self, model: str = "") -> list[Event]:
+        return self._events(or_(EVENTS.c.model == model, EVENTS.c.model.is_(None)) if model else EVENTS.c.sequence > 0)
+
+    def _events(self, about: ColumnElement[bool]) -> list[Event]:
         with self._reading() as connection:
-            rows = connection.execute(select(EVENTS).order_by(EVENTS.c.sequence)).mappings().all()
-        return [Event(**row) for row in rows]
+            rows = connection.execute(select(EVENTS).where(about).order_by(EVENTS.c.sequence)).mappings().all()
+        return [Event(**{name: value for name, value in row.items() if name != "model"}) for row in rows]
+
+    def check_log(self) -> int:
+        """See `AnyRegistry`. What this process has checked is not checked again, unless another one changed the file of
+        the database since."""
+        if self._seen != (seen := self._stamp()):
+            self._known, self._seen = (0, FIRST), seen
+        count, last = self._known
+        later = self._events(EVENTS.c.sequence >= max(count, 1))
+        if count and (not later or later.pop(0).sha256 != last):
+            raise UserError(f"the log was changed at event {count}", action=RESTORE)
+        known = chained(later, self._known)
+        said = func.coalesce(EVENTS.c.detail["model"].as_string(), "")
+        with self._reading() as connection:
+            moved = select(EVENTS.c.sequence).where(
+                EVENTS.c.sequence > count, said != func.coalesce(EVENTS.c.model, "")
+            )
+            if (place := connection.execute(moved.limit(1)).scalar()) is not None:
+                raise UserError(f"event {place} of the log was put to another model", action=RESTORE)
+        self._known = known
+        return known[0]
+
+    def _stamp(self) -> tuple[int, ...]:
+        """What changes when the database does; the same for all times where it is no file."""
+        try:
+            about = (self.folder / DATABASE).stat()
+        except FileNotFoundError:
+            return ()
+        return about.st_mtime_ns, about.st_size, about.st_ino
 
     def named_blobs(self) -> set[str]:
         """SHA-256 of every blob that a version or a measurement names."""
@@ -332,7 +417,8 @@ class Registry(AnyRegistry):
         sequence, previous = (last[0] + 1, last[1]) if last else (1, FIRST)
         event = Event(sequence, self._now(), kind, json.loads(json.dumps(detail)), previous, "")
         connection.execute(insert(EVENTS).values(
-            sequence=sequence, at=event.at, kind=kind, detail=event.detail, previous=previous, sha256=event.expected()
+            sequence=sequence, at=event.at, kind=kind, detail=event.detail, previous=previous, sha256=event.expected(),
+            model=event.detail.get("model"),
         ))  # fmt: skip
 
     def _now(self) -> str:
@@ -341,11 +427,11 @@ class Registry(AnyRegistry):
     @contextmanager
     def _changing(self) -> Iterator[Connection]:
         """One writer at a time, everything or nothing."""
-        try:
-            with self._held(), self._database.begin() as connection:
+        with _said(self.folder), self._held():
+            known = self._seen == self._stamp()
+            with self._database.begin() as connection:
                 yield connection
-        except DatabaseError as error:
-            raise UserError(f"{self.folder / DATABASE}: {error.orig}", action="restore the registry") from error
+            self._seen = self._stamp() if known else ()
 
     @contextmanager
     def _held(self) -> Iterator[None]:
@@ -365,11 +451,18 @@ class Registry(AnyRegistry):
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
-        try:
-            with self._database.connect() as connection:
-                yield connection
-        except DatabaseError as error:
-            raise UserError(f"{self.folder / DATABASE}: {error.orig}", action="restore the registry") from error
+        with _said(self.folder), self._database.connect() as connection:
+            yield connection
+
+
+@contextmanager
+def _said(folder: Path) -> Iterator[None]:
+    """What the database of a folder refuses, in one line."""
+    try:
+        yield
+    except DatabaseError as error:
+        reason = str(error.orig or error).splitlines()[0]
+        raise UserError(f"the database of {folder}: {reason}", action="restore the registry") from error
 
 
 def _check_name(name: str, what: str) -> None:

@@ -166,15 +166,16 @@ class RemoteRegistry(AnyRegistry):
         keys = self._server.ask("GET", "/keys")
         return {name: records.key_from_json(text, f"key {name}") for name, text in keys.items()}
 
-    def versions(self, model: str = "") -> list[Version]:
-        return [version_of(one) for one in self._server.ask("GET", "/versions", params={"model": model})]
+    def versions(self, model: str = "", newest: int = 0) -> list[Version]:
+        asked = {"model": model, "newest": newest}
+        return [version_of(one) for one in self._server.ask("GET", "/versions", params=asked)]
 
     def metrics(self, version: Version) -> tuple[dict[str, float], dict[str, tuple[Mapping[str, Any], ...]]]:
         said = self._server.ask("GET", f"/versions/{version.model}/{version.number}/metrics")
         return said["metrics"], {name: tuple(rows) for name, rows in said["answers"].items()}
 
-    def events(self) -> list[Event]:
-        return [Event(**one) for one in self._server.ask("GET", "/log")]
+    def events(self, model: str = "") -> list[Event]:
+        return [Event(**one) for one in self._server.ask("GET", "/log", params={"model": model})]
 
     def add(
         self, model: str, files: Mapping[str, Path], about: Mapping[str, Any], signer: CryptoSigner | None,

@@ -1,8 +1,8 @@
-"""The tables of a registry."""
+"""The tables of a registry as the newest migration leaves them."""
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, Column, Float, Integer, MetaData, String, Table, Text
+from sqlalchemy import JSON, Column, Float, Index, Integer, MetaData, String, Table, Text
 
 METADATA = MetaData()
 
@@ -23,6 +23,7 @@ VERSIONS = Table(
     Column("status", String(16), nullable=False),
     Column("reason", Text, nullable=False),
     Column("added", String(32), nullable=False),
+    Index("versions_by_age", "added", "model", "number"),
 )
 CHANNELS = Table(
     "channels",
@@ -35,12 +36,13 @@ MEASUREMENTS = Table(
     "measurements",
     METADATA,
     Column("id", Integer, primary_key=True),
-    Column("model", String(128), nullable=False, index=True),
+    Column("model", String(128), nullable=False),
     Column("number", Integer, nullable=False),
     Column("metric", String(256), nullable=False),
     Column("value", Float),
     Column("answers", String(64)),
     Column("at", String(32), nullable=False),
+    Index("measurements_of_version", "model", "number", "id"),
 )
 EVENTS = Table(
     "events",
@@ -51,4 +53,6 @@ EVENTS = Table(
     Column("detail", JSON, nullable=False),
     Column("previous", String(64), nullable=False),
     Column("sha256", String(64), nullable=False),
+    Column("model", String(128)),
+    Index("events_of_model", "model", "sequence"),
 )

@@ -90,7 +90,7 @@ def _as_logged(registry: AnyRegistry, version: Version) -> Iterator[Link]:
     record = status = ""
     channels: dict[str, int] = {}
     metrics: dict[str, float] | None = {}
-    for event in registry.events():
+    for event in registry.events(version.model):
         said, kind = event.detail, event.kind
         if kind == "key trusted":
             keys[said["name"]] = said["keyid"]

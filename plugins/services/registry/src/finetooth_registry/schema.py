@@ -1,0 +1,80 @@
+"""A registry's database: where it is, and its tables brought up to date by migrations (Alembic)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from finetooth_hooks.errors import UserError
+from finetooth_toolbox.text.environment import expand
+from sqlalchemy import Connection, Engine, create_engine, inspect, make_url, text
+from sqlalchemy.exc import ArgumentError
+
+DATABASE = "registry.db"
+ADDRESS = "database.url"
+"""A file with the address of a database elsewhere, `postgresql://USER:${VARIABLE}@HOST/NAME`."""
+HEAD = "0002"
+"""The newest migration."""
+_MIGRATIONS = ("0001", HEAD)
+
+
+def is_registry(folder: Path) -> bool:
+    """Whether a folder says where a registry's database is."""
+    return (folder / DATABASE).is_file() or (folder / ADDRESS).is_file()
+
+
+def open_database(folder: Path) -> Engine:
+    """The database of a registry in a folder.
+
+    Raises:
+        UserError: its address is not one of PostgreSQL, or a package is missing.
+        RecipeError: the environment lacks the variable that stands for the password.
+    """
+    file = folder / ADDRESS
+    if not file.is_file():
+        return create_engine(f"sqlite:///{folder / DATABASE}")
+    try:
+        address = make_url(file.read_text(encoding="utf-8").strip())
+        if address.get_backend_name() not in ("postgresql", "postgres"):
+            raise UserError(f"{file}: {address.get_backend_name()} is not offered", action="use postgresql://HOST/NAME")
+        if address.password:
+            address = address.set(password=expand(str(address.password), str(file)))
+        return create_engine(address.set(drivername="postgresql+psycopg"), pool_pre_ping=True, hide_parameters=True)
+    except ArgumentError as error:
+        raise UserError(f"{file}: not an address of a database", action="use postgresql://HOST/NAME") from error
+    except ImportError as error:
+        raise UserError(f"{file}: {error}", action="install finetooth-registry[postgresql]") from error
+
+
+def version_of(connection: Connection) -> str:
+    """The migration that a database is at; empty if it has no tables."""
+    tables = inspect(connection).get_table_names()
+    if "alembic_version" in tables:
+        return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar() or "")
+    return _MIGRATIONS[0] if "versions" in tables else ""
+
+
+def check(found: str, where: Path) -> None:
+    """
+    Raises:
+        UserError: the database has no tables, or the registry is of a later finetooth.
+    """
+    if not found:
+        raise UserError(f"the database of {where} is empty", action="restore the registry")
+    if found not in _MIGRATIONS:
+        raise UserError(f"{where} is of a later finetooth (its tables are at {found})", action="update finetooth")
+
+
+def migrate(database: Engine) -> None:
+    """Bring the tables up to date: all of it, or nothing."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    with database.begin() as connection:
+        if database.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # sqlite3 begins no transaction by itself for tables
+        config.attributes["connection"] = connection
+        if version_of(connection) == _MIGRATIONS[0] and not inspect(connection).has_table("alembic_version"):
+            command.stamp(config, _MIGRATIONS[0])
+        command.upgrade(config, "head")
