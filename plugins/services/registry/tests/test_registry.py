@@ -491,6 +491,62 @@ def test_a_bill_of_materials_is_valid_and_names_base_data_and_files(place: Place
     assert stored["artifact/weights"] == hashlib.sha256(weights).hexdigest()
 
 
+@pytest.fixture
+def child(place: Place, tmp_path: Path) -> Path:
+    """`bot@v1` and `bot@v2`, each trained over the one before it; the folder of `bot@v2`."""
+    place.add("one")
+    for number in (0, 1):
+        base = tmp_path / f"base{number}"
+        assert place("get", f"bot@v{number}", str(base)).exit_code == 0
+        run = write_run(tmp_path / f"over{number}", f"over {number}")
+        (run / "recipe.yaml").write_text(
+            f"model: {base}\nmethod: sft\ndata: {{train: rows.jsonl, classification: {{customer_data: false}}}}\n"
+        )
+        assert place("add", str(run), "--name", "bot", "--key", str(place.key)).exit_code == 0
+    assert place("get", "bot@v2", str(tmp_path / "out")).exit_code == 0
+    return tmp_path / "out"
+
+
+def test_a_version_is_verified_with_all_that_it_was_trained_over(place: Place, child: Path) -> None:
+    for links in (verify_version(place.registry, place.registry.version("bot@v2")),
+                  verify_folder(child, place.registry.trusted())):  # fmt: skip
+        held = holds(links)
+        assert all(held.values()) and {"parent bot@v1", "parent bot@v0"} <= held.keys()
+    assert all(holds(verify_folder(child, place.registry.trusted())).values())
+
+
+def test_a_parent_that_is_missing_changed_or_revoked_is_named(place: Place, child: Path, tmp_path: Path) -> None:
+    parent = child / "parents/bot@v0.dsse.json"
+    content = parent.read_bytes()
+    trusted = place.registry.trusted()
+    parent.unlink()
+    assert holds(verify_folder(child, trusted))["parent bot@v0"] is False
+    parent.write_bytes((child / "parents/bot@v1.dsse.json").read_bytes())
+    assert holds(verify_folder(child, trusted))["parent bot@v0"] is False
+    parent.write_bytes(content)
+    (child / "parents/other.dsse.json").write_bytes(content)
+    assert holds(verify_folder(child, trusted))["parents/other.dsse.json"] is False
+    records.make_key(tmp_path / "new.pem")
+    place.registry.trust("new", records.load_signer(tmp_path / "new.pem").public_key)
+    assert place("sign", "bot@v2", "--key", str(tmp_path / "new.pem")).exit_code == 0
+    assert all(holds(verify_version(place.registry, place.registry.version("bot@v2"))).values())
+    place("revoke", "ci")
+    held = holds(verify_version(place.registry, place.registry.version("bot@v2")))
+    assert held["signature"] and not held["parent bot@v0"]
+    refused = place("promote", "bot@v2", "--to", "staging")
+    assert isinstance(refused.exception, UserError) and "parent bot@v1" in str(refused.exception)
+
+
+def test_the_policy_looks_at_the_data_of_parents_too(place: Place, child: Path, tmp_path: Path) -> None:
+    place.policy("data: {customer_data: false, licences: [CC0-1.0]}")
+    run = tmp_path / "over1"
+    (run / "recipe.yaml").write_text(
+        f"model: {tmp_path / 'base1'}\ndata: {{classification: {{customer_data: false, licence: CC0-1.0}}}}\n"
+    )
+    refused = place("add", str(run), "--name", "bot")
+    assert "it was trained over bot@v1: the policy accepts the licences" in str(refused.exception)
+
+
 @pytest.mark.slow
 def test_model_signing_verifies_what_is_signed_for_it(place: Place, tmp_path: Path) -> None:
     """The real command, which knows nothing of registries."""

@@ -194,7 +194,7 @@ TAMPERED: dict[str, tuple[Callable[[Place], None], str]] = {
     "an event later": (sql("update events set at = '2030-01-01T00:00:00Z' where sequence = 4"), "log"),
     "an event of another kind": (sql("update events set kind = 'watched' where kind = 'decided'"), "log"),
     "an event that no registry wrote": (
-        sql("insert into events values (99, '', 'registered', '[]', '', '', '')"),
+        sql("insert into events values (99, '', 'registered', '[]', '', '', null)"),
         "log",
     ),
     "the end of the log less": (sql("delete from events where sequence > 4"), "channels"),

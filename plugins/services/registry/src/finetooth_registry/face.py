@@ -131,7 +131,7 @@ def _version(registry: Registry, parts: Parts) -> Version:
 def _count(given: str) -> int:
     """
     Raises:
-        UserError: it is no number.
+        UserError: the text is not a number.
     """
     if not given.isdecimal():
         raise UserError(f"newest: {given[:20]!r} is not a number", action="send what the command sends")

@@ -153,11 +153,25 @@ class Registry(AnyRegistry):
             UserError: the policy refuses the data, or the name is not a name.
         """
         _check_name(model, "model")
-        refusal = self.policy.refusal(about.get("classification") or {})
-        if refusal:
+        if refusal := self._refusal(about):
             with self._changing() as connection:
                 self._log(connection, "refused", {"model": model, "why": refusal, "run": str(about.get("run", ""))})
             raise UserError(f"{model}: {refusal}", action="set data.classification in the recipe, and train again")
+
+    def _refusal(self, about: Mapping[str, Any]) -> str:
+        """Why the policy refuses the data of a run or of a version that it was trained over; empty if it does not."""
+        policy = self.policy
+        if refusal := policy.refusal(about.get("classification") or {}):
+            return refusal
+        for said in about.get("parents") or ():
+            called = f"{said['name']}@v{said['number']}"
+            try:
+                parent = records.read(self.record(self.version(called)))["predicate"]
+            except UserError:
+                parent = {}  # says nothing of its data
+            if refusal := policy.refusal(parent.get("classification") or {}):
+                return f"it was trained over {called}: {refusal}"
+        return ""
 
     def enter(
         self, model: str, number: int, record: bytes, *, metrics: Mapping[str, float], failed: str = ""
@@ -377,7 +391,7 @@ class Registry(AnyRegistry):
         return known[0]
 
     def _stamp(self) -> tuple[int, ...]:
-        """What changes when the database does; the same for all times where it is no file."""
+        """What changes when the database does; empty where the database is a server."""
         try:
             about = (self.folder / DATABASE).stat()
         except FileNotFoundError:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from finetooth_hooks.errors import UserError
 from finetooth_toolbox.files.manifests import sha256_of
@@ -16,6 +17,8 @@ from finetooth_registry.anywhere import AnyRegistry, Version, files_of
 
 RECORD = "record.dsse.json"
 """The name of the record in a folder that a registry wrote."""
+PARENTS = "parents"
+"""The folder in it that has the records of the versions that it was trained over."""
 
 
 MADE_OF = ("base_digest", "recipe_sha256", "data")
@@ -52,6 +55,7 @@ def verify_record(registry: AnyRegistry, version: Version) -> Iterator[Link]:
     except (KeyError, TypeError, AttributeError):  # an event that no registry wrote
         yield Link("registered", False, "the log cannot be read")
     yield from _provenance(content["predicate"])
+    yield from _parents(content, lambda called: registry.record(registry.version(called)), registry.trusted())
 
 
 def verify_folder(folder: Path, trusted: Mapping[str, Key]) -> Iterator[Link]:
@@ -72,7 +76,8 @@ def verify_folder(folder: Path, trusted: Mapping[str, Key]) -> Iterator[Link]:
     yield Link("signature", bool(signers), f"by {', '.join(signers)}" if signers else "by no trusted key")
     listed = files_of(content)
     there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_symlink() or file.is_file()}
-    for name in sorted(there - listed.keys() - {RECORD}):
+    kept = {f"{PARENTS}/{called}.dsse.json" for called in ancestors(content, partial(_kept, folder))}
+    for name in sorted(there - listed.keys() - {RECORD} - kept):
         yield Link(name, False, "the record does not list this file")
     for name, sha256 in listed.items():
         file = folder / name
@@ -82,6 +87,62 @@ def verify_folder(folder: Path, trusted: Mapping[str, Key]) -> Iterator[Link]:
             found = sha256_of(file)
             yield Link(name, found == sha256, found[:12] if found == sha256 else "the file was changed")
     yield from _provenance(content["predicate"])
+    yield from _parents(content, partial(_kept, folder), trusted)
+
+
+def ancestors(content: Mapping[str, Any], load: Callable[[str], bytes]) -> dict[str, tuple[bytes | None, str]]:
+    """The records that a statement goes back to.
+
+    Args:
+        load: the record of a version, `bot@v0`.
+
+    Returns:
+        By version: its record, None where it is missing, and the SHA-256 that its statement must have.
+    """
+    made: dict[str, tuple[bytes | None, str]] = {}
+    left = list(content["predicate"].get("parents") or ())
+    while left:
+        said = left.pop(0)
+        called = f"{said['name']}@v{said['number']}"
+        if called in made:
+            continue
+        try:
+            record = load(called)
+            left += records.read(record)["predicate"].get("parents") or ()
+        except (UserError, OSError):
+            made[called] = None, said["statement"]
+        else:
+            made[called] = record, said["statement"]
+    return made
+
+
+def _parents(content: Mapping[str, Any], load: Callable[[str], bytes], trusted: Mapping[str, Key]) -> Iterator[Link]:
+    """Every version that it was trained over, down to the base: there, the same, and signed by a key of trust."""
+    try:
+        records_of = ancestors(content, load)
+    except (KeyError, TypeError, AttributeError):
+        yield Link("parents", False, "the record's parents cannot be read")
+        return
+    for called, (record, statement) in records_of.items():
+        if record is None:
+            yield Link(f"parent {called}", False, "its record is missing")
+        elif records.digest(record) != statement:
+            yield Link(f"parent {called}", False, "its record is not the one that the version was trained over")
+        else:
+            signers = records.signers_of(record, trusted)
+            yield Link(f"parent {called}", bool(signers), f"signed by {', '.join(signers) or 'no trusted key'}")
+
+
+def _kept(folder: Path, called: str) -> bytes:
+    """The record of a parent in a folder that a registry wrote.
+
+    Raises:
+        OSError: there is none.
+    """
+    file = folder / PARENTS / f"{called}.dsse.json"
+    if file.parent != folder / PARENTS or file.is_symlink():
+        raise FileNotFoundError(called)
+    return file.read_bytes()
 
 
 def _as_logged(registry: AnyRegistry, version: Version) -> Iterator[Link]:

@@ -8,11 +8,11 @@ from finetooth_hooks.errors import UserError
 
 from finetooth_registry import records
 from finetooth_registry.anywhere import AnyRegistry, Version, files_of
-from finetooth_registry.verifying import RECORD
+from finetooth_registry.verifying import PARENTS, RECORD, ancestors
 
 
 def write_version(registry: AnyRegistry, version: Version, output: Path) -> Path:
-    """Write the files of a version, each checked, and its record.
+    """Write the files of a version, each checked, its record and those of its parents.
 
     Args:
         output: must not exist.
@@ -32,4 +32,9 @@ def write_version(registry: AnyRegistry, version: Version, output: Path) -> Path
         registry.blobs.copy(sha256, target)
     output.mkdir(parents=True, exist_ok=True)
     (output / RECORD).write_bytes(record)
+    earlier = ancestors(records.read(record), lambda called: registry.record(registry.version(called)))
+    for called, (envelope, _) in earlier.items():
+        if envelope is not None:
+            (output / PARENTS).mkdir(exist_ok=True)
+            (output / PARENTS / f"{called}.dsse.json").write_bytes(envelope)
     return output
