@@ -7,9 +7,13 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 from finetooth_hooks import DataError, RecipeError
 from finetooth_toolbox.files.missing import MissingFile
+
+LARGEST = 1 << 30
+"""Bytes that the parts of a file may have together once unpacked: the libraries hold all of them in memory."""
 
 
 @contextmanager
@@ -33,6 +37,7 @@ def read_with(module: str, package: str, path: Path, otherwise: str) -> Iterator
         action = f"pip install {package}, or {otherwise}"
         raise RecipeError("data", f"{name}: {ending} files need the package {package}", action=action) from error
     try:
+        check_unpacked(path)
         yield library
     except DataError:
         raise
@@ -41,3 +46,21 @@ def read_with(module: str, package: str, path: Path, otherwise: str) -> Iterator
         raise DataError(
             name, f"it cannot be read as {ending}: {said}", action=f"save it anew, or {otherwise}"
         ) from error
+
+
+def check_unpacked(path: Path, largest: int = LARGEST) -> None:
+    """
+    Raises:
+        DataError: the file is an archive whose parts say that they are larger together than `largest`.
+    """
+    try:
+        with ZipFile(path) as archive:
+            size = sum(part.file_size for part in archive.infolist())
+    except BadZipFile:
+        return  # what reads it knows what it should be
+    if size > largest:
+        raise DataError(
+            path.as_posix(),
+            f"it unfolds from {path.stat().st_size:,} bytes to {size:,}, and {largest:,} may be held",
+            action="split it into several files, or save it as CSV",
+        )

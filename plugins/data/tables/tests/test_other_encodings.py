@@ -160,3 +160,17 @@ def test_tables_of_a_word_document(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"several tables hold something: 1, 2 \(set sheet: NAME\)"):
         read(tmp_path / "x.docx")
     assert claims("x.docx") is None and claims("x.ods") is not None
+
+
+@pytest.mark.parametrize("ending", [".xlsx", ".ods", ".docx"])
+def test_a_file_that_unfolds_beyond_memory_is_refused(tmp_path: Path, ending: str) -> None:
+    """A part of zeros, 1.5 GB in 1.5 MB: refused by what the archive says of it, before a library unpacks it."""
+    pytest.importorskip("docx" if ending == ".docx" else "python_calamine")
+    path = tmp_path / f"x{ending}"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive, archive.open("a", "w") as part:
+        for _ in range(96):
+            part.write(bytes(1 << 24))
+    with pytest.raises(
+        DataError, match=r"it unfolds from [\d,]+ bytes to 1,610,612,736, and 1,073,741,824 may be held"
+    ):
+        read(path)
