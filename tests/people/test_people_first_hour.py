@@ -1,4 +1,4 @@
-"""The first hour of somebody with a table of her own, typed at a terminal: asked, trained, talked to, exported.
+"""The first hour of three people, typed at a terminal: their own rows, another tool's files, a result to use.
 
 `FT_PEOPLE` names the `ft` of another environment, such as one that has wheels alone.
 """
@@ -6,15 +6,54 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 Typed = Callable[..., str]
 Rows = list[tuple[str, str]]
 
 pytestmark = pytest.mark.slow
+
+AXOLOTL = """
+base_model: BASE
+datasets:
+  - {path: ./support.jsonl, type: chat_template, field_messages: messages, roles_to_train: [assistant]}
+adapter: lora
+lora_r: 16
+lora_alpha: 32
+lora_dropout: 0.05
+lora_target_linear: true
+sequence_len: 512
+excess_length_strategy: truncate
+micro_batch_size: 4
+gradient_accumulation_steps: 2
+num_epochs: 2
+optimizer: adamw_torch
+lr_scheduler: cosine
+learning_rate: 0.0002
+warmup_ratio: 0.03
+weight_decay: 0.0
+seed: 7
+"""
+TRL = """
+from datasets import load_dataset
+from peft import LoraConfig
+from trl import SFTConfig, SFTTrainer
+
+data = load_dataset("json", data_files="support.jsonl", split="train")
+args = SFTConfig(
+    output_dir="out", num_train_epochs=2, per_device_train_batch_size=4, gradient_accumulation_steps=2,
+    learning_rate=2e-4, lr_scheduler_type="cosine", warmup_ratio=0.03, weight_decay=0.0, max_length=512,
+    assistant_only_loss=True, seed=7, report_to="none",
+)
+peft = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear")
+trainer = SFTTrainer(model="BASE", args=args, train_dataset=data, peft_config=peft)
+trainer.train()
+"""
 
 
 def table(rows: Rows, name: str, *columns: str, delimiter: str = ",", encoding: str = "utf-8") -> None:
@@ -48,3 +87,36 @@ def test_a_german_table_out_of_excel(typed: Typed, rows: Rows, tiny_smollm2: Pat
     assert "';' stands between the fields" in shown and "'Frage' asks and 'Antwort' answers" in shown
     shown = typed("data preview recipe.yaml --rows 1")
     assert "Where is my parcel?" in shown and "[[" in shown, "what trains is marked"
+
+
+def test_an_engineer_brings_the_files_of_two_tools(typed: Typed, rows: Rows, tiny_smollm2: Path) -> None:
+    """An axolotl YAML and a TRL script that say the same become the same training."""
+    messages = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in rows]
+    Path("support.jsonl").write_text("".join(json.dumps(row) + "\n" for row in messages))
+    Path("ax.yml").write_text(AXOLOTL.replace("BASE", str(tiny_smollm2)))
+    Path("train.py").write_text(TRL.replace("BASE", str(tiny_smollm2)))
+    assert "keys of axolotl were taken" in typed("import ax.yml --output axolotl.yaml")
+    assert "keys of trl were taken" in typed("import train.py --output trl.yaml")
+    ours, theirs = (yaml.safe_load(Path(f"{name}.yaml").read_text()) for name in ("axolotl", "trl"))
+    for section in ("model", "adapter", "optimizer", "schedule"):
+        assert ours[section] == theirs[section], section
+    for name in ("max_length", "excess_length", "batch_size", "epochs", "seed"):
+        assert ours["train"][name] == theirs["train"][name], name
+    losses = []
+    for name in ("axolotl", "trl"):
+        typed(f"run {name}.yaml train.max_steps=2 train.precision=fp32 data.renderer=chatml --output runs/{name}")
+        lines = (Path("runs") / name / "metrics.jsonl").read_text().splitlines()
+        losses.append([one["loss"] for one in map(json.loads, lines) if one["event"] == "step"])
+    assert len(losses[0]) == 2 and losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_researcher_looks_before_she_trains(typed: Typed, rows: Rows, tiny_smollm2: Path) -> None:
+    """What she has to know comes before the first step: plan, tokens, and what is wrong."""
+    table(rows, "support.csv", "prompt", "completion")
+    typed(f"init --yes --data support.csv --model {tiny_smollm2}")
+    shown = typed("check recipe.yaml")
+    assert "optimizer step" in shown and "memory" in shown
+    typed("run recipe.yaml train.max_steps=2 --output runs/a")
+    typed("run recipe.yaml train.max_steps=2 optimizer.learning_rate=1e-3 --output runs/b")
+    assert "optimizer.learning_rate" in typed("runs compare a b")
+    assert "--dry-run" not in typed("push runs/a --to hf:me/mine --dry-run")

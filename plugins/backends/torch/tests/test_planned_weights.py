@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks.protocols import DataPart
-from finetooth_torch.planning import memory
+from finetooth_torch.planning import memory, process_memory
 
 
 @pytest.mark.parametrize("stored_by", ["quantizer", "file"])
@@ -38,9 +38,11 @@ def test_only_targets_that_count_go_through_the_head_where_nobody_asks_for_more(
 
 
 def test_modules_that_are_there_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "host_memory", lambda field: 0)
-    monkeypatch.setattr(memory, "MODULES", {"acme_brought": 5, "json.tool_missing": 7, "not_installed_at_all": 11})
+    monkeypatch.setattr(process_memory, "host_memory", lambda field: 0)
+    monkeypatch.setattr(
+        process_memory, "MODULES", {"acme_brought": 5, "json.tool_missing": 7, "not_installed_at_all": 11}
+    )
     monkeypatch.delitem(sys.modules, "acme_brought", raising=False)
-    assert memory.host_overhead() == 7 + memory.HOST_LATER  # json is installed, that module of it is not there yet
+    assert process_memory.host_overhead() == 7 + process_memory.HOST_LATER
     monkeypatch.setitem(sys.modules, "json.tool_missing", SimpleNamespace())
-    assert memory.host_overhead() == memory.HOST_LATER
+    assert process_memory.host_overhead() == process_memory.HOST_LATER

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
-from importlib.util import find_spec
 
 from finetooth_hooks import MemoryEstimate
 from finetooth_hooks.protocols import BasePart, ModelFacts, PlanRequest, Quantizer, RoleRequest
@@ -29,7 +27,7 @@ from finetooth_torch.planning.layer_memory import (
     stream_layer_bytes,
 )
 from finetooth_torch.planning.offload import DEVICE, DISK, HOST, ON_DEVICE, Offload, layers_apart
-from finetooth_torch.planning.process_memory import host_memory
+from finetooth_torch.planning.process_memory import host_overhead
 from finetooth_torch.planning.routers import NO_ROUTERS, RouterCoefficients
 from finetooth_torch.planning.row_sharing import largest_positions
 
@@ -49,23 +47,9 @@ SLACK = 1.05
 """Memory that torch's allocator holds on an accelerator per byte of activations: blocks are larger than what is put
 into them."""
 
-HOST_LATER = 104 * 2**20
-"""What an engine and its first steps bring into a host process without tensors: code of kernels and of small libraries,
-objects of Python and autograd, thread stacks, and holes of malloc's that such small things hold open. Measured as 44
-MiB until the engine is there and 60 after it, on SmolLM2-135M over mxfp4."""
-
 FOLDING = 150 * 2**20
 """What folding an adapter into its base takes without the base in fp32: peft, and copies of one weight at a time, as
 measured over SmolLM2-135M."""
-
-MODULES = {
-    "torch._dynamo": 43 * 2**20,
-    "bitsandbytes": 40 * 2**20,
-    "transformers.modeling_utils": 77 * 2**20,
-}
-"""What modules take that building a model and an adapter imports, one after the other; peft and transformers import
-those of libraries that are installed. A quantizer's library may have brought some before the plan is made, which are
-measured with the process then. Loading all of them to measure them takes seconds of each `ft check`."""
 
 
 def estimate(
@@ -431,11 +415,3 @@ def _computed_once(request: PlanRequest) -> int:
     data = request.data
     apart = data.segmented or request.train.embedding_noise or "draws" in request.trains.adapter.capabilities
     return 0 if apart or data.beginning < SHORTEST_SHARED else data.beginning
-
-
-def host_overhead() -> int:
-    """Bytes this process takes with the framework loaded, which is measured, and what the first step will add."""
-    import torch  # noqa: F401
-
-    missing = [name for name in MODULES if name not in sys.modules and find_spec(name.partition(".")[0])]
-    return host_memory("VmRSS") + sum(MODULES[name] for name in missing) + HOST_LATER
