@@ -247,7 +247,7 @@ class Catalog:
         elif packages:
             actions.append(f"{packages[0]} brings it: {install_command(packages[:1])}")
         if elsewhere and not same_name and not near and not same_thing:
-            actions.append(f"{bare!r} is a {elsewhere[0].kind}, not a {kind}")
+            actions.append(f"{bare!r} has the kind {elsewhere[0].kind}, not {kind}")
         if missing and not actions:
             actions.append(f"no package of finetooth brings {bare}: {missing}")
         return "; ".join(actions)
