@@ -324,7 +324,8 @@ def results(
     if not backward or not followed:
         return outputs, ()
     generator = torch.Generator().manual_seed(11)
-    incoming = [torch.randn(out.shape, generator=generator).to(out.device, out.dtype) for out in followed]
+    tried = next(iter(trial.given.values())).dtype  # the same numbers, whatever the precision of the outputs
+    incoming = [torch.randn(out.shape, generator=generator).to(tried).to(out.device, out.dtype) for out in followed]
     return outputs, torch.autograd.grad(followed, list(leaves.values()), incoming, allow_unused=True)
 
 

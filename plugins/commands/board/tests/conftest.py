@@ -67,9 +67,10 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
         thread.join()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A headless Chromium."""
+    """A headless Chromium. Its driver keeps an event loop running in this thread, so it ends before other tests begin
+    theirs."""
     driver = pytest.importorskip("playwright.sync_api", reason="clicking takes the package playwright")
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None:
