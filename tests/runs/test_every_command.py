@@ -53,7 +53,7 @@ CALLS = {
     "plugins explain": "lora {recipe}",
     "plugins list": "",
     "plugins new": "acme-thing --kind loss",
-    "plugins try": "finetooth-crossentropy --limit 1",
+    "plugins try": "finetooth-crossentropy --limit 60",
     "plugins show": "finetooth-lora",
     "schema": "--field train.seed",
     "completion": "bash",

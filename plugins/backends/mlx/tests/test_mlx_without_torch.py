@@ -21,11 +21,14 @@ RECIPE = Path(__file__).parents[4] / "docs/recipes/mac-lora.yaml"
 BLOCKED = ("torch", "peft", "accelerate", "finetooth_torchshared", "finetooth_peftfiles")
 WITHOUT = f"""
 import sys
-class Away:
+class Others:
+    def __init__(self, finder):
+        self.finder = finder
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {BLOCKED}:
-            raise ModuleNotFoundError(name, name=name)
-sys.meta_path.insert(0, Away())
+        return None if name.partition(".")[0] in {BLOCKED} else self.finder.find_spec(name, path, target)
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+sys.meta_path[:] = [Others(finder) for finder in sys.meta_path]
 """
 STARTED = """
 import sys
