@@ -10,7 +10,7 @@ import sys
 
 import pytest
 from finetooth_hooks import PlanError
-from finetooth_launching.ranks import carried, refuse_rank
+from finetooth_launching.ranks import RankStarter, carried
 
 PARENT = """
 import os, sys
@@ -36,6 +36,9 @@ def test_secrets_stay_here() -> None:
 
 
 def test_a_rank_starts_no_ranks() -> None:
-    refuse_rank("local", {})
+    class Local(RankStarter):
+        name = "local"
+
+    assert Local({}).rank() is None
     with pytest.raises(PlanError, match="this process was started as a rank, and local finds no place"):
-        refuse_rank("local", {"RANK": "0"})
+        Local({"RANK": "0"}).rank()

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from finetooth_hooks import Context, Options
-from finetooth_hooks.protocols import Rank
-from finetooth_launching.ranks import RankProcess, free_port, interrupts, refuse_rank, variables, wait
+from finetooth_launching.ranks import RankProcess, RankStarter, free_port, interrupts, variables, wait
 from pydantic import Field
 
 ADDRESS = "127.0.0.1"
@@ -22,20 +21,14 @@ class LocalOptions(Options):
     """Seconds that the other ranks have to end by themselves once one has failed."""
 
 
-class LocalLauncher:
+class LocalLauncher(RankStarter):
     """Implements `finetooth_hooks.protocols.Launcher`."""
 
+    name = "local"
+
     def __init__(self, options: LocalOptions, environment: Mapping[str, str]) -> None:
-        self._grace, self._environment = options.grace, environment
-
-    def rank(self) -> Rank | None:
-        """None: where its ranks find themselves, the launcher `environment` knows.
-
-        Raises:
-            PlanError: that launcher is not there.
-        """
-        refuse_rank("local", self._environment)
-        return None
+        super().__init__(environment)
+        self._grace = options.grace
 
     def start(self, world: int, command: Sequence[str]) -> int:
         """See `finetooth_hooks.protocols.Launcher`. Rank 0 has this terminal, the interrupt key reaches it alone."""

@@ -11,8 +11,7 @@ from typing import Any
 
 import ray
 from finetooth_hooks import PlanError
-from finetooth_hooks.protocols import Rank
-from finetooth_launching.ranks import carried, interrupts, refuse_rank, variables, wait
+from finetooth_launching.ranks import RankStarter, carried, interrupts, variables, wait
 from ray.exceptions import RayActorError
 from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -72,20 +71,14 @@ class RemoteRank:
             return ""
 
 
-class RayLauncher:
+class RayLauncher(RankStarter):
     """Implements `finetooth_hooks.protocols.MachinesLauncher`."""
 
+    name = "ray"
+
     def __init__(self, options: RayOptions, environment: Mapping[str, str]) -> None:
-        self._options, self._environment = options, environment
-
-    def rank(self) -> Rank | None:
-        """None: where its ranks find themselves, the launcher `environment` knows.
-
-        Raises:
-            PlanError: that launcher is not there.
-        """
-        refuse_rank("ray", self._environment)
-        return None
+        super().__init__(environment)
+        self._options = options
 
     def start(self, world: int, command: Sequence[str], *, nodes: int = 1) -> int:
         """See `finetooth_hooks.protocols.MachinesLauncher`. The interrupt key reaches rank 0.

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from finetooth_hooks import Context, Options, PlanError
-from finetooth_hooks.protocols import Rank
-from finetooth_launching.ranks import refuse_rank
+from finetooth_launching.ranks import RankStarter
 from pydantic import Field, StringConstraints
 
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.,:@%+=/&|!*\[\]()-]*$")]
@@ -60,20 +59,15 @@ class SlurmOptions(Options):
     """Whether to wait until the job has ended."""
 
 
-class SlurmLauncher:
+class SlurmLauncher(RankStarter):
     """Implements `finetooth_hooks.protocols.MachinesLauncher`."""
 
+    name = "slurm"
+    mark = "SLURM_STEP_ID"
+
     def __init__(self, options: SlurmOptions, environment: Mapping[str, str]) -> None:
-        self._options, self._environment = options, environment
-
-    def rank(self) -> Rank | None:
-        """None: where its ranks find themselves, the launcher `environment` knows.
-
-        Raises:
-            PlanError: that launcher is not there.
-        """
-        refuse_rank("slurm", self._environment, "SLURM_STEP_ID")
-        return None
+        super().__init__(environment)
+        self._options = options
 
     def start(self, world: int, command: Sequence[str], *, nodes: int = 1) -> int:
         """Write the job, submit it, and return without waiting unless `wait` says so.

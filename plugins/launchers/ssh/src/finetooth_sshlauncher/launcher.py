@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 from finetooth_hooks import Context, Options, PlanError
-from finetooth_hooks.protocols import Rank
-from finetooth_launching.ranks import RankProcess, carried, interrupts, refuse_rank, variables, wait
+from finetooth_launching.ranks import RankProcess, RankStarter, carried, interrupts, variables, wait
 from pydantic import Field, StringConstraints
 
 SSH = (
@@ -39,20 +38,14 @@ class SshOptions(Options):
     """Seconds that the other ranks have to end by themselves once one has failed."""
 
 
-class SshLauncher:
+class SshLauncher(RankStarter):
     """Implements `finetooth_hooks.protocols.MachinesLauncher`."""
 
+    name = "ssh"
+
     def __init__(self, options: SshOptions, environment: Mapping[str, str]) -> None:
-        self._options, self._environment = options, environment
-
-    def rank(self) -> Rank | None:
-        """None: where its ranks find themselves, the launcher `environment` knows.
-
-        Raises:
-            PlanError: that launcher is not there.
-        """
-        refuse_rank("ssh", self._environment)
-        return None
+        super().__init__(environment)
+        self._options = options
 
     def start(self, world: int, command: Sequence[str], *, nodes: int = 1) -> int:
         """See `finetooth_hooks.protocols.MachinesLauncher`. Rank 0 has this terminal.

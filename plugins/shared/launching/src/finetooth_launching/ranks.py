@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from finetooth_hooks import PlanError
+from finetooth_hooks.protocols import Rank
 
 CARRIED = ("FT_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
 """Variables that ranks on other machines get from this process."""
@@ -106,20 +107,33 @@ def carried(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name in CARRIED}
 
 
-def refuse_rank(launcher: str, environment: Mapping[str, str], mark: str = "RANK") -> None:
-    """
-    Args:
-        mark: the variable that says that this process is a rank.
+class RankStarter:
+    """What launchers are that start ranks and find no place: the launcher `environment` does.
 
-    Raises:
-        PlanError: this process is a rank, and no launcher is installed that finds its place; without this, each rank
-            would start ranks again.
+    Attributes:
+        name: of the launcher.
+        mark: the variable that says that a process is a rank.
     """
-    if mark in environment:
-        raise PlanError(
-            f"scale.launcher: this process was started as a rank, and {launcher} finds no place",
-            action="install finetooth-environmentlauncher",
-        )
+
+    name: str
+    mark = "RANK"
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+
+    def rank(self) -> Rank | None:
+        """None: nobody started this process as a rank.
+
+        Raises:
+            PlanError: this process is a rank, and no launcher is installed that finds its place; without this, each
+                rank would start ranks again.
+        """
+        if self.mark in self._environment:
+            raise PlanError(
+                f"scale.launcher: this process was started as a rank, and {self.name} finds no place",
+                action="install finetooth-environmentlauncher",
+            )
+        return None
 
 
 def free_port(address: str) -> int:
