@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from finetooth_kernels import gated, low_rank_linear, rms_norm, rotary, segment_attention
 from finetooth_kernels.decoder import FindLowRank, LayerOperations, Stream
-from finetooth_kernels.segments import Segment
+from finetooth_kernels.segments import paths
 
 __all__ = ["FACTS", "OPERATIONS", "ReferenceDecoder", "TrialBody"]
 
@@ -40,16 +39,6 @@ class ReferenceDecoder:
             rows.append(read[len(places) - (path[-1].stop - path[-1].start) :])
         states = torch.cat(rows)
         return states if wanted is None else states[wanted]
-
-
-def paths(segments: tuple[Segment, ...]) -> Iterator[list[Segment]]:
-    """For each segment those above it, and itself."""
-    above: list[Segment] = []
-    for segment in segments:
-        while above and above[-1].below <= segment.start:
-            above.pop()
-        above.append(segment)
-        yield list(above)
 
 
 OPERATIONS = SimpleNamespace(

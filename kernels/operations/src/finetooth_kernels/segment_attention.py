@@ -26,7 +26,7 @@ from torch import Tensor
 from finetooth_kernels.autograd import apply, once_differentiable
 from finetooth_kernels.contract import Availability, result_dtype
 from finetooth_kernels.memory import Arena
-from finetooth_kernels.segments import Looks, Segment, check_segments
+from finetooth_kernels.segments import Looks, Segment, check_segments, paths
 
 __all__ = ["available", "seen_attention", "segment_attention"]
 
@@ -215,12 +215,8 @@ class _Blocks:
     def __iter__(self) -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor]]:
         """Rows of the queries, rows of the keys, keys and values, and the scores (K, G, n, m), -inf where not seen."""
         looks, device = self._looks, self.q.device
-        above: list[Segment] = []
-        for segment in self._segments:
-            while above and above[-1].below <= segment.start:
-                above.pop()
-            above.append(segment)
-            path = torch.cat([torch.arange(one.start, one.stop, device=device) for one in above])
+        for above in paths(self._segments):
+            segment, path = above[-1], torch.cat([torch.arange(s.start, s.stop, device=device) for s in above])
             before = len(path) - (segment.stop - segment.start)
             for start, stop in _cut(segment.start, segment.stop, QUERY_BLOCK):
                 first, last = before + start - segment.start, before + stop - segment.start

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-__all__ = ["Looks", "Segment", "check_segments", "longest"]
+__all__ = ["Looks", "Segment", "check_segments", "longest", "paths"]
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,19 @@ class Looks:
         return self.softcap is None and self.sinks is None and not 0 < self.window < positions
 
 
-def longest(segments: Sequence[Segment]) -> int:
-    """Positions of the longest sequence, what it shares with others included."""
-    most, above = 0, list[Segment]()
+def paths(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
+    """For each segment those above it, and itself."""
+    above: list[Segment] = []
     for segment in segments:
         while above and above[-1].below <= segment.start:
             above.pop()
         above.append(segment)
-        most = max(most, sum(one.stop - one.start for one in above))
-    return most
+        yield list(above)
+
+
+def longest(segments: Sequence[Segment]) -> int:
+    """Positions of the longest sequence, what it shares with others included."""
+    return max((sum(one.stop - one.start for one in path) for path in paths(segments)), default=0)
 
 
 def check_segments(segments: Sequence[Segment], rows: int) -> None:
