@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import uvicorn
 from finetooth_board.app import make_app
+from finetooth_saving.runs import processes
 
 EVIL = "<script>alert(1)</script>"
 Serve = Callable[..., str]
@@ -65,6 +67,19 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     for server, thread in servers:
         server.should_exit = True
         thread.join()
+
+
+@pytest.fixture
+def commands(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """What the board runs; the script `STAND_IN` of the tests' module answers for `ft`."""
+    asked: list[tuple[str, ...]] = []
+
+    def ft(*arguments: str) -> list[str]:
+        asked.append(arguments)
+        return [sys.executable, "-c", request.module.STAND_IN, *arguments]
+
+    monkeypatch.setattr(processes, "ft", ft)
+    return asked
 
 
 @pytest.fixture(scope="module")

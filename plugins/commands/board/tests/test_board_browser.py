@@ -107,19 +107,6 @@ else:
 """
 
 
-@pytest.fixture
-def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """What the board runs; a stand-in for `ft` answers."""
-    asked: list[tuple[str, ...]] = []
-
-    def ft(*arguments: str) -> list[str]:
-        asked.append(arguments)
-        return [sys.executable, "-c", STAND_IN, *arguments]
-
-    monkeypatch.setattr(processes, "ft", ft)
-    return asked
-
-
 def trained(folder: Path) -> Path:
     """A run whose training has ended with an adapter."""
     (folder / "artifact").mkdir()

@@ -156,19 +156,6 @@ sys.exit(2 if any('broken' in x for x in a) else 0)
 """
 
 
-@pytest.fixture
-def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """What the board runs; a stand-in for `ft` prints its arguments, and as `init` writes a recipe."""
-    asked: list[tuple[str, ...]] = []
-
-    def ft(*arguments: str) -> list[str]:
-        asked.append(arguments)
-        return [sys.executable, "-c", STAND_IN, *arguments]
-
-    monkeypatch.setattr(processes, "ft", ft)
-    return asked
-
-
 def test_a_run_is_begun_from_rows(serve: Serve, commands: list[tuple[str, ...]]) -> None:
     address = serve()
     form = {"name": "mine", "data": "rows.csv", "model": "toy", "prompt": "--yes", "completion": "b", "passes": "look"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
-from finetooth_board.pages import hidden, output, page, problem, section, table, text, url_of
+from finetooth_board.pages import NAMED, hidden, kept, output, page, problem, section, table, text, url_of
 from finetooth_board.settings import Field
 
 LONGEST = 300
@@ -81,9 +81,9 @@ def settings_page(
                picked.get(name, ""))
         for name, entries in picks.items()
     )  # fmt: skip
-    keep = "".join(f'<input type="hidden" name="{name}" value="{text(one)}">' for name, one in picked.items())
+    keep = "".join(kept(name, one) for name, one in picked.items())
     needed = (
-        field("Name of the run", "name", given.get("name", ""), "required pattern='[A-Za-z0-9_][A-Za-z0-9_.+\\-]*'"),
+        field("Name of the run", "name", given.get("name", ""), NAMED),
         field("Rows: a file or folder in the board's folder, or a data set's id", "data", given.get("data", ""),
               "required"),
         field("Base model", "model", given.get("model", "smollm2-135m"), "required"),
@@ -117,7 +117,7 @@ def import_page(token: str, given: Mapping[str, str], said: str = "") -> str:
         '<label>Upload it (YAML, JSON, a script or a notebook)<input type="file"></label><span id="said" role="status">'
         "</span>",
         field("The file, in the board's folder", "data", given.get("data", ""), "required"),
-        field("Name of the run", "name", given.get("name", ""), "required pattern='[A-Za-z0-9_][A-Za-z0-9_.+\\-]*'"),
+        field("Name of the run", "name", given.get("name", ""), NAMED),
     )
     return page(
         "Recipe of another tool's configuration",
@@ -128,19 +128,18 @@ def import_page(token: str, given: Mapping[str, str], said: str = "") -> str:
 def use_forms(name: str, token: str, exporters: Mapping[str, str]) -> str:
     """The forms to merge, export and push a run."""
     action = url_of(name, "/use")
-    what = '<input type="hidden" name="what" value="{}">'
     named = [(one, f"{one}: {about}") for one, about in exporters.items()]
-    merge = form(action, token, what.format("merge"), "Merge")
+    merge = form(action, token, kept("what", "merge"), "Merge")
     export = form(
         action, token,
-        what.format("export") + choice("For", "to", named)
+        kept("what", "export") + choice("For", "to", named)
         + field("Options (KEY=VALUE, with spaces between them)", "options")
         + tick("do not measure what was written", "unmeasured"),
         "Export",
     )  # fmt: skip
     push = form(
         action, token,
-        what.format("push") + field("Repository", "to", "", "required placeholder='hf:OWNER/NAME'")
+        kept("what", "push") + field("Repository", "to", "", "required placeholder='hf:OWNER/NAME'")
         + choice("As", "as", [("", "the adapter alone, or the model"), *named])
         + tick("everybody can see it", "public"),
         "List what would be sent", "Listing ...",
@@ -162,12 +161,8 @@ def push_form(name: str, token: str, given: Mapping[str, str], said: str, *, sen
     """
     if not sends:
         return problem(said)
-    keep = "".join(
-        f'<input type="hidden" name="{key}" value="{text(given[key])}">'
-        for key in ("what", "to", "as", "public")
-        if given.get(key)
-    )
-    seen = '<input type="hidden" name="seen" value="yes">'
+    keep = "".join(kept(key, given[key]) for key in ("what", "to", "as", "public") if given.get(key))
+    seen = kept("seen", "yes")
     return output(said) + form(url_of(name, "/use"), token, keep + seen, "Push")
 
 
@@ -198,10 +193,7 @@ def chat_page(
     address = url_of(name, "/chat")
     choose = choice("Another run that answers too", "with", [("", "none"), *((one, one) for one in others)], other)
     picker = f'<form class="tall" action="{text(address)}">{choose}<button>Begin with it</button></form>'
-    keep = (
-        f'<input type="hidden" name="with" value="{text(other)}">'
-        f'<input type="hidden" name="said" value="{text(json.dumps(said))}">'
-    )
+    keep = kept("with", other) + kept("said", json.dumps(said))
     fields = '<label>Your message<textarea class="short" name="text" required autofocus></textarea></label>'
     fields += field("Tokens of an answer, at most", "tokens", "256", "type=number min=1 max=4096")
     heads = ("you", *models)

@@ -29,6 +29,9 @@ def text(value: object) -> str:
 LINKS: ContextVar[tuple[tuple[str, str], ...]] = ContextVar("links", default=())
 """Address and title of every page of another plugin; set for each request."""
 
+NAMED = "required pattern='[A-Za-z0-9_][A-Za-z0-9_.+\\-]*'"
+"""Attributes of a field that takes the name of a new run."""
+
 
 def page(title: str, body: str) -> str:
     """A whole page."""
@@ -134,7 +137,7 @@ def new_page(token: str, given: Mapping[str, str], said: str = "") -> str:
     """The form of a new run: the questions of `ft init`."""
     fields = (
         ("data", "Rows: a file or folder in the board's folder, or a data set's id", given.get("data", ""), "required"),
-        ("name", "Name of the run", given.get("name", ""), "required pattern='[A-Za-z0-9_][A-Za-z0-9_.+\\-]*'"),
+        ("name", "Name of the run", given.get("name", ""), NAMED),
         ("model", "Base model", given.get("model", MODEL), "required"),
         ("prompt", "Column that asks (empty: found by its name)", given.get("prompt", ""), ""),
         ("completion", "Column that answers (empty: found by its name)", given.get("completion", ""), ""),
@@ -166,7 +169,7 @@ def recipe_page(token: str, name: str, recipe: str, said: str) -> str:
     return page(
         f"Recipe of {name}",
         f'{output(said)}<form class="tall" method="post" action="/start" data-wait="Starting ...">'
-        f'{hidden(token)}<input type="hidden" name="name" value="{text(name)}">'
+        f"{hidden(token)}{kept('name', name)}"
         f'<label>Recipe<textarea name="recipe" spellcheck="false">{text(recipe)}</textarea></label>'
         "<button>Train</button></form>",
     )
@@ -179,7 +182,12 @@ def error_page(title: str, said: str) -> str:
 
 def hidden(token: str) -> str:
     """The token of a form."""
-    return f'<input type="hidden" name="token" value="{text(token)}">'
+    return kept("token", token)
+
+
+def kept(name: str, value: str) -> str:
+    """What a form sends without showing it."""
+    return f'<input type="hidden" name="{text(name)}" value="{text(value)}">'
 
 
 def table(heads: Iterable[str], rows: Iterable[str]) -> str:

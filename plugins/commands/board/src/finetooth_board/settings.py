@@ -12,6 +12,8 @@ from finetooth_hooks import UserError
 
 PICKS = ("method", "adapter", "quantization", "optimizer", "schedule")
 """Sections that pick an entry, whose options depend on which."""
+KINDS = {"quantization": "quantizer"}
+"""The kind of entry that a section picks, where it has another name."""
 SECTIONS = ("data", "train", "evaluate", "checkpoint")
 """Sections whose settings are always the same."""
 
@@ -48,8 +50,7 @@ def entries_of(schema: Schema, kind: str) -> dict[str, str]:
 
 def picks_of(schema: Schema) -> dict[str, dict[str, str]]:
     """What each section of `PICKS` may pick."""
-    kinds = {"quantization": "quantizer"}
-    return {section: entries_of(schema, kinds.get(section, section)) for section in PICKS}
+    return {section: entries_of(schema, KINDS.get(section, section)) for section in PICKS}
 
 
 def fields_of(schema: Schema, picked: Mapping[str, str]) -> dict[str, list[Field]]:
@@ -58,7 +59,7 @@ def fields_of(schema: Schema, picked: Mapping[str, str]) -> dict[str, list[Field
     for section, entry in picked.items():
         for full, definition in schema["$defs"].items():
             names = definition.get("properties", {}).get("name", {}).get("enum", ())
-            if entry in names and full.startswith(f"{'quantizer' if section == 'quantization' else section}."):
+            if entry in names and full.startswith(f"{KINDS.get(section, section)}."):
                 found[section] = list(_fields(schema, section, definition))
                 break
     return {name: fields for name, fields in found.items() if fields}

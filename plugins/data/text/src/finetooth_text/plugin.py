@@ -12,19 +12,18 @@ from finetooth_toolbox.files.packed import claim_file
 ENDINGS = tuple(f".{name}{packed}" for name in ("txt", "md") for packed in ("", ".gz", ".zst"))
 DOCUMENTS = (".pdf", ".docx")
 """Endings of files that a library reads: `finetooth-text[documents]`."""
+READ = (*ENDINGS, *DOCUMENTS)
 LOOKED_AT = 10_000
 """How many files of a folder are looked at before it is left to others."""
 
 
 def claims(reference: str) -> Claim | None:
     """Text files are its own by their name, folders if text files are in them."""
-    claim = claim_file(reference, (*ENDINGS, *DOCUMENTS))
+    claim = claim_file(reference, READ)
     if claim is not None or not reference or "://" in reference:
         return claim
     folder = Path(reference)
-    if folder.is_dir() and any(
-        path.name.lower().endswith((*ENDINGS, *DOCUMENTS)) for path in islice(folder.rglob("*"), LOOKED_AT)
-    ):
+    if folder.is_dir() and any(path.name.lower().endswith(READ) for path in islice(folder.rglob("*"), LOOKED_AT)):
         return Claim(1, "a folder with text files")
     return None
 

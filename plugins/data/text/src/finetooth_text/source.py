@@ -11,7 +11,7 @@ from finetooth_hooks.context import Context
 from finetooth_toolbox.files.missing import MissingFile
 from finetooth_toolbox.files.packed import open_bytes, without_mark
 
-from finetooth_text.plugin import DOCUMENTS, ENDINGS
+from finetooth_text.plugin import DOCUMENTS, READ
 
 
 class TextOptions(Options):
@@ -54,8 +54,7 @@ class TextFiles(SourceBase):
             raise MissingFile(self._path)
         if not self._path.is_dir():
             return [self._path]
-        endings = (*ENDINGS, *DOCUMENTS)
-        found = [path for path in self._path.rglob("*") if path.name.lower().endswith(endings) and path.is_file()]
+        found = [path for path in self._path.rglob("*") if path.name.lower().endswith(READ) and path.is_file()]
         if not found:
             raise DataError(
                 name, "no .txt, .md, .pdf or .docx file is in the folder", action="name a file, or put texts there"
