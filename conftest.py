@@ -11,7 +11,9 @@ import sys
 from collections import Counter
 from collections.abc import Generator
 from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -20,6 +22,20 @@ pytest_plugins = [f"finetooth_kit.{name}_fixtures" for name in ("adapter", "eval
     "finetooth_kit.shared_data"
 ]
 """Fixtures of the kit, for the tests of every package."""
+
+
+def _postgres_fixture() -> Any:
+    """The fixture of the package that reads rows from PostgreSQL: one way to start a server for all tests."""
+    file = Path(__file__).parent / "plugins/data/sql/tests/conftest.py"
+    spec = spec_from_file_location("finetooth_tests_postgres", file)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclass looks there
+    spec.loader.exec_module(module)
+    return module.postgres
+
+
+postgres = _postgres_fixture()
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any library that asks the hub is imported: tests use no network
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import secrets
 import sqlite3
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +21,6 @@ from finetooth_registry.verifying import verify_version
 
 FIRST = Path(__file__).parent / "first_version.json"
 ABOUT = {"base_digest": "b", "recipe_sha256": "r", "data": {"train": "d"}, "classification": {"customer_data": False}}
-POSTGRES = Path(__file__).parents[3] / "data/sql/tests/conftest.py"
-"""The tests that read rows from PostgreSQL start a server: one way for all tests."""
-
-
-def _postgres_fixture() -> Any:
-    spec = importlib.util.spec_from_file_location("finetooth_registry_tests_postgres", POSTGRES)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module.postgres
-
-
-postgres = _postgres_fixture()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import importlib.util
 import secrets
 import signal
 import socket
@@ -244,20 +243,6 @@ def killable() -> Iterator[Callable[..., Killable]]:
     yield make
     for server in servers:
         server.stop()
-
-
-def _postgres_fixture() -> Any:
-    """The fixture of the package that reads rows from PostgreSQL: one way to start a server for tests."""
-    file = Path(__file__).parents[3] / "data" / "sql" / "tests" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("finetooth_server_tests_postgres", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module.postgres
-
-
-postgres = _postgres_fixture()
 
 
 class Databases:
