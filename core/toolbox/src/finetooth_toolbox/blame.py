@@ -121,12 +121,17 @@ def where(thing: Any) -> str:
     return f" [{place}]" if place else ""
 
 
+def with_article(noun: str) -> str:
+    """The noun after `a`, or after `an` where it begins with a vowel: `an adapter`."""
+    return f"a{'n' * (noun[0] in 'aeiou')} {noun}"
+
+
 def shown(value: Any) -> str:
     """A value of the wrong type, briefly: `a str, 'good',`."""
     if value is None:
         return "None,"
     text, kind = " ".join(repr(value).split()), type(value).__name__
-    return f"a{'n' * (kind[0] in 'aeiou')} {kind}, {text if len(text) <= 60 else f'{text[:57]}...'},"
+    return f"{with_article(kind)}, {text if len(text) <= 60 else f'{text[:57]}...'},"
 
 
 def reason_of(answer: Any, check: Any) -> str:

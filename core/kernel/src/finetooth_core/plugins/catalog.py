@@ -11,6 +11,7 @@ from typing import Any
 from finetooth_hooks import ENTRY_TYPES, Entry, Hardware, PluginError
 from finetooth_hooks.entries import frameworks_of
 from finetooth_recipes.names_elsewhere import absent
+from finetooth_toolbox.blame import with_article
 from finetooth_toolbox.text.nearest import form, nearest
 
 from finetooth_core.plugins.faults import Fault
@@ -247,7 +248,7 @@ class Catalog:
         elif packages:
             actions.append(f"{packages[0]} brings it: {install_command(packages[:1])}")
         if elsewhere and not same_name and not near and not same_thing:
-            actions.append(f"{bare!r} has the kind {elsewhere[0].kind}, not {kind}")
+            actions.append(f"{bare!r} is {with_article(elsewhere[0].kind)}, not {with_article(kind)}")
         if missing and not actions:
             actions.append(f"no package of finetooth brings {bare}: {missing}")
         return "; ".join(actions)
