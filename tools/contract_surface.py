@@ -1,12 +1,13 @@
 """Record the public contract, and say what broke since it was recorded.
 
-    python tools/contract_surface.py [--record]
+    python tools/contract_surface.py [--record | --stub]
 
 The record (`hooks/contract/contract.txt`) begins with the contract's number and has a line for each public name:
 classes with their bases, fields with type and default, methods and functions with their arguments, and hooks. A line
 that is gone or different is a break: the number's first part must rise, and `finetooth_hooks/changes.toml` says in a
 line of the new number what authors do. What is only added is no break, except a field without a default and a method
-that plugins must write. `--record` is for the one who raises the number.
+that plugins must write. `--record` is for the one who raises the number; `--stub` writes the stub of the package,
+from which type checkers and this tool know the names that the package imports on first use.
 """
 
 from __future__ import annotations
@@ -21,22 +22,43 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "hooks/contract/src/finetooth_hooks"
 RECORD = ROOT / "hooks/contract/contract.txt"
+STUB = PACKAGE / "__init__.pyi"
 GIVEN = {"Catalog", "CommandContext", "Context", "ExportSource", "FaceService", "Opened", "Registered", "Run"}
 """Protocols that finetooth implements and plugins use: a method more breaks nobody."""
 
 
 def surface(package: Path = PACKAGE) -> dict[str, str]:
     """Every public name of the contract with what it looks like."""
+    files = [*sorted(package.glob("*.py")), *package.glob("__init__.pyi")]
     return {
         f"{file.stem}.{name}": text
-        for file in sorted(package.glob("*.py"))
+        for file in files
         for name, text in _of_module(ast.parse(file.read_text(encoding="utf-8")))
     }
+
+
+def stub(package: Path = PACKAGE) -> str:
+    """What type checkers read of the package: an import of each name in the table of its `__init__`."""
+    tree = ast.parse((package / "__init__.py").read_text(encoding="utf-8"))
+    (table,) = (
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_NAMES"
+    )
+    imports = [
+        f"from finetooth_hooks.{module} import {name} as {name}"
+        for module, names in table.items()
+        for name in sorted(names.split(), key=lambda name: (not name.isupper(), name.lower()))
+    ]
+    title = '"""Types of the names that `finetooth_hooks` imports on first use; tools/contract_surface.py writes it."""'
+    return "\n".join([title, "", *imports, "", "CONTRACT_VERSION: str"]) + "\n"
 
 
 def _of_module(tree: ast.Module) -> Iterator[tuple[str, str]]:
     listed = _listed(tree)
     for node in tree.body:
+        if isinstance(node, ast.ImportFrom):
+            yield from ((a.name, f"from {node.module}") for a in node.names if a.asname == a.name)
         if isinstance(node, ast.FunctionDef) and _public(node.name, listed):
             yield node.name, _arguments(node)
         if isinstance(node, ast.ClassDef) and _public(node.name, listed):
@@ -141,7 +163,12 @@ def main() -> int:
     """Record the contract, or check it; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", action="store_true")
-    if parser.parse_args().record:
+    parser.add_argument("--stub", action="store_true")
+    given = parser.parse_args()
+    if given.stub:
+        STUB.write_text(stub(), encoding="utf-8")
+        return 0
+    if given.record:
         project = tomllib.loads((PACKAGE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         lines = [project["version"], *(f"{name}: {text}" for name, text in surface().items())]
         RECORD.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import typing
+from pathlib import Path
 
 import finetooth_hooks
 import finetooth_kit as testing
@@ -21,19 +22,9 @@ def test_all_is_sorted_and_complete() -> None:
     listed = finetooth_hooks.__all__
     assert list(listed) == sorted(listed)
     assert len(set(listed)) == len(listed)
-    loaded = {
-        name
-        for name, value in vars(finetooth_hooks).items()
-        if not name.startswith("_")
-        and not inspect.ismodule(value)
-        and getattr(value, "__module__", "finetooth_hooks").startswith("finetooth_hooks")
-        and name not in ("annotations", "import_module", "TYPE_CHECKING", "Any")
-    }
-    assert loaded <= set(listed)
-    assert set(finetooth_hooks._LAZY) <= set(listed)
+    assert set(listed) == {*finetooth_hooks._MODULES, "CONTRACT_VERSION"}
     for name in listed:
         assert getattr(finetooth_hooks, name) is not None
-    assert set(listed) == loaded | set(finetooth_hooks._LAZY) | {"hookimpl", "hookspec"}
 
 
 def test_unknown_name_is_an_attribute_error() -> None:
@@ -106,7 +97,7 @@ def test_hook_has_a_typed_signature_and_an_example_that_compiles(name: str) -> N
 def test_example_of_a_registration_hook_yields_its_entry(kind: str) -> None:
     (name,) = [hook for hook, cls in specs.REGISTRATION_HOOKS.items() if cls is ENTRY_TYPES[kind]]
     example = (inspect.getdoc(HOOKS[name]) or "").partition("Example:\n")[2]
-    scope = dict(vars(finetooth_hooks))
+    scope = {name: getattr(finetooth_hooks, name) for name in finetooth_hooks.__all__}
     exec(compile(textwrap.dedent(example), name, "exec"), scope)
     yielded = list(scope[name]())
     assert yielded and all(type(entry) is ENTRY_TYPES[kind] for entry in yielded)
@@ -120,10 +111,9 @@ def test_entries_are_frozen_and_documented() -> None:
         assert set(required) <= {"name", "build", "claims", "framework", "capabilities", "here", "serves", "tier"}
 
 
-def test_type_checkers_see_what_is_imported_late() -> None:
-    """The names under TYPE_CHECKING and those that are imported when they are asked for are the same, module by
-    module."""
-    (block,) = (node for node in ast.parse(inspect.getsource(finetooth_hooks)).body if isinstance(node, ast.If))
-    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
-    seen = {alias.name: str(node.module) for node in imports for alias in node.names}
-    assert seen == {name: f"finetooth_hooks.{module}" for name, module in finetooth_hooks._LAZY.items()}
+def test_type_checkers_see_what_is_imported_on_first_use() -> None:
+    """The stub imports each name from the module that the package's table gives, and nothing else."""
+    stub = Path(finetooth_hooks.__file__).with_suffix(".pyi").read_text(encoding="utf-8")
+    imports = [node for node in ast.parse(stub).body if isinstance(node, ast.ImportFrom)]
+    seen = {str(alias.asname): f"{node.module}.{alias.name}" for node in imports for alias in node.names}
+    assert seen == {name: f"finetooth_hooks.{module}.{name}" for name, module in finetooth_hooks._MODULES.items()}
