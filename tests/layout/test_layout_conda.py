@@ -25,12 +25,15 @@ def wanted() -> dict[str, set[str]]:
     meta = projects["finetooth"]
     brought = [*meta["dependencies"], *meta["optional-dependencies"]["torch"]]
     for name in dict.fromkeys(re.split(r"[=<>\[]", one)[0] for one in brought):
-        for requirement in projects[name].get("dependencies", ()):
+        waiting = list(projects[name].get("dependencies", ()))
+        for requirement in waiting:
             match = re.match(r"([\w.-]+)(?:\[.*?\])?\s*([^;]*)", requirement)
             assert match is not None
             if match[1] not in projects:
                 bounds = {part.strip() for part in match[2].split(",") if part.strip()}
                 found.setdefault(CONDA.get(match[1], match[1]), set()).update(bounds)
+            elif match[1] != "finetooth" and (extra := re.search(r"\[(.*?)\]", requirement)):
+                waiting += projects[match[1]]["optional-dependencies"][extra[1]]
     return found
 
 

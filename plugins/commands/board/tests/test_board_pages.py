@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
+import ssl
+import stat
 import subprocess
 import sys
 import time
@@ -127,6 +130,54 @@ def test_others_need_the_key(serve: Serve) -> None:
     assert httpx.get(address, auth=("me", key), headers={"host": "board.example"}).status_code == 200
     refused = CliRunner().invoke(module.command, ["--host", "0.0.0.0"], standalone_mode=False)
     assert isinstance(refused.exception, UserError) and "FT_BOARD_KEY" in str(refused.exception)
+    others = {"env": {"FT_BOARD_KEY": key}, "standalone_mode": False}
+    refused = CliRunner().invoke(module.command, ["--host", "0.0.0.0"], **others)
+    assert isinstance(refused.exception, UserError) and "would travel in the clear" in str(refused.exception)
+    refused = CliRunner().invoke(module.command, ["--tls", "generated", "--certificate", __file__], **others)
+    assert isinstance(refused.exception, UserError) and "two certificates" in str(refused.exception)
+
+
+def test_a_board_with_a_certificate_is_read_by_who_trusts_it(
+    tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its forms work as without: the origin that a browser sends has the other scheme."""
+    monkeypatch.chdir(tmp_path)
+    make_run("one", [2.0])
+    command = [
+        sys.executable,
+        "-u",
+        "-m",
+        "finetooth",
+        "board",
+        "--host",
+        "0.0.0.0",
+        "--port",
+        "0",
+        "--tls",
+        "generated",
+    ]
+    environment = {**os.environ, "FT_BOARD_KEY": "k" * 20}
+    board = subprocess.Popen([*command, "--tls", "generated"], stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert board.stdout is not None
+        port = board.stdout.readline().partition(" (")[0].rpartition(":")[2]
+        certificate = re.search(r"^certificate (\S+), fingerprint [0-9a-f]{64}$", board.stdout.readline())
+        assert certificate is not None
+        board.stdout.readline()
+        trusted = ssl.create_default_context(cafile=certificate[1])
+        with httpx.Client(base_url=f"https://localhost:{port}", verify=trusted, auth=("me", "k" * 20)) as client:
+            page = client.get("/runs/one")
+            assert page.status_code == 200
+            form = {"token": re.findall(r'name="token" value="([^"]+)"', client.get("/new").text)[0], "name": "one"}
+            sent = client.post("/start", data=form, headers={"origin": f"https://localhost:{port}"})
+            assert "there is a run" in sent.text
+        with pytest.raises(httpx.ConnectError, match="certificate"):
+            httpx.get(f"https://localhost:{port}")
+        assert stat.S_IMODE(Path("runs/board/tls/key.pem").stat().st_mode) == 0o600
+    finally:
+        board.terminate()
+        board.wait()
+        board.stdout.close()
 
 
 @pytest.mark.parametrize("name", ["%2e%2e/one", "a/b/c", "%2e%2e/x", ".hidden", "one%2f..%2fone"])

@@ -14,10 +14,10 @@ import httpx2 as httpx
 import pytest
 import uvicorn
 from finetooth_hooks import Sampling
-from finetooth_server.commands.serve import _listen
 from finetooth_server.keys import Caller
 from finetooth_server.limits.connections import BoundedConnection, telling_server
 from finetooth_server.settings import Settings
+from finetooth_wire.listening import listen
 from sqlalchemy import text
 
 ME = Caller("local", "", frozenset({"train", "sample", "read"}))
@@ -100,7 +100,7 @@ def test_names_and_notes_that_cannot_be_written_down_are_not_logged(
 
 def running(fails: bool = False) -> tuple[uvicorn.Server, socket.socket, list[bool]]:
     """A server that notes, when it says that it serves, whether it takes connections; its end is waited for."""
-    listening, said = _listen("127.0.0.1", 0), list[bool]()
+    listening, said = listen("127.0.0.1", 0), list[bool]()
     address = listening.getsockname()
 
     @asynccontextmanager

@@ -357,8 +357,7 @@ def test_an_engine_that_cannot_be_joined_is_batched_plainly(local: Any) -> None:
 def test_answers_do_not_wait_for_acknowledgements() -> None:
     """asyncio turns Nagle's algorithm off for connections of the socket that `ft serve` listens on, and the kernel cuts
     off who takes nothing."""
-    from finetooth_server.commands.serve import _listen
-    from finetooth_server.guard import SLOWEST
+    from finetooth_wire.listening import SLOWEST, listen
 
     async def main() -> list[int]:
         found: list[int] = []
@@ -369,7 +368,7 @@ def test_answers_do_not_wait_for_acknowledgements() -> None:
             found.append(mine.getsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_USER_TIMEOUT", socket.TCP_NODELAY)))
             writer.close()
 
-        listening = _listen("127.0.0.1", 0)
+        listening = listen("127.0.0.1", 0)
         async with await asyncio.start_server(connected, sock=listening):
             reader, writer = await asyncio.open_connection(*listening.getsockname())
             await reader.read()

@@ -18,7 +18,7 @@ from cryptography import x509
 from finetooth_client import ServerError
 from finetooth_hooks import UserError
 from finetooth_server.settings import Settings
-from finetooth_server.tls import Certificate, generated, reached_as
+from finetooth_wire.tls import Certificate, generated, reached_as
 
 
 @pytest.fixture(scope="module")

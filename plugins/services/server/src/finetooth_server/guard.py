@@ -11,6 +11,7 @@ from urllib.parse import parse_qs
 from finetooth_hooks import FinetoothError, UserError
 from finetooth_toolbox.loopback import is_loopback_url
 from finetooth_wire.bounds import brief
+from finetooth_wire.listening import SLOWEST
 from starlette.responses import JSONResponse, Response
 
 from finetooth_server.calls import STATUS, category_of
@@ -34,9 +35,6 @@ LOGGER = logging.getLogger("finetooth.server")
 
 QUIET = ("/health", "/metrics", "/api/v1/healthz")
 """Requests that leave no line in the audit record."""
-
-SLOWEST = 20.0
-"""Seconds that a request's body may take beyond what its length explains, and for taking a part of an answer."""
 
 RECHECKED = 1.0
 """Seconds after which the key of a request that still is answered is looked at again."""

@@ -1,1 +1,1 @@
-"""Data and results of an engine as JSON: what a server and its clients send each other."""
+"""What servers of finetooth and their clients share: data and results as JSON, and TLS."""

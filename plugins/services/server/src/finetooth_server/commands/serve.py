@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,14 @@ import click
 from finetooth_hooks import Backend, CommandContext, UserError
 from finetooth_hooks.faces import Face
 from finetooth_toolbox.loopback import is_loopback
+from finetooth_wire.listening import (
+    Tls,
+    address_of,
+    listen,
+    tell_certificate,
+    tls_options,
+    uvicorn_options,
+)
 
 from finetooth_server.commands.limits import STATUS, limit_options, limits_of, status
 from finetooth_server.commands.place import FOLDER, database_url, is_there, records_of
@@ -21,8 +28,9 @@ from finetooth_server.keys import Keys
 from finetooth_server.settings import Limits, Settings
 
 if TYPE_CHECKING:
+    from finetooth_wire.tls import Certificate
+
     from finetooth_server.service import Service
-    from finetooth_server.tls import Certificate
 
 PORT = 8420
 
@@ -59,12 +67,7 @@ def _complete(ctx: click.Context, param: click.Parameter, begun: str) -> list[st
               "that signs where the audit record ends; default is one in the folder.")  # fmt: skip
 @click.option("--scratch", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Where weights lie "
               "plain while they are read or written, with an encryption key; default is the folder.")  # fmt: skip
-@click.option("--certificate", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TLS certificate.")
-@click.option("--certificate-key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its key.")
-@click.option("--tls", type=click.Choice(["generated"]), help="Make a certificate for a trial, keep it in the folder, "
-              "and print its fingerprint, which clients pin.")  # fmt: skip
-@click.option("--without-tls", is_flag=True, help="Let others reach the server although keys and data then travel "
-              "in the clear; for a network that is encrypted itself.")  # fmt: skip
+@tls_options
 @click.option("--accept-memory", is_flag=True, help="Begin although a model will not fit into memory by its plan.")
 @click.option("--stdio", is_flag=True, help="Speak through standard input and output, to who started this: no port is "
               "opened. For one face that can, such as mcp.")  # fmt: skip
@@ -87,13 +90,9 @@ def command(
     encryption_key: Path | None,
     audit_key: Path | None,
     scratch: Path | None,
-    certificate: Path | None,
-    certificate_key: Path | None,
-    tls: str | None,
-    without_tls: bool,
     accept_memory: bool,
     stdio: bool,
-    **limits: Any,
+    **others: Any,
 ) -> None:
     """Serve models to train and to sample from, step by step.
 
@@ -113,14 +112,14 @@ def command(
     from finetooth_server.service import Service
 
     check(obj, faces)
+    tls = Tls(**{name: others.pop(name) for name in Tls.__dataclass_fields__})
     stdio_face = _stdio_face(obj, faces) if stdio else None
     private = stdio or is_loopback(host)
     if not private:
         _need_key(host, folder, database)
-        _need_tls(host, bool(tls or certificate or without_tls))
-    _check_certificate(certificate, certificate_key, tls)
+        tls.check(host)
     if not stdio:  # a port that is taken is told before anything is read, or made
-        _listen(host, port).close()
+        listen(host, port).close()
     given = _served(obj, faces, models, recipe, (*overrides, *(("train.accept_memory=true",) if accept_memory else ())))
     served = {name: _one_base(obj, _in_parts(_as_long_as_the_model(obj, one))) for name, one in given.items()}
     _check_memory(obj, served)
@@ -137,12 +136,12 @@ def command(
         encryption=encryption,
         scratch=None if scratch is None else scratch.absolute(),
         audit_key=None if audit_key is None else audit_key.absolute(),
-        limits=Limits(results=results * 3600, **limits_of(limits)),
+        limits=Limits(results=results * 3600, **limits_of(others)),
     )
     if stdio_face is not None:
         _serve_stdio(stdio_face, faces[0].rpartition(":")[2], Service(obj, settings))
         return
-    shown, service = _certificate(settings.folder, host, certificate, certificate_key, tls), Service(obj, settings)
+    shown, service = tls.shown(settings.folder, host), Service(obj, settings)
     if "tinker" in faces:
         from finetooth_server.tinker.tokenizers import write_tokenizers
 
@@ -172,11 +171,9 @@ def _listen_and_serve(
     from finetooth_server.collector import settle
     from finetooth_server.keeping.counted_log import count_lines_of_libraries
     from finetooth_server.limits.connections import AT_ONCE, BoundedConnection, telling_server
-    from finetooth_server.tls import reached_as
 
-    listening = _listen(host, port)
-    name = reached_as(host)
-    url = f"{'https' if shown else 'http'}://{f'[{name}]' if ':' in name else name}:{listening.getsockname()[1]}"
+    listening = listen(host, port)
+    url = address_of(host, listening, shown)
     app = make_app(service, faces)
     config = uvicorn.Config(
         app,
@@ -186,8 +183,7 @@ def _listen_and_serve(
         backlog=AT_ONCE,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=5,
-        ssl_certfile=None if shown is None else str(shown.file),
-        ssl_keyfile=None if shown is None else str(shown.key),
+        **uvicorn_options(shown),
     )
     settle()
     count_lines_of_libraries()  # after the configuration, which makes loggers anew
@@ -205,10 +201,7 @@ def _say(
 ) -> None:
     """Where the server is, and what to do with it."""
     click.echo(f"serving {', '.join(served) or 'no model'} at {url} ({', '.join(faces)}); Ctrl-C ends it")
-    if shown is not None:
-        click.echo(f"certificate {shown.file}, fingerprint {shown.fingerprint}")
-    if shown is not None and shown.by_itself:
-        click.echo("clients trust it by a copy of that file: SSL_CERT_FILE=certificate.pem, or curl --cacert")
+    tell_certificate(shown)
     if "api" in faces:
         click.echo(f"pages: {url}/docs")
     for name, path in places.items():
@@ -234,47 +227,6 @@ def _need_key(host: str, folder: Path, database: str) -> None:
         f"--host {host} can be reached by others, and the server has no API key",
         action=f"run `ft keys create --tenant NAME --folder {folder}` first, or listen on 127.0.0.1",
     )
-
-
-def _need_tls(host: str, given: bool) -> None:
-    """
-    Raises:
-        UserError: nothing was given that keeps what travels from others' eyes.
-    """
-    if not given:
-        raise UserError(
-            f"--host {host} can be reached by others, and keys and data would travel in the clear",
-            action="give --certificate and --certificate-key, or --tls generated, or --without-tls",
-        )
-
-
-def _check_certificate(certificate: Path | None, key: Path | None, tls: str | None) -> None:
-    """
-    Raises:
-        UserError: two certificates, or half of one.
-    """
-    if tls is not None and (certificate or key):
-        raise UserError("--tls generated and --certificate: two certificates", action="give one of them")
-    if (certificate is None) != (key is None):
-        raise UserError("--certificate and --certificate-key belong together", action="give both")
-
-
-def _certificate(
-    folder: Path, host: str, certificate: Path | None, key: Path | None, tls: str | None
-) -> Certificate | None:
-    """The server's certificate; None without TLS."""
-    if tls is not None:
-        from finetooth_server.tls import generated
-
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return generated(folder, host)
-    if certificate is None or key is None:
-        return None
-    from finetooth_server.tls import Certificate
-
-    found = Certificate(certificate, key)
-    _ = found.fingerprint
-    return found
 
 
 def _stdio_face(obj: CommandContext, faces: tuple[str, ...]) -> Face:
@@ -369,24 +321,3 @@ def _one_base(obj: CommandContext, recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 def _without_data(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in recipe.items() if name not in ("output", "evaluate", "trackers")}
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """
-    Raises:
-        UserError: the address or the port cannot be bound.
-    """
-    from finetooth_server.guard import SLOWEST
-
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        # the protocol by its number: asyncio turns Nagle's algorithm off only where it stands, and an answer would wait
-        # 40 ms for the client's delayed acknowledgement
-        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # connections inherit it: who takes no bytes for so long is cut off
-            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * SLOWEST))
-        listening.bind(address)
-    except OSError as error:
-        raise UserError(f"{host}:{port}: {error.strerror}", action="choose another --host or --port") from error
-    return listening

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import uvicorn
+from finetooth_wire.listening import SLOWEST
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from finetooth_server.guard import SLOWEST
 from finetooth_server.limits.admission import HELD
 from finetooth_server.limits.rates import Rates, network_of
 
