@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from finetooth_hooks import Verdict
 from finetooth_registry import records
 from finetooth_registry.anywhere import Event
 from finetooth_registry.registry import Registry
+from finetooth_registry.releasing import promote
 from finetooth_registry.tables import EVENTS, MEASUREMENTS, VERSIONS
 from sqlalchemy import insert
 
@@ -79,6 +82,7 @@ def median(does: Callable[[int], Any], times: int = 21) -> float:
 def measure(folder: Path, database: str, versions: int) -> dict[str, Any]:
     """Fill a new registry and time it."""
     registry = Registry.create(folder / "registry", database)
+    os.environ["XDG_STATE_HOME"] = str(folder / "state")
     registry.trust("ci", records.make_key(folder / "ci.pem"))
     (folder / "weights").write_text("w")
     signer = records.load_signer(folder / "ci.pem")
@@ -86,6 +90,9 @@ def measure(folder: Path, database: str, versions: int) -> dict[str, Any]:
     began = time.perf_counter()
     fill(registry, versions, made.record)
     filled = time.perf_counter() - began
+    for _ in range(2):
+        registry.add("released", {"weights": folder / "weights"}, ABOUT, signer, metrics={"loss": 1.0})
+    commands: Any = SimpleNamespace()
     models = versions // EACH
     verdict = {"1 signed": Verdict(True, "signed by ci")}
 
@@ -93,10 +100,15 @@ def measure(folder: Path, database: str, versions: int) -> dict[str, Any]:
         version = registry.version(f"model-{count % models}@v1")
         registry.decide(version, "staging", verdict, registry.in_channel(version.model, "staging"))
 
-    registry.check_log()
     began = time.perf_counter()
-    Registry(folder / "registry").check_log()
+    registry.check_log()
     whole = time.perf_counter() - began
+
+    def release(count: int) -> None:
+        opened = Registry(folder / "registry")  # as each command does
+        assert promote(commands, opened, opened.version(f"released@v{count % 2}"), "candidate")[0]
+        opened.close()
+
     return {
         "database": "postgresql" if database else "sqlite",
         "versions": versions,
@@ -107,7 +119,8 @@ def measure(folder: Path, database: str, versions: int) -> dict[str, Any]:
         "query_version_ms": median(lambda count: registry.version(f"model-{count % models}@v7")),
         "query_metrics_ms": median(lambda count: registry.metrics(registry.version(f"model-{count % models}@v7"))),
         "promote_ms": median(decide),
-        "check_new_events_ms": median(lambda count: registry.check_log()),
+        "check_new_events_ms": median(lambda count: registry.check_log(whole=False)),
+        "release_by_command_ms": median(release),
         "check_whole_log_seconds": round(whole, 2),
     }
 

@@ -106,8 +106,8 @@ def test_an_event_that_was_put_to_another_model_is_named(first: Path) -> None:
     with sqlite3.connect(first / "registry.db") as database:
         database.execute("UPDATE events SET model = 'other' WHERE kind = 'decided'")
     database.close()
-    with pytest.raises(UserError, match="put to another model"):
-        registry.check_log()
+    with pytest.raises(UserError, match="an event of bot"):
+        registry.checked_events("bot")
 
 
 def test_a_log_that_was_checked_is_checked_again_after_another_process_wrote(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,9 @@ from typing import Any
 import pytest
 from finetooth_hooks import UserError
 from finetooth_registry import from_run, records, releasing
-from finetooth_registry.anywhere import files_of
+from finetooth_registry.anywhere import chained, files_of
 from finetooth_registry.registry import Registry
+from finetooth_registry.verified import NOTHING
 from finetooth_registry.verifying import RECORD, verify_folder, verify_version
 from finetooth_registry.writing import write_version
 from finetooth_saving.artifact import write_folder
@@ -201,14 +203,70 @@ TAMPERED: dict[str, tuple[Callable[[Place], None], str]] = {
 }
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "since"])
 @pytest.mark.parametrize("name", TAMPERED)
-def test_a_registry_that_was_tampered_with_is_named(place: Place, name: str) -> None:
-    assert all(link.holds for link in verify_version(place.registry, place.old))
+def test_a_registry_that_was_tampered_with_is_named(place: Place, name: str, whole: bool) -> None:
+    assert all(link.holds for link in verify_version(place.registry, place.old, whole=whole))
     tamper, link = TAMPERED[name]
     tamper(place)
     version = place.registry.version("bot@v0")
-    broken = {found.what for found in verify_version(place.registry, version) if not found.holds}
+    broken = {found.what for found in verify_version(place.registry, version, whole=whole) if not found.holds}
     assert link in broken, broken
+
+
+def rewritten(place: Place, change: Callable[[int, dict[str, Any]], dict[str, Any] | None]) -> None:
+    """A whole new log, chained anew, in the place of the old one."""
+    sequence, sha256 = NOTHING
+    made = []
+    for event in place.registry.events():
+        if (detail := change(event.sequence, dict(event.detail))) is not None:
+            event = replace(event, sequence=(sequence := sequence + 1), previous=sha256, detail=detail)
+            made.append(replace(event, sha256=(sha256 := event.expected())))
+    with sqlite3.connect(place.folder / "registry/registry.db") as database:
+        database.execute("delete from events")
+        about = "insert into events (sequence, at, kind, detail, previous, sha256, model) values (?, ?, ?, ?, ?, ?, ?)"
+        for e in made:
+            row = (e.sequence, e.at, e.kind, json.dumps(e.detail), e.previous, e.sha256, e.detail.get("model"))
+            database.execute(about, row)
+    database.close()
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "since"])
+def test_a_log_that_was_written_anew_is_named_by_who_verified_it_before(place: Place, whole: bool) -> None:
+    place.registry.check_log()
+    rewritten(place, lambda sequence, detail: {**detail, "metrics": {}} if "metrics" in detail else detail)
+    assert chained(place.registry.events())[0] == 8, "it is a good chain"
+    with pytest.raises(UserError, match="which was verified here before"):
+        place.registry.check_log(whole=whole)
+
+
+def test_a_shorter_log_is_named_by_who_verified_it_before(place: Place) -> None:
+    place.registry.check_log()
+    rewritten(place, lambda sequence, detail: detail if sequence < 8 else None)
+    for whole in (True, False):
+        with pytest.raises(UserError, match="event 8, which was verified here before, is missing"):
+            place.registry.check_log(whole=whole)
+
+
+def test_what_was_verified_before_is_not_read_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert place.registry.check_log(whole=False) == 8
+    read: list[int] = []
+    monkeypatch.setattr("finetooth_registry.anywhere.chained", lambda page, known: read.append(len(page)) or (8, ""))
+    place.registry.check_log(whole=False)
+    assert read == [1]
+
+
+def test_pages_of_a_long_log_are_one_chain(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetooth_registry.anywhere.PAGE", 2)
+    assert place.registry.check_log() == 8
+    place.registry.measure(place.old, {"loss": 1.0}, {})
+    assert place.registry.check_log(whole=False) == 9
+    assert [event.sequence for event in place.registry.checked_events("bot")[1]] == list(range(1, 10))
+    place.sql("update events set at = 'never' where sequence = 5")
+    with pytest.raises(UserError, match="at event 5"):
+        place.registry.check_log()
+    with pytest.raises(UserError, match="an event of bot"):
+        place.registry.checked_events("bot")
 
 
 def test_there_are_forty_manipulations() -> None:

@@ -138,7 +138,7 @@ def _mark(name: str, path: Path | None) -> Path:
         OSError: the file cannot be read.
     """
     content = name.encode("utf-8", "surrogatepass") if path is None else path.read_bytes()
-    return _state_folder() / "own-python" / _sha256(content)
+    return state_folder() / "own-python" / _sha256(content)
 
 
 def _is_own_place(path: Path | None, base: Path) -> bool:
@@ -152,10 +152,10 @@ def _is_own_place(path: Path | None, base: Path) -> bool:
 def _place_mark(path: Path) -> Path:
     """The file that says that a run of this machine named the file at a place."""
     place = str(path.resolve()).encode("utf-8", "surrogatepass")
-    return _state_folder() / "own-python" / f"at-{_sha256(place)}"
+    return state_folder() / "own-python" / f"at-{_sha256(place)}"
 
 
-def _state_folder() -> Path:
+def state_folder() -> Path:
     """`finetooth` in the platform's folder for what programs remember."""
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "finetooth"

@@ -16,11 +16,12 @@ from securesystemslib.signer import CryptoSigner, Key  # type: ignore[attr-defin
 
 from finetooth_registry import records
 from finetooth_registry.policy import ChannelPolicy, Policy
+from finetooth_registry.verified import NOTHING, Verified, changed
 
 VARIABLE = "FT_REGISTRY"
 """Where the registry is: a folder, or the URL of a server."""
-FIRST = "0" * 64
-"""What the first event names as the one before it."""
+PAGE = 10_000
+"""Events that are read and checked at a time."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Event:
 
     def expected(self) -> str:
         """The SHA-256 that it must have."""
-        content = [self.sequence, self.at, self.kind, dict(self.detail), self.previous]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        content = [self.sequence, self.at, self.kind, self.detail, self.previous]
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=dict).encode()).hexdigest()
 
 
 class Taken(UserError):
@@ -96,6 +97,11 @@ class AnyRegistry(ABC):
 
     @property
     @abstractmethod
+    def place(self) -> str:
+        """Where it is: an absolute path or a URL."""
+
+    @property
+    @abstractmethod
     def policy(self) -> Policy:
         """What may be registered and released."""
 
@@ -116,11 +122,17 @@ class AnyRegistry(ABC):
         """The latest measurement of each metric, and the latest kept answers of each evaluator."""
 
     @abstractmethod
-    def events(self, model: str = "") -> list[Event]:
+    def events(
+        self, model: str = "", kinds: Sequence[str] = (), *, after: int = 0, most: int = 0, newest: int = 0
+    ) -> list[Event]:
         """The log, oldest first.
 
         Args:
             model: its events and those of no model alone; empty: all.
+            kinds: events of these kinds alone; empty: all.
+            after: events behind this one alone.
+            most: how many of them at most, the oldest; 0: all.
+            newest: how many of them at most, the newest; 0: all.
         """
 
     @abstractmethod
@@ -182,7 +194,7 @@ class AnyRegistry(ABC):
     def held(self, version: Version, channel: str) -> str:
         """Why a version is held back by hand from a channel; empty if it is not."""
         about = {"model": version.model, "number": version.number, "channel": channel}
-        holds = (event for event in reversed(self.events(version.model)) if event.kind in ("held", "hold lifted"))
+        holds = reversed(self.events(version.model, ("held", "hold lifted")))
         return next((str(e.detail["why"]) for e in holds if about.items() <= e.detail.items()), "")
 
     @abstractmethod
@@ -250,16 +262,42 @@ class AnyRegistry(ABC):
         self.replace_record(version, record)
         return records.signers_of(record, self.trusted())
 
-    def check_log(self) -> int:
+    def check_log(self, *, whole: bool = True) -> int:
         """Check the chain of the log; returns how many events it has.
 
+        Args:
+            whole: from the first event on. False: from the last one that this user verified; see `checked_events`.
+
         Raises:
-            UserError: an event was changed, cut out or reordered.
+            UserError: an event was changed, cut out or reordered, or the log is not the one that was verified before.
         """
-        return chained(self.events())[0]
+        verified = Verified(self.place)
+        number, sha256 = before = verified.known()
+        known = NOTHING if whole or not number else (number - 1, "")
+        while page := self.events(after=known[0], most=PAGE):
+            if known[1] == "":  # the last verified event, whose own chain was checked
+                known = (known[0], page[0].previous)
+            last = chained(page, known)
+            if known[0] < number <= last[0] and page[number - known[0] - 1].sha256 != sha256:
+                raise changed(f"event {number}, which was verified here before", verified.file)
+            if new := page[max(number - known[0], 0) :]:
+                verified.add(before, new)
+                before = last
+            known = last
+        if known[0] < number:
+            raise changed(f"its end: event {number}, which was verified here before, is missing", verified.file)
+        return known[0]
+
+    def checked_events(self, model: str, *, whole: bool = False) -> tuple[int, list[Event]]:
+        """How many events the log has, and those of a model and of no model, each verified.
+
+        Raises:
+            UserError: see `check_log`.
+        """
+        return self.check_log(whole=whole), Verified(self.place).verified(model, self.events(model))
 
 
-def chained(events: Iterable[Event], known: tuple[int, str] = (0, FIRST)) -> tuple[int, str]:
+def chained(events: Iterable[Event], known: tuple[int, str] = NOTHING) -> tuple[int, str]:
     """Check that events follow each other.
 
     Args:
@@ -275,7 +313,7 @@ def chained(events: Iterable[Event], known: tuple[int, str] = (0, FIRST)) -> tup
     for event in events:
         count += 1
         if event.sequence != count or event.previous != previous or event.sha256 != event.expected():
-            raise UserError(f"the log was changed at event {count}", action="restore the registry from a copy")
+            raise changed(f"event {count}")
         previous = event.sha256
     return count, previous
 

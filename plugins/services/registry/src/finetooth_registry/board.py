@@ -19,9 +19,10 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route, Router
 
 from finetooth_registry import records, releasing
-from finetooth_registry.anywhere import VARIABLE, AnyRegistry, Version
+from finetooth_registry.anywhere import VARIABLE, AnyRegistry, Version, chained
 from finetooth_registry.lineage import drawing, lineage
 from finetooth_registry.remote import open_registry
+from finetooth_registry.verified import NOTHING
 from finetooth_registry.verifying import verify_version
 
 MOST = 200
@@ -73,7 +74,7 @@ class RegistryPages:
     def _overview(self, registry: AnyRegistry, request: Request) -> Html:
         shown, trusted = registry.versions(newest=MOST)[::-1], registry.trusted()
         signers = {version.called: records.signers_of(registry.record(version), trusted) for version in shown}
-        refusals = [event for event in registry.events() if event.kind == "refused"][: -MOST - 1 : -1]
+        refusals = registry.events(kinds=("refused",), newest=MOST)[::-1]
         return "Registry", self._html(
             "overview", request, where=_where(), versions=shown, left=len(shown) == MOST, held=registry.released(),
             signers=signers, refusals=refusals,
@@ -88,8 +89,8 @@ class RegistryPages:
         root = str(request.scope.get("root_path", ""))
         channels = list(registry.policy.channels)
         holds = {channel: why for channel in channels if (why := registry.held(version, channel))}
-        about = [event for event in registry.events(version.model) if event.detail.get("model")]
-        decisions = [e for e in about if e.detail.get("number") == version.number and e.kind in DECIDED]
+        about = registry.events(version.model, DECIDED)
+        decisions = [event for event in about if event.detail.get("number") == version.number]
         return version.called, self._html(
             "version", request, version=version, here=_address(root, version), metrics=metrics, answers=answers,
             lineage=made_of, drawing=drawing(made_of, partial(_address, root)), channels=channels, holds=holds,
@@ -99,7 +100,7 @@ class RegistryPages:
 
     def _verified(self, registry: AnyRegistry, request: Request) -> Html:
         version = _named(registry, request)
-        links = list(verify_version(registry, version))
+        links = list(verify_version(registry, version, whole=False))
         here = _address(str(request.scope.get("root_path", "")), version)
         holds = all(link.holds for link in links)
         about = {"version": version, "here": here, "links": links, "holds": holds}
@@ -119,14 +120,14 @@ class RegistryPages:
         return "Versions compared", self._html("compare", request, versions=versions, called=called, rows=rows)
 
     def _log(self, registry: AnyRegistry, request: Request) -> Html:
-        broken = ""
+        broken, events = "", registry.events(newest=MOST)
         try:
-            registry.check_log()
+            registry.check_log(whole=False)
+            chained(events, (events[0].sequence - 1, events[0].previous) if events else NOTHING)
         except UserError as error:
             broken = str(error)
-        events = registry.events()
-        shown = events[: -MOST - 1 : -1]
-        return "Log", self._html("log", request, events=shown, left=len(events) - len(shown), broken=broken)
+        left = events[0].sequence - 1 if events else 0
+        return "Log", self._html("log", request, events=events[::-1], left=left, broken=broken)
 
     def _promote(self, registry: AnyRegistry, request: Request, form: Mapping[str, str]) -> Html:
         version, channel = _named(registry, request), form.get("channel", "")

@@ -128,13 +128,14 @@ def _version(registry: Registry, parts: Parts) -> Version:
     return registry.version(f"{parts['model']}@v{parts['number']}")
 
 
-def _count(given: str) -> int:
+def _count(parts: Parts, name: str) -> int:
     """
     Raises:
         UserError: the text is not a number.
     """
+    given = parts.get(name, "0")
     if not given.isdecimal():
-        raise UserError(f"newest: {given[:20]!r} is not a number", action="send what the command sends")
+        raise UserError(f"{name}: {given[:20]!r} is not a number", action="send what the command sends")
     return int(given)
 
 
@@ -163,11 +164,12 @@ CALLS = (
     Call("GET", "/keys", LOOK, lambda registry, parts, body: {
         name: records.key_to_json(key) for name, key in registry.trusted().items()
     }),
-    Call("GET", "/log", LOOK, lambda registry, parts, body: [
-        asdict(event) for event in registry.events(parts.get("model", ""))
-    ]),
+    Call("GET", "/log", LOOK, lambda registry, parts, body: [asdict(event) for event in registry.events(
+        parts.get("model", ""), [kind for kind in parts.get("kinds", "").split(",") if kind],
+        **{name: _count(parts, name) for name in ("after", "most", "newest")},
+    )]),
     Call("GET", "/versions", LOOK, lambda registry, parts, body: [
-        asdict(version) for version in registry.versions(parts.get("model", ""), _count(parts.get("newest", "0")))
+        asdict(version) for version in registry.versions(parts.get("model", ""), _count(parts, "newest"))
     ]),
     Call("GET", "/versions/{model}/next", WRITE, lambda registry, parts, body: registry.next_version(parts["model"])),
     Call("GET", "/versions/{model}/{number:int}/metrics", LOOK, _metrics),

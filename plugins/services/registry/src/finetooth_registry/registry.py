@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from itertools import takewhile
 from pathlib import Path
@@ -21,14 +21,14 @@ from finetooth_hooks import Verdict
 from finetooth_hooks.errors import UserError
 from finetooth_toolbox.files.locks import FolderHeldError, held_folder
 from securesystemslib.signer import CryptoSigner, Key  # type: ignore[attr-defined]
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, delete, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, RowMapping, Select, delete, exists, func, insert, or_, select, update
 from sqlalchemy.exc import DatabaseError
 
 from finetooth_registry import policy, records, schema
-from finetooth_registry.anywhere import FIRST, AnyRegistry, Event, Taken, Version, chained, evidence, files_of
-from finetooth_registry.blobs import RESTORE, Blobs
-from finetooth_registry.schema import DATABASE
+from finetooth_registry.anywhere import AnyRegistry, Event, Taken, Version, evidence, files_of
+from finetooth_registry.blobs import Blobs
 from finetooth_registry.tables import CHANNELS, EVENTS, KEYS, MEASUREMENTS, VERSIONS
+from finetooth_registry.verified import NOTHING, Verified
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 MANY = 500
@@ -52,7 +52,6 @@ class Registry(AnyRegistry):
             raise UserError(f"{folder} holds no registry", action=f"make one with ft registry init {folder}")
         self.folder, self.blobs, self._clock = folder, Blobs(folder / "blobs"), clock
         self._database = schema.open_database(folder)
-        self._known, self._seen = (0, FIRST), self._stamp()
         self._up_to_date()
 
     @classmethod
@@ -75,7 +74,9 @@ class Registry(AnyRegistry):
         with _said(folder):
             schema.migrate(made)
         made.dispose()
-        return cls(folder)
+        registry = cls(folder)
+        Verified(registry.place).forget()
+        return registry
 
     def _up_to_date(self) -> None:
         """Bring the tables up to date.
@@ -93,6 +94,10 @@ class Registry(AnyRegistry):
     def close(self) -> None:
         """Close the connections to the database."""
         self._database.dispose()
+
+    @property
+    def place(self) -> str:
+        return str(self.folder.resolve())
 
     @property
     def policy(self) -> policy.Policy:
@@ -350,7 +355,7 @@ class Registry(AnyRegistry):
         now = self.in_channel(model, channel)
         if now is None:
             raise UserError(f"{model} has no version in {channel}", action="ft registry list shows them")
-        moves = [event.detail for event in self.events(model) if event.kind in ("decided", "rolled back")]
+        moves = [event.detail for event in self.events(model, ("decided", "rolled back"))]
         mine = [move for move in moves if move["channel"] == channel and move.get("decision") != "HOLD"]
         before = next((move["before"] for move in reversed(mine) if move["number"] == now.number), None)
         if before is None:
@@ -362,41 +367,18 @@ class Registry(AnyRegistry):
             self._log(connection, "rolled back", {**detail, "before": earlier[-1] if earlier else None})
         return self.version(f"{model}@v{before}")
 
-    def events(self, model: str = "") -> list[Event]:
-        return self._events(or_(EVENTS.c.model == model, EVENTS.c.model.is_(None)) if model else EVENTS.c.sequence > 0)
-
-    def _events(self, about: ColumnElement[bool]) -> list[Event]:
+    def events(
+        self, model: str = "", kinds: Sequence[str] = (), *, after: int = 0, most: int = 0, newest: int = 0
+    ) -> list[Event]:
+        query = select(*(EVENTS.c[field.name] for field in fields(Event))).where(EVENTS.c.sequence > after)
+        if model:
+            query = query.where(or_(EVENTS.c.model == model, EVENTS.c.model.is_(None)))
+        if kinds:
+            query = query.where(EVENTS.c.kind.in_(kinds))
+        query = query.order_by(EVENTS.c.sequence.desc() if newest else EVENTS.c.sequence).limit(newest or most or None)
         with self._reading() as connection:
-            rows = connection.execute(select(EVENTS).where(about).order_by(EVENTS.c.sequence)).mappings().all()
-        return [Event(**{name: value for name, value in row.items() if name != "model"}) for row in rows]
-
-    def check_log(self) -> int:
-        """See `AnyRegistry`. What this process has checked is not checked again, unless another one changed the file of
-        the database since."""
-        if self._seen != (seen := self._stamp()):
-            self._known, self._seen = (0, FIRST), seen
-        count, last = self._known
-        later = self._events(EVENTS.c.sequence >= max(count, 1))
-        if count and (not later or later.pop(0).sha256 != last):
-            raise UserError(f"the log was changed at event {count}", action=RESTORE)
-        known = chained(later, self._known)
-        said = func.coalesce(EVENTS.c.detail["model"].as_string(), "")
-        with self._reading() as connection:
-            moved = select(EVENTS.c.sequence).where(
-                EVENTS.c.sequence > count, said != func.coalesce(EVENTS.c.model, "")
-            )
-            if (place := connection.execute(moved.limit(1)).scalar()) is not None:
-                raise UserError(f"event {place} of the log was put to another model", action=RESTORE)
-        self._known = known
-        return known[0]
-
-    def _stamp(self) -> tuple[int, ...]:
-        """What changes when the database does; empty where the database is a server."""
-        try:
-            about = (self.folder / DATABASE).stat()
-        except FileNotFoundError:
-            return ()
-        return about.st_mtime_ns, about.st_size, about.st_ino
+            made = [Event(*row) for row in connection.execute(query)]
+        return made[::-1] if newest else made
 
     def named_blobs(self) -> set[str]:
         """SHA-256 of every blob that a version or a measurement names."""
@@ -406,8 +388,8 @@ class Registry(AnyRegistry):
             named |= set(files_of(records.read(self.record(version))).values())
         with self._reading() as connection:
             named |= {sha256 for (sha256,) in connection.execute(select(MEASUREMENTS.c.answers)) if sha256}
-        for event in self.events():
-            named |= {event.detail["record"]} if "record" in event.detail else set()
+        for event in self.events(kinds=("registered", "signed")):
+            named.add(event.detail["record"])
         return named
 
     def _move(self, connection: Connection, model: str, channel: str, number: int) -> None:
@@ -428,7 +410,7 @@ class Registry(AnyRegistry):
         last = connection.execute(
             select(EVENTS.c.sequence, EVENTS.c.sha256).order_by(EVENTS.c.sequence.desc()).limit(1)
         ).first()
-        sequence, previous = (last[0] + 1, last[1]) if last else (1, FIRST)
+        sequence, previous = (last[0] + 1, last[1]) if last else (NOTHING[0] + 1, NOTHING[1])
         event = Event(sequence, self._now(), kind, json.loads(json.dumps(detail)), previous, "")
         connection.execute(insert(EVENTS).values(
             sequence=sequence, at=event.at, kind=kind, detail=event.detail, previous=previous, sha256=event.expected(),
@@ -441,11 +423,8 @@ class Registry(AnyRegistry):
     @contextmanager
     def _changing(self) -> Iterator[Connection]:
         """One writer at a time, everything or nothing."""
-        with _said(self.folder), self._held():
-            known = self._seen == self._stamp()
-            with self._database.begin() as connection:
-                yield connection
-            self._seen = self._stamp() if known else ()
+        with _said(self.folder), self._held(), self._database.begin() as connection:
+            yield connection
 
     @contextmanager
     def _held(self) -> Iterator[None]:

@@ -47,7 +47,7 @@ class Server:
         key = os.environ.get(KEY, "")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(base_url=f"{url.rstrip('/')}/registry", headers=headers, timeout=PATIENCE)
-        self._url = url
+        self.url = url
 
     def ask(self, method: str, path: str, **parts: Any) -> Any:
         """The JSON of an answer.
@@ -61,7 +61,7 @@ class Server:
             try:
                 return answer.json()
             except ValueError as error:
-                raise UserError(f"{self._url} answers with no JSON", action="check the URL") from error
+                raise UserError(f"{self.url} answers with no JSON", action="check the URL") from error
 
     @contextmanager
     def answer(self, method: str, path: str, **parts: Any) -> Iterator[httpx.Response]:
@@ -70,10 +70,10 @@ class Server:
             with self._http.stream(method, path, **parts) as answer:
                 if answer.status_code >= 400:
                     answer.read()
-                    raise _refusal(self._url, answer)
+                    raise _refusal(self.url, answer)
                 yield answer
         except httpx.TransportError as error:
-            text = f"{self._url}: {error or type(error).__name__}"
+            text = f"{self.url}: {error or type(error).__name__}"
             raise UserError(text, action="check the URL, and that ft registry serve runs there") from error
 
 
@@ -156,6 +156,10 @@ class RemoteRegistry(AnyRegistry):
         self.blobs = RemoteBlobs(self._server)
 
     @property
+    def place(self) -> str:
+        return self._server.url
+
+    @property
     def policy(self) -> Policy:
         try:
             return Policy.model_validate(self._server.ask("GET", "/policy"))
@@ -174,8 +178,11 @@ class RemoteRegistry(AnyRegistry):
         said = self._server.ask("GET", f"/versions/{version.model}/{version.number}/metrics")
         return said["metrics"], {name: tuple(rows) for name, rows in said["answers"].items()}
 
-    def events(self, model: str = "") -> list[Event]:
-        return [Event(**one) for one in self._server.ask("GET", "/log", params={"model": model})]
+    def events(
+        self, model: str = "", kinds: Sequence[str] = (), *, after: int = 0, most: int = 0, newest: int = 0
+    ) -> list[Event]:
+        asked = {"model": model, "kinds": ",".join(kinds), "after": after, "most": most, "newest": newest}
+        return [Event(**one) for one in self._server.ask("GET", "/log", params=asked)]
 
     def add(
         self, model: str, files: Mapping[str, Path], about: Mapping[str, Any], signer: CryptoSigner | None,

@@ -12,9 +12,9 @@ from sqlalchemy.exc import ArgumentError
 DATABASE = "registry.db"
 ADDRESS = "database.url"
 """A file with the address of a database elsewhere, `postgresql://USER:${VARIABLE}@HOST/NAME`."""
-HEAD = "0002"
+HEAD = "0003"
 """The newest migration."""
-_MIGRATIONS = ("0001", HEAD)
+_MIGRATIONS = ("0001", "0002", HEAD)
 
 
 def is_registry(folder: Path) -> bool:

@@ -55,4 +55,5 @@ EVENTS = Table(
     Column("sha256", String(64), nullable=False),
     Column("model", String(128)),
     Index("events_of_model", "model", "sequence"),
+    Index("events_of_kind", "kind", "sequence"),
 )

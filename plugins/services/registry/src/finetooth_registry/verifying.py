@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from finetooth_toolbox.files.manifests import sha256_of
 from securesystemslib.signer import Key  # type: ignore[attr-defined]
 
 from finetooth_registry import records
-from finetooth_registry.anywhere import AnyRegistry, Version, files_of
+from finetooth_registry.anywhere import AnyRegistry, Event, Version, files_of
 
 RECORD = "record.dsse.json"
 """The name of the record in a folder that a registry wrote."""
@@ -34,16 +34,25 @@ class Link:
     said: str
 
 
-def verify_version(registry: AnyRegistry, version: Version) -> Iterator[Link]:
-    """Check the log, the record's signatures and number, what it was made of, and every file of a version."""
-    yield from verify_record(registry, version)
+def verify_version(registry: AnyRegistry, version: Version, *, whole: bool = True) -> Iterator[Link]:
+    """Check the log, the record's signatures and number, what it was made of, and every file of a version.
+
+    Args:
+        whole: check the log from its first event on; see `AnyRegistry.check_log`.
+    """
+    yield from verify_record(registry, version, whole=whole)
     for name, sha256 in files_of(records.read(registry.record(version))).items():
         yield _checked(name, partial(_blob, registry, sha256))
 
 
-def verify_record(registry: AnyRegistry, version: Version) -> Iterator[Link]:
+def verify_record(registry: AnyRegistry, version: Version, *, whole: bool = False) -> Iterator[Link]:
     """Check all of a version but its files."""
-    yield _checked("log", lambda: f"{registry.check_log()} events in one chain")
+    try:
+        count, events = registry.checked_events(version.model, whole=whole)
+        yield Link("log", True, f"{count} events in one chain")
+    except UserError as error:
+        events = registry.events(version.model)
+        yield Link("log", False, str(error))
     record = registry.record(version)
     content = records.read(record)
     signers = records.signers_of(record, registry.trusted())
@@ -51,7 +60,7 @@ def verify_record(registry: AnyRegistry, version: Version) -> Iterator[Link]:
     named = (content["predicate"]["name"], content["predicate"]["number"])
     yield Link("version", named == (version.model, version.number), f"the record is of {named[0]}@v{named[1]}")
     try:
-        yield from list(_as_logged(registry, version))
+        yield from list(_as_logged(registry, version, events))
     except (KeyError, TypeError, AttributeError):  # an event that no registry wrote
         yield Link("registered", False, "the log cannot be read")
     yield from _provenance(content["predicate"])
@@ -145,13 +154,13 @@ def _kept(folder: Path, called: str) -> bytes:
     return file.read_bytes()
 
 
-def _as_logged(registry: AnyRegistry, version: Version) -> Iterator[Link]:
+def _as_logged(registry: AnyRegistry, version: Version, events: Sequence[Event]) -> Iterator[Link]:
     """Compare what the registry says now with what its log says: who edits a table edits no chain of hashes."""
     keys: dict[str, str] = {}
     record = status = ""
     channels: dict[str, int] = {}
     metrics: dict[str, float] | None = {}
-    for event in registry.events(version.model):
+    for event in events:
         said, kind = event.detail, event.kind
         if kind == "key trusted":
             keys[said["name"]] = said["keyid"]

@@ -1,0 +1,135 @@
+"""What of a registry's log this user has verified, kept on this machine.
+
+A whole log takes long to check, and whoever can change it can chain it anew. So the place of the last verified event is
+kept in the user's state folder, with a digest of the events of each model up to it. Later checks begin there, and
+events from before are compared with the digest of their model: what a check uses is always verified.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetooth_hooks.errors import UserError
+from finetooth_toolbox.files.own_python import state_folder
+
+if TYPE_CHECKING:
+    from finetooth_registry.anywhere import Event
+
+NOTHING = (0, "0" * 64)
+"""Number and SHA-256 of the event before the first."""
+_TABLES = """
+CREATE TABLE IF NOT EXISTS head (one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER, sha256 TEXT);
+CREATE TABLE IF NOT EXISTS models (model TEXT PRIMARY KEY, digest TEXT);
+"""
+
+
+class Verified:
+    """The verified part of the log of one registry.
+
+    Args:
+        place: of the registry: an absolute path, or a URL.
+    """
+
+    def __init__(self, place: str) -> None:
+        name = hashlib.sha256(place.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+        self.file: Path = state_folder() / "registries" / f"{name}.db"
+
+    def known(self) -> tuple[int, str]:
+        """Number and SHA-256 of the last verified event."""
+        with self._open() as database:
+            return _head(database)
+
+    def add(self, known: tuple[int, str], events: Iterable[Event]) -> None:
+        """Keep that events were verified.
+
+        Args:
+            known: number and SHA-256 of the event before them. Nothing is kept if another process was faster.
+        """
+        with self._open() as database:
+            database.execute("BEGIN IMMEDIATE")
+            if _head(database) != known:
+                return
+            digests: dict[str, str] = {}
+            for event in events:
+                model = _model(event)
+                if model not in digests:
+                    digests[model] = _digest(database, model)
+                digests[model] = _next(digests[model], event)
+                known = event.sequence, event.sha256
+            database.executemany("INSERT OR REPLACE INTO models VALUES (?, ?)", digests.items())
+            database.execute("INSERT OR REPLACE INTO head VALUES (1, ?, ?)", known)
+            database.commit()
+
+    def verified(self, model: str, events: Iterable[Event]) -> list[Event]:
+        """Those of the events that were verified.
+
+        Args:
+            events: all events of a model and all of no model, oldest first.
+
+        Raises:
+            UserError: they are not those that were verified.
+        """
+        with self._open() as database:
+            database.execute("BEGIN")
+            last, _ = _head(database)
+            wanted = {name: _digest(database, name) for name in (model, "")}
+        made = dict.fromkeys(wanted, "")
+        kept = [event for event in events if event.sequence <= last]
+        for event in kept:
+            made[_model(event)] = _next(made.get(_model(event), ""), event)
+        if made != wanted:
+            raise changed(f"an event of {model}, which was verified here before", self.file)
+        return kept
+
+    def forget(self) -> None:
+        """A new registry begins in this place."""
+        self.file.unlink(missing_ok=True)
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            database = sqlite3.connect(self.file, isolation_level=None, timeout=60)
+        except (OSError, sqlite3.Error) as error:
+            action = "make the folder writable, or set XDG_STATE_HOME to another one"
+            raise UserError(f"{self.file.parent}: {error}", action=action) from error
+        with closing(database):
+            try:
+                database.execute("PRAGMA synchronous = OFF")  # after a crash of the machine the log is checked again
+                database.executescript(_TABLES)
+                yield database
+            except sqlite3.DatabaseError as error:
+                raise UserError(f"{self.file}: {error}", action="remove the file; the log is checked again") from error
+
+
+def changed(what: str, kept: Path | None = None) -> UserError:
+    """The log is not what it must be.
+
+    Args:
+        kept: the file that says what it was; None: the log contradicts itself.
+    """
+    action = f"; if another registry stands here on purpose, remove {kept}" if kept else ""
+    return UserError(f"the log was changed at {what}", action=f"restore the registry from a copy{action}")
+
+
+def _head(database: sqlite3.Connection) -> tuple[int, str]:
+    row: tuple[int, str] | None = database.execute("SELECT number, sha256 FROM head").fetchone()
+    return NOTHING if row is None else row
+
+
+def _digest(database: sqlite3.Connection, model: str) -> str:
+    row: tuple[str] | None = database.execute("SELECT digest FROM models WHERE model = ?", (model,)).fetchone()
+    return "" if row is None else row[0]
+
+
+def _next(digest: str, event: Event) -> str:
+    return hashlib.sha256(f"{digest} {event.expected()}".encode()).hexdigest()
+
+
+def _model(event: Event) -> str:
+    return str(event.detail.get("model") or "") if isinstance(event.detail, Mapping) else ""
