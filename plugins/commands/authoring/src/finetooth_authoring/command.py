@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from finetooth_hooks import UserError
 from finetooth_hooks.context import CommandContext
 from finetooth_saving.run_folder import RECIPE, plan_of, run_of
 
@@ -67,12 +68,16 @@ def doctor(ctx: click.Context, names: tuple[str, ...], fast: bool, verbose: bool
 @click.argument("name")
 @click.option("--kind", required=True, help="What it brings: loss, reward, source, ...")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where to write it; default is ./NAME.")
+@click.option("--model", help="With --kind family: a model of a type that no family knows, to read the facts off.")
 @click.pass_obj
-def new(context: CommandContext, name: str, kind: str, folder: Path | None) -> None:
+def new(context: CommandContext, name: str, kind: str, folder: Path | None, model: str | None) -> None:
     """Write a new plugin NAME that passes its own tests as it stands."""
+    from finetooth_authoring.family_values import family_values
     from finetooth_authoring.scaffold import create
 
-    written = create(name, kind, context.catalog, folder)
+    if model is not None and kind != "family":
+        raise UserError(f"--model: a plugin of kind {kind} is not read off a model", action="leave it out")
+    written = create(name, kind, context.catalog, folder, family_values(context, model) if model else None)
     click.echo(f"wrote {written}")
     click.echo(f"check it: pip install -e '{written}[testing]' && pytest {written} && ft plugins doctor {name}")
     click.echo(f"train three steps with it: ft plugins try {name}")

@@ -108,7 +108,9 @@ SCAFFOLDS: Mapping[str, Scaffold] = {
 """By kind of entry; `events` is a plugin that observes runs."""
 
 
-def create(name: str, kind: str, catalog: Catalog, folder: Path | None = None) -> Path:
+def create(
+    name: str, kind: str, catalog: Catalog, folder: Path | None = None, values: Mapping[str, str] | None = None
+) -> Path:
     """Write the distribution folder of a new plugin.
 
     Args:
@@ -116,6 +118,7 @@ def create(name: str, kind: str, catalog: Catalog, folder: Path | None = None) -
         kind: a key of `SCAFFOLDS`.
         catalog: entries that the new plugin may begin with, such as the default loss.
         folder: where; default is `./NAME`.
+        values: of a family that is read off a model, what `family_values` says of it.
 
     Returns:
         The folder.
@@ -137,7 +140,7 @@ def create(name: str, kind: str, catalog: Catalog, folder: Path | None = None) -
     target = folder or Path(canonical(name))
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists and is not empty", action="choose another --folder")
-    for path, text in _files(canonical(name), package, kind, catalog):
+    for path, text in _files(canonical(name), package, kind, catalog, values or {}):
         file = target / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
@@ -155,9 +158,11 @@ def _is_installed(name: str) -> bool:
     return True
 
 
-def _files(distribution: str, package: str, kind: str, catalog: Catalog) -> Iterator[tuple[str, str]]:
+def _files(
+    distribution: str, package: str, kind: str, catalog: Catalog, values: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
     """Path and text of every file."""
-    scaffold = SCAFFOLDS[kind]
+    scaffold, templates = SCAFFOLDS[kind], f"kinds/{kind}{'_of_model' if values else ''}"
     major = int(CONTRACT_VERSION.partition(".")[0])
     dependencies = sorted((f"finetooth-hooks>={major},<{major + 1}", *scaffold.dependencies))
     names = {
@@ -166,6 +171,7 @@ def _files(distribution: str, package: str, kind: str, catalog: Catalog) -> Iter
         "entry": package,
         "kind": kind,
         "module": scaffold.module,
+        **values,
     }
     names["dependencies"] = ", ".join(f'"{dependency}"' for dependency in dependencies)
     names["use"] = Template(scaffold.use).substitute(names)
@@ -182,10 +188,10 @@ def _files(distribution: str, package: str, kind: str, catalog: Catalog) -> Iter
     yield ".github/workflows/test.yml", filled("plugin/test.yml")
     yield f"src/{package}/__init__.py", ""
     yield f"src/{package}/py.typed", ""
-    yield f"src/{package}/plugin.py", filled(f"kinds/{kind}/plugin.py")
-    yield f"src/{package}/{scaffold.module}.py", filled(f"kinds/{kind}/{scaffold.module}.py")
+    yield f"src/{package}/plugin.py", filled(f"{templates}/plugin.py")
+    yield f"src/{package}/{scaffold.module}.py", filled(f"{templates}/{scaffold.module}.py")
     yield f"tests/test_{package}_conformance.py", filled("plugin/conformance.py")
-    yield f"tests/test_{package}.py", filled(f"kinds/{kind}/test.py")
+    yield f"tests/test_{package}.py", filled(f"{templates}/test.py")
 
 
 def _installed(catalog: Catalog, kind: str) -> str:

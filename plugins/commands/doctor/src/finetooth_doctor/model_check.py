@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import click
 import numpy as np
-from finetooth_hooks import CommandContext, Context, Conversation, Datum, Engine, FinetoothError, Message
+from finetooth_hooks import CommandContext, Context, Conversation, Datum, Engine, FinetoothError, Message, RecipeError
+from finetooth_hooks.entries import Family
 from finetooth_toolbox.text.controls import escape_controls
 from numpy.typing import NDArray
 
@@ -20,6 +22,10 @@ TEXTS = (
     "She opened the letter, read it twice, and put it back on the table without a word. Then she went to the window.",
 )
 """Plain sentences of different lengths, which every language model finds far likelier than chance."""
+LONGEST = 128
+"""Tokens that a model must take for these."""
+ANY = "chatml"
+"""The markup for a model that has none."""
 RANDOM = 0.8
 """A loss above this share of the logarithm of the vocabulary is that of a model that knows nothing."""
 CLOSE = 1e-3
@@ -50,8 +56,15 @@ def command(obj: CommandContext, model: str) -> int:
 
     Takes two copies of the weights in fp32, one after the other. Exit code 1 if something is wrong.
     """
-    opened = obj.open(model, {"train": {"precision": "fp32"}})
-    found = [*of_context(opened.context)]
+    changes: dict[str, Any] = {"train": {"precision": "fp32", "max_length": LONGEST}}
+    opened = obj.open(model, changes)
+    try:
+        found = [*of_context(opened.context)]
+    except RecipeError as error:
+        if error.setting != "data.renderer":
+            raise
+        opened = obj.open(model, {**changes, "data": {"renderer": ANY}})
+        found = [*of_context(opened.context), Check("template", True, f"none of its own, {ANY} for now: {error}")]
     sequences = _sequences(opened.context)
     plain = plain_logprobs(opened.context, sequences)
     found += of_engine(opened.engine, opened.context, sequences, plain)
@@ -62,8 +75,13 @@ def command(obj: CommandContext, model: str) -> int:
 
 def of_context(context: Context) -> list[Check]:
     """What is known before weights are read."""
-    info = context.model
-    found = [Check("family", True, f"{info.model_type}, {info.parameters:,} parameters, read by {info.loader}")]
+    assert context.plan is not None
+    info, family = context.model, context.plan.picks["family"]
+    told = f"{info.model_type} by the family {family}, {info.parameters:,} parameters, read by {info.loader}"
+    entry = context.catalog.get("family", family).entry
+    if isinstance(entry, Family) and not entry.model_types:
+        told += f"; ft plugins new NAME --kind family --model {info.reference} writes a plugin with what it reads off"
+    found = [Check("family", True, told)]
     asked = Conversation((Message("user", "Hello?"), Message("assistant", "Hello.")))
     try:
         rendered = context.renderer.render(asked, train_on="assistant")
