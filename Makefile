@@ -36,7 +36,7 @@ WHOLE ?=
 # `make cookbook PAGE=` leaves docs/cookbook.md alone.
 PAGE ?= 1
 
-.PHONY: help install demo test tests slow narrow thorough mutants lint types imports wheels dist docs index bench bench-quick bench-peers kernels-test scale-test mlx-test readers-test cookbook cookbook-env time-tasks torture load attacks gpu site packages clean
+.PHONY: help install demo test tests slow narrow thorough mutants lint types imports wheels dist people pictures docs index bench bench-quick bench-peers kernels-test scale-test mlx-test readers-test cookbook cookbook-env time-tasks torture load attacks gpu site packages clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -117,6 +117,10 @@ attacks: $(TESTED)  ## attack a server of our own and judge what becomes of it a
 	$(BIN)/python tests/attacks/run.py
 dist: $(TESTED)  ## every wheel and a lock in dist/, tried in a fresh environment
 	$(BIN)/python tools/make_dist.py
+people: $(TESTED)  ## the first hour of three people, typed in an environment of wheels alone: docs/benchmarks/people.md
+	$(BIN)/python tools/time_people.py --page
+pictures: $(TESTED)  ## pictures of the board for docs/guides/board.md, taken by the test that clicks in it
+	FT_WRITE_DOCS=1 $(BIN)/python -m pytest tests/people/test_people_board.py -n0 -q -p no:cacheprovider
 wheels: $(TESTED)  ## build every wheel and import it beside nothing but what it declares
 	$(BIN)/python tools/check_wheels.py
 imports: $(TESTED)

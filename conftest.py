@@ -24,18 +24,20 @@ pytest_plugins = [f"finetooth_kit.{name}_fixtures" for name in ("adapter", "eval
 """Fixtures of the kit, for the tests of every package."""
 
 
-def _postgres_fixture() -> Any:
-    """The fixture of the package that reads rows from PostgreSQL: one way to start a server for all tests."""
-    file = Path(__file__).parent / "plugins/data/sql/tests/conftest.py"
-    spec = spec_from_file_location("finetooth_tests_postgres", file)
+def _module(path: str) -> Any:
+    """A module of one package's tests with fixtures for all: one way to start a server, one to open a browser."""
+    file = Path(__file__).parent / path
+    spec = spec_from_file_location(f"finetooth_tests_{file.parents[1].name}_{file.stem}", file)
     assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)
     sys.modules[spec.name] = module  # its dataclass looks there
     spec.loader.exec_module(module)
-    return module.postgres
+    return module
 
 
-postgres = _postgres_fixture()
+postgres = _module("plugins/data/sql/tests/conftest.py").postgres
+_clicking = _module("plugins/commands/board/tests/clicking.py")
+browser, tab, accessible = _clicking.browser, _clicking.tab, _clicking.accessible
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any library that asks the hub is imported: tests use no network
 

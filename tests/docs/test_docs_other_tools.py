@@ -38,6 +38,7 @@ ELSEWHERE = {
     "glossary.md": "tests/docs/test_docs_pages.py",
     "board.md": "plugins/commands/board/tests/test_board_browser.py",
     "README.md": "tests/docs/test_docs_commands.py",
+    "install.md": "tests/layout/test_layout_dockerfile.py",
     "../../CONTRIBUTING.md": "tests/tools/test_site_pages.py",
 }
 """Sections whose commands serve, draw or need what is not there in the tests of guides, and what runs them instead."""

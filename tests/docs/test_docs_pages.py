@@ -152,3 +152,28 @@ def test_lines_are_wrapped(page):
         inside ^= line.startswith("```")
         if not inside and not line.lstrip().startswith(("|", "!", "<", "- [", "#")) and "](" not in line:
             assert len(line) <= 120, f"{page.name}:{number}"
+
+
+MINUTES, WORDS_A_MINUTE = 10.2, 200
+
+
+def guides() -> list[Path]:
+    folder = Path(__file__).parents[2] / "docs" / "guides"
+    return [page for page in sorted(folder.glob("*.md")) if page.name != "README.md"]
+
+
+@pytest.mark.parametrize("guide", guides(), ids=lambda path: path.name)
+def test_a_guide_takes_ten_minutes_and_says_what_it_leads_to(guide: Path) -> None:
+    """Tables are for looking up; comments are not read."""
+    text = re.sub(r"<!--.*?-->", "", guide.read_text(encoding="utf-8"), flags=re.S)
+    read = [line for line in text.splitlines() if not line.startswith("|")]
+    assert sum(len(line.split()) for line in read) <= MINUTES * WORDS_A_MINUTE
+    assert re.search(r"\]\([^)]*\.md", " ".join(read[-8:])), "its end leads to no page"
+
+
+def test_every_guide_stands_in_the_list_of_guides_and_each_kind_of_reader_has_a_path() -> None:
+    text = (guides()[0].parent / "README.md").read_text(encoding="utf-8")
+    assert not [page.name for page in guides() if f"({page.name}" not in text]
+    paths = {line.split("|")[1].strip(" *"): line for line in text.splitlines() if line.startswith("| **")}
+    assert list(paths) == ["a first model", "to move over", "a method of your own", "to serve", "many devices"]
+    assert all(4 <= line.count(".md)") <= 6 for line in paths.values())

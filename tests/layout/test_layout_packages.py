@@ -78,7 +78,13 @@ def test_meta_distribution_brings_the_base(root, workspace):
     first_party = {p.name for p in workspace if p.is_plugin and p.place.startswith("plugins/")}
     version = meta["version"]
     base = [Requirement(text) for text in meta["dependencies"]]
-    extras = [Requirement(text) for group in meta["optional-dependencies"].values() for text in group]
+    groups = {name: [*map(Requirement, group)] for name, group in meta["optional-dependencies"].items()}
+    bundles = {name for name, group in groups.items() if "finetooth" in {one.name for one in group}}
+    extras = [one for name, group in groups.items() if name not in bundles for one in group]
+    for bundle in bundles:
+        for one in groups[bundle]:
+            assert str(one.specifier) == f"=={version}"
+            assert one.name in first_party or one.extras <= groups.keys() - bundles | {"rl"}, bundle
     assert {str(one.specifier) for one in [*base, *extras]} == {f"=={version}"}
     of_itself = [one for one in base if one.name == "finetooth"]  # the extras that it brings by itself, by platform
     assert {(*one.extras,) for one in of_itself} == {("torch",), ("mlx",)}

@@ -30,17 +30,22 @@ Typed = Callable[..., str]
 
 
 @pytest.fixture
+def program() -> list[str]:
+    """`ft` as it is typed here."""
+    return shlex.split(os.environ.get("FT_PEOPLE", f"{sys.executable} -m finetooth"))
+
+
+@pytest.fixture
 def rows() -> list[tuple[str, str]]:
     """Sixty questions to a shop, with its answers."""
     return ROWS
 
 
 @pytest.fixture
-def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
+def typed(program: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
     """Types a command in a folder of its own, and answers to what it asks; returns all that the terminal showed."""
     pexpect = pytest.importorskip("pexpect", reason="typing takes the package pexpect")
     monkeypatch.chdir(tmp_path)
-    program = shlex.split(os.environ.get("FT_PEOPLE", f"{sys.executable} -m finetooth"))
     clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "FT_PLUGINS")}
     own = {**clean, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TERM": "xterm", "NO_COLOR": "1"}
 

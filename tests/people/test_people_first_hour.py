@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,3 +124,23 @@ def test_a_researcher_looks_before_she_trains(typed: Typed, rows: Rows, tiny_smo
     typed("run recipe.yaml train.max_steps=2 optimizer.learning_rate=1e-3 --output runs/b")
     assert "optimizer.learning_rate" in typed("runs compare a b")
     assert "--dry-run" not in typed("push runs/a --to hf:me/mine --dry-run")
+
+
+NOTEBOOKS = {"own_loss": "focal, by hand", "own_reward": "rewards/short/mean", "own_rows": "eval/polite"}
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_researcher_opens_a_notebook(program: list[str], tmp_path: Path, tiny_smollm2: Path, name: str) -> None:
+    """An own loss, an own reward and an own evaluator, run from top to bottom by the same environment."""
+    python = Path(program[0]).with_name("python") if "FT_PEOPLE" in os.environ else Path(sys.executable)
+    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "FT_PLUGINS")}
+    path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+    own = {**clean, "PATH": path, "MODEL": str(tiny_smollm2), "HF_HUB_OFFLINE": "1", "IPYTHONDIR": str(tmp_path / "i")}
+    book = f"{name}.ipynb"
+    shutil.copy(Path(__file__).parents[2] / "examples" / book, tmp_path)
+    command = [str(python), "-m", "nbconvert", "--to", "notebook", "--execute", "--output", f"done-{book}", book]
+    if subprocess.run([str(python), "-c", "import nbconvert, ipykernel"], capture_output=True).returncode:
+        pytest.skip("opening a notebook takes the packages nbconvert and ipykernel")
+    ended = subprocess.run(command, cwd=tmp_path, env=own, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert NOTEBOOKS[name] in (tmp_path / f"done-{book}").read_text(encoding="utf-8")

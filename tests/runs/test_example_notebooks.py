@@ -63,3 +63,10 @@ def test_notebooks_are_kept_without_outputs() -> None:
     for file in EXAMPLES.glob("*.ipynb"):
         cells = nbformat.read(file, as_version=4).cells
         assert not any(cell.get("outputs") for cell in cells), f"{file.name} holds outputs"
+
+
+def test_every_notebook_installs_finetooth_where_it_is_not() -> None:
+    """In Colab or Kaggle it is the first cell that runs."""
+    for file in EXAMPLES.glob("*.ipynb"):
+        first = next(cell for cell in nbformat.read(file, as_version=4).cells if cell.cell_type == "code")
+        assert "except ImportError" in first.source and "%pip install" in first.source, file.name
