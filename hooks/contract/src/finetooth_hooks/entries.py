@@ -28,7 +28,7 @@ Tier = Literal["device", "host", "disk", "remote"]
 """How far a checkpoint survives: a bad step, a fault of the device, the end of the process, the loss of the machine."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Entry:
     """One thing a plugin offers. Its full name is `DISTRIBUTION:NAME`.
 
@@ -57,6 +57,13 @@ class Entry:
     expected_failures: Mapping[str, str] = field(default_factory=dict)
     elsewhere: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+    # once for all kinds: to generate both for each of thirty classes takes a twentieth of the start of a command
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+
+    def __eq__(self, other: object) -> bool:
+        return vars(self) == vars(other) if type(other) is type(self) else NotImplemented
+
 
 def frameworks_of(entry: Entry) -> frozenset[str]:
     """The frameworks that an entry names; empty if it works with all."""
@@ -64,7 +71,7 @@ def frameworks_of(entry: Entry) -> frozenset[str]:
     return frozenset({named}) if named else frozenset(getattr(entry, "frameworks", ()))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Loader(Entry):
     """Finds a base model by reference (a name, a file, a folder, a hub id) and loads it.
 
@@ -80,7 +87,7 @@ class Loader(Entry):
     names: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Source(Entry):
     """Yields rows of data.
 
@@ -92,7 +99,7 @@ class Source(Entry):
     claims: Callable[[str], Claim | None] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Format(Entry):
     """Turns a row into an `Example`. Formats are tried in order of `rank`; see `protocols.Format.detect`."""
 
@@ -103,21 +110,21 @@ class Format(Entry):
     """Rows of this format, by which the conformance kit tries it."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Renderer(Entry):
     """Messages to tokens and loss weights, and tokens back to a message."""
 
     kind = "renderer"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Processor(Entry):
     """Turns pictures, sounds and videos into what a model reads: how many tokens they take, and their numbers."""
 
     kind = "processor"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Family(Entry):
     """What is particular to a model family: module names, head, renderer, stop tokens.
 
@@ -132,7 +139,7 @@ class Family(Entry):
     registers: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Method(Entry):
     """Turns examples into data and drives the engine, step by step.
 
@@ -159,7 +166,7 @@ class Method(Entry):
     rows: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Loss(Entry):
     """From outputs to contributions; see `finetooth_hooks.losses`.
 
@@ -185,7 +192,7 @@ class Loss(Entry):
             object.__setattr__(self, name, frozenset(getattr(self, name)))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Reward(Entry):
     """Scores completions.
 
@@ -198,7 +205,7 @@ class Reward(Entry):
     concurrent: bool = True
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Sampler(Entry):
     """Where rollouts come from.
 
@@ -210,7 +217,7 @@ class Sampler(Entry):
     remote: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Environment(Entry):
     """Answers a policy's turns and scores them.
 
@@ -224,7 +231,7 @@ class Environment(Entry):
     example_task: Mapping[str, Any] = field(default_factory=lambda: {"prompt": "What is 2 plus 2?"})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Adapter(Entry):
     """Decides which parameters train: all, a low-rank addition, the top layers.
 
@@ -247,7 +254,7 @@ class Adapter(Entry):
     base_of: Callable[[Path], str | None] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Quantizer(Entry):
     """Stores a base's linear weights in fewer bits and computes with them.
 
@@ -261,7 +268,7 @@ class Quantizer(Entry):
     rank: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Optimizer(Entry):
     """Makes an optimizer over named parameters.
 
@@ -285,7 +292,7 @@ class Optimizer(Entry):
     devices: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Schedule(Entry):
     """Learning-rate factor by step."""
 
@@ -294,7 +301,7 @@ class Schedule(Entry):
     """The number of steps must be known beforehand; False lets `auto` take it when it is not."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Backend(Entry):
     """Builds an engine from a plan.
 
@@ -315,7 +322,7 @@ class Backend(Entry):
     savings: tuple[Saving, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Hardware(Entry):
     """A kind of device and its facts.
 
@@ -336,7 +343,7 @@ class Hardware(Entry):
     built_for: Callable[[], bool] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Strategy(Entry):
     """Spreads one engine over ranks.
 
@@ -350,7 +357,7 @@ class Strategy(Entry):
     capabilities: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Launcher(Entry):
     """Starts the ranks of a run.
 
@@ -364,7 +371,7 @@ class Launcher(Entry):
     capabilities: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Attention(Entry):
     """Computes attention for layers of a model.
 
@@ -389,7 +396,7 @@ class Attention(Entry):
     transformers: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Kernel(Entry):
     """A provider of kernels: one way to compute named operations, for the devices and dtypes that it declares.
 
@@ -403,14 +410,14 @@ class Kernel(Entry):
     frameworks: frozenset[str] = frozenset({"torch"})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Tracker(Entry):
     """Receives the steps and evaluations of a run."""
 
     kind = "tracker"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Store(Entry):
     """Keeps checkpoints in one tier.
 
@@ -425,7 +432,7 @@ class Store(Entry):
     claims: Callable[[str], Claim | None] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Gate(Entry):
     """Checks a checkpoint before it counts."""
 
@@ -434,7 +441,7 @@ class Gate(Entry):
     """The check needs the engine; it then runs between two steps and holds up training."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Evaluator(Entry):
     """Measures the engine on held-out examples."""
 
@@ -443,7 +450,7 @@ class Evaluator(Entry):
     """Engine capabilities it relies on."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Exporter(Entry):
     """Writes what a run trained for another tool; `ft export --to NAME` picks it. Its context is a `CommandContext`."""
 
@@ -452,7 +459,7 @@ class Exporter(Entry):
     """`package.module:function` from REST of a reference `NAME:REST` to the checked folder of that run; empty: none."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Face(Entry):
     """A protocol under which a server offers its models to clients; `ft serve NAME` picks it, no recipe does. Its
     builder gets the server's `CommandContext` as its context."""
@@ -460,7 +467,7 @@ class Face(Entry):
     kind = "face"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class ReleaseGate(Entry):
     """Decides whether a version may enter a channel of a registry; the registry's policy picks it, no recipe does. Its
     builder gets the command's `CommandContext` as its context."""
@@ -468,7 +475,7 @@ class ReleaseGate(Entry):
     kind = "release_gate"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Page(Entry):
     """Pages of `ft board` below `/NAME`; no recipe picks them. Its builder gets the board's `CommandContext`."""
 
@@ -477,7 +484,7 @@ class Page(Entry):
     """The words of the link to it in the head of every page; empty: its name."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Command(Entry):
     """A command of `ft`; `build` names a click command, imported when it is called. One with the name `plugins-NAME` is
     called `ft plugins NAME`."""

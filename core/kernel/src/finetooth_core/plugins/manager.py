@@ -18,6 +18,7 @@ from typing import Any
 
 from finetooth_hooks import CONTRACT_VERSION, PluginError, changes
 from finetooth_toolbox import blame
+from finetooth_toolbox.files.listed_path import listed_path
 from finetooth_toolbox.text.nearest import PLUGIN_PREFIX, nearest
 from pluggy import PluginManager
 
@@ -134,9 +135,10 @@ def start(
     manager = _Manager(base or Path.cwd(), frozenset(versions.canonical(name) for name in blocked))
     manager.check_blocked()
     named = resolve([Reference.parse(item) for item in files], manager.installed, manager.base)
-    for installed in manager.installed:
-        if installed.distribution not in manager.blocked:
-            manager.add_installed(installed, named.get(installed.distribution))
+    with listed_path():
+        for installed in manager.installed:
+            if installed.distribution not in manager.blocked:
+                manager.add_installed(installed, named.get(installed.distribution))
     for reference in named.values():
         manager.add_named(reference)
     manager.hooks.check_pending()

@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
 _PLAIN_CLAUSE = re.compile(r"\s*(>=|<=|==|!=|<|>)\s*(\d+(?:\.\d+)*)\s*$")
 _PLAIN_VERSION = re.compile(r"\d+(?:\.\d+)*$")
 _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?:\[[^\]]*\])?\s*([^;]*?)\s*(?:;(.*))?$")
 
 
+@cache
 def canonical(name: str) -> str:
     """The name by which package indexes compare distributions (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
@@ -36,6 +38,7 @@ class Requirement:
     text: str
 
 
+@cache
 def parse(text: str) -> Requirement | None:
     """A requirement in its parts, or None if it is malformed or not for this environment (PEP 508).
 
@@ -73,6 +76,7 @@ def _applies(marker: str) -> bool:
         return False
 
 
+@cache
 def admits(specifier: str, version: str) -> bool:
     """Whether `version` is among the versions `specifier` allows; as `packaging` says, pre-releases included."""
     clauses = specifier.split(",") if specifier.strip() else []
