@@ -65,7 +65,7 @@ def _compiled(template: str) -> Template:
 
     # the two trim settings are the ones chat templates are written for
     environment = BoundedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-    environment.filters["tojson"] = _json  # Jinja's own escapes for web pages, and sorts keys
+    environment.filters["tojson"] = to_json  # Jinja's own escapes for web pages, and sorts keys
     environment.globals |= {"raise_exception": _refuse, "strftime_now": TODAY.strftime}
     return environment.from_string(_GENERATION.sub("", template))
 
@@ -76,13 +76,14 @@ def _refuse(message: str) -> NoReturn:
     raise TemplateError(message)
 
 
-def _json(
+def to_json(
     value: Any,
     ensure_ascii: bool = False,
     indent: int | None = None,
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
+    """The filter `tojson` as transformers' templates have it."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

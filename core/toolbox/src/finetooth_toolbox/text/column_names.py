@@ -1,8 +1,9 @@
-"""Names that must differ, such as those of a table's columns."""
+"""Names of a table's columns: they must differ, and what is asked for must be there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from finetooth_hooks.errors import DataError
 
@@ -29,3 +30,21 @@ def check_columns(names: Sequence[str], where: str, action: str = "rename one") 
     twice = repeated(names)
     if twice is not None:
         raise DataError(where, f"two columns are named {twice!r}", action=action)
+
+
+def column_of(
+    columns: Mapping[str, Sequence[Any]], name: str, reward: str, action: str, holds: str = ""
+) -> Sequence[Any]:
+    """The values of a column that a reward reads.
+
+    Args:
+        action: what to do where no column has the name.
+        holds: what it should hold, ` with tests`.
+
+    Raises:
+        DataError: no column has this name.
+    """
+    if name not in columns:
+        there = ", ".join(sorted(columns)) or "none"
+        raise DataError(f"reward {reward}", f"no column {name!r}{holds}; there are: {there}", action=action)
+    return columns[name]

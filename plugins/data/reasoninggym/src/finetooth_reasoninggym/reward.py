@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetooth_hooks import Context, DataError, Options, PluginError
+from finetooth_hooks import Context, Options, PluginError
+from finetooth_toolbox.text.column_names import column_of
 from finetooth_workers.workers import Failure, WorkerError, Workers
 from pydantic import Field
 
@@ -43,16 +44,11 @@ class Scored:
             DataError: the columns of the source `reasoning_gym` are missing.
             PluginError: reasoning-gym is not installed, or a task does not score.
         """
-        missing = [name for name in COLUMNS if name not in columns]
-        if missing:
-            raise DataError(
-                "reward reasoning_gym",
-                f"no column {missing[0]!r}; there are: {', '.join(sorted(columns)) or 'none'}",
-                action="take the rows from the source reasoning_gym, with data.format: task",
-            )
+        action = "take the rows from the source reasoning_gym, with data.format: task"
+        values = [column_of(columns, name, "reasoning_gym", action) for name in COLUMNS]
         found: list[float | None] = [None] * len(completions)
         asked: dict[int, dict[str, Any]] = {}
-        for i, (task, answer, metadata) in enumerate(zip(*(columns[name] for name in COLUMNS), strict=True)):
+        for i, (task, answer, metadata) in enumerate(zip(*values, strict=True)):
             said = self._answer(completions[i])
             if task is not None and said is None:
                 found[i] = 0.0

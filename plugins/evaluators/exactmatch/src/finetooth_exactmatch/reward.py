@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetooth_hooks import Context, DataError
+from finetooth_hooks import Context
+from finetooth_toolbox.text.column_names import column_of
 
 from finetooth_exactmatch.normalise import AnswerOptions
 
@@ -41,13 +42,8 @@ class ExactMatch:
         Raises:
             DataError: no column has this name.
         """
-        if self.column not in columns:
-            raise DataError(
-                "reward exact_match",
-                f"no column {self.column!r}; there are: {', '.join(sorted(columns)) or 'none'}",
-                action="set the reward's option column",
-            )
-        return [self.score(said, expected) for said, expected in zip(completions, columns[self.column], strict=True)]
+        values = column_of(columns, self.column, "exact_match", "set the reward's option column")
+        return [self.score(said, expected) for said, expected in zip(completions, values, strict=True)]
 
     def score(self, said: str, expected: Any) -> float | None:
         """One completion against one expected answer."""

@@ -19,6 +19,7 @@ import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
 from finetooth_toolbox.messages.bounded_jinja import FAILURES, BoundedEnvironment, counted
+from finetooth_toolbox.messages.chat_templates import to_json
 
 if TYPE_CHECKING:
     from finetooth_jinja.media import Stood
@@ -61,7 +62,7 @@ class ChatTemplate:
         environment = BoundedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
         )
-        environment.filters["tojson"] = _to_json
+        environment.filters["tojson"] = to_json
         environment.globals["raise_exception"] = _refuse
         environment.globals["strftime_now"] = now.strftime
         self._variables = dict(variables)
@@ -127,16 +128,6 @@ def _unmarked(marked: str, begin: str, end: str) -> RenderedText:
             ranges.append((len(text), len(text) + len(inside)))
         text += inside + after
     return RenderedText(text, tuple(ranges))
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _refuse(message: str) -> NoReturn:

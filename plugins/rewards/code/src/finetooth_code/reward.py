@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from finetooth_hooks import Context, DataError, Options
+from finetooth_toolbox.text.column_names import column_of
 from pydantic import Field
 
 from finetooth_code.sandbox import Limits, Ran, Sandbox
@@ -68,13 +69,8 @@ class Code:
             PlanError: the sandbox cannot be made.
         """
         column = self.options.cases or self.options.tests
-        if column not in columns:
-            raise DataError(
-                "reward code_tests",
-                f"no column {column!r} with tests; there are: {', '.join(sorted(columns)) or 'none'}",
-                action="set the reward's option tests or cases",
-            )
-        given = columns[column]
+        action = "set the reward's option tests or cases"
+        given = column_of(columns, column, "code_tests", action, " with tests")
         entries = columns.get(self.options.entry_point) or [None] * len(completions)
         rows = columns.get("row_id") or [f"completion {i + 1}" for i in range(len(completions))]
         sources = [

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import openai
-from finetooth_hooks import Context, DataError, Options, PluginError, RecipeError
+from finetooth_hooks import Context, Options, PluginError, RecipeError
+from finetooth_toolbox.text.column_names import column_of
 from pydantic import Field, model_validator
 
 from finetooth_judge.asking import Messages, better_of, score_of, to_compare, to_score
@@ -88,12 +89,7 @@ class Judge:
         column = self.options.against
         if column is None:
             return [None] * count
-        if column not in columns:
-            there = ", ".join(sorted(columns)) or "none"
-            raise DataError(
-                "reward llm_judge", f"no column {column!r}; there are: {there}", action="set its option against"
-            )
-        return columns[column]
+        return column_of(columns, column, "llm_judge", "set its option against")
 
     async def _all(self, rows: Sequence[tuple[str, str, Any, Any]]) -> list[float | None]:
         options = self.options

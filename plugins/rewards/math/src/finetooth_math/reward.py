@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from finetooth_hooks import Context, DataError, Options, PluginError
+from finetooth_hooks import Context, Options, PluginError
+from finetooth_toolbox.text.column_names import column_of
 from finetooth_workers.workers import Failure, WorkerError, Workers
 from pydantic import Field
 
@@ -46,15 +47,10 @@ class Math:
             DataError: no column has this name.
             PluginError: math-verify cannot be loaded.
         """
-        column = self.options.column
-        if column not in columns:
-            there = ", ".join(sorted(columns)) or "none"
-            raise DataError(
-                "reward math_verify", f"no column {column!r}; there are: {there}", action="set its option column"
-            )
+        values = column_of(columns, self.options.column, "math_verify", "set its option column")
         found: list[float | None] = [0.0] * len(completions)
         asked: dict[int, dict[str, str]] = {}
-        for i, (said, expected) in enumerate(zip(completions, columns[column], strict=True)):
+        for i, (said, expected) in enumerate(zip(completions, values, strict=True)):
             if expected is None:
                 found[i] = None
             elif self.options.after in said:

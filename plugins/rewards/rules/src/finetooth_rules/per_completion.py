@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetooth_hooks import DataError
+from finetooth_toolbox.text.column_names import column_of
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,11 @@ class ScoreWithColumn:
         Raises:
             DataError: no column has this name.
         """
-        if self.column not in columns:
-            there = ", ".join(sorted(columns)) or "none"
-            raise DataError(
-                f"reward {self.reward}",
-                f"no column {self.column!r}; there are: {there}",
-                action=f"set the reward's option {self.option}"
-                if self.option
-                else "it is there only where a model samples: use it in method.rewards",
-            )
+        sampled = "it is there only where a model samples: use it in method.rewards"
+        action = f"set the reward's option {self.option}" if self.option else sampled
+        values = column_of(columns, self.column, self.reward, action)
         ids = columns.get("row_id") or [f"completion {i + 1}" for i in range(len(completions))]
-        return [self._scored(*each) for each in zip(ids, completions, columns[self.column], strict=True)]
+        return [self._scored(*each) for each in zip(ids, completions, values, strict=True)]
 
     def _scored(self, row: str, completion: str, value: Any) -> float | None:
         try:
