@@ -38,8 +38,7 @@ class Entry:
         summary: one line for `ft plugins list`.
         default: taken when the recipe leaves the choice open; one entry a kind and framework should say so, but of
             trackers, evaluators and gates all that do are taken.
-        example: options with which the conformance kit builds a small instance; in its strings `{folder}` stands for
-            a scratch folder.
+        example: options of a small instance for the conformance kit; `{folder}` in a string is a scratch folder.
         example_files: text by file name, written into that scratch folder first.
         expected_failures: checks of the conformance kit that it fails on purpose, each with the reason:
             `{"gradient_is_the_slope": "its ratio is held constant"}`. One that passes all the same is a fault.
@@ -57,8 +56,7 @@ class Entry:
     expected_failures: Mapping[str, str] = field(default_factory=dict)
     elsewhere: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
-    # once for all kinds: to generate both for each of thirty classes takes a twentieth of the start of a command
-    def __repr__(self) -> str:
+    def __repr__(self) -> str:  # not generated for each kind, which takes a twentieth of a command's start
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
 
     def __eq__(self, other: object) -> bool:
@@ -418,6 +416,24 @@ class Tracker(Entry):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class Evaluator(Entry):
+    """Measures the engine on held-out examples."""
+
+    kind = "evaluator"
+    needs: frozenset[str] = frozenset()
+    """Engine capabilities it relies on."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class Exporter(Entry):
+    """Writes what a run trained for another tool; `ft export --to NAME` picks it. Its context is a `CommandContext`."""
+
+    kind = "exporter"
+    gets_back: str = ""
+    """`package.module:function` from REST of a reference `NAME:REST` to the checked folder of that run; empty: none."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Store(Entry):
     """Keeps checkpoints in one tier.
 
@@ -439,24 +455,6 @@ class Gate(Entry):
     kind = "gate"
     engine: bool = False
     """The check needs the engine; it then runs between two steps and holds up training."""
-
-
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class Evaluator(Entry):
-    """Measures the engine on held-out examples."""
-
-    kind = "evaluator"
-    needs: frozenset[str] = frozenset()
-    """Engine capabilities it relies on."""
-
-
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class Exporter(Entry):
-    """Writes what a run trained for another tool; `ft export --to NAME` picks it. Its context is a `CommandContext`."""
-
-    kind = "exporter"
-    gets_back: str = ""
-    """`package.module:function` from REST of a reference `NAME:REST` to the checked folder of that run; empty: none."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -498,10 +496,5 @@ class Command(Entry):
     """The same, first of all, where the run trained a scalar head, such as a reward model's."""
 
 
-_TYPES: tuple[type[Entry], ...] = (
-    Loader, Source, Format, Renderer, Processor, Family, Method, Loss, Reward, Sampler, Environment, Adapter, Quantizer,
-    Optimizer, Schedule, Backend, Hardware, Strategy, Launcher, Attention, Kernel, Tracker, Evaluator, Exporter, Store,
-    Gate, Face, ReleaseGate, Page, Command,
-)  # fmt: skip
-ENTRY_TYPES: Mapping[str, type[Entry]] = MappingProxyType({cls.kind: cls for cls in _TYPES})
+ENTRY_TYPES: Mapping[str, type[Entry]] = MappingProxyType({cls.kind: cls for cls in Entry.__subclasses__()})
 """Every kind and its entry type; the hook that yields kind `loss` is `ft_losses`."""
