@@ -173,12 +173,12 @@ mlx-test: $(TESTED) $(MLX)/.installed-mlx  ## MLX where torch is not installed: 
 
 $(READERS)/.installed:
 	@mkdir -p $(READERS)
-	@$(PYTHON) -m venv $(READERS)/llama && CMAKE_BUILD_PARALLEL_LEVEL=1 nice $(READERS)/llama/bin/python -m pip install --quiet llama-cpp-python
+	@$(PYTHON) -m venv $(READERS)/llama && $(READERS)/llama/bin/python -m pip install --quiet --only-binary :all: 'xllamacpp>=2026.10,<2027'
 	@$(PYTHON) -m venv $(READERS)/mlx && $(READERS)/mlx/bin/python -m pip install --quiet 'mlx[cpu]' mlx-lm
 	@touch $@
 
-readers-test: $(TESTED) $(READERS)/.installed  ## what is exported, read by llama.cpp and mlx-lm themselves; llama.cpp is compiled first, an hour on one core
-	FT_READERS=$(CURDIR)/$(READERS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/runs/test_other_readers.py -n0 -m slow -p no:cacheprovider
+readers-test: $(TESTED) $(READERS)/.installed  ## what is exported, read by llama.cpp and mlx-lm themselves
+	FT_READERS=$(CURDIR)/$(READERS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/runs/test_other_readers.py tests/runs/test_exports_as_strangers_load_them.py -k 'llama_cpp or mlx' -n0 -m slow -p no:cacheprovider
 
 kernels-test: $(KERNELS)/.installed  ## the tests of Triton kernels, ours and Liger's: interpreted on the CPU, compiled for GPUs that are not here
 	OMP_NUM_THREADS=1 $(KERNELS)/bin/python -m pytest plugins/kernels/triton/tests plugins/kernels/liger/tests -n 2 -p no:cacheprovider

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,26 @@ import yaml
 from finetooth_core.cli import main
 
 Recipe = dict[str, Any]
+
+READERS = {"llama": "xllamacpp", "mlx": "mlx_lm"}
+"""Readers of exports that are not ours, and the module that each is."""
+LLAMA = """
+import json, os, sys, urllib.request
+import xllamacpp
+wanted = xllamacpp.CommonParams()
+wanted.model.path = sys.argv[1]
+wanted.n_ctx, wanted.n_parallel, wanted.cache_ram_mib, wanted.port = 512, 1, 0, 0
+wanted.use_jinja, wanted.warmup, wanted.fit_params = True, False, False
+wanted.cpuparams.n_threads = wanted.cpuparams_batch.n_threads = 1
+wanted.cache_type_k = wanted.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+server = xllamacpp.Server(wanted)
+def ask(path, body):
+    url, kind = server.listening_address + path, {"Content-Type": "application/json"}
+    return json.load(urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode(), kind), timeout=60))
+print("found", json.dumps([ask(*one) for one in json.loads(sys.argv[2])]), flush=True)
+os._exit(0)
+"""
+"""Puts requests to llama.cpp's own server, which reads the file alone."""
 
 LETTERS = '''
 """A reward that answers of a random model differ in."""
@@ -25,6 +48,35 @@ def ft_rewards():
 def build(options: NoOptions, context):
     return lambda prompts, completions, columns: [float(sum(c in "aeiou" for c in text)) for text in completions]
 '''
+
+
+@pytest.fixture(scope="session")
+def ask_reader() -> Callable[..., Any]:
+    """Runs a script where a reader is, and gives the JSON that it prints behind `found`.
+
+    Readers are looked for in this environment, or in others of their own under the folder that FT_READERS names
+    (`make readers-test` makes them); where one is not, the test is skipped.
+    """
+
+    def ask(reader: str, script: str, *arguments: object) -> Any:
+        python = Path(os.environ.get("FT_READERS", "/nowhere")) / reader / "bin/python"
+        if not python.is_file():
+            if find_spec(READERS[reader]) is None:
+                pytest.skip(f"{READERS[reader]} is not installed")
+            python = Path(sys.executable)
+        command = [str(python), "-c", script, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        lines = [line for line in done.stdout.splitlines() if line.startswith("found ")]
+        assert lines, (done.stdout + done.stderr)[-3000:]
+        return json.loads(lines[0].removeprefix("found "))
+
+    return ask
+
+
+@pytest.fixture(scope="session")
+def ask_llama_cpp(ask_reader: Callable[..., Any]) -> Callable[[Path, Sequence[tuple[str, Any]]], list[Any]]:
+    """Puts requests, each a path and a body, to llama.cpp's server over a GGUF file, and gives its answers."""
+    return lambda file, requests: ask_reader("llama", LLAMA, file, json.dumps(requests))
 
 
 @pytest.fixture(scope="session")

@@ -104,8 +104,8 @@ def base_of(family: str, tokenizer: Path, folder: Path) -> Path:
     return folder
 
 
-def answers_of(run: Path) -> list[list[int]]:
-    """The run's own greedy answers, each with the token that ended it."""
+def sampled_by(run: Path) -> tuple[list[Any], list[Any]]:
+    """The run's own prompts, and its greedy answer to each."""
     opened = State(StartOptions()).open(str(run))
     prompts = [opened.context.renderer.prompt([Message("user", question)]) for question in QUESTIONS]
     sampled = opened.engine.generate(prompts, Sampling(max_tokens=LONGEST, temperature=0.0))
@@ -114,7 +114,12 @@ def answers_of(run: Path) -> list[list[int]]:
         "llama3"
     ):  # this tokenizer joins the line feeds that end such a prompt, as no row has them
         assert len({one.text for (one,) in sampled}) >= 4, "it has not learned the answers"
-    return [list(one.tokens) for (one,) in sampled]
+    return prompts, [one for (one,) in sampled]
+
+
+def answers_of(run: Path) -> list[list[int]]:
+    """The run's own greedy answers, each with the token that ended it."""
+    return [list(answer.tokens) for answer in sampled_by(run)[1]]
 
 
 def plain_answers(model: Any, tokenizer: Any, ends: Sequence[int] | int | None = None) -> list[list[int]]:
@@ -181,3 +186,27 @@ def test_readers_of_gguf_files_give_the_runs_answers(
     tokenizer.chat_template = fields["tokenizer.chat_template"].contents()
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", gguf_file="model.gguf", dtype=torch.float32)
     assert plain_answers(model, tokenizer, ends) == answers_of(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("markup", MARKUPS)
+@pytest.mark.parametrize("family", IN_GGUF)
+def test_llama_cpp_gives_the_runs_answers(
+    trained: Callable[[str, str], Path], ft: Any, ask_llama_cpp: Any, tmp_path: Path, family: str, markup: str
+) -> None:
+    """Its server, asked as chat windows ask: it renders by the template in the file and ends by the ids in it."""
+    run = trained(family, markup)
+    code, _, err = ft("export", run, "--to", "gguf", "stored=f32", "--unmeasured", "--output", tmp_path / "out")
+    assert code == 0, err
+    greedy = {"temperature": 0, "top_k": 1, "max_tokens": LONGEST}
+    asked = [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": question}], **greedy})
+        for question in QUESTIONS
+    ]
+    prompts, wanted = sampled_by(run)
+    answers = ask_llama_cpp(tmp_path / "out" / "model.gguf", asked)
+    for prompt, own, answer in zip(prompts, wanted, answers, strict=True):
+        (choice,) = answer["choices"]
+        assert answer["usage"]["prompt_tokens"] == len(prompt)
+        assert answer["usage"]["completion_tokens"] == len(own.tokens)
+        assert (choice["message"]["content"], choice["finish_reason"]) == (own.text, own.stop)

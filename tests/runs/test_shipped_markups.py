@@ -15,7 +15,7 @@ import finetooth
 import pytest
 from finetooth_chatml.hermes import Hermes
 from finetooth_core.plugins.builders import load_builder, options_model
-from finetooth_hooks import DataError, Message, RecipeError
+from finetooth_hooks import Conversation, DataError, Message, RecipeError
 from finetooth_kit import FakeContext
 from finetooth_kit.shared_data import shared
 from finetooth_kit.templates import CLOCK, template_tokenizer
@@ -176,12 +176,16 @@ def built(registered: Any, way: dict[str, Any], folder: Path) -> tuple[Any, Any]
 
 
 def by_transformers(
-    tokenizer: Any, template: str, talk: Any, tools: Any = None, *, ask: bool = True
+    tokenizer: Any, template: str, talk: Any, tools: Any = None, *, ask: bool = True, parts: bool = False
 ) -> tuple[int, ...]:
-    """Tokens as transformers makes them of a template."""
+    """Tokens as transformers makes them of a template, with contents as lists of parts where `parts` says so."""
     tokenizer.wrapped.chat_template = template
     said = [shaped(message) for message in talk]
-    text = tokenizer.wrapped.apply_chat_template(said, tools=tools, tokenize=False, add_generation_prompt=True)
+    if parts:
+        for message in said:
+            content = str(message["content"])
+            message["content"] = [{"type": "text", "text": text} for text in (content[:2], content[2:])]
+    text = tokenizer.wrapped.apply_chat_template(said, tools=tools, tokenize=False, add_generation_prompt=ask)
     return tuple(tokenizer.wrapped(text, add_special_tokens=False)["input_ids"])
 
 
@@ -200,7 +204,12 @@ def test_a_template_is_learned_for_every_renderer(registered: Any, way: dict[str
         assert (template is None) == (name in UNSAID)
         if template is None:
             continue
-        assert by_transformers(tokenizer, template, talk) == tuple(renderer.prompt(begun.before(talk)))
+        for parts in (False, True):
+            said = by_transformers(tokenizer, template, talk, parts=parts)
+            assert said == tuple(renderer.prompt(begun.before(talk)))
+        for whole in (talk[:1], talk[:2], talk[:3], talk[:4], talk):  # llama.cpp tries such before it takes a template
+            said = by_transformers(tokenizer, template, whole, ask=False)
+            assert said == tuple(renderer.render(Conversation(tuple(begun.before(whole)))).tokens)
         try:
             renderer.prompt(begun.before(talk), (CLOCK,))
         except DataError:  # what is learned has no tools either, and never leaves them out

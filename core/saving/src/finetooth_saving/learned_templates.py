@@ -29,7 +29,7 @@ PLAIN, SYSTEM = ("u", "uau", "uu", "uaau"), ("su", "suau")
 next to a call, a call with Empty arguments, the Result of a call."""
 CALLED = ("ucr", "uCrr", "utr", "ucru", "ucrcr", "ucrtr", "utrtr", "uer", "uerau", "uaucr", "uauCrr", "uautr",
           "ucrau", "uCrrau", "utrau", "ucrcrau", "ucrtrau", "utrtrau")  # fmt: skip
-ENDED, ENDED_CALLED = ("ua", "uaua"), ("uc", "uC", "ut", "ue", "ucr", "ucra", "uaucra")
+ENDED, ENDED_CALLED = ("ua", "uaua", "u", "uau"), ("uc", "uC", "ut", "ue", "ucr", "ucra", "uaucra")
 """What is learned from with nothing behind it."""
 
 
@@ -302,7 +302,7 @@ class _Learner:
         lines: list[str] = []
         for cut in dict.fromkeys(cuts.values()):
             own = " or ".join(f"kind == '{kind}'" for kind, one in cuts.items() if one == cut)
-            said = cut.replace("X", "message['content']")
+            said = cut.replace("X", "text")
             lines.append(f"{{%- {'elif' if lines else 'if'} {own} -%}}{{{{ {said} }}}}")
         content = "\n".join([*lines, "{%- endif -%}"])
         tool = self.described or "''"
