@@ -34,8 +34,9 @@ def check_config(config: Mapping[str, Any], reference: str) -> None:
     """
     for name, value in _numbers(config, reference, 0):
         most = MOST.get(name)
-        if (most is not None and value > most) or (name in POSITIVE and not value > 0):
-            bounds = f"at most {most:,}" if most is not None and value > most else "more than 0"
+        too_many, too_few = most is not None and value > most, name in POSITIVE and not value > 0
+        if too_many or too_few or (most is not None and value < 0):
+            bounds = f"at most {most:,}" if too_many else "more than 0" if too_few else "0 or more"
             raise RecipeError(
                 "model", f"{reference}: its config.json has {name}: {value:,}, which must be {bounds}",
                 action="fetch the model again, or fix its config.json",
