@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -77,6 +78,30 @@ def test_a_record_that_was_rewritten_whole_is_found(place: Path, tmp_path_factor
     assert len(told) == 1 and "not signed" in told[0]
     (place / "audit.head").unlink()
     with pytest.raises(UserError, match=r"(head is missing|lines before this one)"):
+        found(place)
+
+
+def test_a_line_that_was_rewritten_with_a_hash_of_its_own_is_found(place: Path) -> None:
+    """Whoever rewrites a line can compute its hash; the line behind it hangs on the one before."""
+    path = place / "audit.jsonl"
+    lines = path.read_text().splitlines()
+    before, content = json.loads(lines[1])["hash"], {**json.loads(lines[2]), "tenant": "nobody"}
+    del content["hash"]
+    written = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    content["hash"] = hashlib.sha256((before + written).encode()).hexdigest()
+    lines[2] = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=r"audit.jsonl:4: its hash does not fit"):
+        found(place)
+
+
+def test_an_end_that_was_cut_off_with_the_head_rewritten_is_found(place: Path) -> None:
+    """The forger says in the head what the shorter record ends with, and has a signature of another end alone."""
+    path, head = place / "audit.jsonl", place / "audit.head"
+    lines = path.read_text().splitlines(keepends=True)[:3]
+    path.write_text("".join(lines))
+    head.write_text(json.dumps({**json.loads(head.read_text()), "lines": 3, "head": json.loads(lines[-1])["hash"]}))
+    with pytest.raises(UserError, match="not signed with this key"):
         found(place)
 
 
