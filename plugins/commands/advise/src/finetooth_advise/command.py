@@ -55,20 +55,20 @@ def command(
     size = None if memory is None else memory_of(memory, "--memory")
     hardware = None if size is None else made_up.processor(size) if cpu else made_up.accelerator(size)
     speed = None if tflops is None else tflops * 1e12
-    found = {}
+    advised = {}
     for model in models:
         ways = context.ways(model, hardware=hardware, length=length, measure=speed is None)
-        found[model] = advice.advise(ways, rows=rows, speed=speed)
+        advised[model] = advice.advise(ways, rows=rows, speed=speed)
     if as_json:
         import json
 
-        made = [plain(one, model) for model, one in found.items()]
+        made = [plain(one, model) for model, one in advised.items()]
         click.echo(json.dumps(made[0] if len(made) == 1 else made, indent=2, sort_keys=True))
         context.said_json = True
-    elif len(found) == 1:
-        _show(found[models[0]], models[0])
+    elif len(advised) == 1:
+        _show(advised[models[0]], models[0])
     else:
-        _show_several(found)
+        _show_several(advised)
 
 
 def plain(found: Advice, model: str) -> dict[str, Any]:
@@ -139,14 +139,14 @@ def _show(found: Advice, model: str) -> None:
     show(console, table(console, title, headers, rows, numbers=2), "\n".join(lines))
 
 
-def _measured_by(found: Advice) -> str:
+def _measured_by(advised: Advice) -> str:
     return (
-        f"{found.rows:,} rows of {found.of.length} tokens, once; time at {found.speed / 1e12:.3g} TFLOP/s, "
-        f"{found.speed_from}"
+        f"{advised.rows:,} rows of {advised.of.length} tokens, once; time at {advised.speed / 1e12:.3g} TFLOP/s, "
+        f"{advised.speed_from}"
     )
 
 
-def _show_several(found: Mapping[str, Advice]) -> None:
+def _show_several(advised: Mapping[str, Advice]) -> None:
     """A line for each model: the best way that fits, or what the smallest lacks."""
     from finetooth_toolbox.cli.tables import duration, show, table
     from finetooth_toolbox.text.measures import size
@@ -154,7 +154,7 @@ def _show_several(found: Mapping[str, Advice]) -> None:
 
     console = Console(highlight=False)
     rows = []
-    for model, one in found.items():
+    for model, one in advised.items():
         way = one.taken
         possible = [each.memory.total for each in one.of.ways if each.memory is not None]
         least = f"nothing; the least would take {size(min(possible))}" if possible else "nothing"
@@ -162,7 +162,7 @@ def _show_several(found: Mapping[str, Advice]) -> None:
         seconds = None if way is None else one.seconds(way)
         time = "-" if seconds is None else duration(seconds)
         rows.append((model, f"{one.of.parameters:,}", memory, time, least if way is None else way.label))
-    first = next(iter(found.values()))
+    first = next(iter(advised.values()))
     lines = [
         _measured_by(first),
         "what fits is the first way that does, of those that `ft advise MODEL` lists; memory is the plan's estimate of "
@@ -177,8 +177,8 @@ def _said(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _fits(found: Advice, way: Way) -> str:
-    if way is found.taken:
+def _fits(advised: Advice, way: Way) -> str:
+    if way is advised.taken:
         return "yes, taken"
     return "yes" if way.fits else "no" if way.memory is not None else f"cannot work: {way.lacks}"
 
@@ -188,7 +188,7 @@ def _show_goals(context: CommandContext, as_json: bool) -> None:
     from finetooth_toolbox.cli.tables import show, table
     from rich.console import Console
 
-    entries = [one.entry for one in context.catalog.all("method")]
+    entries = [registered.entry for registered in context.catalog.all("method")]
     goals = [(e.learns_from, e.rows, e.name, e.summary) for e in entries if isinstance(e, Method) and e.learns_from]
     if as_json:
         import json

@@ -42,18 +42,18 @@ def append_row(file: Path, messages: Sequence[Message], tools: Sequence[Mapping[
     """
     if not any(message.role == "assistant" for message in messages):
         raise UserError("the conversation has no answer yet to keep", action="say something first")
-    said = without_blank_answers(messages)
+    answered = without_blank_answers(messages)
     blank = sum(map(is_blank_answer, messages))
-    if not any(message.role == "assistant" for message in said):
+    if not any(message.role == "assistant" for message in answered):
         return Kept(0, blank)
-    row = {"messages": [as_json(message) for message in said], **({"tools": list(tools)} if tools else {})}
+    row = {"messages": [as_json(message) for message in answered], **({"tools": list(tools)} if tools else {})}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror}", action="name another file") from error
-    return Kept(len(said), blank)
+    return Kept(len(answered), blank)
 
 
 def is_blank_answer(message: Message) -> bool:
@@ -64,13 +64,13 @@ def is_blank_answer(message: Message) -> bool:
 
 def without_blank_answers(messages: Sequence[Message]) -> list[Message]:
     """The conversation without its blank answers and the questions right before them."""
-    found: list[Message] = []
+    kept: list[Message] = []
     for message in messages:
         if not is_blank_answer(message):
-            found.append(message)
-        elif found and found[-1].role == "user":
-            found.pop()
-    return found
+            kept.append(message)
+        elif kept and kept[-1].role == "user":
+            kept.pop()
+    return kept
 
 
 def as_json(message: Message) -> dict[str, Any]:

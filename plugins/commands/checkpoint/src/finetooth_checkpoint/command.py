@@ -33,12 +33,12 @@ def list_(commands: CommandContext, place: str, as_json: bool) -> int:
     from finetooth_toolbox.text.measures import size as readable
     from rich.console import Console
 
-    found = commands.checkpoints(place)
-    aside = found.set_aside()
+    store = commands.checkpoints(place)
+    aside = store.set_aside()
     rows, problems = [], 0
-    for name in found.names(none=bool(aside)):
+    for name in store.names(none=bool(aside)):
         try:
-            manifest: Mapping[str, Any] = found.manifest(name)
+            manifest: Mapping[str, Any] = store.manifest(name)
             rows.append({"name": name, **_summary(manifest)})
         except FinetoothError as error:
             problems += 1
@@ -67,9 +67,9 @@ def list_(commands: CommandContext, place: str, as_json: bool) -> int:
 @click.pass_obj
 def show(commands: CommandContext, place: str, as_json: bool) -> int:
     """Show one checkpoint: PLACE, or the newest one there."""
-    found = commands.checkpoints(place)
-    name = found.names()[0]
-    manifest = found.manifest(name)
+    store = commands.checkpoints(place)
+    name = store.names()[0]
+    manifest = store.manifest(name)
     if as_json:
         click.echo(json.dumps(manifest, indent=2))
         return 0
@@ -87,10 +87,10 @@ def show(commands: CommandContext, place: str, as_json: bool) -> int:
 @click.pass_obj
 def verify(commands: CommandContext, place: str) -> int:
     """Check every file of every checkpoint of PLACE against its SHA-256."""
-    found = commands.checkpoints(place)
+    store = commands.checkpoints(place)
     bad = 0
-    for name in found.names():
-        problem = found.verify(name)
+    for name in store.names():
+        problem = store.verify(name)
         bad += bool(problem)
         click.echo(f"{name}: {problem or 'whole'}")
     return 2 * bool(bad)
@@ -105,12 +105,12 @@ def diff(commands: CommandContext, first: str, second: str) -> int:
     from finetooth_saving.places import difference
 
     one, other = commands.checkpoints(first), commands.checkpoints(second)
-    found = difference(one.manifest(one.names()[0]), other.manifest(other.names()[0]))
-    for line in (*found.files, *found.facts):
+    differences = difference(one.manifest(one.names()[0]), other.manifest(other.names()[0]))
+    for line in (*differences.files, *differences.facts):
         click.echo(line)
-    if not found.files and not found.facts:
+    if not differences.files and not differences.facts:
         click.echo("no difference")
-    return int(bool(found.files))
+    return int(bool(differences.files))
 
 
 @command.command("prune")

@@ -50,13 +50,13 @@ def with_teacher(
         vocabulary: tokens that the model has; K is less.
         role: of the teacher.
     """
-    found: list[Datum] = []
+    taught: list[Datum] = []
     at_once = max(1, NUMBERS_AT_ONCE // (vocabulary * max(len(datum.targets) for datum in data)))
     for start in range(0, len(data), at_once):
         part = data[start : start + at_once]
         said = engine.forward(part, role=role, returns=("logits",), train=False).outputs
-        found += [_with(datum, of["logits"], k, temperature) for datum, of in zip(part, said, strict=True)]
-    return found
+        taught += [_with(datum, of["logits"], k, temperature) for datum, of in zip(part, said, strict=True)]
+    return taught
 
 
 def _with(datum: Datum, logits: NDArray[Any], k: int, temperature: float) -> Datum:

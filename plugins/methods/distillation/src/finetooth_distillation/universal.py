@@ -165,13 +165,13 @@ class Universal(BatchedMethod):
 
 def starts(tokens: Sequence[int], tokenizer: Tokenizer) -> list[int]:
     """How many characters stand before each token; -1 where that is in the middle of one."""
-    found, so_far = [], 0
+    positions, so_far = [], 0
     for place, _ in enumerate(tokens):
         window = tokens[max(0, place - WINDOW) : place]
         before = tokenizer.decode(window, skip_special=True)
-        found.append(-1 if before.endswith(BROKEN) else so_far)
+        positions.append(-1 if before.endswith(BROKEN) else so_far)
         so_far += len(tokenizer.decode([*window, tokens[place]], skip_special=True)) - len(before)
-    return found
+    return positions
 
 
 def aligned(own: Sequence[int], theirs: Sequence[int]) -> tuple[list[int], list[int]]:

@@ -148,8 +148,8 @@ class Ebft(RolloutMethod):
         """Rewards by the features of answers and reference answers, and advantages from them."""
         options, groups = self._ebft, groups_of(rollouts)
         firsts = [rollouts[group.start] for group in groups]
-        sampled = self._features(engine, [(one.prompt, one.tokens) for one in rollouts])
-        references = self._features(engine, [(one.prompt, self._answers[one.id]) for one in firsts])
+        sampled = self._features(engine, [(rollout.prompt, rollout.tokens) for rollout in rollouts])
+        references = self._features(engine, [(rollout.prompt, self._answers[rollout.id]) for rollout in firsts])
         if options.use_whitening:
             white = whitener(sampled)
             sampled, references = sampled @ white, references @ white
@@ -165,10 +165,10 @@ class Ebft(RolloutMethod):
             watched["diversity"] += likeness(of).tolist() if len(of) > 1 else []
             watched["cfm_loss"].append(cfm_loss(of, reference))
             watched["reward"] += rewards.tolist()
-        found, metrics = super().with_advantages(engine, scored)
+        weighed, metrics = super().with_advantages(engine, scored)
         metrics |= {f"ebft/{name}": float(np.mean(values)) for name, values in watched.items() if values}
-        spread = [one.advantages[0] for one in found if one.advantages]
-        return found, {**metrics, "ebft/advantages_std": float(np.std(spread)) if spread else 0.0}
+        spread = [rollout.advantages[0] for rollout in weighed if rollout.advantages]
+        return weighed, {**metrics, "ebft/advantages_std": float(np.std(spread)) if spread else 0.0}
 
     def _features(self, engine: Engine, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Floats:
         """(n, D') features of answers behind their prompts."""

@@ -60,23 +60,25 @@ def _overview(steps: dict[int, list[Rollout]]) -> None:
     click.echo("  step  reward  groups alike  mean length  cut off")
     numbers = sorted(steps)
     for number in numbers if len(numbers) <= 20 else [*numbers[:: -(-len(numbers) // 20)], numbers[-1]]:
-        found = batch_metrics(steps[number])
-        alike = found.get("frac_reward_zero_std")  # of one answer to a prompt nothing can be told
+        metrics = batch_metrics(steps[number])
+        alike = metrics.get("frac_reward_zero_std")  # of one answer to a prompt nothing can be told
         click.echo(
-            f"{number:6}  {found['reward']:6.3f}  {'-' if alike is None else f'{alike:.0%}':>12}  "
-            f"{found['completions/mean_length']:11.1f}  {found['completions/clipped_ratio']:7.0%}"
+            f"{number:6}  {metrics['reward']:6.3f}  {'-' if alike is None else f'{alike:.0%}':>12}  "
+            f"{metrics['completions/mean_length']:11.1f}  {metrics['completions/clipped_ratio']:7.0%}"
         )
 
 
 def _show(group: Sequence[Rollout], *, full: bool) -> None:
     click.echo(f"  {group[0].id}")
-    for one in sorted(group, key=lambda one: -(one.reward or 0.0)):
-        advantage = sum(one.advantages) / len(one.advantages) if one.advantages else 0.0
-        parts = "" if len(one.rewards) < 2 else "  " + " ".join(f"{k} {_score(v)}" for k, v in one.rewards.items())
-        said = one.transcript or one.text
+    for rollout in sorted(group, key=lambda rollout: -(rollout.reward or 0.0)):
+        advantage = sum(rollout.advantages) / len(rollout.advantages) if rollout.advantages else 0.0
+        parts = (
+            "" if len(rollout.rewards) < 2 else "  " + " ".join(f"{k} {_score(v)}" for k, v in rollout.rewards.items())
+        )
+        said = rollout.transcript or rollout.text
         text = said if full else shorten(said, WIDTH, placeholder=" ...")
-        cut = f" ({CALLED[one.outcome]})" if one.outcome in CALLED else ""
-        click.echo(f"    reward {_score(one.reward)}  advantage {advantage:+.2f}{parts}  {text!r}{cut}")
+        cut = f" ({CALLED[rollout.outcome]})" if rollout.outcome in CALLED else ""
+        click.echo(f"    reward {_score(rollout.reward)}  advantage {advantage:+.2f}{parts}  {text!r}{cut}")
 
 
 def _score(score: float | None) -> str:

@@ -64,8 +64,8 @@ class Rewards:
             return _sums(engine, data, "reference")
         if self._known is None:
             self._known = known_reference(self._context, engine, data)
-        found = (self._known.add(place, datum).fields[FIELD] for place, datum in enumerate(data))
-        return np.array([float(values.sum(dtype=np.float64)) for values in found])
+        known = (self._known.add(place, datum).fields[FIELD] for place, datum in enumerate(data))
+        return np.array([float(values.sum(dtype=np.float64)) for values in known])
 
     def _method(self) -> tuple[str, Mapping[str, Any]]:
         """Name and options of the run's method."""
@@ -83,8 +83,8 @@ class Rewards:
         beta = options.get("beta")
         if beta is None:
             picks = [*options.get("losses", ()), options.get("loss")]
-            said = [pick.get("beta") for pick in picks if isinstance(pick, Mapping)]
-            beta = next((value for value in said if value is not None), 0.1)
+            betas = [pick.get("beta") for pick in picks if isinstance(pick, Mapping)]
+            beta = next((value for value in betas if value is not None), 0.1)
         if self._options.score != "auto":
             return self._options.score, beta
         return BY_METHOD.get(name, "reward" if "reference" in options else "mean"), beta
@@ -119,12 +119,12 @@ class RewardsEvaluator(EvaluatorBase, ABC):
 
 def _sums(engine: Engine, data: Sequence[Datum], role: str) -> NDArray[np.float64]:
     """(S,) log-probability of each answer."""
-    found = np.zeros(len(data))
+    sums = np.zeros(len(data))
     for place, (datum, logprobs) in enumerate(zip(data, engine.logprobs(data, role=role), strict=True)):
-        found[place] = logprobs[datum.mask].sum(dtype=np.float64)
-        if not np.isfinite(found[place]):
+        sums[place] = logprobs[datum.mask].sum(dtype=np.float64)
+        if not np.isfinite(sums[place]):
             raise EngineError(
                 f"{datum.id} has a log-probability that is not finite",
                 action="train in another precision or at a lower learning rate",
             )
-    return found
+    return sums

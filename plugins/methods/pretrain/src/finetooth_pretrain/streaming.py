@@ -237,7 +237,7 @@ class DocumentStream:
 
 
 def _digest(block: list[_Window]) -> str:
-    found = hashlib.blake2b(digest_size=8)
-    for one in block:
-        found.update(one.datum.tokens.astype("<i4").tobytes())
-    return found.hexdigest()
+    digest = hashlib.blake2b(digest_size=8)
+    for row in block:
+        digest.update(row.datum.tokens.astype("<i4").tobytes())
+    return digest.hexdigest()

@@ -97,10 +97,10 @@ class Windows(LazySequence[Datum]):
     @property
     def positions(self) -> NDArray[np.int64]:
         """Positions of each window, (W,)."""
-        found = np.full(self._size, self._length, np.int64)
+        places = np.full(self._size, self._length, np.int64)
         if self._size:
-            found[-1] = self._documents.token_count - 1 - (self._size - 1) * self._length
-        return found
+            places[-1] = self._documents.token_count - 1 - (self._size - 1) * self._length
+        return places
 
     def make(self, place: int) -> Datum:
         begin = place * self._length

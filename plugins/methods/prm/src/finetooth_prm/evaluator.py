@@ -97,16 +97,16 @@ def step_metrics(answers: Sequence[Answer], random: np.random.Generator) -> dict
     values, labels = (np.concatenate(parts) for parts in zip(*answers, strict=True))
     called = values > 0
     low, high = bootstrap(answers, balanced_accuracy, random)
-    found = {
+    metrics = {
         "balanced_accuracy": balanced_accuracy(answers), "balanced_accuracy_low": low, "balanced_accuracy_high": high,
         "accuracy": float((called == labels).mean()),
     }  # fmt: skip
     if labels.any():
-        found["accuracy_right"] = float(called[labels].mean())
+        metrics["accuracy_right"] = float(called[labels].mean())
     if not labels.all():
-        found["accuracy_wrong"] = float(1 - called[~labels].mean())
-    found["calibration_error"] = calibration_error(1 / (1 + np.exp(-values)), labels)
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+        metrics["accuracy_wrong"] = float(1 - called[~labels].mean())
+    metrics["calibration_error"] = calibration_error(1 / (1 + np.exp(-values)), labels)
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def balanced_accuracy(answers: Sequence[Answer]) -> float:

@@ -127,10 +127,10 @@ def length_baselines(chosen: Scores, rejected: Scores) -> Mapping[str, float]:
 
 def regression_metrics(scores: Scores, labels: Scores) -> dict[str, float]:
     """`mse`, and Pearson's `correlation` where both vary."""
-    found = {"mse": float(np.mean((scores - labels) ** 2))}
+    metrics = {"mse": float(np.mean((scores - labels) ** 2))}
     if scores.std() > 0 and labels.std() > 0:
-        found["correlation"] = float(np.corrcoef(scores, labels)[0, 1])
-    return found
+        metrics["correlation"] = float(np.corrcoef(scores, labels)[0, 1])
+    return metrics
 
 
 def build(options: RewardOptions, context: Context) -> RewardEvaluator:

@@ -47,13 +47,13 @@ def bradley_terry(outputs: Outputs, data: LossData, state: LossState, *, centre:
     margins = chosen - rejected
     # a pair that a short rank is filled up with counts for nothing
     losses = -xp.log_sigmoid(margins - data.scalars["margin"][0::2]) * real
-    found = {"bradley_terry": Contribution(xp.sum(losses), per="groups")}
+    contributions = {"bradley_terry": Contribution(xp.sum(losses), per="groups")}
     if centre:
-        found["center"] = Contribution(xp.sum(xp.square(chosen + rejected) * real), per="groups", weight=centre)
+        contributions["center"] = Contribution(xp.sum(xp.square(chosen + rejected) * real), per="groups", weight=centre)
     right = xp.astype_like(margins > 0, margins) * real
     pairs = xp.sum(real)
     return LossResult(
-        found,
+        contributions,
         {
             "rewards/accuracies": Metric(xp.sum(right), pairs),
             "rewards/margins": Metric(xp.sum(margins * real), pairs),

@@ -103,7 +103,7 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
     return render
 
 
-def _same(one: Rendered, other: Rendered) -> bool:
+def _same(first: Rendered, other: Rendered) -> bool:
     """They read the same tokens, images and sounds."""
-    media = [[shown.medium.sha256 for shown in side.media] for side in (one, other)]
-    return one.tokens == other.tokens and media[0] == media[1]
+    media = [[shown.medium.sha256 for shown in side.media] for side in (first, other)]
+    return first.tokens == other.tokens and media[0] == media[1]

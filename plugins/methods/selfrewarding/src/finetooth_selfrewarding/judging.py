@@ -60,12 +60,12 @@ class OwnJudge:
         """
         data = [self._datum(prompt, one) for prompt, one in zip(prompts, rollouts, strict=True)]
         said = engine.forward(data, returns=("logprobs",), train=False).outputs
-        found = []
+        means = []
         for of in said:
             logprobs = np.asarray(of["logprobs"][-1], dtype=np.float64)
             share = np.exp(logprobs - logprobs.max())
-            found.append(float(share @ np.arange(POINTS + 1) / share.sum()))
-        return found
+            means.append(float(share @ np.arange(POINTS + 1) / share.sum()))
+        return means
 
     def _datum(self, prompt: str, rollout: Rollout) -> Datum:
         """What the judge reads, with the digits as targets of its last position."""

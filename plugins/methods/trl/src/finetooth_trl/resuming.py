@@ -37,8 +37,8 @@ def why_not(trainer: type[Any], arguments: Mapping[str, Any]) -> str:
     """Why a run of this trainer cannot be resumed; empty if it can."""
     if trainer.__module__ not in GOES_ON:
         return f"{trainer.__name__} holds a state of its own, which is in no checkpoint"
-    found = [f"with {name} {why}" for name, why in HOLDS_MORE.items() if arguments.get(name)]
-    return found[0] if found else ""
+    reasons = [f"with {name} {why}" for name, why in HOLDS_MORE.items() if arguments.get(name)]
+    return reasons[0] if reasons else ""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def drawn_from() -> dict[str, Any]:
     """The process's random state: of Python, NumPy, torch and its devices."""
     _, numbers, gauss = random.getstate()
     kind, keys, at, has, cached = np.random.get_state(legacy=True)
-    found: dict[str, Any] = {
+    states: dict[str, Any] = {
         "python": np.asarray(numbers, np.uint32),
         "python_gauss": gauss,
         "numpy": np.asarray(keys, np.uint32),
@@ -80,31 +80,31 @@ def drawn_from() -> dict[str, Any]:
         "torch": torch.get_rng_state().numpy().copy(),
     }
     if torch.cuda.is_available():
-        found["cuda"] = [one.numpy().copy() for one in torch.cuda.get_rng_state_all()]
-    return found
+        states["cuda"] = [one.numpy().copy() for one in torch.cuda.get_rng_state_all()]
+    return states
 
 
-def draw_from(found: Mapping[str, Any]) -> None:
+def draw_from(states: Mapping[str, Any]) -> None:
     """Make `drawn_from` what it was."""
-    gauss = found["python_gauss"]
-    random.setstate((3, tuple(int(one) for one in found["python"]), None if gauss is None else float(gauss)))
-    kind, at, has, cached = found["numpy_rest"]
-    np.random.set_state((str(kind), np.asarray(found["numpy"], np.uint32), int(at), int(has), float(cached)))
-    torch.set_rng_state(torch.from_numpy(np.array(found["torch"], np.uint8)))
-    if "cuda" in found and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([torch.from_numpy(np.array(one, np.uint8)) for one in found["cuda"]])
+    gauss = states["python_gauss"]
+    random.setstate((3, tuple(int(one) for one in states["python"]), None if gauss is None else float(gauss)))
+    kind, at, has, cached = states["numpy_rest"]
+    np.random.set_state((str(kind), np.asarray(states["numpy"], np.uint32), int(at), int(has), float(cached)))
+    torch.set_rng_state(torch.from_numpy(np.array(states["torch"], np.uint8)))
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([torch.from_numpy(np.array(one, np.uint8)) for one in states["cuda"]])
 
 
 def trained_weights(model: nn.Module) -> dict[str, Any]:
     """What trains of a model, in float32, which holds bfloat16 and float16 without loss. Nobody writes to it."""
-    found = {
+    weights = {
         name: one.detach().to("cpu", torch.float32, copy=True).numpy()
         for name, one in model.named_parameters()
         if one.requires_grad
     }
-    for one in found.values():
+    for one in weights.values():
         one.flags.writeable = False
-    return found
+    return weights
 
 
 def put_back(model: nn.Module, weights: Mapping[str, Any]) -> None:

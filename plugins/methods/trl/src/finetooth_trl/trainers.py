@@ -72,26 +72,26 @@ def trainer_class(name: str) -> type[Any]:
             ) from None
     known = [one for one in dir(module) if one.endswith("Trainer")]
     wanted = last if last in known else f"{last.upper()}Trainer"
-    found = next(
+    trainer = next(
         (one for one in known if one.lower() in (last.lower(), wanted.lower(), f"{last}trainer".lower())), None
     )
-    if found is None:
+    if trainer is None:
         near = nearest(wanted, known)
         raise RecipeError(
             "method.trainer",
             f"TRL has no trainer {name!r}" + (f"; did you mean {near}?" if near else ""),
             action=f"name one of {', '.join(known)}" if known else "name one by its module",
         )
-    if found in REFUSED:
-        why, action = REFUSED[found].rsplit("; ", 1)
-        raise RecipeError("method.trainer", f"{found} does not run here: {why}", action=action)
-    return type_of(module, found)
+    if trainer in REFUSED:
+        why, action = REFUSED[trainer].rsplit("; ", 1)
+        raise RecipeError("method.trainer", f"{trainer} does not run here: {why}", action=action)
+    return type_of(module, trainer)
 
 
 def type_of(module: Any, name: str) -> type[Any]:
     """A class of a module that fills itself when it is asked."""
-    found: type[Any] = vars(module).get(name) or importlib.import_module(module.__name__).__getattr__(name)
-    return found
+    cls: type[Any] = vars(module).get(name) or importlib.import_module(module.__name__).__getattr__(name)
+    return cls
 
 
 def config_class(trainer: type[Any]) -> type[Any]:
