@@ -422,6 +422,8 @@ class Evaluator(Entry):
     kind = "evaluator"
     needs: frozenset[str] = frozenset()
     """Engine capabilities it relies on."""
+    brings_rows: bool = False
+    """It asks questions of its own, so that `ft eval --suite NAME` needs no rows."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)

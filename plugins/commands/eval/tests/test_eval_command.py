@@ -10,13 +10,20 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from finetooth_eval.command import command
-from finetooth_hooks import Evaluation, UserError
+from finetooth_hooks import Evaluation, Evaluator, UserError
 from finetooth_hooks.reports import Sample
 
 
 def evaluation(value: float) -> Evaluation:
     samples = (Sample("1", "2+2", "4", "4", value), Sample("2", "3+3", "6", "5", 0.0))
     return Evaluation("exact_match", 0, {"exact_match": value}, samples=samples, rows=2)
+
+
+class Catalog:
+    """An evaluator that brings its own questions, and others that need rows."""
+
+    def get(self, kind: str, name: str, *, setting: str) -> Any:
+        return SimpleNamespace(entry=Evaluator(name=name, build="x:y", summary="x", brings_rows=name == "probes"))
 
 
 def ft(*arguments: str) -> tuple[Any, list[Any]]:
@@ -26,7 +33,7 @@ def ft(*arguments: str) -> tuple[Any, list[Any]]:
         asked.append((reference, evaluators, data, overrides, answers))
         return (evaluation(0.5 if reference == "a" else 0.75),)
 
-    done = CliRunner().invoke(command, arguments, obj=SimpleNamespace(evaluate=evaluate))
+    done = CliRunner().invoke(command, arguments, obj=SimpleNamespace(evaluate=evaluate, catalog=Catalog()))
     return done, asked
 
 
@@ -57,3 +64,11 @@ def test_broken_json_is_named() -> None:
     done, _ = ft("a", "--evaluator", "{name: x}")
     with pytest.raises(UserError, match="is not JSON"):
         raise done.exception
+
+
+def test_a_suite_brings_its_own_questions() -> None:
+    done, asked = ft("a", "--suite", "probes", "--suite", '{"name": "probes", "groups": ["safety"]}')
+    assert done.exit_code == 0
+    assert asked[0][1:3] == (["probes", {"name": "probes", "groups": ["safety"]}], None)
+    done, asked = ft("a", "--suite", "loss")
+    assert "--suite loss: it needs rows" in str(done.exception) and not asked

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from finetooth_hooks.context import Catalog
+from finetooth_hooks.entries import Evaluator
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.reports import Evaluation
@@ -39,18 +40,25 @@ def evaluate(
     section = dict(recipe.get("data") or {})
     if data is not None:
         section["eval"] = data
-    if not section.get("eval"):
-        raise RecipeError("data.eval", f"nothing says on which rows {reference} is measured", action="give --data FILE")
     opened = open_model(reference, session, {"data": section})
+    catalog = opened.context.catalog
+    if not section.get("eval") and not (evaluators and all(_brings_rows(catalog, pick) for pick in evaluators)):
+        raise RecipeError("data.eval", f"nothing says on which rows {reference} is measured", action="give --data FILE")
     picks = list(evaluators) or ([] if run is None else evaluators_of(run, {**recipe, "data": section}))
-    picks = picks or [one.full_name for one in opened.context.catalog.all("evaluator") if one.entry.default]
+    picks = picks or [one.full_name for one in catalog.all("evaluator") if one.entry.default]
     built = []
     for index, pick in enumerate(picks):
         setting = f"evaluate.evaluators.{index}"
-        kept = _keeping_answers(opened.context.catalog, pick, setting) if answers else pick
+        kept = _keeping_answers(catalog, pick, setting) if answers else pick
         built.append(opened.context.build("evaluator", kept, setting=setting))
         built[-1].prepare()  # all rows are read before weights are
     return tuple(evaluator.evaluate(opened.engine, 0) for evaluator in built)
+
+
+def _brings_rows(catalog: Catalog, pick: Pick) -> bool:
+    setting = "evaluate.evaluators"
+    entry = catalog.get("evaluator", pick_name(pick, setting), setting=setting).entry
+    return isinstance(entry, Evaluator) and entry.brings_rows
 
 
 def _keeping_answers(catalog: Catalog, pick: Pick, setting: str) -> Pick:

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="What to measure, a name or JSON with options; may be repeated. Default: what the run measured.",
 )
+@click.option(
+    "--suite",
+    "suites",
+    multiple=True,
+    metavar="NAME",
+    help="An evaluator that brings its own questions, a name or JSON with options (probes, lm_eval); may be repeated.",
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting of the recipe.")
 @click.option("--answers", type=click.Path(path_type=Path), help="Write every question with its answer to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -35,6 +42,7 @@ def command(
     references: tuple[str, ...],
     data: str | None,
     evaluators: tuple[str, ...],
+    suites: tuple[str, ...],
     overrides: tuple[str, ...],
     answers: Path | None,
     as_json: bool,
@@ -45,7 +53,7 @@ def command(
     """
     if answers is not None and answers.exists():
         raise UserError(f"--answers {answers} exists", action="choose another file")
-    picks = [_pick(text) for text in evaluators]
+    picks = [*map(_pick, evaluators), *(_suite(commands, text) for text in suites)]
     every = answers is not None
     found = {name: commands.evaluate(name, picks, data, overrides, answers=every) for name in references}
     if answers is not None:
@@ -72,6 +80,23 @@ def _pick(text: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise UserError(f"--evaluator {text!r} is not JSON: {error}", action="check quotes and commas") from error
+
+
+def _suite(commands: CommandContext, text: str) -> Any:
+    """An evaluator that brings its own questions.
+
+    Raises:
+        UserError: it needs rows, or its options are not JSON.
+        RecipeError: none is called so.
+    """
+    pick = _pick(text)
+    name = str(pick.get("name", "")) if isinstance(pick, dict) else pick
+    from finetooth_hooks.entries import Evaluator
+
+    entry = commands.catalog.get("evaluator", name, setting="--suite").entry
+    if not (isinstance(entry, Evaluator) and entry.brings_rows):
+        raise UserError(f"--suite {name}: it needs rows", action=f"use --evaluator {name} --data FILE")
+    return pick
 
 
 def _cells(found: dict[str, tuple[Evaluation, ...]]) -> list[list[str]]:

@@ -189,7 +189,7 @@ def get(version: str, output: Path, ec_key: Path | None, where: str) -> None:
 @registry.command("measure")
 @click.argument("version")
 @click.option("--evaluator", "evaluators", multiple=True, required=True, metavar="NAME", help="May be repeated.")
-@click.option("--data", required=True, metavar="DATA", help="Rows to measure on.")
+@click.option("--data", default="", metavar="DATA", help="Rows to measure on; probes bring their own.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting of the recipe.")
 @_HERE
 @click.pass_obj
@@ -426,7 +426,7 @@ def _measured(
     """Metrics of a model by `EVALUATOR/METRIC`, and every answer by evaluator."""
     from dataclasses import asdict
 
-    made = commands.evaluate(str(model), evaluators, data, overrides, answers=True)
+    made = commands.evaluate(str(model), evaluators, data or None, overrides, answers=True)
     metrics = {f"{done.name}/{name}": value for done in made for name, value in done.metrics.items()}
     return metrics, {done.name: tuple(asdict(sample) for sample in done.samples) for done in made if done.samples}
 

@@ -1,4 +1,4 @@
-"""A registry: its commands, exporter, face and pages, and the release gates `at_least`, `not_worse` and `signed`."""
+"""A registry: its commands, exporter, face and pages, and release gates."""
 
 from __future__ import annotations
 
@@ -71,4 +71,36 @@ def ft_release_gates() -> Iterator[ReleaseGate]:
         name="signed",
         build="finetooth_registry.release_gates:build_signed",
         summary="enough trusted keys signed the record",
+    )
+    yield ReleaseGate(
+        name="size",
+        build="finetooth_registry.evidence_gates:build_size",
+        summary="the files of the version are small enough",
+        example={"max_mb": 500},
+    )
+    yield ReleaseGate(
+        name="licence",
+        build="finetooth_registry.evidence_gates:build_licence",
+        summary="the data have an allowed licence",
+        example={"allowed": ["CC0-1.0"]},
+    )
+    yield ReleaseGate(
+        name="reproduced",
+        build="finetooth_registry.evidence_gates:build_reproduced",
+        summary="it was trained again with the same outcome",
+    )
+    yield ReleaseGate(
+        name="pii",
+        build="finetooth_registry.evidence_gates:build_pii",
+        summary="no e-mail, telephone, IBAN or card number in rows and answers",
+    )
+    yield ReleaseGate(
+        name="no_regression",
+        build="finetooth_registry.evidence_gates:build_no_regression",
+        summary="no probe fails that the version in the channel passes",
+    )
+    yield ReleaseGate(
+        name="safety",
+        build="finetooth_registry.evidence_gates:build_safety",
+        summary="the safety probes pass",
     )

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
+import numpy as np
 from finetooth_hooks import CommandContext, Options, ReleaseVersion, Verdict
 from pydantic import Field, model_validator
+
+Row = Mapping[str, Any]
+RESAMPLES = 10_000
+"""Of the paired bootstrap."""
 
 
 class AtLeastOptions(Options):
@@ -40,6 +45,11 @@ class NotWorseOptions(Options):
     """An evaluator whose kept answers both versions have. The gate then looks at rows that only one of the two answers
     right, and holds the version back if the predecessor has significantly more of them (McNemar's exact test, McNemar
     1947). Empty: the metric alone decides."""
+    test: Literal["mcnemar", "bootstrap"] = "mcnemar"
+    """For answers: `mcnemar` counts rows that are right or wrong. `bootstrap` is for scores in between: it resamples
+    the differences between both versions' scores of a row 10,000 times, the same way each time, and holds the version
+    back if the upper end of the interval of their mean lies below -`tolerance` (paired percentile bootstrap, Efron
+    1979)."""
     significance: float = Field(default=0.05, gt=0, lt=1)
     """The level of that test, one-sided."""
 
@@ -117,11 +127,29 @@ class NotWorse:
         now, then = candidate.answers.get(name, ()), predecessor.answers.get(name, ())
         if not now or [row.get("id") for row in now] != [row.get("id") for row in then]:
             return Verdict(False, f"the two versions have no answers of {name} to the same rows")
+        if self._options.test == "bootstrap":
+            return self._by_bootstrap(name, now, then)
         gained, lost = _changed(now, then)
         chance = binomial_tail(lost, gained + lost)
         evidence = {"evaluator": name, "rows": len(now), "gained": gained, "lost": lost, "p": chance}
         text = f"{lost} rows lost and {gained} gained of {len(now)} (p = {chance:.3g})"
         return Verdict(not (lost > gained and chance < self._options.significance), text, evidence)
+
+    def _by_bootstrap(self, name: str, now: Sequence[Row], then: Sequence[Row]) -> Verdict:
+        changes = np.array([float(new["score"]) - float(old["score"]) for new, old in zip(now, then, strict=True)])
+        draws = np.random.Generator(np.random.PCG64(len(changes)))
+        means = [changes[draws.integers(0, len(changes), len(changes))].mean() for _ in range(RESAMPLES)]
+        mean, level = float(changes.mean()), self._options.significance
+        low, high = (float(np.quantile(means, share)) for share in (level, 1 - level))
+        evidence = {
+            "evaluator": name,
+            "rows": len(now),
+            "mean": _number(mean),
+            "low": _number(low),
+            "high": _number(high),
+        }
+        text = f"the score changed by {mean:+.4g} ({low:+.4g} to {high:+.4g})"
+        return Verdict(high >= -self._options.tolerance, text, evidence)  # NaN is worse than any tolerance
 
 
 class Signed:

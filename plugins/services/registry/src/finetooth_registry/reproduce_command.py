@@ -33,8 +33,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="The registry's folder or URL, for a version.",
 )
+@click.option("--keep", is_flag=True, help="Keep the outcome as a measurement of the version, for the gate reproduced.")
 @click.pass_obj
-def reproduce(commands: CommandContext, what: str, output: Path | None, tolerance: float, registry: str) -> None:
+def reproduce(
+    commands: CommandContext, what: str, output: Path | None, tolerance: float, registry: str, keep: bool
+) -> None:
     """Train WHAT again and compare: a run, or a version of a registry (NAME@v3, NAME@CHANNEL).
 
     A base or data that changed are named before anything trains. Conditions that changed (base, data, plugins,
@@ -43,12 +46,16 @@ def reproduce(commands: CommandContext, what: str, output: Path | None, toleranc
     """
     from finetooth_registry.reproducing import differences, train_again
 
+    if keep and commands.run_folder(what) is not None:
+        raise UserError(f"--keep: {what} is a run", action="name a version of a registry, such as bot@v0")
     with ExitStack() as stack:
         spare = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         recorded = commands.run_folder(what) or _written(what, registry, spare / "recorded")
         again = train_again(commands, recorded, output or spare / "again", _tell)
         rows = list(differences(recorded, again, tolerance))
     failed = [row for row in rows if row.counts]
+    if keep:
+        _keep(what, registry, {"differences": float(len(failed)), "tolerance": tolerance})
     if rows:
         from finetooth_toolbox.cli.tables import show, table
         from rich.console import Console
@@ -67,6 +74,14 @@ def _tell(changed: Difference) -> None:
     click.echo(
         f"{changed.what} is not that of the run: {changed.recorded[:12]}, now {changed.now[:12] or 'none'}", err=True
     )
+
+
+def _keep(what: str, registry: str, outcome: dict[str, float]) -> None:
+    from finetooth_registry.evidence_gates import REPRODUCED
+    from finetooth_registry.remote import open_registry
+
+    opened = open_registry(registry)
+    opened.measure(opened.version(what), {f"{REPRODUCED}/{name}": value for name, value in outcome.items()}, {})
 
 
 def _written(what: str, registry: str, place: Path) -> Path:
