@@ -461,16 +461,14 @@ class Gate(Entry):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Face(Entry):
-    """A protocol under which a server offers its models to clients; `ft serve NAME` picks it, no recipe does. Its
-    builder gets the server's `CommandContext` as its context."""
+    """A protocol under which a server offers models; `ft serve NAME` picks it. Its context is a `CommandContext`."""
 
     kind = "face"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class ReleaseGate(Entry):
-    """Decides whether a version may enter a channel of a registry; the registry's policy picks it, no recipe does. Its
-    builder gets the command's `CommandContext` as its context."""
+    """Decides if a version may enter a channel; a registry's policy picks it. Its context is a `CommandContext`."""
 
     kind = "release_gate"
 
