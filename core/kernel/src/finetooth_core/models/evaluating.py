@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from finetooth_hooks.context import Catalog
-from finetooth_hooks.entries import Evaluator
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.reports import Evaluation
@@ -42,7 +41,8 @@ def evaluate(
         section["eval"] = data
     opened = open_model(reference, session, {"data": section})
     catalog = opened.context.catalog
-    if not section.get("eval") and not (evaluators and all(_brings_rows(catalog, pick) for pick in evaluators)):
+    named = [catalog.get("evaluator", pick_name(pick, "evaluate"), setting="evaluate").entry for pick in evaluators]
+    if not section.get("eval") and not (named and all(getattr(entry, "brings_rows", False) for entry in named)):
         raise RecipeError("data.eval", f"nothing says on which rows {reference} is measured", action="give --data FILE")
     picks = list(evaluators) or ([] if run is None else evaluators_of(run, {**recipe, "data": section}))
     picks = picks or [one.full_name for one in catalog.all("evaluator") if one.entry.default]
@@ -53,12 +53,6 @@ def evaluate(
         built.append(opened.context.build("evaluator", kept, setting=setting))
         built[-1].prepare()  # all rows are read before weights are
     return tuple(evaluator.evaluate(opened.engine, 0) for evaluator in built)
-
-
-def _brings_rows(catalog: Catalog, pick: Pick) -> bool:
-    setting = "evaluate.evaluators"
-    entry = catalog.get("evaluator", pick_name(pick, setting), setting=setting).entry
-    return isinstance(entry, Evaluator) and entry.brings_rows
 
 
 def _keeping_answers(catalog: Catalog, pick: Pick, setting: str) -> Pick:
