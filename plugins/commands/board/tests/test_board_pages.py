@@ -66,13 +66,13 @@ class Tags(HTMLParser):
 
 
 def test_a_run_is_shown_with_all_that_its_folder_says(serve: Serve, make_run: MakeRun) -> None:
-    make_run("one", [2.0, 1.0])
+    make_run("one", [2.0, 1.5, 1.0])
     make_run("sweep/trial-1", [3.0], status="failed")
     address = serve()
     listed = httpx.get(address).text
     assert 'href="/runs/one"' in listed and 'href="/runs/sweep/trial-1"' in listed and ">failed<" in listed
     shown = httpx.get(f"{address}/runs/one").text
-    for part in ("2 of 4", "<svg", "exact_match", "before", "train.precision", "model: toy", ">done<"):
+    for part in ("3 of 4", "<svg", "exact_match", "before", "train.precision", "model: toy", ">done<"):
         assert part in shown, part
     live = httpx.get(f"{address}/runs/one/live").text
     assert "<polyline" in live and "<html" not in live and live in shown

@@ -118,5 +118,10 @@ def test_a_page_over_nothing_is_a_page(run, outcome):
 
 @pytest.mark.parametrize("value", [1e30, -1e30, 1e-300, 0.0])
 def test_a_curve_of_one_value_is_drawn_however_large(value):
-    made = chart("loss", {"loss": [(1, value), (2, value)]})
+    made = chart("loss", {"loss": [(1, value), (2, value), (3, value)]})
     assert made is not None and "polyline" in svg(made)
+
+
+def test_two_measurements_are_two_points_and_no_trend():
+    made = chart("loss", {"loss": [(1, 3.0), (2, 2.0)]})
+    assert made is not None and svg(made).count("<circle") == 2 and "polyline" not in svg(made)

@@ -108,7 +108,7 @@ def svg(made: Chart) -> str:
         )
     for index, points in enumerate(made.curves.values()):
         colour = COLOURS[index % len(COLOURS)]
-        if len(points) > 1:
+        if len(points) > 2:  # two measurements make no trend
             line = " ".join(f"{x},{y}" for x, y in points)
             parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
         if len(points) <= 20:

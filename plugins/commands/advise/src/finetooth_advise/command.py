@@ -108,18 +108,20 @@ def _show(found: Advice, model: str) -> None:
     from finetooth_toolbox.cli.tables import duration, show, table
     from finetooth_toolbox.text.measures import size
     from rich.console import Console
+    from rich.text import Text
 
     from finetooth_advise.advice import QUALITY
 
     console = Console(highlight=False)
-    headers = ("way", "memory", "time", "fits", "quality, as published")
+    notes: dict[str, int] = {}  # the number of each, in the order in which the table names them
+    headers = ("way", "memory", "time", "fits", "quality")
     rows = [
         (
             way.label,
             "-" if way.memory is None else size(way.memory.total),
             "-" if (seconds := found.seconds(way)) is None else duration(seconds),
-            _fits(found, way),
-            f"{QUALITY[way.kind][0]} [{QUALITY[way.kind][1]}]",
+            _fits(found, way, notes),
+            _noted(notes, f"as published: {QUALITY[way.kind][0]} [{QUALITY[way.kind][1]}]"),
         )
         for way in found.of.ways
     ]
@@ -127,6 +129,7 @@ def _show(found: Advice, model: str) -> None:
         f"{model}, {found.of.parameters:,} parameters, on {found.of.hardware.label} ({size(found.of.hardware.memory)})"
     )
     lines = [
+        *(f"[{number}] {note}" for note, number in notes.items()),
         _measured_by(found),
         "memory is the plan's estimate of the peak; time is of the products alone, without turning stored bits into "
         "numbers; what stands behind authors are numbers of arXiv",
@@ -136,7 +139,7 @@ def _show(found: Advice, model: str) -> None:
     else:
         settings = ", ".join(f"{name}: {_said(value)}" for name, value in found.taken.changes.items())
         lines.append(f"adapter: auto with quantization: auto takes {found.taken.label} ({settings})")
-    show(console, table(console, title, headers, rows, numbers=2), "\n".join(lines))
+    show(console, table(console, title, headers, rows, numbers=2), Text("\n".join(lines)))
 
 
 def _measured_by(advised: Advice) -> str:
@@ -177,10 +180,15 @@ def _said(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _fits(advised: Advice, way: Way) -> str:
+def _fits(advised: Advice, way: Way, notes: dict[str, int]) -> str:
     if way is advised.taken:
         return "yes, taken"
-    return "yes" if way.fits else "no" if way.memory is not None else f"cannot work: {way.lacks}"
+    return "yes" if way.fits else "no" if way.memory is not None else f"cannot work {_noted(notes, way.lacks)}"
+
+
+def _noted(notes: dict[str, int], text: str) -> str:
+    """The number of a note under the table, which is added if it is new."""
+    return f"[{notes.setdefault(text, len(notes) + 1)}]"
 
 
 def _show_goals(context: CommandContext, as_json: bool) -> None:

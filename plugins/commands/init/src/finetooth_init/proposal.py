@@ -150,7 +150,7 @@ def _described(
         "data": [
             f"{rows.rows:,} documents fill {rows.used:,} windows of at most {length} tokens"
             if goal.name == "pretrain"
-            else f"{rows.rows:,} {'row gives' if rows.rows == 1 else 'rows give'} {rows.used:,} to train on",
+            else f"{rows.rows:,} {'row' if rows.rows == 1 else 'rows'}, of which {rows.used:,} can be used",
             *_left_out(rows),
         ],
         "method": [f"{entry.summary}; learns from {entry.learns_from}; usual are {entry.rows}"],
