@@ -48,6 +48,11 @@ def raises(*args: Any, **named: Any) -> Any:
     raise RuntimeError("no image for this architecture")
 
 
+def as_numpy(x: Any, weight: Any, eps: float, arena: Any = None, *, residual: bool = False) -> Any:
+    out = RMS(x, weight, eps).detach().float().numpy()
+    return (x, out) if residual else out
+
+
 def check(function: Callable[..., Any], *dtypes: str, provider: str = "theirs:rms") -> None:
     kernels = {"rms_norm": PickedKernel(provider, function), "unknown": PickedKernel(provider, raises)}
     check_kernels(kernels, {"rms_norm": Wanted(dtypes)}, CPU, "Card (gfx1010)")
@@ -59,6 +64,7 @@ def check(function: Callable[..., Any], *dtypes: str, provider: str = "theirs:rm
         (silent, r"float32 \(rows\): value 0 is up to [\d.]+ apart, expected at most [\d.e-]+ \["),
         (half, r"float32 \(rows\): gradient 0 is up to [\d.]+ apart"),
         (raises, r"float32 \(rows\): RuntimeError: no image for this architecture"),
+        (as_numpy, r"float32 \(rows\): TypeError: rows: result 0 is a ndarray, not a Tensor"),
     ],
 )
 def test_a_kernel_that_is_wrong_there_is_refused(function: Callable[..., Any], what: str) -> None:

@@ -238,7 +238,7 @@ def personal(text: str, region: str) -> Iterator[str]:
         raise UserError(
             f"the gate pii needs phonenumbers and python-stdnum: {error}", action="install finetooth-registry[pii]"
         ) from error
-    for _ in re.finditer(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}", text):
+    for _ in re.finditer(r"[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[A-Za-z]{2,63}", text):
         yield "e-mail"
     for match in re.finditer(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{2,4}){3,8}\b", text):
         if iban.is_valid(match[0]):
