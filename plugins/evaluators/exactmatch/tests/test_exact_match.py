@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
+from finetooth_exactmatch import answers
 from finetooth_exactmatch import evaluator as evaluators
 from finetooth_exactmatch import reward as rewards
 from finetooth_exactmatch.evaluator import ExactMatchOptions
 from finetooth_hooks import Completion, Conversation, DataError, Message, PromptCompletion, RecipeError
-from finetooth_hooks.examples import Task
+from finetooth_hooks.examples import Task, Text
 from pydantic import ValidationError
 
 BOS, OPEN, CLOSE = 0, 2, 3
@@ -262,3 +265,20 @@ def test_reward_scores_by_column_and_leaves_rows_out():
     assert reward(["q"] * 4, ["2 = 2, = 4", "= 1", "= 4", "5"], columns) == [1.0, None, None, 0.0]
     with pytest.raises(DataError, match=r"no column 'solution'; there are: answer"):
         reward(["q"], ["a"], {"answer": ["a"]})
+
+
+def test_answers_are_kept_beside_what_was_expected_without_a_score(make_context):
+    evaluator = answers.build(answers.AnswersOptions(rows=2, max_tokens=4), make_context(*ROWS))
+    assert evaluator.prepare().used == 2
+    evaluation = evaluator.evaluate(Engine({chat("a?"): "yes", chat("b?"): "never ever"}), 3)
+    assert [(s.id, s.prompt, s.expected, s.answer) for s in evaluation.samples] == [
+        ("eval:0", "a?", "yes", "yes"), ("eval:1", "b?", "no", "neve"),
+    ]  # fmt: skip
+    assert all(math.isnan(sample.score) for sample in evaluation.samples)
+    assert (evaluation.name, evaluation.metrics, evaluation.rows) == ("some_answers", {"unfinished": 0.5}, 2)
+
+
+def test_rows_that_ask_nothing_name_the_evaluator(make_context):
+    evaluator = answers.build(answers.AnswersOptions(), make_context(Text("plain")))
+    with pytest.raises(DataError, match="evaluator some_answers can use no row: 1 a plain text asks nothing"):
+        evaluator.prepare()

@@ -20,12 +20,14 @@ class Goal:
         adapter: `lora` or `full`.
         learning_rate: to begin with.
         batch_size: rows of a step.
+        asks: the rows end with an answer, so that held-out ones can be asked.
     """
 
     method: Any
     adapter: str = "lora"
     learning_rate: float = 2e-4
     batch_size: int = 16
+    asks: bool = False
 
     @property
     def name(self) -> str:
@@ -33,11 +35,11 @@ class Goal:
         return str(self.method["name"] if isinstance(self.method, dict) else self.method)
 
 
-ANSWERS = Goal("sft")
+ANSWERS = Goal("sft", asks=True)
 GOALS: dict[type, tuple[Goal, ...]] = {
     Conversation: (ANSWERS,),
     PromptCompletion: (ANSWERS,),
-    Segments: (ANSWERS,),
+    Segments: (Goal("sft"),),
     Pair: (Goal("dpo", learning_rate=1e-4), Goal("rm", learning_rate=1e-4)),
     Labelled: (Goal("kto", learning_rate=1e-4),),
     Stepwise: (Goal("prm", learning_rate=1e-4),),

@@ -167,6 +167,9 @@ def _described(
         share = min(MOST_HELD_OUT, max(LEAST_HELD_OUT, round(HELD_OUT / rows.rows, 2)))
         recipe["data"]["eval"] = {"fraction": share}
         reasons["data"].append(f"{share:.0%} of the rows are held out, to measure on rows that are not trained")
+        if goal.asks:
+            recipe["evaluate"] = {"evaluators": ["loss", "some_answers"]}
+            reasons["evaluate"] = ["the loss, and a few answers to read, before and after"]
     else:
         reasons["data"].append(f"none is held out of fewer than {FEW}")
     recipe["adapter"] = {"name": "lora", "rank": 16} if goal.adapter == "lora" else "full"
@@ -204,7 +207,18 @@ def _length(rows: DataReport) -> int:
 
 def as_lines(proposal: Proposal) -> Iterator[tuple[str, list[str], Any]]:
     """Sections in the order in which a recipe is read: name, reasons, value."""
-    order = ("model", "data", "method", "adapter", "quantization", "optimizer", "schedule", "train", "output")
+    order = (
+        "model",
+        "data",
+        "method",
+        "adapter",
+        "quantization",
+        "optimizer",
+        "schedule",
+        "train",
+        "evaluate",
+        "output",
+    )
     for section in order:
         if section in proposal.recipe:
             yield section, proposal.reasons.get(section, []), proposal.recipe[section]

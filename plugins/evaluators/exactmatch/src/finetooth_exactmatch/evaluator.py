@@ -6,7 +6,6 @@ from collections import Counter
 from typing import Any
 
 from finetooth_hooks import (
-    Completion,
     Context,
     DataError,
     DataReport,
@@ -22,7 +21,7 @@ from finetooth_hooks.protocols import Reward
 from pydantic import Field
 
 from finetooth_exactmatch.normalise import AnswerOptions
-from finetooth_exactmatch.questions import Question, read_questions
+from finetooth_exactmatch.questions import Question, answer_text, read_questions
 from finetooth_exactmatch.reward import ExactMatch
 
 OWN = "exact_match"
@@ -109,7 +108,7 @@ class ExactMatchEvaluator(EvaluatorBase):
         completions = [
             group[0] for group in engine.generate([question.tokens for question in self._questions], sampling)
         ]
-        said = [self._text(*pair) for pair in zip(self._questions, completions, strict=True)]
+        said = [answer_text(self._context, *pair) for pair in zip(self._questions, completions, strict=True)]
         scores = self._score(said)
         unfinished = sum(completion.stop == "length" for completion in completions) / len(completions)
         return Evaluation(
@@ -120,11 +119,6 @@ class ExactMatchEvaluator(EvaluatorBase):
             samples=self._samples(said, scores),
             rows=sum(score is not None for score in scores),
         )
-
-    def _text(self, question: Question, completion: Completion) -> str:
-        if not question.chat:
-            return completion.text
-        return self._context.renderer.parse(completion.tokens).message.content
 
     def _score(self, said: list[str]) -> list[float | None]:
         scores = self._reward(

@@ -9,11 +9,17 @@ from finetooth_hooks import Evaluator, Reward, hookimpl
 
 @hookimpl
 def ft_evaluators() -> Iterable[Evaluator]:
-    """The evaluator `exact_match`."""
+    """The evaluators `exact_match` and `some_answers`."""
     yield Evaluator(
         name="exact_match",
         build="finetooth_exactmatch.evaluator:build",
         summary="share of held-out questions answered exactly",
+        needs=frozenset({"generate"}),
+    )
+    yield Evaluator(
+        name="some_answers",
+        build="finetooth_exactmatch.answers:build",
+        summary="a few held-out questions with their answers, to read; no score",
         needs=frozenset({"generate"}),
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
-from finetooth_hooks import Context, Conversation, DataError, DataReport, Example, PromptCompletion
+from finetooth_hooks import Completion, Context, Conversation, DataError, DataReport, Example, PromptCompletion
 from finetooth_hooks.examples import Task
 from finetooth_hooks.preparation import PreparedRows, Rendering
 
@@ -21,11 +21,11 @@ NO_EXPECTED = "has no expected answer in the column that exact_match reads"
 NO_MATCH = "expected answer has no match of pattern"
 TOO_LONG = "question and max_tokens exceed the model's positions"
 SETTINGS = {
-    NO_EXPECTED: "column of exact_match",
-    NO_MATCH: "pattern of exact_match",
-    TOO_LONG: "max_tokens of exact_match",
+    NO_EXPECTED: "column",
+    NO_MATCH: "pattern",
+    TOO_LONG: "max_tokens",
 }
-"""What decides about rows left out."""
+"""The option of the evaluator that decides about rows left out."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,13 @@ class Question:
 
 
 def read_questions(
-    context: Context, answers: AnswerOptions | None, max_tokens: int, rows: int | None, column: str
+    context: Context,
+    answers: AnswerOptions | None,
+    max_tokens: int,
+    rows: int | None,
+    column: str,
+    *,
+    evaluator: str = "exact_match",
 ) -> tuple[list[Question], DataReport]:
     """Questions of the held-out rows and what became of these; many are rendered by several processes and kept.
 
@@ -59,6 +65,7 @@ def read_questions(
         max_tokens: room an answer needs.
         rows: use only the first rows.
         column: holds the expected answer of a prompt without one.
+        evaluator: who asks, for messages.
 
     Raises:
         RecipeError: the recipe gives no held-out rows.
@@ -90,22 +97,29 @@ def read_questions(
         reasons = "; ".join(f"{len(ids)} {reason}" for reason, ids in dropped.items()) or "it has no rows"
         raise DataError(
             f"data.{examples.split}",
-            f"evaluator exact_match can use no row: {reasons}",
-            action="change data.eval or leave exact_match out of evaluate.evaluators",
+            f"evaluator {evaluator} can use no row: {reasons}",
+            action=f"change data.eval or leave {evaluator} out of evaluate.evaluators",
         )
-    notes = (f"evaluator exact_match asks the first {rows} rows",) if count == rows else ()
+    notes = (f"evaluator {evaluator} asks the first {rows} rows",) if count == rows else ()
     report = DataReport(
         split=examples.split,
         rows=count,
         used=len(questions),
         dropped={reason: len(ids) for reason, ids in dropped.items()},
         dropped_ids={reason: tuple(ids[:5]) for reason, ids in dropped.items()},
-        settings={reason: setting for reason, setting in SETTINGS.items() if reason in dropped},
+        settings={reason: f"{option} of {evaluator}" for reason, option in SETTINGS.items() if reason in dropped},
         tokens=sum(len(question.tokens) for question in questions),
         longest=max(len(question.tokens) for question in questions),
         notes=notes,
     )
     return questions, report
+
+
+def answer_text(context: Context, question: Question, completion: Completion) -> str:
+    """What was answered, as people read it."""
+    if not question.chat:
+        return completion.text
+    return context.renderer.parse(completion.tokens).message.content
 
 
 def _prompts(rows: PreparedRows) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -1,0 +1,69 @@
+"""The evaluator `some_answers`: a few held-out questions, answered greedily, for people to read."""
+
+from __future__ import annotations
+
+import math
+
+from finetooth_hooks import Context, DataReport, Engine, Evaluation, Options, Sample, Sampling
+from finetooth_hooks.bases import EvaluatorBase
+from pydantic import Field
+
+from finetooth_exactmatch.questions import Question, answer_text, read_questions
+
+NAME = "some_answers"
+
+
+class AnswersOptions(Options):
+    """Options of the evaluator `some_answers`."""
+
+    rows: int = Field(default=3, ge=1)
+    """How many questions to ask: the first held-out rows."""
+    max_tokens: int = Field(default=64, ge=1)
+    """Longest answer, in tokens."""
+
+
+class Answers(EvaluatorBase):
+    """`protocols.Evaluator`: keeps answers beside the expected ones. Metric: the share cut off at `max_tokens`."""
+
+    metrics = frozenset({"unfinished"})
+
+    def __init__(self, options: AnswersOptions, context: Context) -> None:
+        self._options, self._context = options, context
+        self._questions: list[Question] = []
+
+    def prepare(self) -> DataReport:
+        """Read the questions.
+
+        Raises:
+            RecipeError: the recipe gives no held-out rows.
+            DataError: no row asks anything.
+        """
+        options = self._options
+        self._questions, report = read_questions(
+            self._context, None, options.max_tokens, options.rows, "answer", evaluator=NAME
+        )
+        return report
+
+    def evaluate(self, engine: Engine, step: int) -> Evaluation:
+        """Ask them greedily."""
+        if not self._questions:
+            self.prepare()
+        sampling = Sampling(max_tokens=self._options.max_tokens, temperature=0.0)
+        groups = engine.generate([question.tokens for question in self._questions], sampling)
+        answered = [(question, group[0]) for question, group in zip(self._questions, groups, strict=True)]
+        return Evaluation(
+            name=NAME,
+            step=step,
+            metrics={"unfinished": sum(said.stop == "length" for _, said in answered) / len(answered)},
+            samples=tuple(
+                Sample(asked.id, asked.text, asked.expected, answer_text(self._context, asked, said), math.nan)
+                for asked, said in answered
+            ),
+            rows=len(answered),
+            higher_is_better=False,
+        )
+
+
+def build(options: AnswersOptions, context: Context) -> Answers:
+    """Builder of the evaluator `some_answers`."""
+    return Answers(options, context)
