@@ -120,6 +120,12 @@ def propose(context: CommandContext, goal: Goal, wishes: Wishes) -> Proposal:
         reasons["train"].append(
             f"activations are computed again in the backward pass{f': {why.reason}' if why else ''}"
         )
+    if goal.asks and "eval" in recipe["data"]:  # to read answers is not worth giving anything up for its memory
+        asking = {**recipe, "evaluate": {"evaluators": ["loss", "some_answers"]}}
+        asked = context.plan(asking, memory=int(USED * wishes.memory))
+        if not asked.memory.total > bound > 0 and asked.train.gradient_checkpointing == again:
+            recipe, plan = asking, asked
+            reasons["evaluate"] = ["the loss, and a few answers to read, before and after"]
     reasons["train"].append(
         f"by the plan's estimate the run takes {size(plan.memory.total)}" + (f" of {size(has)}" if has else "")
     )
@@ -167,9 +173,6 @@ def _described(
         share = min(MOST_HELD_OUT, max(LEAST_HELD_OUT, round(HELD_OUT / rows.rows, 2)))
         recipe["data"]["eval"] = {"fraction": share}
         reasons["data"].append(f"{share:.0%} of the rows are held out, to measure on rows that are not trained")
-        if goal.asks:
-            recipe["evaluate"] = {"evaluators": ["loss", "some_answers"]}
-            reasons["evaluate"] = ["the loss, and a few answers to read, before and after"]
     else:
         reasons["data"].append(f"none is held out of fewer than {FEW}")
     recipe["adapter"] = {"name": "lora", "rank": 16} if goal.adapter == "lora" else "full"
