@@ -23,7 +23,7 @@ class AnswersOptions(Options):
 
 
 class Answers(EvaluatorBase):
-    """`protocols.Evaluator`: keeps answers beside the expected ones. Metric: the share cut off at `max_tokens`."""
+    """`protocols.Evaluator`: keeps answers with the expected ones. Metric: the share cut off at `max_tokens`."""
 
     metrics = frozenset({"unfinished"})
 
