@@ -14,6 +14,12 @@ from finetooth_hooks.errors import UserError
 
 from finetooth_toolbox.cli.options import start_options
 
+SECTIONS = (
+    "model", "data", "method", "adapter", "quantization", "optimizer", "schedule", "train", "evaluate", "checkpoint",
+    "trackers", "export", "output",
+)  # fmt: skip
+"""Sections of a recipe in the order in which it is read, for commands that write one."""
+
 Described = str | Mapping[str, Any]
 """The path of a recipe, or a recipe."""
 

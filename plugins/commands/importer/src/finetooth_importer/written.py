@@ -6,31 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import yaml
+from finetooth_toolbox.cli.recipe_arguments import SECTIONS
 
 from finetooth_importer.account import Account, Line
-
-ORDER = (
-    "model",
-    "data",
-    "method",
-    "adapter",
-    "quantization",
-    "optimizer",
-    "schedule",
-    "train",
-    "evaluate",
-    "checkpoint",
-    "trackers",
-    "export",
-    "output",
-)
 
 
 def as_yaml(account: Account, tool: str, name: str) -> str:
     """The recipe with a comment on top, and one above each section that needs a note."""
     recipe = tidied(account.recipe)
     parts = [f"# From {name}, a configuration of {tool}, by `ft import`."]
-    for section in sorted(recipe, key=lambda key: ORDER.index(key) if key in ORDER else len(ORDER)):
+    for section in sorted(recipe, key=lambda key: SECTIONS.index(key) if key in SECTIONS else len(SECTIONS)):
         for line in account:
             if line.setting.split(".")[0] == section and line.note and line.outcome in ("otherwise", "default"):
                 parts.append(f"# {_said(line)}")

@@ -12,6 +12,7 @@ from typing import Any
 from finetooth_hooks import CommandContext, Method, UserError
 from finetooth_hooks.plan import Plan
 from finetooth_hooks.reports import DataReport
+from finetooth_toolbox.cli.recipe_arguments import SECTIONS
 from finetooth_toolbox.text.measures import size
 
 from finetooth_init.goals import Goal, entry_of
@@ -210,18 +211,6 @@ def _length(rows: DataReport) -> int:
 
 def as_lines(proposal: Proposal) -> Iterator[tuple[str, list[str], Any]]:
     """Sections in the order in which a recipe is read: name, reasons, value."""
-    order = (
-        "model",
-        "data",
-        "method",
-        "adapter",
-        "quantization",
-        "optimizer",
-        "schedule",
-        "train",
-        "evaluate",
-        "output",
-    )
-    for section in order:
+    for section in SECTIONS:
         if section in proposal.recipe:
             yield section, proposal.reasons.get(section, []), proposal.recipe[section]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from finetooth_hooks import Context, DataReport, Engine, Evaluation, Options, Sample, Sampling
+from finetooth_hooks import Context, DataReport, Engine, Evaluation, Options, Sample
 from finetooth_hooks.bases import EvaluatorBase
 from pydantic import Field
 
-from finetooth_exactmatch.questions import Question, answer_text, read_questions
+from finetooth_exactmatch.questions import Question, ask, read_questions
 
 NAME = "some_answers"
 
@@ -48,18 +48,16 @@ class Answers(EvaluatorBase):
         """Ask them greedily."""
         if not self._questions:
             self.prepare()
-        sampling = Sampling(max_tokens=self._options.max_tokens, temperature=0.0)
-        groups = engine.generate([question.tokens for question in self._questions], sampling)
-        answered = [(question, group[0]) for question, group in zip(self._questions, groups, strict=True)]
+        answers, unfinished = ask(engine, self._context, self._questions, self._options.max_tokens)
         return Evaluation(
             name=NAME,
             step=step,
-            metrics={"unfinished": sum(said.stop == "length" for _, said in answered) / len(answered)},
+            metrics={"unfinished": unfinished},
             samples=tuple(
-                Sample(asked.id, asked.text, asked.expected, answer_text(self._context, asked, said), math.nan)
-                for asked, said in answered
+                Sample(question.id, question.text, question.expected, answer, math.nan)
+                for question, answer in zip(self._questions, answers, strict=True)
             ),
-            rows=len(answered),
+            rows=len(answers),
             higher_is_better=False,
         )
 

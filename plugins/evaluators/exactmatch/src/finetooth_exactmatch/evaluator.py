@@ -14,14 +14,13 @@ from finetooth_hooks import (
     Pick,
     RecipeError,
     Sample,
-    Sampling,
 )
 from finetooth_hooks.bases import EvaluatorBase
 from finetooth_hooks.protocols import Reward
 from pydantic import Field
 
 from finetooth_exactmatch.normalise import AnswerOptions
-from finetooth_exactmatch.questions import Question, answer_text, read_questions
+from finetooth_exactmatch.questions import Question, ask, read_questions
 from finetooth_exactmatch.reward import ExactMatch
 
 OWN = "exact_match"
@@ -104,13 +103,8 @@ class ExactMatchEvaluator(EvaluatorBase):
         """
         if not self._questions:
             self.prepare()
-        sampling = Sampling(max_tokens=self._options.max_tokens, temperature=0.0)
-        completions = [
-            group[0] for group in engine.generate([question.tokens for question in self._questions], sampling)
-        ]
-        said = [answer_text(self._context, *pair) for pair in zip(self._questions, completions, strict=True)]
+        said, unfinished = ask(engine, self._context, self._questions, self._options.max_tokens)
         scores = self._score(said)
-        unfinished = sum(completion.stop == "length" for completion in completions) / len(completions)
         return Evaluation(
             name="exact_match",
             step=step,

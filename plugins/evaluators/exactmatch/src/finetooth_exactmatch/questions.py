@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
-from finetooth_hooks import Completion, Context, Conversation, DataError, DataReport, Example, PromptCompletion
+from finetooth_hooks import (
+    Context,
+    Conversation,
+    DataError,
+    DataReport,
+    Engine,
+    Example,
+    PromptCompletion,
+    Sampling,
+)
 from finetooth_hooks.examples import Task
 from finetooth_hooks.preparation import PreparedRows, Rendering
 
@@ -115,11 +124,15 @@ def read_questions(
     return questions, report
 
 
-def answer_text(context: Context, question: Question, completion: Completion) -> str:
-    """What was answered, as people read it."""
-    if not question.chat:
-        return completion.text
-    return context.renderer.parse(completion.tokens).message.content
+def ask(engine: Engine, context: Context, questions: Sequence[Question], max_tokens: int) -> tuple[list[str], float]:
+    """Greedy answers as people read them, and the share of them that was cut off at `max_tokens`."""
+    sampling = Sampling(max_tokens=max_tokens, temperature=0.0)
+    completions = [group[0] for group in engine.generate([question.tokens for question in questions], sampling)]
+    answers = [
+        context.renderer.parse(completion.tokens).message.content if question.chat else completion.text
+        for question, completion in zip(questions, completions, strict=True)
+    ]
+    return answers, sum(completion.stop == "length" for completion in completions) / len(completions)
 
 
 def _prompts(rows: PreparedRows) -> Iterator[tuple[str, tuple[int, ...]]]:
