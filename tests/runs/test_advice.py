@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from finetooth_advise.advice import Advice, advise
+from finetooth_advise.command import WIDEST
 from finetooth_advise.made_up_machines import accelerator, processor
 from finetooth_core.cli.start_options import StartOptions
 from finetooth_core.cli.state import State
@@ -168,6 +169,7 @@ def test_the_command_reads_nothing_but_a_config(tmp_path: Path, ft: Any) -> None
     assert not full["fits"] and "would take" in full["lacks"] and lora["seconds"] > 0 and lora["source"]
     code, out, said = ft("advise", tmp_path, "--memory", "1GB")
     assert code == 0 and "nothing fits: take a smaller model" in out
+    assert max(map(len, out.replace(str(tmp_path), "model").splitlines())) <= WIDEST
 
 
 def test_several_models_are_a_line_each(tmp_path: Path, ft: Any) -> None:
@@ -206,6 +208,8 @@ def test_bad_input_is_one_line(tmp_path: Path, ft: Any, arguments: tuple[str, ..
 
 
 def test_a_goal_has_a_method(ft: Any) -> None:
+    code, out, _ = ft("advise", "--goal")
+    assert code == 0 and max(map(len, out.splitlines())) <= WIDEST
     code, out, _ = ft("advise", "--goal", "--json")
     by_method = {one["method"]: one for one in json.loads(out)}
     assert code == 0 and {"sft", "dpo", "kto", "grpo", "pretrain", "rm"} <= by_method.keys()

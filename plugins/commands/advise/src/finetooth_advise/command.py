@@ -13,7 +13,12 @@ from finetooth_hooks.ways import Way
 from finetooth_toolbox.text.measures import memory_of
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from finetooth_advise.advice import Advice
+
+WIDEST = 100
+"""Columns that are written at most, also into a pipe."""
 
 
 @click.command("advise")
@@ -71,6 +76,16 @@ def command(
         _show_several(advised)
 
 
+def _console() -> Console:
+    """A console of at most `WIDEST` columns; in a pipe, too, cells and notes are folded there."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if console.is_terminal:
+        return Console(highlight=False, width=min(console.width, WIDEST))
+    return Console(highlight=False, force_terminal=True, color_system=None, width=WIDEST)
+
+
 def plain(found: Advice, model: str) -> dict[str, Any]:
     """Advice as JSON has it."""
     from finetooth_advise.advice import QUALITY
@@ -107,12 +122,11 @@ def plain(found: Advice, model: str) -> dict[str, Any]:
 def _show(found: Advice, model: str) -> None:
     from finetooth_toolbox.cli.tables import duration, show, table
     from finetooth_toolbox.text.measures import size
-    from rich.console import Console
     from rich.text import Text
 
     from finetooth_advise.advice import QUALITY
 
-    console = Console(highlight=False)
+    console = _console()
     notes: dict[str, int] = {}  # the number of each, in the order in which the table names them
     headers = ("way", "memory", "time", "fits", "quality")
     rows = [
@@ -155,7 +169,7 @@ def _show_several(advised: Mapping[str, Advice]) -> None:
     from finetooth_toolbox.text.measures import size
     from rich.console import Console
 
-    console = Console(highlight=False)
+    unfolded = Console(highlight=False)  # a line for each model, aligned, in a pipe
     rows = []
     for model, one in advised.items():
         way = one.taken
@@ -173,7 +187,8 @@ def _show_several(advised: Mapping[str, Advice]) -> None:
     ]
     headers = ("model", "parameters", "memory", "time", "what fits")
     title = f"On {first.of.hardware.label} ({size(first.of.hardware.memory)})"
-    show(console, table(console, title, headers, rows, numbers=3), "\n".join(lines))
+    show(unfolded, table(unfolded, title, headers, rows, numbers=3))
+    show(_console(), "\n".join(lines))
 
 
 def _said(value: Any) -> str:
@@ -194,7 +209,6 @@ def _noted(notes: dict[str, int], text: str) -> str:
 def _show_goals(context: CommandContext, as_json: bool) -> None:
     from finetooth_hooks.entries import Method
     from finetooth_toolbox.cli.tables import show, table
-    from rich.console import Console
 
     entries = [registered.entry for registered in context.catalog.all("method")]
     goals = [(e.learns_from, e.rows, e.name, e.summary) for e in entries if isinstance(e, Method) and e.learns_from]
@@ -205,6 +219,6 @@ def _show_goals(context: CommandContext, as_json: bool) -> None:
         click.echo(json.dumps([dict(zip(names, goal, strict=True)) for goal in goals], indent=2))
         context.said_json = True
         return
-    console = Console(highlight=False)
+    console = _console()
     headers = ("what you have", "how much of it", "method", "what it does")
     show(console, table(console, "Which method", headers, goals))
