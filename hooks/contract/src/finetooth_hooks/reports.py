@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from finetooth_hooks.rollouts import Rollout
 
@@ -160,6 +160,8 @@ class Evaluation:
         samples: some questions with answers, the same ones at every evaluation.
         rows: how many examples it stands on.
         higher_is_better: for the first metric.
+        settings: what answers depend on, in JSON's types: `template` (a prompt with `{question}` in the place of the
+            question), `stop` (texts that end an answer), `max_tokens`; empty if it asks nothing.
     """
 
     name: str
@@ -169,6 +171,7 @@ class Evaluation:
     samples: tuple[Sample, ...] = ()
     rows: int = 0
     higher_is_better: bool = True
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from finetooth_hooks.reports import Sample
 
 def evaluation(value: float) -> Evaluation:
     samples = (Sample("1", "2+2", "4", "4", value), Sample("2", "3+3", "6", "5", 0.0))
-    return Evaluation("exact_match", 0, {"exact_match": value}, samples=samples, rows=2)
+    asked = {"template": f"{value} {{question}}", "stop": ["</s>"]}
+    return Evaluation("exact_match", 0, {"exact_match": value}, samples=samples, rows=2, settings=asked)
 
 
 class Catalog:
@@ -42,6 +43,8 @@ def test_models_stand_side_by_side() -> None:
     assert [line.split() for line in done.output.splitlines() if "0.5000" in line] == [
         ["exact_match", "exact_match", "2", "0.5000", "0.7500"]
     ]
+    assert done.stderr == "exact_match: template is not the same for all models; --json shows each\n"
+    assert ft("a", "a")[0].stderr == ""
     assert asked == [(name, [], "rows.jsonl", ("train.seed=1",), False) for name in ("a", "b")]
 
 

@@ -54,13 +54,16 @@ def test_an_empty_answer_passes_no_probe() -> None:
 def context(answers: dict[str, str]) -> tuple[Any, Any]:
     """Tokens of a prompt are its letters; an engine answers from a table."""
     parse = lambda tokens: SimpleNamespace(message=SimpleNamespace(content="".join(map(chr, tokens))))  # noqa: E731
-    renderer = SimpleNamespace(prompt=lambda messages, tools: tuple(map(ord, messages[0].content)), parse=parse)
+    decode = lambda tokens: "".join(map(chr, tokens))  # noqa: E731
+    prompt = lambda messages, tools=(): tuple(map(ord, messages[0].content))  # noqa: E731
+    renderer = SimpleNamespace(prompt=prompt, parse=parse, stop_ids=(ord("."),))
 
     def generate(prompts: Any, sampling: Any) -> Any:
         texts = [answers.get("".join(map(chr, prompt)), "?") for prompt in prompts]
         return [[Completion(tuple(map(ord, t)), (0.0,) * len(t), t, "stop", 0)] for t in texts]
 
-    return SimpleNamespace(renderer=renderer), SimpleNamespace(generate=generate)
+    made = SimpleNamespace(renderer=renderer, tokenizer=SimpleNamespace(decode=decode))
+    return made, SimpleNamespace(generate=generate)
 
 
 def test_shares_are_of_all_and_of_each_group(tmp_path: Path) -> None:
@@ -77,6 +80,8 @@ def test_shares_are_of_all_and_of_each_group(tmp_path: Path) -> None:
     measured = evaluator.evaluate(engine, 3)
     assert measured.metrics == {"passed": 0.75, "x": 0.5, "y": 1.0} and measured.metrics.keys() == evaluator.metrics
     assert [(sample.id, sample.score) for sample in measured.samples] == [("a", 1), ("b", 0), ("c", 1), ("d", 1)]
+    asked = {"template": "{question}", "stop": ["."], "max_tokens": 64, "temperature": 0.0}
+    assert measured.settings == asked
     alone = build(ProbesOptions(file=str(tmp_path / "mine.jsonl"), groups=("y",)), made).evaluate(engine, 3)
     assert alone.metrics == {"passed": 1.0, "y": 1.0}
 

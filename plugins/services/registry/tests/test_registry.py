@@ -404,7 +404,7 @@ def test_production_is_watched_and_a_regression_is_named(place: Place, monkeypat
     losses = iter([1.0] * 13 + [1.04, 1.06, 1.0])
     slept: list[float] = []
     monkeypatch.setattr("time.sleep", slept.append)
-    monkeypatch.setattr("finetooth_registry.command._measured", lambda *_: ({"eval/loss": next(losses)}, {}))
+    monkeypatch.setattr("finetooth_registry.command._measured", lambda *_: ({"eval/loss": next(losses)}, {}, {}))
     watched = place("watch", "bot", "--cycles", "14")
     assert watched.exit_code == 0 and "no regression, 14 cycles" in watched.output
     assert len(slept) == 13 and all(86_000 < seconds <= 86_400 for seconds in slept)

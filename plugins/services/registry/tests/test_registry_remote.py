@@ -25,6 +25,8 @@ from starlette.testclient import TestClient
 
 ABOUT = {"base_digest": "b", "recipe_sha256": "r", "data": {"train": "d"}, "classification": {"customer_data": False}}
 
+SETTINGS = {"exact": {"template": "user: {question}", "stop": ["</s>"], "max_tokens": 8}}
+
 
 class Caller(SimpleNamespace):
     def may(self, scope: str) -> bool:
@@ -81,9 +83,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 def test_both_say_the_same(place: Place) -> None:
     version = place.add()
-    place.there.measure(version, {"exact/accuracy": 0.5}, {"exact": [{"id": "1", "answer": "<b>"}]})
+    place.there.measure(version, {"exact/accuracy": 0.5}, {"exact": [{"id": "1", "answer": "<b>"}]}, SETTINGS)
     assert place.there.versions() == place.here.versions() == [version]
     assert place.there.metrics(version) == place.here.metrics(version)
+    assert place.there.settings(version) == place.here.settings(version) == SETTINGS
     assert place.there.events() == place.here.events() and place.there.check_log() == 3
     assert place.there.record(version) == place.here.record(version)
     assert place.there.policy == place.here.policy

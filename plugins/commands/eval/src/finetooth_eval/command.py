@@ -66,6 +66,8 @@ def command(
 
     console = Console(highlight=False)
     show(console, table(console, "Measured", ("metric", "rows", *references), _cells(found), numbers=1 + len(found)))
+    for evaluator, setting in _differing(found):
+        click.echo(f"{evaluator}: {setting} is not the same for all models; --json shows each", err=True)
 
 
 def _pick(text: str) -> Any:
@@ -111,6 +113,16 @@ def _cells(found: dict[str, tuple[Evaluation, ...]]) -> list[list[str]]:
             rows |= set() if one is None else {one.rows}
         cells.append([f"{evaluator} {metric}", "/".join(map(str, sorted(rows))), *values])
     return cells
+
+
+def _differing(found: dict[str, tuple[Evaluation, ...]]) -> list[tuple[str, str]]:
+    """Evaluators with what their answers depend on and is not the same for every model."""
+    seen: dict[tuple[str, str], list[Any]] = {}
+    for made in found.values():
+        for done in made:
+            for name, value in done.settings.items():
+                seen.setdefault((done.name, name), []).append(value)
+    return [where for where, values in seen.items() if any(value != values[0] for value in values)]
 
 
 def _rows(found: dict[str, Sequence[Evaluation]] | dict[str, tuple[Evaluation, ...]]) -> list[dict[str, Any]]:

@@ -48,7 +48,7 @@ class Answers(EvaluatorBase):
         """Ask them greedily."""
         if not self._questions:
             self.prepare()
-        answers, unfinished = ask(engine, self._context, self._questions, self._options.max_tokens)
+        answers, unfinished, settings = ask(engine, self._context, self._questions, self._options.max_tokens)
         return Evaluation(
             name=NAME,
             step=step,
@@ -59,6 +59,7 @@ class Answers(EvaluatorBase):
             ),
             rows=len(answers),
             higher_is_better=False,
+            settings=settings,
         )
 
 

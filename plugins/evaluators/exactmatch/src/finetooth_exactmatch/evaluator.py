@@ -103,7 +103,7 @@ class ExactMatchEvaluator(EvaluatorBase):
         """
         if not self._questions:
             self.prepare()
-        said, unfinished = ask(engine, self._context, self._questions, self._options.max_tokens)
+        said, unfinished, settings = ask(engine, self._context, self._questions, self._options.max_tokens)
         scores = self._score(said)
         return Evaluation(
             name="exact_match",
@@ -112,6 +112,7 @@ class ExactMatchEvaluator(EvaluatorBase):
             baselines={} if self._majority is None else {BASELINE: self._majority},
             samples=self._samples(said, scores),
             rows=sum(score is not None for score in scores),
+            settings=settings,
         )
 
     def _score(self, said: list[str]) -> list[float | None]:

@@ -16,10 +16,10 @@ from finetooth_hooks import (
     Engine,
     Example,
     PromptCompletion,
-    Sampling,
 )
 from finetooth_hooks.examples import Task
 from finetooth_hooks.preparation import PreparedRows, Rendering
+from finetooth_rendering import asking
 
 from finetooth_exactmatch.normalise import AnswerOptions
 from finetooth_exactmatch.prompts import asks
@@ -124,15 +124,13 @@ def read_questions(
     return questions, report
 
 
-def ask(engine: Engine, context: Context, questions: Sequence[Question], max_tokens: int) -> tuple[list[str], float]:
-    """Greedy answers as people read them, and the share of them that was cut off at `max_tokens`."""
-    sampling = Sampling(max_tokens=max_tokens, temperature=0.0)
-    completions = [group[0] for group in engine.generate([question.tokens for question in questions], sampling)]
-    answers = [
-        context.renderer.parse(completion.tokens).message.content if question.chat else completion.text
-        for question, completion in zip(questions, completions, strict=True)
-    ]
-    return answers, sum(completion.stop == "length" for completion in completions) / len(completions)
+def ask(
+    engine: Engine, context: Context, questions: Sequence[Question], max_tokens: int
+) -> tuple[list[str], float, dict[str, Any]]:
+    """Greedy answers as people read them, the share of them that was cut off, and what they depend on."""
+    chat = [question.chat for question in questions]
+    answers, unfinished = asking.ask(engine, context, [question.tokens for question in questions], max_tokens, chat)
+    return answers, unfinished, asking.settings(context, max_tokens, chat=any(chat))
 
 
 def _prompts(rows: PreparedRows) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from finetooth_hooks import Context, DataError, DataReport, Engine, Evaluation, Message, Options, Sample, Sampling
+from finetooth_hooks import Context, DataError, DataReport, Engine, Evaluation, Message, Options, Sample
 from finetooth_hooks.bases import EvaluatorBase
+from finetooth_rendering import asking
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 
@@ -94,9 +95,8 @@ class ProbesEvaluator(EvaluatorBase):
 
     def evaluate(self, engine: Engine, step: int) -> Evaluation:
         """Ask each probe greedily."""
-        sampling = Sampling(max_tokens=self._options.max_tokens, temperature=0.0)
-        completions = [group[0] for group in engine.generate(self._prompts(), sampling)]
-        said = [self._context.renderer.parse(completion.tokens).message.content for completion in completions]
+        most, prompts = self._options.max_tokens, self._prompts()
+        said, _ = asking.ask(engine, self._context, prompts, most, [True] * len(prompts))
         passed = [probe.passes(text) for probe, text in zip(self._probes, said, strict=True)]
         groups = dict.fromkeys(probe.group for probe in self._probes)
         scores = {
@@ -110,6 +110,7 @@ class ProbesEvaluator(EvaluatorBase):
             metrics={"passed": _share(passed), **{name: _share(fine) for name, fine in scores.items()}},
             samples=tuple(Sample(probe.id, probe.prompt, probe.wanted, text, float(ok)) for probe, text, ok in shown),
             rows=len(passed),
+            settings=asking.settings(self._context, most, chat=True),
         )
 
     def _prompts(self) -> list[tuple[int, ...]]:

@@ -121,6 +121,11 @@ class AnyRegistry(ABC):
     def metrics(self, version: Version) -> tuple[dict[str, float], dict[str, tuple[Mapping[str, Any], ...]]]:
         """The latest measurement of each metric, and the latest kept answers of each evaluator."""
 
+    def settings(self, version: Version) -> dict[str, Mapping[str, Any]]:
+        """By evaluator, what the latest answers depend on: template, stop texts, longest answer."""
+        mine = [e.detail for e in self.events(version.model, ("measured",)) if e.detail.get("number") == version.number]
+        return {name: said for detail in mine for name, said in detail.get("settings", {}).items()}
+
     @abstractmethod
     def events(
         self, model: str = "", kinds: Sequence[str] = (), *, after: int = 0, most: int = 0, newest: int = 0
@@ -155,13 +160,15 @@ class AnyRegistry(ABC):
 
     @abstractmethod
     def measure(
-        self, version: Version, metrics: Mapping[str, float], answers: Mapping[str, Sequence[Mapping[str, Any]]]
-    ) -> None:
+        self, version: Version, metrics: Mapping[str, float], answers: Mapping[str, Sequence[Mapping[str, Any]]],
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:  # fmt: skip
         """Add measurements of a version.
 
         Args:
             metrics: by name.
             answers: kept answers by evaluator.
+            settings: what they depend on, by evaluator; see `Evaluation.settings`.
         """
 
     @abstractmethod

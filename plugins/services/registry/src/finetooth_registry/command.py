@@ -135,7 +135,8 @@ def show(version: str, where: str) -> None:
     metrics, _ = opened.metrics(made)
     content = records.read(opened.record(made))
     about = {"version": made.called, "status": made.status, "reason": made.reason, "channels": list(made.channels)}
-    click.echo(json.dumps({**about, "metrics": metrics, "record": content}, indent=2))
+    measured = {"metrics": metrics, "settings": opened.settings(made)}
+    click.echo(json.dumps({**about, **measured, "record": content}, indent=2))
 
 
 @registry.command("card")
@@ -207,8 +208,8 @@ def measure(
     picks = [json.loads(text) if text.startswith("{") else text for text in evaluators]
     with tempfile.TemporaryDirectory() as place:
         write_version(opened, made, Path(place) / "model")
-        metrics, answers = _measured(commands, Path(place) / "model", picks, data, overrides)
-    opened.measure(made, metrics, answers)
+        metrics, answers, settings = _measured(commands, Path(place) / "model", picks, data, overrides)
+    opened.measure(made, metrics, answers, settings)
     _table(made.called, ("metric", "value"), [[name, f"{value:.6g}"] for name, value in metrics.items()])
 
 
@@ -297,7 +298,7 @@ def watch(commands: CommandContext, model: str, channel: str, cycles: int, where
             raise UserError(f"{model} has no version in {channel}", action="ft registry promote puts one there")
         with tempfile.TemporaryDirectory() as place:
             registered = as_released(opened, made, Path(place) / "model")
-            metrics, answers = _measured(commands, registered.folder, wanted.watch.evaluators, wanted.watch.data, ())
+            metrics, answers, _ = _measured(commands, registered.folder, wanted.watch.evaluators, wanted.watch.data, ())
             now = replace(registered, metrics=metrics, answers=answers)
             verdicts = judge(commands, wanted.watch.gates, f"channels.{channel}.watch.gates", now, registered)
         passes = opened.watched(made, channel, metrics, verdicts)
@@ -422,13 +423,16 @@ def _here(where: str) -> Registry:
 
 def _measured(
     commands: CommandContext, model: Path, evaluators: Sequence[Any], data: str, overrides: tuple[str, ...]
-) -> tuple[dict[str, float], dict[str, tuple[Mapping[str, Any], ...]]]:
-    """Metrics of a model by `EVALUATOR/METRIC`, and every answer by evaluator."""
+) -> tuple[dict[str, float], dict[str, tuple[Mapping[str, Any], ...]], dict[str, Mapping[str, Any]]]:
+    """Metrics of a model by `EVALUATOR/METRIC`, and by evaluator every answer and what answers depend on."""
     from dataclasses import asdict
 
     made = commands.evaluate(str(model), evaluators, data or None, overrides, answers=True)
     metrics = {f"{done.name}/{name}": value for done in made for name, value in done.metrics.items()}
-    return metrics, {done.name: tuple(asdict(sample) for sample in done.samples) for done in made if done.samples}
+    answers: dict[str, tuple[Mapping[str, Any], ...]] = {
+        done.name: tuple(asdict(sample) for sample in done.samples) for done in made if done.samples
+    }
+    return metrics, answers, {done.name: done.settings for done in made if done.settings}
 
 
 def _show_verdicts(title: str, verdicts: Mapping[str, Verdict]) -> None:

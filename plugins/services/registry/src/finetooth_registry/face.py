@@ -61,10 +61,11 @@ class Record(_Body):
 
 
 class Measurements(_Body):
-    """Numbers by name, answers by evaluator."""
+    """Numbers by name; answers, and what they depend on, by evaluator."""
 
     metrics: dict[str, float]
     answers: dict[str, list[dict[str, Any]]]
+    settings: dict[str, dict[str, Any]] = {}
 
 
 class Release(_Body):
@@ -176,7 +177,7 @@ CALLS = (
     Call("POST", "/admission", WRITE, _admission, Admission, True),
     Call("POST", "/versions/{model}/{number:int}", WRITE, _register, Registration, True),
     Call("POST", "/versions/{model}/{number:int}/metrics", WRITE, lambda registry, parts, body: registry.measure(
-        _version(registry, parts), body.metrics, body.answers
+        _version(registry, parts), body.metrics, body.answers, body.settings
     ), Measurements, True),
     Call("POST", "/versions/{model}/{number:int}/record", WRITE, lambda registry, parts, body: registry.replace_record(
         _version(registry, parts), body.record.encode()

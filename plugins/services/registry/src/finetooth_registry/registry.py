@@ -229,13 +229,14 @@ class Registry(AnyRegistry):
         return version
 
     def measure(
-        self, version: Version, metrics: Mapping[str, float], answers: Mapping[str, Sequence[Mapping[str, Any]]]
-    ) -> None:
+        self, version: Version, metrics: Mapping[str, float], answers: Mapping[str, Sequence[Mapping[str, Any]]],
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:  # fmt: skip
         kept = {name: self.blobs.put_bytes(json.dumps(list(rows)).encode()) for name, rows in answers.items()}
         with self._changing() as connection:
             self._measure(connection, version.model, version.number, metrics, kept)
             detail = {"model": version.model, "number": version.number, "metrics": dict(metrics), "answers": kept}
-            self._log(connection, "measured", detail)
+            self._log(connection, "measured", {**detail, **({"settings": settings} if settings else {})})
 
     def versions(self, model: str = "", newest: int = 0) -> list[Version]:
         query = select(VERSIONS).where(VERSIONS.c.model == model) if model else select(VERSIONS)

@@ -216,9 +216,11 @@ class RemoteRegistry(AnyRegistry):
         return records.sign(content, signer) if signer else records.unsigned(content), said["number"]
 
     def measure(
-        self, version: Version, metrics: Mapping[str, float], answers: Mapping[str, Sequence[Mapping[str, Any]]]
-    ) -> None:
-        sent = {"metrics": dict(metrics), "answers": {name: list(rows) for name, rows in answers.items()}}
+        self, version: Version, metrics: Mapping[str, float], answers: Mapping[str, Sequence[Mapping[str, Any]]],
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:  # fmt: skip
+        kept = {name: list(rows) for name, rows in answers.items()}
+        sent = {"metrics": dict(metrics), "answers": kept, "settings": dict(settings or {})}
         self._server.ask("POST", f"/versions/{version.model}/{version.number}/metrics", json=sent)
 
     def replace_record(self, version: Version, record: bytes) -> None:
