@@ -60,6 +60,7 @@ def test_every_recipe_is_one(tool: str) -> None:
         account = taken(keys, tool)
         made = tidied(account.recipe)
         assert yaml.safe_load(as_yaml(account, tool, name)) == made, name
+        assert "&id" not in as_yaml(account, tool, name), name  # what stands twice is written twice
         recipe.load(made)
         sources = made.get("data", {}).get("train", [])
         for source in sources if isinstance(sources, list) else [sources]:

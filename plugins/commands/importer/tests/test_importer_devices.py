@@ -95,3 +95,50 @@ def test_another_way_to_share_is_refused() -> None:
     account = taken({**ACCELERATE, "distributed_type": "MEGATRON_LM"}, "accelerate")
     assert outcomes(account)["distributed_type"] == "not taken"
     assert "strategy" not in account.recipe["scale"]
+
+
+@pytest.mark.parametrize(
+    ("tool", "given", "strategy"),
+    [
+        ("axolotl", {"base_model": "m", "fsdp": ["full_shard", "auto_wrap"]}, "fsdp"),
+        (
+            "axolotl",
+            {"base_model": "m", "fsdp_version": 2, "fsdp_config": {"reshard_after_forward": False}},
+            {"name": "fsdp", "keep_layers": True},
+        ),
+        ("trl", {"model_name_or_path": "m", "dataset_name": "d", "fsdp": "no_shard auto_wrap"}, "ddp"),
+        ("trl", {"model_name_or_path": "m", "dataset_name": "d", "fsdp": True}, "fsdp"),
+        (
+            "accelerate",
+            {
+                "distributed_type": "FSDP",
+                "num_processes": 2,
+                "fsdp_config": {"fsdp_version": 1, "fsdp_sharding_strategy": "SHARD_GRAD_OP"},
+            },
+            {"name": "fsdp", "keep_layers": True},
+        ),
+    ],
+)
+def test_fully_sharded_training_becomes_a_strategy(tool: str, given: dict[str, Any], strategy: Any) -> None:
+    """`reshard_after_forward: false` and SHARD_GRAD_OP keep a layer gathered, torch's NO_SHARD is ddp."""
+    assert taken(given, tool).recipe["scale"]["strategy"] == strategy
+
+
+def test_what_sharded_training_does_not_have_is_said() -> None:
+    given = {
+        "fsdp_offload_params": True, "fsdp_activation_checkpointing": True, "fsdp_state_dict_type": "FULL_STATE_DICT",
+        "fsdp_sharding_strategy": "HYBRID_SHARD", "fsdp_use_orig_params": False, "fsdp_odd": 3,
+    }  # fmt: skip
+    account = taken({"base_model": "m", "fsdp_config": given}, "axolotl")
+    assert account.recipe["scale"] == {"strategy": "fsdp"}
+    assert account.recipe["train"]["gradient_checkpointing"] is True
+    of_key = {key.removeprefix("fsdp_config."): outcome for key, outcome in outcomes(account).items()}
+    assert of_key["offload_params"] == of_key["odd"] == "not taken"
+    assert of_key["sharding_strategy"] == "otherwise"
+    assert of_key["state_dict_type"] == of_key["use_orig_params"] == "no effect"
+
+
+def test_transformers_divides_nothing_by_its_config_alone() -> None:
+    given = {"model_name_or_path": "m", "dataset_name": "d", "fsdp_config": {"reshard_after_forward": True}}
+    account = taken(given, "trl")
+    assert "scale" not in account.recipe and outcomes(account)["fsdp_config"] == "no effect"

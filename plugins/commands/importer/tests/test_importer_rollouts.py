@@ -126,3 +126,13 @@ def test_a_method_that_is_not_here_becomes_no_other(tool: str, given: dict[str, 
     named = account.recipe["method"]
     assert (named["name"] if isinstance(named, dict) else named) == method
     assert tool == "mud-puppy" or "not taken" in {line.outcome for line in account}
+
+
+@pytest.mark.parametrize("rl", ["grpo", "gdpo"])
+def test_what_normalizes_each_reward_leaves_scale_rewards_out(rl: str) -> None:
+    """TRL's normalize_then_sum divides by its own deviations, whatever scale_rewards says; ours refuses the two."""
+    block = {"scale_rewards": True, **({"multi_objective_aggregation": "normalize_then_sum"} if rl == "grpo" else {})}
+    account = taken({"base_model": "m", "rl": rl, "trl": block}, "axolotl")
+    assert account.recipe["method"]["multi_objective_aggregation"] == "normalize_then_sum"
+    assert "scale_rewards" not in account.recipe["method"]
+    assert {line.key: line.outcome for line in account}["trl.scale_rewards"] == "no effect"

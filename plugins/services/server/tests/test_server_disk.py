@@ -17,6 +17,7 @@ from finetooth_server import audit
 from finetooth_server.audit import Audit, audit_key, verify
 from finetooth_server.calls import category_of
 from finetooth_server.faults import DiskFull
+from finetooth_server.guard import problem
 from finetooth_server.keeping.records import Records, metadata
 from finetooth_server.keys import Caller
 from finetooth_server.limits import room
@@ -81,6 +82,7 @@ def test_what_no_room_causes_is_nobodys_mistake() -> None:
     rust = EngineError("cannot be written: No space left on device (os error 28)")
     assert category_of(full) == category_of(rust) == "full"
     assert category_of(EngineError("anything else")) == "user"
+    assert problem(full).status_code == 507  # Insufficient Storage (RFC 4918, 11.5)
 
 
 def test_requests_wait_for_room_and_what_was_under_way_is_kept(

@@ -11,6 +11,14 @@ from finetooth_toolbox.cli.recipe_arguments import SECTIONS
 from finetooth_importer.account import Account, Line
 
 
+class _Plain(yaml.SafeDumper):
+    """Writes what stands twice twice: nobody edits `&id001`."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        """Always."""
+        return True
+
+
 def as_yaml(account: Account, tool: str, name: str) -> str:
     """The recipe with a comment on top, and one above each section that needs a note."""
     recipe = tidied(account.recipe)
@@ -20,7 +28,9 @@ def as_yaml(account: Account, tool: str, name: str) -> str:
             if line.setting.split(".")[0] == section and line.note and line.outcome in ("otherwise", "default"):
                 parts.append(f"# {_said(line)}")
         parts.append(
-            yaml.safe_dump({section: recipe[section]}, sort_keys=False, allow_unicode=True, width=100).rstrip()
+            yaml.dump(
+                {section: recipe[section]}, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=100
+            ).rstrip()
         )
     left = [line for line in account if line.outcome == "not taken"]
     if left:

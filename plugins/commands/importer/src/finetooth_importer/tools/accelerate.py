@@ -9,6 +9,7 @@ from finetooth_importer import tables
 from finetooth_importer.account import Account
 from finetooth_importer.tools import shared
 from finetooth_importer.tools.deepspeed import deepspeed, taken
+from finetooth_importer.tools.fsdp import taken as taken_fsdp
 
 MARK = "distributed_type"
 TABLES = tables.of("accelerate")
@@ -48,7 +49,7 @@ def read(account: Account) -> None:
     account.passes("use_cpu", "it is off")
     for key, why in NO_EFFECT.items():
         account.passes(key, why)
-    account.refuse("fsdp_config", shared.DEVICES)
+    account.passes("fsdp_config", "nothing is divided: distributed_type says FSDP where it is")
     account.finish({"dynamo_config": "kernels are chosen for the machine", "megatron_lm_config": shared.DEVICES})
 
 
@@ -66,6 +67,10 @@ def _shared(account: Account) -> None:
         else:
             taken(account, {DEEPSPEED.get(key, key): value for key, value in given.items()}, "deepspeed_config")
         account.covered("deepspeed_config", "scale.strategy")
+    elif kind == "FSDP":
+        account.covered(MARK, "scale.strategy")
+        taken_fsdp(account, [], account.get("fsdp_config"))
+        account.covered("fsdp_config", "scale.strategy")
     elif kind in ("MULTI_GPU", "MULTI_CPU"):
         account.take(MARK, "scale.strategy", value="ddp")
     else:

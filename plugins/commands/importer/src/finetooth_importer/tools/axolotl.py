@@ -85,7 +85,7 @@ def read(account: Account) -> None:
         account.passes("plugins", "kernels are chosen for the machine")
     account.refuse("plugins", "plugins of axolotl do not run here; ft plugins new begins one of your own")
     shared.without_effect(account, NO_EFFECT)
-    shared.machines(account)
+    shared.machines(account, config_alone=True)
     account.finish(REFUSED)
 
 

@@ -54,7 +54,10 @@ def read(account: Account, method: str, prefix: str = "") -> None:
         account.set("data.renderer", {"name": "jinja", "arguments": dict(arguments)})
         account.covered(f"{prefix}chat_template_kwargs", "data.renderer.arguments", "by the model's own template")
     scaled = account.get(f"{prefix}scale_rewards")
-    if method == "grpo" and scaled is not None:
+    made = account.recipe.get("method")
+    if isinstance(made, dict) and made.get("multi_objective_aggregation") == "normalize_then_sum":
+        account.passes(f"{prefix}scale_rewards", "normalize_then_sum scales rewards in its own way, there as well")
+    elif method == "grpo" and scaled is not None:
         words = {True: "group", "True": "group", "true": "group", False: "none", "False": "none", "false": "none"}
         account.take(f"{prefix}scale_rewards", "method.scale_rewards", value=words.get(scaled, scaled))
     account.passes(f"{prefix}scale_rewards", f"method {method} has its own")

@@ -9,6 +9,7 @@ from finetooth_importer import tables
 from finetooth_importer.account import Account, name_of, number
 from finetooth_importer.tools import low_memory
 from finetooth_importer.tools.deepspeed import deepspeed
+from finetooth_importer.tools.fsdp import fsdp
 
 TABLES = tables.of("shared")
 OPTIMIZERS: Mapping[str, str] = TABLES["optimizers"]
@@ -211,9 +212,14 @@ def checkpointing(account: Account, key: str = "gradient_checkpointing") -> None
         account.passes(name, "how it is done does not change the result")
 
 
-def machines(account: Account) -> None:
-    """What asks for several devices, or says how processes are started."""
+def machines(account: Account, *, config_alone: bool = False) -> None:
+    """What asks for several devices, or says how processes are started.
+
+    Args:
+        config_alone: whether `fsdp_config` divides a model where `fsdp` is left out.
+    """
     deepspeed(account)
+    fsdp(account, config_alone=config_alone)
     for key in TABLES["several_devices"]:
         account.refuse(key, DEVICES, unless=1)
     without_effect(account, tables.notes(TABLES["machines"]))
