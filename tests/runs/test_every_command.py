@@ -91,6 +91,7 @@ CALLS = {
     "registry init": "{new}",
     "registry key": "{new}",
     "registry list": "--registry {new}",
+    "registry lock": "",
     "registry log": "--registry {new}",
     "registry measure": "m --evaluator loss --data {rows} --registry {new}",
     "registry promote": "m --to production --registry {new}",

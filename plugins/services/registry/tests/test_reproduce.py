@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from finetooth_hooks import UserError
+from finetooth_registry import locking
 from finetooth_registry.command import registry
+from finetooth_registry.locking import Locked
 from finetooth_registry.reproduce_command import reproduce
 from finetooth_saving.artifact import write_folder
 
@@ -112,6 +114,17 @@ def test_a_tolerance_allows_numbers_and_weights_inside_it_alone(tmp_path: Path) 
     commands = Commands(lambda output: write_run(output, steps=near, weights="v"))
     assert commands(str(run), "--tolerance", "0.001").exit_code == 0
     assert commands(str(run), "--tolerance", "0.0008").exit_code == 1
+
+
+def test_a_changed_environment_is_named_before_anything_trains(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    (run / "requirements.lock").write_text(locking.text_of(locking.installed()))
+    assert "installed." not in Commands(write_run)(str(run)).output
+    changed = [each if each.name != "numpy" else Locked("numpy", "0.1") for each in locking.installed()]
+    (run / "requirements.lock").write_text(locking.text_of(changed))
+    made = Commands(write_run)(str(run))
+    assert made.exit_code == 0 and made.stderr.startswith("installed.numpy is not that of the run: 0.1, now ")
+    assert "installed.numpy" in made.stdout
 
 
 def test_a_version_is_reproduced_from_the_registry_alone(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (run / "plan.json").write_text('{"recipe": {}}')
         (run / "run.json").write_text(f'{{"id": "{number}"}}')
         (run / "result.json").write_text('{"status": "done", "metrics": {"eval/loss": 1.5}}')
-        version = from_run.register(registry, "bot", run, records.load_signer(place / "ci.pem"))
+        version, _ = from_run.register(registry, "bot", run, records.load_signer(place / "ci.pem"))
         registry.measure(version, {"exact/accuracy": 0.5}, {"exact": [{"id": "1", "score": 0.0}]})
         if number == 0:
             registry.decide(version, "production", {}, None)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from finetooth_hooks.errors import UserError
 
+from finetooth_registry.lock_command import lock
+
 if TYPE_CHECKING:
     from finetooth_hooks import CommandContext, Verdict
 
@@ -83,9 +85,12 @@ def revoke(name: str, where: str) -> None:
 @click.argument("run")
 @click.option("--name", required=True, help="Name of the model.")
 @_KEY
+@click.option(
+    "--lock", type=click.Path(path_type=Path), help="Lock file of where it trained; default: this environment."
+)
 @_HERE
 @click.pass_obj
-def add(commands: CommandContext, run: str, name: str, key: Path | None, where: str) -> None:
+def add(commands: CommandContext, run: str, name: str, key: Path | None, lock: Path | None, where: str) -> None:
     """Register what RUN trained as the next version of a model. A failed run is registered with its reason."""
     from finetooth_registry import records
     from finetooth_registry.from_run import register
@@ -94,8 +99,10 @@ def add(commands: CommandContext, run: str, name: str, key: Path | None, where: 
     if place is None:
         raise UserError(f"{run}: no such run", action="give the folder of a run, or its name under runs/")
     signer = records.load_signer(key) if key else None
-    version = register(_open(where), name, place, signer)
+    version, unlocked = register(_open(where), name, place, signer, lock)
     click.echo(f"{version.called} {version.status}" + ("" if signer else ", not signed (--key FILE signs it)"))
+    if unlocked:
+        click.echo(f"no lock file: {unlocked}", err=True)
 
 
 @registry.command("list")
@@ -401,6 +408,9 @@ def collect(delete: bool, where: str) -> None:
     sizes = opened.blobs.remove_unnamed(opened.named_blobs(), dry_run=not delete)
     done = "deleted" if delete else "would be deleted"
     click.echo(f"{len(sizes)} blobs of {sum(size for _, size in sizes) / 1e6:.1f} MB {done}")
+
+
+registry.add_command(lock)
 
 
 def _open(where: str) -> AnyRegistry:

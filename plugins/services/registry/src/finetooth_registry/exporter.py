@@ -62,7 +62,7 @@ class RegistryExporter(ExporterBase):
         """
         options, registry = self._options, open_registry(self._options.registry)
         signer = self._signer()
-        version = register(registry, options.model, source.run, signer)
+        version, unlocked = register(registry, options.model, source.run, signer)
         (folder / RECORD).write_bytes(registry.record(version))
         checks = [f"registered as {version.called}", "signed" if signer else "not signed"]
         if options.channel:
@@ -74,6 +74,7 @@ class RegistryExporter(ExporterBase):
                     action=f"mend that, then: ft registry promote {version.called} --to {options.channel}",
                 )
             checks.append(f"promoted to {options.channel}")
+        checks += [f"no lock file: {unlocked}"] if unlocked else []
         return Exported(use=f"ft registry show {version.called} --registry {options.registry}", checks=tuple(checks))
 
     def _signer(self) -> CryptoSigner | None:

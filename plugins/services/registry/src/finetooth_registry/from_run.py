@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from finetooth_saving.runs.recorded import METRICS, read_run
 from finetooth_toolbox.files.manifests import MANIFEST, sha256_of
 from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
 
-from finetooth_registry import records
+from finetooth_registry import locking, records
 from finetooth_registry.anywhere import AnyRegistry, Version
 from finetooth_registry.verifying import RECORD
 
@@ -73,14 +74,42 @@ def read(folder: Path) -> RunFiles:
     return RunFiles(files, about, metrics, failed)
 
 
-def register(registry: AnyRegistry, model: str, run: Path, signer: CryptoSigner | None) -> Version:
+def register(
+    registry: AnyRegistry, model: str, run: Path, signer: CryptoSigner | None, lock: Path | None = None
+) -> tuple[Version, str]:
     """Register what a run trained as the next version of a model.
 
+    Args:
+        lock: the lock file of the environment in which the run trained; None: that of this environment, unless it
+            contradicts what the run recorded.
+
+    Returns:
+        The version, and why it has no lock file; empty if it has one.
+
     Raises:
-        UserError: see `read` and `Registry.add`.
+        UserError: see `read` and `Registry.add`; the given lock file contradicts what the run recorded.
     """
     made = read(run)
-    return registry.add(model, made.files, made.about, signer, metrics=made.metrics, failed=made.failed)
+    text, why = _locked(made.about, lock)
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / locking.LOCK
+        file.write_text(text, encoding="utf-8")
+        files = {**made.files, **({} if why else {locking.LOCK: file})}
+        return registry.add(model, files, made.about, signer, metrics=made.metrics, failed=made.failed), why
+
+
+def _locked(about: Mapping[str, Any], given: Path | None) -> tuple[str, str]:
+    """A lock file for a run, and what it contradicts of the run."""
+    if given is None:
+        here = locking.installed()
+        return locking.text_of(here), locking.misfit(here, about)
+    try:
+        text = given.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--lock {given} cannot be read: {error}", action="check the path") from error
+    if why := locking.misfit(locking.read(text, str(given)), about, locking.python_of(text)):
+        raise UserError(f"--lock {given}: {why}", action="give the lock file of the environment that trained it")
+    return text, ""
 
 
 def _recipe(path: Path) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from finetooth_saving.artifact import verify_folder
 from finetooth_saving.run_folder import ARTIFACT, RECIPE, artifact_of, as_decided, plan_of, started_in
 from finetooth_saving.runs.recorded import read_run
 
+from finetooth_registry import locking
+
 if TYPE_CHECKING:
     from finetooth_hooks import CommandContext
 
@@ -59,7 +61,7 @@ def train_again(
     with chdir(place) if place is not None and place.is_dir() else nullcontext():
         recipe = as_decided(dict(commands.load(recorded / RECIPE)), plan_of(recorded))
         recipe = {name: value for name, value in recipe.items() if name != "export"}
-        for changed in _changed(commands, recipe, verify_folder(recorded / ARTIFACT)):
+        for changed in (*environment(recorded), *_changed(commands, recipe, verify_folder(recorded / ARTIFACT))):
             tell(changed)
         outcome = commands.run({**recipe, "output": str(output)})
     if outcome.artifact is None:
@@ -80,6 +82,15 @@ def _changed(commands: CommandContext, recipe: Mapping[str, Any], recorded: Mapp
             yield Difference(what, was, now.get(what, ""), counts=False)
 
 
+def environment(recorded: Path) -> Iterator[Difference]:
+    """What is installed here in another version than the lock file of a run says; nothing if it has none."""
+    file = recorded / locking.LOCK
+    if file.is_file():
+        before = locking.read(file.read_text(encoding="utf-8"), str(file))
+        for name, (was, now) in locking.differing(before, locking.installed()).items():
+            yield Difference(f"installed.{name}", was, now, counts=False)
+
+
 def differences(recorded: Path, again: Path, tolerance: float = 0.0) -> Iterator[Difference]:
     """What differs between two runs of one recipe: conditions first, then numbers by step, then files.
 
@@ -94,6 +105,7 @@ def differences(recorded: Path, again: Path, tolerance: float = 0.0) -> Iterator
         for name in sorted(old.keys() | new.keys()):
             if old.get(name) != new.get(name):
                 yield Difference(name, old.get(name, ""), new.get(name, ""), counts=False)
+    yield from environment(recorded)
     yield from _numbers(recorded, again, tolerance)
     if tolerance == 0:
         files, others = before.get("files", {}), now.get("files", {})
