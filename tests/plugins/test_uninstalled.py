@@ -48,7 +48,7 @@ def test_what_is_missing_is_named_with_its_version() -> None:
     with pytest.raises(PluginError) as refused:
         catalog.get("optimizer", "acme_mars")
     assert refused.value.problem.endswith("the run was made with acme-mars 0.1.0, which is not installed")
-    assert refused.value.action == "pip install 'acme-mars==0.1.0'"
+    assert refused.value.action.endswith("pip install 'acme-mars==0.1.0'")
 
 
 @pytest.mark.slow

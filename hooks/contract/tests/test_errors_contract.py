@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 from finetooth_hooks import (
     DataError,
@@ -13,6 +16,7 @@ from finetooth_hooks import (
     StopRun,
     UpstreamError,
     UserError,
+    errors,
 )
 
 
@@ -49,3 +53,54 @@ def test_places_are_kept() -> None:
     assert RecipeError("a.b", "x").setting == "a.b"
     assert DataError("a:1", "x").where == "a:1"
     assert PluginError("acme", "x").plugin == "acme"
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A clone with one plugin, where pip is on the path; its root is the current folder."""
+    packages = {
+        ".": 'name = "finetooth"\n[project.optional-dependencies]\nstar = ["finetooth-star[gas]==1"]',
+        "hooks/contract": 'name = "finetooth-hooks"',
+        "plugins/sky/star": 'name = "finetooth-star"',
+    }
+    for folder, text in packages.items():
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "pyproject.toml").write_text(f"[project]\n{text}\n", encoding="utf-8")
+    (tmp_path / "env/bin").mkdir(parents=True)
+    (tmp_path / "env/bin/pip").touch(0o755)
+    monkeypatch.setattr(errors, "__file__", str(tmp_path / "hooks/contract/src/finetooth_hooks/errors.py"))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "env"))
+    monkeypatch.setenv("PATH", str(tmp_path / "env/bin"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("requirement", "words"),
+    [
+        ("finetooth-star", "-e plugins/sky/star"),
+        ("finetooth-star[gas]", "-e 'plugins/sky/star[gas]'"),
+        ("finetooth[star]", "-e 'plugins/sky/star[gas]'"),
+        ("finetooth-star==2", "-e plugins/sky/star"),
+        ("finetooth-starling", "finetooth-starling"),
+        ("numpy>=2", "'numpy>=2'"),
+    ],
+)
+def test_a_clone_installs_its_own_folders(clone: Path, requirement: str, words: str) -> None:
+    assert errors.install_command(requirement) == f"pip install {words}"
+
+
+def test_folders_are_those_of_where_it_is_typed(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(clone / "hooks")
+    assert errors.install_command("finetooth-star") == "pip install -e ../plugins/sky/star"
+
+
+def test_pip_is_the_one_of_this_environment(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert errors.install_command("numpy", option="--no-deps") == "env/bin/pip install --no-deps numpy"
+
+
+@pytest.mark.parametrize("place", ["/errors.py", "/usr/lib/python3/site-packages/finetooth_hooks/errors.py"])
+def test_elsewhere_an_index_has_them(clone: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.setattr(errors, "__file__", place)
+    assert errors.install_command("finetooth[star]", "rich") == "pip install 'finetooth[star]' rich"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from finetooth_core.plugins.catalog import INDEX, Catalog
-from finetooth_hooks import PluginError
+from finetooth_hooks import PluginError, install_command
 
 ROOT = Path(__file__).resolve().parents[4]
 TOOL = ROOT / "tools/make_index.py"
@@ -45,5 +46,7 @@ def test_every_indexed_entry_that_is_not_installed_is_hinted() -> None:
     empty = Catalog([])
     for kind, names in index.items():
         for name, packages in names.items():
-            with pytest.raises(PluginError, match=f"{packages[0]} brings it: pip install {packages[0]}"):
+            with pytest.raises(
+                PluginError, match=re.escape(f"{packages[0]} brings it: {install_command(packages[0])}")
+            ):
                 empty.get(kind, name)

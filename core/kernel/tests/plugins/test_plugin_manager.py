@@ -156,7 +156,7 @@ def test_a_missing_dependency_is_named_with_its_command(site) -> None:
     (line,) = faults(start(), "acme-needy")
     assert "No module named 'nonesuch_module'" in line
     assert "nonesuch>=3,<4 (not installed)" in line
-    assert "(pip install 'nonesuch>=3,<4')" in line
+    assert "pip install 'nonesuch>=3,<4')" in line
 
 
 def test_a_deep_import_error_keeps_its_message_and_names_the_plugins_own_line(site) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
-from finetooth_hooks import DataError, RecipeError
+from finetooth_hooks import DataError, RecipeError, install_command
 from finetooth_toolbox.files.missing import MissingFile
 
 LARGEST = 1 << 30
@@ -34,7 +34,7 @@ def read_with(module: str, package: str, path: Path, otherwise: str) -> Iterator
     try:
         library = import_module(module)
     except ImportError as error:
-        action = f"pip install {package}, or {otherwise}"
+        action = f"{install_command(package)}, or {otherwise}"
         raise RecipeError("data", f"{name}: {ending} files need the package {package}", action=action) from error
     try:
         check_unpacked(path)

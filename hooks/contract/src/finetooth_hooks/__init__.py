@@ -45,7 +45,7 @@ _NAMES = {
     "environments": "Answer Episode Observation Turn",
     "errors": (
         "DataError EngineError FinetoothError Interrupted NotFinite PlanError PluginError RecipeError StopRun "
-        "StoreError UpstreamError UserError"
+        "StoreError UpstreamError UserError install_command"
     ),
     "examples": (
         "Audio Conversation Example Image Labelled LeftOut Medium MediumKind Message Pair Parsed Placed "

@@ -121,6 +121,7 @@ from finetooth_hooks.errors import StopRun as StopRun
 from finetooth_hooks.errors import StoreError as StoreError
 from finetooth_hooks.errors import UpstreamError as UpstreamError
 from finetooth_hooks.errors import UserError as UserError
+from finetooth_hooks.errors import install_command as install_command
 from finetooth_hooks.examples import ROLES as ROLES
 from finetooth_hooks.examples import Audio as Audio
 from finetooth_hooks.examples import Conversation as Conversation

@@ -148,3 +148,49 @@ class StopRun(Exception):
         super().__init__(reason)
         self.reason = reason
         self.exit_code = exit_code
+
+
+def install_command(*requirements: str, option: str = "") -> str:
+    """What installs packages here, to be typed as it is: the action of an error that misses one.
+
+    Where finetooth runs from a clone, no index has its packages: pip gets their folders, and for an extra of
+    `finetooth` those of what it stands for. Where the shell would find another environment's pip, its path is written.
+
+    Args:
+        requirements: as pip takes them: `numpy>=2`, `finetooth-raylauncher`, `finetooth[ray]`.
+        option: of pip, `--upgrade`.
+    """
+    import re
+    import shutil
+    import sys
+    from os.path import relpath
+    from pathlib import Path
+
+    own = Path(sys.prefix) / ("Scripts" if sys.platform == "win32" else "bin")
+    first = shutil.which("pip")
+    pip = "pip" if not (own / "pip").exists() or (first and Path(first).parent == own) else relpath(own / "pip")
+    words = [word for text in requirements for word in _in_clone(text) or (text,)]
+    quoted = (f"'{word}'" if re.search(r"[<>=!~\[; *]", word) else word for word in words)
+    return " ".join(filter(None, (pip, "install", option, *quoted)))
+
+
+def _in_clone(requirement: str) -> list[str]:
+    """Words that give pip the folders of one of our packages; empty outside a clone and for packages of others."""
+    import re
+    import tomllib
+    from os.path import relpath
+    from pathlib import Path
+
+    named = re.match(r"(finetooth(?:-[\w-]+)?)(?:\[([^\]]*)\])?", requirement)
+    clone = Path(__file__).resolve().parents[4:5]
+    if named is None or not clone or not (clone[0] / "hooks/contract/pyproject.toml").is_file():
+        return []
+    name, extras = named.groups()
+    if name == "finetooth":
+        extra = tomllib.loads((clone[0] / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+        stood_for = [text for asked in (extras or "").split(",") for text in extra.get(asked, ())]
+        return [word for text in stood_for for word in _in_clone(text)]
+    for file in (*clone[0].glob("*/*/pyproject.toml"), *clone[0].glob("plugins/*/*/pyproject.toml")):
+        if f'name = "{name}"' in file.read_text("utf-8"):
+            return ["-e", relpath(file.parent) + (f"[{extras}]" if extras else "")]
+    return []

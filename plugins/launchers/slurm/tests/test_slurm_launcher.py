@@ -3,13 +3,14 @@ sbatch and srun; SLURM itself is not tried."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_hooks import PlanError
+from finetooth_hooks import PlanError, install_command
 from finetooth_kit import parametrize_with_checks
 from finetooth_slurmlauncher.launcher import SlurmLauncher, SlurmOptions
 from pydantic import ValidationError
@@ -99,7 +100,7 @@ def test_without_sbatch_the_file_is_named(there: Path, monkeypatch: pytest.Monke
 
 
 def test_a_task_without_a_place_submits_nothing() -> None:
-    with pytest.raises(PlanError, match="install finetooth-environmentlauncher"):
+    with pytest.raises(PlanError, match=re.escape(install_command("finetooth-environmentlauncher"))):
         SlurmLauncher(SlurmOptions(), {"SLURM_STEP_ID": "0"}).rank()
     assert SlurmLauncher(SlurmOptions(), {"SLURM_JOB_ID": "7"}).rank() is None
 

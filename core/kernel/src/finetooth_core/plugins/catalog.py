@@ -8,14 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks import ENTRY_TYPES, Entry, Hardware, PluginError
+from finetooth_hooks import ENTRY_TYPES, Entry, Hardware, PluginError, install_command
 from finetooth_hooks.entries import frameworks_of
 from finetooth_recipes.names_elsewhere import absent
 from finetooth_toolbox.blame import with_article
 from finetooth_toolbox.text.nearest import form, nearest
 
 from finetooth_core.plugins.faults import Fault
-from finetooth_core.plugins.versions import canonical, install_command
+from finetooth_core.plugins.versions import canonical
 
 INDEX = Path(__file__).parents[1] / "index.json"
 """Which package of the workspace brings which entry; generated, see `tools/make_index.py`."""
@@ -220,7 +220,7 @@ class Catalog:
             problem += (
                 f"; the run was made with {made}, which {'is' if len(self.missing) == 1 else 'are'} not installed"
             )
-            remedy = install_command(f"{plugin}=={version}" for plugin, version in self.missing.items())
+            remedy = install_command(*(f"{plugin}=={version}" for plugin, version in self.missing.items()))
         return PluginError("", problem, action=remedy or "see ft plugins list", known=bool(remedy))
 
     def _remedy(self, kind: str, source: str, bare: str) -> str:
@@ -246,7 +246,7 @@ class Catalog:
         elif packages and packages[0] in broken:
             actions.append(f"{packages[0]} brings it and is broken: run ft plugins doctor")
         elif packages:
-            actions.append(f"{packages[0]} brings it: {install_command(packages[:1])}")
+            actions.append(f"{packages[0]} brings it: {install_command(packages[0])}")
         if elsewhere and not same_name and not near and not same_thing:
             actions.append(f"{bare!r} is {with_article(elsewhere[0].kind)}, not {with_article(kind)}")
         if missing and not actions:

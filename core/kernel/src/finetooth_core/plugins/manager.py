@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from finetooth_hooks import CONTRACT_VERSION, PluginError, changes
+from finetooth_hooks import CONTRACT_VERSION, PluginError, changes, install_command
 from finetooth_toolbox import blame
 from finetooth_toolbox.files.listed_path import listed_path
 from finetooth_toolbox.text.nearest import PLUGIN_PREFIX, nearest
@@ -299,7 +299,7 @@ def _contract_problem(installed: Installed) -> Problem | None:
             upgrade = installed.distribution if older else PRODUCT
             return Problem(
                 f"it needs {requirement.text}, and {CONTRACT} {CONTRACT_VERSION} is installed; {changed}",
-                f"{changes.PAGE} has every change; pip install --upgrade {upgrade}",
+                f"{changes.PAGE} has every change; {install_command(upgrade, option='--upgrade')}",
                 str(installed.folder / "METADATA"),
             )
     return None
@@ -312,7 +312,7 @@ def _import_problem(error: BaseException, module: str, name: str, requires: Sequ
     if isinstance(error, ImportError):
         missing = versions.unmet(requires)
         if missing:
-            needed = versions.install_command(unmet.requirement for unmet in missing)
+            needed = install_command(*(unmet.requirement.text for unmet in missing))
             return Problem(f"{text}; not met: {', '.join(map(str, missing))}", needed, where)
         lacking = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
         if lacking and lacking != module.partition(".")[0]:

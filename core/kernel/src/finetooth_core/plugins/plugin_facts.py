@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from finetooth_hooks import CONTRACT_VERSION
+from finetooth_hooks import CONTRACT_VERSION, install_command
 from finetooth_hooks.context import PluginFacts, PluginFault
 
 from finetooth_core.plugins import versions
@@ -46,7 +46,7 @@ def _installation(installed: Installed) -> Iterator[PluginFault]:
         yield PluginFault(f"it does not say which version of {CONTRACT} it is made for", metadata, action)
     for missing in versions.unmet(installed.requires):
         if missing.requirement.name != CONTRACT or missing.installed is None:
-            yield PluginFault(f"it requires {missing}", metadata, versions.install_command([missing.requirement]))
+            yield PluginFault(f"it requires {missing}", metadata, install_command(missing.requirement.text))
     for folder in installed.shadowed:
-        action = f"uninstall and install again: pip install --force-reinstall {installed.distribution}"
+        action = f"uninstall and install again: {install_command(installed.distribution, option='--force-reinstall')}"
         yield PluginFault("a second installation is left over", str(folder), action)

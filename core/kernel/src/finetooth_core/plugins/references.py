@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks import PluginError
+from finetooth_hooks import PluginError, install_command
 from finetooth_toolbox.text.nearest import PLUGIN_PREFIX, nearest
 
 from finetooth_core.plugins import local_files, versions
@@ -134,7 +134,7 @@ def _resolve(reference: Reference, installed: Sequence[Installed], base: Path) -
         return Named(use, reference, is_module=True)
     problem = Problem(
         "no installed plugin or module has this name",
-        f"install it: {versions.install_command([requirement])}; a file is named as ./FILE.py",
+        f"install it: {install_command(requirement.text)}; a file is named as ./FILE.py",
     )
     return Named(requirement.name, reference, problem=problem)
 
@@ -143,7 +143,7 @@ def _version_problem(requirement: versions.Requirement, installed: Installed) ->
     if versions.admits(requirement.specifier, installed.version):
         return None
     text = f"version {installed.version} is installed, and {requirement.text} is asked for"
-    return Problem(text, versions.install_command([requirement]), str(installed.folder))
+    return Problem(text, install_command(requirement.text), str(installed.folder))
 
 
 def _importable(module: str) -> bool:

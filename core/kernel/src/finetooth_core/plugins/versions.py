@@ -132,9 +132,3 @@ def unmet(requires: Iterable[str]) -> tuple[Unmet, ...]:
         if installed is None or not admits(requirement.specifier, installed):
             found.append(Unmet(requirement, installed))
     return tuple(found)
-
-
-def install_command(requirements: Iterable[Requirement | str]) -> str:
-    """`pip install ...` with each requirement quoted where a shell needs it."""
-    texts = [text if isinstance(text, str) else text.text for text in requirements]
-    return "pip install " + " ".join(f"'{text}'" if re.search(r"[<>=!~\[; *]", text) else text for text in texts)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from finetooth_hooks.errors import DataError, RecipeError
+from finetooth_hooks.errors import DataError, RecipeError, install_command
 from finetooth_hooks.examples import LeftOut, Row, examples_in
 from finetooth_hooks.problems import Problems
 from numpy.typing import NDArray
@@ -230,7 +230,7 @@ def _near(choice: Choice) -> NearRows | None:
     except ImportError as error:
         raise RecipeError(
             "data.deduplicate", f"'near' needs the package datasketch, which cannot be imported ({error})",
-            action="pip install 'finetooth-core[near]', or set data.deduplicate: exact",
+            action=f"{install_command('finetooth-core[near]')}, or set data.deduplicate: exact",
         ) from error  # fmt: skip
 
 

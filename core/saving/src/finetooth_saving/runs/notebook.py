@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks.bases import TrackerBase
-from finetooth_hooks.errors import UserError
+from finetooth_hooks.errors import UserError, install_command
 from finetooth_hooks.reports import Evaluation, Outcome, StepReport
 from finetooth_hooks.run import Run
 
@@ -43,7 +43,9 @@ class Result(Outcome):
         try:
             import pandas
         except ImportError as error:
-            raise UserError("a data frame needs pandas", action="pip install pandas, or take rows()") from error
+            raise UserError(
+                "a data frame needs pandas", action=f"{install_command('pandas')}, or take rows()"
+            ) from error
         rows = self.rows()
         return pandas.DataFrame(rows, columns=None if rows else ["step"]).set_index("step")
 

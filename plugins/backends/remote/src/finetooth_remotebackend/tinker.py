@@ -25,6 +25,7 @@ from finetooth_hooks import (
     Stepped,
     TokenChunk,
     UserError,
+    install_command,
 )
 from finetooth_hooks.engine import StepSettings
 from finetooth_hooks.protocols import EngineRequest
@@ -61,7 +62,8 @@ class TinkerTrainer:
             import tinker
         except ImportError as error:
             raise UserError(
-                "backend: the package tinker is not installed", action="pip install 'finetooth-remotebackend[tinker]'"
+                "backend: the package tinker is not installed",
+                action=install_command("finetooth-remotebackend[tinker]"),
             ) from error
         self._tinker, self._types = tinker, tinker.types
         self._base, self._request, self._note = base, request, note

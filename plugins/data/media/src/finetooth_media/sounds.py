@@ -15,14 +15,14 @@ import wave
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import DataError
+from finetooth_hooks import DataError, install_command
 from numpy.typing import NDArray
 
 Samples = NDArray[np.float32]
 """(N,) between -1 and 1."""
 
 ACTION = "take another sound, or leave out what holds it"
-EXTRA = "install finetooth[media]"
+EXTRA = "finetooth[media]"
 
 
 def open_sound(content: bytes, name: str, rate: int | None, longest: float) -> Samples:
@@ -104,7 +104,7 @@ def _of_soundfile(content: bytes, name: str, longest: float, reason: str) -> tup
         import soundfile
     except (ImportError, OSError) as error:  # OSError: its own library is missing
         problem = f"audio {name}: {reason}, and what reads others (soundfile) is not installed"
-        raise DataError("", problem, action=f"{EXTRA}, or convert it to WAV") from error
+        raise DataError("", problem, action=f"{install_command(EXTRA)}, or convert it to WAV") from error
     library: Any = soundfile
     try:
         with library.SoundFile(io.BytesIO(content)) as file:
@@ -139,6 +139,6 @@ def _resampled(samples: Samples, own: int, rate: int, name: str) -> Samples:
         import soxr
     except ImportError as error:
         problem = f"audio {name}: it has {own:,} samples a second, the model hears {rate:,}, and soxr is not installed"
-        raise DataError("", problem, action=f"{EXTRA}, or resample it") from error
+        raise DataError("", problem, action=f"{install_command(EXTRA)}, or resample it") from error
     library: Any = soxr
     return np.asarray(library.resample(samples, own, rate), np.float32)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetooth_hooks import DataError
+from finetooth_hooks import DataError, install_command
 from finetooth_hooks.frames import is_packed, unpack_frames
 from PIL import Image, UnidentifiedImageError
 
@@ -134,7 +134,7 @@ def _contained(content: bytes, container: str, name: str, largest: int, choose: 
         import av
     except ImportError as error:
         problem = f"video {name}: what reads {container} files (PyAV) is not installed"
-        action = "install finetooth[media], or save its frames as images and name them in a list"
+        action = f"{install_command('finetooth[media]')}, or save its frames as images and name them in a list"
         raise DataError("", problem, action=action) from error
     library: Any = av
     try:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetooth_hooks import Context, Options, PluginError
+from finetooth_hooks import Context, Options, PluginError, install_command
 from finetooth_toolbox.text.column_names import column_of
 from finetooth_workers.workers import Failure, WorkerError, Workers
 from pydantic import Field
@@ -58,7 +58,7 @@ class Scored:
         try:
             results = self.workers(list(asked.values())) if asked else []
         except WorkerError as error:
-            action = "pip install reasoning-gym (it needs a C compiler)"
+            action = f"{install_command('reasoning-gym')} (it needs a C compiler)"
             raise PluginError(
                 "finetooth-reasoninggym", f"reasoning-gym cannot be used: {error}", action=action
             ) from None

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, Literal
 
-from finetooth_hooks import DataError, Options, PluginError, RecipeError, Row
+from finetooth_hooks import DataError, Options, PluginError, RecipeError, Row, install_command
 from finetooth_hooks.bases import SourceBase
 from finetooth_hooks.context import Context
 from pydantic import Field, PositiveInt
@@ -103,7 +103,7 @@ class ReasoningGym(SourceBase):
             raise PluginError(
                 "finetooth-reasoninggym",
                 "the package reasoning-gym is not installed",
-                action="pip install reasoning-gym (it needs a C compiler)",
+                action=f"{install_command('reasoning-gym')} (it needs a C compiler)",
             ) from error
         size = options.count * PATIENCE
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, BinaryIO, cast
 
 import fsspec  # type: ignore[import-untyped]
-from finetooth_hooks import PluginError
+from finetooth_hooks import PluginError, install_command
 
 from finetooth_remote.address import Address
 from finetooth_remote.plugin import SCHEMES
@@ -35,7 +35,7 @@ def file_system(address: Address) -> Any:
         raise PluginError(
             "finetooth-remote",
             f"{address.scheme}:// needs a package that is not installed ({error})",
-            action=f"pip install 'finetooth-remote[{extra}]'",
+            action=install_command(f"finetooth-remote[{extra}]"),
         ) from error
 
 

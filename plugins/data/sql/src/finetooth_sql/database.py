@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 from urllib.parse import quote
 
-from finetooth_hooks import DataError, PluginError, RecipeError
+from finetooth_hooks import DataError, PluginError, RecipeError, install_command
 from finetooth_toolbox.files.missing import MissingFile
 from finetooth_toolbox.text.environment import expand, hide, names_variable
 from sqlalchemy import URL, Engine, NullPool, create_engine, make_url
@@ -74,7 +74,7 @@ class Database:
             raise PluginError(
                 "finetooth-sql",
                 f"PostgreSQL needs a package that is not installed ({error})",
-                action="pip install 'finetooth-sql[postgresql]'",
+                action=install_command("finetooth-sql[postgresql]"),
             ) from error
         return engine.execution_options(postgresql_readonly=True)
 

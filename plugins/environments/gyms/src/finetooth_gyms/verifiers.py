@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from finetooth_hooks import Context, DataError, Options, RecipeError
+from finetooth_hooks import Context, DataError, Options, RecipeError, install_command
 from finetooth_hooks.bases import EnvironmentBase, EpisodeBase
 from finetooth_hooks.environments import Answer, Observation, Turn
 from finetooth_hooks.examples import Message, Task
@@ -207,7 +207,7 @@ def build(options: VerifiersOptions, context: Context) -> Verifiers:
         raise RecipeError(
             "method.environment.package",
             f"{error.name} is not installed",
-            action="install verifiers where finetooth is",
+            action=install_command("verifiers"),
         ) from error
     try:
         environment = package.load_environment(options.id, **options.arguments)

@@ -6,7 +6,7 @@ import importlib.util
 import os
 from typing import Literal
 
-from finetooth_hooks import Context, Options, PlanError
+from finetooth_hooks import Context, Options, PlanError, install_command
 from finetooth_hooks.protocols import Launcher
 from pydantic import Field
 
@@ -40,7 +40,7 @@ def build(options: RayOptions, context: Context) -> Launcher:
     if importlib.util.find_spec("ray") is None:
         raise PlanError(
             "scale.launcher: ray needs the package ray, which is not installed",
-            action="pip install 'finetooth[ray]', or set scale.launcher: ssh",
+            action=f"{install_command('finetooth[ray]')}, or set scale.launcher: ssh",
         )
     from finetooth_raylauncher.launcher import RayLauncher
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from finetooth_hooks import Context, NoOptions
+from finetooth_hooks import Context, NoOptions, install_command
 from finetooth_hooks.protocols import Kernel
 
 
@@ -22,7 +22,7 @@ def missing(operation: str, device: str, dtype: str) -> str:
     from finetooth_kernels.fp8 import multiplies_fp8
 
     if importlib.util.find_spec("torchao") is None:
-        return "torchao is not installed; pip install finetooth[torchao]"
+        return f"torchao is not installed; {install_command('finetooth[torchao]')}"
     return "" if multiplies_fp8(torch.device(device)) else f"{device} has no products in 8-bit floating point"
 
 

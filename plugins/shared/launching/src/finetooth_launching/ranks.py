@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from finetooth_hooks import PlanError
+from finetooth_hooks import PlanError, install_command
 from finetooth_hooks.protocols import Rank
 
 CARRIED = ("FT_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
@@ -131,7 +131,7 @@ class RankStarter:
         if self.mark in self._environment:
             raise PlanError(
                 f"scale.launcher: this process was started as a rank, and {self.name} finds no place",
-                action="install finetooth-environmentlauncher",
+                action=install_command("finetooth-environmentlauncher"),
             )
         return None
 

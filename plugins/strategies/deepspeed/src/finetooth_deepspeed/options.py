@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Literal
 
-from finetooth_hooks import Context, Options, PlanError
+from finetooth_hooks import Context, Options, PlanError, install_command
 from finetooth_hooks.protocols import Strategy
 from pydantic import Field, field_validator
 
@@ -47,7 +47,7 @@ def build(options: DeepspeedOptions, context: Context) -> Strategy:
     if importlib.util.find_spec("deepspeed") is None:
         raise PlanError(
             "scale.strategy: deepspeed needs the package deepspeed, which is not installed",
-            action="pip install 'finetooth[deepspeed]', or set scale.strategy: ddp",
+            action=f"{install_command('finetooth[deepspeed]')}, or set scale.strategy: ddp",
         )
     from finetooth_deepspeed.strategy import Deepspeed
 

@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from finetooth_hooks import UserError
+from finetooth_hooks import UserError, install_command
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -201,7 +201,7 @@ class Records:
             reason = str(error).splitlines()[0]
             action = "check its URL and its server"
             if isinstance(error, ImportError):
-                action = "pip install 'finetooth-server[postgresql]'"
+                action = install_command("finetooth-server[postgresql]")
             raise UserError(f"database: it cannot be opened: {reason}", action=action) from error
         self._writing = threading.RLock()
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from finetooth_hooks import FinetoothError, ImageChunk, Sampling, UserError
+from finetooth_hooks import FinetoothError, ImageChunk, Sampling, UserError, install_command
 from finetooth_wire import json_parts, wire
 
 from finetooth_server.batches.scores import Asked
@@ -65,7 +65,7 @@ def tinker_router() -> APIRouter:
         from finetooth_server.tinker import convert  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"the Tinker wire needs the package tinker: {error}", action="pip install 'finetooth-server[tinker]'"
+            f"the Tinker wire needs the package tinker: {error}", action=install_command("finetooth-server[tinker]")
         ) from error
     router = APIRouter(prefix="/api/v1", include_in_schema=False)
     for path, handler in POSTS.items():
