@@ -9,10 +9,9 @@ import pytest
 from finetooth_hooks import Conversation, DataError, Message, PromptCompletion, Rendered
 from finetooth_hooks.examples import Example, Labelled, Pair, Segments, Stepwise, Task, Weighted
 from finetooth_kit import ByteTokenizer, FakeContext
-from finetooth_rows.noticing import ENDLESS, ENDLESS_EARLIER, ENDLESS_SEGMENT, Noticing
+from finetooth_rows.noticing import ENDLESS, ENDLESS_EARLIER, ENDLESS_SEGMENT, ORPHAN, UNDECLARED, Noticing
 from finetooth_toolbox.messages.answers import scored_at_end
 from finetooth_toolbox.messages.prompts import render_segments
-from finetooth_toolbox.messages.tool_links import ORPHAN, UNDECLARED
 
 ASK, SAY = Message("user", "Hello?"), Message("assistant", "Yes.")
 CHAT = (ASK, SAY, ASK, SAY)

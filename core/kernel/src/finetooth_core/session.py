@@ -31,6 +31,7 @@ from finetooth_saving.run_folder import (
     plan_of,
     run_id,
 )
+from finetooth_toolbox.cli.working import working
 from finetooth_toolbox.files.own_python import record_own
 
 from finetooth_core.plugins.collector import paused_collector
@@ -118,7 +119,7 @@ class Session:
             for plugin in self.plugins.events:
                 if plugin.named_by_user:  # what is wrong with its options is found before anything else
                     plugin.check_options()
-            with in_folder(self.place):
+            with in_folder(self.place), working("deciding the plan"):
                 if cascade.is_open(self.recipe):
                     self._job = cascade.choose(self.context, self._decided)
                     self._context, self.recipe = self._job.context, self._job.context.recipe
@@ -180,7 +181,7 @@ class Session:
             job = self.decide()
             if self.data:  # while its files are read anyway; what has no digest yet is hashed when it is asked for
                 Thread(target=lambda: job.request.base.model.digest, daemon=True).start()
-            with paused_collector(), in_folder(self.place):
+            with paused_collector(), in_folder(self.place), working("loading the model"):
                 built = job.backend.engine(job.request)
             backend = job.context.catalog.get("backend", job.plan.picks["backend"])
             engine: Engine = derived(built, "engine", backend)

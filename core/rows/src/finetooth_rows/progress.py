@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import ExitStack
 from types import TracebackType
-from typing import Any
 
-QUIET = 2.0
-"""Seconds that pass before anything is shown."""
+from finetooth_toolbox.cli.working import working
+
 LINE_EVERY = 30.0
 """Seconds between two lines where the output is not a terminal."""
 
@@ -26,37 +26,28 @@ class PreparationProgress:
         self._label, self._total = label, total
         self._began = self._shown = time.monotonic()
         self._rows = self._done = 0
-        self._bar: Any = None
+        self._open = ExitStack()
+        self._draw = self._open.enter_context(working(f"{label}: reading rows"))
 
     def advance(self, rows: int, size: int) -> None:
         """So many more rows, of so many characters."""
         self._rows += rows
         self._done += size
         now = time.monotonic()
-        if now - self._began < QUIET:
-            return
-        if sys.stderr.isatty():
-            self._draw()
-        elif now - self._shown >= LINE_EVERY:
+        self._draw(self._text(), self._share)
+        if not sys.stderr.isatty() and now - self._shown >= LINE_EVERY:
             self._shown = now
             print(self._text(), file=sys.stderr, flush=True)
+
+    @property
+    def _share(self) -> float | None:
+        return min(1.0, self._done / self._total) if self._total and self._done else None
 
     def _text(self) -> str:
         seconds = max(time.monotonic() - self._began, 1e-9)
         text = f"{self._label}: {self._rows:,} rows, {self._rows / seconds:,.0f} rows/s"
-        if not self._total or not self._done:
-            return text
-        share = min(1.0, self._done / self._total)
-        return f"{text}, {share:.0%}, {_clock(seconds * (1 - share) / share)} left"
-
-    def _draw(self) -> None:
-        if self._bar is None:
-            from rich.console import Console
-            from rich.live import Live
-
-            self._bar = Live(console=Console(stderr=True), transient=True, auto_refresh=False)
-            self._bar.start()
-        self._bar.update(self._text(), refresh=True)
+        share = self._share
+        return f"{text}, {share:.0%}, {_clock(seconds * (1 - share) / share)} left" if share else text
 
     def __enter__(self) -> PreparationProgress:
         return self
@@ -64,8 +55,7 @@ class PreparationProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._open.close()
 
 
 def _clock(seconds: float) -> str:

@@ -16,6 +16,7 @@ from finetooth_hooks.exporters import Exported
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import Exporter, ModelInfo
 from finetooth_toolbox import blame
+from finetooth_toolbox.cli.working import working
 from finetooth_toolbox.messages.shipped import carry
 from finetooth_toolbox.text.measures import size
 
@@ -120,7 +121,8 @@ def _weights(context: Context, reference: str, precision: str, target: Path) -> 
             f"{target.parent} has {size(free)} free, and the model takes {size(needed)}",
             action="make room, or set --output to another disk",
         )
-    context.loader.write(reference, target, precision=precision)
+    with working(f"writing the weights in {precision}"):
+        context.loader.write(reference, target, precision=precision)
     return target
 
 
@@ -142,7 +144,10 @@ def export_model(
     exporter: Exporter = commands.build("exporter", pick, setting="--to")
     told: list[Exported] = []
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
+    with (
+        working(f"writing {output}"),
+        tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch,
+    ):
         source = BareModel(reference, rows, commands, Path(scratch))
         exporter.check(source)
 
@@ -247,7 +252,8 @@ def export_all(commands: CommandContext, run: Path, picks: Sequence[Pick], say: 
         taken.add(place)
         target = run / "exports" / place
         try:
-            _, told = export(commands, str(run), pick, target, replace=True)
+            with working(f"exporting to {name}"):
+                _, told = export(commands, str(run), pick, target, replace=True)
         except (Exception, SystemExit) as error:
             failed = failed or UserError(
                 f"export.{index}: training succeeded, but {name} cannot be written: {blame.named(error)}",

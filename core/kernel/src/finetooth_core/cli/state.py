@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetooth_toolbox.cli.streams import warn
+from finetooth_toolbox.cli.working import working
 
 from finetooth_core.cli.start_options import StartOptions
 
@@ -86,6 +87,11 @@ class State:
 
         return picked(name, options)
 
+    @property
+    def _named(self) -> dict[str, Any]:
+        """What the command line says about plugins, as arguments."""
+        return {"plugins": self.start_options.plugins, "blocked": self.start_options.blocked}
+
     def session(
         self,
         recipe: Path | str | Mapping[str, Any],
@@ -97,34 +103,31 @@ class State:
         """A session with the plugins of the recipe and of the command line; plugins that were left out are named."""
         from finetooth_hooks.errors import RecipeError
 
-        from finetooth_core import sessions
-
-        options = self.start_options
         try:
-            session = sessions.session(
-                recipe,
-                *overrides,
-                plugins=options.plugins,
-                blocked=options.blocked,
-                say=say or warn,
-                data=data,
-                started=self._started,
-            )
+            with working("reading the recipe"):
+                from finetooth_core import sessions
+
+                session = sessions.session(
+                    recipe,
+                    *overrides,
+                    say=say or warn,
+                    data=data,
+                    started=self._started,
+                    **self._named,
+                )
         except RecipeError as error:
             from finetooth_core.plugins.option_hints import with_option_hints
 
-            raise with_option_hints(
-                error, recipe, overrides, plugins=options.plugins, blocked=options.blocked
-            ) from error.__cause__
+            raise with_option_hints(error, recipe, overrides, **self._named) from error.__cause__
         self._tell_faults(session)
         return session
 
     def resumed(self, run: str, overrides: Sequence[str] = (), **how: Any) -> Session:
         """A session that continues a run; see `finetooth_core.sessions.resume_session`."""
-        from finetooth_core.sessions import resume_session
+        with working("reading the run"):
+            from finetooth_core.sessions import resume_session
 
-        options = self.start_options
-        session = resume_session(run, *overrides, plugins=options.plugins, blocked=options.blocked, say=warn, **how)
+            session = resume_session(run, *overrides, say=warn, **self._named, **how)
         self._tell_faults(session)
         return session
 
@@ -229,8 +232,7 @@ class State:
 
         from finetooth_core.checkpoints.resuming import disk_of, open_store
 
-        said = {"plugins": self.start_options.plugins, "blocked": self.start_options.blocked}
-        return place_of(reference, lambda url: open_store(url, **said), lambda run: disk_of(run, **said))
+        return place_of(reference, lambda url: open_store(url, **self._named), lambda run: disk_of(run, **self._named))
 
     def schema(self, setting: str = "") -> Mapping[str, Any]:
         """JSON Schema of the recipe, or of one setting."""

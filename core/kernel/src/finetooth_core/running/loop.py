@@ -18,6 +18,7 @@ from finetooth_hooks.reports import Outcome, StepReport
 from finetooth_saving.run_state import random_state, restore_random, seed_random
 from finetooth_saving.state_arrays import held
 from finetooth_toolbox import blame
+from finetooth_toolbox.cli.working import taken_terminal
 
 from finetooth_core.plugins.events import PluginFailed
 from finetooth_core.plugins.suspects import with_suspects
@@ -56,7 +57,7 @@ class Loop(LiveRun):
         self.started = time.perf_counter()
         self.again = again or self.resumed_from is not None
         artifact: Path | None = None
-        with interrupts(self.interrupt):
+        with interrupts(self.interrupt), taken_terminal():
             if "interrupt" in self.engine.capabilities:
                 self.engine.interrupt_when(self.interrupt.asked)
             try:

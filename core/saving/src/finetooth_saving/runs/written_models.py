@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks import CommandContext, UserError
+from finetooth_toolbox.cli.working import working
 
 if TYPE_CHECKING:
     from finetooth_hooks import Evaluation
@@ -39,8 +40,8 @@ def compare(
     if not picks:
         return UNMEASURED
     kept = {name: recipe[name] for name in KEPT if recipe.get(name) is not None}
-    before = _measure(commands, str(run), {}, picks[0])
-    after = _measure(commands, str(written), {**kept, "quantization": None}, picks[0])
+    before = _measure(commands, "the run", str(run), {}, picks[0])
+    after = _measure(commands, "what was written", str(written), {**kept, "quantization": None}, picks[0])
     name = next(iter(before.metrics))
     was, now = before.metrics[name], after.metrics[name]
     worse = was - now if before.higher_is_better else now - was
@@ -62,9 +63,10 @@ def evaluators_of(run: Path, recipe: Mapping[str, Any]) -> list[Any]:
     return [picks[name] for name in sorted(picks) if name.startswith("evaluator.")]
 
 
-def _measure(commands: CommandContext, reference: str, changes: Mapping[str, Any], pick: Any) -> Evaluation:
-    opened = commands.open(reference, changes)
-    evaluator = opened.context.build("evaluator", pick, setting="evaluate.evaluators")
-    evaluator.prepare()
-    found: Evaluation = evaluator.evaluate(opened.engine, 0)
-    return found
+def _measure(commands: CommandContext, what: str, reference: str, changes: Mapping[str, Any], pick: Any) -> Evaluation:
+    with working(f"measuring {what}"):
+        opened = commands.open(reference, changes)
+        evaluator = opened.context.build("evaluator", pick, setting="evaluate.evaluators")
+        evaluator.prepare()
+        found: Evaluation = evaluator.evaluate(opened.engine, 0)
+        return found

@@ -20,6 +20,7 @@ from finetooth_peftfiles.folding import CONFIG, WEIGHTS, merged
 from finetooth_saving.moved_bases import base_moved
 from finetooth_saving.run_folder import check_output
 from finetooth_saving.runs.written_models import UNMEASURED, compare
+from finetooth_toolbox.cli.working import working
 from finetooth_toolbox.files.manifests import ManifestProblem, check_folder, listed_files, read_manifest
 from finetooth_toolbox.files.trained_over import check_base
 from finetooth_toolbox.messages.shipped import carry
@@ -334,42 +335,43 @@ def command(
     check_output(source, output)
     if settings:
         click.get_current_context().with_resource(base_moved(folder, settings))
-    whole = trained_whole(folder, output) if stored != "plain" else None
-    merge = find(folder, output) if whole is None else whole
-    recipe = obj.load(merge.recipe) if isinstance(merge.recipe, Path) else merge.recipe
-    if whole is not None:
-        recipe = {**recipe, "model": merge.base, "adapter": "full"}
-    elif isinstance(merge.recipe, Path):  # the base as the run knew it, not as others load it
-        model = recipe["model"]
-        merge = replace(merge, base=model if isinstance(model, str) else str(model["name"]))
-    elif alias := known_alias(obj, merge.adapter):
-        merge = replace(merge, base=alias)
-        recipe = {"model": alias}
-    recipe = in_torch(obj, recipe)
-    context = obj.context(recipe)
-    loader = context.loader  # knows the tokens that the recipe added
-    tokenizer = loader.tokenizer(merge.base)
-    pick = recipe.get("quantization")
-    quantizer = None if pick is None else context.build("quantizer", pick, setting="quantization")
-    if whole is None:
-        check_mergeable(merge, loader)
-        fill = filler(loader, merge, precision, quantizer)
-    else:
-        fill = partial(copied, whole.adapter)
-    packed = None if stored == "plain" else FORMATS[stored]
-    changed = quantizer is not None or packed is not None
-    measured: list[str] = []
+    with working(f"merging {source}"):
+        whole = trained_whole(folder, output) if stored != "plain" else None
+        merge = find(folder, output) if whole is None else whole
+        recipe = obj.load(merge.recipe) if isinstance(merge.recipe, Path) else merge.recipe
+        if whole is not None:
+            recipe = {**recipe, "model": merge.base, "adapter": "full"}
+        elif isinstance(merge.recipe, Path):  # the base as the run knew it, not as others load it
+            model = recipe["model"]
+            merge = replace(merge, base=model if isinstance(model, str) else str(model["name"]))
+        elif alias := known_alias(obj, merge.adapter):
+            merge = replace(merge, base=alias)
+            recipe = {"model": alias}
+        recipe = in_torch(obj, recipe)
+        context = obj.context(recipe)
+        loader = context.loader  # knows the tokens that the recipe added
+        tokenizer = loader.tokenizer(merge.base)
+        pick = recipe.get("quantization")
+        quantizer = None if pick is None else context.build("quantizer", pick, setting="quantization")
+        if whole is None:
+            check_mergeable(merge, loader)
+            fill = filler(loader, merge, precision, quantizer)
+        else:
+            fill = partial(copied, whole.adapter)
+        packed = None if stored == "plain" else FORMATS[stored]
+        changed = quantizer is not None or packed is not None
+        measured: list[str] = []
 
-    def check(written: Path) -> None:
-        if not changed:
-            return
-        if not isinstance(merge.recipe, Path):
-            measured.append(UNMEASURED)
-            return
-        action = "merge it --to plain, use the adapter with its base, or raise --bound"
-        measured.append(compare(obj, merge.recipe.parent, recipe, written, bound, action=action))
+        def check(written: Path) -> None:
+            if not changed:
+                return
+            if not isinstance(merge.recipe, Path):
+                measured.append(UNMEASURED)
+                return
+            action = "merge it --to plain, use the adapter with its base, or raise --bound"
+            measured.append(compare(obj, merge.recipe.parent, recipe, written, bound, action=action))
 
-    write(fill, tokenizer, merge.adapter, merge.output, packed, check)
+        write(fill, tokenizer, merge.adapter, merge.output, packed, check)
     for line in measured:
         click.echo(line)
     click.echo(f"merged {merge.adapter} into {merge.base}: {merge.output}")

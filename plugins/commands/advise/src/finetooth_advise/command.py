@@ -10,6 +10,7 @@ import click
 from finetooth_hooks.context import CommandContext
 from finetooth_hooks.errors import UserError
 from finetooth_hooks.ways import Way
+from finetooth_toolbox.cli.working import working
 from finetooth_toolbox.text.measures import memory_of
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def command(
     speed = None if tflops is None else tflops * 1e12
     advised = {}
     for model in models:
-        ways = context.ways(model, hardware=hardware, length=length, measure=speed is None)
+        with working(f"looking at {model}"):
+            ways = context.ways(model, hardware=hardware, length=length, measure=speed is None)
         advised[model] = advice.advise(ways, rows=rows, speed=speed)
     if as_json:
         import json

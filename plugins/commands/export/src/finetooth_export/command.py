@@ -10,6 +10,7 @@ from finetooth_hooks.context import CommandContext
 from finetooth_hooks.exporters import Exported
 from finetooth_saving.exporting import export
 from finetooth_saving.moved_bases import base_moved
+from finetooth_toolbox.cli.working import working
 from finetooth_toolbox.text.measures import size
 
 
@@ -48,7 +49,8 @@ def command(
     if folder is not None:
         click.get_current_context().with_resource(base_moved(folder, moved))
     pick = context.pick(exporter, [option for option in options if option not in moved])
-    target, told = export(context, run, pick, output, bound=None if unmeasured else bound)
+    with working(f"exporting {run} to {exporter}"):
+        target, told = export(context, run, pick, output, bound=None if unmeasured else bound)
     show(target, told, f"exported {run} to {exporter}")
 
 

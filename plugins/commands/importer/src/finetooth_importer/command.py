@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 from finetooth_hooks import CommandContext, UserError
+from finetooth_toolbox.cli.working import working
 
 from finetooth_importer import files, packing
 from finetooth_importer.account import Account, Line, flattened
@@ -55,8 +56,9 @@ def command(obj: CommandContext, file: Path, tool: str | None, output: Path | No
     account = taken(given, chosen, file)
     recipe = tidied(account.recipe)
     try:
-        obj.load(recipe)
-        packing.fit(account, lambda rows: obj.planned(obj.load(rows))[1])
+        with working(f"trying the recipe made of {file}"):
+            obj.load(recipe)
+            packing.fit(account, lambda rows: obj.planned(obj.load(rows))[1])
         recipe, problem = tidied(account.recipe), ""
     except UserError as error:
         problem = str(error)

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 from finetooth_hooks import CommandContext, UserError
+from finetooth_toolbox.cli.working import working
 from finetooth_toolbox.text.measures import memory_of
 
 from finetooth_init.columns import SHOWN_ROWS, Columns, format_of, readable
@@ -75,7 +76,8 @@ def command(
         model = ask.text("3. Which model?", model)
     size = _bytes(memory or ask.text("4. How much memory may it take? Empty: what this machine has", ""))
     extent = passes or ask.choice("5. How long may it take?", EXTENTS)
-    proposal = propose(obj, chosen, Wishes(rows, model, size, extent, format=format_))
+    with working("looking at all rows, the model and this machine"):
+        proposal = propose(obj, chosen, Wishes(rows, model, size, extent, format=format_))
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(as_yaml(proposal), encoding="utf-8")
     click.echo("")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import DataError, Message
-from finetooth_toolbox.messages.tool_links import ORPHAN, SHUFFLED, TWICE, UNDECLARED, UNNAMED, check_links
+from finetooth_rows.noticing import ORPHAN, SHUFFLED, TWICE, UNDECLARED, UNNAMED, check_links
 
 TOOLS = ({"type": "function", "function": {"name": "clock"}}, {"name": "weather"})
 

@@ -1,0 +1,69 @@
+"""What a command is at, as a bar that moves: for as long as nothing else shows that it works."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+Show = Callable[[str, float | None], None]
+"""Takes another text, and the share that is done where that is known."""
+
+_shown: list[Progress | None] = []
+"""The bars that are drawn; None last: something else has the terminal."""
+
+
+@contextmanager
+def working(what: str) -> Iterator[Show]:
+    """Say what is done and for how long already, in a line at the bottom of the terminal that is gone afterwards.
+
+    Inside another one it stands below that. Nothing is shown where stderr is no terminal, in a thread, and by ranks
+    after the first.
+
+    Args:
+        what: such as `loading the weights`.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or _shown[-1:] == [None] or not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0":
+        yield lambda text, share: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = BarColumn(bar_width=16), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+    bar = _shown[-1] if _shown else None
+    own = Progress(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        refresh_per_second=4,
+        redirect_stdout=sys.stdout.isatty(),
+    )
+    bar = bar or own
+    task = bar.add_task(what, total=None)
+    _shown.append(bar)
+    try:
+        if bar is own:
+            bar.start()
+        yield lambda text, share: bar.update(task, description=text, total=share and 1.0, completed=share or 0.0)
+    finally:
+        _shown.pop()
+        bar.remove_task(task)
+        if bar is own:
+            bar.stop()
+
+
+@contextmanager
+def taken_terminal() -> Iterator[None]:
+    """Show nothing inside, since something else draws there."""
+    _shown.append(None)
+    try:
+        yield
+    finally:
+        _shown.pop()

@@ -1,0 +1,52 @@
+"""What a command is at is shown at a terminal, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pty = pytest.importorskip("pty", reason="terminals are made by the module pty")
+
+WORK = """
+import os, sys
+from finetooth_toolbox.cli.working import taken_terminal, working
+with working("loading the weights") as show:
+    print("for a pipe")
+    show("rows [1] read", 0.5)
+    with working("reading rows"):
+        print("a note", file=sys.stderr)
+with taken_terminal(), working("never seen"):
+    pass
+"""
+
+
+def said(**environment: str) -> tuple[str, str]:
+    """What a process that works wrote into a pipe, and on the terminal that its stderr is."""
+    terminal, side = pty.openpty()
+    own = {**os.environ, "TERM": "xterm", "COLUMNS": "80", **environment}
+    done = subprocess.run([sys.executable, "-c", WORK], stdout=subprocess.PIPE, stderr=side, env=own, check=True)
+    os.close(side)
+    shown = os.read(terminal, 1 << 16).decode()
+    os.close(terminal)
+    return done.stdout.decode(), shown
+
+
+def test_a_terminal_sees_what_is_done_and_a_pipe_only_what_was_printed() -> None:
+    piped, shown = said()
+    assert piped == "for a pipe\n"
+    for text in ("loading the weights", "reading rows", "a note", "rows [1] read", "0:00:00"):
+        assert text in shown
+    assert "never seen" not in shown
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l"), "the cursor is back"
+
+
+def test_ranks_after_the_first_say_nothing() -> None:
+    assert said(RANK="1") == ("for a pipe\n", "a note\r\n")
+
+
+def test_without_a_terminal_nothing_is_shown() -> None:
+    done = subprocess.run([sys.executable, "-c", WORK], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("for a pipe\n", "a note\n")
