@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import sys
 import tracemalloc
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finetooth_hooks import DataError
+from finetooth_hooks import DataError, install_command
 from finetooth_media.sounds import open_sound
 from numpy.typing import NDArray
 
@@ -82,7 +83,8 @@ def test_another_rate_is_resampled() -> None:
 def test_without_the_extra_it_is_said_what_to_install(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     content = b"fLaC and so on" if library == "soundfile" else wav(np.zeros((100, 1)), rate=8000)
-    with pytest.raises(DataError, match=rf"audio a.wav: .*{library}.* is not installed.*finetooth\[media\]"):
+    remedy = re.escape(install_command("finetooth[media]"))
+    with pytest.raises(DataError, match=rf"audio a.wav: .*{library}.* is not installed.*{remedy}"):
         opened(content)
 
 

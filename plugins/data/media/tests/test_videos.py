@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 import zipfile
 from typing import Any
 
 import numpy as np
 import pytest
-from finetooth_hooks import DataError
+from finetooth_hooks import DataError, install_command
 from finetooth_hooks.frames import pack_frames
 from finetooth_media.videos import Frames, open_video
 from PIL import Image
@@ -102,5 +103,6 @@ def test_a_film_is_pyavs(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="cut off"):
         opened(content[: len(content) // 2])
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(DataError, match=r"PyAV\) is not installed .install finetooth\[media\]"):
+    remedy = re.escape(install_command("finetooth[media]"))
+    with pytest.raises(DataError, match=rf"PyAV\) is not installed .{remedy}"):
         opened(content)
