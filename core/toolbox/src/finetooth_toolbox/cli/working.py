@@ -23,7 +23,7 @@ _shown: list[Progress | None] = []
 def working(what: str) -> Iterator[Show]:
     """Say what is done and for how long already, in a line at the bottom of the terminal that is gone afterwards.
 
-    Inside another one it stands below that. Nothing is shown where stderr is no terminal, in a thread, and by ranks
+    Inside another one it stands below that. Nothing is shown where stderr is not a terminal, in a thread, and by ranks
     after the first.
 
     Args:
