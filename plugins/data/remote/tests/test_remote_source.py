@@ -278,7 +278,7 @@ def test_a_package_that_is_not_there(tmp_path: Path) -> None:
     try:
         import gcsfs  # noqa: F401
     except ImportError:
-        with pytest.raises(PluginError, match=r"gs:// needs a package .*pip install 'finetooth-remote\[gcs\]'"):
+        with pytest.raises(PluginError, match=r"gs:// needs a package .*pip install .*\[gcs\]'"):
             source(FakeContext(tmp_path), "gs://bucket/x.jsonl")
 
 

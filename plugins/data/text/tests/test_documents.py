@@ -1,15 +1,36 @@
-"""PDF and Word documents: their text, and what is no text."""
+"""PDF, Word and OpenDocument files: their text, and what is no text."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 from finetooth_hooks import DataError, RecipeError
 from finetooth_rows import foreign
 from finetooth_text.plugin import claims
 from finetooth_text.source import TextFiles
+
+CONTENT = """<?xml version="1.0" encoding="UTF-8"?>
+<office:document-content xmlns:office="urn:oasis:names:tc:opendocument:xmlns:office:1.0"
+ xmlns:text="urn:oasis:names:tc:opendocument:xmlns:text:1.0"
+ xmlns:table="urn:oasis:names:tc:opendocument:xmlns:table:1.0">
+<office:body><office:text>
+<text:tracked-changes><text:changed-region><text:deletion><text:p>Taken out.</text:p></text:deletion>
+</text:changed-region></text:tracked-changes>
+<text:h text:outline-level="2">Opening hours</text:h>
+<text:p>We open<text:s text:c="2"/>at <text:span>nine</text:span><office:annotation><text:p>Sure?</text:p>
+</office:annotation>.<text:note><text:note-body><text:p>A footnote.</text:p></text:note-body></text:note></text:p>
+<text:p> </text:p>
+<table:table><table:table-row><table:table-cell><text:p>day</text:p></table:table-cell>
+<table:table-cell><text:p>closes</text:p></table:table-cell></table:table-row><table:table-row><table:table-cell>
+<text:p>Monday</text:p></table:table-cell><table:table-cell><text:p>six</text:p></table:table-cell></table:table-row>
+</table:table>
+<text:section><text:list><text:list-item><text:p>That<text:tab/>is<text:line-break/>all.</text:p></text:list-item>
+</text:list></text:section>
+</office:text></office:body></office:document-content>"""
 
 
 def pdf(path: Path, *pages: str) -> Path:
@@ -81,7 +102,29 @@ def test_documents_are_in_folders_too(tmp_path: Path) -> None:
     assert read(tmp_path)[0] == ["one", "two"]
 
 
-@pytest.mark.parametrize("name", ["x.pdf", "x.docx"])
+def open_document(path: Path, content: str = CONTENT) -> Path:
+    """An `.odt` file with this content, as OpenDocument packs it."""
+    with ZipFile(path, "w") as archive:
+        archive.writestr("mimetype", "application/vnd.oasis.opendocument.text")
+        archive.writestr("content.xml", content)
+    return path
+
+
+def test_an_open_document_in_the_order_of_its_parts(tmp_path: Path) -> None:
+    texts, notes = read(open_document(tmp_path / "a.odt"))
+    assert (
+        texts == ["## Opening hours\n\nWe open  at nine.\n\nday\tcloses\nMonday\tsix\n\nThat\tis\nall."] and notes == []
+    )
+    assert claims("a.ODT") is not None
+
+
+def test_an_open_document_without_text_is_named(tmp_path: Path) -> None:
+    empty = re.sub(r"(?s)<office:text>.*</office:text>", "<office:text/>", CONTENT)
+    with pytest.raises(DataError, match="the document holds no text"):
+        read(open_document(tmp_path / "a.odt", empty))
+
+
+@pytest.mark.parametrize("name", ["x.pdf", "x.docx", "x.odt"])
 def test_what_is_none_is_named(tmp_path: Path, name: str) -> None:
     pytest.importorskip("pypdf")
     pytest.importorskip("docx")
@@ -103,5 +146,5 @@ def test_a_library_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.
         raise ImportError(name)
 
     monkeypatch.setattr(foreign, "import_module", missing)
-    with pytest.raises(RecipeError, match=r"\.pdf files need the package pypdf \(pip install pypdf, or save its text"):
+    with pytest.raises(RecipeError, match=r"files need the package pypdf \(.*pip install pypdf, or save its text"):
         read(pdf(tmp_path / "x.pdf", "text"))

@@ -81,7 +81,7 @@ def test_packed_files_are_unpacked(tmp_path: Path) -> None:
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         rows(tmp_path / "none.txt")
-    with pytest.raises(DataError, match=r"no \.txt, \.md, \.pdf or \.docx file is in the folder"):
+    with pytest.raises(DataError, match=r"no \.txt, \.md, \.pdf, \.docx or \.odt file is in the folder"):
         rows(tmp_path)
     assert claims(str(tmp_path)) is None
     assert claims("x.TXT") is not None and claims("x.md.gz") is not None and claims("x.jsonl") is None

@@ -10,8 +10,8 @@ from finetooth_hooks import Claim, Source, hookimpl
 from finetooth_toolbox.files.packed import claim_file
 
 ENDINGS = tuple(f".{name}{packed}" for name in ("txt", "md") for packed in ("", ".gz", ".zst"))
-DOCUMENTS = (".pdf", ".docx")
-"""Endings of files that a library reads: `finetooth-text[documents]`."""
+DOCUMENTS = (".pdf", ".docx", ".odt")
+"""Endings of documents; `finetooth-text[documents]` reads the first two."""
 READ = (*ENDINGS, *DOCUMENTS)
 LOOKED_AT = 10_000
 """How many files of a folder are looked at before it is left to others."""
@@ -33,6 +33,6 @@ def ft_sources() -> Iterator[Source]:
     yield Source(
         name="text",
         build="finetooth_text.source:build",
-        summary="text (.txt, .md, also .gz and .zst), PDF and Word files or a folder of them, one document a file",
+        summary="text (.txt, .md, also .gz, .zst), PDF, Word, OpenDocument, or a folder of them; a document a file",
         claims=claims,
     )

@@ -18,8 +18,8 @@ class TextOptions(Options):
     """Options of `text`."""
 
     path: str
-    """A file, or a folder whose `.txt` and `.md` files (also `.gz` and `.zst`), `.pdf` and `.docx` files are read,
-    those of its subfolders too, in the order of their names."""
+    """A file, or a folder whose `.txt` and `.md` files (also `.gz` and `.zst`), `.pdf`, `.docx` and `.odt` files are
+    read, those of its subfolders too, in the order of their names."""
 
 
 def build(options: TextOptions, context: Context) -> TextFiles:
@@ -57,7 +57,9 @@ class TextFiles(SourceBase):
         found = [path for path in self._path.rglob("*") if path.name.lower().endswith(READ) and path.is_file()]
         if not found:
             raise DataError(
-                name, "no .txt, .md, .pdf or .docx file is in the folder", action="name a file, or put texts there"
+                name,
+                "no .txt, .md, .pdf, .docx or .odt file is in the folder",
+                action="name a file, or put texts there",
             )
         return sorted(found, key=lambda path: path.relative_to(self._path).as_posix())
 
