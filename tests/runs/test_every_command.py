@@ -86,6 +86,7 @@ CALLS = {
     "registry bom": "m --registry {new}",
     "registry card": "m --registry {new}",
     "registry collect": "--registry {new}",
+    "registry decision": "m --of production --registry {new}",
     "registry get": "m {new} --registry {new}",
     "registry hold": "m --from production --why late --registry {new}",
     "registry init": "{new}",

@@ -38,7 +38,8 @@ class Verdict:
     Attributes:
         passed: whether the version may be released.
         reason: one line, for the record of the decision.
-        evidence: numbers and names that the decision was made from; JSON values.
+        evidence: numbers and names that the decision was made from; JSON values. A verdict that did not pass and has
+            none says that something is still missing: the version is held, not rejected.
     """
 
     passed: bool

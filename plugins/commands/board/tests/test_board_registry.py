@@ -144,7 +144,7 @@ def test_a_version_is_promoted_held_and_rolled_back(
         accessible(tab)
         tab.get_by_role("link", name="All versions").click()
     press("bot@v2", "Promote", "Ask the gates")
-    tab.get_by_role("heading", name="HOLD: bot@v2").wait_for()
+    tab.get_by_role("heading", name="REJECT: bot@v2").wait_for()
     assert "loss 2.5 <script>" in tab.inner_text("main"), "the gate's reason is text"
     tab.get_by_role("link", name="All versions").click()
     tab.get_by_text("Roll bot in production back").click()

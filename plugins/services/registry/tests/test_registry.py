@@ -114,16 +114,16 @@ def test_a_version_is_registered_verified_released_and_read_back(place: Place, t
     assert kinds == ["key trusted", "registered", "registered", "decided", "decided", "rolled back"]
 
 
-def test_a_worse_version_is_held_with_its_evidence(place: Place) -> None:
+def test_a_worse_version_is_rejected_with_its_evidence(place: Place) -> None:
     place.add("one", loss=1.0)
     place.add("two", loss=1.25)
     place.policy("channels: {production: {gates: [{name: not_worse, metric: eval/loss, higher_is_better: false}]}}")
     place("promote", "bot@v0", "--to", "production")
     held = place("promote", "bot@v1", "--to", "production")
-    assert held.exit_code == 1 and "HOLD" in held.output
+    assert held.exit_code == 1 and "REJECT" in held.output
     assert place("promote", "bot@v1", "--to", "production", "--dry-run").output == held.output
     assert place.registry.version("bot@production").number == 0
-    (detail,) = [event.detail for event in place.registry.events() if event.detail.get("decision") == "HOLD"]
+    (detail,) = [event.detail for event in place.registry.events() if event.detail.get("decision") == "REJECT"]
     assert detail["gates"]["1 not_worse"]["evidence"] == {"metric": "eval/loss", "value": 1.25, "before": 1.0}
 
 

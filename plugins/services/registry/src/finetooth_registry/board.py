@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route, Router
 
-from finetooth_registry import records, releasing
+from finetooth_registry import decisions, records, releasing
 from finetooth_registry.anywhere import VARIABLE, AnyRegistry, Version, chained
 from finetooth_registry.lineage import drawing, lineage
 from finetooth_registry.remote import open_registry
@@ -90,11 +90,11 @@ class RegistryPages:
         channels = list(registry.policy.channels)
         holds = {channel: why for channel in channels if (why := registry.held(version, channel))}
         about = registry.events(version.model, DECIDED)
-        decisions = [event for event in about if event.detail.get("number") == version.number]
+        decided = [event for event in about if event.detail.get("number") == version.number]
         return version.called, self._html(
             "version", request, version=version, here=_address(root, version), metrics=metrics, answers=answers,
             lineage=made_of, drawing=drawing(made_of, partial(_address, root)), channels=channels, holds=holds,
-            decisions=decisions[::-1], key=os.environ.get("FT_REGISTRY_KEY", ""), said=said, passed=passed, asked=asked,
+            decisions=decided[::-1], key=os.environ.get("FT_REGISTRY_KEY", ""), said=said, passed=passed, asked=asked,
             signers=records.signers_of(registry.record(version), registry.trusted()),
         )  # fmt: skip
 
@@ -131,8 +131,9 @@ class RegistryPages:
 
     def _promote(self, registry: AnyRegistry, request: Request, form: Mapping[str, str]) -> Html:
         version, channel = _named(registry, request), form.get("channel", "")
-        passed, verdicts = releasing.promote(self._commands, registry, version, channel)
-        return self._version(registry, request, verdicts, passed, f"{version.called} to {channel}")
+        passed, verdicts = releasing.promote(self._commands, registry, version, channel, signer=records.own_signer())
+        title = f"{decisions.outcome(verdicts)}: {version.called} to {channel}"
+        return self._version(registry, request, verdicts, passed, title)
 
     def _hold(self, registry: AnyRegistry, request: Request, form: Mapping[str, str]) -> None:
         registry.hold(_named(registry, request), form.get("channel", ""), form.get("why", ""))
@@ -144,7 +145,9 @@ class RegistryPages:
         registry.countersign(_named(registry, request), records.load_signer(Path(form.get("key", ""))))
 
     def _roll_back(self, registry: AnyRegistry, request: Request, form: Mapping[str, str]) -> None:
-        registry.roll_back(form.get("model", ""), form.get("channel", ""), form.get("why", ""))
+        releasing.roll_back(
+            registry, form.get("model", ""), form.get("channel", ""), form.get("why", ""), records.own_signer()
+        )
 
 
 def _shows(does: Callable[[AnyRegistry, Request], Html], service: PageService) -> Callable[[Request], Any]:

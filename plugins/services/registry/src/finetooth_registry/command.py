@@ -239,19 +239,23 @@ def sign(version: str, key: Path, where: str) -> None:
 @click.argument("version")
 @click.option("--to", "channel", required=True, metavar="CHANNEL", help="A channel of the policy.")
 @click.option("--dry-run", is_flag=True, help="Ask the gates, and change and record nothing.")
+@_KEY
 @_HERE
 @click.pass_obj
-def promote(commands: CommandContext, version: str, channel: str, dry_run: bool, where: str) -> None:
+def promote(commands: CommandContext, version: str, channel: str, dry_run: bool, key: Path | None, where: str) -> None:
     """Ask the channel's gates about VERSION, record the decision, and move the channel if all pass.
 
-    Exit code 1: a gate held the version back.
+    REJECT: a gate refused the version. HOLD: what a gate needs is missing, or somebody holds the version back. Both
+    end with exit code 1.
     """
-    from finetooth_registry import releasing
+    from finetooth_registry import decisions, records, releasing
 
     opened = _open(where)
     made = opened.version(version)
-    passed, verdicts = releasing.promote(commands, opened, made, channel, dry_run=dry_run)
-    _show_verdicts(f"{made.called} to {channel}: {'PROMOTE' if passed else 'HOLD'}", verdicts)
+    passed, verdicts = releasing.promote(
+        commands, opened, made, channel, dry_run=dry_run, signer=records.load_signer(key) if key else None
+    )
+    _show_verdicts(f"{made.called} to {channel}: {decisions.outcome(verdicts)}", verdicts)
     if not passed:
         raise click.exceptions.Exit(1)
 
@@ -322,10 +326,13 @@ def watch(commands: CommandContext, model: str, channel: str, cycles: int, where
 @click.argument("model")
 @click.option("--channel", required=True, help="The channel.")
 @click.option("--why", required=True, help="The reason, for the log.")
+@_KEY
 @_HERE
-def rollback(model: str, channel: str, why: str, where: str) -> None:
+def rollback(model: str, channel: str, why: str, key: Path | None, where: str) -> None:
     """Give a channel the version of MODEL that it held before."""
-    version = _open(where).roll_back(model, channel, why)
+    from finetooth_registry import records, releasing
+
+    version = releasing.roll_back(_open(where), model, channel, why, records.load_signer(key) if key else None)
     click.echo(f"{channel} holds {version.called} again")
 
 
@@ -410,6 +417,18 @@ def collect(delete: bool, where: str) -> None:
     click.echo(f"{len(sizes)} blobs of {sum(size for _, size in sizes) / 1e6:.1f} MB {done}")
 
 
+@registry.command("decision")
+@click.argument("version")
+@click.option("--of", "channel", required=True, metavar="CHANNEL", help="A channel of the policy.")
+@_HERE
+def decision(version: str, channel: str, where: str) -> None:
+    """Print the latest decision about VERSION and a channel: a signed statement with what every gate said."""
+    from finetooth_registry import decisions
+
+    opened = _open(where)
+    click.echo(decisions.latest(opened, opened.version(version), channel).decode("utf-8"))
+
+
 registry.add_command(lock)
 
 
@@ -446,7 +465,10 @@ def _measured(
 
 
 def _show_verdicts(title: str, verdicts: Mapping[str, Verdict]) -> None:
-    cells = [[name, "pass" if said.passed else "hold", said.reason] for name, said in verdicts.items()]
+    cells = [
+        [name, "pass" if said.passed else "reject" if said.evidence else "hold", said.reason]
+        for name, said in verdicts.items()
+    ]
     _table(title, ("gate", "says", "why"), cells)
 
 

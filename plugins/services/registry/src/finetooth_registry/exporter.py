@@ -66,7 +66,7 @@ class RegistryExporter(ExporterBase):
         (folder / RECORD).write_bytes(registry.record(version))
         checks = [f"registered as {version.called}", "signed" if signer else "not signed"]
         if options.channel:
-            passed, verdicts = promote(self._commands, registry, version, options.channel)
+            passed, verdicts = promote(self._commands, registry, version, options.channel, signer=signer)
             if not passed:
                 held = "; ".join(f"{name}: {said.reason}" for name, said in verdicts.items() if not said.passed)
                 raise UserError(

@@ -189,8 +189,8 @@ CALLS = (
     Call("POST", "/versions/{model}/{number:int}/hold", RELEASE, lambda registry, parts, body: registry.hold(
         _version(registry, parts), body.channel, body.why
     ), Hold, True),
-    Call("POST", "/channels/{model}/{channel}/rollback", RELEASE, lambda registry, parts, body: registry.roll_back(
-        parts["model"], parts["channel"], body.why
+    Call("POST", "/channels/{model}/{channel}/rollback", RELEASE, lambda registry, parts, body: releasing.roll_back(
+        registry, parts["model"], parts["channel"], body.why, records.own_signer()
     ), Reason, True),
 )  # fmt: skip
 BLOB, PROMOTE = "/blobs/{sha256}", "/versions/{model}/{number:int}/promote"
@@ -222,7 +222,9 @@ class RegistryFace(FaceBase):
 
         def promote(opened: Registry, parts: Parts, body: Release) -> Any:
             version = _version(opened, parts)
-            passed, said = releasing.promote(self._commands, opened, version, body.channel, dry_run=body.dry_run)
+            passed, said = releasing.promote(
+                self._commands, opened, version, body.channel, dry_run=body.dry_run, signer=records.own_signer()
+            )
             return {"passed": passed, "gates": evidence(said)}
 
         calls = (*CALLS, Call("POST", PROMOTE, RELEASE, promote, Release, True))

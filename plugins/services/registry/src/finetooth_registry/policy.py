@@ -50,6 +50,8 @@ class ChannelPolicy(_Strict):
     """What a version must pass to enter a channel."""
 
     gates: list[str | dict[str, Any]] = []
+    signed_decisions: bool = False
+    """Whether every promotion and rollback must be signed by a trusted key."""
     watch: WatchPolicy | None = None
 
 

@@ -23,19 +23,22 @@ from securesystemslib.signer import CryptoSigner, Key, SSlibKey  # type: ignore[
 PAYLOAD = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "urn:finetooth:record:1"
+KEY = "FT_REGISTRY_KEY"
+"""The environment variable that names the file of a private key."""
 LARGEST = 16 * 2**20
 """Bytes of the largest record that is read."""
 
 
-def statement(files: Mapping[str, str], about: Mapping[str, Any]) -> dict[str, Any]:
+def statement(files: Mapping[str, str], about: Mapping[str, Any], kind: str = PREDICATE) -> dict[str, Any]:
     """An in-toto statement about files.
 
     Args:
         files: SHA-256 by name.
         about: the predicate.
+        kind: its type.
     """
     subject = [{"name": name, "digest": {"sha256": files[name]}} for name in sorted(files)]
-    return {"_type": STATEMENT, "subject": subject, "predicateType": PREDICATE, "predicate": dict(about)}
+    return {"_type": STATEMENT, "subject": subject, "predicateType": kind, "predicate": dict(about)}
 
 
 def sign(content: Mapping[str, Any], signer: CryptoSigner) -> bytes:
@@ -71,8 +74,11 @@ def added_signatures(before: bytes, after: bytes) -> list[str]:
     return sorted(new.signatures.keys() - old.signatures.keys())
 
 
-def read(record: bytes) -> dict[str, Any]:
+def read(record: bytes, kind: str = PREDICATE) -> dict[str, Any]:
     """The statement in an envelope; signatures are not looked at.
+
+    Args:
+        kind: the type that its predicate must have.
 
     Raises:
         UserError: the bytes hold no envelope with a statement of ours, or it names files outside of its folder.
@@ -82,7 +88,7 @@ def read(record: bytes) -> dict[str, Any]:
         for name in {item["name"]: item["digest"]["sha256"] for item in content["subject"]}:
             if Path(name).is_absolute() or ".." in Path(name).parts:
                 raise ValueError(f"the file {name!r} lies outside of its folder")
-        if content["_type"] != STATEMENT or content["predicateType"] != PREDICATE:
+        if content["_type"] != STATEMENT or content["predicateType"] != kind:
             raise ValueError("another type of statement")
         _ = content["predicate"]["name"], content["predicate"]["number"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -93,6 +99,11 @@ def read(record: bytes) -> dict[str, Any]:
 def digest(record: bytes) -> str:
     """SHA-256 of the statement in an envelope, which more signatures do not change."""
     return hashlib.sha256(_envelope(record).payload).hexdigest()
+
+
+def is_signed(record: bytes) -> bool:
+    """Whether any key signed it, trusted or not."""
+    return bool(_envelope(record).signatures)
 
 
 def signers_of(record: bytes, trusted: Mapping[str, Key]) -> tuple[str, ...]:
@@ -144,6 +155,16 @@ def load_signer(path: Path) -> CryptoSigner:
     if not isinstance(key, Ed25519PrivateKey):
         raise UserError(f"{path}: not an Ed25519 key", action="make one with ft registry key FILE")
     return CryptoSigner(key)
+
+
+def own_signer() -> CryptoSigner | None:
+    """The private key that FT_REGISTRY_KEY names; None if it names none.
+
+    Raises:
+        UserError: see `load_signer`.
+    """
+    file = os.environ.get(KEY)
+    return load_signer(Path(file)) if file else None
 
 
 def key_to_json(key: Key) -> str:

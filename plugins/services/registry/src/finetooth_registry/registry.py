@@ -24,7 +24,7 @@ from securesystemslib.signer import CryptoSigner, Key  # type: ignore[attr-defin
 from sqlalchemy import Connection, RowMapping, Select, delete, exists, func, insert, or_, select, update
 from sqlalchemy.exc import DatabaseError
 
-from finetooth_registry import policy, records, schema
+from finetooth_registry import decisions, policy, records, schema
 from finetooth_registry.anywhere import AnyRegistry, Event, Taken, Version, evidence, files_of
 from finetooth_registry.blobs import Blobs
 from finetooth_registry.tables import CHANNELS, EVENTS, KEYS, MEASUREMENTS, VERSIONS
@@ -307,21 +307,27 @@ class Registry(AnyRegistry):
     # --- channels and the log -----------------------------------------------------------------------------------------
 
     def decide(
-        self, version: Version, channel: str, verdicts: Mapping[str, Verdict], predecessor: Version | None
-    ) -> bool:
+        self, version: Version, channel: str, verdicts: Mapping[str, Verdict], predecessor: Version | None,
+        signer: CryptoSigner | None = None,
+    ) -> bool:  # fmt: skip
         """Record a decision, and move the channel if every gate passed.
+
+        Args:
+            signer: signs the decision; None: it is not signed.
 
         Raises:
             UserError: the version failed or was reverted.
         """
         if version.status != "registered":
             raise UserError(f"{version.called} is {version.status}: {version.reason}", action="take another version")
-        passed = all(verdict.passed for verdict in verdicts.values())
-        detail = {
-            "model": version.model, "number": version.number, "channel": channel,
-            "decision": "PROMOTE" if passed else "HOLD", "before": None if predecessor is None else predecessor.number,
+        word = decisions.outcome(verdicts)
+        passed = word == decisions.PROMOTE
+        about = {
+            "channel": channel, "decision": word, "before": None if predecessor is None else predecessor.number,
             "gates": evidence(verdicts),
         }  # fmt: skip
+        detail = {"model": version.model, "number": version.number, **about}
+        detail[decisions.RECORD] = self.blobs.put_bytes(decisions.write(self, version, predecessor, about, signer))
         with self._changing() as connection:
             if passed:
                 self._move(connection, version.model, channel, version.number)
@@ -352,19 +358,25 @@ class Registry(AnyRegistry):
             earlier = connection.execute(watched.where(*about).execution_options(yield_per=100)).scalars()
             return sum(1 for _ in takewhile(lambda one: one["passed"], earlier))
 
-    def roll_back(self, model: str, channel: str, reason: str) -> Version:
+    def roll_back(self, model: str, channel: str, reason: str, signer: CryptoSigner | None = None) -> Version:
         now = self.in_channel(model, channel)
         if now is None:
             raise UserError(f"{model} has no version in {channel}", action="ft registry list shows them")
         moves = [event.detail for event in self.events(model, ("decided", "rolled back"))]
-        mine = [move for move in moves if move["channel"] == channel and move.get("decision") != "HOLD"]
+        mine = [
+            move for move in moves if move["channel"] == channel and move.get("decision") in (None, decisions.PROMOTE)
+        ]
         before = next((move["before"] for move in reversed(mine) if move["number"] == now.number), None)
         if before is None:
             raise UserError(f"{channel} held no version of {model} before v{now.number}", action="promote another one")
+        back = self.version(f"{model}@v{before}")
+        about = {"channel": channel, "decision": decisions.ROLLBACK, "before": now.number, "why": reason}
+        signed = self.blobs.put_bytes(decisions.write(self, back, now, about, signer))
         with self._changing() as connection:
             self._move(connection, model, channel, before)
             earlier = [move["before"] for move in mine if move["number"] == before]
             detail = {"model": model, "channel": channel, "number": before, "from": now.number, "why": reason}
+            detail[decisions.RECORD] = signed
             self._log(connection, "rolled back", {**detail, "before": earlier[-1] if earlier else None})
         return self.version(f"{model}@v{before}")
 
@@ -391,6 +403,7 @@ class Registry(AnyRegistry):
             named |= {sha256 for (sha256,) in connection.execute(select(MEASUREMENTS.c.answers)) if sha256}
         for event in self.events(kinds=("registered", "signed")):
             named.add(event.detail["record"])
+        named |= {event.detail.get(decisions.RECORD, "") for event in self.events(kinds=decisions.KINDS)}
         return named
 
     def _move(self, connection: Connection, model: str, channel: str, number: int) -> None:

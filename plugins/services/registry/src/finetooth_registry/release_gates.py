@@ -162,10 +162,10 @@ class Signed:
         """Pass a version whose record enough trusted keys signed."""
         missing = sorted(set(self._options.by) - set(candidate.signers))
         if missing:
-            return Verdict(False, f"not signed by {', '.join(missing)}", {"signers": list(candidate.signers)})
+            return Verdict(False, f"not signed by {', '.join(missing)}")
         enough = len(candidate.signers) >= self._options.least
         text = f"signed by {', '.join(candidate.signers) or 'nobody that is trusted'}"
-        return Verdict(enough, text, {"signers": list(candidate.signers)})
+        return Verdict(enough, text, {"signers": list(candidate.signers)} if enough else {})  # more may sign
 
 
 def binomial_tail(successes: int, trials: int) -> float:

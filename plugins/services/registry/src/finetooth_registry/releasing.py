@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from finetooth_hooks import ReleaseVersion, Verdict
 from finetooth_hooks.errors import UserError
 
-from finetooth_registry import records
+from finetooth_registry import decisions, records
 from finetooth_registry.anywhere import AnyRegistry, Version
+from finetooth_registry.policy import ChannelPolicy
 from finetooth_registry.registry import Registry
 from finetooth_registry.remote import RemoteRegistry
 from finetooth_registry.verifying import MADE_OF, verify_version
@@ -22,15 +23,26 @@ GATED = ("signature", *MADE_OF)
 
 if TYPE_CHECKING:
     from finetooth_hooks import CommandContext
+    from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
 
 
 def promote(
-    commands: CommandContext, registry: AnyRegistry, version: Version, channel: str, *, dry_run: bool = False
+    commands: CommandContext,
+    registry: AnyRegistry,
+    version: Version,
+    channel: str,
+    *,
+    dry_run: bool = False,
+    signer: CryptoSigner | None = None,
 ) -> tuple[bool, Mapping[str, Verdict]]:
     """Ask the gates of a channel about a version, record the decision, and move the channel if all pass.
 
+    A version that the channel holds already is compared with the one that it followed there, so that the same question
+    has the same answer.
+
     Args:
         dry_run: ask, and change and record nothing.
+        signer: signs the decision; where a server has the registry, the server's key does. None: it is not signed.
 
     Returns:
         Whether it is promoted, and what each gate said.
@@ -42,11 +54,15 @@ def promote(
     if isinstance(registry, RemoteRegistry):  # its gates are asked where the registry lies
         return registry.promote(version, channel, dry_run=dry_run)
     assert isinstance(registry, Registry)
-    gates = registry.channel(channel).gates
-    before = registry.in_channel(version.model, channel)
+    wanted = registry.channel(channel)
+    if not dry_run:
+        _check_signer(channel, wanted, signer)
+    before = _before(registry, version, channel)
     for judged in (version, *([] if before is None else [before])):
         broken = [
-            link for link in verify_version(registry, judged, whole=False) if not link.holds and link.what not in GATED
+            link
+            for link in verify_version(registry, judged, whole=False)
+            if not link.holds and link.what not in GATED and not link.what.startswith("decision ")
         ]
         if broken:
             text = f"{judged.called} was tampered with: {broken[0].what}: {broken[0].said}"
@@ -54,12 +70,50 @@ def promote(
     with tempfile.TemporaryDirectory() as place:
         candidate = as_released(registry, version, Path(place) / "candidate")
         predecessor = None if before is None else as_released(registry, before, Path(place) / "predecessor")
-        verdicts = judge(commands, gates, f"channels.{channel}.gates", candidate, predecessor)
+        verdicts = judge(commands, wanted.gates, f"channels.{channel}.gates", candidate, predecessor)
     if why := registry.held(version, channel):
         verdicts["by hand"] = Verdict(False, f"held back: {why}")
     if dry_run:
         return all(verdict.passed for verdict in verdicts.values()), verdicts
-    return registry.decide(version, channel, verdicts, before), verdicts
+    return registry.decide(version, channel, verdicts, before, signer), verdicts
+
+
+def _before(registry: Registry, version: Version, channel: str) -> Version | None:
+    """The version that a channel holds, or held before the asked one entered it."""
+    before = registry.in_channel(version.model, channel)
+    if before is None or before.number != version.number:
+        return before
+    moves = [event.detail for event in registry.events(version.model, ("decided",))]
+    about = {"number": version.number, "channel": channel, "decision": decisions.PROMOTE}
+    earlier = next((move["before"] for move in reversed(moves) if about.items() <= move.items()), None)
+    return None if earlier is None else registry.version(f"{version.model}@v{earlier}")
+
+
+def roll_back(
+    registry: AnyRegistry, model: str, channel: str, reason: str, signer: CryptoSigner | None = None
+) -> Version:
+    """Give a channel the version that it held before, and record the decision.
+
+    Args:
+        signer: as for `promote`.
+
+    Raises:
+        UserError: it held none before, or the policy wants a signature.
+    """
+    if not isinstance(registry, Registry):
+        return registry.roll_back(model, channel, reason)
+    wanted = registry.policy.channels.get(channel)
+    _check_signer(channel, wanted, signer)
+    return registry.roll_back(model, channel, reason, signer)
+
+
+def _check_signer(channel: str, wanted: ChannelPolicy | None, signer: CryptoSigner | None) -> None:
+    """
+    Raises:
+        UserError: decisions about the channel must be signed, and there is no key.
+    """
+    if wanted is not None and wanted.signed_decisions and signer is None:
+        raise UserError(f"decisions about {channel} must be signed", action="give --key, or set FT_REGISTRY_KEY")
 
 
 def judge(

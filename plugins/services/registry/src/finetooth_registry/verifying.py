@@ -12,7 +12,7 @@ from finetooth_hooks.errors import UserError
 from finetooth_toolbox.files.manifests import sha256_of
 from securesystemslib.signer import Key  # type: ignore[attr-defined]
 
-from finetooth_registry import records
+from finetooth_registry import decisions, records
 from finetooth_registry.anywhere import AnyRegistry, Event, Version, files_of
 
 RECORD = "record.dsse.json"
@@ -159,6 +159,7 @@ def _as_logged(registry: AnyRegistry, version: Version, events: Sequence[Event])
     keys: dict[str, str] = {}
     record = status = ""
     channels: dict[str, int] = {}
+    moved: dict[str, Event] = {}
     metrics: dict[str, float] | None = {}
     for event in events:
         said, kind = event.detail, event.kind
@@ -169,7 +170,7 @@ def _as_logged(registry: AnyRegistry, version: Version, events: Sequence[Event])
         if said.get("model") != version.model:
             continue
         if kind == "rolled back" or (kind == "decided" and said["decision"] == "PROMOTE"):
-            channels[said["channel"]] = said["number"]
+            channels[said["channel"]], moved[said["channel"]] = said["number"], event
         if said.get("number") != version.number:
             continue
         if kind in ("registered", "signed"):
@@ -185,6 +186,10 @@ def _as_logged(registry: AnyRegistry, version: Version, events: Sequence[Event])
     yield Link("keys", known == keys, f"the log trusts {', '.join(keys) or 'none'}")
     held = tuple(sorted(channel for channel, number in channels.items() if number == version.number))
     yield Link("channels", held == version.channels, f"the log says {', '.join(held) or 'none'}")
+    for channel in held:
+        wanted = registry.policy.channels.get(channel)
+        must = wanted is not None and wanted.signed_decisions
+        yield Link(f"decision {channel}", *decisions.check(registry, moved[channel], must=must))
     measured, _ = registry.metrics(version)  # a registry's first versions logged no measurements
     yield Link("measurements", metrics is None or measured == metrics, f"{len(measured)}, as the log says")
 

@@ -1,0 +1,95 @@
+"""Decisions about channels, as signed statements: what was asked, what each gate said, and what follows.
+
+The bytes of a decision depend on the version, the channel, the version there before and the evidence alone: no time
+stands in them, and Ed25519 signatures are deterministic, so that the same question gives the same bytes again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetooth_hooks import Verdict
+from finetooth_hooks.errors import UserError
+from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
+
+from finetooth_registry import records
+from finetooth_registry.anywhere import AnyRegistry, Event, Version
+
+PREDICATE = "urn:finetooth:decision:1"
+PROMOTE, HOLD, REJECT, ROLLBACK = "PROMOTE", "HOLD", "REJECT", "ROLLBACK"
+KINDS = ("decided", "rolled back")
+"""Events that move a channel, or say why it was not moved."""
+RECORD = "signed"
+"""What such an event calls the SHA-256 of its statement."""
+
+
+def outcome(verdicts: Mapping[str, Verdict]) -> str:
+    """What follows from what gates say.
+
+    REJECT: a gate judged the version and refused it. HOLD: none did, but something that a gate needs is still missing:
+    a measurement, a signature; its verdict then has no evidence.
+    """
+    failed = [verdict for verdict in verdicts.values() if not verdict.passed]
+    if not failed:
+        return PROMOTE
+    return REJECT if any(verdict.evidence for verdict in failed) else HOLD
+
+
+def write(
+    registry: AnyRegistry, version: Version, before: Version | None, about: Mapping[str, Any],
+    signer: CryptoSigner | None,
+) -> bytes:  # fmt: skip
+    """A decision in its envelope.
+
+    Args:
+        before: the version that the channel held.
+        about: channel, decision, what each gate said.
+        signer: None: it is not signed.
+    """
+    judged = (version, *([] if before is None else [before]))
+    digests = {each.called: records.digest(registry.record(each)) for each in judged}
+    said = {"name": version.model, "number": version.number, **about}
+    content = records.statement(digests, said, PREDICATE)
+    return records.sign(content, signer) if signer else records.unsigned(content)
+
+
+def latest(registry: AnyRegistry, version: Version, channel: str) -> bytes:
+    """The latest decision about a version and a channel.
+
+    Raises:
+        UserError: there is none.
+    """
+    for event in reversed(registry.events(version.model, KINDS)):
+        said = event.detail
+        asked = (version.model, version.number, channel)
+        if (said.get("model"), said["number"], said["channel"]) == asked and RECORD in said:
+            return registry.blobs.read(said[RECORD])
+    raise UserError(
+        f"nothing was decided about {version.called} and {channel}", action="ft registry promote asks the gates"
+    )
+
+
+def check(registry: AnyRegistry, event: Event, *, must: bool) -> tuple[bool, str]:
+    """Whether the statement of an event says what the event says, and by whom it is signed.
+
+    Args:
+        must: a decision without a signature does not hold.
+    """
+    said = event.detail
+    if RECORD not in said:  # an event of an earlier finetooth
+        return not must, "not signed"
+    try:
+        envelope = registry.blobs.read(said[RECORD])
+        about = records.read(envelope, PREDICATE)["predicate"]
+    except UserError as error:
+        return False, str(error)
+    before = said.get("before" if event.kind == "decided" else "from")
+    if (about["number"], about.get("channel"), about.get("before")) != (said["number"], said["channel"], before):
+        return False, "the statement is of another decision"
+    signers = records.signers_of(envelope, registry.trusted())
+    if signers:
+        return True, f"{about['decision']}, signed by {', '.join(signers)}"
+    if records.is_signed(envelope):
+        return False, f"{about['decision']}, signed by no trusted key"
+    return not must, f"{about['decision']}, not signed"

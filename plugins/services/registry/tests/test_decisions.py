@@ -1,0 +1,139 @@
+"""Promotions, holds, rejections and rollbacks are signed statements, the same bytes when asked again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from finetooth_hooks import UserError
+from finetooth_registry import decisions, records, release_gates
+from finetooth_registry.command import registry as command
+from finetooth_registry.registry import Registry
+from finetooth_registry.verifying import verify_version
+
+ABOUT = {"base_digest": "b", "recipe_sha256": "r", "data": {"train": "d"}}
+GATES = {
+    "signed": (release_gates.build_signed, release_gates.SignedOptions),
+    "not_worse": (release_gates.build_not_worse, release_gates.NotWorseOptions),
+}
+POLICY = """
+channels:
+  production:
+    signed_decisions: true
+    gates: [{name: not_worse, metric: eval/loss, higher_is_better: false}]
+  staging: {gates: [{name: signed, by: [boss]}]}
+"""
+
+
+class Place:
+    """A registry with a key of trust, versions by their loss, and its commands."""
+
+    def __init__(self, folder: Path, *losses: float) -> None:
+        self.folder, self.key = folder / "registry", folder / "ci.pem"
+        self.registry = Registry.create(self.folder)
+        self.registry.trust("ci", records.make_key(self.key))
+        (self.folder / "policy.yaml").write_text(POLICY)
+        for number, loss in enumerate(losses):
+            (folder / "weights").write_text(str(number))
+            signer = records.load_signer(self.key)
+            self.registry.add("bot", {"weights": folder / "weights"}, ABOUT, signer, metrics={"eval/loss": loss})
+
+    def __call__(self, *arguments: str, signed: bool = True) -> Result:
+        key = ("--key", str(self.key)) if signed and arguments[0] in ("promote", "rollback") else ()
+        words = [*arguments, *key, "--registry", str(self.folder)]
+        return CliRunner().invoke(command, words, obj=SimpleNamespace(build=build))
+
+    def links(self, called: str) -> dict[str, tuple[bool, str]]:
+        version = self.registry.version(called)
+        return {link.what: (link.holds, link.said) for link in verify_version(self.registry, version)}
+
+
+def build(kind: str, pick: Any, *, setting: str) -> Any:
+    make, model = GATES[pick["name"]]
+    return make(model(**{name: value for name, value in pick.items() if name != "name"}), None)  # type: ignore[operator]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.delenv("FT_REGISTRY_KEY", raising=False)
+    return Place(tmp_path, 2.0, 1.5, 3.0)
+
+
+def statement(place: Place, called: str, channel: str) -> dict[str, Any]:
+    envelope = place("decision", called, "--of", channel).output.encode()
+    assert records.signers_of(envelope, place.registry.trusted()) == ("ci",)
+    return records.read(envelope, decisions.PREDICATE)
+
+
+def test_each_outcome_is_a_signed_statement_with_its_evidence(place: Place) -> None:
+    for called, channel, word, code in (
+        ("bot@v0", "production", "PROMOTE", 0),
+        ("bot@v1", "production", "PROMOTE", 0),
+        ("bot@v2", "production", "REJECT", 1),
+        ("bot@v2", "staging", "HOLD", 1),
+    ):
+        said = place("promote", called, "--to", channel)
+        assert said.exit_code == code and f"{called} to {channel}: {word}" in said.output
+        about = statement(place, called, channel)
+        assert about["predicate"]["decision"] == word
+        assert about["predicate"]["gates"].keys() == {"1 not_worse" if channel == "production" else "1 signed"}
+    about = statement(place, "bot@v2", "production")
+    assert about["predicate"]["gates"]["1 not_worse"]["evidence"] == {
+        "metric": "eval/loss",
+        "value": 3.0,
+        "before": 1.5,
+    }
+    digests = {f"bot@v{n}": records.digest(place.registry.record(place.registry.version(f"bot@v{n}"))) for n in (1, 2)}
+    assert {item["name"]: item["digest"]["sha256"] for item in about["subject"]} == digests
+    assert place("rollback", "bot", "--channel", "production", "--why", "complaints").exit_code == 0
+    assert statement(place, "bot@v0", "production")["predicate"]["decision"] == "ROLLBACK"
+
+
+@pytest.mark.parametrize(("called", "word"), [("bot@v1", "PROMOTE"), ("bot@v2", "REJECT")])
+def test_the_same_question_gives_the_same_bytes(place: Place, called: str, word: str) -> None:
+    place("promote", "bot@v0", "--to", "production")
+    seen = set()
+    for _ in range(3):
+        place("promote", called, "--to", "production")
+        seen.add(place("decision", called, "--of", "production").output)
+    (envelope,) = seen
+    assert records.read(envelope.encode(), decisions.PREDICATE)["predicate"]["decision"] == word
+    if word == "PROMOTE":  # what was asked three times is rolled back to what it followed
+        assert place("rollback", "bot", "--channel", "production", "--why", "x").output.endswith("bot@v0 again\n")
+
+
+def test_a_decision_that_nobody_of_trust_signed_does_not_hold(place: Place, tmp_path: Path) -> None:
+    refused = place("promote", "bot@v0", "--to", "production", signed=False)
+    assert isinstance(refused.exception, UserError) and "must be signed" in str(refused.exception)
+    place("promote", "bot@v0", "--to", "production")
+    assert place.links("bot@v0")["decision production"] == (True, "PROMOTE, signed by ci")
+    place.registry.trust("other", records.make_key(tmp_path / "other.pem"))
+    place.registry.countersign(place.registry.version("bot@v0"), records.load_signer(tmp_path / "other.pem"))
+    place("revoke", "ci")
+    assert place.links("bot@v0")["decision production"] == (False, "PROMOTE, signed by no trusted key")
+
+
+def test_another_decision_s_statement_does_not_hold(place: Place) -> None:
+    place("promote", "bot@v0", "--to", "production")
+    sha256 = place.registry.events(kinds=("decided",))[-1].detail[decisions.RECORD]
+    other = place.registry.version("bot@v1")
+    envelope = decisions.write(place.registry, other, None, {"channel": "production", "decision": "PROMOTE"}, None)
+    place.registry.blobs.read = lambda named: (
+        envelope
+        if named == sha256
+        else type(place.registry.blobs).read(  # type: ignore[method-assign]
+            place.registry.blobs, named
+        )
+    )
+    assert place.links("bot@v0")["decision production"] == (False, "the statement is of another decision")
+
+
+def test_decisions_are_kept_and_asked_for_by_name(place: Place) -> None:
+    place("promote", "bot@v0", "--to", "production")
+    assert json.loads(place("decision", "bot@v0", "--of", "production").output)
+    assert not place.registry.blobs.remove_unnamed(place.registry.named_blobs(), dry_run=True)
+    assert "nothing was decided" in str(place("decision", "bot@v1", "--of", "production").exception)
