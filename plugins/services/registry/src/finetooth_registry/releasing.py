@@ -110,7 +110,7 @@ def roll_back(
 def _check_signer(channel: str, wanted: ChannelPolicy | None, signer: CryptoSigner | None) -> None:
     """
     Raises:
-        UserError: decisions about the channel must be signed, and there is no key.
+        UserError: decisions about the channel must be signed, and no key is given.
     """
     if wanted is not None and wanted.signed_decisions and signer is None:
         raise UserError(f"decisions about {channel} must be signed", action="give --key, or set FT_REGISTRY_KEY")
