@@ -154,6 +154,20 @@ def test_columns_that_no_format_knows_are_guessed(ft: Run, tmp_path: Path, monke
     assert "';' stands between the fields of its header" in out
 
 
+def test_what_reads_the_rows_gets_options(ft: Run, tmp_path: Path, tiny_llama: Path) -> None:
+    """A byte that UTF-8 does not have: the message says what to type, and that is understood."""
+    table = tmp_path / "own.csv"
+    table.write_bytes("question,answer\nx,ä\n".encode() + b"\x80,y\n")
+    given = "init", "--yes", "--data", str(table), "--model", str(tiny_llama), "--output", str(tmp_path / "r.yaml")
+    code, _, err = ft(*given)
+    assert code == 2 and "to ft init as encoding=NAME" in err
+    code, out, err = ft(*given, "encoding=cp1252")
+    assert code == 0, err
+    assert f"{table}: rows of format" in out
+    train = yaml.safe_load((tmp_path / "r.yaml").read_text())["data"]["train"]
+    assert train == {"name": "tables", "encoding": "cp1252", "path": str(table)}
+
+
 def test_rows_that_two_sources_claim_are_refused(ft: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("own.csv").write_text("left,right\na,b\n", encoding="utf-8")

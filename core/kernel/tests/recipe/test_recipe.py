@@ -227,7 +227,7 @@ def test_the_line_is_not_named_for_an_override(write: Any) -> None:
 
 
 def test_a_missing_model() -> None:
-    with pytest.raises(RecipeError, match=r"model: is required and missing \(set model\)"):
+    with pytest.raises(RecipeError, match=r"model: is required and missing \(set model, or"):
         load({})
     with pytest.raises(RecipeError) as raised:
         load({"modle": "x"})

@@ -26,6 +26,9 @@ Detail = Mapping[str, Any]
 INVALID = "invalid"
 """Type of a `PydanticCustomError` whose context holds the `action`; its message is the problem."""
 
+IN_WORDS = {"model": ", or on a command line --model MODEL"}
+"""How else a setting that is required is given."""
+
 
 class RecipeProblems(RecipeError):
     """Several things are wrong with a recipe; one line each.
@@ -217,7 +220,7 @@ class _Translator:
         if "extra_forbidden" in kinds:
             return RecipeError(setting, f"unknown {self.noun}{at}", action=self._known(path))
         if "missing" in kinds:
-            return RecipeError(setting, "is required and missing", action=f"set {setting}")
+            return RecipeError(setting, "is required and missing", action=f"set {setting}{IN_WORDS.get(setting, '')}")
         value = details[0]["input"]
         for detail in details:
             context = {**{name: _short(bound) for name, bound in detail.get("ctx", {}).items()}, "value": value}

@@ -12,8 +12,6 @@ from typing import Any
 import yaml
 from finetooth_hooks.errors import RecipeError
 
-ROWS = (".jsonl", ".ndjson")
-"""Endings of files that are given as a recipe and hold rows."""
 CHECK = "check indentation, colons and quotes there"
 INDENT = "begin settings of one level in the same column, those of a section further right"
 _JOINED = re.compile(r"\s*(?:- )?(?P<key>[\w.-]+):(?P<value>[^\s:].*)")
@@ -29,9 +27,6 @@ def not_yaml(error: yaml.MarkedYAMLError, text: str, source: str) -> RecipeError
     Args:
         source: what errors call the text.
     """
-    if source.endswith(ROWS):
-        action = f"ft run --data {source} --model MODEL, or ft init --data {source}"
-        return RecipeError("", f"{source} holds rows, not a recipe", action=action)
     mark = error.problem_mark or error.context_mark
     problem, action = _explained(error, text)
     if mark is None:

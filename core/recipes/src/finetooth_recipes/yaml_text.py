@@ -14,6 +14,7 @@ null.
 from __future__ import annotations
 
 import math
+import pathlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,12 @@ import yaml
 from finetooth_hooks.errors import RecipeError
 
 from finetooth_recipes.yaml_slips import check_key, not_yaml
+
+ROWS = (
+    ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx", ".xls", ".ods", ".docx", ".odt", ".pdf", ".txt",
+    ".md",
+)  # fmt: skip
+"""Endings of files that are given as a recipe and hold rows."""
 
 MAX_VALUES = 100_000
 """How many values a document may hold once its aliases are written out; a "billion laughs" file stops here."""
@@ -71,6 +78,18 @@ def plain(text: str) -> Any:
     except ValueError:  # more digits than Python converts
         return text
     return float(text) if _FLOAT.fullmatch(text) else text
+
+
+def not_rows(path: pathlib.Path) -> pathlib.Path:
+    """A path that may be of a recipe.
+
+    Raises:
+        RecipeError: by its name the file holds rows.
+    """
+    if path.suffix.lower() in ROWS and path.is_file():
+        action = f"ft run --data {path} --model MODEL, or ft init --data {path}"
+        raise RecipeError("", f"{path} holds rows, not a recipe", action=action)
+    return path
 
 
 def read_yaml(text: str, source: str) -> Document:

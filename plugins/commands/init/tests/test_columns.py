@@ -28,6 +28,12 @@ def test_columns_are_guessed(columns: tuple[str, ...], pair: tuple[str, str]) ->
     assert repr(pair[0]) in found.reason and repr(pair[1]) in found.reason
 
 
+@pytest.mark.parametrize(("name", "noted"), [("Where is my parcel", True), ("Open today?", True), ("left side", False)])
+def test_a_row_in_place_of_names_is_noticed(name: str, noted: bool) -> None:
+    found = guess(rows(**{name: "some text", "right": "some text"}))
+    assert found is not None and ("the first line names the columns" in found.reason) is noted
+
+
 def test_numbers_are_no_texts() -> None:
     assert texts_of(rows(id=3, a="x", empty=" ")) == ["a"]
 

@@ -24,6 +24,8 @@ from finetooth_hooks.errors import FinetoothError
 from finetooth_toolbox.text.controls import escape_controls
 
 if TYPE_CHECKING:
+    import click
+
     from finetooth_core.cli.start_options import StartOptions
 
 INTERRUPTED = 130
@@ -94,6 +96,8 @@ def _call(options: StartOptions, arguments: list[str], as_json: bool) -> int:
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context is not None else ""
         said = " ".join(error.format_message().split()).rstrip(".")  # click puts choices in lines of their own
+        if isinstance(error, click.NoSuchOption) and (setting := _setting_of(error)):
+            said, hint = f"No such option '{error.option_name}'", f" (settings are written {setting}=VALUE)"
         return _report(error, options.debug, said + hint, 2, as_json=as_json)
     except FinetoothError as error:
         return _report(error, options.debug, str(error), error.exit_code, as_json=as_json and not state.said_json)
@@ -104,6 +108,15 @@ def _call(options: StartOptions, arguments: list[str], as_json: bool) -> int:
             raise
         return _report(error, options.debug, blame.line(error), 2 if blame.is_of_the_disk(error) else 1)
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+
+def _setting_of(error: click.NoSuchOption) -> str:
+    """The setting that somebody gave as an option, where the command takes settings; empty if it is none."""
+    from finetooth_recipes.names_elsewhere import meant
+
+    takes = error.ctx is not None and any(one.name == "overrides" for one in error.ctx.command.params)
+    known = meant(error.option_name.lstrip("-").replace("-", "_")) if takes else None
+    return "" if known is None else known.setting
 
 
 def _report(error: BaseException | None, debug: bool, text: str, exit_code: int, *, as_json: bool = False) -> int:

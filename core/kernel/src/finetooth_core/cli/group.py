@@ -43,21 +43,10 @@ ALSO = {"train": "run"}
 """Names that are understood too, and not listed."""
 
 ELSEWHERE = {
-    "continue": "resume",
-    "dry-run": "check",
-    "finetune": "run",
-    "fine-tune": "run",
-    "fit": "run",
-    "generate": "chat",
-    "infer": "chat",
-    "inference": "chat",
-    "plan": "check",
-    "preprocess": "data prepare",
-    "preview": "data preview",
-    "tokenize": "data preview",
-    "validate": "check",
-    "webchat": "chat",
-}
+    "continue": "resume", "dry-run": "check", "finetune": "run", "fine-tune": "run", "fit": "run", "generate": "chat",
+    "infer": "chat", "inference": "chat", "plan": "check", "preprocess": "data prepare", "preview": "data preview",
+    "tokenize": "data preview", "validate": "check", "webchat": "chat",
+}  # fmt: skip
 """What other tools call a command, and ours."""
 
 EPILOG = "Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted; a plugin that ends a run sets its own."

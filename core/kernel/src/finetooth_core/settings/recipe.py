@@ -390,7 +390,7 @@ def _existing(reference: str) -> Path | None:
 def _read(path: Path) -> str:
     """The text of a recipe file."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return yaml_text.not_rows(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         problem, action = no_such_file(path, endings=(".yaml", ".yml"))
         raise RecipeError("", problem, action=action) from None

@@ -140,6 +140,8 @@ def command(
     for option, text in (("--prompt", prompt), ("--system", system)):
         if not is_text(text or ""):  # the system's encoding of arguments is not theirs
             raise UserError(f"{option} is not {sys.getfilesystemencoding()} text", action="set PYTHONUTF8=1")
+    if model.endswith((".yaml", ".yml")) and Path(model).is_file():
+        raise UserError(f"{model} is a recipe, not a model", action=f"train it first: ft run {model}")
     offered = () if tools is None else read_tools(tools)
     click.echo(f"loading {model} ...", err=True)
     from finetooth_hooks.sampling import Sampling

@@ -64,9 +64,10 @@ def guess(rows: Sequence[Row], said: Columns = Columns()) -> Guess | None:
     if len(texts) == 2:
         prompt = prompt or next(name for name in texts if name != completion)
         completion = next(name for name in texts if name != prompt)
-        return Guess(
-            prompt, completion, f"of two columns of text, {prompt!r} is taken to ask, {completion!r} to answer"
-        )
+        reason = f"of two columns of text, {prompt!r} is taken to ask, {completion!r} to answer"
+        if any(len(name.split()) > 2 or name.endswith((".", "?", "!")) for name in texts):
+            reason += "; the first line names the columns: if it is a row, write prompt,completion above it"
+        return Guess(prompt, completion, reason)
     return None
 
 

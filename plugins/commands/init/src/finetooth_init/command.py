@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-from finetooth_hooks import CommandContext, UserError
+from finetooth_hooks import CommandContext, DataError, Source, UserError
 from finetooth_toolbox.cli.working import working
 from finetooth_toolbox.text.measures import memory_of
 
@@ -45,6 +46,7 @@ EXTENTS = {"look": "a look, 20 steps", "1": "one pass over the rows", "3": "thre
 @click.option("--output", type=click.Path(path_type=Path), default=Path("recipe.yaml"), help="Write the recipe there.")
 @click.option("--yes", is_flag=True, help="Ask nothing; what no option says is proposed.")
 @click.option("--run", "run_", is_flag=True, help="With --yes: train at once.")
+@click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
 @click.pass_obj
 def command(
     obj: CommandContext,
@@ -59,8 +61,16 @@ def command(
     output: Path,
     yes: bool,
     run_: bool,
+    options: tuple[str, ...],
 ) -> int:
-    """Ask what you have and what it should learn, look at the rows, and write a recipe that says why it is as it is."""
+    """Ask what you have and what it should learn, look at the rows, and write a recipe that says why it is as it is.
+
+    KEY=VALUE sets an option of what reads the rows, such as encoding=cp1252.
+    """
+    for option in options:
+        if "=" not in option:
+            problem = f"{option!r} is not an option of what reads the rows"
+            raise UserError(problem, action=f"write KEY=VALUE, or name rows by --data {option}")
     if output.exists():
         raise UserError(f"--output: {output} exists", action="name another file; nothing was changed")
     if not yes and not sys.stdin.isatty():
@@ -69,9 +79,15 @@ def command(
         raise UserError("--yes needs to know the rows", action=f"add --data FILE, or --data {NOTHING}")
     ask = _Defaults() if yes else _Asker()
     source = data or ask.text("1. What do you have? A file or folder of rows, or 'nothing'", NOTHING)
-    rows = dict(EXAMPLE) if source == NOTHING else source
+    rows = dict(EXAMPLE) if source == NOTHING else _rows(obj, source, options)
     model = model or MODEL
-    chosen, format_ = _goal(obj, ask, rows, goal, model, Columns(prompt, completion, system))
+    try:
+        chosen, format_ = _goal(obj, ask, rows, goal, model, Columns(prompt, completion, system))
+    except DataError as error:
+        if (setting := re.search(r"\bset (\w+): (\w+)", error.action)) is None:
+            raise
+        here = f"{error.action}; to ft init as {setting[1]}={setting[2]}"
+        raise DataError("", error.problem, action=here) from error
     if not yes:
         model = ask.text("3. Which model?", model)
     size = _bytes(memory or ask.text("4. How much memory may it take? Empty: what this machine has", ""))
@@ -99,6 +115,25 @@ def command(
     return 0
 
 
+def _rows(obj: CommandContext, source: str, options: Sequence[str]) -> Any:
+    """Rows by their name alone; with options, by what reads them.
+
+    Raises:
+        UserError: several would read them.
+    """
+    entries = [registered.entry for registered in obj.catalog.all("source")] if options else []
+    known = {one.name: one.claims(source) for one in entries if isinstance(one, Source) and one.claims is not None}
+    most = max((claim.strength for claim in known.values() if claim is not None), default=0)
+    best = [name for name, claim in known.items() if claim is not None and claim.strength == most]
+    if not best:
+        return source
+    if len(best) > 1:
+        raise UserError(f"{' and '.join(best)} both read {source}", action="leave one of them out with -p no:PACKAGE")
+    pick = obj.pick(best[0], options)
+    assert isinstance(pick, Mapping)
+    return {**pick, "path": source}
+
+
 def _goal(
     obj: CommandContext, ask: _Asker, rows: Any, wanted: str | None, model: str, columns: Columns
 ) -> tuple[Goal, Any]:
@@ -107,7 +142,7 @@ def _goal(
     Raises:
         UserError: they cannot teach what is wanted.
     """
-    where = rows if isinstance(rows, str) else rows["name"]
+    where = rows if isinstance(rows, str) else rows.get("path", rows["name"])
     recipe: dict[str, Any] = {"model": model, "data": {"train": rows}, "trackers": []}
     examples = None if columns.named else readable(obj, recipe, LOOKED_AT)
     format_: Mapping[str, Any] | None = None
