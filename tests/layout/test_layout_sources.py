@@ -122,3 +122,15 @@ def tree_of(file: Path) -> ast.Module:
 
 def is_true(node: ast.expr | None) -> bool:
     return isinstance(node, ast.Constant) and node.value is True
+
+
+def test_consoles_replace_no_text_by_an_emoji(package):
+    """`folder:train: ...` stays text: consoles are made by `plain_console`, or say `emoji=False`."""
+    made = [
+        f"{file.name}:{node.lineno}"
+        for file, tree in trees(package.sources)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Console"
+        if "emoji" not in {keyword.arg for keyword in node.keywords}
+    ]
+    assert not made

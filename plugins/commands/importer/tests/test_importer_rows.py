@@ -91,17 +91,19 @@ def test_a_slice_of_a_file_is_taken(tmp_path: Path, outcomes: Outcomes) -> None:
 
 ASKED = "2 + 2?"
 PAIR = {"chosen": "4", "rejected": "5"}
+CHATML = {"name": "chatml", "default_system": ""}
+"""axolotl's writes a system message where the row has one, whatever the model's own template adds."""
 TURNS = {side: [{"role": "user", "content": ASKED}, {"role": "assistant", "content": PAIR[side]}] for side in PAIR}
 
 
 @pytest.mark.parametrize(
     ("rl", "kind", "row", "renderer"),
     [
-        ("dpo", "chatml.intel", {"question": ASKED, "input": "no", **PAIR}, "chatml"),
+        ("dpo", "chatml.intel", {"question": ASKED, "input": "no", **PAIR}, CHATML),
         ("dpo", "llama3.icr", {"input": ASKED, "prompt": "no", **PAIR}, "llama3"),
-        ("dpo", "chatml.prompt_pairs", {"prompt": ASKED, **PAIR}, "chatml"),
+        ("dpo", "chatml.prompt_pairs", {"prompt": ASKED, **PAIR}, CHATML),
         ("dpo", "llama3.ultra", {"prompt": ASKED, **TURNS}, "llama3"),
-        ("dpo", "chatml.argilla_chat", TURNS, "chatml"),
+        ("dpo", "chatml.argilla_chat", TURNS, CHATML),
         ("orpo", "chat_template.argilla", TURNS, None),
         (
             "dpo",
@@ -110,11 +112,11 @@ TURNS = {side: [{"role": "user", "content": ASKED}, {"role": "assistant", "conte
             None,
         ),
         ("rm", "bradley_terry.chat_template", {"input": ASKED, **PAIR}, None),
-        ("kto", "chatml.argilla", {"instruction": ASKED, "prompt": "no", "completion": "4", "label": True}, "chatml"),
+        ("kto", "chatml.argilla", {"instruction": ASKED, "prompt": "no", "completion": "4", "label": True}, CHATML),
         ("kto", "llama3.argilla_chat", {"completion": TURNS["chosen"], "label": True}, "llama3"),
     ],
 )
-def test_types_of_preference_training(rl: str, kind: str, row: Any, renderer: str | None, read_as: Reader) -> None:
+def test_types_of_preference_training(rl: str, kind: str, row: Any, renderer: Any, read_as: Reader) -> None:
     """The type says which columns are read and in which markup: axolotl's prompt_strategies, row by row."""
     account = axolotl([{"path": "a.jsonl", "type": kind}], **({"reward_model": True} if rl == "rm" else {"rl": rl}))
     data = account.recipe["data"]

@@ -39,7 +39,7 @@ def test_rows_of_axolotls_alpaca_keep_its_prompt() -> None:
     (line,) = (line for line in account if line.key == "datasets[0].type")
     assert (line.outcome, line.setting) == ("otherwise", "data.renderer")
     mixed = taken({"base_model": "m", "datasets": [alpaca, chat], "chat_template": "chatml"}, "axolotl")
-    assert mixed.recipe["data"]["renderer"] == "chatml"
+    assert mixed.recipe["data"]["renderer"] == {"name": "chatml", "default_system": ""}
     (line,) = (line for line in mixed if line.key == "datasets[0].type")
     assert line.outcome == "otherwise" and "a prompt of Alpaca's" in line.note
 

@@ -49,12 +49,11 @@ def command(
         session.check_memory()
         return
     from finetooth_rows.choices.overlap import overlap, overlap_line
-    from finetooth_toolbox.cli.tables import show
-    from rich.console import Console
+    from finetooth_toolbox.cli.tables import plain_console, show
 
     from finetooth_core.cli import render
 
-    console = Console(highlight=False)
+    console = plain_console()
     show(console, *render.plan_parts(console, plan, session.reports, detail, every=session.every_report))
     if both := overlap_line(overlap(session.job)):
         console.print(both, markup=False)

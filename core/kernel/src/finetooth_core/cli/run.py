@@ -79,12 +79,11 @@ def carry_out(state: State, session: Session, detail: Detail = "choices") -> int
 
     from finetooth_rows.choices.overlap import overlap, overlap_line
     from finetooth_saving.runs.summary import summary_parts
-    from finetooth_toolbox.cli.tables import show
-    from rich.console import Console
+    from finetooth_toolbox.cli.tables import plain_console, show
 
     from finetooth_core.cli import render
 
-    console = Console(highlight=False)
+    console = plain_console()
 
     def show_plan() -> None:
         parts = render.plan_parts(console, session.plan, session.reports, detail, every=session.every_report)

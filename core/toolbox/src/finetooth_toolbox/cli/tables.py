@@ -19,6 +19,16 @@ NARROW = 60
 Row = Sequence[str]
 
 
+def plain_console(**options: Any) -> Console:
+    """A console that shows texts as they are: in rows, paths and names `:train:` stays text, and no number has a
+    colour of its own.
+
+    Args:
+        options: more of rich's, `stderr` or `width`.
+    """
+    return Console(highlight=False, emoji=False, **options)
+
+
 def coloured(console: Console) -> bool:
     """Whether colour shows: not in a pipe, not on a terminal that has none, and not against the user's will
     (`NO_COLOR`)."""

@@ -33,14 +33,15 @@ def working(what: str) -> Iterator[Show]:
     if not main or _shown[-1:] == [None] or not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0":
         yield lambda text, share: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from finetooth_toolbox.cli.tables import plain_console
 
     columns = BarColumn(bar_width=16), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
     bar = _shown[-1] if _shown else None
     own = Progress(
         *columns,
-        console=Console(stderr=True),
+        console=plain_console(stderr=True),
         transient=True,
         refresh_per_second=4,
         redirect_stdout=sys.stdout.isatty(),

@@ -80,12 +80,12 @@ def command(
 
 def _console() -> Console:
     """A console of at most `WIDEST` columns; in a pipe, too, cells and notes are folded there."""
-    from rich.console import Console
+    from finetooth_toolbox.cli.tables import plain_console
 
-    console = Console(highlight=False)
+    console = plain_console()
     if console.is_terminal:
-        return Console(highlight=False, width=min(console.width, WIDEST))
-    return Console(highlight=False, force_terminal=True, color_system=None, width=WIDEST)
+        return plain_console(width=min(console.width, WIDEST))
+    return plain_console(force_terminal=True, color_system=None, width=WIDEST)
 
 
 def plain(found: Advice, model: str) -> dict[str, Any]:
@@ -167,11 +167,10 @@ def _measured_by(advised: Advice) -> str:
 
 def _show_several(advised: Mapping[str, Advice]) -> None:
     """A line for each model: the best way that fits, or what the smallest lacks."""
-    from finetooth_toolbox.cli.tables import duration, show, table
+    from finetooth_toolbox.cli.tables import duration, plain_console, show, table
     from finetooth_toolbox.text.measures import size
-    from rich.console import Console
 
-    unfolded = Console(highlight=False)  # a line for each model, aligned, in a pipe
+    unfolded = plain_console()  # a line for each model, aligned, in a pipe
     rows = []
     for model, one in advised.items():
         way = one.taken

@@ -28,10 +28,9 @@ def command() -> None:
 @click.pass_obj
 def list_(commands: CommandContext, place: str, as_json: bool) -> int:
     """List the checkpoints of PLACE, newest first, with their metrics."""
+    from finetooth_toolbox.cli.tables import plain_console, table
     from finetooth_toolbox.cli.tables import show as print_parts
-    from finetooth_toolbox.cli.tables import table
     from finetooth_toolbox.text.measures import size as readable
-    from rich.console import Console
 
     store = commands.checkpoints(place)
     aside = store.set_aside()
@@ -51,7 +50,7 @@ def list_(commands: CommandContext, place: str, as_json: bool) -> int:
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in sorted(row.get("metrics", {}).items()))
         size = readable(row["bytes"]) if "bytes" in row else "-"
         cells.append([row["name"], size, str(row.get("problem", metrics))])
-    console = Console(highlight=False)
+    console = plain_console()
     if cells:
         print_parts(console, table(console, "Checkpoints", ["name", "size", "metrics"], cells, numbers=1))
     else:

@@ -137,12 +137,11 @@ def show(
 
 
 def _print(views: Sequence[RowView], chosen: Chosen, told: Sequence[tuple[str, str]], *, targets: bool) -> None:
-    from finetooth_toolbox.cli.tables import coloured
-    from rich.console import Console
+    from finetooth_toolbox.cli.tables import coloured, plain_console
 
     from finetooth_data import row_text
 
-    console = Console(highlight=False)
+    console = plain_console()
     color = coloured(console)
     for topic, text in told:
         console.print(f"{topic}: {escape_controls(text)}", markup=False, soft_wrap=not console.is_terminal)

@@ -114,12 +114,11 @@ def check(
         click.echo(json.dumps(found, indent=2, default=str))
         return
     from finetooth_rows.report_table import data_table
-    from finetooth_toolbox.cli.tables import show
-    from rich.console import Console
+    from finetooth_toolbox.cli.tables import plain_console, show
 
     from finetooth_data import survey_text
 
-    console = Console(highlight=False)
+    console = plain_console()
     show(
         console,
         survey_text.settled(console, others),
@@ -141,11 +140,10 @@ def prepare(context: CommandContext, recipe: Described, overrides: tuple[str, ..
     Loads no weights and makes no run folder.
     """
     from finetooth_rows.report_table import data_table
-    from finetooth_toolbox.cli.tables import show
-    from rich.console import Console
+    from finetooth_toolbox.cli.tables import plain_console, show
 
     job = context.rows(recipe, with_output(overrides, output)).decided
-    console = Console(highlight=False)
+    console = plain_console()
     decisions = [decision for decision in job.plan.decisions if decision.setting.startswith("data.cache.")]
     show(console, data_table(console, job.reports, job.every_report))
     for decision in decisions:
@@ -180,14 +178,13 @@ def list_entries(as_json: bool) -> None:
         found = [{"kind": _kind(entry), **{name: getattr(entry, name, None) for name in names}} for entry in entries]
         click.echo(json.dumps(found, indent=2))
         return
-    from finetooth_toolbox.cli.tables import table
+    from finetooth_toolbox.cli.tables import plain_console, table
     from finetooth_toolbox.text.measures import size
-    from rich.console import Console
 
     if not entries:
         click.echo(f"nothing is kept in {cache_folder()}")
         return
-    console = Console(highlight=False)
+    console = plain_console()
     rows = [
         (entry.key[:12], _kind(entry), ", ".join(entry.sources), f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}",
          f"{entry.rows:,}" if isinstance(entry, CacheEntry) else "-", size(entry.bytes))

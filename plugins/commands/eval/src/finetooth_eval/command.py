@@ -61,10 +61,9 @@ def command(
     if as_json:
         click.echo(json.dumps({name: [asdict(one) for one in made] for name, made in found.items()}, indent=2))
         return
-    from finetooth_toolbox.cli.tables import show, table
-    from rich.console import Console
+    from finetooth_toolbox.cli.tables import plain_console, show, table
 
-    console = Console(highlight=False)
+    console = plain_console()
     show(console, table(console, "Measured", ("metric", "rows", *references), _cells(found), numbers=1 + len(found)))
     for evaluator, setting in _differing(found):
         click.echo(f"{evaluator}: {setting} is not the same for all models; --json shows each", err=True)

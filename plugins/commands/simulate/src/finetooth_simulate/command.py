@@ -118,9 +118,8 @@ def _ratio(more: float, less: float) -> float | None:
 
 
 def _show(title: str, rows: Mapping[str, Sent]) -> None:
-    from finetooth_toolbox.cli.tables import duration, show, table
+    from finetooth_toolbox.cli.tables import duration, plain_console, show, table
     from finetooth_toolbox.text.measures import size
-    from rich.console import Console
 
     headers = ("strategy", "exchanges", "given", "on the link", "time", "one exchange")
     lines = [
@@ -143,5 +142,5 @@ def _show(title: str, rows: Mapping[str, Sent]) -> None:
         said.insert(
             0, f"{last.wire / first.wire:,.1f} times fewer bytes, {last.seconds / first.seconds:,.1f} times less time"
         )
-    console = Console(highlight=False)
+    console = plain_console()
     show(console, table(console, title, headers, lines, numbers=5), "\n".join(said))

@@ -484,8 +484,7 @@ def _brief(detail: Mapping[str, Any]) -> str:
 
 
 def _table(title: str, header: Sequence[str], cells: Iterable[Sequence[str]]) -> None:
-    from finetooth_toolbox.cli.tables import show, table
-    from rich.console import Console
+    from finetooth_toolbox.cli.tables import plain_console, show, table
 
-    console = Console(highlight=False)
+    console = plain_console()
     show(console, table(console, title, tuple(header), [list(row) for row in cells]))

@@ -57,10 +57,9 @@ def reproduce(
     if keep:
         _keep(what, registry, {"differences": float(len(failed)), "tolerance": tolerance})
     if rows:
-        from finetooth_toolbox.cli.tables import show, table
-        from rich.console import Console
+        from finetooth_toolbox.cli.tables import plain_console, show, table
 
-        console = Console(highlight=False)
+        console = plain_console()
         cells = [[row.what, row.recorded or "-", row.now or "-"] for row in rows]
         show(console, table(console, what, ("differs", "recorded", "now"), cells))
     how = "bit for bit" if tolerance == 0 else f"within {tolerance:g}"

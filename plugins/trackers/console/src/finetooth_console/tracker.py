@@ -191,4 +191,4 @@ def build(options: ConsoleOptions, context: Context) -> ConsoleTracker:
         found = next((one.entry for one in context.catalog.all("method") if one.full_name == method), None)
         return found.headline if isinstance(found, Method) else ()
 
-    return ConsoleTracker(options, Console(), headline=headline)
+    return ConsoleTracker(options, Console(emoji=False), headline=headline)

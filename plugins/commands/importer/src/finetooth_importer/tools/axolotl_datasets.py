@@ -9,7 +9,7 @@ from finetooth_importer.account import Account, number, says_nothing
 from finetooth_importer.tools import axolotl_alpaca, axolotl_types, rows
 from finetooth_importer.tools.axolotl_keys import COMPARED, TABLES, UNTAKEN, plain_chat
 
-TEMPLATES: Mapping[str, str] = TABLES["templates"]
+TEMPLATES: Mapping[str, Any] = TABLES["templates"]
 
 READ = frozenset(TABLES["dataset_keys"])
 """Keys of a dataset that are taken, or are a part of what is."""

@@ -11,7 +11,7 @@ from finetooth_importer.tools.axolotl_keys import TABLES
 
 PAIRS = ("dpo", "orpo", "simpo", "cpo", "rm")
 ROLES = ("system", "user", "assistant", "tool")
-MARKUP: Mapping[str, str] = {"chatml": "chatml", "llama3": "llama3"}
+MARKUP: Mapping[str, Any] = {"chatml": {"name": "chatml", "default_system": ""}, "llama3": "llama3"}
 """Types that write their own markup, whatever that of the model is, by the renderer with the same."""
 
 PAIR_PROMPTS: Mapping[str, str] = TABLES["pair_prompts"]
@@ -34,13 +34,13 @@ class Reading:
 
     Attributes:
         format: the pick; None where the rows' own columns show it.
-        renderer: what writes them, where the type says so.
+        renderer: the pick of what writes them, where the type says so.
         lost: why the type is not taken; empty if it is.
         patterns: keys of the type with a pattern that texts are put into.
     """
 
     format: Any = None
-    renderer: str = ""
+    renderer: Any = ""
     lost: str = ""
     patterns: tuple[str, ...] = ()
 

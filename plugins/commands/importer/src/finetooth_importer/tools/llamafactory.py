@@ -222,7 +222,7 @@ def _data(account: Account, folder: Path | None) -> None:
         account.set("data.format.name", "instruction")
     if template == "gpt_oss":
         account.refuse("enable_thinking", "data.renderer.reasoning_effort: low is the least it thinks", unless=True)
-    elif account.get("enable_thinking") is False and isinstance(TEMPLATES.get(template), Mapping):
+    elif account.get("enable_thinking") is False and {"thinking", "keep_reasoning"} & set(TEMPLATES.get(template, ())):
         account.take("enable_thinking", "data.renderer.thinking", value=False)
     account.passes("enable_thinking", "thinking is written where rows have it")
     if account.get("streaming") and account.recipe.get("method") == "pretrain":
