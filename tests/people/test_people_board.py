@@ -1,4 +1,5 @@
-"""The first hour of somebody who only clicks: rows uploaded, a real model trained and asked.
+"""The first hour of somebody who only clicks: rows uploaded, a real model trained, asked, merged, exported, and what a
+push would send.
 
 With `FT_WRITE_DOCS=1` the pictures of docs/guides/board.md are taken on the way: `make pictures`.
 """
@@ -88,3 +89,24 @@ def test_rows_become_a_model_that_answers_by_clicks_alone(
     assert said[0] != said[1] and all(re.search(r"[a-z]{3}", answer) for answer in said), said
     accessible(tab)
     picture(tab, "board-chat")
+    merged_exported_and_listed(f"{board}/runs/bot/use", tab, accessible, tmp_path / "runs/bot")
+
+
+def merged_exported_and_listed(address: str, tab: Any, accessible: Callable[[Any], None], run: Path) -> None:
+    """What comes after training, clicked: one model, a GGUF file, and what a push would send."""
+    tab.goto(address)
+    tab.get_by_role("button", name="Merge").click()
+    tab.get_by_role("heading", name="merge is done").wait_for()
+    assert (run / "merged/model.safetensors").stat().st_size > 100_000_000
+    tab.get_by_label("For", exact=True).select_option("gguf")
+    tab.get_by_label("do not measure what was written").check()
+    tab.get_by_role("button", name="Export").click()
+    tab.get_by_role("heading", name="export is done").wait_for()
+    assert (run / "exports/gguf/model.gguf").read_bytes()[:4] == b"GGUF"
+    accessible(tab)
+    tab.get_by_label("Repository").fill("hf:me/mine")
+    tab.get_by_role("button", name="List what would be sent").click()
+    tab.get_by_role("button", name="Push").wait_for()
+    said = tab.inner_text("main")
+    assert "adapter_model.safetensors" in said and "nothing was sent" in said
+    accessible(tab)

@@ -78,9 +78,11 @@ def test_a_hobbyist_with_columns_of_her_own(typed: Typed, rows: Rows, tiny_smoll
     assert "Next: ft check recipe.yaml, then ft run recipe.yaml" in shown
     shown = typed("run recipe.yaml train.max_steps=3 --output runs/bot")
     assert "done" in shown and "ft chat" in shown
+    said = [shown.index(text) for text in ("reading the recipe", "deciding the plan", "Plan", "loading the model")]
+    assert said == sorted(said), "what is done is said before the first result of it"
     assert "You are Lumi." in typed("chat runs/bot --prompt 'Where is my parcel?' --max-tokens 4")
     shown = typed("export runs/bot --to ollama --unmeasured")
-    assert "ollama create" in shown
+    assert "exporting runs/bot to ollama" in shown and "writing the weights" in shown and "ollama create" in shown
     modelfile = next(Path("runs/bot").rglob("Modelfile")).read_text(encoding="utf-8")
     assert 'SYSTEM """You are Lumi."""' in modelfile, "it speaks as what the rows made it"
 
