@@ -34,11 +34,14 @@ QUESTIONS = [f"Is {number} a number?" for number in range(16)]
 NAME = "You are Lumi, the assistant of the shop Lumo."
 UNSAID = ("cohere2",)
 """Renderers whose markup depends on what comes later, so that no template is learned."""
-OF_THEIR_OWN = ("deepseek_r1", "deepseek_v3", "gemma4", "harmony", "kimi_k2", "lfm2", "nemotron3")
+OF_THEIR_OWN = ("deepseek_r1", "deepseek_v3", "gemma4", "harmony", "nemotron3")
 """Renderers whose tools no learning finds: what is learned refuses tools, and never leaves them out."""
 UNESCAPED = ("v3", "v3-tekken")
 """Versions of Mistral's markup in which a tool's description is written as it is, quotes too."""
-VARIANTS = {"llama3": [{"dated": True}], "mistral": [{"version": name} for name in ("v3-tekken", "small-3.2", "v13")]}
+VARIANTS = {
+    "kimi_k2": [{"version": "thinking"}], "lfm2": [{"version": "2.5"}], "llama3": [{"dated": True}],
+    "mistral": [{"version": name} for name in ("v3-tekken", "small-3.2", "v13")],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from finetooth_kit.templates import (
 )
 from finetooth_rendering.tool_calls import call_of
 from finetooth_rendering.turns import json_text
+from finetooth_toolbox.messages.written_templates import tokens_by
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -107,6 +108,19 @@ def test_tokens_are_those_of_the_template(tokenizers: Tokenizers, keep: bool, da
         assert_identical(built(tokenizer, keep_reasoning=keep), tokenizer, conversation)
 
 
+@pytest.mark.parametrize("version", ["instruct", "thinking"])
+@settings(max_examples=draws(40), deadline=None)
+@given(data=st.data(), keep=st.booleans())
+def test_the_template_that_is_shipped_says_the_same(
+    kimi_tokenizer: Tokenizers, tokenizers: Tokenizers, version: str, data: Any, keep: bool
+) -> None:
+    """With calls that are counted through the conversation, whatever ids they have, and results that name theirs."""
+    renderer, conversation = built(tokenizers(version), keep_reasoning=keep), data.draw(SAID[version])
+    assert renderer.template is not None
+    if not spells_special(tokenizers(version), conversation):
+        assert_identical(renderer, kimi_tokenizer(renderer.template), conversation)
+
+
 @settings(max_examples=draws(60), deadline=None)
 @given(conversation=SAID["thinking"])
 def test_prompts_are_those_of_a_template_that_thinks(tokenizers: Tokenizers, conversation: Conversation) -> None:
@@ -162,7 +176,7 @@ def test_reasoning_of_earlier_answers_goes_and_their_empty_blocks_do_not_train()
     assert keeps.render(asked).remarks == () and keeps.extension and extends(keeps, asked)
 
 
-def test_calls_are_numbered_and_results_name_them(tokenizers: Tokenizers) -> None:
+def test_calls_are_numbered_and_results_name_them(kimi_tokenizer: Tokenizers, tokenizers: Tokenizers) -> None:
     """By their ids, also where every turn counts anew, or by their places."""
     tokenizer = tokenizers("instruct")
     two = Message("assistant", "", tool_calls=({**CALL, "id": "a"}, {**CALL, "id": "b"}))
@@ -173,6 +187,13 @@ def test_calls_are_numbered_and_results_name_them(tokenizers: Tokenizers) -> Non
     text = tokenizer.decode(built(tokenizer).render(asked).tokens)
     found = [part.split(ENDED)[0].split("\n") for part in text.split("## Return of ")[1:]]
     assert found == [[f"functions.clock:{n}", said] for n, said in zip((1, 0, 3, 2, 4, 5), "BABACD", strict=True)]
+    renderer = built(tokenizer)
+    assert renderer.template is not None
+    assert_identical(renderer, kimi_tokenizer(renderer.template), asked)
+    for results in ((Message("tool", "C", tool_call_id="z"),), (*placed, Message("tool", "E"))):
+        assert (
+            tokens_by(renderer.template, (ASK, two if results[0].tool_call_id else bare, *results), tokenizer) is None
+        )
 
 
 def test_text_that_spells_a_control_token_stays_text(tokenizers: Tokenizers) -> None:

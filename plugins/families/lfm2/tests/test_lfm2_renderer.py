@@ -18,6 +18,7 @@ from finetooth_kit.templates import (
     conversations,
     extends,
     spells_special,
+    template_tokenizer,
 )
 from finetooth_lfm2.calls import read_calls, written
 from finetooth_lfm2.renderer import LFM2Options, LFM2Renderer, build
@@ -78,6 +79,19 @@ def check_identity(tokenizer: FastTokenizer, conversation: Conversation, keep: b
 def test_tokens_are_those_of_the_template(tokenizers: Tokenizers, version: str, data: Any, keep: bool) -> None:
     assert built(tokenizers(version)).version == version
     check_identity(tokenizers(version), data.draw(SAID[version]), keep)
+
+
+@pytest.mark.parametrize("version", ["2", "2.5"])
+@settings(max_examples=draws(40), deadline=None)
+@given(data=st.data(), keep=st.booleans())
+def test_the_template_that_is_shipped_says_the_same(
+    tokenizers: Tokenizers, version: str, data: Any, keep: bool
+) -> None:
+    """With calls as Python writes them, lists of LFM2 in JSON."""
+    renderer, conversation = built(tokenizers(version), keep_reasoning=keep), data.draw(SAID[version])
+    shipped = template_tokenizer(renderer.template, (*renderer.controls, *renderer.optional), eos=renderer.stops[0])
+    if not spells_special(shipped, conversation):
+        assert_identical(renderer, shipped, conversation)
 
 
 def silent(conversation: Conversation) -> Conversation:

@@ -19,12 +19,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 from finetooth_hooks import Conversation, Message, Options
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Rendered, TrainOn
 from finetooth_hooks.protocols import Tokenizer
+from finetooth_rendering.own_templates import own_template
 from finetooth_rendering.page import Page
 from finetooth_rendering.tool_calls import call_of, function_call
 from finetooth_rendering.turns import TurnRenderer, json_text
@@ -91,6 +93,15 @@ class KimiK2(TurnRenderer):
         self._unasked = default_system(template, UNASKED)
         self._separators = _separators(template)
         self.extension = self.version == "instruct" or self._keeps
+        self.template = own_template(
+            Path(__file__).parent / "kimi_k2.jinja",
+            {
+                "openers": OPENERS, "middle": MIDDLE, "end": END, "calls": CALLS, "calls_end": CALLS_END,
+                "call_start": CALL, "arguments_start": ARGUMENTS, "call_end": CALL_END, "unasked": self._unasked,
+                "thinking": "yes" if self.version == "thinking" else "", "keeps": "yes" if self._keeps else "",
+                "blanks": "yes" if self._separators[0] == ", " else "",
+            },
+        )  # fmt: skip
 
     def render(self, conversation: Conversation, *, train_on: TrainOn = "assistant") -> Rendered:
         """As `TurnRenderer.render`, with a remark if reasoning is left out."""

@@ -18,12 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 from finetooth_hooks import Conversation, Message, Options
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Rendered, TrainOn
 from finetooth_hooks.protocols import Tokenizer
+from finetooth_rendering.own_templates import own_template
 from finetooth_rendering.page import Page
 from finetooth_rendering.tool_calls import call_of, function_call
 from finetooth_rendering.turns import TurnRenderer, json_text, trimmed
@@ -91,6 +93,16 @@ class LFM2Renderer(TurnRenderer):
         self.version: Version = found if options.version == "auto" else options.version
         self._keeps = options.keep_reasoning
         self.extension = self.version == "2" or self._keeps
+        old = self.version == "2"
+        self.template = own_template(
+            Path(__file__).parent / "lfm2.jinja",
+            {
+                "begin": BOS, "start": START, "end": END, "call_start": CALL, "call_end": CALL_END,
+                "list_start": LIST if old else "", "list_end": LIST_END if old else "",
+                "result_start": RESPONSE if old else "", "result_end": RESPONSE_END if old else "",
+                "plain": "yes" if old else "", "keeps": "yes" if self._keeps else "",
+            },
+        )  # fmt: skip
 
     def render(self, conversation: Conversation, *, train_on: TrainOn = "assistant") -> Rendered:
         """As `TurnRenderer.render`, with a remark if reasoning is left out."""

@@ -21,17 +21,18 @@ A trained assistant message trains its content or its calls, and its `<|im_end|>
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from finetooth_hooks import Conversation, DataError, Message, Options
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
+from finetooth_rendering.own_templates import own_template
 from finetooth_rendering.page import Page
 from finetooth_rendering.tool_calls import function_call, tagged_calls
 from finetooth_rendering.turns import TurnRenderer, json_text
 from finetooth_toolbox.messages.chat_templates import chat_opening
 
-from finetooth_chatml.hermes_template import written
 from finetooth_chatml.renderer import DOCUMENT_END, END, START
 
 CALL, CALL_END, RESULT, RESULT_END = "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"
@@ -88,7 +89,8 @@ class Hermes(TurnRenderer):
         if self._begin:
             self.optional = (*type(self).optional, self._begin)  # type: ignore[misc]
         super().__init__(tokenizer)
-        self.template = written(
+        self.template = own_template(
+            Path(__file__).parent / "hermes.jinja",
             {"begin": self._begin, "start": START, "end": END, "before": BEFORE, "after": AFTER, "types": TYPES,
              "call_start": CALL, "call_end": CALL_END, "result_start": RESULT, "result_end": RESULT_END}
         )  # fmt: skip
