@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from finetooth_hooks.errors import UserError
 
+from finetooth_registry.curves_command import curves
 from finetooth_registry.lock_command import lock
+from finetooth_registry.verify_command import verify
 
 if TYPE_CHECKING:
     from finetooth_hooks import CommandContext, Verdict
 
     from finetooth_registry.anywhere import AnyRegistry
     from finetooth_registry.registry import Registry
-    from finetooth_registry.verifying import Link
 
 _HERE = click.option(
     "--registry", "where", default="registry", envvar="FT_REGISTRY", show_default=True,
@@ -346,28 +347,6 @@ def revert(version: str, why: str, where: str) -> None:
     opened.revert(opened.version(version), why)
 
 
-@registry.command("verify")
-@click.argument("what")
-@click.option(
-    "--trust", "keys", multiple=True, type=click.Path(path_type=Path, exists=True), help="Public key; for a folder."
-)
-@_HERE
-def verify(what: str, keys: tuple[Path, ...], where: str) -> None:
-    """Check a version, or a folder that `ft registry get` wrote, link by link. Exit code 1: a link does not hold."""
-    from finetooth_registry import records
-    from finetooth_registry.verifying import verify_folder, verify_version
-
-    if Path(what).is_dir():
-        trusted = {path.stem: records.key_from_json(path.read_text(encoding="utf-8"), str(path)) for path in keys}
-        links = list(verify_folder(Path(what), trusted or _open(where).trusted()))
-    else:
-        opened = _open(where)
-        links = list(verify_version(opened, opened.version(what)))
-    _show_links(what, links)
-    if not all(link.holds for link in links):
-        raise click.exceptions.Exit(1)
-
-
 @registry.command("log")
 @click.option("--json", "as_json", is_flag=True, help="Print every event whole, one JSON object a line.")
 @_HERE
@@ -429,7 +408,8 @@ def decision(version: str, channel: str, where: str) -> None:
     click.echo(decisions.latest(opened, opened.version(version), channel).decode("utf-8"))
 
 
-registry.add_command(lock)
+for _command in (curves, lock, verify):
+    registry.add_command(_command)
 
 
 def _open(where: str) -> AnyRegistry:
@@ -470,12 +450,6 @@ def _show_verdicts(title: str, verdicts: Mapping[str, Verdict]) -> None:
         for name, said in verdicts.items()
     ]
     _table(title, ("gate", "says", "why"), cells)
-
-
-def _show_links(what: str, links: Sequence[Link]) -> None:
-    _table(
-        what, ("link", "holds", "what was found"), [[one.what, "yes" if one.holds else "NO", one.said] for one in links]
-    )
 
 
 def _brief(detail: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.errors import UserError
@@ -12,6 +13,7 @@ from markupsafe import Markup
 
 from finetooth_registry import records
 from finetooth_registry.anywhere import AnyRegistry, Version, files_of
+from finetooth_registry.verifying import parent_record, record_of
 
 WIDTH, HEIGHT, LETTERS = 230, 52, 26
 """Of a box of the drawing, in pixels, and how many letters its lines have."""
@@ -36,31 +38,63 @@ class Node:
     version: Version | None = None
 
 
-def lineage(registry: AnyRegistry, version: Version, inside: frozenset[str] = frozenset()) -> Node:
-    """What a version was made of, by its record and those of its parents.
+Load = Callable[[str], tuple[bytes, str, Version | None]]
+"""Of a version by its name: its record, its digest, and the version in the registry."""
 
-    Args:
-        inside: versions whose lineage this is a part of.
+
+def lineage(registry: AnyRegistry, version: Version) -> Node:
+    """What a version was made of, by its record and those of its parents.
 
     Raises:
         UserError: a record cannot be read.
     """
-    content = records.read(registry.record(version))
+
+    def load(called: str) -> tuple[bytes, str, Version | None]:
+        made = version if called == version.called else registry.version(called)
+        return registry.record(made), made.record, made
+
+    return _node(load, version.called, frozenset())
+
+
+def lineage_of_folder(folder: Path) -> Node:
+    """The same of a folder that a registry wrote.
+
+    Raises:
+        UserError: it has no record, or one that cannot be read.
+    """
+    whole = record_of(folder)
+    about = records.read(whole)["predicate"]
+    own = f"{about['name']}@v{about['number']}"
+
+    def load(called: str) -> tuple[bytes, str, Version | None]:
+        record = whole if called == own else parent_record(folder, called)
+        return record, records.digest(record), None
+
+    return _node(load, own, frozenset())
+
+
+def _node(load: Load, called: str, inside: frozenset[str]) -> Node:
+    """
+    Args:
+        inside: versions whose lineage this is a part of.
+    """
+    record, digest, version = load(called)
+    content = records.read(record)
     about = content["predicate"]
-    parents = tuple(_parent(registry, said, inside | {version.called}) for said in about.get("parents") or ())
+    parents = tuple(_parent(load, said, inside | {called}) for said in about.get("parents") or ())
     files = tuple(sorted(files_of(content).items()))
     sources = (*_data(about), _recipe(about), *(parents or (_base(about),)))
-    return Node("version", version.called, version.record, files, sources, version)
+    return Node("version", called, digest, files, sources, version)
 
 
-def _parent(registry: AnyRegistry, said: Mapping[str, Any], inside: frozenset[str]) -> Node:
+def _parent(load: Load, said: Mapping[str, Any], inside: frozenset[str]) -> Node:
     called = f"{said.get('name')}@v{said.get('number')}"
-    missing = Node("version", called, str(said.get("statement", "")), (("missing", "this registry does not have it"),))
+    missing = Node("version", called, str(said.get("statement", "")), (("missing", "its record is not there"),))
     if called in inside:  # no registry writes such a record
         return missing
     try:
-        return lineage(registry, registry.version(called), inside)
-    except UserError:
+        return _node(load, called, inside)
+    except (UserError, OSError):
         return missing
 
 

@@ -21,6 +21,12 @@ def ft_commands() -> Iterator[Command]:
         summary="train a run or a registered version again, and say what came out differently",
         section="Use",
     )
+    yield Command(
+        name="verify",
+        build="finetooth_registry.verify_command:verify",
+        summary="check a registered version or its folder, from the raw data to what is served",
+        section="Serve",
+    )
 
 
 @hookimpl

@@ -76,16 +76,13 @@ def verify_folder(folder: Path, trusted: Mapping[str, Key]) -> Iterator[Link]:
     Raises:
         UserError: the folder has no record.
     """
-    path = folder / RECORD
-    if path.is_symlink() or not path.is_file():
-        raise UserError(f"{folder} has no {RECORD}", action="take a folder that ft registry get wrote")
-    record = path.read_bytes()
+    record = record_of(folder)
     content = records.read(record)
     signers = records.signers_of(record, trusted)
     yield Link("signature", bool(signers), f"by {', '.join(signers)}" if signers else "by no trusted key")
     listed = files_of(content)
     there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_symlink() or file.is_file()}
-    kept = {f"{PARENTS}/{called}.dsse.json" for called in ancestors(content, partial(_kept, folder))}
+    kept = {f"{PARENTS}/{called}.dsse.json" for called in ancestors(content, partial(parent_record, folder))}
     for name in sorted(there - listed.keys() - {RECORD} - kept):
         yield Link(name, False, "the record does not list this file")
     for name, sha256 in listed.items():
@@ -96,7 +93,19 @@ def verify_folder(folder: Path, trusted: Mapping[str, Key]) -> Iterator[Link]:
             found = sha256_of(file)
             yield Link(name, found == sha256, found[:12] if found == sha256 else "the file was changed")
     yield from _provenance(content["predicate"])
-    yield from _parents(content, partial(_kept, folder), trusted)
+    yield from _parents(content, partial(parent_record, folder), trusted)
+
+
+def record_of(folder: Path) -> bytes:
+    """The record in a folder that a registry wrote.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = folder / RECORD
+    if path.is_symlink() or not path.is_file():
+        raise UserError(f"{folder} has no {RECORD}", action="take a folder that ft registry get wrote")
+    return path.read_bytes()
 
 
 def ancestors(content: Mapping[str, Any], load: Callable[[str], bytes]) -> dict[str, tuple[bytes | None, str]]:
@@ -142,7 +151,7 @@ def _parents(content: Mapping[str, Any], load: Callable[[str], bytes], trusted: 
             yield Link(f"parent {called}", bool(signers), f"signed by {', '.join(signers) or 'no trusted key'}")
 
 
-def _kept(folder: Path, called: str) -> bytes:
+def parent_record(folder: Path, called: str) -> bytes:
     """The record of a parent in a folder that a registry wrote.
 
     Raises:

@@ -1,0 +1,72 @@
+"""`ft verify`, `ft registry verify`: the chain from the raw data to what is served, link by link."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+    from finetooth_registry.lineage import Node
+
+
+@click.command("verify")
+@click.argument("what", metavar="PATH|VERSION")
+@click.option(
+    "--trust", "keys", multiple=True, type=click.Path(path_type=Path, exists=True), help="Public key; for a folder."
+)
+@click.option(
+    "--registry", "where", default="registry", envvar="FT_REGISTRY", show_default=True,
+    help="The registry: a folder, or the URL of a server; FT_REGISTRY sets it too.",
+)  # fmt: skip
+def verify(what: str, keys: tuple[Path, ...], where: str) -> None:
+    """Check a version (NAME, NAME@v3, NAME@CHANNEL), or a folder that `ft registry get` wrote, link by link.
+
+    What it was made of is printed first, down to the raw data and the base. Exit code 1: a link does not hold.
+    """
+    from finetooth_toolbox.cli.tables import show, table
+    from rich.console import Console
+
+    from finetooth_registry import records
+    from finetooth_registry.lineage import lineage, lineage_of_folder
+    from finetooth_registry.remote import open_registry
+    from finetooth_registry.verifying import verify_folder, verify_version
+
+    if Path(what).is_dir():
+        trusted = {path.stem: records.key_from_json(path.read_text(encoding="utf-8"), str(path)) for path in keys}
+        links = list(verify_folder(Path(what), trusted or open_registry(where).trusted()))
+        made_of = lineage_of_folder(Path(what))
+    else:
+        opened = open_registry(where)
+        version = opened.version(what)
+        links = list(verify_version(opened, version))
+        made_of = lineage(opened, version)
+    console = Console(highlight=False)
+    console.print(_tree(made_of), soft_wrap=True)
+    cells = [[link.what, "yes" if link.holds else "NO", link.said] for link in links]
+    show(console, table(console, what, ("link", "holds", "what was found"), cells))
+    if not all(link.holds for link in links):
+        raise click.exceptions.Exit(1)
+
+
+def _tree(node: Node) -> Tree:
+    """What something was made of, as a tree; a version's files are counted, everything else says what it is."""
+    from finetooth_toolbox.text.controls import escape_controls
+    from rich.text import Text
+    from rich.tree import Tree
+
+    version = node.version
+    if node.kind == "version" and node.sources:
+        said = f"{len(node.facts)} files" + (
+            f", in {', '.join(version.channels)}" if version and version.channels else ""
+        )
+    else:
+        said = ", ".join(f"{name}: {value}" for name, value in node.facts if node.kind != "base")
+    shown = escape_controls(f"{node.kind} {node.title}  {node.digest[:12] or 'no digest'}  {said}".rstrip())
+    made = Tree(Text(shown))
+    for source in node.sources:
+        made.children.append(_tree(source))
+    return made
