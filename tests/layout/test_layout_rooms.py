@@ -67,6 +67,7 @@ WORDS = {
     "tasks",
     "torch",  # the requirement in the template of an optimizer
     "transformers",
+    "verify",
     "watch",
 }
 """Entry names that are words, and may stand inside a longer string of core."""
