@@ -11,8 +11,8 @@ from click.testing import CliRunner, Result
 from finetooth_hooks import UserError
 from finetooth_registry import records
 from finetooth_registry.command import registry as command
+from finetooth_registry.commands.verify import verify
 from finetooth_registry.registry import Registry
-from finetooth_registry.verify_command import verify
 from finetooth_registry.writing import write_version
 
 CLASSES = {"customer_data": False, "licence": "CC0-1.0"}

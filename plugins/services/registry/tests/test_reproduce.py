@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 from finetooth_hooks import UserError
 from finetooth_registry import locking
 from finetooth_registry.command import registry
+from finetooth_registry.commands.reproduce import reproduce
 from finetooth_registry.locking import Locked
-from finetooth_registry.reproduce_command import reproduce
 from finetooth_saving.artifact import write_folder
 
 STEPS = [{"event": "step", "step": step, "loss": 3.0 - step / 3, "grad_norm": 1.0 / step} for step in (1, 2, 3)]

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from finetooth_hooks.errors import UserError
 
-from finetooth_registry.curves_command import curves
-from finetooth_registry.lock_command import lock
-from finetooth_registry.verify_command import verify
+from finetooth_registry.commands.curves import curves
+from finetooth_registry.commands.lock import lock
+from finetooth_registry.commands.verify import verify
 
 if TYPE_CHECKING:
     from finetooth_hooks import CommandContext, Verdict

@@ -17,13 +17,13 @@ def ft_commands() -> Iterator[Command]:
     )
     yield Command(
         name="reproduce",
-        build="finetooth_registry.reproduce_command:reproduce",
+        build="finetooth_registry.commands.reproduce:reproduce",
         summary="train a run or a registered version again, and say what came out differently",
         section="Use",
     )
     yield Command(
         name="verify",
-        build="finetooth_registry.verify_command:verify",
+        build="finetooth_registry.commands.verify:verify",
         summary="check a registered version or its folder, from the raw data to what is served",
         section="Serve",
     )
