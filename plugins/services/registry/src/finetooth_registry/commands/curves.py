@@ -22,8 +22,7 @@ import click
 def curves(model: str, metric: str, as_json: bool, folder: Path | None, where: str) -> None:
     """List the lowest value of each version of MODEL with its step, the step that was kept, and the training rows."""
     from finetooth_hooks.errors import UserError
-    from finetooth_toolbox.cli.tables import show, table
-    from rich.console import Console
+    from finetooth_toolbox.cli.tables import plain_console, show, table
 
     from finetooth_registry.curves import curves as read
     from finetooth_registry.curves import pictures
@@ -47,5 +46,5 @@ def curves(model: str, metric: str, as_json: bool, folder: Path | None, where: s
         for curve in made
     ]  # fmt: skip
     header = ("version", "status", "training rows", f"lowest {metric}", "at step", "kept step")
-    console = Console(highlight=False)
+    console = plain_console()
     show(console, table(console, model, header, cells))

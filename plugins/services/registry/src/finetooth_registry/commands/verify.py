@@ -27,8 +27,7 @@ def verify(what: str, keys: tuple[Path, ...], where: str) -> None:
 
     What it was made of is printed first, down to the raw data and the base. Exit code 1: a link does not hold.
     """
-    from finetooth_toolbox.cli.tables import show, table
-    from rich.console import Console
+    from finetooth_toolbox.cli.tables import plain_console, show, table
 
     from finetooth_registry import records
     from finetooth_registry.lineage import lineage, lineage_of_folder
@@ -44,7 +43,7 @@ def verify(what: str, keys: tuple[Path, ...], where: str) -> None:
         version = opened.version(what)
         links = list(verify_version(opened, version))
         made_of = lineage(opened, version)
-    console = Console(highlight=False)
+    console = plain_console()
     console.print(_tree(made_of), soft_wrap=True)
     cells = [[link.what, "yes" if link.holds else "NO", link.said] for link in links]
     show(console, table(console, what, ("link", "holds", "what was found"), cells))
