@@ -30,7 +30,9 @@ from finetooth_saving.run_folder import (
     outcome_of,
     plan_of,
     run_id,
+    scratch,
 )
+from finetooth_saving.runs import closed_network
 from finetooth_toolbox.cli.working import working
 from finetooth_toolbox.files.own_python import record_own
 
@@ -210,7 +212,7 @@ class Session:
             PlanError: other ranks were started than the recipe asks for.
         """
         from finetooth_core.planning.joined import Joined
-        from finetooth_core.planning.ranks import join, scratch
+        from finetooth_core.planning.ranks import join
 
         joined = join(self.context)
         if joined is not None and not isinstance(joined, Joined):
@@ -434,7 +436,7 @@ class Session:
     @property
     def environment(self) -> dict[str, str]:
         """What the numbers depend on in addition to the plan."""
-        return {"python": platform.python_version(), **self.engine.info.environment}
+        return {"python": platform.python_version(), **closed_network.facts(), **self.engine.info.environment}
 
     @cached_property
     def manifest(self) -> dict[str, Any]:

@@ -138,6 +138,9 @@ class Classification(Options):
     """The licence of the rows, such as `CC-BY-4.0`."""
     pii: Literal["none", "removed", "present"] | None = None
     """Whether rows hold personal data; null: it is not said."""
+    egress: Literal["never"] | None = None
+    """`never`: the run has no network. It trains in a process that has the loopback device alone, and its record says
+    so; where this machine cannot do that, it does not begin."""
 
 
 class DataSection(Options):
@@ -189,6 +192,11 @@ class DataSection(Options):
     workers: Incidental[Literal["auto"] | Annotated[int, Field(ge=0)]] = "auto"
     """Processes that make tokens of large data; 0 is none but the run itself, `auto` takes one for each core if
     there is enough to do. The result is the same in every way."""
+
+    @property
+    def no_egress(self) -> bool:
+        """Whether the run may reach no network."""
+        return self.classification is not None and self.classification.egress == "never"
 
     @property
     def held_out(self) -> dict[str, Any] | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import secrets
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields
 from importlib import import_module
@@ -337,3 +339,11 @@ def fix_pick(recipe: dict[str, Any], path: tuple[str, ...], full_name: str, opti
         source, _, bare = full_name.rpartition(":")
         name = bare if source.endswith(".py") else full_name  # a local file's name depends on where the recipe is
     holder[path[-1]] = {"name": name, **options}
+
+
+def scratch(folder: Path, *, resumes: bool) -> Path:
+    """A folder of its own for a rank that does not write the run's; with a copy of it where a run resumes."""
+    own = Path(tempfile.mkdtemp(prefix="ft-rank-")) / folder.name
+    if resumes:
+        shutil.copytree(folder, own, ignore=shutil.ignore_patterns("*.lock", "exports", "artifact"))
+    return own

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +20,7 @@ from finetooth_hooks.entries import Backend, Launcher
 from finetooth_hooks.errors import PlanError
 from finetooth_hooks.strategies import Rank
 from finetooth_recipes.recipe_picks import AUTO
+from finetooth_saving.runs.closed_network import check_closed, is_closed, run_closed
 
 from finetooth_core.planning.joined import Joined
 from finetooth_core.settings.picked_options import check_picked_options
@@ -43,6 +43,8 @@ def join(context: RunContext) -> Joined | Callable[[Sequence[str]], int] | None:
         PlanError: other ranks were started than the recipe asks for.
     """
     recipe, catalog = context.recipe, context.catalog
+    if recipe.data.no_egress and not is_closed():
+        return run_closed
     count = wanted(recipe)
     around = [r for r in catalog.all("launcher") if isinstance(r.entry, Launcher) and r.entry.here()]
     if count <= 1 and not around:
@@ -76,8 +78,10 @@ def join(context: RunContext) -> Joined | Callable[[Sequence[str]], int] | None:
 def check_started(recipe: Recipe, joined: Joined | None) -> None:
     """
     Raises:
-        PlanError: the recipe asks for several ranks, and this process trains alone; or for what they cannot do.
+        PlanError: the recipe asks for several ranks, and this process trains alone; or for what they cannot do; or it
+            wants no network, and there is one.
     """
+    check_closed(wanted=recipe.data.no_egress)
     if joined is None and wanted(recipe) > 1:
         raise PlanError(
             f"scale asks for {wanted(recipe)} ranks, and this process is one",
@@ -103,14 +107,6 @@ def among(joined: Joined, folder: Path) -> Iterator[None]:
             joined.strategy.close()
         if not joined.writes:
             shutil.rmtree(folder.parent, ignore_errors=True)
-
-
-def scratch(folder: Path, *, resumes: bool) -> Path:
-    """A folder of its own for a rank that does not write the run's; with a copy of it where a run resumes."""
-    own = Path(tempfile.mkdtemp(prefix="ft-rank-")) / folder.name
-    if resumes:
-        shutil.copytree(folder, own, ignore=shutil.ignore_patterns("*.lock", "exports", "artifact"))
-    return own
 
 
 def place_of(context: RunContext, hardware: HardwareFacts, backend: Backend) -> PlacePart:
