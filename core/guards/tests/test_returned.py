@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -193,6 +194,14 @@ def test_what_episodes_say_is_checked_too() -> None:
         environment.episode(None, 0).answer(None)
     game.answers = Answer()
     assert environment.episode(None, 0).answer(None) == Answer()
+    for wrong in (Answer(reward="high"), Answer(metrics={"moves": None})):  # type: ignore[arg-type, dict-item]
+        game.answers = wrong
+        with pytest.raises(
+            PluginError, match=r"acme-environment: .* answer\(\) returned ('high' as reward|None as moves)"
+        ):
+            environment.episode(None, 0).answer(None)
+    game.answers = Answer(reward=math.nan, metrics={"moves": 2})  # an episode without a reward, and no fault of the run
+    assert environment.episode(None, 0).answer(None) is game.answers
 
 
 def test_what_is_right_passes_as_it_was() -> None:

@@ -199,6 +199,16 @@ def sampled(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
     return value
 
 
+def answered(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
+    """An answer whose reward and metrics are numbers; a reward of NaN fails its episode alone, where it is added."""
+    a(Answer)(called, value, given)
+    scored = {} if value.reward is None else {"reward": value.reward}
+    for name, number in {**value.metrics, **scored}.items():
+        if not isinstance(number, Real):
+            raise called.refused(f"returned {number!r} as {name}", "return a number")
+    return value
+
+
 def episode(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
     """An episode, what it says checked too."""
     something("an Episode, with begin(), answer() and close()", "begin", "answer", "close")(called, value, given)
@@ -219,7 +229,7 @@ def application(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
     return value
 
 
-EPISODE: Mapping[str, Check] = {"begin": a(Observation), "answer": a(Answer)}
+EPISODE: Mapping[str, Check] = {"begin": a(Observation), "answer": answered}
 NONE = type(None)
 METHODS: Mapping[str, Mapping[str, Check]] = {
     "adapter": {
