@@ -262,6 +262,7 @@ class Session:
         """
         from finetooth_core.planning import ranks
 
+        closed_network.check_closed(wanted=self.recipe.data.no_egress)
         ranks.check_started(self.recipe, self.joined)
         if self.joined is not None:
             with ranks.among(self.joined, self.folder):

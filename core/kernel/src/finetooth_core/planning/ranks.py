@@ -20,7 +20,7 @@ from finetooth_hooks.entries import Backend, Launcher
 from finetooth_hooks.errors import PlanError
 from finetooth_hooks.strategies import Rank
 from finetooth_recipes.recipe_picks import AUTO
-from finetooth_saving.runs.closed_network import check_closed, is_closed, run_closed
+from finetooth_saving.runs.closed_network import is_closed, run_closed
 
 from finetooth_core.planning.joined import Joined
 from finetooth_core.settings.picked_options import check_picked_options
@@ -78,10 +78,8 @@ def join(context: RunContext) -> Joined | Callable[[Sequence[str]], int] | None:
 def check_started(recipe: Recipe, joined: Joined | None) -> None:
     """
     Raises:
-        PlanError: the recipe asks for several ranks, and this process trains alone; or for what they cannot do; or it
-            wants no network, and there is one.
+        PlanError: the recipe asks for several ranks, and this process trains alone; or for what they cannot do.
     """
-    check_closed(wanted=recipe.data.no_egress)
     if joined is None and wanted(recipe) > 1:
         raise PlanError(
             f"scale asks for {wanted(recipe)} ranks, and this process is one",
