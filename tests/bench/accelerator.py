@@ -123,14 +123,20 @@ class Ground:
         }  # fmt: skip
 
 
-def prepared(folder: Path, sizes: Sizes, rows: int) -> Ground:
-    """A random model with a real tokenizer, and conversations that fill about half of a row's length."""
+def prepared(folder: Path, sizes: Sizes, rows: int, names: Path | None = None) -> Ground:
+    """A random model with a real tokenizer, and conversations that fill about half of a row's length.
+
+    Args:
+        names: a folder with the tokenizer; None: that of the embedded model.
+    """
     import torch
-    from finetooth import session
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    names = folder / "tokenizer"
-    session({"model": "smollm2-135m"}, data=False).job.context.tokenizer.save(names)
+    if names is None:
+        from finetooth import session
+
+        names = folder / "tokenizer"
+        session({"model": "smollm2-135m"}, data=False).job.context.tokenizer.save(names)
     tokenizer = AutoTokenizer.from_pretrained(names)
     config = LlamaConfig(
         **sizes.shape, vocab_size=len(tokenizer), max_position_embeddings=8192, tie_word_embeddings=False,
@@ -301,6 +307,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=("tiny", "card", "large"), help="default: card on an accelerator, else tiny")
     parser.add_argument("--part", action="append", choices=tuple(PARTS), help="only this one; may be repeated")
+    parser.add_argument("--tokenizer", type=Path, help="a folder with one; default: that of the embedded model")
     parser.add_argument("--output", type=Path, help="where the page goes; default: docs/benchmarks-gpu.md on a card")
     given = parser.parse_args()
     import torch
@@ -310,7 +317,7 @@ def main() -> int:
     sizes = {"tiny": TINY, "card": CARD, "large": LARGE}[name]
     proofs = []
     with tempfile.TemporaryDirectory(prefix="finetooth-gpu-") as folder:
-        ground = prepared(Path(folder), sizes, max(sizes.rows, max(sizes.batches)))
+        ground = prepared(Path(folder), sizes, max(sizes.rows, max(sizes.batches)), given.tokenizer)
         for part in given.part or PARTS:
             began = time.monotonic()
             try:

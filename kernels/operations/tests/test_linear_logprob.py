@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from finetooth_kernels.linear_logprob import LinearLogprob, linear_logprob
-from finetooth_kernels.reference import linear_logprob_reference
+from finetooth_kernels.references import linear_logprob as linear_logprob_reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from finetooth_kernels import linear_logprob, reference
+from finetooth_kernels import linear_logprob, references
 from finetooth_kernels.contract import LinearLogprob
 
 Function = Callable[..., LinearLogprob]
 ON_A_CPU: dict[str, Function] = {
     "torch": linear_logprob.linear_logprob,
-    "reference": reference.linear_logprob_reference,
+    "reference": references.linear_logprob,
 }
 
 
@@ -81,7 +81,7 @@ def test_targets_of_masked_rows_are_not_looked_at(function: Function) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
 def test_a_dtype_that_nothing_takes_is_one_line(dtype: torch.dtype) -> None:
-    for module in (linear_logprob, reference):
+    for module in (linear_logprob, references):
         answer = module.available("cpu", dtype)
         assert not answer.available and "is not supported, only float32" in answer.reason
         assert "\n" not in answer.reason

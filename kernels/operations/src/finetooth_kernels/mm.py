@@ -4,7 +4,8 @@ Rounding once matters. Added to a product that was rounded already, what is smal
 always lost: in bfloat16 most of what a low-rank addition does in its first steps. Rounded with the sum it comes through
 on average.
 
-Compiled kernels do so where they are faster than torch; elsewhere torch's products round after each term.
+Compiled kernels do so where they are faster than torch, and torch on NVIDIA GPUs where the sum is in float32; elsewhere
+torch's products round after each term.
 Compiled, a row's numbers do not depend on how many rows there are, nor on the threads.
 """
 
@@ -52,12 +53,22 @@ def mm(
     if base_no is not None and base_no.dtype == left_nk.dtype and bias_o is None:
         out_no = torch.addmm(base_no, left_nk, right_ko, out=out)
         return out_no if more is None else out_no.addmm_(*more)
+    if base_no is not None and bias_o is None and _adds_wide(left_nk, base_no):
+        wide = {"out_dtype": base_no.dtype}
+        out_no = torch.addmm(base_no, left_nk, right_ko, **wide)
+        return out_no if more is None else torch.addmm(out_no, *more, **wide, out=out_no)
     into = out if base_no is None else None
     factors = left_nk, right_ko
     out_no = torch.mm(*factors, out=into) if bias_o is None else torch.addmm(bias_o, *factors, out=into)
     if more is not None:
         out_no.addmm_(*more)
     return out_no if base_no is None else torch.add(base_no, out_no, out=out)
+
+
+def _adds_wide(left_nk: Tensor, base_no: Tensor) -> bool:
+    """Whether torch multiplies in half precision and adds to float32 without rounding in between."""
+    narrow = left_nk.dtype in (torch.bfloat16, torch.float16) and base_no.dtype == torch.float32
+    return narrow and left_nk.device.type == "cuda" and torch.version.hip is None
 
 
 def sums_wide(*factors: Tensor, compiled: Compiled = NOTHING) -> bool:

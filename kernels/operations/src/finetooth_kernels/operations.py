@@ -12,6 +12,7 @@ given tensors that it does not take (another dtype, other strides): then it comp
 | `rotary` | the first heads of rows, turned by angles | input |
 | `gated_mlp` | the activated gate times up | input |
 | `low_rank_linear` | linear layers of the same rows, each with a low-rank addition | input |
+| `keyed_dropout` | numbers set to 0 by words of their row and column, see `finetooth_kernels.dropout` | input |
 | `fp8_linear` | a linear layer whose products are in 8-bit floating point, see `finetooth_kernels.fp8` | input |
 | `matmul_rounded_once` | sums of matrix products, without a graph | input |
 | `accumulate` | a sum in a wider precision than its parts, in place, without a graph | full |
@@ -40,13 +41,13 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from finetooth_kernels import (
+    dropout,
     fp8,
     gated,
     linear_logprob,
     logits,
     low_rank_linear,
     mm,
-    reference,
     reference_decoder,
     references,
     rms_norm,
@@ -80,7 +81,7 @@ class Operation:
 OPERATIONS: Mapping[str, Operation] = MappingProxyType(
     {
         "linear_logprob": Operation(
-            reference.linear_logprob_reference, linear_logprob.linear_logprob, "full", features=frozenset({"expected"})
+            references.linear_logprob, linear_logprob.linear_logprob, "full", features=frozenset({"expected"})
         ),
         "logits_statistics": Operation(references.logits_statistics, logits.logits_statistics, "full"),
         "rms_norm": Operation(references.rms_norm, rms_norm.rms_norm),
@@ -89,6 +90,7 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
         "low_rank_linear": Operation(
             references.low_rank_linear, low_rank_linear.low_rank_linear, features=frozenset({"multiply"})
         ),
+        "keyed_dropout": Operation(references.keyed_dropout, dropout.keyed_dropout),
         "fp8_linear": Operation(references.fp8_linear, fp8.fp8_linear),
         "matmul_rounded_once": Operation(references.matmul_rounded_once, mm.mm, backward=False),
         "accumulate": Operation(references.accumulate, sums.accumulate, "full", backward=False),

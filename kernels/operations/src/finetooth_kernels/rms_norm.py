@@ -83,7 +83,8 @@ def _kernels(
     if weight_d.dtype == rows_nd[0].dtype:
         found: Library | None = compiled.library_for(weight_d, *rows_nd, *narrow_nd)
         return found
-    wider = (rows_nd[0].dtype, weight_d.dtype) == (torch.float32, torch.bfloat16) and compiled.readable(*rows_nd)
+    halves = (torch.bfloat16, torch.float16)
+    wider = rows_nd[0].dtype == torch.float32 and weight_d.dtype in halves and compiled.readable(*rows_nd)
     return compiled.library_for(weight_d, *narrow_nd) if wider else None
 
 

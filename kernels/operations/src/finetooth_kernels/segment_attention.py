@@ -1,4 +1,4 @@
-"""Causal attention over sequences that stand one behind the other and may share how they begin, on a CPU.
+"""Causal attention over sequences that stand one behind the other and may share how they begin.
 
 The rows of a batch are segments of one stream. A segment's rows see the earlier rows of their segment and all rows of
 the segments above it: a prompt that several sequences share is one segment with the sequences below it, and is
@@ -6,11 +6,13 @@ computed once. Segments stand in depth-first order, so the rows below a segment 
 and no mask is built.
 
 Forward, each part (a segment on itself, causal; the rows below a segment on that segment, whole) goes through torch's
-flash attention for CPUs, and parts are joined by their log-sum-exp.
+flash attention, and parts are joined by their log-sum-exp. On an NVIDIA GPU all parts of a depth are one call of the
+kernel that takes sequences of any length, and its own backward pass is given the joined result: the gradients of the
+parts add up. Where there is neither, `seen_attention` computes.
 
-Backward (Dao et al., 2022, arXiv:2205.14135, appendix B.4) makes the probabilities again, a block of queries at a time,
-with the heads of a key-value group as one matrix product:
-with P = exp(scale Q K^T - lse) and delta = sum over a row of dO O,
+Backward on a CPU (Dao et al., 2022, arXiv:2205.14135, appendix B.4) makes the probabilities again, a block of queries
+at a time, with the heads of a key-value group as one matrix product. With P = exp(scale Q K^T - lse) and delta = sum
+over a row of dO O,
 
     dV = P^T dO        dS = scale P (dO V^T - delta)        dQ = dS K        dK = dS^T Q
 """
@@ -18,6 +20,9 @@ with P = exp(scale Q K^T - lse) and delta = sum over a row of dO O,
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -38,10 +43,24 @@ WIDE_BLOCK = 1024
 """With fewer keys than this, a block takes correspondingly more queries."""
 
 
+FLASH_DTYPES = (torch.bfloat16, torch.float16)
+"""What flash attention on a GPU takes."""
+
+LEAST_CAPABILITY = (8, 0)
+"""The compute capability from which NVIDIA GPUs have it."""
+
+
 def available(device: torch.device | str = "cpu") -> Availability:
-    """Whether `segment_attention` can run there: it calls the CPU's flash attention by name."""
-    if torch.device(device).type != "cpu":
-        return Availability(False, "it is written for CPUs; accelerators have variable-length kernels of their own")
+    """Whether `segment_attention` is fast there: torch's flash attention for that device is called by name."""
+    device = torch.device(device)
+    if device.type == "cuda" and torch.cuda.is_available():
+        if torch.version.hip is not None:
+            return Availability(False, "flash attention over segments was never tried on an AMD GPU")
+        if torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
+            return Availability(False, "flash attention needs compute capability 8.0")
+        return Availability(True, "flash attention over sequences of any length, nothing padded")
+    if device.type != "cpu":
+        return Availability(False, "it calls torch's flash attention for CPUs and NVIDIA GPUs by name")
     if not hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"):
         return Availability(False, "this torch has no flash attention for CPUs")
     return Availability(True, "flash attention by segment, nothing padded")
@@ -72,9 +91,13 @@ def segment_attention(
         ValueError: the segments do not form a tree over the N rows.
     """
     del arena
+    if qkv_nhd.device.type != "cpu" and not _has_flash(qkv_nhd):
+        return seen_attention(qkv_nhd, segments, Looks(scale), heads=heads, kv_heads=kv_heads)
     if qkv_nhd.stride(-1) != 1:  # torch's kernel takes numbers of a head for neighbours, and does not look
         qkv_nhd = qkv_nhd.contiguous()
     check_segments(segments, qkv_nhd.shape[0])
+    if qkv_nhd.device.type != "cpu":
+        return apply(_FlashBySegment, qkv_nhd, tuple(segments), heads, kv_heads, scale)  # type: ignore[no-any-return]
     return apply(_SegmentAttention, qkv_nhd, tuple(segments), heads, kv_heads, scale)  # type: ignore[no-any-return]
 
 
@@ -178,6 +201,120 @@ class _Backward:
         for part, place in zip(parts, torch.split(gradient, counts, 1), strict=True):
             place.copy_(part.transpose(0, 1))
         return gradient
+
+
+def _has_flash(qkv_nhd: Tensor) -> bool:
+    """Whether the GPU's kernel takes heads like these."""
+    size = qkv_nhd.shape[-1]
+    fits = qkv_nhd.dtype in FLASH_DTYPES and size <= 256 and size % 8 == 0 and qkv_nhd.numel() > 0
+    return fits and available(qkv_nhd.device).available
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Sequences that one call of the kernel takes: queries, and the keys that each sees.
+
+    Attributes:
+        rows, seen: (R,) and (M,) rows of the stream, sequence by sequence; None: all of them, in order.
+        ends, ends_seen: (sequences + 1,) int32, where each begins, and the end.
+        longest, longest_seen: most rows of a sequence.
+        causal: each query sees the keys up to its own row.
+    """
+
+    rows: Tensor | None
+    seen: Tensor | None
+    ends: Tensor
+    ends_seen: Tensor
+    longest: int
+    longest_seen: int
+    causal: bool
+
+
+@lru_cache(maxsize=4)  # every layer asks for the parts of the same stream
+def _parts(segments: tuple[Segment, ...], device: torch.device) -> tuple[_Part, ...]:
+    """The segments on themselves, then depth by depth the rows below each on it."""
+    by_depth: dict[int, list[Segment]] = {}
+    for path in paths(segments):
+        if path[-1].below > path[-1].stop:
+            by_depth.setdefault(len(path), []).append(path[-1])
+    own = [(s.start, s.stop) for s in segments]
+    found = [_part(own, own, device, causal=True)]
+    for above in by_depth.values():
+        below = [(s.stop, s.below) for s in above]
+        found.append(_part(below, [(s.start, s.stop) for s in above], device, causal=False))
+    return tuple(found)
+
+
+def _part(
+    rows: Sequence[tuple[int, int]], seen: Sequence[tuple[int, int]], device: torch.device, *, causal: bool
+) -> _Part:
+    def ends(runs: Sequence[tuple[int, int]]) -> Tensor:
+        lengths = accumulate((stop - start for start, stop in runs), initial=0)
+        return torch.tensor(list(lengths), dtype=torch.int32).to(device, non_blocking=True)
+
+    def places(runs: Sequence[tuple[int, int]]) -> Tensor:
+        return torch.cat([torch.arange(*run) for run in runs]).to(device, non_blocking=True)
+
+    longest, longest_seen = (max(stop - start for start, stop in runs) for runs in (rows, seen))
+    whole = (None, None) if causal else (places(rows), places(seen))
+    return _Part(*whole, ends(rows), ends(seen), longest, longest_seen, causal)
+
+
+def _taken(x: Tensor, rows: Tensor | None) -> Tensor:
+    return x if rows is None else x.index_select(0, rows)
+
+
+class _FlashBySegment(torch.autograd.Function):
+    """(Dao, 2023, arXiv:2307.08691), by `torch.ops.aten._flash_attention_forward` and its backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, qkv_nhd: Tensor, segments: tuple[Segment, ...], heads: int, kv_heads: int, scale: float
+    ) -> Tensor:
+        q, k, v = torch.split(qkv_nhd, [heads, kv_heads, kv_heads], 1)
+        ctx.parts, ctx.sizes, ctx.scale = _parts(segments, qkv_nhd.device), (heads, kv_heads), scale
+        ctx.states = []
+        whole: tuple[Tensor, Tensor] | None = None
+        for part in ctx.parts:
+            out, lse, *state = torch.ops.aten._flash_attention_forward(
+                _taken(q, part.rows), _taken(k, part.seen), _taken(v, part.seen), part.ends, part.ends_seen,
+                part.longest, part.longest_seen, 0.0, part.causal, False, scale=scale,
+            )  # fmt: skip
+            ctx.states.append(tuple(state[:2]))
+            if whole is None:
+                whole = out, lse
+                continue
+            rows = part.rows
+            above, lse_above = whole[0].index_select(0, rows), whole[1].index_select(1, rows)
+            joined = torch.logaddexp(lse_above, lse)
+            share = (lse - joined).exp_().t().unsqueeze(-1)
+            whole[0][rows] = torch.lerp(above.to(lse.dtype), out.to(lse.dtype), share).to(out.dtype)
+            whole[1][:, rows] = joined
+        assert whole is not None
+        ctx.save_for_backward(qkv_nhd, *whole)
+        return whole[0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_nhd: Tensor) -> tuple[Tensor | None, ...]:
+        qkv_nhd, out_nhd, lse_hn = ctx.saved_tensors
+        heads, kv_heads = ctx.sizes
+        q, k, v = torch.split(qkv_nhd, [heads, kv_heads, kv_heads], 1)
+        gradients: list[Tensor] = []
+        for part, state in zip(ctx.parts, ctx.states, strict=True):
+            rows, seen = part.rows, part.seen
+            lse = lse_hn if rows is None else lse_hn.index_select(1, rows)
+            found = torch.ops.aten._flash_attention_backward(
+                _taken(grad_nhd, rows).contiguous(), _taken(q, rows), _taken(k, seen), _taken(v, seen),
+                _taken(out_nhd, rows), lse, part.ends, part.ends_seen, part.longest, part.longest_seen, 0.0,
+                part.causal, *state, scale=ctx.scale,
+            )  # fmt: skip
+            if rows is None:  # sums of parts in full precision, where there are several
+                gradients = list(found) if len(ctx.parts) == 1 else [x.to(lse.dtype) for x in found]
+                continue
+            for total, places, x in zip(gradients, (rows, seen, seen), found, strict=True):
+                total.index_add_(0, places, x.to(total.dtype))
+        return torch.cat([x.to(qkv_nhd.dtype) for x in gradients], 1), None, None, None, None
 
 
 def seen_attention(

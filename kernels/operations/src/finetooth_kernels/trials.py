@@ -136,6 +136,14 @@ def _gated_mlp(draw: _Draw, rows: int) -> Iterator[Trial]:
         )
 
 
+def _keyed_dropout(draw: _Draw, rows: int) -> Iterator[Trial]:
+    device = draw.ids(2, 1).device
+    words = [(torch.arange(n, device=device) * 2654435761 % 2**32 - 2**31).int() for n in (rows, draw.columns)]
+    yield Trial(
+        "a third dropped", {"x": draw.normal(rows, draw.columns)}, lambda f, t: (f(t["x"], *words, -(2**29), 1.5),)
+    )
+
+
 def _low_rank_linear(draw: _Draw, rows: int) -> Iterator[Trial]:
     width, second = draw.columns, min(draw.columns - 4, 1025)
     given = {
@@ -250,6 +258,7 @@ TRIALS: Mapping[str, Callable[[_Draw, int], Iterator[Trial]]] = MappingProxyType
         "rms_norm": _rms_norm,
         "rotary": _rotary,
         "gated_mlp": _gated_mlp,
+        "keyed_dropout": _keyed_dropout,
         "low_rank_linear": _low_rank_linear,
         "fp8_linear": _fp8_linear,
         "matmul_rounded_once": _matmul_rounded_once,

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from finetooth_kernels.reference import linear_logprob_reference
+from finetooth_kernels.references import linear_logprob as linear_logprob_reference
 from finetooth_triton import gpu
 from finetooth_triton.linear_logprob import linear_logprob_triton
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from finetooth_kernels.reference import linear_logprob_reference
+from finetooth_kernels.references import linear_logprob as linear_logprob_reference
 from finetooth_triton import gpu, wide_linear
 from finetooth_triton import launch as launching
 from finetooth_triton import linear_logprob as heads

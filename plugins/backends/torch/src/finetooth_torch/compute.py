@@ -38,6 +38,7 @@ class Compute:
     linear_logprob: Operation
     logits_statistics: Operation
     accumulate: Operation
+    keyed_dropout: Operation
     rms_norm: Operation
     rotary: Operation
     gated_mlp: Operation
@@ -74,7 +75,7 @@ class Compute:
 
 
 DECODER = "stream_decoder"
-ALWAYS = ("linear_logprob", "logits_statistics", "accumulate")
+ALWAYS = ("linear_logprob", "logits_statistics", "accumulate", "keyed_dropout")
 STREAM = ("rms_norm", "rotary", "gated_mlp", "low_rank_linear", "segment_attention")
 """What the stream decoder's layers consist of."""
 PRODUCTS = "matmul_rounded_once"
@@ -106,6 +107,7 @@ def wanted(precision: str, *, stream: bool, fp8: bool = False) -> dict[str, Want
         "linear_logprob": Wanted((precision,)),
         "logits_statistics": Wanted(("fp32",), backward=False),
         "accumulate": Wanted(("fp32",), backward=False),
+        "keyed_dropout": Wanted((precision,)),
         "packed_linear": Wanted((precision,), backward=False, optional=True),
     }
     if stream:

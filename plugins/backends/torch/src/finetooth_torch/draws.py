@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 from finetooth_hooks import EngineError
-from finetooth_steps.draws import FIRST, GOLDEN, SECOND, position_keys, threshold, words_of
+from finetooth_kernels.dropout import keyed_dropout, mixed
+from finetooth_steps.draws import GOLDEN, position_keys, threshold, words_of
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -38,10 +39,13 @@ class Draws:
     Args:
         device: of the model.
         strict: what has no key is refused.
+        dropout: the operation `keyed_dropout`.
     """
 
-    def __init__(self, device: torch.device, *, strict: bool = False) -> None:
-        self._device, self._strict = device, strict
+    def __init__(
+        self, device: torch.device, *, strict: bool = False, dropout: Callable[..., Any] = keyed_dropout
+    ) -> None:
+        self._device, self._strict, self._dropout = device, strict, dropout
         self._seed, self._step, self._places = 0, 0, tuple[int, ...]()
         self._layout: tuple[Tensor, tuple[int, ...], tuple[int, ...]] | None = None  # see `lay_out`
         self._made: Tensor | None = None  # its keys, (P, 2), once something has drawn
@@ -103,7 +107,13 @@ class Draws:
         Raises:
             EngineError: its rows have no key, and they need one.
         """
-        words = self._words(given, site)
+        scale = 1.0 / (1.0 - share)
+        halves = self._halves(given, site)
+        if halves is not None:
+            rows = given.reshape(-1, given.shape[-1])
+            dropped: Tensor = self._dropout(rows, *halves, threshold(share), scale)
+            return dropped.view(given.shape)
+        words = self._words_of_attention(given, site)
         if words is None:
             if self._strict:
                 raise EngineError(
@@ -112,29 +122,35 @@ class Draws:
                     action="set its dropout to 0, or train on one rank",
                 )
             return functional.dropout(given, share, training=True, inplace=inplace)
-        kept = (words >= threshold(share)).to(given.dtype)
-        return given * kept.mul_(1.0 / (1.0 - share))
+        return given * (words >= threshold(share)).to(given.dtype).mul_(scale)
 
     def uniform(self, given: Tensor, site: str) -> Tensor:
         """fp32, shaped as `given`, from the uniform distribution over -1 to 1; its rows are the positions."""
-        words = self._words(given, site)
-        if words is None:
+        halves = self._halves(given, site)
+        if halves is None:
             return torch.empty_like(given, dtype=torch.float32).uniform_(-1.0, 1.0)
-        return words.to(torch.float32).mul_(2.0**-31)
+        rows, columns = halves
+        return mixed(rows[:, None] ^ columns).to(torch.float32).mul_(2.0**-31).view(given.shape)
 
-    def _words(self, given: Tensor, site: str) -> Tensor | None:
-        """Uniform words shaped as `given`, int32; None where its rows have no keys."""
+    def _words_of_attention(self, given: Tensor, site: str) -> Tensor | None:
+        """Uniform words shaped as attention weights, int32; None where `given` is something else."""
         keys = self._keys()
-        if keys is None or given.dim() == 0:
+        if keys is None or not self._is_attention(given.shape):
+            return None
+        rows, heads, queries, seen = given.shape
+        of = keys.view(rows, queries, 2)
+        words = torch.stack([_drawn(of, words_of("site", f"{site}#{head}")) for head in range(heads)], 1)
+        # a column is the key's own position, so that what stands in front of a datum changes nothing
+        columns = _drawn(of, words_of("site", f"{site}#columns"))[:, None, None, :seen]
+        return mixed(words[..., None] ^ columns)
+
+    def _halves(self, given: Tensor, site: str) -> tuple[Tensor, Tensor] | None:
+        """Words of rows and of columns, int32, of which each pair is mixed; None where the rows of `given` have no
+        keys."""
+        keys = self._keys()
+        if keys is None or given.dim() == 0 or self._is_attention(given.shape):
             return None
         site_words = words_of("site", site)
-        if given.dim() == ATTENTION_DIMENSIONS and self._is_attention(given.shape):
-            rows, heads, queries, seen = given.shape
-            of = keys.view(rows, queries, 2)
-            words = torch.stack([_drawn(of, words_of("site", f"{site}#{head}")) for head in range(heads)], 1)
-            # a column is the key's own position, so that what stands in front of a datum changes nothing
-            columns = _drawn(of, words_of("site", f"{site}#columns"))[:, None, None, :seen]
-            return _mixed(words[..., None] ^ columns)
         count = given.numel() // given.shape[-1] if given.numel() else 0
         if self._wanted is not None and count == len(self._wanted) != len(keys):
             keys = keys[self._wanted]
@@ -142,22 +158,26 @@ class Draws:
             return None
         first = _drawn(keys, site_words)
         at = torch.arange(given.shape[-1], dtype=torch.int32, device=keys.device)
-        columns = _mixed(at * _signed(GOLDEN) + _signed(site_words[1]))
-        return _mixed(first[:, None] ^ columns).view(given.shape)
+        return first, mixed(at * _signed(GOLDEN) + _signed(site_words[1]))
 
     def _keys(self) -> Tensor | None:
         """(P, 2) int32, those of padding 0; None where no micro-batch is computed."""
         if self._made is None and self._layout is not None:
             cells_st, lengths, shape = self._layout
             keys = torch.zeros((math.prod(shape), 2), dtype=torch.int32, device=cells_st.device)
-            for row, (place, length) in enumerate(zip(self._places, lengths, strict=True)):
-                words = position_keys(self._seed, self._step, place, length).view(np.int32)
-                keys[cells_st[row, :length]] = torch.from_numpy(words).to(keys.device)
+            of_rows = [
+                position_keys(self._seed, self._step, place, length)
+                for place, length in zip(self._places, lengths, strict=True)
+            ]
+            if of_rows:
+                words = np.concatenate(of_rows).view(np.int32)
+                keys[self.real()] = torch.from_numpy(words).to(keys.device)
             self._made = keys
         return self._made
 
     def _is_attention(self, shape: torch.Size) -> bool:
-        assert self._layout is not None
+        if len(shape) != ATTENTION_DIMENSIONS or self._layout is None:
+            return False
         whole = self._layout[2]
         rows, positions = whole if len(whole) > 1 else (1, whole[0])
         return (shape[0], shape[2], shape[3]) == (rows, positions, positions)
@@ -245,17 +265,7 @@ def _is_share(value: object) -> bool:
 def _drawn(keys: Tensor, site: tuple[int, int]) -> Tensor:
     """A word for each key, (..., 2) to (...): the rows of `finetooth_steps.draws.drawn`."""
     first, second = _signed(site[0]), _signed(site[1])
-    return _mixed((_mixed(keys[..., 0] ^ first) + keys[..., 1]) ^ second)
-
-
-def _mixed(words: Tensor) -> Tensor:
-    """`finetooth_steps.draws.mixed` of int32, in place: products wrap around, shifts are of unsigned words."""
-    words ^= (words >> 16) & 0xFFFF
-    words *= _signed(FIRST)
-    words ^= (words >> 13) & 0x7FFFF
-    words *= _signed(SECOND)
-    words ^= (words >> 16) & 0xFFFF
-    return words
+    return mixed((mixed(keys[..., 0] ^ first) + keys[..., 1]) ^ second)
 
 
 def _signed(word: int) -> int:

@@ -71,7 +71,8 @@ class Network:
     ) -> None:  # fmt: skip
         self.compute = compute
         self.routers: RouterLosses | None = None
-        self.draws = Draws(next(base.parameters()).device, strict=strict)
+        device = next(base.parameters()).device
+        self.draws = Draws(device, strict=strict, dropout=compute.keyed_dropout)
         self.base, self.model, self.facts = base, model, facts
         self.scalar = scalar
         self.adapter, self._can_disable = adapter, can_disable

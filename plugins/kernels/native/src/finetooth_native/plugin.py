@@ -32,7 +32,9 @@ def ft_kernels() -> Iterator[Kernel]:
         name="native_stream",
         build="finetooth_native.provider:build_decoder",
         summary="decoder layers over a stream: no padding, linear layers of the same input as one product",
-        serves=(_serves(operation="stream_decoder", dtypes=DTYPES | {"fp16", "fp64"}),),
+        serves=(
+            _serves(operation="stream_decoder", devices=frozenset({"cpu", "cuda"}), dtypes=DTYPES | {"fp16", "fp64"}),
+        ),
     )
 
 

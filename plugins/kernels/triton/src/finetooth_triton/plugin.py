@@ -1,4 +1,4 @@
-"""Triton kernels for CUDA and ROCm: log-probabilities and entropies of the head, and of logits."""
+"""Triton kernels for CUDA and ROCm: log-probabilities of the head, statistics of logits, rows of layers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from finetooth_hooks import Kernel, Serves, hookimpl
 
 GPU = frozenset({"cuda"})
 """What torch calls ROCm devices too."""
+
+
+ROWS = ("rms_norm", "rotary", "gated_mlp", "keyed_dropout")
+"""What layers do to their rows."""
 
 
 @hookimpl
@@ -21,6 +25,7 @@ def ft_kernels() -> Iterator[Kernel]:
                 Serves(operation=operation, devices=GPU, rank=30, result="full")
                 for operation in ("linear_logprob", "logits_statistics")
             ),
+            *(Serves(operation=operation, devices=GPU, rank=30) for operation in ROWS),
             Serves(operation="packed_linear", devices=GPU, rank=30, backward=False),
         ),
     )

@@ -8,13 +8,17 @@ from finetooth_hooks.protocols import Kernel
 
 def build(options: NoOptions, context: Context) -> Kernel:
     """The kernels; Triton is imported when the first one runs."""
-    from finetooth_triton import operations  # with torch, which who asks for the options does not need
+    from finetooth_triton import layers, operations  # with torch, which who asks for the options does not need
 
     return Kernel(
         {
             "linear_logprob": operations.linear_logprob_triton,
             "logits_statistics": operations.logits_statistics,
             "packed_linear": operations.WideLinear.pack,
+            "rms_norm": layers.rms_norm_triton,
+            "rotary": layers.rotary_triton,
+            "gated_mlp": layers.gated_mlp_triton,
+            "keyed_dropout": layers.keyed_dropout_triton,
         },
         "compiled for the device when they first run",
         missing,

@@ -1,0 +1,179 @@
+"""Kernels of a decoder layer's rows: norms, rotations, the gated activation, dropout. Imports Triton.
+
+All compute in float32 and round what they write. A program takes a row, or a block of one, and nothing is summed across
+programs but in a fixed order, so the numbers of a row do not depend on the others.
+"""
+
+# mypy: disable-error-code="untyped-decorator,no-untyped-def,no-untyped-call,import-not-found,import-untyped,misc"
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+SQRT_HALF = tl.constexpr(0.7071067811865476)
+SQRT_2_OVER_PI = tl.constexpr(0.7978845608028654)
+INVERSE_SQRT_2_PI = tl.constexpr(0.3989422804014327)
+CUBIC = tl.constexpr(0.044715)
+FIRST = tl.constexpr(0x85EBCA6B)
+SECOND = tl.constexpr(0xC2B2AE35)
+
+
+@triton.jit
+def rms_norm_kernel(x, weight, y, inverse, D, eps, SAME: tl.constexpr, COLUMNS: tl.constexpr):
+    """One row: y = weight x / sqrt(mean(x^2) + eps), and the inverse root.
+
+    SAME: rows and weight have one dtype, to which the normalised row is rounded before the weight multiplies.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    lanes = tl.arange(0, COLUMNS)
+    squares = tl.zeros((COLUMNS,), dtype=tl.float32)
+    for start in range(0, D, COLUMNS):
+        columns = start + lanes
+        given = tl.load(x + row * D + columns, mask=columns < D, other=0.0).to(tl.float32)
+        squares += given * given
+    root = tl.rsqrt(tl.sum(squares, 0) / D + eps)
+    tl.store(inverse + row, root)
+    for start in range(0, D, COLUMNS):
+        columns = start + lanes
+        given = tl.load(x + row * D + columns, mask=columns < D, other=0.0).to(tl.float32)
+        w = tl.load(weight + columns, mask=columns < D, other=0.0).to(tl.float32)
+        normalised = given * root
+        if SAME:
+            normalised = normalised.to(y.dtype.element_ty).to(tl.float32)
+        tl.store(y + row * D + columns, (normalised * w).to(y.dtype.element_ty), mask=columns < D)
+
+
+@triton.jit
+def rms_norm_backward_kernel(
+    grad, x, weight, inverse, beside, d_x, D, HAS_BESIDE: tl.constexpr, COLUMNS: tl.constexpr
+):  # fmt: skip
+    """One row: with n = x r and g = weight grad, r (g - n mean(g n)), plus `beside`."""
+    row = tl.program_id(0).to(tl.int64)
+    lanes = tl.arange(0, COLUMNS)
+    root = tl.load(inverse + row)
+    products = tl.zeros((COLUMNS,), dtype=tl.float32)
+    for start in range(0, D, COLUMNS):
+        columns = start + lanes
+        normalised = tl.load(x + row * D + columns, mask=columns < D, other=0.0).to(tl.float32) * root
+        g = tl.load(grad + row * D + columns, mask=columns < D, other=0.0).to(tl.float32)
+        w = tl.load(weight + columns, mask=columns < D, other=0.0).to(tl.float32)
+        products += g * w * normalised
+    mean = tl.sum(products, 0) / D
+    for start in range(0, D, COLUMNS):
+        columns = start + lanes
+        normalised = tl.load(x + row * D + columns, mask=columns < D, other=0.0).to(tl.float32) * root
+        g = tl.load(grad + row * D + columns, mask=columns < D, other=0.0).to(tl.float32)
+        w = tl.load(weight + columns, mask=columns < D, other=0.0).to(tl.float32)
+        result = root * (g * w - normalised * mean)
+        if HAS_BESIDE:
+            result += tl.load(beside + row * D + columns, mask=columns < D, other=0.0).to(tl.float32)
+        tl.store(d_x + row * D + columns, result.to(d_x.dtype.element_ty), mask=columns < D)
+
+
+@triton.jit(do_not_specialize=["N"])
+def rms_norm_weight_backward_kernel(
+    grad, x, inverse, partial, N, D, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):  # fmt: skip
+    """ROWS rows of some columns: their sum of grad x r, float32."""
+    block = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    total = tl.zeros((COLUMNS,), dtype=tl.float32)
+    for i in range(0, ROWS):
+        row = block * ROWS + i
+        here = (columns < D) & (row < N)
+        root = tl.load(inverse + row, mask=row < N, other=0.0)
+        g = tl.load(grad + row * D + columns, mask=here, other=0.0).to(tl.float32)
+        total += g * tl.load(x + row * D + columns, mask=here, other=0.0).to(tl.float32) * root
+    tl.store(partial + block * D + columns, total, mask=columns < D)
+
+
+@triton.jit
+def _activated(gate, ACTIVATION: tl.constexpr):
+    """The activation, and its derivative."""
+    if ACTIVATION == "silu":
+        share = 1.0 / (1.0 + tl.exp(-gate))
+        value = gate * share
+        slope = share * (1.0 + gate * (1.0 - share))
+    elif ACTIVATION == "gelu":
+        share = 0.5 * (1.0 + tl.erf(gate * SQRT_HALF))
+        value = gate * share
+        slope = share + gate * tl.exp(-0.5 * gate * gate) * INVERSE_SQRT_2_PI
+    else:
+        inner = SQRT_2_OVER_PI * (gate + CUBIC * gate * gate * gate)
+        bent = 1.0 - 2.0 / (1.0 + tl.exp(2.0 * inner))  # tanh
+        value = 0.5 * gate * (1.0 + bent)
+        slope = 0.5 * (1.0 + bent) + 0.5 * gate * (1.0 - bent * bent) * SQRT_2_OVER_PI * (
+            1.0 + 3.0 * CUBIC * gate * gate
+        )
+    return value, slope
+
+
+@triton.jit
+def gated_kernel(gate_up, y, F, ACTIVATION: tl.constexpr, COLUMNS: tl.constexpr):
+    """Part of one row: act(gate) up."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    gate = tl.load(gate_up + 2 * row * F + columns, mask=columns < F, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + (2 * row + 1) * F + columns, mask=columns < F, other=0.0).to(tl.float32)
+    value, _ = _activated(gate, ACTIVATION)
+    tl.store(y + row * F + columns, (value * up).to(y.dtype.element_ty), mask=columns < F)
+
+
+@triton.jit
+def gated_backward_kernel(grad, gate_up, d_gate_up, F, ACTIVATION: tl.constexpr, COLUMNS: tl.constexpr):
+    """Part of one row: the gradients of gate and up."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    here, there = 2 * row * F + columns, (2 * row + 1) * F + columns
+    gate = tl.load(gate_up + here, mask=columns < F, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + there, mask=columns < F, other=0.0).to(tl.float32)
+    g = tl.load(grad + row * F + columns, mask=columns < F, other=0.0).to(tl.float32)
+    value, slope = _activated(gate, ACTIVATION)
+    tl.store(d_gate_up + here, (g * up * slope).to(d_gate_up.dtype.element_ty), mask=columns < F)
+    tl.store(d_gate_up + there, (g * value).to(d_gate_up.dtype.element_ty), mask=columns < F)
+
+
+@triton.jit
+def rotate_kernel(
+    x, cos, sin, out, H, D, half, heads, sign,
+    HEADS: tl.constexpr, HALF: tl.constexpr, REST: tl.constexpr,
+):  # fmt: skip
+    """HEADS heads of one row: pairs (i, i + half) turned where the head is below `heads`, all else copied."""
+    row = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
+    pair = tl.arange(0, HALF)
+    base = (row * H + head[:, None]) * D
+    here = (head[:, None] < H) & (pair[None, :] < half)
+    c = tl.load(cos + row * half + pair, mask=pair < half, other=1.0)[None, :]
+    s = sign * tl.load(sin + row * half + pair, mask=pair < half, other=0.0)[None, :]
+    first = tl.load(x + base + pair[None, :], mask=here, other=0.0).to(tl.float32)
+    second = tl.load(x + base + half + pair[None, :], mask=here, other=0.0).to(tl.float32)
+    turned = head[:, None] < heads
+    tl.store(
+        out + base + pair[None, :], tl.where(turned, first * c - second * s, first).to(out.dtype.element_ty), mask=here
+    )
+    tl.store(
+        out + base + half + pair[None, :],
+        tl.where(turned, second * c + first * s, second).to(out.dtype.element_ty),
+        mask=here,
+    )
+    if REST:
+        rest = 2 * half + tl.arange(0, REST)
+        behind = (head[:, None] < H) & (rest[None, :] < D)
+        tl.store(out + base + rest[None, :], tl.load(x + base + rest[None, :], mask=behind, other=0.0), mask=behind)
+
+
+@triton.jit
+def dropout_kernel(x, rows, columns_words, y, D, threshold, scale, COLUMNS: tl.constexpr):
+    """Part of one row: what the words of row and column leave, times `scale`; see `finetooth_kernels.dropout`."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    here = columns < D
+    words = tl.load(rows + row) ^ tl.load(columns_words + columns, mask=here, other=0)
+    words = words.to(tl.uint32, bitcast=True)
+    words = (words ^ (words >> 16)) * FIRST
+    words = (words ^ (words >> 13)) * SECOND
+    words = (words ^ (words >> 16)).to(tl.int32, bitcast=True)
+    given = tl.load(x + row * D + columns, mask=here, other=0.0).to(tl.float32)
+    tl.store(y + row * D + columns, tl.where(words >= threshold, given * scale, 0.0).to(y.dtype.element_ty), mask=here)
