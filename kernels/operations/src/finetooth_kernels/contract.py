@@ -140,8 +140,8 @@ def check_targets(targets_mk: Tensor, rows_m: Tensor | None, vocabulary: int) ->
     """
     if targets_mk.numel() == 0:
         return
-    low, high = torch.aminmax(targets_mk)
-    if int(low) >= 0 and int(high) < vocabulary:
+    low, high = torch.stack(torch.aminmax(targets_mk)).tolist()
+    if low >= 0 and high < vocabulary:
         return
     wrong_mk = (targets_mk < 0) | (targets_mk >= vocabulary)
     at, column = (int(index) for index in wrong_mk.nonzero()[0])

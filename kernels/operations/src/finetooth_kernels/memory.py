@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-__all__ = ["BLOCKS", "Arena", "Blocks", "cut", "lasting", "new_empty", "new_lasting", "private"]
+__all__ = ["BLOCKS", "Arena", "Blocks", "cut", "lasting", "new_empty", "new_lasting", "placed", "private"]
 
 ARENA_BYTES = 2**28
 """A block that tensors are cut from. Pages that nothing was written to take no memory."""
@@ -217,3 +217,14 @@ def new_lasting(like: Tensor, shape: Sequence[int]) -> Tensor:
         return _tensor(memoryview(_mapped(size)), 0, shape, count, like.dtype)
     except OSError:
         return like.new_empty(shape)  # malloc's error says how much is wanted
+
+
+def placed(x: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor of the host on a device; a GPU is not waited for: it copies from pages that stay where they are.
+
+    Args:
+        dtype: of the result; None: its own.
+    """
+    if device.type != "cuda" or not x.is_cpu:
+        return x.to(device=device, dtype=dtype)
+    return x.pin_memory().to(device=device, dtype=dtype, non_blocking=True)

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from finetooth_kernels.autograd import apply, once_differentiable
 from finetooth_kernels.contract import Availability, result_dtype
-from finetooth_kernels.memory import Arena
+from finetooth_kernels.memory import Arena, placed
 from finetooth_kernels.segments import Looks, Segment, check_segments, paths
 
 __all__ = ["available", "seen_attention", "segment_attention"]
@@ -250,10 +250,10 @@ def _part(
 ) -> _Part:
     def ends(runs: Sequence[tuple[int, int]]) -> Tensor:
         lengths = accumulate((stop - start for start, stop in runs), initial=0)
-        return torch.tensor(list(lengths), dtype=torch.int32).to(device, non_blocking=True)
+        return placed(torch.tensor(list(lengths), dtype=torch.int32), device)
 
     def places(runs: Sequence[tuple[int, int]]) -> Tensor:
-        return torch.cat([torch.arange(*run) for run in runs]).to(device, non_blocking=True)
+        return placed(torch.cat([torch.arange(*run) for run in runs]), device)
 
     longest, longest_seen = (max(stop - start for start, stop in runs) for runs in (rows, seen))
     whole = (None, None) if causal else (places(rows), places(seen))

@@ -31,6 +31,20 @@ class PlacedMedium:
 
 
 @dataclass(frozen=True)
+class OnHost:
+    """What a rectangle was made of, in NumPy: what an engine lays out is known without asking a device.
+
+    Attributes:
+        tokens, mask: (S, T).
+        positions: (S, T), None for 0..T-1 in every row.
+    """
+
+    tokens: NDArray[np.int64]
+    mask: NDArray[np.bool_]
+    positions: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True)
 class Rectangle(Generic[Array]):
     """S rows of T positions, padded on the right.
 
@@ -42,6 +56,8 @@ class Rectangle(Generic[Array]):
         targets: (S, T) or (S, T, K), 0 where the mask is false.
         pieces: of each row, the pieces of its segments; None if every row is one.
         media: row by row, in order.
+        counted: (M,) where the mask is true, among S T cells in order; None: nobody has looked.
+        host: the same arrays in NumPy; None: they were made elsewhere.
     """
 
     batch: MicroBatch
@@ -51,6 +67,8 @@ class Rectangle(Generic[Array]):
     targets: Array
     pieces: tuple[tuple[Piece, ...], ...] | None = None
     media: tuple[PlacedMedium, ...] = ()
+    counted: Array | None = None
+    host: OnHost | None = None
 
 
 def make_rectangle(
@@ -79,14 +97,17 @@ def make_rectangle(
     pieces = tuple(pieces_of(data[index], n) for index, n in zip(batch.rows, batch.lengths, strict=True))
     segmented = any(len(of) > 1 for of in pieces)
     mask, targets = _mask_and_targets(data, batch)
+    placed = positions if given and not segmented else None
     return Rectangle(
         batch=batch,
         tokens=convert(tokens),
-        positions=convert(positions) if given and not segmented else None,
+        positions=None if placed is None else convert(placed),
         mask=convert(mask),
         targets=convert(targets),
         pieces=pieces if segmented else None,
         media=tuple(media),
+        counted=convert(np.flatnonzero(mask)),
+        host=OnHost(tokens, mask, placed),
     )
 
 

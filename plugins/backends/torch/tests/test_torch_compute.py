@@ -39,7 +39,7 @@ def test_what_is_given_is_called(kit: SimpleNamespace, way: str) -> None:
     data = kit.data()
     engine.forward_backward(data, kit.nll)
     engine.generate([[5, 6, 7]], Sampling(max_tokens=3, temperature=1.0))
-    wanted = {*ALWAYS, *(STREAM if kit.decoder == "auto" else ())}
+    wanted = {*ALWAYS, *(STREAM if kit.decoder == "auto" else ())} - {"keyed_dropout"}  # nothing drops
     assert wanted <= calls.keys() and {"matmul_rounded_once"}.isdisjoint(calls)
     other = kit.engine(kernels=kit.decoding(), precision="bf16", adapter=kit.adapter(zero=True))
     other.forward_backward(data, kit.nll)

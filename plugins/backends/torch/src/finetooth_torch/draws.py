@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from finetooth_hooks import EngineError
 from finetooth_kernels.dropout import keyed_dropout, mixed
+from finetooth_kernels.memory import placed
 from finetooth_steps.draws import GOLDEN, position_keys, threshold, words_of
 from torch import Tensor, nn
 from torch.nn import functional
@@ -171,7 +172,7 @@ class Draws:
             ]
             if of_rows:
                 words = np.concatenate(of_rows).view(np.int32)
-                keys[self.real()] = torch.from_numpy(words).to(keys.device)
+                keys[self.real()] = placed(torch.from_numpy(words), keys.device)
             self._made = keys
         return self._made
 

@@ -21,7 +21,7 @@ from finetooth_torch.embedding_noise import EmbeddingNoise
 from finetooth_torch.heads.head import Projection
 from finetooth_torch.heads.repetition import Repetition
 from finetooth_torch.heads.scalar_head import AddedHead
-from finetooth_torch.layout.rectangles import Rectangle
+from finetooth_torch.layout.rectangles import Rectangle, counted_cells
 from finetooth_torch.layout.shared_rows import Rows, find_rows
 from finetooth_torch.planning.attention import AttentionChoice
 from finetooth_torch.planning.flops import Computed, Execution, ModelCost, cost_of, count
@@ -234,28 +234,28 @@ class Network:
         mask_st = rectangle.mask
         words = bool({"logprobs", "entropy"} & set(needs))
         repetition = _repetition(rectangle, repetition_penalty) if words and repetition_penalty != 1.0 else None
-        head_rows = len(states.rows) if "logits" in needs else int(mask_st.sum()) if words else 0
+        counted = counted_cells(rectangle) if words or self.scalar is not None else mask_st.new_zeros(0)
+        head_rows = len(states.rows) if "logits" in needs else len(counted) if words else 0
         if repetition is not None or (expected is not None and expected.shape != rectangle.targets.shape):
             expected = None  # or there is one weight for all targets of a position
         once = expected is not None and self.head.foresees(rectangle.targets)
         self._count(replace(states.computed, head_rows=head_rows), relogits=not once)
         found: dict[str, Tensor] = {}
         if "logprobs" in needs or "entropy" in needs:
-            targets = rectangle.targets[mask_st]
+            targets = rectangle.targets.flatten(0, 1).index_select(0, counted)
             logprobs, entropy = self.head.scores(
-                states.rows.index_select(0, states.cells_st[mask_st]), targets, entropy="entropy" in needs,
-                expected=None if expected is None else expected[mask_st], temperature=temperature,
+                states.rows.index_select(0, states.cells_st.take(counted)), targets, entropy="entropy" in needs,
+                expected=None if expected is None else expected.flatten(0, 1).index_select(0, counted),
+                temperature=temperature,
                 repetition=repetition,
             )  # fmt: skip
             if "logprobs" in needs:
-                wide = logprobs.new_zeros(rectangle.targets.shape)
-                found["logprobs"] = wide.index_put((mask_st,), logprobs)
+                found["logprobs"] = _spread(logprobs, counted, mask_st.shape)
             if entropy is not None:
-                found["entropy"] = entropy.new_zeros(mask_st.shape).index_put((mask_st,), entropy)
+                found["entropy"] = _spread(entropy, counted, mask_st.shape)
         if self.scalar is not None and set(HEAD_OUTPUTS) & set(needs):
-            wanted = states.rows.index_select(0, states.cells_st[mask_st])
-            numbers = self.scalar.values(wanted)
-            values = numbers.new_zeros(mask_st.shape).index_put((mask_st,), numbers)
+            wanted = states.rows.index_select(0, states.cells_st.take(counted))
+            values = _spread(self.scalar.values(wanted), counted, mask_st.shape)
             both = {"values": values, "scores": values.gather(1, last_true(mask_st).unsqueeze(1)).squeeze(1)}
             found |= {name: both[name] for name in HEAD_OUTPUTS if name in needs}
         whole: dict[str, Tensor] = {}
@@ -314,6 +314,12 @@ def _repetition(rectangle: Rectangle, penalty: float) -> Repetition:
         what = "images or sounds" if rectangle.media else "segments of their own"
         raise PlanError(f"repetition_penalty: the data have {what}", action="leave it at 1")
     return Repetition.of(penalty, rectangle.tokens, rectangle.mask)
+
+
+def _spread(compact: Tensor, counted_m: Tensor, shape: torch.Size) -> Tensor:
+    """(S, T, ...) with (M, ...) numbers where they are counted, and 0 elsewhere."""
+    whole = compact.new_zeros((shape.numel(), *compact.shape[1:])).index_copy(0, counted_m, compact)
+    return whole.view(*shape, *compact.shape[1:])
 
 
 def last_true(mask_st: Tensor) -> Tensor:

@@ -50,6 +50,8 @@ def build_decoder(options: NoOptions, context: Context) -> Kernel:
 
     def missing(operation: str, device: str, dtype: str) -> str:
         answer = available(device)
+        if answer.available and not device.startswith("cpu") and dtype not in ("bf16", "fp16"):
+            return "flash attention on a GPU takes bf16 and fp16 alone"
         return "" if answer.available else answer.reason
 
     return Kernel({"stream_decoder": StreamDecoder}, missing=missing)

@@ -8,10 +8,12 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from finetooth_hooks.examples import MediumKind
 from finetooth_hooks.protocols import Processor
 from finetooth_kernels.decoder import Decoder, Stream
+from finetooth_kernels.memory import placed
 from finetooth_steps.rectangles import PlacedMedium
 from torch import Tensor, nn
 
@@ -20,7 +22,7 @@ from finetooth_torch.draws import Draws
 from finetooth_torch.embedding_noise import EmbeddingNoise, no_noise
 from finetooth_torch.layout.rectangles import Rectangle
 from finetooth_torch.layout.shared_rows import Masks, pack, packed_states
-from finetooth_torch.layout.stream import make_stream
+from finetooth_torch.layout.stream import laid_out
 from finetooth_torch.planning.flops import Computed
 
 TYPES: Mapping[MediumKind, int] = {"image": 1, "video": 2, "audio": 3}
@@ -214,17 +216,21 @@ class StreamBody:
                 read_by[number] = h_nd
 
         between: dict[str, Any] = {"between": keep} if layers else {}  # a decoder without it serves the last layer
-        stream = make_stream(rectangle, share=(self.shares and self.noise is None) or not self._model.training)
+        share = (self.shares and self.noise is None) or not self._model.training
+        stream, on_host = laid_out(rectangle, share=share)
         computed = computed_of(stream)
         _lay_out(self.draws, rectangle, stream.cells_st, (len(stream),))
         if everywhere:
             with _noisy(self.noise, rectangle, stream.cells_st, len(stream)):
                 return States(self.decoder.hidden(stream, **between), stream.cells_st, computed, read_by)
-        wanted, inverse = torch.unique(stream.cells_st[rectangle.mask], return_inverse=True)
-        cells = torch.zeros_like(stream.cells_st)
-        cells[rectangle.mask] = inverse
-        if len(wanted) == 0:  # a row that trains nothing still has a graph
-            wanted = wanted.new_zeros(1)
+        mask = rectangle.mask.cpu().numpy() if rectangle.host is None else rectangle.host.mask
+        needed, inverse = np.unique(on_host[mask], return_inverse=True)
+        places = np.zeros_like(on_host)
+        places[mask] = inverse
+        cells = placed(torch.from_numpy(places), stream.tokens.device)
+        if len(needed) == 0:  # a row that trains nothing still has a graph
+            needed = np.zeros(1, dtype=np.int64)
+        wanted = placed(torch.from_numpy(needed), stream.tokens.device)
         if self.draws is not None:
             self.draws.narrow(wanted)
         with _noisy(self.noise, rectangle, stream.cells_st, len(stream)):

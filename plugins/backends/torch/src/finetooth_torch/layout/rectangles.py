@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from finetooth_hooks import Datum, LossData
+from finetooth_kernels.memory import placed
 from finetooth_steps import rectangles
 from finetooth_steps.micro_batches import MicroBatch
 from numpy.typing import NDArray
@@ -19,6 +20,13 @@ Rectangle = rectangles.Rectangle[Tensor]
 def make_rectangle(data: Sequence[Datum], batch: MicroBatch, *, pad_id: int, device: torch.device) -> Rectangle:
     """Tensors of `batch` on `device`."""
     return rectangles.make_rectangle(data, batch, pad_id=pad_id, convert=_placed(device))
+
+
+def counted_cells(rectangle: Rectangle) -> Tensor:
+    """(M,) where the mask is true, among the cells in order."""
+    if rectangle.counted is not None:
+        return rectangle.counted
+    return rectangle.mask.flatten().nonzero().squeeze(1)
 
 
 def loss_data(data: Sequence[Datum], rectangle: Rectangle, dtype: torch.dtype) -> LossData:
@@ -37,6 +45,6 @@ def _placed(device: torch.device, dtype: torch.dtype | None = None) -> Callable[
 
     def convert(values: NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(values)
-        return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+        return placed(tensor, device, dtype if tensor.is_floating_point() else None)
 
     return convert

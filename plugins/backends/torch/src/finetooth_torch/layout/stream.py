@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from finetooth_kernels.decoder import Stream
+from finetooth_kernels.memory import placed
 from finetooth_kernels.segments import Segment
 from finetooth_steps.layout import SHORTEST_SHARED
+from finetooth_steps.rectangles import OnHost
 from finetooth_steps.segments import Piece
 from numpy.typing import NDArray
 
@@ -120,15 +122,22 @@ def make_stream(rectangle: Rectangle, *, share: bool) -> Stream:
     Args:
         share: compute common beginnings once. False where a row must not see what another was given, as with dropout.
     """
-    device = rectangle.tokens.device
-    tokens_st = rectangle.tokens.cpu().numpy()
-    positions_st = None if rectangle.positions is None else rectangle.positions.cpu().numpy()
-    cells_st = np.zeros(tokens_st.shape, dtype=np.int64)
-    writer = _Writer(tokens_st, positions_st, rectangle.batch.lengths, cells_st, rectangle.pieces, share)
-    writer.write(range(tokens_st.shape[0]), 0)
-    return Stream(
-        tokens=torch.from_numpy(np.concatenate(writer.tokens)).to(device),
-        positions=torch.from_numpy(np.concatenate(writer.positions).astype(np.int64)).to(device),
+    return laid_out(rectangle, share=share)[0]
+
+
+def laid_out(rectangle: Rectangle, *, share: bool) -> tuple[Stream, NDArray[np.int64]]:
+    """The stream, and its `cells_st` on the host."""
+    device, host = rectangle.tokens.device, rectangle.host
+    if host is None:
+        positions = None if rectangle.positions is None else rectangle.positions.cpu().numpy()
+        host = OnHost(rectangle.tokens.cpu().numpy(), rectangle.mask.cpu().numpy(), positions)
+    cells_st = np.zeros(host.tokens.shape, dtype=np.int64)
+    writer = _Writer(host.tokens, host.positions, rectangle.batch.lengths, cells_st, rectangle.pieces, share)
+    writer.write(range(cells_st.shape[0]), 0)
+    stream = Stream(
+        tokens=placed(torch.from_numpy(np.concatenate(writer.tokens)), device),
+        positions=placed(torch.from_numpy(np.concatenate(writer.positions).astype(np.int64)), device),
         segments=tuple(writer.segments),
-        cells_st=torch.from_numpy(writer.cells_st).to(device),
+        cells_st=placed(torch.from_numpy(cells_st), device),
     )
+    return stream, cells_st

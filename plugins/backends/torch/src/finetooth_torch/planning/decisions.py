@@ -177,10 +177,13 @@ def choose_decoder(
         reason = "train.precision=fp8 is for the model's own code"
     elif attention != AUTO:
         reason = f"backend.attention={attention} is for the model's own code"
+    elif hardware.device != "cpu" and _looks_otherwise(facts):
+        reason = "flash attention over segments has no window, cap or sinks"
     elif packing is False:
         reason = "backend.packing=false asks for padding, and it has none"
     elif not brought:
-        reason = f"no plugin brings one that serves {hardware.label} here; finetooth-native brings one for CPUs"
+        brings = "finetooth-native brings one for CPUs and, in half precision, NVIDIA GPUs"
+        reason = f"no plugin brings one that serves {hardware.label} here; {brings}"
     else:
         reason = ""
     if asked == STREAM and reason:
@@ -191,6 +194,12 @@ def choose_decoder(
         return Decision(setting, "transformers", reason)
     better = "no padding, linear layers of the same input as one product, common beginnings once"
     return Decision(setting, STREAM, RECIPE if asked == STREAM else better)
+
+
+def _looks_otherwise(facts: ModelFacts) -> bool:
+    """Whether attention of some layer is more than a causal softmax of scaled products."""
+    attention = facts.attention
+    return attention.softcap is not None or bool(attention.sinks) or any(layer.window for layer in facts.per_layer)
 
 
 def _packing(

@@ -30,6 +30,7 @@ from finetooth_torch.planning.offload import DEVICE, DISK, HOST, ON_DEVICE, Offl
 from finetooth_torch.planning.process_memory import host_overhead
 from finetooth_torch.planning.routers import NO_ROUTERS, RouterCoefficients
 from finetooth_torch.planning.row_sharing import largest_positions
+from finetooth_torch.planning.step_cost import rank_of
 
 GENERATION_BATCHES = 4
 """Positions of a batch that is sampled, in micro-batches."""
@@ -76,8 +77,9 @@ def estimate(
     held = attention or HeldByAttention()
     if request.place.hardware.device != "cpu":
         return _on_accelerator(
-            request, precision, micro_batch_tokens, offload, routed, checkpointing=checkpointing, attention=held
-        )
+            request, precision, micro_batch_tokens, offload, routed, checkpointing=checkpointing, stream=stream,
+            attention=held,
+        )  # fmt: skip
     return _on_host(
         request, precision, micro_batch_tokens, offload, routed, checkpointing=checkpointing, stream=stream,
         attention=attention,
@@ -86,28 +88,33 @@ def estimate(
 
 def _on_accelerator(
     request: PlanRequest, precision: str, micro_batch_tokens: int, offload: Offload, routed: int, *,
-    checkpointing: bool, attention: HeldByAttention,
+    checkpointing: bool, stream: bool, attention: HeldByAttention,
 ) -> MemoryEstimate:  # fmt: skip
     """`routed`: bytes per token that losses of routers keep until the backward pass."""
     from finetooth_kernels.contract import DEFAULT_CHUNK_BYTES
 
     facts, size = request.base.facts, BYTES[precision]
     trained, full = request.trains.parameters, _trains_base(request)
-    tokens = tokens_at_once(request, micro_batch_tokens, packed=False)
+    tokens = tokens_at_once(request, micro_batch_tokens, packed=stream)
     own = request.trains.adapter.token_bytes(facts, precision)
-    between = size * facts.hidden_size
-    layer = by_layer(
-        request, precision,
-        lambda alike: own + accelerator_layer_bytes(alike, precision, full=full, attention=attention),
-        full=full, unknown=UNKNOWN_LAYERS,
-    )  # fmt: skip
+    between = (max(4, size) if stream else size) * facts.hidden_size
+    if stream:
+        own += size * rank_of(facts, trained) * len(facts.linear_targets) if request.trains.base_frozen else 0
+        layer = by_layer(request, precision, lambda alike: own + stream_layer_bytes(alike, precision), full=full)
+        passing = backward_bytes(request, precision)
+    else:
+        layer = by_layer(
+            request, precision,
+            lambda alike: own + accelerator_layer_bytes(alike, precision, full=full, attention=attention),
+            full=full, unknown=UNKNOWN_LAYERS,
+        )  # fmt: skip
+        mask = request.data.longest if attention.masked else 0  # one byte for each pair of positions in a row
+        passing = accelerator_backward_bytes(request, precision) + mask
     layers, away = layers_held(facts.layers, between, layer, offload, checkpointing=checkpointing)
-    mask = request.data.longest if attention.masked else 0  # one byte for each pair of positions in a row
-    passing = accelerator_backward_bytes(request, precision) + mask
     passing += rounding_bytes(request)[1] if request.train.precision == FP8 else 0
     activations = tokens * (layers + passing + routed) * SLACK
     if "generate" in request.needs:
-        sampling = GENERATION_BATCHES * micro_batch_tokens * generation_bytes(request, precision, stream=False)
+        sampling = GENERATION_BATCHES * micro_batch_tokens * generation_bytes(request, precision, stream=stream)
         activations = max(activations, sampling)
     logits = min(DEFAULT_CHUNK_BYTES, 4 * tokens * facts.vocab_size)
     update = request.updates.update_bytes * trained  # when activations are gone
