@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from finetooth_hooks import Backend, Command, Kernel, Saving, Serves, hookimpl
 
@@ -39,12 +38,10 @@ def _savings() -> Iterator[Saving]:
 
 EVERY = frozenset({"fp32", "bf16", "fp16", "fp64"})
 OF_LOGITS = ("linear_logprob", "logits_statistics")
-DIFFERENTIABLE = ("rms_norm", "rotary", "gated_mlp", "low_rank_linear", "segment_attention")
+DIFFERENTIABLE = ("rms_norm", "rotary", "gated_mlp", "low_rank_linear", "segment_attention", "keyed_dropout")
 WITHOUT_A_GRAPH = ("matmul_rounded_once", "cached_attention", "packed_linear")
 OWN = ("cached_attention", "packed_linear")
 """Operations for which the backend has a way of its own, so that torch's provider has none."""
-CPU_ONLY = ("segment_attention",)
-"""Torch's way of it calls the CPU's flash attention by name."""
 
 
 def _serves(rank: int | None) -> tuple[Serves, ...]:
@@ -69,16 +66,11 @@ def _serves(rank: int | None) -> tuple[Serves, ...]:
 
 @hookimpl
 def ft_kernels() -> Iterator[Kernel]:
-    cpu = frozenset({"cpu"})
     yield Kernel(
         name="torch",
         build="finetooth_torch.kernels:build_torch",
         summary="torch's own operations, on every device",
-        serves=tuple(
-            replace(one, devices=cpu) if one.operation in CPU_ONLY else one
-            for one in _serves(rank=10)
-            if one.operation not in OWN
-        ),
+        serves=tuple(one for one in _serves(rank=10) if one.operation not in OWN),
         expected_failures={
             "nan_shows_where_it_is_seen": "torch's flash attention for CPUs makes numbers of a NaN in bf16 queries"
         },
