@@ -1,13 +1,15 @@
 """`make gpu`: show on this machine's accelerator what a CPU cannot show, and write docs/benchmarks-gpu.md.
 
-Four parts: values of attention and kernels against float64, bits of a resumed run, the plan's estimate of memory
-against the truth, and speed and memory of supervised fine-tuning beside TRL's. `--size tiny` takes a model that a CPU
-computes in minutes, and prints the page.
+Five parts: values of attention and kernels against float64, bits of a resumed run, the plan's estimate of memory
+against the truth, speed and memory of supervised fine-tuning beside TRL's, with its defaults and tuned with Liger's
+kernels, and on a card LoRA on a model of 8 billion parameters over rows of 4,096 tokens. `--size tiny` takes a model
+that a CPU computes in minutes, and prints the page.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import sys
@@ -60,7 +62,13 @@ def llama(hidden: int, ffn: int, layers: int, heads: int, kv_heads: int) -> dict
 
 TINY = Sizes(llama(32, 64, 2, 4, 2), "fp32", 128, 8, 4, 1, (2, 4))
 CARD = Sizes(llama(2048, 8192, 16, 32, 8), "bf16", 2048, 128, 8, 3, (4, 16, 64))
-LARGE = Sizes(llama(4096, 14336, 32, 32, 8), "bf16", 4096, 64, 8, 3, (4, 8, 16))
+LARGE = Sizes(llama(4096, 14336, 32, 32, 8), "bf16", 4096, 48, 8, 1, (4, 8, 16))
+TUNED = {"per_device_batch_size": 8, "dtype": "bfloat16", "bf16": True, "gradient_checkpointing": False}
+"""TRL as its users set it for speed, where memory allows."""
+VOCABULARY = 49_152
+"""Tokens of the tokenizer."""
+PEAK = {"NVIDIA H100": 989e12, "NVIDIA H200": 989e12, "NVIDIA A100": 312e12}
+"""Dense bf16 operations a second by the vendor's data sheets."""
 
 
 @dataclass
@@ -123,11 +131,12 @@ class Ground:
         }  # fmt: skip
 
 
-def prepared(folder: Path, sizes: Sizes, rows: int, names: Path | None = None) -> Ground:
-    """A random model with a real tokenizer, and conversations that fill about half of a row's length.
+def prepared(folder: Path, sizes: Sizes, rows: int, names: Path | None = None, share: float = 0.25) -> Ground:
+    """A random model with a real tokenizer, and conversations.
 
     Args:
         names: a folder with the tokenizer; None: that of the embedded model.
+        share: of a row's greatest length, how many ids are drawn at random; their text makes a few tokens more.
     """
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -152,7 +161,7 @@ def prepared(folder: Path, sizes: Sizes, rows: int, names: Path | None = None) -
     generator = torch.Generator().manual_seed(1)
     lines = []
     for _ in range(rows):
-        words = torch.randint(100, 20_000, (sizes.length // 4,), generator=generator).tolist()
+        words = torch.randint(100, 20_000, (int(share * sizes.length),), generator=generator).tolist()
         sides = {
             side: [{"role": role, "content": tokenizer.decode(words[at::2])}]
             for at, (side, role) in enumerate((("prompt", "user"), ("completion", "assistant")))
@@ -238,9 +247,60 @@ def estimated(ground: Ground) -> Proof:
     return proof
 
 
+def contenders(sizes: Sizes, whole: bool) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Who trains, by name: the script, and what it is told in addition.
+
+    Args:
+        whole: with those that are tuned for a card.
+    """
+    found: dict[str, tuple[str, dict[str, Any]]] = {"finetooth": ("ours.py", {}), "TRL": ("trl_peer.py", {})}
+    if whole:
+        liger = {**TUNED, "use_liger_kernel": True, "per_device_batch_size": min(2, sizes.batch)}
+        if sizes is not LARGE:
+            liger["per_device_batch_size"] = sizes.batch
+        found["TRL, Liger, tuned"] = ("trl_peer.py", {"tuned": liger})
+    if sizes is LARGE:
+        del found["TRL"]
+        found["finetooth, backend.deterministic: false"] = ("ours.py", {"backend": {"deterministic": False}})
+    return found
+
+
 def speed(ground: Ground) -> Proof:
     """Supervised fine-tuning beside TRL: same rows, same order, in turn, a process each."""
+    return side_by_side(ground, "Supervised fine-tuning", ("lora", "full"))
+
+
+def large(ground: Ground) -> Proof:
+    """LoRA on 8 billion parameters, rows of 4,096 tokens."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return Proof("LoRA on 8 billion parameters", notes=["There is no accelerator: nothing was measured."])
+    with tempfile.TemporaryDirectory(prefix="finetooth-gpu-large-") as folder:
+        bigger = prepared(Path(folder), LARGE, LARGE.rows, ground.model, share=0.9)
+        proof = side_by_side(bigger, "LoRA on 8 billion parameters, rows of up to 4,096 tokens", ("lora",))
+    name = torch.cuda.get_device_name()
+    peak = next((of for known, of in PEAK.items() if name.startswith(known)), None)
+    frozen = 4 * sum(weights_of(LARGE.shape))
+    if peak:
+        for row in proof.rows[1:]:
+            share = float(row[2].replace(",", "")) * frozen / peak
+            proof.notes.append(f"{row[1]}: {share:.0%} of {peak / 1e12:.0f} TFLOP/s at 4 N operations a token.\n")
+    return proof
+
+
+def weights_of(shape: dict[str, int]) -> tuple[int, int]:
+    """Of all layers' matrices, and of the head."""
+    hidden, heads = shape["hidden_size"], shape["num_attention_heads"]
+    kv = hidden // heads * shape["num_key_value_heads"]
+    layer = 2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * shape["intermediate_size"]
+    return shape["num_hidden_layers"] * layer, VOCABULARY * hidden
+
+
+def side_by_side(ground: Ground, title: str, adapters: tuple[str, ...]) -> Proof:
+    """Contenders in turn, a process each, over the same rows."""
     import finetooth
+    import torch
 
     sys.path.insert(0, str(CONTENDERS))
     from ours import recipe
@@ -253,34 +313,42 @@ def speed(ground: Ground) -> Proof:
     }  # fmt: skip
     told = {**spec, "adapter": "lora", "scratch": str(ground.folder)}
     finetooth.session(recipe(told), data=False).engine.export(ground.folder / "adapter")
-    proof = Proof("Supervised fine-tuning", [("adapter", "who", "tokens/s", "device GiB", "first loss", "last loss")])
-    for adapter in ("lora", "full"):
-        found: dict[str, list[dict[str, Any]]] = {"finetooth": [], "TRL": []}
+    gc.collect()  # the model, before other processes come
+    torch.cuda.empty_cache()
+    proof = Proof(title, [("adapter", "who", "tokens/s", "device GiB", "first loss", "last loss")])
+    for adapter in adapters:
+        found: dict[str, list[dict[str, Any]]] = {}
         for at in range(sizes.rounds):
-            for who, script in (("finetooth", "ours.py"), ("TRL", "trl_peer.py")):
+            for who, (script, more) in contenders(sizes, torch.cuda.is_available()).items():
                 log = ground.folder / f"{who}-{adapter}-{at}.log"
                 command = [sys.executable, str(CONTENDERS / script)]
-                done = contender(command, {**spec, "adapter": adapter}, timeout=900, environment=environment, log=log)
+                asked = {**spec, "adapter": adapter, **more}
+                done = contender(command, asked, timeout=900, environment=environment, log=log)
                 if done.failed:
                     proof.failed.append(f"{who}, {adapter}: {done.failed}")
                 else:
-                    found[who].append(dict(done.result))
+                    found.setdefault(who, []).append(dict(done.result))
+        rates = {who: median(map(steady, results)) for who, results in found.items()}
+        held = {who: max(result["device_memory_bytes"] for result in results) for who, results in found.items()}
         for who, results in found.items():
-            if results:
-                rate = median(result["tokens_per_second"] for result in results)
-                held = max(result["device_memory_bytes"] for result in results) / 2**30
-                losses = results[0]["losses"]
-                proof.rows.append(
-                    (adapter, who, f"{rate:,.0f}", f"{held:.2f}", f"{losses[0]:.3f}", f"{losses[-1]:.3f}")
-                )
-        if all(found.values()):
-            ours, theirs = (median(r["tokens_per_second"] for r in found[who]) for who in ("finetooth", "TRL"))
-            proof.notes.append(f"{adapter}: {ours / theirs:.2f} times TRL's tokens per second.\n")
+            losses = results[0]["losses"]
+            about = f"{rates[who]:,.0f}", f"{held[who] / 2**30:.2f}", f"{losses[0]:.3f}", f"{losses[-1]:.3f}"
+            proof.rows.append((adapter, who, *about))
+        for who in [who for who in rates if who != "finetooth" and "finetooth" in rates]:
+            memory = f" at {held['finetooth'] / held[who]:.2f} times its memory" if held[who] else ""
+            times = rates["finetooth"] / rates[who]
+            proof.notes.append(f"{adapter}: {times:.2f} times the tokens per second of {who}{memory}.\n")
     return proof
 
 
+def steady(result: dict[str, Any]) -> float:
+    """Tokens per second without the first two steps, in which kernels are compiled and picked."""
+    seconds = result["step_s"][2:] or result["step_s"]
+    return float(result["tokens"] / len(result["step_s"]) * len(seconds) / sum(seconds))
+
+
 PARTS: dict[str, Callable[[Ground], Proof]] = {
-    "values": values, "resume": resumed, "estimate": estimated, "speed": speed
+    "values": values, "resume": resumed, "estimate": estimated, "speed": speed, "large": large
 }  # fmt: skip
 
 

@@ -37,6 +37,7 @@ def recipe(spec: dict[str, Any]) -> dict[str, Any]:
         "schedule": {"name": "constant", "warmup_ratio": 0.0},
         "train": train,
         **({"quantization": spec["quantization"]} if spec.get("quantization") else {}),
+        **({"backend": {"name": "torch", **spec["backend"]}} if spec.get("backend") else {}),
         "trackers": [],
         "output": str(Path(spec["scratch"]) / "run"),
     }

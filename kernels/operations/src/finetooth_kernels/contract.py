@@ -140,7 +140,7 @@ def check_targets(targets_mk: Tensor, rows_m: Tensor | None, vocabulary: int) ->
     """
     if targets_mk.numel() == 0:
         return
-    low, high = torch.stack(torch.aminmax(targets_mk)).tolist()
+    low, high = map(int, torch.stack(torch.aminmax(targets_mk)).cpu())
     if low >= 0 and high < vocabulary:
         return
     wrong_mk = (targets_mk < 0) | (targets_mk >= vocabulary)

@@ -200,8 +200,8 @@ def _check_index(index: Tensor, logits: Tensor) -> None:
         raise ValueError(f"index is on {index.device}, but logits are on {logits.device}")
     if index.numel() == 0:
         return
-    low, high = torch.aminmax(index)
-    if int(low) < 0 or int(high) >= logits.shape[-1]:
+    low, high = map(int, torch.stack(torch.aminmax(index)).cpu())  # one copy
+    if low < 0 or high >= logits.shape[-1]:
         at = tuple(((index < 0) | (index >= logits.shape[-1])).nonzero()[0].tolist())
         raise ValueError(f"index holds id {int(index[at])} at {at}, outside the vocabulary of {logits.shape[-1]}")
 

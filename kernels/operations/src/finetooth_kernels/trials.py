@@ -121,7 +121,7 @@ def _rms_norm(draw: _Draw, rows: int) -> Iterator[Trial]:
 
 def _rotary(draw: _Draw, rows: int) -> Iterator[Trial]:
     places = torch.arange(rows, device=draw.ids(2, 1).device)[:, None] % 1024
-    angles = places * torch.linspace(0.1, 1.0, draw.head * 3 // 8)[None]
+    angles = places * torch.linspace(0.1, 1.0, draw.head * 3 // 8, device=places.device)[None]
     cos, sin = angles.cos(), angles.sin()
     yield Trial("three of five heads", {"x": draw.normal(rows, 5, draw.head)}, lambda f, t: (f(t["x"], cos, sin, 3),))
 

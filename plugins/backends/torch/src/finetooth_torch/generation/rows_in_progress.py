@@ -165,12 +165,13 @@ class Writing:
             hidden = hidden[torch.tensor(going, device=self._device)]
         logits = self._logits(hidden)
         for places, chosen in _chosen(logits, writing, self._compute):
-            numbers = zip(chosen.tokens.tolist(), chosen.logprobs.tolist(), strict=True)
-            for place, (token, logprob) in zip(places, numbers, strict=True):
-                writing[place].take(token, logprob, self._tokenizer)
-            if chosen.drawn is not None:
-                for place, drawn in zip(places, chosen.drawn.tolist(), strict=True):
-                    writing[place].drawn.append(drawn)
+            asked = [chosen.tokens, chosen.logprobs, *([] if chosen.drawn is None else [chosen.drawn])]
+            # of a device, all in one copy: float64 holds a token's id exactly
+            for place, (token, logprob, *drawn) in zip(
+                places, torch.stack([of.double() for of in asked], -1).cpu().tolist(), strict=True
+            ):
+                writing[place].take(int(token), logprob, self._tokenizer)
+                writing[place].drawn += drawn
             for place, kept in zip(places, chosen.kept, strict=False):  # nothing where nothing was left out
                 writing[place].kept.append(kept)
         self.retire()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from finetooth_hooks import Sampling
+from finetooth_kernels.memory import placed
 from torch import Tensor
 
 from finetooth_torch.compute import TORCH, Compute
@@ -114,7 +115,8 @@ def _drawn(
     logits: Tensor, sampling: Sampling, streams: Sequence[np.random.Generator]
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     """(B,) the tokens, and what they were drawn among where some are left out: weights, 0 for none, and ids, (B, C)."""
-    draws = torch.tensor([stream.random() for stream in streams], dtype=torch.float64, device=logits.device)
+    drawn = torch.tensor([stream.random() for stream in streams], dtype=torch.float64)
+    draws = placed(drawn, logits.device)
     vocabulary = logits.shape[-1]
     top_k = sampling.top_k if 0 < sampling.top_k < vocabulary else 0
     if not top_k and sampling.top_p >= 1 and not sampling.min_p:

@@ -1,0 +1,221 @@
+"""A pretend accelerator: torch's device `pretend`, whose tensors lie on the CPU and never meet a host's.
+
+An operation among whose tensors is one of the host's, but for numbers without dimensions, raises, as on a GPU. What a
+GPU would wait for is counted: copies to the host, copies from pages that may move, and shapes that depend on values.
+
+Not collected by itself: the device stays registered in the process. test_torch_pretend.py runs it.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from finetooth_hooks import Attention, AttentionServes
+from torch.utils import backend_registration
+from torch.utils._pytree import tree_leaves, tree_map
+
+DEVICE = "pretend:0"
+aten = torch.ops.aten
+ASKING = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.bincount, aten._unique2, aten.equal}
+"""Operations whose result the host needs at once."""
+INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
+WAITS: Counter[str] = Counter()
+"""What a GPU would have waited for, and where."""
+
+
+class Held(torch.Tensor):
+    """A tensor of the device.
+
+    Attributes:
+        raw: its numbers, on the host.
+    """
+
+    raw: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, raw: torch.Tensor, requires_grad: bool = False) -> Held:
+        made = torch.Tensor._make_wrapper_subclass(
+            cls, raw.size(), strides=raw.stride(), storage_offset=raw.storage_offset(), dtype=raw.dtype,
+            device=torch.device(DEVICE), requires_grad=requires_grad,
+        )  # fmt: skip
+        made.raw = raw
+        return made  # type: ignore[no-any-return]
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return computed(func, args, kwargs or {})
+
+
+def raw(x: Any) -> Any:
+    return x.raw if isinstance(x, Held) else x
+
+
+def waits(what: str) -> None:
+    """Count it, under the line of finetooth's that asked."""
+    stack = [frame for frame in traceback.extract_stack() if "/finetooth_" in frame.filename]
+    if stack and stack[-1].name == "placed":  # from pages that stay, on a GPU
+        return
+    where = f"{stack[-1].filename.rpartition('/')[2]}:{stack[-1].lineno}" if stack else "elsewhere"
+    WAITS[f"{what} at {where}"] += 1
+
+
+def moved(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """A copy to another device, or to another dtype on this one."""
+    target = torch.device(kwargs.get("device") or args[0].device).type
+    if isinstance(args[0], Held) and target == "cpu":
+        waits("copy to the host")
+    if not isinstance(args[0], Held) and target != "cpu" and not kwargs.get("non_blocking"):
+        waits("copy to the device")
+    found = func(raw(args[0]), **{**kwargs, "device": "cpu", "pin_memory": None} if "device" in kwargs else kwargs)
+    return found if target == "cpu" else Held(found)
+
+
+def computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """An operation on this device."""
+    name = func.overloadpacket
+    if name is aten._to_copy:
+        return moved(func, args, kwargs)
+    if name is aten.copy_:
+        raw(args[0]).copy_(raw(args[1]))
+        return args[0]
+    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    for x in tensors:
+        if not isinstance(x, Held) and x.dim() > 0:
+            raise RuntimeError(f"{func}: a tensor of the host {tuple(x.shape)} among those of the device")
+    if name in ASKING:
+        waits(str(name))
+    if name in INDEXING and any(isinstance(i, torch.Tensor) and i.dtype == torch.bool for i in args[1]):
+        waits("index by a mask")
+    if kwargs.get("device") is not None:
+        kwargs = {**kwargs, "device": "cpu", **({"pin_memory": None} if "pin_memory" in kwargs else {})}
+    found = func(*tree_map(raw, args), **tree_map(raw, kwargs))
+    known = {id(x.raw): x for x in tensors if isinstance(x, Held)}
+
+    def held(x: Any) -> Any:
+        if not isinstance(x, torch.Tensor):
+            return x
+        return known[id(x)] if id(x) in known else Held(x)
+
+    return tree_map(held, found)
+
+
+class _Module(backend_registration._DummyBackendModule):  # type: ignore[name-defined,misc]
+    def get_rng_state(self, device: Any = 0) -> torch.Tensor:
+        return torch.zeros(16, dtype=torch.uint8)
+
+    def set_rng_state(self, state: Any, device: Any = 0) -> None:
+        pass
+
+    def manual_seed(self, seed: int) -> None:
+        pass
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16, torch.float16]
+
+
+def register() -> torch.library.Library:
+    """Make the device known to this process."""
+    backend_registration._setup_privateuseone_for_python_backend("pretend", backend_module=_Module())
+    library = torch.library.Library("_", "IMPL")
+    library.fallback(lambda op, *args, **kwargs: computed(op, args, kwargs), "PrivateUse1")
+    return library
+
+
+@contextmanager
+def counting() -> Iterator[Counter[str]]:
+    """What is waited for while entered."""
+    WAITS.clear()
+    yield WAITS
+
+
+class HostGenerator(torch.Generator):
+    """Numbers of the host that say they are the device's, which has no generator of its own."""
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(DEVICE)
+
+
+def generator(device: Any = "cpu") -> Any:
+    """What `torch.Generator` makes while the device is tried."""
+    return _HOST() if torch.device(device).type == "cpu" else HostGenerator()
+
+
+_HOST = torch.Generator
+
+
+def engine_on_device(kit: Any, **asked: Any) -> Any:
+    """An engine over the kit's tiny model, all of it on the device."""
+    import finetooth_native.stream_decoder as decoder
+    import finetooth_torchshared.plain_modules as plain
+    import finetooth_torchshared.quantised as quantised
+
+    class Adapter(kit.FakeAdapter):  # type: ignore[name-defined,misc]
+        def apply(self, model: Any, facts: Any, generator: Any) -> Any:
+            return super().apply(model, facts, generator).to(DEVICE)
+
+    plain._UNPACKED = (*plain._UNPACKED, Held)  # type: ignore[assignment]
+    quantised.is_quantised = lambda base: False
+    torch.Generator = generator  # type: ignore[misc,assignment]
+    make = torch.tensor  # which knows no device that is written in Python
+    torch.tensor = lambda data, device=None, **more: make(data, **more).to(device)  # type: ignore[assignment]
+    decoder._fused = lambda weights: torch.cat([weight.detach() for weight in weights])  # views need one memory
+    kit.CPU = replace(kit.CPU, devices=(replace(kit.CPU.devices[0], name=DEVICE, label="a pretend accelerator"),))
+    eager = Attention(
+        name="here", build="finetooth_eager.attention:build", summary="eager", rank=10, transformers="eager",
+        serves=AttentionServes(
+            devices=frozenset({"pretend"}), precisions=frozenset({"bf16", "fp32"}), segments="mask", fused=False
+        ),
+    )  # fmt: skip
+    return kit.make_engine(adapter=Adapter(full=asked.pop("full", False)), entries=(eager,), **asked)
+
+
+def main() -> None:
+    """Train three steps and sample on the device and on the CPU; print what differs and what was waited for."""
+    import conftest as kit
+    from finetooth_hooks.engine import Sampling
+
+    kept = register()  # before autograd has counted the devices
+    decoder, precision, full = sys.argv[1], sys.argv[2], sys.argv[3] == "full"
+    data, found = kit.make_data(12, longest=16), {}
+    kernels = {"stream_decoder": kit.picked_kernels()["stream_decoder"]}
+    host = kit.make_engine(
+        decoder=decoder, precision=precision, max_grad_norm=1.0, kernels=kernels, adapter=kit.FakeAdapter(full=full)
+    )
+    device = engine_on_device(kit, decoder=decoder, precision=precision, max_grad_norm=1.0, kernels=kernels, full=full)
+    for name, engine in (("host", host), ("device", device)):
+        losses = []
+        for _ in range(3):
+            with counting() as waited:
+                report = engine.forward_backward(data, kit.NLL)
+                taken = dict(waited)
+            losses.append(report.loss)
+            with counting() as waited:
+                engine.step()
+                of_step = dict(waited)
+        found[name] = losses
+    with counting() as waited:
+        tokens = [
+            [list(one.tokens) for one in of] for of in
+            device.generate([[5, 6, 7, 8], [9, 10, 11]], Sampling(max_tokens=21, temperature=1.0, seed=1, stop_ids=()))
+        ]  # fmt: skip
+        of_tokens = dict(waited)
+    print("LOSSES", *(f"{x:.6f} {y:.6f}" for x, y in zip(found["host"], found["device"], strict=True)))
+    print("MICRO-BATCH", sum(taken.values()) / report.micro_batches, taken)
+    print("STEP", sum(of_step.values()), of_step)
+    print("TOKEN", sum(of_tokens.values()) / 21, {k: round(v / 21, 2) for k, v in of_tokens.items()})
+    print("SAMPLED", [len(one) for of in tokens for one in of])
+    del kept
+
+
+if __name__ == "__main__":
+    main()
