@@ -15,9 +15,12 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -113,13 +116,13 @@ class Ground:
     rows: Path
     sizes: Sizes
 
-    def recipe(self, name: str, adapter: str = "lora", **train: Any) -> dict[str, Any]:
+    def recipe(self, name: str, adapter: str = "lora", dropout: float = 0.1, **train: Any) -> dict[str, Any]:
         """A supervised run."""
         return {
             "model": str(self.model),
             "data": {"train": str(self.rows)},
             "method": "sft",
-            "adapter": {"name": "lora", "rank": 16, "dropout": 0.1} if adapter == "lora" else adapter,
+            "adapter": {"name": "lora", "rank": 16, "dropout": dropout} if adapter == "lora" else adapter,
             "optimizer": {"name": "adamw", "learning_rate": 2e-4},
             "train": {
                 "batch_size": self.sizes.batch, "precision": self.sizes.precision, "max_length": self.sizes.length,
@@ -173,6 +176,7 @@ def prepared(folder: Path, sizes: Sizes, rows: int, names: Path | None = None, s
 
 def values(ground: Ground) -> Proof:
     """Attention and kernels on the accelerator, against float64 as the conformance kit has it."""
+    import torch
     from finetooth_core.plugins.manager import start
     from finetooth_kit import collect, run_check
 
@@ -182,6 +186,8 @@ def values(ground: Ground) -> Proof:
     )
     for kind in ("attention", "kernel"):
         for registered in catalog.all(kind):
+            if torch.cuda.is_available() and not _serves(registered.entry, "cuda"):
+                continue
             results = [run_check(check) for check in collect(registered.entry, installed=True)]
             counted = Counter(result.status for result in results)
             bad = [f"{kind} {registered.full_name}, {r.check}: {r.message}" for r in results if r.status == "failed"]
@@ -189,6 +195,12 @@ def values(ground: Ground) -> Proof:
             proof.rows.append((f"{kind} `{registered.entry.name}`", passed, skipped, str(len(bad))))
             proof.failed += bad
     return proof
+
+
+def _serves(entry: Any, device: str) -> bool:
+    """Whether the entry is for the device."""
+    served = entry.serves if isinstance(entry.serves, tuple) else (entry.serves,)
+    return any(not of.devices or device in of.devices for of in served)
 
 
 def resumed(ground: Ground) -> Proof:
@@ -232,7 +244,7 @@ def estimated(ground: Ground) -> Proof:
                 train = {"batch_size": batch, "gradient_checkpointing": checkpointing, "max_steps": 2}
                 named = (adapter, "yes" if checkpointing else "no", str(batch))
                 try:
-                    opened = session(ground.recipe(f"fit-{'-'.join(named)}", adapter, **train))
+                    opened = session(ground.recipe(f"fit-{'-'.join(named)}", adapter, 0.0, **train))
                 except Exception as error:  # a plan that refuses is an answer too
                     proof.rows.append((*named, "refused", "-", str(error).splitlines()[0][:80]))
                     continue
@@ -352,8 +364,8 @@ PARTS: dict[str, Callable[[Ground], Proof]] = {
 }  # fmt: skip
 
 
-def page(sizes: Sizes, proofs: list[Proof]) -> str:
-    """The page that is written."""
+def about(sizes: Sizes) -> str:
+    """The page's first sentence: the machine, the versions, the model."""
     import torch
     import transformers
     import trl
@@ -361,13 +373,20 @@ def page(sizes: Sizes, proofs: list[Proof]) -> str:
     facts = machine()
     where = facts["accelerator"] or facts["processor"]
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}, TRL {trl.__version__}"
+    with suppress(PackageNotFoundError):
+        versions += f", Liger {version('liger-kernel')}"
     shape = ", ".join(f"{name} {value:,}" for name, value in sizes.shape.items())
-    head = [
-        "# Proofs on an accelerator", "",
+    return (
         f"`make gpu` wrote this page on {where} with {versions}. The model is a Llama with random weights ({shape}); "
-        f"rows have at most {sizes.length:,} tokens.", "",
-    ]  # fmt: skip
-    return "\n".join([*head, *(line for proof in proofs for line in proof.lines())])
+        f"rows have at most {sizes.length:,} tokens."
+    )
+
+
+def page(said: str, proofs: list[Proof]) -> str:
+    """The page that is written."""
+    return "\n".join(
+        ["# Proofs on an accelerator", "", said, "", *(line for proof in proofs for line in proof.lines())]
+    )
 
 
 def main() -> int:
@@ -375,32 +394,45 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=("tiny", "card", "large"), help="default: card on an accelerator, else tiny")
     parser.add_argument("--part", action="append", choices=tuple(PARTS), help="only this one; may be repeated")
+    parser.add_argument("--rounds", type=int, help="runs of each contender")
     parser.add_argument("--tokenizer", type=Path, help="a folder with one; default: that of the embedded model")
+    parser.add_argument("--proofs", type=Path, help="a folder for what parts prove: the page has all that lies there")
     parser.add_argument("--output", type=Path, help="where the page goes; default: docs/benchmarks-gpu.md on a card")
     given = parser.parse_args()
     import torch
 
     card = torch.cuda.is_available()
-    name = given.size or ("card" if card else "tiny")
-    sizes = {"tiny": TINY, "card": CARD, "large": LARGE}[name]
-    proofs = []
+    sizes = {"tiny": TINY, "card": CARD, "large": LARGE}[given.size or ("card" if card else "tiny")]
+    sizes = replace(sizes, rounds=given.rounds or sizes.rounds)
     with tempfile.TemporaryDirectory(prefix="finetooth-gpu-") as folder:
-        ground = prepared(Path(folder), sizes, max(sizes.rows, max(sizes.batches)), given.tokenizer)
-        for part in given.part or PARTS:
-            began = time.monotonic()
-            try:
-                proof = PARTS[part](ground)
-            except Exception as error:
-                proof = Proof(part, failed=[f"{type(error).__name__}: {error}"])
-            print(f"{part}: {time.monotonic() - began:.0f} s, {len(proof.failed)} failed", flush=True)
-            proofs.append(proof)
-    text = page(sizes, proofs)
+        kept: Path = given.proofs or Path(folder) / "proofs"
+        kept.mkdir(parents=True, exist_ok=True)
+        parts = given.part or list(PARTS)
+        if given.part or not any(kept.iterdir()):
+            (kept / "about.json").write_text(json.dumps(about(sizes)), encoding="utf-8")
+            prove(Path(folder), sizes, parts, given.tokenizer, kept)
+        proofs = [Proof(**json.loads(file.read_text())) for part in PARTS if (file := kept / f"{part}.json").exists()]
+        text = page(json.loads((kept / "about.json").read_text(encoding="utf-8")), proofs)
     output = given.output or (ROOT / "docs/benchmarks-gpu.md" if card else None)
     if output is None:
         print(text)
     else:
         output.write_text(text, encoding="utf-8")
     return int(any(proof.failed for proof in proofs))
+
+
+def prove(folder: Path, sizes: Sizes, parts: Sequence[str], tokenizer: Path | None, kept: Path) -> None:
+    """Write what each part proves to `kept`."""
+    ground = prepared(folder, sizes, max(sizes.rows, *sizes.batches), tokenizer)
+    for part in parts:
+        began = time.monotonic()
+        try:
+            proof = PARTS[part](ground)
+        except Exception as error:
+            traceback.print_exc()
+            proof = Proof(part, failed=[f"{type(error).__name__}: {error}"])
+        print(f"{part}: {time.monotonic() - began:.0f} s, {len(proof.failed)} failed", flush=True)
+        (kept / f"{part}.json").write_text(json.dumps(asdict(proof), indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

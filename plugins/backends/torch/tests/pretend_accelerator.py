@@ -14,10 +14,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 from finetooth_hooks import Attention, AttentionServes
 from torch.utils import backend_registration
@@ -181,8 +179,9 @@ def engine_on_device(kit: Any, **asked: Any) -> Any:
 
 def main() -> None:
     """Train three steps and sample on the device and on the CPU; print what differs and what was waited for."""
-    import conftest as kit
     from finetooth_hooks.engine import Sampling
+
+    import conftest as kit
 
     kept = register()  # before autograd has counted the devices
     decoder, precision, full = sys.argv[1], sys.argv[2], sys.argv[3] == "full"
