@@ -15,7 +15,16 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s#]+)(#[^)]*)?\)")
 TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
-MEASURED = ("benchmarks.md", "benchmarks-amx.md", "learning.md", "torture.md", "cookbook.md", "tinker.md", "attacks.md")
+MEASURED = (
+    "benchmarks.md",
+    "benchmarks-amx.md",
+    "benchmarks-gpu.md",
+    "learning.md",
+    "torture.md",
+    "cookbook.md",
+    "tinker.md",
+    "attacks.md",
+)
 
 
 def on_config(config: Any) -> Any:

@@ -25,7 +25,9 @@ def test_it_runs_here_and_prints_its_page() -> None:
 
 def test_a_part_that_failed_is_on_the_page() -> None:
     pytest.importorskip("trl")
-    text = page("On a card.", [Proof("Speed", [("who", "tokens/s"), ("finetooth", "1")], failed=["TRL, lora: no memory"])])
+    text = page(
+        "On a card.", [Proof("Speed", [("who", "tokens/s"), ("finetooth", "1")], failed=["TRL, lora: no memory"])]
+    )
     assert "| who | tokens/s |\n|---|---|\n| finetooth | 1 |" in text
     assert "**Failed**: TRL, lora: no memory" in text
 

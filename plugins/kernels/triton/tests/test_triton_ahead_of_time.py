@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from finetooth_triton import gpu, wide_linear
+from finetooth_kernels import gated
+from finetooth_triton import gpu, layers, wide_linear
 from finetooth_triton import logits as dispatch
 from finetooth_triton.linear_logprob import linear_logprob_triton
 from finetooth_triton.operations import entropy_from_logits, selective_log_softmax
@@ -55,7 +56,7 @@ class Launch:
 @pytest.fixture
 def record(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Launch]]:
     """Runs a function as if `dtype` tensors lay on a device with so much shared memory; returns the launches."""
-    from finetooth_triton import head_kernels, row_kernels
+    from finetooth_triton import head_kernels, layer_kernels, row_kernels
 
     launches: list[Launch] = []
 
@@ -74,11 +75,12 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Launch]]:
 
             return launch
 
-    for module in (head_kernels, row_kernels):
+    for module in (head_kernels, layer_kernels, row_kernels):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             monkeypatch.setattr(module, name, Recorder(getattr(module, name)))
     monkeypatch.setattr(gpu, "check_runs", lambda name, tensor: None)
     monkeypatch.setattr(dispatch, "has_kernels", lambda device, dtype: True)
+    monkeypatch.setattr(gpu, "interpreted", lambda: True)  # rows of a CPU are taken then
     monkeypatch.setattr(wide_linear, "multiplies_into_float32", lambda device, dtype: False)
 
     def run(function: Callable[[], None], shared_memory: int) -> list[Launch]:
@@ -142,6 +144,26 @@ def given(dtype: torch.dtype) -> None:
     selective_log_softmax(logits.requires_grad_(), torch.zeros((3, 2, 3), dtype=torch.int64)).sum().backward()
 
 
+def rows(dtype: torch.dtype) -> None:
+    """What layers do to their rows, forward and backward: wide rows, each activation, heads that turn in part."""
+
+    def zeros(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
+        return torch.zeros(shape, dtype=dtype, requires_grad=True)
+
+    def back(*results: torch.Tensor) -> None:
+        sum(x.float().square().sum() for x in results).backward()  # type: ignore[union-attr]
+
+    back(*layers.rms_norm_triton(zeros(6, 5000, dtype=torch.float32), zeros(5000), 1e-5, residual=True))
+    back(layers.rms_norm_triton(zeros(6, 127), zeros(127), 1e-5))
+    for activation in gated.ACTIVATIONS:
+        back(layers.gated_mlp_triton(zeros(6, 2000), activation))
+    angles = torch.zeros(6, 24)
+    for size in (48, 64):
+        back(layers.rotary_triton(zeros(6, 5, size), angles, angles, 3))
+    words = torch.zeros(6, dtype=torch.int32), torch.zeros(2000, dtype=torch.int32)
+    back(layers.keyed_dropout_triton(zeros(6, 2000), *words, 5, 1.5))
+
+
 CASES: dict[str, tuple[Callable[[torch.dtype], None], set[str]]] = {
     "trained head": (
         lambda dtype: head(dtype, k=None, train=True, everything=False),
@@ -160,7 +182,14 @@ CASES: dict[str, tuple[Callable[[torch.dtype], None], set[str]]] = {
         {"head_linear_kernel", "row_statistics_kernel", "row_gradient_kernel", "head_gradient_kernel"},
     ),
     "given logits": (given, {"row_statistics_kernel", "row_gradient_kernel"}),
-}
+    "rows of layers": (
+        rows,
+        {
+            "rms_norm_kernel", "rms_norm_backward_kernel", "rms_norm_weight_backward_kernel", "gated_kernel",
+            "gated_backward_kernel", "rotate_kernel", "dropout_kernel",
+        },
+    ),
+}  # fmt: skip
 
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from finetooth_kernels.references import linear_logprob as linear_logprob_reference
-from finetooth_triton import gpu, wide_linear
+from finetooth_triton import gpu, layers, wide_linear
 from finetooth_triton import launch as launching
 from finetooth_triton import linear_logprob as heads
 from finetooth_triton import logits as dispatch
@@ -312,3 +312,21 @@ def test_four_unruly_dimensions_and_no_rows() -> None:
     assert selective_log_softmax(torch.empty(0, 5), torch.empty(0, dtype=torch.int64)).shape == (0,)
     torch.testing.assert_close(entropy_from_logits(torch.zeros(5)), torch.tensor(math.log(5.0)))
     assert entropy_from_logits(torch.tensor([[0.0, -math.inf, 0.0]])).item() == pytest.approx(math.log(2.0))
+
+
+@pytest.mark.parametrize("weight_dtype", [torch.bfloat16, torch.float16])
+def test_rows_wider_than_the_weight_are_not_rounded(weight_dtype: torch.dtype) -> None:
+    """A residual stream in float32 over layers in half precision, in both directions, against float64."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 40, generator=generator, requires_grad=True)
+    weight = torch.randn(40, generator=generator).to(weight_dtype).requires_grad_()
+    passed, normed = layers.rms_norm_triton(x, weight, 1e-5, residual=True)
+    assert (passed.dtype, normed.dtype) == (torch.float32, weight_dtype)
+    wide, of = x.detach().double().requires_grad_(), weight.detach().double().requires_grad_()
+    exact = of * wide * (wide.square().mean(-1, keepdim=True) + 1e-5).rsqrt()
+    torch.testing.assert_close(normed.double(), exact, rtol=8e-3, atol=1e-6)  # one rounding
+    incoming = torch.randn(5, 40, generator=generator).to(weight_dtype)
+    got = torch.autograd.grad((normed.float() * incoming.float()).sum() + passed.sum(), (x, weight))
+    expected = torch.autograd.grad((exact * incoming.double()).sum() + wide.sum(), (wide, of))
+    torch.testing.assert_close(got[0].double(), expected[0], rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(got[1].double(), expected[1], rtol=1e-2, atol=1e-2)
