@@ -54,9 +54,9 @@ def mm(
         out_no = torch.addmm(base_no, left_nk, right_ko, out=out)
         return out_no if more is None else out_no.addmm_(*more)
     if base_no is not None and bias_o is None and _adds_wide(left_nk, base_no):
-        wide = {"out_dtype": base_no.dtype}
-        out_no = torch.addmm(base_no, left_nk, right_ko, **wide)
-        return out_no if more is None else torch.addmm(out_no, *more, **wide, out=out_no)
+        wide = base_no.dtype
+        out_no = torch.addmm(base_no, left_nk, right_ko, wide)
+        return out_no if more is None else torch.addmm(out_no, more[0], more[1], wide, out=out_no)
     into = out if base_no is None else None
     factors = left_nk, right_ko
     out_no = torch.mm(*factors, out=into) if bias_o is None else torch.addmm(bias_o, *factors, out=into)

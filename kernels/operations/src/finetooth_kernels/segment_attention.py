@@ -256,8 +256,9 @@ def _part(
         return placed(torch.cat([torch.arange(*run) for run in runs]), device)
 
     longest, longest_seen = (max(stop - start for start, stop in runs) for runs in (rows, seen))
-    whole = (None, None) if causal else (places(rows), places(seen))
-    return _Part(*whole, ends(rows), ends(seen), longest, longest_seen, causal)
+    picked = None if causal else places(rows)
+    picked_seen = None if causal else places(seen)
+    return _Part(picked, picked_seen, ends(rows), ends(seen), longest, longest_seen, causal)
 
 
 def _taken(x: Tensor, rows: Tensor | None) -> Tensor:

@@ -133,7 +133,7 @@ def laid_out(rectangle: Rectangle, *, share: bool) -> tuple[Stream, NDArray[np.i
         host = OnHost(rectangle.tokens.cpu().numpy(), rectangle.mask.cpu().numpy(), positions)
     cells_st = np.zeros(host.tokens.shape, dtype=np.int64)
     writer = _Writer(host.tokens, host.positions, rectangle.batch.lengths, cells_st, rectangle.pieces, share)
-    writer.write(range(cells_st.shape[0]), 0)
+    writer.write(range(len(cells_st)), 0)
     stream = Stream(
         tokens=placed(torch.from_numpy(np.concatenate(writer.tokens)), device),
         positions=placed(torch.from_numpy(np.concatenate(writer.positions).astype(np.int64)), device),
