@@ -46,9 +46,9 @@ def rms_norm_kernel(x, weight, y, inverse, D, eps, SAME: tl.constexpr, COLUMNS: 
 
 @triton.jit
 def rms_norm_backward_kernel(
-    grad, x, weight, inverse, beside, d_x, D, HAS_BESIDE: tl.constexpr, COLUMNS: tl.constexpr
+    grad, x, weight, inverse, added, d_x, D, HAS_ADDED: tl.constexpr, COLUMNS: tl.constexpr
 ):  # fmt: skip
-    """One row: with n = x r and g = weight grad, r (g - n mean(g n)), plus `beside`."""
+    """One row: with n = x r and g = weight grad, r (g - n mean(g n)), plus `added`."""
     row = tl.program_id(0).to(tl.int64)
     lanes = tl.arange(0, COLUMNS)
     root = tl.load(inverse + row)
@@ -66,8 +66,8 @@ def rms_norm_backward_kernel(
         g = tl.load(grad + row * D + columns, mask=columns < D, other=0.0).to(tl.float32)
         w = tl.load(weight + columns, mask=columns < D, other=0.0).to(tl.float32)
         result = root * (g * w - normalised * mean)
-        if HAS_BESIDE:
-            result += tl.load(beside + row * D + columns, mask=columns < D, other=0.0).to(tl.float32)
+        if HAS_ADDED:
+            result += tl.load(added + row * D + columns, mask=columns < D, other=0.0).to(tl.float32)
         tl.store(d_x + row * D + columns, result.to(d_x.dtype.element_ty), mask=columns < D)
 
 

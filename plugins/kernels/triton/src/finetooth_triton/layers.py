@@ -56,7 +56,7 @@ class Layers:
         with gpu.on(x_nd.device):
             rms_norm_backward_kernel[(inverse_n.numel(),)](
                 grad_nd, x_nd, weight_d, inverse_n, x_nd if beside_nd is None else beside_nd, d_x, width,
-                HAS_BESIDE=beside_nd is not None, **_of_rows(width),
+                HAS_ADDED=beside_nd is not None, **_of_rows(width),
             )  # fmt: skip
         return d_x
 
