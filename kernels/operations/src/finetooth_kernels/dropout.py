@@ -2,26 +2,17 @@
 
     y = scale x, where mixed(row ^ column) is at least the threshold, as signed numbers of 32 bits; else 0
 
-`finetooth_steps.draws` makes the words. Kept for backward: the words of rows and columns, nothing as large as x.
+`finetooth_steps.draws` makes the words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import torch
 from torch import Tensor
 
-from finetooth_kernels.autograd import apply, once_differentiable
-
-__all__ = ["FIRST", "SECOND", "dropout_by", "keyed_dropout", "mixed"]
+__all__ = ["FIRST", "SECOND", "keyed_dropout", "mixed"]
 
 FIRST, SECOND = 0x85EBCA6B - 2**32, 0xC2B2AE35 - 2**32
 """Multipliers of the finalizer of MurmurHash3 (Appleby, 2011), as signed numbers."""
-
-Drop = Callable[[Tensor, Tensor, Tensor, int, float], Tensor]
-"""`keyed_dropout` without a graph."""
 
 
 def keyed_dropout(x_nd: Tensor, rows_n: Tensor, columns_d: Tensor, threshold: int, scale: float) -> Tensor:
@@ -36,14 +27,8 @@ def keyed_dropout(x_nd: Tensor, rows_n: Tensor, columns_d: Tensor, threshold: in
     Returns:
         (N, D) in the dtype of `x_nd`.
     """
-    return dropout_by(_dropped, x_nd, rows_n, columns_d, threshold, scale)
-
-
-def dropout_by(
-    drop: Drop, x_nd: Tensor, rows_n: Tensor, columns_d: Tensor, threshold: int, scale: float
-) -> Tensor:  # fmt: skip
-    """`keyed_dropout` with a graph, computed by `drop` in both directions: the gradient is dropped alike."""
-    return apply(_Dropout, x_nd, rows_n, columns_d, threshold, scale, drop)  # type: ignore[no-any-return]
+    kept = mixed(rows_n[:, None] ^ columns_d) >= threshold
+    return x_nd * kept.to(x_nd.dtype).mul_(scale)
 
 
 def mixed(words: Tensor) -> Tensor:
@@ -54,25 +39,3 @@ def mixed(words: Tensor) -> Tensor:
     words *= SECOND
     words ^= (words >> 16) & 0xFFFF
     return words
-
-
-def _dropped(x_nd: Tensor, rows_n: Tensor, columns_d: Tensor, threshold: int, scale: float) -> Tensor:
-    kept = mixed(rows_n[:, None] ^ columns_d) >= threshold
-    return x_nd * kept.to(x_nd.dtype).mul_(scale)
-
-
-class _Dropout(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x_nd: Tensor, rows_n: Tensor, columns_d: Tensor, threshold: int, scale: float, drop: Drop
-    ) -> Tensor:
-        ctx.rest = threshold, scale, drop
-        ctx.save_for_backward(rows_n, columns_d)
-        return drop(x_nd, rows_n, columns_d, threshold, scale)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_nd: Tensor) -> tuple[Tensor | None, ...]:
-        rows_n, columns_d = ctx.saved_tensors
-        threshold, scale, drop = ctx.rest
-        return drop(grad_nd, rows_n, columns_d, threshold, scale), None, None, None, None, None

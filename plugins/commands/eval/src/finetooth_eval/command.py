@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     "suites",
     multiple=True,
     metavar="NAME",
-    help="An evaluator that brings its own questions, a name or JSON with options (probes, lm_eval); may be repeated.",
+    help="An evaluator that brings its own questions, a name or JSON with options (probes); may be repeated.",
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting of the recipe.")
 @click.option("--answers", type=click.Path(path_type=Path), help="Write every question with its answer to this file.")

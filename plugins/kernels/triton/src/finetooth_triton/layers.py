@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from finetooth_kernels import dropout, gated, rms_norm, rotary
+from finetooth_kernels.autograd import apply, once_differentiable
 from finetooth_kernels.compiled import Compiled
 from torch import Tensor
 
@@ -153,10 +154,26 @@ gated_mlp_triton = partial(gated.gated, compiled=COMPILED)
 def keyed_dropout_triton(
     x_nd: Tensor, rows_n: Tensor, columns_d: Tensor, threshold: int, scale: float
 ) -> Tensor:  # fmt: skip
-    """See `finetooth_kernels.dropout.keyed_dropout`."""
+    """See `finetooth_kernels.dropout.keyed_dropout`. Kept for backward: the words of rows and columns, nothing as large
+    as x; the gradient is dropped alike."""
     if x_nd.dim() != 2 or not readable(x_nd, apart=True):
         return dropout.keyed_dropout(x_nd, rows_n, columns_d, threshold, scale)
-    return dropout.dropout_by(_dropped, x_nd, rows_n, columns_d, threshold, scale)
+    return apply(_Dropout, x_nd, rows_n, columns_d, threshold, scale)  # type: ignore[no-any-return]
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x_nd: Tensor, rows_n: Tensor, columns_d: Tensor, threshold: int, scale: float
+    ) -> Tensor:  # fmt: skip
+        ctx.rest = threshold, scale
+        ctx.save_for_backward(rows_n, columns_d)
+        return _dropped(x_nd, rows_n, columns_d, threshold, scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_nd: Tensor) -> tuple[Tensor | None, ...]:
+        return _dropped(grad_nd, *ctx.saved_tensors, *ctx.rest), None, None, None, None
 
 
 def _dropped(x_nd: Tensor, rows_n: Tensor, columns_d: Tensor, threshold: int, scale: float) -> Tensor:
