@@ -38,6 +38,7 @@ from finetooth_torch.planning.layer_memory import (
     by_layer,
 )
 from finetooth_torch.planning.memory import estimate
+from finetooth_torchshared.gpus import CONTEXT
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -278,6 +279,37 @@ def test_what_an_update_of_many_tensors_at_once_holds(
         with Live() as live:
             optimizer.step()
     assert live.most / (32 * 64 * 128) == pytest.approx(entry.update_bytes, abs=0.3)  # of a tensor or two
+
+
+MEASURED = [  # hidden, feed-forward, layers; rows of a step and their mean length; GiB that one H100 held
+    ((2048, 8192, 16), (8, 562), 7.24),
+    ((4096, 14336, 32), (8, 3950), 66.74),
+]
+"""LoRA of rank 16 by the stream decoder, in micro-batches of up to 16,384 tokens, a vocabulary of 49,152; the second
+figure is of tensors alone. See docs/decisions/0052."""
+
+
+@pytest.mark.parametrize(("shape", "rows", "held"), MEASURED, ids=["1B", "8B"])
+def test_the_stream_decoder_takes_what_an_h100_held(
+    shape: tuple[int, int, int], rows: tuple[int, int], held: float
+) -> None:
+    hidden, ffn, layers = shape
+    config = {**LLAMA, "hidden_size": hidden, "intermediate_size": ffn, "num_hidden_layers": layers}
+    config |= {"head_dim": hidden // 32, "vocab_size": 49_152}
+    facts = facts_of(config)
+    shapes = [linear_shapes(facts)[name] for name in facts.linear_targets]
+    low = layers * 16 * sum(map(sum, shapes))
+    parameters = layers * sum(inputs * outputs for inputs, outputs in shapes) + 2 * 49_152 * hidden
+    count, mean = rows
+    request = asked(batch=count, longest=mean + 20)
+    request = replace(
+        request,
+        base=BasePart(ModelInfo("m", "t:m", "llama", config, parameters, 2 * parameters), facts, NOTHING),
+        trains=replace(request.trains, parameters=low),
+        data=replace(request.data, mean_length=mean, length_deviation=5.0),
+    )
+    planned = estimate(request, "bf16", 16_384, checkpointing=False, stream=True).total / GIB - CONTEXT / GIB
+    assert held <= planned <= 1.12 * held
 
 
 # --- what is decided by it --------------------------------------------------------------------------------------------

@@ -315,6 +315,10 @@ def test_the_decoder_is_chosen_with_a_reason(kit: SimpleNamespace) -> None:
         assert chosen.value == "transformers" and words in chosen.reason
         with pytest.raises(PlanError, match=words):
             choose_decoder(*arguments, "stream", brought=True)
+    capped = replace(facts, attention=replace(facts.attention, softcap=50.0))
+    assert choose_decoder(capped, kit.hardware, "auto", "auto", brought=True).value == "stream"
+    of_gpu = choose_decoder(capped, gpu, "auto", "auto", brought=True)
+    assert of_gpu.value == "transformers" and "no window, cap or sinks" in of_gpu.reason
     routed = choose_decoder(facts, kit.hardware, "auto", "auto", brought=True, routed=True)
     assert routed.value == "transformers" and "losses of routers" in routed.reason
 
