@@ -7,8 +7,13 @@ Triton's launcher would and compiled to machine code. That proves that they comp
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
+import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +32,9 @@ pytestmark = [
 ]
 
 KIB = 2**10
-TARGETS = {  # backend, architecture, threads per warp, bytes of shared memory that a block may take
+TARGETS: dict[
+    str, tuple[str, int | str, int, int]
+] = {  # backend, architecture, threads per warp, bytes of shared memory that a block may take
     "sm_80": ("cuda", 80, 32, 163 * KIB),
     "sm_86": ("cuda", 86, 32, 99 * KIB),
     "sm_90": ("cuda", 90, 32, 227 * KIB),
@@ -80,7 +87,7 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Launch]]:
             monkeypatch.setattr(module, name, Recorder(getattr(module, name)))
     monkeypatch.setattr(gpu, "check_runs", lambda name, tensor: None)
     monkeypatch.setattr(dispatch, "has_kernels", lambda device, dtype: True)
-    monkeypatch.setattr(gpu, "interpreted", lambda: True)  # rows of a CPU are taken then
+    monkeypatch.setattr(layers, "runs_on", lambda device: True)
     monkeypatch.setattr(wide_linear, "multiplies_into_float32", lambda device, dtype: False)
 
     def run(function: Callable[[], None], shared_memory: int) -> list[Launch]:
@@ -231,3 +238,75 @@ def test_a_kernel_that_does_not_compile_would_be_seen(record: Callable[..., list
     launch.arguments["COLUMNS"] = 100  # not a power of two
     with pytest.raises(Exception, match="power of 2"):
         compiled(launch, *TARGETS["sm_80"][:3])
+
+
+# --- registers, shared memory and spills ------------------------------------------------------------------------------
+
+MORE_TARGETS: dict[str, tuple[str, int | str, int, int]] = {
+    **TARGETS,
+    "sm_89": ("cuda", 89, 32, 99 * KIB),
+    "sm_100": ("cuda", 100, 32, 227 * KIB),
+    "sm_120": ("cuda", 120, 32, 99 * KIB),
+    "gfx90a": ("hip", "gfx90a", 64, 64 * KIB),
+    "gfx950": ("hip", "gfx950", 64, 160 * KIB),
+    "gfx1151": ("hip", "gfx1151", 32, 64 * KIB),
+    "gfx1201": ("hip", "gfx1201", 32, 64 * KIB),
+}
+SPILLING = {("sm_90", "head_linear_kernel"), ("sm_90", "head_gradient_kernel")}
+"""Known to keep some numbers in memory; whether smaller tiles are faster takes the device."""
+PAGE = os.environ.get("FT_WRITE_DOCS")
+"""Where `make kernels-test` may write the table."""
+
+
+def resources(program: Any, backend: str) -> tuple[int, int, int]:
+    """Registers of a thread, bytes of shared memory, and what does not fit into registers: bytes, or registers."""
+    import triton
+
+    if backend == "hip":
+        assembly = program.asm["amdgcn"]
+        counts = [int(re.search(rf"\.{name}:\s+(\d+)", assembly)[1]) for name in ("vgpr_count", "vgpr_spill_count")]  # type: ignore[index]
+        return counts[0], program.metadata.shared, counts[1]
+    dump = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(program.asm["cubin"])
+        file.flush()
+        said = subprocess.run([dump, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
+    registers, stack = (int(re.search(rf"{name}:(\d+)", said.stdout)[1]) for name in ("REG", "STACK"))  # type: ignore[index]
+    return registers, program.metadata.shared, stack
+
+
+def test_no_kernel_needs_more_registers_than_there_are(record: Callable[..., list[Launch]]) -> None:
+    """In bf16, on every architecture that users name; the table is docs/benchmarks/kernel-resources.md."""
+    found: dict[str, dict[str, tuple[int, int, int]]] = {}
+    for target, (backend, architecture, warp, shared_memory) in MORE_TARGETS.items():
+        for case in ("trained head", "given logits", "rows of layers"):
+            for launch in record(lambda case=case: CASES[case][0](torch.bfloat16), shared_memory):
+                name = launch.kernel.__name__
+                used = resources(compiled(launch, backend, architecture, warp), backend)
+                of = found.setdefault(name, {})
+                of[target] = tuple(map(max, used, of.get(target, used)))  # type: ignore[assignment]
+    spilling = {(target, name) for name, of in found.items() for target, used in of.items() if used[2]}
+    assert spilling <= SPILLING
+    if PAGE:
+        Path(PAGE).write_text(table(found), encoding="utf-8")
+
+
+def table(found: dict[str, dict[str, tuple[int, int, int]]]) -> str:
+    """The page."""
+    import triton
+
+    head = [
+        "# What Triton's kernels take of a GPU", "",
+        f"Registers of a thread / KiB of shared memory of a block, as Triton {triton.__version__} compiles them in",
+        "bf16, without a GPU; behind a plus what did not fit into registers: bytes on NVIDIA, registers on AMD GPUs.",
+        "`FT_WRITE_DOCS=docs/benchmarks/kernel-resources.md make kernels-test` writes this page.", "",
+        f"| kernel | {' | '.join(MORE_TARGETS)} |",
+        f"|---|{'---|' * len(MORE_TARGETS)}",
+    ]  # fmt: skip
+    for name, of in sorted(found.items()):
+        cells = [
+            f"{registers} / {shared / KIB:.0f}{f' + {spilled}' if spilled else ''}"
+            for registers, shared, spilled in (of[target] for target in MORE_TARGETS)
+        ]
+        head.append(f"| `{name.removesuffix('_kernel')}` | {' | '.join(cells)} |")
+    return "\n".join([*head, ""])

@@ -121,6 +121,11 @@ def _of_rows(width: int) -> dict[str, Any]:
     return {"COLUMNS": columns, "num_warps": 8 if columns > 1024 else 4}
 
 
+def runs_on(device: torch.device) -> bool:
+    """Whether Triton computes there, or pretends to."""
+    return device.type == "cuda" or (device.type == "cpu" and gpu.interpreted())
+
+
 def readable(*tensors: Tensor, apart: bool = False) -> bool:
     """Whether the kernels can read these: where Triton runs, of one dtype that they take, not empty; and contiguous.
 
@@ -128,8 +133,7 @@ def readable(*tensors: Tensor, apart: bool = False) -> bool:
         apart: numbers may also lie apart, in any strides.
     """
     dtype, device = tensors[0].dtype, tensors[0].device
-    runs = device.type == "cuda" or (gpu.interpreted() and device.type == "cpu")
-    if not runs or dtype not in gpu.SUPPORTED_DTYPES:
+    if dtype not in gpu.SUPPORTED_DTYPES or not runs_on(device):
         return False
     return all(
         x.dtype is dtype and x.device == device and x.numel() > 0 and (apart or x.is_contiguous()) for x in tensors
