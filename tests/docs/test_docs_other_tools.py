@@ -36,6 +36,7 @@ ELSEWHERE = {
     "tasks.md#send-it-to-ollama": "tests/runs/test_other_readers.py",
     "quantised-bases.md#merging": "tests/runs/test_merge_quantised.py",
     "glossary.md": "tests/docs/test_docs_pages.py",
+    "many-devices.md": "plugins/strategies/ddp/tests",
     "board.md": "plugins/commands/board/tests/test_board_browser.py",
     "README.md": "tests/docs/test_docs_commands.py",
     "install.md": "tests/layout/test_layout_dockerfile.py",
