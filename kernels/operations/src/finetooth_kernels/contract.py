@@ -131,6 +131,12 @@ def _check_numbers(scale: float, softcap: float | None, temperature: float, chun
         raise ValueError(f"chunk_bytes must be positive, got {chunk_bytes}")
 
 
+def extremes(x: Tensor) -> tuple[int, int]:
+    """The least and the largest of whole numbers, in one copy from a device."""
+    low, high = torch.stack(torch.aminmax(x)).cpu()
+    return int(low), int(high)
+
+
 def check_targets(targets_mk: Tensor, rows_m: Tensor | None, vocabulary: int) -> None:
     """Raise ValueError, naming the row, unless every id in `targets_mk` is in [0, vocabulary).
 
@@ -140,7 +146,7 @@ def check_targets(targets_mk: Tensor, rows_m: Tensor | None, vocabulary: int) ->
     """
     if targets_mk.numel() == 0:
         return
-    low, high = map(int, torch.stack(torch.aminmax(targets_mk)).cpu())
+    low, high = extremes(targets_mk)
     if low >= 0 and high < vocabulary:
         return
     wrong_mk = (targets_mk < 0) | (targets_mk >= vocabulary)

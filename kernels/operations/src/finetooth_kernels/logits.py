@@ -17,7 +17,7 @@ from torch import Tensor
 
 from finetooth_kernels.autograd import once_differentiable
 from finetooth_kernels.compiled import NOTHING, Compiled, Library
-from finetooth_kernels.contract import SUPPORTED_DTYPES, result_dtype
+from finetooth_kernels.contract import SUPPORTED_DTYPES, extremes, result_dtype
 
 __all__ = [
     "LogitsStatistics",
@@ -200,7 +200,7 @@ def _check_index(index: Tensor, logits: Tensor) -> None:
         raise ValueError(f"index is on {index.device}, but logits are on {logits.device}")
     if index.numel() == 0:
         return
-    low, high = map(int, torch.stack(torch.aminmax(index)).cpu())  # one copy
+    low, high = extremes(index)
     if low < 0 or high >= logits.shape[-1]:
         at = tuple(((index < 0) | (index >= logits.shape[-1])).nonzero()[0].tolist())
         raise ValueError(f"index holds id {int(index[at])} at {at}, outside the vocabulary of {logits.shape[-1]}")

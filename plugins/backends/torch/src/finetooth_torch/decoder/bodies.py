@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from finetooth_torch.attention.handing import handing
 from finetooth_torch.draws import Draws
 from finetooth_torch.embedding_noise import EmbeddingNoise, no_noise
-from finetooth_torch.layout.rectangles import Rectangle
+from finetooth_torch.layout.rectangles import Rectangle, on_host
 from finetooth_torch.layout.shared_rows import Masks, pack, packed_states
 from finetooth_torch.layout.stream import laid_out
 from finetooth_torch.planning.flops import Computed
@@ -217,15 +217,15 @@ class StreamBody:
 
         between: dict[str, Any] = {"between": keep} if layers else {}  # a decoder without it serves the last layer
         share = (self.shares and self.noise is None) or not self._model.training
-        stream, on_host = laid_out(rectangle, share=share)
+        stream, cells_st = laid_out(rectangle, share=share)
         computed = computed_of(stream)
         _lay_out(self.draws, rectangle, stream.cells_st, (len(stream),))
         if everywhere:
             with _noisy(self.noise, rectangle, stream.cells_st, len(stream)):
                 return States(self.decoder.hidden(stream, **between), stream.cells_st, computed, read_by)
-        mask = rectangle.mask.cpu().numpy() if rectangle.host is None else rectangle.host.mask
-        needed, inverse = np.unique(on_host[mask], return_inverse=True)
-        places = np.zeros_like(on_host)
+        mask = on_host(rectangle).mask
+        needed, inverse = np.unique(cells_st[mask], return_inverse=True)
+        places = np.zeros_like(cells_st)
         places[mask] = inverse
         cells = placed(torch.from_numpy(places), stream.tokens.device)
         if len(needed) == 0:  # a row that trains nothing still has a graph

@@ -29,6 +29,14 @@ def counted_cells(rectangle: Rectangle) -> Tensor:
     return rectangle.mask.flatten().nonzero().squeeze(1)
 
 
+def on_host(rectangle: Rectangle) -> rectangles.OnHost:
+    """Its arrays in NumPy; a device is asked for them where nobody kept them."""
+    if rectangle.host is not None:
+        return rectangle.host
+    tokens, mask = (of.cpu().numpy() for of in (rectangle.tokens, rectangle.mask))
+    return rectangles.OnHost(tokens, mask, None if rectangle.positions is None else rectangle.positions.cpu().numpy())
+
+
 def loss_data(data: Sequence[Datum], rectangle: Rectangle, dtype: torch.dtype) -> LossData:
     """What a loss sees of a rectangle.
 

@@ -16,11 +16,10 @@ from finetooth_kernels.decoder import Stream
 from finetooth_kernels.memory import placed
 from finetooth_kernels.segments import Segment
 from finetooth_steps.layout import SHORTEST_SHARED
-from finetooth_steps.rectangles import OnHost
 from finetooth_steps.segments import Piece
 from numpy.typing import NDArray
 
-from finetooth_torch.layout.rectangles import Rectangle
+from finetooth_torch.layout.rectangles import Rectangle, on_host
 
 
 @dataclass
@@ -127,10 +126,7 @@ def make_stream(rectangle: Rectangle, *, share: bool) -> Stream:
 
 def laid_out(rectangle: Rectangle, *, share: bool) -> tuple[Stream, NDArray[np.int64]]:
     """The stream, and its `cells_st` on the host."""
-    device, host = rectangle.tokens.device, rectangle.host
-    if host is None:
-        positions = None if rectangle.positions is None else rectangle.positions.cpu().numpy()
-        host = OnHost(rectangle.tokens.cpu().numpy(), rectangle.mask.cpu().numpy(), positions)
+    device, host = rectangle.tokens.device, on_host(rectangle)
     cells_st = np.zeros(host.tokens.shape, dtype=np.int64)
     writer = _Writer(host.tokens, host.positions, rectangle.batch.lengths, cells_st, rectangle.pieces, share)
     writer.write(range(len(cells_st)), 0)
