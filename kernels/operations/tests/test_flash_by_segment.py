@@ -94,3 +94,16 @@ def test_what_the_kernel_does_not_take_is_computed_all_the_same() -> None:
     qkv = torch.empty(13, HEADS + 2 * KV_HEADS, SIZE, device="meta")
     out = module.segment_attention(qkv, TREES["apart"], heads=HEADS, kv_heads=KV_HEADS, scale=0.4)
     assert out.shape == (13, HEADS, SIZE)
+
+
+def test_torch_takes_and_gives_what_is_handed_to_it() -> None:
+    """No GPU is asked: a torch whose kernel has other arguments, or returns other things, is seen here."""
+    forward, backward = (
+        getattr(torch.ops.aten, f"_flash_attention_{way}").default._schema for way in ("forward", "backward")
+    )
+    sequences = ["cum_seq_q", "cum_seq_k", "max_q", "max_k", "dropout_p", "is_causal"]
+    assert [of.name for of in forward.arguments][:10] == ["query", "key", "value", *sequences, "return_debug_mask"]
+    assert [of.name for of in forward.returns][:4] == ["output", "softmax_logsumexp", "rng_state", "unused"]
+    given = ["grad_out", "query", "key", "value", "out", "logsumexp", *sequences, "rng_state", "unused"]
+    assert [of.name for of in backward.arguments][:14] == given
+    assert all("scale" in [of.name for of in schema.arguments] for schema in (forward, backward))
