@@ -64,9 +64,7 @@ def picked(kind: str, rows: Path, model: Path) -> dict[str, Any]:
         "sampler": {"method": {**ONLINE, "rewards": ["letters"], "sampler": acme}, **online},
         "environment": {"method": {**ONLINE, "rewards": ["letters"], "environment": acme}, **online},
         "quantizer": {"quantization": acme}, "attention": {"backend": {"name": "torch", "attention": "acme"}},
-        # on a CPU torch's provider alone computes the second, in whose place acme stands with the same rank
-        "kernel": {"kernels": {"linear_logprob": "acme", "keyed_dropout": "finetooth-torch:torch"}},
-        "tracker": {"trackers": ["acme"]},
+        "kernel": {"kernels": {"linear_logprob": "acme"}}, "tracker": {"trackers": ["acme"]},
         "evaluator": {"evaluate": {"every": 1, "evaluators": [acme]}, "data": {"eval": str(rows)}},
         "exporter": {"export": [acme]}, "store": {"checkpoint": {"every": 1, "keep_last": 1, "stores": [acme]}},
         "gate": {"checkpoint": {"every": 1, "gates": [acme]}}, "adapter": {"adapter": {**acme, "rank": 2}},

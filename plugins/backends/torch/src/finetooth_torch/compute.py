@@ -107,7 +107,7 @@ def wanted(precision: str, *, stream: bool, fp8: bool = False) -> dict[str, Want
         "linear_logprob": Wanted((precision,)),
         "logits_statistics": Wanted(("fp32",), backward=False),
         "accumulate": Wanted(("fp32",), backward=False),
-        "keyed_dropout": Wanted((precision,)),
+        "keyed_dropout": Wanted((precision,), optional=True),
         "packed_linear": Wanted((precision,), backward=False, optional=True),
     }
     if stream:
