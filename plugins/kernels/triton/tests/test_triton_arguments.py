@@ -32,7 +32,7 @@ def test_nothing_imports_triton_before_a_kernel_runs() -> None:
     code = (
         "import sys, torch\n"
         "before = 'triton' in sys.modules\n"
-        "from finetooth_triton import gpu, operations\n"
+        "from finetooth_triton import gpu, layers, operations\n"
         "gpu.available('cpu'); operations.entropy_from_logits(torch.zeros(2, 3))\n"
         "assert ('triton' in sys.modules) == before\n"
     )

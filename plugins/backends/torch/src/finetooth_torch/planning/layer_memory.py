@@ -103,13 +103,20 @@ def accelerator_layer_bytes(request: PlanRequest, precision: str, *, full: bool,
     saved: float = layer_bytes(request, precision, full=full) + wide * (facts.heads + 2)
     if facts.block is not None and facts.block.query_norm:
         saved += wide * (heads + kv + facts.heads + facts.kv_heads) + (size * (heads + kv) if full else 0)
-    if request.trains.base_frozen:
-        saved += size * rank_of(facts, request.trains.parameters) * len(facts.linear_targets)
+    saved += low_rank_bytes(request, precision)
     if attention.masked or not attention.fused:
         saved += 2 * size * (heads - kv)
     if attention.masked and attention.fused:
         saved += size * row
     return saved + (0 if attention.fused else score_bytes(request, precision))
+
+
+def low_rank_bytes(request: PlanRequest, precision: str) -> int:
+    """Bytes per token that one layer's low-rank additions keep between their two matrices; 0 where the base trains."""
+    facts = request.base.facts
+    if not request.trains.base_frozen:
+        return 0
+    return BYTES[precision] * rank_of(facts, request.trains.parameters) * len(facts.linear_targets)
 
 
 def score_bytes(request: PlanRequest, precision: str) -> int:

@@ -23,6 +23,7 @@ from finetooth_torch.planning.layer_memory import (
     generation_bytes,
     layer_bytes,
     layers_held,
+    low_rank_bytes,
     score_bytes,
     stream_layer_bytes,
 )
@@ -30,7 +31,6 @@ from finetooth_torch.planning.offload import DEVICE, DISK, HOST, ON_DEVICE, Offl
 from finetooth_torch.planning.process_memory import host_overhead
 from finetooth_torch.planning.routers import NO_ROUTERS, RouterCoefficients
 from finetooth_torch.planning.row_sharing import largest_positions
-from finetooth_torch.planning.step_cost import rank_of
 
 GENERATION_BATCHES = 4
 """Positions of a batch that is sampled, in micro-batches."""
@@ -99,7 +99,7 @@ def _on_accelerator(
     own = request.trains.adapter.token_bytes(facts, precision)
     between = (max(4, size) if stream else size) * facts.hidden_size
     if stream:
-        own += size * rank_of(facts, trained) * len(facts.linear_targets) if request.trains.base_frozen else 0
+        own += low_rank_bytes(request, precision)
         layer = by_layer(request, precision, lambda alike: own + stream_layer_bytes(alike, precision), full=full)
         passing = backward_bytes(request, precision)
     else:
