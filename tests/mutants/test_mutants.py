@@ -41,7 +41,7 @@ def test_a_list_that_is_wrong_is_named(tmp_path: Path) -> None:
 def small_copy(folder: Path, test: str) -> Copy:
     """A copy of a workspace with one function and its test."""
     copy = object.__new__(Copy)
-    copy.root = folder
+    copy.root, copy._sound = folder, set()
     # installed pytest plugins, which nothing here needs, take three of the four seconds that one judgement needs
     copy._environment = {"PATH": "", "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n    slow\n    thorough\n")
