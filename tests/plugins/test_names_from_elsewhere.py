@@ -91,6 +91,37 @@ def test_a_setting_of_theirs_names_ours(catalog: Catalog, written: str, setting:
                 )
 
 
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("base", "did you mean model?"),
+        ("lora.rank", "set adapter: {name: lora, rank: 16, alpha: 32, dropout: 0.05, targets: [q_proj, v_proj]}"),
+        ("data.corpus", "did you mean data.train?"),
+        ("examples", "did you mean data.examples?"),
+        ("data.validation", "did you mean data.eval?"),
+        ("data.customer_data", "did you mean data.classification.customer_data?"),
+        ("customer_data", "did you mean data.classification.customer_data?"),
+        ("data.licence", "did you mean data.classification.licence?"),
+        ("data.pii", "did you mean data.classification.pii?"),
+        ("egress", "did you mean data.classification.egress?"),
+        ("data.egress", "did you mean data.classification.egress?"),
+        ("train.egress", "did you mean data.classification.egress?"),
+        ("train.batch", "did you mean train.batch_size?"),
+        ("train.iterations", "did you mean train.max_steps?"),
+        (
+            "train.select_on",
+            "set checkpoint.select_on: eval/loss, which keeps the step with the lowest",
+        ),
+        ("register.sign", "export: [{name: registry, model: ..., channel: candidate}]"),
+    ],
+)
+def test_words_of_a_recipe_with_a_corpus_name_ours(written: str, said: str) -> None:
+    """What `ft import` reads as corpus-recipe, where somebody types it."""
+    with pytest.raises(RecipeError) as told:
+        load({"model": "m"}, [f"{written}=1"])
+    assert "unknown setting" in str(told.value) and said in str(told.value)
+
+
 def test_an_option_of_another_entry_is_not_named_as_what_is_meant(catalog: Catalog) -> None:
     with pytest.raises(RecipeError, match=r"adapter\.unfrozen_parameters: .*\(it is an option of another adapter"):
         validate_options(catalog, "adapter", {"name": "finetooth-lora:lora", "unfrozen_parameters": ["x"]}, "adapter")

@@ -117,3 +117,19 @@ def test_rows_that_nobody_can_name_cannot_be_pinned(prepare: Prepare, write: Wri
     for data in ({"train": source(sha256="0" * 64)}, {"snapshot": {"name": "x"}}):
         with pytest.raises(FinetoothError, match="does not say what its rows are made of, so they cannot be pinned"):
             prepare(data=data)
+
+
+@pytest.mark.parametrize("lines", [LINES, FEW])
+@pytest.mark.parametrize("chosen", [{}, {"eval": {"fraction": 0.34}}, {"deduplicate": "exact"}])
+def test_another_number_of_training_rows_is_refused(
+    lines: list[str], chosen: dict[str, Any], prepare: Prepare, write: Write
+) -> None:
+    """Rows that are held out of them count."""
+    write(lines)
+    prepare(data={**chosen, "examples": len(lines)})
+    with pytest.raises(DataError) as told:
+        prepare(data={**chosen, "examples": 2800})
+    assert str(told.value) == (
+        f"data.examples: the recipe says 2,800 training rows, and there are {len(lines)} (restore the data, or set "
+        "data.examples to what was found)"
+    )

@@ -154,6 +154,9 @@ class DataSection(Options):
     nothing is evaluated by default."""
     max_rows: int | None = Field(default=None, ge=1)
     """At most so many rows of each training source that says nothing of its own, the first ones."""
+    examples: int | None = Field(default=None, ge=1)
+    """How many training rows there must be, those held out of them included; another number is refused. Data that are
+    streamed are not counted."""
     deduplicate: Literal["off", "exact", "near"] = "off"
     """Whether a training row that repeats an earlier one, of any source, is left out: `exact` if they say the same,
     `near` if they share most of their words too. Rows left out are counted."""

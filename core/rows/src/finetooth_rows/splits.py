@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks.errors import UserError
+from finetooth_hooks.errors import DataError, UserError
 from finetooth_hooks.examples import Example
 from finetooth_hooks.preparation import Limit, Preparation, Rendering
 from finetooth_toolbox.decisions import Note
@@ -85,7 +85,41 @@ def prepare(
 
     Returns:
         the preparation, and why the tokens are not kept where the recipe has no say.
+
+    Raises:
+        DataError: the rows are broken, or not as many as `data.examples` says.
     """
+    made = _prepared(parts, whole, all_rows, rendering, limit, first)
+    if all_rows.split == "train" and first is None:
+        _check_count(parts.section.examples, all_rows, made[0].report.rows)
+    return made
+
+
+def _check_count(wanted: int | None, rows: SplitRows, read: int) -> None:
+    """
+    Raises:
+        DataError: there are not so many rows.
+    """
+    if wanted is None:
+        return
+    if rows.selection is not None:
+        chosen = rows.selection.chosen
+        read = sum(int(((taken + held) > 0).sum()) for taken, held in zip(chosen.taken, chosen.held, strict=True))
+    if read != wanted:
+        raise DataError(
+            "data.examples", f"the recipe says {wanted:,} training rows, and there are {read:,}",
+            action="restore the data, or set data.examples to what was found",
+        )  # fmt: skip
+
+
+def _prepared(
+    parts: DataParts,
+    whole: Sequence[tuple[str, Example]],
+    all_rows: SplitRows,
+    rendering: Rendering,
+    limit: Limit | None,
+    first: int | None,
+) -> tuple[Preparation, str]:
     split, rows = all_rows.split, all_rows.first(first)
     if isinstance(whole, tuple):
         found = whole if first is None else examples_of(rows)

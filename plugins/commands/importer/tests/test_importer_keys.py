@@ -244,9 +244,9 @@ def test_a_recipe_with_a_corpus_and_a_channel_keeps_its_meaning() -> None:
         "name": "lora", "rank": 16, "alpha": 32, "dropout": 0.05, "targets": ["q_proj", "v_proj"]
     }  # fmt: skip
     assert made["data"] == {
-        "train": "chat.jsonl", "classification": {"customer_data": False}, "eval": {"fraction": 0.1}
+        "train": "chat.jsonl", "examples": 2800, "classification": {"customer_data": False}, "eval": {"fraction": 0.1}
     }  # fmt: skip
     assert made["train"] == {"batch_size": 4} and made["optimizer"] == {"name": "adamw", "learning_rate": 1e-4}
     assert made["checkpoint"]["select_on"] == "eval/loss" and made["evaluate"]["evaluators"] == ["loss"]
     assert made["export"] == [{"name": "registry", "model": "bot", "channel": "candidate", "sign": True}]
-    assert [line.key for line in account if line.outcome == "not taken"] == ["data.examples"]
+    assert not [line.key for line in account if line.outcome == "not taken"]

@@ -12,7 +12,6 @@ KEYS = {"base", "lora", "data", "train", "register"}
 SELECTED = {"val_loss_min": "eval/loss"}
 
 REFUSED: Mapping[str, str] = {
-    "data.examples": "no setting checks how many rows there are: ft data counts them",
     "register.registry": "set export.registry.registry to the folder that ft registry init made",
 }
 
@@ -46,6 +45,7 @@ def read(account: Account) -> None:
     account.take("lora.dropout", "adapter.dropout", number)
     account.take("lora.target_modules", "adapter.targets", list)
     account.take("data.corpus", "data.train", str)
+    account.take("data.examples", "data.examples", int)
     account.take("data.validation", "data.eval")
     for name in ("customer_data", "licence", "pii"):
         account.take(f"data.{name}", f"data.classification.{name}")
