@@ -17,6 +17,8 @@ ALLOWED_CALLS = {
     ("inside.py", "exec"): "code that a model wrote runs there, within the sandbox of the reward code_tests",
 }
 UNFINISHED = re.compile(r"#.*\b(TODO|FIXME|XXX|HACK)\b|\braise NotImplementedError\b")
+BY_HAND = re.compile(r"\bpip install\b|\binstall finetooth\b")
+WRITTEN_OUT = {"errors.py": "install_command itself", "locking.py": "the head of a file for an environment of its own"}
 VAGUE = {"utils", "util", "common", "misc", "helpers", "helper", "stuff"}
 
 
@@ -48,6 +50,18 @@ def test_nothing_is_half_done(package):
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
             if UNFINISHED.search(line):
                 found.append(f"{file.name}:{number}: {line.strip()}")
+    assert not found
+
+
+def test_one_place_says_how_to_install_a_package(package):
+    """`install_command` knows where finetooth runs from: a clone's folders, or pip's index."""
+    found = []
+    for file, tree in trees(package.sources):
+        texts = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            text = node.value if isinstance(node, ast.Constant) and id(node) not in texts else None
+            if isinstance(text, str) and BY_HAND.search(text) and file.name not in WRITTEN_OUT:
+                found.append(f"{file.name}:{node.lineno} writes {text!r}")
     assert not found
 
 

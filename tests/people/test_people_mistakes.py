@@ -87,7 +87,7 @@ MISTAKES = [
     ("init --yes --data rows.jsonl --prompt ask --output n.yaml", "no such column", "choose of prompt, completion"),
     ("init --yes --data rows.jsonl --goal dpo --output n.yaml", "has no rows for that", "choose of sft"),
     ("import unknown.yml --output n.yaml", "the tool of this configuration is not known", "say --from"),
-    ("chat nosuch", "no installed loader knows what 'nosuch' is", "check the spelling"),
+    ("chat nosuch", "no installed loader knows what 'nosuch' is", "name the folder of a model"),
     ("export nosuch --to gguf", "no run has this name", "name the folder of a run"),
     ("push nosuch", "Missing option '--to'", "see ft push --help"),
     ("resume nosuch", "no run has this name", "give the folder of a run"),

@@ -9,7 +9,7 @@ from textwrap import dedent
 
 import pytest
 from finetooth_core.plugins.manager import Plugins, start
-from finetooth_hooks import PluginError, UserError
+from finetooth_hooks import PluginError, UserError, install_command
 
 HEAD = "from finetooth_hooks import Loss, Reward, hookimpl\n"
 
@@ -39,7 +39,7 @@ BROKEN = {
     "misses a module": (
         "import nonesuch_module",
         "cannot be imported: ModuleNotFoundError: No module named 'nonesuch_module'",
-        "install the package that brings the module 'nonesuch_module'",
+        f"install what brings 'nonesuch_module': {install_command('PACKAGE')}",
     ),
     "misspells a hook": (
         f"{HEAD}@hookimpl\ndef ft_loss():\n    {LOSS}",

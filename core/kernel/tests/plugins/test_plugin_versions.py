@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from importlib.metadata import distributions, entry_points
 from pathlib import Path
+from typing import Any
 
 import pytest
 from finetooth_core.plugins import versions
 from finetooth_core.plugins.distributions import GROUP, discover
+from finetooth_hooks import install_command
 from hypothesis import given
 from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
@@ -68,6 +70,24 @@ def test_unmet_names_what_is_missing_and_what_is_too_old() -> None:
     assert [str(item).partition(" (")[0] for item in found] == ["no-such-thing>=1", "pluggy>=99"]
     assert "not installed" in str(found[0])
     assert "is installed" in str(found[1])
+
+
+@pytest.mark.parametrize(
+    ("distribution", "module", "action"),
+    [
+        ("finetooth-registry", "model_signing", ("model-signing>=1.1,<2",)),  # an optional one, named otherwise
+        ("acme-lacking", "anything", ("nonesuch-thing>=1",)),  # a declared one that is not there comes first
+        ("finetooth-registry", "nonesuch", ("PACKAGE",)),
+        ("./local.py", "nonesuch", ("PACKAGE",)),
+    ],
+)
+def test_a_failed_import_is_answered_with_what_to_install(
+    site: Any, distribution: str, module: str, action: tuple[str, ...]
+) -> None:
+    site.add("acme-lacking", requires=["nonesuch-thing>=1"])
+    lacks, said = versions.remedy(ModuleNotFoundError(name=f"{module}.part"), distribution)
+    assert said.endswith(install_command(*action)) and ("nonesuch-thing" in lacks) == (distribution == "acme-lacking")
+    assert versions.remedy(ImportError("no symbol"), "finetooth-registry") == ("", "")
 
 
 def test_discovery_agrees_with_importlib_metadata() -> None:

@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 import torch
+from finetooth_hooks.errors import install_command
 
 from finetooth_kernels.contract import Availability
 
@@ -16,7 +17,6 @@ __all__ = ["SUPPORTED_DTYPES", "available", "interpreted", "on", "unsupported"]
 SUPPORTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """What the kernels multiply; all of them accumulate in float32."""
 
-_INSTALL = "triton is not installed; pip install 'finetooth-triton[triton]'"
 _LEAST_CAPABILITY = (8, 0)
 """Compute capability from which NVIDIA devices multiply bfloat16."""
 
@@ -36,7 +36,7 @@ def available(device: torch.device | str = "cpu", dtype: torch.dtype | None = No
     if dtype is not None and dtype not in SUPPORTED_DTYPES:
         return Availability(False, unsupported(dtype))
     if importlib.util.find_spec("triton") is None:
-        return Availability(False, _INSTALL)
+        return Availability(False, f"triton is not installed; {install_command('finetooth-triton[triton]')}")
     name = torch.cuda.get_device_name(device)
     if torch.version.hip is None and (capability := torch.cuda.get_device_capability(device)) < _LEAST_CAPABILITY:
         return Availability(False, f"{name} has compute capability {capability[0]}.{capability[1]}, the least is 8.0")

@@ -142,7 +142,7 @@ def test_a_packed_folder_is_read(
         ({"quant_method": "eetq"}, "for CUDA alone"),
         ({"quant_method": "auto-round"}, "install auto-round"),
         ({"quant_method": "hqq"}, "install hqq"),
-        ({"quant_method": "quanto"}, "optimum-quanto alone"),
+        ({"quant_method": "quanto"}, "install optimum-quanto"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_what_to_do(

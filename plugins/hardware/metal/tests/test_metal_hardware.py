@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from finetooth_hooks import install_command
 from finetooth_kit import parametrize_with_checks
 from finetooth_metal.hardware import MetalHardware
 
@@ -43,7 +44,11 @@ def absent() -> Any:
     [
         (("Linux", "x86_64"), core, "no Apple silicon (this is Linux x86_64)"),
         (("Darwin", "x86_64"), core, "no Apple silicon (this is Darwin x86_64)"),
-        (("Darwin", "arm64"), absent, "MLX is not installed (No module named 'mlx')"),
+        (
+            ("Darwin", "arm64"),
+            absent,
+            f"MLX is not installed (No module named 'mlx'): {install_command('finetooth[mlx]')}",
+        ),
         (("Darwin", "arm64"), lambda: core(there=False), "MLX finds no Metal device"),
     ],
 )

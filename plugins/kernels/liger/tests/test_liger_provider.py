@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from finetooth_hooks import install_command
 from finetooth_liger.provider import missing
 
 
@@ -33,7 +34,9 @@ def test_it_says_why_it_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert "compute capability 7.5, the least is 8.0" in missing("rms_norm", "cuda:0", "fp32")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert missing("rms_norm", "cuda:0", "fp32") == "liger-kernel is not installed; pip install finetooth-liger"
+    assert (
+        missing("rms_norm", "cuda:0", "fp32") == f"liger-kernel is not installed; {install_command('finetooth[liger]')}"
+    )
 
 
 def test_nothing_imports_liger_before_a_kernel_runs() -> None:

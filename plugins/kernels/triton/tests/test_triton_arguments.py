@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from finetooth_hooks import install_command
 from finetooth_kernels.references import linear_logprob as linear_logprob_reference
 from finetooth_triton import gpu
 from finetooth_triton.linear_logprob import linear_logprob_triton
@@ -68,7 +69,7 @@ def test_an_older_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_triton_the_way_to_install_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     answer = gpu.available("cuda")
-    assert not answer.available and "pip install 'finetooth-triton[triton]'" in answer.reason
+    assert not answer.available and install_command("finetooth-triton[triton]") in answer.reason
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])

@@ -15,6 +15,8 @@ from finetooth_hooks.entries import Attention, Entry
 from finetooth_hooks.errors import PluginError
 from finetooth_toolbox.blame import MEND, said, where
 
+from finetooth_core.plugins.versions import remedy
+
 if TYPE_CHECKING:
     from finetooth_hooks.context import Registered
     from finetooth_hooks.options import Options
@@ -140,7 +142,6 @@ def import_failure(error: ImportError, what: str, distribution: str) -> PluginEr
         what: the entry that needed the import, `loss 'x'`.
         distribution: the plugin at fault.
     """
-    action = f"see what is broken: ft plugins doctor {distribution}"
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        action = f"install the package that brings the module {error.name.partition('.')[0]!r}"
-    return PluginError(distribution, f"{what} cannot be imported: {' '.join(str(error).split())}", action=action)
+    lacks, action = remedy(error, distribution)
+    problem = f"{what} cannot be imported: {' '.join(str(error).split())}{lacks}"
+    return PluginError(distribution, problem, action=action or f"see what is broken: ft plugins doctor {distribution}")

@@ -194,7 +194,7 @@ class _Manager:
         if problem is not None:
             self._fault(name, version, problem)
             return
-        module = self._import(installed.references[0][1], name, version, installed.requires)
+        module = self._import(installed.references[0][1], name, version)
         if module is not None:
             self._register(name, version, module, named)
 
@@ -208,15 +208,15 @@ class _Manager:
         elif named.is_file:
             self._add_file(named)
         elif named.is_module:
-            module = self._import(name, name, "", ())
+            module = self._import(name, name, "")
             if module is not None:
                 self._register(name, "", module, named)
 
-    def _import(self, reference: str, name: str, version: str, requires: Sequence[str]) -> ModuleType | None:
+    def _import(self, reference: str, name: str, version: str) -> ModuleType | None:
         try:
             return import_module(reference)
         except (Exception, SystemExit) as error:
-            self._fault(name, version, _import_problem(error, reference, name, requires))
+            self._fault(name, version, _import_problem(error, reference, name))
             return None
 
     def _add_file(self, named: Named) -> None:
@@ -229,7 +229,7 @@ class _Manager:
         try:
             module = local_files.load(file)
         except (Exception, SystemExit) as error:
-            self._fault(named.name, "", _import_problem(error, "", named.name, (), str(file.path)))
+            self._fault(named.name, "", _import_problem(error, "", named.name, str(file.path)))
         else:
             self._register(named.name, "", module, named, file.sha256)
 
@@ -305,19 +305,13 @@ def _contract_problem(installed: Installed) -> Problem | None:
     return None
 
 
-def _import_problem(error: BaseException, module: str, name: str, requires: Sequence[str], file: str = "") -> Problem:
+def _import_problem(error: BaseException, module: str, name: str, file: str = "") -> Problem:
     """What went wrong while a plugin was imported, with the remedy."""
     text = f"it cannot be imported: {blame.describe(error)}"
     where = blame.origin(error, file) or file or _source_of(module)
-    if isinstance(error, ImportError):
-        missing = versions.unmet(requires)
-        if missing:
-            needed = install_command(*(unmet.requirement.text for unmet in missing))
-            return Problem(f"{text}; not met: {', '.join(map(str, missing))}", needed, where)
-        lacking = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-        if lacking and lacking != module.partition(".")[0]:
-            return Problem(text, f"install the package that brings the module {lacking!r}", where)
-    return Problem(text, _ASK_AUTHOR.format(name), where)
+    own = isinstance(error, ImportError) and (error.name or "").partition(".")[0] == module.partition(".")[0]
+    lacks, action = versions.remedy(error, name) if isinstance(error, ImportError) and not own else ("", "")
+    return Problem(text + lacks, action or _ASK_AUTHOR.format(name), where)
 
 
 def _source_of(module: str) -> str:

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
+from finetooth_hooks.errors import install_command
+
 _PLAIN_CLAUSE = re.compile(r"\s*(>=|<=|==|!=|<|>)\s*(\d+(?:\.\d+)*)\s*$")
 _PLAIN_VERSION = re.compile(r"\d+(?:\.\d+)*$")
 _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?:\[[^\]]*\])?\s*([^;]*?)\s*(?:;(.*))?$")
@@ -118,17 +120,25 @@ class Unmet:
 def unmet(requires: Iterable[str]) -> tuple[Unmet, ...]:
     """The declared requirements that are not installed, or not in a version that will do. Slow: asked only when
     something failed, and by `ft plugins doctor`."""
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import distributions
 
     found = []
-    for text in requires:
-        requirement = parse(text)
-        if requirement is None:
-            continue
-        try:
-            installed: str | None = version(requirement.name)
-        except PackageNotFoundError:
-            installed = None
+    for requirement in filter(None, map(parse, requires)):
+        installed = next((one.version for one in distributions(name=requirement.name)), None)
         if installed is None or not admits(requirement.specifier, installed):
             found.append(Unmet(requirement, installed))
     return tuple(found)
+
+
+def remedy(error: ImportError, distribution: str) -> tuple[str, str]:
+    """What a plugin lacks whose import failed (`; not met: ...`), and what to type; both empty if nothing is known."""
+    from importlib.metadata import distributions
+
+    declared = next((one.requires or [] for one in distributions(name=distribution)), [])
+    if missing := unmet(declared):
+        return f"; not met: {', '.join(map(str, missing))}", install_command(*(one.requirement.text for one in missing))
+    lacking = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    for text in declared:
+        if (match := _REQUIREMENT.match(text)) and canonical(match[1]) == canonical(lacking):  # of an extra
+            return "", install_command(text.split(";")[0].strip())
+    return "", f"install what brings {lacking!r}: {install_command('PACKAGE')}" if lacking else ""

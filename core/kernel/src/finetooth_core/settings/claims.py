@@ -26,6 +26,10 @@ _ROOTED = re.compile(r"(/|~|\.\.?(/|$))")
 _ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,15}\Z")
 _SLICED = re.compile(r"(?P<path>.+?)(?P<part>\[[^\[\]]*\])", re.DOTALL)
 _INSTEAD = {"file": "write the path alone", "hf": "write org/name"}
+_NEXT = {
+    "loader": "name the folder of a model, or its id at the hub: OWNER/NAME",
+    "source": 'name a file or folder of rows; a row names its pictures itself: "images": ["FILE.png"]',
+}
 _NO_PATH = re.compile(r"[:*?\[{]")
 """A scheme (`package:x.gguf`) or a pattern (`data/*.jsonl`, `{00..09}.tar`): only its plugin knows what it means."""
 
@@ -59,12 +63,12 @@ def unclaimed(catalog: Catalog, kind: str, reference: str, setting: str) -> Reci
     installed = ", ".join(sorted(registered.full_name for registered in catalog.all(kind))) or "none"
     if path.expanduser().is_dir():
         problem = f"no installed {kind} reads the folder {reference!r}, {_contents(path.expanduser())}"
-        action = meant or "name the one that is meant, or the file in it"
+        action = meant or _NEXT.get(kind, "name the file in it")
         return RecipeError(setting, f"{problem} (installed: {installed})", action=action)
     return RecipeError(
         setting,
         f"no installed {kind} knows what {reference!r} is (installed: {installed})",
-        action=meant or "check the spelling, or give a mapping with name: NAME",
+        action=meant or _NEXT.get(kind, "check the spelling"),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 
-from finetooth_hooks import Context, NoOptions
+from finetooth_hooks import Context, NoOptions, install_command
 from finetooth_hooks.protocols import Device, HardwareFacts
 from finetooth_toolbox.host_memory import available_memory, total_memory
 
@@ -24,7 +24,7 @@ class MlxCpu:
         try:
             import mlx.core  # noqa: F401
         except ImportError as error:
-            return f"MLX is not installed ({error})"
+            return f"MLX is not installed ({error}): {install_command('finetooth[mlx]')}"
         return ""
 
     def facts(self) -> HardwareFacts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from finetooth_hooks import UserError
+from finetooth_hooks import UserError, install_command
 from finetooth_hooks.context import CommandContext
 from finetooth_saving.run_folder import RECIPE, plan_of, run_of
 
@@ -79,7 +79,9 @@ def new(context: CommandContext, name: str, kind: str, folder: Path | None, mode
         raise UserError(f"--model: a plugin of kind {kind} is not read off a model", action="leave it out")
     written = create(name, kind, context.catalog, folder, family_values(context, model) if model else None)
     click.echo(f"wrote {written}")
-    click.echo(f"check it: pip install -e '{written}[testing]' && pytest {written} && ft plugins doctor {name}")
+    click.echo(
+        f"check it: {install_command('-e', f'{written}[testing]')} && pytest {written} && ft plugins doctor {name}"
+    )
     click.echo(f"train three steps with it: ft plugins try {name}")
 
 

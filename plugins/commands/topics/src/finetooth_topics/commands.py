@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import click
-from finetooth_hooks.errors import UserError
+from finetooth_hooks.errors import UserError, install_command
 
 from finetooth_topics.topics import OVERVIEW, get_doc, list_topics
 
@@ -71,7 +71,9 @@ def place_of(what: str) -> Path:
     for place in (KEPT / what, CHECKOUT / PLACES[what]):
         if place.is_dir():
             return place
-    raise UserError(f"this installation has no {what}", action="install finetooth-topics from its wheel")
+    raise UserError(
+        f"this installation has no {what}", action=install_command("finetooth-topics", option="--force-reinstall")
+    )
 
 
 def _hidden(path: Path) -> bool:

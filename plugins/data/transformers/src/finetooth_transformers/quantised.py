@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.util import find_spec
 from typing import Any
 
-from finetooth_hooks.errors import RecipeError
+from finetooth_hooks.errors import RecipeError, install_command
 from finetooth_hooks.protocols import Stored
+from finetooth_toolbox.attention_choice import missing_packages
 
 BITS = {
     "aqlm": 2,
@@ -39,10 +39,10 @@ TURNED_BACK = frozenset({"fp8", "mxfp8", "mxfp4", "metal"})
 
 UNREAD: Mapping[str, tuple[str, bool, str]] = {
     "aqlm": ("aqlm", True, "whose codebooks are read by its own kernels alone, which pass no gradient on a CPU"),
-    "auto-round": ("auto_round", False, "whose files are read by its own package alone"),
+    "auto-round": ("auto-round", False, "whose files are read by its own package alone"),
     "eetq": ("eetq", True, "whose kernels are for CUDA alone"),
     "hqq": ("hqq", False, "whose files are read by its own package alone"),
-    "quanto": ("optimum", False, "whose files are read by optimum-quanto alone"),
+    "quanto": ("optimum-quanto", False, "whose files are read by optimum-quanto alone"),
 }
 """Methods that only a library can read: its package, whether it wants an accelerator, and why."""
 
@@ -105,10 +105,10 @@ def check_readable(reference: str, given: Mapping[str, Any]) -> None:
     import torch
 
     package, accelerator, why = UNREAD[method]
-    lacks = find_spec(package) is None
+    lacks = bool(missing_packages((package,)))
     if not lacks and (torch.cuda.is_available() or not accelerator):
         return
-    needed = [f"install {package.replace('_', '-')}"] if lacks else []
+    needed = [install_command(package)] if lacks else []
     needed += ["take a machine with a GPU"] if accelerator and not torch.cuda.is_available() else []
     raise RecipeError(
         "model",

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from finetooth_hooks import RecipeError
+from finetooth_hooks import RecipeError, install_command
 
 
 def load(reference: str, setting: str) -> Any:
@@ -26,7 +26,9 @@ def load(reference: str, setting: str) -> Any:
         return getattr(module, name)
     except ModuleNotFoundError as error:
         raise RecipeError(
-            setting, f"{place} needs {error.name}, which is not installed", action="install it where finetooth is"
+            setting,
+            f"{place} needs {error.name}, which is not installed",
+            action=f"install what brings it: {install_command('PACKAGE')}",
         ) from error
     except AttributeError as error:
         raise RecipeError(setting, f"{place} has no {name}", action="correct the name") from error

@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable
 from typing import Any
 
-from finetooth_hooks import Context, NoOptions
+from finetooth_hooks import Context, NoOptions, install_command
 from finetooth_hooks.protocols import Device, HardwareFacts
 from finetooth_toolbox.host_memory import available_memory, total_memory
 
@@ -43,7 +43,7 @@ class MetalHardware:
         try:
             core = self._core()
         except ImportError as error:
-            return f"MLX is not installed ({error})"
+            return f"MLX is not installed ({error}): {install_command('finetooth[mlx]')}"
         return "" if core.metal.is_available() else "MLX finds no Metal device"
 
     def facts(self) -> HardwareFacts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetooth_hooks import Context, NoOptions
+from finetooth_hooks import Context, NoOptions, install_command
 from finetooth_hooks.protocols import Kernel
 
 
@@ -25,7 +25,7 @@ def missing(operation: str, device: str, dtype: str) -> str:
     from finetooth_kernels import triton_devices
 
     if importlib.util.find_spec("liger_kernel") is None:
-        return "liger-kernel is not installed; pip install finetooth-liger"
+        return f"liger-kernel is not installed; {install_command('finetooth[liger]')}"
     if triton_devices.interpreted() and torch.device(device).type == "cpu":
         return "Triton's interpreter multiplies bf16 as if it were integers" if dtype == "bf16" else ""
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from finetooth_hooks.errors import RecipeError
+from finetooth_hooks.errors import RecipeError, install_command
 from finetooth_toolbox.text.nearest import nearest
 
 OURS: Mapping[str, str] = {
@@ -68,7 +68,9 @@ def trainer_class(name: str) -> type[Any]:
             module = importlib.import_module(f"trl.{path}")
         except ImportError as error:
             raise RecipeError(
-                "method.trainer", f"trl.{path} cannot be imported: {error}", action="name another one, or install that"
+                "method.trainer",
+                f"trl.{path} cannot be imported: {error}",
+                action=f"name another one, or install what it lacks: {install_command('PACKAGE')}",
             ) from None
     known = [one for one in dir(module) if one.endswith("Trainer")]
     wanted = last if last in known else f"{last.upper()}Trainer"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from finetooth_hooks.errors import UserError
+from finetooth_hooks.errors import UserError, install_command
 
 from finetooth_registry.commands.curves import curves
 from finetooth_registry.commands.lock import lock
@@ -379,7 +379,7 @@ def serve(context: click.Context, options: tuple[str, ...], where: str) -> None:
     root = context.find_root()
     command = root.command.get_command(root, "serve") if isinstance(root.command, click.Group) else None
     if command is None:
-        raise UserError("ft serve is not installed", action="install finetooth-server")
+        raise UserError("ft serve is not installed", action=install_command("finetooth-server"))
     os.environ["FT_REGISTRY"] = str(_here(where).folder.absolute())
     with command.make_context("serve", ["registry", *options], parent=root) as serving:
         command.invoke(serving)

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from finetooth_hooks.errors import UserError
+from finetooth_hooks.errors import UserError, install_command
 from finetooth_toolbox.text.controls import escape_controls
 
 from finetooth_registry.anywhere import AnyRegistry, Version, files_of
@@ -80,7 +80,7 @@ def bom(registry: AnyRegistry, version: Version) -> str:
         from packageurl import PackageURL
     except ImportError as error:
         raise UserError(
-            f"an ML-BOM needs cyclonedx-python-lib: {error}", action="install finetooth-registry[bom]"
+            f"an ML-BOM needs cyclonedx-python-lib: {error}", action=install_command("finetooth-registry[bom]")
         ) from error
     content = read(registry.record(version))
     about = content["predicate"]

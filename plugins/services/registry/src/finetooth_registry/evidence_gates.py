@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from finetooth_hooks import CommandContext, Options, ReleaseVersion, UserError, Verdict
+from finetooth_hooks import CommandContext, Options, ReleaseVersion, UserError, Verdict, install_command
 from finetooth_toolbox.files.manifests import sha256_of
 from pydantic import Field
 
@@ -236,7 +236,8 @@ def personal(text: str, region: str) -> Iterator[str]:
         from stdnum import iban, luhn
     except ImportError as error:
         raise UserError(
-            f"the gate pii needs phonenumbers and python-stdnum: {error}", action="install finetooth-registry[pii]"
+            f"the gate pii needs phonenumbers and python-stdnum: {error}",
+            action=install_command("finetooth-registry[pii]"),
         ) from error
     for _ in re.finditer(r"[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[A-Za-z]{2,63}", text):
         yield "e-mail"

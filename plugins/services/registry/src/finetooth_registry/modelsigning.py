@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from finetooth_hooks.errors import UserError
+from finetooth_hooks.errors import UserError, install_command
 
 MAKE = "make one with openssl ecparam -name prime256v1 -genkey -noout -out FILE"
 
@@ -27,7 +27,7 @@ def check(key: Path) -> None:
         import model_signing.signing  # noqa: F401 - only to know that it is there
     except ImportError as error:
         raise UserError(
-            f"--model-signing needs model-signing: {error}", action="install finetooth-registry[model-signing]"
+            f"--model-signing needs model-signing: {error}", action=install_command("finetooth-registry[model-signing]")
         ) from error
     try:
         held = load_pem_private_key(key.read_bytes(), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from finetooth_hooks.errors import UserError
+from finetooth_hooks.errors import UserError, install_command
 from finetooth_toolbox.text.environment import expand
 from sqlalchemy import Connection, Engine, create_engine, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError
@@ -42,7 +42,7 @@ def open_database(folder: Path) -> Engine:
     except ArgumentError as error:
         raise UserError(f"{file}: not an address of a database", action="use postgresql://HOST/NAME") from error
     except ImportError as error:
-        raise UserError(f"{file}: {error}", action="install finetooth-registry[postgresql]") from error
+        raise UserError(f"{file}: {error}", action=install_command("finetooth-registry[postgresql]")) from error
 
 
 def version_of(connection: Connection) -> str:

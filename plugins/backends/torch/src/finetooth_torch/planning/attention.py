@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetooth_hooks import Attention, Context, Decision, PlanError
+from finetooth_hooks import Attention, Context, Decision, PlanError, install_command
 from finetooth_hooks.attention import LayerKind, Segments
 from finetooth_hooks.context import Registered
 from finetooth_hooks.plan import Pick
@@ -174,7 +174,7 @@ def _choose(asked: _Asked, entries: Sequence[Registered]) -> tuple[Registered, s
         return _best(asked, alike)[0], RECIPE
     assert context is not None or not entries
     if not entries or context is None:
-        raise PlanError(f"{asked.setting}: no plugin brings attention", action="install finetooth-sdpa")
+        raise PlanError(f"{asked.setting}: no plugin brings attention", action=install_command("finetooth-sdpa"))
     registered = context.catalog.get("attention", asked.name, setting=asked.setting, framework="torch")
     found = asked.obstacle(registered) if registered in entries else f"it is for {_entry(registered).framework}"
     if found:
