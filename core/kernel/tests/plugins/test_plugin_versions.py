@@ -75,7 +75,7 @@ def test_unmet_names_what_is_missing_and_what_is_too_old() -> None:
 @pytest.mark.parametrize(
     ("distribution", "module", "action"),
     [
-        ("finetooth-registry", "model_signing", ("model-signing>=1.1,<2",)),  # an optional one, named otherwise
+        ("finetooth-registry", "python_stdnum", ("python-stdnum>=1.20",)),  # an optional one, with a hyphen
         ("acme-lacking", "anything", ("nonesuch-thing>=1",)),  # a declared one that is not there comes first
         ("finetooth-registry", "nonesuch", ("PACKAGE",)),
         ("./local.py", "nonesuch", ("PACKAGE",)),

@@ -22,7 +22,7 @@ from finetooth_toolbox.text.measures import size
 
 from finetooth_saving.artifact import write_folder
 from finetooth_saving.model_card import model_card
-from finetooth_saving.run_folder import RECIPE, artifact_of, check_output, is_whole
+from finetooth_saving.run_folder import RECIPE, artifact_of, check_output, is_whole, no_such_run
 from finetooth_saving.run_recipe import with_picks, without_training
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
@@ -182,9 +182,7 @@ def export(
     name = pick if isinstance(pick, str) else str(pick["name"])
     run = commands.run_folder(reference)
     if run is None:
-        raise UserError(
-            f"{reference}: no run has this name", action="name the folder of a run, or its name under runs/"
-        )
+        raise no_such_run(reference)
     check_output(reference, output)
     exporter: Exporter = commands.build("exporter", pick, setting="--to")
     target = output or run / "exports" / name.rpartition(":")[2]

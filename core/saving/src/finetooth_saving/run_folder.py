@@ -108,8 +108,7 @@ def check_no_such_run(reference: str) -> None:
     path = Path(reference)
     if path.parts[:1] != RUNS.parts or len(path.parts) < 2 or path.exists():
         return
-    near = nearest_path(path)
-    there = [str(folder) for folder in sorted(RUNS.glob("*")) if is_run_folder(folder)]
+    near, there = nearest_path(path), _there()
     listed = f"there {'is' if len(there) == 1 else 'are'} {', '.join(there[:_SHOWN])}" if there else "none is there"
     more = f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
     raise RecipeError(
@@ -117,6 +116,24 @@ def check_no_such_run(reference: str) -> None:
         f"no such run: {reference}; {listed}{more}",
         action=f"did you mean {near.as_posix()}?" if near else "name a run, another folder, or a model",
     )
+
+
+def no_such_run(reference: str) -> UserError:
+    """The error for a reference that means no run; a recipe and a folder are named as what they are."""
+    path = Path(reference)
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        action = f"train it first: ft run {reference}; then name the folder of its run"
+        return UserError(f"{reference} is a recipe, not a run", action=action)
+    near = nearest_path(path, ("",)) or (nearest_path(RUNS / path) if len(path.parts) == 1 else None)
+    there = _there()[-_SHOWN:]
+    action = f"name one, such as {', '.join(there)}" if there else "none is here: ft run RECIPE makes one"
+    action = f"did you mean {near}?" if near and near != path else action
+    problem = "the folder holds no run" if path.is_dir() else "no run has this name"
+    return UserError(f"{reference}: {problem}", action=action)
+
+
+def _there() -> list[str]:
+    return [str(folder) for folder in sorted(RUNS.glob("*")) if is_run_folder(folder)]
 
 
 def got_back(reference: str, catalog: Catalog) -> str:

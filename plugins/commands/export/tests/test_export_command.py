@@ -10,7 +10,7 @@ from finetooth_core.cli import main
 
 def test_a_run_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(tmp_path / "none"), "--to", "safetensors"]) == 2
-    assert "no run has this name (name the folder of a run, or its name under runs/)" in capsys.readouterr().err
+    assert "no run has this name (" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["name=gguf", "a.b=1"])

@@ -107,7 +107,7 @@ def test_an_old_run_gets_its_page_from_its_folder(ended):
     assert str(run.folder / "report.html") in done.output and "metrics.jsonl: 1 line" in done.output
     shown = Page((run.folder / "report.html").read_text()).text
     assert "failed" in shown and "1,234" in shown and "4 left out: too long" in shown
-    with pytest.raises(UserError, match="no run 'none'"):
+    with pytest.raises(UserError, match="none: no run has this name"):
         CliRunner().invoke(command, ["none"], standalone_mode=False, catch_exceptions=False)
 
 

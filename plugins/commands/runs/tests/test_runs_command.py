@@ -145,7 +145,7 @@ def test_rm_does_not_follow_links(two, tmp_path):
 
 
 def test_an_unknown_run_names_the_nearest(two):
-    with pytest.raises(UserError, match="did you mean one"):
+    with pytest.raises(UserError, match="did you mean runs/one"):
         said("show", "onne")
     shutil.rmtree("runs")
     assert said("list") == "no run in runs\n"

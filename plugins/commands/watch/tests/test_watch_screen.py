@@ -99,7 +99,7 @@ def test_without_a_terminal_it_says_what_prints_the_same(folder, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     for arguments, problem in (
         ([str(folder)], "needs a terminal .ft runs show"),
-        (["x"], "no run 'x'"),
+        (["x"], "x: no run has this name"),
         ([], "no run in runs"),
     ):
         with pytest.raises(UserError, match=problem):

@@ -112,7 +112,10 @@ def test_stdio_is_for_a_face_that_says_so(
 def test_a_face_that_is_not_there_is_named_with_the_remedy() -> None:
     with pytest.raises(PluginError, match=r"ft serve mpc: no face 'mpc'.*did you mean 'mcp'"):
         check(State(StartOptions()), ["mpc"])
-    with pytest.raises(UserError, match=r"installed: api, tinker, .*mcp.* \(a model is named with --model smollm2"):
+    with pytest.raises(
+        UserError,
+        match=r"installed: api, tinker, .*mcp.* \(a model is named with --model: ft serve mcp --model smollm2",
+    ):
         check(State(StartOptions()), ["mcp", "smollm2"])
     with pytest.raises(UserError, match=r"ft serve apj: no face 'apj' \(did you mean api\?\)"):
         check(State(StartOptions()), ["apj"])
@@ -120,6 +123,15 @@ def test_a_face_that_is_not_there_is_named_with_the_remedy() -> None:
     assert "mcp" not in names(blocked)
     with pytest.raises(PluginError, match=r"finetooth-mcp brings it and is blocked: leave out -p no:finetooth-mcp"):
         load(blocked, "mcp")
+
+
+def test_a_run_that_is_not_there_is_named_with_those_that_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/mine").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"no such folder; in runs: runs/mine .*: ft serve api --model runs/mine\)"):
+        check(State(StartOptions()), ["api", "runs/mime"])
+    with pytest.raises(UserError, match=r"no face 'runs/mine'.*: ft serve api --model runs/mine\)"):
+        check(State(StartOptions()), ["runs/mine", "api"])
 
 
 def test_serve_refuses_it_before_anything_is_made(

@@ -22,10 +22,9 @@ from finetooth_saving.found_checkpoints import (
     versions,
 )
 from finetooth_saving.names import FOLDER, name_of, newest_first, step_of
-from finetooth_saving.run_folder import PLAN, RECIPE, RUN, RUNS, found_run, is_begun, is_unused, started_in
+from finetooth_saving.run_folder import PLAN, RECIPE, RUN, found_run, is_begun, is_unused, no_such_run, started_in
 from finetooth_saving.run_state import Resumed
 from finetooth_toolbox.files.own_python import check_own
-from finetooth_toolbox.text.nearest import nearest_path
 
 from finetooth_core.checkpoints import comparison
 from finetooth_core.checkpoints.keeping import keeping_of, store_of
@@ -269,6 +268,4 @@ def begun_folder(path: Path, at: int | None) -> tuple[Path, int | None]:
         )
     if path.is_dir():
         raise UserError(f"{path} is not a run folder: it has no {RECIPE} and {RUN}", action="give the folder of a run")
-    close = nearest_path(path, ("",)) or (nearest_path(RUNS / path) if len(path.parts) == 1 else None)
-    action = f"did you mean {close}?" if close else "give the folder of a run, or its name under runs/"
-    raise UserError(f"{path}: no run has this name", action=action)
+    raise no_such_run(str(path))

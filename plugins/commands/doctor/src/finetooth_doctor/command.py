@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 from finetooth_hooks.errors import UserError
+from finetooth_saving.run_folder import no_such_run
 from finetooth_saving.runs.advice import advice
 from finetooth_saving.runs.recorded import Recorded, found_run, read_run
 from finetooth_toolbox.text.controls import escape_controls
@@ -59,7 +60,7 @@ def of_run(run: str | None, exit_code: int | None, log: Path | None) -> int:
     if run is not None:
         folder = found_run(run)
         if folder is None:
-            raise UserError(f"no run {run!r}", action="see ft runs list")
+            raise no_such_run(run)
         told = findings(read_run(folder))
         if not told and not found:
             click.echo("nothing is wrong that its reports would show")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 from finetooth_hooks.errors import UserError
+from finetooth_saving.run_folder import no_such_run
 from finetooth_saving.runs.recorded import found_run, read_run
 
 from finetooth_report.written import PAGE, write
@@ -18,7 +19,7 @@ def command(run: str, output: Path | None) -> int:
     """Write one self-contained HTML page about RUN, a run's folder or its name under runs/."""
     folder = found_run(run)
     if folder is None:
-        raise UserError(f"no run {run!r}", action="see ft runs list")
+        raise no_such_run(run)
     found = read_run(folder)
     for problem in found.problems:
         click.echo(f"left out: {problem}", err=True)

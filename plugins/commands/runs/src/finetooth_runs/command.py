@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 from finetooth_hooks.errors import UserError
+from finetooth_saving.run_folder import no_such_run
 from finetooth_saving.runs.recorded import (
     BEGUN,
     Recorded,
@@ -23,7 +24,6 @@ from finetooth_saving.runs.recorded import (
 from finetooth_toolbox.files.locks import FolderHeldError, held_folder
 from finetooth_toolbox.text.controls import escape_controls
 from finetooth_toolbox.text.measures import short_hashes, size
-from finetooth_toolbox.text.nearest import nearest
 
 from finetooth_runs.comparison import differences, results
 from finetooth_runs.tables import duration, moment, number, table, width
@@ -244,8 +244,7 @@ def _folder(reference: str) -> Path:
             f"{reference!r} is not one run, it holds {len(held)}",
             action=f"name one, such as {reference}/{held[-1].name}",
         )
-    meant = nearest(reference, [path.name for path in runs_below(RUNS)])
-    raise UserError(f"no run {reference!r}", action=f"did you mean {meant}?" if meant else "see ft runs list")
+    raise no_such_run(reference)
 
 
 def _steps(run: Recorded) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 from finetooth_hooks.errors import UserError
+from finetooth_saving.run_folder import no_such_run
 from finetooth_saving.runs.recorded import found_run, runs_below
 
 
@@ -23,7 +24,7 @@ def command(run: str | None, every: float) -> int:
     newest = runs_below(Path("runs"))
     folder = found_run(run) if run is not None else next(iter(newest[-1:]), None)
     if folder is None:
-        raise UserError(f"no run {run!r}" if run is not None else "no run in runs", action="see ft runs list")
+        raise no_such_run(run) if run is not None else UserError("no run in runs", action="ft run RECIPE makes one")
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UserError("ft watch needs a terminal", action=f"ft runs show {folder} prints the same")
     from finetooth_watch.screen import WatchApp

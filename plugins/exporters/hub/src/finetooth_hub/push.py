@@ -10,6 +10,7 @@ from typing import Any
 import click
 from finetooth_hooks import CommandContext, EngineError, UserError
 from finetooth_saving.moved_bases import base_moved
+from finetooth_saving.run_folder import no_such_run
 
 SCHEME = "hf:"
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -38,7 +39,7 @@ def command(
         raise UserError(f"--to: {place!r} names no repository", action="write hf:OWNER/NAME")
     folder = obj.run_folder(run)
     if folder is None:
-        raise UserError(f"{run}: no run has this name", action="name the folder of a run, or its name under runs/")
+        raise no_such_run(run)
     if settings:
         click.get_current_context().with_resource(base_moved(folder, settings))
     token = None if dry_run else _token()

@@ -7,11 +7,12 @@ import hashlib
 import json
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import CommandContext, FinetoothError, PluginError, Sampling, UserError
 from finetooth_hooks.faces import Asgi, Face, FaceCaller, FacePiece, StackPart
-from finetooth_toolbox.text.nearest import nearest
+from finetooth_toolbox.text.nearest import nearest, nearest_path
 
 from finetooth_server.batches.scores import Asked
 from finetooth_server.keys import Caller
@@ -43,11 +44,15 @@ def check(context: CommandContext, faces: Collection[str]) -> None:
         except PluginError as error:
             if error.known:
                 raise
-            there = ", ".join(names(context))
-            raise UserError(
-                f"ft serve {name}: no face {name!r}; installed: {there}",
-                action=f"a model is named with --model {name}",
-            ) from None
+            there = names(context)
+            problem = f"ft serve {name}: no face {name!r}; installed: {', '.join(there)}"
+            typed = [face for face in faces if face in there]
+            if "/" in name and not Path(name).exists():
+                others = ", ".join(sorted(map(str, Path(name).parent.glob("*/")))[:5]) or "none"
+                problem = f"ft serve {name}: no such folder; in {Path(name).parent}: {others}"
+            meant = name if Path(name).exists() else nearest_path(Path(name)) or name
+            action = f"a model is named with --model: {' '.join(['ft serve', *typed])} --model {meant}"
+            raise UserError(problem, action=action) from None
 
 
 def load(context: CommandContext, name: str) -> Face:
