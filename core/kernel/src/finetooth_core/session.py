@@ -262,6 +262,9 @@ class Session:
         """
         from finetooth_core.planning import ranks
 
+        if self.recipe.data.no_egress and self.resuming is None and not closed_network.is_closed():
+            named = [str(one) for one in self.plugins.files if one not in self.recipe.plugins]
+            return closed_network.train(self.recipe.dump_yaml(), self.folder, named)
         closed_network.check_closed(wanted=self.recipe.data.no_egress)
         ranks.check_started(self.recipe, self.joined)
         if self.joined is not None:

@@ -80,14 +80,17 @@ def read(path: Path) -> History:
 
 def _reports(content: bytes) -> Iterator[Report]:
     for line in content.splitlines():
-        report: Mapping[str, Any] = json.loads(line)
-        if "step" in report:
-            values = {key: unplain(value) for key, value in report["step"].items() if key != "samples"}
-            yield StepReport(**values, samples=_samples(report["step"].get("samples", ())))
-        else:
-            values = {key: unplain(value) for key, value in report["evaluation"].items() if key != "samples"}
-            samples = _samples(report["evaluation"]["samples"])
-            yield Evaluation(**{**values, "name": report["evaluation"]["name"], "samples": samples})
+        for kind, values in json.loads(line).items():
+            yield report_of(kind, values)
+
+
+def report_of(kind: str, plain_values: Mapping[str, Any]) -> Report:
+    """A `step` or an `evaluation` from its fields as JSON has them."""
+    values = {key: unplain(value) for key, value in plain_values.items() if key != "samples"}
+    samples = _samples(plain_values.get("samples", ()))
+    if kind == "step":
+        return StepReport(**values, samples=samples)
+    return Evaluation(**{**values, "name": plain_values["name"], "samples": samples})
 
 
 def _samples(found: Sequence[Mapping[str, Any]]) -> tuple[Sample, ...]:

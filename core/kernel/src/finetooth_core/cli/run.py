@@ -100,10 +100,13 @@ def carry_out(state: State, session: Session, detail: Detail = "choices") -> int
 
 
 def export_listed(state: State, session: Session, outcome: Outcome, say: Callable[[str], None]) -> None:
-    """Write what the recipe's `export` lists, with exporters of the recipe's own plugins too."""
-    if session.recipe.export and outcome.artifact is not None and outcome.status == "done":
-        from finetooth_saving.exporting import export_all
+    """Write what the recipe's `export` lists, with exporters of the recipe's own plugins too. A run whose network was
+    closed in another process exported there."""
+    from finetooth_saving.exporting import export_all
+    from finetooth_saving.runs.closed_network import must_close
 
+    exported = must_close(session.recipe.as_dict())
+    if session.recipe.export and outcome.artifact is not None and outcome.status == "done" and not exported:
         state.plugins = session.plugins
         export_all(state, session.folder, session.recipe.export, say)
 

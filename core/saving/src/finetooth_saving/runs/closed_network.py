@@ -6,14 +6,21 @@ loads can leave it, whatever library it calls.
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
 
-from finetooth_hooks.errors import PlanError
+from finetooth_hooks.errors import EngineError, PlanError, UserError
+from finetooth_hooks.reports import Evaluation, Outcome, StepReport
 
 _INSIDE = """
 import fcntl, os, socket, struct, sys
@@ -29,11 +36,21 @@ def is_closed() -> bool:
     return {name for _, name in socket.if_nameindex()} <= {"lo"}
 
 
-def run_closed(command: Sequence[str]) -> int:
+def must_close(recipe: Mapping[str, Any]) -> bool:
+    """Whether a recipe forbids a network and this process has one."""
+    classification = (recipe.get("data") or {}).get("classification") or {}
+    return classification.get("egress") == "never" and not is_closed()
+
+
+def run_closed(
+    command: Sequence[str], *, output: IO[Any] | int | None = None, environment: Mapping[str, str] | None = None
+) -> int:
     """Run a command in a network namespace of its own, and wait for it.
 
     Args:
         command: a program, as an absolute path, and its arguments.
+        output: takes what it prints; None: it prints where this process does.
+        environment: variables to set for it.
 
     Returns:
         Its exit code.
@@ -50,7 +67,11 @@ def run_closed(command: Sequence[str]) -> int:
             f"data.classification.egress is never, and this machine cannot close the network: {why}",
             action="allow user namespaces, or start it in a container without a network",
         )
-    with subprocess.Popen([*closing, sys.executable, "-c", _INSIDE, *command]) as process:
+    started = [*closing, sys.executable, "-c", _INSIDE, *command]
+    variables = {**os.environ, **(environment or {})}
+    with subprocess.Popen(started, stdout=output, stderr=output, env=variables) as process:
+        if threading.current_thread() is not threading.main_thread():
+            return process.wait()  # signals come to the main thread
         # a terminal sends the interrupt key to both, and the run answers it; what ends this process ends the run
         before = signal.signal(signal.SIGINT, lambda number, frame: None)
         ending = signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
@@ -59,6 +80,45 @@ def run_closed(command: Sequence[str]) -> int:
         finally:
             signal.signal(signal.SIGINT, before)
             signal.signal(signal.SIGTERM, ending)
+
+
+def train(recipe: str, folder: Path, plugins: Sequence[str]) -> Outcome:
+    """Train a recipe in a process whose network is closed, and export what it lists there.
+
+    Args:
+        recipe: as YAML.
+        folder: of the run.
+        plugins: those that the user named and the recipe does not.
+
+    Returns:
+        How it ended; its history is that of metrics.jsonl.
+
+    Raises:
+        FinetoothError: this machine cannot close the network, or the run did not begin; with the line that it printed.
+    """
+    from finetooth_saving.history import report_of
+    from finetooth_saving.run_folder import RECIPE, outcome_of
+    from finetooth_saving.runs.recorded import read_run
+
+    with tempfile.TemporaryDirectory(prefix="finetooth-") as place, tempfile.TemporaryFile("w+") as output:
+        file = Path(place) / RECIPE
+        file.write_text(recipe, encoding="utf-8")
+        command = [sys.executable, "-m", "finetooth", "run", str(file), "--output", str(folder)]
+        code = run_closed(command, output=output, environment={"FT_PLUGINS": ",".join(plugins)})
+        output.seek(0)
+        said = output.read().strip().rpartition("\n")[2].removeprefix("error: ")
+    outcome = outcome_of(folder)
+    if outcome is None or code not in (0, outcome.exit_code):
+        problem, _, action = said.partition(" (")
+        raise (UserError if code == 2 else EngineError)(problem, action=action.removesuffix(")"))
+    run = read_run(folder)
+    made = [report_of(kind, {name: value for name, value in line.items() if name != "event"})
+            for kind, lines in (("step", run.steps), ("evaluation", run.evaluations)) for line in lines]  # fmt: skip
+    return replace(
+        outcome,
+        history=tuple(one for one in made if isinstance(one, StepReport)),
+        evaluations=tuple(one for one in made if isinstance(one, Evaluation)),
+    )
 
 
 def facts() -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from finetooth_hooks import CommandContext, Evaluation, UserError
 from finetooth_hooks.errors import EngineError, FinetoothError, StopRun
 from finetooth_hooks.reports import Outcome
 from finetooth_saving.runs.chart import chart, svg
+from finetooth_saving.runs.closed_network import must_close, run_closed
 from finetooth_toolbox.text.nearest import nearest
 from optuna.storages.journal import JournalFileBackend
 
@@ -43,7 +45,8 @@ def command(
     """
     given = _read(recipe)
     sweep = read(given.pop("sweep", None))
-    obj.load(given, overrides)  # what is wrong with it is found before anything is tried
+    if must_close(obj.load(given, overrides)):  # what is wrong with it is found before anything is tried
+        return run_closed([sys.executable, "-m", "finetooth", *sys.argv[1:]])
     folder = output or Path("runs") / f"{recipe.stem}-sweep"
     folder.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
