@@ -94,7 +94,7 @@ def test_both_say_the_same(place: Place) -> None:
     assert list(verify_version(place.there, version)) == list(verify_version(place.here, version))
     written = write_version(place.there, version, place.folder / "out")
     assert (written / "artifact/weights").read_bytes() == b"weights"
-    assert place.recorded == ["registry admission", "registry blob", "registry {number:int}", "registry metrics"]
+    assert place.recorded == ["registry admission", "registry blob", "registry version", "registry metrics"]
 
 
 def test_a_large_file_comes_in_parts_and_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

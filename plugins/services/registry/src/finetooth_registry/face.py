@@ -256,7 +256,8 @@ def _answers(call: Call, registry: Registry, service: FaceService) -> Callable[[
         except Taken as error:
             return JSONResponse({"error": str(error)}, 409)
         if call.changes:
-            service.record(f"registry {call.path.rpartition('/')[2]}", caller, model=str(parts.get("model", "")))
+            done = call.path.rpartition("/")[2].replace("{number:int}", "version")
+            service.record(f"registry {done}", caller, model=str(parts.get("model", "")))
         return JSONResponse(asdict(said) if isinstance(said, Version) else said)
 
     return answer

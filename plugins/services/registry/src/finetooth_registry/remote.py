@@ -74,7 +74,10 @@ class Server:
                 yield answer
         except httpx.TransportError as error:
             text = f"{self.url}: {error or type(error).__name__}"
-            raise UserError(text, action="check the URL, and that ft registry serve runs there") from error
+            action = "check the URL, and that ft registry serve runs there"
+            if "certificate" in text:
+                action = "copy the certificate that it names at its start, and set SSL_CERT_FILE to the copy"
+            raise UserError(text, action=action) from error
 
 
 def _refusal(url: str, answer: httpx.Response) -> UserError:
