@@ -80,8 +80,8 @@ def make_app(service: Service, faces: Collection[str] = ("api",)) -> FastAPI:
         own.append(tinker_router())
     for included in own:
         app.include_router(included)
-    routes = [one for of in own for one in of.routes if isinstance(one, Route)]
-    taken = {(method, one.path) for one in routes for method in one.methods or ()}
+    routes = [route for of in own for route in of.routes if isinstance(route, Route)]
+    taken = {(method, route.path) for route in routes for method in route.methods or ()}
     places, shapes = {}, {}
     for name, face in brought.items():
         root, answers = root_of(name, face, taken), serving[name][0]
@@ -89,10 +89,10 @@ def make_app(service: Service, faces: Collection[str] = ("api",)) -> FastAPI:
         shapes[places[name]] = face.refusal
         if not face.routes:
             app.router.routes.append(Route(face.path, Endpoint(face.path, answers, face)))
-        for one in face.routes:
-            path = places[name] + one.path
-            app.router.routes.append(Route(path, Endpoint(path, answers, face, root), methods=[one.method]))
-            taken.add((one.method, path))
+        for route in face.routes:
+            path = places[name] + route.path
+            app.router.routes.append(Route(path, Endpoint(path, answers, face, root), methods=[route.method]))
+            taken.add((route.method, path))
     app.state.places = places
     app.add_exception_handler(FinetoothError, _refused)
     app.add_middleware(Guard, service=service, shapes=shapes, most=most_connections())

@@ -290,8 +290,8 @@ def _noted(path: Path) -> _Head | None:
         text = _head_of(path).read_text(encoding="utf-8")
         if not text.strip():
             return None
-        found = json.loads(text)
-        return _Head(int(found["lines"]), str(found["head"]), str(found.get("mac", "")))
+        head = json.loads(text)
+        return _Head(int(head["lines"]), str(head["head"]), str(head.get("mac", "")))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

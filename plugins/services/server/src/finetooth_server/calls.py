@@ -132,7 +132,7 @@ def in_turn(found: Iterable[Due]) -> list[Due]:
     for call in found:
         placed.append((-call.begun, places[call.tenant, call.begun], call))
         places[call.tenant, call.begun] += 1
-    return [call for *_, call in sorted(placed, key=lambda one: one[:2])]
+    return [call for *_, call in sorted(placed, key=lambda entry: entry[:2])]
 
 
 @dataclass(frozen=True)

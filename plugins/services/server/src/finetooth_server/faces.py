@@ -151,7 +151,7 @@ class Desk:
 
     @property
     def adapters(self) -> Mapping[str, str]:
-        return {name: one.base for name, one in self._service.settings.adapters.items()}
+        return {name: adapter.base for name, adapter in self._service.settings.adapters.items()}
 
     def sampler(
         self, caller: FaceCaller, *, base: str = "", checkpoint: str | None = None, stack: Sequence[StackPart] = ()
@@ -195,13 +195,13 @@ class Desk:
         who = _caller(caller)
         with self._service.streams.place(who):
             async with aclosing(self._service.streams.follow(who, call)) as following:
-                async for one in following:
-                    if one is None:
+                async for piece in following:
+                    if piece is None:
                         yield None
-                    elif isinstance(one, Call):
-                        yield await asyncio.to_thread(call_json, one)
+                    elif isinstance(piece, Call):
+                        yield await asyncio.to_thread(call_json, piece)
                     else:
-                        yield FacePiece(one.completion, one.index, one.tokens, one.logprobs)
+                        yield FacePiece(piece.completion, piece.index, piece.tokens, piece.logprobs)
 
     def cancel(self, caller: FaceCaller, call: str) -> None:
         self._service.cancel(_caller(caller), call)
@@ -217,8 +217,10 @@ class Desk:
 
     def checkpoints(self, caller: FaceCaller, session: str | None = None) -> Any:
         names = ("id", "kind", "name", "base", "created", "expires", "size")
-        found = self._service.all_checkpoints(_caller(caller), session)
-        return [{"session": one.model, **{name: getattr(one, name) for name in names}} for one in found]
+        saved = self._service.all_checkpoints(_caller(caller), session)
+        return [
+            {"session": checkpoint.model, **{name: getattr(checkpoint, name) for name in names}} for checkpoint in saved
+        ]
 
     def delete_checkpoint(self, caller: FaceCaller, id: str) -> None:
         self._service.delete_checkpoint(_caller(caller), id)

@@ -329,13 +329,13 @@ def _check_origin(scope: MutableMapping[str, Any]) -> None:
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
     """A `receive` that begins with a body that was read already."""
-    given = False
+    sent = False
 
     async def replayed() -> Message:
-        nonlocal given
-        if given:
+        nonlocal sent
+        if sent:
             return await receive()
-        given = True
+        sent = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replayed

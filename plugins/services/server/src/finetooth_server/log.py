@@ -317,12 +317,12 @@ class Log:
             for row in stuck:
                 missing = str(row.applied + 1) + (f" to {row.first - 1}" if row.first - 1 > row.applied + 1 else "")
                 chosen = (calls.c.queue == row.queue) & (calls.c.state == QUEUED)
-                found = list(connection.scalars(select(calls.c.id).where(chosen)))
+                waiting = list(connection.scalars(select(calls.c.id).where(chosen)))
                 error = f"it waited for call {missing}, which did not come (send calls without a gap)"
                 given_up = {"state": FAILED, "error": error, "category": "user", "finished": now(), "begun": 0}
                 connection.execute(update(calls).where(chosen).values(given_up))
                 connection.execute(update(models).where(models.c.id == row.queue).values(applied=row.last))
-                ids += found
+                ids += waiting
         for id_ in ids:
             self._announce(id_)
         return ids
@@ -344,12 +344,12 @@ class Log:
         Raises:
             Unknown: there is none, or it is another tenant's.
         """
-        found = self.fetch(caller, id_)
-        if found.state == QUEUED:
+        call = self.fetch(caller, id_)
+        if call.state == QUEUED:
             with self._records.write() as connection:
                 chosen = update(calls).where(calls.c.id == id_, calls.c.state == QUEUED)
                 connection.execute(chosen.values(cancelled=True))
-        return found
+        return call
 
     def cancel_queues(self, queues: Sequence[str]) -> list[str]:
         """Let everything fail that stands in queues and is not finished; the ids of these calls."""
@@ -394,17 +394,17 @@ class Log:
         with self._lock:
             self._waiting.setdefault(id_, []).append(entry)
         try:
-            found = await asyncio.to_thread(self.fetch, caller, id_)
-            if found.state == QUEUED and seconds > 0:
+            call = await asyncio.to_thread(self.fetch, caller, id_)
+            if call.state == QUEUED and seconds > 0:
                 try:
                     await asyncio.wait_for(event.wait(), seconds)
                 except TimeoutError:
-                    return found
-                found = await asyncio.to_thread(self.fetch, caller, id_)
-            return found
+                    return call
+                call = await asyncio.to_thread(self.fetch, caller, id_)
+            return call
         finally:
             with self._lock:
-                left = [one for one in self._waiting.get(id_, []) if one is not entry]
+                left = [waiter for waiter in self._waiting.get(id_, []) if waiter is not entry]
                 if left:
                     self._waiting[id_] = left
                 else:
@@ -458,8 +458,8 @@ class Log:
     def taken_delivered(self) -> list[str]:
         """Ids of calls whose result was given out since the last time that this was asked."""
         with self._lock:
-            found, self._delivered = list(self._delivered), set()
-        return found
+            delivered, self._delivered = list(self._delivered), set()
+        return delivered
 
     def _expired_call(self, tenant: str, queue: str, seq: int) -> Call:
         error = (

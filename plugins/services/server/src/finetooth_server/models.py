@@ -58,16 +58,16 @@ class Models:
         Raises:
             FinetoothError: its engine cannot be built, or its snapshot cannot be read.
         """
-        found = self._live.get(id_)
-        if found is None:
+        model = self._live.get(id_)
+        if model is None:
             with self._records.read() as connection:
                 row = connection.execute(select(models).where(models.c.id == id_)).one()
             self._make_room()
-            found = self._brought_back(row)
-            self._live[id_] = found
-        found.used = time.monotonic()
-        self._drop_old_handles(found)
-        return found
+            model = self._brought_back(row)
+            self._live[id_] = model
+        model.used = time.monotonic()
+        self._drop_old_handles(model)
+        return model
 
     def in_memory(self, id_: str) -> LiveModel | None:
         """The model if it is in memory."""
@@ -91,9 +91,9 @@ class Models:
         """Remove snapshots of models that were closed; checkpoints stay. Before anything else happens here."""
         with self._records.read() as connection:
             open_ = connection.scalars(select(models.c.id).where(models.c.closed.is_(False)))
-            kept = {folder_name(id_) for id_ in open_}
+            open_folders = {folder_name(id_) for id_ in open_}
         for folder in self._folder.glob("*"):
-            if folder.name not in kept:
+            if folder.name not in open_folders:
                 self._vault.remove(folder)
 
     def snapshot(self, model: LiveModel, copied: Callable[[], None] | None = None) -> None:
@@ -154,13 +154,13 @@ class Models:
         Raises:
             UserError: it does not fit, or holds no state.
         """
-        found = self._checkpoints.readable(tenant, str(arguments.get("checkpoint")))
+        checkpoint = self._checkpoints.readable(tenant, str(arguments.get("checkpoint")))
         if arguments.get("optimizer", True):
-            with self._checkpoints.reading(found, STATE) as folder:
+            with self._checkpoints.reading(checkpoint, STATE) as folder:
                 model.engine.load(folder)
         else:
             engine = model.engine if recipe is None else self._built(model.id, recipe).engine
-            with self._checkpoints.reading(found, WEIGHTS) as folder:
+            with self._checkpoints.reading(checkpoint, WEIGHTS) as folder:
                 engine.restore(folder)
             model.engine = engine
         model.handles.clear()
@@ -266,8 +266,8 @@ class _Accumulated:
             return {
                 **arguments,
                 "data": [
-                    one if one.get("place") is not None else {**one, "place": self._count + at}
-                    for at, one in enumerate(data)
+                    datum if datum.get("place") is not None else {**datum, "place": self._count + at}
+                    for at, datum in enumerate(data)
                 ],
             }
         if call.operation == "forward_backward":

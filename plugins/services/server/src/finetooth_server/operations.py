@@ -90,8 +90,8 @@ def backward(model: LiveModel, arguments: Arguments, seq: int) -> Any:
         )
     grads = arguments.get("grads")
     if grads is not None:
-        given = wire.sequence(grads, "grads")
-        grads = [wire.decode_array(one, f"grads[{n}]", dtype="float32") for n, one in enumerate(given)]
+        arrays = wire.sequence(grads, "grads")
+        grads = [wire.decode_array(array, f"grads[{n}]", dtype="float32") for n, array in enumerate(arrays)]
     result = model.engine.backward(handle, grads, normalizer=_normalizer(arguments))
     del model.handles[number]
     return wire.encode_backward(result)
@@ -130,10 +130,10 @@ def generate(model: LiveModel, arguments: Arguments, seq: int) -> Any:
     """Sample from the weights as they are now."""
     prompts, sampling = prompts_of(arguments), wire.decode_sampling(arguments.get("sampling") or {})
     if "continuous" in model.engine.capabilities:
-        found = Generated(_generate_by_token(model.engine.running_batch(), prompts, sampling, model.written))
+        generated = Generated(_generate_by_token(model.engine.running_batch(), prompts, sampling, model.written))
     else:
-        found = model.engine.generate(prompts, sampling)
-    return wire.encode_generated(found)
+        generated = model.engine.generate(prompts, sampling)
+    return wire.encode_generated(generated)
 
 
 def _generate_by_token(
@@ -149,28 +149,28 @@ def _generate_by_token(
         requests.append(batch.add(prompt, sampling, first=counts[tuple(prompt)]))
         counts[tuple(prompt)] += sampling.n
     place = {request: number for number, request in enumerate(requests)}
-    found: dict[tuple[int, int], Completion] = {}
+    completions: dict[tuple[int, int], Completion] = {}
     while len(batch):
-        for one in batch.step():
-            tell(place[one.request] * sampling.n + one.sample, one.token, one.logprob)
-            if one.completion is not None:
-                found[one.request, one.sample] = one.completion
-    return [[found[request, sample] for sample in range(sampling.n)] for request in requests]
+        for token in batch.step():
+            tell(place[token.request] * sampling.n + token.sample, token.token, token.logprob)
+            if token.completion is not None:
+                completions[token.request, token.sample] = token.completion
+    return [[completions[request, sample] for sample in range(sampling.n)] for request in requests]
 
 
 def logprobs(model: LiveModel, arguments: Arguments, seq: int) -> Any:
     """Score targets, and the likeliest tokens at each position if asked for."""
     data, role, top = data_of(arguments, model.asked), arguments.get("role") or "policy", arguments.get("top_k") or 0
-    found: dict[str, Any] = {
-        "logprobs": [wire.encode_array(one) for one in model.engine.logprobs(data, role=role)],
+    reply: dict[str, Any] = {
+        "logprobs": [wire.encode_array(values) for values in model.engine.logprobs(data, role=role)],
     }
     if top:
-        found["top_tokens"], found["top_logprobs"] = [], []
+        reply["top_tokens"], reply["top_logprobs"] = [], []
         for datum in data:
             tokens, scores = likeliest(model, datum, int(top), role)
-            found["top_tokens"].append(wire.encode_array(tokens))
-            found["top_logprobs"].append(wire.encode_array(scores))
-    return found
+            reply["top_tokens"].append(wire.encode_array(tokens))
+            reply["top_logprobs"].append(wire.encode_array(scores))
+    return reply
 
 
 def likeliest(model: LiveModel, datum: Datum, top: int, role: str = "policy") -> tuple[Any, Any]:
@@ -211,13 +211,13 @@ def prompts_of(arguments: Arguments) -> list[list[int]]:
     Raises:
         DataError: something else.
     """
-    found = []
+    prompts = []
     for n, prompt in enumerate(wire.sequence(arguments.get("prompts"), "prompts")):
         ids = wire.decode_array(prompt, f"prompts[{n}]", dtype="int64")
         if ids.ndim != 1:
             raise DataError(f"prompts[{n}]", f"token ids have shape {list(ids.shape)}", action="send one list of ids")
-        found.append([int(token) for token in ids])
-    return found
+        prompts.append([int(token) for token in ids])
+    return prompts
 
 
 def data_of(arguments: Arguments, asked: Callable[[], bool] = lambda: False) -> list[Datum]:
@@ -230,13 +230,13 @@ def data_of(arguments: Arguments, asked: Callable[[], bool] = lambda: False) -> 
         DataError: something else.
         Interrupted: it was to break off.
     """
-    given: Sequence[Any] = wire.sequence(arguments.get("data"), "data")
-    found = []
-    for n, one in enumerate(given):
+    rows: Sequence[Any] = wire.sequence(arguments.get("data"), "data")
+    data = []
+    for n, row in enumerate(rows):
         if n and n % ROWS_AT_ONCE == 0 and asked():
             raise Interrupted("the call was to stop; it has begun with nothing")
-        found.append(wire.decode_datum(one, f"data[{n}]"))
-    return found
+        data.append(wire.decode_datum(row, f"data[{n}]"))
+    return data
 
 
 def encoded(result: Forward, asked: Callable[[], bool], handle: Handle | None = None) -> Any:
@@ -246,12 +246,12 @@ def encoded(result: Forward, asked: Callable[[], bool], handle: Handle | None = 
         asked: after each `ROWS_AT_ONCE` outputs: lets others have their turn; what is done is not broken off.
         handle: what the client is to call it, in place of the engine's own.
     """
-    found = wire.encode_forward(replace(result, outputs=()), handle)
-    for n, of in enumerate(result.outputs):
+    reply = wire.encode_forward(replace(result, outputs=()), handle)
+    for n, output in enumerate(result.outputs):
         if n and n % ROWS_AT_ONCE == 0:
             asked()
-        found["outputs"].append({name: wire.encode_array(values) for name, values in of.items()})
-    return found
+        reply["outputs"].append({name: wire.encode_array(values) for name, values in output.items()})
+    return reply
 
 
 def _loss(model: LiveModel, arguments: Arguments) -> LossSpec | None:
@@ -260,13 +260,13 @@ def _loss(model: LiveModel, arguments: Arguments) -> LossSpec | None:
 
 
 def _normalizer(arguments: Arguments) -> Mapping[str, float] | None:
-    given = arguments.get("normalizer")
-    if given is None or given == "step":
+    normalizer = arguments.get("normalizer")
+    if normalizer is None or normalizer == "step":
         return None
-    if given == "sum":
+    if normalizer == "sum":
         return SUMS
     counts = {
-        name: wire.number(value, f"normalizer.{name}") for name, value in wire.mapping(given, "normalizer").items()
+        name: wire.number(value, f"normalizer.{name}") for name, value in wire.mapping(normalizer, "normalizer").items()
     }
     for name, value in counts.items():
         if value <= 0:

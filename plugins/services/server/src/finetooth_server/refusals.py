@@ -46,7 +46,7 @@ class Refusals:
     def flush(self) -> None:
         """Write down what was counted, and begin anew."""
         with self._lock:
-            found, self._more = self._more, Counter()
-        for (event, tenant, outcome), count in found.items():
+            counts, self._more = self._more, Counter()
+        for (event, tenant, outcome), count in counts.items():
             if count:
                 self._audit.add(event, tenant=tenant, outcome=f"{outcome}, {count} more")

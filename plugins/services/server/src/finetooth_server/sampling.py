@@ -133,7 +133,9 @@ def begin(
     number, count = -1, 0
     if isinstance(prompt, ShownPrompt):  # a running batch takes tokens alone
         own = engine if scoring is None else scoring()
-        result["completions"] = [wire.encode_completion(one) for one in own.generate([prompt], sampling)[0]]
+        result["completions"] = [
+            wire.encode_completion(completion) for completion in own.generate([prompt], sampling)[0]
+        ]
         complete(own, arguments, result["completions"])
     elif sampling.max_tokens > 0:
         number, count = batch.add(prompt, sampling, adapter=adapter), sampling.n
@@ -141,13 +143,13 @@ def begin(
         nothing = wire.encode_completion(Completion((), (), "", "length", engine.weights_version))
         result["completions"] = [dict(nothing) for _ in range(sampling.n)]
     try:
-        asked = scores.decoded(arguments)
+        scored = scores.decoded(arguments)
         if "layout" in arguments:
             result["layout"] = arguments["layout"]
-        if asked.about_prompt:
+        if scored.about_prompt:
             seed = abs(sampling.seed or 0)
             own = engine if scoring is None else scoring()
-            result |= scores.of_prompt(own, prompt, asked, temperature=sampling.temperature, seed=seed)
+            result |= scores.of_prompt(own, prompt, scored, temperature=sampling.temperature, seed=seed)
     except BaseException:
         batch.cancel(number)
         raise
@@ -159,8 +161,8 @@ def complete(engine: Engine, arguments: Mapping[str, Any], completions: Sequence
     top = scores.decoded(arguments).top_samples
     if top:
         prompt = wire.decode_prompt(arguments)
-        for one in completions:
-            one.update(scores.of_completion(engine, prompt, one["tokens"], top))
+        for completion in completions:
+            completion.update(scores.of_completion(engine, prompt, completion["tokens"], top))
 
 
 def open_sampler(records: Records, id_: str, tenant: str, session: str, base: str, checkpoint: str | None) -> None:

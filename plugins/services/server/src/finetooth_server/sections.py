@@ -71,13 +71,13 @@ def _count(value: Any) -> int:
     """Texts and numbers in a value, the keys of its mappings too; it is looked at no longer than there are `MOST`."""
     waiting, count = [value], 0
     while waiting and count <= MOST:
-        one = waiting.pop()
-        if isinstance(one, Mapping):
-            count += len(one)
-            waiting += list(one.values())[: MOST + 1]
-        elif isinstance(one, list | tuple):
-            waiting += one[: MOST + 1]
-            count += max(0, len(one) - MOST - 1)
+        part = waiting.pop()
+        if isinstance(part, Mapping):
+            count += len(part)
+            waiting += list(part.values())[: MOST + 1]
+        elif isinstance(part, list | tuple):
+            waiting += part[: MOST + 1]
+            count += max(0, len(part) - MOST - 1)
         else:
             count += 1
     return count
@@ -96,12 +96,12 @@ def _check_plain(value: Any, where: str) -> None:
             action="use letters, digits, '_', '.' and '-'; of modules, give a list of names instead of a pattern",
         )
     if isinstance(value, Mapping):
-        for key, one in value.items():
+        for key, part in value.items():
             _check_plain(str(key), f"a key of {where}")
-            _check_plain(one, f"{where}.{key}")
+            _check_plain(part, f"{where}.{key}")
     elif isinstance(value, list | tuple):
-        for n, one in enumerate(value):
-            _check_plain(one, f"{where}[{n}]")
+        for n, part in enumerate(value):
+            _check_plain(part, f"{where}[{n}]")
 
 
 def refuse_strategy(pick: Any) -> None:

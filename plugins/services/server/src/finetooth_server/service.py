@@ -201,7 +201,7 @@ class Service(ClientSessions):
             known = of_tenant(connection, models, caller.tenant, id_)
             if known is None:
                 others = connection.execute(select(models).where(same_folder(id_))).all()
-                if any(one.tenant == caller.tenant and one.name is None for one in others):
+                if any(model.tenant == caller.tenant and model.name is None for model in others):
                     raise Conflict(f"model id {id_!r} is taken", action="choose another one")
                 if others:  # another tenant's, of whom nobody is told
                     row |= {"id": secrets.token_hex(16), "name": id_}

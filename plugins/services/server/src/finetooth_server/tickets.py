@@ -29,8 +29,8 @@ class Tickets:
     def issue(self, caller: Caller, path: str) -> tuple[str, float]:
         """A ticket for a path in the name of a caller, and when it ends, in seconds since 1970."""
         ends = now() + LASTS
-        said = base64.urlsafe_b64encode(json.dumps([caller.tenant, caller.key, ends]).encode()).decode().rstrip("=")
-        return f"{said}.{self._signature(said, path)}", ends
+        holder = base64.urlsafe_b64encode(json.dumps([caller.tenant, caller.key, ends]).encode()).decode().rstrip("=")
+        return f"{holder}.{self._signature(holder, path)}", ends
 
     def caller(self, ticket: str, path: str) -> Caller:
         """Who comes with a ticket: may download, and nothing else.
@@ -38,9 +38,9 @@ class Tickets:
         Raises:
             Unauthorised: it is none of this server's, is for another path, has ended, or its key has.
         """
-        said, _, signature = ticket.partition(".")
-        if hmac.compare_digest(signature.encode(), self._signature(said, path).encode()):
-            tenant, key, ends = json.loads(base64.urlsafe_b64decode(said + "=" * (-len(said) % 4)))
+        holder, _, signature = ticket.partition(".")
+        if hmac.compare_digest(signature.encode(), self._signature(holder, path).encode()):
+            tenant, key, ends = json.loads(base64.urlsafe_b64decode(holder + "=" * (-len(holder) % 4)))
             if now() < ends and self._keys.holds(key, keyless=self._keyless):
                 return Caller(tenant, key, frozenset({"download"}))
         raise Unauthorised("no valid API key", action="send one that `ft keys create` made")

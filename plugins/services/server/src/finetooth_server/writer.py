@@ -225,17 +225,17 @@ class Writer:
             if not self._scheduler.running(queue):
                 self._scheduler.offer(queue, self._log.peek(queue))
         closed = tuple(self._closed)  # in one step: others close queues meanwhile
-        gone = [queue for queue in closed if queue not in self._scheduler]
-        if not gone:
+        unscheduled = [queue for queue in closed if queue not in self._scheduler]
+        if not unscheduled:
             return
-        held, begun = self._models.held, time.perf_counter()
-        for queue in gone:
+        before, begun = self._models.held, time.perf_counter()
+        for queue in unscheduled:
             self._models.remove(queue)
             self._closed.discard(queue)
-        if self._models.held < held:
+        if self._models.held < before:
             collect()
-        took = (time.perf_counter() - begun) / len(gone)
-        for tenant in self._tenants_of(gone):  # nobody else pays for it
+        took = (time.perf_counter() - begun) / len(unscheduled)
+        for tenant in self._tenants_of(unscheduled):  # nobody else pays for it
             self._scheduler.charge(tenant, took)
 
     # --- training -----------------------------------------------------------------------------------------------------

@@ -61,12 +61,12 @@ class Hosts:
             self._engines[base] = engine
         host, key = self._engines[base], (base, json.dumps([[str(path), weight] for path, weight in weights]))
         if key not in self._held:
-            held = self._read(host, weights)
-            if held is None:
+            adapter = self._read(host, weights)
+            if adapter is None:
                 return None
-            self._held[key] = held
+            self._held[key] = adapter
         self._held.move_to_end(key)
-        while len(self._held) > 1 and sum(one.size for one in self._held.values()) > self._most:
+        while len(self._held) > 1 and sum(adapter.size for adapter in self._held.values()) > self._most:
             self._held.popitem(last=False)  # rows that are written with it keep it until they are done
         return host, self._held[key]
 

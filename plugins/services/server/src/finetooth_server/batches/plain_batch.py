@@ -52,9 +52,9 @@ class PlainBatch:
                 taken.setdefault(tuple(prompt), number)
         for number in taken.values():
             del self._waiting[number]
-        found = self._engine.generate([list(prompt) for prompt in taken], replace(sampling, n=first + sampling.n))
+        generated = self._engine.generate([list(prompt) for prompt in taken], replace(sampling, n=first + sampling.n))
         written = []
-        for number, completions in zip(taken.values(), found, strict=True):
+        for number, completions in zip(taken.values(), generated, strict=True):
             for sample, completion in enumerate(completions[first:]):
                 last = len(completion.tokens) - 1
                 for i, (token, logprob) in enumerate(zip(completion.tokens, completion.logprobs, strict=True)):

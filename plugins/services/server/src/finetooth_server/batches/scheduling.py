@@ -165,16 +165,16 @@ class Scheduler:
 
     def _wanting(self) -> dict[str, list[str]]:
         """Flows that want a turn, by tenant."""
-        found: dict[str, list[str]] = {}
+        flows: dict[str, list[str]] = {}
         for queue, running in self._running.items():
             if not running.aside:
-                found.setdefault(running.tenant, []).append(queue)
+                flows.setdefault(running.tenant, []).append(queue)
         for queue, (tenant, memory) in self._ready.items():
             if self._has_place(tenant, memory):
-                found.setdefault(tenant, []).append(queue)
+                flows.setdefault(tenant, []).append(queue)
         for tenant in self._sampled.tenants:
-            found.setdefault(tenant, []).append(SAMPLING)
-        return found
+            flows.setdefault(tenant, []).append(SAMPLING)
+        return flows
 
     def _expire(self, wanting: Collection[str]) -> None:
         """See who came, and who did not."""
@@ -226,8 +226,8 @@ class Scheduler:
             return True
         has = any(running.tenant == tenant for running in self._running.values())
         places = self._limits.live // 2 if has else self._limits.live
-        held = sum(running.memory for running in self._running.values())
-        return len(self._running) < places and held + memory <= self._limits.device_memory
+        used = sum(running.memory for running in self._running.values())
+        return len(self._running) < places and used + memory <= self._limits.device_memory
 
     def _go_on(self, queue: str) -> Running | None:
         running = self._running.get(queue)
@@ -301,7 +301,7 @@ class Scheduler:
         for queue, running in list(self._running.items()):
             running.stopped = running.left = True
             while queue in self._running:
-                if (one := self._go_on(queue)) is not None:
-                    ended.append(one)
+                if (done := self._go_on(queue)) is not None:
+                    ended.append(done)
         self._lanes.close()
         return ended

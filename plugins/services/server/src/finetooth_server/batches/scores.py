@@ -46,7 +46,7 @@ class Asked:
 
     def encoded(self) -> dict[str, Any]:
         """For the log."""
-        found: dict[str, Any] = {
+        entries: dict[str, Any] = {
             "prompt_logprobs": self.prompt,
             "top_k_prompt_logprobs": self.top_prompt,
             "top_k_sample_logprobs": self.top_samples,
@@ -55,8 +55,8 @@ class Asked:
             "embedding": self.embedding,
         }
         if self.rows is not None and self.ids is not None:
-            found["rows"], found["ids"] = wire.encode_array(self.rows), wire.encode_array(self.ids)
-        return {name: value for name, value in found.items() if value}
+            entries["rows"], entries["ids"] = wire.encode_array(self.rows), wire.encode_array(self.ids)
+        return {name: value for name, value in entries.items() if value}
 
     @property
     def about_prompt(self) -> bool:
@@ -76,8 +76,8 @@ NOTHING = Asked()
 
 def decoded(arguments: Mapping[str, Any]) -> Asked:
     """What `Asked.encoded` wrote."""
-    given = [arguments.get(name) for name in ("rows", "ids")]
-    rows, ids = (None if one is None else wire.decode_array(one, "targets", dtype="int64") for one in given)
+    arrays = [arguments.get(name) for name in ("rows", "ids")]
+    rows, ids = (None if array is None else wire.decode_array(array, "targets", dtype="int64") for array in arrays)
     numbers = ("top_k_prompt_logprobs", "top_k_sample_logprobs", "alternatives", "last")
     top_prompt, top_samples, alternatives, last = (int(arguments.get(name) or 0) for name in numbers)
     prompt, embedding = (bool(arguments.get(name)) for name in ("prompt_logprobs", "embedding"))
@@ -99,29 +99,29 @@ def of_prompt(engine: Engine, prompt: Sequence[int], asked: Asked, *, temperatur
         DataError: a token that the model does not have.
         EngineError: the engine gives no hidden states.
     """
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     if asked.embedding:
-        found["embedding"] = wire.encode_array(embedding(engine, prompt))
+        fields["embedding"] = wire.encode_array(embedding(engine, prompt))
     if asked.prompt:
-        found["prompt_logprobs"] = wire.encode_array(_scored_last(prompt_logprobs(engine, prompt), asked.last, np.nan))
+        fields["prompt_logprobs"] = wire.encode_array(_scored_last(prompt_logprobs(engine, prompt), asked.last, np.nan))
     if not (asked.top_prompt or asked.alternatives or asked.rows is not None):
-        return found
+        return fields
     nexts = next_logprobs(engine, prompt)
     if asked.top_prompt:
-        found_top: tuple[NDArray[Any], ...] = likeliest(nexts, asked.top_prompt)
-        for name, values, empty in zip(TOP, found_top, (0, EMPTY), strict=True):
+        likely: tuple[NDArray[Any], ...] = likeliest(nexts, asked.top_prompt)
+        for name, values, empty in zip(TOP, likely, (0, EMPTY), strict=True):
             first = np.full((1, asked.top_prompt), empty, values.dtype)
-            found[name] = wire.encode_array(_scored_last(np.concatenate([first, values]), asked.last, empty))
+            fields[name] = wire.encode_array(_scored_last(np.concatenate([first, values]), asked.last, empty))
     if asked.alternatives:
         ids = drawn(nexts, asked.alternatives, temperature, np.random.default_rng(seed % 2**63))
         picked = np.take_along_axis(nexts, ids, -1).astype(np.float32)
-        found["alternatives"] = {"tokens": wire.encode_array(ids), "logprobs": wire.encode_array(picked)}
+        fields["alternatives"] = {"tokens": wire.encode_array(ids), "logprobs": wire.encode_array(picked)}
     if asked.rows is not None and asked.ids is not None:
         if asked.ids.size and (asked.ids.max() >= nexts.shape[1] or asked.ids.min() < -1):
             raise DataError("target_prompt_logprobs", f"a token outside 0 to {nexts.shape[1] - 1}", action="send ids")
         values = np.where(asked.ids < 0, 0.0, nexts[asked.rows, np.maximum(asked.ids, 0)])
-        found["targets"] = wire.encode_array(values.astype(np.float32))
-    return found
+        fields["targets"] = wire.encode_array(values.astype(np.float32))
+    return fields
 
 
 def of_completion(engine: Engine, prompt: Sequence[int], tokens: Sequence[int], top: int) -> dict[str, Any]:
@@ -129,8 +129,8 @@ def of_completion(engine: Engine, prompt: Sequence[int], tokens: Sequence[int], 
     (T, top)."""
     media = prompt.media if isinstance(prompt, ShownPrompt) else ()
     nexts = next_logprobs(engine, [*prompt, *tokens], media)[len(prompt) - 1 :]
-    found: tuple[NDArray[Any], ...] = likeliest(nexts, top)
-    return {name: wire.encode_array(values) for name, values in zip(TOP, found, strict=True)}
+    likely: tuple[NDArray[Any], ...] = likeliest(nexts, top)
+    return {name: wire.encode_array(values) for name, values in zip(TOP, likely, strict=True)}
 
 
 def next_logprobs(
@@ -146,8 +146,8 @@ def next_logprobs(
     result = engine.forward([Datum.from_tokens(list(tokens), media=media)], returns=("logits",), train=False)
     logits = np.asarray(result.outputs[0]["logits"], dtype=np.float64)
     peak = logits.max(-1, keepdims=True)
-    found: NDArray[np.float64] = logits - peak - np.log(np.exp(logits - peak).sum(-1, keepdims=True))
-    return found
+    logprobs: NDArray[np.float64] = logits - peak - np.log(np.exp(logits - peak).sum(-1, keepdims=True))
+    return logprobs
 
 
 def embedding(engine: Engine, prompt: Sequence[int]) -> NDArray[np.float32]:
@@ -161,8 +161,8 @@ def embedding(engine: Engine, prompt: Sequence[int]) -> NDArray[np.float32]:
     if not result.outputs or "hidden" not in result.outputs[0]:
         raise EngineError("the engine of this model gives no hidden states", action="serve it with another backend")
     mean = np.asarray(result.outputs[0]["hidden"], dtype=np.float64)[: len(prompt)].mean(0)
-    found: NDArray[np.float32] = (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)
-    return found
+    unit: NDArray[np.float32] = (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)
+    return unit
 
 
 def prompt_logprobs(engine: Engine, prompt: Sequence[int]) -> NDArray[np.float32]:
@@ -176,12 +176,12 @@ def prompt_logprobs(engine: Engine, prompt: Sequence[int]) -> NDArray[np.float32
 def likeliest(nexts: NDArray[np.float64], top: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """(N, top) ids and log-probabilities of the likeliest tokens, of equal ones the lower id first; where the model has
     fewer, the rest is empty."""
-    kept = min(top, nexts.shape[1])
+    filled = min(top, nexts.shape[1])
     ids = np.zeros((len(nexts), top), np.int64)
     scores = np.full((len(nexts), top), EMPTY, np.float32)
     if len(nexts):
-        ids[:, :kept] = np.argsort(-nexts, axis=-1, kind="stable")[:, :kept]
-        scores[:, :kept] = np.take_along_axis(nexts, ids[:, :kept], -1)
+        ids[:, :filled] = np.argsort(-nexts, axis=-1, kind="stable")[:, :filled]
+        scores[:, :filled] = np.take_along_axis(nexts, ids[:, :filled], -1)
     return ids, scores
 
 

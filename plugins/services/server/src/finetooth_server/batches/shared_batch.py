@@ -102,8 +102,10 @@ class SharedBatch:
         known = self._requests.pop(request, None)
         if known is None:
             return
-        self._wait(known.tenant, [one for one in self._waiting.get(known.tenant, []) if one.request != request])
-        for portion in [one for one in self._inside.values() if one.request == request]:
+        self._wait(
+            known.tenant, [portion for portion in self._waiting.get(known.tenant, []) if portion.request != request]
+        )
+        for portion in [p for p in self._inside.values() if p.request == request]:
             del self._inside[portion.number]
             self._batch.cancel(portion.number)
 
@@ -121,14 +123,14 @@ class SharedBatch:
 
     @property
     def waiting(self) -> int:
-        behind = {one.request for of in self._waiting.values() for one in of}
-        return len(behind | {one.request for one in self._inside.values() if not one.begun})
+        behind = {portion.request for of in self._waiting.values() for portion in of}
+        return len(behind | {portion.request for portion in self._inside.values() if not portion.begun})
 
     def _begin(self, portion: _Portion) -> None:
-        asked = self._requests[portion.request]
-        sampling = replace(asked.sampling, n=len(portion.samples))
-        first = asked.first + portion.samples.start
-        portion.number = self._batch.add(asked.prompt, sampling, first=first, **asked.more)
+        request = self._requests[portion.request]
+        sampling = replace(request.sampling, n=len(portion.samples))
+        first = request.first + portion.samples.start
+        portion.number = self._batch.add(request.prompt, sampling, first=first, **request.more)
         self._inside[portion.number] = portion
 
     def _wait(self, tenant: str, portions: list[_Portion]) -> None:
@@ -138,7 +140,7 @@ class SharedBatch:
 
     def _fill(self) -> None:
         """Let portions begin, unless some already wait for room in vain."""
-        if any(one.stood and not one.begun for one in self._inside.values()):
+        if any(portion.stood and not portion.begun for portion in self._inside.values()):
             return
         for _ in range(AT_ONCE):
             if not self._waiting:
@@ -154,29 +156,27 @@ class SharedBatch:
         begun: dict[str, list[_Portion]] = {}
         for portion in self._inside.values():
             begun.setdefault(self._requests[portion.request].tenant, []).append(portion)
-        starving = [
-            tenant for tenant, of in begun.items() if not any(one.begun for one in of) and any(one.stood for one in of)
-        ]
+        starving = [tenant for tenant, of in begun.items() if not any(p.begun for p in of) and any(p.stood for p in of)]
         if not starving:
             return
-        rich = {tenant: of for tenant, of in begun.items() if sum(one.begun for one in of) > 1}
+        rich = {tenant: of for tenant, of in begun.items() if sum(portion.begun for portion in of) > 1}
         for tenant, of in rich.items():  # what has not begun stands before those who starve, and loses nothing
-            for portion in [one for one in of if not one.begun]:
+            for portion in [p for p in of if not p.begun]:
                 self._give_up(tenant, portion)
         if rich:
-            tenant = max(rich, key=lambda name: sum(len(one.samples) for one in rich[name] if one.begun))
-            self._give_up(tenant, [one for one in rich[tenant] if one.begun][-1])
+            tenant = max(rich, key=lambda name: sum(len(portion.samples) for portion in rich[name] if portion.begun))
+            self._give_up(tenant, [portion for portion in rich[tenant] if portion.begun][-1])
 
     def _give_up(self, tenant: str, portion: _Portion) -> None:
         """Let a portion wait again; of its samples those that are not finished are written anew."""
         del self._inside[portion.number]
         self._batch.cancel(portion.number)
-        asked = self._requests[portion.request]
+        request = self._requests[portion.request]
         again: list[_Portion] = []
         for sample in portion.samples:
             if sample in portion.done:
                 continue
-            asked.ahead[sample] = 0
+            request.ahead[sample] = 0
             if again and again[-1].samples.stop == sample:
                 again[-1].samples = range(again[-1].samples.start, sample + 1)
             else:
@@ -185,19 +185,19 @@ class SharedBatch:
 
     def _told(self, written: Sequence[Written]) -> Iterator[Written]:
         """What is new, by the requests and samples that were asked for."""
-        for one in written:
-            portion = self._inside[one.request]
+        for token in written:
+            portion = self._inside[token.request]
             portion.begun = True
-            asked, sample = self._requests[portion.request], portion.samples.start + one.sample
-            asked.ahead[sample] = asked.ahead.get(sample, 0) + 1
-            if one.completion is not None:
+            request, sample = self._requests[portion.request], portion.samples.start + token.sample
+            request.ahead[sample] = request.ahead.get(sample, 0) + 1
+            if token.completion is not None:
                 portion.done.add(sample)
                 if len(portion.done) == len(portion.samples):
                     del self._inside[portion.number]
-                asked.left -= 1
-                if not asked.left:
+                request.left -= 1
+                if not request.left:
                     del self._requests[portion.request]
-            if asked.ahead[sample] > asked.told.get(sample, 0):
-                asked.told[sample] = asked.ahead[sample]
-                self._shares.charge(asked.tenant, 1)
-                yield replace(one, request=portion.request, sample=sample)
+            if request.ahead[sample] > request.told.get(sample, 0):
+                request.told[sample] = request.ahead[sample]
+                self._shares.charge(request.tenant, 1)
+                yield replace(token, request=portion.request, sample=sample)

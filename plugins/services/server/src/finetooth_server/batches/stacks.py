@@ -77,7 +77,7 @@ class Stacks:
             UserError: the parts have different bases.
         """
         self._base(tenant, parts)
-        text = json.dumps([[one.adapter, one.checkpoint, one.weight] for one in parts])
+        text = json.dumps([[part.adapter, part.checkpoint, part.weight] for part in parts])
         digest = hashlib.sha256(text.encode()).hexdigest()[:32]
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{digest}.json"
@@ -121,29 +121,31 @@ class Stacks:
         if row.checkpoint is None:
             return Weights(self._settings.models[row.base], ())
         if not row.checkpoint.startswith(MARK):
-            found = self._checkpoints.readable(row.tenant, row.checkpoint)
-            return Weights(found.recipe, ((self._checkpoints.folder(found, WEIGHTS), 1.0),))
-        parts = [self._part(row.tenant, one) for one in self._parts(row.checkpoint)]
-        folders = [(folder, one.weight) for (_, _, folder), one in zip(parts, self._parts(row.checkpoint), strict=True)]
+            checkpoint = self._checkpoints.readable(row.tenant, row.checkpoint)
+            return Weights(checkpoint.recipe, ((self._checkpoints.folder(checkpoint, WEIGHTS), 1.0),))
+        parts = [self._part(row.tenant, part) for part in self._parts(row.checkpoint)]
+        folders = [
+            (folder, part.weight) for (_, _, folder), part in zip(parts, self._parts(row.checkpoint), strict=True)
+        ]
         return Weights(parts[0][1], tuple(folders))
 
     def _base(self, tenant: str, parts: Sequence[StackPart]) -> str:
-        bases = {self._part(tenant, one)[0]: one for one in parts}
+        bases = {self._part(tenant, part)[0]: part for part in parts}
         if len(bases) > 1:
-            (base, one), (other, another), *_ = bases.items()
+            (base, part), (other, another), *_ = bases.items()
             raise UserError(
-                f"{_name(one)} adds to {base}, and {_name(another)} to {other}", action="stack adapters of one base"
+                f"{_name(part)} adds to {base}, and {_name(another)} to {other}", action="stack adapters of one base"
             )
         return next(iter(bases))
 
-    def _part(self, tenant: str, one: StackPart) -> tuple[str, Mapping[str, Any], Path]:
+    def _part(self, tenant: str, part: StackPart) -> tuple[str, Mapping[str, Any], Path]:
         """Base, recipe and artifact."""
-        if one.checkpoint:
-            found = self._checkpoints.readable(tenant, one.checkpoint)
-            return found.base, found.recipe, self._checkpoints.folder(found, WEIGHTS)
-        known = self._settings.adapters.get(one.adapter)
+        if part.checkpoint:
+            checkpoint = self._checkpoints.readable(tenant, part.checkpoint)
+            return checkpoint.base, checkpoint.recipe, self._checkpoints.folder(checkpoint, WEIGHTS)
+        known = self._settings.adapters.get(part.adapter)
         if known is None:
-            raise Unknown(f"no adapter {one.adapter!r} is served here", action="list the models that there are")
+            raise Unknown(f"no adapter {part.adapter!r} is served here", action="list the models that there are")
         return known.base, known.recipe, known.folder
 
     def _parts(self, id_: str) -> list[StackPart]:

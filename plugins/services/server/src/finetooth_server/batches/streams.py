@@ -143,7 +143,7 @@ class Streams:
             yield call
         finally:
             with self._lock:
-                left = [one for one in self._bells.get(id_, []) if one is not entry]
+                left = [bell for bell in self._bells.get(id_, []) if bell is not entry]
                 if left:
                     self._bells[id_] = left
                 else:
@@ -176,5 +176,5 @@ def _whole(call: Call, seen: dict[int, int]) -> Iterator[Piece]:
 
 def completions_of(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The completions of a call's result, one behind the other; of a call that samples nothing there are none."""
-    found = result.get("completions") or []
-    return [one for of in found for one in (of if isinstance(of, list) else [of])]
+    completions = result.get("completions") or []
+    return [completion for group in completions for completion in (group if isinstance(group, list) else [group])]

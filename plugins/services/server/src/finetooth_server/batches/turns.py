@@ -102,7 +102,7 @@ class SamplingTurns:
     @property
     def calls(self) -> Counter[str]:
         """How many calls of each tenant are being written."""
-        return Counter(one.call.tenant for one in self._writing.values())
+        return Counter(writing.call.tenant for writing in self._writing.values())
 
     @property
     def tenants(self) -> set[str]:
@@ -111,8 +111,8 @@ class SamplingTurns:
 
     def spent(self) -> Mapping[str, int]:
         """Tokens by tenant, read and written since this was last asked."""
-        found, self._spent = self._spent, Counter[str]()
-        return found
+        tokens, self._spent = self._spent, Counter[str]()
+        return tokens
 
     @property
     def count(self) -> int:
@@ -121,7 +121,7 @@ class SamplingTurns:
 
     def admit(self) -> bool:
         """Let calls that wait join, as far as they may; True if others wait behind them that may join later."""
-        besides = [*(one.call.id for one in self._writing.values()), *(call.id for call in self._alone)]
+        besides = [*(writing.call.id for writing in self._writing.values()), *(call.id for call in self._alone)]
         oldest = self._log.oldest_waiting(besides)
         if oldest.pop(REFUSED, None) is not None:
             for call in self._log.waiting_in(REFUSED, besides, before=float("inf"), most=1024):
@@ -204,31 +204,31 @@ class SamplingTurns:
         except Exception as error:  # whose fault it is shows when each is written alone
             self._part(error)
             return
-        for one in written:
-            writing = self._writing[one.request]
+        for token in written:
+            writing = self._writing[token.request]
             self._spent[writing.call.tenant] += 1
-            self._streams.write(writing.call.id, one.sample, one.token, one.logprob)
-            if one.completion is not None:
-                writing.completions[one.sample] = one.completion
-        for request in {one.request for one in written}:
+            self._streams.write(writing.call.id, token.sample, token.token, token.logprob)
+            if token.completion is not None:
+                writing.completions[token.sample] = token.completion
+        for request in {token.request for token in written}:
             self._streams.ring(self._writing[request].call.id)
         self._finish()
 
     def cancel(self, ids: Collection[str]) -> None:
         """Drop calls from the batch; what others in it get does not depend on them."""
-        for number, one in list(self._writing.items()):
-            if one.call.id in ids:
+        for number, writing in list(self._writing.items()):
+            if writing.call.id in ids:
                 assert self._batch is not None
                 self._batch.cancel(number)
                 del self._writing[number]
-                self._fail(one.call, CANCELLED, "user")
+                self._fail(writing.call, CANCELLED, "user")
         for call in [call for call in self._alone if call.id in ids]:
             self._alone.remove(call)
             self._fail(call, CANCELLED, "user")
 
     def close(self) -> None:
         """Leave what is being written to the next server."""
-        left = [*(one.call for one in self._writing.values()), *self._alone]
+        left = [*(writing.call for writing in self._writing.values()), *self._alone]
         if left:
             self._log.leave(left)
         self._writing.clear()
@@ -237,17 +237,19 @@ class SamplingTurns:
         self._hosts.close()
 
     def _finish(self) -> None:
-        ended = {n: one for n, one in self._writing.items() if len(one.completions) == one.count}
+        ended = {n: writing for n, writing in self._writing.items() if len(writing.completions) == writing.count}
         if not ended:
             return
-        for number, one in ended.items():
+        for number, writing in ended.items():
             del self._writing[number]
-            found = [wire.encode_completion(one.completions[sample]) for sample in sorted(one.completions)]
-            one.result["completions"] = found or one.result["completions"]
-        done = [one for one in ended.values() if self._complete(one)]
-        self._log.finish_all([(one.call, one.result) for one in done])
-        for one in done:
-            self._ended(one.call, "done")
+            completions = [
+                wire.encode_completion(writing.completions[sample]) for sample in sorted(writing.completions)
+            ]
+            writing.result["completions"] = completions or writing.result["completions"]
+        done = [writing for writing in ended.values() if self._complete(writing)]
+        self._log.finish_all([(writing.call, writing.result) for writing in done])
+        for writing in done:
+            self._ended(writing.call, "done")
 
     def _complete(self, one: _Writing) -> bool:
         """Add what a call asked for in addition to its tokens; False if that failed, and the call with it."""
@@ -284,7 +286,7 @@ class SamplingTurns:
         if count:
             self._writing[number] = _Writing(call, content, result, count, {}, scoring)
         else:
-            self._spent[call.tenant] += sum(len(one["tokens"]) for one in result["completions"])
+            self._spent[call.tenant] += sum(len(completion["tokens"]) for completion in result["completions"])
             self._log.finish(call, result)
             self._ended(call, "done")
 
@@ -298,13 +300,13 @@ class SamplingTurns:
         weights = self._weights(call)
         recipe = weights.recipe
         if self._turn != call.batch:
-            found = self._hosts.hold(recipe, weights.stack)
-            if found is None:
+            hosted = self._hosts.hold(recipe, weights.stack)
+            if hosted is None:
                 return None
             if self._batch is None:
-                self._engine = found[0]
+                self._engine = hosted[0]
                 self._batch = running_batch(self._engine)
-            return found[1], lambda: self._pool.engine(recipe, weights.folder)
+            return hosted[1], lambda: self._pool.engine(recipe, weights.folder)
         if self._batch is None:
             self._engine = self._pool.engine(recipe, weights.folder)
             self._batch = running_batch(self._engine)
@@ -313,7 +315,7 @@ class SamplingTurns:
     def _part(self, error: Exception) -> None:
         """A step failed: each call that was in it is written by itself from now on. Not where another server was too
         late: each would wait as long again."""
-        calls = [one.call for one in self._writing.values()]
+        calls = [writing.call for writing in self._writing.values()]
         self._writing.clear()
         self._batch = None
         for call in calls:

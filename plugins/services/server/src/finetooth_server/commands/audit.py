@@ -25,5 +25,5 @@ def verify(record: Path, head: str, key: Path | None) -> None:
     """Check that no line was changed, removed or moved, and that the record ends where its server left it."""
     beside = record.with_name("audit.key")
     signed = key or (beside if beside.is_file() else None)
-    found = verify_record(record, head=head, key=None if signed is None else audit_key(record.parent, signed))
-    click.echo(f"{found.lines} lines, none changed; head {found.head}")
+    verified = verify_record(record, head=head, key=None if signed is None else audit_key(record.parent, signed))
+    click.echo(f"{verified.lines} lines, none changed; head {verified.head}")

@@ -28,8 +28,8 @@ def command() -> None:
 @server_options
 def list_(folder: Path, database: str) -> None:
     """List the calls that wait, oldest first; what they carry is not shown."""
-    found = _log(folder, database).waiting()
-    for call in found:
+    waiting = _log(folder, database).waiting()
+    for call in waiting:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(call.created))
         ended = f", the server ended {call.begun} times meanwhile" if call.begun else ""
         dropped = ", dropped" if call.dropped else ""
@@ -37,7 +37,7 @@ def list_(folder: Path, database: str) -> None:
             f"{call.id}  {call.tenant}  {call.operation} {call.seq} of {call.queue}  {call.size:,} bytes, since {since}"
             f"{ended}{dropped}"
         )
-    if not found:
+    if not waiting:
         click.echo("no call waits", err=True)
 
 

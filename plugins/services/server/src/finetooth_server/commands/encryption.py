@@ -25,10 +25,10 @@ _KEY = click.option(
 
 
 def _keys(file: Path | None) -> MasterKeys:
-    found = master_keys(file)
-    if found is None:
+    keys = master_keys(file)
+    if keys is None:
         raise UserError("no encryption key", action="give --encryption-key FILE, or FT_ENCRYPTION_KEY")
-    return found
+    return keys
 
 
 @click.group(name="encryption")
@@ -56,9 +56,9 @@ def key(file: Path) -> None:
         beside.replace(file)
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}", action="choose another file") from error
-    found = master_keys(file)
-    assert found is not None
-    click.echo(f"{found.current}  written to {file}" + (", which holds the earlier ones too" if old else ""))
+    keys = master_keys(file)
+    assert keys is not None
+    click.echo(f"{keys.current}  written to {file}" + (", which holds the earlier ones too" if old else ""))
 
 
 @command.command()

@@ -37,8 +37,8 @@ class Size(Kind):
         self._least = least
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        found = _SIZE.fullmatch(str(value).strip())
-        bytes_ = int(float(found[1]) * (_UNITS[found[2].lower()] if found[2] else 1)) if found else -1
+        match = _SIZE.fullmatch(str(value).strip())
+        bytes_ = int(float(match[1]) * (_UNITS[match[2].lower()] if match[2] else 1)) if match else -1
         if bytes_ < self._least:
             self.fail(f"{value!r} is not a size: write 512MB, or 8GB", param, ctx)
         return bytes_
@@ -104,7 +104,7 @@ def status(folder: Path, database: str) -> None:
 
     records = records_of(folder, database)
     try:
-        found = usage(records)
+        by_tenant = usage(records)
     finally:
         records.close()
     for name, value in read_limits(folder).items():
@@ -112,10 +112,10 @@ def status(folder: Path, database: str) -> None:
             flag, kind, help_ = OPTIONS[name]
             shown = sized(value) if isinstance(kind, Size) else f"{value:g}" if isinstance(value, float) else str(value)
             click.echo(f"{flag} {shown:<10} {help_}")
-    for tenant, used in found.items():
+    for tenant, used in by_tenant.items():
         click.echo(
             f"{tenant}: {used.models} models, {used.sessions} sessions, {used.queued} calls waiting, "
             f"{sized(used.checkpoint_bytes)} of checkpoints"
         )
-    if not found:
+    if not by_tenant:
         click.echo("no tenant takes anything", err=True)

@@ -120,8 +120,10 @@ def command(
         tls.check(host)
     if not stdio:  # a port that is taken is told before anything is read, or made
         listen(host, port).close()
-    given = _served(obj, faces, models, recipe, (*overrides, *(("train.accept_memory=true",) if accept_memory else ())))
-    served = {name: _one_base(obj, _in_parts(_as_long_as_the_model(obj, one))) for name, one in given.items()}
+    recipes = _served(
+        obj, faces, models, recipe, (*overrides, *(("train.accept_memory=true",) if accept_memory else ()))
+    )
+    served = {name: _one_base(obj, _in_parts(_as_long_as_the_model(obj, base))) for name, base in recipes.items()}
     _check_memory(obj, served)
     beside, encryption = served_adapters(obj, adapters, served), master_keys(encryption_key)
     # what is refused leaves no folder
@@ -268,15 +270,15 @@ def _served(
             return {}
         raise UserError("no model to serve", action="give --model NAME, or --recipe FILE")
     template = dict(obj.load(recipe, overrides)) if recipe is not None else {}
-    found: dict[str, Mapping[str, Any]] = {}
+    recipes: dict[str, Mapping[str, Any]] = {}
     for name in models:
-        found[name] = _without_data(obj.load({**template, "model": _now(obj, name)}, overrides))
+        recipes[name] = _without_data(obj.load({**template, "model": _now(obj, name)}, overrides))
     if not models:
         model = template["model"]
         name = str(model["name"] if isinstance(model, Mapping) else model)
         now = {**model, "name": _now(obj, name)} if isinstance(model, Mapping) else _now(obj, name)
-        found[name] = _without_data({**template, "model": now})
-    return found
+        recipes[name] = _without_data({**template, "model": now})
+    return recipes
 
 
 def _now(obj: CommandContext, name: str) -> str:
@@ -290,8 +292,8 @@ def _check_memory(obj: CommandContext, served: Mapping[str, Mapping[str, Any]]) 
     Raises:
         PlanError: one will not fit into memory.
     """
-    for one in served.values():
-        obj.check_memory(one)
+    for recipe in served.values():
+        obj.check_memory(recipe)
 
 
 def _as_long_as_the_model(obj: CommandContext, recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -312,7 +314,7 @@ def _in_parts(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 def _one_base(obj: CommandContext, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe with adapters of all tenants on one copy of the base, if the backend can."""
-    default = next((one.entry for one in obj.catalog.all("backend") if one.entry.default), None)
+    default = next((registered.entry for registered in obj.catalog.all("backend") if registered.entry.default), None)
     shares = isinstance(default, Backend) and "shared_base" in default.capabilities
     if "backend" in recipe or not shares:
         return dict(recipe)

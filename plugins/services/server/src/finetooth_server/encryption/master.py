@@ -81,10 +81,10 @@ def master_keys(file: Path | None) -> MasterKeys | None:
     Raises:
         UserError: both are there, a key is none, or others may read the file.
     """
-    given = os.environ.get(VARIABLE, "")
+    variable = os.environ.get(VARIABLE, "")
     if file is None:
-        return parsed(given.replace(",", " ").split(), VARIABLE) if given.strip() else None
-    if given.strip():
+        return parsed(variable.replace(",", " ").split(), VARIABLE) if variable.strip() else None
+    if variable.strip():
         raise UserError(f"{VARIABLE} and {file}: two places for encryption keys", action="keep one of them")
     try:
         mode = file.stat().st_mode
@@ -103,7 +103,7 @@ def parsed(texts: list[str], where: str) -> MasterKeys:
     Raises:
         UserError: the file is empty, or a line is not a key; the message does not show it.
     """
-    found: dict[str, bytes] = {}
+    keys: dict[str, bytes] = {}
     for number, text in enumerate(texts, 1):
         try:
             secret = base64.b64decode(text, altchars=b"-_", validate=True)
@@ -113,7 +113,7 @@ def parsed(texts: list[str], where: str) -> MasterKeys:
             raise UserError(
                 f"{where}: key {number} is not {SIZE} bytes in base64", action="make one with `ft encryption key FILE`"
             )
-        found[hashlib.sha256(b"finetooth master key" + secret).hexdigest()[:16]] = secret
-    if not found:
+        keys[hashlib.sha256(b"finetooth master key" + secret).hexdigest()[:16]] = secret
+    if not keys:
         raise UserError(f"{where}: it holds no key", action="make one with `ft encryption key FILE`")
-    return MasterKeys(next(iter(found)), found)
+    return MasterKeys(next(iter(keys)), keys)

@@ -101,15 +101,15 @@ class Vault:
     def remove(self, folder: Path) -> None:
         """Remove a kept folder, or one that holds such, if it is there. A crash leaves all of it or none: a part would
         be taken for one that somebody changed."""
-        gone = folder
+        removed = folder
         if folder.name[0] != ".":
-            gone = folder.with_name(f".{folder.name}.gone")
-            shutil.rmtree(gone, ignore_errors=True)
+            removed = folder.with_name(f".{folder.name}.gone")
+            shutil.rmtree(removed, ignore_errors=True)
             try:
-                folder.rename(gone)
+                folder.rename(removed)
             except OSError:  # it is not there, or the system renames nothing that is open
-                gone = folder
-        shutil.rmtree(gone, ignore_errors=True)
+                removed = folder
+        shutil.rmtree(removed, ignore_errors=True)
 
     @contextmanager
     def writing(self, place: Path, *, flush: bool = False) -> Iterator[Path]:
@@ -166,11 +166,11 @@ class Vault:
 
     def places(self) -> list[Path]:
         """Every checkpoint and snapshot."""
-        found = []
+        folders = []
         for name, depth in KEPT.items():
             all_ = (self.root / name).glob("/".join("*" * depth))
-            found += [p for p in all_ if p.is_dir() and not any(part[0] == "." for part in p.parts[-depth:])]
-        return sorted(found)
+            folders += [p for p in all_ if p.is_dir() and not any(part[0] == "." for part in p.parts[-depth:])]
+        return sorted(folders)
 
     def key_of(self, place: Path) -> str | None:
         """Id of the master key that a folder is encrypted with; None if it is not."""
@@ -218,12 +218,14 @@ class Vault:
         Raises:
             UserError: the folder is a link, or there is one on the way to it; with `files`, or within it.
         """
-        inside = [one for one in (path, *path.parents) if one != self.root and one.is_relative_to(self.root)]
-        found = [one for one in inside if one.is_symlink()]
-        if files and not found:
-            found = [one for one in path.rglob("*") if one.is_symlink()]
-        if found:
-            name = found[-1].relative_to(self.root).as_posix()
+        inside = [
+            folder for folder in (path, *path.parents) if folder != self.root and folder.is_relative_to(self.root)
+        ]
+        links = [folder for folder in inside if folder.is_symlink()]
+        if files and not links:
+            links = [file for file in path.rglob("*") if file.is_symlink()]
+        if links:
+            name = links[-1].relative_to(self.root).as_posix()
             raise UserError(f"{name}: it is a link, and none is followed", action="restore the folder from a copy")
 
     def _open(self, place: Path, part: str, plain: Path) -> None:
@@ -241,14 +243,14 @@ class Vault:
             (plain / path).parent.mkdir(parents=True, exist_ok=True)
             try:
                 with (place / path).open("rb") as reading, (plain / path).open("wb") as writing:
-                    found = streams.decrypt(reading, writing, key, path, sealed.chunk)
+                    written = streams.decrypt(reading, writing, key, path, sealed.chunk)
             except streams.Damaged as error:
                 raise UserError(
                     f"{name}: {path} is damaged after {error.chunk * sealed.chunk} bytes",
                     action="restore it from a copy",
                 ) from error
-            if found != size:
-                raise UserError(f"{name}: {path} has {found} bytes, not {size}", action="restore it from a copy")
+            if written != size:
+                raise UserError(f"{name}: {path} has {written} bytes, not {size}", action="restore it from a copy")
 
     def _sealed(self, place: Path) -> Sealed:
         name, keys = self._name(place), self.keys
@@ -257,13 +259,13 @@ class Vault:
                 f"{name}: it is not encrypted, and this server has an encryption key",
                 action="it was put there by others, or run `ft encryption seal`",
             )
-        said = _read(place, name)
+        header = _read(place, name)
         if keys is None:
             raise UserError(f"{name}: it is encrypted", action="give the key with --encryption-key")
-        content = json.loads(keys.unwrap(said["wrapped"], said["master"], name))
+        content = json.loads(keys.unwrap(header["wrapped"], header["master"], name))
         return Sealed(
             content["chunk"],
-            {path: (base64.b64decode(one["key"]), one["size"]) for path, one in content["files"].items()},
+            {path: (base64.b64decode(entry["key"]), entry["size"]) for path, entry in content["files"].items()},
         )
 
     @contextmanager
@@ -295,9 +297,9 @@ class Vault:
 
 def _read(place: Path, name: str) -> dict[str, Any]:
     try:
-        said = json.loads((place / SEALED).read_bytes())
-        master, format_ = str(said["master"]), said["format"]
-        wrapped = base64.b64decode(said["wrapped"], validate=True)
+        header = json.loads((place / SEALED).read_bytes())
+        master, format_ = str(header["master"]), header["format"]
+        wrapped = base64.b64decode(header["wrapped"], validate=True)
     except (OSError, ValueError, KeyError, TypeError, binascii.Error) as error:
         raise UserError(f"{name}: {SEALED} cannot be read", action="restore it from a copy") from error
     if format_ != FORMAT:

@@ -137,12 +137,12 @@ class Checkpoints:
             "size": size,
         }
         with self._records.write() as connection:
-            kept = old is not None and self._sampled(old.id)
-            if old is not None and kept:  # who samples from it goes on with what it was
+            in_use = old is not None and self._sampled(old.id)
+            if old is not None and in_use:  # who samples from it goes on with what it was
                 connection.execute(update(checkpoints).where(same).values(kind=RETIRED, name=old.id, expires=None))
             connection.execute(delete(checkpoints).where(same))
             connection.execute(insert(checkpoints).values(row))
-        if old is not None and not kept:
+        if old is not None and not in_use:
             self._vault.remove(self._folder / old.id)
         return _checkpoint_of(row)
 
@@ -313,14 +313,14 @@ class Checkpoints:
         """Remove what has expired, and what was written over and is sampled from no more; returns how many went. The
         server may be at work."""
         with self._records.write() as connection:
-            gone = list(connection.scalars(select(checkpoints.c.id).where(checkpoints.c.expires < now())))
+            expired = list(connection.scalars(select(checkpoints.c.id).where(checkpoints.c.expires < now())))
             retired = list(connection.scalars(select(checkpoints.c.id).where(checkpoints.c.kind == RETIRED)))
-            gone += [id_ for id_ in retired if connection.execute(_samplers_of(id_)).first() is None]
-            if gone:
-                connection.execute(delete(checkpoints).where(checkpoints.c.id.in_(gone)))
-        for id_ in gone:
+            expired += [id_ for id_ in retired if connection.execute(_samplers_of(id_)).first() is None]
+            if expired:
+                connection.execute(delete(checkpoints).where(checkpoints.c.id.in_(expired)))
+        for id_ in expired:
             self._vault.remove(self._folder / id_)
-        return len(gone)
+        return len(expired)
 
     def sweep(self) -> None:
         """Remove what has expired, and folders that a crash left behind."""

@@ -23,7 +23,7 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if os.name == "posix" and folder.stat().st_mode & 0o077:
             own = (folder / DATABASE).exists() or (folder / "audit.jsonl").exists()
-            if not own and any(one.name != FILE for one in folder.iterdir()):
+            if not own and any(file.name != FILE for file in folder.iterdir()):
                 raise UserError(
                     f"--folder {folder}: others can read it, and it holds more than a server's files",
                     action=f"give a folder of its own, or run: chmod 700 {folder}",
@@ -40,12 +40,12 @@ def folder_lock(folder: Path) -> ExitStack:
         UserError: another process holds it, or it cannot be made.
     """
     make_folder(folder)
-    held = ExitStack()
+    stack = ExitStack()
     try:
-        held.enter_context(held_folder(folder))
+        stack.enter_context(held_folder(folder))
     except FolderHeldError as error:
         raise UserError(
             f"--folder {folder}: a server works on it in process {error.who}",
             action="stop that one, or give this one a folder of its own",
         ) from None
-    return held
+    return stack

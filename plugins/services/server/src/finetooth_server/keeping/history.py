@@ -167,21 +167,21 @@ class History:
             Forbidden: the key may not look.
         """
         caller.must(*READERS)
-        asked: list[ColumnElement[bool]] = []
+        conditions: list[ColumnElement[bool]] = []
         if id_:
-            asked.append(sessions.c.id == id_)
+            conditions.append(sessions.c.id == id_)
         if words:
             name = func.lower(func.coalesce(sessions.c.name, ""))
-            asked.append(and_(*(name.contains(word.lower(), autoescape=True) for word in words)))
+            conditions.append(and_(*(name.contains(word.lower(), autoescape=True) for word in words)))
         if after is not None:  # its time, as the wire writes it, is rounded
             with self._records.read() as connection:
                 last = (sessions.c.tenant == caller.tenant) & (sessions.c.id == after[1])
                 after = connection.scalar(select(sessions.c.created).where(last)) or after[0], after[1]
-        found: list[SessionRecord] = []
+        records: list[SessionRecord] = []
         while True:
             fits = [sessions.c.tenant == caller.tenant]
-            if asked:
-                fits.append(or_(*asked))
+            if conditions:
+                fits.append(or_(*conditions))
             if after is not None:
                 created, id_before = after
                 fits.append(
@@ -192,11 +192,11 @@ class History:
             for row in rows:
                 record = _session(row)
                 if wanted(record):
-                    found.append(record)
-                    if len(found) == limit:
-                        return found
+                    records.append(record)
+                    if len(records) == limit:
+                        return records
             if len(rows) < SCANNED:
-                return found
+                return records
             after = rows[-1].created, rows[-1].id
 
 

@@ -51,8 +51,8 @@ def end_sessions(records: Records, ids: Sequence[str]) -> list[str]:
     with records.write() as connection:
         mine = models.c.session.in_(ids) & models.c.closed.is_(False)
         queues = list(connection.scalars(select(models.c.id).where(mine)))
-        found = connection.scalars(select(samplers.c.id).where(samplers.c.session.in_(ids)))
-        queues += [f"sampler:{id_}" for id_ in found]
+        sampler_ids = connection.scalars(select(samplers.c.id).where(samplers.c.session.in_(ids)))
+        queues += [f"sampler:{id_}" for id_ in sampler_ids]
         connection.execute(update(sessions).where(sessions.c.id.in_(ids)).values(closed=True))
         connection.execute(update(models).where(models.c.session.in_(ids)).values(closed=True))
     return queues

@@ -25,9 +25,9 @@ def served_adapters(
     Raises:
         UserError: the reference holds no adapter, or none of the models that are served is its base.
     """
-    found: dict[str, ServedAdapter] = {}
+    adapters: dict[str, ServedAdapter] = {}
     for reference in references:
-        if reference in served or reference in found:
+        if reference in served or reference in adapters:
             raise UserError(f"--adapter {reference}: it is served under this name already", action="name it once")
         run = context.run_folder(reference)
         folder = (Path(reference).expanduser() if run is None else run / "artifact").absolute()
@@ -40,8 +40,8 @@ def served_adapters(
         base = _base(context, reference, folder, served)
         own = _like(folder) if run is None else dict(context.load(run / "recipe.yaml"))
         adapter = {"adapter": own["adapter"]} if "adapter" in own else {}
-        found[reference] = ServedAdapter(base, {**served[base], **adapter}, folder)
-    return found
+        adapters[reference] = ServedAdapter(base, {**served[base], **adapter}, folder)
+    return adapters
 
 
 def _like(folder: Path) -> dict[str, Any]:

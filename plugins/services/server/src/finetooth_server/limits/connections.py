@@ -65,9 +65,9 @@ class BoundedConnection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def _evict(self) -> bool:
         """Close those that have been silent for longest; whether there was any besides this one."""
-        silent = [one for one in self.connections if one is not self and one.silent]
-        for one in heapq.nsmallest(EVICTED, silent, key=lambda one: one._number):
-            one.transport.abort()  # closed at once: what it might still want to send has no reader
+        silent = [connection for connection in self.connections if connection is not self and connection.silent]
+        for connection in heapq.nsmallest(EVICTED, silent, key=lambda connection: connection._number):
+            connection.transport.abort()  # closed at once: what it might still want to send has no reader
         return bool(silent)
 
     @property

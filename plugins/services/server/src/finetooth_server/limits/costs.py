@@ -121,22 +121,22 @@ def cost_of_sampling(
         DataError: more ends of a completion than can be looked for, or longer ones.
     """
     check_stops(sampling)
-    given = sum(len(prompt) for prompt in prompts)
+    prompt_tokens = sum(len(prompt) for prompt in prompts)
     samples = sampling.n * len(prompts)
-    room = facts.max_positions or given + sampling.max_tokens
+    room = facts.max_positions or prompt_tokens + sampling.max_tokens
     written = sum(min(sampling.max_tokens, max(0, room - len(prompt))) for prompt in prompts) * sampling.n
-    held = given * sampling.n + written
-    memory = held * _cache(facts) + ENCODED * 2 * FLOAT * written
+    cached = prompt_tokens * sampling.n + written
+    memory = cached * _cache(facts) + ENCODED * 2 * FLOAT * written
     if prompt_logprobs:
-        memory += ENCODED * FLOAT * given
+        memory += ENCODED * FLOAT * prompt_tokens
     if top:
-        memory += _top(given, max(map(len, prompts), default=0), top, facts)
+        memory += _top(prompt_tokens, max(map(len, prompts), default=0), top, facts)
     if embedding:
-        memory += 3 * FLOAT * given * facts.hidden_size  # as computed, and in float64 for the mean
+        memory += 3 * FLOAT * prompt_tokens * facts.hidden_size  # as computed, and in float64 for the mean
     if top_samples:
         longest = max((min(room, len(prompt) + sampling.max_tokens) for prompt in prompts), default=0)
         memory += _top(written, longest, top_samples, facts)
-    return Cost(given + samples * sampling.max_tokens, samples, memory)
+    return Cost(prompt_tokens + samples * sampling.max_tokens, samples, memory)
 
 
 def check_stops(sampling: Sampling) -> None:

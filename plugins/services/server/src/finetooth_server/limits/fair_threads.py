@@ -68,8 +68,8 @@ def _do(future: Future[Any], do: Callable[[], Any]) -> None:
     if not future.set_running_or_notify_cancel():
         return
     try:
-        found = do()
+        result = do()
     except BaseException as error:
         future.set_exception(error)
     else:
-        future.set_result(found)
+        future.set_result(result)

@@ -69,8 +69,8 @@ class FairTurns:
             wanting: flows by tenant; neither is empty.
         """
         tenant = self._tenants.next(wanting)
-        for gone in self._flows.keys() - wanting.keys():
-            del self._flows[gone]
+        for absent in self._flows.keys() - wanting.keys():
+            del self._flows[absent]
         return tenant, self._flows.setdefault(tenant, Shares()).next(wanting[tenant])
 
     def charge(self, tenant: str, flow: str, had: float, *, stands_for: int = 1) -> None:

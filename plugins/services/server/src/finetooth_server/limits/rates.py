@@ -50,7 +50,7 @@ class Rates:
         """Forget names whose buckets are full; of too many others, those that will be full first."""
         now = self._clock()
         self._full = {name: full for name, full in self._full.items() if full > now}
-        for name in heapq.nsmallest(len(self._full) - NAMES // 2, self._full, key=lambda one: self._full[one]):
+        for name in heapq.nsmallest(len(self._full) - NAMES // 2, self._full, key=self._full.__getitem__):
             del self._full[name]
 
     def __len__(self) -> int:

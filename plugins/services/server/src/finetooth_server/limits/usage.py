@@ -34,21 +34,21 @@ class Usage:
 
 def usage(records: Records, tenant: str | None = None) -> dict[str, Usage]:
     """By tenant, of those that take anything; of one if asked."""
-    asked = {
+    queries = {
         "models": (models, func.count(), models.c.closed.is_(False)),
         "sessions": (sessions, func.count(), sessions.c.closed.is_(False)),
         "queued": (calls, func.count(), calls.c.state == QUEUED),
         "checkpoint_bytes": (checkpoints, func.sum(checkpoints.c.size), checkpoints.c.size > 0),
     }
-    found: dict[str, dict[str, int]] = {} if tenant is None else {tenant: {}}
+    taken: dict[str, dict[str, int]] = {} if tenant is None else {tenant: {}}
     with records.read() as connection:
-        for name, (table, amount, those) in asked.items():
+        for name, (table, amount, those) in queries.items():
             chosen = select(table.c.tenant, amount.label("amount")).where(those).group_by(table.c.tenant)
             if tenant is not None:
                 chosen = chosen.where(table.c.tenant == tenant)
             for row in connection.execute(chosen):
-                found.setdefault(row.tenant, {})[name] = int(row.amount)
-    return {name: Usage(**amounts) for name, amounts in sorted(found.items())}
+                taken.setdefault(row.tenant, {})[name] = int(row.amount)
+    return {name: Usage(**amounts) for name, amounts in sorted(taken.items())}
 
 
 def write_limits(folder: Path, limits: Limits) -> None:
@@ -61,5 +61,5 @@ def write_limits(folder: Path, limits: Limits) -> None:
 def read_limits(folder: Path) -> Mapping[str, float]:
     """What the server of a folder was last started with; those of no server where none was."""
     file = folder / FILE
-    found: Mapping[str, float] = json.loads(file.read_text()) if file.exists() else asdict(Limits())
-    return found
+    limits: Mapping[str, float] = json.loads(file.read_text()) if file.exists() else asdict(Limits())
+    return limits

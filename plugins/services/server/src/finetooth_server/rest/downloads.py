@@ -64,10 +64,10 @@ def _open_file(service: Service, caller: Caller, id_: str, name: str) -> BinaryI
         Unknown: no such file.
     """
     with service.checkpoints.reading(service.downloadable(caller, id_), WEIGHTS, links=True) as folder:
-        found = _within(folder)
-        if name not in found:
+        files = _within(folder)
+        if name not in files:
             raise Unknown(f"no file {name!r} in the checkpoint", action="list its files")
-        return found[name].open("rb")  # what was decrypted for this goes now, and lives until the file is closed
+        return files[name].open("rb")  # what was decrypted for this goes now, and lives until the file is closed
 
 
 def _within(folder: Path) -> dict[str, Path]:

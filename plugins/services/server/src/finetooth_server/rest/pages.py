@@ -51,8 +51,9 @@ def drawn(document: Mapping[str, Any]) -> str:
 
 def _route(method: str, path: str, operation: Mapping[str, Any]) -> str:
     parameters = "".join(
-        f"<li><code>{escape(one['name'])}</code> in the {escape(one['in'])}: {escape(one.get('description', ''))}</li>"
-        for one in operation.get("parameters", ())
+        f"<li><code>{escape(parameter['name'])}</code> in the {escape(parameter['in'])}: "
+        f"{escape(parameter.get('description', ''))}</li>"
+        for parameter in operation.get("parameters", ())
     )
     body = operation.get("requestBody", {}).get("content", {})
     taken = "".join(f"<p>Takes {_shape(kind.get('schema', {}))}</p>" for kind in body.values())

@@ -260,8 +260,8 @@ async def limits(caller: CallerOf, service: ServiceOf) -> b.LimitsBody:
 @router.get("/checkpoints", responses=ANSWERS)
 async def list_checkpoints(caller: CallerOf, service: ServiceOf, session: str | None = None) -> list[b.CheckpointBody]:
     """The tenant's checkpoints; of one session if asked."""
-    found = await asyncio.to_thread(service.all_checkpoints, caller, session)
-    return [_checkpoint(one) for one in found]
+    checkpoints = await asyncio.to_thread(service.all_checkpoints, caller, session)
+    return [_checkpoint(checkpoint) for checkpoint in checkpoints]
 
 
 @router.get("/checkpoints/{id}", responses=ANSWERS)

@@ -76,14 +76,14 @@ async def _events(
     texts: dict[int, TextSoFar] = {}
     with service.streams.place(caller):
         yield ": open\n\n"
-        async for one in service.streams.follow(caller, id_):
-            if one is None:
+        async for piece in service.streams.follow(caller, id_):
+            if piece is None:
                 yield ": still waiting\n\n"
-            elif isinstance(one, Call):
-                yield f"event: end\ndata: {call_bytes(one).decode()}\n\n"
+            elif isinstance(piece, Call):
+                yield f"event: end\ndata: {call_bytes(piece).decode()}\n\n"
             else:
-                text = texts.setdefault(one.completion, TextSoFar(decode)).add(one.tokens)
-                yield _event("tokens", {**_piece_json(one), "text": text})
+                text = texts.setdefault(piece.completion, TextSoFar(decode)).add(piece.tokens)
+                yield _event("tokens", {**_piece_json(piece), "text": text})
 
 
 def _decoder(service: Service, caller: Caller, id_: str) -> Callable[[Sequence[int]], str]:

@@ -31,23 +31,26 @@ GIGABYTE = 1e9
 def user_checkpoints(service: Service, caller: Caller, request: Json) -> Any:
     """All of the tenant's, newest first."""
     page = pages.page(request, LISTED)
-    found = service.all_checkpoints(caller)[::-1]
-    part = found[page.offset : page.offset + page.limit]
-    return {"checkpoints": [checkpoint_facts(one) for one in part], "cursor": pages.cursor(page, len(found))}
+    checkpoints = service.all_checkpoints(caller)[::-1]
+    part = checkpoints[page.offset : page.offset + page.limit]
+    return {
+        "checkpoints": [checkpoint_facts(checkpoint) for checkpoint in part],
+        "cursor": pages.cursor(page, len(checkpoints)),
+    }
 
 
 def storage(service: Service, caller: Caller, request: Json) -> Any:
     """What they take."""
     pages.check_project(caller, request.get("project_id"))
-    found = service.all_checkpoints(caller)
-    size = sum(one.size for one in found)
+    checkpoints = service.all_checkpoints(caller)
+    size = sum(checkpoint.size for checkpoint in checkpoints)
     mine = {
         "project_id": caller.tenant,
-        "checkpoint_count": len(found),
+        "checkpoint_count": len(checkpoints),
         "size_bytes": size,
         "size_gigabytes": size / GIGABYTE,
     }
-    return {"data": [mine] if found else []}
+    return {"data": [mine] if checkpoints else []}
 
 
 def delete(service: Service, caller: Caller, request: Json) -> Any:
@@ -72,9 +75,9 @@ def set_ttl(service: Service, caller: Caller, request: Json) -> Any:
     """Let it end after a time, or keep it."""
     caller.must("train")
     seconds = request.get("ttl_seconds")
-    found = _own(service, caller, request)
+    checkpoint = _own(service, caller, request)
     ttl = None if seconds is None else wire.number(seconds, "ttl_seconds")
-    service.checkpoints.set_ttl(caller.tenant, found.id, ttl)
+    service.checkpoints.set_ttl(caller.tenant, checkpoint.id, ttl)
 
 
 def copy_weights(service: Service, caller: Caller, request: Json) -> Any:
@@ -103,12 +106,12 @@ def copy_weights(service: Service, caller: Caller, request: Json) -> Any:
 def external_urls(service: Service, caller: Caller, request: Json) -> Any:
     """An address for each file of a checkpoint that was saved for programs elsewhere; they need no key, for a while."""
     caller.must("download")
-    found = service.downloadable(caller, _own(service, caller, request).id)
-    if found.kind != EXTERNAL:
-        raise UserError(f"{found.name}: only external weights have addresses", action="call save_weights_external")
+    checkpoint = service.downloadable(caller, _own(service, caller, request).id)
+    if checkpoint.kind != EXTERNAL:
+        raise UserError(f"{checkpoint.name}: only external weights have addresses", action="call save_weights_external")
     urls, ends = {}, 0.0
-    for file in artifact(service, caller, found.id):
-        path = f"{PurePosixPath('/api/v1/checkpoints') / found.id / 'files' / file.name}"
+    for file in artifact(service, caller, checkpoint.id):
+        path = f"{PurePosixPath('/api/v1/checkpoints') / checkpoint.id / 'files' / file.name}"
         ticket, ends = service.tickets.issue(caller, path)
         urls[file.name] = f"{str(request['origin']).rstrip('/')}{quote(path)}?ticket={ticket}"
     return {"urls": urls, "expires": pages.instant(ends)}

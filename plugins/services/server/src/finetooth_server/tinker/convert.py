@@ -51,7 +51,7 @@ def forward_backward_call(message: Any, images: Opener) -> tuple[str, dict[str, 
             action="choose cross_entropy, importance_sampling, ppo, cispo or dro, or call forward_backward_custom",
         )
     room = _Room()
-    data = [wire.encode_datum(_datum(one, f"data[{n}]", room, images)) for n, one in enumerate(message.data)]
+    data = [wire.encode_datum(_datum(datum, f"data[{n}]", room, images)) for n, datum in enumerate(message.data)]
     config: dict[str, Any] = dict(message.loss_fn_config.items())
     for name, value in message.loss_fn_config_v2.items():
         config[name] = value.text if value.WhichOneof("value") == "text" else value.number
@@ -83,14 +83,14 @@ def forward_backward_result(result: Mapping[str, Any]) -> bytes:
 def sample_result(result: Mapping[str, Any]) -> bytes:
     """SampleResponse: sequences, and what was asked of the prompt."""
     answer = proto.SampleResponse()
-    for one in result["completions"]:
+    for completion in result["completions"]:
         sequence = answer.sequences.add(
-            stop_reason=proto.STOP_REASON_STOP if one["stop"] == "stop" else proto.STOP_REASON_LENGTH,
-            tokens=np.asarray(one["tokens"], "<i4").tobytes(),
-            logprobs=np.asarray(one["logprobs"], "<f4").tobytes(),
+            stop_reason=proto.STOP_REASON_STOP if completion["stop"] == "stop" else proto.STOP_REASON_LENGTH,
+            tokens=np.asarray(completion["tokens"], "<i4").tobytes(),
+            logprobs=np.asarray(completion["logprobs"], "<f4").tobytes(),
         )
-        if "top_tokens" in one:
-            _write_top(sequence.topk_sampled_logprobs, one)
+        if "top_tokens" in completion:
+            _write_top(sequence.topk_sampled_logprobs, completion)
     if "prompt_logprobs" in result:
         answer.prompt_logprobs = wire.decode_array(result["prompt_logprobs"], "").astype("<f4").tobytes()
     if "top_tokens" in result:

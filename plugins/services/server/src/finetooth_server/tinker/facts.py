@@ -39,11 +39,11 @@ def get_info(service: Service, caller: Caller, body: Json) -> Any:
 def weights_info(service: Service, caller: Caller, body: Json) -> Any:
     """What a checkpoint was trained with."""
     caller.must("read", "train", "sample")
-    found = names.find(service, caller, body.get("tinker_path"))
-    recipe = found.recipe
+    checkpoint = names.find(service, caller, body.get("tinker_path"))
+    recipe = checkpoint.recipe
     return {
-        "base_model": found.base,
-        **lora_parts(recipe, service.facts(found.base)),
+        "base_model": checkpoint.base,
+        **lora_parts(recipe, service.facts(checkpoint.base)),
         "optimizer_config": optimizer_facts(recipe),
         **adapter_facts(recipe),
     }
@@ -70,9 +70,9 @@ def sampler(service: Service, caller: Caller, body: Json) -> Any:
     base, checkpoint = service.sampler(caller, str(body["id"]))
     path = None
     if checkpoint is not None:
-        found = service.checkpoint(caller, checkpoint)
+        saved = service.checkpoint(caller, checkpoint)
         # what was written over since has no path any more
-        path = names.path_of(found.model, found.kind, found.name) if found.kind in names.PARTS.values() else None
+        path = names.path_of(saved.model, saved.kind, saved.name) if saved.kind in names.PARTS.values() else None
     return {"sampler_id": body["id"], "base_model": base, "model_path": path}
 
 

@@ -43,15 +43,15 @@ def sections(request: Mapping[str, Any], template: Mapping[str, Any], facts: Mod
         UserError: something that is not offered.
     """
     lora = request.get("lora_config")
-    found: dict[str, Any] = {"schedule": "constant", "train": {"max_grad_norm": 0.0}}
+    recipe: dict[str, Any] = {"schedule": "constant", "train": {"max_grad_norm": 0.0}}
     if lora is not None:
         lora = wire.mapping(lora, "lora_config")
         rank = whole(lora.get("rank"), "lora_config.rank", 0)
-        found["adapter"] = "full" if rank == 0 else _lora(lora, rank, template, facts)
+        recipe["adapter"] = "full" if rank == 0 else _lora(lora, rank, template, facts)
         if lora.get("seed") is not None:
-            found["train"]["seed"] = whole(lora["seed"], "lora_config.seed", 0)
-    found["optimizer"] = optimizer(request)
-    return found
+            recipe["train"]["seed"] = whole(lora["seed"], "lora_config.seed", 0)
+    recipe["optimizer"] = optimizer(request)
+    return recipe
 
 
 def optimizer(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,9 +60,9 @@ def optimizer(request: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         DataError: the client knows it, and it is not offered.
     """
-    given = wire.mapping(request.get("optimizer_config") or {"type": "adamw"}, "optimizer_config")
-    options = {name: value for name, value in given.items() if name != "type"}
-    name = str(given.get("type") or "adamw")
+    config = wire.mapping(request.get("optimizer_config") or {"type": "adamw"}, "optimizer_config")
+    options = {name: value for name, value in config.items() if name != "type"}
+    name = str(config.get("type") or "adamw")
     if name in UNKNOWN_OPTIMIZERS:
         raise DataError(
             f"optimizer_config {name!r}",
@@ -83,7 +83,7 @@ def lora_parts(recipe: Mapping[str, Any], facts: ModelFacts) -> dict[str, bool |
         names = facts.linear_targets if targets == "all-linear" else facts.attention_targets
     else:
         names = tuple(targets)
-    return {part: any(one in _modules(part, facts) for one in names) for part in PARTS}
+    return {part: any(name in _modules(part, facts) for name in names) for part in PARTS}
 
 
 def _spelled(parts: Sequence[str], facts: ModelFacts) -> str | list[str]:
@@ -103,8 +103,8 @@ def _modules(part: str, facts: ModelFacts) -> tuple[str, ...]:
 
 def _lora(lora: Mapping[str, Any], rank: int, template: Mapping[str, Any], facts: ModelFacts | None) -> dict[str, Any]:
     """What the server's recipe says of targets stands, unless the client leaves a part out."""
-    given = template.get("adapter")
-    options = {k: v for k, v in given.items() if k not in ("name", "rank")} if isinstance(given, Mapping) else {}
+    adapter = template.get("adapter")
+    options = {k: v for k, v in adapter.items() if k not in ("name", "rank")} if isinstance(adapter, Mapping) else {}
     wanted = [part for part in PARTS if lora.get(part, True)]
     if not wanted:
         raise UserError("lora_config: no part of the model would train", action=f"leave one of {', '.join(PARTS)} true")
@@ -120,8 +120,10 @@ def step_settings(request: Mapping[str, Any]) -> StepSettings:
         DataError: they are none.
     """
     adam = request.get("adam_params")
-    given = wire.mapping(adam if adam is not None else request.get("optimizer_params"), "adam_params")
-    numbers = {name: wire.number(value, name) for name, value in given.items() if name != "type"}  # no NaN, no null
+    parameters = wire.mapping(adam if adam is not None else request.get("optimizer_params"), "adam_params")
+    numbers = {
+        name: wire.number(value, name) for name, value in parameters.items() if name != "type"
+    }  # no NaN, no null
     if adam is not None:
         numbers = {"learning_rate": 1e-4, "beta1": 0.9, "beta2": 0.95, "eps": 1e-12, "weight_decay": 0.0, **numbers}
     rate, norm = numbers.pop("learning_rate", None), numbers.pop("grad_clip_norm", 0.0)
@@ -137,16 +139,16 @@ def sampling(request: Mapping[str, Any]) -> tuple[Sampling, bool]:
     Raises:
         DataError: a setting is neither a number nor a text.
     """
-    given = wire.mapping(request.get("sampling_params") or {}, "sampling_params")
-    stop, ids = _stops(given.get("stop"))
-    seed = given.get("seed")
-    top_k = given.get("top_k")
-    most = given.get("max_tokens")
+    settings = wire.mapping(request.get("sampling_params") or {}, "sampling_params")
+    stop, ids = _stops(settings.get("stop"))
+    seed = settings.get("seed")
+    top_k = settings.get("top_k")
+    most = settings.get("max_tokens")
     return Sampling(
         max_tokens=LONGEST if most is None else whole(most, "max_tokens", 1),
-        temperature=_at_least(given.get("temperature", 1.0), "temperature", 0.0),
+        temperature=_at_least(settings.get("temperature", 1.0), "temperature", 0.0),
         top_k=max(0, whole(-1 if top_k is None else top_k, "top_k", -1)),
-        top_p=wire.number(1.0 if given.get("top_p") is None else given["top_p"], "top_p"),
+        top_p=wire.number(1.0 if settings.get("top_p") is None else settings["top_p"], "top_p"),
         n=whole(request.get("num_samples", 1), "num_samples", 1),
         stop=stop,
         stop_ids=ids,
@@ -218,7 +220,7 @@ def _targets(tensor: Any, length: int) -> tuple[Any, Any]:
 
 
 def _ids(values: Any, where: str) -> Any:
-    return np.array([whole(one, where, -1) for one in wire.sequence(values, where)], np.int64)
+    return np.array([whole(value, where, -1) for value in wire.sequence(values, where)], np.int64)
 
 
 def target_layout(request: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -236,11 +238,11 @@ def _stops(stop: Any) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
     if isinstance(stop, str):
         return (stop,), None
     stop = wire.sequence(stop, "stop")
-    if all(isinstance(one, str) for one in stop) and stop:
+    if all(isinstance(text, str) for text in stop) and stop:
         if not all(stop):
             raise DataError("stop", "an empty text", action="leave it out")
         return tuple(stop), None
-    return (), tuple(whole(one, "stop", 0) for one in stop)
+    return (), tuple(whole(id_, "stop", 0) for id_ in stop)
 
 
 def prompt(request: Mapping[str, Any]) -> list[int]:
@@ -259,7 +261,7 @@ def prompt(request: Mapping[str, Any]) -> list[int]:
                 f"prompt.chunks[{n}]", f"{kind} is not offered, sampling reads text alone", action="send text chunks"
             )
         ids = wire.sequence(chunk.get("tokens"), f"prompt.chunks[{n}].tokens")
-        tokens += [whole(one, f"prompt.chunks[{n}].tokens", 0) for one in ids]
+        tokens += [whole(token, f"prompt.chunks[{n}].tokens", 0) for token in ids]
     if not tokens:
         raise DataError("prompt", "it is empty", action="begin it with at least one token")
     return tokens
@@ -277,7 +279,7 @@ def whole(value: Any, name: str, least: int | None) -> int:
 
 
 def _at_least(value: Any, name: str, least: float) -> float:
-    found = wire.number(1.0 if value is None else value, name)
-    if found < least:
-        raise DataError(name, f"{found} is below {least}", action="give a larger number")
-    return found
+    checked = wire.number(1.0 if value is None else value, name)
+    if checked < least:
+        raise DataError(name, f"{checked} is below {least}", action="give a larger number")
+    return checked

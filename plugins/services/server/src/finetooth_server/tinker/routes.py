@@ -208,16 +208,16 @@ def load_weights(service: Service, caller: Caller, body: Json) -> Any:
 
         def make() -> Json:
             checkpoints.check_token(body)
-            found = names.find(service, caller, path)
-            _check_base(body, found)
+            checkpoint = names.find(service, caller, path)
+            _check_base(body, checkpoint)
             if body.get("optimizer_config") is not None:
                 raise UserError("optimizer_config is not offered for a model that exists", action="leave it out")
-            return {"checkpoint": found.id, "optimizer": optimizer, "echo": echo}
+            return {"checkpoint": checkpoint.id, "optimizer": optimizer, "echo": echo}
 
         return _submit(service, caller, body, "load", make)
     checkpoints.check_token(body)
-    session, found = str(body["session_id"]), names.find(service, caller, path)
-    _check_base(body, found)
+    session, checkpoint = str(body["session_id"]), names.find(service, caller, path)
+    _check_base(body, checkpoint)
     if optimizer and body.get("optimizer_config") is not None:
         raise UserError("optimizer_config does not go with optimizer: true", action="leave one of them out")
     call = service.create_model(
@@ -226,7 +226,7 @@ def load_weights(service: Service, caller: Caller, body: Json) -> Any:
         "",
         {} if optimizer else {"optimizer": requests.optimizer(body)},
         id_=names.model_id(session, _number(body, "model_seq_id")),
-        checkpoint=found.id,
+        checkpoint=checkpoint.id,
         optimizer=optimizer,
         about=body.get("user_metadata"),
         echo=echo,
@@ -366,11 +366,11 @@ def asample(service: Service, caller: Caller, body: Json) -> Any:
         if not service.has_sampler(caller, id_):
             _open_sampler(service, caller, service.open_session(caller), id_, body)
     prompt: list[int] = []
-    sampling, seeded, asked, error = Sampling(), False, Asked(), ""
+    sampling, seeded, scored, error = Sampling(), False, Asked(), ""
     try:
         sampling, seeded = requests.sampling(body)
         prompt = requests.prompt(body)
-        asked = requests.asked(body, len(prompt))
+        scored = requests.asked(body, len(prompt))
     except FinetoothError as wrong:
         error = str(wrong)
     call = service.sample(
@@ -380,7 +380,7 @@ def asample(service: Service, caller: Caller, body: Json) -> Any:
         sampling,
         seq=None if body.get("seq_id") is None else _number(body, "seq_id"),
         seeded=seeded,
-        asked=asked,
+        asked=scored,
         layout=None if error else requests.target_layout(body),
         face=FACE,
         error=error,

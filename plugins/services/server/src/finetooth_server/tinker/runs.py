@@ -28,8 +28,8 @@ def training_runs(service: Service, caller: Caller, request: Json) -> Any:
     pages.check_scope(request)
     pages.check_project(caller, request.get("project_id"))
     page = pages.page(request, RUNS)
-    found, count = service.history.runs(caller, page)
-    return {"training_runs": [_run(service, caller, one) for one in found], "cursor": pages.cursor(page, count)}
+    runs, count = service.history.runs(caller, page)
+    return {"training_runs": [_run(service, caller, run) for run in runs], "cursor": pages.cursor(page, count)}
 
 
 def training_run(service: Service, caller: Caller, request: Json) -> Any:
@@ -41,7 +41,7 @@ def training_run(service: Service, caller: Caller, request: Json) -> Any:
 def run_checkpoints(service: Service, caller: Caller, request: Json) -> Any:
     """Checkpoints of a model."""
     run = service.history.run(caller, str(request["id"]))
-    return {"checkpoints": [checkpoint_facts(one) for one in service.all_checkpoints(caller, run.id)]}
+    return {"checkpoints": [checkpoint_facts(checkpoint) for checkpoint in service.all_checkpoints(caller, run.id)]}
 
 
 def checkpoint_facts(one: Any) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def checkpoint_facts(one: Any) -> dict[str, Any]:
 
 def _run(service: Service, caller: Caller, run: Run) -> dict[str, Any]:
     saved = service.all_checkpoints(caller, run.id)
-    last: dict[str, Any] = {one.kind: checkpoint_facts(one) for one in saved}
+    last: dict[str, Any] = {checkpoint.kind: checkpoint_facts(checkpoint) for checkpoint in saved}
     return {
         "training_run_id": run.id,
         "base_model": run.base,
@@ -78,19 +78,19 @@ def _run(service: Service, caller: Caller, run: Run) -> dict[str, Any]:
 def sessions(service: Service, caller: Caller, request: Json) -> Any:
     """The tenant's sessions, newest first."""
     pages.check_scope(request)
-    found = service.history.sessions(caller, pages.page(request, SESSIONS))
-    return {"sessions": [one.id for one in found]}
+    records = service.history.sessions(caller, pages.page(request, SESSIONS))
+    return {"sessions": [record.id for record in records]}
 
 
 def session(service: Service, caller: Caller, request: Json) -> Any:
     """A session: its models, its samplers, and what its client wrote to it."""
     pages.check_scope(request)
-    found, models, samplers = service.history.session(caller, str(request["id"]))
+    record, models, samplers = service.history.session(caller, str(request["id"]))
     return {
         "training_run_ids": models,
         "sampler_ids": samplers,
-        "user_metadata": pages.texts(found.about),
-        "display_name": found.name or None,
+        "user_metadata": pages.texts(record.about),
+        "display_name": record.name or None,
     }
 
 
@@ -112,12 +112,12 @@ def search(service: Service, caller: Caller, request: Json) -> Any:
         at = wire.mapping(at, "cursor")
         after = (pages.seconds(at.get("last_created_at")), str(at.get("last_session_id")))
 
-    def wanted(one: SessionRecord) -> bool:
-        texts = pages.texts(one.about) or {}
+    def wanted(record: SessionRecord) -> bool:
+        texts = pages.texts(record.about) or {}
         fits = all(texts.get(name) == value for name, value in about.items())
-        return fits and (statuses is None or any(_has(one, status) for status in statuses))
+        return fits and (statuses is None or any(_has(record, status) for status in statuses))
 
-    found = service.history.search(
+    records = service.history.search(
         caller,
         wanted,
         id_=str(request.get("session_id") or ""),
@@ -125,9 +125,9 @@ def search(service: Service, caller: Caller, request: Json) -> Any:
         after=after,
         limit=limit,
     )
-    last = found[-1] if len(found) == limit else None
+    last = records[-1] if len(records) == limit else None
     return {
-        "sessions": [_summary(service, caller, one) for one in found],
+        "sessions": [_summary(service, caller, record) for record in records],
         "next_cursor": last and {"last_created_at": pages.instant(last.created), "last_session_id": last.id},
     }
 
