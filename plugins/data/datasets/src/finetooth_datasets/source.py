@@ -45,8 +45,8 @@ class DatasetsSource(SourceBase):
             return (path,)
         if not path.is_dir():
             return None
-        found = (file for file in sorted(path.rglob("*")) if file.is_file())
-        return tuple(file for file in found if not any(p.startswith(".") for p in file.relative_to(path).parts))
+        entries = (file for file in sorted(path.rglob("*")) if file.is_file())
+        return tuple(file for file in entries if not any(p.startswith(".") for p in file.relative_to(path).parts))
 
     def identity(self) -> str | None:
         """Of a hub dataset: the library's fingerprint, made of the repository's commit, the configuration and the
@@ -148,15 +148,15 @@ class DatasetsSource(SourceBase):
 
     def _asked(self, **more: Any) -> Any:
         """What the library makes of the path and the options that name a part of it."""
-        given = self._options
-        about = {"split": given.split, "revision": given.revision, "data_files": given.data_files, **more}
-        return datasets.load_dataset(given.path, given.config, **about)
+        options = self._options
+        about = {"split": options.split, "revision": options.revision, "data_files": options.data_files, **more}
+        return datasets.load_dataset(options.path, options.config, **about)
 
     def _saved(self) -> Any:
         """A dataset that `save_to_disk` wrote."""
         try:
-            found = datasets.load_from_disk(self._options.path)
-            splits = found if isinstance(found, datasets.DatasetDict) else {"train": found}
+            saved = datasets.load_from_disk(self._options.path)
+            splits = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
             lengths = {name: len(split) for name, split in splits.items()}
             slices = datasets.ReadInstruction.from_spec(self._options.split).to_absolute(lengths)
             parts = [splits[part.splitname].select(range(part.from_, part.to)) for part in slices]
@@ -192,8 +192,8 @@ class DatasetsSource(SourceBase):
             split = SLICE.fullmatch(self._options.split)
             named = split["name"] if split else self._options.split
             return DataError(path, f"it has no split {named!r}: {text[:200]}", action="set split to one of them")
-        said = " ".join(str(root).split())[:200] or type(root).__name__
-        return DataError(path, f"it cannot be read: {said}", action="check the file")
+        reason = " ".join(str(root).split())[:200] or type(root).__name__
+        return DataError(path, f"it cannot be read: {reason}", action="check the file")
 
 
 def _without_padding(value: Any, feature: Any) -> Any:

@@ -77,8 +77,8 @@ def _check_rectangle(path: Path, delimiter: str) -> None:
             problems.append((first, f"{fields}, {columns} expected"))
     if not problems:
         if not rows:
-            said = "no rows, only a header" if columns else "no rows, only blank lines"
-            raise DataError(path.as_posix(), said, action="check that it was written to the end")
+            absence = "no rows, only a header" if columns else "no rows, only blank lines"
+            raise DataError(path.as_posix(), absence, action="check that it was written to the end")
         return
     shown = "; ".join(f"line {line}: {problem}" for line, problem in problems[:SHOWN])
     more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
@@ -134,10 +134,10 @@ def _check_json(path: Path) -> None:
 def _check_lines(path: Path, text: str) -> None:
     for number, line in enumerate(text.split("\n"), start=1):
         try:
-            found = received(line) if line.strip() else {}
+            row = received(line) if line.strip() else {}
         except JsonProblem as problem:
             error, where = problem.__cause__, f"{path.as_posix()}:{number}"
-            said = f"not JSON: {error.msg.lower()}" if isinstance(error, json.JSONDecodeError) else str(problem)
-            raise DataError(where, said, action="fix the line") from problem
-        if not isinstance(found, dict):
+            fault = f"not JSON: {error.msg.lower()}" if isinstance(error, json.JSONDecodeError) else str(problem)
+            raise DataError(where, fault, action="fix the line") from problem
+        if not isinstance(row, dict):
             raise DataError(f"{path.as_posix()}:{number}", "no JSON object", action="write one JSON object a line")

@@ -35,9 +35,9 @@ class AliasedOptions(Options):
     def _renamed(cls, data: Any, handler: ModelWrapValidatorHandler[AliasedOptions]) -> AliasedOptions:
         if not isinstance(data, Mapping):
             return handler(data)
-        given = dict(data)
-        read_as = tuple(cls._rename(given))
-        options = handler(given)
+        values = dict(data)
+        read_as = tuple(cls._rename(values))
+        options = handler(values)
         options._read_as = read_as
         return options
 
@@ -83,9 +83,9 @@ def roles_by_name(roles: Any) -> Any:
     """
     if not isinstance(roles, Mapping) or not any(isinstance(names, list | tuple) for names in roles.values()):
         return roles
-    found: dict[Any, Any] = {}
+    by_name: dict[Any, Any] = {}
     for role, names in roles.items():
         for name in names if isinstance(names, list | tuple) else [names]:
-            if found.setdefault(name, role) != role:
-                raise ValueError(f"{name!r} stands for {found[name]} and for {role}")
-    return found
+            if by_name.setdefault(name, role) != role:
+                raise ValueError(f"{name!r} stands for {by_name[name]} and for {role}")
+    return by_name

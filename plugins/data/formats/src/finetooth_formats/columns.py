@@ -109,12 +109,12 @@ def shape(values: Mapping[str, Any]) -> str:
 
 def _partial_shape(values: Mapping[str, Any]) -> str:
     """The shape of which a row has at least half of the columns: `prompt_completion without 'completion'`."""
-    found = []
+    shapes = []
     for name, names in SHAPES:
-        gone = [column for column in names if not present(values, column)]
-        if len(gone) * 2 <= len(names):
-            found.append((len(gone) / len(names), f"{name} without {' and '.join(map(repr, gone))}"))
-    return min(found, key=lambda one: one[0])[1] if found else ""
+        absent = [column for column in names if not present(values, column)]
+        if len(absent) * 2 <= len(names):
+            shapes.append((len(absent) / len(names), f"{name} without {' and '.join(map(repr, absent))}"))
+    return min(shapes, key=lambda shape: shape[0])[1] if shapes else ""
 
 
 def missing(row: Row, column: str, format_: str) -> DataError:
@@ -150,18 +150,18 @@ def text(row: Row, column: str, format_: str, *, empty: bool = False, answer: bo
     Raises:
         DataError: the column is missing, null, no text, or empty.
     """
-    found = value(row.values, column)
-    if found is None:
+    content = value(row.values, column)
+    if content is None:
         raise missing(row, column, format_)
-    if not isinstance(found, str):
-        raise DataError(row.id, f"{column} is {kind(found)}, not text", action=f"write {column} as a string")
-    if not empty and not found:
+    if not isinstance(content, str):
+        raise DataError(row.id, f"{column} is {kind(content)}, not text", action=f"write {column} as a string")
+    if not empty and not content:
         raise DataError(row.id, f"{column} is empty", action="remove the row or fill it in")
-    if answer and not found.strip():
+    if answer and not content.strip():
         raise DataError(row.id, f"{column} is nothing but blanks", action="remove the row or fill it in")
-    if problem := unspeakable(found):
+    if problem := unspeakable(content):
         raise DataError(row.id, f"{column} {problem}", action="write the whole character, or remove the row")
-    return found
+    return content
 
 
 def optional_text(row: Row, column: str, format_: str) -> str:

@@ -120,13 +120,13 @@ def _up_to_mistake(row: Row, shape: MistakeColumns) -> Steps:
 def _prm800k(row: Row, neutral: bool, note: Note, others_note: Note | None) -> Steps:
     """The solution that was continued: of each step the chosen completion, or the one a person wrote; where neither
     is, the first one with a rating, which ends it."""
-    given = columns.value(row.values, PRM800K[1])
-    if not isinstance(given, list | tuple):
+    steps = columns.value(row.values, PRM800K[1])
+    if not isinstance(steps, list | tuple):
         raise columns.missing(row, "completions", "stepwise")
     texts: list[str] = []
     labels: list[bool] = []
     alternatives: list[tuple[tuple[str, ...], bool]] = []
-    for i, step in enumerate(given):
+    for i, step in enumerate(steps):
         path = f"{PRM800K[1]}[{i}]"
         chosen, ends, others = _step(row, path, step)
         for k, other in others if others_note is None else ():

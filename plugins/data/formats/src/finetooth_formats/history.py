@@ -17,13 +17,13 @@ def read_history(row: Row, column: str) -> tuple[Message, ...]:
     Raises:
         DataError: it holds something else; names the path.
     """
-    given = columns.value(row.values, column) if column else None
-    if given is None or given == "":
+    pairs = columns.value(row.values, column) if column else None
+    if pairs is None or pairs == "":
         return ()
-    if not isinstance(given, list | tuple):
-        raise _wrong(row, f"{column} is {kind(given)}, not a list of pairs")
+    if not isinstance(pairs, list | tuple):
+        raise _wrong(row, f"{column} is {kind(pairs)}, not a list of pairs")
     messages = []
-    for i, pair in enumerate(given):
+    for i, pair in enumerate(pairs):
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             what = f"a list of {len(pair)}" if isinstance(pair, list | tuple) else kind(pair)
             raise _wrong(row, f"{column}[{i}] is {what}, not a question and its answer")

@@ -66,10 +66,12 @@ class Instruction:
 
     def _column(self, values: Mapping[str, Any], option: str) -> str:
         """The column of an option: what it says, or the other name that such rows have in the wild."""
-        said: str = getattr(self._options, option)
+        column: str = getattr(self._options, option)
         other = OTHERS[option]
         return (
-            other if option not in self._options.model_fields_set and said not in values and other in values else said
+            other
+            if option not in self._options.model_fields_set and column not in values and other in values
+            else column
         )
 
     def read(self, row: Row) -> Conversation:
@@ -81,14 +83,14 @@ class Instruction:
         ask = columns.text(row, options.instruction, "instruction")
         given_in = self._column(row.values, "input")
         has_input = columns.present(row.values, given_in)
-        given = columns.text(row, given_in, "instruction", empty=True) if has_input else ""
+        context = columns.text(row, given_in, "instruction", empty=True) if has_input else ""
         if options.alpaca:
-            ask = alpaca_prompt(ask, given)
-        elif given:
-            ask = f"{ask}{options.separator}{given}"
+            ask = alpaca_prompt(ask, context)
+        elif context:
+            ask = f"{ask}{options.separator}{context}"
         answer = columns.text(row, self._column(row.values, "output"), "instruction", answer=True)
-        said = columns.optional_text(row, options.system_column, "instruction") or options.system
-        system = (Message("system", said),) if said else ()
+        system_text = columns.optional_text(row, options.system_column, "instruction") or options.system
+        system = (Message("system", system_text),) if system_text else ()
         before = read_history(row, options.history)
         return Conversation((*system, *before, Message("user", ask), Message("assistant", answer)))
 
@@ -100,6 +102,8 @@ def alpaca_prompt(instruction: str, given: str) -> str:
         given: the input; empty for none.
     """
     paired = ", paired with an input that provides further context" if given else ""
-    told = f"Below is an instruction that describes a task{paired}. Write a response that appropriately completes the "
-    told += f"request.\n\n### Instruction:\n{instruction}\n\n"
-    return told + (f"### Input:\n{given}\n\n" if given else "") + "### Response:\n"
+    prompt = (
+        f"Below is an instruction that describes a task{paired}. Write a response that appropriately completes the "
+    )
+    prompt += f"request.\n\n### Instruction:\n{instruction}\n\n"
+    return prompt + (f"### Input:\n{given}\n\n" if given else "") + "### Response:\n"

@@ -89,9 +89,9 @@ class LabelledFormat:
         self._sides = SideReader(reader, "labelled", (options.input, options.separator))
 
     def detect(self, values: Mapping[str, Any]) -> str | None:
-        given = self._options
-        wanted = [name for name in (given.prompt, given.completion, given.label) if name]
-        if not given.prompt and not isinstance(spelled(columns.value(values, given.label)), int | float):
+        options = self._options
+        wanted = [name for name in (options.prompt, options.completion, options.label) if name]
+        if not options.prompt and not isinstance(spelled(columns.value(values, options.label)), int | float):
             return None  # a text that is sorted by words, which are no score
         return f"has the columns {', '.join(map(repr, wanted))}" if columns.present(values, *wanted) else None
 
@@ -101,50 +101,50 @@ class LabelledFormat:
             DataError: a column is missing or wrong, or an image or sound has no place; with `unusable: raise`, the
                 answer or the prompt is empty.
         """
-        given = self._options
-        media = RowMedia(row, given.media_columns)
-        if media.present and not given.prompt:
+        options = self._options
+        media = RowMedia(row, options.media_columns)
+        if media.present and not options.prompt:
             raise DataError(row.id, "it has images or sounds, and a text without a prompt has no place for them",
                             action="name the column with the prompt")  # fmt: skip
-        label = spelled(found := columns.value(row.values, given.label))
+        label = spelled(value := columns.value(row.values, options.label))
         if label is None:
-            raise self._missing(row, found)
+            raise self._missing(row, value)
         if not isinstance(label, bool):
             if not isinstance(label, int | float):
                 what = f"text ({shown(label)})" if isinstance(label, str) else kind(label)
-                raise DataError(row.id, f"{given.label} is {what}, not true, false or a number", action="fix the row")
-            label = finite(row, given.label, label)
-            label = label if given.threshold is None else label >= given.threshold
-        if isinstance(found, str):
-            said = f"{given.label} is text in {row.id} and maybe other rows"
-            self._reader.once("text label", f"{said}; its words are read as true, false or numbers")
-        tools = self._reader.tools(row.id, columns.value(row.values, given.tools))
+                raise DataError(row.id, f"{options.label} is {what}, not true, false or a number", action="fix the row")
+            label = finite(row, options.label, label)
+            label = label if options.threshold is None else label >= options.threshold
+        if isinstance(value, str):
+            where = f"{options.label} is text in {row.id} and maybe other rows"
+            self._reader.once("text label", f"{where}; its words are read as true, false or numbers")
+        tools = self._reader.tools(row.id, columns.value(row.values, options.tools))
         prompt: Side = ""
         answer: Side
-        if given.prompt:
+        if options.prompt:
             prompt, answer = self._prompt_and_answer(row, media)
             media.finish()
         else:
-            answer = self._sides.text(row, given.completion)
+            answer = self._sides.text(row, options.completion)
         if (
             problem := NO_PROMPT
             if no_prompt(prompt)
-            else answer_problem(answer, given.completion or "the last message")
+            else answer_problem(answer, options.completion or "the last message")
         ):
-            return left_out(row, problem, given)
+            return left_out(row, problem, options)
         if not isinstance(prompt, str):
-            prompt = self._sides.with_system(row, given.system_column, prompt)
+            prompt = self._sides.with_system(row, options.system_column, prompt)
         return Labelled(prompt, answer, label, tools)
 
     def _prompt_and_answer(self, row: Row, media: RowMedia) -> tuple[Messages, Messages]:
-        given = self._options
-        prompt = self._sides.messages(row, given.prompt, "user", media)
-        if not given.completion:
+        options = self._options
+        prompt = self._sides.messages(row, options.prompt, "user", media)
+        if not options.completion:
             return prompt[:-1], prompt[-1:]
-        value = columns.value(row.values, given.completion)
+        value = columns.value(row.values, options.completion)
         if value is None:
-            raise columns.missing(row, given.completion, "labelled")
-        return prompt, self._sides.answer_of(row, given.completion, value, media)
+            raise columns.missing(row, options.completion, "labelled")
+        return prompt, self._sides.answer_of(row, options.completion, value, media)
 
     def _missing(self, row: Row, found: Any) -> DataError:
         """The error for a label that is not there, or blank text."""

@@ -56,7 +56,7 @@ class Column:
     def __init__(self, row: Row, kind: MediumKind, name: str) -> None:
         self.kind = kind
         names = (name,) if name else COLUMNS[kind]
-        self.name = next((one for one in names if row.values.get(one) is not None), "")
+        self.name = next((column for column in names if row.values.get(column) is not None), "")
         value = row.values.get(self.name) if self.name else None
         items = value if isinstance(value, list | tuple) else [] if value is None else [value]
         try:
@@ -79,8 +79,8 @@ class Column:
         if self.at == len(self.given):
             plural = PLURALS[self.kind]
             none = f"the row has no column {COLUMNS[self.kind][0]}"
-            held = f"{self.name} has only {len(self.given)} {plural}" if self.given else none
-            raise MediumProblem(f"{path} is {CALLED[self.kind]} without a source, and {held}")
+            available = f"{self.name} has only {len(self.given)} {plural}" if self.given else none
+            raise MediumProblem(f"{path} is {CALLED[self.kind]} without a source, and {available}")
         self.taken.add(self.at)
         self.at += 1
         return self.given[self.at - 1]
@@ -160,7 +160,7 @@ class RowMedia:
             DataError: something of a column has no place in them.
         """
         for of, column in self._columns.items():
-            rest = [one for i, one in enumerate(column.given) if i not in column.taken]
+            rest = [medium for i, medium in enumerate(column.given) if i not in column.taken]
             for medium in self._named:
                 if medium in rest:
                     rest.remove(medium)
@@ -262,7 +262,7 @@ def _inside(value: str, path: str, folder: Path | None) -> Path:
             raise MediumProblem(f"{path} leaves the data folder: {shown}")
     if folder is None:
         raise MediumProblem(f"{path} is a path, and the rows' source has no folder: {shown}")
-    found = folder / value
-    if not found.resolve().is_relative_to(folder.resolve()):
+    file = folder / value
+    if not file.resolve().is_relative_to(folder.resolve()):
         raise MediumProblem(f"{path} leaves the data folder over a link: {shown}")
-    return found
+    return file

@@ -226,21 +226,21 @@ class MessageReader:
     def _keys(self, item: Mapping[str, Any]) -> Keys:
         """Found once for all messages with the same keys; what is null counts as absent, as tables fill it in."""
         names = tuple([name for name, value in item.items() if value is not None])
-        found = self._found.get(names)
-        if found is None:
+        keys = self._found.get(names)
+        if keys is None:
             if len(self._found) >= REMEMBERED:
                 self._found.clear()
-            found = self._found[names] = self._find_keys(names)
-            self._note_unread(names, found)
-        return found
+            keys = self._found[names] = self._find_keys(names)
+            self._note_unread(names, keys)
+        return keys
 
     def _find_keys(self, names: Sequence[str]) -> Keys:
-        given = self._fields
+        fields = self._fields
         sharegpt = "role" not in names and ("from" in names or ("value" in names and "content" not in names))
-        role = given.get("role") or ("from" if sharegpt else "role")
-        content = given.get("content") or ("value" if role == "from" and "content" not in names else "content")
-        reasoning = (given["reasoning"],) if given.get("reasoning") else REASONING
-        return Keys(role, content, reasoning, given.get("tool_calls", "tool_calls"), given.get("name", "name"))
+        role = fields.get("role") or ("from" if sharegpt else "role")
+        content = fields.get("content") or ("value" if role == "from" and "content" not in names else "content")
+        reasoning = (fields["reasoning"],) if fields.get("reasoning") else REASONING
+        return Keys(role, content, reasoning, fields.get("tool_calls", "tool_calls"), fields.get("name", "name"))
 
     def _message(self, path: str, item: Any, problems: list[str]) -> Message | None:
         if not isinstance(item, Mapping):
@@ -249,9 +249,9 @@ class MessageReader:
         keys = self._keys(item)
         optional = {keys.role, keys.content, *OPTIONAL}
         item = {key: value for key, value in item.items() if value is not None or key in optional}
-        found = len(problems)
+        before = len(problems)
         message = self._read(path, item, keys, problems)
-        return message if len(problems) == found else None
+        return message if len(problems) == before else None
 
     def _read(self, path: str, item: Mapping[str, Any], keys: Keys, problems: list[str]) -> Message:
         sharegpt = keys.role == "from"
@@ -273,8 +273,8 @@ class MessageReader:
         content = self._content(f"{path}.{keys.content}", item, keys.content, problems, optional=optional)
         content = self._apply_ranges(path, item, content, problems)
         reasoning = self._reasoning(path, item, keys, problems)
-        said = content.text.strip() or content.media or reasoning.text.strip()
-        if content.text and not said and role == "assistant" and not optional and train is not False:
+        substance = content.text.strip() or content.media or reasoning.text.strip()
+        if content.text and not substance and role == "assistant" and not optional and train is not False:
             problems.append(f"{path}.{keys.content} is nothing but blanks: the answer would end at once")
         if self._split_thinking and role == "assistant" and not reasoning.text:
             reasoning, content = split_thought(content)
@@ -349,17 +349,17 @@ class MessageReader:
 
     def _with_media(self, path: str, content: Content) -> Content:
         """A text in which `<image>`, `<audio>` and `<video>` stand for those of the row's columns, if it has them."""
-        given = self._media
-        if given is None or not given.present or content.weights or content.media:
+        row_media = self._media
+        if row_media is None or not row_media.present or content.weights or content.media:
             return content
         text, media, at = "", [], 0
-        for found in SPELLED.finditer(content.text):
-            kind = PLACEHOLDERS[found[0]]
-            if kind not in given.present:
+        for match in SPELLED.finditer(content.text):
+            kind = PLACEHOLDERS[match[0]]
+            if kind not in row_media.present:
                 continue
-            text += content.text[at : found.start()]
-            at = found.end()
-            media.append(Placed(len(text), given.next(kind, path)))
+            text += content.text[at : match.start()]
+            at = match.end()
+            media.append(Placed(len(text), row_media.next(kind, path)))
         return Content(text + content.text[at:], (), tuple(media)) if media else content
 
     def _calls(self, path: str, value: Any, problems: list[str]) -> tuple[Mapping[str, Any], ...]:

@@ -32,8 +32,8 @@ class Content:
         belongs to what follows."""
         moved = [Weighted(max(w.start, start) - start, min(w.stop, stop) - start, w.weight) for w in self.weights]
         last = stop == len(self.text)
-        inside = (one for one in self.media if start <= one.at < stop or (last and one.at == stop))
-        media = tuple(replace(one, at=one.at - start) for one in inside)
+        inside = (placed for placed in self.media if start <= placed.at < stop or (last and placed.at == stop))
+        media = tuple(replace(placed, at=placed.at - start) for placed in inside)
         return Content(self.text[start:stop], tuple(w for w in moved if w.start < w.stop), media)
 
 
@@ -74,20 +74,20 @@ def read_parts(path: str, parts: Sequence[Any], problems: list[str], given: RowM
         if isinstance(type_, str) and type_ in PART_TYPES and given is not None:
             media.append(Placed(len(text), given.part(f"{path}[{i}]", part)))
             continue
-        found = [key for key in PART_TEXTS if isinstance(part, Mapping) and isinstance(part.get(key), str)]
-        if type_ != "text" or not found:
+        keys = [key for key in PART_TEXTS if isinstance(part, Mapping) and isinstance(part.get(key), str)]
+        if type_ != "text" or not keys:
             readable = "only text, images, audio and video can be read"
             if given is None:
                 readable = "in rows of this format only text can be read, images and sounds in conversations"
             problems.append(f"{path}[{i}] is a part of type {shown(type_)}; {readable}")
             return None
-        said = part[found[0]]
-        if problem := unspeakable(said):
-            problems.append(f"{path}[{i}].{found[0]} {problem}")
+        part_text = part[keys[0]]
+        if problem := unspeakable(part_text):
+            problems.append(f"{path}[{i}].{keys[0]} {problem}")
         flag = read_flag(f"{path}[{i}]", part, "train", problems)
-        if flag is not None and said:
-            weights.append(Weighted(len(text), len(text) + len(said), float(flag)))
-        text += said
+        if flag is not None and part_text:
+            weights.append(Weighted(len(text), len(text) + len(part_text), float(flag)))
+        text += part_text
     return Content(text, tuple(weights), tuple(media))
 
 
@@ -108,13 +108,13 @@ def thoughts_apart(item: Mapping[str, Any], content: str, reasoning: Sequence[st
         thoughts.append(part)
     if not thoughts:
         return item
-    said: list[Any] = []
+    pieces: list[Any] = []
     for part in thoughts:
         inside = part.get("thinking")
         flags = {key: part[key] for key in ("train", "weight") if key in part}
-        for one in inside if isinstance(inside, list | tuple) else [{"type": "text", "text": inside}]:
-            said.append({**flags, **one} if isinstance(one, Mapping) else one)
-    return {**item, content: parts[len(thoughts) :], reasoning[0]: said}
+        for piece in inside if isinstance(inside, list | tuple) else [{"type": "text", "text": inside}]:
+            pieces.append({**flags, **piece} if isinstance(piece, Mapping) else piece)
+    return {**item, content: parts[len(thoughts) :], reasoning[0]: pieces}
 
 
 def read_ranges(path: str, ranges: Any, text: str, problems: list[str]) -> tuple[Weighted, ...]:
@@ -125,8 +125,8 @@ def read_ranges(path: str, ranges: Any, text: str, problems: list[str]) -> tuple
         return ()
     flags: list[tuple[int, int, bool]] = []
     for i, item in enumerate(ranges):
-        found: Mapping[str, Any] = item if isinstance(item, Mapping) else {}
-        begin, end, train = (found.get(key) for key in ("begin_offset", "end_offset", "train"))
+        entry: Mapping[str, Any] = item if isinstance(item, Mapping) else {}
+        begin, end, train = (entry.get(key) for key in ("begin_offset", "end_offset", "train"))
         if type(begin) is not int or type(end) is not int or not isinstance(train, bool):
             problems.append(f"{path}[{i}] is not of the kind {{begin_offset: 0, end_offset: 4, train: true}}")
         elif not 0 <= begin <= end < len(text):
@@ -143,15 +143,15 @@ def read_ranges(path: str, ranges: Any, text: str, problems: list[str]) -> tuple
 
 def _filled(flags: Sequence[tuple[int, int, bool]], length: int) -> tuple[Weighted, ...]:
     """The ranges, and between them others that weigh nothing."""
-    found: list[Weighted] = []
+    ranges: list[Weighted] = []
     at = 0
     for start, stop, train in (*flags, (length, length, False)):
         if at < start:
-            found.append(Weighted(at, start, 0.0))
+            ranges.append(Weighted(at, start, 0.0))
         if start < stop:
-            found.append(Weighted(start, stop, float(train)))
+            ranges.append(Weighted(start, stop, float(train)))
         at = stop
-    return tuple(found)
+    return tuple(ranges)
 
 
 def split_thought(content: Content) -> tuple[Content, Content]:

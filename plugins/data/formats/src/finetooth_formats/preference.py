@@ -131,10 +131,10 @@ class Preference:
             DataError: a column is missing or wrong, or an image or sound has no place; with `unusable: raise`, a pair
                 teaches nothing.
         """
-        given = self._options
+        options = self._options
         row = Row(row.id, self._as_pair(row.values), row.folder)
-        media = RowMedia(row, given.media_columns)
-        if media.present and given.style == "raw":
+        media = RowMedia(row, options.media_columns)
+        if media.present and options.style == "raw":
             raise DataError(row.id, "it has images or sounds, and style raw reads texts", action="set style: chat")
         column = self._prompt(row.values)
         prompt = self._prompt_side(row, column, media) if column else None
@@ -143,26 +143,26 @@ class Preference:
         return self._unpaired(made)
 
     def _made(self, row: Row, prompt: Side | None, media: RowMedia) -> list[Pair | LeftOut]:
-        given = self._options
+        options = self._options
         if (
-            columns.present(row.values, given.chosen, given.rejected)
+            columns.present(row.values, options.chosen, options.rejected)
             or (judged := self._detect_judgements(row.values)) is None
         ):
             sides = []
-            for name in (given.chosen, given.rejected):
+            for name in (options.chosen, options.rejected):
                 value = columns.value(row.values, name)
                 if value is None:
                     raise columns.missing(row, name, "preference")
                 sides.append(self._answer(row, name, value, media))
             margin, problem = self._margin(row)
-            return [left_out(row, problem, given) if problem else self._pair(row, prompt, sides[0], sides[1], margin)]
+            return [left_out(row, problem, options) if problem else self._pair(row, prompt, sides[0], sides[1], margin)]
         return list(self._pairs_by_rank(row, prompt, media, *judged))
 
     def _margin(self, row: Row) -> tuple[float | None, str]:
         """By how much the first answer is better; and what is wrong with that."""
-        given = self._options
-        margin = number(row, given.margin)
-        scores = [number(row, column) for column in (given.chosen_score, given.rejected_score)]
+        options = self._options
+        margin = number(row, options.margin)
+        scores = [number(row, column) for column in (options.chosen_score, options.rejected_score)]
         if scores[0] is None or scores[1] is None:
             return margin, ""
         apart = scores[0] - scores[1]
@@ -173,14 +173,14 @@ class Preference:
     def _pairs_by_rank(
         self, row: Row, prompt: Side | None, media: RowMedia, judgements: str, order: ranked.Order
     ) -> Iterator[Pair | LeftOut]:
-        given = self._options
-        answers, numbers = ranked.read_ranking(row, given.responses, judgements)
-        read = [self._answer(row, f"{given.responses}[{i}]", answer, media) for i, answer in enumerate(answers)]
-        margin = number(row, given.margin) if given.pairs == "best-worst" else None
-        for two in ranked.ranked_pairs(numbers, order, given.pairs):
+        options = self._options
+        answers, numbers = ranked.read_ranking(row, options.responses, judgements)
+        read = [self._answer(row, f"{options.responses}[{i}]", answer, media) for i, answer in enumerate(answers)]
+        margin = number(row, options.margin) if options.pairs == "best-worst" else None
+        for two in ranked.ranked_pairs(numbers, order, options.pairs):
             if not two.margin:
-                best_worst = given.pairs == "best-worst"
-                yield left_out(row, ranked.NO_BETTER if best_worst else ranked.TIE, given)
+                best_worst = options.pairs == "best-worst"
+                yield left_out(row, ranked.NO_BETTER if best_worst else ranked.TIE, options)
                 continue
             yield self._pair(row, prompt, read[two.better], read[two.worse], two.margin if margin is None else margin)
 
@@ -192,38 +192,38 @@ class Preference:
         Args:
             prompt: of the row's column; None: it has none.
         """
-        given = self._options
+        options = self._options
         if chosen == rejected:
-            return left_out(row, SAME, given)
+            return left_out(row, SAME, options)
         if prompt is not None:
             chosen, rejected = _after(prompt, chosen), _after(prompt, rejected)
         else:
             prompt, chosen, rejected = _shared_prompt(chosen, rejected)
             if not prompt:
-                reason = f"{given.chosen} and {given.rejected} have no prompt in common"
-                return left_out(row, reason, given, f"add a column {self._prompts[0]!r}, or remove the row")
+                reason = f"{options.chosen} and {options.rejected} have no prompt in common"
+                return left_out(row, reason, options, f"add a column {self._prompts[0]!r}, or remove the row")
         problem = answer_problem(chosen, "chosen") or answer_problem(rejected, "rejected")
         if no_prompt(prompt):
             problem = NO_PROMPT
         if problem:
-            return left_out(row, problem, given)
+            return left_out(row, problem, options)
         if isinstance(prompt, str):
             return Pair(prompt, chosen, rejected, margin)
-        tools = self._reader.tools(row.id, columns.value(row.values, given.tools))
-        prompt = self._sides.with_system(row, given.system_column, prompt)
+        tools = self._reader.tools(row.id, columns.value(row.values, options.tools))
+        prompt = self._sides.with_system(row, options.system_column, prompt)
         return Pair(prompt, chosen, rejected, margin, tools)
 
     def _unpaired(self, made: list[Pair | LeftOut]) -> ReadRow:
         if not self._options.unpair:
             return made if len(made) > 1 else made[0]
-        found: list[Labelled | LeftOut] = []
-        for one in made:
-            if isinstance(one, LeftOut):
-                found.append(one)
+        rows: list[Labelled | LeftOut] = []
+        for pair in made:
+            if isinstance(pair, LeftOut):
+                rows.append(pair)
                 continue
-            sides = ((one.chosen, True), (one.rejected, False))
-            found += [Labelled(one.prompt, answer, label, one.tools) for answer, label in sides]
-        return found if len(found) > 1 else found[0]
+            sides = ((pair.chosen, True), (pair.rejected, False))
+            rows += [Labelled(pair.prompt, answer, label, pair.tools) for answer, label in sides]
+        return rows if len(rows) > 1 else rows[0]
 
     def _prompt_side(self, row: Row, column: str, media: RowMedia) -> Side:
         if self._options.style == "raw":
@@ -248,11 +248,11 @@ class Preference:
 
     def _detect_judgements(self, values: Mapping[str, Any]) -> tuple[str, ranked.Order] | None:
         """The column that judges several answers (empty: their order does), and which of its numbers are better."""
-        given = self._options
-        orders: tuple[tuple[str, ranked.Order], ...] = ((given.scores, "high"), (given.ranks, "low"))
-        if given.ordered:
+        options = self._options
+        orders: tuple[tuple[str, ranked.Order], ...] = ((options.scores, "high"), (options.ranks, "low"))
+        if options.ordered:
             orders = (("", "low"),)
-        return next((found for found in orders if ranked.is_ranked(values, given.responses, found[0])), None)
+        return next((order for order in orders if ranked.is_ranked(values, options.responses, order[0])), None)
 
 
 def _shared_prompt(chosen: Side, rejected: Side) -> tuple[Side, Side, Side]:

@@ -105,16 +105,16 @@ class PromptCompletionFormat:
         system = self._system(row)
         before = read_history(row, self._options.history)
         media = RowMedia(row, self._options.media_columns)
-        asked = self._reader.text_message(row.id, pair[0], "user", ask, media)
+        question = self._reader.text_message(row.id, pair[0], "user", ask, media)
         media.finish()
-        return Conversation((*system, *before, asked, Message("assistant", answer)))
+        return Conversation((*system, *before, question, Message("assistant", answer)))
 
     def _system(self, row: Row) -> tuple[Message, ...]:
         """The system message of the row, or the one of the recipe."""
         column = self._options.system_column
         own = columns.value(row.values, column) if column else None
-        said = ("" if own is None else self._reader.system(row.id, column, own)) or self._options.system
-        return (Message("system", said),) if said else ()
+        system_text = ("" if own is None else self._reader.system(row.id, column, own)) or self._options.system
+        return (Message("system", system_text),) if system_text else ()
 
     def _conversation(self, row: Row, pair: tuple[str, str]) -> Conversation:
         """Lists of messages: those of the prompt do not train, whatever their role."""
@@ -134,12 +134,12 @@ class PromptCompletionFormat:
     def _no_pair_error(self, row: Row) -> DataError:
         """Name the partner of a column that stands alone."""
         for prompt, completion in self._pairs:
-            for here, gone in ((prompt, completion), (completion, prompt)):
+            for here, absent in ((prompt, completion), (completion, prompt)):
                 if columns.present(row.values, here):
-                    error = columns.missing(row, gone, "prompt_completion")
+                    error = columns.missing(row, absent, "prompt_completion")
                     return DataError(
                         row.id,
-                        f"{here!r} without {gone!r}: {error.problem.removeprefix(f'{row.id}: ')}",
+                        f"{here!r} without {absent!r}: {error.problem.removeprefix(f'{row.id}: ')}",
                         action=error.action,
                     )
         return columns.missing(row, self._pairs[0][0], "prompt_completion")

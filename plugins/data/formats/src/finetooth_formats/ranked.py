@@ -67,12 +67,14 @@ def read_ranking(row: Row, responses: str, judgements: str) -> tuple[Sequence[An
     answers = _list(row, responses, "answers")
     if not judgements:
         return answers, [float(place) for place in range(len(answers))]
-    given = _list(row, judgements, "numbers")
-    if len(answers) != len(given):
+    numbers = _list(row, judgements, "numbers")
+    if len(answers) != len(numbers):
         raise DataError(
-            row.id, f"{len(answers)} answers in {responses}, {len(given)} numbers in {judgements}", action="fix the row"
+            row.id,
+            f"{len(answers)} answers in {responses}, {len(numbers)} numbers in {judgements}",
+            action="fix the row",
         )
-    return answers, [_number(row, f"{judgements}[{i}]", value) for i, value in enumerate(given)]
+    return answers, [_number(row, f"{judgements}[{i}]", value) for i, value in enumerate(numbers)]
 
 
 def is_ranked(values: Mapping[str, Any], responses: str, judgements: str) -> bool:
@@ -82,13 +84,13 @@ def is_ranked(values: Mapping[str, Any], responses: str, judgements: str) -> boo
 
 
 def _list(row: Row, column: str, of: str) -> Sequence[Any]:
-    found = columns.value(row.values, column)
-    if found is None:
+    items = columns.value(row.values, column)
+    if items is None:
         raise columns.missing(row, column, "preference")
-    if not isinstance(found, list | tuple) or len(found) < 2:
-        what = "shorter than two" if isinstance(found, list | tuple) else f"{kind(found)}, not a list of {of}"
+    if not isinstance(items, list | tuple) or len(items) < 2:
+        what = "shorter than two" if isinstance(items, list | tuple) else f"{kind(items)}, not a list of {of}"
         raise DataError(row.id, f"{column} is {what}", action="fix or remove the row")
-    return found
+    return items
 
 
 def _number(row: Row, path: str, value: Any) -> float:

@@ -53,8 +53,10 @@ class SegmentsFormat:
         if pieces is None:
             raise columns.missing(row, self._column, "segments")
         if not isinstance(pieces, list | tuple) or not pieces:
-            found = "empty" if isinstance(pieces, list | tuple) else f"{kind(pieces)}, not a list of pieces"
-            raise DataError(row.id, f"{self._column} is {found}", action="write a list of objects with text and label")
+            problem = "empty" if isinstance(pieces, list | tuple) else f"{kind(pieces)}, not a list of pieces"
+            raise DataError(
+                row.id, f"{self._column} is {problem}", action="write a list of objects with text and label"
+            )
         problems: list[str] = []
         read = [self._piece(f"{self._column}[{i}]", piece, problems) for i, piece in enumerate(pieces)]
         if problems:

@@ -45,8 +45,8 @@ class SideReader:
             DataError: the column is missing, null, or neither.
         """
         value, (input_, separator) = self._value(row, column), self._input
-        if isinstance(value, str) and (given := columns.optional_text(row, input_, self._format)):
-            value = f"{value}{separator}{given}"
+        if isinstance(value, str) and (input_text := columns.optional_text(row, input_, self._format)):
+            value = f"{value}{separator}{input_text}"
         return self.answer(row, column, value, role, media)
 
     def answer(
@@ -83,10 +83,10 @@ class SideReader:
             DataError: it is neither text nor messages, or an image or sound cannot be used.
         """
         whole = media.reading(anew=True)
-        found = self.answer(row, path, value, media=whole)
-        if found and found[0].role == "assistant" and whole.begun:
+        messages = self.answer(row, path, value, media=whole)
+        if messages and messages[0].role == "assistant" and whole.begun:
             return self.answer(row, path, value, media=media.reading(anew=False))
-        return found
+        return messages
 
     def with_system(self, row: Row, column: str, prompt: Messages) -> Messages:
         """The prompt after the system message of a column, if the row has one and the prompt has none.
@@ -127,7 +127,7 @@ def transcript(text: str) -> Messages:
         return ()
     parts = TURN.split(text)
     pairs = zip(parts[1::2], parts[2::2], strict=True)
-    return tuple(Message(SPEAKERS[speaker], said.strip()) for speaker, said in pairs)
+    return tuple(Message(SPEAKERS[speaker], turn.strip()) for speaker, turn in pairs)
 
 
 def common(first: Messages, second: Messages) -> int:

@@ -53,9 +53,9 @@ class StepwiseFormat:
         self._options, self._reader, self._sides = options, reader, SideReader(reader, "stepwise")
 
     def detect(self, values: Mapping[str, Any]) -> str | None:
-        given = self._options
-        if graded_steps.lists(values, (given.completions, given.labels)):
-            return f"has lists {given.completions!r} and {given.labels!r}"
+        options = self._options
+        if graded_steps.lists(values, (options.completions, options.labels)):
+            return f"has lists {options.completions!r} and {options.labels!r}"
         return graded_steps.detect(values)
 
     def read(self, row: Row) -> ReadRow:
@@ -63,44 +63,44 @@ class StepwiseFormat:
         Raises:
             DataError: a column is missing or wrong; with `unusable: raise`, nothing can be learned from the row.
         """
-        given = self._options
-        if not columns.present(row.values, given.completions) and graded_steps.detect(row.values):
+        options = self._options
+        if not columns.present(row.values, options.completions) and graded_steps.detect(row.values):
             return self._read_graded(row)
-        prompt = self._sides.messages(row, given.prompt, "user")
-        problem = graded_steps.NO_STEP if _is_empty(row, given.completions) else ""
+        prompt = self._sides.messages(row, options.prompt, "user")
+        problem = graded_steps.NO_STEP if _is_empty(row, options.completions) else ""
         if problem := NO_PROMPT if no_prompt(prompt) else problem:
-            return left_out(row, problem, given)
-        steps = self._list(row, given.completions, "texts", lambda value: isinstance(value, str) and value != "")
-        labels = self._list(row, given.labels, "true, false or numbers", lambda value: isinstance(value, int | float))
+            return left_out(row, problem, options)
+        steps = self._list(row, options.completions, "texts", lambda value: isinstance(value, str) and value != "")
+        labels = self._list(row, options.labels, "true, false or numbers", lambda value: isinstance(value, int | float))
         if len(steps) != len(labels):
-            if given.unusable == "raise":
+            if options.unusable == "raise":
                 raise DataError(
                     row.id,
-                    f"{len(steps)} steps in {given.completions}, {len(labels)} in {given.labels}",
+                    f"{len(steps)} steps in {options.completions}, {len(labels)} in {options.labels}",
                     action="give every step one label",
                 )
-            return left_out(row, OTHER_COUNT, given)
+            return left_out(row, OTHER_COUNT, options)
         for i, step in enumerate(steps):
             if problem := columns.unspeakable(step):
-                raise DataError(row.id, f"{given.completions}[{i}] {problem}", action="write the whole character")
+                raise DataError(row.id, f"{options.completions}[{i}] {problem}", action="write the whole character")
         numbers: list[bool | float | None] = [
-            label if isinstance(label, bool) else finite(row, f"{given.labels}[{i}]", label)
+            label if isinstance(label, bool) else finite(row, f"{options.labels}[{i}]", label)
             for i, label in enumerate(labels)
         ]
         return Stepwise(prompt, tuple(steps), tuple(numbers))
 
     def _read_graded(self, row: Row) -> ReadRow:
         """A solution in one of the published shapes."""
-        given = self._options
+        options = self._options
         once = self._reader.once
-        graded = graded_steps.read(row, given.neutral == "good", once, None if given.alternatives else once)
+        graded = graded_steps.read(row, options.neutral == "good", once, None if options.alternatives else once)
         prompt = self._sides.messages(row, graded.prompt, "user")
         if problem := NO_PROMPT if no_prompt(prompt) else graded.problem * (not graded.others):
-            return left_out(row, problem, given)
+            return left_out(row, problem, options)
         whole = [Stepwise(prompt, graded.steps, graded.labels)] if graded.steps else []
         others = [Stepwise(prompt, steps, (*[None] * (len(steps) - 1), label)) for steps, label in graded.others]
-        found = [*whole, *others]
-        return found if len(found) > 1 else found[0]
+        rows = [*whole, *others]
+        return rows if len(rows) > 1 else rows[0]
 
     def _list(self, row: Row, column: str, of: str, holds: Callable[[Any], bool]) -> Sequence[Any]:
         value = columns.value(row.values, column)
@@ -112,9 +112,9 @@ class StepwiseFormat:
             )
         for i, item in enumerate(value):
             if not holds(item):
-                found = "empty" if item == "" else kind(item)
+                state = "empty" if item == "" else kind(item)
                 raise DataError(
-                    row.id, f"{column}[{i}] is {found}; the list holds {of}", action="fix or remove the row"
+                    row.id, f"{column}[{i}] is {state}; the list holds {of}", action="fix or remove the row"
                 )
         return value
 

@@ -24,14 +24,14 @@ def as_pair(values: Mapping[str, Any]) -> Mapping[str, Any]:
         return values
     messages = values.get("messages")
     if columns.present(values, QUERY, RESPONSE):
-        asked, answer = values[QUERY], values[RESPONSE]
+        prompt, answer = values[QUERY], values[RESPONSE]
         if turns := values.get(HISTORY):
-            said = [text for pair in turns for text in pair]
+            texts = [text for pair in turns for text in pair]
             roles = ("user", "assistant") * len(turns)
-            before = [{"role": role, "content": text} for role, text in zip(roles, said, strict=False)]
-            asked = [*before, {"role": "user", "content": asked}]
+            before = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
+            prompt = [*before, {"role": "user", "content": prompt}]
     elif isinstance(messages, list | tuple) and len(messages) > 1:
-        asked, answer = list(messages[:-1]), [messages[-1]]
+        prompt, answer = list(messages[:-1]), [messages[-1]]
     else:
         return values
-    return ChainMap({"prompt": asked, "chosen": answer, "rejected": values[REJECTED]}, values)  # type: ignore[arg-type]
+    return ChainMap({"prompt": prompt, "chosen": answer, "rejected": values[REJECTED]}, values)  # type: ignore[arg-type]

@@ -53,10 +53,10 @@ class TaskFormat:
         Raises:
             DataError: the prompt is missing or wrong.
         """
-        given = self._options
-        media = RowMedia(row, given.media_columns)
-        prompt = self._sides.messages(row, given.prompt, "user", media)
+        options = self._options
+        media = RowMedia(row, options.media_columns)
+        prompt = self._sides.messages(row, options.prompt, "user", media)
         media.finish()
-        others = {name: value for name, value in row.values.items() if name not in (given.prompt, given.tools)}
-        tools = self._reader.tools(row.id, columns.value(row.values, given.tools))
-        return Task(prompt, others, tools, isinstance(columns.value(row.values, given.prompt), str))
+        others = {name: value for name, value in row.values.items() if name not in (options.prompt, options.tools)}
+        tools = self._reader.tools(row.id, columns.value(row.values, options.tools))
+        return Task(prompt, others, tools, isinstance(columns.value(row.values, options.prompt), str))

@@ -37,11 +37,11 @@ class TextFormat:
         self._options, self._column = options, options.column
 
     def detect(self, values: Mapping[str, Any]) -> str | None:
-        found = isinstance(columns.value(values, self._column), str) and columns.shape(values) in (
+        is_text = isinstance(columns.value(values, self._column), str) and columns.shape(values) in (
             "",
             f"text ({self._column})",
         )
-        return f"has a column {self._column!r}" if found else None
+        return f"has a column {self._column!r}" if is_text else None
 
     def read(self, row: Row) -> Text | LeftOut:
         """

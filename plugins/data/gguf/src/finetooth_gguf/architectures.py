@@ -154,10 +154,10 @@ def tensor_name(parameter: str) -> str:
     module, _, kind = parameter.rpartition(".")
     block = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", module)
     table, inner = (_TOP, module) if block is None else (_BLOCK, block[2])
-    found = next((short for short, name in table.items() if name == inner), None)
-    if found is None or kind not in ("weight", "bias"):
+    stem = next((short for short, name in table.items() if name == inner), None)
+    if stem is None or kind not in ("weight", "bias"):
         raise UserError(f"{parameter} has no name in a GGUF file", action="export it with --to safetensors")
-    return f"{found}.{kind}" if block is None else f"blk.{block[1]}.{found}.{kind}"
+    return f"{stem}.{kind}" if block is None else f"blk.{block[1]}.{stem}.{kind}"
 
 
 def restored_rows(

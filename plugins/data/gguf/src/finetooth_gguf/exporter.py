@@ -129,11 +129,11 @@ class GgufExporter(ExporterBase):
         for name, (file, shape) in places.items():
             wanted = writing.interleaved(writing.read_tensor(file, name, config), name, config)
             entry = read.tensors[name]
-            found = dequantize(read.blocks(entry), entry.ggml_type).reshape(shape)
+            stored = dequantize(read.blocks(entry), entry.ggml_type).reshape(shape)
             bound, size = ROUNDING[entry.ggml_type.name], max(32, GGML_QUANT_SIZES[entry.ggml_type][0])
             block = size if wanted.shape[-1] % size == 0 and len(shape) > 1 else wanted.shape[-1]
             scale = np.abs(wanted.reshape(-1, block)).max(axis=1, keepdims=True)
-            error = np.abs(found.reshape(-1, block) - wanted.reshape(-1, block))
+            error = np.abs(stored.reshape(-1, block) - wanted.reshape(-1, block))
             if not (error <= bound * scale + 1e-7).all():
                 raise UserError(
                     f"{target}: {name} differs from what was trained by {error.max():.3g}", action="report it"
@@ -161,8 +161,10 @@ class GgufExporter(ExporterBase):
         wanted = [_log_probabilities(run, tokens) for tokens in whole]
         del run
         model: Any = build_model(file, build_config(file), torch.float32)
-        found = [_log_probabilities(model, tokens) for tokens in whole]
-        apart = float(np.mean([(a.exp() * (a - b)).sum(-1).mean().item() for a, b in zip(wanted, found, strict=True)]))
+        from_file = [_log_probabilities(model, tokens) for tokens in whole]
+        apart = float(
+            np.mean([(a.exp() * (a - b)).sum(-1).mean().item() for a, b in zip(wanted, from_file, strict=True)])
+        )
         bound = DIVERGENCE[self.options.stored]
         if not apart <= bound:
             raise UserError(
@@ -172,9 +174,9 @@ class GgufExporter(ExporterBase):
             )
         places = [
             (a[len(p) - 1 : -1].argmax(-1) == b[len(p) - 1 : -1].argmax(-1))
-            for a, b, p in zip(wanted, found, prompts, strict=True)
+            for a, b, p in zip(wanted, from_file, prompts, strict=True)
         ]
-        same, of = sum(int(one.sum()) for one in places), sum(len(one) for one in places)
+        same, of = sum(int(place.sum()) for place in places), sum(len(place) for place in places)
         return f"{same} of {of} tokens of {len(prompts)} greedy answers are the run's; {apart:.2g} nats apart"
 
 
@@ -194,7 +196,7 @@ def _spoken(source: ExportSource, target: Path) -> str:
         text = render_template(tokenizer.chat_template or "", messages, prompt=True, **named_tokens(tokenizer))
         return None if text is None else tokenizer.encode(text, special=True)
 
-    return check(source.artifact, source.context.renderer, prompt, [int(one) for one in ids if one is not None])
+    return check(source.artifact, source.context.renderer, prompt, [int(id_) for id_ in ids if id_ is not None])
 
 
 def _answer(model: Any, prompt: tuple[int, ...], most: int, stops: tuple[int, ...]) -> list[int]:

@@ -149,8 +149,8 @@ def _half(values: Floats) -> Floats:
 
 def _multiples(values: Floats, unit: Floats, most: int) -> Floats:
     """(N, P) values in whole units, (N,)."""
-    found: Floats = _divided(values, unit[:, None]).round().clip(0, most)
-    return found
+    multiples: Floats = _divided(values, unit[:, None]).round().clip(0, most)
+    return multiples
 
 
 def _bytes(half: Floats) -> Bytes:

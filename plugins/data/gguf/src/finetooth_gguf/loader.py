@@ -47,8 +47,8 @@ class GgufLoader(LoaderBase):
             RecipeError: the file or its package is missing, is not a GGUF file, is truncated, or is a model of another
                 architecture than those supported; or it is to stay quantised and has a type without a reader.
         """
-        found = find(reference)
-        file = self._container(found.path)
+        location = find(reference)
+        file = self._container(location.path)
         config = config_values(file)
         stored, weights = stored_as(file) if self._options.keep_quantised else (None, 0)
         return ModelInfo(
@@ -57,13 +57,13 @@ class GgufLoader(LoaderBase):
             model_type=config["model_type"],
             config=config,
             parameters=sum(prod(tensor.shape) for tensor in file.tensors.values()),
-            weight_bytes=found.path.stat().st_size,
-            files=(found.path,),
-            revision=found.revision,
+            weight_bytes=location.path.stat().st_size,
+            files=(location.path,),
+            revision=location.revision,
             stored=stored,
             stored_weights=weights,
             published=published(reference),
-            contents=FileContents({found.path.name: found.path.absolute()}),
+            contents=FileContents({location.path.name: location.path.absolute()}),
         )
 
     def tokenizer(self, reference: str) -> FastTokenizer:
@@ -127,8 +127,8 @@ class GgufLoader(LoaderBase):
         from finetooth_gguf.weights import build_config, tensors
 
         file, keep = self._container(find(reference).path), self._options.keep_quantised and quantizer is None
-        found = tensors(file, build_config(file), getattr(torch, PRECISIONS[precision]), keep_quantised=keep)
-        return found if quantizer is None else as_stored(found, quantizer)
+        numbers = tensors(file, build_config(file), getattr(torch, PRECISIONS[precision]), keep_quantised=keep)
+        return numbers if quantizer is None else as_stored(numbers, quantizer)
 
     def _container(self, path: Path) -> container.Container:
         """The file's header, read once for all that a run asks for; again if the file has changed since."""

@@ -39,15 +39,15 @@ class OllamaExporter(GgufExporter):
 
     def export(self, source: ExportSource, folder: Path) -> Exported:
         """Write `model.gguf` and `Modelfile`."""
-        told = super().export(source, folder)
+        exported = super().export(source, folder)
         context = source.context
         markup = markup_of(context.renderer, context.tokenizer)
         stops = [context.tokenizer.decode([index]) for index in context.renderer.stop_ids]
         if opening := read_opening(source.artifact).system:
             markup = replace(markup, system=opening)
         (folder / MODELFILE).write_text(modelfile(markup, stops), encoding="utf-8")
-        checks = (*told.checks, "the template writes the renderer's text of a conversation of five messages")
-        return replace(told, use="ollama create mine -f {folder}/" + MODELFILE, checks=checks)
+        checks = (*exported.checks, "the template writes the renderer's text of a conversation of five messages")
+        return replace(exported, use="ollama create mine -f {folder}/" + MODELFILE, checks=checks)
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,11 @@ class Markup:
 
     def write(self, messages: Sequence[Message]) -> str:
         """Messages and the question for an answer, as the template writes them."""
-        given = list(messages)
-        if self.system is not None and (not given or given[0].role != "system"):
-            given.insert(0, Message("system", self.system))
+        conversation = list(messages)
+        if self.system is not None and (not conversation or conversation[0].role != "system"):
+            conversation.insert(0, Message("system", self.system))
         parts = [self.begin]
-        for message in given:
+        for message in conversation:
             before, behind = self.around[message.role]
             parts += [before, str(message.content), behind]
         return "".join([*parts, self.ask])
@@ -93,18 +93,18 @@ def markup_of(renderer: Renderer, tokenizer: Tokenizer) -> Markup:
         action="export it with --to gguf: llama.cpp reads the chat template in the file",
     )
     try:
-        asked, longer, alone = text(system, user), text(system, user, assistant, user), text(user)
+        prompt, longer, alone = text(system, user), text(system, user, assistant, user), text(user)
     except DataError as error:
         raise refused from error
-    before_system, _, rest = asked.partition(MARKS["system"])
+    before_system, _, rest = prompt.partition(MARKS["system"])
     between, _, to_answer = rest.partition(MARKS["user"])
     to_user, _, last = longer.partition(MARKS["assistant"])[2].partition(MARKS["user"])
-    found = _cut(before_system, between, to_answer, to_user, alone) if last == to_answer else None
+    markup = _cut(before_system, between, to_answer, to_user, alone) if last == to_answer else None
     five = (system, user, assistant, Message("user", "and then?"))
     trials = ((system, user), (user,), five, (user, assistant, user))
-    if found is None or any(found.write(messages) != text(*messages) for messages in trials):
+    if markup is None or any(markup.write(messages) != text(*messages) for messages in trials):
         raise refused
-    return found
+    return markup
 
 
 def _cut(before_system: str, between: str, to_answer: str, to_user: str, alone: str) -> Markup | None:
@@ -129,8 +129,8 @@ def _cut(before_system: str, between: str, to_answer: str, to_user: str, alone: 
         }
         if alone == begin + opening + MARKS["user"] + to_answer:
             return Markup(begin, around, ask)
-        head, found, _ = alone.partition(opening + MARKS["user"])
-        if found and head.startswith(before_system) and head.endswith(behind_system):
+        head, separator, _ = alone.partition(opening + MARKS["user"])
+        if separator and head.startswith(before_system) and head.endswith(behind_system):
             return Markup(begin, around, ask, system=head[len(before_system) : len(head) - len(behind_system)])
     return None
 

@@ -48,10 +48,10 @@ def special_tokens(container: Container) -> SpecialTokens:
 
 def tokens(container: Container) -> list[str]:
     """The vocabulary, by id."""
-    found = container.metadata.get("tokenizer.ggml.tokens")
-    if not isinstance(found, list):
+    vocabulary = container.metadata.get("tokenizer.ggml.tokens")
+    if not isinstance(vocabulary, list):
         raise RecipeError("model", f"{container.path} holds no vocabulary", action="fetch or convert the file again")
-    return found
+    return vocabulary
 
 
 def token_types(container: Container) -> list[int]:

@@ -23,7 +23,7 @@ def stored_tensors(container: Container) -> Mapping[str, TensorEntry]:
     Raises:
         RecipeError: one is of a type without a reader, or none is in blocks.
     """
-    found = {}
+    in_blocks = {}
     for name, entry in container.tensors.items():
         if not name.startswith("blk.") or len(entry.shape) != 2 or entry.ggml_type in PLAIN:
             continue
@@ -35,14 +35,14 @@ def stored_tensors(container: Container) -> Mapping[str, TensorEntry]:
                 "can be)",
                 action="take another quantisation of the model, or leave keep_quantised out",
             )
-        found[name] = entry
-    if not found:
+        in_blocks[name] = entry
+    if not in_blocks:
         raise RecipeError(
             "model.loader.keep_quantised",
             f"{container.path} stores its linear weights as plain numbers",
             action="leave it out",
         )
-    return found
+    return in_blocks
 
 
 def stored_as(container: Container) -> tuple[Stored, int]:

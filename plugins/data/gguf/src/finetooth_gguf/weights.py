@@ -101,8 +101,8 @@ def build_quantised(
     model = _without_memory(config)
     values = config_values(container)
     names = {parameter_name(container, name): name for name in container.tensors}
-    kept = {} if quantizer is not None else stored_tensors(container)
-    paths = {parameter_name(container, name).removesuffix(".weight"): name for name in kept}
+    in_blocks = {} if quantizer is not None else stored_tensors(container)
+    paths = {parameter_name(container, name).removesuffix(".weight"): name for name in in_blocks}
 
     def read(name: str) -> torch.Tensor:
         numbers = torch.empty(container.tensors[names[name]].shape, dtype=dtype)
@@ -146,12 +146,12 @@ def tensors(
     blocks = {parameter_name(container, name) for name in (stored_tensors(container) if keep_quantised else ())}
     tied = set(model.all_tied_weights_keys)
     shapes = {name: of.shape for name, of in model.state_dict().items() if name not in tied}
-    for what, found in (
+    for what, parameters in (
         ("lacks", shapes.keys() - names.keys()),
         ("holds beyond the model's parameters", names.keys() - tied - shapes.keys()),
     ):
-        if found:
-            raise _misfit(container, what, found)
+        if parameters:
+            raise _misfit(container, what, parameters)
     if odd := [name for name, shape in shapes.items() if container.tensors[names[name]].shape != tuple(shape)]:
         raise _misfit(container, "holds, in another shape than the model's,", odd)
 

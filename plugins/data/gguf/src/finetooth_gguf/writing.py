@@ -53,7 +53,7 @@ def refusal(config: Mapping[str, Any], stored: str) -> str:
     """Why a model cannot be written, from its config; empty if it can."""
     kind = str(config.get("model_type"))
     if _architecture(config) is None:
-        known = ", ".join(sorted({one.model_type for one in ARCHITECTURES.values()}))
+        known = ", ".join(sorted({architecture.model_type for architecture in ARCHITECTURES.values()}))
         return f"models of type {kind} cannot be written as GGUF here (only {known})"
     rope = config.get("rope_parameters") or {}
     if rope.get("rope_type", "default") not in ("default", "linear"):
@@ -160,8 +160,8 @@ def read_tensor(file: Path, tensor: str, config: Mapping[str, Any]) -> npt.NDArr
 
     with safe_open(file, framework="pt") as opened:
         names = {tensor_name(name): name for name in list(opened.keys())}
-        found = opened.get_tensor(names[tensor])
-    numbers: npt.NDArray[np.float32] = found.to(torch.float32).numpy()
+        stored = opened.get_tensor(names[tensor])
+    numbers: npt.NDArray[np.float32] = stored.to(torch.float32).numpy()
     return numbers
 
 
@@ -198,13 +198,13 @@ def spelling_of(folder: Path, embeddings: int) -> Spelling:
             action="export it with --to safetensors",
         )
     by_id = {int(index): token for token, index in fast.get_vocab().items()}
-    added = {int(one["id"]): one for one in written["added_tokens"]}
+    added = {int(token["id"]): token for token in written["added_tokens"]}
     tokens, types = [], []
     for index in range(max(embeddings, max(by_id) + 1)):
         token = by_id.get(index)
         tokens.append(f"[PAD{index}]" if token is None else token)
-        one = added.get(index)
-        kind = UNUSED if token is None else NORMAL if one is None else CONTROL if one["special"] else USER_DEFINED
+        entry = added.get(index)
+        kind = UNUSED if token is None else NORMAL if entry is None else CONTROL if entry["special"] else USER_DEFINED
         types.append(kind)
     merges = tuple(pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"])
     ids = {
@@ -227,7 +227,10 @@ def spelling_of(folder: Path, embeddings: int) -> Spelling:
 def _architecture(config: Mapping[str, Any]) -> tuple[Architecture, str] | None:
     """What a config's type is called in a GGUF file, and how it is laid out there."""
     kind = config.get("model_type")
-    return next(((one, label) for label, one in ARCHITECTURES.items() if one.model_type == kind), None)
+    return next(
+        ((architecture, label) for label, architecture in ARCHITECTURES.items() if architecture.model_type == kind),
+        None,
+    )
 
 
 def _metadata(writer: GGUFWriter, config: Mapping[str, Any], stored: str, name: str) -> None:

@@ -37,8 +37,8 @@ def build(options: LlamaFactoryOptions, context: Context) -> DatasetFolder:
     path, behind = options.path, ""
     if not Path(path).exists():
         path, behind = parted(path)
-    given = options.datasets if isinstance(options.datasets, list) else options.datasets.split(",")
-    names = [name.strip() for name in (*behind.split(","), *given) if name.strip()]
+    chosen = options.datasets if isinstance(options.datasets, list) else options.datasets.split(",")
+    names = [name.strip() for name in (*behind.split(","), *chosen) if name.strip()]
     file = Path(path) if Path(path).name == dataset_info.FILE else Path(path) / dataset_info.FILE
     entries = dataset_info.read_listing(file)
     if not names and len(entries) == 1:
@@ -60,14 +60,14 @@ def build(options: LlamaFactoryOptions, context: Context) -> DatasetFolder:
 
 
 def _pick(entries: Mapping[str, Mapping[str, Any]], name: str, file: Path, context: Context) -> Mapping[str, Any]:
-    found = dataset_info.listed(entries, name, file.parent)
+    dataset = dataset_info.listed(entries, name, file.parent)
     where = f"{file.as_posix()}, {name}"
-    if found.pick is None:
-        last = found.remarks[-1]
+    if dataset.pick is None:
+        last = dataset.remarks[-1]
         raise DataError(where, f"{last.key} is not taken", action=last.text)
-    for line in dataset_info.said(found.remarks, where):
+    for line in dataset_info.said(dataset.remarks, where):
         context.note(line)
-    return found.pick
+    return dataset.pick
 
 
 class DatasetFolder(SourceBase):
@@ -98,13 +98,13 @@ class DatasetFolder(SourceBase):
         Raises:
             DataError: one is not there.
         """
-        found = [self._file]
+        paths = [self._file]
         for source in self._sources():
             files = source.files()
             if files is None:
                 return None
-            found += files
-        return tuple(found)
+            paths += files
+        return tuple(paths)
 
     def _sources(self) -> Iterator[Source]:
         for pick in self._picks:

@@ -100,7 +100,9 @@ class ImageReader:
         return self._places[opened.size], f"{opened.width}x{opened.height}"
 
     def inputs(self, contents: Sequence[bytes]) -> Mapping[str, Any]:
-        opened = [open_image(one, f"{i + 1} of {len(contents)}", self._largest) for i, one in enumerate(contents)]
+        opened = [
+            open_image(content, f"{i + 1} of {len(contents)}", self._largest) for i, content in enumerate(contents)
+        ]
         made = self._processor(images=opened, return_tensors="np")
         return {name: np.asarray(value) for name, value in made.items() if name not in self._markup.unused}
 

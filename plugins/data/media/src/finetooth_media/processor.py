@@ -106,14 +106,14 @@ class MediaProcessor:
     @property
     def kinds(self) -> tuple[MediumKind, ...]:
         config = self._context.model.config
-        found = tuple(kind for kind, keys in KEYS.items() if any(config.get(key) is not None for key in keys))
-        if not found:
+        accepted = tuple(kind for kind, keys in KEYS.items() if any(config.get(key) is not None for key in keys))
+        if not accepted:
             raise RecipeError(
                 "model",
                 f"{self._context.model.reference} takes neither images nor sound: its config has no tower for them",
                 action="choose one that does",
             )
-        return found
+        return accepted
 
     def _reader(self, kind: MediumKind) -> Reader:
         """
@@ -147,10 +147,10 @@ class MediaProcessor:
         return MediumPlace(text, start, stop, medium.known(content), size)
 
     def inputs(self, media: Sequence[MediumChunk]) -> Mapping[str, Any]:
-        found: dict[str, Any] = {}
+        arrays: dict[str, Any] = {}
         for kind in dict.fromkeys(chunk.kind for chunk in media):
-            found |= self._reader(kind).inputs([chunk.data for chunk in media if chunk.kind == kind])
-        return found
+            arrays |= self._reader(kind).inputs([chunk.data for chunk in media if chunk.kind == kind])
+        return arrays
 
     def save(self, folder: Path) -> None:
         for kind in self.kinds:

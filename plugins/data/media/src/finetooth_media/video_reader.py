@@ -94,12 +94,12 @@ def _stated(context: Context) -> dict[str, Any]:
         )
         if path is None:
             return {}
-        said = json.loads(Path(path).read_text(encoding="utf-8"))
-        size = said.get("size") or {}
-        found = {"min_pixels": size.get("shortest_edge"), "max_pixels": size.get("longest_edge")}
-        names = SETTINGS if said.get("do_sample_frames") else ("min_pixels", "max_pixels", "min_frames", "max_frames")
-        found |= {name: said.get(name) for name in names if said.get(name) is not None}
-    return {name: value for name, value in found.items() if value is not None}
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
+        size = config.get("size") or {}
+        settings = {"min_pixels": size.get("shortest_edge"), "max_pixels": size.get("longest_edge")}
+        names = SETTINGS if config.get("do_sample_frames") else ("min_pixels", "max_pixels", "min_frames", "max_frames")
+        settings |= {name: config.get(name) for name in names if config.get(name) is not None}
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 class VideoReader:
@@ -137,11 +137,11 @@ class VideoReader:
             patches.append(made)
             grids.append(grid)
             seconds.append(self._processor.temporal_patch_size / self._rate(opened))
-        found: dict[str, Any] = {
+        arrays: dict[str, Any] = {
             "pixel_values_videos": np.concatenate(patches),
             "video_grid_thw": np.asarray(grids, np.int64),
         }
-        return found | ({"second_per_grid_ts": np.asarray(seconds, np.float64)} if self._timed else {})
+        return arrays | ({"second_per_grid_ts": np.asarray(seconds, np.float64)} if self._timed else {})
 
     def _patches(self, opened: Frames) -> tuple[NDArray[np.float32], tuple[int, int, int]]:
         """(t * h * w, C * P_t * P * P) patches, and their grid (t, h, w)."""

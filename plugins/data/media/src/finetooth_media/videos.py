@@ -64,18 +64,18 @@ def open_video(content: bytes, name: str, largest: int, choose: Choose) -> Frame
         raise DataError("", f"video {name}: it is empty", action=ACTION)
     container = _container(content)
     if is_packed(content):
-        found = _packed(content, name, largest, choose)
+        frames = _packed(content, name, largest, choose)
     elif container:
-        found = _contained(content, container, name, largest, choose)
+        frames = _contained(content, container, name, largest, choose)
     else:
-        found = _animated(content, name, largest, choose)
-    if not found.kept:
+        frames = _animated(content, name, largest, choose)
+    if not frames.kept:
         raise DataError("", f"video {name}: it has no frames", action=ACTION)
-    sizes = list(dict.fromkeys(frame.size for frame in found.kept))
+    sizes = list(dict.fromkeys(frame.size for frame in frames.kept))
     if len(sizes) > 1:
         (a, b), (c, d) = sizes[:2]
         raise DataError("", f"video {name}: its frames differ in size, {a}x{b} and {c}x{d}", action=ACTION)
-    return found
+    return frames
 
 
 def _packed(content: bytes, name: str, largest: int, choose: Choose) -> Frames:
@@ -86,8 +86,8 @@ def _packed(content: bytes, name: str, largest: int, choose: Choose) -> Frames:
         raise DataError("", problem, action="name the files of its frames") from error
     if not frames:
         return Frames((), 0, fps)
-    kept = choose(len(frames), fps, name)
-    opened = tuple(open_image(frames[i], f"{name}, frame {i + 1}", largest) for i in kept)
+    chosen = choose(len(frames), fps, name)
+    opened = tuple(open_image(frames[i], f"{name}, frame {i + 1}", largest) for i in chosen)
     return Frames(opened, len(frames), fps)
 
 
@@ -104,11 +104,11 @@ def _animated(content: bytes, name: str, largest: int, choose: Choose) -> Frames
             opened.seek(i)
             durations.append(max(float(opened.info.get("duration") or 0), SHOWN_ALIKE))
         fps = 1000 * count / sum(durations) if count > 1 else None
-        kept = []
+        images = []
         for i in choose(count, fps, name):
             opened.seek(i)
             opened.load()
-            kept.append(upright(opened.copy()))
+            images.append(upright(opened.copy()))
     except DataError:
         raise
     except UnidentifiedImageError as error:
@@ -116,7 +116,7 @@ def _animated(content: bytes, name: str, largest: int, choose: Choose) -> Frames
         raise DataError("", problem, action="save its frames as images and name them in a list") from error
     except Exception as error:  # decoders raise whatever broken bytes lead them to
         raise DataError("", f"video {name}: it is cut off or damaged: {error}", action=ACTION) from error
-    return Frames(tuple(kept), count, fps)
+    return Frames(tuple(images), count, fps)
 
 
 def _container(content: bytes) -> str:
@@ -150,19 +150,19 @@ def _contained(content: bytes, container: str, name: str, largest: int, choose: 
             count = int(stream.frames) or sum(packet.pts is not None for packet in file.demux(stream))
             file.seek(0)
             wanted = set(choose(count, fps, name)) if count else set()
-            kept = []
+            images = []
             for i, frame in enumerate(file.decode(stream)):
                 if i in wanted:
-                    kept.append(frame.to_image().convert("RGB"))
+                    images.append(frame.to_image().convert("RGB"))
                 if i == max(wanted, default=-1):
                     break
     except library.error.FFmpegError as error:
         problem = f"video {name}: it is cut off or damaged: {error.strerror}"
         raise DataError("", problem, action=ACTION) from error
-    if len(kept) < len(wanted):
-        problem = f"video {name}: it is cut off: {len(kept)} of {len(wanted)} frames were there"
+    if len(images) < len(wanted):
+        problem = f"video {name}: it is cut off: {len(images)} of {len(wanted)} frames were there"
         raise DataError("", problem, action=ACTION)
-    return Frames(tuple(kept), count, fps)
+    return Frames(tuple(images), count, fps)
 
 
 def _check_size(width: int, height: int, name: str, largest: int) -> None:

@@ -46,25 +46,25 @@ class Scored:
         """
         action = "take the rows from the source reasoning_gym, with data.format: task"
         values = [column_of(columns, name, "reasoning_gym", action) for name in COLUMNS]
-        found: list[float | None] = [None] * len(completions)
-        asked: dict[int, dict[str, Any]] = {}
+        scores: list[float | None] = [None] * len(completions)
+        requests: dict[int, dict[str, Any]] = {}
         for i, (task, answer, metadata) in enumerate(zip(*values, strict=True)):
-            said = self._answer(completions[i])
-            if task is not None and said is None:
-                found[i] = 0.0
+            reply = self._answer(completions[i])
+            if task is not None and reply is None:
+                scores[i] = 0.0
             elif task is not None:
                 entry = as_json({"question": prompts[i], "answer": answer, "metadata": metadata})
-                asked[i] = {"task": task, "said": said, "entry": entry}
+                requests[i] = {"task": task, "said": reply, "entry": entry}
         try:
-            results = self.workers(list(asked.values())) if asked else []
+            results = self.workers(list(requests.values())) if requests else []
         except WorkerError as error:
             action = f"{install_command('reasoning-gym')} (it needs a C compiler)"
             raise PluginError(
                 "finetooth-reasoninggym", f"reasoning-gym cannot be used: {error}", action=action
             ) from None
-        for i, result in zip(asked, results, strict=True):
-            found[i] = self._failed(asked[i], result) if isinstance(result, Failure) else result
-        return found
+        for i, result in zip(requests, results, strict=True):
+            scores[i] = self._failed(requests[i], result) if isinstance(result, Failure) else result
+        return scores
 
     def _answer(self, completion: str) -> str | None:
         if self.options.tag is None:

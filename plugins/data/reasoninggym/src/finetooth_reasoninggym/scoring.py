@@ -12,22 +12,22 @@ TUPLE = "__tuple__"
 def as_json(value: Any) -> Any:
     """Data as what JSON has; tuples, which some tasks compare with, can be told from lists."""
     if isinstance(value, tuple):
-        return {TUPLE: [as_json(one) for one in value]}
+        return {TUPLE: [as_json(element) for element in value]}
     if isinstance(value, list):
-        return [as_json(one) for one in value]
+        return [as_json(element) for element in value]
     if isinstance(value, Mapping):
-        return {str(key): as_json(one) for key, one in value.items()}
+        return {str(key): as_json(member) for key, member in value.items()}
     return value
 
 
 def from_json(value: Any) -> Any:
     """What `as_json` was given."""
     if isinstance(value, list):
-        return [from_json(one) for one in value]
+        return [from_json(element) for element in value]
     if isinstance(value, dict):
         if set(value) == {TUPLE}:
-            return tuple(from_json(one) for one in value[TUPLE])
-        return {key: from_json(one) for key, one in value.items()}
+            return tuple(from_json(element) for element in value[TUPLE])
+        return {key: from_json(member) for key, member in value.items()}
     return value
 
 

@@ -111,7 +111,7 @@ class ReasoningGym(SourceBase):
                 options.dataset, seed=base_seed(options.seed), size=size, **options.parameters
             )
         except (ValueError, TypeError, AssertionError, KeyError) as error:
-            said = " ".join(str(error).split())[:200]
+            reason = " ".join(str(error).split())[:200]
             raise RecipeError(
-                "data", f"reasoning_gym makes no {options.dataset!r}: {said}", action="check dataset and parameters"
+                "data", f"reasoning_gym makes no {options.dataset!r}: {reason}", action="check dataset and parameters"
             ) from error

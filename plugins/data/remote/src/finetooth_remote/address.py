@@ -77,8 +77,8 @@ def read_address(text: str) -> Address:
 def _refuse_secrets(text: str) -> None:
     """What is written in a recipe is kept in the run folder, in plans and in logs."""
     parts = urlsplit(text)
-    given = [part.partition("=") for part in parts.query.split("&")]
-    secret = [name for name, _, value in given if SECRET.match(name) and value and "${" not in value]
+    parameters = [part.partition("=") for part in parts.query.split("&")]
+    secret = [name for name, _, value in parameters if SECRET.match(name) and value and "${" not in value]
     password = parts.netloc.rpartition("@")[0].partition(":")[2]
     if password and "${" not in password:
         secret.append("a password")

@@ -124,11 +124,11 @@ class Downloads:
     def _instead(self, address: Address, failure: Failure, error: Exception) -> Path:
         """What was fetched before, if the server does not answer; else the error."""
         known = self._cached(address)
-        said = address.hide(str(failure))
+        reason = address.hide(str(failure))
         if known is not None and not failure.final:
-            self._note(f"{address.shown} cannot be asked ({said}); the file fetched before is used")
+            self._note(f"{address.shown} cannot be asked ({reason}); the file fetched before is used")
             return known[0]
-        raise DataError(address.shown, said, action=failure.action) from None
+        raise DataError(address.shown, reason, action=failure.action) from None
 
     def _check_room(self, address: Address, now: Version) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)

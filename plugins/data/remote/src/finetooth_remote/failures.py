@@ -73,10 +73,10 @@ def _error_text(error: BaseException) -> str:
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """An error and its causes."""
-    found: BaseException | None = error
-    while found is not None:
-        yield found
-        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
 
 
 def _status(error: BaseException) -> int | None:

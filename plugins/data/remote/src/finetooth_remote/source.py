@@ -53,8 +53,8 @@ def _reader(given: str | dict[str, Any] | None, path: Path, address: Address, co
             claims.append((claim.strength, registered.full_name))
     best = sorted(name for strength, name in claims if strength == max(claims)[0])
     if len(best) != 1:
-        said = f"{' and '.join(best)} both claim" if best else "no installed source claims"
-        raise RecipeError("source remote", f"{said} {address.name!r}", action="pick one with source: NAME")
+        problem = f"{' and '.join(best)} both claim" if best else "no installed source claims"
+        raise RecipeError("source remote", f"{problem} {address.name!r}", action="pick one with source: NAME")
     return {"name": best[0], "path": str(path)}
 
 

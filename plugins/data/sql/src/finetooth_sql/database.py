@@ -93,8 +93,8 @@ def _sqlite(path: Path) -> Engine:
     with path.open("rb") as file:
         start = file.read(len(SQLITE_MAGIC))
     if start != SQLITE_MAGIC:
-        said = "it is not an SQLite database" if start else "the file is empty"
-        raise DataError(name, said, action="check url")
+        problem = "it is not an SQLite database" if start else "the file is empty"
+        raise DataError(name, problem, action="check url")
     place = f"file:{quote(str(path.absolute()))}?mode=ro"
     return create_engine("sqlite://", creator=lambda: sqlite3.connect(place, uri=True), poolclass=NullPool)
 
@@ -107,9 +107,9 @@ def _name(url: URL) -> str:
 
 def _refuse_password(url: URL) -> None:
     """A recipe is kept in run folders and logs."""
-    given = [str(url.password or "")]
-    given += [str(value) for key, value in url.query.items() if "password" in key.lower()]
-    if any(value and "${" not in value for value in given):
+    passwords = [str(url.password or "")]
+    passwords += [str(value) for key, value in url.query.items() if "password" in key.lower()]
+    if any(value and "${" not in value for value in passwords):
         raise RecipeError(
             SETTING,
             "it holds a password, which a recipe must not keep",

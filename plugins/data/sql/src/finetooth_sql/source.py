@@ -114,8 +114,8 @@ class QueryRows(SourceBase):
                 for part in result.partitions(ROWS_AT_ONCE):
                     yield from map(_values, part)
         except SQLAlchemyError as error:
-            said = str(error.orig) if isinstance(error, DBAPIError) else str(error)
-            text = " ".join(self._database.hide(said).split())[:300]
+            message = str(error.orig) if isinstance(error, DBAPIError) else str(error)
+            text = " ".join(self._database.hide(message).split())[:300]
             raise DataError(self.name, f"the query failed: {text}", action="check url and query") from None
 
 

@@ -35,10 +35,10 @@ def problem(query: str) -> tuple[str, str] | None:
 
 def _outside(text: str) -> str:
     """The text outside of parentheses."""
-    found: list[str] = []
+    outside: list[str] = []
     depth = 0
     for character in text:
         depth += (character == "(") - (character == ")")
         if depth <= 0:
-            found.append(" " if character == ")" else character)
-    return "".join(found)
+            outside.append(" " if character == ")" else character)
+    return "".join(outside)

@@ -83,10 +83,10 @@ class DrawnRows(SourceBase):
         if self._options.shape == "text":
             return {"text": "".join(drawn)}
         question = max(1, len(drawn) // 4)
-        said = (("user", drawn[:question]), ("assistant", drawn[question:]))
-        return {"messages": [{"role": role, "content": "".join(words)} for role, words in said]}
+        turns = (("user", drawn[:question]), ("assistant", drawn[question:]))
+        return {"messages": [{"role": role, "content": "".join(words)} for role, words in turns]}
 
     def _check(self, drawn: list[str]) -> None:
-        found = len(self._tokenizer.encode("".join(drawn)))
-        if found != len(drawn):
-            self._note(f"synthetic rows are about as long as asked for: one of {len(drawn)} words has {found} tokens")
+        count = len(self._tokenizer.encode("".join(drawn)))
+        if count != len(drawn):
+            self._note(f"synthetic rows are about as long as asked for: one of {len(drawn)} words has {count} tokens")

@@ -110,9 +110,9 @@ class ColumnarTable(PortionedRows):
             yield
         except (pa.ArrowException, OSError) as error:
             where = f"row {first()} and what follows" if first() > 1 else "it"
-            said = " ".join(str(error).split())[:200]
+            reason = " ".join(str(error).split())[:200]
             raise DataError(
-                self.name, f"{where} cannot be read: {said}", action="fetch or write the file again"
+                self.name, f"{where} cannot be read: {reason}", action="fetch or write the file again"
             ) from error
 
 
@@ -162,8 +162,8 @@ class ArrowTable(ColumnarTable):
                     self.name, "it is Feather version 1, which is not read", action="write it as version 2, or Parquet"
                 )
             file.seek(0)
-            found = _file_batches(file) if start == ARROW_MAGIC else self._stream_batches(file)
-            for number, batch in enumerate(found):
+            batches = _file_batches(file) if start == ARROW_MAGIC else self._stream_batches(file)
+            for number, batch in enumerate(batches):
                 if not number:
                     self._check_columns(batch.schema)
                 rows = _portion_rows(batch.nbytes, batch.num_rows)

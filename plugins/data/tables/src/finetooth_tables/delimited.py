@@ -136,8 +136,8 @@ class DelimitedTable(PortionedRows):
             raise DataError(f"{self.name}:1", f"the header: {_reason(error)}", action=FIX) from error
         head = lines.take()
         if names is None:
-            said = "no rows, only blank lines" if head else "the file is empty"
-            raise DataError(self.name, said, action="check that it was written to the end")
+            problem = "no rows, only blank lines" if head else "the file is empty"
+            raise DataError(self.name, problem, action="check that it was written to the end")
         try:
             head.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -173,8 +173,8 @@ class DelimitedTable(PortionedRows):
             taken = lines[done : reader.line_num]
             done = reader.line_num
             action = FIX
-            if not clean and (found := _first_foreign_byte(b"".join(taken), offset)):
-                problem, action = found, RECODE
+            if not clean and (foreign := _first_foreign_byte(b"".join(taken), offset)):
+                problem, action = foreign, RECODE
             elif not problem and record and len(record) != len(names):
                 problem = f"{len(record)} field{'s' * (len(record) != 1)}, {len(names)} expected"
             offset += sum(map(len, taken))

@@ -94,8 +94,8 @@ class _Recoded(io.RawIOBase):
             try:
                 self._left = self._decoder.decode(content, final=self._ended).encode("utf-8")
             except UnicodeError as error:
-                said = f"it is not {self._encoding} throughout: {error}"
-                raise DataError(self._name, said, action="set encoding, or save it as UTF-8") from error
+                problem = f"it is not {self._encoding} throughout: {error}"
+                raise DataError(self._name, problem, action="set encoding, or save it as UTF-8") from error
         count = min(len(buffer), len(self._left))
         buffer[:count], self._left = self._left[:count], self._left[count:]
         return count

@@ -187,15 +187,15 @@ class _Text:
                 return
 
     def _expect(self, characters: str) -> str:
-        found = self.peek()
-        if not found or found not in characters:
+        character = self.peek()
+        if not character or character not in characters:
             raise self._unexpected(" or ".join(characters))
         self._at += 1
-        return found
+        return character
 
     def _unexpected(self, expected: str) -> DataError:
-        said = f"not JSON: {expected} expected" if self.peek() else "not complete JSON (unexpected end)"
-        return DataError(f"{self._name}:{self.line}", said, action="fix the file")
+        problem = f"not JSON: {expected} expected" if self.peek() else "not complete JSON (unexpected end)"
+        return DataError(f"{self._name}:{self.line}", problem, action="fix the file")
 
     def _broken(self, error: JsonProblem) -> DataError:
         if error.position is not None:
@@ -217,11 +217,11 @@ class _Text:
         self._take(content)
 
     def _take(self, content: bytes) -> None:
-        held = len(self._decoder.getstate()[0])
+        pending = len(self._decoder.getstate()[0])
         try:
             self._buffer += self._decoder.decode(content, final=not content)
         except UnicodeDecodeError as error:
-            place = self._offset - held + error.start
+            place = self._offset - pending + error.start
             line = self._lines + self._buffer.count("\n") + error.object[: error.start].count(b"\n")
             raise DataError(
                 f"{self._name}:{line}",

@@ -47,7 +47,7 @@ class Relationship:
 
 
 RELATIONSHIPS = (
-    Relationship("husband", "wife", tuple(pair for one, two in _COUPLES for pair in ((one, two), (two, one)))),
+    Relationship("husband", "wife", tuple(pair for a, b in _COUPLES for pair in ((a, b), (b, a)))),
     Relationship("father", "mother", (*product(_ELDERS, _CHILDREN), *product(_PARENTS, (GRANDCHILD,)))),
     Relationship("son", "daughter", (*product(_CHILDREN, _ELDERS), *product((GRANDCHILD,), _PARENTS))),
     Relationship("brother", "sister", ((CHILD, SIBLING), (SIBLING, CHILD))),
@@ -65,14 +65,14 @@ RELATIONSHIPS = (
 def generate(draws: Draws) -> Question:
     """Draw a relationship and the gender of who is asked about, then a family in which it holds."""
     relationship = draws.choice(RELATIONSHIPS)
-    asked, other = draws.choice(relationship.places)
+    subject, other = draws.choice(relationship.places)
     woman_asked = draws.below(2) == 1
-    names = _draw_names(draws, _draw_women(draws, asked, woman_asked))
+    names = _draw_names(draws, _draw_women(draws, subject, woman_asked))
     elder, elder_spouse, child, sibling, spouse, grandchild = names
     prompt = (
         f"{elder} is married to {elder_spouse}. Their children are {child} and {sibling}. "
         f"{child} is married to {spouse}. Their child is {grandchild}.\n"
-        f"What is {names[asked]} to {names[other]}? Answer with one word."
+        f"What is {names[subject]} to {names[other]}? Answer with one word."
     )
     return Question(prompt, relationship.woman if woman_asked else relationship.man)
 

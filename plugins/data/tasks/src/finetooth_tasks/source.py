@@ -75,16 +75,16 @@ class TasksSource(SourceBase):
         """
         options = self.options
         where = f"tasks:{options.task}:{options.split}"
-        found = 0
+        written = 0
         for question in distinct_questions(TASKS[options.task], options.split, options.seed):
-            yield Row(f"{where}:{found}", {"prompt": question.prompt, "completion": question.answer})
-            found += 1
-            if found == options.count:
+            yield Row(f"{where}:{written}", {"prompt": question.prompt, "completion": question.answer})
+            written += 1
+            if written == options.count:
                 return
         raise DataError(
             where,
-            f"the task has {found:,} different questions in this split, and count asks for {options.count:,}",
-            action=f"set count to {found} or less, or pick another task",
+            f"the task has {written:,} different questions in this split, and count asks for {options.count:,}",
+            action=f"set count to {written} or less, or pick another task",
         )
 
 

@@ -94,7 +94,7 @@ def _inline(part: Any) -> str:
         return blanks[part.tag]
     if part.tag in LEFT_OUT:
         return ""
-    return (part.text or "") + "".join(f"{_inline(one)}{one.tail or ''}" for one in part)
+    return (part.text or "") + "".join(f"{_inline(child)}{child.tail or ''}" for child in part)
 
 
 def _joined(path: Path, parts: list[str]) -> str:

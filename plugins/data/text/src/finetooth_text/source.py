@@ -54,14 +54,14 @@ class TextFiles(SourceBase):
             raise MissingFile(self._path)
         if not self._path.is_dir():
             return [self._path]
-        found = [path for path in self._path.rglob("*") if path.name.lower().endswith(READ) and path.is_file()]
-        if not found:
+        paths = [path for path in self._path.rglob("*") if path.name.lower().endswith(READ) and path.is_file()]
+        if not paths:
             raise DataError(
                 name,
                 "no .txt, .md, .pdf, .docx or .odt file is in the folder",
                 action="name a file, or put texts there",
             )
-        return sorted(found, key=lambda path: path.relative_to(self._path).as_posix())
+        return sorted(paths, key=lambda path: path.relative_to(self._path).as_posix())
 
     def _text(self, path: Path) -> str:
         name = path.as_posix()

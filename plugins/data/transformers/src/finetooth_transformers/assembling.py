@@ -96,11 +96,11 @@ class Parts:
             CannotAssemble: it is of another shape than the model's.
         """
         assert self.packing is not None
-        found = self.packing.module(lambda name: self.tensors.read(f"{path}.{name}"))
+        linear = self.packing.module(lambda name: self.tensors.read(f"{path}.{name}"))
         module: Any = self.model.get_submodule(path)
-        if (found.out_features, found.in_features) != (module.out_features, module.in_features):
+        if (linear.out_features, linear.in_features) != (module.out_features, module.in_features):
             raise CannotAssemble(f"{path} has another shape")
-        return found
+        return linear
 
 
 def parts_of(folder: Path, config: Any, made: Any, *, packing: Packing | None, trust_remote_code: bool) -> Parts:
@@ -140,10 +140,10 @@ def assemble(
 
     def reader(path: str) -> Any:
         def make(module: nn.Linear) -> QuantisedLinear:
-            found = parts.module(path)
-            if found.bias is not None:
-                found.bias = found.bias.to(dtype)
-            return found
+            linear = parts.module(path)
+            if linear.bias is not None:
+                linear.bias = linear.bias.to(dtype)
+            return linear
 
         return make
 
@@ -167,12 +167,12 @@ def by_tensor(
     if any(place.dtype not in DTYPES for place in places.values()):
         return None
     whole: Any = model
-    tied, kept = set(whole.all_tied_weights_keys), kept_in_fp32(model, dtype)
-    files = {name: places[one.parts[0][1]].file.name for name, one in parts.made.items()}
+    tied, in_fp32 = set(whole.all_tied_weights_keys), kept_in_fp32(model, dtype)
+    files = {name: places[origin.parts[0][1]].file.name for name, origin in parts.made.items()}
     for path in parts.packed:
-        told = places[f"{path}.{packing.tells}"] if packing is not None else None
-        assert told is not None
-        files[f"{path}.weight"] = told.file.name
+        packed = places[f"{path}.{packing.tells}"] if packing is not None else None
+        assert packed is not None
+        files[f"{path}.weight"] = packed.file.name
         if f"{path}.bias" in places:
             files[f"{path}.bias"] = places[f"{path}.bias"].file.name
     if model.state_dict().keys() - tied != files.keys() - tied:
@@ -185,6 +185,6 @@ def by_tensor(
         number = parts.tensors.read(name) if path in parts.packed else parts.number(name)
         if not number.is_floating_point():
             return number
-        return number.to(torch.float32 if name in kept else dtype)
+        return number.to(torch.float32 if name in in_fp32 else dtype)
 
     return ModelTensors(model, {name: file for name, file in files.items() if name not in tied}, read)

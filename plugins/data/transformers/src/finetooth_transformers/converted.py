@@ -44,10 +44,10 @@ class Made:
         converter = copy.deepcopy(self.converter)
         for pattern, part in self.parts:
             converter.add_tensor(name, part, pattern, read(part))
-        found: Any = converter.convert(name, model=model, config=model.config)
-        if found.keys() != {name}:
+        converted: Any = converter.convert(name, model=model, config=model.config)
+        if converted.keys() != {name}:
             raise CannotAssemble(f"{name} is not what transformers makes of {self.parts[0][1]}")
-        made = found[name]
+        made = converted[name]
         tensor: Tensor = made[0] if isinstance(made, list) else made
         return tensor
 
@@ -62,9 +62,9 @@ def made_of(model: nn.Module, names: Collection[str]) -> dict[str, Made]:
     """
     whole: Any = model
     table: Any = get_model_conversion_mapping(whole)
-    renamings = [one for one in table if isinstance(one, WeightRenaming)]
-    converters = [one for one in table if isinstance(one, WeightConverter)]
-    by_pattern = {pattern: one for one in converters for pattern in one.source_patterns}
+    renamings = [conversion for conversion in table if isinstance(conversion, WeightRenaming)]
+    converters = [conversion for conversion in table if isinstance(conversion, WeightConverter)]
+    by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
     wanted: Any = model.state_dict()
     prefix = whole.base_model_prefix
     parts: dict[str, list[tuple[str, str]]] = {}
@@ -79,5 +79,5 @@ def made_of(model: nn.Module, names: Collection[str]) -> dict[str, Made]:
             else:
                 joined.setdefault(target, by_pattern[pattern])
         parts.setdefault(target, []).append((pattern or name, name))
-    whole._weight_conversions = [one for one in table if one.was_used()]
-    return {target: Made(tuple(found), joined.get(target)) for target, found in parts.items()}
+    whole._weight_conversions = [conversion for conversion in table if conversion.was_used()]
+    return {target: Made(tuple(sources), joined.get(target)) for target, sources in parts.items()}

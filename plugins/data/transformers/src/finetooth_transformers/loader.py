@@ -74,9 +74,9 @@ class TransformersLoader(LoaderBase):
                 action="leave it out, or name the hub id",
             )
         if folder.is_dir() and weights:
-            found = checkpoint.read(folder)
-            parameters = found.parameters if stored is None else self._count(reference, config)[0]
-            size, files, revision, experts = found.bytes, found.files, "", found.experts
+            counted = checkpoint.read(folder)
+            parameters = counted.parameters if stored is None else self._count(reference, config)[0]
+            size, files, revision, experts = counted.bytes, counted.files, "", counted.experts
         else:
             parameters, experts = self._count(reference, config)
             each = BYTES.get(str(config.dtype).removeprefix("torch."), 4) if stored is None else stored.bytes_per_weight
@@ -122,12 +122,12 @@ class TransformersLoader(LoaderBase):
                 return self._without_weights(reference, config, precision, stored=stored)
             apart = quantizer is not None and stores_apart(quantizer)
             if apart or packing is not None:
-                found = self._assembled(located, config, precision, device, quantizer, packing)
-                if found is not None:
-                    return found
+                assembled = self._assembled(located, config, precision, device, quantizer, packing)
+                if assembled is not None:
+                    return assembled
             head = head_of(config.to_dict())
             made = _class(config) if head is None else classifier_class(config, head.exported_as)
-            model, found = made.from_pretrained(
+            model, info = made.from_pretrained(
                 located,
                 dtype=PRECISIONS[precision],
                 use_safetensors=True,
@@ -135,7 +135,7 @@ class TransformersLoader(LoaderBase):
                 **self._files.arguments,
             )
         # transformers fills what a file lacks with random numbers
-        if lost := sorted(found["missing_keys"]):
+        if lost := sorted(info["missing_keys"]):
             raise RecipeError(
                 "model",
                 f"{reference} lacks {len(lost)} weights of its model: {', '.join(lost[:3])}",
@@ -170,18 +170,18 @@ class TransformersLoader(LoaderBase):
         _check_framework(framework)
         with self._files.reading(reference) as located, _quiet():
             config = self._files.config_at(located)
-            given = quantization_of(config.to_dict())
-            packing = packing_of(given, reference)
-            if (given and packing is None) or head_of(config.to_dict()) is not None:
+            quantization = quantization_of(config.to_dict())
+            packing = packing_of(quantization, reference)
+            if (quantization and packing is None) or head_of(config.to_dict()) is not None:
                 return None
             folder = self._files.folder(located)
-            found = by_tensor(
+            model_tensors = by_tensor(
                 folder, copy.deepcopy(config), _class(config), dtype=getattr(torch, PRECISIONS[precision]),
                 packing=packing, trust_remote_code=self._options.trust_remote_code,
             )  # fmt: skip
-            if found is not None and (folder / "generation_config.json").is_file():
-                found.model.generation_config = transformers.GenerationConfig.from_pretrained(str(folder))
-        return found if found is None or quantizer is None else as_stored(found, quantizer)
+            if model_tensors is not None and (folder / "generation_config.json").is_file():
+                model_tensors.model.generation_config = transformers.GenerationConfig.from_pretrained(str(folder))
+        return model_tensors if model_tensors is None or quantizer is None else as_stored(model_tensors, quantizer)
 
     def _register(self, located: str) -> None:
         """Make the architecture of a model known, where a family brings it.
@@ -195,8 +195,8 @@ class TransformersLoader(LoaderBase):
         """(inputs, outputs) of linear modules and embeddings by path; the model is built without memory."""
         with self._files.reading(reference) as located:
             model = self._unfilled(reference, self._files.config_at(located))
-        found = {path: sizes_of(module) for path, module in model.named_modules()}
-        return {path: sizes for path, sizes in found.items() if sizes is not None}
+        sizes_by_path = {path: sizes_of(module) for path, module in model.named_modules()}
+        return {path: sizes for path, sizes in sizes_by_path.items() if sizes is not None}
 
     def _assembled(
         self, located: str, config: Any, precision: str, device: str, quantizer: Quantizer | None,
@@ -225,7 +225,7 @@ class TransformersLoader(LoaderBase):
         from finetooth_torchshared.stored_experts import weights_of_experts
 
         model = self._unfilled(reference, config)
-        experts = sum(one.numel() for module in model.modules() for one in weights_of_experts(module).values())
+        experts = sum(weight.numel() for module in model.modules() for weight in weights_of_experts(module).values())
         return sum(parameter.numel() for parameter in model.parameters()), experts
 
     def _without_weights(self, reference: str, config: Any, precision: str, *, stored: bool) -> Any:

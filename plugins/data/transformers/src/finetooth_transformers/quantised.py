@@ -53,14 +53,16 @@ def stored_as(config: Mapping[str, Any]) -> Stored | None:
     Args:
         config: in transformers' shape, of a model alone or of one with towers.
     """
-    given = quantization_of(config)
-    if not given or given.get("dequantize") or given.get("format") == "dense":
+    section = quantization_of(config)
+    if not section or section.get("dequantize") or section.get("format") == "dense":
         return None
-    method = str(given.get("quant_method") or ("bitsandbytes" if _is_bitsandbytes(given) else "a format without name"))
-    weights = _weights_of(given)
-    bits = _bits(method, given, weights)
+    method = str(
+        section.get("quant_method") or ("bitsandbytes" if _is_bitsandbytes(section) else "a format without name")
+    )
+    weights = _weights_of(section)
+    bits = _bits(method, section, weights)
     name = f"{method}, {bits:g} bits" if method not in ("fp8", "mxfp4", "mxfp8", "nvfp4", "fbgemm_fp8") else method
-    return Stored(name, bits / 8 + _scales(method, bits, given, weights))
+    return Stored(name, bits / 8 + _scales(method, bits, section, weights))
 
 
 def quantization_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -69,21 +71,21 @@ def quantization_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
         return {**own, "quant_method": "mlx"}
     for holder in (config, config.get("text_config") or {}):
         for name in ("quantization_config", "compression_config"):
-            if found := holder.get(name):
-                return dict(found)
+            if section := holder.get(name):
+                return dict(section)
     return {}
 
 
 def turned_back(config: Mapping[str, Any]) -> bool:
     """Whether the weights are plain numbers in the memory of this machine, since nothing here computes with them as
     they are stored: what transformers will decide when it loads them."""
-    given = quantization_of(config)
-    if given.get("quant_method") not in TURNED_BACK:
+    section = quantization_of(config)
+    if section.get("quant_method") not in TURNED_BACK:
         return False
     from transformers.quantizers.auto import AutoHfQuantizer
 
     with suppress(Exception):  # what is missing is said when the weights are loaded
-        quantizer = AutoHfQuantizer.from_config(dict(given), pre_quantized=True)
+        quantizer = AutoHfQuantizer.from_config(dict(section), pre_quantized=True)
         quantizer.validate_environment()
         return bool(quantizer.quantization_config.dequantize)
     return False
@@ -133,12 +135,12 @@ def _weights_of(given: Mapping[str, Any]) -> Mapping[str, Any]:
 def _bits(method: str, given: Mapping[str, Any], weights: Mapping[str, Any]) -> float:
     if _is_bitsandbytes(given):
         return 4 if given.get("load_in_4bit") else 8
-    for said in (weights.get("num_bits"), given.get("bits"), given.get("nbits")):
-        if isinstance(said, int | float) and not isinstance(said, bool) and 0 < said <= 16:
-            return said
-    for said in (given.get("weights"), given.get("quant_type")):  # quanto's `int4`, torchao's `Int8WeightOnlyConfig`
-        if found := re.search(r"(?:int|float|fp|nf|uint)(\d)(?!\d)", str(said or "").lower()):
-            return int(found[1])
+    for stated in (weights.get("num_bits"), given.get("bits"), given.get("nbits")):
+        if isinstance(stated, int | float) and not isinstance(stated, bool) and 0 < stated <= 16:
+            return stated
+    for stated in (given.get("weights"), given.get("quant_type")):  # quanto's `int4`, torchao's `Int8WeightOnlyConfig`
+        if match := re.search(r"(?:int|float|fp|nf|uint)(\d)(?!\d)", str(stated or "").lower()):
+            return int(match[1])
     return BITS.get(method, 8)
 
 

@@ -59,7 +59,7 @@ def members(file: BinaryIO, name: str) -> Iterator[Member]:
                     raise _Damaged("it ends inside a file (cut off?)")
                 yield Member(info.name, data)
     except (tarfile.TarError, _Damaged) as error:
-        said = str(error) if isinstance(error, _Damaged) else f"it is not a tar archive, or cut off ({error})"
+        problem = str(error) if isinstance(error, _Damaged) else f"it is not a tar archive, or cut off ({error})"
         raise DataError(
-            name, f"{said}, after byte {place:,}" if place else said, action="fetch or write it again"
+            name, f"{problem}, after byte {place:,}" if place else problem, action="fetch or write it again"
         ) from error

@@ -21,16 +21,16 @@ def shards(pattern: str) -> list[Path]:
     Raises:
         DataError: a glob finds nothing, or a range is turned round or far too long.
     """
-    found: list[Path] = []
+    paths: list[Path] = []
     for name in _braces(pattern):
         if not any(character in name for character in "*?["):
-            found.append(Path(name))
+            paths.append(Path(name))
             continue
         files = sorted(glob(name))  # noqa: PTH207 - an absolute pattern is one of the user's
         if not files:
             raise DataError(name, "no file has such a name", action="check the pattern")
-        found += map(Path, files)
-    return found
+        paths += map(Path, files)
+    return paths
 
 
 def _braces(pattern: str) -> list[str]:
