@@ -33,16 +33,16 @@ async def _hold(http: httpx.AsyncClient, dialogue: Dialogue[T]) -> T:
     came: Answer | Exception | None = None
     while True:
         try:
-            asked = dialogue.send(came)
+            request = dialogue.send(came)
         except StopIteration as end:
             result: T = end.value
             return result
-        if isinstance(asked, Pause):
-            await asyncio.sleep(asked.seconds)
+        if isinstance(request, Pause):
+            await asyncio.sleep(request.seconds)
             came = None
             continue
         try:
-            answer = await http.request(asked.method, asked.path, json=asked.body, params=asked.query)
+            answer = await http.request(request.method, request.path, json=request.body, params=request.query)
             came = Answer(answer.status_code, answer.content)
         except httpx.TransportError as error:
             came = error

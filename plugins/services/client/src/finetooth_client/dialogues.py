@@ -147,7 +147,7 @@ class ServerDialogues:
 
     def sessions(self) -> Dialogue[list[m.Session]]:
         """Sessions that are not closed."""
-        return [m.session(one) for one in (yield from self.request("GET", "/v1/sessions"))]
+        return [m.session(session) for session in (yield from self.request("GET", "/v1/sessions"))]
 
     def sampler(self, base: str = "", *, checkpoint: str | None = None) -> Dialogue[SamplerDialogues]:
         """Sample from a base model or a checkpoint, in one batch with other clients."""
@@ -156,12 +156,14 @@ class ServerDialogues:
 
     def models(self) -> Dialogue[list[str]]:
         """Names of base models that are served."""
-        return [one["name"] for one in (yield from self.request("GET", "/v1/models"))]
+        return [model["name"] for model in (yield from self.request("GET", "/v1/models"))]
 
     def checkpoints(self, session: str | None = None) -> Dialogue[list[m.Checkpoint]]:
         """Checkpoints, oldest first; of one session if asked."""
         query = {"session": session} if session else None
-        return [m.checkpoint(one) for one in (yield from self.request("GET", "/v1/checkpoints", query=query))]
+        return [
+            m.checkpoint(checkpoint) for checkpoint in (yield from self.request("GET", "/v1/checkpoints", query=query))
+        ]
 
     def delete_checkpoint(self, id: str) -> Dialogue[None]:
         """Remove a checkpoint."""
@@ -181,8 +183,8 @@ class ServerDialogues:
 
     def health(self) -> Dialogue[Mapping[str, Any]]:
         """Whether the server works, and how many calls wait."""
-        found: Mapping[str, Any] = yield from self.request("GET", "/health")
-        return found
+        state: Mapping[str, Any] = yield from self.request("GET", "/health")
+        return state
 
     def request(
         self, method: str, path: str, body: Any = None, query: Mapping[str, Any] | None = None

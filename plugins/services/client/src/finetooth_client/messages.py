@@ -113,14 +113,14 @@ def forward(
 ) -> Sent:
     """`Engine.forward`."""
     body = {"data": _data(data), "role": role, "returns": list(returns), "keep": keep}
-    more = {"loss": loss, "normalizer": normalizer, "positions": positions and [list(one) for one in positions]}
+    more = {"loss": loss, "normalizer": normalizer, "positions": positions and [list(places) for places in positions]}
     return Sent("forward", _with(body, more), wire.decode_forward)
 
 
 def backward(handle: Handle, grads: Sequence[NDArray[np.floating[Any]]] | None, normalizer: Normalizer | None) -> Sent:
     """`Engine.backward`."""
     body = {"handle": {"id": handle.id, "weights_version": handle.weights_version}}
-    sent = None if grads is None else [wire.encode_array(np.asarray(one)) for one in grads]
+    sent = None if grads is None else [wire.encode_array(np.asarray(grad)) for grad in grads]
     return Sent("backward", _with(body, {"grads": sent, "normalizer": normalizer}), wire.decode_backward)
 
 
@@ -151,7 +151,7 @@ def logprobs(data: Sequence[Datum], role: str) -> Sent:
     """`Engine.logprobs`."""
 
     def read(result: Any) -> list[NDArray[np.float32]]:
-        return [wire.decode_array(one, "logprobs") for one in result["logprobs"]]
+        return [wire.decode_array(array, "logprobs") for array in result["logprobs"]]
 
     return Sent("logprobs", {"data": _data(data), "role": role}, read)
 
@@ -219,7 +219,7 @@ def _data(data: Sequence[Datum]) -> list[Any]:
 
 
 def _completions(values: Sequence[Any]) -> list[Completion]:
-    return [wire.decode_completion(one) for one in values]
+    return [wire.decode_completion(value) for value in values]
 
 
 def _with(body: Mapping[str, Any], more: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -71,8 +71,12 @@ class _Reader:
             CallFailed: it failed.
         """
         result = m.read_call(self.call, m.Sent("generate", read=lambda result: result))
-        flat = [one for of in result["completions"] for one in (of if isinstance(of, list) else [of])]
-        return [wire.decode_completion(one) for one in flat]
+        flat = [
+            completion
+            for group in result["completions"]
+            for completion in (group if isinstance(group, list) else [group])
+        ]
+        return [wire.decode_completion(completion) for completion in flat]
 
 
 class TokenStream:
@@ -150,7 +154,7 @@ class _Again(Exception):
 def _check(status: int, read: Callable[[], bytes] | None) -> None:
     if status < 400 or read is None:
         return
-    said = m.read_refusal(status, read().decode(errors="replace"))
+    refusal = m.read_refusal(status, read().decode(errors="replace"))
     if status in m.RETRIED:
-        raise _Again(said)
-    raise said
+        raise _Again(refusal)
+    raise refusal

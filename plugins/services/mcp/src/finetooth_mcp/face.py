@@ -109,8 +109,8 @@ async def call_tool_result(desk: Desk, name: str, arguments: Mapping[str, Any]) 
         return error_result(f"no tool has the name {name!r} (use one of {', '.join(TOOLS)})")
     outcome = "failed"
     try:
-        found = await tool.run(desk, tool.takes.model_validate(arguments))
-        outcome = str(found.get("state", "done"))
+        reply = await tool.run(desk, tool.takes.model_validate(arguments))
+        outcome = str(reply.get("state", "done"))
     except ValidationError as error:
         return error_result(one_line(error))
     except FinetoothError as error:
@@ -121,7 +121,7 @@ async def call_tool_result(desk: Desk, name: str, arguments: Mapping[str, Any]) 
     finally:
         record(desk.service, desk.caller, name, arguments, outcome)
     return types.CallToolResult(
-        content=[types.TextContent(type="text", text=json.dumps(found))], structured_content=found
+        content=[types.TextContent(type="text", text=json.dumps(reply))], structured_content=reply
     )
 
 
@@ -138,7 +138,7 @@ def error_result(message: str) -> types.CallToolResult:
 
 def one_line(error: ValidationError) -> str:
     """The first thing that is wrong with the arguments."""
-    found = error.errors()[0]
-    where = ".".join(str(part) for part in found["loc"])
-    allowed = "" if found["type"] != "extra_forbidden" else "; the tool takes no such argument"
-    return f"{where}: {found['msg']}{allowed} (see the tool's input schema)"
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    allowed = "" if problem["type"] != "extra_forbidden" else "; the tool takes no such argument"
+    return f"{where}: {problem['msg']}{allowed} (see the tool's input schema)"

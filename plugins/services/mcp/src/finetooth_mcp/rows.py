@@ -50,24 +50,24 @@ class Reader:
         Raises:
             DataError: it has no form, or two; it is too long, or nothing of it trains.
         """
-        given = [name for name in ("messages", "prompt", "tokens") if getattr(row, name) is not None]
-        if len(given) != 1:
-            raise DataError(where, f"it has {' and '.join(given) or 'none'} of messages, prompt and tokens",
+        forms = [name for name in ("messages", "prompt", "tokens") if getattr(row, name) is not None]
+        if len(forms) != 1:
+            raise DataError(where, f"it has {' and '.join(forms) or 'none'} of messages, prompt and tokens",
                             action="give one of them")  # fmt: skip
         if (row.prompt is None) != (row.completion is None):
             raise DataError(where, "prompt and completion belong together", action="give both")
         if row.tokens is None and not (row.weights is None and row.fields is None):
             raise DataError(where, "weights and fields go with tokens", action="leave them out, or give tokens")
-        found = self._tokens_of(row, where)
-        if len(found.tokens) < 2 or not any(found.weights[1:]):
+        tokenised = self._tokens_of(row, where)
+        if len(tokenised.tokens) < 2 or not any(tokenised.weights[1:]):
             raise DataError(where, "nothing in it trains", action="give something to predict")
-        if self.longest is not None and len(found.tokens) - 1 > self.longest:
+        if self.longest is not None and len(tokenised.tokens) - 1 > self.longest:
             raise DataError(
                 where,
-                f"{len(found.tokens) - 1} positions, {self.longest} are allowed",
+                f"{len(tokenised.tokens) - 1} positions, {self.longest} are allowed",
                 action="shorten it, or raise train.max_length in new_session",
             )
-        return found
+        return tokenised
 
     def _tokens_of(self, row: Row, where: str) -> Rendered:
         if row.messages is not None:
@@ -85,12 +85,12 @@ class Reader:
 
     def data(self, rows: Sequence[Row]) -> list[Datum]:
         """Data of rows, one for each."""
-        found = []
+        built = []
         for n, (row, rendered) in enumerate(zip(rows, self.all_rendered(rows), strict=True)):
             where = f"rows[{n}]"
             datum = Datum.from_tokens(rendered.tokens, rendered.weights, id=where)
-            found.append(_with_fields(datum, row.fields or {}, where))
-        return found
+            built.append(_with_fields(datum, row.fields or {}, where))
+        return built
 
     def prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Token ids of a call's prompts.
@@ -108,22 +108,22 @@ class Reader:
         Raises:
             DataError: it has no form, or two, or no tokens.
         """
-        given = [name for name in ("messages", "text", "tokens") if getattr(prompt, name) is not None]
-        if len(given) != 1:
-            raise DataError(where, f"it has {' and '.join(given) or 'none'} of messages, text and tokens",
+        forms = [name for name in ("messages", "text", "tokens") if getattr(prompt, name) is not None]
+        if len(forms) != 1:
+            raise DataError(where, f"it has {' and '.join(forms) or 'none'} of messages, text and tokens",
                             action="give one of them")  # fmt: skip
         if prompt.messages is not None:
-            found = list(
+            ids = list(
                 self.context.renderer.prompt(self.opening.before(_messages(prompt.messages)), self.opening.tools)
             )
         elif prompt.text is not None:
             tokenizer = self.context.tokenizer
-            found = [*text_opening(tokenizer), *tokenizer.encode(prompt.text)]
+            ids = [*text_opening(tokenizer), *tokenizer.encode(prompt.text)]
         else:
-            found = list(prompt.tokens or ())
-        if not found:
+            ids = list(prompt.tokens or ())
+        if not ids:
             raise DataError(where, "it is empty", action="begin it with at least one token")
-        return found
+        return ids
 
     def text(self, tokens: Sequence[int]) -> str:
         """Of token ids, special ones spelled."""

@@ -61,8 +61,8 @@ def one_run(name: str) -> Json:
 def diagnosis(name: str) -> Json:
     """What its reports show to be wrong, each with what to do; the end of its output."""
     folder = folder_of(name)
-    found = advice(read_run(folder)) if is_run(folder) else []
-    return {"run": name, "wrong": found, "output": output_of(folder)}
+    problems = advice(read_run(folder)) if is_run(folder) else []
+    return {"run": name, "wrong": problems, "output": output_of(folder)}
 
 
 def start(recipe: str, name: str, overrides: list[str]) -> Json:
@@ -100,8 +100,8 @@ def stop(name: str) -> Json:
 async def apart(function: Any, *arguments: Any) -> Json:
     """In a thread: disks are slow."""
     processes.reap()
-    found: Json = await asyncio.to_thread(function, *arguments)
-    return found
+    reply: Json = await asyncio.to_thread(function, *arguments)
+    return reply
 
 
 def folder_of(name: str) -> Path:
@@ -132,5 +132,5 @@ def _short(run: Recorded) -> Json:
 
 def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
     stride = max(1, -(-len(points) // CURVE))
-    kept = points[::stride]
-    return kept if not points or kept[-1] == points[-1] else [*kept, points[-1]]
+    thinned = points[::stride]
+    return thinned if not points or thinned[-1] == points[-1] else [*thinned, points[-1]]

@@ -56,8 +56,8 @@ class Desk:
 
     async def reader(self, session: str) -> Reader:
         """Reads rows for a session's model."""
-        found = await asyncio.to_thread(self.service.session, self.caller, session)
-        return await asyncio.to_thread(self.readers.of, found)
+        opened = await asyncio.to_thread(self.service.session, self.caller, session)
+        return await asyncio.to_thread(self.readers.of, opened)
 
     async def finished(self, call: str, summary: Callable[[Any], Json]) -> Json:
         """The result of a call; its id while it is not done.
@@ -65,12 +65,12 @@ class Desk:
         Raises:
             UserError: it failed.
         """
-        found = await self.service.wait(self.caller, call, WAIT)
-        if found["state"] == "queued":
+        outcome = await self.service.wait(self.caller, call, WAIT)
+        if outcome["state"] == "queued":
             return {"state": "queued", "call": call, "next": "call wait_for_call with this id"}
-        if found["state"] == "failed":
-            raise UserError(found["error"]["message"])
-        return summary(found)
+        if outcome["state"] == "failed":
+            raise UserError(outcome["error"]["message"])
+        return summary(outcome)
 
     async def primitive(self, session: str, operation: str, arguments: Json) -> Json:
         """One of the primitives."""
@@ -85,21 +85,26 @@ def call_summary(call: Mapping[str, Any]) -> Json:
         case "create":
             return {"session": call["session"], "parameters": result["parameters"], "trained": result["trained"]}
         case "forward":
-            found = _evaluation_json(result)
+            evaluation = _evaluation_json(result)
             if result["handle"] is not None:
-                found["handle"] = result["handle"]["id"]
-            return {**found, "logprobs": [_numbers(of["logprobs"]) for of in result["outputs"]]}
+                evaluation["handle"] = result["handle"]["id"]
+            return {**evaluation, "logprobs": [_numbers(of["logprobs"]) for of in result["outputs"]]}
         case "forward_backward":
             return _evaluation_json(result)
         case "logprobs":
-            rows = [_numbers(one) for one in result["logprobs"]]
+            rows = [_numbers(row) for row in result["logprobs"]]
             return {"rows": [{"sum": float(f"{sum(row):.9g}"), "logprobs": row} for row in rows]}
         case "generate":
             return {
                 "completions": [
                     [
-                        {"text": one["text"], "stop": one["stop"], "tokens": one["tokens"], "logprobs": one["logprobs"]}
-                        for one in of
+                        {
+                            "text": completion["text"],
+                            "stop": completion["stop"],
+                            "tokens": completion["tokens"],
+                            "logprobs": completion["logprobs"],
+                        }
+                        for completion in of
                     ]
                     for of in result["completions"]
                 ]
@@ -109,8 +114,8 @@ def call_summary(call: Mapping[str, Any]) -> Json:
 
 
 def _evaluation_json(result: Mapping[str, Any]) -> Json:
-    found = {"loss": result["loss"], "tokens": result["tokens"], "targets": result["targets"]}
-    return {**found, **({"metrics": result["metrics"]} if result["metrics"] else {})}
+    evaluation = {"loss": result["loss"], "tokens": result["tokens"], "targets": result["targets"]}
+    return {**evaluation, **({"metrics": result["metrics"]} if result["metrics"] else {})}
 
 
 def _numbers(encoded: Any) -> list[float]:
@@ -124,11 +129,11 @@ def _numbers(encoded: Any) -> list[float]:
 
 async def list_models(desk: Desk, given: a.Nothing) -> Json:
     """Base models that can be trained here, with the settings that a session has by default. Next: new_session."""
-    found = []
+    models = []
     for name, recipe in desk.service.served.items():
         sections = {key: recipe[key] for key in ("adapter", "optimizer", "schedule", "train") if key in recipe}
-        found.append({"name": name, "defaults": sections})
-    return {"models": found}
+        models.append({"name": name, "defaults": sections})
+    return {"models": models}
 
 
 async def new_session(desk: Desk, given: a.NewSession) -> Json:

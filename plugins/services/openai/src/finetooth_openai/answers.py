@@ -66,12 +66,12 @@ class ChatAnswer:
 
     def message(self) -> dict[str, Any]:
         """The message."""
-        found: dict[str, Any] = {"role": "assistant", "content": self.content, "refusal": None}
+        fields: dict[str, Any] = {"role": "assistant", "content": self.content, "refusal": None}
         if self.calls:
-            found |= {"content": self.content or None, "tool_calls": self.calls}
+            fields |= {"content": self.content or None, "tool_calls": self.calls}
         if self.reasoning:
-            found["reasoning_content"] = self.reasoning
-        return found
+            fields["reasoning_content"] = self.reasoning
+        return fields
 
     def finish(self, completion: Mapping[str, Any]) -> str:
         """Why it ends."""
@@ -94,7 +94,10 @@ def chat_logprobs(
     for n, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
         likeliest = [] if top is None else zip(top.tokens[n], top.logprobs[n], strict=True)
         content.append(
-            {**_token(tokenizer, token, logprob), "top_logprobs": [_token(tokenizer, *one) for one in likeliest]}
+            {
+                **_token(tokenizer, token, logprob),
+                "top_logprobs": [_token(tokenizer, *alternative) for alternative in likeliest],
+            }
         )
     return {"content": content, "refusal": None}
 
@@ -151,7 +154,7 @@ def shown_of_text(tokenizer: Tokenizer, completion: Mapping[str, Any], stops: Se
 def usage(prompts: Sequence[Sequence[int]], results: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Tokens that were read and written; the ones that end completions count."""
     read = sum(map(len, prompts))
-    written = sum(len(one["tokens"]) for result in results for one in result["completions"])
+    written = sum(len(completion["tokens"]) for result in results for completion in result["completions"])
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 

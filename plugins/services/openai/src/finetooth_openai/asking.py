@@ -70,18 +70,18 @@ class Asked(Generic[Body]):
         Raises:
             FinetoothError: the service refuses one.
         """
-        found = self
+        started = self
         for at in range(0, len(self.prompts), AT_ONCE):
             try:
                 calls = await asyncio.to_thread(self._submit, self.prompts[at : at + AT_ONCE])
             except BaseException:
-                await found.cancel()
+                await started.cancel()
                 raise
-            found = replace(found, calls=found.calls + calls)
-            if len(found.calls) < len(self.prompts) and await left():
-                await found.cancel()
+            started = replace(started, calls=started.calls + calls)
+            if len(started.calls) < len(self.prompts) and await left():
+                await started.cancel()
                 return None
-        return found
+        return started
 
     def _submit(self, prompts: Sequence[Sequence[int]]) -> tuple[str, ...]:
         """Calls of some prompts, or none of them."""
@@ -100,14 +100,14 @@ class Asked(Generic[Body]):
 
     async def results(self, left: Left) -> list[Mapping[str, Any]] | None:
         """The result of each prompt's call; None, and the calls cancelled, where the client went away."""
-        found: list[Mapping[str, Any]] = []
+        answers: list[Mapping[str, Any]] = []
         for call in self.calls:
             result = await finished(self.service, self.caller, call, left)
             if result is None:
                 await self.cancel()
                 return None
-            found.append(result)
-        return found
+            answers.append(result)
+        return answers
 
     async def cancel(self) -> None:
         """Let go of what nobody waits for."""
@@ -190,9 +190,9 @@ async def finished(
 ) -> Mapping[str, Any] | None:
     """A call's result; None if the client left before it."""
     while True:
-        found = await service.wait(caller, call, HOLD)
-        if found["state"] != "queued":
-            return result_of(found)
+        answer = await service.wait(caller, call, HOLD)
+        if answer["state"] != "queued":
+            return result_of(answer)
         if left is not None and await left():
             return None
 
@@ -234,21 +234,21 @@ def _texts(
         count: answers to each.
     """
     context = model.context
-    given: list[Any] = [asked] if isinstance(asked, str) or isinstance(asked[0], int) else [*asked]
-    if len(given) * count > COMPLETIONS:
-        raise Fault(f"{len(given):,} prompts, {count} completions of each, {COMPLETIONS:,} completions are taken",
+    prompts: list[Any] = [asked] if isinstance(asked, str) or isinstance(asked[0], int) else [*asked]
+    if len(prompts) * count > COMPLETIONS:
+        raise Fault(f"{len(prompts):,} prompts, {count} completions of each, {COMPLETIONS:,} completions are taken",
                     action="send fewer at once", param=field)  # fmt: skip
-    if too_long((one for one in given if isinstance(one, str)), None):
+    if too_long((prompt for prompt in prompts if isinstance(prompt, str)), None):
         raise Fault("the prompts together are too long", action="send fewer at once", param=field)
-    found: list[Sequence[int]] = []
-    for n, one in enumerate(given):
-        if isinstance(one, str):
-            _check_length(model, [one], field if one is asked else f"{field}[{n}]")
-        ids = list(encode_document(one, context.tokenizer, context.markup) if isinstance(one, str) else one)
+    encoded: list[Sequence[int]] = []
+    for n, prompt in enumerate(prompts):
+        if isinstance(prompt, str):
+            _check_length(model, [prompt], field if prompt is asked else f"{field}[{n}]")
+        ids = list(encode_document(prompt, context.tokenizer, context.markup) if isinstance(prompt, str) else prompt)
         if not ids:
             raise Fault("a prompt has no tokens", action="give a text", param=f"{field}[{n}]")
-        found.append(ids)
-    return found
+        encoded.append(ids)
+    return encoded
 
 
 def _texts_of(body: ChatRequest) -> Iterator[str]:
@@ -280,10 +280,10 @@ def _room(model: Model, prompt: Sequence[int], body: Named) -> int:
         Fault: prompt and answer are longer than the model takes.
     """
     most = model.context.facts.max_positions
-    asked = body.longest
+    wanted = body.longest
     if not most:
-        return LONGEST if asked is None else asked
-    room, least = most - len(prompt), 0 if isinstance(body, EmbeddingRequest) else asked or 1
+        return LONGEST if wanted is None else wanted
+    room, least = most - len(prompt), 0 if isinstance(body, EmbeddingRequest) else wanted or 1
     if room < least:
         field = "messages" if isinstance(body, ChatRequest) else "prompt" if least else "input"
         raise Fault(
@@ -292,4 +292,4 @@ def _room(model: Model, prompt: Sequence[int], body: Named) -> int:
             param=field,
             code="context_length_exceeded",
         )
-    return min(room, LONGEST) if asked is None else asked
+    return min(room, LONGEST) if wanted is None else wanted

@@ -76,11 +76,11 @@ async def respond(service: FaceService, models: Models, scope: MutableMapping[st
     caller: FaceCaller = scope["state"]["caller"]
     path = scope["path"].removeprefix(scope.get("root_path", "")).removeprefix(PATH)
     if path == MODELS:
-        found = await asyncio.to_thread(models.all, caller)
-        return JSONResponse({"object": "list", "data": [one.json() for one in found]})
+        offered = await asyncio.to_thread(models.all, caller)
+        return JSONResponse({"object": "list", "data": [model.json() for model in offered]})
     if path.startswith(MODELS):
-        one = await asyncio.to_thread(models.find, caller, path.removeprefix(f"{MODELS}/"))
-        return JSONResponse(one.json())
+        model = await asyncio.to_thread(models.find, caller, path.removeprefix(f"{MODELS}/"))
+        return JSONResponse(model.json())
     return await _answered(service, models, caller, path, HttpRequest(scope, receive))
 
 
@@ -130,10 +130,10 @@ def _read(kind: type[Body], content: bytes) -> Body:
         Fault: the body is not such a request.
     """
     try:
-        found = json_parts.received(content)
+        body = json_parts.received(content)
     except ValueError as error:
         raise Fault(f"the body cannot be read: {error}", action="send a JSON object") from error
-    return read(kind, found)
+    return read(kind, body)
 
 
 def chat(asked: Asked[ChatRequest], results: list[Mapping[str, Any]]) -> dict[str, Any]:
@@ -142,12 +142,12 @@ def chat(asked: Asked[ChatRequest], results: list[Mapping[str, Any]]) -> dict[st
     choices = []
     for n, completion in enumerate(results[0]["completions"]):
         id_ = f"{asked.calls[0]}_{n}"
-        said = ChatAnswer(context, completion["tokens"], body.stops, id_, must_call=bool(body.must_call))
-        choice = {"index": n, "message": said.message(), "logprobs": None, "finish_reason": said.finish(completion)}
+        answer = ChatAnswer(context, completion["tokens"], body.stops, id_, must_call=bool(body.must_call))
+        choice = {"index": n, "message": answer.message(), "logprobs": None, "finish_reason": answer.finish(completion)}
         if body.logprobs:
-            tokens = completion["tokens"][: said.shown]
+            tokens = completion["tokens"][: answer.shown]
             top = Scored.of(completion)
-            choice["logprobs"] = chat_logprobs(context.tokenizer, tokens, completion["logprobs"][: said.shown], top)
+            choice["logprobs"] = chat_logprobs(context.tokenizer, tokens, completion["logprobs"][: answer.shown], top)
         choices.append(choice)
     head = envelope("chat.completion", asked.calls[0], asked.body.model)
     return {**head, "choices": choices, "usage": usage(asked.prompts, results)}
@@ -158,15 +158,22 @@ def completions(asked: Asked[CompletionRequest], results: list[Mapping[str, Any]
     body, tokenizer = asked.body, asked.model.context.tokenizer
     choices: list[dict[str, Any]] = []
     for prompt, result in zip(asked.prompts, results, strict=True):
-        for one in result["completions"]:
-            choice = {"index": len(choices), "text": one["text"], "logprobs": None, "finish_reason": one["stop"]}
+        for completion in result["completions"]:
+            choice = {
+                "index": len(choices),
+                "text": completion["text"],
+                "logprobs": None,
+                "finish_reason": completion["stop"],
+            }
             if body.return_token_ids:  # as vLLM gives them: all that were drawn, the one that ends it too
-                choice |= {"token_ids": list(one["tokens"]), "prompt_token_ids": list(prompt)}
+                choice |= {"token_ids": list(completion["tokens"]), "prompt_token_ids": list(prompt)}
             if body.logprobs is not None:
-                whole = len(one["tokens"])
-                shown = whole if body.return_token_ids else shown_of_text(tokenizer, one, body.stops)
-                tokens = one["tokens"][:shown]
-                choice["logprobs"] = text_logprobs(tokenizer, tokens, one["logprobs"][:shown], Scored.of(one))
+                whole = len(completion["tokens"])
+                shown = whole if body.return_token_ids else shown_of_text(tokenizer, completion, body.stops)
+                tokens = completion["tokens"][:shown]
+                choice["logprobs"] = text_logprobs(
+                    tokenizer, tokens, completion["logprobs"][:shown], Scored.of(completion)
+                )
             choices.append(choice)
     head = envelope("text_completion", asked.calls[0], asked.body.model)
     return {**head, "choices": choices, "usage": usage(asked.prompts, results)}

@@ -21,36 +21,36 @@ def messages_of(given: Sequence[ChatMessage]) -> tuple[Message, ...]:
         Fault: a message holds what no renderer is given here; names the field.
     """
     names: dict[str, str] = {}  # of tools, by the call
-    found = []
-    for n, one in enumerate(given):
+    messages = []
+    for n, message in enumerate(given):
         where = f"messages[{n}]"
         for field in ("audio", "function_call", "refusal"):
-            if getattr(one, field):
+            if getattr(message, field):
                 raise Fault(f"{field} is not offered here", action="leave it out", param=f"{where}.{field}")
-        calls = [_call(call, f"{where}.tool_calls[{k}]") for k, call in enumerate(one.tool_calls or ())]
+        calls = [_call(call, f"{where}.tool_calls[{k}]") for k, call in enumerate(message.tool_calls or ())]
         names |= {call["id"]: call["function"]["name"] for call in calls}
-        if calls and one.role != "assistant":
+        if calls and message.role != "assistant":
             raise Fault("only the assistant calls tools", action="fix the role", param=f"{where}.tool_calls")
-        content, media = _parts(one, where)
-        if not content and not calls and one.role == "assistant" and not one.reasoning_content:
+        content, media = _parts(message, where)
+        if not content and not calls and message.role == "assistant" and not message.reasoning_content:
             raise Fault("the message says nothing", action="give its content", param=f"{where}.content")
-        answers = one.tool_call_id or ""
-        tool = one.role == "tool"
-        if tool and answers not in names and not one.name:
+        answers = message.tool_call_id or ""
+        tool = message.role == "tool"
+        if tool and answers not in names and not message.name:
             raise Fault(f"no call before it has the id {answers!r}", action="give the id of a call",
                         param=f"{where}.tool_call_id")  # fmt: skip
-        found.append(
+        messages.append(
             Message(
-                "system" if one.role == "developer" else one.role,
+                "system" if message.role == "developer" else message.role,
                 content,
-                reasoning=one.reasoning_content or "",
+                reasoning=message.reasoning_content or "",
                 tool_calls=tuple(calls),
-                name=one.name or names.get(answers, "") if tool else "",
+                name=message.name or names.get(answers, "") if tool else "",
                 tool_call_id=answers if tool else "",
                 media=media,
             )
         )
-    return tuple(found)
+    return tuple(messages)
 
 
 def calls_json(calls: Sequence[Mapping[str, Any]], answer: str) -> list[dict[str, Any]]:
@@ -85,8 +85,8 @@ def _parts(message: ChatMessage, where: str) -> tuple[str, tuple[Placed, ...]]:
         elif part.type in ("image_url", "input_audio"):
             shown = part.type == "image_url"
             if message.role != "user":
-                held = "an image" if shown else "a sound"
-                raise Fault(f"a message of the role {message.role} holds {held}", action="send it as the user",
+                what = "an image" if shown else "a sound"
+                raise Fault(f"a message of the role {message.role} holds {what}", action="send it as the user",
                             param=at)  # fmt: skip
             medium = image_of(part.image_url, at) if shown else sound_of(part.input_audio, at)
             media.append(Placed(len(text), medium))

@@ -171,8 +171,8 @@ class Request(Named):
     @property
     def stops(self) -> tuple[str, ...]:
         """Strings that end an answer."""
-        given = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        return tuple(given)
+        texts = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return tuple(texts)
 
     @property
     def longest(self) -> int | None:
@@ -210,9 +210,9 @@ class Request(Named):
         )
 
     def check(self) -> None:
-        if any(not one for one in self.stops):
+        if any(not stop for stop in self.stops):
             raise Fault("stop: an empty text ends nothing", action="leave it out", param="stop")
-        if any(len(one) > LONGEST_STOP for one in self.stops):
+        if any(len(stop) > LONGEST_STOP for stop in self.stops):
             raise Fault(f"stop: a text of more than {LONGEST_STOP} characters", action="shorten it", param="stop")
         if self.service_tier not in (None, "auto", "default"):
             raise not_offered("service_tier", "all requests are served alike")
@@ -264,14 +264,14 @@ class ChatRequest(Request):
         if choice != "required" and not isinstance(named, dict):
             raise Fault("tool_choice is none, auto, required, or {type: function, function: {name: TEXT}}",
                         action="write it so", param="tool_choice")  # fmt: skip
-        found = [
+        tools = [
             tool
             for tool in self.tools or ()
             if named is None or tool.get("function", {}).get("name") == named.get("name")
         ]
-        if not found:
+        if not tools:
             raise Fault("tool_choice names a tool that tools lacks", action="name one of tools", param="tool_choice")
-        return found
+        return tools
 
     def check(self) -> None:
         super().check()
@@ -389,11 +389,11 @@ def read(kind: type[Body], content: Any) -> Body:
 
 def fault_of(kind: type[BaseModel], error: ValidationError) -> Fault:
     """The first field that is wrong."""
-    found = error.errors()[0]
-    fields = [str(part) for part in found["loc"]]
+    problem = error.errors()[0]
+    fields = [str(part) for part in problem["loc"]]
     place = brief(".".join(fields), 100)
-    if found["type"] != "extra_forbidden":
-        return Fault(f"{place}: {found['msg']}", action="fix it", param=place)
+    if problem["type"] != "extra_forbidden":
+        return Fault(f"{place}: {problem['msg']}", action="fix it", param=place)
     near = nearest(place, kind.model_fields) if len(fields) == 1 else None
     meant = f"did you mean {near}?" if near else "leave it out"
     return Fault(f"{place} is not offered here", action=meant, param=place, code="unsupported_parameter")

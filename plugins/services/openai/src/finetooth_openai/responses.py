@@ -97,7 +97,7 @@ class ResponseRequest(Named):
             Fault: something is asked for that is not offered here.
         """
         messages, _ = messages_of(self.input, self.instructions)
-        given = {
+        fields = {
             "model": self.model,
             "messages": messages,
             "max_tokens": self.max_output_tokens,
@@ -114,7 +114,7 @@ class ResponseRequest(Named):
             "stream": self.stream,
             "service_tier": self.service_tier,
         }
-        return read(ChatRequest, given)
+        return read(ChatRequest, fields)
 
     @contextmanager
     def in_own_names(self) -> Iterator[None]:
@@ -129,8 +129,10 @@ class ResponseRequest(Named):
                     for begin in (f"messages[{n}]", f"messages.{n}"):
                         if param == begin or param.startswith(f"{begin}."):
                             own = origin + param.removeprefix(begin)
-            said = fault.args[0].replace(param, own) if param else fault.args[0]
-            raise Fault(said, action=fault.action, status=fault.status, param=own or None, code=fault.code) from fault
+            message = fault.args[0].replace(param, own) if param else fault.args[0]
+            raise Fault(
+                message, action=fault.action, status=fault.status, param=own or None, code=fault.code
+            ) from fault
 
     def check(self) -> None:
         for name in ("store", "background", "previous_response_id", "conversation"):
@@ -209,27 +211,27 @@ def _parts(content: Any, where: str) -> Any:
     """
     if not isinstance(content, list):
         return content
-    found: list[Json] = []
+    parts: list[Json] = []
     for k, part in enumerate(content):
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind in ("input_text", "output_text", "text"):
-            found.append({"type": "text", "text": part.get("text")})
+            parts.append({"type": "text", "text": part.get("text")})
         elif kind == "input_image" and part.get("image_url"):
-            found.append({"type": "image_url", "image_url": {"url": part["image_url"]}})
+            parts.append({"type": "image_url", "image_url": {"url": part["image_url"]}})
         elif kind == "input_audio":
-            found.append({"type": kind, kind: part.get(kind)})
+            parts.append({"type": kind, kind: part.get(kind)})
         else:
             raise Fault(f"content of the type {kind!r} is not offered here", action="send text",
                         param=f"{where}.content[{k}]")  # fmt: skip
-    return found
+    return parts
 
 
 def _tool(tool: Json, n: int) -> Json:
     if tool.get("type") != "function":
         raise Fault(f"a tool of the type {tool.get('type')!r} is not offered here", action="offer functions",
                     param=f"tools[{n}]")  # fmt: skip
-    kept = {name: tool[name] for name in ("name", "description", "parameters") if tool.get(name) is not None}
-    return {"type": "function", "function": kept}
+    function = {name: tool[name] for name in ("name", "description", "parameters") if tool.get(name) is not None}
+    return {"type": "function", "function": function}
 
 
 def _choice(choice: Any) -> Any:
@@ -241,19 +243,19 @@ def _choice(choice: Any) -> Any:
 def output_of(asked: Asked[ChatRequest], completion: Mapping[str, Any]) -> list[Json]:
     """Items of an answer: what was thought aloud, what was said, and calls of tools."""
     body, context, id_ = asked.body, asked.model.context, asked.calls[0]
-    said = ChatAnswer(context, completion["tokens"], body.stops, f"{id_}_0", must_call=bool(body.must_call))
+    answer = ChatAnswer(context, completion["tokens"], body.stops, f"{id_}_0", must_call=bool(body.must_call))
     items: list[Json] = []
-    if said.reasoning:
-        items.append(reasoning_item(id_, said.reasoning))
-    if said.content or not said.calls:
+    if answer.reasoning:
+        items.append(reasoning_item(id_, answer.reasoning))
+    if answer.content or not answer.calls:
         logprobs: list[Json] = []
         if body.logprobs:
-            shown = slice(said.shown)
+            shown = slice(answer.shown)
             scores = completion["logprobs"][shown]
             tokens = completion["tokens"][shown]
             logprobs = chat_logprobs(context.tokenizer, tokens, scores, Scored.of(completion))["content"]
-        items.append(message_item(id_, said.content, logprobs))
-    return [*items, *(call_item(call) for call in said.calls)]
+        items.append(message_item(id_, answer.content, logprobs))
+    return [*items, *(call_item(call) for call in answer.calls)]
 
 
 def reasoning_item(id_: str, text: str) -> Json:

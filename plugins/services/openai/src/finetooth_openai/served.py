@@ -63,20 +63,30 @@ class Models:
     def all(self, caller: FaceCaller) -> list[Model]:
         """Bases first, then adapters of the command line, then the caller's checkpoints, oldest first. A checkpoint's
         name is its own where no other has it, else its id."""
-        found = [Model(base, base, None, self._begun, self._context(base), (), self._opening(base))
+        models = [Model(base, base, None, self._begun, self._context(base), (), self._opening(base))
                  for base in self._service.served]  # fmt: skip
         for name, base in self._service.adapters.items():
             stack = (StackPart(adapter=name),)
-            found.append(Model(name, base, None, self._begun, self._context(base), stack, self._opening(name)))
-        known = [one for one in self._service.checkpoints(caller) if one["base"] in self._service.served]
-        names = Counter([*self._service.served, *self._service.adapters, *(one["name"] for one in known)])
-        for one in known:
-            name = one["name"] if names[one["name"]] == 1 else one["id"]
-            base = one["base"]
-            found.append(
-                Model(name, base, one["id"], int(one["created"]), self._context(base), (), self._opening(base))
+            models.append(Model(name, base, None, self._begun, self._context(base), stack, self._opening(name)))
+        known = [
+            checkpoint for checkpoint in self._service.checkpoints(caller) if checkpoint["base"] in self._service.served
+        ]
+        names = Counter([*self._service.served, *self._service.adapters, *(checkpoint["name"] for checkpoint in known)])
+        for checkpoint in known:
+            name = checkpoint["name"] if names[checkpoint["name"]] == 1 else checkpoint["id"]
+            base = checkpoint["base"]
+            models.append(
+                Model(
+                    name,
+                    base,
+                    checkpoint["id"],
+                    int(checkpoint["created"]),
+                    self._context(base),
+                    (),
+                    self._opening(base),
+                )
             )
-        return found
+        return models
 
     def find(self, caller: FaceCaller, name: str) -> Model:
         """What a name means to the caller; a checkpoint's id always is one of its names, and the last part of a path
@@ -88,15 +98,15 @@ class Models:
             UserError: a sum that cannot be.
         """
         known = self.all(caller)
-        for one in known:
-            if name in (one.name, one.checkpoint):
-                return one
+        for model in known:
+            if name in (model.name, model.checkpoint):
+                return model
         if is_stack(name):
             return self._stack(name, known)
-        ending = [one for one in known if one.name.rstrip("/").rpartition("/")[2] == name]
+        ending = [model for model in known if model.name.rstrip("/").rpartition("/")[2] == name]
         if len(ending) == 1:
             return ending[0]
-        near = nearest(name, [one.name for one in known])
+        near = nearest(name, [model.name for model in known])
         raise Fault(
             f"no model {name!r}",
             action=f"did you mean {near}?" if near else "list the models that there are",
@@ -111,22 +121,24 @@ class Models:
         Raises:
             UserError: a part is unknown or not an adapter, or they have different bases.
         """
-        by_name = {key: one for one in known for key in (one.name, one.checkpoint) if key}
-        found = [(by_name[part], weight) for part, weight in parts_of(name, by_name.__contains__, setting="model")]
-        first = found[0][0]
-        for one, _ in found:
-            if one.checkpoint is None and not one.stack:
-                raise UserError(f"model {name}: {one.name} is not an adapter", action="stack adapters and checkpoints")
-            if one.base != first.base:
+        by_name = {key: model for model in known for key in (model.name, model.checkpoint) if key}
+        weighted = [(by_name[part], weight) for part, weight in parts_of(name, by_name.__contains__, setting="model")]
+        first = weighted[0][0]
+        for model, _ in weighted:
+            if model.checkpoint is None and not model.stack:
                 raise UserError(
-                    f"model {name}: {first.name} adds to {first.base}, and {one.name} to {one.base}",
+                    f"model {name}: {model.name} is not an adapter", action="stack adapters and checkpoints"
+                )
+            if model.base != first.base:
+                raise UserError(
+                    f"model {name}: {first.name} adds to {first.base}, and {model.name} to {model.base}",
                     action="stack adapters of one base",
                 )
         stack = tuple(
-            StackPart(adapter="" if one.checkpoint else one.name, checkpoint=one.checkpoint or "", weight=weight)
-            for one, weight in found
+            StackPart(adapter="" if model.checkpoint else model.name, checkpoint=model.checkpoint or "", weight=weight)
+            for model, weight in weighted
         )
-        return Model(name, first.base, None, self._begun, first.context, stack, found[0][0].opening)
+        return Model(name, first.base, None, self._begun, first.context, stack, weighted[0][0].opening)
 
     def _opening(self, name: str) -> Opening:
         """What nearly all training rows of a model or an adapter began with, read once."""

@@ -97,36 +97,36 @@ class _Choice:
             return self._chat(completion)
         tokenizer, stops = self._asked.model.context.tokenizer, self._asked.body.stops
         text, shown = self._content.more(completion["text"], whole=True), shown_of_text(tokenizer, completion, stops)
-        found = self._text(text, shown, Scored.of(completion))
-        return [*found, {"index": self._index, "text": "", "logprobs": None, "finish_reason": completion["stop"]}]
+        choices = self._text(text, shown, Scored.of(completion))
+        return [*choices, {"index": self._index, "text": "", "logprobs": None, "finish_reason": completion["stop"]}]
 
     def _chat(self, completion: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         body, whole = self._asked.body, completion is not None
         assert isinstance(body, ChatRequest)
         context, must_call = self._asked.model.context, bool(body.must_call)
-        said = ChatAnswer(context, self._tokens, body.stops, self._answer, must_call=must_call)
+        answer = ChatAnswer(context, self._tokens, body.stops, self._answer, must_call=must_call)
         delta: dict[str, Any] = {}
         if not self._begun:
             delta["role"] = "assistant"
-        thinking = not said.reasoning and (self._thinks or said.content.lstrip().startswith(THOUGHT[0]))
+        thinking = not answer.reasoning and (self._thinks or answer.content.lstrip().startswith(THOUGHT[0]))
         if whole or not (body.tools or thinking):  # what is being written with tools at hand may become a call
-            if reasoning := self._reasoning.more(said.reasoning, whole=whole):
+            if reasoning := self._reasoning.more(answer.reasoning, whole=whole):
                 delta["reasoning_content"] = reasoning
-            if content := self._content.more(said.content, whole=whole):
+            if content := self._content.more(answer.content, whole=whole):
                 delta["content"] = content
-        if whole and said.calls:
-            delta["tool_calls"] = [{"index": n, **call} for n, call in enumerate(said.calls)]
-        found = []
-        shown = said.shown if whole else min(said.shown, len(self._tokens) - 1)
+        if whole and answer.calls:
+            delta["tool_calls"] = [{"index": n, **call} for n, call in enumerate(answer.calls)]
+        choices = []
+        shown = answer.shown if whole else min(answer.shown, len(self._tokens) - 1)
         logprobs = self._new_chat_logprobs(shown, None if completion is None else Scored.of(completion))
         if delta or logprobs:
             self._begun = True
-            found.append({"index": self._index, "delta": delta, "logprobs": logprobs, "finish_reason": None})
+            choices.append({"index": self._index, "delta": delta, "logprobs": logprobs, "finish_reason": None})
         if completion is not None:
-            found.append(
-                {"index": self._index, "delta": {}, "logprobs": None, "finish_reason": said.finish(completion)}
+            choices.append(
+                {"index": self._index, "delta": {}, "logprobs": None, "finish_reason": answer.finish(completion)}
             )
-        return found
+        return choices
 
     def _new_chat_logprobs(self, shown: int, top: Scored | None) -> dict[str, Any] | None:
         """Of tokens that have none yet; with the likeliest ones, which are known once the answer is whole, of all."""
@@ -219,14 +219,14 @@ async def choices_of(
             _Choice(asked, place * asked.sampling.n + n, f"{asked.calls[0]}_{n}") for n in range(asked.sampling.n)
         ]
         async with aclosing(asked.service.follow(asked.caller, call)) as following:
-            async for one in following:
-                if one is None:
+            async for piece in following:
+                if piece is None:
                     yield None
-                elif isinstance(one, FacePiece):
-                    for choice in choices[one.completion].take(one):
+                elif isinstance(piece, FacePiece):
+                    for choice in choices[piece.completion].take(piece):
                         yield choice
                 else:
-                    results.append(result_of(one))
+                    results.append(result_of(piece))
                     for writing, completion in zip(choices, results[-1]["completions"], strict=True):
                         for choice in writing.end(completion):
                             yield choice
