@@ -160,8 +160,8 @@ class Hermes(TurnRenderer):
             raise self.refuse("no markup for properties that are not schemas", where, "fix the tool")
         typed = {key: self._type(value, where) for key, value in fields.items()}
         signature = f"{name}({', '.join(f'{key}: {type_}' for key, type_ in typed.items())})"
-        given = function.get("return")
-        result = given if isinstance(given, Mapping) else None  # a schema may be `true`, which says nothing
+        returned = function.get("return")
+        result = returned if isinstance(returned, Mapping) else None  # a schema may be `true`, which says nothing
         if result is not None:
             signature += f" -> {self._type(result, where)}"
         text = f"{signature} - {description}\n\n" + ("    Args:\n" if fields else "")
@@ -194,7 +194,7 @@ class Hermes(TurnRenderer):
             if kind == "object":
                 return "dict"
         elif isinstance(kind, Sequence):
-            return f"Union[{','.join(self._type({'type': one}, where) for one in kind)}]"
+            return f"Union[{','.join(self._type({'type': member}, where) for member in kind)}]"
         raise self.refuse(f"no name for the type {schema!r:.80}", where)
 
     def _check(self, conversation: Conversation) -> None:

@@ -103,8 +103,8 @@ def _answer_text(shaper: Shaper, calls: Sequence[Call], said_of: Callable[[str, 
 
 
 def _same(read: tuple[str, tuple[Call, ...]], calls: Sequence[Call]) -> bool:
-    content, found = read
-    return not content.strip() and _functions(found) == _functions(calls)
+    content, parsed = read
+    return not content.strip() and _functions(parsed) == _functions(calls)
 
 
 def _functions(calls: Sequence[Call]) -> list[Any]:
@@ -117,9 +117,9 @@ def _functions(calls: Sequence[Call]) -> list[Any]:
 def _frames(text: str, value: ValueAt) -> Iterator[tuple[str, str]]:
     """What stands before and behind the first call in a text, for each place where it can be read."""
     for at in range(len(text)):
-        found = value(text, at)
-        if found is not None and _functions(found[0]) == _functions(_CALLS[:1]):
-            yield text[:at], text[found[1] :]
+        decoded = value(text, at)
+        if decoded is not None and _functions(decoded[0]) == _functions(_CALLS[:1]):
+            yield text[:at], text[decoded[1] :]
 
 
 def _between(text: str, value: ValueAt, begin: str) -> str | None:
@@ -162,9 +162,9 @@ class _Frame:
             return text, ()
         content, at = text[:at], at + len(self.begin)
         calls: list[Call] = []
-        while (found := self.value(text, _after_blanks(text, at))) is not None:
-            calls += found[0]
-            at = _after_blanks(text, found[1])
+        while (decoded := self.value(text, _after_blanks(text, at))) is not None:
+            calls += decoded[0]
+            at = _after_blanks(text, decoded[1])
             if self.between is None or not text.startswith(self.between, at):
                 break
             if self.value(text, _after_blanks(text, at + len(self.between))) is None:
@@ -189,9 +189,9 @@ def _json_value(text: str, at: int) -> Value | None:
     if text[at : at + 1] not in ("{", "["):
         return None
     value, end = _decode_json(text, at)
-    calls = [_call(one) for one in value] if isinstance(value, list) else [_call(value)]
-    kept = [call for call in calls if call is not None]
-    return (kept, end) if kept and len(kept) == len(calls) else None
+    calls = [_call(element) for element in value] if isinstance(value, list) else [_call(value)]
+    valid = [call for call in calls if call is not None]
+    return (valid, end) if valid and len(valid) == len(calls) else None
 
 
 def _named_value(text: str, at: int) -> Value | None:
@@ -208,19 +208,19 @@ def _named_value(text: str, at: int) -> Value | None:
 
 def _xml_value(text: str, at: int) -> Value | None:
     """`<function=clock>`, and a `<parameter=zone>` for each argument."""
-    found = _XML.match(text, at)
-    if found is None:
+    match = _XML.match(text, at)
+    if match is None:
         return None
-    arguments = {key: _plain(value) for key, value in _PARAMETER.findall(found[2])}
-    return [call_of(found[1], arguments)], found.end()
+    arguments = {key: _plain(value) for key, value in _PARAMETER.findall(match[2])}
+    return [call_of(match[1], arguments)], match.end()
 
 
 def _keyed_value(text: str, at: int) -> Value | None:
     """A name on a line, and on the next ones `<arg_key>zone</arg_key>` and `<arg_value>UTC</arg_value>`."""
-    found = _KEYED.match(text, at)
-    if found is None:
+    match = _KEYED.match(text, at)
+    if match is None:
         return None
-    return [call_of(found[1], {key: _plain(value) for key, value in _KEY.findall(found[2])})], found.end()
+    return [call_of(match[1], {key: _plain(value) for key, value in _KEY.findall(match[2])})], match.end()
 
 
 def _plain(text: str) -> Any:

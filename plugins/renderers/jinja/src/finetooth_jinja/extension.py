@@ -52,8 +52,8 @@ GROWING: tuple[Conversation, ...] = (
 
 def extends(shaper: Shaper, encoder: Encoder, stop_ids: Sequence[int]) -> bool:
     """The prompt for each answer begins with the tokens of the conversation up to the end of the answer before it."""
-    found = [_extends(conversation, shaper, encoder, stop_ids) for conversation in GROWING]
-    return found[0] is True and False not in found
+    outcomes = [_extends(conversation, shaper, encoder, stop_ids) for conversation in GROWING]
+    return outcomes[0] is True and False not in outcomes
 
 
 def _extends(conversation: Conversation, shaper: Shaper, encoder: Encoder, stop_ids: Sequence[int]) -> bool | None:
@@ -62,11 +62,11 @@ def _extends(conversation: Conversation, shaper: Shaper, encoder: Encoder, stop_
     answers = [i for i, message in enumerate(messages) if message.role == "assistant"]
     try:
         for earlier, later in pairwise(answers):
-            told = encoder.encode(shaper.render(messages[: earlier + 1], tools).text).ids
-            asked = encoder.encode(shaper.render(messages[:later], tools, prompt=True).text).ids
+            answered = encoder.encode(shaper.render(messages[: earlier + 1], tools).text).ids
+            prompted = encoder.encode(shaper.render(messages[:later], tools, prompt=True).text).ids
             first = encoder.encode(shaper.render(messages[:earlier], tools, prompt=True).text).ids
-            end = next((i for i in range(len(first), len(told)) if told[i] in stop_ids), None)
-            if end is None or told[: len(first)] != first or asked[: end + 1] != told[: end + 1]:
+            end = next((i for i in range(len(first), len(answered)) if answered[i] in stop_ids), None)
+            if end is None or answered[: len(first)] != first or prompted[: end + 1] != answered[: end + 1]:
                 return False
     except TemplateRefused:
         return None

@@ -56,7 +56,7 @@ class Media:
         if not media:
             return rendered
         processor = self._processor()
-        placeholders = {kind: processor.placeholder(kind) for kind in dict.fromkeys(one.kind for one in media)}
+        placeholders = {kind: processor.placeholder(kind) for kind in dict.fromkeys(medium.kind for medium in media)}
         spelled = re.compile("|".join(map(re.escape, placeholders.values())))
         texts, written = spelled.split(rendered.text), spelled.findall(rendered.text)
         if written != [placeholders[medium.kind] for medium in media]:
@@ -97,16 +97,16 @@ def with_media(rendered: Rendered, encoded: Encoded, media: Sequence[Stood]) -> 
     if not media:
         return rendered
     weights = list(rendered.weights)
-    found = []
-    for one in media:
-        begin, end = one.begin + one.place.start, one.begin + one.place.stop
+    places = []
+    for stood in media:
+        begin, end = stood.begin + stood.place.start, stood.begin + stood.place.stop
         inside = [i for i, (start, stop) in enumerate(encoded.offsets) if begin <= start and stop <= end]
         for i, (start, stop) in enumerate(encoded.offsets):
-            if start < one.end and one.begin < stop:
+            if start < stood.end and stood.begin < stop:
                 weights[i] = 0.0
         assert inside and all(b == a + 1 for a, b in pairwise(inside))  # special tokens, each on its own
-        found.append(RenderedMedium(inside[0], len(inside), one.place.medium, one.place.size))
-    return replace(rendered, weights=tuple(weights), media=tuple(found))
+        places.append(RenderedMedium(inside[0], len(inside), stood.place.medium, stood.place.size))
+    return replace(rendered, weights=tuple(weights), media=tuple(places))
 
 
 def segments(message: Message) -> list[tuple[int, int]]:

@@ -46,10 +46,10 @@ def check_kept(
             if without(others, tools) == text:
                 what = f"all but {fewer} of its calls out" if fewer else "its calls out"
                 raise DataError(f"messages[{i}]", f"the chat template leaves {what}", action=action)
-    said: list[tuple[str, Any]] = [("tools", tools)]
-    said += [(f"messages[{i}]", message.tool_calls) for i, message in enumerate(messages)]
-    said += [(f"messages[{i}]", message.reasoning) for i, message in enumerate(messages)]
-    for where, value in said:
+    texts: list[tuple[str, Any]] = [("tools", tools)]
+    texts += [(f"messages[{i}]", message.tool_calls) for i, message in enumerate(messages)]
+    texts += [(f"messages[{i}]", message.reasoning) for i, message in enumerate(messages)]
+    for where, value in texts:
         if not value:
             continue
         spelled = encoder.spells_special(value if isinstance(value, str) else " ".join(_texts(value)))
@@ -106,8 +106,8 @@ def _with_marks(message: Message, i: int, marks: dict[str, int]) -> Message:
     if not end or message.media:
         return message
     pieces = re.split(f"({THINK[0]}|{THINK[1]})", before)
-    said = [mark() if piece.strip() and piece not in THINK else piece for piece in pieces]
-    return replace(message, content="".join(said) + end + answer)
+    marked = [mark() if piece.strip() and piece not in THINK else piece for piece in pieces]
+    return replace(message, content="".join(marked) + end + answer)
 
 
 def _texts(value: Any) -> Iterator[str]:

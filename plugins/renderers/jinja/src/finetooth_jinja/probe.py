@@ -82,17 +82,17 @@ class _Stop(NamedTuple):
 
 def _closing(text: str, at: int, encoded: Encoded, eos_id: int | None) -> list[_Stop]:
     """The special tokens behind a character, as far as nothing but blanks stands between them."""
-    found: list[_Stop] = []
+    stops: list[_Stop] = []
     for id_, (start, stop), special in zip(encoded.ids, encoded.offsets, encoded.special, strict=True):
         if start < at:
             continue
         # a token that swallows the blanks before it begins with them
         if (special or id_ == eos_id) and not text[at:start].strip():
-            found.append(_Stop(id_, start, stop))
+            stops.append(_Stop(id_, start, stop))
             at = stop
         elif text[start:stop].strip():
             break
-    return found
+    return stops
 
 
 def _ending(middle: Sequence[_Stop], last: Sequence[_Stop], eos_id: int | None) -> list[_Stop]:
@@ -105,12 +105,12 @@ def _ending(middle: Sequence[_Stop], last: Sequence[_Stop], eos_id: int | None) 
 
 def _call_stops(shaper: Shaper, encoder: Encoder, known: Sequence[int]) -> tuple[int, ...]:
     """The special token that ends an answer which only calls, where none of those known does (`<|eom_id|>`)."""
-    asked, calling, result, told = TOOLS[:4]
+    question, calling, result, reply = TOOLS[:4]
     twice = replace(calling, tool_calls=calling.tool_calls * 2)
     try:
-        alone = shaper.render((asked, calling), (TOOL,)).text
-        longer = shaper.render((asked, calling, result, told), (TOOL,)).text
-        double = shaper.render((asked, twice), (TOOL,)).text
+        alone = shaper.render((question, calling), (TOOL,)).text
+        longer = shaper.render((question, calling, result, reply), (TOOL,)).text
+        double = shaper.render((question, twice), (TOOL,)).text
     except TemplateRefused:
         return ()
     if not longer.startswith(alone):
@@ -131,5 +131,7 @@ def _call_stops(shaper: Shaper, encoder: Encoder, known: Sequence[int]) -> tuple
 def _is_markup(text: str, encoder: Encoder) -> bool:
     """Nothing but blanks and special tokens."""
     encoded = encoder.encode(text)
-    said = (text[slice(*place)] for place, special in zip(encoded.offsets, encoded.special, strict=True) if not special)
-    return not "".join(said).strip()
+    plain = (
+        text[slice(*place)] for place, special in zip(encoded.offsets, encoded.special, strict=True) if not special
+    )
+    return not "".join(plain).strip()

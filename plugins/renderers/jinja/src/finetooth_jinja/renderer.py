@@ -90,10 +90,10 @@ def build(options: JinjaOptions, context: Context) -> JinjaRenderer:
 
 def _with_arguments(source: str, arguments: Mapping[str, Any]) -> str:
     """The template with its variables set in it."""
-    said = {
+    values = {
         name: "none" if value is None else json.dumps(value, ensure_ascii=False) for name, value in arguments.items()
     }
-    return "".join("{% set " + name + " = " + value + " %}" for name, value in said.items()) + source
+    return "".join("{% set " + name + " = " + value + " %}" for name, value in values.items()) + source
 
 
 def _source(template: str) -> str:
@@ -158,7 +158,7 @@ class JinjaRenderer(RendererBase):
         self._media.forget()
         rendered = self._rendered(conversation.messages, conversation.tools)
         check_kept(conversation, rendered.text, self._shaper, self._encoder)
-        told = remarks(conversation, self._shaper)
+        notes = remarks(conversation, self._shaper)
         plain = self._plain(conversation.messages, conversation.tools, rendered.text)
         encoded = self._encoder.encode(rendered.text, plain)
         whole = Whole(conversation, rendered.text, rendered.generated, encoded)
@@ -167,8 +167,8 @@ class JinjaRenderer(RendererBase):
         weights = self._weights(whole, spans)
         half = not whole.generated and left_behind(whole, trained, spans, self._shaper)
         notices = (HALF,) * half
-        found = Rendered(encoded.ids, weights, self._token_ranges(whole), remarks=told, notices=notices)
-        return with_media(found, encoded, rendered.media)
+        tokenised = Rendered(encoded.ids, weights, self._token_ranges(whole), remarks=notes, notices=notices)
+        return with_media(tokenised, encoded, rendered.media)
 
     def _weights(self, whole: Whole, spans: Sequence[Range]) -> tuple[float, ...]:
         """1 for tokens inside a trained span; where a message's own ranges say otherwise, the least of its characters.
@@ -190,20 +190,20 @@ class JinjaRenderer(RendererBase):
     def _own_ranges(self, whole: Whole, field: str) -> Iterator[tuple[int, int, float]]:
         """Where in the text the ranges stand that messages give a weight of their own."""
         conversation = whole.conversation
-        given = {
+        weighted = {
             i: ranges
             for i, message in enumerate(conversation.messages)
             if (ranges := message.weights if field == "content" else message.reasoning_weights)
         }
-        places = self._places(conversation.messages, conversation.tools, whole.text, list(given), field=field)
-        if given and places is None:
+        places = self._places(conversation.messages, conversation.tools, whole.text, list(weighted), field=field)
+        if weighted and places is None:
             raise DataError(
-                f"messages[{next(iter(given))}]",
+                f"messages[{next(iter(weighted))}]",
                 f"parts of its {field} have weights of their own, and the chat template changes its text",
                 action="flag whole messages, or set data.renderer to one made for the model's family",
             )
         for i, first, (begin, end) in places or ():
-            for part in given[i]:
+            for part in weighted[i]:
                 start, stop = max(begin, begin + part.start - first), min(end, begin + part.stop - first)
                 if start < stop:
                     yield start, stop, part.weight
@@ -230,8 +230,8 @@ class JinjaRenderer(RendererBase):
         rendered = self._rendered(messages, tools, prompt=True)
         check_kept(Conversation(tuple(messages), tuple(tools)), rendered.text, self._shaper, self._encoder, prompt=True)
         encoded = self._encoder.encode(rendered.text, self._plain(messages, tools, rendered.text, prompt=True))
-        found = Rendered(encoded.ids, (0.0,) * len(encoded.ids))
-        return with_media(found, encoded, rendered.media)
+        tokenised = Rendered(encoded.ids, (0.0,) * len(encoded.ids))
+        return with_media(tokenised, encoded, rendered.media)
 
     def parse(self, tokens: Sequence[int]) -> Parsed:
         """The assistant message that `tokens`, what came after a prompt, say: all up to the first stop token, without
@@ -261,10 +261,10 @@ class JinjaRenderer(RendererBase):
 
     def _answer(self, prompt: str, whole: str) -> str:
         """What the answer at the end of a text says, besides its reasoning."""
-        asked, told = self._encoder.encode(prompt).ids, self._encoder.encode(whole).ids
-        begin = next((i for i, (a, b) in enumerate(zip(asked, told, strict=False)) if a != b), len(asked))
-        end = next((i for i in range(begin, len(told)) if told[i] in self.stop_ids), None)
-        return self._reasoning_and_text(told[begin:end], stopped=end is not None)[1]
+        before, after = self._encoder.encode(prompt).ids, self._encoder.encode(whole).ids
+        begin = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(before))
+        end = next((i for i in range(begin, len(after)) if after[i] in self.stop_ids), None)
+        return self._reasoning_and_text(after[begin:end], stopped=end is not None)[1]
 
     def _rendered(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], *, prompt: bool = False
@@ -317,9 +317,12 @@ class JinjaRenderer(RendererBase):
         frame = self._rendered(stood, tools, prompt=prompt).text
         for change in (str, str.strip):
             texts = {mark: getattr(messages[i], field)[start:stop] for mark, (i, start, stop) in marks.items()}
-            ranges = _find_ranges(frame, {mark: change(said) for mark, said in texts.items()}, text)
+            ranges = _find_ranges(frame, {mark: change(part_text) for mark, part_text in texts.items()}, text)
             if ranges is not None and len(ranges) == len(marks):
-                cut = [len(said) - len(said.lstrip()) if change is str.strip else 0 for said in texts.values()]
+                cut = [
+                    len(part_text) - len(part_text.lstrip()) if change is str.strip else 0
+                    for part_text in texts.values()
+                ]
                 return [(i, start + n, at) for (i, start, _), n, at in zip(marks.values(), cut, ranges, strict=True)]
         return None
 
@@ -346,7 +349,9 @@ def _stood(message: Message, field: str, marks: Mapping[str, tuple[int, int, int
         ends[stop] = len(text)
     if field != "content":
         return replace(message, reasoning=text)
-    return replace(message, content=text, media=tuple(Placed(ends[one.at], one.medium) for one in message.media))
+    return replace(
+        message, content=text, media=tuple(Placed(ends[placed.at], placed.medium) for placed in message.media)
+    )
 
 
 def _find_ranges(frame: str, contents: Mapping[str, str], text: str) -> list[Range] | None:

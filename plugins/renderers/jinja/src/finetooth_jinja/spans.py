@@ -70,7 +70,7 @@ def kept_text(said: str, within: str) -> str | None:
         said: a content, or what stands in one between two images or sounds.
         within: text by the template.
     """
-    return next((kept for kept in _alternatives(said) if kept in within), None)
+    return next((alternative for alternative in _alternatives(said) if alternative in within), None)
 
 
 def _alternatives(said: str) -> Iterator[str]:
@@ -211,10 +211,10 @@ def _begins(i: int, whole: Whole, shaper: Shaper, prompt: str) -> int:
     try:
         return _directly_after(i, whole, _common_length(prompt, whole.text), shaper)
     except DataError:
-        found = _behind_header(i, whole, shaper, prompt)
-        if found is None:
+        begin = _behind_header(i, whole, shaper, prompt)
+        if begin is None:
             raise
-        return found
+        return begin
 
 
 def _directly_after(i: int, whole: Whole, agreed: int, shaper: Shaper) -> int:
@@ -248,13 +248,13 @@ def _behind_header(i: int, whole: Whole, shaper: Shaper, prompt: str) -> int | N
     base = OPENED.sub("", header)
     if not prompt.startswith(before) or not base.strip():
         return None
-    said = next(_alternatives(_texts(message)[0]))
+    content = next(_alternatives(_texts(message)[0]))
     first = _changes(i, whole, shaper, told=i)
-    if whole.text.startswith(said, first - _common_length(OTHER, said)):
-        first -= _common_length(OTHER, said)
-    elif not whole.text[first:].lstrip().startswith(said):  # a content may be written with the blanks around it
+    if whole.text.startswith(content, first - _common_length(OTHER, content)):
+        first -= _common_length(OTHER, content)
+    elif not whole.text[first:].lstrip().startswith(content):  # a content may be written with the blanks around it
         return None
-    if not said and not message.tool_calls:
+    if not content and not message.tool_calls:
         return None
     if whole.text.endswith((header, base), 0, first):
         return first
@@ -323,7 +323,7 @@ def _first_stop(encoded: Encoded, begin: int, stop_ids: Sequence[int], end: int 
 
 
 def _checked(i: int, message: Message, text: str, span: Range) -> Range:
-    if any(kept_text(said, text[slice(*span)]) is None for said in _texts(message)):
+    if any(kept_text(content, text[slice(*span)]) is None for content in _texts(message)):
         raise _unproved(i, "the chat template does not keep its content")
     return span
 

@@ -86,8 +86,8 @@ class ChatTemplate:
         """
         try:
             # two characters that the conversation does not hold mark the generation blocks while rendering
-            held = json.dumps([messages, tools], ensure_ascii=False)
-            unheld = (mark for mark in map(chr, _PRIVATE_USE) if mark not in held)
+            written = json.dumps([messages, tools], ensure_ascii=False)
+            unheld = (mark for mark in map(chr, _PRIVATE_USE) if mark not in written)
             begin, end = islice(unheld, 2)  # no further: each look reads the whole conversation
             marked = counted(
                 self._template.render,

@@ -40,18 +40,18 @@ class RecordedSampler(SamplerBase):
             UserError: a file is damaged.
         """
         places = (Path(self._run), Path("runs") / self._run)
-        folder = next((one for one in places if one.is_dir()), places[0])
-        found: dict[str, list[Rollout]] = {}
+        folder = next((place for place in places if place.is_dir()), places[0])
+        by_group: dict[str, list[Rollout]] = {}
         for _, rollouts in read_rollouts(folder):
             for group in groups_of(rollouts):
-                found.setdefault(rollouts[group][0].group, list(rollouts[group]))
-        if not found:
+                by_group.setdefault(rollouts[group][0].group, list(rollouts[group]))
+        if not by_group:
             raise RecipeError(
                 "method.sampler.run",
                 f"{self._run} has no rollouts",
                 action="give a run whose method samples, and that had method.keep_rollouts on",
             )
-        return found
+        return by_group
 
     def sample(self, engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> Sampled:
         """
@@ -59,27 +59,27 @@ class RecordedSampler(SamplerBase):
             RecipeError: no run has this name, or it kept nothing.
             EngineError: it was not asked these prompts, or so many answers of each.
         """
-        return Sampled(tuple(one for prompt in prompts for one in self._of(prompt, sampling)))
+        return Sampled(tuple(rollout for prompt in prompts for rollout in self._of(prompt, sampling)))
 
     def _of(self, prompt: Prompt, sampling: Sampling) -> list[Rollout]:
-        kept = self._groups.get(prompt.group)
-        if kept is None:
+        rollouts = self._groups.get(prompt.group)
+        if rollouts is None:
             raise self._wrong(
                 f"has no rollouts of {prompt.group}",
                 "replay with its data, train.seed and train.batch_size; record with "
                 "method.skip_zero_advantage_batches=false, so that every batch is kept",
             )
-        if any(one.episode for one in kept):
+        if any(rollout.episode for rollout in rollouts):
             raise self._wrong("has episodes of an environment, whose turns cannot be asked again", "give another run")
-        if any(one.prompt != prompt.tokens for one in kept):
+        if any(rollout.prompt != prompt.tokens for rollout in rollouts):
             raise self._wrong(f"was asked other tokens as {prompt.group}", "replay with its data and its model")
-        if len(kept) != sampling.n:
-            action = f"set method.num_generations to {len(kept)}"
-            raise self._wrong(f"has {len(kept)} rollouts of {prompt.group}, {sampling.n} are asked for", action)
-        if any(len(one.tokens) > sampling.max_tokens for one in kept):
-            longest = max(len(one.tokens) for one in kept)
+        if len(rollouts) != sampling.n:
+            action = f"set method.num_generations to {len(rollouts)}"
+            raise self._wrong(f"has {len(rollouts)} rollouts of {prompt.group}, {sampling.n} are asked for", action)
+        if any(len(rollout.tokens) > sampling.max_tokens for rollout in rollouts):
+            longest = max(len(rollout.tokens) for rollout in rollouts)
             raise self._wrong(f"has an answer of {longest} tokens", "raise method.max_completion_length")
-        return [replace(one, rewards={}, reward=None, advantages=(), fields={}) for one in kept]
+        return [replace(rollout, rewards={}, reward=None, advantages=(), fields={}) for rollout in rollouts]
 
     def _wrong(self, problem: str, action: str) -> EngineError:
         return EngineError(f"sampler kept_rollouts: {self._run} {problem}", action=action)

@@ -128,7 +128,7 @@ class Server:
         """Do them together; the first that fails ends the others."""
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(_plain(one)) for one in work]
+                tasks = [group.create_task(_plain(awaitable)) for awaitable in work]
         except* Exception as errors:
             raise errors.exceptions[0] from None
         return [task.result() for task in tasks]
@@ -139,8 +139,8 @@ class Server:
         if answer.status_code >= 500 and LORA_OFF in answer.text:
             raise NotThere(f"{self.asking.called}: {self._said(path, answer)}", action=NEEDED[path])
         if answer.status_code >= 500:
-            said = f"{self.asking.called}: {self._said(path, answer)}"
-            raise ServerGone(said, action=RESUME, late=answer.status_code == GATEWAY_TIMEOUT)
+            problem = f"{self.asking.called}: {self._said(path, answer)}"
+            raise ServerGone(problem, action=RESUME, late=answer.status_code == GATEWAY_TIMEOUT)
         if answer.status_code == 404 and not _of_vllm(answer):
             action = NEEDED.get(path, "see that it is a server of this kind")
             raise NotThere(f"{self.asking.called}: {self._said(path, answer)}", action=action)
@@ -158,10 +158,10 @@ class Server:
 def _of_vllm(answer: httpx.Response) -> bool:
     """Whether a handler says that something is not there; else the path is not known."""
     try:
-        said = answer.json()
+        content = answer.json()
     except ValueError:
         return False
-    return isinstance(said, Mapping) and said != {"detail": "Not Found"}
+    return isinstance(content, Mapping) and content != {"detail": "Not Found"}
 
 
 async def _plain(work: Awaitable[T]) -> T:

@@ -64,12 +64,12 @@ class VllmBackend:
                 action="remove quantization, and tell the server",
             )
         base = self._base()
-        asked = request.train
+        settings = request.train
         train = replace(
-            asked,
-            precision=asked.precision or "server",
-            micro_batch_tokens=asked.micro_batch_tokens or max(1, request.data.longest),
-            gradient_checkpointing=bool(asked.gradient_checkpointing),
+            settings,
+            precision=settings.precision or "server",
+            micro_batch_tokens=settings.micro_batch_tokens or max(1, request.data.longest),
+            gradient_checkpointing=bool(settings.gradient_checkpointing),
         )
         decisions = (
             Decision("hardware", self._asking.url, f"{base} is there; tokens and templates are read here"),
@@ -96,8 +96,8 @@ class VllmBackend:
         """
 
         async def work(server: Server) -> tuple[str, bool]:
-            found = await offered_base(server, self._options.model, "set backend.model")
-            return found, await scaled(server, completion_body(found, [0], Sampling(1), (), 0))
+            model = await offered_base(server, self._options.model, "set backend.model")
+            return model, await scaled(server, completion_body(model, [0], Sampling(1), (), 0))
 
         try:
             base, scales = self._asking.within(LOOK).run(work)

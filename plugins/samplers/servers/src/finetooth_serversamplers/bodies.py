@@ -22,7 +22,7 @@ def completion_body(
         sample: its number, from which and the sampling's seed its own seed is made.
     """
     ends = stop_ids if sampling.stop_ids is None else sampling.stop_ids
-    found: dict[str, Any] = {
+    body: dict[str, Any] = {
         "model": model,
         "prompt": list(prompt),
         "n": 1,
@@ -44,7 +44,7 @@ def completion_body(
         "return_tokens_as_token_ids": True,
     }
     if sampling.logit_bias:
-        found["logit_bias"] = {str(token): added for token, added in sampling.logit_bias}
+        body["logit_bias"] = {str(token): added for token, added in sampling.logit_bias}
     if sampling.schema is not None:
-        found["structured_outputs"] = {"json": json.loads(sampling.schema)}
-    return found
+        body["structured_outputs"] = {"json": json.loads(sampling.schema)}
+    return body

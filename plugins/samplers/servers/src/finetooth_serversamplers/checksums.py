@@ -8,10 +8,10 @@ from pathlib import Path
 
 def checksum(folder: Path) -> str:
     """SHA-256 over the names and contents of a folder's files."""
-    found = sha256()
-    for path in sorted(one for one in folder.rglob("*") if one.is_file()):
-        found.update(path.relative_to(folder).as_posix().encode() + b"\0" + sha256(path.read_bytes()).digest())
-    return found.hexdigest()
+    digest = sha256()
+    for path in sorted(file for file in folder.rglob("*") if file.is_file()):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def weights_name(epoch: str, version: int, folder: Path) -> str:

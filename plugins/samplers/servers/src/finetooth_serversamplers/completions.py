@@ -43,8 +43,8 @@ class Completions:
         Raises:
             EngineError: an answer is of another model, another prompt, or not whole.
         """
-        asked = [self._of(server, place, prompt, sampling) for place, prompt in enumerate(prompts)]
-        return tuple(rollout for of in await server.all(asked) for rollout in of)
+        requests = [self._of(server, place, prompt, sampling) for place, prompt in enumerate(prompts)]
+        return tuple(rollout for of in await server.all(requests) for rollout in of)
 
     async def _of(self, server: Server, place: int, prompt: Prompt, sampling: Sampling) -> list[Rollout]:
         body = self.body(prompt.tokens, sampling, seed_of(sampling.seed, place))
@@ -56,7 +56,7 @@ class Completions:
 
     def body(self, tokens: Sequence[int], sampling: Sampling, seed: int) -> dict[str, Any]:
         """Of a request."""
-        found: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "model": self.model,
             "prompt": list(tokens),
             "max_tokens": sampling.max_tokens,
@@ -73,16 +73,16 @@ class Completions:
             **self.extra,
         }
         if sampling.stop:
-            found["stop"] = list(sampling.stop)
+            fields["stop"] = list(sampling.stop)
         if sampling.stop_ids is not None:
-            found["stop_token_ids"] = list(sampling.stop_ids)
-        return found
+            fields["stop_token_ids"] = list(sampling.stop_ids)
+        return fields
 
     def _read(self, server: Server, prompt: Prompt, sampling: Sampling, answer: Any) -> list[Rollout]:
         wrong = server.asking.wrong
         if answer["model"] != self.model:
             raise wrong(f"answered with the model {answer['model']!r}, asked for {self.model!r}")
-        choices = sorted(answer["choices"], key=lambda one: one["index"])
+        choices = sorted(answer["choices"], key=lambda entry: entry["index"])
         if len(choices) != sampling.n:
             raise wrong(f"gave {len(choices)} answers to a prompt, asked for {sampling.n}")
         return [self._rollout(server, prompt, sampling, choice) for choice in choices]
@@ -107,22 +107,24 @@ class Completions:
             raise wrong(f"gave {len(logprobs or ())} log-probabilities for {len(tokens)} tokens")
         if not tokens or len(tokens) > sampling.max_tokens:
             raise wrong(f"gave {len(tokens)} tokens, asked for 1 to {sampling.max_tokens}")
-        if any(not isinstance(one, int | float) or not math.isfinite(one) or one > 1e-3 for one in logprobs):
+        if any(
+            not isinstance(logprob, int | float) or not math.isfinite(logprob) or logprob > 1e-3 for logprob in logprobs
+        ):
             raise wrong("gave a log-probability that is none")
         size = self.context.facts.vocab_size
-        if any(not isinstance(one, int) or not 0 <= one < size for one in tokens):
+        if any(not isinstance(token, int) or not 0 <= token < size for token in tokens):
             raise wrong(f"gave a token id outside the vocabulary of {size}: it has another model")
         ends = self.context.renderer.stop_ids if sampling.stop_ids is None else sampling.stop_ids
-        said = tokens[:-1] if tokens[-1] in ends else tokens
-        text = self.context.tokenizer.decode(list(said))
-        text = text[: min((place for one in sampling.stop if (place := text.find(one)) >= 0), default=len(text))]
+        content_tokens = tokens[:-1] if tokens[-1] in ends else tokens
+        text = self.context.tokenizer.decode(list(content_tokens))
+        text = text[: min((place for stop in sampling.stop if (place := text.find(stop)) >= 0), default=len(text))]
         outcome: Literal["stop", "length"] = "length" if choice["finish_reason"] == "length" else "stop"
         return Rollout(
             id=prompt.id,
             group=prompt.group,
             prompt=tuple(prompt.tokens),
             tokens=tuple(tokens),
-            logprobs=tuple(min(0.0, float(one)) for one in logprobs),
+            logprobs=tuple(min(0.0, float(logprob)) for logprob in logprobs),
             versions=(self.version,) * len(tokens),
             text=text,
             outcome=outcome,
@@ -132,12 +134,12 @@ class Completions:
     def _kept(self, server: Server, tokens: Sequence[int], choice: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
         """Ids that sampling left, from the likeliest tokens: of those that it left out the logarithm is minus
         infinity, or they are not there."""
-        found = []
+        left = []
         for token, likeliest in zip(tokens, choice["logprobs"]["top_logprobs"], strict=True):
             ids = {_id(name): value for name, value in likeliest.items()}
-            kept = sorted({one for one, value in ids.items() if value is not None and value > LEFT_OUT} | {token})
-            found.append(tuple(kept))
-        return tuple(found)
+            ids_left = sorted({id_ for id_, value in ids.items() if value is not None and value > LEFT_OUT} | {token})
+            left.append(tuple(ids_left))
+        return tuple(left)
 
 
 def _id(name: str) -> int:

@@ -79,19 +79,19 @@ class VllmEngine(EngineBase):
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Generated:
         batch, seen, places = self.running_batch(), Counter[tuple[int, ...]](), dict[int, int]()
-        found: list[dict[int, Completion]] = [{} for _ in prompts]
+        completions: list[dict[int, Completion]] = [{} for _ in prompts]
         try:
             for place, prompt in enumerate(prompts):
                 first = seen[tuple(prompt)] * sampling.n
                 seen[tuple(prompt)] += 1
                 places[batch.add(prompt, sampling, first=first)] = place
             while len(batch):
-                for one in batch.step():
-                    if one.completion is not None:
-                        found[places[one.request]][one.sample] = one.completion
+                for token in batch.step():
+                    if token.completion is not None:
+                        completions[places[token.request]][token.sample] = token.completion
         finally:
             batch.close()
-        return Generated([[of[sample] for sample in range(sampling.n)] for of in found])
+        return Generated([[of[sample] for sample in range(sampling.n)] for of in completions])
 
     def hold(self, path: Path | Stack | None) -> HeldAdapter | None:
         """Let the server load an adapter from its folder, which it has to be able to read.
@@ -127,7 +127,7 @@ class VllmEngine(EngineBase):
         return name
 
     async def _offers(self, server: Server, name: str) -> bool:
-        return any(one["id"] == name for one in (await server.get("/v1/models"))["data"])
+        return any(model["id"] == name for model in (await server.get("/v1/models"))["data"])
 
     # --- what it has of weights ---------------------------------------------------------------------------------------
 

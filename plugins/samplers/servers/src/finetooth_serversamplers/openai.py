@@ -31,9 +31,9 @@ class OpenAISampler(ServerSampler):
         """
 
         async def work(server: Server) -> Sampled:
-            kept = sampling.leaves_out
-            extra = {"return_tokens_as_token_ids": True} if kept else {}
-            how = Completions(self._context, await self.base(server), 0, extra, kept)
+            leaves_out = sampling.leaves_out
+            extra = {"return_tokens_as_token_ids": True} if leaves_out else {}
+            how = Completions(self._context, await self.base(server), 0, extra, leaves_out)
             await self.check(server, how, prompts, sampling)
             return Sampled(await how.rollouts(server, prompts, sampling))
 

@@ -93,7 +93,7 @@ async def offered_base(server: Server, wanted: str, action: str) -> str:
     Raises:
         EngineError: it does not offer it, or several and none is named.
     """
-    offered = [str(one["id"]) for one in (await server.get("/v1/models"))["data"] if not one.get("parent")]
+    offered = [str(model["id"]) for model in (await server.get("/v1/models"))["data"] if not model.get("parent")]
     if wanted in offered:
         return wanted
     if wanted or len(offered) != 1:
@@ -108,13 +108,13 @@ async def scaled(server: Server, body: Mapping[str, Any]) -> bool:
     Args:
         body: a request for completions.
     """
-    found = []
+    scores = []
     for temperature in (1.0, 0.5):
-        asked = {**body, "max_tokens": 1, "n": 1, "temperature": temperature, "logprobs": 5}
-        answer = await server.post("/v1/completions", asked)
-        found.append(answer["choices"][0]["logprobs"]["top_logprobs"][0])
-    both = set(found[0]) & set(found[1])
-    return any(abs(found[0][one] - found[1][one]) > 1e-3 for one in both)
+        request = {**body, "max_tokens": 1, "n": 1, "temperature": temperature, "logprobs": 5}
+        answer = await server.post("/v1/completions", request)
+        scores.append(answer["choices"][0]["logprobs"]["top_logprobs"][0])
+    both = set(scores[0]) & set(scores[1])
+    return any(abs(scores[0][token] - scores[1][token]) > 1e-3 for token in both)
 
 
 def key(variable: str, setting: str = "method.sampler.key_from") -> str:

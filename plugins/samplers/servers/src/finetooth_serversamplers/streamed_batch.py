@@ -92,8 +92,8 @@ class StreamedBatch:
         return number
 
     def cancel(self, request: int) -> None:
-        for one in self._under_way.pop(request, {}).values():
-            one.cancel()
+        for future in self._under_way.pop(request, {}).values():
+            future.cancel()
 
     def __len__(self) -> int:
         return len(self._under_way)
@@ -108,24 +108,24 @@ class StreamedBatch:
         Raises:
             EngineError: a request failed. All are given up.
         """
-        found: list[Written] = []
+        written: list[Written] = []
         while self._under_way:
             try:
-                one = self._told.get(block=not found, timeout=PATIENCE)
+                event = self._told.get(block=not written, timeout=PATIENCE)
             except Empty:
                 break
-            if isinstance(one, Exception):
+            if isinstance(event, Exception):
                 self.close()
-                raise one
-            begun = self._under_way.get(one.request)
+                raise event
+            begun = self._under_way.get(event.request)
             if begun is None:
                 continue  # it was cancelled
-            found.append(one)
-            if one.completion is not None:
-                del begun[one.sample]
+            written.append(event)
+            if event.completion is not None:
+                del begun[event.sample]
                 if not begun:
-                    del self._under_way[one.request]
-        return found
+                    del self._under_way[event.request]
+        return written
 
     def close(self) -> None:
         """Give up what is under way."""
@@ -134,8 +134,8 @@ class StreamedBatch:
 
 def _give_up(under_way: dict[int, dict[int, Future[None]]]) -> None:
     for begun in under_way.values():
-        for one in begun.values():
-            one.cancel()
+        for future in begun.values():
+            future.cancel()
     under_way.clear()
 
 
@@ -148,13 +148,13 @@ class _Writer:
     async def write(self, request: int, sample: int, body: Mapping[str, Any], sampling: Sampling) -> None:
         """Tell the tokens of a sample. The last one is told with the whole, so each waits for the next."""
         stop_ids = self._text.stop_ids if sampling.stop_ids is None else sampling.stop_ids
-        answer, told = _Answer(stop_ids, sampling.stop), 0
+        answer, sent = _Answer(stop_ids, sampling.stop), 0
         try:
             async for chunk in self._wire.chunks("/v1/completions", body):
                 self._take(answer, chunk, body)
-                while told < len(answer.tokens) - 1:
-                    self._told.put(Written(request, sample, answer.tokens[told], answer.logprobs[told]))
-                    told += 1
+                while sent < len(answer.tokens) - 1:
+                    self._told.put(Written(request, sample, answer.tokens[sent], answer.logprobs[sent]))
+                    sent += 1
             whole = self._whole(answer)
             self._told.put(Written(request, sample, whole.tokens[-1], whole.logprobs[-1], whole))
         except Exception as error:
@@ -173,12 +173,12 @@ class _Writer:
                 if len(scores) != len(tokens or ()):
                     raise wrong(f"gave {len(scores)} log-probabilities for {len(tokens or ())} tokens", AGAIN)
                 answer.tokens += tokens or ()
-                answer.logprobs += (min(0.0, float(one)) for one in scores)
+                answer.logprobs += (min(0.0, float(score)) for score in scores)
                 answer.ended = str(choice.get("finish_reason") or answer.ended)
         except (KeyError, TypeError, ValueError) as error:
             raise wrong(f"sent a chunk that cannot be read: {type(error).__name__}: {error}", AGAIN) from error
         size = self._text.vocabulary
-        if any(not isinstance(one, int) or not 0 <= one < size for one in answer.tokens):
+        if any(not isinstance(token, int) or not 0 <= token < size for token in answer.tokens):
             raise wrong(f"gave a token id outside the vocabulary of {size}: it has another model", "set backend.model")
         if not all(map(math.isfinite, answer.logprobs)):
             raise wrong("gave a log-probability that is none", AGAIN)

@@ -100,14 +100,14 @@ class VllmSampler(ServerSampler):
             if engine.weights_version != self._version:
                 await self._put(server, engine)
             model = self._loaded
-        kept = sampling.leaves_out
+        leaves_out = sampling.leaves_out
         extra: dict[str, Any] = {"skip_special_tokens": False, "return_tokens_as_token_ids": True}
         if sampling.stop_ids is None:
             extra["stop_token_ids"] = list(self._context.renderer.stop_ids)
         extra["ignore_eos"] = True  # what ends an answer is said in full; else the model's own end would be added
-        how = Completions(self._context, model, self._version, extra, kept)
+        how = Completions(self._context, model, self._version, extra, leaves_out)
         await self.check(server, how, prompts, sampling)
-        found = await how.rollouts(server, prompts, sampling)
+        rollouts = await how.rollouts(server, prompts, sampling)
         if self._vllm.weights == "full" and not await self._has(server):
             raise ServerGone(
                 f"{self._asking.called}: {self._asking.url} was started anew while it answered, so what drew its "
@@ -116,7 +116,7 @@ class VllmSampler(ServerSampler):
             )
         if self._vllm.sleep:
             await server.post("/sleep?level=1")
-        return Sampled(found)
+        return Sampled(rollouts)
 
     async def _put(self, server: Server, engine: Engine) -> None:
         """Put the adapter in as it is now.
@@ -129,7 +129,7 @@ class VllmSampler(ServerSampler):
         version = engine.weights_version
         base, name = await self.base(server), weights_name(self._epoch, version, new)
         await server.post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(new.resolve())})
-        offered = {str(one["id"]): one for one in (await server.get("/v1/models"))["data"]}
+        offered = {str(model["id"]): model for model in (await server.get("/v1/models"))["data"]}
         if name not in offered:
             raise self._asking.wrong(f"said that it loaded {name}, and does not offer it")
         parent = offered[name].get("parent")
@@ -150,10 +150,10 @@ class VllmSampler(ServerSampler):
         version = engine.weights_version
         name = weights_name(self._epoch, version, new)
         self._loaded, self._version = "", -1
-        said = await self._each(server, "finetooth_load", [str(new.resolve()), name])
-        if set(said) != {name}:
+        loaded = await self._each(server, "finetooth_load", [str(new.resolve()), name])
+        if set(loaded) != {name}:
             raise self._asking.wrong(
-                f"did not take the weights of {new}: its workers say {said}",
+                f"did not take the weights of {new}: its workers say {loaded}",
                 "let it read the run folder, then ft resume RUN",
             )
         await server.post("/reset_prefix_cache")  # what is there was computed by the weights before
@@ -165,10 +165,10 @@ class VllmSampler(ServerSampler):
         Raises:
             EngineError: it has others.
         """
-        said = set(await self._each(server, "finetooth_weights", []))
-        if said <= {self._loaded, ""}:
-            return said == {self._loaded}
-        others = ", ".join(sorted(said - {self._loaded}))
+        names = set(await self._each(server, "finetooth_weights", []))
+        if names <= {self._loaded, ""}:
+            return names == {self._loaded}
+        others = ", ".join(sorted(names - {self._loaded}))
         raise self._asking.wrong(
             f"has the weights {others}, and not {self._loaded or 'those that it began with'}: another run puts its in",
             "give each run a server of its own",
@@ -178,7 +178,7 @@ class VllmSampler(ServerSampler):
         """What every worker says."""
         answer = await server.post("/collective_rpc", {"method": method, "args": args})
         try:
-            return [str(one) for one in answer["results"]]
+            return [str(result) for result in answer["results"]]
         except (TypeError, KeyError) as error:
             raise self._asking.wrong(
                 f"gave no results of {method}",

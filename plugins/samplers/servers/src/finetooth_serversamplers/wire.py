@@ -52,11 +52,11 @@ class Wire:
                     text = (await answer.aread()).decode(errors="replace")
                     raise self._refused(answer.status_code, f"answers {path} with {answer.status_code}: {_said(text)}")
                 async for line in answer.aiter_lines():
-                    told = line.removeprefix("data:").strip() if line.startswith("data:") else ""
-                    if told == "[DONE]":
+                    payload = line.removeprefix("data:").strip() if line.startswith("data:") else ""
+                    if payload == "[DONE]":
                         return
-                    if told:
-                        yield self._read(told)
+                    if payload:
+                        yield self._read(payload)
         except httpx.ReadTimeout as error:
             problem = f"{self.asking.called}: {self.asking.url} gave no token for {self._silence:g} s"
             raise ServerGone(problem, action=AGAIN, late=True) from error
@@ -66,16 +66,16 @@ class Wire:
             raise ServerGone(problem, action=AGAIN) from error
         raise ServerGone(f"{self.asking.called}: {self.asking.url} ended in the middle of an answer", action=AGAIN)
 
-    def _read(self, told: str) -> Any:
+    def _read(self, payload: str) -> Any:
         try:
-            found = json.loads(told)
+            message = json.loads(payload)
         except ValueError as error:
             raise self.asking.wrong("sent a chunk that is not JSON", AGAIN) from error
-        if isinstance(found, dict) and "error" in found:
-            said = found["error"]
-            status = said.get("code") if isinstance(said, dict) else None
-            raise self._refused(status, f"says: {_said(json.dumps(said))}")
-        return found
+        if isinstance(message, dict) and "error" in message:
+            refusal = message["error"]
+            status = refusal.get("code") if isinstance(refusal, dict) else None
+            raise self._refused(status, f"says: {_said(json.dumps(refusal))}")
+        return message
 
     def _refused(self, status: Any, problem: str) -> EngineError:
         """The error for an answer with this status."""
@@ -96,8 +96,8 @@ class Wire:
 def _said(text: str) -> str:
     """A refusal in one line; of vLLM's, the message."""
     try:
-        found = json.loads(text)
-        inner = found.get("error", found)
+        content = json.loads(text)
+        inner = content.get("error", content)
         text = str(inner.get("message", text)) if isinstance(inner, dict) else str(inner)
     except (ValueError, AttributeError):
         pass
