@@ -54,14 +54,14 @@ def build(options: BestOfNOptions, context: Context) -> BestOfN:
 def best(rollouts: Sequence[Rollout], *, keep: int, threshold: float | None, keep_equal: bool) -> Floats:
     """1 for the `keep` best answers of each group, those drawn first where rewards are equal; 0 for the rest (RAFT:
     Dong et al., 2023, arXiv:2304.06767, section 3; expert iteration: Anthony et al., 2017, arXiv:1705.08439)."""
-    rewards, found = rewards_of(rollouts), np.zeros(len(rollouts))
+    rewards, weights = rewards_of(rollouts), np.zeros(len(rollouts))
     for group in groups_of(rollouts):
         of = rewards[group]
         if threshold is None and not keep_equal and (of == of[0]).all():
             continue
         order = np.argsort(-of, kind="stable")[:keep]
-        found[group][[i for i in order if threshold is None or of[i] > threshold]] = 1.0
-    return found
+        weights[group][[i for i in order if threshold is None or of[i] > threshold]] = 1.0
+    return weights
 
 
 class BestOfN(RolloutMethod):
@@ -77,4 +77,4 @@ class BestOfN(RolloutMethod):
     def training_data(self, engine: Engine, rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum]:
         """The answers behind their prompts; the loss divides by the sum of the weights."""
         pairs = zip(rollouts, weights, strict=True)
-        return [learned(one, weight if any(one.advantages) else 0.0) for one, weight in pairs]
+        return [learned(rollout, weight if any(rollout.advantages) else 0.0) for rollout, weight in pairs]

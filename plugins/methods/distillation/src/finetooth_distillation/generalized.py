@@ -103,8 +103,8 @@ class Gkd(BatchedMethod):
             data, metrics, flops = [self._data[row] for row in indices], {"on_policy": 0.0}, 0.0
             if self._context.generator("gkd", batches.step).random() < options.lmbda:
                 answers, flops = self._answers(engine, data, batches.step)
-                data = [learned(one) for one in answers]
-                mean = sum(one.length for one in answers) / len(answers)
+                data = [learned(answer) for answer in answers]
+                mean = sum(answer.length for answer in answers) / len(answers)
                 metrics = {"on_policy": 1.0, "completions/mean_length": mean}
             if options.top_k:
                 taken_at = options.divergence_temperature

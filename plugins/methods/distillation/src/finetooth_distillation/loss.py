@@ -99,8 +99,8 @@ def distillation(outputs: Outputs, data: LossData, state: LossState, *, options:
     apart = xp.where(mask, _divergence(p, xp.stop_gradient(q), options), 0.0)
     parts = {"distillation": Contribution(xp.sum(weights * apart), per="weights", weight=options.scale**2)}
     if options.cross_entropy and token is not None:
-        said = xp.sum(weights * xp.where(mask, token, 0.0))
-        parts["cross_entropy"] = Contribution(-said, per="weights", weight=options.cross_entropy)
+        likelihood = xp.sum(weights * xp.where(mask, token, 0.0))
+        parts["cross_entropy"] = Contribution(-likelihood, per="weights", weight=options.cross_entropy)
     counts = xp.astype_like(mask, apart)
     return LossResult(parts, {"divergence": Metric(xp.sum(xp.stop_gradient(apart)), xp.sum(counts))})
 

@@ -91,20 +91,20 @@ class OnPolicyDistillation(RolloutMethod):
     def with_advantages(self, engine: Engine, rollouts: Sequence[Rollout]) -> tuple[list[Rollout], dict[str, float]]:
         """Of each token log teacher - log policy, whose mean over what the policy draws is minus the reverse KL."""
         data = data_of(rollouts, [0.0] * len(rollouts))
-        said = said_of(engine, data, ("logprobs",), self._opd, role=ROLE)
-        found, total = [], 0.0
-        for one, datum, of in zip(rollouts, data, said, strict=True):
+        outputs = said_of(engine, data, ("logprobs",), self._opd, role=ROLE)
+        updated, total = [], 0.0
+        for rollout, datum, of in zip(rollouts, data, outputs, strict=True):
             apart = np.asarray(drawn_logprobs(datum, of["logprobs"]), np.float64)
-            apart -= np.array(one.of_policy(one.logprobs))
+            apart -= np.array(rollout.of_policy(rollout.logprobs))
             total -= float(apart.sum())
-            found.append(replace(one, advantages=for_every(one, apart)))
-        return found, {"reverse_kl": total / sum(one.length for one in rollouts)}
+            updated.append(replace(rollout, advantages=for_every(rollout, apart)))
+        return updated, {"reverse_kl": total / sum(rollout.length for rollout in rollouts)}
 
     def training_data(self, engine: Engine, rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum]:
         """With `teacher_top_k` the teacher's distribution at each place."""
         k = self._opd.teacher_top_k
         if not k:
             return super().training_data(engine, rollouts, weights)
-        data = [learned(one, weight) for one, weight in zip(rollouts, weights, strict=True)]
+        data = [learned(rollout, weight) for rollout, weight in zip(rollouts, weights, strict=True)]
         size = self.context.facts.vocab_size
         return with_teacher(engine, data, k, temperature=self._opd.temperature, vocabulary=size)

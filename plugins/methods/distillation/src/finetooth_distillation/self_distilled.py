@@ -102,30 +102,30 @@ class SelfDistilled(RolloutMethod):
                 action="give every row one as text, or name its column in method.demonstration",
             )
         *before, last = messages_of(task)
-        said = {"{prompt}": last.content, "{demonstration}": answer}
-        text = re.sub(r"\{prompt\}|\{demonstration\}", lambda place: said[place[0]], self._own.shown)
+        values = {"{prompt}": last.content, "{demonstration}": answer}
+        text = re.sub(r"\{prompt\}|\{demonstration\}", lambda place: values[place[0]], self._own.shown)
         return (*before, replace(last, content=text))
 
     def with_advantages(self, engine: Engine, rollouts: Sequence[Rollout]) -> tuple[list[Rollout], dict[str, float]]:
         """Every token is learned alike."""
-        return [replace(one, advantages=(1.0,) * len(one.tokens)) for one in rollouts], {}
+        return [replace(rollout, advantages=(1.0,) * len(rollout.tokens)) for rollout in rollouts], {}
 
     def training_data(self, engine: Engine, rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum]:
         """The answers behind their prompts, with what the teacher says of each token behind the demonstration."""
         pairs = list(zip(rollouts, weights, strict=True))
-        shown = [learned(replace(one, prompt=self._shown[one.id]), weight) for one, weight in pairs]
+        shown = [learned(replace(rollout, prompt=self._shown[rollout.id]), weight) for rollout, weight in pairs]
         taught = with_teacher(
             engine, shown, self._own.teacher_top_k, temperature=self._own.temperature,
             vocabulary=self.context.facts.vocab_size, role=ROLE,
         )  # fmt: skip
-        return [_moved(of, learned(one, weight)) for of, (one, weight) in zip(taught, pairs, strict=True)]
+        return [_moved(of, learned(rollout, weight)) for of, (rollout, weight) in zip(taught, pairs, strict=True)]
 
 
 def _moved(taught: Datum, datum: Datum) -> Datum:
     """The datum with what the teacher says of the same tokens behind another prompt."""
     width = taught.targets.shape[1]
     targets = np.repeat(np.asarray(datum.targets)[:, None], width, axis=1)
-    said = np.zeros(targets.shape)
+    teacher_logprobs = np.zeros(targets.shape)
     targets[datum.mask] = taught.targets[taught.mask]
-    said[datum.mask] = taught.fields["teacher_logprobs"][taught.mask]
-    return replace(datum, targets=targets, fields={**datum.fields, "teacher_logprobs": said})
+    teacher_logprobs[datum.mask] = taught.fields["teacher_logprobs"][taught.mask]
+    return replace(datum, targets=targets, fields={**datum.fields, "teacher_logprobs": teacher_logprobs})

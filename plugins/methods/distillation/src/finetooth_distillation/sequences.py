@@ -42,17 +42,17 @@ def learned_answers(
     prompts = Prompts.read(context)
     prompts.check_room(context, 1)
     path = context.folder / FILE
-    said = _kept(path, len(prompts.tokens) * answers)
-    if said is None:
-        said = _asked(context, prompts, teacher, Sampling(longest, temperature, n=answers,
+    replies = _kept(path, len(prompts.tokens) * answers)
+    if replies is None:
+        replies = _asked(context, prompts, teacher, Sampling(longest, temperature, n=answers,
                       seed=int(context.generator("teacher").integers(2**31))))  # fmt: skip
-        _keep(path, said)
+        _keep(path, replies)
     ids = [(id_, tokens) for id_, tokens in prompts.tokens for _ in range(answers)]
     stop, data = sorted(context.renderer.stop_ids)[:1], []
-    for (id_, tokens), (text, ended) in zip(ids, said, strict=True):
+    for (id_, tokens), (text, ended) in zip(ids, replies, strict=True):
         answer = [*context.tokenizer.encode(text), *(stop if ended else [])]
         data.append(Datum.from_tokens([*tokens, *answer], [0.0] * len(tokens) + [1.0] * len(answer), id=id_))
-    if cut := sum(not ended for _, ended in said):
+    if cut := sum(not ended for _, ended in replies):
         context.note(f"the teacher did not end {cut} of {len(data)} answers: they are learned without an end")
     lengths = [len(datum) + 1 for datum in data]
     return data, DataReport("train", len(data), len(data), tokens=sum(lengths), longest=max(lengths))
@@ -61,13 +61,13 @@ def learned_answers(
 def _asked(context: Context, prompts: Prompts, teacher: str, sampling: Sampling) -> list[Answer]:
     """Answers, those of a prompt next to each other."""
     opened = context.open(teacher)
-    renderer, found = opened.context.renderer, list[Answer]()
-    asked = [tuple(renderer.prompt(messages_of(prompts.tasks[id_]), prompts.tasks[id_].tools))
+    renderer, answers = opened.context.renderer, list[Answer]()
+    prompted = [tuple(renderer.prompt(messages_of(prompts.tasks[id_]), prompts.tasks[id_].tools))
              for id_, _ in prompts.tokens]  # fmt: skip
-    for first in range(0, len(asked), AT_ONCE):
-        for completions in opened.engine.generate(asked[first : first + AT_ONCE], sampling):
-            found += [(one.text, one.stop == "stop") for one in completions]
-    return found
+    for first in range(0, len(prompted), AT_ONCE):
+        for completions in opened.engine.generate(prompted[first : first + AT_ONCE], sampling):
+            answers += [(completion.text, completion.stop == "stop") for completion in completions]
+    return answers
 
 
 def _kept(path: Path, count: int) -> list[Answer] | None:
@@ -80,12 +80,12 @@ def _kept(path: Path, count: int) -> list[Answer] | None:
         return None
     try:
         lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-        found = [(str(line["answer"]), bool(line["ended"])) for line in lines]
+        answers = [(str(line["answer"]), bool(line["ended"])) for line in lines]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EngineError(f"{path} is damaged: {error}", action="remove it: the teacher is asked again") from error
-    if len(found) != count:
-        raise EngineError(f"{path} has {len(found)} answers, {count} are needed", action="remove it")
-    return found
+    if len(answers) != count:
+        raise EngineError(f"{path} has {len(answers)} answers, {count} are needed", action="remove it")
+    return answers
 
 
 def _keep(path: Path, said: Sequence[Answer]) -> None:

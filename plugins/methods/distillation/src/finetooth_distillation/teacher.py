@@ -54,8 +54,8 @@ def with_teacher(
     at_once = max(1, NUMBERS_AT_ONCE // (vocabulary * max(len(datum.targets) for datum in data)))
     for start in range(0, len(data), at_once):
         part = data[start : start + at_once]
-        said = engine.forward(part, role=role, returns=("logits",), train=False).outputs
-        taught += [_with(datum, of["logits"], k, temperature) for datum, of in zip(part, said, strict=True)]
+        outputs = engine.forward(part, role=role, returns=("logits",), train=False).outputs
+        taught += [_with(datum, of["logits"], k, temperature) for datum, of in zip(part, outputs, strict=True)]
     return taught
 
 

@@ -125,17 +125,17 @@ class Universal(BatchedMethod):
     def _taught(self, data: Sequence[Datum]) -> list[Datum]:
         """The data with the fields of `sorted_probabilities`."""
         theirs = [self._read(datum.id) for datum in data]
-        said = self._teacher.engine.forward(theirs, returns=("logits",), train=False).outputs
-        found = []
-        for datum, read, of in zip(data, theirs, said, strict=True):
+        outputs = self._teacher.engine.forward(theirs, returns=("logits",), train=False).outputs
+        updated = []
+        for datum, read, of in zip(data, theirs, outputs, strict=True):
             answers = prompt_and_answer(datum)[1], prompt_and_answer(read)[1]
             own, other = self._pairs(*answers)
             compared, taught = np.zeros(len(datum)), np.zeros((len(datum), self._k + 1))
             places = last_stretch(datum, len(answers[0]))[own]
             compared[places] = 1.0
             taught[places] = greatest(of["logits"][last_stretch(read, len(answers[1]))[other]], self._k)
-            found.append(replace(datum, fields={**datum.fields, "aligned": compared, "teacher_sorted": taught}))
-        return found
+            updated.append(replace(datum, fields={**datum.fields, "aligned": compared, "teacher_sorted": taught}))
+        return updated
 
     def _pairs(self, own: Sequence[int], theirs: Sequence[int]) -> tuple[list[int], list[int]]:
         """Which tokens of two answers are compared."""

@@ -47,8 +47,8 @@ def whitener(sampled: Floats) -> Floats:
         sampled: (n, D').
     """
     u, s, _ = np.linalg.svd(sampled.T, full_matrices=False)
-    kept = s > LEAST * s.max(initial=0.0)
-    return np.asarray(u[:, kept] / s[kept])
+    large = s > LEAST * s.max(initial=0.0)
+    return np.asarray(u[:, large] / s[large])
 
 
 def feature_rewards(sampled: Floats, reference: Floats, *, alignment: float, diversity: float) -> Floats:
@@ -59,10 +59,10 @@ def feature_rewards(sampled: Floats, reference: Floats, *, alignment: float, div
         sampled: (n, D').
         reference: (D',).
     """
-    found = 2.0 * alignment * cosines(sampled, reference)
+    rewards = 2.0 * alignment * cosines(sampled, reference)
     if len(sampled) > 1:
-        found = found - 2.0 * diversity * likeness(sampled)
-    return np.asarray(found)
+        rewards = rewards - 2.0 * diversity * likeness(sampled)
+    return np.asarray(rewards)
 
 
 def cosines(sampled: Floats, reference: Floats) -> Floats:

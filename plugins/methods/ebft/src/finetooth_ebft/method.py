@@ -186,7 +186,7 @@ class Ebft(RolloutMethod):
             return data
         none = [replace(of, fields={**of.fields, "weights": np.zeros(len(of))}) for of in data]
         firsts = [rollouts[group.start] for group in groups_of(rollouts)]
-        return none + [self._reference_datum(one, data[0].fields) for one in firsts]
+        return none + [self._reference_datum(first, data[0].fields) for first in firsts]
 
     def _reference_datum(self, rollout: Rollout, fields: Mapping[str, object]) -> Datum:
         """The reference answer behind the prompt: cross entropy counts it, the policy gradient does not."""

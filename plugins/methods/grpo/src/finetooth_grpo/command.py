@@ -46,7 +46,7 @@ def command(obj: CommandContext, run: str, step: int | None, groups: int, full: 
             action="give a run whose method samples, and leave method.keep_rollouts on",
         )
     if step is not None and step not in steps:
-        near = ", ".join(str(one) for one in sorted(steps, key=lambda one: abs(one - step))[:5])
+        near = ", ".join(map(str, sorted(steps, key=lambda number: abs(number - step))[:5]))
         raise UserError(f"--step {step}: no rollouts were new then", action=f"give one of {near}, ...")
     _overview(steps)
     chosen = max(steps) if step is None else step
@@ -75,8 +75,8 @@ def _show(group: Sequence[Rollout], *, full: bool) -> None:
         parts = (
             "" if len(rollout.rewards) < 2 else "  " + " ".join(f"{k} {_score(v)}" for k, v in rollout.rewards.items())
         )
-        said = rollout.transcript or rollout.text
-        text = said if full else shorten(said, WIDTH, placeholder=" ...")
+        answer = rollout.transcript or rollout.text
+        text = answer if full else shorten(answer, WIDTH, placeholder=" ...")
         cut = f" ({CALLED[rollout.outcome]})" if rollout.outcome in CALLED else ""
         click.echo(f"    reward {_score(rollout.reward)}  advantage {advantage:+.2f}{parts}  {text!r}{cut}")
 

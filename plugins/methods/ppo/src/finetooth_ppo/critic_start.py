@@ -56,16 +56,18 @@ class CriticStart:
             RecipeError: it has another tokenizer than the policy.
         """
         own, theirs = self._context.tokenizer, self._opened.context.tokenizer
-        for one in rollouts:
-            tokens = [*one.prompt, *one.tokens]
+        for rollout in rollouts:
+            tokens = [*rollout.prompt, *rollout.tokens]
             if max(tokens) >= self._opened.context.facts.vocab_size or own.decode(tokens) != theirs.decode(tokens):
                 raise RecipeError(
                     "method.critic",
                     f"{self._reference} has another tokenizer than the policy",
                     action="train the reward model on the policy's model",
                 )
-        said = self._opened.engine.forward(data, returns=("values",), train=False).outputs
-        found = [np.asarray(of["values"][datum.mask], dtype=np.float64) for of, datum in zip(said, data, strict=True)]
+        outputs = self._opened.engine.forward(data, returns=("values",), train=False).outputs
+        critic_values = [
+            np.asarray(of["values"][datum.mask], dtype=np.float64) for of, datum in zip(outputs, data, strict=True)
+        ]
         if self._before is None:
-            return found
-        return [mine + of for mine, of in zip(found, self._before.values(data, rollouts), strict=True)]
+            return critic_values
+        return [mine + of for mine, of in zip(critic_values, self._before.values(data, rollouts), strict=True)]

@@ -100,27 +100,29 @@ class PpoMethod(RolloutMethod):
         if begun is not None:
             values = [v + of for v, of in zip(values, begun, strict=True)]
         apart = self._log_ratios(engine, data, own)
-        rewards = [token_rewards(self._score(one), of, self._kl.coef) for one, of in zip(rollouts, apart, strict=True)]
+        rewards = [
+            token_rewards(self._score(rollout), of, self._kl.coef) for rollout, of in zip(rollouts, apart, strict=True)
+        ]
         if options.whiten_rewards:
             rewards = whitened(rewards, shift=False)
-        said = [
+        pairs = [
             advantages_and_returns(of, v, discount=options.discount, smoothing=options.gae_lambda)
             for of, v in zip(rewards, values, strict=True)
         ]
-        advantages = [of for of, _ in said]
+        advantages = [of for of, _ in pairs]
         if options.whiten_advantages:
             advantages = whitened(advantages)
-        found = []
-        for i, (one, a, v, (_, returns)) in enumerate(zip(rollouts, advantages, values, said, strict=True)):
-            fields = {**one.fields, "old_values": for_every(one, v), "returns": for_every(one, returns)}
-            fields |= {} if begun is None else {"value_offsets": for_every(one, begun[i])}
-            found.append(replace(one, advantages=for_every(one, a), fields=fields))
-        metrics = {"value/explained_variance": explained_variance(values, [returns for _, returns in said])}
+        updated = []
+        for i, (rollout, a, v, (_, returns)) in enumerate(zip(rollouts, advantages, values, pairs, strict=True)):
+            fields = {**rollout.fields, "old_values": for_every(rollout, v), "returns": for_every(rollout, returns)}
+            fields |= {} if begun is None else {"value_offsets": for_every(rollout, begun[i])}
+            updated.append(replace(rollout, advantages=for_every(rollout, a), fields=fields))
+        metrics = {"value/explained_variance": explained_variance(values, [returns for _, returns in pairs])}
         if options.beta and options.kl_in == "reward":
             kl = float(np.mean([of.sum() for of in apart]))
             metrics |= {"kl_coef": self._kl.coef, "kl/answer": kl, "kl": kl * len(apart) / sum(map(len, apart))}
             self._kl.see(kl)
-        return found, metrics
+        return updated, metrics
 
     def _score(self, rollout: Rollout) -> float:
         cut = self._ppo.missing_eos_penalty if rollout.outcome == "length" else 0.0

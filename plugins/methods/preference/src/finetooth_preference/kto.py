@@ -111,13 +111,13 @@ class Kto(BatchedMethod):
             raise DataError(
                 "data.train", f"all {good + bad:,} answers are {kind}, and kto compares", action=f"add {other} answers"
             )
-        given = self._options
+        options = self._options
         counts = f"{good:,} desirable and {bad:,} undesirable answers"
-        share = given.desirable_weight * good / (given.undesirable_weight * bad)
+        share = options.desirable_weight * good / (options.undesirable_weight * bad)
         if 1.0 <= share <= MOST:
             return f"{counts}, weighted {share:.3g} to 1, in the recommended range of 1 to {MOST}"
-        least = given.undesirable_weight * bad / good
-        highest = given.desirable_weight * good / bad
+        least = options.undesirable_weight * bad / good
+        highest = options.desirable_weight * good / bad
         return (
             f"{counts}, weighted {share:.3g} to 1; 1 to {MOST} is recommended: set method.desirable_weight between "
             f"{least:.3g} and {MOST * least:.3g}, or method.undesirable_weight between {highest / MOST:.3g} and "

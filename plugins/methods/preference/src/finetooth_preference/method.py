@@ -65,15 +65,15 @@ def _alone(name: str, options: OrpoOptions | SimpoOptions | CpoOptions, context:
 
 def _weighted(context: Context, pick: Pick, setting: str, beta: float | None) -> tuple[LossSpec, float]:
     """A loss with its weight; its beta is the method's, unless it says its own."""
-    given = _options_of(pick)
-    weight = given.pop("weight", 1.0)
+    options = _options_of(pick)
+    weight = options.pop("weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
         raise RecipeError(
             f"{setting}.weight", f"{weight!r} is not a number above 0", action="give one, or leave it out"
         )
-    if beta is not None and str(given.get("name")).rpartition(":")[2] not in NO_BETA:
-        given.setdefault("beta", beta)
-    return context.loss(given, setting=setting), float(weight)
+    if beta is not None and str(options.get("name")).rpartition(":")[2] not in NO_BETA:
+        options.setdefault("beta", beta)
+    return context.loss(options, setting=setting), float(weight)
 
 
 def _options_of(pick: Pick) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def mismatched(data: Sequence[Datum], max_length: int) -> list[Datum]:
         max_length: positions; what is longer is cut, and left out if nothing of the answer remains or an image would be
             cut in two.
     """
-    found = []
+    mixed = []
     for place, datum in enumerate(data):
         end = _answer(datum)
         prompt = _tokens(datum)[:end]
@@ -24,12 +24,14 @@ def mismatched(data: Sequence[Datum], max_length: int) -> list[Datum]:
         begin = _answer(other)
         tokens = np.concatenate([prompt, _tokens(other)[begin:]])[: max_length + 1]
         trained = np.concatenate([np.zeros(len(prompt)), other.mask[begin - 1 :].astype(np.float64)])[: len(tokens)]
-        media = [(start, one) for start, one in datum.media if start < end]  # what is asked about goes with the prompt
-        media += [(start + end - begin, one) for start, one in other.media if start >= begin]
-        whole = all(start + one.length < len(tokens) for start, one in media)  # none is cut in two
+        media = [
+            (start, medium) for start, medium in datum.media if start < end
+        ]  # what is asked about goes with the prompt
+        media += [(start + end - begin, medium) for start, medium in other.media if start >= begin]
+        whole = all(start + medium.length < len(tokens) for start, medium in media)  # none is cut in two
         if trained[1:].any() and whole:
-            found.append(Datum.from_tokens(tokens, trained, id=f"{datum.id}~{other.id}", media=media))
-    return found
+            mixed.append(Datum.from_tokens(tokens, trained, id=f"{datum.id}~{other.id}", media=media))
+    return mixed
 
 
 def kl_estimate(engine: Engine, data: Sequence[Datum], max_length: int) -> float:

@@ -67,7 +67,7 @@ def _make(engine: Engine, data: Sequence[Datum]) -> NDArray[np.float32]:
             "the reference's log-probabilities are not kept any more, and the policy is no longer the reference",
             action="start the run anew, or set method.reference to frozen-copy",
         )
-    found = []
+    parts = []
     for begin in range(0, len(data), AT_ONCE):
         some = [data[i] for i in range(begin, min(begin + AT_ONCE, len(data)))]
         for datum, logprobs in zip(some, engine.logprobs(some, role=role), strict=True):
@@ -76,8 +76,8 @@ def _make(engine: Engine, data: Sequence[Datum]) -> NDArray[np.float32]:
                     f"the reference's log-probabilities of {datum.id} are not finite",
                     action="look at this row, or set train.precision to fp32",
                 )
-            found.append(logprobs[datum.mask].astype(np.float32))
-    return np.concatenate(found)
+            parts.append(logprobs[datum.mask].astype(np.float32))
+    return np.concatenate(parts)
 
 
 def _key(context: Context, engine: Engine, data: Sequence[Datum]) -> str:

@@ -128,8 +128,8 @@ class Answers:
     def _text(self, prompt: str, answer: str, name: str) -> Rendered:
         tokenizer, markup = self.context.tokenizer, self.context.markup
         rendered = render_completion(PromptCompletion(prompt, answer), tokenizer, markup=markup)
-        asked = encode_document(prompt, tokenizer, markup)
-        if rendered.tokens[: len(asked)] != asked:
+        prompt_tokens = encode_document(prompt, tokenizer, markup)
+        if rendered.tokens[: len(prompt_tokens)] != prompt_tokens:
             raise DataError("", f"the prompt and {name} share a token", action=TEXT_ACTION)
         return rendered
 
@@ -142,12 +142,12 @@ class Answers:
         silent = tuple(replace(message, train=False, weights=(), reasoning_weights=()) for message in prompt)
         renderer = self.context.renderer
         rendered = renderer.render(Conversation((*silent, *answer), tools))
-        asked = renderer.shown_prompt(prompt, tools).tokens
-        mended = as_asked(rendered, asked, self.context.tokenizer)
+        prompt_tokens = renderer.shown_prompt(prompt, tools).tokens
+        mended = as_asked(rendered, prompt_tokens, self.context.tokenizer)
         if mended is not None:
             return mended
-        at = next((i for i, (a, b) in enumerate(zip(asked, rendered.tokens, strict=False)) if a != b), 0)
-        text = self.context.tokenizer.decode(asked[at:])
+        at = next((i for i, (a, b) in enumerate(zip(prompt_tokens, rendered.tokens, strict=False)) if a != b), 0)
+        text = self.context.tokenizer.decode(prompt_tokens[at:])
         raise DataError(
             "",
             f"the row with {name} does not begin with the prompt as the model is asked it: from token {at} on, the "
@@ -158,7 +158,7 @@ class Answers:
 
 def _shown(rendered: Rendered) -> list[str]:
     """Which images, sounds and videos it has."""
-    return [one.medium.sha256 for one in rendered.media]
+    return [place.medium.sha256 for place in rendered.media]
 
 
 def _shortened(text: str, most: int = 60) -> str:

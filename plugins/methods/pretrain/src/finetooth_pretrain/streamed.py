@@ -74,10 +74,10 @@ class StreamedPretrain(BatchedMethod):
             DataError: there is none, or none of the first `TRIED` rows can be used.
         """
         first: DataError | None = None
-        for _, found in islice(self._open(0), TRIED):
-            if not isinstance(found, DataError):
+        for _, document in islice(self._open(0), TRIED):
+            if not isinstance(document, DataError):
                 break
-            first = first or found
+            first = first or document
         else:
             raise first or DataError("data.train", "it has no rows", action="check the path")
         shape = self._shape

@@ -199,7 +199,7 @@ class DocumentStream:
         """Windows of a pass, from the cursor's block on."""
         length = self._shape.length
         pending: list[_Piece] = []
-        held, skipped, row, count, last = 0, cursor.skipped, cursor.row, cursor.block * self._shape.block, 0
+        buffered, skipped, row, count, last = 0, cursor.skipped, cursor.row, cursor.block * self._shape.block, 0
         for row, (id_, rendered) in enumerate(self._open(cursor.row), start=cursor.row):
             if isinstance(rendered, DataError):
                 skipped += 1
@@ -209,14 +209,14 @@ class DocumentStream:
             begin = cursor.offset if row == cursor.row else 0
             tokens = np.asarray(rendered.tokens[begin:], np.int64)
             pending.append(_Piece(row, id_, begin, skipped, tokens))
-            held += len(tokens)
-            while held > length:
+            buffered += len(tokens)
+            while buffered > length:
                 count, last = count + 1, length
                 yield self._cut(pending, length)
-                held -= length
-        if held > 1:
-            count, last = count + 1, held - 1
-            yield self._cut(pending, held - 1)
+                buffered -= length
+        if buffered > 1:
+            count, last = count + 1, buffered - 1
+            yield self._cut(pending, buffered - 1)
         if count:
             self._passed(Pass(row + 1 - skipped, count, last))
 

@@ -36,14 +36,14 @@ def separator_id(tokenizer: Tokenizer, separator: str) -> int:
                 "method.separator", f"the vocabulary has no token {separator!r}", action="set method.separator: auto"
             )
         return id_
-    found = next((id_ for name in SEPARATORS if (id_ := tokenizer.token_id(name)) is not None), tokenizer.eos_id)
-    if found is None:
+    closing = next((id_ for name in SEPARATORS if (id_ := tokenizer.token_id(name)) is not None), tokenizer.eos_id)
+    if closing is None:
         raise RecipeError(
             "method.separator",
             "the tokenizer has no end-of-text token",
             action="set method.separator to a token of its vocabulary",
         )
-    return found
+    return closing
 
 
 def build(options: Mapping[str, Any], context: Context) -> Render:

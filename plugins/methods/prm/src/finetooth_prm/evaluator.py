@@ -52,10 +52,10 @@ class StepsEvaluator(EvaluatorBase):
             RecipeError: the recipe gives none.
             DataError: a row is broken, or none can be used.
         """
-        given = {"separator": self._separator(), "train_on": "all", "unusable": self._options.unusable}
+        options = {"separator": self._separator(), "train_on": "all", "unusable": self._options.unusable}
         limit = Limit(self._context.train.max_length, "drop")
         preparation = self._context.prepare(
-            "eval", Rendering("finetooth_prm.rendering:build", given), limit, first=self._options.rows
+            "eval", Rendering("finetooth_prm.rendering:build", options), limit, first=self._options.rows
         )
         self._data, report = LabelledSteps(preparation.data), preparation.report
         if report.rows == self._options.rows:
@@ -75,9 +75,9 @@ class StepsEvaluator(EvaluatorBase):
         """
         if not self._data:
             self.prepare()
-        found = engine.forward(self._data, returns=("values",), train=False).outputs
+        outputs = engine.forward(self._data, returns=("values",), train=False).outputs
         answers: list[Answer] = []
-        for datum, each in zip(self._data, found, strict=True):
+        for datum, each in zip(self._data, outputs, strict=True):
             values = np.asarray(each["values"], dtype=np.float64)[datum.mask]
             if not np.isfinite(values).all():
                 raise EngineError(

@@ -79,8 +79,8 @@ class RewardEvaluator(EvaluatorBase):
         """
         if not self._data:
             self.prepare()
-        found = engine.forward(self._data, returns=("scores",), train=False).outputs
-        scores = np.array([float(each["scores"]) for each in found])
+        outputs = engine.forward(self._data, returns=("scores",), train=False).outputs
+        scores = np.array([float(each["scores"]) for each in outputs])
         for datum, score in zip(self._data, scores, strict=True):
             if not math.isfinite(score):
                 raise EngineError(

@@ -108,11 +108,11 @@ def rendering(kind: Kind, options: RmOptions, context: Context) -> Rendering:
             f"{train.excess_length} would cut answers, and a score of a part says nothing of the whole",
             action="set it to drop or raise",
         )
-    given = {
+    settings = {
         "kind": kind, "unusable": options.unusable, "margin": options.margin, "max_length": train.max_length,
         "excess_length": train.excess_length,
     }  # fmt: skip
-    return Rendering("finetooth_reward.rendering:build", given)
+    return Rendering("finetooth_reward.rendering:build", settings)
 
 
 def _first_kind(context: Context) -> Kind:

@@ -93,9 +93,9 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
         return scored_at_end(read.tokens, scalars={"label": float(example.label)}, media=read.media)
 
     def render(example: Example) -> Rendered:
-        found = kind_of(example)
-        if found != kind:
-            is_, are = (PAIRS, LABELS) if found == "pairs" else (LABELS, PAIRS)
+        row_kind = kind_of(example)
+        if row_kind != kind:
+            is_, are = (PAIRS, LABELS) if row_kind == "pairs" else (LABELS, PAIRS)
             raise DataError("", f"the row is one of {is_}, and others are {are}", action="give rows of one kind")
         rendered = pair(example) if isinstance(example, Pair) else labelled(example)  # type: ignore[arg-type]
         return rendered if rendered.left_out else fitting(rendered)

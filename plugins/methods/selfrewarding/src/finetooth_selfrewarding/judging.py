@@ -58,10 +58,10 @@ class OwnJudge:
         Args:
             prompts: what was asked, as text.
         """
-        data = [self._datum(prompt, one) for prompt, one in zip(prompts, rollouts, strict=True)]
-        said = engine.forward(data, returns=("logprobs",), train=False).outputs
+        data = [self._datum(prompt, rollout) for prompt, rollout in zip(prompts, rollouts, strict=True)]
+        outputs = engine.forward(data, returns=("logprobs",), train=False).outputs
         means = []
-        for of in said:
+        for of in outputs:
             logprobs = np.asarray(of["logprobs"][-1], dtype=np.float64)
             share = np.exp(logprobs - logprobs.max())
             means.append(float(share @ np.arange(POINTS + 1) / share.sum()))

@@ -69,33 +69,34 @@ class SelfRewarding(RoundMethod):
         """The best and the worst answer to each prompt."""
         flops, rollouts = 0.0, list[Rollout]()
         for sampled in self.sampled(engine, number, self._own.num_generations):
-            rollouts += [one for one in self._judged(engine, sampled.rollouts) if one.reward is not None]
+            rollouts += [rollout for rollout in self._judged(engine, sampled.rollouts) if rollout.reward is not None]
             flops += sampled.flops
         pairs = [pair for group in groups_of(rollouts) if (pair := self._pair(rollouts[group])) is not None]
         if not pairs:
             return Preferred((), len(rollouts), {}, flops)
-        scores = [one.reward for one in rollouts if one.reward is not None]
+        scores = [rollout.reward for rollout in rollouts if rollout.reward is not None]
         apart = [(a.reward or 0.0) - (b.reward or 0.0) for a, b in pairs]
         metrics = {
             "judge/mean": float(np.mean(scores)),
             "judge/std": float(np.std(scores)),
             "judge/margin": float(np.mean(apart)),
-            "completions/mean_length": float(np.mean([len(one.tokens) for one in rollouts])),
+            "completions/mean_length": float(np.mean([len(rollout.tokens) for rollout in rollouts])),
         }
         return Preferred(pairs, len(rollouts), metrics, flops)
 
     def _judged(self, engine: Engine, rollouts: Sequence[Rollout]) -> list[Rollout]:
         if self._judge is None:
             return scored(rollouts, self._prompts.tasks, self._rewards)
-        asked = [prompt_text(self._prompts.tasks[one.id]) for one in rollouts]
-        scores = self._judge.scores(engine, asked, rollouts)
+        texts = [prompt_text(self._prompts.tasks[rollout.id]) for rollout in rollouts]
+        scores = self._judge.scores(engine, texts, rollouts)
         return [
-            replace(one, rewards={"self": score}, reward=score) for one, score in zip(rollouts, scores, strict=True)
+            replace(rollout, rewards={"self": score}, reward=score)
+            for rollout, score in zip(rollouts, scores, strict=True)
         ]
 
     def _pair(self, group: Sequence[Rollout]) -> tuple[Rollout, Rollout] | None:
         """The best and the worst answer to a prompt; None where nothing tells them apart, or they say the same."""
-        ordered = sorted(group, key=lambda one: -(one.reward or 0.0))
+        ordered = sorted(group, key=lambda rollout: -(rollout.reward or 0.0))
         best, worst = ordered[0], ordered[-1]
         differ = best.reward != worst.reward or (self._own.keep_equal and len(ordered) > 1)
         same = best.tokens == worst.tokens and not self._own.keep_equal

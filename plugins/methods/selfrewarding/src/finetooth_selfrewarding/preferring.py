@@ -68,8 +68,8 @@ class Round:
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Round:
         """What `asdict` gave, perhaps after a way through JSON."""
-        pairs = [Pair(one["id"], *(tuple(one[name]) for name in ("prompt", "chosen", "rejected")))
-                 for one in state["pairs"]]  # fmt: skip
+        pairs = [Pair(pair["id"], *(tuple(pair[name]) for name in ("prompt", "chosen", "rejected")))
+                 for pair in state["pairs"]]  # fmt: skip
         return cls(**{**state, "pairs": pairs, "metrics": dict(state["metrics"])})
 
 
@@ -103,8 +103,8 @@ class RoundMethod(MethodBase):
 
     def __init__(self, options: RoundOptions, context: Context) -> None:
         self._options, self._context = options, context
-        given = {"name": options.loss} if isinstance(options.loss, str) else dict(options.loss)
-        self._loss = context.loss({"beta": options.beta, **given}, setting="method.loss")
+        pick = {"name": options.loss} if isinstance(options.loss, str) else dict(options.loss)
+        self._loss = context.loss({"beta": options.beta, **pick}, setting="method.loss")
         self._sampler = CheckedSampler.of(context, options.sampler)
         self._asked: Sequence[tuple[str, tuple[int, ...]]] = ()
         self._round, self._steps = Round(), 0
@@ -178,11 +178,11 @@ class RoundMethod(MethodBase):
             self._context.note(f"the run ends before round {number}: {why}, so nothing is left to prefer")
             return None
         order = self._context.generator("pairs", number).permutation(len(made.pairs))
-        kept = [made.pairs[i] for i in order]
-        metrics = {**made.metrics, "pairs": float(len(kept))}
+        shuffled = [made.pairs[i] for i in order]
+        metrics = {**made.metrics, "pairs": float(len(shuffled))}
         about = {"round": number, "weights": engine.weights_version, "answers": made.answers, **metrics}
-        sha256 = write_round(self._context.folder, about, kept, parent=self._round.sha256)
-        pairs = [Pair(a.id, a.prompt, a.tokens, b.tokens) for a, b in kept]
+        sha256 = write_round(self._context.folder, about, shuffled, parent=self._round.sha256)
+        pairs = [Pair(a.id, a.prompt, a.tokens, b.tokens) for a, b in shuffled]
         return Round(number, pairs, 0, sha256, metrics, made.flops)
 
     def sampled(self, engine: Engine, number: int, answers: int) -> Iterator[Sampled]:
@@ -198,8 +198,8 @@ class RoundMethod(MethodBase):
                 options.max_completion_length, options.temperature, 0, options.top_p, answers,
                 seed=int(self._context.generator("answers", number, start).integers(2**31)),
             )  # fmt: skip
-            asked = [Prompt(id_, f"{id_}@{number}", tokens) for id_, tokens in self._asked[start : start + size]]
-            yield self._sampler.sample(engine, asked, sampling)
+            prompts = [Prompt(id_, f"{id_}@{number}", tokens) for id_, tokens in self._asked[start : start + size]]
+            yield self._sampler.sample(engine, prompts, sampling)
 
     # --- state --------------------------------------------------------------------------------------------------------
 

@@ -45,12 +45,12 @@ class Spin(RoundMethod):
             DataError: a row is broken, or has nothing that asks for an answer.
         """
         self._rows.prepare()
-        asked = []
+        prompts = []
         for datum in self._rows.data:
             prompt, answer = prompt_and_answer(datum)
-            asked.append((datum.id, prompt))
+            prompts.append((datum.id, prompt))
             self._answers.append(answer)
-        return self.begin(asked, len(asked))
+        return self.begin(prompts, len(prompts))
 
     def preferred(self, engine: Engine, number: int) -> Preferred:
         """The answer of each row and that of the policy."""
@@ -58,9 +58,9 @@ class Spin(RoundMethod):
         for sampled in self.sampled(engine, number, 1):
             own += sampled.rollouts
             flops += sampled.flops
-        both = [(self._row(one, answer), one) for one, answer in zip(own, self._answers, strict=True)]
-        pairs = [(row, one) for row, one in both if row.tokens != one.tokens]
-        metrics = {"completions/mean_length": sum(len(one.tokens) for one in own) / len(own)}
+        both = [(self._row(rollout, answer), rollout) for rollout, answer in zip(own, self._answers, strict=True)]
+        pairs = [(row, rollout) for row, rollout in both if row.tokens != rollout.tokens]
+        metrics = {"completions/mean_length": sum(len(rollout.tokens) for rollout in own) / len(own)}
         return Preferred(pairs, len(own), metrics, flops)
 
     def _row(self, rollout: Rollout, answer: tuple[int, ...]) -> Rollout:

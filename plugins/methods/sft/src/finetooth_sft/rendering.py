@@ -31,7 +31,7 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
     def render(example: Example) -> Rendered:
         if isinstance(example, Conversation):
             rendered = context.renderer.render(example, train_on=train_on)
-            if train_markup and not any(one.weights or one.train is not None for one in example.messages):
+            if train_markup and not any(message.weights or message.train is not None for message in example.messages):
                 rendered = _unmasked(rendered)
             remarks = _remarks(example, train_on)
             return replace(rendered, remarks=(*rendered.remarks, *remarks)) if remarks else rendered
@@ -56,7 +56,7 @@ def _document(example: Text, context: Context) -> Rendered:
 
 def _unmasked(rendered: Rendered) -> Rendered:
     """All of it trains, but for places of images and sounds, which have no tokens to be predicted."""
-    shown = {place for one in rendered.media for place in range(one.start, one.stop)}
+    shown = {place for medium in rendered.media for place in range(medium.start, medium.stop)}
     return replace(rendered, weights=tuple(float(place not in shown) for place in range(len(rendered.tokens))))
 
 
@@ -78,7 +78,7 @@ def _refusal(example: Example, context: Context) -> DataError:
 
 def _remarks(conversation: Conversation, train_on: TrainOn) -> tuple[str, ...]:
     trained = trained_messages(conversation.messages, train_on)
-    blank = any(_blank_boundary(*given) for given in zip(conversation.messages, trained, strict=True))
+    blank = any(_blank_boundary(*pair) for pair in zip(conversation.messages, trained, strict=True))
     return (TRAILING,) * _trails(conversation) + (BLANK,) * blank
 
 

@@ -80,30 +80,30 @@ def drawn_from() -> dict[str, Any]:
         "torch": torch.get_rng_state().numpy().copy(),
     }
     if torch.cuda.is_available():
-        states["cuda"] = [one.numpy().copy() for one in torch.cuda.get_rng_state_all()]
+        states["cuda"] = [state.numpy().copy() for state in torch.cuda.get_rng_state_all()]
     return states
 
 
 def draw_from(states: Mapping[str, Any]) -> None:
     """Make `drawn_from` what it was."""
     gauss = states["python_gauss"]
-    random.setstate((3, tuple(int(one) for one in states["python"]), None if gauss is None else float(gauss)))
+    random.setstate((3, tuple(int(number) for number in states["python"]), None if gauss is None else float(gauss)))
     kind, at, has, cached = states["numpy_rest"]
     np.random.set_state((str(kind), np.asarray(states["numpy"], np.uint32), int(at), int(has), float(cached)))
     torch.set_rng_state(torch.from_numpy(np.array(states["torch"], np.uint8)))
     if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([torch.from_numpy(np.array(one, np.uint8)) for one in states["cuda"]])
+        torch.cuda.set_rng_state_all([torch.from_numpy(np.array(state, np.uint8)) for state in states["cuda"]])
 
 
 def trained_weights(model: nn.Module) -> dict[str, Any]:
     """What trains of a model, in float32, which holds bfloat16 and float16 without loss. Nobody writes to it."""
     weights = {
-        name: one.detach().to("cpu", torch.float32, copy=True).numpy()
-        for name, one in model.named_parameters()
-        if one.requires_grad
+        name: parameter.detach().to("cpu", torch.float32, copy=True).numpy()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
     }
-    for one in weights.values():
-        one.flags.writeable = False
+    for array in weights.values():
+        array.flags.writeable = False
     return weights
 
 

@@ -72,10 +72,10 @@ def trainer_class(name: str) -> type[Any]:
                 f"trl.{path} cannot be imported: {error}",
                 action=f"name another one, or install what it lacks: {install_command('PACKAGE')}",
             ) from None
-    known = [one for one in dir(module) if one.endswith("Trainer")]
+    known = [member for member in dir(module) if member.endswith("Trainer")]
     wanted = last if last in known else f"{last.upper()}Trainer"
     trainer = next(
-        (one for one in known if one.lower() in (last.lower(), wanted.lower(), f"{last}trainer".lower())), None
+        (member for member in known if member.lower() in (last.lower(), wanted.lower(), f"{last}trainer".lower())), None
     )
     if trainer is None:
         near = nearest(wanted, known)

@@ -148,7 +148,7 @@ def training(
         EngineError: the trainer failed.
     """
     model: nn.Module = engine.module()
-    optimizer = EngineOptimizer(engine, [one for one in model.parameters() if one.requires_grad])
+    optimizer = EngineOptimizer(engine, [parameter for parameter in model.parameters() if parameter.requires_grad])
     turns = Turns()
     with tempfile.TemporaryDirectory() as scratch:
         try:
@@ -158,9 +158,9 @@ def training(
                 rewards=rewards, teacher=teacher, scratch=Path(scratch), begin=begin,
             )  # fmt: skip
         except Exception as error:  # its own checks of settings and columns, which raise whatever they like
-            said = " ".join(str(error).split())
+            reason = " ".join(str(error).split())
             raise PlanError(
-                f"{trainer.__name__} of TRL cannot be made: {type(error).__name__}: {said}",
+                f"{trainer.__name__} of TRL cannot be made: {type(error).__name__}: {reason}",
                 action="see method.arguments and the rows' columns; ft --debug shows where",
             ) from error
 
@@ -216,17 +216,17 @@ def _trainer(
     tokenizer = AutoTokenizer.from_pretrained(scratch / "tokenizer")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    given: dict[str, Any] = {}
+    more: dict[str, Any] = {}
     reference: Mapping[str, Any] = {}
     if takes(trainer, "ref_model"):
         reference = begin.reference if begin else trained_weights(model)
-        given["ref_model"] = copy.deepcopy(model)
-        put_back(given["ref_model"], reference)
-        given["ref_model"].requires_grad_(False).eval()
+        more["ref_model"] = copy.deepcopy(model)
+        put_back(more["ref_model"], reference)
+        more["ref_model"].requires_grad_(False).eval()
     if teacher is not None:
-        given["teacher_model"] = teacher
+        more["teacher_model"] = teacher
     if rewards:
-        given["reward_funcs"] = [_function(one) for one in rewards]
+        more["reward_funcs"] = [_function(reward) for reward in rewards]
     constant = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     return trainer(
         model=model,
@@ -235,7 +235,7 @@ def _trainer(
         processing_class=tokenizer,
         optimizers=(optimizer, constant),
         callbacks=[_Reporter(turns, optimizer, context.train.batch_size, reference)],
-        **given,
+        **more,
     )
 
 
@@ -275,19 +275,19 @@ def _arguments(
         "dataloader_pin_memory": False,
     }
     if rewards:
-        made["reward_weights"] = [one.weight for one in rewards]
+        made["reward_weights"] = [reward.weight for reward in rewards]
     return config(**{**{name: value for name, value in made.items() if name in fields}, **given})
 
 
-def _function(one: WeightedReward) -> Any:
+def _function(reward: WeightedReward) -> Any:
     """A reward as TRL calls one."""
 
     def judge(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
-        kept = {name: list(values) for name, values in columns.items() if isinstance(values, list)}
-        given = [_text(prompt) for prompt in prompts], [_text(answer) for answer in completions]
-        return list(one.reward(*given, kept))
+        lists = {name: list(values) for name, values in columns.items() if isinstance(values, list)}
+        texts = [_text(prompt) for prompt in prompts], [_text(answer) for answer in completions]
+        return list(reward.reward(*texts, lists))
 
-    judge.__name__ = one.name
+    judge.__name__ = reward.name
     return judge
 
 

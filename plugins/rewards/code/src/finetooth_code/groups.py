@@ -115,7 +115,7 @@ def _own() -> list[Path]:
         mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     except OSError:
         return []
-    found = []
+    folders = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
         for _, mount, kind, options, *_ in mounts:
@@ -123,5 +123,5 @@ def _own() -> list[Path]:
             of_one = kind == "cgroup" and controllers == "memory" and "memory" in options.split(",")
             if of_two or of_one:
                 below = Path(mount, path.lstrip("/"))
-                found.append(below if below.is_dir() else Path(mount))
-    return found
+                folders.append(below if below.is_dir() else Path(mount))
+    return folders

@@ -83,8 +83,8 @@ def serve_functions(source: str, calls: BinaryIO, said: BinaryIO) -> None:
     while line := calls.readline():
         call = json.loads(line)
         try:
-            found = names[call["name"]](*decode(call["args"]), **decode(call["kwargs"]))
-            reply = {"id": call["id"], "value": encode(found)}
+            value = names[call["name"]](*decode(call["args"]), **decode(call["kwargs"]))
+            reply = {"id": call["id"], "value": encode(value)}
             json.dumps(reply)
         except BaseException as error:
             reply = {"id": call["id"], "raised": type(error).__name__, "text": _text(error)}
@@ -94,21 +94,21 @@ def serve_functions(source: str, calls: BinaryIO, said: BinaryIO) -> None:
 def serve_program(source: str, most: int, calls: BinaryIO, said: BinaryIO) -> None:
     """Run the answer as a program, with what it is asked to read, until nobody asks."""
     while line := calls.readline():
-        asked = json.loads(line)
-        write(said, {"id": asked["id"], "output": run_program(source, asked["input"], most)})
+        request = json.loads(line)
+        write(said, {"id": request["id"], "output": run_program(source, request["input"], most)})
 
 
 class Child:
     """A process that holds the answer and nothing of the tests: it is forked before they are read."""
 
     def __init__(self, serve: Callable[[BinaryIO, BinaryIO], None]) -> None:
-        calls, said = os.pipe(), os.pipe()
+        calls, replies = os.pipe(), os.pipe()
         if os.fork() == 0:
             null = os.open("/dev/null", os.O_RDWR)
             for standard in (0, 1, 2):
                 os.dup2(null, standard)
             os.dup2(calls[0], READS)
-            os.dup2(said[1], WRITES)
+            os.dup2(replies[1], WRITES)
             os.closerange(3, READS)
             os.closerange(WRITES + 1, 256)
             try:
@@ -116,8 +116,8 @@ class Child:
             finally:
                 os._exit(0)
         os.close(calls[0])
-        os.close(said[1])
-        self._calls, self._said = os.fdopen(calls[1], "wb"), os.fdopen(said[0], "rb")
+        os.close(replies[1])
+        self._calls, self._said = os.fdopen(calls[1], "wb"), os.fdopen(replies[0], "rb")
 
     def read(self) -> dict[str, Any]:
         """What it says next.
@@ -127,12 +127,12 @@ class Child:
         """
         line = self._said.readline(LINE)
         try:
-            found = json.loads(line)
+            message = json.loads(line)
         except (ValueError, RecursionError):
-            found = None
-        if not isinstance(found, dict):
+            message = None
+        if not isinstance(message, dict):
             raise AnswerError("the answer ended" if not line else "the answer wrote something other than a result")
-        return found
+        return message
 
     def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """Its reply. A number that it cannot foresee says which question that is for.
@@ -173,10 +173,10 @@ def judged(request: Mapping[str, Any], read: Callable[[], Mapping[str, Any]]) ->
     sys.set_int_max_str_digits(0)
     source, most = request["answer"], request["limits"]["output"]
     if request["program"]:
-        child = Child(lambda calls, said: serve_program(source, most, calls, said))
+        child = Child(lambda calls, replies: serve_program(source, most, calls, replies))
         judge = by_cases
     else:
-        child = Child(lambda calls, said: serve_functions(source, calls, said))
+        child = Child(lambda calls, replies: serve_functions(source, calls, replies))
         judge = by_tests
     tests = read()
     total = len(tests["cases"] if request["program"] else tests["tests"])
@@ -221,8 +221,8 @@ def taken_by(test: str, functions: Sequence[str], entry: str) -> list[str]:
         used = _names(compile(test, "tests.py", "exec")) & set(functions)
     except (SyntaxError, ValueError):
         used = set()
-    asked = {entry} if entry else used if len(used) == 1 else set()
-    return [name for name in functions if name in asked or not own_of_tests(name)]
+    wanted = {entry} if entry else used if len(used) == 1 else set()
+    return [name for name in functions if name in wanted or not own_of_tests(name)]
 
 
 def own_of_tests(name: str) -> bool:
@@ -232,7 +232,7 @@ def own_of_tests(name: str) -> bool:
 
 def _names(code: types.CodeType) -> set[str]:
     """All names that code and what is defined in it look up."""
-    inner = [_names(one) for one in code.co_consts if isinstance(one, types.CodeType)]
+    inner = [_names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
     return set(code.co_names).union(*inner)
 
 
@@ -255,11 +255,11 @@ def by_cases(child: Child, tests: Mapping[str, Any]) -> tuple[int, str]:
     """A program that reads standard input: each case is its `input` and the `output` expected."""
     passed, why = 0, ""
     for case in tests["cases"]:
-        found = child.ask({"input": case["input"]})["output"]
-        if isinstance(found, str) and _lines(found) == _lines(case["output"]):
+        output = child.ask({"input": case["input"]})["output"]
+        if isinstance(output, str) and _lines(output) == _lines(case["output"]):
             passed += 1
         else:
-            why = why or ("other output" if isinstance(found, str) else "too much output")
+            why = why or ("other output" if isinstance(output, str) else "too much output")
     return passed, why
 
 
@@ -300,7 +300,7 @@ def _talk(stdin: int, stdout: int, given: bytes, most: int) -> str | None:
     """Write and read at the same time, until the program closes its output."""
     os.set_blocking(stdin, False)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    found, writing = b"", True
+    output, writing = b"", True
     while True:
         readable, writable, _ = select.select([stdout], [stdin] if writing else [], [])
         if writable:
@@ -313,11 +313,11 @@ def _talk(stdin: int, stdout: int, given: bytes, most: int) -> str | None:
                 writing = False
         if readable:
             part = os.read(stdout, 65536)
-            found += part
-            if len(found) > most:
+            output += part
+            if len(output) > most:
                 return None
             if not part:
-                return found.decode(errors="replace")
+                return output.decode(errors="replace")
 
 
 def _lines(text: str) -> list[str]:

@@ -51,18 +51,18 @@ def main() -> None:
 def read() -> dict[str, Any]:
     """The next text of standard input, and not a byte more."""
     text = _exactly(int.from_bytes(_exactly(8), "big"))
-    found: dict[str, Any] = json.loads(text)
-    return found
+    request: dict[str, Any] = json.loads(text)
+    return request
 
 
 def _exactly(count: int) -> bytes:
-    found = b""
-    while len(found) < count:
-        part = os.read(0, min(count - len(found), 1 << 16))
+    content = b""
+    while len(content) < count:
+        part = os.read(0, min(count - len(content), 1 << 16))
         if not part:
             os._exit(1)  # who asked is gone
-        found += part
-    return found
+        content += part
+    return content
 
 
 def answer(result: Mapping[str, Any]) -> None:
@@ -76,18 +76,18 @@ def _outside(request: Mapping[str, Any]) -> None:
     die_with_parent()
     if os.getppid() != request["parent"]:
         os._exit(1)  # it was killed before
-    ready, told = os.pipe(), os.pipe()
+    ready, mapped = os.pipe(), os.pipe()
     root = os.geteuid() == 0
     inner = os.fork()
     if inner == 0:
         try:
-            _between(request, ready[1], told[0], root=root)
+            _between(request, ready[1], mapped[0], root=root)
         except OSError as error:
             answer({"refused": str(error.strerror or error)})
     os.close(ready[1])
     if os.read(ready[0], 1):
         _map_ids(inner, root=root)
-        os.write(told[1], b"x")
+        os.write(mapped[1], b"x")
     os.waitpid(inner, 0)
     os._exit(0)
 

@@ -70,14 +70,14 @@ class Code:
         """
         column = self.options.cases or self.options.tests
         action = "set the reward's option tests or cases"
-        given = column_of(columns, column, "code_tests", action, " with tests")
+        cells = column_of(columns, column, "code_tests", action, " with tests")
         entries = columns.get(self.options.entry_point) or [None] * len(completions)
         rows = columns.get("row_id") or [f"completion {i + 1}" for i in range(len(completions))]
         sources = [
             source_of(completion, prompt if self.options.continues else "", str(entry or ""))
             for prompt, completion, entry in zip(prompts, completions, entries, strict=True)
         ]
-        tests = [self._tests(str(row), one) for row, one in zip(rows, given, strict=True)]  # all, before any runs
+        tests = [self._tests(str(row), cell) for row, cell in zip(rows, cells, strict=True)]  # all, before any runs
         with ThreadPoolExecutor(self.options.workers) as pool:
             return list(pool.map(self.score, sources, tests, entries))
 
@@ -118,7 +118,7 @@ def source_of(completion: str, prompt: str = "", name: str = "") -> str:
 
 
 def _texts(row: str, given: Any) -> list[str]:
-    if isinstance(given, list | tuple) and all(isinstance(one, str) for one in given):
+    if isinstance(given, list | tuple) and all(isinstance(text, str) for text in given):
         return list(given)
     problem = f"reward code_tests: tests are text or a list of texts, not {given!r:.60}"
     raise DataError(row, problem, action="fix the column")
@@ -126,7 +126,7 @@ def _texts(row: str, given: Any) -> list[str]:
 
 def _cases(row: str, given: Any) -> list[dict[str, str]]:
     try:
-        return [{"input": str(one["input"]), "output": str(one["output"])} for one in given]
+        return [{"input": str(case["input"]), "output": str(case["output"])} for case in given]
     except (TypeError, KeyError):
         problem = f"reward code_tests: cases are a list of mappings with input and output, not {given!r:.60}"
         raise DataError(row, problem, action="fix the column") from None

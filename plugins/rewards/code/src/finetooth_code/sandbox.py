@@ -106,10 +106,10 @@ class Sandbox:
         if sys.platform != "linux":
             raise PlanError(f"reward code_tests: {sys.platform} has no sandbox", action=ACTION)
         own = self._tried("")
-        found = shutil.which("bwrap") if own else None
-        if own and (found is None or self._tried(found)):
+        bwrap = shutil.which("bwrap") if own else None
+        if own and (bwrap is None or self._tried(bwrap)):
             raise PlanError(f"reward code_tests: no sandbox is possible here: {own}", action=ACTION)
-        return found or ""
+        return bwrap or ""
 
     def _tried(self, bubblewrap: str) -> str:
         """Why a small answer cannot be run so; empty if it can."""
@@ -127,8 +127,8 @@ class Sandbox:
         Raises:
             PlanError: the sandbox cannot be made.
         """
-        given = {"tests": list(tests), "entry_point": entry_point, "cases": [dict(case) for case in cases]}
-        result = self._result(answer, given, self.bubblewrap)
+        checks = {"tests": list(tests), "entry_point": entry_point, "cases": [dict(case) for case in cases]}
+        result = self._result(answer, checks, self.bubblewrap)
         if isinstance(result, str):
             raise PlanError(f"reward code_tests: the sandbox failed: {result}", action=ACTION)
         return result
@@ -152,11 +152,11 @@ class Sandbox:
     def _visible(self) -> list[str]:
         """Folders that answers may read: the system's libraries, Python's, and `packages`."""
         wanted = ["/usr", "/lib", "/lib64", str(Path(sys.base_prefix).resolve()), *self.packages]
-        found: list[str] = []
+        folders: list[str] = []
         for path in wanted:
-            if Path(path).exists() and not any(Path(path).is_relative_to(other) for other in found):
-                found.append(path)
-        return found
+            if Path(path).exists() and not any(Path(path).is_relative_to(other) for other in folders):
+                folders.append(path)
+        return folders
 
     def _talk(self, command: Sequence[str], request: bytes) -> Ran | str:
         process = subprocess.Popen(
@@ -184,11 +184,11 @@ class Sandbox:
         if limit:
             return Ran(limit=limit, why=f"limit of {limit}")
         try:
-            said = json.loads(out)
-            if "refused" in said:
-                return str(said["refused"])
-            layers = (*said["layers"], *["cgroup"] * (group is not None))
-            return Ran(int(said["passed"]), int(said["total"]), str(said["why"]), "", layers)
+            reply = json.loads(out)
+            if "refused" in reply:
+                return str(reply["refused"])
+            layers = (*reply["layers"], *["cgroup"] * (group is not None))
+            return Ran(int(reply["passed"]), int(reply["total"]), str(reply["why"]), "", layers)
         except (ValueError, KeyError, TypeError):
             if err.strip():  # the interpreter or bubblewrap itself
                 return err.decode(errors="replace").strip().splitlines()[-1][:300]
@@ -215,7 +215,7 @@ def _exchange(
 ) -> tuple[bytes, bytes, str]:
     """Output, errors, and the limit that was hit."""
     assert process.stdin and process.stdout and process.stderr
-    deadline, found = time.monotonic() + time_limit, {"out": b"", "err": b""}
+    deadline, received = time.monotonic() + time_limit, {"out": b"", "err": b""}
     with selectors.DefaultSelector() as pipes:
         os.set_blocking(process.stdin.fileno(), False)
         pipes.register(process.stdin, selectors.EVENT_WRITE, "in")
@@ -224,9 +224,9 @@ def _exchange(
         while "out" in {key.data for key in pipes.get_map().values()}:
             left = deadline - time.monotonic()
             if left <= 0:
-                return found["out"], found["err"], "time"
+                return received["out"], received["err"], "time"
             if takes_too_much():
-                return found["out"], found["err"], "memory"
+                return received["out"], received["err"], "memory"
             for key, _ in pipes.select(min(left, 1 / LOOKS)):
                 if key.data == "in":
                     try:
@@ -237,12 +237,14 @@ def _exchange(
                         pipes.unregister(process.stdin)
                     continue
                 part = os.read(key.fd, 65536)
-                found[key.data] = found[key.data] + part if key.data == "out" else (found[key.data] + part)[-RESULT:]
+                received[key.data] = (
+                    received[key.data] + part if key.data == "out" else (received[key.data] + part)[-RESULT:]
+                )
                 if not part:
                     pipes.unregister(key.fileobj)
-                if len(found["out"]) > RESULT:
-                    return found["out"], found["err"], "output"
-    return found["out"], found["err"], ""
+                if len(received["out"]) > RESULT:
+                    return received["out"], received["err"], "output"
+    return received["out"], received["err"], ""
 
 
 def held(process: int) -> int:
@@ -277,8 +279,8 @@ def _standard() -> list[str]:
 
     names = ("stdlib", "platstdlib")
     base = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix, "installed_base": sys.base_prefix}
-    found = [str(Path(sysconfig.get_path(name, vars=base)).resolve()) for name in names]
-    return list(dict.fromkeys([*found, f"{found[0]}/lib-dynload"]))
+    paths = [str(Path(sysconfig.get_path(name, vars=base)).resolve()) for name in names]
+    return list(dict.fromkeys([*paths, f"{paths[0]}/lib-dynload"]))
 
 
 def _bubblewrapped(bubblewrap: str, visible: Sequence[str], limits: Limits) -> list[str]:

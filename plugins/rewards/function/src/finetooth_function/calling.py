@@ -24,11 +24,11 @@ def serve(file: str | None, module: str | None, function: str) -> Callable[[Mapp
         ValueError: the module has no such function.
     """
     where = loaded_file(Path(file)) if file else import_module(str(module))
-    found = vars(where).get(function)
-    if not callable(found):
+    target = vars(where).get(function)
+    if not callable(target):
         names = [name for name, each in vars(where).items() if inspect.isfunction(each) and not name.startswith("_")]
         raise ValueError(f"no function {function!r}; there are: {', '.join(names) or 'none'}")
-    return lambda request: call(found, request)
+    return lambda request: call(target, request)
 
 
 def loaded_file(file: Path) -> ModuleType:
@@ -47,7 +47,7 @@ def call(function: Callable[..., Any], request: Mapping[str, Any]) -> dict[str, 
     """The scores of a request, and what the function logs."""
     extra: dict[str, list[Any]] = {}
     metrics: dict[str, list[float]] = {}
-    given = {
+    available = {
         **request["columns"],
         "prompts": request["prompts"],
         "completions": request["completions"],
@@ -56,10 +56,10 @@ def call(function: Callable[..., Any], request: Mapping[str, Any]) -> dict[str, 
         "log_extra": lambda column, values: extra.setdefault(str(column), []).extend(_text(value) for value in values),
         "log_metric": lambda name, value: metrics.setdefault(str(name), []).append(float(value)),
     }
-    found = function(**_taken(function, given))
-    if inspect.isawaitable(found):
-        found = asyncio.run(_awaited(found))
-    scores = [_number(score) for score in found] if _is_list(found) else _text(found)
+    returned = function(**_taken(function, available))
+    if inspect.isawaitable(returned):
+        returned = asyncio.run(_awaited(returned))
+    scores = [_number(score) for score in returned] if _is_list(returned) else _text(returned)
     return {"scores": scores, "extra": extra, "metrics": metrics}
 
 
@@ -70,14 +70,20 @@ def _taken(function: Callable[..., Any], given: Mapping[str, Any]) -> Mapping[st
         TypeError: it wants a column that rows do not have.
     """
     parameters = inspect.signature(function).parameters.values()
-    wanted = [one for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
-    missing = [one.name for one in wanted if one.default is one.empty and one.name not in given]
+    wanted = [
+        parameter
+        for parameter in parameters
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    ]
+    missing = [
+        parameter.name for parameter in wanted if parameter.default is parameter.empty and parameter.name not in given
+    ]
     if missing:
         columns = sorted(set(given) - {"log_extra", "log_metric", "trainer_state"})
         raise TypeError(f"it takes {missing[0]!r}, but no column has this name; there are: {', '.join(columns)}")
-    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return given
-    return {one.name: given[one.name] for one in wanted if one.name in given}
+    return {parameter.name: given[parameter.name] for parameter in wanted if parameter.name in given}
 
 
 async def _awaited(found: Any) -> Any:

@@ -72,11 +72,11 @@ class Rows:
 
     def part(self, low: int, high: int) -> Rows:
         """Some of them."""
-        asked = dict(self.request)
+        request = dict(self.request)
         for name in ("prompts", "completions", "completion_ids"):
-            asked[name] = asked[name][low:high]
-        asked["columns"] = {name: values[low:high] for name, values in asked["columns"].items()}
-        return Rows(self.ids[low:high], asked)
+            request[name] = request[name][low:high]
+        request["columns"] = {name: values[low:high] for name, values in request["columns"].items()}
+        return Rows(self.ids[low:high], request)
 
 
 @dataclass
@@ -98,7 +98,7 @@ class FunctionReward:
             DataError: a column holds something that JSON has not.
         """
         rows = self._rows(prompts, completions, columns)
-        found: list[float | None] = [None] * len(rows)
+        all_scores: list[float | None] = [None] * len(rows)
         self._late = 0
         parts = [(low, high) for low, high in pairwise(_cuts(rows.ids, self.options.workers)) if low < high]
         while parts:
@@ -110,10 +110,10 @@ class FunctionReward:
                     middle = _middle(rows.ids, low, high)
                     halves += [(low, middle), (middle, high)]
                 else:
-                    found[low:high] = scores
+                    all_scores[low:high] = scores
             parts = halves
         self._watch(len(rows))
-        return found
+        return all_scores
 
     def _watch(self, rows: int) -> None:
         """
@@ -133,20 +133,20 @@ class FunctionReward:
 
     def _rows(self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> Rows:
         count = len(completions)
-        ids = [str(one) for one in columns.get("row_id") or [f"completion {i + 1}" for i in range(count)]]
+        ids = [str(id_) for id_ in columns.get("row_id") or [f"completion {i + 1}" for i in range(count)]]
         talks = columns.get("conversation") or [None] * count
         wrap = self.options.conversational
         wrap = any(talk is not None for talk in talks) if wrap is None else wrap
-        asked: list[Any] = list(prompts)
-        said: list[Any] = list(completions)
+        questions: list[Any] = list(prompts)
+        answers: list[Any] = list(completions)
         if wrap:
-            asked = [talk or [{"role": "user", "content": text}] for talk, text in zip(talks, prompts, strict=True)]
-            said = [[{"role": "assistant", "content": text}] for text in completions]
+            questions = [talk or [{"role": "user", "content": text}] for talk, text in zip(talks, prompts, strict=True)]
+            answers = [[{"role": "assistant", "content": text}] for text in completions]
         versions = columns.get("version") or [0]
         request = {
-            "prompts": asked,
-            "completions": said,
-            "completion_ids": [list(one) for one in columns.get("completion_ids") or [()] * count],
+            "prompts": questions,
+            "completions": answers,
+            "completion_ids": [list(tokens) for tokens in columns.get("completion_ids") or [()] * count],
             "columns": {name: list(values) for name, values in columns.items() if name != "completion_ids"},
             "state": {"global_step": max(versions), "max_steps": self.context.train.max_steps},
         }
@@ -246,15 +246,15 @@ def _check_names(file: Path, function: str) -> None:
         tree = ast.parse(source, str(file))
     except (OSError, SyntaxError, ValueError) as error:
         where = f"{file.name}:{error.lineno}" if isinstance(error, SyntaxError) else file.name
-        said = error.msg if isinstance(error, SyntaxError) else str(error)
-        raise RecipeError("method.rewards", f"python_function: {where}: {said}", action="fix the file") from None
+        reason = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise RecipeError("method.rewards", f"python_function: {where}: {reason}", action="fix the file") from None
     nodes = list(ast.walk(tree))
     named = {value for node in nodes for value in vars(node).values() if isinstance(value, str)}
     if function in named or any(isinstance(node, ast.alias) and node.name == "*" for node in nodes):
         return
     if named & MAKING_NAMES:
         return
-    made = [one.name for one in tree.body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
+    made = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     there = ", ".join(name for name in made if not name.startswith("_")) or "none"
     raise RecipeError(
         "method.rewards", f"python_function: {file.name} has no function {function!r}; there are: {there}",
@@ -274,6 +274,6 @@ def build(options: FunctionOptions, context: Context) -> FunctionReward:
         if not file.is_file():
             raise RecipeError("method.rewards", f"python_function: no file {options.file}", action="check the path")
         _check_names(file, options.function)
-    given = {"file": None if file is None else str(file), "module": options.module, "function": options.function}
-    workers = Workers("finetooth_function.calling:serve", given, options.workers, options.time_limit)
+    settings = {"file": None if file is None else str(file), "module": options.module, "function": options.function}
+    workers = Workers("finetooth_function.calling:serve", settings, options.workers, options.time_limit)
     return FunctionReward(options, context, workers)

@@ -52,13 +52,13 @@ def _unmarked(text: str) -> str:
 
 def score_of(reply: str, low: float, high: float) -> float | None:
     """The last score that a reply names, from 0 to 1; None if it names none, or one out of range."""
-    found = SAID_SCORE.findall(reply)
-    if not found or not low <= float(found[-1]) <= high:
+    scores = SAID_SCORE.findall(reply)
+    if not scores or not low <= float(scores[-1]) <= high:
         return None
-    return (float(found[-1]) - low) / (high - low)
+    return (float(scores[-1]) - low) / (high - low)
 
 
 def better_of(reply: str) -> str | None:
     """`a`, `b` or `tie`, as a reply says last; None if it does not."""
-    found = SAID_BETTER.findall(reply)
-    return found[-1].lower() if found else None
+    verdicts = SAID_BETTER.findall(reply)
+    return verdicts[-1].lower() if verdicts else None

@@ -126,15 +126,15 @@ class Judge:
 
     async def _ask(self, client: openai.AsyncOpenAI, messages: Messages) -> str:
         options = self.options
-        given: dict[str, Any] = {} if options.temperature is None else {"temperature": options.temperature}
-        found = await client.chat.completions.create(
+        sampling: dict[str, Any] = {} if options.temperature is None else {"temperature": options.temperature}
+        reply = await client.chat.completions.create(
             model=options.model,
             messages=messages,  # type: ignore[arg-type]  # mappings with role and content
             max_tokens=options.max_tokens,
             extra_body=options.extra or None,
-            **given,
+            **sampling,
         )
-        return found.choices[0].message.content or "" if found.choices else ""
+        return reply.choices[0].message.content or "" if reply.choices else ""
 
     def _failed(self, row: str, error: openai.OpenAIError) -> float | None:
         problem = f"llm_judge: {row}: {self.options.base_url} answered: {' '.join(str(error).split())[:200]}"

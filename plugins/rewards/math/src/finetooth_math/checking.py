@@ -24,17 +24,17 @@ def serve(precision: int, time_limit: int) -> Callable[[Mapping[str, str]], floa
     logging.disable(logging.WARNING)  # it warns of every formula that takes too long, which counts as unequal
 
     def check(request: Mapping[str, str]) -> float | None:
-        expected, said = request["expected"], request["said"]
+        expected, answer = request["expected"], request["said"]
         letter = CHOICE.fullmatch(expected)
         if letter:
             strings = StringExtractionConfig(strings=tuple(LETTERS), lowercase=False)
-            found = parse(said, [strings], parsing_timeout=time_limit)
-            return float(letter[1] in found or bool(CHOICE.fullmatch(said) and letter[1] in said))
+            letters = parse(answer, [strings], parsing_timeout=time_limit)
+            return float(letter[1] in letters or bool(CHOICE.fullmatch(answer) and letter[1] in answer))
         kinds = [LatexExtractionConfig(), ExprExtractionConfig()]
         gold = parse(_marked(expected), kinds, parsing_timeout=time_limit)
         if not gold:
             return None
-        ways = [said] if not said.strip() or len(said.split()) > ANSWER_WORDS else [_marked(said), said]
+        ways = [answer] if not answer.strip() or len(answer.split()) > ANSWER_WORDS else [_marked(answer), answer]
         for way in ways:
             target = parse(way, kinds, parsing_timeout=time_limit)
             if target and verify(gold, target, float_rounding=precision, timeout_seconds=time_limit):

@@ -48,22 +48,22 @@ class Math:
             PluginError: math-verify cannot be loaded.
         """
         values = column_of(columns, self.options.column, "math_verify", "set its option column")
-        found: list[float | None] = [0.0] * len(completions)
-        asked: dict[int, dict[str, str]] = {}
-        for i, (said, expected) in enumerate(zip(completions, values, strict=True)):
+        scores: list[float | None] = [0.0] * len(completions)
+        requests: dict[int, dict[str, str]] = {}
+        for i, (completion, expected) in enumerate(zip(completions, values, strict=True)):
             if expected is None:
-                found[i] = None
-            elif self.options.after in said:
-                asked[i] = {"expected": self._read(str(expected)), "said": self._read(said)}
+                scores[i] = None
+            elif self.options.after in completion:
+                requests[i] = {"expected": self._read(str(expected)), "said": self._read(completion)}
         try:
-            results = self.workers(list(asked.values()))
+            results = self.workers(list(requests.values()))
         except WorkerError as error:
             raise PluginError(
                 "finetooth-math", f"math-verify cannot be loaded: {error}", action="reinstall it"
             ) from None
-        for i, result in zip(asked, results, strict=True):
-            found[i] = self._limited(result) if isinstance(result, Failure) else result
-        return found
+        for i, result in zip(requests, results, strict=True):
+            scores[i] = self._limited(result) if isinstance(result, Failure) else result
+        return scores
 
     def _read(self, text: str) -> str:
         return text.rpartition(self.options.after)[2].strip() if self.options.after else text
@@ -74,6 +74,6 @@ class Math:
 
 
 def build(options: MathOptions, context: Context) -> Math:
-    given = {"precision": options.precision, "time_limit": max(1, math.floor(options.time_limit))}
+    settings = {"precision": options.precision, "time_limit": max(1, math.floor(options.time_limit))}
     # its own limits hold for each parsing and each comparison, the worker's for all of an answer
-    return Math(options, Workers("finetooth_math.checking:serve", given, options.workers, options.time_limit + 1))
+    return Math(options, Workers("finetooth_math.checking:serve", settings, options.workers, options.time_limit + 1))

@@ -67,10 +67,10 @@ def command(
     questions, left_out = read(scorer, limit, drops=unusable == "drop")
     summary, lines = Summary(), []
     scored = iter(scorer.score_data([datum for _, rows in questions for datum in rows]))
-    for asked, rows in questions:
-        found = [next(scored) for _ in rows]
-        add(summary, asked, found)
-        lines.append(as_row(asked, found))
+    for row, rows in questions:
+        scores = [next(scored) for _ in rows]
+        add(summary, row, scores)
+        lines.append(as_row(row, scores))
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -91,8 +91,8 @@ def read(scorer: Scorer, limit: int | None, *, drops: bool) -> tuple[Asked, list
     problems: list[DataError] = []
     for id_, example in rows if limit is None else rows[:limit]:
         try:
-            asked = question(id_, example)
-            questions.append((asked, [scorer.datum(text) for text in asked.texts]))
+            entry = question(id_, example)
+            questions.append((entry, [scorer.datum(text) for text in entry.texts]))
         except DataError as error:
             problems.append(error)
     if problems and not drops:
@@ -142,8 +142,8 @@ def as_row(asked: Question, found: Sequence[Scored]) -> dict[str, Any]:
     if any(scored.steps for scored in found):
         line["steps"] = [list(scored.steps) for scored in found] if len(found) > 1 else list(found[0].steps)
     if asked.labels:
-        given = [None if math.isnan(label) else label for label in asked.labels]
-        line["label" if asked.kind == "labelled" else "labels"] = given[0] if asked.kind == "labelled" else given
+        labels = [None if math.isnan(label) else label for label in asked.labels]
+        line["label" if asked.kind == "labelled" else "labels"] = labels[0] if asked.kind == "labelled" else labels
     return line
 
 
@@ -153,7 +153,7 @@ def figures(context: Context, summary: Summary) -> list[tuple[str, str]]:
     from finetooth_methods.intervals import bootstrap, wilson
 
     scores = np.array(summary.scores)
-    found = [
+    table = [
         ("texts", f"{len(scores):,}"),
         ("mean score", f"{scores.mean():.4f}"),
         ("deviation", f"{scores.std():.4f}"),
@@ -163,27 +163,27 @@ def figures(context: Context, summary: Summary) -> list[tuple[str, str]]:
         share = float(np.mean((margins > 0) + 0.5 * (margins == 0)))
         low, high = wilson(share, len(margins))
         longer = float(np.mean((lengths > 0) + 0.5 * (lengths == 0)))
-        found += [
+        table += [
             ("pairs", f"{len(margins):,}"),
             ("chosen scores higher", f"{100 * share:.1f} % (95 %: {100 * low:.1f} to {100 * high:.1f})"),
             ("the longer answer would be", f"{100 * longer:.1f} %"),
             ("mean margin", f"{margins.mean():.4f}"),
         ]
     if summary.labels:
-        said, labels = (np.array(part) for part in zip(*summary.labels, strict=True))
-        found.append(("mean squared error to labels", f"{np.mean((said - labels) ** 2):.4f}"))
-        if said.std() > 0 and labels.std() > 0:
-            found.append(("correlation with labels", f"{np.corrcoef(said, labels)[0, 1]:.3f}"))
+        predicted, labels = (np.array(part) for part in zip(*summary.labels, strict=True))
+        table.append(("mean squared error to labels", f"{np.mean((predicted - labels) ** 2):.4f}"))
+        if predicted.std() > 0 and labels.std() > 0:
+            table.append(("correlation with labels", f"{np.corrcoef(predicted, labels)[0, 1]:.3f}"))
     if summary.steps:
         low, high = bootstrap(summary.steps, _balanced, context.generator("score"))
         balanced = 100 * _balanced(summary.steps)
-        found.append(("steps, balanced accuracy", f"{balanced:.1f} % (95 %: {100 * low:.1f} to {100 * high:.1f})"))
+        table.append(("steps, balanced accuracy", f"{balanced:.1f} % (95 %: {100 * low:.1f} to {100 * high:.1f})"))
     if summary.best:
-        found += [
+        table += [
             ("best of several, mean score", f"{np.mean(summary.best):.4f}"),
             ("above the mean of its row", f"{np.mean(summary.gains):.4f}"),
         ]
-    return found
+    return table
 
 
 def _balanced(answers: Sequence[Any]) -> float:
@@ -201,17 +201,17 @@ def report(
     left_out: Sequence[DataError], output: Path | None,
 ) -> None:  # fmt: skip
     """Print the table."""
-    found = figures(context, summary)
-    width = max(len(name) for name, _ in found)
+    table = figures(context, summary)
+    width = max(len(name) for name, _ in table)
     click.echo(f"{rows:,} rows")
-    for name, value in found:
+    for name, value in table:
         click.echo(f"  {name.ljust(width)}  {value}")
     if output is None:
         click.echo("first rows")
         for line in lines[:5]:
             values = {k: round(v, 4) if isinstance(v, float) else v for k, v in line.items() if k not in ("id", "kind")}
-            said = "  ".join(f"{name} {value}" for name, value in values.items())
-            click.echo(f"  {escape_controls(line['id'])}  {said}")
+            shown = "  ".join(f"{name} {value}" for name, value in values.items())
+            click.echo(f"  {escape_controls(line['id'])}  {shown}")
     for error in left_out[:5]:
         click.echo(f"left out: {escape_controls(error.problem)}")
     if len(left_out) > 5:

@@ -54,20 +54,22 @@ class ModelReward:
     ) -> list[float | None]:
         """None for a completion that says nothing. What was asked is the whole conversation, where a method gives
         it."""
-        said = [i for i, completion in enumerate(completions) if completion.strip()]
+        places = [i for i, completion in enumerate(completions) if completion.strip()]
         talks = columns.get("conversation") or [None] * len(completions)
         ids = columns.get("row_id") or [f"completion {i + 1}" for i in range(len(completions))]
-        texts = [Text(*self._sides(prompts[i], completions[i], talks[i]), id=str(ids[i])) for i in said]
-        found: list[float | None] = [None] * len(completions)
-        for i, scored in zip(said, self.scorer.score(texts) if texts else (), strict=True):
-            found[i] = scored.score
-        return found
+        texts = [Text(*self._sides(prompts[i], completions[i], talks[i]), id=str(ids[i])) for i in places]
+        scores: list[float | None] = [None] * len(completions)
+        for i, scored in zip(places, self.scorer.score(texts) if texts else (), strict=True):
+            scores[i] = scored.score
+        return scores
 
     def _sides(self, prompt: str, completion: str, talk: Sequence[Mapping[str, str]] | None) -> tuple[Side, Side]:
         if self.options.markup == "text":
             return prompt, completion
-        asked = tuple(Message(said["role"], said["content"]) for said in talk or [{"role": "user", "content": prompt}])
-        return asked, (Message("assistant", completion),)
+        question = tuple(
+            Message(turn["role"], turn["content"]) for turn in talk or [{"role": "user", "content": prompt}]
+        )
+        return question, (Message("assistant", completion),)
 
 
 def build(options: ModelOptions, context: Context) -> ModelReward:

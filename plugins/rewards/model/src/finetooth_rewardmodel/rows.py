@@ -59,12 +59,12 @@ def question(id_: str, example: Example) -> Question:
                 id_, "pair", texts(example.chosen, example.rejected, prompt=example.prompt, tools=example.tools)
             )
         case Labelled():
-            one = texts(example.completion, prompt=example.prompt, tools=example.tools)
-            return Question(id_, "labelled", one, (float(example.label),))
+            scored = texts(example.completion, prompt=example.prompt, tools=example.tools)
+            return Question(id_, "labelled", scored, (float(example.label),))
         case Stepwise():
-            one = (Text(example.prompt, "", id=id_, steps=tuple(example.steps)),)
+            scored = (Text(example.prompt, "", id=id_, steps=tuple(example.steps)),)
             labels = tuple(math.nan if label is None else float(label) for label in example.labels)
-            return Question(id_, "steps", one, labels)
+            return Question(id_, "steps", scored, labels)
         case Conversation():
             return Question(id_, "text", texts(example.messages, prompt=(), tools=example.tools))
         case PromptCompletion():

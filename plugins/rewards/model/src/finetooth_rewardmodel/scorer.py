@@ -100,13 +100,13 @@ class Scorer:
     def score_data(self, data: Sequence[Datum]) -> list[Scored]:
         """A score for each of what `datum` made."""
         need = "values" if self.of_steps else "scores"
-        found: list[Scored] = []
+        scored: list[Scored] = []
         for start in range(0, len(data), AT_ONCE):
             part = data[start : start + AT_ONCE]
             outputs = self.opened.engine.forward(part, returns=(need,), train=False).outputs
             for datum, each in zip(part, outputs, strict=True):
-                found.append(self._joined(np.asarray(each[need], dtype=np.float64), datum))
-        return found
+                scored.append(self._joined(np.asarray(each[need], dtype=np.float64), datum))
+        return scored
 
     def _joined(self, output: Any, datum: Datum) -> Scored:
         if not self.of_steps:
@@ -148,5 +148,5 @@ class Scorer:
 
     def _steps(self, text: Text) -> tuple[str, ...]:
         """The steps of an answer that is not cut yet."""
-        said = text.answer if isinstance(text.answer, str) else "".join(m.content for m in text.answer)
-        return tuple(step for step in said.split(self._text) if step.strip())
+        answer = text.answer if isinstance(text.answer, str) else "".join(m.content for m in text.answer)
+        return tuple(step for step in answer.split(self._text) if step.strip())

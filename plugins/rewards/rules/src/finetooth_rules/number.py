@@ -34,13 +34,13 @@ class NumberOptions(Options):
 
 def numbers(text: str) -> list[Decimal]:
     """All numbers in a text, in order."""
-    found = []
+    values = []
     for match in NUMBER.finditer(text.translate(SIGNS)):
         try:
-            found.append(Decimal(match[0].replace(",", "")))
+            values.append(Decimal(match[0].replace(",", "")))
         except InvalidOperation:  # pragma: no cover - the pattern lets nothing else through
             continue
-    return found
+    return values
 
 
 def score(completion: str, expected: Any, *, options: NumberOptions) -> float | None:
@@ -49,13 +49,13 @@ def score(completion: str, expected: Any, *, options: NumberOptions) -> float | 
     if expected is None or not wanted:
         return None
     if options.after:
-        _, found, completion = completion.rpartition(options.after)
-        if not found:
+        _, marker, completion = completion.rpartition(options.after)
+        if not marker:
             return 0.0
-    said = numbers(completion)
-    if not said or (options.pick == "only" and len(said) > 1):
+    answered = numbers(completion)
+    if not answered or (options.pick == "only" and len(answered) > 1):
         return 0.0
-    apart = abs(said[0 if options.pick == "first" else -1] - wanted[-1])
+    apart = abs(answered[0 if options.pick == "first" else -1] - wanted[-1])
     allowed = max(Decimal(str(options.tolerance)), Decimal(str(options.relative)) * abs(wanted[-1]))
     return float(apart <= allowed)
 

@@ -67,17 +67,17 @@ def _refuse(name: str) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
         raise ValueError("a key comes twice")
-    return found
+    return mapping
 
 
 def validator(schema: Any) -> Validator:
     """What checks; it fetches nothing, and a pattern that takes for ever on some answers is stopped."""
     checks = validators.extend(validators.validator_for(schema), {"pattern": _pattern})
-    found: Validator = checks(schema, registry=Registry())
-    return found
+    checker: Validator = checks(schema, registry=Registry())
+    return checker
 
 
 def _pattern(checks: Validator, pattern: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
@@ -109,12 +109,12 @@ def score(completion: str, *, checks: Validator, whole: bool) -> float:
 @lru_cache(maxsize=512)
 def _of_text(schema: str) -> Validator:
     try:
-        found = received(schema)
-        validators.validator_for(found).check_schema(found)
+        parsed = received(schema)
+        validators.validator_for(parsed).check_schema(parsed)
     except (ValueError, SchemaError) as error:
         problem = f"the column holds no JSON schema: {' '.join(str(error).split())[:100]}"
         raise DataError("reward json_schema", problem, action="fix the row") from error
-    return validator(found)
+    return validator(parsed)
 
 
 def score_with(completion: str, schema: Any, *, whole: bool) -> float | None:
