@@ -46,8 +46,8 @@ class Calculator(EnvironmentBase):
 
 def last_number(text: str) -> Fraction | None:
     """The last number in a text; None if there is none."""
-    found = _NUMBER.findall(text)
-    return Fraction(found[-1].replace(",", "")) if found and len(found[-1]) < 100 else None
+    numbers = _NUMBER.findall(text)
+    return Fraction(numbers[-1].replace(",", "")) if numbers and len(numbers[-1]) < 100 else None
 
 
 def _call(expression: str) -> str:

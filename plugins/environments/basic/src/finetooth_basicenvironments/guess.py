@@ -78,15 +78,15 @@ class GuessEpisode(EpisodeBase):
     def answer(self, turn: Turn) -> Answer:
         """Too low, too high, or the end. The last number that the policy wrote is its guess."""
         self._left -= 1
-        found = _NUMBER.findall(turn.message.content)
-        guess = int(found[-1]) if found else None
+        numbers = _NUMBER.findall(turn.message.content)
+        guess = int(numbers[-1]) if numbers else None
         if guess == self._number:
             return Answer(reward=1.0, metrics={"guesses": 1.0, "found": 1.0})
         if not self._left or turn.stop == "length":
             return Answer(reward=self._worth(guess), metrics={"guesses": 1.0, "found": 0.0})
         side = "low" if guess is None or guess < self._number else "high"
-        told = "Say a number." if guess is None else f"{guess} is too {side}."
-        return Answer(Observation((Message("user", told),)), reward=0.0, metrics={"guesses": 1.0})
+        hint = "Say a number." if guess is None else f"{guess} is too {side}."
+        return Answer(Observation((Message("user", hint),)), reward=0.0, metrics={"guesses": 1.0})
 
     def _worth(self, guess: int | None) -> float:
         if guess is None:

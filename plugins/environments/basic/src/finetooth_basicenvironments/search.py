@@ -51,12 +51,14 @@ class Search(EnvironmentBase):
         Raises:
             DataError: the row has no answer to compare with.
         """
-        given = task.columns.get(self._column)
-        wanted = [given] if isinstance(given, str) else list(given or ())
-        if not wanted or not all(isinstance(one, str) and _words(one) for one in wanted):
-            raise DataError(self._column, f"{given!r} is not a text to compare with", action="give the row its answer")
-        right = [f" {_words(one)} " for one in wanted]
-        return ToolEpisode(task, self._tool, lambda text: float(any(one in f" {_words(text)} " for one in right)))
+        expected = task.columns.get(self._column)
+        wanted = [expected] if isinstance(expected, str) else list(expected or ())
+        if not wanted or not all(isinstance(answer, str) and _words(answer) for answer in wanted):
+            raise DataError(
+                self._column, f"{expected!r} is not a text to compare with", action="give the row its answer"
+            )
+        right = [f" {_words(answer)} " for answer in wanted]
+        return ToolEpisode(task, self._tool, lambda text: float(any(phrase in f" {_words(text)} " for phrase in right)))
 
 
 class Index:
@@ -77,7 +79,7 @@ class Index:
         self._base.execute("CREATE VIRTUAL TABLE passages USING fts5(file UNINDEXED, text, tokenize='porter')")
         for path in paths:
             text = path.read_text(encoding="utf-8", errors="replace")
-            rows = [(path.relative_to(folder).as_posix(), one) for one in passages(text, length)]
+            rows = [(path.relative_to(folder).as_posix(), passage) for passage in passages(text, length)]
             self._base.executemany("INSERT INTO passages VALUES (?, ?)", rows)
 
     def find(self, query: str, count: int) -> str:
@@ -91,28 +93,28 @@ class Index:
             raise ToolRefused("the query has no words")
         match = " OR ".join(f'"{word}"' for word in words)
         with self._lock:
-            found = self._base.execute(
+            rows = self._base.execute(
                 "SELECT file, text FROM passages WHERE passages MATCH ? ORDER BY rank, rowid LIMIT ?", (match, count)
             ).fetchall()
-        return "\n\n".join(f"[{file}] {text}" for file, text in found) or "nothing found"
+        return "\n\n".join(f"[{file}] {text}" for file, text in rows) or "nothing found"
 
 
 def passages(text: str, length: int) -> Iterator[str]:
     """A text in pieces of about `length` characters, cut between paragraphs where they are short enough."""
-    held = ""
+    piece = ""
     for paragraph in re.split(r"\n\s*\n", text):
         words = " ".join(paragraph.split())
-        if held and len(held) + len(words) > length:
-            yield held
-            held = ""
-        held = f"{held} {words}".strip()
-        while len(held) > length:
-            cut = held.rfind(" ", 1, length)
+        if piece and len(piece) + len(words) > length:
+            yield piece
+            piece = ""
+        piece = f"{piece} {words}".strip()
+        while len(piece) > length:
+            cut = piece.rfind(" ", 1, length)
             cut = length if cut < 0 else cut
-            yield held[:cut]
-            held = held[cut:].strip()
-    if held:
-        yield held
+            yield piece[:cut]
+            piece = piece[cut:].strip()
+    if piece:
+        yield piece
 
 
 def _words(text: str) -> str:

@@ -77,7 +77,7 @@ class ToolEpisode(EpisodeBase):
     def _result(self, name: str, arguments: Mapping[str, Any]) -> str:
         if name != self._tool.name:
             raise ToolRefused(f"no tool {name!r}, only {self._tool.name!r}")
-        given = arguments.get(self._tool.argument)
-        if not isinstance(given, str):
+        argument = arguments.get(self._tool.argument)
+        if not isinstance(argument, str):
             raise ToolRefused(f"{self._tool.name} takes a text {self._tool.argument!r}")
-        return self._tool.call(given)
+        return self._tool.call(argument)

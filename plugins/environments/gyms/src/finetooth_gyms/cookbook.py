@@ -48,7 +48,7 @@ class Cookbook(EnvironmentBase):
         Raises:
             DataError: the function cannot make an `Env` of the row.
         """
-        prompt = [{"role": one.role, "content": one.content} for one in messages_of(task)]
+        prompt = [{"role": message.role, "content": message.content} for message in messages_of(task)]
         row = {**task.columns, "prompt": prompt}
         try:
             env = self._make(row=row, seed=seed, tokenizer=self._context.tokenizer)
@@ -69,10 +69,10 @@ class CookbookEpisode(EpisodeBase):
         Raises:
             ValueError: the prompt is longer than the `Env` allows.
         """
-        found = self._loop.run(self._env.initial_observation())
-        if not isinstance(found, tuple):
+        begun = self._loop.run(self._env.initial_observation())
+        if not isinstance(begun, tuple):
             raise ValueError("the Env says that its prompt is too long (InitialObservationOverflow)")
-        return _observation(*found)
+        return _observation(*begun)
 
     def answer(self, turn: Turn) -> Answer:
         """Of `step`."""
@@ -85,9 +85,9 @@ class CookbookEpisode(EpisodeBase):
 
 
 def _observation(prompt: Any, stop: Sequence[str] | Sequence[int]) -> Observation:
-    tokens = tuple(int(one) for one in prompt.to_ints())
-    texts = tuple(one for one in stop if isinstance(one, str))
-    ids = tuple(one for one in stop if isinstance(one, int))
+    tokens = tuple(int(token) for token in prompt.to_ints())
+    texts = tuple(text for text in stop if isinstance(text, str))
+    ids = tuple(id_ for id_ in stop if isinstance(id_, int))
     return Observation(tokens=tokens, stop=texts, stop_ids=ids if ids else None)
 
 

@@ -17,7 +17,7 @@ def message_of(given: Any) -> Message:
         ValueError: it is not a message of text.
     """
     values: Mapping[str, Any] = given if isinstance(given, Mapping) else given.model_dump(exclude_none=True)
-    calls = tuple(_call(one) for one in values.get("tool_calls") or ())
+    calls = tuple(_call(call) for call in values.get("tool_calls") or ())
     return Message(
         "system" if values["role"] == "developer" else str(values["role"]),
         _text(values.get("content")),
@@ -31,8 +31,8 @@ def message_of(given: Any) -> Message:
 def _text(content: Any) -> str:
     if content is None or isinstance(content, str):
         return content or ""
-    if isinstance(content, Sequence) and all(isinstance(one, Mapping) and "text" in one for one in content):
-        return "".join(str(one["text"]) for one in content)
+    if isinstance(content, Sequence) and all(isinstance(part, Mapping) and "text" in part for part in content):
+        return "".join(str(part["text"]) for part in content)
     raise ValueError(f"content {content!r:.60} is not text")
 
 

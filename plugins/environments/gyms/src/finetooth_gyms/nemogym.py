@@ -79,7 +79,7 @@ class NemoGymEpisode(EpisodeBase):
         """
         if self._options.seed_session:
             self._post("seed_session", dict(self._task.columns))
-        return Observation(messages_of(self._task), tuple(_tool(one) for one in self._params.get("tools") or ()))
+        return Observation(messages_of(self._task), tuple(_tool(tool) for tool in self._params.get("tools") or ()))
 
     def answer(self, turn: Turn) -> Answer:
         """Results of the calls in a turn; a turn without one is verified.
@@ -112,7 +112,7 @@ class NemoGymEpisode(EpisodeBase):
 
     def _call(self, name: str, arguments: str) -> str:
         """A tool's result as text; what the policy asked wrongly is told to it, as the server says it."""
-        offered = {one.get("name") for one in self._params.get("tools") or ()}
+        offered = {tool.get("name") for tool in self._params.get("tools") or ()}
         if name not in offered:
             return json.dumps({"error": f"no tool {name}"})
         answer = self._client.post(f"/{name}", json=received(arguments))
@@ -125,10 +125,10 @@ class NemoGymEpisode(EpisodeBase):
             "id": "resp_1", "created_at": 0, "model": "policy", "object": "response", "output": self._output,
             "parallel_tool_calls": True, "tool_choice": "auto", "tools": list(self._params.get("tools") or ()),
         }  # fmt: skip
-        found = self._post("verify", {**self._task.columns, "response": response})
-        reward = found.get("reward") if isinstance(found, Mapping) else None
+        verdict = self._post("verify", {**self._task.columns, "response": response})
+        reward = verdict.get("reward") if isinstance(verdict, Mapping) else None
         if isinstance(reward, bool) or not isinstance(reward, int | float):
-            raise ValueError(f"/verify gave no reward: {str(found)[:200]}")
+            raise ValueError(f"/verify gave no reward: {str(verdict)[:200]}")
         return Answer(None, float(reward))
 
     def _post(self, path: str, body: Mapping[str, Any]) -> Any:
@@ -143,10 +143,10 @@ class NemoGymEpisode(EpisodeBase):
 
 def _tool(given: Mapping[str, Any]) -> dict[str, Any]:
     """A tool of the Responses interface in the shape of chats."""
-    kept = {
+    function = {
         name: given[name] for name in ("name", "description", "parameters", "strict") if given.get(name) is not None
     }
-    return {"type": "function", "function": kept}
+    return {"type": "function", "function": function}
 
 
 def build(options: NemoGymOptions, context: Context) -> NemoGym:

@@ -68,13 +68,13 @@ class VerifiersEpisode(EpisodeBase):
 
     def begin(self) -> Observation:
         """What it asks first."""
-        prompt = [{"role": one.role, "content": one.content} for one in messages_of(self._task)]
+        prompt = [{"role": message.role, "content": message.content} for message in messages_of(self._task)]
         extra = {name: self._task.columns[name] for name in ("answer", "info") if name in self._task.columns}
         self._running = self._loop.start(self._drive({"prompt": prompt, "example_id": 0, **extra}))
-        found = self._next()
-        if found.observation is None:
+        answer = self._next()
+        if answer.observation is None:
             raise ValueError("it ended before the first turn")
-        return found.observation
+        return answer.observation
 
     def answer(self, turn: Turn) -> Answer:
         """What it asks next, or the reward."""
@@ -104,21 +104,21 @@ class VerifiersEpisode(EpisodeBase):
             Exception: what the environment raised.
             ValueError: it changed what was said before, or gave no reward.
         """
-        found = self._said.get()
-        if isinstance(found, BaseException):
-            raise RuntimeError(f"{type(found).__name__}: {found}") from found
-        if isinstance(found, _Question):
-            self._question = found
-            before, messages = self._known, found.messages
-            if [_gist(one) for one in messages[: len(before)]] != [_gist(one) for one in before]:
+        event = self._said.get()
+        if isinstance(event, BaseException):
+            raise RuntimeError(f"{type(event).__name__}: {event}") from event
+        if isinstance(event, _Question):
+            self._question = event
+            before, messages = self._known, event.messages
+            if [_gist(message) for message in messages[: len(before)]] != [_gist(message) for message in before]:
                 raise ValueError("it changes earlier messages, so its turns do not form one conversation")
-            return Answer(Observation(messages[len(before) :], found.tools if not self._turns else ()))
-        if found.get("error") is not None:
-            raise RuntimeError(f"{type(found['error']).__name__}: {found['error']}")
-        reward = found.get("reward")
+            return Answer(Observation(messages[len(before) :], event.tools if not self._turns else ()))
+        if event.get("error") is not None:
+            raise RuntimeError(f"{type(event['error']).__name__}: {event['error']}")
+        reward = event.get("reward")
         if reward is None:
             raise ValueError("its rubric gave no reward")
-        metrics = {str(name): float(value) for name, value in (found.get("metrics") or {}).items()}
+        metrics = {str(name): float(value) for name, value in (event.get("metrics") or {}).items()}
         return Answer(None, float(reward), metrics)
 
     def _response(self, turn: Turn) -> Any:
@@ -140,8 +140,8 @@ class _Question:
     """
 
     def __init__(self, messages: Sequence[Any], tools: Sequence[Any]) -> None:
-        self.messages = tuple(message_of(one) for one in messages)
-        self.tools = tuple(_tool(one) for one in tools)
+        self.messages = tuple(message_of(message) for message in messages)
+        self.tools = tuple(_tool(tool) for tool in tools)
         self._loop = asyncio.get_running_loop()
         self.answered: asyncio.Future[Any] = self._loop.create_future()
 

@@ -103,14 +103,14 @@ class ExactMatchEvaluator(EvaluatorBase):
         """
         if not self._questions:
             self.prepare()
-        said, unfinished, settings = ask(engine, self._context, self._questions, self._options.max_tokens)
-        scores = self._score(said)
+        answers, unfinished, settings = ask(engine, self._context, self._questions, self._options.max_tokens)
+        scores = self._score(answers)
         return Evaluation(
             name="exact_match",
             step=step,
             metrics={self._metric: _mean(scores), "unfinished": unfinished},
             baselines={} if self._majority is None else {BASELINE: self._majority},
-            samples=self._samples(said, scores),
+            samples=self._samples(answers, scores),
             rows=sum(score is not None for score in scores),
             settings=settings,
         )
@@ -135,13 +135,16 @@ class ExactMatchEvaluator(EvaluatorBase):
         names = dict.fromkeys(name for question in self._questions for name in question.columns)
         columns = {name: [question.columns.get(name) for question in self._questions] for name in names}
         known = columns.get("answer", [None] * len(expected))
-        return {**columns, "answer": [one if own is None else own for own, one in zip(known, expected, strict=True)]}
+        return {
+            **columns,
+            "answer": [other if own is None else own for own, other in zip(known, expected, strict=True)],
+        }
 
     def _most_frequent(self) -> str:
         """The expected answer that is most often right, as it stands in the first row that has it."""
         written: dict[str, str] = {}
         counts: Counter[str] = Counter()
-        for question in (one for one in self._questions if one.expected):
+        for question in (asking for asking in self._questions if asking.expected):
             answer = self._answers.read(question.expected) or ""
             written.setdefault(answer, question.expected)
             counts[answer] += 1

@@ -46,10 +46,10 @@ class AnswerOptions(Options):
         """
         text = unicodedata.normalize("NFKC", text)
         if self._compiled is not None:
-            found = list(self._compiled.finditer(text))
-            if not found:
+            matches = list(self._compiled.finditer(text))
+            if not matches:
                 return None
-            text = (found[-1].group(1) if self._compiled.groups else found[-1].group()) or ""
+            text = (matches[-1].group(1) if self._compiled.groups else matches[-1].group()) or ""
         if self.ignore_case:
             text = text.casefold()
         words = text.split()

@@ -28,11 +28,11 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
         elif isinstance(example, Conversation) and asks(example):
             tokens = tuple(context.renderer.prompt(example.messages[:-1], example.tools))
         elif isinstance(example, Task) and example.prompt:
-            asked = example.prompt
+            prompt = example.prompt
             tokens = (
-                encode_document(asked, tokenizer, markup)
-                if isinstance(asked, str)
-                else tuple(context.renderer.prompt(asked, example.tools))
+                encode_document(prompt, tokenizer, markup)
+                if isinstance(prompt, str)
+                else tuple(context.renderer.prompt(prompt, example.tools))
             )
         return Rendered(tokens, (0.0,) * len(tokens))
 
@@ -41,5 +41,5 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
 
 def asks(conversation: Conversation) -> bool:
     """It ends with an assistant's message, and something stands before that."""
-    *asked, answer = conversation.messages
-    return bool(asked) and answer.role == "assistant" and bool(answer.content.strip())
+    *before, answer = conversation.messages
+    return bool(before) and answer.role == "assistant" and bool(answer.content.strip())

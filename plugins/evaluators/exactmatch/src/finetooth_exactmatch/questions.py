@@ -91,17 +91,17 @@ def read_questions(
         tokens: tuple[int, ...] = ()
         if prompt is not None and prompt[0] == id_:  # rows without tokens are left out, the others are in order
             tokens, prompt = prompt[1], next(prompts, None)
-        found = _question(id_, example, tokens, column)
+        reading = _question(id_, example, tokens, column)
         if isinstance(example, Task) and answers is not None and example.columns.get(column) is None:
-            found = NO_EXPECTED
-        if isinstance(found, Question) and answers is not None and answers.read(found.expected) is None:
-            found = NO_MATCH
-        if isinstance(found, Question) and len(found.tokens) + max_tokens > context.facts.max_positions:
-            found = TOO_LONG
-        if isinstance(found, Question):
-            questions.append(found)
+            reading = NO_EXPECTED
+        if isinstance(reading, Question) and answers is not None and answers.read(reading.expected) is None:
+            reading = NO_MATCH
+        if isinstance(reading, Question) and len(reading.tokens) + max_tokens > context.facts.max_positions:
+            reading = TOO_LONG
+        if isinstance(reading, Question):
+            questions.append(reading)
         else:
-            dropped[found].append(id_)
+            dropped[reading].append(id_)
     if not questions:
         reasons = "; ".join(f"{len(ids)} {reason}" for reason, ids in dropped.items()) or "it has no rows"
         raise DataError(
@@ -156,5 +156,5 @@ def _question(id_: str, example: Example, tokens: tuple[int, ...], column: str) 
         return NO_QUESTION
     if not asks(example):
         return NO_ANSWER
-    *asked, answer = example.messages
-    return Question(id_, asked[-1].content, tokens, answer.content, chat=True)
+    *before, answer = example.messages
+    return Question(id_, before[-1].content, tokens, answer.content, chat=True)

@@ -43,7 +43,7 @@ class ExactMatch:
             DataError: no column has this name.
         """
         values = column_of(columns, self.column, "exact_match", "set the reward's option column")
-        return [self.score(said, expected) for said, expected in zip(completions, values, strict=True)]
+        return [self.score(completion, expected) for completion, expected in zip(completions, values, strict=True)]
 
     def score(self, said: str, expected: Any) -> float | None:
         """One completion against one expected answer."""

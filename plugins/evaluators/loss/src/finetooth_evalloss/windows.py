@@ -40,10 +40,10 @@ class Windows(LazySequence[Datum]):
     def positions(self) -> NDArray[np.int64]:
         """Positions of each window, (W,)."""
         windows = -(-self._positions // self._length)
-        found = np.full(len(self), self._length, np.int64)
+        counts = np.full(len(self), self._length, np.int64)
         full = windows > 0
-        found[self._ends[full] - 1] = (self._positions - (windows - 1) * self._length)[full]
-        return found
+        counts[self._ends[full] - 1] = (self._positions - (windows - 1) * self._length)[full]
+        return counts
 
     def make(self, place: int) -> Datum:
         document = int(np.searchsorted(self._ends, place, side="right"))

@@ -96,14 +96,14 @@ class ProbesEvaluator(EvaluatorBase):
     def evaluate(self, engine: Engine, step: int) -> Evaluation:
         """Ask each probe greedily."""
         most, prompts = self._options.max_tokens, self._prompts()
-        said, _ = asking.ask(engine, self._context, prompts, most, [True] * len(prompts))
-        passed = [probe.passes(text) for probe, text in zip(self._probes, said, strict=True)]
+        answers, _ = asking.ask(engine, self._context, prompts, most, [True] * len(prompts))
+        passed = [probe.passes(text) for probe, text in zip(self._probes, answers, strict=True)]
         groups = dict.fromkeys(probe.group for probe in self._probes)
         scores = {
             name: [fine for probe, fine in zip(self._probes, passed, strict=True) if probe.group == name]
             for name in groups
         }
-        shown = list(zip(self._probes, said, passed, strict=True))[: self._options.samples]
+        shown = list(zip(self._probes, answers, passed, strict=True))[: self._options.samples]
         return Evaluation(
             name="probes",
             step=step,

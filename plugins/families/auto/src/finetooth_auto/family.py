@@ -113,7 +113,7 @@ def _layers(model: Any, count: int, decoder: Any) -> tuple[str, Any]:
     ]
     if not lists:
         raise _unknown_error(model, f"no list of its {count} layers")
-    _, path, module = max(lists, key=lambda found: (found[0], -len(found[1])))
+    _, path, module = max(lists, key=lambda entry: (entry[0], -len(entry[1])))
     return path, module
 
 
@@ -145,16 +145,16 @@ def _targets(layers: Any) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, 
     linear = [path for path, module in layers.named_modules() if isinstance(module, LINEAR)]
     mixers = {path for path, module in layers.named_modules() if hasattr(module, "A_log") and hasattr(module, "conv1d")}
     lost = [path for path in linear if path.endswith(f".{LOST}") and path.rpartition(".")[0] in mixers]
-    kept = [path for path in linear if path not in lost]
-    if not kept:
+    adaptable = [path for path in linear if path not in lost]
+    if not adaptable:
         raise _unknown_error(layers, "no linear module in its layers")
-    inside = [path for path in kept if _in_attention(layers, path)]
+    inside = [path for path in adaptable if _in_attention(layers, path)]
     outside = {path.rpartition(".")[2] for path in linear if path not in inside}
     # a name that also occurs outside attention is told apart by the module that holds it (GPT-2's attn.c_proj)
     attention = dict.fromkeys(
         ".".join(parts[-2:]) if parts[-1] in outside else parts[-1] for parts in (path.split(".") for path in inside)
     )
-    named = dict.fromkeys(path.rpartition(".")[2] for path in kept)
+    named = dict.fromkeys(path.rpartition(".")[2] for path in adaptable)
     return tuple(attention), tuple(named), tuple(dict.fromkeys(LOST for _ in lost if LOST not in named))
 
 

@@ -96,12 +96,12 @@ class Cohere2(TurnRenderer):
             return self._foreign
         for probe in PROBES:
             expected = render_template(self.tokenizer.chat_template or "", probe, **_variables(self.tokenizer))
-            messages = tuple(Message(one["role"], one["content"]) for one in probe)
-            found = self.render(Conversation(messages)).tokens
+            messages = tuple(Message(turn["role"], turn["content"]) for turn in probe)
+            tokens = self.render(Conversation(messages)).tokens
             # Command R7B's writes the beginning of a further answer behind every conversation
             spoken = (expected or "").removesuffix(f"{START}{CHATBOT}")
-            if found != tuple(self.tokenizer.encode(spoken, special=True)):
-                return f"the model's own chat template says {expected!r}, not {self.tokenizer.decode(found)!r}"
+            if tokens != tuple(self.tokenizer.encode(spoken, special=True)):
+                return f"the model's own chat template says {expected!r}, not {self.tokenizer.decode(tokens)!r}"
         return ""
 
     def write(self, page: Page, conversation: Conversation, trained: Sequence[bool], *, ask: bool) -> None:
@@ -149,8 +149,8 @@ class Cohere2(TurnRenderer):
             calls = _calls_of(rest.removeprefix(ACTION).removesuffix(ACTION_END))
             if calls is not None:
                 return Message("assistant", "", reasoning=plan, tool_calls=calls)
-        said = rest.removeprefix(RESPONSE).removesuffix(RESPONSE_END)
-        return Message("assistant", said, reasoning=plan)
+        content = rest.removeprefix(RESPONSE).removesuffix(RESPONSE_END)
+        return Message("assistant", content, reasoning=plan)
 
     def _system_turn(self, page: Page, conversation: Conversation, trained: Sequence[bool]) -> int:
         """Write the system turn.
@@ -159,8 +159,8 @@ class Cohere2(TurnRenderer):
             how many messages it holds. An empty system message has a turn of its own, as in the templates.
         """
         messages = conversation.messages
-        held = bool(messages and messages[0].role == "system" and messages[0].content)
-        for part in self._preamble.parts(held, bool(conversation.tools)):
+        has_system = bool(messages and messages[0].role == "system" and messages[0].content)
+        for part in self._preamble.parts(has_system, bool(conversation.tools)):
             if part == SAID:
                 page.message()
                 page.say(messages[0].content, trained[0], messages[0].weights)
@@ -170,7 +170,7 @@ class Cohere2(TurnRenderer):
                     self._tool(page, tool, f"tools[{i}]")
             else:
                 page.markup(part)
-        return int(held)
+        return int(has_system)
 
     def _tool(self, page: Page, tool: Mapping[str, Any], where: str) -> None:
         function = tool.get("function")
@@ -262,17 +262,17 @@ def _call_place(renderer: Cohere2, messages: Sequence[Message], i: int) -> int:
 def _calls_of(text: str) -> tuple[Mapping[str, Any], ...] | None:
     """Calls in JSON; None if it is anything else."""
     try:
-        found = json.loads(text)
+        decoded = json.loads(text)
     except (ValueError, RecursionError):
         return None
     calls: list[Mapping[str, Any]] = []
-    for one in found if isinstance(found, list) else [None]:
-        if not isinstance(one, dict) or set(one) != {"tool_call_id", "tool_name", "parameters"}:
+    for call in decoded if isinstance(decoded, list) else [None]:
+        if not isinstance(call, dict) or set(call) != {"tool_call_id", "tool_name", "parameters"}:
             return None
-        name, arguments = one["tool_name"], one["parameters"]
+        name, arguments = call["tool_name"], call["parameters"]
         if not isinstance(name, str) or not isinstance(arguments, dict):
             return None
-        calls.append({"id": str(one["tool_call_id"]), **call_of(name, arguments)})
+        calls.append({"id": str(call["tool_call_id"]), **call_of(name, arguments)})
     return tuple(calls) or None
 
 

@@ -92,16 +92,16 @@ class DeepSeekV3(ThinkingTurns):
         self.extension = options.whole_calls and (options.keep_reasoning or not options.thinking)
 
     def left_out(self, conversation: Conversation) -> tuple[str, ...]:
-        found, messages = super().left_out(conversation), conversation.messages
+        omissions, messages = super().left_out(conversation), conversation.messages
         if any(messages[i].content for i in self._later_calls(messages)):
-            found += ("text of later calls left out",)
-        return found
+            omissions += ("text of later calls left out",)
+        return omissions
 
     def reasons(self, messages: Sequence[Message]) -> list[bool]:
-        kept = super().reasons(messages)
+        flags = super().reasons(messages)
         for i in self._later_calls(messages):  # nothing opens it, so it has no place for reasoning
-            kept[i] = False
-        return kept
+            flags[i] = False
+        return flags
 
     def _later_calls(self, messages: Sequence[Message]) -> list[int]:
         """Messages with calls that run on from what stands before them."""
@@ -160,11 +160,11 @@ class DeepSeekV3(ThinkingTurns):
         """
         page.markup(m.ASSISTANT)
         if thinks:
-            said, weights, (first, stop) = self.written_thought(message, where)
+            text, weights, (first, stop) = self.written_thought(message, where)
             page.markup(f"{m.THINK}\n")
             # trimmed, since a line feed after that of the prompt would be one token with it
-            begin, end = (first + at for at in trimmed(said[first:stop]))
-            page.say(said, trains, weights, cut=(begin, end))
+            begin, end = (first + at for at in trimmed(text[first:stop]))
+            page.say(text, trains, weights, cut=(begin, end))
             page.markup("\n" if begin < end else "", trains)
             page.markup(f"{m.THOUGHT}\n\n", trains)
 

@@ -68,7 +68,7 @@ class DeepSeekV31(ThinkingTurns):
         page.markup(m.BEGIN)
         first, last = m.systems(messages), last_question(messages)
         m.write_system(page, messages[:first], trained[:first])
-        asked = False
+        open_question = False
         for i, (message, trains) in enumerate(zip(messages, trained, strict=True)):
             if i < first:
                 continue
@@ -76,23 +76,23 @@ class DeepSeekV31(ThinkingTurns):
             if message.role == "user":
                 page.markup(m.USER)
                 page.say(message.content, trains, message.weights)
-                asked = True
+                open_question = True
             elif message.role == "tool":
                 page.markup(m.OUTPUT)
                 page.say(message.content, trains, message.weights)
                 page.markup(m.OUTPUT_END, trains)
-                asked = False
+                open_question = False
             elif message.role == "assistant":
-                thinks = asked and self.thinks(i, last)
-                if asked:
+                thinks = open_question and self.thinks(i, last)
+                if open_question:
                     self._open(page, message, trains, thinks, f"messages[{i}]")
                 whole = not thinks and whole_content(conversation, i)
                 self._answer(page, message, trains, whole, f"messages[{i}]")
-                asked = False
+                open_question = False
             else:
                 after = "system message after another message" if message.role == "system" else f"role {message.role!r}"
                 raise self.refuse(f"no {after}", f"messages[{i}]")
-        if ask and asked:
+        if ask and open_question:
             page.markup(m.ASSISTANT + m.THINK + ("" if self._thinking else m.THOUGHT))
 
     def read(self, text: str) -> Message:
@@ -114,8 +114,8 @@ class DeepSeekV31(ThinkingTurns):
         """
         page.markup(m.ASSISTANT + m.THINK)
         if thinks:
-            said, weights, cut = self.written_thought(message, where)
-            page.say(said, trains, weights, cut=cut)
+            text, weights, cut = self.written_thought(message, where)
+            page.say(text, trains, weights, cut=cut)
         page.markup(m.THOUGHT, trains and thinks)
 
     def _answer(self, page: Page, message: Message, trains: bool, whole: bool, where: str) -> None:

@@ -63,11 +63,11 @@ def read_calls(text: str, pattern: re.Pattern[str]) -> tuple[str, tuple[Mapping[
         pattern: of one call, with groups `name` and `arguments`.
     """
     content, opened, block = text.partition(CALLS)
-    found = list(pattern.finditer(block)) if opened else []
-    if not found or pattern.sub("", block).strip() not in ("", CALLS_END):
+    matches = list(pattern.finditer(block)) if opened else []
+    if not matches or pattern.sub("", block).strip() not in ("", CALLS_END):
         return text, ()
     calls = []
-    for call in found:
+    for call in matches:
         try:
             arguments = json.loads(call["arguments"])
         except (ValueError, RecursionError):

@@ -96,19 +96,19 @@ class ThinkingTurns(TurnRenderer):
 
     def left_out(self, conversation: Conversation) -> tuple[str, ...]:
         """What of a conversation is not written down."""
-        found: dict[str, None] = {}
-        for i, (message, kept) in enumerate(
+        omissions: dict[str, None] = {}
+        for i, (message, written) in enumerate(
             zip(conversation.messages, self.reasons(conversation.messages), strict=True)
         ):
-            cut = message.role == "assistant" and (kept or not whole_content(conversation, i))
+            cut = message.role == "assistant" and (written or not whole_content(conversation, i))
             thought = self.thought_of(message) if cut else None
-            if not kept and (message.reasoning or (thought is not None and thought.inline)):
-                found["reasoning left out"] = None
+            if not written and (message.reasoning or (thought is not None and thought.inline)):
+                omissions["reasoning left out"] = None
             if thought is not None and thought.twice:
-                found["a think block next to reasoning left out"] = None
+                omissions["a think block next to reasoning left out"] = None
         if conversation.tools:
-            found["tool schemas left out"] = None
-        return tuple(found)
+            omissions["tool schemas left out"] = None
+        return tuple(omissions)
 
     def reasons(self, messages: Sequence[Message]) -> list[bool]:
         """Of which messages the reasoning is written."""
@@ -134,10 +134,10 @@ class ThinkingTurns(TurnRenderer):
             DataError: it spells a think block, so that it would be read back as something else.
         """
         thought = self.thought_of(message)
-        said, weights = (message.reasoning, message.reasoning_weights)
+        text, weights = (message.reasoning, message.reasoning_weights)
         if thought.inline:
-            said, weights = message.content, message.weights
-        inside = said[slice(*thought.reasoning)]
+            text, weights = message.content, message.weights
+        inside = text[slice(*thought.reasoning)]
         if THINK in inside or THOUGHT in inside:
             raise self.refuse("one think block, and here is a second inside or before it", where, "fix the row")
-        return said, weights, thought.reasoning
+        return text, weights, thought.reasoning

@@ -132,24 +132,24 @@ class Gemma4(TurnRenderer):
             self._ask(page, messages)
 
     def read_tokens(self, tokens: Sequence[int]) -> Message:
-        ids, said, reasoning = self._controls.ids, list(tokens), ""
-        if ids[CHANNEL_END] in said:  # a prompt may have opened the channel
-            end = said.index(ids[CHANNEL_END])
-            thought = said[1:end] if said[0] == ids[CHANNEL] else said[:end]
+        ids, rest, reasoning = self._controls.ids, list(tokens), ""
+        if ids[CHANNEL_END] in rest:  # a prompt may have opened the channel
+            end = rest.index(ids[CHANNEL_END])
+            thought = rest[1:end] if rest[0] == ids[CHANNEL] else rest[:end]
             reasoning = self.tokenizer.decode(thought).removeprefix(THOUGHT).removesuffix("\n")
-            said = said[end + 1 :]
+            rest = rest[end + 1 :]
         content: list[int] = []
         calls = []
-        while ids[CALL] in said:
-            at = said.index(ids[CALL])
-            end = said.index(ids[CALL_END], at) if ids[CALL_END] in said[at:] else len(said)
-            content += said[:at]
-            call = self._call(said[at + 1 : end])
+        while ids[CALL] in rest:
+            at = rest.index(ids[CALL])
+            end = rest.index(ids[CALL_END], at) if ids[CALL_END] in rest[at:] else len(rest)
+            content += rest[:at]
+            call = self._call(rest[at + 1 : end])
             if call is None:
-                return Message("assistant", self.tokenizer.decode([*content, *said[at:]]).strip(), reasoning=reasoning)
+                return Message("assistant", self.tokenizer.decode([*content, *rest[at:]]).strip(), reasoning=reasoning)
             calls.append(call)
-            said = said[end + 1 :]
-        text = self.tokenizer.decode([*content, *said]).strip()
+            rest = rest[end + 1 :]
+        text = self.tokenizer.decode([*content, *rest]).strip()
         return Message("assistant", text, reasoning=reasoning, tool_calls=tuple(calls))
 
     def _call(self, tokens: Sequence[int]) -> dict[str, object] | None:
@@ -162,10 +162,10 @@ class Gemma4(TurnRenderer):
                 pieces[-1].append(token)
         texts = [self.tokenizer.decode(piece) for piece in pieces]
         name, brace, rest = texts[0].partition("{")
-        found = read_arguments([brace + rest, *texts[1:]])
-        if found is None or not name.startswith("call:"):
+        values = read_arguments([brace + rest, *texts[1:]])
+        if values is None or not name.startswith("call:"):
             return None
-        return call_of(name.removeprefix("call:"), found)
+        return call_of(name.removeprefix("call:"), values)
 
     def _open(self, page: Page, conversation: Conversation, trained: Sequence[bool]) -> None:
         """The system message, with the request to think and the tools, as far as there are any."""
@@ -187,8 +187,8 @@ class Gemma4(TurnRenderer):
         page.markup("\n")
 
     def _calls(self, page: Page, message: Message, trains: bool, where: str) -> None:
-        for given in message.tool_calls:
-            name, values = function_call(given, where)
+        for call in message.tool_calls:
+            name, values = function_call(call, where)
             page.markup(f"{CALL}call:", trains)
             page.say(name, trains)
             page.markup("{", trains)
@@ -243,16 +243,16 @@ def _last_question(messages: Sequence[Message]) -> int:
 def _called(messages: Sequence[Message], index: int) -> str:
     """The function that a result is of: by its id among the calls before it, else as it names it."""
     result, name = messages[index], messages[index].name or "unknown"
-    asked = next(message for message in reversed(messages[:index]) if message.role != "tool")
-    for call in asked.tool_calls:
+    calling = next(message for message in reversed(messages[:index]) if message.role != "tool")
+    for call in calling.tool_calls:
         if (call.get("id") or "") == result.tool_call_id:
             name = str(call["function"]["name"])
     return name
 
 
 def _write(page: Page, pieces: Pieces, trained: bool = False) -> None:
-    for text, said in pieces:
-        if said:
+    for text, spoken in pieces:
+        if spoken:
             page.say(text, trained)
         elif text:
             page.markup(text, trained)

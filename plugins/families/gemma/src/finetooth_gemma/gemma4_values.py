@@ -53,7 +53,7 @@ def written(value: Any, *, bare: bool = True) -> Pieces:
             yield from written(inner, bare=bare)
         yield "}", False
     elif isinstance(value, list | tuple):
-        yield from _listed(written(one, bare=bare) for one in value)
+        yield from _listed(written(element, bare=bare) for element in value)
     else:
         yield str(value), True
 
@@ -73,12 +73,12 @@ def read_arguments(pieces: Sequence[str]) -> Mapping[str, Any] | None:
     Args:
         pieces: the text between the tokens that quote: outside, inside, outside, ...
     """
-    parts = [json.dumps(one) if i % 2 else _KEY.sub(r'\1"\2":', one) for i, one in enumerate(pieces)]
+    parts = [json.dumps(piece) if i % 2 else _KEY.sub(r'\1"\2":', piece) for i, piece in enumerate(pieces)]
     try:
-        found = received("".join(parts))
+        decoded = received("".join(parts))
     except ValueError:
         return None
-    return found if isinstance(found, dict) and len(pieces) % 2 else None
+    return decoded if isinstance(decoded, dict) and len(pieces) % 2 else None
 
 
 def declaration(tool: Mapping[str, Any]) -> Pieces:
@@ -88,20 +88,20 @@ def declaration(tool: Mapping[str, Any]) -> Pieces:
     yield str(function.get("name", "")), True
     yield "{description:", False
     yield from quoted(function.get("description", ""))
-    given = function.get("parameters")
-    if isinstance(given, Mapping) and given:
+    parameters = function.get("parameters")
+    if isinstance(parameters, Mapping) and parameters:
         yield ",parameters:{", False
-        if given.get("properties"):
+        if parameters.get("properties"):
             yield "properties:{", False
-            yield from _properties(given["properties"])
+            yield from _properties(parameters["properties"])
             yield "},", False
-        if given.get("required"):
+        if parameters.get("required"):
             yield "required:", False
-            yield from _listed(quoted(name) for name in given["required"])
+            yield from _listed(quoted(name) for name in parameters["required"])
             yield ",", False
-        if given.get("type"):
+        if parameters.get("type"):
             yield "type:", False
-            yield from quoted(str(given["type"]).upper())
+            yield from quoted(str(parameters["type"]).upper())
             yield "}", False
     if "response" in function:
         yield from _response(function["response"])
@@ -175,7 +175,7 @@ def _items(given: Mapping[str, Any]) -> Pieces:
         elif key == "required":
             yield from _listed(quoted(name) for name in value)
         elif key == "type":
-            upper = value.upper() if isinstance(value, str) else [str(one).upper() for one in value]
+            upper = value.upper() if isinstance(value, str) else [str(kind).upper() for kind in value]
             yield from written(upper, bare=False)
         else:
             yield from written(value, bare=False)

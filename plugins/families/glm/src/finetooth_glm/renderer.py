@@ -75,20 +75,20 @@ class Calls:
         """A call with these texts is read as they are."""
         feed = self.feed
         text = "".join(f"{KEY}{key}{KEY_END}{feed}{VALUE}{value}{VALUE_END}{feed}" for key, value in arguments)
-        found = self.call.fullmatch(f"{CALL}{name}{feed}{text}{CALL_END}")
-        tagged = any(CALL in part for part in (name, *(said for pair in arguments for said in pair)))
-        read = found is not None and found[1] == name and self.argument.findall(found[2]) == [*arguments]
+        match = self.call.fullmatch(f"{CALL}{name}{feed}{text}{CALL_END}")
+        tagged = any(CALL in part for part in (name, *(text_ for pair in arguments for text_ in pair)))
+        read = match is not None and match[1] == name and self.argument.findall(match[2]) == [*arguments]
         return read and not tagged
 
     def before(self, text: str, end: int) -> tuple[int, Mapping[str, Any]] | None:
         """The call that ends at a character, and where it begins."""
         begin = text.rfind(CALL, 0, end)
         begin -= bool(self.feed) and text[:begin].endswith(self.feed) if begin > 0 else 0
-        found = self.call.fullmatch(text, begin, end) if begin >= 0 else None
-        if found is None:
+        match = self.call.fullmatch(text, begin, end) if begin >= 0 else None
+        if match is None:
             return None
-        arguments = {key: _value(value) for key, value in self.argument.findall(found[2])}
-        return begin, call_of(found[1], arguments)
+        arguments = {key: _value(value) for key, value in self.argument.findall(match[2])}
+        return begin, call_of(match[1], arguments)
 
 
 class GLMOptions(Options):
@@ -229,8 +229,8 @@ class GLM4Moe(TurnRenderer):
             reasoning, _, text = rest.removeprefix(THINK).partition(THOUGHT)
         at = len(text)
         calls: list[Mapping[str, Any]] = []
-        while found := self.calls.before(text, at):
-            at, call = found
+        while before := self.calls.before(text, at):
+            at, call = before
             calls.insert(0, call)
         return Message("assistant", text[:at].strip(), reasoning=reasoning.strip(), tool_calls=tuple(calls))
 
@@ -249,11 +249,11 @@ class GLM4Moe(TurnRenderer):
                 "fix the row",
             )
         (start, stop), own, (begin, end) = _split_answer(message)
-        said = message.reasoning or message.content
+        text = message.reasoning or message.content
         weights = message.reasoning_weights if message.reasoning else message.weights
         if thinks and own and not self._options.thinking:
             raise self.refuse("no reasoning while thinking is off", where, "remove it, or set thinking: true")
-        self._block(page, (said, weights, (start, stop)), trains, thinks, own)
+        self._block(page, (text, weights, (start, stop)), trains, thinks, own)
         if begin < end:
             page.markup(self.calls.feed, trains)
             page.say(message.content, trains, message.weights, cut=(begin, end))
@@ -275,8 +275,8 @@ class GLM4Moe(TurnRenderer):
         page.markup(THOUGHT, block)
 
     def _say_thought(self, page: Page, thought: Thought, trains: bool) -> None:
-        said, weights, cut = thought
-        page.say(said, trains, weights, cut=cut)
+        text, weights, cut = thought
+        page.say(text, trains, weights, cut=cut)
 
     def _call(self, page: Page, call: Mapping[str, Any], trains: bool, where: str) -> None:
         """
@@ -284,15 +284,15 @@ class GLM4Moe(TurnRenderer):
             DataError: it is not of the OpenAI shape, or spells the markup, so that it could not be read back.
         """
         name, arguments = function_call(call, where)
-        said = [(str(key), value if isinstance(value, str) else json_text(value)) for key, value in arguments.items()]
-        if not self.calls.reads_back(name, said):
+        pairs = [(str(key), value if isinstance(value, str) else json_text(value)) for key, value in arguments.items()]
+        if not self.calls.reads_back(name, pairs):
             spelled = f"{name} with {dict(arguments)!r:.80}"
             raise self.refuse(f"no way to say a call that spells its markup and ends early: {spelled}", where)
         feed = self.calls.feed
         page.markup(f"{feed}{CALL}", trains)
         page.say(name, trains)
         page.markup(feed, trains)
-        for key, value in said:
+        for key, value in pairs:
             page.markup(KEY, trains)
             page.say(key, trains)
             page.markup(f"{KEY_END}{feed}{VALUE}", trains)

@@ -183,11 +183,11 @@ class Harmony(TurnRenderer):
         return pieces
 
     def _system(self, tools: bool) -> str:
-        told = "".join(BUILTIN[name] for name in ("browser", "python") if name in self._options.builtin_tools)
+        described = "".join(BUILTIN[name] for name in ("browser", "python") if name in self._options.builtin_tools)
         return (
             f"{self._options.identity}\nKnowledge cutoff: 2024-06\nCurrent date: {self._options.today}\n\n"
             f"Reasoning: {self._options.reasoning_effort}\n\n"
-            + (f"# Tools\n\n{told}" if told else "")
+            + (f"# Tools\n\n{described}" if described else "")
             + "# Valid channels: analysis, commentary, final. Channel must be included for every message."
             + ("\nCalls to these tools must go to the commentary channel: 'functions'." if tools else "")
         )
@@ -204,11 +204,11 @@ class Harmony(TurnRenderer):
             page.markup("\n\n")
         if tools:
             try:
-                told = schemas.namespace(tools)
+                described = schemas.namespace(tools)
             except schemas.Unspeakable as problem:
                 raise self.refuse(f"no words for {problem}", "tools", "complete the schemas of the tools") from problem
             page.markup("# Tools\n\n")
-            page.say(told)
+            page.say(described)
         page.markup(END, trains)
 
     def _thinks(self, messages: Sequence[Message], i: int, *, ask: bool = False) -> bool:

@@ -87,8 +87,8 @@ class KimiK2(TurnRenderer):
     def __init__(self, tokenizer: Tokenizer, options: KimiOptions) -> None:
         super().__init__(tokenizer)
         template = tokenizer.chat_template
-        found: Version = "thinking" if template is not None and THINK in template else "instruct"
-        self.version: Version = found if options.version == "auto" else options.version
+        detected: Version = "thinking" if template is not None and THINK in template else "instruct"
+        self.version: Version = detected if options.version == "auto" else options.version
         self._keeps = options.keep_reasoning
         self._unasked = default_system(template, UNASKED)
         self._separators = _separators(template)
@@ -148,9 +148,9 @@ class KimiK2(TurnRenderer):
         reasoning, rest = "", text
         if self.version == "thinking" and text.startswith(THINK):  # a block that was not closed is reasoning to its end
             reasoning, _, rest = text.removeprefix(THINK).partition(THOUGHT)
-        said, opened, inside = rest.partition(CALLS)
+        content, opened, inside = rest.partition(CALLS)
         calls = _calls_of(inside.removesuffix(CALLS_END)) if opened and inside.endswith(CALLS_END) else None
-        return Message("assistant", rest if calls is None else said, reasoning=reasoning, tool_calls=calls or ())
+        return Message("assistant", rest if calls is None else content, reasoning=reasoning, tool_calls=calls or ())
 
     def _answer(self, page: Page, message: Message, trains: bool, thinks: bool, numbers: Sequence[str]) -> None:
         if self.version == "thinking":
@@ -212,9 +212,9 @@ class KimiK2(TurnRenderer):
 
 def _separators(template: str | None) -> tuple[str, str]:
     """Between the items, and the keys and values, of the tools in JSON: the templates of early models write blanks."""
-    asked = ({"role": "user", "content": "Hello?"},)
+    messages = ({"role": "user", "content": "Hello?"},)
     tools = ({"type": "function", "function": {"name": "probe"}},)
-    text = (template and render_template(template, asked, tools=tools)) or ""
+    text = (template and render_template(template, messages, tools=tools)) or ""
     return (", ", ": ") if '"type": "function"' in text else (",", ":")
 
 

@@ -89,8 +89,8 @@ class LFM2Renderer(TurnRenderer):
     def __init__(self, tokenizer: Tokenizer, options: LFM2Options) -> None:
         super().__init__(tokenizer)
         template = tokenizer.chat_template
-        found: Version = "2" if template is None or LIST in template else "2.5"
-        self.version: Version = found if options.version == "auto" else options.version
+        detected: Version = "2" if template is None or LIST in template else "2.5"
+        self.version: Version = detected if options.version == "auto" else options.version
         self._keeps = options.keep_reasoning
         self.extension = self.version == "2" or self._keeps
         old = self.version == "2"
@@ -122,14 +122,14 @@ class LFM2Renderer(TurnRenderer):
         messages = conversation.messages
         self.check_texts(conversation, ROLES, reasoning=self.version == "2.5", calls=True)
         page.markup(BOS)
-        held = bool(messages and messages[0].role == "system")
-        if held:
+        has_system = bool(messages and messages[0].role == "system")
+        if has_system:
             page.message()
-        if conversation.tools or (held and messages[0].content):
-            self._system(page, conversation, held, bool(trained) and trained[0])
+        if conversation.tools or (has_system and messages[0].content):
+            self._system(page, conversation, has_system, bool(trained) and trained[0])
         thinks_from = self._thinks_from(messages)
         for i, (message, trains) in enumerate(zip(messages, trained, strict=True)):
-            if i < held:
+            if i < has_system:
                 continue
             page.message()
             page.markup(f"{START}{message.role}\n")
@@ -201,9 +201,9 @@ class LFM2Renderer(TurnRenderer):
         Raises:
             DataError: it is not of the OpenAI shape, or cannot be read back.
         """
-        asked = function_call(call, where)
-        text = written(asked, json_lists=self.version == "2")
-        if read_calls(f"[{text}]") != (call_of(*asked),):
+        parsed = function_call(call, where)
+        text = written(parsed, json_lists=self.version == "2")
+        if read_calls(f"[{text}]") != (call_of(*parsed),):
             raise self.refuse(f"no way to say a call so that it can be read back: {text:.80}", where, "fix the row")
         return text
 
@@ -218,14 +218,14 @@ def _foreign_tools(renderer: LFM2Renderer, tokenizer: Tokenizer) -> str:
     """In words if the tokenizer's chat template lists tools otherwise, as LFM2.5-8B-A1B's, which says the date."""
     if tokenizer.chat_template is None:
         return ""
-    asked = ({"role": "user", "content": "Hello?"},)
+    messages = ({"role": "user", "content": "Hello?"},)
     bos = "" if tokenizer.bos_id is None else tokenizer.decode([tokenizer.bos_id])
-    expected = render_template(tokenizer.chat_template, asked, prompt=True, bos_token=bos, tools=[PROBE])
-    found = renderer.prompt((Message("user", "Hello?"),), (PROBE,))
-    if expected is not None and found == tuple(tokenizer.encode(expected, special=True)):
+    expected = render_template(tokenizer.chat_template, messages, prompt=True, bos_token=bos, tools=[PROBE])
+    tokens = renderer.prompt((Message("user", "Hello?"),), (PROBE,))
+    if expected is not None and tokens == tuple(tokenizer.encode(expected, special=True)):
         return ""
-    said = "cannot be rendered for comparison" if expected is None else f"says {expected!r}"
+    verdict = "cannot be rendered for comparison" if expected is None else f"says {expected!r}"
     return (
-        f"renderer lfm2: with tools the model's own chat template {said}, lfm2 says {tokenizer.decode(found)!r}; "
+        f"renderer lfm2: with tools the model's own chat template {verdict}, lfm2 says {tokenizer.decode(tokens)!r}; "
         "for tools, data.renderer: jinja follows the model's own chat template"
     )

@@ -28,21 +28,21 @@ def builtin_call(name: str, arguments: Mapping[str, Any], where: str) -> str:
                 f"argument {key} of {name} is {value!r:.60}, and calls of built-in tools take text only",
                 action="make it text, or take the name out of builtin_tools",
             )
-    said = ", ".join(f'{key}="{value}"' for key, value in arguments.items())
-    return f"{name}.call({said})"
+    pairs = ", ".join(f'{key}="{value}"' for key, value in arguments.items())
+    return f"{name}.call({pairs})"
 
 
 def read_call(text: str) -> Mapping[str, Any] | None:
     """The call that a completion is; None if it is none."""
-    said = text.strip().removeprefix(PYTHON)
-    found = _BUILTIN.fullmatch(said) if said != text.strip() else None
-    if found is None:
-        return json_call(said, arguments="parameters")
+    body = text.strip().removeprefix(PYTHON)
+    match = _BUILTIN.fullmatch(body) if body != text.strip() else None
+    if match is None:
+        return json_call(body, arguments="parameters")
     arguments, at = {}, 0
-    while at < len(found[2]):
-        one = _ARGUMENT.match(found[2], at)
-        if one is None:
+    while at < len(match[2]):
+        argument = _ARGUMENT.match(match[2], at)
+        if argument is None:
             return None
-        arguments[one[1]] = one[2]
-        at = one.end()
-    return call_of(found[1], arguments)
+        arguments[argument[1]] = argument[2]
+        at = argument.end()
+    return call_of(match[1], arguments)

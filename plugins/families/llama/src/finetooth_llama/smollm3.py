@@ -157,8 +157,8 @@ class SmolLM3(TurnRenderer):
             page.markup(f"\n{THINK_END}\n", trains)
 
     def _thinks(self, system: Message | None) -> bool:
-        said = "" if system is None else system.content
-        return False if OFF in said else True if ON in said else self._thinking
+        text = "" if system is None else system.content
+        return False if OFF in text else True if ON in text else self._thinking
 
     def _check(self, conversation: Conversation, thinks: bool) -> None:
         self.check_texts(conversation, ROLES, reasoning=True)
@@ -178,11 +178,11 @@ def _instructions(text: str) -> list[tuple[int, int]]:
     """Ranges of a system message that are written: without its flags, one after the other, and blanks at the end."""
     left = list(range(len(text)))
     for flag in (OFF, ON):
-        joined, kept, at = "".join(text[i] for i in left), [], 0
-        while (found := joined.find(flag, at)) >= 0:
-            kept += left[at:found]
-            at = found + len(flag)
-        left = kept + left[at:]
+        joined, rest, at = "".join(text[i] for i in left), [], 0
+        while (begin := joined.find(flag, at)) >= 0:
+            rest += left[at:begin]
+            at = begin + len(flag)
+        left = rest + left[at:]
     while left and text[left[-1]].isspace():
         left.pop()
     runs = (list(run) for _, run in groupby(enumerate(left), key=lambda pair: pair[1] - pair[0]))

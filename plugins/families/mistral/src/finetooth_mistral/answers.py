@@ -85,8 +85,8 @@ class MistralTurns(TurnRenderer):
         """Tools stand before this message of the user: the last one and, as in the chat templates, earlier ones of the
         same content."""
         messages = conversation.messages
-        asked = next((one for one in reversed(messages) if one.role == "user"), None)
-        return bool(conversation.tools) and asked is not None and messages[index].content == asked.content
+        question = next((message for message in reversed(messages) if message.role == "user"), None)
+        return bool(conversation.tools) and question is not None and messages[index].content == question.content
 
     def answer(self, page: Page, message: Message, trains: bool, blank: str, cut: tuple[int, int]) -> None:
         """Write content and the end of the turn; a blank before it weighs what the content's first character does."""
@@ -109,5 +109,5 @@ def after_blank(content: str, weights: Sequence[Weighted], cut: tuple[int, int])
     """
     begin, end = cut
     moved = [Weighted(max(r.start, begin) - begin + 1, min(r.stop, end) - begin + 1, r.weight) for r in weights]
-    kept = [r if r.start > 1 else Weighted(0, r.stop, r.weight) for r in moved if r.start < r.stop]
-    return f" {content}", tuple(kept)
+    widened = [r if r.start > 1 else Weighted(0, r.stop, r.weight) for r in moved if r.start < r.stop]
+    return f" {content}", tuple(widened)

@@ -75,5 +75,5 @@ def _call(id_: Any, name: Any, arguments: Any) -> Mapping[str, Any] | None:
 
 
 def _all(calls: Sequence[Mapping[str, Any] | None]) -> Calls | None:
-    kept = tuple(call for call in calls if call is not None)
-    return kept if len(kept) == len(calls) else None
+    valid = tuple(call for call in calls if call is not None)
+    return valid if len(valid) == len(calls) else None

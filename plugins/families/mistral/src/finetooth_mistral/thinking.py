@@ -54,19 +54,19 @@ class MistralV13(MistralV7):
 
     def read_tokens(self, tokens: Sequence[int]) -> Message:
         begin, end, called = (self._controls.ids[name] for name in (THINK, THINK_END, CALLS))
-        said, reasoning = list(tokens), ""
-        if said[:1] == [begin]:
-            stop = said.index(end) if end in said else len(said)
-            reasoning, said = self.tokenizer.decode(said[1:stop]), said[stop + 1 :]
+        rest, reasoning = list(tokens), ""
+        if rest[:1] == [begin]:
+            stop = rest.index(end) if end in rest else len(rest)
+            reasoning, rest = self.tokenizer.decode(rest[1:stop]), rest[stop + 1 :]
         parts: list[list[int]] = [[]]
-        for token in said:
+        for token in rest:
             if token == called:
                 parts.append([])
             else:
                 parts[-1].append(token)
         calls = read_unnumbered([self._call(part) for part in parts[1:]])
         if calls is None:
-            return Message("assistant", self.tokenizer.decode(said), reasoning=reasoning)
+            return Message("assistant", self.tokenizer.decode(rest), reasoning=reasoning)
         return Message("assistant", self.tokenizer.decode(parts[0]), reasoning=reasoning, tool_calls=calls)
 
     def _call(self, tokens: Sequence[int]) -> tuple[str, str]:

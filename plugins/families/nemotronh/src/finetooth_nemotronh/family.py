@@ -56,8 +56,10 @@ class NemotronH:
 
 def _kinds(config: Mapping[str, Any]) -> list[str]:
     """What each layer is, in one language; empty where the config does not say."""
-    given = config.get("layers_block_type") or config.get("layer_types") or config.get("hybrid_override_pattern") or ()
-    return [KINDS.get(kind, kind) for kind in given]
+    pattern = (
+        config.get("layers_block_type") or config.get("layer_types") or config.get("hybrid_override_pattern") or ()
+    )
+    return [KINDS.get(kind, kind) for kind in pattern]
 
 
 def _layer(kind: str, facts: ModelFacts, config: Mapping[str, Any]) -> LayerFacts:

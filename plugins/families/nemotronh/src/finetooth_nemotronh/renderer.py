@@ -87,16 +87,16 @@ def build(options: Nemotron3Options, context: Context) -> Nemotron3:
     """
     tokenizer = context.tokenizer
     version = _version(tokenizer.chat_template) if options.version == "auto" else options.version
-    kept = options.keep_reasoning
-    renderer = Nemotron3(tokenizer, thinking=options.thinking, keep_reasoning=kept, version=version)
-    if difference := foreign_template(renderer, renderer.name, tokenizer, truncate_history_thinking=not kept):
+    keeps = options.keep_reasoning
+    renderer = Nemotron3(tokenizer, thinking=options.thinking, keep_reasoning=keeps, version=version)
+    if difference := foreign_template(renderer, renderer.name, tokenizer, truncate_history_thinking=not keeps):
         context.note(difference)
     return renderer
 
 
 def _version(template: str | None) -> Version:
-    said = None if template is None else render_template(template, THOUGHT)
-    return "ultra" if said is not None and f"Hm.{THINK_END}Quite." in said else "nano"
+    probe = None if template is None else render_template(template, THOUGHT)
+    return "ultra" if probe is not None and f"Hm.{THINK_END}Quite." in probe else "nano"
 
 
 class Answer(NamedTuple):
@@ -244,11 +244,11 @@ class Nemotron3(TurnRenderer):
             end = len(message.content)  # here the template leaves its last blanks
         page.say(message.content, trains, message.weights, cut=(begin, max(begin, end)))
         page.markup("\n" * calls, trains)
-        for given in message.tool_calls:
-            call = function_call(given, where)
+        for raw_call in message.tool_calls:
+            call = function_call(raw_call, where)
             if not reads_back(call, plain_value):
-                said = f"{call.name} with {dict(call.arguments)!r:.80}"
-                raise self.refuse(f"no way to say a call that spells its markup and ends early: {said}", where)
+                spelled = f"{call.name} with {dict(call.arguments)!r:.80}"
+                raise self.refuse(f"no way to say a call that spells its markup and ends early: {spelled}", where)
             write_call(page, call, plain_value, trains)
             page.markup("\n", trains)
 
@@ -276,14 +276,14 @@ def described(tool: Mapping[str, Any]) -> str:
     properties = known.get("properties")
     for name, fields in (properties if isinstance(properties, Mapping) else {}).items():
         text += f"\n<parameter>\n<name>{name}</name>"
-        said: Mapping[str, Any] = fields if isinstance(fields, Mapping) else {}
-        if "type" in said:
-            text += _tag("type", str(said["type"]))
-        if "description" in said:
-            text += _tag("description", str(said["description"]).strip())
-        if "enum" in said:
-            text += _tag("enum", json_text(said["enum"]))
-        text += _others(said, ("name", "type", "description", "enum")) + "\n</parameter>"
+        schema: Mapping[str, Any] = fields if isinstance(fields, Mapping) else {}
+        if "type" in schema:
+            text += _tag("type", str(schema["type"]))
+        if "description" in schema:
+            text += _tag("description", str(schema["description"]).strip())
+        if "enum" in schema:
+            text += _tag("enum", json_text(schema["enum"]))
+        text += _others(schema, ("name", "type", "description", "enum")) + "\n</parameter>"
     text += _others(known, ("type", "properties", "required"))
     if "required" in known:
         text += _tag("required", json_text(known["required"]))
@@ -320,5 +320,5 @@ def _loses(message: Message) -> bool:
     content = message.content
     if THINK not in content and THINK_END not in content:
         return False
-    one = content.count(THINK) == content.count(THINK_END) == 1 and content.lstrip().startswith(THINK)
-    return bool(message.reasoning.strip()) or not one
+    single = content.count(THINK) == content.count(THINK_END) == 1 and content.lstrip().startswith(THINK)
+    return bool(message.reasoning.strip()) or not single

@@ -87,8 +87,8 @@ def build(options: Qwen35Options, context: Context) -> Qwen35:
 
 
 def _thinks(template: str | None) -> bool:
-    asked = None if template is None else render_template(template, CALLING[:1], prompt=True)
-    return asked is None or not asked.rstrip().endswith(THINK_END)
+    prompt = None if template is None else render_template(template, CALLING[:1], prompt=True)
+    return prompt is None or not prompt.rstrip().endswith(THINK_END)
 
 
 def _version(template: str | None) -> Version:
@@ -162,11 +162,11 @@ class Qwen35(Qwen3):
 
     def _calls(self, page: Page, message: Message, trains: bool, where: str, *, content: bool | None = None) -> None:
         between = "\n\n" if content else ""
-        for given in message.tool_calls:
-            call = function_call(given, where)
+        for raw_call in message.tool_calls:
+            call = function_call(raw_call, where)
             if not reads_back(call, self._value):
-                said = f"{call.name} with {dict(call.arguments)!r:.80}"
-                raise self.refuse(f"no way to say a call that spells its markup and ends early: {said}", where)
+                spelled = f"{call.name} with {dict(call.arguments)!r:.80}"
+                raise self.refuse(f"no way to say a call that spells its markup and ends early: {spelled}", where)
             page.markup(between, trains)
             write_call(page, call, self._value, trains)
             between = "\n"

@@ -60,15 +60,15 @@ def thought_of(message: Message) -> Thought:
 
 def trimmed_thought(message: Message) -> Thought:
     """The same without any blanks around reasoning and answer, as Qwen3.5's template reads it."""
-    found, content = thought_of(message), message.content
-    text = content if found.inline else message.reasoning
-    begin, stop = found.reasoning
+    thought, content = thought_of(message), message.content
+    text = content if thought.inline else message.reasoning
+    begin, stop = thought.reasoning
     inside, behind = trimmed(text[begin:stop])
     end = len(content.rstrip())
-    first = found.stripped[0] if found.inline else trimmed(content)[0]
+    first = thought.stripped[0] if thought.inline else trimmed(content)[0]
     answer = (min(first, end), end)
     return replace(
-        found, present=inside < behind, reasoning=(begin + inside, begin + behind), content=answer, stripped=answer
+        thought, present=inside < behind, reasoning=(begin + inside, begin + behind), content=answer, stripped=answer
     )
 
 

@@ -124,10 +124,10 @@ class DiskStore:
             place = self._of(name)
             if not place.is_dir() or place.is_symlink():
                 return
-            gone = self._root / f"{ABANDONED}{name}.{os.urandom(6).hex()}"
-            place.rename(gone)
+            abandoned = self._root / f"{ABANDONED}{name}.{os.urandom(6).hex()}"
+            place.rename(abandoned)
             flush(self._root)
-            shutil.rmtree(gone)
+            shutil.rmtree(abandoned)
 
     def _of(self, name: str) -> Path:
         return self._root / name
@@ -231,12 +231,12 @@ def build(options: DiskOptions, context: Context) -> DiskStore:
     """
     if options.path and options.url:
         raise RecipeError("checkpoint.stores", "disk has both `path` and `url`", action="give one of them")
-    given = options.path or options.url
-    if given.startswith("file://"):
-        given = given.removeprefix("file://").removeprefix("localhost")
-        if not given.startswith("/"):
+    location = options.path or options.url
+    if location.startswith("file://"):
+        location = location.removeprefix("file://").removeprefix("localhost")
+        if not location.startswith("/"):
             raise RecipeError(
-                "checkpoint.stores", f"file://{given} is not a folder here", action="write file:///FOLDER"
+                "checkpoint.stores", f"file://{location} is not a folder here", action="write file:///FOLDER"
             )
-    root = Path(given).expanduser() if given else context.folder / FOLDER
+    root = Path(location).expanduser() if location else context.folder / FOLDER
     return DiskStore(root.absolute(), link=options.link)

@@ -94,21 +94,21 @@ class Bucket:
     def keys(self, prefix: str) -> Iterator[str]:
         """Keys of all objects that begin with `prefix`."""
         for page in self._pages("list_objects_v2", {"ContinuationToken": "NextContinuationToken"}, Prefix=prefix):
-            yield from (found["Key"] for found in page.get("Contents", ()))
+            yield from (entry["Key"] for entry in page.get("Contents", ()))
 
     def folders(self, prefix: str) -> Iterator[str]:
         """What stands between `prefix` and the next slash, in all keys that begin with it."""
         tokens = {"ContinuationToken": "NextContinuationToken"}
         for page in self._pages("list_objects_v2", tokens, Prefix=prefix, Delimiter="/"):
-            yield from (found["Prefix"][len(prefix) : -1] for found in page.get("CommonPrefixes", ()))
+            yield from (entry["Prefix"][len(prefix) : -1] for entry in page.get("CommonPrefixes", ()))
 
     def uploads(self, prefix: str) -> list[Any]:
         """Uploads in parts under `prefix` that were begun and not completed, oldest first."""
         tokens = {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadIdMarker"}
         pages = self._pages("list_multipart_uploads", tokens, Prefix=prefix)
-        found = [upload for page in pages for upload in page.get("Uploads", ())]
+        begun = [upload for page in pages for upload in page.get("Uploads", ())]
         # some servers list by another rule than the one asked for
-        return sorted((u for u in found if u["Key"].startswith(prefix)), key=lambda u: str(u.get("Initiated", "")))
+        return sorted((u for u in begun if u["Key"].startswith(prefix)), key=lambda u: str(u.get("Initiated", "")))
 
     def parts(self, key: str, upload: str) -> Iterator[Any]:
         """Parts of an upload that the server has."""
@@ -127,7 +127,7 @@ class Bucket:
         while True:
             page = self.tell(doing, operation, **arguments, **more)
             yield page
-            following = {name: page[said] for name, said in tokens.items() if page.get(said)}
+            following = {name: page[field] for name, field in tokens.items() if page.get(field)}
             if not page.get("IsTruncated") or not following or following == more:
                 return
             more = following

@@ -47,10 +47,10 @@ class Digests:
         not for safety. The part is read."""
         with self.path.open("rb") as file:
             file.seek(index * self.part)
-            found = hashlib.md5(usedforsecurity=False)
+            digest = hashlib.md5(usedforsecurity=False)
             for chunk in _chunks(file.read, self.length(index)):
-                found.update(chunk)
-        return found.hexdigest()
+                digest.update(chunk)
+        return digest.hexdigest()
 
     def length(self, index: int) -> int:
         """Bytes of part `index`, from 0."""

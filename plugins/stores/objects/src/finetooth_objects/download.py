@@ -65,9 +65,9 @@ def read(bucket: Bucket, key: str, largest: int) -> bytes:
     Raises:
         StoreError: it is not there, larger, or cannot be read.
     """
-    kept = BytesIO()
-    _Transfer(bucket, key, None, largest).run(_Sink(kept))
-    return kept.getvalue()
+    content = BytesIO()
+    _Transfer(bucket, key, None, largest).run(_Sink(content))
+    return content.getvalue()
 
 
 def download(bucket: Bucket, key: str, path: Path, *, sha256: str, size: int | None, largest: int) -> None:
@@ -161,11 +161,11 @@ class _Transfer:
     def _total(self, answer: Any, sink: _Sink) -> int:
         """Bytes of the whole object; a server that answers with all of it makes the sink begin anew."""
         length = int(answer["ContentLength"])
-        given = str(answer.get("ContentRange", ""))
-        if sink.have and given.startswith(f"bytes {sink.have}-"):
+        served = str(answer.get("ContentRange", ""))
+        if sink.have and served.startswith(f"bytes {sink.have}-"):
             return sink.have + length
         if sink.have:
             sink.restart()
-            if given:
-                raise Damaged(f"the answer was for other bytes: {given}")
+            if served:
+                raise Damaged(f"the answer was for other bytes: {served}")
         return length

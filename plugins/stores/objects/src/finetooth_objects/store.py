@@ -46,8 +46,8 @@ class ObjectStore:
 
     def names(self) -> list[str]:
         """Prefixes with a manifest."""
-        found = self._bucket.folders(self._bucket.address.prefix)
-        return [name for name in found if is_name(name) and self._bucket.head(self._key(name, MANIFEST)) is not None]
+        prefixes = self._bucket.folders(self._bucket.address.prefix)
+        return [name for name in prefixes if is_name(name) and self._bucket.head(self._key(name, MANIFEST)) is not None]
 
     def manifest(self, name: str) -> bytes:
         """The content of its `manifest.json`.
@@ -139,23 +139,23 @@ class ObjectStore:
         """Its manifest, and its files in parts; all of them compared with the manifest before anything is sent."""
         try:
             manifest = read_manifest(folder)
-            listed, found = listed_files(manifest), folder_files(folder)
-            if odd := sorted(listed.keys() ^ found.keys()):
+            listed, files = listed_files(manifest), folder_files(folder)
+            if odd := sorted(listed.keys() ^ files.keys()):
                 where = "missing" if odd[0] in listed else f"not in {MANIFEST}"
                 raise ManifestProblem(f"{odd[0]} is {where}")
-            return manifest, {path: self._digests(path, found[path], listed[path]) for path in listed}
+            return manifest, {path: self._digests(path, files[path], listed[path]) for path in listed}
         except ManifestProblem as error:
             raise StoreError(self.place, f"{name} cannot be kept: {error}") from error
         except OSError as error:
             raise StoreError(self.place, f"{name} cannot be kept: {error.strerror or error}") from error
 
     def _digests(self, path: str, file: Path, listed: ListedFile) -> Digests:
-        found = digests(file, self._part_bytes)
-        if found.sha256.hex() != listed.sha256:
+        parts = digests(file, self._part_bytes)
+        if parts.sha256.hex() != listed.sha256:
             raise ManifestProblem(f"{path} differs from its SHA-256 in {MANIFEST}")
-        if listed.size is not None and found.size != listed.size:
-            raise ManifestProblem(f"{path} has {found.size} bytes instead of {listed.size}")
-        return found
+        if listed.size is not None and parts.size != listed.size:
+            raise ManifestProblem(f"{path} has {parts.size} bytes instead of {listed.size}")
+        return parts
 
 
 def build(options: S3Options, context: Context) -> ObjectStore:

@@ -83,13 +83,13 @@ class Uploader:
         self._bucket.ask(f"sending {key}", "put_object", Key=key, Body=content, **self._checksum(sha256))
 
     def _is_there(self, key: str, file: Digests) -> bool:
-        found = self._bucket.head(key)
-        if found is None or found["ContentLength"] != file.size:
+        head = self._bucket.head(key)
+        if head is None or head["ContentLength"] != file.size:
             return False
-        said = found.get("ChecksumSHA256", "")
+        checksum = head.get("ChecksumSHA256", "")
         # of several parts it is a checksum of theirs, which some servers give without their number
         true = (file.whole, file.composite, file.composite.partition("-")[0])
-        if said in true and self.trust == "checks" and not self._read_back:
+        if checksum in true and self.trust == "checks" and not self._read_back:
             return True
         # not to be believed, damaged, or sent in other parts by somebody: its content tells
         return digest_of(self._bucket, key, file.size) == file.sha256
