@@ -27,13 +27,13 @@ def __getattr__(name: str) -> Any:
 
     from importlib.metadata import entry_points
 
-    found = sorted(entry_points(group="finetooth.names", name=name), key=lambda entry: entry.value)
-    if not found:
+    entries = sorted(entry_points(group="finetooth.names", name=name), key=lambda entry: entry.value)
+    if not entries:
         raise AttributeError(f"module 'finetooth' has no attribute {name!r}, and no installed package adds one")
-    if len(found) > 1:
-        owners = ", ".join(entry.value for entry in found)
+    if len(entries) > 1:
+        owners = ", ".join(entry.value for entry in entries)
         raise AttributeError(f"finetooth.{name} is offered by several packages: {owners}")
-    globals()[name] = found[0].load()
+    globals()[name] = entries[0].load()
     return globals()[name]
 
 

@@ -374,8 +374,8 @@ class Session:
         self.check_memory()
         assert self.job.keeping is not None
         aside = len(quarantine.reasons(self.job.keeping.folder))
-        kept = f"no checkpoint of the run counts, {aside} in quarantine" if aside else "the run had saved nothing yet"
-        self.say(f"{kept}: it begins anew")
+        reason = f"no checkpoint of the run counts, {aside} in quarantine" if aside else "the run had saved nothing yet"
+        self.say(f"{reason}: it begins anew")
         self._write_run()
         return self._loop().run(again=True)
 
@@ -424,7 +424,7 @@ class Session:
             name: value for name, value in train.items() if name not in ("micro_batch_tokens", "gradient_checkpointing")
         }
         return {
-            "the recipe": digest({name: given for name, given in self.recipe.as_dict().items() if name != "output"}),
+            "the recipe": digest({name: value for name, value in self.recipe.as_dict().items() if name != "output"}),
             "the plan": digest([plan.picks, plan.options, plan.total_steps, decided]),
             "the version of a plugin": digest(dict(self.plugins.versions)),
             "the base model or the data": digest(self.stands_on()),

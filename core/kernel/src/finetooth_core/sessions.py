@@ -62,8 +62,8 @@ def session(
         check_own(loaded.as_dict(), loaded.folder, str(recipe))
     name = "run" if isinstance(recipe, Mapping) else Path(recipe).stem
     files = [*loaded.plugins, *_absolute(plugins)]
-    found = (started or Started()).start(files=files, blocked=blocked, base=loaded.folder)
-    return Session(loaded, found, name=name, say=say, data=data)
+    started_plugins = (started or Started()).start(files=files, blocked=blocked, base=loaded.folder)
+    return Session(loaded, started_plugins, name=name, say=say, data=data)
 
 
 def resume_session(

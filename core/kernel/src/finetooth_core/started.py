@@ -37,8 +37,8 @@ class Started:
 def _states(files: Sequence[str | Mapping[str, object]], base: Path) -> list[object]:
     """Where local files lie and how they stand; without any, the folder does not matter."""
     states: list[object] = []
-    for one in files:
-        use = str(one.get("use", "") if isinstance(one, Mapping) else one).strip()
+    for file in files:
+        use = str(file.get("use", "") if isinstance(file, Mapping) else file).strip()
         if local_files.is_file_reference(use):
             path = base / Path(use).expanduser()
             known = path.stat() if path.is_file() else None

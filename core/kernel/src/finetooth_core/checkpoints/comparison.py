@@ -88,7 +88,7 @@ def with_moved_base(changes: Changes, before: Mapping[str, str], now: Mapping[st
 
 def is_harmless(setting: str) -> bool:
     """Whether a change of the setting cannot alter what a run has done already."""
-    return any(setting == one or setting.startswith(f"{one}.") for one in HARMLESS)
+    return any(setting == harmless or setting.startswith(f"{harmless}.") for harmless in HARMLESS)
 
 
 def effective(recipe: Recipe, catalog: Catalog, plan: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def _holder(content: dict[str, Any], setting: str) -> tuple[dict[str, Any] | Non
 
 def _flat(value: Any, path: str) -> list[tuple[str, Any]]:
     if isinstance(value, dict) and value:
-        return [pair for key, one in value.items() for pair in _flat(one, f"{path}.{key}" if path else str(key))]
+        return [pair for key, inner in value.items() for pair in _flat(inner, f"{path}.{key}" if path else str(key))]
     return [(path, value)]
 
 

@@ -153,7 +153,7 @@ def store_of(context: RunContext, pick: Any, setting: str) -> tuple[StoreEntry, 
 
 
 def _is_name(context: RunContext, pick: str) -> bool:
-    return any(pick in (one.entry.name, one.full_name) for one in context.catalog.all("store"))
+    return any(pick in (registered.entry.name, registered.full_name) for registered in context.catalog.all("store"))
 
 
 def _stores(context: RunContext) -> list[tuple[StoreEntry, Any]]:
@@ -161,12 +161,12 @@ def _stores(context: RunContext) -> list[tuple[StoreEntry, Any]]:
     if picks == AUTO:
         picks = [registered.full_name for registered in context.catalog.all("store") if registered.entry.default]
         context.decide("checkpoint.stores", picks, "the default stores")
-    found = []
+    stores = []
     for index, pick in enumerate(picks):
         setting = f"checkpoint.stores.{index}"
         entry, store = store_of(context, pick, setting)
-        found.append((entry, store))
-    return found
+        stores.append((entry, store))
+    return stores
 
 
 def _gates(context: RunContext) -> tuple[dict[str, Any], dict[str, Any]]:

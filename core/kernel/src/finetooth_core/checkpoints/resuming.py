@@ -103,13 +103,13 @@ def from_url(
         raise UserError(f"{url} has no {name_of(at or 0)}", action=f"there are: {', '.join(there)}")
     for name in names:
         try:
-            found = read(fetch(store, name, folder / FOLDER))
+            checkpoint = read(fetch(store, name, folder / FOLDER))
         except FinetoothError as error:
             say(f"{name} cannot be used: {error.problem}")
             continue
-        write_text(folder / RECIPE, found.recipe.read_text(encoding="utf-8"))
-        write_json(folder / PLAN, found.plan)
-        write_json(folder / RUN, {"id": found.manifest["run"], "started_in": str(Path.cwd())})
+        write_text(folder / RECIPE, checkpoint.recipe.read_text(encoding="utf-8"))
+        write_json(folder / PLAN, checkpoint.plan)
+        write_json(folder / RUN, {"id": checkpoint.manifest["run"], "started_in": str(Path.cwd())})
         return folder
     if names:
         problem = f"no checkpoint is whole, {len(names)} cannot be used"
@@ -255,9 +255,9 @@ def begun_folder(path: Path, at: int | None) -> tuple[Path, int | None]:
     Raises:
         UserError: there is none.
     """
-    found = found_run(str(path), is_begun)
-    if found is not None and step_of(path.name) is None:
-        return found, at
+    folder = found_run(str(path), is_begun)
+    if folder is not None and step_of(path.name) is None:
+        return folder, at
     step = step_of(path.name)
     if step is not None and path.parent.name == FOLDER and is_begun(path.parent.parent):
         return path.parent.parent, step

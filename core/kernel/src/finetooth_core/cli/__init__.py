@@ -49,10 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         # the process ends with it: looking for cycles among all that torch and transformers hold takes a second then
         atexit.register(gc.freeze)
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    options, as_json = StartOptions(debug="--debug" in given), "--json" in given
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    options, as_json = StartOptions(debug="--debug" in argv), "--json" in argv
     try:
-        options, rest = read_start_options(given, os.environ)
+        options, rest = read_start_options(argv, os.environ)
         if options.trusted:
             os.environ[TRUST] = "1"  # for the processes that this one starts too
         code = _call(options, rest, as_json)
@@ -95,10 +95,10 @@ def _call(options: StartOptions, arguments: list[str], as_json: bool) -> int:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context is not None else ""
-        said = " ".join(error.format_message().split()).rstrip(".")  # click puts choices in lines of their own
+        text = " ".join(error.format_message().split()).rstrip(".")  # click puts choices in lines of their own
         if isinstance(error, click.NoSuchOption) and (setting := _setting_of(error)):
-            said, hint = f"No such option '{error.option_name}'", f" (settings are written {setting}=VALUE)"
-        return _report(error, options.debug, said + hint, 2, as_json=as_json)
+            text, hint = f"No such option '{error.option_name}'", f" (settings are written {setting}=VALUE)"
+        return _report(error, options.debug, text + hint, 2, as_json=as_json)
     except FinetoothError as error:
         return _report(error, options.debug, str(error), error.exit_code, as_json=as_json and not state.said_json)
     except Exception as error:
@@ -114,7 +114,7 @@ def _setting_of(error: click.NoSuchOption) -> str:
     """The setting that somebody gave as an option, where the command takes settings; empty if it is none."""
     from finetooth_recipes.names_elsewhere import meant
 
-    takes = error.ctx is not None and any(one.name == "overrides" for one in error.ctx.command.params)
+    takes = error.ctx is not None and any(param.name == "overrides" for param in error.ctx.command.params)
     known = meant(error.option_name.lstrip("-").replace("-", "_")) if takes else None
     return "" if known is None else known.setting
 
@@ -129,13 +129,13 @@ def _report(error: BaseException | None, debug: bool, text: str, exit_code: int,
         from finetooth_toolbox.cli.streams import json_text
 
         known = error if isinstance(error, FinetoothError) else None
-        told = {
+        fields = {
             "message": text,
             "problem": text if known is None else known.problem,
             "action": "" if known is None else known.action,
             "exit_code": exit_code,
         }
-        print(json_text({"error": told}))
+        print(json_text({"error": fields}))
     if debug and error is not None:
         import traceback
 

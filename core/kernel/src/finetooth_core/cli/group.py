@@ -69,7 +69,7 @@ class CommandGroup(click.Group):
             known = {_called(registered): registered for registered in brought_commands(ctx)}
             return load_command(known[cmd_name]) if cmd_name in known else None
         catalog = state_of(ctx).catalog
-        if not any(cmd_name in (one.entry.name, one.full_name) for one in brought_commands(ctx)):
+        if not any(cmd_name in (registered.entry.name, registered.full_name) for registered in brought_commands(ctx)):
             _refuse_unknown(cmd_name, self.list_commands(ctx), catalog)
         return load_command(catalog.get("command", cmd_name))
 

@@ -150,9 +150,9 @@ class State:
         loaded = load(recipe, overrides)
         if isinstance(recipe, Mapping) or not is_begun(Path(recipe).parent):
             return loaded.anchored()
-        kept, foreign = without_foreign(loaded.anchored(), loaded.folder)
+        own, foreign = without_foreign(loaded.anchored(), loaded.folder)
         tell_not_run(loaded.folder, foreign)
-        return kept
+        return own
 
     def context(self, recipe: Mapping[str, Any]) -> RunContext:
         """A context for a recipe: builds entries, reads data."""

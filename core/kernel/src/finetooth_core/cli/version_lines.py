@@ -14,10 +14,10 @@ SEVERAL = 4
 
 def installed_lines() -> list[str]:
     """Python with the libraries, then the plugins: those of the core's own version counted, every other one named."""
-    found = {entry.dist.name: entry.dist for entry in entry_points(group="finetooth") if entry.dist is not None}
+    dists = {entry.dist.name: entry.dist for entry in entry_points(group="finetooth") if entry.dist is not None}
     required = Counter[str]()
-    for dist in found.values():
-        required.update({one.name for text in dist.requires or () if (one := parse(text)) is not None})
+    for dist in dists.values():
+        required.update({requirement.name for text in dist.requires or () if (requirement := parse(text)) is not None})
     libraries = [f"python {platform.python_version()}"]
     for name in sorted(name for name, count in required.items() if count >= SEVERAL and not _is_ours(name)):
         try:
@@ -25,9 +25,9 @@ def installed_lines() -> list[str]:
         except PackageNotFoundError:
             continue
     own = version("finetooth-core")
-    numbers = {name: dist.version for name, dist in sorted(found.items())}
+    numbers = {name: dist.version for name, dist in sorted(dists.items())}
     others = [f"{name} {number}" for name, number in numbers.items() if not (_is_ours(name) and number == own)]
-    count = len(found) - len(others)
+    count = len(dists) - len(others)
     plugins = [f"{count} of finetooth's own ({own})"] if count else []
     return [", ".join(libraries), "plugins: " + (", ".join([*plugins, *others]) or "none")]
 

@@ -56,21 +56,21 @@ class Dataset:
         """See `finetooth_hooks.Context.examples`."""
         if split not in self._examples:
             self._examples[split] = self._read(split)
-        found = self._examples[split]
-        return found if first is None else replace(found, rows=examples_of(self.rows(split).first(first)))
+        whole = self._examples[split]
+        return whole if first is None else replace(whole, rows=examples_of(self.rows(split).first(first)))
 
     def _read(self, split: str) -> Examples:
         rows = self.rows(split)
         self._check_files(rows)
         formats, names = (
-            ", ".join(dict.fromkeys(one.registered.full_name for one in picked))
+            ", ".join(dict.fromkeys(part.registered.full_name for part in picked))
             for picked in (rows.formats, rows.sources)
         )
         examples = examples_of(rows)
         if split == "eval" and isinstance(examples, tuple) and len(examples) < FEW_HELD_OUT:
-            said = f"data.eval has {len(examples)} {'row' if len(examples) == 1 else 'rows'}"
+            amount = f"data.eval has {len(examples)} {'row' if len(examples) == 1 else 'rows'}"
             more = "raise data.eval.fraction, or give more rows" if rows.held_out else "give more rows"
-            self._parts.log.note(f"{said}: a score on so few is mostly chance ({more})", topic="data.eval.rows")
+            self._parts.log.note(f"{amount}: a score on so few is mostly chance ({more})", topic="data.eval.rows")
         return Examples(split, examples, formats, names)
 
     def prepare(
@@ -105,14 +105,14 @@ class Dataset:
     def _own_rows(self, split: str, formats: Sequence[str]) -> SplitRows:
         parts, sources = self._parts, self.sources(split)
         try:
-            found = formats_of(parts.builder, parts.section.format, parts.recipe.method, sources, formats)
+            picked = formats_of(parts.builder, parts.section.format, parts.recipe.method, sources, formats)
         except DataError:
             read_all(sources)
             raise
         choice = choice_of(parts.section, split, sources)
         remembers = parts.section.cache != "off"
-        selection = None if choice.takes_all else Selection(parts.log, choice, sources, found, remembers=remembers)
-        return SplitRows(split, sources, found, selection)
+        selection = None if choice.takes_all else Selection(parts.log, choice, sources, picked, remembers=remembers)
+        return SplitRows(split, sources, picked, selection)
 
     def _held_out(self, formats: Sequence[str]) -> SplitRows:
         """Held-out rows that are a part of the training rows."""
@@ -136,7 +136,7 @@ class Dataset:
         if "data.snapshot" not in log.made and snapshot is not None:
             splits = [split for split in ("train", "eval") if self.has(split)]
             several = [self.rows(split) for split in splits]
-            sources = [picked for one in several if not one.held_out for picked in one.sources]
+            sources = [picked for split_rows in several if not split_rows.held_out for picked in split_rows.sources]
             check_snapshot(log, snapshot, sources, hashes)
 
     def sources(self, split: str) -> list[PickedSource]:

@@ -51,9 +51,9 @@ def _format_of(
     own = picked.format
     said_at = f"{picked.setting}.format"
     if own not in (None, AUTO):
-        found = _built(builder, own, said_at)
-        builder.log.decide(said_at, found.registered.full_name, picked.format_said)
-        return found
+        chosen = _built(builder, own, said_at)
+        builder.log.decide(said_at, chosen.registered.full_name, picked.format_said)
+        return chosen
     if own is None and general != AUTO:
         if SETTING not in built:
             built[SETTING] = _built(builder, general, SETTING)
@@ -61,10 +61,10 @@ def _format_of(
         return built[SETTING]
     if known:
         return _built(builder, known, SETTING)
-    first, found, reason = _detected(builder, first_rows(picked, LOOKED_AT), built, formats)
+    first, chosen, reason = _detected(builder, first_rows(picked, LOOKED_AT), built, formats)
     alone = picked.setting == "data.train"  # one source: the format of the data
-    builder.log.decide(SETTING if alone else said_at, found.registered.full_name, f"row {first.id} {reason}")
-    return found
+    builder.log.decide(SETTING if alone else said_at, chosen.registered.full_name, f"row {first.id} {reason}")
+    return chosen
 
 
 def _built(builder: Builder, pick: Any, setting: str) -> PickedFormat:
@@ -89,7 +89,7 @@ def _detected(
         raise unread(formats, rows[0], lambda registered, pick: _built(builder, pick, SETTING).format)
     counts = Counter(name for _, name, _ in known)  # of equal ones the first that was met
     (best, count), *_ = counts.most_common(1)
-    first, name, reason = next(one for one in known if one[1] == best)
+    first, name, reason = next(guess for guess in known if guess[1] == best)
     registered = built[name].registered
     if first is not rows[0]:
         like = f"looks like {known[0][1].partition(':')[2]}" if known[0][0] is rows[0] else "is like none that is known"

@@ -20,20 +20,20 @@ def source_choice(item: Any, setting: str, data: DataSection) -> tuple[Any, Sour
     Raises:
         RecipeError: what is wrong with the latter.
     """
-    given: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if isinstance(item, Mapping):
-        given = {key: item[key] for key in SourceRows.model_fields if key in item}
-        item = {key: value for key, value in item.items() if key not in given}
+        options = {key: item[key] for key in SourceRows.model_fields if key in item}
+        item = {key: value for key, value in item.items() if key not in options}
         path, text = split_reference(item["path"]) if isinstance(item.get("path"), str) else ("", "")
         item = {**item, "path": path} if text else item
     else:
         item, text = split_reference(item)
-    if text and "slice" in given:
+    if text and "slice" in options:
         raise RecipeError(f"{setting}.slice", f"{text} is a slice too", action="give one of them")
     if text:
-        given["slice"] = text
+        options["slice"] = text
     prefix = tuple(setting.split("."))
-    rows = validate(SourceRows, plain_data(given, prefix), prefix=prefix, noun="option of a source")
+    rows = validate(SourceRows, plain_data(options, prefix), prefix=prefix, noun="option of a source")
     held_out = setting.partition(".")[2].partition(".")[0] == "eval"
     if held_out and rows.weight != 1:
         raise RecipeError(f"{setting}.weight", "held-out rows are each taken once", action="remove it")
@@ -58,7 +58,7 @@ def choice_of(data: DataSection, split: str, sources: Sequence[PickedSource]) ->
     if split == "eval":
         return Choice(choices)
     held_out = data.held_out
-    held = None if held_out is None else validate(HeldOut, held_out, prefix=("data", "eval"))
+    settings = None if held_out is None else validate(HeldOut, held_out, prefix=("data", "eval"))
     mix = data.mix
     if mix is not None and len(sources) == 1 and mix.rows is None:
         raise RecipeError(
@@ -68,8 +68,8 @@ def choice_of(data: DataSection, split: str, sources: Sequence[PickedSource]) ->
         choices,
         deduplicate=data.deduplicate,
         near_threshold=data.near_threshold,
-        fraction=held.fraction if held else 0.0,
-        fraction_seed=held.seed if held else 0,
+        fraction=settings.fraction if settings else 0.0,
+        fraction_seed=settings.seed if settings else 0,
         temperature=1.0 if mix is None else None if mix.temperature == "even" else float(mix.temperature),
         mix_rows=mix.rows if mix else None,
         mix_seed=mix.seed if mix else 0,

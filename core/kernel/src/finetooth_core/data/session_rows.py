@@ -81,7 +81,7 @@ class SessionRows:
     def remarks(self, split: str) -> Sequence[tuple[str, str]]:
         """See `RecipeRows.remarks`."""
         decisions = (self.context.decisions.get(f"data.{name}") for name in ("format", "renderer"))
-        read = [(one.setting, f"{one.value} ({one.reason})") for one in decisions if one is not None]
+        read = [(choice.setting, f"{choice.value} ({choice.reason})") for choice in decisions if choice is not None]
         notes = list(self.context.notes)
         if self._session.decided:  # not where rows are broken
             notes += [note for report in self._session.reports if report.split == split for note in report.notes]

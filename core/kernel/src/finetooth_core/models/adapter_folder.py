@@ -44,10 +44,10 @@ class FromAdapter(Trained):
 
     def digest(self) -> str:
         """SHA-256 of the adapter's files, and of what its base is."""
-        found = hashlib.sha256(self.parent.loader.describe(self.base).revision.encode())
+        hasher = hashlib.sha256(self.parent.loader.describe(self.base).revision.encode())
         for path in self._files:
-            found.update(hashlib.sha256(path.read_bytes()).digest())
-        return found.hexdigest()
+            hasher.update(hashlib.sha256(path.read_bytes()).digest())
+        return hasher.hexdigest()
 
     @cached_property
     def _files(self) -> tuple[Path, ...]:
@@ -77,10 +77,10 @@ def from_adapter(recipe: Recipe, builder: Builder, parent_of: ParentOf) -> FromA
             raise RecipeError(
                 "model", f"{name}: the adapter does not name the model that it was made for", action="add that to it"
             )
-        given = load({"model": base, "adapter": registered.full_name}, base=recipe.folder)
-        found = FromAdapter(folder.absolute(), base, partial(parent_of, given, folder))
-        found.decide(builder.log, name)
-        return found
+        base_recipe = load({"model": base, "adapter": registered.full_name}, base=recipe.folder)
+        loader = FromAdapter(folder.absolute(), base, partial(parent_of, base_recipe, folder))
+        loader.decide(builder.log, name)
+        return loader
     return None
 
 

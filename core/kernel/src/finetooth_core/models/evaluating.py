@@ -45,12 +45,12 @@ def evaluate(
     if not section.get("eval") and not (named and all(getattr(entry, "brings_rows", False) for entry in named)):
         raise RecipeError("data.eval", f"nothing says on which rows {reference} is measured", action="give --data FILE")
     picks = list(evaluators) or ([] if run is None else evaluators_of(run, {**recipe, "data": section}))
-    picks = picks or [one.full_name for one in catalog.all("evaluator") if one.entry.default]
+    picks = picks or [registered.full_name for registered in catalog.all("evaluator") if registered.entry.default]
     built = []
     for index, pick in enumerate(picks):
         setting = f"evaluate.evaluators.{index}"
-        kept = _keeping_answers(catalog, pick, setting) if answers else pick
-        built.append(opened.context.build("evaluator", kept, setting=setting))
+        full_pick = _keeping_answers(catalog, pick, setting) if answers else pick
+        built.append(opened.context.build("evaluator", full_pick, setting=setting))
         built[-1].prepare()  # all rows are read before weights are
     return tuple(evaluator.evaluate(opened.engine, 0) for evaluator in built)
 

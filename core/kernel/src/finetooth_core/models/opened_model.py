@@ -82,8 +82,8 @@ class OpenedModel:
     @property
     def options(self) -> Mapping[str, Any]:
         """Options of that method, as the run's plan has them."""
-        found: Mapping[str, Any] = {} if self.folder is None else self._plan["options"].get("method", {})
-        return found
+        method_options: Mapping[str, Any] = {} if self.folder is None else self._plan["options"].get("method", {})
+        return method_options
 
     @cached_property
     def _plan(self) -> Mapping[str, Any]:

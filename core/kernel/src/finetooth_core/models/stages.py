@@ -377,6 +377,6 @@ def from_run(recipe: Recipe, builder: Builder, framework: Callable[[], str], par
     def parent() -> Parent:
         return parent_of(load(without_training(recipe_of(folder)), base=folder), folder)
 
-    found = FromRun(folder, parent, whole)
-    found.decide(builder.log, name)
-    return found
+    loader = FromRun(folder, parent, whole)
+    loader.decide(builder.log, name)
+    return loader

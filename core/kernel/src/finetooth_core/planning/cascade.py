@@ -92,8 +92,8 @@ def opens_adapter(recipe: Recipe) -> bool:
 def steps(context: RunContext) -> list[Step]:
     """The steps of a recipe, what costs least first."""
     recipe = context.recipe
-    kept = {CHECKPOINTING: False} if recipe.train.gradient_checkpointing == AUTO else {}
-    ladder = [Step(kind, label, gives_up, {**kept, **changes}) for kind, label, gives_up, changes in _adapters(context)]
+    keep = {CHECKPOINTING: False} if recipe.train.gradient_checkpointing == AUTO else {}
+    ladder = [Step(kind, label, gives_up, {**keep, **changes}) for kind, label, gives_up, changes in _adapters(context)]
     if recipe.quantization == AUTO:
         ladder = [replace(step, changes={**step.changes, "quantization": None}) for step in ladder]
     last = ladder[-1]
@@ -110,7 +110,7 @@ def steps(context: RunContext) -> list[Step]:
                 )
             )
         ladder += over[1:]
-    if kept:
+    if keep:
         for step in over:
             label = f"{step.label}, activations recomputed"
             lost = (*step.gives_up, "time: the layers compute their forward pass twice")
@@ -125,8 +125,8 @@ def steps(context: RunContext) -> list[Step]:
 def _savings(context: RunContext) -> Iterator[tuple[Saving, Mapping[str, Any]]]:
     """What the backend can keep elsewhere, and the pick of it that does; not what the recipe has settled."""
     pick = context.recipe.backend
-    given = {} if isinstance(pick, str) else dict(pick)
-    named = pick if isinstance(pick, str) else str(given.pop("name"))
+    options = {} if isinstance(pick, str) else dict(pick)
+    named = pick if isinstance(pick, str) else str(options.pop("name"))
     if named == AUTO:
         registered = context.catalog.default("backend", framework=context.framework)
     else:
@@ -134,8 +134,8 @@ def _savings(context: RunContext) -> Iterator[tuple[Saving, Mapping[str, Any]]]:
     entry = registered.entry
     assert isinstance(entry, Backend)
     for saving in entry.savings:
-        if not given.keys() & saving.options.keys():
-            yield saving, {"name": _name(registered, context), **given, **saving.options}
+        if not options.keys() & saving.options.keys():
+            yield saving, {"name": _name(registered, context), **options, **saving.options}
 
 
 def _adapters(context: RunContext) -> Iterator[tuple[str, str, tuple[str, ...], dict[str, Any]]]:
@@ -169,24 +169,24 @@ def _adapters(context: RunContext) -> Iterator[tuple[str, str, tuple[str, ...], 
 def _quantizers(context: RunContext) -> Iterator[tuple[int, Registered]]:
     """For each number of bits what stores them: of those that can be built the one with the highest rank, then the one
     that keeps most."""
-    found: list[tuple[float, tuple[int, float, str], Registered]] = []
+    candidates: list[tuple[float, tuple[int, float, str], Registered]] = []
     for registered in context.catalog.speaking("quantizer", context.framework):
         entry = registered.entry
         assert isinstance(entry, Quantizer)
         with suppress(FinetoothError, ImportError):
             stored = context.build("quantizer", registered.full_name, setting="quantization").stored
             size = float(stored.bytes_per_weight)
-            found.append((size, (-entry.rank, -size, registered.full_name), registered))
+            candidates.append((size, (-entry.rank, -size, registered.full_name), registered))
     for bits, (above, most) in BITS.items():
-        fitting = [(order, registered) for size, order, registered in found if above < size <= most]
+        fitting = [(order, registered) for size, order, registered in candidates if above < size <= most]
         if fitting:
-            yield bits, min(fitting, key=lambda one: one[0])[1]
+            yield bits, min(fitting, key=lambda candidate: candidate[0])[1]
 
 
 def _name(registered: Registered, context: RunContext) -> str:
     """The bare name, if only one entry of the kind that the backend can use has it."""
     of_kind = context.catalog.speaking(registered.entry.kind, context.framework)
-    alike = [one for one in of_kind if one.entry.name == registered.entry.name]
+    alike = [other for other in of_kind if other.entry.name == registered.entry.name]
     return registered.entry.name if len(alike) == 1 else registered.full_name
 
 
@@ -258,7 +258,7 @@ def _reason(taken: Tried, outcomes: list[Tried]) -> str:
     """Why the settings that were open are what they are."""
     if taken.obstacle:
         return f"auto: no step fits, and this takes least, {taken.figure}"
-    before = next((one for one in reversed(outcomes) if one.obstacle), None)
+    before = next((tried for tried in reversed(outcomes) if tried.obstacle), None)
     if before is None:
         return f"auto: it fits, with {taken.figure}"
     would = "cannot work" if before.job is None else f"would take {before.figure}"

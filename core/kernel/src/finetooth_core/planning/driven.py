@@ -59,7 +59,7 @@ def driven_by(context: RunContext, backend: Backend, no_reference: str, head: Sc
     """
     built, entry = single(context, "method", context.recipe.method, Method)
     evaluators, entries = _evaluators(context, entry)
-    losses = [loss for one in (built, *evaluators) for loss in one.losses]
+    losses = [loss for source in (built, *evaluators) for loss in source.losses]
     trackers = _trackers(context)
     for index, pick in enumerate(context.recipe.export):
         context.log.pick(
@@ -78,7 +78,7 @@ def driven_by(context: RunContext, backend: Backend, no_reference: str, head: Sc
     return Driven(
         built.part,
         prepared,
-        tuple(one.part for one in evaluators),
+        tuple(evaluator.part for evaluator in evaluators),
         tuple(trackers),
         reports,
         needs,
@@ -116,12 +116,12 @@ def _evaluators(context: RunContext, method: Method) -> tuple[list[Built], list[
     built, entries = [], []
     for index, pick in enumerate(picks):
         setting = f"evaluate.evaluators.{index}"
-        found = context.builder.build("evaluator", pick, setting=setting)
-        entry = found.registered.entry
+        evaluator = context.builder.build("evaluator", pick, setting=setting)
+        entry = evaluator.registered.entry
         assert isinstance(entry, Evaluator)
-        built.append(found)
+        built.append(evaluator)
         entries.append(entry)
-        context.log.pick(f"evaluator.{index}", found.registered.full_name)
+        context.log.pick(f"evaluator.{index}", evaluator.registered.full_name)
     return built, entries
 
 
@@ -140,7 +140,7 @@ def _trackers(context: RunContext) -> list[PickedTracker]:
         registered = context.builder.entry("tracker", pick, setting=setting)
         by_user = listed or registered.distribution in named
         try:
-            found = context.builder.built(registered, pick, setting)
+            tracker = context.builder.built(registered, pick, setting)
         except Exception as error:
             if by_user:
                 raise
@@ -148,9 +148,9 @@ def _trackers(context: RunContext) -> list[PickedTracker]:
                 f"tracker {registered.full_name} cannot be built: {said(error)}; this run continues without it"
             )
             continue
-        again = sum(one.name.partition("#")[0] == registered.full_name for one in built)
+        again = sum(earlier.name.partition("#")[0] == registered.full_name for earlier in built)
         name = f"{registered.full_name}#{again + 1}" if again else registered.full_name
-        built.append(PickedTracker(name, found.part, by_user))
+        built.append(PickedTracker(name, tracker.part, by_user))
         context.log.pick(f"tracker.{index}", registered.full_name)
     return built
 

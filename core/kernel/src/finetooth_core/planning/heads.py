@@ -45,12 +45,12 @@ def decide_head(context: RunContext, backend: Backend, *, data: bool) -> ScalarH
             action="pick another method or backend",
         )
     begins = "begins as the model's own" if brought is not None else "begins anew"
-    kept = (
+    saved = (
         "is saved in a file of its own"
         if head.exported_as == "none"
         else f"is saved for a {head.exported_as} classifier"
     )
-    context.decide("model.head", "scalar", f"{reason}; it {begins} and {kept}")
+    context.decide("model.head", "scalar", f"{reason}; it {begins} and {saved}")
     return head
 
 

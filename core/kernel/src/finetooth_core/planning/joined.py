@@ -48,7 +48,7 @@ class Joined:
         assert self.collective is not None
         of_ranks = self.collective.gather(dict(own))
         for name in own:
-            others = [rank for rank, given in enumerate(of_ranks) if given.get(name) != of_ranks[0].get(name)]
+            others = [rank for rank, hashes in enumerate(of_ranks) if hashes.get(name) != of_ranks[0].get(name)]
             if others:
                 numbers = ", ".join(map(str, others))
                 raise EngineError(

@@ -53,8 +53,8 @@ class KernelPicker:
         self._own: list[str] = []
         self._refused: list[str] = []
         self.picked: dict[str, PickedKernel] = {}
-        given = context.recipe.kernels
-        self._asked: Mapping[str, Pick] = {} if isinstance(given, str) else given
+        picks = context.recipe.kernels
+        self._asked: Mapping[str, Pick] = {} if isinstance(picks, str) else picks
 
     def __call__(self, wanted: Mapping[str, Wanted]) -> Mapping[str, PickedKernel]:
         for operation, of_it in wanted.items():
@@ -62,9 +62,9 @@ class KernelPicker:
             pick = self._asked.get(operation, AUTO)
             if pick == AUTO and of_it.only_named:
                 continue
-            found = self._best(operation, of_it) if pick == AUTO else self._chosen(operation, of_it, pick)
-            if found is not None:
-                self.picked[operation] = found
+            kernel = self._best(operation, of_it) if pick == AUTO else self._chosen(operation, of_it, pick)
+            if kernel is not None:
+                self.picked[operation] = kernel
             elif operation not in self._own:
                 self._own.append(operation)
         return {operation: self.picked[operation] for operation in wanted if operation in self.picked}
@@ -85,23 +85,23 @@ class KernelPicker:
                     f"the backend {self._backend} uses no such operation in this run",
                     action=f"did you mean {close}?" if close else uses,
                 )
-        asked = {name for name, pick in self._asked.items() if pick != AUTO}
-        left_open = {name: one for name, one in self.picked.items() if name not in asked}
+        named = {name for name, pick in self._asked.items() if pick != AUTO}
+        left_open = {name: kernel for name, kernel in self.picked.items() if name not in named}
         if left_open:
             self._context.decide(SETTING, _summary(left_open), self._reason(left_open))
-        for name in asked & self.picked.keys():
-            one = self.picked[name]
-            self._context.decide(f"{SETTING}.{name}", one.provider, one.reason)
+        for name in named & self.picked.keys():
+            kernel = self.picked[name]
+            self._context.decide(f"{SETTING}.{name}", kernel.provider, kernel.reason)
 
     def _reason(self, picked: Mapping[str, PickedKernel]) -> str:
-        said = list(dict.fromkeys([*self._refused, *(one.reason for one in picked.values())]))
+        reasons = list(dict.fromkeys([*self._refused, *(kernel.reason for kernel in picked.values())]))
         if self._own:
-            said.append(f"{', '.join(self._own)} as the backend does it itself")
-        return "; ".join(said)
+            reasons.append(f"{', '.join(self._own)} as the backend does it itself")
+        return "; ".join(reasons)
 
     def _best(self, operation: str, wanted: Wanted) -> PickedKernel | None:
         """The provider of the highest rank that can serve."""
-        ranked = [(rank, one) for one in self._providers(operation) if (rank := _rank(one, operation)) is not None]
+        ranked = [(rank, r) for r in self._providers(operation) if (rank := _rank(r, operation)) is not None]
         ranked.sort(key=lambda pair: (-pair[0], pair[1].full_name))
         refusals = []
         for _, group in groupby(ranked, key=lambda pair: pair[0]):
@@ -133,7 +133,7 @@ class KernelPicker:
         registered = self._context.builder.entry("kernel", pick, setting=setting, framework=self._framework)
         answer = self._answer(registered, pick, operation, wanted)
         if answer.built is None:
-            able = [one.entry.name for one in self._providers(operation) if one is not registered]
+            able = [other.entry.name for other in self._providers(operation) if other is not registered]
             raise PlanError(
                 f"{setting}={registered.entry.name}: {answer.refusal}",
                 action=f"set it to auto{''.join(f' or {name}' for name in able)}",
@@ -154,7 +154,7 @@ class KernelPicker:
             for registered in self._context.catalog.all("kernel")
             if isinstance(registered.entry, Kernel)
             and self._framework in registered.entry.frameworks
-            and any(one.operation == operation for one in registered.entry.serves)
+            and any(served.operation == operation for served in registered.entry.serves)
         ]
 
     def _answer(self, registered: Registered, pick: Pick, operation: str, wanted: Wanted) -> _Answer:
@@ -195,7 +195,7 @@ class KernelPicker:
 def _rank(registered: Registered, operation: str) -> int | None:
     """What it ranks for an operation; None where only its name picks it."""
     assert isinstance(registered.entry, Kernel)
-    ranks = [one.rank for one in registered.entry.serves if one.operation == operation and one.rank is not None]
+    ranks = [use.rank for use in registered.entry.serves if use.operation == operation and use.rank is not None]
     return max(ranks) if ranks else None
 
 
@@ -216,8 +216,8 @@ def _declared(serves: Serves, device: str, wanted: Wanted) -> str:
 def _summary(picked: Mapping[str, PickedKernel]) -> str:
     """`native`, or `torch; triton for linear_logprob`: the provider of most first."""
     by_provider: dict[str, list[str]] = {}
-    for operation, one in picked.items():
-        by_provider.setdefault(one.provider.rpartition(":")[2], []).append(operation)
+    for operation, kernel in picked.items():
+        by_provider.setdefault(kernel.provider.rpartition(":")[2], []).append(operation)
     most, *others = sorted(by_provider.items(), key=_most_first)
     return "; ".join([most[0], *(f"{name} for {', '.join(operations)}" for name, operations in others)])
 

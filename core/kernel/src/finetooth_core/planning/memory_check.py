@@ -69,12 +69,12 @@ def pools(memory: MemoryEstimate, hardware: HardwareFacts) -> tuple[Pool, ...]:
     first = hardware.devices[0]
     device = Pool(first.label, memory.parts, first.memory, first.available)
     host = Pool("the host", memory.host, hardware.host_memory, hardware.host_available)
-    found = (device, host) if memory.host else (device,)
+    in_memory = (device, host) if memory.host else (device,)
     if not memory.disk:
-        return found
+        return in_memory
     folder = tempfile.gettempdir()
     return (
-        *found,
+        *in_memory,
         Pool(f"the disk of {folder} (TMPDIR names another)", memory.disk, 0, shutil.disk_usage(folder).free),
     )
 
@@ -94,13 +94,13 @@ def check_memory(job: Job, without: Collection[str] = ()) -> None:
     """
     hardware = job.request.place.hardware
     memory = _reduced(job.plan.memory, without)
-    found = shortages(memory, hardware)
-    if not found:
+    short = shortages(memory, hardware)
+    if not short:
         return
     would_fit = shortages(memory, hardware.lasting) == []
     wait = "end what else takes memory; " if would_fit else ""
     raise PlanError(
-        f"memory: {'the model' if without else 'the run'} {'; it '.join(found)}{_passed(job)}",
+        f"memory: {'the model' if without else 'the run'} {'; it '.join(short)}{_passed(job)}",
         action=f"{wait}{_advice(job, without)}; or run it all the same with --accept-memory (train.accept_memory=true)",
     )
 
@@ -129,14 +129,14 @@ def _advice(job: Job, without: Collection[str]) -> str:
     alone = [fit for fit in (trial.mildest(job.asked, rungs) for rungs in groups) if fit is not None]
     if alone:
         return "what would fit: " + "; ".join(f"{rung.setting} ({size(taken)})" for rung, taken in alone)
-    asked, chosen, takes = job.asked, [], _reduced(job.plan.memory, without).total
+    request, chosen, takes = job.asked, [], _reduced(job.plan.memory, without).total
     for rungs in groups:
-        enough = trial.mildest(asked, rungs)
-        change = enough or trial.strongest(asked, rungs, takes)
+        enough = trial.mildest(request, rungs)
+        change = enough or trial.strongest(request, rungs, takes)
         if change is None:
             continue
         rung, takes = change
-        asked = rung.change(asked)
+        request = rung.change(request)
         chosen.append(rung.setting)
         if enough is not None:
             return f"what would fit: {' with '.join(chosen)} ({size(takes)})"
@@ -171,6 +171,6 @@ class _Trial:
 
     def strongest(self, asked: PlanRequest, rungs: Sequence[Rung], takes: int) -> tuple[Rung, int] | None:
         """The alternative that takes least of the device, if that is clearly less than `takes`."""
-        found = [(rung, memory.total) for rung in rungs if (memory := self.memory(asked, rung)) is not None]
-        least = min(found, key=lambda one: one[1], default=None)
+        changes = [(rung, memory.total) for rung in rungs if (memory := self.memory(asked, rung)) is not None]
+        least = min(changes, key=lambda change: change[1], default=None)
         return least if least is not None and least[1] < WORTHWHILE * takes else None

@@ -49,11 +49,11 @@ def ladder(job: Job) -> list[list[Rung]]:
 
 
 def _with(**parts: Any) -> Change:
-    return lambda asked: replace(asked, **parts)
+    return lambda request: replace(request, **parts)
 
 
 def _train(**settings: Any) -> Change:
-    return lambda asked: replace(asked, train=replace(asked.train, **settings))
+    return lambda request: replace(request, train=replace(request.train, **settings))
 
 
 def _checkpointing(job: Job) -> Iterator[Rung]:
@@ -72,7 +72,7 @@ def _micro_batches(job: Job) -> Iterator[Rung]:
 def _adapters(job: Job) -> list[Rung]:
     """Adapters that train less, over a base that stays as it is; what trains most first."""
     trains, base, context = job.request.trains, job.request.base, job.context
-    found: list[tuple[int, Rung]] = []
+    rungs: list[tuple[int, Rung]] = []
     for registered in () if trains.base_frozen else context.catalog.speaking("adapter", context.framework):
         entry = registered.entry
         assert isinstance(entry, Adapter)
@@ -86,8 +86,8 @@ def _adapters(job: Job) -> list[Rung]:
                 can_disable=entry.can_disable, base_frozen=True, accepts_quantised=entry.accepts_quantised,
             )  # fmt: skip
             if part.parameters < trains.parameters:
-                found.append((part.parameters, Rung(f"adapter={_name(registered, job)}", _with(trains=part))))
-    return [rung for _, rung in sorted(found, key=lambda one: -one[0])]
+                rungs.append((part.parameters, Rung(f"adapter={_name(registered, job)}", _with(trains=part))))
+    return [rung for _, rung in sorted(rungs, key=lambda pair: -pair[0])]
 
 
 def _optimizers(job: Job) -> Iterator[Rung]:
@@ -111,14 +111,14 @@ def _optimizers(job: Job) -> Iterator[Rung]:
 
 def _quantizers(job: Job) -> list[Rung]:
     """What stores the base in fewer bits, for adapters that can live with that; the most bits first."""
-    context, found = job.context, []
+    context, rungs = job.context, []
     stored = job.request.base.stored is not None
     for registered in () if stored else context.catalog.speaking("quantizer", context.framework):
         with suppress(FinetoothError, ImportError):
             quantizer = context.build("quantizer", registered.full_name, setting="quantization")
             rung = Rung(f"quantization={_name(registered, job)}", _quantised(quantizer))
-            found.append((float(quantizer.stored.bytes_per_weight), rung))
-    return [rung for _, rung in sorted(found, key=lambda one: -one[0])]
+            rungs.append((float(quantizer.stored.bytes_per_weight), rung))
+    return [rung for _, rung in sorted(rungs, key=lambda pair: -pair[0])]
 
 
 def _quantised(quantizer: Any) -> Change:
@@ -160,5 +160,5 @@ def _name(registered: Registered, job: Job) -> str:
     """The bare name, if only one entry of the kind that the backend can use has it."""
     context = job.context
     of_kind: Sequence[Registered] = context.catalog.speaking(registered.entry.kind, context.framework)
-    alike = [one for one in of_kind if one.entry.name == registered.entry.name]
+    alike = [other for other in of_kind if other.entry.name == registered.entry.name]
     return registered.entry.name if len(alike) == 1 else registered.full_name

@@ -163,7 +163,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
             extra=trains.adapter.kept_bytes(facts, model.parameters), total_steps=prepared.total_steps,
         )  # fmt: skip
     kernels = KernelPicker(context, backend_built.registered.full_name, backend_entry.framework, hardware.device)
-    asked = PlanRequest(
+    plan_request = PlanRequest(
         train=context.train,
         base=base,
         trains=trains,
@@ -177,7 +177,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         kernels=kernels,
         snapshots=_snapshots(keeping, backend_entry),
     )
-    decided: BackendPlan = backend.plan(asked)
+    decided: BackendPlan = backend.plan(plan_request)
     for decision in decided.decisions:
         context.decide(decision.setting, decision.value, decision.reason)
     kernels.tell()
@@ -187,7 +187,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     text = TextPart(context.tokenizer, context.renderer.stop_ids, lambda: context.processor)
     request = EngineRequest(plan, base, trains, updates, text, place, roles, ComputePart(kernels.picked))
     return Job(
-        context, plan, driven.method, prepared, backend, request, asked, driven.evaluators, driven.trackers,
+        context, plan, driven.method, prepared, backend, request, plan_request, driven.evaluators, driven.trackers,
         _by_split(driven.reports), keeping, decided.padding, decided.cost, driven.reports,
     )  # fmt: skip
 
@@ -223,8 +223,8 @@ def updates_of(context: RunContext, optimizer: Built, entry: Optimizer, data: bo
             "averages weights instead; schedule=constant leaves it"
         )
     name = optimizer.registered.full_name
-    said = optimizer.part.state_bytes(context.facts) if whole else None
-    state = entry.state_bytes if said is None else said
+    computed = optimizer.part.state_bytes(context.facts) if whole else None
+    state = entry.state_bytes if computed is None else computed
     return UpdatesPart(
         optimizer.part, scheduled.part, name, state, entry.accumulation, entry.checkpointing, entry.update_bytes,
         entry.tensor_bytes,
@@ -351,8 +351,8 @@ def _unused(registered: Registered, missing: str) -> list[str]:
     """A device that is in the machine and cannot be used, as a note."""
     entry = registered.entry
     assert isinstance(entry, Hardware)
-    found = entry.in_machine() if entry.in_machine is not None else ""
-    return [f"hardware: {found} is in this machine and is not used: {missing}"] if found else []
+    device = entry.in_machine() if entry.in_machine is not None else ""
+    return [f"hardware: {device} is in this machine and is not used: {missing}"] if device else []
 
 
 def _alone(context: RunContext, facts: HardwareFacts) -> HardwareFacts:

@@ -58,13 +58,13 @@ def held_roles(
             context.decide(f"method.{role}.policy", "adapter-off", "the policy without its adapter, no second model")
         elif brought[role] is None:
             context.decide(f"method.{role}.policy", "precomputed", "made once before training, and kept")
-    held = {role: model for role, model in brought.items() if model is not None}
-    if held and "roles" not in backend.capabilities:
+    models = {role: model for role, model in brought.items() if model is not None}
+    if models and "roles" not in backend.capabilities:
         raise PlanError(
-            f"method: it needs the role {min(held)!r}, and backend {backend.name} holds no model but the policy",
+            f"method: it needs the role {min(models)!r}, and backend {backend.name} holds no model but the policy",
             action="pick another reference, or another backend",
         )
-    return {role: _request(context, role, model.reference) for role, model in held.items()}
+    return {role: _request(context, role, model.reference) for role, model in models.items()}
 
 
 def _request(context: RunContext, role: str, reference: str) -> RoleRequest:

@@ -42,17 +42,17 @@ def ways(context: RunContext, *, length: int | None = None, measure: bool = True
     for step in steps(context):
         way = Way(step.kind, step.label, step.gives_up, step.changes, None)
         try:
-            asked = _asked(context, step, hardware, length)
+            request = _asked(context, step, hardware, length)
             pick = step.changes.get("backend")
             chosen = backend if pick is None else single(context, "backend", pick, Backend)[0]
-            decided = chosen.part.plan(asked)
+            decided = chosen.part.plan(request)
         except PlanError as error:
             planned.append(replace(way, lacks=error.problem))
             continue
         cost = None if isinstance(decided.cost, str) else decided.cost
         if cost is not None and not peak and measure and context.hardware is None:
             peak = cost.peak_flops()
-        batch = asked.train.batch_size
+        batch = request.train.batch_size
         flops = None if cost is None else cost.flops([[length] * batch], 1.0) / batch
         lacks = "; it ".join(shortages(decided.memory, hardware))
         planned.append(replace(way, memory=decided.memory, lacks=lacks, flops=flops))

@@ -56,14 +56,14 @@ def options_model(entry: Entry, distribution: str = "") -> type[Options]:
         )
     holder = SimpleNamespace(__annotations__={"options": annotation})
     try:
-        found = typing.get_type_hints(holder, globalns=getattr(function, "__globals__", {}))["options"]
+        model = typing.get_type_hints(holder, globalns=getattr(function, "__globals__", {}))["options"]
     except NameError as error:
         problem = f"the options annotation of {entry.kind} {entry.name!r} cannot be resolved: {error}"
         raise PluginError(blame, problem, action="import the model at run time, not under TYPE_CHECKING") from error
-    if not (isinstance(found, type) and issubclass(found, Options)):
-        problem = f"the options of {entry.kind} {entry.name!r} are {found!r}, not a subclass of finetooth_hooks.Options"
+    if not (isinstance(model, type) and issubclass(model, Options)):
+        problem = f"the options of {entry.kind} {entry.name!r} are {model!r}, not a subclass of finetooth_hooks.Options"
         raise PluginError(blame, problem, action="derive the model from finetooth_hooks.Options")
-    return found
+    return model
 
 
 def derived(built: Any, kind: str, registered: Registered) -> Any:
@@ -116,11 +116,11 @@ def _load(entry: Entry, distribution: str) -> Callable[..., Any]:
     except Exception as error:
         problem = f"{what}: importing {module_name} raised {said(error, importing=True)}"
         raise PluginError(blame, problem, action=MEND) from error
-    found = getattr(module, attribute, None) if attribute else None
-    if not callable(found):
+    function = getattr(module, attribute, None) if attribute else None
+    if not callable(function):
         problem = f"{what} names its builder {entry.build!r}, but {module_name} has no such function"
         raise PluginError(blame, problem, action="report it to the plugin's author")
-    return typing.cast(Callable[..., Any], found)
+    return typing.cast(Callable[..., Any], function)
 
 
 @contextmanager

@@ -147,11 +147,11 @@ class Catalog:
         Raises:
             PluginError: none or several say they are the default.
         """
-        found = self.defaults(kind, framework)
-        if len(found) == 1:
-            return found[0]
-        if found:
-            problem = f"several {kind} entries say they are the default: {', '.join(r.full_name for r in found)}"
+        defaults = self.defaults(kind, framework)
+        if len(defaults) == 1:
+            return defaults[0]
+        if defaults:
+            problem = f"several {kind} entries say they are the default: {', '.join(r.full_name for r in defaults)}"
         elif framework and self.defaults(kind):
             others = ", ".join(
                 f"{r.full_name} for {', '.join(sorted(frameworks_of(r.entry)))}" for r in self.defaults(kind)
@@ -234,7 +234,7 @@ class Catalog:
             actions.append(f"did you mean {same_name[0].full_name}?")
         elif same_thing:
             others = ((other, self._known_elsewhere(other, bare)) for other in self._entries if other != kind)
-            parts = [same_thing, *(f"the {other} {said}" for other, said in others if said)]
+            parts = [same_thing, *(f"the {other} {text}" for other, text in others if text)]
             actions.append(f"did you mean {' and '.join(parts)}?")
         elif near:
             actions.append(f"did you mean {near!r}?")
@@ -264,11 +264,11 @@ class Catalog:
         ]
         if len(known) > 1:
             suits = [_suits(entry) for entry, _ in known]
-            known = [one for one, suiting in zip(known, suits, strict=True) if suiting == max(suits)]
+            known = [pair for pair, suiting in zip(known, suits, strict=True) if suiting == max(suits)]
         written = [_written(entry, entry.elsewhere[other]) for entry, other in known]
         if len(known) > 1:
-            told = zip(known, written, strict=True)
-            written = [f"{text} ({entry.summary})" if entry.summary else text for (entry, _), text in told]
+            choices = zip(known, written, strict=True)
+            written = [f"{text} ({entry.summary})" if entry.summary else text for (entry, _), text in choices]
         return " or ".join(written)
 
 

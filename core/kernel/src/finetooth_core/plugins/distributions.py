@@ -66,14 +66,14 @@ def discover(path: Sequence[str] | None = None) -> tuple[Installed, ...]:
                 hidden.setdefault(distribution, []).append(shown)
             else:
                 hidden.setdefault(distribution, []).append(Path(place, name))
-    found = []
+    installed = []
     for distribution, (place, name) in sorted(first.items()):
         references = _entry_points(f"{place}/{name}/entry_points.txt")
         if references:
             version, requires = _metadata(Path(place, name))
             shadowed = tuple(hidden.get(distribution, ()))
-            found.append(Installed(distribution, version, references, requires, Path(place, name), shadowed))
-    return tuple(found)
+            installed.append(Installed(distribution, version, references, requires, Path(place, name), shadowed))
+    return tuple(installed)
 
 
 def _installed_last(folder: Path) -> tuple[bool, float]:
@@ -91,15 +91,15 @@ def _entry_points(file: str) -> tuple[tuple[str, str], ...]:
         return ()
     if f"[{GROUP}]" not in text:
         return ()
-    found, inside = [], False
+    pairs, inside = [], False
     for line in text.splitlines():
         line = line.strip()
         if line.startswith("["):
             inside = line == f"[{GROUP}]"
         elif inside and "=" in line and not line.startswith(("#", ";")):
             name, _, value = line.partition("=")
-            found.append((name.strip(), value.partition("[")[0].strip()))
-    return tuple(sorted(found))
+            pairs.append((name.strip(), value.partition("[")[0].strip()))
+    return tuple(sorted(pairs))
 
 
 def _metadata(folder: Path) -> tuple[str, tuple[str, ...]]:

@@ -78,8 +78,8 @@ class EventPlugin:
     def call(self, hook: str, **arguments: Any) -> Any:
         """Call one event hook with those of `arguments` that it takes and return what it returns; does nothing if the
         plugin has no such hook."""
-        found = self.hooks.get(hook)
-        return None if found is None else found(**arguments)
+        function = self.hooks.get(hook)
+        return None if function is None else function(**arguments)
 
 
 @dataclass(frozen=True)

@@ -45,15 +45,15 @@ def with_option_hints(
         return error
     folder = Path.cwd() if isinstance(recipe, Mapping) else Path(recipe).parent.absolute()
     here = [str(Path(name).absolute()) if name.endswith(".py") else name for name in plugins]
-    given = _given(recipe, overrides)
+    settings = _given(recipe, overrides)
     unknown = {problem.setting for problem in problems if _UNKNOWN in problem.problem}
-    given = {key: value for key, value in given.items() if key not in unknown}
+    settings = {key: value for key, value in settings.items() if key not in unknown}
     try:
-        files = load(given, base=folder).plugins
+        files = load(settings, base=folder).plugins
         started = manager.start(files=[*files, *here], blocked=blocked, base=folder, strict=False)
     except FinetoothError:
         return error  # with more mistakes than this one, what is picked is not known
-    options = {**dict(_loader_options(started.catalog)), **dict(_options(given, started.catalog))}
+    options = {**dict(_loader_options(started.catalog)), **dict(_options(settings, started.catalog))}
     for problem in lost:
         if form(problem.setting) in options:
             problem.action = options[form(problem.setting)]
@@ -73,8 +73,8 @@ def _options(given: Mapping[str, Any], catalog: Catalog) -> Iterator[tuple[str, 
         pick = given.get(section, AUTO)
         name = pick.get("name", AUTO) if isinstance(pick, Mapping) else pick
         try:
-            found = catalog.default(kind) if name == AUTO else catalog.get(kind, str(name))
-            model = options_model(found.entry, found.distribution)
+            registered = catalog.default(kind) if name == AUTO else catalog.get(kind, str(name))
+            model = options_model(registered.entry, registered.distribution)
         except FinetoothError:
             continue  # it has its own mistake, of which the user hears when this one is mended
         yield from ((form(option), f"did you mean {section}.{option}?") for option in model.model_fields)
@@ -93,6 +93,6 @@ def _given(recipe: Path | str | Mapping[str, Any], overrides: Sequence[str]) -> 
     """What the user wrote, unchecked; it has been read once, so that it can be read."""
     if not isinstance(recipe, Mapping):
         recipe = yaml_text.read_yaml(Path(recipe).read_bytes().decode("utf-8-sig"), str(recipe)).value
-    given: dict[str, Any] = plain_data(recipe, ())
-    apply_overrides(given, overrides)
-    return given
+    settings: dict[str, Any] = plain_data(recipe, ())
+    apply_overrides(settings, overrides)
+    return settings

@@ -22,7 +22,7 @@ def plugin_facts(plugins: Plugins, names: Sequence[str] = ()) -> Iterator[Plugin
     Raises:
         PluginError: no plugin has one of the names.
     """
-    installed = {one.distribution: one for one in plugins.installed}
+    installed = {plugin.distribution: plugin for plugin in plugins.installed}
     loaded = {plugin.distribution: plugin for plugin in plugins.loaded}
     known = sorted({*installed, *loaded, *(fault.distribution for fault in plugins.faults)} - set(plugins.blocked))
     for name in choose(known, names):

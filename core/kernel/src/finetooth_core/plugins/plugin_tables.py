@@ -39,7 +39,7 @@ def show_lines(plugins: Plugins, name: str) -> Iterator[str]:
     Raises:
         PluginError: no such plugin.
     """
-    installed = {found.distribution: found for found in plugins.installed}
+    installed = {plugin.distribution: plugin for plugin in plugins.installed}
     loaded = {plugin.distribution: plugin for plugin in plugins.loaded}
     (name,) = choose(sorted({*installed, *loaded, *(f.distribution for f in plugins.faults)}), [name])
     version = installed[name].version if name in installed else ""
@@ -77,7 +77,7 @@ def _brings(plugins: Plugins, plugin: Loaded, kind: str | None) -> str:
     for registered in plugin.entries:
         if kind is None or registered.kind == kind:
             names.setdefault(registered.kind, []).append(registered.entry.name)
-    parts = [f"{found} {', '.join(names[found])}" for found in names]
+    parts = [f"{of_kind} {', '.join(names[of_kind])}" for of_kind in names]
     if kind is None:
         parts += [hook for event in plugins.events if event.name == plugin.distribution for hook in event.hooks]
     return "; ".join(parts)

@@ -82,18 +82,18 @@ def resolve(references: Iterable[Reference], installed: Sequence[Installed], bas
     Raises:
         PluginError: one plugin is given two different sets of options.
     """
-    found: dict[str, Named] = {}
+    by_name: dict[str, Named] = {}
     for reference in references:
         named = _resolve(reference, installed, base)
-        before = found.get(named.name)
+        before = by_name.get(named.name)
         if before is not None:
             options = before.reference.options
             if options is not None and reference.options is not None and options != reference.options:
                 raise PluginError(named.name, "it is named twice with different options", action="name it once")
             if before.problem is not None or (named.problem is None and reference.options is None):
                 continue
-        found[named.name] = named
-    return found
+        by_name[named.name] = named
+    return by_name
 
 
 def choose(known: Sequence[str], names: Sequence[str]) -> list[str]:
@@ -106,12 +106,12 @@ def choose(known: Sequence[str], names: Sequence[str]) -> list[str]:
     for name in names:
         file = local_files.display_name(name, Path.cwd()) if local_files.is_file_reference(name) else name
         same = (known_name for known_name in known if versions.canonical(known_name) == versions.canonical(name))
-        found = file if file in known else next(same, None)
-        if found is None:
+        match = file if file in known else next(same, None)
+        if match is None:
             near = nearest(versions.canonical(name), known, prefix=PLUGIN_PREFIX)
             action = f"did you mean {near}?" if near else "see ft plugins list"
             raise PluginError("", f"{name!r} is not an installed plugin", action=action)
-        chosen.append(found)
+        chosen.append(match)
     return chosen or list(known)
 
 

@@ -112,7 +112,7 @@ def read(module: ModuleType, manager: pluggy.PluginManager | None = None) -> Reg
     sound, problems = _check_hooks(module)
     manager = manager or new_manager()
     if problems:  # it will not be used, and messages name what it would bring
-        made = {name: pluggy.HookImpl(module, module.__name__, *given) for name, given in sound.items()}
+        made = {name: pluggy.HookImpl(module, module.__name__, *options) for name, options in sound.items()}
     else:
         manager.register(module)
         hooks_of = {name: getattr(manager.hook, name).get_hookimpls() for name in sound}

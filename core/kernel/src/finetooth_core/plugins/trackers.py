@@ -46,7 +46,7 @@ class Trackers:
 
     def __init__(self, picked: Sequence[PickedTracker], progress: Progress, warn: Callable[[str], None]) -> None:
         self._picked, self._warn = tuple(picked), warn
-        self._views = {one.name: RunView(progress, None, {}) for one in self._picked}
+        self._views = {tracker.name: RunView(progress, None, {}) for tracker in self._picked}
         self._silenced: set[str] = set()
 
     def begin(self, history: Sequence[StepReport | Evaluation] | None) -> None:
@@ -57,28 +57,28 @@ class Trackers:
             history: None: it begins.
         """
         before = self.state()
-        for one in self._picked:
+        for picked in self._picked:
             if history is None:
-                self._tell(one, "start", one.tracker.start)
+                self._tell(picked, "start", picked.tracker.start)
             else:
-                self._tell(one, "resume", one.tracker.resume, tuple(history))
+                self._tell(picked, "resume", picked.tracker.resume, tuple(history))
         self.restore(before)
 
     def step(self, report: StepReport) -> None:
         """After every step."""
-        for one in self._picked:
-            self._tell(one, "step", one.tracker.step, report)
+        for picked in self._picked:
+            self._tell(picked, "step", picked.tracker.step, report)
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """After every evaluation."""
-        for one in self._picked:
-            self._tell(one, "evaluated", one.tracker.evaluated, evaluation)
+        for picked in self._picked:
+            self._tell(picked, "evaluated", picked.tracker.evaluated, evaluation)
 
     def go_back(self, history: Sequence[StepReport | Evaluation]) -> None:
         """Tell those that can take steps back that the run has gone back to the end of the history."""
-        for one in self._picked:
-            if "resume" in one.tracker.capabilities:
-                self._tell(one, "resume", one.tracker.resume, tuple(history))
+        for picked in self._picked:
+            if "resume" in picked.tracker.capabilities:
+                self._tell(picked, "resume", picked.tracker.resume, tuple(history))
 
     def end(self, outcome: Outcome) -> None:
         """Tell all of them how it ended, also after one has failed.
@@ -87,9 +87,9 @@ class Trackers:
             StopRun, FinetoothError: what the first that the user named raised.
         """
         first: Exception | None = None
-        for one in self._picked:
+        for picked in self._picked:
             try:
-                self._tell(one, "end", one.tracker.end, outcome)
+                self._tell(picked, "end", picked.tracker.end, outcome)
             except (StopRun, FinetoothError) as error:
                 first = first or error
         if first is not None:

@@ -122,21 +122,21 @@ def unmet(requires: Iterable[str]) -> tuple[Unmet, ...]:
     something failed, and by `ft plugins doctor`."""
     from importlib.metadata import distributions
 
-    found = []
+    lacking = []
     for requirement in filter(None, map(parse, requires)):
-        installed = next((one.version for one in distributions(name=requirement.name)), None)
+        installed = next((dist.version for dist in distributions(name=requirement.name)), None)
         if installed is None or not admits(requirement.specifier, installed):
-            found.append(Unmet(requirement, installed))
-    return tuple(found)
+            lacking.append(Unmet(requirement, installed))
+    return tuple(lacking)
 
 
 def remedy(error: ImportError, distribution: str) -> tuple[str, str]:
     """What a plugin lacks whose import failed (`; not met: ...`), and what to type; both empty if nothing is known."""
     from importlib.metadata import distributions
 
-    declared = next((one.requires or [] for one in distributions(name=distribution)), [])
+    declared = next((dist.requires or [] for dist in distributions(name=distribution)), [])
     if missing := unmet(declared):
-        return f"; not met: {', '.join(map(str, missing))}", install_command(*(one.requirement.text for one in missing))
+        return f"; not met: {', '.join(map(str, missing))}", install_command(*(m.requirement.text for m in missing))
     lacking = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     for text in declared:
         if (match := _REQUIREMENT.match(text)) and canonical(match[1]) == canonical(lacking):  # of an extra

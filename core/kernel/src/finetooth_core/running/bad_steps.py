@@ -65,11 +65,11 @@ class BadSteps:
 
     def roll_back(self) -> None:
         """To the newest snapshot in memory."""
-        kept = self.run.keeper.latest_snapshot()
-        assert kept is not None  # one was taken before the first step
-        self.run.engine.rollback(kept.snapshot)
+        newest = self.run.keeper.latest_snapshot()
+        assert newest is not None  # one was taken before the first step
+        self.run.engine.rollback(newest.snapshot)
         bad = self.run.record.bad_steps
-        self.run.take(as_state(kept.state))
+        self.run.take(as_state(newest.state))
         self.run.record.bad_steps = bad
-        self.run.record.history.cut(kept.step)
+        self.run.record.history.cut(newest.step)
         self.run.trackers.go_back(self.run.record.history.reports)

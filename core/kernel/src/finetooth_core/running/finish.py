@@ -57,25 +57,25 @@ class Finish:
             if ending.error is not None:
                 self.run.say(f"what was trained could not be saved: {failed(error).reason}")
             self.keep_unwritten()
-            kept = target if target.exists() else None
-            return kept, ending if ending.error else failed(error)
+            artifact = target if target.exists() else None
+            return artifact, ending if ending.error else failed(error)
         return target, ending
 
     def once_there_is_room(self, save: Callable[[], Ending]) -> Ending:
         """What saving gives, tried again and again while the disk is full, until the time for that is over or the user
         wants no more of it."""
-        asked, end = self.run.interrupt.signal, time.monotonic() + self.run.job.context.recipe.checkpoint.wait_for_room
-        told = False
+        signal, end = self.run.interrupt.signal, time.monotonic() + self.run.job.context.recipe.checkpoint.wait_for_room
+        reported = False
         while True:
             try:
                 return save()
             except FinetoothError as error:
-                over = time.monotonic() >= end or self.run.interrupt.signal != asked
+                over = time.monotonic() >= end or self.run.interrupt.signal != signal
                 if over or not blame.is_full(error):
                     raise
-                if not told:
+                if not reported:
                     self.run.say(f"{error}; the run waits for room, up to checkpoint.wait_for_room, and then saves it")
-                told = True
+                reported = True
                 time.sleep(PAUSE)
 
     def keep_state(self, ending: Ending) -> Ending:
@@ -85,8 +85,8 @@ class Finish:
         wanted = broken or (self.run.keeper.keeping.cadence and self.run.keeper.keeping.on_disk)
         unsent = ""
         try:
-            kept = self.run.keeper.keeping.on_disk or self.run.checkpoint_folder.is_dir()  # and not in memory alone
-            if wanted and not (kept and self.run.saved_at == self.run.progress.step):
+            on_disk = self.run.keeper.keeping.on_disk or self.run.checkpoint_folder.is_dir()  # and not in memory alone
+            if wanted and not (on_disk and self.run.saved_at == self.run.progress.step):
                 self.run.save_checkpoint(folder=True)
             unsent = self.run.keeper.close()
             self.run.tell_saved()
@@ -216,8 +216,8 @@ class Finish:
         text = bool(openings.rows_of_kind(counts, openings.TEXT))
         renderer, tokenizer = job.context.renderer, job.context.tokenizer
         template = template_of(renderer, tokenizer, shared)
-        if said := ship(folder, template, renderer, tokenizer, shared, ends=ends, text=text):
-            self.run.say(said)
+        if remark := ship(folder, template, renderer, tokenizer, shared, ends=ends, text=text):
+            self.run.say(remark)
         if shared:
             self.run.say(
                 f"{shared.rows:,} of {shared.of:,} rows begin with {shared.told()}: chats, services and exports begin "
@@ -254,7 +254,7 @@ class Finish:
         return {
             "rows": [_counts(report) for report in self.run.job.reports],
             "bad_steps": [asdict(bad) for bad in self.run.record.bad_steps],
-            "resumed": [asdict(one) for one in self.run.record.resumed],
+            "resumed": [asdict(resumption) for resumption in self.run.record.resumed],
             "checkpoints": {"saved": self.run.keeper.saved, "stalled_seconds": round(self.run.keeper.stalled, 6)},
         }
 

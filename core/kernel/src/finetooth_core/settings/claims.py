@@ -99,7 +99,7 @@ def claimed(recipe: Recipe, catalog: Catalog, kind: str, setting: str, reference
         if claim is not None:
             claims.append((registered, claim))
     strongest = max((claim.strength for _, claim in claims), default=0)
-    best = [one for one in claims if one[1].strength == strongest]
+    best = [pair for pair in claims if pair[1].strength == strongest]
     if not best:
         raise unclaimed(catalog, kind, reference, setting)
     if len(best) > 1:

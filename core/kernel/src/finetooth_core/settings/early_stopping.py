@@ -75,5 +75,5 @@ def check_watched(stopping: EarlyStopping | None, every: int | str) -> None:
         PydanticCustomError: nothing would be measured before the end.
     """
     if stopping is not None and not cadence.parse(every):
-        said = {"problem": f"{SETTING} needs evaluations to watch", "action": "add evaluate.every, such as 50"}
-        raise PydanticCustomError(INVALID, "{problem}", said)
+        context = {"problem": f"{SETTING} needs evaluations to watch", "action": "add evaluate.every, such as 50"}
+        raise PydanticCustomError(INVALID, "{problem}", context)

@@ -25,7 +25,7 @@ def check_picked_options(recipe: Recipe, catalog: Catalog, framework: str, *, da
     Raises:
         RecipeError: options are wrong, one line each.
     """
-    found: list[RecipeError] = []
+    errors: list[RecipeError] = []
     for kind, setting, pick in _picks(recipe, data=data):
         try:
             default = pick.get("name") == AUTO
@@ -33,10 +33,10 @@ def check_picked_options(recipe: Recipe, catalog: Catalog, framework: str, *, da
             name = catalog.get(kind, name, setting=setting, framework=framework).full_name
             validate_options(catalog, kind, {**pick, "name": name}, setting)
         except RecipeError as error:
-            found.append(error)
+            errors.append(error)
         except (FinetoothError, KeyError):
             continue
-    raise_problems(found)
+    raise_problems(errors)
 
 
 def _picks(recipe: Recipe, *, data: bool) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
@@ -46,12 +46,12 @@ def _picks(recipe: Recipe, *, data: bool) -> Iterator[tuple[str, str, Mapping[st
     if data:
         picks.append(("method", "method", recipe.method))
         picks += [(kind, f"data.{kind}", getattr(recipe.data, kind)) for kind in ("format", "renderer", "processor")]
-        for kind, setting, given in (
+        for kind, setting, listed in (
             ("evaluator", "evaluate.evaluators", recipe.evaluate.evaluators),
             ("tracker", "trackers", recipe.trackers),
             ("exporter", "export", recipe.export),
         ):
-            picks += [(kind, f"{setting}.{place}", pick) for place, pick in enumerate(given) if given != AUTO]
+            picks += [(kind, f"{setting}.{place}", pick) for place, pick in enumerate(listed) if listed != AUTO]
     for kind, setting, pick in picks:
         if isinstance(pick, Mapping) and not (pick.get("name") == AUTO and kind in ("format", "renderer", "processor")):
             yield kind, setting, pick

@@ -255,31 +255,31 @@ class Recipe(Options):
 
     def changed(self, settings: Mapping[str, Any]) -> Recipe:
         """The same recipe with other settings, by their dotted paths."""
-        given = self.as_dict()
+        data = self.as_dict()
         for path, value in settings.items():
             section, _, name = path.partition(".")
-            given[section] = {**given.get(section, {}), name: value} if name else value
-        made = load(given, base=self._folder)
+            data[section] = {**data.get(section, {}), name: value} if name else value
+        made = load(data, base=self._folder)
         made._notes, made._source, made._model_path = list(self._notes), self._source, self._model_path
         return made
 
     def anchored(self) -> dict[str, Any]:
         """`as_dict` for a copy that is kept elsewhere: local plugin files become absolute."""
-        given = self.as_dict()
-        for index, item in enumerate(given.get("plugins", [])):
+        settings = self.as_dict()
+        for index, item in enumerate(settings.get("plugins", [])):
             use = item if isinstance(item, str) else item["use"]
             if is_file_reference(use):
                 use = str(self.folder / use)
-                given["plugins"][index] = use if isinstance(item, str) else {**item, "use": use}
-        return given
+                settings["plugins"][index] = use if isinstance(item, str) else {**item, "use": use}
+        return settings
 
     def dump_yaml(self) -> str:
         """`anchored` as YAML that `load` reads back, from any folder, as the same recipe; a model that was a file or a
         folder when the recipe was loaded is absolute too, so that the run can be used from elsewhere."""
-        given = self.anchored()
+        settings = self.anchored()
         name = self.dump_model_name()
-        given["model"] = name if isinstance(given["model"], str) else {**given["model"], "name": name}
-        return yaml_text.write_yaml(given)
+        settings["model"] = name if isinstance(settings["model"], str) else {**settings["model"], "name": name}
+        return yaml_text.write_yaml(settings)
 
     def dump_model_name(self) -> str:
         """The model as `dump_yaml` writes it."""
@@ -353,8 +353,8 @@ def validate_options(catalog: Catalog, kind: str, pick: Pick, setting: str = "")
     registered = catalog.get(kind, name, setting=setting)
     model = options_model(registered.entry, registered.distribution)
     path = tuple(setting.split(".")) if setting else ()
-    given = plain_data(pick_options(pick), path)
-    return validate(model, given, prefix=path, noun=f"option of {kind} {registered.entry.name}")
+    options = plain_data(pick_options(pick), path)
+    return validate(model, options, prefix=path, noun=f"option of {kind} {registered.entry.name}")
 
 
 def pick_name(pick: Pick, setting: str = "") -> str:

@@ -150,16 +150,16 @@ def _kinds_under(section: str) -> set[str]:
     """Kinds that can be picked in a section of the recipe."""
     plain = Recipe.model_json_schema()
     part = plain["properties"].get(section, {})
-    found: set[str] = set()
+    kinds: set[str] = set()
     waiting: list[Any] = [part, *_used(part, plain.get("$defs", {})).values()]
     while waiting:
         node = waiting.pop()
         if isinstance(node, dict):
-            found |= {node["pick"]} if isinstance(node.get("pick"), str) else set()
+            kinds |= {node["pick"]} if isinstance(node.get("pick"), str) else set()
             waiting += node.values()
         elif isinstance(node, list):
             waiting += node
-    return found
+    return kinds
 
 
 def _names(registered: Registered) -> tuple[str, str]:
@@ -185,8 +185,8 @@ def _below(node: Mapping[str, Any], schema: Schema) -> dict[str, Schema]:
         for name, part in _below(target, schema).items():
             if name not in several or part not in several[name]:
                 several.setdefault(name, []).append(part)
-    for name, found in several.items():
-        parts.setdefault(name, found[0] if len(found) == 1 else {"anyOf": found})
+    for name, schemas in several.items():
+        parts.setdefault(name, schemas[0] if len(schemas) == 1 else {"anyOf": schemas})
     return parts
 
 
@@ -202,7 +202,7 @@ def _resolved(node: Mapping[str, Any], schema: Schema) -> Schema:
 
 def _used(node: Any, definitions: Mapping[str, Schema]) -> dict[str, Schema]:
     """The definitions that a schema refers to, directly or not."""
-    found: dict[str, Schema] = {}
+    used: dict[str, Schema] = {}
     waiting = [node]
     while waiting:
         current = waiting.pop()
@@ -212,8 +212,8 @@ def _used(node: Any, definitions: Mapping[str, Schema]) -> dict[str, Schema]:
             reference = current.get("$ref")
             if isinstance(reference, str):
                 name = reference.removeprefix("#/$defs/").replace("~1", "/").replace("~0", "~")
-                if name in definitions and name not in found:
-                    found[name] = definitions[name]
+                if name in definitions and name not in used:
+                    used[name] = definitions[name]
                     waiting.append(definitions[name])
             waiting += current.values()
-    return found
+    return used
