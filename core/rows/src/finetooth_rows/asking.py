@@ -36,9 +36,9 @@ class Asking:
         last = len(example.messages) - 1
         if not self._differs(example, rendered, last):
             return rendered
-        asked = self._prompt(example, last) or ()
-        row = as_asked(rendered, asked, self._context.tokenizer) or rendered
-        answer = row.tokens[len(asked) :]
+        prompt = self._prompt(example, last) or ()
+        row = as_asked(rendered, prompt, self._context.tokenizer) or rendered
+        answer = row.tokens[len(prompt) :]
         encoded_anew = answer != rendered.tokens[len(rendered.tokens) - len(answer) :]
         return rendered if example.messages[last].weights and encoded_anew else row
 
@@ -51,8 +51,8 @@ class Asking:
                 yield ASKED_OTHERWISE_EARLIER
                 break
         if self._differs(example, rendered, last):
-            asked = self._prompt(example, last)
-            if asked is not None and rendered.tokens[: len(asked)] != asked:
+            prompt = self._prompt(example, last)
+            if prompt is not None and rendered.tokens[: len(prompt)] != prompt:
                 yield ASKED_OTHERWISE
 
     def _differs(self, example: Conversation, rendered: Rendered, i: int) -> bool:
@@ -65,11 +65,11 @@ class Asking:
             return False
         key = messages[i - 1].role, messages[i].content[:2]
         if key not in self._differing:
-            asked, decode = self._prompt(example, i), self._context.tokenizer.decode
-            if asked is None:
+            prompt, decode = self._prompt(example, i), self._context.tokenizer.decode
+            if prompt is None:
                 return False
-            other = rendered.tokens[: len(asked)] != asked
-            self._differing[key] = other and decode(rendered.tokens).startswith(decode(asked))
+            other = rendered.tokens[: len(prompt)] != prompt
+            self._differing[key] = other and decode(rendered.tokens).startswith(decode(prompt))
         return self._differing[key]
 
     def _prompt(self, example: Conversation, i: int) -> tuple[int, ...] | None:

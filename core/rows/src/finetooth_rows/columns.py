@@ -123,10 +123,10 @@ def unread(by_source: Mapping[int, Columns], settings: Mapping[int, str]) -> str
         by_source: what is known of each source.
         settings: by source, what the recipe calls it; said where there are several.
     """
-    found = {source: sorted(name for name, read in of.items() if not read) for source, of in by_source.items()}
+    unused = {source: sorted(name for name, read in of.items() if not read) for source, of in by_source.items()}
     parts = [
         ", ".join(names) + (f" of {settings[source]}" if len(settings) > 1 else "")
-        for source, names in sorted(found.items())
+        for source, names in sorted(unused.items())
         if names
     ]
     return f"columns not read: {'; '.join(parts)}" if parts else ""

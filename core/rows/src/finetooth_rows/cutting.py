@@ -27,8 +27,8 @@ def cut(rendered: Rendered, ranges: Sequence[Range]) -> Rendered:
     if [*ranges] == [(0, size)]:
         return rendered
     places = [place for start, stop in ranges for place in range(start, stop)]
-    kept = set(places)
-    before = [0, *accumulate(place in kept for place in range(size))]  # how many are kept before each token
+    remaining = set(places)
+    before = [0, *accumulate(place in remaining for place in range(size))]  # how many are kept before each token
     inside = (
         medium
         for medium in rendered.media
@@ -75,7 +75,7 @@ def kept_turns(rendered: Rendered, longest: int) -> tuple[Range, ...]:
     if bounds[-1] < len(rendered.tokens):
         turns.append((bounds[-1], len(rendered.tokens), len(rendered.tokens)))
     backwards = _trains_last_alone(rendered, answers)
-    kept: list[Range] = []
+    ranges: list[Range] = []
     room = longest
     for begin, middle, end in reversed(turns) if backwards else turns:
         if room <= 0:
@@ -83,8 +83,8 @@ def kept_turns(rendered: Rendered, longest: int) -> tuple[Range, ...]:
         prompt, answer = share(middle - begin, end - middle, room)
         room -= prompt + answer
         both = [(begin, begin + prompt), (middle, middle + answer)]
-        kept = [*both, *kept] if backwards else [*kept, *both]
-    return tuple(_joined(kept))
+        ranges = [*both, *ranges] if backwards else [*ranges, *both]
+    return tuple(_joined(ranges))
 
 
 def share(prompt: int, answer: int, room: int) -> Range:
@@ -94,23 +94,23 @@ def share(prompt: int, answer: int, room: int) -> Range:
     in proportion to their lengths.
     """
     if 2 * answer < room:
-        kept = answer
+        answer_room = answer
     elif 2 * prompt < room:
-        kept = min(answer, room - prompt)
+        answer_room = min(answer, room - prompt)
     else:
-        kept = min(answer, int(room * (answer / (prompt + answer))))  # in floats, as LLaMA-Factory rounds
-    return min(prompt, room - kept), kept
+        answer_room = min(answer, int(room * (answer / (prompt + answer))))  # in floats, as LLaMA-Factory rounds
+    return min(prompt, room - answer_room), answer_room
 
 
 def _answers(rendered: Rendered, messages: Sequence[Message]) -> tuple[Range, ...]:
     """Stretches of tokens that train; of a message of the assistant one, from its first such token to its end."""
     if messages and len(messages) == len(rendered.spans):
-        found = []
+        ranges = []
         for message, (begin, end) in zip(messages, rendered.spans, strict=True):
             first = next((i for i in range(begin, end) if rendered.weights[i]), end)
             if message.role == "assistant" and first < end:
-                found.append((first, end))
-        return tuple(found)
+                ranges.append((first, end))
+        return tuple(ranges)
     return tuple(_runs(rendered.weights))
 
 

@@ -103,15 +103,15 @@ def read_listing(file: Path) -> dict[str, Mapping[str, Any]]:
     """
     where = file.as_posix()
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        listing = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(where, f"it cannot be read: {error.strerror or error}", action="check the path") from error
     except (ValueError, RecursionError) as error:
         at = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise DataError(f"{where}{at}", f"not JSON: {error}", action="fix the file") from error
-    if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
+    if not isinstance(listing, dict) or not all(isinstance(entry, dict) for entry in listing.values()):
         raise DataError(where, "it lists no datasets", action='write {"NAME": {"file_name": "rows.json"}}')
-    return found
+    return listing
 
 
 def listed(entries: Mapping[str, Mapping[str, Any]], name: str, folder: Path) -> Listed:
@@ -153,12 +153,12 @@ class _Entry:
         source = self._source()
         if source is None:
             return Listed(None, tuple(self._remarks))
-        given = dict(source)
+        options = dict(source)
         if entry.get("num_samples"):
-            given["max_rows"] = int(entry["num_samples"])
+            options["max_rows"] = int(entry["num_samples"])
             self._remark("num_samples", "the first rows are taken; there they are drawn, and repeated if too few")
         made = self._format()
-        return Listed(None if made is None else {**given, "format": made}, tuple(self._remarks))
+        return Listed(None if made is None else {**options, "format": made}, tuple(self._remarks))
 
     def _source(self) -> dict[str, Any] | None:
         """The pick of a source for where the rows lie."""
@@ -247,13 +247,13 @@ class _Entry:
 
     def _named(self, key: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
         """`columns` or `tags`: all defaults, or what is named and nothing else."""
-        given = self._entry.get(key)
-        if not isinstance(given, Mapping):
+        named = self._entry.get(key)
+        if not isinstance(named, Mapping):
             return dict(defaults)
-        for name in given:
+        for name in named:
             if name not in defaults:
                 self._unknown(f"{key}.", name, tuple(defaults))
-        return {name: given.get(name) for name in defaults}
+        return {name: named.get(name) for name in defaults}
 
     def _unknown(self, prefix: str, key: Any, known: tuple[str, ...]) -> None:
         near = nearest(str(key), list(known))
@@ -276,8 +276,8 @@ def source_of(path: str) -> dict[str, Any]:
     """The pick of the source that reads a file or a folder, by its name, or that fetches an address."""
     if "://" in path:
         return {"name": "remote", "path": path}
-    found = re.search(r"\.(\w+)(\.gz|\.zst)?$", path)
-    ending = found[1].lower() if found else ""
+    match = re.search(r"\.(\w+)(\.gz|\.zst)?$", path)
+    ending = match[1].lower() if match else ""
     names = {
         **dict.fromkeys(("jsonl", "ndjson"), "jsonl"),
         **dict.fromkeys(("json", "csv", "tsv", "parquet", "arrow"), "tables"),

@@ -38,7 +38,7 @@ def every_row(rows: SplitRows) -> Iterator[tuple[str, Example | LeftOut] | DataE
     """
     for work in rows.work():
         heard = _Heard()
-        for id_, found in rows.outcomes(work, Reading(broken={work.source: heard})):
+        for id_, outcome in rows.outcomes(work, Reading(broken={work.source: heard})):
             yield from heard.taken()
-            yield found if isinstance(found, DataError) else (id_, found)
+            yield outcome if isinstance(outcome, DataError) else (id_, outcome)
         yield from heard.taken()

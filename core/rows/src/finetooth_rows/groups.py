@@ -63,15 +63,15 @@ def kept_group(id_: str, rendered: Rendered, limit: Limit | None, tally: Tally) 
     if limit.excess_length == TURNS:
         prompt, answer = share(first, max(positions) + 1 - first, limit.max_length)
         ranges = [(0, prompt), (first, first + answer)]
-    kept = [cut(part, [(start, min(stop, len(part.tokens))) for start, stop in ranges]) for part in parts]
-    reason = _reason(parts, kept, ranges, limit)
+    cut_parts = [cut(part, [(start, min(stop, len(part.tokens))) for start, stop in ranges]) for part in parts]
+    reason = _reason(parts, cut_parts, ranges, limit)
     if reason:
         tally.drop(reason, id_, LENGTH_SETTINGS)
         tally.shortest = min(tally.shortest or max(positions), max(positions))
         return []
     tally.truncated += 1
     tally.one_sided += min(positions) < ranges[-1][1] <= max(positions)
-    return kept
+    return cut_parts
 
 
 def _reason(parts: Sequence[Rendered], kept: Sequence[Rendered], ranges: Sequence[Range], limit: Limit) -> str:

@@ -41,9 +41,9 @@ class LazyExamples(Sequence[tuple[str, Example]]):
     def __iter__(self) -> Iterator[tuple[str, Example]]:
         reading = Reading()
         count = 0
-        for one in read_examples(self.rows, reading):
+        for pair in read_examples(self.rows, reading):
             count += 1
-            yield one
+            yield pair
         self._length = count
 
     def __len__(self) -> int:
@@ -74,14 +74,14 @@ def examples_of(rows: SplitRows) -> Sequence[tuple[str, Example]]:
     """All examples with their ids: a tuple, checked, if they are few (`rows.read_to_end` then says what became of the
     rows); else read anew whenever they are gone through."""
     reading = Reading()
-    found: list[tuple[str, Example]] = []
+    examples: list[tuple[str, Example]] = []
     size = 0
     with broken_rows_first(rows.sources, reading):
         for work in rows.work():
-            found += rows.read(work, reading)
+            examples += rows.read(work, reading)
             size += work.size
-            if len(found) > SMALL_ROWS or size > SMALL_CHARACTERS:
+            if len(examples) > SMALL_ROWS or size > SMALL_CHARACTERS:
                 return LazyExamples(rows)
     rows.check(reading)
     rows.read_to_end, rows.openings = reading, reading.left.openings
-    return tuple(found)
+    return tuple(examples)

@@ -24,7 +24,7 @@ def unread_media(row: Row, format: Format) -> str:
         return ""
     try:
         read = examples_in(format.read(row))
-        kinds = {medium.kind for one in read if not isinstance(one, LeftOut) for medium in media_of(one)}
+        kinds = {medium.kind for example in read if not isinstance(example, LeftOut) for medium in media_of(example)}
     except DataError:
         return ""
     return next((name for name in filled if COLUMNS[name] not in kinds), "")

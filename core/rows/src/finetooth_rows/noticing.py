@@ -100,8 +100,8 @@ class Noticing:
         """
         answers = [i for i, message in enumerate(messages) if message.role == "assistant"]
         if len(rendered.spans) != len(messages):  # then only the last one's end is known
-            told = rendered.weights if answers and answers[-1] == len(messages) - 1 else ()
-            answers, ranges = answers[-1:], [(0, len(told))] * len(messages)
+            weights = rendered.weights if answers and answers[-1] == len(messages) - 1 else ()
+            answers, ranges = answers[-1:], [(0, len(weights))] * len(messages)
         else:
             ranges = [*rendered.spans]
         for i in answers:

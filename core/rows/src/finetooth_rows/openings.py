@@ -48,11 +48,11 @@ def shared(counts: Counts) -> Opening:
     of = rows_of_kind(counts, TALK)
     system, with_system = _commonest(counts, SYSTEMS)
     tools, with_tools = _commonest(counts, TOOLS)
-    found = [(system, with_system), (tools, with_tools)]
-    system, tools = (value if number >= NEARLY_ALL * of else "" for value, number in found)
+    commonest = [(system, with_system), (tools, with_tools)]
+    system, tools = (value if number >= NEARLY_ALL * of else "" for value, number in commonest)
     if not system and not tools:
         return Opening(of=of)
-    number = min(many for value, many in found if value in (system, tools) and value)
+    number = min(many for value, many in commonest if value in (system, tools) and value)
     return Opening(system, tuple(json.loads(tools)) if tools else (), number, of)
 
 

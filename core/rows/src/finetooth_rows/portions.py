@@ -52,13 +52,13 @@ class PortionedRows(SourceBase, ABC):
 
     def refusal(self, broken: Problems, good: int) -> DataError:
         """The error for a source with rows that cannot be read: names the first few, counts them all."""
-        said = said_once(
+        problems = said_once(
             (_place(error.where.removeprefix(f"{self.name}:")), error.problem.removeprefix(f"{error.where}: "))
             for error in broken.first
         )
         more = f"; and {broken.count - SHOWN} more" if broken.count > SHOWN else ""
         share = f"{broken.count} broken {self.noun[broken.count != 1]}, {good} good"
-        return DataError(self.name, f"{share}: {said}{more}", action=broken.first[0].action)
+        return DataError(self.name, f"{share}: {problems}{more}", action=broken.first[0].action)
 
 
 def _place(place: str) -> str:

@@ -178,10 +178,10 @@ def render_rows(
                 take(f"{id_}#{part.part}", part, id_)
             continue
         whole = [(id_, rendered)] if rendered.tokens else []
-        kept = whole if limit is None else _apply_limit(id_, example, rendered, limit, tally)
-        if kept and isinstance(example, Conversation):
-            count_roles(example, [part for _, part in kept], tally.trained_by_role)
-        for name, part in kept:
+        pieces = whole if limit is None else _apply_limit(id_, example, rendered, limit, tally)
+        if pieces and isinstance(example, Conversation):
+            count_roles(example, [part for _, part in pieces], tally.trained_by_role)
+        for name, part in pieces:
             take(name, part)
     portion = TokenPortion.pack(ids, lengths, tokens, weights, media, about)
     _count(portion, np.asarray(weights, np.float32), tally)
@@ -196,11 +196,11 @@ def _check_media(example: Example, rendered: Rendered) -> None:
     if rendered.left_out:
         return
     parts = (rendered, *rendered.others)
-    given = len(media_of(example))
+    expected = len(media_of(example))
     shown = sum(len(part.media) for part in parts)
     if isinstance(example, Pair) and rendered.others:  # both answers stand behind those of the prompt
         shown -= media_in(example.prompt)
-    if given != shown:
+    if expected != shown:
         raise DataError(
             "",
             f"it has {_counted(example)}, which the renderer cannot write",
@@ -269,15 +269,15 @@ def _apply_limit(id_: str, example: Example, rendered: Rendered, limit: Limit, t
     if any(cuts_medium(rendered, ranges) for _, ranges in pieces):
         tally.drop(MEDIUM_CUT, id_, LENGTH_SETTINGS)
         return []
-    kept = [(name, cut(rendered, ranges)) for name, ranges in pieces]
+    parts = [(name, cut(rendered, ranges)) for name, ranges in pieces]
     splits = limit.excess_length == "split"
-    for name, part in kept:
+    for name, part in parts:
         if not any(part.weights[1:]):
             tally.drop(IN_A_PIECE if splits else f"{NOTHING_TRAINED} after truncation", name, LENGTH_SETTINGS)
-    kept = [(name, part) for name, part in kept if any(part.weights[1:])]
+    parts = [(name, part) for name, part in parts if any(part.weights[1:])]
     tally.split += splits
-    tally.truncated += bool(kept) and not splits
-    return kept
+    tally.truncated += bool(parts) and not splits
+    return parts
 
 
 def _pieces(id_: str, rendered: Rendered, limit: Limit) -> list[tuple[str, Sequence[Range]]]:

@@ -52,12 +52,12 @@ def rendered_rows(context: Context, rows: SplitRows, how: PreparedAs) -> Iterato
 def _row(number: int, id_: str, example: Example, rendered: Rendered, limit: Limit | None) -> PreviewRow:
     portion, tally = render_rows([(id_, example)], partial(_same, rendered), limit)
     whole = tally.split or not len(portion)
-    kept = len(rendered.tokens) if whole else int(portion.starts[1])
+    length = len(rendered.tokens) if whole else int(portion.starts[1])
     refused = next(iter((*tally.refused.first, *tally.unusable.first)), None)
-    fate = _fate(tally, kept) if refused is None else _refusal(id_, refused)
+    fate = _fate(tally, length) if refused is None else _refusal(id_, refused)
     if tally.truncated and limit is not None and limit.excess_length == TURNS:
         rendered = cut(rendered, kept_turns(rendered, limit.max_length))
-    return PreviewRow(number, id_, rendered, kept, fate, used=tally.used > 0, error=refused)
+    return PreviewRow(number, id_, rendered, length, fate, used=tally.used > 0, error=refused)
 
 
 def _broken(number: int, id_: str, error: DataError) -> PreviewRow:
@@ -77,10 +77,10 @@ def _together(number: int, id_: str, example: Example, rendered: Rendered, limit
     if tally.truncated and limit is not None and limit.excess_length == TURNS:
         parts = kept_group(id_, rendered, limit, Tally())
     for place, part in enumerate(parts):
-        kept = int(portion.starts[place + 1] - portion.starts[place]) if len(portion) else len(part.tokens)
-        fate = _fate(tally, kept) if refused is None else _refusal(id_, refused)
+        length = int(portion.starts[place + 1] - portion.starts[place]) if len(portion) else len(part.tokens)
+        fate = _fate(tally, length) if refused is None else _refusal(id_, refused)
         name = f"{id_}#{part.part}"
-        yield PreviewRow(number, name, part, kept, fate, used=tally.used > 0, error=refused)
+        yield PreviewRow(number, name, part, length, fate, used=tally.used > 0, error=refused)
 
 
 def _same(rendered: Rendered, example: Example) -> Rendered:

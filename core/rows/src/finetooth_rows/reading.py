@@ -133,10 +133,10 @@ class SplitRows:
         """
         malformed = reading.malformed.error(reading.rows)
         raise_together([*refusals(self.sources, reading), *([] if malformed is None else [malformed])])
-        found = np.frombuffer(bytes(reading.digests), np.uint64)
-        values, counts = np.unique(found, return_counts=True)
+        digests = np.frombuffer(bytes(reading.digests), np.uint64)
+        values, counts = np.unique(digests, return_counts=True)
         if (counts > 1).any():
-            self._refuse_twins(found, frozenset(values[counts > 1].tolist()))
+            self._refuse_twins(digests, frozenset(values[counts > 1].tolist()))
 
     def _refuse_twins(self, digests: np.ndarray[Any, np.dtype[np.uint64]], twice: frozenset[int]) -> None:
         """Read again, to tell two rows with one id from two ids with one digest."""

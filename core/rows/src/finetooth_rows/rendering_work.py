@@ -52,7 +52,7 @@ class Rendering:
         Args:
             render: False only reads, which is enough when nothing can come of the rows any more.
         """
-        told = len(self._log.told)
+        earlier = len(self._log.told)
         reading = Reading()
         examples = self._rows.read(work, reading)
         if render:
@@ -62,4 +62,4 @@ class Rendering:
                 pass
             portion, tally = render_rows((), self._render, self._limit)
         tally.merge(reading.left)
-        return Rendered(portion, tally, reading, tuple(self._log.told[told:]), work.size)
+        return Rendered(portion, tally, reading, tuple(self._log.told[earlier:]), work.size)

@@ -122,8 +122,8 @@ def _prepared(
 ) -> tuple[Preparation, str]:
     split, rows = all_rows.split, all_rows.first(first)
     if isinstance(whole, tuple):
-        found = whole if first is None else examples_of(rows)
-        portion, tally = render_rows(found, load_rendering(rendering, parts.context), limit)
+        examples = whole if first is None else examples_of(rows)
+        portion, tally = render_rows(examples, load_rendering(rendering, parts.context), limit)
         if rows.read_to_end is not None:
             tally.merge(rows.read_to_end.left)
             _count_unrendered(rows, rows.read_to_end, tally)
@@ -146,10 +146,10 @@ def _many(parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Limit 
     entry = cache.find(with_media(key.value, cache.media_files(key.value), hashes))
     if entry is None:
         entry = _fill(parts, rows, rendering, limit, cache, key, hashes)
-        told = "made now and kept"
+        origin = "made now and kept"
     else:
-        told = f"from the cache, prepared {datetime.fromtimestamp(entry.made):%Y-%m-%d %H:%M}"
-    parts.log.decide(f"data.cache.{split}", key.value[:12], f"{entry.rows:,} rows {told}")
+        origin = f"from the cache, prepared {datetime.fromtimestamp(entry.made):%Y-%m-%d %H:%M}"
+    parts.log.decide(f"data.cache.{split}", key.value[:12], f"{entry.rows:,} rows {origin}")
     for topic, text in entry.notes:
         parts.log.note(text, topic=topic)
     rows.openings = entry.tally.openings
@@ -326,8 +326,8 @@ def _job(parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Limit |
 
 def _media_files(portion: TokenPortion) -> dict[str, str]:
     """Files of the images, sounds and videos of some rows, with their hashes."""
-    found = [one.medium for content in portion.media if content for one in row_media.unpack(content)]
-    return {str(path): digest for medium in found for path, digest in medium.files.items()}
+    media = [placed.medium for content in portion.media if content for placed in row_media.unpack(content)]
+    return {str(path): digest for medium in media for path, digest in medium.files.items()}
 
 
 def _total(rows: SplitRows) -> int | None:

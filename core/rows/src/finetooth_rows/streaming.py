@@ -44,10 +44,10 @@ def _rendered(
     for work in rows.work():
         reading = Reading()  # of this portion alone, so that nothing grows
         with broken_rows_first(rows.sources, reading):
-            for id_, found in rows.outcomes(work, reading):
+            for id_, row in rows.outcomes(work, reading):
                 passed += 1
                 if passed > skip:
-                    made = _told(id_, found) if isinstance(found, DataError | LeftOut) else _tokens(id_, found, render)
+                    made = _told(id_, row) if isinstance(row, DataError | LeftOut) else _tokens(id_, row, render)
                     for notice in () if isinstance(made, DataError) else made.notices:
                         context.note(f"{id_}, and maybe other rows: {notice}", topic=f"{rows.split}: {notice}")
                     yield id_, made

@@ -171,8 +171,8 @@ class Tally:
         if not self.used or not ends:
             return ()
         places = (share * (ends[-1] - 1) // (LENGTH_SHARES - 1) for share in range(LENGTH_SHARES))
-        found = (round(2 ** (bisect_right(ends, place) / OCTAVE)) for place in places)
-        return tuple(min(length, self.longest) for length in found)
+        rounded = (round(2 ** (bisect_right(ends, place) / OCTAVE)) for place in places)
+        return tuple(min(length, self.longest) for length in rounded)
 
     def report(self, split: str) -> DataReport:
         """The counts as they are shown."""

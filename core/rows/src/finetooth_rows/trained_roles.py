@@ -17,9 +17,9 @@ def count_roles(example: Conversation, kept: Sequence[Rendered], counts: dict[st
             before.
     """
     for rendered in kept:
-        told = rendered.spans if len(rendered.spans) == len(example.messages) else ()
+        spans = rendered.spans if len(rendered.spans) == len(example.messages) else ()
         rest = _count_trained(rendered, 1, len(rendered.tokens))
-        for message, (begin, end) in zip(example.messages, told, strict=False):
+        for message, (begin, end) in zip(example.messages, spans, strict=False):
             own = _count_trained(rendered, max(1, begin), end)
             counts[message.role] = counts.get(message.role, 0) + own
             rest -= own

@@ -153,11 +153,11 @@ def check_sources(sources: Sequence[PickedSource], reading: Reading) -> None:
 
 def refusals(sources: Sequence[PickedSource], reading: Reading) -> list[DataError]:
     """An error for each source with rows that cannot be read."""
-    found = []
+    errors = []
     for index in sorted(reading.broken):
         source = sources[index].source
-        found.append(source.refusal(reading.broken[index], reading.good.get(index, 0)))
-    return found
+        errors.append(source.refusal(reading.broken[index], reading.good.get(index, 0)))
+    return errors
 
 
 @contextmanager

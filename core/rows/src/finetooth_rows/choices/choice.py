@@ -36,7 +36,7 @@ class SourceChoice:
         """
         if inner is None:
             return self
-        bounds = [one.max_rows for one in (self, inner) if one.max_rows is not None]
+        bounds = [choice.max_rows for choice in (self, inner) if choice.max_rows is not None]
         return replace(inner, slice=self.slice or inner.slice, max_rows=min(bounds, default=None), weight=self.weight)
 
 
@@ -65,7 +65,7 @@ class Choice:
     @property
     def takes_all(self) -> bool:
         """Every row is taken once."""
-        plain = all((one.slice, one.max_rows, one.weight) == (None, None, 1.0) for one in self.sources)
+        plain = all((source.slice, source.max_rows, source.weight) == (None, None, 1.0) for source in self.sources)
         return plain and not self.by_content and self.temperature == 1.0 and self.mix_rows is None
 
     @property

@@ -92,7 +92,7 @@ class _Pass:
             read = examples_in(self._formats[source].format.read(item))
         except DataError:
             return _TRAIN
-        examples = [one for one in read if not isinstance(one, LeftOut)]
+        examples = [example for example in read if not isinstance(example, LeftOut)]
         if not examples:
             return _TRAIN
         content = digest(*examples)
@@ -156,15 +156,15 @@ def _hold_out(fraction: float, found: Sequence[_Source]) -> None:
     Raises:
         DataError: all rows are equal.
     """
-    lots = [np.array(one.lots, np.uint64) for one in found]
+    lots = [np.array(source.lots, np.uint64) for source in found]
     different = np.unique(np.concatenate(lots))
     if len(different) < 2:
         raise DataError(
             "data.eval.fraction", "no two training rows differ, so none can be held out", action="give more rows"
         )
     count = min(max(1, int(fraction * len(different) + 0.5)), len(different) - 1)
-    for one, drawn in zip(found, lots, strict=True):
-        kinds = np.frombuffer(one.kinds, np.uint8)  # of the bytes themselves
+    for source, drawn in zip(found, lots, strict=True):
+        kinds = np.frombuffer(source.kinds, np.uint8)  # of the bytes themselves
         kinds[kinds == _DRAWN] = np.where(drawn < different[count], _EVAL, _TRAIN)
 
 
@@ -178,15 +178,15 @@ def mixed(choice: Choice, available: Sequence[NDArray[np.uint32]]) -> list[NDArr
     Raises:
         DataError: a source would not be taken at all.
     """
-    counts = [int(one.sum()) for one in available]
+    counts = [int(rows.sum()) for rows in available]
     taken = epoch_rows(choice, counts)
     times = []
     for index, (rows, count, wanted) in enumerate(zip(available, counts, taken, strict=True)):
-        one = choice.sources[index]
+        source = choice.sources[index]
         if count and not wanted:
             raise DataError(
-                one.setting, f"of its {count:,} rows an epoch would take none",
-                action=f"raise {one.setting}.weight or data.mix.rows",
+                source.setting, f"of its {count:,} rows an epoch would take none",
+                action=f"raise {source.setting}.weight or data.mix.rows",
             )  # fmt: skip
         whole, rest = divmod(wanted, count) if count else (0, 0)
         result = rows * np.uint32(whole)
@@ -203,8 +203,8 @@ def epoch_rows(choice: Choice, counts: Sequence[int]) -> list[int]:
     power = 0.0 if choice.temperature is None else 1 / choice.temperature
     largest = max(counts, default=0)
     shares = [
-        one.weight * largest * (count / largest) ** power if count else 0.0
-        for one, count in zip(choice.sources, counts, strict=True)
+        source.weight * largest * (count / largest) ** power if count else 0.0
+        for source, count in zip(choice.sources, counts, strict=True)
     ]
     if choice.mix_rows is None:
         return [int(share + 0.5) for share in shares]

@@ -48,13 +48,13 @@ class LeftOut:
     @property
     def line(self) -> str:
         """How many, why, and by which settings."""
-        told = (
+        reasons = (
             f"{count:,} {reason}" + (f" ({self.settings[reason]})" if reason in self.settings else "")
-            for reason, count in sorted(self.reasons.items(), key=lambda one: -one[1])
+            for reason, count in sorted(self.reasons.items(), key=lambda pair: -pair[1])
         )
         return (
             f"data.{self.split}: {100 * self.share:.0f} % of the rows are left out, {self.count:,} of {self.rows:,}: "
-            f"{'; '.join(told)}"
+            f"{'; '.join(reasons)}"
         )
 
 
@@ -84,9 +84,9 @@ def refuse_most(reports: Sequence[DataReport]) -> None:
         DataError: most of the training rows are left out; says why, and how it can be accepted.
     """
     for report in reports:
-        found = left_out(report, unasked=True)
-        if report.split != "train" or found.share <= ASKED:
+        dropped = left_out(report, unasked=True)
+        if report.split != "train" or dropped.share <= ASKED:
             continue
-        mends = [_MEND[setting] for setting in dict.fromkeys(found.settings.values()) if setting in _MEND]
+        mends = [_MEND[setting] for setting in dict.fromkeys(dropped.settings.values()) if setting in _MEND]
         accept = f"if that is meant, say so with --accept-dropped or {SETTING}=true"
-        raise DataError("", found.line, action="; ".join([*mends, accept]))
+        raise DataError("", dropped.line, action="; ".join([*mends, accept]))

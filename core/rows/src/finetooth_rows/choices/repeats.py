@@ -39,7 +39,7 @@ def digests_of(rows: Iterable[Datum], cut: int | None = None) -> Digests:
     Args:
         cut: positions at which rows were split; None if none was. The pieces of a row are one row here.
     """
-    found: list[tuple[bytes, str]] = []
+    digests: list[tuple[bytes, str]] = []
     for id_, pieces in _whole_rows(rows, cut):
         digest = hashlib.blake2b(digest_size=16)
         for number, datum in pieces:
@@ -47,8 +47,8 @@ def digests_of(rows: Iterable[Datum], cut: int | None = None) -> Digests:
             digest.update(np.append(datum.placeholder_tokens, datum.targets[-1:]).astype(np.int64).tobytes())
             for _, medium in datum.media:
                 digest.update(medium.data)
-        found.append((digest.digest(), id_))
-    return found
+        digests.append((digest.digest(), id_))
+    return digests
 
 
 def _whole_rows(rows: Iterable[Datum], cut: int | None) -> Iterator[tuple[str, list[tuple[int, Datum]]]]:
@@ -83,7 +83,7 @@ def repeats(digests: Digests) -> Repeats:
     """Rows with the same tokens, but for those that mixing takes once more."""
     ids = {id_ for _, id_ in digests}
     seen: dict[bytes, str] = {}
-    found: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str]] = []
     count = 0
     for digest, id_ in digests:
         again = _TAKEN_AGAIN.fullmatch(id_)
@@ -92,8 +92,8 @@ def repeats(digests: Digests) -> Repeats:
         earlier = seen.setdefault(digest, id_)
         if earlier != id_:
             count += 1
-            found += [(id_, earlier)] if len(found) < SHOWN else []
-    return Repeats(count, tuple(found))
+            pairs += [(id_, earlier)] if len(pairs) < SHOWN else []
+    return Repeats(count, tuple(pairs))
 
 
 def shared(digests: Mapping[str, Digests]) -> Repeats:
@@ -101,5 +101,5 @@ def shared(digests: Mapping[str, Digests]) -> Repeats:
     seen: dict[bytes, str] = {}
     for digest, id_ in digests.get("train", ()):
         seen.setdefault(digest, id_)
-    found = [(id_, seen[digest]) for digest, id_ in digests.get("eval", ()) if digest in seen]
-    return Repeats(len(found), tuple(found[:SHOWN]))
+    pairs = [(id_, seen[digest]) for digest, id_ in digests.get("eval", ()) if digest in seen]
+    return Repeats(len(pairs), tuple(pairs[:SHOWN]))

@@ -74,13 +74,13 @@ class Selection:
             path = cache.root / CHOICES / f"{self._key(named_sources(self._sources, hashes)[0])}.npz"
         except Unknowable:
             return anew()
-        found = _read(path)
-        if found is None:
-            found = anew()
+        chosen = _read(path)
+        if chosen is None:
+            chosen = anew()
             hashes.check_unchanged()
             with suppress(OSError):  # it is made again next time
-                write_whole(path, _packed(found))
-        return found
+                write_whole(path, _packed(chosen))
+        return chosen
 
     def _key(self, sources: list[Any]) -> str:
         parts = [picked.registered for picked in (*self._sources, *self._formats)]
@@ -127,7 +127,7 @@ def _read(path: Path) -> Chosen | None:
                 for name in ("sizes", "taken", "held")
             ]
         path.touch()
-        said = tuple((setting, rows, why) for setting, rows, why in facts["said"])
-        return Chosen(arrays[0], arrays[1], arrays[2], Tally.from_json(facts["dropped"]), said)
+        remarks = tuple((setting, rows, why) for setting, rows, why in facts["said"])
+        return Chosen(arrays[0], arrays[1], arrays[2], Tally.from_json(facts["dropped"]), remarks)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None

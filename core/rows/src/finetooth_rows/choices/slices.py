@@ -37,14 +37,14 @@ class Slice:
         Raises:
             RecipeError: the text is not a slice.
         """
-        found = _SLICE.fullmatch(text.strip())
-        if found is None:
+        match = _SLICE.fullmatch(text.strip())
+        if match is None:
             raise RecipeError(
                 setting, f"{text!r} is not a slice of rows", action="write [:500], [100:200], [-50:] or [:10%]"
             )
         bounds: list[Bound] = [
             None if number is None else (int(number), percent is not None)
-            for number, percent in (found.group(1, 2), found.group(3, 4))
+            for number, percent in (match.group(1, 2), match.group(3, 4))
         ]
         if any(bound is not None and bound[1] and abs(bound[0]) > 100 for bound in bounds):
             raise RecipeError(setting, f"{text!r} asks for more than 100 % of the rows", action="write at most 100%")
@@ -89,10 +89,10 @@ def _place(bound: tuple[int, bool], size: int | None) -> int:
 
 def split_reference(reference: str) -> tuple[str, str]:
     """A reference and the slice behind it, empty if there is none; a file that has such a name is a file."""
-    found = _BEHIND.fullmatch(reference)
-    if found is None or ":" not in found["slice"] or _is_file(reference):
+    match = _BEHIND.fullmatch(reference)
+    if match is None or ":" not in match["slice"] or _is_file(reference):
         return reference, ""
-    return found["reference"], found["slice"]
+    return match["reference"], match["slice"]
 
 
 def _is_file(reference: str) -> bool:

@@ -153,8 +153,8 @@ class _Contents(Sequence[bytes]):
     @overload
     def __getitem__(self, index: slice) -> list[bytes]: ...
     def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
-        found = self._array[index]
-        content: bytes | list[bytes] = found.to_pylist() if isinstance(index, slice) else found.as_py()
+        part = self._array[index]
+        content: bytes | list[bytes] = part.to_pylist() if isinstance(index, slice) else part.as_py()
         return content
 
 

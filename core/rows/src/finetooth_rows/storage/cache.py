@@ -140,13 +140,13 @@ class DataCache:
     def entries(self) -> list[CacheEntry]:
         """Everything that is kept, last used first."""
         folders = self._entries.iterdir() if self._entries.is_dir() else ()
-        found = [_read(folder) for folder in folders if not folder.name.startswith(".")]
-        return sorted((entry for entry in found if entry is not None), key=lambda entry: -entry.used)
+        candidates = [_read(folder) for folder in folders if not folder.name.startswith(".")]
+        return sorted((entry for entry in candidates if entry is not None), key=lambda entry: -entry.used)
 
     def media_files(self, key: str) -> list[str]:
         """Files of images, sounds and videos that `keep_media_files` recorded."""
-        found = _unsealed(self.root / "media" / f"{key}.json")
-        return list(found["files"]) if found is not None else []
+        record = _unsealed(self.root / "media" / f"{key}.json")
+        return list(record["files"]) if record is not None else []
 
     def keep_media_files(self, key: str, files: Sequence[str]) -> None:
         """Remember them for `media_files`: rows must be read to know what they hold, and what is prepared is
@@ -225,7 +225,7 @@ class DataCache:
 
     def kept(self) -> list[Kept]:
         """Entries, and files that plugins have fetched; last used first."""
-        return sorted([*self.entries(), *fetched(self.root)], key=lambda one: -one.used)
+        return sorted([*self.entries(), *fetched(self.root)], key=lambda entry: -entry.used)
 
     def prune(self, *, older_than: float = 0.0, keep_bytes: int = 0, with_fetched: bool = False) -> Pruned:
         """Remove entries, those last used longest ago first, never one that is in use; and what is left of work that
@@ -252,9 +252,9 @@ class DataCache:
             if size <= keep_bytes or now - entry.used < older_than:
                 break
             with all_unused(entry.held) as free:
-                gone = (now - entry.used >= RECENT if free is None else free) and remove_folder(entry.folder)
-            size -= entry.bytes if gone else 0
-            (removed if gone else in_use).append(entry)
+                deleted = (now - entry.used >= RECENT if free is None else free) and remove_folder(entry.folder)
+            size -= entry.bytes if deleted else 0
+            (removed if deleted else in_use).append(entry)
         return Pruned(tuple(removed), tuple(in_use), size)
 
     def _sweep(self) -> None:

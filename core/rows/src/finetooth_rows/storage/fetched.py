@@ -51,7 +51,7 @@ def fetched(root: Path) -> list[Fetched]:
     Args:
         root: of the cache.
     """
-    return [one for folder in _folders(root) if (one := _read(folder)) is not None]
+    return [entry for folder in _folders(root) if (entry := _read(folder)) is not None]
 
 
 def sweep_fetched(root: Path) -> None:

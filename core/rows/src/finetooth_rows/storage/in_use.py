@@ -57,5 +57,5 @@ def unused(path: Path) -> Iterator[bool | None]:
 def all_unused(paths: Sequence[Path]) -> Iterator[bool | None]:
     """As `unused`, for several files: whether no process holds any of them."""
     with ExitStack() as stack:
-        found = [stack.enter_context(unused(path)) for path in paths]
-        yield False if False in found else None if None in found else True
+        states = [stack.enter_context(unused(path)) for path in paths]
+        yield False if False in states else None if None in states else True

@@ -207,18 +207,18 @@ def tree_hash(folder: Path, pattern: str) -> str:
 
 def versions(distributions: Iterable[str]) -> dict[str, str]:
     """Versions of distributions and of everything they require, directly or not; extras are left out."""
-    found: dict[str, str] = {}
+    installed: dict[str, str] = {}
     open_ = list(distributions)
     while open_:
         name = canonicalize_name(open_.pop())
-        if name in found:
+        if name in installed:
             continue
         try:
             distribution = importlib.metadata.distribution(name)
         except (importlib.metadata.PackageNotFoundError, ValueError):
             continue  # a local file, or not installed
         metadata = distribution.metadata
-        found[name] = metadata["Version"]
+        installed[name] = metadata["Version"]
         for text in metadata.get_all("Requires-Dist") or ():
             try:
                 requirement = Requirement(text)
@@ -226,4 +226,4 @@ def versions(distributions: Iterable[str]) -> dict[str, str]:
                 continue
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 open_.append(requirement.name)
-    return found
+    return installed

@@ -44,15 +44,15 @@ def show_files(log: Decisions, sources: Sequence[PickedSource], hashes: FileHash
             if picked.pin is not None:
                 raise _unknowable(setting, picked)
             continue
-        found = next(iter(files.values())) if len(files) == 1 else corpus_sha256(files.items())
+        digest = next(iter(files.values())) if len(files) == 1 else corpus_sha256(files.items())
         if isinstance(picked.pin, Mapping):
             _check_each(setting, picked.pin, files)
-        elif picked.pin is not None and picked.pin.lower() != found:
+        elif picked.pin is not None and picked.pin.lower() != digest:
             raise DataError(
-                setting, f"{_described(files)} changed: the recipe pins {picked.pin.lower()}, found is {found}",
+                setting, f"{_described(files)} changed: the recipe pins {picked.pin.lower()}, found is {digest}",
                 action=f"restore the data, or set {setting} to what was found",
             )  # fmt: skip
-        log.decide(setting, found, _described(files) + (", as the recipe pins it" if picked.pin else ""))
+        log.decide(setting, digest, _described(files) + (", as the recipe pins it" if picked.pin else ""))
 
 
 def check_snapshot(log: Decisions, snapshot: Snapshot, sources: Sequence[PickedSource], hashes: FileHashes) -> None:
@@ -67,18 +67,18 @@ def check_snapshot(log: Decisions, snapshot: Snapshot, sources: Sequence[PickedS
         if not files:
             raise _unknowable("data.snapshot", picked)
         everything += files.items()
-    found = corpus_sha256(everything)
-    if snapshot.sha256 is not None and snapshot.sha256.lower() != found:
+    sha256 = corpus_sha256(everything)
+    if snapshot.sha256 is not None and snapshot.sha256.lower() != sha256:
         shown = ", ".join(f"{name} {digest}" for name, digest in everything[:SHOWN])
         raise DataError(
             "data.snapshot",
-            f"the data files are not {snapshot.name}: the recipe pins {snapshot.sha256.lower()}, found is {found} "
+            f"the data files are not {snapshot.name}: the recipe pins {snapshot.sha256.lower()}, found is {sha256} "
             f"({shown}{', ...' if len(everything) > SHOWN else ''})",
             action="restore the data, or set data.snapshot.sha256 to what was found",
         )
     count = f"{len(everything)} {'file' if len(everything) == 1 else 'files'}"
     pinned = "as the recipe pins it" if snapshot.sha256 else "not pinned: add data.snapshot.sha256"
-    log.decide("data.snapshot", found, f"{snapshot.name}: {count}, {pinned}")
+    log.decide("data.snapshot", sha256, f"{snapshot.name}: {count}, {pinned}")
 
 
 def _files(picked: PickedSource, hashes: FileHashes, *, identity: bool) -> dict[str, str]:

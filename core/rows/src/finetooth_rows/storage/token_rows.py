@@ -125,8 +125,8 @@ class TokenRows(LazySequence[Datum], PreparedRows):
     @property
     def lengths(self) -> Int64Array:
         """Tokens of each row, (R,)."""
-        found = [np.diff(portion.starts) for portion in self._portions]
-        return np.concatenate(found).astype(np.int64) if found else np.zeros(0, np.int64)
+        by_portion = [np.diff(portion.starts) for portion in self._portions]
+        return np.concatenate(by_portion).astype(np.int64) if by_portion else np.zeros(0, np.int64)
 
     @property
     def positions(self) -> Int64Array:
@@ -157,19 +157,19 @@ class TokenRows(LazySequence[Datum], PreparedRows):
 
     def span(self, begin: int, end: int) -> Int64Array:
         """Tokens `begin` to `end` of all rows laid end to end, (end - begin,), shorter where they end."""
-        found: list[Int32Array] = []
+        parts: list[Int32Array] = []
         end = min(end, self.token_count)
         number = int(np.searchsorted(self._token_ends, begin, side="right"))
         while begin < end:
             first = int(self._token_ends[number - 1]) if number else 0
             stop = min(end, int(self._token_ends[number]))
-            found.append(self._portions[number].tokens[begin - first : stop - first])
+            parts.append(self._portions[number].tokens[begin - first : stop - first])
             begin, number = stop, number + 1
-        return np.concatenate(found).astype(np.int64) if found else np.zeros(0, np.int64)
+        return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
 
     def begins(self, begin: int, end: int) -> Int64Array:
         """Where rows begin among the tokens `begin` to `end` of all rows laid end to end: how far behind `begin`."""
-        found: list[Int64Array] = []
+        parts: list[Int64Array] = []
         number = int(np.searchsorted(self._token_ends, begin, side="right"))
         end = min(end, self.token_count)
         while number < len(self._token_ends):
@@ -178,9 +178,9 @@ class TokenRows(LazySequence[Datum], PreparedRows):
                 break
             starts = self._portions[number].starts[:-1] + first
             low, high = np.searchsorted(starts, [begin, end])
-            found.append(starts[low:high] - begin)
+            parts.append(starts[low:high] - begin)
             number += 1
-        return np.concatenate(found) if found else np.zeros(0, np.int64)
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
     def place(self, position: int) -> tuple[str, int]:
         """Which row holds token number `position` of all rows laid end to end.
