@@ -102,10 +102,10 @@ def each(*types: type, wanted: str) -> Check:
 
         def values() -> Iterator[Any]:
             try:
-                for one in value:
-                    if not isinstance(one, types):
-                        raise called.refused(f"yielded {blame.shown(one)} not {wanted}", f"yield {wanted}")
-                    yield one
+                for yielded in value:
+                    if not isinstance(yielded, types):
+                        raise called.refused(f"yielded {blame.shown(yielded)} not {wanted}", f"yield {wanted}")
+                    yield yielded
             finally:
                 if isinstance(value, Generator):
                     value.close()
@@ -124,7 +124,7 @@ def number(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
 
 def ids(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
     """Token ids."""
-    if not isinstance(value, Sequence) or not all(isinstance(one, Integral) for one in value[:1]):
+    if not isinstance(value, Sequence) or not all(isinstance(token, Integral) for token in value[:1]):
         raise called.wrong(value, "a tuple of token ids")
     return value
 

@@ -38,4 +38,4 @@ def without(given: Mapping[str, Any], settings: frozenset[str], prefix: str = ""
 
 def is_among(setting: str, settings: frozenset[str]) -> bool:
     """Whether a decision is about one of the settings, or a part of it."""
-    return any(setting == one or setting.startswith(f"{one}.") for one in settings)
+    return any(setting == other or setting.startswith(f"{other}.") for other in settings)

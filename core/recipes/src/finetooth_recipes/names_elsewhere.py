@@ -54,7 +54,7 @@ def absent(kind: str, name: str) -> str:
 
 @cache
 def _by_form() -> Mapping[str, Meant]:
-    return {form(name): Meant(*given) for module in _modules() for name, given in module.SETTINGS.items()}
+    return {form(name): Meant(*meaning) for module in _modules() for name, meaning in module.SETTINGS.items()}
 
 
 @cache

@@ -79,13 +79,13 @@ def picked(name: str, options: Sequence[str]) -> Pick:
     """
     source, colon, bare = name.rpartition(":")
     name = source + colon + bare.replace("-", "_")  # as one writes it on a command line
-    given: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for option in options:
         keys, value = parse_override(option)
         if len(keys) != 1 or keys[0] == "name":
             raise RecipeError("", f"{option!r} is not an option of an entry", action="write key=value")
-        given[keys[0]] = value
-    return {"name": name, **given} if given else name
+        values[keys[0]] = value
+    return {"name": name, **values} if values else name
 
 
 def _assign(recipe: dict[str, Any], keys: list[str], value: Any) -> None:

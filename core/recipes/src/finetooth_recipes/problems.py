@@ -45,7 +45,7 @@ class RecipeProblems(RecipeError):
 
 def raise_problems(problems: Sequence[RecipeError]) -> None:
     """Raise what there is: nothing, the one problem, or all of them together."""
-    problems = [one for problem in problems for one in parts_of(problem)]
+    problems = [part for problem in problems for part in parts_of(problem)]
     if len(problems) == 1:
         raise problems[0]
     if problems:
@@ -304,7 +304,7 @@ class _Translator:
         models: list[type] = [self.model]
         for part in path:
             if isinstance(part, str):
-                models = [found for model in models for found in _models_in(_annotations(model).get(part))]
+                models = [inner for model in models for inner in _models_in(_annotations(model).get(part))]
         return models
 
 

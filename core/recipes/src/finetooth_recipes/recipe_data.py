@@ -109,8 +109,8 @@ def inner_problems(data: Any, place: Callable[[Path], str]) -> list[RecipeError]
         return []
     errors: list[RecipeError] = []
     for split in ("train", "eval"):
-        given = data.get(split)
-        for index, item in enumerate(given) if isinstance(given, list) else [(None, given)]:
+        sources = data.get(split)
+        for index, item in enumerate(sources) if isinstance(sources, list) else [(None, sources)]:
             path: Path = ("data", split) if index is None else ("data", split, index)
             if not isinstance(item, Mapping):
                 continue

@@ -36,31 +36,31 @@ def not_yaml(error: yaml.MarkedYAMLError, text: str, source: str) -> RecipeError
 
 def _explained(error: yaml.MarkedYAMLError, text: str) -> tuple[str, str]:
     """What is wrong and what to do, by what PyYAML says."""
-    said = error.problem or error.context or ""
+    problem = error.problem or error.context or ""
     context = error.context or ""
     opened = "" if error.context_mark is None else f" that opens in line {error.context_mark.line + 1}"
-    match = re.match(r"found character '(.+)' that cannot start any token", said)
+    match = re.match(r"found character '(.+)' that cannot start any token", problem)
     if match and match[1] == "\\t":
         return "a tab, where YAML takes spaces only", "replace it by spaces"
     if match:
         return f"a text cannot begin with {match[1]}", "put quotes around the text"
-    if "undefined alias" in said:
-        return said.replace("found ", ""), "put quotes around a text that begins with *"
-    if "unknown escape" in said:
-        return said.replace("found ", ""), "use single quotes, in which \\ means nothing special"
-    if "quoted scalar" in context and "unexpected end" in said:
+    if "undefined alias" in problem:
+        return problem.replace("found ", ""), "put quotes around a text that begins with *"
+    if "unknown escape" in problem:
+        return problem.replace("found ", ""), "use single quotes, in which \\ means nothing special"
+    if "quoted scalar" in context and "unexpected end" in problem:
         return f"the quote{opened} is not closed", "close it"
     if "flow mapping" in context or "flow sequence" in context:
         bracket, shape = ("{", "{key: value, key: value}") if "mapping" in context else ("[", "[item, item]")
         return f"the {bracket}{opened} is not closed, or a comma is missing in it", f"write {shape}"
-    if "another document" in said:
+    if "another document" in problem:
         return "a second document begins", "keep one recipe, without a line ---"
-    if said.startswith("mapping values are not allowed"):
+    if problem.startswith("mapping values are not allowed"):
         return _second_colon(error.problem_mark, text)
-    if "expected <block end>" in said:
-        extra = re.search(r"found '([}\])])'", said)
+    if "expected <block end>" in problem:
+        extra = re.search(r"found '([}\])])'", problem)
         return (f"{extra[1]} closes nothing", "remove it") if extra else ("the indentation does not fit", INDENT)
-    return said, CHECK
+    return problem, CHECK
 
 
 def _second_colon(mark: Any, text: str) -> tuple[str, str]:

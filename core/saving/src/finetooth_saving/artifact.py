@@ -183,11 +183,11 @@ def write_text(path: Path, text: str) -> None:
 
 def _unwritable(target: Path, error: Exception | SystemExit) -> EngineError:
     number = error.errno if isinstance(error, OSError) and _is_of(target.parent, error) else None
-    if number is None and (found := _OS_ERROR.search(str(error))):  # as libraries written in Rust tell it
-        number = int(found[1])
+    if number is None and (match := _OS_ERROR.search(str(error))):  # as libraries written in Rust tell it
+        number = int(match[1])
     if number is None:  # not the disk: what was to be written could not be made
-        said, action = blame.problem(error)
-        return EngineError(f"{target} cannot be written: {said}", action=action)
+        problem, action = blame.problem(error)
+        return EngineError(f"{target} cannot be written: {problem}", action=action)
     action = _ACTIONS.get(number, "make room or choose another output")
     return EngineError(f"{target} cannot be written: {os.strerror(number)}", action=action)
 

@@ -58,9 +58,9 @@ class TrainedRun:
     @cached_property
     def context(self) -> Context:
         """Of a recipe whose model is the run."""
-        kept = {"renderer": self._recipe.get("data", {}).get("renderer", "auto")}
+        data = {"renderer": self._recipe.get("data", {}).get("renderer", "auto")}
         plugins = {"plugins": self._recipe["plugins"]} if "plugins" in self._recipe else {}
-        return self._context({"model": str(self.run), "data": kept, **plugins})
+        return self._context({"model": str(self.run), "data": data, **plugins})
 
     @cached_property
     def base(self) -> ModelInfo:
@@ -142,7 +142,7 @@ def export_model(
     """
     name = pick if isinstance(pick, str) else str(pick["name"])
     exporter: Exporter = commands.build("exporter", pick, setting="--to")
-    told: list[Exported] = []
+    exported: list[Exported] = []
     output.parent.mkdir(parents=True, exist_ok=True)
     with (
         working(f"writing {output}"),
@@ -153,12 +153,12 @@ def export_model(
 
         def fill(folder: Path) -> None:
             made = exporter.export(source, folder)
-            said = measure(folder if made.model == "." else folder / made.model)
-            told.append(dataclasses.replace(made, checks=(*made.checks, said)))
+            comparison = measure(folder if made.model == "." else folder / made.model)
+            exported.append(dataclasses.replace(made, checks=(*made.checks, comparison)))
             (folder / CARD).write_text(source.card, encoding="utf-8")
 
         write_folder(output, fill, {"kind": "export", "exporter": name, "model": reference})
-    return told[0]
+    return exported[0]
 
 
 def export(
@@ -188,7 +188,7 @@ def export(
     target = output or run / "exports" / name.rpartition(":")[2]
     if target.exists() and not replace:
         raise UserError(f"--output: {target} exists", action="name another folder with --output; nothing was changed")
-    told: list[Exported] = []
+    exported: list[Exported] = []
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
         source = TrainedRun(run, commands, Path(scratch))
@@ -198,7 +198,7 @@ def export(
             made = exporter.export(source, folder)
             if bound is not None:
                 made = dataclasses.replace(made, checks=(*made.checks, _measured(commands, run, folder, made, bound)))
-            told.append(made)
+            exported.append(made)
             (folder / CARD).write_text(source.card, encoding="utf-8")
 
         write_folder(
@@ -207,7 +207,7 @@ def export(
             {"kind": "export", "exporter": name, "run": run.name, "model": source.base.reference},
             replace=replace,
         )
-    return target, told[0]
+    return target, exported[0]
 
 
 def _measured(commands: CommandContext, run: Path, folder: Path, made: Exported, bound: float) -> str:
@@ -251,13 +251,13 @@ def export_all(commands: CommandContext, run: Path, picks: Sequence[Pick], say: 
         target = run / "exports" / place
         try:
             with working(f"exporting to {name}"):
-                _, told = export(commands, str(run), pick, target, replace=True)
+                _, exported = export(commands, str(run), pick, target, replace=True)
         except (Exception, SystemExit) as error:
             failed = failed or UserError(
                 f"export.{index}: training succeeded, but {name} cannot be written: {blame.named(error)}",
                 action=f"correct that, then: ft export {run} --to {name}",
             )
             continue
-        say(f"exported to {target}" + (f": {told.use.format(folder=target)}" if told.use else ""))
+        say(f"exported to {target}" + (f": {exported.use.format(folder=target)}" if exported.use else ""))
     if failed is not None:
         raise failed

@@ -81,7 +81,7 @@ def newest_good(
         for store in stores:
             try:
                 folder = keeping.folder / name if store is None else fetch(store, name, keeping.folder)
-                found = read(folder, run)
+                checkpoint = read(folder, run)
             except FinetoothError as error:
                 passed += 1
                 stays = store is not None or isinstance(error, OtherRun)
@@ -90,7 +90,7 @@ def newest_good(
                 continue
             if at is not None:
                 _set_newer_aside(keeping.folder, at, say)
-            return found
+            return checkpoint
     wanted = "" if at is None else f" after step {at}"
     if not passed:
         raise NoCheckpoint(f"{keeping.folder} holds no checkpoint{wanted}", action="see: ft checkpoint list")
@@ -176,13 +176,13 @@ def versions(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ..
         before: of the manifest: `plugins`, `environment`.
         now: the same for this process.
     """
-    found = []
+    changes = []
     for group in ("environment", "plugins"):
         old, new = before.get(group, {}), now.get(group, {})
-        found += [
+        changes += [
             f"{name}: {old[name]} -> {new[name]}" for name in sorted(old) if name in new and old[name] != new[name]
         ]
-    return tuple(found)
+    return tuple(changes)
 
 
 def base_changes(before: Mapping[str, Any], now: Mapping[str, str]) -> tuple[str, ...]:

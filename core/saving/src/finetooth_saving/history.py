@@ -43,9 +43,9 @@ class History:
 
     def cut(self, step: int) -> None:
         """Forget what came after `step`."""
-        kept = [index for index, report in enumerate(self.reports) if report.step <= step]
-        self.reports = [self.reports[index] for index in kept]
-        self._lines = [self._lines[index] for index in kept]
+        indices = [index for index, report in enumerate(self.reports) if report.step <= step]
+        self.reports = [self.reports[index] for index in indices]
+        self._lines = [self._lines[index] for index in indices]
 
     def lines(self) -> Sequence[bytes]:
         """What `write` takes: the history as it is now, for another thread."""
@@ -116,5 +116,5 @@ def plain(value: Any) -> Any:
 def unplain(value: Any) -> Any:
     """Numbers back from what `plain` made of them; for values that hold no other text."""
     if isinstance(value, dict):
-        return {key: unplain(one) for key, one in value.items()}
+        return {key: unplain(inner) for key, inner in value.items()}
     return float(cast(str, value)) if value in ("NaN", "Infinity", "-Infinity") else value

@@ -170,9 +170,9 @@ class Keeper:
         Raises:
             EngineError: the engine makes none.
         """
-        kept = Kept(state.step, engine.snapshot(), state.as_kept())
+        snapshot = Kept(state.step, engine.snapshot(), state.as_kept())
         for store in (*self.keeping.device, *self.keeping.host):
-            store.put(kept)
+            store.put(snapshot)
 
     def arrived(self) -> list[Path]:
         """Folders that are in their place since this was last asked.
@@ -184,8 +184,8 @@ class Keeper:
             error = self._pending.pop(0).error
             if error is not None:
                 raise error
-        found, self._in_place = self._in_place, []
-        return found
+        folders, self._in_place = self._in_place, []
+        return folders
 
     def settle(self) -> None:
         """Wait until what was begun is written.
@@ -230,17 +230,17 @@ class Keeper:
         """The newest snapshot in memory, from the nearest tier that has one."""
         with suppress(FinetoothError):
             self.settle()
-        kept = [one for store in (*self.keeping.device, *self.keeping.host) for one in store.kept()]
-        return max(kept, key=lambda one: one.step, default=None)
+        snapshots = [snapshot for store in (*self.keeping.device, *self.keeping.host) for snapshot in store.kept()]
+        return max(snapshots, key=lambda snapshot: snapshot.step, default=None)
 
     def best_kept(self, best: Best) -> BestKept | None:
         """The best checkpoint on disk; None if none has the metric."""
         self.settle()
-        found = self._found(self.keeping.disk) if self.keeping.disk else {}
-        order = ranked(found, best.metric, best.mode)
+        metrics = self._found(self.keeping.disk) if self.keeping.disk else {}
+        order = ranked(metrics, best.metric, best.mode)
         if not order:
             return None
-        return BestKept(order[0], self.keeping.folder / name_of(order[0]), found[order[0]][best.metric])
+        return BestKept(order[0], self.keeping.folder / name_of(order[0]), metrics[order[0]][best.metric])
 
     # --- in the thread that saves -------------------------------------------------------------------------------------
 
@@ -297,9 +297,9 @@ class Keeper:
         """Why a checkpoint must not count; empty if it may."""
         for name, gate in {**self.keeping.gates, **self.keeping.engine_gates}.items():
             needs = name in self.keeping.engine_gates
-            asked = Candidate(candidate.step, candidate.folder, candidate.metrics, engine if needs else None)
+            shown = Candidate(candidate.step, candidate.folder, candidate.metrics, engine if needs else None)
             try:
-                reason = reason_of(gate.check(asked), gate.check)
+                reason = reason_of(gate.check(shown), gate.check)
             except (Exception, SystemExit) as error:
                 reason = named(error)
             if reason:
@@ -321,7 +321,7 @@ class Keeper:
             if id(pending) in waiting:
                 pending.done.set()
                 self._say(f"{passed} is not sent, {name} is newer: checkpoints come faster than they can be sent")
-        self._uploads = [one for one in self._uploads if not one[1].done.is_set()]
+        self._uploads = [upload for upload in self._uploads if not upload[1].done.is_set()]
         self._unsent = name
         self._uploads = [*self._uploads, (name, self._sending.hand(name, lambda: self._upload(name)))]
 
@@ -370,7 +370,7 @@ class Keeper:
 
     def _found(self, store: Store) -> dict[int, Mapping[str, float]]:
         """Metrics of what a store keeps, by step."""
-        found: dict[int, Mapping[str, float]] = {}
+        metrics: dict[int, Mapping[str, float]] = {}
         for name in store.names():
             step = step_of(name)
             if step is None:
@@ -380,8 +380,8 @@ class Keeper:
                 with suppress(FinetoothError):
                     manifest = read_manifest(store.manifest(name), f"{store.place}/{name}")
                     self._metrics[key] = manifest.get("metrics", {})
-            found[step] = self._metrics.get(key, {})
-        return found
+            metrics[step] = self._metrics.get(key, {})
+        return metrics
 
     def _tidy(self, store: Store | None, now: int) -> None:
         """Let go of what is superfluous; not of what is being sent. What says it is of a later step than `now` is
@@ -390,8 +390,8 @@ class Keeper:
             return
         busy = {name for name, pending in self._uploads if not pending.done.is_set()}
         mine = store is self.keeping.disk
-        found = {step: metrics for step, metrics in self._found(store).items() if step <= now}
-        for step in superfluous(found, self.keeping.last, self.keeping.best):
+        by_step = {step: metrics for step, metrics in self._found(store).items() if step <= now}
+        for step in superfluous(by_step, self.keeping.last, self.keeping.best):
             name = name_of(step)
             if mine and (name in busy or name == self._unsent):
                 continue

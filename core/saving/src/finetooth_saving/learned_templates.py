@@ -173,7 +173,7 @@ class _Learner:
     def _look_at_tools(self, system: bool) -> None:
         """How they are described and where, and what calls and results consist of."""
         text = self._text(_talk("u"), TOOLS[:1])
-        self.described = next((said for said, write in DESCRIBED.items() if write(TOOLS[0]) in text), "")
+        self.described = next((expression for expression, write in DESCRIBED.items() if write(TOOLS[0]) in text), "")
         if not self.described and text != self._text(_talk("u")):
             raise DataError("tools", "they are described in a way of their own")
         if self.described:
@@ -301,9 +301,9 @@ class _Learner:
         )  # fmt: skip
         lines: list[str] = []
         for cut in dict.fromkeys(cuts.values()):
-            own = " or ".join(f"kind == '{kind}'" for kind, one in cuts.items() if one == cut)
-            said = cut.replace("X", "text")
-            lines.append(f"{{%- {'elif' if lines else 'if'} {own} -%}}{{{{ {said} }}}}")
+            own = " or ".join(f"kind == '{kind}'" for kind, other in cuts.items() if other == cut)
+            expression = cut.replace("X", "text")
+            lines.append(f"{{%- {'elif' if lines else 'if'} {own} -%}}{{{{ {expression} }}}}")
         content = "\n".join([*lines, "{%- endif -%}"])
         tool = self.described or "''"
         if not self.escapes:

@@ -79,12 +79,12 @@ def licence_of(base: ModelInfo) -> str:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {error}", action="the run folder is damaged") from error
-    return found
+    return content
 
 
 def _data(plan: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[str]:

@@ -19,8 +19,8 @@ def name_of(step: int) -> str:
 
 def step_of(name: str) -> int | None:
     """The step that a checkpoint's name says; None for another name."""
-    found = _NAME.fullmatch(name)
-    return int(found[1]) if found else None
+    match = _NAME.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 def newest_first(names: Iterable[str]) -> list[str]:

@@ -47,17 +47,17 @@ class Place:
         if self.only:
             return [self.only]
         if self.store is not None:
-            found = newest_first(self.store.names())
+            newest = newest_first(self.store.names())
         else:
             assert self.folder is not None
-            found = newest_first(path.name for path in self.folder.iterdir() if path.is_dir())
-        if not found and not none:
+            newest = newest_first(path.name for path in self.folder.iterdir() if path.is_dir())
+        if not newest and not none:
             elsewhere = "check the URL: it is the one in checkpoint.stores"
             action = elsewhere if self.store is not None else "give a run folder, or set checkpoint.every"
             if aside := len(self.set_aside()):
                 action = f"{aside} in quarantine, and why: ft checkpoint list {self.name}"
             raise UserError(f"{self.name} holds no checkpoint", action=action)
-        return found
+        return newest
 
     def set_aside(self) -> Mapping[str, str]:
         """What does not count, by name, with the reason."""
@@ -119,10 +119,10 @@ class Place:
         import shutil
 
         assert self.folder is not None
-        gone = self.folder / f".{name}.gone"
+        aside = self.folder / f".{name}.gone"
         try:
-            (self.folder / name).rename(gone)  # whole or absent, whenever this is broken off
-            shutil.rmtree(gone)
+            (self.folder / name).rename(aside)  # whole or absent, whenever this is broken off
+            shutil.rmtree(aside)
         except OSError as error:
             raise StoreError(str(self.folder), f"{name} cannot be removed: {error.strerror}") from error
 
@@ -156,7 +156,7 @@ def place_of(reference: str, opened: Callable[[str], Store], disk: Callable[[Pat
             return Place(str(folder), folder=folder)
     if (path / MANIFEST).is_file() or (path.is_dir() and step_of(path.name) is not None):
         return Place(reference, folder=path.parent, only=path.name)
-    if path.is_dir() and newest_first(one.name for one in path.iterdir() if one.is_dir()):
+    if path.is_dir() and newest_first(entry.name for entry in path.iterdir() if entry.is_dir()):
         return Place(reference, folder=path)
     problem = "the folder holds no checkpoints" if path.is_dir() else "this folder does not exist"
     raise UserError(f"{reference}: {problem}", action="give a run folder, one of its checkpoints, or a URL")
@@ -179,14 +179,14 @@ def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> Difference:
     """Compare two manifests."""
     import json
 
-    one, other = (listed_files(json.dumps(manifest).encode()) for manifest in (a, b))
+    first, second = (listed_files(json.dumps(manifest).encode()) for manifest in (a, b))
     files = []
-    for name in sorted(one.keys() | other.keys()):
-        if name not in other:
+    for name in sorted(first.keys() | second.keys()):
+        if name not in second:
             files.append(f"{name}: only in the first")
-        elif name not in one:
+        elif name not in first:
             files.append(f"{name}: only in the second")
-        elif one[name].sha256 != other[name].sha256:
+        elif first[name].sha256 != second[name].sha256:
             files.append(f"{name}: differs")
     facts = []
     flat_a, flat_b = (dict(_flat({k: v for k, v in m.items() if k not in ("files", "sha256")})) for m in (a, b))
@@ -198,7 +198,7 @@ def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> Difference:
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
-        for key, one in value.items():
-            yield from _flat(one, f"{path}.{key}" if path else str(key))
+        for key, inner in value.items():
+            yield from _flat(inner, f"{path}.{key}" if path else str(key))
     else:
         yield path, value

@@ -81,7 +81,8 @@ def found_run(reference: str, is_there: Callable[[Path], bool] = is_run_folder) 
     """
     try:
         path = Path(reference).expanduser()
-        return next((one for one in ([path] if len(path.parts) != 1 else [path, RUNS / path]) if is_there(one)), None)
+        places = [path] if len(path.parts) != 1 else [path, RUNS / path]
+        return next((place for place in places if is_there(place)), None)
     except (OSError, RuntimeError, ValueError):  # too long for a path; ~ of nobody
         return None
 
@@ -146,7 +147,7 @@ def got_back(reference: str, catalog: Catalog) -> str:
     """
     name, colon, rest = reference.partition(":")
     exporters = catalog.all("exporter") if colon else ()
-    if not any(isinstance(one.entry, Exporter) and one.entry.name == name and one.entry.gets_back for one in exporters):
+    if not any(isinstance(r.entry, Exporter) and r.entry.name == name and r.entry.gets_back for r in exporters):
         return reference
     registered = catalog.get("exporter", name)
     module, _, function = getattr(registered.entry, "gets_back", "").partition(":")
@@ -350,8 +351,8 @@ def fix_pick(recipe: dict[str, Any], path: tuple[str, ...], full_name: str, opti
     holder = recipe
     for key in path[:-1]:
         holder = holder.setdefault(key, {})
-    given = holder.get(path[-1], "auto")
-    name = given if isinstance(given, str) else given["name"]
+    pick = holder.get(path[-1], "auto")
+    name = pick if isinstance(pick, str) else pick["name"]
     if name == "auto":
         source, _, bare = full_name.rpartition(":")
         name = bare if source.endswith(".py") else full_name  # a local file's name depends on where the recipe is

@@ -15,11 +15,11 @@ def run_lock(folder: Path) -> ExitStack:
     Raises:
         UserError: another process holds it.
     """
-    held = ExitStack()
+    lock = ExitStack()
     try:
-        held.enter_context(held_folder(folder))
+        lock.enter_context(held_folder(folder))
     except FolderHeldError as error:
         raise UserError(
             f"{folder}: the run is under way in process {error.who}", action="wait for it, or stop it"
         ) from None
-    return held
+    return lock

@@ -16,8 +16,8 @@ def without_training(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe for opening what its run trained: nothing is measured, saved or reported on the way, and the settings
     that say when to do so are not judged a second time."""
     train = {name: value for name, value in (recipe.get("train") or {}).items() if name != "early_stopping"}
-    kept = {name: value for name, value in recipe.items() if name not in OF_TRAINING}
-    return {**kept, **({"train": train} if train else {}), "trackers": [], "evaluate": {"evaluators": []}}
+    rest = {name: value for name, value in recipe.items() if name not in OF_TRAINING}
+    return {**rest, **({"train": train} if train else {}), "trackers": [], "evaluate": {"evaluators": []}}
 
 
 def with_picks(folder: Path, recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -152,7 +152,7 @@ def as_state(content: Mapping[str, Any]) -> RunState:
     values = {key: value for key, value in content.items() if key not in ("format", "arrays", "values")}
     values["method"] = state_arrays.joined(content["method"], content.get("arrays", ()), content.get("values", ()))
     values["bad_steps"] = tuple(BadStep(**{**bad, "rows": tuple(bad["rows"])}) for bad in content["bad_steps"])
-    values["resumed"] = tuple(Resumed(**_tuples(one)) for one in content["resumed"])
+    values["resumed"] = tuple(Resumed(**_tuples(resumption)) for resumption in content["resumed"])
     values["metrics"], values["best"] = unplain(content["metrics"]), unplain(content["best"])
     return RunState(**values)
 

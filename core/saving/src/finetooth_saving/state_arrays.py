@@ -50,9 +50,9 @@ def separated(state: Mapping[str, Any]) -> tuple[dict[str, Any], list[Place], tu
             arrays.append(value)
             return None
         if isinstance(value, Mapping):
-            return {key: lean(one, [*place, key], named and isinstance(key, str)) for key, one in value.items()}
+            return {key: lean(inner, [*place, key], named and isinstance(key, str)) for key, inner in value.items()}
         if isinstance(value, list | tuple):
-            return [lean(one, [*place, index], named) for index, one in enumerate(value)]
+            return [lean(inner, [*place, index], named) for index, inner in enumerate(value)]
         return value
 
     return lean(state, [], True), places, tuple(arrays)
@@ -94,11 +94,11 @@ def read(path: Path, count: int) -> tuple[Array, ...]:
         with zipfile.ZipFile(path) as archive:
             if sorted(archive.namelist()) != sorted(f"{number}.npy" for number in range(count)):
                 raise ValueError(f"{path.name} does not hold {count} arrays")
-            found = []
+            arrays = []
             for number in range(count):
                 with archive.open(f"{number}.npy") as file:
-                    found.append(np.lib.format.read_array(file, allow_pickle=False))
-            return tuple(found)
+                    arrays.append(np.lib.format.read_array(file, allow_pickle=False))
+            return tuple(arrays)
     except (zipfile.BadZipFile, EOFError) as error:
         raise ValueError(f"{path.name}: {error}") from error
 

@@ -69,9 +69,9 @@ class Worker:
     def withdraw(self) -> list[Pending]:
         """Take back the jobs that have not begun."""
         with self._changed:
-            found = list(self._jobs)
+            waiting = list(self._jobs)
             self._jobs.clear()
-        return found
+        return waiting
 
     def _work(self) -> None:
         while True:

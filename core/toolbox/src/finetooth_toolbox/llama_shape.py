@@ -84,12 +84,12 @@ def layer_weights(facts: ModelFacts) -> int:
     """Numbers in the matrices of all decoder layers, experts included, as far as the facts tell."""
     if not facts.per_layer:
         return sum(inputs * outputs for inputs, outputs in layer_matrices(facts))
-    held = 0
+    total = 0
     for layer in facts.per_layer:
-        held += sum(inputs * outputs for inputs, outputs in linears(layer).values())
+        total += sum(inputs * outputs for inputs, outputs in linears(layer).values())
         if experts := layer.experts:
-            held += facts.hidden_size * experts.count * (1 + (2 + experts.gated) * experts.width)
-    return held
+            total += facts.hidden_size * experts.count * (1 + (2 + experts.gated) * experts.width)
+    return total
 
 
 def linears(layer: LayerFacts) -> dict[str, tuple[int, int]]:

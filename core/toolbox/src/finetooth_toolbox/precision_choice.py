@@ -21,7 +21,7 @@ def choose_precision(asked: str | None, hardware: HardwareFacts) -> Decision:
     Raises:
         PlanError: the hardware cannot compute in it.
     """
-    setting, said = "train.precision", "the recipe says so"
+    setting, recipe_says = "train.precision", "the recipe says so"
     if asked is None:
         best = hardware.precisions[0]
         reason = f"computed natively by {hardware.label}"
@@ -29,9 +29,9 @@ def choose_precision(asked: str | None, hardware: HardwareFacts) -> Decision:
             reason += ", and bf16 not"
         return Decision(setting, best, reason)
     if asked in hardware.precisions:
-        return Decision(setting, asked, said)
+        return Decision(setting, asked, recipe_says)
     if asked in hardware.slow_precisions:
-        return Decision(setting, asked, f"{said}; works on {hardware.label}, but slower than fp32")
+        return Decision(setting, asked, f"{recipe_says}; works on {hardware.label}, but slower than fp32")
     raise PlanError(
         f"train.precision={asked}: not possible on {hardware.label}",
         action=f"set train.precision to auto or {' or '.join(hardware.precisions)}",

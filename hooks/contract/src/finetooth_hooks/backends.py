@@ -303,8 +303,8 @@ class PlanRequest:
     @property
     def role_parameters(self) -> int:
         """Parameters of all frozen models that are held in addition to the policy."""
-        held = (self.trains.parameters if r.model is None else r.model.parameters for r in self.roles.values())
-        return sum(held) + sum(model.parameters for model in self.opened)
+        counts = (self.trains.parameters if r.model is None else r.model.parameters for r in self.roles.values())
+        return sum(counts) + sum(model.parameters for model in self.opened)
 
 
 @dataclass(frozen=True)

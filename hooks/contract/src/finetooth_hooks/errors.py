@@ -188,7 +188,7 @@ def _in_clone(requirement: str) -> list[str]:
     name, extras = named.groups()
     if name == "finetooth":
         extra = tomllib.loads((clone[0] / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
-        stood_for = [text for asked in (extras or "").split(",") for text in extra.get(asked, ())]
+        stood_for = [text for wanted in (extras or "").split(",") for text in extra.get(wanted, ())]
         return [word for text in stood_for for word in _in_clone(text)]
     for file in (*clone[0].glob("*/*/pyproject.toml"), *clone[0].glob("plugins/*/*/pyproject.toml")):
         if f'name = "{name}"' in file.read_text("utf-8"):

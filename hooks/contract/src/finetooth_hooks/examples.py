@@ -116,8 +116,8 @@ class Video(Medium):
 
     @property
     def files(self) -> Mapping[Path, str]:
-        held = [super().files, *(frame.files for frame in self.frames)]
-        return {path: digest for files in held for path, digest in files.items()}
+        parts = [super().files, *(frame.files for frame in self.frames)]
+        return {path: digest for files in parts for path, digest in files.items()}
 
     def known(self, content: bytes) -> Medium:
         frames = tuple(replace(frame, sha256=sha256(frame.read()).hexdigest()) for frame in self.frames)

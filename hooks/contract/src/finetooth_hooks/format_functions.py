@@ -50,8 +50,8 @@ def row_format(*columns: str, name: str = "", rank: int = 0) -> Callable[[Functi
 
     def decorate(function: Function) -> Function:
         called, module, builder = name or function.__name__, function.__globals__, f"_build_{function.__name__}"
-        told = function.__doc__ or f"the function {called} of a local file"
-        summary = told.strip().partition("\n")[0].rstrip(".")
+        doc = function.__doc__ or f"the function {called} of a local file"
+        summary = doc.strip().partition("\n")[0].rstrip(".")
         entry = Format(name=called, build=f"{function.__module__}:{builder}", summary=summary, rank=rank)
         module[builder] = _builder(FunctionFormat(called, columns, function))
         if HOOK not in module:

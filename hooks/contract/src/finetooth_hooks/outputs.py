@@ -32,13 +32,13 @@ class OutputName:
             PlanError: the depth is not a number, out of range, or of something other than `hidden`.
         """
         rest, _, role = name.partition("@")
-        kind, colon, said = rest.partition(":")
+        kind, colon, text = rest.partition(":")
         if not colon:
             return cls(kind, None, role)
-        fraction = "." in said
-        whole, _, part = said.partition(".")
+        fraction = "." in text
+        whole, _, part = text.partition(".")
         numeric = whole.isdecimal() and (part.isdecimal() if fraction else True)
-        depth = (float(said) if fraction else int(said)) if numeric else -1
+        depth = (float(text) if fraction else int(text)) if numeric else -1
         if kind != "hidden" or depth < 0 or (fraction and depth > 1):
             raise PlanError(
                 f"output {name!r}: only hidden has a depth, a fraction from 0.0 to 1.0 or the number of a layer",

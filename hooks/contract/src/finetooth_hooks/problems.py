@@ -83,7 +83,7 @@ def said_once(problems: Iterable[tuple[str, str]]) -> str:
     places: dict[str, list[str]] = {}
     for place, problem in problems:
         places.setdefault(problem, []).append(place)
-    return "; ".join(": ".join(filter(None, (", ".join(filter(None, at)), said))) for said, at in places.items())
+    return "; ".join(": ".join(filter(None, (", ".join(filter(None, at)), problem))) for problem, at in places.items())
 
 
 def raise_together(errors: Sequence[DataError]) -> None:

@@ -102,9 +102,9 @@ class Rollout:
 
     def __post_init__(self) -> None:
         for name in ("logprobs", "versions", "kept", "advantages", "own"):
-            given = len(getattr(self, name))
-            if given != len(self.tokens) and not (name in ("kept", "advantages", "own") and given == 0):
-                raise ValueError(f"rollout of {self.id!r}: {given} {name} for {len(self.tokens)} tokens")
+            count = len(getattr(self, name))
+            if count != len(self.tokens) and not (name in ("kept", "advantages", "own") and count == 0):
+                raise ValueError(f"rollout of {self.id!r}: {count} {name} for {len(self.tokens)} tokens")
         for name, values in self.fields.items():
             if len(values) != len(self.tokens):
                 raise ValueError(f"rollout of {self.id!r}: {len(values)} {name} for {len(self.tokens)} tokens")

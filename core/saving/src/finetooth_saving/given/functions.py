@@ -90,9 +90,9 @@ def kept_loss(function: Callable[..., Any], setting: str, folder: Path) -> tuple
         declared += f", {key}=frozenset({sorted(names)!r})" if names else ""
     simple = len(taken) == 2
     text += SIMPLE.format(name=name) if simple else ""
-    said = (function.__doc__ or f"the function {name}").strip().partition("\n")[0].rstrip(".")
+    summary = (function.__doc__ or f"the function {name}").strip().partition("\n")[0].rstrip(".")
     entry = _unused(name, text)
-    text += LOSS.format(name=entry, summary=said, declared=declared, built="_whole" if simple else name)
+    text += LOSS.format(name=entry, summary=summary, declared=declared, built="_whole" if simple else name)
     return entry, _write(folder, name, text)
 
 

@@ -36,13 +36,13 @@ def advice(run: Recorded) -> list[str]:
     """One line for each thing that is wrong, the gravest first; empty if nothing is."""
     series = run.series()
     losses = series.get("loss", [])
-    found = [*_not_finite(run), *_gradients(run), *_spikes(losses), *_overfits(series)]
-    return [*found, *([] if found else _plateau(losses, _weight_decay(run)))]
+    problems = [*_not_finite(run), *_gradients(run), *_spikes(losses), *_overfits(series)]
+    return [*problems, *([] if problems else _plateau(losses, _weight_decay(run)))]
 
 
 def _not_finite(run: Recorded) -> Iterator[str]:
     ended = re.search(r"^(.*) is (?:nan|-?inf) at step (\d+)", run.reason)  # a step that stopped the run is no report
-    broken = [(index, int(one["step"]), one.get("not_finite") or ()) for index, one in enumerate(run.steps)]
+    broken = [(index, int(report["step"]), report.get("not_finite") or ()) for index, report in enumerate(run.steps)]
     broken += [(len(run.steps), int(ended[2]), ("loss",))] if ended else []
     for index, step, names in broken:
         if "loss" in names or "grad_norm" in names:
@@ -77,7 +77,7 @@ def _why_not_finite(before: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _gradients(run: Recorded) -> Iterator[str]:
-    norms = [(int(one["step"]), one.get("grad_norm")) for one in run.steps]
+    norms = [(int(report["step"]), report.get("grad_norm")) for report in run.steps]
     if len(norms) >= STILL and all(norm == 0 for _, norm in norms[-STILL:]):
         yield (
             f"grad_norm is 0 in the last {STILL} steps: nothing trains; see which parameters the adapter trains, and "
@@ -128,8 +128,8 @@ def _overfits(series: Mapping[str, list[Point]]) -> Iterator[str]:
 def _weight_decay(run: Recorded) -> float:
     """What the recipe sets; 0 if it sets none."""
     optimizer = run.plan.get("recipe", {}).get("optimizer")
-    found = optimizer.get("weight_decay") if isinstance(optimizer, Mapping) else None
-    return float(found) if isinstance(found, int | float) else 0.0
+    decay = optimizer.get("weight_decay") if isinstance(optimizer, Mapping) else None
+    return float(decay) if isinstance(decay, int | float) else 0.0
 
 
 def _plateau(losses: list[Point], weight_decay: float) -> Iterator[str]:

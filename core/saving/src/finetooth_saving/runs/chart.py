@@ -124,11 +124,11 @@ def thinned(points: Points, most: int = MOST_POINTS) -> list[tuple[float, float]
     if len(points) <= most:
         return list(points)
     size = math.ceil(len(points) / (most // 2))
-    kept: list[tuple[float, float]] = []
+    chosen: list[tuple[float, float]] = []
     for begin in range(0, len(points), size):
         stretch = points[begin : begin + size]
-        kept += sorted({min(stretch, key=lambda p: p[1]), max(stretch, key=lambda p: p[1])})
-    return kept
+        chosen += sorted({min(stretch, key=lambda p: p[1]), max(stretch, key=lambda p: p[1])})
+    return chosen
 
 
 def ticks(low: float, high: float, about: int = 4, least: float = 0.0) -> list[float]:

@@ -30,7 +30,7 @@ class Result(Outcome):
     @staticmethod
     def of(outcome: Outcome) -> Result:
         """The same outcome."""
-        return Result(**{one.name: getattr(outcome, one.name) for one in fields(Outcome)})
+        return Result(**{field.name: getattr(outcome, field.name) for field in fields(Outcome)})
 
     @property
     def frame(self) -> pandas.DataFrame:
@@ -70,8 +70,8 @@ class LiveCurves(TrackerBase):
 
     def resume(self, run: Run, history: Sequence[StepReport | Evaluation]) -> None:
         self.start(run)
-        for one in history:
-            self._take(one)
+        for report in history:
+            self._take(report)
 
     def step(self, run: Run, report: StepReport) -> None:
         self._take(report)
@@ -93,16 +93,16 @@ class LiveCurves(TrackerBase):
     def _show(self, title: str) -> None:
         from finetooth_saving.runs.chart import chart, svg
 
-        found = chart(f"loss, {title}", {name: points for name, points in self._curves.items() if points})
-        if found is not None:
-            self._draw(svg(found))
+        drawing = chart(f"loss, {title}", {name: points for name, points in self._curves.items() if points})
+        if drawing is not None:
+            self._draw(svg(drawing))
         self._drawn = time.monotonic()
 
 
 def live_curves() -> LiveCurves | None:
     """The tracker that draws below the present cell; None where no notebook is."""
-    found = sys.modules.get("IPython")
-    shell: Any = None if found is None else found.get_ipython()
+    ipython = sys.modules.get("IPython")
+    shell: Any = None if ipython is None else ipython.get_ipython()
     if shell is None or not shell.has_trait("kernel"):
         return None
     return LiveCurves(_cell())

@@ -158,10 +158,10 @@ def is_run(folder: Path) -> bool:
 def runs_below(folder: Path) -> list[Path]:
     """Folders of runs in a folder, the one that began last at the end."""
     try:
-        found = [path for path in folder.iterdir() if path.is_dir() and is_run(path)]
+        runs = [path for path in folder.iterdir() if path.is_dir() and is_run(path)]
     except OSError:
         return []
-    return sorted(found, key=lambda path: (_began(path), path.name))
+    return sorted(runs, key=lambda path: (_began(path), path.name))
 
 
 def groups_below(folder: Path) -> dict[Path, list[Path]]:
@@ -170,7 +170,7 @@ def groups_below(folder: Path) -> dict[Path, list[Path]]:
         inside = sorted(path for path in folder.iterdir() if path.is_dir() and not is_run(path))
     except OSError:
         return {}
-    return {path: found for path in inside if (found := runs_below(path))}
+    return {path: runs for path in inside if (runs := runs_below(path))}
 
 
 def read_run(folder: Path) -> Recorded:
@@ -255,14 +255,14 @@ def _json(path: Path, problems: list[str]) -> Mapping[str, Any]:
     if not path.exists():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         problems.append(f"{path.name}: {error}")
         return {}
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         problems.append(f"{path.name}: not a mapping")
         return {}
-    return found
+    return content
 
 
 def _lines(path: Path, problems: list[str]) -> Iterator[Mapping[str, Any]]:
@@ -277,12 +277,12 @@ def _lines(path: Path, problems: list[str]) -> Iterator[Mapping[str, Any]]:
     broken = 0
     for line in lines[:-1]:
         try:
-            found = json.loads(line)
-            ok = isinstance(found, dict) and isinstance(found.get("step"), int)
+            record = json.loads(line)
+            ok = isinstance(record, dict) and isinstance(record.get("step"), int)
         except ValueError:
             ok = False
         if ok:
-            yield found
+            yield record
         else:
             broken += 1
     if broken:
@@ -295,6 +295,6 @@ def found_run(reference: str, below: Path = Path("runs")) -> Path | None:
     try:
         path = Path(reference).expanduser()
         places = [path] if path.is_absolute() or ".." in path.parts else [path, below / path]
-        return next((one for one in places if is_run(one)), None)
+        return next((place for place in places if is_run(place)), None)
     except (OSError, RuntimeError, ValueError):  # too long for a path; ~ of nobody
         return None

@@ -122,7 +122,7 @@ def plain(error: BaseException) -> str:
 def shown_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe as it is sent to a service: nested settings as `section.key`, and no value under a name that is one of
     a secret, nor the password in an address."""
-    found: dict[str, Any] = {}
+    shown: dict[str, Any] = {}
 
     def walk(value: Any, path: str) -> None:
         if isinstance(value, Mapping):
@@ -132,12 +132,12 @@ def shown_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
             for index, item in enumerate(value):
                 walk(item, f"{path}.{index}")
         elif SECRET.search(path.rpartition(".")[2]) and isinstance(value, str):
-            found[path] = "***"
+            shown[path] = "***"
         else:
-            found[path] = _PASSWORD.sub(r"\1***@", value) if isinstance(value, str) else value
+            shown[path] = _PASSWORD.sub(r"\1***@", value) if isinstance(value, str) else value
 
     walk(recipe, "")
-    return found
+    return shown
 
 
 _PASSWORD = re.compile(r"(://[^/\s:@]*:)[^/\s@]*@")

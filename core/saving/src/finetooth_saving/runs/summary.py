@@ -54,7 +54,7 @@ def _before_and_after(evaluations: Sequence[Evaluation], step: int | None) -> li
     pairs: list[Pair] = []
     for own in by_evaluator.values():
         first = own[0] if own[0].step == 0 else None
-        later = [one for one in own if one.step and (step is None or one.step <= step)]
+        later = [evaluation for evaluation in own if evaluation.step and (step is None or evaluation.step <= step)]
         if first is not None or later:
             pairs.append((first, later[-1] if later else None))
     return pairs
@@ -69,7 +69,7 @@ def _score_row(first: Evaluation | None, last: Evaluation | None, step: int | No
     shown = last if last is not None else first
     assert shown is not None
     metric = next(iter(shown.metrics), "")
-    before, after = (None if one is None else one.metrics.get(metric, float("nan")) for one in (first, last))
+    before, after = (None if end is None else end.metrics.get(metric, float("nan")) for end in (first, last))
     known = [value for value in (before, after) if value is not None]
     share = shown.higher_is_better and all(0 <= value <= 1 for value in known)
     change = "-"

@@ -39,25 +39,25 @@ def compare(
     picks = evaluators_of(run, recipe)
     if not picks:
         return UNMEASURED
-    kept = {name: recipe[name] for name in KEPT if recipe.get(name) is not None}
+    settings = {name: recipe[name] for name in KEPT if recipe.get(name) is not None}
     before = _measure(commands, "the run", str(run), {}, picks[0])
-    after = _measure(commands, "what was written", str(written), {**kept, "quantization": None}, picks[0])
+    after = _measure(commands, "what was written", str(written), {**settings, "quantization": None}, picks[0])
     name = next(iter(before.metrics))
     was, now = before.metrics[name], after.metrics[name]
     worse = was - now if before.higher_is_better else now - was
-    said = f"{before.name}: {name} {was:.4f} of the run, {now:.4f} of what was written"
+    line = f"{before.name}: {name} {was:.4f} of the run, {now:.4f} of what was written"
     if not worse <= bound:
-        raise UserError(f"{said}: worse by {worse:.4f}, and --bound is {bound:g}; nothing was kept", action=action)
-    return said
+        raise UserError(f"{line}: worse by {worse:.4f}, and --bound is {bound:g}; nothing was kept", action=action)
+    return line
 
 
 def evaluators_of(run: Path, recipe: Mapping[str, Any]) -> list[Any]:
     """What a run measured itself with."""
     if not (recipe.get("data") or {}).get("eval"):
         return []
-    given = (recipe.get("evaluate") or {}).get("evaluators")
-    if isinstance(given, list | tuple):
-        return list(given)
+    listed = (recipe.get("evaluate") or {}).get("evaluators")
+    if isinstance(listed, list | tuple):
+        return list(listed)
     plan = run / "plan.json"
     picks = json.loads(plan.read_text(encoding="utf-8")).get("picks", {}) if plan.is_file() else {}
     return [picks[name] for name in sorted(picks) if name.startswith("evaluator.")]
@@ -68,5 +68,5 @@ def _measure(commands: CommandContext, what: str, reference: str, changes: Mappi
         opened = commands.open(reference, changes)
         evaluator = opened.context.build("evaluator", pick, setting="evaluate.evaluators")
         evaluator.prepare()
-        found: Evaluation = evaluator.evaluate(opened.engine, 0)
-        return found
+        evaluation: Evaluation = evaluator.evaluate(opened.engine, 0)
+        return evaluation

@@ -36,9 +36,9 @@ def recipe_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def described(*arguments: Any, recipe: str | None, overrides: tuple[str, ...], **options: Any) -> Any:
-        given = {setting: text for name, setting in FLAGS.items() if (text := options.pop(name)) is not None}
-        described_by, overrides = _described(recipe, overrides, bool(given))
-        flags = [f"{setting}={json.dumps(text, ensure_ascii=False)}" for setting, text in given.items()]
+        settings = {setting: text for name, setting in FLAGS.items() if (text := options.pop(name)) is not None}
+        described_by, overrides = _described(recipe, overrides, bool(settings))
+        flags = [f"{setting}={json.dumps(text, ensure_ascii=False)}" for setting, text in settings.items()]
         return function(*arguments, recipe=described_by, overrides=(*flags, *overrides), **options)
 
     made: Callable[..., Any] = described

@@ -64,8 +64,8 @@ def table(console: Console, title: str, headers: Row, rows: Iterable[Row], *, nu
 
 def _paragraph(headers: Row, row: Row) -> list[RenderableType]:
     """The first cell of a row, and a line for each other one that says something."""
-    said = [f"{header}: {cell}" for header, cell in zip(headers[1:], row[1:], strict=True) if cell not in ("", "-")]
-    return [Text(row[0]), *(Padding(Text(one), (0, 0, 0, 2), expand=False) for one in said)]
+    lines = [f"{header}: {cell}" for header, cell in zip(headers[1:], row[1:], strict=True) if cell not in ("", "-")]
+    return [Text(row[0]), *(Padding(Text(line), (0, 0, 0, 2), expand=False) for line in lines)]
 
 
 def value(decided: Any) -> str:

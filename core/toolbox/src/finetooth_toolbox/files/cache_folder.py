@@ -15,9 +15,9 @@ ABANDONED = 24 * 3600
 
 def cache_folder() -> Path:
     """`FT_CACHE`, or `finetooth/data` in the platform's cache folder."""
-    given = os.environ.get(VARIABLE)
-    if given:
-        return Path(given).expanduser().absolute()
+    folder = os.environ.get(VARIABLE)
+    if folder:
+        return Path(folder).expanduser().absolute()
     if sys.platform == "darwin":
         base = Path.home() / "Library" / "Caches"
     elif sys.platform == "win32":

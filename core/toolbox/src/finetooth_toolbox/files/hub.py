@@ -32,8 +32,8 @@ def why_unreachable() -> str:
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     with _lock:
-        asked, why = _known.get(constants.ENDPOINT, (-LASTS, ""))
-        if time.monotonic() - asked >= LASTS:
+        checked, why = _known.get(constants.ENDPOINT, (-LASTS, ""))
+        if time.monotonic() - checked >= LASTS:
             why = _ask(constants.ENDPOINT)
             _known[constants.ENDPOINT] = (time.monotonic(), why)
         return why
@@ -63,21 +63,21 @@ def _ask(address: str) -> str:
     """What keeps an address from being reached; any answer will do."""
     from huggingface_hub import get_session
 
-    said: list[str] = []
+    answers: list[str] = []
 
     def ask() -> None:
         try:
             get_session().head(address, timeout=WAIT)
-            said.append("")
+            answers.append("")
         except Exception as error:  # the client's own, which differ between its versions
             text = re.sub(r"^\[Errno -?\d+\] ", "", " ".join(str(error).split()))
-            said.append(text[:100] or type(error).__name__)
+            answers.append(text[:100] or type(error).__name__)
 
     # a timeout does not bound how long the address of a name is looked for
     thread = Thread(target=ask, daemon=True)
     thread.start()
     thread.join(WAIT)
-    return said[0] if said else f"no answer within {WAIT:.0f} s"
+    return answers[0] if answers else f"no answer within {WAIT:.0f} s"
 
 
 def _constants() -> Any:

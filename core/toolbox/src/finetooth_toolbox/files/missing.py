@@ -34,7 +34,7 @@ def no_such_file(path: Path | str, *, advice: str = "check the path", endings: S
 def _of_another_kind(path: Path) -> Path | None:
     """`rows.jsonl` in the folder of a missing `rows.json`."""
     try:
-        same = sorted(found for found in path.parent.iterdir() if found.stem == path.stem and found.is_file())
+        same = sorted(other for other in path.parent.iterdir() if other.stem == path.stem and other.is_file())
     except OSError:
         return None
     return same[0] if path.suffix and same else None

@@ -100,8 +100,8 @@ def without_foreign(recipe: Mapping[str, Any], base: Path) -> tuple[dict[str, An
         return f"{value} [not run: {CONSENT}]" if isinstance(value, str) and value in foreign else value
 
     plugins = [item for item in recipe.get("plugins", ()) if _use(item) not in foreign]
-    kept = {name: value for name, value in recipe.items() if name != "plugins"}
-    return {**disarmed(kept), **({"plugins": plugins} if plugins else {})}, foreign
+    rest = {name: value for name, value in recipe.items() if name != "plugins"}
+    return {**disarmed(rest), **({"plugins": plugins} if plugins else {})}, foreign
 
 
 def named_python(recipe: Mapping[str, Any], base: Path) -> Iterator[tuple[str, Path | None]]:

@@ -31,7 +31,7 @@ def check_base(artifact: Path, base: ModelInfo, *, named: str = "", own: bool = 
     manifest, config = (_said(artifact, name) for name in ("manifest.json", "adapter_config.json"))
     revision = base_revision(artifact)
     names = [str(name) for name in (manifest.get("model"), config.get("base_model_name_or_path")) if name]
-    said = f"{named or artifact} was trained over {names[0] if names else 'another base'}"
+    origin = f"{named or artifact} was trained over {names[0] if names else 'another base'}"
     same_name = own or bool({*names} & {base.reference, base.published})
     recorded = recorded_base(artifact)
     if recorded and base.contents:
@@ -41,23 +41,23 @@ def check_base(artifact: Path, base: ModelInfo, *, named: str = "", own: bool = 
         listed = ", ".join(changes[:SHOWN]) + (f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else "")
         if same_name:
             raise UserError(
-                f"{said}, which has changed since: {listed}",
+                f"{origin}, which has changed since: {listed}",
                 action="put those files back as they were, or train again over what is there now",
             )
         raise UserError(
-            f"{said}, but the base given here is {base.reference}, and these files differ: {listed}",
+            f"{origin}, but the base given here is {base.reference}, and these files differ: {listed}",
             action="name the base that it was trained over",
         )
     if revision and base.revision:
         if revision != base.revision:
             raise UserError(
-                f"{said} of revision {revision[:12]}, but the base given here is revision {base.revision[:12]}",
+                f"{origin} of revision {revision[:12]}, but the base given here is revision {base.revision[:12]}",
                 action="name that base: the trained weights fit no other",
             )
         return
     if names and not same_name:
         raise UserError(
-            f"{said}, but the base given here is {base.reference}", action="name the base that it was trained over"
+            f"{origin}, but the base given here is {base.reference}", action="name the base that it was trained over"
         )
 
 

@@ -28,15 +28,15 @@ def as_asked(rendered: Rendered, asked: Sequence[int], tokenizer: Tokenizer) -> 
     pairs = enumerate(zip(asked, tokens, strict=False))
     same = next((i for i, (ours, theirs) in pairs if ours != theirs), min(len(asked), len(tokens)))
     text = tokenizer.decode(asked[same:])
-    stop, said = same, ""
-    while stop < len(tokens) and not (said.startswith(text) and said):
+    stop, decoded = same, ""
+    while stop < len(tokens) and not (decoded.startswith(text) and decoded):
         stop += 1
-        said = tokenizer.decode(tokens[same:stop])
-        if len(said) > len(text) and not said.startswith(text) and "\ufffd" not in said:
+        decoded = tokenizer.decode(tokens[same:stop])
+        if len(decoded) > len(text) and not decoded.startswith(text) and "\ufffd" not in decoded:
             return None
-    between = tokenizer.encode(said[len(text) :])
+    between = tokenizer.encode(decoded[len(text) :])
     placed = any(medium.stop > same for medium in rendered.media)
-    if placed or not said.startswith(text) or tokenizer.decode([*asked[same:], *between]) != said:
+    if placed or not decoded.startswith(text) or tokenizer.decode([*asked[same:], *between]) != decoded:
         return None
     inside = {*rendered.weights[same : stop - bool(between)]}
     before = inside.pop() if len(inside) == 1 else 0.0

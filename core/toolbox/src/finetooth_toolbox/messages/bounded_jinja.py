@@ -62,17 +62,17 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         """Of a sandbox's template; counted."""
         _step(A_CALL)
         owner = getattr(function, "__self__", None)
-        wide = (one for one in (*arguments, *named.values()) if isinstance(one, int))
-        if isinstance(owner, str | list) and any(abs(one) > MOST_WIDE for one in wide):
+        wide = (number for number in (*arguments, *named.values()) if isinstance(number, int))
+        if isinstance(owner, str | list) and any(abs(number) > MOST_WIDE for number in wide):
             raise TemplateError(f"the template makes a text of more than {MOST_WIDE:,} characters")
         return super().call(context, function, *arguments, **named)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """An operator; what would become too long is not made."""
-        if operator == "**" and any(isinstance(one, int | float) and abs(one) > 1024 for one in (left, right)):
+        if operator == "**" and any(isinstance(side, int | float) and abs(side) > 1024 for side in (left, right)):
             raise TemplateError("the template makes a number that is too large")
-        sized = [len(one) for one in (left, right) if isinstance(one, str | bytes | list | tuple)]
-        times = [abs(one) for one in (left, right) if isinstance(one, int)]
+        sized = [len(side) for side in (left, right) if isinstance(side, str | bytes | list | tuple)]
+        times = [abs(side) for side in (left, right) if isinstance(side, int)]
         if operator == "*" and sized and times and sized[0] * times[0] > LONGEST:
             raise TemplateError(f"the template makes a text of more than {LONGEST:,} characters")
         if operator == "+":

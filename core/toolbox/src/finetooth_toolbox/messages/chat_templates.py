@@ -99,9 +99,9 @@ def default_system(template: str | None, pattern: re.Pattern[str], **variables: 
         pattern: of the beginning of a conversation with a system message, whose first group is what it says.
         variables: what else the template reads, `bos_token=""`.
     """
-    asked = [{"role": "user", "content": "Hello?"}]
-    said = None if template is None else render_template(template, asked, **variables)
-    match = pattern.match(said or "")
+    probe = [{"role": "user", "content": "Hello?"}]
+    written = None if template is None else render_template(template, probe, **variables)
+    match = pattern.match(written or "")
     return match.group(1) if match else ""
 
 
@@ -131,8 +131,8 @@ def chat_opening(tokenizer: Tokenizer) -> str:
     if tokenizer.adds_bos or template is None:
         return begin if tokenizer.adds_bos else ""
     eos = "" if tokenizer.eos_id is None else tokenizer.decode([tokenizer.eos_id])
-    said = render_template(template, PROBES[0], tools=[], bos_token=begin, eos_token=eos) or ""
-    return begin if said.startswith(begin) and begin not in said[len(begin) :] else ""
+    written = render_template(template, PROBES[0], tools=[], bos_token=begin, eos_token=eos) or ""
+    return begin if written.startswith(begin) and begin not in written[len(begin) :] else ""
 
 
 def foreign_template(renderer: Renderer, name: str, tokenizer: Tokenizer, **variables: Any) -> str:

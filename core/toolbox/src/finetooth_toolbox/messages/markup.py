@@ -92,9 +92,9 @@ def _encoded(stretches: Sequence[Stretch], tokenizer: Tokenizer) -> list[tuple[l
 def is_taken_out(message: Message) -> bool:
     """Whether flags of its parts or characters take out all that a message says, so that its end does not train
     either."""
-    said = [(message.content, message.weights), (message.reasoning, message.reasoning_weights)]
-    given = [(text, weights) for text, weights in said if text]
-    return bool(given) and not message.tool_calls and all(_weighs_nothing(*one) for one in given)
+    texts = [(message.content, message.weights), (message.reasoning, message.reasoning_weights)]
+    filled = [(text, weights) for text, weights in texts if text]
+    return bool(filled) and not message.tool_calls and all(_weighs_nothing(*pair) for pair in filled)
 
 
 def _weighs_nothing(text: str, weights: Sequence[Weighted]) -> bool:
@@ -129,9 +129,9 @@ def why_untrained(example: Example) -> str:
         return "none of its segments trains" if any(text for text, _ in example.pieces) else ""
     if not isinstance(example, Conversation):
         return ""
-    said = [message for message in example.messages if message.role == "assistant"]
-    said = [message for message in said if message.content or message.reasoning or message.tool_calls]
-    if not said:
+    answers = [message for message in example.messages if message.role == "assistant"]
+    answers = [message for message in answers if message.content or message.reasoning or message.tool_calls]
+    if not answers:
         return ""
-    flagged = any(message.train is False or is_taken_out(message) for message in said)
+    flagged = any(message.train is False or is_taken_out(message) for message in answers)
     return "its flags take every answer out" if flagged else "neither method.train_on nor a flag takes any answer"

@@ -28,7 +28,7 @@ def pack(media: Sequence[RenderedMedium]) -> bytes:
     if not media:
         return b""
     contents: list[bytes] = []
-    header = [[one.start, one.length, one.size, _said(one.medium, contents)] for one in media]
+    header = [[placed.start, placed.length, placed.size, _said(placed.medium, contents)] for placed in media]
     text = json.dumps(header).encode()
     return b"".join([_LENGTH.pack(len(text)), text, *contents])
 
@@ -36,7 +36,7 @@ def pack(media: Sequence[RenderedMedium]) -> bytes:
 def _said(medium: Medium, contents: list[bytes]) -> dict[str, Any]:
     """A medium as JSON; its bytes go to `contents`."""
     contents.append(medium.content)
-    said: dict[str, Any] = {
+    record: dict[str, Any] = {
         "kind": medium.kind,
         "name": medium.name,
         "path": None if medium.path is None else str(medium.path),
@@ -44,8 +44,8 @@ def _said(medium: Medium, contents: list[bytes]) -> dict[str, Any]:
         "sha256": medium.sha256,
     }
     if isinstance(medium, Video):
-        said |= {"frames": [_said(frame, contents) for frame in medium.frames], "fps": medium.fps}
-    return said
+        record |= {"frames": [_said(frame, contents) for frame in medium.frames], "fps": medium.fps}
+    return record
 
 
 def unpack(content: bytes) -> tuple[RenderedMedium, ...]:
@@ -54,16 +54,16 @@ def unpack(content: bytes) -> tuple[RenderedMedium, ...]:
         return ()
     begin = _LENGTH.size + _LENGTH.unpack_from(content)[0]
 
-    def read(said: Mapping[str, Any]) -> Medium:
+    def read(record: Mapping[str, Any]) -> Medium:
         nonlocal begin
-        own = content[begin : begin + said["bytes"]]
-        begin += said["bytes"]
-        more = {"frames": tuple(map(read, said["frames"])), "fps": said["fps"]} if said["kind"] == "video" else {}
-        path = None if said["path"] is None else Path(said["path"])
-        return MEDIA[said["kind"]](said["name"], path, own, said["sha256"], **more)
+        own = content[begin : begin + record["bytes"]]
+        begin += record["bytes"]
+        more = {"frames": tuple(map(read, record["frames"])), "fps": record["fps"]} if record["kind"] == "video" else {}
+        path = None if record["path"] is None else Path(record["path"])
+        return MEDIA[record["kind"]](record["name"], path, own, record["sha256"], **more)
 
     header = json.loads(content[_LENGTH.size : begin])
-    return tuple(RenderedMedium(start, length, read(said), size) for start, length, size, said in header)
+    return tuple(RenderedMedium(start, length, read(record), size) for start, length, size, record in header)
 
 
 def chunks(media: Sequence[RenderedMedium], row: str) -> list[tuple[int, MediumChunk]]:

@@ -26,7 +26,7 @@ class PlainMarkup:
 
     def first(self, text: str) -> str:
         """The first control token that a text spells; empty if none."""
-        return next((found.group() for found in SPELLED.finditer(text) if self._is_control(found.group())), "")
+        return next((match.group() for match in SPELLED.finditer(text) if self._is_control(match.group())), "")
 
     def notice(self, example: Example) -> str:
         """What there is to tell of an example whose plain text spells one; empty if none does."""

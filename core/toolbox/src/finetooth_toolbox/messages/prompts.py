@@ -67,9 +67,9 @@ def render_completion(
     split = next((i for i, (start, end) in enumerate(offsets) if start >= begin and end > start), len(ids))
     end = () if example.completion and closed(ids, tokenizer.eos_id, markup) else (tokenizer.eos_id,)
     tokens, weights = (*ids, *end), (*map(float, trained), *(float(bool(example.completion)) for _ in end))
-    asked = encode_document(example.prompt, tokenizer, markup)
-    if not train_prompt and (row := as_asked(Rendered(tokens, weights), asked, tokenizer)) is not None:
-        tokens, weights, split = row.tokens, row.weights, len(asked)
+    prompt = encode_document(example.prompt, tokenizer, markup)
+    if not train_prompt and (row := as_asked(Rendered(tokens, weights), prompt, tokenizer)) is not None:
+        tokens, weights, split = row.tokens, row.weights, len(prompt)
     return Rendered(tokens, weights, ((0, split), (split, len(tokens))))
 
 

@@ -84,7 +84,7 @@ def check(
     """
     if not (artifact / openings.FILE).is_file():
         return ""
-    missing = [one for one in renderer.stop_ids if one not in stops]
+    missing = [stop for stop in renderer.stop_ids if stop not in stops]
     if missing and stops_of(artifact):
         raise UserError(f"token {missing[0]} ends answers of the run, but not of the written model", action="report it")
     if not (artifact / TEMPLATE).is_file():

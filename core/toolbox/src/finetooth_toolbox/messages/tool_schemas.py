@@ -27,7 +27,7 @@ def check_tools(tools: Sequence[Any]) -> None:
         DataError: a schema does not have the OpenAI shape, or its parameters are not a JSON Schema; names
             the path, `tools[0].function.parameters.properties.city`.
     """
-    problem = next((found for i, tool in enumerate(tools) for found in _tool(f"tools[{i}]", tool)), None)
+    problem = next((problem for i, tool in enumerate(tools) for problem in _tool(f"tools[{i}]", tool)), None)
     if problem is not None:
         raise DataError("", problem, action=ACTION)
 
@@ -59,7 +59,7 @@ def _schema(path: str, schema: Any) -> Iterator[str]:
         return
     type_ = schema.get("type")
     named = isinstance(type_, str | None) or (
-        isinstance(type_, list | tuple) and bool(type_) and all(isinstance(one, str) for one in type_)
+        isinstance(type_, list | tuple) and bool(type_) and all(isinstance(name, str) for name in type_)
     )
     if not named:
         yield f"{path}.type is {_kind(type_)}, not a type's name or a list of such"

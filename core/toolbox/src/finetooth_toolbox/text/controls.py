@@ -15,7 +15,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 def escape_controls(text: str) -> str:
     """The text with escapes (`\\x1b`, `\\r`) in place of control characters; tabs and line feeds stay."""
-    return _CONTROL.sub(lambda found: escaped(found.group()), text)
+    return _CONTROL.sub(lambda match: escaped(match.group()), text)
 
 
 def escaped(character: str) -> str:

@@ -23,10 +23,10 @@ def expand(text: str, setting: str) -> str:
     """
 
     def value(match: re.Match[str]) -> str:
-        given = os.environ.get(match[1])
-        if not given:
+        variable = os.environ.get(match[1])
+        if not variable:
             raise RecipeError(setting, f"the environment has no {match[1]}", action=f"export {match[1]}=...")
-        return given
+        return variable
 
     return _NAMED.sub(value, text)
 

@@ -59,11 +59,11 @@ def nearest_path(path: Path, endings: Sequence[str] = ()) -> Path | None:
     """
     endings = endings or ((path.suffix,) if path.suffix else ())
     try:
-        there = sorted(found for found in path.parent.iterdir() if not endings or found.suffix in endings)
+        there = sorted(sibling for sibling in path.parent.iterdir() if not endings or sibling.suffix in endings)
     except OSError:
         return None
     # what they share, the ending, would make any two alike
-    by_stem = {found.stem if endings else found.name: found.name for found in reversed(there)}
+    by_stem = {sibling.stem if endings else sibling.name: sibling.name for sibling in reversed(there)}
     close = nearest(path.stem if endings else path.name, by_stem)
     return None if close is None else path.parent / by_stem[close]
 

@@ -271,14 +271,14 @@ def _rename(wrapped: Any, renamed: Mapping[int, str]) -> None:
             raise RecipeError(where, f"the tokenizer has no id {id_}", action=f"name one below {len(wrapped)}")
         if spelling in vocabulary:
             raise RecipeError(where, f"{spelling!r} is in the vocabulary already", action="choose another spelling")
-        held = [token for token in content["added_tokens"] if token["id"] == id_]
-        if not held:
+        reserved = [token for token in content["added_tokens"] if token["id"] == id_]
+        if not reserved:
             raise RecipeError(
                 where,
                 f"{spellings[id_]!r} is a token of text, not a reserved one",
                 action="name the id of a reserved token, or add a token with model.added_tokens",
             )
-        held[0].update(content=spelling, special=True)
+        reserved[0].update(content=spelling, special=True)
         old = spellings[id_]
         words = content["model"].get("vocab")
         if isinstance(words, dict) and old in words:
