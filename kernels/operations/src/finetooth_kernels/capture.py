@@ -69,10 +69,10 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in _MAKING:
-            found = func(*args, **{**kwargs, "device": "meta"})  # what it would be
+            sketch = func(*args, **{**kwargs, "device": "meta"})  # what it would be
             like = args[0] if func is _ATEN.new_empty.default else torch.empty(0)
-            if kwargs.get("device", like.device).type == "cpu" and found.is_contiguous():
-                return new_empty(like, found.shape, found.dtype)
+            if kwargs.get("device", like.device).type == "cpu" and sketch.is_contiguous():
+                return new_empty(like, sketch.shape, sketch.dtype)
         elif func in _VIEWS or func.namespace == "profiler":
             return func(*args, **kwargs)
         self.only_kernels = False
@@ -130,15 +130,15 @@ class Repeated:
             self._times += 1
             if self._times <= self._worth:
                 return compute(*given)
-            kept = tuple(x.clone() for x in given)
-            result, captured = capture(lambda: compute(*kept))
+            inputs = tuple(x.clone() for x in given)
+            result, captured = capture(lambda: compute(*inputs))
             if captured is None:
                 self._worth, self._times = 2 * self._worth, 0
             else:
-                self._captured = kept, result, captured
+                self._captured = inputs, result, captured
             return result
-        kept, result, captured = self._captured
-        for to, x in zip(kept, given, strict=True):
+        inputs, result, captured = self._captured
+        for to, x in zip(inputs, given, strict=True):
             to.copy_(x)
         captured()
         return result

@@ -27,8 +27,8 @@ def keyed_dropout(x_nd: Tensor, rows_n: Tensor, columns_d: Tensor, threshold: in
     Returns:
         (N, D) in the dtype of `x_nd`.
     """
-    kept = mixed(rows_n[:, None] ^ columns_d) >= threshold
-    return x_nd * kept.to(x_nd.dtype).mul_(scale)
+    mask = mixed(rows_n[:, None] ^ columns_d) >= threshold
+    return x_nd * mask.to(x_nd.dtype).mul_(scale)
 
 
 def mixed(words: Tensor) -> Tensor:

@@ -120,13 +120,13 @@ class _Fp8Linear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_no: Tensor) -> tuple[Tensor | None, ...]:
-        weight_od, *kept = ctx.saved_tensors
+        weight_od, *x_parts = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, needs_base = ctx.needs_input_grad
         grad, d_x, d_weight = rounded(grad_no, E5M2), None, None
         if needs_x:
             d_x = fp8_product(grad, rounded(weight_od, E4M3)).to(ctx.dtypes[0])
         if needs_weight:
             turned = Rounded(grad.values.t(), grad.scale)
-            d_weight = fp8_product(turned, Rounded(*kept)).to(weight_od.dtype)
+            d_weight = fp8_product(turned, Rounded(*x_parts)).to(weight_od.dtype)
         d_bias = grad_no.float().sum(0).to(ctx.dtypes[1]) if needs_bias else None
         return d_x, d_weight, d_bias, grad_no.to(ctx.dtypes[2]) if needs_base else None

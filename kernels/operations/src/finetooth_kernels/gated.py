@@ -59,8 +59,8 @@ def _activate_backward(grad: Tensor, gate: Tensor, activation: str, out: Tensor)
 def _kernels(compiled: Compiled, gate_up_nf: Tensor, *rest: Tensor) -> Library | None:
     if gate_up_nf.dim() != 2 or gate_up_nf.shape[1] % 2:
         return None
-    found: Library | None = compiled.library_for(gate_up_nf, *rest)
-    return found
+    library: Library | None = compiled.library_for(gate_up_nf, *rest)
+    return library
 
 
 class _Gated(torch.autograd.Function):

@@ -215,9 +215,9 @@ def _check_product(
     if a_q.shape[1] != b_q.shape[0]:
         raise ValueError(f"b_q: its {b_q.shape[0]} rows do not fit the {a_q.shape[1]} columns of a_q")
     row, column = (a_q.shape[0], 1), (1, b_q.shape[1])
-    given = (("a_scale", a_scale, row), ("a_zero_point", a_zero, row), ("b_scale", b_scale, column),
+    terms = (("a_scale", a_scale, row), ("a_zero_point", a_zero, row), ("b_scale", b_scale, column),
              ("b_zero_point", b_zero, column))  # fmt: skip
-    for name, of, shape in given:
+    for name, of, shape in terms:
         if isinstance(of, Tensor) and tuple(of.shape) not in ((), (1, 1), shape):
             raise ValueError(f"{name}: shape {tuple(of.shape)} is neither () nor {shape}")
 

@@ -120,34 +120,34 @@ class _LowRankLinear(torch.autograd.Function):
         needed = bool(count or how.places)
         ctx.how, ctx.make = how, how.make if needed else None
         # saved as tensors, not held by a closure, so that checkpointing can let go of them
-        kept = matrices[len(matrices) - how.sources :] if ctx.make is not None else (x_nd if needed else None,)
-        ctx.kept = len(kept)
+        sources = matrices[len(matrices) - how.sources :] if ctx.make is not None else (x_nd if needed else None,)
+        ctx.kept = len(sources)
         dtype = x_nd.dtype if base_no is None else base_no.dtype
         out = cut(arenas[1], (x_nd.shape[0], weight_od.shape[0]), dtype)
         if not count:
-            ctx.save_for_backward(*kept, weight_od)
+            ctx.save_for_backward(*sources, weight_od)
             return multiply(x_nd, weight_od.t(), bias_o=bias_o, base_no=base_no, out=out)
         a_rd = a[0] if count == 1 else torch.cat(a)
         h_nr = multiply(x_nd, a_rd.t(), out=cut(arenas[0], (x_nd.shape[0], a_rd.shape[0]), x_nd.dtype))
         ctx.ranks = ranks = _ranks(a, scales)
         if max(ranks) <= WIDEST_DIAGONAL:
             b_or = diagonal(b, sizes, scales)
-            ctx.save_for_backward(*kept, weight_od, h_nr, a_rd, b_or)
+            ctx.save_for_backward(*sources, weight_od, h_nr, a_rd, b_or)
             return multiply(x_nd, weight_od.t(), more=(h_nr, b_or.t()), bias_o=bias_o, base_no=base_no, out=out)
         y_no = multiply(x_nd, weight_od.t(), bias_o=bias_o, base_no=base_no, out=out)
         for (rows, columns), factor, scale in zip(_places(sizes, scales, ranks), b, _given(scales), strict=True):
             y_no[:, rows] += torch.mm(h_nr[:, columns], factor.t()).mul_(scale)
-        ctx.save_for_backward(*kept, weight_od, h_nr, a_rd, *b)
+        ctx.save_for_backward(*sources, weight_od, h_nr, a_rd, *b)
         return y_no
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_no: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors  # once: a checkpoint computes them when asked
-        kept, (weight_od, *rest) = saved[: ctx.kept], saved[ctx.kept :]
+        sources, (weight_od, *rest) = saved[: ctx.kept], saved[ctx.kept :]
         how: _How = ctx.how
         multiply = how.multiply
-        x_nd = kept[0] if ctx.make is None else ctx.make(*kept)
+        x_nd = sources[0] if ctx.make is None else ctx.make(*sources)
         d_base = grad_no if ctx.needs_input_grad[3] else None
         if grad_no.dtype != weight_od.dtype:
             grad_no = new_empty(grad_no, dtype=weight_od.dtype).copy_(grad_no)
@@ -178,8 +178,8 @@ class _LowRankLinear(torch.autograd.Function):
 
 def _ranks(a: Sequence[Tensor], scales: Sequence[float | None]) -> tuple[int, ...]:
     """The rank of each layer's addition, 0 without one."""
-    given = iter(a)
-    return tuple(next(given).shape[0] if scale is not None else 0 for scale in scales)
+    factors = iter(a)
+    return tuple(next(factors).shape[0] if scale is not None else 0 for scale in scales)
 
 
 def _given(scales: Sequence[float | None]) -> list[float]:
@@ -199,6 +199,6 @@ def _places(sizes: Sequence[int], scales: Sequence[float | None], ranks: Sequenc
 
 def diagonal(b: Sequence[Tensor], sizes: Sequence[int], scales: Sequence[float | None]) -> Tensor:
     """(O, sum of ranks): the B as diagonal blocks, times their scales; layers without one have no columns."""
-    given = iter(b)
-    blocks = [b[0].new_empty((n, 0)) if s is None else next(given) * s for n, s in zip(sizes, scales, strict=True)]
+    factors = iter(b)
+    blocks = [b[0].new_empty((n, 0)) if s is None else next(factors) * s for n, s in zip(sizes, scales, strict=True)]
     return blocks[0] if len(blocks) == 1 else torch.block_diag(*blocks)  # type: ignore[no-untyped-call]

@@ -34,8 +34,8 @@ class ReferenceDecoder:
         rows = []
         for path in paths(stream.segments):
             places = torch.cat([torch.arange(segment.start, segment.stop) for segment in path])
-            given = {"input_ids": stream.tokens[places][None], "position_ids": stream.positions[places][None]}
-            read = self._body(**given, use_cache=False).last_hidden_state[0]
+            inputs = {"input_ids": stream.tokens[places][None], "position_ids": stream.positions[places][None]}
+            read = self._body(**inputs, use_cache=False).last_hidden_state[0]
             rows.append(read[len(places) - (path[-1].stop - path[-1].start) :])
         states = torch.cat(rows)
         return states if wanted is None else states[wanted]

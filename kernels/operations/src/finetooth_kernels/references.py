@@ -50,14 +50,14 @@ def logits_statistics(logits: Tensor, index: Tensor | None = None, *, entropy: b
     """See `finetooth_kernels.logits.logits_statistics`."""
     wide = result_dtype(logits.dtype)
     log_p = torch.log_softmax(logits.double(), -1)
-    found = logits.detach().argmax(-1) if index is None else index
+    ids = logits.detach().argmax(-1) if index is None else index
     if index is None:
         log_p = log_p.detach()
-    single = found.dim() == logits.dim() - 1
-    taken = log_p.gather(-1, found.unsqueeze(-1) if single else found)
+    single = ids.dim() == logits.dim() - 1
+    taken = log_p.gather(-1, ids.unsqueeze(-1) if single else ids)
     p = log_p.detach().exp()
     of_all = -(p * torch.where(p > 0, log_p.detach(), 0.0)).sum(-1).to(wide) if entropy else None
-    return LogitsStatistics(found, (taken.squeeze(-1) if single else taken).to(wide), of_all)
+    return LogitsStatistics(ids, (taken.squeeze(-1) if single else taken).to(wide), of_all)
 
 
 def rms_norm(x_nd: Tensor, weight_d: Tensor, eps: float, arena: Any = None, *, residual: bool = False) -> Any:
@@ -124,8 +124,8 @@ def matmul_rounded_once(
     product = product if more is None else product + more[0].double() @ more[1].double()
     product = product if bias_o is None else product + bias_o.double()
     product = product if base_no is None else product + base_no.double()
-    found = product.to(left_nk.dtype if base_no is None else base_no.dtype)
-    return found if out is None else out.copy_(found if out.dtype == found.dtype else product)
+    rounded = product.to(left_nk.dtype if base_no is None else base_no.dtype)
+    return rounded if out is None else out.copy_(rounded if out.dtype == rounded.dtype else product)
 
 
 def accumulate(total: Tensor | None, part: Tensor, dtype: torch.dtype) -> Tensor:
@@ -140,9 +140,9 @@ def segment_attention(
     rows = qkv_nhd.shape[0]
     check_segments(segments, rows)
     seen = torch.zeros(rows, rows, dtype=torch.bool, device=qkv_nhd.device)
-    for one in segments:
-        seen[one.start : one.stop, one.start : one.stop] = True
-        seen[one.stop : one.below, one.start : one.stop] = True
+    for segment in segments:
+        seen[segment.start : segment.stop, segment.start : segment.stop] = True
+        seen[segment.stop : segment.below, segment.start : segment.stop] = True
     seen.tril_()
     q, k, v = torch.split(qkv_nhd.double().transpose(0, 1), [heads, kv_heads, kv_heads])
     k, v = (x.repeat_interleave(heads // kv_heads, 0) for x in (k, v))
@@ -179,8 +179,8 @@ def _cached_attention(
         keys, values = (x.repeat_interleave(heads // kv_heads, 0) for x in seen)
         scores = torch.einsum("hd,hcd->hc", q[row].double(), keys) * scale
         rows.append(torch.einsum("hc,hcd->hd", scores.softmax(-1), values).flatten())
-    found = torch.stack(rows).to(qkv_rhd.dtype) if rows else qkv_rhd.new_empty((0, heads * qkv_rhd.shape[2]))
-    return found if out is None else out.copy_(found)
+    attended = torch.stack(rows).to(qkv_rhd.dtype) if rows else qkv_rhd.new_empty((0, heads * qkv_rhd.shape[2]))
+    return attended if out is None else out.copy_(attended)
 
 
 class _Unpacked:
@@ -255,8 +255,8 @@ def fp8_linear(x_nd: Tensor, weight_od: Tensor, bias_o: Tensor | None = None, ba
 
 def keyed_dropout(x_nd: Tensor, rows_n: Tensor, columns_d: Tensor, threshold: int, scale: float) -> Tensor:
     """See `finetooth_kernels.dropout.keyed_dropout`."""
-    kept = mixed(rows_n[:, None] ^ columns_d) >= threshold
-    return (x_nd.double() * kept * scale).to(x_nd.dtype)
+    mask = mixed(rows_n[:, None] ^ columns_d) >= threshold
+    return (x_nd.double() * mask * scale).to(x_nd.dtype)
 
 
 def available(device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Availability:

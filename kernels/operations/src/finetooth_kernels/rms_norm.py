@@ -81,8 +81,8 @@ def _kernels(
     if weight_d.shape != shape[-1:] or any(x.shape != shape for x in (*rows_nd, *narrow_nd)):
         return None
     if weight_d.dtype == rows_nd[0].dtype:
-        found: Library | None = compiled.library_for(weight_d, *rows_nd, *narrow_nd)
-        return found
+        library: Library | None = compiled.library_for(weight_d, *rows_nd, *narrow_nd)
+        return library
     halves = (torch.bfloat16, torch.float16)
     wider = rows_nd[0].dtype == torch.float32 and weight_d.dtype in halves and compiled.readable(*rows_nd)
     return compiled.library_for(weight_d, *narrow_nd) if wider else None

@@ -45,8 +45,8 @@ def _kernels(compiled: Compiled, x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, 
         return None
     if 2 * cos_nr.shape[1] > x_nhd.shape[2] or not compiled.readable(cos_nr, sin_nr):
         return None
-    found: Library | None = compiled.library_for(x_nhd)
-    return found
+    library: Library | None = compiled.library_for(x_nhd)
+    return library
 
 
 def _turned(

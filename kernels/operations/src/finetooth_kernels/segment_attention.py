@@ -238,11 +238,11 @@ def _parts(segments: tuple[Segment, ...], device: torch.device) -> tuple[_Part, 
         if path[-1].below > path[-1].stop:
             by_depth.setdefault(len(path), []).append(path[-1])
     own = [(s.start, s.stop) for s in segments]
-    found = [_part(own, own, device, causal=True)]
+    parts = [_part(own, own, device, causal=True)]
     for above in by_depth.values():
         below = [(s.stop, s.below) for s in above]
-        found.append(_part(below, [(s.start, s.stop) for s in above], device, causal=False))
-    return tuple(found)
+        parts.append(_part(below, [(s.start, s.stop) for s in above], device, causal=False))
+    return tuple(parts)
 
 
 def _part(
@@ -305,15 +305,15 @@ class _FlashBySegment(torch.autograd.Function):
         for part, state in zip(ctx.parts, ctx.states, strict=True):
             rows, seen = part.rows, part.seen
             lse = lse_hn if rows is None else lse_hn.index_select(1, rows)
-            found = torch.ops.aten._flash_attention_backward(
+            own = torch.ops.aten._flash_attention_backward(
                 _taken(grad_nhd, rows).contiguous(), _taken(q, rows), _taken(k, seen), _taken(v, seen),
                 _taken(out_nhd, rows), lse, part.ends, part.ends_seen, part.longest, part.longest_seen, 0.0,
                 part.causal, *state, scale=ctx.scale,
             )  # fmt: skip
             if rows is None:  # sums of parts in full precision, where there are several
-                gradients = list(found) if len(ctx.parts) == 1 else [x.to(lse.dtype) for x in found]
+                gradients = list(own) if len(ctx.parts) == 1 else [x.to(lse.dtype) for x in own]
                 continue
-            for total, places, x in zip(gradients, (rows, seen, seen), found, strict=True):
+            for total, places, x in zip(gradients, (rows, seen, seen), own, strict=True):
                 total.index_add_(0, places, x.to(total.dtype))
         return torch.cat([x.to(qkv_nhd.dtype) for x in gradients], 1), None, None, None, None
 

@@ -57,7 +57,7 @@ def paths(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
 
 def longest(segments: Sequence[Segment]) -> int:
     """Positions of the longest sequence, what it shares with others included."""
-    return max((sum(one.stop - one.start for one in path) for path in paths(segments)), default=0)
+    return max((sum(segment.stop - segment.start for segment in path) for path in paths(segments)), default=0)
 
 
 def check_segments(segments: Sequence[Segment], rows: int) -> None:

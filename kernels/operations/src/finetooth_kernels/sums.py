@@ -56,5 +56,5 @@ def _library(compiled: Compiled, x: Tensor, y: Tensor) -> Library | None:
     """Whether the compiled kernel takes these two, which may differ in dtype."""
     if x.shape != y.shape or compiled.library_for(y) is None:
         return None
-    found: Library | None = compiled.library_for(x)
-    return found
+    library: Library | None = compiled.library_for(x)
+    return library

@@ -67,12 +67,12 @@ class _Draw:
 def _linear_logprob(draw: _Draw, rows: int) -> Iterator[Trial]:
     width, vocabulary = draw.columns, min(draw.columns + 13, 1038)
     weight = draw.normal(vocabulary, width) / (width / 1.5) ** 0.5
-    given = {"hidden": draw.normal(rows, width), "weight": weight, "bias": draw.normal(vocabulary)}
-    one, several = draw.ids(vocabulary, rows), draw.ids(vocabulary, rows, 3)
-    mask = torch.arange(rows, device=one.device) % 3 != 1
+    inputs = {"hidden": draw.normal(rows, width), "weight": weight, "bias": draw.normal(vocabulary)}
+    single, several = draw.ids(vocabulary, rows), draw.ids(vocabulary, rows, 3)
+    mask = torch.arange(rows, device=single.device) % 3 != 1
 
     def plain(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
-        return (compute(t["hidden"], t["weight"], one).logprobs,)
+        return (compute(t["hidden"], t["weight"], single).logprobs,)
 
     def masked(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
         head = {"scale": 0.5, "softcap": 5.0, "temperature": 0.7}
@@ -80,43 +80,43 @@ def _linear_logprob(draw: _Draw, rows: int) -> Iterator[Trial]:
         return out.logprobs, out.entropy
 
     def expecting(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
-        return (compute(t["hidden"], t["weight"], one, expected=torch.ones(rows, device=one.device)).logprobs,)
+        return (compute(t["hidden"], t["weight"], single, expected=torch.ones(rows, device=single.device)).logprobs,)
 
-    yield Trial("one target", {name: given[name] for name in ("hidden", "weight")}, plain)
+    yield Trial("one target", {name: inputs[name] for name in ("hidden", "weight")}, plain)
 
     def shifted(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
-        return (compute(t["hidden"], t["weight"], one, bias_v=t["bias"]).logprobs,)
+        return (compute(t["hidden"], t["weight"], single, bias_v=t["bias"]).logprobs,)
 
     # exp of a hundred is no number; multiples of a half, since a provider may round logits to the inputs' dtype
-    halves = {name: (2 * given[name]).round() / 2 for name in ("weight", "bias")}
-    large = {"hidden": given["hidden"].round().clamp(-1, 1), "weight": halves["weight"], "bias": halves["bias"] + 100}
+    halves = {name: (2 * inputs[name]).round() / 2 for name in ("weight", "bias")}
+    large = {"hidden": inputs["hidden"].round().clamp(-1, 1), "weight": halves["weight"], "bias": halves["bias"] + 100}
     yield Trial("logits of a hundred", large, shifted)
-    yield Trial("three targets, a mask, a bias, a softcap, the entropy", given, masked)
-    yield Trial("other gradients than expected", {name: given[name] for name in ("hidden", "weight")}, expecting)
+    yield Trial("three targets, a mask, a bias, a softcap, the entropy", inputs, masked)
+    yield Trial("other gradients than expected", {name: inputs[name] for name in ("hidden", "weight")}, expecting)
 
 
 def _logits_statistics(draw: _Draw, rows: int) -> Iterator[Trial]:
     vocabulary = draw.columns + 13
-    given, several = {"logits": 4 * draw.normal(rows, vocabulary)}, draw.ids(vocabulary, rows, 3)
+    inputs, several = {"logits": 4 * draw.normal(rows, vocabulary)}, draw.ids(vocabulary, rows, 3)
 
     def likeliest(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
-        found = compute(t["logits"].detach(), entropy=True)
-        return found.logprobs, found.entropy
+        statistics = compute(t["logits"].detach(), entropy=True)
+        return statistics.logprobs, statistics.entropy
 
-    large = {"logits": given["logits"] + 100}  # exp of which is no number
+    large = {"logits": inputs["logits"] + 100}  # exp of which is no number
     yield Trial("logits of a hundred", large, lambda compute, t: (compute(t["logits"], several).logprobs,))
-    yield Trial("three ids", given, lambda compute, t: (compute(t["logits"], several).logprobs,))
-    yield Trial("the likeliest and the entropy", given, likeliest)
+    yield Trial("three ids", inputs, lambda compute, t: (compute(t["logits"], several).logprobs,))
+    yield Trial("the likeliest and the entropy", inputs, likeliest)
 
 
 def _rms_norm(draw: _Draw, rows: int) -> Iterator[Trial]:
-    given = {"x": draw.normal(rows, draw.columns), "weight": draw.normal(draw.columns)}
-    small = {**given, "x": given["x"] / 512}
-    yield Trial("rows", given, lambda compute, t: (compute(t["x"], t["weight"], 1e-5),))
-    large = {**given, "x": given["x"] * 1024}
+    inputs = {"x": draw.normal(rows, draw.columns), "weight": draw.normal(draw.columns)}
+    small = {**inputs, "x": inputs["x"] / 512}
+    yield Trial("rows", inputs, lambda compute, t: (compute(t["x"], t["weight"], 1e-5),))
+    large = {**inputs, "x": inputs["x"] * 1024}
     yield Trial("rows of thousands", large, lambda compute, t: (compute(t["x"], t["weight"], 1e-5),))
     yield Trial("rows so small that eps counts", small, lambda compute, t: (compute(t["x"], t["weight"], 1e-5),))
-    yield Trial("with the rows", given, lambda compute, t: tuple(compute(t["x"], t["weight"], 1e-5, residual=True)))
+    yield Trial("with the rows", inputs, lambda compute, t: tuple(compute(t["x"], t["weight"], 1e-5, residual=True)))
 
 
 def _rotary(draw: _Draw, rows: int) -> Iterator[Trial]:
@@ -146,7 +146,7 @@ def _keyed_dropout(draw: _Draw, rows: int) -> Iterator[Trial]:
 
 def _low_rank_linear(draw: _Draw, rows: int) -> Iterator[Trial]:
     width, second = draw.columns, min(draw.columns - 4, 1025)
-    given = {
+    inputs = {
         "x": draw.normal(rows, width),
         "a": draw.normal(3, width),
         "b": draw.normal(10, 3),
@@ -159,44 +159,44 @@ def _low_rank_linear(draw: _Draw, rows: int) -> Iterator[Trial]:
         additions = [(t["a"], t["b"], 0.5), None]
         return (compute(t["x"], weight.to(dtype), bias.to(dtype), (10, second), additions, base_no=t["base"]),)
 
-    yield Trial("two layers, one with an addition", given, call)
+    yield Trial("two layers, one with an addition", inputs, call)
 
 
 def _fp8_linear(draw: _Draw, rows: int) -> Iterator[Trial]:
     width, outputs = draw.columns, min(draw.columns + 5, 1030)
     weight = draw.normal(outputs, width) / width**0.5
-    given = {"x": draw.normal(rows, width), "weight": weight, "bias": draw.normal(outputs)}
-    plain = {name: given[name] for name in ("x", "weight")}
+    inputs = {"x": draw.normal(rows, width), "weight": weight, "bias": draw.normal(outputs)}
+    plain = {name: inputs[name] for name in ("x", "weight")}
     yield Trial("a linear layer", plain, lambda compute, t: (compute(t["x"], t["weight"]),))
-    small = {**plain, "x": given["x"] / 2**20}
+    small = {**plain, "x": inputs["x"] / 2**20}
     yield Trial("rows of millionths", small, lambda compute, t: (compute(t["x"], t["weight"]),))
     yield Trial(
-        "a bias and what it is added to", {**given, "base": draw.normal(rows, outputs)},
+        "a bias and what it is added to", {**inputs, "base": draw.normal(rows, outputs)},
         lambda compute, t: (compute(t["x"], t["weight"], t["bias"], t["base"]),),
     )  # fmt: skip
 
 
 def _matmul_rounded_once(draw: _Draw, rows: int) -> Iterator[Trial]:
     width = draw.columns
-    given = {"left": draw.normal(rows, width), "right": draw.normal(width, 10), "base": draw.normal(rows, 10)}
+    inputs = {"left": draw.normal(rows, width), "right": draw.normal(width, 10), "base": draw.normal(rows, 10)}
     more = {"h": draw.normal(rows, 3), "b": draw.normal(3, 10)}
-    yield Trial("one product", given, lambda compute, t: (compute(t["left"], t["right"]),))
+    yield Trial("one product", inputs, lambda compute, t: (compute(t["left"], t["right"]),))
     yield Trial(
-        "two and what they are added to", {**given, **more},
+        "two and what they are added to", {**inputs, **more},
         lambda compute, t: (compute(t["left"], t["right"], more=(t["h"], t["b"]), base_no=t["base"]),),
     )  # fmt: skip
 
 
 def _accumulate(draw: _Draw, rows: int) -> Iterator[Trial]:
     width = draw.columns * 3 // 8
-    given, total = {"part": draw.normal(rows, width)}, draw.normal(rows, width)
+    inputs, total = {"part": draw.normal(rows, width)}, draw.normal(rows, width)
 
     def onto(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
         wide = result_dtype(t["part"].dtype)
         return (compute(total.to(wide, copy=True), t["part"], wide),)
 
-    yield Trial("the first part", given, lambda f, t: (f(None, t["part"], result_dtype(t["part"].dtype)),))
-    yield Trial("onto a sum", given, onto)
+    yield Trial("the first part", inputs, lambda f, t: (f(None, t["part"], result_dtype(t["part"].dtype)),))
+    yield Trial("onto a sum", inputs, onto)
 
 
 def _segment_attention(draw: _Draw, rows: int) -> Iterator[Trial]:
@@ -210,7 +210,7 @@ def _segment_attention(draw: _Draw, rows: int) -> Iterator[Trial]:
 
 def _cached_attention(draw: _Draw, rows: int) -> Iterator[Trial]:
     size, room = draw.head, max(7, draw.columns // 3)
-    given, cache = {"qkv": draw.normal(rows, 8, size)}, draw.normal(2, rows, 2, room, size)
+    inputs, cache = {"qkv": draw.normal(rows, 8, size)}, draw.normal(2, rows, 2, room, size)
     starts, columns = draw.ids(3, rows), torch.tensor([room - 2])
 
     def call(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...] | None:
@@ -218,37 +218,37 @@ def _cached_attention(draw: _Draw, rows: int) -> Iterator[Trial]:
         own = cache.to(t["qkv"].dtype, copy=True)
         return None if attend is None else (attend(t["qkv"], own, columns, 0.25, starts_p=starts),)
 
-    yield Trial("prompts that begin in different columns", given, call, strides=False)
+    yield Trial("prompts that begin in different columns", inputs, call, strides=False)
 
 
 def _packed_linear(draw: _Draw, rows: int) -> Iterator[Trial]:
     width = draw.columns
-    given = {"x": draw.normal(rows, width), "weight": draw.normal(30, width), "bias": draw.normal(30)}
+    inputs = {"x": draw.normal(rows, width), "weight": draw.normal(30, width), "bias": draw.normal(30)}
 
     def call(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...] | None:
         multiply = compute(t["weight"], t["bias"])
         return None if multiply is None else (multiply(t["x"]),)
 
-    yield Trial("with a bias", given, call)
+    yield Trial("with a bias", inputs, call)
 
 
 def _stream_decoder(draw: _Draw, rows: int) -> Iterator[Trial]:
     if not rows:  # a batch has a token
         return
-    given, tokens = {"states": draw.normal(rows, FACTS.hidden_size)}, torch.arange(rows)
+    inputs, tokens = {"states": draw.normal(rows, FACTS.hidden_size)}, torch.arange(rows)
     tree = (Segment(0, 4, 9), Segment(4, 7, 7), Segment(7, 9, 9), Segment(9, rows, rows))
     positions = torch.tensor([*range(7), 4, 5, *range(rows - 9)])
-    device = given["states"].device
+    device = inputs["states"].device
     stream = Stream(tokens.to(device), positions.to(device), tree, tokens[None].to(device))
 
     def call(compute: Callable[..., Any], t: Tensors, wanted: Tensor | None, checkpointing: bool) -> tuple[Tensor, ...]:
-        body = TrialBody(t["states"], torch.Generator().manual_seed(3), given["states"].dtype)
+        body = TrialBody(t["states"], torch.Generator().manual_seed(3), inputs["states"].dtype)
         decoder = compute(body, FACTS, lambda module: None, checkpointing=checkpointing, compute=OPERATIONS)
         return (decoder.hidden(stream, wanted),)
 
     some = torch.tensor([0, 6, rows - 1], device=device)
-    yield Trial("all states", given, partial(call, wanted=None, checkpointing=False), strides=False)
-    yield Trial("some states, layers again", given, partial(call, wanted=some, checkpointing=True), strides=False)
+    yield Trial("all states", inputs, partial(call, wanted=None, checkpointing=False), strides=False)
+    yield Trial("some states, layers again", inputs, partial(call, wanted=some, checkpointing=True), strides=False)
 
 
 TRIALS: Mapping[str, Callable[[_Draw, int], Iterator[Trial]]] = MappingProxyType(
@@ -356,8 +356,8 @@ def first_difference(
     for kind, ours, theirs in (("value", got[0], exact[0]), ("gradient", got[1], exact[1])):
         if len(ours) != len(theirs):
             return Difference(f"{kind}s", str(len(ours)), str(len(theirs)))
-        for place, (found, wanted) in enumerate(zip(ours, theirs, strict=True)):
-            if different := _difference(found, wanted, allowed):
+        for place, (computed, wanted) in enumerate(zip(ours, theirs, strict=True)):
+            if different := _difference(computed, wanted, allowed):
                 return Difference(f"{kind} {place}", *different)
     return None
 

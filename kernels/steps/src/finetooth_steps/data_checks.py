@@ -62,13 +62,13 @@ def _check_media(datum: Datum, where: str, media: bool) -> None:
     Raises:
         DataError: the datum holds an image, sound or video that this model or this backend cannot read.
     """
-    found = [chunk for chunk in datum.input if isinstance(chunk, MediumChunk)]
-    if not found:
+    chunks = [chunk for chunk in datum.input if isinstance(chunk, MediumChunk)]
+    if not chunks:
         return
-    called = CALLED[found[0].kind]
+    called = CALLED[chunks[0].kind]
     if not media:
         raise DataError(where, f"it holds {called}, which the model cannot read", action="remove it")
-    if any(chunk.tokens is None for chunk in found):
+    if any(chunk.tokens is None for chunk in chunks):
         raise DataError(
             where, f"{called} comes without the placeholder tokens of its place", action="give MediumChunk.tokens"
         )

@@ -168,7 +168,7 @@ def _in_pieces(batch: MicroBatch, budget: int) -> MicroBatch:
     common = batch.shared // (len(batch.rows) - 1)
     if batch.packed:
         parts = _Unit(batch.rows, batch.lengths, common).cut(budget)
-        return replace(batch, pieces=tuple(one for part in parts for one in _batches([part], budget, packed=True)))
+        return replace(batch, pieces=tuple(piece for part in parts for piece in _batches([part], budget, packed=True)))
     rows = [_Unit((row,), (length,)) for row, length in zip(batch.rows, batch.lengths, strict=True)]
     return replace(batch, pieces=tuple(_batches(rows, budget, packed=False)))
 

@@ -17,8 +17,8 @@ def count_normalizers(data: Sequence[Datum]) -> dict[str, float]:
     groups; `none` is 1. With several targets a position, a weight per position counts once, one per target each."""
     weights = 0.0
     for datum in data:
-        given = datum.fields.get("weights")
-        weights += float(datum.mask.sum() if given is None else given[datum.mask].sum(dtype=np.float64))
+        field = datum.fields.get("weights")
+        weights += float(datum.mask.sum() if field is None else field[datum.mask].sum(dtype=np.float64))
     return {
         "weights": weights,
         "tokens": float(sum(int(datum.mask.sum()) for datum in data)),

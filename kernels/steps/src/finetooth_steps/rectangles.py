@@ -84,20 +84,20 @@ def make_rectangle(
     shape = len(batch.rows), batch.width
     tokens = np.full(shape, pad_id, dtype=np.int64)
     positions = np.tile(np.arange(batch.width, dtype=np.int64), (shape[0], 1))
-    given = False
+    has_positions = False
     media: list[PlacedMedium] = []
     for s, (index, n) in enumerate(zip(batch.rows, batch.lengths, strict=True)):
         datum = data[index]
         tokens[s, :n] = datum.placeholder_tokens[:n]
         media += [PlacedMedium(s, start, chunk) for start, chunk in datum.media if start < n]
         if datum.positions is not None:
-            given = True
+            has_positions = True
             positions[s, :n] = datum.positions[:n]
             positions[s, n:] = datum.positions[n - 1]
     pieces = tuple(pieces_of(data[index], n) for index, n in zip(batch.rows, batch.lengths, strict=True))
     segmented = any(len(of) > 1 for of in pieces)
     mask, targets = _mask_and_targets(data, batch)
-    placed = positions if given and not segmented else None
+    placed = positions if has_positions and not segmented else None
     return Rectangle(
         batch=batch,
         tokens=convert(tokens),

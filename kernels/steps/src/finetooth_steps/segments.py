@@ -36,12 +36,12 @@ def pieces_of(datum: Datum, length: int | None = None) -> tuple[Piece, ...]:
     behind = parents[jumps] + 1
     starts = sorted({0, *jumps.tolist(), *behind[behind > 0].tolist()})
     ending = {stop - 1: number for number, stop in enumerate([*starts[1:], n])}
-    found: list[Piece] = []
+    pieces: list[Piece] = []
     for start, stop in zip(starts, [*starts[1:], n], strict=True):
         above = ending.get(int(parents[start]), -1)
-        first = 0 if above < 0 else found[above].first + found[above].stop - found[above].start
-        found.append(Piece(start, stop, above, first))
-    return tuple(found)
+        first = 0 if above < 0 else pieces[above].first + pieces[above].stop - pieces[above].start
+        pieces.append(Piece(start, stop, above, first))
+    return tuple(pieces)
 
 
 def positions_of(pieces: Sequence[Piece]) -> NDArray[np.int64]:

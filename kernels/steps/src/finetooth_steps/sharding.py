@@ -169,12 +169,12 @@ class ShardedEngine(FrontEngine):
             EngineError: ranks were given other data.
         """
         self._calls += 1
-        given = [len(data), sum(len(datum) for datum in data), data[0].id if data else "", data[-1].id if data else ""]
-        for rank, other in enumerate(self._collective.gather(given)):
-            if list(other) != given:
+        own = [len(data), sum(len(datum) for datum in data), data[0].id if data else "", data[-1].id if data else ""]
+        for rank, other in enumerate(self._collective.gather(own)):
+            if list(other) != own:
                 raise EngineError(
                     f"rank {rank} was given {other[0]} data of {other[1]} positions ({other[2]} to {other[3]}), rank "
-                    f"{self._collective.rank} {given[0]} of {given[1]} ({given[2]} to {given[3]})",
+                    f"{self._collective.rank} {own[0]} of {own[1]} ({own[2]} to {own[3]})",
                     action="give every rank the same recipe and the same rows",
                 )
 

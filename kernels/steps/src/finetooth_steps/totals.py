@@ -191,8 +191,8 @@ def merge_totals(several: Sequence[LossTotals], counts: Counts) -> MergedLoss:
     """
     names = sorted({totals.loss for totals in several})
     if len(names) != 1:
-        given = f"of the losses {', '.join(names)}" if names else "of no call"
-        raise EngineError(f"the totals {given} cannot be merged", action="give those of one loss, from every call")
+        origin = f"of the losses {', '.join(names)}" if names else "of no call"
+        raise EngineError(f"the totals {origin} cannot be merged", action="give those of one loss, from every call")
     contributions: dict[str, Contribution] = {}
     metrics: dict[str, Metric] = {}
     for totals in several:
