@@ -173,20 +173,20 @@ class TorchBackend:
         shares = self._options.share_base and request.trains.base_frozen
         base: Any = shared_base(request, f"{precision} {FP8}" if fp8 else precision, load) if shares else load()
         _check_quantised(base, request)
-        asked, decoder = self._options.attention, self._options.decoder
+        pick, decoder = self._options.attention, self._options.decoder
         chosen = choose_decoder(
-            request.base.facts, hardware, asked, decoder, self._packing,
+            request.base.facts, hardware, pick, decoder, self._packing,
             offload=self._offload, brought=DECODER in request.compute.kernels, fp8=fp8,
             sharded=request.place.sharding is not None, routed=bool(self._routers),
         )  # fmt: skip
         stream = chosen.value == STREAM
         attention = attend_as_asked(
-            base, asked, request.base.facts, request.base.model.config, hardware, train.precision, self._context,
+            base, pick, request.base.facts, request.base.model.config, hardware, train.precision, self._context,
             stream=stream,
         )  # fmt: skip
         original = {id(parameter) for parameter in base.parameters()}
         names = kept_in_fp32(base, dtype)
-        kept = {id(parameter) for name, parameter in base.named_parameters() if name in names}
+        in_fp32 = {id(parameter) for name, parameter in base.named_parameters() if name in names}
         eight = _in_fp8(base, request) if fp8 else []
         model = request.trains.adapter.apply(base, request.base.facts, request.trains.generator)
         if fp8:  # of the base alone: what the adapter brought is small, and trains
@@ -196,7 +196,7 @@ class TorchBackend:
         scalar = _added_head(base, request)
         window = _window(base, model, request, self._offload, device) if lends else None
         scaler, compute = LossScaler(enabled=train.precision == "fp16"), Compute.of(request.compute.kernels)
-        parameters = _trained(base, model, request, original, kept, scaler, compute)
+        parameters = _trained(base, model, request, original, in_fp32, scaler, compute)
         with parameters.gathered():
             network = Network(
                 base, model, request.base.facts, request.trains.adapter, can_disable=request.trains.can_disable,
@@ -208,9 +208,9 @@ class TorchBackend:
         network.add_noise(train.embedding_noise)
         network.add_router_losses(self._routers)
         hold_roles(network, request, parameters, self._options, self._context)
-        found = network.rows.obstacle
-        if found and self._packing is None and self._context and not obstacle(request.base.model.config, attention):
-            self._context.note(f"backend.packing: rows are padded, not packed: {found}")  # the plan could not know
+        reason = network.rows.obstacle
+        if reason and self._packing is None and self._context and not obstacle(request.base.model.config, attention):
+            self._context.note(f"backend.packing: rows are padded, not packed: {reason}")  # the plan could not know
         if device.type == "cpu":  # only now: memory that loading released is back with the system
             give_back_freed() if self._offload.any else keep_freed()
         optimizer = _optimizer(request, parameters)
@@ -298,13 +298,13 @@ def _in_fp8(base: torch.nn.Module, request: EngineRequest) -> list[torch.nn.Line
     from finetooth_torchshared.float8 import Float8Linear, plain_linears
 
     layers = base.get_submodule(request.base.facts.layer_path)
-    found = plain_linears(layers)
-    if not found and not any(isinstance(module, Float8Linear) for module in layers.modules()):  # of a shared base
+    linears = plain_linears(layers)
+    if not linears and not any(isinstance(module, Float8Linear) for module in layers.modules()):  # of a shared base
         raise PlanError(
             f"train.precision=fp8: no layer of {request.base.model.reference} has a linear module of plain numbers",
             action="set train.precision to bf16",
         )
-    return found
+    return linears
 
 
 def _window(

@@ -60,14 +60,14 @@ class Compute:
             return kernels[name].function if name in kernels else OPERATIONS[name].torch
 
         head = kernels.get("linear_logprob")
-        found: dict[str, Any] = {name: function(name) for name in (*ALWAYS, *STREAM, *OWN)}
+        functions: dict[str, Any] = {name: function(name) for name in (*ALWAYS, *STREAM, *OWN)}
         if PRODUCTS in kernels and "multiply" in _features(kernels, "low_rank_linear"):
-            found["low_rank_linear"] = partial(found["low_rank_linear"], multiply=kernels[PRODUCTS].function)
+            functions["low_rank_linear"] = partial(functions["low_rank_linear"], multiply=kernels[PRODUCTS].function)
         packs = kernels.get("packed_linear")
         alike = packs is not None and head is not None and packs.provider == head.provider
         decoder = kernels[DECODER].function if DECODER in kernels else None
         return Compute(
-            **found, expects="expected" in _features(kernels, "linear_logprob"),
+            **functions, expects="expected" in _features(kernels, "linear_logprob"),
             packed_head=packs.function if packs and alike else None, stream_decoder=decoder,
             runs=packs is not None and "runs" in packs.features,
             providers={name: picked.provider for name, picked in kernels.items()},
@@ -102,7 +102,7 @@ def wanted(precision: str, *, stream: bool, fp8: bool = False) -> dict[str, Want
         stream: the stream decoder computes the layers.
         fp8: their linear modules multiply in 8 bits.
     """
-    found = {
+    operations = {
         **({FP8: Wanted((precision,))} if fp8 else {}),
         "linear_logprob": Wanted((precision,)),
         "logits_statistics": Wanted(("fp32",), backward=False),
@@ -112,10 +112,10 @@ def wanted(precision: str, *, stream: bool, fp8: bool = False) -> dict[str, Want
     }
     if stream:
         both = tuple(dict.fromkeys((precision, "fp32")))
-        found |= {name: Wanted(both) for name in STREAM}
-        found[PRODUCTS] = Wanted(both, backward=False, optional=True, only_named=True)
-        found["cached_attention"] = Wanted((precision,), backward=False, optional=True)
-    return found
+        operations |= {name: Wanted(both) for name in STREAM}
+        operations[PRODUCTS] = Wanted(both, backward=False, optional=True, only_named=True)
+        operations["cached_attention"] = Wanted((precision,), backward=False, optional=True)
+    return operations
 
 
 def check_products(kernels: Mapping[str, PickedKernel]) -> None:

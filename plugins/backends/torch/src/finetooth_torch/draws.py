@@ -245,11 +245,11 @@ class _Watching(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is not functional.dropout:
             return func(*args, **kwargs)
-        given, share, training = _of_dropout(*args, **kwargs)
+        x, share, training = _of_dropout(*args, **kwargs)
         if not training or share in (0.0, 1.0):
             return func(*args, **kwargs)
         self._calls += 1
-        return self._draws.drop(given, share, f"{self._path}#{self._calls}")
+        return self._draws.drop(x, share, f"{self._path}#{self._calls}")
 
 
 def _of_dropout(

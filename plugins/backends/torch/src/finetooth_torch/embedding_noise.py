@@ -41,10 +41,10 @@ class EmbeddingNoise:
             lengths: (S,) of the sequences.
             positions: that are computed, padding included.
         """
-        found = torch.ones(positions, device=cells_st.device)
+        by_position = torch.ones(positions, device=cells_st.device)
         for row, length in enumerate(lengths):
-            found[cells_st[row, :length]] = float(length)
-        self._lengths = found
+            by_position[cells_st[row, :length]] = float(length)
+        self._lengths = by_position
         try:
             yield
         finally:

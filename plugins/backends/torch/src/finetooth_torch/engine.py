@@ -215,7 +215,7 @@ class TorchEngine(EngineBase):
 
     @guarded("logprobs")
     def logprobs(self, data: Sequence[Datum], *, role: str = "policy") -> list[NDArray[np.float32]]:
-        return [found["logprobs"] for found in self._runner.score(self._work(data, None, role=role), ("logprobs",))]
+        return [outputs["logprobs"] for outputs in self._runner.score(self._work(data, None, role=role), ("logprobs",))]
 
     def module(self) -> torch.nn.Module:
         return self._parts.network.model
@@ -296,8 +296,8 @@ class TorchEngine(EngineBase):
         self._parts.network.executed()  # count from here
         self._runner.begin()
         with self._parts.parameters.gathered():
-            found = self._generator.generate(prompts, sampling, weights_version=self.weights_version)
-        return Generated(found, self._parts.network.executed())
+            completions = self._generator.generate(prompts, sampling, weights_version=self.weights_version)
+        return Generated(completions, self._parts.network.executed())
 
     def running_batch(self) -> TorchRunningBatch:
         return TorchRunningBatch(
@@ -325,10 +325,10 @@ class TorchEngine(EngineBase):
     def snapshot(self) -> State:
         """Copy the state to the device, or to host memory if it does not fit there."""
         self._updater.whole.check_state()
-        found: list[State] = []
+        copies: list[State] = []
         state = partial(state_of, self._request, self._parts, self._counters, self._loss_states)
-        if has_room(lambda: found.append(state()), self._parts.device):
-            return found[0]
+        if has_room(lambda: copies.append(state()), self._parts.device):
+            return copies[0]
         return state(copy=False).to_host()
 
     @guarded("rollback")

@@ -12,14 +12,14 @@ def build_torch(options: NoOptions, context: Context) -> Kernel:
     """Torch's way of each operation."""
     from finetooth_kernels.operations import OPERATIONS  # with torch, which who asks for the options does not need
 
-    return Kernel({name: one.torch for name, one in OPERATIONS.items() if one.torch is not None})
+    return Kernel({name: operation.torch for name, operation in OPERATIONS.items() if operation.torch is not None})
 
 
 def build_reference(options: NoOptions, context: Context) -> Kernel:
     """The references, but for the stream decoder's: that is the model's own code, which `backend.decoder` names."""
     from finetooth_kernels.operations import OPERATIONS  # as above
 
-    functions = {name: one.reference for name, one in OPERATIONS.items() if name != "stream_decoder"}
+    functions = {name: operation.reference for name, operation in OPERATIONS.items() if name != "stream_decoder"}
     return Kernel(functions, missing=_missing)
 
 

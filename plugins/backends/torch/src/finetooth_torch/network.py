@@ -147,8 +147,8 @@ class Network:
             return
         fused = self.body.packed or self._fused
         how = Execution(skips_masked=fused, rescores=fused, relogits=relogits, checkpointing=self._checkpointing)
-        found = count(self._cost, (computed,), how)
-        self._flops += found.total if torch.is_grad_enabled() else found.forward
+        flops = count(self._cost, (computed,), how)
+        self._flops += flops.total if torch.is_grad_enabled() else flops.forward
 
     def train(self, mode: bool) -> None:
         """Dropout and checkpointing on or off; walking the modules costs, so only when it changes."""
@@ -240,7 +240,7 @@ class Network:
             expected = None  # or there is one weight for all targets of a position
         once = expected is not None and self.head.foresees(rectangle.targets)
         self._count(replace(states.computed, head_rows=head_rows), relogits=not once)
-        found: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
         if "logprobs" in needs or "entropy" in needs:
             targets = rectangle.targets.flatten(0, 1).index_select(0, counted)
             logprobs, entropy = self.head.scores(
@@ -250,14 +250,14 @@ class Network:
                 repetition=repetition,
             )  # fmt: skip
             if "logprobs" in needs:
-                found["logprobs"] = _spread(logprobs, counted, mask_st.shape)
+                outputs["logprobs"] = _spread(logprobs, counted, mask_st.shape)
             if entropy is not None:
-                found["entropy"] = _spread(entropy, counted, mask_st.shape)
+                outputs["entropy"] = _spread(entropy, counted, mask_st.shape)
         if self.scalar is not None and set(HEAD_OUTPUTS) & set(needs):
             wanted = states.rows.index_select(0, states.cells_st.take(counted))
             values = _spread(self.scalar.values(wanted), counted, mask_st.shape)
             both = {"values": values, "scores": values.gather(1, last_true(mask_st).unsqueeze(1)).squeeze(1)}
-            found |= {name: both[name] for name in HEAD_OUTPUTS if name in needs}
+            outputs |= {name: both[name] for name in HEAD_OUTPUTS if name in needs}
         whole: dict[str, Tensor] = {}
         if "hidden" in needs:
             whole["hidden"] = states.rows.to(result_dtype(states.rows.dtype))
@@ -268,8 +268,8 @@ class Network:
             whole["logits"] = self.head.logits(states.rows)
         for need, rows in whole.items():
             cells = rows[states.cells_st]
-            found[need] = cells if everywhere else torch.where(mask_st.unsqueeze(-1), cells, 0.0)
-        return found
+            outputs[need] = cells if everywhere else torch.where(mask_st.unsqueeze(-1), cells, 0.0)
+        return outputs
 
     def _depths(self, needs: Collection[str]) -> dict[str, int]:
         """The numbers of the layers whose hidden states `needs` names.

@@ -91,8 +91,8 @@ class Runner:
         outputs: list[dict[str, NDArray[Any]]] = [{} for _ in work.data]
         for batch in work.computed:
             with self._as(work, batch, work.role, train=train):
-                found = self._network.outputs(self._rectangle(work, batch), returns, everywhere=True)
-            self._keep(outputs, work, batch, found)
+                of_batch = self._network.outputs(self._rectangle(work, batch), returns, everywhere=True)
+            self._keep(outputs, work, batch, of_batch)
         for idle, batch in idle_passes:
             with self._as(idle, batch, work.role, train=train):
                 self._network.outputs(self._rectangle(idle, batch), returns, everywhere=True)
@@ -177,10 +177,10 @@ class Runner:
         idle_passes = self._idle(work, len(work.computed))
         for batch in work.computed:
             rectangle = self._rectangle(work, batch)
-            given = torch.from_numpy(side_by_side(batch, grads)).to(device=self._device, dtype=self._dtype)
+            gradients = torch.from_numpy(side_by_side(batch, grads)).to(device=self._device, dtype=self._dtype)
             with self._as(work, batch, "policy", train=True), torch.enable_grad():
-                logprobs = self._network.outputs(rectangle, ("logprobs",), expected=given)["logprobs"]
-                self._backward(torch.stack([(logprobs * given).sum(), *self._of_routers(None, given)]).sum())
+                logprobs = self._network.outputs(rectangle, ("logprobs",), expected=gradients)["logprobs"]
+                self._backward(torch.stack([(logprobs * gradients).sum(), *self._of_routers(None, gradients)]).sum())
         for idle, batch in idle_passes:
             with self._as(idle, batch, "policy", train=True), torch.enable_grad():
                 self._backward(_nothing(self._network.outputs(self._rectangle(idle, batch), ("logprobs",))))
@@ -215,8 +215,8 @@ class Runner:
         with torch.no_grad():
             for piece in whole.pieces:
                 with self._as(work, piece, work.role, train=train):
-                    found = self._outputs(evaluated.totals.spec, self._rectangle(work, piece), train=train)
-                for name, values in found.items():
+                    of_piece = self._outputs(evaluated.totals.spec, self._rectangle(work, piece), train=train)
+                for name, values in of_piece.items():
                     rows = [places[row] for row in piece.rows]
                     if values.dim() == 1:  # a number per sequence
                         leaves.setdefault(name, values.new_zeros(len(whole.rows)))[rows] = values
@@ -267,8 +267,8 @@ class Runner:
             needs = [need.split("@", 1)[0] for need in spec.needs if need.endswith(f"@{role}")]
             with torch.no_grad(), self._network.role(role):
                 self._network.train(False)
-                found = ask(rectangle, needs)
-            outputs.update({f"{name}@{role}": values for name, values in found.items()})
+                of_role = ask(rectangle, needs)
+            outputs.update({f"{name}@{role}": values for name, values in of_role.items()})
         self._network.train(train)
         own = [need for need in spec.needs if "@" not in need]
         outputs.update(ask(rectangle, own, expected=expected))
@@ -384,8 +384,8 @@ def _expected(spec: LossSpec, data: LossData) -> Tensor | None:
             f"loss {spec.name}: it is declared proportional_to={spec.proportional_to!r}, a field that the data lack",
             action=f"declare one of {', '.join(sorted(data.fields))}, or none",
         )
-    found: Tensor = data.fields[spec.proportional_to]
-    return found
+    field: Tensor = data.fields[spec.proportional_to]
+    return field
 
 
 def _nothing(outputs: Mapping[str, Tensor]) -> Tensor:

@@ -25,14 +25,14 @@ def ft_backends() -> Iterator[Backend]:
 
 
 def _savings() -> Iterator[Saving]:
-    for place, said in (("host", "in host memory"), ("disk", "on disk")):
+    for place, phrase in (("host", "in host memory"), ("disk", "on disk")):
         spilled = {"activations": place}
         yield Saving(
-            label=f"activations {said}", options=spilled,
+            label=f"activations {phrase}", options=spilled,
             costs="time: activations go there and come back",
         )  # fmt: skip
         yield Saving(
-            label=f"activations and frozen layers {said}", options={**spilled, "layers": place},
+            label=f"activations and frozen layers {phrase}", options={**spilled, "layers": place},
             costs="time: activations go there and come back, and layers come for each pass",
         )  # fmt: skip
 
@@ -72,9 +72,9 @@ def ft_kernels() -> Iterator[Kernel]:
         build="finetooth_torch.kernels:build_torch",
         summary="torch's own operations, on every device",
         serves=tuple(
-            replace(one, rank=None) if one.operation == "keyed_dropout" else one  # unpicked, the same function computes
-            for one in _serves(rank=10)
-            if one.operation not in OWN
+            replace(use, rank=None) if use.operation == "keyed_dropout" else use  # unpicked, the same function computes
+            for use in _serves(rank=10)
+            if use.operation not in OWN
         ),
         expected_failures={
             "nan_shows_where_it_is_seen": "torch's flash attention for CPUs makes numbers of a NaN in bf16 queries"

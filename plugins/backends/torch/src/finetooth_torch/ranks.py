@@ -77,10 +77,10 @@ class Ranks:
             if self._parameters.sharded and not isinstance(error, (NotFinite, Interrupted)):
                 raise  # in the middle of a pass, where the others wait for this rank's parts
             own = error
-        said = self._collective.gather(None if own is None else _told(own))
+        errors = self._collective.gather(None if own is None else _told(own))
         if own is not None and not isinstance(own, NotFinite):
             raise own
-        failed = [(rank, told) for rank, told in enumerate(said) if told is not None]
+        failed = [(rank, failure) for rank, failure in enumerate(errors) if failure is not None]
         if failed:
             raise _agreed(failed) from own
 
@@ -110,8 +110,8 @@ class Ranks:
 
     def sums(self, own: Sequence[float]) -> list[float]:
         """Number by number the sum over all ranks; one without any gives none."""
-        given = [own] if self._collective is None else self._collective.gather(list(own))
-        return [float(sum(of)) for of in zip(*filter(None, given), strict=True)]
+        by_rank = [own] if self._collective is None else self._collective.gather(list(own))
+        return [float(sum(of)) for of in zip(*filter(None, by_rank), strict=True)]
 
     def rows(self, own: Iterable[str]) -> tuple[str, ...]:
         """Ids of rows at all ranks, in their order."""
@@ -123,14 +123,14 @@ class Ranks:
     def _summed(self, collective: Collective) -> dict[int, torch.Tensor]:
         """Sums by place among the masters; a rank without a gradient that others have gives zeros."""
         masters = self._parameters.masters
-        held = collective.gather([master.grad is not None for master in masters])
-        places = [place for place in range(len(masters)) if any(of_rank[place] for of_rank in held)]
+        present = collective.gather([master.grad is not None for master in masters])
+        places = [place for place in range(len(masters)) if any(of_rank[place] for of_rank in present)]
         own = [masters[place].grad for place in places]
-        given = [
+        gradients = [
             torch.zeros_like(masters[place]) if gradient is None else gradient.detach()
             for place, gradient in zip(places, own, strict=True)
         ]
-        return dict(zip(places, collective.sum(given) if given else [], strict=True))
+        return dict(zip(places, collective.sum(gradients) if gradients else [], strict=True))
 
 
 def _told(error: Exception) -> list[Any]:
@@ -144,12 +144,12 @@ def _told(error: Exception) -> list[Any]:
 
 def _agreed(failed: Sequence[tuple[int, list[Any]]]) -> EngineError:
     """The error that all ranks raise for the errors of some: a fatal one comes first."""
-    rank, (kind, problem, action, _) = min(failed, key=lambda one: _KINDS.index(one[1][0]))
+    rank, (kind, problem, action, _) = min(failed, key=lambda failure: _KINDS.index(failure[1][0]))
     if kind == "failed":
         return EngineError(f"rank {rank} failed: {problem}", action=action)
     if kind == "interrupted":
         return Interrupted(problem, action=action)
-    return NotFinite(problem, action=action, rows=tuple(row for _, told in failed for row in told[3]))
+    return NotFinite(problem, action=action, rows=tuple(row for _, failure in failed for row in failure[3]))
 
 
 _KINDS = ("failed", "interrupted", "not finite")

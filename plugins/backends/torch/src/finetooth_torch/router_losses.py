@@ -46,10 +46,10 @@ class RouterLosses:
         self._coefficients, self._draws = coefficients, draws
         self._reads = False
         self._read: list[Tensor] = []
-        for layer, said in zip(layers, facts.per_layer, strict=True):
-            if said.experts is not None:
-                self._active = said.experts.active
-                layer.get_submodule(said.experts.router).register_forward_hook(self._keep)
+        for layer, layer_facts in zip(layers, facts.per_layer, strict=True):
+            if layer_facts.experts is not None:
+                self._active = layer_facts.experts.active
+                layer.get_submodule(layer_facts.experts.router).register_forward_hook(self._keep)
 
     def _keep(self, router: nn.Module, args: Any, given: Any) -> None:
         del router, args

@@ -69,9 +69,9 @@ def attend_with(base: nn.Module, body: nn.Module, choice: AttentionChoice, conte
         own = _states(body)
     install(base, computes)  # which is written in the config, so not while that is changed
     with narrowed(body.config), checked():
-        found = _states(body)
-    apart = share(found, own)
-    if apart > ALLOWED[found.element_size()]:
+        states = _states(body)
+    apart = share(states, own)
+    if apart > ALLOWED[states.element_size()]:
         raise PlanError(
             f"{SETTING}: with {choice.names} the model computes other states than with its own attention "
             f"({apart:.1e} apart)",
@@ -104,5 +104,5 @@ def _states(body: nn.Module) -> Tensor:
     rows = int(embedding.get_input_embeddings().weight.shape[0])
     device = next(body.parameters()).device
     tokens = (torch.arange(TRIAL, device=device) * 5) % (rows - 1) + 1  # id 0 often is padding
-    found: Tensor = body(input_ids=tokens[None], use_cache=False).last_hidden_state
-    return found
+    states: Tensor = body(input_ids=tokens[None], use_cache=False).last_hidden_state
+    return states

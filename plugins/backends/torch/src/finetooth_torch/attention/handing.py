@@ -38,10 +38,10 @@ def newest(lengths: Lengths, keys: int) -> Lengths:
 
 
 def _newest(row: tuple[int, ...], keys: int) -> tuple[int, ...]:
-    kept: list[int] = []
+    lengths: list[int] = []
     for length in reversed(row):
         if keys <= 0:
             break
-        kept.append(min(length, keys))
+        lengths.append(min(length, keys))
         keys -= length
-    return tuple(reversed(kept))
+    return tuple(reversed(lengths))

@@ -117,10 +117,10 @@ def _mask_of(computes: Mapping[str, Computes]) -> Callable[..., Rows]:
             if asked.get("attention_mask") is not None or not asked.get("allow_is_causal_skip", True):
                 raise _refused("is given padding or several sequences a row, and nobody says their lengths")
             lengths = ((keys,),) * rows
-        found = Rows(kind, newest(lengths, keys), window)
+        mask_rows = Rows(kind, newest(lengths, keys), window)
         if _CHECKED.get():
-            _check(asked, found)
-        return found
+            _check(asked, mask_rows)
+        return mask_rows
 
     return mask
 
@@ -135,10 +135,10 @@ def _check(asked: Mapping[str, Any], rows: Rows) -> None:
     own = sdpa_mask(**{**asked, "allow_is_causal_skip": False})
     whole = tuple((sum(row),) for row in rows.lengths)  # for code that does not hand its positions on
     device, positions = asked.get("device", "cpu"), int(asked["q_length"])
-    said = [
+    masks = [
         visible(lengths, positions, causal=True, window=rows.window, device=device) for lengths in (rows.lengths, whole)
     ]
-    if own is None or not any(torch.equal(own.expand_as(one), one) for one in said):
+    if own is None or not any(torch.equal(own.expand_as(mask), mask) for mask in masks):
         raise _refused("lets positions see others than those of a causal sequence and its window")
 
 
@@ -153,12 +153,12 @@ def _attention_of(computes: Mapping[str, Computes]) -> Callable[..., tuple[Tenso
             raise _refused("does not make its masks with transformers' mask builders")
         computing = _of(computes, rows.kind)
         if isinstance(computing, str):
-            given = {"dropout": dropout, "scaling": scaling, **more}
-            given |= {} if softcap is None else {"softcap": softcap}
-            given |= {} if s_aux is None else {"s_aux": s_aux}
+            options = {"dropout": dropout, "scaling": scaling, **more}
+            options |= {} if softcap is None else {"softcap": softcap}
+            options |= {} if s_aux is None else {"s_aux": s_aux}
             named: Any = implementation(computing, module)
-            found: tuple[Tensor, None] = named(_as(module, computing), query, key, value, rows.mask, **given)
-            return found[0], None
+            attended: tuple[Tensor, None] = named(_as(module, computing), query, key, value, rows.mask, **options)
+            return attended[0], None
         if dropout or more.get("position_bias") is not None:
             raise _refused("drops weights of attention or adds to its scores, which this attention does not")
         if any(sum(row) != key.shape[2] for row in rows.lengths):

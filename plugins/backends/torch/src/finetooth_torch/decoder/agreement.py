@@ -120,14 +120,14 @@ def check_decoder(
         return kernel or PlanError(f"{setting}: {problem}", action=action)
 
     try:
-        found = compare(compute)
+        worst = compare(compute)
     except Exception as error:  # of the model's own code, too
         problem = f"the stream decoder cannot be compared with the model: {blame.said(error)}"
         raise broken_part(error, compute) or refused(problem) from error
-    if not found.right:
+    if not worst.right:
         raise refused(
-            f"{found.where} of the stream decoder computes something else than the model's own: "
-            f"{found.share:.1e} apart, and {found.allowed:.0e} is allowed"
+            f"{worst.where} of the stream decoder computes something else than the model's own: "
+            f"{worst.share:.1e} apart, and {worst.allowed:.0e} is allowed"
         )
 
 
@@ -150,20 +150,20 @@ def check_head(base: nn.Module, model: nn.Module, facts: ModelFacts, compute: Co
         return wrong_kernel(lambda other: compare(other).right, compute, HEAD, problem)
 
     try:
-        found = compare(compute)
+        worst = compare(compute)
     except Exception as error:  # no model's code knows that its parts are exchanged, and not all of it bears it
         if kernel := wrong(f"it cannot be compared with the model's head: {blame.said(error)}"):
             raise kernel from error
         return
-    if not found.right:
+    if not worst.right:
         head = facts.head
         if kernel := wrong(
-            f"{found.where} is {found.share:.1e} apart from the model's, {found.allowed:.0e} is allowed"
+            f"{worst.where} is {worst.share:.1e} apart from the model's, {worst.allowed:.0e} is allowed"
         ):
             raise kernel
         raise PlanError(
             f"model.family: the model makes other logits than its family's head {head.module!r} with scale "
-            f"{head.scale:g} and softcap {head.softcap}: {found.share:.1e} apart, and {found.allowed:.0e} is allowed",
+            f"{head.scale:g} and softcap {head.softcap}: {worst.share:.1e} apart, and {worst.allowed:.0e} is allowed",
             action="choose another model.family, or correct the family's facts",
         )
 
@@ -195,10 +195,10 @@ def compare_decoder(body: nn.Module, facts: ModelFacts, low_rank: FindLowRank, c
     device = next(body.parameters()).device
     trial = _Trial(body, facts, facts.block, low_rank, compute, torch.Generator(device).manual_seed(SEED), device)
     layers = list(body.get_submodule(facts.layer_path.removeprefix(f"{facts.body}.")).children())
-    found = [trial.final_norm(layers)]
+    disagreements = [trial.final_norm(layers)]
     for place in one_of_each_kind(layers, facts.layer_path, body.config):
-        found += trial.layer(layers, place)
-    return max(found, key=lambda one: one.share / one.allowed)
+        disagreements += trial.layer(layers, place)
+    return max(disagreements, key=lambda disagreement: disagreement.share / disagreement.allowed)
 
 
 @torch.no_grad()
@@ -219,8 +219,8 @@ def compare_head(base: nn.Module, facts: ModelFacts, compute: Compute = TORCH) -
     here = next(base.parameters()).device == device  # else it was picked for another device than the trial's
     ours = Projection(lambda: head, facts.head, TOKENS, compute if here else TORCH)
     with torch.enable_grad():
-        given = BaseModelOutputWithPast(last_hidden_state=states.unsqueeze(0))
-        body = Place(base.get_submodule(facts.body), lambda *_, **__: given)
+        output = BaseModelOutputWithPast(last_hidden_state=states.unsqueeze(0))
+        body = Place(base.get_submodule(facts.body), lambda *_, **__: output)
         model = exchanged(base, {facts.body: body, facts.head.module: head})
         expected = model(input_ids=ids.unsqueeze(0), use_cache=False).logits[0].float()
         logprobs, _ = ours.scores(states, ids, entropy=False)
@@ -264,8 +264,9 @@ class _Trial:
     def final_norm(self, layers: Sequence[nn.Module]) -> Disagreement:
         """Without any layer: embedding and final norm."""
         decoder = self._decoder(layers[0], 0)
-        found = decoder.normed(decoder.embedded(self._stream.tokens))
-        return Disagreement("the final norm", self._share(found, self._with([Place(one, hand_on) for one in layers])))
+        ours = decoder.normed(decoder.embedded(self._stream.tokens))
+        theirs = self._with([Place(layer, hand_on) for layer in layers])
+        return Disagreement("the final norm", self._share(ours, theirs))
 
     def layer(self, layers: Sequence[nn.Module], place: int) -> list[Disagreement]:
         """Twice through the layer, so that a factor on its output shows."""
@@ -275,14 +276,14 @@ class _Trial:
             return layer(layer(hidden_states, *more, **named), *more, **named)
 
         decoder = self._decoder(layer, place)
-        places = [Place(one, twice if i == place else hand_on) for i, one in enumerate(layers)]
+        places = [Place(module, twice if i == place else hand_on) for i, module in enumerate(layers)]
         body, again = self._with(places), [*decoder.layers, *decoder.layers]
-        found = [*self._gradients(layer, place, lambda: decoder.hidden(self._stream, layers=again), body)]
+        gradients = [*self._gradients(layer, place, lambda: decoder.hidden(self._stream, layers=again), body)]
         for path in filter(None, (self._block.query, self._block.key, self._block.output)):
             for parameter in filter(is_plain_tensor, layer.get_submodule(path).parameters()):
                 parameter.mul_(SMALL)
         ours = decoder.hidden(self._stream, layers=again)
-        return [*found, Disagreement(f"layer {place}", self._share(ours, body))]
+        return [*gradients, Disagreement(f"layer {place}", self._share(ours, body))]
 
     def _gradients(
         self, layer: nn.Module, place: int, decode: Callable[[], Tensor], body: nn.Module

@@ -157,10 +157,10 @@ class TransformersBody:
     def take_shift(self) -> Tensor | None:
         """(S, 1) how far the positions of the rows that were read last lie from the count of their tokens; forgotten
         here. None: not at all."""
-        found: Tensor | None = getattr(self._body, "rope_deltas", None)
-        if found is not None:
+        shift: Tensor | None = getattr(self._body, "rope_deltas", None)
+        if shift is not None:
             setattr(self._body, "rope_deltas", None)  # noqa: B010 - to mypy a module holds only tensors
-        return found
+        return shift
 
     def media(self, tokens: Tensor, media: Sequence[PlacedMedium]) -> dict[str, Any]:
         """What the model takes in addition to (S, T) tokens.
@@ -173,7 +173,7 @@ class TransformersBody:
         """
         assert self._processor is not None  # the engine has refused the data otherwise
         processor = self._processor()
-        made = processor.inputs([one.chunk for one in media])
+        made = processor.inputs([medium.chunk for medium in media])
         dtype = next(parameter.dtype for tower in self._towers for parameter in tower.parameters())
         extra: dict[str, Any] = {self._types: _types(tokens, media, processor)} if self._types else {}
         for name, values in made.items():
@@ -184,12 +184,12 @@ class TransformersBody:
 
 def _types(tokens: Tensor, media: Sequence[PlacedMedium], processor: Processor) -> Tensor:
     """(S, T) 0 for text, and for what a feature takes the place of the number that transformers gives to its kind."""
-    found = torch.zeros_like(tokens)
-    for one in media:
-        place = (one.row, slice(one.start, one.start + len(one.chunk)))
-        ids = torch.tensor(sorted(processor.token_ids(one.chunk.kind)), device=tokens.device)
-        found[place] = torch.isin(tokens[place], ids).to(tokens.dtype) * TYPES[one.chunk.kind]
-    return found
+    types = torch.zeros_like(tokens)
+    for medium in media:
+        place = (medium.row, slice(medium.start, medium.start + len(medium.chunk)))
+        ids = torch.tensor(sorted(processor.token_ids(medium.chunk.kind)), device=tokens.device)
+        types[place] = torch.isin(tokens[place], ids).to(tokens.dtype) * TYPES[medium.chunk.kind]
+    return types
 
 
 class StreamBody:

@@ -47,9 +47,9 @@ def wrong_kernel(agrees: Agrees, compute: Compute, operations: Sequence[str], pr
 
 def broken_part(error: BaseException, compute: Compute) -> PlanError | None:
     """The refusal of the plugin that an error came out of; None if that is this backend, or what brings the decoder."""
-    found = blame.blamed(error)
+    culprit = blame.blamed(error)
     ours = {blame.owner_of(broken_part), blame.owner_of(compute.stream_decoder)}
-    if found is None or found.plugin in ours:
+    if culprit is None or culprit.plugin in ours:
         return None
     problem, action = blame.problem(error)
     return PlanError(problem, action=action)

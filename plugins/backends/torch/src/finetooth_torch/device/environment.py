@@ -13,13 +13,13 @@ def environment(device: torch.device, label: str) -> dict[str, str]:
     Args:
         label: of the device, as its hardware calls it.
     """
-    found = {
+    facts = {
         "torch": torch.__version__,
         "transformers": importlib.metadata.version("transformers"),
         "threads": str(torch.get_num_threads()),
         "device": label,
     }
     if device.type == "cuda":
-        found["cuda"] = torch.version.cuda or torch.version.hip or "unknown"
-        found["capability"] = ".".join(map(str, torch.cuda.get_device_capability(device)))
-    return found
+        facts["cuda"] = torch.version.cuda or torch.version.hip or "unknown"
+        facts["capability"] = ".".join(map(str, torch.cuda.get_device_capability(device)))
+    return facts

@@ -87,13 +87,13 @@ def is_exhaustion(error: BaseException) -> bool:
 
 def asked_for(error: BaseException) -> int:
     """Bytes that the allocation asked for, as far as the error says; else 0."""
-    found = _ASKED.search(str(error))
-    return int(float(found[1]) * _UNITS[found[2] if found[2] == "bytes" else found[2][0]]) if found else 0
+    match = _ASKED.search(str(error))
+    return int(float(match[1]) * _UNITS[match[2] if match[2] == "bytes" else match[2][0]]) if match else 0
 
 
 def exhausted(error: BaseException, now: Situation) -> EngineError:
     """The error in one line: which call, what was planned, what there is, and what to change in which order."""
-    asked = asked_for(error)
+    requested = asked_for(error)
     parts = sorted(now.plan.memory.parts.items(), key=lambda part: -part[1])
     planned = ", ".join(f"{name} {size(takes)}" for name, takes in parts[:2])
     rows = ""
@@ -103,7 +103,7 @@ def exhausted(error: BaseException, now: Situation) -> EngineError:
     return EngineError(
         f"{now.call} ran out of memory"
         + (f" {when}" if when else "")
-        + (f", asking for {size(asked)} more" if asked else "")
+        + (f", asking for {size(requested)} more" if requested else "")
         + f": {'the process' if now.host else 'the device'} held {size(now.used)} (peak {size(now.peak)}) of "
         f"{size(now.total)}, planned were {size(now.plan.memory.total)}" + (f" ({planned})" if planned else "") + rows,
         action="in this order: " + "; ".join(ladder(now)),
@@ -147,12 +147,12 @@ def _smaller(now: Situation) -> list[str]:
     parts = now.plan.memory.parts
     fixed = {name: takes for name, takes in parts.items() if name not in PORTIONS}
     largest = max(fixed, key=lambda name: fixed[name], default="")
-    said = {
+    remedies = {
         "optimizer": ["choose an optimizer that keeps less"],
         "weights": ["store the base in fewer bits (quantization), or choose a smaller model"],
         "snapshots": ["keep fewer snapshots (checkpoint.stores), or none (checkpoint.every=0)"],
     }
-    return said.get(largest, [])
+    return remedies.get(largest, [])
 
 
 def guarded(call: str) -> Callable[[Callable[Concatenate[Any, P], R]], Callable[Concatenate[Any, P], R]]:
@@ -197,11 +197,11 @@ def _attempt(work: Callable[[], R], now: Callable[[], Situation]) -> R:
             if (named := undetermined(error)) is not None:
                 raise named from error
             raise
-        said = exhausted(error, now())
+        refusal = exhausted(error, now())
         # the error itself is not kept: its traceback holds the graph of the failed call
         cause = RuntimeError(str(error).splitlines()[0] if str(error) else type(error).__name__)
     give_back()
-    raise said from cause
+    raise refusal from cause
 
 
 def has_room(work: Callable[[], None], device: torch.device) -> bool:

@@ -12,11 +12,11 @@ from torch import nn
 def on_host(model: nn.Module) -> Iterator[None]:
     """While entered, parameters and buffers are copies in host memory, made one after the other. What the device holds
     stays there, and is put back."""
-    held = [(tensor, tensor.data) for tensor in (*model.parameters(), *model.buffers())]
+    on_device = [(tensor, tensor.data) for tensor in (*model.parameters(), *model.buffers())]
     try:
-        for tensor, data in held:
+        for tensor, data in on_device:
             tensor.data = data.to("cpu", copy=True)
         yield
     finally:
-        for tensor, data in held:
+        for tensor, data in on_device:
             tensor.data = data

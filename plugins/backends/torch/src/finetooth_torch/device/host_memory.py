@@ -50,5 +50,5 @@ def _told(environment: Mapping[str, str], settings: Mapping[int, int]) -> bool:
     except (AttributeError, OSError, TypeError):
         return False
     trim(0)
-    told = [tell(setting, value) for setting, value in settings.items()]
-    return all(told)
+    accepted = [tell(setting, value) for setting, value in settings.items()]
+    return all(accepted)

@@ -106,7 +106,7 @@ class StreamDecoding:
     ) -> None:  # fmt: skip
         self._decoder, self._layers, self._facts = packed_layers.decoder, packed_layers.layers, facts
         self._rows = packed_layers.rows
-        self._adapters = [one for one in adapters or (None,) * len(prompts) for _ in range(samples)]
+        self._adapters = [adapter for adapter in adapters or (None,) * len(prompts) for _ in range(samples)]
         self._prompts, self._samples, self._room, self._device = prompts, samples, room, device
         self._cached_attention = packed_layers.compute.cached_attention
         self._caches: list[KeyValueCache] = []
@@ -126,10 +126,10 @@ class StreamDecoding:
         of_prompts = self._adapters[:: self._samples]
         different = list(dict.fromkeys(of_prompts))
         # prompts of different adapters have no beginning in common, whatever their tokens are
-        apart = np.array([different.index(one) for one in of_prompts]) * self._facts.vocab_size
-        given = torch.from_numpy(tokens + apart[:, None]).to(self._device)
+        apart = np.array([different.index(adapter) for adapter in of_prompts]) * self._facts.vocab_size
+        shifted = torch.from_numpy(tokens + apart[:, None]).to(self._device)
         batch = MicroBatch(tuple(range(len(prompts))), tuple(lengths), packed=True)
-        stream = make_stream(Rectangle(batch, given, None, given >= 0, given), share=True)
+        stream = make_stream(Rectangle(batch, shifted, None, shifted >= 0, shifted), share=True)
         whose = torch.div(stream.tokens, self._facts.vocab_size, rounding_mode="floor")
         self._rows.say([different[n] for n in whose.tolist()] if len(different) > 1 else of_prompts[:1])
         stream = replace(stream, tokens=stream.tokens - whose * self._facts.vocab_size)
@@ -194,19 +194,19 @@ class StreamDecoding:
         return [cache.positions > window for cache in self._caches for window in self._windows]
 
     def retire(self, finished: Sequence[bool]) -> list[int]:
-        kept: list[int] = []
+        left: list[int] = []
         start = 0
         for cache in self._caches:
             rows = cache.rows
-            kept += [start + row for row in cache.retire([not done for done in finished[start : start + rows]])]
+            left += [start + row for row in cache.retire([not done for done in finished[start : start + rows]])]
             start += rows
-        if len(kept) == len(finished):
-            return kept
+        if len(left) == len(finished):
+            return left
         self._step.forget()
         self._caches = [cache for cache in self._caches if cache.rows]
-        self._positions = self._positions[torch.tensor(kept, dtype=torch.int64, device=self._device)]
-        self._adapters = [self._adapters[row] for row in kept]
-        return kept
+        self._positions = self._positions[torch.tensor(left, dtype=torch.int64, device=self._device)]
+        self._adapters = [self._adapters[row] for row in left]
+        return left
 
     def join(self, other: Decoding) -> bool:
         if not isinstance(other, StreamDecoding) or other._layers is not self._layers:
@@ -283,7 +283,7 @@ class TransformersDecoding:
             self._mask = self._mask.repeat_interleave(self._samples, 0)
             self._padding = [n for n in self._padding for _ in range(self._samples)]
             self._shift = self._shift.repeat_interleave(self._samples, 0)
-            self._adapters = [one for one in self._adapters for _ in range(self._samples)]
+            self._adapters = [adapter for adapter in self._adapters for _ in range(self._samples)]
         return hidden.repeat_interleave(self._samples, 0)
 
     def advance(self, tokens: Tensor) -> Tensor:
@@ -324,15 +324,15 @@ class TransformersDecoding:
         return last
 
     def retire(self, finished: Sequence[bool]) -> list[int]:
-        kept = [row for row, done in enumerate(finished) if not done]
-        index = torch.tensor(kept, dtype=torch.int64, device=self._device)
-        if kept:
+        left = [row for row, done in enumerate(finished) if not done]
+        index = torch.tensor(left, dtype=torch.int64, device=self._device)
+        if left:
             self._take(index)
         self._mask = self._mask[index]
-        self._padding = [self._padding[row] for row in kept]
+        self._padding = [self._padding[row] for row in left]
         self._shift = self._shift[index]
-        self._adapters = [self._adapters[row] for row in kept] if self._rows is not None else []
-        return kept
+        self._adapters = [self._adapters[row] for row in left] if self._rows is not None else []
+        return left
 
     def join(self, other: Decoding) -> bool:
         return False  # its caches lie padded on the left to one width

@@ -104,7 +104,7 @@ class Generator:
                 self._network.sampled(*writing.computed(rows))
                 for row in rows:
                     results[row.prompt][row.sample] = row.completion(self._tokenizer, weights_version)
-        return [[one for one in of_prompt if one is not None] for of_prompt in results]
+        return [[completion for completion in of_prompt if completion is not None] for of_prompt in results]
 
     def check(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
         """Whether they can be sampled.

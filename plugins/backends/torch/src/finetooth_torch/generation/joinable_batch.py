@@ -75,7 +75,7 @@ class TorchRunningBatch:
     def add(
         self, prompt: Sequence[int], sampling: Sampling, *, first: int = 0, adapter: HeldAdapter | None = None
     ) -> int:
-        held = self._generator.check_held(adapter)
+        checked = self._generator.check_held(adapter)
         if isinstance(prompt, ShownPrompt):
             raise EngineError(
                 "a running batch: its prompts are tokens alone, and this one holds more", action="call generate"
@@ -83,7 +83,7 @@ class TorchRunningBatch:
         prompt = [int(token) for token in prompt]
         self._generator.check([prompt], sampling)
         number, self._requests = self._requests, self._requests + 1
-        self._waiting.extend(self._attempt(lambda: self._waves(number, prompt, sampling, first, held)))
+        self._waiting.extend(self._attempt(lambda: self._waves(number, prompt, sampling, first, checked)))
         self._left[number] = sampling.n
         return number
 
@@ -92,13 +92,13 @@ class TorchRunningBatch:
         streams = row_streams([prompt], sampling, first=first)[0]
         room = self._generator.room(prompt, sampling)
         fit = max(1, (self._tokens - len(prompt)) // room)
-        waves, found = -(-sampling.n // fit), list[_Wave]()
+        waves, parts = -(-sampling.n // fit), list[_Wave]()
         for wave in range(waves):
             samples = range(wave * sampling.n // waves, (wave + 1) * sampling.n // waves)
             cells = len(prompt) + len(samples) * room
             of_wave = [streams[sample] for sample in samples]
-            found.append(_Wave(number, prompt, samples, sampling, of_wave, cells, held))
-        return found
+            parts.append(_Wave(number, prompt, samples, sampling, of_wave, cells, held))
+        return parts
 
     def cancel(self, request: int) -> None:
         if self._left.pop(request, None) is None:
@@ -153,12 +153,12 @@ class TorchRunningBatch:
         if not waves:
             return []
         most = max(wave.sampling.max_tokens for wave in waves)
-        held = any(wave.adapter is not None for wave in waves)
-        missing = self._weights is None or (held and not self._weights.adapters)
+        with_adapters = any(wave.adapter is not None for wave in waves)
+        missing = self._weights is None or (with_adapters and not self._weights.adapters)
         if missing or (most >= WORTH_PACKING and not self._packed):
             # rows that began with other weights, unpacked or without adapters, end with them
-            self._packed = held or most >= WORTH_PACKING
-            self._weights = self._generator.weights(most, adapters=held)
+            self._packed = with_adapters or most >= WORTH_PACKING
+            self._weights = self._generator.weights(most, adapters=with_adapters)
         assert self._weights is not None
         begun: list[Row] = []
         for samples in sorted({len(wave.samples) for wave in waves}):

@@ -97,9 +97,9 @@ class KeyValueCache:
             cells_pt: (P, T) the row of each token of each prompt, from the left.
         """
         rows = cells_pt.gather(1, self._from)
-        found = kv_nhd.index_select(0, rows.flatten()).view(*rows.shape, 2, self._heads, self._size)
+        of_prompts = kv_nhd.index_select(0, rows.flatten()).view(*rows.shape, 2, self._heads, self._size)
         place = self._own[layer][..., : self._width, :] if self._shared is None else self._shared[layer]
-        place.copy_(found.permute(2, 0, 3, 1, 4))
+        place.copy_(of_prompts.permute(2, 0, 3, 1, 4))
 
     def advance(self) -> None:
         """Open the next column."""
@@ -182,9 +182,9 @@ class KeyValueCache:
                 setattr(self, name, mask[: max(1, self.prompts)])
         most = max((sum(alive[row] for row in of) for of in rows), default=samples)
         if most < samples:
-            kept = [sorted(of, key=lambda row: not alive[row])[:most] for of in rows]
-            index = [p * samples + of.index(row) for p, of in enumerate(rows) for row in kept[p]]
-            self.samples, rows = most, kept
+            remaining = [sorted(of, key=lambda row: not alive[row])[:most] for of in rows]
+            index = [p * samples + of.index(row) for p, of in enumerate(rows) for row in remaining[p]]
+            self.samples, rows = most, remaining
             self._lay_out_anew(torch.tensor(index, device=self._like.device))
         return [row for of in rows for row in of]
 
@@ -238,21 +238,21 @@ def merged(first: KeyValueCache, second: KeyValueCache) -> KeyValueCache:
     lengths = [length + cache.columns - cache._width for cache in both for length in cache._lengths]
     room = max(cache._most - cache.columns for cache in both)
     layers, size, like = len(first._own), first._size, first._like
-    found = KeyValueCache(
+    joint = KeyValueCache(
         lengths, 1, room, layers=layers, kv_heads=first._heads, size=size, like=like, kernel=first._kernel
     )
-    for layer, own in enumerate(found._own):
+    for layer, own in enumerate(joint._own):
         begin = 0
         for cache in both:
-            width = min(cache.columns, found.columns)  # the row that was longest may have left
+            width = min(cache.columns, joint.columns)  # the row that was longest may have left
             rows = own[:, begin : begin + cache.rows]
-            rows[:, :, :, : found.columns - width].zero_()  # hidden, and must be finite
+            rows[:, :, :, : joint.columns - width].zero_()  # hidden, and must be finite
             written = cache._own[layer][:, : cache.rows, :, cache.columns - width : cache.columns]
-            rows[:, :, :, found.columns - width : found.columns] = written
+            rows[:, :, :, joint.columns - width : joint.columns] = written
             begin += cache.rows
             cache._own[layer] = own  # let go of its memory layer by layer
             cache._memory[layer] = own
-    return found
+    return joint
 
 
 def _padding(lengths: Sequence[int], width: int, like: Tensor) -> Tensor | None:

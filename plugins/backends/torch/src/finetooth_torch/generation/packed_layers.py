@@ -39,10 +39,10 @@ def can_pack(dtype: torch.dtype, device: str) -> bool:
     bias = torch.arange(48).to(dtype)
     expected = nn.functional.linear(x, weight, bias)
     try:
-        found = _product(x, _reorder(weight), bias)
+        product = _product(x, _reorder(weight), bias)
     except RuntimeError:
         return False
-    return bool((found - expected).abs().max() <= ALLOWED[dtype.itemsize] * expected.abs().max())
+    return bool((product - expected).abs().max() <= ALLOWED[dtype.itemsize] * expected.abs().max())
 
 
 def _reorder(weight_od: Tensor) -> Tensor:
@@ -178,8 +178,8 @@ class PackedGroup:
         del again, arena, passing
         runs = None if self._rows is None else self._rows.runs
         if runs is not None and len(runs) > 1:
-            found = [(start, stop, self._of(adapter)) for start, stop, adapter in runs]
-            pairs = [(start, stop, pair) for start, stop, pair in found if pair is not None]
+            of_runs = [(start, stop, self._of(adapter)) for start, stop, adapter in runs]
+            pairs = [(start, stop, pair) for start, stop, pair in of_runs if pair is not None]
             return self._linear.by_run(x_nd, self._nothing, pairs, base_no)
         added = self._added if runs is None else self._of(runs[0][2])
         if added is None:

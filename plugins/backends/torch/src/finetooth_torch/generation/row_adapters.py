@@ -42,8 +42,8 @@ class TorchHeldAdapter(HeldAdapter):
 
     @property
     def size(self) -> int:
-        packed = (one.size for pair in self.pairs if pair is not None for one in pair)
-        plain = (matrix.nbytes for one in (self.additions or {}).values() for matrix in (one.a, one.b))
+        packed = (part.size for pair in self.pairs if pair is not None for part in pair)
+        plain = (matrix.nbytes for addition in (self.additions or {}).values() for matrix in (addition.a, addition.b))
         return sum((*packed, *plain))
 
 
@@ -93,8 +93,8 @@ def hold(network: Network, adapter: Adapter, path: Path | Stack | None) -> Torch
         own = _fitting(network, adapter, folder)
         if own is None:
             return None
-        for name, one in own.items():
-            weighted = replace(one, scale=one.scale * weight)
+        for name, part in own.items():
+            weighted = replace(part, scale=part.scale * weight)
             fitting[name] = _sum(fitting[name], weighted) if name in fitting else weighted
     if isinstance(network.body, StreamBody):
         pairs = _pairs(network, network.body, fitting)
@@ -103,8 +103,8 @@ def hold(network: Network, adapter: Adapter, path: Path | Stack | None) -> Torch
     reached = _Trial(network, adapter).reached()
     if not reached or not all(name.startswith(prefix) and name.removeprefix(prefix) in reached for name in fitting):
         return None
-    found = {name.removeprefix(prefix): Addition(of.a, of.b, of.scale) for name, of in fitting.items()}
-    return TorchHeldAdapter(network, additions=found)
+    additions = {name.removeprefix(prefix): Addition(of.a, of.b, of.scale) for name, of in fitting.items()}
+    return TorchHeldAdapter(network, additions=additions)
 
 
 def _fitting(network: Network, adapter: Adapter, folder: Path) -> dict[str, LowRank] | None:
@@ -116,16 +116,16 @@ def _fitting(network: Network, adapter: Adapter, folder: Path) -> dict[str, LowR
     additions = adapter.additions(folder)
     if additions is None:
         return None
-    found: dict[str, LowRank] = {}
+    fitting: dict[str, LowRank] = {}
     for name, addition in additions.items():
         known = _known(network, adapter, name, folder)
         if known is None:
             return None
         like = known.base.weight
         a, b = (x.to(like.device, like.dtype) for x in (addition.a, addition.b))
-        found[name] = LowRank(known.base, a, b, addition.scale)
-    _check_shapes(found)
-    return found
+        fitting[name] = LowRank(known.base, a, b, addition.scale)
+    _check_shapes(fitting)
+    return fitting
 
 
 def _sum(first: LowRank, second: LowRank) -> LowRank:
@@ -154,21 +154,21 @@ def _plain_part(module: nn.Module, adapter: Adapter) -> LowRank | None:
     """What a module computes, wrapped by an adapter or not, where its base's weight is plain numbers."""
     if is_plain(module):
         return LowRank(module)
-    found = adapter.low_rank(module)
-    return found if found is not None and is_plain(found.base) else None
+    part = adapter.low_rank(module)
+    return part if part is not None and is_plain(part.base) else None
 
 
 def _pairs(network: Network, body: StreamBody, fitting: Mapping[str, LowRank]) -> list[Pair | None] | None:
     """The additions as the decoder's groups take them; None if one cannot be taken apart, or reaches no group."""
-    by_module = {network.base.get_submodule(name): found for name, found in fitting.items()}
+    by_module = {network.base.get_submodule(name): part for name, part in fitting.items()}
     met: set[nn.Module] = set()
     parts: list[GroupParts | None] = []
 
     def low_rank(module: nn.Module) -> LowRank | None:
-        found = by_module.get(module)
-        if found is not None:
+        part = by_module.get(module)
+        if part is not None:
             met.add(module)
-        return found
+        return part
 
     def collect(group: PlainGroup) -> PlainGroup:
         parts.append(group.parts(low_rank))
@@ -188,12 +188,12 @@ def _check_shapes(fitting: Mapping[str, LowRank]) -> None:
     Raises:
         UserError: shapes of another model.
     """
-    for name, found in fitting.items():
-        inputs, outputs = found.base.in_features, found.base.out_features
-        assert found.a is not None and found.b is not None
-        if found.a.shape[1] != inputs or found.b.shape[0] != outputs or found.a.shape[0] != found.b.shape[1]:
+    for name, part in fitting.items():
+        inputs, outputs = part.base.in_features, part.base.out_features
+        assert part.a is not None and part.b is not None
+        if part.a.shape[1] != inputs or part.b.shape[0] != outputs or part.a.shape[0] != part.b.shape[1]:
             raise UserError(
-                f"the adapter's matrices for {name} are {tuple(found.a.shape)} and {tuple(found.b.shape)}, and it is a "
+                f"the adapter's matrices for {name} are {tuple(part.a.shape)} and {tuple(part.b.shape)}, and it is a "
                 f"layer of {inputs} inputs and {outputs} outputs",
                 action="use the model of the run it comes from",
             )
@@ -248,14 +248,14 @@ def adapted_body(network: Network, adapter: Adapter, rows: RowAdapters) -> Trans
 
 def _exchanged(network: Network, adapter: Adapter, make: Callable[[nn.Module, nn.Module, str], nn.Module]) -> Any:
     """The body with what `make` makes of its plain linear modules, wrapped by an adapter or not."""
-    body, found = network.base.get_submodule(network.facts.body), dict[str, nn.Module]()
+    body, replaced = network.base.get_submodule(network.facts.body), dict[str, nn.Module]()
     for path, module in body.named_modules():
-        if any(path.startswith(f"{above}.") for above in found):
+        if any(path.startswith(f"{above}.") for above in replaced):
             continue
         known = _plain_part(module, adapter)
         if known is not None:
-            found[path] = make(module, known.base, path)
-    return exchanged(body, found)
+            replaced[path] = make(module, known.base, path)
+    return exchanged(body, replaced)
 
 
 class _Trial:

@@ -165,15 +165,15 @@ class Writing:
             hidden = hidden[torch.tensor(going, device=self._device)]
         logits = self._logits(hidden)
         for places, chosen in _chosen(logits, writing, self._compute):
-            asked = [chosen.tokens, chosen.logprobs, *([] if chosen.drawn is None else [chosen.drawn])]
+            columns = [chosen.tokens, chosen.logprobs, *([] if chosen.drawn is None else [chosen.drawn])]
             # of a device, all in one copy: float64 holds a token's id exactly
             for place, (token, logprob, *drawn) in zip(
-                places, torch.stack([of.double() for of in asked], -1).cpu().tolist(), strict=True
+                places, torch.stack([of.double() for of in columns], -1).cpu().tolist(), strict=True
             ):
                 writing[place].take(int(token), logprob, self._tokenizer)
                 writing[place].drawn += drawn
-            for place, kept in zip(places, chosen.kept, strict=False):  # nothing where nothing was left out
-                writing[place].kept.append(kept)
+            for place, ids in zip(places, chosen.kept, strict=False):  # nothing where nothing was left out
+                writing[place].kept.append(ids)
         self.retire()
         return writing
 
@@ -189,7 +189,7 @@ def _chosen(logits: Tensor, rows: Sequence[Row], compute: Compute) -> list[tuple
     if len(alike) == 1 and rows[0].schema is None:
         streams, source = [row.stream for row in rows], _source(logits, rows)
         return [(range(len(rows)), choose(logits, rows[0].sampling, streams, compute, source=source))]
-    found: list[tuple[Sequence[int], Chosen]] = []
+    choices: list[tuple[Sequence[int], Chosen]] = []
     for places in alike.values():
         index = torch.tensor(places, device=logits.device)
         streams = [rows[i].stream for i in places]
@@ -197,8 +197,8 @@ def _chosen(logits: Tensor, rows: Sequence[Row], compute: Compute) -> list[tuple
         source = _source(mine, [rows[i] for i in places])
         open_ = mine if source is None else source
         among = None if first.schema is None else masked(open_, [rows[i].schema for i in places])
-        found.append((places, choose(mine, first.sampling, streams, compute, source=source, among=among)))
-    return found
+        choices.append((places, choose(mine, first.sampling, streams, compute, source=source, among=among)))
+    return choices
 
 
 def _source(logits: Tensor, rows: Sequence[Row]) -> Tensor | None:

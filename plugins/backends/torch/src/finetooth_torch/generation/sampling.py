@@ -90,25 +90,25 @@ def choose(
     """
     if among is not None:
         chosen = among.argmax(-1) if sampling.temperature == 0 else _drawn(among, sampling, streams)[0]
-        found = compute.logits_statistics(logits, chosen)
-        return Chosen(found.ids, found.logprobs)
+        statistics = compute.logits_statistics(logits, chosen)
+        return Chosen(statistics.ids, statistics.logprobs)
     drawn_from = logits if source is None else source
     if sampling.temperature == 0:
-        found = compute.logits_statistics(logits, None if source is None else source.argmax(-1))
+        statistics = compute.logits_statistics(logits, None if source is None else source.argmax(-1))
         sure = torch.zeros(len(streams), dtype=torch.float64, device=logits.device) if sampling.drawn else None
-        kept = tuple((token,) for token in found.ids.tolist()) if sampling.drawn else ()
-        return Chosen(found.ids, found.logprobs, sure, kept)
+        candidates = tuple((token,) for token in statistics.ids.tolist()) if sampling.drawn else ()
+        return Chosen(statistics.ids, statistics.logprobs, sure, candidates)
     tokens, left = _drawn(drawn_from, sampling, streams)
-    found = compute.logits_statistics(logits, tokens)
+    statistics = compute.logits_statistics(logits, tokens)
     if not sampling.drawn:
-        return Chosen(found.ids, found.logprobs)
+        return Chosen(statistics.ids, statistics.logprobs)
     if left is None:
         tempered = torch.log_softmax(drawn_from.double() / sampling.temperature, -1)
-        return Chosen(found.ids, found.logprobs, tempered.gather(-1, tokens.unsqueeze(-1)).squeeze(-1))
+        return Chosen(statistics.ids, statistics.logprobs, tempered.gather(-1, tokens.unsqueeze(-1)).squeeze(-1))
     weights, ids = left
     mine = torch.where(ids == tokens.unsqueeze(-1), weights, 0.0).sum(-1)
-    kept = tuple(tuple(sorted(row[of > 0].tolist())) for row, of in zip(ids.cpu(), weights.cpu(), strict=True))
-    return Chosen(found.ids, found.logprobs, (mine / weights.sum(-1)).log(), kept)
+    candidates = tuple(tuple(sorted(row[of > 0].tolist())) for row, of in zip(ids.cpu(), weights.cpu(), strict=True))
+    return Chosen(statistics.ids, statistics.logprobs, (mine / weights.sum(-1)).log(), candidates)
 
 
 def _drawn(

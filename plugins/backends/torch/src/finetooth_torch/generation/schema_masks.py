@@ -119,11 +119,11 @@ class Schemas:
 
 def masked(logits: Tensor, states: Sequence[SchemaState | None]) -> Tensor:
     """Logits (R, V) where what a row's schema does not allow has -inf: a copy, with the other rows as they were."""
-    found = logits.clone()
+    copy = logits.clone()
     for row, state in enumerate(states):
         if state is not None:
-            found[row].masked_fill_(~state.allowed(logits.shape[-1]).to(logits.device), -torch.inf)
-    return found
+            copy[row].masked_fill_(~state.allowed(logits.shape[-1]).to(logits.device), -torch.inf)
+    return copy
 
 
 def _line(text: str) -> str:

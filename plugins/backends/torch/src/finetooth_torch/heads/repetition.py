@@ -41,12 +41,12 @@ def penalise(logits: Tensor, penalty: float) -> Tensor:
 
 def penalised(logits: Tensor, seen: Sequence[Seen], penalty: float) -> Tensor:
     """(B, V) with the penalty on what each row has seen."""
-    of = [one.ids for one in seen]
+    of = [row.ids for row in seen]
     rows = torch.from_numpy(np.repeat(np.arange(len(of)), [len(ids) for ids in of])).to(logits.device)
     index = rows, torch.from_numpy(np.concatenate(of)).to(logits.device)
-    found = logits.clone()
-    found[index] = penalise(logits[index], penalty)
-    return found
+    copy = logits.clone()
+    copy[index] = penalise(logits[index], penalty)
+    return copy
 
 
 class Additions:
@@ -71,15 +71,15 @@ class Additions:
 
 def with_additions(logits: Tensor, rows: Sequence[Additions | None]) -> Tensor:
     """(B, V) with what is added to each row."""
-    places = [row for row, one in enumerate(rows) if one is not None for _ in one.of]
+    places = [row for row, additions in enumerate(rows) if additions is not None for _ in additions.of]
     if not places:
         return logits
-    ids = [token for one in rows if one is not None for token in one.of]
-    values = [value for one in rows if one is not None for value in one.of.values()]
+    ids = [token for additions in rows if additions is not None for token in additions.of]
+    values = [value for additions in rows if additions is not None for value in additions.of.values()]
     index = torch.tensor(places, device=logits.device), torch.tensor(ids, device=logits.device)
-    found = logits.clone()
-    found[index] += torch.tensor(values, dtype=logits.dtype, device=logits.device)
-    return found
+    copy = logits.clone()
+    copy[index] += torch.tensor(values, dtype=logits.dtype, device=logits.device)
+    return copy
 
 
 @dataclass(frozen=True)

@@ -102,15 +102,15 @@ class AddedHead:
 
     def _take(self, path: Path) -> None:
         try:
-            found = load_file(path)
+            tensors = load_file(path)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path} does not hold a critic's head: {error}", action="name another run") from error
         own = dict(self.module.named_parameters())
-        if {name: tensor.shape for name, tensor in found.items()} != {name: one.shape for name, one in own.items()}:
+        if {name: tensor.shape for name, tensor in tensors.items()} != {name: p.shape for name, p in own.items()}:
             raise UserError(f"{path} is of a model of another size", action="name a run on the same model")
         with torch.no_grad():
             for name, parameter in own.items():
-                parameter.copy_(found[name])
+                parameter.copy_(tensors[name])
 
 
 def _empty(inputs: int, outputs: int, bias: bool, device: torch.device, dtype: torch.dtype) -> nn.Linear:

@@ -123,12 +123,12 @@ def pack(rectangle: Rectangle) -> Packed:
 def packed_states(body: nn.Module, packed: Packed, masks: Masks) -> Tensor:
     """(R, W, D) states of the body; no attention mask is given, or one that keeps the segments apart."""
     mask = None if masks == "own" else _masks(body, packed.positions)
-    told = _told(packed) if masks == "told" else {}
+    arguments = _told(packed) if masks == "told" else {}
     with handing(packed.segments):
-        found = body(
-            input_ids=packed.tokens, position_ids=packed.positions, attention_mask=mask, use_cache=False, **told
+        outputs = body(
+            input_ids=packed.tokens, position_ids=packed.positions, attention_mask=mask, use_cache=False, **arguments
         )
-    states: Tensor = found.last_hidden_state
+    states: Tensor = outputs.last_hidden_state
     return states
 
 
@@ -170,12 +170,12 @@ def find_rows(body: nn.Module, attention: AttentionChoice) -> Rows:
     with narrowed(config):
         for masks in _ways(attention):
             try:
-                found = _leak(body, masks, one_row=filling == "stream")
+                leak = _leak(body, masks, one_row=filling == "stream")
             except Exception as error:  # of the model's own code
-                found = f"the model failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            if not found:
+                leak = f"the model failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            if not leak:
                 return Rows(filling, masks)
-            reason = reason or found
+            reason = reason or leak
     return Rows(obstacle=reason)
 
 
@@ -202,8 +202,8 @@ def _leak(body: nn.Module, masks: Masks, *, one_row: bool) -> str:
         packed = Packed(tokens, torch.stack(counted), tokens, lengths)
         with checked():
             rows = packed_states(body, packed, masks)
-        found = [part for states, row in zip(rows, grid, strict=True) for part in states.split([TRIAL[i] for i in row])]
-        return [part.double() for part in found]
+        split = [part for states, row in zip(rows, grid, strict=True) for part in states.split([TRIAL[i] for i in row])]
+        return [part.double() for part in split]
 
     alone = [body(input_ids=part[None], use_cache=False).last_hidden_state[0].double() for part in parts]
     shared, exchanged = together(parts), together(others)
@@ -212,7 +212,7 @@ def _leak(body: nn.Module, masks: Masks, *, one_row: bool) -> str:
         changed = share(exchanged[i], shared[i])
         if changed > INDEPENDENT[size]:
             return f"a sequence sees the one before it in its row ({changed:.1e} of its states change with it)"
-    worst = max(share(found, expected) for found, expected in zip(shared, alone, strict=True))
+    worst = max(share(ours, expected) for ours, expected in zip(shared, alone, strict=True))
     if worst > ALLOWED[size]:
         return f"a sequence gets other states in a shared row than alone ({worst:.1e} apart)"
     return ""
@@ -227,9 +227,9 @@ def share(found_nd: Tensor, expected_nd: Tensor) -> float:
 @contextmanager
 def narrowed(config: Any) -> Iterator[None]:
     """Windows that mask builders read from the config are short meanwhile, so that a few positions show them."""
-    kept = dict(vars(config))
+    original = dict(vars(config))
     narrow(vars(config))
     try:
         yield
     finally:
-        vars(config).update(kept)
+        vars(config).update(original)

@@ -104,8 +104,8 @@ class _Writer:
         start, first = self.size, rows[0]
         self.size += until - done
         self.tokens.append(self.tokens_st[first, done:until])
-        given = self.positions_st
-        self.positions.append(np.arange(done, until) if given is None else given[first, done:until])
+        positions = self.positions_st
+        self.positions.append(np.arange(done, until) if positions is None else positions[first, done:until])
         for row in rows:
             self.cells_st[row, done:until] = np.arange(start, self.size)
         place = len(self.segments)

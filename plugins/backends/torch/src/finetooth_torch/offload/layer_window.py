@@ -71,10 +71,10 @@ class MappedLayers(Lender):
             apart = [tensor for tensor in tensors if not is_clean(tensor, known)]
             self.written += sum(tensor.nbytes for tensor in apart)
             try:
-                kept = in_one_file(apart, folder)
+                copies = in_one_file(apart, folder)
             except OSError as error:
                 raise _cannot(error) from error
-            for tensor, mapped in zip(apart, kept, strict=True):
+            for tensor, mapped in zip(apart, copies, strict=True):
                 tensor.data = mapped
             for tensor in tensors:
                 forget(tensor)
@@ -112,20 +112,20 @@ class CopiedLayers(Lender):
         self._lent: dict[int, tuple[int, int]] = {}
         """By the address of a storage: layer and number of the tensor there."""
         for tensors in layers:
-            shapes, held = [], []
+            shapes, contents = [], []
             for tensor in tensors:
                 whole = tensor.detach() if Shape.of(tensor).dense else tensor.detach().contiguous()
                 shape = Shape.of(whole)
                 tensor.data = hold(shape.raw(whole)).as_strided(shape.size, shape.stride)
                 shapes.append(shape)
-                held.append(tensor.data)
+                contents.append(tensor.data)
             self._shapes.append(shapes)
-            self._held.append(held)
+            self._held.append(contents)
 
     def begin(self, layer: int) -> None:
         self._coming[layer] = [
-            self._transfers.to_device(shape.raw(held), shape)
-            for held, shape in zip(self._held[layer], self._shapes[layer], strict=True)
+            self._transfers.to_device(shape.raw(content), shape)
+            for content, shape in zip(self._held[layer], self._shapes[layer], strict=True)
         ]
 
     def wait(self, layer: int) -> None:
@@ -137,9 +137,9 @@ class CopiedLayers(Lender):
     def drop(self, layer: int) -> None:
         if self._coming.pop(layer, None) is not None:
             return
-        for tensor, held in zip(self._layers[layer], self._held[layer], strict=True):
+        for tensor, content in zip(self._layers[layer], self._held[layer], strict=True):
             del self._lent[tensor.untyped_storage().data_ptr()]
-            tensor.data = held
+            tensor.data = content
 
     def place_of(self, tensor: Tensor) -> tuple[int, int] | None:
         return self._lent.get(tensor.untyped_storage().data_ptr())
@@ -179,13 +179,13 @@ class LayerWindow:
         """A pass computes with a layer from now on."""
         coming = layer + (-1 if in_backward() else 1)
         needed = [layer] if self._width == 1 or not 0 <= coming < self._count else [coming, layer]
-        stay = [one for one in self._here if one not in needed]
+        stay = [other for other in self._here if other not in needed]
         while len(stay) + len(needed) > self._width:
             self._lender.drop(stay[0])
             self._waited.discard(stay.pop(0))
-        for one in reversed(needed):
-            if one not in self._here:
-                self._lender.begin(one)
+        for number in reversed(needed):
+            if number not in self._here:
+                self._lender.begin(number)
         self._here = [*stay, *needed]
         if layer not in self._waited:
             self._lender.wait(layer)
@@ -193,10 +193,10 @@ class LayerWindow:
 
     def place_of(self, tensor: Tensor) -> Callable[[], Tensor] | None:
         """How to find a tensor again that lies in what is lent now: by its layer. None: it does not."""
-        found = self._lender.place_of(tensor)
-        if found is None:
+        place = self._lender.place_of(tensor)
+        if place is None:
             return None
-        layer, number = found
+        layer, number = place
         size, stride = tensor.shape, tensor.stride()
         offset = tensor.storage_offset() - self._tensors[layer][number].storage_offset()
 
@@ -270,9 +270,9 @@ def window_of(
         known = mappings()
         keep = in_pinned_memory if where == "host" else _in_a_file(known)
         lender = CopiedLayers(tensors, Transfers(device), keep)
-        held = {id(tensor) for of in tensors for tensor in of}
+        lent = {id(tensor) for of in tensors for tensor in of}
         for tensor in (*model.parameters(), *model.buffers()):
-            if id(tensor) not in held:
+            if id(tensor) not in lent:
                 tensor.data = tensor.data.to(device)
     return LayerWindow(layers, lender, width, tensors)
 

@@ -34,7 +34,7 @@ class Mapping:
 
 def mappings() -> list[Mapping]:
     """Of this process, by address; none where the system does not tell."""
-    found: list[Mapping] = []
+    areas: list[Mapping] = []
     start = stop = inode = 0
     dirty = 0
     lines = MAPS.read_text(encoding="utf-8").splitlines() if MAPS.exists() else []
@@ -45,16 +45,16 @@ def mappings() -> list[Mapping]:
                 dirty += int(rest.split()[0])
             continue
         if stop:
-            found.append(Mapping(start, stop, bool(inode) and not dirty))
+            areas.append(Mapping(start, stop, bool(inode) and not dirty))
         low, high = first.split("-")
         start, stop, dirty, inode = int(low, 16), int(high, 16), 0, int(line.split()[4])
-    return found
+    return areas
 
 
 def is_clean(tensor: Tensor, known: Sequence[Mapping]) -> bool:
     """Whether a tensor's memory can be forgotten and comes back from the file that it is mapped from."""
     first = tensor.data_ptr()
-    return any(one.clean and one.start <= first and first + tensor.nbytes <= one.stop for one in known)
+    return any(area.clean and area.start <= first and first + tensor.nbytes <= area.stop for area in known)
 
 
 def forget(tensor: Tensor) -> None:

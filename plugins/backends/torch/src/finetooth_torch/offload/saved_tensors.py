@@ -46,8 +46,8 @@ class SavedTensors:
         """While entered, what is kept for backward is kept so."""
         if self._put is None and (self._window is None or not self._window.moves):
             return nullcontext()
-        held = (*self._model.parameters(), *self._model.buffers())
-        self._weights = frozenset(tensor.untyped_storage().data_ptr() for tensor in held)
+        tensors = (*self._model.parameters(), *self._model.buffers())
+        self._weights = frozenset(tensor.untyped_storage().data_ptr() for tensor in tensors)
         return torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
 
     def _pack(self, tensor: Tensor) -> Tensor | Back:

@@ -46,14 +46,14 @@ class SpillFile:
         with self._lock:
             start, self._end = self._end, self._end + len(content)
             self._kept, self.most = self._kept + 1, max(self.most, self._end)
-        kept = Spilled(self, start, shape, tensor.device)
+        spilled = Spilled(self, start, shape, tensor.device)
         try:
             while content:
                 written = os.pwrite(self._file.fileno(), content, start)
                 content, start = content[written:], start + written
         except OSError as error:
             raise _cannot(error) from error
-        return kept
+        return spilled
 
     def read(self, start: int, into: Tensor) -> None:
         """Fill a tensor in host memory, (N,), from what was written at `start`.

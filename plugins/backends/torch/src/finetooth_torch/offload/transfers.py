@@ -28,12 +28,12 @@ class Transfers:
         raw = Shape.of(tensor).raw(tensor)
         if self._own is None:
             return raw.to("cpu", copy=True)
-        held = torch.empty(raw.shape, dtype=raw.dtype, pin_memory=True)
+        pinned = torch.empty(raw.shape, dtype=raw.dtype, pin_memory=True)
         self._own.wait_stream(self._streams.current_stream(self.device))
         with self._streams.stream(self._own):
-            held.copy_(raw, non_blocking=True)
+            pinned.copy_(raw, non_blocking=True)
         raw.record_stream(self._own)  # its memory is not given away before it was read
-        return held
+        return pinned
 
     def to_device(self, held: Tensor, shape: Shape) -> tuple[Tensor, Any]:
         """A tensor of a shape from its numbers, and what to wait for before it is used."""
@@ -57,10 +57,10 @@ class Transfers:
 
     def put(self, tensor: Tensor) -> Callable[[], Tensor]:
         """A tensor in host memory; called, it is on the device again."""
-        held, shape = self.to_host(tensor), Shape.of(tensor)
+        on_host, shape = self.to_host(tensor), Shape.of(tensor)
 
         def back() -> Tensor:
-            made, event = self.to_device(held, shape)
+            made, event = self.to_device(on_host, shape)
             self.wait(made, event)
             return made
 

@@ -61,8 +61,8 @@ class AttentionChoice:
     @property
     def implementation(self) -> str:
         """The one implementation of transformers that computes all layers; empty if there is none."""
-        found = {entry.transformers for entry in self.entries.values()}
-        return found.pop() if len(found) == 1 else ""
+        names = {entry.transformers for entry in self.entries.values()}
+        return names.pop() if len(names) == 1 else ""
 
 
 def choose_attention(
@@ -82,8 +82,8 @@ def choose_attention(
         PlanError: what is asked for cannot serve, or nothing can.
         PluginError: no entry has such a name.
     """
-    found: tuple[Registered, ...] = context.catalog.all("attention") if context is not None else ()
-    entries = tuple(registered for registered in found if _entry(registered).framework == FRAMEWORK)
+    installed: tuple[Registered, ...] = context.catalog.all("attention") if context is not None else ()
+    entries = tuple(registered for registered in installed if _entry(registered).framework == FRAMEWORK)
     demands = demands_of(config, facts)
     by_kind = _by_kind(asked, demands)
     shared = not isinstance(asked, Mapping) or "name" in asked
@@ -131,9 +131,9 @@ class _Asked:
     def obstacle(self, registered: Registered) -> str:
         """Why the entry cannot serve; empty if it can. One that is a function is built, since its builder may know."""
         entry = _entry(registered)
-        found = obstacle(entry, self.demand, self.hardware, self.precision)
-        if found or entry.transformers or self.context is None:
-            return found
+        reason = obstacle(entry, self.demand, self.hardware, self.precision)
+        if reason or entry.transformers or self.context is None:
+            return reason
         named = self.name in (entry.name, registered.full_name)
         pick = self.pick if named else registered.full_name
         try:
@@ -168,7 +168,7 @@ def _choose(asked: _Asked, entries: Sequence[Registered]) -> tuple[Registered, s
     context = asked.context
     if asked.name == AUTO:
         ranked = [registered for registered in entries if _entry(registered).rank is not None]
-        return _best(asked, [one for one in ranked if _entry(one).transformers or not asked.of_transformers])
+        return _best(asked, [r for r in ranked if _entry(r).transformers or not asked.of_transformers])
     alike = [registered for registered in entries if _meant(registered, asked.name)]
     if len(alike) > 1 or (alike and asked.name in _entry(alike[0]).aliases):
         return _best(asked, alike)[0], RECIPE
@@ -176,9 +176,9 @@ def _choose(asked: _Asked, entries: Sequence[Registered]) -> tuple[Registered, s
     if not entries or context is None:
         raise PlanError(f"{asked.setting}: no plugin brings attention", action=install_command("finetooth-sdpa"))
     registered = context.catalog.get("attention", asked.name, setting=asked.setting, framework="torch")
-    found = asked.obstacle(registered) if registered in entries else f"it is for {_entry(registered).framework}"
-    if found:
-        raise PlanError(f"{asked.setting}={asked.name!r}: {found}", action=_instead(asked, entries))
+    reason = asked.obstacle(registered) if registered in entries else f"it is for {_entry(registered).framework}"
+    if reason:
+        raise PlanError(f"{asked.setting}={asked.name!r}: {reason}", action=_instead(asked, entries))
     return registered, RECIPE
 
 
@@ -187,11 +187,11 @@ def _best(asked: _Asked, candidates: Sequence[Registered]) -> tuple[Registered, 
     passed: list[str] = []
     here: list[str] = []
     for registered in sorted(candidates, key=_order):
-        found = asked.obstacle(registered)
-        if not found:
+        reason = asked.obstacle(registered)
+        if not reason:
             first = f"the first choice on {asked.hardware.label}"
             return registered, f"not {'; not '.join(here)}" if here else first
-        passed.append(f"{registered.entry.name}: {found}")
+        passed.append(f"{registered.entry.name}: {reason}")
         if asked.hardware.device.partition(":")[0] in _entry(registered).serves.devices:
             here.append(passed[-1])
     tried = "; ".join(passed) or "no plugin brings any"

@@ -75,8 +75,8 @@ def decide(
     stream = chosen.value == STREAM
     attending = None if stream else _attention(request, attention, held_in, context)
     layers = () if attending is None else with_amd_kernels(attending.decisions, request.place.hardware)
-    held = HeldByAttention() if attending is None else _held(request, attending, packing)
-    takes = partial(_takes, precision=held_in, stream=stream, attention=held, offload=offload, routers=routers)
+    of_attention = HeldByAttention() if attending is None else _held(request, attending, packing)
+    takes = partial(_takes, precision=held_in, stream=stream, attention=of_attention, offload=offload, routers=routers)
     # on a CPU what is kept of steps is counted, and decides nothing
     deciding = replace(request, snapshots=SnapshotsPart()) if request.place.hardware.device == "cpu" else request
     micro_batch, checkpointing = choose_portions(request, partial(takes, deciding))
@@ -218,16 +218,16 @@ def _packing(
     before = padding(steps, micro_batch, None)
     if attention is None:
         return Decision(setting, True, f"the stream decoder has no padding{_instead(steps, before)}"), None
-    found = obstacle(request.base.model.config, attention)
-    if found and asked:
-        raise PlanError(f"{setting}=true: {found}", action=f"set {setting} to auto or false")
-    if found and request.data.segmented:
+    why = obstacle(request.base.model.config, attention)
+    if why and asked:
+        raise PlanError(f"{setting}=true: {why}", action=f"set {setting} to auto or false")
+    if why and request.data.segmented:
         raise PlanError(
-            f"method: its sequences hold several documents, which cannot be kept apart: {found}",
+            f"method: its sequences hold several documents, which cannot be kept apart: {why}",
             action="set method.isolate_documents: false",
         )
-    if asked is False or found:
-        return Decision(setting, False, found or RECIPE), None
+    if asked is False or why:
+        return Decision(setting, False, why or RECIPE), None
     filling = attention.filling
     after = padding(steps, micro_batch, filling)
     reason = f"about {after:.0%} padding{_instead(steps, before)}" if after < before else "where it saves padding"

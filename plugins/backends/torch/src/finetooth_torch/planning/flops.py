@@ -183,10 +183,10 @@ def count(model: ModelCost, batches: Iterable[Computed], how: Execution | None =
         how: default: as the engine computes where the loss foretells nothing of its gradient.
     """
     how = how or Execution()
-    found = Flops()
+    total = Flops()
     for batch in batches:
-        found += _layers(model, batch, how) + _head(model, batch, how)
-    return found
+        total += _layers(model, batch, how) + _head(model, batch, how)
+    return total
 
 
 def _layers(model: ModelCost, batch: Computed, how: Execution) -> Flops:
@@ -221,7 +221,7 @@ def _head(model: ModelCost, batch: Computed, how: Execution) -> Flops:
 
 def trained_layers(model: ModelCost) -> int:
     """How many layers hold something that trains."""
-    return sum(layer.norms or any(one.trained or one.rank for one in layer.linears) for layer in model.layers)
+    return sum(layer.norms or any(linear.trained or linear.rank for linear in layer.linears) for layer in model.layers)
 
 
 def planned_cost(
@@ -273,17 +273,17 @@ def cost_of(model: Any, facts: ModelFacts) -> ModelCost:
     """
     layers = []
     for number, layer in enumerate(model.get_submodule(facts.layer_path)):
-        named, said = dict(layer.named_modules()), facts.per_layer[number] if facts.per_layer else None
+        named, own_facts = dict(layer.named_modules()), facts.per_layer[number] if facts.per_layer else None
         stages = (
             {path: _stage(path, facts) for path in named if targeted(path, facts.linear_targets)}
-            if said is None
-            else {path: _stage_in(path, said) for path in linears(said)}
+            if own_facts is None
+            else {path: _stage_in(path, own_facts) for path in linears(own_facts)}
         )
         counted = {path: _linear(named[path], stage) for path, stage in stages.items()}
         inside = {id(p) for path in counted for p in named[path].parameters()}
         trained = any(p.requires_grad and p.ndim > 1 for p in layer.parameters() if id(p) not in inside)
         norms = any(p.requires_grad for p in layer.parameters() if id(p) not in inside)
-        layers.append(_layer(said, facts, counted, trained=trained, norms=norms))
+        layers.append(_layer(own_facts, facts, counted, trained=trained, norms=norms))
     head = _linear(model.get_submodule(facts.head.module), 0)
     embedding = any(p.requires_grad for p in model.get_input_embeddings().parameters())
     return ModelCost(

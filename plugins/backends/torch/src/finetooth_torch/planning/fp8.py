@@ -56,5 +56,5 @@ def as_held(request: EngineRequest) -> EngineRequest:
         torchs = OPERATIONS[OPERATION].torch
         assert torchs is not None
         kernels[OPERATION] = request.compute.kernels.get(OPERATION) or PickedKernel("finetooth-torch:torch", torchs)
-    held = replace(train, precision=held_precision(str(train.precision)))
-    return replace(request, plan=replace(request.plan, train=held), compute=replace(request.compute, kernels=kernels))
+    train = replace(train, precision=held_precision(str(train.precision)))
+    return replace(request, plan=replace(request.plan, train=train), compute=replace(request.compute, kernels=kernels))

@@ -123,9 +123,9 @@ def score_bytes(request: PlanRequest, precision: str) -> int:
     """Bytes per token of attention's scores where it is not fused: in fp32 and rounded, with what a cap gives; with
     sinks, which are a column more, in the layers' precision alone."""
     facts, size, wide = request.base.facts, BYTES[precision], max(4, BYTES[precision])
-    held = size if facts.attention.sinks else wide + size
-    held += size if facts.attention.softcap is not None else 0
-    return held * facts.heads * (request.data.longest + facts.attention.sinks)
+    per_score = size if facts.attention.sinks else wide + size
+    per_score += size if facts.attention.softcap is not None else 0
+    return per_score * facts.heads * (request.data.longest + facts.attention.sinks)
 
 
 def accelerator_backward_bytes(request: PlanRequest, precision: str) -> int:

@@ -74,11 +74,11 @@ def estimate(
         routers: whether a mixture's routers have losses.
     """
     routed = routers.bytes_per_token(request.base.facts)
-    held = attention or HeldByAttention()
+    of_attention = attention or HeldByAttention()
     if request.place.hardware.device != "cpu":
         return _on_accelerator(
             request, precision, micro_batch_tokens, offload, routed, checkpointing=checkpointing, stream=stream,
-            attention=held,
+            attention=of_attention,
         )  # fmt: skip
     return _on_host(
         request, precision, micro_batch_tokens, offload, routed, checkpointing=checkpointing, stream=stream,
@@ -146,8 +146,8 @@ def _on_accelerator(
 
 def _state_on_host(request: PlanRequest) -> dict[str, int]:
     """The optimizer's state, where it is kept in host memory."""
-    kept = "host_state" in request.updates.optimizer.capabilities
-    return {"optimizer": optimizer_bytes(request)} if kept else {}
+    on_host = "host_state" in request.updates.optimizer.capabilities
+    return {"optimizer": optimizer_bytes(request)} if on_host else {}
 
 
 def _trains_base(request: PlanRequest) -> bool:
@@ -408,8 +408,8 @@ def tokens_at_once(
         if packed or held is None or not request.data.lengths:
             return most
         data = math.ceil(train.batch_size * request.data.of_a_row)
-        found = largest_positions(request.data.lengths, data, micro_batch_tokens, held.filling, steps=train.max_steps)
-        return min(most, max(longest, found))
+        filled = largest_positions(request.data.lengths, data, micro_batch_tokens, held.filling, steps=train.max_steps)
+        return min(most, max(longest, filled))
     step = train.batch_size * request.data.mean_length + 3 * math.sqrt(train.batch_size) * request.data.length_deviation
     step = min(step, train.batch_size * longest)
     parts = max(1, math.ceil(step / micro_batch_tokens))  # micro-batches of a step get equal shares

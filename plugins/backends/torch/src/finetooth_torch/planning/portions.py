@@ -64,8 +64,8 @@ def _together(request: PlanRequest, needs: Needs) -> tuple[Decision, Decision]:
     reason = "as much as the longest row" if longest else "enough to keep the device busy"
     if first[0] != tokens:
         reason = f"{'the longest row; ' if longest else ''}{first[0]} would take {_figures(first[1], has)}"
-    asked = request.train.gradient_checkpointing
-    if asked is not None:
+    setting = request.train.gradient_checkpointing
+    if setting is not None:
         why = RECIPE
     elif recomputes:
         why = f"without it {_fewest_kept(request)} tokens would take more than there is; with it {figures}"
@@ -79,11 +79,11 @@ def _together(request: PlanRequest, needs: Needs) -> tuple[Decision, Decision]:
 def _candidates(request: PlanRequest) -> Iterator[tuple[int, bool]]:
     """Tokens, and whether to recompute, the best first. What takes fewer tokens than `BUSY` wastes more of the device
     than recomputing does."""
-    asked, able = request.train.gradient_checkpointing, request.updates.checkpointing
-    kept = asked is False or not able  # nothing can be recomputed
-    if not asked:
-        yield from ((tokens, False) for tokens in _sizes(request, FEWEST if kept else BUSY))
-    if not kept:
+    setting, able = request.train.gradient_checkpointing, request.updates.checkpointing
+    stored = setting is False or not able  # nothing can be recomputed
+    if not setting:
+        yield from ((tokens, False) for tokens in _sizes(request, FEWEST if stored else BUSY))
+    if not stored:
         yield from ((tokens, True) for tokens in _sizes(request, FEWEST))
 
 
@@ -104,39 +104,40 @@ def _fewest_kept(request: PlanRequest) -> int:
 
 
 def _tokens(request: PlanRequest, otherwise: int) -> Decision:
-    asked = request.train.micro_batch_tokens
-    if asked is not None:
-        if asked < 1:
-            raise PlanError(f"{TOKENS}={asked}: it holds no token", action="set it to auto or a positive number")
+    tokens = request.train.micro_batch_tokens
+    if tokens is not None:
+        if tokens < 1:
+            raise PlanError(f"{TOKENS}={tokens}: it holds no token", action="set it to auto or a positive number")
         reason = RECIPE
-        if request.data.mean_length and asked < request.data.longest:
+        if request.data.mean_length and tokens < request.data.longest:
             row = f"row {request.data.longest_id}" if request.data.longest_id else "the longest row"
             raise PlanError(
-                f"{TOKENS}={asked}: {row} has {request.data.longest} tokens, which do not fit",
+                f"{TOKENS}={tokens}: {row} has {request.data.longest} tokens, which do not fit",
                 action=f"set it to auto or at least {request.data.longest}, "
-                f"or lower train.max_length below {asked + 1}",
+                f"or lower train.max_length below {tokens + 1}",
             )
     else:
-        asked = otherwise
+        tokens = otherwise
         reason = "enough rows to keep the GEMMs busy, little memory"
-        if asked < request.data.longest:
-            asked, reason = request.data.longest, "as much as the longest row"
+        if tokens < request.data.longest:
+            tokens, reason = request.data.longest, "as much as the longest row"
     if not request.updates.accumulation:
         whole = request.train.batch_size * max(request.data.longest, 1)
-        if request.train.micro_batch_tokens is not None and asked < whole:
+        if request.train.micro_batch_tokens is not None and tokens < whole:
             raise PlanError(
-                f"{TOKENS}={asked} cuts a step of up to {whole} tokens, and optimizer {request.updates.name} cannot "
+                f"{TOKENS}={tokens} cuts a step of up to {whole} tokens, and optimizer {request.updates.name} cannot "
                 "accumulate gradients",
                 action=f"set {TOKENS} to auto, or choose another optimizer",
             )
-        asked, reason = max(asked, whole), f"a whole step: optimizer {request.updates.name} cannot accumulate gradients"
-    return Decision(TOKENS, asked, reason)
+        tokens = max(tokens, whole)
+        reason = f"a whole step: optimizer {request.updates.name} cannot accumulate gradients"
+    return Decision(TOKENS, tokens, reason)
 
 
 def _checkpointing(request: PlanRequest, needs: Needs, tokens: int) -> Decision:
-    asked = request.train.gradient_checkpointing
-    if asked is not None:
-        return Decision(CHECKPOINTING, asked, RECIPE)
+    setting = request.train.gradient_checkpointing
+    if setting is not None:
+        return Decision(CHECKPOINTING, setting, RECIPE)
     needed, has = needs(tokens, checkpointing=False).total, request.place.hardware.memory
     figures = _figures(needed, has)
     if needed <= has:

@@ -64,17 +64,17 @@ def _carrying(config: Mapping[str, Any]) -> str:
         listed = config.get(name)
         kinds += [str(kind) for kind in listed] if isinstance(listed, list | tuple) else []
     for kind in kinds:
-        found = next((word for word in CARRIES if word in kind), "")
-        if found:
+        carrier = next((word for word in CARRIES if word in kind), "")
+        if carrier:
             return kind
     settings = (key for key, value in config.items() if value is not None and key.startswith(CARRYING_SETTINGS))
     return next(settings, "").split("_")[0]
 
 
 def _scaling(config: Mapping[str, Any]) -> str:
-    found = [config.get("rope_scaling"), config.get("rope_parameters")]
-    found += [inner for of in found if isinstance(of, Mapping) for inner in of.values()]
-    kinds = [of.get("rope_type", of.get("type")) for of in found if isinstance(of, Mapping)]
+    scalings = [config.get("rope_scaling"), config.get("rope_parameters")]
+    scalings += [inner for of in scalings if isinstance(of, Mapping) for inner in of.values()]
+    kinds = [of.get("rope_type", of.get("type")) for of in scalings if isinstance(of, Mapping)]
     return next((str(kind) for kind in kinds if kind in ANGLES), "")
 
 

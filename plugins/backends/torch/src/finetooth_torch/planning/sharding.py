@@ -63,11 +63,11 @@ def of_one_rank(estimate: Callable[[], MemoryEstimate], request: PlanRequest, pr
     gathered = resident_bytes(request.base, precision) + (trained * size if request.trains.base_frozen else 0)
     in_layers = min(gathered, layers_bytes(request, precision))
     # what trains is held in fp32 alone, and made what the model computes in where it is gathered
-    held = whole.parts["weights"] - (trained * size if size < BYTES["fp32"] else 0)
+    weights = whole.parts["weights"] - (trained * size if size < BYTES["fp32"] else 0)
     parts = dict(whole.parts)
     gradients = 4 * trained
     parts["gradients"] += -gradients + gradients // sharding.gradients + (size + 4) * trained // layers
-    parts["weights"] = held // sharding.weights
+    parts["weights"] = weights // sharding.weights
     parts["optimizer"] //= sharding.optimizer
     if sharding.weights > 1:
         at_once = GATHERED_LAYERS * in_layers // layers

@@ -80,13 +80,13 @@ def write_findings(folder: Path) -> None:
     """`memory.json` and `table.md` from what the profiler wrote, and `trace.json` without what they hold: a third of
     its size."""
     trace = json.loads((folder / TRACE).read_text(encoding="utf-8"))
-    found = break_down(trace)
-    memory = memory_timeline(trace, on_device=found.on_device)
+    breakdown = break_down(trace)
+    memory = memory_timeline(trace, on_device=breakdown.on_device)
     events = [_lean(event) for event in trace["traceEvents"] if event.get("name") != "[memory]"]
     content = {"displayTimeUnit": "ms", "deviceProperties": trace.get("deviceProperties", []), "traceEvents": events}
     (folder / TRACE).write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
     (folder / MEMORY).write_text(json.dumps(memory) + "\n", encoding="utf-8")
-    (folder / TABLE).write_text(table(found, memory), encoding="utf-8")
+    (folder / TABLE).write_text(table(breakdown, memory), encoding="utf-8")
 
 
 def _lean(event: Mapping[str, Any]) -> dict[str, Any]:

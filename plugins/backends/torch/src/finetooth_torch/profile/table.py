@@ -58,12 +58,12 @@ def _summary(found: Breakdown, first: int | None) -> str:
     if first is not None:
         which += f", from step {first} on"
     shares = [(name, time / found.wall) for name, time in found.parts.items() if time / found.wall >= 0.01]
-    said = ", ".join(f"{_percent(share)} {name}" for name, share in shares)
+    listed = ", ".join(f"{_percent(share)} {name}" for name, share in shares)
     clock = "an accelerator: its kernels" if found.on_device else "the host: its operators, without what they call"
     return (
         f"# Where the time of a step goes\n\n"
         f"Recorded: {which}, {_ms(found.wall / found.steps)} ms each (recording slows a step down). Time is that of "
-        f"{clock}.\n\nOf a step, {said}."
+        f"{clock}.\n\nOf a step, {listed}."
     )
 
 
@@ -79,13 +79,13 @@ def _operators(found: Breakdown) -> str:
     what = "kernel" if found.on_device else "operator"
     rows = [
         (
-            _short(one.name),
-            _number(one.calls / found.steps),
-            _ms(one.time / found.steps),
-            _percent(one.time / found.wall),
-            f"{one.time / one.calls:,.1f}",
+            _short(operator.name),
+            _number(operator.calls / found.steps),
+            _ms(operator.time / found.steps),
+            _percent(operator.time / found.wall),
+            f"{operator.time / operator.calls:,.1f}",
         )
-        for one in found.operators[:ROWS]
+        for operator in found.operators[:ROWS]
     ]
     rest = len(found.operators) - ROWS
     more = f"\n\n{rest} more take {_percent(_time(found.operators[ROWS:]) / found.wall)}." if rest > 0 else ""
@@ -98,12 +98,12 @@ def _products(found: Breakdown) -> list[str]:
         return []
     rows = [
         (
-            one.name,
-            _number(one.calls / found.steps),
-            _ms(one.time / found.steps),
-            f"{one.flops / max(one.time, 1e-9) / 1e3:,.0f}",
+            product.name,
+            _number(product.calls / found.steps),
+            _ms(product.time / found.steps),
+            f"{product.flops / max(product.time, 1e-9) / 1e3:,.0f}",
         )
-        for one in found.products[:ROWS]
+        for product in found.products[:ROWS]
     ]
     headers = ("rows x inner x columns", "calls a step", "ms a step", "GFLOP/s")
     return [f"## Matrix products by shape\n\n{_markdown(headers, rows)}"]
@@ -112,16 +112,16 @@ def _products(found: Breakdown) -> list[str]:
 def _launches(found: Breakdown) -> str:
     """What only an accelerator has: copies, small kernels, gaps."""
     lines = ["## Copies, small kernels and gaps", ""]
-    for one in found.copies:
+    for copy in found.copies:
         lines.append(
-            f"- {one.name}: {_number(one.calls / found.steps)} a step, {one.flops / found.steps / 1e6:,.2f} MB, "
-            f"{_ms(one.time / found.steps)} ms a step"
+            f"- {copy.name}: {_number(copy.calls / found.steps)} a step, {copy.flops / found.steps / 1e6:,.2f} MB, "
+            f"{_ms(copy.time / found.steps)} ms a step"
         )
     if not found.copies:
         lines.append("- no copy between host and device")
     small = found.small
     lines.append(
-        f"- {_number(sum(one.calls for one in small) / found.steps)} kernels a step are shorter than 10 us and come at "
+        f"- {_number(sum(k.calls for k in small) / found.steps)} kernels a step are shorter than 10 us and come at "
         f"least 10 times a step: {_percent(_time(small) / found.wall)} of the time"
         + (f"; most of it in {_short(small[0].name)}" if small else "")
     )
@@ -144,7 +144,7 @@ def _memory(memory: Mapping[str, Any]) -> str:
 
 
 def _time(calls: Iterable[Calls]) -> float:
-    return sum(one.time for one in calls)
+    return sum(call.time for call in calls)
 
 
 def _markdown(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

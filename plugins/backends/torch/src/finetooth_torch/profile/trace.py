@@ -274,14 +274,14 @@ def memory_timeline(trace: Mapping[str, Any], *, on_device: bool) -> dict[str, A
             points.append((float(event["ts"]), int(args["Total Allocated"]), int(args.get("Total Reserved", 0))))
     points.sort()
     peak = max((allocated for _, allocated, _ in points), default=0)
-    kept: list[list[float]] = []
+    curve: list[list[float]] = []
     for at, allocated, reserved in points:
-        if not kept or abs(allocated - kept[-1][1]) > peak / 1000 or allocated == peak:
-            kept.append([round(at - points[0][0], 1), allocated, reserved])
+        if not curve or abs(allocated - curve[-1][1]) > peak / 1000 or allocated == peak:
+            curve.append([round(at - points[0][0], 1), allocated, reserved])
     return {
         "device": "accelerator" if on_device else "host",
         "unit": "bytes",
         "columns": ["microseconds", "allocated", "reserved"],
         "peak": peak,
-        "points": kept,
+        "points": curve,
     }

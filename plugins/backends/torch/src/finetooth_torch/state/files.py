@@ -129,11 +129,11 @@ def _plain_file(file: Path) -> Path:
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors in host memory that share none of it with each other, as safetensors wants them."""
-    found: dict[str, Tensor] = {}
+    separate: dict[str, Tensor] = {}
     seen: set[int] = set()
     for key, tensor in tensors.items():
-        held = tensor.detach().cpu().contiguous()
-        start = held.untyped_storage().data_ptr()
-        found[key] = held.clone() if start in seen or held.untyped_storage().nbytes() != held.nbytes else held
+        host = tensor.detach().cpu().contiguous()
+        start = host.untyped_storage().data_ptr()
+        separate[key] = host.clone() if start in seen or host.untyped_storage().nbytes() != host.nbytes else host
         seen.add(start)
-    return found
+    return separate

@@ -175,15 +175,15 @@ def _tried(factory: Optimizer, name: str, master: Tensor) -> Tried | None:
     """None if it cannot be known. A parameter without memory is tried first, which can have the very sizes (what an
     optimizer keeps may depend on them); then, for one that reads numbers or calls kernels of its own, a small one."""
     like = nn.Parameter(torch.empty_like(master, device="meta"))
-    found = _after_one_update(factory, name, like)
-    if found is not None:
-        return Tried(found, small=False)
+    states = _after_one_update(factory, name, like)
+    if states is not None:
+        return Tried(states, small=False)
     if master.dim() > len(TRIED):
         return None
-    found = _after_one_update(
+    states = _after_one_update(
         factory, name, nn.Parameter(torch.ones(TRIED[: master.dim()], dtype=master.dtype, device=master.device))
     )
-    return None if found is None else Tried(found, small=True)
+    return None if states is None else Tried(states, small=True)
 
 
 def _after_one_update(factory: Optimizer, name: str, parameter: nn.Parameter) -> Mapping[str, Any] | None:
@@ -218,8 +218,8 @@ def _check_entries(where: str, name: str, entries: Mapping[Any, Any], tried: Tri
 def _shape(like: Tensor, master: Tensor) -> tuple[int, ...] | None:
     """The shape that a state has, from that of a small one; None if its sizes are not those of its parameter."""
     sizes = dict(zip(TRIED, master.shape, strict=False)) | {1: 1}
-    found = tuple(sizes.get(size, 0) for size in like.shape)
-    return None if 0 in found and 0 not in master.shape else found
+    shape = tuple(sizes.get(size, 0) for size in like.shape)
+    return None if 0 in shape and 0 not in master.shape else shape
 
 
 def _odd(where: str, what: str) -> UserError:

@@ -106,8 +106,8 @@ def state_of(
     if gradients:
         files["gradients"] = whole(gradients)
     files |= {f"role-{role}": whole(copy_.named()) for role, copy_ in copies(parts.network).items()}
-    if held := parts.changes.held():
-        files["adapter"] = {name: tensor.detach() for name, tensor in held.items()}
+    if of_adapter := parts.changes.held():
+        files["adapter"] = {name: tensor.detach() for name, tensor in of_adapter.items()}
     of_optimizer: dict[str, Tensor] = {}
     saved = each_like(parts.optimizer, parts.parameters, parts.optimizer.state_dict(), whole)
     optimizer = flatten(saved, of_optimizer)
@@ -162,7 +162,7 @@ def restore_state(
         for name, tensors in state.files.items()
     }
     state = replace(state, files=ours)
-    found = checked(state, request, parts, where)
+    valid = checked(state, request, parts, where)
     restore_schedule(request, state.content["schedule"], where)
     parts.parameters.zero_grad()
     parts.parameters.restore(state.files["trained"])
@@ -172,13 +172,13 @@ def restore_state(
             master.grad = torch.empty_like(master, dtype=gradients[name].dtype).copy_(gradients[name])
     for role, copy_ in copies(parts.network).items():
         copy_.restore(state.files[f"role-{role}"])
-    take_optimizer(parts.optimizer, found.optimizer, found.options, parts.group_options)
+    take_optimizer(parts.optimizer, valid.optimizer, valid.options, parts.group_options)
     parts.scaler.restore(state.content["scaler"])
-    for name, value in found.counters.items():
+    for name, value in valid.counters.items():
         setattr(counters, name, deepcopy(value))
     set_global(state.files["random"], parts.device)
     parts.changes.restore(state.files.get("adapter", {}), counters.step)
-    return found.losses
+    return valid.losses
 
 
 def _on_host(tensor: Tensor) -> Tensor:
@@ -186,5 +186,5 @@ def _on_host(tensor: Tensor) -> Tensor:
     if tensor.device.type == "cpu":
         return tensor.clone()
     with current(tensor.device):  # a thread of its own has none
-        held = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
-        return held.copy_(tensor)
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
+        return host.copy_(tensor)

@@ -65,13 +65,13 @@ def forget(optimizer: torch.optim.Optimizer, master: nn.Parameter, share: float)
         return
     tensors = [value for value in optimizer.state[master].values() if isinstance(value, Tensor) and value.dim() > 0]
     plain = all(value.shape == master.shape and value.is_floating_point() for value in tensors)
-    kept = round(share * master.numel())
-    if not kept or not plain:
+    count = round(share * master.numel())
+    if not count or not plain:
         del optimizer.state[master]
         return
     for value in tensors:
         flat = value.reshape(-1)
-        largest = flat.abs().topk(kept).indices
+        largest = flat.abs().topk(count).indices
         mask = torch.zeros_like(flat, dtype=torch.bool)
         mask[largest] = True
         value.copy_(torch.where(mask, flat, 0.0).view_as(value))

@@ -29,9 +29,9 @@ def check_settings(settings: StepSettings, optimizer: torch.optim.Optimizer) -> 
                 f"step: the optimizer {type(optimizer).__name__} has no option {name!r}",
                 action=f"its options are {', '.join(options)}",
             )
-        held = optimizer.param_groups[0][name]
-        if isinstance(held, tuple) != isinstance(value, tuple) or (isinstance(held, tuple) and len(held) != len(value)):  # type: ignore[arg-type]
-            raise EngineError(f"step: {name} is {value!r}", action=f"give it the shape of {held!r}")
+        old = optimizer.param_groups[0][name]
+        if isinstance(old, tuple) != isinstance(value, tuple) or (isinstance(old, tuple) and len(old) != len(value)):  # type: ignore[arg-type]
+            raise EngineError(f"step: {name} is {value!r}", action=f"give it the shape of {old!r}")
         _check(name, value if isinstance(value, tuple) else (value,), below=1.0 if name in ("betas", "momentum") else 0)
     for name, number in (("learning_rate", settings.learning_rate), ("max_grad_norm", settings.max_grad_norm)):
         if number is not None:
@@ -70,12 +70,12 @@ def split_by_rate(
     if not shares:
         return
     share_of = {id(parameter): shares.get(name, 1.0) for name, parameter in named}
-    found = []
+    groups = []
     for group in optimizer.param_groups:
         for share in sorted({share_of[id(parameter)] for parameter in group["params"]}):
             own = [parameter for parameter in group["params"] if share_of[id(parameter)] == share]
-            found.append({**group, "params": own, "lr": group["lr"] * share})
-    optimizer.param_groups[:] = found
+            groups.append({**group, "params": own, "lr": group["lr"] * share})
+    optimizer.param_groups[:] = groups
 
 
 def set_rates(optimizer: torch.optim.Optimizer, rate: float, shares: Sequence[float]) -> None:

@@ -44,13 +44,13 @@ def divided(
     sharding, collective, precision = request.place.sharding, request.place.collective, request.plan.train.precision
     assert sharding is not None and collective is not None and precision is not None
     live = trained(model)
-    given = [dtype if id(parameter) in original else parameter.dtype for _, parameter in live]
+    dtypes = [dtype if id(parameter) in original else parameter.dtype for _, parameter in live]
     for _, parameter in live:
         parameter.data = parameter.data.to(result_dtype(dtype))
     layers = list(base.get_submodule(request.base.facts.layer_path).children())
     sharded = sharding.shard(model, layers, precision)
     names = [name for name, _ in live]
-    return ShardedParameters(model, names, given, scaler, compute, collective=collective, sharded=sharded)
+    return ShardedParameters(model, names, dtypes, scaler, compute, collective=collective, sharded=sharded)
 
 
 class ShardedParameters(TrainedParameters):
@@ -101,14 +101,14 @@ class ShardedParameters(TrainedParameters):
 
     @torch.no_grad()
     def whole(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        found = {}
+        full = {}
         for name, tensor in tensors.items():
             of = self._parts[name]
             part = DTensor.from_local(
                 tensor.detach().to(of.device), of.device_mesh, of.placements, shape=of.shape, stride=of.stride()
             )
-            found[name] = part.full_tensor()
-        return found
+            full[name] = part.full_tensor()
+        return full
 
     @torch.no_grad()
     def own(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
