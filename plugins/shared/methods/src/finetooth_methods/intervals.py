@@ -41,14 +41,14 @@ def bootstrap(
     Args:
         statistic: not a number where some draw has none; such draws are left out.
     """
-    found = []
+    values = []
     for _ in range(draws):
         value = statistic([items[i] for i in random.integers(len(items), size=len(items))])
         if math.isfinite(value):
-            found.append(value)
-    if not found:
+            values.append(value)
+    if not values:
         return float("nan"), float("nan")
-    low, high = np.quantile(found, [0.025, 0.975])
+    low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 

@@ -68,7 +68,7 @@ def places(folder: Path) -> dict[str, Place]:
     Raises:
         RecipeError: see `read`.
     """
-    found = {}
+    by_name = {}
     for file in _files(folder):
         header = _header(file)
         with file.open("rb") as opened:
@@ -76,8 +76,8 @@ def places(folder: Path) -> dict[str, Place]:
         for name, tensor in header.items():
             if name != "__metadata__":
                 begin, end = tensor["data_offsets"]
-                found[name] = Place(file, tensor["dtype"], tuple(tensor["shape"]), data + begin, end - begin)
-    return found
+                by_name[name] = Place(file, tensor["dtype"], tuple(tensor["shape"]), data + begin, end - begin)
+    return by_name
 
 
 def read(folder: Path) -> Checkpoint:

@@ -78,9 +78,9 @@ def _explain(reference: str, part: str, error: BaseException) -> RecipeError:
 
 def _is_of_another_plugin(error: Exception) -> bool:
     """Whether it was raised by another plugin than the loader that reads: by a quantizer that it called, say."""
-    found = blame.blamed(error)
+    culprit = blame.blamed(error)
     codes = (SimpleNamespace(__code__=frame.f_code) for frame, _ in walk_tb(error.__traceback__))
-    return found is not None and found.plugin != next(filter(None, map(blame.owner_of, codes)), found.plugin)
+    return culprit is not None and culprit.plugin != next(filter(None, map(blame.owner_of, codes)), culprit.plugin)
 
 
 def _names(error: BaseException) -> set[str]:

@@ -101,8 +101,8 @@ class ModelFiles:
             )
         if tokenizer.pad_token_id is None:
             self.context.note(choose_pad(tokenizer))
-        if said := without_dropout(tokenizer):
-            self.context.note(said)
+        if remark := without_dropout(tokenizer):
+            self.context.note(remark)
         return FastTokenizer(tokenizer)
 
     def contents(self, reference: str) -> FileContents:

@@ -18,23 +18,23 @@ def shapes(facts: ModelFacts, targets: str | Sequence[str] = ()) -> dict[str, tu
     loader says which those are, a linear module of another name counts as hidden to hidden.
     """
     known = linear_shapes(facts)
-    found = {
+    sizes = {
         f"{facts.layer_path}.{number}.{path}": shape
         for number, layer in enumerate(facts.per_layer)
         for path, shape in linears(layer).items()
     }
-    for layer in range(0 if found else facts.layers):
+    for layer in range(0 if sizes else facts.layers):
         for target in facts.linear_targets:
             name = target.rsplit(".", 1)[-1]
             inside = "." if "." in target else ".self_attn." if target in facts.attention_targets else ".mlp."
             path = f"{facts.layer_path}.{layer}{inside}{target}"
-            found[path] = known.get(name, (facts.hidden_size, facts.hidden_size))
-    found[facts.head.module] = (facts.hidden_size, facts.vocab_size)
-    found[f"{facts.body}.embed_tokens"] = (facts.vocab_size, facts.hidden_size)
+            sizes[path] = known.get(name, (facts.hidden_size, facts.hidden_size))
+    sizes[facts.head.module] = (facts.hidden_size, facts.vocab_size)
+    sizes[f"{facts.body}.embed_tokens"] = (facts.vocab_size, facts.hidden_size)
     names = () if isinstance(targets, str) else targets
     usual = bool(facts.per_layer) or all(target.rsplit(".", 1)[-1] in known for target in facts.linear_targets)
-    if facts.modules is None or (usual and all(matching(name, found) for name in names)):
-        return found
+    if facts.modules is None or (usual and all(matching(name, sizes) for name in names)):
+        return sizes
     return dict(facts.modules())
 
 

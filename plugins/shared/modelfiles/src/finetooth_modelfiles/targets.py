@@ -68,11 +68,11 @@ def resolve(targets: str | Sequence[str], facts: ModelFacts, paths: Sequence[str
     chosen: set[str] = set()
     towers = tuple(f"{path}." for path in facts.towers)
     for name in names:
-        found = matching(name, [path for path in candidates if not path.startswith(towers)])
-        found = found or matching(name, candidates)
-        if not found:
+        matches = matching(name, [path for path in candidates if not path.startswith(towers)])
+        matches = matches or matching(name, candidates)
+        if not matches:
             raise _nothing(name, paths)
-        chosen.update(found)
+        chosen.update(matches)
     if not chosen:
         raise RecipeError(SETTING, f"{targets!r} names no module of this model", action="give module names instead")
     return Targets(tuple(path for path in paths if path in chosen), _spelling(names, chosen, paths))

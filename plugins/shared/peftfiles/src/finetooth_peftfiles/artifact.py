@@ -29,8 +29,8 @@ TUNER = "base_model."
 def addition_of(model: Any) -> dict[str, torch.Tensor]:
     """What an adapted model adds, by the names it has in an artifact but for `PREFIX`; the tensors are the model's."""
     # "auto" would ask the model hub whether the vocabulary grew
-    found: dict[str, torch.Tensor] = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
-    return found
+    addition: dict[str, torch.Tensor] = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
+    return addition
 
 
 def write(
@@ -48,10 +48,10 @@ def write(
         tensors: what is added, where that is not what the model's layers hold; names as of `addition_of`.
         settings: of peft's config, where they differ from the model's.
     """
-    found = addition_of(model) if tensors is None else tensors
+    addition = addition_of(model) if tensors is None else tensors
     written = {
         name if name.startswith(TUNER) else f"{PREFIX}{name}": tensor.detach().cpu().contiguous()
-        for name, tensor in found.items()
+        for name, tensor in addition.items()
     }
     config = dict(model.peft_config[NAME].to_dict())
     config.update(base_model_name_or_path=info.published or info.reference, inference_mode=True)
@@ -113,10 +113,10 @@ def check_settings(saved: Mapping[str, Any], wanted: Mapping[str, tuple[str, Any
         UserError: a setting differs; names the option.
     """
     for setting, (option, value) in wanted.items():
-        found = saved.get(setting, False if isinstance(value, bool) else None)
-        if found != value:
+        recorded = saved.get(setting, False if isinstance(value, bool) else None)
+        if recorded != value:
             raise UserError(
-                f"{folder}: {option} is {found} there and {value} here",
+                f"{folder}: {option} is {recorded} there and {value} here",
                 action=f"set adapter.{option} as it was",
             )
 

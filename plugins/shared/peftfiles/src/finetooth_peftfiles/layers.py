@@ -56,8 +56,8 @@ def inject(config: PeftConfig, model: Any, targets: Targets, facts: ModelFacts) 
             warnings.filterwarnings("ignore", message="Setting boft_n_butterfly_factor to 1")
             model = tuner(model, config, adapter_name=NAME).model
     except (ValueError, TypeError, AttributeError) as error:  # the last where it takes a name for that of experts
-        said = " ".join(str(error).split()).rstrip(".")
-        raise RecipeError(SETTING, f"peft refuses these modules: {said}", action=other_targets(facts)) from error
+        problem = " ".join(str(error).split()).rstrip(".")
+        raise RecipeError(SETTING, f"peft refuses these modules: {problem}", action=other_targets(facts)) from error
     missed = [path for path in targets.modules if not isinstance(model.get_submodule(path), BaseTunerLayer)]
     if missed:  # where names of experts, once modules of their own, are also those of layers without experts
         raise RecipeError(

@@ -60,12 +60,12 @@ def place(reference: str) -> Path:
     Raises:
         RecipeError: there is none, or a file of it is damaged.
     """
-    given = Path(reference).expanduser()
-    for folder in (given, given / "artifact", Path("runs") / reference / "artifact"):
+    start = Path(reference).expanduser()
+    for folder in (start, start / "artifact", Path("runs") / reference / "artifact"):
         if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
             break
     else:
-        whole = any((folder / "config.json").is_file() for folder in (given, given / "artifact"))
+        whole = any((folder / "config.json").is_file() for folder in (start, start / "artifact"))
         what = "holds whole weights, not an adapter" if whole else f"no {CONFIG} with {WEIGHTS} there or in artifact/"
         cure = "name it as the model" if whole else "name a run with an adapter, or an adapter's folder"
         raise RecipeError(RESUME, f"{reference}: {what}", action=cure)
@@ -116,18 +116,18 @@ def adapted(folder: Path) -> tuple[str, ...]:
     except (OSError, SafetensorError) as error:
         raise RecipeError(RESUME, f"{folder / WEIGHTS} cannot be read: {error}", action="use another one") from error
     marks = (".lora_", ".oft_", ".boft_", ".vera_", ".ia3_")
-    found: dict[str, None] = {}
+    paths: dict[str, None] = {}
     for name in names:
         for mark in marks:
             path, between, _ = name.removeprefix("base_model.model.").partition(mark)
             if between:
-                found[path] = None
-    return tuple(found)
+                paths[path] = None
+    return tuple(paths)
 
 
 def _about(folder: Path, reference: str) -> dict[str, Any]:
     try:
-        found = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RecipeError(RESUME, f"{reference}: {CONFIG} cannot be read: {error}", action=ANOTHER) from error
-    return found if isinstance(found, dict) else {}
+    return config if isinstance(config, dict) else {}

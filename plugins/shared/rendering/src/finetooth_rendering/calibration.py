@@ -20,7 +20,7 @@ def calibration_rows(context: Context, count: int, setting: str, who: str, *, in
     Raises:
         RecipeError: the recipe has no rows, or they are not texts.
     """
-    found = []
+    rows = []
     for _, example in context.examples("train", first=count).rows:
         if isinstance(example, Conversation):
             tokens = context.renderer.render(example).tokens
@@ -36,7 +36,7 @@ def calibration_rows(context: Context, count: int, setting: str, who: str, *, in
                 action=instead,
             )
         if tokens:
-            found.append(list(tokens[: context.train.max_length]))
-    if not found:
+            rows.append(list(tokens[: context.train.max_length]))
+    if not rows:
         raise RecipeError(setting, f"{who} has no row to be calibrated with", action="give data.train rows with text")
-    return found
+    return rows

@@ -17,5 +17,5 @@ def own_template(file: Path, names: Mapping[str, str | Mapping[str, str]]) -> st
         file: its source.
         names: what is written in it, by the variable that stands for it.
     """
-    given = "".join("{%- set " + name + " = " + literal(value) + " -%}" for name, value in names.items())
-    return given + "".join(path.read_text(encoding="utf-8") for path in (TEXT_OF, file)).removesuffix("\n")
+    constants = "".join("{%- set " + name + " = " + literal(value) + " -%}" for name, value in names.items())
+    return constants + "".join(path.read_text(encoding="utf-8") for path in (TEXT_OF, file)).removesuffix("\n")

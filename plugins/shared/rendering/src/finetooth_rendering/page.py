@@ -82,11 +82,11 @@ class Controls:
             self._split.clear()
         parts: list[Part] = []
         at = 0
-        for found in self._pattern.finditer(markup):
-            if found.start() > at:
-                parts.append(Part(markup[at : found.start()], float(trained)))
-            parts.append(Part(found.group(), float(trained), Control(self.ids[found.group()], float(trained))))
-            at = found.end()
+        for match in self._pattern.finditer(markup):
+            if match.start() > at:
+                parts.append(Part(markup[at : match.start()], float(trained)))
+            parts.append(Part(match.group(), float(trained), Control(self.ids[match.group()], float(trained))))
+            at = match.end()
         if at < len(markup):
             parts.append(Part(markup[at:], float(trained)))
         self._split[markup, trained] = tuple(parts)
@@ -136,8 +136,8 @@ class Page:
             self._parts.append(Part(text[begin:end], float(trained), said=True))
             return
         moved = (Weighted(max(p.start, begin) - begin, min(p.stop, end) - begin, p.weight) for p in weights)
-        kept = tuple(part for part in moved if part.start < part.stop)
-        self._parts.append(Part(text[begin:end], float(trained), said=True, weights=kept))
+        inside = tuple(part for part in moved if part.start < part.stop)
+        self._parts.append(Part(text[begin:end], float(trained), said=True, weights=inside))
 
     @property
     def text(self) -> str:

@@ -61,22 +61,22 @@ def write_call(page: Page, call: FunctionCall, value: Value, trains: bool) -> No
     page.markup(f"{CALL}\n<function=", trains)
     page.say(call.name, trains)
     page.markup(">\n", trains)
-    for key, given in call.arguments.items():
+    for key, argument in call.arguments.items():
         page.markup("<parameter=", trains)
         page.say(str(key), trains)
         page.markup(">\n", trains)
-        page.say(value(given), trains)
+        page.say(value(argument), trains)
         page.markup("\n</parameter>\n", trains)
     page.markup(f"</function>\n{CALL_END}", trains)
 
 
 def reads_back(call: FunctionCall, value: Value) -> bool:
     """Name, keys and texts of a call are read as they are: none of them spells the markup and ends it early."""
-    said = [(str(key), value(given)) for key, given in call.arguments.items()]
-    text = "".join(f"<parameter={key}>\n{given}\n</parameter>\n" for key, given in said)
-    found = _CALL.fullmatch(f"{CALL}\n<function={call.name}>\n{text}</function>\n{CALL_END}")
-    tagged = any(CALL in part for part in (call.name, *(part for pair in said for part in pair)))
-    return not tagged and found is not None and found[1] == call.name and _ARGUMENT.findall(found[2]) == said
+    pairs = [(str(key), value(argument)) for key, argument in call.arguments.items()]
+    text = "".join(f"<parameter={key}>\n{argument}\n</parameter>\n" for key, argument in pairs)
+    match = _CALL.fullmatch(f"{CALL}\n<function={call.name}>\n{text}</function>\n{CALL_END}")
+    tagged = any(CALL in part for part in (call.name, *(part for pair in pairs for part in pair)))
+    return not tagged and match is not None and match[1] == call.name and _ARGUMENT.findall(match[2]) == pairs
 
 
 def split_calls(text: str, *, words: bool = False) -> tuple[str, tuple[Mapping[str, Any], ...]]:
@@ -90,11 +90,11 @@ def split_calls(text: str, *, words: bool = False) -> tuple[str, tuple[Mapping[s
     rest, calls = text.rstrip(), list[Mapping[str, Any]]()
     while rest.endswith(CALL_END):
         begin = rest.rfind(CALL)
-        found = _CALL.fullmatch(rest, begin) if begin >= 0 else None
-        if found is None:
+        match = _CALL.fullmatch(rest, begin) if begin >= 0 else None
+        if match is None:
             break
-        arguments = {key: _read(given, words) for key, given in _ARGUMENT.findall(found[2])}
-        calls.insert(0, call_of(found[1], arguments))
+        arguments = {key: _read(argument, words) for key, argument in _ARGUMENT.findall(match[2])}
+        calls.insert(0, call_of(match[1], arguments))
         rest = rest[:begin].rstrip()
     return (rest if calls else text), tuple(calls)
 

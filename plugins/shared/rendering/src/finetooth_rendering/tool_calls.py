@@ -50,14 +50,14 @@ def tagged_calls(text: str, begin: str, end: str) -> tuple[str, tuple[Mapping[st
     between tags and has another form stays in the text.
     """
     rest, calls, at = "", [], 0
-    while (found := text.find(begin, at)) >= 0:
-        inside = found + len(begin)
+    while (opening := text.find(begin, at)) >= 0:
+        inside = opening + len(begin)
         call, stop = _call_at(text, inside, end)
         if call is None:
             rest, at = rest + text[at:inside], inside
         else:
             calls.append(call)
-            rest, at = rest + text[at:found].removesuffix("\n"), stop
+            rest, at = rest + text[at:opening].removesuffix("\n"), stop
     return rest + text[at:], tuple(calls)
 
 

@@ -190,8 +190,8 @@ def json_string(text: str, weights: Sequence[Weighted] = ()) -> tuple[str, tuple
     # each character is escaped by itself, so its place is known from the lengths of those before it
     places = list(accumulate((len(json_text(letter)) - 2 for letter in text), initial=1))
     last = len(text)
-    kept = [Weighted(places[min(w.start, last)], places[min(w.stop, last)], w.weight) for w in weights]
-    return json_text(text), tuple(one for one in kept if one.start < one.stop)
+    moved = [Weighted(places[min(w.start, last)], places[min(w.stop, last)], w.weight) for w in weights]
+    return json_text(text), tuple(part for part in moved if part.start < part.stop)
 
 
 def split_thought(text: str, begin: str = "<think>", end: str = "</think>") -> tuple[str, str]:

@@ -41,7 +41,7 @@ def last_of_episodes(rollouts: Sequence[Rollout]) -> list[Rollout]:
     """One rollout of each episode, the last; rollouts without an episode are their own."""
     after = [*rollouts[1:], None]
     pairs = zip(rollouts, after, strict=True)
-    return [one for one, next_ in pairs if not one.episode or next_ is None or next_.episode != one.episode]
+    return [r for r, next_ in pairs if not r.episode or next_ is None or next_.episode != r.episode]
 
 
 def for_each(algorithm: AdvantagesFn, rollouts: Sequence[Rollout]) -> list[float] | list[Sequence[float]]:
@@ -52,17 +52,17 @@ def for_each(algorithm: AdvantagesFn, rollouts: Sequence[Rollout]) -> list[float
         RecipeError: the algorithm gives each token an advantage of its own, and turns are in several rollouts.
     """
     ends = last_of_episodes(rollouts)
-    said = _checked(algorithm, algorithm(ends), ends)
+    advantages = _checked(algorithm, algorithm(ends), ends)
     if len(ends) == len(rollouts):
-        return said
-    if any(np.ndim(one) for one in said):
+        return advantages
+    if any(np.ndim(advantage) for advantage in advantages):
         raise RecipeError(
             "method",
             "it gives each token an advantage of its own, and the renderer writes the turns of an episode apart",
             action="choose a renderer with the property extension",
         )
-    of = {one.episode: advantage for one, advantage in zip(ends, said, strict=True)}
-    return [of[one.episode] for one in rollouts]
+    of = {rollout.episode: advantage for rollout, advantage in zip(ends, advantages, strict=True)}
+    return [of[rollout.episode] for rollout in rollouts]
 
 
 def _checked(algorithm: AdvantagesFn, answer: Any, rollouts: Sequence[Rollout]) -> list[Any]:
@@ -80,15 +80,15 @@ def _checked(algorithm: AdvantagesFn, answer: Any, rollouts: Sequence[Rollout]) 
         raise wrong(f"returned {blame.shown(answer)} not numbers")
     if len(answer) != len(rollouts):
         raise wrong(f"returned {len(answer)} numbers for {len(rollouts)} rollouts")
-    for one, said in zip(rollouts, answer, strict=True):
+    for rollout, advantage in zip(rollouts, answer, strict=True):
         try:
-            numbers = np.asarray(said, dtype=np.float64)
+            numbers = np.asarray(advantage, dtype=np.float64)
         except (TypeError, ValueError):
-            raise wrong(f"gave {one.id!r} {blame.shown(said)} no number") from None
-        if numbers.shape not in ((), (len(one.tokens),)):
-            raise wrong(f"gave {one.id!r} an array of shape {numbers.shape}; it has {len(one.tokens)} tokens")
+            raise wrong(f"gave {rollout.id!r} {blame.shown(advantage)} no number") from None
+        if numbers.shape not in ((), (len(rollout.tokens),)):
+            raise wrong(f"gave {rollout.id!r} an array of shape {numbers.shape}; it has {len(rollout.tokens)} tokens")
         if not np.isfinite(numbers).all():
-            raise wrong(f"gave {one.id!r} {'NaN' if np.isnan(numbers).any() else 'an infinite number'}")
+            raise wrong(f"gave {rollout.id!r} {'NaN' if np.isnan(numbers).any() else 'an infinite number'}")
     return list(answer)
 
 
@@ -114,12 +114,12 @@ def group_relative(
 
 
 def _relative(rewards: Floats, groups: Sequence[slice], scale: Literal["group", "batch", "none"]) -> Floats:
-    found = np.zeros_like(rewards)
+    advantages = np.zeros_like(rewards)
     for group in groups:
-        found[group] = centred(rewards[group])
+        advantages[group] = centred(rewards[group])
         if scale == "group":
-            found[group] /= deviation(rewards[group]) + EPSILON
-    return found / (deviation(rewards) + EPSILON) if scale == "batch" else found
+            advantages[group] /= deviation(rewards[group]) + EPSILON
+    return advantages / (deviation(rewards) + EPSILON) if scale == "batch" else advantages
 
 
 def decoupled(rollouts: Sequence[Rollout], weights: dict[str, float]) -> Floats:
@@ -129,26 +129,26 @@ def decoupled(rollouts: Sequence[Rollout], weights: dict[str, float]) -> Floats:
     Args:
         weights: of the rewards, by name. One that leaves a rollout out adds nothing to it.
     """
-    groups, found = groups_of(rollouts), np.zeros(len(rollouts))
+    groups, total = groups_of(rollouts), np.zeros(len(rollouts))
     for name, weight in weights.items():
         scores = np.array([np.nan if rollout.rewards[name] is None else rollout.rewards[name] for rollout in rollouts])
         for group in groups:
             of, judged = scores[group], ~np.isnan(scores[group])
             if judged.any():
                 known = of[judged]
-                found[group][judged] += weight * centred(known) / (deviation(known) + EPSILON)
-    return centred(found) / (deviation(found) + EPSILON)
+                total[group][judged] += weight * centred(known) / (deviation(known) + EPSILON)
+    return centred(total) / (deviation(total) + EPSILON)
 
 
 def leave_one_out(rollouts: Sequence[Rollout]) -> Floats:
     """RLOO: A = r - mean of the group's other rewards; 0 for a group of one (Ahmadian et al., 2024,
     arXiv:2402.14740)."""
-    rewards, found = rewards_of(rollouts), np.zeros(len(rollouts))
+    rewards, advantages = rewards_of(rollouts), np.zeros(len(rollouts))
     for group in groups_of(rollouts):
         of = rewards[group]
         if len(of) > 1:
-            found[group] = centred(of) * len(of) / (len(of) - 1)
-    return found
+            advantages[group] = centred(of) * len(of) / (len(of) - 1)
+    return advantages
 
 
 def normalised_over_batch(rollouts: Sequence[Rollout], *, baseline: bool = False) -> Floats:

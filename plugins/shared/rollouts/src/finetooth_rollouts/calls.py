@@ -51,12 +51,12 @@ def call_all(functions: Sequence[Callable[[], T]], limit: float, *, together: bo
         UserError: a call found that what the user gave is wrong, which is nobody's outcome.
     """
     width = MOST_AT_ONCE if together else 1
-    found: list[Given[T] | Failure] = []
+    outcomes: list[Given[T] | Failure] = []
     for first in range(0, len(functions), width):
         begun = [_start(function) for function in functions[first : first + width]]
         until = monotonic() + limit
-        found += [_outcome(future, until, limit) for future in begun]
-    return found
+        outcomes += [_outcome(future, until, limit) for future in begun]
+    return outcomes
 
 
 def _start(function: Callable[[], T]) -> Future[T]:

@@ -55,10 +55,10 @@ class CheckedSampler:
         sampled = self.sampler.sample(engine, prompts, sampling)
         if not isinstance(sampled, Sampled):
             raise self._wrong(f"gave {type(sampled).__name__}, not what it sampled (Sampled)")
-        asked = [prompt for prompt in prompts for _ in range(sampling.n)]
-        if len(sampled.rollouts) != len(asked):
-            raise self._wrong(f"gave {len(sampled.rollouts)} rollouts, {len(asked)} were asked for")
-        for prompt, rollout in zip(asked, sampled.rollouts, strict=True):
+        expected = [prompt for prompt in prompts for _ in range(sampling.n)]
+        if len(sampled.rollouts) != len(expected):
+            raise self._wrong(f"gave {len(sampled.rollouts)} rollouts, {len(expected)} were asked for")
+        for prompt, rollout in zip(expected, sampled.rollouts, strict=True):
             problem = _problem(prompt, rollout, sampling, engine.weights_version) or self._unknown(rollout)
             if problem:
                 raise self._wrong(f"{problem} (a rollout of {prompt.id})")
@@ -66,7 +66,7 @@ class CheckedSampler:
 
     def _unknown(self, rollout: Rollout) -> str:
         """Which token is none of the model's; empty if all are."""
-        wrong = [one for one in rollout.tokens if one < 0 or (self.vocabulary and one >= self.vocabulary)]
+        wrong = [token for token in rollout.tokens if token < 0 or (self.vocabulary and token >= self.vocabulary)]
         return f"gave the token {wrong[0]}, and the model has {self.vocabulary or 'none below 0'}" if wrong else ""
 
     def _wrong(self, problem: str) -> EngineError:
@@ -81,11 +81,11 @@ def _problem(prompt: Prompt, rollout: Rollout, sampling: Sampling, version: int)
         return "answered another prompt"
     if not 0 < len(rollout.tokens) <= sampling.max_tokens:
         return f"gave {len(rollout.tokens)} tokens, 1 to {sampling.max_tokens} were asked for"
-    if any(not math.isfinite(one) or one > ROUNDED for one in rollout.logprobs):
+    if any(not math.isfinite(logprob) or logprob > ROUNDED for logprob in rollout.logprobs):
         return "gave a log-probability that is none"
-    wrong = [one for one in rollout.versions if not 0 <= one <= version]
+    wrong = [drawn_at for drawn_at in rollout.versions if not 0 <= drawn_at <= version]
     if wrong:
         return f"says that weights of {wrong[0]} steps drew a token, and those that train have {version}"
-    if any(token not in kept for token, kept in zip(rollout.tokens, rollout.kept, strict=False) if kept):
+    if any(token not in ids for token, ids in zip(rollout.tokens, rollout.kept, strict=False) if ids):
         return "gave a token that is not among those it was drawn from"
     return ""

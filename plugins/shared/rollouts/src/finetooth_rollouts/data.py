@@ -24,7 +24,7 @@ def data_of(rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum
     Args:
         weights: of a token, for each rollout.
     """
-    most = max((len(kept) for rollout in rollouts for kept in rollout.kept), default=0)
+    most = max((len(ids) for rollout in rollouts for ids in rollout.kept), default=0)
     return [_datum(rollout, weight, most) for rollout, weight in zip(rollouts, weights, strict=True)]
 
 
@@ -42,12 +42,12 @@ def _datum(rollout: Rollout, weight: float, most: int) -> Datum:
     targets = tokens[1:]
     if most:
         targets = np.repeat(targets[:, None], most, axis=1)
-        kept = np.zeros((before + count, most))
+        real = np.zeros((before + count, most))
         for row, (token, ids) in enumerate(zip(rollout.tokens, rollout.kept or [()] * count, strict=True), before):
-            others = [one for one in ids if one != token]
+            others = [id_ for id_ in ids if id_ != token]
             targets[row, 1 : 1 + len(others)] = others
-            kept[row, : 1 + len(others)] = 1.0
-        fields["kept"] = kept
+            real[row, : 1 + len(others)] = 1.0
+        fields["kept"] = real
     return Datum((TokenChunk(tokens[:-1]),), targets, mask=mask, fields=fields, group=rollout.group, id=rollout.id)
 
 
@@ -92,9 +92,9 @@ def drawn_logprobs(datum: Datum, logprobs: NDArray[np.float32]) -> NDArray[np.fl
     Args:
         logprobs: (N,) or (N, K), as an engine gives them for the datum.
     """
-    kept = datum.fields.get("kept")
-    found = among_kept(logprobs[datum.mask], None if kept is None else kept[datum.mask])
-    return np.asarray(found, dtype=np.float32)
+    real = datum.fields.get("kept")
+    drawn = among_kept(logprobs[datum.mask], None if real is None else real[datum.mask])
+    return np.asarray(drawn, dtype=np.float32)
 
 
 def for_every(rollout: Rollout, found: Iterable[float]) -> tuple[float, ...]:

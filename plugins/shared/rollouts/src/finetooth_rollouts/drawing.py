@@ -54,7 +54,7 @@ class Drawing:
             limit=options.environment_timeout,
         )  # fmt: skip
         concurrent = schedule.ahead > 0 or options.streaming_groups > 0
-        self._scoring = Scoring(self._score, concurrent=concurrent and all(one.concurrent for one in rewards))
+        self._scoring = Scoring(self._score, concurrent=concurrent and all(reward.concurrent for reward in rewards))
         self._late: Draw | None = None
         self._replay = Replay(options.replay_groups, options.replay_staleness) if options.replay_groups else None
         self._unsolved = Unsolved()
@@ -90,7 +90,7 @@ class Drawing:
 
     def take(self, state: Mapping[str, Any]) -> None:
         """What `state` gave; what waits is scored again."""
-        self._waiting = deque(self._of(one) for one in state["waiting"])
+        self._waiting = deque(self._of(draw) for draw in state["waiting"])
         self._late = None if state["late"] is None else self._of(state["late"])
         for draw in self._begun():
             if not draw.open:
@@ -123,12 +123,12 @@ class Drawing:
         """
         wanted = self._context.train.batch_size
         while draws := self._next(engine, indices, drawn, remaining):
-            found = [one for draw in draws for one in self._judged(draw, drawn)]
-            drawn.judged = float(rewards_of(found).mean()) if found else None
+            rollouts = [rollout for draw in draws for rollout in self._judged(draw, drawn)]
+            drawn.judged = float(rewards_of(rollouts).mean()) if rollouts else None
             if not self._options.dynamic_sampling:
-                drawn.rollouts = self._replayed(found, drawn, engine.weights_version)
+                drawn.rollouts = self._replayed(rollouts, drawn, engine.weights_version)
                 return True
-            telling = [one for group in groups_of(found) if differ(found[group]) for one in found[group]]
+            telling = [r for group in groups_of(rollouts) if differ(rollouts[group]) for r in rollouts[group]]
             drawn.rollouts += telling
             groups = groups_of(drawn.rollouts)
             if len(groups) >= wanted:
@@ -160,11 +160,11 @@ class Drawing:
         if draw is not None and self._options.partial_groups:
             self._late = self._left_late(engine, draw, remaining)
             drawn.late = 0 if self._late is None else self._late.count // self._options.num_generations
-        found = [one for one in (late, draw) if one is not None]
-        for one in found:
-            if one.open:
-                self._go_on(engine, one)
-        return found
+        draws = [part for part in (late, draw) if part is not None]
+        for part in draws:
+            if part.open:
+                self._go_on(engine, part)
+        return draws
 
     def _left_late(self, engine: Engine, draw: Draw, remaining: int) -> Draw | None:
         """Take the groups with unfinished answers out of a draw, if another batch comes before they are too stale."""
@@ -183,10 +183,10 @@ class Drawing:
         if all(going) or not any(going):
             return None
         parts = [
-            tuple(one for group, on in zip(groups, going, strict=True) if on is late for one in draw.episodes[group])
+            tuple(e for group, on in zip(groups, going, strict=True) if on is late for e in draw.episodes[group])
             for late in (False, True)
         ]
-        oldest = min(version for (one,) in parts[1] for version in one.versions)
+        oldest = min(version for (rollout,) in parts[1] for version in rollout.versions)
         if remaining <= per_batch or engine.weights_version + per_batch - oldest > self._schedule.bound:
             return None
         draw.episodes = parts[0]
@@ -204,8 +204,8 @@ class Drawing:
         left = self._options.max_completion_length - draw.written
         sampling = self._sampling(draw.number, min(stretch or left, left), draw.written)
         places = [i for i, episode in enumerate(draw.episodes) if draw.goes_on(episode)]
-        asked = [asked_on(draw.episodes[i][-1]) for i in places]
-        further = self._sampler.sample(engine, asked, replace(sampling, n=1))
+        prompts = [asked_on(draw.episodes[i][-1]) for i in places]
+        further = self._sampler.sample(engine, prompts, replace(sampling, n=1))
         episodes = list(draw.episodes)
         for i, rollout in zip(places, further.rollouts, strict=True):
             begun, stop_ids = episodes[i][-1], sampling.stop_ids
@@ -222,26 +222,26 @@ class Drawing:
         if self._replay is None or not rollouts:
             return rollouts
         random = self._context.generator("replay", self._batches.step, version)
-        found, drawn.replayed = self._replay.filled(rollouts, version, random)
-        return found
+        filled, drawn.replayed = self._replay.filled(rollouts, version, random)
+        return filled
 
     def _judged(self, draw: Draw, drawn: Drawn) -> list[Rollout]:
         """Rollouts of a draw that have a reward."""
         drawn.sampled, drawn.flops = drawn.sampled + len(draw.episodes), drawn.flops + draw.flops
         drawn.epoch, drawn.turns = draw.epoch, drawn.turns + draw.turns
-        found = self._scoring.end(draw)
+        rollouts = self._scoring.end(draw)
         if self._environment is None:
-            drawn.count_left_out(found)
-            return [one for one in found if one.reward is not None]
+            drawn.count_left_out(rollouts)
+            return [rollout for rollout in rollouts if rollout.reward is not None]
         outcomes = [episode[-1].outcome for episode in draw.episodes]
         drawn.errors += outcomes.count("error")
         drawn.timeouts += outcomes.count("timeout")
-        drawn.count_left_out(last_of_episodes(found))
-        return [one for one in found if one.reward is not None and one.tokens]
+        drawn.count_left_out(last_of_episodes(rollouts))
+        return [rollout for rollout in rollouts if rollout.reward is not None and rollout.tokens]
 
     def _score(self, episodes: Sequence[Episode]) -> list[Rollout]:
         if self._environment is None:
-            return scored([one for episode in episodes for one in episode], self._prompts.tasks, self._rewards)
+            return scored([rollout for episode in episodes for rollout in episode], self._prompts.tasks, self._rewards)
         played, failure = [list(episode) for episode in episodes], self._options.environment_failure
         return judged(played, self._prompts.tasks, self._rewards, self._environment, failure)
 
@@ -264,11 +264,11 @@ class Drawing:
     def _asked(self, indices: Sequence[int]) -> list[tuple[str, tuple[int, ...]]]:
         """Prompts of a batch, and behind them those that are asked again."""
         options, batches = self._options, self._batches
-        asked = [self._prompts.tokens[i] for i in indices]
+        prompts = [self._prompts.tokens[i] for i in indices]
         if options.reroll_groups and batches.step > options.reroll_start * batches.total_steps:
-            again = self._unsolved.again(options.reroll_groups, [id_ for id_, _ in asked])
-            asked += [(id_, self._prompts.by_id[id_]) for id_ in again]
-        return asked
+            again = self._unsolved.again(options.reroll_groups, [id_ for id_, _ in prompts])
+            prompts += [(id_, self._prompts.by_id[id_]) for id_ in again]
+        return prompts
 
     def _draw(self, engine: Engine, indices: Sequence[int], stretch: int = 0) -> Draw:
         """Answers to some prompts, which begin to be scored where they are whole.
@@ -277,15 +277,15 @@ class Drawing:
             stretch: tokens of an answer that are written now; 0 is all.
         """
         longest, number = self._options.max_completion_length, self._batches.step
-        asked = self._asked(indices)
+        wanted = self._asked(indices)
         sampling = self._sampling(number, min(stretch or longest, longest))
         if self._playing is not None:
-            return self._play(engine, self._playing, [id_ for id_, _ in asked], stretch)
+            return self._play(engine, self._playing, [id_ for id_, _ in wanted], stretch)
         written = 0 if sampling.max_tokens == longest else sampling.max_tokens
         draw = Draw(self._batches.epoch, (), number=number, written=written)
-        at_once, seen = self._options.streaming_groups or len(asked), set[tuple[int, ...]]()
-        for first in range(0, len(asked), at_once):
-            some = asked[first : first + at_once]
+        at_once, seen = self._options.streaming_groups or len(wanted), set[tuple[int, ...]]()
+        for first in range(0, len(wanted), at_once):
+            some = wanted[first : first + at_once]
             prompts = [Prompt(id_, f"{id_}@{number}", tokens) for id_, tokens in some]
             if seen & {
                 tokens for _, tokens in some
@@ -295,7 +295,7 @@ class Drawing:
             else:
                 sampled = self._sampler.sample(engine, prompts, sampling)
             seen |= {tokens for _, tokens in some}
-            of = tuple((one,) for one in sampled.rollouts)
+            of = tuple((rollout,) for rollout in sampled.rollouts)
             draw.episodes, draw.flops = draw.episodes + of, draw.flops + sampled.flops
             if not draw.written:
                 self._scoring.begin(draw, of)
@@ -314,12 +314,12 @@ class Drawing:
         """
         number, context, n = self._batches.step, self._context, self._options.num_generations
         seeds = context.generator("environment", number).integers(2**31, size=len(ids))
-        asked = [
+        tasks = [
             Asked(id_, f"{id_}@{number}", self._prompts.tasks[id_], int(seed))
             for id_, seed in zip(ids, seeds, strict=True)
         ]
         if stretch:
-            draw = Draw(self._batches.epoch, (), number=number, playing=playing.open(asked, n))
+            draw = Draw(self._batches.epoch, (), number=number, playing=playing.open(tasks, n))
             self._play_on(engine, draw, stretch)
             return draw
         sampling = self._sampling(number, self._options.max_completion_length)
@@ -327,7 +327,7 @@ class Drawing:
         def seed_of(turn: int) -> int:
             return int(context.generator("rollouts", number, turn).integers(2**31)) if turn else sampling.seed
 
-        played = playing.play(engine, asked, sampling, seed_of)
+        played = playing.play(engine, tasks, sampling, seed_of)
         self._tell(played.failures, len(played.episodes))
         draw = Draw(self._batches.epoch, tuple(map(tuple, played.episodes)), played.turns, played.flops)
         if self._schedule.ahead:

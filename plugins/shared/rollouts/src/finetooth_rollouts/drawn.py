@@ -73,18 +73,18 @@ class Drawn:
 
     def count_left_out(self, rollouts: Iterable[Rollout]) -> None:
         """Count which rewards left rollouts out."""
-        for one in rollouts:
-            self.left_out.update(name for name, score in one.rewards.items() if score is None)
-            self.left_out.update([""] if one.reward is None else [])
+        for rollout in rollouts:
+            self.left_out.update(name for name, score in rollout.rewards.items() if score is None)
+            self.left_out.update([""] if rollout.reward is None else [])
 
     def metrics(self) -> dict[str, float]:
         """What is reported of it. Of each reward that left rollouts out, how many; `left_out` is those that all did,
         which are not trained."""
-        found = {"skipped_zero_adv_batches": float(self.passed_over), "num_rollouts": float(self.sampled)}
-        found |= {f"rewards/{name}/left_out" if name else "left_out": float(n) for name, n in self.left_out.items()}
+        numbers = {"skipped_zero_adv_batches": float(self.passed_over), "num_rollouts": float(self.sampled)}
+        numbers |= {f"rewards/{name}/left_out" if name else "left_out": float(n) for name, n in self.left_out.items()}
         for name, count in (("replayed_groups", self.replayed), ("late_groups", self.late)):
-            found |= {} if count is None else {name: float(count)}
+            numbers |= {} if count is None else {name: float(count)}
         if self.turns:
-            found |= {"environment/errors": float(self.errors), "environment/timeouts": float(self.timeouts)}
-            found["environment/turns"] = self.turns / self.sampled
-        return found
+            numbers |= {"environment/errors": float(self.errors), "environment/timeouts": float(self.timeouts)}
+            numbers["environment/turns"] = self.turns / self.sampled
+        return numbers

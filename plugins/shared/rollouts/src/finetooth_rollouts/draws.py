@@ -60,14 +60,14 @@ class Draw:
     def state(self) -> dict[str, Any]:
         """JSON-able. Scores are not part of it: they are made again."""
         plain = {"epoch": self.epoch, "turns": self.turns, "flops": self.flops, "number": self.number}
-        episodes = [[as_json(one) for one in episode] for episode in self.episodes]
+        episodes = [[as_json(rollout) for rollout in episode] for episode in self.episodes]
         playing = {} if self.playing is None else {"playing": self.playing.state()}
         return {**plain, "written": self.written, "episodes": episodes, **playing}
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Draw:
         """What `state` gave, but for `playing`: that needs the environment."""
-        episodes = tuple(tuple(from_json(one) for one in episode) for episode in state["episodes"])
+        episodes = tuple(tuple(from_json(rollout) for rollout in episode) for episode in state["episodes"])
         plain = float(state["epoch"]), episodes, int(state["turns"]), float(state["flops"])
         return cls(*plain, int(state["number"]), int(state["written"]))
 
@@ -104,9 +104,9 @@ class Scoring:
             FinetoothError: as the rewards.
         """
         scores, draw._scores = draw._scores, []
-        if not scores or any(one.cancelled() for one in scores):
+        if not scores or any(future.cancelled() for future in scores):
             return self._score(draw.episodes)
-        return [rollout for one in scores for rollout in one.result()]
+        return [rollout for future in scores for rollout in future.result()]
 
     def stop(self) -> None:
         """What was begun and is not under way is not scored."""

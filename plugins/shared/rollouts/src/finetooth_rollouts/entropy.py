@@ -26,10 +26,10 @@ def highest(entropies: Sequence[NDArray[np.floating]], share: float) -> list[NDA
         entropies: (T,) of each sequence, in nats.
         share: of the tokens; 0 leaves the highest ones.
     """
-    values = [np.asarray(one, dtype=np.float64) for one in entropies]
+    values = [np.asarray(entropy, dtype=np.float64) for entropy in entropies]
     every = np.concatenate(values) if values else np.zeros(0)
     bound = float(np.quantile(every, 1.0 - share)) if len(every) else 0.0
-    return [one >= bound for one in values]
+    return [of_sequence >= bound for of_sequence in values]
 
 
 class EntropyBonus:
@@ -103,20 +103,20 @@ def weighed(engine: Engine, data: Sequence[Datum], options: RolloutOptions, bonu
         return Weighed(list(data))
     masks = [datum.mask for datum in data]
     if share < 1:
-        asked = asked_of(engine, data, ("entropy",), options)
-        flops = asked.flops
-        own = [outputs["entropy"][datum.mask] for datum, outputs in zip(data, asked.outputs, strict=True)]
+        scored = asked_of(engine, data, ("entropy",), options)
+        flops = scored.flops
+        own = [outputs["entropy"][datum.mask] for datum, outputs in zip(data, scored.outputs, strict=True)]
         masks = [datum.mask.copy() for datum in data]
         for mask, high in zip(masks, highest(own, share), strict=True):
             mask[mask] = high
-        kept = [outputs["entropy"][mask] for mask, outputs in zip(masks, asked.outputs, strict=True)]
-        entropy = float(np.mean(np.concatenate(kept), dtype=np.float64))
+        trained = [outputs["entropy"][mask] for mask, outputs in zip(masks, scored.outputs, strict=True)]
+        entropy = float(np.mean(np.concatenate(trained), dtype=np.float64))
     count = sum(int(mask.sum()) for mask in masks)
     each = bonus.coef / max(count, 1)
-    found = []
+    weighted = []
     for datum, mask in zip(data, masks, strict=True):
         fields = {**datum.fields, MASK: mask.astype(np.float64)}
         if bonus.steered or options.entropy_coef:
             fields[BONUS] = np.where(mask, each, 0.0)
-        found.append(replace(datum, fields=fields))
-    return Weighed(found, entropy, flops)
+        weighted.append(replace(datum, fields=fields))
+    return Weighed(weighted, entropy, flops)

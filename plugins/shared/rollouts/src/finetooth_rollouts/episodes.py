@@ -91,8 +91,8 @@ class Playing:
                 played.turns += len(going)
         finally:
             self.close(live)
-        played.episodes = [list(one.rollouts(self._name)) for one in live]
-        played.failures = [one.failure for one in live if one.failure]
+        played.episodes = [list(episode.rollouts(self._name)) for episode in live]
+        played.failures = [episode.failure for episode in live if episode.failure]
         return played
 
     def open(self, asked: Sequence[Asked], n: int) -> OpenEpisodes:
@@ -125,25 +125,25 @@ class Playing:
         longest, flops = sampling.max_tokens, 0.0
         going = self._going(episodes.going, longest)
         ways: dict[tuple[Any, ...], list[LiveEpisode]] = {}
-        for one in going:
-            most = min(stretch or longest, one.left(longest))
-            ways.setdefault((most, one.stop, one.stop_ids), []).append(one)
-        said: list[LiveEpisode] = []
+        for episode in going:
+            most = min(stretch or longest, episode.left(longest))
+            ways.setdefault((most, episode.stop, episode.stop_ids), []).append(episode)
+        ended: list[LiveEpisode] = []
         for call, ((most, stop, stop_ids), of) in enumerate(ways.items()):
             seed = seeds(episodes.parts, call)
             now = replace(sampling, max_tokens=most, stop=stop, stop_ids=stop_ids, seed=seed)
-            asked, n = _shared([Prompt(one.asked.id, one.asked.group, one.prompt) for one in of], sampling.n)
-            drawn = self._sampler.sample(engine, asked, replace(now, n=n))
+            prompts, n = _shared([Prompt(e.asked.id, e.asked.group, e.prompt) for e in of], sampling.n)
+            drawn = self._sampler.sample(engine, prompts, replace(now, n=n))
             flops += drawn.flops
-            said += [one for one, rollout in zip(of, drawn.rollouts, strict=True)
-                     if one.wrote_on(rollout, most, longest)]  # fmt: skip
-        self._answer(said)
+            ended += [episode for episode, rollout in zip(of, drawn.rollouts, strict=True)
+                      if episode.wrote_on(rollout, most, longest)]  # fmt: skip
+        self._answer(ended)
         episodes.parts += 1
         return flops
 
     def close(self, live: Sequence[LiveEpisode]) -> None:
         """Let go of what episodes hold."""
-        call_all([one.episode.close for one in live], self._limit, together=self._together)
+        call_all([episode.episode.close for episode in live], self._limit, together=self._together)
 
     def again(self, state: Mapping[str, Any], tasks: Mapping[str, Task]) -> OpenEpisodes:
         """The episodes of a state; unfinished ones are played again up to where they were.
@@ -151,30 +151,30 @@ class Playing:
         Raises:
             EngineError: the environment says something else than it did.
         """
-        found = [self._found(one, tasks) for one in state["episodes"]]
-        pairs = [(one, of) for one, of in zip(found, state["episodes"], strict=True) if isinstance(one, LiveEpisode)]
-        live = [one for one, _ in pairs]
+        episodes = [self._found(record, tasks) for record in state["episodes"]]
+        pairs = [(e, of) for e, of in zip(episodes, state["episodes"], strict=True) if isinstance(e, LiveEpisode)]
+        live = [episode for episode, _ in pairs]
         try:
             self._begin(live)
             for turn in range(max((len(of["turns"]) for _, of in pairs), default=0)):
-                going = [(one, from_json(of["turns"][turn])) for one, of in pairs if len(of["turns"]) > turn]
-                for one, rollout in going:
-                    self._check(one, rollout.prompt)
-                    one.wrote(rollout)
-                self._answer([one for one, _ in going])
-            for one, of in pairs:
-                self._check(one, tuple(of["prompt"]))
-                one.begun = None if of["begun"] is None else from_json(of["begun"])
+                going = [(episode, from_json(of["turns"][turn])) for episode, of in pairs if len(of["turns"]) > turn]
+                for episode, rollout in going:
+                    self._check(episode, rollout.prompt)
+                    episode.wrote(rollout)
+                self._answer([episode for episode, _ in going])
+            for episode, of in pairs:
+                self._check(episode, tuple(of["prompt"]))
+                episode.begun = None if of["begun"] is None else from_json(of["begun"])
         except BaseException:
             self.close(live)
             raise
-        return OpenEpisodes(self._name, found, int(state["parts"]))
+        return OpenEpisodes(self._name, episodes, int(state["parts"]))
 
     def _found(self, state: Mapping[str, Any], tasks: Mapping[str, Task]) -> LiveEpisode | EndedEpisode:
         if "found" in state:
-            return EndedEpisode(state["group"], tuple(from_json(one) for one in state["found"]), int(state["count"]))
-        asked = Asked(state["id"], state["group"], tasks[state["id"]], int(state["seed"]))
-        return LiveEpisode(self._context, asked, state["key"], self._environment.episode(asked.task, asked.seed))
+            return EndedEpisode(state["group"], tuple(map(from_json, state["found"])), int(state["count"]))
+        request = Asked(state["id"], state["group"], tasks[state["id"]], int(state["seed"]))
+        return LiveEpisode(self._context, request, state["key"], self._environment.episode(request.task, request.seed))
 
     def _check(self, one: LiveEpisode, prompt: tuple[int, ...]) -> None:
         """
@@ -191,8 +191,8 @@ class Playing:
 
     def _made(self, asked: Sequence[Asked], n: int) -> list[LiveEpisode]:
         return [
-            LiveEpisode(self._context, one, f"{one.group}#{k}", self._environment.episode(one.task, one.seed))
-            for one in asked
+            LiveEpisode(self._context, ask, f"{ask.group}#{k}", self._environment.episode(ask.task, ask.seed))
+            for ask in asked
             for k in range(n)
         ]
 
@@ -203,7 +203,7 @@ class Playing:
             turn: tokens of a turn.
         """
         most = self._longest()
-        return [one for one in live if one.room(most, turn)]
+        return [episode for episode in live if episode.room(most, turn)]
 
     @property
     def _together(self) -> bool:
@@ -215,32 +215,32 @@ class Playing:
         return min(bound for bound in bounds if bound)
 
     def _begin(self, live: Sequence[LiveEpisode]) -> None:
-        said = self._call([one.episode.begin for one in live])
-        for one, found in zip(live, said, strict=True):
-            if isinstance(found, Failure):
-                one.fail(found)
+        outcomes = self._call([episode.episode.begin for episode in live])
+        for episode, outcome in zip(live, outcomes, strict=True):
+            if isinstance(outcome, Failure):
+                episode.fail(outcome)
             else:
-                one.begin(found.value)
+                episode.begin(outcome.value)
 
     def _say(self, engine: Engine, going: Sequence[LiveEpisode], sampling: Sampling, played: Played) -> None:
         """One turn of the policy in each."""
-        ways = dict.fromkeys((one.stop, one.stop_ids) for one in going)
+        ways = dict.fromkeys((episode.stop, episode.stop_ids) for episode in going)
         for stop, stop_ids in ways:
-            of = [one for one in going if (one.stop, one.stop_ids) == (stop, stop_ids)]
-            asked, n = _shared([Prompt(one.asked.id, one.asked.group, one.prompt) for one in of], sampling.n)
-            drawn = self._sampler.sample(engine, asked, replace(sampling, n=n, stop=stop, stop_ids=stop_ids))
+            of = [episode for episode in going if (episode.stop, episode.stop_ids) == (stop, stop_ids)]
+            prompts, n = _shared([Prompt(e.asked.id, e.asked.group, e.prompt) for e in of], sampling.n)
+            drawn = self._sampler.sample(engine, prompts, replace(sampling, n=n, stop=stop, stop_ids=stop_ids))
             played.flops += drawn.flops
-            for one, rollout in zip(of, drawn.rollouts, strict=True):
-                one.wrote(rollout)
+            for episode, rollout in zip(of, drawn.rollouts, strict=True):
+                episode.wrote(rollout)
 
     def _answer(self, going: Sequence[LiveEpisode]) -> None:
         """One answer of the environment to each."""
-        said = self._call([one.answer for one in going])
-        for one, found in zip(going, said, strict=True):
-            if isinstance(found, Failure):
-                one.fail(found)
+        outcomes = self._call([episode.answer for episode in going])
+        for episode, outcome in zip(going, outcomes, strict=True):
+            if isinstance(outcome, Failure):
+                episode.fail(outcome)
             else:
-                one.take(found.value, last=len(one.turns) >= self._most)
+                episode.take(outcome.value, last=len(episode.turns) >= self._most)
 
     def _call(self, functions: Sequence[Callable[[], _T]]) -> list[Given[_T] | Failure]:
         return call_all(functions, self._limit, together=self._together)
@@ -250,6 +250,6 @@ def _shared(prompts: Sequence[Prompt], n: int) -> tuple[list[Prompt], int]:
     """Prompts to sample, and how often each: once for a group whose episodes all begin alike."""
     if len(prompts) % n == 0:
         blocks = [prompts[i : i + n] for i in range(0, len(prompts), n)]
-        if all(one == block[0] for block in blocks for one in block):
+        if all(prompt == block[0] for block in blocks for prompt in block):
             return [block[0] for block in blocks], n
     return list(prompts), 1

@@ -58,7 +58,7 @@ class Flight:
     def of(cls, state: Mapping[str, Any]) -> Flight:
         """What `state` gave."""
         return cls(
-            [[from_json(one) for one in part] for part in state["parts"]],
+            [[from_json(rollout) for rollout in part] for part in state["parts"]],
             [list(part) for part in state["old"]],
             int(state["steps"]),
             int(state["done"]),

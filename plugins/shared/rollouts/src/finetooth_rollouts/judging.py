@@ -41,9 +41,9 @@ def build_judges(
         return None, build_rewards(context, options.judges, "method.rewards")
     rewards = build_rewards(context, options.judges[1:], "method.rewards")
     name, weight = next(iter(weights_by_name([pick], "method.environment").items()))
-    given: dict[str, Any] = {"name": pick} if isinstance(pick, str) else dict(pick)
-    given.pop("weight", None)
-    built = context.build("environment", given, setting="method.environment")
+    picked: dict[str, Any] = {"name": pick} if isinstance(pick, str) else dict(pick)
+    picked.pop("weight", None)
+    built = context.build("environment", picked, setting="method.environment")
     return WeightedEnvironment(name, built, weight), rewards
 
 
@@ -60,21 +60,21 @@ def judged(
     """
     rewards = tuple(rewards)
     whole = [episode[-1] for episode in episodes if not episode[-1].failure]
-    said = iter(scored(whole, tasks, rewards) if rewards else whole)
-    found: list[Rollout] = []
+    by_rewards = iter(scored(whole, tasks, rewards) if rewards else whole)
+    rollouts: list[Rollout] = []
     for episode in episodes:
         last = episode[-1]
         own = last.reward
         parts: dict[str, float | None] = {environment.name: own}
         reward = None if own is None else environment.weight * own
         if last.failure:
-            parts |= {one.name: None for one in rewards}
+            parts |= {reward.name: None for reward in rewards}
             reward = None if isinstance(failed, str) else failed
         elif rewards:
-            other = next(said)
+            other = next(by_rewards)
             parts |= other.rewards
-            known = [one for one in (reward, other.reward) if one is not None]
-            refused = any(one.refuses(other.rewards) for one in rewards)
+            known = [value for value in (reward, other.reward) if value is not None]
+            refused = any(entry.refuses(other.rewards) for entry in rewards)
             reward = sum(known) if known and not refused else None
-        found += [replace(one, rewards=parts, reward=reward) for one in episode]
-    return found
+        rollouts += [replace(rollout, rewards=parts, reward=reward) for rollout in episode]
+    return rollouts

@@ -76,7 +76,7 @@ class LiveEpisode:
     def versions(self) -> tuple[int, ...]:
         """Of the weights that wrote what there is."""
         written = self.turns if self.begun is None else [*self.turns, self.begun]
-        return tuple(version for one in written for version in one.versions)
+        return tuple(version for rollout in written for version in rollout.versions)
 
     def left(self, longest: int) -> int:
         """Tokens that its turn may still get.
@@ -171,17 +171,17 @@ class LiveEpisode:
     def rollouts(self, name: str) -> Sequence[Rollout]:
         """Its sequences, in order. The reward of the environment stands under its name, and there is none of an episode
         that failed."""
-        found = self._sequences.rollouts() or [
+        sequences = self._sequences.rollouts() or [
             Rollout(self.asked.id, self.asked.group, self.prompt, (), (), (), "", "error")
         ]
         reward = None if self.failure else self._reward
         return [
             replace(
-                one, text=self._text, outcome=self.outcome or "length", rewards={name: reward}, reward=reward,
-                episode=self.key, transcript=self._context.tokenizer.decode(one.tokens, skip_special=False),
+                rollout, text=self._text, outcome=self.outcome or "length", rewards={name: reward}, reward=reward,
+                episode=self.key, transcript=self._context.tokenizer.decode(rollout.tokens, skip_special=False),
                 failure=self.failure, metrics=self._metrics,
             )
-            for one in found
+            for rollout in sequences
         ]  # fmt: skip
 
     def state(self) -> Mapping[str, Any]:
@@ -192,7 +192,7 @@ class LiveEpisode:
             "group": self.asked.group,
             "seed": self.asked.seed,
             "key": self.key,
-            "turns": [as_json(one) for one in self.turns],
+            "turns": [as_json(rollout) for rollout in self.turns],
             "begun": None if self.begun is None else as_json(self.begun),
             "prompt": list(self._sequences.prompt),
         }

@@ -160,11 +160,11 @@ class RolloutMethod(MethodBase):
             RecipeError: the model has no such token.
         """
         size = self.context.facts.vocab_size
-        for place, one in enumerate(self.options.stop_ids or ()):
-            if one >= size:
+        for place, id_ in enumerate(self.options.stop_ids or ()):
+            if id_ >= size:
                 raise RecipeError(
                     f"method.stop_ids.{place}",
-                    f"{one} is not a token of the model, which has {size}",
+                    f"{id_} is not a token of the model, which has {size}",
                     action="give ids of its tokenizer, or the text that ends an answer in method.stop",
                 )
 
@@ -205,10 +205,10 @@ class RolloutMethod(MethodBase):
         """
         drawn = Drawn()
         try:
-            found = self._next_of(engine, indices, drawn)
-            if found is None and not self._steps:  # a run without a step is no run
+            flight = self._next_of(engine, indices, drawn)
+            if flight is None and not self._steps:  # a run without a step is no run
                 raise NothingToLearn(drawn)
-            return found
+            return flight
         except NothingToLearn:
             if not self._steps or drawn.judged is None:
                 raise
@@ -223,7 +223,7 @@ class RolloutMethod(MethodBase):
     def _next_of(self, engine: Engine, indices: Iterator[list[int]], drawn: Drawn) -> Flight | None:
         while self._drawing.batch(engine, indices, drawn, remaining=self._total - self._steps):
             rollouts, metrics = self.with_advantages(engine, drawn.rollouts) if drawn.rollouts else ([], {})
-            if rollouts and (not self._drops or any(any(one.advantages) for one in rollouts)):
+            if rollouts and (not self._drops or any(any(rollout.advantages) for rollout in rollouts)):
                 return self._in_flight(engine, rollouts, drawn, metrics)
             drawn.rollouts = []
             self._drawing.pass_over(drawn)
@@ -259,21 +259,21 @@ class RolloutMethod(MethodBase):
         Args:
             of_trained: mean entropy of the tokens that train; None: of all.
         """
-        found = {} if of_trained is None else {"entropy/trained": of_trained}
+        trained = {} if of_trained is None else {"entropy/trained": of_trained}
         seen = of_trained if of_trained is not None else report.metrics.get("entropy")
-        return replace(report, metrics={**report.metrics, **found, **({} if seen is None else self._bonus.see(seen))})
+        return replace(report, metrics={**report.metrics, **trained, **({} if seen is None else self._bonus.see(seen))})
 
     def _with_rollouts(self, report: StepReport, flight: Flight) -> StepReport:
         """The report of the first step that learns from them."""
         rollouts = flight.rollouts
         if self.options.keep_rollouts:
             write_rollouts(self.context.folder, report.step, rollouts)
-        samples = tuple(self._sample(one) for one in rollouts[:: max(1, len(rollouts) // SAMPLES)][:SAMPLES])
+        samples = tuple(self._sample(rollout) for rollout in rollouts[:: max(1, len(rollouts) // SAMPLES)][:SAMPLES])
         return replace(report, flops=report.flops + flight.flops, rollouts=tuple(rollouts), samples=samples)
 
     def _sample(self, rollout: Rollout) -> Sample:
-        asked = prompt_text(self._prompts.tasks[rollout.id])
-        return Sample(rollout.id, asked, "", rollout.text, rollout.reward or 0.0)
+        question = prompt_text(self._prompts.tasks[rollout.id])
+        return Sample(rollout.id, question, "", rollout.text, rollout.reward or 0.0)
 
     # --- from rollouts to data ----------------------------------------------------------------------------------------
 
@@ -287,11 +287,11 @@ class RolloutMethod(MethodBase):
         """
         if self.options.beta and self.options.kl_in == "reward":
             rollouts = self._less_kl(engine, rollouts)
-        found = []
-        for one, said in zip(rollouts, for_each(self._advantages, rollouts), strict=True):
-            each = np.broadcast_to(np.asarray(said, dtype=np.float64), (len(one.tokens),))
-            found.append(replace(one, advantages=tuple(each.tolist())))
-        return found, {}
+        with_each = []
+        for rollout, advantage in zip(rollouts, for_each(self._advantages, rollouts), strict=True):
+            each = np.broadcast_to(np.asarray(advantage, dtype=np.float64), (len(rollout.tokens),))
+            with_each.append(replace(rollout, advantages=tuple(each.tolist())))
+        return with_each, {}
 
     def training_data(self, engine: Engine, rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum]:
         """What a step trains of some rollouts.
@@ -306,18 +306,19 @@ class RolloutMethod(MethodBase):
         """Rewards less `beta` times the sum over tokens of log policy - log reference."""
         data = data_of(rollouts, [0.0] * len(rollouts))
         there = engine.forward(data, self.loss, role=REFERENCE, returns=("logprobs",), train=False).outputs
-        found = []
-        for one, datum, outputs in zip(rollouts, data, there, strict=True):
-            apart = float(np.sum(np.array(one.of_policy(one.logprobs)) - drawn_logprobs(datum, outputs["logprobs"])))
-            found.append(replace(one, reward=(one.reward or 0.0) - self.options.beta * apart))
-        return found
+        lowered = []
+        for rollout, datum, outputs in zip(rollouts, data, there, strict=True):
+            drawn = np.array(rollout.of_policy(rollout.logprobs))
+            apart = float(np.sum(drawn - drawn_logprobs(datum, outputs["logprobs"])))
+            lowered.append(replace(rollout, reward=(rollout.reward or 0.0) - self.options.beta * apart))
+        return lowered
 
     def _in_flight(self, engine: Engine, rollouts: list[Rollout], drawn: Drawn, metrics: Mapping[str, float]) -> Flight:
         """Cut a batch into optimizer steps. Where it takes more than one, the weights that sampled it are asked for
         their log-probabilities first: of the same data in the same layout, so that the first ratios are 1 exactly."""
         options = self.options
         if self._others:
-            rollouts = [replace(one, fields={**one.fields, BEHAVIOUR: one.logprobs}) for one in rollouts]
+            rollouts = [replace(r, fields={**r.fields, BEHAVIOUR: r.logprobs}) for r in rollouts]
         of_batch = {**batch_metrics(rollouts), **drawn.metrics(), **metrics}
         replays = options.replay_staleness if options.replay_groups else 0
         if self._schedule.ahead or replays:
@@ -350,7 +351,7 @@ class RolloutMethod(MethodBase):
 
         def lengths(part: Sequence[Rollout]) -> list[int]:
             masked = options.mask_truncated_completions
-            return [0 if masked and one.outcome == "length" else one.length for one in part]
+            return [0 if masked and rollout.outcome == "length" else rollout.length for rollout in part]
 
         whole = sum(sum(lengths(part)) for part in flight.parts) / len(flight.parts)
         longest = options.max_completion_length
@@ -363,10 +364,10 @@ class RolloutMethod(MethodBase):
         sampler is the engine that trains: the same distribution, without what another order of sums rounds."""
         part, drawn, own = flight.parts[place], list[float](), list[float]()
         for i, datum, outputs in zip(trained, data, result.outputs, strict=False):
-            found = [float(value) for value in drawn_logprobs(datum, outputs["logprobs"])]
-            drawn, own = [*drawn, *part[i].of_policy(part[i].logprobs)], [*own, *found]
+            logprobs = [float(value) for value in drawn_logprobs(datum, outputs["logprobs"])]
+            drawn, own = [*drawn, *part[i].of_policy(part[i].logprobs)], [*own, *logprobs]
             if not self._others:
-                part[i] = with_logprobs(part[i], found)
+                part[i] = with_logprobs(part[i], logprobs)
         if own:
             gap = gap_metrics(drawn, own) | (ratio_metrics(drawn, own) if self._others else {})
             self._check_gap(gap, [part[i] for i in trained], engine.weights_version)
@@ -378,7 +379,7 @@ class RolloutMethod(MethodBase):
         Raises:
             EngineError: sampler and trainer are too far apart.
         """
-        fresh = all(of == version for one in trained for of in one.of_policy(one.versions))
+        fresh = all(of == version for rollout in trained for of in rollout.of_policy(rollout.versions))
         fresh = fresh and "other_weights" not in self.sampler.capabilities
         mean, most = gap[GAP], self.options.max_logp_difference or (FRESH if fresh else STALE)
         if not mean <= most:

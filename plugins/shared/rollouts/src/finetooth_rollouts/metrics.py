@@ -19,10 +19,10 @@ def batch_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     lengths that the policy wrote."""
     ends = last_of_episodes(rollouts)
     rewards, groups = rewards_of(ends), groups_of(ends)
-    lengths = np.array([one.length for one in rollouts], dtype=np.float64)
-    ended = lengths[[one.outcome != "length" for one in rollouts]]
+    lengths = np.array([rollout.length for rollout in rollouts], dtype=np.float64)
+    ended = lengths[[rollout.outcome != "length" for rollout in rollouts]]
     same = [bool((rewards[group] == rewards[group][0]).all()) for group in groups]
-    found = {
+    numbers = {
         "reward": float(rewards.mean()),
         "reward_std": float(np.mean([deviation(rewards[group]) for group in groups])),
         "completions/mean_length": float(lengths.mean()),
@@ -32,14 +32,14 @@ def batch_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
         "completions/mean_terminated_length": float(ended.mean()) if len(ended) else 0.0,
     }
     if len(groups) < len(ends):  # of one answer nothing can be told
-        found["frac_reward_zero_std"] = sum(same) / len(same)
+        numbers["frac_reward_zero_std"] = sum(same) / len(same)
     for name in rollouts[0].rewards:
-        parts = np.array([score for one in ends if (score := one.rewards[name]) is not None])
+        parts = np.array([score for rollout in ends if (score := rollout.rewards[name]) is not None])
         if len(parts):
-            found |= {f"rewards/{name}/mean": float(parts.mean()), f"rewards/{name}/std": deviation(parts)}
-    for name in sorted({name for one in ends for name in one.metrics}):
-        found[f"environment/{name}"] = float(np.mean([one.metrics.get(name, 0.0) for one in ends]))
-    return found
+            numbers |= {f"rewards/{name}/mean": float(parts.mean()), f"rewards/{name}/std": deviation(parts)}
+    for name in sorted({name for rollout in ends for name in rollout.metrics}):
+        numbers[f"environment/{name}"] = float(np.mean([rollout.metrics.get(name, 0.0) for rollout in ends]))
+    return numbers
 
 
 def gap_metrics(drawn: Sequence[float], own: Sequence[float]) -> dict[str, float]:
@@ -81,11 +81,11 @@ def staleness(rollouts: Sequence[Rollout], version: int, bound: int) -> dict[str
     Raises:
         EngineError: weights that are not there yet are said to have drawn a token, or some beyond the bound.
     """
-    ages = np.array([version - of for one in rollouts for of in one.of_policy(one.versions)], dtype=np.float64)
+    ages = np.array([version - of for r in rollouts for of in r.of_policy(r.versions)], dtype=np.float64)
     if ages.min() < 0 or ages.max() > bound:
-        said = version - (ages.min() if ages.min() < 0 else ages.max())
+        stated = version - (ages.min() if ages.min() < 0 else ages.max())
         raise EngineError(
-            f"method.sampler: it sampled a token at weights version {said:g}, and the trainer is at {version}: 0 to "
+            f"method.sampler: it sampled a token at weights version {stated:g}, and the trainer is at {version}: 0 to "
             f"{bound} versions may lie between them",
             action="see that the sampler says which weights it has, or raise method.max_staleness",
         )

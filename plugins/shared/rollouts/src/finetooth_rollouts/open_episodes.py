@@ -32,44 +32,44 @@ class OpenEpisodes:
     @property
     def going(self) -> list[LiveEpisode]:
         """The unfinished episodes."""
-        return [one for one in self._played if isinstance(one, LiveEpisode) and not one.ended]
+        return [episode for episode in self._played if isinstance(episode, LiveEpisode) and not episode.ended]
 
     @property
     def held(self) -> list[LiveEpisode]:
         """Those that hold something of the environment's."""
-        return [one for one in self._played if isinstance(one, LiveEpisode)]
+        return [episode for episode in self._played if isinstance(episode, LiveEpisode)]
 
     @property
     def turns(self) -> int:
         """Of the policy."""
-        return sum(len(one.turns) if isinstance(one, LiveEpisode) else one.count for one in self._played)
+        return sum(len(e.turns) if isinstance(e, LiveEpisode) else e.count for e in self._played)
 
     @property
     def oldest(self) -> int | None:
         """The oldest weights that wrote a part of an unfinished episode."""
-        return min((version for one in self.going for version in one.versions), default=None)
+        return min((version for episode in self.going for version in episode.versions), default=None)
 
     def episodes(self) -> tuple[tuple[Rollout, ...], ...]:
         """Their rollouts."""
-        return tuple(tuple(one.rollouts(self._name)) for one in self._played)
+        return tuple(tuple(episode.rollouts(self._name)) for episode in self._played)
 
     @property
     def failures(self) -> list[str]:
         """Reasons of those that an error or a time limit ended."""
-        return [found[-1].failure for found in self.episodes() if found[-1].failure]
+        return [episode[-1].failure for episode in self.episodes() if episode[-1].failure]
 
     def parted(self) -> tuple[OpenEpisodes, OpenEpisodes]:
         """The groups that have ended, and those with an unfinished episode."""
-        open_ = {one.asked.group for one in self.going}
+        open_ = {episode.asked.group for episode in self.going}
         sides: tuple[list[LiveEpisode | EndedEpisode], ...] = [], []
-        for one in self._played:
-            sides[(one.asked.group if isinstance(one, LiveEpisode) else one.group) in open_].append(one)
+        for episode in self._played:
+            sides[(episode.asked.group if isinstance(episode, LiveEpisode) else episode.group) in open_].append(episode)
         done, going = (OpenEpisodes(self._name, side, self.parts) for side in sides)
         return done, going
 
     def state(self) -> Mapping[str, Any]:
         """JSON."""
-        return {"parts": self.parts, "episodes": [self._state(one) for one in self._played]}
+        return {"parts": self.parts, "episodes": [self._state(episode) for episode in self._played]}
 
     def _state(self, one: LiveEpisode | EndedEpisode) -> Mapping[str, Any]:
         if isinstance(one, LiveEpisode) and not one.ended:

@@ -147,7 +147,7 @@ class RolloutOptions(PolicyOptions):
     @model_validator(mode="before")
     @classmethod
     def _unguided(cls, given: Any) -> Any:
-        guided = [one for one in given if str(one).removeprefix("vllm_") in GUIDED] if isinstance(given, dict) else []
+        guided = [key for key in given if str(key).removeprefix("vllm_") in GUIDED] if isinstance(given, dict) else []
         if guided:
             raise ValueError(
                 f"{guided[0]}: a policy samples without a grammar, since training does not see the tokens that a "

@@ -15,7 +15,7 @@ from finetooth_rollouts.rollouts_file import as_json, from_json
 
 def differ(rollouts: Sequence[Rollout]) -> bool:
     """Whether the rewards of a group are not all equal."""
-    return any(one.reward != rollouts[0].reward for one in rollouts)
+    return any(rollout.reward != rollouts[0].reward for rollout in rollouts)
 
 
 class Replay:
@@ -43,11 +43,9 @@ class Replay:
             version: optimizer steps done.
         """
         too_old = version - self._staleness
-        young = [
-            group for group in self._groups if min(v for one in group for v in one.of_policy(one.versions)) >= too_old
-        ]
+        young = [group for group in self._groups if min(v for r in group for v in r.of_policy(r.versions)) >= too_old]
         self._groups = deque(young, self._groups.maxlen)
-        found, replaced, own = list[Rollout](), 0, list[list[Rollout]]()
+        batch, replaced, own = list[Rollout](), 0, list[list[Rollout]]()
         for place in groups_of(rollouts):
             group = list(rollouts[place])
             if differ(group):
@@ -56,17 +54,17 @@ class Replay:
                 chosen = int(random.integers(len(self._groups)))
                 group, replaced = self._groups[chosen], replaced + 1
                 del self._groups[chosen]
-            found += group
+            batch += group
         self._groups.extend(own)
-        return found, replaced
+        return batch, replaced
 
     def state(self) -> list[list[dict[str, Any]]]:
         """JSON-able."""
-        return [[as_json(one) for one in group] for group in self._groups]
+        return [[as_json(rollout) for rollout in group] for group in self._groups]
 
     def take(self, state: Iterable[Iterable[Mapping[str, Any]]]) -> None:
         """What `state` gave."""
-        self._groups = deque(([from_json(one) for one in group] for group in state), self._groups.maxlen)
+        self._groups = deque(([from_json(record) for record in group] for group in state), self._groups.maxlen)
 
 
 class Unsolved:
@@ -79,7 +77,7 @@ class Unsolved:
         """Scored rollouts, those of a group next to each other."""
         for place in groups_of(rollouts):
             group = rollouts[place]
-            if group[0].id not in self._waiting and all((one.reward or 0.0) <= 0.0 for one in group):
+            if group[0].id not in self._waiting and all((rollout.reward or 0.0) <= 0.0 for rollout in group):
                 self._waiting.append(group[0].id)
 
     def again(self, most: int, asked: Sequence[str]) -> list[str]:
@@ -88,9 +86,9 @@ class Unsolved:
         Args:
             asked: ids of prompts that are asked anyway.
         """
-        found = [id_ for id_ in self._waiting if id_ not in asked][:most]
-        self._waiting = [id_ for id_ in self._waiting if id_ not in found]
-        return found
+        ids = [id_ for id_ in self._waiting if id_ not in asked][:most]
+        self._waiting = [id_ for id_ in self._waiting if id_ not in ids]
+        return ids
 
     def state(self) -> list[str]:
         """JSON-able."""

@@ -46,7 +46,7 @@ def write_rollouts(folder: Path, step: int, rollouts: Sequence[Rollout]) -> None
     part = path.with_suffix(".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text("".join(json.dumps(as_json(one)) + "\n" for one in rollouts), encoding="utf-8")
+        part.write_text("".join(json.dumps(as_json(rollout)) + "\n" for rollout in rollouts), encoding="utf-8")
         part.replace(path)
     except OSError as error:
         raise EngineError(

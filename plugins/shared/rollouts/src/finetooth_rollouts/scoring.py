@@ -48,20 +48,20 @@ def build_rewards(context: Context, picks: Sequence[Pick], setting: str) -> tupl
     Raises:
         RecipeError: a weight is not a number, or `required` neither true nor false.
     """
-    found: list[WeightedReward] = []
+    rewards: list[WeightedReward] = []
     for i, (pick, (name, weight)) in enumerate(zip(picks, weights_by_name(picks, setting).items(), strict=True)):
-        given: dict[str, Any] = {"name": pick} if isinstance(pick, str) else dict(pick)
-        required = given.pop("required", False)
+        options: dict[str, Any] = {"name": pick} if isinstance(pick, str) else dict(pick)
+        required = options.pop("required", False)
         if not isinstance(required, bool):
             raise RecipeError(
                 f"{setting}.{i}.required", f"{required!r} is not true or false", action="give one of them"
             )
-        given = {key: value for key, value in given.items() if key not in ("weight", "label")}
-        reward = context.build("reward", given, setting=f"{setting}.{i}")
-        entry = context.catalog.get("reward", str(given["name"]), setting=f"{setting}.{i}").entry
+        options = {key: value for key, value in options.items() if key not in ("weight", "label")}
+        reward = context.build("reward", options, setting=f"{setting}.{i}")
+        entry = context.catalog.get("reward", str(options["name"]), setting=f"{setting}.{i}").entry
         concurrent = isinstance(entry, RewardEntry) and entry.concurrent
-        found.append(WeightedReward(name, reward, weight, concurrent, required))
-    return tuple(found)
+        rewards.append(WeightedReward(name, reward, weight, concurrent, required))
+    return tuple(rewards)
 
 
 def weights_by_name(picks: Sequence[Pick], setting: str = "method.rewards") -> dict[str, float]:
@@ -71,7 +71,7 @@ def weights_by_name(picks: Sequence[Pick], setting: str = "method.rewards") -> d
     Raises:
         RecipeError: a weight is not a number, or a label not a text.
     """
-    found: dict[str, float] = {}
+    weights: dict[str, float] = {}
     for i, pick in enumerate(picks):
         weight = 1.0 if isinstance(pick, str) else pick.get("weight", 1.0)
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) < float("inf"):
@@ -83,9 +83,9 @@ def weights_by_name(picks: Sequence[Pick], setting: str = "method.rewards") -> d
         if not isinstance(label, str) or not LABEL.fullmatch(label):
             action = "give a word of letters, digits, _ and -, or leave it out"
             raise RecipeError(f"{setting}.{i}.label", f"{label!r} cannot be a label", action=action)
-        same = sum(one.partition("#")[0] == label for one in found)
-        found[f"{label}#{same + 1}" if same else label] = float(weight)
-    return found
+        same = sum(taken.partition("#")[0] == label for taken in weights)
+        weights[f"{label}#{same + 1}" if same else label] = float(weight)
+    return weights
 
 
 def scored(rollouts: Sequence[Rollout], tasks: Mapping[str, Task], rewards: Iterable[WeightedReward]) -> list[Rollout]:
@@ -98,19 +98,19 @@ def scored(rollouts: Sequence[Rollout], tasks: Mapping[str, Task], rewards: Iter
     Raises:
         DataError: a row has a column by a name that rollouts need.
     """
-    rewards, asked = tuple(rewards), [tasks[rollout.id] for rollout in rollouts]
-    prompts, answers = [prompt_text(task) for task in asked], [rollout.text for rollout in rollouts]
-    names = sorted({name for task in asked for name in task.columns})
-    columns = {name: [task.columns.get(name) for task in asked] for name in names} | _sampled(rollouts, asked)
-    parts = {one.name: one.reward(prompts, answers, columns) for one in rewards}
-    weights = {one.name: one.weight for one in rewards}
-    found = []
+    rewards, rows = tuple(rewards), [tasks[rollout.id] for rollout in rollouts]
+    prompts, answers = [prompt_text(task) for task in rows], [rollout.text for rollout in rollouts]
+    names = sorted({name for task in rows for name in task.columns})
+    columns = {name: [task.columns.get(name) for task in rows] for name in names} | _sampled(rollouts, rows)
+    parts = {reward.name: reward.reward(prompts, answers, columns) for reward in rewards}
+    weights = {reward.name: reward.weight for reward in rewards}
+    results = []
     for i, rollout in enumerate(rollouts):
         of = {name: scores[i] for name, scores in parts.items()}
         known = [weights[name] * score for name, score in of.items() if score is not None]
-        counts = (known or not parts) and not any(one.refuses(of) for one in rewards)
-        found.append(replace(rollout, rewards=of, reward=sum(known) if counts else None))
-    return found
+        counts = (known or not parts) and not any(reward.refuses(of) for reward in rewards)
+        results.append(replace(rollout, rewards=of, reward=sum(known) if counts else None))
+    return results
 
 
 def _sampled(rollouts: Sequence[Rollout], tasks: Sequence[Task]) -> dict[str, list[Any]]:
@@ -125,11 +125,11 @@ def _sampled(rollouts: Sequence[Rollout], tasks: Sequence[Task]) -> dict[str, li
             problem = f"the row has a column {taken[0]!r}, which for rewards is of what was sampled"
             raise DataError(rollout.id, problem, action="give it another name")
     return {
-        "row_id": [one.id for one in rollouts],
+        "row_id": [rollout.id for rollout in rollouts],
         "conversation": [_conversation(task) for task in tasks],
-        "completion_ids": [list(one.tokens) for one in rollouts],
-        "outcome": [one.outcome for one in rollouts],
-        "version": [max(one.versions, default=0) for one in rollouts],
+        "completion_ids": [list(rollout.tokens) for rollout in rollouts],
+        "outcome": [rollout.outcome for rollout in rollouts],
+        "version": [max(rollout.versions, default=0) for rollout in rollouts],
     }
 
 

@@ -57,10 +57,10 @@ class _Sequence:
     def rollout(self) -> Rollout:
         """As a rollout that is not scored."""
         assert self.last is not None
-        one = self.last
+        last = self.last
         return Rollout(
-            one.id, one.group, self.prompt, tuple(self.tokens), tuple(self.logprobs), tuple(self.versions), one.text,
-            one.outcome, kept=tuple(self.kept) if any(self.kept) else (), own=() if all(self.own) else tuple(self.own),
+            last.id, last.group, self.prompt, tuple(self.tokens), tuple(self.logprobs), tuple(self.versions), last.text,
+            last.outcome, kept=tuple(self.kept) if any(self.kept) else (), own=() if all(self.own) else tuple(self.own),
         )  # fmt: skip
 
 
@@ -91,12 +91,12 @@ class Sequences:
             self._messages, self._tools = observation.messages, observation.tools
             self.prompt = observation.tokens or tuple(self._renderer.prompt(self._messages, self._tools))
             return
-        said = self._messages
+        before = self._messages
         self._messages = (*self._messages, *observation.messages)
         if observation.tokens:
             self.prompt = observation.tokens
         elif self._renderer.extension:
-            self.prompt = (*open_.all, *self._between(said))
+            self.prompt = (*open_.all, *self._between(before))
         else:
             self.prompt = tuple(self._renderer.prompt(self._messages, self._tools))
 
@@ -119,7 +119,7 @@ class Sequences:
 
     def rollouts(self) -> list[Rollout]:
         """All sequences."""
-        return [one.rollout() for one in self._done]
+        return [sequence.rollout() for sequence in self._done]
 
     def _between(self, said: tuple[Message, ...]) -> tuple[int, ...]:
         """What follows a turn, up to where the policy speaks again.

@@ -38,11 +38,11 @@ def joined(
     tokens = (*begun.tokens, *further.tokens)
     ended = further.outcome == "stop" and tokens[-1] in (context.renderer.stop_ids if stop_ids is None else stop_ids)
     text, outcome = context.tokenizer.decode(list(tokens[:-1] if ended else tokens)), further.outcome
-    at = min((place for one in stop if (place := text.find(one)) >= 0), default=None)
+    at = min((place for ending in stop if (place := text.find(ending)) >= 0), default=None)
     if at is not None:
-        said = context.tokenizer.decode
+        decode = context.tokenizer.decode
         counts = range(len(begun.tokens) + 1, len(tokens))
-        whole = next((n for n in counts if any(one in said(list(tokens[:n])) for one in stop)), len(tokens))
+        whole = next((n for n in counts if any(ending in decode(list(tokens[:n])) for ending in stop)), len(tokens))
         tokens, text, outcome = tokens[:whole], text[:at], "stop"
     count = len(tokens)
     return replace(

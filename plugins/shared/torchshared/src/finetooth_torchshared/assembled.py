@@ -46,7 +46,7 @@ def assembled(
         RecipeError: see `quantised.quantise`.
     """
     whole: Any = model
-    head, kept, ready = whole.get_output_embeddings(), kept_in_fp32(model, dtype), stored or {}
+    head, in_fp32, ready = whole.get_output_embeddings(), kept_in_fp32(model, dtype), stored or {}
     tied = set(whole.all_tied_weights_keys)
     wanted = _names(model, skipped=ready) - tied
     if differing := wanted.symmetric_difference(set(names) - tied):
@@ -57,9 +57,9 @@ def assembled(
         tensor = read(name)
         if not tensor.is_floating_point():
             return tensor
-        return tensor.to(dtype=torch.float32 if name in kept else dtype)
+        return tensor.to(dtype=torch.float32 if name in in_fp32 else dtype)
 
-    found = 0
+    count = 0
     for path in [path for path, _ in model.named_modules()]:
         module: Any = model.get_submodule(path)
         if path in ready:
@@ -77,30 +77,30 @@ def assembled(
             if buffer is not None and name not in module._non_persistent_buffers_set:
                 module._buffers[name] = number(f"{path}.{name}" if path else name)
         if quantizer:
-            found += store_experts(path, module, quantizer, device)
+            count += store_experts(path, module, quantizer, device)
         linear = isinstance(module, nn.Linear) and module is not head
         if quantizer and linear and quantizer.takes(path, (module.out_features, module.in_features)):
             _put(model, path, stored_linear(path, module, quantizer, device))
-            found += 1
+            count += 1
             continue
         if device != "cpu":
             _move(module, device)
     if quantizer is not None:
-        check_any(found, quantizer)
+        check_any(count, quantizer)
     whole.tie_weights()
     return model.eval()
 
 
 def _names(model: nn.Module, skipped: Collection[str]) -> set[str]:
     """Names of all tensors that files hold, but for those of some modules."""
-    found = set()
+    names = set()
     for path, module in model.named_modules():
         if path in skipped:
             continue
         buffers = {name for name in module._buffers if name not in module._non_persistent_buffers_set}
-        held = {name: of for name, of in (*module._parameters.items(), *module._buffers.items()) if of is not None}
-        found |= {f"{path}.{name}" if path else name for name in held if name in module._parameters or name in buffers}
-    return found
+        own = {name: of for name, of in (*module._parameters.items(), *module._buffers.items()) if of is not None}
+        names |= {f"{path}.{name}" if path else name for name in own if name in module._parameters or name in buffers}
+    return names
 
 
 def _make_buffers(model: Any) -> None:

@@ -59,8 +59,8 @@ def by_name(name: str) -> Callable[..., Tensor]:
         if sinks is not None:
             extra["s_aux"] = sinks
         compute = implementation(name, sinks=sinks is not None)
-        found: Tensor = compute(module, query, key, value, mask, scaling=scale, dropout=0.0, **extra)[0]
-        return found.transpose(1, 2)
+        attended: Tensor = compute(module, query, key, value, mask, scaling=scale, dropout=0.0, **extra)[0]
+        return attended.transpose(1, 2)
 
     return attend
 
@@ -75,8 +75,8 @@ def implementation(name: str, module: Any = None, *, sinks: bool = False) -> Cal
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     if name != "eager":
-        found: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS[name]
-        return found
+        registered: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS[name]
+        return registered
     home = type(module).__module__ if module is not None else ""
     home = home or ("transformers.models.gpt_oss.modeling_gpt_oss" if sinks else GEMMA)
     own: Callable[..., Any] = importlib.import_module(home).eager_attention_forward

@@ -29,7 +29,7 @@ def built_for(platform: str, package: Path | None = None) -> bool:
 
 def _package() -> Path | None:
     try:
-        found = find_spec("torch")
+        spec = find_spec("torch")
     except (ImportError, ValueError):
         return None
-    return Path(found.origin).parent if found is not None and found.origin else None
+    return Path(spec.origin).parent if spec is not None and spec.origin else None

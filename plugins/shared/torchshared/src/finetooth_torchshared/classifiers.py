@@ -33,10 +33,10 @@ def classifier_class(config: Any, kind: str) -> Any:
         "sequence": auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
         "token": auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
     }[kind]
-    found = table.get(type(config), None)
-    if found is None:
+    class_ = table.get(type(config), None)
+    if class_ is None:
         raise no_classifier(str(getattr(config, "model_type", "")), kind)
-    return found
+    return class_
 
 
 def no_classifier(model_type: str, kind: str) -> PlanError:

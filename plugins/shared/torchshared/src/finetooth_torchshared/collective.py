@@ -65,17 +65,17 @@ class TorchCollective:
 
     def gather(self, value: Any) -> list[Any]:
         """What all gave, by torch.distributed's own pickle."""
-        given: list[Any] = [None] * self.world
+        values: list[Any] = [None] * self.world
         with self._met():
-            dist.all_gather_object(given, value, group=self._group)
-        return given
+            dist.all_gather_object(values, value, group=self._group)
+        return values
 
     def broadcast(self, value: Any) -> Any:
         """What the first rank gave, by torch.distributed's own pickle."""
-        given = [value]
+        values = [value]
         with self._met():
-            dist.broadcast_object_list(given, group_src=0, group=self._group)
-        return given[0]
+            dist.broadcast_object_list(values, group_src=0, group=self._group)
+        return values[0]
 
     def barrier(self) -> None:
         """Return once every rank has come here."""

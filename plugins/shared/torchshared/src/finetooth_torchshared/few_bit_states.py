@@ -62,20 +62,20 @@ class FewBits:
         """The numbers kept under a name, in fp32 and in the shape of a tensor; zeros if none are."""
         if name not in state:
             return torch.zeros_like(like, dtype=torch.float32)
-        kept: Tensor = state[name]
+        stored: Tensor = state[name]
         if f"{name}_scale" not in state:
-            return kept.clone()
-        found = torch.empty(like.shape, dtype=torch.float32, device=kept.device)
-        levels, whole = self._levels.to(kept.device), found.view(-1)
+            return stored.clone()
+        restored = torch.empty(like.shape, dtype=torch.float32, device=stored.device)
+        levels, whole = self._levels.to(stored.device), restored.view(-1)
         for blocks in self._pieces(len(state[f"{name}_scale"])):
-            codes = kept[self._codes(blocks)]
+            codes = stored[self._codes(blocks)]
             if self._packs:
                 codes = torch.stack([codes & 15, codes >> 4], 1).flatten()
             numbers = levels[codes.int()].view(-1, self._block)
             numbers *= state[f"{name}_scale"][blocks].unsqueeze(1)
             piece = whole[self._numbers(blocks)]
             piece.copy_(numbers.view(-1)[: len(piece)])
-        return found
+        return restored
 
     def write(self, state: Settings, name: str, numbers: Tensor) -> None:
         """Keep numbers under a name: codes there, scales under `NAME_scale`."""
@@ -84,7 +84,7 @@ class FewBits:
             return
         whole, blocks_in_all = numbers.reshape(-1), -(-numbers.numel() // self._block)
         between, device = self._between.to(whole.device), whole.device
-        kept = torch.empty(blocks_in_all * self._block // (2 if self._packs else 1), dtype=torch.uint8, device=device)
+        stored = torch.empty(blocks_in_all * self._block // (2 if self._packs else 1), dtype=torch.uint8, device=device)
         scales = torch.empty(blocks_in_all, dtype=whole.dtype, device=device)
         for blocks in self._pieces(blocks_in_all):
             piece = whole[self._numbers(blocks)]
@@ -92,9 +92,9 @@ class FewBits:
             scale = flat.abs().amax(1)
             ratio = flat / torch.where(scale > 0, scale, 1.0).unsqueeze(1)
             codes = torch.bucketize(ratio, between, out_int32=True).to(torch.uint8).flatten()
-            kept[self._codes(blocks)] = codes[::2] | codes[1::2] << 4 if self._packs else codes
+            stored[self._codes(blocks)] = codes[::2] | codes[1::2] << 4 if self._packs else codes
             scales[blocks] = scale
-        state[name], state[f"{name}_scale"] = kept, scales
+        state[name], state[f"{name}_scale"] = stored, scales
 
     def _pieces(self, blocks: int) -> Iterator[slice]:
         """Blocks that are turned at once: all of an embedding would take several times what is kept of it."""
@@ -106,8 +106,8 @@ class FewBits:
 
     def _codes(self, blocks: slice) -> slice:
         """Where their codes are."""
-        found, share = self._numbers(blocks), 2 if self._packs else 1
-        return slice(found.start // share, found.stop // share)
+        places, share = self._numbers(blocks), 2 if self._packs else 1
+        return slice(places.start // share, places.stop // share)
 
     def bytes_of(self, numbers: int) -> float:
         """What a tensor of so many numbers takes."""

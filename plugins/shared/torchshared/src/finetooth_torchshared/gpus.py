@@ -83,9 +83,9 @@ def split_devices(
     """
     first = index or 0
     count = max(first + 1, torch.cuda.device_count())
-    found = [described(place, torch.cuda.get_device_properties(place)) for place in range(count)]
-    alike = [device for device in found if device.label == found[first].label] if index is None else [found[first]]
+    gpus = [described(place, torch.cuda.get_device_properties(place)) for place in range(count)]
+    alike = [device for device in gpus if device.label == gpus[first].label] if index is None else [gpus[first]]
     names = {device.name for device in alike}
     available = gpu_available(torch, first, alike[0].memory)
     taken = (replace(alike[0], available=available), *alike[1:])
-    return taken, tuple(device for device in found if device.name not in names)
+    return taken, tuple(device for device in gpus if device.name not in names)

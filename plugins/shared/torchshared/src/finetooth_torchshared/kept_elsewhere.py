@@ -12,8 +12,8 @@ from torch import Tensor
 
 def in_host_memory(tensor: Tensor) -> Tensor:
     """A copy in host memory, pinned where it comes from an accelerator, so that copies need not wait for each other."""
-    held = torch.empty_like(tensor, device="cpu", pin_memory=tensor.device.type == "cuda")
-    return held.copy_(tensor)
+    copy = torch.empty_like(tensor, device="cpu", pin_memory=tensor.device.type == "cuda")
+    return copy.copy_(tensor)
 
 
 def in_files(folder: Path) -> Callable[[Tensor], Tensor]:
@@ -27,8 +27,8 @@ def in_files(folder: Path) -> Callable[[Tensor], Tensor]:
     def keep(tensor: Tensor) -> Tensor:
         like = torch.empty_like(tensor, device="meta")  # dense, and laid out in memory as the tensor is
         with tempfile.NamedTemporaryFile(dir=folder) as file:
-            held = torch.from_file(file.name, shared=True, size=max(1, tensor.numel()), dtype=tensor.dtype)
-        return held.as_strided(like.size(), like.stride()).copy_(tensor)
+            mapped = torch.from_file(file.name, shared=True, size=max(1, tensor.numel()), dtype=tensor.dtype)
+        return mapped.as_strided(like.size(), like.stride()).copy_(tensor)
 
     return keep
 

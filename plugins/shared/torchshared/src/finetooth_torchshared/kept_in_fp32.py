@@ -22,9 +22,9 @@ def kept_in_fp32(model: nn.Module, dtype: torch.dtype) -> frozenset[str]:
         parts += getattr(model, "_keep_in_fp32_modules", None) or ()
     if not parts:
         return frozenset()
-    kept = re.compile("|".join(part.replace("*", ".*") for part in sorted(parts)))
+    pattern = re.compile("|".join(part.replace("*", ".*") for part in sorted(parts)))
     tensors = (*model.named_parameters(), *model.named_buffers())
-    return frozenset(name for name, _ in tensors if kept.search(name))
+    return frozenset(name for name, _ in tensors if pattern.search(name))
 
 
 def cast(model: nn.Module, dtype: torch.dtype, device: str) -> nn.Module:
@@ -35,9 +35,9 @@ def cast(model: nn.Module, dtype: torch.dtype, device: str) -> nn.Module:
     """
     names = kept_in_fp32(model, dtype)
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    kept = {name: tensors[name].detach().to(device) for name in names}
+    in_fp32 = {name: tensors[name].detach().to(device) for name in names}
     model.to(device=device, dtype=dtype)
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    for name, tensor in kept.items():
+    for name, tensor in in_fp32.items():
         tensors[name].data = tensor
     return model

@@ -118,9 +118,9 @@ def write_model_tensors(tensors: ModelTensors, folder: Path, precision: str) -> 
     places: dict[str, str] = {}
     total = 0
     parts = _parts(tensors.files, {name: written(name, shapes[name]) for name in tensors.files})
-    for target, names, said in parts:
-        total += write_safetensors(folder / target, said, made(names))
-        places |= dict.fromkeys(said, target)
+    for target, names, header in parts:
+        total += write_safetensors(folder / target, header, made(names))
+        places |= dict.fromkeys(header, target)
     if len(parts) > 1:
         content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
         (folder / INDEX).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -142,25 +142,25 @@ def _parts(
         files: of the base, by tensor of the model.
         saved: without memory, what is written for each.
     """
-    found: list[tuple[list[str], dict[str, Said]]] = []
+    parts: list[tuple[list[str], dict[str, Said]]] = []
     for file in sorted(set(files.values())):
-        names, said, size = list[str](), dict[str, Said](), 0
+        names, header, size = list[str](), dict[str, Said](), 0
         for name in sorted(name for name, place in files.items() if place == file):
             each = {part: (tensor.dtype, tuple(tensor.shape)) for part, tensor in saved[name].items()}
             bytes_ = sum(tensor.nbytes for tensor in saved[name].values())
             if names and size + bytes_ > LARGEST:
-                found.append((names, said))
-                names, said, size = [], {}, 0
+                parts.append((names, header))
+                names, header, size = [], {}, 0
             names.append(name)
-            said |= each
+            header |= each
             size += bytes_
-        found.append((names, said))
+        parts.append((names, header))
     targets = sorted(set(files.values()))
-    if len(found) == 1:
+    if len(parts) == 1:
         targets = [SINGLE]
-    elif len(found) != len(targets):
-        targets = [f"model-{index + 1:05}-of-{len(found):05}.safetensors" for index in range(len(found))]
-    return [(target, names, said) for target, (names, said) in zip(targets, found, strict=True)]
+    elif len(parts) != len(targets):
+        targets = [f"model-{index + 1:05}-of-{len(parts):05}.safetensors" for index in range(len(parts))]
+    return [(target, names, header) for target, (names, header) in zip(targets, parts, strict=True)]
 
 
 def _know_names(model: Any) -> None:
@@ -170,7 +170,7 @@ def _know_names(model: Any) -> None:
 
     if getattr(model, "_weight_conversions", None) is None:
         table: Any = get_model_conversion_mapping(model, add_legacy=False)
-        model._weight_conversions = [one for one in table if not isinstance(one, PrefixChange)]
+        model._weight_conversions = [conversion for conversion in table if not isinstance(conversion, PrefixChange)]
 
 
 def _as_saved(model: Any, name: str, tensor: Tensor) -> dict[str, Tensor]:

@@ -99,15 +99,15 @@ def lent(keep: Callable[[Tensor], Tensor]) -> Around:
         if weight.is_meta:
             yield
             return
-        held = {name: value for name, value in state.items() if isinstance(value, Tensor) and value.dim()}
-        for name, value in held.items():
+        elsewhere = {name: value for name, value in state.items() if isinstance(value, Tensor) and value.dim()}
+        for name, value in elsewhere.items():
             state[name] = value.to(weight.device, copy=True)
         try:
             yield
         finally:
             for name, value in list(state.items()):
                 if isinstance(value, Tensor) and value.dim():
-                    there = held.get(name)
+                    there = elsewhere.get(name)
                     alike = there is not None and there.shape == value.shape and there.dtype == value.dtype
                     state[name] = there.copy_(value) if there is not None and alike else keep(value)
 

@@ -166,8 +166,8 @@ def words(codes: Tensor, bits: Bits, dim: int) -> Tensor:
     shifts = torch.arange(0, 32, bits)
     last = codes.long().movedim(dim, -1)
     each = last.reshape(*last.shape[:-1], -1, len(shifts))
-    found = (each << shifts).sum(-1)
-    return torch.where(found >= 1 << 31, found - (1 << 32), found).to(torch.int32).movedim(-1, dim).contiguous()
+    numbers = (each << shifts).sum(-1)
+    return torch.where(numbers >= 1 << 31, numbers - (1 << 32), numbers).to(torch.int32).movedim(-1, dim).contiguous()
 
 
 def repack(folder: Path, pack: Callable[[str, Tensor], Mapping[str, Tensor]], said: Mapping[str, Any]) -> None:

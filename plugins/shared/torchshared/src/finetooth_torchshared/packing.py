@@ -78,8 +78,8 @@ def pack_folder(model: Any, folder: Path, form: Format) -> int:
 
     head = model.get_output_embeddings()
     linear = {path for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    kept = sorted(path for path in linear if model.get_submodule(path) is head)
-    paths = linear.difference(kept)
+    plain = sorted(path for path in linear if model.get_submodule(path) is head)
+    paths = linear.difference(plain)
 
     def pack(name: str, tensor: Any) -> dict[str, Any]:
         path = name.removesuffix(".weight")
@@ -87,7 +87,7 @@ def pack_folder(model: Any, folder: Path, form: Format) -> int:
             return {name: tensor}
         return {f"{path}.{part}": of for part, of in packed(tensor, form, name).items()}
 
-    repack(folder, pack, {"quantization_config": _said(form, kept)})
+    repack(folder, pack, {"quantization_config": _said(form, plain)})
     return len(paths)
 
 

@@ -157,19 +157,19 @@ def quantise(model: nn.Module, quantizer: Quantizer, device: str) -> nn.Module:
         check_any(quantizer.calibrate(model, device=device), quantizer)
         return model.to(device)
     head: Any = getattr(model, "get_output_embeddings", lambda: None)()
-    found = 0
+    count = 0
     for path in [path for path, _ in model.named_modules()]:  # a list of modules would hold all of them to the end
         module = model.get_submodule(path)
-        found += store_experts(path, module, quantizer, device)
+        count += store_experts(path, module, quantizer, device)
         if not isinstance(module, nn.Linear) or module is head or path.rpartition(".")[2] == HEAD:
             continue
         if not quantizer.takes(path, (module.out_features, module.in_features)):
             continue
         parent, _, name = path.rpartition(".")
         setattr(model.get_submodule(parent), name, stored_linear(path, module, quantizer, device))
-        found += 1
+        count += 1
         del module
-    check_any(found, quantizer)
+    check_any(count, quantizer)
     return model.to(device)
 
 
@@ -180,13 +180,13 @@ def storable(model: nn.Module) -> dict[str, tuple[int, int]]:
     Args:
         model: may be without memory.
     """
-    found = {}
+    sizes = {}
     for path, module in model.named_modules():
         if isinstance(module, nn.Linear):
-            found[path] = (module.out_features, module.in_features)
+            sizes[path] = (module.out_features, module.in_features)
         for name, weight in weights_of_experts(module).items():
-            found[f"{path}.{name}"] = (weight.shape[0] * weight.shape[1], weight.shape[2])
-    return found
+            sizes[f"{path}.{name}"] = (weight.shape[0] * weight.shape[1], weight.shape[2])
+    return sizes
 
 
 def check_skip(model: nn.Module, quantizer: Quantizer) -> None:
@@ -336,8 +336,8 @@ def dequantise(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 def stored_weights(model: nn.Module) -> int:
     """How many weights of the model are stored by a quantizer, and so do not count as parameters."""
-    found = [module for module in model.modules() if isinstance(module, QuantisedLinear)]
-    return sum(module.in_features * module.out_features for module in found)
+    stored = [module for module in model.modules() if isinstance(module, QuantisedLinear)]
+    return sum(module.in_features * module.out_features for module in stored)
 
 
 def is_quantised(model: nn.Module) -> bool:

@@ -25,8 +25,8 @@ def weights_of_experts(module: nn.Module) -> dict[str, nn.Parameter]:
     """The weights of three axes that a module itself holds, by name; windows of convolutions are none."""
     if type(module).__module__.startswith("torch."):
         return {}
-    own = {name: held for name, held in module._parameters.items() if held is not None and held.dim() == 3}
-    return {name: held for name, held in own.items() if "conv" not in name}
+    own = {name: weight for name, weight in module._parameters.items() if weight is not None and weight.dim() == 3}
+    return {name: weight for name, weight in own.items() if "conv" not in name}
 
 
 def as_linear(weight: Tensor) -> nn.Linear:
@@ -136,9 +136,9 @@ class _Saving:
         """Of whoever computes these layers (again, or keeps activations elsewhere); the innermost alone is asked."""
 
     def pack(self, tensor: Tensor) -> Any:
-        found = self.read.get(tensor.untyped_storage().data_ptr())
-        if found is not None and tensor.dtype == found[0].dtype:
-            return _Part(found[1], found[2], tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
+        place = self.read.get(tensor.untyped_storage().data_ptr())
+        if place is not None and tensor.dtype == place[0].dtype:
+            return _Part(place[1], place[2], tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
         return tensor if self.outer is None else (self.outer[1], self.outer[0](tensor))
 
     @staticmethod
@@ -220,9 +220,9 @@ def restored(module: nn.Module, dtype: torch.dtype) -> None:
 def with_shapes(model: nn.Module) -> Iterator[None]:
     """While entered, a model's stored weights of experts look like parameters of their shapes, which take no memory:
     for whoever looks for weights by their names and shapes."""
-    found = [module for module in model.modules() if is_stored(module)]
-    kinds = [type(module) for module in found]
-    for module in found:
+    stored = [module for module in model.modules() if is_stored(module)]
+    kinds = [type(module) for module in stored]
+    for module in stored:
         _to_plain(module)
         for name, weight in _all(module):
             numbers = weight.numbers_are.new_zeros(()).expand(weight.shape)
@@ -230,7 +230,7 @@ def with_shapes(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, kind in zip(found, kinds, strict=True):
+        for module, kind in zip(stored, kinds, strict=True):
             for name, _ in _all(module):
                 del module._parameters[name]
             module.__class__ = kind

@@ -36,15 +36,15 @@ def next_message(
     Raises:
         UserError: nothing answers.
     """
-    asked = {"model": model, "messages": list(messages), "max_tokens": tokens, "temperature": temperature, "seed": seed}
+    body = {"model": model, "messages": list(messages), "max_tokens": tokens, "temperature": temperature, "seed": seed}
     headers = {"content-type": "application/json", "authorization": f"Bearer {os.environ.get(KEY) or 'none'}"}
-    request = urllib.request.Request(f"{address.rstrip('/')}/chat/completions", json.dumps(asked).encode(), headers)
+    request = urllib.request.Request(f"{address.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers)
     try:
         with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             message = json.load(answer)["choices"][0]["message"]
     except urllib.error.HTTPError as error:
-        said = " ".join(error.read().decode("utf-8", "replace").split())[:500]
-        raise UserError(f"{model} at {address}: {said}", action="say less, or see what the server knows") from error
+        reply = " ".join(error.read().decode("utf-8", "replace").split())[:500]
+        raise UserError(f"{model} at {address}: {reply}", action="say less, or see what the server knows") from error
     except (OSError, ValueError, LookupError) as error:
         raise UserError(f"{model} at {address} does not answer: {error}", action="see that the server runs") from error
     calls = [json.dumps(call.get("function", call), ensure_ascii=False) for call in message.get("tool_calls") or ()]

@@ -34,13 +34,13 @@ def texts_in(value: Any) -> Iterator[str]:
     """Every text of a JSON value, names included, and every number as it is written; however deeply it is nested."""
     waiting = [value]
     while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict):
-            waiting += [*one, *one.values()]
-        elif isinstance(one, list | tuple):
-            waiting += one
+        current = waiting.pop()
+        if isinstance(current, dict):
+            waiting += [*current, *current.values()]
+        elif isinstance(current, list | tuple):
+            waiting += current
         else:
-            yield one if isinstance(one, str) else repr(one)
+            yield current if isinstance(current, str) else repr(current)
 
 
 def brief(message: str, most: int = SHOWN) -> str:

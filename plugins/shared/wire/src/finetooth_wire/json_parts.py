@@ -82,8 +82,8 @@ def dumps(value: Any, *, allow_nan: bool = True) -> bytes:
 
 
 def _skip(text: str, at: int) -> int:
-    found = _BLANKS.match(text, at)
-    return at if found is None else found.end()
+    blanks = _BLANKS.match(text, at)
+    return at if blanks is None else blanks.end()
 
 
 def _value(text: str, at: int, depth: int) -> tuple[Any, int]:
@@ -92,22 +92,22 @@ def _value(text: str, at: int, depth: int) -> tuple[Any, int]:
         return _READER.raw_decode(text, at)
     for size in SIZES:  # most lists and objects are short: those are read as they are
         try:
-            found, length = _READER.raw_decode(text[at : at + size])
+            parsed, length = _READER.raw_decode(text[at : at + size])
         except ValueError:
             if at + size >= len(text):
                 break
         else:
-            return found, at + length
+            return parsed, at + length
     if depth > DEEPEST:
         raise RecursionError(f"JSON of more than {DEEPEST} levels")
     return _object(text, at, depth) if text[at] == "{" else _list(text, at, depth)
 
 
 def _object(text: str, at: int, depth: int) -> tuple[dict[str, Any], int]:
-    found: dict[str, Any] = {}
+    content: dict[str, Any] = {}
     at = _skip(text, at + 1)
     if text[at : at + 1] == "}":
-        return found, at + 1
+        return content, at + 1
     while True:
         if text[at : at + 1] != '"':
             raise json.JSONDecodeError("Expecting property name enclosed in double quotes", text, at)
@@ -115,10 +115,10 @@ def _object(text: str, at: int, depth: int) -> tuple[dict[str, Any], int]:
         at = _skip(text, at)
         if text[at : at + 1] != ":":
             raise json.JSONDecodeError("Expecting ':' delimiter", text, at)
-        found[name], at = _value(text, _skip(text, at + 1), depth + 1)
+        content[name], at = _value(text, _skip(text, at + 1), depth + 1)
         at = _skip(text, at)
         if text[at : at + 1] == "}":
-            return found, at + 1
+            return content, at + 1
         at = _after_comma(text, at)
 
 
@@ -126,16 +126,16 @@ def _list(text: str, at: int, depth: int) -> tuple[list[Any], int]:
     end = text.find("]", at)
     if end > 0 and all(text.find(sign, at + 1, end) < 0 for sign in '[{"'):
         return _plain_list(text, at + 1, end), end + 1
-    found: list[Any] = []
+    values: list[Any] = []
     at = _skip(text, at + 1)
     if text[at : at + 1] == "]":
-        return found, at + 1
+        return values, at + 1
     while True:
         value, at = _value(text, at, depth + 1)
-        found.append(value)
+        values.append(value)
         at = _skip(text, at)
         if text[at : at + 1] == "]":
-            return found, at + 1
+            return values, at + 1
         at = _after_comma(text, at)
 
 
@@ -147,7 +147,7 @@ def _after_comma(text: str, at: int) -> int:
 
 def _plain_list(text: str, begin: int, end: int) -> list[Any]:
     """Values without texts, lists and objects among them, between two brackets."""
-    found: list[Any] = []
+    values: list[Any] = []
     start = begin
     while True:
         cut = end if end - start <= PART else text.rfind(",", start, start + PART)
@@ -160,9 +160,9 @@ def _plain_list(text: str, begin: int, end: int) -> list[Any]:
             raise json.JSONDecodeError(error.msg, text, start + error.pos - 1) from error
         if not part and (start > begin or cut < end):
             raise json.JSONDecodeError("Expecting value", text, cut)
-        found += part
+        values += part
         if cut == end:
-            return found
+            return values
         start = cut + 1
 
 
@@ -176,9 +176,9 @@ def _count(value: Any) -> int:
     inside: Iterable[Any] = value.values() if isinstance(value, dict) else value
     count = len(value) * (2 if isinstance(value, dict) else 1)
     if count <= VALUES:
-        for one in inside:
-            if isinstance(one, _CONTAINERS):
-                count += _count(one)
+        for inner in inside:
+            if isinstance(inner, _CONTAINERS):
+                count += _count(inner)
                 if count > VALUES:
                     break
     return count
@@ -188,9 +188,9 @@ def _pieces(value: Any, write: Callable[[Any], str]) -> Iterator[str]:
     if _count(value) <= VALUES or not isinstance(value, _CONTAINERS):
         yield write(value)
     elif isinstance(value, dict):
-        for n, (name, one) in enumerate(value.items()):
+        for n, (name, inner) in enumerate(value.items()):
             yield f"{',' if n else '{'}{write({name: 0})[1:-2]}"
-            yield from _pieces(one, write)
+            yield from _pieces(inner, write)
         yield "}"
     else:
         yield "["
@@ -209,8 +209,8 @@ def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
     for begin in range(0, len(values), VALUES):
         part, start, count = values[begin : begin + VALUES], 0, 0
         if not _KINDS.isdisjoint(map(type, part)):
-            for n, one in enumerate(part):
-                more = _count(one)
+            for n, inner in enumerate(part):
+                more = _count(inner)
                 if n > start and count + more > VALUES:
                     yield part[start:n]
                     start, count = n, 0

@@ -62,17 +62,17 @@ def generated(folder: Path, host: str) -> Certificate:
     Raises:
         UserError: the one that is there has expired, or is none.
     """
-    found = Certificate(folder / "tls" / "certificate.pem", folder / "tls" / "key.pem")
-    if not found.file.exists():
-        _make(found, host)
-    _ = found.fingerprint
-    end = x509.load_pem_x509_certificate(found.file.read_bytes()).not_valid_after_utc
+    certificate = Certificate(folder / "tls" / "certificate.pem", folder / "tls" / "key.pem")
+    if not certificate.file.exists():
+        _make(certificate, host)
+    _ = certificate.fingerprint
+    end = x509.load_pem_x509_certificate(certificate.file.read_bytes()).not_valid_after_utc
     if end < datetime.datetime.now(datetime.UTC):
         raise UserError(
-            f"{found.file}: it expired on {end:%Y-%m-%d}",
-            action=f"remove {found.file.parent} to get another one, and tell its clients the new fingerprint",
+            f"{certificate.file}: it expired on {end:%Y-%m-%d}",
+            action=f"remove {certificate.file.parent} to get another one, and tell its clients the new fingerprint",
         )
-    return found
+    return certificate
 
 
 def _make(certificate: Certificate, host: str) -> None:
@@ -105,24 +105,24 @@ def _make(certificate: Certificate, host: str) -> None:
 
 def _names(host: str) -> list[x509.GeneralName]:
     """What clients may call the server."""
-    found: list[x509.GeneralName] = []
+    names: list[x509.GeneralName] = []
     others = _outwards() if host in EVERYWHERE else []
     for name in dict.fromkeys(("localhost", "127.0.0.1", "::1", socket.gethostname(), host, *others)):
         try:
-            found.append(x509.IPAddress(ipaddress.ip_address(name)))
+            names.append(x509.IPAddress(ipaddress.ip_address(name)))
         except ValueError:
-            found.append(x509.DNSName(name))
-    return found
+            names.append(x509.DNSName(name))
+    return names
 
 
 def _outwards() -> list[str]:
     """The addresses that this machine has towards others; nothing is sent to find them."""
-    found = []
+    addresses = []
     for family, away in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):  # of nobody
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as asking:
                 asking.connect((away, 9))
-                found.append(str(asking.getsockname()[0]))
+                addresses.append(str(asking.getsockname()[0]))
         except OSError:  # no such network here
             continue
-    return found
+    return addresses

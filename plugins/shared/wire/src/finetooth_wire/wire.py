@@ -117,21 +117,21 @@ def _from_bytes(value: Mapping[str, Any], where: str) -> Array:
 
 def encode_datum(datum: Datum) -> Json:
     """A datum as JSON; what is left to its default is left out."""
-    found: dict[str, Json] = {
+    encoded: dict[str, Json] = {
         "input": [_encode_chunk(chunk) for chunk in datum.input],
         "targets": encode_array(datum.targets),
         "mask": encode_array(datum.mask),
     }
     if datum.fields:
-        found["fields"] = {name: encode_array(values) for name, values in datum.fields.items()}
+        encoded["fields"] = {name: encode_array(values) for name, values in datum.fields.items()}
     if datum.scalars:
-        found["scalars"] = {name: float(value) for name, value in datum.scalars.items()}
+        encoded["scalars"] = {name: float(value) for name, value in datum.scalars.items()}
     for name in ("positions", "parents"):
         values = getattr(datum, name)
         if values is not None:
-            found[name] = encode_array(values)
+            encoded[name] = encode_array(values)
     plain = {"group": datum.group, "id": datum.id or None, "place": datum.place}
-    return {**found, **{name: value for name, value in plain.items() if value is not None}}
+    return {**encoded, **{name: value for name, value in plain.items() if value is not None}}
 
 
 def decode_datum(value: Json, where: str) -> Datum:
@@ -152,8 +152,8 @@ def decode_datum(value: Json, where: str) -> Datum:
     if "tokens" in value:
         chunks: tuple[Chunk, ...] = (TokenChunk(_ids(value["tokens"], f"{where}.tokens")),)
     else:
-        given = sequence(value["input"], f"{where}.input")
-        chunks = tuple(_decode_chunk(chunk, f"{where}.input[{n}]") for n, chunk in enumerate(given))
+        entries = sequence(value["input"], f"{where}.input")
+        chunks = tuple(_decode_chunk(chunk, f"{where}.input[{n}]") for n, chunk in enumerate(entries))
     if "targets" not in value:
         raise DataError(where, "it has no 'targets'", action="send targets, a token id for each input position")
     optional: dict[str, Any] = {
@@ -173,7 +173,7 @@ def decode_datum(value: Json, where: str) -> Datum:
             chunks,
             decode_array(value["targets"], f"{where}.targets", dtype="int64"),
             fields={key: _floats(array, f"{where}.fields.{key}") for key, array in fields.items()},
-            scalars={key: number(one, f"{where}.scalars.{key}") for key, one in scalars.items()},
+            scalars={key: number(scalar, f"{where}.scalars.{key}") for key, scalar in scalars.items()},
             group=group,
             id=name,
             place=place,
@@ -185,10 +185,10 @@ def decode_datum(value: Json, where: str) -> Datum:
 
 def encode_prompt(prompt: Sequence[int]) -> dict[str, Json]:
     """A prompt as JSON: its ids as `prompt`, and its images, sounds and videos, if it shows some, as `media`."""
-    found: dict[str, Json] = {"prompt": [int(token) for token in prompt]}
+    encoded: dict[str, Json] = {"prompt": [int(token) for token in prompt]}
     if isinstance(prompt, ShownPrompt):
-        found["media"] = [[start, _encode_chunk(one)] for start, one in prompt.media]
-    return found
+        encoded["media"] = [[start, _encode_chunk(chunk)] for start, chunk in prompt.media]
+    return encoded
 
 
 def decode_prompt(value: Mapping[str, Json]) -> Sequence[int]:
@@ -200,8 +200,8 @@ def decode_prompt(value: Mapping[str, Json]) -> Sequence[int]:
     ids, media = value["prompt"], value.get("media")
     if not media:
         return cast("Sequence[int]", ids)
-    found = [(start, _decode_chunk(one, f"media[{n}]")) for n, (start, one) in enumerate(media)]
-    return ShownPrompt(tuple(ids), tuple((start, one) for start, one in found if isinstance(one, MediumChunk)))
+    placed = [(start, _decode_chunk(chunk, f"media[{n}]")) for n, (start, chunk) in enumerate(media)]
+    return ShownPrompt(tuple(ids), tuple((start, chunk) for start, chunk in placed if isinstance(chunk, MediumChunk)))
 
 
 def _encode_chunk(chunk: Chunk) -> Json:
@@ -311,9 +311,7 @@ def _decode_totals(value: Json) -> LossTotals:
         name: Contribution(float(part["total"]), part["per"], part["weight"])
         for name, part in value["contributions"].items()
     }
-    metrics = {
-        name: Metric(float(one["total"]), float(one["count"]), one["reduce"]) for name, one in value["metrics"].items()
-    }
+    metrics = {name: Metric(float(m["total"]), float(m["count"]), m["reduce"]) for name, m in value["metrics"].items()}
     return LossTotals(value["loss"], contributions, metrics)
 
 
@@ -355,13 +353,13 @@ def encode_completion(result: Completion) -> Json:
 
 def encode_generated(result: Generated) -> Json:
     """The completions of several prompts."""
-    return {"completions": [[encode_completion(one) for one in of] for of in result], "flops": result.flops}
+    return {"completions": [list(map(encode_completion, of)) for of in result], "flops": result.flops}
 
 
 def decode_generated(value: Json) -> Generated:
     """What `encode_generated` wrote."""
-    found = [[decode_completion(one) for one in of] for of in value["completions"]]
-    return Generated(found, float(value.get("flops", 0.0)))
+    completions = [[decode_completion(completion) for completion in of] for of in value["completions"]]
+    return Generated(completions, float(value.get("flops", 0.0)))
 
 
 def decode_completion(value: Json) -> Completion:
@@ -393,12 +391,12 @@ def encode_sampling(sampling: Sampling) -> Json:
 
 def decode_sampling(value: Json) -> Sampling:
     """What `encode_sampling` wrote; what is left out has its default."""
-    given = dict(mapping(value, "sampling"))
+    settings = dict(mapping(value, "sampling"))
     for name, convert in (("stop", tuple), ("stop_ids", tuple), ("logit_bias", lambda all_: tuple(map(tuple, all_)))):
-        if given.get(name) is not None:
-            given[name] = convert(given[name])
+        if settings.get(name) is not None:
+            settings[name] = convert(settings[name])
     try:
-        return Sampling(**given)
+        return Sampling(**settings)
     except TypeError as error:
         raise DataError("sampling", str(error), action="use the settings of the reference") from error
 
@@ -427,12 +425,12 @@ def _check_bounds(value: Json, name: str, low: float, high: float | None) -> Non
     Raises:
         DataError: no finite number, or one that no optimizer can step with.
     """
-    for one in value if isinstance(value, list | tuple) else (value,):
-        found = number(one, name)
-        if found < low:
-            raise DataError(name, f"{found:g} is below {low:g}", action=f"choose {low:g} or more")
-        if high is not None and found >= high:
-            raise DataError(name, f"{found:g} is not below {high:g}", action=f"choose less than {high:g}")
+    for entry in value if isinstance(value, list | tuple) else (value,):
+        bounded = number(entry, name)
+        if bounded < low:
+            raise DataError(name, f"{bounded:g} is below {low:g}", action=f"choose {low:g} or more")
+        if high is not None and bounded >= high:
+            raise DataError(name, f"{bounded:g} is not below {high:g}", action=f"choose less than {high:g}")
 
 
 def decode_step_settings(value: Json) -> StepSettings:
@@ -441,18 +439,18 @@ def decode_step_settings(value: Json) -> StepSettings:
     Raises:
         DataError: something else, or numbers that no optimizer can step with.
     """
-    given = mapping(value, "settings")
-    for name in sorted(set(given) - {"learning_rate", "max_grad_norm", "optimizer"}):
+    settings = mapping(value, "settings")
+    for name in sorted(set(settings) - {"learning_rate", "max_grad_norm", "optimizer"}):
         raise DataError("settings", f"unknown key {name!r}", action="give learning_rate, max_grad_norm, optimizer")
-    options = mapping(given.get("optimizer") or {}, "settings.optimizer")
-    for name, value in (*given.items(), *options.items()):
+    options = mapping(settings.get("optimizer") or {}, "settings.optimizer")
+    for name, value in (*settings.items(), *options.items()):
         low, high = _BOUNDS.get(name, (None, None))
         if low is not None and value is not None:
             _check_bounds(value, name, low, high)
     return StepSettings(
-        **{k: None if given.get(k) is None else number(given[k], k) for k in ("learning_rate", "max_grad_norm")},
+        **{k: None if settings.get(k) is None else number(settings[k], k) for k in ("learning_rate", "max_grad_norm")},
         optimizer={
-            k: tuple(number(one, k) for one in v) if isinstance(v, list | tuple) else number(v, k)
+            k: tuple(number(entry, k) for entry in v) if isinstance(v, list | tuple) else number(v, k)
             for k, v in options.items()
         },
     )

@@ -98,18 +98,18 @@ class Workers:
             WorkerError: the function cannot be built.
         """
         todo = deque(enumerate(requests))
-        found: list[Any] = [None] * len(requests)
+        results: list[Any] = [None] * len(requests)
         waiting = len(requests)
         try:
             while waiting:
                 self._hand_out(todo)
                 for index, result in self._next():
-                    found[index] = result
+                    results[index] = result
                     waiting -= 1
         except BaseException:
             self.end()  # what is under way would be taken for the reply to another request
             raise
-        return found
+        return results
 
     def end(self) -> None:
         """Kill all of them."""
@@ -117,7 +117,7 @@ class Workers:
 
     def _hand_out(self, todo: deque[tuple[int, Any]]) -> None:
         """Give every idle worker a request, and start workers while there are more requests."""
-        while len(self._alive) < min(self.count, len(todo) + sum(one.index is not None for one in self._alive)):
+        while len(self._alive) < min(self.count, len(todo) + sum(worker.index is not None for worker in self._alive)):
             self._alive.append(self._started())
         for worker in self._alive:
             if todo and worker.ready and worker.index is None:
