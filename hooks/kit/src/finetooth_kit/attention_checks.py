@@ -126,7 +126,7 @@ def awkward_lengths_are_the_reference(case: EntryCase) -> None:
     """So they do at 127, 128, 129 and 1,025 positions and with many heads, in the first of fp32, bf16 and fp16 that is
     declared."""
     torch, device, compute = _function_on_device(case)
-    precision = next((one for one in VALUES if one in _entry(case).serves.precisions), None)
+    precision = next((name for name in VALUES if name in _entry(case).serves.precisions), None)
     if precision is not None:
         _compare(case, torch, device, compute, precision, AWKWARD)
 
@@ -217,7 +217,7 @@ def _function_on_device(case: EntryCase) -> tuple[Any, str, Any]:
     if torch.cuda.is_available():
         architecture = "sm_{}{}".format(*torch.cuda.get_device_capability())
         patterns = entry.serves.architectures
-        here += ["cuda"] if not patterns or any(fnmatchcase(architecture, one) for one in patterns) else []
+        here += ["cuda"] if not patterns or any(fnmatchcase(architecture, pattern) for pattern in patterns) else []
     served = [device for device in here if device in entry.serves.devices]
     if not served:
         raise CheckSkipped(f"this machine has none of its devices: {', '.join(sorted(entry.serves.devices))}")

@@ -94,9 +94,9 @@ class ByteTokenizer(TokenizerBase):
 
     def _spelled(self, text: str, position: int) -> str:
         """The special token that the text spells there, empty if none."""
-        found = _SPECIAL.match(text, position)
+        match = _SPECIAL.match(text, position)
         known = (name for name in self._special if text.startswith(name, position))
-        return found.group() if found else max(known, key=len, default="")
+        return match.group() if match else max(known, key=len, default="")
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
         data = b""

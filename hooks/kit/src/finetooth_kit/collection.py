@@ -46,22 +46,22 @@ HEAVY = (
 def _hook_functions(module: ModuleType) -> dict[str, Any]:
     """Functions by the hook they are for: those named `ft_*` that are not an imported package, and those whose
     decorator names one (`@hookimpl(specname=...)`)."""
-    found: dict[str, Any] = {}
+    functions: dict[str, Any] = {}
     for name, value in vars(module).items():
         marked = implementation(value)
         named = marked["specname"] if marked is not None else None
         if named or (name.startswith("ft_") and not isinstance(value, ModuleType)):
-            found[named or name] = value
-    return found
+            functions[named or name] = value
+    return functions
 
 
 def _yielded(module: ModuleType) -> list[tuple[str, Any]]:
     """What the registration hooks of a module yield, with the name of the hook."""
-    found: list[tuple[str, Any]] = []
+    pairs: list[tuple[str, Any]] = []
     for name, function in _hook_functions(module).items():
         if name in specs.REGISTRATION_HOOKS and implementation(function) is not None:
-            found += [(name, value) for value in function() or ()]
-    return found
+            pairs += [(name, value) for value in function() or ()]
+    return pairs
 
 
 def _module(subject: str | ModuleType) -> ModuleType:
@@ -92,9 +92,9 @@ def hooks_exist_and_are_marked(subject: str | ModuleType) -> None:
             hint = f"one of the contract's hooks, perhaps {near}" if near else "one of the contract's hooks"
             expect(marked["optionalhook"], called, "a hook that does not exist", hint)
             continue
-        given = inspect.signature(getattr(specs, name)).parameters
+        taken = inspect.signature(getattr(specs, name)).parameters
         for parameter in inspect.signature(function).parameters:
-            expect(parameter in given, called, f"an argument {parameter!r}", f"of {tuple(given)} those it needs")
+            expect(parameter in taken, called, f"an argument {parameter!r}", f"of {tuple(taken)} those it needs")
 
 
 def yields_entries_of_the_right_type(subject: str | ModuleType) -> None:
@@ -178,7 +178,7 @@ def collect(
     """
     from finetooth_kit import registered  # noqa: F401  (fills the register)
 
-    found: list[Check] = []
+    checks: list[Check] = []
     loose: list[Entry] = [subject for subject in subjects if isinstance(subject, Entry)]
     for subject in subjects:
         if isinstance(subject, Entry):
@@ -187,24 +187,24 @@ def collect(
         try:
             entries = entries_of(subject)
         except Exception as error:
-            found.append(_import_check(name, error))
+            checks.append(_import_check(name, error))
             continue
         for function in _MODULE_CHECKS:
-            found.append(Check(f"plugin:{name}", function.__name__, partial(function, subject)))
-        found += _entry_checks(entries, installed)
-    found += _entry_checks(tuple(loose), installed)
-    return expecting(found, expected_failures or {})
+            checks.append(Check(f"plugin:{name}", function.__name__, partial(function, subject)))
+        checks += _entry_checks(entries, installed)
+    checks += _entry_checks(tuple(loose), installed)
+    return expecting(checks, expected_failures or {})
 
 
 def _entry_checks(entries: tuple[Entry, ...], installed: bool) -> list[Check]:
-    found: list[Check] = []
+    collected: list[Check] = []
     for entry in entries:
         checks = [entry_check(function, entry, entries, installed) for function in checks_for(entry.kind)]
         try:
-            found += expecting(checks, entry.expected_failures)
+            collected += expecting(checks, entry.expected_failures)
         except ValueError as error:
-            found += [*checks, _declaration_check(entry, str(error))]
-    return found
+            collected += [*checks, _declaration_check(entry, str(error))]
+    return collected
 
 
 def _declaration_check(entry: Entry, problem: str) -> Check:

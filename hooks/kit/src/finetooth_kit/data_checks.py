@@ -50,8 +50,8 @@ def foreign_rows_are_not_detected(case: EntryCase) -> None:
     """A row without any known column is not of the format; reading it is a DataError that names the row."""
     built = case.build()
     for values in ({}, {"zzz_unknown": 3}):
-        found = built.detect(values)
-        expect(found is None, f"detect({values})", repr(found), "None")
+        reason = built.detect(values)
+        expect(reason is None, f"detect({values})", repr(reason), "None")
         try:
             read = built.read(Row("check.jsonl:17", values))
         except DataError as error:
@@ -68,8 +68,8 @@ def example_rows_are_read(case: EntryCase) -> None:
         raise CheckSkipped("the entry gives no example_rows")
     built = case.build()
     for values in case.entry.example_rows:
-        found = built.detect(values)
-        expect(isinstance(found, str) and found, f"detect({values})", repr(found), "why it is of the format")
+        reason = built.detect(values)
+        expect(isinstance(reason, str) and reason, f"detect({values})", repr(reason), "why it is of the format")
         read = built.read(Row("check.jsonl:1", values))
         expect(read == built.read(Row("check.jsonl:1", values)), "read, a second time", "another example", "the same")
         for example in examples_in(read):
@@ -89,14 +89,14 @@ class _Columns(dict[str, Any]):
 def _sampled(count: int) -> dict[str, list[Any]]:
     """The columns of so many rollouts (`SAMPLED_COLUMNS`)."""
     lengths = (1, 3, 0)[:count]
-    found: dict[str, list[Any]] = {
+    columns: dict[str, list[Any]] = {
         "row_id": [f"rows.jsonl:{i + 1}" for i in range(count)],
         "conversation": [None] * count,
         "completion_ids": [list(range(length)) for length in lengths],
         "outcome": ["stop"] * count,
         "version": [0] * count,
     }
-    return found
+    return columns
 
 
 @check_for("reward")
@@ -116,8 +116,8 @@ def scores_are_numbers_or_none(case: EntryCase) -> None:
     expect(again == scores, "the same call again", again, f"{scores}")
     empty = reward([], [], _Columns(answer=[], **_sampled(0)))
     expect(empty == [], "reward([], [], ...)", empty, "[]")
-    one = [
+    alone = [
         reward([prompts[i]], [completions[i]], {name: [values[i]] for name, values in columns.items()})[0]
         for i in range(len(prompts))
     ]
-    expect(one == scores, "reward of one completion at a time", one, f"{scores}, as together")
+    expect(alone == scores, "reward of one completion at a time", alone, f"{scores}, as together")

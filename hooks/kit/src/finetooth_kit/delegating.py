@@ -50,10 +50,10 @@ def _keep(self: Any, inner: Any) -> None:
 
 
 def _handed_on(contract: type, name: str) -> Any:
-    found = inspect.getattr_static(contract, name)
-    if isinstance(found, property):
-        return property(lambda self: getattr(self._inner, name), doc=found.__doc__)
-    return _method(found, name)
+    member = inspect.getattr_static(contract, name)
+    if isinstance(member, property):
+        return property(lambda self: getattr(self._inner, name), doc=member.__doc__)
+    return _method(member, name)
 
 
 def _method(declared_as: Callable[..., Any], name: str) -> Callable[..., Any]:

@@ -26,8 +26,8 @@ def _handle(engine: Engine, case: EngineCase) -> Handle:
 
 
 def _works_with_gradients(engine: Engine, case: EngineCase) -> bool:
-    given = [np.where(datum.mask, -0.1, 0.0) for datum in case.data()]
-    return engine.backward(_handle(engine, case), given).grad_norm > 0
+    gradients = [np.where(datum.mask, -0.1, 0.0) for datum in case.data()]
+    return engine.backward(_handle(engine, case), gradients).grad_norm > 0
 
 
 def _works_without_gradients(engine: Engine, case: EngineCase) -> bool:
@@ -108,10 +108,10 @@ def _gives_depths(engine: Engine, case: EngineCase) -> bool:
 
 def _keeps_weights(engine: Engine, case: EngineCase) -> bool:
     before = engine.logprobs(case.data())
-    kept = {name: weight + 0 for name, weight in engine.weights().items()}
+    weights = {name: weight + 0 for name, weight in engine.weights().items()}
     engine.forward_backward(case.data(), WEIGHTED_NLL)
     engine.step()
-    engine.set_weights(kept)
+    engine.set_weights(weights)
     return all(np.array_equal(a, b) for a, b in zip(before, engine.logprobs(case.data()), strict=True))
 
 

@@ -19,9 +19,9 @@ Values = list[NDArray[np.float64]]
 
 def _outputs(engine: Engine, data: Sequence[Datum]) -> tuple[Values, NDArray[np.float64]]:
     """Values (N,) of each datum, and all scores (S,)."""
-    found = engine.forward(data, returns=("values", "scores")).outputs
-    values = [np.asarray(each["values"], dtype=np.float64) for each in found]
-    return values, np.array([float(each["scores"]) for each in found])
+    outputs = engine.forward(data, returns=("values", "scores")).outputs
+    values = [np.asarray(each["values"], dtype=np.float64) for each in outputs]
+    return values, np.array([float(each["scores"]) for each in outputs])
 
 
 def values_are_where_the_mask_is(case: EngineCase) -> None:

@@ -66,12 +66,12 @@ def asked_before_every_micro_batch(case: EngineCase) -> None:
     its longest completion; and an answer that is always no changes nothing."""
     batches = case.engine().forward_backward(case.data(), WEIGHTED_NLL).micro_batches
     for name in _possible(case.engine("interrupt")):
-        engine, asked = case.engine("interrupt"), _StopAfter()
+        engine, questions = case.engine("interrupt"), _StopAfter()
         call = _made_ready(name, engine, case)
-        engine.interrupt_when(asked)
+        engine.interrupt_when(questions)
         call()
         least = TOKENS if name == "generate(prompts)" else batches
-        expect(asked.count >= least, f"questions during {name}", asked.count, f"at least {least}")
+        expect(questions.count >= least, f"questions during {name}", questions.count, f"at least {least}")
 
 
 def an_interrupted_call_leaves_no_trace(case: EngineCase) -> None:
@@ -81,18 +81,18 @@ def an_interrupted_call_leaves_no_trace(case: EngineCase) -> None:
     for name in _possible(case.engine("interrupt")):
         wanted, count = _story(name, case, 0)
         for stop_at in sorted({1, (count + 1) // 2, count}):
-            found, _ = _story(name, case, stop_at)
+            story, _ = _story(name, case, stop_at)
             for what, value in wanted.items():
                 called = f"{what}, {name} broken off at question {stop_at} of {count} and called again"
                 expect(
-                    repr(found[what]) == repr(value), called, "other bits", "those of an engine that was not broken off"
+                    repr(story[what]) == repr(value), called, "other bits", "those of an engine that was not broken off"
                 )
 
 
 def _story(name: str, case: EngineCase, stop_at: int) -> tuple[dict[str, Any], int]:
     """Gradients before, the call (broken off once, unless `stop_at` is 0), more gradients, a step; what each gave, and
     how many questions the call asked."""
-    engine, asked = case.engine("interrupt"), _StopAfter()
+    engine, questions = case.engine("interrupt"), _StopAfter()
     engine.forward_backward(case.data(4, seed=1), CENTRED)
     call = _made_ready(name, engine, case)
     if stop_at:
@@ -103,18 +103,18 @@ def _story(name: str, case: EngineCase, stop_at: int) -> tuple[dict[str, Any], i
             pass
         else:
             fail(f"{name}, asked to stop at question {stop_at}", "a result", "Interrupted")
-    engine.interrupt_when(asked)
-    given = call()
+    engine.interrupt_when(questions)
+    result = call()
     engine.interrupt_when(lambda: False)
     after = engine.forward_backward(case.data(4, seed=2), CENTRED)
     stepped = engine.step(metrics={"loss": after.loss or 0.0})
-    found = {
-        "its result": _bits(given),
+    outcome = {
+        "its result": _bits(result),
         "the next loss": (after.loss, dict(after.metrics)),
         "the step": (stepped.step, stepped.grad_norm, stepped.learning_rate),
         "logprobs after the step": _bits(engine.logprobs(case.data())),
     }
-    return found, asked.count
+    return outcome, questions.count
 
 
 def _bits(value: Any) -> Any:

@@ -73,8 +73,8 @@ def totals_of_calls_merge(case: EngineCase) -> None:
     counts = count_normalizers(data)
     for ends in ((6,), (2, 6), (2, 4, 6)):
         engine, parts = case.engine(), [data[start:end] for start, end in zip((0, *ends), ends, strict=False)]
-        given = [engine.forward_backward(part, MIXED, normalizer=counts).totals for part in reversed(parts)]
-        totals = [one for one in given if one is not None]
+        of_calls = [engine.forward_backward(part, MIXED, normalizer=counts).totals for part in reversed(parts)]
+        totals = [total for total in of_calls if total is not None]
         called = f"forward_backward in {len(parts)} calls, their Forward.totals merged"
         expect(len(totals) == len(parts), called, f"{len(totals)} totals", "one of every call with a loss")
         merged = merge_totals(totals, counts)

@@ -119,8 +119,8 @@ def a_gradient_that_is_not_finite_names_what_was_accumulated(case: EngineCase) -
             _expect_rows_named("step()", error, [*good, *data], [*good, *data])
         else:
             expect(stepped.skipped, "step() with a gradient that is not finite", "a step", "NotFinite, or one skipped")
-            kept = [array.tobytes() for array in engine.logprobs(case.data())] == before
-            expect(kept, "logprobs after a step that was skipped", "other bits", "those before it")
+            same = [array.tobytes() for array in engine.logprobs(case.data())] == before
+            expect(same, "logprobs after a step that was skipped", "other bits", "those before it")
             return
         _expect_same("after a step that was not finite", _ending(engine, case), wanted)
 

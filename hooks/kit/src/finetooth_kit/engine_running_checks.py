@@ -38,8 +38,8 @@ def _drive(batch: RunningBatch, arriving: Mapping[int, Sequence[Request]]) -> di
             written[len(numbers) - 1] = []
         if step > max(arriving) and not len(batch):
             return written
-        for one in batch.step():
-            written[numbers.index(one.request)].append(one)
+        for piece in batch.step():
+            written[numbers.index(piece.request)].append(piece)
     raise AssertionError(f"a running batch: {len(batch)} requests are not finished after {_STEPS} steps")
 
 
@@ -63,13 +63,13 @@ def _same(engine: Engine, called: str, written: Sequence[Written], alone: Sequen
 
 def a_running_batch_writes_what_generate_writes(case: EngineCase) -> None:
     """Requests that come at once, and requests that join while others are written, get what they get alone."""
-    engine, asked = case.engine("generate", "continuous"), _requests(case)
-    for arriving in ({0: asked}, {0: asked[:1], 2: asked[1:4], 5: asked[4:]}):
+    engine, requests = case.engine("generate", "continuous"), _requests(case)
+    for arriving in ({0: requests}, {0: requests[:1], 2: requests[1:4], 5: requests[4:]}):
         batch = engine.running_batch()
         written = _drive(batch, arriving)
         expect(len(batch) == 0 and batch.waiting == 0, "a running batch at its end", f"{len(batch)} left", "none")
         expect(batch.step() == [], "step() of an empty batch", "tokens", "none")
-        for number, (prompt, sampling) in enumerate(asked):
+        for number, (prompt, sampling) in enumerate(requests):
             _same(engine, f"request {number}", written[number], engine.generate([prompt], sampling)[0])
 
 
@@ -79,27 +79,27 @@ def equal_prompts_count_on(case: EngineCase) -> None:
     sampling = Sampling(max_tokens=5, n=2, seed=7, stop_ids=())
     batch = engine.running_batch()
     numbers = [batch.add(prompt, sampling), batch.add(prompt, sampling, first=sampling.n)]
-    written = [one for _ in range(sampling.max_tokens) for one in batch.step()]
+    written = [piece for _ in range(sampling.max_tokens) for piece in batch.step()]
     for number, alone in zip(numbers, engine.generate([prompt, prompt], sampling), strict=True):
-        mine = [one for one in written if one.request == number]
+        mine = [piece for piece in written if piece.request == number]
         _same(engine, f"request {number} of a prompt that comes twice", mine, alone)
 
 
 def a_cancelled_request_leaves(case: EngineCase) -> None:
     """A cancelled request gets no more tokens, and the others do not notice; an unknown number raises nothing."""
-    engine, asked = case.engine("generate", "continuous"), _requests(case)[:3]
+    engine, requests = case.engine("generate", "continuous"), _requests(case)[:3]
     batch = engine.running_batch()
-    numbers = [batch.add(*request) for request in asked]
+    numbers = [batch.add(*request) for request in requests]
     written = batch.step()
     batch.cancel(numbers[0])
     batch.cancel(max(numbers) + 100)
     expect(len(batch) == 2, "a batch of 3 requests, one cancelled", f"{len(batch)} left", "2")
     while len(batch):
         step = batch.step()
-        expect(all(one.request != numbers[0] for one in step), "a cancelled request", "tokens of it", "none")
+        expect(all(piece.request != numbers[0] for piece in step), "a cancelled request", "tokens of it", "none")
         written += step
-    for number, (prompt, sampling) in list(zip(numbers, asked, strict=True))[1:]:
-        mine = [one for one in written if one.request == number]
+    for number, (prompt, sampling) in list(zip(numbers, requests, strict=True))[1:]:
+        mine = [piece for piece in written if piece.request == number]
         _same(engine, f"request {number} next to a cancelled one", mine, engine.generate([prompt], sampling)[0])
 
 
@@ -138,27 +138,27 @@ def an_empty_prompt_is_refused_by_a_running_batch(case: EngineCase) -> None:
 def held_adapters_are_sampled_beside_each_other(case: EngineCase) -> None:
     """Rows of what the engine holds, of the base and of its own weights: each gets what it gets after `restore`, also
     once the engine's folder holds something else."""
-    engine, asked = case.engine("generate", "continuous", "adapters"), _requests(case)[:3]
+    engine, requests = case.engine("generate", "continuous", "adapters"), _requests(case)[:3]
     first, second = case.folder / "first", case.folder / "second"
     engine.export(first)
     engine.forward_backward(case.data(), WEIGHTED_NLL)
     engine.step()
     engine.export(second)
-    held = [engine.hold(first), engine.hold(second)]
+    adapters = [engine.hold(first), engine.hold(second)]
     engine.export(second)
-    if None in held:
+    if None in adapters:
         raise CheckSkipped("the engine's own artifacts are more than it can hold")
     batch, wanted = engine.running_batch(), {}
-    for adapter in (*held, None):
-        for prompt, sampling in asked:
+    for adapter in (*adapters, None):
+        for prompt, sampling in requests:
             number = batch.add(prompt, sampling, adapter=adapter)
             wanted[number] = (adapter, prompt, sampling)
-    extra = batch.add(*asked[0], adapter=engine.hold(None))
+    extra = batch.add(*requests[0], adapter=engine.hold(None))
     written: list[Written] = []
     for _ in range(_STEPS):
         written += batch.step()
     expect(any(piece.request == extra for piece in written), "a request of the base", "no tokens", "some")
-    for folder, adapter in ((first, held[0]), (second, held[1]), (second, None)):
+    for folder, adapter in ((first, adapters[0]), (second, adapters[1]), (second, None)):
         engine.restore(folder)
         for number, (of, prompt, sampling) in wanted.items():
             if of is adapter:

@@ -126,13 +126,13 @@ def additions_are_to_logits(case: EngineCase) -> None:
     plain = [of[0].tokens for of in engine.generate(prompts, _GREEDY)]
     first = plain[0][0]
     greedy = replace(_GREEDY, stop_ids=())
-    for called, asked, holds in (
-        ("a logit_bias of -1e4", replace(greedy, logit_bias=((first, -1e4),)), lambda one: first not in one),
-        ("a logit_bias of 1e4", replace(greedy, logit_bias=((first, 1e4),)), lambda one: set(one) == {first}),
+    for called, settings, holds in (
+        ("a logit_bias of -1e4", replace(greedy, logit_bias=((first, -1e4),)), lambda tokens: first not in tokens),
+        ("a logit_bias of 1e4", replace(greedy, logit_bias=((first, 1e4),)), lambda tokens: set(tokens) == {first}),
         ("presence_penalty=1e4", replace(greedy, presence_penalty=1e4), _without_repeats),
         ("frequency_penalty=1e4", replace(greedy, frequency_penalty=1e4), _without_repeats),
     ):
-        for prompt, (completion,) in zip(prompts, engine.generate(prompts, asked), strict=True):
+        for prompt, (completion,) in zip(prompts, engine.generate(prompts, settings), strict=True):
             fits: bool = holds(completion.tokens)
             expect(fits, f"generate({called})", completion.tokens, f"other ones than {plain}")
             _compare(engine, prompt, completion, f"generate({called}).logprobs")

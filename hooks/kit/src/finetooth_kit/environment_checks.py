@@ -23,8 +23,8 @@ def _built(case: EntryCase) -> Environment:
     """
     if cast(Entry, case.entry).remote:
         raise CheckSkipped("it calls a server: test it together with one")
-    found: Environment = case.build()
-    return found
+    environment: Environment = case.build()
+    return environment
 
 
 def _task(case: EntryCase) -> Task:
@@ -44,15 +44,15 @@ def _played(environment: Environment, case: EntryCase, seed: int) -> list[Observ
     expect(
         bool(begun.messages) != bool(begun.tokens), "episode.begin()", begun, "messages or tokens, and not both of them"
     )
-    said: list[Observation | Answer] = [begun]
+    observed: list[Observation | Answer] = [begun]
     for number in range(1, _MOST + 1):
         answer = episode.answer(_turn(str(number)))
         expect_instance(answer, Answer, "episode.answer(turn)")
-        said.append(answer)
+        observed.append(answer)
         if answer.observation is None:
             break
     episode.close()
-    return said
+    return observed
 
 
 @check_for("environment")

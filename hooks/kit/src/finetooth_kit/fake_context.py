@@ -174,7 +174,7 @@ class FakeCatalog:
         return tuple(registered for registered in self._registered if registered.entry.kind == kind)
 
     def find(self, text: str) -> tuple[FakeRegistered, ...]:
-        named = tuple(one for one in self._registered if text in (one.entry.name, one.full_name))
+        named = tuple(r for r in self._registered if text in (r.entry.name, r.full_name))
         if not named:
             raise PluginError("", f"no entry {text!r} in this check", action="name one that is there")
         return named
@@ -190,14 +190,14 @@ class FakeCatalog:
 def _installed_entries() -> tuple[FakeRegistered, ...]:
     from finetooth_kit.collection import entries_of
 
-    found: list[FakeRegistered] = []
+    registered: list[FakeRegistered] = []
     for point in sorted(entry_points(group="finetooth"), key=lambda point: point.value):
         distribution = point.dist
         name, version = (distribution.name, distribution.version) if distribution else (point.name, "0")
         # another broken plugin is not the fault of the one under test
         with suppress(Exception):
-            found += [FakeRegistered(entry, name, version) for entry in entries_of(point.value)]
-    return tuple(found)
+            registered += [FakeRegistered(entry, name, version) for entry in entries_of(point.value)]
+    return tuple(registered)
 
 
 @dataclass(frozen=True)

@@ -79,11 +79,11 @@ class FakeEngine(EngineBase):
         train: bool = True,
     ) -> Forward:
         self.calls.append("forward")
-        found = self._evaluate(data, loss, normalizer)
+        result = self._evaluate(data, loss, normalizer)
         rowwise = [name for name in returns if is_whole(name)]  # a row of the table is a state, at every depth
-        both = zip(found.outputs, data, strict=True)
+        both = zip(result.outputs, data, strict=True)
         outputs = tuple({**of, **dict.fromkeys(rowwise, self.table[datum.tokens])} for of, datum in both)
-        return replace(found, outputs=outputs)
+        return replace(result, outputs=outputs)
 
     def _evaluate(self, data: Sequence[Datum], loss: LossSpec | None, normalizer: Counts | None) -> Forward:
         outputs = tuple(
@@ -141,8 +141,8 @@ class FakeEngine(EngineBase):
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Generated:
         self.calls.append("generate")
         stops = self.stop_ids if sampling.stop_ids is None else sampling.stop_ids
-        found = [[self._complete(prompt, sampling, stops, n) for n in range(sampling.n)] for prompt in prompts]
-        return Generated(found)
+        completions = [[self._complete(prompt, sampling, stops, n) for n in range(sampling.n)] for prompt in prompts]
+        return Generated(completions)
 
     def _complete(self, prompt: Sequence[int], sampling: Sampling, stops: tuple[int, ...], n: int) -> Completion:
         random = np.random.default_rng([sampling.seed, n, *prompt])

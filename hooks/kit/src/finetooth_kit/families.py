@@ -110,13 +110,13 @@ def assert_layers(facts: ModelFacts, layers: Any) -> None:
     """What the facts say of each layer is so in the model: shapes of linear modules, of experts and their router."""
     linear = import_module("torch").nn.Linear
     assert len(facts.per_layer) in (0, len(layers))
-    for number, (said, layer) in enumerate(zip(facts.per_layer, layers, strict=False)):
+    for number, (layer_facts, layer) in enumerate(zip(facts.per_layer, layers, strict=False)):
         modules = {path: m for path, m in layer.named_modules() if isinstance(m, linear)}
         shapes = {path: (m.in_features, m.out_features) for path, m in modules.items()}
-        expected = {**said.mixing, **said.feed_forward}
+        expected = {**layer_facts.mixing, **layer_facts.feed_forward}
         assert shapes == expected, f"layer {number}: linear modules {shapes}, facts {expected}"
         fused = sum(p.numel() for p in layer.parameters() if p.ndim == 3 and "conv" not in _name(layer, p))
-        experts = said.experts
+        experts = layer_facts.experts
         matrices = 0 if experts is None else experts.count * (2 + experts.gated) * experts.width * facts.hidden_size
         assert fused == matrices, f"layer {number}: {fused} numbers in experts, facts {matrices}"
         if experts is not None:

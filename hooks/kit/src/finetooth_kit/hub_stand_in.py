@@ -37,17 +37,17 @@ class HubStandIn:
     def entries(self, folder: str = "", recursive: bool = True) -> list[dict[str, object]]:
         """What is in a folder of the repository, as the hub lists it."""
         inside = f"{folder}/" if folder else ""
-        found: dict[str, dict[str, object]] = {}
+        by_path: dict[str, dict[str, object]] = {}
         for name, body in sorted(self.files.items()):
             if not name.startswith(inside):
                 continue
             top, deeper, _ = name.removeprefix(inside).partition("/")
             if deeper:
                 place = inside + top
-                found[place] = {"type": "directory", "path": place, "size": 0, "oid": _digest(place.encode())}
+                by_path[place] = {"type": "directory", "path": place, "size": 0, "oid": _digest(place.encode())}
             if not deeper or recursive:
-                found[name] = {"type": "file", "path": name, "size": len(body), "oid": _digest(body)}
-        return list(found.values())
+                by_path[name] = {"type": "file", "path": name, "size": len(body), "oid": _digest(body)}
+        return list(by_path.values())
 
 
 def _digest(body: bytes) -> str:
@@ -86,11 +86,11 @@ class HubHandler(BaseHTTPRequestHandler):
                 self.close_connection = True
 
     def do_POST(self) -> None:
-        given = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
+        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
         self.server.hub.asked.append(f"POST {self.path}")
-        wanted = given.get("paths", [])
-        found = [entry for entry in self.server.hub.entries() if entry["path"] in wanted]
-        self._answer(200, json.dumps(found).encode(), Content_Type="application/json")
+        wanted = body.get("paths", [])
+        entries = [entry for entry in self.server.hub.entries() if entry["path"] in wanted]
+        self._answer(200, json.dumps(entries).encode(), Content_Type="application/json")
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -102,7 +102,7 @@ class HubHandler(BaseHTTPRequestHandler):
             self._file(file[1])
         elif re.fullmatch(r"/api/datasets/org/rows(/revision/[^/]+)?", path):
             names = [{"rfilename": name} for name in sorted(self.server.hub.files)]
-            told = {
+            info = {
                 "id": "org/rows",
                 "sha": COMMIT,
                 "private": False,
@@ -110,7 +110,7 @@ class HubHandler(BaseHTTPRequestHandler):
                 "tags": [],
                 "gated": False,
             }
-            self._answer(200, json.dumps(told).encode(), Content_Type="application/json")
+            self._answer(200, json.dumps(info).encode(), Content_Type="application/json")
         elif tree := re.fullmatch(r"/api/datasets/org/rows/tree/[^/]+(/(.*))?", path):
             listed = self.server.hub.entries(tree[2] or "", "recursive=true" in self.path.lower())
             self._answer(200, json.dumps(listed).encode(), Content_Type="application/json")

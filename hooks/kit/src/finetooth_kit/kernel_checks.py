@@ -107,8 +107,8 @@ def brings_what_it_declares(case: EntryCase) -> None:
     expect(entry.serves, "entry.serves", "nothing", "at least one operation")
     built = case.build()
     expect_instance(built, BuiltKernel, case.called)
-    for one in entry.serves:
-        expect(callable(built.functions.get(one.operation)), case.called, f"no {one.operation}", "a function for it")
+    for operation in (served.operation for served in entry.serves):
+        expect(callable(built.functions.get(operation)), case.called, f"no {operation}", "a function for it")
 
 
 @check_for("kernel")
@@ -142,7 +142,7 @@ def kernels_take_any_strides(case: EntryCase) -> None:
     import torch
 
     for tried in _trials(case):
-        for trial in (one for one in tried.trials() if one.strides):
+        for trial in (candidate for candidate in tried.trials() if candidate.strides):
             apart = {name: torch.stack([x, x + 1], -1)[..., 0] for name, x in trial.given.items()}
             _agrees(tried, trial, apart, ", numbers apart")
             turned = {
@@ -167,17 +167,17 @@ def nan_shows_where_it_is_seen(case: EntryCase) -> None:
 
     for tried in _trials(case):
         for trial in tried.trials():
-            given = {name: tensor.clone() for name, tensor in trial.given.items()}
-            first = next(iter(given.values()))
+            inputs = {name: tensor.clone() for name, tensor in trial.given.items()}
+            first = next(iter(inputs.values()))
             first[-1].view(-1)[0] = float("nan")
-            doubles = {name: x.double() for name, x in given.items()}
-            got = results(tried.function, trial, given, backward=False)
+            doubles = {name: x.double() for name, x in inputs.items()}
+            got = results(tried.function, trial, inputs, backward=False)
             exact = results(tried.reference, trial, doubles, backward=False)
             if got is None or exact is None:
                 continue
-            for found, wanted in zip(got[0], exact[0], strict=True):
+            for result, wanted in zip(got[0], exact[0], strict=True):
                 ours, theirs = (
-                    _rows(x.isnan().flatten(1).any(1) if x.dim() > 1 else x.isnan()) for x in (found, wanted)
+                    _rows(x.isnan().flatten(1).any(1) if x.dim() > 1 else x.isnan()) for x in (result, wanted)
                 )
                 expect(ours == theirs, f"{tried.called(trial)} with a NaN", f"NaN in rows {ours}", f"in {theirs}")
 
@@ -212,8 +212,8 @@ def the_same_logits_have_one_log_probability(case: EntryCase) -> None:
         if tried.serves.operation != "linear_logprob":
             continue
         (first, wanted), *others = _ways(tried, case.build()).items()
-        for name, found in others:
-            apart = float((found.double() - wanted.double()).abs().max())
+        for name, logprobs in others:
+            apart = float((logprobs.double() - wanted.double()).abs().max())
             called = f"linear_logprob in {tried.dtype} on {tried.device}, {name}"
             expect(apart == 0.0, called, f"up to {apart:.2g} nats apart", f"the same as {first}")
 

@@ -89,12 +89,12 @@ def reads_what_it_declares(case: EntryCase) -> None:
     for loss_case in _cases(case):
         data = loss_case.data()
         fn(loss_case.outputs(), data, {})
-        for what, given, declared in (
+        for what, values, declared in (
             ("fields", data.fields, case.entry.fields | {"weights"}),
             ("scalars", data.scalars, case.entry.scalars),
         ):
-            assert isinstance(given, OnDemand)
-            extra = sorted(given.read - declared)
+            assert isinstance(values, OnDemand)
+            extra = sorted(values.read - declared)
             expect(not extra, f"loss(...), data.{what} that it read", extra, f"entry.{what}={sorted(declared)}")
 
 
@@ -291,7 +291,7 @@ def state_keeps_the_rule(case: EntryCase) -> None:
             json.dumps({k: v if isinstance(v, int | float) else v.tolist() for k, v in state.items()})
         )
         restored = {k: np.asarray(v) if isinstance(v, list) else v for k, v in restored.items()}
-        again, wanted = (_evaluate(fn, loss_case, state=given) for given in (restored, state))
+        again, wanted = (_evaluate(fn, loss_case, state=before) for before in (restored, state))
         _same_result("loss with a restored state", again, wanted, "the same as with the state kept", tolerance=0.0)
         expect(
             again.state.keys() == state.keys(), "state of the next step", sorted(again.state), f"keys {sorted(state)}"

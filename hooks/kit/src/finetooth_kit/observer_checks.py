@@ -67,8 +67,8 @@ def tracker_continues_a_resumed_run(case: EntryCase) -> None:
     second.start(run)
     second.step(run, replace(_STEP, step=2))
     second.end(run, _OUTCOME)
-    gone = before - {path.name for path in case.folder.rglob("*") if path.is_file()}
-    expect(not gone, "start(run) of a resumed run", f"deleted {sorted(gone)}", "files of the first part kept")
+    deleted = before - {path.name for path in case.folder.rglob("*") if path.is_file()}
+    expect(not deleted, "start(run) of a resumed run", f"deleted {sorted(deleted)}", "files of the first part kept")
 
 
 @check_for("tracker")

@@ -24,16 +24,16 @@ def broken_media_are_refused(case: EntryCase) -> None:
         for what, content in {**_BROKEN, "a cut header": cut}.items():
             called = f"place({made.__name__}('broken', content={what}))"
             try:
-                found = processor.place(made("broken", content=content))
+                placed = processor.place(made("broken", content=content))
             except DataError as error:
                 expect("broken" in str(error), called, str(error), "its name in the message")
             else:
-                fail(called, found, "a DataError")
+                fail(called, placed, "a DataError")
         missing = case.folder / "missing"
         called = f"place of a missing file as {made.kind}"
         try:
-            found = processor.place(made("missing", path=missing))
+            placed = processor.place(made("missing", path=missing))
         except DataError as error:
             expect("missing" in str(error), called, str(error), "its name")
         else:
-            fail(called, found, "a DataError")
+            fail(called, placed, "a DataError")

@@ -42,12 +42,12 @@ def stored_weights_take_what_is_said(case: EntryCase) -> None:
     trains = [name for name, parameter in made.named_parameters() if parameter.requires_grad]
     expect(not trains, "linear(module).parameters()", f"{trains} require gradients", "nothing that trains")
     tensors = [*made.named_parameters(), *made.named_buffers()]
-    kept = sum(tensor.nbytes for name, tensor in tensors if name != "bias")
+    taken = sum(tensor.nbytes for name, tensor in tensors if name != "bias")
     stated = quantizer.stored.bytes_per_weight * _INPUTS * _OUTPUTS
     expect(
-        abs(kept - stated) <= 0.1 * stated,
+        abs(taken - stated) <= 0.1 * stated,
         "bytes of linear(module)",
-        kept,
+        taken,
         f"{stated:.0f}, as stored.bytes_per_weight says",
     )
 

@@ -52,8 +52,8 @@ def only_trained_messages_weigh(case: EntryCase) -> None:
 
     def trained(conversation: Conversation, train_on: str = "assistant") -> str:
         rendered = renderer.render(conversation, train_on=train_on)
-        kept = [token for token, weight in zip(rendered.tokens, rendered.weights, strict=True) if weight > 0]
-        return context.tokenizer.decode(kept, skip_special=True)
+        tokens = [token for token, weight in zip(rendered.tokens, rendered.weights, strict=True) if weight > 0]
+        return context.tokenizer.decode(tokens, skip_special=True)
 
     text = trained(_TWO)
     expect("It is 4." in text and "Six, é and 😀." in text, "trained text of render(...)", repr(text), "both answers")

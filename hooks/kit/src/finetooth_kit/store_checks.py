@@ -161,8 +161,8 @@ def store_refuses_odd_names(case: EntryCase) -> None:
         _expect_store_error(f"put({name!r}, folder)", lambda name=name: store.put(name, folder))  # type: ignore[misc]
         _expect_store_error(f"remove({name!r})", lambda name=name: store.remove(name))  # type: ignore[misc]
     expect(store.names() == [], "names() after refused puts", store.names(), "[]")
-    gone = before - set(case.folder.rglob("*"))
-    expect(not gone, "remove of odd names", f"deleted {sorted(map(str, gone))}", "nothing deleted")
+    deleted = before - set(case.folder.rglob("*"))
+    expect(not deleted, "remove of odd names", f"deleted {sorted(map(str, deleted))}", "nothing deleted")
     _expect_store_error("manifest('step-9'), which is not there", lambda: store.manifest("step-9"))
     _expect_store_error("fetch('step-9', ...), which is not there", lambda: _fetch(case, store, "step-9"))
 
@@ -172,17 +172,17 @@ def store_removes_once_and_for_all(case: EntryCase) -> None:
     """What is removed is not named any more and cannot be fetched; removing it again does nothing; others stay; and
     its name can be taken again."""
     store = _folder_store(case)
-    one, two = (whole_checkpoint(case.folder / f"made-{step}", step) for step in (1, 2))
-    store.put("step-1", one)
-    store.put("step-2", two)
+    first, last = (whole_checkpoint(case.folder / f"made-{step}", step) for step in (1, 2))
+    store.put("step-1", first)
+    store.put("step-2", last)
     for _ in range(2):
         store.remove("step-1")
         expect(store.names() == ["step-2"], "names() after remove('step-1')", store.names(), "['step-2']")
     _expect_store_error("manifest('step-1') after it was removed", lambda: store.manifest("step-1"))
     _expect_store_error("fetch('step-1', ...) after it was removed", lambda: _fetch(case, store, "step-1"))
-    expect(_fetch(case, store, "step-2") == _content(two), "fetch('step-2')", "other files", "those that were kept")
-    store.put("step-1", two)
-    expect(_fetch(case, store, "step-1") == _content(two), "fetch('step-1'), kept anew", "other files", "the new ones")
+    expect(_fetch(case, store, "step-2") == _content(last), "fetch('step-2')", "other files", "those that were kept")
+    store.put("step-1", last)
+    expect(_fetch(case, store, "step-1") == _content(last), "fetch('step-1'), kept anew", "other files", "the new ones")
 
 
 class _FakeSnapshot:
@@ -211,13 +211,14 @@ def snapshots_are_bounded_and_in_order(case: EntryCase) -> None:
     most = 0
     for step in range(1, 41):
         store.put(Kept(step, _FakeSnapshot(), {"step": step}))
-        kept = list(store.kept())
-        steps = [one.step for one in kept]
+        snapshots = list(store.kept())
+        steps = [snapshot.step for snapshot in snapshots]
         expect(steps == sorted(set(steps)) and steps[-1] == step, f"kept() after step {step}", steps, "oldest first")
-        expect(kept[-1].state == {"step": step}, "kept()[-1].state", kept[-1].state, f"{{'step': {step}}}")
+        expect(snapshots[-1].state == {"step": step}, "kept()[-1].state", snapshots[-1].state, f"{{'step': {step}}}")
         if case.entry.tier == "host":
-            expect(kept[-1].snapshot.on_host, "kept()[-1].snapshot", "the one on the device", "what to_host() gave")
-        most = max(most, len(kept))
+            newest = snapshots[-1].snapshot
+            expect(newest.on_host, "kept()[-1].snapshot", "the one on the device", "what to_host() gave")
+        most = max(most, len(snapshots))
     expect(most < 40, "kept() after 40 puts", f"{most} snapshots", "a bounded number")
     expect(most == store.most, "most", f"{store.most}, and {most} were kept", "as many as it keeps")
 

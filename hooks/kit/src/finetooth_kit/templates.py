@@ -124,15 +124,15 @@ def assert_identical(
 ) -> None:
     """The tokens are those of the chat template, of the whole and of the prompt before each answer."""
     tokens, text = official(tokenizer, conversation, **variables)
-    found = list(renderer.render(conversation).tokens)
-    assert found == tokens, f"render: {tokenizer.decode(found)!r} instead of {text!r}"
+    ours = list(renderer.render(conversation).tokens)
+    assert ours == tokens, f"render: {tokenizer.decode(ours)!r} instead of {text!r}"
     for i, message in enumerate(conversation.messages):
         if message.role != "assistant" or not i:
             continue
         before = Conversation(conversation.messages[:i], conversation.tools)
         tokens, text = official(tokenizer, before, ask=True, **variables)
-        found = list(renderer.prompt(before.messages, before.tools))
-        assert found == tokens, f"prompt for message {i}: {tokenizer.decode(found)!r} instead of {text!r}"
+        ours = list(renderer.prompt(before.messages, before.tools))
+        assert ours == tokens, f"prompt for message {i}: {tokenizer.decode(ours)!r} instead of {text!r}"
 
 
 def assert_trains(
@@ -158,20 +158,20 @@ def assert_trains(
     for trained, group in groupby(pairs, key=lambda pair: bool(pair[0])):
         runs.append((trained, [token for _, token in group]))
     wanted = [text for text in texts if text]
-    found = [i for i, (trained, _) in enumerate(runs) if trained]
-    shown = [tokenizer.decode(runs[i][1]) for i in found]
-    assert len(found) == len(wanted), f"trained: {shown}, wanted: {wanted}"
-    for i, text, kept in zip(found, wanted, shown, strict=True):
-        if kept == text:
+    places = [i for i, (trained, _) in enumerate(runs) if trained]
+    shown = [tokenizer.decode(runs[i][1]) for i in places]
+    assert len(places) == len(wanted), f"trained: {shown}, wanted: {wanted}"
+    for i, text, decoded in zip(places, wanted, shown, strict=True):
+        if decoded == text:
             continue
         before = tokenizer.decode(runs[i - 1][1][-1:]) if i else ""
         after = tokenizer.decode(runs[i + 1][1][:1]) if i + 1 < len(runs) else ""
-        trimmed = kept.strip("\ufffd")  # a letter of several tokens may be cut where its first one is shared
-        assert trimmed in text, f"trained {kept!r}, wanted {text!r}"
+        trimmed = decoded.strip("\ufffd")  # a letter of several tokens may be cut where its first one is shared
+        assert trimmed in text, f"trained {decoded!r}, wanted {text!r}"
         at = text.index(trimmed)
         missing, lost = text[:at], text[at + len(trimmed) :]
         # a token that holds no more than what is missing is shared with nothing, and had to train: an end of turn too
-        whole = not missing or (before.endswith(missing) and before != missing) or "\ufffd" in before + kept
+        whole = not missing or (before.endswith(missing) and before != missing) or "\ufffd" in before + decoded
         assert whole, f"{missing!r} does not train, though no token shares it with what stands before ({before!r})"
         shared = not lost or (after.startswith(lost) and after != lost)
         assert shared, f"{lost!r} does not train, though no token shares it with what follows"
@@ -273,8 +273,8 @@ def conversations(
     )
     letters = st.characters(codec="utf-8", exclude_characters="\ufffd")
     text = st.one_of(st.text(letters, max_size=24), st.lists(odd, max_size=8).map("".join))
-    said = text if empty else text.filter(lambda value: bool(value.strip()))
-    thought = st.just("") | said.filter(lambda value: bool(value.strip())) if reasoning else st.just("")
+    content = text if empty else text.filter(lambda value: bool(value.strip()))
+    thought = st.just("") | content.filter(lambda value: bool(value.strip())) if reasoning else st.just("")
     arguments = st.dictionaries(
         st.sampled_from(["place", "days", "été"]), st.one_of(text, st.integers(-9, 9)), max_size=2
     )
@@ -288,21 +288,21 @@ def conversations(
         arguments,
         numbers,
     )
-    with_calls = said if content_with_calls else st.just("")
+    with_calls = content if content_with_calls else st.just("")
 
     @st.composite
     def drawn(draw: Any) -> Conversation:
-        messages = [Message("system", draw(said))] if system and draw(st.booleans()) else []
+        messages = [Message("system", draw(content))] if system and draw(st.booleans()) else []
         offered = tools and draw(st.booleans())
         for _ in range(draw(st.integers(1, turns))):
-            messages.append(Message("user", draw(said)))
+            messages.append(Message("user", draw(content)))
             while offered and draw(st.booleans()):
                 made = draw(st.lists(call, min_size=1, max_size=calls, unique_by=lambda made: made["id"]))
                 messages.append(Message("assistant", draw(with_calls), reasoning=draw(thought), tool_calls=tuple(made)))
-                for one in made:
-                    name, id_ = one["function"]["name"], one["id"]
-                    messages.append(Message("tool", draw(said), name=name, tool_call_id=id_))
-            messages.append(Message("assistant", draw(said), reasoning=draw(thought)))
+                for tool_call in made:
+                    name, id_ = tool_call["function"]["name"], tool_call["id"]
+                    messages.append(Message("tool", draw(content), name=name, tool_call_id=id_))
+            messages.append(Message("assistant", draw(content), reasoning=draw(thought)))
         return Conversation(tuple(messages), (WEATHER, CLOCK) if offered else ())
 
     return drawn()
@@ -345,14 +345,14 @@ def golden(file: Path, template: str) -> list[Golden]:
         template: `templates/qwen3.jinja`.
     """
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
-    found = []
+    renderings = []
     for row in rows:
         if row["template"] == template:
             conversation = Conversation(tuple(map(_message, row["messages"])), tuple(row.get("tools") or ()))
             variables = row.get("kwargs") or {}
             asks = bool(row["add_generation_prompt"])
-            found.append(Golden(row["case"], conversation, asks, variables, row.get("expected")))
-    return found
+            renderings.append(Golden(row["case"], conversation, asks, variables, row.get("expected")))
+    return renderings
 
 
 def _message(row: Mapping[str, Any]) -> Message:

@@ -122,9 +122,9 @@ class DeltaAdapter(AdapterBase):
     def restore(self, model: Any, folder: Path) -> None:
         if not (folder / _FILE).is_file():
             raise UserError(f"{folder} holds no adapter")
-        kept = import_module("safetensors.torch").load_file(folder / _FILE)
+        tensors = import_module("safetensors.torch").load_file(folder / _FILE)
         for name, part in self._deltas(model):
-            part.data.copy_(kept[name])
+            part.data.copy_(tensors[name])
 
     @staticmethod
     def _modules(model: Any, facts: ModelFacts) -> Iterator[Any]:

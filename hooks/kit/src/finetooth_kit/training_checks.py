@@ -66,11 +66,11 @@ def unknown_total_is_taken_or_refused(case: EntryCase) -> None:
 
 
 def _watch(schedule: Schedule, steps: range) -> list[float]:
-    found = []
+    factors = []
     for step in steps:
-        found.append(schedule.factor(step, 60))
+        factors.append(schedule.factor(step, 60))
         schedule.observe({"loss": 1.0 + 0.1 * (step % 3), "eval/loss": 1.0 + 0.1 * (step % 3)})
-    return found
+    return factors
 
 
 @check_for("schedule")
@@ -114,8 +114,8 @@ def every_parameter_is_updated(case: EntryCase) -> None:
     named = _parameters(torch)
     before = [parameter.detach().clone() for _, parameter in named]
     optimizer = made.create(named)
-    held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
-    expect(sorted(held) == sorted(id(p) for _, p in named), "create(named).param_groups", held, "each parameter once")
+    ids = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    expect(sorted(ids) == sorted(id(p) for _, p in named), "create(named).param_groups", ids, "each parameter once")
     _update(torch, optimizer, named, range(3))
     for (name, parameter), old in zip(named, before, strict=True):
         expect(bool(torch.isfinite(parameter).all()), f"{name} after 3 steps", "not finite", "finite")
@@ -165,8 +165,8 @@ def state_bytes_is_not_too_low(case: EntryCase) -> None:
     optimizer = case.build().create(named)
     _update(torch, optimizer, named, range(1))
     tensors = [v for state in optimizer.state.values() for v in state.values() if torch.is_tensor(v)]
-    kept = sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor.numel() > 1)
-    per = kept / sum(parameter.numel() for _, parameter in named)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor.numel() > 1)
+    per = size / sum(parameter.numel() for _, parameter in named)
     declared = case.entry.state_bytes
     expect(per <= 1.1 * declared + 0.5, "bytes of optimizer state a parameter", f"{per:.2f}", f"at most {declared}")
 
@@ -212,9 +212,9 @@ def trained_parameters_are_counted(case: EntryCase) -> None:
     """What requires gradients when training begins is as much as `trained_parameters` says, and something does."""
     _, adapter, model, size = _apply(case)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    said = adapter.trained_parameters(FACTS, size)
+    stated = adapter.trained_parameters(FACTS, size)
     expect(trained > 0, "parameters that require gradients after apply", 0, "some")
-    expect(said == trained, f"trained_parameters(facts, {size})", said, f"{trained}, which require gradients")
+    expect(stated == trained, f"trained_parameters(facts, {size})", stated, f"{trained}, which require gradients")
 
 
 @check_for("adapter")
@@ -223,17 +223,17 @@ def new_parameters_come_from_the_generator(case: EntryCase) -> None:
     _for_torch(case)
     torch = _need("torch")[0]
     _apply(case)  # whatever is imported is imported now
-    found = []
+    drawn = []
     for seed in (0, 1):
         torch.manual_seed(seed)
         before = torch.get_rng_state().clone()
-        found.append(dict(_apply(case)[2].named_parameters()))
+        drawn.append(dict(_apply(case)[2].named_parameters()))
         same = torch.equal(torch.get_rng_state(), before)
         expect(
             same, "apply(model, facts, generator)", "torch's global random state changed", "draws from generator only"
         )
-    for name, parameter in found[0].items():
-        expect(torch.equal(parameter, found[1][name]), f"{name} under another global seed", "other values", "the same")
+    for name, parameter in drawn[0].items():
+        expect(torch.equal(parameter, drawn[1][name]), f"{name} under another global seed", "other values", "the same")
 
 
 def _disturb(torch: Any, model: Any) -> None:
@@ -284,8 +284,8 @@ def export_holds_what_trained(case: EntryCase) -> None:
     expect(tensors, "export(model, folder, info)", sorted(p.name for p in files), "a safetensors file with tensors")
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and "rounds" not in adapter.capabilities:
-            held = any(t.shape == parameter.shape and torch.equal(t.float(), parameter.float()) for t in tensors)
-            expect(held, f"tensors that export wrote, for {name}", "none is equal", "its trained value")
+            written = any(t.shape == parameter.shape and torch.equal(t.float(), parameter.float()) for t in tensors)
+            expect(written, f"tensors that export wrote, for {name}", "none is equal", "its trained value")
     expect(torch.equal(_logits(torch, model), before), "logits after export", "others", "as before")
     _, other, fresh, _ = _apply(case)
     other.restore(fresh, folder)
