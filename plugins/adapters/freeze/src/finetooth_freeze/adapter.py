@@ -137,29 +137,29 @@ def _untrained_error(facts: ModelFacts, parameter: str) -> RecipeError:
 
 def _unfreeze(model: Any, pattern: str) -> None:
     named = dict(model.named_parameters(remove_duplicate=False))  # a shared one under each of its names
-    found = [parameter for name, parameter in named.items() if re.search(pattern, name)]
-    if not found:
+    matches = [parameter for name, parameter in named.items() if re.search(pattern, name)]
+    if not matches:
         tops = sorted({".".join(name.split(".")[:2]) for name in named})
         raise RecipeError(
             "adapter.unfrozen_parameters",
             f"{pattern!r} matches no parameter of the model",
             action=f"begin with one of {', '.join(tops[:8])}",
         )
-    for parameter in found:
+    for parameter in matches:
         parameter.requires_grad_(parameter.is_floating_point())
 
 
 def _final_norm(body: Any) -> Any:
     """The body's own child that is called a norm: its layers' norms lie deeper."""
-    found = [
+    norms = [
         module for name, module in body.named_children() if "norm" in name or name.startswith(("ln_f", "final_layer"))
     ]
-    if len(found) != 1:
+    if len(norms) != 1:
         names = ", ".join(name for name, _ in body.named_children())
         raise RecipeError(
             "adapter.norm", f"cannot tell which is the final norm among: {names}", action="set adapter.norm: false"
         )
-    return found[0]
+    return norms[0]
 
 
 def build(options: FreezeOptions, context: Context) -> FreezeAdapter:

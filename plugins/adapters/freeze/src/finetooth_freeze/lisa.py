@@ -90,11 +90,11 @@ class LisaAdapter(WholeModelAdapter):
         path = model.__dict__[LAYERS]
         count = len(list(model.get_submodule(path)))
         number = step // self.options.every
-        gone = drawn(count, self.options.layers, number - 1, seed) - drawn(count, self.options.layers, number, seed)
+        ended = drawn(count, self.options.layers, number - 1, seed) - drawn(count, self.options.layers, number, seed)
         self.at_step(model, step, seed)
         inside = re.compile(rf"{re.escape(path)}\.(\d+)\.")
         named = ((name, inside.match(name)) for name, _ in model.named_parameters())
-        return {name: 0.0 for name, found in named if found is not None and int(found[1]) in gone}
+        return {name: 0.0 for name, match in named if match is not None and int(match[1]) in ended}
 
     def held(self, model: Any) -> Mapping[str, Any]:
         """Nothing: what rests is among what trains."""

@@ -104,8 +104,8 @@ class LoraAdapter(AdapterBase):
         """See `protocols.Adapter`."""
         loftq = self.options.init == "loftq"
         apart = loftq or self.begins is not None
-        asked = {"makes_up": loftq, "draws": self.options.dropout > 0, "begins_apart": apart}
-        return CAPABILITIES | {word for word, is_so in asked.items() if is_so}
+        applies = {"makes_up": loftq, "draws": self.options.dropout > 0, "begins_apart": apart}
+        return CAPABILITIES | {word for word, is_so in applies.items() if is_so}
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
         """Parameters of the addition; exact for layers built like Llama's."""
@@ -284,12 +284,12 @@ def _originals(context: Context) -> Callable[[str], Any]:
 
         from finetooth_lora.originals import originals
 
-        if not found:
+        if not readers:
             precision = context.train.precision
-            found.append(originals(context.model, context.loader, precision and held_precision(precision)))
-        return found[0](path)
+            readers.append(originals(context.model, context.loader, precision and held_precision(precision)))
+        return readers[0](path)
 
-    found: list[Callable[[str], Any]] = []
+    readers: list[Callable[[str], Any]] = []
     return read
 
 
@@ -316,7 +316,7 @@ def _tokens(options: LoraOptions, context: Context) -> tuple[int, ...]:
     Raises:
         RecipeError: one is not a token of the model.
     """
-    found = []
+    ids = []
     for token in options.train_tokens:
         id_ = context.tokenizer.token_id(token)
         if id_ is None:
@@ -325,5 +325,5 @@ def _tokens(options: LoraOptions, context: Context) -> tuple[int, ...]:
                 f"{token!r} is not a token of {context.model.reference}",
                 action="spell it as the tokenizer does, or add it with model.added_tokens",
             )
-        found.append(id_)
-    return tuple(found)
+        ids.append(id_)
+    return tuple(ids)

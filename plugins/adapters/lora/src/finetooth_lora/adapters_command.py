@@ -49,8 +49,8 @@ def diff(obj: CommandContext, first: str, second: str, rows: int) -> None:
     from finetooth_lora.comparison import compare
 
     compared = compare(found(obj, first), found(obj, second))
-    for name, (one, other) in sorted(compared.settings.items()):
-        click.echo(f"{name}: {one} in A, {other} in B")
+    for name, (ours, theirs) in sorted(compared.settings.items()):
+        click.echo(f"{name}: {ours} in A, {theirs} in B")
     if not compared.settings:
         click.echo("settings: the same")
     for side, only in (("A", compared.only_first), ("B", compared.only_second)):
@@ -60,7 +60,7 @@ def diff(obj: CommandContext, first: str, second: str, rows: int) -> None:
         click.echo("no module has an addition in both that can be compared")
         return
     click.echo(f"{'module':<48} {'|A|':>9} {'|B|':>9} {'|A-B|':>9} {'cosine':>7}")
-    far = sorted(compared.modules, key=lambda one: -one.apart)
+    far = sorted(compared.modules, key=lambda m: -m.apart)
     for module in far[:rows]:
         name = module.path if len(module.path) <= 48 else f"...{module.path[-45:]}"
         click.echo(f"{name:<48} {module.first:9.4g} {module.second:9.4g} {module.apart:9.4g} {module.cosine:7.3f}")
@@ -104,12 +104,12 @@ def merge(
     if output.exists():
         raise UserError(f"--output: {output} exists", action="name another folder; nothing was changed")
     if (density is None) == (method in SAMPLES):
-        said = (
+        problem = (
             f"--method {method} needs to know which share of the numbers stays"
             if density is None
             else (f"--density is for {', '.join(SAMPLES)}, and --method is {method}")
         )
-        raise UserError(said, action="add --density, such as 0.5" if density is None else "leave it out")
+        raise UserError(problem, action="add --density, such as 0.5" if density is None else "leave it out")
     factors = parse_weights(weights, len(adapters))
     folders = [found(obj, reference) for reference in adapters]
     from finetooth_lora.combination import combined

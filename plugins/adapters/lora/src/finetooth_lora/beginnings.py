@@ -132,34 +132,34 @@ def trained_of(addition: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def doubled(model: Any, addition: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The addition with its frozen pairs, as one of twice the rank, and the settings of peft's config that say so."""
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, tensor in addition.items():
         path, side, _ = name.partition(".lora_")
         layer = model.get_submodule(path) if side else None
         if layer is None or START not in getattr(layer, "lora_A", {}):
-            found[name] = tensor
+            tensors[name] = tensor
         elif name.endswith(".lora_A.weight"):
-            found[name] = torch.cat([tensor, layer.lora_A[START].weight.float()])
+            tensors[name] = torch.cat([tensor, layer.lora_A[START].weight.float()])
         else:
-            found[name] = torch.cat([tensor, layer.lora_B[START].weight.float()], 1)
+            tensors[name] = torch.cat([tensor, layer.lora_B[START].weight.float()], 1)
     config = model.peft_config[NAME]
     # the scale stays: alpha over the rank, or over its root
     alpha = config.lora_alpha * (math.sqrt(2) if config.use_rslora else 2)
-    return found, {"r": 2 * config.r, "lora_alpha": alpha}
+    return tensors, {"r": 2 * config.r, "lora_alpha": alpha}
 
 
 def halved(model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The trained halves of tensors that `doubled` made, and the others as they are; the frozen halves follow from the
     base."""
     rank = model.peft_config[NAME].r
-    found = {}
+    parts = {}
     for name, tensor in tensors.items():
         layer = model.get_submodule(name.partition(".lora_")[0]) if ".lora_" in name else None
         if layer is None or START not in getattr(layer, "lora_A", {}):
-            found[name] = tensor
+            parts[name] = tensor
         else:
-            found[name] = tensor[:rank] if name.endswith(".lora_A.weight") else tensor[:, :rank]
-    return found
+            parts[name] = tensor[:rank] if name.endswith(".lora_A.weight") else tensor[:, :rank]
+    return parts
 
 
 def _frozen(matrix: Tensor, dtype: torch.dtype) -> torch.nn.Linear:

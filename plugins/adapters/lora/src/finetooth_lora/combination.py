@@ -39,14 +39,14 @@ def combined(
         UserError: they are of several bases, or not all plain LoRAs of linear modules, or of ranks or modules that the
             method cannot combine.
     """
-    found = [read(folder) for folder in folders]
+    adapters = [read(folder) for folder in folders]
     _check_bases(folders)
-    configs = [_config(config, folder) for (config, _), folder in zip(found, folders, strict=True)]
+    configs = [_config(config, folder) for (config, _), folder in zip(adapters, folders, strict=True)]
     if method != "cat" and len({config.r for config in configs}) > 1:
         ranks = ", ".join(str(config.r) for config in configs)
         raise UserError(f"--method {method}: the ranks are {ranks}", action="use --method cat, which takes any ranks")
     names = [f"adapter_{number}" for number in range(len(folders))]
-    tuner = _over_nothing([tensors for _, tensors in found], configs, names)
+    tuner = _over_nothing([tensors for _, tensors in adapters], configs, names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tuner.add_weighted_adapter(names, list(factors), MERGED, combination_type=method, density=density)
@@ -56,9 +56,9 @@ def combined(
             written[f"{PREFIX}{path}{A}"] = layer.lora_A[MERGED].weight.detach().contiguous()
             written[f"{PREFIX}{path}{B}"] = layer.lora_B[MERGED].weight.detach().contiguous()
     rank = sum(config.r for config in configs) if method == "cat" else configs[0].r
-    modules = sorted({path for _, tensors in found for path in _paths(tensors)})
-    settings = {"r": rank, "lora_alpha": rank, "use_rslora": False, "target_modules": _targets(found, modules)}
-    save(output, written, {**found[0][0], **settings, "rank_pattern": {}, "alpha_pattern": {}})
+    modules = sorted({path for _, tensors in adapters for path in _paths(tensors)})
+    settings = {"r": rank, "lora_alpha": rank, "use_rslora": False, "target_modules": _targets(adapters, modules)}
+    save(output, written, {**adapters[0][0], **settings, "rank_pattern": {}, "alpha_pattern": {}})
 
 
 def _over_nothing(added: Sequence[dict[str, Tensor]], configs: Sequence[LoraConfig], names: Sequence[str]) -> Any:

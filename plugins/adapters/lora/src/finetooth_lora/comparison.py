@@ -56,15 +56,15 @@ def compare(first: Path, second: Path) -> Comparison:
     Raises:
         UserError: one of them cannot be read.
     """
-    (one, a), (other, b) = read(first), read(second)
+    (of_a, a), (of_b, b) = read(first), read(second)
     settings = {
-        name: (one.get(name), other.get(name))
-        for name in (one.keys() | other.keys()) - INCIDENTAL
-        if _plain(one.get(name)) != _plain(other.get(name))
+        name: (of_a.get(name), of_b.get(name))
+        for name in (of_a.keys() | of_b.keys()) - INCIDENTAL
+        if _plain(of_a.get(name)) != _plain(of_b.get(name))
     }
     mine, theirs = _paths(a), _paths(b)
     modules = tuple(
-        _apart(path, _factors(a, path, one), _factors(b, path, other)) for path in mine if path in set(theirs)
+        _apart(path, _factors(a, path, of_a), _factors(b, path, of_b)) for path in mine if path in set(theirs)
     )
     return Comparison(
         settings,

@@ -36,11 +36,11 @@ class DoraLinear(DoraLinearLayer):
             a, b: (r, D) and (O, r).
         """
         rows = max(1, PIECE // weight.shape[1])
-        found = []
+        norms = []
         for part, of_b in zip(weight.split(rows), b.split(rows), strict=True):  # type: ignore[no-untyped-call]
             whole = torch.add(part, (of_b @ a).to(part.dtype), alpha=scaling)
-            found.append(torch.linalg.vector_norm(whole, dim=1).to(part.dtype))
-        return torch.cat(found)
+            norms.append(torch.linalg.vector_norm(whole, dim=1).to(part.dtype))
+        return torch.cat(norms)
 
     def forward(
         self, x: Tensor, *, lora_A: Any, lora_B: Any, scaling: float, base_layer: Any,

@@ -118,8 +118,8 @@ def in_torch(obj: CommandContext, recipe: Mapping[str, Any]) -> Mapping[str, Any
             if entry.framework == "torch":
                 return recipe
             break
-    kept = {section: value for section, value in recipe.items() if section not in ("hardware", "backend")}
-    return {**kept, "backend": "torch"}
+    rest = {section: value for section, value in recipe.items() if section not in ("hardware", "backend")}
+    return {**rest, "backend": "torch"}
 
 
 def verify(adapter: Path) -> None:

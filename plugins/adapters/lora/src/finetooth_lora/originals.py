@@ -31,8 +31,8 @@ def originals(info: ModelInfo, loader: Loader, precision: str | None) -> Callabl
                         places.update(dict.fromkeys(list(opened.keys()), file))
         if name in places:
             with safe_open(places[name], framework="pt") as opened:
-                found: Tensor = opened.get_tensor(name)
-            return (found if precision is None else found.to(PRECISIONS[precision])).float()
+                tensor: Tensor = opened.get_tensor(name)
+            return (tensor if precision is None else tensor.to(PRECISIONS[precision])).float()
         if not whole:
             whole.append(loader.load(info.reference, framework="torch", precision=precision or "fp32", device="cpu"))
         weight: Tensor = whole[0].get_submodule(path).weight

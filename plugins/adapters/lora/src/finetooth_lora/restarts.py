@@ -101,13 +101,13 @@ def _layers(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _exact(layer: Any) -> Tensor:
-    found: Tensor = layer._buffers.get(EXACT, layer.base_layer.weight)
-    return found
+    weight: Tensor = layer._buffers.get(EXACT, layer.base_layer.weight)
+    return weight
 
 
 @torch.no_grad()
 def _sum(layer: Any) -> Tensor:
     """W + s B A in fp32."""
     a, b = layer.lora_A[NAME].weight.float(), layer.lora_B[NAME].weight.float()
-    found: Tensor = _exact(layer).float() + layer.scaling[NAME] * (b @ a)
-    return found
+    total: Tensor = _exact(layer).float() + layer.scaling[NAME] * (b @ a)
+    return total

@@ -114,10 +114,10 @@ def fold_tensors(tensors: ModelTensors, adapter: Path) -> ModelTensors | None:
         change = changes.get(name)
         if change is None:
             return numbers
-        found = change.of(numbers.float())
-        if not found.isfinite().all():
+        merged = change.of(numbers.float())
+        if not merged.isfinite().all():
             raise UserError(f"merging {name} gives numbers that are not finite", action="train again with a lower rate")
-        return found
+        return merged
 
     return replace(tensors, read=read)
 
@@ -137,18 +137,18 @@ def changes_of(adapter: Path, model: Any) -> dict[str, Change | ExpertsChange] |
         return None
     rank = saved["r"]
     scale = saved["lora_alpha"] / (math.sqrt(rank) if saved.get("use_rslora") else rank)
-    found: dict[str, Change | ExpertsChange] = {}
+    changes: dict[str, Change | ExpertsChange] = {}
     for path, weight, experts, outputs_first in _experts(saved, model):
         if path + A not in tensors or path + B not in tensors or not experts:
             return None
-        found[weight] = ExpertsChange(tensors.pop(path + A), tensors.pop(path + B), scale, experts, outputs_first)
+        changes[weight] = ExpertsChange(tensors.pop(path + A), tensors.pop(path + B), scale, experts, outputs_first)
     for name in [name for name in tensors if name.endswith(A)]:
         path = name.removesuffix(A)
         lengths = next((tensors.pop(path + end) for end in MAGNITUDES if path + end in tensors), None)
         if path + B not in tensors or (lengths is None) == bool(saved.get("use_dora")):
             return None
-        found[f"{path}.weight"] = Change(tensors.pop(name), tensors.pop(path + B), scale, lengths)
-    return None if tensors else found
+        changes[f"{path}.weight"] = Change(tensors.pop(name), tensors.pop(path + B), scale, lengths)
+    return None if tensors else changes
 
 
 def _experts(saved: Mapping[str, Any], model: Any) -> list[tuple[str, str, int, bool]]:
@@ -167,7 +167,7 @@ def _experts(saved: Mapping[str, Any], model: Any) -> list[tuple[str, str, int, 
     config = LoraConfig(r=saved["r"], target_modules=[], target_parameters=list(saved["target_parameters"]))
     with torch.device("meta"):
         inject_adapter_in_model(config, copied)
-    found = []
+    wrapped = []
     for path, module in copied.named_modules():
         if isinstance(module, ParamWrapper):
             holder = path
@@ -176,5 +176,5 @@ def _experts(saved: Mapping[str, Any], model: Any) -> list[tuple[str, str, int, 
             outputs_first = bool(module._did_swap_in_out_features)
             weight = copied.get_submodule(path).get_param()
             experts = int(module.num_experts) if weight.dim() == 3 else 0
-            found.append((path, f"{holder}.{module.parameter_name}", experts, outputs_first))
-    return found
+            wrapped.append((path, f"{holder}.{module.parameter_name}", experts, outputs_first))
+    return wrapped

@@ -71,12 +71,12 @@ class Experts:
 
     def added(self, parameters: Sequence[str], facts: ModelFacts, rank: int) -> int:
         """Parameters of additions to weights of the experts, by their usual names: gate and up may be one matrix."""
-        found = 0
+        total = 0
         for name in parameters:
             last = name.rpartition(".")[2]
             width = 2 * self.width if "gate_up" in last else self.width
-            found += facts.layers * self.count * rank * (facts.hidden_size + width)
-        return found
+            total += facts.layers * self.count * rank * (facts.hidden_size + width)
+        return total
 
 
 def experts_of(config: Mapping[str, Any]) -> Experts:

@@ -93,9 +93,9 @@ class PeftAdapter(AdapterBase):
         """See `protocols.Adapter`; what several modules of a block read is kept once."""
         sizes = shapes(facts, self.targets)
         chosen = resolve(self.targets, facts, tuple(sizes)).modules
-        kept = {path: self.kept(path, *sizes[path]) for path in chosen}
-        read = read_once([path for path, (reads, _) in kept.items() if reads], sizes)
-        numbers = read + sum(beside for _, beside in kept.values())
+        costs = {path: self.kept(path, *sizes[path]) for path in chosen}
+        read = read_once([path for path, (reads, _) in costs.items() if reads], sizes)
+        numbers = read + sum(beside for _, beside in costs.values())
         return numbers * (4 if precision == "fp32" else 2) / facts.layers
 
     def apply(self, model: Any, facts: ModelFacts, generator: np.random.Generator) -> Any:

@@ -32,10 +32,10 @@ class BlockwiseLinear(Linear):
         blocks_dhh = dropout(self._turning(name).unsqueeze(0)).squeeze(0).to(x.dtype)
         rows = x.reshape(-1, blocks_dhh.shape[0], blocks_dhh.shape[1]).transpose(0, 1)
         turned = torch.bmm(rows, blocks_dhh).transpose(0, 1).reshape(x.shape)
-        found: Tensor = base(turned, *args, **kwargs)
+        out: Tensor = base(turned, *args, **kwargs)
         scale, bias = self.boft_s[name].squeeze(-1), base.bias
-        found = found * scale if bias is None else (found - bias) * scale + bias
-        return found.to(x.dtype)
+        out = out * scale if bias is None else (out - bias) * scale + bias
+        return out.to(x.dtype)
 
     def get_delta_weight(self, adapter: str) -> tuple[Tensor, Tensor]:
         """The turning as one matrix, (inputs, inputs), and the factors."""

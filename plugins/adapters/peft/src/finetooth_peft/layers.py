@@ -58,10 +58,10 @@ def tensors_of(model: Any) -> dict[str, torch.Tensor]:
         return addition_of(model)
     # peft looks for the shared matrices in a model of its own, of which the layers are all that is left here
     end = f".{NAME}"
-    found = {name.removesuffix(end): of.detach() for name, of in model.named_parameters() if ".vera_lambda_" in name}
+    vectors = {name.removesuffix(end): of.detach() for name, of in model.named_parameters() if ".vera_lambda_" in name}
     layer: Any = next(module for module in model.modules() if isinstance(module, VeraLayer))
     shared = {f"{TUNER}vera_A": layer.vera_A[NAME], f"{TUNER}vera_B": layer.vera_B[NAME]}
-    return {**found, **(shared if config.save_projection else {})}
+    return {**vectors, **(shared if config.save_projection else {})}
 
 
 def take_back(adapter: PeftAdapter, model: Any, folder: Path) -> None:

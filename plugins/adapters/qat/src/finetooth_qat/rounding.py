@@ -50,7 +50,7 @@ def round_weights(model: nn.Module, quantizer: Quantizer) -> None:
         RecipeError: it takes none.
     """
     head: Any = getattr(model, "get_output_embeddings", lambda: None)()
-    found = 0
+    count = 0
     for path, module in model.named_modules():
         if type(module) is not nn.Linear or module is head:
             continue
@@ -58,8 +58,8 @@ def round_weights(model: nn.Module, quantizer: Quantizer) -> None:
             rounded: Any = module
             rounded.__class__ = RoundedLinear  # its parameters keep their names and their places
             rounded.quantizer, rounded.path = quantizer, path
-            found += 1
-    check_any(found, quantizer)
+            count += 1
+    check_any(count, quantizer)
 
 
 @contextmanager

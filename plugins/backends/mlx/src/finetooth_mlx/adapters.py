@@ -187,14 +187,14 @@ class FullAdapter(AdapterBase):
         for name in ("config.json", "generation_config.json"):
             if (model.source.folder / name).is_file():
                 shutil.copyfile(model.source.folder / name, folder / name)
-        held = named(model.parameters())
-        kinds = {array.dtype for array in held.values()}
+        arrays = named(model.parameters())
+        kinds = {array.dtype for array in arrays.values()}
         word = {DTYPES["fp32"]: "float32", DTYPES["bf16"]: "bfloat16", DTYPES["fp16"]: "float16"}[min(kinds, key=str)]
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config = {name: value for name, value in config.items() if name not in ("torch_dtype", "dtype")}
         text = json.dumps({**config, "dtype": word}, indent=2, sort_keys=True)
         (folder / "config.json").write_text(text + "\n", encoding="utf-8")
-        _write(folder / "model.safetensors", held)
+        _write(folder / "model.safetensors", arrays)
 
     def restore(self, model: Any, folder: Path) -> None:
         """Take the weights back.
@@ -275,8 +275,8 @@ def _write(file: Path, tensors: Mapping[str, Any]) -> None:
     import mlx.core as mx
 
     file.parent.mkdir(parents=True, exist_ok=True)
-    held = {name: mx.contiguous(array) for name, array in tensors.items()}
-    mx.save_safetensors(str(file), held, metadata={"format": "pt"})
+    contiguous = {name: mx.contiguous(array) for name, array in tensors.items()}
+    mx.save_safetensors(str(file), contiguous, metadata={"format": "pt"})
 
 
 def _load(file: Path) -> dict[str, Any]:
@@ -287,10 +287,10 @@ def _load(file: Path) -> dict[str, Any]:
     import mlx.core as mx
 
     try:
-        found: Any = mx.load(str(file))
+        tensors: Any = mx.load(str(file))
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}", action=OTHER) from error
-    return dict(found)
+    return dict(tensors)
 
 
 def _in_order(names: Sequence[str], path: str) -> tuple[list[int], int, str]:

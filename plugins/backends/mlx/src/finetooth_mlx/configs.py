@@ -66,12 +66,12 @@ def _rope(rope: Mapping[str, Any], reference: str) -> dict[str, Any]:
         raise _refused(reference, "rotary embeddings that differ by kind of layer")
     kind = rope.get("rope_type", "default")
     scaling = {name: value for name, value in rope.items() if name != "rope_theta" and value is not None}
-    found: dict[str, Any] = {} if rope.get("rope_theta") is None else {"rope_theta": rope["rope_theta"]}
+    settings: dict[str, Any] = {} if rope.get("rope_theta") is None else {"rope_theta": rope["rope_theta"]}
     if kind != "default":
-        found["rope_scaling"] = {**scaling, "type": kind}
+        settings["rope_scaling"] = {**scaling, "type": kind}
     elif rope.get("partial_rotary_factor", 1.0) != 1.0:
-        found["partial_rotary_factor"] = rope["partial_rotary_factor"]
-    return found
+        settings["partial_rotary_factor"] = rope["partial_rotary_factor"]
+    return settings
 
 
 def _refused(reference: str, what: str) -> RecipeError:

@@ -36,5 +36,5 @@ class Draws:
         if self._keys is None:
             raise RuntimeError("dropout outside of a micro-batch")
         rows, columns = (mx.array(words) for words in halves(self._keys, site, x.shape[-1]))
-        kept = mixed(rows[..., None] ^ columns).view(mx.int32) >= threshold(share)
-        return mx.where(kept, x / (1 - share), 0.0)
+        mask = mixed(rows[..., None] ^ columns).view(mx.int32) >= threshold(share)
+        return mx.where(mask, x / (1 - share), 0.0)

@@ -158,7 +158,7 @@ class MlxEngine(EngineBase):
         return report(work, evaluated.outputs, evaluated, None)
 
     def logprobs(self, data: Sequence[Datum], *, role: str = "policy") -> list[NDArray[np.float32]]:
-        return [found["logprobs"] for found in self._runner.score(self._work(data, None, role=role), ("logprobs",))]
+        return [outputs["logprobs"] for outputs in self._runner.score(self._work(data, None, role=role), ("logprobs",))]
 
     def release(self, handle: Handle) -> None:
         self._pending.pop(handle.id, None)
@@ -226,9 +226,9 @@ class MlxEngine(EngineBase):
         self._take(snapshot, "the snapshot")
 
     def _take(self, state: State, where: str) -> None:
-        found = taken(state, self._request, self._masters, self._optimizer.state, where)
-        self._masters, self._grads, self._optimizer.state = found.masters, found.grads, found.optimizer
-        self._counters, self._loss_states = found.counters, dict(found.losses)
+        restored = taken(state, self._request, self._masters, self._optimizer.state, where)
+        self._masters, self._grads, self._optimizer.state = restored.masters, restored.grads, restored.optimizer
+        self._counters, self._loss_states = restored.counters, dict(restored.losses)
         self._network.place(self._masters)
         self._pending.clear()
 

@@ -74,10 +74,10 @@ class Generator:
         ]
         for batch in self._batches(prompts, rows):
             self._write([prompts[row.prompt] for row in batch], batch, sampling)
-        found: list[list[Completion]] = [[] for _ in prompts]
+        completions: list[list[Completion]] = [[] for _ in prompts]
         for row in rows:
-            found[row.prompt].append(self._completion(row, weights_version))
-        return found
+            completions[row.prompt].append(self._completion(row, weights_version))
+        return completions
 
     def _batches(self, prompts: Sequence[Sequence[int]], rows: Sequence[Row]) -> Iterator[list[Row]]:
         """Rows whose prompts are of one length, as many as fit."""
@@ -115,13 +115,13 @@ class Generator:
             scores = logprobs[place].astype(np.float64)
             if sampling.adds:
                 scores += added(row.tokens, sampling, len(scores))
-            token, drawn, kept = choose(scores, sampling, row.stream)
+            token, drawn, candidates = choose(scores, sampling, row.stream)
             chosen[place] = token
             row.tokens.append(token)
             row.logprobs.append(float(logprobs[place, token]))
             if sampling.drawn:
                 row.drawn.append(drawn)
-                row.kept.append(kept)
+                row.kept.append(candidates)
             self._end(row, token, sampling)
         return chosen
 
@@ -138,10 +138,10 @@ class Generator:
     def _completion(self, row: Row, weights_version: int) -> Completion:
         written = row.tokens[:-1] if row.ended_by_token else row.tokens
         text = self._text.tokenizer.decode(written, skip_special=True) if row.text is None else row.text
-        kept = tuple(row.kept) if any(row.kept) else ()
+        candidates = tuple(row.kept) if any(row.kept) else ()
         return Completion(
             tuple(row.tokens), tuple(row.logprobs), text, "stop" if row.stopped else "length", weights_version,
-            tuple(row.drawn), kept,
+            tuple(row.drawn), candidates,
         )  # fmt: skip
 
     def _room(self, prompt: Sequence[int], sampling: Sampling) -> int:
@@ -213,10 +213,10 @@ def _stream(*keys: Any) -> np.random.Generator:
 def added(written: Sequence[int], sampling: Sampling, width: int) -> NDArray[np.float64]:
     """What is added to logits (V,) behind what was written."""
     counts = np.bincount(np.array(written, dtype=np.int64), minlength=width)
-    found = -sampling.frequency_penalty * counts - sampling.presence_penalty * (counts > 0)
+    bias = -sampling.frequency_penalty * counts - sampling.presence_penalty * (counts > 0)
     for token, more in sampling.logit_bias:
-        found[token] += more
-    return np.asarray(found, dtype=np.float64)
+        bias[token] += more
+    return np.asarray(bias, dtype=np.float64)
 
 
 def choose(
@@ -248,5 +248,5 @@ def choose(
     total = p.sum()
     place = int(np.searchsorted(np.cumsum(p), stream.random() * total, side="right"))
     place = min(place, int(np.flatnonzero(p)[-1]))  # rounding must not pass the last token that has weight
-    kept = tuple(sorted(int(token) for token in order[p > 0])) if sampling.leaves_out else ()
-    return int(order[place]), float(np.log(p[place] / total)), kept
+    candidates = tuple(sorted(int(token) for token in order[p > 0])) if sampling.leaves_out else ()
+    return int(order[place]), float(np.log(p[place] / total)), candidates

@@ -96,17 +96,17 @@ class MlxLoader(LoaderBase):
                 None if stored is None else size, stored, published,
                 contents={} if folder.is_dir() else self._files.contents(reference),
             )  # fmt: skip
-        found = checkpoint.read(folder)
+        on_disk = checkpoint.read(folder)
         numbers, few = _counted(reference, checkpoint.places(folder), described)
         return ModelInfo(
-            reference, "mlxlm", str(config.model_type), described, numbers, found.bytes, found.files, "",
-            None if stored is None else found.bytes, stored, published, few, contents=self._files.contents(reference),
+            reference, "mlxlm", str(config.model_type), described, numbers, on_disk.bytes, on_disk.files, "",
+            None if stored is None else on_disk.bytes, stored, published, few, contents=self._files.contents(reference),
         )  # fmt: skip
 
     def tokenizer(self, reference: str) -> Tokenizer:
         """The model's tokenizer, see `ModelFiles.tokenizer`."""
-        found: Tokenizer = self._files.tokenizer(reference)
-        return found
+        made: Tokenizer = self._files.tokenizer(reference)
+        return made
 
     def load(
         self, reference: str, *, framework: str, precision: str, device: str, quantizer: Quantizer | None = None
@@ -147,12 +147,12 @@ class MlxLoader(LoaderBase):
 
 def stored_as(config: Mapping[str, Any]) -> Stored | None:
     """How linear weights of an mlx-lm folder are stored; None: as plain numbers."""
-    given = config.get("quantization")
-    if not isinstance(given, Mapping):
+    settings = config.get("quantization")
+    if not isinstance(settings, Mapping):
         return None
-    bits, group = int(given["bits"]), int(given["group_size"])
-    scales = 4 / group if given.get("mode", "affine") == "affine" else 1 / group
-    return Stored(f"{given.get('mode', 'affine')}, {bits} bits in groups of {group}", bits / 8 + scales)
+    bits, group = int(settings["bits"]), int(settings["group_size"])
+    scales = 4 / group if settings.get("mode", "affine") == "affine" else 1 / group
+    return Stored(f"{settings.get('mode', 'affine')}, {bits} bits in groups of {group}", bits / 8 + scales)
 
 
 def _check_bits(reference: str, config: Mapping[str, Any]) -> None:
@@ -160,7 +160,7 @@ def _check_bits(reference: str, config: Mapping[str, Any]) -> None:
     Raises:
         RecipeError: the weights are in a format of another library, or in bits that MLX has not.
     """
-    given, own = config.get("quantization_config"), config.get("quantization")
+    foreign, own = config.get("quantization_config"), config.get("quantization")
     if isinstance(own, Mapping):
         mode = str(own.get("mode", "affine"))
         bits, groups = MODES.get(mode, ((), ()))
@@ -172,8 +172,8 @@ def _check_bits(reference: str, config: Mapping[str, Any]) -> None:
                 action="convert the model again, with mlx_lm.convert -q --q-bits 4 --q-group-size 64",
             )
         return
-    if given:
-        method = given.get("quant_method", "a format of its own") if isinstance(given, Mapping) else given
+    if foreign:
+        method = foreign.get("quant_method", "a format of its own") if isinstance(foreign, Mapping) else foreign
         raise RecipeError(
             "model",
             f"{reference} has weights in fewer bits by {method}, which the MLX backend does not read",
@@ -187,21 +187,21 @@ def _counted(reference: str, places: Mapping[str, Any], config: Mapping[str, Any
     Raises:
         RecipeError: a weight is stored in other bits than the config says.
     """
-    given = config.get("quantization")
+    settings = config.get("quantization")
     whole = few = 0
     for name, place in places.items():
         if name.endswith(QUANTISED):
             continue
         path = name.removesuffix(".weight")
-        own = given.get(path, {}) if isinstance(given, Mapping) else {}
+        own = settings.get(path, {}) if isinstance(settings, Mapping) else {}
         size = prod(place.shape)
         if f"{path}.scales" in places:
-            said = {**(given or {}), **(own if isinstance(own, Mapping) else {})}
-            size = size * 32 // int(said["bits"])
-            if size != prod(places[f"{path}.scales"].shape) * int(said["group_size"]):
+            form = {**(settings or {}), **(own if isinstance(own, Mapping) else {})}
+            size = size * 32 // int(form["bits"])
+            if size != prod(places[f"{path}.scales"].shape) * int(form["group_size"]):
                 raise RecipeError(
-                    "model", f"{reference}: {path} is not stored in the bits of config.json, {said['bits']} in groups "
-                    f"of {said['group_size']}", action="convert the model again",
+                    "model", f"{reference}: {path} is not stored in the bits of config.json, {form['bits']} in groups "
+                    f"of {form['group_size']}", action="convert the model again",
                 )  # fmt: skip
             few += size
         whole += size

@@ -103,33 +103,33 @@ class Network:
                     action=f"choose a loss that reads {', '.join(OUTPUTS)}, or set backend: torch",
                 )
         hidden = self.body(to_mx(rectangle.tokens))
-        found: dict[str, mx.array] = {}
+        computed: dict[str, mx.array] = {}
         if {"logprobs", "entropy"} & set(needs):
-            found |= self._scores(rectangle, hidden, entropy="entropy" in needs, temperature=temperature)
+            computed |= self._scores(rectangle, hidden, entropy="entropy" in needs, temperature=temperature)
             if "logprobs" not in needs:
-                del found["logprobs"]
+                del computed["logprobs"]
         mask = to_mx(rectangle.mask)[..., None]
         for need, values in (("hidden", lambda: hidden.astype(mx.float32)), ("logits", lambda: self.logits(hidden))):
             if need in needs:
-                found[need] = values() if everywhere else mx.where(mask, values(), 0.0)
-        return found
+                computed[need] = values() if everywhere else mx.where(mask, values(), 0.0)
+        return computed
 
     def logits(self, hidden: mx.array) -> mx.array:
         """(..., V) in fp32."""
         head = self.facts.head
         plain = self._head(hidden) if self._embedding is None else self._embedding.as_linear(hidden)
-        found = plain.astype(mx.float32)
-        found = found if head.scale == 1.0 else found * head.scale
-        return found if head.softcap is None else mx.tanh(found / head.softcap) * head.softcap
+        scaled = plain.astype(mx.float32)
+        scaled = scaled if head.scale == 1.0 else scaled * head.scale
+        return scaled if head.softcap is None else mx.tanh(scaled / head.softcap) * head.softcap
 
     def _scores(self, rectangle: Rows, hidden: mx.array, *, entropy: bool, temperature: float) -> dict[str, mx.array]:
         shape = rectangle.targets.shape
         cells = shape[0] * shape[1]
         places = np.flatnonzero(rectangle.mask)
         targets = rectangle.targets.reshape(cells, *shape[2:])[places]
-        found = {"logprobs": mx.zeros((cells, *shape[2:]), mx.float32)}
+        outputs = {"logprobs": mx.zeros((cells, *shape[2:]), mx.float32)}
         if entropy:
-            found["entropy"] = mx.zeros((cells,), mx.float32)
+            outputs["entropy"] = mx.zeros((cells,), mx.float32)
         states = hidden.reshape(cells, -1)[mx.array(places.astype(np.int32))] if len(places) else hidden[:0]
         size = max(1, CHUNK // (4 * self.facts.vocab_size))
         part = self._part(entropy, temperature)
@@ -138,12 +138,12 @@ class Network:
         pieces = [
             run(weights, states[at : at + size], to_mx(targets[at : at + size])) for at in range(0, len(places), size)
         ]
-        for i, name in enumerate(found):
+        for i, name in enumerate(outputs):
             if pieces:
                 whole = mx.concatenate([piece[i] for piece in pieces])
-                found[name] = found[name].at[mx.array(places.astype(np.int32))].add(whole)
-            found[name] = found[name].reshape(shape if name == "logprobs" else shape[:2])
-        return found
+                outputs[name] = outputs[name].at[mx.array(places.astype(np.int32))].add(whole)
+            outputs[name] = outputs[name].reshape(shape if name == "logprobs" else shape[:2])
+        return outputs
 
     def _part(self, entropy: bool, temperature: float) -> Callable[..., list[mx.array]]:
         """Log-probabilities, and entropies, of a chunk of positions."""
@@ -176,14 +176,14 @@ def _module(model: Any, path: str) -> Any:
     Raises:
         PlanError: the family's facts name a module that mlx-lm's model has not.
     """
-    found = model
+    module = model
     for part in path.split("."):
-        found = found[int(part)] if part.isdigit() else getattr(found, part, None)
-        if found is None:
+        module = module[int(part)] if part.isdigit() else getattr(module, part, None)
+        if module is None:
             raise PlanError(
                 f"model: mlx-lm's class of it has no module {path}, which its family names", action="set backend: torch"
             )
-    return found
+    return module
 
 
 def _recompute(layer: Any) -> None:

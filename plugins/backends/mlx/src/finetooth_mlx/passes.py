@@ -67,8 +67,8 @@ class Runner:
         outputs: list[dict[str, NDArray[Any]]] = [{} for _ in work.data]
         for batch in work.computed:
             with self._as(work, batch, train=train):
-                found = self._network.outputs(self._rectangle(work, batch), returns, everywhere=True)
-                self._keep(outputs, work, batch, found)
+                computed = self._network.outputs(self._rectangle(work, batch), returns, everywhere=True)
+                self._keep(outputs, work, batch, computed)
         return outputs
 
     def evaluate(
@@ -94,29 +94,29 @@ class Runner:
             if batch.pieces:
                 self._evaluate_pieces(work, batch, evaluated, masters, train=train, backward=backward, returns=returns)
                 continue
-            kept: Outputs = {}
+            outputs: Outputs = {}
 
-            def objective(weights: Named, batch: MicroBatch = batch, kept: Outputs = kept) -> mx.array:
+            def objective(weights: Named, batch: MicroBatch = batch, outputs: Outputs = outputs) -> mx.array:
                 self._network.place(weights)
-                kept |= self._outputs(spec, self._rectangle(work, batch), train=train)
-                return self._loss(work, batch, kept, evaluated)
+                outputs |= self._outputs(spec, self._rectangle(work, batch), train=train)
+                return self._loss(work, batch, outputs, evaluated)
 
             with self._as(work, batch, train=train):
                 value = self._differentiate(objective, masters, evaluated, backward=backward)
-                self._check(value, work, batch, kept)
-            self._keep(evaluated.outputs, work, batch, {k: v for k, v in kept.items() if k in returns})
+                self._check(value, work, batch, outputs)
+            self._keep(evaluated.outputs, work, batch, {k: v for k, v in outputs.items() if k in returns})
         return evaluated
 
     def backward_from(self, work: Pass, masters: Named, grads: Sequence[NDArray[np.floating[Any]]]) -> Named:
         """Gradients from dL/dlogprob per datum, shaped as its targets."""
         evaluated = Differentiated([])
         for batch in work.computed:
-            given = to_mx(side_by_side(batch, grads))
+            slopes = to_mx(side_by_side(batch, grads))
 
-            def objective(weights: Named, batch: MicroBatch = batch, given: mx.array = given) -> mx.array:
+            def objective(weights: Named, batch: MicroBatch = batch, slopes: mx.array = slopes) -> mx.array:
                 self._network.place(weights)
-                found = self._network.outputs(self._rectangle(work, batch), ("logprobs",))
-                return mx.sum(found["logprobs"] * given)
+                outputs = self._network.outputs(self._rectangle(work, batch), ("logprobs",))
+                return mx.sum(outputs["logprobs"] * slopes)
 
             with self._as(work, batch, train=True):
                 self._differentiate(objective, masters, evaluated, backward=True)
@@ -134,8 +134,8 @@ class Runner:
         scored: list[dict[str, NDArray[Any]]] = [{} for _ in work.data]
         for piece in whole.pieces:
             with self._as(work, piece, train=train):
-                found = self._outputs(spec, self._rectangle(work, piece), train=train)
-                self._keep(scored, work, piece, found)
+                of_piece = self._outputs(spec, self._rectangle(work, piece), train=train)
+                self._keep(scored, work, piece, of_piece)
         leaves = {
             name: to_mx(side_by_side(whole, {row: scored[row][name] for row in whole.rows}))
             for name in scored[whole.rows[0]]
@@ -161,8 +161,8 @@ class Runner:
 
             def again(weights: Named, piece: MicroBatch = piece, pull: Outputs = pull) -> mx.array:
                 self._network.place(weights)
-                found = self._network.outputs(self._rectangle(work, piece), list(pull), temperature=spec.temperature)
-                return mx.sum(mx.stack([mx.sum(found[name] * of) for name, of in pull.items()]))
+                outputs = self._network.outputs(self._rectangle(work, piece), list(pull), temperature=spec.temperature)
+                return mx.sum(mx.stack([mx.sum(outputs[name] * of) for name, of in pull.items()]))
 
             with self._as(work, piece, train=True):
                 self._differentiate(again, masters, evaluated, backward=bool(pull))
@@ -190,8 +190,8 @@ class Runner:
             needs = [need.split("@", 1)[0] for need in spec.needs if need.endswith(f"@{role}")]
             self._network.train(False)
             with self._network.role(role):
-                found = self._network.outputs(rectangle, needs, temperature=spec.temperature)
-            outputs.update({f"{name}@{role}": mx.stop_gradient(values) for name, values in found.items()})
+                of_role = self._network.outputs(rectangle, needs, temperature=spec.temperature)
+            outputs.update({f"{name}@{role}": mx.stop_gradient(values) for name, values in of_role.items()})
         self._network.train(train)
         own = [need for need in spec.needs if "@" not in need]
         outputs.update(self._network.outputs(rectangle, own, temperature=spec.temperature))

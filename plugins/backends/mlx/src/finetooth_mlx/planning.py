@@ -56,10 +56,10 @@ def _portions(request: PlanRequest, precision: str) -> tuple[Decision, Decision]
     fits = [(size, way) for size, way in tried if not has or takes(size, checkpointing=way).total <= has]
     size, way = fits[0] if fits else tried[-1]
     why = "the largest that fits" if fits else "the least there is, and it does not fit"
-    kept = "activations fit" if not way else "activations would not fit"
+    fit = "activations fit" if not way else "activations would not fit"
     return (
         Decision(names[0], size, RECIPE if tokens is not None else why),
-        Decision(names[1], way, RECIPE if recomputes is not None else kept),
+        Decision(names[1], way, RECIPE if recomputes is not None else fit),
     )
 
 
@@ -81,16 +81,16 @@ def estimate(request: PlanRequest, precision: str, tokens: int, *, checkpointing
     rows = min(tokens, max(request.data.longest, 1))
     scores = 2 * facts.heads * rows * 4  # the backward pass of attention makes them anew, for all heads of a layer
     in_layer = tokens * (width * each + scores)
-    kept = facts.layers * tokens * (facts.hidden_size * each if checkpointing else width * each)
+    saved = facts.layers * tokens * (facts.hidden_size * each if checkpointing else width * each)
     parts = {
         "weights": weights,
         "gradients": 2 * 4 * trained,  # those accumulated, and those of a micro-batch
         "optimizer": int(request.updates.state_bytes * trained),
-        "activations": kept + in_layer,
+        "activations": saved + in_layer,
         "logits": min(3 * CHUNK, 3 * 4 * tokens * facts.vocab_size),
         "overhead": MLX_OVERHEAD,
     }
     if request.snapshots.device + request.snapshots.host:
-        held = int((4 + request.updates.state_bytes) * trained)
-        parts["snapshots"] = held * (request.snapshots.device + request.snapshots.host)
+        snapshot = int((4 + request.updates.state_bytes) * trained)
+        parts["snapshots"] = snapshot * (request.snapshots.device + request.snapshots.host)
     return MemoryEstimate(parts)

@@ -195,29 +195,29 @@ def taken(state: State, request: EngineRequest, masters: Named, optimizer: Any, 
 
 
 def _counters(where: str, content: Mapping[str, Any]) -> Counters:
-    given = content.get("counters")
+    counters = content.get("counters")
     fine = (
-        isinstance(given, dict)
-        and given.keys() == {"step", "accumulated", "loss", "rows"}
-        and all(type(given[name]) is int and given[name] >= 0 for name in ("step", "accumulated"))
-        and type(given["loss"]) in (int, float)
-        and math.isfinite(given["loss"])
-        and isinstance(given["rows"], list)
+        isinstance(counters, dict)
+        and counters.keys() == {"step", "accumulated", "loss", "rows"}
+        and all(type(counters[name]) is int and counters[name] >= 0 for name in ("step", "accumulated"))
+        and type(counters["loss"]) in (int, float)
+        and math.isfinite(counters["loss"])
+        and isinstance(counters["rows"], list)
     )
     if not fine or not isinstance(content.get("schedule"), dict):
-        raise UserError(f"{where}/state.json: counters are {given!r:.200}", action=OTHER)
-    assert isinstance(given, dict)
-    return Counters(**deepcopy(given))
+        raise UserError(f"{where}/state.json: counters are {counters!r:.200}", action=OTHER)
+    assert isinstance(counters, dict)
+    return Counters(**deepcopy(counters))
 
 
 def _check_same(where: str, file: str, theirs: Arrays, mine: Mapping[str, mx.array], what: str) -> None:
     wanted = {name: tuple(array.shape) for name, array in mine.items()}
-    given = {name: tuple(array.shape) for name, array in theirs.items()}
-    if wanted != given:
-        odd = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
+    saved = {name: tuple(array.shape) for name, array in theirs.items()}
+    if wanted != saved:
+        odd = sorted(name for name in wanted.keys() | saved.keys() if wanted.get(name) != saved.get(name))
         raise UserError(
             f"{where} does not fit: {len(odd)} arrays of {file}.safetensors differ, the first is {odd[0]!r} (saved "
-            f"{given.get(odd[0])}, here {wanted.get(odd[0])})",
+            f"{saved.get(odd[0])}, here {wanted.get(odd[0])})",
             action=f"use {what} of the saved run",
         )
 

@@ -76,17 +76,17 @@ class RemoteBackend:
                 "quantization: the base of a remote engine is loaded at the server",
                 action="remove quantization; the server decides how it holds the base",
             )
-        asked = request.train
+        wanted = request.train
         train = replace(
-            asked,
-            precision=asked.precision or "server",
-            micro_batch_tokens=asked.micro_batch_tokens or max(1, request.data.longest),
-            gradient_checkpointing=bool(asked.gradient_checkpointing),
+            wanted,
+            precision=wanted.precision or "server",
+            micro_batch_tokens=wanted.micro_batch_tokens or max(1, request.data.longest),
+            gradient_checkpointing=bool(wanted.gradient_checkpointing),
         )
         theirs = [
             f"{name}={value}"
             for name in ("precision", "micro_batch_tokens", "gradient_checkpointing")
-            if (value := getattr(asked, name)) is not None
+            if (value := getattr(wanted, name)) is not None
         ]
         why = "the model is there; losses, schedule and tokens are computed here"
         left = f"; the recipe's train.{', train.'.join(theirs)} is not sent" if theirs else ""

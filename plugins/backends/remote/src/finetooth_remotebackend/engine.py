@@ -146,8 +146,8 @@ class RemoteEngine(EngineBase):
         elif normalizer is not None:
             raise EngineError("backward: gradients that are given are not normalised again", action="pass only one")
         check_gradients(pending.data, grads)
-        given = [np.asarray(one, dtype=np.float32) for one in grads]
-        result = self._trainer.backward(pending.number, pending.data, given)
+        arrays = [np.asarray(gradient, dtype=np.float32) for gradient in grads]
+        result = self._trainer.backward(pending.number, pending.data, arrays)
         del self._pending[handle.id]
         return result
 
@@ -204,25 +204,25 @@ class RemoteEngine(EngineBase):
     # --- keep ---------------------------------------------------------------------------------------------------------
 
     def save(self, path: Path) -> None:
-        kept = self._trainer.save(self._name("state"))
+        reference = self._trainer.save(self._name("state"))
         states = {name: {k: _encoded(v) for k, v in of.items()} for name, of in self._loss_states.items()}
         schedule = dict(self._request.updates.schedule.state())
-        self._write(path, {"kept": kept, "losses": states, "schedule": schedule, "loss": self._loss})
+        self._write(path, {"kept": reference, "losses": states, "schedule": schedule, "loss": self._loss})
 
     def load(self, path: Path) -> None:
-        found = self._read(path)
-        if "schedule" not in found:
+        record = self._read(path)
+        if "schedule" not in record:
             raise UserError(f"{path}: it is an artifact, not a state", action="give a checkpoint")
-        self._trainer.load(found["kept"], optimizer=True)
-        self._loss_states = {n: {k: _decoded(v) for k, v in of.items()} for n, of in found["losses"].items()}
-        self._request.updates.schedule.restore(found["schedule"])
-        self._version, self._loss = found["step"], found["loss"]
+        self._trainer.load(record["kept"], optimizer=True)
+        self._loss_states = {n: {k: _decoded(v) for k, v in of.items()} for n, of in record["losses"].items()}
+        self._request.updates.schedule.restore(record["schedule"])
+        self._version, self._loss = record["step"], record["loss"]
         self._pending.clear()
 
     def export(self, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
-        kept = self._trainer.export(self._name("artifact"), path)
-        self._write(path, {"kept": kept})
+        reference = self._trainer.export(self._name("artifact"), path)
+        self._write(path, {"kept": reference})
 
     def restore(self, path: Path) -> None:
         self._trainer.load(self._read(path)["kept"], optimizer=False)
@@ -243,15 +243,15 @@ class RemoteEngine(EngineBase):
             UserError: it is not of a remote engine, or of one that speaks another protocol.
         """
         try:
-            found = json.loads((path / REMOTE).read_text(encoding="utf-8"))
+            record = json.loads((path / REMOTE).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{path}: no {REMOTE} that can be read: weights from here cannot be sent to a server",
                 action="use it with a backend that computes here",
             ) from error
-        if found["protocol"] != self._trainer.protocol:
-            raise UserError(f"{path}: it is kept at {found['url']}", action=f"set backend.url to {found['url']}")
-        return wire.mapping(found, str(path))
+        if record["protocol"] != self._trainer.protocol:
+            raise UserError(f"{path}: it is kept at {record['url']}", action=f"set backend.url to {record['url']}")
+        return wire.mapping(record, str(path))
 
     def _evaluated(
         self,

@@ -66,17 +66,17 @@ def evaluate(
     check_fields(data)
     batch = one_batch(data, whole=True)
     before = {name: torch.from_numpy(v.copy()) if isinstance(v, np.ndarray) else v for name, v in (state or {}).items()}
-    given = {name: _tensor(side_by_side(batch, arrays)) for name, arrays in outputs.items()}
-    logprobs = given["logprobs"].requires_grad_()
-    result = spec.fn(given, loss_data(data, batch, _tensor), before)
+    tensors = {name: _tensor(side_by_side(batch, arrays)) for name, arrays in outputs.items()}
+    logprobs = tensors["logprobs"].requires_grad_()
+    result = spec.fn(tensors, loss_data(data, batch, _tensor), before)
     totals = Totals(spec, count_normalizers(data) if counts is None else counts)
     objective = totals.add(result, logprobs.new_zeros(()))
     action = "look at these rows, or lower optimizer.learning_rate"
-    check_finite(objective, spec, data=data, batch=batch, outputs=given, step=step, action=action)
+    check_finite(objective, spec, data=data, batch=batch, outputs=tensors, step=step, action=action)
     slope = torch.zeros_like(logprobs)
     if objective.requires_grad:
-        (found,) = torch.autograd.grad(objective, logprobs, allow_unused=True)
-        slope = slope if found is None else found
+        (gradient,) = torch.autograd.grad(objective, logprobs, allow_unused=True)
+        slope = slope if gradient is None else gradient
     slopes = per_datum(data, batch, slope)
     return Evaluated(totals, tuple(slopes[n] for n in range(len(data))), checked_state(spec, state or {}, result.state))
 

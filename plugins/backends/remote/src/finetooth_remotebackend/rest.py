@@ -32,7 +32,7 @@ class RestTrainer:
         self._session = secrets.token_hex(16)
 
     def create(self) -> ModelSizes:
-        served = [one["name"] for one in self._connection.request("GET", "/v1/models")]
+        served = [model["name"] for model in self._connection.request("GET", "/v1/models")]
         if self._base not in served:
             raise UserError(
                 f"{self._connection.url} does not serve {self._base!r}",
@@ -48,7 +48,7 @@ class RestTrainer:
         return [wire.decode_array(of["logprobs"], "logprobs") for of in result["outputs"]], result["handle"]["id"]
 
     def backward(self, number: int, data: Sequence[Datum], grads: Sequence[NDArray[np.float32]]) -> Backward:
-        sent = {"handle": number, "grads": [wire.encode_array(np.asarray(one, np.float32)) for one in grads]}
+        sent = {"handle": number, "grads": [wire.encode_array(np.asarray(gradient, np.float32)) for gradient in grads]}
         return wire.decode_backward(self._call("backward", sent))
 
     def step(self, number: int, settings: StepSettings) -> Stepped:
@@ -58,12 +58,12 @@ class RestTrainer:
         self._call("zero_grad", {})
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, version: int) -> Generated:
-        sent = {"prompts": [list(map(int, one)) for one in prompts], "sampling": wire.encode_sampling(sampling)}
+        sent = {"prompts": [list(map(int, prompt)) for prompt in prompts], "sampling": wire.encode_sampling(sampling)}
         return wire.decode_generated(self._call("generate", sent))
 
     def logprobs(self, data: Sequence[Datum], role: str) -> list[NDArray[np.float32]]:
         result = self._call("logprobs", {"data": _wire_data(data), "role": role})
-        return [wire.decode_array(one, "logprobs") for one in result["logprobs"]]
+        return [wire.decode_array(array, "logprobs") for array in result["logprobs"]]
 
     def save(self, name: str) -> Json:
         return {"checkpoint": self._call("save", {"name": name, "kind": "state"})["checkpoint"]}

@@ -115,12 +115,12 @@ class TinkerTrainer:
         if sampling.stop_ids is not None and stops:
             raise EngineError("the Tinker protocol takes stop texts or stop ids, not both", action="give one of them")
         repeats = sampling.repetition_penalty != 1
-        for name, given in (
+        for name, used in (
             ("min_p", sampling.min_p > 0),
             ("repetition_penalty", repeats),
             ("additions", sampling.adds),
         ):
-            if given:
+            if used:
                 raise EngineError(f"the Tinker protocol has no {name}", action="leave it out")
         ids = list(self._request.text.stop_ids if sampling.stop_ids is None else sampling.stop_ids)
         params = self._types.SamplingParams(
@@ -135,17 +135,17 @@ class TinkerTrainer:
             sampler.sample(self._types.ModelInput.from_ints(list(map(int, prompt))), sampling.n, params)
             for prompt in prompts
         ]
-        found = [self._result(partial(_itself, one)) for one in promised]
-        return Generated([[self._completion(one, sampling, ids, version) for one in of.sequences] for of in found])
+        replies = [self._result(partial(_itself, promise)) for promise in promised]
+        return Generated([[self._completion(s, sampling, ids, version) for s in of.sequences] for of in replies])
 
     def _completion(self, found: Any, sampling: Sampling, ids: list[int], version: int) -> Completion:
         tokens = tuple(int(token) for token in found.tokens)
-        said = tokens[:-1] if tokens and tokens[-1] in ids else tokens
-        text = self._request.text.tokenizer.decode(list(said), skip_special=True)
+        written = tokens[:-1] if tokens and tokens[-1] in ids else tokens
+        text = self._request.text.tokenizer.decode(list(written), skip_special=True)
         for stop in sampling.stop:
             text = text.partition(stop)[0]
         ended = "stop" if str(found.stop_reason) == "stop" else "length"
-        scores = tuple(float(one) for one in found.logprobs or ())
+        scores = tuple(float(logprob) for logprob in found.logprobs or ())
         return Completion(tokens, scores, text, "stop" if ended == "stop" else "length", version)
 
     def logprobs(self, data: Sequence[Datum], role: str) -> list[NDArray[np.float32]]:
@@ -163,10 +163,10 @@ class TinkerTrainer:
                                 "them under the base model", action="choose a loss without a reference")  # fmt: skip
             whole = [*map(int, tokens), int(datum.targets[-1])]
             promised.append(self._reference.compute_logprobs(self._types.ModelInput.from_ints(whole)))
-        found = [self._result(partial(_itself, one)) for one in promised]
+        replies = [self._result(partial(_itself, promise)) for promise in promised]
         return [
             _counted(datum, [math.nan if v is None else v for v in of][1:])
-            for datum, of in zip(data, found, strict=True)
+            for datum, of in zip(data, replies, strict=True)
         ]
 
     def save(self, name: str) -> Json:
@@ -194,10 +194,10 @@ class TinkerTrainer:
                 self._types.ModelInput.from_ints([int(token) for token in _tokens(datum)]),
                 cast(
                     Any,  # the client turns arrays into its own type
-                    {"target_tokens": np.asarray(datum.targets), "weights": np.asarray(given, np.float32)},
+                    {"target_tokens": np.asarray(datum.targets), "weights": np.asarray(weight, np.float32)},
                 ),
             )
-            for datum, given in zip(data, weights, strict=True)
+            for datum, weight in zip(data, weights, strict=True)
         ]
 
     def _result(self, make: Callable[[], Any]) -> Any:

@@ -37,10 +37,10 @@ class LocalLauncher(RankStarter):
         with tempfile.TemporaryDirectory(prefix="ft-ranks-") as folder, interrupts():
             ranks = []
             for rank in range(world):
-                given = {**threads, **self._environment, **variables(rank, world, rank, ADDRESS, port)}
+                environment = {**threads, **self._environment, **variables(rank, world, rank, ADDRESS, port)}
                 if rank > 0:
-                    given["TMPDIR"] = folder  # what it leaves when it is ended goes with this folder
-                ranks.append(RankProcess(command, given, Path(folder) / f"rank-{rank}" if rank else None))
+                    environment["TMPDIR"] = folder  # what it leaves when it is ended goes with this folder
+                ranks.append(RankProcess(command, environment, Path(folder) / f"rank-{rank}" if rank else None))
             return wait(ranks, self._grace)
 
 

@@ -74,8 +74,8 @@ class SshLauncher(RankStarter):
 
     def _remote(self, command: Sequence[str], rank: int, world: int, local: int, address: str) -> str:
         """The line for the shell of a host: ssh takes no list of arguments."""
-        given = {**carried(self._environment), **variables(rank, world, local, address, self._options.port)}
-        settings = [f"{name}={value}" for name, value in given.items()]
+        environment = {**carried(self._environment), **variables(rank, world, local, address, self._options.port)}
+        settings = [f"{name}={value}" for name, value in environment.items()]
         return f"{shlex.join(['cd', str(Path.cwd())])} && exec {shlex.join(['env', *settings, *command])}"
 
 

@@ -77,8 +77,8 @@ def _keeps(states: int, facts: ModelFacts) -> float:
     """
     inside = [outputs * inputs for inputs, outputs in layer_matrices(facts)]
     sizes = [*inside, *[facts.vocab_size * facts.hidden_size] * (1 if facts.tied else 2)]
-    kept = sum(4 * n if n < SMALL else n + 4 * -(-n // BLOCK) + CODES for n in sizes)
-    return states * kept / sum(sizes)
+    total = sum(4 * n if n < SMALL else n + 4 * -(-n // BLOCK) + CODES for n in sizes)
+    return states * total / sum(sizes)
 
 
 def _optimizer(kind: str, options: Any, keeps: Any, *, obstacle: str = "", **more: float) -> TorchOptimizer:

@@ -74,9 +74,9 @@ def _ordered(kinds: Sequence[str], order: str, seeds: tuple[int, int]) -> Sequen
 def block_of(name: str, parameter: Any) -> str:
     """The decoder layer that a parameter is in, numbered so that names sort as layers do; what is in none belongs to
     the embedding, or to the head and the last norm."""
-    found = LAYER.search(name)
-    if found is not None:
-        return f"layer {int(found[1]):05d}"
+    match = LAYER.search(name)
+    if match is not None:
+        return f"layer {int(match[1]):05d}"
     return "embedding" if any(word in name for word in ("embed", "wte", "wpe")) else "top"
 
 

@@ -43,6 +43,6 @@ class Galore(ByParameter):
 def subspace_of(gradient: Tensor, rank: int) -> Tensor:
     """The first left singular vectors of (m, n) as (m, rank). Their signs are free, and the moments outlive them: the
     largest entry of each is made positive, so that every library finds the same."""
-    found = torch.linalg.svd(gradient, full_matrices=False)[0][:, :rank]
-    largest = found.gather(0, found.abs().argmax(0, keepdim=True))
-    return torch.where(largest < 0, -found, found).contiguous()
+    vectors = torch.linalg.svd(gradient, full_matrices=False)[0][:, :rank]
+    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
+    return torch.where(largest < 0, -vectors, vectors).contiguous()

@@ -32,11 +32,11 @@ def adam_direction(gradient: Tensor, state: Settings, group: Settings) -> Tensor
 def adam_direction_8bit(gradient: Tensor, state: Settings, group: Settings) -> Tensor:
     """As `adam_direction`, with moments that are in 8 bits between updates (Dettmers et al., 2022, arXiv:2110.02861);
     those of fewer than 4096 numbers stay in fp32."""
-    held = {"step": state["step"], "mean": MEAN.read(state, "mean", gradient)}
-    held["square"] = SQUARE.read(state, "square", gradient)
-    direction = adam_direction(gradient.to(held["mean"].dtype), held, group)
-    MEAN.write(state, "mean", held["mean"])
-    SQUARE.write(state, "square", held["square"])
+    plain = {"step": state["step"], "mean": MEAN.read(state, "mean", gradient)}
+    plain["square"] = SQUARE.read(state, "square", gradient)
+    direction = adam_direction(gradient.to(plain["mean"].dtype), plain, group)
+    MEAN.write(state, "mean", plain["mean"])
+    SQUARE.write(state, "square", plain["square"])
     return direction
 
 

@@ -62,8 +62,8 @@ def averaged(optimizer: torch.optim.Optimizer) -> Iterator[None]:
         yield
     finally:
         with torch.no_grad():
-            for weight, kept in aside:
-                weight.copy_(kept)
+            for weight, copy in aside:
+                weight.copy_(copy)
 
 
 __all__ = ["ScheduleFree", "averaged"]

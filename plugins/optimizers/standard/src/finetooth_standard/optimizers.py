@@ -84,8 +84,8 @@ def _optimizer(
     Args:
         keeps: bytes of state per parameter; None: what the entry says.
     """
-    kept = None if keeps is None else lambda _: keeps
-    return TorchOptimizer(options=options, learning_rate=options.learning_rate, make=make, keeps=kept)
+    bytes_of = None if keeps is None else lambda _: keeps
+    return TorchOptimizer(options=options, learning_rate=options.learning_rate, make=make, keeps=bytes_of)
 
 
 def build_adamw(options: AdamWOptions, context: Context) -> TorchOptimizer:

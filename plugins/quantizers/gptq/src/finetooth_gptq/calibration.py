@@ -53,8 +53,8 @@ def _by_layer(
 ) -> int:  # fmt: skip
     stack: Any = model.get_submodule(layers)
     model.eval()
-    given = [_inputs_of_first(model, stack[0], row) for row in rows]
-    found = 0
+    batches = [_inputs_of_first(model, stack[0], row) for row in rows]
+    count = 0
     for index, layer in enumerate(stack):
         linear = {
             name: module
@@ -68,25 +68,25 @@ def _by_layer(
             if takes(f"{layers}.{index}.{path}.{name}", (weight.shape[0] * weight.shape[1], weight.shape[2]))
         }
         inputs = ExpertInputs({path: weight for path, (_, _, weight) in experts.items()})
-        hessians = _hessians(layer, linear, given, inputs)
+        hessians = _hessians(layer, linear, batches, inputs)
         for name in list(linear):
             module = linear.pop(name)
             made = store(f"{layers}.{index}.{name}", module, hessians.pop(name))
             parent, _, last = name.rpartition(".")
             setattr(layer.get_submodule(parent), last, made)
-            found += 1
+            count += 1
         places: dict[nn.Module, dict[str, nn.Module]] = {}
         for path in list(experts):
             holder, name, weight = experts.pop(path)
             made = store_experts(f"{layers}.{index}.{path}", weight.detach(), inputs.taken(path))
             places.setdefault(holder, {})[name] = made
-            found += 1
+            count += 1
         for holder, stored in places.items():
             put_stored(holder, stored)
-        for at, (args, kwargs) in enumerate(given):
+        for at, (args, kwargs) in enumerate(batches):
             out = layer(*args, **kwargs)
-            given[at] = ((out[0] if isinstance(out, tuple) else out, *args[1:]), kwargs)
-    return found
+            batches[at] = ((out[0] if isinstance(out, tuple) else out, *args[1:]), kwargs)
+    return count
 
 
 def _inputs_of_first(model: Any, first: nn.Module, row: Sequence[int]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -128,12 +128,12 @@ def _hessians(
     layer: nn.Module, linear: dict[str, nn.Linear], given: Sequence[Any], inputs: ExpertInputs
 ) -> dict[str, Tensor]:
     """X X^T of what each module reads in all rows; those of experts are collected in `inputs`."""
-    found = {name: torch.zeros(module.in_features, module.in_features) for name, module in linear.items()}
+    hessians = {name: torch.zeros(module.in_features, module.in_features) for name, module in linear.items()}
 
     def watch(name: str) -> Any:
         def look(module: nn.Module, args: tuple[Any, ...]) -> None:
             read = args[0].detach().flatten(0, -2).float()
-            found[name].addmm_(read.t(), read)
+            hessians[name].addmm_(read.t(), read)
 
         return look
 
@@ -145,4 +145,4 @@ def _hessians(
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return hessians

@@ -75,16 +75,16 @@ class GptqExporter(ExporterBase):
             raise UserError(f"{source.run}: {next(iter(left))} has another name in files", action=INSTEAD)
         (folder / "quantize_config.json").write_text(json.dumps(self._said(), indent=2) + "\n", encoding="utf-8")
         _check(folder, rounded)
-        said = f"{len(rounded)} linear modules of {self._options.bits} bits read back as they were rounded"
-        return Exported(use="vllm serve {folder}", checks=(said,), model=".")
+        check = f"{len(rounded)} linear modules of {self._options.bits} bits read back as they were rounded"
+        return Exported(use="vllm serve {folder}", checks=(check,), model=".")
 
     def _rows(self, source: ExportSource) -> list[list[int]]:
         from finetooth_rendering.calibration import calibration_rows
 
         recipe = dict(self._commands.load(source.run / "recipe.yaml"))
-        if given := self._options.calibrate_on:
-            kept = {name: of for name, of in recipe.get("data", {}).items() if name == "renderer"}
-            recipe["data"] = {**kept, "train": str(Path(given).absolute())}
+        if file := self._options.calibrate_on:
+            data = {name: of for name, of in recipe.get("data", {}).items() if name == "renderer"}
+            recipe["data"] = {**data, "train": str(Path(file).absolute())}
         context = self._commands.context(recipe)
         instead = "set calibrate_on=FILE, rows of texts or conversations"
         return calibration_rows(context, self._options.rows, "--to gptq", "gptq", instead=instead)
@@ -96,7 +96,7 @@ class GptqExporter(ExporterBase):
         from finetooth_gptq.calibration import calibrate
         from finetooth_gptq.model import Rounding
 
-        options, found = self._options, dict[str, "Grouped"]()
+        options, rounded = self._options, dict[str, "Grouped"]()
         rounding = Rounding(options.bits, options.group, options.damping, options.ordered, symmetric=True)
 
         def takes(path: str, shape: tuple[int, int]) -> bool:
@@ -110,8 +110,8 @@ class GptqExporter(ExporterBase):
             return True
 
         def store(path: str, module: Any, hessian: Tensor) -> GroupedLinear:
-            found[path] = rounding.rounded(path, module.weight, hessian)
-            return GroupedLinear(found[path], module.bias)
+            rounded[path] = rounding.rounded(path, module.weight, hessian)
+            return GroupedLinear(rounded[path], module.bias)
 
         def refuse(path: str, weight: Tensor, hessians: Mapping[int, Tensor]) -> Any:
             raise UserError(f"{source.run}: {path} holds several experts, which are not packed", action=INSTEAD)
@@ -119,7 +119,7 @@ class GptqExporter(ExporterBase):
         loader = self._commands.context({"model": str(folder)}).loader
         model = loader.load(str(folder), framework="torch", precision="fp32", device="cpu")
         calibrate(model, source.context.facts.layer_path, rows, takes, store, refuse)
-        return found
+        return rounded
 
     def _said(self) -> dict[str, Any]:
         """What the config says of it: the words of AutoGPTQ. Groups are inputs side by side in every case, so that a

@@ -133,8 +133,8 @@ class HqqLinear(Int4Linear):
             far = errors.abs().pow(HQQ_P).mean(-1, keepdim=True)
             best, least = torch.where(far < least, minima, best), torch.minimum(far, least)
             size = errors.abs()
-            kept = errors.sign() * (size - size.clamp_min(TINY).pow(HQQ_P - 1) / beta).clamp_min(0)
-            minima, beta = (groups - levels - kept).mean(-1, keepdim=True).bfloat16().float(), beta * HQQ_GROWTH
+            shrunk = errors.sign() * (size - size.clamp_min(TINY).pow(HQQ_P - 1) / beta).clamp_min(0)
+            minima, beta = (groups - levels - shrunk).mean(-1, keepdim=True).bfloat16().float(), beta * HQQ_GROWTH
         codes = ((groups - best) / scales).round().clamp(0, 15)
         return {"codes": pairs(codes), "scales": stored["scales"], "minima": best.bfloat16()}
 

@@ -73,7 +73,7 @@ def library_tensor(weight: Tensor, form: str, group: int) -> Any:
         "int8": _by(Int8WeightOnlyConfig()),
         "int4": _by(IntxWeightOnlyConfig(weight_dtype=INT4, granularity=PerGroup(group or 32))),
         "fp8": _by(Float8WeightOnlyConfig()),
-        "mxfp8": lambda given: MXTensor.to_mx(given, torch.float8_e4m3fn, 32),
+        "mxfp8": lambda tensor: MXTensor.to_mx(tensor, torch.float8_e4m3fn, 32),
         "nvfp4": _nvfp4,
     }
     return makers[form](weight)

@@ -66,12 +66,12 @@ class Ddp:
         """
         if "module" not in engine.capabilities:
             raise PlanError("scale.strategy: ddp needs an engine of torch", action="set backend: torch")
-        found = hashlib.sha256()
+        hasher = hashlib.sha256()
         for name, parameter in engine.module().named_parameters():
             if parameter.requires_grad:
-                found.update(name.encode())
-                found.update(parameter.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
-        return found.hexdigest()
+                hasher.update(name.encode())
+                hasher.update(parameter.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+        return hasher.hexdigest()
 
     def traffic(self, parameters: int, world: int) -> Traffic:
         """Every gradient in fp32, at every step."""
@@ -94,9 +94,9 @@ def slopes(
     """
     check_fields(data)
     batch = one_batch(data, whole=True)
-    given = {name: _tensor(side_by_side(batch, list(arrays))) for name, arrays in scores.items()}
-    logprobs = given["logprobs"].requires_grad_()
-    result = spec.fn(given, loss_data(data, batch, _tensor), {})
+    tensors = {name: _tensor(side_by_side(batch, list(arrays))) for name, arrays in scores.items()}
+    logprobs = tensors["logprobs"].requires_grad_()
+    result = spec.fn(tensors, loss_data(data, batch, _tensor), {})
     if result.state:
         raise EngineError(
             f"loss {spec.name}: it keeps a state over whole steps, which ranks do not share yet",
@@ -105,7 +105,7 @@ def slopes(
     totals = Totals(spec, counts)
     objective = totals.add(result, logprobs.new_zeros(()))
     check_finite(
-        objective, spec, data=data, batch=batch, outputs=given, step=step,
+        objective, spec, data=data, batch=batch, outputs=tensors, step=step,
         action="look at these rows, or lower optimizer.learning_rate",
     )  # fmt: skip
     pulled = torch.zeros_like(logprobs)

@@ -61,9 +61,9 @@ class ZeroOptimizer(torch.optim.Optimizer):
             EngineError: a parameter has no gradient at any rank, which DeepSpeed would take for a gradient of zero.
         """
         masters = [parameter for group in self.param_groups for parameter in group["params"]]
-        held = self._collective.gather([master.grad is not None for master in masters])
+        present = self._collective.gather([master.grad is not None for master in masters])
         for place, master in enumerate(masters):
-            if not any(of_rank[place] for of_rank in held):
+            if not any(of_rank[place] for of_rank in present):
                 raise EngineError(
                     f"{self._names[id(master)]} has no gradient in this step, and DeepSpeed updates every parameter",
                     action="train fewer parameters (adapter), or set scale.strategy: ddp",
@@ -93,12 +93,12 @@ class ZeroOptimizer(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update this rank's part, and get those of the others."""
         del closure
-        for own, given in zip(self._base.param_groups, self.param_groups, strict=True):
-            own.update({name: value for name, value in given.items() if name != "params"})
+        for own, group in zip(self._base.param_groups, self.param_groups, strict=True):
+            own.update({name: value for name, value in group.items() if name != "params"})
         self._zero.refresh_fp32_params()  # parameters may have been set since
         self._engine.step()
-        for own, given in zip(self._base.param_groups, self.param_groups, strict=True):
-            given.update({name: value for name, value in own.items() if name != "params"})
+        for own, group in zip(self._base.param_groups, self.param_groups, strict=True):
+            group.update({name: value for name, value in own.items() if name != "params"})
 
     # --- its state ----------------------------------------------------------------------------------------------------
 

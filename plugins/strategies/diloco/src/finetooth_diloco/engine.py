@@ -95,8 +95,8 @@ class IslandEngine(FrontEngine):
         with self._named():
             done = self._engine.forward_backward(mine, loss, normalizer=counts)
         if done.totals is not None and mine:
-            told = merge_totals([done.totals], count_normalizers(mine))
-            done = replace(done, loss=told.loss, components=told.components)
+            merged = merge_totals([done.totals], count_normalizers(mine))
+            done = replace(done, loss=merged.loss, components=merged.components)
         sent = {} if self._exchange is None else {"diloco/sent": float(self._exchange.sent)}
         tokens = sum(len(datum) for datum in data)
         return replace(
@@ -121,9 +121,9 @@ class IslandEngine(FrontEngine):
         if self._exchange is not None:
             gradient = self._exchange.mean(self._outer.pseudo_gradient(self._own.weights()))
         if self._lines.island.world > 1:
-            given = None if gradient is None else [array.cpu().numpy() for array in gradient]
+            arrays = None if gradient is None else [array.cpu().numpy() for array in gradient]
             gradient = [_like(array, anchor) for array, anchor in zip(
-                self._lines.island.broadcast(given), self._outer.anchor.values(), strict=True,
+                self._lines.island.broadcast(arrays), self._outer.anchor.values(), strict=True,
             )]  # fmt: skip
         assert gradient is not None
         if not all(bool(array.isfinite().all()) for array in gradient):
@@ -141,10 +141,10 @@ class IslandEngine(FrontEngine):
             EngineError: another rank does something else now, such as to save because it was interrupted.
         """
         own = (does, self._engine.weights_version)
-        for rank, given in enumerate(self._lines.everyone.gather(own)):
-            if tuple(given) != own:
+        for rank, other in enumerate(self._lines.everyone.gather(own)):
+            if tuple(other) != own:
                 raise EngineError(
-                    f"rank {rank} {given[0]} after step {given[1]}, rank {self._lines.everyone.rank} {does} after step "
+                    f"rank {rank} {other[0]} after step {other[1]}, rank {self._lines.everyone.rank} {does} after step "
                     f"{own[1]}: islands are not at the same step between two exchanges",
                     action="give checkpoint.every in steps; after an interrupt, continue with ft resume",
                 )
@@ -222,22 +222,22 @@ class IslandEngine(FrontEngine):
         files = None
         if self._lines.between is not None:
             files = {str(file.relative_to(own)): file.read_bytes() for file in sorted(own.rglob("*")) if file.is_file()}
-        given = [of_rank for of_rank in self._lines.everyone.gather(files) if of_rank is not None]
-        for number, of_island in enumerate(given):
+        states = [of_rank for of_rank in self._lines.everyone.gather(files) if of_rank is not None]
+        for number, of_island in enumerate(states):
             folder = path / OWN / f"island-{number}"
             for name, content in of_island.items():
                 target = path / name if number == 0 and name != RESIDUAL else folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
-        for name in given[0] if self._lines.number == 0 else ():
+        for name in states[0] if self._lines.number == 0 else ():
             if name != RESIDUAL:
                 (own / name).unlink()
         outer = {f"anchor.{name}": array for name, array in self._outer.anchor.items()}
         outer |= {f"momentum.{name}": array for name, array in self._outer.momentum.items()}
         (path / OWN).mkdir(parents=True, exist_ok=True)
         save_file({name: array.contiguous() for name, array in outer.items()}, path / OWN / OUTER)
-        said = {"islands": self._lines.islands, "apart": self._apart}
-        (path / OWN / ISLANDS).write_text(json.dumps(said) + "\n", encoding="utf-8")
+        record = {"islands": self._lines.islands, "apart": self._apart}
+        (path / OWN / ISLANDS).write_text(json.dumps(record) + "\n", encoding="utf-8")
 
     def load(self, path: Path) -> None:
         """A state that another strategy wrote is what all islands begin from. One of another number of islands gives
@@ -252,19 +252,19 @@ class IslandEngine(FrontEngine):
             self._engine.load(path)
             self._begin_anew()
             return
-        said = json.loads((path / OWN / ISLANDS).read_text(encoding="utf-8"))
-        number = self._lines.number % int(said["islands"])
+        record = json.loads((path / OWN / ISLANDS).read_text(encoding="utf-8"))
+        number = self._lines.number % int(record["islands"])
         own = path / OWN / f"island-{number}"
-        kept = load_file(path / OWN / OUTER)
-        if set(kept) != {f"{of}.{name}" for of in ("anchor", "momentum") for name in self._outer.anchor}:
+        outer = load_file(path / OWN / OUTER)
+        if set(outer) != {f"{of}.{name}" for of in ("anchor", "momentum") for name in self._outer.anchor}:
             raise UserError(
                 f"{path / OWN / OUTER}: it is of other weights", action="resume with the adapter of the run"
             )
         self._engine.load(own if number else path)
         for name, anchor in self._outer.anchor.items():
-            anchor.copy_(kept[f"anchor.{name}"])
-            self._outer.momentum[name].copy_(kept[f"momentum.{name}"])
-        self._apart = int(said["apart"])
+            anchor.copy_(outer[f"anchor.{name}"])
+            self._outer.momentum[name].copy_(outer[f"momentum.{name}"])
+        self._apart = int(record["apart"])
         if self._exchange is not None:
             residual = load_file(own / RESIDUAL)["residual"] if (own / RESIDUAL).is_file() else None
             first = next(iter(self._outer.anchor.values()))

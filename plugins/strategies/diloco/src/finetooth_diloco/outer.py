@@ -68,9 +68,9 @@ class Exchange:
         """
         if self._dtype == "int8":
             return self._mean_of_rounded(arrays)
-        given = [array.to(DTYPES[self._dtype]) for array in arrays]
-        self.sent += sum(array.nbytes for array in given)
-        return [total.to(torch.float32) / self._line.world for total in self._line.sum(given)]
+        rounded = [array.to(DTYPES[self._dtype]) for array in arrays]
+        self.sent += sum(array.nbytes for array in rounded)
+        return [total.to(torch.float32) / self._line.world for total in self._line.sum(rounded)]
 
     def _mean_of_rounded(self, arrays: Sequence[Tensor]) -> list[Tensor]:
         """Each island rounds what it has to send and what the last rounding took from it (Seide et al., 2014)."""

@@ -127,9 +127,9 @@ def _state_dict_hooks(model: nn.Module) -> list[dict[int, Any]]:
 
 
 def _digest(model: nn.Module) -> str:
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            found.update(name.encode())
-            found.update(parameter.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
-    return found.hexdigest()
+            hasher.update(name.encode())
+            hasher.update(parameter.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return hasher.hexdigest()
