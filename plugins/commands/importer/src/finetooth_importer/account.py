@@ -132,15 +132,15 @@ class Account:
         """
         if not self._first(key):
             return False
-        given = self.given[key]
-        taken = given if value is None else value
+        original = self.given[key]
+        taken = original if value is None else value
         try:
             made = taken if convert is None else convert(taken)
         except (ValueError, TypeError, AttributeError):
-            self._write(Line(key, given, "not taken", note=f"{setting} cannot have this value: set it by hand"))
+            self._write(Line(key, original, "not taken", note=f"{setting} cannot have this value: set it by hand"))
             return True
         self.set(setting, made)
-        self._write(Line(key, given, "otherwise" if note else "taken", setting, note))
+        self._write(Line(key, original, "otherwise" if note else "taken", setting, note))
         return True
 
     def passes(self, key: str, note: str = "") -> bool:
@@ -161,9 +161,9 @@ class Account:
         """A key that nothing here can do; its value `unless` asks for nothing. Whether it asked for something."""
         if not self._first(key):
             return False
-        given = self.given[key]
-        nothing = given == unless
-        self._write(Line(key, given, "no effect" if nothing else "not taken", note="it is off" if nothing else note))
+        original = self.given[key]
+        nothing = original == unless
+        self._write(Line(key, original, "no effect" if nothing else "not taken", note="it is off" if nothing else note))
         return not nothing
 
     def inside(self, key: str, value: Any, outcome: Outcome, setting: str = "", note: str = "") -> None:
@@ -196,18 +196,18 @@ class Account:
         names = [*self._seen]
         for key in self.given:
             if self._first(key):
-                found = nearest(str(key), names)
-                hint = f"; did you mean {found}?" if found else ""
+                near = nearest(str(key), names)
+                hint = f"; did you mean {near}?" if near else ""
                 self._write(Line(key, self.given[key], "not taken", note=f"no key of the tool that is known{hint}"))
 
     def shares(self) -> tuple[int, int]:
         """How many keys were taken, and how many the file has, keys inside others included. A key that was taken in
         part counts as not taken; a setting that is left to a default is not a key."""
-        found: dict[str, bool] = {}
+        by_key: dict[str, bool] = {}
         for line in self.lines:
             if line.outcome != "default":
-                found[line.key] = found.get(line.key, True) and line.outcome in TAKEN
-        return sum(found.values()), len(found)
+                by_key[line.key] = by_key.get(line.key, True) and line.outcome in TAKEN
+        return sum(by_key.values()), len(by_key)
 
     def _first(self, key: str) -> bool:
         """Whether a key is asked for the first time and says something; one that says nothing is written down so."""

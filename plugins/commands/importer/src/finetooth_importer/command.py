@@ -45,7 +45,7 @@ def command(obj: CommandContext, file: Path, tool: str | None, output: Path | No
     FILE is a YAML or JSON file, a file with a command line, or a Python script or notebook, which is read and never
     run.
     """
-    given, guessed = files.read(file)
+    keys, guessed = files.read(file)
     chosen = tool or guessed
     if not chosen:
         raise UserError(
@@ -53,7 +53,7 @@ def command(obj: CommandContext, file: Path, tool: str | None, output: Path | No
         )
     if tool and guessed and tool != guessed:
         raise UserError(f"{file} looks like a configuration of {guessed}, not {tool}", action=f"say --from {guessed}")
-    account = taken(given, chosen, file)
+    account = taken(keys, chosen, file)
     recipe = tidied(account.recipe)
     try:
         with working(f"trying the recipe made of {file}"):

@@ -20,11 +20,11 @@ def assigned(tree: ast.AST) -> dict[str, list[ast.expr]]:
         for node in ast.walk(tree)
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)
     ]
-    found: dict[str, list[ast.expr]] = {}
-    for node in sorted(nodes, key=lambda one: one.lineno):
+    by_name: dict[str, list[ast.expr]] = {}
+    for node in sorted(nodes, key=lambda assignment: assignment.lineno):
         assert isinstance(node.targets[0], ast.Name)
-        found.setdefault(node.targets[0].id, []).append(node.value)
-    return found
+        by_name.setdefault(node.targets[0].id, []).append(node.value)
+    return by_name
 
 
 def called_of(node: ast.Call) -> str:

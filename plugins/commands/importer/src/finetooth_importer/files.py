@@ -71,17 +71,17 @@ def read(path: Path) -> tuple[Mapping[str, Any], str]:
             f"{path} cannot be read as text: {error}", action="name the other tool's configuration"
         ) from None
     if path.suffix == ".ipynb":
-        given = script.of_script(of_notebook(text, path), path)
+        keys = script.of_script(of_notebook(text, path), path)
     elif path.suffix == ".py":
-        given = script.of_script(text, path)
+        keys = script.of_script(text, path)
     elif path.suffix in (".sh", ".bash", ".txt", ".cmd") or re.match(
         r"\s*(trl|llamafactory-cli|axolotl|accelerate|python3?|mud-puppy|autotrain|tune|unsloth|mlx_lm\.lora)\s", text
     ):
-        given, program = of_command(text, path)
-        return given, program or tool_of(given)
+        keys, program = of_command(text, path)
+        return keys, program or tool_of(keys)
     else:
-        given = of_yaml(text, path)
-    return given, tool_of(given)
+        keys = of_yaml(text, path)
+    return keys, tool_of(keys)
 
 
 def tool_of(given: Mapping[str, Any]) -> str:
@@ -96,7 +96,7 @@ def of_yaml(text: str, path: Path) -> Mapping[str, Any]:
         UserError: it is neither, or no mapping.
     """
     try:
-        found = json.loads(text) if path.suffix == ".json" else shell.read_yaml(text)
+        content = json.loads(text) if path.suffix == ".json" else shell.read_yaml(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}" if mark else ""
@@ -105,9 +105,9 @@ def of_yaml(text: str, path: Path) -> Mapping[str, Any]:
         ) from None
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}", action="correct it, or name another file") from None
-    if not isinstance(found, dict) or not found:
+    if not isinstance(content, dict) or not content:
         raise UserError(f"{path} has no keys", action="name a file with a mapping of settings")
-    return {str(key): value for key, value in found.items()}
+    return {str(key): value for key, value in content.items()}
 
 
 def of_command(text: str, path: Path) -> tuple[Mapping[str, Any], str]:
@@ -118,21 +118,21 @@ def of_command(text: str, path: Path) -> tuple[Mapping[str, Any], str]:
         UserError: there are none.
     """
     for words in reversed(shell.commands(text, path)):
-        given: dict[str, Any] = {}
+        keys: dict[str, Any] = {}
         for place, word in enumerate(words):
             if (
                 word in ("sft", "dpo", "kto", "grpo", "reward", "rloo", "orpo", "cpo")
                 and place
                 and words[place - 1] == "trl"
             ):
-                given[trl.METHOD] = word
+                keys[trl.METHOD] = word
             script = re.search(r"(sft|dpo|kto|orpo|cpo|grpo|rloo|gkd|reward\w*|prm)\.py$", word)
-            if script and not given:
-                given[trl.METHOD] = re.sub(r"_.*|modeling", "", script[1])
-        given |= _marked(words)
+            if script and not keys:
+                keys[trl.METHOD] = re.sub(r"_.*|modeling", "", script[1])
+        keys |= _marked(words)
         flags = _flags(words)
-        if flags or mudpuppy.MARK in given:
-            return {**given, **flags}, next((_PROGRAMS[word] for word in map(_bare, words) if word in _PROGRAMS), "")
+        if flags or mudpuppy.MARK in keys:
+            return {**keys, **flags}, next((_PROGRAMS[word] for word in map(_bare, words) if word in _PROGRAMS), "")
     raise UserError(f"{path}: no command with --settings", action="name a file with the command, or the tool's YAML")
 
 
@@ -162,7 +162,7 @@ def _marked(words: list[str]) -> dict[str, Any]:
 
 
 def _flags(words: list[str]) -> dict[str, Any]:
-    given: dict[str, Any] = {}
+    flags: dict[str, Any] = {}
     place = 0
     while place < len(words):
         word = words[place]
@@ -175,9 +175,9 @@ def _flags(words: list[str]) -> dict[str, Any]:
         while not equals and not bare and place < len(words) and not words[place].startswith("--"):
             values.append(words[place])
             place += 1
-        made = [shell.value_of(one) for one in values]
-        given[name.replace("-", "_")] = True if not made else made[0] if len(made) == 1 else made
-    return given
+        made = [shell.value_of(text) for text in values]
+        flags[name.replace("-", "_")] = True if not made else made[0] if len(made) == 1 else made
+    return flags
 
 
 def of_notebook(text: str, path: Path) -> str:

@@ -21,11 +21,11 @@ Planned = Callable[[Mapping[str, Any]], Sequence[DataReport]]
 def packed(account: Account, key: str, *others: str) -> None:
     """A key that asks for packs, once the recipe has its batch and its longest row; only supervised rows are packed."""
     method = name_of(account.recipe.get("method"))
-    asked = str(account.get(key, False)).lower() not in ("false", "0", "none")
+    packs = str(account.get(key, False)).lower() not in ("false", "0", "none")
     if method == "pretrain":
         account.passes(key, "windows of train.max_length are what pretrain trains")
-    elif not asked or method != "sft":
-        account.passes(key, "it is off" if not asked else f"method {method} packs no rows")
+    elif not packs or method != "sft":
+        account.passes(key, "it is off" if not packs else f"method {method} packs no rows")
     elif account.has(key):
         account.refuse(key, _pack(account), unless=None)
     for other in others:
@@ -82,7 +82,7 @@ def fit(account: Account, planned: Planned) -> None:
         reports = planned({**about, "train": {**train, "accept_memory": True}, "trackers": []})
     except UserError:
         return  # what is wrong with the recipe, its check says
-    report = next((one for one in reports if one.split == "train" and one.used), None)
+    report = next((survey for survey in reports if survey.split == "train" and survey.used), None)
     if report is None:
         return
     length = report.tokens / report.used
@@ -102,6 +102,7 @@ def _here(recipe: Mapping[str, Any]) -> bool:
     """Whether all training rows are in local files."""
     train = recipe.get("data", {}).get("train")
     paths = [
-        one.get("path") if isinstance(one, dict) else one for one in (train if isinstance(train, list) else [train])
+        source.get("path") if isinstance(source, dict) else source
+        for source in (train if isinstance(train, list) else [train])
     ]
     return bool(paths) and all(isinstance(path, str) and rows.exists(path) for path in paths)

@@ -44,7 +44,7 @@ def of_script(text: str, path: Path) -> Mapping[str, Any]:
     except SyntaxError as error:
         raise UserError(f"{path}:{error.lineno}: {error.msg}", action="fix the line") from None
     names = assigned(tree)
-    given: dict[str, Any] = {}
+    keys: dict[str, Any] = {}
     idle, own = _idle(tree), False
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
@@ -53,54 +53,56 @@ def of_script(text: str, path: Path) -> Mapping[str, Any]:
         owner = node.func.value if isinstance(node.func, ast.Attribute) else None
         ours = isinstance(owner, ast.Name) and re.fullmatch(r"Fast\w*Model", owner.id)
         if ours and called in ("from_pretrained", "get_peft_model"):
-            given[unsloth.MARK] = True
+            keys[unsloth.MARK] = True
             first = {"model_name": value_of(node.args[0], names)} if node.args and called == "from_pretrained" else {}
-            given.update(
+            keys.update(
                 first
                 | {k.arg: value_of(k.value, names) for k in node.keywords if k.arg not in (None, "model", "tokenizer")}
             )
         elif called in _SAVES and node not in idle:
             key, default = _SAVES[called]
             saved = next((value_of(k.value, names) for k in node.keywords if k.arg == key), default)
-            both = [one if isinstance(one, list) else [one] for one in (given.get(key, []), saved)]
-            every = dict.fromkeys(one for some in both for one in some)
-            given[key] = (
-                next(iter(every)) if len(every) == 1 else [str(COMPUTED if one is UNKNOWN else one) for one in every]
+            both = [method if isinstance(method, list) else [method] for method in (keys.get(key, []), saved)]
+            every = dict.fromkeys(method for some in both for method in some)
+            keys[key] = (
+                next(iter(every))
+                if len(every) == 1
+                else [str(COMPUTED if method is UNKNOWN else method) for method in every]
             )
         elif called == "train_on_responses_only":
-            given["train_on_responses_only"] = True
+            keys["train_on_responses_only"] = True
         elif called in _TRAINERS:
-            given[trl.METHOD] = _TRAINERS[called]
-            given.update(_of_trainer(node, names, tree))
+            keys[trl.METHOD] = _TRAINERS[called]
+            keys.update(_of_trainer(node, names, tree))
         elif _CONFIG.search(called) and not called.startswith("BitsAndBytes"):
             if called == "LoraConfig":
-                given[trl.PEFT] = called
-            given.update({keyword.arg: value_of(keyword.value, names) for keyword in node.keywords if keyword.arg})
+                keys[trl.PEFT] = called
+            keys.update({keyword.arg: value_of(keyword.value, names) for keyword in node.keywords if keyword.arg})
             own = own or called.removesuffix("Config") + "Trainer" in _TRAINERS
             if called == trl.PLAIN:
-                given[trl.ARGUMENTS] = called
+                keys[trl.ARGUMENTS] = called
         elif called == "BitsAndBytesConfig":
             about = {k.arg: value_of(k.value, names) for k in node.keywords if k.arg}
-            given.update({key: value for key, value in about.items() if key.startswith(("load_in", "bnb_4bit"))})
+            keys.update({key: value for key, value in about.items() if key.startswith(("load_in", "bnb_4bit"))})
             if about.get("load_in_4bit"):
-                given.setdefault("bnb_4bit_quant_type", "fp4")  # the default of that class
+                keys.setdefault("bnb_4bit_quant_type", "fp4")  # the default of that class
         elif (
             called == "from_pretrained"
             and node.args
-            and "model" not in given
+            and "model" not in keys
             and isinstance(owner, ast.Name)
             and re.search(r"Model|CausalLM", owner.id)
         ):
-            given["model"] = value_of(node.args[0], names)
+            keys["model"] = value_of(node.args[0], names)
     if own:  # the trainer has a configuration of its own
-        given.pop(trl.ARGUMENTS, None)
-    found = {key: value for key, value in given.items() if value is not UNKNOWN}
-    if not found:
+        keys.pop(trl.ARGUMENTS, None)
+    known = {key: value for key, value in keys.items() if value is not UNKNOWN}
+    if not known:
         raise UserError(
             f"{path}: no configuration of a trainer", action="name a script with SFTConfig(...) or its like"
         )
     # what is computed stands in the account as its own text
-    return {**found, **{key: COMPUTED for key, value in given.items() if value is UNKNOWN}}
+    return {**known, **{key: COMPUTED for key, value in keys.items() if value is UNKNOWN}}
 
 
 _SAVES = {
@@ -116,23 +118,23 @@ def _idle(tree: ast.AST) -> set[ast.AST]:
         node for node in ast.walk(tree)
         if isinstance(node, ast.If) and isinstance(node.test, ast.Constant) and not node.test.value
     ]  # fmt: skip
-    return {inside for node in never for one in node.body for inside in ast.walk(one)}
+    return {inside for node in never for statement in node.body for inside in ast.walk(statement)}
 
 
 def _of_trainer(node: ast.Call, names: Assigned, tree: ast.AST) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    keys: dict[str, Any] = {}
     keywords = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
     for name in ("max_seq_length", "dataset_text_field", "packing", "dataset_num_proc", "beta", "max_length"):
         if name in keywords:
-            found[name] = value_of(keywords[name], names)
+            keys[name] = value_of(keywords[name], names)
     for name in ("formatting_func", "compute_metrics", "callbacks", "data_collator", "rollout_func"):
         if name in keywords:
-            found[name] = ast.unparse(keywords[name])
+            keys[name] = ast.unparse(keywords[name])
     if "reward_funcs" in keywords:
         judges = keywords["reward_funcs"]
         listed = judges.elts if isinstance(judges, ast.List | ast.Tuple) else [judges]
-        found["reward_funcs"] = [ast.unparse(one) for one in listed]
+        keys["reward_funcs"] = [ast.unparse(judge) for judge in listed]
     for name in ("model", "teacher_model"):
         if name in keywords and isinstance(model := value_of(keywords[name], names), str):
-            found[name] = model
-    return {**found, **rows_of(keywords, names, tree)}
+            keys[name] = model
+    return {**keys, **rows_of(keywords, names, tree)}

@@ -52,7 +52,7 @@ def traced(node: ast.expr, names: Assigned) -> Traced:
 
 def rows_of(keywords: Mapping[str, ast.expr], names: Assigned, tree: ast.AST) -> dict[str, Any]:
     """Keys for the rows that a trainer trains and measures: name, configuration, split, and each step in between."""
-    found: dict[str, Any] = {}
+    keys: dict[str, Any] = {}
     train = keywords.get("train_dataset")
     if train is None:
         return {}
@@ -60,36 +60,36 @@ def rows_of(keywords: Mapping[str, ast.expr], names: Assigned, tree: ast.AST) ->
     if way.loading is None:
         return {"train_dataset": UNKNOWN}
     parts = _parts(way, names)
-    found |= _loaded(way.loading, names, parts.get("split"))
-    found |= _steps(way, names, tree)
+    keys |= _loaded(way.loading, names, parts.get("split"))
+    keys |= _steps(way, names, tree)
     if "eval_dataset" not in keywords:
-        return found
-    held = traced(keywords["eval_dataset"], names)
-    others = _parts(held, names) if held.loading is not None else {}
-    if held.loading is None:
-        found["eval_dataset"] = UNKNOWN
+        return keys
+    measured = traced(keywords["eval_dataset"], names)
+    others = _parts(measured, names) if measured.loading is not None else {}
+    if measured.loading is None:
+        keys["eval_dataset"] = UNKNOWN
     elif SPLIT in others:
-        found[SPLIT] = others[SPLIT]
+        keys[SPLIT] = others[SPLIT]
     else:
-        made = _loaded(held.loading, names, others.get("split"))
-        found["eval_dataset"] = made.get("dataset_name", UNKNOWN)
-        found["dataset_test_split"] = made.get("dataset_train_split", "train")
-    return found
+        made = _loaded(measured.loading, names, others.get("split"))
+        keys["eval_dataset"] = made.get("dataset_name", UNKNOWN)
+        keys["dataset_test_split"] = made.get("dataset_train_split", "train")
+    return keys
 
 
 def _parts(way: Traced, names: Assigned) -> dict[str, Any]:
     """The split that a way names, and what it is split by."""
-    found: dict[str, Any] = {}
+    parts: dict[str, Any] = {}
     for step in way.steps:
         if isinstance(step, str):
-            if SPLIT not in found:
-                found["split"] = step
+            if SPLIT not in parts:
+                parts["split"] = step
         elif called_of(step) == SPLIT:
-            given = {keyword.arg: value_of(keyword.value, names) for keyword in step.keywords if keyword.arg}
+            settings = {keyword.arg: value_of(keyword.value, names) for keyword in step.keywords if keyword.arg}
             if step.args:
-                given["test_size"] = value_of(step.args[0], names)
-            found[SPLIT] = {key: value for key, value in given.items() if value is not UNKNOWN}
-    return found
+                settings["test_size"] = value_of(step.args[0], names)
+            parts[SPLIT] = {key: value for key, value in settings.items() if value is not UNKNOWN}
+    return parts
 
 
 def _loaded(loading: ast.Call, names: Assigned, split: Any) -> dict[str, Any]:
@@ -98,42 +98,48 @@ def _loaded(loading: ast.Call, names: Assigned, split: Any) -> dict[str, Any]:
     Args:
         split: that was picked of it; None where it names its own.
     """
-    words = [value_of(one, names) for one in loading.args]
+    words = [value_of(argument, names) for argument in loading.args]
     about = {keyword.arg: value_of(keyword.value, names) for keyword in loading.keywords if keyword.arg}
     split = about.get("split", split)
     path = words[0] if words else about.get("path")
-    found = {"dataset_name": path} if path is not None else {}
+    keys = {"dataset_name": path} if path is not None else {}
     config = about.get("name", words[1] if len(words) > 1 else None)
     if config is not None:
-        found["dataset_config"] = config
+        keys["dataset_config"] = config
     if "data_files" in about:
         files = about["data_files"]
         paths = [] if files is UNKNOWN or path is None else rows.named(str(path), files, str(split or "train"))
         if paths:
-            found["dataset_name"] = paths if len(paths) > 1 else paths[0]
+            keys["dataset_name"] = paths if len(paths) > 1 else paths[0]
         else:
-            found["data_files"] = files
+            keys["data_files"] = files
     if isinstance(split, str):
-        found["dataset_train_split"] = split
-    return found
+        keys["dataset_train_split"] = split
+    return keys
 
 
 def _steps(way: Traced, names: Assigned, tree: ast.AST) -> dict[str, Any]:
     """What is done with the rows, each as a key `train_dataset.METHOD`."""
-    found: dict[str, Any] = {}
+    keys: dict[str, Any] = {}
     for step in way.steps:
         if isinstance(step, str) or called_of(step) == SPLIT:
             continue
         name = called_of(step)
-        value: Any = ast.unparse(step.args[0]) if step.args else ", ".join(ast.unparse(one) for one in step.keywords)
+        value: Any = (
+            ast.unparse(step.args[0]) if step.args else ", ".join(ast.unparse(argument) for argument in step.keywords)
+        )
         if name == "map" and step.args:
             value = {"function": value, **_made(step.args[0], tree)}
         elif name == "select" and step.args and isinstance(step.args[0], ast.Call):
-            bounds = [value_of(one, names) for one in step.args[0].args]
-            if called_of(step.args[0]) == "range" and len(bounds) < 3 and all(isinstance(one, int) for one in bounds):
+            bounds = [value_of(argument, names) for argument in step.args[0].args]
+            if (
+                called_of(step.args[0]) == "range"
+                and len(bounds) < 3
+                and all(isinstance(bound, int) for bound in bounds)
+            ):
                 value = f"[{':'.join(map(str, bounds if len(bounds) == 2 else ['', *bounds]))}]"
-        found[f"train_dataset.{name}"] = value
-    return found
+        keys[f"train_dataset.{name}"] = value
+    return keys
 
 
 def _made(function: ast.expr, tree: ast.AST) -> dict[str, Any]:
@@ -154,13 +160,15 @@ def _made(function: ast.expr, tree: ast.AST) -> dict[str, Any]:
             "row": {"prompt": "", "completion": ""},
         }
     messages = made.get("messages") if set(made) == {"messages"} else None
-    said = [_message(one) for one in messages.elts] if isinstance(messages, ast.List) else []
-    system = said[0][1] if said and said[0] and said[0][0] == "system" and isinstance(said[0][1], str) else None
-    turns = [one for one in said[system is not None :] if one]
-    if len(turns) != 2 or len(turns) + (system is not None) != len(said):
+    spoken = [_message(element) for element in messages.elts] if isinstance(messages, ast.List) else []
+    system = (
+        spoken[0][1] if spoken and spoken[0] and spoken[0][0] == "system" and isinstance(spoken[0][1], str) else None
+    )
+    turns = [turn for turn in spoken[system is not None :] if turn]
+    if len(turns) != 2 or len(turns) + (system is not None) != len(spoken):
         return {}
     (asks, prompt), (answers, completion) = turns
-    columns = [_column(one) if isinstance(one, ast.expr) else "" for one in (prompt, completion)]
+    columns = [_column(text) if isinstance(text, ast.expr) else "" for text in (prompt, completion)]
     if (asks, answers) != ("user", "assistant") or not all(columns):
         return {}
     format_ = {"name": "prompt_completion", "prompt": columns[0], "completion": columns[1]}

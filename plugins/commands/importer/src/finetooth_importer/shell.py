@@ -26,20 +26,20 @@ def commands(text: str, path: Path) -> list[list[str]]:
     Raises:
         UserError: a quotation does not end.
     """
-    kept = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
-    whole = "\n".join(re.sub(r"\\\s*(#.*)?$", r"\\", line) for line in kept).replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+    whole = "\n".join(re.sub(r"\\\s*(#.*)?$", r"\\", line) for line in lines).replace("\\\n", " ")
     known: dict[str, str] = {}
-    found: list[list[str]] = []
+    parsed: list[list[str]] = []
     for line in whole.splitlines():
         try:
             assigned = _ASSIGNED.match(line)
             if assigned and len(value := shlex.split(assigned[2], comments=True)) <= 1:
                 known[assigned[1]] = _filled("".join(value), known)
                 continue
-            found += [[_filled(word, known) for word in words] for words in _parted(line)]
+            parsed += [[_filled(word, known) for word in words] for words in _parted(line)]
         except ValueError as error:
             raise UserError(f"{path}: {error}", action="close the quotes") from None
-    return found
+    return parsed
 
 
 def _parted(line: str) -> list[list[str]]:
@@ -50,18 +50,18 @@ def _parted(line: str) -> list[list[str]]:
     """
     lexer = shlex.shlex(re.sub(r"(?<=\s)\d?>&\d|(?<=\s)\d(?=>)", " ", line), posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
-    found: list[list[str]] = [[]]
+    parsed: list[list[str]] = [[]]
     target = False
     for word in lexer:
         if word and set(word) <= _PUNCTUATION:
             target = word[0] in "<>" or word.startswith("&>")
             if not target:
-                found.append([])
+                parsed.append([])
         elif target:
             target = False
         else:
-            found[-1].append(word)
-    return [words for words in found if words]
+            parsed[-1].append(word)
+    return [words for words in parsed if words]
 
 
 def _filled(word: str, known: Mapping[str, str]) -> str:
@@ -85,8 +85,8 @@ class PlainLoader(yaml.SafeLoader):
 
 
 PlainLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:timestamp"]
-    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 
 

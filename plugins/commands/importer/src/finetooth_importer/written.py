@@ -42,8 +42,8 @@ def tidied(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Mappings with nothing but a name become the name."""
     made: dict[str, Any] = {}
     for key, value in recipe.items():
-        found = tidied(value) if isinstance(value, dict) else value
-        made[key] = found["name"] if isinstance(found, dict) and set(found) == {"name"} else found
+        inner = tidied(value) if isinstance(value, dict) else value
+        made[key] = inner["name"] if isinstance(inner, dict) and set(inner) == {"name"} else inner
     return made
 
 

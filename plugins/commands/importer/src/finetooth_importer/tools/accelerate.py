@@ -58,14 +58,14 @@ def _shared(account: Account) -> None:
     kind = str(account.get(MARK, "NO"))
     if kind == "DEEPSPEED":
         account.covered(MARK, "scale.strategy")
-        given = account.get("deepspeed_config") or {}
-        if "deepspeed_config_file" in given:
-            inner = Account(given, account.folder)
+        config = account.get("deepspeed_config") or {}
+        if "deepspeed_config_file" in config:
+            inner = Account(config, account.folder)
             inner.recipe = account.recipe
             deepspeed(inner, "deepspeed_config_file")
             account.continued(inner, {})
         else:
-            taken(account, {DEEPSPEED.get(key, key): value for key, value in given.items()}, "deepspeed_config")
+            taken(account, {DEEPSPEED.get(key, key): value for key, value in config.items()}, "deepspeed_config")
         account.covered("deepspeed_config", "scale.strategy")
     elif kind == "FSDP":
         account.covered(MARK, "scale.strategy")

@@ -155,7 +155,7 @@ def _adapter(account: Account) -> None:
         account.set("adapter", "lora")
         shared.low_rank_defaults(account, rank=16, alpha=32, dropout=0.05)
         named = account.get("target_modules", "all-linear")
-        split = named if named == "all-linear" else [one.strip() for one in str(named).split(",")]
+        split = named if named == "all-linear" else [target.strip() for target in str(named).split(",")]
         account.take("target_modules", "adapter.targets", value=split)
         bits = {"int4": 4, "int8": 8, "4": 4, "8": 8}.get(str(account.get("quantization")))
         if "quantization" not in account.given and account.recipe["adapter"]:

@@ -80,8 +80,8 @@ def read(account: Account) -> None:
         account.passes(key, "the plan takes what is fastest on the machine; backend.attention names another")
     for key in [key for key in account.given if re.match(r"liger_|lora_(mlp|qkv|o|embedding)_kernel", str(key))]:
         account.passes(str(key), "kernels are chosen for the machine; ft check says which")
-    plugins = [str(one) for one in account.get("plugins") or []]
-    if all(re.search(r"liger|cut_cross_entropy|kernels|spectrum", one, re.IGNORECASE) for one in plugins):
+    plugins = [str(plugin) for plugin in account.get("plugins") or []]
+    if all(re.search(r"liger|cut_cross_entropy|kernels|spectrum", plugin, re.IGNORECASE) for plugin in plugins):
         account.passes("plugins", "kernels are chosen for the machine")
     account.refuse("plugins", "plugins of axolotl do not run here; ft plugins new begins one of your own")
     shared.without_effect(account, NO_EFFECT)
@@ -349,8 +349,8 @@ def _saving(account: Account) -> None:
         if number(account.get(key, 0)):
             account.take(key, setting, lambda count: watched.epochs(1 / number(count)))
         account.passes(key, "only at the end")
-    asked = any(map(account.has, ("evals_per_epoch", "eval_steps", "eval_strategy", "evaluation_strategy")))
-    if account.recipe.get("data", {}).get("eval") and not asked:
+    evaluates = any(map(account.has, ("evals_per_epoch", "eval_steps", "eval_strategy", "evaluation_strategy")))
+    if account.recipe.get("data", {}).get("eval") and not evaluates:
         account.default("eval_strategy", "evaluate.every", "epoch")
     watched.saving(account)
     account.passes("eval_batch_size", "held-out rows are laid out by memory too")

@@ -14,7 +14,7 @@ FORMAT: Mapping[str, Any] = {"name": "instruction", "separator": "\n\n### Input:
 def are_alpaca(datasets: Any) -> bool:
     """Whether all datasets are of that type, and none of its relatives."""
     each = datasets if isinstance(datasets, list) else [datasets]
-    return all(isinstance(one, dict) and one.get("type") == "alpaca" for one in each)
+    return all(isinstance(dataset, dict) and dataset.get("type") == "alpaca" for dataset in each)
 
 
 def prompts_of_alpaca(account: Account, key: str, given: Sequence[Any], own_prompt: bool) -> None:
@@ -25,6 +25,6 @@ def prompts_of_alpaca(account: Account, key: str, given: Sequence[Any], own_prom
         note = "the same prompt; where a vocabulary begins a text with a blank (Llama 2), the answer begins without it"
         setting = "data.renderer"
         account.set(setting, {"name": "alpaca", "preamble": True})
-    for place, one in enumerate(given):
-        if isinstance(one, dict) and str(one.get("type")).startswith("alpaca"):
-            account.inside(f"{key}[{place}].type", one["type"], "otherwise", setting, note)
+    for place, dataset in enumerate(given):
+        if isinstance(dataset, dict) and str(dataset.get("type")).startswith("alpaca"):
+            account.inside(f"{key}[{place}].type", dataset["type"], "otherwise", setting, note)

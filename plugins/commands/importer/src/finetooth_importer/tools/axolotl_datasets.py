@@ -27,19 +27,25 @@ def read(account: Account, method: str) -> None:
         ("pretraining_dataset", "data.train"),
         ("test_datasets", "data.eval"),
     ):
-        given = account.get(key)
-        if given is None:
+        datasets = account.get(key)
+        if datasets is None:
             continue
-        given = [{"path": given}] if isinstance(given, str) else [given] if isinstance(given, dict) else given
-        found: list[Any] = []
-        for place, dataset in enumerate(given):
+        datasets = (
+            [{"path": datasets}]
+            if isinstance(datasets, str)
+            else [datasets]
+            if isinstance(datasets, dict)
+            else datasets
+        )
+        sources: list[Any] = []
+        for place, dataset in enumerate(datasets):
             if isinstance(dataset, dict):
                 how = axolotl_types.reading(dataset, method, key, own_prompt)
-                found += _sources(account, f"{key}[{place}]", dataset, how)
+                sources += _sources(account, f"{key}[{place}]", dataset, how)
             else:
-                found.append(str(dataset))
-        axolotl_alpaca.prompts_of_alpaca(account, key, given, own_prompt)
-        account.take(key, setting, value=found if len(found) > 1 else found[0])
+                sources.append(str(dataset))
+        axolotl_alpaca.prompts_of_alpaca(account, key, datasets, own_prompt)
+        account.take(key, setting, value=sources if len(sources) > 1 else sources[0])
     _held_out(account)
     _template(account)
     if account.has("default_system_message"):

@@ -106,21 +106,21 @@ def _judged(given: Mapping[str, Any], kind: Any, method: str) -> Reading:
 
 def _said(given: Mapping[str, Any], own: tuple[str, ...], prompt: str) -> dict[str, Any]:
     """Columns and keys of messages as a dataset names them."""
-    found = {column: given[f"field_{column}"] for column in own if given.get(f"field_{column}")}
+    columns = {column: given[f"field_{column}"] for column in own if given.get(f"field_{column}")}
     column = given.get("field_messages") or prompt
     about = chat({key: value for key, value in given.items() if key != "field_messages"})
     return {
         **({"prompt": column} if column else {}),
-        **found,
+        **columns,
         **({key: value for key, value in about.items() if key in ("fields", "roles")} if about != "chat" else {}),
     }
 
 
 def chat(given: Mapping[str, Any]) -> Any:
     """The format of conversations, with what a dataset says of their messages."""
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if given.get("field_messages"):
-        found["column"] = given["field_messages"]
+        options["column"] = given["field_messages"]
     mapped = given.get("message_property_mappings") or {}
     names = {
         "role": mapped.get("role") or given.get("message_field_role"),
@@ -130,7 +130,7 @@ def chat(given: Mapping[str, Any]) -> Any:
     known = ("role", "content", "reasoning", "reasoning_content", "thinking")  # read by themselves
     fields = {name: value for name, value in names.items() if value and value not in known}
     if fields:
-        found["fields"] = fields
+        options["fields"] = fields
     roles = {
         str(theirs): role
         for role, all_of_it in (given.get("roles") or {}).items()
@@ -138,14 +138,14 @@ def chat(given: Mapping[str, Any]) -> Any:
         if theirs != role and role in ROLES
     }
     if roles:
-        found["roles"] = roles
+        options["roles"] = roles
     if given.get("roles_to_train") not in (None, ["assistant"], ["gpt", "assistant"]):
-        found["train_roles"] = given["roles_to_train"]
+        options["train_roles"] = given["roles_to_train"]
     if given.get("message_field_training"):
-        found["train_field"] = given["message_field_training"]
+        options["train_field"] = given["message_field_training"]
     if given.get("message_field_training_detail"):
-        found["ranges_field"] = given["message_field_training_detail"]
-    return {"name": "chat", **found} if found else "chat"
+        options["ranges_field"] = given["message_field_training_detail"]
+    return {"name": "chat", **options} if options else "chat"
 
 
 def _columns(kind: Mapping[str, Any]) -> Reading:

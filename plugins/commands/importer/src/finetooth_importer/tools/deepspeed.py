@@ -17,11 +17,11 @@ OF_STAGE_3 = "zero_optimization.stage3_"
 
 def deepspeed(account: Account, key: str = "deepspeed") -> None:
     """Take a DeepSpeed configuration: a file, or a mapping in its place."""
-    given = account.get(key)
-    if given is None:
+    value = account.get(key)
+    if value is None:
         account.passes(key)
         return
-    config = given if isinstance(given, Mapping) else _read(account, str(given))
+    config = value if isinstance(value, Mapping) else _read(account, str(value))
     if config is None:
         account.refuse(key, "no such JSON file here: put it in this folder, or write scale.strategy yourself")
         return
@@ -92,9 +92,9 @@ def _read(account: Account, name: str) -> Mapping[str, Any] | None:
         return None
     for path in (account.folder / name, account.folder / name.rpartition("/")[2]):
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if isinstance(found, dict):
-            return found
+        if isinstance(content, dict):
+            return content
     return None

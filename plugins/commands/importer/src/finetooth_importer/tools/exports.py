@@ -31,8 +31,8 @@ def merged_in(account: Account, key: str, precision: str) -> None:
         account.passes(key, "it is off")
         account.passes(precision, f"{key} is off")
         return
-    given = str(account.get(precision, "bf16"))
-    known = PRECISIONS.get(given)
+    wanted = str(account.get(precision, "bf16"))
+    known = PRECISIONS.get(wanted)
     account.covered(key, "export", add(account, "safetensors", **({"precision": known} if known else {})))
     if known:
         account.covered(precision, "export")
@@ -41,12 +41,12 @@ def merged_in(account: Account, key: str, precision: str) -> None:
 
 def unsloth(account: Account) -> None:
     """What Unsloth's command writes by `--save_model`, and its scripts by `save_method` or `quantization_method`."""
-    asked = account.get("save_model", True) is not False
+    writes = account.get("save_model", True) is not False
     kinds = [key for key in ("quantization_method", "quantization") if account.has(key)]
-    gguf = asked and (bool(account.get("save_gguf")) or "quantization_method" in kinds)
+    gguf = writes and (bool(account.get("save_gguf")) or "quantization_method" in kinds)
     if gguf:
-        given = account.get(kinds[0], "q8_0") if kinds else "q8_0"
-        names = [str(one).lower() for one in (given if isinstance(given, list | tuple) else [given])]
+        kind = account.get(kinds[0], "q8_0") if kinds else "q8_0"
+        names = [str(name).lower() for name in (kind if isinstance(kind, list | tuple) else [kind])]
         stored = [UNSLOTH_STORED.get(name, name) for name in names]
         if all(name in STORED for name in stored):
             for name in stored:
@@ -61,13 +61,13 @@ def unsloth(account: Account) -> None:
                 account.refuse(key, note)
     method = account.get("save_method", "merged_16bit" if account.get("save_model") and not gguf else None)
     methods = method if isinstance(method, list) else [method]
-    if asked and "merged_16bit" in methods and not account.get("save_gguf"):
+    if writes and "merged_16bit" in methods and not account.get("save_gguf"):
         where = add(account, "safetensors")
         account.covered("save_method", "export")
         account.covered("save_model", "export", where)
     elif method == "lora":
         account.passes("save_method", "the artifact of a run is its adapter")
-    elif asked and not account.get("save_gguf"):
+    elif writes and not account.get("save_gguf"):
         account.refuse("save_method", "ft merge RUN --to nf4|int4|int8|mxfp4 writes fewer bits")
     account.passes("save_method", "what is saved is a GGUF file, or nothing")
     account.passes("save_model", "other keys say what is written, or it is off")

@@ -25,13 +25,13 @@ def fsdp(account: Account, *, config_alone: bool) -> None:
         config_alone: whether `fsdp_config` asks for it where `fsdp` is left out, as axolotl has it.
     """
     ways = account.get("fsdp")
-    given = account.get("fsdp_config")
-    if not (ways or (config_alone and given)):
+    config = account.get("fsdp_config")
+    if not (ways or (config_alone and config)):
         for key in ("fsdp", "fsdp_config", "fsdp_version"):
             account.passes(key, "it is off: nothing asks for fsdp")
         return
     words = ways.replace(",", " ").split() if isinstance(ways, str) else ways if isinstance(ways, list) else []
-    taken(account, [(f"fsdp[{n}]", str(word)) for n, word in enumerate(words)], given)
+    taken(account, [(f"fsdp[{n}]", str(word)) for n, word in enumerate(words)], config)
     for key in ("fsdp", "fsdp_config"):
         account.covered(key, "scale.strategy", "say how many devices: scale.devices")
     account.passes("fsdp_version", "the strategy is the same for both")

@@ -290,8 +290,8 @@ def _adapter(account: Account) -> None:
         account.passes(key, "it is of another adapter")
     bits = account.get("quantization_bit")
     method = account.get("quantization_method", "bnb")
-    asked = bits if method in ("bnb", "bitsandbytes") else None
-    shared.quantised(account, asked, "quantization_bit", form=["quantization_type"], double=["double_quantization"])
+    bnb_bits = bits if method in ("bnb", "bitsandbytes") else None
+    shared.quantised(account, bnb_bits, "quantization_bit", form=["quantization_type"], double=["double_quantization"])
     account.passes("quantization_method", "quantization says it")
 
 

@@ -37,8 +37,8 @@ def source(account: Account, where: str, name: str, known: tuple[Mapping[str, An
     """
     if known is None or name not in known[0]:
         return name
-    found = dataset_info.listed(known[0], name, known[1])
-    for remark in found.remarks:
+    entry = dataset_info.listed(known[0], name, known[1])
+    for remark in entry.remarks:
         outcome: Outcome = "otherwise" if remark.taken else "not taken"
         account.inside(f"{where}.{remark.key}", remark.value, outcome, note=remark.text)
-    return name if found.pick is None else dict(found.pick)
+    return name if entry.pick is None else dict(entry.pick)

@@ -33,17 +33,17 @@ def arguments(account: Account, optimizer: str) -> None:
     Args:
         optimizer: as it is called here.
     """
-    given = account.get("optim_args", {})
-    if isinstance(given, str):
-        given = {key.strip(): value.strip() for key, _, value in (one.partition("=") for one in given.split(","))}
-    if optimizer not in DEFAULTS or not isinstance(given, Mapping):
+    options = account.get("optim_args", {})
+    if isinstance(options, str):
+        options = {key.strip(): value.strip() for key, _, value in (pair.partition("=") for pair in options.split(","))}
+    if optimizer not in DEFAULTS or not isinstance(options, Mapping):
         account.refuse("optim_args", "give the optimizer its options: ft plugins explain NAME", unless={})
     else:
-        for theirs, value in {**DEFAULTS[optimizer], **given}.items():
+        for theirs, value in {**DEFAULTS[optimizer], **options}.items():
             if theirs in OPTIONS:
                 made = scale_of(optimizer, value) if theirs == "scale" else number(value)
                 account.set(f"optimizer.{OPTIONS[theirs]}", int(made) if theirs != "scale" else made)
-        others = sorted(key for key, value in given.items() if key not in OPTIONS and value != FIXED.get(key))
+        others = sorted(key for key, value in options.items() if key not in OPTIONS and value != FIXED.get(key))
         if others:
             account.refuse("optim_args", f"of it rank, update_proj_gap and scale are taken, not {', '.join(others)}")
         account.covered("optim_args", "optimizer")
@@ -51,6 +51,6 @@ def arguments(account: Account, optimizer: str) -> None:
             account.inside("optim_args", dict(DEFAULTS[optimizer]), "default", "optimizer")
     modules = account.get("optim_target_modules", [])
     named = [modules] if isinstance(modules, str) else modules
-    if isinstance(named, list) and all(str(one) in EVERYWHERE for one in named):
+    if isinstance(named, list) and all(str(module) in EVERYWHERE for module in named):
         account.passes("optim_target_modules", "all matrices inside layers are projected")
     account.refuse("optim_target_modules", "all matrices inside layers are projected, not these alone")

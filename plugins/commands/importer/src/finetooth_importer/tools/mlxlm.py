@@ -64,9 +64,9 @@ def read(account: Account) -> None:
         account.take(key, setting, lambda count: max(1, int(count) // each), note=note)
     for key in ("adapter_path", "adapter_file"):
         account.take(key, "output", str, note="the run folder; its artifact is in peft's layout")
-    told = account.get("report_to")
-    names = [one.strip() for one in told.split(",")] if isinstance(told, str) else list(told or [])
-    if "wandb" in names or (account.has("wandb") and not told):
+    trackers = account.get("report_to")
+    names = [tracker.strip() for tracker in trackers.split(",")] if isinstance(trackers, str) else list(trackers or [])
+    if "wandb" in names or (account.has("wandb") and not trackers):
         watched.follow(account, "wandb")
         account.covered("report_to", "trackers", "no tracker swanlab here" if "swanlab" in names else "")
         watched.tracked(account, "wandb", {"wandb": "project", "project_name": "project"})
@@ -96,10 +96,10 @@ def _data(account: Account) -> None:
             "split": account.get("hf_dataset.train_split", "train[:80%]"),
         }
         account.take(key, "data.train", value={**made, "format": format_} if format_ else made)
-        held = account.get("hf_dataset.valid_split")
-        if held:
+        split = account.get("hf_dataset.valid_split")
+        if split:
             account.take(
-                "hf_dataset.valid_split", "data.eval", value={**account.recipe["data"]["train"], "split": held}
+                "hf_dataset.valid_split", "data.eval", value={**account.recipe["data"]["train"], "split": split}
             )
         for inside in ("train_split", "prompt_feature", "completion_feature", "chat_feature", "text_feature"):
             account.covered(f"hf_dataset.{inside}", "data.train")
@@ -157,22 +157,22 @@ def _adapter(account: Account) -> None:
 
 
 def _updates(account: Account) -> None:
-    given = str(account.get("optimizer", "adam"))
-    name = OPTIMIZERS.get(given)
+    theirs = str(account.get("optimizer", "adam"))
+    name = OPTIMIZERS.get(theirs)
     if name is None:
-        account.refuse("optimizer", f"no optimizer {given} here; ft plugins list --kind optimizer shows them")
+        account.refuse("optimizer", f"no optimizer {theirs} here; ft plugins list --kind optimizer shows them")
         return
     account.take("optimizer", "optimizer.name", value=name)
     account.default("optimizer", "optimizer.name", name)
     account.take("learning_rate", "optimizer.learning_rate", number)
     account.default("learning_rate", "optimizer.learning_rate", 1e-5)
     for option in ("betas", "eps", "weight_decay", "momentum", "nesterov"):
-        key = f"optimizer_config.{given}.{option}"
+        key = f"optimizer_config.{theirs}.{option}"
         account.take(key, f"optimizer.{option}", None if option in ("betas", "nesterov") else number)
-    if given == "adamw":
+    if theirs == "adamw":
         account.default("optimizer_config.adamw.weight_decay", "optimizer.weight_decay", 0.01)
     for key in [key for key in account.given if str(key).startswith("optimizer_config.")]:
-        if not str(key).startswith(f"optimizer_config.{given}"):
+        if not str(key).startswith(f"optimizer_config.{theirs}"):
             account.passes(str(key), "it is of another optimizer")
     kind = account.get("lr_schedule.name")
     arguments = list(account.get("lr_schedule.arguments") or [])

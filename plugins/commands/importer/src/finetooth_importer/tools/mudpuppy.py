@@ -139,24 +139,24 @@ def _rows(account: Account, row: Mapping[str, Any]) -> None:
         row: the first one; empty if it is not known.
     """
     method = name_of(account.recipe["method"])
-    said = partial(account.inside, "dataset", ", ".join(row), "otherwise")
+    note = partial(account.inside, "dataset", ", ".join(row), "otherwise")
     if method == "sft" and isinstance(row.get("text"), str) and "messages" not in row:
         account.set("method", "pretrain")
-        said("method", "whole texts are what pretrain trains, in windows of train.max_length")
+        note("method", "whole texts are what pretrain trains, in windows of train.max_length")
     elif method == "sft" and isinstance(row.get("prompt"), str) and isinstance(row.get("completion"), str):
         account.set("data.format", {"name": "prompt_completion", "style": "raw"})
-        said("data.format", "texts are read there without chat markup")
+        note("data.format", "texts are read there without chat markup")
     elif method == "kto" and {"chosen", "rejected"} <= row.keys():
         account.set("data.format", {"name": "preference", "unpair": True})
-        said("data.format", "each pair becomes two answers with a label; there such rows are refused")
+        note("data.format", "each pair becomes two answers with a label; there such rows are refused")
     elif method == "rm" and {"text", "label"} <= row.keys():
         account.set("data.format", {"name": "labelled", "prompt": "", "completion": "text"})
-        said("data.format", "texts with a number")
+        note("data.format", "texts with a number")
 
 
 def _adapter(account: Account, kind: str) -> None:
-    given = any(account.has(key) for key in ("lora_r", "lora_alpha", "lora_targets"))
-    low = kind in ("lora", "qlora") or (given and kind in ("preference", "rl", "rm", "prm", "multimodal"))
+    wants_low_rank = any(account.has(key) for key in ("lora_r", "lora_alpha", "lora_targets"))
+    low = kind in ("lora", "qlora") or (wants_low_rank and kind in ("preference", "rl", "rm", "prm", "multimodal"))
     names = ("lora_r", "lora_alpha", "lora_dropout", "lora_targets")
     if low:
         account.set("adapter", "lora")
@@ -164,7 +164,7 @@ def _adapter(account: Account, kind: str) -> None:
         account.take(
             "lora_targets",
             "adapter.targets",
-            lambda names: names if isinstance(names, list) else [one.strip() for one in names.split(",")],
+            lambda names: names if isinstance(names, list) else [name.strip() for name in names.split(",")],
         )
         account.default("lora_targets", "adapter.targets", TARGETS)
     elif kind == "qat":

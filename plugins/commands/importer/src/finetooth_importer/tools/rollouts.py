@@ -172,12 +172,12 @@ def _steered(account: Account, prefix: str) -> None:
 
 def _ends(account: Account, key: str) -> None:
     """What ends an answer, of the further arguments of generation."""
-    given = account.get(key)
-    if not isinstance(given, Mapping):
+    arguments = account.get(key)
+    if not isinstance(arguments, Mapping):
         return
-    ids = given.get("stop_token_ids", given.get("eos_token_id"))
-    strings = given.get("stop", given.get("stop_strings"))
-    others = sorted(set(given) - {"stop_token_ids", "eos_token_id", "stop", "stop_strings"})
+    ids = arguments.get("stop_token_ids", arguments.get("eos_token_id"))
+    strings = arguments.get("stop", arguments.get("stop_strings"))
+    others = sorted(set(arguments) - {"stop_token_ids", "eos_token_id", "stop", "stop_strings"})
     if ids is not None:
         account.set("method.stop_ids", [ids] if isinstance(ids, int) else list(ids))
     if strings:
@@ -190,7 +190,7 @@ def _ends(account: Account, key: str) -> None:
 
 def _reference(account: Account, prefix: str) -> None:
     """Whether what `beta` holds the policy to follows it."""
-    keys = [prefix + one for one in ("sync_ref_model", "ref_model_sync_steps", "ref_model_mixup_alpha")]
+    keys = [prefix + name for name in ("sync_ref_model", "ref_model_sync_steps", "ref_model_mixup_alpha")]
     if account.get(keys[0]):
         account.take(keys[0], "method.reference.sync_every", value=account.get(keys[1]) or SYNC_STEPS, note="steps")
         account.covered(keys[1], "method.reference.sync_every")
@@ -202,8 +202,8 @@ def _reference(account: Account, prefix: str) -> None:
 
 def _rewards(account: Account, prefix: str) -> None:
     key = f"{prefix}reward_funcs"
-    given = account.get(key)
-    names = [given] if isinstance(given, str) else list(given or [])
+    functions = account.get(key)
+    names = [functions] if isinstance(functions, str) else list(functions or [])
     weights = account.get(f"{prefix}reward_weights") or []
     made: list[Any] = []
     for place, name in enumerate(names):

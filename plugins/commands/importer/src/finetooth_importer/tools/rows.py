@@ -14,8 +14,8 @@ BUILDERS = ("json", "csv", "text", "parquet", "arrow")
 
 def source(path: str, **options: Any) -> dict[str, Any]:
     """The pick of a source by a path or a hub id, for where its rows need options of their own."""
-    found = re.search(r"\.(\w+)(\.gz|\.zst)?$", path)
-    ending = found[1] if found else ""
+    match = re.search(r"\.(\w+)(\.gz|\.zst)?$", path)
+    ending = match[1] if match else ""
     if ending in ("jsonl", "ndjson"):
         return {"name": "jsonl", "path": path, **options}
     if ending in ("json", "csv", "tsv"):
@@ -58,4 +58,4 @@ def named(path: str, files: Any, split: str = "train") -> list[str]:
         return []
     inside = "" if path in BUILDERS else path.rstrip("/") + "/"
     paths = [file if file.startswith(("/", "~")) else inside + file for file in listed(files, split)]
-    return [one for path in paths for one in (sorted(glob(path, recursive=True)) or [path])]  # noqa: PTH207 - a user's
+    return [file for path in paths for file in (sorted(glob(path, recursive=True)) or [path])]  # noqa: PTH207 - a user's

@@ -33,14 +33,14 @@ HUB = "nothing is sent to a hub; the artifact in the run folder is what you can 
 
 def optimizer(account: Account, key: str, default: str = "adamw") -> None:
     """The optimizer and AdamW's numbers."""
-    given = str(account.get(key, default))
-    if given in OPTIMIZERS:
-        account.take(key, "optimizer", value=OPTIMIZERS[given])
-    elif given in OTHERWISE:
-        account.take(key, "optimizer", value=OTHERWISE[given][0], note=OTHERWISE[given][1])
+    theirs = str(account.get(key, default))
+    if theirs in OPTIMIZERS:
+        account.take(key, "optimizer", value=OPTIMIZERS[theirs])
+    elif theirs in OTHERWISE:
+        account.take(key, "optimizer", value=OTHERWISE[theirs][0], note=OTHERWISE[theirs][1])
     else:
-        account.refuse(key, f"no optimizer {given!r} here; ft plugins list --kind optimizer shows them", unless=None)
-    chosen = OPTIMIZERS.get(given) or OTHERWISE.get(given, ("",))[0]
+        account.refuse(key, f"no optimizer {theirs!r} here; ft plugins list --kind optimizer shows them", unless=None)
+    chosen = OPTIMIZERS.get(theirs) or OTHERWISE.get(theirs, ("",))[0]
     account.take("learning_rate", "optimizer.learning_rate", number)
     account.take("weight_decay", "optimizer.weight_decay", number)
     betas = [number(account.get("adam_beta1", 0.9)), number(account.get("adam_beta2", 0.999))]
@@ -51,7 +51,7 @@ def optimizer(account: Account, key: str, default: str = "adamw") -> None:
         account.set("optimizer.betas", betas)
     for name in ("adam_beta1", "adam_beta2", "adam_beta3"):
         if without or (name == "adam_beta3" and len(betas) < 3):
-            account.passes(name, f"{chosen or given} has none of its own")
+            account.passes(name, f"{chosen or theirs} has none of its own")
         else:
             account.covered(name, "optimizer.betas")
     for name in ("adam_epsilon", "adam_eps", "adam_epsilon2"):
@@ -73,13 +73,13 @@ def schedule(account: Account, key: str, default: str, warm_up: float = 0.0) -> 
         default: their schedule where none is named.
         warm_up: their share of the run, of at most 100 steps, where none is named.
     """
-    given = str(account.get(key, default))
-    if given in SCHEDULES:
-        if not account.take(key, "schedule.name", value=SCHEDULES[given]) and default != "cosine":
+    theirs = str(account.get(key, default))
+    if theirs in SCHEDULES:
+        if not account.take(key, "schedule.name", value=SCHEDULES[theirs]) and default != "cosine":
             account.default(key, "schedule.name", SCHEDULES[default])
     else:
-        account.refuse(key, f"no schedule {given!r} here; ft plugins list --kind schedule shows them", unless=None)
-    _warm_up(account, given, warm_up)
+        account.refuse(key, f"no schedule {theirs!r} here; ft plugins list --kind schedule shows them", unless=None)
+    _warm_up(account, theirs, warm_up)
     if isinstance(account.recipe.get("schedule"), dict) and "name" not in account.recipe["schedule"]:
         account.set("schedule.name", SCHEDULES[default])
 
@@ -137,11 +137,11 @@ def batch(
         if account.has(name) and not str(account.get(name, 1)).isdigit():
             account.refuse(name, "it is not a whole number: set train.batch_size by hand", unless=None)
     note = "rows of an optimizer step on one device; how many go through at once is decided by memory"
-    told = account.covered(key, "train.batch_size", note)
+    covered = account.covered(key, "train.batch_size", note)
     for other in others:
-        told = account.covered(other, "train.batch_size", note) or told
+        covered = account.covered(other, "train.batch_size", note) or covered
     account.covered(steps, "train.batch_size")
-    if not told:
+    if not covered:
         account.default(key, "train.batch_size", each * often)
     for name in ("eval_batch_size", "per_device_eval_batch_size"):
         account.passes(name, "held-out rows are laid out by memory too")
@@ -237,8 +237,8 @@ def quantised(account: Account, bits: Any, *keys: str, form: Sequence[str] = (),
         double: keys that say whether the scales of 4 bits are quantised too.
     """
     if bits in (4, 8):
-        said = next((account.get(key) for key in form if account.has(key)), "nf4")
-        name = "int8" if bits == 8 else "fp4" if said == "fp4" else "nf4"
+        form_named = next((account.get(key) for key in form if account.has(key)), "nf4")
+        name = "int8" if bits == 8 else "fp4" if form_named == "fp4" else "nf4"
         account.set("quantization", name)
         for key in keys:
             account.covered(key, "quantization", f"needs the quantizer {name}: ft plugins list --kind quantizer")

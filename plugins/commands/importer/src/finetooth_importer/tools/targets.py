@@ -33,14 +33,14 @@ def defaults(account: Account, whose: str) -> None:
             account.default(keys[-1], f"adapter.{setting}", value)
     if dropout:
         account.default("lora_dropout", "adapter.dropout", dropout)
-    said = (
+    target_keys = (
         "lora_target_modules",
         "target_modules",
         "target_parameters",
         "lora_target_parameters",
         "lora_target_linear",
     )
-    if not any(map(account.has, said)) and modules != "all-linear":
+    if not any(map(account.has, target_keys)) and modules != "all-linear":
         account.default("lora_target_modules", "adapter.targets", modules, USUAL_NOTE)
 
 

@@ -40,7 +40,7 @@ def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
 
     def value_of(value: Any, deep: int = 0) -> Any:
         if isinstance(value, list):
-            return [value_of(one, deep) for one in value]
+            return [value_of(element, deep) for element in value]
         if not isinstance(value, str) or "${" not in value:
             return value
         whole = re.fullmatch(r"\$\{([\w.]+)\}", value)
@@ -180,10 +180,10 @@ def _data(account: Account) -> None:
         format_ = _columns(account, part, format_)
         if account.get(f"{part}.train_on_input", all_) and part == "dataset":
             _train_all(account, part, all_)
-        found = [_source(account, part, one, str(split), format_) for one in paths]
+        sources = [_source(account, part, file, str(split), format_) for file in paths]
         if files and path not in rows.BUILDERS and not rows.is_local(path):
-            found[0]["data_files"] = rows.listed(files)
-        account.take(key, setting, value=found if len(found) > 1 else found[0])
+            sources[0]["data_files"] = rows.listed(files)
+        account.take(key, setting, value=sources if len(sources) > 1 else sources[0])
         account.covered(f"{part}.split", setting)
         for inside in (
             "source",
@@ -195,10 +195,10 @@ def _data(account: Account) -> None:
             "name",
             "split",
         ):
-            for given in [
+            for subkey in [
                 g for g in account.given if g == f"{part}.{inside}" or str(g).startswith(f"{part}.{inside}.")
             ]:
-                account.covered(str(given), setting)
+                account.covered(str(subkey), setting)
         account.passes(f"{part}.train_on_input", "only answers train")
         account.take(f"{part}.new_system_prompt", "data.format.system", str)
         account.passes(f"{part}.conversation_style", "the rows' own columns show it")
@@ -210,19 +210,19 @@ def _data(account: Account) -> None:
 
 def _several(account: Account, part: str, setting: str) -> None:
     """A list of data sets, whose rows are one after the other: each has keys of its own, `dataset[0].source`."""
-    found: list[Any] = []
-    for place, one in enumerate(account.get(part)):
-        inside = Account(flattened({part: one}))
+    sources: list[Any] = []
+    for place, dataset in enumerate(account.get(part)):
+        inside = Account(flattened({part: dataset}))
         inside.recipe = {**account.recipe, "data": {}}
         _data(inside)
         inside.finish()
         made = inside.recipe.pop("data").get(setting.partition(".")[2], [])
-        found += made if isinstance(made, list) else [made]
+        sources += made if isinstance(made, list) else [made]
         account.recipe |= inside.recipe
         for line in inside:
             name = line.key.replace(part, f"{part}[{place}]", 1)
             account.inside(name, line.value, line.outcome, line.setting, line.note)
-    account.take(part, setting, value=found)
+    account.take(part, setting, value=sources)
 
 
 def _source(account: Account, part: str, path: str, split: str, format_: Any) -> dict[str, Any]:
@@ -326,11 +326,11 @@ def _optimizer(account: Account) -> None:
         account.refuse("optimizer._component_", note)
     schedule = _called(account, "lr_scheduler._component_")
     words = {"cosine": "cosine", "linear": "linear", "constant": "constant"}
-    found = next((ours for theirs, ours in words.items() if theirs in schedule), "")
-    if found:
-        account.take("lr_scheduler._component_", "schedule.name", value=found)
+    kind = next((ours for theirs, ours in words.items() if theirs in schedule), "")
+    if kind:
+        account.take("lr_scheduler._component_", "schedule.name", value=kind)
         account.take("lr_scheduler.num_warmup_steps", "schedule.warmup_steps", int)
-        if found == "cosine":
+        if kind == "cosine":
             account.default("lr_scheduler.num_warmup_steps", "schedule.warmup_steps", 0)
     elif schedule:
         account.refuse("lr_scheduler._component_", "ft plugins list --kind schedule shows them")

@@ -160,12 +160,12 @@ def _trained(account: Account, row: Mapping[str, Any]) -> None:
         account.passes("completion_only_loss", "whole texts train in both")
         account.passes("assistant_only_loss", "whole texts train in both")
         return
-    asked = account.get("completion_only_loss")
+    only_completion = account.get("completion_only_loss")
     if account.get("assistant_only_loss"):
         account.take("assistant_only_loss", "method.train_on", value="assistant")
-    elif asked is False:
+    elif only_completion is False:
         account.take("completion_only_loss", "method.train_on", value="all")
-    elif plain or (asked and not row):  # such a setting is made for rows of prompt and completion
+    elif plain or (only_completion and not row):  # such a setting is made for rows of prompt and completion
         account.set("method.train_on", "assistant")
     else:
         account.set("method.train_on", "all")

@@ -36,16 +36,16 @@ def read(account: Account, folder: Path | None = None) -> None:
     Args:
         folder: where a file with its rows is looked for.
     """
-    given = {
+    keys = {
         NAMES.get(key, key): value
         for key, value in account.given.items()
         if key not in NAMES or NAMES[key] not in account.given
     }
-    if "max_length" in given and "max_seq_length" in given:
-        given.pop("max_seq_length")
-    if not given.get("full_finetuning"):
-        given[trl.PEFT] = "get_peft_model"
-    inside = Account(given)
+    if "max_length" in keys and "max_seq_length" in keys:
+        keys.pop("max_seq_length")
+    if not keys.get("full_finetuning"):
+        keys[trl.PEFT] = "get_peft_model"
+    inside = Account(keys)
     inside.recipe = account.recipe
     kind = str(inside.get(trl.METHOD, "sft"))
     for key, note in NO_EFFECT.items():
@@ -62,7 +62,7 @@ def read(account: Account, folder: Path | None = None) -> None:
     if inside.get("full_finetuning"):
         inside.take("full_finetuning", "adapter", value="full")
     inside.passes("full_finetuning", "it is off")
-    if "load_in_4bit" not in given and not inside.get("load_in_8bit") and not inside.get("full_finetuning"):
+    if "load_in_4bit" not in keys and not inside.get("load_in_8bit") and not inside.get("full_finetuning"):
         inside.default("load_in_4bit", "quantization", "nf4")
     _parts(inside)
     for key in ("finetune_vision_layers",):
@@ -74,7 +74,7 @@ def read(account: Account, folder: Path | None = None) -> None:
     for key, note in REFUSED.items():
         inside.refuse(key, note)
     trl.read(inside, folder)
-    if given.get("train_on_responses_only") and kind == "sft":
+    if keys.get("train_on_responses_only") and kind == "sft":
         inside.set("method.train_on", "assistant")
         inside.recipe["method"].pop("train_markup", None)
     names = {NAMES.get(key, key): key for key in account.given}

@@ -52,13 +52,13 @@ def saving(account: Account) -> None:
 
 def often(account: Account, value: Any) -> int | str:
     """A number of steps; below 1 it is a share of the run, whose length must be in the recipe already."""
-    found = number(value)
-    if found >= 1:
-        return int(found)
+    count = number(value)
+    if count >= 1:
+        return int(count)
     train = account.recipe.get("train", {})
     if train.get("max_steps"):
-        return max(1, ceil(int(train["max_steps"]) * float(found)))
-    return epochs(found * (train.get("epochs") or 1))
+        return max(1, ceil(int(train["max_steps"]) * float(count)))
+    return epochs(count * (train.get("epochs") or 1))
 
 
 def epochs(count: float) -> str:
@@ -69,8 +69,8 @@ def epochs(count: float) -> str:
 def records(account: Account) -> None:
     """Where a run is written, and who is told."""
     account.take("output_dir", "output")
-    told = account.get("report_to")
-    names = [told] if isinstance(told, str) else list(told or [])
+    tracker_names = account.get("report_to")
+    names = [tracker_names] if isinstance(tracker_names, str) else list(tracker_names or [])
     known = [name for name in TRACKERS if name in names]
     others = sorted({"comet_ml", "swanlab", "all", "clearml", "neptune", "dvclive"} & set(names))
     if known:
@@ -110,7 +110,14 @@ def follow(account: Account, *names: str, **options: Any) -> None:
     """
     listed = account.recipe.setdefault("trackers", ["console", "jsonl"])
     for name in names:
-        there = next((one for one in listed if one == name or (isinstance(one, dict) and one["name"] == name)), None)
+        there = next(
+            (
+                tracker
+                for tracker in listed
+                if tracker == name or (isinstance(tracker, dict) and tracker["name"] == name)
+            ),
+            None,
+        )
         made = {"name": name, **(there if isinstance(there, dict) else {}), **options}
         if there is not None:
             listed[listed.index(there)] = made if len(made) > 1 else name
