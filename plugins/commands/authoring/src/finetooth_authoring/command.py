@@ -27,12 +27,12 @@ def explain(context: CommandContext, entry: str, recipe: str | None) -> None:
             click.echo(line)
         return
     run = run_of(recipe)
-    given = context.load(recipe if run is None else run / RECIPE)
-    catalog = context.context(given).catalog
+    loaded = context.load(recipe if run is None else run / RECIPE)
+    catalog = context.context(loaded).catalog
     for line in explain_lines(context, catalog, entry):
         click.echo(line)
     if run is None:
-        decisions = [(d.setting, str(d.value), d.reason) for d in context.plan(given).decisions]
+        decisions = [(d.setting, str(d.value), d.reason) for d in context.plan(loaded).decisions]
     else:
         decisions = [(d["setting"], str(d["value"]), d["reason"]) for d in plan_of(run)["decisions"]]
     for line in choice_lines(catalog, entry, decisions):

@@ -122,9 +122,11 @@ def _declared(entry: Entry) -> Iterator[tuple[str, str]]:
 def _value(value: Any) -> str:
     """A declared value; of one with fields those that say something."""
     if is_dataclass(value):
-        said = {field.name: getattr(value, field.name) for field in fields(value)}
-        given = {name: one for name, one in said.items() if one not in (None, False, "", frozenset(), ())}
-        return "; ".join(name if one is True else f"{name} {_value(one)}" for name, one in given.items())
+        values = {field.name: getattr(value, field.name) for field in fields(value)}
+        stated = {
+            name: content for name, content in values.items() if content not in (None, False, "", frozenset(), ())
+        }
+        return "; ".join(name if content is True else f"{name} {_value(content)}" for name, content in stated.items())
     return ", ".join(sorted(map(str, value))) if isinstance(value, (frozenset, tuple)) else str(value)
 
 

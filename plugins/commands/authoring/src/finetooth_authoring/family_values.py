@@ -77,7 +77,7 @@ def _sizes(context: Context) -> dict[str, str]:
         "text": f'text = config["{SEVERAL}"]' if several else "text = config",
         "tied": f'config.get("tie_word_embeddings", {facts.tied})',
     }
-    kept = {"tie_word_embeddings": config.get("tie_word_embeddings", facts.tied)}
+    own = {"tie_word_embeddings": config.get("tie_word_embeddings", facts.tied)}
     inside = {}
     for fact, keys in KEYS.items():
         size = getattr(facts, fact)
@@ -88,7 +88,7 @@ def _sizes(context: Context) -> dict[str, str]:
         else:
             values[fact] = f'text["{key}"]' if fact not in DERIVED else f'text.get("{key}") or {usual}'
             inside[key] = size
-    values["config"] = _literal({**kept, SEVERAL: inside} if several else {**kept, **inside}, indent=8)
+    values["config"] = _literal({**own, SEVERAL: inside} if several else {**own, **inside}, indent=8)
     values["sizes"] = _literal(tuple(getattr(facts, fact) for fact in list(KEYS)[:6]))
     values["rest"] = _literal((facts.vocab_size, facts.max_positions, facts.tied))
     return values

@@ -198,4 +198,4 @@ def _installed(catalog: Catalog, kind: str) -> str:
     installed = catalog.all(kind)
     if not installed:
         raise UserError(f"the new plugin would begin with a {kind}, and none is installed", action=f"install a {kind}")
-    return next((one for one in installed if one.entry.default), installed[0]).entry.name
+    return next((registered for registered in installed if registered.entry.default), installed[0]).entry.name

@@ -149,14 +149,14 @@ def command(
 
     from finetooth_chat.conversation import Conversation
 
-    asked = _readable(sys.stdin.read()) if prompt == "-" else prompt
+    question = _readable(sys.stdin.read()) if prompt == "-" else prompt
     run = commands.run_folder(model)
     opening = begun([str(commands.run_folder(name) or name) for name in (model, *adapters)], system, offered)
     as_base = run is not None and of_the_next_stage(run, adapters, commands.run_folder)
     talk = commands.talk(model, accepting(overrides, accept_memory), as_base=as_base)
     context = talk.context
-    given: dict[MediumKind, tuple[str, ...]] = {"image": images, "audio": sounds, "video": videos}
-    for kind, files in given.items():
+    media: dict[MediumKind, tuple[str, ...]] = {"image": images, "audio": sounds, "video": videos}
+    for kind, files in media.items():
         for file in files:  # before weights are loaded
             context.processor.place(MEDIA[kind](file, path=Path(file)))
     engine = talk.engine
@@ -170,23 +170,23 @@ def command(
     )  # fmt: skip
     base = context.model
     hold_adapters(chat, adapters, base)
-    for kind, files in given.items():
+    for kind, files in media.items():
         for file in files:
             chat.show(Path(file), kind)
-    if asked is None:
+    if question is None:
         click.echo(WELCOME, err=True)
         converse(chat, base)
         return
     if compare:
-        beside(chat, asked, model)
+        beside(chat, question, model)
         return
-    stopped = show(chat, asked) if sys.stdout.isatty() else whole(chat, asked)
+    stopped = show(chat, question) if sys.stdout.isatty() else whole(chat, question)
     if stopped:
         raise KeyboardInterrupt
     if save is not None:
-        kept = append_row(save, chat.messages, chat.tools)
-        if kept.blank:
-            click.echo(kept.told(save), err=True)
+        added = append_row(save, chat.messages, chat.tools)
+        if added.blank:
+            click.echo(added.told(save), err=True)
 
 
 def begun(references: Sequence[str], system: str | None, tools: Sequence[Mapping[str, Any]]) -> Opening:
@@ -195,8 +195,8 @@ def begun(references: Sequence[str], system: str | None, tools: Sequence[Mapping
     from finetooth_saving.run_folder import opening_of
     from finetooth_toolbox.messages.openings import NONE
 
-    kept = next(filter(None, map(opening_of, references)), NONE)
-    own = replace(kept, system=kept.system if system is None else "", tools=() if tools else kept.tools)
+    opening = next(filter(None, map(opening_of, references)), NONE)
+    own = replace(opening, system=opening.system if system is None else "", tools=() if tools else opening.tools)
     if own:
         rows = f"{own.rows:,} of {own.of:,} training rows"
         click.echo(f"begins with {own.told()}, as {rows} do; --system and --tools replace it", err=True)
@@ -215,8 +215,8 @@ def show(chat: Conversation, text: str) -> bool:
     answer = chat.answer(text, _say)
     click.echo()
     if answer.stop == "interrupted":
-        kept = "what was said is kept" if answer.text else "nothing was said"
-        click.echo(f"(stopped; {kept})", err=True)
+        note = "what was said is kept" if answer.text else "nothing was said"
+        click.echo(f"(stopped; {note})", err=True)
     elif answer.stop == "length":
         click.echo(f"(cut at --max-tokens {chat.sampling.max_tokens})", err=True)
     return answer.stop == "interrupted"
@@ -270,8 +270,8 @@ def _apart(text: str, chat: Conversation) -> None:
             chat.show(Path(rest.strip()).expanduser(), SHOWING[word])
             click.echo(f"({rest.strip()} is shown with what you say next)", err=True)
         else:
-            kept = append_row(Path(rest.strip()).expanduser(), chat.messages, chat.tools)
-            click.echo(kept.told(rest.strip()), err=True)
+            added = append_row(Path(rest.strip()).expanduser(), chat.messages, chat.tools)
+            click.echo(added.told(rest.strip()), err=True)
     except (EngineError, UserError, RuntimeError) as error:
         click.echo(f"error: {escape_controls(str(error))}", err=True)
 

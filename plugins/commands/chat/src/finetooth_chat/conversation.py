@@ -95,8 +95,8 @@ class Conversation:
             UserError: the conversation leaves the model no room to answer.
             EngineError: the engine cannot continue from it.
         """
-        asked = [*self.messages, Message("user", text, media=tuple(Placed(0, medium) for medium in self.shown))]
-        prompt = self._prompt(asked)
+        messages = [*self.messages, Message("user", text, media=tuple(Placed(0, medium) for medium in self.shown))]
+        prompt = self._prompt(messages)
         if 0 < self.longest <= len(prompt):
             raise UserError(
                 f"the conversation is {len(prompt)} tokens long, and the model was made for {self.longest}: no room to "
@@ -110,7 +110,7 @@ class Conversation:
         message = self.renderer.parse(telling.tokens).message
         text = shown(message) or ("" if completion is None else completion.text.strip())
         telling.end(text)
-        self.messages, self.shown = [*asked, message], []
+        self.messages, self.shown = [*messages, message], []
         self.sampling = replace(self.sampling, seed=self.sampling.seed + 1)
         return Answer(text, "interrupted" if completion is None else completion.stop)
 
@@ -156,16 +156,16 @@ class Conversation:
             UserError, EngineError: as `answer`.
         """
         before = self.adapter, self.messages, self.sampling
-        found = {}
+        answers = {}
         try:
             for name in ("", *self.adapters):
                 self.adapter, self.messages, self.sampling = name, list(before[1]), before[2]
-                found[name] = self.answer(text)
-                if found[name].stop == "interrupted":
+                answers[name] = self.answer(text)
+                if answers[name].stop == "interrupted":
                     break
         finally:
             self.adapter, self.messages, self.sampling = before
-        return found
+        return answers
 
     def reset(self) -> None:
         """Forget what was said."""

@@ -82,13 +82,13 @@ def hold(chat: Conversation, reference: str, base: ModelInfo, *, setting: str) -
         folder = Path(name) if run is None else artifact_of(run)
         check_base(folder, base, named=f"{setting} {name}")
         stack.append((folder, weight))
-    held = chat.engine.hold(stack)
-    if held is None:
+    adapter = chat.engine.hold(stack)
+    if adapter is None:
         raise UserError(
             f"{setting} {reference}: it is more than a low-rank addition to linear modules",
             action="name it in place of the model",
         )
-    chat.adapters[reference] = held
+    chat.adapters[reference] = adapter
 
 
 def swap(name: str, chat: Conversation, base: ModelInfo | None = None) -> None:
@@ -110,5 +110,5 @@ def swap(name: str, chat: Conversation, base: ModelInfo | None = None) -> None:
     elif name:
         near = nearest(name, chat.adapters)
         click.echo(f"error: no adapter has the name {name}" + (f" (did you mean {near}?)" if near else ""), err=True)
-    for one in ("", *chat.adapters):
-        click.echo(f"{'*' if one == chat.adapter else ' '} {one or 'none'}", err=True)
+    for adapter in ("", *chat.adapters):
+        click.echo(f"{'*' if adapter == chat.adapter else ' '} {adapter or 'none'}", err=True)

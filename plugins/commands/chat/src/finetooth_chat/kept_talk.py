@@ -29,8 +29,8 @@ class Kept:
     def told(self, file: Path | str) -> str:
         """One line to show."""
         added = f"{self.messages} messages added to {file}" if self.messages else f"nothing added to {file}"
-        one = self.blank == 1
-        left = f"; {self.blank} blank answer{'' if one else 's'} left out with {'its question' if one else 'questions'}"
+        answers = "answer left out with its question" if self.blank == 1 else "answers left out with questions"
+        left = f"; {self.blank} blank {answers}"
         return f"({added}{left if self.blank else ''})"
 
 
@@ -58,34 +58,37 @@ def append_row(file: Path, messages: Sequence[Message], tools: Sequence[Mapping[
 
 def is_blank_answer(message: Message) -> bool:
     """Whether an answer says, thinks and calls nothing."""
-    said = message.content.strip() or message.reasoning.strip() or message.tool_calls
-    return message.role == "assistant" and not said
+    content = message.content.strip() or message.reasoning.strip() or message.tool_calls
+    return message.role == "assistant" and not content
 
 
 def without_blank_answers(messages: Sequence[Message]) -> list[Message]:
     """The conversation without its blank answers and the questions right before them."""
-    kept: list[Message] = []
+    talk: list[Message] = []
     for message in messages:
         if not is_blank_answer(message):
-            kept.append(message)
-        elif kept and kept[-1].role == "user":
-            kept.pop()
-    return kept
+            talk.append(message)
+        elif talk and talk[-1].role == "user":
+            talk.pop()
+    return talk
 
 
 def as_json(message: Message) -> dict[str, Any]:
     """A message with what it holds, and nothing that is empty."""
-    found: dict[str, Any] = {"role": message.role, "content": message.content}
+    fields: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.media:  # embedded, since a row names no files outside of its folder
-        found["content"] = [
-            *({"type": one.medium.kind, "base64": b64encode(one.medium.read()).decode()} for one in message.media),
+        fields["content"] = [
+            *(
+                {"type": placed.medium.kind, "base64": b64encode(placed.medium.read()).decode()}
+                for placed in message.media
+            ),
             {"type": "text", "text": message.content},
         ]
     if message.reasoning:
-        found["reasoning_content"] = message.reasoning
+        fields["reasoning_content"] = message.reasoning
     if message.tool_calls:
-        found["tool_calls"] = [dict(call) for call in message.tool_calls]
-    return found
+        fields["tool_calls"] = [dict(call) for call in message.tool_calls]
+    return fields
 
 
 def read_tools(file: Path) -> tuple[Mapping[str, Any], ...]:
@@ -95,17 +98,18 @@ def read_tools(file: Path) -> tuple[Mapping[str, Any], ...]:
         UserError: it cannot be read, or holds something else.
     """
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        tools = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"--tools: {file}: {error.strerror}", action="check the path") from error
     except ValueError as error:
         raise UserError(f"--tools: {file} is not JSON: {error}", action="write a list of tools") from error
-    named = isinstance(found, list) and all(
-        isinstance(one, dict) and isinstance(one.get("function"), dict) and one["function"].get("name") for one in found
+    named = isinstance(tools, list) and all(
+        isinstance(tool, dict) and isinstance(tool.get("function"), dict) and tool["function"].get("name")
+        for tool in tools
     )
-    if not named or not found:
+    if not named or not tools:
         raise UserError(
             f"--tools: {file} holds no list of tools",
             action='write [{"type": "function", "function": {"name": ..., "parameters": {...}}}, ...]',
         )
-    return tuple(found)
+    return tuple(tools)

@@ -103,8 +103,8 @@ def diff(commands: CommandContext, first: str, second: str) -> int:
     """Compare two checkpoints: which files differ, and what their manifests say. Exit code 1 if they do."""
     from finetooth_saving.places import difference
 
-    one, other = commands.checkpoints(first), commands.checkpoints(second)
-    differences = difference(one.manifest(one.names()[0]), other.manifest(other.names()[0]))
+    left, right = commands.checkpoints(first), commands.checkpoints(second)
+    differences = difference(left.manifest(left.names()[0]), right.manifest(right.names()[0]))
     for line in (*differences.files, *differences.facts):
         click.echo(line)
     if not differences.files and not differences.facts:
@@ -130,28 +130,28 @@ def prune(
     from finetooth_saving.names import name_of, step_of
     from finetooth_saving.retention import Best, mode_of, superfluous
 
-    found = commands.checkpoints(place)
-    if found.only:
+    checkpoints = commands.checkpoints(place)
+    if checkpoints.only:
         raise UserError(f"{place} is one checkpoint", action="give the folder or URL that holds them")
     metrics: dict[int, Mapping[str, float]] = {}
-    for name in found.names():
-        if problem := found.verify(name):
+    for name in checkpoints.names():
+        if problem := checkpoints.verify(name):
             click.echo(f"{name} stays: {problem}")
             continue
         step = step_of(name)
         assert step is not None
-        metrics[step] = found.manifest(name).get("metrics", {})
-    if keep_best is not None and not any(metric in one for one in metrics.values()):
-        have = ", ".join(sorted({name for one in metrics.values() for name in one})) or "none"
+        metrics[step] = checkpoints.manifest(name).get("metrics", {})
+    if keep_best is not None and not any(metric in values for values in metrics.values()):
+        have = ", ".join(sorted({name for values in metrics.values() for name in values})) or "none"
         raise UserError(f"no checkpoint has the metric {metric}", action=f"there are: {have}")
     way = mode_of(metric) if mode == "auto" else mode
     best = None if keep_best is None else Best(keep_best, metric, "min" if way == "min" else "max")
-    gone = [name_of(step) for step in superfluous(metrics, keep_last, best)]
-    for name in gone:
+    surplus = [name_of(step) for step in superfluous(metrics, keep_last, best)]
+    for name in surplus:
         if yes:
-            found.remove(name)
+            checkpoints.remove(name)
         click.echo(f"{name} {'removed' if yes else 'would be removed'}")
-    if not gone:
+    if not surplus:
         click.echo("nothing to remove")
     elif not yes:
         click.echo("nothing was removed; add --yes")

@@ -20,30 +20,30 @@ def check_all(given: RecipeRows, error: DataError) -> None:
     Raises:
         DataError: always.
     """
-    told: list[DataError] = []
+    errors: list[DataError] = []
     more = False
     for split in given.splits:
         try:
-            found, stages, rows = _broken(given, split)
+            problems, stages, rows = _broken(given, split)
         except UserError:  # a source cannot be read to its end
             raise error from None
-        problem = found.error(rows)
+        problem = problems.error(rows)
         if problem is not None:
-            more = more or stages > 1 or bool(told)
-            told.append(problem)
+            more = more or stages > 1 or bool(errors)
+            errors.append(problem)
     if not more:
         raise error
-    raise_together(told)
+    raise_together(errors)
 
 
 def _broken(given: RecipeRows, split: str) -> tuple[Problems, int, int]:
     """The broken rows of a split, at how many stages they break, and how many rows there are."""
-    found, stages, rows = Problems(), set[bool](), 0
+    problems, stages, rows = Problems(), set[bool](), 0
     for row in given.preview(split):
         rows += 1
         if row.error is None:
             continue
         stages.add(row.read)
         problem = row.error.problem.removeprefix(f"{row.error.where}: " if row.error.where else "")
-        found.add(DataError(row.id, problem, action=row.error.action, shape=row.error.shape))
-    return found, len(stages), rows
+        problems.add(DataError(row.id, problem, action=row.error.action, shape=row.error.shape))
+    return problems, len(stages), rows

@@ -86,13 +86,13 @@ def _heard(rows: Iterator[PreviewRow], chosen: Chosen) -> Iterator[PreviewRow]:
 
 def _asked(rows: Iterator[PreviewRow], choice: Choice, *, skip_broken: bool) -> list[PreviewRow]:
     if choice.wanted is not None:
-        found = next((row for row in rows if choice.wanted in (row.id, str(row.number))), None)
-        if found is None:
+        match = next((row for row in rows if choice.wanted in (row.id, str(row.number))), None)
+        if match is None:
             raise UserError(
                 f"no row is {choice.wanted!r}",
                 action="give a number from 1, or an id as `ft data preview` shows it",
             )
-        return [found]
+        return [match]
     if choice.by_length:
         return heapq.nlargest(choice.count, rows, key=lambda row: len(row.rendered.tokens))
     wanted = (row for row in rows if not (choice.dropped and row.used) and not (skip_broken and row.broken))
@@ -116,24 +116,24 @@ def show(
     tokenizer = rows.tokenizer
     views = [view(row, tokenizer) for row in chosen.rows]
     if page is not None or as_json:
-        named = {one.id for one in views}
+        named = {shown.id for shown in views}
         views += [view(row, tokenizer) for row in chosen.broken if row.id not in named]
-    told = rows.remarks(split)
+    remarks = rows.remarks(split)
     if page is not None:
         from finetooth_data import row_page
 
         model = rows.recipe["model"]  # as the user wrote it: a name, or a section with one
         name = str(model if isinstance(model, str) else model["name"])
-        page.write_text(row_page.render(views, split, name, told), encoding="utf-8")
+        page.write_text(row_page.render(views, split, name, remarks), encoding="utf-8")
         click.echo(f"{len(views)} rows: {page}")
     elif as_json:
-        found = [dataclasses.asdict(one) for one in views]
+        contents = [dataclasses.asdict(shown) for shown in views]
         if targets:
-            for one, content in zip(views, found, strict=True):
-                content["targets"] = [dataclasses.asdict(target) for target in one.targets]
-        click.echo(json_text(found))
+            for shown, content in zip(views, contents, strict=True):
+                content["targets"] = [dataclasses.asdict(target) for target in shown.targets]
+        click.echo(json_text(contents))
     else:
-        _print(views, chosen, told, targets=targets)
+        _print(views, chosen, remarks, targets=targets)
 
 
 def _print(views: Sequence[RowView], chosen: Chosen, told: Sequence[tuple[str, str]], *, targets: bool) -> None:
@@ -148,12 +148,12 @@ def _print(views: Sequence[RowView], chosen: Chosen, told: Sequence[tuple[str, s
     console.print()
     if not views and not chosen.broken:
         console.print("no such rows")
-    for one in views:
-        console.print(row_text.render(one, color=color), soft_wrap=not console.is_terminal)
-        if targets and one.pieces:
-            console.print(row_text.targets(console, one), soft_wrap=not console.is_terminal)
+    for row in views:
+        console.print(row_text.render(row, color=color), soft_wrap=not console.is_terminal)
+        if targets and row.pieces:
+            console.print(row_text.targets(console, row), soft_wrap=not console.is_terminal)
             console.print()
-    if any(one.pieces for one in views):
+    if any(row.pieces for row in views):
         console.print(row_text.legend(color=color), soft_wrap=not console.is_terminal)
     if chosen.broken:
         console.print(row_text.broken(chosen.broken, chosen.count), soft_wrap=not console.is_terminal)

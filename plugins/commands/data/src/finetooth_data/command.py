@@ -57,8 +57,8 @@ def preview(
     error: DataError | None = None
     try:
         _ = rows.decided  # reads all rows
-    except DataError as found:  # some rows are broken: the others can be seen
-        error = found
+    except DataError as broken:  # some rows are broken: the others can be seen
+        error = broken
     chosen = choose(rows.preview(split), Choice(count, wanted, by_length, dropped), error)
     show(rows, split, chosen, page=page, as_json=as_json, targets=targets)
     context.said_json = as_json
@@ -93,25 +93,25 @@ def check(
         check_all(rows, error)
         raise
     findings = survey(job)
-    ahead = expectation(job, next((one for one in findings.surveys if one.split == "train"), None))
-    decisions = [one for one in job.plan.decisions if one.setting.startswith("data.")]
-    chosen = [one for one in decisions if _ROWS.fullmatch(one.setting)]
-    others = [one for one in decisions if one not in chosen]
+    ahead = expectation(job, next((part for part in findings.surveys if part.split == "train"), None))
+    decisions = [decision for decision in job.plan.decisions if decision.setting.startswith("data.")]
+    chosen = [decision for decision in decisions if _ROWS.fullmatch(decision.setting)]
+    others = [decision for decision in decisions if decision not in chosen]
     if as_json:
         import json
 
-        found = {
-            "decisions": [dataclasses.asdict(one) for one in others],
-            "chosen": [dataclasses.asdict(one) for one in chosen],
+        content = {
+            "decisions": [dataclasses.asdict(decision) for decision in others],
+            "chosen": [dataclasses.asdict(decision) for decision in chosen],
             "reports": [dataclasses.asdict(report) for report in job.reports],
-            "surveys": [dataclasses.asdict(one) for one in findings.surveys],
+            "surveys": [dataclasses.asdict(part) for part in findings.surveys],
             "in_both": dataclasses.asdict(findings.in_both),
             "unread": findings.unread,
             "steps": ahead.steps,
             "ahead": dataclasses.asdict(ahead),
             "notes": job.plan.notes,
         }
-        click.echo(json.dumps(found, indent=2, default=str))
+        click.echo(json.dumps(content, indent=2, default=str))
         return
     from finetooth_rows.report_table import data_table
     from finetooth_toolbox.cli.tables import plain_console, show
@@ -124,7 +124,7 @@ def check(
         survey_text.settled(console, others),
         data_table(console, job.reports, job.every_report),
         *([survey_text.choice(chosen)] if chosen else []),
-        *(survey_text.render(one) for one in findings.surveys),
+        *(survey_text.render(part) for part in findings.surveys),
         survey_text.verdict(
             findings, ahead, job.plan.notes, f"{job.request.place.hardware.label}, {job.plan.train.precision}"
         ),
@@ -175,8 +175,10 @@ def list_entries(as_json: bool) -> None:
         import json
 
         names = ("key", "bytes", "sources", "rows", "made", "used")
-        found = [{"kind": _kind(entry), **{name: getattr(entry, name, None) for name in names}} for entry in entries]
-        click.echo(json.dumps(found, indent=2))
+        described = [
+            {"kind": _kind(entry), **{name: getattr(entry, name, None) for name in names}} for entry in entries
+        ]
+        click.echo(json.dumps(described, indent=2))
         return
     from finetooth_toolbox.cli.tables import plain_console, table
     from finetooth_toolbox.text.measures import size
@@ -211,12 +213,12 @@ def prune(keep: str | None, older_than: str | None, everything: bool) -> None:
 
     if (keep is not None) + (older_than is not None) + everything != 1:
         raise UserError("one of --keep, --older-than and --all says what is removed", action="give one of them")
-    given: dict[str, Any] = {"all": True}
+    limits: dict[str, Any] = {"all": True}
     if keep is not None:
-        given = {"keep_bytes": int(measured(keep, SIZES, "--keep", "5GB"))}
+        limits = {"keep_bytes": int(measured(keep, SIZES, "--keep", "5GB"))}
     elif older_than is not None:
-        given = {"older_than": measured(older_than, AGES, "--older-than", "7d")}
-    pruned = prune_cache(**given)
+        limits = {"older_than": measured(older_than, AGES, "--older-than", "7d")}
+    pruned = prune_cache(**limits)
     removed = size(sum(entry.bytes for entry in pruned.removed))
     click.echo(f"removed {len(pruned.removed)} ({removed}); {size(pruned.bytes)} are left")
     if pruned.in_use:

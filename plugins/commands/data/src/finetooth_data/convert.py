@@ -49,8 +49,8 @@ def convert(context: CommandContext, data: str, output: Path, shape: str, format
             first = first or id_
             lost[str(reason)] += 1
     if lost:
-        said = "; ".join(f"{reason} ({count})" for reason, count in lost.most_common(3))
-        problem = f"{lost.total()} of {report.rows} rows say what shape {shape} has no place for: {said}"
+        reasons = "; ".join(f"{reason} ({count})" for reason, count in lost.most_common(3))
+        problem = f"{lost.total()} of {report.rows} rows say what shape {shape} has no place for: {reasons}"
         raise DataError(first, problem, action="choose another --to; nothing was written")
     if not rows:
         raise UserError(f"{data} gives no rows", action="name other data; nothing was written")

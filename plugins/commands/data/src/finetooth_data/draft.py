@@ -85,9 +85,9 @@ def draft(
     made = {"by": model, "judge": None if unjudged else judge or model}
     rows, out = drafted(passages, writes, judges, most=most, each=each, seed=seed)
     if not rows:
-        said = ", ".join(f"{count} {why}" for why, count in out.items())
+        reasons = ", ".join(f"{count} {why}" for why, count in out.items())
         raise DataError(
-            data, f"no row was drafted ({said})", action="name a larger --judge or --model, or add --unjudged"
+            data, f"no row was drafted ({reasons})", action="name a larger --judge or --model, or add --unjudged"
         )
     begins = [{"role": "system", "content": system}] if system else []
     write_rows(output, [
@@ -116,17 +116,17 @@ def passages_of(context: CommandContext, data: str, words: int) -> Iterator[Pass
 
 def pieces(text: str, words: int) -> Iterator[str]:
     """A text in pieces of about so many words."""
-    held: list[str] = []
+    pending: list[str] = []
     count = 0
     for part in _parts(text, words):
         length = len(part.split())
-        if held and count + length > words:
-            yield "\n\n".join(held)
-            held, count = [], 0
-        held.append(part)
+        if pending and count + length > words:
+            yield "\n\n".join(pending)
+            pending, count = [], 0
+        pending.append(part)
         count += length
-    if held:
-        yield "\n\n".join(held)
+    if pending:
+        yield "\n\n".join(pending)
 
 
 def _parts(text: str, words: int) -> Iterator[str]:
@@ -149,31 +149,31 @@ def drafted(
     """
     rows: list[tuple[Passage, str, str]] = []
     out: Counter[str] = Counter()
-    asked: set[str] = set()
+    known: set[str] = set()
     for turn in range(each):
         for begin in range(0, len(passages), BATCH):
             batch = passages[begin : begin + BATCH]
-            questions = writes([ASK.format(text=one.text) for one in batch], WARM, QUESTION_TOKENS, seed + turn)
+            questions = writes([ASK.format(text=passage.text) for passage in batch], WARM, QUESTION_TOKENS, seed + turn)
             pairs: list[tuple[Passage, str]] = []
-            for passage, said in zip(batch, questions, strict=True):
-                question = _question(said)
-                why = "without a question" if not question else "asked before" if question.lower() in asked else ""
+            for passage, reply in zip(batch, questions, strict=True):
+                question = _question(reply)
+                why = "without a question" if not question else "asked before" if question.lower() in known else ""
                 if why:
                     out[why] += 1
                     continue
-                asked.add(question.lower())
+                known.add(question.lower())
                 pairs.append((passage, question))
             answers = _asked(writes, ANSWER, [{"text": p.text, "question": q} for p, q in pairs], ANSWER_TOKENS)
-            found = [(p, q, a) for (p, q), a in zip(pairs, answers, strict=True)]
-            out["without an answer"] += sum(not answer for _, _, answer in found)
-            found = [one for one in found if one[2]]
+            triples = [(p, q, a) for (p, q), a in zip(pairs, answers, strict=True)]
+            out["without an answer"] += sum(not answer for _, _, answer in triples)
+            triples = [triple for triple in triples if triple[2]]
             if judges is not None:
-                given = [{"text": p.text, "question": q, "answer": a} for p, q, a in found]
-                verdicts = _asked(judges, JUDGE, given, VERDICT_TOKENS)
-                good = [said.lower().lstrip("*\"' ").startswith("yes") for said in verdicts]
+                cases = [{"text": p.text, "question": q, "answer": a} for p, q, a in triples]
+                verdicts = _asked(judges, JUDGE, cases, VERDICT_TOKENS)
+                good = [verdict.lower().lstrip("*\"' ").startswith("yes") for verdict in verdicts]
                 out["refused by the judge"] += good.count(False)
-                found = [one for one, kept in zip(found, good, strict=True) if kept]
-            rows += found
+                triples = [triple for triple, passes in zip(triples, good, strict=True) if passes]
+            rows += triples
             click.echo(f"{len(rows)} rows after {begin + len(batch)} of {len(passages)} passages", err=True)
             if len(rows) >= most:
                 return rows[:most], +out
@@ -181,7 +181,7 @@ def drafted(
 
 
 def _asked(ask: Ask, prompt: str, given: Sequence[dict[str, str]], tokens: int) -> list[str]:
-    return ask([prompt.format(**one) for one in given], 0.0, tokens, 0) if given else []
+    return ask([prompt.format(**values) for values in given], 0.0, tokens, 0) if given else []
 
 
 def _question(said: str) -> str:
@@ -206,7 +206,8 @@ def _asker(context: CommandContext, model: str, server: str | None) -> Ask:
         def there(prompts: Sequence[str], temperature: float, tokens: int, seed: int) -> list[str]:
             messages: list[list[dict[str, Any]]] = [[{"role": "user", "content": prompt}] for prompt in prompts]
             return [
-                next_message(server, model, one, tokens=tokens, temperature=temperature, seed=seed) for one in messages
+                next_message(server, model, conversation, tokens=tokens, temperature=temperature, seed=seed)
+                for conversation in messages
             ]
 
         return there
@@ -217,7 +218,7 @@ def _asker(context: CommandContext, model: str, server: str | None) -> Ask:
 
     def here(prompts: Sequence[str], temperature: float, tokens: int, seed: int) -> list[str]:
         read = [renderer.prompt([Message("user", prompt)]) for prompt in prompts]
-        found = engine.generate(read, Sampling(tokens, temperature, seed=seed))
-        return [renderer.parse(completions[0].tokens).message.content.strip() for completions in found]
+        generated = engine.generate(read, Sampling(tokens, temperature, seed=seed))
+        return [renderer.parse(completions[0].tokens).message.content.strip() for completions in generated]
 
     return here

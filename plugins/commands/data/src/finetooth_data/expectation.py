@@ -63,8 +63,8 @@ def expectation(job: Decided, survey: Survey | None) -> Expectation:
     steps, of_epoch = prepared.total_steps, prepared.steps_per_epoch
     epochs = None if steps is None or not of_epoch else steps / of_epoch
     time = _time(job, survey)
-    found, reason = (None, time) if isinstance(time, str) else (time, "")
-    return Expectation(steps, epochs, prepared.report.tokens, found, reason)
+    known, reason = (None, time) if isinstance(time, str) else (time, "")
+    return Expectation(steps, epochs, prepared.report.tokens, known, reason)
 
 
 def _time(job: Decided, survey: Survey | None) -> Time | str:

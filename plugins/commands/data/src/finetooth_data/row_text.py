@@ -47,14 +47,14 @@ def render(view: RowView, *, color: bool) -> Text:
 def targets(console: Console, view: RowView) -> RenderableType:
     """What is predicted at each position, and what that counts; one line for the tokens of an image or sound."""
     lines: list[tuple[str, ...]] = []
-    kept = [target for target in view.targets if not target.cut]
-    for medium, run in itertools.groupby(kept, key=lambda target: target.medium):
+    shown = [target for target in view.targets if not target.cut]
+    for medium, run in itertools.groupby(shown, key=lambda target: target.medium):
         for target in [next(run)] if medium else run:
             reads, predicts = tokens(target)
             last = target.position + (1 + sum(1 for _ in run) if medium else 1) - 1
             places = str(target.position) if last == target.position else f"{target.position}-{last}"
             lines.append((places, str(target.id), reads, str(target.target), predicts, f"{target.weight:g}"))
-    cut = len(view.targets) - len(kept)
+    cut = len(view.targets) - len(shown)
     title = f"Targets of row {view.number}" + (
         f"; {cut:,} further {'is' if cut == 1 else 'are'} cut off" if cut else ""
     )

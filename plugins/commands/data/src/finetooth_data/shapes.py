@@ -27,7 +27,7 @@ class Unwritable(Exception):
 def messages(example: Example) -> list[dict[str, Any]]:
     if not isinstance(example, Conversation):
         raise Unwritable(f"{example.called} is not a conversation")
-    row: dict[str, Any] = {"messages": [_message(one) for one in example.messages]}
+    row: dict[str, Any] = {"messages": [_message(message) for message in example.messages]}
     if example.tools:
         row["tools"] = [dict(tool) for tool in example.tools]
     return [row]
@@ -55,9 +55,9 @@ def _plain(messages: Sequence[Message]) -> list[Message]:
     Raises:
         Unwritable: a message says more than a role and a text.
     """
-    for one in messages:
-        if set(_message(one)) != {"role", "content"}:
-            raise Unwritable(f"fields of messages: {', '.join(sorted(set(_message(one)) - {'role', 'content'}))}")
+    for message in messages:
+        if set(_message(message)) != {"role", "content"}:
+            raise Unwritable(f"fields of messages: {', '.join(sorted(set(_message(message)) - {'role', 'content'}))}")
     return list(messages)
 
 
@@ -71,12 +71,12 @@ def _turns(example: Example) -> tuple[str, list[tuple[str, str]]]:
         raise Unwritable(f"{example.called} is not a conversation")
     if example.tools:
         raise Unwritable("tools")
-    said = _plain(example.messages)
-    system = said.pop(0).content if said and said[0].role == "system" else ""
-    roles = [one.role for one in said]
+    turns = _plain(example.messages)
+    system = turns.pop(0).content if turns and turns[0].role == "system" else ""
+    roles = [message.role for message in turns]
     if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
         raise Unwritable("turns that are not questions each with an answer")
-    return system, [(said[i].content, said[i + 1].content) for i in range(0, len(said), 2)]
+    return system, [(turns[i].content, turns[i + 1].content) for i in range(0, len(turns), 2)]
 
 
 def sharegpt(example: Example) -> list[dict[str, Any]]:
@@ -84,7 +84,13 @@ def sharegpt(example: Example) -> list[dict[str, Any]]:
         raise Unwritable(f"{example.called} is not a conversation")
     if example.tools:
         raise Unwritable("tools")
-    return [{"conversations": [{"from": NAMES[one.role], "value": one.content} for one in _plain(example.messages)]}]
+    return [
+        {
+            "conversations": [
+                {"from": NAMES[message.role], "value": message.content} for message in _plain(example.messages)
+            ]
+        }
+    ]
 
 
 def alpaca(example: Example) -> list[dict[str, Any]]:
@@ -107,7 +113,7 @@ def prompt_completion(example: Example) -> list[dict[str, Any]]:
 
 
 def _side(side: Side) -> Any:
-    return side if isinstance(side, str) else [_message(one) for one in side]
+    return side if isinstance(side, str) else [_message(message) for message in side]
 
 
 def preference(example: Example) -> list[dict[str, Any]]:

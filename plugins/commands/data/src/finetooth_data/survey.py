@@ -137,13 +137,13 @@ def _data(job: Decided, split: str, rows: PreparedRows) -> tuple[Sequence[Datum]
 
 
 def _media(rows: PreparedRows) -> dict[MediumKind, tuple[int, int, int]]:
-    found: dict[MediumKind, tuple[int, int, int]] = {}
+    by_kind: dict[MediumKind, tuple[int, int, int]] = {}
     for of_row in rows.media:
-        for kind in dict.fromkeys(one.medium.kind for one in of_row):
-            lengths = [one.length for one in of_row if one.medium.kind == kind]
-            rows_with, count, tokens = found.get(kind, (0, 0, 0))
-            found[kind] = (rows_with + 1, count + len(lengths), tokens + sum(lengths))
-    return found
+        for kind in dict.fromkeys(medium.medium.kind for medium in of_row):
+            lengths = [medium.length for medium in of_row if medium.medium.kind == kind]
+            rows_with, count, tokens = by_kind.get(kind, (0, 0, 0))
+            by_kind[kind] = (rows_with + 1, count + len(lengths), tokens + sum(lengths))
+    return by_kind
 
 
 def quantiles(positions: Lengths) -> Quantiles:

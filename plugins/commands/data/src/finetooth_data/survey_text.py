@@ -22,7 +22,7 @@ LENGTHS = "Tokens are those that are read, as train.max_length counts them: a ro
 
 def settled(console: Console, decisions: Sequence[Decision]) -> RenderableType:
     """How the data are read, and why so: source, format, renderer, files, cache."""
-    rows = [(one.setting, value(one.value), one.reason) for one in decisions]
+    rows = [(decision.setting, value(decision.value), decision.reason) for decision in decisions]
     return table(console, "How they are read", ("setting", "value", "because"), rows)
 
 
@@ -67,7 +67,10 @@ def _padding(survey: Survey) -> str:
 
 def choice(decisions: Sequence[Decision]) -> Text:
     """Which rows the recipe takes of each source, and why not the others."""
-    lines = [f"  {one.setting.removesuffix('.rows')}: {one.value:,} rows: {one.reason}" for one in decisions]
+    lines = [
+        f"  {decision.setting.removesuffix('.rows')}: {decision.value:,} rows: {decision.reason}"
+        for decision in decisions
+    ]
     return Text("\n".join(["Rows taken", *lines]))
 
 
@@ -107,10 +110,10 @@ def _epochs(number: float) -> str:
 
 
 def _time(time: Time, device: str) -> str:
-    said = "measured now" if time.measured else "as its maker states"
+    basis = "measured now" if time.measured else "as its maker states"
     return (
         f"about {duration(time.seconds)} if steps run at {100 * time.utilisation:.0f} % of what the device does at "
-        f"most ({device}: {_rate(time.peak)}, {said}), no less than {duration(time.least)}; loading, evaluation and "
+        f"most ({device}: {_rate(time.peak)}, {basis}), no less than {duration(time.least)}; loading, evaluation and "
         "checkpoints come on top"
     )
 

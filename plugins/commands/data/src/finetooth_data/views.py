@@ -83,8 +83,8 @@ class RowView:
     @property
     def trained(self) -> int:
         """Tokens with a weight that are kept; the first of a row is predicted from nothing and never counts."""
-        kept = [weight for piece in self.pieces if not piece.cut for weight in piece.weights]
-        return sum(1 for weight in kept[1:] if weight)
+        weights = [weight for piece in self.pieces if not piece.cut for weight in piece.weights]
+        return sum(1 for weight in weights[1:] if weight)
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -120,15 +120,15 @@ def _part(piece: Piece, at: int) -> str:
 
 def _pieces(rendered: Rendered, kept: int, tokenizer: Tokenizer) -> Iterator[Piece]:
     opens = {start for start, _ in rendered.spans}
-    media = {one.start: one for one in rendered.media}
+    media = {medium.start: medium for medium in rendered.media}
     at = 0
     while at < len(rendered.tokens):
         if at in media:
-            found = media[at]
-            ids = tuple(rendered.tokens[at : found.stop])
-            text = f"[{found.medium.kind} {found.size} -> {found.length} tokens]"
-            yield Piece(ids, text, rendered.weights[at : found.stop], True, at in opens, found.stop > kept, True)
-            at = found.stop
+            medium = media[at]
+            ids = tuple(rendered.tokens[at : medium.stop])
+            text = f"[{medium.medium.kind} {medium.size} -> {medium.length} tokens]"
+            yield Piece(ids, text, rendered.weights[at : medium.stop], True, at in opens, medium.stop > kept, True)
+            at = medium.stop
             continue
         size = _whole(rendered.tokens[at : at + LONGEST_CHARACTER], tokenizer)
         ids = tuple(rendered.tokens[at : at + size])

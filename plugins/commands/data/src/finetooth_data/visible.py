@@ -118,7 +118,7 @@ def _unbracketed(pieces: Sequence[Piece], at: int, text: str) -> str:
     and so is a bracket next to a mark in text that does not train."""
     piece = pieces[at]
     plain = not trains(piece)
-    found: list[str] = []
+    characters: list[str] = []
     previous = _last(pieces, at)
     for place, character in enumerate(text):
         first, last = place == 0, place == len(text) - 1
@@ -127,9 +127,9 @@ def _unbracketed(pieces: Sequence[Piece], at: int, text: str) -> str:
             or (character == "[" and last and at + 1 < len(pieces) and trains(pieces[at + 1]))
         )
         double = character in "[]" and character == previous
-        found.append(_escape_bracket(character) if beside or double else character)
+        characters.append(_escape_bracket(character) if beside or double else character)
         previous = "" if beside or double else character
-    return "".join(found)
+    return "".join(characters)
 
 
 def _last(pieces: Sequence[Piece], at: int) -> str:

@@ -77,11 +77,11 @@ def of_code(code: int) -> str:
 
 def in_log(text: str) -> list[str]:
     """Known errors in a log, each with the line that shows it."""
-    found = []
+    errors = []
     for pattern, meaning in ERRORS:
         match = re.search(pattern, text)
         if match:
             begin, end = text.rfind("\n", 0, match.start()) + 1, text.find("\n", match.end())
             line = " ".join(text[begin : end if end >= 0 else len(text)].split())
-            found.append(f"{line[:160]}\n  {meaning}")
-    return found
+            errors.append(f"{line[:160]}\n  {meaning}")
+    return errors

@@ -52,36 +52,36 @@ def of_run(run: str | None, exit_code: int | None, log: Path | None) -> int:
     """
     if run is None and exit_code is None and log is None:
         raise UserError("ft doctor: nothing to look at", action="name a run, --exit-code N, or --log FILE")
-    found: list[str] = []
+    lines: list[str] = []
     if exit_code is not None:
-        found.append(of_code(exit_code))
+        lines.append(of_code(exit_code))
     if log is not None:
-        found += in_log(_tail(log)) or [f"{log}: none of the known errors is in it"]
+        lines += in_log(_tail(log)) or [f"{log}: none of the known errors is in it"]
     if run is not None:
         folder = found_run(run)
         if folder is None:
             raise no_such_run(run)
-        told = findings(read_run(folder))
-        if not told and not found:
+        problems = findings(read_run(folder))
+        if not problems and not lines:
             click.echo("nothing is wrong that its reports would show")
             return 0
-        found += told
-    click.echo("\n".join(escape_controls(line) for line in found))
+        lines += problems
+    click.echo("\n".join(escape_controls(line) for line in lines))
     return 1
 
 
 def findings(run: Recorded) -> list[str]:
     """How a run ended where that was not as planned, files that cannot be read, and what its reports show."""
-    found = [f"cannot be read: {problem}" for problem in run.problems]
+    problems = [f"cannot be read: {problem}" for problem in run.problems]
     if run.status == "unfinished":
-        found.append(
+        problems.append(
             f"the process was killed after step {run.step} (exit code 137: host memory, or a queue's limit) or the "
             f"machine went down; ft resume {run.folder} continues"
         )
     elif run.status in ("failed", "interrupted"):
-        found.append(f"{run.status}: {run.reason}")
-        found += in_log(run.reason)
-    return [*found, *advice(run)]
+        problems.append(f"{run.status}: {run.reason}")
+        problems += in_log(run.reason)
+    return [*problems, *advice(run)]
 
 
 def _tail(log: Path) -> str:

@@ -33,19 +33,19 @@ def command(obj: CommandContext, recipe: str, overrides: tuple[str, ...], rows: 
     context = obj.context(loaded)
     rendered = [_rendered(id, example, context, loaded) for id, example in context.examples("train", first=rows).rows]
     most = context.train.max_length + 1
-    kept = [(list(one.tokens)[:most], list(one.weights)[:most]) for one in rendered if any(one.weights[1:most])]
-    if not kept:
+    usable = [(list(row.tokens)[:most], list(row.weights)[:most]) for row in rendered if any(row.weights[1:most])]
+    if not usable:
         raise UserError(f"none of the first {rows} rows trains a token", action="see ft data preview " + recipe)
-    plain = plain_logprobs(context, [tokens for tokens, _ in kept])
-    weights = [np.asarray(weights[1:]) for _, weights in kept]
+    plain = plain_logprobs(context, [tokens for tokens, _ in usable])
+    weights = [np.asarray(weights[1:]) for _, weights in usable]
     total = float(sum(of.sum() for of in weights))
-    expected = float(-sum((of * one).sum() for of, one in zip(weights, plain, strict=True)) / total)
+    expected = float(-sum((of * logprobs).sum() for of, logprobs in zip(weights, plain, strict=True)) / total)
     engine = obj.engine(loaded)
-    data = [datum_of(tokens, counts, f"row {index}") for index, (tokens, counts) in enumerate(kept)]
+    data = [datum_of(tokens, counts, f"row {index}") for index, (tokens, counts) in enumerate(usable)]
     ours = float(engine.forward(data, context.loss("cross_entropy")).loss or 0.0)
     precision, bound = engine.info.precision, BOUNDS.get(engine.info.precision, BOUNDS["bf16"])
     off = abs(ours - expected) / max(expected, 1e-9)
-    click.echo(f"{len(kept)} rows, {total:g} of {sum(len(tokens) - 1 for tokens, _ in kept)} targets count")
+    click.echo(f"{len(usable)} rows, {total:g} of {sum(len(tokens) - 1 for tokens, _ in usable)} targets count")
     click.echo(f"engine, {precision:<12} {ours:.5f}\nplain forward, fp32 {expected:.5f}")
     if off <= bound:
         click.echo(f"they agree: {off:.2%} apart, {bound:.1%} are within rounding")

@@ -59,38 +59,38 @@ def command(obj: CommandContext, model: str) -> int:
     changes: dict[str, Any] = {"train": {"precision": "fp32", "max_length": LONGEST}}
     opened = obj.open(model, changes)
     try:
-        found = [*of_context(opened.context)]
+        checks = [*of_context(opened.context)]
     except RecipeError as error:
         if error.setting != "data.renderer":
             raise
         opened = obj.open(model, {**changes, "data": {"renderer": ANY}})
-        found = [*of_context(opened.context), Check("template", True, f"none of its own, {ANY} for now: {error}")]
+        checks = [*of_context(opened.context), Check("template", True, f"none of its own, {ANY} for now: {error}")]
     sequences = _sequences(opened.context)
     plain = plain_logprobs(opened.context, sequences)
-    found += of_engine(opened.engine, opened.context, sequences, plain)
-    for one in found:
-        click.echo(f"{'ok' if one.passed else '!!':<3} {one.name:<10} {escape_controls(one.told)}")
-    return 0 if all(one.passed for one in found) else 1
+    checks += of_engine(opened.engine, opened.context, sequences, plain)
+    for check in checks:
+        click.echo(f"{'ok' if check.passed else '!!':<3} {check.name:<10} {escape_controls(check.told)}")
+    return 0 if all(check.passed for check in checks) else 1
 
 
 def of_context(context: Context) -> list[Check]:
     """What is known before weights are read."""
     assert context.plan is not None
     info, family = context.model, context.plan.picks["family"]
-    told = f"{info.model_type} by the family {family}, {info.parameters:,} parameters, read by {info.loader}"
+    detail = f"{info.model_type} by the family {family}, {info.parameters:,} parameters, read by {info.loader}"
     entry = context.catalog.get("family", family).entry
     if isinstance(entry, Family) and not entry.model_types:
-        told += f"; ft plugins new NAME --kind family --model {info.reference} writes a plugin with what it reads off"
-    found = [Check("family", True, told)]
-    asked = Conversation((Message("user", "Hello?"), Message("assistant", "Hello.")))
+        detail += f"; ft plugins new NAME --kind family --model {info.reference} writes a plugin with what it reads off"
+    checks = [Check("family", True, detail)]
+    conversation = Conversation((Message("user", "Hello?"), Message("assistant", "Hello.")))
     try:
-        rendered = context.renderer.render(asked, train_on="assistant")
+        rendered = context.renderer.render(conversation, train_on="assistant")
         counted = sum(1 for weight in rendered.weights if weight)
-        told = f"{counted} of {len(rendered.tokens)} tokens of a short conversation train"
-        found.append(Check("template", 0 < counted < len(rendered.tokens), told))
+        detail = f"{counted} of {len(rendered.tokens)} tokens of a short conversation train"
+        checks.append(Check("template", 0 < counted < len(rendered.tokens), detail))
     except FinetoothError as error:
-        found.append(Check("template", True, f"none for conversations: {error}"))
-    return found
+        checks.append(Check("template", True, f"none for conversations: {error}"))
+    return checks
 
 
 def of_engine(
@@ -105,11 +105,11 @@ def of_engine(
     data = [datum_of(tokens, [1.0] * len(tokens), id=f"text {index}") for index, tokens in enumerate(sequences)]
     alone = [engine.logprobs([datum])[0] for datum in data]
     together = engine.logprobs(data)
-    off = max(float(np.abs(one - other).max()) for one, other in zip(alone, plain, strict=True))
-    apart = max(float(np.abs(one - other).max()) for one, other in zip(alone, together, strict=True))
+    off = max(float(np.abs(own - other).max()) for own, other in zip(alone, plain, strict=True))
+    apart = max(float(np.abs(own - other).max()) for own, other in zip(alone, together, strict=True))
     bound = math.log(context.facts.vocab_size)
     first = float(-np.concatenate(plain).mean())
-    found = [
+    checks = [
         Check(
             "same", off < CLOSE,
             f"log-probabilities differ from the library's own forward pass by at most {off:.1e}"
@@ -126,7 +126,7 @@ def of_engine(
             + ("" if first < RANDOM * bound else ": the weights look random; is it the right file, and complete?"),
         ),
     ]  # fmt: skip
-    return [*found, *of_training(engine, context, data)]
+    return [*checks, *of_training(engine, context, data)]
 
 
 def of_training(engine: Engine, context: Context, rows: Sequence[Datum]) -> list[Check]:

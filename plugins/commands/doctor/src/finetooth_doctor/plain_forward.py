@@ -37,11 +37,11 @@ def plain_logprobs(context: Context, sequences: Sequence[Sequence[int]]) -> list
 
     model: Any = context.loader.load(context.model.reference, framework="torch", precision="fp32", device="cpu")
     model.eval()
-    found = []
+    logprobs = []
     with torch.no_grad():
         for tokens in sequences:
             ids = torch.tensor([list(tokens)])
             logits = model(input_ids=ids).logits[0, :-1].double()
             picked = logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
-            found.append(picked.numpy())
-    return found
+            logprobs.append(picked.numpy())
+    return logprobs

@@ -67,20 +67,20 @@ def command(obj: CommandContext, model: str, patterns: tuple[str, ...], threshol
     if output is not None and output.exists():
         raise UserError(f"--output: {output} exists", action="name another folder; nothing was changed")
     files = _files(obj, model)
-    found = outliers(scales(files, [_compiled(one) for one in patterns]), threshold)
-    for one in found:
+    outlying = outliers(scales(files, [_compiled(pattern) for pattern in patterns]), threshold)
+    for outlier in outlying:
         click.echo(
-            f"{one.scale.name}: scale {one.scale.rms:.4g}, {1 / one.factor:.2f} times the median {one.median:.4g} of "
-            f"{one.scale.peers}"
+            f"{outlier.scale.name}: scale {outlier.scale.rms:.4g}, {1 / outlier.factor:.2f} times the median "
+            f"{outlier.median:.4g} of {outlier.scale.peers}"
         )
-    if not found:
+    if not outlying:
         click.echo(f"no weight's scale is above {threshold:g} times the median of its peers")
         return 0
     if output is None:
         click.echo("write a copy in which they have their peers' scale by --output FOLDER, and train on that")
         return 1
-    write(files, {one.scale.name: one.factor for one in found}, output)
-    click.echo(f"{len(found)} weight{'s' if len(found) > 1 else ''} rescaled: {output}")
+    write(files, {outlier.scale.name: outlier.factor for outlier in outlying}, output)
+    click.echo(f"{len(outlying)} weight{'s' if len(outlying) > 1 else ''} rescaled: {output}")
     return 0
 
 
@@ -92,7 +92,7 @@ def scales(files: Sequence[Path], patterns: Sequence[re.Pattern[str]]) -> list[S
     """
     from safetensors import SafetensorError, safe_open
 
-    found: list[Scale] = []
+    weights: list[Scale] = []
     met: set[str] = set()
     for file in files:
         try:
@@ -104,26 +104,28 @@ def scales(files: Sequence[Path], patterns: Sequence[re.Pattern[str]]) -> list[S
                     weight = tensors.get_tensor(name)
                     met.add(group)
                     if str(weight.dtype) in FLOATS and weight.numel():
-                        found.append(Scale(name, float(weight.double().square().mean().sqrt()), group))
+                        weights.append(Scale(name, float(weight.double().square().mean().sqrt()), group))
         except (OSError, SafetensorError) as error:
             raise UserError(f"{file} cannot be read: {error}", action="use a complete model") from error
-    unmet = next((one.pattern for one in patterns if one.pattern not in met), None)
+    unmet = next((pattern.pattern for pattern in patterns if pattern.pattern not in met), None)
     if unmet is not None:
         raise UserError(f"--pattern {unmet}: no weight has such a name", action="see the names in the model's index")
-    return found
+    return weights
 
 
 def outliers(found: Sequence[Scale], threshold: float) -> list[Outlier]:
     """Those above `threshold` times the median of their peers, in the order of their names."""
     groups: dict[str, list[Scale]] = {}
-    for one in found:
-        groups.setdefault(one.peers, []).append(one)
-    told: list[Outlier] = []
+    for weight in found:
+        groups.setdefault(weight.peers, []).append(weight)
+    outlying: list[Outlier] = []
     for group in groups.values():
-        middle = median(one.rms for one in group)
+        middle = median(weight.rms for weight in group)
         if len(group) >= FEWEST and middle > 0:
-            told += [Outlier(one, middle, middle / one.rms) for one in group if one.rms > threshold * middle]
-    return sorted(told, key=lambda one: one.scale.name)
+            outlying += [
+                Outlier(weight, middle, middle / weight.rms) for weight in group if weight.rms > threshold * middle
+            ]
+    return sorted(outlying, key=lambda outlier: outlier.scale.name)
 
 
 def write(files: Sequence[Path], factors: Mapping[str, float], output: Path) -> None:
@@ -172,7 +174,7 @@ def _whole(folder: Path) -> Iterator[Path]:
 def _peers(name: str, patterns: Sequence[re.Pattern[str]]) -> str | None:
     """What a weight is compared with; None for nothing."""
     if patterns:
-        return next((one.pattern for one in patterns if one.search(name)), None)
+        return next((pattern.pattern for pattern in patterns if pattern.search(name)), None)
     template = re.sub(r"(?<=\.)\d+(?=\.)", "N", name)
     return None if template == name else template
 

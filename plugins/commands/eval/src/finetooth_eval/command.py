@@ -55,17 +55,22 @@ def command(
         raise UserError(f"--answers {answers} exists", action="choose another file")
     picks = [*map(_pick, evaluators), *(_suite(commands, text) for text in suites)]
     every = answers is not None
-    found = {name: commands.evaluate(name, picks, data, overrides, answers=every) for name in references}
+    measured = {name: commands.evaluate(name, picks, data, overrides, answers=every) for name in references}
     if answers is not None:
-        answers.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(found)), "utf-8")
+        answers.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(measured)), "utf-8")
     if as_json:
-        click.echo(json.dumps({name: [asdict(one) for one in made] for name, made in found.items()}, indent=2))
+        click.echo(
+            json.dumps({name: [asdict(evaluation) for evaluation in made] for name, made in measured.items()}, indent=2)
+        )
         return
     from finetooth_toolbox.cli.tables import plain_console, show, table
 
     console = plain_console()
-    show(console, table(console, "Measured", ("metric", "rows", *references), _cells(found), numbers=1 + len(found)))
-    for evaluator, setting in _differing(found):
+    show(
+        console,
+        table(console, "Measured", ("metric", "rows", *references), _cells(measured), numbers=1 + len(measured)),
+    )
+    for evaluator, setting in _differing(measured):
         click.echo(f"{evaluator}: {setting} is not the same for all models; --json shows each", err=True)
 
 
@@ -102,14 +107,16 @@ def _suite(commands: CommandContext, text: str) -> Any:
 
 def _cells(found: dict[str, tuple[Evaluation, ...]]) -> list[list[str]]:
     """A row for each metric, a column for each model; a dash where a model was not measured so."""
-    names = dict.fromkeys((one.name, metric) for made in found.values() for one in made for metric in one.metrics)
+    names = dict.fromkeys(
+        (evaluation.name, metric) for made in found.values() for evaluation in made for metric in evaluation.metrics
+    )
     cells = []
     for evaluator, metric in names:
         values, rows = [], set()
         for made in found.values():
-            one = next((one for one in made if one.name == evaluator and metric in one.metrics), None)
-            values.append("-" if one is None else f"{one.metrics[metric]:.4f}")
-            rows |= set() if one is None else {one.rows}
+            measured = next((e for e in made if e.name == evaluator and metric in e.metrics), None)
+            values.append("-" if measured is None else f"{measured.metrics[metric]:.4f}")
+            rows |= set() if measured is None else {measured.rows}
         cells.append([f"{evaluator} {metric}", "/".join(map(str, sorted(rows))), *values])
     return cells
 
@@ -127,8 +134,8 @@ def _differing(found: dict[str, tuple[Evaluation, ...]]) -> list[tuple[str, str]
 def _rows(found: dict[str, Sequence[Evaluation]] | dict[str, tuple[Evaluation, ...]]) -> list[dict[str, Any]]:
     """Every kept answer, with the model that gave it."""
     return [
-        {"model": name, "evaluator": one.name, **asdict(sample)}
+        {"model": name, "evaluator": evaluation.name, **asdict(sample)}
         for name, made in found.items()
-        for one in made
-        for sample in one.samples
+        for evaluation in made
+        for sample in evaluation.samples
     ]

@@ -50,8 +50,8 @@ def command(
         click.get_current_context().with_resource(base_moved(folder, moved))
     pick = context.pick(exporter, [option for option in options if option not in moved])
     with working(f"exporting {run} to {exporter}"):
-        target, told = export(context, run, pick, output, bound=None if unmeasured else bound)
-    show(target, told, f"exported {run} to {exporter}")
+        target, exported = export(context, run, pick, output, bound=None if unmeasured else bound)
+    show(target, exported, f"exported {run} to {exporter}")
 
 
 def show(target: Path, told: Exported, done: str) -> None:

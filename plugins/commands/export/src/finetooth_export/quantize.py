@@ -38,8 +38,8 @@ def command(
     if context.run_folder(reference) is not None:
         if data is not None:
             raise UserError("--data: a run is measured on its own held-out rows", action="leave --data out")
-        target, told = export(context, reference, pick, output, bound=bound)
-        show(target, told, f"quantized {reference} to {exporter}")
+        target, exported = export(context, reference, pick, output, bound=bound)
+        show(target, exported, f"quantized {reference} to {exporter}")
         return
     if data is None:
         raise UserError(
@@ -52,21 +52,21 @@ def command(
 
     def measure(written: Path) -> str:
         after = _loss(context, str(written), data)
-        said = f"loss: {before:.4f} before, {after:.4f} of what was written"
+        comparison = f"loss: {before:.4f} before, {after:.4f} of what was written"
         if not after - before <= bound:
             raise UserError(
-                f"{said}: worse by {after - before:.4f}, and --bound is {bound:g}; nothing was kept",
+                f"{comparison}: worse by {after - before:.4f}, and --bound is {bound:g}; nothing was kept",
                 action="choose a format or options that keep more, or raise --bound",
             )
-        return said
+        return comparison
 
-    told = export_model(
+    exported = export_model(
         context, reference, pick, str(Path(data).absolute()) if Path(data).exists() else data, target, measure
     )
-    show(target, told, f"quantized {reference} to {exporter}")
+    show(target, exported, f"quantized {reference} to {exporter}")
 
 
 def _loss(context: CommandContext, reference: str, data: str) -> float:
     """The mean loss of a model over rows."""
-    (found,) = context.evaluate(reference, ["loss"], data)
-    return float(found.metrics["loss"])
+    (evaluation,) = context.evaluate(reference, ["loss"], data)
+    return float(evaluation.metrics["loss"])

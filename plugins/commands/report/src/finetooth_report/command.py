@@ -20,14 +20,14 @@ def command(run: str, output: Path | None) -> int:
     folder = found_run(run)
     if folder is None:
         raise no_such_run(run)
-    found = read_run(folder)
-    for problem in found.problems:
+    recorded = read_run(folder)
+    for problem in recorded.problems:
         click.echo(f"left out: {problem}", err=True)
     place = output or folder / PAGE
     if place.is_dir():
         raise UserError(f"--output: {place} is a folder", action="name a file")
     try:
-        written = write(found, place)
+        written = write(recorded, place)
     except OSError as error:
         raise UserError(f"{place} cannot be written: {error.strerror}", action="choose another --output") from error
     click.echo("\n".join(map(str, written)))

@@ -72,7 +72,7 @@ def pictures(run: Recorded) -> list[Chart]:
         if name not in shown:
             groups[name] = {name: series[name]}
     made = (chart(title, curves) for title, curves in list(groups.items())[:MOST_CHARTS])
-    return [one for one in made if one is not None]
+    return [picture for picture in made if picture is not None]
 
 
 def _head(run: Recorded) -> str:
@@ -81,7 +81,7 @@ def _head(run: Recorded) -> str:
         f'<b class="{escape(run.status)}">{_text(run.status)}</b>',
         f"{run.step}{total} steps",
         _duration(run.seconds),
-        *(_text(one) for one in (run.model, run.pick("method"), run.pick("adapter")) if one),
+        *(_text(fact) for fact in (run.model, run.pick("method"), run.pick("adapter")) if fact),
         time.strftime("%Y-%m-%d %H:%M", time.localtime(run.began)) if run.began else "",
     ]
     reason = f"<p>{_text(run.reason)}</p>" if run.reason else ""
@@ -90,7 +90,7 @@ def _head(run: Recorded) -> str:
 
 
 def _curves(run: Recorded) -> str:
-    charts = "".join(svg(one) for one in pictures(run))
+    charts = "".join(svg(picture) for picture in pictures(run))
     return f'<div class="charts">{charts}</div>' if charts else ""
 
 
@@ -160,15 +160,15 @@ def _data(run: Recorded) -> str:
 
 def _happened(run: Recorded) -> str:
     lines = [*advice(run)]
-    lines += [f"resumed: {json.dumps(one)}" for one in run.result.get("resumed") or ()]
-    lines += [f"bad step: {json.dumps(one)}" for one in run.result.get("bad_steps") or ()]
+    lines += [f"resumed: {json.dumps(event)}" for event in run.result.get("resumed") or ()]
+    lines += [f"bad step: {json.dumps(event)}" for event in run.result.get("bad_steps") or ()]
     return "".join(f"<p>{_text(line)}</p>" for line in lines)
 
 
 def _plan(run: Recorded) -> str:
     decisions = [
-        (one.get("setting", ""), _value(one.get("value")), one.get("reason", ""))
-        for one in run.plan.get("decisions", ())
+        (decision.get("setting", ""), _value(decision.get("value")), decision.get("reason", ""))
+        for decision in run.plan.get("decisions", ())
     ]
     memory = run.plan.get("memory", {}).get("parts", {})
     parts = [_table(("setting", "value", "because"), decisions)]

@@ -19,13 +19,13 @@ def draw(charts: Sequence[Chart], place: Path) -> Path:
     Raises:
         OSError: it cannot be written.
     """
-    width, height = max(one.width for one in charts), max(one.height for one in charts)
+    width, height = max(chart.width for chart in charts), max(chart.height for chart in charts)
     columns = min(COLUMNS, len(charts))
     rows = -(-len(charts) // columns)
     image = Image.new("RGB", (SCALE * width * columns, SCALE * height * rows), "white")
     pen = ImageDraw.Draw(image)
-    for index, one in enumerate(charts):
-        _draw(pen, one, (index % columns) * width, (index // columns) * height)
+    for index, chart in enumerate(charts):
+        _draw(pen, chart, (index % columns) * width, (index // columns) * height)
     beside = place.with_name(f".{place.name}.tmp")
     try:
         image.save(beside, format="PNG")

@@ -36,14 +36,14 @@ def write(run: Recorded, place: Path) -> list[Path]:
 def write_at_end(run: Run, outcome: Outcome) -> None:
     """Write the page of a run that ends: its reports come from the outcome, which has them whole, also where no tracker
     wrote them."""
-    found = read_run(run.folder)
-    told = {f.name: getattr(outcome, f.name) for f in dataclasses.fields(outcome)}
-    history, evaluations = told.pop("history"), told.pop("evaluations")
-    told["rows"] = told.pop("data")  # as result.json has it
-    result: Mapping[str, Any] = json.loads(json.dumps(_plain(told)))
+    recorded = read_run(run.folder)
+    content = {f.name: getattr(outcome, f.name) for f in dataclasses.fields(outcome)}
+    history, evaluations = content.pop("history"), content.pop("evaluations")
+    content["rows"] = content.pop("data")  # as result.json has it
+    result: Mapping[str, Any] = json.loads(json.dumps(_plain(content)))
     write(
         dataclasses.replace(
-            found,
+            recorded,
             status=outcome.status,
             reason=outcome.reason,
             result=result,

@@ -83,26 +83,30 @@ def list_(folder: Path, status: str | None, as_json: bool) -> int:
 @as_json_option
 def show(run: str, as_json: bool) -> int:
     """Show one run: how it ended, what was decided, what it measured, what it takes on disk."""
-    found = read_run(_folder(run))
+    recorded = read_run(_folder(run))
     if as_json:
-        click.echo(json.dumps({**summary(found), "plan": found.plan, "recipe": found.recipe}, indent=2))
+        click.echo(json.dumps({**summary(recorded), "plan": recorded.plan, "recipe": recorded.recipe}, indent=2))
         return 0
-    ended = f"{found.status}: {found.reason}" if found.reason else found.status
+    ended = f"{recorded.status}: {recorded.reason}" if recorded.reason else recorded.status
     lines = [
-        ("run", str(found.folder)),
+        ("run", str(recorded.folder)),
         ("status", ended),
-        ("steps", _steps(found)),
-        ("time", duration(found.seconds)),
-        ("began", moment(found.began)),
-        ("model", found.model or "-"),
-        *((kind, found.pick(kind)) for kind in ("method", "adapter", "optimizer", "schedule") if found.pick(kind)),
-        *((f"last {name}", number(value)) for name, value in sorted(found.last.items())),
-        *((f"best {name}", number(value)) for name, value in sorted(found.best.items())),
-        *((name, size(taken)) for name, taken in size_of(found.folder).items() if not name.startswith(".")),
+        ("steps", _steps(recorded)),
+        ("time", duration(recorded.seconds)),
+        ("began", moment(recorded.began)),
+        ("model", recorded.model or "-"),
+        *(
+            (kind, recorded.pick(kind))
+            for kind in ("method", "adapter", "optimizer", "schedule")
+            if recorded.pick(kind)
+        ),
+        *((f"last {name}", number(value)) for name, value in sorted(recorded.last.items())),
+        *((f"best {name}", number(value)) for name, value in sorted(recorded.best.items())),
+        *((name, size(taken)) for name, taken in size_of(recorded.folder).items() if not name.startswith(".")),
     ]
     wide = max(14, *(len(name) for name, _ in lines)) + 2
     click.echo("\n".join(f"{name:<{wide}}{escape_controls(text)}" for name, text in lines))
-    _tell_problems([found])
+    _tell_problems([recorded])
     return 0
 
 
@@ -113,13 +117,13 @@ def compare(runs: tuple[str, ...], as_json: bool) -> int:
     """Compare RUNS: the settings in which they differ, and their results side by side."""
     if len(runs) < 2:
         raise UserError("ft runs compare: one run is nothing to compare", action="name two or more")
-    found = [read_run(_folder(run)) for run in runs]
-    settings, outcomes = differences(found), results(found)
+    recorded = [read_run(_folder(run)) for run in runs]
+    settings, outcomes = differences(recorded), results(recorded)
     if as_json:
-        names = [str(run.folder) for run in found]
+        names = [str(run.folder) for run in recorded]
         click.echo(json.dumps({"runs": names, "settings": settings, "results": outcomes}, indent=2))
         return 0
-    headers = ("setting", *(run.name for run in found))
+    headers = ("setting", *(run.name for run in recorded))
     if settings:
         click.echo(table(headers, [(name, *map(_value, values)) for name, values in settings.items()], width()))
     else:
@@ -130,7 +134,7 @@ def compare(runs: tuple[str, ...], as_json: bool) -> int:
         for name, values in outcomes.items()
     ]
     click.echo(table(("result", *headers[1:]), shown, width()))
-    _tell_problems(found)
+    _tell_problems(recorded)
     return 0
 
 
@@ -141,7 +145,7 @@ def compare(runs: tuple[str, ...], as_json: bool) -> int:
 def du(runs: tuple[str, ...], folder: Path, as_json: bool) -> int:
     """Say what RUNS take on disk, by default all of them, the largest first; a sweep's trials are one line."""
     folders = [_folder(run) for run in runs] if runs else [*_folders(folder), *groups_below(folder)]
-    sizes = sorted(((path, size_of(path)) for path in folders), key=lambda one: -sum(one[1].values()))
+    sizes = sorted(((path, size_of(path)) for path in folders), key=lambda entry: -sum(entry[1].values()))
     if as_json:
         content = [{"run": str(path), "bytes": sum(parts.values()), "parts": parts} for path, parts in sizes]
         click.echo(json.dumps(content, indent=2))
@@ -207,7 +211,7 @@ def _remove(folder: Path) -> None:
     try:
         with held_folder(folder):
             # what makes it a run goes last: one that could be removed only in part can be named again
-            for path in sorted(folder.iterdir(), key=lambda one: one.name in BEGUN):
+            for path in sorted(folder.iterdir(), key=lambda entry: entry.name in BEGUN):
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 else:
@@ -236,13 +240,13 @@ def _folder(reference: str) -> Path:
     Raises:
         UserError: it means no run.
     """
-    found = found_run(reference)
-    if found is not None:
-        return found
-    if held := groups_below(RUNS).get(RUNS / reference):
+    folder = found_run(reference)
+    if folder is not None:
+        return folder
+    if group := groups_below(RUNS).get(RUNS / reference):
         raise UserError(
-            f"{reference!r} is not one run, it holds {len(held)}",
-            action=f"name one, such as {reference}/{held[-1].name}",
+            f"{reference!r} is not one run, it holds {len(group)}",
+            action=f"name one, such as {reference}/{group[-1].name}",
         )
     raise no_such_run(reference)
 

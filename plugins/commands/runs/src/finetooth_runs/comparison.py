@@ -16,21 +16,21 @@ def differences(runs: Sequence[Recorded]) -> dict[str, list[Any]]:
     recipes set stand the decisions of the plans (`train.precision`), and what is said in two ways is the same:
     `adapter: lora`, `adapter: {name: lora}`, and nothing where the plan takes it by itself."""
     each = [_settings(run.plan) for run in runs]
-    names = sorted({name for one in each for name in one})
-    rows = {name: [one.get(name) for one in each] for name in names if name.split(".")[0] not in UNLIKE}
+    names = sorted({name for settings in each for name in settings})
+    rows = {name: [settings.get(name) for settings in each] for name in names if name.split(".")[0] not in UNLIKE}
     return {name: values for name, values in rows.items() if any(value != values[0] for value in values)}
 
 
 def results(runs: Sequence[Recorded]) -> dict[str, list[float | None]]:
     """Steps, time, last and best metrics, None where a run has none."""
-    found: dict[str, list[float | None]] = {
+    rows: dict[str, list[float | None]] = {
         "steps": [float(run.step) for run in runs],
         "seconds": [round(run.seconds, 1) for run in runs],
     }
     lasts, bests = [run.last for run in runs], [run.best for run in runs]
-    found |= {f"last {name}": [one.get(name) for one in lasts] for name in sorted({n for one in lasts for n in one})}
-    found |= {f"best {name}": [one.get(name) for one in bests] for name in sorted({n for one in bests for n in one})}
-    return found
+    rows |= {f"last {name}": [last.get(name) for last in lasts] for name in sorted({n for last in lasts for n in last})}
+    rows |= {f"best {name}": [best.get(name) for best in bests] for name in sorted({n for best in bests for n in best})}
+    return rows
 
 
 def _settings(plan: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,15 +45,17 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
     """Nested settings by their path, `train.seed`; an item of a list by its index, and the name of what a section picks
     by the section, as where nothing else of it is set."""
     if isinstance(value, Mapping):
-        found: dict[str, Any] = {}
+        settings: dict[str, Any] = {}
         for key, item in value.items():
-            found |= flat(item, path if key == "name" and path else f"{path}.{key}".strip("."))
-        return found
+            settings |= flat(item, path if key == "name" and path else f"{path}.{key}".strip("."))
+        return settings
     if isinstance(value, list):
-        return {name: one for index, item in enumerate(value) for name, one in flat(item, f"{path}.{index}").items()}
+        return {
+            name: content for index, item in enumerate(value) for name, content in flat(item, f"{path}.{index}").items()
+        }
     return {path: value}
 
 
 def _decided(plan: Mapping[str, Any]) -> dict[str, Any]:
     """Decisions of a plan by setting; the rest of the settings of a pick are in the recipe."""
-    return {str(one.get("setting")): one.get("value") for one in plan.get("decisions", [])}
+    return {str(decision.get("setting")): decision.get("value") for decision in plan.get("decisions", [])}

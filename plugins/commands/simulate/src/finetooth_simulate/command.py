@@ -88,8 +88,8 @@ def strategy_of(scale: Mapping[str, Any], islands: int | None) -> tuple[Pick, in
     Raises:
         RecipeError: nothing says how many islands there are.
     """
-    given = scale.get("strategy", "auto")
-    pick: Pick = RARELY if given in ("auto", {"name": "auto"}) else given
+    strategy = scale.get("strategy", "auto")
+    pick: Pick = RARELY if strategy in ("auto", {"name": "auto"}) else strategy
     if islands is not None:
         return pick if isinstance(pick, str) else {k: v for k, v in pick.items() if k != "num_islands"}, islands
     devices = scale.get("devices", "auto")
@@ -134,13 +134,13 @@ def _show(title: str, rows: Mapping[str, Sent]) -> None:
         for name, of in rows.items()
     ]
     first, *_, last = rows.values() if len(rows) > 1 else [*rows.values()] * 2
-    said = [
+    notes = [
         "bytes are those that one island sends; times are those of the link alone, with nothing computed meanwhile, "
         "and all islands exchange in a ring",
     ]
     if first is not last and first.wire and first.seconds:
-        said.insert(
+        notes.insert(
             0, f"{last.wire / first.wire:,.1f} times fewer bytes, {last.seconds / first.seconds:,.1f} times less time"
         )
     console = plain_console()
-    show(console, table(console, title, headers, lines, numbers=5), "\n".join(said))
+    show(console, table(console, title, headers, lines, numbers=5), "\n".join(notes))

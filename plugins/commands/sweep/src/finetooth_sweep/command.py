@@ -43,9 +43,9 @@ def command(
 
     Called again, it continues where it was. KEY=VALUE changes one setting of every trial.
     """
-    given = _read(recipe)
-    sweep = read(given.pop("sweep", None))
-    if must_close(obj.load(given, overrides)):  # what is wrong with it is found before anything is tried
+    settings = _read(recipe)
+    sweep = read(settings.pop("sweep", None))
+    if must_close(obj.load(settings, overrides)):  # what is wrong with it is found before anything is tried
         return run_closed([sys.executable, "-m", "finetooth", *sys.argv[1:]])
     folder = output or Path("runs") / f"{recipe.stem}-sweep"
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def command(
     study = _study(sweep, folder)
     most = trials or sweep.trials
     while (number := _tried(study)) < most:
-        if not _try(obj, study, sweep, given, overrides, folder, f"{number + 1} of {most}"):
+        if not _try(obj, study, sweep, settings, overrides, folder, f"{number + 1} of {most}"):
             click.echo(f"interrupted; ft sweep {recipe} continues")
             return 130
         _write(study, sweep, folder)
@@ -90,21 +90,21 @@ def _read(recipe: Path) -> dict[str, Any]:
         UserError: the file cannot be read, or does not hold a mapping.
     """
     try:
-        given = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+        content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{recipe}: {error.strerror}", action="check the path") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{recipe}:{mark.line + 1}" if mark else str(recipe)
-        said = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise UserError(f"{place}: not YAML: {said}", action="correct the line, or the one before it") from error
-    if not isinstance(given, dict):
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise UserError(f"{place}: not YAML: {problem}", action="correct the line, or the one before it") from error
+    if not isinstance(content, dict):
         raise UserError(f"{recipe} does not hold a mapping", action="write settings, one a line")
     plugins = [
-        str((recipe.parent / one).absolute()) if isinstance(one, str) and one.endswith(".py") else one
-        for one in given.get("plugins", [])
+        str((recipe.parent / entry).absolute()) if isinstance(entry, str) and entry.endswith(".py") else entry
+        for entry in content.get("plugins", [])
     ]
-    return {**given, **({"plugins": plugins} if plugins else {})}
+    return {**content, **({"plugins": plugins} if plugins else {})}
 
 
 def _study(sweep: Sweep, folder: Path) -> optuna.Study:
@@ -123,7 +123,7 @@ def _study(sweep: Sweep, folder: Path) -> optuna.Study:
 
 def _tried(study: optuna.Study) -> int:
     """Trials that came to an end of their own, failures among them: those that were cut off do not count."""
-    cut = [one for one in study.trials if one.state == State.FAIL and "problem" not in one.user_attrs]
+    cut = [trial for trial in study.trials if trial.state == State.FAIL and "problem" not in trial.user_attrs]
     waiting = study.get_trials(states=(State.WAITING,))
     return len(study.trials) - len(cut) - len(waiting)
 
@@ -150,7 +150,7 @@ def _try(
     trial.set_user_attr("settings", settings)
     output = folder / _name(trial.number)
     click.echo(f"trial {trial.number} ({which}): " + ", ".join(f"{k} {_short(v)}" for k, v in settings.items()))
-    found: list[float] = []
+    history: list[float] = []
     measured: set[str] = set()
     rounds: list[int] = []
 
@@ -163,7 +163,7 @@ def _try(
         value = values.get(sweep.metric)
         if value is None or not math.isfinite(value):
             return
-        found.append(value)
+        history.append(value)
         trial.report(value, evaluation.step)
         if evaluation.step and trial.should_prune():
             trial.set_user_attr("pruned", True)
@@ -185,7 +185,7 @@ def _try(
     if outcome.status != "interrupted" and sweep.metric not in measured:
         study.tell(trial, state=State.FAIL)
         raise _unmeasured(sweep.metric, measured)
-    return _end(study, trial, sweep, outcome, found)
+    return _end(study, trial, sweep, outcome, history)
 
 
 def _unmeasured(metric: str, measured: Collection[str]) -> UserError:
@@ -226,13 +226,13 @@ def _rows(study: optuna.Study, sweep: Sweep) -> list[dict[str, Any]]:
     """What was tried, the best first."""
     rows = [
         {
-            "trial": one.number,
-            "state": one.state.name.lower(),
-            "value": one.value if one.state == State.COMPLETE else None,
-            **{key: one.user_attrs[key] for key in ("settings", "problem") if key in one.user_attrs},
+            "trial": trial.number,
+            "state": trial.state.name.lower(),
+            "value": trial.value if trial.state == State.COMPLETE else None,
+            **{key: trial.user_attrs[key] for key in ("settings", "problem") if key in trial.user_attrs},
         }
-        for one in study.trials
-        if "settings" in one.user_attrs and (one.state != State.FAIL or "problem" in one.user_attrs)
+        for trial in study.trials
+        if "settings" in trial.user_attrs and (trial.state != State.FAIL or "problem" in trial.user_attrs)
     ]
     sign = 1.0 if sweep.direction == "minimize" else -1.0
     return sorted(rows, key=lambda row: (row["value"] is None, sign * (row["value"] or 0.0), row["trial"]))

@@ -63,16 +63,16 @@ class Sweep(Options):
 
     def drawn(self, trial: Trial) -> dict[str, Any]:
         """Settings that a trial tries."""
-        found: dict[str, Any] = {}
+        settings: dict[str, Any] = {}
         for name, values in self.space.items():
             if isinstance(values, list):
-                found[name] = values[trial.suggest_int(f"{name} (index)", 0, len(values) - 1)]
+                settings[name] = values[trial.suggest_int(f"{name} (index)", 0, len(values) - 1)]
             elif values.whole:
                 step = int(values.step or 1)
-                found[name] = trial.suggest_int(name, int(values.low), int(values.high), step=step)
+                settings[name] = trial.suggest_int(name, int(values.low), int(values.high), step=step)
             else:
-                found[name] = trial.suggest_float(name, values.low, values.high, log=values.log, step=values.step)
-        return found
+                settings[name] = trial.suggest_float(name, values.low, values.high, log=values.log, step=values.step)
+        return settings
 
 
 def read(section: Any) -> Sweep:
@@ -89,7 +89,7 @@ def read(section: Any) -> Sweep:
     except ValidationError as error:
         errors = error.errors()
         spans = [
-            one for one in errors if any("Span" in str(part) for part in one["loc"])
+            problem for problem in errors if any("Span" in str(part) for part in problem["loc"])
         ]  # of a mapping, what is wrong with it as a span
         first = (spans or errors)[0]
         place = ".".join(str(part) for part in first["loc"] if "Span" not in str(part) and part != "list[any]")

@@ -51,9 +51,9 @@ def look(run: Recorded) -> Look:
     if last.get("memory"):
         figures.append(("memory", size(last["memory"])))
     evaluations = [
-        (str(one["step"]), f"eval/{name}", _number(value))
-        for one in run.evaluations
-        for name, value in (one.get("metrics") or {}).items()
+        (str(evaluation["step"]), f"eval/{name}", _number(value))
+        for evaluation in run.evaluations
+        for name, value in (evaluation.get("metrics") or {}).items()
     ]
     return Look(
         escape_controls(title),
@@ -70,7 +70,7 @@ def look(run: Recorded) -> Look:
 def _pace(run: Recorded) -> str:
     steps = f"step {run.step}" + (f" of {run.total_steps}" if run.total_steps is not None else "")
     parts = [steps, _duration(run.seconds)]
-    recent = [float(one.get("seconds") or 0) for one in run.steps[-20:]]
+    recent = [float(report.get("seconds") or 0) for report in run.steps[-20:]]
     if run.status == "running" and run.total_steps and recent:
         left = (run.total_steps - run.step) * sum(recent) / len(recent)
         parts.append(f"about {_duration(left)} left")
@@ -80,10 +80,10 @@ def _pace(run: Recorded) -> str:
 
 
 def _answers(run: Recorded) -> tuple[tuple[str, str, str], ...]:
-    told = [one for one in (*run.evaluations, *run.steps) if one.get("samples")]
-    if not told:
+    with_samples = [report for report in (*run.evaluations, *run.steps) if report.get("samples")]
+    if not with_samples:
         return ()
-    newest = max(told, key=lambda one: int(one["step"]))
+    newest = max(with_samples, key=lambda report: int(report["step"]))
     return tuple(
         (_line(sample.get("prompt")), _line(sample.get("answer")), _line(sample.get("expected")))
         for sample in newest["samples"][:MOST_SAMPLES]

@@ -99,14 +99,16 @@ class WatchApp(App[None]):
             table.clear()
             for row in rows:
                 table.add_row(*map(Text, row))
-        blocks = [f"? {asked}\n> {said}" + (f"\n= {right}" if right else "") for asked, said, right in one.answers]
+        blocks = [
+            f"? {prompt}\n> {answer}" + (f"\n= {right}" if right else "") for prompt, answer, right in one.answers
+        ]
         self.query_one("#answer_text", Static).update(Text("\n\n".join(blocks)))
 
 
 def _stamp(path: Path) -> tuple[int, int]:
     """Changes whenever a file does."""
     try:
-        found = path.stat()
-        return found.st_mtime_ns, found.st_size
+        stat = path.stat()
+        return stat.st_mtime_ns, stat.st_size
     except OSError:
         return 0, 0
