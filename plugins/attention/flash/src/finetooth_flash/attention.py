@@ -46,20 +46,20 @@ def _of(version: int) -> Attention:
         del sinks  # declared as not served
         if 0 in (query.shape[0], query.shape[2]):
             return query.new_zeros(*query.shape[:3], value.shape[-1])
-        asked, segments = queries_of(lengths, query.shape[2]), [n for row in lengths for n in row]
+        queries, segments = queries_of(lengths, query.shape[2]), [n for row in lengths for n in row]
         begins, begin_keys = (
-            torch.tensor([0, *accumulate(of)], dtype=torch.int32, device=query.device) for of in (asked, segments)
+            torch.tensor([0, *accumulate(of)], dtype=torch.int32, device=query.device) for of in (queries, segments)
         )
         q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
         more: dict[str, Any] = {} if softcap is None else {"softcap": softcap}
         if torch.are_deterministic_algorithms_enabled():
             more["deterministic"] = True  # of the backward pass, which else adds in any order
         sees = (-1, -1) if window is None else (window - 1, 0 if causal else window - 1)
-        found = compute(
-            q, k, v, cu_seqlens_q=begins, cu_seqlens_k=begin_keys, max_seqlen_q=max(asked),
+        attended = compute(
+            q, k, v, cu_seqlens_q=begins, cu_seqlens_k=begin_keys, max_seqlen_q=max(queries),
             max_seqlen_k=max(segments), softmax_scale=scale, causal=causal, window_size=sees, **more,
         )  # fmt: skip
-        out = found[0] if isinstance(found, tuple) else found
+        out = attended[0] if isinstance(attended, tuple) else attended
         return out.unflatten(0, (query.shape[0], query.shape[2])).transpose(1, 2)
 
     return attend

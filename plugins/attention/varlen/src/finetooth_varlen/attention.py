@@ -33,17 +33,17 @@ def build(options: NoOptions, context: Context) -> Attention:
         del softcap, sinks  # declared as not served
         if 0 in (query.shape[0], query.shape[2]):
             return query.new_zeros(*query.shape[:3], value.shape[-1])
-        asked = queries_of(lengths, query.shape[2])
+        queries = queries_of(lengths, query.shape[2])
         q, k, v = (x.transpose(1, 2).flatten(0, 1).contiguous() for x in (query, key, value))
         segments = [n for row in lengths for n in row]
         back = -1 if window is None else window - 1
         ahead = 0 if causal else back
-        found = varlen_attn(
-            q, k, v, _ends(asked, query.device), _ends(segments, query.device), max(asked), max(segments),
+        attended = varlen_attn(
+            q, k, v, _ends(queries, query.device), _ends(segments, query.device), max(queries), max(segments),
             scale=scale, window_size=(back, ahead), enable_gqa=query.shape[1] != key.shape[1],
         )  # fmt: skip
-        assert isinstance(found, torch.Tensor)
-        return found.view(query.shape[0], query.shape[2], *found.shape[1:]).transpose(1, 2)
+        assert isinstance(attended, torch.Tensor)
+        return attended.view(query.shape[0], query.shape[2], *attended.shape[1:]).transpose(1, 2)
 
     return attend
 

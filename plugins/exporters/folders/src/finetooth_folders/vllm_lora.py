@@ -88,7 +88,7 @@ class VllmLoraExporter(ExporterBase):
 
 def _config(artifact: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((artifact / CONFIG).read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads((artifact / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{artifact / CONFIG} cannot be read: {error}", action="name a run with a LoRA") from error
-    return found
+    return config

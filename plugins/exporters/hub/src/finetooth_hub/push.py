@@ -64,10 +64,10 @@ def _token() -> str:
     """
     from huggingface_hub import get_token
 
-    found = get_token()
-    if not found:
+    token = get_token()
+    if not token:
         raise UserError("no token of the hub is known", action="set HF_TOKEN, or run: hf auth login")
-    return str(found)
+    return str(token)
 
 
 def _upload(folder: Path, repository: str, token: str | None, *, private: bool) -> str:
@@ -93,9 +93,9 @@ def _upload(folder: Path, repository: str, token: str | None, *, private: bool) 
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", 0)
         refused = status in (401, 403, 404, 409)
-        said = f"the hub answered {status} for {repository}"
+        problem = f"the hub answered {status} for {repository}"
         action = "check the token's rights and the name" if refused else "try again: what was sent is kept there"
-        raise (UserError if refused else EngineError)(said, action=action) from None  # its text may hold addresses
+        raise (UserError if refused else EngineError)(problem, action=action) from None  # its text may hold addresses
     except OSError as error:
         raise EngineError(
             f"the hub cannot be reached: {type(error).__name__}", action="check the network, or HF_ENDPOINT"

@@ -95,15 +95,15 @@ def read_header(path: Path) -> list[Tensor]:
     if not isinstance(header, Mapping):
         raise TensorProblem("its header is not a JSON object")
     first = 8 + length
-    found = [_tensor(name, entry, first) for name, entry in header.items() if name != "__metadata__"]
-    found.sort(key=lambda tensor: (tensor.start, tensor.end))
-    for tensor in found:
+    tensors = [_tensor(name, entry, first) for name, entry in header.items() if name != "__metadata__"]
+    tensors.sort(key=lambda tensor: (tensor.start, tensor.end))
+    for tensor in tensors:
         if tensor.start != first:
             raise TensorProblem(f"{tensor.name} does not begin where what lies before it ends")
         first = tensor.end
     if first != size:
         raise TensorProblem(f"it has {size} bytes, its tensors end at {first}")
-    return found
+    return tensors
 
 
 def _tensor(name: str, entry: Any, first: int) -> Tensor:
@@ -139,8 +139,8 @@ def _odd(raw: NDArray[np.uint8], dtype: str) -> NDArray[np.bool_]:
         return np.isin(raw, np.array(_NANS[dtype], dtype=np.uint8))
     unsigned, exponent = _EXPONENT[dtype]
     values = raw.view(np.dtype(unsigned).newbyteorder("<"))
-    found: NDArray[np.bool_] = (values & unsigned(exponent)) == unsigned(exponent)
-    return found
+    odd: NDArray[np.bool_] = (values & unsigned(exponent)) == unsigned(exponent)
+    return odd
 
 
 def _chunks(path: Path, tensor: Tensor) -> Iterator[NDArray[np.uint8]]:

@@ -92,10 +92,10 @@ def cpu_flags() -> frozenset[str]:
                 return frozenset(value.split())
         return frozenset()
     if platform.system() == "Darwin":  # Apple silicon: hw.optional.arm.FEAT_BF16: 1
-        found = {"asimd"}
+        flags = {"asimd"}
         if sysctl("hw.optional.arm.FEAT_BF16") == "1":
-            found.add("bf16")
-        return frozenset(found) if platform.machine() == "arm64" else frozenset({"avx2"})
+            flags.add("bf16")
+        return frozenset(flags) if platform.machine() == "arm64" else frozenset({"avx2"})
     return frozenset()
 
 

@@ -47,16 +47,15 @@ class MetalHardware:
         return "" if core.metal.is_available() else "MLX finds no Metal device"
 
     def facts(self) -> HardwareFacts:
-        told = self._core().device_info()
-        whole = int(told.get("memory_size") or total_memory())
-        memory = int(told.get("max_recommended_working_set_size") or whole)
+        device = self._core().device_info()
+        whole = int(device.get("memory_size") or total_memory())
+        memory = int(device.get("max_recommended_working_set_size") or whole)
         available = available_memory()
-        label = (
-            f"{told.get('device_name', 'Apple GPU')} ({whole / 2**30:.0f} GiB, {memory / 2**30:.0f} GiB of them for it)"
-        )
+        name, usable = device.get("device_name", "Apple GPU"), f"{memory / 2**30:.0f} GiB of them for it"
+        label = f"{name} ({whole / 2**30:.0f} GiB, {usable})"
         return HardwareFacts(
             name="finetooth-metal:metal",
-            devices=(Device("gpu", label, memory, str(told.get("architecture", ""))),),
+            devices=(Device("gpu", label, memory, str(device.get("architecture", ""))),),
             host_memory=whole,
             host_available=available,
             precisions=("bf16", "fp32", "fp16"),

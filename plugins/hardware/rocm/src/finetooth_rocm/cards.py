@@ -10,8 +10,8 @@ NODES = Path("/sys/class/kfd/kfd/topology/nodes")
 
 def in_machine(nodes: Path = NODES) -> str:
     """Their architectures, `AMD GPU (gfx942)`; empty if there is none, or the driver is not there."""
-    found = [_architecture(file) for file in sorted(nodes.glob("*/properties"))]
-    names = [name for name in found if name]
+    architectures = [_architecture(file) for file in sorted(nodes.glob("*/properties"))]
+    names = [name for name in architectures if name]
     if not names:
         return ""
     return f"{f'{len(names)} AMD GPUs' if len(names) > 1 else 'an AMD GPU'} ({', '.join(dict.fromkeys(names))})"

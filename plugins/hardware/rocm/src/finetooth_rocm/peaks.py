@@ -55,8 +55,8 @@ def peak_flops(name: str, architecture: str, units: int) -> dict[str, float]:
         clock = next((clock for pattern, clock in CLOCKS if _is(pattern, name)), 0.0)
         half, single = (units * rate * clock * GIGA for rate in PER_CLOCK[architecture])
     else:
-        found = next(((h, s) for pattern, h, s in RADEON if _is(pattern, name)), (0.0, 0.0))
-        half, single = found[0] * TERA, found[1] * TERA
+        rates = next(((h, s) for pattern, h, s in RADEON if _is(pattern, name)), (0.0, 0.0))
+        half, single = rates[0] * TERA, rates[1] * TERA
     return {"bf16": half, "fp16": half, "fp32": single} if half else {}
 
 

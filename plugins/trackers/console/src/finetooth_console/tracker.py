@@ -188,7 +188,9 @@ def build(options: ConsoleOptions, context: Context) -> ConsoleTracker:
     """Builder of the tracker `console`."""
 
     def headline(method: str) -> Sequence[str]:
-        found = next((one.entry for one in context.catalog.all("method") if one.full_name == method), None)
-        return found.headline if isinstance(found, Method) else ()
+        entry = next(
+            (registered.entry for registered in context.catalog.all("method") if registered.full_name == method), None
+        )
+        return entry.headline if isinstance(entry, Method) else ()
 
     return ConsoleTracker(options, Console(emoji=False), headline=headline)

@@ -72,10 +72,10 @@ class JsonlTracker(TrackerBase):
 
     def end(self, run: Run, outcome: Outcome) -> None:
         """One line for the outcome; close the file."""
-        said = asdict(replace(outcome, history=(), evaluations=(), data=()))
-        del said["history"], said["evaluations"]  # each has a line of its own
-        del said["data"], said["environment"]  # result.json has them
-        self._write(run, "end", {"step": run.step, **said})
+        content = asdict(replace(outcome, history=(), evaluations=(), data=()))
+        del content["history"], content["evaluations"]  # each has a line of its own
+        del content["data"], content["environment"]  # result.json has them
+        self._write(run, "end", {"step": run.step, **content})
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -70,8 +70,12 @@ class MlflowTracker(ServiceTracker):
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
                 self._context.note("tracker mlflow: the run that it went on with is gone there; it begins another one")
-        found = self._client.get_experiment_by_name(self._options.experiment)
-        experiment = found.experiment_id if found else self._client.create_experiment(self._options.experiment)
+        known_experiment = self._client.get_experiment_by_name(self._options.experiment)
+        experiment = (
+            known_experiment.experiment_id
+            if known_experiment
+            else self._client.create_experiment(self._options.experiment)
+        )
         self._id = str(self._client.create_run(experiment, run_name=self._options.run_name or run.id).info.run_id)
         params = [Param(key, str(value)[:LONGEST_PARAM]) for key, value in shown_recipe(run.plan.recipe).items()]
         for begin in range(0, len(params), MOST_PARAMS):

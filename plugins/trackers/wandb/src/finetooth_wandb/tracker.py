@@ -79,8 +79,8 @@ class WandbTracker(ServiceTracker):
     def _mode(self) -> Literal["online", "offline"]:
         if self._options.mode != "auto":
             return self._options.mode
-        told = os.environ.get("WANDB_MODE", "online").lower()
-        return "online" if told in ("online", "run") else "offline"
+        mode = os.environ.get("WANDB_MODE", "online").lower()
+        return "online" if mode in ("online", "run") else "offline"
 
     def _begin(self, run: Run, known: str | None, mode: Literal["online", "offline"]) -> Any:
         import wandb
