@@ -74,9 +74,9 @@ def kept_group(id_: str, rendered: Rendered, limit: Limit | None, tally: Tally) 
     return cut_parts
 
 
-def _reason(parts: Sequence[Rendered], kept: Sequence[Rendered], ranges: Sequence[Range], limit: Limit) -> str:
+def _reason(parts: Sequence[Rendered], cut_parts: Sequence[Rendered], ranges: Sequence[Range], limit: Limit) -> str:
     """Why a row with a sequence that is too long is left out; empty if it is cut."""
-    if not all(any(part.weights[1:]) for part in kept):
+    if not all(any(part.weights[1:]) for part in cut_parts):
         return PROMPT_TOO_LONG
     if limit.excess_length == "drop":
         return TOO_LONG

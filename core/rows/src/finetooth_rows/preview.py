@@ -87,9 +87,9 @@ def _same(rendered: Rendered, example: Example) -> Rendered:
     return rendered
 
 
-def _fate(tally: Tally, kept: int) -> str:
+def _fate(tally: Tally, length: int) -> str:
     if tally.split:
         return f"split into {tally.used} rows"
     if tally.dropped:
         return f"left out: {next(iter(tally.dropped))}"
-    return f"cut to {kept - 1} tokens" if tally.truncated else "used"
+    return f"cut to {length - 1} tokens" if tally.truncated else "used"

@@ -64,9 +64,9 @@ def _tokens(id_: str, example: Example, render: Render) -> Rendered | DataError:
         return _told(id_, error)
 
 
-def _told(id_: str, found: DataError | LeftOut) -> DataError:
+def _told(id_: str, outcome: DataError | LeftOut) -> DataError:
     """Why a row gives no tokens, with its id."""
-    if isinstance(found, LeftOut):
-        return DataError(id_, found.reason, action="remove the row")
-    problem = found.problem.removeprefix(f"{found.where}: ") if found.where == id_ else found.problem
-    return DataError(id_, problem, action=found.action)
+    if isinstance(outcome, LeftOut):
+        return DataError(id_, outcome.reason, action="remove the row")
+    problem = outcome.problem.removeprefix(f"{outcome.where}: ") if outcome.where == id_ else outcome.problem
+    return DataError(id_, problem, action=outcome.action)

@@ -176,8 +176,8 @@ class Workers:
             self._free.put(worker)
 
 
-def _result(found: Future[Rendered] | Rendered) -> Rendered:
-    return found if isinstance(found, Rendered) else found.result()
+def _result(rendered: Future[Rendered] | Rendered) -> Rendered:
+    return rendered if isinstance(rendered, Rendered) else rendered.result()
 
 
 __all__ = ["Worker", "Workers", "usable_cores"]

@@ -93,9 +93,9 @@ def report_of(kind: str, plain_values: Mapping[str, Any]) -> Report:
     return Evaluation(**{**values, "name": plain_values["name"], "samples": samples})
 
 
-def _samples(found: Sequence[Mapping[str, Any]]) -> tuple[Sample, ...]:
+def _samples(records: Sequence[Mapping[str, Any]]) -> tuple[Sample, ...]:
     """Samples; their scores are the only numbers in them."""
-    made = (Sample(**sample) for sample in found)
+    made = (Sample(**sample) for sample in records)
     return tuple(replace(sample, score=unplain(sample.score)) for sample in made)
 
 

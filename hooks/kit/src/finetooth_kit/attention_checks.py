@@ -224,37 +224,37 @@ def _function_on_device(case: EntryCase) -> tuple[Any, str, Any]:
     return torch, served[-1], case.build()
 
 
-def _inputs(torch: Any, one: AttentionCase, serves: AttentionServes, dtype: Any, device: str) -> list[Any]:
+def _inputs(torch: Any, case: AttentionCase, serves: AttentionServes, dtype: Any, device: str) -> list[Any]:
     """Query, key, value and sinks or None, drawn with a seed; each a leaf."""
     random = np.random.default_rng(7)
     size = serves.head_multiple * -(-8 // serves.head_multiple)
-    keys = sum(one.lengths[0])
-    positions = one.positions or keys
-    rows = len(one.lengths)
+    keys = sum(case.lengths[0])
+    positions = case.positions or keys
+    rows = len(case.lengths)
     made: list[Any] = []
-    for heads, count in ((one.heads, positions), (one.kv_heads, keys), (one.kv_heads, keys)):
-        shape = (rows, count, heads, 2 * size) if one.strided else (rows, heads, count, size)
+    for heads, count in ((case.heads, positions), (case.kv_heads, keys), (case.kv_heads, keys)):
+        shape = (rows, count, heads, 2 * size) if case.strided else (rows, heads, count, size)
         x = torch.from_numpy(random.normal(size=shape)).to(device=device, dtype=dtype)
-        made.append((x[..., ::2].transpose(1, 2) if one.strided else x).detach().requires_grad_())
-    sinks = torch.from_numpy(random.normal(size=one.heads)).to(device=device, dtype=dtype).requires_grad_()
-    return [*made, sinks if one.sinks else None]
+        made.append((x[..., ::2].transpose(1, 2) if case.strided else x).detach().requires_grad_())
+    sinks = torch.from_numpy(random.normal(size=case.heads)).to(device=device, dtype=dtype).requires_grad_()
+    return [*made, sinks if case.sinks else None]
 
 
-def _call(compute: Any, one: AttentionCase, inputs: list[Any]) -> Any:
+def _call(compute: Any, case: AttentionCase, inputs: list[Any]) -> Any:
     query, key, value, sinks = inputs
     return compute(
-        query, key, value, scale=query.shape[-1] ** -0.5, lengths=one.lengths, causal=one.causal, window=one.window,
-        softcap=one.softcap, sinks=sinks,
+        query, key, value, scale=query.shape[-1] ** -0.5, lengths=case.lengths, causal=case.causal, window=case.window,
+        softcap=case.softcap, sinks=sinks,
     )  # fmt: skip
 
 
-def _reference(torch: Any, one: AttentionCase, inputs: list[Any]) -> Any:
+def _reference(torch: Any, case: AttentionCase, inputs: list[Any]) -> Any:
     """The same in float64, from the formula, sequence by sequence."""
     query, key, value, sinks = inputs
-    group = one.heads // one.kv_heads
+    group = case.heads // case.kv_heads
     key, value = (x.repeat_interleave(group, 1) for x in (key, value))
     rows: list[Any] = []
-    for row, lengths in enumerate(one.lengths):
+    for row, lengths in enumerate(case.lengths):
         behind = sum(lengths) - query.shape[2]  # keys that only a cache holds
         outputs: list[Any] = []
         for begin, length in zip(np.cumsum([0, *lengths[:-1]]), lengths, strict=True):
@@ -263,12 +263,12 @@ def _reference(torch: Any, one: AttentionCase, inputs: list[Any]) -> Any:
                 continue
             q, k, v = query[row, :, first - behind : end - behind], key[row, :, begin:end], value[row, :, begin:end]
             scores = q @ k.transpose(1, 2) * query.shape[-1] ** -0.5
-            if one.softcap is not None:
-                scores = one.softcap * torch.tanh(scores / one.softcap)
+            if case.softcap is not None:
+                scores = case.softcap * torch.tanh(scores / case.softcap)
             ahead = torch.arange(begin, end)[None] - torch.arange(first, end)[:, None]
-            unseen = (ahead > 0) & one.causal
-            if one.window is not None:
-                unseen = unseen | (ahead <= -one.window)
+            unseen = (ahead > 0) & case.causal
+            if case.window is not None:
+                unseen = unseen | (ahead <= -case.window)
             scores = scores.masked_fill(unseen.to(scores.device), -torch.inf)
             if sinks is not None:
                 scores = torch.cat([scores, sinks[:, None, None].expand(-1, end - first, 1)], -1)
@@ -277,7 +277,7 @@ def _reference(torch: Any, one: AttentionCase, inputs: list[Any]) -> Any:
     return torch.stack(rows)
 
 
-def _near(called: str, found: Any, wanted: Any, tolerance: float) -> None:
-    wide = found.detach().double()
+def _near(called: str, ours: Any, wanted: Any, tolerance: float) -> None:
+    wide = ours.detach().double()
     apart = float((wide - wanted.detach()).norm() / wanted.detach().norm().clamp_min(1.0))
     expect(apart <= tolerance, called, f"{apart:.1e} from float64, as a share of the norm", f"at most {tolerance:.1e}")

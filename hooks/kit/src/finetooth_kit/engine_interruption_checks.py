@@ -30,10 +30,10 @@ class _StopAfter:
         return self.count >= self.stop_at
 
 
-def _backward(engine: Engine, data: Sequence[Datum], given: bool) -> Call:
-    handle = engine.forward(data, None if given else CENTRED).handle
+def _backward(engine: Engine, data: Sequence[Datum], own_gradients: bool) -> Call:
+    handle = engine.forward(data, None if own_gradients else CENTRED).handle
     assert handle is not None
-    grads = [np.where(datum.mask, -0.1, 0.0) for datum in data] if given else None
+    grads = [np.where(datum.mask, -0.1, 0.0) for datum in data] if own_gradients else None
     return lambda: engine.backward(handle, grads)
 
 

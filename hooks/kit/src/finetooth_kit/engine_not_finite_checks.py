@@ -68,9 +68,9 @@ def _engine_after_a_step(case: EngineCase) -> Engine:
     return engine
 
 
-def _expect_same(called: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _expect_same(called: str, ending: dict[str, Any], wanted: dict[str, Any]) -> None:
     for what, value in wanted.items():
-        same = repr(found[what]) == repr(value)
+        same = repr(ending[what]) == repr(value)
         expect(same, f"{what}, {called}", "other bits", "those of an engine that never saw these data")
 
 

@@ -86,12 +86,12 @@ def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def _agrees(tried: _Tried, trial: Any, given: dict[str, Any], what: str) -> None:
+def _agrees(tried: _Tried, trial: Any, inputs: dict[str, Any], what: str) -> None:
     """Values and gradients are those of the reference over the same numbers in float64."""
     from finetooth_kernels.trials import first_difference
 
     backward = tried.serves.backward
-    if different := first_difference(tried.function, tried.reference, trial, given, backward=backward):
+    if different := first_difference(tried.function, tried.reference, trial, inputs, backward=backward):
         fail(f"{different.which} of {tried.called(trial)}{what}", different.got, different.expected)
 
 

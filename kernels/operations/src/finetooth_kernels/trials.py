@@ -362,17 +362,17 @@ def first_difference(
     return None
 
 
-def _difference(found: Tensor | None, wanted: Tensor | None, allowed: float) -> tuple[str, str] | None:
+def _difference(ours: Tensor | None, wanted: Tensor | None, allowed: float) -> tuple[str, str] | None:
     """What was got and what expected, where they differ; None for a gradient is one of zeros."""
-    if found is None or wanted is None:
-        zeros = all(x is None or not bool(x.count_nonzero()) for x in (found, wanted))
-        return None if zeros else ("None", "one that is not zero") if found is None else ("not zero", "none")
-    if found.shape != wanted.shape:
-        return str(tuple(found.shape)), f"shape {tuple(wanted.shape)}"
-    if not torch.equal(found.isnan(), wanted.isnan()):
+    if ours is None or wanted is None:
+        zeros = all(x is None or not bool(x.count_nonzero()) for x in (ours, wanted))
+        return None if zeros else ("None", "one that is not zero") if ours is None else ("not zero", "none")
+    if ours.shape != wanted.shape:
+        return str(tuple(ours.shape)), f"shape {tuple(wanted.shape)}"
+    if not torch.equal(ours.isnan(), wanted.isnan()):
         return "NaN elsewhere", "NaN where the reference has it, and nowhere else"
-    if not found.numel():
+    if not ours.numel():
         return None
-    apart, largest = (float(x.nan_to_num().abs().max().detach()) for x in (found.double() - wanted, wanted))
+    apart, largest = (float(x.nan_to_num().abs().max().detach()) for x in (ours.double() - wanted, wanted))
     limit = allowed * max(largest, 1e-6)
     return None if apart <= limit else (f"up to {apart:.3g} apart", f"at most {limit:.3g}")

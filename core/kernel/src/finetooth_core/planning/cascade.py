@@ -279,15 +279,15 @@ def _lines(recipe: Recipe, taken: Tried, outcomes: list[Tried]) -> Iterator[str]
             yield f"{settings}: {trial.step.label} {fits}: {trial.figure} at the peak{lost}"
 
 
-def _in_vain(one: Tried, before: list[Tried]) -> str:
+def _in_vain(tried: Tried, before: list[Tried]) -> str:
     """That a step takes no less than one that gives up less, which one would not expect of it."""
     able = [earlier for earlier in before if earlier.job is not None]
     least = min(able, key=_total, default=None)
-    if least is None or _total(one) < _total(least):
+    if least is None or _total(tried) < _total(least):
         return ""
     return f" (no less than {least.step.label})"
 
 
-def _total(one: Tried) -> int:
-    assert one.job is not None
-    return one.job.plan.memory.total
+def _total(tried: Tried) -> int:
+    assert tried.job is not None
+    return tried.job.plan.memory.total

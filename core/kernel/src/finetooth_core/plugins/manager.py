@@ -258,8 +258,8 @@ class _Manager:
     def _fault(self, name: str, version: str, problem: Problem) -> None:
         self.faults.append(Fault(name, version, problem.where, problem.text, problem.action))
 
-    def _faults(self, name: str, version: str, problems: list[Problem], found: Registration, file: str) -> None:
-        offers = tuple(f"{entry.kind}:{entry.name}" for entry in found.entries)
+    def _faults(self, name: str, version: str, problems: list[Problem], registration: Registration, file: str) -> None:
+        offers = tuple(f"{entry.kind}:{entry.name}" for entry in registration.entries)
         for problem in problems:
             self.faults.append(Fault(name, version, problem.where or file, problem.text, problem.action, offers))
 

@@ -66,11 +66,11 @@ def _is_lost(problem: RecipeError) -> bool:
     return _UNKNOWN in problem.problem and "." not in problem.setting and not found
 
 
-def _options(given: Mapping[str, Any], catalog: Catalog) -> Iterator[tuple[str, str]]:
+def _options(settings: Mapping[str, Any], catalog: Catalog) -> Iterator[tuple[str, str]]:
     """Form and full setting of every option of the picked entries; the last of a form wins, so the first comes last."""
     for kind in reversed(SECTIONS):
         section = "quantization" if kind == "quantizer" else kind
-        pick = given.get(section, AUTO)
+        pick = settings.get(section, AUTO)
         name = pick.get("name", AUTO) if isinstance(pick, Mapping) else pick
         try:
             registered = catalog.default(kind) if name == AUTO else catalog.get(kind, str(name))

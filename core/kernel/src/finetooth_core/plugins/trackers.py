@@ -115,23 +115,23 @@ class Trackers:
         """Give every tracker its state back; what it keeps besides stays."""
         take_states({PREFIX + name: view for name, view in self._views.items()}, states)
 
-    def _tell(self, one: PickedTracker, name: str, method: Callable[..., None], *what: Any) -> None:
-        if one.name in self._silenced:
+    def _tell(self, picked: PickedTracker, name: str, method: Callable[..., None], *what: Any) -> None:
+        if picked.name in self._silenced:
             return
         try:
-            method(self._views[one.name], *what)
+            method(self._views[picked.name], *what)
         except StopRun:
             raise
         except Exception as error:
-            self._judge(one, f"tracker {one.name} failed in {name}: {said(error)}", error)
+            self._judge(picked, f"tracker {picked.name} failed in {name}: {said(error)}", error)
 
-    def _judge(self, one: PickedTracker, problem: str, error: Exception) -> None:
+    def _judge(self, picked: PickedTracker, problem: str, error: Exception) -> None:
         """
         Raises:
             FinetoothError: the user named the tracker; its own error if it is one a user can act on.
         """
-        if not one.named_by_user:
-            self._silenced.add(one.name)
+        if not picked.named_by_user:
+            self._silenced.add(picked.name)
             self._warn(f"{problem}; it is not called again in this run")
         elif isinstance(error, FinetoothError):
             raise error

@@ -403,16 +403,16 @@ def _read(path: Path) -> str:
         raise RecipeError("", f"{path}: cannot be read: {error.strerror}", action="check the path") from None
 
 
-def _with_model_section(given: Mapping[str, Any], problems: list[RecipeError]) -> dict[str, Any]:
+def _with_model_section(settings: Mapping[str, Any], problems: list[RecipeError]) -> dict[str, Any]:
     """`model: NAME` as `model: {name: NAME}`; of something else the problem is told, and a stand-in takes its place."""
-    model = given.get("model")
+    model = settings.get("model")
     if isinstance(model, str):
-        return {**given, "model": {"name": model}}
-    if "model" in given and not isinstance(model, dict):
+        return {**settings, "model": {"name": model}}
+    if "model" in settings and not isinstance(model, dict):
         problem = f"expected a name or a mapping with 'name', got {show(model)}"
         problems.append(RecipeError("model", problem, action="write model: NAME"))
-        return {**given, "model": {"name": "NAME"}}
-    return dict(given)
+        return {**settings, "model": {"name": "NAME"}}
+    return dict(settings)
 
 
 def _leaves() -> dict[str, str]:

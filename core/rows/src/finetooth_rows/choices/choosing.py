@@ -149,21 +149,21 @@ def choose(choice: Choice, sources: Sequence[PickedSource], formats: Sequence[Pi
     return Chosen(sizes, tuple(times), tuple(held_out), going.dropped, tuple(decisions))
 
 
-def _hold_out(fraction: float, found: Sequence[_Source]) -> None:
+def _hold_out(fraction: float, sources: Sequence[_Source]) -> None:
     """Decide which rows are held out: of the different lots the lowest, the fraction of them rounded to the nearest, at
     least one and not all. Rows that are added later move the bound a little, and with it few rows.
 
     Raises:
         DataError: all rows are equal.
     """
-    lots = [np.array(source.lots, np.uint64) for source in found]
+    lots = [np.array(source.lots, np.uint64) for source in sources]
     different = np.unique(np.concatenate(lots))
     if len(different) < 2:
         raise DataError(
             "data.eval.fraction", "no two training rows differ, so none can be held out", action="give more rows"
         )
     count = min(max(1, int(fraction * len(different) + 0.5)), len(different) - 1)
-    for source, drawn in zip(found, lots, strict=True):
+    for source, drawn in zip(sources, lots, strict=True):
         kinds = np.frombuffer(source.kinds, np.uint8)  # of the bytes themselves
         kinds[kinds == _DRAWN] = np.where(drawn < different[count], _EVAL, _TRAIN)
 
@@ -216,10 +216,10 @@ def epoch_rows(choice: Choice, counts: Sequence[int]) -> list[int]:
     return whole
 
 
-def _takes_none(one: SourceChoice, rows: int) -> DataError:
-    text = one.slice.text if one.slice is not None else "[:]"
+def _takes_none(choice: SourceChoice, rows: int) -> DataError:
+    text = choice.slice.text if choice.slice is not None else "[:]"
     of = "its only row" if rows == 1 else f"its {rows:,} rows"
-    return DataError(one.setting, f"the slice {text} takes none of {of}", action="change the slice")
+    return DataError(choice.setting, f"the slice {text} takes none of {of}", action="change the slice")
 
 
 def _near(choice: Choice) -> NearRows | None:
@@ -234,27 +234,27 @@ def _near(choice: Choice) -> NearRows | None:
         ) from error  # fmt: skip
 
 
-def _wanted(one: SourceChoice, size: int | None) -> range:
+def _wanted(choice: SourceChoice, size: int | None) -> range:
     """Places of the rows that the slice takes."""
-    wanted = (one.slice or Slice("[:]", None, None)).of(size)
-    return wanted if one.max_rows is None else wanted[: one.max_rows]
+    wanted = (choice.slice or Slice("[:]", None, None)).of(size)
+    return wanted if choice.max_rows is None else wanted[: choice.max_rows]
 
 
 def _size(index: int, sources: Sequence[PickedSource]) -> int:
     return sum(1 for work in work_of_source(index, sources[index]) for _ in rows_of(sources, work))
 
 
-def _said(one: SourceChoice, found: _Source, trained: NDArray[np.uint32], times: NDArray[np.uint32]) -> Any:
+def _said(one: SourceChoice, source: _Source, trained: NDArray[np.uint32], times: NDArray[np.uint32]) -> Any:
     """What the plan says of a source: a setting, the rows an epoch takes, and why."""
     available, taken = int(trained.sum()), int(times.sum())
-    sliced = len(found.kinds) - found.count(_LEFT) + found.repeated + found.near
+    sliced = len(source.kinds) - source.count(_LEFT) + source.repeated + source.near
     limits = [one.slice.text if one.slice is not None else "", f"max_rows {one.max_rows:,}" if one.max_rows else ""]
-    of = "" if found.size is None else f" of {found.size:,}"
+    of = "" if source.size is None else f" of {source.size:,}"
     parts = [f"{' and '.join(filter(None, limits))} {'take' if all(limits) else 'takes'} {sliced:,}{of} rows"]
     parts = parts if any(limits) else [f"{sliced:,} rows"]
-    for count, how in ((found.repeated, ""), (found.near, "nearly ")):
+    for count, how in ((source.repeated, ""), (source.near, "nearly ")):
         parts += [f"{count:,} {how}{'repeats' if count == 1 else 'repeat'} an earlier one"] if count else []
-    parts += [f"{found.count(_EVAL):,} held out"] if found.count(_EVAL) else []
+    parts += [f"{source.count(_EVAL):,} held out"] if source.count(_EVAL) else []
     if taken != available:
         parts.append(f"the {available:,} left are taken {taken / available:.3g} times an epoch")
     return f"{one.setting}.rows", taken, "; ".join(parts)

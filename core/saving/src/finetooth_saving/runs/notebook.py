@@ -84,11 +84,11 @@ class LiveCurves(TrackerBase):
     def end(self, run: Run, outcome: Outcome) -> None:
         self._show(f"{outcome.status} after {outcome.steps} steps")
 
-    def _take(self, one: StepReport | Evaluation) -> None:
-        if isinstance(one, StepReport):
-            self._curves["loss"].append((one.step, one.loss))
-        elif "loss" in one.metrics:
-            self._curves["eval/loss"].append((one.step, one.metrics["loss"]))
+    def _take(self, report: StepReport | Evaluation) -> None:
+        if isinstance(report, StepReport):
+            self._curves["loss"].append((report.step, report.loss))
+        elif "loss" in report.metrics:
+            self._curves["eval/loss"].append((report.step, report.metrics["loss"]))
 
     def _show(self, title: str) -> None:
         from finetooth_saving.runs.chart import chart, svg

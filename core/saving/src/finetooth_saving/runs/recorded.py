@@ -129,9 +129,9 @@ class Recorded:
         return points
 
 
-def _put(found: dict[str, list[Point]], name: str, step: int, value: Any) -> None:
+def _put(series: dict[str, list[Point]], name: str, step: int, value: Any) -> None:
     if isinstance(value, int | float) and math.isfinite(value):
-        found.setdefault(name, []).append((step, float(value)))
+        series.setdefault(name, []).append((step, float(value)))
 
 
 def plain_name(name: str, argument: str) -> str:

@@ -141,10 +141,10 @@ def _check_bases(folders: Sequence[Path]) -> None:
             )
 
 
-def _targets(found: Sequence[tuple[dict[str, Any], dict[str, Tensor]]], modules: Sequence[str]) -> Any:
+def _targets(adapters: Sequence[tuple[dict[str, Any], dict[str, Tensor]]], modules: Sequence[str]) -> Any:
     """What peft shall look for: as the first adapter says it, if all add to the same modules, else each path."""
-    same = all(set(_paths(tensors)) == set(modules) for _, tensors in found)
-    return found[0][0]["target_modules"] if same else list(modules)
+    same = all(set(_paths(tensors)) == set(modules) for _, tensors in adapters)
+    return adapters[0][0]["target_modules"] if same else list(modules)
 
 
 def _paths(tensors: dict[str, Tensor]) -> list[str]:

@@ -234,8 +234,8 @@ class Runner:
             yield
 
     def _keep(
-        self, kept: list[dict[str, NDArray[Any]]], work: Pass, batch: MicroBatch, found: Mapping[str, mx.array]
+        self, outputs: list[dict[str, NDArray[Any]]], work: Pass, batch: MicroBatch, computed: Mapping[str, mx.array]
     ) -> None:
-        for name, values in found.items():
+        for name, values in computed.items():
             for index, array in per_datum(work.data, batch, values).items():
-                kept[index][name] = array
+                outputs[index][name] = array

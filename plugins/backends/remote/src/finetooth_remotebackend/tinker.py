@@ -138,14 +138,14 @@ class TinkerTrainer:
         replies = [self._result(partial(_itself, promise)) for promise in promised]
         return Generated([[self._completion(s, sampling, ids, version) for s in of.sequences] for of in replies])
 
-    def _completion(self, found: Any, sampling: Sampling, ids: list[int], version: int) -> Completion:
-        tokens = tuple(int(token) for token in found.tokens)
+    def _completion(self, sequence: Any, sampling: Sampling, ids: list[int], version: int) -> Completion:
+        tokens = tuple(int(token) for token in sequence.tokens)
         written = tokens[:-1] if tokens and tokens[-1] in ids else tokens
         text = self._request.text.tokenizer.decode(list(written), skip_special=True)
         for stop in sampling.stop:
             text = text.partition(stop)[0]
-        ended = "stop" if str(found.stop_reason) == "stop" else "length"
-        scores = tuple(float(logprob) for logprob in found.logprobs or ())
+        ended = "stop" if str(sequence.stop_reason) == "stop" else "length"
+        scores = tuple(float(logprob) for logprob in sequence.logprobs or ())
         return Completion(tokens, scores, text, "stop" if ended == "stop" else "length", version)
 
     def logprobs(self, data: Sequence[Datum], role: str) -> list[NDArray[np.float32]]:

@@ -247,14 +247,14 @@ def _optimizer(request: EngineRequest, parameters: TrainedParameters) -> torch.o
 
 
 def _trained(
-    base: Any, model: Any, request: EngineRequest, original: Collection[int], kept: Collection[int],
+    base: Any, model: Any, request: EngineRequest, original: Collection[int], in_fp32: Collection[int],
     scaler: LossScaler, compute: Compute,
 ) -> TrainedParameters:  # fmt: skip
     """What trains of a model, in its two precisions, and the rest in one; divided among ranks where these hold parts.
 
     Args:
         original: identities of the base's parameters.
-        kept: of these, what stays in fp32.
+        in_fp32: of these, those that stay in fp32.
     """
     from finetooth_torch.precision import DTYPES, result_dtype
     from finetooth_torch.updates.parameters import TrainedParameters, round_frozen
@@ -264,11 +264,11 @@ def _trained(
     rounds = result_dtype(dtype) != dtype and not request.trains.base_frozen
     whole = request.place.sharding is None
     if whole:
-        parameters = TrainedParameters(model, original, dtype, scaler, compute, kept=kept, words=words)
+        parameters = TrainedParameters(model, original, dtype, scaler, compute, kept=in_fp32, words=words)
     if rounds:
-        round_frozen(base, dtype, kept)
+        round_frozen(base, dtype, in_fp32)
     if not whole:
-        if kept:
+        if in_fp32:
             raise PlanError(
                 f"scale.strategy: it divides the model among ranks, and {request.base.model.reference} keeps some of "
                 "its weights in fp32",

@@ -50,7 +50,7 @@ class EmbeddingNoise:
         finally:
             self._lengths = None
 
-    def _add(self, module: nn.Module, given: Any, embedded: Tensor) -> Tensor | None:
+    def _add(self, module: nn.Module, inputs: Any, embedded: Tensor) -> Tensor | None:
         lengths = self._lengths
         if lengths is None or not module.training:
             return None

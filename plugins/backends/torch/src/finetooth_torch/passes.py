@@ -343,11 +343,11 @@ class Runner:
         return _Entered(self, work, batch, role, train)
 
     def _keep(
-        self, kept: list[dict[str, NDArray[Any]]], work: Pass, batch: MicroBatch, found: Mapping[str, Tensor]
+        self, outputs: list[dict[str, NDArray[Any]]], work: Pass, batch: MicroBatch, computed: Mapping[str, Tensor]
     ) -> None:
-        for name, values in found.items():
+        for name, values in computed.items():
             for index, array in per_datum(work.data, batch, values).items():
-                kept[index][name] = array
+                outputs[index][name] = array
 
 
 class _Entered:

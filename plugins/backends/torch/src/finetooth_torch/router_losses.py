@@ -51,10 +51,10 @@ class RouterLosses:
                 self._active = layer_facts.experts.active
                 layer.get_submodule(layer_facts.experts.router).register_forward_hook(self._keep)
 
-    def _keep(self, router: nn.Module, args: Any, given: Any) -> None:
+    def _keep(self, router: nn.Module, args: Any, output: Any) -> None:
         del router, args
         if self._reads:  # nothing is computed here, which a layer that is computed again would not repeat
-            self._read.append(given[0] if isinstance(given, tuple) else given)
+            self._read.append(output[0] if isinstance(output, tuple) else output)
 
     @contextmanager
     def reading(self) -> Iterator[None]:

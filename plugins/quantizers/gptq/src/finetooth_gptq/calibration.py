@@ -125,7 +125,7 @@ def _one_by_one(model: Any) -> Iterator[None]:
 
 
 def _hessians(
-    layer: nn.Module, linear: dict[str, nn.Linear], given: Sequence[Any], inputs: ExpertInputs
+    layer: nn.Module, linear: dict[str, nn.Linear], batches: Sequence[Any], inputs: ExpertInputs
 ) -> dict[str, Tensor]:
     """X X^T of what each module reads in all rows; those of experts are collected in `inputs`."""
     hessians = {name: torch.zeros(module.in_features, module.in_features) for name, module in linear.items()}
@@ -140,7 +140,7 @@ def _hessians(
     handles = [module.register_forward_pre_hook(watch(name)) for name, module in linear.items()]
     try:
         with inputs if inputs.any else nullcontext():
-            for args, kwargs in given:
+            for args, kwargs in batches:
                 layer(*args, **kwargs)
     finally:
         for handle in handles:

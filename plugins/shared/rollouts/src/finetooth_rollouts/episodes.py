@@ -176,16 +176,16 @@ class Playing:
         request = Asked(state["id"], state["group"], tasks[state["id"]], int(state["seed"]))
         return LiveEpisode(self._context, request, state["key"], self._environment.episode(request.task, request.seed))
 
-    def _check(self, one: LiveEpisode, prompt: tuple[int, ...]) -> None:
+    def _check(self, episode: LiveEpisode, prompt: tuple[int, ...]) -> None:
         """
         Raises:
             EngineError: it is not asked now what it was asked then.
         """
-        if one.ended or one.prompt != prompt:
-            why = one.failure or "it says something else than it did"
+        if episode.ended or episode.prompt != prompt:
+            why = episode.failure or "it says something else than it did"
             raise EngineError(
-                f"method.environment: {self._name}: an episode of {one.asked.id} cannot be played again up to where "
-                f"the run ended: {why}",
+                f"method.environment: {self._name}: an episode of {episode.asked.id} cannot be played again up to "
+                f"where the run ended: {why}",
                 action="ft resume RUN once it answers as before, or leave method.partial_rollouts out",
             )
 

@@ -71,9 +71,9 @@ class OpenEpisodes:
         """JSON."""
         return {"parts": self.parts, "episodes": [self._state(episode) for episode in self._played]}
 
-    def _state(self, one: LiveEpisode | EndedEpisode) -> Mapping[str, Any]:
-        if isinstance(one, LiveEpisode) and not one.ended:
-            return one.state()
-        group = one.asked.group if isinstance(one, LiveEpisode) else one.group
-        count = len(one.turns) if isinstance(one, LiveEpisode) else one.count
-        return {"group": group, "count": count, "found": [as_json(rollout) for rollout in one.rollouts(self._name)]}
+    def _state(self, episode: LiveEpisode | EndedEpisode) -> Mapping[str, Any]:
+        if isinstance(episode, LiveEpisode) and not episode.ended:
+            return episode.state()
+        group = episode.asked.group if isinstance(episode, LiveEpisode) else episode.group
+        count = len(episode.turns) if isinstance(episode, LiveEpisode) else episode.count
+        return {"group": group, "count": count, "found": [as_json(rollout) for rollout in episode.rollouts(self._name)]}

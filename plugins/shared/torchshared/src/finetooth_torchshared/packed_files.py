@@ -227,10 +227,10 @@ def _groups(tensor: Read, name: str, inputs: int) -> Tensor | None:
     return None if bool((groups.diff() >= 0).all()) else groups
 
 
-def _bits(method: str, said: Any, where: str, only: int = 0) -> Bits:
-    if said not in ((only,) if only else (4, 8)):
-        raise _unread(where, f"{method} of {said} bits", f"{only} bits" if only else "4 and 8 bits")
-    return cast(Bits, said)
+def _bits(method: str, bits: Any, where: str, only: int = 0) -> Bits:
+    if bits not in ((only,) if only else (4, 8)):
+        raise _unread(where, f"{method} of {bits} bits", f"{only} bits" if only else "4 and 8 bits")
+    return cast(Bits, bits)
 
 
 def _unread(where: str, what: str, read: str) -> RecipeError:

@@ -91,7 +91,7 @@ def pack_folder(model: Any, folder: Path, form: Format) -> int:
     return len(paths)
 
 
-def _said(form: Format, kept: list[str]) -> dict[str, Any]:
+def _said(form: Format, ignored: list[str]) -> dict[str, Any]:
     """What the config says of it."""
     weights = {
         "num_bits": form.bits, "type": "float" if form.floating else "int", "symmetric": True, "strategy": "group",
@@ -104,7 +104,7 @@ def _said(form: Format, kept: list[str]) -> dict[str, Any]:
     return {
         "quant_method": "compressed-tensors", "quantization_status": "compressed",
         "format": "mxfp4-pack-quantized" if form.floating else "pack-quantized",
-        "config_groups": {"group_0": group}, "ignore": kept, "kv_cache_scheme": None,
+        "config_groups": {"group_0": group}, "ignore": ignored, "kv_cache_scheme": None,
     }  # fmt: skip
 
 

@@ -87,7 +87,7 @@ class TorchRunningBatch:
         self._left[number] = sampling.n
         return number
 
-    def _waves(self, number: int, prompt: list[int], sampling: Sampling, first: int, held: Given) -> list[_Wave]:
+    def _waves(self, number: int, prompt: list[int], sampling: Sampling, first: int, adapter: Given) -> list[_Wave]:
         """The samples of a request, as many together as there is room for."""
         streams = row_streams([prompt], sampling, first=first)[0]
         room = self._generator.room(prompt, sampling)
@@ -97,7 +97,7 @@ class TorchRunningBatch:
             samples = range(wave * sampling.n // waves, (wave + 1) * sampling.n // waves)
             cells = len(prompt) + len(samples) * room
             of_wave = [streams[sample] for sample in samples]
-            parts.append(_Wave(number, prompt, samples, sampling, of_wave, cells, held))
+            parts.append(_Wave(number, prompt, samples, sampling, of_wave, cells, adapter))
         return parts
 
     def cancel(self, request: int) -> None:

@@ -295,7 +295,7 @@ def cost_of(model: Any, facts: ModelFacts) -> ModelCost:
 
 
 def _layer(
-    said: LayerFacts | None, facts: ModelFacts, counted: Mapping[str, Linear | None], *, trained: bool, norms: bool
+    own_facts: LayerFacts | None, facts: ModelFacts, counted: Mapping[str, Linear | None], *, trained: bool, norms: bool
 ) -> Layer:
     """A layer of the linear modules that were counted, with the experts that its facts say.
 
@@ -303,17 +303,17 @@ def _layer(
         trained: weights of experts train.
     """
     modules = tuple(linear for linear in counted.values() if linear is not None)
-    if said is None:
+    if own_facts is None:
         return Layer(modules, norms)
-    if experts := said.experts:
+    if experts := own_facts.experts:
         hidden, width = facts.hidden_size, experts.active * experts.width
         modules += (
             Linear(hidden, experts.count, 2, trained),
             Linear(hidden, (1 + experts.gated) * width, 2, trained),
             Linear(width, hidden, 3, trained),
         )
-    attended = said.heads * (said.head_dim + (said.value_dim or said.head_dim)) / 2
-    return Layer(modules, norms, attended, said.window, said.state, said.chunked)
+    attended = own_facts.heads * (own_facts.head_dim + (own_facts.value_dim or own_facts.head_dim)) / 2
+    return Layer(modules, norms, attended, own_facts.window, own_facts.state, own_facts.chunked)
 
 
 def _stage_in(path: str, layer: LayerFacts) -> int:

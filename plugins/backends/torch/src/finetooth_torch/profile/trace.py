@@ -249,12 +249,12 @@ def _product(event: Event) -> list[tuple[str, float]]:
     return [(label, 2.0 * count * m * k * n)]
 
 
-def _tally(found: Iterable[tuple[str, float, float]]) -> tuple[Calls, ...]:
+def _tally(events: Iterable[tuple[str, float, float]]) -> tuple[Calls, ...]:
     """Calls by name, the longest time first."""
     calls: Counter[str] = Counter()
     time: dict[str, float] = defaultdict(float)
     flops: dict[str, float] = defaultdict(float)
-    for name, took, operations in found:
+    for name, took, operations in events:
         calls[name] += 1
         time[name] += took
         flops[name] += operations
