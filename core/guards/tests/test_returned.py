@@ -125,6 +125,13 @@ def test_a_metric_is_a_number() -> None:
         called(made("evaluator", Evaluation("loss", 1, {"loss": None})), "evaluate")  # type: ignore[dict-item]
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, np.float32("nan")])
+def test_a_metric_without_a_value_is_left_out(value: float) -> None:
+    for kind, wrong in (("metric", ({"f1": value},)), ("baseline", ({"f1": 1.0}, {"f1": value}))):
+        with pytest.raises(PluginError, match=rf"^acme-evaluator: .* as {kind} 'f1' \[{__file__}:.*leave out a {kind}"):
+            called(made("evaluator", Evaluation("mine", 1, *wrong)), "evaluate")
+
+
 def test_a_tracker_that_would_never_run_is_refused() -> None:
     async def step(run: Any, report: Any) -> None: ...
 

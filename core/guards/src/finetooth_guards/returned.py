@@ -150,12 +150,15 @@ def rendered(called: Called, value: Any, given: tuple[Any, ...]) -> Rendered:
 
 
 def measured(called: Called, value: Any, given: tuple[Any, ...]) -> Evaluation:
-    """Metrics, each a number."""
+    """Metrics and baselines, each a finite number: no rule that watches a metric can judge another one."""
     if not isinstance(value, Evaluation):
         raise called.wrong(value, "an Evaluation")
-    for name, metric in value.metrics.items():
+    named = [("metric", *one) for one in value.metrics.items()] + [("baseline", *one) for one in value.baselines.items()]
+    for kind, name, metric in named:
         if not isinstance(metric, Real):
-            raise called.refused(f"returned {blame.shown(metric)} as metric {name!r}", "make each metric a number")
+            raise called.refused(f"returned {blame.shown(metric)} as {kind} {name!r}", f"make each {kind} a number")
+        if not math.isfinite(metric):
+            raise called.refused(f"returned {metric} as {kind} {name!r}", f"leave out a {kind} that has no value")
     return value
 
 

@@ -154,7 +154,7 @@ class Evaluation:
     Attributes:
         name: the evaluator.
         step: optimizer steps done; 0 is before training.
-        metrics: by name, `exact_match`, `loss`; recorded as `eval/NAME`.
+        metrics: by name, `exact_match`, `loss`; recorded as `eval/NAME`. Each is finite; leave out what has no value.
         baselines: what a trivial answer would score, by name (`majority answer`), in the unit of the evaluator's
             first metric.
         samples: some questions with answers, the same ones at every evaluation.
