@@ -35,6 +35,8 @@ from finetooth_saving.run_state import Resumed
 class CountingEngine(EngineBase):
     """Writes what it was asked for; has no weights."""
 
+    weights_version = 0
+
     def export(self, path: Path) -> None:
         (path / "weights.txt").write_text("trained")
 

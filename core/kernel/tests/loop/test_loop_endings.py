@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 from finetooth_hooks import (
     EngineError,
+    Evaluation,
     FinetoothError,
+    PluginError,
     StepReport,
     StopRun,
 )
@@ -115,6 +117,39 @@ def test_a_failed_step_leaves_a_checkpoint_of_the_last_whole_one(kit: SimpleName
     assert json.loads((folder / "state.json").read_text())["method"] == {"done": 2}
     assert verify_folder(folder)["step"] == 2
     assert loop.said == [f"the state after step 2, the last whole one, is in {folder}"]
+
+
+@pytest.mark.parametrize("error", [PluginError("acme", "evaluate() returned nan"), KeyError("f1"), SystemExit(0)])
+def test_an_evaluation_that_fails_loses_no_step(
+    kit: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fail(self: Any, engine: Any, step: int) -> Any:
+        if step == 2:
+            raise error
+        return Evaluation("mine", step, {"score": 0.5})
+
+    monkeypatch.setattr(kit.Score, "evaluate", fail)
+    loop = kit.make(tmp_path, kit.Method(), every=1)
+    with pytest.raises((FinetoothError, KeyError)):
+        loop.run()
+    folder = tmp_path / "checkpoints" / "step-2"
+    assert verify_folder(folder)["step"] == 2 and str(folder) in loop.said[-1]
+    monkeypatch.undo()
+    again = kit.resumed(tmp_path, 2, every=1).run()
+    assert [one.step for one in again.evaluations] == [0, 1, 2, 3, 4] and again.status == "done"
+
+
+def test_a_step_that_moved_weights_and_failed_is_not_saved_as_the_one_before(
+    kit: SimpleNamespace, tmp_path: Path
+) -> None:
+    def move() -> None:
+        loop.engine.weights_version = 3
+        raise KeyError("of the method, after its update")
+
+    loop = kit.make(tmp_path, kit.Method(at={3: move}))
+    with pytest.raises(KeyError):
+        loop.run()
+    assert not (tmp_path / "checkpoints").exists() or not list((tmp_path / "checkpoints").glob("step-*"))
 
 
 def test_a_checkpoint_that_is_there_is_not_written_again(kit: SimpleNamespace, tmp_path: Path) -> None:

@@ -79,9 +79,10 @@ class Finish:
                 time.sleep(PAUSE)
 
     def keep_state(self, ending: Ending) -> Ending:
-        """A checkpoint of the last whole step: if checkpoints are kept, and in any case after an interrupt, a stop or a
-        step that failed, so that nothing is lost."""
-        broken = ending.status in ("interrupted", "stopped") or isinstance(ending.error, EngineError)
+        """A checkpoint of the last whole step: if checkpoints are kept, and in any case where a run ends before its
+        last step or fails, so that nothing is lost. What moved weights and then failed is no whole step."""
+        whole = self.run.version == self.run.engine.weights_version
+        broken = ending.status in ("interrupted", "stopped") or (ending.error is not None and whole)
         wanted = broken or (self.run.keeper.keeping.cadence and self.run.keeper.keeping.on_disk)
         unsent = ""
         try:
@@ -100,7 +101,7 @@ class Finish:
             return ending
         if unsent and ending.exit_code == 0:
             ending = replace(ending, reason=unsent, exit_code=1)
-        if isinstance(ending.error, EngineError):
+        if ending.error is not None and self.run.checkpoint_folder.is_dir():
             self.run.say(
                 f"the state after step {self.run.progress.step}, the last whole one, is in {self.run.checkpoint_folder}"
             )

@@ -47,6 +47,7 @@ class LiveRun:
         saved_at: the step of the last checkpoint.
         seconds: that earlier processes have spent on the run.
         cursor: the method's state after the last whole step.
+        version: of the engine's weights after it.
         epoch: passes over the data done.
         resumed_from: the checkpoint that this process went on from.
         again: an earlier process has begun the run.
@@ -70,6 +71,7 @@ class LiveRun:
     def __post_init__(self) -> None:
         self.trackers = Trackers(self.job.trackers, self.progress, self.say)
         self.cursor: Mapping[str, Any] = {}
+        self.version = self.engine.weights_version
         self.epoch = 0.0
         self.resumed_from: Path | None = None
         self.again = False
@@ -98,7 +100,7 @@ class LiveRun:
 
     def take(self, state: RunState) -> None:
         """Be where the state says, but for engine, method and history."""
-        self.progress.step, self.epoch = state.step, state.epoch
+        self.progress.step, self.epoch, self.version = state.step, state.epoch, self.engine.weights_version
         self.progress.metrics.clear()
         self.progress.metrics.update(state.metrics)
         self.record.best, self.record.bad_steps = dict(state.best), list(state.bad_steps)

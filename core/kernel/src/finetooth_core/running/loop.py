@@ -125,6 +125,7 @@ class Loop(LiveRun):
                 break
             report = self.meter.measured(report, time.perf_counter() - clock)
             self.cursor = held(self.method.state())  # a step that fails has moved it already
+            self.version = self.engine.weights_version
             with self.recorder.span(OBSERVERS_SPAN):
                 self.tell(report)
             self.recorder.after(report.step)
