@@ -85,7 +85,23 @@ def wrong(value: Callable[[], Any]) -> Any:
     """What the function answers instead of what it would."""
     if CASE.fault in RAISED:
         return RAISED[CASE.fault]()
-    return None if CASE.fault == "none" else value()
+    return None if CASE.fault == "none" else spoiled(value()) if CASE.fault == "nan" else value()
+
+
+def spoiled(value: Any) -> Any:
+    """The same with NaN in the place of every number that could be one."""
+    import torch
+
+    if isinstance(value, float) or (isinstance(value, torch.Tensor) and value.is_floating_point()):
+        return value * float("nan")
+    if isinstance(value, tuple | list):
+        return type(value)(map(spoiled, value))
+    if isinstance(value, dict):
+        return {name: spoiled(one) for name, one in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [field.name for field in dataclasses.fields(value) if field.init]
+        return dataclasses.replace(value, **{name: spoiled(getattr(value, name)) for name in fields})
+    return value
 
 
 def misled(given: tuple[Any, ...]) -> tuple[Any, ...]:

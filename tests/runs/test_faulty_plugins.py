@@ -52,6 +52,17 @@ OTHERS = [
 ]
 
 
+WRONG = [
+    ("store", "put", "none"), ("evaluator", "evaluate", "nan"), ("adapter", "export", "none"),
+    ("adapter", "low_rank", "nan"), ("attention", "", "nan"), ("source", "portions", "none"),
+    ("family", "facts", "nan"), ("method", "prepare", "nan"), ("backend", "plan", "nan"), ("loss", "", "none"),
+    ("kernel", "linear_logprob", "none"), ("quantizer", "linear", "none"), ("optimizer", "create", "none"),
+    ("exporter", "export", "none"), ("format", "read", "none"), ("environment", "episode", "none"),
+    ("sampler", "sample", "nan"),
+]  # fmt: skip
+"""Answers that no contract allows; `core/guards/tests/test_returned.py` has those of every function."""
+
+
 def picked(kind: str, rows: Path, model: Path) -> dict[str, Any]:
     """What of a recipe picks the plugin's entry."""
     acme = {"name": "acme"}
@@ -124,6 +135,20 @@ def test_a_kernel_with_a_wrong_gradient_trains_no_step(
     assert code == 2 and line.startswith(f"error: kernels.linear_logprob={file.name}:acme: it is wrong on "), line
     assert "gradient" in line and f"[{file}:" in line and line.endswith("(set kernels.linear_logprob: torch)"), line
     assert not list(tmp_path.rglob("checkpoint-*"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "function", "fault"), [*WRONG[:2], *(pytest.param(*case, marks=pytest.mark.slow) for case in WRONG[2:])]
+)
+def test_a_wrong_answer_names_plugin_file_and_line(
+    kind: str, function: str, fault: str, tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, file = run(kind, function, fault, tiny_model_folder, tmp_path)
+    text = capsys.readouterr().err
+    (line,) = (line for line in text.splitlines() if line.startswith("error: "))
+    assert code in (1, 2) and f"[{file}:" in line and "Traceback" not in text, text
+    others = line.replace(str(file), "").replace(str(tmp_path), "")
+    assert "finetooth" not in others and "a bug;" not in line and "report the model" not in line, line
 
 
 @pytest.mark.slow

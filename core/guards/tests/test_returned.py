@@ -21,15 +21,17 @@ from finetooth_hooks.bases import BASES
 from finetooth_hooks.entries import ENTRY_TYPES
 from finetooth_hooks.environments import Answer, Observation
 from finetooth_hooks.examples import Rendered
+from finetooth_hooks.exporters import Exported
 from finetooth_hooks.losses import Contribution, LossResult
-from finetooth_hooks.reports import Evaluation
+from finetooth_hooks.protocols import HardwareFacts
+from finetooth_hooks.reports import DataReport, Evaluation, Prepared
 from finetooth_toolbox import blame
 
 NOT_ASKED = {"reward", "command"}
 """Kinds that are checked elsewhere (a reward), or return nothing to anybody."""
 WRONG = {"none": None, "text": "good", "number": 3, "nan": float("nan"), "nested": [[None]]}
 RIGHT = {
-    ("adapter", "trained_parameters"): {"number"}, ("adapter", "low_rank"): {"none"},
+    ("adapter", "trained_parameters"): {"number"}, ("adapter", "low_rank"): {"none"}, ("adapter", "export"): set(WRONG),
     **{
         ("adapter", name): {"number"}
         for name in ("held_bytes", "kept_bytes", "token_bytes", "beginning_bytes", "rate_factor")
@@ -70,7 +72,7 @@ def called(built: Any, name: str) -> Any:
     prompts, sampling = ["a", "b"], SimpleNamespace(n=2)
     given = (None, prompts, sampling) if name == "sample" else (Array((2, 4, 8, 16)),) * 3
     out = built(*given) if not name else getattr(built, name)(*given)
-    return list(out) if name in ("rows", "read", "steps") and not isinstance(out, str | list) else out
+    return list(out) if name in ("rows", "read", "portions", "steps") and not isinstance(out, str | list) else out
 
 
 def test_every_kind_is_checked() -> None:
@@ -110,6 +112,29 @@ def test_shapes_and_counts_are_looked_at() -> None:
         called(made("attention", Array((2, 4, 8, 16), "bf16")), "")
     with pytest.raises(PluginError, match="nan"):
         called(made("schedule", float("inf") - float("inf")), "factor")
+
+
+@pytest.mark.parametrize(("kind", "answer"), [("adapter", None), ("exporter", Exported())])
+def test_an_export_writes_something(kind: str, answer: Any, tmp_path: Path) -> None:
+    built = made(kind, answer)
+    with pytest.raises(PluginError, match=rf"^acme-{kind}: {kind} 'mine': export\(\) wrote no file \[{__file__}:"):
+        built.export("source", tmp_path)
+    (tmp_path / "weights").touch()
+    assert built.export("source", tmp_path) is answer
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "field"),
+    [
+        ("method", "prepare", Prepared(3, 3, DataReport("train", 1, 1, length_deviation=math.nan)),
+         "Prepared whose report.length_deviation is nan"),
+        ("hardware", "facts", HardwareFacts("x", (), (), peak_flops={"bf16": math.inf}),
+         "HardwareFacts whose peak_flops.bf16 is inf"),
+    ],
+)  # fmt: skip
+def test_numbers_of_parts_are_finite(kind: str, name: str, value: Any, field: str) -> None:
+    with pytest.raises(PluginError, match=rf"^acme-{kind}: .* {name}\(\) returned a {field} \[{__file__}:"):
+        called(made(kind, value), name)
 
 
 def test_a_rows_weights_are_as_many_as_its_tokens_and_finite() -> None:

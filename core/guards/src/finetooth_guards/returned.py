@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import wraps
 from inspect import getattr_static
 from numbers import Integral, Real
+from pathlib import Path
 from types import new_class
 from typing import Any, get_args
 
@@ -28,6 +29,7 @@ from finetooth_hooks.losses import Contribution, LossResult, Per
 from finetooth_hooks.releases import Verdict
 from finetooth_hooks.reports import DataReport, Evaluation, Prepared, StepReport
 from finetooth_hooks.rollouts import Sampled
+from finetooth_hooks.sources import Portion
 from finetooth_hooks.strategies import Rank
 from finetooth_toolbox import blame
 
@@ -122,6 +124,29 @@ def number(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
     return value
 
 
+def finite(*types: type) -> Check:
+    """A value of one of some types whose numbers are finite, those of its parts too."""
+    of_type = a(*types)
+
+    def check(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
+        if found := _not_finite(of_type(called, value, given)):
+            raise called.refused(f"returned a {type(value).__name__} whose {found}", "give a finite number")
+        return value
+
+    return check
+
+
+def _not_finite(value: Any) -> str:
+    """The first part of a dataclass or a mapping that is NaN or infinite: `report.length_deviation is nan`."""
+    fields = {name: getattr(value, name) for name in getattr(value, "__dataclass_fields__", ())}
+    for name, part in (value if isinstance(value, Mapping) else fields).items():
+        if isinstance(part, float) and not math.isfinite(part):
+            return f"{name} is {part}"
+        if found := _not_finite(part):
+            return f"{name}.{found}"
+    return ""
+
+
 def ids(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
     """Token ids."""
     if not isinstance(value, Sequence) or not all(isinstance(token, Integral) for token in value[:1]):
@@ -153,12 +178,12 @@ def measured(called: Called, value: Any, given: tuple[Any, ...]) -> Evaluation:
     """Metrics and baselines, each a finite number: no rule that watches a metric can judge another one."""
     if not isinstance(value, Evaluation):
         raise called.wrong(value, "an Evaluation")
-    named = [("metric", *one) for one in value.metrics.items()] + [("baseline", *one) for one in value.baselines.items()]
-    for kind, name, metric in named:
-        if not isinstance(metric, Real):
-            raise called.refused(f"returned {blame.shown(metric)} as {kind} {name!r}", f"make each {kind} a number")
-        if not math.isfinite(metric):
-            raise called.refused(f"returned {metric} as {kind} {name!r}", f"leave out a {kind} that has no value")
+    for kind, numbers in (("metric", value.metrics), ("baseline", value.baselines)):
+        for name, one in numbers.items():
+            if not isinstance(one, Real):
+                raise called.refused(f"returned {blame.shown(one)} as {kind} {name!r}", f"make each {kind} a number")
+            if not math.isfinite(one):
+                raise called.refused(f"returned {one} as {kind} {name!r}", f"leave out a {kind} that has no value")
     return value
 
 
@@ -212,6 +237,18 @@ def answered(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
     return value
 
 
+def wrote(inner: Check) -> Check:
+    """A value, where the folder among the arguments is no longer empty."""
+
+    def check(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
+        folder = next((one for one in given if isinstance(one, Path)), None)
+        if folder is not None and folder.is_dir() and not any(folder.iterdir()):
+            raise called.refused("wrote no file", "write what was trained into the folder that it is given")
+        return inner(called, value, given)
+
+    return check
+
+
 def episode(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
     """An episode, what it says checked too."""
     something("an Episode, with begin(), answer() and close()", "begin", "answer", "close")(called, value, given)
@@ -241,19 +278,20 @@ METHODS: Mapping[str, Mapping[str, Check]] = {
         "low_rank": a(protocols.LowRank, NONE),
         "rate_shares": a(Mapping),
         "after_step": a(Mapping),
+        "export": wrote(a(object)),
         **dict.fromkeys(("held_bytes", "kept_bytes", "token_bytes", "beginning_bytes", "rate_factor"), number),
     },
     "attention": {"": attended},
-    "backend": {"plan": a(protocols.BackendPlan), "engine": something("an engine")},
+    "backend": {"plan": finite(protocols.BackendPlan), "engine": something("an engine")},
     "environment": {"episode": episode},
     "evaluator": {"prepare": a(DataReport, NONE), "evaluate": measured},
-    "exporter": {"export": a(Exported)},
+    "exporter": {"export": wrote(a(Exported))},
     "face": {"app": application, "refusal": a(Mapping)},
-    "family": {"facts": a(protocols.ModelFacts)},
+    "family": {"facts": finite(protocols.ModelFacts)},
     "format": {"detect": a(str, NONE), "read": read_row},
     "gate": {"check": lambda called, value, given: value},  # what answers no text is a refusal of the checkpoint's
     "kernel": {},
-    "hardware": {"missing": a(str), "facts": a(protocols.HardwareFacts)},
+    "hardware": {"missing": a(str), "facts": finite(protocols.HardwareFacts)},
     "launcher": {"rank": a(Rank, NONE), "start": a(Integral, wanted="the exit code of the run")},
     "loader": {
         "describe": a(protocols.ModelInfo),
@@ -261,7 +299,7 @@ METHODS: Mapping[str, Mapping[str, Check]] = {
         "load": something("the model"),
     },
     "loss": {"": contributions},
-    "method": {"prepare": a(Prepared), "steps": each(StepReport, wanted="a StepReport")},
+    "method": {"prepare": finite(Prepared), "steps": each(StepReport, wanted="a StepReport")},
     "optimizer": {"create": something("an optimizer")},
     "page": {"app": something("an ASGI application")},
     "processor": {"place": a(protocols.MediumPlace), "inputs": a(Mapping)},
@@ -272,6 +310,7 @@ METHODS: Mapping[str, Mapping[str, Check]] = {
     "schedule": {"factor": number},
     "source": {
         "rows": each(Row, wanted="a Row"),
+        "portions": each(Portion, wanted="a Portion"),
         "read": each(Row, DataError, wanted="a Row, or a DataError"),
     },
     "store": {"names": a(list, tuple), "manifest": a(bytes)},

@@ -21,7 +21,7 @@ from finetooth_hooks.checkpoints import Candidate, Gate, Kept, SnapshotStore, St
 from finetooth_hooks.engine import Engine, Snapshot
 from finetooth_hooks.errors import FinetoothError, StoreError
 from finetooth_recipes.cadence import Cadence, Clock
-from finetooth_toolbox.blame import named, reason_of, said
+from finetooth_toolbox.blame import named, reason_of, said, where, whose
 from finetooth_toolbox.files.manifests import MANIFEST, hashes_remembered
 
 from finetooth_saving import history
@@ -290,6 +290,8 @@ class Keeper:
             set_aside(target, name, "a run that was resumed from an earlier checkpoint came here again")
         if self.keeping.disk is not None:
             self.keeping.disk.put(name, staged)
+            if not target.is_dir():
+                raise _lost(name, self.keeping.disk)
         else:
             settle_folder(staged, target)
 
@@ -361,6 +363,8 @@ class Keeper:
                 raise
             store.remove(name)
             store.put(name, folder)
+        if name not in store.names():
+            raise _lost(name, store)
 
     def _wait_for_uploads(self) -> None:
         for _, pending in self._uploads:
@@ -397,6 +401,11 @@ class Keeper:
                 continue
             store.remove(name)
             self._metrics.pop((id(store), name), None)
+
+
+def _lost(name: str, store: Store) -> StoreError:
+    """The error of a store that says nothing, and has nothing."""
+    return StoreError("", f"{whose(store.put)}put() kept no {name}{where(store.put)}")
 
 
 def _is_of_same_run(store: Store, name: str, folder: Path) -> bool:

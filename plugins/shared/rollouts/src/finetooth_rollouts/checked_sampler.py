@@ -13,6 +13,7 @@ from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import Sampler
 from finetooth_hooks.rollouts import Prompt, Rollout, Sampled
 from finetooth_hooks.sampling import Sampling
+from finetooth_toolbox import blame
 
 ROUNDED = 1e-3
 """By how much a log-probability may be above 0: sums of a distribution are rounded."""
@@ -71,7 +72,8 @@ class CheckedSampler:
 
     def _wrong(self, problem: str) -> EngineError:
         return EngineError(
-            f"method.sampler: {self.name} {problem}", action="fix the sampler or take another, then ft resume RUN"
+            f"method.sampler: {self.name} {problem}{blame.where(self.sampler.sample)}",
+            action="fix the sampler or take another, then ft resume RUN",
         )
 
 

@@ -9,6 +9,7 @@ import torch
 from finetooth_hooks import Context, PlanError
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import HardwareFacts, ModelFacts
+from finetooth_toolbox import blame
 from torch import Tensor, nn
 
 from finetooth_torch.attention.interface import Computes, checked, install
@@ -72,9 +73,10 @@ def attend_with(base: nn.Module, body: nn.Module, choice: AttentionChoice, conte
         states = _states(body)
     apart = share(states, own)
     if apart > ALLOWED[states.element_size()]:
+        places = "".join({blame.where(one): None for one in computes.values() if callable(one)})
         raise PlanError(
             f"{SETTING}: with {choice.names} the model computes other states than with its own attention "
-            f"({apart:.1e} apart)",
+            f"({apart:.1e} apart){places}",
             action=f"set {SETTING} to auto",
         )
 

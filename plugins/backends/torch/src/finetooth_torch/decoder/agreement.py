@@ -7,8 +7,9 @@ computation, whatever the model's weights are: biases and low-rank matrices that
 attention of trained weights does not magnify rounding. Gradients are compared too: those of the states, and of what
 trains in the layer. It costs one layer in float32, forward and backward, and reads no weight.
 
-Where they differ, each kernel that the plan picked is exchanged for torch's way in turn: the one without which all
-agrees is refused by its name, and the model is blamed only where there is none.
+Where they differ, each kernel that the plan picked is exchanged for torch's way in turn, then wrapped modules are
+called as they are instead of by the adapter's low-rank matrices: the part without which all agrees is refused by its
+name, and the model is blamed only where there is none.
 
 The states are chosen to show what ordinary ones hide. Some are so small that a norm's eps matters, and the layer is
 tried again with small attention, whose norms then see small numbers too; positions lie far apart, so that slow
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,7 +39,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from finetooth_torch.compute import STREAM, TORCH, Compute
 from finetooth_torch.decoder.bodies import TransformersBody
-from finetooth_torch.decoder.suspects import HEAD, broken_part, wrong_kernel
+from finetooth_torch.decoder.suspects import HEAD, broken_part, wrong_kernel, wrong_low_rank
 from finetooth_torch.decoder.trial_layers import (
     Place,
     drawn,
@@ -111,12 +112,16 @@ def check_decoder(
     """
     setting, action = "backend.decoder", "set backend.decoder: transformers, and report the model"
 
-    def compare(compute: Compute) -> Disagreement:
+    def compare(compute: Compute, low_rank: FindLowRank = low_rank) -> Disagreement:
         with _evaluating(model):
             return compare_decoder(body, facts, low_rank, compute)
 
     def refused(problem: str) -> PlanError:
         kernel = wrong_kernel(lambda other: compare(other).right, compute, STREAM, problem)
+        if kernel is None:
+            with suppress(Exception):  # of the model's own code
+                if compare(compute, lambda module: None).right:
+                    return wrong_low_rank(low_rank, problem)
         return kernel or PlanError(f"{setting}: {problem}", action=action)
 
     try:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from finetooth_hooks import PlanError
+from finetooth_kernels.decoder import FindLowRank
 from finetooth_toolbox import blame
 
 from finetooth_torch.compute import TORCH, Compute
@@ -43,6 +44,15 @@ def wrong_kernel(agrees: Agrees, compute: Compute, operations: Sequence[str], pr
                 action=f"set {settings}, or fix what computes it",
             )
     return None
+
+
+def wrong_low_rank(low_rank: FindLowRank, problem: str) -> PlanError:
+    """The refusal of an adapter without whose low-rank matrices everything agrees."""
+    return PlanError(
+        f"{blame.whose(low_rank)}adapter: low_rank() does not give what its modules compute: {problem}; where they are "
+        f"called as they are, everything agrees{blame.where(low_rank)}",
+        action="set backend.decoder: transformers, or fix low_rank()",
+    )
 
 
 def broken_part(error: BaseException, compute: Compute) -> PlanError | None:
