@@ -179,11 +179,11 @@ def measured(called: Called, value: Any, given: tuple[Any, ...]) -> Evaluation:
     if not isinstance(value, Evaluation):
         raise called.wrong(value, "an Evaluation")
     for kind, numbers in (("metric", value.metrics), ("baseline", value.baselines)):
-        for name, one in numbers.items():
-            if not isinstance(one, Real):
-                raise called.refused(f"returned {blame.shown(one)} as {kind} {name!r}", f"make each {kind} a number")
-            if not math.isfinite(one):
-                raise called.refused(f"returned {one} as {kind} {name!r}", f"leave out a {kind} that has no value")
+        for name, metric in numbers.items():
+            if not isinstance(metric, Real):
+                raise called.refused(f"returned {blame.shown(metric)} as {kind} {name!r}", f"make each {kind} a number")
+            if not math.isfinite(metric):
+                raise called.refused(f"returned {metric} as {kind} {name!r}", f"leave out a {kind} that has no value")
     return value
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 
 from finetooth_hooks.errors import Interrupted, StopRun
@@ -70,8 +69,6 @@ class Evaluations:
         metrics = {f"eval/{name}": value for name, value in evaluation.metrics.items()}
         self.run.progress.metrics |= metrics
         self.run.job.request.updates.schedule.observe(metrics)  # for a schedule that watches an evaluation
-        first = next(iter(evaluation.metrics), None)
-        if first is not None and math.isfinite(evaluation.metrics[first]):
-            name, value = f"eval/{first}", evaluation.metrics[first]
+        for name, value in list(metrics.items())[:1]:
             better = max if evaluation.higher_is_better else min
             self.run.record.best[name] = better(value, self.run.record.best.get(name, value))

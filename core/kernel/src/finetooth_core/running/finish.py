@@ -152,7 +152,6 @@ class Finish:
             ending = ending.stopped(stop)
             if ending.status == "stopped":
                 self.keep_stopped()
-            return ending
         except FinetoothError as error:
             return ending if ending.error else failed(error)
         return ending
