@@ -1,4 +1,4 @@
-"""Probes, as an evaluator that brings its own questions."""
+"""Evaluators that bring their own questions: probes, and tasks of lm-eval."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ from finetooth_hooks import Evaluator, hookimpl
 
 @hookimpl
 def ft_evaluators() -> Iterable[Evaluator]:
-    """The evaluator `probes`."""
+    """The evaluators `probes` and `lm_eval`."""
     yield Evaluator(
         name="probes",
         build="finetooth_probes.evaluator:build",
         summary="share of 54 fixed questions answered as they should be",
+        needs=frozenset({"generate"}),
+        brings_rows=True,
+    )
+    yield Evaluator(
+        name="lm_eval",
+        build="finetooth_probes.harness:build",
+        summary="tasks of lm-eval in a folder of yours, scored as lm-eval scores them",
         needs=frozenset({"generate"}),
         brings_rows=True,
     )

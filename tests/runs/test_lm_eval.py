@@ -1,0 +1,114 @@
+"""The evaluator `lm_eval`: its numbers are those of lm-eval's own command on the same model, row by row."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from ast import literal_eval
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from finetooth_hooks import DataError, UserError
+from finetooth_probes import harness
+
+ROWS = [
+    ("What is the capital of France?", [" Paris", " Rome", " Bonn"], 0),
+    ("What follows Tuesday?", [" Friday", " Wednesday", " Mai"], 1),
+    ("2 + 2?", [" 5", " 3", " 4"], 2),
+    ("Opposite of hot?", [" cold", " warm", " tepid"], 0),
+]
+METRICS = {"choice": ["acc", "acc_norm"], "say": ["exact_match"], "text": ["word_perplexity", "byte_perplexity"]}
+TASKS: dict[str, dict[str, Any]] = {
+    "choice": {
+        "output_type": "multiple_choice", "doc_to_text": "Question: {{question}}\nAnswer:",
+        "doc_to_choice": "{{choices}}", "doc_to_target": "{{answer}}", "num_fewshot": 1, "fewshot_split": "test",
+    },
+    "say": {
+        "output_type": "generate_until", "doc_to_text": "{{question}}", "doc_to_target": "{{choices[answer]}}",
+        "generation_kwargs": {"until": ["a", "\n"], "max_gen_toks": 12, "do_sample": False},
+    },
+    "text": {"output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{question}}"},
+}  # fmt: skip
+
+
+def write(folder: Path, name: str, **more: Any) -> None:
+    """A task of lm-eval, with its rows next to it."""
+    folder.mkdir(exist_ok=True)
+    rows = folder / "rows.jsonl"
+    lines = [{"question": question, "choices": choices, "answer": answer} for question, choices, answer in ROWS]
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    metrics = [{"metric": metric} for metric in METRICS[name]]
+    task = {"task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(rows)}},
+            "test_split": "test", "metric_list": metrics, **TASKS[name], **more}  # fmt: skip
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(task))
+
+
+def run(*words: str) -> str:
+    done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_scores_are_those_of_lm_evals_own_command(tiny_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed")
+    for name in TASKS:
+        write(tmp_path / "tasks", name)
+    suite = json.dumps({"name": "lm_eval", "folder": str(tmp_path / "tasks")})
+    settings = ("--set", "data.renderer=chatml", "--set", "train.precision=fp32", "--json")
+    kept = tmp_path / "answers.jsonl"
+    said = run("finetooth", "eval", str(tiny_model), "--suite", suite, *settings, "--answers", str(kept))
+    ((ours,),) = json.loads(said).values()
+    run("lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={tiny_model},dtype=float32", "--device", "cpu",
+        "--tasks", ",".join(TASKS), "--include_path", str(tmp_path / "tasks"), "--output_path", str(tmp_path / "out"),
+        "--log_samples", "--batch_size", "3")  # fmt: skip
+    theirs = json.loads(next((tmp_path / "out").glob("*/results*.json")).read_text())["results"]
+    assert ours["metrics"].keys() == {f"{task}/{metric}" for task in TASKS for metric in METRICS[task]}
+    for name, value in ours["metrics"].items():
+        task, metric = name.split("/")
+        assert value == pytest.approx(theirs[task][f"{metric},none"], rel=1e-5), name
+    answers = {row["id"]: row["answer"] for row in map(json.loads, kept.read_text().splitlines())}
+    assert len(answers) == ours["rows"] == 3 * len(ROWS) and ours["settings"]["num_fewshot"]["choice"] == 1
+    for file in (tmp_path / "out").glob("*/samples_*.jsonl"):
+        for row in map(json.loads, file.read_text().splitlines()):
+            task = file.name.split("_")[1]
+            mine, (response,) = answers[f"{task}:{row['doc_id']}"], row["filtered_resps"][:1]
+            if task == "say":
+                assert mine == response
+            elif task == "text":
+                assert float(mine) == pytest.approx(float(response), rel=1e-5)
+            else:
+                for (score, greedy), (expected, best) in zip(literal_eval(mine), row["filtered_resps"], strict=True):
+                    assert score == pytest.approx(float(expected), rel=1e-5) and str(greedy) == best
+
+
+def prepare(folder: Path, **options: Any) -> Any:
+    context: Any = SimpleNamespace()
+    return harness.build(harness.LmEvalOptions(folder=str(folder), **options), context).prepare()
+
+
+def test_what_is_not_there_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed")
+    with pytest.raises(DataError, match="none is not a folder"):
+        prepare(tmp_path / "none")
+    with pytest.raises(DataError, match="has no task 'none'"):
+        prepare(tmp_path)
+    write(tmp_path, "say")
+    with pytest.raises(DataError, match=r"no task 'arc_easy' \(tasks: say\)"):
+        prepare(tmp_path, tasks=("arc_easy",))
+    assert prepare(tmp_path).rows == len(ROWS)
+    write(tmp_path, "choice", dataset_path="nobody/rows-of-nobody", dataset_kwargs={})
+    with pytest.raises(DataError, match=r"rows of a task must be local files") as told:
+        prepare(tmp_path, tasks=("choice",))
+    assert "\n" not in str(told.value)
+
+
+def test_without_lm_eval_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'finetooth-probes\[lm-eval\]'"):
+        prepare(Path())
