@@ -114,19 +114,19 @@ class Conversation:
         self.sampling = replace(self.sampling, seed=self.sampling.seed + 1)
         return Answer(text, "interrupted" if completion is None else completion.stop)
 
-    def _prompt(self, asked: Sequence[Message]) -> Sequence[int]:
+    def _prompt(self, messages: Sequence[Message]) -> Sequence[int]:
         """
         Raises:
             UserError: another adapter than the engine's own shall look or listen.
         """
-        if not any(message.media for message in asked):
-            return self.renderer.prompt(asked, self.tools)
+        if not any(message.media for message in messages):
+            return self.renderer.prompt(messages, self.tools)
         if self.adapter:
             raise UserError(
                 f"adapter {self.adapter}: images, sounds and videos are shown to the model's own weights alone",
                 action="name the adapter, or its run, in place of the model",
             )
-        read = self.renderer.shown_prompt(asked, self.tools)
+        read = self.renderer.shown_prompt(messages, self.tools)
         return ShownPrompt(read.tokens, tuple(chunks(read.media, "the conversation")))
 
     def _complete(self, prompt: Sequence[int], telling: Telling) -> Completion | None:
@@ -215,7 +215,9 @@ class Telling:
         self._told, self._breaks = content, False
 
 
-def _shared(one: str, other: str) -> str:
+def _shared(first: str, other: str) -> str:
     """The beginning that two texts have in common."""
-    length = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-    return one[:length]
+    length = next(
+        (i for i, (a, b) in enumerate(zip(first, other, strict=False)) if a != b), min(len(first), len(other))
+    )
+    return first[:length]

@@ -11,7 +11,7 @@ from finetooth_hooks.problems import Problems, raise_together
 from finetooth_hooks.recipe_rows import RecipeRows
 
 
-def check_all(given: RecipeRows, error: DataError) -> None:
+def check_all(recipe_rows: RecipeRows, error: DataError) -> None:
     """Raise what is wrong with all rows of all splits.
 
     Args:
@@ -22,9 +22,9 @@ def check_all(given: RecipeRows, error: DataError) -> None:
     """
     errors: list[DataError] = []
     more = False
-    for split in given.splits:
+    for split in recipe_rows.splits:
         try:
-            problems, stages, rows = _broken(given, split)
+            problems, stages, rows = _broken(recipe_rows, split)
         except UserError:  # a source cannot be read to its end
             raise error from None
         problem = problems.error(rows)
@@ -36,10 +36,10 @@ def check_all(given: RecipeRows, error: DataError) -> None:
     raise_together(errors)
 
 
-def _broken(given: RecipeRows, split: str) -> tuple[Problems, int, int]:
+def _broken(recipe_rows: RecipeRows, split: str) -> tuple[Problems, int, int]:
     """The broken rows of a split, at how many stages they break, and how many rows there are."""
     problems, stages, rows = Problems(), set[bool](), 0
-    for row in given.preview(split):
+    for row in recipe_rows.preview(split):
         rows += 1
         if row.error is None:
             continue

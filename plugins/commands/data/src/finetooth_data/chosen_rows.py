@@ -136,14 +136,14 @@ def show(
         _print(views, chosen, remarks, targets=targets)
 
 
-def _print(views: Sequence[RowView], chosen: Chosen, told: Sequence[tuple[str, str]], *, targets: bool) -> None:
+def _print(views: Sequence[RowView], chosen: Chosen, remarks: Sequence[tuple[str, str]], *, targets: bool) -> None:
     from finetooth_toolbox.cli.tables import coloured, plain_console
 
     from finetooth_data import row_text
 
     console = plain_console()
     color = coloured(console)
-    for topic, text in told:
+    for topic, text in remarks:
         console.print(f"{topic}: {escape_controls(text)}", markup=False, soft_wrap=not console.is_terminal)
     console.print()
     if not views and not chosen.broken:

@@ -196,9 +196,9 @@ def list_entries(as_json: bool) -> None:
     click.echo(f"{size(sum(entry.bytes for entry in entries))} in {cache_folder()}")
 
 
-def _kind(kept: Kept) -> str:
+def _kind(entry: Kept) -> str:
     """What something is: rows made ready, or a file that a plugin fetched."""
-    plugin = getattr(kept, "plugin", "")
+    plugin = getattr(entry, "plugin", "")
     return f"fetched by {plugin}" if plugin else "prepared"
 
 

@@ -180,14 +180,14 @@ def drafted(
     return rows, +out
 
 
-def _asked(ask: Ask, prompt: str, given: Sequence[dict[str, str]], tokens: int) -> list[str]:
-    return ask([prompt.format(**values) for values in given], 0.0, tokens, 0) if given else []
+def _asked(ask: Ask, prompt: str, cases: Sequence[dict[str, str]], tokens: int) -> list[str]:
+    return ask([prompt.format(**values) for values in cases], 0.0, tokens, 0) if cases else []
 
 
-def _question(said: str) -> str:
+def _question(reply: str) -> str:
     """The question of a reply, empty if it has none: its first line that ends in a question mark."""
     lines = (re.sub(r"^(question|q)\s*:\s*|^[-*\d.) ]+", "", line.strip().strip("\"*'"), flags=re.IGNORECASE)
-             for line in said.splitlines())  # fmt: skip
+             for line in reply.splitlines())  # fmt: skip
     return next((line for line in lines if line.endswith("?") and len(line.split()) > 2), "")
 
 

@@ -29,11 +29,11 @@ span[title] { border-radius: 2px; } span[title]:hover { outline: 2px solid var(-
 """
 
 
-def render(views: Sequence[RowView], split: str, model: str, told: Sequence[tuple[str, str]] = ()) -> str:
+def render(views: Sequence[RowView], split: str, model: str, remarks: Sequence[tuple[str, str]] = ()) -> str:
     """The page; each token says its id, its weight and what is predicted from it when pointed at.
 
     Args:
-        told: further facts, each with what it is about.
+        remarks: further facts, each with what it is about.
     """
     title = f"data.{split} as {model} sees it"
     legend = (
@@ -43,7 +43,7 @@ def render(views: Sequence[RowView], split: str, model: str, told: Sequence[tupl
         "only predicted, and not counted</p>"
     )
     rows = "\n".join(_section(view) for view in views) or "<p>No such rows.</p>"
-    facts = "".join(f"<dt>{escape(topic)}</dt><dd>{escape(text)}</dd>" for topic, text in told)
+    facts = "".join(f"<dt>{escape(topic)}</dt><dd>{escape(text)}</dd>" for topic, text in remarks)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f"<style>{STYLE}</style></head>\n<body><h1>{escape(title)}</h1>{f'<dl>{facts}</dl>' if facts else ''}{legend}\n"

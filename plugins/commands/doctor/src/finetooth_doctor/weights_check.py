@@ -113,10 +113,10 @@ def scales(files: Sequence[Path], patterns: Sequence[re.Pattern[str]]) -> list[S
     return weights
 
 
-def outliers(found: Sequence[Scale], threshold: float) -> list[Outlier]:
+def outliers(weights: Sequence[Scale], threshold: float) -> list[Outlier]:
     """Those above `threshold` times the median of their peers, in the order of their names."""
     groups: dict[str, list[Scale]] = {}
-    for weight in found:
+    for weight in weights:
         groups.setdefault(weight.peers, []).append(weight)
     outlying: list[Outlier] = []
     for group in groups.values():

@@ -105,15 +105,15 @@ def _suite(commands: CommandContext, text: str) -> Any:
     return pick
 
 
-def _cells(found: dict[str, tuple[Evaluation, ...]]) -> list[list[str]]:
+def _cells(results: dict[str, tuple[Evaluation, ...]]) -> list[list[str]]:
     """A row for each metric, a column for each model; a dash where a model was not measured so."""
     names = dict.fromkeys(
-        (evaluation.name, metric) for made in found.values() for evaluation in made for metric in evaluation.metrics
+        (evaluation.name, metric) for made in results.values() for evaluation in made for metric in evaluation.metrics
     )
     cells = []
     for evaluator, metric in names:
         values, rows = [], set()
-        for made in found.values():
+        for made in results.values():
             measured = next((e for e in made if e.name == evaluator and metric in e.metrics), None)
             values.append("-" if measured is None else f"{measured.metrics[metric]:.4f}")
             rows |= set() if measured is None else {measured.rows}
@@ -121,21 +121,21 @@ def _cells(found: dict[str, tuple[Evaluation, ...]]) -> list[list[str]]:
     return cells
 
 
-def _differing(found: dict[str, tuple[Evaluation, ...]]) -> list[tuple[str, str]]:
+def _differing(results: dict[str, tuple[Evaluation, ...]]) -> list[tuple[str, str]]:
     """Evaluators with what their answers depend on and is not the same for every model."""
     seen: dict[tuple[str, str], list[Any]] = {}
-    for made in found.values():
+    for made in results.values():
         for done in made:
             for name, value in done.settings.items():
                 seen.setdefault((done.name, name), []).append(value)
     return [where for where, values in seen.items() if any(value != values[0] for value in values)]
 
 
-def _rows(found: dict[str, Sequence[Evaluation]] | dict[str, tuple[Evaluation, ...]]) -> list[dict[str, Any]]:
+def _rows(results: dict[str, Sequence[Evaluation]] | dict[str, tuple[Evaluation, ...]]) -> list[dict[str, Any]]:
     """Every kept answer, with the model that gave it."""
     return [
         {"model": name, "evaluator": evaluation.name, **asdict(sample)}
-        for name, made in found.items()
+        for name, made in results.items()
         for evaluation in made
         for sample in evaluation.samples
     ]

@@ -54,12 +54,12 @@ def command(
     show(target, exported, f"exported {run} to {exporter}")
 
 
-def show(target: Path, told: Exported, done: str) -> None:
+def show(target: Path, exported: Exported, done: str) -> None:
     """Print the files of an export, what was checked, and how it is used."""
     for path in sorted(path for path in target.rglob("*") if path.is_file()):
         click.echo(f"  {path.relative_to(target).as_posix():<40} {size(path.stat().st_size)}")
-    for check in told.checks:
+    for check in exported.checks:
         click.echo(f"checked: {check}")
     click.echo(f"{done}: {target}")
-    if told.use:
-        click.echo(f"try: {told.use.format(folder=shlex.quote(str(target)))}")
+    if exported.use:
+        click.echo(f"try: {exported.use.format(folder=shlex.quote(str(target)))}")

@@ -76,8 +76,8 @@ class Account:
         packs: what a step of the tool is made of, where it is not rows.
     """
 
-    def __init__(self, given: Mapping[str, Any], folder: Path | None = None) -> None:
-        self.given, self.folder = given, folder
+    def __init__(self, keys: Mapping[str, Any], folder: Path | None = None) -> None:
+        self.given, self.folder = keys, folder
         self.compared = False
         self.packs: Packs | None = None
         self.recipe: dict[str, Any] = {}
@@ -235,10 +235,10 @@ def name_of(pick: Any) -> str:
     return str(pick.get("name", "")) if isinstance(pick, Mapping) else str(pick or "")
 
 
-def flattened(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Keys of mappings inside mappings as `a.b`; each is one key of an account then. Lists stay."""
     made: dict[str, Any] = {}
-    for key, value in given.items():
+    for key, value in mapping.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and value:
             made |= flattened(value, f"{name}.")

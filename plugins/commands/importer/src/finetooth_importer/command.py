@@ -89,17 +89,17 @@ def uncompared(account: Account, tool: str) -> str:
     return f"The tokens that train were not compared with those of {tool} for such rows"
 
 
-def taken(given: Any, tool: str, file: Path | None = None) -> Account:
+def taken(keys: Any, tool: str, file: Path | None = None) -> Account:
     """What happened to a tool's keys.
 
     Args:
         file: where they stood; LLaMA-Factory's list of datasets, and rows of others, are looked for in its folder.
     """
     if tool in NESTED:
-        given = flattened(given)
+        keys = flattened(keys)
     if tool == "torchtune":
-        given = torchtune.resolved(given)
-    account = Account(given, None if file is None else file.resolve().parent)
+        keys = torchtune.resolved(keys)
+    account = Account(keys, None if file is None else file.resolve().parent)
     beside = {"llamafactory": llamafactory.read, "trl": trl.read, "mud-puppy": mudpuppy.read, "unsloth": unsloth.read}
     if tool in beside:
         beside[tool](account, account.folder)

@@ -84,9 +84,9 @@ def read(path: Path) -> tuple[Mapping[str, Any], str]:
     return keys, tool_of(keys)
 
 
-def tool_of(given: Mapping[str, Any]) -> str:
+def tool_of(keys: Mapping[str, Any]) -> str:
     """The tool whose keys these are; empty if that cannot be told."""
-    return next((name for name, module in READERS.items() if module.looks_like(given)), "")
+    return next((name for name, module in READERS.items() if module.looks_like(keys)), "")
 
 
 def of_yaml(text: str, path: Path) -> Mapping[str, Any]:

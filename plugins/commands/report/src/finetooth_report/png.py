@@ -35,25 +35,25 @@ def draw(charts: Sequence[Chart], place: Path) -> Path:
     return place
 
 
-def _draw(pen: ImageDraw.ImageDraw, one: Chart, x0: int, y0: int) -> None:
+def _draw(pen: ImageDraw.ImageDraw, chart: Chart, x0: int, y0: int) -> None:
     small, large = ImageFont.load_default(10 * SCALE), ImageFont.load_default(12 * SCALE)
 
     def at(x: float, y: float) -> tuple[float, float]:
         return SCALE * (x0 + x), SCALE * (y0 + y)
 
-    pen.text(at(one.left, 4), one.title, fill="black", font=large)
-    for y, text in one.y_ticks:
-        pen.line([at(one.left, y), at(one.right, y)], fill="#dddddd", width=SCALE)
-        pen.text(at(one.left - 5, y), text, fill="black", font=small, anchor="rm")
-    for x, text in one.x_ticks:
-        pen.text(at(x, one.bottom + 4), text, fill="black", font=small, anchor="ma")
-    for index, points in enumerate(one.curves.values()):
+    pen.text(at(chart.left, 4), chart.title, fill="black", font=large)
+    for y, text in chart.y_ticks:
+        pen.line([at(chart.left, y), at(chart.right, y)], fill="#dddddd", width=SCALE)
+        pen.text(at(chart.left - 5, y), text, fill="black", font=small, anchor="rm")
+    for x, text in chart.x_ticks:
+        pen.text(at(x, chart.bottom + 4), text, fill="black", font=small, anchor="ma")
+    for index, points in enumerate(chart.curves.values()):
         colour = COLOURS[index % len(COLOURS)]
         if len(points) > 1:
             pen.line([at(x, y) for x, y in points], fill=colour, width=SCALE)
         if len(points) <= 20:
             for x, y in points:
                 pen.ellipse([at(x - 2, y - 2), at(x + 2, y + 2)], fill=colour)
-    for index, name in enumerate(one.legend):
+    for index, name in enumerate(chart.legend):
         colour = COLOURS[index % len(COLOURS)]
-        pen.text(at(one.right - 4, one.top + 2 + 14 * index), name, fill=colour, font=small, anchor="ra")
+        pen.text(at(chart.right - 4, chart.top + 2 + 14 * index), name, fill=colour, font=small, anchor="ra")

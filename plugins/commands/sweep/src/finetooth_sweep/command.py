@@ -132,7 +132,7 @@ def _try(
     obj: CommandContext,
     study: optuna.Study,
     sweep: Sweep,
-    given: dict[str, Any],
+    recipe: dict[str, Any],
     overrides: tuple[str, ...],
     folder: Path,
     which: str,
@@ -172,7 +172,7 @@ def _try(
     made = (*overrides, *(f"{name}={json.dumps(value)}" for name, value in settings.items()))
     plugin.watching.append(tell)
     try:
-        outcome = obj.run({**obj.load(given, made), "output": str(output)})
+        outcome = obj.run({**obj.load(recipe, made), "output": str(output)})
     except EngineError as error:  # these settings do not work; others may
         _fail(study, trial, str(error))
         return True
@@ -201,13 +201,13 @@ def _unmeasured(metric: str, measured: Collection[str]) -> UserError:
     return UserError(f"sweep.metric: nothing measures {metric}", action=action)
 
 
-def _end(study: optuna.Study, trial: optuna.Trial, sweep: Sweep, outcome: Outcome, found: list[float]) -> bool:
+def _end(study: optuna.Study, trial: optuna.Trial, sweep: Sweep, outcome: Outcome, history: list[float]) -> bool:
     if outcome.status == "interrupted":
         study.tell(trial, state=State.FAIL)
         study.enqueue_trial(trial.params)
         return False
     last = outcome.metrics.get(sweep.metric, math.nan)
-    best = (min if sweep.direction == "minimize" else max)(found) if found else last
+    best = (min if sweep.direction == "minimize" else max)(history) if history else last
     if trial.user_attrs.get("pruned"):
         study.tell(trial, state=State.PRUNED)
     elif math.isfinite(best):

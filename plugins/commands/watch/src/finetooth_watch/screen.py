@@ -86,21 +86,21 @@ class WatchApp(App[None]):
             self._seen = (seen, read.status)
             self.show(look(read))
 
-    def show(self, one: Look) -> None:
+    def show(self, look: Look) -> None:
         """Put a look on the screen."""
-        self.query_one("#title", Static).update(Text(one.title))
-        self.query_one("#pace", Static).update(Text(one.pace))
-        self.query_one("#advice", Static).update(Text(one.advice))
+        self.query_one("#title", Static).update(Text(look.title))
+        self.query_one("#pace", Static).update(Text(look.pace))
+        self.query_one("#advice", Static).update(Text(look.advice))
         bar = self.query_one("#progress", ProgressBar)
-        bar.update(total=1.0 if one.progress is not None else None, progress=one.progress or 0.0)
-        self.query_one("#losses", Sparkline).data = list(one.losses)
-        for name, rows in (("figures", one.figures), ("evaluations", one.evaluations[::-1])):
+        bar.update(total=1.0 if look.progress is not None else None, progress=look.progress or 0.0)
+        self.query_one("#losses", Sparkline).data = list(look.losses)
+        for name, rows in (("figures", look.figures), ("evaluations", look.evaluations[::-1])):
             table = self.query_one(f"#{name}", DataTable)
             table.clear()
             for row in rows:
                 table.add_row(*map(Text, row))
         blocks = [
-            f"? {prompt}\n> {answer}" + (f"\n= {right}" if right else "") for prompt, answer, right in one.answers
+            f"? {prompt}\n> {answer}" + (f"\n= {right}" if right else "") for prompt, answer, right in look.answers
         ]
         self.query_one("#answer_text", Static).update(Text("\n\n".join(blocks)))
 

@@ -42,24 +42,24 @@ class AliasedOptions(Options):
         return options
 
     @classmethod
-    def _rename(cls, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    def _rename(cls, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
         """Put the values of aliases under our names; what was read as what."""
-        for name in list(given):
+        for name in list(values):
             if name in RENDERER_OPTIONS and name not in cls.model_fields:
                 raise ValueError(f"{name} is not of the format: set {RENDERER_OPTIONS[name]}")
             if name not in cls.aliases:
                 continue
             ours, _, key = cls.aliases[name].partition(".")
-            value = {key: given.pop(name)} if key else given.pop(name)
+            value = {key: values.pop(name)} if key else values.pop(name)
             if (
-                isinstance(given.get(ours), Mapping)
+                isinstance(values.get(ours), Mapping)
                 and isinstance(value, Mapping)
-                and not set(value) & set(given[ours])
+                and not set(value) & set(values[ours])
             ):
-                value = {**given[ours], **value}
-            elif ours in given:
+                value = {**values[ours], **value}
+            elif ours in values:
                 raise ValueError(f"{name} is another name of {cls.aliases[name]}: give one of them")
-            given[ours] = value
+            values[ours] = value
             yield name, cls.aliases[name]
 
     def tell(self, context: Context) -> None:

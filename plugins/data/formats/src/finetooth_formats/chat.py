@@ -54,17 +54,17 @@ class ChatOptions(MessageOptions):
     renderer writes as the family does. Line feeds around either are not kept."""
 
     @classmethod
-    def _rename(cls, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        inputs = given.get("train_on_inputs")
+    def _rename(cls, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        inputs = values.get("train_on_inputs")
         if isinstance(inputs, bool):
-            del given["train_on_inputs"]
+            del values["train_on_inputs"]
             if inputs:
-                given["train_roles"] = list(ROLES)
+                values["train_roles"] = list(ROLES)
             yield "train_on_inputs", "train_roles: all of them" if inputs else "what is so anyway"
-        for theirs, ours in super()._rename(given):
-            if theirs == "roles_to_train" and isinstance(given[ours], list):  # may be named as in the rows
-                named = {**SHAREGPT_ROLES, **_mapping(roles_by_name(given.get("roles")))}
-                given[ours] = [named.get(name, name) if isinstance(name, str) else name for name in given[ours]]
+        for theirs, ours in super()._rename(values):
+            if theirs == "roles_to_train" and isinstance(values[ours], list):  # may be named as in the rows
+                named = {**SHAREGPT_ROLES, **_mapping(roles_by_name(values.get("roles")))}
+                values[ours] = [named.get(name, name) if isinstance(name, str) else name for name in values[ours]]
             yield theirs, ours
 
 

@@ -95,15 +95,15 @@ class Instruction:
         return Conversation((*system, *before, Message("user", ask), Message("assistant", answer)))
 
 
-def alpaca_prompt(instruction: str, given: str) -> str:
+def alpaca_prompt(instruction: str, context: str) -> str:
     """The prompt of Stanford Alpaca (Taori et al., 2023), up to where the answer begins.
 
     Args:
-        given: the input; empty for none.
+        context: the input; empty for none.
     """
-    paired = ", paired with an input that provides further context" if given else ""
+    paired = ", paired with an input that provides further context" if context else ""
     prompt = (
         f"Below is an instruction that describes a task{paired}. Write a response that appropriately completes the "
     )
     prompt += f"request.\n\n### Instruction:\n{instruction}\n\n"
-    return prompt + (f"### Input:\n{given}\n\n" if given else "") + "### Response:\n"
+    return prompt + (f"### Input:\n{context}\n\n" if context else "") + "### Response:\n"

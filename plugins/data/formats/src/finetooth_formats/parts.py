@@ -56,12 +56,14 @@ def read_flag(path: str, item: Mapping[str, Any], key: str, problems: list[str])
     return None
 
 
-def read_parts(path: str, parts: Sequence[Any], problems: list[str], given: RowMedia | None = None) -> Content | None:
+def read_parts(
+    path: str, parts: Sequence[Any], problems: list[str], row_media: RowMedia | None = None
+) -> Content | None:
     """Content given in parts of text, each with a flag of its own or none, and images, sounds and videos between them;
     the texts are joined as they are.
 
     Args:
-        given: those of the row; without them there may be none.
+        row_media: those of the row; without them there may be none.
 
     Raises:
         MediumProblem: one cannot be used.
@@ -71,13 +73,13 @@ def read_parts(path: str, parts: Sequence[Any], problems: list[str], given: RowM
     media: list[Placed] = []
     for i, part in enumerate(parts):
         type_ = part.get("type") if isinstance(part, Mapping) else kind(part)
-        if isinstance(type_, str) and type_ in PART_TYPES and given is not None:
-            media.append(Placed(len(text), given.part(f"{path}[{i}]", part)))
+        if isinstance(type_, str) and type_ in PART_TYPES and row_media is not None:
+            media.append(Placed(len(text), row_media.part(f"{path}[{i}]", part)))
             continue
         keys = [key for key in PART_TEXTS if isinstance(part, Mapping) and isinstance(part.get(key), str)]
         if type_ != "text" or not keys:
             readable = "only text, images, audio and video can be read"
-            if given is None:
+            if row_media is None:
                 readable = "in rows of this format only text can be read, images and sounds in conversations"
             problems.append(f"{path}[{i}] is a part of type {shown(type_)}; {readable}")
             return None

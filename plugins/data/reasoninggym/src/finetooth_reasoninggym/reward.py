@@ -73,10 +73,10 @@ class Scored:
         inside = re.findall(rf"<{tag}>(.*?)</{tag}>", completion, re.S)
         return inside[-1].strip() if inside else None
 
-    def _failed(self, asked: Mapping[str, Any], failure: Failure) -> float | None:
+    def _failed(self, request: Mapping[str, Any], failure: Failure) -> float | None:
         if failure.kind == "time":
             return None
-        problem = f"task {asked['task']!r} does not score an answer: {failure.text}"
+        problem = f"task {request['task']!r} does not score an answer: {failure.text}"
         raise PluginError("finetooth-reasoninggym", problem, action="leave the task out, or report it to reasoning-gym")
 
 

@@ -38,10 +38,10 @@ def build(options: RemoteOptions, context: Context) -> RemoteRows:
     return RemoteRows(inner, path, address, registered.full_name)
 
 
-def _reader(given: str | dict[str, Any] | None, path: Path, address: Address, context: Context) -> dict[str, Any]:
+def _reader(pick: str | dict[str, Any] | None, path: Path, address: Address, context: Context) -> dict[str, Any]:
     """The pick of what reads a file."""
-    if given is not None:
-        named = {"name": given} if isinstance(given, str) else given
+    if pick is not None:
+        named = {"name": pick} if isinstance(pick, str) else pick
         if not isinstance(named.get("name"), str):
             raise RecipeError("source remote, source", "the mapping has no 'name'", action="add name: NAME")
         return {**named, "path": str(path)}

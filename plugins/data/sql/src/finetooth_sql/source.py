@@ -32,17 +32,17 @@ class SqlOptions(Options):
 
     @model_validator(mode="before")
     @classmethod
-    def _asks_for_a_query(cls, given: Any) -> Any:
+    def _asks_for_a_query(cls, options: Any) -> Any:
         """A database that is named alone, as files are."""
-        if isinstance(given, dict) and "path" in given and not given.keys() & {"url", "query"}:
-            path = str(given["path"])
+        if isinstance(options, dict) and "path" in options and not options.keys() & {"url", "query"}:
+            path = str(options["path"])
             url = path if "://" in path else f"sqlite:///{path}"
             url = "postgresql://USER:${PASSWORD}@HOST/NAME" if "@" in url else url  # it may hold a password
             raise ValueError(
                 "a database is not rows yet, a query gives them: write "
                 f"{{name: sql, url: '{url}', query: 'SELECT ... FROM ... ORDER BY ...'}}"
             )
-        return given
+        return options
 
 
 def build(options: SqlOptions, context: Context) -> QueryRows:

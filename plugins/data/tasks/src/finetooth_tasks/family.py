@@ -77,16 +77,16 @@ def generate(draws: Draws) -> Question:
     return Question(prompt, relationship.woman if woman_asked else relationship.man)
 
 
-def _draw_women(draws: Draws, asked: int, woman_asked: bool) -> set[int]:
-    """The places of women: of each couple one, and `asked` only if wanted."""
+def _draw_women(draws: Draws, subject: int, woman_asked: bool) -> set[int]:
+    """The places of women: of each couple one, and `subject` only if wanted."""
     women = set()
     for couple in _COUPLES:
         wife = draws.choice(couple)
-        if asked in couple and (wife == asked) != woman_asked:
+        if subject in couple and (wife == subject) != woman_asked:
             wife = couple[0] + couple[1] - wife
         women.add(wife)
     for single in (SIBLING, GRANDCHILD):
-        if woman_asked if single == asked else draws.below(2) == 1:
+        if woman_asked if single == subject else draws.below(2) == 1:
             women.add(single)
     return women
 

@@ -91,12 +91,12 @@ def turned_back(config: Mapping[str, Any]) -> bool:
     return False
 
 
-def check_readable(reference: str, given: Mapping[str, Any]) -> None:
+def check_readable(reference: str, section: Mapping[str, Any]) -> None:
     """
     Raises:
         RecipeError: the weights are stored by a method over which nothing computes here; says what would.
     """
-    method = str(given.get("quant_method"))
+    method = str(section.get("quant_method"))
     if method == "mlx":
         raise RecipeError(
             "model", f"{reference} is stored by mlx-lm in fewer bits, which torch does not read",
@@ -120,38 +120,41 @@ def check_readable(reference: str, given: Mapping[str, Any]) -> None:
     )
 
 
-def _is_bitsandbytes(given: Mapping[str, Any]) -> bool:
-    return bool(given.get("load_in_4bit") or given.get("load_in_8bit"))
+def _is_bitsandbytes(section: Mapping[str, Any]) -> bool:
+    return bool(section.get("load_in_4bit") or section.get("load_in_8bit"))
 
 
-def _weights_of(given: Mapping[str, Any]) -> Mapping[str, Any]:
+def _weights_of(section: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a config of compressed-tensors says of weights: that of its first group."""
-    groups = given.get("config_groups")
+    groups = section.get("config_groups")
     first = next(iter(groups.values()), None) if isinstance(groups, Mapping) else None
     weights = first.get("weights") if isinstance(first, Mapping) else None
     return weights if isinstance(weights, Mapping) else {}
 
 
-def _bits(method: str, given: Mapping[str, Any], weights: Mapping[str, Any]) -> float:
-    if _is_bitsandbytes(given):
-        return 4 if given.get("load_in_4bit") else 8
-    for stated in (weights.get("num_bits"), given.get("bits"), given.get("nbits")):
+def _bits(method: str, section: Mapping[str, Any], weights: Mapping[str, Any]) -> float:
+    if _is_bitsandbytes(section):
+        return 4 if section.get("load_in_4bit") else 8
+    for stated in (weights.get("num_bits"), section.get("bits"), section.get("nbits")):
         if isinstance(stated, int | float) and not isinstance(stated, bool) and 0 < stated <= 16:
             return stated
-    for stated in (given.get("weights"), given.get("quant_type")):  # quanto's `int4`, torchao's `Int8WeightOnlyConfig`
+    for stated in (
+        section.get("weights"),
+        section.get("quant_type"),
+    ):  # quanto's `int4`, torchao's `Int8WeightOnlyConfig`
         if match := re.search(r"(?:int|float|fp|nf|uint)(\d)(?!\d)", str(stated or "").lower()):
             return int(match[1])
     return BITS.get(method, 8)
 
 
-def _scales(method: str, bits: float, given: Mapping[str, Any], weights: Mapping[str, Any]) -> float:
+def _scales(method: str, bits: float, section: Mapping[str, Any], weights: Mapping[str, Any]) -> float:
     """Bytes of scales and zero points for each weight."""
     if method in SCALES:
         return SCALES[method]
-    if str(given.get("format", "")).startswith("mxfp4"):
+    if str(section.get("format", "")).startswith("mxfp4"):
         return SCALES["mxfp4"]
-    if _is_bitsandbytes(given):
-        nested = given.get("bnb_4bit_use_double_quant")
+    if _is_bitsandbytes(section):
+        nested = section.get("bnb_4bit_use_double_quant")
         return 0.0 if bits == 8 else (1 / 64 + 4 / (64 * 256)) if nested else 4 / 64
-    group = weights.get("group_size") or given.get("group_size") or given.get("q_group_size")
+    group = weights.get("group_size") or section.get("group_size") or section.get("q_group_size")
     return (2 + bits / 8) / group if isinstance(group, int) and group > 0 else 0.0

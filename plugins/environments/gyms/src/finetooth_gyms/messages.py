@@ -10,13 +10,13 @@ from finetooth_hooks.examples import Message
 from finetooth_toolbox.text.strict_json import received
 
 
-def message_of(given: Any) -> Message:
+def message_of(raw: Any) -> Message:
     """From a mapping, or an object with `model_dump` (pydantic).
 
     Raises:
         ValueError: it is not a message of text.
     """
-    values: Mapping[str, Any] = given if isinstance(given, Mapping) else given.model_dump(exclude_none=True)
+    values: Mapping[str, Any] = raw if isinstance(raw, Mapping) else raw.model_dump(exclude_none=True)
     calls = tuple(_call(call) for call in values.get("tool_calls") or ())
     return Message(
         "system" if values["role"] == "developer" else str(values["role"]),

@@ -141,10 +141,12 @@ class NemoGymEpisode(EpisodeBase):
         return answer.json() if answer.content else None
 
 
-def _tool(given: Mapping[str, Any]) -> dict[str, Any]:
+def _tool(declared: Mapping[str, Any]) -> dict[str, Any]:
     """A tool of the Responses interface in the shape of chats."""
     function = {
-        name: given[name] for name in ("name", "description", "parameters", "strict") if given.get(name) is not None
+        name: declared[name]
+        for name in ("name", "description", "parameters", "strict")
+        if declared.get(name) is not None
     }
     return {"type": "function", "function": function}
 

@@ -89,9 +89,9 @@ class VerifiersEpisode(EpisodeBase):
         if self._running is not None:
             self._running.cancel()
 
-    async def _drive(self, given: Mapping[str, Any]) -> None:
+    async def _drive(self, row: Mapping[str, Any]) -> None:
         try:
-            state = await self._environment.rollout(dict(given), self._client, "policy", {})
+            state = await self._environment.rollout(dict(row), self._client, "policy", {})
             if state.get("error") is None:
                 await self._environment.rubric.score_rollout(state)
             self._said.put(state)
@@ -185,8 +185,8 @@ def _client_class(base: Any) -> Any:
     return PolicyClient
 
 
-def _tool(given: Any) -> dict[str, Any]:
-    values = dict(given) if isinstance(given, Mapping) else given.model_dump(exclude_none=True)
+def _tool(declared: Any) -> dict[str, Any]:
+    values = dict(declared) if isinstance(declared, Mapping) else declared.model_dump(exclude_none=True)
     return values if "function" in values else {"type": "function", "function": values}
 
 

@@ -115,10 +115,10 @@ class ExactMatchEvaluator(EvaluatorBase):
             settings=settings,
         )
 
-    def _score(self, said: list[str]) -> list[float | None]:
+    def _score(self, answers: list[str]) -> list[float | None]:
         scores = self._reward(
             [question.text for question in self._questions],
-            said,
+            answers,
             self._columns(),
         )
         if all(score is None for score in scores):
@@ -150,15 +150,15 @@ class ExactMatchEvaluator(EvaluatorBase):
             counts[answer] += 1
         return written[counts.most_common(1)[0][0]]
 
-    def _samples(self, said: list[str], scores: list[float | None]) -> tuple[Sample, ...]:
-        count = min(self._options.samples, len(said))
-        chosen = [i * len(said) // count for i in range(count)]
+    def _samples(self, answers: list[str], scores: list[float | None]) -> tuple[Sample, ...]:
+        count = min(self._options.samples, len(answers))
+        chosen = [i * len(answers) // count for i in range(count)]
         return tuple(
             Sample(
                 id=self._questions[i].id,
                 prompt=self._questions[i].text,
                 expected=self._questions[i].expected,
-                answer=said[i],
+                answer=answers[i],
                 score=scores[i] or 0.0,
             )
             for i in chosen

@@ -45,10 +45,10 @@ class ExactMatch:
         values = column_of(columns, self.column, "exact_match", "set the reward's option column")
         return [self.score(completion, expected) for completion, expected in zip(completions, values, strict=True)]
 
-    def score(self, said: str, expected: Any) -> float | None:
+    def score(self, completion: str, expected: Any) -> float | None:
         """One completion against one expected answer."""
         wanted = None if expected is None else self.options.read(str(expected))
-        return None if wanted is None else float(self.options.read(said) == wanted)
+        return None if wanted is None else float(self.options.read(completion) == wanted)
 
 
 def build(options: RewardOptions, context: Context) -> ExactMatch:

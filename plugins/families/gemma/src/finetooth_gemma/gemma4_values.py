@@ -108,25 +108,25 @@ def declaration(tool: Mapping[str, Any]) -> Pieces:
     yield "}", False
 
 
-def _response(given: Mapping[str, Any]) -> Pieces:
+def _response(response: Mapping[str, Any]) -> Pieces:
     yield ",response:{", False
-    if given.get("description"):
+    if response.get("description"):
         yield "description:", False
-        yield from quoted(given["description"])
+        yield from quoted(response["description"])
         yield ",", False
-    if str(given.get("type", "")).upper() == "OBJECT":
+    if str(response.get("type", "")).upper() == "OBJECT":
         yield "type:", False
         yield from quoted("OBJECT")
         yield "}", False
 
 
-def _properties(given: Mapping[str, Any], without: Sequence[str] = ()) -> Pieces:
+def _properties(properties: Mapping[str, Any], without: Sequence[str] = ()) -> Pieces:
     """Parameters by name.
 
     Args:
         without: keys that are none.
     """
-    for i, (name, value) in enumerate(item for item in in_order(given) if item[0] not in without):
+    for i, (name, value) in enumerate(item for item in in_order(properties) if item[0] not in without):
         yield "," * bool(i), False
         yield str(name), True
         yield ":{", False
@@ -159,11 +159,11 @@ def _schema(value: Mapping[str, Any]) -> Iterator[Pieces]:
         yield pieces
 
 
-def _items(given: Mapping[str, Any]) -> Pieces:
+def _items(schema: Mapping[str, Any]) -> Pieces:
     """The schema of a list's items."""
     yield "{", False
     first = True
-    for key, value in in_order(given):
+    for key, value in in_order(schema):
         if value is None:
             continue
         yield "" if first else ",", False

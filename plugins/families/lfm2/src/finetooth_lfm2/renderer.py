@@ -157,14 +157,14 @@ class LFM2Renderer(TurnRenderer):
             return Message("assistant", rest, reasoning=reasoning)
         return Message("assistant", before + after, reasoning=reasoning, tool_calls=calls)
 
-    def _system(self, page: Page, conversation: Conversation, held: bool, trains: bool) -> None:
+    def _system(self, page: Page, conversation: Conversation, has_system: bool, trains: bool) -> None:
         """
         Args:
-            held: the first message is a system message.
+            has_system: the first message is a system message.
         """
-        trains = held and trains
+        trains = has_system and trains
         page.markup(f"{START}system\n")
-        if held:
+        if has_system:
             first = conversation.messages[0]
             page.say(first.content, trains, first.weights)
             page.markup("\n" if conversation.tools and first.content else "")

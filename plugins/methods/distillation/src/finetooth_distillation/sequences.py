@@ -88,13 +88,13 @@ def _kept(path: Path, count: int) -> list[Answer] | None:
     return answers
 
 
-def _keep(path: Path, said: Sequence[Answer]) -> None:
+def _keep(path: Path, answers: Sequence[Answer]) -> None:
     """Write them; the file is there whole or not at all."""
     part = path.with_suffix(".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_text(
-            "".join(json.dumps({"answer": text, "ended": ended}) + "\n" for text, ended in said), encoding="utf-8"
+            "".join(json.dumps({"answer": text, "ended": ended}) + "\n" for text, ended in answers), encoding="utf-8"
         )
         part.replace(path)
     except OSError as error:

@@ -123,14 +123,14 @@ class RoundMethod(MethodBase):
             number: of the round, from 1.
         """
 
-    def begin(self, asked: Sequence[tuple[str, tuple[int, ...]]], rows: int) -> Prepared:
+    def begin(self, prompts: Sequence[tuple[str, tuple[int, ...]]], rows: int) -> Prepared:
         """Take the prompts of the run: the id and the tokens of each.
 
         Args:
             rows: that were read.
         """
-        self._asked = asked
-        train, lengths = self._context.train, [len(tokens) for _, tokens in asked]
+        self._asked = prompts
+        train, lengths = self._context.train, [len(tokens) for _, tokens in prompts]
         longest = max(lengths) + self._options.max_completion_length
         tokens = 2 * (sum(lengths) + len(lengths) * self._options.max_completion_length)
         self._rounds = max(1, round(train.epochs)) if train.epochs else None

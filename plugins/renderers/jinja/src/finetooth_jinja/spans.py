@@ -62,21 +62,21 @@ class Whole:
         return self.beginnings[i]
 
 
-def kept_text(said: str, within: str) -> str | None:
+def kept_text(content: str, within: str) -> str | None:
     """What a template keeps of a text: all of it without outer blanks, or what stands behind the reasoning embedded in
     it; None if neither is there.
 
     Args:
-        said: a content, or what stands in one between two images or sounds.
+        content: a content, or what stands in one between two images or sounds.
         within: text by the template.
     """
-    return next((alternative for alternative in _alternatives(said) if alternative in within), None)
+    return next((alternative for alternative in _alternatives(content) if alternative in within), None)
 
 
-def _alternatives(said: str) -> Iterator[str]:
-    yield said.strip()
-    behind = said.rpartition(THINK_END)[2].strip()
-    if THINK_END in said and behind:  # nothing is found everywhere
+def _alternatives(content: str) -> Iterator[str]:
+    yield content.strip()
+    behind = content.rpartition(THINK_END)[2].strip()
+    if THINK_END in content and behind:  # nothing is found everywhere
         yield behind
 
 

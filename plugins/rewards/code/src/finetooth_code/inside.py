@@ -69,17 +69,17 @@ def decode(value: Any) -> Any:
 # --- the answer's side ------------------------------------------------------------------------------------------------
 
 
-def serve_functions(source: str, calls: BinaryIO, said: BinaryIO) -> None:
+def serve_functions(source: str, calls: BinaryIO, replies: BinaryIO) -> None:
     """Run the answer's code, say what it defines, and call its functions until nobody asks."""
     names: dict[str, Any] = {"__name__": "answer"}
     try:
         exec(compile(source, "answer.py", "exec"), names)
     except BaseException as error:
-        write(said, {"raised": type(error).__name__, "text": str(error)[:200]})
+        write(replies, {"raised": type(error).__name__, "text": str(error)[:200]})
         return
     modules = {name: each.__name__ for name, each in names.items() if isinstance(each, types.ModuleType)}
     functions = [name for name, each in names.items() if callable(each) and not name.startswith("__")]
-    write(said, {"functions": functions, "modules": modules})
+    write(replies, {"functions": functions, "modules": modules})
     while line := calls.readline():
         call = json.loads(line)
         try:
@@ -88,14 +88,14 @@ def serve_functions(source: str, calls: BinaryIO, said: BinaryIO) -> None:
             json.dumps(reply)
         except BaseException as error:
             reply = {"id": call["id"], "raised": type(error).__name__, "text": _text(error)}
-        write(said, reply)
+        write(replies, reply)
 
 
-def serve_program(source: str, most: int, calls: BinaryIO, said: BinaryIO) -> None:
+def serve_program(source: str, most: int, calls: BinaryIO, replies: BinaryIO) -> None:
     """Run the answer as a program, with what it is asked to read, until nobody asks."""
     while line := calls.readline():
         request = json.loads(line)
-        write(said, {"id": request["id"], "output": run_program(source, request["input"], most)})
+        write(replies, {"id": request["id"], "output": run_program(source, request["input"], most)})
 
 
 class Child:
@@ -263,7 +263,7 @@ def by_cases(child: Child, tests: Mapping[str, Any]) -> tuple[int, str]:
     return passed, why
 
 
-def run_program(source: str, given: str, most: int) -> str | None:
+def run_program(source: str, typed: str, most: int) -> str | None:
     """What a program writes; None if that is more than `most` bytes."""
     stdin, stdout = os.pipe(), os.pipe()
     process = os.fork()
@@ -277,7 +277,7 @@ def run_program(source: str, given: str, most: int) -> str | None:
     os.close(stdin[0])
     os.close(stdout[1])
     try:
-        return _talk(stdin[1], stdout[0], given.encode(), most)
+        return _talk(stdin[1], stdout[0], typed.encode(), most)
     finally:
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
@@ -296,7 +296,7 @@ def _as_program(source: str) -> None:
             os._exit(0)
 
 
-def _talk(stdin: int, stdout: int, given: bytes, most: int) -> str | None:
+def _talk(stdin: int, stdout: int, unsent: bytes, most: int) -> str | None:
     """Write and read at the same time, until the program closes its output."""
     os.set_blocking(stdin, False)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
@@ -305,10 +305,10 @@ def _talk(stdin: int, stdout: int, given: bytes, most: int) -> str | None:
         readable, writable, _ = select.select([stdout], [stdin] if writing else [], [])
         if writable:
             try:
-                given = given[os.write(stdin, given) :] if given else b""
+                unsent = unsent[os.write(stdin, unsent) :] if unsent else b""
             except (BrokenPipeError, BlockingIOError):
-                given = b""
-            if not given:
+                unsent = b""
+            if not unsent:
                 os.close(stdin)
                 writing = False
         if readable:

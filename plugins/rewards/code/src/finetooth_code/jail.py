@@ -103,13 +103,13 @@ def _map_ids(process: int, *, root: bool) -> None:
     (of / "uid_map").write_text(f"{0 if root else NOBODY} {uid} 1{also}")
 
 
-def _between(request: Mapping[str, Any], ready: int, told: int, *, root: bool) -> None:
+def _between(request: Mapping[str, Any], ready: int, mapped: int, *, root: bool) -> None:
     """Make the other namespaces; the first process of the new one continues, and with it all processes in it end."""
     if LIBC.unshare(NEWUSER):
         raise failed("unshare(CLONE_NEWUSER)")
     die_with_parent()
     os.write(ready, b"x")
-    if not os.read(told, 1):
+    if not os.read(mapped, 1):
         os._exit(1)
     if LIBC.unshare(NEWNS | NEWPID | NEWNET | NEWIPC | NEWUTS):
         raise failed("unshare")

@@ -89,17 +89,17 @@ class Code:
             return self._scored(self.sandbox.run(source, cases=tests))
         return self._scored(self.sandbox.run(source, tests, entry_point=str(entry or "")))
 
-    def _tests(self, row: str, given: Any) -> Sequence[Any]:
+    def _tests(self, row: str, cell: Any) -> Sequence[Any]:
         """Tests or cases of a row; empty where it has none.
 
         Raises:
             DataError: the column holds something else; names the row.
         """
-        if not given:
+        if not cell:
             return ()
         if self.options.cases:
-            return _cases(row, given)
-        return [given] if isinstance(given, str) else _texts(row, given)
+            return _cases(row, cell)
+        return [cell] if isinstance(cell, str) else _texts(row, cell)
 
     def _scored(self, ran: Ran) -> float | None:
         if ran.limit:
@@ -117,18 +117,18 @@ def source_of(completion: str, prompt: str = "", name: str = "") -> str:
     return completion if not prompt or (name and defines.search(completion)) else prompt + completion
 
 
-def _texts(row: str, given: Any) -> list[str]:
-    if isinstance(given, list | tuple) and all(isinstance(text, str) for text in given):
-        return list(given)
-    problem = f"reward code_tests: tests are text or a list of texts, not {given!r:.60}"
+def _texts(row: str, cell: Any) -> list[str]:
+    if isinstance(cell, list | tuple) and all(isinstance(text, str) for text in cell):
+        return list(cell)
+    problem = f"reward code_tests: tests are text or a list of texts, not {cell!r:.60}"
     raise DataError(row, problem, action="fix the column")
 
 
-def _cases(row: str, given: Any) -> list[dict[str, str]]:
+def _cases(row: str, cell: Any) -> list[dict[str, str]]:
     try:
-        return [{"input": str(case["input"]), "output": str(case["output"])} for case in given]
+        return [{"input": str(case["input"]), "output": str(case["output"])} for case in cell]
     except (TypeError, KeyError):
-        problem = f"reward code_tests: cases are a list of mappings with input and output, not {given!r:.60}"
+        problem = f"reward code_tests: cases are a list of mappings with input and output, not {cell!r:.60}"
         raise DataError(row, problem, action="fix the column") from None
 
 

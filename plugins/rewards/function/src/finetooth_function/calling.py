@@ -63,7 +63,7 @@ def call(function: Callable[..., Any], request: Mapping[str, Any]) -> dict[str, 
     return {"scores": scores, "extra": extra, "metrics": metrics}
 
 
-def _taken(function: Callable[..., Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
+def _taken(function: Callable[..., Any], available: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a function takes of it.
 
     Raises:
@@ -76,22 +76,24 @@ def _taken(function: Callable[..., Any], given: Mapping[str, Any]) -> Mapping[st
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     ]
     missing = [
-        parameter.name for parameter in wanted if parameter.default is parameter.empty and parameter.name not in given
+        parameter.name
+        for parameter in wanted
+        if parameter.default is parameter.empty and parameter.name not in available
     ]
     if missing:
-        columns = sorted(set(given) - {"log_extra", "log_metric", "trainer_state"})
+        columns = sorted(set(available) - {"log_extra", "log_metric", "trainer_state"})
         raise TypeError(f"it takes {missing[0]!r}, but no column has this name; there are: {', '.join(columns)}")
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return given
-    return {parameter.name: given[parameter.name] for parameter in wanted if parameter.name in given}
+        return available
+    return {parameter.name: available[parameter.name] for parameter in wanted if parameter.name in available}
 
 
-async def _awaited(found: Any) -> Any:
-    return await found
+async def _awaited(pending: Any) -> Any:
+    return await pending
 
 
-def _is_list(found: Any) -> bool:
-    return not isinstance(found, str | bytes | Mapping) and hasattr(type(found), "__iter__")
+def _is_list(value: Any) -> bool:
+    return not isinstance(value, str | bytes | Mapping) and hasattr(type(value), "__iter__")
 
 
 def _number(score: Any) -> Any:

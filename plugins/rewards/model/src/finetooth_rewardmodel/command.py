@@ -104,23 +104,23 @@ def read(scorer: Scorer, limit: int | None, *, drops: bool) -> tuple[Asked, list
     return questions, problems
 
 
-def add(summary: Summary, asked: Question, found: Sequence[Scored]) -> None:
+def add(summary: Summary, question: Question, results: Sequence[Scored]) -> None:
     """Count a row."""
     import numpy as np
 
-    scores = [scored.score for scored in found]
+    scores = [scored.score for scored in results]
     summary.scores += scores
-    if asked.kind == "pair":
+    if question.kind == "pair":
         summary.margins.append(scores[0] - scores[1])
-        lengths = [_length(text.answer) for text in asked.texts]
+        lengths = [_length(text.answer) for text in question.texts]
         summary.lengths.append(float(lengths[0] - lengths[1]))
-    elif asked.kind == "labelled":
-        summary.labels.append((scores[0], asked.labels[0]))
-    elif asked.kind == "steps" and found[0].steps:
-        labels = np.array(asked.labels)
+    elif question.kind == "labelled":
+        summary.labels.append((scores[0], question.labels[0]))
+    elif question.kind == "steps" and results[0].steps:
+        labels = np.array(question.labels)
         judged = ~np.isnan(labels)
-        summary.steps.append((np.array(found[0].steps)[judged] - 0.5, labels[judged] > 0.5))
-    elif asked.kind == "choice":
+        summary.steps.append((np.array(results[0].steps)[judged] - 0.5, labels[judged] > 0.5))
+    elif question.kind == "choice":
         summary.best.append(max(scores))
         summary.gains.append(max(scores) - sum(scores) / len(scores))
 
@@ -129,21 +129,23 @@ def _length(side: Any) -> int:
     return len(side) if isinstance(side, str) else sum(len(message.content) for message in side)
 
 
-def as_row(asked: Question, found: Sequence[Scored]) -> dict[str, Any]:
+def as_row(question: Question, results: Sequence[Scored]) -> dict[str, Any]:
     """A row of the output."""
-    line: dict[str, Any] = {"id": asked.id, "kind": asked.kind}
-    scores = [scored.score for scored in found]
-    if asked.kind == "pair":
+    line: dict[str, Any] = {"id": question.id, "kind": question.kind}
+    scores = [scored.score for scored in results]
+    if question.kind == "pair":
         line |= {"chosen": scores[0], "rejected": scores[1], "margin": scores[0] - scores[1]}
-    elif asked.kind == "choice":
+    elif question.kind == "choice":
         line |= {"scores": scores, "best": scores.index(max(scores))}
     else:
         line["score"] = scores[0]
-    if any(scored.steps for scored in found):
-        line["steps"] = [list(scored.steps) for scored in found] if len(found) > 1 else list(found[0].steps)
-    if asked.labels:
-        labels = [None if math.isnan(label) else label for label in asked.labels]
-        line["label" if asked.kind == "labelled" else "labels"] = labels[0] if asked.kind == "labelled" else labels
+    if any(scored.steps for scored in results):
+        line["steps"] = [list(scored.steps) for scored in results] if len(results) > 1 else list(results[0].steps)
+    if question.labels:
+        labels = [None if math.isnan(label) else label for label in question.labels]
+        line["label" if question.kind == "labelled" else "labels"] = (
+            labels[0] if question.kind == "labelled" else labels
+        )
     return line
 
 

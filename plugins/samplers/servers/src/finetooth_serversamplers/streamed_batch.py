@@ -142,8 +142,8 @@ def _give_up(under_way: dict[int, dict[int, Future[None]]]) -> None:
 class _Writer:
     """Writes samples. It does not know the batch, which may go before they are done."""
 
-    def __init__(self, wire: Wire, text: ServedText, told: SimpleQueue[Written | Exception]) -> None:
-        self._wire, self._text, self._told = wire, text, told
+    def __init__(self, wire: Wire, text: ServedText, queue: SimpleQueue[Written | Exception]) -> None:
+        self._wire, self._text, self._told = wire, text, queue
 
     async def write(self, request: int, sample: int, body: Mapping[str, Any], sampling: Sampling) -> None:
         """Tell the tokens of a sample. The last one is told with the whole, so each waits for the next."""

@@ -146,9 +146,9 @@ class AsyncTokenStream:
 class _Again(Exception):
     """A refusal after which the stream is requested again."""
 
-    def __init__(self, said: m.ServerError) -> None:
-        super().__init__(str(said))
-        self.said = said
+    def __init__(self, refusal: m.ServerError) -> None:
+        super().__init__(str(refusal))
+        self.said = refusal
 
 
 def _check(status: int, read: Callable[[], bytes] | None) -> None:

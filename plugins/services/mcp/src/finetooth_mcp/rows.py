@@ -173,8 +173,8 @@ def _check_length(texts: Sequence[Sequence[str]], positions: int | None, where: 
         raise DataError(where, f"more than {most:,} characters together", action="send fewer at once")
 
 
-def _messages(given: Sequence[Any]) -> tuple[Message, ...]:
-    return tuple(Message(message.role, message.content) for message in given)
+def _messages(sent: Sequence[Any]) -> tuple[Message, ...]:
+    return tuple(Message(message.role, message.content) for message in sent)
 
 
 def _with_fields(datum: Datum, fields: Mapping[str, Sequence[float]], where: str) -> Datum:

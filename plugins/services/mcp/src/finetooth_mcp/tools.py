@@ -127,7 +127,7 @@ def _numbers(encoded: Any) -> list[float]:
 # --- what the tools do ------------------------------------------------------------------------------------------------
 
 
-async def list_models(desk: Desk, given: a.Nothing) -> Json:
+async def list_models(desk: Desk, arguments: a.Nothing) -> Json:
     """Base models that can be trained here, with the settings that a session has by default. Next: new_session."""
     models = []
     for name, recipe in desk.service.served.items():
@@ -136,42 +136,42 @@ async def list_models(desk: Desk, given: a.Nothing) -> Json:
     return {"models": models}
 
 
-async def new_session(desk: Desk, given: a.NewSession) -> Json:
+async def new_session(desk: Desk, arguments: a.NewSession) -> Json:
     """Make a model to train, on a base model or from a checkpoint. Returns `session`, the id that other tools take, and
     how many parameters there are and how many of them train. Next: show_rows, then forward_backward."""
-    sections = given.model_dump(include={"adapter", "optimizer", "schedule", "train"}, exclude_none=True)
+    sections = arguments.model_dump(include={"adapter", "optimizer", "schedule", "train"}, exclude_none=True)
     call = await asyncio.to_thread(
         lambda: desk.service.open(
             desk.caller,
-            base=given.base,
+            base=arguments.base,
             sections=sections,
-            checkpoint=given.checkpoint,
-            restore_optimizer=given.restore_optimizer,
+            checkpoint=arguments.checkpoint,
+            restore_optimizer=arguments.restore_optimizer,
         )
     )
     return await desk.finished(call, call_summary)
 
 
-async def list_sessions(desk: Desk, given: a.Nothing) -> Json:
+async def list_sessions(desk: Desk, arguments: a.Nothing) -> Json:
     """Your sessions that are not closed, with their recipes and how many calls each has had. Next: any tool, with the
     id of one."""
     return {"sessions": await asyncio.to_thread(desk.service.sessions, desk.caller)}
 
 
-async def close_session(desk: Desk, given: a.OfSession) -> Json:
+async def close_session(desk: Desk, arguments: a.OfSession) -> Json:
     """End a session. Its checkpoints stay; what was not saved is gone. Call save before."""
-    await asyncio.to_thread(desk.service.close, desk.caller, given.session)
-    return {"closed": given.session}
+    await asyncio.to_thread(desk.service.close, desk.caller, arguments.session)
+    return {"closed": arguments.session}
 
 
-async def show_rows(desk: Desk, given: a.Rows) -> Json:
+async def show_rows(desk: Desk, arguments: a.Rows) -> Json:
     """How rows become tokens in this session's model: `tokens`, `text` with special tokens spelled, `trained_tokens`
     and `trained_text`, what the loss counts. Changes nothing. Next: forward_backward with all rows of a step."""
-    reader = await desk.reader(given.session)
+    reader = await desk.reader(arguments.session)
 
     def show() -> Json:
         rows = []
-        for rendered in reader.all_rendered(given.rows):
+        for rendered in reader.all_rendered(arguments.rows):
             trained = [token for token, weight in zip(rendered.tokens, rendered.weights, strict=True) if weight]
             rows.append(
                 {
@@ -186,138 +186,140 @@ async def show_rows(desk: Desk, given: a.Rows) -> Json:
     return await asyncio.to_thread(show)
 
 
-async def _data(desk: Desk, given: a.Rows) -> list[Any]:
-    reader = await desk.reader(given.session)
-    return [wire.encode_datum(datum) for datum in await asyncio.to_thread(reader.data, given.rows)]
+async def _data(desk: Desk, arguments: a.Rows) -> list[Any]:
+    reader = await desk.reader(arguments.session)
+    return [wire.encode_datum(datum) for datum in await asyncio.to_thread(reader.data, arguments.rows)]
 
 
-async def forward_backward(desk: Desk, given: a.ForwardBackward) -> Json:
+async def forward_backward(desk: Desk, arguments: a.ForwardBackward) -> Json:
     """Evaluate a loss on a batch of rows and add its gradient to those that wait for `step`. Returns `loss` (for
     cross_entropy the mean over trained tokens, in nats; about 2 to 4 before training on chat, and about ln(vocabulary)
     for a model that knows nothing), `tokens` (positions read) and `targets` (tokens that counted). Next: step."""
-    sent = {"data": await _data(desk, given), "loss": given.loss, "normalizer": given.normalizer}
-    return await desk.primitive(given.session, "forward_backward", sent)
+    sent = {"data": await _data(desk, arguments), "loss": arguments.loss, "normalizer": arguments.normalizer}
+    return await desk.primitive(arguments.session, "forward_backward", sent)
 
 
-async def forward(desk: Desk, given: a.Forward) -> Json:
+async def forward(desk: Desk, arguments: a.Forward) -> Json:
     """Score rows and keep what `backward` needs, for a loss of your own. Returns `handle`, and `logprobs`: for each row
     the natural logarithm of the probability of each token but the first, 0 where it does not train. Compute dL/dlogprob
     from them. Next: backward."""
-    sent: Json = {"data": await _data(desk, given)}
-    if given.loss is not None:
-        sent["loss"] = given.loss
-    return await desk.primitive(given.session, "forward", sent)
+    sent: Json = {"data": await _data(desk, arguments)}
+    if arguments.loss is not None:
+        sent["loss"] = arguments.loss
+    return await desk.primitive(arguments.session, "forward", sent)
 
 
-async def backward(desk: Desk, given: a.Backward) -> Json:
+async def backward(desk: Desk, arguments: a.Backward) -> Json:
     """Add the gradient of an earlier `forward` to those that wait for `step`: of its loss, or from dL/dlogprob that you
     give, shaped as its `logprobs`. A handle can be used once, and until the next step. Returns `grad_norm`. Next: step.
     """
-    sent: Json = {"handle": given.handle}
-    if given.grads is not None:
-        sent["grads"] = [wire.encode_array(np.asarray(row, np.float32)) for row in given.grads]
-    return await desk.primitive(given.session, "backward", sent)
+    sent: Json = {"handle": arguments.handle}
+    if arguments.grads is not None:
+        sent["grads"] = [wire.encode_array(np.asarray(row, np.float32)) for row in arguments.grads]
+    return await desk.primitive(arguments.session, "backward", sent)
 
 
-async def step(desk: Desk, given: a.Step) -> Json:
+async def step(desk: Desk, arguments: a.Step) -> Json:
     """One update of the weights with the gradients so far, which are then dropped. Returns the `step` number, the
     `learning_rate` applied, `grad_norm` (L2 norm of all gradients before clipping) and `skipped`. It fails if no
     gradients wait. Next: forward_backward with the next rows, or logprobs, generate or save."""
-    settings = given.model_dump(include={"learning_rate", "max_grad_norm"}, exclude_none=True)
-    return await desk.primitive(given.session, "step", {"settings": settings} if settings else {})
+    settings = arguments.model_dump(include={"learning_rate", "max_grad_norm"}, exclude_none=True)
+    return await desk.primitive(arguments.session, "step", {"settings": settings} if settings else {})
 
 
-async def zero_grad(desk: Desk, given: a.OfSession) -> Json:
+async def zero_grad(desk: Desk, arguments: a.OfSession) -> Json:
     """Drop the gradients that wait for `step`. Next: forward_backward."""
-    return await desk.primitive(given.session, "zero_grad", {})
+    return await desk.primitive(arguments.session, "zero_grad", {})
 
 
-async def logprobs(desk: Desk, given: a.Logprobs) -> Json:
+async def logprobs(desk: Desk, arguments: a.Logprobs) -> Json:
     """Score rows without training: for each row `logprobs` (natural logarithms, for each token but the first, 0 where
     it does not train) and their `sum`. The held-out loss is minus the sum of all sums divided by the number of trained
     tokens."""
-    return await desk.primitive(given.session, "logprobs", {"data": await _data(desk, given), "role": given.role})
+    return await desk.primitive(
+        arguments.session, "logprobs", {"data": await _data(desk, arguments), "role": arguments.role}
+    )
 
 
-async def generate(desk: Desk, given: a.Generate) -> Json:
+async def generate(desk: Desk, arguments: a.Generate) -> Json:
     """Sample completions from the weights as they are now. Returns `completions`, a list for each prompt: `text`,
     `tokens`, `logprobs`, and `stop` (`stop` or `length`). Next: more training, or save."""
-    reader = await desk.reader(given.session)
-    prompts = await asyncio.to_thread(reader.prompts, given.prompts)
-    chosen = given.model_dump(
+    reader = await desk.reader(arguments.session)
+    prompts = await asyncio.to_thread(reader.prompts, arguments.prompts)
+    chosen = arguments.model_dump(
         include={"max_tokens", "temperature", "top_p", "min_p", "repetition_penalty", "n", "seed"}
     )
-    sampling = wire.encode_sampling(Sampling(**chosen, stop=tuple(given.stop)))
-    return await desk.primitive(given.session, "generate", {"prompts": prompts, "sampling": sampling})
+    sampling = wire.encode_sampling(Sampling(**chosen, stop=tuple(arguments.stop)))
+    return await desk.primitive(arguments.session, "generate", {"prompts": prompts, "sampling": sampling})
 
 
-async def save(desk: Desk, given: a.Save) -> Json:
+async def save(desk: Desk, arguments: a.Save) -> Json:
     """Write a checkpoint on the server. Returns `checkpoint`, its id, and its `size` in bytes. Next: more training, or
     close_session."""
-    return await desk.primitive(given.session, "save", given.model_dump(exclude={"session"}))
+    return await desk.primitive(arguments.session, "save", arguments.model_dump(exclude={"session"}))
 
 
-async def load(desk: Desk, given: a.Load) -> Json:
+async def load(desk: Desk, arguments: a.Load) -> Json:
     """Take the state of a checkpoint into this session; what it had trained since is gone. Next: forward_backward or
     generate."""
-    return await desk.primitive(given.session, "load", given.model_dump(exclude={"session"}))
+    return await desk.primitive(arguments.session, "load", arguments.model_dump(exclude={"session"}))
 
 
-async def list_checkpoints(desk: Desk, given: a.ListCheckpoints) -> Json:
+async def list_checkpoints(desk: Desk, arguments: a.ListCheckpoints) -> Json:
     """Your checkpoints, oldest first, of one session or all. Next: load, or new_session with the id of one."""
-    return {"checkpoints": await asyncio.to_thread(desk.service.checkpoints, desk.caller, given.session)}
+    return {"checkpoints": await asyncio.to_thread(desk.service.checkpoints, desk.caller, arguments.session)}
 
 
-async def delete_checkpoint(desk: Desk, given: a.OfCheckpoint) -> Json:
+async def delete_checkpoint(desk: Desk, arguments: a.OfCheckpoint) -> Json:
     """Remove a checkpoint."""
-    await asyncio.to_thread(desk.service.delete_checkpoint, desk.caller, given.checkpoint)
-    return {"deleted": given.checkpoint}
+    await asyncio.to_thread(desk.service.delete_checkpoint, desk.caller, arguments.checkpoint)
+    return {"deleted": arguments.checkpoint}
 
 
-async def wait_for_call(desk: Desk, given: a.OfCall) -> Json:
+async def wait_for_call(desk: Desk, arguments: a.OfCall) -> Json:
     """Wait up to 30 seconds for a call that was answered with `state: queued`, and return what its tool returns."""
-    return await desk.finished(given.call, call_summary)
+    return await desk.finished(arguments.call, call_summary)
 
 
-async def cancel_call(desk: Desk, given: a.OfCall) -> Json:
+async def cancel_call(desk: Desk, arguments: a.OfCall) -> Json:
     """Stop a call that was answered with `state: queued`; its session is as it was before. Next: wait_for_call, or
     another call."""
-    await asyncio.to_thread(desk.service.cancel, desk.caller, given.call)
-    return {"cancelled": given.call, "next": "wait_for_call with this id says whether it was finished before"}
+    await asyncio.to_thread(desk.service.cancel, desk.caller, arguments.call)
+    return {"cancelled": arguments.call, "next": "wait_for_call with this id says whether it was finished before"}
 
 
-async def list_runs(desk: Desk, given: a.Nothing) -> Json:
+async def list_runs(desk: Desk, arguments: a.Nothing) -> Json:
     """Runs of recipes in the server's folder, oldest first: status, steps, model, method, the last and the best
     figures. Next: show_run."""
     runs.check_scope(desk.caller, started=desk.started)
     return await runs.apart(runs.all_runs)
 
 
-async def show_run(desk: Desk, given: a.OfRun) -> Json:
+async def show_run(desk: Desk, arguments: a.OfRun) -> Json:
     """A run: how it ended or how far it is, its recipe, its loss and evaluations as lists of step and value. Next:
     diagnose_run."""
     runs.check_scope(desk.caller, started=desk.started)
-    return await runs.apart(runs.one_run, given.run)
+    return await runs.apart(runs.one_run, arguments.run)
 
 
-async def diagnose_run(desk: Desk, given: a.OfRun) -> Json:
+async def diagnose_run(desk: Desk, arguments: a.OfRun) -> Json:
     """What a run's reports show to be wrong, each with what to do, and the end of its output. An empty list: nothing
     is."""
     runs.check_scope(desk.caller, started=desk.started)
-    return await runs.apart(runs.diagnosis, given.run)
+    return await runs.apart(runs.diagnosis, arguments.run)
 
 
-async def start_run(desk: Desk, given: a.StartRun) -> Json:
+async def start_run(desk: Desk, arguments: a.StartRun) -> Json:
     """Begin to train what a recipe file in the server's folder describes. Returns at once. Next: show_run, until its
     status is no longer running."""
     runs.check_scope(desk.caller, started=desk.started)
-    return await runs.apart(runs.start, given.recipe, given.name, given.overrides)
+    return await runs.apart(runs.start, arguments.recipe, arguments.name, arguments.overrides)
 
 
-async def stop_run(desk: Desk, given: a.OfRun) -> Json:
+async def stop_run(desk: Desk, arguments: a.OfRun) -> Json:
     """Ask a run to end: its last whole step is saved, and `ft resume` continues it. Next: show_run."""
     runs.check_scope(desk.caller, started=desk.started)
-    return await runs.apart(runs.stop, given.run)
+    return await runs.apart(runs.stop, arguments.run)
 
 
 # --- what an assistant reads ------------------------------------------------------------------------------------------

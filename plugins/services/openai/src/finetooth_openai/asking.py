@@ -225,7 +225,7 @@ def _prompts(model: Model, body: Named) -> list[Sequence[int]]:
 
 
 def _texts(
-    model: Model, asked: str | list[str] | list[int] | list[list[int]], field: str, count: int
+    model: Model, texts: str | list[str] | list[int] | list[list[int]], field: str, count: int
 ) -> list[Sequence[int]]:
     """Token ids of prompts without chat markup.
 
@@ -234,7 +234,7 @@ def _texts(
         count: answers to each.
     """
     context = model.context
-    prompts: list[Any] = [asked] if isinstance(asked, str) or isinstance(asked[0], int) else [*asked]
+    prompts: list[Any] = [texts] if isinstance(texts, str) or isinstance(texts[0], int) else [*texts]
     if len(prompts) * count > COMPLETIONS:
         raise Fault(f"{len(prompts):,} prompts, {count} completions of each, {COMPLETIONS:,} completions are taken",
                     action="send fewer at once", param=field)  # fmt: skip
@@ -243,7 +243,7 @@ def _texts(
     encoded: list[Sequence[int]] = []
     for n, prompt in enumerate(prompts):
         if isinstance(prompt, str):
-            _check_length(model, [prompt], field if prompt is asked else f"{field}[{n}]")
+            _check_length(model, [prompt], field if prompt is texts else f"{field}[{n}]")
         ids = list(encode_document(prompt, context.tokenizer, context.markup) if isinstance(prompt, str) else prompt)
         if not ids:
             raise Fault("a prompt has no tokens", action="give a text", param=f"{field}[{n}]")

@@ -33,23 +33,23 @@ _OPENING = threading.Lock()
 shared between threads."""
 
 
-def image_of(given: Any, where: str) -> Image:
+def image_of(part: Any, where: str) -> Image:
     """The image of a part of a message.
 
     Args:
-        given: its `image_url`.
+        part: its `image_url`.
         where: the part stands, for messages.
 
     Raises:
         Fault: the text is not a data URL with an image in base64, or too large.
     """
-    if not isinstance(given, Mapping) or not isinstance(given.get("url"), str):
+    if not isinstance(part, Mapping) or not isinstance(part.get("url"), str):
         raise Fault("an image is not of the form {url: TEXT}", action=EMBED, param=where)
-    if others := sorted(set(given) - {"url", "detail"}):
+    if others := sorted(set(part) - {"url", "detail"}):
         raise Fault(f"image_url: {others[0]} is not offered here", action="leave it out", param=where)
-    if given.get("detail") not in (None, "auto"):
+    if part.get("detail") not in (None, "auto"):
         raise Fault("image_url.detail is not supported", action="leave it out, or say auto", param=where)
-    head, comma, text = given["url"].partition(",")
+    head, comma, text = part["url"].partition(",")
     scheme = head.partition(":")[0].lower()
     if scheme != "data" or ":" not in head:
         kind = f"addresses that begin with {scheme[:10]}:" if ":" in head else "names of files"
@@ -62,26 +62,26 @@ def image_of(given: Any, where: str) -> Image:
     return Image(where, content=_decoded(text, "image_url", EMBED, where))
 
 
-def sound_of(given: Any, where: str) -> Audio:
+def sound_of(part: Any, where: str) -> Audio:
     """The sound of a part of a message.
 
     Args:
-        given: its `input_audio`.
+        part: its `input_audio`.
         where: the part stands, for messages.
 
     Raises:
         Fault: it is not of the form `{data: BASE64, format: wav}`, or too large.
     """
-    if not isinstance(given, Mapping) or not isinstance(given.get("data"), str):
+    if not isinstance(part, Mapping) or not isinstance(part.get("data"), str):
         raise Fault("a sound is not of the form {data: BASE64, format: wav}", action=PLAY, param=where)
-    if others := sorted(set(given) - {"data", "format"}):
+    if others := sorted(set(part) - {"data", "format"}):
         raise Fault(f"input_audio: {others[0]} is not offered here", action="leave it out", param=where)
-    if given.get("format") not in SOUNDS:
+    if part.get("format") not in SOUNDS:
         known = ", ".join(SOUNDS)
         raise Fault(f"input_audio: the format is none of {known}", action="convert it", param=where)
-    if len(given["data"]) * 3 // 4 > LARGEST + 2:
+    if len(part["data"]) * 3 // 4 > LARGEST + 2:
         raise Fault(f"a sound has more than {LARGEST // 10**6} MB", action="cut it", param=where)
-    return Audio(where, content=_decoded(given["data"], "input_audio", PLAY, where))
+    return Audio(where, content=_decoded(part["data"], "input_audio", PLAY, where))
 
 
 def _decoded(text: str, field: str, action: str, where: str) -> bytes:

@@ -15,14 +15,14 @@ from finetooth_openai.media import image_of, sound_of
 from finetooth_openai.requests import Call, ChatMessage
 
 
-def messages_of(given: Sequence[ChatMessage]) -> tuple[Message, ...]:
+def messages_of(sent: Sequence[ChatMessage]) -> tuple[Message, ...]:
     """
     Raises:
         Fault: a message holds what no renderer is given here; names the field.
     """
     names: dict[str, str] = {}  # of tools, by the call
     messages = []
-    for n, message in enumerate(given):
+    for n, message in enumerate(sent):
         where = f"messages[{n}]"
         for field in ("audio", "function_call", "refusal"):
             if getattr(message, field):

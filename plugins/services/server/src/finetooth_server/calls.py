@@ -125,11 +125,11 @@ class Due:
         return ""
 
 
-def in_turn(found: Iterable[Due]) -> list[Due]:
+def in_turn(due: Iterable[Due]) -> list[Due]:
     """Those first that met the most ends of a server, and of each tenant one in turn."""
     places: Counter[tuple[str, int]] = Counter()
     placed = []
-    for call in found:
+    for call in due:
         placed.append((-call.begun, places[call.tenant, call.begun], call))
         places[call.tenant, call.begun] += 1
     return [call for *_, call in sorted(placed, key=lambda entry: entry[:2])]

@@ -45,5 +45,5 @@ class Tickets:
                 return Caller(tenant, key, frozenset({"download"}))
         raise Unauthorised("no valid API key", action="send one that `ft keys create` made")
 
-    def _signature(self, said: str, path: str) -> str:
-        return hmac.new(self._secret, f"{said}\n{path}".encode(), hashlib.sha256).hexdigest()
+    def _signature(self, holder: str, path: str) -> str:
+        return hmac.new(self._secret, f"{holder}\n{path}".encode(), hashlib.sha256).hexdigest()

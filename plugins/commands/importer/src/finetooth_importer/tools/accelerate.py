@@ -19,9 +19,9 @@ NO_EFFECT: Mapping[str, str] = tables.notes(TABLES["no_effect"])
 """Keys that change nothing here, and why."""
 
 
-def looks_like(given: Mapping[str, Any]) -> bool:
+def looks_like(keys: Mapping[str, Any]) -> bool:
     """Whether these are keys of accelerate's launcher."""
-    return MARK in given and "num_processes" in given
+    return MARK in keys and "num_processes" in keys
 
 
 def read(account: Account) -> None:

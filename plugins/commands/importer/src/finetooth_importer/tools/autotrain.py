@@ -26,10 +26,10 @@ NO_EFFECT: Mapping[str, str] = tables.notes(TABLES["no_effect"])
 REFUSED: Mapping[str, str] = tables.notes(TABLES["refused"])
 
 
-def looks_like(given: Mapping[str, Any]) -> bool:
+def looks_like(keys: Mapping[str, Any]) -> bool:
     """Whether a mapping is one of AutoTrain's."""
-    task = str(given.get("task", ""))
-    return (task.startswith("llm") and "base_model" in given) or {"data_path", "project_name"} <= given.keys()
+    task = str(keys.get("task", ""))
+    return (task.startswith("llm") and "base_model" in keys) or {"data_path", "project_name"} <= keys.keys()
 
 
 def read(account: Account) -> None:

@@ -17,10 +17,10 @@ EBFT = TABLES["ebft"]
 NO_EBFT: Mapping[str, str] = tables.notes(TABLES["no_ebft"])
 
 
-def looks_like(given: Mapping[str, Any]) -> bool:
+def looks_like(keys: Mapping[str, Any]) -> bool:
     """Whether a mapping is one of axolotl's."""
-    return "base_model" in given and bool(
-        {"datasets", "pretraining_dataset", "sequence_len", "micro_batch_size", "test_datasets"} & given.keys()
+    return "base_model" in keys and bool(
+        {"datasets", "pretraining_dataset", "sequence_len", "micro_batch_size", "test_datasets"} & keys.keys()
     )
 
 

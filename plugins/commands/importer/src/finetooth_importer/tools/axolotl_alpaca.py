@@ -17,7 +17,7 @@ def are_alpaca(datasets: Any) -> bool:
     return all(isinstance(dataset, dict) and dataset.get("type") == "alpaca" for dataset in each)
 
 
-def prompts_of_alpaca(account: Account, key: str, given: Sequence[Any], own_prompt: bool) -> None:
+def prompts_of_alpaca(account: Account, key: str, datasets: Sequence[Any], own_prompt: bool) -> None:
     """Rows that axolotl writes in Alpaca's prompt take the renderer of that name if the data hold no others."""
     note = "axolotl writes these rows in a prompt of Alpaca's; here they are written as all others are"
     setting = "data.format"
@@ -25,6 +25,6 @@ def prompts_of_alpaca(account: Account, key: str, given: Sequence[Any], own_prom
         note = "the same prompt; where a vocabulary begins a text with a blank (Llama 2), the answer begins without it"
         setting = "data.renderer"
         account.set(setting, {"name": "alpaca", "preamble": True})
-    for place, dataset in enumerate(given):
+    for place, dataset in enumerate(datasets):
         if isinstance(dataset, dict) and str(dataset.get("type")).startswith("alpaca"):
             account.inside(f"{key}[{place}].type", dataset["type"], "otherwise", setting, note)

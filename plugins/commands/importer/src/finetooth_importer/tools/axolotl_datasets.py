@@ -90,22 +90,22 @@ def _template(account: Account) -> None:
     account.passes("chat_template", "chat_template_jinja says it")
 
 
-def _sources(account: Account, where: str, given: Mapping[str, Any], reading: axolotl_types.Reading) -> list[Any]:
+def _sources(account: Account, where: str, dataset: Mapping[str, Any], reading: axolotl_types.Reading) -> list[Any]:
     """The sources of one dataset, one for each of its files, with how their rows are read."""
-    path, split, files = str(given.get("path", "")), given.get("split"), given.get("data_files")
+    path, split, files = str(dataset.get("path", "")), dataset.get("split"), dataset.get("data_files")
     paths = rows.named(path, files) if files else [path]
     options: dict[str, Any] = {}
     if not any(map(rows.is_local, paths)):
         for theirs, ours in (("split", "split"), ("name", "config"), ("revision", "revision")):
-            if not says_nothing(given.get(theirs)):
-                options[ours] = given[theirs]
+            if not says_nothing(dataset.get(theirs)):
+                options[ours] = dataset[theirs]
         if not paths:
             options["data_files"] = rows.listed(files)
     elif split not in (None, "", "train"):
         _part(account, where, str(split), options)
     if reading.format:
         options["format"] = reading.format
-    _read_as(account, where, given, reading)
+    _read_as(account, where, dataset, reading)
     return [rows.source(path, **options) if options else path for path in paths or [path]]
 
 
@@ -118,9 +118,9 @@ def _part(account: Account, where: str, split: str, options: dict[str, Any]) -> 
         account.inside(f"{where}.split", split, "not taken", note="a file has one split, train: name the other's file")
 
 
-def _read_as(account: Account, where: str, given: Mapping[str, Any], reading: axolotl_types.Reading) -> None:
+def _read_as(account: Account, where: str, dataset: Mapping[str, Any], reading: axolotl_types.Reading) -> None:
     """Write down the outcome of a dataset's keys, and of what its type says in addition to the columns."""
-    kind = given.get("type")
+    kind = dataset.get("type")
     if reading.lost:
         account.inside(f"{where}.type", kind, "not taken", note=reading.lost)
     if reading.renderer:
@@ -130,9 +130,9 @@ def _read_as(account: Account, where: str, given: Mapping[str, Any], reading: ax
             account.set("data.renderer", reading.renderer)
             account.inside(f"{where}.type", kind, "otherwise", "data.renderer", axolotl_types.OWN_MARKUP)
     for key in reading.patterns:
-        pattern = kind.get(key) if isinstance(kind, dict) and key in kind else given.get(key)
+        pattern = kind.get(key) if isinstance(kind, dict) and key in kind else dataset.get(key)
         account.inside(f"{where}.type.{key}", pattern, "not taken", note=axolotl_types.PATTERN)
-    for name, value in given.items():
+    for name, value in dataset.items():
         if says_nothing(value) or name in reading.patterns:
             continue
         if name == "train_on_eos" and value != "turn":

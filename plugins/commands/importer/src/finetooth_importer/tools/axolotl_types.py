@@ -45,36 +45,36 @@ class Reading:
     patterns: tuple[str, ...] = ()
 
 
-def reading(given: Mapping[str, Any], method: str, key: str, own_prompt: bool) -> Reading:
+def reading(dataset: Mapping[str, Any], method: str, key: str, own_prompt: bool) -> Reading:
     """How the rows of a dataset are read.
 
     Args:
-        given: the dataset, with `type`.
+        dataset: the dataset, with `type`.
         method: as it is called here.
         key: of the configuration, `datasets`.
         own_prompt: all rows that train are written in Alpaca's prompt.
     """
-    kind = given.get("type")
+    kind = dataset.get("type")
     if key == "pretraining_dataset" or kind in ("completion", "pretrain"):
-        column = given.get("field") or given.get("text_column")
+        column = dataset.get("field") or dataset.get("text_column")
         return Reading({"name": "text", "column": column} if column and column != "text" else "text")
     if kind is None or kind == "":
         return Reading()
     if method in PAIRS or method == "kto":
-        return _judged(given, kind, method)
+        return _judged(dataset, kind, method)
     if isinstance(kind, dict):
         return _columns(kind)
-    return _supervised(given, str(kind), own_prompt)
+    return _supervised(dataset, str(kind), own_prompt)
 
 
-def _supervised(given: Mapping[str, Any], kind: str, own_prompt: bool) -> Reading:
+def _supervised(dataset: Mapping[str, Any], kind: str, own_prompt: bool) -> Reading:
     plain = kind.partition(":")[0]
     if plain in INSTRUCTIONS:
         return Reading({"name": "instruction", **INSTRUCTIONS[plain]})
     if plain in ("alpaca", "alpaca_chat", "alpaca_chat.load_concise", "alpaca_instruct", "gpteacher", "oasst"):
         return Reading(axolotl_alpaca.FORMAT if own_prompt and kind == "alpaca" else "instruction")
     if plain.startswith(("chat_template", "sharegpt", "messages.chat")):
-        return Reading(chat(given))
+        return Reading(chat(dataset))
     if plain.startswith("input_output"):
         return Reading("segments")
     if plain.startswith("stepwise"):
@@ -82,33 +82,33 @@ def _supervised(given: Mapping[str, Any], kind: str, own_prompt: bool) -> Readin
     return Reading(lost=FUNCTION if plain.endswith(".transform") else BY_HAND)
 
 
-def _judged(given: Mapping[str, Any], kind: Any, method: str) -> Reading:
+def _judged(dataset: Mapping[str, Any], kind: Any, method: str) -> Reading:
     """Of pairs, and of answers with a label."""
     name = "labelled" if method == "kto" else "preference"
     own = ("prompt", "completion", "label") if method == "kto" else ("prompt", "chosen", "rejected")
     if isinstance(kind, dict) or kind == "user_defined.default":
-        fields = {**given, **(kind if isinstance(kind, dict) else {})}
+        fields = {**dataset, **(kind if isinstance(kind, dict) else {})}
         columns = {column: str(fields.get(f"field_{column}") or column) for column in own}
         patterns = tuple(key for key in ("prompt", *own[1:]) if fields.get(f"{key}_format"))
         return Reading({"name": name, **columns, "style": "raw"}, patterns=tuple(f"{key}_format" for key in patterns))
     markup, _, shape = str(kind).removeprefix("bradley_terry.").rpartition(".")
     if shape in ("chat_template", "default") and (markup == "chat_template" or not markup):
-        return Reading({"name": name, **_said(given, own, prompt="" if method == "rm" else "messages")})
+        return Reading({"name": name, **_said(dataset, own, prompt="" if method == "rm" else "messages")})
     prompts = LABELLED_PROMPTS if method == "kto" else PAIR_PROMPTS
     if markup not in (*MARKUP, "chat_template") or shape not in prompts:
         return Reading(lost=BY_HAND)
     columns = {"prompt": prompts[shape]} if prompts[shape] else {}
     if method == "kto" and shape == "argilla_chat":
         columns["completion"] = ""
-    named = _said(given, own, prompt="") if markup == "chat_template" else {}
+    named = _said(dataset, own, prompt="") if markup == "chat_template" else {}
     return Reading({"name": name, **columns, **named}, renderer=MARKUP.get(markup, ""))
 
 
-def _said(given: Mapping[str, Any], own: tuple[str, ...], prompt: str) -> dict[str, Any]:
+def _said(dataset: Mapping[str, Any], own: tuple[str, ...], prompt: str) -> dict[str, Any]:
     """Columns and keys of messages as a dataset names them."""
-    columns = {column: given[f"field_{column}"] for column in own if given.get(f"field_{column}")}
-    column = given.get("field_messages") or prompt
-    about = chat({key: value for key, value in given.items() if key != "field_messages"})
+    columns = {column: dataset[f"field_{column}"] for column in own if dataset.get(f"field_{column}")}
+    column = dataset.get("field_messages") or prompt
+    about = chat({key: value for key, value in dataset.items() if key != "field_messages"})
     return {
         **({"prompt": column} if column else {}),
         **columns,
@@ -116,16 +116,16 @@ def _said(given: Mapping[str, Any], own: tuple[str, ...], prompt: str) -> dict[s
     }
 
 
-def chat(given: Mapping[str, Any]) -> Any:
+def chat(dataset: Mapping[str, Any]) -> Any:
     """The format of conversations, with what a dataset says of their messages."""
     options: dict[str, Any] = {}
-    if given.get("field_messages"):
-        options["column"] = given["field_messages"]
-    mapped = given.get("message_property_mappings") or {}
+    if dataset.get("field_messages"):
+        options["column"] = dataset["field_messages"]
+    mapped = dataset.get("message_property_mappings") or {}
     names = {
-        "role": mapped.get("role") or given.get("message_field_role"),
-        "content": mapped.get("content") or given.get("message_field_content"),
-        "reasoning": mapped.get("reasoning_content") or given.get("field_thinking"),
+        "role": mapped.get("role") or dataset.get("message_field_role"),
+        "content": mapped.get("content") or dataset.get("message_field_content"),
+        "reasoning": mapped.get("reasoning_content") or dataset.get("field_thinking"),
     }
     known = ("role", "content", "reasoning", "reasoning_content", "thinking")  # read by themselves
     fields = {name: value for name, value in names.items() if value and value not in known}
@@ -133,18 +133,18 @@ def chat(given: Mapping[str, Any]) -> Any:
         options["fields"] = fields
     roles = {
         str(theirs): role
-        for role, all_of_it in (given.get("roles") or {}).items()
+        for role, all_of_it in (dataset.get("roles") or {}).items()
         for theirs in (all_of_it if isinstance(all_of_it, list) else [all_of_it])
         if theirs != role and role in ROLES
     }
     if roles:
         options["roles"] = roles
-    if given.get("roles_to_train") not in (None, ["assistant"], ["gpt", "assistant"]):
-        options["train_roles"] = given["roles_to_train"]
-    if given.get("message_field_training"):
-        options["train_field"] = given["message_field_training"]
-    if given.get("message_field_training_detail"):
-        options["ranges_field"] = given["message_field_training_detail"]
+    if dataset.get("roles_to_train") not in (None, ["assistant"], ["gpt", "assistant"]):
+        options["train_roles"] = dataset["roles_to_train"]
+    if dataset.get("message_field_training"):
+        options["train_field"] = dataset["message_field_training"]
+    if dataset.get("message_field_training_detail"):
+        options["ranges_field"] = dataset["message_field_training_detail"]
     return {"name": "chat", **options} if options else "chat"
 
 

@@ -16,9 +16,9 @@ REFUSED: Mapping[str, str] = {
 }
 
 
-def looks_like(given: Mapping[str, Any]) -> bool:
+def looks_like(keys: Mapping[str, Any]) -> bool:
     """Whether a mapping is such a recipe."""
-    names = {str(key) for key in given}
+    names = {str(key) for key in keys}
     tops = {name.partition(".")[0] for name in names}
     inner = any(name.startswith(("data.corpus", "register.")) for name in names)
     return "base" in tops and len(KEYS & tops) >= 2 and (inner or bool(tops & {"lora", "register"}))

@@ -37,10 +37,10 @@ def fsdp(account: Account, *, config_alone: bool) -> None:
     account.passes("fsdp_version", "the strategy is the same for both")
 
 
-def taken(account: Account, words: list[tuple[str, str]], given: Any) -> None:
+def taken(account: Account, words: list[tuple[str, str]], config: Any) -> None:
     """What became of each key of `fsdp_config`, and of each word of `fsdp`."""
     account.set("scale.strategy", "fsdp")
-    inside = list(_options(given)) if isinstance(given, Mapping) else []
+    inside = list(_options(config)) if isinstance(config, Mapping) else []
     for key, word in words:
         if word.lower() == "offload":
             account.inside(key, word, "not taken", note=SHARDS)
@@ -61,9 +61,9 @@ def taken(account: Account, words: list[tuple[str, str]], given: Any) -> None:
             account.inside(key, value, "not taken", note=OTHER)
 
 
-def _options(given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _options(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Their names without `fsdp_`, which accelerate and older axolotl write before each."""
-    for name, value in given.items():
+    for name, value in config.items():
         yield str(name).removeprefix("fsdp_"), value
 
 

@@ -33,9 +33,9 @@ REFUSED: Mapping[str, str] = tables.notes(TABLES["refused"])
 PARALLEL = TABLES["parallel"]
 
 
-def looks_like(given: Mapping[str, Any]) -> bool:
+def looks_like(keys: Mapping[str, Any]) -> bool:
     """Whether a mapping is one of LLaMA-Factory's."""
-    return "model_name_or_path" in given and bool({"stage", "finetuning_type", "template", "cutoff_len"} & given.keys())
+    return "model_name_or_path" in keys and bool({"stage", "finetuning_type", "template", "cutoff_len"} & keys.keys())
 
 
 def read(account: Account, folder: Path | None = None) -> None:

@@ -22,9 +22,9 @@ REFUSED: Mapping[str, str] = tables.notes(TABLES["refused"])
 LAST = "the last {} layers carry the adapter there, here every one: name theirs, adapter.targets: [pattern of a path]"
 
 
-def looks_like(given: Mapping[str, Any]) -> bool:
+def looks_like(keys: Mapping[str, Any]) -> bool:
     """Whether a mapping is one of mlx-lm's."""
-    names = {str(key).partition(".")[0] for key in given}
+    names = {str(key).partition(".")[0] for key in keys}
     return "model" in names and len(KEYS & names) >= 2
 
 

@@ -29,9 +29,9 @@ REFUSED: Mapping[str, str] = tables.notes(TABLES["refused"])
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def looks_like(given: Mapping[str, Any]) -> bool:
+def looks_like(keys: Mapping[str, Any]) -> bool:
     """Whether a mapping is one of mud-puppy's."""
-    return MARK in given or "finetuning_method" in given
+    return MARK in keys or "finetuning_method" in keys
 
 
 def read(account: Account, folder: Path | None = None) -> None:

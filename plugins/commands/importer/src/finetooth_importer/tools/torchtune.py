@@ -28,14 +28,14 @@ HEADS = {"output_proj": "o_proj"}
 MLP = ["gate_proj", "up_proj", "down_proj"]
 
 
-def looks_like(given: Mapping[str, Any]) -> bool:
+def looks_like(keys: Mapping[str, Any]) -> bool:
     """Whether a mapping is one of torchtune's: parts with a `_component_`."""
-    return any(isinstance(part, Mapping) and "_component_" in part for part in given.values()) or any(
-        str(key).endswith("._component_") for key in given
+    return any(isinstance(part, Mapping) and "_component_" in part for part in keys.values()) or any(
+        str(key).endswith("._component_") for key in keys
     )
 
 
-def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
+def resolved(keys: Mapping[str, Any]) -> dict[str, Any]:
     """The keys with `${other.key}` put in; what cannot be is as a script computes it."""
 
     def value_of(value: Any, deep: int = 0) -> Any:
@@ -44,14 +44,12 @@ def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(value, str) or "${" not in value:
             return value
         whole = re.fullmatch(r"\$\{([\w.]+)\}", value)
-        if whole and whole[1] in given and deep < 8:
-            return value_of(given[whole[1]], deep + 1)
-        made = re.sub(
-            r"\$\{([\w.]+)\}", lambda m: str(value_of(given[m[1]], deep + 1)) if m[1] in given else m[0], value
-        )
+        if whole and whole[1] in keys and deep < 8:
+            return value_of(keys[whole[1]], deep + 1)
+        made = re.sub(r"\$\{([\w.]+)\}", lambda m: str(value_of(keys[m[1]], deep + 1)) if m[1] in keys else m[0], value)
         return COMPUTED if "${" in made or deep >= 8 else made
 
-    return {key: value_of(value) for key, value in given.items()}
+    return {key: value_of(value) for key, value in keys.items()}
 
 
 def read(account: Account) -> None:

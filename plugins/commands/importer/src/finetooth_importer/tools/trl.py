@@ -52,9 +52,9 @@ TEXTS = (
 )
 
 
-def looks_like(given: Mapping[str, Any]) -> bool:
+def looks_like(keys: Mapping[str, Any]) -> bool:
     """Whether a mapping is one of TRL's."""
-    return METHOD in given or ("model_name_or_path" in given and "dataset_name" in given)
+    return METHOD in keys or ("model_name_or_path" in keys and "dataset_name" in keys)
 
 
 def read(account: Account, folder: Path | None = None) -> None:

@@ -25,9 +25,9 @@ NO_EFFECT: Mapping[str, str] = tables.notes(TABLES["no_effect"])
 REFUSED: Mapping[str, str] = tables.notes(TABLES["refused"])
 
 
-def looks_like(given: Mapping[str, Any]) -> bool:
+def looks_like(keys: Mapping[str, Any]) -> bool:
     """Whether a mapping is one of Unsloth's."""
-    return MARK in given
+    return MARK in keys
 
 
 def read(account: Account, folder: Path | None = None) -> None:

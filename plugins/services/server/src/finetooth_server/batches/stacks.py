@@ -156,5 +156,5 @@ class Stacks:
         return [StackPart(adapter, checkpoint, weight) for adapter, checkpoint, weight in json.loads(text)]
 
 
-def _name(one: StackPart) -> str:
-    return one.adapter or f"checkpoint {one.checkpoint}"
+def _name(part: StackPart) -> str:
+    return part.adapter or f"checkpoint {part.checkpoint}"

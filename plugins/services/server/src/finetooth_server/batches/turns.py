@@ -145,19 +145,19 @@ class SamplingTurns:
             self._join(self._shared_out(every)[:room])
         return True
 
-    def _shared_out(self, found: Sequence[Due]) -> list[Due]:
+    def _shared_out(self, due: Sequence[Due]) -> list[Due]:
         """Of calls in the order in which they would join, those that leave others their places: a tenant has `ALONE` of
         the batch at most, and `BESIDE` calls as long as others sample too. A step takes the longer the more is written
         in it, and everybody waits for it."""
         counts = self.calls
-        for tenant in {*counts, *(call.tenant for call in found)}:
+        for tenant in {*counts, *(call.tenant for call in due)}:
             self._seen.pop(tenant, None)
             self._seen[tenant] = self._steps
         for tenant in [tenant for tenant, step in self._seen.items() if self._steps - step > RECENT]:
             del self._seen[tenant]
         most = BESIDE if len(self._seen) > 1 else max(1, int(ALONE * self._settings.limits.batch))
         chosen = []
-        for call in sorted(found, key=lambda call: bool(counts[call.tenant])):  # who has none in it comes first
+        for call in sorted(due, key=lambda call: bool(counts[call.tenant])):  # who has none in it comes first
             counts[call.tenant] += 1
             if counts[call.tenant] <= most:
                 chosen.append(call)
@@ -180,15 +180,15 @@ class SamplingTurns:
         self._turn_to(self._turn_of(str(call.batch), ()))
         self._join([call])
 
-    def _join(self, found: Sequence[Due]) -> None:
+    def _join(self, due: Sequence[Due]) -> None:
         """Take calls into the batch."""
-        for call in found:
+        for call in due:
             if call.hopeless:
                 self._fail(call, call.hopeless, "user")
-        found = [call for call in found if not call.hopeless]
-        if found:
-            self._log.begin(found)
-        for call in found:
+        due = [call for call in due if not call.hopeless]
+        if due:
+            self._log.begin(due)
+        for call in due:
             self._add(call)
 
     def step(self) -> None:
@@ -251,15 +251,15 @@ class SamplingTurns:
         for writing in done:
             self._ended(writing.call, "done")
 
-    def _complete(self, one: _Writing) -> bool:
+    def _complete(self, writing: _Writing) -> bool:
         """Add what a call asked for in addition to its tokens; False if that failed, and the call with it."""
         assert self._engine is not None
         try:
-            if "top_k_sample_logprobs" in one.arguments:
-                own = self._engine if one.scoring is None else one.scoring()
-                complete(own, one.arguments, one.result["completions"])
+            if "top_k_sample_logprobs" in writing.arguments:
+                own = self._engine if writing.scoring is None else writing.scoring()
+                complete(own, writing.arguments, writing.result["completions"])
         except Exception as error:
-            self._fail_with(one.call, error)
+            self._fail_with(writing.call, error)
             return False
         return True
 

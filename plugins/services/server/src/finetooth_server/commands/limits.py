@@ -93,9 +93,9 @@ def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def limits_of(given: Mapping[str, Any]) -> dict[str, Any]:
+def limits_of(options: Mapping[str, Any]) -> dict[str, Any]:
     """The limits among a command's options, by their names."""
-    return {name: given[f"limit_{name}"] for name in OPTIONS}
+    return {name: options[f"limit_{name}"] for name in OPTIONS}
 
 
 def status(folder: Path, database: str) -> None:

@@ -33,10 +33,10 @@ def database_url(address: str) -> str:
         UserError: the environment has no such variable.
     """
 
-    def value(found: re.Match[str]) -> str:
-        if found[1] not in os.environ:
-            raise UserError(f"--database: the environment has no {found[1]}", action=f"export {found[1]}=...")
-        return quote(os.environ[found[1]], safe="")
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in os.environ:
+            raise UserError(f"--database: the environment has no {match[1]}", action=f"export {match[1]}=...")
+        return quote(os.environ[match[1]], safe="")
 
     return re.sub(r"\$\{(\w+)\}", value, address)
 

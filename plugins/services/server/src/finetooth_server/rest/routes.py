@@ -276,16 +276,16 @@ async def delete_checkpoint(id: str, caller: CallerOf, service: ServiceOf) -> No
     await asyncio.to_thread(service.delete_checkpoint, caller, id)
 
 
-def _checkpoint(one: Any) -> b.CheckpointBody:
+def _checkpoint(checkpoint: Any) -> b.CheckpointBody:
     return b.CheckpointBody(
-        id=one.id,
-        session=one.model,
-        kind=one.kind,
-        name=one.name,
-        base=one.base,
-        created=one.created,
-        expires=one.expires,
-        size=one.size,
+        id=checkpoint.id,
+        session=checkpoint.model,
+        kind=checkpoint.kind,
+        name=checkpoint.name,
+        base=checkpoint.base,
+        created=checkpoint.created,
+        expires=checkpoint.expires,
+        size=checkpoint.size,
     )
 
 

@@ -278,14 +278,16 @@ def optim_step(service: Service, caller: Caller, body: Json) -> Any:
     return _submit(service, caller, body, "step", make)
 
 
-def _check_base(body: Json, found: Checkpoint) -> None:
+def _check_base(body: Json, checkpoint: Checkpoint) -> None:
     """
     Raises:
         UserError: the checkpoint is wanted on another base model.
     """
     base = body.get("base_model")
-    if base is not None and base != found.base:
-        raise UserError(f"base_model {str(base)[:80]!r}: the checkpoint is of {found.base!r}", action="leave it out")
+    if base is not None and base != checkpoint.base:
+        raise UserError(
+            f"base_model {str(base)[:80]!r}: the checkpoint is of {checkpoint.base!r}", action="leave it out"
+        )
 
 
 def save_weights(service: Service, caller: Caller, body: Json) -> Any:

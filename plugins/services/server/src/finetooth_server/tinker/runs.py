@@ -44,18 +44,18 @@ def run_checkpoints(service: Service, caller: Caller, request: Json) -> Any:
     return {"checkpoints": [checkpoint_facts(checkpoint) for checkpoint in service.all_checkpoints(caller, run.id)]}
 
 
-def checkpoint_facts(one: Any) -> dict[str, Any]:
+def checkpoint_facts(checkpoint: Any) -> dict[str, Any]:
     """A checkpoint as the wire describes it."""
-    path = names.path_of(one.model, one.kind, one.name)
+    path = names.path_of(checkpoint.model, checkpoint.kind, checkpoint.name)
     return {
         "checkpoint_id": "/".join(path.split("/")[-2:]),
-        "checkpoint_type": {STATE: "training", WEIGHTS: "sampler", EXTERNAL: "external"}[one.kind],
-        "time": pages.instant(one.created),
+        "checkpoint_type": {STATE: "training", WEIGHTS: "sampler", EXTERNAL: "external"}[checkpoint.kind],
+        "time": pages.instant(checkpoint.created),
         "tinker_path": path,
-        "size_bytes": one.size,
-        "public": one.public,
-        "user_metadata": pages.texts(one.metadata),
-        "expires_at": pages.instant(one.expires),
+        "size_bytes": checkpoint.size,
+        "public": checkpoint.public,
+        "user_metadata": pages.texts(checkpoint.metadata),
+        "expires_at": pages.instant(checkpoint.expires),
     }
 
 
@@ -132,32 +132,32 @@ def search(service: Service, caller: Caller, request: Json) -> Any:
     }
 
 
-def _summary(service: Service, caller: Caller, one: SessionRecord) -> dict[str, Any]:
-    runs = service.history.session(caller, one.id)[1]
+def _summary(service: Service, caller: Caller, record: SessionRecord) -> dict[str, Any]:
+    runs = service.history.session(caller, record.id)[1]
     saved = [checkpoint for run in runs for checkpoint in service.all_checkpoints(caller, run)]
     return {
-        "session_id": one.id,
-        "created_at": pages.instant(one.created),
+        "session_id": record.id,
+        "created_at": pages.instant(record.created),
         "owner": caller.tenant,
         "project_id": caller.tenant,
-        "status": _status(one),
+        "status": _status(record),
         "checkpoints_count": len(saved),
-        "display_name": one.name or None,
-        "user_metadata": pages.texts(one.about),
+        "display_name": record.name or None,
+        "user_metadata": pages.texts(record.about),
         "checkpoint_storage_bytes": sum(checkpoint.size for checkpoint in saved),
     }
 
 
-def _status(one: SessionRecord) -> dict[str, Any] | None:
-    if not one.closed:
+def _status(record: SessionRecord) -> dict[str, Any] | None:
+    if not record.closed:
         return {"type": "active"}
-    if not one.finish:
+    if not record.finish:
         return None  # its client went away without a word
-    return {"type": "client_finished", **one.finish}
+    return {"type": "client_finished", **record.finish}
 
 
-def _has(one: SessionRecord, query: Any) -> bool:
-    query, status = wire.mapping(query, "statuses"), _status(one)
+def _has(record: SessionRecord, query: Any) -> bool:
+    query, status = wire.mapping(query, "statuses"), _status(record)
     if status is None or status["type"] != query.get("type"):
         return False
     reasons = query.get("reasons")
