@@ -45,6 +45,12 @@ CASES: dict[str, dict[str, Any]] = {
     "spin": {"data": ANSWERS, "method": {"name": "spin", "max_completion_length": 8}},
 }  # fmt: skip
 QUICK = ("sft",)
+GROUPED: dict[str, dict[str, Any]] = {
+    "tensor": {"name": "fsdp", "tensor": 2},
+    "replicas": {"name": "fsdp", "replicas": 2},
+    "replicas of tensor": {"name": "fsdp", "replicas": 2, "tensor": 2},
+}
+"""Ways to group ranks, by name."""
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +74,7 @@ def ft(folder: Path, *arguments: str, **environment: str) -> subprocess.Complete
 
 
 def trained(folder: Path, name: str, devices: int, strategy: str = "ddp", **changes: Any) -> Path:
-    scale = {"devices": devices} if devices == 1 else {"devices": devices, "strategy": strategy}
+    scale = {"devices": devices} if devices == 1 else {"devices": devices, "strategy": GROUPED.get(strategy, strategy)}
     recipe = {**RECIPE, **changes, "output": name, "scale": scale}
     if (folder / name / "artifact").exists():
         return folder / name
@@ -112,14 +118,47 @@ def test_two_ranks_take_the_steps_of_one(folder: Path, case: str, strategy: str)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("before", "after"), [("ddp", ""), ("", "ddp"), ("fsdp", ""), ("", "fsdp"), ("fsdp", "ddp")])
+@pytest.mark.parametrize(
+    ("case", "strategy", "ranks"),
+    [
+        ("sft", "tensor", 2),
+        ("full", "tensor", 4),  # two that divide the rest, with two that compute together
+        ("spin", "tensor", 2),
+        ("dpo", "tensor", 2),
+        ("full", "replicas", 4),
+        ("sft", "replicas of tensor", 4),
+    ],
+)
+def test_ranks_in_groups_take_the_steps_of_one(folder: Path, case: str, strategy: str, ranks: int) -> None:
+    """Without dropout, which tensor parallelism refuses for weights that are divided by their inputs."""
+    changes = {"adapter": {"name": "lora", "rank": 4}, **CASES[case]}
+    one = trained(folder, f"{case}-alone", 1, **changes)
+    check_alike(one, trained(folder, f"{case}-{strategy.replace(' ', '-')}-{ranks}", ranks, strategy, **changes))
+
+
+@pytest.mark.slow
+def test_dropout_of_a_weight_that_is_divided_by_its_inputs_is_refused(folder: Path) -> None:
+    recipe = {**RECIPE, "output": "dropped", "scale": {"devices": 2, "strategy": GROUPED["tensor"]}}
+    (folder / "dropped.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    done = ft(folder, "run", "dropped.yaml")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "scale.strategy.tensor: adapter.dropout: self_attn.o_proj is divided by its inputs" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("ddp", ""), ("", "ddp"), ("fsdp", ""), ("", "fsdp"), ("fsdp", "ddp"), ("tensor", ""), ("ddp", "tensor")],
+)
 def test_a_run_goes_on_with_another_number_of_ranks(folder: Path, before: str, after: str) -> None:
     """A strategy over two ranks, or one rank."""
-    long = {"train": {**RECIPE["train"], "max_steps": 4, "epochs": 2}, "schedule": "constant"}
-    whole = trained(folder, "whole", 1, **long)
+    dropout = {} if "tensor" not in (before, after) else {"adapter": {"name": "lora", "rank": 4}}
+    long = {"train": {**RECIPE["train"], "max_steps": 4, "epochs": 2}, "schedule": "constant", **dropout}
+    whole = trained(folder, "whole-without-dropout" if dropout else "whole", 1, **long)
     short = {**long, "train": {**long["train"], "max_steps": 2}, "checkpoint": {"every": 1}}
     run = trained(folder, f"resumed-{before}-{after}", 2 if before else 1, before, **short)
-    scale = ["scale.devices=2", f"scale.strategy={after}"] if after else ["scale.devices=1"]
+    written = json.dumps(GROUPED.get(after, after))
+    scale = ["scale.devices=2", f"scale.strategy={written}"] if after else ["scale.devices=1"]
     done = ft(folder, "resume", str(run), "train.max_steps=4", *scale)
     assert done.returncode == 0, done.stdout + done.stderr
     check_alike(whole, run)

@@ -122,7 +122,7 @@ LOADER: Mapping[str, str] = {
 """Beyond `describe`, `tokenizer` and `load`."""
 
 STRATEGY: Mapping[str, str] = {
-    "islands": "groups of ranks train apart: an engine gets the line to the ranks of its own group (`island`)",
+    "islands": "groups of ranks train apart, or compute the same rows: an engine gets a line of its own (`island`)",
     "optimizer": "divides the optimizer's state, and nothing else, among ranks (`shard_optimizer`)",
     "shards": "divides the model among ranks, so that each holds a part (`sharding`)",
     "traffic": "says what ranks will send, before a run (`traffic`)",

@@ -68,12 +68,14 @@ class Sharding:
         weights, gradients, optimizer: among how many ranks each of them is divided; 1: every rank holds all of it.
         shard: divides an adapted model, given its decoder layers in their order and the precision that it computes in
             (`fp32`, `bf16`). What trains is in fp32. With torch, its parameters are of the class `DTensor` then.
+        layers: among how many times as many ranks the weights of decoder layers are divided.
     """
 
     weights: int
     gradients: int
     optimizer: int
     shard: Callable[[Any, Sequence[Any], str], ShardedModel]
+    layers: int = 1
 
 
 class Strategy(Protocol):
@@ -118,7 +120,8 @@ class IslandStrategy(Strategy, Protocol):
     """With the capability `islands`."""
 
     def island(self) -> Collective:
-        """This rank's line to those of its island, which its engine gets; called once `open` has returned."""
+        """The line that this rank's engine gets; called once `open` has returned. It leads to the ranks of its island,
+        or, where an island computes the same rows, to one rank of each."""
         ...
 
 

@@ -2,11 +2,73 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+from finetooth_fsdp.options import FsdpOptions
+from finetooth_fsdp.strategy import Fsdp
+from finetooth_fsdp.tensor import divide_layer, tensor_plan
+from finetooth_hooks import PlanError
 from finetooth_kit import parametrize_with_checks
+from torch import nn
+from transformers import GPT2Config, LlamaConfig, Phi3Config, PretrainedConfig, Qwen3Config
 
 
 @parametrize_with_checks("finetooth_fsdp.plugin", installed=True)
 def test_checks(check: Any) -> None:
     check()
+
+
+@pytest.mark.parametrize(
+    ("world", "options", "rows", "weights", "layers"),
+    [
+        (8, {}, 8, 8, 1),
+        (8, {"replicas": 2}, 8, 4, 1),
+        (8, {"tensor": 2}, 4, 4, 2),
+        (8, {"replicas": 2, "tensor": 4}, 2, 1, 4),
+    ],
+)
+def test_ranks_are_grouped(world: int, options: dict[str, int], rows: int, weights: int, layers: int) -> None:
+    chosen = FsdpOptions(**options)
+    divided = Fsdp(chosen, SimpleNamespace(wrap=None, close=None)).sharding(world)  # type: ignore[arg-type]
+    assert (chosen.rows(world), divided.weights, divided.layers) == (rows, weights, layers)
+    assert divided.optimizer == weights * layers
+
+
+def test_ranks_that_make_no_groups_are_refused() -> None:
+    with pytest.raises(PlanError, match="6 ranks do not make replicas=2 groups with tensor=2"):
+        FsdpOptions(replicas=2, tensor=2).rows(6)
+
+
+def with_config(config: PretrainedConfig) -> nn.Module:
+    model = nn.Module()
+    model.config = config  # type: ignore[assignment]
+    return model
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        (GPT2Config(), "the model's family has no plan for it in transformers"),
+        (Phi3Config(), "the plan of phi3 in transformers uses colwise_gather_output, rowwise_split_input"),
+        (
+            LlamaConfig(hidden_size=96, num_attention_heads=6, num_key_value_heads=3),
+            "num_key_value_heads=3, which 2 ranks cannot share",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_divided_is_refused(config: PretrainedConfig, why: str) -> None:
+    with pytest.raises(PlanError, match=why):
+        tensor_plan(with_config(config), 2)
+
+
+def test_a_norm_over_each_head_is_refused_where_it_trains() -> None:
+    """Its gradient is the sum over all heads, and each rank has some."""
+    plan = tensor_plan(with_config(Qwen3Config()), 2)
+    layer, attention = nn.Module(), nn.Module()
+    layer.self_attn, attention.q_norm = attention, nn.LayerNorm(8)
+    with pytest.raises(PlanError, match=r"self_attn.q_norm trains, and each rank sees some of the heads"):
+        divide_layer(layer, plan, None)  # type: ignore[arg-type]
+    attention.requires_grad_(False)
+    divide_layer(layer, plan, None)  # type: ignore[arg-type]

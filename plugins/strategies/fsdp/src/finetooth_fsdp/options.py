@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from finetooth_hooks import Context, Options
+from finetooth_hooks import Context, Options, PlanError
 from finetooth_hooks.protocols import Strategy
 from pydantic import Field
 
@@ -19,6 +19,26 @@ class FsdpOptions(Options):
     keep_layers: bool = False
     """Whether a layer stays gathered from the forward to the backward pass: it is sent once less, and the whole model
     is on every device between the two."""
+    replicas: int = Field(default=1, ge=1)
+    """How many groups of ranks hold the whole model each, divided inside the group (hybrid sharding). Ranks of a group
+    gather weights from each other; gradients are summed over the groups."""
+    tensor: int = Field(default=1, ge=1)
+    """How many ranks compute the same rows together, each with a part of every attention head group and of every MLP
+    (tensor parallelism, Shoeybi et al., 2019, arXiv:1909.08053)."""
+
+    def rows(self, world: int) -> int:
+        """How many of `world` ranks train rows of their own.
+
+        Raises:
+            PlanError: the ranks cannot be grouped as the options say.
+        """
+        size = self.replicas * self.tensor
+        if world % size:
+            raise PlanError(
+                f"scale.strategy: {world} ranks do not make replicas={self.replicas} groups with tensor={self.tensor}",
+                action=f"start a multiple of {size} ranks",
+            )
+        return world // self.tensor
 
 
 def build(options: FsdpOptions, context: Context) -> Strategy:

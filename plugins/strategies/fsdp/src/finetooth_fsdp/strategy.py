@@ -9,13 +9,16 @@ from itertools import count
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from finetooth_hooks import EngineError
 from finetooth_hooks.protocols import Collective, Engine, Rank, Sharding, Strategy
+from finetooth_torchshared.collective import TorchCollective
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from finetooth_fsdp.options import FsdpOptions
+from finetooth_fsdp.tensor import divide_layer, tensor_plan
 
 COMPUTED = {"bf16": torch.bfloat16}
 """What parameters are gathered in, where that is not what they are held in."""
@@ -30,22 +33,43 @@ class Fsdp:
 
     def __init__(self, options: FsdpOptions, line: Strategy) -> None:
         self._options, self._line = options, line
-        self.wrap, self.spread, self.close = line.wrap, line.spread, line.close
+        self.wrap, self.close = line.wrap, line.close
         self._mesh: DeviceMesh | None = None
+        self._rows: Collective | None = None
         self._digest = ""
 
     def open(self, rank: Rank, device: str) -> Collective:
-        """See `finetooth_hooks.protocols.Strategy`."""
+        """See `finetooth_hooks.protocols.Strategy`.
+
+        Raises:
+            PlanError: the ranks cannot be grouped as the options say.
+        """
+        replicas, tensor, rows = self._options.replicas, self._options.tensor, self._options.rows(rank.world)
         placed = torch.device(device)
         if placed.type != "cpu":
             torch.accelerator.set_device_index(placed.index or 0)  # a mesh is over the devices that ranks are at
-        collective = self._line.open(rank, device)
-        self._mesh = init_device_mesh(placed.type, (rank.world,))
-        return collective
+        everyone = self._line.open(rank, device)
+        names = ("replicas", "shards", "tensor")
+        self._mesh = init_device_mesh(placed.type, (replicas, rows // replicas, tensor), mesh_dim_names=names)
+        self._rows = everyone if tensor == 1 else RowLine(everyone, tensor)
+        return everyone
+
+    def island(self) -> Collective:
+        """The line between ranks that train rows of their own."""
+        if self._rows is None:
+            raise EngineError("fsdp: the other ranks were not met", action="call open first")
+        return self._rows
+
+    def spread(self, engine: Engine, collective: Collective) -> Engine:
+        """See `finetooth_hooks.protocols.Strategy`."""
+        del collective
+        return self._line.spread(engine, self.island())
 
     def sharding(self, world: int) -> Sharding:
-        """Everything, among all ranks."""
-        return Sharding(weights=world, gradients=world, optimizer=world, shard=self._shard)
+        """Everything, among the ranks that hold one model."""
+        shards, tensor = self._options.rows(world) // self._options.replicas, self._options.tensor
+        parts = shards * tensor
+        return Sharding(weights=shards, gradients=parts, optimizer=parts, shard=self._shard, layers=tensor)
 
     def digest(self, engine: Engine) -> str:
         """SHA-256 of every parameter that trains, as it was before it was divided."""
@@ -60,11 +84,35 @@ class Fsdp:
         policy = MixedPrecisionPolicy(
             param_dtype=computed, reduce_dtype=None if computed is None else torch.float32, cast_forward_inputs=False
         )
+        mesh = self._mesh["shards"] if self._options.replicas == 1 else self._mesh["replicas", "shards"]
         keeps = self._options.keep_layers
+        if self._options.tensor > 1:
+            plan = tensor_plan(model, self._options.tensor)
         for layer in layers:
-            fully_shard(layer, mesh=self._mesh, mp_policy=policy, reshard_after_forward=not keeps)
-        fully_shard(model, mesh=self._mesh, mp_policy=policy, reshard_after_forward=True)
+            if self._options.tensor > 1:
+                divide_layer(layer, plan, self._mesh["tensor"])
+            fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=not keeps)
+        fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
         return FullyShardedModel(model, {id(layer): not keeps for layer in layers})
+
+
+class RowLine(TorchCollective):
+    """The line between ranks that train rows of their own. Neighbours that compute the same rows are one for it.
+
+    Args:
+        everyone: the line between all ranks.
+        tensor: how many neighbours compute the same rows.
+    """
+
+    def __init__(self, everyone: Collective, tensor: int) -> None:
+        groups = [dist.new_group(list(range(first, everyone.world, tensor))) for first in range(tensor)]
+        super().__init__(group=groups[everyone.rank % tensor])
+        self._everyone, self._tensor = everyone, tensor
+        self.barrier, self.broadcast = everyone.barrier, everyone.broadcast  # type: ignore[method-assign]
+
+    def gather(self, value: Any) -> list[Any]:
+        """What the first of each group of neighbours gave, so that neighbours act alike."""
+        return list(self._everyone.gather(value))[:: self._tensor]
 
 
 class FullyShardedModel:

@@ -62,16 +62,17 @@ def of_one_rank(estimate: Callable[[], MemoryEstimate], request: PlanRequest, pr
     size, trained, layers = BYTES[precision], request.trains.parameters, request.base.facts.layers
     gathered = resident_bytes(request.base, precision) + (trained * size if request.trains.base_frozen else 0)
     in_layers = min(gathered, layers_bytes(request, precision))
+    elsewhere, in_layers = gathered - in_layers, in_layers // sharding.layers
     # what trains is held in fp32 alone, and made what the model computes in where it is gathered
     weights = whole.parts["weights"] - (trained * size if size < BYTES["fp32"] else 0)
     parts = dict(whole.parts)
     gradients = 4 * trained
     parts["gradients"] += -gradients + gradients // sharding.gradients + (size + 4) * trained // layers
-    parts["weights"] = weights // sharding.weights
+    parts["weights"] = (weights * (elsewhere + in_layers) // max(gathered, 1)) // sharding.weights
     parts["optimizer"] //= sharding.optimizer
-    if sharding.weights > 1:
-        at_once = GATHERED_LAYERS * in_layers // layers
-        parts["gathered"] = gathered if "generate" in request.needs else gathered - in_layers + min(in_layers, at_once)
+    if sharding.weights * sharding.layers > 1:
+        at_once = in_layers if "generate" in request.needs else min(in_layers, GATHERED_LAYERS * in_layers // layers)
+        parts["gathered"] = elsewhere + at_once
         if request.place.hardware.device == "cpu":  # every rank reads the whole model first
             later = sum(taken for name, taken in parts.items() if name not in ("overhead", "loading"))
             parts["loading"] = max(parts.get("loading", 0), gathered - later, 0)

@@ -14,9 +14,9 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from finetooth_hooks.protocols import Collective, EngineRequest, ShardedModel
+from finetooth_hooks.protocols import EngineRequest, ShardedModel
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, distribute_tensor
 
 from finetooth_torch.compute import TORCH, Compute
 from finetooth_torch.precision import result_dtype
@@ -41,8 +41,8 @@ def divided(
     Raises:
         PlanError: nothing trains.
     """
-    sharding, collective, precision = request.place.sharding, request.place.collective, request.plan.train.precision
-    assert sharding is not None and collective is not None and precision is not None
+    sharding, precision = request.place.sharding, request.plan.train.precision
+    assert sharding is not None and precision is not None
     live = trained(model)
     dtypes = [dtype if id(parameter) in original else parameter.dtype for _, parameter in live]
     for _, parameter in live:
@@ -50,7 +50,7 @@ def divided(
     layers = list(base.get_submodule(request.base.facts.layer_path).children())
     sharded = sharding.shard(model, layers, precision)
     names = [name for name, _ in live]
-    return ShardedParameters(model, names, dtypes, scaler, compute, collective=collective, sharded=sharded)
+    return ShardedParameters(model, names, dtypes, scaler, compute, sharded=sharded)
 
 
 class ShardedParameters(TrainedParameters):
@@ -59,7 +59,6 @@ class ShardedParameters(TrainedParameters):
     Args:
         model: the divided model; `names` are those of its parameters that train.
         given: the precisions in which they are exported.
-        collective: the ranks that hold the parts.
         sharded: gathers them.
     """
 
@@ -73,11 +72,10 @@ class ShardedParameters(TrainedParameters):
         scaler: LossScaler,
         compute: Compute = TORCH,
         *,
-        collective: Collective,
         sharded: ShardedModel,
     ) -> None:
-        self._accumulate, self._scaler, self._collective, self._sharded = (
-            compute.accumulate, scaler, collective, sharded
+        self._accumulate, self._scaler, self._sharded = (
+            compute.accumulate, scaler, sharded
         )  # fmt: skip
         self.names, self._given_dtypes, self.split = tuple(names), list(given), False
         parameters: dict[str, Any] = dict(model.named_parameters())
@@ -132,9 +130,15 @@ class ShardedParameters(TrainedParameters):
         return self._sharded.gathered()
 
     def norm(self) -> float:
-        """Global L2 norm over the parts of all ranks."""
-        parts = self._collective.gather(super().norm())
-        return math.sqrt(sum(part**2 for part in parts))
+        """Global L2 norm over the parts of all ranks; what several ranks hold counts once."""
+        squares: dict[Any, Tensor] = {}  # by how it is divided; of everything, since all ranks add the same sums
+        for part, master in zip(self._parts.values(), self.masters, strict=True):
+            divided_by = tuple(Replicate() if place.is_replicate() else Partial() for place in part.placements)
+            square = squares.setdefault((part.device_mesh, divided_by), torch.zeros((), device=master.device))
+            if master.grad is not None:
+                square += torch.linalg.vector_norm(master.grad, dtype=torch.float32) ** 2
+        totals = [DTensor.from_local(square, *key).full_tensor() for key, square in squares.items()]
+        return math.sqrt(sum(map(float, totals)))
 
     @contextmanager
     def as_given(self, *, take: bool = False) -> Iterator[None]:

@@ -1,0 +1,83 @@
+"""Tensor parallelism inside a decoder layer, by the plan that transformers gives for the family.
+
+A weight that is divided by its outputs (`colwise`) gives a rank the outputs of its own attention heads and MLP units.
+The weight behind it is divided by its inputs (`rowwise`), and its products are summed over the ranks (Shoeybi et al.,
+2019, arXiv:1909.08053). A low-rank addition follows the weight that it is added to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetooth_hooks import PlanError
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+STYLES = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
+NORM = "replicated_with_grad_allreduce"
+"""A norm over each head: its weight is whole at every rank, and sees only the heads of the rank."""
+LAYERS = "layers.*."
+
+
+def tensor_plan(model: nn.Module, size: int) -> Mapping[str, str]:
+    """How each module of a decoder layer is divided, by its path in the layer.
+
+    Args:
+        size: ranks that compute together.
+
+    Raises:
+        PlanError: transformers has no plan for the family, or one with more than this strategy knows; or the attention
+            heads cannot be divided.
+    """
+    configs = [module.config for module in model.modules() if hasattr(module, "config")]
+    config: Any = next((config for config in configs if getattr(config, "base_model_tp_plan", None)), None)
+    if config is None:
+        raise _refused("the model's family has no plan for it in transformers")
+    plan = {
+        path.removeprefix(LAYERS): how for path, how in config.base_model_tp_plan.items() if path.startswith(LAYERS)
+    }
+    unknown = sorted({how for how in plan.values() if how not in (*STYLES, NORM)})
+    if unknown:
+        raise _refused(f"the plan of {config.model_type} in transformers uses {', '.join(unknown)}")
+    for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
+        if getattr(config, name, size) % size:
+            raise _refused(f"the model has {name}={getattr(config, name)}, which {size} ranks cannot share")
+    return plan
+
+
+def divide_layer(layer: nn.Module, plan: Mapping[str, str], mesh: DeviceMesh) -> None:
+    """Divide a decoder layer among the ranks of a mesh.
+
+    Raises:
+        PlanError: an adapter, or what trains, cannot be divided.
+    """
+    for path, how in plan.items():
+        try:
+            module: Any = layer.get_submodule(path)
+        except AttributeError:  # a layer of another kind
+            continue
+        if how == NORM:
+            if any(parameter.requires_grad for parameter in module.parameters()):
+                raise _refused(f"{path} trains, and each rank sees some of the heads that share it")
+            continue
+        for linear in _linears(path, module, how):
+            parallelize_module(linear, mesh, STYLES[how]())
+
+
+def _linears(path: str, module: Any, how: str) -> list[nn.Module]:
+    """Modules that are divided in place of one: the module, or its base and one side of its low-rank addition."""
+    if type(module) is nn.Linear:
+        return [module]
+    base, side = getattr(module, "base_layer", None), "lora_B" if how == "colwise" else "lora_A"
+    if type(base) is not nn.Linear or not hasattr(module, side) or getattr(module, "lora_variant", None):
+        raise _refused(f"{path} is no linear module of plain numbers, with or without LoRA")
+    dropouts = [dropout for dropout in module.lora_dropout.values() if not isinstance(dropout, nn.Identity)]
+    if how == "rowwise" and dropouts:
+        raise _refused(f"adapter.dropout: {path} is divided by its inputs, of which each rank would drop others")
+    return [base, *getattr(module, side).values()]
+
+
+def _refused(why: str) -> PlanError:
+    return PlanError(f"scale.strategy.tensor: {why}", action="leave tensor out")
