@@ -94,6 +94,13 @@ def test_meta_distribution_brings_the_base(root, workspace):
     assert "finetooth-core" in {one.name for one in base}
 
 
+def test_the_page_names_every_extra_and_no_other(root):
+    extras = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    page = (root / "docs/guides/install.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(?:finetooth)?\[([a-z0-9-]+)\]`", page))
+    assert named == set(extras) - {"torch"}, "torch comes by itself"
+
+
 def test_apple_silicon_gets_no_torch(root, monkeypatch):
     """`pip install finetooth` there, by the markers of all packages: MLX, and nothing that needs torch."""
     monkeypatch.syspath_prepend(str(root / "tools"))

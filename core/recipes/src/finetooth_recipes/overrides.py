@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,7 +58,8 @@ def parse_override(override: str) -> tuple[list[str], Any]:
     path, equals, text = override.partition("=")
     path = path.strip()
     if not equals:
-        raise RecipeError("", f"{override!r} is not an override", action="write key.path=value, such as train.seed=1")
+        example = f"data.train={override}" if pathlib.Path(override).is_file() else "train.seed=1"
+        raise RecipeError("", f"{override!r} is not an override", action=f"write key.path=value, such as {example}")
     keys = path.split(".")
     if not all(keys):
         raise RecipeError("", f"{override!r} has an empty key in its path", action="write key.path=value")

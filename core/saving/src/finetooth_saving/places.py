@@ -16,7 +16,7 @@ from finetooth_toolbox.files.manifests import MANIFEST, listed_files
 from finetooth_saving import quarantine, run_state
 from finetooth_saving.artifact import read_manifest, verify_folder
 from finetooth_saving.names import FOLDER, name_of, newest_first, split_url, step_of
-from finetooth_saving.run_folder import found_run, is_begun
+from finetooth_saving.run_folder import found_run, is_begun, no_such_run
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,10 @@ def place_of(reference: str, opened: Callable[[str], Store], disk: Callable[[Pat
         return Place(reference, folder=path.parent, only=path.name)
     if path.is_dir() and newest_first(entry.name for entry in path.iterdir() if entry.is_dir()):
         return Place(reference, folder=path)
-    problem = "the folder holds no checkpoints" if path.is_dir() else "this folder does not exist"
-    raise UserError(f"{reference}: {problem}", action="give a run folder, one of its checkpoints, or a URL")
+    if not path.is_dir():
+        raise no_such_run(reference)
+    action = "give a run folder, one of its checkpoints, or a URL"
+    raise UserError(f"{reference}: the folder holds no checkpoints", action=action)
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def test_a_run_goes_by_its_name_and_what_is_none_is_said(run, tiny):
     folder, _ = run()
     result = invoke(Commands(tiny, runs={"mine": folder}), "mine")
     assert result.exit_code == 0 and (folder / "merged" / "config.json").exists()
-    with pytest.raises(UserError, match="mine: neither a folder nor a run under runs/ has this name"):
+    with pytest.raises(UserError, match="mine: no run has this name"):
         invoke(Commands(tiny), "mine")
 
 

@@ -82,6 +82,16 @@ def test_rows_say_that_they_are_made_and_of_what(
     assert "no row was drafted (1 refused by the judge)" in capsys.readouterr().err and not out.exists()
 
 
+def test_the_column_of_the_texts_can_be_named(
+    tmp_path: Path, serve: Callable[[Says], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.csv").write_text("number,body,more\n1,Opening hours are nine to six.,2\n")
+    words = (tmp_path / "a.csv", tmp_path / "o.jsonl", "--server", serve(sensible), "--model", "m", "--unjudged")
+    assert draft(*words) == 2 and "set data.format" in capsys.readouterr().err
+    assert draft(*words, "--format", '{"name": "text", "column": "body"}') == 0
+    assert "1 rows drafted" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

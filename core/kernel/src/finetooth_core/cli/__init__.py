@@ -94,7 +94,7 @@ def _call(options: StartOptions, arguments: list[str], as_json: bool) -> int:
         return 2
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
-        hint = f" (see {context.command_path} --help)" if context is not None else ""
+        hint = f" (see {context.command_path if context is not None else ' '.join(['ft', *arguments[:1]])} --help)"
         text = " ".join(error.format_message().split()).rstrip(".")  # click puts choices in lines of their own
         if isinstance(error, click.NoSuchOption) and (setting := _setting_of(error)):
             text, hint = f"No such option '{error.option_name}'", f" (settings are written {setting}=VALUE)"

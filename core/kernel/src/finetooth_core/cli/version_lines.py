@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.metadata import distributions, entry_points, version
 
 from finetooth_core.plugins.versions import parse
 
@@ -19,11 +19,8 @@ def installed_lines() -> list[str]:
     for dist in dists.values():
         required.update({requirement.name for text in dist.requires or () if (requirement := parse(text)) is not None})
     libraries = [f"python {platform.python_version()}"]
-    for name in sorted(name for name, count in required.items() if count >= SEVERAL and not _is_ours(name)):
-        try:
-            libraries.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
+    named = sorted(name for name, count in required.items() if count >= SEVERAL and not _is_ours(name))
+    libraries += [f"{name} {found.version}" for name in named for found in [*distributions(name=name)][:1]]
     own = version("finetooth-core")
     numbers = {name: dist.version for name, dist in sorted(dists.items())}
     others = [f"{name} {number}" for name, number in numbers.items() if not (_is_ours(name) and number == own)]

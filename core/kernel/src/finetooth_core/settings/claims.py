@@ -60,6 +60,10 @@ def unclaimed(catalog: Catalog, kind: str, reference: str, setting: str) -> Reci
         return RecipeError(setting, problem, action="write [:500], [100:200], [-50:] or [:10%]")
     if not meant and not _exists(reference) and not _NO_PATH.search(reference) and nearest_path(path) is not None:
         meant = no_such_file(path)[1]
+    if kind == "loader" and path.is_file():
+        own = path.suffix.lower() in (".yaml", ".yml")
+        problem = f"{reference} is {'a recipe' if own else 'a file'}, not a model"
+        return RecipeError(setting, problem, action=f"train it first: ft run {reference}" if own else _NEXT[kind])
     installed = ", ".join(sorted(registered.full_name for registered in catalog.all(kind))) or "none"
     if path.expanduser().is_dir():
         problem = f"no installed {kind} reads the folder {reference!r}, {_contents(path.expanduser())}"

@@ -18,7 +18,7 @@ from finetooth_hooks.entries import Loader as LoaderEntry
 from finetooth_hooks.protocols import Loader
 from finetooth_peftfiles.folding import CONFIG, WEIGHTS, merged
 from finetooth_saving.moved_bases import base_moved
-from finetooth_saving.run_folder import check_output
+from finetooth_saving.run_folder import check_output, no_such_run
 from finetooth_saving.runs.written_models import UNMEASURED, compare
 from finetooth_toolbox.cli.working import working
 from finetooth_toolbox.files.manifests import ManifestProblem, check_folder, listed_files, read_manifest
@@ -329,9 +329,7 @@ def command(
     """
     folder = obj.run_folder(source) or Path(source)
     if not folder.is_dir():
-        raise UserError(
-            f"{source}: neither a folder nor a run under runs/ has this name", action="name a run or an adapter folder"
-        )
+        raise no_such_run(source)
     check_output(source, output)
     if settings:
         click.get_current_context().with_resource(base_moved(folder, settings))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -140,8 +141,9 @@ def command(
     for option, text in (("--prompt", prompt), ("--system", system)):
         if not is_text(text or ""):  # the system's encoding of arguments is not theirs
             raise UserError(f"{option} is not {sys.getfilesystemencoding()} text", action="set PYTHONUTF8=1")
-    if model.endswith((".yaml", ".yml")) and Path(model).is_file():
-        raise UserError(f"{model} is a recipe, not a model", action=f"train it first: ft run {model}")
+    if words := [word for word in overrides if "=" not in word]:
+        action = f"ft chat {model} --prompt {shlex.quote(' '.join(words))}"
+        raise UserError(f"{words[0]!r} is not a setting; a question is given with --prompt", action=action)
     offered = () if tools is None else read_tools(tools)
     click.echo(f"loading {model} ...", err=True)
     from finetooth_hooks.sampling import Sampling

@@ -37,7 +37,7 @@ def convert(context: CommandContext, data: str, output: Path, shape: str, format
         raise UserError(f"{output}: rows are written as {', '.join(ENDINGS)}", action="name OUTPUT with such an ending")
     if output.exists():
         raise UserError(f"{output} exists", action="name another file; nothing was changed")
-    section = {"train": value_of(data, "DATA"), **({"format": value_of(format_, "--format")} if format_ else {})}
+    section = section_of(data, format_)
     examples, report = context.rows({"model": "none", "data": section}).read("train")
     rows: list[dict[str, Any]] = []
     lost: Counter[str] = Counter()
@@ -59,6 +59,11 @@ def convert(context: CommandContext, data: str, output: Path, shape: str, format
     for why, count in report.dropped.items():
         setting = f" ({report.settings[why]})" if why in report.settings else ""
         click.echo(f"left out: {count}, {why}{setting}; the first is {report.dropped_ids[why][0]}")
+
+
+def section_of(data: str, format_: str | None) -> dict[str, Any]:
+    """A recipe's `data` of what a command line says."""
+    return {"train": value_of(data, "DATA"), **({"format": value_of(format_, "--format")} if format_ else {})}
 
 
 def value_of(text: str, name: str) -> Any:

@@ -14,7 +14,7 @@ from finetooth_hooks.context import CommandContext
 from finetooth_hooks.errors import DataError, UserError
 from finetooth_hooks.examples import Message, Text
 
-from finetooth_data.convert import value_of, write_rows
+from finetooth_data.convert import section_of, write_rows
 
 ASK = (
     "Read this text.\n\n{text}\n\nWrite one question that somebody could ask and that this text answers. Write the "
@@ -51,6 +51,9 @@ class Passage:
 @click.command()
 @click.argument("data", metavar="DATA")
 @click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--format", "format_", metavar="FORMAT", help="How DATA is read, as data.format; default: by its columns."
+)
 @click.option("--model", required=True, metavar="RUN_OR_MODEL", help="Who writes; with --server its name there.")
 @click.option(
     "--server", metavar="URL", help="An OpenAI-compatible server, http://HOST:PORT/v1; its key is OPENAI_API_KEY."
@@ -64,8 +67,8 @@ class Passage:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the questions.")
 @click.pass_obj
 def draft(
-    context: CommandContext, data: str, output: Path, model: str, server: str | None, judge: str | None, unjudged: bool,
-    most: int, each: int, words: int, system: str, seed: int,
+    context: CommandContext, data: str, output: Path, format_: str | None, model: str, server: str | None,
+    judge: str | None, unjudged: bool, most: int, each: int, words: int, system: str, seed: int,
 ) -> None:  # fmt: skip
     """Draft question-answer rows from the texts of DATA into OUTPUT (.jsonl): a model asks, answers, and judges.
 
@@ -78,7 +81,7 @@ def draft(
         raise UserError(f"{output} exists", action="name another file; nothing was changed")
     if unjudged and judge:
         raise UserError("--judge and --unjudged exclude each other", action="leave one of them out")
-    passages = list(passages_of(context, data, words))
+    passages = list(passages_of(context, data, words, format_))
     click.echo(f"{len(passages)} passages of {data}; loading {model} ...", err=True)
     writes = _asker(context, model, server)
     judges = None if unjudged else writes if judge in (None, model) else _asker(context, judge or "", server)
@@ -100,13 +103,13 @@ def draft(
     click.echo(f"Read them, then: ft init --data {output}")
 
 
-def passages_of(context: CommandContext, data: str, words: int) -> Iterator[Passage]:
+def passages_of(context: CommandContext, data: str, words: int, format_: str | None = None) -> Iterator[Passage]:
     """The texts in pieces of whole paragraphs; a paragraph that is longer is cut between sentences.
 
     Raises:
         DataError: a row is not a text.
     """
-    examples, _ = context.rows({"model": "none", "data": {"train": value_of(data, "DATA")}}).read("train")
+    examples, _ = context.rows({"model": "none", "data": section_of(data, format_)}).read("train")
     for id_, example in examples:
         if not isinstance(example, Text):
             raise DataError(id_, f"it is {example.called}, not a text to draft from", action="name documents")

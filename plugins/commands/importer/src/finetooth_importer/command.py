@@ -47,6 +47,8 @@ def command(obj: CommandContext, file: Path, tool: str | None, output: Path | No
     """
     keys, guessed = files.read(file)
     chosen = tool or guessed
+    if not chosen and {"model", "data"} <= keys.keys():
+        raise UserError(f"{file} is a recipe of finetooth already", action=f"ft run {file}")
     if not chosen:
         raise UserError(
             f"{file}: the tool of this configuration is not known", action=f"say --from {'|'.join(files.TOOLS)}"

@@ -62,6 +62,8 @@ def read(path: Path) -> tuple[Mapping[str, Any], str]:
     Raises:
         UserError: no such file, none that can be read, or one without keys.
     """
+    if path.suffix.lower() in (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".xlsx", ".ods") and path.is_file():
+        raise UserError(f"{path} holds rows, not a configuration", action=f"ft init --data {path}")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
