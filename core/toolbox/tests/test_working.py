@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
 import pytest
+from finetooth_toolbox.cli.working import time_left
 
 pty = pytest.importorskip("pty", reason="terminals are made by the module pty")
 
@@ -37,10 +39,21 @@ def said(**environment: str) -> tuple[str, str]:
 def test_a_terminal_sees_what_is_done_and_a_pipe_only_what_was_printed() -> None:
     piped, shown = said()
     assert piped == "for a pipe\n"
-    for text in ("loading the weights", "reading rows", "a note", "rows [1] read", "0:00:00"):
+    for text in ("loading the weights", "reading rows", "a note", "rows [1] read, 50%, 0:00 left", "0:00:00"):
         assert text in shown
     assert "never seen" not in shown
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l"), "the cursor is back"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "share", "said"),
+    [(30, 0.25, ", 25%, 1:30 left"), (1800, 0.25, ", 25%, 1:30:00 left"), (9, 1.0, ", 100%, 0:00 left"), (9, None, "")],
+)
+def test_what_is_left_takes_as_long_as_what_is_done(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, share: float | None, said: str
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0 + seconds)
+    assert time_left(100.0, share) == said
 
 
 def test_ranks_after_the_first_say_nothing() -> None:

@@ -7,7 +7,7 @@ import time
 from contextlib import ExitStack
 from types import TracebackType
 
-from finetooth_toolbox.cli.working import working
+from finetooth_toolbox.cli.working import time_left, working
 
 LINE_EVERY = 30.0
 """Seconds between two lines where the output is not a terminal."""
@@ -37,7 +37,7 @@ class PreparationProgress:
         self._draw(self._text(), self._share)
         if not sys.stderr.isatty() and now - self._shown >= LINE_EVERY:
             self._shown = now
-            print(self._text(), file=sys.stderr, flush=True)
+            print(self._text() + time_left(self._began, self._share), file=sys.stderr, flush=True)
 
     @property
     def _share(self) -> float | None:
@@ -45,9 +45,7 @@ class PreparationProgress:
 
     def _text(self) -> str:
         seconds = max(time.monotonic() - self._began, 1e-9)
-        text = f"{self._label}: {self._rows:,} rows, {self._rows / seconds:,.0f} rows/s"
-        share = self._share
-        return f"{text}, {share:.0%}, {_clock(seconds * (1 - share) / share)} left" if share else text
+        return f"{self._label}: {self._rows:,} rows, {self._rows / seconds:,.0f} rows/s"
 
     def __enter__(self) -> PreparationProgress:
         return self
@@ -56,8 +54,3 @@ class PreparationProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open.close()
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 Show = Callable[[str, float | None], None]
-"""Takes another text, and the share that is done where that is known."""
+"""Takes another text, and the share that is done where that is known: then the time that is left is shown too."""
 
 _shown: list[Progress | None] = []
 """The bars that are drawn; None last: something else has the terminal."""
@@ -47,17 +48,28 @@ def working(what: str) -> Iterator[Show]:
         redirect_stdout=sys.stdout.isatty(),
     )
     bar = bar or own
-    task = bar.add_task(what, total=None)
+    task, began = bar.add_task(what, total=None), time.monotonic()
     _shown.append(bar)
     try:
         if bar is own:
             bar.start()
-        yield lambda text, share: bar.update(task, description=text, total=share and 1.0, completed=share or 0.0)
+        yield lambda text, share: bar.update(
+            task, description=text + time_left(began, share), total=share and 1.0, completed=share or 0.0
+        )
     finally:
         _shown.pop()
         bar.remove_task(task)
         if bar is own:
             bar.stop()
+
+
+def time_left(began: float, share: float | None) -> str:
+    """The end of a line about work that began then (`time.monotonic`): `, 25%, 1:30 left`; empty without a share."""
+    if not share:
+        return ""
+    minutes, seconds = divmod(round((time.monotonic() - began) * (1 - share) / share), 60)
+    clock = f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
+    return f", {share:.0%}, {clock} left"
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from finetooth_hooks.errors import UserError
+from finetooth_toolbox.cli.working import working
 from finetooth_toolbox.messages.shipped import stops_of
 from gguf import GGUFWriter, RopeScalingType, quantize
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -102,8 +103,11 @@ def write(weights: Path, spelling: Spelling, splitting: str, target: Path, store
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for tensor, (file, _) in places.items():
-            writer.write_tensor_data(stored_numbers(read_tensor(file, tensor, config), tensor, config, types[tensor]))
+        with working(f"writing {target.name}") as show:
+            for done, (tensor, (file, _)) in enumerate(places.items(), 1):
+                numbers = stored_numbers(read_tensor(file, tensor, config), tensor, config, types[tensor])
+                writer.write_tensor_data(numbers)
+                show(f"writing {target.name}", done / len(places))
     finally:
         writer.close()
     return len(places)
