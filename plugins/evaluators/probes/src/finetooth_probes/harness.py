@@ -24,6 +24,7 @@ from finetooth_hooks import (
     Sample,
     Sampling,
     UserError,
+    install_command,
 )
 from finetooth_hooks.bases import EvaluatorBase
 from pydantic import Field
@@ -120,7 +121,7 @@ def build(options: LmEvalOptions, context: Context) -> LmEvalEvaluator:
     from importlib.util import find_spec
 
     if find_spec("lm_eval") is None:
-        raise UserError("lm_eval needs the package lm-eval", action="pip install 'finetooth-probes[lm-eval]'")
+        raise UserError("lm_eval needs the package lm-eval", action=install_command("finetooth-probes[lm-eval]"))
     return LmEvalEvaluator(options, context)
 
 
