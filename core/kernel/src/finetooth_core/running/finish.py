@@ -80,7 +80,7 @@ class Finish:
 
     def keep_state(self, ending: Ending) -> Ending:
         """A checkpoint of the last whole step: if checkpoints are kept, and in any case where a run ends before its
-        last step or fails, so that nothing is lost. What moved weights and then failed is no whole step."""
+        last step or fails, so that nothing is lost. A step that moved weights and then failed is not whole."""
         whole = self.run.version == self.run.engine.weights_version
         broken = ending.status in ("interrupted", "stopped") or (ending.error is not None and whole)
         wanted = broken or (self.run.keeper.keeping.cadence and self.run.keeper.keeping.on_disk)
