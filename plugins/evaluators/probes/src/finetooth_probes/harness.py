@@ -24,9 +24,9 @@ from finetooth_hooks import (
     Sample,
     Sampling,
     UserError,
-    install_command,
 )
 from finetooth_hooks.bases import EvaluatorBase
+from finetooth_hooks.errors import install_command
 from pydantic import Field
 
 SETTING = "evaluate.evaluators.lm_eval"
@@ -121,7 +121,7 @@ def build(options: LmEvalOptions, context: Context) -> LmEvalEvaluator:
     from importlib.util import find_spec
 
     if find_spec("lm_eval") is None:
-        raise UserError("lm_eval needs the package lm-eval", action=install_command("finetooth-probes[lm-eval]"))
+        raise UserError("lm_eval needs the package lm-eval", action=install_command("lm-eval"))
     return LmEvalEvaluator(options, context)
 
 

@@ -72,7 +72,7 @@ def _linears(path: str, module: Any, how: str) -> list[nn.Module]:
         return [module]
     base, side = getattr(module, "base_layer", None), "lora_B" if how == "colwise" else "lora_A"
     if type(base) is not nn.Linear or not hasattr(module, side) or getattr(module, "lora_variant", None):
-        raise _refused(f"{path} is no linear module of plain numbers, with or without LoRA")
+        raise _refused(f"{path} is not a linear module of plain numbers, with or without LoRA")
     dropouts = [dropout for dropout in module.lora_dropout.values() if not isinstance(dropout, nn.Identity)]
     if how == "rowwise" and dropouts:
         raise _refused(f"adapter.dropout: {path} is divided by its inputs, of which each rank would drop others")
