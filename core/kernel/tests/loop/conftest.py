@@ -195,7 +195,11 @@ def make(
         plan=plan,
         evaluators=(Score(),),
         trackers=trackers,
-        request=SimpleNamespace(updates=SimpleNamespace(schedule=Watching()), base=SimpleNamespace(model=MODEL)),
+        request=SimpleNamespace(
+            updates=SimpleNamespace(schedule=Watching()),
+            base=SimpleNamespace(model=MODEL),
+            place=SimpleNamespace(collective=None),
+        ),
         reports=(),
         prepared=Prepared(4, 4, DataReport("train", 8, 8)),
     )

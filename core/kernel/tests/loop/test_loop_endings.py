@@ -139,17 +139,34 @@ def test_an_evaluation_that_fails_loses_no_step(
     assert [one.step for one in again.evaluations] == [0, 1, 2, 3, 4] and again.status == "done"
 
 
+@pytest.mark.parametrize("save", [0, 10])
 def test_a_step_that_moved_weights_and_failed_is_not_saved_as_the_one_before(
-    kit: SimpleNamespace, tmp_path: Path
+    kit: SimpleNamespace, tmp_path: Path, save: int
 ) -> None:
     def move() -> None:
         loop.engine.weights_version = 3
         raise KeyError("of the method, after its update")
 
-    loop = kit.make(tmp_path, kit.Method(at={3: move}))
+    loop = kit.make(tmp_path, kit.Method(at={3: move}), save=save)
     with pytest.raises(KeyError):
         loop.run()
-    assert not (tmp_path / "checkpoints").exists() or not list((tmp_path / "checkpoints").glob("step-*"))
+    assert not list(tmp_path.glob("checkpoints/step-*"))
+
+
+@pytest.mark.parametrize(("error", "saved"), [(EngineError("rank 1 failed: no memory"), 1), (KeyError("f1"), 0)])
+def test_what_fails_at_one_of_several_ranks_saves_nothing(
+    kit: SimpleNamespace, tmp_path: Path, error: Exception, saved: int
+) -> None:
+    """The others do not save with it; an engine's error is raised at all of them."""
+
+    def fail() -> None:
+        raise error
+
+    loop = kit.make(tmp_path, kit.Method(at={3: fail}))
+    loop.job.request.place.collective = object()
+    with pytest.raises(type(error)):
+        loop.run()
+    assert len(list(tmp_path.glob("checkpoints/step-*"))) == saved
 
 
 def test_a_checkpoint_that_is_there_is_not_written_again(kit: SimpleNamespace, tmp_path: Path) -> None:

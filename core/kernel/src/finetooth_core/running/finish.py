@@ -80,13 +80,15 @@ class Finish:
 
     def keep_state(self, ending: Ending) -> Ending:
         """A checkpoint of the last whole step: if checkpoints are kept, and in any case where a run ends before its
-        last step or fails, so that nothing is lost. A step that moved weights and then failed is not whole."""
-        whole = self.run.version == self.run.engine.weights_version
-        broken = ending.status in ("interrupted", "stopped") or (ending.error is not None and whole)
-        wanted = broken or (self.run.keeper.keeping.cadence and self.run.keeper.keeping.on_disk)
+        last step or fails, so that nothing is lost. A step that moved weights and then failed is not whole. What fails
+        at one of several ranks alone ends it at once, since the others would not save with it."""
+        error, keeping = ending.error, self.run.keeper.keeping
+        agreed = isinstance(error, EngineError) or self.run.job.request.place.collective is None  # else ranks wait
+        whole = error is None or (agreed and self.run.version == self.run.engine.weights_version)
+        wanted = whole and (ending.status != "done" or (keeping.cadence and keeping.on_disk))
         unsent = ""
         try:
-            on_disk = self.run.keeper.keeping.on_disk or self.run.checkpoint_folder.is_dir()  # and not in memory alone
+            on_disk = keeping.on_disk or self.run.checkpoint_folder.is_dir()  # and not in memory alone
             if wanted and not (on_disk and self.run.saved_at == self.run.progress.step):
                 self.run.save_checkpoint(folder=True)
             unsent = self.run.keeper.close()
