@@ -31,6 +31,8 @@ READERS := .venv-readers
 SITE := .venv-site
 # Of the cases of a slow test, which part `make slow` takes: every one.
 SHARE ?= 1
+# After how many minutes no slow test begins any more; 0: no limit.
+MINUTES ?= 0
 # Folders and files whose slow tests take every case all the same, by commas: what `tools/reach.py` prints.
 WHOLE ?=
 # `make cookbook PAGE=` leaves docs/cookbook.md alone.
@@ -87,15 +89,15 @@ demo: install  ## fine-tune SmolLM2-135M on this CPU: before, after, and what to
 	$(BIN)/ft run docs/recipes/quickstart.yaml
 	@command -v ft > /dev/null || echo "            ft is $(BIN)/ft here; '. $(BIN)/activate' lets you type it as it stands above"
 
-test: $(TESTED) lint  ## ruff, mypy, import rules and the tests (neither slow nor thorough), at most 8 minutes
+test: $(TESTED) lint  ## ruff, mypy, import rules and the tests (neither slow nor thorough), about 20 minutes
 # side by side: mypy keeps one core busy for as long as the tests are collected
 	@$(MAKE) --no-print-directory -j 3 types imports tests
 # A thread each: two that share their cores wait for each other's threads. A file stays in one process, which keeps what
 # its tests share; files come in the order of testpaths, the long ones first.
 tests: $(TESTED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --durations=15
-slow: $(TESTED)  ## the tests marked slow; SHARE=6 takes every sixth case of each
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not thorough" --share $(SHARE) --whole "$(WHOLE)" -n 2 --dist worksteal --durations=25
+slow: $(TESTED)  ## the tests marked slow; SHARE=6 takes every sixth case of each, MINUTES=30 begins none later
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not thorough" --share $(SHARE) --minutes $(MINUTES) --whole "$(WHOLE)" -n 2 --dist worksteal --durations=25
 # Switches for torch, oneDNN, MKL and the compiled kernels: a CPU with AVX2 and nothing more.
 NARROW := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 FT_NATIVE_ISA=avx2
 narrow: $(TESTED)  ## the tests of bits, kernels, sampling and service as a CPU with AVX2 alone computes them

@@ -6,8 +6,10 @@ the report of each test that failed."""
 from __future__ import annotations
 
 import gc
+import math
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Generator
 from functools import cache
@@ -83,6 +85,8 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
+LAST_BEGIN = pytest.StashKey[float]()
+"""When the last slow test may begin, on the monotonic clock, in seconds."""
 MOST_WHOLE = 120
 """Slow cases that `--whole` may bring: about twenty minutes on two cores."""
 
@@ -92,6 +96,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--share", type=int, default=1, metavar="N", help="of a slow test's cases every Nth, the first one too"
     )
     parser.addoption("--whole", default="", metavar="PLACES", help="folders and files without --share, by commas")
+    parser.addoption(
+        "--minutes", type=float, default=0, metavar="N", help="no slow test begins later than this; 0: no limit"
+    )
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    minutes = session.config.getoption("--minutes")
+    session.config.stash[LAST_BEGIN] = time.monotonic() + 60 * minutes if minutes else math.inf
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A machine that is slower than others leaves tests out, and says so, instead of not coming to an end."""
+    if time.monotonic() > item.config.stash[LAST_BEGIN] and item.get_closest_marker("slow") is not None:
+        pytest.skip("no time was left (--minutes)")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

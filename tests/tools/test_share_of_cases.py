@@ -1,4 +1,4 @@
-"""`--share`: of the cases of slow tests every Nth, and what was left out is counted."""
+"""`--share`: of the cases of slow tests every Nth, and what was left out is counted. `--minutes`: none begins later."""
 
 from __future__ import annotations
 
@@ -65,3 +65,19 @@ def test_what_a_change_reaches_is_kept_whole_within_a_bound(
     )
     rules.pytest_collection_modifyitems(config, items)
     assert len(items) == kept
+
+
+@pytest.mark.parametrize(("minutes", "late"), [(0, False), (10, False), (1e-9, True)])
+def test_a_slow_test_that_would_begin_too_late_is_skipped(rules: ModuleType, minutes: float, late: bool) -> None:
+    config = SimpleNamespace(getoption={"--minutes": minutes}.__getitem__, stash=pytest.Stash())
+    rules.pytest_sessionstart(SimpleNamespace(config=config))
+
+    def skipped(mark: str) -> bool:
+        item = SimpleNamespace(config=config, get_closest_marker=lambda name: name if name == mark else None)
+        try:
+            rules.pytest_runtest_setup(item)
+        except pytest.skip.Exception:
+            return True
+        return False
+
+    assert (skipped("slow"), skipped("")) == (late, False)
