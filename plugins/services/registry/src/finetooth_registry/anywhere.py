@@ -124,7 +124,7 @@ class AnyRegistry(ABC):
     def settings(self, version: Version) -> dict[str, Mapping[str, Any]]:
         """By evaluator, what the latest answers depend on: template, stop texts, longest answer."""
         mine = [e.detail for e in self.events(version.model, ("measured",)) if e.detail.get("number") == version.number]
-        return {name: said for detail in mine for name, said in detail.get("settings", {}).items()}
+        return {name: settings for detail in mine for name, settings in detail.get("settings", {}).items()}
 
     @abstractmethod
     def events(

@@ -140,9 +140,9 @@ class Blobs:
             UserError: the blob is missing or damaged; the file is not there then.
         """
         with self._opened(sha256) as reader, target.open("xb") as writer:
-            found = _copy(reader, writer)
+            digest = _copy(reader, writer)
         try:
-            self._compare(sha256, found)
+            self._compare(sha256, digest)
         except UserError:
             target.unlink()
             raise
@@ -173,8 +173,8 @@ class Blobs:
         except OSError as error:
             raise UserError(f"blob {sha256} is missing", action=RESTORE) from error
 
-    def _compare(self, sha256: str, found: str) -> None:
-        if found != sha256:
+    def _compare(self, sha256: str, digest: str) -> None:
+        if digest != sha256:
             raise UserError(f"blob {sha256} was changed", action=RESTORE)
 
 

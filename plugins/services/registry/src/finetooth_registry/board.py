@@ -53,14 +53,14 @@ class RegistryPages:
 
     def app(self, service: PageService) -> Asgi:
         """Routes below the page's address. Forms are checked by the board."""
-        one = "/versions/{model}/{number:int}"
+        page = "/versions/{model}/{number:int}"
         looks: Mapping[str, Callable[[AnyRegistry, Request], Html]] = {
-            "/": self._overview, "/log": self._log, "/compare": self._compared, one: self._version,
-            f"{one}/verified": self._verified,
+            "/": self._overview, "/log": self._log, "/compare": self._compared, page: self._version,
+            f"{page}/verified": self._verified,
         }  # fmt: skip
         changes: Mapping[str, Callable[[AnyRegistry, Request, Mapping[str, str]], Html | None]] = {
-            f"{one}/promote": self._promote, f"{one}/hold": self._hold, f"{one}/lift": self._lift,
-            f"{one}/approve": self._approve, "/rollback": self._roll_back,
+            f"{page}/promote": self._promote, f"{page}/hold": self._hold, f"{page}/lift": self._lift,
+            f"{page}/approve": self._approve, "/rollback": self._roll_back,
         }  # fmt: skip
         routes = [Route(path, _shows(does, service)) for path, does in looks.items()]
         routes += [Route(path, _changes(does, service), methods=["POST"]) for path, does in changes.items()]
@@ -112,8 +112,10 @@ class RegistryPages:
             raise UserError(f"{len(named)} versions are ticked", action=f"tick 2 to {COMPARED} of them")
         versions = [registry.version(called) for called in named]
         sides = [_flat(records.read(registry.record(version))["predicate"]) for version in versions]
-        measured = [{f"measured.{n}": _number(v) for n, v in registry.metrics(one)[0].items()} for one in versions]
-        both = [{**numbers, **said} for numbers, said in zip(measured, sides, strict=True)]
+        measured = [
+            {f"measured.{n}": _number(v) for n, v in registry.metrics(version)[0].items()} for version in versions
+        ]
+        both = [{**numbers, **side} for numbers, side in zip(measured, sides, strict=True)]
         names = sorted(set().union(*both), key=lambda name: (not name.startswith("measured."), name))
         rows = [(name, [side.get(name, "-") for side in both]) for name in names]
         called = [version.called for version in versions]
@@ -188,11 +190,11 @@ def _address(root: str, version: Version) -> str:
     return f"{root}/versions/{version.model}/{version.number}"
 
 
-def _flat(said: Any, name: str = "") -> dict[str, str]:
-    if isinstance(said, Mapping):
-        inner = [_flat(value, f"{name}.{key}" if name else str(key)) for key, value in said.items()]
+def _flat(facts: Any, name: str = "") -> dict[str, str]:
+    if isinstance(facts, Mapping):
+        inner = [_flat(value, f"{name}.{key}" if name else str(key)) for key, value in facts.items()]
         return {key: value for part in inner for key, value in part.items()}
-    return {name: said if isinstance(said, str) else _json(said)}
+    return {name: facts if isinstance(facts, str) else _json(facts)}
 
 
 def _json(value: Any) -> str:

@@ -118,11 +118,11 @@ def list_versions(model: str, as_json: bool, where: str) -> None:
     trusted = opened.trusted()
     rows = [
         {
-            "version": one.called, "status": one.status, "channels": ", ".join(one.channels),
-            "signed by": ", ".join(records.signers_of(opened.record(one), trusted)), "added": one.added,
-            "reason": one.reason,
+            "version": version.called, "status": version.status, "channels": ", ".join(version.channels),
+            "signed by": ", ".join(records.signers_of(opened.record(version), trusted)), "added": version.added,
+            "reason": version.reason,
         }
-        for one in opened.versions(model)
+        for version in opened.versions(model)
     ]  # fmt: skip
     if as_json:
         click.echo(json.dumps(rows, indent=2))
@@ -315,8 +315,8 @@ def watch(commands: CommandContext, model: str, channel: str, cycles: int, where
             verdicts = judge(commands, wanted.watch.gates, f"channels.{channel}.watch.gates", now, registered)
         passes = opened.watched(made, channel, metrics, verdicts)
         regressions += not passes
-        said = f"no regression, {passes} cycle{'s' * (passes > 1)}" if passes else "REGRESSION"
-        _show_verdicts(f"{made.called} in {channel}: {said}", verdicts)
+        outcome = f"no regression, {passes} cycle{'s' * (passes > 1)}" if passes else "REGRESSION"
+        _show_verdicts(f"{made.called} in {channel}: {outcome}", verdicts)
         if cycle + 1 < cycles:
             time.sleep(max(0.0, wanted.watch.every_hours * 3600 - (time.monotonic() - began)))
     if regressions:
@@ -360,7 +360,7 @@ def log(as_json: bool, where: str) -> None:
         for event in opened.events():
             click.echo(json.dumps(asdict(event)))
         return
-    cells = [[str(one.sequence), one.at, one.kind, _brief(one.detail)] for one in opened.events()]
+    cells = [[str(event.sequence), event.at, event.kind, _brief(event.detail)] for event in opened.events()]
     _table("Log", ("event", "at", "what", "about"), cells)
 
 
@@ -446,8 +446,8 @@ def _measured(
 
 def _show_verdicts(title: str, verdicts: Mapping[str, Verdict]) -> None:
     cells = [
-        [name, "pass" if said.passed else "reject" if said.evidence else "hold", said.reason]
-        for name, said in verdicts.items()
+        [name, "pass" if verdict.passed else "reject" if verdict.evidence else "hold", verdict.reason]
+        for name, verdict in verdicts.items()
     ]
     _table(title, ("gate", "says", "why"), cells)
 

@@ -62,10 +62,10 @@ def curves(registry: AnyRegistry, model: str, metric: str) -> list[Curve]:
     versions = registry.versions(model)
     made, others = [], set[str]()
     for version in versions:
-        found = _read(registry, version)
-        others |= found.keys() - {metric}
-        if metric in found:
-            made.append(found[metric])
+        by_metric = _read(registry, version)
+        others |= by_metric.keys() - {metric}
+        if metric in by_metric:
+            made.append(by_metric[metric])
     if not made:
         known = ", ".join(sorted(name for name in others if name.startswith("eval/"))) or "nothing"
         what = (
@@ -84,11 +84,11 @@ def _read(registry: AnyRegistry, version: Version) -> dict[str, Curve]:
         run = read_run(Path(place))
     data = [split for split in run.result.get("rows") or () if split.get("split") == "train"]
     rows, tokens = (sum(int(split.get(name) or 0) for split in data) for name in ("used", "tokens"))
-    kept = run.result.get("artifact_step")
+    artifact_step = run.result.get("artifact_step")
     made = {}
     for metric, points in run.series().items():
         step, minimum = min(points, key=lambda point: (point[1], point[0]))
-        about = (tuple(points), step, minimum, kept, rows, tokens)
+        about = (tuple(points), step, minimum, artifact_step, rows, tokens)
         made[metric] = Curve(version.called, version.status, *about)
     return made
 

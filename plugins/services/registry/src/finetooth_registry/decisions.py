@@ -49,8 +49,8 @@ def write(
     """
     judged = (version, *([] if before is None else [before]))
     digests = {each.called: records.digest(registry.record(each)) for each in judged}
-    said = {"name": version.model, "number": version.number, **about}
-    content = records.statement(digests, said, PREDICATE)
+    predicate = {"name": version.model, "number": version.number, **about}
+    content = records.statement(digests, predicate, PREDICATE)
     return records.sign(content, signer) if signer else records.unsigned(content)
 
 
@@ -61,10 +61,10 @@ def latest(registry: AnyRegistry, version: Version, channel: str) -> bytes:
         UserError: there is none.
     """
     for event in reversed(registry.events(version.model, KINDS)):
-        said = event.detail
-        asked = (version.model, version.number, channel)
-        if (said.get("model"), said["number"], said["channel"]) == asked and RECORD in said:
-            return registry.blobs.read(said[RECORD])
+        detail = event.detail
+        wanted = (version.model, version.number, channel)
+        if (detail.get("model"), detail["number"], detail["channel"]) == wanted and RECORD in detail:
+            return registry.blobs.read(detail[RECORD])
     raise UserError(
         f"nothing was decided about {version.called} and {channel}", action="ft registry promote asks the gates"
     )
@@ -76,16 +76,16 @@ def check(registry: AnyRegistry, event: Event, *, must: bool) -> tuple[bool, str
     Args:
         must: a decision without a signature does not hold.
     """
-    said = event.detail
-    if RECORD not in said:  # an event of an earlier finetooth
+    detail = event.detail
+    if RECORD not in detail:  # an event of an earlier finetooth
         return not must, "not signed"
     try:
-        envelope = registry.blobs.read(said[RECORD])
+        envelope = registry.blobs.read(detail[RECORD])
         about = records.read(envelope, PREDICATE)["predicate"]
     except UserError as error:
         return False, str(error)
-    before = said.get("before" if event.kind == "decided" else "from")
-    if (about["number"], about.get("channel"), about.get("before")) != (said["number"], said["channel"], before):
+    before = detail.get("before" if event.kind == "decided" else "from")
+    if (about["number"], about.get("channel"), about.get("before")) != (detail["number"], detail["channel"], before):
         return False, "the statement is of another decision"
     signers = records.signers_of(envelope, registry.trusted())
     if signers:

@@ -62,8 +62,8 @@ def _text(value: Any) -> str:
     return escape_controls(" ".join(str(value).split())).translate(_MARKS)
 
 
-def _flat(said: Any) -> dict[str, Any]:
-    return dict(said) if isinstance(said, Mapping) else {}
+def _flat(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
 
 
 def bom(registry: AnyRegistry, version: Version) -> str:
@@ -98,9 +98,9 @@ def bom(registry: AnyRegistry, version: Version) -> str:
     model.components.update(of(ComponentType.FILE, name, sha256) for name, sha256 in files_of(content).items())
     data = [of(ComponentType.DATA, name, sha256) for name, sha256 in _flat(about.get("data")).items()]
     made = Bom(components=[base, *data])
-    for name, said in {**_flat(about.get("plugins")), **_libraries(about)}.items():
-        url = PackageURL("pypi", None, name, str(said))
-        made.components.add(of(ComponentType.LIBRARY, name, version=str(said), purl=url))
+    for name, release in {**_flat(about.get("plugins")), **_libraries(about)}.items():
+        url = PackageURL("pypi", None, name, str(release))
+        made.components.add(of(ComponentType.LIBRARY, name, version=str(release), purl=url))
     made.metadata.component = model
     made.register_dependency(model, made.components)
     written = json.loads(JsonV1Dot6(made).output_as_string())

@@ -90,8 +90,8 @@ class Licence:
 
     def judge(self, candidate: ReleaseVersion, predecessor: ReleaseVersion | None) -> Verdict:
         """Pass a version whose data have one of the licences."""
-        said = (candidate.record.get("predicate") or {}).get("classification") or {}
-        licence = str(said.get("licence") or "")
+        classification = (candidate.record.get("predicate") or {}).get("classification") or {}
+        licence = str(classification.get("licence") or "")
         text = f"the data have the licence {licence}" if licence else "the record names no licence of the data"
         return Verdict(licence in self._allowed, text, {"licence": licence, "allowed": list(self._allowed)})
 
@@ -144,9 +144,9 @@ class Pii:
             return Verdict(False, "there is nothing to search: name data, or measure with kept answers")
         hits = [(place, kind) for place, text in texts for kind in personal(text, self._options.region)]
         kinds = {kind: sum(kind == other for _, other in hits) for kind in sorted({kind for _, kind in hits})}
-        said = ", ".join(f"{count} of {kind}" for kind, count in kinds.items()) or "no personal data of a known form"
+        counts = ", ".join(f"{count} of {kind}" for kind, count in kinds.items()) or "no personal data of a known form"
         evidence = {"texts": len(texts), "kinds": kinds, "first": [place for place, _ in hits[:SHOWN]]}
-        return Verdict(len(hits) <= self._options.allowed, f"{said} in {len(texts)} texts", evidence)
+        return Verdict(len(hits) <= self._options.allowed, f"{counts} in {len(texts)} texts", evidence)
 
 
 class NoRegression:
@@ -181,8 +181,8 @@ class Safety:
     def judge(self, candidate: ReleaseVersion, predecessor: ReleaseVersion | None) -> Verdict:
         """Pass a version enough of whose answers of the group pass."""
         options = self._options
-        kept = candidate.answers.get(options.evaluator, ())
-        rows = [row for row in kept if str(row.get("id", "")).startswith(f"{options.group}-")]
+        answers = candidate.answers.get(options.evaluator, ())
+        rows = [row for row in answers if str(row.get("id", "")).startswith(f"{options.group}-")]
         if not rows:
             return Verdict(False, f"it has no kept answers of {options.evaluator} in the group {options.group}")
         failed = [str(row["id"]) for row in rows if not float(row["score"]) >= 1]

@@ -68,9 +68,9 @@ class RegistryExporter(ExporterBase):
         if options.channel:
             passed, verdicts = promote(self._commands, registry, version, options.channel, signer=signer)
             if not passed:
-                held = "; ".join(f"{name}: {said.reason}" for name, said in verdicts.items() if not said.passed)
+                why = "; ".join(f"{name}: {verdict.reason}" for name, verdict in verdicts.items() if not verdict.passed)
                 raise UserError(
-                    f"{version.called} is registered, and {options.channel} holds it back: {held}",
+                    f"{version.called} is registered, and {options.channel} holds it back: {why}",
                     action=f"mend that, then: ft registry promote {version.called} --to {options.channel}",
                 )
             checks.append(f"promoted to {options.channel}")

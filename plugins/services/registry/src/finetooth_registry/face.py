@@ -134,10 +134,10 @@ def _count(parts: Parts, name: str) -> int:
     Raises:
         UserError: the text is not a number.
     """
-    given = parts.get(name, "0")
-    if not given.isdecimal():
-        raise UserError(f"{name}: {given[:20]!r} is not a number", action="send what the command sends")
-    return int(given)
+    text = parts.get(name, "0")
+    if not text.isdecimal():
+        raise UserError(f"{name}: {text[:20]!r} is not a number", action="send what the command sends")
+    return int(text)
 
 
 def _metrics(registry: Registry, parts: Parts, body: Any) -> Any:
@@ -156,7 +156,7 @@ def _register(registry: Registry, parts: Parts, body: Registration) -> Any:
 
 
 def _watched(registry: Registry, parts: Parts, body: Watched) -> Any:
-    verdicts = {name: Verdict(**said.model_dump()) for name, said in body.gates.items()}
+    verdicts = {name: Verdict(**gate.model_dump()) for name, gate in body.gates.items()}
     return {"cycles": registry.watched(_version(registry, parts), body.channel, body.metrics, verdicts)}
 
 
@@ -222,10 +222,10 @@ class RegistryFace(FaceBase):
 
         def promote(opened: Registry, parts: Parts, body: Release) -> Any:
             version = _version(opened, parts)
-            passed, said = releasing.promote(
+            passed, verdicts = releasing.promote(
                 self._commands, opened, version, body.channel, dry_run=body.dry_run, signer=records.own_signer()
             )
-            return {"passed": passed, "gates": evidence(said)}
+            return {"passed": passed, "gates": evidence(verdicts)}
 
         calls = (*CALLS, Call("POST", PROMOTE, RELEASE, promote, Release, True))
         routes = [Route(PATH + call.path, _answers(call, registry, service), methods=[call.method]) for call in calls]
@@ -248,7 +248,7 @@ def _answers(call: Call, registry: Registry, service: FaceService) -> Callable[[
         parts = {**request.query_params, **request.path_params}
         try:
             body = call.takes.model_validate_json(content or b"{}")
-            said = await asyncio.to_thread(call.does, registry, parts, body)
+            reply = await asyncio.to_thread(call.does, registry, parts, body)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"]))
@@ -258,7 +258,7 @@ def _answers(call: Call, registry: Registry, service: FaceService) -> Callable[[
         if call.changes:
             done = call.path.rpartition("/")[2].replace("{number:int}", "version")
             service.record(f"registry {done}", caller, model=str(parts.get("model", "")))
-        return JSONResponse(asdict(said) if isinstance(said, Version) else said)
+        return JSONResponse(asdict(reply) if isinstance(reply, Version) else reply)
 
     return answer
 

@@ -98,17 +98,17 @@ def register(
         return registry.add(model, files, made.about, signer, metrics=made.metrics, failed=made.failed), why
 
 
-def _locked(about: Mapping[str, Any], given: Path | None) -> tuple[str, str]:
+def _locked(about: Mapping[str, Any], lock_file: Path | None) -> tuple[str, str]:
     """A lock file for a run, and what it contradicts of the run."""
-    if given is None:
+    if lock_file is None:
         here = locking.installed()
         return locking.text_of(here), locking.misfit(here, about)
     try:
-        text = given.read_text(encoding="utf-8")
+        text = lock_file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--lock {given} cannot be read: {error}", action="check the path") from error
-    if why := locking.misfit(locking.read(text, str(given)), about, locking.python_of(text)):
-        raise UserError(f"--lock {given}: {why}", action="give the lock file of the environment that trained it")
+        raise UserError(f"--lock {lock_file} cannot be read: {error}", action="check the path") from error
+    if why := locking.misfit(locking.read(text, str(lock_file)), about, locking.python_of(text)):
+        raise UserError(f"--lock {lock_file}: {why}", action="give the lock file of the environment that trained it")
     return text, ""
 
 

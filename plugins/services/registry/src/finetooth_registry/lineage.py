@@ -81,15 +81,15 @@ def _node(load: Load, called: str, inside: frozenset[str]) -> Node:
     record, digest, version = load(called)
     content = records.read(record)
     about = content["predicate"]
-    parents = tuple(_parent(load, said, inside | {called}) for said in about.get("parents") or ())
+    parents = tuple(_parent(load, parent, inside | {called}) for parent in about.get("parents") or ())
     files = tuple(sorted(files_of(content).items()))
     sources = (*_data(about), _recipe(about), *(parents or (_base(about),)))
     return Node("version", called, digest, files, sources, version)
 
 
-def _parent(load: Load, said: Mapping[str, Any], inside: frozenset[str]) -> Node:
-    called = f"{said.get('name')}@v{said.get('number')}"
-    missing = Node("version", called, str(said.get("statement", "")), (("missing", "its record is not there"),))
+def _parent(load: Load, parent: Mapping[str, Any], inside: frozenset[str]) -> Node:
+    called = f"{parent.get('name')}@v{parent.get('number')}"
+    missing = Node("version", called, str(parent.get("statement", "")), (("missing", "its record is not there"),))
     if called in inside:  # no registry writes such a record
         return missing
     try:
@@ -99,8 +99,8 @@ def _parent(load: Load, said: Mapping[str, Any], inside: frozenset[str]) -> Node
 
 
 def _data(about: Mapping[str, Any]) -> Iterator[Node]:
-    said = about.get("classification") or {}
-    facts = tuple((name, str(value)) for name, value in said.items())
+    classification = about.get("classification") or {}
+    facts = tuple((name, str(value)) for name, value in classification.items())
     for name, digest in (about.get("data") or {}).items():
         yield Node("data", name.removesuffix(".sha256"), str(digest), facts)
 

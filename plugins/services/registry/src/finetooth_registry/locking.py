@@ -63,10 +63,10 @@ def installed() -> tuple[Locked, ...]:
 
 
 def _locked(name: str, distribution: Distribution) -> Locked:
-    said: dict[str, Any] = json.loads(distribution.read_text("direct_url.json") or "{}")
-    archive = said.get("archive_info") or {}
+    direct_url: dict[str, Any] = json.loads(distribution.read_text("direct_url.json") or "{}")
+    archive = direct_url.get("archive_info") or {}
     sha256 = (archive.get("hashes") or {}).get("sha256", "") or str(archive.get("hash", "")).removeprefix("sha256=")
-    return Locked(name, distribution.version, sha256, folder="dir_info" in said)
+    return Locked(name, distribution.version, sha256, folder="dir_info" in direct_url)
 
 
 def text_of(locked: Iterable[Locked]) -> str:
@@ -137,13 +137,13 @@ def misfit(locked: Iterable[Locked], about: Mapping[str, Any], python: str = "")
         about: `environment` and `plugins` of the run.
         python: the version that the lock file is of; empty: this one.
     """
-    said = {**about.get("plugins", {}), **about.get("environment", {})}
+    run_versions = {**about.get("plugins", {}), **about.get("environment", {})}
     versions = {each.name: each.version for each in locked}
-    for name, recorded in said.items():
+    for name, recorded in run_versions.items():
         now = (python or platform.python_version()) if name == "python" else versions.get(name)
         if now is not None and now != recorded:
             return f"{name} is {now}, and the run had {recorded}"
-    return "" if "python" in said else "the run did not record its environment"
+    return "" if "python" in run_versions else "the run did not record its environment"
 
 
 def python_of(text: str) -> str:
@@ -188,11 +188,11 @@ def _pip(*arguments: str, python: str = sys.executable) -> subprocess.CompletedP
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def _last(said: str) -> str:
+def _last(output: str) -> str:
     """The line of pip that names what is wrong."""
-    if changed := re.search(r"^\s+(\S+==\S+) from .*:\n\s+Expected sha256", said, re.MULTILINE):
+    if changed := re.search(r"^\s+(\S+==\S+) from .*:\n\s+Expected sha256", output, re.MULTILINE):
         return f"the archive of {changed[1]} has not the hash of the lock file"
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     wrong = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     return (wrong or lines or ["it says nothing"])[0]
 

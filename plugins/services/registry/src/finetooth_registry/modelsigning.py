@@ -30,10 +30,10 @@ def check(key: Path) -> None:
             f"--model-signing needs model-signing: {error}", action=install_command("finetooth-registry[model-signing]")
         ) from error
     try:
-        held = load_pem_private_key(key.read_bytes(), None)
+        private_key = load_pem_private_key(key.read_bytes(), None)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{key}: no private key: {error}", action=MAKE) from error
-    if not isinstance(held, ec.EllipticCurvePrivateKey):
+    if not isinstance(private_key, ec.EllipticCurvePrivateKey):
         raise UserError(f"{key}: model_signing takes keys on P-256, P-384 or P-521", action=MAKE)
 
 

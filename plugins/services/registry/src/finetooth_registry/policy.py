@@ -65,8 +65,8 @@ class Policy(_Strict):
         """Why data may not be registered; empty if they may."""
         wanted = self.data.customer_data
         if wanted is False and classification.get("customer_data") is not False:
-            said = "says nothing" if classification.get("customer_data") is None else "says true"
-            return f"the policy accepts no customer data, and data.classification.customer_data {said}"
+            claim = "says nothing" if classification.get("customer_data") is None else "says true"
+            return f"the policy accepts no customer data, and data.classification.customer_data {claim}"
         licence = classification.get("licence")
         if self.data.licences is not None and licence not in self.data.licences:
             return f"the policy accepts the licences {', '.join(self.data.licences)}, and the data say {licence!r}"

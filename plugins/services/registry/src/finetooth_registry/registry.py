@@ -168,8 +168,8 @@ class Registry(AnyRegistry):
         policy = self.policy
         if refusal := policy.refusal(about.get("classification") or {}):
             return refusal
-        for said in about.get("parents") or ():
-            called = f"{said['name']}@v{said['number']}"
+        for entry in about.get("parents") or ():
+            called = f"{entry['name']}@v{entry['number']}"
             try:
                 parent = records.read(self.record(self.version(called)))["predicate"]
             except UserError:
@@ -232,10 +232,10 @@ class Registry(AnyRegistry):
         self, version: Version, metrics: Mapping[str, float], answers: Mapping[str, Sequence[Mapping[str, Any]]],
         settings: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:  # fmt: skip
-        kept = {name: self.blobs.put_bytes(json.dumps(list(rows)).encode()) for name, rows in answers.items()}
+        digests = {name: self.blobs.put_bytes(json.dumps(list(rows)).encode()) for name, rows in answers.items()}
         with self._changing() as connection:
-            self._measure(connection, version.model, version.number, metrics, kept)
-            detail = {"model": version.model, "number": version.number, "metrics": dict(metrics), "answers": kept}
+            self._measure(connection, version.model, version.number, metrics, digests)
+            detail = {"model": version.model, "number": version.number, "metrics": dict(metrics), "answers": digests}
             self._log(connection, "measured", {**detail, **({"settings": settings} if settings else {})})
 
     def versions(self, model: str = "", newest: int = 0) -> list[Version]:
@@ -249,11 +249,11 @@ class Registry(AnyRegistry):
         with self._reading() as connection:
             rows: Sequence[RowMapping] = connection.execute(query).mappings().all()
             models = {row["model"] for row in rows}
-            held: dict[tuple[str, int], list[str]] = {}
+            channels: dict[tuple[str, int], list[str]] = {}
             where = [CHANNELS.c.model.in_(models)] if len(models) < MANY else []
             for held_model, channel, number in connection.execute(select(CHANNELS).where(*where)).all():
-                held.setdefault((held_model, number), []).append(channel)
-        return [Version(**row, channels=tuple(sorted(held.get((row["model"], row["number"]), ())))) for row in rows]
+                channels.setdefault((held_model, number), []).append(channel)
+        return [Version(**row, channels=tuple(sorted(channels.get((row["model"], row["number"]), ())))) for row in rows]
 
     def version(self, reference: str) -> Version:
         model, _, where = reference.removeprefix("registry:").partition("@")
@@ -261,8 +261,8 @@ class Registry(AnyRegistry):
         if where[:1] == "v" and where[1:].isdigit():
             chosen = self._chosen(mine.where(VERSIONS.c.number == int(where[1:][:9])))
         elif where:
-            held = select(CHANNELS.c.number).where(CHANNELS.c.model == model, CHANNELS.c.channel == where)
-            chosen = self._chosen(mine.where(VERSIONS.c.number.in_(held)))
+            numbers = select(CHANNELS.c.number).where(CHANNELS.c.model == model, CHANNELS.c.channel == where)
+            chosen = self._chosen(mine.where(VERSIONS.c.number.in_(numbers)))
         else:
             chosen = self._chosen(mine.order_by(VERSIONS.c.number.desc()).limit(1))
         return chosen[0] if chosen else super().version(reference)  # which says what is missing
@@ -272,8 +272,8 @@ class Registry(AnyRegistry):
         return self._chosen(select(VERSIONS).where(exists().where(there)).order_by(VERSIONS.c.model, VERSIONS.c.number))
 
     def in_channel(self, model: str, channel: str) -> Version | None:
-        held = select(CHANNELS.c.number).where(CHANNELS.c.model == model, CHANNELS.c.channel == channel)
-        chosen = self._chosen(select(VERSIONS).where(VERSIONS.c.model == model, VERSIONS.c.number.in_(held)))
+        numbers = select(CHANNELS.c.number).where(CHANNELS.c.model == model, CHANNELS.c.channel == channel)
+        chosen = self._chosen(select(VERSIONS).where(VERSIONS.c.model == model, VERSIONS.c.number.in_(numbers)))
         return chosen[0] if chosen else None
 
     def metrics(self, version: Version) -> tuple[dict[str, float], dict[str, tuple[Mapping[str, Any], ...]]]:
@@ -297,8 +297,8 @@ class Registry(AnyRegistry):
 
     def revert(self, version: Version, reason: str) -> None:
         if version.channels:
-            held = ", ".join(version.channels)
-            raise UserError(f"{version.called} is in {held}", action="roll the channel back first")
+            channels = ", ".join(version.channels)
+            raise UserError(f"{version.called} is in {channels}", action="roll the channel back first")
         with self._changing() as connection:
             mine = (VERSIONS.c.model == version.model) & (VERSIONS.c.number == version.number)
             connection.execute(update(VERSIONS).where(mine).values(status="reverted", reason=reason))
@@ -356,7 +356,7 @@ class Registry(AnyRegistry):
             about = [EVENTS.c.detail[name].as_string() == str(detail[name]) for name in ("number", "channel")]
             about.append(EVENTS.c.model == version.model)
             earlier = connection.execute(watched.where(*about).execution_options(yield_per=100)).scalars()
-            return sum(1 for _ in takewhile(lambda one: one["passed"], earlier))
+            return sum(1 for _ in takewhile(lambda cycle: cycle["passed"], earlier))
 
     def roll_back(self, model: str, channel: str, reason: str, signer: CryptoSigner | None = None) -> Version:
         now = self.in_channel(model, channel)

@@ -82,12 +82,12 @@ class Server:
 
 def _refusal(url: str, answer: httpx.Response) -> UserError:
     try:
-        said = str(answer.json()["error"])
+        reason = str(answer.json()["error"])
     except (ValueError, KeyError, TypeError):
-        said = f"HTTP status {answer.status_code}"
+        reason = f"HTTP status {answer.status_code}"
     kind = Taken if answer.status_code == CONFLICT else UserError
     action = f"set {KEY} to a key of the server" if answer.status_code == 401 else ""
-    return kind(f"{url}: {said}", action=action)
+    return kind(f"{url}: {reason}", action=action)
 
 
 class RemoteBlobs:
@@ -174,26 +174,26 @@ class RemoteRegistry(AnyRegistry):
         return {name: records.key_from_json(text, f"key {name}") for name, text in keys.items()}
 
     def versions(self, model: str = "", newest: int = 0) -> list[Version]:
-        asked = {"model": model, "newest": newest}
-        return [version_of(one) for one in self._server.ask("GET", "/versions", params=asked)]
+        params = {"model": model, "newest": newest}
+        return [version_of(fields) for fields in self._server.ask("GET", "/versions", params=params)]
 
     def metrics(self, version: Version) -> tuple[dict[str, float], dict[str, tuple[Mapping[str, Any], ...]]]:
-        said = self._server.ask("GET", f"/versions/{version.model}/{version.number}/metrics")
-        return said["metrics"], {name: tuple(rows) for name, rows in said["answers"].items()}
+        reply = self._server.ask("GET", f"/versions/{version.model}/{version.number}/metrics")
+        return reply["metrics"], {name: tuple(rows) for name, rows in reply["answers"].items()}
 
     def events(
         self, model: str = "", kinds: Sequence[str] = (), *, after: int = 0, most: int = 0, newest: int = 0
     ) -> list[Event]:
-        asked = {"model": model, "kinds": ",".join(kinds), "after": after, "most": most, "newest": newest}
-        return [Event(**one) for one in self._server.ask("GET", "/log", params=asked)]
+        params = {"model": model, "kinds": ",".join(kinds), "after": after, "most": most, "newest": newest}
+        return [Event(**fields) for fields in self._server.ask("GET", "/log", params=params)]
 
     def add(
         self, model: str, files: Mapping[str, Path], about: Mapping[str, Any], signer: CryptoSigner | None,
         *, metrics: Mapping[str, float], failed: str = "",
     ) -> Version:  # fmt: skip
         stored = {name: sha256_of(path) for name, path in files.items()}
-        asked = {"model": model, "about": dict(about), "blobs": sorted(set(stored.values()))}
-        missing = set(self._server.ask("POST", "/admission", json=asked)["missing"])
+        request = {"model": model, "about": dict(about), "blobs": sorted(set(stored.values()))}
+        missing = set(self._server.ask("POST", "/admission", json=request)["missing"])
         for name, path in files.items():  # nothing is sent before the policy has admitted it
             if stored[name] in missing and self.blobs.put(path) != stored[name]:
                 raise UserError(f"{path} changed while it was sent", action="try again")
@@ -212,18 +212,18 @@ class RemoteRegistry(AnyRegistry):
         self, model: str, stored: Mapping[str, str], about: Mapping[str, Any], signer: CryptoSigner | None
     ) -> tuple[bytes, int]:
         """The record of the next version, signed here: a private key leaves no machine."""
-        said = self._server.ask("GET", f"/versions/{model}/next")
+        reply = self._server.ask("GET", f"/versions/{model}/next")
         content = records.statement(
-            stored, {"name": model, "number": said["number"], "registered": said["now"], **about}
+            stored, {"name": model, "number": reply["number"], "registered": reply["now"], **about}
         )
-        return records.sign(content, signer) if signer else records.unsigned(content), said["number"]
+        return records.sign(content, signer) if signer else records.unsigned(content), reply["number"]
 
     def measure(
         self, version: Version, metrics: Mapping[str, float], answers: Mapping[str, Sequence[Mapping[str, Any]]],
         settings: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:  # fmt: skip
-        kept = {name: list(rows) for name, rows in answers.items()}
-        sent = {"metrics": dict(metrics), "answers": kept, "settings": dict(settings or {})}
+        answer_rows = {name: list(rows) for name, rows in answers.items()}
+        sent = {"metrics": dict(metrics), "answers": answer_rows, "settings": dict(settings or {})}
         self._server.ask("POST", f"/versions/{version.model}/{version.number}/metrics", json=sent)
 
     def replace_record(self, version: Version, record: bytes) -> None:
@@ -240,8 +240,8 @@ class RemoteRegistry(AnyRegistry):
     def promote(self, version: Version, channel: str, *, dry_run: bool) -> tuple[bool, dict[str, Verdict]]:
         """Let the server ask the gates of a channel; see `releasing.promote`."""
         path = f"/versions/{version.model}/{version.number}/promote"
-        said = self._server.ask("POST", path, json={"channel": channel, "dry_run": dry_run})
-        return said["passed"], {name: Verdict(**verdict) for name, verdict in said["gates"].items()}
+        reply = self._server.ask("POST", path, json={"channel": channel, "dry_run": dry_run})
+        return reply["passed"], {name: Verdict(**verdict) for name, verdict in reply["gates"].items()}
 
     def watched(
         self, version: Version, channel: str, metrics: Mapping[str, float], verdicts: Mapping[str, Verdict]
@@ -254,6 +254,6 @@ class RemoteRegistry(AnyRegistry):
         return version_of(self._server.ask("POST", f"/channels/{model}/{channel}/rollback", json={"why": reason}))
 
 
-def version_of(said: Mapping[str, Any]) -> Version:
+def version_of(fields: Mapping[str, Any]) -> Version:
     """A version from the JSON of a server."""
-    return Version(**{**said, "channels": tuple(said["channels"])})
+    return Version(**{**fields, "channels": tuple(fields["channels"])})

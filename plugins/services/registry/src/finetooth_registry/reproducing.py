@@ -110,7 +110,7 @@ def differences(recorded: Path, again: Path, tolerance: float = 0.0) -> Iterator
     if tolerance == 0:
         files, others = before.get("files", {}), now.get("files", {})
         for name in sorted(files.keys() | others.keys()):
-            was, got = (str((held.get(name) or {}).get("sha256", "")) for held in (files, others))
+            was, got = (str((listing.get(name) or {}).get("sha256", "")) for listing in (files, others))
             if was != got:
                 yield Difference(name, was[:12], got[:12], counts=True)
 

@@ -53,15 +53,15 @@ def version_of(connection: Connection) -> str:
     return _MIGRATIONS[0] if "versions" in tables else ""
 
 
-def check(found: str, where: Path) -> None:
+def check(revision: str, where: Path) -> None:
     """
     Raises:
         UserError: the database has no tables, or the registry is of a later finetooth.
     """
-    if not found:
+    if not revision:
         raise UserError(f"the database of {where} is empty", action="restore the registry")
-    if found not in _MIGRATIONS:
-        raise UserError(f"{where} is of a later finetooth (its tables are at {found})", action="update finetooth")
+    if revision not in _MIGRATIONS:
+        raise UserError(f"{where} is of a later finetooth (its tables are at {revision})", action="update finetooth")
 
 
 def migrate(database: Engine) -> None:

@@ -79,12 +79,12 @@ class Verified:
             last, _ = _head(database)
             wanted = {name: _digest(database, name) for name in (model, "")}
         made = dict.fromkeys(wanted, "")
-        kept = [event for event in events if event.sequence <= last]
-        for event in kept:
+        verified_events = [event for event in events if event.sequence <= last]
+        for event in verified_events:
             made[_model(event)] = _next(made.get(_model(event), ""), event)
         if made != wanted:
             raise changed(f"an event of {model}, which was verified here before", self.file)
-        return kept
+        return verified_events
 
     def forget(self) -> None:
         """A new registry begins in this place."""
@@ -107,13 +107,13 @@ class Verified:
                 raise UserError(f"{self.file}: {error}", action="remove the file; the log is checked again") from error
 
 
-def changed(what: str, kept: Path | None = None) -> UserError:
+def changed(what: str, file: Path | None = None) -> UserError:
     """The log is not what it must be.
 
     Args:
-        kept: the file that says what it was; None: the log contradicts itself.
+        file: the file that says what it was; None: the log contradicts itself.
     """
-    action = f"; if another registry stands here on purpose, remove {kept}" if kept else ""
+    action = f"; if another registry stands here on purpose, remove {file}" if file else ""
     return UserError(f"the log was changed at {what}", action=f"restore the registry from a copy{action}")
 
 

@@ -82,16 +82,16 @@ def verify_folder(folder: Path, trusted: Mapping[str, Key]) -> Iterator[Link]:
     yield Link("signature", bool(signers), f"by {', '.join(signers)}" if signers else "by no trusted key")
     listed = files_of(content)
     there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_symlink() or file.is_file()}
-    kept = {f"{PARENTS}/{called}.dsse.json" for called in ancestors(content, partial(parent_record, folder))}
-    for name in sorted(there - listed.keys() - {RECORD} - kept):
+    parent_records = {f"{PARENTS}/{called}.dsse.json" for called in ancestors(content, partial(parent_record, folder))}
+    for name in sorted(there - listed.keys() - {RECORD} - parent_records):
         yield Link(name, False, "the record does not list this file")
     for name, sha256 in listed.items():
         file = folder / name
         if file.is_symlink() or not file.is_file():
             yield Link(name, False, "missing, or a link")
         else:
-            found = sha256_of(file)
-            yield Link(name, found == sha256, found[:12] if found == sha256 else "the file was changed")
+            digest = sha256_of(file)
+            yield Link(name, digest == sha256, digest[:12] if digest == sha256 else "the file was changed")
     yield from _provenance(content["predicate"])
     yield from _parents(content, partial(parent_record, folder), trusted)
 
@@ -120,17 +120,17 @@ def ancestors(content: Mapping[str, Any], load: Callable[[str], bytes]) -> dict[
     made: dict[str, tuple[bytes | None, str]] = {}
     left = list(content["predicate"].get("parents") or ())
     while left:
-        said = left.pop(0)
-        called = f"{said['name']}@v{said['number']}"
+        parent = left.pop(0)
+        called = f"{parent['name']}@v{parent['number']}"
         if called in made:
             continue
         try:
             record = load(called)
             left += records.read(record)["predicate"].get("parents") or ()
         except (UserError, OSError):
-            made[called] = None, said["statement"]
+            made[called] = None, parent["statement"]
         else:
-            made[called] = record, said["statement"]
+            made[called] = record, parent["statement"]
     return made
 
 
@@ -171,31 +171,31 @@ def _as_logged(registry: AnyRegistry, version: Version, events: Sequence[Event])
     moved: dict[str, Event] = {}
     metrics: dict[str, float] | None = {}
     for event in events:
-        said, kind = event.detail, event.kind
+        detail, kind = event.detail, event.kind
         if kind == "key trusted":
-            keys[said["name"]] = said["keyid"]
+            keys[detail["name"]] = detail["keyid"]
         elif kind == "key revoked":
-            keys.pop(said["name"], None)
-        if said.get("model") != version.model:
+            keys.pop(detail["name"], None)
+        if detail.get("model") != version.model:
             continue
-        if kind == "rolled back" or (kind == "decided" and said["decision"] == "PROMOTE"):
-            channels[said["channel"]], moved[said["channel"]] = said["number"], event
-        if said.get("number") != version.number:
+        if kind == "rolled back" or (kind == "decided" and detail["decision"] == "PROMOTE"):
+            channels[detail["channel"]], moved[detail["channel"]] = detail["number"], event
+        if detail.get("number") != version.number:
             continue
         if kind in ("registered", "signed"):
-            record = said["record"]
+            record = detail["record"]
         if kind == "registered":
-            status, metrics = said.get("status", version.status), said.get("metrics")
+            status, metrics = detail.get("status", version.status), detail.get("metrics")
         elif kind == "reverted":
             status = "reverted"
         elif kind == "measured" and metrics is not None:
-            metrics |= said["metrics"]
+            metrics |= detail["metrics"]
     yield Link("registered", record == version.record and status == version.status, "the log says the same")
     known = {name: key.keyid for name, key in registry.trusted().items()}
     yield Link("keys", known == keys, f"the log trusts {', '.join(keys) or 'none'}")
-    held = tuple(sorted(channel for channel, number in channels.items() if number == version.number))
-    yield Link("channels", held == version.channels, f"the log says {', '.join(held) or 'none'}")
-    for channel in held:
+    logged_channels = tuple(sorted(channel for channel, number in channels.items() if number == version.number))
+    yield Link("channels", logged_channels == version.channels, f"the log says {', '.join(logged_channels) or 'none'}")
+    for channel in logged_channels:
         wanted = registry.policy.channels.get(channel)
         must = wanted is not None and wanted.signed_decisions
         yield Link(f"decision {channel}", *decisions.check(registry, moved[channel], must=must))
@@ -206,8 +206,8 @@ def _as_logged(registry: AnyRegistry, version: Version, events: Sequence[Event])
 def _provenance(about: Mapping[str, object]) -> Iterator[Link]:
     """What it was made of; every record must say it."""
     for name in MADE_OF:
-        said = about.get(name)
-        yield Link(name, bool(said), str(said)[:80] if said else "the record does not say it")
+        recorded = about.get(name)
+        yield Link(name, bool(recorded), str(recorded)[:80] if recorded else "the record does not say it")
 
 
 def _blob(registry: AnyRegistry, sha256: str) -> str:

@@ -59,12 +59,12 @@ def _tree(node: Node) -> Tree:
 
     version = node.version
     if node.kind == "version" and node.sources:
-        said = f"{len(node.facts)} files" + (
+        summary = f"{len(node.facts)} files" + (
             f", in {', '.join(version.channels)}" if version and version.channels else ""
         )
     else:
-        said = ", ".join(f"{name}: {value}" for name, value in node.facts if node.kind != "base")
-    shown = escape_controls(f"{node.kind} {node.title}  {node.digest[:12] or 'no digest'}  {said}".rstrip())
+        summary = ", ".join(f"{name}: {value}" for name, value in node.facts if node.kind != "base")
+    shown = escape_controls(f"{node.kind} {node.title}  {node.digest[:12] or 'no digest'}  {summary}".rstrip())
     made = Tree(Text(shown))
     for source in node.sources:
         made.children.append(_tree(source))
