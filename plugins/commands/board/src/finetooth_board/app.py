@@ -149,9 +149,9 @@ class Board:
         digest = hashlib.sha256(recipe.read_bytes() + str(folder).encode()).hexdigest()[:24]
         made = self.scratch / f"{digest}.html"
         if not made.exists():
-            code, said = await self.ft("data", "preview", str(recipe), "--html", str(made), "--rows", "10")
+            code, output = await self.ft("data", "preview", str(recipe), "--html", str(made), "--rows", "10")
             if code or not made.exists():
-                made.write_text(f"<!doctype html><title>Rows</title>{pages.output(said)}", encoding="utf-8")
+                made.write_text(f"<!doctype html><title>Rows</title>{pages.output(output)}", encoding="utf-8")
         headers = {"content-security-policy": ROWS_POLICY}
         return HTMLResponse(made.read_text(encoding="utf-8"), headers=headers)
 
@@ -169,12 +169,12 @@ class Board:
             return HTMLResponse(pages.new_page(self.tokens.token, form, f"name: there is a run {name!r}"), 400)
         written = self.scratch / f"{name}.yaml"
         written.unlink(missing_ok=True)
-        given = [f"--{option}={form[option]}" for option in OPTIONS if form.get(option)]
-        code, said = await self.ft("init", "--yes", *given, f"--output={written}")
+        options = [f"--{option}={form[option]}" for option in OPTIONS if form.get(option)]
+        code, output = await self.ft("init", "--yes", *options, f"--output={written}")
         if code or not written.exists():
-            return HTMLResponse(pages.new_page(self.tokens.token, form, said), 400)
-        said = said.partition("\nThe recipe is ")[0]
-        return HTMLResponse(pages.recipe_page(self.tokens.token, name, written.read_text(encoding="utf-8"), said))
+            return HTMLResponse(pages.new_page(self.tokens.token, form, output), 400)
+        output = output.partition("\nThe recipe is ")[0]
+        return HTMLResponse(pages.recipe_page(self.tokens.token, name, written.read_text(encoding="utf-8"), output))
 
     async def start(self, request: Request) -> Response:
         """Begin the run of a recipe."""
@@ -242,8 +242,8 @@ class Board:
         """
         if len(body) > FORM_BYTES:
             raise UserError(f"the form has more than {FORM_BYTES:,} bytes", action="give the rows as a file")
-        given = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=FORM_FIELDS)
-        form = {name: values[0] for name, values in given.items()}
+        fields = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=FORM_FIELDS)
+        form = {name: values[0] for name, values in fields.items()}
         if not self.tokens.fits(form.pop("token", "")):
             raise UserError("the form is not of this board, or of one that has ended", action="load the page again")
         return form
@@ -275,10 +275,10 @@ class Board:
             UserError: a plugin is broken.
         """
         if not self._schema:
-            code, said = await self.ft("schema")
+            code, output = await self.ft("schema")
             if code:
-                raise UserError(said, action="ft plugins list says more")
-            self._schema = json.JSONDecoder().raw_decode(said)[0]
+                raise UserError(output, action="ft plugins list says more")
+            self._schema = json.JSONDecoder().raw_decode(output)[0]
         return self._schema
 
     def names(self) -> list[str]:

@@ -32,22 +32,22 @@ async def compared(board: Board, request: Request) -> Response:
     if not 2 <= len(names) <= MOST:
         raise UserError(f"compare: {len(names)} of the runs are ticked", action=f"tick 2 to {MOST} in the list")
     folders = [board.folder(name) for name in names]
-    code, said = await board.ft("runs", "compare", "--json", *map(str, folders))
+    code, output = await board.ft("runs", "compare", "--json", *map(str, folders))
     if code:
-        raise UserError(said, action="the page of each run says what is wrong with it")
-    told, _ = json.JSONDecoder().raw_decode(said)
+        raise UserError(output, action="the page of each run says what is wrong with it")
+    comparison, _ = json.JSONDecoder().raw_decode(output)
     runs = await asyncio.to_thread(lambda: [board.recorded(folder) for folder in folders])
-    return HTMLResponse(pages.page("Runs side by side", compare_view(names, runs, told)))
+    return HTMLResponse(pages.page("Runs side by side", compare_view(names, runs, comparison)))
 
 
-def compare_view(names: Sequence[str], runs: Sequence[Recorded], told: Mapping[str, Any]) -> str:
+def compare_view(names: Sequence[str], runs: Sequence[Recorded], comparison: Mapping[str, Any]) -> str:
     """What the page shows.
 
     Args:
-        told: what `ft runs compare --json` printed.
+        comparison: what `ft runs compare --json` printed.
     """
-    settings = [_row(name, map(_setting, values)) for name, values in told["settings"].items()]
-    results = [_row(name, map(pages.number, values)) for name, values in told["results"].items()]
+    settings = [_row(name, map(_setting, values)) for name, values in comparison["settings"].items()]
+    results = [_row(name, map(pages.number, values)) for name, values in comparison["results"].items()]
     heads = [f'<a href="{pages.text(pages.url_of(name))}">{pages.text(name)}</a>' for name in names]
     return "".join(
         (
@@ -76,11 +76,11 @@ def _charts(names: Sequence[str], runs: Sequence[Recorded]) -> list[str]:
     """The metrics that two or more of the runs have, a curve for each run."""
     series = [run.series() for run in runs]
     metrics = dict.fromkeys(
-        metric for one in series for metric in one if metric == "loss" or metric.startswith("eval/")
+        metric for by_metric in series for metric in by_metric if metric == "loss" or metric.startswith("eval/")
     )
     made = []
     for metric in list(metrics)[: pages.MOST_CHARTS]:
-        curves = {name: one[metric] for name, one in zip(names, series, strict=True) if metric in one}
+        curves = {name: by_metric[metric] for name, by_metric in zip(names, series, strict=True) if metric in by_metric}
         if len(curves) > 1 and (drawn := chart(metric, curves)) is not None:
             made.append(svg(drawn))
     return made
@@ -89,14 +89,15 @@ def _charts(names: Sequence[str], runs: Sequence[Recorded]) -> list[str]:
 def _answers(names: Sequence[str], runs: Sequence[Recorded]) -> str:
     """Questions that any of them was asked, with the answer of each one's last evaluation."""
     last = [
-        next((pages.answers_of(one) for one in reversed(run.evaluations) if one.get("samples")), {}) for run in runs
+        next((pages.answers_of(shown) for shown in reversed(run.evaluations) if shown.get("samples")), {})
+        for run in runs
     ]
-    asked = {id_: sample for answers in last for id_, sample in answers.items()}
-    if not asked:
+    samples = {id_: sample for answers in last for id_, sample in answers.items()}
+    if not samples:
         return ""
     rows = (
         (sample.get("prompt", ""), sample.get("expected") or "",
          *(answers.get(id_, {}).get("answer", "(not asked)") for answers in last))
-        for id_, sample in list(asked.items())[: pages.MOST_ANSWERS]
+        for id_, sample in list(samples.items())[: pages.MOST_ANSWERS]
     )  # fmt: skip
     return pages.table(("asked", "expected", *names), map(pages.text_row, rows))

@@ -28,8 +28,8 @@ def field(label: str, name: str, value: str = "", more: str = "", hint: str = ""
 def choice(label: str, name: str, choices: Iterable[tuple[str, str]], value: str = "", hint: str = "") -> str:
     """A choice of values, each with what is shown for it."""
     options = "".join(
-        f'<option value="{text(one)}"{" selected" if one == value else ""}>{text(shown)}</option>'
-        for one, shown in choices
+        f'<option value="{text(option)}"{" selected" if option == value else ""}>{text(shown)}</option>'
+        for option, shown in choices
     )
     return (
         f'<label>{text(label)}{_hint(hint)}<select aria-label="{text(label)}" aria-description="{text(hint)}" '
@@ -64,8 +64,8 @@ def settings_page(
     picks: Mapping[str, Mapping[str, str]],
     picked: Mapping[str, str],
     fields: Mapping[str, Sequence[Field]],
-    given: Mapping[str, str],
-    said: str = "",
+    values: Mapping[str, str],
+    wrong: str = "",
 ) -> str:
     """The form of all settings.
 
@@ -73,62 +73,62 @@ def settings_page(
         picks: what each section may pick, with what it does.
         picked: what was picked; it decides which options there are.
         fields: settings by section.
-        given: what was filled in.
-        said: what was wrong with it.
+        values: what was filled in.
+        wrong: what was wrong with it.
     """
     choose = "".join(
-        choice(name, name, [("", "by itself"), *((one, f"{one}: {about}") for one, about in entries.items())],
+        choice(name, name, [("", "by itself"), *((entry, f"{entry}: {about}") for entry, about in entries.items())],
                picked.get(name, ""))
         for name, entries in picks.items()
     )  # fmt: skip
-    keep = "".join(kept(name, one) for name, one in picked.items())
+    keep = "".join(kept(name, entry) for name, entry in picked.items())
     needed = (
-        field("Name of the run", "name", given.get("name", ""), NAMED),
-        field("Rows: a file or folder in the board's folder, or a data set's id", "data", given.get("data", ""),
+        field("Name of the run", "name", values.get("name", ""), NAMED),
+        field("Rows: a file or folder in the board's folder, or a data set's id", "data", values.get("data", ""),
               "required"),
-        field("Base model", "model", given.get("model", "smollm2-135m"), "required"),
+        field("Base model", "model", values.get("model", "smollm2-135m"), "required"),
     )  # fmt: skip
     sections = (
         f"<details{' open' if name in picked else ''}><summary>{text(name)}: {text(picked.get(name, ''))} "
-        f'({len(inside)} settings)</summary><div class="inside">{"".join(_setting(one, given) for one in inside)}</div>'
-        "</details>"
+        f'({len(inside)} settings)</summary><div class="inside">'
+        f"{''.join(_setting(setting, values) for setting in inside)}</div></details>"
         for name, inside in fields.items()
     )
     body = (
-        f'{problem(said)}<form class="tall" action="/settings">{choose}<button>Show their options</button></form>'
+        f'{problem(wrong)}<form class="tall" action="/settings">{choose}<button>Show their options</button></form>'
         f"<h2>Settings</h2><p>What is left empty is decided by the plan, which says why.</p>"
         + form("/settings", token, keep + "".join((*needed, *sections)), "Write and check the recipe", "Checking ...")
     )
     return page("Recipe by settings", body)
 
 
-def _setting(one: Field, given: Mapping[str, str]) -> str:
-    value, about = given.get(one.name, ""), one.about
+def _setting(setting: Field, values: Mapping[str, str]) -> str:
+    name, value, about = setting.name, values.get(setting.name, ""), setting.about
     about = about if len(about) <= LONGEST else f"{about[:LONGEST]}..."
-    if one.choices:
-        empty = f"default: {one.default}" if one.default else "default"
-        return choice(one.name, one.name, [("", empty), *((each, each) for each in one.choices)], value, about)
-    return field(one.name, one.name, value, f'placeholder="{text(one.default)}"', about)
+    if setting.choices:
+        empty = f"default: {setting.default}" if setting.default else "default"
+        return choice(name, name, [("", empty), *((each, each) for each in setting.choices)], value, about)
+    return field(name, name, value, f'placeholder="{text(setting.default)}"', about)
 
 
-def import_page(token: str, given: Mapping[str, str], said: str = "") -> str:
+def import_page(token: str, values: Mapping[str, str], wrong: str = "") -> str:
     """The form that names another tool's configuration."""
     fields = (
         '<label>Upload it (YAML, JSON, a script or a notebook)<input type="file"></label><span id="said" role="status">'
         "</span>",
-        field("The file, in the board's folder", "data", given.get("data", ""), "required"),
-        field("Name of the run", "name", given.get("name", ""), NAMED),
+        field("The file, in the board's folder", "data", values.get("data", ""), "required"),
+        field("Name of the run", "name", values.get("name", ""), NAMED),
     )
     return page(
         "Recipe of another tool's configuration",
-        problem(said) + form("/import", token, "".join(fields), "Read it and write a recipe", "Reading ..."),
+        problem(wrong) + form("/import", token, "".join(fields), "Read it and write a recipe", "Reading ..."),
     )
 
 
 def use_forms(name: str, token: str, exporters: Mapping[str, str]) -> str:
     """The forms to merge, export and push a run."""
     action = url_of(name, "/use")
-    named = [(one, f"{one}: {about}") for one, about in exporters.items()]
+    named = [(exporter, f"{exporter}: {about}") for exporter, about in exporters.items()]
     merge = form(action, token, kept("what", "merge"), "Merge")
     export = form(
         action, token,
@@ -153,24 +153,24 @@ def use_forms(name: str, token: str, exporters: Mapping[str, str]) -> str:
     )
 
 
-def push_form(name: str, token: str, given: Mapping[str, str], said: str, *, sends: bool) -> str:
+def push_form(name: str, token: str, values: Mapping[str, str], printed: str, *, sends: bool) -> str:
     """What a push would send, and the button that sends it.
 
     Args:
         sends: whether it can.
     """
     if not sends:
-        return problem(said)
-    keep = "".join(kept(key, given[key]) for key in ("what", "to", "as", "public") if given.get(key))
+        return problem(printed)
+    keep = "".join(kept(key, values[key]) for key in ("what", "to", "as", "public") if values.get(key))
     seen = kept("seen", "yes")
-    return output(said) + form(url_of(name, "/use"), token, keep + seen, "Push")
+    return output(printed) + form(url_of(name, "/use"), token, keep + seen, "Push")
 
 
 def chat_page(
     name: str,
     token: str,
     models: Sequence[str],
-    said: Mapping[str, Sequence[Mapping[str, str]]],
+    history: Mapping[str, Sequence[Mapping[str, str]]],
     others: Sequence[str],
     other: str,
     wrong: str = "",
@@ -179,21 +179,21 @@ def chat_page(
 
     Args:
         models: as the server calls them, the base first.
-        said: messages so far, by model.
+        history: messages so far, by model.
         others: runs that may answer too.
         other: the one that does; empty for none.
         wrong: why nobody answered.
     """
-    turns = len(said.get(models[0], ())) // 2
+    turns = len(history.get(models[0], ())) // 2
     rows = []
     for turn in range(turns):
-        asked = said[models[0]][2 * turn]["content"]
-        cells = "".join(f'<td class="text">{text(said[model][2 * turn + 1]["content"])}</td>' for model in models)
-        rows.append(f'<tr><th scope="row" class="text">{text(asked)}</th>{cells}</tr>')
+        question = history[models[0]][2 * turn]["content"]
+        cells = "".join(f'<td class="text">{text(history[model][2 * turn + 1]["content"])}</td>' for model in models)
+        rows.append(f'<tr><th scope="row" class="text">{text(question)}</th>{cells}</tr>')
     address = url_of(name, "/chat")
-    choose = choice("Another run that answers too", "with", [("", "none"), *((one, one) for one in others)], other)
+    choose = choice("Another run that answers too", "with", [("", "none"), *((run, run) for run in others)], other)
     picker = f'<form class="tall" action="{text(address)}">{choose}<button>Begin with it</button></form>'
-    keep = kept("with", other) + kept("said", json.dumps(said))
+    keep = kept("with", other) + kept("said", json.dumps(history))
     fields = '<label>Your message<textarea class="short" name="text" required autofocus></textarea></label>'
     fields += field("Tokens of an answer, at most", "tokens", "256", "type=number min=1 max=4096")
     heads = ("you", *models)

@@ -52,8 +52,8 @@ class Guard:
 
         async def guarded(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                given = {name for name, _ in message.get("headers", ())}
-                more = [(n.encode(), v.encode()) for n, v in HEADERS.items() if n.encode() not in given]
+                present = {name for name, _ in message.get("headers", ())}
+                more = [(n.encode(), v.encode()) for n, v in HEADERS.items() if n.encode() not in present]
                 message["headers"] = [*message.get("headers", ()), *more]
             await send(message)
 
@@ -69,8 +69,8 @@ class Guard:
         if not self._key and (FORWARDED & headers.keys() or not is_loopback_url(f"//{host}")):
             return PlainTextResponse("this board is for this machine alone: open it by its address\n", 403)
         if self._key and not self._knows(headers.get("authorization", "")):
-            said = "the password is the key of FT_BOARD_KEY; the name does not matter\n"
-            return PlainTextResponse(said, 401, {"www-authenticate": 'Basic realm="finetooth", charset="UTF-8"'})
+            hint = "the password is the key of FT_BOARD_KEY; the name does not matter\n"
+            return PlainTextResponse(hint, 401, {"www-authenticate": 'Basic realm="finetooth", charset="UTF-8"'})
         if scope["method"] not in ("GET", "HEAD"):
             origin = headers.get("origin")
             same = origin is not None and urlsplit(origin).netloc == host
@@ -82,9 +82,9 @@ class Guard:
         return None
 
     def _knows(self, authorization: str) -> bool:
-        kind, _, given = authorization.partition(" ")
+        kind, _, credentials = authorization.partition(" ")
         try:
-            _, _, password = base64.b64decode(given, validate=True).partition(b":")
+            _, _, password = base64.b64decode(credentials, validate=True).partition(b":")
         except ValueError:
             return False
         return kind.lower() == "basic" and hmac.compare_digest(password, self._key.encode())
@@ -96,6 +96,6 @@ class Tokens:
     def __init__(self) -> None:
         self.token = secrets.token_urlsafe(24)
 
-    def fits(self, given: str) -> bool:
+    def fits(self, token: str) -> bool:
         """Whether a form is one of ours."""
-        return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), self.token.encode())
+        return hmac.compare_digest(token.encode("utf-8", "surrogatepass"), self.token.encode())

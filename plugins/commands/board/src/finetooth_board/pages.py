@@ -88,7 +88,7 @@ def run_view(name: str, run: Recorded) -> str:
             section("What to look at", f"<ul>{wrong}</ul>" if wrong else ""),
             section("Results", _results(run)),
             section("Answers", _answers(run)),
-            section("Output", output(said) if (said := output_of(run.folder)) else ""),
+            section("Output", output(printed) if (printed := output_of(run.folder)) else ""),
         )
     )
 
@@ -123,39 +123,39 @@ def run_page(name: str, run: Recorded, token: str, links: str) -> str:
     rows = f'<iframe title="Rows as the model sees them" loading="lazy" src="{text(url_of(name, "/rows"))}"></iframe>'
     recipe = section("Recipe", output(run.recipe) if run.recipe else "")
     reasons = [
-        f'<tr><th scope="row">{text(one.get("setting", ""))}</th><td>{text(one.get("value", ""))}</td>'
-        f"<td>{text(one.get('reason', ''))}</td></tr>"
-        for one in run.plan.get("decisions", ())
-        if isinstance(one, Mapping)
+        f'<tr><th scope="row">{text(decision.get("setting", ""))}</th><td>{text(decision.get("value", ""))}</td>'
+        f"<td>{text(decision.get('reason', ''))}</td></tr>"
+        for decision in run.plan.get("decisions", ())
+        if isinstance(decision, Mapping)
     ]
     plan = section("Plan", table(("setting", "value", "reason"), reasons) if reasons else "")
     shown = live(url_of(name, "/live"), run.status, run_view(name, run))
     return page(name, f"{links}{button}{shown}{section('Rows, with what trains', rows)}{recipe}{plan}")
 
 
-def new_page(token: str, given: Mapping[str, str], said: str = "") -> str:
+def new_page(token: str, form: Mapping[str, str], wrong: str = "") -> str:
     """The form of a new run: the questions of `ft init`."""
     fields = (
-        ("data", "Rows: a file or folder in the board's folder, or a data set's id", given.get("data", ""), "required"),
-        ("name", "Name of the run", given.get("name", ""), NAMED),
-        ("model", "Base model", given.get("model", MODEL), "required"),
-        ("prompt", "Column that asks (empty: found by its name)", given.get("prompt", ""), ""),
-        ("completion", "Column that answers (empty: found by its name)", given.get("completion", ""), ""),
-        ("system", "System message for all rows (empty: none)", given.get("system", ""), ""),
+        ("data", "Rows: a file or folder in the board's folder, or a data set's id", form.get("data", ""), "required"),
+        ("name", "Name of the run", form.get("name", ""), NAMED),
+        ("model", "Base model", form.get("model", MODEL), "required"),
+        ("prompt", "Column that asks (empty: found by its name)", form.get("prompt", ""), ""),
+        ("completion", "Column that answers (empty: found by its name)", form.get("completion", ""), ""),
+        ("system", "System message for all rows (empty: none)", form.get("system", ""), ""),
     )
     inputs = "".join(
         f'<label>{text(label)}<input name="{name}" value="{text(value)}" {more} autocomplete="off"></label>'
         for name, label, value, more in fields
     )
     passes = "".join(
-        f'<option value="{value}"{" selected" if given.get("passes", "") == value else ""}>{label}</option>'
+        f'<option value="{value}"{" selected" if form.get("passes", "") == value else ""}>{label}</option>'
         for value, label in (
             ("", "as long as the rows need"), ("look", "a look, 20 steps"), ("1", "one pass"), ("3", "three passes"),
         )
     )  # fmt: skip
     return page(
         "New run",
-        f'{problem(said)}<p>Or <a href="/settings">choose every setting</a>, or <a href="/import">bring the '
+        f'{problem(wrong)}<p>Or <a href="/settings">choose every setting</a>, or <a href="/import">bring the '
         "configuration of another tool</a>.</p>"
         f'<form class="tall" method="post" action="/new" data-wait="Looking at the rows ...">{hidden(token)}'
         '<label>Upload rows (CSV, JSON lines, Parquet ...)<input type="file"></label><span id="said" role="status">'
@@ -164,20 +164,20 @@ def new_page(token: str, given: Mapping[str, str], said: str = "") -> str:
     )
 
 
-def recipe_page(token: str, name: str, recipe: str, said: str) -> str:
+def recipe_page(token: str, name: str, recipe: str, printed: str) -> str:
     """The recipe that was written, to be changed or taken."""
     return page(
         f"Recipe of {name}",
-        f'{output(said)}<form class="tall" method="post" action="/start" data-wait="Starting ...">'
+        f'{output(printed)}<form class="tall" method="post" action="/start" data-wait="Starting ...">'
         f"{hidden(token)}{kept('name', name)}"
         f'<label>Recipe<textarea name="recipe" spellcheck="false">{text(recipe)}</textarea></label>'
         "<button>Train</button></form>",
     )
 
 
-def error_page(title: str, said: str) -> str:
+def error_page(title: str, wrong: str) -> str:
     """A page that says what is wrong."""
-    return page(title, f'{problem(said)}<p><a href="/">All runs</a></p>')
+    return page(title, f'{problem(wrong)}<p><a href="/">All runs</a></p>')
 
 
 def hidden(token: str) -> str:
@@ -203,14 +203,14 @@ def table(heads: Iterable[str], rows: Iterable[str]) -> str:
     )
 
 
-def output(said: str) -> str:
+def output(printed: str) -> str:
     """What a command printed."""
-    return f'<pre tabindex="0">{text(said)}</pre>'
+    return f'<pre tabindex="0">{text(printed)}</pre>'
 
 
-def problem(said: str) -> str:
+def problem(wrong: str) -> str:
     """What is wrong; nothing if nothing is."""
-    return f'<pre tabindex="0" class="problem" role="alert">{text(said)}</pre>' if said else ""
+    return f'<pre tabindex="0" class="problem" role="alert">{text(wrong)}</pre>' if wrong else ""
 
 
 def section(title: str, content: str) -> str:
@@ -236,9 +236,9 @@ def _results(run: Recorded) -> str:
     if not run.evaluations:
         return ""
     rows = (
-        f'<tr><td class="n">{text(one.get("step", ""))}</td><td>{text(one.get("name", ""))}</td>'
-        f"<td>{text(_figures(one.get('metrics')))}</td><td>{text(_figures(one.get('baselines')))}</td></tr>"
-        for one in run.evaluations
+        f'<tr><td class="n">{text(evaluation.get("step", ""))}</td><td>{text(evaluation.get("name", ""))}</td>'
+        f"<td>{text(_figures(evaluation.get('metrics')))}</td><td>{text(_figures(evaluation.get('baselines')))}</td></tr>"
+        for evaluation in run.evaluations
     )
     return table(("step", "evaluator", "result", "baseline"), rows)
 
@@ -249,22 +249,23 @@ def _figures(values: Mapping[str, Any] | None) -> str:
 
 def _answers(run: Recorded) -> str:
     """Questions with the answers of the first and of the last evaluation that kept some."""
-    kept = [one for one in run.evaluations if one.get("samples")]
-    if not kept:
+    answered = [evaluation for evaluation in run.evaluations if evaluation.get("samples")]
+    if not answered:
         return ""
-    before, after = answers_of(kept[0]), answers_of(kept[-1])
-    heads = ("asked", "expected", *(f"answer at step {one.get('step', 0)}" for one in (kept[0], kept[-1])))
+    first, last = answered[0], answered[-1]
+    before, after = answers_of(first), answers_of(last)
+    heads = ("asked", "expected", *(f"answer at step {shown.get('step', 0)}" for shown in (first, last)))
     cells = (
-        (one.get("prompt", ""), one.get("expected") or "", before.get(id_, {}).get("answer", ""), one.get("answer", ""))
-        for id_, one in list(after.items())[:MOST_ANSWERS]
+        (row.get("prompt", ""), row.get("expected") or "", before.get(id_, {}).get("answer", ""), row.get("answer", ""))
+        for id_, row in list(after.items())[:MOST_ANSWERS]
     )
     return table(heads, map(text_row, cells))
 
 
 def answers_of(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Samples that an evaluation kept, by their row's id."""
-    kept = evaluation.get("samples")
-    return {str(one.get("id")): one for one in kept if isinstance(one, Mapping)} if isinstance(kept, list) else {}
+    samples = evaluation.get("samples")
+    return {str(row.get("id")): row for row in samples if isinstance(row, Mapping)} if isinstance(samples, list) else {}
 
 
 def text_row(cells: Iterable[object]) -> str:

@@ -28,10 +28,10 @@ async def write(board: Board, request: Request) -> Response:
     name, recipe = plain_name(form.get("name", ""), "name"), recipe_of(form, _picked(schema, form))
     file = board.scratch / f"{name}.yaml"
     file.write_text(recipe, encoding="utf-8")
-    code, said = await board.ft("check", str(file))
+    code, output = await board.ft("check", str(file))
     if code:
-        return HTMLResponse(_page(board, schema, form, said), 400)
-    return HTMLResponse(pages.recipe_page(board.tokens.token, name, recipe, said))
+        return HTMLResponse(_page(board, schema, form, output), 400)
+    return HTMLResponse(pages.recipe_page(board.tokens.token, name, recipe, output))
 
 
 async def import_form(board: Board, request: Request) -> Response:
@@ -45,18 +45,18 @@ async def import_(board: Board, request: Request) -> Response:
     name = plain_name(form.get("name", ""), "name")
     file = board.scratch / f"{name}.yaml"
     file.unlink(missing_ok=True)
-    code, said = await board.ft("import", f"--output={file}", "--", form.get("data", ""))
+    code, output = await board.ft("import", f"--output={file}", "--", form.get("data", ""))
     if code or not file.exists():
-        return HTMLResponse(forms.import_page(board.tokens.token, form, said), 400)
-    return HTMLResponse(pages.recipe_page(board.tokens.token, name, file.read_text(encoding="utf-8"), said))
+        return HTMLResponse(forms.import_page(board.tokens.token, form, output), 400)
+    return HTMLResponse(pages.recipe_page(board.tokens.token, name, file.read_text(encoding="utf-8"), output))
 
 
-def _page(board: Board, schema: Schema, given: Mapping[str, str], said: str) -> str:
-    picked = _picked(schema, given)
-    return forms.settings_page(board.tokens.token, picks_of(schema), picked, fields_of(schema, picked), given, said)
+def _page(board: Board, schema: Schema, form: Mapping[str, str], wrong: str) -> str:
+    picked = _picked(schema, form)
+    return forms.settings_page(board.tokens.token, picks_of(schema), picked, fields_of(schema, picked), form, wrong)
 
 
-def _picked(schema: Schema, given: Mapping[str, str]) -> dict[str, str]:
+def _picked(schema: Schema, form: Mapping[str, str]) -> dict[str, str]:
     """What a form picks of what there is."""
     picks = picks_of(schema)
-    return {section: given[section] for section in PICKS if given.get(section) in picks[section]}
+    return {section: form[section] for section in PICKS if form.get(section) in picks[section]}

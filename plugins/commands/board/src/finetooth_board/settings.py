@@ -39,13 +39,13 @@ class Field:
 
 def entries_of(schema: Schema, kind: str) -> dict[str, str]:
     """Entries of a kind by their short names, with what they do."""
-    found = {}
+    summaries = {}
     for full, definition in schema.get("$defs", {}).items():
         name = definition.get("properties", {}).get("name", {})
         if full.startswith(f"{kind}.") and "enum" in name:
-            short = next((one for one in name["enum"] if ":" not in one), name["enum"][0])
-            found[short] = name.get("description", "")
-    return dict(sorted(found.items()))
+            short = next((alias for alias in name["enum"] if ":" not in alias), name["enum"][0])
+            summaries[short] = name.get("description", "")
+    return dict(sorted(summaries.items()))
 
 
 def picks_of(schema: Schema) -> dict[str, dict[str, str]]:
@@ -55,14 +55,14 @@ def picks_of(schema: Schema) -> dict[str, dict[str, str]]:
 
 def fields_of(schema: Schema, picked: Mapping[str, str]) -> dict[str, list[Field]]:
     """Settings by section: of those with fixed settings, and of what is picked."""
-    found = {name: list(_fields(schema, name, schema["properties"][name])) for name in SECTIONS}
+    by_section = {name: list(_fields(schema, name, schema["properties"][name])) for name in SECTIONS}
     for section, entry in picked.items():
         for full, definition in schema["$defs"].items():
             names = definition.get("properties", {}).get("name", {}).get("enum", ())
             if entry in names and full.startswith(f"{KINDS.get(section, section)}."):
-                found[section] = list(_fields(schema, section, definition))
+                by_section[section] = list(_fields(schema, section, definition))
                 break
-    return {name: fields for name, fields in found.items() if fields}
+    return {name: fields for name, fields in by_section.items() if fields}
 
 
 def _fields(schema: Schema, section: str, definition: Mapping[str, Any]) -> Iterator[Field]:

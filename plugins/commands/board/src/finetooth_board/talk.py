@@ -37,7 +37,7 @@ waits.join()
 """
 """Runs a command until it ends or nobody holds our input any more: a board that is killed leaves no model in memory."""
 
-Said = dict[str, list[dict[str, str]]]
+History = dict[str, list[dict[str, str]]]
 """Messages by model."""
 
 
@@ -66,26 +66,26 @@ class Talk:
         form = await self._board.form(request)
         name, other = request.path_params["name"], form.get("with", "")
         models = self._models(name, other)
-        said, asked = _said(form.get("said", "{}"), models), form.get("text", "").replace("\r\n", "\n").strip()
+        history, question = _history(form.get("said", "{}"), models), form.get("text", "").replace("\r\n", "\n").strip()
         tokens = form.get("tokens", "")
-        if not asked or not tokens.isdecimal():
+        if not question or not tokens.isdecimal():
             raise UserError("the message is empty, or the number of tokens is none", action="go back and fill it in")
         try:
             async with self._turn:
                 address = await asyncio.to_thread(self._serve, tuple(models.items()))
                 for model in models:
-                    messages = [*said[model], {"role": "user", "content": asked}]
+                    messages = [*history[model], {"role": "user", "content": question}]
                     answer = await asyncio.to_thread(next_message, address, model, messages, tokens=int(tokens))
-                    said[model] = [*messages, {"role": "assistant", "content": answer or "(nothing)"}]
+                    history[model] = [*messages, {"role": "assistant", "content": answer or "(nothing)"}]
         except UserError as error:
-            kept = {model: messages[: 2 * (len(said[model]) // 2)] for model, messages in said.items()}
-            return HTMLResponse(self._page(name, other, kept, str(error)), 400)
-        return HTMLResponse(self._page(name, other, said))
+            whole_turns = {model: messages[: 2 * (len(history[model]) // 2)] for model, messages in history.items()}
+            return HTMLResponse(self._page(name, other, whole_turns, str(error)), 400)
+        return HTMLResponse(self._page(name, other, history))
 
-    def _page(self, name: str, other: str, said: Said, wrong: str = "") -> str:
+    def _page(self, name: str, other: str, history: History, wrong: str = "") -> str:
         models = list(self._models(name, other))
-        others = [one for one in self._board.names() if one != name and (self._board.runs / one / ARTIFACT).is_dir()]
-        return forms.chat_page(name, self._board.tokens.token, models, said, others, other, wrong)
+        others = [run for run in self._board.names() if run != name and (self._board.runs / run / ARTIFACT).is_dir()]
+        return forms.chat_page(name, self._board.tokens.token, models, history, others, other, wrong)
 
     def _models(self, name: str, other: str) -> dict[str, str]:
         """The models of a conversation by the names they are served by, each with the option that serves it: adapters
@@ -98,8 +98,8 @@ class Talk:
         if not run.model:
             raise UserError(f"run {name!r} does not say what its base model was", action="chat with another run")
         models = {run.model: "--model"}
-        for one in filter(None, (name, other)):
-            folder = self._board.folder(one)
+        for run_name in filter(None, (name, other)):
+            folder = self._board.folder(run_name)
             adapter = (folder / ARTIFACT / "adapter_config.json").is_file()
             shared = adapter and self._board.recorded(folder).model == run.model
             models[folder.as_posix()] = "--adapter" if shared else "--model"
@@ -117,18 +117,18 @@ class Talk:
         self.close()
         renderer = self._board.recorded(Path(names[1])).plan.get("recipe", {}).get("data", {}).get("renderer", "auto")
         settings = [f"--set=data.renderer={renderer}"] if isinstance(renderer, str) and renderer != "auto" else []
-        said = ""
+        printed = ""
         for options in (models, tuple((name, "--model") for name in names)):  # an adapter may need a base for itself
-            given = [f"{option}={name}" for name, option in options]
-            said = self._begin(
-                ["serve", "openai", "--port=0", f"--folder={self._scratch / 'served'}", *given, *settings]
+            model_options = [f"{option}={name}" for name, option in options]
+            printed = self._begin(
+                ["serve", "openai", "--port=0", f"--folder={self._scratch / 'served'}", *model_options, *settings]
             )
-            found = re.search(r"^openai: (\S+)$", said, re.MULTILINE)
-            if found is not None:
-                self._serves, self._address = names, found[1]
+            match = re.search(r"^openai: (\S+)$", printed, re.MULTILINE)
+            if match is not None:
+                self._serves, self._address = names, match[1]
                 return self._address
             self.close()
-        raise UserError(said.strip() or "the models could not be served", action="ft chat says more")
+        raise UserError(printed.strip() or "the models could not be served", action="ft chat says more")
 
     def _begin(self, arguments: list[str]) -> str:
         """Begin a server and wait until it serves or has ended; returns what it printed."""
@@ -142,9 +142,9 @@ class Talk:
         until = time.monotonic() + PATIENCE
         while time.monotonic() < until:
             ended = self._server.poll() is not None
-            said = log.read_text(encoding="utf-8", errors="replace")
-            if ended or re.search(r"^openai: \S+$", said, re.MULTILINE):
-                return said
+            printed = log.read_text(encoding="utf-8", errors="replace")
+            if ended or re.search(r"^openai: \S+$", printed, re.MULTILINE):
+                return printed
             time.sleep(0.1)
         return f"it took more than {PATIENCE} seconds to load the models"
 
@@ -157,18 +157,18 @@ class Talk:
         self._server, self._serves = None, ()
 
 
-def _said(text: str, models: Mapping[str, str]) -> Said:
+def _history(text: str, models: Mapping[str, str]) -> History:
     """What was said before, as the form keeps it.
 
     Raises:
         UserError: it is not what this board wrote.
     """
     try:
-        kept = json.loads(text)
-        said = {model: [{"role": str(m["role"]), "content": str(m["content"])} for m in kept.get(model, ())]
-                for model in models}  # fmt: skip
+        saved = json.loads(text)
+        history = {model: [{"role": str(m["role"]), "content": str(m["content"])} for m in saved.get(model, ())]
+                   for model in models}  # fmt: skip
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError("what was said before cannot be read", action="begin the conversation again") from error
-    if len({len(messages) for messages in said.values()}) > 1:
+    if len({len(messages) for messages in history.values()}) > 1:
         raise UserError("the models have not been asked the same", action="begin the conversation again")
-    return said
+    return history

@@ -48,8 +48,8 @@ async def says(board: Board, request: Request) -> Response:
     if what not in SAYS:
         raise UserError(f"no page {what!r}", action="the page of the run names them")
     title, command = SAYS[what]
-    _, said = await board.ft(*command, str(folder))
-    return HTMLResponse(pages.page(f"{title} of {name}", f"{_back(name)}{pages.output(said)}"))
+    _, output = await board.ft(*command, str(folder))
+    return HTMLResponse(pages.page(f"{title} of {name}", f"{_back(name)}{pages.output(output)}"))
 
 
 class Uses:
@@ -83,8 +83,8 @@ class Uses:
         folder = self._board.folder(name)
         command = _command(what, form)
         if what == "push" and form.get("seen") != "yes":
-            code, said = await self._board.ft(*command, "--dry-run", "--", str(folder))
-            again = forms.push_form(name, self._board.tokens.token, form, said, sends=not code)
+            code, output = await self._board.ft(*command, "--dry-run", "--", str(folder))
+            again = forms.push_form(name, self._board.tokens.token, form, output, sends=not code)
             return HTMLResponse(pages.page(f"Push {name}", f"{_back(name)}{again}"), 400 if code else 200)
         log = folder / LOGS.format(what)
         if (before := self._begun.get(log)) is not None and before.poll() is None:
@@ -101,9 +101,9 @@ class Uses:
             process = self._begun.get(log)
             code = None if process is None else process.poll()
             state = "" if process is None else " is under way" if code is None else " failed" if code else " is done"
-            said = processes.output_of(log.with_suffix(""))
+            output = processes.output_of(log.with_suffix(""))
             what = log.stem.partition("-")[2]
-            parts.append(pages.section(pages.text(what + state), pages.output(said or "loading ...")))
+            parts.append(pages.section(pages.text(what + state), pages.output(output or "loading ...")))
         return "".join(parts)
 
 
