@@ -69,7 +69,7 @@ def command(
     if as_json:
         import json
 
-        made = [plain(one, model) for model, one in advised.items()]
+        made = [plain(model_advice, model) for model, model_advice in advised.items()]
         click.echo(json.dumps(made[0] if len(made) == 1 else made, indent=2, sort_keys=True))
         context.said_json = True
     elif len(advised) == 1:
@@ -88,20 +88,20 @@ def _console() -> Console:
     return plain_console(force_terminal=True, color_system=None, width=WIDEST)
 
 
-def plain(found: Advice, model: str) -> dict[str, Any]:
+def plain(advice: Advice, model: str) -> dict[str, Any]:
     """Advice as JSON has it."""
     from finetooth_advise.advice import QUALITY
 
-    taken = found.taken
+    taken = advice.taken
     return {
         "model": model,
-        "parameters": found.of.parameters,
-        "device": found.of.hardware.label,
-        "memory": found.of.hardware.memory,
-        "rows": found.rows,
-        "length": found.of.length,
-        "speed": found.speed,
-        "speed_from": found.speed_from,
+        "parameters": advice.of.parameters,
+        "device": advice.of.hardware.label,
+        "memory": advice.of.hardware.memory,
+        "rows": advice.rows,
+        "length": advice.of.length,
+        "speed": advice.speed,
+        "speed_from": advice.speed_from,
         "taken": None if taken is None else taken.label,
         "ways": [
             {
@@ -111,17 +111,17 @@ def plain(found: Advice, model: str) -> dict[str, Any]:
                 "fits": way.fits,
                 "memory": None if way.memory is None else asdict(way.memory),
                 "lacks": way.lacks,
-                "seconds": found.seconds(way),
+                "seconds": advice.seconds(way),
                 "gives_up": list(way.gives_up),
                 "quality": QUALITY[way.kind][0],
                 "source": QUALITY[way.kind][1],
             }
-            for way in found.of.ways
+            for way in advice.of.ways
         ],
     }
 
 
-def _show(found: Advice, model: str) -> None:
+def _show(advice: Advice, model: str) -> None:
     from finetooth_toolbox.cli.tables import duration, show, table
     from finetooth_toolbox.text.measures import size
     from rich.text import Text
@@ -135,26 +135,25 @@ def _show(found: Advice, model: str) -> None:
         (
             way.label,
             "-" if way.memory is None else size(way.memory.total),
-            "-" if (seconds := found.seconds(way)) is None else duration(seconds),
-            _fits(found, way, notes),
+            "-" if (seconds := advice.seconds(way)) is None else duration(seconds),
+            _fits(advice, way, notes),
             _noted(notes, f"as published: {QUALITY[way.kind][0]} [{QUALITY[way.kind][1]}]"),
         )
-        for way in found.of.ways
+        for way in advice.of.ways
     ]
-    title = (
-        f"{model}, {found.of.parameters:,} parameters, on {found.of.hardware.label} ({size(found.of.hardware.memory)})"
-    )
+    hardware = advice.of.hardware
+    title = f"{model}, {advice.of.parameters:,} parameters, on {hardware.label} ({size(hardware.memory)})"
     lines = [
         *(f"[{number}] {note}" for note, number in notes.items()),
-        _measured_by(found),
+        _measured_by(advice),
         "memory is the plan's estimate of the peak; time is of the products alone, without turning stored bits into "
         "numbers; what stands behind authors are numbers of arXiv",
     ]
-    if found.taken is None:
+    if advice.taken is None:
         lines.append("nothing fits: take a smaller model, shorter rows, or a device with more memory")
     else:
-        settings = ", ".join(f"{name}: {_said(value)}" for name, value in found.taken.changes.items())
-        lines.append(f"adapter: auto with quantization: auto takes {found.taken.label} ({settings})")
+        settings = ", ".join(f"{name}: {_said(value)}" for name, value in advice.taken.changes.items())
+        lines.append(f"adapter: auto with quantization: auto takes {advice.taken.label} ({settings})")
     show(console, table(console, title, headers, rows, numbers=2), Text("\n".join(lines)))
 
 
@@ -172,14 +171,14 @@ def _show_several(advised: Mapping[str, Advice]) -> None:
 
     unfolded = plain_console()  # a line for each model, aligned, in a pipe
     rows = []
-    for model, one in advised.items():
-        way = one.taken
-        possible = [each.memory.total for each in one.of.ways if each.memory is not None]
+    for model, advice in advised.items():
+        way = advice.taken
+        possible = [each.memory.total for each in advice.of.ways if each.memory is not None]
         least = f"nothing; the least would take {size(min(possible))}" if possible else "nothing"
         memory = "-" if way is None or way.memory is None else size(way.memory.total)
-        seconds = None if way is None else one.seconds(way)
+        seconds = None if way is None else advice.seconds(way)
         time = "-" if seconds is None else duration(seconds)
-        rows.append((model, f"{one.of.parameters:,}", memory, time, least if way is None else way.label))
+        rows.append((model, f"{advice.of.parameters:,}", memory, time, least if way is None else way.label))
     first = next(iter(advised.values()))
     lines = [
         _measured_by(first),

@@ -50,15 +50,15 @@ def texts_of(rows: Sequence[Row]) -> list[str]:
     return [n for n in names if any(isinstance(row.values.get(n), str) and row.values[n].strip() for row in rows)]
 
 
-def guess(rows: Sequence[Row], said: Columns = Columns()) -> Guess | None:
+def guess(rows: Sequence[Row], named: Columns = Columns()) -> Guess | None:
     """The columns that ask and answer, by their names, or since there are just two; None if nothing tells.
 
     Args:
-        said: a column that is named is taken.
+        named: a column that is named is taken.
     """
     texts = texts_of(rows)
-    prompt = said.prompt or _called(texts, ASKED, without=said.completion)
-    completion = said.completion or _called(texts, ANSWERED, without=prompt)
+    prompt = named.prompt or _called(texts, ASKED, without=named.completion)
+    completion = named.completion or _called(texts, ANSWERED, without=prompt)
     if prompt and completion:
         return Guess(prompt, completion, f"by their names, {prompt!r} asks and {completion!r} answers")
     if len(texts) == 2:
@@ -94,7 +94,7 @@ def shown(rows: Sequence[Row]) -> str:
 
 
 def format_of(
-    rows: Sequence[Row], said: Columns, where: str, ask: Callable[[str, str], str] | None, say: Callable[[str], None]
+    rows: Sequence[Row], named: Columns, where: str, ask: Callable[[str, str], str] | None, say: Callable[[str], None]
 ) -> Mapping[str, Any]:
     """The format that reads the columns.
 
@@ -106,26 +106,26 @@ def format_of(
         UserError: a column that is named is not there, or nothing tells which ones are meant.
     """
     names = list(dict.fromkeys(name for row in rows for name in row.values))
-    for option, name in (("--prompt", said.prompt), ("--completion", said.completion)):
+    for option, name in (("--prompt", named.prompt), ("--completion", named.completion)):
         if name and name not in names:
             raise UserError(f"{option} {name}: {where} has no such column", action=f"choose of {', '.join(names)}")
-    found = guess(rows, said)
-    system = said.system
-    if ask is not None and not (said.prompt and said.completion):
+    best = guess(rows, named)
+    system = named.system
+    if ask is not None and not (named.prompt and named.completion):
         say(f"{where}: nobody knows its columns by their names. Its first rows:\n{shown(rows)}")
-        prompt = said.prompt or ask("Which column is the question?", found.prompt if found else names[0])
-        completion = said.completion or ask("Which column is the answer?", found.completion if found else names[-1])
+        prompt = named.prompt or ask("Which column is the question?", best.prompt if best else names[0])
+        completion = named.completion or ask("Which column is the answer?", best.completion if best else names[-1])
         system = system or ask("A system message for all rows? Empty: none", "")
         return format_of(rows, Columns(prompt, completion, system), where, None, say)
-    if found is None:
+    if best is None:
         raise UserError(
             f"{where}: nothing tells which of its columns asks and which one answers. Its first rows:\n{shown(rows)}\n",
             action="say it with --prompt COLUMN --completion COLUMN",
         )
-    if not (said.prompt and said.completion):
-        say(f"{where}: {found.reason}; --prompt and --completion say otherwise")
+    if not (named.prompt and named.completion):
+        say(f"{where}: {best.reason}; --prompt and --completion say otherwise")
         say(shown(rows))
-    pick = {"name": "prompt_completion", "prompt": found.prompt, "completion": found.completion}
+    pick = {"name": "prompt_completion", "prompt": best.prompt, "completion": best.completion}
     return {**pick, "system": system} if system else pick
 
 

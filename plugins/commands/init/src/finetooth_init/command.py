@@ -122,7 +122,11 @@ def _rows(obj: CommandContext, source: str, options: Sequence[str]) -> Any:
         UserError: several would read them.
     """
     entries = [registered.entry for registered in obj.catalog.all("source")] if options else []
-    known = {one.name: one.claims(source) for one in entries if isinstance(one, Source) and one.claims is not None}
+    known = {
+        reader.name: reader.claims(source)
+        for reader in entries
+        if isinstance(reader, Source) and reader.claims is not None
+    }
     most = max((claim.strength for claim in known.values() if claim is not None), default=0)
     best = [name for name, claim in known.items() if claim is not None and claim.strength == most]
     if not best:
@@ -155,21 +159,21 @@ def _goal(
         recipe["data"]["format"] = format_
         examples = obj.context(recipe).examples("train", first=LOOKED_AT)
     assert examples is not None
-    found = goals_of([example for _, example in examples.rows], where)
+    goals = goals_of([example for _, example in examples.rows], where)
     click.echo(f"{where}: rows of format {examples.format}")
     if wanted is not None:
-        for one in found:
-            if one.name == wanted:
-                return one, format_
-        names = ", ".join(one.name for one in found)
+        for goal in goals:
+            if goal.name == wanted:
+                return goal, format_
+        names = ", ".join(goal.name for goal in goals)
         raise UserError(f"--goal {wanted}: {where} has no rows for that", action=f"choose of {names}")
-    if len(found) == 1:
+    if len(goals) == 1:
         number = "" if isinstance(ask, _Defaults) else "2. "  # of a question, where any are asked
-        summary = entry_of(obj.catalog, found[0]).summary
-        click.echo(f"{number}These rows teach {found[0].name}: {summary}.")
-        return found[0], format_
-    chosen = ask.choice("2. What should it learn?", {one.name: entry_of(obj.catalog, one).summary for one in found})
-    return next(one for one in found if one.name == chosen), format_
+        summary = entry_of(obj.catalog, goals[0]).summary
+        click.echo(f"{number}These rows teach {goals[0].name}: {summary}.")
+        return goals[0], format_
+    chosen = ask.choice("2. What should it learn?", {goal.name: entry_of(obj.catalog, goal).summary for goal in goals})
+    return next(goal for goal in goals if goal.name == chosen), format_
 
 
 def _bytes(text: str) -> int:

@@ -69,11 +69,11 @@ def goals_of(examples: Sequence[object], where: str) -> tuple[Goal, ...]:
         UserError: there is nothing to be learned from them, or they are of kinds that no method takes together.
     """
     kinds = dict.fromkeys(type(example) for example in examples)
-    found = {goal.name: goal for kind in kinds for goal in GOALS.get(kind, ())}
-    if not found:
+    goals = {goal.name: goal for kind in kinds for goal in GOALS.get(kind, ())}
+    if not goals:
         names = ", ".join(kind.__name__ for kind in kinds) or "no rows"
         raise UserError(f"{where}: {names}: no method learns from that", action="see docs/guides/your-data.md")
     if len({tuple(goal.name for goal in GOALS.get(kind, ())) for kind in kinds}) > 1:
         names = " and ".join(kind.__name__ for kind in kinds)
         raise UserError(f"{where} holds rows of several kinds, {names}", action="name files of one kind each")
-    return tuple(found.values())
+    return tuple(goals.values())

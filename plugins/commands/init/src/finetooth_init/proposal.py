@@ -106,7 +106,7 @@ def propose(context: CommandContext, goal: Goal, wishes: Wishes) -> Proposal:
             f"{wishes.model} does not fit: {tried or f'it takes {size(plan.memory.total)} of {size(has)}'}",
             action="take a smaller model, or a machine with more memory",
         )
-    decided = {one.setting: one for one in plan.decisions}
+    decided = {decision.setting: decision for decision in plan.decisions}
     stored, again = decided.get("quantization"), plan.train.gradient_checkpointing
     if goal.adapter == "lora" and stored is not None and stored.value is not None:
         recipe["quantization"] = stored.value
@@ -123,9 +123,9 @@ def propose(context: CommandContext, goal: Goal, wishes: Wishes) -> Proposal:
         )
     if goal.asks and "eval" in recipe["data"]:  # to read answers is not worth giving anything up for its memory
         asking = {**recipe, "evaluate": {"evaluators": ["loss", "some_answers"]}}
-        asked = context.plan(asking, memory=int(USED * wishes.memory))
-        if not asked.memory.total > bound > 0 and asked.train.gradient_checkpointing == again:
-            recipe, plan = asking, asked
+        asking_plan = context.plan(asking, memory=int(USED * wishes.memory))
+        if not asking_plan.memory.total > bound > 0 and asking_plan.train.gradient_checkpointing == again:
+            recipe, plan = asking, asking_plan
             reasons["evaluate"] = ["the loss, and a few answers to read, before and after"]
     reasons["train"].append(
         f"by the plan's estimate the run takes {size(plan.memory.total)}" + (f" of {size(has)}" if has else "")
@@ -149,7 +149,7 @@ def _described(
 ) -> tuple[dict[str, Any], dict[str, list[str]]]:
     """The recipe before memory is looked at."""
     length = _length(rows)
-    longer = sum(1 for one in rows.lengths if one > length) / len(rows.lengths) if rows.lengths else 0.0
+    longer = sum(1 for row_length in rows.lengths if row_length > length) / len(rows.lengths) if rows.lengths else 0.0
     batch = max(1, min(goal.batch_size, rows.used // 4))
     recipe: dict[str, Any] = {"model": wishes.model, "data": wishes.section, "method": goal.method}
     reasons = {
