@@ -87,7 +87,7 @@ class LmEvalEvaluator(EvaluatorBase):
         if not self._tasks:
             self.prepare()
         with _offline():
-            found: Any = simple_evaluate(
+            report: Any = simple_evaluate(
                 model=_model(engine, self._context),
                 tasks=list(self._tasks.values()),
                 num_fewshot=self._options.num_fewshot,
@@ -97,10 +97,10 @@ class LmEvalEvaluator(EvaluatorBase):
                 numpy_random_seed=None,
                 torch_random_seed=None,
             )
-        metrics = dict(_metrics(found["results"]))
+        metrics = dict(_metrics(report["results"]))
         first = next(iter(metrics)).split("/")
-        higher = found["higher_is_better"].get(first[0], {}).get(first[1], True)
-        samples = [_sample(task, row) for task, rows in found["samples"].items() for row in rows]
+        higher = report["higher_is_better"].get(first[0], {}).get(first[1], True)
+        samples = [_sample(task, row) for task, rows in report["samples"].items() for row in rows]
         return Evaluation(
             name="lm_eval",
             step=step,
@@ -108,7 +108,7 @@ class LmEvalEvaluator(EvaluatorBase):
             samples=tuple(samples[: self._options.samples]),
             rows=len(samples),
             higher_is_better=bool(higher),
-            settings={"num_fewshot": dict(sorted(found["n-shot"].items()))},
+            settings={"num_fewshot": dict(sorted(report["n-shot"].items()))},
         )
 
 
@@ -136,11 +136,11 @@ def _metrics(results: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, fl
 
 def _sample(task: str, row: Mapping[str, Any]) -> Sample:
     prompt = next(iter(row["arguments"].values())) if isinstance(row["arguments"], Mapping) else row["arguments"][0]
-    asked = next(iter(prompt.values())) if isinstance(prompt, Mapping) else prompt[0]
+    question = next(iter(prompt.values())) if isinstance(prompt, Mapping) else prompt[0]
     score = next((row[name] for name in row["metrics"] if isinstance(row.get(name), int | float)), 0.0)
     answer = row["filtered_resps"]
-    said = str(answer[0]) if len(answer) == 1 else str(answer)
-    return Sample(f"{task}:{row['doc_id']}", str(asked), str(row["target"]), said, float(score))
+    answer_text = str(answer[0]) if len(answer) == 1 else str(answer)
+    return Sample(f"{task}:{row['doc_id']}", str(question), str(row["target"]), answer_text, float(score))
 
 
 @contextmanager
@@ -188,8 +188,8 @@ def _model(engine: Engine, context: Context) -> Any:
             wanted = Sampling(max_tokens=longest, temperature=0.0, stop_ids=())
             greedy = [group[0].tokens for group in engine.generate([before for before, _ in rows], wanted)]
             return [
-                (float(np.sum(score[-len(after) :], dtype=np.float64)), list(said[: len(after)]) == list(after))
-                for (_, after), score, said in zip(rows, scores, greedy, strict=True)
+                (float(np.sum(score[-len(after) :], dtype=np.float64)), list(generated[: len(after)]) == list(after))
+                for (_, after), score, generated in zip(rows, scores, greedy, strict=True)
             ]
 
         def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
@@ -208,7 +208,7 @@ def _model(engine: Engine, context: Context) -> Any:
             return sums
 
         def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-            said = []
+            texts = []
             for request in requests:
                 text, wishes = request.args
                 if wishes.get("do_sample") or wishes.get("temperature"):
@@ -218,7 +218,7 @@ def _model(engine: Engine, context: Context) -> Any:
                 length = int(wishes.get("max_gen_toks", 256))
                 prompt = self.tok_encode(text)[-(most - length) :]
                 completion = engine.generate([prompt], Sampling(max_tokens=length, temperature=0.0, stop=ends))[0][0]
-                said.append(completion.text)
-            return said
+                texts.append(completion.text)
+            return texts
 
     return EngineModel()

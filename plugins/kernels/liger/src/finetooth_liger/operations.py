@@ -115,8 +115,8 @@ class _Gated(torch.autograd.Function):
         from liger_kernel.ops.swiglu import swiglu_fused_gate_up_forward
 
         with triton_devices.on(gate_up_nf.device):
-            kept, y = swiglu_fused_gate_up_forward(gate_up_nf.contiguous())
-        ctx.save_for_backward(kept)
+            saved, y = swiglu_fused_gate_up_forward(gate_up_nf.contiguous())
+        ctx.save_for_backward(saved)
         return y  # type: ignore[no-any-return]
 
     @staticmethod
@@ -124,7 +124,7 @@ class _Gated(torch.autograd.Function):
     def backward(ctx: Any, grad_nf: Tensor) -> Tensor:
         from liger_kernel.ops.swiglu import swiglu_fused_gate_up_backward
 
-        (kept,) = ctx.saved_tensors
-        with triton_devices.on(kept.device):
-            d_gate_up: Tensor = swiglu_fused_gate_up_backward(kept, grad_nf.contiguous())
+        (saved,) = ctx.saved_tensors
+        with triton_devices.on(saved.device):
+            d_gate_up: Tensor = swiglu_fused_gate_up_backward(saved, grad_nf.contiguous())
         return d_gate_up

@@ -201,8 +201,8 @@ def _loaded(path: Path) -> Library:
 
 def _compiler() -> _Compiler:
     """`CXX`, or the first of the usual names that is there."""
-    given = os.environ.get("CXX", "").strip()
-    commands = [tuple(shlex.split(given))] if given else [(name,) for name in ("c++", "g++", "clang++")]
+    cxx = os.environ.get("CXX", "").strip()
+    commands = [tuple(shlex.split(cxx))] if cxx else [(name,) for name in ("c++", "g++", "clang++")]
     for command in commands:
         if shutil.which(command[0]) is None:
             continue
@@ -213,7 +213,7 @@ def _compiler() -> _Compiler:
                 f"native kernels need a C++ compiler; {shlex.join(command)} --version failed: {_complaint(done.stderr)}"
             )
         return _Compiler(command, _first_line(version))
-    names = given or "c++, g++ or clang++"
+    names = cxx or "c++, g++ or clang++"
     raise _Unavailable(f"native kernels need a C++ compiler; {names} was not found (set CXX, or install one)")
 
 
@@ -239,8 +239,8 @@ def _thread_flags(compiler: _Compiler, runtime: Path | None) -> tuple[str, ...]:
         return ()
     program = "#ifndef _OPENMP\n#error no OpenMP\n#endif\n"
     command = [*compiler.command, "-fopenmp", "-x", "c++", "-fsyntax-only", "-"]
-    asked = subprocess.run(command, input=program, capture_output=True, text=True, timeout=60, check=False)
-    return ("-fopenmp",) if asked.returncode == 0 else ()
+    trial = subprocess.run(command, input=program, capture_output=True, text=True, timeout=60, check=False)
+    return ("-fopenmp",) if trial.returncode == 0 else ()
 
 
 def wrong_isa() -> str:
@@ -298,9 +298,9 @@ def _cache_folder() -> Path:
     Raises:
         _Unavailable: it cannot be made, or somebody else could have put something there.
     """
-    given = os.environ.get(VARIABLE)
-    if given:
-        base = Path(given).expanduser().absolute()
+    configured = os.environ.get(VARIABLE)
+    if configured:
+        base = Path(configured).expanduser().absolute()
     elif sys.platform == "darwin":
         base = Path.home() / "Library" / "Caches" / "finetooth"
     else:

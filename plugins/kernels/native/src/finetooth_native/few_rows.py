@@ -99,7 +99,7 @@ class FewRows:
         own: Sequence[tuple[int, int, Tensor, PackedWeight]], dtype: torch.dtype | None,
     ) -> Tensor:  # fmt: skip
         if self._packed is None:
-            widest = max((one[3].outputs for one in own), default=0)
+            widest = max((part[3].outputs for part in own), default=0)
             return self._library.few_rows(x_nd, None, widest, own=own, dtype=dtype)
         return self._library.few_rows(
             x_nd, self._packed, self.outputs, own=own, bias_o=self._bias, base_no=base_no, dtype=dtype
@@ -114,7 +114,7 @@ class FewRows:
             return self._few(x_nd, base_no, own, dtype)
         width = self.outputs or max((run.weight.outputs for run in runs), default=0)
         dtype = dtype or (x_nd.dtype if base_no is None else base_no.dtype)
-        found = x_nd.new_empty((x_nd.shape[0], width), dtype=dtype)
+        y_no = x_nd.new_empty((x_nd.shape[0], width), dtype=dtype)
         for start, stop, within in pieces(runs, x_nd.shape[0], MOST_ROWS):
             rows, base = slice(start, stop), None if base_no is None else base_no[start:stop]
             wide = None if base is not None or dtype == x_nd.dtype else dtype
@@ -126,9 +126,9 @@ class FewRows:
                 weight = within[0].weight
                 of = of_nm[rows, : weight.inputs]
                 part = self(x_nd[rows], base_no=base, more=(of, weight), dtype=wide) if self.outputs else weight(of)
-            found[rows, : part.shape[1]] = part
-            found[rows, part.shape[1] :] = 0
-        return found
+            y_no[rows, : part.shape[1]] = part
+            y_no[rows, part.shape[1] :] = 0
+        return y_no
 
     def _unpacked(self) -> Tensor:
         """W, made again: it is not kept twice."""

@@ -118,9 +118,9 @@ def _placed(panels: tuple[_Panels, ...] | list[_Panels]) -> Iterator[tuple[int, 
 def _trimmed(units_od: Tensor, group: _Panels) -> Iterator[_Panels]:
     """The group without inputs that are zeros at both ends of all its outputs, panel by panel."""
     used = (_cut(units_od, group) != 0).any(-1)
-    found = used.any(-1)
-    starts = used.int().argmax(-1) * found
-    stops = (used.shape[1] - used.flip(-1).int().argmax(-1)) * found
+    has_used = used.any(-1)
+    starts = used.int().argmax(-1) * has_used
+    stops = (used.shape[1] - used.flip(-1).int().argmax(-1)) * has_used
     first = group.first
     for (start, stop), alike in groupby(zip(starts.tolist(), stops.tolist(), strict=True)):
         count = len(list(alike))
@@ -129,9 +129,9 @@ def _trimmed(units_od: Tensor, group: _Panels) -> Iterator[_Panels]:
 
 
 def _parts(panels: list[_Panels], together: int) -> Tensor:
-    found, at = [], 0
+    spans, at = [], 0
     for group in panels:
         for _ in range(group.count):
-            found.append((together * at, together * group.start, together * group.stop))
+            spans.append((together * at, together * group.start, together * group.stop))
             at += group.width * (group.stop - group.start)
-    return torch.tensor(found, dtype=torch.int64)
+    return torch.tensor(spans, dtype=torch.int64)

@@ -35,8 +35,8 @@ def attend(
         return _masked(query, key, value, scale, lengths, causal, window)
     qkv_nhd = torch.cat([query, key, value], 1).transpose(1, 2).flatten(0, 1)
     kv_heads = key.shape[1]
-    found = segment_attention(qkv_nhd, _segments(lengths), heads=heads, kv_heads=kv_heads, scale=scale)
-    return found.view(rows, positions, heads, size).transpose(1, 2)
+    out_nhd = segment_attention(qkv_nhd, _segments(lengths), heads=heads, kv_heads=kv_heads, scale=scale)
+    return out_nhd.view(rows, positions, heads, size).transpose(1, 2)
 
 
 @lru_cache(maxsize=64)

@@ -44,8 +44,8 @@ def made(layers: Sequence[Any], dtype: torch.dtype) -> Tensor:
 
 def _place(layer: Any) -> Tensor:
     """A tensor that lies where the layer's weight does."""
-    found: Tensor = layer.qweight if isinstance(layer, DequantisingLinear) else layer.weight.detach()
-    return found
+    weight: Tensor = layer.qweight if isinstance(layer, DequantisingLinear) else layer.weight.detach()
+    return weight
 
 
 def made_again(weight: Tensor, make: Callable[[], Tensor]) -> AbstractContextManager[None]:
@@ -55,10 +55,10 @@ def made_again(weight: Tensor, make: Callable[[], Tensor]) -> AbstractContextMan
     Args:
         weight: has a storage of its own.
     """
-    kept = weight.untyped_storage().data_ptr()
+    address = weight.untyped_storage().data_ptr()
 
     def put(tensor: Tensor) -> Any:
-        if tensor.untyped_storage().data_ptr() != kept:
+        if tensor.untyped_storage().data_ptr() != address:
             return tensor
         return tensor.shape, tensor.stride(), tensor.storage_offset()
 

@@ -75,11 +75,11 @@ class Group:
         if any(map(is_stored, layers)):
             make = partial(made, layers, x_nd.dtype)
             weight, trained = make(), [None] * len(layers)
-            kept = nullcontext() if self._recomputed else made_again(weight, make)
+            saving = nullcontext() if self._recomputed else made_again(weight, make)
         else:
-            weight, kept = _fused([layer.weight for layer in layers]), nullcontext()
+            weight, saving = _fused([layer.weight for layer in layers]), nullcontext()
             trained = [layer.weight if layer.weight.requires_grad else None for layer in layers]
-        with kept:
+        with saving:
             y: Tensor = self._linear(
                 x_nd, weight, _biases(layers, weight), sizes, added, trained, again, base_no, arena, passing=passing
             )
@@ -111,23 +111,23 @@ class Group:
 
     def _known(self) -> list[LowRank] | None:
         """What each module computes; None where one is more than that can say."""
-        found = [self._plain(module) for module in self._modules]
-        known = [part for part in found if part is not None]
-        return known if len(known) == len(found) else None
+        parts = [self._plain(module) for module in self._modules]
+        known = [part for part in parts if part is not None]
+        return known if len(known) == len(parts) else None
 
     def _of(self, low_rank: FindLowRank) -> list[LowRank] | None:
         """What the modules compute with another adapter; None where one is more than that can say."""
         own = self._known()
         if own is None:
             return None
-        found = [low_rank(module) for module in self._modules]
-        return [LowRank(part.base) if other is None else other for part, other in zip(own, found, strict=True)]
+        adapted = [low_rank(module) for module in self._modules]
+        return [LowRank(part.base) if other is None else other for part, other in zip(own, adapted, strict=True)]
 
     def _plain(self, module: nn.Module) -> LowRank | None:
         if _has_numbers(module):
             return LowRank(module)
-        found = self._low_rank(module)
-        return found if found is not None and _has_numbers(found.base) and not is_hooked(module) else None
+        low_rank = self._low_rank(module)
+        return low_rank if low_rank is not None and _has_numbers(low_rank.base) and not is_hooked(module) else None
 
 
 def _has_numbers(module: nn.Module) -> bool:

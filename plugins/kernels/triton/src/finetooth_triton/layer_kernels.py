@@ -30,15 +30,15 @@ def rms_norm_kernel(x, weight, y, inverse, D, eps, SAME: tl.constexpr, COLUMNS: 
     squares = tl.zeros((COLUMNS,), dtype=tl.float32)
     for start in range(0, D, COLUMNS):
         columns = start + lanes
-        given = tl.load(x + row * D + columns, mask=columns < D, other=0.0).to(tl.float32)
-        squares += given * given
+        values = tl.load(x + row * D + columns, mask=columns < D, other=0.0).to(tl.float32)
+        squares += values * values
     root = tl.rsqrt(tl.sum(squares, 0) / D + eps)
     tl.store(inverse + row, root)
     for start in range(0, D, COLUMNS):
         columns = start + lanes
-        given = tl.load(x + row * D + columns, mask=columns < D, other=0.0).to(tl.float32)
+        values = tl.load(x + row * D + columns, mask=columns < D, other=0.0).to(tl.float32)
         w = tl.load(weight + columns, mask=columns < D, other=0.0).to(tl.float32)
-        normalised = given * root
+        normalised = values * root
         if SAME:
             normalised = normalised.to(y.dtype.element_ty).to(tl.float32)
         tl.store(y + row * D + columns, (normalised * w).to(y.dtype.element_ty), mask=columns < D)
@@ -175,5 +175,5 @@ def dropout_kernel(x, rows, columns_words, y, D, threshold, scale, COLUMNS: tl.c
     words = (words ^ (words >> 16)) * FIRST
     words = (words ^ (words >> 13)) * SECOND
     words = (words ^ (words >> 16)).to(tl.int32, bitcast=True)
-    given = tl.load(x + row * D + columns, mask=here, other=0.0).to(tl.float32)
-    tl.store(y + row * D + columns, tl.where(words >= threshold, given * scale, 0.0).to(y.dtype.element_ty), mask=here)
+    values = tl.load(x + row * D + columns, mask=here, other=0.0).to(tl.float32)
+    tl.store(y + row * D + columns, tl.where(words >= threshold, values * scale, 0.0).to(y.dtype.element_ty), mask=here)
