@@ -117,7 +117,7 @@ def test_pii_searches_the_rows_of_the_record_and_no_others(tmp_path: Path) -> No
 
 def test_pii_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "phonenumbers", None)
-    with pytest.raises(UserError, match=r"finetooth-registry\[pii\]"):
+    with pytest.raises(UserError, match=r"registry\[pii\]"):
         gates.Pii(gates.PiiOptions()).judge(version(tmp_path, {"a": 1}), None)
 
 
