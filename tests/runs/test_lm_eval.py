@@ -62,7 +62,9 @@ def test_scores_are_those_of_lm_evals_own_command(tiny_model: Path, tmp_path: Pa
     suite = json.dumps({"name": "lm_eval", "folder": str(tmp_path / "tasks")})
     settings = ("--set", "data.renderer=chatml", "--set", "train.precision=fp32", "--json")
     kept = tmp_path / "answers.jsonl"
-    said = run("finetooth", "eval", str(tiny_model), "--suite", suite, *settings, "--answers", str(kept))
+    said = run(
+        "finetooth", "--trust-code", "eval", str(tiny_model), "--suite", suite, *settings, "--answers", str(kept)
+    )
     ((ours,),) = json.loads(said).values()
     run("lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={tiny_model},dtype=float32", "--device", "cpu",
         "--tasks", ",".join(TASKS), "--include_path", str(tmp_path / "tasks"), "--output_path", str(tmp_path / "out"),
@@ -92,8 +94,9 @@ def prepare(folder: Path, **options: Any) -> Any:
     return harness.build(harness.LmEvalOptions(folder=str(folder), **options), context).prepare()
 
 
-def test_what_is_not_there_is_one_line(tmp_path: Path) -> None:
+def test_what_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("lm_eval", reason="lm-eval is not installed")
+    monkeypatch.setenv("FT_TRUST_CODE", "1")
     with pytest.raises(DataError, match="none is not a folder"):
         prepare(tmp_path / "none")
     with pytest.raises(DataError, match="has no task 'none'"):
@@ -112,3 +115,10 @@ def test_without_lm_eval_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs the package lm-eval \(.*install.* lm-eval\)"):
         prepare(Path())
+
+
+def test_tasks_are_programs_and_take_consent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.delenv("FT_TRUST_CODE", raising=False)
+    with pytest.raises(UserError, match=r"tasks in .* would run \(read it, then give consent with --trust-code\)"):
+        prepare(tmp_path)

@@ -27,6 +27,7 @@ from finetooth_hooks import (
 )
 from finetooth_hooks.bases import EvaluatorBase
 from finetooth_hooks.errors import install_command
+from finetooth_toolbox.files.own_python import CONSENT, consented
 from pydantic import Field
 
 SETTING = "evaluate.evaluators.lm_eval"
@@ -36,7 +37,8 @@ class LmEvalOptions(Options):
     """Options of the evaluator `lm_eval`."""
 
     folder: str = Field(min_length=1)
-    """The folder with tasks of lm-eval: its YAML files, with rows in local files. Python that a task names is run."""
+    """The folder with tasks of lm-eval: its YAML files, with rows in local files. Templates and Python of a task run,
+    so it takes `--trust-code`."""
     tasks: tuple[str, ...] = ()
     """Names of tasks; empty: all in the folder."""
     num_fewshot: int | None = Field(default=None, ge=0)
@@ -116,12 +118,14 @@ def build(options: LmEvalOptions, context: Context) -> LmEvalEvaluator:
     """Builder of the evaluator `lm_eval`.
 
     Raises:
-        UserError: lm-eval is not installed.
+        UserError: lm-eval is not installed, or consent is missing for what tasks run.
     """
     from importlib.util import find_spec
 
     if find_spec("lm_eval") is None:
         raise UserError("lm_eval needs the package lm-eval", action=install_command("lm-eval"))
+    if not consented():
+        raise UserError(f"{SETTING}: templates and Python of the tasks in {options.folder} would run", action=CONSENT)
     return LmEvalEvaluator(options, context)
 
 
