@@ -109,7 +109,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A machine that is slower than others leaves tests out, and says so, instead of not coming to an end."""
     if time.monotonic() > item.config.stash[LAST_BEGIN] and item.get_closest_marker("slow") is not None:
-        pytest.skip("no time was left (--minutes)")
+        pytest.skip(f"no time was left (--minutes): {item.nodeid}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -73,7 +73,9 @@ def test_a_slow_test_that_would_begin_too_late_is_skipped(rules: ModuleType, min
     rules.pytest_sessionstart(SimpleNamespace(config=config))
 
     def skipped(mark: str) -> bool:
-        item = SimpleNamespace(config=config, get_closest_marker=lambda name: name if name == mark else None)
+        item = SimpleNamespace(
+            nodeid="test_x", config=config, get_closest_marker=lambda name: name if name == mark else None
+        )
         try:
             rules.pytest_runtest_setup(item)
         except pytest.skip.Exception:
