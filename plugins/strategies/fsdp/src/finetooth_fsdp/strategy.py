@@ -86,11 +86,9 @@ class Fsdp:
         )
         mesh = self._mesh["shards"] if self._options.replicas == 1 else self._mesh["replicas", "shards"]
         keeps = self._options.keep_layers
-        if self._options.tensor > 1:
-            plan = tensor_plan(model, self._options.tensor)
+        plan = tensor_plan(model, self._options.tensor) if self._options.tensor > 1 else {}
         for layer in layers:
-            if self._options.tensor > 1:
-                divide_layer(layer, plan, self._mesh["tensor"])
+            divide_layer(layer, plan, self._mesh["tensor"])
             fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=not keeps)
         fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
         return FullyShardedModel(model, {id(layer): not keeps for layer in layers})
