@@ -88,10 +88,14 @@ class Copy:
             "FT_SHARED": os.environ.get("FT_SHARED", str(ROOT.parent / "shared")),
         }
 
-    def judge(self, mutant: Mutant) -> str:
+    def judge(self, mutant: Mutant) -> tuple[str, str]:
         """Whether the tests notice the change: `noticed`, `MISSED`, or why that cannot be said. Slow tests are asked
         when the others noticed nothing, exhaustive ones never. A test that fails on the unchanged code as well has
-        noticed nothing."""
+        noticed nothing.
+
+        Returns:
+            the verdict, and the first test that failed, by which a list can be made shorter.
+        """
         path = self.root / mutant.file
         text = path.read_text()
         for marks in ("not slow and not thorough", "slow and not thorough"):
@@ -101,15 +105,15 @@ class Copy:
             finally:
                 path.write_text(text)
             if code == TOO_LONG:
-                return NOTICED
+                return NOTICED, ""
             if code == FAILED and failed:
                 if failed not in self._sound and self.tested((failed,), "", "")[0] != 0:
-                    return f"{UNJUDGED}: {failed} fails on the code as it is"
+                    return f"{UNJUDGED}: {failed} fails on the code as it is", ""
                 self._sound.add(failed)
-                return NOTICED
+                return NOTICED, failed
             if code not in (0, NONE_CHOSEN):
-                return f"{UNJUDGED}: pytest ended with {code}"
-        return MISSED
+                return f"{UNJUDGED}: pytest ended with {code}", ""
+        return MISSED, ""
 
     def tested(self, tests: Sequence[str], only: str, marks: str) -> tuple[int, str]:
         """Run tests on the code as it is now, up to the first that fails.
@@ -176,17 +180,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for n in range(chosen.jobs):
             copies.put(Copy(Path(folder) / str(n)))
 
-        def judged(mutant: Mutant) -> tuple[Mutant, str, float]:
+        def judged(mutant: Mutant) -> tuple[Mutant, str, str, float]:
             begun = time.monotonic()
             copy = copies.get()
             try:
-                return mutant, copy.judge(mutant), time.monotonic() - begun
+                return mutant, *copy.judge(mutant), time.monotonic() - begun
             finally:
                 copies.put(copy)
 
         with ThreadPoolExecutor(chosen.jobs) as pool:
-            for mutant, verdict, seconds in pool.map(judged, left):
-                print(f"{verdict:>10}  {seconds:5.0f} s  {mutant.part}: {mutant.name}", flush=True)
+            for mutant, verdict, failed, seconds in pool.map(judged, left):
+                print(f"{verdict:>10}  {seconds:5.0f} s  {mutant.part}: {mutant.name}  {failed}", flush=True)
                 known[key(mutant)] = verdict
                 KEPT.write_text(json.dumps(known, indent=0))
     return report([(one, known[key(one)]) for one in mutants])

@@ -55,13 +55,14 @@ def small_copy(folder: Path, test: str) -> Copy:
 @pytest.mark.parametrize("new,verdict", [("return a - b", NOTICED), ("return b + a", MISSED)])
 def test_the_judge(tmp_path: Path, mark: str, new: str, verdict: str) -> None:
     copy = small_copy(tmp_path, f"{mark}def test_sum():\n    assert add(1, 2) == 3\n")
-    assert copy.judge(Mutant("here", "x", "sums.py", "return a + b", new, ("test_sums.py",))) == verdict
+    failed = "test_sums.py::test_sum" if verdict == NOTICED else ""
+    assert copy.judge(Mutant("here", "x", "sums.py", "return a + b", new, ("test_sums.py",))) == (verdict, failed)
     assert "a + b" in (tmp_path / "sums.py").read_text()  # the code is as it was
 
 
 def test_what_fails_anyway_notices_nothing(tmp_path: Path) -> None:
     copy = small_copy(tmp_path, "def test_sum():\n    assert add(1, 2) == 4\n")
-    verdict = copy.judge(Mutant("here", "x", "sums.py", "return a + b", "return a - b", ("test_sums.py",)))
+    verdict, _ = copy.judge(Mutant("here", "x", "sums.py", "return a + b", "return a - b", ("test_sums.py",)))
     assert verdict == f"{UNJUDGED}: test_sums.py::test_sum fails on the code as it is"
 
 
