@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,8 +23,8 @@ from finetooth_hooks.environments import Answer, Observation
 from finetooth_hooks.examples import Rendered
 from finetooth_hooks.exporters import Exported
 from finetooth_hooks.losses import Contribution, LossResult
-from finetooth_hooks.protocols import HardwareFacts
-from finetooth_hooks.reports import DataReport, Evaluation, Prepared
+from finetooth_hooks.protocols import HardwareFacts, Head, ModelFacts
+from finetooth_hooks.reports import DataReport, Evaluation, Prepared, StepReport
 from finetooth_toolbox import blame
 
 NOT_ASKED = {"reward", "command"}
@@ -43,6 +43,11 @@ RIGHT = {
     **{("tracker", name): set(WRONG) for name in ("start", "resume", "step", "evaluated", "end")},
 }  # fmt: skip
 """Not told from a right answer; a gate's are looked at by who keeps checkpoints; a tracker's are not read."""
+
+FACTS = ModelFacts(
+    *(8, 2, 2, 2, 4, 16, 64, 128), "model.layers", "model", Head(), ("q_proj",), ("q_proj",), "chatml",
+    first_loss=(0.02,),  # type: ignore[arg-type]
+)  # fmt: skip
 
 
 def registered(kind: str) -> Any:
@@ -130,11 +135,23 @@ def test_an_export_writes_something(kind: str, answer: Any, tmp_path: Path) -> N
          "Prepared whose report.length_deviation is nan"),
         ("hardware", "facts", HardwareFacts("x", (), (), peak_flops={"bf16": math.inf}),
          "HardwareFacts whose peak_flops.bf16 is inf"),
+        ("family", "facts", FACTS, r"ModelFacts whose first_loss is \(0.02,\)"),
+        ("hardware", "facts", HardwareFacts("x", (), ()), "HardwareFacts without devices"),
     ],
 )  # fmt: skip
 def test_numbers_of_parts_are_finite(kind: str, name: str, value: Any, field: str) -> None:
     with pytest.raises(PluginError, match=rf"^acme-{kind}: .* {name}\(\) returned a {field} \[{__file__}:"):
         called(made(kind, value), name)
+
+
+@pytest.mark.parametrize("changes", [{"loss": math.nan}, {"loss": None}, {"metrics": {"accuracy": "high"}}])
+def test_a_report_of_a_step_holds_numbers(changes: dict[str, Any]) -> None:
+    report = StepReport(1, 0.5, 1.0, 8, 4, 2, 1e-3, math.inf, metrics={"kl": math.nan})
+    assert called(made("method", [report]), "steps") == [report]
+    skipped = replace(report, loss=math.inf, skipped=True)
+    assert called(made("method", [skipped]), "steps") == [skipped]
+    with pytest.raises(PluginError, match=rf"^acme-method: .* yielded a StepReport whose \w+ is .* \[{__file__}:"):
+        called(made("method", [replace(report, **changes)]), "steps")
 
 
 def test_a_rows_weights_are_as_many_as_its_tokens_and_finite() -> None:

@@ -16,7 +16,7 @@ from inspect import getattr_static
 from numbers import Integral, Real
 from pathlib import Path
 from types import new_class
-from typing import Any, get_args
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 from finetooth_hooks import protocols
@@ -95,8 +95,12 @@ def something(wanted: str, *attributes: str) -> Check:
     return check
 
 
-def each(*types: type, wanted: str) -> Check:
-    """An iterable, whose values are looked at as they are asked for."""
+def each(*types: type, wanted: str, look: Callable[[Called, Any], None] | None = None) -> Check:
+    """An iterable, whose values are looked at as they are asked for.
+
+    Args:
+        look: raises where something of a value is wrong.
+    """
 
     def check(called: Called, value: Any, given: tuple[Any, ...]) -> Iterator[Any]:
         if not isinstance(value, Iterable):
@@ -107,6 +111,8 @@ def each(*types: type, wanted: str) -> Check:
                 for yielded in value:
                     if not isinstance(yielded, types):
                         raise called.refused(f"yielded {blame.shown(yielded)} not {wanted}", f"yield {wanted}")
+                    if look is not None:
+                        look(called, yielded)
                     yield yielded
             finally:
                 if isinstance(value, Generator):
@@ -125,12 +131,17 @@ def number(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
 
 
 def finite(*types: type) -> Check:
-    """A value of one of some types whose numbers are finite, those of its parts too."""
+    """A value of one of some types whose numbers are finite, those of its parts too, and whose pairs are pairs."""
     of_type = a(*types)
 
     def check(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
         if found := _not_finite(of_type(called, value, given)):
             raise called.refused(f"returned a {type(value).__name__} whose {found}", "give a finite number")
+        for name, hint in get_type_hints(type(value)).items():
+            sizes, part = get_args(hint), getattr(value, name)
+            if get_origin(hint) is tuple and Ellipsis not in sizes and len(part) != len(sizes):
+                problem = f"returned a {type(value).__name__} whose {name} is {part!r}"
+                raise called.refused(problem, f"give {len(sizes)} values")
         return value
 
     return check
@@ -145,6 +156,20 @@ def _not_finite(value: Any) -> str:
         if found := _not_finite(part):
             return f"{name}.{found}"
     return ""
+
+
+def hardware(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
+    """Facts with a device, on which a run could compute."""
+    if not finite(protocols.HardwareFacts)(called, value, given).devices:
+        raise called.refused("returned a HardwareFacts without devices", "give one, or say in missing() why not")
+    return value
+
+
+def stepped(called: Called, value: Any) -> None:
+    """A report of a step: its loss is a number, and finite unless the optimizer was not applied."""
+    for name, part in {"loss": value.loss, **value.metrics}.items():
+        if not isinstance(part, Real) or (name == "loss" and not value.skipped and not math.isfinite(part)):
+            raise called.refused(f"yielded a StepReport whose {name} is {part!r}", "report a finite number")
 
 
 def ids(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
@@ -291,7 +316,7 @@ METHODS: Mapping[str, Mapping[str, Check]] = {
     "format": {"detect": a(str, NONE), "read": read_row},
     "gate": {"check": lambda called, value, given: value},  # what answers no text is a refusal of the checkpoint's
     "kernel": {},
-    "hardware": {"missing": a(str), "facts": finite(protocols.HardwareFacts)},
+    "hardware": {"missing": a(str), "facts": hardware},
     "launcher": {"rank": a(Rank, NONE), "start": a(Integral, wanted="the exit code of the run")},
     "loader": {
         "describe": a(protocols.ModelInfo),
@@ -299,7 +324,11 @@ METHODS: Mapping[str, Mapping[str, Check]] = {
         "load": something("the model"),
     },
     "loss": {"": contributions},
-    "method": {"prepare": finite(Prepared), "steps": each(StepReport, wanted="a StepReport")},
+    "method": {
+        "prepare": finite(Prepared),
+        "steps": each(StepReport, wanted="a StepReport", look=stepped),
+        "state": a(Mapping),
+    },
     "optimizer": {"create": something("an optimizer")},
     "page": {"app": something("an ASGI application")},
     "processor": {"place": a(protocols.MediumPlace), "inputs": a(Mapping)},
