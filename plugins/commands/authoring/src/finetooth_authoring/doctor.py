@@ -89,13 +89,13 @@ def examine(context: CommandContext, names: Sequence[str] = (), *, thorough: boo
 def announcement(count: int, *, thorough: bool) -> str:
     """How long it will take, for a line before the first answer."""
     plugins = f"{count} plugin{'s' if count > 1 else ''}, what changed last first"
-    seconds = count * (SECONDS if thorough else SECONDS_FAST)
+    seconds = STARTING + count * SECONDS if thorough else count * SECONDS_FAST
     long = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
     return f"{plugins}: about {long}" + ("; --fast builds nothing and takes a tenth" if thorough else "")
 
 
-SECONDS, SECONDS_FAST = 3.0, 0.3
-"""What a plugin takes in the mean, on two cores that have nothing else to do."""
+STARTING, SECONDS, SECONDS_FAST = 10.0, 3.0, 0.3
+"""What importing frameworks takes once, and a plugin in the mean, on two cores that have nothing else to do."""
 
 
 def _changed(plugin: PluginFacts) -> float:
