@@ -14,14 +14,17 @@ pty = pytest.importorskip("pty", reason="terminals are made by the module pty")
 
 WORK = """
 import os, sys
-from finetooth_toolbox.cli.working import taken_terminal, working
+from finetooth_toolbox.cli.working import show_share, taken_terminal, working
+show_share(0.1)
 with working("loading the weights") as show:
     print("for a pipe")
     show("rows [1] read", 0.5)
     with working("reading rows"):
-        print("a note", file=sys.stderr)
-with taken_terminal(), working("never seen"):
-    pass
+        show_share(0.8)
+        with working("tokenising them"):
+            print("a note", file=sys.stderr)
+    with taken_terminal(), working("never seen"):
+        show_share(0.9)
 """
 
 
@@ -39,9 +42,9 @@ def said(**environment: str) -> tuple[str, str]:
 def test_a_terminal_sees_what_is_done_and_a_pipe_only_what_was_printed() -> None:
     piped, shown = said()
     assert piped == "for a pipe\n"
-    for text in ("loading the weights", "reading rows", "a note", "rows [1] read, 50%, 0:00 left", "0:00:00"):
+    for text in ("loading the weights", "reading rows, 80%", "a note", "rows [1] read, 50%, 0:00 left", "0:00:00"):
         assert text in shown
-    assert "never seen" not in shown
+    assert "never seen" not in shown and "90%" not in shown and "10%" not in shown
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l"), "the cursor is back"
 
 

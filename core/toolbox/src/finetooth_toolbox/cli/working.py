@@ -18,6 +18,8 @@ Show = Callable[[str, float | None], None]
 
 _shown: list[Progress | None] = []
 """The bars that are drawn; None last: something else has the terminal."""
+_shares: list[Callable[[float], None]] = []
+"""Moves each of them."""
 
 
 @contextmanager
@@ -49,18 +51,32 @@ def working(what: str) -> Iterator[Show]:
     )
     bar = bar or own
     task, began = bar.add_task(what, total=None), time.monotonic()
+
+    def show(text: str, share: float | None) -> None:
+        bar.update(task, description=text + time_left(began, share), total=share and 1.0, completed=share or 0.0)
+
     _shown.append(bar)
+    _shares.append(lambda share: show(what, share))
     try:
         if bar is own:
             bar.start()
-        yield lambda text, share: bar.update(
-            task, description=text + time_left(began, share), total=share and 1.0, completed=share or 0.0
-        )
+        yield show
     finally:
         _shown.pop()
+        _shares.pop()
         bar.remove_task(task)
         if bar is own:
             bar.stop()
+
+
+def show_share(share: float) -> None:
+    """Show how much is done of what the innermost bar says, for code that does not know who waits for it.
+
+    Args:
+        share: from 0 to 1.
+    """
+    if _shares and _shown[-1] is not None and threading.current_thread() is threading.main_thread():
+        _shares[-1](share)
 
 
 def time_left(began: float, share: float | None) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from finetooth_hooks.protocols import Quantizer
+from finetooth_toolbox.cli.working import show_share
 from torch import Tensor, nn
 
 from finetooth_torchshared.kept_in_fp32 import kept_in_fp32
@@ -59,8 +60,9 @@ def assembled(
             return tensor
         return tensor.to(dtype=torch.float32 if name in in_fp32 else dtype)
 
-    count = 0
-    for path in [path for path, _ in model.named_modules()]:
+    count, paths = 0, [path for path, _ in model.named_modules()]
+    for done, path in enumerate(paths):
+        show_share(done / len(paths))
         module: Any = model.get_submodule(path)
         if path in ready:
             _put(model, path, ready[path](module).to(device))

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from finetooth_hooks.errors import EngineError
 from finetooth_hooks.protocols import ModelTensors, Quantizer
+from finetooth_toolbox.cli.working import show_share
 from torch import Tensor, nn
 
 from finetooth_torchshared.kept_in_fp32 import kept_in_fp32
@@ -108,6 +109,8 @@ def write_model_tensors(tensors: ModelTensors, folder: Path, precision: str) -> 
 
     def made(names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
         for name in names:
+            show_share(len(done) / len(tensors.files))
+            done.add(name)
             tensor = tensors.read(name)
             if tensor.shape != shapes[name].shape:
                 raise EngineError(
@@ -116,7 +119,7 @@ def write_model_tensors(tensors: ModelTensors, folder: Path, precision: str) -> 
             yield from written(name, tensor).items()
 
     places: dict[str, str] = {}
-    total = 0
+    total, done = 0, set[str]()
     parts = _parts(tensors.files, {name: written(name, shapes[name]) for name in tensors.files})
     for target, names, header in parts:
         total += write_safetensors(folder / target, header, made(names))
