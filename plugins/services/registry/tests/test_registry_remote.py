@@ -49,7 +49,7 @@ class Place:
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
             if scope["type"] == "http":
-                scope["state"] = {"caller": Caller(tenant="t", scopes=self.scopes)}
+                scope["state"] = {"caller": Caller(tenant=face.LOCAL, scopes=self.scopes)}
             begun: list[str] = []
 
             async def counted(message: Any) -> None:

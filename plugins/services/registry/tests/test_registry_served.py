@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 from finetooth_hooks import UserError
 from finetooth_registry import records
+from finetooth_registry.anywhere import files_of
 from finetooth_registry.face import RegistryFace
 from finetooth_registry.registry import Registry
 from finetooth_registry.remote import KEY, RemoteRegistry
@@ -31,7 +33,7 @@ SCOPES = ("read", "download", "train", "sample", "admin")
 
 @dataclass
 class Served:
-    """A server process with a registry, and a key of each scope."""
+    """A server process with a registry, a key of each scope for one tenant, and one of another tenant."""
 
     folder: Path
     url: str = ""
@@ -61,9 +63,11 @@ class Served:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     made = Served(tmp_path_factory.mktemp("served"))
-    Registry.create(made.folder / "registry").trust("ci", records.make_key(made.folder / "ci.pem"))
+    Registry.create(made.folder / "registry")
+    Registry.create(made.folder / "registry/tenants/team").trust("ci", records.make_key(made.folder / "ci.pem"))
     for scope in SCOPES:
-        made.keys[scope] = made.ft_keys("create", "--tenant", f"team-{scope}", "--scopes", scope)
+        made.keys[scope] = made.ft_keys("create", "--tenant", "team", "--scopes", scope)
+    made.keys["rival"] = made.ft_keys("create", "--tenant", "Team", "--scopes", "admin")
     words = ["registry", "serve", "--registry", str(made.folder / "registry"), "--folder", str(made.folder / "server"),
              "--host", "0.0.0.0", "--port", "0", "--tls", "generated", "--address-requests", "1000"]  # fmt: skip
     state = {**os.environ, "XDG_STATE_HOME": str(made.folder / "state")}
@@ -105,14 +109,15 @@ def test_every_route_asks_for_a_key_and_for_its_scope(served: Served) -> None:
         path = path.replace("{model}", "nobody").replace("{channel}", "production")
         for key in (None, "ft_000000000000_" + "0" * 64):
             assert served.ask(key, route.method, path).status_code == 401, (route, key)
-        for scope, key in served.keys.items():
+        for scope in SCOPES:
+            key = served.keys[scope]
             allowed = scope in route.scopes or scope == "admin"
             status = served.ask(key, route.method, path).status_code
             assert (status in (401, 403)) is not allowed, (route, scope, status)
     assert served.ask(served.keys["admin"], "GET", "/versions").json() == []
 
 
-def test_a_version_goes_over_tls_and_each_tenant_sees_it(served: Served, remote: Any) -> None:
+def test_a_version_goes_over_tls_and_each_key_of_the_tenant_sees_it(served: Served, remote: Any) -> None:
     version = add(remote("train"), served, b"one")
     for scope in ("read", "admin"):
         assert remote(scope).versions() == [version]
@@ -126,6 +131,54 @@ def test_a_version_goes_over_tls_and_each_tenant_sees_it(served: Served, remote:
     assert remote("read").version("bot@production").number == version.number
 
 
+def test_a_tenant_neither_sees_nor_changes_what_another_one_has(
+    served: Served, remote: Any
+) -> None:
+    secret = os.urandom(1000)
+    version = add(remote("admin"), served, secret)
+    remote("admin").measure(version, {"exact": 1.0}, {"exact": [{"id": "1", "answer": "theirs"}]})
+    assert remote("admin").promote(version, "production", dry_run=False)[0]
+    before, rival = remote("admin").events(), remote("rival")
+    blobs = set(files_of(records.read(remote("admin").record(version))).values()) | {version.record}
+    blobs |= {event.detail["signed"] for event in before if "signed" in event.detail}
+    assert hashlib.sha256(secret).hexdigest() in blobs
+    assert (rival.versions(), rival.events(), rival.trusted(), rival.released()) == ([], [], {}, [])
+    for path in {f"/blobs/{sha256}" for sha256 in blobs}:
+        theirs, nobodys = (served.ask(served.keys["rival"], "GET", each) for each in (path, f"/blobs/{'a' * 64}"))
+        assert theirs.status_code == nobodys.status_code == 404
+        assert served.ask(served.keys["admin"], "GET", path).status_code == 200
+    here = f"/versions/bot/{version.number}"
+    for method, path, body in [
+        ("GET", f"{here}/metrics", None),
+        ("POST", f"{here}/metrics", {"metrics": {"exact": 0.0}, "answers": {}}),
+        ("POST", f"{here}/revert", {"why": "x"}),
+        ("POST", f"{here}/hold", {"channel": "production", "why": "x"}),
+        ("POST", f"{here}/promote", {"channel": "candidate"}),
+        ("POST", f"{here}/record", {"record": "{}"}),
+        ("POST", "/channels/bot/production/rollback", {"why": "x"}),
+    ]:
+        refused = served.ask(served.keys["rival"], method, path, **({} if body is None else {"json": body}))
+        assert refused.status_code == 400 and "bot" in refused.json()["error"], path
+    record = remote("admin").record(version).decode()
+    sent = {"model": "bot", "about": ABOUT, "blobs": sorted(blobs)}
+    assert served.ask(served.keys["rival"], "POST", "/admission", json=sent).json() == {"missing": sorted(blobs)}
+    taken = served.ask(served.keys["rival"], "POST", here, json={"record": record, "metrics": {}})
+    assert taken.status_code == 400 and "is not stored" in taken.json()["error"]
+    assert remote("admin").events() == before
+    own = add(remote("rival"), served, secret)  # the same name and content are another's version 0
+    assert (own.number, [one.called for one in remote("rival").versions()]) == (0, ["bot@v0"])
+    assert remote("rival").check_log() == 1 and remote("admin").check_log() == len(before)
+    assert not records.signers_of(remote("rival").record(own), remote("rival").trusted())
+    assert Registry(served.folder / "registry").versions() == []
+    policy = served.folder / "registry/policy.yaml"
+    kept = policy.read_text()
+    try:
+        policy.write_text("channels: {one: {}}")  # that of the served registry is everybody's
+        assert [list(remote(key).policy.channels) for key in ("rival", "admin")] == [["one"], ["one"]]
+    finally:
+        policy.write_text(kept)
+
+
 def test_the_audit_record_names_who_changed_what_and_holds_no_content(served: Served, remote: Any) -> None:
     begin = len(served.audit())
     version = add(remote("train"), served, b"two")
@@ -135,10 +188,10 @@ def test_the_audit_record_names_who_changed_what_and_holds_no_content(served: Se
     lines = served.audit()[begin:]
     changes = [(line["event"], line["tenant"], line["model"]) for line in lines if line["event"].startswith("registry")]
     assert changes == [
-        ("registry admission", "team-train", ""),
-        ("registry blob", "team-train", ""),
-        ("registry version", "team-train", "bot"),
-        ("registry promote", "team-admin", "bot"),
+        ("registry admission", "team", ""),
+        ("registry blob", "team", ""),
+        ("registry version", "team", "bot"),
+        ("registry promote", "team", "bot"),
     ]
     ids = {key.split("_")[1] for key in served.keys.values()}
     assert {line["key"] for line in lines if line["event"].startswith("registry")} <= ids

@@ -157,3 +157,33 @@ def test_it_is_the_same_on_postgresql(postgres: Any, tmp_path: Path, monkeypatch
         kinds.append([event.kind for event in registry.events()])
         registry.close()
     assert kinds[0] == kinds[1]
+
+
+def test_each_tenant_has_a_schema_of_its_own_on_postgresql(
+    postgres: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"registry_{secrets.token_hex(4)}"
+    postgres.execute(f"CREATE DATABASE {name}")
+    monkeypatch.setenv("FT_TEST_PG", postgres.password)
+    whole = Registry.create(tmp_path / "far", f"{postgres.url.rpartition('/')[0]}/{name}")
+    (tmp_path / "w").write_text("w")
+    for tenant in ("one", "two"):
+        folder = tmp_path / "far/tenants" / tenant
+        registry = Registry.create(folder)
+        assert differs(registry) == [] and registry.policy == whole.policy
+        assert postgres.password not in (folder / "database.url").read_text()
+        registry.add("bot", {"weights": tmp_path / "w"}, ABOUT, None, metrics={"loss": 1.0})
+        assert [one.called for one in Registry(folder).versions()] == ["bot@v0"]
+    assert whole.versions() == []
+
+
+def test_a_registry_whose_making_was_cut_short_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from finetooth_registry import schema
+
+    Registry.create(tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        patched.setattr(schema, "migrate", lambda database: database.connect().exec_driver_sql("SELEC"))
+        with pytest.raises(UserError):
+            Registry.create(tmp_path / "whole/tenants/one")
+    assert list((tmp_path / "whole/tenants/one").iterdir())
+    assert Registry.create(tmp_path / "whole/tenants/one").versions() == []

@@ -1,14 +1,17 @@
 """The face `registry` of a server: the calls of `anywhere.AnyRegistry` over REST.
 
 Keys, TLS, limits and the audit record are the server's. `read` looks, `download` fetches files, `train` registers,
-measures and signs, `admin` releases and reverts. Whose keys sign records is decided where the registry lies, and by no
-request.
+measures and signs, `admin` releases and reverts. Each tenant has a registry of its own in the folder `tenants` of the
+served one, so that nothing that a request names can be another's; without keys, the tenant `local` has the served one.
+Whose keys sign records is decided where the registry lies, and by no request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -22,11 +25,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, Router
 
-from finetooth_registry import records, releasing
+from finetooth_registry import records, releasing, schema
 from finetooth_registry.anywhere import VARIABLE, Taken, Version, evidence
 from finetooth_registry.registry import Registry
 
 PATH = "/registry"
+LOCAL = "local"
+"""The tenant whose registry is the served one: that of a server without keys."""
 LOOK, FETCH, WRITE, RELEASE = ("read",), ("download",), ("train",), ("admin",)
 
 
@@ -196,6 +201,30 @@ CALLS = (
 BLOB, PROMOTE = "/blobs/{sha256}", "/versions/{model}/{number:int}/promote"
 
 
+class Tenants:
+    """The registry of each tenant, opened once, and made at the tenant's first request.
+
+    Args:
+        folder: of the served registry.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._opened, self._lock = folder, {LOCAL: Registry(folder)}, threading.Lock()
+
+    async def of(self, request: Request) -> Registry:
+        """The registry of who calls."""
+        return await asyncio.to_thread(self._open, _who(request).tenant)
+
+    def _open(self, tenant: str) -> Registry:
+        with self._lock:
+            if tenant not in self._opened:
+                # file systems may take Team and team for the same
+                name = re.sub("[A-Z]", lambda letter: f"~{letter[0].lower()}", tenant)
+                folder = self._folder / schema.TENANTS / name
+                self._opened[tenant] = Registry(folder) if schema.is_registry(folder) else Registry.create(folder)
+            return self._opened[tenant]
+
+
 class RegistryFace(FaceBase):
     """See `finetooth_hooks.faces.Face`.
 
@@ -218,7 +247,7 @@ class RegistryFace(FaceBase):
 
     def app(self, service: FaceService) -> tuple[Asgi, AbstractAsyncContextManager[Any]]:
         """Bounds on bodies and keys are the server's to check; scopes are checked here."""
-        registry = Registry(self._folder)
+        tenants = Tenants(self._folder)
 
         def promote(opened: Registry, parts: Parts, body: Release) -> Any:
             version = _version(opened, parts)
@@ -228,9 +257,9 @@ class RegistryFace(FaceBase):
             return {"passed": passed, "gates": evidence(verdicts)}
 
         calls = (*CALLS, Call("POST", PROMOTE, RELEASE, promote, Release, True))
-        routes = [Route(PATH + call.path, _answers(call, registry, service), methods=[call.method]) for call in calls]
-        routes.append(Route(PATH + BLOB, _fetches(registry), methods=["GET"]))
-        routes.append(Route(PATH + BLOB, _receives(registry, service), methods=["PUT"]))
+        routes = [Route(PATH + call.path, _answers(call, tenants, service), methods=[call.method]) for call in calls]
+        routes.append(Route(PATH + BLOB, _fetches(tenants), methods=["GET"]))
+        routes.append(Route(PATH + BLOB, _receives(tenants, service), methods=["PUT"]))
         return Router(routes), nullcontext()
 
 
@@ -239,12 +268,12 @@ def build(options: NoOptions, context: CommandContext) -> RegistryFace:
     return RegistryFace(context, Path(os.environ.get(VARIABLE) or "registry"))
 
 
-def _answers(call: Call, registry: Registry, service: FaceService) -> Callable[[Request], Any]:
+def _answers(call: Call, tenants: Tenants, service: FaceService) -> Callable[[Request], Any]:
     async def answer(request: Request) -> Response:
         caller = _who(request)
         if not any(map(caller.may, call.scopes)):
             return _forbidden(call.scopes)
-        content = await request.body()
+        content, registry = await request.body(), await tenants.of(request)
         parts = {**request.query_params, **request.path_params}
         try:
             body = call.takes.model_validate_json(content or b"{}")
@@ -263,11 +292,11 @@ def _answers(call: Call, registry: Registry, service: FaceService) -> Callable[[
     return answer
 
 
-def _fetches(registry: Registry) -> Callable[[Request], Any]:
+def _fetches(tenants: Tenants) -> Callable[[Request], Any]:
     async def answer(request: Request) -> Response:
         if not any(map(_who(request).may, FETCH)):
             return _forbidden(FETCH)
-        sha256 = request.path_params["sha256"]
+        sha256, registry = request.path_params["sha256"], await tenants.of(request)
         path = registry.blobs.path(sha256)
         if not path.is_file():
             return JSONResponse({"error": f"blob {sha256} is missing"}, 404)
@@ -279,7 +308,7 @@ def _fetches(registry: Registry) -> Callable[[Request], Any]:
     return answer
 
 
-def _receives(registry: Registry, service: FaceService) -> Callable[[Request], Any]:
+def _receives(tenants: Tenants, service: FaceService) -> Callable[[Request], Any]:
     async def answer(request: Request) -> Response:
         caller = _who(request)
         if not any(map(caller.may, WRITE)):
@@ -290,6 +319,7 @@ def _receives(registry: Registry, service: FaceService) -> Callable[[Request], A
         except (KeyError, ValueError) as error:
             raise UserError("offset and size: numbers are needed", action="send what the command sends") from error
         sha256, upload = request.path_params["sha256"], query.get("upload", "")
+        registry = await tenants.of(request)
         whole = await asyncio.to_thread(registry.blobs.receive, sha256, upload, offset, size, content)
         if whole:
             service.record("registry blob", caller)

@@ -59,21 +59,19 @@ class Registry(AnyRegistry):
         """Make an empty registry.
 
         Args:
-            database: address of a PostgreSQL database for its tables; empty: SQLite in the folder.
+            database: address of a PostgreSQL database for its tables; empty: see `schema.create_database`.
 
         Raises:
             UserError: the folder holds something, or the database cannot be used.
         """
-        if folder.exists() and any(folder.iterdir()):
+        allowed = {schema.BEGUN} if schema.shared(folder) is None else {schema.BEGUN, policy.FILE}
+        if folder.exists() and {file.name for file in folder.iterdir()} - allowed:
             raise UserError(f"{folder} is not empty", action="choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / policy.FILE).write_text(policy.START, encoding="utf-8")
-        if database:
-            (folder / schema.ADDRESS).write_text(f"{database}\n", encoding="utf-8")
-        made = schema.open_database(folder)
         with _said(folder):
-            schema.migrate(made)
-        made.dispose()
+            schema.create_database(folder, database)
+        if schema.shared(folder) is None:
+            (folder / policy.FILE).write_text(policy.START, encoding="utf-8")
         registry = cls(folder)
         Verified(registry.place).forget()
         return registry
@@ -101,7 +99,8 @@ class Registry(AnyRegistry):
 
     @property
     def policy(self) -> policy.Policy:
-        return policy.load_policy(self.folder)
+        whole = None if (self.folder / policy.FILE).is_file() else schema.shared(self.folder)
+        return policy.load_policy(whole or self.folder)
 
     # --- keys ---------------------------------------------------------------------------------------------------------
 

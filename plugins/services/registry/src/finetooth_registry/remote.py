@@ -47,7 +47,7 @@ class Server:
         key = os.environ.get(KEY, "")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(base_url=f"{url.rstrip('/')}/registry", headers=headers, timeout=PATIENCE)
-        self.url = url
+        self.url, self.key_id = url, "".join(key.split("_")[1:2])
 
     def ask(self, method: str, path: str, **parts: Any) -> Any:
         """The JSON of an answer.
@@ -160,7 +160,8 @@ class RemoteRegistry(AnyRegistry):
 
     @property
     def place(self) -> str:
-        return self._server.url
+        """The URL, and which key opens it: another tenant's key opens another registry."""
+        return " ".join(filter(None, (self._server.url, self._server.key_id)))
 
     @property
     def policy(self) -> Policy:

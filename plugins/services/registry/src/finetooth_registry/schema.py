@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from finetooth_hooks.errors import UserError, install_command
@@ -10,6 +11,8 @@ from sqlalchemy import Connection, Engine, create_engine, inspect, make_url, tex
 from sqlalchemy.exc import ArgumentError
 
 DATABASE = "registry.db"
+BEGUN = "registry.db.new"
+"""Tables that are still being made."""
 ADDRESS = "database.url"
 """A file with the address of a database elsewhere, `postgresql://USER:${VARIABLE}@HOST/NAME`."""
 HEAD = "0003"
@@ -17,9 +20,54 @@ HEAD = "0003"
 _MIGRATIONS = ("0001", "0002", HEAD)
 
 
+TENANTS = "tenants"
+"""The folder in a registry that holds one registry for each tenant of its server."""
+
+
+def shared(folder: Path) -> Path | None:
+    """The registry whose tenant has the one in a folder; None if it is a whole one."""
+    whole = folder.parent.parent
+    return whole if folder.parent.name == TENANTS and is_registry(whole) else None
+
+
 def is_registry(folder: Path) -> bool:
     """Whether a folder says where a registry's database is."""
     return (folder / DATABASE).is_file() or (folder / ADDRESS).is_file()
+
+
+def create_database(folder: Path, address: str) -> None:
+    """Make the tables of a new registry: all of them, or nothing.
+
+    Args:
+        address: of a PostgreSQL database. Empty: SQLite, or a schema of its own in the PostgreSQL database of the
+            registry whose tenant has this one.
+
+    Raises:
+        UserError, RecipeError: see `open_database`.
+    """
+    whole = shared(folder)
+    if not address and whole is not None and (whole / ADDRESS).is_file():
+        address = _schema_of_tenant(whole, folder.name)
+    begun = folder / BEGUN
+    begun.unlink(missing_ok=True)
+    made = _postgresql(address, folder / ADDRESS) if address else create_engine(f"sqlite:///{begun}")
+    migrate(made)
+    made.dispose()
+    if address:
+        (folder / ADDRESS).write_text(f"{address}\n", encoding="utf-8")
+    else:
+        begun.rename(folder / DATABASE)
+
+
+def _schema_of_tenant(whole: Path, tenant: str) -> str:
+    """The address of a schema that only one tenant has, made if it is missing."""
+    name = f"tenant_{hashlib.sha256(tenant.encode()).hexdigest()[:32]}"
+    database = open_database(whole)
+    with database.begin() as connection:
+        connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {name}")
+    database.dispose()
+    address = make_url((whole / ADDRESS).read_text(encoding="utf-8").strip())
+    return address.update_query_dict({"options": f"-csearch_path={name}"}).render_as_string(hide_password=False)
 
 
 def open_database(folder: Path) -> Engine:
@@ -32,8 +80,12 @@ def open_database(folder: Path) -> Engine:
     file = folder / ADDRESS
     if not file.is_file():
         return create_engine(f"sqlite:///{folder / DATABASE}")
+    return _postgresql(file.read_text(encoding="utf-8").strip(), file)
+
+
+def _postgresql(text: str, file: Path) -> Engine:
     try:
-        address = make_url(file.read_text(encoding="utf-8").strip())
+        address = make_url(text)
         if address.get_backend_name() not in ("postgresql", "postgres"):
             raise UserError(f"{file}: {address.get_backend_name()} is not offered", action="use postgresql://HOST/NAME")
         if address.password:
