@@ -105,13 +105,33 @@ def test_forms_of_other_pages_decide_nothing(serve: Serve, registry: Registry) -
     found = re.search(r'name="token" value="([^"]+)"', httpx.get(f"{address}/registry/versions/bot/1").text)
     assert found is not None
     events = len(registry.events())
-    for path in ("versions/bot/1/promote", "versions/bot/1/hold", "versions/bot/1/approve", "rollback"):
+    for path in (
+        "versions/bot/1/promote",
+        "versions/bot/1/hold",
+        "versions/bot/1/approve",
+        "versions/bot/1/revert",
+        "rollback",
+    ):
         url, form = f"{address}/registry/{path}", {"channel": "production", "why": "x", "model": "bot"}
         foreign = {"origin": "http://evil.example"}
         assert httpx.post(url, data={**form, "token": found[1]}, headers=foreign).status_code == 403
         assert httpx.post(url, data={**form, "token": "x"}, headers={"origin": address}).status_code == 400
         assert httpx.get(url).status_code == 405
     assert len(registry.events()) == events
+
+
+def test_what_is_decided_by_hand_is_signed_with_the_key_of_the_board(
+    serve: Serve, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FT_REGISTRY_KEY", str(tmp_path / "ci.pem"))
+    address = serve(context=Context())
+    page = f"{address}/registry/versions/bot/1"
+    found = re.search(r'name="token" value="([^"]+)"', httpx.get(page).text)
+    assert found is not None
+    for path, said in (("hold", "HOLD: x"), ("lift", "LIFT"), ("revert", "REJECT: x")):
+        form = {"channel": "production", "why": "x", "token": found[1]}
+        assert httpx.post(f"{page}/{path}", data=form, headers={"origin": address}).status_code == 303
+        assert f"{said}, signed by ci" in httpx.get(f"{page}/verified").text
 
 
 def test_a_changed_log_is_said(serve: Serve, registry: Registry) -> None:

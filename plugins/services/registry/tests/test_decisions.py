@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,7 +44,7 @@ class Place:
             self.registry.add("bot", {"weights": folder / "weights"}, ABOUT, signer, metrics={"eval/loss": loss})
 
     def __call__(self, *arguments: str, signed: bool = True) -> Result:
-        key = ("--key", str(self.key)) if signed and arguments[0] in ("promote", "rollback") else ()
+        key = ("--key", str(self.key)) if signed and arguments[0] in ("promote", "rollback", "hold", "revert") else ()
         words = [*arguments, *key, "--registry", str(self.folder)]
         return CliRunner().invoke(command, words, obj=SimpleNamespace(build=build))
 
@@ -104,6 +105,46 @@ def test_the_same_question_gives_the_same_bytes(place: Place, called: str, word:
     assert records.read(envelope.encode(), decisions.PREDICATE)["predicate"]["decision"] == word
     if word == "PROMOTE":  # what was asked three times is rolled back to what it followed
         assert place("rollback", "bot", "--channel", "production", "--why", "x").output.endswith("bot@v0 again\n")
+
+
+def test_what_is_decided_by_hand_is_signed_and_verified(place: Place) -> None:
+    """A hold, its end and a rejection are statements about the version's record, with the reason."""
+    digest = records.digest(place.registry.record(place.registry.version("bot@v1")))
+    for words, decision, why in [
+        (("hold", "bot@v1", "--from", "production", "--why", "not yet"), "HOLD", "not yet"),
+        (("hold", "bot@v1", "--from", "production", "--lift"), "LIFT", ""),
+        (("revert", "bot@v1", "--why", "worse"), "REJECT", "worse"),
+    ]:
+        refused = place(*words, signed=False)
+        assert isinstance(refused.exception, UserError) and "must be signed" in str(refused.exception)
+        assert place(*words).exit_code == 0
+        about = statement(place, "bot@v1", "production")
+        assert (about["predicate"]["decision"], about["predicate"]["why"]) == (decision, why)
+        assert about["subject"] == [{"name": "bot@v1", "digest": {"sha256": digest}}]
+        said = f"{decision}: {why}" if why else decision
+        name = "decision of all channels" if decision == "REJECT" else "decision production"
+        assert place.links("bot@v1")[name] == (True, f"{said}, signed by ci")
+    assert not place.registry.blobs.remove_unnamed(place.registry.named_blobs(), dry_run=True)
+    place("revoke", "ci")
+    links = place.links("bot@v1")
+    assert links["decision of all channels"] == (False, "REJECT: worse, signed by no trusted key")
+    assert links["decision production"] == (False, "LIFT, signed by no trusted key")
+
+
+def test_a_hold_whose_reason_was_changed_does_not_hold(place: Place) -> None:
+    place("hold", "bot@v0", "--from", "production", "--why", "not yet")
+    held = place.registry.events(kinds=("held",))[-1]
+    event = replace(held, detail={**held.detail, "why": "never"})
+    assert decisions.check(place.registry, held, must=True) == (True, "HOLD: not yet, signed by ci")
+    assert decisions.check(place.registry, event, must=True) == (False, "the statement is of another decision")
+
+
+def test_a_hold_of_what_a_channel_holds_is_shown_with_its_promotion(place: Place) -> None:
+    place("promote", "bot@v0", "--to", "production")
+    place("hold", "bot@v0", "--from", "production", "--why", "complaints")
+    links = place.links("bot@v0")
+    assert links["decision production"] == (True, "PROMOTE, signed by ci")
+    assert links["decision production, latest"] == (True, "HOLD: complaints, signed by ci")
 
 
 def test_a_decision_that_nobody_of_trust_signed_does_not_hold(place: Place, tmp_path: Path) -> None:

@@ -131,9 +131,7 @@ def test_a_version_goes_over_tls_and_each_key_of_the_tenant_sees_it(served: Serv
     assert remote("read").version("bot@production").number == version.number
 
 
-def test_a_tenant_neither_sees_nor_changes_what_another_one_has(
-    served: Served, remote: Any
-) -> None:
+def test_a_tenant_neither_sees_nor_changes_what_another_one_has(served: Served, remote: Any) -> None:
     secret = os.urandom(1000)
     version = add(remote("admin"), served, secret)
     remote("admin").measure(version, {"exact": 1.0}, {"exact": [{"id": "1", "answer": "theirs"}]})

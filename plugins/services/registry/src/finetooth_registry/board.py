@@ -60,7 +60,7 @@ class RegistryPages:
         }  # fmt: skip
         changes: Mapping[str, Callable[[AnyRegistry, Request, Mapping[str, str]], Html | None]] = {
             f"{page}/promote": self._promote, f"{page}/hold": self._hold, f"{page}/lift": self._lift,
-            f"{page}/approve": self._approve, "/rollback": self._roll_back,
+            f"{page}/approve": self._approve, f"{page}/revert": self._revert, "/rollback": self._roll_back,
         }  # fmt: skip
         routes = [Route(path, _shows(does, service)) for path, does in looks.items()]
         routes += [Route(path, _changes(does, service), methods=["POST"]) for path, does in changes.items()]
@@ -138,10 +138,14 @@ class RegistryPages:
         return self._version(registry, request, verdicts, passed, title)
 
     def _hold(self, registry: AnyRegistry, request: Request, form: Mapping[str, str]) -> None:
-        registry.hold(_named(registry, request), form.get("channel", ""), form.get("why", ""))
+        version, channel = _named(registry, request), form.get("channel", "")
+        releasing.hold(registry, version, channel, form.get("why", ""), records.own_signer())
 
     def _lift(self, registry: AnyRegistry, request: Request, form: Mapping[str, str]) -> None:
-        registry.hold(_named(registry, request), form.get("channel", ""), "")
+        releasing.hold(registry, _named(registry, request), form.get("channel", ""), "", records.own_signer())
+
+    def _revert(self, registry: AnyRegistry, request: Request, form: Mapping[str, str]) -> None:
+        releasing.revert(registry, _named(registry, request), form.get("why", ""), records.own_signer())
 
     def _approve(self, registry: AnyRegistry, request: Request, form: Mapping[str, str]) -> None:
         registry.countersign(_named(registry, request), records.load_signer(Path(form.get("key", ""))))

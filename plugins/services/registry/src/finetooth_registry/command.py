@@ -266,14 +266,17 @@ def promote(commands: CommandContext, version: str, channel: str, dry_run: bool,
 @click.option("--from", "channel", required=True, metavar="CHANNEL", help="A channel of the policy.")
 @click.option("--why", default="", help="The reason, for the log.")
 @click.option("--lift", is_flag=True, help="End the hold.")
+@_KEY
 @_HERE
-def hold(version: str, channel: str, why: str, lift: bool, where: str) -> None:
+def hold(version: str, channel: str, why: str, lift: bool, key: Path | None, where: str) -> None:
     """Keep VERSION out of a channel, whatever the gates say, until the hold is lifted."""
+    from finetooth_registry import records, releasing
+
     if lift == bool(why):
         raise UserError("give either --why or --lift", action="--why says for what reason the version is held back")
     opened = _open(where)
     made = opened.version(version)
-    opened.hold(made, channel, why)
+    releasing.hold(opened, made, channel, why, records.load_signer(key) if key else None)
     click.echo(f"{made.called} may enter {channel} again" if lift else f"{made.called} is held back from {channel}")
 
 
@@ -340,11 +343,14 @@ def rollback(model: str, channel: str, why: str, key: Path | None, where: str) -
 @registry.command("revert")
 @click.argument("version")
 @click.option("--why", required=True, help="The reason, for the log.")
+@_KEY
 @_HERE
-def revert(version: str, why: str, where: str) -> None:
-    """Mark VERSION as reverted: it is kept, and no channel may hold it."""
+def revert(version: str, why: str, key: Path | None, where: str) -> None:
+    """Reject VERSION by hand: it is kept as reverted, and no channel may hold it."""
+    from finetooth_registry import records, releasing
+
     opened = _open(where)
-    opened.revert(opened.version(version), why)
+    releasing.revert(opened, opened.version(version), why, records.load_signer(key) if key else None)
 
 
 @registry.command("log")

@@ -17,9 +17,11 @@ from finetooth_registry import records
 from finetooth_registry.anywhere import AnyRegistry, Event, Version
 
 PREDICATE = "urn:finetooth:decision:1"
-PROMOTE, HOLD, REJECT, ROLLBACK = "PROMOTE", "HOLD", "REJECT", "ROLLBACK"
-KINDS = ("decided", "rolled back")
-"""Events that move a channel, or say why it was not moved."""
+PROMOTE, HOLD, REJECT, ROLLBACK, LIFT = "PROMOTE", "HOLD", "REJECT", "ROLLBACK", "LIFT"
+BY_HAND = ("held", "hold lifted", "reverted")
+"""Events that say who may not enter a channel, whatever gates say."""
+KINDS = ("decided", "rolled back", *BY_HAND)
+"""Events that move a channel, or say why it is not moved."""
 RECORD = "signed"
 """What such an event calls the SHA-256 of its statement."""
 
@@ -63,7 +65,7 @@ def latest(registry: AnyRegistry, version: Version, channel: str) -> bytes:
     for event in reversed(registry.events(version.model, KINDS)):
         detail = event.detail
         wanted = (version.model, version.number, channel)
-        if (detail.get("model"), detail["number"], detail["channel"]) == wanted and RECORD in detail:
+        if (detail.get("model"), detail["number"], detail.get("channel", channel)) == wanted and RECORD in detail:
             return registry.blobs.read(detail[RECORD])
     raise UserError(
         f"nothing was decided about {version.called} and {channel}", action="ft registry promote asks the gates"
@@ -77,19 +79,21 @@ def check(registry: AnyRegistry, event: Event, *, must: bool) -> tuple[bool, str
         must: a decision without a signature does not hold.
     """
     detail = event.detail
-    if RECORD not in detail:  # an event of an earlier finetooth
-        return not must, "not signed"
+    if RECORD not in detail:  # an event of an earlier finetooth, which signed none that was made by hand
+        return not must or event.kind in BY_HAND, "not signed"
     try:
         envelope = registry.blobs.read(detail[RECORD])
         about = records.read(envelope, PREDICATE)["predicate"]
     except UserError as error:
         return False, str(error)
     before = detail.get("before" if event.kind == "decided" else "from")
-    if (about["number"], about.get("channel"), about.get("before")) != (detail["number"], detail["channel"], before):
+    stated = about["number"], about.get("channel"), about.get("before"), about.get("why")
+    if stated != (detail["number"], detail.get("channel", ""), before, detail.get("why")):
         return False, "the statement is of another decision"
+    said = f"{about['decision']}: {about['why']}" if about.get("why") else about["decision"]
     signers = records.signers_of(envelope, registry.trusted())
     if signers:
-        return True, f"{about['decision']}, signed by {', '.join(signers)}"
+        return True, f"{said}, signed by {', '.join(signers)}"
     if records.is_signed(envelope):
-        return False, f"{about['decision']}, signed by no trusted key"
-    return not must, f"{about['decision']}, not signed"
+        return False, f"{said}, signed by no trusted key"
+    return not must, f"{said}, not signed"

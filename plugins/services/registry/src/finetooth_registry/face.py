@@ -188,11 +188,11 @@ CALLS = (
         _version(registry, parts), body.record.encode()
     ), Record, True),
     Call("POST", "/versions/{model}/{number:int}/watched", WRITE, _watched, Watched, True),
-    Call("POST", "/versions/{model}/{number:int}/revert", RELEASE, lambda registry, parts, body: registry.revert(
-        _version(registry, parts), body.why
+    Call("POST", "/versions/{model}/{number:int}/revert", RELEASE, lambda registry, parts, body: releasing.revert(
+        registry, _version(registry, parts), body.why, records.own_signer()
     ), Reason, True),
-    Call("POST", "/versions/{model}/{number:int}/hold", RELEASE, lambda registry, parts, body: registry.hold(
-        _version(registry, parts), body.channel, body.why
+    Call("POST", "/versions/{model}/{number:int}/hold", RELEASE, lambda registry, parts, body: releasing.hold(
+        registry, _version(registry, parts), body.channel, body.why, records.own_signer()
     ), Hold, True),
     Call("POST", "/channels/{model}/{channel}/rollback", RELEASE, lambda registry, parts, body: releasing.roll_back(
         registry, parts["model"], parts["channel"], body.why, records.own_signer()

@@ -294,14 +294,17 @@ class Registry(AnyRegistry):
             detail = {"model": version.model, "number": version.number, "record": sha256}
             self._log(connection, "signed", {**detail, "keyid": ", ".join(added)})
 
-    def revert(self, version: Version, reason: str) -> None:
+    def revert(self, version: Version, reason: str, signer: CryptoSigner | None = None) -> None:
         if version.channels:
             channels = ", ".join(version.channels)
             raise UserError(f"{version.called} is in {channels}", action="roll the channel back first")
+        about = {"channel": "", "decision": decisions.REJECT, "before": None, "why": reason}
+        signed = self.blobs.put_bytes(decisions.write(self, version, None, about, signer))
+        detail = {"model": version.model, "number": version.number, "why": reason, decisions.RECORD: signed}
         with self._changing() as connection:
             mine = (VERSIONS.c.model == version.model) & (VERSIONS.c.number == version.number)
             connection.execute(update(VERSIONS).where(mine).values(status="reverted", reason=reason))
-            self._log(connection, "reverted", {"model": version.model, "number": version.number, "why": reason})
+            self._log(connection, "reverted", detail)
 
     # --- channels and the log -----------------------------------------------------------------------------------------
 
@@ -333,11 +336,14 @@ class Registry(AnyRegistry):
             self._log(connection, "decided", detail)
         return passed
 
-    def hold(self, version: Version, channel: str, reason: str) -> None:
+    def hold(self, version: Version, channel: str, reason: str, signer: CryptoSigner | None = None) -> None:
         self.channel(channel)
         if not reason and not self.held(version, channel):
             raise UserError(f"{version.called} is not held back from {channel}", action="ft registry log shows holds")
+        about = {"channel": channel, "decision": decisions.HOLD if reason else decisions.LIFT, "why": reason}
+        signed = self.blobs.put_bytes(decisions.write(self, version, None, {**about, "before": None}, signer))
         detail = {"model": version.model, "number": version.number, "channel": channel, "why": reason}
+        detail[decisions.RECORD] = signed
         with self._changing() as connection:
             self._log(connection, "held" if reason else "hold lifted", detail)
 

@@ -107,6 +107,40 @@ def roll_back(
     return registry.roll_back(model, channel, reason, signer)
 
 
+def hold(
+    registry: AnyRegistry, version: Version, channel: str, reason: str, signer: CryptoSigner | None = None
+) -> None:
+    """Keep a version out of a channel by hand, and record the decision.
+
+    Args:
+        reason: empty: the hold is lifted.
+        signer: as for `promote`.
+
+    Raises:
+        UserError: see `AnyRegistry.hold`, or the policy wants a signature.
+    """
+    if not isinstance(registry, Registry):
+        return registry.hold(version, channel, reason)
+    _check_signer(channel, registry.channel(channel), signer)
+    return registry.hold(version, channel, reason, signer)
+
+
+def revert(registry: AnyRegistry, version: Version, reason: str, signer: CryptoSigner | None = None) -> None:
+    """Reject a version by hand for all channels, and record the decision.
+
+    Args:
+        signer: as for `promote`.
+
+    Raises:
+        UserError: a channel holds it, or the policy wants a signature.
+    """
+    if not isinstance(registry, Registry):
+        return registry.revert(version, reason)
+    for channel, wanted in registry.policy.channels.items():
+        _check_signer(channel, wanted, signer)
+    return registry.revert(version, reason, signer)
+
+
 def _check_signer(channel: str, wanted: ChannelPolicy | None, signer: CryptoSigner | None) -> None:
     """
     Raises:

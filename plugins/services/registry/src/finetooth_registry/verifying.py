@@ -169,6 +169,7 @@ def _as_logged(registry: AnyRegistry, version: Version, events: Sequence[Event])
     record = status = ""
     channels: dict[str, int] = {}
     moved: dict[str, Event] = {}
+    latest: dict[str, Event] = {}
     metrics: dict[str, float] | None = {}
     for event in events:
         detail, kind = event.detail, event.kind
@@ -182,6 +183,8 @@ def _as_logged(registry: AnyRegistry, version: Version, events: Sequence[Event])
             channels[detail["channel"]], moved[detail["channel"]] = detail["number"], event
         if detail.get("number") != version.number:
             continue
+        if kind in decisions.KINDS:
+            latest[detail.get("channel", "")] = event
         if kind in ("registered", "signed"):
             record = detail["record"]
         if kind == "registered":
@@ -195,10 +198,16 @@ def _as_logged(registry: AnyRegistry, version: Version, events: Sequence[Event])
     yield Link("keys", known == keys, f"the log trusts {', '.join(keys) or 'none'}")
     logged_channels = tuple(sorted(channel for channel, number in channels.items() if number == version.number))
     yield Link("channels", logged_channels == version.channels, f"the log says {', '.join(logged_channels) or 'none'}")
-    for channel in logged_channels:
-        wanted = registry.policy.channels.get(channel)
-        must = wanted is not None and wanted.signed_decisions
-        yield Link(f"decision {channel}", *decisions.check(registry, moved[channel], must=must))
+    policies = registry.policy.channels
+    shown = {f"decision {channel}": moved[channel] for channel in logged_channels}
+    for channel, event in latest.items():
+        if event not in shown.values():
+            shown[f"decision {channel or 'of all channels'}{', latest' if channel in logged_channels else ''}"] = event
+    for name, event in shown.items():
+        channel = event.detail.get("channel", "")
+        wanted = [policies[channel]] if channel in policies else [] if channel else [*policies.values()]
+        must = any(each.signed_decisions for each in wanted)
+        yield Link(name, *decisions.check(registry, event, must=must))
     measured, _ = registry.metrics(version)  # a registry's first versions logged no measurements
     yield Link("measurements", metrics is None or measured == metrics, f"{len(measured)}, as the log says")
 
