@@ -205,14 +205,14 @@ class _Entry:
         if columns["kto_tag"]:
             answer = "" if spoken else columns["response"] or ""
             return {"name": "labelled", "prompt": first, "completion": answer, "label": columns["kto_tag"], **about,
-                    **media, **self._beside()}  # fmt: skip
+                    **media, **self._joined_columns()}  # fmt: skip
         if self._entry.get("ranking"):
             if not columns["chosen"] or not columns["rejected"]:
                 self._lost("ranking", "columns.chosen and columns.rejected have to say where the answers are")
                 return None
             prompt = {"prompt": first} if first else {}
             answers = {name: columns[name] for name in ("chosen", "rejected")}
-            return {"name": "preference", **prompt, **answers, **about, **media, **self._beside()}
+            return {"name": "preference", **prompt, **answers, **about, **media, **self._joined_columns()}
         if spoken:
             return {"name": "chat", "column": columns["messages"] or "conversations", **about, **media}
         if not columns["response"]:
@@ -224,7 +224,7 @@ class _Entry:
                 "output": columns["response"], "separator": "\n", "system_column": columns["system"] or "",
                 "history": columns["history"] or ""}  # fmt: skip
 
-    def _beside(self) -> dict[str, Any]:
+    def _joined_columns(self) -> dict[str, Any]:
         """The columns that join a prompt of one column."""
         if self._formatting != "alpaca":
             return {}

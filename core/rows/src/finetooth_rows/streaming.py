@@ -47,7 +47,7 @@ def _rendered(
             for id_, row in rows.outcomes(work, reading):
                 passed += 1
                 if passed > skip:
-                    made = _told(id_, row) if isinstance(row, DataError | LeftOut) else _tokens(id_, row, render)
+                    made = _named_error(id_, row) if isinstance(row, DataError | LeftOut) else _tokens(id_, row, render)
                     for notice in () if isinstance(made, DataError) else made.notices:
                         context.note(f"{id_}, and maybe other rows: {notice}", topic=f"{rows.split}: {notice}")
                     yield id_, made
@@ -61,10 +61,10 @@ def _tokens(id_: str, example: Example, render: Render) -> Rendered | DataError:
     try:
         return render(example)
     except DataError as error:
-        return _told(id_, error)
+        return _named_error(id_, error)
 
 
-def _told(id_: str, outcome: DataError | LeftOut) -> DataError:
+def _named_error(id_: str, outcome: DataError | LeftOut) -> DataError:
     """Why a row gives no tokens, with its id."""
     if isinstance(outcome, LeftOut):
         return DataError(id_, outcome.reason, action="remove the row")

@@ -99,9 +99,9 @@ def _facts(
     """The family's entry and options, and what it says; tokens that the recipe adds are among that."""
     if not isinstance(loader, ChangedTokens):
         built = _family(recipe, builder, info.model_type)
-        return (built.registered, built.plain_options), _said(built, info.config)
+        return (built.registered, built.plain_options), _family_facts(built, info.config)
     built = _family(recipe, builder, info.model_type)
-    facts = _said(built, loader.config(recipe.model.name))  # an enlarged vocabulary says nothing of the family
+    facts = _family_facts(built, loader.config(recipe.model.name))  # an enlarged vocabulary says nothing of the family
     new = loader.new_tokens(recipe.model.name)
     rows = int(text_config(info.config)["vocab_size"])
     if new:
@@ -110,7 +110,7 @@ def _facts(
     return (built.registered, built.plain_options), replace(facts, new_tokens=new, vocab_size=rows)
 
 
-def _said(built: Built, config: Mapping[str, Any]) -> ModelFacts:
+def _family_facts(built: Built, config: Mapping[str, Any]) -> ModelFacts:
     family: Family = built.part
     return family.facts(config)
 

@@ -231,10 +231,10 @@ def choose(context: RunContext, decide: Decide) -> Job:
         lines = "; ".join(f"{trial.step.label}: {trial.obstacle}" for trial in outcomes)
         raise PlanError(f"{_settings(context.recipe)}: no way of training works ({lines})", action="name an adapter")
     taken = next((trial for trial in able if not trial.obstacle), able[-1])
-    return _told(context.recipe, taken, outcomes)
+    return _explained(context.recipe, taken, outcomes)
 
 
-def _told(recipe: Recipe, taken: Tried, outcomes: list[Tried]) -> Job:
+def _explained(recipe: Recipe, taken: Tried, outcomes: list[Tried]) -> Job:
     """The plan of a step, which says what was tried before it."""
     job = taken.job
     assert job is not None

@@ -42,7 +42,7 @@ def ways(context: RunContext, *, length: int | None = None, measure: bool = True
     for step in steps(context):
         way = Way(step.kind, step.label, step.gives_up, step.changes, None)
         try:
-            request = _asked(context, step, hardware, length)
+            request = _plan_request(context, step, hardware, length)
             pick = step.changes.get("backend")
             chosen = backend if pick is None else single(context, "backend", pick, Backend)[0]
             decided = chosen.part.plan(request)
@@ -59,7 +59,7 @@ def ways(context: RunContext, *, length: int | None = None, measure: bool = True
     return Ways(context.model.parameters, hardware, length, peak, tuple(planned))
 
 
-def _asked(context: RunContext, step: Step, hardware: HardwareFacts, length: int) -> PlanRequest:
+def _plan_request(context: RunContext, step: Step, hardware: HardwareFacts, length: int) -> PlanRequest:
     """What the backend is asked for a step.
 
     Raises:

@@ -140,7 +140,7 @@ def choose(choice: Choice, sources: Sequence[PickedSource], formats: Sequence[Pi
     trained = [(kind == _TRAIN).astype(np.uint32) for kind in kinds]
     held_out = [(kind == _EVAL).astype(np.uint32) for kind in kinds]
     times = mixed(choice, trained)
-    decisions = [_said(*facts) for facts in zip(choice.sources, taken, trained, times, strict=True)]
+    decisions = [_decision_of(*facts) for facts in zip(choice.sources, taken, trained, times, strict=True)]
     if choice.fraction:
         share = f"{100 * choice.fraction:g} % of the different training rows, by a hash of what they say"
         count = sum(int(mask.sum()) for mask in held_out)
@@ -244,7 +244,7 @@ def _size(index: int, sources: Sequence[PickedSource]) -> int:
     return sum(1 for work in work_of_source(index, sources[index]) for _ in rows_of(sources, work))
 
 
-def _said(one: SourceChoice, source: _Source, trained: NDArray[np.uint32], times: NDArray[np.uint32]) -> Any:
+def _decision_of(one: SourceChoice, source: _Source, trained: NDArray[np.uint32], times: NDArray[np.uint32]) -> Any:
     """What the plan says of a source: a setting, the rows an epoch takes, and why."""
     available, taken = int(trained.sum()), int(times.sum())
     sliced = len(source.kinds) - source.count(_LEFT) + source.repeated + source.near

@@ -28,7 +28,7 @@ def check_base(artifact: Path, base: ModelInfo, *, named: str = "", own: bool = 
         UserError: it was trained over another base, or files of the base have changed since; names them.
         DataError: a file of the base cannot be read.
     """
-    manifest, config = (_said(artifact, name) for name in ("manifest.json", "adapter_config.json"))
+    manifest, config = (_json_of(artifact, name) for name in ("manifest.json", "adapter_config.json"))
     revision = base_revision(artifact)
     names = [str(name) for name in (manifest.get("model"), config.get("base_model_name_or_path")) if name]
     origin = f"{named or artifact} was trained over {names[0] if names else 'another base'}"
@@ -82,16 +82,16 @@ def changed_files(before: Mapping[str, str], now: Mapping[str, str], *, partly: 
 
 def recorded_base(artifact: Path) -> Mapping[str, str]:
     """SHA-256 of the files of the base that an artifact was trained over, by name; empty where it is not recorded."""
-    base = _said(artifact, "manifest.json").get("base")
+    base = _json_of(artifact, "manifest.json").get("base")
     return {str(name): str(value) for name, value in base.items()} if isinstance(base, Mapping) else {}
 
 
 def base_revision(artifact: Path) -> str:
     """Revision of the base that an adapter was trained over, as its manifest says; empty where none does."""
-    return str(_said(artifact, "manifest.json").get("base_revision") or "")
+    return str(_json_of(artifact, "manifest.json").get("base_revision") or "")
 
 
-def _said(folder: Path, name: str) -> dict[str, object]:
+def _json_of(folder: Path, name: str) -> dict[str, object]:
     try:
         text = read_manifest(folder) if name == "manifest.json" else (folder / name).read_bytes()
         content = json.loads(text)

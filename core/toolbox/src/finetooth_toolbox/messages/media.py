@@ -28,12 +28,12 @@ def pack(media: Sequence[RenderedMedium]) -> bytes:
     if not media:
         return b""
     contents: list[bytes] = []
-    header = [[placed.start, placed.length, placed.size, _said(placed.medium, contents)] for placed in media]
+    header = [[placed.start, placed.length, placed.size, _record_of(placed.medium, contents)] for placed in media]
     text = json.dumps(header).encode()
     return b"".join([_LENGTH.pack(len(text)), text, *contents])
 
 
-def _said(medium: Medium, contents: list[bytes]) -> dict[str, Any]:
+def _record_of(medium: Medium, contents: list[bytes]) -> dict[str, Any]:
     """A medium as JSON; its bytes go to `contents`."""
     contents.append(medium.content)
     record: dict[str, Any] = {
@@ -44,7 +44,7 @@ def _said(medium: Medium, contents: list[bytes]) -> dict[str, Any]:
         "sha256": medium.sha256,
     }
     if isinstance(medium, Video):
-        record |= {"frames": [_said(frame, contents) for frame in medium.frames], "fps": medium.fps}
+        record |= {"frames": [_record_of(frame, contents) for frame in medium.frames], "fps": medium.fps}
     return record
 
 

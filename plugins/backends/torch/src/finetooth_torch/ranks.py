@@ -77,7 +77,7 @@ class Ranks:
             if self._parameters.sharded and not isinstance(error, (NotFinite, Interrupted)):
                 raise  # in the middle of a pass, where the others wait for this rank's parts
             own = error
-        errors = self._collective.gather(None if own is None else _told(own))
+        errors = self._collective.gather(None if own is None else _as_json(own))
         if own is not None and not isinstance(own, NotFinite):
             raise own
         failed = [(rank, failure) for rank, failure in enumerate(errors) if failure is not None]
@@ -133,7 +133,7 @@ class Ranks:
         return dict(zip(places, collective.sum(gradients) if gradients else [], strict=True))
 
 
-def _told(error: Exception) -> list[Any]:
+def _as_json(error: Exception) -> list[Any]:
     """An exception for other ranks: its kind, problem and action, and its rows; JSON-able."""
     if isinstance(error, NotFinite):
         return ["not finite", error.problem, error.action, list(error.rows)]

@@ -152,7 +152,7 @@ def _show(advice: Advice, model: str) -> None:
     if advice.taken is None:
         lines.append("nothing fits: take a smaller model, shorter rows, or a device with more memory")
     else:
-        settings = ", ".join(f"{name}: {_said(value)}" for name, value in advice.taken.changes.items())
+        settings = ", ".join(f"{name}: {_shown_value(value)}" for name, value in advice.taken.changes.items())
         lines.append(f"adapter: auto with quantization: auto takes {advice.taken.label} ({settings})")
     show(console, table(console, title, headers, rows, numbers=2), Text("\n".join(lines)))
 
@@ -191,7 +191,7 @@ def _show_several(advised: Mapping[str, Advice]) -> None:
     show(_console(), "\n".join(lines))
 
 
-def _said(value: Any) -> str:
+def _shown_value(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -66,7 +66,7 @@ def choose(rows: Iterator[PreviewRow], choice: Choice, error: DataError | None) 
     chosen = Chosen()
     seen = _heard(rows, chosen) if error is not None else rows
     try:
-        chosen.rows = _asked(seen, choice, skip_broken=error is not None)
+        chosen.rows = _wanted_rows(seen, choice, skip_broken=error is not None)
         if error is not None:
             for _ in seen:
                 pass
@@ -84,7 +84,7 @@ def _heard(rows: Iterator[PreviewRow], chosen: Chosen) -> Iterator[PreviewRow]:
         yield row
 
 
-def _asked(rows: Iterator[PreviewRow], choice: Choice, *, skip_broken: bool) -> list[PreviewRow]:
+def _wanted_rows(rows: Iterator[PreviewRow], choice: Choice, *, skip_broken: bool) -> list[PreviewRow]:
     if choice.wanted is not None:
         match = next((row for row in rows if choice.wanted in (row.id, str(row.number))), None)
         if match is None:

@@ -166,13 +166,13 @@ def drafted(
                     continue
                 known.add(question.lower())
                 pairs.append((passage, question))
-            answers = _asked(writes, ANSWER, [{"text": p.text, "question": q} for p, q in pairs], ANSWER_TOKENS)
+            answers = _replies(writes, ANSWER, [{"text": p.text, "question": q} for p, q in pairs], ANSWER_TOKENS)
             triples = [(p, q, a) for (p, q), a in zip(pairs, answers, strict=True)]
             out["without an answer"] += sum(not answer for _, _, answer in triples)
             triples = [triple for triple in triples if triple[2]]
             if judges is not None:
                 cases = [{"text": p.text, "question": q, "answer": a} for p, q, a in triples]
-                verdicts = _asked(judges, JUDGE, cases, VERDICT_TOKENS)
+                verdicts = _replies(judges, JUDGE, cases, VERDICT_TOKENS)
                 good = [verdict.lower().lstrip("*\"' ").startswith("yes") for verdict in verdicts]
                 out["refused by the judge"] += good.count(False)
                 triples = [triple for triple, passes in zip(triples, good, strict=True) if passes]
@@ -183,7 +183,7 @@ def drafted(
     return rows, +out
 
 
-def _asked(ask: Ask, prompt: str, cases: Sequence[dict[str, str]], tokens: int) -> list[str]:
+def _replies(ask: Ask, prompt: str, cases: Sequence[dict[str, str]], tokens: int) -> list[str]:
     return ask([prompt.format(**values) for values in cases], 0.0, tokens, 0) if cases else []
 
 

@@ -26,7 +26,7 @@ def as_yaml(account: Account, tool: str, name: str) -> str:
     for section in sorted(recipe, key=lambda key: SECTIONS.index(key) if key in SECTIONS else len(SECTIONS)):
         for line in account:
             if line.setting.split(".")[0] == section and line.note and line.outcome in ("otherwise", "default"):
-                parts.append(f"# {_said(line)}")
+                parts.append(f"# {_line_text(line)}")
         parts.append(
             yaml.dump(
                 {section: recipe[section]}, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=100
@@ -34,7 +34,7 @@ def as_yaml(account: Account, tool: str, name: str) -> str:
         )
     left = [line for line in account if line.outcome == "not taken"]
     if left:
-        parts += ["", "# Not taken:", *(f"#   {_said(line)}" for line in left)]
+        parts += ["", "# Not taken:", *(f"#   {_line_text(line)}" for line in left)]
     return "\n".join(parts) + "\n"
 
 
@@ -47,7 +47,7 @@ def tidied(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _said(line: Line) -> str:
+def _line_text(line: Line) -> str:
     value = shortened(line.value)
     if line.outcome == "default":
         return f"{line.key}: {value} is the default there" + (f": {line.note}" if line.note else "")

@@ -104,7 +104,7 @@ class DatasetsSource(SourceBase):
             )
         try:
             with without_retries():
-                dataset = self._asked(streaming=True)
+                dataset = self._loaded_dataset(streaming=True)
             yield from self._rows(dataset)
         except Exception as error:  # as below, and the hub client's own
             raise self._broken(error) from error
@@ -141,12 +141,12 @@ class DatasetsSource(SourceBase):
         if self._loaded is None:
             try:
                 with nullcontext() if Path(options.path).is_dir() else without_retries():
-                    self._loaded = self._asked()
+                    self._loaded = self._loaded_dataset()
             except Exception as error:  # as above, and the hub client's own
                 raise self._broken(error) from error
         return self._loaded
 
-    def _asked(self, **more: Any) -> Any:
+    def _loaded_dataset(self, **more: Any) -> Any:
         """What the library makes of the path and the options that name a part of it."""
         options = self._options
         about = {"split": options.split, "revision": options.revision, "data_files": options.data_files, **more}

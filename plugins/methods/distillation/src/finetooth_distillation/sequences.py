@@ -42,9 +42,9 @@ def learned_answers(
     prompts = Prompts.read(context)
     prompts.check_room(context, 1)
     path = context.folder / FILE
-    replies = _kept(path, len(prompts.tokens) * answers)
+    replies = _read_answers(path, len(prompts.tokens) * answers)
     if replies is None:
-        replies = _asked(context, prompts, teacher, Sampling(longest, temperature, n=answers,
+        replies = _teacher_answers(context, prompts, teacher, Sampling(longest, temperature, n=answers,
                       seed=int(context.generator("teacher").integers(2**31))))  # fmt: skip
         _keep(path, replies)
     ids = [(id_, tokens) for id_, tokens in prompts.tokens for _ in range(answers)]
@@ -58,7 +58,7 @@ def learned_answers(
     return data, DataReport("train", len(data), len(data), tokens=sum(lengths), longest=max(lengths))
 
 
-def _asked(context: Context, prompts: Prompts, teacher: str, sampling: Sampling) -> list[Answer]:
+def _teacher_answers(context: Context, prompts: Prompts, teacher: str, sampling: Sampling) -> list[Answer]:
     """Answers, those of a prompt next to each other."""
     opened = context.open(teacher)
     renderer, answers = opened.context.renderer, list[Answer]()
@@ -70,7 +70,7 @@ def _asked(context: Context, prompts: Prompts, teacher: str, sampling: Sampling)
     return answers
 
 
-def _kept(path: Path, count: int) -> list[Answer] | None:
+def _read_answers(path: Path, count: int) -> list[Answer] | None:
     """The answers that a resumed run has kept; None where there are none.
 
     Raises:

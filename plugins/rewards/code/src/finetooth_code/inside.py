@@ -117,7 +117,7 @@ class Child:
                 os._exit(0)
         os.close(calls[0])
         os.close(replies[1])
-        self._calls, self._said = os.fdopen(calls[1], "wb"), os.fdopen(replies[0], "rb")
+        self._calls, self._replies = os.fdopen(calls[1], "wb"), os.fdopen(replies[0], "rb")
 
     def read(self) -> dict[str, Any]:
         """What it says next.
@@ -125,7 +125,7 @@ class Child:
         Raises:
             AnswerError: it ended, or wrote something other than JSON.
         """
-        line = self._said.readline(LINE)
+        line = self._replies.readline(LINE)
         try:
             message = json.loads(line)
         except (ValueError, RecursionError):
@@ -183,7 +183,7 @@ def judged(request: Mapping[str, Any], read: Callable[[], Mapping[str, Any]]) ->
     try:
         passed, why = judge(child, tests)
     except BaseException as error:
-        passed, why = 0, _said(error)
+        passed, why = 0, _error_line(error)
     return {"passed": passed, "total": total, "why": why}
 
 
@@ -209,7 +209,7 @@ def by_tests(child: Child, tests: Mapping[str, Any]) -> tuple[int, str]:
                 check(function_of(child, entry))
             passed += 1
         except BaseException as error:
-            why = why or _said(error)
+            why = why or _error_line(error)
     return passed, why
 
 
@@ -340,6 +340,6 @@ def _text(error: BaseException) -> str:
     return str(error.args[0] if alone else error)[:200]
 
 
-def _said(error: BaseException) -> str:
+def _error_line(error: BaseException) -> str:
     text = " ".join(str(error).split())[:200]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

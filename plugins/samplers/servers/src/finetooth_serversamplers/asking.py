@@ -137,21 +137,23 @@ class Server:
         async with self._room:
             answer = await self._client.request(method, path, json=body)
         if answer.status_code >= 500 and LORA_OFF in answer.text:
-            raise NotThere(f"{self.asking.called}: {self._said(path, answer)}", action=NEEDED[path])
+            raise NotThere(f"{self.asking.called}: {self._status_line(path, answer)}", action=NEEDED[path])
         if answer.status_code >= 500:
-            problem = f"{self.asking.called}: {self._said(path, answer)}"
+            problem = f"{self.asking.called}: {self._status_line(path, answer)}"
             raise ServerGone(problem, action=RESUME, late=answer.status_code == GATEWAY_TIMEOUT)
         if answer.status_code == 404 and not _of_vllm(answer):
             action = NEEDED.get(path, "see that it is a server of this kind")
-            raise NotThere(f"{self.asking.called}: {self._said(path, answer)}", action=action)
+            raise NotThere(f"{self.asking.called}: {self._status_line(path, answer)}", action=action)
         if answer.status_code >= 400:
-            raise self.asking.wrong(self._said(path, answer).removeprefix(f"{self.asking.url} "), "fix the setting")
+            raise self.asking.wrong(
+                self._status_line(path, answer).removeprefix(f"{self.asking.url} "), "fix the setting"
+            )
         try:
             return answer.json()
         except ValueError:
             return None
 
-    def _said(self, path: str, answer: httpx.Response) -> str:
+    def _status_line(self, path: str, answer: httpx.Response) -> str:
         return f"{self.asking.url} answers {path} with {answer.status_code}: {' '.join(answer.text[:300].split())}"
 
 

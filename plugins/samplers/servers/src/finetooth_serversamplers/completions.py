@@ -128,10 +128,12 @@ class Completions:
             versions=(self.version,) * len(tokens),
             text=text,
             outcome=outcome,
-            kept=self._kept(server, tokens, choice) if self.kept else (),
+            kept=self._allowed_ids(server, tokens, choice) if self.kept else (),
         )
 
-    def _kept(self, server: Server, tokens: Sequence[int], choice: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
+    def _allowed_ids(
+        self, server: Server, tokens: Sequence[int], choice: Mapping[str, Any]
+    ) -> tuple[tuple[int, ...], ...]:
         """Ids that sampling left, from the likeliest tokens: of those that it left out the logarithm is minus
         infinity, or they are not there."""
         left = []

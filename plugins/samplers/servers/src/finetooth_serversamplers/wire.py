@@ -50,7 +50,9 @@ class Wire:
             async with self._http().stream("POST", path, json={**body, "stream": True}) as answer:
                 if answer.status_code >= 400:
                     text = (await answer.aread()).decode(errors="replace")
-                    raise self._refused(answer.status_code, f"answers {path} with {answer.status_code}: {_said(text)}")
+                    raise self._refused(
+                        answer.status_code, f"answers {path} with {answer.status_code}: {_refusal_line(text)}"
+                    )
                 async for line in answer.aiter_lines():
                     payload = line.removeprefix("data:").strip() if line.startswith("data:") else ""
                     if payload == "[DONE]":
@@ -74,7 +76,7 @@ class Wire:
         if isinstance(message, dict) and "error" in message:
             refusal = message["error"]
             status = refusal.get("code") if isinstance(refusal, dict) else None
-            raise self._refused(status, f"says: {_said(json.dumps(refusal))}")
+            raise self._refused(status, f"says: {_refusal_line(json.dumps(refusal))}")
         return message
 
     def _refused(self, status: Any, problem: str) -> EngineError:
@@ -93,7 +95,7 @@ class Wire:
         return self._client
 
 
-def _said(text: str) -> str:
+def _refusal_line(text: str) -> str:
     """A refusal in one line; of vLLM's, the message."""
     try:
         content = json.loads(text)

@@ -261,7 +261,7 @@ class Drawing:
             stop_ids=None if options.stop_ids is None else tuple(options.stop_ids),
         )  # fmt: skip
 
-    def _asked(self, indices: Sequence[int]) -> list[tuple[str, tuple[int, ...]]]:
+    def _batch_prompts(self, indices: Sequence[int]) -> list[tuple[str, tuple[int, ...]]]:
         """Prompts of a batch, and behind them those that are asked again."""
         options, batches = self._options, self._batches
         prompts = [self._prompts.tokens[i] for i in indices]
@@ -277,7 +277,7 @@ class Drawing:
             stretch: tokens of an answer that are written now; 0 is all.
         """
         longest, number = self._options.max_completion_length, self._batches.step
-        wanted = self._asked(indices)
+        wanted = self._batch_prompts(indices)
         sampling = self._sampling(number, min(stretch or longest, longest))
         if self._playing is not None:
             return self._play(engine, self._playing, [id_ for id_, _ in wanted], stretch)

@@ -52,9 +52,9 @@ def joined(
         versions=(*begun.versions, *further.versions)[:count],
         text=text,
         outcome=outcome,
-        kept=(*_kept(begun), *_kept(further))[:count] if begun.kept or further.kept else (),
+        kept=(*_allowed_tokens(begun), *_allowed_tokens(further))[:count] if begun.kept or further.kept else (),
     )
 
 
-def _kept(rollout: Rollout) -> Sequence[tuple[int, ...]]:
+def _allowed_tokens(rollout: Rollout) -> Sequence[tuple[int, ...]]:
     return rollout.kept or [()] * len(rollout.tokens)

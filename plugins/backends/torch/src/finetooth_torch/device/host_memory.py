@@ -31,16 +31,16 @@ def keep_freed(environment: Mapping[str, str] = os.environ) -> bool:
     or put another in front (`LD_PRELOAD`).
     """
     # larger ones still get pages of their own, and are given back: kept, they would leave large holes
-    return _told(environment, {_MMAP_THRESHOLD: LARGE, _TRIM_THRESHOLD: -1, _TOP_PAD: _GROWTH})
+    return _set_options(environment, {_MMAP_THRESHOLD: LARGE, _TRIM_THRESHOLD: -1, _TOP_PAD: _GROWTH})
 
 
 def give_back_freed(environment: Mapping[str, str] = os.environ) -> bool:
     """The other way round, for runs that keep activations or layers elsewhere: tensors that come and go would leave
     holes that take as much as what was put away. Whether it was done; see `keep_freed`."""
-    return _told(environment, {_MMAP_THRESHOLD: APART, _TRIM_THRESHOLD: APART, _TOP_PAD: 0})
+    return _set_options(environment, {_MMAP_THRESHOLD: APART, _TRIM_THRESHOLD: APART, _TOP_PAD: 0})
 
 
-def _told(environment: Mapping[str, str], settings: Mapping[int, int]) -> bool:
+def _set_options(environment: Mapping[str, str], settings: Mapping[int, int]) -> bool:
     if any(name.startswith("MALLOC_") or name in ("GLIBC_TUNABLES", "LD_PRELOAD") for name in environment):
         return False
     try:

@@ -128,7 +128,7 @@ class TorchRunningBatch:
         except Exception:  # some rows have a token more by now, others have not: nothing can be gone on with
             self._drop_all()
             raise
-        written = [self._said(row) for row in rows]
+        written = [self._written(row) for row in rows]
         self._drop_empty()
         return written
 
@@ -178,7 +178,7 @@ class TorchRunningBatch:
                 self._writing.append(writing)
         return begun
 
-    def _said(self, row: Row) -> Written:
+    def _written(self, row: Row) -> Written:
         completion = row.completion(self._tokenizer, self._version) if row.finished else None
         if completion is not None:
             self._left[row.prompt] -= 1

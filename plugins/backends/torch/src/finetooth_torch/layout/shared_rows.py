@@ -123,7 +123,7 @@ def pack(rectangle: Rectangle) -> Packed:
 def packed_states(body: nn.Module, packed: Packed, masks: Masks) -> Tensor:
     """(R, W, D) states of the body; no attention mask is given, or one that keeps the segments apart."""
     mask = None if masks == "own" else _masks(body, packed.positions)
-    arguments = _told(packed) if masks == "told" else {}
+    arguments = _flash_arguments(packed) if masks == "told" else {}
     with handing(packed.segments):
         outputs = body(
             input_ids=packed.tokens, position_ids=packed.positions, attention_mask=mask, use_cache=False, **arguments
@@ -132,7 +132,7 @@ def packed_states(body: nn.Module, packed: Packed, masks: Masks) -> Tensor:
     return states
 
 
-def _told(packed: Packed) -> dict[str, Any]:
+def _flash_arguments(packed: Packed) -> dict[str, Any]:
     """What flash attention of transformers would else find in the positions: all rows as one, and where segments
     begin in it."""
     segments = [length for row in packed.segments for length in row]

@@ -75,7 +75,7 @@ def decide(
     stream = chosen.value == STREAM
     attending = None if stream else _attention(request, attention, held_in, context)
     layers = () if attending is None else with_amd_kernels(attending.decisions, request.place.hardware)
-    of_attention = HeldByAttention() if attending is None else _held(request, attending, packing)
+    of_attention = HeldByAttention() if attending is None else _attention_memory(request, attending, packing)
     takes = partial(_takes, precision=held_in, stream=stream, attention=of_attention, offload=offload, routers=routers)
     # on a CPU what is kept of steps is counted, and decides nothing
     deciding = replace(request, snapshots=SnapshotsPart()) if request.place.hardware.device == "cpu" else request
@@ -234,7 +234,7 @@ def _packing(
     return Decision(setting, True, RECIPE if asked and not steps else reason), filling
 
 
-def _held(request: PlanRequest, attention: AttentionChoice, asked: bool | None) -> HeldByAttention:
+def _attention_memory(request: PlanRequest, attention: AttentionChoice, asked: bool | None) -> HeldByAttention:
     """What attention of the model's own code keeps for backward."""
     shares = asked is not False and not obstacle(request.base.model.config, attention)
     filling = attention.filling if shares else None

@@ -93,18 +93,18 @@ def _judged(dataset: Mapping[str, Any], kind: Any, method: str) -> Reading:
         return Reading({"name": name, **columns, "style": "raw"}, patterns=tuple(f"{key}_format" for key in patterns))
     markup, _, shape = str(kind).removeprefix("bradley_terry.").rpartition(".")
     if shape in ("chat_template", "default") and (markup == "chat_template" or not markup):
-        return Reading({"name": name, **_said(dataset, own, prompt="" if method == "rm" else "messages")})
+        return Reading({"name": name, **_named_columns(dataset, own, prompt="" if method == "rm" else "messages")})
     prompts = LABELLED_PROMPTS if method == "kto" else PAIR_PROMPTS
     if markup not in (*MARKUP, "chat_template") or shape not in prompts:
         return Reading(lost=BY_HAND)
     columns = {"prompt": prompts[shape]} if prompts[shape] else {}
     if method == "kto" and shape == "argilla_chat":
         columns["completion"] = ""
-    named = _said(dataset, own, prompt="") if markup == "chat_template" else {}
+    named = _named_columns(dataset, own, prompt="") if markup == "chat_template" else {}
     return Reading({"name": name, **columns, **named}, renderer=MARKUP.get(markup, ""))
 
 
-def _said(dataset: Mapping[str, Any], own: tuple[str, ...], prompt: str) -> dict[str, Any]:
+def _named_columns(dataset: Mapping[str, Any], own: tuple[str, ...], prompt: str) -> dict[str, Any]:
     """Columns and keys of messages as a dataset names them."""
     columns = {column: dataset[f"field_{column}"] for column in own if dataset.get(f"field_{column}")}
     column = dataset.get("field_messages") or prompt

@@ -116,7 +116,7 @@ class SharedBatch:
         if self._batch.waiting:  # else what has not begun has room, and is on its way
             for portion in self._inside.values():
                 portion.stood += 1
-        return list(self._told(written))
+        return list(self._new_tokens(written))
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -183,7 +183,7 @@ class SharedBatch:
                 again.append(_Portion(portion.request, range(sample, sample + 1)))
         self._wait(tenant, again + self._waiting.get(tenant, []))
 
-    def _told(self, written: Sequence[Written]) -> Iterator[Written]:
+    def _new_tokens(self, written: Sequence[Written]) -> Iterator[Written]:
         """What is new, by the requests and samples that were asked for."""
         for token in written:
             portion = self._inside[token.request]
