@@ -35,11 +35,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": {},
     "qwen3": {"head_dim": 128, "tie_word_embeddings": True},  # transformers reads no other size from a GGUF file
     "mistral": {"head_dim": 16},
-    "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16},
+    "gemma2": {"head_dim": 256, "query_pre_attn_scalar": 256},  # transformers reads no other scale from a GGUF file
     "phi3": {},
 }
-IN_GGUF = ("llama", "qwen2", "qwen3")
-"""Families that the exporter `gguf` writes."""
 MARKUPS = {
     "chatml": ["<|im_start|>", "<|im_end|>"],
     "llama3": ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>"],
@@ -160,7 +158,7 @@ def test_transformers_and_peft_give_the_runs_answers(
     ("family", "markup"),
     [
         pytest.param(family, markup, marks=[] if (family, markup) in QUICK else [pytest.mark.slow])
-        for family in IN_GGUF
+        for family in FAMILIES
         for markup in MARKUPS
     ],
 )
@@ -190,7 +188,7 @@ def test_readers_of_gguf_files_give_the_runs_answers(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("markup", MARKUPS)
-@pytest.mark.parametrize("family", IN_GGUF)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_llama_cpp_gives_the_runs_answers(
     trained: Callable[[str, str], Path], ft: Any, ask_llama_cpp: Any, tmp_path: Path, family: str, markup: str
 ) -> None:

@@ -33,14 +33,22 @@ NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+GEMMA_NAMES = {
+    **NAMES,
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+PHI_NAMES = {**NAMES, "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"}
 
 
-def gguf_name(parameter: str) -> str:
+def gguf_name(parameter: str, architecture: str) -> str:
+    names = {"gemma2": GEMMA_NAMES, "gemma3": GEMMA_NAMES, "phi3": PHI_NAMES}.get(architecture, NAMES)
     module, kind = parameter.rsplit(".", 1)
     if module.startswith("model.layers."):
         _, _, layer, inner = module.split(".", 3)
-        return f"blk.{layer}.{NAMES[inner]}.{kind}"
-    return f"{NAMES[module]}.{kind}"
+        return f"blk.{layer}.{names[inner]}.{kind}"
+    return f"{names[module]}.{kind}"
 
 
 def interleave(weight: np.ndarray, heads: int) -> np.ndarray:
@@ -72,7 +80,8 @@ def write_gguf(
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    rope = config.rope_parameters
+    writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
     if getattr(config, "head_dim", None) and config.head_dim != config.hidden_size // config.num_attention_heads:
         writer.add_key_length(config.head_dim)
     for key, value in (metadata or {}).items():
@@ -97,10 +106,12 @@ def write_gguf(
         if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
             heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
             values = interleave(values, heads)
+        if architecture.startswith("gemma") and "norm" in name:
+            values = values + 1
         if stored != GGMLQuantizationType.F32 and values.ndim == 2:
-            writer.add_tensor(gguf_name(name), quantize(values, stored), raw_dtype=stored)
+            writer.add_tensor(gguf_name(name, architecture), quantize(values, stored), raw_dtype=stored)
         else:
-            writer.add_tensor(gguf_name(name), values)
+            writer.add_tensor(gguf_name(name, architecture), values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

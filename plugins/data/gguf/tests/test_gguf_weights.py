@@ -16,8 +16,14 @@ from finetooth_hooks.errors import RecipeError
 from gguf import GGMLQuantizationType, dequantize, quantize
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -36,6 +42,23 @@ SIZES: dict[str, Any] = {
     "rms_norm_eps": 1e-5,
     "rope_parameters": {"rope_type": "default", "rope_theta": 50000.0},
 }
+GEMMA: dict[str, Any] = {
+    **SIZES,
+    "num_hidden_layers": 7,
+    "head_dim": 24,
+    "query_pre_attn_scalar": 24,
+    "attn_logit_softcapping": 40.0,
+    "final_logit_softcapping": 20.0,
+}
+GEMMA_WIDE = {key: value for key, value in GEMMA.items() if key != "num_hidden_layers"} | {"query_pre_attn_scalar": 16}
+TWO_BASES: dict[str, Any] = {
+    "attn_logit_softcapping": None,
+    "final_logit_softcapping": None,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "default", "rope_theta": 50000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 7000.0},
+    },
+}
 MODELS: dict[str, tuple[str, Any, Any]] = {
     "llama": ("llama", LlamaForCausalLM, LlamaConfig(**SIZES)),
     "llama-tied": ("llama", LlamaForCausalLM, LlamaConfig(**SIZES, tie_word_embeddings=True)),
@@ -44,7 +67,21 @@ MODELS: dict[str, tuple[str, Any, Any]] = {
     "qwen2": ("qwen2", Qwen2ForCausalLM, Qwen2Config(**SIZES)),
     "qwen2-tied": ("qwen2", Qwen2ForCausalLM, Qwen2Config(**SIZES, tie_word_embeddings=True)),
     "qwen3": ("qwen3", Qwen3ForCausalLM, Qwen3Config(**SIZES, head_dim=32)),
+    "gemma2": ("gemma2", Gemma2ForCausalLM, Gemma2Config(**GEMMA, sliding_window=5)),
+    "gemma2-27b": ("gemma2", Gemma2ForCausalLM, Gemma2Config(**GEMMA_WIDE, num_hidden_layers=46, sliding_window=5)),
+    "gemma3": ("gemma3", Gemma3ForCausalLM, Gemma3TextConfig(**GEMMA | TWO_BASES, sliding_window=5)),
+    "phi3": ("phi3", Phi3ForCausalLM, Phi3Config(**SIZES, pad_token_id=0)),
+    "phi3-tied": ("phi3", Phi3ForCausalLM, Phi3Config(**SIZES, pad_token_id=0, tie_word_embeddings=True)),
 }
+STATED: dict[str, dict[str, Any]] = {
+    "gemma2": {
+        "attention.sliding_window": 5,
+        "attn_logit_softcapping": 40.0,
+        "final_logit_softcapping": 20.0,
+    },
+    "gemma3": {"attention.sliding_window": 5, "rope.freq_base_swa": 7000.0},
+}
+"""What a file of an architecture states beyond what one of Llama's does."""
 
 
 def random_model(model_class: Any, config: Any) -> PreTrainedModel:
@@ -53,7 +90,8 @@ def random_model(model_class: Any, config: Any) -> PreTrainedModel:
     model: PreTrainedModel = model_class(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2 + (parameter.ndim == 1))
+            drawn = torch.randn(parameter.shape, generator=generator) * 0.2 + (parameter.ndim == 1)
+            parameter.copy_((drawn * 4096).round() / 4096)  # 1 can be added to it, as Gemma's files do, and taken away
     return model
 
 
@@ -72,7 +110,7 @@ def load(path: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
 def test_a_written_model_comes_back_equal(name: str, writer: Callable[..., Path]) -> None:
     architecture, model_class, config = MODELS[name]
     original = random_model(model_class, config)
-    loaded = load(writer(architecture, config, original))
+    loaded = load(writer(architecture, config, original, metadata=STATED.get(architecture)))
     assert type(loaded) is model_class
     assert not loaded.training
     for parameter, values in original.state_dict().items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -22,6 +22,34 @@ from finetooth_gguf.special_tokens import special_tokens
 
 
 @dataclass(frozen=True)
+class Gemma:
+    """What Gemma's models have beyond Llama's, as llama.cpp computes them: their norms are stored with 1 added.
+
+    Attributes:
+        period: of so many layers the last attends to everything, the others to a window.
+        widest: layers of the model whose attention is scaled by hidden size over heads instead of the head's width.
+        window: where the file does not state one; 0: no layer has one.
+        attention_cap, final_cap: soft caps where the file does not state them; None: there is none.
+        local_base: of the rotary angles in layers with a window, where the file does not state it; 0: the same in all.
+    """
+
+    period: int
+    widest: int
+    window: int = 0
+    attention_cap: float | None = None
+    final_cap: float | None = None
+    local_base: float = 0.0
+
+    def layer_types(self, layers: int) -> list[str]:
+        """Of each layer, as transformers calls it."""
+        return ["sliding_attention" if (n + 1) % self.period else "full_attention" for n in range(layers)]
+
+    def query_scalar(self, layers: int, hidden: int, heads: int, head_width: int) -> int:
+        """Queries are divided by its root."""
+        return hidden // heads if layers == self.widest else head_width
+
+
+@dataclass(frozen=True)
 class Architecture:
     """How one `general.architecture` maps onto a transformers model.
 
@@ -31,21 +59,25 @@ class Architecture:
         interleaved: the converter reordered the rows of the query and key projections for interleaved rotary pairs
             (llama.cpp's `permute`); they must be put back for rotation by halves.
         optional_biases: the transformers model has attention biases only if its config says so (`attention_bias`).
+        modules: llama.cpp's names of a block's modules that are not those of `_BLOCK`, with those of transformers.
+        written: other types of configs that are written as this one.
+        capped: the file states a context no longer than the model's sliding window: llama.cpp has no window here.
     """
 
     model_type: str
     model_class: str
     interleaved: bool = False
     optional_biases: bool = False
+    modules: Mapping[str, str] = field(default_factory=dict)
+    gemma: Gemma | None = None
+    written: tuple[str, ...] = ()
+    capped: bool = False
 
+    @property
+    def block(self) -> Mapping[str, str]:
+        """llama.cpp's names of a block's modules, with those of transformers."""
+        return {**_BLOCK, **self.modules}
 
-ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
-    {
-        "llama": Architecture("llama", "LlamaForCausalLM", interleaved=True, optional_biases=True),
-        "qwen2": Architecture("qwen2", "Qwen2ForCausalLM"),
-        "qwen3": Architecture("qwen3", "Qwen3ForCausalLM", optional_biases=True),
-    }
-)
 
 _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _BLOCK = {
@@ -61,6 +93,32 @@ _BLOCK = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_GEMMA = {
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+_FUSED = {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"}
+
+ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
+    {
+        # a mistral model whose window holds its context computes what a llama model does, and a file does not tell them
+        "llama": Architecture(
+            "llama", "LlamaForCausalLM", interleaved=True, optional_biases=True, written=("mistral",)
+        ),
+        "qwen2": Architecture("qwen2", "Qwen2ForCausalLM"),
+        "qwen3": Architecture("qwen3", "Qwen3ForCausalLM", optional_biases=True),
+        "gemma2": Architecture("gemma2", "Gemma2ForCausalLM", modules=_GEMMA, gemma=Gemma(2, 46, 4096, 50.0, 30.0)),
+        "gemma3": Architecture(
+            "gemma3_text", "Gemma3ForCausalLM", modules=_GEMMA, gemma=Gemma(6, 62, local_base=10000.0)
+        ),
+        "phi3": Architecture("phi3", "Phi3ForCausalLM", modules=_FUSED, capped=True),
+    }
+)
+LABELS: Mapping[str, str] = {
+    kind: label for label, one in ARCHITECTURES.items() for kind in (one.model_type, *one.written)
+}
+"""What models are called in a file, by the type of their config."""
 _NAME = re.compile(r"(?:blk\.(?P<block>\d+)\.)?(?P<module>\w+)\.(?P<kind>weight|bias)")
 
 
@@ -122,7 +180,34 @@ def config_values(container: Container) -> dict[str, Any]:
     }
     if architecture.optional_biases:
         values["attention_bias"] = "blk.0.attn_q.bias" in container.tensors
-    return values
+    if architecture.capped:
+        values["sliding_window"] = None
+    return values | (_gemma_values(container, architecture.gemma, values) if architecture.gemma else {})
+
+
+def _gemma_values(container: Container, gemma: Gemma, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the config of a Gemma model has beyond that of a Llama model."""
+    facts, prefix = container.metadata, container.architecture
+    window = int(facts.get(f"{prefix}.attention.sliding_window", gemma.window))
+    layers, rope = values["num_hidden_layers"], values["rope_parameters"]
+    pattern = facts.get(f"{prefix}.attention.sliding_window_pattern", gemma.period)
+    if isinstance(pattern, list):
+        types = ["sliding_attention" if windowed else "full_attention" for windowed in pattern]
+    else:
+        types = replace(gemma, period=pattern).layer_types(layers)
+    if gemma.local_base:
+        local = _decimal(facts.get(f"{prefix}.rope.freq_base_swa", gemma.local_base))
+        rope = {"full_attention": rope, "sliding_attention": {"rope_type": "default", "rope_theta": local}}
+    return {
+        "rope_parameters": rope,
+        "sliding_window": window or values["max_position_embeddings"],
+        "layer_types": types if window else ["full_attention"] * layers,
+        "query_pre_attn_scalar": gemma.query_scalar(
+            layers, values["hidden_size"], values["num_attention_heads"], values["head_dim"]
+        ),
+        "attn_logit_softcapping": facts.get(f"{prefix}.attn_logit_softcapping", gemma.attention_cap),
+        "final_logit_softcapping": facts.get(f"{prefix}.final_logit_softcapping", gemma.final_cap) or None,
+    }
 
 
 def parameter_name(container: Container, tensor: str) -> str:
@@ -136,8 +221,8 @@ def parameter_name(container: Container, tensor: str) -> str:
         block, module, kind = match["block"], match["module"], match["kind"]
         if block is None and module in _TOP:
             return f"{_TOP[module]}.{kind}"
-        if block is not None and module in _BLOCK:
-            return f"model.layers.{block}.{_BLOCK[module]}.{kind}"
+        if block is not None and module in (modules := architecture_of(container).block):
+            return f"model.layers.{block}.{modules[module]}.{kind}"
     raise RecipeError(
         "model",
         f"{container.path} holds a tensor {tensor}, which a {container.architecture} model does not have here",
@@ -145,7 +230,7 @@ def parameter_name(container: Container, tensor: str) -> str:
     )
 
 
-def tensor_name(parameter: str) -> str:
+def tensor_name(parameter: str, architecture: Architecture) -> str:
     """The name in a GGUF file of a transformers parameter: the other way round than `parameter_name`.
 
     Raises:
@@ -153,7 +238,7 @@ def tensor_name(parameter: str) -> str:
     """
     module, _, kind = parameter.rpartition(".")
     block = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", module)
-    table, inner = (_TOP, module) if block is None else (_BLOCK, block[2])
+    table, inner = (_TOP, module) if block is None else (architecture.block, block[2])
     stem = next((short for short, name in table.items() if name == inner), None)
     if stem is None or kind not in ("weight", "bias"):
         raise UserError(f"{parameter} has no name in a GGUF file", action="export it with --to safetensors")
@@ -176,6 +261,11 @@ def restored_rows(
         blocks = blocks.reshape(heads * values["head_dim"], -1)  # one value a row
     pairs = blocks.reshape(heads, values["head_dim"] // 2, 2, blocks.shape[-1])
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(blocks.shape)
+
+
+def stored_offset(architecture: Architecture, tensor: str) -> float:
+    """What a file adds to the numbers of a tensor."""
+    return float(architecture.gemma is not None and tensor.endswith("norm.weight"))
 
 
 def _metadata(container: Container, key: str) -> Any:
@@ -202,8 +292,9 @@ def _rope(container: Container, head_width: int) -> dict[str, Any]:
     theta = _decimal(container.metadata.get(f"{prefix}.freq_base", 10000.0))
     kind = container.metadata.get(f"{prefix}.scaling.type", "none")
     rotated = container.metadata.get(f"{prefix}.dimension_count", head_width)
-    if rotated != head_width or kind not in ("none", "linear") or "rope_freqs.weight" in container.tensors:
-        what = "per-frequency factors" if "rope_freqs.weight" in container.tensors else f"{kind} scaling"
+    factors = container.tensors.keys() & {"rope_freqs.weight", "rope_factors_long.weight"}
+    if rotated != head_width or kind not in ("none", "linear") or factors:
+        what = "per-frequency factors" if factors else f"{kind} scaling"
         what = f"only {rotated} of {head_width} dimensions rotated" if rotated != head_width else what
         raise RecipeError(
             "model",

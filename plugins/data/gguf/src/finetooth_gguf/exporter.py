@@ -72,8 +72,7 @@ class GgufExporter(ExporterBase):
         Raises:
             UserError: the model is of a kind that cannot be written, or blocks do not fill its rows.
         """
-        if why := writing.refusal(source.context.model.config, self.options.stored):
-            raise UserError(f"{source.run}: {why}", action="export it with --to safetensors")
+        self._check_config(source, source.context.model.config)
 
     def export(self, source: ExportSource, folder: Path) -> Exported:
         """Write `model.gguf`.
@@ -84,6 +83,7 @@ class GgufExporter(ExporterBase):
         weights = source.weights("fp32")
         target = folder / FILE
         config = json.loads((weights / "config.json").read_text(encoding="utf-8"))
+        self._check_config(source, config)
         spelling = writing.spelling_of(weights, int(config["vocab_size"]))
         tensors = self._write(source, weights, spelling, target)
         checks = [f"{tensors} tensors read back within the rounding of {self.options.stored}"]
@@ -93,6 +93,10 @@ class GgufExporter(ExporterBase):
         if self.options.compare:
             checks.append(self._predictions(source, weights, target))
         return Exported(use="ft chat {folder}/" + FILE, checks=tuple(checks), model=FILE)
+
+    def _check_config(self, source: ExportSource, config: Mapping[str, Any]) -> None:
+        if why := writing.refusal(config, self.options.stored):
+            raise UserError(f"{source.run}: {why}", action="export it with --to safetensors")
 
     def _write(self, source: ExportSource, weights: Path, spelling: writing.Spelling, target: Path) -> int:
         """Write it with the first way to cut text that is the tokenizer's own.
@@ -127,7 +131,7 @@ class GgufExporter(ExporterBase):
             odd = sorted(read.tensors.keys() ^ places.keys())
             raise UserError(f"{target}: {odd[0]} is only on one side", action="report it")
         for name, (file, shape) in places.items():
-            wanted = writing.interleaved(writing.read_tensor(file, name, config), name, config)
+            wanted = writing.laid_out(writing.read_tensor(file, name, config), name, config)
             entry = read.tensors[name]
             stored = dequantize(read.blocks(entry), entry.ggml_type).reshape(shape)
             bound, size = ROUNDING[entry.ggml_type.name], max(32, GGML_QUANT_SIZES[entry.ggml_type][0])

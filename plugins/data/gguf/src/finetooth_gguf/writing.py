@@ -21,7 +21,7 @@ from finetooth_toolbox.messages.shipped import stops_of
 from gguf import GGUFWriter, RopeScalingType, quantize
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from finetooth_gguf.architectures import ARCHITECTURES, Architecture, tensor_name
+from finetooth_gguf.architectures import ARCHITECTURES, LABELS, Architecture, Gemma, stored_offset, tensor_name
 from finetooth_gguf.k_blocks import ENCODERS, encode
 from finetooth_gguf.mixes import STORED, block_of, type_of
 from finetooth_gguf.special_tokens import CONTROL, USER_DEFINED
@@ -50,24 +50,63 @@ class Spelling:
     template: str | None
 
 
+REFUSED: Mapping[str, str] = {
+    "mlp_bias": "its feed-forward layers have biases",
+    "use_sliding_window": "its attention has a sliding window",
+    "use_bidirectional_attention": "its attention sees what follows",
+}
+"""Settings that must not be on, by what they mean."""
+
+
 def refusal(config: Mapping[str, Any], stored: str) -> str:
     """Why a model cannot be written, from its config; empty if it can."""
-    kind = str(config.get("model_type"))
-    if _architecture(config) is None:
-        known = ", ".join(sorted({architecture.model_type for architecture in ARCHITECTURES.values()}))
-        return f"models of type {kind} cannot be written as GGUF here (only {known})"
-    rope = config.get("rope_parameters") or {}
-    if rope.get("rope_type", "default") not in ("default", "linear"):
-        return f"its rotary embedding is of type {rope['rope_type']}, which cannot be written"
-    if config.get("mlp_bias"):
-        return "its feed-forward layers have biases, which cannot be written"
-    if config.get("use_sliding_window"):
-        return "its attention has a sliding window, which cannot be written"
+    if (kind := str(config.get("model_type"))) not in LABELS:
+        return f"models of type {kind} cannot be written as GGUF here (only {', '.join(sorted(LABELS))})"
+    architecture, rope = _architecture(config), _rope(config)
+    for part, written in ((rope, ("default", "linear")), (_local_rope(config), ("default",))):
+        if (kind := part.get("rope_type") or part.get("type") or "default") not in written:
+            return f"its rotary embedding is of type {kind}, which cannot be written"
+    if (share := rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))) != 1.0:
+        return f"its rotary embedding turns {share} of each head, which cannot be written"
+    if meaning := next((meaning for setting, meaning in REFUSED.items() if config.get(setting)), ""):
+        return f"{meaning}, which cannot be written"
+    why = _gemma_refusal(config, architecture.gemma) if architecture.gemma else _window_refusal(config, architecture)
     block = block_of(stored)
-    odd = [name for name in ("hidden_size", "intermediate_size") if int(config[name]) % block]
-    if odd:
-        return f"{odd[0]} is {config[odd[0]]}, which blocks of {block} weights ({stored}) cannot fill"
-    return ""
+    odd_sizes = [name for name in ("hidden_size", "intermediate_size") if int(config[name]) % block]
+    if not why and odd_sizes:
+        return f"{odd_sizes[0]} is {config[odd_sizes[0]]}, which blocks of {block} weights ({stored}) cannot fill"
+    return why
+
+
+def _window_refusal(config: Mapping[str, Any], architecture: Architecture) -> str:
+    window, context = config.get("sliding_window"), int(config["max_position_embeddings"])
+    if config["model_type"] not in architecture.written or not window or window >= context:
+        return ""
+    return (
+        f"its sliding_window is {window} and its context {context}: llama.cpp has no window for models of type "
+        f"{config['model_type']}, which would attend to more than they were trained with"
+    )
+
+
+def _gemma_refusal(config: Mapping[str, Any], gemma: Gemma) -> str:
+    """Why llama.cpp would compute something else: it states the order of layers and the scale of queries itself."""
+    layers, heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
+    scalar = gemma.query_scalar(layers, int(config["hidden_size"]), heads, _head_width(config))
+    fixed: dict[str, Any] = {
+        "layer_types": gemma.layer_types(layers),
+        "query_pre_attn_scalar": scalar,
+        "tie_word_embeddings": True,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "attention_bias": False,
+    }
+    if gemma.attention_cap is None:
+        fixed["attn_logit_softcapping"] = None
+    for setting, value in fixed.items():
+        if config.get(setting, value) not in (value, None):
+            return f"its {setting} is {config[setting]}, and llama.cpp computes with {value}"
+    caps = {"attn_logit_softcapping": gemma.attention_cap, "final_logit_softcapping": gemma.final_cap}
+    missing = [setting for setting, cap in caps.items() if cap and not config.get(setting, cap)]
+    return f"it has no {missing[0]}, and llama.cpp computes with {caps[missing[0]]}" if missing else ""
 
 
 def write(weights: Path, spelling: Spelling, splitting: str, target: Path, stored: str, name: str) -> int:
@@ -86,10 +125,7 @@ def write(weights: Path, spelling: Spelling, splitting: str, target: Path, store
         UserError: the folder lacks a tensor, or holds one that has no name in a GGUF file.
     """
     config = json.loads((weights / "config.json").read_text(encoding="utf-8"))
-    architecture, label = _architecture(config) or (None, "")
-    if architecture is None:
-        raise UserError(f"{weights}: {refusal(config, stored)}", action="export it with --to safetensors")
-    writer = GGUFWriter(target, label)
+    writer = GGUFWriter(target, LABELS[config["model_type"]])
     try:
         _metadata(writer, config, stored, name)
         _vocabulary(writer, spelling, splitting)
@@ -116,8 +152,7 @@ def write(weights: Path, spelling: Spelling, splitting: str, target: Path, store
 def write_vocabulary(weights: Path, spelling: Spelling, splitting: str, target: Path, stored: str, name: str) -> None:
     """Write a file with everything but tensors, to look whether its tokenizer is the model's."""
     config = json.loads((weights / "config.json").read_text(encoding="utf-8"))
-    _, label = _architecture(config) or (None, "")
-    writer = GGUFWriter(target, label)
+    writer = GGUFWriter(target, LABELS[config["model_type"]])
     try:
         _metadata(writer, config, stored, name)
         _vocabulary(writer, spelling, splitting)
@@ -132,7 +167,7 @@ def stored_numbers(
     values: npt.NDArray[np.float32], tensor: str, config: Mapping[str, Any], kind: GGMLQuantizationType
 ) -> npt.NDArray[Any]:
     """A tensor as the file holds it."""
-    rows = np.ascontiguousarray(interleaved(values, tensor, config))
+    rows = np.ascontiguousarray(laid_out(values, tensor, config))
     if kind == GGMLQuantizationType.F32:
         return rows
     if kind == GGMLQuantizationType.F16:
@@ -144,11 +179,13 @@ def stored_numbers(
     return encode(rows, kind) if kind in ENCODERS else quantize(rows, kind)
 
 
-def interleaved(values: npt.NDArray[np.float32], tensor: str, config: Mapping[str, Any]) -> npt.NDArray[np.float32]:
-    """Rows of llama's query and key projections in llama.cpp's order: (head, half, pair) to (head, pair, half)."""
-    architecture, _ = _architecture(config) or (None, "")
-    module = tensor.split(".")[-2]
-    if architecture is None or not architecture.interleaved or module not in ("attn_q", "attn_k"):
+def laid_out(values: npt.NDArray[np.float32], tensor: str, config: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+    """A tensor's numbers as a file has them: Gemma's norms with 1 added, rows of llama's query and key projections in
+    llama.cpp's order: (head, half, pair) to (head, pair, half)."""
+    architecture, module = _architecture(config), tensor.split(".")[-2]
+    if offset := stored_offset(architecture, tensor):
+        return values + np.float32(offset)
+    if not architecture.interleaved or module not in ("attn_q", "attn_k"):
         return values
     heads = int(config["num_attention_heads"])
     if module == "attn_k":
@@ -163,7 +200,7 @@ def read_tensor(file: Path, tensor: str, config: Mapping[str, Any]) -> npt.NDArr
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as opened:
-        names = {tensor_name(name): name for name in list(opened.keys())}
+        names = {tensor_name(name, _architecture(config)): name for name in list(opened.keys())}
         stored = opened.get_tensor(names[tensor])
     numbers: npt.NDArray[np.float32] = stored.to(torch.float32).numpy()
     return numbers
@@ -228,25 +265,36 @@ def spelling_of(folder: Path, embeddings: int) -> Spelling:
     return Spelling(tuple(tokens), tuple(types), merges, ids, begun, template)
 
 
-def _architecture(config: Mapping[str, Any]) -> tuple[Architecture, str] | None:
-    """What a config's type is called in a GGUF file, and how it is laid out there."""
-    kind = config.get("model_type")
-    return next(
-        ((architecture, label) for label, architecture in ARCHITECTURES.items() if architecture.model_type == kind),
-        None,
-    )
+def _architecture(config: Mapping[str, Any]) -> Architecture:
+    return ARCHITECTURES[LABELS[config["model_type"]]]
+
+
+def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The rotary embedding of layers that attend to everything."""
+    stated: Mapping[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    return {"rope_theta": config.get("rope_theta", 10000.0), **stated.get("full_attention", stated)}
+
+
+def _local_rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The rotary embedding of layers with a window, where they have one of their own."""
+    stated: Mapping[str, Any] = (config.get("rope_parameters") or {}).get("sliding_attention", {})
+    return stated
+
+
+def _head_width(config: Mapping[str, Any]) -> int:
+    return int(config.get("head_dim") or int(config["hidden_size"]) // int(config["num_attention_heads"]))
 
 
 def _metadata(writer: GGUFWriter, config: Mapping[str, Any], stored: str, name: str) -> None:
-    heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
-    width = int(config.get("head_dim") or hidden // heads)
-    rope = config.get("rope_parameters") or {"rope_theta": config.get("rope_theta", 10000.0)}
+    architecture, width, rope = _architecture(config), _head_width(config), _rope(config)
+    context, heads = int(config["max_position_embeddings"]), int(config["num_attention_heads"])
+    window = config.get("sliding_window")
     writer.add_name(name)
     writer.add_file_type(STORED[stored][1])
     writer.add_vocab_size(int(config["vocab_size"]))
     writer.add_block_count(int(config["num_hidden_layers"]))
-    writer.add_context_length(int(config["max_position_embeddings"]))
-    writer.add_embedding_length(hidden)
+    writer.add_context_length(min(context, window or context) if architecture.capped else context)
+    writer.add_embedding_length(int(config["hidden_size"]))
     writer.add_feed_forward_length(int(config["intermediate_size"]))
     writer.add_head_count(heads)
     writer.add_head_count_kv(int(config.get("num_key_value_heads") or heads))
@@ -258,6 +306,15 @@ def _metadata(writer: GGUFWriter, config: Mapping[str, Any], stored: str, name: 
     if rope.get("rope_type") == "linear":
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(float(rope["factor"]))
+    if architecture.gemma is None:
+        return
+    writer.add_sliding_window(int(config["sliding_window"]))
+    if local := _local_rope(config):
+        writer.add_rope_freq_base_swa(float(local["rope_theta"]))
+    if cap := config.get("attn_logit_softcapping"):
+        writer.add_attn_logit_softcapping(float(cap))
+    if cap := config.get("final_logit_softcapping"):
+        writer.add_final_logit_softcapping(float(cap))
 
 
 def _vocabulary(writer: GGUFWriter, spelling: Spelling, splitting: str) -> None:
@@ -286,4 +343,4 @@ def _places(weights: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, tup
             for name in list(opened.keys()):
                 if name == "lm_head.weight" and config.get("tie_word_embeddings"):
                     continue
-                yield tensor_name(name), (file, tuple(opened.get_slice(name).get_shape()))
+                yield tensor_name(name, _architecture(config)), (file, tuple(opened.get_slice(name).get_shape()))
