@@ -21,6 +21,7 @@ from finetooth_lora.shards import fold_tensors
 from finetooth_peftfiles.folding import merged
 from finetooth_portable.quantizers import Int4Options, build_int4
 from finetooth_torchshared.model_tensors import write_model_tensors
+from finetooth_torchshared.packed_files import repack
 from finetooth_torchshared.packing import FORMATS, pack_folder
 from finetooth_torchshared.quantised import dequantise, stored_weights
 from finetooth_torchshared.whole_weights import export_weights
@@ -76,6 +77,26 @@ def packed(plain: Path) -> Path:
 
 
 @pytest.fixture
+def additive(plain: Path) -> Path:
+    """The same as AQLM stores it, of random codes."""
+
+    def pack(name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        if not name.endswith("_proj.weight"):
+            return {name: weight}
+        (outputs, inputs), path = weight.shape, name.removesuffix(".weight")
+        parts = {
+            "codes": torch.randint(-128, 128, (outputs, inputs // 8, 2), dtype=torch.int8),
+            "codebooks": torch.randn(2, 256, 1, 8) / inputs**0.5,
+            "scales": torch.rand(outputs, 1, 1, 1),
+        }
+        return {f"{path}.{part}": of.half() if of.is_floating_point() else of for part, of in parts.items()}
+
+    said = {"quant_method": "aqlm", "in_group_size": 8, "num_codebooks": 2, "nbits_per_codebook": 8}
+    repack(plain, pack, {"quantization_config": said})
+    return plain
+
+
+@pytest.fixture
 def gguf(tiny_model: Path, tmp_path: Path) -> Path:
     """The tiny model as a GGUF file of blocks in 8 bits."""
     from finetooth_gguf import writing
@@ -111,7 +132,9 @@ def written(folder: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
 
 
-@pytest.mark.parametrize("case", ["packed", "gguf", "gguf-kept", "gguf-int4", "plain-int4", "mixture", "mixture-int4"])
+@pytest.mark.parametrize(
+    "case", ["packed", "additive", "gguf", "gguf-kept", "gguf-int4", "plain-int4", "mixture", "mixture-int4"]
+)
 @pytest.mark.parametrize("dora", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_what_is_written_is_what_the_whole_model_gives(
     request: pytest.FixtureRequest, tmp_path: Path, case: str, dora: bool
@@ -120,7 +143,10 @@ def test_what_is_written_is_what_the_whole_model_gives(
     if dora and case.startswith("mixture"):
         pytest.skip("peft has no DoRA of experts")
     quantizer: Any = build_int4(Int4Options(), None) if case.endswith("int4") else None  # type: ignore[arg-type]
-    loader, computed = loader_of(case, tmp_path), "bf16" if case in ("packed", "gguf-kept") or quantizer else "fp32"
+    loader, computed = (
+        loader_of(case, tmp_path),
+        "bf16" if case in ("packed", "additive", "gguf-kept") or quantizer else "fp32",
+    )
     asked = {"framework": "torch", "precision": computed, "quantizer": quantizer}
     model = dequantise(loader.load(base, device="cpu", **asked), torch.float32).float()
     adapter = write_adapter(tmp_path / "adapter", model, use_dora=dora)
@@ -162,11 +188,14 @@ def test_experts_in_files_of_their_own_are_stored_as_they_are_read(mixture: Path
     assert len(made.parts) == 8  # two matrices of four experts
 
 
+@pytest.mark.parametrize("case", ["packed", "additive"])
 def test_a_run_over_a_packed_base_is_merged_and_exported_alike(
-    packed: Path, recipe: Callable[..., Recipe], ft: Callable[..., Any], tmp_path: Path, tiny_model: Path
-) -> None:
+    case: str, request: pytest.FixtureRequest, recipe: Callable[..., Recipe], ft: Callable[..., Any], tmp_path: Path,
+    tiny_model: Path,
+) -> None:  # fmt: skip
     import shutil
 
+    packed = request.getfixturevalue(case)
     for file in tiny_model.glob("token*"):
         shutil.copy(file, packed)
     session = finetooth.session(recipe(model=str(packed), train={"max_steps": 2, "batch_size": 8, "precision": "bf16"}))

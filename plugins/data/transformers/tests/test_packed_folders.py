@@ -60,6 +60,24 @@ def compressed(codes: Codes, scales: Any, zeros: Codes | None, bits: int) -> dic
     return found
 
 
+def hqq(codes: Codes, scales: Any, zeros: Codes) -> dict[str, Any]:
+    rows = codes.reshape(-1, GROUP)  # its first half in the upper four bits
+    upper, lower = np.split(rows, 2)
+    said = {"nbits": 4, "group_size": GROUP, "axis": 1, "shape": codes.shape}
+    scales, zeros = scales.reshape(-1, 1), zeros.reshape(-1, 1).astype(np.float16)
+    arrays = {key: np.array(value) for key, value in said.items()}
+    return {"W_q": (upper << 4 | lower).astype(np.uint8), "scale": scales, "zero": zeros, **arrays}
+
+
+def quanto(codes: Codes, scales: Any, zeros: Codes) -> dict[str, Any]:
+    rows = codes.reshape(-1, GROUP)  # its first half in the lower four bits
+    lower, upper = np.split(rows, 2)
+    shifts = scales.astype(np.float32) * zeros
+    return {"weight._data._data": (upper << 4 | lower).astype(np.uint8), "weight._scale": scales.reshape(-1, 1),
+            "weight._shift": shifts.reshape(-1, 1).astype(np.float32), "input_scale": np.ones(()),
+            "output_scale": np.ones(())}  # fmt: skip
+
+
 def of_ct(bits: int, even: bool) -> dict[str, Any]:
     weights = {"num_bits": bits, "type": "int", "group_size": GROUP, "strategy": "group", "symmetric": even}
     group = {"weights": weights, "targets": ["Linear"], "input_activations": None}
@@ -82,6 +100,8 @@ CASES: dict[str, tuple[dict[str, Any], Callable[..., dict[str, Any]], int, bool]
     "compressed 4": (of_ct(4, True), lambda c, s, z, o: compressed(c, s, None, 4), 4, True),
     "compressed 8": (of_ct(8, True), lambda c, s, z, o: compressed(c, s, None, 8), 8, True),
     "compressed with zeros": (of_ct(4, False), lambda c, s, z, o: compressed(c, s, z, 4), 4, False),
+    "hqq": ({"quant_method": "hqq", "quant_config": {}}, lambda c, s, z, o: hqq(c, s, z), 4, False),
+    "quanto": ({"quant_method": "quanto", "weights": "int4"}, lambda c, s, z, o: quanto(c, s, z), 4, False),
 }  # fmt: skip
 
 
@@ -138,11 +158,9 @@ def test_a_packed_folder_is_read(
         ({"quant_method": "gptq", "bits": 3}, "gptq of 3 bits, which finetooth cannot read"),
         ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "awq, version gemv"),
         ({**of_ct(4, True), "config_groups": {"a": {"weights": {}}, "b": {"weights": {}}}}, "of several groups"),
-        ({"quant_method": "aqlm"}, "pass no gradient on a CPU.*or take the model as gptq"),
-        ({"quant_method": "eetq"}, "for CUDA alone"),
         ({"quant_method": "auto-round"}, "install auto-round"),
-        ({"quant_method": "hqq"}, "install hqq"),
-        ({"quant_method": "quanto"}, "install optimum-quanto"),
+        ({"quant_method": "eetq", "bits": 4}, "eetq of other weights than int8"),
+        ({"quant_method": "quanto", "weights": "int8", "activations": "int8"}, "quanto with quantised activations"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_what_to_do(
@@ -153,3 +171,20 @@ def test_what_cannot_be_read_is_refused_with_what_to_do(
     (tmp_path / "m/config.json").write_text(json.dumps({**config, "quantization_config": said}))
     with pytest.raises(RecipeError, match=words):
         loader_of().describe(str(tmp_path / "m"))
+
+
+def test_a_folder_of_optimum_quanto_is_known_by_its_map(
+    tmp_path: Path, write: Callable[..., Any], loader_of: Callable[..., Any]
+) -> None:
+    """Its config says nothing of how it is stored."""
+    write(tmp_path / "m")
+    meant = pack(tmp_path / "m", "quanto")
+    config = json.loads((tmp_path / "m/config.json").read_text())
+    (tmp_path / "m/config.json").write_text(json.dumps({**config, "quantization_config": None}))
+    modules = {path: {"weights": "qint4", "activations": "none"} for path in meant}
+    (tmp_path / "m/quanto_qmap.json").write_text(json.dumps(modules))
+    info = loader_of().describe(str(tmp_path / "m"))
+    assert info.stored is not None and info.stored.name == "quanto, 4 bits"
+    model = loader_of().load(str(tmp_path / "m"), framework="torch", precision="fp32", device="cpu")
+    for path, numbers in meant.items():
+        np.testing.assert_allclose(model.get_submodule(path).dequantised(torch.float64).numpy(), numbers, 1e-6, 1e-7)

@@ -28,6 +28,16 @@ CASES = [
     ({"quant_method": "torchao", "quant_type": "int4_weight_only"}, "torchao, 4 bits", 0.5),
     ({"quant_method": "quanto", "weights": "int2"}, "quanto, 2 bits", 0.25),
     ({"quant_method": "hqq", "quant_config": {}}, "hqq, 4 bits", 0.5),
+    (
+        {"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 2, "group_size": 16}}},
+        "hqq, 2 bits",
+        0.25 + 4 / 16,
+    ),
+    (
+        {"quant_method": "aqlm", "in_group_size": 8, "out_group_size": 1, "num_codebooks": 2, "nbits_per_codebook": 8},
+        "aqlm, 2 bits",
+        0.25,
+    ),
     ({"quant_method": "eetq", "weights": "int8"}, "eetq, 8 bits", 1.0),
     ({"quant_method": "one of tomorrow"}, "one of tomorrow, 8 bits", 1.0),
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from finetooth_hooks.protocols import ModelTensors, Quantizer
 from finetooth_modelfiles import checkpoint
 from finetooth_torchshared.assembled import CannotAssemble, assembled
 from finetooth_torchshared.kept_in_fp32 import kept_in_fp32
-from finetooth_torchshared.packed_files import Packing
+from finetooth_torchshared.packed_modules import Packing
 from finetooth_torchshared.quantised import DequantisingLinear, QuantisedLinear
 from torch import Tensor, nn
 
@@ -23,6 +23,7 @@ from finetooth_transformers.converted import Made, made_of
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
 }  # fmt: skip
 
 
@@ -57,14 +58,10 @@ class Tensors:
             file.readinto(content)
         return torch.frombuffer(content, dtype=DTYPES[place.dtype]).view(place.shape)
 
-    def packed(self, packing: Packing) -> dict[str, int]:
-        """Paths of the modules that are packed, and how many weights each has."""
+    def packed(self, packing: Packing) -> frozenset[str]:
+        """Paths of the modules that are packed."""
         end = f".{packing.tells}"
-        return {
-            name.removesuffix(end): prod(place.shape) * packing.word // packing.bits
-            for name, place in self.places.items()
-            if name.endswith(end)
-        }
+        return frozenset(name.removesuffix(end) for name in self.places if name.endswith(end))
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ class Parts:
     model: nn.Module
     tensors: Tensors
     made: Mapping[str, Made]
-    packed: Mapping[str, int]
+    packed: frozenset[str]
     packing: Packing | None
 
     def number(self, name: str) -> Tensor:
@@ -96,8 +93,8 @@ class Parts:
             CannotAssemble: it is of another shape than the model's.
         """
         assert self.packing is not None
-        linear = self.packing.module(lambda name: self.tensors.read(f"{path}.{name}"))
         module: Any = self.model.get_submodule(path)
+        linear = self.packing.module(lambda name: self.tensors.read(f"{path}.{name}"), module.out_features)
         if (linear.out_features, linear.in_features) != (module.out_features, module.in_features):
             raise CannotAssemble(f"{path} has another shape")
         return linear
@@ -114,13 +111,13 @@ def parts_of(folder: Path, config: Any, made: Any, *, packing: Packing | None, t
         RecipeError: see `checkpoint.read`.
     """
     tensors = Tensors.of(folder)
-    packed = {} if packing is None else tensors.packed(packing)
+    packed = frozenset[str]() if packing is None else tensors.packed(packing)
     for holder in (config, getattr(config, "text_config", None)):
         if holder is not None and hasattr(holder, "quantization_config"):
             del holder.quantization_config  # what is made here is no library's
     with torch.device("meta"):
         model: nn.Module = made.from_config(config, trust_remote_code=trust_remote_code)
-    plain = [name for name in tensors.places if name.rpartition(".")[0] not in packed]
+    plain = [name for name in tensors.places if not packed.intersection(accumulate(name.split("."), "{}.{}".format))]
     return Parts(model, tensors, made_of(model, plain), packed, packing)
 
 

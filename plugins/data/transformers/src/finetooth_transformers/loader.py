@@ -21,7 +21,8 @@ from finetooth_toolbox.text.tokenizers import FastTokenizer
 from finetooth_torchshared.assembled import CannotAssemble
 from finetooth_torchshared.classifiers import as_language_model, classifier_class
 from finetooth_torchshared.model_tensors import as_stored
-from finetooth_torchshared.packed_files import Packing, packing_of
+from finetooth_torchshared.packed_files import packing_of
+from finetooth_torchshared.packed_modules import Packing
 from finetooth_torchshared.plain_modules import sizes_of
 from finetooth_torchshared.quantised import quantise, stores_apart
 
@@ -73,24 +74,27 @@ class TransformersLoader(LoaderBase):
                 f"{reference} is a folder, and only hub ids have revisions",
                 action="leave it out, or name the hub id",
             )
+        packing = packing_of(quantization_of(described), reference)
+        if stored is not None and packing is None:
+            check_readable(reference, quantization_of(described))
+        packed = Tensors.of(folder).packed(packing) if packing is not None and folder.is_dir() else frozenset[str]()
+        held = 0
         if folder.is_dir() and weights:
             counted = checkpoint.read(folder)
-            parameters = counted.parameters if stored is None else self._count(reference, config)[0]
+            parameters, _, held = (
+                (counted.parameters, 0, 0) if stored is None else self._count(reference, config, packed)
+            )
             size, files, revision, experts = counted.bytes, counted.files, "", counted.experts
         else:
-            parameters, experts = self._count(reference, config)
+            parameters, experts, held = self._count(reference, config, packed)
             each = BYTES.get(str(config.dtype).removeprefix("torch."), 4) if stored is None else stored.bytes_per_weight
             size = int(parameters * each)
             files, revision = (), str(getattr(config, "_commit_hash", None) or self._options.revision or "")
         resident = size if stored is not None and not turned_back(described) else None
-        packing = packing_of(quantization_of(described), reference)
-        if stored is not None and packing is None:
-            check_readable(reference, quantization_of(described))
-        packed = Tensors.of(folder).packed(packing).values() if packing is not None and folder.is_dir() else ()
         published = str(folder.absolute()) if folder.is_dir() else reference
         return ModelInfo(
             reference, "transformers", kind, described, parameters, size, files, revision, resident, stored, published,
-            sum(packed), experts if stored is None else 0,
+            held, experts if stored is None else 0,
             contents=self._files.contents(reference) if weights or not folder.is_dir() else {},
         )  # fmt: skip
 
@@ -220,13 +224,14 @@ class TransformersLoader(LoaderBase):
                 ) from error
             return None
 
-    def _count(self, reference: str, config: Any) -> tuple[int, int]:
-        """Parameters, and how many of them are of experts that are held as one weight."""
+    def _count(self, reference: str, config: Any, packed: frozenset[str]) -> tuple[int, int, int]:
+        """Parameters, how many of them are of experts that are held as one weight, and how many of packed modules."""
         from finetooth_torchshared.stored_experts import weights_of_experts
 
         model = self._unfilled(reference, config)
         experts = sum(weight.numel() for module in model.modules() for weight in weights_of_experts(module).values())
-        return sum(parameter.numel() for parameter in model.parameters()), experts
+        held = sum(module.weight.numel() for path, module in model.named_modules() if path in packed)
+        return sum(parameter.numel() for parameter in model.parameters()), experts, held
 
     def _without_weights(self, reference: str, config: Any, precision: str, *, stored: bool) -> Any:
         """

@@ -12,7 +12,6 @@ from finetooth_hooks.protocols import Stored
 from finetooth_toolbox.attention_choice import missing_packages
 
 BITS = {
-    "aqlm": 2,
     "auto-round": 4,
     "awq": 4,
     "bitnet": 2,
@@ -37,14 +36,8 @@ SCALES = {"mxfp4": 1 / 32, "mxfp8": 1 / 32, "nvfp4": 1 / 16}
 TURNED_BACK = frozenset({"fp8", "mxfp8", "mxfp4", "metal"})
 """Methods that transformers turns back into plain numbers where nothing computes with them."""
 
-UNREAD: Mapping[str, tuple[str, bool, str]] = {
-    "aqlm": ("aqlm", True, "whose codebooks are read by its own kernels alone, which pass no gradient on a CPU"),
-    "auto-round": ("auto-round", False, "whose files are read by its own package alone"),
-    "eetq": ("eetq", True, "whose kernels are for CUDA alone"),
-    "hqq": ("hqq", False, "whose files are read by its own package alone"),
-    "quanto": ("optimum-quanto", False, "whose files are read by optimum-quanto alone"),
-}
-"""Methods that only a library can read: its package, whether it wants an accelerator, and why."""
+UNREAD = frozenset({"auto-round"})
+"""Methods that only the package of that name can read."""
 
 
 def stored_as(config: Mapping[str, Any]) -> Stored | None:
@@ -102,22 +95,13 @@ def check_readable(reference: str, section: Mapping[str, Any]) -> None:
             "model", f"{reference} is stored by mlx-lm in fewer bits, which torch does not read",
             action="set backend: mlx, or name the model that it was made from",
         )  # fmt: skip
-    if method not in UNREAD:
-        return
-    import torch
-
-    package, accelerator, why = UNREAD[method]
-    lacks = bool(missing_packages((package,)))
-    if not lacks and (torch.cuda.is_available() or not accelerator):
-        return
-    needed = [install_command(package)] if lacks else []
-    needed += ["take a machine with a GPU"] if accelerator and not torch.cuda.is_available() else []
-    raise RecipeError(
-        "model",
-        f"{reference} is stored by {method}, {why}",
-        action=f"{' and '.join(needed)}, or take the model as gptq, awq, compressed-tensors or GGUF, or itself with "
-        "quantization: int4",
-    )
+    if method in UNREAD and missing_packages((method,)):
+        raise RecipeError(
+            "model",
+            f"{reference} is stored by {method}, whose files are read by its own package alone",
+            action=f"{install_command(method)}, or take the model as gptq, awq, compressed-tensors or GGUF, or itself "
+            "with quantization: int4",
+        )
 
 
 def _is_bitsandbytes(section: Mapping[str, Any]) -> bool:
@@ -135,7 +119,10 @@ def _weights_of(section: Mapping[str, Any]) -> Mapping[str, Any]:
 def _bits(method: str, section: Mapping[str, Any], weights: Mapping[str, Any]) -> float:
     if _is_bitsandbytes(section):
         return 4 if section.get("load_in_4bit") else 8
-    for stated in (weights.get("num_bits"), section.get("bits"), section.get("nbits")):
+    if method == "aqlm" and (vector := section.get("in_group_size", 8) * section.get("out_group_size", 1)):
+        return float(section.get("num_codebooks", 1) * section.get("nbits_per_codebook", 16) / vector)
+    of_hqq = (section.get("quant_config") or {}).get("weight_quant_params") or {}
+    for stated in (weights.get("num_bits"), section.get("bits"), section.get("nbits"), of_hqq.get("nbits")):
         if isinstance(stated, int | float) and not isinstance(stated, bool) and 0 < stated <= 16:
             return stated
     for stated in (
@@ -156,5 +143,8 @@ def _scales(method: str, bits: float, section: Mapping[str, Any], weights: Mappi
     if _is_bitsandbytes(section):
         nested = section.get("bnb_4bit_use_double_quant")
         return 0.0 if bits == 8 else (1 / 64 + 4 / (64 * 256)) if nested else 4 / 64
+    of_hqq = (section.get("quant_config") or {}).get("weight_quant_params") or {}
+    if isinstance(group := of_hqq.get("group_size"), int) and group > 0:
+        return 4 / group
     group = weights.get("group_size") or section.get("group_size") or section.get("q_group_size")
     return (2 + bits / 8) / group if isinstance(group, int) and group > 0 else 0.0

@@ -27,6 +27,10 @@ WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json")
 """Files of a hub id that hold a model."""
 
 
+QUANTO = "quanto_qmap.json"
+"""The file by which optimum-quanto knows its folders: how each module is stored; their config says nothing of it."""
+
+
 @dataclass(frozen=True)
 class ModelFiles:
     """Folders and hub ids in transformers' layout.
@@ -82,7 +86,11 @@ class ModelFiles:
         """The same of a folder or hub id that was located; failures are the library's own."""
         if self.before is not None:
             self.before(located)
-        return transformers.AutoConfig.from_pretrained(located, **self.arguments)
+        config = transformers.AutoConfig.from_pretrained(located, **self.arguments)
+        if (kinds := Path(located) / QUANTO).is_file() and not getattr(config, "quantization_config", None):
+            of_modules = list(received(kinds.read_bytes()).values())
+            config.quantization_config = {"quant_method": "quanto", **max(of_modules, key=of_modules.count)}
+        return config
 
     def tokenizer(self, reference: str) -> FastTokenizer:
         """The model's tokenizer; one without a pad token gets one that text does not produce, and one that draws at

@@ -2,19 +2,20 @@
 
     W[o, i] = scale[o, g(i)] (code[o, i] - zero[o, g(i)])
 
-where g(i) is the group of input i: as many inputs side by side, or whichever share a scale."""
+where g(i) is the group of input i: as many inputs side by side, or whichever share a scale. Of fewer rows of scales
+than outputs, output o takes row o modulo their number."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from finetooth_torchshared.quantised import RowsApart
 
-Bits = Literal[4, 8]
+Bits = Literal[1, 2, 4, 8]
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,11 @@ class Grouped:
     """A weight by groups.
 
     Attributes:
-        codes: (outputs, inputs), uint8, each below 2^bits.
-        scales: (outputs, groups), floating point.
-        zeros: (outputs, groups), uint8, the code that means 0; None: 2^(bits - 1) everywhere.
+        codes: (outputs, inputs), uint8, each below 2^bits; of 8 bits also 8-bit floats.
+        scales: (outputs, groups), floating point; or fewer rows.
+        zeros: of that shape, the code that means 0, which may lie between two; None: 2^(bits - 1) everywhere.
         groups: (inputs,), the group of each input; None: inputs side by side share one.
-        bits: 4 or 8.
+        bits: 1, 2, 4 or 8.
         group: how many inputs side by side share a scale; 0: as many as go evenly into those that there are.
     """
 
@@ -39,7 +40,7 @@ class Grouped:
 
 
 class GroupedLinear(RowsApart):
-    """One that stores two codes of 4 bits in a byte, the first of a pair in the lower half, or codes of 8 bits.
+    """One that stores as many codes in a byte as it holds, the first in the lowest bits.
 
     Args:
         weight: what it stores.
@@ -54,9 +55,12 @@ class GroupedLinear(RowsApart):
         super().__init__(inputs, outputs, bias)
         self._bits, self._group = weight.bits, weight.group or -(-inputs // weight.scales.shape[1])
         codes = weight.codes
-        if weight.bits == 4:
-            codes = torch.nn.functional.pad(codes, (0, inputs % 2))
-            codes = codes[:, ::2] | codes[:, 1::2] << 4
+        if weight.bits < 8:
+            each = 8 // weight.bits
+            apart = torch.nn.functional.pad(codes, (0, -inputs % each)).reshape(outputs, -1, each).unbind(2)
+            codes = torch.zeros_like(apart[0])
+            for place, part in enumerate(apart):
+                codes |= part << place * weight.bits
         self.register_buffer("codes", codes.contiguous())
         self.register_buffer("scales", weight.scales.contiguous())
         self.register_buffer("zeros", None if weight.zeros is None else weight.zeros.contiguous())
@@ -64,11 +68,15 @@ class GroupedLinear(RowsApart):
 
     def dequantised_rows(self, first: int, last: int, dtype: torch.dtype) -> Tensor:
         """See `RowsApart`."""
-        codes, scales = self.codes[first:last], self.scales[first:last]
-        if self._bits == 4:
-            codes = torch.stack((codes & 15, codes >> 4), -1).flatten(1)[:, : self.in_features]
-        zeros, groups = self._buffers["zeros"], self._buffers["groups"]
-        middle = torch.full_like(scales, 1 << self._bits - 1) if zeros is None else zeros[first:last]
+        codes, zeros, groups = self.codes[first:last], self._buffers["zeros"], self._buffers["groups"]
+        if self._bits < 8:
+            each = [codes >> shift & (1 << self._bits) - 1 for shift in range(0, 8, self._bits)]
+            codes = torch.stack(each, -1).flatten(1)[:, : self.in_features]
+        rows: Any = slice(first, last)
+        if (count := len(self.scales)) < self.out_features:
+            rows = torch.arange(first, last, device=codes.device) % count
+        scales = self.scales[rows]
+        middle = torch.full_like(scales, 1 << self._bits - 1) if zeros is None else zeros[rows]
         return ((codes.float() - self._spread(middle, groups)).mul_(self._spread(scales, groups))).to(dtype)
 
     def _spread(self, of_groups: Tensor, groups: Tensor | None) -> Tensor:

@@ -1,30 +1,27 @@
-"""Linear weights as GPTQ, AWQ and compressed-tensors pack them into files, read into codes by groups.
+"""Linear weights as other libraries pack them into files, read as they are stored.
 
 Layouts as their own packers write them, f = 32 / bits codes in an int32 with the first in the lowest bits: gptqmodel
 (`qweight` (I/f, O), `qzeros` (G, O/f); version 1 stores a zero less 1), AutoAWQ's GEMM version (`qweight` (I, O/8),
 whose eight columns lie in the order 0 2 4 6 1 3 5 7), compressed-tensors' `pack-quantized` (`weight_packed` (O, I/f),
 signed codes raised by half their range; `mxfp4-pack-quantized`: `weight_packed` (O, I/2) uint8, two elements of E2M1 to
-a byte, `weight_scale` (O, I/32) of E8M0)."""
+a byte, `weight_scale` (O, I/32) of E8M0). HQQ, Quanto, EETQ and AQLM: `library_formats`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from finetooth_hooks.errors import RecipeError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from finetooth_torchshared.grouped_linear import Bits, Grouped, GroupedLinear
+from finetooth_torchshared import library_formats
+from finetooth_torchshared.grouped_linear import Bits, Grouped
 from finetooth_torchshared.mxfp4 import PackedMxfp4Linear
+from finetooth_torchshared.packed_modules import Packing, Read, unread
 from finetooth_torchshared.quantised import DequantisingLinear
-
-Read = Callable[[str], Tensor]
-"""A tensor of the module's by the last part of its name; KeyError if there is none."""
 
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 """The column of eight that each place in an int32 holds, from the lowest bits on."""
@@ -33,49 +30,6 @@ AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 MXFP4 = "mxfp4-pack-quantized"
 PACKED = ("pack-quantized", MXFP4)
 """Formats of compressed-tensors that are read here."""
-
-
-@dataclass(frozen=True)
-class Mx:
-    """A weight in MXFP4.
-
-    Attributes:
-        codes: (outputs, inputs / 2) uint8.
-        scales: (outputs, inputs / 32) uint8.
-    """
-
-    codes: Tensor
-    scales: Tensor
-
-
-@dataclass(frozen=True)
-class Packing:
-    """How the linear weights of a checkpoint are packed.
-
-    Attributes:
-        method: `gptq`, `awq`, `compressed-tensors`.
-        bits: of a code.
-        tells: the tensor by which a packed module is known: `qweight`.
-        read: from a module's tensors to its weight.
-        word: bits of an element of that tensor.
-    """
-
-    method: str
-    bits: Bits
-    tells: str
-    read: Callable[[Read], Grouped | Mx]
-    word: int = 32
-
-    def module(self, tensor: Read) -> DequantisingLinear:
-        """The linear module of these tensors."""
-        try:
-            bias = tensor("bias")
-        except KeyError:
-            bias = None
-        weight = self.read(tensor)
-        if isinstance(weight, Mx):
-            return PackedMxfp4Linear(weight.codes, weight.scales, bias)
-        return GroupedLinear(weight, bias)
 
 
 def packing_of(given: Mapping[str, Any], where: str) -> Packing | None:
@@ -91,7 +45,7 @@ def packing_of(given: Mapping[str, Any], where: str) -> Packing | None:
     Raises:
         RecipeError: it is one of them, of a kind that is not read.
     """
-    makers = {"gptq": _gptq, "awq": _awq, "compressed-tensors": _compressed}
+    makers = {"gptq": _gptq, "awq": _awq, "compressed-tensors": _compressed, **library_formats.MAKERS}
     maker = makers.get(str(given.get("quant_method")))
     return None if maker is None else maker(given, where)
 
@@ -106,13 +60,13 @@ def _gptq(given: Mapping[str, Any], where: str) -> Packing:
         zeros = unpacked(tensor("qzeros"), bits, 1).T[: len(codes)] + less  # a stored 15 of 4 bits means 16
         return Grouped(codes, scales, _uneven(zeros, bits), _groups(tensor, "g_idx", codes.shape[1]), bits)
 
-    return Packing("gptq", bits, "qweight", read)
+    return Packing("qweight", read)
 
 
 def _awq(given: Mapping[str, Any], where: str) -> Packing:
     version = str(given.get("version", "gemm")).lower()
     if version != "gemm":
-        raise _unread(where, f"awq, version {version}", "the version gemm")
+        raise unread(where, f"awq, version {version}", "the version gemm")
     bits = _bits("awq", given.get("bits") or given.get("w_bit"), where, only=4)
 
     def read(tensor: Read) -> Grouped:
@@ -120,7 +74,7 @@ def _awq(given: Mapping[str, Any], where: str) -> Packing:
         zeros = _columns(tensor("qzeros")).T
         return Grouped(codes, tensor("scales").T, _uneven(zeros, bits), None, bits)
 
-    return Packing("awq", bits, "qweight", read)
+    return Packing("qweight", read)
 
 
 def _compressed(given: Mapping[str, Any], where: str) -> Packing | None:
@@ -129,14 +83,14 @@ def _compressed(given: Mapping[str, Any], where: str) -> Packing | None:
         return None
     kinds = [group for group in groups.values() if isinstance(group, Mapping)]
     if len(kinds) != 1 or kinds[0].get("input_activations"):
-        raise _unread(where, "compressed-tensors of several groups, or with quantised activations", "one group")
+        raise unread(where, "compressed-tensors of several groups, or with quantised activations", "one group")
     weights = kinds[0].get("weights") or {}
     if given.get("format") == MXFP4:
         if (weights.get("type"), weights.get("num_bits"), weights.get("group_size")) != ("float", 4, 32):
-            raise _unread(where, "mxfp4 of other sizes than the format has", "blocks of 32 numbers of 4 bits")
-        return Packing("compressed-tensors", 4, "weight_packed", _mx, word=8)
+            raise unread(where, "mxfp4 of other sizes than the format has", "blocks of 32 numbers of 4 bits")
+        return Packing("weight_packed", _mx)
     if weights.get("type", "int") != "int":
-        raise _unread(where, f"compressed-tensors of type {weights.get('type')}", "type int")
+        raise unread(where, f"compressed-tensors of type {weights.get('type')}", "type int")
     bits = _bits("compressed-tensors", weights.get("num_bits"), where)
     even = bool(weights.get("symmetric", True))
 
@@ -146,11 +100,11 @@ def _compressed(given: Mapping[str, Any], where: str) -> Packing | None:
         zeros = None if even else unpacked(tensor("weight_zero_point"), bits, 0)[:outputs]
         return Grouped(codes, tensor("weight_scale"), zeros, _groups(tensor, "weight_g_idx", inputs), bits)
 
-    return Packing("compressed-tensors", bits, "weight_packed", read)
+    return Packing("weight_packed", read)
 
 
-def _mx(tensor: Read) -> Mx:
-    return Mx(tensor("weight_packed"), tensor("weight_scale"))
+def _mx(tensor: Read) -> PackedMxfp4Linear:
+    return PackedMxfp4Linear(tensor("weight_packed"), tensor("weight_scale"))
 
 
 def unpacked(packed: Tensor, bits: Bits, dim: int) -> Tensor:
@@ -229,13 +183,5 @@ def _groups(tensor: Read, name: str, inputs: int) -> Tensor | None:
 
 def _bits(method: str, bits: Any, where: str, only: int = 0) -> Bits:
     if bits not in ((only,) if only else (4, 8)):
-        raise _unread(where, f"{method} of {bits} bits", f"{only} bits" if only else "4 and 8 bits")
+        raise unread(where, f"{method} of {bits} bits", f"{only} bits" if only else "4 and 8 bits")
     return cast(Bits, bits)
-
-
-def _unread(where: str, what: str, read: str) -> RecipeError:
-    return RecipeError(
-        "model",
-        f"{where} is stored as {what}, which finetooth cannot read; it reads {read}",
-        action="take another quantisation of the model, or the model itself with quantization: int4",
-    )
