@@ -58,6 +58,8 @@ MISTAKES = [
     ("run r.yaml method=grpo method.max_tokens=5", "unknown option of method grpo", "method.max_completion_length?"),
     ("run r.yaml method=dpo", "the row is a conversation, and the method learns from pairs", "set another method"),
     ("run r.yaml method=lora", "no method 'lora'", "not a method"),
+    ("run r.yaml hardware=nvida", "hardware: no hardware 'nvida'; installed: cpu", "see ft plugins list"),
+    ("run r.yaml backend=gpu", "no backend 'gpu'", "'gpu' is a hardware, not a backend"),
     ("run r.yaml train.batch_size=0", "must be at least 1, got 0", "leave it out for the default, 8"),
     ("run r.yaml train.max_length=1", "must be at least 2, got 1", "leave it out for the default, 512"),
     ("run r.yaml data.eval.fraction=2", "must be less than 1, got 2", "change data.eval.fraction"),

@@ -141,6 +141,8 @@ def test_an_option_of_another_entry_is_not_named_as_what_is_meant(catalog: Catal
         ("method", "xpo", "no package of finetooth brings xpo: it compares answers that it samples two by two"),
         ("method", "gspo", "did you mean {name: grpo, importance_sampling_level: sequence}?"),
         ("method", "dpoo", "did you mean 'dpo'?"),
+        ("backend", "gpu", "'gpu' is a hardware, not a backend"),
+        ("optimizer", "cosine", "'cosine' is a schedule, not an optimizer"),
     ],
 )
 def test_an_entry_of_theirs_names_ours_or_that_there_is_none(catalog: Catalog, kind: str, name: str, said: str) -> None:

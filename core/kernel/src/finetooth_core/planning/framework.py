@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from finetooth_hooks.entries import Backend, Hardware
-from finetooth_hooks.errors import FinetoothError
 from finetooth_hooks.plan import Pick
 
 from finetooth_core.plugins.catalog import Catalog, Registered
@@ -19,6 +18,9 @@ def framework_of(recipe: Recipe, builder: Builder) -> str:
 
     Returns:
         `torch`, `mlx`, `numpy`; empty if nothing decides it, which the choice of a backend then says.
+
+    Raises:
+        PluginError: no backend or hardware has the name that the recipe gives.
     """
     if not is_auto(recipe.backend):
         return _of_named(builder, "backend", recipe.backend)
@@ -37,11 +39,12 @@ def framework_of(recipe: Recipe, builder: Builder) -> str:
 
 
 def _of_named(builder: Builder, kind: str, pick: Pick) -> str:
-    """The framework of an entry; empty if no entry has this name, which its builder reports."""
-    try:
-        entry = builder.entry(kind, pick, setting=kind).entry
-    except FinetoothError:
-        return ""
+    """The framework of the entry that a recipe names.
+
+    Raises:
+        PluginError: there is none of this name.
+    """
+    entry = builder.entry(kind, pick, setting=kind).entry
     return entry.framework if isinstance(entry, Backend | Hardware) else ""
 
 

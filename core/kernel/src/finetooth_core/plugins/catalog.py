@@ -228,8 +228,10 @@ class Catalog:
         same_thing = self._known_elsewhere(kind, bare)
         missing = absent(kind, bare)
         near = "" if same_thing or missing else nearest(bare, {registered.entry.name for registered in self.all(kind)})
-        elsewhere = [r for other in self._entries for r in self._entries[other] if r.entry.name == bare]
-        same_name = [r for r in elsewhere if r.kind == kind]
+        elsewhere = [
+            r for other in self._entries for r in self._entries[other] if bare in (r.entry.name, *r.entry.elsewhere)
+        ]
+        same_name = [r for r in elsewhere if r.kind == kind and r.entry.name == bare]
         if same_name:
             actions.append(f"did you mean {same_name[0].full_name}?")
         elif same_thing:
