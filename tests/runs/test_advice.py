@@ -190,10 +190,36 @@ def test_several_models_are_a_line_each(tmp_path: Path, ft: Any) -> None:
     assert code == 2 and "nowhere" in said and said.count("\n") == 1
 
 
+def test_of_several_devices_each_holds_its_part(tmp_path: Path, ft: Any) -> None:
+    """FSDP divides weights, gradients and two moments (Rajbhandari et al., 2020, ZeRO, table 1: 16 bytes of a
+    parameter); under DDP each device needs what one alone needs."""
+    (tmp_path / "config.json").write_text(json.dumps(MODELS["8B"]), encoding="utf-8")
+    code, out, said = ft("advise", tmp_path, "--memory", "80GB", "--devices", "8", "--json")
+    assert code == 0, said
+    advised = json.loads(out)
+    _, alone, _ = ft("advise", tmp_path, "--memory", "80GB", "--json")
+    ways = json.loads(alone)["ways"]
+    copied = [way["strategies"]["ddp"]["memory"] for way in advised["ways"]]
+    assert [of["parts"] for of in copied] == [way["memory"]["parts"] for way in ways]
+    assert [way["seconds"] * 8 for way in advised["ways"]] == pytest.approx([way["seconds"] for way in ways])
+    full = advised["ways"][0]["strategies"]
+    parts = full["fsdp"]["memory"]["parts"]
+    assert (parts["weights"], parts["optimizer"]) == (4 * PARAMETERS["8B"] // 8, 8 * PARAMETERS["8B"] // 8)
+    of_layer = (PARAMETERS["8B"] - 2 * 128256 * 4096) // 32  # in bf16 two of them are whole, and embedding and head
+    assert parts["gathered"] == pytest.approx(2 * (2 * of_layer + 2 * 128256 * 4096), rel=0.01)
+    assert (full["ddp"]["fits"], full["fsdp"]["fits"]) == (False, True)
+    assert advised["taken"] == {"way": "full", "strategy": "fsdp"}
+    code, out, _ = ft("advise", tmp_path, "--memory", "24GB", "--devices", "8")
+    assert code == 0 and "scale: {devices: 8, strategy: ddp}" in out
+    assert max(map(len, out.replace(str(tmp_path), "model").splitlines())) <= WIDEST
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
         ((), "no model is named"),
+        (("CONFIG", "CONFIG", "--devices", "2", "--memory", "8GB"), "--devices goes with one model"),
+        (("CONFIG", "--devices", "2"), "--devices: ranks on this processor share its memory"),
         (("nowhere/at/all",), "nowhere"),
         (("CONFIG", "--memory", "much"), "--memory: 'much' is not a size (write it as 24GB)"),
         (("CONFIG", "--memory", "12"), "--memory: '12' is 12 bytes, too small for a model (name the unit: 12GB)"),

@@ -23,6 +23,7 @@ from finetooth_hooks.recipe_rows import RecipeRows
 from finetooth_hooks.renderers import Processor, Renderer
 from finetooth_hooks.reports import DataReport, Evaluation, Outcome
 from finetooth_hooks.sources import Examples
+from finetooth_hooks.strategies import Sharding
 from finetooth_hooks.ways import Ways
 
 if TYPE_CHECKING:  # pydantic
@@ -387,14 +388,16 @@ class CommandContext(Protocol):
         """
 
     def ways(
-        self, model: str, *, hardware: HardwareFacts | None = None, length: int | None = None, measure: bool = True
-    ) -> Ways:
+        self, model: str, *, hardware: HardwareFacts | None = None, length: int | None = None, measure: bool = True,
+        sharding: Sharding | None = None,
+    ) -> Ways:  # fmt: skip
         """Every way to train a model, with what it takes; only the model's config is read.
 
         Args:
             hardware: of a machine that is not here; None: this machine.
             length: tokens of a row; None: 512, or as many as the model takes.
             measure: ask what the device does at most, which takes a moment.
+            sharding: what a strategy divides among ranks: the memory is that of one of them.
         """
 
     def setting_names(self) -> Sequence[str]:

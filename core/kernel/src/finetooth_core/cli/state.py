@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from finetooth_hooks.engine import Engine
     from finetooth_hooks.options import Options
     from finetooth_hooks.plan import Pick, Plan
-    from finetooth_hooks.protocols import HardwareFacts
+    from finetooth_hooks.protocols import HardwareFacts, Sharding
     from finetooth_hooks.reports import DataReport, Evaluation, Outcome
     from finetooth_hooks.ways import Ways
 
@@ -199,13 +199,14 @@ class State:
         return tuple(plugin_facts(self.plugins, names))
 
     def ways(
-        self, model: str, *, hardware: HardwareFacts | None = None, length: int | None = None, measure: bool = True
-    ) -> Ways:
+        self, model: str, *, hardware: HardwareFacts | None = None, length: int | None = None, measure: bool = True,
+        sharding: Sharding | None = None,
+    ) -> Ways:  # fmt: skip
         """Every way to train a model, with what it takes."""
         from finetooth_core.planning.ways import ways
 
         context = self.sketch({"model": model, "adapter": "auto", "quantization": "auto"}, hardware)
-        return ways(context, length=length, measure=measure)
+        return ways(context, length=length, measure=measure, sharding=sharding)
 
     def setting_names(self) -> Sequence[str]:
         """Settings that need no plugin."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from finetooth_hooks.entries import Adapter, Backend, Optimizer
 from finetooth_hooks.errors import PlanError, RecipeError
-from finetooth_hooks.protocols import BasePart, DataPart, HardwareFacts, PlacePart, PlanRequest
+from finetooth_hooks.protocols import BasePart, DataPart, PlacePart, PlanRequest, Sharding
 from finetooth_hooks.ways import Way, Ways
 
 from finetooth_core.planning.cascade import Step, steps
@@ -21,13 +21,16 @@ from finetooth_core.planning.quantised import check_quantised
 from finetooth_core.plugins.part_builder import Built
 
 
-def ways(context: RunContext, *, length: int | None = None, measure: bool = True) -> Ways:
+def ways(
+    context: RunContext, *, length: int | None = None, measure: bool = True, sharding: Sharding | None = None
+) -> Ways:
     """Plan every step of the cascade.
 
     Args:
         context: of a recipe that leaves adapter and quantization open, its model sketched.
         length: tokens of a row; None: 512, or what the model was made for if that is less.
         measure: ask what the device does at most, if it is here.
+        sharding: what a strategy divides among ranks; the memory is that of one of them.
 
     Raises:
         FinetoothError: nobody loads the model, or its config cannot be read.
@@ -38,11 +41,12 @@ def ways(context: RunContext, *, length: int | None = None, measure: bool = True
         raise RecipeError("--length", f"{length} is more than the {most} positions of the model", action="take less")
     backend, entry = single(context, "backend", context.recipe.backend, Backend)
     hardware = hardware_of(context, entry)
+    place = PlacePart(hardware, sharding=sharding)
     planned, peak = [], 0.0
     for step in steps(context):
         way = Way(step.kind, step.label, step.gives_up, step.changes, None)
         try:
-            request = _plan_request(context, step, hardware, length)
+            request = _plan_request(context, step, place, length)
             pick = step.changes.get("backend")
             chosen = backend if pick is None else single(context, "backend", pick, Backend)[0]
             decided = chosen.part.plan(request)
@@ -59,7 +63,7 @@ def ways(context: RunContext, *, length: int | None = None, measure: bool = True
     return Ways(context.model.parameters, hardware, length, peak, tuple(planned))
 
 
-def _plan_request(context: RunContext, step: Step, hardware: HardwareFacts, length: int) -> PlanRequest:
+def _plan_request(context: RunContext, step: Step, place: PlacePart, length: int) -> PlanRequest:
     """What the backend is asked for a step.
 
     Raises:
@@ -86,6 +90,6 @@ def _plan_request(context: RunContext, step: Step, hardware: HardwareFacts, leng
         BasePart(context.model, context.facts, context.loader, None if quantizer is None else quantizer.part),
         trains_of(context, adapter.part, entry, None),
         updates_of(context, optimizer, optimizer_entry, False, whole=not entry.base_frozen),
-        PlacePart(hardware),
+        place,
         DataPart(length),
     )

@@ -80,3 +80,39 @@ def advise(of: Ways, *, rows: int, speed: float | None = None) -> Advice:
         why = f"{UTILISATION:.0%} of the {of.peak / 1e12:.3g} TFLOP/s that the device does"
         return Advice(of, rows, UTILISATION * of.peak, why)
     return Advice(of, rows, ASSUMED_FLOPS, "assumed: state what your device sustains with --tflops")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What of a model fits several devices, each with a rank.
+
+    Attributes:
+        devices: how many.
+        whole: the advice for one of them, which holds for strategies that leave each rank the whole model.
+        copies: names of those strategies.
+        sharded: the ways where a strategy divides the model, by its name; in the order of `whole.of.ways`.
+    """
+
+    devices: int
+    whole: Advice
+    copies: tuple[str, ...]
+    sharded: Mapping[str, Ways]
+
+    def ways(self, place: int) -> Mapping[str, Way]:
+        """One way under every strategy, by the strategy's name."""
+        copied = dict.fromkeys(self.copies, self.whole.of.ways[place])
+        return copied | {name: ways.ways[place] for name, ways in self.sharded.items()}
+
+    def seconds(self, place: int) -> float | None:
+        """Of one pass over the rows where no rank waits for another; None where it is not known."""
+        taken = self.whole.seconds(self.whole.of.ways[place])
+        return None if taken is None else taken / self.devices
+
+    @property
+    def taken(self) -> tuple[str, str] | None:
+        """The first way that fits, and the first strategy under which it does; None where nothing fits."""
+        for place, way in enumerate(self.whole.of.ways):
+            for name, under in self.ways(place).items():
+                if under.fits:
+                    return way.label, name
+        return None

@@ -16,7 +16,7 @@ from finetooth_toolbox.text.measures import memory_of
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from finetooth_advise.advice import Advice
+    from finetooth_advise.advice import Advice, Spread
 
 WIDEST = 100
 """Columns that are written at most, also into a pipe."""
@@ -29,6 +29,7 @@ WIDEST = 100
 @click.option("--rows", type=click.IntRange(min=1), default=1000, show_default=True, help="How many rows train.")
 @click.option("--length", type=click.IntRange(min=2), help="Tokens of a row; default: 512.")
 @click.option("--tflops", type=click.FloatRange(min=0, min_open=True), help="TFLOP/s that training reaches there.")
+@click.option("--devices", type=click.IntRange(min=2), help="How many there are: what of MODEL fits each of them.")
 @click.option("--goal", is_flag=True, help="Show which method goes with what one has.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 @click.pass_obj
@@ -40,13 +41,15 @@ def command(
     rows: int,
     length: int | None,
     tflops: float | None,
+    devices: int | None,
     goal: bool,
     as_json: bool,
 ) -> None:
     """Show what of MODEL can be trained in a memory, how long it takes and what is known of the quality.
 
     MODEL is what a recipe's `model` takes, or a folder with nothing but its config.json; no weights are read. Several
-    are compared: what of each fits, a line for each.
+    are compared: what of each fits, a line for each. With --devices, the memory is that of each of them, by the
+    strategy that spreads a run over them.
     """
     if goal:
         _show_goals(context, as_json)
@@ -55,6 +58,8 @@ def command(
         raise UserError("ft advise: no model is named", action="write ft advise MODEL, or ft advise --goal")
     if cpu and memory is None:
         raise UserError("--cpu goes with --memory", action="add --memory, such as 32GB")
+    if devices is not None and len(models) > 1:
+        raise UserError("--devices goes with one model", action="name one")
     from finetooth_advise import advice
     from finetooth_advise import made_up_machines as made_up
 
@@ -66,16 +71,53 @@ def command(
         with working(f"looking at {model}"):
             ways = context.ways(model, hardware=hardware, length=length, measure=speed is None)
         advised[model] = advice.advise(ways, rows=rows, speed=speed)
-    if as_json:
-        import json
-
+    if devices is not None:
+        spread = _spread(context, models[0], advised[models[0]], devices)
+        if as_json:
+            _say_json(context, {"devices": devices, **plain_spread(spread, models[0])})
+        else:
+            _show_spread(spread, models[0])
+    elif as_json:
         made = [plain(model_advice, model) for model, model_advice in advised.items()]
-        click.echo(json.dumps(made[0] if len(made) == 1 else made, indent=2, sort_keys=True))
-        context.said_json = True
+        _say_json(context, made[0] if len(made) == 1 else made)
     elif len(advised) == 1:
         _show(advised[models[0]], models[0])
     else:
         _show_several(advised)
+
+
+def _say_json(context: CommandContext, value: Any) -> None:
+    import json
+
+    click.echo(json.dumps(value, indent=2, sort_keys=True))
+    context.said_json = True
+
+
+def _spread(context: CommandContext, model: str, whole: Advice, devices: int) -> Spread:
+    """What of a model fits each of several devices.
+
+    Raises:
+        UserError: they would share one memory.
+    """
+    from finetooth_hooks.entries import Strategy
+
+    from finetooth_advise.advice import Spread
+
+    hardware = whole.of.hardware
+    if hardware.device == "cpu" and len(hardware.devices) == 1 and hardware.host_memory:
+        raise UserError("--devices: ranks on this processor share its memory", action="say what each has: --memory")
+    words = {
+        r.entry.name: r.entry.capabilities for r in context.catalog.all("strategy") if isinstance(r.entry, Strategy)
+    }
+    sharded = {}
+    for name in [name for name, of in words.items() if "shards" in of]:
+        with working(f"looking at {model} under {name}"):
+            divided = context.build("strategy", name, setting="--devices").sharding(devices)
+            sharded[name] = context.ways(
+                model, hardware=hardware, length=whole.of.length, measure=False, sharding=divided
+            )
+    copies = tuple(name for name, of in words.items() if not of & {"shards", "optimizer", "islands"})
+    return Spread(devices, whole, copies, sharded)
 
 
 def _console() -> Console:
@@ -157,6 +199,54 @@ def _show(advice: Advice, model: str) -> None:
     show(console, table(console, title, headers, rows, numbers=2), Text("\n".join(lines)))
 
 
+def plain_spread(spread: Spread, model: str) -> dict[str, Any]:
+    """The same as JSON has it: each way with its memory under each strategy."""
+    made = plain(spread.whole, model)
+    for place, way in enumerate(made["ways"]):
+        under = spread.ways(place).items()
+        way["seconds"] = spread.seconds(place)
+        way["strategies"] = {
+            name: {"fits": of.fits, "memory": None if of.memory is None else asdict(of.memory), "lacks": of.lacks}
+            for name, of in under
+        }
+    taken = spread.taken
+    return {**made, "taken": None if taken is None else {"way": taken[0], "strategy": taken[1]}}
+
+
+def _show_spread(spread: Spread, model: str) -> None:
+    from finetooth_toolbox.cli.tables import duration, show, table
+    from finetooth_toolbox.text.measures import size
+
+    console, notes = _console(), dict[str, int]()
+    names = (*spread.copies, *spread.sharded)
+    rows = []
+    for place, way in enumerate(spread.whole.of.ways):
+        under = spread.ways(place)
+        memory = [
+            f"cannot work {_noted(notes, of.lacks)}" if of.memory is None else f"{size(of.memory.total)}"
+            for of in under.values()
+        ]
+        fits = ", ".join(name for name, of in under.items() if of.fits) or "none"
+        seconds = spread.seconds(place)
+        rows.append((way.label, *memory, "-" if seconds is None else duration(seconds), fits))
+    hardware = spread.whole.of.hardware
+    title = f"{model} on {spread.devices} of {hardware.label}: memory of each under a strategy"
+    taken = spread.taken
+    choice = "nothing fits: take a smaller model, shorter rows, or more devices"
+    if taken is not None:
+        choice = f"{taken[0]} fits under {taken[1]}: scale: {{devices: {spread.devices}, strategy: {taken[1]}}}"
+    lines = [
+        *(f"[{number}] {note}" for note, number in notes.items()),
+        f"{_measured_by(spread.whole)}, and no rank waits for another",
+        f"{' and '.join(spread.copies)}: each device holds the whole model; {' and '.join(spread.sharded)}: each holds "
+        f"one of {spread.devices} parts",
+        choice,
+    ]
+    show(
+        console, table(console, title, ("way", *names, "time", "fits"), rows, numbers=len(names) + 1), "\n".join(lines)
+    )
+
+
 def _measured_by(advised: Advice) -> str:
     return (
         f"{advised.rows:,} rows of {advised.of.length} tokens, once; time at {advised.speed / 1e12:.3g} TFLOP/s, "
@@ -213,11 +303,8 @@ def _show_goals(context: CommandContext, as_json: bool) -> None:
     entries = [registered.entry for registered in context.catalog.all("method")]
     goals = [(e.learns_from, e.rows, e.name, e.summary) for e in entries if isinstance(e, Method) and e.learns_from]
     if as_json:
-        import json
-
         names = ("learns_from", "rows", "method", "summary")
-        click.echo(json.dumps([dict(zip(names, goal, strict=True)) for goal in goals], indent=2))
-        context.said_json = True
+        _say_json(context, [dict(zip(names, goal, strict=True)) for goal in goals])
         return
     console = _console()
     headers = ("what you have", "how much of it", "method", "what it does")
