@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from finetooth_hooks.entries import Backend, Hardware
-from finetooth_hooks.plan import Pick
 
 from finetooth_core.plugins.catalog import Catalog, Registered
 from finetooth_core.plugins.part_builder import Builder, is_auto
@@ -22,10 +21,10 @@ def framework_of(recipe: Recipe, builder: Builder) -> str:
     Raises:
         PluginError: no backend or hardware has the name that the recipe gives.
     """
-    if not is_auto(recipe.backend):
-        return _of_named(builder, "backend", recipe.backend)
-    if not is_auto(recipe.hardware):
-        return _of_named(builder, "hardware", recipe.hardware)
+    for kind, pick in (("backend", recipe.backend), ("hardware", recipe.hardware)):
+        if not is_auto(pick):
+            entry = builder.entry(kind, pick, setting=kind).entry
+            return entry.framework if isinstance(entry, Backend | Hardware) else ""
     frameworks = {r.entry.framework for r in builder.catalog.defaults("backend") if isinstance(r.entry, Backend)}
     if len(frameworks) == 1:
         return frameworks.pop()
@@ -36,16 +35,6 @@ def framework_of(recipe: Recipe, builder: Builder) -> str:
         if not builder.build("hardware", registered.full_name, setting="hardware").part.missing():
             return entry.framework
     return ""
-
-
-def _of_named(builder: Builder, kind: str, pick: Pick) -> str:
-    """The framework of the entry that a recipe names.
-
-    Raises:
-        PluginError: there is none of this name.
-    """
-    entry = builder.entry(kind, pick, setting=kind).entry
-    return entry.framework if isinstance(entry, Backend | Hardware) else ""
 
 
 def by_rank(catalog: Catalog, framework: str = "") -> list[Registered]:
