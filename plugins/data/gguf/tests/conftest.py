@@ -92,9 +92,13 @@ def write_gguf(
     writer.add_eos_token_id(words["eos"])
     if "types" in words:
         writer.add_token_types(words["types"])
-        writer.add_tokenizer_model("gpt2")
-        writer.add_tokenizer_pre(words["pre"])
-        writer.add_token_merges(words["merges"])
+        writer.add_tokenizer_model(words.get("model", "gpt2"))
+        if "scores" in words:
+            writer.add_token_scores(words["scores"])
+            writer.add_unk_token_id(words["unk"])
+        else:
+            writer.add_tokenizer_pre(words["pre"])
+            writer.add_token_merges(words["merges"])
     if "pad" in words:
         writer.add_pad_token_id(words["pad"])
     if "add_bos" in words:

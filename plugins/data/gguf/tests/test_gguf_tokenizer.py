@@ -32,10 +32,15 @@ ENGLISH = (
 # the splitting patterns for ASCII text, where letters and digits can be spelled out for Python's re
 LETTERS = r"[^\r\nA-Za-z0-9]?[A-Za-z]+"
 TAIL = r" ?[^\sA-Za-z0-9]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+CASED, SHORT = r"[^\r\nA-Za-z0-9]?", r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+SLASHED = TAIL.replace(r"[\r\n]*", r"[\r\n/]*")
 ASCII_SPLITS = {
     "gpt-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s+",
     "qwen2": rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|{LETTERS}|[0-9]|{TAIL}",
     "llama-bpe": rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|{LETTERS}|[0-9]{{1,3}}|{TAIL}",
+    "dbrx": rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|{LETTERS}|[0-9]{{1,3}}|{TAIL}",
+    "tekken": rf"{CASED}[A-Z]*[a-z]+|{CASED}[A-Z]+[a-z]*|[0-9]|{SLASHED}",
+    "gpt-4o": rf"{CASED}[A-Z]*[a-z]+{SHORT}|{CASED}[A-Z]+[a-z]*{SHORT}|[0-9]{{1,3}}|{SLASHED}",
 }
 
 
@@ -106,9 +111,11 @@ MISSING = "\x04\x06\x13\x14\x16\x1d"  # control characters that SmolLM2's vocabu
 ascii_text = st.text(
     alphabet=st.characters(min_codepoint=9, max_codepoint=126, exclude_characters="\x0b\x0c"), max_size=60
 )
-words = st.lists(st.sampled_from([*ENGLISH.split(" "), "12345", "\n\n", "  ", "I'll", "WE'RE", "x=1;", "\t"])).map(
-    " ".join
-)
+words = st.lists(
+    st.sampled_from(
+        [*ENGLISH.split(" "), "12345", "\n\n", "  ", "I'll", "WE'RE", "x=1;", "\t", "HelloWorld", "JSONfile's", "//\n/"]
+    )
+).map(" ".join)
 
 
 @pytest.mark.parametrize("pre", sorted(SPLITTINGS))
@@ -222,9 +229,9 @@ def test_user_defined_tokens_stay_whole_and_are_not_special(smollm2: Container) 
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"model": "llama"}, "tokenizer 'llama', which is not supported"),
+        ({"model": "llama"}, "holds no score for each token"),
         ({"model": "bert"}, "tokenizer 'bert', which is not supported"),
-        ({"pre": "tekken"}, "pre-tokenizer 'tekken', which is not supported"),
+        ({"pre": "falcon"}, "pre-tokenizer 'falcon', which is not supported"),
         ({"pre": None}, "pre-tokenizer 'None', which is not supported"),
         ({"tokens": None}, "holds no vocabulary"),
         ({"merges": None}, "holds no merges"),
@@ -260,6 +267,9 @@ def small_vocabulary(pre: str) -> dict[str, Any]:
         ("smollm", "abc 1234", ["ab", "c", "Ġ", "1", "2", "3", "4"]),
         ("qwen2", "abc 1234", ["ab", "c", "Ġ", "1", "2", "3", "4"]),
         ("llama-bpe", "abc 1234", ["abc", "Ġ", "123", "4"]),
+        ("dbrx", "abc 1234", ["ab", "c", "Ġ", "123", "4"]),
+        ("tekken", "abc 1234", ["abc", "Ġ", "1", "2", "3", "4"]),
+        ("gpt-4o", "abc 1234", ["ab", "c", "Ġ", "123", "4"]),
     ],
 )
 def test_each_splitting_on_a_written_vocabulary(

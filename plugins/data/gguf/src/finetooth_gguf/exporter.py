@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from finetooth_hooks import CommandContext, Exported, ExporterBase, ExportSource, Message, Options, UserError
 from finetooth_hooks.protocols import Tokenizer
+from finetooth_toolbox.messages import openings
 from finetooth_toolbox.messages.chat_templates import render_template
-from finetooth_toolbox.messages.openings import read_opening
 from finetooth_toolbox.messages.shipped import check
 from finetooth_toolbox.messages.written_templates import named_tokens
 from finetooth_toolbox.text.tokenizers import FastTokenizer
@@ -21,6 +22,7 @@ from gguf.constants import GGML_QUANT_SIZES
 from pydantic import Field
 
 from finetooth_gguf import container, writing
+from finetooth_gguf.sentence_pieces import PREFIXES
 
 FILE = "model.gguf"
 
@@ -84,12 +86,11 @@ class GgufExporter(ExporterBase):
         target = folder / FILE
         config = json.loads((weights / "config.json").read_text(encoding="utf-8"))
         self._check_config(source, config)
-        spelling = writing.spelling_of(weights, int(config["vocab_size"]))
-        tensors = self._write(source, weights, spelling, target)
-        checks = [f"{tensors} tensors read back within the rounding of {self.options.stored}"]
-        checks.append(f"{len(PROBES)} texts are cut into the same tokens")
+        spelling = _begun(source, writing.spelling_of(weights, int(config["vocab_size"])))
+        splitting, said = self._splitting(source, weights, spelling)
+        tensors = writing.write(weights, spelling, splitting, target, self.options.stored, source.run.name)
+        checks = [f"{tensors} tensors read back within the rounding of {self.options.stored}", *said]
         self._check_tensors(weights, target, config)
-        checks += filter(None, [_spoken(source, target)])
         if self.options.compare:
             checks.append(self._predictions(source, weights, target))
         return Exported(use="ft chat {folder}/" + FILE, checks=tuple(checks), model=FILE)
@@ -98,28 +99,33 @@ class GgufExporter(ExporterBase):
         if why := writing.refusal(config, self.options.stored):
             raise UserError(f"{source.run}: {why}", action="export it with --to safetensors")
 
-    def _write(self, source: ExportSource, weights: Path, spelling: writing.Spelling, target: Path) -> int:
-        """Write it with the first way to cut text that is the tokenizer's own.
+    def _splitting(self, source: ExportSource, weights: Path, spelling: writing.Spelling) -> tuple[str, list[str]]:
+        """The first way to cut text that is the tokenizer's own, and what was compared to see it.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, or a reader of the file opens or ends answers in another way.
         """
         from finetooth_gguf.tokenizer import SPLITTINGS, build_tokenizer
 
-        tokenizer = source.context.tokenizer
-        wanted = [tokenizer.encode(text) for text in PROBES]
-        head = source.scratch / "vocabulary.gguf"
-        name = source.run.name
-        for splitting in SPLITTINGS:
-            writing.write_vocabulary(weights, spelling, splitting, head, self.options.stored, name)
-            made: Tokenizer = FastTokenizer(build_tokenizer(container.read(head)))
-            if [made.encode(text) for text in PROBES] == wanted:
-                return writing.write(weights, spelling, splitting, target, self.options.stored, name)
-        raise UserError(
+        ways = tuple(PREFIXES) if spelling.scores else sorted(
+            SPLITTINGS, key=lambda name: SPLITTINGS[name].whole_words != spelling.whole_words
+        )  # fmt: skip
+        refused = UserError(
             f"{source.run}: its tokenizer cuts text in a way that has no name in a GGUF file here "
-            f"(known: {', '.join(SPLITTINGS)})",
+            f"(known: {', '.join(ways)})",
             action="export it with --to safetensors",
         )
+        head = source.scratch / "vocabulary.gguf"
+        for splitting in ways:
+            writing.write_vocabulary(weights, spelling, splitting, head, self.options.stored, source.run.name)
+            made: Tokenizer = FastTokenizer(build_tokenizer(container.read(head)))
+            compared = _compared(source.context.tokenizer, made, spelling)
+            try:
+                if compared:
+                    return splitting, [compared, *filter(None, [_spoken(source, head)])]
+            except UserError as error:
+                refused = error
+        raise refused
 
     def _check_tensors(self, weights: Path, target: Path, config: dict[str, Any]) -> None:
         """
@@ -156,7 +162,7 @@ class GgufExporter(ExporterBase):
 
         file = container.read(target)
         renderer = source.context.renderer
-        opening = read_opening(source.artifact)
+        opening = openings.read_opening(source.artifact)
         prompts = [renderer.prompt(opening.before((Message("user", text),))) for text in QUESTIONS]
         with quiet_library():
             run: Any = AutoModelForCausalLM.from_pretrained(str(weights), dtype=torch.float32)
@@ -182,6 +188,39 @@ class GgufExporter(ExporterBase):
         ]
         same, of = sum(int(place.sum()) for place in places), sum(len(place) for place in places)
         return f"{same} of {of} tokens of {len(prompts)} greedy answers are the run's; {apart:.2g} nats apart"
+
+
+def _compared(own: Tokenizer, made: Tokenizer, spelling: writing.Spelling) -> str:
+    """What texts the tokenizer of a file cuts as the run's does; empty: not those that a chat holds.
+
+    llama.cpp puts a blank before a text either always, also behind special tokens, or never. transformers' tokenizers
+    of SentencePiece's kind leave it out before another blank, and some have it at the very beginning only: chats never
+    begin like that, so such a tokenizer is written as it cuts what stands behind a special token.
+    """
+    start = next((spelling.tokens[spelling.ids[role]] for role in ("bos", "eos") if role in spelling.ids), "")
+
+    def same(before: str, texts: Sequence[str]) -> bool:
+        asked = [(before + text, bool(before)) for text in texts]
+        return all(own.encode(text, special=is_) == made.encode(text, special=is_) for text, is_ in asked)
+
+    unblanked = [text.lstrip() for text in PROBES]
+    if same("", PROBES) and (not spelling.scores or same(start, PROBES)):
+        return f"{len(PROBES)} texts are cut into the same tokens"
+    if not spelling.scores or not same(start, unblanked):
+        return ""
+    apart = [] if same("", unblanked) else ["gets no blank before it if no special token does"]
+    apart += [] if same(start, PROBES) else ["gets one more if it begins with blanks"]
+    return f"{len(PROBES)} texts are cut into the same tokens behind {start}; in llama.cpp a text {' and '.join(apart)}"
+
+
+def _begun(source: ExportSource, spelling: writing.Spelling) -> writing.Spelling:
+    """With a beginning-of-text token before every text only if the run's conversations begin with one: llama.cpp puts
+    it before what the template writes."""
+    if not spelling.adds_bos or not (source.artifact / openings.FILE).is_file():
+        return spelling
+    question = openings.read_opening(source.artifact).before((Message("user", QUESTIONS[0]),))
+    begins = source.context.renderer.prompt(question)[:1] == (spelling.ids["bos"],)
+    return replace(spelling, adds_bos=begins)
 
 
 def _spoken(source: ExportSource, target: Path) -> str:

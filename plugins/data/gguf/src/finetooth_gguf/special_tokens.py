@@ -8,8 +8,9 @@ from finetooth_hooks.errors import RecipeError
 
 from finetooth_gguf.container import Container
 
-CONTROL, USER_DEFINED = 3, 4
-"""Values of tokenizer.ggml.token_type: tokens that text never produces, and tokens that text always produces whole."""
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+"""Values of tokenizer.ggml.token_type: ordinary tokens, the one for what has none, tokens that text never produces,
+tokens that text always produces whole, rows of the embedding that no token has, and tokens for one byte."""
 
 PAD_NAMES = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>", "<|vision_pad|>", "<|endoftext|>", "<unk>")
 """Candidates for padding when the file names none or names the end token, in order of preference."""

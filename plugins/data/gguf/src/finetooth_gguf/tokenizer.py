@@ -1,7 +1,8 @@
 """Building a tokenizer from the vocabulary, merges and token types that a GGUF file holds.
 
-The result is a `tokenizers.Tokenizer` of byte-level BPE with the pre-tokenizer the merges were learned with, wrapped as
-a `PreTrainedTokenizerFast`, so that what `save_pretrained` writes is whole: `AutoTokenizer` reads it back as it was.
+The result is a `tokenizers.Tokenizer` (byte-level BPE with the pre-tokenizer the merges were learned with, or what
+`sentence_pieces` makes of scores), wrapped as a `PreTrainedTokenizerFast`, so that what `save_pretrained` writes is
+whole: `AutoTokenizer` reads it back as it was.
 (The tokenizer that transformers itself makes from a GGUF file is of a model's own class, which rebuilds another
 pre-tokenizer when it is read back.)
 """
@@ -17,8 +18,11 @@ from finetooth_hooks.errors import RecipeError
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from finetooth_gguf import sentence_pieces
 from finetooth_gguf.container import Container
-from finetooth_gguf.special_tokens import CONTROL, USER_DEFINED, special_tokens, token_types, tokens
+from finetooth_gguf.special_tokens import CONTROL, UNKNOWN, USER_DEFINED, special_tokens, token_types, tokens
+
+PREFIX = "tokenizer.ggml.add_space_prefix"
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,17 @@ _QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _LLAMA3_SPLIT = _QWEN2_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_TEKKEN_SPLIT = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_SHORT = "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+_GPT4O_SPLIT = (
+    _TEKKEN_SPLIT.replace(f"{_LOWER}+|", f"{_LOWER}+{_SHORT}|")
+    .replace(f"{_LOWER}*|", f"{_LOWER}*{_SHORT}|")
+    .replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+)
 
 SPLITTINGS: Mapping[str, Splitting] = MappingProxyType(
     {
@@ -49,6 +64,9 @@ SPLITTINGS: Mapping[str, Splitting] = MappingProxyType(
         "smollm": Splitting(digits_alone=True),
         "qwen2": Splitting(split=_QWEN2_SPLIT, composed=True),
         "llama-bpe": Splitting(split=_LLAMA3_SPLIT, whole_words=True),
+        "dbrx": Splitting(split=_LLAMA3_SPLIT),
+        "tekken": Splitting(split=_TEKKEN_SPLIT, whole_words=True),
+        "gpt-4o": Splitting(split=_GPT4O_SPLIT),
     }
 )
 """By the value of tokenizer.ggml.pre."""
@@ -61,20 +79,22 @@ def build_tokenizer(container: Container) -> PreTrainedTokenizerFast:
     rare planes 4 to 15) gives no token, as in the original.
 
     Raises:
-        RecipeError: the vocabulary is not byte-level BPE, or was learned with a pre-tokenizer that is not known.
+        RecipeError: the vocabulary is neither byte-level BPE nor of SentencePiece's kind, or was learned with a
+            pre-tokenizer that is not known.
     """
     facts = container.metadata
     kind, pre = str(facts.get("tokenizer.ggml.model")), str(facts.get("tokenizer.ggml.pre"))
-    if kind != "gpt2" or pre not in SPLITTINGS:
+    if kind not in ("gpt2", "llama") or (kind == "gpt2" and pre not in SPLITTINGS):
         what = f"pre-tokenizer {pre!r}" if kind == "gpt2" else f"tokenizer {kind!r}"
-        known = ", ".join(SPLITTINGS) if kind == "gpt2" else "gpt2 (byte-level BPE)"
+        known = ", ".join(SPLITTINGS) if kind == "gpt2" else "gpt2 (byte-level BPE), llama (SentencePiece's)"
         raise RecipeError(
             "model",
             f"{container.path} has {what}, which is not supported",
             action=f"supported: {known}; load this model from its original folder or hub id",
         )
-    backend = _byte_level_bpe(container, SPLITTINGS[pre])
     vocabulary, ids = tokens(container), special_tokens(container)
+    backend = _byte_level_bpe(container, SPLITTINGS[pre]) if kind == "gpt2" else _sentence_pieces(container, ids.unk)
+    _add_tokens(backend, container)
     roles = {
         "bos_token": ids.bos,
         "eos_token": ids.eos,
@@ -120,16 +140,37 @@ def _byte_level_bpe(container: Container, splitting: Splitting) -> Tokenizer:
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not splitting.split))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
     tokenizer.decoder = decoders.ByteLevel()
-    kinds = list(zip(vocabulary, token_types(container), strict=True))
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token, kind in kinds if kind == CONTROL])
-    tokenizer.add_tokens([AddedToken(token, normalized=False) for token, kind in kinds if kind == USER_DEFINED])
     return tokenizer
+
+
+def _sentence_pieces(container: Container, unknown: int | None) -> Tokenizer:
+    vocabulary, types = tokens(container), token_types(container)
+    scores = container.metadata.get("tokenizer.ggml.scores")
+    if not isinstance(scores, list) or len(scores) != len(vocabulary):
+        raise RecipeError(
+            "model", f"{container.path} holds no score for each token", action="fetch or convert the file again"
+        )
+    named, prefixed = None if unknown is None else vocabulary[unknown], container.metadata.get(PREFIX, True)
+    return sentence_pieces.build(vocabulary, types, scores, named, prefixed=bool(prefixed))
+
+
+def _add_tokens(tokenizer: Tokenizer, container: Container) -> None:
+    """Tokens that are found in a text before everything else."""
+    strips = sentence_pieces.strips(container.metadata.get("general.name"))
+    kinds = [
+        (AddedToken(token, normalized=False, rstrip=strips and token not in sentence_pieces.KEPT), kind)
+        for token, kind in zip(tokens(container), token_types(container), strict=True)
+        if kind in (UNKNOWN, CONTROL, USER_DEFINED)
+    ]
+    tokenizer.add_special_tokens([token for token, kind in kinds if kind != USER_DEFINED])
+    tokenizer.add_tokens([token for token, kind in kinds if kind == USER_DEFINED])
 
 
 def _frame(tokenizer: Tokenizer, container: Container, spelled: Mapping[str, str]) -> None:
     """Put the start and end tokens around every text if the file asks for it."""
     parts = ["$A"]
-    if container.metadata.get("tokenizer.ggml.add_bos_token") and "bos_token" in spelled:
+    begins = container.metadata.get("tokenizer.ggml.model") == "llama"  # where the file does not say
+    if container.metadata.get("tokenizer.ggml.add_bos_token", begins) and "bos_token" in spelled:
         parts.insert(0, spelled["bos_token"])
     if container.metadata.get("tokenizer.ggml.add_eos_token") and "eos_token" in spelled:
         parts.append(spelled["eos_token"])

@@ -8,6 +8,7 @@ matrices in the type that is asked for, vectors in float32.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,11 @@ from finetooth_toolbox.messages.shipped import stops_of
 from gguf import GGUFWriter, RopeScalingType, quantize
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from finetooth_gguf import sentence_pieces
 from finetooth_gguf.architectures import ARCHITECTURES, LABELS, Architecture, Gemma, stored_offset, tensor_name
 from finetooth_gguf.k_blocks import ENCODERS, encode
 from finetooth_gguf.mixes import STORED, block_of, type_of
-from finetooth_gguf.special_tokens import CONTROL, USER_DEFINED
-
-NORMAL, UNUSED = 1, 5
-"""Types of a token: an ordinary one, and a row of the embedding that no token has."""
+from finetooth_gguf.special_tokens import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,13 @@ class Spelling:
 
     Attributes:
         tokens, types: by id.
-        merges: of byte pairs, best first.
+        merges: of byte pairs, best first; empty where there are scores.
         ids: of the tokens with a part of their own, by llama.cpp's name of it (`bos`, `eos`, `padding`, `unknown`).
         adds_bos: the model reads a beginning-of-text token before every text.
         template: of a chat, Jinja.
+        scores: by id, of a SentencePiece-like tokenizer; empty for byte-level BPE.
+        whole_words: a piece that is a token is taken whole, whatever the merges say.
+        strips: special tokens take the blanks behind them, as Phi-3's do.
     """
 
     tokens: tuple[str, ...]
@@ -48,6 +50,9 @@ class Spelling:
     ids: Mapping[str, int]
     adds_bos: bool
     template: str | None
+    scores: tuple[float, ...] = ()
+    whole_words: bool = False
+    strips: bool = False
 
 
 REFUSED: Mapping[str, str] = {
@@ -114,7 +119,7 @@ def write(weights: Path, spelling: Spelling, splitting: str, target: Path, store
 
     Args:
         weights: config and safetensors files.
-        splitting: how text is cut before merging: a key of `tokenizer.SPLITTINGS`.
+        splitting: how text is cut before merging: a key of `tokenizer.SPLITTINGS`, or of `sentence_pieces.PREFIXES`.
         stored: a key of `mixes.STORED`.
         name: of the model, for `general.name`.
 
@@ -127,7 +132,7 @@ def write(weights: Path, spelling: Spelling, splitting: str, target: Path, store
     config = json.loads((weights / "config.json").read_text(encoding="utf-8"))
     writer = GGUFWriter(target, LABELS[config["model_type"]])
     try:
-        _metadata(writer, config, stored, name)
+        _metadata(writer, config, stored, _model_name(name, spelling))
         _vocabulary(writer, spelling, splitting)
         places = dict(_places(weights, config))
         types = types_of(places, stored, config)
@@ -154,7 +159,7 @@ def write_vocabulary(weights: Path, spelling: Spelling, splitting: str, target: 
     config = json.loads((weights / "config.json").read_text(encoding="utf-8"))
     writer = GGUFWriter(target, LABELS[config["model_type"]])
     try:
-        _metadata(writer, config, stored, name)
+        _metadata(writer, config, stored, _model_name(name, spelling))
         _vocabulary(writer, spelling, splitting)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -232,22 +237,22 @@ def spelling_of(folder: Path, embeddings: int) -> Spelling:
 
     fast: Any = AutoTokenizer.from_pretrained(str(folder))
     written = json.loads(fast.backend_tokenizer.to_str())
-    model = written["model"]
-    if model.get("type") != "BPE" or model.get("byte_fallback") or '"ByteLevel"' not in json.dumps(written["decoder"]):
+    model, fallback = written["model"], bool(written["model"].get("byte_fallback"))
+    if model.get("type") != "BPE" or not (fallback or '"ByteLevel"' in json.dumps(written["decoder"])):
         raise UserError(
-            f"the tokenizer is {model.get('type')}, and byte-level BPE is what can be written",
+            f"the tokenizer is {model.get('type')}, and what can be written is BPE, byte-level or with byte fallback",
             action="export it with --to safetensors",
         )
     by_id = {int(index): token for token, index in fast.get_vocab().items()}
     added = {int(token["id"]): token for token in written["added_tokens"]}
-    tokens, types = [], []
-    for index in range(max(embeddings, max(by_id) + 1)):
-        token = by_id.get(index)
-        tokens.append(f"[PAD{index}]" if token is None else token)
-        entry = added.get(index)
-        kind = UNUSED if token is None else NORMAL if entry is None else CONTROL if entry["special"] else USER_DEFINED
-        types.append(kind)
-    merges = tuple(pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"])
+    rows = [
+        _row(index, by_id.get(index), added.get(index), str(fast.unk_token), pieces=fallback)
+        for index in range(max(embeddings, max(by_id) + 1))
+    ]
+    tokens, types = [token for token, _ in rows], [kind for _, kind in rows]
+    pairs = [pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"]]
+    stripping = {token["content"] for token in added.values() if token["rstrip"]}
+    strips = {token["content"] for token in added.values()} - set(sentence_pieces.KEPT) == stripping != set()
     ids = {
         role: int(index)
         for role, index in (
@@ -262,7 +267,33 @@ def spelling_of(folder: Path, embeddings: int) -> Spelling:
     ids |= dict(zip(("eot", "eom"), ends, strict=False))  # llama.cpp ends an answer at any of them
     begun = fast("a")["input_ids"][:1] == [ids.get("bos")]
     template = fast.chat_template if isinstance(fast.chat_template, str) else None
-    return Spelling(tuple(tokens), tuple(types), merges, ids, begun, template)
+    scores = sentence_pieces.scores_of(tokens, types, pairs) if fallback else ()
+    merges = () if fallback else tuple(" ".join(pair) for pair in pairs)
+    strips = strips and set(sentence_pieces.NEEDED) <= set(tokens)
+    whole = bool(model.get("ignore_merges"))
+    return Spelling(tuple(tokens), tuple(types), merges, ids, begun, template, scores, whole, strips)
+
+
+def _row(
+    index: int, token: str | None, added: Mapping[str, Any] | None, unknown: str, *, pieces: bool
+) -> tuple[str, int]:
+    """A token as the file spells it, with its type.
+
+    Args:
+        added: what the tokenizer says of a token that it finds in a text before everything else.
+        pieces: the tokenizer is SentencePiece-like.
+    """
+    if token is None:
+        return f"[PAD{index}]", UNUSED
+    if pieces and token == unknown:
+        return token, UNKNOWN
+    if added is None:
+        return token, BYTE if pieces and token in sentence_pieces.BYTES else NORMAL
+    if added["special"]:
+        return token, CONTROL
+    if pieces and sentence_pieces.BLANK in token:  # llama.cpp looks for it in the text with its blanks
+        return (token.replace(sentence_pieces.BLANK, " "), USER_DEFINED) if added["normalized"] else (token, NORMAL)
+    return token, USER_DEFINED
 
 
 def _architecture(config: Mapping[str, Any]) -> Architecture:
@@ -283,6 +314,12 @@ def _local_rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _head_width(config: Mapping[str, Any]) -> int:
     return int(config.get("head_dim") or int(config["hidden_size"]) // int(config["num_attention_heads"]))
+
+
+def _model_name(name: str, spelling: Spelling) -> str:
+    """A model's name for llama.cpp, which takes one with phi-3 or phi3 in it for Phi-3 and fails without its tokens."""
+    plain = re.sub("phi-?3", "phi 3", name, flags=re.IGNORECASE)
+    return f"{plain} ({sentence_pieces.STRIPPED})" if spelling.strips else plain
 
 
 def _metadata(writer: GGUFWriter, config: Mapping[str, Any], stored: str, name: str) -> None:
@@ -318,11 +355,15 @@ def _metadata(writer: GGUFWriter, config: Mapping[str, Any], stored: str, name: 
 
 
 def _vocabulary(writer: GGUFWriter, spelling: Spelling, splitting: str) -> None:
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(splitting)
+    writer.add_tokenizer_model("llama" if spelling.scores else "gpt2")
+    writer.add_tokenizer_pre("default" if spelling.scores else splitting)
     writer.add_token_list(list(spelling.tokens))
     writer.add_token_types(list(spelling.types))
-    writer.add_token_merges(list(spelling.merges))
+    if spelling.scores:
+        writer.add_token_scores(list(spelling.scores))
+        writer.add_add_space_prefix(sentence_pieces.PREFIXES[splitting])
+    else:
+        writer.add_token_merges(list(spelling.merges))
     for role, index in spelling.ids.items():
         writer.add_uint32(f"tokenizer.ggml.{role}_token_id", index)
     writer.add_add_bos_token(spelling.adds_bos)
