@@ -1,7 +1,7 @@
 """What a run leaves, loaded by strangers: plain transformers, plain peft, and a reader of GGUF files that is not ours.
 
-Over tiny models of six families and in three markups that none of the bases has: strangers ask by the chat template in
-the folder and end by the ids in it, and give the run's greedy answers, token by token, up to the same end.
+Over tiny models of seven families and in three markups that none of the bases has: strangers ask by the chat template
+in the folder and end by the ids in it, and give the run's greedy answers, token by token, up to the same end.
 """
 
 from __future__ import annotations
@@ -37,7 +37,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mistral": {"head_dim": 16},
     "gemma2": {"head_dim": 256, "query_pre_attn_scalar": 256},  # transformers reads no other scale from a GGUF file
     "phi3": {},
+    "gemma3_text": {"head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 16},
 }
+PIECES = ("gemma3_text",)
+"""Families whose tokenizer is SentencePiece-like and puts a beginning-of-text token before what is encoded with special
+tokens; the others' is SmolLM2's, of byte-level BPE."""
 MARKUPS = {
     "chatml": ["<|im_start|>", "<|im_end|>"],
     "llama3": ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>"],
@@ -67,7 +71,8 @@ def trained(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
     def make(family: str, markup: str) -> Path:
         run = place / f"{family}-{markup}"
         if not run.exists():
-            base = base_of(family, tiny_llama, place / family)
+            tokenizer = pieces_in(place / "pieces") if family in PIECES else tiny_llama
+            base = base_of(family, tokenizer, place / family)
             finetooth.run(
                 {
                     "model": str(base),
@@ -99,6 +104,29 @@ def base_of(family: str, tokenizer: Path, folder: Path) -> Path:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def pieces_in(folder: Path) -> Path:
+    """A tokenizer as Gemma's: merges over characters, blanks as `▁`, a token for each byte, and <s> before a text."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    kept = ["<|endoftext|>", "<s>", "<unk>"]
+    made = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    made.normalizer = normalizers.Replace(" ", "▁")
+    made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    learned = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=[*kept, *(f"<0x{byte:02X}>" for byte in range(256))], show_progress=False
+    )
+    made.train_from_iterator([*QUESTIONS, *(f"It is {word}." for word in WORDS)], learned)
+    state = json.loads(made.to_str())
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in kept]
+    made = Tokenizer.from_str(json.dumps(state))
+    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<s>", eos_token="<|endoftext|>", unk_token="<unk>", pad_token="<unk>"
+    ).save_pretrained(folder)
     return folder
 
 

@@ -10,13 +10,15 @@ import re
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from finetooth_gguf import container, writing
-from finetooth_gguf.exporter import PROBES, _compared
+from finetooth_gguf.exporter import PROBES, _begun, _compared
 from finetooth_gguf.tokenizer import build_tokenizer
 from finetooth_hooks.errors import UserError
+from finetooth_toolbox.messages.openings import Opening
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 from gguf import GGUFReader
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -104,6 +106,7 @@ def test_what_is_written_is_what_llama_cpp_joins_by(tmp_path: Path) -> None:
     ]
     assert {token for token, kind in zip(tokens, types, strict=True) if kind == 6} == set(BYTES)
     assert types[-2:] == [5, 5]
+    assert writing.spelling_of(folder, len(tokens) - 3).tokens == tuple(tokens[:-3])
     for text in (*PROBES, *CORPUS):
         expected = own(text, add_special_tokens=False)["input_ids"]
         assert by_scores("▁" + text.replace(" ", "▁"), tokens, scores) == expected, text
@@ -128,6 +131,22 @@ def test_the_exporter_says_what_llama_cpp_cuts_otherwise(shape: str, way: str, s
     assert compared[way].endswith(said)
     other = compared["plain" if way == "prefixed" else "prefixed"]
     assert not other
+
+
+@pytest.mark.parametrize(
+    ("chats", "prompt", "adds"), [(True, (5, 6), False), (True, (1, 5), True), (False, (5,), True)]
+)
+def test_a_file_begins_texts_as_the_runs_conversations_begin(
+    chats: bool, prompt: tuple[int, ...], adds: bool, tmp_path: Path
+) -> None:
+    spelling = writing.spelling_of(trained("prepend", tmp_path), 384)
+    assert spelling.adds_bos and spelling.ids["bos"] == 1
+    if chats:
+        Opening().write(tmp_path)
+    source: Any = SimpleNamespace(
+        artifact=tmp_path, context=SimpleNamespace(renderer=SimpleNamespace(prompt=lambda messages: prompt))
+    )
+    assert _begun(source, spelling).adds_bos is adds
 
 
 def test_a_missing_byte_and_a_token_without_a_merge_are_named(tmp_path: Path) -> None:

@@ -228,7 +228,8 @@ def spelling_of(folder: Path, embeddings: int) -> Spelling:
     """The tokenizer of a folder.
 
     Args:
-        embeddings: rows of the model's embedding; those without a token are filled.
+        embeddings: rows of the model's embedding; those without a token are filled, and tokens without one are left
+            out (Gemma 3's text models lack a row for their tokenizer's last token, of images).
 
     Raises:
         UserError: it is not byte-level BPE.
@@ -247,7 +248,7 @@ def spelling_of(folder: Path, embeddings: int) -> Spelling:
     added = {int(token["id"]): token for token in written["added_tokens"]}
     rows = [
         _row(index, by_id.get(index), added.get(index), str(fast.unk_token), pieces=fallback)
-        for index in range(max(embeddings, max(by_id) + 1))
+        for index in range(embeddings)
     ]
     tokens, types = [token for token, _ in rows], [kind for _, kind in rows]
     pairs = [pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"]]
