@@ -237,6 +237,21 @@ def test_a_state_on_disk_or_host_changes_no_bit(tmp_path: Path, optimizer: str) 
     assert train(plain, range(3, 5)) == train(other, range(3, 5))
 
 
+@pytest.mark.parametrize("name", ["flash_adamw", "flash_sgd", "flash_lion"])
+def test_corrected_weights_resume_bit_for_bit(tmp_path: Path, name: str) -> None:
+    recipe = {"name": name, "rounding": "corrected", **({"momentum": 0.9} if name == "flash_sgd" else {})}
+    engine, other = make(recipe, "bf16", "full", budget=24), make(recipe, "bf16", "full", budget=24)
+    train(engine, range(3))
+    states = [state for state in engine._parts.optimizer.state.values() if "lost" in state]
+    assert {str(value.dtype) for state in states for value in state.values() if torch.is_tensor(value)} == {
+        "torch.int8", "torch.uint8", "torch.float16",
+    }  # fmt: skip
+    engine.save(tmp_path / "state")
+    other.load(tmp_path / "state")
+    assert train(engine, range(4, 6)) == train(other, range(4, 6))
+    assert saved(engine, tmp_path / "one") == saved(other, tmp_path / "two")
+
+
 @pytest.mark.parametrize("adapter", ["full", "lora"])
 def test_weights_without_copies_are_in_bf16_and_resume_bit_for_bit(tmp_path: Path, adapter: str) -> None:
     recipe = {"name": "adamw", "rounding": "stochastic", "rounding_seed": 3}
@@ -266,6 +281,7 @@ def test_small_updates_count_that_bf16_alone_would_lose() -> None:
     for name, recipe in {
         "masters": {"name": "sgd", "learning_rate": 1e-2},
         "chance": {"name": "sgd", "learning_rate": 1e-2, "rounding": "stochastic"},
+        "corrected": {"name": "sgd", "learning_rate": 1e-2, "rounding": "corrected"},
     }.items():
         engine = make(recipe, "bf16")
         losses[name] = [engine.forward_backward(data(0), WEIGHTED_NLL).loss]
@@ -275,6 +291,7 @@ def test_small_updates_count_that_bf16_alone_would_lose() -> None:
     gained = {name: seen[0] - seen[-1] for name, seen in losses.items()}
     assert gained["masters"] > 0
     assert gained["chance"] == pytest.approx(gained["masters"], rel=0.3)
+    assert gained["corrected"] == pytest.approx(gained["masters"], rel=0.01)
 
 
 # --- the plan ---------------------------------------------------------------------------------------------------------

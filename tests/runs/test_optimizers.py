@@ -108,16 +108,18 @@ def test_a_state_on_disk_is_no_memory(recipe: Callable[..., Any]) -> None:
 
 
 def test_weights_without_copies_take_four_bytes_less(recipe: Callable[..., Any]) -> None:
-    found = {}
-    for rounding in ("nearest", "stochastic"):
+    found, kept = {}, {}
+    for rounding in ("nearest", "stochastic", "corrected"):
         made = recipe(
             adapter={"name": "freeze", "layers": 1}, optimizer={"name": "adamw", "rounding": rounding},
             train={**LENGTHS, "precision": "bf16", "max_steps": 1},
         )  # fmt: skip
         session = finetooth.session(made)
         found[rounding] = session.plan.memory.parts["weights"]
+        kept[rounding] = session.plan.memory.parts["optimizer"]
         trained = session.job.request.trains.parameters
-    assert found["nearest"] - found["stochastic"] == 4 * trained
+    assert found["nearest"] - found["stochastic"] == found["nearest"] - found["corrected"] == 4 * trained
+    assert kept["corrected"] - kept["stochastic"] == trained
 
 
 def test_options_that_cannot_be_are_refused(recipe: Callable[..., Any]) -> None:

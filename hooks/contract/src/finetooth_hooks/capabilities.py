@@ -102,6 +102,7 @@ OPTIMIZER: Mapping[str, str] = {
     "in_backward": "its update of a parameter asks for nothing but that parameter's gradient, and is made as soon as "
     "backward has it; the gradient is then dropped. One backward is one step, and nothing is clipped to a common norm",
     "masterless": "updates weights in bf16 as they are, without copies of them in fp32",
+    "corrected": "keeps one byte more of state for each weight than it says: what rounding it lost",
     "host_state": "keeps its state in host memory, and on the device that of one parameter at a time",
     "disk_state": "keeps its state in files, and in memory that of one parameter at a time",
 }

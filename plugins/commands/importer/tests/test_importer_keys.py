@@ -135,6 +135,16 @@ def test_what_is_here_now_is_taken(outcomes: Outcomes) -> None:
              "early_stopping_patience": 3, "evals_per_epoch": 1}  # fmt: skip
     made = taken(given, "axolotl").recipe
     assert made["optimizer"] == {"name": "came", "betas": [0.8, 0.999, 0.9999]}
+    adam = {"adam_beta1": 0.8, "adam_epsilon": 1e-6}
+    for theirs, ours in {
+        "flash_adamw": {"name": "flash_adamw", "betas": [0.8, 0.999], "eps": 1e-6},
+        "flash_adam": {"name": "flash_adam", "betas": [0.8, 0.999], "eps": 1e-6},
+        "flash_lion": {"name": "flash_lion", "betas": [0.8, 0.999]},
+        "flash_sgd": "flash_sgd",
+        "flash_sgdw": "flash_sgdw",
+        "optimi_adamw": {"name": "adamw", "betas": [0.8, 0.999], "eps": 1e-6},
+    }.items():
+        assert taken({**given, **adam, "optimizer": theirs}, "axolotl").recipe["optimizer"] == ours
     assert made["adapter"] == {"name": "lisa", "layers": 2, "every": 5}
     assert made["trackers"] == ["console", "jsonl", {"name": "wandb", "project": "p", "mode": "offline"}]
     assert made["train"]["early_stopping"] == {"patience": 3, "metric": "eval/loss"}

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from finetooth_torchshared.kept_elsewhere import in_files, in_host_memory  # noqa: E402
-from finetooth_torchshared.one_by_one import OneByOne, lent, round_by_chance, rounded_by_chance  # noqa: E402
+from finetooth_torchshared.one_by_one import OneByOne, corrected, lent, round_by_chance, rounded_by_chance  # noqa: E402
 
 
 def weights(dtype=torch.float32):
@@ -110,6 +110,52 @@ def test_chance_keeps_what_nearest_loses_and_follows_its_seed() -> None:
     assert float(arrived.mean()) == pytest.approx(float(walked(torch.float32).mean()), rel=1e-3)
     assert torch.equal(arrived, walked(torch.bfloat16, seed=1))
     assert not torch.equal(arrived, walked(torch.bfloat16, seed=2))
+
+
+def test_corrections_are_the_papers_to_the_code() -> None:
+    """In float64: 127ths of half the distance from a weight to the next one of its exponent."""
+    numbers = torch.randn(400, generator=torch.Generator().manual_seed(0)) * 10.0 ** torch.arange(400).sub(200).div(6)
+    numbers = torch.cat([numbers, torch.tensor([0.0, 2.0**-133, -(2.0**-140), 1.0, -1.5])])
+    parameter = torch.nn.Parameter(torch.zeros(len(numbers), dtype=torch.bfloat16))
+    optimizer = OneByOne(torch.optim.SGD([parameter], lr=1.0), [corrected])
+    parameter.grad_dtype = torch.float32
+    parameter.grad = -numbers
+    optimizer.step()
+    low = parameter.detach().double()
+    assert torch.equal(low, numbers.to(torch.bfloat16).double())
+    exponent = torch.floor(torch.log2(low.abs().clamp(min=2.0**-126)))
+    share = (numbers.double() - low) / 2.0 ** (exponent - 8)
+    assert torch.equal(optimizer.state[parameter]["lost"].double(), (share * 127).round())
+    # what the next update starts from is off by half a 127th of that at most
+    seen = {}
+
+    class Looking(torch.optim.SGD):
+        def step(self, closure=None):
+            seen["weight"] = parameter.data.clone()
+
+    looking = OneByOne(Looking([parameter], lr=1.0), [corrected])
+    looking.state[parameter]["lost"] = optimizer.state[parameter]["lost"]
+    parameter.grad = torch.zeros_like(numbers)
+    looking.step()
+    assert seen["weight"].dtype == torch.float32
+    off = (seen["weight"].double() - numbers.double()).abs()
+    assert bool((off <= 2.0 ** (exponent - 8) / 254 + 2.0**-149).all())
+
+
+def test_corrections_keep_what_nearest_loses() -> None:
+    """As by chance, and without chance; and a state that is loaded goes where the first one went."""
+    parameter = torch.nn.Parameter(torch.ones(64, dtype=torch.bfloat16))
+    optimizer = OneByOne(torch.optim.AdamW([parameter], lr=2.0**-7 / 10, weight_decay=0.0), [corrected])
+    for step in range(200):
+        if step == 100:
+            resumed = torch.nn.Parameter(parameter.detach().clone())
+            other = OneByOne(torch.optim.AdamW([resumed], lr=2.0**-7 / 10, weight_decay=0.0), [corrected])
+            other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+            assert other.state[resumed]["lost"].dtype == torch.int8
+            parameter, optimizer = resumed, other
+        parameter.grad = -torch.ones_like(parameter)
+        optimizer.step()
+    assert float(parameter.detach().float().mean()) == pytest.approx(1 + 200 * 2.0**-7 / 10, rel=1e-3)
 
 
 def test_a_failed_update_leaves_weights_and_gradients_as_they_were() -> None:

@@ -6,6 +6,13 @@ from collections.abc import Iterable
 
 from finetooth_hooks import Optimizer, hookimpl
 
+_FLASH = (
+    ("flash_adamw", "AdamW with companded moments in 8 bits", 2.2, 8, 16, ()),
+    ("flash_adam", "the same of Adam, whose weights decay through the gradient", 2.2, 8, 16, ()),
+    ("flash_sgd", "SGD with a companded momentum in 8 bits, whose weights decay through the gradient", 1.1, 8, 12, ()),
+    ("flash_sgdw", "the same with weights that decay by themselves", 1.1, 8, 12, ()),
+    ("flash_lion", "Lion with a companded momentum in 8 bits", 1.1, 8, 12, ()),
+)
 _OPTIMIZERS = (
     ("galore", "Adam in a subspace of each gradient", 12, 4, 8, ("galore_adamw", "galore_adamw_layerwise")),
     (
@@ -19,17 +26,18 @@ _OPTIMIZERS = (
     ("adam_mini", "Adam with one second moment for each output of a layer", 5, 4, 4, ()),
     ("adamw_4bit", "AdamW with moments in 4 bits", 8, 8, 9, ("adamw4bit",)),
 )
-"""Name, summary, bytes of a number (state, update, largest tensor), names elsewhere."""
+"""Name, summary, bytes of a number (state, update, largest tensor), names elsewhere; `_FLASH` too."""
 
 
 @hookimpl
 def ft_optimizers() -> Iterable[Optimizer]:
     """`state_bytes` is for small matrices, on whose scale nothing is saved; for a model that trains whole the plan
     counts by its sizes."""
-    for name, summary, state, update, tensor, elsewhere in _OPTIMIZERS:
+    for name, summary, state, update, tensor, elsewhere in (*_OPTIMIZERS, *_FLASH):
+        module = "flash_optimizers" if name.startswith("flash") else "optimizers"
         yield Optimizer(
             name=name,
-            build=f"finetooth_lowmemory.optimizers:build_{name}",
+            build=f"finetooth_lowmemory.{module}:build_{name}",
             summary=summary,
             state_bytes=state,
             update_bytes=update,

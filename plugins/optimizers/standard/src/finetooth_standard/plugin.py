@@ -13,7 +13,7 @@ _OPTIMIZERS = (
         8.0,
         0.0,
         0.0,
-        ("adam", "adamw_torch", "adamw_torch_fused", "adamw_hf"),
+        ("adam", "adamw_torch", "adamw_torch_fused", "adamw_hf", "optimi_adamw"),
     ),
     ("sgd", "stochastic gradient descent", 4.0, 4.0, 0.0, ()),
     ("adafactor", "Adafactor: second moments by row and column", 0.5, 4.0, 4.0, ()),

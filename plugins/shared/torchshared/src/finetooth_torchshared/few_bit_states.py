@@ -48,14 +48,19 @@ class FewBits:
     """Keeps tensors of numbers in a state, and gives them back.
 
     Args:
-        levels: (16,) or (256,) numbers from -1 or 0 to 1, ascending.
+        levels: (16,) or up to (256,) numbers from -1 or 0 to 1, ascending.
         block: numbers that share a scale, the largest size among them.
         smallest: tensors of fewer numbers are kept in fp32.
+        between: what parts each level from the next; None: the middle.
+        scales: the type they are kept in; None: that of the numbers.
     """
 
-    def __init__(self, levels: Tensor, *, block: int, smallest: int = 4096) -> None:
-        self._levels, self._block, self._smallest = levels, block, smallest
-        self._between = (levels[1:] + levels[:-1]) / 2
+    def __init__(
+        self, levels: Tensor, *, block: int, smallest: int = 4096, between: Tensor | None = None,
+        scales: torch.dtype | None = None,
+    ) -> None:  # fmt: skip
+        self._levels, self._block, self._smallest, self._scales = levels, block, smallest, scales
+        self._between = (levels[1:] + levels[:-1]) / 2 if between is None else between
         self._packs = len(levels) == 16  # two to a byte
 
     def read(self, state: Settings, name: str, like: Tensor) -> Tensor:
@@ -85,7 +90,7 @@ class FewBits:
         whole, blocks_in_all = numbers.reshape(-1), -(-numbers.numel() // self._block)
         between, device = self._between.to(whole.device), whole.device
         stored = torch.empty(blocks_in_all * self._block // (2 if self._packs else 1), dtype=torch.uint8, device=device)
-        scales = torch.empty(blocks_in_all, dtype=whole.dtype, device=device)
+        scales = torch.empty(blocks_in_all, dtype=self._scales or whole.dtype, device=device)
         for blocks in self._pieces(blocks_in_all):
             piece = whole[self._numbers(blocks)]
             flat = torch.nn.functional.pad(piece, (0, -len(piece) % self._block)).view(-1, self._block)
@@ -114,7 +119,7 @@ class FewBits:
         if numbers < self._smallest:
             return 4.0 * numbers
         blocks = -(-numbers // self._block)
-        return blocks * (self._block * (0.5 if self._packs else 1.0) + 4)
+        return blocks * (self._block * (0.5 if self._packs else 1.0) + (self._scales or torch.float32).itemsize)
 
 
 __all__ = ["FewBits", "dynamic_levels", "even_levels"]

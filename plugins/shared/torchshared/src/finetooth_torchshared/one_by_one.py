@@ -17,6 +17,8 @@ Around = Callable[[Tensor, Settings, int], AbstractContextManager[None]]
 """What surrounds the update of one parameter: the weight, its state, and its place among all, counted from 1."""
 KEPT_BITS = -(1 << 16)
 """Of a number in fp32, the bits that bf16 has: 0xFFFF0000 as a signed number."""
+PIECE = 1 << 20
+"""Numbers that are corrected at once."""
 
 
 class OneByOne(torch.optim.Optimizer):
@@ -143,6 +145,52 @@ def rounded_by_chance(seed: int) -> Around:
     return around
 
 
+@contextmanager
+def corrected(weight: Tensor, state: Settings, place: int) -> Iterator[None]:
+    """A weight in bf16 is updated in fp32 and rounded to the nearest, and its state keeps in 8 bits what that lost, as
+    127ths of half a unit in the last place (FlashOptim; Gonzalez Ortiz et al., 2026, arXiv:2602.23349, section 3.1).
+    Weights in other types are updated as they are."""
+    low = weight.data
+    if low.dtype != torch.bfloat16:
+        yield
+        return
+    weight.data = low.float()
+    if "lost" in state:
+        for high, rounded, lost in _pieces(weight.data, low, state["lost"]):
+            high += _scaled(lost.float() / 127, _half_unit(rounded))
+    try:
+        yield
+    except BaseException:
+        weight.data = low
+        raise
+    whole, weight.data = weight.data, low
+    low.copy_(whole)
+    if "lost" not in state:
+        state["lost"] = torch.zeros_like(low, dtype=torch.int8)
+    for high, rounded, lost in _pieces(whole, low, state["lost"]):
+        share = _scaled(high - rounded.float(), -_half_unit(rounded))
+        lost.copy_(share.nan_to_num(0, 0, 0).clamp(-1, 1).mul(127).round())
+
+
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors of one shape, a few rows at a time: what is made in between is several times as much."""
+    rows = max(1, PIECE * len(tensors[0]) // max(1, tensors[0].numel())) if tensors[0].dim() else 1
+    return zip(*(torch.split(tensor, rows) if tensor.dim() else (tensor,) for tensor in tensors), strict=True)
+
+
+def _half_unit(low: Tensor) -> Tensor:
+    """The exponent of half a unit in the last place of numbers in bf16, whose subnormal ones share that of the least
+    normal one."""
+    exponent = torch.frexp(low.float()).exponent - 1
+    return torch.where(low == 0, -126, exponent).clamp(min=-126) - 8
+
+
+def _scaled(numbers: Tensor, exponent: Tensor) -> Tensor:
+    """Numbers times powers of two, in two steps: 2^134 itself is more than fp32 holds."""
+    half = exponent // 2
+    return torch.ldexp(torch.ldexp(numbers, half), exponent - half)
+
+
 def round_by_chance(high: Tensor, low: Tensor, draw: torch.Generator) -> None:
     """Round numbers in fp32 into bf16: to the two neighbours of each with the chances that make the average exact.
 
@@ -156,4 +204,4 @@ def round_by_chance(high: Tensor, low: Tensor, draw: torch.Generator) -> None:
     low.copy_(torch.where(finite, more.add_(bits).bitwise_and_(KEPT_BITS).view(torch.float32), high))
 
 
-__all__ = ["Around", "OneByOne", "lent", "round_by_chance", "rounded_by_chance"]
+__all__ = ["Around", "OneByOne", "corrected", "lent", "round_by_chance", "rounded_by_chance"]

@@ -211,7 +211,8 @@ STATE_ELSEWHERE = frozenset({"host_state", "disk_state"})
 
 def optimizer_bytes(request: PlanRequest) -> int:
     """What the optimizer keeps, wherever it does."""
-    return int(request.updates.state_bytes * request.trains.parameters)
+    kept = request.updates.state_bytes + ("corrected" in request.updates.optimizer.capabilities)
+    return int(kept * request.trains.parameters)
 
 
 def largest_gradient(request: PlanRequest) -> int:

@@ -14,7 +14,7 @@ def check_updates(request: PlanRequest, precision: str) -> None:
     name, words = request.updates.name, request.updates.optimizer.capabilities
     if "masterless" in words and precision != "bf16":
         raise PlanError(
-            f"train.precision={precision}: {name} with optimizer.rounding=stochastic rounds weights into bf16",
+            f"train.precision={precision}: {name} with this optimizer.rounding rounds weights into bf16",
             action="set train.precision to bf16, or leave out optimizer.rounding",
         )
     if "in_backward" not in words:

@@ -18,8 +18,9 @@ OPTIMIZERS: Mapping[str, str] = TABLES["optimizers"]
 OTHERWISE: Mapping[str, tuple[str, str]] = TABLES["otherwise"]
 """Those whose update is here with another store of its state: ours, and what differs."""
 
-WITHOUT_BETAS = ("sgd", "adafactor", "lomo", "adalomo", "schedule_free_adamw", "schedule_free_sgd")
-WITHOUT_EPS = ("adafactor", "sgd", "lion", "lion_8bit", "lomo", "adalomo", "schedule_free_sgd", "came")
+PLAIN = ("sgd", "flash_sgd", "flash_sgdw", "adafactor", "lomo", "adalomo", "schedule_free_sgd")
+WITHOUT_BETAS = (*PLAIN, "schedule_free_adamw")
+WITHOUT_EPS = (*PLAIN, "lion", "lion_8bit", "flash_lion", "came")
 
 SCHEDULES: Mapping[str, str] = TABLES["schedules"]
 """Schedules by the names of transformers."""

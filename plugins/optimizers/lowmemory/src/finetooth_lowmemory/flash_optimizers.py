@@ -1,0 +1,111 @@
+"""Options of FlashOptim's five optimizers, and what each keeps. torch is imported when one is made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from finetooth_hooks import Context, RecipeError
+from finetooth_torchshared.optimizers import Beta, Groups, OptimizerOptions, TorchOptimizer
+from pydantic import Field
+
+if TYPE_CHECKING:
+    import torch
+
+STATE = 1 + 2 / 32
+"""Bytes of a number of a state: its code, and its part of a scale in fp16."""
+
+
+class FlashAdamOptions(OptimizerOptions):
+    """Options of `flash_adam`."""
+
+    learning_rate: float = Field(default=2e-4, gt=0)
+    """Peak learning rate, as for AdamW."""
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """Decay of the first and second moment."""
+    eps: float = Field(default=1e-8, gt=0)
+    """Added to the root of the second moment."""
+
+
+class FlashAdamwOptions(FlashAdamOptions):
+    """Options of `flash_adamw`."""
+
+
+class FlashSgdOptions(OptimizerOptions):
+    """Options of `flash_sgd`."""
+
+    learning_rate: float = Field(default=1e-2, gt=0)
+    """Peak learning rate."""
+    momentum: Beta = 0.0
+    """Decay of the running gradient; 0 keeps none."""
+    nesterov: bool = False
+    """Look ahead along the momentum; needs `momentum`."""
+
+
+class FlashSgdwOptions(FlashSgdOptions):
+    """Options of `flash_sgdw`."""
+
+
+class FlashLionOptions(OptimizerOptions):
+    """Options of `flash_lion`."""
+
+    learning_rate: float = Field(default=3e-5, gt=0)
+    """Peak learning rate; every weight moves by just this much, so take 3 to 10 times less than for AdamW."""
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
+    """Weight of the momentum in the update, and its decay."""
+
+
+def build_flash_adamw(options: FlashAdamwOptions, context: Context) -> TorchOptimizer:
+    """AdamW whose moments have 8 bits (FlashOptim; Gonzalez Ortiz et al., 2026, arXiv:2602.23349)."""
+    return _optimizer("FlashAdam", options, 2, decoupled=True, betas=options.betas, eps=options.eps)
+
+
+def build_flash_adam(options: FlashAdamOptions, context: Context) -> TorchOptimizer:
+    """The same of Adam, which adds weight_decay times the weight to the gradient."""
+    return _optimizer("FlashAdam", options, 2, decoupled=False, betas=options.betas, eps=options.eps)
+
+
+def build_flash_sgd(options: FlashSgdOptions, context: Context) -> TorchOptimizer:
+    """SGD whose momentum has 8 bits, and which adds weight_decay times the weight to the gradient.
+
+    Raises:
+        RecipeError: `nesterov` without `momentum`.
+    """
+    return _sgd(options, decoupled=False)
+
+
+def build_flash_sgdw(options: FlashSgdwOptions, context: Context) -> TorchOptimizer:
+    """The same with weights that decay by themselves.
+
+    Raises:
+        RecipeError: `nesterov` without `momentum`.
+    """
+    return _sgd(options, decoupled=True)
+
+
+def build_flash_lion(options: FlashLionOptions, context: Context) -> TorchOptimizer:
+    """Lion whose momentum has 8 bits."""
+    return _optimizer("FlashLion", options, 1, decoupled=True, betas=options.betas)
+
+
+def _sgd(options: FlashSgdOptions, *, decoupled: bool) -> TorchOptimizer:
+    if options.nesterov and not options.momentum:
+        raise RecipeError("optimizer.nesterov", "needs momentum", action="set optimizer.momentum, 0.9 for instance")
+    own = {"momentum": options.momentum, "nesterov": options.nesterov}
+    return _optimizer("Flash", options, 1 if options.momentum else 0, decoupled=decoupled, **own)
+
+
+def _optimizer(kind: str, options: Any, states: int, **settings: Any) -> TorchOptimizer:
+    """
+    Args:
+        states: numbers kept for a weight.
+    """
+
+    def make(groups: Groups) -> torch.optim.Optimizer:
+        from finetooth_lowmemory import flash
+
+        made: torch.optim.Optimizer = getattr(flash, kind)(groups, {"lr": options.learning_rate, **settings})
+        return made
+
+    return TorchOptimizer(
+        options=options, learning_rate=options.learning_rate, make=make, keeps=lambda _: states * STATE
+    )
