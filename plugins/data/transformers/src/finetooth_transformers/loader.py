@@ -78,23 +78,19 @@ class TransformersLoader(LoaderBase):
         if stored is not None and packing is None:
             check_readable(reference, quantization_of(described))
         packed = Tensors.of(folder).packed(packing) if packing is not None and folder.is_dir() else frozenset[str]()
-        held = 0
-        if folder.is_dir() and weights:
-            counted = checkpoint.read(folder)
-            parameters, _, held = (
-                (counted.parameters, 0, 0) if stored is None else self._count(reference, config, packed)
-            )
-            size, files, revision, experts = counted.bytes, counted.files, "", counted.experts
+        counted = checkpoint.read(folder) if folder.is_dir() and weights else None
+        of_files = (counted.parameters, counted.experts, 0) if counted and stored is None else None
+        parameters, experts, held = of_files or self._count(reference, config, packed)
+        if counted:
+            size, files, revision = counted.bytes, counted.files, ""
         else:
-            parameters, experts, held = self._count(reference, config, packed)
             each = BYTES.get(str(config.dtype).removeprefix("torch."), 4) if stored is None else stored.bytes_per_weight
             size = int(parameters * each)
             files, revision = (), str(getattr(config, "_commit_hash", None) or self._options.revision or "")
         resident = size if stored is not None and not turned_back(described) else None
-        published = str(folder.absolute()) if folder.is_dir() else reference
         return ModelInfo(
-            reference, "transformers", kind, described, parameters, size, files, revision, resident, stored, published,
-            held, experts if stored is None else 0,
+            reference, "transformers", kind, described, parameters, size, files, revision, resident, stored,
+            str(folder.absolute()) if folder.is_dir() else reference, held, experts if stored is None else 0,
             contents=self._files.contents(reference) if weights or not folder.is_dir() else {},
         )  # fmt: skip
 
