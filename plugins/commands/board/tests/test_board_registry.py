@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +67,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
         said = records.digest(made.record(version))
         parents = [{"name": "bot", "number": version.number, "statement": said}] if version.number == 0 else []
     answer = {"id": EVIL, "prompt": EVIL, "expected": EVIL, "answer": EVIL, "score": 1.0}
+    made.hold(made.version("bot@v2"), "production", EVIL)
     made.measure(made.version("bot@v1"), {"exact/accuracy": 1.0}, {EVIL: [answer]})
     with pytest.raises(Exception, match="customer"):
         made.admit("bot", {"classification": {"customer_data": True}, "run": EVIL})
@@ -73,7 +75,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
 
 
 PATHS = (
-    "/", "/log", "/versions/bot/1", "/versions/bot/1/verified", "/compare?v=bot@v0&v=bot@v1",
+    "/", "/log", "/versions/bot/1", "/versions/bot/1/verified", "/compare?v=bot@v0&v=bot@v1", "/decisions",
 )  # fmt: skip
 
 
@@ -98,6 +100,44 @@ def test_what_is_not_there_is_said(serve: Serve, registry: Registry, path: str) 
 def test_no_registry_is_said_with_what_makes_one(serve: Serve) -> None:
     answer = httpx.get(f"{serve(context=Context())}/registry/")
     assert answer.status_code == 400 and "ft registry init" in answer.text
+
+
+def test_curves_show_the_kept_step_and_the_size_of_the_corpus(serve: Serve, registry: Registry, tmp_path: Path) -> None:
+    """What is drawn is counted and placed: three curves, a ring at each kept step, one point for each corpus."""
+    for rows, kept in ((700, 20), (1400, 20), (2800, 40)):
+        losses = {step: 1.0 - rows / 10_000 + abs(step - 20) / 100 for step in (10, 20, 30, 40)}
+        lines = [{"event": "evaluation", "name": "loss", "step": n, "metrics": {"loss": v}} for n, v in losses.items()]
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        result = {"status": "done", "artifact_step": kept, "rows": [{"split": "train", "used": rows}]}
+        (tmp_path / "result.json").write_text(json.dumps(result))
+        files = {name: tmp_path / name for name in ("metrics.jsonl", "result.json")}
+        registry.add("curvy", files, {"classification": {"customer_data": False}}, None, metrics={})
+    page = f"{serve(context=Context())}/registry/curves/curvy"
+    text = httpx.get(page).text
+    by_step, by_corpus = re.findall(r"<svg.*?</svg>", text)
+    curves = [
+        [tuple(map(float, p.split(","))) for p in line.split()] for line in re.findall(r'points="([^"]+)"', by_step)
+    ]
+    rings = {(float(x), float(y)) for x, y in re.findall(r'cx="([0-9.]+)" cy="([0-9.]+)" r="5"', by_step)}
+    assert rings == {curves[0][1], curves[1][1], curves[2][3]}  # places of the kept steps, the lowest but for the last
+    assert [max(curve, key=lambda point: point[1]) for curve in curves] == [curve[1] for curve in curves]
+    (corpora,) = re.findall(r'points="([^"]+)"', by_corpus)
+    xs = [float(point.split(",")[0]) for point in corpora.split()]
+    assert (xs[1] - xs[0]) / (xs[2] - xs[0]) == pytest.approx(1 / 3, abs=0.01)  # 700, 1400 and 2800 rows
+    assert text.count("(not the lowest)") == 1 and "2800" in text
+    refused = httpx.get(page, params={"metric": EVIL})
+    assert refused.status_code == 400 and EVIL not in refused.text and "they measured eval/loss" in refused.text
+
+
+def test_decisions_are_listed_with_their_signature(serve: Serve, registry: Registry, tmp_path: Path) -> None:
+    signer = records.load_signer(tmp_path / "ci.pem")
+    registry.decide(registry.version("bot@v0"), "production", {"1 small": Verdict(True, "good")}, None, signer)
+    text = httpx.get(f"{serve(context=Context())}/registry/decisions").text
+    promoted, held = (
+        text.index("PROMOTE, signed by ci"),
+        text.index("HOLD: &lt;script&gt;alert(1)&lt;/script&gt;, not signed"),
+    )
+    assert promoted < held and "1 gates" in text and "good" in text
 
 
 def test_forms_of_other_pages_decide_nothing(serve: Serve, registry: Registry) -> None:

@@ -28,6 +28,7 @@ class Chart:
         width, height: of the whole.
         left, top, right, bottom: of the area in which the curves are.
         curves: pixels of each curve, by its name.
+        marks: pixels of points with a ring around them.
         x_ticks, y_ticks: place and label.
     """
 
@@ -41,6 +42,7 @@ class Chart:
     curves: Mapping[str, tuple[tuple[float, float], ...]]
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
+    marks: tuple[tuple[float, float], ...] = ()
 
     @property
     def legend(self) -> tuple[str, ...]:
@@ -48,11 +50,14 @@ class Chart:
         return tuple(self.curves) if len(self.curves) > 1 else ()
 
 
-def chart(title: str, series: Mapping[str, Points], *, width: int = 460, height: int = 240) -> Chart | None:
+def chart(
+    title: str, series: Mapping[str, Points], *, width: int = 460, height: int = 240, marks: Points = ()
+) -> Chart | None:
     """A chart of curves over the steps; None where nothing finite is to be shown.
 
     Args:
         series: (step, value) by name, in the order of the steps.
+        marks: points of the curves that get a ring.
     """
     finite = {
         name: thinned([(float(x), float(y)) for x, y in points if math.isfinite(x) and math.isfinite(y)])
@@ -86,6 +91,7 @@ def chart(title: str, series: Mapping[str, Points], *, width: int = 460, height:
         {name: tuple(place(x, y) for x, y in points) for name, points in finite.items()},
         tuple((place(x, y_low)[0], label(x)) for x in x_ticks),
         tuple((place(x_low, y)[1], label(y)) for y in y_ticks),
+        tuple(place(x, y) for x, y in marks),
     )
 
 
@@ -113,6 +119,8 @@ def svg(made: Chart) -> str:
             parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
         if len(points) <= 20:
             parts += [f'<circle cx="{x}" cy="{y}" r="2.5" fill="{colour}"/>' for x, y in points]
+    ring = 'r="5" fill="none" stroke="currentColor" stroke-width="1.5"'
+    parts += [f'<circle cx="{x}" cy="{y}" {ring}/>' for x, y in made.marks]
     for index, name in enumerate(made.legend):
         colour, y = COLOURS[index % len(COLOURS)], made.top + 12 + 14 * index
         parts.append(f'<text x="{made.right - 4}" y="{y}" text-anchor="end" fill="{colour}">{_text(name)}</text>')

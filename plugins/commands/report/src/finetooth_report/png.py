@@ -54,6 +54,8 @@ def _draw(pen: ImageDraw.ImageDraw, chart: Chart, x0: int, y0: int) -> None:
         if len(points) <= 20:
             for x, y in points:
                 pen.ellipse([at(x - 2, y - 2), at(x + 2, y + 2)], fill=colour)
+    for x, y in chart.marks:
+        pen.ellipse([at(x - 5, y - 5), at(x + 5, y + 5)], outline="black", width=SCALE)
     for index, name in enumerate(chart.legend):
         colour = COLOURS[index % len(COLOURS)]
         pen.text(at(chart.right - 4, chart.top + 2 + 14 * index), name, fill=colour, font=small, anchor="ra")

@@ -20,16 +20,17 @@ from starlette.routing import Route, Router
 
 from finetooth_registry import decisions, records, releasing
 from finetooth_registry.anywhere import VARIABLE, AnyRegistry, Version, chained
+from finetooth_registry.curves import curves, pictures
 from finetooth_registry.lineage import drawing, lineage
 from finetooth_registry.remote import open_registry
 from finetooth_registry.verified import NOTHING
 from finetooth_registry.verifying import verify_version
 
-MOST = 200
-"""Versions and events of a page."""
+MOST, MOST_READ = 200, 50
+"""Versions and events of a page; the same where a file of each is read."""
 COMPARED = 5
 """Versions that are compared at most."""
-DECIDED = ("decided", "rolled back", "held", "hold lifted", "signed", "reverted", "watched")
+DECIDED = (*decisions.KINDS, "signed", "watched")
 """Events of a version's page."""
 Html = tuple[str, str]
 """Title and body of a page."""
@@ -56,7 +57,7 @@ class RegistryPages:
         page = "/versions/{model}/{number:int}"
         looks: Mapping[str, Callable[[AnyRegistry, Request], Html]] = {
             "/": self._overview, "/log": self._log, "/compare": self._compared, page: self._version,
-            f"{page}/verified": self._verified,
+            f"{page}/verified": self._verified, "/decisions": self._decisions, "/curves/{model}": self._curves,
         }  # fmt: skip
         changes: Mapping[str, Callable[[AnyRegistry, Request, Mapping[str, str]], Html | None]] = {
             f"{page}/promote": self._promote, f"{page}/hold": self._hold, f"{page}/lift": self._lift,
@@ -120,6 +121,21 @@ class RegistryPages:
         rows = [(name, [side.get(name, "-") for side in both]) for name in names]
         called = [version.called for version in versions]
         return "Versions compared", self._html("compare", request, versions=versions, called=called, rows=rows)
+
+    def _decisions(self, registry: AnyRegistry, request: Request) -> Html:
+        events = registry.events(kinds=decisions.KINDS, newest=MOST_READ)[::-1]
+        must = {name for name, channel in registry.policy.channels.items() if channel.signed_decisions}
+        rows = [
+            (event, *decisions.check(registry, event, must=event.detail.get("channel") in must)) for event in events
+        ]
+        return "Decisions", self._html("decisions", request, rows=rows, left=len(events) == MOST_READ)
+
+    def _curves(self, registry: AnyRegistry, request: Request) -> Html:
+        model, metric = request.path_params["model"], request.query_params.get("metric", "") or "eval/loss"
+        made = curves(registry, model, metric, MOST_READ)
+        drawn = [Markup(picture) for picture in pictures(made, metric).values()]
+        about = {"model": model, "metric": metric, "curves": made, "drawn": drawn, "left": len(made) == MOST_READ}
+        return f"Curves of {model}", self._html("curves", request, **about)
 
     def _log(self, registry: AnyRegistry, request: Request) -> Html:
         broken, events = "", registry.events(newest=MOST)

@@ -45,21 +45,27 @@ class Curve:
         """Whether the artifact is of the step with the lowest value."""
         return self.kept == self.step
 
+    @property
+    def mark(self) -> Point | None:
+        """The step that was kept, with its value; None if it measured nothing there."""
+        return next((point for point in self.points if point[0] == self.kept), None)
+
     def as_json(self) -> dict[str, Any]:
         """All of it."""
         return {**asdict(self), "selected": self.selected}
 
 
-def curves(registry: AnyRegistry, model: str, metric: str) -> list[Curve]:
+def curves(registry: AnyRegistry, model: str, metric: str, newest: int = 0) -> list[Curve]:
     """A curve of each version that measured a metric while it trained, the oldest first.
 
     Args:
         metric: as a run records it, `eval/loss`; lower is better.
+        newest: of so many versions at most; 0: of all.
 
     Raises:
         UserError: no version measured it.
     """
-    versions = registry.versions(model)
+    versions = registry.versions(model, newest)
     made, others = [], set[str]()
     for version in versions:
         by_metric = _read(registry, version)
@@ -95,7 +101,8 @@ def _read(registry: AnyRegistry, version: Version) -> dict[str, Curve]:
 
 def pictures(made: Sequence[Curve], metric: str) -> dict[str, str]:
     """Two charts as SVG by file name; the second only where the sizes of the corpora are known."""
-    by_step = chart(f"{metric} by step", {curve.version: curve.points for curve in made})
+    marks = [curve.mark for curve in made if curve.mark is not None]
+    by_step = chart(f"{metric} by step, the kept one ringed", {c.version: c.points for c in made}, marks=marks)
     sizes = sorted((curve.rows, curve.minimum) for curve in made if curve.rows)
     by_corpus = chart(f"minimum of {metric} by training rows", {"minimum": sizes})
     drawn = {"by-step.svg": by_step, "by-corpus.svg": by_corpus}
