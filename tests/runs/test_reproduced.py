@@ -16,11 +16,13 @@ PAIRS = [{"prompt": f"Say {n}", "chosen": f"It is {n}.", "rejected": "No."} for 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["sft", "dpo"])
+@pytest.mark.parametrize("method", ["sft", "dpo", "grpo"])
 def test_a_run_is_reproduced_bit_for_bit_from_a_clone(
-    recipe: Callable[..., dict[str, Any]], forks: list[str], tmp_path: Path, method: str
-) -> None:
-    given = recipe(method=method)
+    recipe: Callable[..., dict[str, Any]], online_recipe: Callable[..., Any], forks: list[str], tmp_path: Path,
+    method: str,
+) -> None:  # fmt: skip
+    sampled = {"name": "grpo", "num_generations": 4, "max_completion_length": 12}
+    given = online_recipe(sampled, {})() if method == "grpo" else recipe(method=method)
     given["train"] |= {"max_steps": 2, "batch_size": 4}
     if method == "dpo":
         (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PAIRS))
