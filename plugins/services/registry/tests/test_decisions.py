@@ -135,8 +135,9 @@ def test_a_hold_whose_reason_was_changed_does_not_hold(place: Place) -> None:
     place("hold", "bot@v0", "--from", "production", "--why", "not yet")
     held = place.registry.events(kinds=("held",))[-1]
     event = replace(held, detail={**held.detail, "why": "never"})
-    assert decisions.check(place.registry, held, must=True) == (True, "HOLD: not yet, signed by ci")
-    assert decisions.check(place.registry, event, must=True) == (False, "the statement is of another decision")
+    trusted = place.registry.trusted()
+    assert decisions.check(place.registry, held, trusted, must=True) == (True, "HOLD: not yet, signed by ci")
+    assert decisions.check(place.registry, event, trusted, must=True) == (False, "the statement is of another decision")
 
 
 def test_a_hold_of_what_a_channel_holds_is_shown_with_its_promotion(place: Place) -> None:

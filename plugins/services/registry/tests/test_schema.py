@@ -173,8 +173,12 @@ def test_each_tenant_has_a_schema_of_its_own_on_postgresql(
         assert differs(registry) == [] and registry.policy == whole.policy
         assert postgres.password not in (folder / "database.url").read_text()
         registry.add("bot", {"weights": tmp_path / "w"}, ABOUT, None, metrics={"loss": 1.0})
-        assert [one.called for one in Registry(folder).versions()] == ["bot@v0"]
+        registry.close()
+        again = Registry(folder)
+        assert [one.called for one in again.versions()] == ["bot@v0"]
+        again.close()
     assert whole.versions() == []
+    whole.close()
 
 
 def test_a_registry_whose_making_was_cut_short_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

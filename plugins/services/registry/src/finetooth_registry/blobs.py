@@ -8,7 +8,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator
-from io import BufferedReader
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -44,10 +44,18 @@ class Blobs:
 
     def put(self, source: Path) -> str:
         """Store a file and return its SHA-256. The content is hashed while it is copied."""
+        with source.open("rb") as reader:
+            return self._put(reader)
+
+    def put_bytes(self, content: bytes) -> str:
+        """Store bytes and return their SHA-256."""
+        return self._put(BytesIO(content))
+
+    def _put(self, reader: BinaryIO) -> str:
         self.folder.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=self.folder)
         try:
-            with source.open("rb") as reader, os.fdopen(descriptor, "wb") as writer:
+            with os.fdopen(descriptor, "wb") as writer:
                 sha256 = _copy(reader, writer)
                 writer.flush()
                 os.fsync(writer.fileno())
@@ -113,14 +121,6 @@ class Blobs:
                 last = piece
         self._compare(sha256, digest.hexdigest())
         yield last
-
-    def put_bytes(self, content: bytes) -> str:
-        """Store bytes and return their SHA-256."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self.folder) as file:
-            file.write(content)
-            file.flush()
-            return self.put(Path(file.name))
 
     def read(self, sha256: str) -> bytes:
         """The bytes of a small blob.

@@ -125,8 +125,10 @@ class RegistryPages:
     def _decisions(self, registry: AnyRegistry, request: Request) -> Html:
         events = registry.events(kinds=decisions.KINDS, newest=MOST_READ)[::-1]
         must = {name for name, channel in registry.policy.channels.items() if channel.signed_decisions}
+        trusted = registry.trusted()
         rows = [
-            (event, *decisions.check(registry, event, must=event.detail.get("channel") in must)) for event in events
+            (event, *decisions.check(registry, event, trusted, must=event.detail.get("channel") in must))
+            for event in events
         ]
         return "Decisions", self._html("decisions", request, rows=rows, left=len(events) == MOST_READ)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from finetooth_hooks import Verdict
 from finetooth_hooks.errors import UserError
-from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
+from securesystemslib.signer import CryptoSigner, Key  # type: ignore[attr-defined]
 
 from finetooth_registry import records
 from finetooth_registry.anywhere import AnyRegistry, Event, Version
@@ -72,10 +72,11 @@ def latest(registry: AnyRegistry, version: Version, channel: str) -> bytes:
     )
 
 
-def check(registry: AnyRegistry, event: Event, *, must: bool) -> tuple[bool, str]:
+def check(registry: AnyRegistry, event: Event, trusted: Mapping[str, Key], *, must: bool) -> tuple[bool, str]:
     """Whether the statement of an event says what the event says, and by whom it is signed.
 
     Args:
+        trusted: keys by name.
         must: a decision without a signature does not hold.
     """
     detail = event.detail
@@ -91,7 +92,7 @@ def check(registry: AnyRegistry, event: Event, *, must: bool) -> tuple[bool, str
     if stated != (detail["number"], detail.get("channel", ""), before, detail.get("why")):
         return False, "the statement is of another decision"
     said = f"{about['decision']}: {about['why']}" if about.get("why") else about["decision"]
-    signers = records.signers_of(envelope, registry.trusted())
+    signers = records.signers_of(envelope, trusted)
     if signers:
         return True, f"{said}, signed by {', '.join(signers)}"
     if records.is_signed(envelope):

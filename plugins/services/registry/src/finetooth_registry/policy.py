@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,12 @@ class Policy(_Strict):
         return ""
 
 
+@lru_cache(8)
+def _read(text: str) -> Policy:
+    """A policy from its text, which is parsed once."""
+    return Policy.model_validate(yaml.safe_load(text) or {})
+
+
 def load_policy(folder: Path) -> Policy:
     """The policy of the registry in a folder.
 
@@ -81,7 +88,7 @@ def load_policy(folder: Path) -> Policy:
     """
     path = folder / FILE
     try:
-        return Policy.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+        return _read(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}", action="write the file again, or restore it") from error
     except yaml.YAMLError as error:

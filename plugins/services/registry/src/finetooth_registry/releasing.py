@@ -15,7 +15,7 @@ from finetooth_registry.anywhere import AnyRegistry, Version
 from finetooth_registry.policy import ChannelPolicy
 from finetooth_registry.registry import Registry
 from finetooth_registry.remote import RemoteRegistry
-from finetooth_registry.verifying import MADE_OF, verify_version
+from finetooth_registry.verifying import MADE_OF, verify_log, verify_version
 from finetooth_registry.writing import write_version
 
 GATED = ("signature", *MADE_OF)
@@ -58,10 +58,11 @@ def promote(
     if not dry_run:
         _check_signer(channel, wanted, signer)
     before = _before(registry, version, channel)
+    logged = verify_log(registry, version.model, whole=False)
     for judged in (version, *([] if before is None else [before])):
         broken = [
             link
-            for link in verify_version(registry, judged, whole=False)
+            for link in verify_version(registry, judged, logged=logged)
             if not link.holds and link.what not in GATED and not link.what.startswith("decision ")
         ]
         if broken:

@@ -34,37 +34,55 @@ class Link:
     said: str
 
 
-def verify_version(registry: AnyRegistry, version: Version, *, whole: bool = True) -> Iterator[Link]:
+Logged = tuple[Link, Sequence[Event]]
+"""Whether the log of a registry holds, and the events of a model in it."""
+
+
+def verify_log(registry: AnyRegistry, model: str, *, whole: bool) -> Logged:
+    """Check the log of a registry.
+
+    Args:
+        whole: from its first event on; see `AnyRegistry.check_log`.
+    """
+    try:
+        count, events = registry.checked_events(model, whole=whole)
+    except UserError as error:
+        return Link("log", False, str(error)), registry.events(model)
+    return Link("log", True, f"{count} events in one chain"), events
+
+
+def verify_version(
+    registry: AnyRegistry, version: Version, *, whole: bool = True, logged: Logged | None = None
+) -> Iterator[Link]:
     """Check the log, the record's signatures and number, what it was made of, and every file of a version.
 
     Args:
-        whole: check the log from its first event on; see `AnyRegistry.check_log`.
+        whole: as for `verify_log`.
+        logged: what `verify_log` said of the version's model; None: it is asked.
     """
-    yield from verify_record(registry, version, whole=whole)
+    yield from verify_record(registry, version, whole=whole, logged=logged)
     for name, sha256 in files_of(records.read(registry.record(version))).items():
         yield _checked(name, partial(_blob, registry, sha256))
 
 
-def verify_record(registry: AnyRegistry, version: Version, *, whole: bool = False) -> Iterator[Link]:
+def verify_record(
+    registry: AnyRegistry, version: Version, *, whole: bool = False, logged: Logged | None = None
+) -> Iterator[Link]:
     """Check all of a version but its files."""
-    try:
-        count, events = registry.checked_events(version.model, whole=whole)
-        yield Link("log", True, f"{count} events in one chain")
-    except UserError as error:
-        events = registry.events(version.model)
-        yield Link("log", False, str(error))
-    record = registry.record(version)
+    log, events = logged or verify_log(registry, version.model, whole=whole)
+    yield log
+    record, trusted = registry.record(version), registry.trusted()
     content = records.read(record)
-    signers = records.signers_of(record, registry.trusted())
+    signers = records.signers_of(record, trusted)
     yield Link("signature", bool(signers), f"by {', '.join(signers)}" if signers else "by no trusted key")
     named = (content["predicate"]["name"], content["predicate"]["number"])
     yield Link("version", named == (version.model, version.number), f"the record is of {named[0]}@v{named[1]}")
     try:
-        yield from list(_as_logged(registry, version, events))
+        yield from list(_as_logged(registry, version, events, trusted))
     except (KeyError, TypeError, AttributeError):  # an event that no registry wrote
         yield Link("registered", False, "the log cannot be read")
     yield from _provenance(content["predicate"])
-    yield from _parents(content, lambda called: registry.record(registry.version(called)), registry.trusted())
+    yield from _parents(content, lambda called: registry.record(registry.version(called)), trusted)
 
 
 def verify_folder(folder: Path, trusted: Mapping[str, Key]) -> Iterator[Link]:
@@ -163,7 +181,9 @@ def parent_record(folder: Path, called: str) -> bytes:
     return file.read_bytes()
 
 
-def _as_logged(registry: AnyRegistry, version: Version, events: Sequence[Event]) -> Iterator[Link]:
+def _as_logged(
+    registry: AnyRegistry, version: Version, events: Sequence[Event], trusted: Mapping[str, Key]
+) -> Iterator[Link]:
     """Compare what the registry says now with what its log says: who edits a table edits no chain of hashes."""
     keys: dict[str, str] = {}
     record = status = ""
@@ -194,7 +214,7 @@ def _as_logged(registry: AnyRegistry, version: Version, events: Sequence[Event])
         elif kind == "measured" and metrics is not None:
             metrics |= detail["metrics"]
     yield Link("registered", record == version.record and status == version.status, "the log says the same")
-    known = {name: key.keyid for name, key in registry.trusted().items()}
+    known = {name: key.keyid for name, key in trusted.items()}
     yield Link("keys", known == keys, f"the log trusts {', '.join(keys) or 'none'}")
     logged_channels = tuple(sorted(channel for channel, number in channels.items() if number == version.number))
     yield Link("channels", logged_channels == version.channels, f"the log says {', '.join(logged_channels) or 'none'}")
@@ -207,7 +227,7 @@ def _as_logged(registry: AnyRegistry, version: Version, events: Sequence[Event])
         channel = event.detail.get("channel", "")
         wanted = [policies[channel]] if channel in policies else [] if channel else [*policies.values()]
         must = any(each.signed_decisions for each in wanted)
-        yield Link(name, *decisions.check(registry, event, must=must))
+        yield Link(name, *decisions.check(registry, event, trusted, must=must))
     measured, _ = registry.metrics(version)  # a registry's first versions logged no measurements
     yield Link("measurements", metrics is None or measured == metrics, f"{len(measured)}, as the log says")
 
