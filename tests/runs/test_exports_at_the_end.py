@@ -11,7 +11,9 @@ import finetooth
 import numpy as np
 import pytest
 import torch
+import yaml
 from finetooth_hooks import FinetoothError
+from finetooth_registry.registry import Registry
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_torch
 
@@ -86,3 +88,23 @@ def test_an_export_that_fails_leaves_the_run_and_the_others(recipe: Recipe, tmp_
     run = Path(made["output"])
     assert json.loads((run / "result.json").read_text())["status"] == "done"
     assert [path.name for path in (run / "exports").iterdir()] == ["safetensors"]
+
+
+def test_a_run_that_the_registry_refuses_does_not_train(recipe: Recipe, ft: Callable[..., Any], tmp_path: Path) -> None:
+    registry = Registry.create(tmp_path / "registry")
+    made = recipe(train=SHORT, trackers=[], export=[{"name": "registry", "model": "bot"}])
+    made["export"][0]["registry"] = str(registry.folder)
+    made["data"]["classification"] = {"customer_data": True}
+    (tmp_path / "refused.yaml").write_text(yaml.safe_dump(made))
+    code, out, err = ft("run", tmp_path / "refused.yaml")
+    assert code == 2 and not out and len(err.splitlines()) == 1
+    assert "accepts no customer data" in err and "correct data.classification" in err
+    assert not Path(made["output"]).exists()
+    (event,) = registry.events()
+    assert (event.kind, event.detail["model"]) == ("refused", "bot")
+    with pytest.raises(FinetoothError, match="accepts no customer data"):
+        finetooth.run(made)
+    made["data"]["classification"] = {"customer_data": False}
+    made["export"][0]["registry"] = str(tmp_path / "nowhere")
+    with pytest.raises(FinetoothError, match="holds no registry"):
+        finetooth.run(made)

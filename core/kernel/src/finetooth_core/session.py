@@ -25,6 +25,7 @@ from finetooth_saving.run_folder import (
     RECIPE,
     RESULT,
     RUN,
+    check_admitted,
     check_unused,
     got_back,
     outcome_of,
@@ -267,10 +268,8 @@ class Session:
             return closed_network.train(self.recipe.dump_yaml(), self.folder, named)
         closed_network.check_closed(wanted=self.recipe.data.no_egress)
         ranks.check_started(self.recipe, self.joined)
-        if self.joined is not None:
-            with ranks.among(self.joined, self.folder):
-                return self._run(planned)
-        return self._run(planned)
+        with ranks.among(self.joined, self.folder) if self.joined is not None else nullcontext():
+            return self._run(planned)
 
     def _run(self, planned: Callable[[], None]) -> Outcome:
         from finetooth_saving.run_lock import run_lock
@@ -308,6 +307,7 @@ class Session:
         record_own(self.recipe.as_dict(), self.recipe.folder)
         self._write_beginning()
         job = self.decide()
+        check_admitted(self.plugins.catalog, {**self.recipe.as_dict(), "model": self.recipe.dump_model_name()})
         if self.joined is not None:
             self.run_id = self.joined.same(self.run_id)
         planned()

@@ -21,7 +21,7 @@ from finetooth_toolbox.messages.openings import Opening, read_opening
 from finetooth_toolbox.text.nearest import nearest_path
 
 if TYPE_CHECKING:
-    from finetooth_hooks.context import Catalog
+    from finetooth_hooks.context import Catalog, Registered
 
 ARTIFACT = "artifact"
 MERGED = "merged"
@@ -149,14 +149,31 @@ def got_back(reference: str, catalog: Catalog) -> str:
     exporters = catalog.all("exporter") if colon else ()
     if not any(isinstance(r.entry, Exporter) and r.entry.name == name and r.entry.gets_back for r in exporters):
         return reference
-    registered = catalog.get("exporter", name)
-    module, _, function = getattr(registered.entry, "gets_back", "").partition(":")
+    return str(_asked(catalog.get("exporter", name), "gets_back", rest))
+
+
+def check_admitted(catalog: Catalog, recipe: Mapping[str, Any]) -> None:
+    """Ask each exporter that a recipe lists whether it will take what the run trains.
+
+    Raises:
+        UserError: one will not.
+        PluginError: a function cannot be imported.
+    """
+    for pick in recipe.get("export") or ():
+        options = {"name": pick} if isinstance(pick, str) else dict(pick)
+        registered = catalog.get("exporter", str(options.pop("name")))
+        if getattr(registered.entry, "admits", ""):
+            _asked(registered, "admits", options, recipe)
+
+
+def _asked(registered: Registered, field: str, *about: Any) -> Any:
+    """What the function says that a field of an exporter's entry names."""
+    module, _, function = getattr(registered.entry, field).partition(":")
     try:
-        return str(getattr(import_module(module), function)(rest))
+        return getattr(import_module(module), function)(*about)
     except (ImportError, AttributeError) as error:
-        raise PluginError(
-            registered.distribution, f"exporter {name!r}: gets_back: {error}", action="report it to the plugin's author"
-        ) from error
+        problem = f"exporter {registered.entry.name!r}: {field}: {error}"
+        raise PluginError(registered.distribution, problem, action="report it to the plugin's author") from error
 
 
 def check_output(reference: str, output: Path | None) -> None:

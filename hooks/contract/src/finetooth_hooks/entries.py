@@ -433,6 +433,9 @@ class Exporter(Entry):
     kind = "exporter"
     gets_back: str = ""
     """`package.module:function` from REST of a reference `NAME:REST` to the checked folder of that run; empty: none."""
+    admits: str = ""
+    """`package.module:function` that gets the options of the recipe's pick and the recipe before the run trains, and
+    raises a `UserError` if it would not take what the run trains; empty: it takes everything."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)

@@ -172,6 +172,17 @@ def gets_back_resolves(case: EntryCase) -> None:
         fail("gets_back('no-such-run@v0')", function("no-such-run@v0"), "an error: nothing is kept under this name")
 
 
+@check_for("exporter")
+def admits_resolves(case: EntryCase) -> None:
+    """`admits` names a function, where an exporter has it."""
+    assert isinstance(case.entry, Exporter)
+    if not case.entry.admits:
+        raise CheckSkipped("the exporter takes everything")
+    module, _, name = case.entry.admits.partition(":")
+    function = getattr(import_module(module), name, None)
+    expect(callable(function), "entry.admits", case.entry.admits, "package.module:function of a function")
+
+
 @check_for("command")
 def command_is_click_and_helps(case: EntryCase) -> None:
     """`build` names a click command whose `--help` works without a recipe."""

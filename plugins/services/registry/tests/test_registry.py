@@ -546,6 +546,14 @@ def test_the_policy_looks_at_the_data_of_parents_too(place: Place, child: Path, 
     )
     refused = place("add", str(run), "--name", "bot")
     assert "it was trained over bot@v1: the policy accepts the licences" in str(refused.exception)
+    before = len(place.registry.events())
+    recipe = {"data": {"classification": {"customer_data": False, "licence": "CC0-1.0"}}}
+    options = {"model": "bot", "registry": str(place.folder)}
+    for base in (str(tmp_path / "base1"), {"name": str(tmp_path / "base1")}):  # before it trains
+        with pytest.raises(UserError, match="it was trained over bot@v1: the policy accepts the licences"):
+            exporter.admit(options, {**recipe, "model": base})
+    assert [event.kind for event in place.registry.events()[before:]] == ["refused", "refused"]
+    exporter.admit(options, {**recipe, "model": "tiny"})
 
 
 @pytest.mark.slow

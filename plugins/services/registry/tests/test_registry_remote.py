@@ -131,6 +131,10 @@ def test_customer_data_are_refused_before_a_byte_is_sent(place: Place) -> None:
         place.add(classification={"customer_data": True})
     assert "registry blob" not in place.recorded and not (place.folder / "registry/blobs").exists()
     assert place.here.events()[-1].kind == "refused"
+    with pytest.raises(UserError, match="accepts no customer data"):
+        place.there.admit("bot", {"classification": {}})
+    place.there.admit("bot", ABOUT)
+    assert [event.kind for event in place.here.events()] == ["key trusted", "refused", "refused"]
 
 
 def test_a_number_that_was_taken_is_signed_anew(place: Place) -> None:

@@ -62,9 +62,8 @@ def driven_by(context: RunContext, backend: Backend, no_reference: str, head: Sc
     losses = [loss for source in (built, *evaluators) for loss in source.losses]
     trackers = _trackers(context)
     for index, pick in enumerate(context.recipe.export):
-        context.log.pick(
-            f"export.{index}", context.builder.entry("exporter", pick, setting=f"export.{index}").full_name
-        )
+        named = context.builder.entry("exporter", pick, setting=f"export.{index}").full_name
+        context.log.pick(f"export.{index}", named)
     needs = _check_capabilities(backend, entry, entries, no_reference)
     brought = brought_roles(built.part, spared=not no_reference)
     for setting, spec in losses:

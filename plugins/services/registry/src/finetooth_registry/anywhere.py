@@ -141,6 +141,17 @@ class AnyRegistry(ABC):
         """
 
     @abstractmethod
+    def admit(self, model: str, about: Mapping[str, Any]) -> None:
+        """Look whether a version may be registered. A refusal of the policy is logged.
+
+        Args:
+            about: what its record would say: classification of the data, parents.
+
+        Raises:
+            UserError: the policy refuses the data, or the name is not a name.
+        """
+
+    @abstractmethod
     def add(
         self, model: str, files: Mapping[str, Path], about: Mapping[str, Any], signer: CryptoSigner | None,
         *, metrics: Mapping[str, float], failed: str = "",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from finetooth_hooks import CommandContext, Exported, ExporterBase, ExportSource, Options, UserError
 from pydantic import Field
 from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
 
 from finetooth_registry import records
-from finetooth_registry.from_run import register
+from finetooth_registry.from_run import data_of, register
 from finetooth_registry.releasing import promote
 from finetooth_registry.remote import open_registry
 from finetooth_registry.verifying import RECORD
@@ -34,6 +36,16 @@ class RegistryOptions(Options):
 def build(options: RegistryOptions, context: CommandContext) -> RegistryExporter:
     """Called once an export."""
     return RegistryExporter(options, context)
+
+
+def admit(options: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
+    """Ask the policy about the data of a recipe, and of the version that it trains over, before the run trains.
+
+    Raises:
+        UserError: no registry is there, or its policy refuses the data; it logs the refusal.
+    """
+    chosen = RegistryOptions.model_validate(options)
+    open_registry(chosen.registry).admit(chosen.model, data_of(recipe))
 
 
 class RegistryExporter(ExporterBase):

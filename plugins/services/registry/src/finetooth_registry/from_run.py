@@ -66,12 +66,21 @@ def read(folder: Path) -> RunFiles:
         "run": str(result.get("run_id") or folder.name),
         "recipe_sha256": sha256_of(folder / RECIPE),
         "method": _name(recipe.get("method")),
-        "parents": _parents(recipe),
-        "classification": (recipe.get("data") or {}).get("classification") or {},
+        **data_of(recipe),
     }
     metrics = {name: float(value) for name, value in (result.get("metrics") or {}).items() if math.isfinite(value)}
     failed = (reason or "the run failed") if status == "failed" else ""
     return RunFiles(files, about, metrics, failed)
+
+
+def data_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recipe says of its data, and the version that it trains over.
+
+    Raises:
+        UserError: see `_parents`.
+    """
+    classification = (recipe.get("data") or {}).get("classification") or {}
+    return {"parents": _parents(recipe), "classification": classification}
 
 
 def register(
@@ -126,9 +135,8 @@ def _parents(recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
     Raises:
         UserError: the record cannot be read.
     """
-    base = recipe.get("model")
-    record = Path(base) / RECORD if isinstance(base, str) else None
-    if record is None or not record.is_file():
+    record = Path(_name(recipe.get("model"))) / RECORD
+    if not record.is_file():
         return []
     envelope = record.read_bytes()
     about = records.read(envelope)["predicate"]

@@ -37,6 +37,7 @@ def ft_exporters() -> Iterator[Exporter]:
         summary="register what was trained, and ask a channel's gates",
         example={"model": "bot", "channel": "candidate"},
         gets_back="finetooth_registry.fetching:run_folder",
+        admits="finetooth_registry.exporter:admit",
     )
 
 

@@ -151,16 +151,11 @@ class Registry(AnyRegistry):
             return self._register(connection, model, number, record, metrics, failed)
 
     def admit(self, model: str, about: Mapping[str, Any]) -> None:
-        """Look whether a version may be registered. A refusal of the policy is logged.
-
-        Raises:
-            UserError: the policy refuses the data, or the name is not a name.
-        """
         _check_name(model, "model")
         if refusal := self._refusal(about):
             with self._changing() as connection:
                 self._log(connection, "refused", {"model": model, "why": refusal, "run": str(about.get("run", ""))})
-            raise UserError(f"{model}: {refusal}", action="set data.classification in the recipe, and train again")
+            raise UserError(f"{model}: {refusal}", action="correct data.classification in the recipe")
 
     def _refusal(self, about: Mapping[str, Any]) -> str:
         """Why the policy refuses the data of a run or of a version that it was trained over; empty if it does not."""

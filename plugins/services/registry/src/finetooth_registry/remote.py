@@ -188,13 +188,20 @@ class RemoteRegistry(AnyRegistry):
         params = {"model": model, "kinds": ",".join(kinds), "after": after, "most": most, "newest": newest}
         return [Event(**fields) for fields in self._server.ask("GET", "/log", params=params)]
 
+    def admit(self, model: str, about: Mapping[str, Any]) -> None:
+        self._missing(model, about, [])
+
+    def _missing(self, model: str, about: Mapping[str, Any], blobs: list[str]) -> set[str]:
+        """Which blobs the server lacks, once it has admitted the data."""
+        request = {"model": model, "about": dict(about), "blobs": blobs}
+        return set(self._server.ask("POST", "/admission", json=request)["missing"])
+
     def add(
         self, model: str, files: Mapping[str, Path], about: Mapping[str, Any], signer: CryptoSigner | None,
         *, metrics: Mapping[str, float], failed: str = "",
     ) -> Version:  # fmt: skip
         stored = {name: sha256_of(path) for name, path in files.items()}
-        request = {"model": model, "about": dict(about), "blobs": sorted(set(stored.values()))}
-        missing = set(self._server.ask("POST", "/admission", json=request)["missing"])
+        missing = self._missing(model, about, sorted(set(stored.values())))
         for name, path in files.items():  # nothing is sent before the policy has admitted it
             if stored[name] in missing and self.blobs.put(path) != stored[name]:
                 raise UserError(f"{path} changed while it was sent", action="try again")
