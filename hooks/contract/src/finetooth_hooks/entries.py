@@ -146,8 +146,7 @@ class Method(Entry):
         roles: models it needs in addition to the policy (`reference`, ...). Where its options decide, the method says
             it itself: `protocols.Method.roles`.
         head: a scalar head that the engine is built with, so that losses can read `scores` and `values`.
-        evaluators: names of evaluators that measure what it learns, taken when the recipe leaves the choice open;
-            empty: the defaults.
+        evaluators: names of evaluators that measure what it learns, where a recipe names none; empty: the defaults.
         headline: names of metrics of its steps that say how it goes (`reward`), the most telling first, for trackers.
         formats: names of formats that `data.format: auto` tries before all others: of a text with a label, for one.
         learns_from, rows: what it learns from and how much of it is usual, as `ft advise --goal` says; empty: unsaid.
@@ -434,8 +433,7 @@ class Exporter(Entry):
     gets_back: str = ""
     """`package.module:function` from REST of a reference `NAME:REST` to the checked folder of that run; empty: none."""
     admits: str = ""
-    """`package.module:function` that gets the options of the recipe's pick and the recipe before the run trains, and
-    raises a `UserError` if it would not take what the run trains; empty: it takes everything."""
+    """`package.module:function` of a pick's options and the recipe: a `UserError` refuses the run before it trains."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -487,8 +485,7 @@ class Page(Entry):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Command(Entry):
-    """A command of `ft`; `build` names a click command, imported when it is called. One with the name `plugins-NAME` is
-    called `ft plugins NAME`."""
+    """A command of `ft`; `build` names a click command, imported when called. `plugins-NAME` is `ft plugins NAME`."""
 
     kind = "command"
     section: str = field(default="Plugins")
