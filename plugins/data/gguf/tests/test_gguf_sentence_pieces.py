@@ -49,6 +49,8 @@ def trained(shape: str, folder: Path) -> Path:
         made.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme=shape, split=False)
     made.add_special_tokens([AddedToken("<|end|>", normalized=False)])
     made.add_tokens([AddedToken("lamplight", normalized=False)])
+    if shape == "gemma":  # whose runs of blanks are tokens that it finds in a text before everything else
+        made.add_tokens([AddedToken("▁▁▁", normalized=True)])
     made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     whole = PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
     whole.save_pretrained(folder)
@@ -80,6 +82,7 @@ def test_a_written_tokenizer_is_read_with_the_same_ids(shape: str, tmp_path: Pat
     folder = trained(shape, tmp_path)
     read = build_tokenizer(container.read(file_of(folder, "prefixed" if shape == "prepend" else "plain")))
     own = AutoTokenizer.from_pretrained(folder)
+    assert ("   " in read.get_vocab()) == (shape == "gemma")
     for text in TEXTS:
         assert read(text)["input_ids"] == own(text)["input_ids"], text
         if not {"<", "▁"} & set(text):
