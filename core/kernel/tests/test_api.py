@@ -7,6 +7,7 @@ import inspect
 import finetooth
 import pytest
 from finetooth_hooks import RecipeError
+from finetooth_hooks.entries import ENTRY_TYPES
 
 RECIPE = {"model": "nowhere", "data": {"train": "rows.jsonl"}, "method": "none"}
 
@@ -40,4 +41,38 @@ def test_what_tools_ask_of_any_module_looks_through_no_distribution(monkeypatch:
 
 
 def test_a_reader_sees_what_the_package_offers_and_nothing_else() -> None:
-    assert dir(finetooth) == sorted(finetooth.__all__)
+    assert dir(finetooth) == sorted([*finetooth.__all__, *ENTRY_TYPES])
+    assert all(getattr(finetooth, name) for name in finetooth.__all__)
+
+
+def test_a_recipe_of_classes_and_functions_is_the_one_that_a_file_says() -> None:
+    """What is not set stays unset, so that `auto` and the defaults of entries decide as they do for a file."""
+    recipe = finetooth.Recipe(
+        model="nowhere",  # type: ignore[arg-type] - as in a file
+        data=finetooth.Data(train="rows.jsonl"),
+        adapter=finetooth.adapter.lora(rank=4),
+        train=finetooth.Train(max_steps=3),
+    )
+    written = {"model": {"name": "nowhere"}, "data": {"train": "rows.jsonl"}, "train": {"max_steps": 3}}
+    assert finetooth.session(recipe).recipe.as_dict() == {**written, "adapter": {"name": "lora", "rank": 4}}
+    assert finetooth.session(recipe, "train.max_steps=5").recipe.train.max_steps == 5
+
+
+def test_entries_are_functions_with_their_options_as_arguments() -> None:
+    assert {"adamw", "lion"} <= set(dir(finetooth.optimizer)) and len(set(dir(finetooth.adapter))) == len(
+        dir(finetooth.adapter)
+    )
+    adamw = finetooth.optimizer.adamw_8bit
+    assert inspect.signature(adamw).parameters["learning_rate"].kind is inspect.Parameter.KEYWORD_ONLY
+    assert "    learning_rate: " in (adamw.__doc__ or "")
+    with pytest.raises(RecipeError, match=r"lerning_rate.*did you mean optimizer\.learning_rate\?"):
+        adamw(lerning_rate=1.0)
+    with pytest.raises(AttributeError, match=r"no optimizer 'adamww'.*did you mean 'adamw'\?"):
+        finetooth.optimizer.adamww  # noqa: B018 - what a notebook does to complete it
+
+
+def test_a_function_stands_in_an_entrys_options() -> None:
+    def brief(prompts: list[str], completions: list[str], **columns: list[object]) -> list[float]:
+        return [-float(len(text)) for text in completions]
+
+    assert finetooth.method.grpo(rewards=[brief])["rewards"] == [brief]

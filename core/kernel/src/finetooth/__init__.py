@@ -6,6 +6,9 @@ whole run: its plan, its method and its engine. `finetooth.quantize(model, "int4
 `finetooth.dequantize(model)` change a transformers model without a recipe; `finetooth.offload(optimizer)` keeps a torch
 optimizer's state elsewhere.
 
+`finetooth.Recipe`, with sections such as `finetooth.Train` and entries such as `finetooth.adapter.lora(rank=8)`, is a
+recipe whose settings editors and notebooks complete.
+
 Importing this package is cheap: frameworks are imported when a recipe needs them.
 
 Other distributions may add names by an entry point in the group `finetooth.names`; each is imported on first use.
@@ -15,10 +18,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetooth_core.api import engine, resume, run, session
+from finetooth_core.api import engine, entry_functions, resume, run, session
 from finetooth_core.session import Session
 
-__all__ = ["Session", "engine", "resume", "run", "session"]
+__all__ = ["Checkpoint", "Data", "Evaluate", "Model", "Profile", "Recipe", "Scale", "Session", "Train"]
+__all__ += ["engine", "resume", "run", "session"]
 
 
 def __getattr__(name: str) -> Any:
@@ -27,6 +31,14 @@ def __getattr__(name: str) -> Any:
 
     from importlib.metadata import entry_points
 
+    from finetooth_hooks.entries import ENTRY_TYPES
+
+    if name in ENTRY_TYPES:
+        return entry_functions(name)
+    if name in __all__:
+        from finetooth_core.settings import recipe
+
+        return getattr(recipe, name if name == "Recipe" else f"{name}Section")
     entries = sorted(entry_points(group="finetooth.names", name=name), key=lambda entry: entry.value)
     if not entries:
         raise AttributeError(f"module 'finetooth' has no attribute {name!r}, and no installed package adds one")
@@ -38,4 +50,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__]
+    from finetooth_hooks.entries import ENTRY_TYPES
+
+    return [*__all__, *ENTRY_TYPES]

@@ -11,12 +11,15 @@ from finetooth_core.sessions import resume_session, session
 
 if TYPE_CHECKING:
     from finetooth_hooks.engine import Engine
+    from finetooth_recipes.entry_functions import EntryFunctions
     from finetooth_saving.runs.notebook import Result
 
-__all__ = ["engine", "resume", "resume_session", "run", "session"]
+    from finetooth_core.settings.recipe import Recipe
+
+__all__ = ["engine", "entry_functions", "resume", "resume_session", "run", "session"]
 
 
-def run(recipe: Path | str | Mapping[str, Any], *overrides: str, plugins: Sequence[str] = ()) -> Result:
+def run(recipe: Path | str | Mapping[str, Any] | Recipe, *overrides: str, plugins: Sequence[str] = ()) -> Result:
     """Train a recipe, as `ft run` does, without its output. In a notebook the losses are drawn as they come.
 
     Example:
@@ -56,11 +59,9 @@ def _watched(made: Session) -> Result:
 
 
 def engine(
-    recipe: Path | str | Mapping[str, Any],
-    *overrides: str,
-    plugins: Sequence[str] = (),
+    recipe: Path | str | Mapping[str, Any] | Recipe, *overrides: str, plugins: Sequence[str] = (),
     accept_memory: bool = False,
-) -> Engine:
+) -> Engine:  # fmt: skip
     """The engine of a recipe, to be driven step by step with its eight primitives; the recipe's data are not read.
 
     Args:
@@ -78,3 +79,15 @@ def engine(
     if not accept_memory:
         made.check_memory()
     return made.engine
+
+
+def entry_functions(kind: str) -> EntryFunctions:
+    """The installed entries of a kind as functions: `finetooth.adapter.lora(rank=8)`."""
+    from finetooth_recipes.entry_functions import EntryFunctions
+
+    from finetooth_core.plugins.builders import options_model
+    from finetooth_core.plugins.manager import start
+    from finetooth_core.settings.recipe import validate_options
+
+    catalog = start().catalog
+    return EntryFunctions(kind, catalog, options_model, lambda pick: validate_options(catalog, kind, pick, kind))

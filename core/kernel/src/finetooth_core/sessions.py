@@ -10,40 +10,31 @@ from typing import TYPE_CHECKING, Any, cast
 from finetooth_hooks.errors import RecipeError, UserError
 from finetooth_saving import names
 from finetooth_saving.given import kept
-from finetooth_saving.run_folder import (
-    RECIPE,
-    as_decided,
-    decided_so_far,
-    is_begun,
-    started_in,
-)
+from finetooth_saving.run_folder import RECIPE, as_decided, decided_so_far, is_begun, started_in
 from finetooth_toolbox.files.own_python import check_own
 
 from finetooth_core.plugins.collector import paused_collector
 from finetooth_core.session import Session, in_folder
 
 if TYPE_CHECKING:
+    from finetooth_core.settings.recipe import Recipe
     from finetooth_core.started import Started
 
 
 @paused_collector()  # pydantic and every plugin's top-level module are imported here
 def session(
-    recipe: Path | str | Mapping[str, Any],
-    *overrides: str,
-    plugins: Sequence[str] = (),
-    blocked: Sequence[str] = (),
-    say: Callable[[str], None] | None = None,
-    data: bool = True,
+    recipe: Path | str | Mapping[str, Any] | Recipe, *overrides: str, plugins: Sequence[str] = (),
+    blocked: Sequence[str] = (), say: Callable[[str], None] | None = None, data: bool = True,
     started: Started | None = None,
-) -> Session:
+) -> Session:  # fmt: skip
     """Load a recipe and its plugins.
 
     Example:
         >>> finetooth.session("recipe.yaml", "train.max_steps=10").plan  # doctest: +SKIP
 
     Args:
-        recipe: a file, or the recipe as a mapping: rows and functions in it are kept as files, see
-            `finetooth_saving.given`.
+        recipe: a file, or the recipe as a mapping or a `finetooth.Recipe`: rows and functions in it are kept as files,
+            see `finetooth_saving.given`.
         overrides: `"section.key=value"`, each an argument of its own.
         plugins: further local files or modules, as `--plugins` takes them.
         blocked: distributions that must not be loaded.
@@ -56,28 +47,21 @@ def session(
     from finetooth_core.settings.recipe import load
     from finetooth_core.started import Started
 
-    recipe = kept(recipe)
-    loaded = load(recipe, _texts(overrides))
-    if not isinstance(recipe, Mapping) and is_begun(Path(recipe).parent):
-        check_own(loaded.as_dict(), loaded.folder, str(recipe))
-    name = "run" if isinstance(recipe, Mapping) else Path(recipe).stem
+    given = kept(recipe)
+    loaded = load(given, _texts(overrides))
+    if not isinstance(given, Mapping) and is_begun(Path(given).parent):
+        check_own(loaded.as_dict(), loaded.folder, str(given))
+    name = "run" if isinstance(given, Mapping) else Path(given).stem
     files = [*loaded.plugins, *_absolute(plugins)]
     started_plugins = (started or Started()).start(files=files, blocked=blocked, base=loaded.folder)
     return Session(loaded, started_plugins, name=name, say=say, data=data)
 
 
 def resume_session(
-    run: Path | str,
-    *overrides: str,
-    recipe: Path | str | Mapping[str, Any] | None = None,
-    plugins: Sequence[str] = (),
-    blocked: Sequence[str] = (),
-    at: int | None = None,
-    accept_changes: bool = False,
-    strict: bool = False,
-    output: str | None = None,
-    say: Callable[[str], None] | None = None,
-) -> Session:
+    run: Path | str, *overrides: str, recipe: Path | str | Mapping[str, Any] | None = None,
+    plugins: Sequence[str] = (), blocked: Sequence[str] = (), at: int | None = None, accept_changes: bool = False,
+    strict: bool = False, output: str | None = None, say: Callable[[str], None] | None = None,
+) -> Session:  # fmt: skip
     """A session that continues a run.
 
     Args:

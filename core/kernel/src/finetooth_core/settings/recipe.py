@@ -29,7 +29,7 @@ from finetooth_recipes.recipe_measures import CheckpointSection, EvaluateSection
 from finetooth_recipes.recipe_picks import AUTO, Checked, CheckedOrAuto, PickMapping, picks
 from finetooth_saving.moved_bases import overrides_of
 from finetooth_toolbox.files.missing import no_such_file
-from pydantic import ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict  # pydantic refuses typing.TypedDict before Python 3.12
 
@@ -178,7 +178,7 @@ class ScaleSection(Options):
 class Recipe(Options):
     """One run, as the user describes it; made by `load`."""
 
-    model: ModelSection
+    model: Annotated[ModelSection, BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)]
     """The base model: a name, a path or hub id, or a mapping with `name`."""
     data: DataSection = DataSection()
     """Rows to train on and rows held out."""
@@ -404,7 +404,7 @@ def _read(path: Path) -> str:
 
 
 def _with_model_section(settings: Mapping[str, Any], problems: list[RecipeError]) -> dict[str, Any]:
-    """`model: NAME` as `model: {name: NAME}`; of something else the problem is told, and a stand-in takes its place."""
+    """`model: NAME` as `model: {name: NAME}`; where it is neither, with that problem and a name in its place."""
     model = settings.get("model")
     if isinstance(model, str):
         return {**settings, "model": {"name": model}}

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks.errors import RecipeError
 
 from finetooth_saving.run_folder import RUNS
+
+if TYPE_CHECKING:
+    from finetooth_hooks.options import Options
 
 FOLDER = "kept"
 """The folder next to the runs."""
@@ -21,16 +24,15 @@ PLACES = "data.format, method.loss, method.rewards and evaluate.evaluators"
 """Settings at which a function may stand."""
 
 
-Recipe = TypeVar("Recipe", Path | str | Mapping[str, Any], Mapping[str, Any])
-
-
-def kept(recipe: Recipe) -> Recipe:
+def kept(recipe: Path | str | Mapping[str, Any] | Options) -> Path | str | Mapping[str, Any]:
     """A recipe with rows and functions kept as files that it names; one without any is returned as it is, and so is a
-    file.
+    file. Of a typed one, what was set.
 
     Raises:
         RecipeError: the rows are malformed, or a function cannot be kept; names the setting.
     """
+    if not isinstance(recipe, Path | str | Mapping):
+        recipe = recipe.model_dump(exclude_unset=True)
     if not isinstance(recipe, Mapping) or not any(True for _ in _objects(recipe)):
         return recipe
     output = recipe.get("output")
