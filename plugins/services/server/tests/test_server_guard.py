@@ -73,6 +73,44 @@ def test_who_announces_too_much_is_refused_before_the_first_byte(served: Any, wi
     assert found.startswith(b"HTTP/1.1 413 ") and b"1048576 bytes" in found
 
 
+def test_a_body_in_chunks_may_be_no_longer_than_one_whose_length_is_announced(served: Any, wire: Any) -> None:
+    connection, chunk = wire(), b" " * 2**16
+    connection.sendall(head("/v1/sessions", served.key, 0).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked"))
+    for _ in range(17):  # 64 KiB more than may be; it never ends
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")
+    refusal = answer(connection)
+    while part := answer(connection):
+        refusal += part
+    assert refusal.startswith(b"HTTP/1.1 413 ") and b"1048576 bytes" in refusal
+
+
+def test_what_was_cut_off_reaches_nothing_behind(served: Any) -> None:
+    """Not even where what came is a whole request by itself."""
+    behind = guard.Guard(reached := Reached(), served.service)
+    messages = iter([{"type": "http.request", "body": b"{}", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send(message: Any) -> None: ...
+
+    headers = [(b"x-api-key", served.key.encode()), (b"content-length", b"9")]
+    asked = {"type": "http", "method": "POST", "path": "/v1/sessions", "headers": headers, "client": ("127.0.0.1", 1)}
+    asyncio.run(behind(asked, receive, send))
+    assert not reached.bodies
+
+
+class Reached:
+    """An application that notes which bodies reach it."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.bodies.append((await receive())["body"])
+
+
 def test_what_was_cut_off_is_no_request(served: Any, wire: Any) -> None:
     with finetooth.Client(served.url, served.key) as client:
         session = client.session("tiny")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from finetooth_server.encryption.values import Values
-from finetooth_server.faults import Unknown
+from finetooth_server.faults import TooMuch, Unknown
 from finetooth_server.keeping.records import Records, models
 from finetooth_server.keys import Caller
 from finetooth_server.log import Log
@@ -56,6 +56,19 @@ def test_a_call_of_another_tenant_is_unknown(log: Log) -> None:
     call = log.submit("vision", "m", 0, "step", {}, face="test")
     with pytest.raises(Unknown, match="no call"):
         log.fetch(Caller("search", "", frozenset({"admin"})), call.id)
+
+
+def test_a_tenant_has_a_bounded_number_of_calls_that_wait(log: Log) -> None:
+    for seq in range(10):
+        log.submit("vision", "m", seq, "step", {}, face="test")
+    with pytest.raises(TooMuch, match="10 calls are waiting"):
+        log.submit("vision", "m", 10, "step", {}, face="test")
+    assert log.submit("vision", "m", 9, "step", {}, face="test").seq == 9  # the same call again is no new one
+    log.submit("search", "other", 0, "step", {}, face="test")  # nor are others kept out
+    due = log.next_of("m")
+    assert due is not None
+    log.finish(due, {"step": 1}, applied=0)
+    assert log.submit("vision", "m", 10, "step", {}, face="test").seq == 10
 
 
 def test_sampling_calls_are_taken_one_of_each_tenant_in_turn(log: Log) -> None:
