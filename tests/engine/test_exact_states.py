@@ -41,6 +41,11 @@ OPTIMIZERS = {
     "schedule_free_sgd": {},
     "galore_8bit": {"rank": 4, "update_every": 2},
     "adamw_4bit": {"weight_decay": 0.1},
+    "flash_adamw": {"weight_decay": 0.1},
+    "flash_adam": {"weight_decay": 0.1},
+    "flash_sgd": {"momentum": 0.9},
+    "flash_sgdw": {"momentum": 0.9, "weight_decay": 0.1},
+    "flash_lion": {},
 }
 BRINGING = ("standard", "schedules", "muon", "lowmemory", "adaptive", "schedulefree")
 PRECISIONS = ("fp32", "bf16", "fp16")
