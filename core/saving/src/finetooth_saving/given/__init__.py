@@ -31,7 +31,7 @@ def kept(recipe: Path | str | Mapping[str, Any] | Options) -> Path | str | Mappi
     Raises:
         RecipeError: the rows are malformed, or a function cannot be kept; names the setting.
     """
-    if not isinstance(recipe, Path | str | Mapping):
+    if hasattr(recipe, "model_dump"):
         recipe = recipe.model_dump(exclude_unset=True)
     if not isinstance(recipe, Mapping) or not any(True for _ in _objects(recipe)):
         return recipe

@@ -223,7 +223,7 @@ def _show_spread(spread: Spread, model: str) -> None:
     for place, way in enumerate(spread.whole.of.ways):
         under = spread.ways(place)
         memory = [
-            f"cannot work {_noted(notes, of.lacks)}" if of.memory is None else f"{size(of.memory.total)}"
+            f"cannot work {_noted(notes, of.lacks)}" if of.memory is None else size(of.memory.total)
             for of in under.values()
         ]
         fits = ", ".join(name for name, of in under.items() if of.fits) or "none"
@@ -238,8 +238,8 @@ def _show_spread(spread: Spread, model: str) -> None:
     lines = [
         *(f"[{number}] {note}" for note, number in notes.items()),
         f"{_measured_by(spread.whole)}, and no rank waits for another",
-        f"{' and '.join(spread.copies)}: each device holds the whole model; {' and '.join(spread.sharded)}: each holds "
-        f"one of {spread.devices} parts",
+        *(f"{name}: each device holds the whole model" for name in spread.copies),
+        *(f"{name}: each device holds one of {spread.devices} parts" for name in spread.sharded),
         choice,
     ]
     show(

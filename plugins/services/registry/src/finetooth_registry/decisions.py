@@ -80,8 +80,8 @@ def check(registry: AnyRegistry, event: Event, trusted: Mapping[str, Key], *, mu
         must: a decision without a signature does not hold.
     """
     detail = event.detail
-    if RECORD not in detail:  # an event of an earlier finetooth, which signed none that was made by hand
-        return not must or event.kind in BY_HAND, "not signed"
+    if RECORD not in detail:  # an event of an earlier finetooth
+        return not must, "not signed"
     try:
         envelope = registry.blobs.read(detail[RECORD])
         about = records.read(envelope, PREDICATE)["predicate"]
