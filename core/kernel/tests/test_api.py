@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from copy import copy
 
 import finetooth
 import pytest
@@ -69,6 +70,11 @@ def test_entries_are_functions_with_their_options_as_arguments() -> None:
         adamw(lerning_rate=1.0)
     with pytest.raises(AttributeError, match=r"no optimizer 'adamww'.*did you mean 'adamw'\?"):
         finetooth.optimizer.adamww  # noqa: B018 - what a notebook does to complete it
+
+
+def test_functions_of_a_kind_are_made_once_and_can_be_copied() -> None:
+    assert finetooth.schedule is finetooth.schedule
+    assert dir(copy(finetooth.schedule)) == dir(finetooth.schedule)
 
 
 def test_a_function_stands_in_an_entrys_options() -> None:

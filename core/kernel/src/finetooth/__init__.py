@@ -34,7 +34,7 @@ def __getattr__(name: str) -> Any:
     from finetooth_hooks.entries import ENTRY_TYPES
 
     if name in ENTRY_TYPES:
-        return entry_functions(name)
+        return globals().setdefault(name, entry_functions(name))  # plugins are looked for once
     if name in __all__:
         from finetooth_core.settings import recipe
 

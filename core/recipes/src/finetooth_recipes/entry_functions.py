@@ -44,6 +44,8 @@ class EntryFunctions:
         Raises:
             AttributeError: no entry has this name.
         """
+        if name.startswith("_"):  # what tools ask of any object, a copy's too that is not whole yet
+            raise AttributeError(name)
         called = [registered.entry for registered in self._catalog.all(self._kind) if registered.entry.name == name]
         if not called:
             try:
