@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 from finetooth_hooks.entries import ENTRY_TYPES, Exporter
@@ -158,16 +159,23 @@ def builds_without_global_randomness(case: EntryCase) -> None:
     expect(same, case.called, "numpy.random's state changed", "context.generator(...) instead")
 
 
+def _function_of(entry: Exporter, field: str) -> Callable[..., Any]:
+    """The function that a field of an entry names."""
+    named = getattr(entry, field)
+    module, _, name = named.partition(":")
+    function: Callable[..., Any] | None = getattr(import_module(module), name, None)
+    expect(callable(function), f"entry.{field}", named, "package.module:function of a function")
+    assert function is not None
+    return function
+
+
 @check_for("exporter")
 def gets_back_resolves(case: EntryCase) -> None:
     """`gets_back` names a function, where an exporter has it, and no reference to nothing means a run."""
     assert isinstance(case.entry, Exporter)
     if not case.entry.gets_back:
         raise CheckSkipped("the exporter keeps no runs")
-    module, _, name = case.entry.gets_back.partition(":")
-    function = getattr(import_module(module), name, None)
-    expect(callable(function), "entry.gets_back", case.entry.gets_back, "package.module:function of a function")
-    assert function is not None
+    function = _function_of(case.entry, "gets_back")
     with suppress(FinetoothError):
         fail("gets_back('no-such-run@v0')", function("no-such-run@v0"), "an error: nothing is kept under this name")
 
@@ -178,9 +186,7 @@ def admits_resolves(case: EntryCase) -> None:
     assert isinstance(case.entry, Exporter)
     if not case.entry.admits:
         raise CheckSkipped("the exporter takes everything")
-    module, _, name = case.entry.admits.partition(":")
-    function = getattr(import_module(module), name, None)
-    expect(callable(function), "entry.admits", case.entry.admits, "package.module:function of a function")
+    _function_of(case.entry, "admits")
 
 
 @check_for("command")
