@@ -223,6 +223,7 @@ NOT_HERE = (
     "it reads no part of its weight alone",
     "this process was not started as a rank",
     "the exporter keeps no runs",
+    "the exporter takes everything",
 )
 """Why a check may be skipped for a new plugin."""
 

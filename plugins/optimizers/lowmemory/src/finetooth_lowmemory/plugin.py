@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from finetooth_hooks import Optimizer, hookimpl
 
 _FLASH = (
-    ("flash_adamw", "AdamW with companded moments in 8 bits", 2.2, 8, 16, ()),
-    ("flash_adam", "the same of Adam, whose weights decay through the gradient", 2.2, 8, 16, ()),
-    ("flash_sgd", "SGD with a companded momentum in 8 bits, whose weights decay through the gradient", 1.1, 8, 12, ()),
-    ("flash_sgdw", "the same with weights that decay by themselves", 1.1, 8, 12, ()),
-    ("flash_lion", "Lion with a companded momentum in 8 bits", 1.1, 8, 12, ()),
+    ("flash_adamw", "AdamW with companded moments in 8 bits", 2.2, 8, 10.5, ()),
+    ("flash_adam", "the same of Adam, whose weights decay through the gradient", 2.2, 8, 14.5, ()),
+    ("flash_sgd", "SGD with an 8-bit companded momentum, whose weights decay through the gradient", 1.1, 8, 10.5, ()),
+    ("flash_sgdw", "the same with weights that decay by themselves", 1.1, 8, 6.5, ()),
+    ("flash_lion", "Lion with a companded momentum in 8 bits", 1.1, 8, 10.5, ()),
 )
 _OPTIMIZERS = (
     ("galore", "Adam in a subspace of each gradient", 12, 4, 8, ("galore_adamw", "galore_adamw_layerwise")),
@@ -24,7 +24,7 @@ _OPTIMIZERS = (
     ("apollo", "gradients scaled by what Adam does to a random projection of them", 8, 4, 8, ("apollo_adamw",)),
     ("apollo_mini", "APOLLO of rank 1: about the memory of SGD", 8, 4, 8, ()),
     ("adam_mini", "Adam with one second moment for each output of a layer", 5, 4, 4, ()),
-    ("adamw_4bit", "AdamW with moments in 4 bits", 8, 8, 9, ("adamw4bit",)),
+    ("adamw_4bit", "AdamW with moments in 4 bits", 8, 8, 10, ("adamw4bit",)),
 )
 """Name, summary, bytes of a number (state, update, largest tensor), names elsewhere; `_FLASH` too."""
 
