@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from finetooth_hooks import ReleaseVersion, UserError
 from finetooth_registry import exporter, records, release_gates
 from finetooth_registry.command import registry as command
+from finetooth_registry.lineage import lineage
 from finetooth_registry.registry import Registry
 from finetooth_registry.verifying import RECORD, verify_folder, verify_version
 from finetooth_saving.artifact import write_folder
@@ -554,6 +555,38 @@ def test_the_policy_looks_at_the_data_of_parents_too(place: Place, child: Path, 
             exporter.admit(options, {**recipe, "model": base})
     assert [event.kind for event in place.registry.events()[before:]] == ["refused", "refused"]
     exporter.admit(options, {**recipe, "model": "tiny"})
+
+
+def test_the_policy_looks_at_the_data_of_all_that_it_was_trained_over(
+    place: Place, child: Path, tmp_path: Path
+) -> None:
+    place.policy("data: {}")
+    begun = write_run(tmp_path / "begun", "begun", customer_data=True)
+    last = write_run(tmp_path / "last", "last")
+
+    def recipe(over: Path) -> str:
+        return f"model: {over}\ndata: {{classification: {{customer_data: false}}}}\n"
+
+    (last / "recipe.yaml").write_text(recipe(begun))
+    assert place("add", str(begun), "--name", "first").exit_code == 0
+    assert place("get", "first@v0", str(tmp_path / "first")).exit_code == 0
+    for name, over in (("second", "first"), ("third", "second")):
+        run = write_run(tmp_path / f"run-of-{name}", name)
+        (run / "recipe.yaml").write_text(recipe(tmp_path / over))
+        place.policy("data: {customer_data: false}" if name == "third" else "data: {}")
+        said = place("add", str(run), "--name", name)
+        if name == "second":
+            assert place("get", "second@v0", str(tmp_path / "second")).exit_code == 0
+    assert "it was trained over first@v0: the policy accepts no customer data" in str(said.exception), "a grandparent"
+    refused = place("add", str(last), "--name", "last")
+    assert "it was trained over the run begun: the policy accepts no customer data" in str(refused.exception)
+    (begun / "merged").mkdir()
+    (last / "recipe.yaml").write_text(recipe(begun / "merged"))
+    assert "over the run begun" in str(place("add", str(last), "--name", "last").exception), "merged weights of it"
+    place.policy("data: {}")
+    assert place("add", str(last), "--name", "last").exit_code == 0
+    (run,) = [node for node in lineage(place.registry, place.registry.version("last")).sources if node.kind == "run"]
+    assert run.title == "begun" and run.sources[0].facts == (("customer_data", "True"),), "ft verify shows it"
 
 
 @pytest.mark.slow

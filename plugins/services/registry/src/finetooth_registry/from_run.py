@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from finetooth_hooks.errors import UserError
 from finetooth_saving.artifact import verify_folder
-from finetooth_saving.run_folder import ARTIFACT, PLAN, RECIPE, RESULT, RUN
+from finetooth_saving.run_folder import ARTIFACT, PLAN, RECIPE, RESULT, RUN, run_of
 from finetooth_saving.runs.recorded import METRICS, read_run
 from finetooth_toolbox.files.manifests import MANIFEST, sha256_of
 from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
@@ -54,7 +54,7 @@ def read(folder: Path) -> RunFiles:
         raise UserError(f"{folder}: the run has not ended", action="wait for it, or end it with ft resume")
     status, reason = str(result.get("status", "")), str(result.get("reason", ""))
     artifact = folder / ARTIFACT
-    manifest: Mapping[str, Any] = verify_folder(artifact) if artifact.is_dir() else {}
+    manifest = _manifest(artifact)
     if not manifest and status != "failed":
         raise UserError(f"{folder}: the run has no artifact", action="register a run that saved one")
     saved = [*manifest["files"], MANIFEST] if manifest else []
@@ -74,13 +74,47 @@ def read(folder: Path) -> RunFiles:
 
 
 def data_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What a recipe says of its data, and the version that it trains over.
+    """What a recipe says of its data, the version of a registry that it trains over, and runs in between.
 
     Raises:
-        UserError: see `_parents`.
+        UserError: a run or a record that it trains over cannot be read.
     """
     classification = (recipe.get("data") or {}).get("classification") or {}
-    return {"parents": _parents(recipe), "classification": classification}
+    parents: list[dict[str, Any]] = []
+    earlier: dict[Path, dict[str, Any]] = {}
+    while (folder := _trained_over(recipe)) and folder not in earlier:
+        if (folder / RECORD).is_file():
+            envelope = (folder / RECORD).read_bytes()
+            about = records.read(envelope)["predicate"]
+            parents = [{"name": about["name"], "number": about["number"], "statement": records.digest(envelope)}]
+            break
+        recipe = _recipe(folder / RECIPE)
+        earlier[folder] = {
+            "run": folder.name,
+            "recipe_sha256": sha256_of(folder / RECIPE),
+            "data": _manifest(folder / ARTIFACT).get("data") or {},
+            "classification": (recipe.get("data") or {}).get("classification") or {},
+        }
+    return {
+        "parents": parents,
+        "classification": classification,
+        **({"earlier": [*earlier.values()]} if earlier else {}),
+    }
+
+
+def _manifest(artifact: Path) -> Mapping[str, Any]:
+    """What an artifact says of itself, once it has been compared with that; nothing where there is none."""
+    return verify_folder(artifact) if artifact.is_dir() else {}
+
+
+def _trained_over(recipe: Mapping[str, Any]) -> Path | None:
+    """The folder of the run whose weights a run began with, also if they were merged there; None: of a published
+    model."""
+    model = _name(recipe.get("model"))
+    folder = Path(model)
+    if (folder / RECORD).is_file():
+        return folder
+    return (run_of(model) or (run_of(str(folder.absolute().parent)) if folder.is_dir() else None)) if model else None
 
 
 def register(
@@ -127,20 +161,6 @@ def _recipe(path: Path) -> dict[str, Any]:
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read: {error}", action="the run folder is damaged") from error
     return recipe if isinstance(recipe, dict) else {}
-
-
-def _parents(recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The version of a registry that the run trained over, if it did: what its model's folder has a record of.
-
-    Raises:
-        UserError: the record cannot be read.
-    """
-    record = Path(_name(recipe.get("model"))) / RECORD
-    if not record.is_file():
-        return []
-    envelope = record.read_bytes()
-    about = records.read(envelope)["predicate"]
-    return [{"name": about["name"], "number": about["number"], "statement": records.digest(envelope)}]
 
 
 def _name(pick: Any) -> str:

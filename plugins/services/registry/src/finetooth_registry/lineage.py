@@ -24,7 +24,7 @@ class Node:
     """Something that a version was made of.
 
     Attributes:
-        kind: `version`, `base`, `data` or `recipe`.
+        kind: `version`, `run` (one that is not registered), `base`, `data` or `recipe`.
         digest: SHA-256; empty: there is none.
         facts: what the record says of it, by name.
         version: of the registry; None for everything else.
@@ -83,7 +83,11 @@ def _node(load: Load, called: str, inside: frozenset[str]) -> Node:
     about = content["predicate"]
     parents = tuple(_parent(load, parent, inside | {called}) for parent in about.get("parents") or ())
     files = tuple(sorted(files_of(content).items()))
-    sources = (*_data(about), _recipe(about), *(parents or (_base(about),)))
+    earlier = tuple(
+        Node("run", str(run.get("run")), str(run.get("recipe_sha256", "")), sources=tuple(_data(run)))
+        for run in about.get("earlier") or ()
+    )
+    sources = (*_data(about), _recipe(about), *earlier, *(parents or (_base(about),)))
     return Node("version", called, digest, files, sources, version)
 
 

@@ -29,6 +29,7 @@ from finetooth_registry.anywhere import AnyRegistry, Event, Taken, Version, evid
 from finetooth_registry.blobs import Blobs
 from finetooth_registry.tables import CHANNELS, EVENTS, KEYS, MEASUREMENTS, VERSIONS
 from finetooth_registry.verified import NOTHING, Verified
+from finetooth_registry.verifying import data_refusal
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 MANY = 500
@@ -152,25 +153,10 @@ class Registry(AnyRegistry):
 
     def admit(self, model: str, about: Mapping[str, Any]) -> None:
         _check_name(model, "model")
-        if refusal := self._refusal(about):
+        if refusal := data_refusal(self.policy, about, lambda called: self.record(self.version(called))):
             with self._changing() as connection:
                 self._log(connection, "refused", {"model": model, "why": refusal, "run": str(about.get("run", ""))})
             raise UserError(f"{model}: {refusal}", action="correct data.classification in the recipe")
-
-    def _refusal(self, about: Mapping[str, Any]) -> str:
-        """Why the policy refuses the data of a run or of a version that it was trained over; empty if it does not."""
-        policy = self.policy
-        if refusal := policy.refusal(about.get("classification") or {}):
-            return refusal
-        for entry in about.get("parents") or ():
-            called = f"{entry['name']}@v{entry['number']}"
-            try:
-                parent = records.read(self.record(self.version(called)))["predicate"]
-            except UserError:
-                parent = {}  # says nothing of its data
-            if refusal := policy.refusal(parent.get("classification") or {}):
-                return f"it was trained over {called}: {refusal}"
-        return ""
 
     def enter(
         self, model: str, number: int, record: bytes, *, metrics: Mapping[str, float], failed: str = ""

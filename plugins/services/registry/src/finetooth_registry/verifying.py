@@ -14,6 +14,7 @@ from securesystemslib.signer import Key  # type: ignore[attr-defined]
 
 from finetooth_registry import decisions, records
 from finetooth_registry.anywhere import AnyRegistry, Event, Version, files_of
+from finetooth_registry.policy import Policy
 
 RECORD = "record.dsse.json"
 """The name of the record in a folder that a registry wrote."""
@@ -150,6 +151,28 @@ def ancestors(content: Mapping[str, Any], load: Callable[[str], bytes]) -> dict[
         else:
             made[called] = record, parent["statement"]
     return made
+
+
+def data_refusal(policy: Policy, about: Mapping[str, Any], load: Callable[[str], bytes]) -> str:
+    """Why a policy refuses the data of a run, or of anything that it was trained over; empty if it does not.
+
+    Args:
+        about: what the record of the run says.
+        load: the record of a version, `bot@v0`. One that is missing, or another one, says nothing of its data.
+    """
+    try:
+        made = {"": about}
+        for called, (record, statement) in ancestors({"predicate": about}, load).items():
+            same = record is not None and records.digest(record) == statement
+            made[called] = records.read(record)["predicate"] if record is not None and same else {}
+        for called, version in made.items():
+            earlier = [(f"the run {run['run']}", run) for run in version.get("earlier") or ()]
+            for over, trained in ((called, version), *earlier):
+                if refusal := policy.refusal(trained.get("classification") or {}):
+                    return f"it was trained over {over}: {refusal}" if over else refusal
+    except (KeyError, TypeError, AttributeError):
+        return "what it was trained over cannot be read"
+    return ""
 
 
 def _parents(content: Mapping[str, Any], load: Callable[[str], bytes], trusted: Mapping[str, Key]) -> Iterator[Link]:
