@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 import finetooth
 import pytest
 import yaml
-from finetooth_hooks import PlanError, UserError
+from finetooth_hooks import UserError
 
 LOOKS = '''
 """Tries to reach a network when the run starts."""
@@ -90,5 +91,16 @@ def test_python_closes_the_network_too(closed: Path, tmp_path: Path) -> None:
     assert [set(row) >= {"loss", "grad_norm"} for row in result.rows()] == [True]
     with pytest.raises(UserError, match=r"^output: .*run already holds a run"):  # the line that ft run prints
         finetooth.run(closed)
-    with pytest.raises(PlanError, match="start it with ft run or ft resume"):
-        finetooth.resume(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_python_closes_the_network_of_a_run_that_it_resumes(closed: Path, tmp_path: Path) -> None:
+    finetooth.run(closed, "checkpoint.every=1", "train.max_steps=2", "export=[]")
+    reached(closed)
+    (tmp_path / "run/result.json").unlink()
+    shutil.rmtree(tmp_path / "run/artifact")
+    result = finetooth.resume(tmp_path / "run/checkpoints/step-1", "train.max_steps=3", accept_changes=True)
+    assert "Network is unreachable" in reached(closed) and network(tmp_path / "run") == "closed"
+    assert result.status == "done" and [row["step"] for row in result.rows()] == [1, 2, 3]
+    with pytest.raises(UserError, match=r"^train.nothing"):  # the line that ft resume prints
+        finetooth.resume(tmp_path / "run", "train.nothing=3")

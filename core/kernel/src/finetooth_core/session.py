@@ -263,9 +263,10 @@ class Session:
         """
         from finetooth_core.planning import ranks
 
-        if self.recipe.data.no_egress and self.resuming is None and not closed_network.is_closed():
+        resuming = None if self.resuming is None else vars(self.resuming)
+        if self.recipe.data.no_egress and not closed_network.is_closed():
             named = [str(one) for one in self.plugins.files if one not in self.recipe.plugins]
-            return closed_network.train(self.recipe.dump_yaml(), self.folder, named)
+            return closed_network.train(self.recipe.dump_yaml(), self.folder, named, resuming)
         closed_network.check_closed(wanted=self.recipe.data.no_egress)
         ranks.check_started(self.recipe, self.joined)
         with ranks.among(self.joined, self.folder) if self.joined is not None else nullcontext():

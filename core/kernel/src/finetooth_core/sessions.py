@@ -101,7 +101,8 @@ def resume_session(
         resumed = session(decided, plugins=plugins, blocked=blocked, say=say)
     resumed.plugins.catalog.missing = _missing(folder, resumed.plugins.versions)
     resumed.place = place
-    resumed.resuming = Resuming(at, accept_changes, strict or resumed.recipe.checkpoint.strict)
+    overridden = None if recipe is not None else overrides
+    resumed.resuming = Resuming(at, accept_changes, strict or resumed.recipe.checkpoint.strict, overridden)
     return resumed
 
 

@@ -46,11 +46,13 @@ class Resuming:
         at: the step of the checkpoint; None is the newest.
         accept_changes: resume even if the recipe, the data or the model are not what they were.
         strict: resume only with the same versions.
+        overrides: of the run's own recipe; None: another recipe is in its place.
     """
 
     at: int | None = None
     accept_changes: bool = False
     strict: bool = False
+    overrides: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

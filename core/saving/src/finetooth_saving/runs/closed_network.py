@@ -82,13 +82,15 @@ def run_closed(
             signal.signal(signal.SIGTERM, ending)
 
 
-def train(recipe: str, folder: Path, plugins: Sequence[str]) -> Outcome:
-    """Train a recipe in a process whose network is closed, and export what it lists there.
+def train(recipe: str, folder: Path, plugins: Sequence[str], resuming: Mapping[str, Any] | None = None) -> Outcome:
+    """Train a recipe, or resume its run, in a process whose network is closed, and export what it lists there.
 
     Args:
         recipe: as YAML.
         folder: of the run.
         plugins: those that the user named and the recipe does not.
+        resuming: how the run resumes, as `ft resume` takes it: `overrides`, `at`, `accept_changes`, `strict`; None: it
+            begins.
 
     Returns:
         How it ended; its history is that of metrics.jsonl.
@@ -103,7 +105,8 @@ def train(recipe: str, folder: Path, plugins: Sequence[str]) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="finetooth-") as place, tempfile.TemporaryFile("w+") as output:
         file = Path(place) / RECIPE
         file.write_text(recipe, encoding="utf-8")
-        command = [sys.executable, "-m", "finetooth", "run", str(file), "--output", str(folder)]
+        words = ["run", str(file), "--output", str(folder)] if resuming is None else _resume(folder, resuming)
+        command = [sys.executable, "-m", "finetooth", *words]
         code = run_closed(command, output=output, environment={"FT_PLUGINS": ",".join(plugins)})
         output.seek(0)
         said = output.read().strip().rpartition("\n")[2].removeprefix("error: ")
@@ -119,6 +122,17 @@ def train(recipe: str, folder: Path, plugins: Sequence[str]) -> Outcome:
         history=tuple(one for one in made if isinstance(one, StepReport)),
         evaluations=tuple(one for one in made if isinstance(one, Evaluation)),
     )
+
+
+def _resume(folder: Path, resuming: Mapping[str, Any]) -> list[str]:
+    """
+    Raises:
+        PlanError: another recipe is in the place of the run's own, and no command says that.
+    """
+    check_closed(wanted=resuming["overrides"] is None)
+    step = [] if resuming["at"] is None else ["--at", str(resuming["at"])]
+    flags = [f"--{name.replace('_', '-')}" for name in ("accept_changes", "strict") if resuming[name]]
+    return ["resume", str(folder.absolute()), *resuming["overrides"], *step, *flags]
 
 
 def facts() -> dict[str, str]:
