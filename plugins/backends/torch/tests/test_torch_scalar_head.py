@@ -154,10 +154,12 @@ def test_an_engine_without_a_head_says_so(kit: SimpleNamespace) -> None:
 
 
 def test_a_model_without_a_classifier_is_refused_by_name() -> None:
-    from finetooth_torchshared.classifiers import has_classifier
+    from finetooth_modelfiles.classifiers import class_name
     from transformers import BloomConfig, BloomForCausalLM, MambaConfig, MambaForCausalLM
 
-    assert has_classifier("llama", "sequence") and not has_classifier("mamba", "sequence")
+    assert class_name("llama", "sequence") == "LlamaForSequenceClassification"
+    with pytest.raises(PlanError, match="no sequence classifier for model type 'mamba'"):
+        class_name("mamba", "sequence")
     model = MambaForCausalLM(MambaConfig(hidden_size=8, num_hidden_layers=1, vocab_size=20))
     with pytest.raises(PlanError, match="no sequence classifier for model type 'mamba'"):
         as_classifier(model, "sequence")

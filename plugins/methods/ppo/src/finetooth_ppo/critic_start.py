@@ -10,7 +10,7 @@ from finetooth_hooks.datum import Datum
 from finetooth_hooks.entries import Method
 from finetooth_hooks.errors import PlanError, RecipeError
 from finetooth_hooks.rollouts import Rollout
-from finetooth_torchshared.classifiers import CRITIC_FILE
+from finetooth_modelfiles.classifiers import CRITIC_FILE
 
 from finetooth_ppo.gae import Floats
 

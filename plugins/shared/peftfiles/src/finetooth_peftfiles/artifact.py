@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from finetooth_hooks.errors import UserError
 from finetooth_hooks.protocols import ModelInfo
+from finetooth_modelfiles.classifiers import HEAD, PEFT_TASKS
 from finetooth_toolbox.saved_heads import kind_of
-from finetooth_torchshared.classifiers import HEAD, PEFT_TASKS
 from peft import get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file

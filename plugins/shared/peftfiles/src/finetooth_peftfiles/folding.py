@@ -9,8 +9,9 @@ from typing import Any
 
 from finetooth_hooks.errors import UserError
 from finetooth_hooks.protocols import Quantizer
+from finetooth_modelfiles.classifiers import PEFT_TASKS
 from finetooth_toolbox.saved_heads import LABELS, kind_of
-from finetooth_torchshared.classifiers import PEFT_TASKS, as_classifier, as_language_model
+from finetooth_torchshared.classifiers import as_classifier, as_language_model
 
 from finetooth_peftfiles.compilers import compilers_kept
 

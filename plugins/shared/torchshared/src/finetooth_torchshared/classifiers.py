@@ -11,15 +11,8 @@ from importlib import import_module
 from typing import Any
 
 from finetooth_hooks.errors import PlanError
+from finetooth_modelfiles.classifiers import HEAD, no_classifier
 from finetooth_toolbox.saved_heads import LABELS
-
-HEAD = "score"
-"""Name of a head's module, in transformers' classifiers and in a language model that carries one."""
-CRITIC_FILE = "critic/head.safetensors"
-"""A critic's head in the artifact of a language model: in a folder of its own, so that nobody takes it for a part of
-the model."""
-PEFT_TASKS = {"sequence": "SEQ_CLS", "token": "TOKEN_CLS"}
-"""peft's names for the tasks of classifiers."""
 
 
 def classifier_class(config: Any, kind: str) -> Any:
@@ -37,25 +30,6 @@ def classifier_class(config: Any, kind: str) -> Any:
     if class_ is None:
         raise no_classifier(str(getattr(config, "model_type", "")), kind)
     return class_
-
-
-def no_classifier(model_type: str, kind: str) -> PlanError:
-    """The error for a model type that transformers cannot load with a head for labels."""
-    return PlanError(
-        f"model: transformers has no {kind} classifier for model type {model_type!r}, and the trained head could be "
-        "loaded by nothing",
-        action="choose a model of another family, such as Llama, Qwen, Mistral or Gemma",
-    )
-
-
-def has_classifier(model_type: str, kind: str) -> bool:
-    """Whether transformers can load models of a type with a head for labels; imports no framework."""
-    auto: Any = import_module("transformers.models.auto.modeling_auto")
-    names = {
-        "sequence": auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
-        "token": auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
-    }[kind]
-    return model_type in names
 
 
 def as_classifier(model: Any, kind: str, head: Any | None = None, pad_id: int | None = None) -> Any:

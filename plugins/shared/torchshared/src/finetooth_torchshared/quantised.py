@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import torch
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.protocols import Quantizer
+from finetooth_modelfiles.classifiers import HEAD
 from finetooth_toolbox import blame
 from finetooth_toolbox.text.nearest import nearest
 from torch import Tensor, nn
 
-from finetooth_torchshared.classifiers import HEAD
 from finetooth_torchshared.stored_experts import (
     PLACES,
     as_linear,

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from finetooth_hooks.errors import UserError
 from finetooth_hooks.heads import ScalarHead
-from finetooth_torchshared.classifiers import CRITIC_FILE, HEAD, as_classifier
+from finetooth_modelfiles.classifiers import CRITIC_FILE, HEAD
+from finetooth_torchshared.classifiers import as_classifier
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn

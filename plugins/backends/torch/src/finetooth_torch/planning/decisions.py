@@ -16,9 +16,9 @@ from finetooth_hooks.protocols import (
     PlanRequest,
     SnapshotsPart,
 )
+from finetooth_modelfiles.classifiers import class_name
 from finetooth_steps.row_filling import Filling
 from finetooth_toolbox.precision_choice import choose_precision, held_precision
-from finetooth_torchshared.classifiers import has_classifier, no_classifier
 
 from finetooth_torch.planning.attention import AUTO, AttentionChoice, choose_attention
 from finetooth_torch.planning.fp8 import FP8, told
@@ -57,8 +57,8 @@ def decide(
         PlanError: a setting asks for what the hardware or the optimizer cannot do.
     """
     kind = "none" if request.trains.head is None else request.trains.head.exported_as
-    if kind != "none" and not has_classifier(request.base.model.model_type, kind):
-        raise no_classifier(request.base.model.model_type, kind)
+    if kind != "none":
+        class_name(request.base.model.model_type, kind)  # refuses what it cannot be exported as
     precision = choose_precision(request.train.precision, request.place.hardware)
     held_in, fp8 = held_precision(str(precision.value)), precision.value == FP8
     precision = told(precision, request) if fp8 else precision

@@ -1,0 +1,41 @@
+"""How a scalar head is kept in files: by the names of transformers' classifiers and of peft; imports no framework."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from finetooth_hooks.errors import PlanError
+
+HEAD = "score"
+"""Name of a head's module, in transformers' classifiers and in a language model that carries one."""
+CRITIC_FILE = "critic/head.safetensors"
+"""A critic's head in the artifact of a language model: in a folder of its own, so that nobody takes it for a part of
+the model."""
+PEFT_TASKS = {"sequence": "SEQ_CLS", "token": "TOKEN_CLS"}
+"""peft's names for the tasks of classifiers."""
+
+
+def no_classifier(model_type: str, kind: str) -> PlanError:
+    """The error for a model type that transformers cannot load with a head for labels."""
+    return PlanError(
+        f"model: transformers has no {kind} classifier for model type {model_type!r}, and the trained head could be "
+        "loaded by nothing",
+        action="choose a model of another family, such as Llama, Qwen, Mistral or Gemma",
+    )
+
+
+def class_name(model_type: str, kind: str) -> str:
+    """transformers' class for models of a type with a head for labels.
+
+    Raises:
+        PlanError: there is none.
+    """
+    auto: Any = import_module("transformers.models.auto.modeling_auto")
+    names = {
+        "sequence": auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+        "token": auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    }[kind]
+    if model_type not in names:
+        raise no_classifier(model_type, kind)
+    return str(names[model_type])
