@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from finetooth_hooks import EngineError
 from finetooth_hooks.engine import StepSettings
+from finetooth_steps import step_settings
 
 from finetooth_torch.state.optimizer import Options
 
@@ -22,27 +21,9 @@ def check_settings(settings: StepSettings, optimizer: torch.optim.Optimizer) -> 
     Raises:
         EngineError: an option that the optimizer does not have, or a number that makes no sense.
     """
-    options = sorted(set(optimizer.param_groups[0]) - NOT_OPTIONS)
-    for name, value in settings.optimizer.items():
-        if name not in options:
-            raise EngineError(
-                f"step: the optimizer {type(optimizer).__name__} has no option {name!r}",
-                action=f"its options are {', '.join(options)}",
-            )
-        old = optimizer.param_groups[0][name]
-        if isinstance(old, tuple) != isinstance(value, tuple) or (isinstance(old, tuple) and len(old) != len(value)):  # type: ignore[arg-type]
-            raise EngineError(f"step: {name} is {value!r}", action=f"give it the shape of {old!r}")
-        _check(name, value if isinstance(value, tuple) else (value,), below=1.0 if name in ("betas", "momentum") else 0)
-    for name, number in (("learning_rate", settings.learning_rate), ("max_grad_norm", settings.max_grad_norm)):
-        if number is not None:
-            _check(name, (number,))
-
-
-def _check(name: str, values: tuple[float, ...], below: float = 0.0) -> None:
-    for value in values:
-        if not math.isfinite(value) or value < 0 or (below and value >= below):
-            bound = f"a number from 0 to below {below:g}" if below else "a finite number, 0 or more"
-            raise EngineError(f"step: {name} is {value}", action=f"give {bound}")
+    group = optimizer.param_groups[0]
+    options = {name: value for name, value in group.items() if name not in NOT_OPTIONS}
+    step_settings.check_settings(settings, options, type(optimizer).__name__)
 
 
 def rate_shares(groups: Sequence[Options], rate: float) -> tuple[float, ...]:
