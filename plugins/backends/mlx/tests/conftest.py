@@ -118,7 +118,9 @@ class Constant:
     def restore(self, state: Mapping[str, Any]) -> None: ...
 
 
-def make_engine(folder: Path, *, adapter: Any = None, optimizer: Any = None, **train: Any) -> Any:
+def make_engine(
+    folder: Path, *, adapter: Any = None, optimizer: Any = None, head: Any = None, roles: Any = None, **train: Any
+) -> Any:  # fmt: skip
     """An engine over the model in a folder: fp32, no clipping, plain gradient descent."""
     context = FakeContext(folder, installed=True)
     loader = build(MlxOptions(), context)
@@ -131,11 +133,18 @@ def make_engine(folder: Path, *, adapter: Any = None, optimizer: Any = None, **t
         plan=Plan({}, {}, {}, decided, (), MemoryEstimate({}), total_steps=10),
         base=BasePart(info, facts, loader),
         trains=TrainsPart(
-            adapter, 1000, can_disable=low, base_frozen=low, generator=np.random.default_rng([decided.seed, 5])
+            adapter,
+            1000,
+            can_disable=low,
+            base_frozen=low,
+            generator=np.random.default_rng([decided.seed, 5]),
+            head=head,
+            head_generator=np.random.default_rng([decided.seed, 6]),
         ),
         updates=UpdatesPart(optimizer or build_sgd(SgdOptions(learning_rate=0.1), context), Constant()),
         text=TextPart(loader.tokenizer(str(folder)), (2,)),
         place=PlacePart(CPU, None, decided.seed),
+        roles=roles or {},
     )
     return MlxBackend().engine(request)
 

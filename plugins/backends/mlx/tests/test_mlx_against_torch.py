@@ -30,7 +30,20 @@ ROWS = {
         for side in ("chosen", "rejected")
     ],
 }
-METHODS: dict[str, Any] = {"sft": "sft", "dpo": "dpo", "aot": {"name": "dpo", "loss": "aot"}, "kto": "kto"}
+ROWS["rm"] = PAIRS
+ROWS["prm"] = [
+    {"prompt": f"{i}+1?", "completions": [f"{i} and one", f"it is {i + j}"], "labels": [True, j == 1]}
+    for i in range(8)
+    for j in (1, 2)
+]
+METHODS: dict[str, Any] = {
+    "rm": "rm",
+    "prm": "prm",
+    "sft": "sft",
+    "dpo": "dpo",
+    "aot": {"name": "dpo", "loss": "aot"},
+    "kto": "kto",
+}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +77,9 @@ def metrics(output: Path) -> list[tuple[float, float]]:
     return [(line["loss"], line["grad_norm"]) for line in lines if line.get("grad_norm") is not None]
 
 
-@pytest.mark.parametrize("name", ["dpo", *(pytest.param(name, marks=SLOW) for name in ("sft", "aot", "kto"))])
+@pytest.mark.parametrize(
+    "name", ["dpo", *(pytest.param(name, marks=SLOW) for name in ("sft", "aot", "kto", "rm", "prm"))]
+)
 def test_the_first_gradient_is_torchs(folder: Path, name: str) -> None:
     """One step of plain descent at rate 1: what moved is the gradient. B begins at zero, so all of it is B's."""
     once = {"optimizer": {"name": "sgd", "learning_rate": 1.0}}
@@ -75,7 +90,7 @@ def test_the_first_gradient_is_torchs(folder: Path, name: str) -> None:
         for backend in ("mlx", "torch")
     )
     assert mine.keys() == torchs.keys()
-    moved = [key for key in mine if "lora_B" in key]
+    moved = [key for key in mine if "lora_B" in key or "score" in key]
     assert moved and all(np.abs(torchs[key]).max() > 0 for key in moved)
     for key, wanted in torchs.items():
         if key in moved:
@@ -84,12 +99,36 @@ def test_the_first_gradient_is_torchs(folder: Path, name: str) -> None:
             assert np.array_equal(mine[key], wanted), f"{key} began otherwise"
 
 
-@pytest.mark.parametrize("name", ["sft", *(pytest.param(name, marks=SLOW) for name in ("dpo", "aot", "kto"))])
+@pytest.mark.parametrize(
+    "name", ["sft", "rm", *(pytest.param(name, marks=SLOW) for name in ("dpo", "aot", "kto", "prm"))]
+)
 def test_twenty_steps_are_torchs(folder: Path, name: str) -> None:
     mine, torchs = (metrics(run(folder, name, backend)) for backend in ("mlx", "torch"))
     assert len(mine) == len(torchs) == 20
     assert [loss for loss, _ in mine] == pytest.approx([loss for loss, _ in torchs], rel=1e-3)
     assert [norm for _, norm in mine] == pytest.approx([norm for _, norm in torchs], rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("dpo", {"method": {"name": "dpo", "reference": {"policy": "frozen-copy", "sync_every": 3, "mix": 0.6}}}),
+        pytest.param("dpo", {"adapter": "full"}, marks=SLOW),
+        pytest.param("dpo", {"method": {"name": "dpo", "reference": "OTHER"}}, marks=SLOW),
+        pytest.param("sft", {"train": {"embedding_noise": 5.0}}, marks=SLOW),
+    ],
+)
+def test_roles_and_noise_are_torchs(folder: Path, name: str, given: dict[str, Any], write: Callable[..., Path]) -> None:
+    """A copy of the policy that follows it, one of whole weights, another model as the reference; noise by datum."""
+    train = {"max_steps": 6, "batch_size": 8, "max_length": 96, "precision": "fp32", **given.get("train", {})}
+    if not (folder / "other").exists():
+        (folder / "other").mkdir()
+        write(folder / "other", seed=6)
+    given = json.loads(json.dumps(given).replace("OTHER", str(folder / "other")))
+    mine, torchs = (metrics(run(folder, name, backend, **{**given, "train": train})) for backend in ("mlx", "torch"))
+    plain = metrics(run(folder, name, "mlx", train={**train, "embedding_noise": 0.0}))
+    assert [loss for loss, _ in mine] == pytest.approx([loss for loss, _ in torchs], rel=1e-3)
+    assert [loss for loss, _ in mine][4:] != pytest.approx([loss for loss, _ in plain][4:], rel=1e-3)
 
 
 @pytest.mark.slow

@@ -113,7 +113,6 @@ def test_a_run_can_be_asked(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
         (["backend=torch", "model.loader=mlxlm"], "works with mlx, but backend finetooth-torch:torch is torch"),
         (["hardware=cpu"], "hardware: finetooth-cpu:cpu is for torch, but the backend is mlx"),
         (["hardware=metal"], "finetooth-metal:metal cannot be used here"),
-        (["method=rm"], "a scalar head is needed, since method rm asks for it, and backend mlx cannot build one"),
         (["train.micro_batch_tokens=4"], "train.micro_batch_tokens=4"),
     ],
 )

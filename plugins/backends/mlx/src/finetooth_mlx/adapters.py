@@ -105,6 +105,8 @@ class LoraAdapter(AdapterBase):
         Raises:
             PlanError: a module of mlx-lm's model has another path in the model's own files, where peft would look.
         """
+        from finetooth_mlx import heads
+
         tensors = _added(model)
         _check_paths(model, tensors)
         options = self.options
@@ -120,8 +122,11 @@ class LoraAdapter(AdapterBase):
             "target_modules": sorted({name.rsplit(".", 2)[0] for name in tensors}),
             "task_type": "CAUSAL_LM",
             "use_rslora": options.rslora,
+            **heads.peft_settings(model),
         }
+        tensors |= heads.classifier_tensors(model)
         _write(folder / WEIGHTS, {PREFIX + name: tensor for name, tensor in tensors.items()})
+        heads.write_critic(model, folder)
         (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     def restore(self, model: Any, folder: Path) -> None:
@@ -132,6 +137,7 @@ class LoraAdapter(AdapterBase):
         """
         import mlx.core as mx
 
+        from finetooth_mlx import heads
         from finetooth_mlx.arrays import named, nested
 
         saved, tensors = read_adapter(folder)
@@ -144,9 +150,10 @@ class LoraAdapter(AdapterBase):
                 raise UserError(
                     f"{folder}: {option} is {there} there and {value} here", action=f"set adapter.{option} as it was"
                 )
+        heads.take_head(model, tensors, folder)
         mine = _added(model)
         _check_same(folder, {n: t.shape for n, t in tensors.items()}, {n: t.shape for n, t in mine.items()})
-        own = {_peft_name(name): name for name in named(model.trainable_parameters())}
+        own = {_peft_name(name): name for name in named(model.trainable_parameters()) if not heads.is_head(name)}
         model.update(nested({own[name]: tensor.astype(mx.float32) for name, tensor in tensors.items()}))
 
 
@@ -181,20 +188,25 @@ class FullAdapter(AdapterBase):
 
     def export(self, model: Any, folder: Path, info: ModelInfo) -> None:
         """Write a transformers folder: config and safetensors."""
+        from finetooth_mlx import heads
         from finetooth_mlx.arrays import DTYPES, named
 
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("config.json", "generation_config.json"):
             if (model.source.folder / name).is_file():
                 shutil.copyfile(model.source.folder / name, folder / name)
-        arrays = named(model.parameters())
+        arrays = {name: array for name, array in named(model.parameters()).items() if not heads.is_head(name)}
+        if of_head := heads.classifier_tensors(model):  # a classifier has no head for words
+            arrays = {name: array for name, array in arrays.items() if not name.startswith("lm_head.")} | of_head
         kinds = {array.dtype for array in arrays.values()}
         word = {DTYPES["fp32"]: "float32", DTYPES["bf16"]: "bfloat16", DTYPES["fp16"]: "float16"}[min(kinds, key=str)]
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config = {name: value for name, value in config.items() if name not in ("torch_dtype", "dtype")}
+        config |= heads.classifier_settings(model, config, model.pad_id)
         text = json.dumps({**config, "dtype": word}, indent=2, sort_keys=True)
         (folder / "config.json").write_text(text + "\n", encoding="utf-8")
         _write(folder / "model.safetensors", arrays)
+        heads.write_critic(model, folder)
 
     def restore(self, model: Any, folder: Path) -> None:
         """Take the weights back.
@@ -202,10 +214,14 @@ class FullAdapter(AdapterBase):
         Raises:
             UserError: the artifact is of another model.
         """
+        from finetooth_mlx import heads
         from finetooth_mlx.arrays import named, nested
 
         tensors = _load(folder / "model.safetensors")
-        mine = named(model.trainable_parameters())
+        heads.take_head(model, tensors, folder)
+        mine = {name: array for name, array in named(model.trainable_parameters()).items() if not heads.is_head(name)}
+        if heads.classifier_tensors(model):
+            mine = {name: array for name, array in mine.items() if not name.startswith("lm_head.")}
         _check_same(folder, {n: t.shape for n, t in tensors.items()}, {n: t.shape for n, t in mine.items()})
         model.update(nested({name: tensors[name].astype(array.dtype) for name, array in mine.items()}))
 
@@ -236,8 +252,10 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def _added(model: Any) -> dict[str, Any]:
     """What an adapted model adds, by the names it has in an artifact but for `PREFIX`."""
     from finetooth_mlx.arrays import named
+    from finetooth_mlx.heads import is_head
 
-    return {_peft_name(name): array for name, array in named(model.trainable_parameters()).items()}
+    trained = named(model.trainable_parameters())
+    return {_peft_name(name): array for name, array in trained.items() if not is_head(name)}
 
 
 def _peft_name(name: str) -> str:

@@ -29,7 +29,9 @@ class MlxBackend:
         """Load the weights and build the engine."""
         import mlx.core as mx
 
+        from finetooth_mlx.adapters import FullAdapter
         from finetooth_mlx.engine import MlxEngine
+        from finetooth_mlx.heads import add_head
         from finetooth_mlx.network import Network
 
         hardware, train = request.place.hardware, request.plan.train
@@ -39,8 +41,24 @@ class MlxBackend:
         precision = train.precision if request.trains.base_frozen else "fp32"
         base = request.base.load(framework="mlx", precision=precision, device=hardware.device)
         model = request.trains.adapter.apply(base, request.base.facts, request.trains.generator)
+        facts, pad_id = request.base.facts, request.text.tokenizer.pad_id
+        model.pad_id = pad_id if pad_id is not None and pad_id < facts.vocab_size else None
+        if request.trains.head is not None:
+            add_head(model, request.trains.head, facts.hidden_size, request.trains.head_generator)
         network = Network(
-            model, request.base.facts, request.trains.adapter, precision=train.precision,
-            can_disable=request.trains.can_disable, checkpointing=bool(train.gradient_checkpointing),
+            model, facts, request.trains.adapter, precision=train.precision, can_disable=request.trains.can_disable,
+            checkpointing=bool(train.gradient_checkpointing), noise=train.embedding_noise,
         )  # fmt: skip
+        for role, wanted in request.roles.items():
+            if wanted.model is None:  # arrays of MLX never change: a copy takes memory once the policy has moved
+                network.holders[role] = dict(network.initial)
+                continue
+            assert wanted.loader is not None and wanted.facts is not None
+            other = wanted.loader.load(
+                wanted.model.reference, framework="mlx", precision=train.precision, device=hardware.device
+            )
+            other.freeze()
+            network.holders[role] = Network(
+                other, wanted.facts, FullAdapter(), precision=train.precision, can_disable=False, checkpointing=False
+            )
         return MlxEngine(request, network)

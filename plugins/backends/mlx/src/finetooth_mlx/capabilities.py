@@ -1,10 +1,16 @@
-"""What an engine of the MLX backend can do at most; `reference` depends on the adapter."""
+"""What an engine of the MLX backend can do at most; `reference` and `head` depend on what it was built with."""
 
 from __future__ import annotations
 
 CAPABILITIES = frozenset(
     {
         "handles",
+        "head",
+        "depths",
+        "roles",
+        "step_settings",
+        "embedding_noise",
+        "weights",
         "gradients",
         "zero_grad",
         "generate",

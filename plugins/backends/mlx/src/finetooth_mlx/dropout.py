@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import mlx.core as mx
+import numpy as np
 from finetooth_steps.draws import Words, halves, mixed, threshold
+from numpy.typing import NDArray
+
+NOISE = "embedding noise"
 
 
 class Draws:
@@ -14,11 +18,13 @@ class Draws:
 
     def __init__(self) -> None:
         self._keys: Words | None = None
+        self._lengths: NDArray[np.float32] | None = None
 
     @contextmanager
-    def keyed(self, keys: Words) -> Iterator[None]:
-        """While entered, positions of the micro-batch have these keys, (S, T, 2)."""
+    def keyed(self, keys: Words, lengths: Sequence[int] = ()) -> Iterator[None]:
+        """While entered, positions of the micro-batch have these keys, (S, T, 2), and its rows these lengths."""
         before, self._keys = self._keys, keys
+        self._lengths = np.array(lengths, dtype=np.float32)
         try:
             yield
         finally:
@@ -33,8 +39,20 @@ class Draws:
         Raises:
             RuntimeError: no micro-batch is being computed.
         """
+        return mx.where(self._drawn(x, site) >= threshold(share), x / (1 - share), 0.0)
+
+    def noisy(self, embedded: mx.array, alpha: float) -> mx.array:
+        """(S, T, D) embeddings with uniform noise over +-alpha / sqrt(L D), L the length of the row (NEFTune, Jain et
+        al., 2023, arXiv:2310.05914, algorithm 1)."""
+        assert self._lengths is not None
+        bound = alpha / mx.sqrt(mx.array(self._lengths)[:, None, None] * embedded.shape[-1])
+        noise = self._drawn(embedded, NOISE).astype(mx.float32) * 2.0**-31
+        return (embedded.astype(mx.float32) + noise * bound).astype(embedded.dtype)
+
+    def _drawn(self, x: mx.array, site: str) -> mx.array:
+        """Uniform words shaped as `x`, int32."""
         if self._keys is None:
             raise RuntimeError("dropout outside of a micro-batch")
         rows, columns = (mx.array(words) for words in halves(self._keys, site, x.shape[-1]))
-        mask = mixed(rows[..., None] ^ columns).view(mx.int32) >= threshold(share)
-        return mx.where(mask, x / (1 - share), 0.0)
+        words: mx.array = mixed(rows[..., None] ^ columns)
+        return words.view(mx.int32)

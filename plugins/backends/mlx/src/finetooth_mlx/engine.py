@@ -23,11 +23,12 @@ from finetooth_hooks import (
     Handle,
     LossSpec,
     NotFinite,
+    PlanError,
     Sampling,
     Stepped,
 )
 from finetooth_hooks.bases import EngineBase
-from finetooth_hooks.engine import Counts, Snapshot, Usage
+from finetooth_hooks.engine import Counts, Snapshot, StepSettings, Usage
 from finetooth_hooks.protocols import EngineRequest
 from finetooth_steps.data_checks import check_data, check_fields, check_gradients
 from finetooth_steps.draws import places_of
@@ -36,12 +37,14 @@ from finetooth_steps.normalizers import count_normalizers
 from finetooth_steps.outputs import is_whole
 from finetooth_steps.passes import Counters, Pass, PendingPasses, report
 from finetooth_steps.row_budget import check_rows
+from finetooth_steps.step_settings import check_settings
 from numpy.typing import NDArray
 
 from finetooth_mlx.arrays import Named, named, nested
 from finetooth_mlx.capabilities import CAPABILITIES
 from finetooth_mlx.generation import Generator
 from finetooth_mlx.network import Network
+from finetooth_mlx.optimizers import applied, options_of
 from finetooth_mlx.passes import Differentiated, Runner
 from finetooth_mlx.state import State, read_state, taken
 
@@ -90,7 +93,9 @@ class MlxEngine(EngineBase):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        return CAPABILITIES if self._request.trains.can_disable else CAPABILITIES - {"reference"}
+        has = {"reference": self._request.trains.can_disable or "reference" in self._request.roles}
+        has["head"] = self._request.trains.head is not None
+        return CAPABILITIES - {word for word, is_so in has.items() if not is_so}
 
     @property
     def weights_version(self) -> int:
@@ -169,13 +174,16 @@ class MlxEngine(EngineBase):
 
     # --- update -------------------------------------------------------------------------------------------------------
 
-    def step(self, *, metrics: Mapping[str, float] | None = None) -> Stepped:
+    def step(self, *, metrics: Mapping[str, float] | None = None, settings: StepSettings | None = None) -> Stepped:
+        settings = settings or StepSettings()
+        check_settings(settings, options_of(self._optimizer), type(self._optimizer).__name__)
         if not self._grads:
             raise EngineError(
                 f"step {self._counters.step + 1}: no gradients were accumulated, and nothing was changed",
                 action="call forward_backward or backward first",
             )
         updates, limit, norm = self._request.updates, self._request.plan.train.max_grad_norm, self._norm()
+        limit = limit if settings.max_grad_norm is None else settings.max_grad_norm
         if not math.isfinite(norm):
             rows = tuple(self._counters.rows)
             self.zero_grad()
@@ -186,10 +194,12 @@ class MlxEngine(EngineBase):
                 rows=rows,
             )
         rate = updates.schedule.factor(self._counters.step, self._total_steps) * updates.optimizer.learning_rate
+        rate = rate if settings.learning_rate is None else settings.learning_rate
         share = limit / (norm + 1e-6) if limit and norm > limit else 1.0
         grads = self._grads if share == 1.0 else {name: grad * share for name, grad in self._grads.items()}
         self._optimizer.learning_rate = rate
-        self._masters = named(self._optimizer.apply_gradients(nested(grads), nested(self._masters)))
+        with applied(self._optimizer, settings.optimizer):
+            self._masters = named(self._optimizer.apply_gradients(nested(grads), nested(self._masters)))
         self._network.place(self._masters)
         seen = {"loss": self._counters.loss, **(metrics or {})}
         self._counters.step += 1
@@ -198,6 +208,27 @@ class MlxEngine(EngineBase):
         mx.eval(self._masters, self._optimizer.state)
         updates.schedule.observe(seen)
         return Stepped(step=self._counters.step, learning_rate=rate, grad_norm=norm)
+
+    def weights(self) -> dict[str, mx.array]:
+        return dict(self._masters)
+
+    def set_weights(self, weights: Mapping[str, mx.array]) -> None:
+        if weights.keys() != self._masters.keys():
+            raise EngineError("set_weights: other weights than those that train", action="give what weights() gives")
+        self._masters = dict(weights)
+        self._network.place(self._masters)
+        self._pending.clear()
+
+    def move_role(self, role: str, mix: float) -> None:
+        copy = self._network.copies.get(role)
+        if copy is None:
+            raise PlanError(
+                f"the role {role!r} is not a copy of the policy, and only a copy can follow it",
+                action="set the method's reference to frozen-copy, or leave sync_every out",
+            )
+        moved = {name: own + mix * (self._masters[name] - own) for name, own in copy.items()}
+        self._network.holders[role] = dict(self._masters) if mix == 1 else moved
+        mx.eval(self._network.holders[role])
 
     def set_total_steps(self, total: int | None) -> None:
         self._total_steps = total
@@ -217,8 +248,9 @@ class MlxEngine(EngineBase):
 
     def snapshot(self) -> State:
         return State.of(
-            self._request, self._masters, self._grads, self._optimizer.state, self._counters, self._loss_states
-        )
+            self._request, self._masters, self._grads, self._optimizer.state, self._counters, self._loss_states,
+            self._network.copies,
+        )  # fmt: skip
 
     def rollback(self, snapshot: Snapshot) -> None:
         if not isinstance(snapshot, State):
@@ -226,7 +258,9 @@ class MlxEngine(EngineBase):
         self._take(snapshot, "the snapshot")
 
     def _take(self, state: State, where: str) -> None:
-        restored = taken(state, self._request, self._masters, self._optimizer.state, where)
+        copies = self._network.copies
+        restored = taken(state, self._request, self._masters, self._optimizer.state, copies, where)
+        self._network.holders |= restored.roles
         self._masters, self._grads, self._optimizer.state = restored.masters, restored.grads, restored.optimizer
         self._counters, self._loss_states = restored.counters, dict(restored.losses)
         self._network.place(self._masters)

@@ -134,15 +134,34 @@ class MlxLoader(LoaderBase):
         with self._files.reading(reference, part="weights") as located:
             folder = self._files.folder(located)
             names = frozenset(checkpoint.places(folder))
+            (kind, arguments), brought = classes_of(made, reference), dict[str, Any]()
             model, _ = load_model(
-                folder, lazy=True, model_config=made, get_model_classes=lambda config: classes_of(config, reference)
+                folder,
+                lazy=True,
+                model_config=made,
+                get_model_classes=lambda config: (_parting(kind, brought), arguments),
             )
             dtype = DTYPES[precision]
             floats = (mx.float32, mx.bfloat16, mx.float16)
             model.update(tree_map(lambda a: a.astype(dtype) if a.dtype in floats else a, model.parameters()))
             mx.eval(model.parameters())
-        model.source = Source(folder, described, names)
+        model.source, model.brought_head = Source(folder, described, names), brought
         return model.eval()
+
+
+def _parting(model: Any, brought: dict[str, Any]) -> Any:
+    """mlx-lm's class of a model, which sets a scalar head in its files apart and does without a head for words."""
+
+    def sanitize(self: Any, weights: dict[str, Any]) -> dict[str, Any]:
+        import mlx.core as mx
+
+        brought.update({name: weights.pop(name) for name in [name for name in weights if name.startswith("score.")]})
+        made: dict[str, Any] = model.sanitize(self, weights) if hasattr(model, "sanitize") else weights
+        if brought and "lm_head" in self and "lm_head.weight" not in made:
+            made["lm_head.weight"] = mx.zeros(self.lm_head.weight.shape)  # nobody has trained one
+        return made
+
+    return type(model.__name__, (model,), {"sanitize": sanitize})
 
 
 def stored_as(config: Mapping[str, Any]) -> Stored | None:

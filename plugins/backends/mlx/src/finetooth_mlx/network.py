@@ -5,22 +5,26 @@ The logits of one chunk of positions are held at a time, forward and backward, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from finetooth_hooks import PlanError
+from finetooth_hooks import OutputName, PlanError
 from finetooth_hooks.protocols import Adapter, ModelFacts
 from finetooth_steps.draws import Words
 from finetooth_steps.rectangles import Rectangle
 from numpy.typing import NDArray
 
 from finetooth_mlx.arrays import DTYPES, Named, named, nested, to_mx
+from finetooth_mlx.dropout import Draws
+from finetooth_mlx.heads import scores, values
 from finetooth_mlx.planning import CHUNK
 
 OUTPUTS = ("logprobs", "entropy", "hidden", "logits")
+HEAD_OUTPUTS = ("values", "scores")
 Rows = Rectangle[NDArray[Any]]
 """A rectangle before it becomes arrays of MLX: which positions count is asked of NumPy."""
 
@@ -31,11 +35,12 @@ class Network:
     Args:
         model: what the adapter made; its trainable parameters train.
         checkpointing: decoder layers are computed again in backward.
+        noise: alpha of the noise on embeddings of what trains; 0 is none.
     """
 
     def __init__(
         self, model: Any, facts: ModelFacts, adapter: Adapter, *, precision: str, can_disable: bool,
-        checkpointing: bool,
+        checkpointing: bool, noise: float = 0.0,
     ) -> None:  # fmt: skip
         self.model, self.facts, self.adapter, self.can_disable = model, facts, adapter, can_disable
         self.body = _module(model, facts.body)
@@ -45,23 +50,36 @@ class Network:
         # what is added to a frozen base computes in fp32; of whole weights, masters in fp32 are beside what computes
         self._types = {n: a.dtype if can_disable else DTYPES[precision] for n, a in trained.items()}
         self.initial: Named = {name: array.astype(mx.float32) for name, array in trained.items()}
-        if checkpointing:
-            for layer in _module(model, facts.layer_path):
+        self.has_head = getattr(model, "asked_head", None) is not None
+        self.holders: dict[str, Named | Network] = {}
+        """What computes roles that are not the policy: weights it once had, or another model."""
+        self._acting: Network | None = None
+        self._read: list[mx.array] | None = None
+        self._draws: Draws = getattr(model, "draws", None) or Draws()
+        for layer in _module(model, facts.layer_path):
+            if checkpointing:
                 _recompute(layer)
+            _around(layer, self._reading)
+        if noise:
+            _around(
+                _module(model, f"{facts.body}.embed_tokens"),
+                lambda module, call, x: self._draws.noisy(call(x), noise) if module.training else call(x),
+            )
         self.place(self.initial)
 
     def place(self, masters: Mapping[str, mx.array]) -> None:
         """Compute with these weights."""
+        self._placed = masters
         self.model.update(nested({name: array.astype(self._types[name]) for name, array in masters.items()}))
 
     def train(self, mode: bool) -> None:
         """Whether dropout is on."""
         self.model.train(mode)
 
-    def keyed(self, keys: Callable[[], Words]) -> AbstractContextManager[None]:
-        """While entered, positions of the micro-batch have these keys for dropout, (S, T, 2)."""
-        draws = getattr(self.model, "draws", None)
-        return nullcontext() if draws is None else draws.keyed(keys())
+    def keyed(self, keys: Words, lengths: Sequence[int]) -> AbstractContextManager[None]:
+        """While entered, positions of the micro-batch have these keys for dropout, (S, T, 2), and its rows these
+        lengths."""
+        return self._draws.keyed(keys, lengths)
 
     def role(self, role: str) -> AbstractContextManager[None]:
         """While entered, outputs are those of a role.
@@ -71,6 +89,8 @@ class Network:
         """
         if role == "policy":
             return nullcontext()
+        if role in self.holders:
+            return self._held(self.holders[role])
         if role != "reference":
             raise PlanError(
                 f"method: it needs the role {role!r}, which the MLX backend has not", action="set backend: torch"
@@ -82,12 +102,41 @@ class Network:
             )
         return self.adapter.disabled(self.model)
 
+    @property
+    def copies(self) -> dict[str, Named]:
+        """The roles that are copies of the policy."""
+        return {role: holder for role, holder in self.holders.items() if not isinstance(holder, Network)}
+
+    @contextmanager
+    def _held(self, holder: Named | Network) -> Iterator[None]:
+        """While entered, another model computes, or this one with other weights."""
+        placed = self._placed
+        if isinstance(holder, Network):
+            holder.train(False)
+            self._acting = holder
+        else:
+            self.place(holder)
+        try:
+            yield
+        finally:
+            self._acting = None
+            if not isinstance(holder, Network):
+                self.place(placed)
+
+    def _reading(
+        self, layer: Any, call: Callable[..., mx.array], hidden: mx.array, *given: Any, **more: Any
+    ) -> mx.array:
+        if self._read is not None:
+            self._read.append(hidden)
+        return call(hidden, *given, **more)
+
     # --- outputs ------------------------------------------------------------------------------------------------------
 
     def outputs(
         self, rectangle: Rows, needs: Collection[str], *, everywhere: bool = False, temperature: float = 1.0
     ) -> dict[str, mx.array]:
-        """What `needs` names: `logprobs` (S, T) or (S, T, K), `entropy` (S, T), `hidden` (S, T, D), `logits` (S, T, V).
+        """What `needs` names: `logprobs` (S, T) or (S, T, K), `entropy` (S, T), `hidden` (S, T, D), also of a layer
+        (`hidden:0.5`), `logits` (S, T, V); with a scalar head `values` (S, T) and `scores` (S,).
 
         Args:
             everywhere: hidden and logits at every position, not only where the mask is true (0 elsewhere).
@@ -96,23 +145,46 @@ class Network:
         Raises:
             PlanError: something else is named.
         """
-        for need in needs:
-            if need not in OUTPUTS:
-                raise PlanError(
-                    f"loss: it needs the output {need!r}, which the MLX backend does not have",
-                    action=f"choose a loss that reads {', '.join(OUTPUTS)}, or set backend: torch",
-                )
+        if self._acting is not None:
+            return self._acting.outputs(rectangle, needs, everywhere=everywhere, temperature=temperature)
+        depths = self._depths(needs)
+        self._read = [] if depths else None
         hidden = self.body(to_mx(rectangle.tokens))
+        read, self._read = [*(self._read or ()), hidden], None
         computed: dict[str, mx.array] = {}
         if {"logprobs", "entropy"} & set(needs):
             computed |= self._scores(rectangle, hidden, entropy="entropy" in needs, temperature=temperature)
             if "logprobs" not in needs:
                 del computed["logprobs"]
-        mask = to_mx(rectangle.mask)[..., None]
-        for need, values in (("hidden", lambda: hidden.astype(mx.float32)), ("logits", lambda: self.logits(hidden))):
-            if need in needs:
-                computed[need] = values() if everywhere else mx.where(mask, values(), 0.0)
-        return computed
+        mask = to_mx(rectangle.mask)
+        if set(HEAD_OUTPUTS) & set(needs):
+            of_head = mx.where(mask, values(self.model, hidden), 0.0)
+            both = {"values": of_head, "scores": scores(of_head, rectangle.mask)}
+            computed |= {name: both[name] for name in HEAD_OUTPUTS if name in needs}
+        whole = {need: read[number].astype(mx.float32) for need, number in depths.items()}
+        if "logits" in needs:
+            whole["logits"] = self.logits(hidden)
+        return computed | {n: a if everywhere else mx.where(mask[..., None], a, 0.0) for n, a in whole.items()}
+
+    def _depths(self, needs: Collection[str]) -> dict[str, int]:
+        """The numbers of the layers whose hidden states `needs` names.
+
+        Raises:
+            PlanError: a name of something that there is not.
+        """
+        depths: dict[str, int] = {}
+        known = OUTPUTS + HEAD_OUTPUTS * self.has_head
+        for need in needs:
+            name = OutputName.of(need)
+            if name.kind == "hidden":
+                depths[need] = name.layer(self.facts.layers)
+            elif need not in known:
+                raise PlanError(
+                    f"loss: it needs the output {need!r}, which the MLX backend does not have"
+                    + " without a scalar head" * (need in HEAD_OUTPUTS),
+                    action=f"choose a loss that reads {', '.join(known)}, or set backend: torch",
+                )
+        return depths
 
     def logits(self, hidden: mx.array) -> mx.array:
         """(..., V) in fp32."""
@@ -184,6 +256,16 @@ def _module(model: Any, path: str) -> Any:
                 f"model: mlx-lm's class of it has no module {path}, which its family names", action="set backend: torch"
             )
     return module
+
+
+def _around(module: Any, run: Callable[..., mx.array]) -> None:
+    """From now on, calling a module is `run(module, its own call, ...)`."""
+    plain = type(module)
+
+    def call(self: Any, *given: Any, **more: Any) -> mx.array:
+        return run(self, partial(plain.__call__, self), *given, **more)
+
+    module.__class__ = type(plain.__name__, (plain,), {"__call__": call})
 
 
 def _recompute(layer: Any) -> None:

@@ -3,7 +3,8 @@ tree of those names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,6 +14,10 @@ from pydantic import Field
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 """How much a running mean keeps of itself in a step."""
+
+
+SETTABLE = ("betas", "eps", "momentum", "weight_decay")
+"""Options that a step may set."""
 
 
 class OptimizerOptions(Options):
@@ -90,6 +95,30 @@ class MlxOptimizer(OptimizerBase):
         optimizer: Any = MultiOptimizer(whole, [lambda _, array: array.ndim >= 2]) if apart else whole[0]
         optimizer.init(tree_unflatten(list(named_parameters)))
         return optimizer
+
+
+def options_of(optimizer: Any) -> dict[str, float | tuple[float, ...]]:
+    """What a step may set of one that `create` made, by names of a recipe."""
+    first = getattr(optimizer, "optimizers", [optimizer])[0]
+    values = {name: getattr(first, name) for name in SETTABLE if hasattr(first, name)}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+@contextmanager
+def applied(optimizer: Any, options: Mapping[str, float | tuple[float, ...]]) -> Iterator[None]:
+    """While entered, it has these options; what does not decay keeps its weight decay of 0."""
+    parts = getattr(optimizer, "optimizers", [optimizer])
+    before = [{name: getattr(part, name) for name in options} for part in parts]
+    for place, part in enumerate(parts):
+        for name, value in options.items():
+            if name != "weight_decay" or place == 0:
+                setattr(part, name, list(value) if isinstance(value, tuple) else value)
+    try:
+        yield
+    finally:
+        for part, own in zip(parts, before, strict=True):
+            for name, value in own.items():
+                setattr(part, name, value)
 
 
 def build_adamw(options: AdamWOptions, context: Context) -> MlxOptimizer:

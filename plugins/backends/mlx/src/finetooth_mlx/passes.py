@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from finetooth_hooks import Interrupted, LossSpec
-from finetooth_steps.draws import Words, position_keys
+from finetooth_steps.draws import position_keys
 from finetooth_steps.loss_state import checked_state
 from finetooth_steps.micro_batches import MicroBatch, one_batch
 from finetooth_steps.not_finite import check_finite
@@ -226,10 +226,8 @@ class Runner:
         """The model as the pass's role, in training or evaluation mode, each row with its own keys for dropout."""
         self.check_asked()
 
-        def keys() -> Words:
-            return np.stack([position_keys(self._seed, work.step, work.places[row], batch.width) for row in batch.rows])
-
-        with self._network.role(work.role), self._network.keyed(keys):
+        keys = np.stack([position_keys(self._seed, work.step, work.places[row], batch.width) for row in batch.rows])
+        with self._network.role(work.role), self._network.keyed(keys, batch.lengths):
             self._network.train(train)
             yield
 

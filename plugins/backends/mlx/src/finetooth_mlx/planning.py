@@ -7,6 +7,7 @@ from functools import partial
 
 from finetooth_hooks import Decision, MemoryEstimate, PlanError
 from finetooth_hooks.protocols import BackendPlan, PlanRequest
+from finetooth_modelfiles.classifiers import class_name
 from finetooth_toolbox.precision_choice import choose_precision
 
 RECIPE = "the recipe says so"
@@ -25,6 +26,8 @@ def decide(request: PlanRequest) -> BackendPlan:
     Raises:
         PlanError: a setting asks for what the hardware or the optimizer cannot do.
     """
+    if request.trains.head is not None and request.trains.head.exported_as != "none":
+        class_name(request.base.model.model_type, request.trains.head.exported_as)  # refuses what cannot be exported
     precision = choose_precision(request.train.precision, request.place.hardware)
     tokens, checkpointing = _portions(request, str(precision.value))
     train = replace(
@@ -90,6 +93,8 @@ def estimate(request: PlanRequest, precision: str, tokens: int, *, checkpointing
         "logits": min(3 * CHUNK, 3 * 4 * tokens * facts.vocab_size),
         "overhead": MLX_OVERHEAD,
     }
+    if request.role_parameters:
+        parts["roles"] = request.role_parameters * (each if any(r.model for r in request.roles.values()) else 4)
     if request.snapshots.device + request.snapshots.host:
         snapshot = int((4 + request.updates.state_bytes) * trained)
         parts["snapshots"] = snapshot * (request.snapshots.device + request.snapshots.host)

@@ -89,5 +89,5 @@ def ft_backends() -> Iterator[Backend]:
         default=True,
         framework="mlx",
         capabilities=CAPABILITIES,
-        outputs=frozenset({"logprobs", "entropy", "hidden", "logits"}),
+        outputs=frozenset({"logprobs", "entropy", "hidden", "logits", "values", "scores"}),
     )

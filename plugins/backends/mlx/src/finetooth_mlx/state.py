@@ -4,6 +4,7 @@
     optimizer.safetensors   arrays of the optimizer's state
     gradients.safetensors   accumulated gradients by name (absent without any)
     losses.safetensors      arrays of loss states (absent without any)
+    roles.safetensors       weights of roles that are copies of the policy (absent without any)
     state.json              the rest, with the SHA-256 of each file; written last, so a torn state is never read
 
 Dropout and sampling are keyed by seed, step and datum: counters are all their random state.
@@ -37,7 +38,7 @@ from safetensors.numpy import load_file, save_file
 from finetooth_mlx.arrays import Named
 
 FORMAT = "mlx-1"
-FILES = ("trained", "optimizer", "gradients", "losses")
+FILES = ("trained", "optimizer", "gradients", "losses", "roles")
 OTHER = "use another checkpoint"
 Arrays = dict[str, NDArray[Any]]
 
@@ -51,6 +52,7 @@ class Taken:
     optimizer: Any
     counters: Counters
     losses: Mapping[str, Mapping[str, Any]]
+    roles: Mapping[str, Named]
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,13 @@ class State:
     @classmethod
     def of(
         cls, request: EngineRequest, masters: Named, grads: Named, optimizer: Any, counters: Counters,
-        losses: Mapping[str, Mapping[str, Any]],
+        losses: Mapping[str, Mapping[str, Any]], roles: Mapping[str, Named],
     ) -> State:  # fmt: skip
         """The state as it is now."""
         flat = dict(tree_flatten(optimizer))
         files = {"trained": _plain(masters), "optimizer": _plain(flat)}
+        if roles:
+            files["roles"] = _plain(_by_role(roles))
         if grads:
             files["gradients"] = _plain(grads)
         arrays: Arrays = {}
@@ -165,11 +169,13 @@ def read_state(path: Path) -> State:
     return State(files, content)
 
 
-def taken(state: State, request: EngineRequest, masters: Named, optimizer: Any, where: str) -> Taken:
+def taken(
+    state: State, request: EngineRequest, masters: Named, optimizer: Any, roles: Mapping[str, Named], where: str
+) -> Taken:  # fmt: skip
     """The parts of a state, checked before anything is changed; the schedule takes its own.
 
     Args:
-        masters, optimizer: of the engine as it is.
+        masters, optimizer, roles: of the engine as it is.
         where: it comes from, for messages.
 
     Raises:
@@ -179,6 +185,7 @@ def taken(state: State, request: EngineRequest, masters: Named, optimizer: Any, 
     check_identity(where, content, request)
     _check_same(where, "trained", state.files["trained"], masters, "the adapter and its options")
     _check_same(where, "optimizer", state.files["optimizer"], dict(tree_flatten(optimizer)), "the optimizer")
+    _check_same(where, "roles", state.files.get("roles", {}), _by_role(roles), "the method")
     grads = state.files.get("gradients", {})
     if grads:
         _check_same(where, "gradients", grads, masters, "the adapter and its options")
@@ -191,7 +198,13 @@ def taken(state: State, request: EngineRequest, masters: Named, optimizer: Any, 
     flat = [(name, mx.array(array)) for name, array in state.files["optimizer"].items()]
     order = {name: place for place, (name, _) in enumerate(tree_flatten(optimizer))}
     flat.sort(key=lambda pair: order[pair[0]])
-    return Taken(_arrays(state.files["trained"]), _arrays(grads), tree_unflatten(flat), counters, losses)
+    saved = _arrays(state.files.get("roles", {}))
+    held = {role: {name: saved[f"{role}/{name}"] for name in weights} for role, weights in roles.items()}
+    return Taken(_arrays(state.files["trained"]), _arrays(grads), tree_unflatten(flat), counters, losses, held)
+
+
+def _by_role(roles: Mapping[str, Named]) -> Named:
+    return {f"{role}/{name}": array for role, weights in roles.items() for name, array in weights.items()}
 
 
 def _counters(where: str, content: Mapping[str, Any]) -> Counters:
