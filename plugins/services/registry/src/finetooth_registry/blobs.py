@@ -8,9 +8,10 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator
-from io import BufferedReader, BytesIO
+from contextlib import AbstractContextManager
+from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from finetooth_hooks.errors import UserError
 
@@ -20,6 +21,14 @@ _PIECE = 2**20
 _ABANDONED = 24 * 3600
 """Seconds after which a file that never became a blob is removed."""
 RESTORE = "restore the registry from a copy"
+
+
+class Reader(Protocol):
+    """Something to read bytes from."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """At most `size` bytes; all of them without it."""
+        ...
 
 
 class Blobs:
@@ -38,9 +47,18 @@ class Blobs:
         Raises:
             UserError: the text is not a SHA-256.
         """
-        if not _SHA256.fullmatch(sha256):
+        if not is_blob(sha256):
             raise UserError(f"{sha256!r} is not a SHA-256", action="the registry is damaged")
         return self.folder / sha256[:2] / sha256
+
+    def size(self, sha256: str) -> int | None:
+        """Bytes of a blob; None: it is not there.
+
+        Raises:
+            UserError: the text is not a SHA-256.
+        """
+        path = self.path(sha256)
+        return path.stat().st_size if path.is_file() else None
 
     def put(self, source: Path) -> str:
         """Store a file and return its SHA-256. The content is hashed while it is copied."""
@@ -51,7 +69,7 @@ class Blobs:
         """Store bytes and return their SHA-256."""
         return self._put(BytesIO(content))
 
-    def _put(self, reader: BinaryIO) -> str:
+    def _put(self, reader: Reader) -> str:
         self.folder.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=self.folder)
         try:
@@ -59,12 +77,16 @@ class Blobs:
                 sha256 = _copy(reader, writer)
                 writer.flush()
                 os.fsync(writer.fileno())
-            target = self.path(sha256)
-            target.parent.mkdir(exist_ok=True)
-            Path(name).replace(target)
+            self._take(Path(name), sha256)
         finally:
             Path(name).unlink(missing_ok=True)
         return sha256
+
+    def _take(self, file: Path, sha256: str) -> None:
+        """Make a blob of a file that has been compared with its name."""
+        target = self.path(sha256)
+        target.parent.mkdir(exist_ok=True)
+        file.replace(target)
 
     def receive(self, sha256: str, upload: str, offset: int, size: int, part: bytes) -> bool:
         """Take a part of a file that comes in parts, in order; the file counts once it is whole and what it must be.
@@ -81,7 +103,7 @@ class Blobs:
         Raises:
             UserError: the part does not follow the one before it, or the file is another one.
         """
-        target = self.path(sha256)
+        self.path(sha256)  # which refuses other names
         if not _UPLOAD.fullmatch(upload) or not 0 <= offset <= offset + len(part) <= size:
             raise UserError("a part of a blob that cannot be", action="send the blob again")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -100,8 +122,7 @@ class Blobs:
         try:
             with file.open("rb") as reader:
                 self._compare(sha256, hashlib.file_digest(reader, "sha256").hexdigest())
-            target.parent.mkdir(exist_ok=True)
-            file.replace(target)
+            self._take(file, sha256)
         finally:
             file.unlink(missing_ok=True)
         return True
@@ -154,20 +175,32 @@ class Blobs:
             UserError: the blob is missing or damaged.
         """
         with self._opened(sha256) as reader:
-            self._compare(sha256, hashlib.file_digest(reader, "sha256").hexdigest())
+            digest = hashlib.sha256()
+            while piece := reader.read(_PIECE):
+                digest.update(piece)
+        self._compare(sha256, digest.hexdigest())
 
     def remove_unnamed(self, named: set[str], *, dry_run: bool) -> list[tuple[str, int]]:
         """Remove blobs that nothing names, and what never became one; returns name and bytes of each."""
-        unnamed = [path for path in self.folder.glob("??/*") if path.name not in named]
+        unnamed = {name: size for name, size in self._stored() if name not in named}
         begun = [path for path in self.folder.glob("*") if path.is_file()]
-        unnamed += [path for path in begun if time.time() - path.stat().st_mtime > _ABANDONED]
-        sizes = sorted((path.name, path.stat().st_size) for path in unnamed)
+        abandoned = [path for path in begun if time.time() - path.stat().st_mtime > _ABANDONED]
+        sizes = sorted([*unnamed.items(), *((path.name, path.stat().st_size) for path in abandoned)])
         if not dry_run:
-            for path in unnamed:
+            for name in unnamed:
+                self._delete(name)
+            for path in abandoned:
                 path.unlink()
         return sizes
 
-    def _opened(self, sha256: str) -> BufferedReader:
+    def _stored(self) -> Iterator[tuple[str, int]]:
+        """Name and bytes of every blob."""
+        return ((path.name, path.stat().st_size) for path in self.folder.glob("??/*"))
+
+    def _delete(self, sha256: str) -> None:
+        self.path(sha256).unlink()
+
+    def _opened(self, sha256: str) -> AbstractContextManager[Reader]:
         try:
             return self.path(sha256).open("rb")
         except OSError as error:
@@ -178,7 +211,12 @@ class Blobs:
             raise UserError(f"blob {sha256} was changed", action=RESTORE)
 
 
-def _copy(reader: BinaryIO, writer: BinaryIO) -> str:
+def is_blob(name: str) -> bool:
+    """Whether it can be the name of a blob: a SHA-256."""
+    return _SHA256.fullmatch(name) is not None
+
+
+def _copy(reader: Reader, writer: BinaryIO) -> str:
     """Copy a file; returns the SHA-256 of what was copied."""
     digest = hashlib.sha256()
     while piece := reader.read(_PIECE):

@@ -42,11 +42,17 @@ def registry() -> None:
     metavar="URL",
     help="postgresql://USER:${PASSWORD}@HOST/NAME for its tables, the variable from the environment; default: SQLite.",
 )
-def init(folder: Path, database: str) -> None:
+@click.option(
+    "--blobs",
+    default="",
+    metavar="URL",
+    help="s3://BUCKET/PREFIX for its files, and ?endpoint=https://HOST where it is not AWS; default: the folder.",
+)
+def init(folder: Path, database: str, blobs: str) -> None:
     """Make an empty registry in FOLDER. Its policy.yaml says what may be registered and released."""
     from finetooth_registry.registry import Registry
 
-    Registry.create(folder, database)
+    Registry.create(folder, database, blobs)
     click.echo(f"made {folder}; edit {folder / 'policy.yaml'} to change what it accepts")
 
 
@@ -397,7 +403,7 @@ def serve(context: click.Context, options: tuple[str, ...], where: str) -> None:
 def collect(delete: bool, where: str) -> None:
     """List the blobs that no version names."""
     opened = _here(where)
-    sizes = opened.blobs.remove_unnamed(opened.named_blobs(), dry_run=not delete)
+    sizes = opened.collect(dry_run=not delete)
     done = "deleted" if delete else "would be deleted"
     click.echo(f"{len(sizes)} blobs of {sum(size for _, size in sizes) / 1e6:.1f} MB {done}")
 

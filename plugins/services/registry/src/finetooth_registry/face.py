@@ -152,7 +152,7 @@ def _metrics(registry: Registry, parts: Parts, body: Any) -> Any:
 
 def _admission(registry: Registry, parts: Parts, body: Admission) -> Any:
     registry.admit(body.model, body.about)
-    return {"missing": [sha256 for sha256 in body.blobs if not registry.blobs.path(sha256).is_file()]}
+    return {"missing": [sha256 for sha256 in body.blobs if registry.blobs.size(sha256) is None]}
 
 
 def _register(registry: Registry, parts: Parts, body: Registration) -> Any:
@@ -297,13 +297,11 @@ def _fetches(tenants: Tenants) -> Callable[[Request], Any]:
         if not any(map(_who(request).may, FETCH)):
             return _forbidden(FETCH)
         sha256, registry = request.path_params["sha256"], await tenants.of(request)
-        path = registry.blobs.path(sha256)
-        if not path.is_file():
+        size = await asyncio.to_thread(registry.blobs.size, sha256)
+        if size is None:
             return JSONResponse({"error": f"blob {sha256} is missing"}, 404)
         pieces: Iterator[bytes] = registry.blobs.pieces(sha256)
-        return StreamingResponse(
-            pieces, media_type="application/octet-stream", headers={"Content-Length": str(path.stat().st_size)}
-        )
+        return StreamingResponse(pieces, media_type="application/octet-stream", headers={"Content-Length": str(size)})
 
     return answer
 

@@ -27,6 +27,7 @@ from sqlalchemy.exc import DatabaseError
 from finetooth_registry import decisions, policy, records, schema
 from finetooth_registry.anywhere import AnyRegistry, Event, Taken, Version, evidence, files_of
 from finetooth_registry.blobs import Blobs
+from finetooth_registry.bucket import ADDRESS, BucketBlobs, open_blobs
 from finetooth_registry.tables import CHANNELS, EVENTS, KEYS, MEASUREMENTS, VERSIONS
 from finetooth_registry.verified import NOTHING, Verified
 from finetooth_registry.verifying import data_refusal
@@ -51,24 +52,30 @@ class Registry(AnyRegistry):
     def __init__(self, folder: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         if not schema.is_registry(folder):
             raise UserError(f"{folder} holds no registry", action=f"make one with ft registry init {folder}")
-        self.folder, self.blobs, self._clock = folder, Blobs(folder / "blobs"), clock
+        self.folder, self.blobs, self._clock = folder, open_blobs(folder), clock
         self._database = schema.open_database(folder)
         self._up_to_date()
 
     @classmethod
-    def create(cls, folder: Path, database: str = "") -> Registry:
+    def create(cls, folder: Path, database: str = "", blobs: str = "") -> Registry:
         """Make an empty registry.
 
         Args:
             database: address of a PostgreSQL database for its tables; empty: see `schema.create_database`.
+            blobs: address of a bucket for its blobs; empty: they lie in the folder.
 
         Raises:
-            UserError: the folder holds something, or the database cannot be used.
+            UserError: the folder or the bucket holds something, or the database or the bucket cannot be used.
         """
-        allowed = {schema.BEGUN} if schema.shared(folder) is None else {schema.BEGUN, policy.FILE}
+        if blobs:
+            BucketBlobs(folder / "blobs", blobs).check_unused()
+        allowed = {schema.BEGUN, ADDRESS} if schema.shared(folder) is None else {schema.BEGUN, policy.FILE}
         if folder.exists() and {file.name for file in folder.iterdir()} - allowed:
             raise UserError(f"{folder} is not empty", action="choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / ADDRESS).unlink(missing_ok=True)
+        if blobs:
+            (folder / ADDRESS).write_text(f"{blobs}\n", encoding="utf-8")
         with _said(folder):
             schema.create_database(folder, database)
         if schema.shared(folder) is None:
@@ -172,9 +179,7 @@ class Registry(AnyRegistry):
         if (about["name"], about["number"]) != (model, number):
             raise UserError(f"the record is of {about['name']}@v{about['number']}", action="sign it for this version")
         self.admit(model, about)
-        missing = [name for name, sha256 in files_of(content).items() if not self.blobs.path(sha256).is_file()]
-        if missing:
-            raise UserError(f"the file {missing[0]} is not stored", action="send the files first")
+        self._check_stored(content)
         with self._changing() as connection:
             if number != self._next(connection, model):
                 raise Taken(f"{model}@v{number} is not the next version", action="sign the record for the next one")
@@ -189,9 +194,19 @@ class Registry(AnyRegistry):
         last = connection.execute(select(func.max(VERSIONS.c.number)).where(VERSIONS.c.model == model)).scalar()
         return 0 if last is None else last + 1
 
+    def _check_stored(self, content: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            UserError: a file of a statement is not stored.
+        """
+        missing = [name for name, sha256 in files_of(content).items() if self.blobs.size(sha256) is None]
+        if missing:
+            raise UserError(f"the file {missing[0]} is not stored", action="send the files first")
+
     def _register(
         self, connection: Connection, model: str, number: int, record: bytes, metrics: Mapping[str, float], failed: str
     ) -> Version:
+        self._check_stored(records.read(record))  # again: blobs that nothing names may be collected meanwhile
         status = "failed" if failed else "registered"
         version = Version(model, number, self.blobs.put_bytes(record), status, failed, self._now())
         row = asdict(version)
@@ -212,8 +227,8 @@ class Registry(AnyRegistry):
         self, version: Version, metrics: Mapping[str, float], answers: Mapping[str, Sequence[Mapping[str, Any]]],
         settings: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:  # fmt: skip
-        digests = {name: self.blobs.put_bytes(json.dumps(list(rows)).encode()) for name, rows in answers.items()}
         with self._changing() as connection:
+            digests = {name: self.blobs.put_bytes(json.dumps(list(rows)).encode()) for name, rows in answers.items()}
             self._measure(connection, version.model, version.number, metrics, digests)
             detail = {"model": version.model, "number": version.number, "metrics": dict(metrics), "answers": digests}
             self._log(connection, "measured", {**detail, **({"settings": settings} if settings else {})})
@@ -266,8 +281,8 @@ class Registry(AnyRegistry):
 
     def replace_record(self, version: Version, record: bytes) -> None:
         added = records.added_signatures(self.record(version), record)
-        sha256 = self.blobs.put_bytes(record)
         with self._changing() as connection:
+            sha256 = self.blobs.put_bytes(record)
             mine = (VERSIONS.c.model == version.model) & (VERSIONS.c.number == version.number)
             mine &= VERSIONS.c.record == version.record
             if connection.execute(update(VERSIONS).where(mine).values(record=sha256)).rowcount != 1:
@@ -280,9 +295,10 @@ class Registry(AnyRegistry):
             channels = ", ".join(version.channels)
             raise UserError(f"{version.called} is in {channels}", action="roll the channel back first")
         about = {"channel": "", "decision": decisions.REJECT, "before": None, "why": reason}
-        signed = self.blobs.put_bytes(decisions.write(self, version, None, about, signer))
-        detail = {"model": version.model, "number": version.number, "why": reason, decisions.RECORD: signed}
+        detail = {"model": version.model, "number": version.number, "why": reason}
+        statement = decisions.write(self, version, None, about, signer)
         with self._changing() as connection:
+            detail[decisions.RECORD] = self.blobs.put_bytes(statement)
             mine = (VERSIONS.c.model == version.model) & (VERSIONS.c.number == version.number)
             connection.execute(update(VERSIONS).where(mine).values(status="reverted", reason=reason))
             self._log(connection, "reverted", detail)
@@ -310,8 +326,9 @@ class Registry(AnyRegistry):
             "gates": evidence(verdicts),
         }  # fmt: skip
         detail = {"model": version.model, "number": version.number, **about}
-        detail[decisions.RECORD] = self.blobs.put_bytes(decisions.write(self, version, predecessor, about, signer))
+        statement = decisions.write(self, version, predecessor, about, signer)
         with self._changing() as connection:
+            detail[decisions.RECORD] = self.blobs.put_bytes(statement)
             if passed:
                 self._move(connection, version.model, channel, version.number)
             self._log(connection, "decided", detail)
@@ -322,10 +339,10 @@ class Registry(AnyRegistry):
         if not reason and not self.held(version, channel):
             raise UserError(f"{version.called} is not held back from {channel}", action="ft registry log shows holds")
         about = {"channel": channel, "decision": decisions.HOLD if reason else decisions.LIFT, "why": reason}
-        signed = self.blobs.put_bytes(decisions.write(self, version, None, {**about, "before": None}, signer))
+        statement = decisions.write(self, version, None, {**about, "before": None}, signer)
         detail = {"model": version.model, "number": version.number, "channel": channel, "why": reason}
-        detail[decisions.RECORD] = signed
         with self._changing() as connection:
+            detail[decisions.RECORD] = self.blobs.put_bytes(statement)
             self._log(connection, "held" if reason else "hold lifted", detail)
 
     def watched(
@@ -357,12 +374,12 @@ class Registry(AnyRegistry):
             raise UserError(f"{channel} held no version of {model} before v{now.number}", action="promote another one")
         back = self.version(f"{model}@v{before}")
         about = {"channel": channel, "decision": decisions.ROLLBACK, "before": now.number, "why": reason}
-        signed = self.blobs.put_bytes(decisions.write(self, back, now, about, signer))
+        statement = decisions.write(self, back, now, about, signer)
         with self._changing() as connection:
             self._move(connection, model, channel, before)
             earlier = [move["before"] for move in mine if move["number"] == before]
             detail = {"model": model, "channel": channel, "number": before, "from": now.number, "why": reason}
-            detail[decisions.RECORD] = signed
+            detail[decisions.RECORD] = self.blobs.put_bytes(statement)
             self._log(connection, "rolled back", {**detail, "before": earlier[-1] if earlier else None})
         return self.version(f"{model}@v{before}")
 
@@ -379,17 +396,34 @@ class Registry(AnyRegistry):
             made = [Event(*row) for row in connection.execute(query)]
         return made[::-1] if newest else made
 
-    def named_blobs(self) -> set[str]:
-        """SHA-256 of every blob that a version or a measurement names."""
+    def collect(self, *, dry_run: bool) -> list[tuple[str, int]]:
+        """Remove blobs that nothing names; returns name and bytes of each.
+
+        Args:
+            dry_run: remove nothing.
+        """
+        last = self.events(newest=1)
+        named = self.named_blobs()
+        with self._held():  # nobody registers; what was registered meanwhile is named too
+            named |= self.named_blobs(after=last[0].sequence if last else 0)
+            return self.blobs.remove_unnamed(named, dry_run=dry_run)
+
+    def named_blobs(self, after: int = 0) -> set[str]:
+        """SHA-256 of every blob that a version, a measurement or a decision names.
+
+        Args:
+            after: those alone that events behind this one name.
+        """
         named: set[str] = set()
-        for version in self.versions():
-            named.add(version.record)
-            named |= set(files_of(records.read(self.record(version))).values())
-        with self._reading() as connection:
-            named |= {sha256 for (sha256,) in connection.execute(select(MEASUREMENTS.c.answers)) if sha256}
-        for event in self.events(kinds=("registered", "signed")):
-            named.add(event.detail["record"])
-        named |= {event.detail.get(decisions.RECORD, "") for event in self.events(kinds=decisions.KINDS)}
+        for event in self.events(kinds=("registered", "signed", "measured", *decisions.KINDS), after=after):
+            digests = event.detail.get("answers") or {}
+            named |= {event.detail.get("record", ""), event.detail.get(decisions.RECORD, ""), *digests.values()}
+            if event.kind == "registered":
+                named |= set(files_of(records.read(self.blobs.read(event.detail["record"]))).values())
+        if not after:  # a registry's first versions logged less
+            named |= {version.record for version in self.versions()}
+            with self._reading() as connection:
+                named |= {sha256 for (sha256,) in connection.execute(select(MEASUREMENTS.c.answers)) if sha256}
         return named
 
     def _move(self, connection: Connection, model: str, channel: str, number: int) -> None:
